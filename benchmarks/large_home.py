@@ -121,7 +121,10 @@ def write_run(
     }
     _write(folder / "run.json", run)
     reports = [
-        {"epoch": epoch, "epochs": 3, "step": epoch, "metrics": {"id/val/top1": draw.random()}}
+        {
+            **{"epoch": epoch, "epochs": 3, "step": epoch, "timestamp": round(1000 * now) + epoch},
+            "metrics": {"id/val/top1": draw.random()},
+        }
         for epoch in range(4)
     ]
     _write(folder / "history.json", reports)

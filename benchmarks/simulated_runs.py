@@ -179,8 +179,9 @@ def _reports(home: Path, runs: int, store: Tracker) -> Reports:
     folders = RunStore(place.runs)
     for task in tasks:
         folders.acquire(task.digest, task.label, NAME)
-        claimed = {"identity": dict(task.identity.parts), "config": task.config.as_dict()}
-        write_json(folders.folder(task.digest) / "config.json", claimed)
+        claimed = {"digest": task.digest, "seed": task.seed or 0}
+        parts = {"identity": dict(task.identity.parts), "config": task.config.as_dict()}
+        write_json(folders.folder(task.digest) / "config.json", {**claimed, **parts})
     projection = SweepProjection(place, ledger, store, owner=folders.owner)
     return Reports(tasks, folders, projection, Projector("tracking", projection.update))
 

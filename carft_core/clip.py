@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from carft_core.data.transforms import Transform
 from carft_core.device import one_attention_path
 from carft_core.errors import DownloadFailed, RequestError
-from carft_core.files import existing, keep, read_json, user_cache
+from carft_core.files import check_archive, check_regular, existing, keep, read_json, user_cache
 from carft_core.requirements import refuse_outdated
 
 # open_clip takes a second to import, and who reads a config or an image classifier does without.
@@ -82,10 +82,16 @@ class OpenedClip:
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Unit-norm float32 features [N, d] of N texts, on the model's device."""
+        """Unit-norm float32 features [N, d] of N texts, on the model's device.
+
+        Raises RequestError where weights are so large that these are no numbers.
+        """
         tokens = self.tokenizer(list(texts)).to(next(self.model.parameters()).device)
         features: Tensor = self.model.encode_text(tokens)  # type: ignore[operator]
-        return F.normalize(features.float(), dim=-1)
+        features = F.normalize(features.float(), dim=-1)
+        if not torch.isfinite(features).all():
+            raise RequestError(f"model.name: {self.name}: its weights give NaN for texts")
+        return features
 
     @property
     def context_length(self) -> int:
@@ -335,7 +341,9 @@ def _weights_in(folder: Path) -> Path:
     for name in (SAFE_WEIGHTS, PICKLED_WEIGHTS):
         if (folder / name).is_file():
             return folder / name
-    files = sorted(file for file in folder.iterdir() if file.suffix in WEIGHT_SUFFIXES)
+    files = sorted(
+        file for file in folder.iterdir() if file.suffix in WEIGHT_SUFFIXES and file.is_file()
+    )
     if len(files) == 1:
         return files[0]
     names = ", ".join(file.name for file in files) or "none"
@@ -616,6 +624,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     one under `state_dict`. Nothing but tensors and plain data is unpickled. Raises RequestError
     for a file that is damaged, holds something else, or would have to be run to be read.
     """
+    check_regular(path)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -629,7 +638,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not state:
         raise RequestError(f"{path} holds no state dict but {type(state).__name__}")
-    others = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    others = [
+        key
+        for key, value in state.items()
+        if not (isinstance(key, str) and isinstance(value, Tensor) and _is_plain(value))
+    ]
     if others:
         keys = ", ".join(map(str, others[:LISTED]))
         raise RequestError(
@@ -640,13 +653,22 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in state.items()}
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it holds every number that it shows: none of them is left out, packed or complex."""
+    is_stored = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return is_stored and not (tensor.is_quantized or tensor.is_complex())
+
+
 def _unpickled(path: Path) -> object:
     refuse_outdated("torch", f"{path} is a pickle: a crafted one may run code when it is read")
     try:
         with warnings.catch_warnings():
             # About pickles that torch.save did not write; they are refused below.
             warnings.simplefilter("ignore")
+            check_archive(path)
             return torch.load(path, map_location="cpu", weights_only=True)
+    except RequestError:
+        raise
     except Exception as error:
         # Foreign bytes make the unpickler and the zip reader raise nearly anything.
         text = str(error)
@@ -686,6 +708,10 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], *, name: str, path: Path)
     listed = [_listed(kind, keys) for kind, keys in differences.items() if keys]
     if listed:
         raise RequestError(f"{path} does not fit {name}: {'; '.join(listed)}")
+    # After the shapes: a tensor without them may show more numbers than memory holds.
+    broken = [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise RequestError(f"{path} holds NaN or infinity: {_listed('tensors', broken)}")
     model.load_state_dict(tensors)
 
 

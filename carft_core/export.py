@@ -25,6 +25,7 @@ from carft_core.errors import RequestError, unknown
 from carft_core.files import existing, read_json, write_folder, write_json, write_text
 from carft_core.prepare import Prepared, prepared
 from carft_core.run import UNMERGED, RunFolder, load_classifier, merged, models_of, save_weights
+from carft_core.run_files import Evaluation
 
 USE = """```python
 import json
@@ -243,7 +244,7 @@ def export(
     claimed = folder.claimed()
     if label not in models:
         raise RequestError(unknown("model of this run", label, models))
-    measured = read_json(folder.metrics(label))
+    measured = read_json(folder.metrics(label), Evaluation)
     if measured is None:
         raise RequestError(f"{workdir} has no evaluation of {label}: the run is not finished")
     _check_place(out, claimed["digest"], label, force=force)
@@ -255,7 +256,7 @@ def export(
             f"{label} of {config.algorithm.name} is no image tower with a linear head on its "
             "features, and so nothing that open_clip could load; export another model of the sweep"
         )
-    facts = _facts(claimed, measured, config, stand)
+    facts = _facts(claimed, measured, label, config, stand)
     card = model_card(facts, rows, title=out.resolve().name)
     write_folder(out, lambda new: _fill(new, config, stand, classifier, facts, card))
 
@@ -322,6 +323,7 @@ def _check_unchanged(claimed: Mapping[str, Any], stand: Prepared) -> None:
 def _facts(
     claimed: Mapping[str, Any],
     measured: Mapping[str, Any],
+    label: str,
     config: TrialConfig,
     stand: Prepared,
 ) -> dict[str, Any]:
@@ -335,7 +337,7 @@ def _facts(
         "format": FORMAT,
         "digest": claimed["digest"],
         "evaluation": measured["digest"],
-        "label": measured["label"],
+        "label": label,
         "values": measured["values"],
         "seed": claimed["seed"] if config.algorithm.trains else None,
         "model": clip.digest,

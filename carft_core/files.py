@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import shutil
 import stat
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from carft_core.errors import RequestError
+from carft_core.errors import RequestError, dotted
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 
 def _umask() -> int:
@@ -131,10 +136,58 @@ def _end_of_lines(file: FileIO) -> int:
     return end
 
 
-def read_lines(path: Path) -> list[bytes]:
-    """The whole lines of a file; none where there is no file."""
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, open to be read.
+
+    Raises FileNotFoundError where there is none, RequestError for a folder, a device, a pipe, and
+    links that lead in a circle: such a file need not end.
+    """
     try:
-        return path.read_bytes().split(b"\n")[:-1]
+        # A pipe that nobody writes to is opened at once, too.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+        raise RequestError(f"{path} cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise RequestError(f"{path} is not a regular file")
+    with os.fdopen(descriptor, "rb") as file:
+        yield file
+
+
+def check_regular(path: Path) -> None:
+    """Raise RequestError for what is there and no regular file: a pipe would be waited for."""
+    if path.exists() and not path.is_file():
+        raise RequestError(f"{path} is not a regular file")
+
+
+def check_archive(path: Path, *, sums: bool = False) -> None:
+    """Raise RequestError for a zip archive with compressed entries: PyTorch writes none, and reads
+    one of a thousand times its size into memory. What is no archive passes.
+
+    With `sums` the checksums of its entries too, which PyTorch does not look at; that reads it all.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        packed = [it.filename for it in archive.infolist() if it.compress_type or it.flag_bits & 1]
+        names = [name for name in packed if "/code/" not in name]  # TorchScript's, refused as such
+        if names:
+            raise RequestError(f"{path} is compressed ({names[0]}), which PyTorch's files are not")
+        wrong = archive.testzip() if sums else None
+    if wrong is not None:
+        raise RequestError(f"{path}: {wrong} in it is not what was written")
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """The whole lines of a file; none where there is no file. Raises RequestError as
+    `open_regular` does.
+    """
+    try:
+        with open_regular(path) as file:
+            return file.read().split(b"\n")[:-1]
     except FileNotFoundError:
         return []
 
@@ -157,21 +210,51 @@ def read_regular(path: Path, most: int) -> bytes:
     return content
 
 
-def read_json(path: Path) -> Any:
-    """The JSON at `path`, or None when there is none.
+def read_json(path: Path, shape: object = None) -> Any:
+    """The JSON at `path` as plain data, or None when there is none.
 
-    Raises RequestError for what is no JSON, or no file that `read_regular` reads.
+    `shape` is the type that it must have: a dataclass for a mapping, or `list[...]` of one. Raises
+    RequestError that names the file for what is no JSON, has another shape, or is no regular file.
     """
     try:
-        return json.loads(read_regular(path, MOST_JSON))
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MOST_JSON:
+                raise RequestError(f"{path} has {size} bytes; at most {MOST_JSON} are read")
+            content = file.read(MOST_JSON)
     except FileNotFoundError:
         return None
-    except RecursionError:
-        raise RequestError(f"{path} is not JSON that is read: nested too deeply") from None
-    except RequestError:
-        raise
+    return parse_json(content, path, shape)
+
+
+def parse_json(content: bytes, source: object, shape: object = None) -> Any:
+    """JSON as plain data; `shape` as in `read_json`, `source` is what a message names.
+
+    Raises RequestError.
+    """
+    try:
+        data = json.loads(content)
     except ValueError as error:  # no JSON, or no UTF-8
-        raise RequestError(f"{path} is not JSON: {error}") from None
+        raise RequestError(f"{source} is not JSON: {error}") from None
+    except RecursionError:
+        raise RequestError(f"{source} is not JSON that is read: nested too deeply") from None
+    if shape is not None:
+        from pydantic import ValidationError  # takes a tenth of a second, and `--help` does without
+
+        try:
+            _adapter(shape).validate_json(content, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = f" {dotted(first['loc'])}:" if first["loc"] else ""
+            raise RequestError(f"{source} is damaged:{place} {first['msg']}") from None
+    return data
+
+
+@functools.cache
+def _adapter(shape: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(shape)
 
 
 def existing(text: str) -> Path | None:

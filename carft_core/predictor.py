@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,19 @@ from carft_core.teacher import linear_head
 
 BATCH = 64
 Picture = Path | bytes | Image.Image
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What is read of `classes.json`."""
+
+    classes: list[str]
+    contexts: list[str]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where there is no name."""
+        if not self.classes or not self.contexts:
+            raise ValueError("there are no classes, or no contexts")
 
 
 class Guess(NamedTuple):
@@ -66,13 +80,16 @@ class Predictor:
         if facts is None:
             raise RequestError(f"{folder} holds no exported model: there is no {FACTS}")
         place = resolve_device(device)
-        texts = read_json(folder / CLASSES)
+        texts = read_json(folder / CLASSES, Texts)
         if texts is None:
             raise RequestError(f"{folder} is not whole: there is no {CLASSES}")
-        head, contexts = (_tensors(folder / name) for name in (HEAD, CONTEXTS))
+        classes, templates = len(texts["classes"]), len(texts["contexts"])
+        head = _tensors(folder / HEAD, {"weight": (classes, None)})
+        width = head["weight"].shape[1]
+        contexts = _tensors(folder / CONTEXTS, {"w_ctx": (templates, width), "logit_scale": ()})
         tower, transform = open_image_tower(folder)
         classifier = ImageClassifier(tower, linear_head(head["weight"]))
-        return cls(
+        model = cls(
             facts=facts,
             class_names=tuple(texts["classes"]),
             contexts=tuple(texts["contexts"]),
@@ -82,6 +99,20 @@ class Predictor:
             _transform=transform,
             _device=place,
         )
+        model._check(folder)
+        return model
+
+    def _check(self, folder: Path) -> None:
+        """Raise RequestError where the parts of an export do not fit together, or overflow."""
+        side = self._transform.size
+        black = Image.new("RGB", (side, side))
+        try:
+            (prediction,) = self.predict([black])
+        except RuntimeError as error:  # torch's for shapes that do not go together
+            reason = str(error).partition("\n")[0]
+            raise RequestError(f"{folder}: its files do not fit together: {reason}") from None
+        if not all(math.isfinite(guess.probability) for guess in prediction.classes):
+            raise RequestError(f"{folder}: the model gives NaN: its weights are too large")
 
     def predict(
         self, images: Sequence[Picture], *, top: int = 5, contexts: int = 3
@@ -144,11 +175,27 @@ def read_image(image: Picture) -> Image.Image:
         return upright_rgb(opened)
 
 
-def _tensors(file: Path) -> dict[str, Tensor]:
+def _tensors(file: Path, shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, Tensor]:
+    """Read these tensors; None is any number of columns. Raises RequestError for others."""
     try:
-        return load_weights(file)
+        tensors = load_weights(file)
     except FileNotFoundError:
         raise RequestError(f"{file.parent} is not whole: there is no {file.name}") from None
+    for name, wanted in shapes.items():
+        tensor = tensors.get(name)
+        if tensor is None:
+            raise RequestError(f"{file} is not whole: there is no {name} in it")
+        shape = tuple(tensor.shape)
+        fits = len(shape) == len(wanted) and all(
+            w in (None, n) for n, w in zip(shape, wanted, strict=True)
+        )
+        if not fits or tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
+            described = " x ".join("any" if n is None else str(n) for n in wanted) or "one number"
+            raise RequestError(
+                f"{file}: {name} is {list(shape)} of {tensor.dtype}, or not finite; {CLASSES} "
+                f"beside it asks for {described} in float32"
+            )
+    return tensors
 
 
 def _best(logits: Tensor, names: Sequence[str], count: int) -> Iterator[tuple[Guess, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import re
@@ -21,14 +22,25 @@ from carft_core.clip import Classifier
 from carft_core.config import TrialConfig, trial_config
 from carft_core.errors import RequestError
 from carft_core.evaluate import measure
-from carft_core.files import read_json, write_atomically, write_json
+from carft_core.files import (
+    check_archive,
+    check_regular,
+    open_regular,
+    read_json,
+    write_atomically,
+    write_json,
+)
 from carft_core.identity import Identity, evaluation_digest, facts_of
 from carft_core.merges import Model
 from carft_core.prepare import Prepared, prepared
 from carft_core.requirements import refuse_outdated
+from carft_core.run_files import Claim, Evaluation, History, Trained
 
 UNMERGED = "unmerged"
 """The label of the run's own model."""
+
+DAMAGED = "%s is damaged (%s); the run begins again"
+"""What is logged of a checkpoint, with its file and the reason."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -93,7 +105,7 @@ class RunFolder:
                 f"{digest[:12]}: model, data, code, device or precision differ from its name"
             )
         file = self.path / "config.json"
-        claimed = read_json(file)
+        claimed = read_json(file, Claim)
         if claimed is None:
             parts = {"digest": identity.digest, "identity": dict(identity.parts)}
             write_json(file, {**parts, "seed": seed, "config": config.as_dict()})
@@ -108,7 +120,7 @@ class RunFolder:
 
     def claimed(self) -> dict[str, Any]:
         """What `claim` wrote. Raises RequestError when there is no run here."""
-        claimed: dict[str, Any] | None = read_json(self.path / "config.json")
+        claimed: dict[str, Any] | None = read_json(self.path / "config.json", Claim)
         if claimed is None:
             raise RequestError(f"{self.path} holds no run")
         return claimed
@@ -119,7 +131,7 @@ class RunFolder:
 
     def history(self) -> list[dict[str, Any]]:
         """What `write_history` wrote."""
-        return read_json(self.path / "history.json") or []
+        return read_json(self.path / "history.json", History) or []
 
     def save_checkpoint(self, progress: Mapping[str, Any]) -> None:
         """Keep what a run needs to go on exactly: tensors and plain data, atomically."""
@@ -136,16 +148,21 @@ class RunFolder:
             risk = f"{self.checkpoint} is a pickle: a crafted one may run code when it is read"
             refuse_outdated("torch", risk)
         try:
-            progress: dict[str, Any] = torch.load(
-                self.checkpoint, map_location="cpu", weights_only=True
-            )
+            with open_regular(self.checkpoint) as file:
+                check_archive(self.checkpoint, sums=True)
+                progress: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
-        except (OSError, MemoryError):
+        except MemoryError:
             raise
         except Exception as error:  # foreign bytes make the unpickler raise nearly anything
+            # torch seeks before the beginning of a file that is cut short.
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise
+            if self.checkpoint.is_dir():  # nothing can take its place
+                raise
             reason = str(error).partition("\n")[0]
-            _LOG.warning("%s is damaged (%s); the run begins again", self.checkpoint, reason[:200])
+            _LOG.warning(DAMAGED, self.checkpoint, reason[:200])
             return None
         return progress
 
@@ -159,7 +176,7 @@ class RunFolder:
 
     def trained(self) -> dict[str, Any] | None:
         """What `mark_trained` wrote; None before the end of training."""
-        mark: dict[str, Any] | None = read_json(self.path / "trained.json")
+        mark: dict[str, Any] | None = read_json(self.path / "trained.json", Trained)
         return mark
 
     def is_trained(self, config: TrialConfig) -> bool:
@@ -177,6 +194,7 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
 
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Read the state dict that `save_weights` wrote. Raises RequestError when it is none."""
+    check_regular(path)
     try:
         return load_file(str(path))
     except SafetensorError as error:
@@ -235,7 +253,7 @@ def _members(
     classifiers = []
     for digest in soup.members:
         member, where = folder.member(digest), f"algorithm.members: run {digest[:12]}"
-        claimed = read_json(member.path / "config.json")
+        claimed = read_json(member.path / "config.json", Claim)
         if claimed is None:
             raise RequestError(f"{where} is not in this home ({member.path.parent})")
         for part, name in (("model", "model"), ("classes", "prompts.classes"), ("data", "data")):
@@ -290,7 +308,7 @@ def read_result(workdir: Path, config: TrialConfig) -> RunResult:
     claimed = folder.claimed()
     evaluations: dict[str, dict[str, Any]] = {}
     for label in models_of(config):
-        evaluation = read_json(folder.metrics(label))
+        evaluation = read_json(folder.metrics(label), Evaluation)
         if evaluation is None:
             raise RequestError(f"{workdir} has no evaluation of {label}")
         evaluations[label] = evaluation
@@ -314,7 +332,7 @@ def _missing(folder: RunFolder, config: TrialConfig) -> Iterator[tuple[str, Mode
     claimed = folder.claimed()
     config, digest = config.for_seed(claimed["seed"]), claimed["digest"]
     for label, model in models_of(config).items():
-        evaluation = read_json(folder.metrics(label))
+        evaluation = read_json(folder.metrics(label), Evaluation)
         if evaluation is None or evaluation["digest"] != evaluation_digest(digest, model, config):
             yield label, model
 

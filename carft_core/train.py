@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
+import logging
 import math
 import tempfile
 import time
@@ -22,13 +24,17 @@ from carft_core.clip import Classifier
 from carft_core.config import TrialConfig
 from carft_core.data.loader import Loaded, Loader, training_plan
 from carft_core.device import autocast, peak_memory_mb, reset_peak_memory
-from carft_core.errors import NonFinite
+from carft_core.errors import NonFinite, RequestError
 from carft_core.evaluate import predict, split_metrics
+from carft_core.files import parse_json
 from carft_core.identity import identify
 from carft_core.optim import Schedule, freeze_all_but, learning_rate, schedule_of, warmup_steps
 from carft_core.prepare import RETENTION, Prepared, prepared
-from carft_core.run import RunFolder, RunResult, finish
+from carft_core.run import DAMAGED, RunFolder, RunResult, finish
+from carft_core.run_files import History
 from carft_core.teacher import on_device, to_views
+
+_LOG = logging.getLogger(__name__)
 
 FINITE_CHECK_EVERY = 50
 """Steps between two looks at whether the loss is finite: a look waits for the device."""
@@ -188,12 +194,39 @@ class Run:
         progress = self.folder.load_checkpoint()
         if progress is None:
             return False
+        reason = self._damage_of(progress)
+        if reason is not None:
+            _LOG.warning(DAMAGED, self.folder.checkpoint, reason)
+            return False
         self.model.load_state_dict(progress["model"])
         self.optimiser.load_state_dict(progress["optimiser"])
         self.step, self.best = progress["step"], progress["best"]
         self.history = progress["history"]
         self._write_history()
         return True
+
+    def _damage_of(self, progress: object) -> str | None:
+        """Why a run cannot go on from what its checkpoint holds; None where it can."""
+        keys = {"model", "optimiser", "step", "best", "history"}
+        if not isinstance(progress, dict) or progress.keys() != keys:
+            return f"it does not hold {', '.join(sorted(keys))}"
+        step, best, history = progress["step"], progress["best"], progress["history"]
+        if not isinstance(step, int) or not 0 <= step <= self.steps:
+            return f"step {step!r} is none of {self.steps}"
+        if not isinstance(best, float) or math.isnan(best):
+            return f"the best value is {best!r}"
+        try:
+            parse_json(json.dumps(history).encode(), "its history", History)
+        except (RequestError, TypeError, ValueError, RecursionError) as error:
+            return str(error)
+        reached = [report["epoch"] for report in history]
+        if not reached or len(reached) > self.epoch_count + 1 or reached != [*range(len(reached))]:
+            return f"its epochs are {reached[:10]}"
+        if not _fits(progress["model"], self.model.state_dict()):
+            return "its tensors are not those of the model"
+        if not _fits_optimiser(progress["optimiser"], self.optimiser):
+            return "its state is not that of the optimiser"
+        return None
 
     def _save_checkpoint(self) -> None:
         self.folder.save_checkpoint(
@@ -222,9 +255,10 @@ class Run:
             self.folder.save_weights("best_val", self.model.state_dict())
         if epoch == self.epoch_count:
             self.folder.save_weights("last", self.model.state_dict())
-        elif time.monotonic() - self.saved_at > CHECKPOINT_EVERY:
-            self._save_checkpoint()
+        # Before the checkpoint: behind one that is ahead of it, this epoch would never be reported.
         self._write_history()
+        if epoch < self.epoch_count and time.monotonic() - self.saved_at > CHECKPOINT_EVERY:
+            self._save_checkpoint()
         return report
 
     def _write_history(self) -> None:
@@ -351,6 +385,71 @@ class Run:
                     f"{group}{name} is {value} in epoch {epoch}, step {self.step}, "
                     f"at optim.lr {self.optim.lr:g}"
                 )
+
+
+def _fits(state: object, own: Mapping[str, Any]) -> bool:
+    """Whether a state dict has the names, shapes and types of another, and only finite numbers."""
+    return (
+        isinstance(state, dict)
+        and state.keys() == own.keys()
+        and all(
+            isinstance(state[name], Tensor)
+            and state[name].shape == tensor.shape
+            and state[name].dtype == tensor.dtype
+            and _is_finite(state[name])
+            for name, tensor in own.items()
+            if isinstance(tensor, Tensor)
+        )
+    )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds every number that it shows, and each is finite."""
+    is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return is_plain and not tensor.is_quantized and bool(torch.isfinite(tensor).all())
+
+
+def _fits_optimiser(state: object, optimiser: torch.optim.Optimizer) -> bool:
+    """Whether an optimiser's state has its groups, and tensors as large as the parameters.
+
+    Of an optimiser that is not torch's own the latter is not known.
+    """
+    if not isinstance(state, dict) or not isinstance(state.get("state"), dict):
+        return False
+
+    def settings(groups: object) -> object:
+        """The groups without their rates, which follow the step."""
+        if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+            return None
+        return [{key: group[key] for key in group if key != "lr"} for group in groups]
+
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    if settings(state.get("param_groups")) != settings(optimiser.state_dict()["param_groups"]):
+        return False
+    if not all(isinstance(group.get("lr"), float) for group in state["param_groups"]):
+        return False
+    is_torchs = type(optimiser).__module__.startswith("torch.optim")
+    names = [
+        {name: type(value) for name, value in kept.items()}
+        for kept in state["state"].values()
+        if isinstance(kept, dict)
+    ]
+    if is_torchs and any(own != names[0] for own in names):
+        return False
+    return all(
+        isinstance(number, int)
+        and 0 <= number < len(parameters)
+        and isinstance(kept, dict)
+        and all(
+            not isinstance(value, Tensor)
+            or (
+                (value.numel() == 1 or not is_torchs or value.shape == parameters[number].shape)
+                and _is_finite(value)
+            )
+            for value in kept.values()
+        )
+        for number, kept in state["state"].items()
+    )
 
 
 class Logs:

@@ -75,7 +75,7 @@ def test_what_only_reads_the_home_loads_no_training_core(module: str, tmp_path: 
     loaded = all_modules_after(f"import {module}", cwd=tmp_path)
     assert not {name.split(".")[0] for name in loaded} & {"torch", "pydantic", "ray", "mlflow"}
     core = {name for name in loaded if name.startswith("carft_core.")}
-    assert core <= {"carft_core.errors", "carft_core.files"}
+    assert core <= {"carft_core.errors", "carft_core.files", "carft_core.run_files"}
 
 
 def test_the_core_trains_without_orchestration_and_tracking(tmp_path: Path) -> None:

@@ -37,11 +37,16 @@ def shift_name(value: str) -> str:
     return value
 
 
+LONGEST_NAME = 255
+
+
 def _folder(value: str) -> str:
     """Below the root, so that moving the root changes no name of an image."""
     path = PurePosixPath(value)
     if not value.strip() or "\0" in value:
         raise ValueError("must name a folder")
+    if any(len(part.encode()) > LONGEST_NAME for part in path.parts):
+        raise ValueError(f"a name on disk has at most {LONGEST_NAME} bytes, got {value[:60]!r}...")
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(
             f"must lie below `root`, got {value!r}; choose a root that holds all the folders"

@@ -59,7 +59,11 @@ def existing(folder: Path, advice: str = "", *, named: str = "data.root") -> Pat
     """A folder's absolute path. Raises RequestError where it is none, with `advice`; `named` is the
     field that says it."""
     folder = folder.expanduser().absolute()
-    if not folder.is_dir():
+    try:
+        is_there = folder.is_dir()
+    except OSError as error:  # a name that is too long
+        raise RequestError(f"{named}: {folder} cannot be read: {error.strerror}") from None
+    if not is_there:
         what = "is not a folder" if folder.exists() else "does not exist"
         raise RequestError(f"{named}: {folder} {what}{advice}")
     return folder

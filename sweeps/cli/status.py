@@ -19,12 +19,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from carft_core.files import read_json
 from sweeps.cli import Emit
 from sweeps.cli.table import plain_lines, table_lines
 from sweeps.home import Home, find_home
 from sweeps.ledger.claim import holder
-from sweeps.ledger.runs import Lease, RunState, RunStore
+from sweeps.ledger.runs import Lease, RunState, RunStore, history
 from sweeps.ledger.summary import read_summaries, summary_of
 from sweeps.ledger.trials import (
     CONFIRMATIONS,
@@ -166,8 +165,8 @@ def _states(runs: RunStore, items: Iterable[Setting | Trial]) -> Iterator[RunSta
 
 
 def _running_run(runs: RunStore, state: RunState) -> RunningRun:
-    history = read_json(runs.folder(state.digest) / "history.json") or []
-    last: Mapping[str, Any] = history[-1] if history else {}
+    epochs = history(runs.folder(state.digest))
+    last: Mapping[str, Any] = epochs[-1] if epochs else {}
     return RunningRun(
         label=state.label,
         since=state.lease.since if state.lease else state.created,
@@ -194,10 +193,10 @@ def _left(
 
 def _length(runs: RunStore, state: RunState) -> float | None:
     """Seconds from a run's first report to its end; None of a run that reports nothing."""
-    history = read_json(runs.folder(state.digest) / "history.json")
-    if not history or state.ended is None:
+    epochs = history(runs.folder(state.digest))
+    if not epochs or state.ended is None:
         return None
-    return max(0.0, state.ended - float(history[0]["timestamp"]) / 1000)
+    return max(0.0, state.ended - float(epochs[0]["timestamp"]) / 1000)
 
 
 def is_open(home: Home, ledger: Ledger, asked: int, *, failed_again: bool) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from carft_core.errors import RequestError
+from carft_core.files import parse_json
 from sweeps.home import Home
 from sweeps.ledger.trials import Ledger, Trial, find_ledger, newest_generation
 from tracking.provenance import provenance_tags
@@ -75,6 +76,8 @@ class Invocation:
                 "carft-sweep run FILE"
             )
         known = ledger.executions[-1]
+        content = json.dumps(known).encode()
+        parse_json(content, f"{ledger.file}: the last execution in it", cls)
         return cls(
             known["file"],
             tuple(known["overrides"]),
@@ -113,7 +116,12 @@ class Invocation:
                 f"{self.file} has changed since; the sweep goes on with the file as it was run. "
                 f"To take up the changes: carft-sweep run {shlex.quote(self.file)}"
             )
-        return load_spec(self.file, self.overrides, self.imports, text=kept, vet=vet), note
+        try:
+            return load_spec(self.file, self.overrides, self.imports, text=kept, vet=vet), note
+        except RequestError as error:
+            if now == kept:
+                raise
+            raise RequestError(f"{folder / COPY}, the file as it was run: {error}") from None
 
     @contextlib.contextmanager
     def working_directory(self) -> Iterator[str | None]:

@@ -7,14 +7,15 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from carft_core.errors import RequestError
 from carft_core.files import read_json, write_json
+from carft_core.run_files import FINITE, Evaluation, History, check_time
 from tracking.location import is_plain_name, waiting
 
 NO_SEED = "none"
@@ -36,6 +37,8 @@ def end_claimant(owner: str) -> None:
 class Lease:
     """A claim of one process; times in seconds since the Unix epoch."""
 
+    __pydantic_config__: ClassVar[Any] = FINITE | {"extra": "forbid"}
+
     host: str
     pid: int
     born: str | None
@@ -44,6 +47,12 @@ class Lease:
     """Tells two claimants in one process apart."""
     since: float
     renewed: float
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a process or a time that can be none."""
+        check_time(self.since, self.renewed)
+        if not 0 < self.pid < 2**31:
+            raise ValueError(f"{self.pid} is no process")
 
     @classmethod
     def mine(cls, owner: str | None = None) -> Lease:
@@ -55,7 +64,7 @@ class Lease:
     @classmethod
     def read(cls, file: Path) -> Lease | None:
         """Read what `write` wrote; None where there is no such file."""
-        data = read_json(file)
+        data = read_json(file, cls)
         return None if data is None else cls(**data)
 
     def write(self, file: Path) -> None:
@@ -120,6 +129,8 @@ FILE = "run.json"
 class RunState:
     """What `run.json` holds; times in seconds since the Unix epoch."""
 
+    __pydantic_config__: ClassVar[Any] = FINITE | {"extra": "forbid"}
+
     digest: str
     state: State
     label: str
@@ -135,6 +146,12 @@ class RunState:
     """How often its micro-batches were halved, because it ran out of memory."""
     worker: str = ""
     """Who computed it last: `host:pid`."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a time, or a failure, that is none."""
+        check_time(self.created, self.ended)
+        if self.failure is not None and not {"kind", "message"} <= self.failure.keys():
+            raise ValueError("a failure has a kind and a message")
 
     @property
     def is_live(self) -> bool:
@@ -166,9 +183,12 @@ class RunStore:
 
     def read(self, digest: str) -> RunState | None:
         """The state of a run, None when it was never begun."""
-        data: dict[str, Any] | None = read_json(self.folder(digest) / FILE)
+        file = self.folder(digest) / FILE
+        data: dict[str, Any] | None = read_json(file, RunState)
         if data is None:
             return None
+        if data["digest"] != digest:
+            raise RequestError(f"{file} is that of another run, {data['digest'][:12]!r}")
         lease = data["lease"]
         return RunState(**{**data, "lease": None if lease is None else Lease(**lease)})
 
@@ -298,5 +318,11 @@ def measured(folder: Path, label: str) -> Mapping[str, Any] | None:
     """What was measured of one model of a run: `metrics`, `facts`, `step`, `values`, `digest`."""
     # One Path and not four: a comparison of ten thousand trials opens thirty thousand of these.
     file = Path(f"{folder}/evaluations/{label}/metrics.json")
-    evaluation: Mapping[str, Any] | None = read_json(file)
+    evaluation: Mapping[str, Any] | None = read_json(file, Evaluation)
     return evaluation
+
+
+def history(folder: Path) -> Sequence[Mapping[str, Any]]:
+    """The reports of a run's epochs so far: `epoch`, `metrics`, `timestamp` and more of each."""
+    epochs: Sequence[Mapping[str, Any]] | None = read_json(Path(f"{folder}/history.json"), History)
+    return epochs or ()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from carft_core.files import read_json, write_json
+from carft_core.run_files import FINITE, check_time
 from sweeps.home import Home
 from sweeps.ledger.claim import holder
-from sweeps.ledger.trials import Ledger, newest_generation, sweep_names
+from sweeps.ledger.trials import Ledger, damage_named, newest_generation, sweep_names
 
 SUMMARY_FILE = "summary.json"
 SHARE = 0.01
@@ -19,6 +21,42 @@ SHARE = 0.01
 OUTCOME = "outcome"
 """The fact how the sweep stands: `state`, and `broken` where it was given up, which says why."""
 State = Literal["running", "done", "interrupted", "failed"]
+
+
+@dataclass(frozen=True)
+class _Best:
+    __pydantic_config__: ClassVar[Any] = FINITE
+
+    value: float
+    trial: int
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Counts:
+    asked: int | None
+    complete: int
+    failed: int
+    pruned: int
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What the file holds."""
+
+    __pydantic_config__: ClassVar[Any] = FINITE
+
+    name: str
+    description: str
+    state: State
+    generation: int
+    metric: str
+    trials: _Counts
+    best: _Best | None
+    updated: float
+
+    def __post_init__(self) -> None:
+        check_time(self.updated)
 
 
 class Summary:
@@ -42,9 +80,10 @@ def write_summary(ledger: Ledger) -> None:
 
 
 def summary_of(ledger: Ledger) -> dict[str, Any]:
-    """Derive the summary from the ledger."""
+    """Derive the summary from the ledger. Raises RequestError where its sweep lacks something."""
     spec, trials = ledger.spec, ledger.trials()
-    goal = goals(spec)[0]
+    with damage_named(ledger.file):
+        goal, description = goals(spec)[0], spec["description"]
     sign = 1 if goal["goal"] == "maximize" else -1
     complete = [trial for trial in trials if trial.value is not None]
     # Values on several tasks are not compared with each other.
@@ -53,7 +92,7 @@ def summary_of(ledger: Ledger) -> dict[str, Any]:
     states = Counter(trial.state for trial in trials)
     return {
         "name": ledger.name,
-        "description": spec["description"],
+        "description": description,
         "state": ledger.recall(OUTCOME, {"state": "running"})["state"],
         "generation": ledger.generation,
         "metric": goal["name"],
@@ -84,7 +123,7 @@ def read_summaries(home: Home) -> list[dict[str, Any]]:
 
 def _read(home: Home, name: str) -> dict[str, Any] | None:
     folder: Path = home.sweep(name)
-    summary: dict[str, Any] | None = read_json(folder / SUMMARY_FILE)
+    summary: dict[str, Any] | None = read_json(folder / SUMMARY_FILE, _Kept)
     if summary is None:
         ledger = newest_generation(home, name)
         if ledger is None:

@@ -6,14 +6,17 @@ import difflib
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from carft_core.errors import RequestError
-from carft_core.files import append_lines, read_lines
+from carft_core.files import append_lines, parse_json, read_lines
+from carft_core.run_files import FINITE, check_time
 from sweeps.home import Home
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Trial:
     """One point of the search space, as the sampler proposed it."""
+
+    __pydantic_config__: ClassVar[Any] = FINITE | {"extra": "forbid"}
 
     number: int
     """Its place among all proposals, from 0: Optuna's number."""
@@ -60,6 +65,13 @@ class Trial:
     reports: dict[int, float] = field(default_factory=dict)
     """Epoch to the value that early termination judged."""
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for what is no seed, digest, label, time or reason."""
+        check_runs(self.runs, self.merges)
+        check_time(self.began, self.ended)
+        if self.reason is not None and not {"kind", "message"} <= self.reason.keys():
+            raise ValueError("a reason has a kind and a message")
+
     @property
     def value(self) -> float | None:
         """By the first goal."""
@@ -82,6 +94,135 @@ class Setting:
     """The digests that a soup is made of."""
     trial: Trial | None = None
     """None beside the trials: a baseline, what is confirmed, a soup."""
+
+
+def check_runs(runs: Mapping[str, str], merges: Sequence[str]) -> None:
+    """Raise ValueError for seeds, digests and labels that are none: they become names of files."""
+    for seed, digest in runs.items():
+        if not re.fullmatch(r"none|-?\d{1,20}", seed):
+            raise ValueError(f"{seed[:40]!r} is no seed")
+        if not re.fullmatch(r"\w[\w-]{0,99}", digest):
+            raise ValueError(f"{digest[:40]!r} is no digest of a run")
+    for label in merges:
+        if not re.fullmatch(r"\w[^/\0]{0,199}", label):
+            raise ValueError(f"{label[:40]!r} is no label of a merged model")
+
+
+@dataclass(frozen=True)
+class KeptSetting:
+    """A setting as a fact keeps it."""
+
+    algorithm: str
+    params: Mapping[str, Any]
+    runs: Mapping[str, str]
+    merges: Sequence[str] = ()
+    untrained: bool = False
+    result: str | None = None
+    members: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what is no seed, digest or label."""
+        check_runs(self.runs, self.merges)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep stands, as a fact."""
+
+    state: Literal["running", "done", "interrupted", "failed"]
+    at: float | None = None
+    broken: str | None = None
+
+
+@dataclass(frozen=True)
+class KeptFacts:
+    """The facts of a generation whose values are computed with."""
+
+    __pydantic_config__: ClassVar[Any] = FINITE
+
+    trial_count: int | None = None
+    merges: Sequence[str] = ()
+    baselines: Sequence[KeptSetting] = ()
+    confirmations: Sequence[KeptSetting] = ()
+    soups: Sequence[KeptSetting] = ()
+    final_runs: int | None = None
+    seconds: float = 0.0
+    outcome: Outcome | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what is no label."""
+        check_runs({}, self.merges)
+
+
+@dataclass(frozen=True)
+class KeptGoal:
+    """What trials are valued by."""
+
+    name: str
+    goal: Goal
+    merge: str | None = None
+
+
+@dataclass(frozen=True)
+class KeptSpec:
+    """The parts of a sweep as plain data that are read without its file's models."""
+
+    __pydantic_config__: ClassVar[Any] = FINITE
+
+    name: str = ""
+    description: str = ""
+    method: str = "grid"
+    metric: KeptGoal | None = None
+    metrics: Sequence[KeptGoal] | None = None
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    seeds: Sequence[int] = ()
+    confirm_seeds: Sequence[int] | None = None
+    tasks: str | None = None
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Begin:
+    generation: int
+    spec: KeptSpec
+    began: float
+
+    def __post_init__(self) -> None:
+        check_time(self.began)
+
+
+@dataclass(frozen=True)
+class _End:
+    __pydantic_config__: ClassVar[Any] = FINITE | {"extra": "forbid"}
+
+    number: int
+    ended: float
+    state: State
+    values: Sequence[float] = ()
+    reason: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A line of the ledger; one of the fields is there."""
+
+    begin: _Begin | None = None
+    spec: KeptSpec | None = None
+    execution: Mapping[str, Any] | None = None
+    facts: KeptFacts | None = None
+    report: tuple[int, int, float | None] | None = None
+    trial: Trial | _End | None = None
+
+
+@contextmanager
+def damage_named(source: object) -> Iterator[None]:
+    """Raise RequestError that names `source` where something is missing or wrong in its data."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        kind = "" if isinstance(error, RequestError) else f"{type(error).__name__}: "
+        reason = " ".join(f"{kind}{error}".split())[:300]
+        raise RequestError(f"{source} is damaged ({reason})") from None
 
 
 class Ledger:
@@ -282,20 +423,25 @@ def read_generations(file: Path) -> list[Ledger]:
     ledgers: list[Ledger] = []
     for number, line in enumerate(read_lines(file), start=1):
         try:
-            change = json.loads(line)
-            if "begin" in change:
-                head = change["begin"]
-                first_line = (head["generation"], head["spec"], head["began"])
-                ledgers.append(Ledger(file, *first_line, earlier=tuple(ledgers)))
-            else:
-                ledgers[-1]._apply(change)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            with damage_named(f"{file}:{number}"):
+                _read_line(file, line, ledgers)
+        except RequestError as error:
             raise RequestError(
-                f"{file}:{number} is damaged ({type(error).__name__}: {error}); the lines before "
-                "it are whole: cut the file there, or move it away, and the sweep begins anew and "
-                "reuses its runs"
+                f"{error}; the lines before it are whole: cut the file there, or move it away, and "
+                "the sweep begins anew and reuses its runs"
             ) from None
     return ledgers
+
+
+def _read_line(file: Path, line: bytes, ledgers: list[Ledger]) -> None:
+    """Apply one line to the last of the ledgers, or begin the next."""
+    change = parse_json(line, "it", _Change)
+    if "begin" in change:
+        head = change["begin"]
+        first_line = (head["generation"], head["spec"], head["began"])
+        ledgers.append(Ledger(file, *first_line, earlier=tuple(ledgers)))
+        return
+    ledgers[-1]._apply(change)
 
 
 def newest_generation(home: Home, name: str) -> Ledger | None:
@@ -307,6 +453,11 @@ def find_ledger(home: Home, name: str) -> Ledger:
     """Read the newest generation of a sweep. Raises RequestError with the nearest name."""
     ledger = newest_generation(home, name)
     if ledger is None:
+        if name in sweep_names(home):
+            raise RequestError(
+                f"the sweep {name} has not begun: {home.sweep(name) / LEDGER_FILE} holds nothing "
+                "yet; if no driver is starting it, run its file again: carft-sweep run FILE"
+            )
         raise no_such_sweep(home, name)
     return ledger
 
@@ -338,5 +489,5 @@ def no_such_sweep(home: Home, name: str) -> RequestError:
 
 
 def _setting(role: Role, kept: Mapping[str, Any]) -> Setting:
-    names = ("algorithm", "params", "runs", "merges", "untrained", "result", "members")
+    names = (each.name for each in fields(KeptSetting))
     return Setting(role, **{name: kept[name] for name in names if name in kept})

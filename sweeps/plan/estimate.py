@@ -17,9 +17,10 @@ from carft_core.data import open_data
 from carft_core.files import read_json
 from carft_core.optim import schedule_of
 from carft_core.run import is_complete
+from carft_core.run_files import Claim, Trained
 from sweeps.engines.resources import Hardware
 from sweeps.home import Home
-from sweeps.ledger.runs import RunStore, measured
+from sweeps.ledger.runs import RunStore, history, measured
 from sweeps.ledger.trials import Ledger, newest_generation
 from sweeps.plan.prospects import Obstacle, obstacles_of
 from sweeps.plan.tasks import (
@@ -104,10 +105,10 @@ def timing_history(runs: RunStore) -> TimingHistory:
 
 
 def _timed(runs: RunStore, folder: Path) -> Iterator[TimedRun]:
-    known, state = read_json(folder / "config.json"), runs.read(folder.name)
-    history = read_json(folder / "history.json") or []
+    known, state = read_json(folder / "config.json", Claim), runs.read(folder.name)
+    epochs = history(folder)
     steps, waits = [], []
-    for before, after in itertools.pairwise(history):
+    for before, after in itertools.pairwise(epochs):
         count = after["step"] - before["step"]
         if count > 0:
             steps.append(after["seconds"] / count)
@@ -115,14 +116,14 @@ def _timed(runs: RunStore, folder: Path) -> Iterator[TimedRun]:
             waits.append(max(0.0, span - after["seconds"]))
     if known is None or not steps:
         return
-    ended = (read_json(folder / "trained.json") or {}).get("ended")
+    ended = (read_json(folder / "trained.json", Trained) or {}).get("ended")
     end = state.ended - ended if state is not None and state.ended and ended else 0.0
     models = sum(1 for _ in folder.glob("evaluations/*/metrics.json"))
     times = RunTimes(
         statistics.median(steps), statistics.median(waits), max(0.0, end) / max(1, models)
     )
     is_cuda = known["config"]["device"].startswith("cuda")
-    peaks = [epoch["metrics"][PEAK] for epoch in history if PEAK in epoch.get("metrics", {})]
+    peaks = [epoch["metrics"][PEAK] for epoch in epochs if PEAK in epoch["metrics"]]
     yield TimedRun(known["config"], times, max(peaks) if peaks and is_cuda else None)
 
 
@@ -186,10 +187,10 @@ class SweepEstimate:
         """As long as one waits for it."""
         return None if self.seconds is None else self.seconds / self.at_once
 
-    def add_times(self, history: TimingHistory) -> None:
+    def add_times(self, timings: TimingHistory) -> None:
         """Fill in the times, where every run that they are of is like an earlier one."""
-        self.seconds = _seconds(self.work, history)
-        seconds = _seconds(self.of_a_seed, history)
+        self.seconds = _seconds(self.work, timings)
+        seconds = _seconds(self.of_a_seed, timings)
         if seconds is not None and self.of_a_seed:
             self.seconds_of_a_run = seconds / len(self.of_a_seed)
 
@@ -201,11 +202,11 @@ class SweepEstimate:
         return {**plain, "wall_seconds": self.wall_seconds}
 
 
-def _seconds(every: Sequence[RemainingWork], history: TimingHistory) -> float | None:
+def _seconds(every: Sequence[RemainingWork], timings: TimingHistory) -> float | None:
     """Add the times; None where a run is like no earlier one."""
     seconds = 0.0
     for work in every:
-        times = history.times_of(work.config)
+        times = timings.times_of(work.config)
         if times is None:
             return None
         seconds += times.step * work.steps + times.epoch * work.epochs + times.model * work.models
@@ -388,7 +389,7 @@ def _work(config: TrialConfig, folder: Path | None = None) -> RemainingWork:
         schedule = schedule_of(optim, open_data(data).train, balanced=data.balanced)
         steps, epochs = schedule.steps, schedule.epochs
     if folder and (folder / "checkpoint.pt").exists():
-        for last in (read_json(folder / "history.json") or [])[-1:]:
+        for last in history(folder)[-1:]:
             steps, epochs = max(0, steps - last["step"]), max(1, epochs - last["epoch"])
     return RemainingWork(config, steps, epochs, models)
 

@@ -22,11 +22,12 @@ from carft_core.data import open_data
 from carft_core.data.base import DataConfig
 from carft_core.errors import RequestError
 from carft_core.files import read_json
+from carft_core.run_files import Claim
 from sweeps.engines.entry import LOG
 from sweeps.home import Home
 from sweeps.ledger.claim import undriven
 from sweeps.ledger.generations import COPY as SWEEP_FILE
-from sweeps.ledger.runs import NO_SEED, RunState, RunStore, measured
+from sweeps.ledger.runs import NO_SEED, RunState, RunStore, history, measured
 from sweeps.ledger.summary import OUTCOME, goals
 from sweeps.ledger.trials import Ledger, Setting, find_ledger
 from sweeps.results.arms import (
@@ -95,6 +96,27 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class _KeptAnswer:
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True)
+class _KeptArm:
+    label: str
+
+
+@dataclass(frozen=True)
+class _KeptComparison:
+    """What is read of the comparison of a sweep, as its driver left it."""
+
+    verdict: str
+    answer: _KeptAnswer
+    statistics: Sequence[str]
+    selected: _KeptArm | None = None
+    metric: str = ""
+
+
+@dataclass(frozen=True)
 class _Run:
     """One run of a sweep, from its ledger."""
 
@@ -122,12 +144,12 @@ class _Stand:
     @functools.cached_property
     def claimed(self) -> Mapping[str, Any]:
         """Its config and identity."""
-        return read_json(self.folder / CONFIG) or {}
+        return read_json(self.folder / CONFIG, Claim) or {}
 
     @functools.cached_property
     def history(self) -> Sequence[Mapping[str, Any]]:
         """The reports of its epochs."""
-        return read_json(self.folder / "history.json") or []
+        return history(self.folder)
 
     def sent_as(self, run: _Run) -> str:
         """Write what is to be sent in a line: while it stays the same nothing is sent again."""
@@ -547,7 +569,8 @@ class SweepProjection:
             self._sent.record(key.name, "", _REMOVED)
 
     def _verdict_tags(self, outcome: Mapping[str, Any]) -> dict[str, str]:
-        comparison: Mapping[str, Any] = read_json(self._folder / COMPARISON) or NO_COMPARISON
+        kept: Mapping[str, Any] | None = read_json(self._folder / COMPARISON, _KeptComparison)
+        comparison = kept or NO_COMPARISON
         tags = {"carft.verdict": comparison["verdict"]}
         selected = comparison.get("selected")
         if selected is not None:
@@ -570,10 +593,11 @@ class SweepProjection:
         return {**tags, "mlflow.note.content": "\n\n".join(parts)}
 
     def _log_artifact(self, key: RunKey, file: Path) -> None:
-        """Send a file of the home. One that a link leads to elsewhere is refused: whoever could
-        write the home would be sent any file of whoever sends it.
+        """Send a file of a run's or the sweep's folder. One that a link leads to elsewhere is
+        refused: whoever could write the home would be sent any file of whoever sends it. All runs,
+        or all sweeps, may lie behind a link, on a larger disk.
         """
-        if file.resolve().is_relative_to(self._home.path.resolve()):
+        if file.resolve().is_relative_to(file.parent.parent.resolve()):
             self._attempt(key.name, file.name, lambda: self._store.log_artifact(key, file))
         else:
             error = TrackingError("a link leads out of the home, and only files in it are sent")

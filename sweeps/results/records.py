@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from carft_core.files import read_json
+from carft_core.run_files import Claim
 from sweeps.home import Home
-from sweeps.ledger.runs import NO_SEED, RunState, RunStore, measured
+from sweeps.ledger.runs import NO_SEED, RunState, RunStore, history, measured
 from sweeps.ledger.summary import goals
-from sweeps.ledger.trials import Ledger, Setting, find_ledger
+from sweeps.ledger.trials import Ledger, Setting, damage_named, find_ledger
 from tracking.comparison.caveats import NOTES
 from tracking.comparison.compare import Comparison
 from tracking.comparison.metrics import TOP1
@@ -147,8 +148,8 @@ def _epochs(folder: Path, own: Mapping[str, Any] | None) -> int:
     count, _, unit = str(own["facts"].get("budget") if own else None).partition(" ")
     if unit == "epochs":
         return int(count)
-    history = read_json(Path(f"{folder}/history.json"))
-    return int(history[-1]["epoch"]) if history else 0
+    epochs = history(folder)
+    return int(epochs[-1]["epoch"]) if epochs else 0
 
 
 def state_of(known: RunState | None, *, done: bool) -> State:
@@ -192,13 +193,15 @@ def load_parts(
 
 def load_part(sweep: Ledger, runs: RunStore, *, with_fields: bool = False) -> SweepRuns:
     """Load one sweep, with the fields of zero-shot models or, `with_fields`, of every run."""
+    with damage_named(sweep.file):
+        spec = comparison_spec(sweep.spec)
     loaded = records(sweep, runs)
     wanted = (record for record in loaded if with_fields or record.is_zero_shot)
     digests = dict.fromkeys(record.digest for record in wanted)
-    claimed = ((digest, read_json(runs.folder(digest) / CONFIG)) for digest in digests)
+    claimed = ((digest, read_json(runs.folder(digest) / CONFIG, Claim)) for digest in digests)
     return SweepRuns(
         sweep=sweep.name,
         records=loaded,
-        spec=comparison_spec(sweep.spec),
+        spec=spec,
         fields={digest: fields(config) for digest, config in claimed if config is not None},
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from carft_core.errors import RequestError
 from carft_core.files import read_json, user_cache, write_folder, write_text
+from carft_core.run_files import Claim
 from sweeps.home import Home
 from sweeps.ledger.generations import COPY, Invocation
 from sweeps.ledger.runs import RunStore
@@ -166,7 +167,7 @@ def _claim(run: RunRecord) -> dict[str, Any] | None:
     """Return what the run's folder claims to be, where it names its data."""
     claim: dict[str, Any] | None = None
     if run.folder is not None:
-        claim = read_json(run.folder / "config.json")
+        claim = read_json(run.folder / "config.json", Claim)
     return claim if claim and "identity" in claim else None
 
 

@@ -26,11 +26,12 @@ class SentLog:
         for line in lines:
             try:
                 entry = json.loads(line)
-                if "place" in entry:
-                    self.place = entry["place"]
-                else:
-                    self.runs[entry["run"]] = entry
-            except (ValueError, KeyError, TypeError):
+                texts = {key: text for key, text in entry.items() if isinstance(text, str)}
+                if "place" in texts:
+                    self.place = texts["place"]
+                elif texts.keys() >= {"run", "id", "as"}:
+                    self.runs[texts["run"]] = texts
+            except (ValueError, AttributeError, RecursionError):
                 continue  # its run is sent again
         if len(lines) > 2 * len(self.runs) + 100:
             self._rewrite()

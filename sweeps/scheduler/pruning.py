@@ -8,8 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from carft_core.files import read_json
-from sweeps.ledger.runs import RunStore
+from sweeps.ledger.runs import RunStore, history
 from sweeps.ledger.trials import Ledger, Trial
 from sweeps.plan.tasks import RunTask
 from sweeps.scheduler.active_trial import ActiveTrial, seed_values
@@ -306,9 +305,9 @@ class PruningController:
         The decision on the last one may have died with its driver; the ones before were taken,
         unless the run was begun for another trial.
         """
-        history = list(self._history(task.digest))
-        for index, report in enumerate(history):
-            if trial.is_new or index == len(history) - 1:
+        reports = list(self._history(task.digest))
+        for index, report in enumerate(reports):
+            if trial.is_new or index == len(reports) - 1:
                 reason = self.reported(trial, task, report)
                 if reason is not None:
                     return reason
@@ -348,8 +347,8 @@ class PruningController:
             self.ended(trial)
 
     def _recall(self, number: int, seed: int, digest: str, *, but_last: bool = False) -> None:
-        history = list(self._history(digest))
-        for report in history[:-1] if but_last else history:
+        reports = list(self._history(digest))
+        for report in reports[:-1] if but_last else reports:
             value = report["metrics"].get(self.metric)
             if value is not None:
                 self._tell(number, seed, int(report["epoch"]), value, decide=False)
@@ -376,8 +375,8 @@ class PruningController:
         curves = self._curves.get(trial.number)
         if curves is None:
             curves = self._curves[trial.number] = {}
-            # Of this seed too: another driver may have heard of the epochs before.
-            for index, task in enumerate(trial.tasks[: seed + 1]):
+            # Of this seed and later ones too: another driver may have heard of their epochs.
+            for index, task in enumerate(trial.tasks):
                 for report in self._history(task.digest):
                     known = report["metrics"].get(self.metric)
                     if known is not None:
@@ -399,6 +398,6 @@ class PruningController:
 
     def _history(self, digest: str) -> Iterator[Mapping[str, Any]]:
         """The reports of a run so far, without the one before training."""
-        for report in read_json(self._runs.folder(digest) / "history.json") or []:
+        for report in history(self._runs.folder(digest)):
             if report["epoch"] > 0:
                 yield report

@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from carft_core.clip import file_digest, fit, read_state
+from carft_core.clip import file_digest, fit, open_model, read_state
 from carft_core.errors import RequestError
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
@@ -101,6 +103,10 @@ def test_a_torchscript_archive_is_refused_and_the_tag_named(tmp_path: Path) -> N
         ({}, "holds no state dict but dict"),
         ([torch.ones(1)], "holds no state dict but list"),
         ({"state_dict": 3}, "holds no state dict but int"),
+        ({3: torch.ones(1)}, "not tensors are 3"),
+        ({"w": torch.ones(1).to_sparse()}, "not tensors are w"),
+        ({"w": torch.empty(1, device="meta")}, "not tensors are w"),
+        ({"w": torch.ones(1, dtype=torch.complex64)}, "not tensors are w"),
     ],
 )
 def test_a_file_without_a_state_dict_says_what_it_holds(
@@ -168,6 +174,31 @@ def test_a_misfit_names_what_is_missing_unexpected_and_of_another_shape() -> Non
         "file.pt does not fit ViT-X: 1 missing in the file: bias; 1 unexpected: gain; "
         "1 of another shape: weight ([2, 3] in the model, [2, 4] in the file)"
     )
+
+
+def test_a_compressed_archive_is_refused_unread(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(1 << 20)}, tmp_path / "w.pt")
+    with zipfile.ZipFile(tmp_path / "w.pt") as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    with pytest.raises(RequestError, match=r"w\.pt is compressed"):
+        read_state(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, ending: str) -> None:
+    os.mkfifo(tmp_path / f"w{ending}")
+    with pytest.raises(RequestError, match=rf"w\{ending} is not a regular file"):
+        read_state(tmp_path / f"w{ending}")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_by_name(number: float) -> None:
+    state = {"weight": torch.tensor([[1.0, number]]), "bias": torch.zeros(1)}
+    with pytest.raises(RequestError, match=r"file\.pt holds NaN or infinity: 1 tensors: weight"):
+        fitted(nn.Linear(2, 1), state)
 
 
 def test_a_model_that_does_not_fit_is_left_as_it_was() -> None:
@@ -299,3 +330,14 @@ def test_the_tiny_checkpoint_is_read_as_it_was_written(tiny_clip_files: Path) ->
     written, read = load_file(file), read_state(file)
     assert written.keys() == read.keys()
     assert all(torch.equal(written[key], read[key]) for key in written)
+
+
+def test_weights_that_overflow_are_refused_when_texts_are_read(
+    tiny_clip_files: Path, tmp_path: Path
+) -> None:
+    state = load_file(tiny_clip_files / "open_clip_model.safetensors")
+    state["token_embedding.weight"].fill_(1e38)
+    shutil.copy(tiny_clip_files / "open_clip_config.json", tmp_path)
+    save_file(state, tmp_path / "open_clip_model.safetensors")
+    with pytest.raises(RequestError, match=f"{tmp_path.name}: its weights give NaN"):
+        open_model(str(tmp_path)).encode_text(["a cat"])

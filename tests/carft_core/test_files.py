@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import torch
 
 from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
-from carft_core.files import read_json, write_atomically, write_json
+from carft_core.files import read_json, read_lines, write_atomically, write_json
 from carft_core.identity import identify
 from carft_core.run import RunFolder, load_weights, save_weights
+from carft_core.run_files import Evaluation
 
 Config = Callable[..., TrialConfig]
 
@@ -75,6 +77,9 @@ def test_weights_read_back_as_they_were(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"garbage")
     with pytest.raises(RequestError, match="not a safetensors file"):
         load_weights(tmp_path / "w.safetensors")
+    (tmp_path / "v.safetensors").mkdir()
+    with pytest.raises(RequestError, match=r"v\.safetensors is not a regular file"):
+        load_weights(tmp_path / "v.safetensors")
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04"])
@@ -92,6 +97,19 @@ def test_a_damaged_checkpoint_means_from_the_beginning(
     assert folder.load_checkpoint() is None
     assert f"{folder.checkpoint} is damaged" in caplog.text
     assert "begins again" in caplog.text
+
+
+def test_a_checkpoint_with_another_byte_means_from_the_beginning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.save_checkpoint({"model": {"w": torch.full((64,), 3.0)}})
+    content = folder.checkpoint.read_bytes()
+    value = struct.pack("<f", 3.0)
+    assert value in content
+    folder.checkpoint.write_bytes(content.replace(value, struct.pack("<f", 4.0), 1))
+    assert folder.load_checkpoint() is None
+    assert "is not what was written" in caplog.text
 
 
 def test_what_a_killed_process_was_writing_goes_when_the_run_is_claimed_again(
@@ -116,3 +134,51 @@ def test_a_checkpoint_that_runs_code_is_not_run(tmp_path: Path) -> None:
     torch.save({"step": Trap()}, tmp_path / "checkpoint.pt")
     assert RunFolder(tmp_path).load_checkpoint() is None
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "loop"])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.json"
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+        case _:
+            path.symlink_to(path.name)
+    for read in (read_json, read_lines):
+        with pytest.raises(RequestError, match=r"a\.json"):
+            read(path)
+
+
+def test_deep_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[" * 200_000)
+    with pytest.raises(RequestError, match=r"a\.json .* nested too deeply"):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        ("[]", ""),
+        ('{"digest": "d"}', " step:"),
+        ('{"digest": 1, "step": 0, "values": {}, "metrics": {}}', " digest:"),
+        (
+            '{"digest": "d", "label": "l", "step": 0, "values": {}, "metrics": {"m": "0.5"},'
+            ' "facts": {}}',
+            " metrics.m:",
+        ),
+        (
+            '{"digest": "d", "label": "l", "step": 0, "values": {}, "metrics": {"m": 1e999},'
+            ' "facts": {}}',
+            " metrics.m:",
+        ),
+    ],
+)
+def test_another_shape_is_refused_with_its_place(tmp_path: Path, content: str, place: str) -> None:
+    (tmp_path / "metrics.json").write_text(content)
+    assert read_json(tmp_path / "metrics.json") is not None, "of any shape"
+    with pytest.raises(RequestError, match=rf"metrics\.json is damaged:{place}"):
+        read_json(tmp_path / "metrics.json", Evaluation)

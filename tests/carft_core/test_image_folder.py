@@ -582,3 +582,8 @@ def test_a_batch_is_its_views(width: int, height: int, seed: int | None) -> None
         for index, image in enumerate(images)
     ]
     assert torch.equal(batch, torch.stack(single))
+
+
+def test_a_root_with_a_name_that_no_disk_takes_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"data\.root: .* cannot be read: File name too long"):
+        IMAGE_FOLDER.open(DataConfig(family="image_folder", root="x" * 300))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import os
 import shutil
 import weakref
 from collections.abc import Callable
@@ -20,9 +22,10 @@ from carft_core import predictor as module
 from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
 from carft_core.export import export
+from carft_core.files import read_json, write_json
 from carft_core.predictor import Picture, Prediction, Predictor, read_image
 from carft_core.prepare import prepared
-from carft_core.run import RunFolder
+from carft_core.run import RunFolder, load_weights, save_weights
 from carft_core.train import train
 
 Config = Callable[..., TrialConfig]
@@ -120,6 +123,41 @@ def test_what_is_no_export_is_told(exported: Path, tmp_path: Path) -> None:
             Predictor.load(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("classes.json", {"classes": []}),
+        ("classes.json", {"classes": "abc"}),
+        ("classes.json", {"contexts": [1]}),
+        ("head.safetensors", {"weight": torch.zeros(2, 3)}),
+        ("head.safetensors", {"weight": None}),
+        ("contexts.safetensors", {"logit_scale": torch.zeros(2)}),
+        ("contexts.safetensors", {"w_ctx": torch.tensor([[math.nan]])}),
+    ],
+)
+def test_an_export_that_is_damaged_is_refused_by_name(
+    exported: Path, tmp_path: Path, name: str, change: dict[str, Any]
+) -> None:
+    shutil.copytree(exported / "model", tmp_path / "model")
+    file = tmp_path / "model" / name
+    if file.suffix == ".json":
+        write_json(file, {**read_json(file), **change})
+    else:
+        tensors = {**load_weights(file), **change}
+        save_weights(file, {key: it for key, it in tensors.items() if it is not None})
+    with pytest.raises(RequestError, match=name):
+        Predictor.load(tmp_path / "model")
+
+
+def test_an_export_whose_files_do_not_fit_together_is_named(exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported / "model", tmp_path / "model")
+    file = tmp_path / "model" / "open_clip_model.safetensors"
+    tensors = load_weights(file)
+    save_weights(file, {name: torch.full_like(it, 1e38) for name, it in tensors.items()})
+    with pytest.raises(RequestError, match=r"model: the model gives NaN"):
+        Predictor.load(tmp_path / "model")
+
+
 def test_no_tokenizer_is_opened(
     exported: Path, toy_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,3 +209,6 @@ def test_what_is_no_image_is_told(tmp_path: Path) -> None:
         read_image(file.getvalue()[:1500])
     with pytest.raises(RequestError, match=r"none\.png cannot be read as an image"):
         read_image(tmp_path / "none.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(RequestError, match=r"pipe\.png .*not a regular file"):
+        read_image(tmp_path / "pipe.png")

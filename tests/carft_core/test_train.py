@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,57 @@ def test_what_was_trained_behind_the_checkpoint_is_trained_and_reported_again(
     assert list(map(numbers, again)) == list(map(numbers, expected[resumed_from:]))
     assert [report["epoch"] for report in folder.history()] == [0, 1, 2, 3, 4]
     assert same(weights(folder.path), weights(tmp_path / "whole"))
+
+
+def test_the_history_is_never_behind_the_checkpoint(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a process that ends between the two leaves an epoch that nobody is ever told of."""
+    save, known = RunFolder.save_checkpoint, []
+
+    def saved(self: RunFolder, progress: Mapping[str, Any]) -> None:
+        known.append((len(self.history()), len(progress["history"])))
+        save(self, progress)
+
+    monkeypatch.setattr(train_module, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(RunFolder, "save_checkpoint", saved)
+    list(epochs(toy_config({"optim.epochs": 3}), 0, workdir=tmp_path))
+    assert known == [(1, 1), (2, 2), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda kept: kept.pop("best"),
+        lambda kept: kept.update(step=10**9),
+        lambda kept: kept.update(best="0.5"),
+        lambda kept: kept.update(history=[]),
+        lambda kept: kept["history"][0].update(epoch=7),
+        lambda kept: kept["model"].popitem(),
+        lambda kept: kept["model"].update(dict.fromkeys(kept["model"], torch.zeros(3))),
+        lambda kept: kept["model"]["head.weight"].fill_(math.nan),
+        lambda kept: kept["optimiser"].update(state=3),
+        lambda kept: kept["optimiser"].update(param_groups=[]),
+        lambda kept: kept["optimiser"]["state"][0].update(exp_avg=torch.zeros(2, 3)),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_costs_a_start_from_the_beginning(
+    toy_config: Config,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    change: Callable[[dict[str, Any]], object],
+) -> None:
+    config, folder = toy_config({"optim.epochs": 1}), RunFolder(tmp_path)
+    with contextlib.closing(epochs(config, 0, workdir=tmp_path)) as reports:
+        next(reports)
+    kept = folder.load_checkpoint()
+    assert kept is not None
+    kept["optimiser"]["state"].setdefault(0, {})
+    change(kept)
+    folder.save_checkpoint(kept)
+    with contextlib.closing(epochs(config, 0, workdir=tmp_path)) as reports:
+        assert next(reports).epoch == 0
+    assert f"{folder.checkpoint} is damaged" in caplog.text
 
 
 def test_checkpoints_are_saved_by_the_clock_and_when_the_run_is_closed(

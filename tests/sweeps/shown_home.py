@@ -94,7 +94,7 @@ def _run(home: Home, task: RunTask) -> float:
     folder, config = home.runs / task.digest, task.config
     data = open_data(config.data)
     parts = {"digest": task.digest, "identity": dict(task.identity.parts)}
-    _json(folder / "config.json", {**parts, "seed": task.seed, "config": config.as_dict()})
+    _json(folder / "config.json", {**parts, "seed": task.seed or 0, "config": config.as_dict()})
     ended = BEGAN + 60
     run = {"digest": task.digest, "state": "done", "label": task.label, "sweep": NAME}
     times = {"attempts": 1, "created": BEGAN, "ended": ended, "lease": None, "failure": None}

@@ -76,15 +76,49 @@ def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
     import pyarrow.parquet as parquet
 
     try:
-        table = parquet.read_table(path, columns=list(names))
-        return table.select(list(names))
-    except (pyarrow.ArrowException, KeyError, OSError) as error:
+        table = parquet.read_table(path, columns=list(names)).select(list(names))
+        for name in names:
+            _check_column(name, table[name])
+    except (pyarrow.ArrowException, KeyError, OSError, ValueError) as error:
         raise _no_predictions(path, error) from None
+    return table
+
+
+_LISTS = ("top5", "logits")
+_NUMBERS = {
+    **dict.fromkeys(("label", "prediction", "top5"), "integers"),
+    **dict.fromkeys(("p_label", "confidence", "logits"), "fractions"),
+}
+"""What a column of numbers, or of lists of them, holds; the others are texts."""
+
+
+def _check_column(name: str, column: pa.ChunkedArray) -> None:
+    """Raise ValueError where a column is of another type than it has, or lacks a value."""
+    import pyarrow.compute as compute
+    from pyarrow import types
+
+    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
+    if name in _LISTS:
+        kind = kind.value_type if types.is_list(kind) else None
+    wanted = _NUMBERS.get(name, "texts")
+    is_right = {
+        "integers": types.is_integer,
+        "fractions": types.is_floating,
+        "texts": lambda kind: types.is_string(kind) or types.is_large_string(kind),
+    }[wanted]
+    if kind is None or not is_right(kind):
+        raise ValueError(f"column {name} is {column.type} and not {wanted}")
+    if name != "logits" and column.null_count:
+        raise ValueError(f"column {name} lacks {column.null_count} values")
+    if name in _NUMBERS and name not in _LISTS and len(column):
+        least = compute.min(column).as_py()
+        if least is None or not least >= 0:
+            raise ValueError(f"column {name} goes down to {least}")
 
 
 def _no_predictions(path: Path, error: Exception) -> TrackingError:
     return TrackingError(
-        f"{path} holds no predictions ({' '.join(str(error).split())}); remove the folder "
+        f"{path} holds no predictions ({' '.join(str(error).split())[:300]}); remove the folder "
         f"{path.parent}, and the next `carft-sweep run` of the sweep evaluates the model again"
     )
 
@@ -105,7 +139,7 @@ def class_names(run: RunRecord) -> tuple[str, ...]:
     try:
         metadata = parquet.read_schema(path).metadata or {}
         names = json.loads(metadata.get(CLASS_NAMES, "[]"))
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, RecursionError) as error:
         raise _no_predictions(path, error) from None
     return tuple(map(str, names)) if isinstance(names, list) else ()
 

@@ -194,10 +194,13 @@ def test_the_pace_of_a_run_is_read_from_its_history(tmp_path: Path) -> None:
     assert state is not None
     assert state.ended is not None
     plain = trial_config({**CONFIG, "device": "cuda"}).as_dict()
-    write_json(folder / "config.json", {"config": plain})
+    claim = {"digest": "abc", "seed": 0, "identity": {}, "config": plain}
+    write_json(folder / "config.json", claim)
     # 10 steps in 5 s and 2 s behind each epoch, and a night between the third and the fourth.
     history: list[dict[str, Any]] = [
         {
+            "epoch": epoch,
+            "epochs": 3,
             "step": 10 * epoch,
             "seconds": 5.0 * (epoch > 0),
             "timestamp": 1000 * 7 * epoch,

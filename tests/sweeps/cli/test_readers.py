@@ -70,9 +70,9 @@ class Made:
         number = self.trial(weight)
         folder = self.runs.folder(f"{number:064d}")
         metrics = {"id/val/top1": values[0], "id/test/top1": values[0], "ood/mean/top1": 0.3}
-        write_json(
-            folder / "evaluations" / "unmerged" / "metrics.json", {"metrics": metrics, "facts": {}}
-        )
+        evaluation = {"digest": "", "step": 0, "values": {}, "facts": {}}
+        file = folder / "evaluations" / "unmerged" / "metrics.json"
+        write_json(file, {**evaluation, "metrics": metrics})
         self.runs.release(folder.name, "done")
         self.ledger.complete(number, values)
         return number
@@ -148,9 +148,8 @@ def test_a_pruned_trial_enters_no_mean_and_the_comparison_counts_it(made: Made) 
     # Its run may have been measured, for another sweep or after its last epoch.
     folder = made.runs.folder(f"{pruned:064d}")
     metrics = {"id/val/top1": 0.99, "id/test/top1": 0.99, "ood/mean/top1": 0.99}
-    write_json(
-        folder / "evaluations" / "unmerged" / "metrics.json", {"metrics": metrics, "facts": {}}
-    )
+    evaluation = {"digest": "", "step": 0, "values": {}, "facts": {}, "metrics": metrics}
+    write_json(folder / "evaluations" / "unmerged" / "metrics.json", evaluation)
     found = comparison(made.ledger, made.runs)
     assert found.selected is not None
     assert found.selected.arm.params == {"algorithm.kl_weight": 1}

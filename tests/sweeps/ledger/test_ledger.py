@@ -375,6 +375,20 @@ def test_a_ledger_that_may_not_be_written_is_an_os_error(ledger: Ledger) -> None
         b'{"begin":{}}',
         b'{"facts":{},"spec":{}}',
         b"",
+        b"[" * 100_000,
+        b'{"begin":{"generation":"1","spec":{},"began":0}}',
+        b'{"begin":{"generation":1,"spec":{},"began":1e300}}',
+        b'{"spec":{"seeds":[0.5]}}',
+        b'{"spec":{"metric":{"name":"id/val/top1","goal":"up"}}}',
+        b'{"facts":{"trial_count":"3"}}',
+        b'{"facts":{"merges":["../../x"]}}',
+        b'{"facts":{"merges":["' + b"x" * 300 + b'"]}}',
+        b'{"facts":{"outcome":{"state":"finished"}}}',
+        b'{"facts":{"baselines":[{"algorithm":"zero_shot","params":{},"runs":{"0":"../x"}}]}}',
+        b'{"trial":{"number":0,"ended":1.0,"state":"complete","values":["0.5"]}}',
+        b'{"trial":{"number":0,"ended":1.0,"state":"complete","values":[1e999]}}',
+        b'{"trial":{"number":0,"ended":1.0,"state":"failed","reason":{"kind":"nan"}}}',
+        b'{"trial":{"number":1,"point":1,"params":{},"algorithm":"a","runs":{"x":"d"},"merges":[]}}',
     ],
 )
 def test_a_damaged_line_is_named_and_what_is_before_it_kept(
@@ -392,6 +406,12 @@ def test_a_damaged_line_is_named_and_what_is_before_it_kept(
     assert ledger.file.read_bytes() == damaged
     ledger.file.write_bytes(b"".join(before))  # what the message says
     assert contents(read(home)) == contents(ledger)
+
+
+def test_a_ledger_without_a_line_is_said_to_hold_nothing(home: Home, ledger: Ledger) -> None:
+    ledger.file.write_bytes(b"")
+    with pytest.raises(RequestError, match=r"toy has not begun: .*ledger\.jsonl holds nothing"):
+        find_ledger(home, "toy")
 
 
 def test_a_line_before_the_first_generation_is_damage(home: Home, ledger: Ledger) -> None:

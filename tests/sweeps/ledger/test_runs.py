@@ -275,3 +275,40 @@ def test_only_its_claimant_ends_a_run_that_another_has_taken_over(runs: RunStore
     ended = runs.read(DIGEST)
     assert ended is not None
     assert ended.state == "done"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"state": "finished"},
+        {"attempts": "1"},
+        {"created": 1e300},
+        {"ended": "soon"},
+        {"failure": {"kind": "nan"}},
+        {"failure": "nan"},
+        {"digest": "../../x"},
+        {"digest": "cd" * 32},
+        {"colour": "red"},
+        {"lease": []},
+        {"lease": {"pid": 1}},
+    ],
+)
+def test_a_run_file_that_is_damaged_is_refused_by_name(
+    runs: RunStore, change: dict[str, Any]
+) -> None:
+    runs.acquire(DIGEST, "car_ft seed 0", "toy")
+    file = runs.folder(DIGEST) / FILE
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    for use in (runs.read, lambda digest: runs.release(digest, "done")):
+        with pytest.raises(RequestError, match=r"run\.json"):
+            use(DIGEST)
+    assert not (runs.path.parent / "x").exists()
+
+
+@pytest.mark.parametrize("change", [{"pid": -1}, {"pid": 2**40}, {"since": -1.0}, {"host": None}])
+def test_a_lease_that_can_be_none_is_refused_by_name(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    (tmp_path / "driver.json").write_text(json.dumps({**asdict(lease()), **change}))
+    with pytest.raises(RequestError, match=r"driver\.json is damaged"):
+        holder(tmp_path)

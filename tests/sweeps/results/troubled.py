@@ -105,8 +105,11 @@ class MadeSweep:
         self.runs.acquire(digest, f"run {number}", "made")
         self.runs.begin(digest, "host:1")
         identity = {"data": {"digest": "d" * 64}, "model": "m" * 64}
-        config = {"data": {"family": "icon_shift"}}
-        self.write(number, "config.json", {"identity": identity, "config": config})
+        sections = ("model", "prompts", "algorithm", "optim")
+        config = {"data": {"family": "icon_shift"}, "device": "cpu"}
+        config |= {name: {} for name in sections}
+        claim = {"digest": digest, "seed": 0, "identity": identity, "config": config}
+        self.write(number, "config.json", claim)
 
     def epoch(self, number: int, metrics: Mapping[str, float] | None = None) -> None:
         file = self.runs.folder(digest_of(number)) / "history.json"

@@ -467,7 +467,8 @@ def test_progress_reaches_its_total_where_settings_share_a_run(
 
 def begin(job: Job, handler: Handler) -> None:
     """Start a run as a worker does, which then writes down what it computes with."""
-    write_json(Path(job.workdir, "config.json"), {"digest": job.digest, "identity": {}})
+    claim = {"digest": job.digest, "seed": job.seed, "identity": {}, "config": job.config}
+    write_json(Path(job.workdir, "config.json"), claim)
     handler.started(job, "w")
 
 

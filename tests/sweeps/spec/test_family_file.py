@@ -258,6 +258,7 @@ WRONG: dict[str, list[str]] = {
         ":3: class_names_file: does not go with class_names; keep one of the two"
     ],
     "test: /data/t": [":1: test[0]: must lie below `root`, got '/data/t'; choose a root that"],
+    f"test: {'x' * 300}": [":1: test[0]: a name on disk has at most 255 bytes, got 'xxx"],
     "test: [t, ../u]": [":1: test[1]: must lie below `root`, got '../u'; choose a root"],
     "test: []": [":1: test: must be a text, or a list of one or more, got []"],
     "test: 3": [":1: test: must be a text, or a list of one or more, got 3"],

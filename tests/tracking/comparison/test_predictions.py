@@ -33,6 +33,7 @@ from tracking.comparison.predictions import (
     intervals,
     pick,
     predictions_path,
+    read_columns,
     read_predictions,
 )
 from tracking.comparison.runs import Arm, RunRecord, group
@@ -169,6 +170,27 @@ def test_a_file_that_holds_no_predictions_is_named(tmp_path: Path, content: byte
         path.write_bytes(content)
     with pytest.raises(TrackingError, match=rf"{path} holds no predictions .*remove the folder"):
         read_predictions([kept_run(tmp_path)], None)
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("split", pa.array([1])),
+        ("id", pa.nulls(1, pa.string())),
+        ("unit", pa.array([b"u"])),
+        ("label", pa.array(["0"])),
+        ("label", pa.array([-1])),
+        ("prediction", pa.array([0.5])),
+        ("prediction", pa.nulls(1, pa.int32())),
+        ("confidence", pa.array([math.nan])),
+        ("top5", pa.array([["a"]])),
+    ],
+)
+def test_a_column_of_another_type_is_named(tmp_path: Path, name: str, column: pa.Array) -> None:
+    path = tmp_path / "predictions.parquet"
+    parquet.write_table(pa.table({name: column}), path)
+    with pytest.raises(TrackingError, match=rf"predictions\.parquet .*column {name} "):
+        read_columns(path, [name])
 
 
 def test_what_has_no_interval_though_asked_is_said(tmp_path: Path) -> None:

@@ -1,0 +1,115 @@
+"""What the files of a run folder hold, as they are checked when they are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+FINITE: dict[str, Any] = {"allow_inf_nan": False}
+"""pydantic's setting for a dataclass without NaN and infinity: our files are standard JSON."""
+
+
+def check_time(*times: float | None) -> None:
+    """Raise ValueError for a time, in seconds since the Unix epoch, that is on no calendar."""
+    for time in times:
+        if time is not None and not 0 <= time < 250_000_000_000:
+            raise ValueError(f"{time:g} is no time in seconds since 1970")
+
+
+@dataclass(frozen=True)
+class KeptConfig:
+    """The parts of a trial config, whose own models check what is in them."""
+
+    model: dict[str, Any]
+    data: dict[str, Any]
+    prompts: dict[str, Any]
+    algorithm: dict[str, Any]
+    optim: dict[str, Any]
+    device: str
+
+
+@dataclass(frozen=True)
+class KeptIdentity:
+    """What a training digest covers, as far as it is compared part by part."""
+
+    model: str | None = None
+    data: dict[str, Any] | None = None
+    classes: str | None = None
+    contexts: str | None = None
+    optim: dict[str, Any] | None = None
+    device: str | None = None
+    precision: str | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`config.json`: which run it is."""
+
+    digest: str
+    seed: int
+    config: KeptConfig
+    identity: KeptIdentity
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch in `history.json`."""
+
+    __pydantic_config__: ClassVar[Any] = FINITE | {"extra": "forbid"}
+
+    epoch: int
+    epochs: int
+    metrics: dict[str, float]
+    timestamp: int
+    """Milliseconds since the Unix epoch."""
+    seconds: float = 0.0
+    step: int = 0
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a time that is none."""
+        check_time(self.timestamp / 1000)
+
+
+History = list[Epoch]
+"""`history.json`."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What comparable runs share, as far as its values are computed with."""
+
+    data: str | None = None
+    budget: str | None = None
+    result: str | None = None
+    images: dict[str, int] = field(default_factory=dict)
+    outside_means: list[str] = field(default_factory=list)
+    data_notes: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`evaluations/<label>/metrics.json`: what was measured of one model."""
+
+    __pydantic_config__: ClassVar[Any] = FINITE
+
+    digest: str
+    step: int
+    values: dict[str, Any]
+    metrics: dict[str, float]
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class Trained:
+    """`trained.json`: the end of training."""
+
+    __pydantic_config__: ClassVar[Any] = FINITE
+
+    seconds: float
+    ended: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a time that is none."""
+        check_time(self.ended)
