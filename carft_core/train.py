@@ -255,9 +255,10 @@ class Run:
             self.folder.save_weights("best_val", self.model.state_dict())
         if epoch == self.epoch_count:
             self.folder.save_weights("last", self.model.state_dict())
-        elif time.monotonic() - self.saved_at > CHECKPOINT_EVERY:
-            self._save_checkpoint()
+        # Before the checkpoint: behind one that is ahead of it, this epoch would never be reported.
         self._write_history()
+        if epoch < self.epoch_count and time.monotonic() - self.saved_at > CHECKPOINT_EVERY:
+            self._save_checkpoint()
         return report
 
     def _write_history(self) -> None:

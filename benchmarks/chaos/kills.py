@@ -47,6 +47,8 @@ EVERY = {("local", "simulated"): 0.7, ("local", "real"): 6.0}
 ON_RAY = 6.0
 AIMED = 0.6
 """The share of the kills that wait for something to happen to a file."""
+OFTEN = 4
+"""A kill waits for what happens to files so many times in an undisturbed sweep, or more often."""
 AFTER = "after a time"
 SHARES = {
     "local": {"driver": 0.4, "worker": 0.55},
@@ -77,7 +79,7 @@ class Tally:
     starts: int = 0
     """Of drivers."""
     asked_for_file: int = 0
-    """How often `resume` asked for `run FILE`, since the driver died before it had kept its file."""
+    """How often `resume` asked for the file, which the driver had not kept when it died."""
     cleaned: int = 0
     """Leftovers that `clean` removed."""
     broken: list[str] = field(default_factory=list)
@@ -94,6 +96,8 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, help="begin no further kill after so many")
+    parser.add_argument("--points", type=int, default=13, help="of a sweep with simulated training")
+    parser.add_argument("--every", type=float, help="seconds between two kills, on average")
     parser.add_argument("--keep", type=Path, help="work here, and leave everything")
     parser.add_argument("--json", type=Path, help="write the report here too")
     arguments = parser.parse_args()
@@ -133,6 +137,7 @@ class Benchmark:
     ) -> None:
         self.engine, self.core, self.tally = arguments.engine, arguments.core, tally
         self.goal, self.chance = arguments.kills, random.Random(arguments.seed)
+        self.every = arguments.every or EVERY.get((self.engine, self.core), ON_RAY)
         self.until = time.monotonic() + (arguments.seconds or 10**9)
         self.folder, self._stack = folder, stack
         self._references: dict[str, tuple[dict[str, Any], list[str]]] = {}
@@ -143,7 +148,7 @@ class Benchmark:
         if self.core == "simulated":
             chain_core.simulate_training()
             data = tiny_sweep.data_of(folder)
-            self.sweep_files = list(chain_core.sweep_files(self.engine, data))
+            self.sweep_files = list(chain_core.sweep_files(self.engine, data, arguments.points))
         else:
             self.sweep_files = list(tiny_sweep.sweep_files(folder))
         gc.collect()
@@ -201,7 +206,8 @@ class Benchmark:
             if code or (code := sweep.sync()):
                 raise SystemExit(f"the undisturbed sweep exited with {code}:\n{sweep.said()}")
             _say(f"{name} undisturbed: {time.monotonic() - began:.1f} s")
-            self._references[name] = sweep.snapshot(), sorted(events.seen)
+            kinds = sorted(kind for kind, count in events.seen.items() if count >= OFTEN)
+            self._references[name] = sweep.snapshot(), kinds
         return self._references[name]
 
 
@@ -269,7 +275,7 @@ class Disturbed(Sweep):
     ) -> None:
         super().__init__(content, folder, benchmark.engine, benchmark.nodes)
         self._benchmark, self._chance, self._kinds = benchmark, benchmark.chance, kinds
-        self._every = EVERY.get((benchmark.engine, benchmark.core), ON_RAY)
+        self._every = benchmark.every
         self._server: Server | None = None
         self.began = time.monotonic()
         self.kills = 0
@@ -340,8 +346,8 @@ class Disturbed(Sweep):
             events.wait(0.05)
         instant = AFTER
         if is_aimed:
-            kind, skip = self._chance.choice(self._kinds), self._chance.randrange(4)
-            if events.wait(2 * self._every, kind, skip):
+            kind, skip = self._chance.choice(self._kinds), self._chance.randrange(3)
+            if events.wait(4 * self._every, kind, skip):
                 instant = kind
         if (code := self.code_of(driver)) is not None:
             return code
@@ -420,7 +426,7 @@ def _load_all() -> None:
     import sweeps.cli.admin
     import sweeps.cli.compare
     import sweeps.cli.run
-    import sweeps.engines.ray_tune
+    import sweeps.engines.ray_tune  # noqa: F401
     import tracking.store.mlflow_store  # noqa: F401
     from tracking.location import stay_private
 
@@ -448,7 +454,7 @@ def _load_migrations() -> None:
         (mlflow, "store/db_migrations/versions"),
         (optuna, "storages/_rdb/alembic/versions"),
     ):
-        for file in (Path(package.__file__).parent / folder).glob("*.py"):
+        for file in (Path(str(package.__file__)).parent / folder).glob("*.py"):
             once(file.stem.replace(".", "_") + "_py", str(file))
 
 
@@ -584,6 +590,7 @@ def ray_nodes(count: int) -> Iterator[Nodes]:
     """A Ray of so many nodes of one core, besides its head."""
     command = [sys.executable, "-m", "benchmarks.chaos.ray_nodes", str(count)]
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+    environ["RAY_raylet_start_wait_time_s"] = "600"  # on a machine that is busy
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ
     ) as process:

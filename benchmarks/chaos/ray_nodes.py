@@ -2,8 +2,8 @@
 
     python -m benchmarks.chaos.ray_nodes NODES
 
-Prints the address, then answers each line `kill` (a node that runs something, at random), and
-`add`, with a line of its own. Ends with its standard input.
+Prints the address, then answers each line, `kill` (one of the nodes, at random) or `add`, with a
+line of its own. Ends with its standard input.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 from typing import Any
 
 from ray.cluster_utils import Cluster
@@ -21,6 +22,12 @@ OBJECT_STORE_BYTES = 100 * 2**20
 
 def main(count: int) -> int:
     """Serve until the end of the input."""
+    with tempfile.TemporaryDirectory(prefix="kills-") as folder:
+        os.environ["RAY_TMPDIR"] = folder  # another Ray of this machine is not to be found here
+        return _serve(count)
+
+
+def _serve(count: int) -> int:
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     nodes = [_add(cluster) for _ in range(count)]

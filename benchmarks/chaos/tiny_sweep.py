@@ -12,6 +12,12 @@ from PIL import Image
 
 IMAGES = {"train": 12, "test": 4, "shifts/dark": 4}
 """Folder to images of each class."""
+OFTEN = '''"""Checkpoints at every epoch, not every five minutes."""
+
+import carft_core.train
+
+carft_core.train.CHECKPOINT_EVERY = 0.0
+'''
 _CLIP = {
     "embed_dim": 32,
     "vision_cfg": {
@@ -49,8 +55,11 @@ def sweep_files(folder: Path) -> Iterator[dict[str, Any]]:
     model = folder / "clip"
     if not model.exists():
         _write_clip(model)
+    often = folder / "often.py"
+    often.write_text(OFTEN)
     yield {
         "name": "real",
+        "import": [str(often)],
         "method": "grid",
         "parameters": {"algorithm.kl_weight": {"values": [0.5, 1.0, 1.5, 2.0, 2.5]}},
         "seeds": [0, 1],

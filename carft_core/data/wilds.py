@@ -62,7 +62,7 @@ def read_columns(
     Raises RequestError for a file that is missing, lacks columns, or has other values in one.
     """
     if file.exists() and not file.is_file():
-        raise RequestError(f"{file} is not a regular file")
+        raise RequestError(f"{file} cannot be read: it is not a regular file")
     try:
         with csv.open_csv(file) as opened:
             names = opened.schema.names

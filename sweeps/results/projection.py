@@ -593,10 +593,11 @@ class SweepProjection:
         return {**tags, "mlflow.note.content": "\n\n".join(parts)}
 
     def _log_artifact(self, key: RunKey, file: Path) -> None:
-        """Send a file of the home. One that a link leads to elsewhere is refused: whoever could
-        write the home would be sent any file of whoever sends it.
+        """Send a file of a run's or the sweep's folder. One that a link leads to elsewhere is
+        refused: whoever could write the home would be sent any file of whoever sends it. All runs,
+        or all sweeps, may lie behind a link, on a larger disk.
         """
-        if file.resolve().is_relative_to(self._home.path.resolve()):
+        if file.resolve().is_relative_to(file.parent.parent.resolve()):
             self._attempt(key.name, file.name, lambda: self._store.log_artifact(key, file))
         else:
             error = TrackingError("a link leads out of the home, and only files in it are sent")

@@ -375,8 +375,8 @@ class PruningController:
         curves = self._curves.get(trial.number)
         if curves is None:
             curves = self._curves[trial.number] = {}
-            # Of this seed too: another driver may have heard of the epochs before.
-            for index, task in enumerate(trial.tasks[: seed + 1]):
+            # Of this seed and later ones too: another driver may have heard of their epochs.
+            for index, task in enumerate(trial.tasks):
                 for report in self._history(task.digest):
                     known = report["metrics"].get(self.metric)
                     if known is not None:

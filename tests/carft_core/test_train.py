@@ -136,6 +136,22 @@ def test_what_was_trained_behind_the_checkpoint_is_trained_and_reported_again(
     assert same(weights(folder.path), weights(tmp_path / "whole"))
 
 
+def test_the_history_is_never_behind_the_checkpoint(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a process that ends between the two leaves an epoch that nobody is ever told of."""
+    save, known = RunFolder.save_checkpoint, []
+
+    def saved(self: RunFolder, progress: Mapping[str, Any]) -> None:
+        known.append((len(self.history()), len(progress["history"])))
+        save(self, progress)
+
+    monkeypatch.setattr(train_module, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(RunFolder, "save_checkpoint", saved)
+    list(epochs(toy_config({"optim.epochs": 3}), 0, workdir=tmp_path))
+    assert known == [(1, 1), (2, 2), (3, 3)]
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -60,9 +60,10 @@ def test_a_sweep_that_is_done_says_so(
 def test_what_a_driver_that_was_killed_at_its_end_had_not_sent_is_sent(
     toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Crash):
+    with monkeypatch.context() as patch:
         patch.setattr(Projections, "end_driver", _crash)
-        run(toy_cli)
+        with pytest.raises(Crash):
+            run(toy_cli)
     file = toy_cli.home.sweep("toy") / DRIVER
     Lease("here", 1, None, "of a process that is dead", since=0.0, renewed=0.0).write(file)
     (sweep,) = (run for key, run in toy_cli.tracker.runs.items() if key.kind == "sweep")

@@ -151,6 +151,16 @@ def test_a_link_that_leads_out_of_the_home_is_not_sent(toy: ToySweep) -> None:
     assert (run.state, "result.json" in run.artifacts) == ("finished", True)
 
 
+def test_runs_that_a_link_keeps_on_another_disk_are_sent(toy: ToySweep) -> None:
+    toy.run(parameters=ONE, seeds=[0], baselines=[])
+    shutil.move(toy.home.runs, toy.folder / "large")
+    toy.home.runs.symlink_to(toy.folder / "large")
+    toy.tracker = MemoryTracker()
+    assert not project(toy.home, "toy", toy.tracker).refused
+    (run,) = toy.tracked().values()
+    assert "result.json" in run.artifacts
+
+
 @pytest.mark.parametrize("digest", ["../../elsewhere", "/elsewhere", "..", ".locks", ""])
 def test_a_digest_that_leads_out_of_the_runs_is_refused(toy: ToySweep, digest: str) -> None:
     toy.run(parameters=ONE, seeds=[0], baselines=[])
