@@ -23,10 +23,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms import InterpolationMode
 
 from carft_core.data.transforms import Transform
 from carft_core.device import one_attention_path
-from carft_core.errors import DownloadFailed, RequestError
+from carft_core.errors import DownloadFailed, RequestError, unknown
 from carft_core.files import check_archive, check_regular, existing, keep, read_json, user_cache
 from carft_core.requirements import refuse_outdated
 
@@ -37,6 +38,7 @@ TINY_CLIP = Path(__file__).parent / "builtin" / "tiny_clip"
 HUB, FOLDER = "hf-hub:", "local-dir:"
 CONFIG = "open_clip_config.json"
 ARCHITECTURE_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
+RESIZE_MODES = ("shortest", "longest", "squash")
 PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode")
 SAFE_WEIGHTS, PICKLED_WEIGHTS = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
 """What open_clip calls a model's weights on the hub and in a folder."""
@@ -520,6 +522,10 @@ def _transform(model: nn.Module, name: str) -> Transform:
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if sides[0] != sides[1]:
         raise RequestError(f"model.name: {name} wants {sides} pixels; images here are square")
+    modes = {"interpolation": {it.value for it in InterpolationMode}, "resize_mode": RESIZE_MODES}
+    for key, allowed in modes.items():
+        if preprocess[key] not in allowed:
+            raise RequestError(f"model.name: {name}: {unknown(key, preprocess[key], allowed)}")
     return Transform(
         size=sides[0],
         mean=_per_channel(preprocess["mean"], name),

@@ -111,7 +111,8 @@ class Predictor:
         except RuntimeError as error:  # torch's for shapes that do not go together
             reason = str(error).partition("\n")[0]
             raise RequestError(f"{folder}: its files do not fit together: {reason}") from None
-        if not all(math.isfinite(guess.probability) for guess in prediction.classes):
+        guesses = (*prediction.classes, *prediction.contexts)
+        if not all(math.isfinite(guess.probability) for guess in guesses):
             raise RequestError(f"{folder}: the model gives NaN: its weights are too large")
 
     def predict(

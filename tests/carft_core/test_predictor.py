@@ -133,13 +133,14 @@ def test_what_is_no_export_is_told(exported: Path, tmp_path: Path) -> None:
         ("head.safetensors", {"weight": None}),
         ("contexts.safetensors", {"logit_scale": torch.zeros(2)}),
         ("contexts.safetensors", {"w_ctx": torch.tensor([[math.nan]])}),
+        ("model: unknown interpolation", {"preprocess_cfg": {"interpolation": "shortest"}}),
     ],
 )
 def test_an_export_that_is_damaged_is_refused_by_name(
     exported: Path, tmp_path: Path, name: str, change: dict[str, Any]
 ) -> None:
     shutil.copytree(exported / "model", tmp_path / "model")
-    file = tmp_path / "model" / name
+    file = tmp_path / "model" / (name if "." in name else "open_clip_config.json")
     if file.suffix == ".json":
         write_json(file, {**read_json(file), **change})
     else:
