@@ -224,8 +224,9 @@ def test_looking_runs_no_module_that_a_home_names(
         assert main(["--home", str(copy.path), *command]) == 2, command
         assert f"{planted} is not imported" in capsys.readouterr().err
     assert log_selected_again(copy, NAME) == (
-        "the selected model is not in MLflow: sweep.yaml:1: import: sync imports no modules, and "
-        f"the sweep was run with {planted}; with them: carft-sweep export shown --mlflow"
+        f"the selected model is not in MLflow: {copy.sweep(NAME) / 'sweep.yaml'}, the file as it "
+        "was run: sweep.yaml:1: import: sync imports no modules, and the sweep was run with "
+        f"{planted}; with them: carft-sweep export shown --mlflow"
     )
     assert not ran.exists()
 
