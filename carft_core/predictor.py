@@ -17,7 +17,13 @@ from torch.nn import functional as F
 
 from carft_core.clip import ImageClassifier, open_image_tower
 from carft_core.data import Transform
-from carft_core.data.images import image_errors, open_image, read_rgb, upright_rgb
+from carft_core.data.images import (
+    image_errors,
+    most_pixels,
+    open_image,
+    read_rgb,
+    upright_rgb,
+)
 from carft_core.data.transforms import evaluation_view
 from carft_core.device import resolve_device
 from carft_core.errors import RequestError
@@ -135,8 +141,10 @@ class Predictor:
     ) -> Iterator[Prediction | RequestError]:
         """The same of each image in turn, and of one that cannot be read the reason.
 
-        One image is held at a time, and the small views of a batch.
+        One image is held at a time, and the small views of a batch. Raises RequestError where the
+        variable that limits pixels is wrong.
         """
+        most_pixels()
         rest = iter(images)
         while batch := list(itertools.islice(rest, BATCH)):
             outcomes = [self._view(image) for image in batch]
