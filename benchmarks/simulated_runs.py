@@ -35,6 +35,8 @@ METRICS = (
     *("train/loss", "train/cross_entropy", "train/kl", "id/val/top1", "id/val/nll", "id/val/ece"),
     *("id/val/brier", "train/lr", "system/images_per_s", "system/peak_memory_mb"),
 )
+EPOCHS = 10_000
+"""Of a run; more than it ever reports here."""
 PROBED = 3
 
 
@@ -73,7 +75,8 @@ class Reports:
         step, now = len(self.timestamps[run]) + 1, time.time_ns() // 1_000_000
         self.timestamps[run].append(now)
         metrics = {name: value(run, name, step) for name in METRICS}
-        self.histories[run].append({"epoch": step, "timestamp": now, "metrics": metrics})
+        epoch = {"epoch": step, "epochs": EPOCHS, "timestamp": now, "metrics": metrics}
+        self.histories[run].append(epoch)
         digest = self.tasks[run].digest
         # Not durable, as the workers do it: that is their cost, on other machines.
         (self.runs.folder(digest) / "history.new").write_text(json.dumps(self.histories[run]))

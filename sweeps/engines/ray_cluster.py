@@ -30,6 +30,8 @@ from sweeps.spec.user_code import FAMILY_SUFFIXES, source_digest
 from tracking.errors import ServiceUnreachable, TrackingError
 from tracking.location import Lock, LockHeld
 
+logger = logging.getLogger(__name__)
+
 ANSWER_SECONDS = 120.0
 """How long all nodes together may take to answer."""
 _SEEN_SECONDS = 5.0
@@ -48,8 +50,8 @@ def check_nodes(
     """Ask each node (by Ray's id) whether it can serve; the nodes, with what they say of GPUs.
 
     The home is shared when each node reads what this process writes into it, and the other way
-    round. `seen_as` is the path under which nodes look for it, the same when left out. Raises
-    RequestError with the name of each node that cannot serve.
+    round. `seen_as` is the path under which nodes look for it, the same when left out. A node that
+    has gone meanwhile is left out. Raises RequestError with the name of each that cannot serve.
     """
     token = f".shared-{uuid.uuid4().hex}"
     files = [path for path in imports if path.endswith((".py", *FAMILY_SUFFIXES))]
@@ -116,6 +118,8 @@ def _answers(asked: Mapping[str, Any]) -> dict[str, Answer]:
             continue
         try:
             answers[node] = ray.get(future)
+        except ray.exceptions.TaskUnschedulableError:  # the node is gone: Ray lists it for a while
+            logger.info("the node %s has gone", node)
         except (ray.exceptions.RayError, OSError) as error:
             answers[node] = {"refused": str(error).strip().splitlines()[-1]}
     return answers
