@@ -37,7 +37,7 @@ class Job:
         """Its log up to now."""
         return self.log.read_text() if self.log.exists() else ""
 
-    def until(self, words: str, seconds: float = 150) -> None:
+    def until(self, words: str, seconds: float = 300) -> None:
         """Wait for words in the log."""
         last = time.monotonic() + seconds
         while words not in self.said():
