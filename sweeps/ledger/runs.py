@@ -189,7 +189,7 @@ class RunStore:
             return None
         if data["digest"] != digest:
             raise RequestError(f"{file} is that of another run, {data['digest'][:12]!r}")
-        lease = data["lease"]
+        lease = data.get("lease")
         return RunState(**{**data, "lease": None if lease is None else Lease(**lease)})
 
     def digests(self) -> Iterator[str]:

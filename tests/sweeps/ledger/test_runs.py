@@ -305,6 +305,17 @@ def test_a_run_file_that_is_damaged_is_refused_by_name(
     assert not (runs.path.parent / "x").exists()
 
 
+def test_a_run_file_without_a_lease_is_that_of_a_run_that_nobody_has(runs: RunStore) -> None:
+    runs.acquire(DIGEST, "car_ft seed 0", "toy")
+    file = runs.folder(DIGEST) / FILE
+    content = json.loads(file.read_text())
+    del content["lease"]
+    file.write_text(json.dumps(content))
+    state = runs.read(DIGEST)
+    assert state is not None
+    assert not state.is_live
+
+
 @pytest.mark.parametrize("change", [{"pid": -1}, {"pid": 2**40}, {"since": -1.0}, {"host": None}])
 def test_a_lease_that_can_be_none_is_refused_by_name(
     tmp_path: Path, change: dict[str, Any]
