@@ -554,8 +554,8 @@ def _tokenizer(source: ModelSource) -> Tokenizer:
     import open_clip
 
     name = source.architecture["text_cfg"].get("hf_tokenizer_name")
-    known = {source.name.removeprefix(HUB), *_published("hf_tokenizer_name")}
-    if name and source.tokenizer.startswith(HUB) and name not in known:
+    allowed = {source.name.removeprefix(HUB), *_published("hf_tokenizer_name")}
+    if name and source.tokenizer.startswith(HUB) and name not in allowed:
         raise RequestError(
             f"model.name: {source.name}: its tokenizer is that of another repository, {name}, "
             f"which open_clip does not use either. Put its files beside {CONFIG} in a folder, "
@@ -647,7 +647,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     others = [
         key
         for key, value in state.items()
-        if not (isinstance(key, str) and isinstance(value, Tensor) and _is_plain(value))
+        if not (isinstance(key, str) and isinstance(value, Tensor) and is_plain(value))
     ]
     if others:
         keys = ", ".join(map(str, others[:LISTED]))
@@ -659,7 +659,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in state.items()}
 
 
-def _is_plain(tensor: Tensor) -> bool:
+def is_plain(tensor: Tensor) -> bool:
     """Whether it holds every number that it shows: none of them is left out, packed or complex."""
     is_stored = tensor.layout == torch.strided and tensor.device.type == "cpu"
     return is_stored and not (tensor.is_quantized or tensor.is_complex())

@@ -196,17 +196,19 @@ def read_regular(path: Path, most: int) -> bytes:
     """Read a file of at most `most` bytes.
 
     Raises RequestError for a larger one, and for what is none, such as a pipe or a device, which
-    might never end and is not opened; OSError for what cannot be read.
+    might never end; OSError for what cannot be read, such as a folder.
     """
-    status = path.stat()
-    if stat.S_ISDIR(status.st_mode):
+    if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(status.st_mode):
-        raise RequestError(f"{path} is not a regular file")
-    with path.open("rb") as file:
-        content = file.read(most + 1)
+    with open_regular(path) as file:
+        return _at_most(most, file, path)
+
+
+def _at_most(most: int, file: BinaryIO, path: Path) -> bytes:
+    content = file.read(most + 1)
     if len(content) > most:
-        raise RequestError(f"{path} has {status.st_size} bytes; at most {most} are read")
+        size = os.fstat(file.fileno()).st_size
+        raise RequestError(f"{path} has {size} bytes; at most {most} are read")
     return content
 
 
@@ -218,10 +220,7 @@ def read_json(path: Path, shape: object = None) -> Any:
     """
     try:
         with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MOST_JSON:
-                raise RequestError(f"{path} has {size} bytes; at most {MOST_JSON} are read")
-            content = file.read(MOST_JSON)
+            content = _at_most(MOST_JSON, file, path)
     except FileNotFoundError:
         return None
     return parse_json(content, path, shape)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from carft_core.algorithms import Batch
-from carft_core.clip import Classifier
+from carft_core.clip import Classifier, is_plain
 from carft_core.config import TrialConfig
 from carft_core.data.loader import Loaded, Loader, training_plan
 from carft_core.device import autocast, peak_memory_mb, reset_peak_memory
@@ -405,8 +405,7 @@ def _fits(state: object, own: Mapping[str, Any]) -> bool:
 
 def _is_finite(tensor: Tensor) -> bool:
     """Whether a tensor holds every number that it shows, and each is finite."""
-    is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
-    return is_plain and not tensor.is_quantized and bool(torch.isfinite(tensor).all())
+    return is_plain(tensor) and bool(torch.isfinite(tensor).all())
 
 
 def _fits_optimiser(state: object, optimiser: torch.optim.Optimizer) -> bool:

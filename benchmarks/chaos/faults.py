@@ -571,9 +571,11 @@ def finished(home: Path) -> set[str]:
 
 def litter(home: Path) -> list[str]:
     """List the temporary files and folders of a home in which nothing runs."""
-    kept = (".lock", ".locks", ".gitignore")
+    prefixes = (".lock", ".locks", ".gitignore")
     return [
-        str(path.relative_to(home)) for path in home.rglob(".*") if not path.name.startswith(kept)
+        str(path.relative_to(home))
+        for path in home.rglob(".*")
+        if not path.name.startswith(prefixes)
     ]
 
 

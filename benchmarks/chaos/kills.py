@@ -169,21 +169,21 @@ class Benchmark:
             reference, kinds = self._reference(content)
             with_server = self.chance.random() < WITH_SERVER
             disturbed = Disturbed(self, content, self.folder / f"killed-{number}", kinds)
-            found = disturbed.run(with_server=with_server)
-            self._compare(reference, found, disturbed)
+            end = disturbed.run(with_server=with_server)
+            self._compare(reference, end, disturbed)
             number += 1
 
     def _compare(
-        self, reference: dict[str, Any], found: dict[str, Any], disturbed: Disturbed
+        self, reference: dict[str, Any], end: dict[str, Any], disturbed: Disturbed
     ) -> None:
         from benchmarks.chaos.laws import differences
 
-        broken = [*disturbed.broken, *differences(reference, found)]
+        broken = [*disturbed.broken, *differences(reference, end)]
         tally = self.tally
         tally.sweeps += 1
-        tally.trials += len(found["ledger"]["trials"])
-        tally.runs += sum("history" in name for name in found["metrics"])
-        tally.cleaned += found["cleaned"]
+        tally.trials += len(end["ledger"]["trials"])
+        tally.runs += sum("history" in name for name in end["metrics"])
+        tally.cleaned += end["cleaned"]
         tally.broken += [f"{disturbed.home}: {line}" for line in broken]
         took = time.monotonic() - disturbed.began
         counts = f"{disturbed.kills} kills, {len(broken)} laws broken"
@@ -484,14 +484,14 @@ def _is_worker(pid: int) -> bool:
 def workers_alive() -> list[int]:
     """The worker processes of this benchmark, whoever has started them."""
     mark = f"{MARK}={os.environ[MARK]}\0".encode()
-    found = []
+    workers = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if _is_worker(int(folder.name)) and mark in (folder / "environ").read_bytes():
-                found.append(int(folder.name))
+                workers.append(int(folder.name))
         except OSError:  # it has ended meanwhile
             continue
-    return found
+    return workers
 
 
 class Server:

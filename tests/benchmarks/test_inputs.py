@@ -48,8 +48,6 @@ def test_a_mutated_input_is_accepted_or_rejected_by_name(
     original = tmp_path / "original"
     original.mkdir()
     kind.make(original)
-    if not any(any(original.glob(pattern)) for pattern in kind.targets):
-        pytest.skip("the toy core keeps no such file")
     failures, ends = [], set()
     for number in range(MUTATIONS):
         work = tmp_path / str(number)

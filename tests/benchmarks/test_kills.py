@@ -20,7 +20,7 @@ def test_a_sweep_whose_processes_are_killed_a_dozen_times_ends_as_an_undisturbed
     tmp_path: Path,
 ) -> None:
     command = [sys.executable, "-m", "benchmarks.chaos.kills", "--kills", "12", "--seed", "4"]
-    command += ["--points", "3", "--every", "0.3", "--json", str(tmp_path / "told.json")]
+    command += ["--points", "3", "--every", "0.3", "--json", str(tmp_path / "report.json")]
     done = subprocess.run(
         command,
         cwd=ROOT,
@@ -28,8 +28,8 @@ def test_a_sweep_whose_processes_are_killed_a_dozen_times_ends_as_an_undisturbed
         text=True,
         timeout=900,
     )
-    told = json.loads((tmp_path / "told.json").read_text())
-    assert told["broken"] == [], done.stdout + done.stderr
-    assert told["killed"] == 12
-    assert {"driver", "worker"} <= told["kills"].keys()
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["broken"] == [], done.stdout + done.stderr
+    assert report["killed"] == 12
+    assert {"driver", "worker"} <= report["kills"].keys()
     assert done.returncode == 0

@@ -7,7 +7,6 @@ import os
 import stat
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from carft_core.data import images
 from carft_core.data.folders import EXTENSIONS
 from carft_core.data.images import open_image, read_inside_border, read_plain, read_rgb
 from carft_core.errors import RequestError
+from tests.image_files import claimed_png
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
 
@@ -25,16 +25,6 @@ POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\
 def saved(tmp_path: Path, image: Image.Image, name: str = "a.png") -> Path:
     image.save(tmp_path / name)
     return tmp_path / name
-
-
-def claimed(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header says that it has so many pixels."""
-    file = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(file, "PNG")
-    content = bytearray(file.getvalue())
-    content[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
-    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
-    return bytes(content)
 
 
 def test_ghostscript_is_not_started_for_a_file_of_any_name(
@@ -80,7 +70,7 @@ def test_a_photograph_of_several_frames_is_a_jpeg(tmp_path: Path) -> None:
 def test_an_image_of_more_pixels_than_are_decoded_is_named(
     tmp_path: Path, size: tuple[int, int]
 ) -> None:
-    (tmp_path / "large.png").write_bytes(claimed(*size))
+    (tmp_path / "large.png").write_bytes(claimed_png(*size))
     for read in (read_rgb, read_plain):
         with pytest.raises(
             RequestError, match=r"large\.png .*, and at most 64 million are"
@@ -100,7 +90,7 @@ def test_a_variable_sets_how_many_pixels_are_decoded(
     monkeypatch.setenv("CARFT_MAX_MEGAPIXELS", "2")
     assert read_rgb(file).size == (1500, 1000)
     monkeypatch.setenv("CARFT_MAX_MEGAPIXELS", "200")  # more than Pillow's own limit
-    assert open_image(io.BytesIO(claimed(13_300, 13_300))).size == (13_300, 13_300)
+    assert open_image(io.BytesIO(claimed_png(13_300, 13_300))).size == (13_300, 13_300)
     for wrong in ("0", "64.5", "lots", "-1"):
         monkeypatch.setenv("CARFT_MAX_MEGAPIXELS", wrong)
         with pytest.raises(RequestError, match=r"^CARFT_MAX_MEGAPIXELS must be a whole number"):

@@ -174,8 +174,8 @@ def test_labels_that_are_numbers_keep_their_order_and_want_names(root: Path) -> 
             members[f"{number}.cls"] = f"{label}\n".encode()
         write(root / split / "0.tar", members)
     shutil.rmtree(root / "shifts")
-    told = mistakes(root)
-    assert "train/ has numbers as labels: classes.json must say what they mean" in told
+    problems = mistakes(root)
+    assert "train/ has numbers as labels: classes.json must say what they mean" in problems
     (root / "classes.json").write_text('{"0": "bell", "2": "cat", "10": "dog"}')
     data = opened(root)
     assert data.class_names == ("bell", "cat", "dog")
@@ -275,10 +275,10 @@ def test_a_sparse_member_is_named_and_not_filled_up(root: Path, suffix: str) -> 
     write(root / "test/set.tar", {"a.jpg": jpeg(0), "a.cls": b"cat"})
     add_raw(root / "test/set.tar", sparse(f"bomb.{suffix}", 1 << 50))
     tracemalloc.start()
-    told = mistakes(root)
+    problems = mistakes(root)
     assert tracemalloc.get_traced_memory()[1] < 1 << 26
     tracemalloc.stop()
-    assert f"test/set.tar: bomb.{suffix} is a link, sparse or another special member" in told
+    assert f"test/set.tar: bomb.{suffix} is a link, sparse or another special member" in problems
 
 
 def test_a_linked_image_is_named(root: Path) -> None:
@@ -308,8 +308,8 @@ def test_headers_that_claim_gigabytes_are_not_read(root: Path) -> None:
     add_raw(shard, member)
     with shard.open("r+b") as file:
         file.truncate(1 << 35)  # with a hole, so that it takes no place here
-    told = mistakes(root)
-    assert "test/set.tar cannot be read as a tar file (a header of more than" in told
+    problems = mistakes(root)
+    assert "test/set.tar cannot be read as a tar file (a header of more than" in problems
 
 
 def test_a_shard_of_more_members_than_are_read_is_named(

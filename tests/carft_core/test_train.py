@@ -177,11 +177,11 @@ def test_a_checkpoint_that_does_not_fit_costs_a_start_from_the_beginning(
     config, folder = toy_config({"optim.epochs": 1}), RunFolder(tmp_path)
     with contextlib.closing(epochs(config, 0, workdir=tmp_path)) as reports:
         next(reports)
-    kept = folder.load_checkpoint()
-    assert kept is not None
-    kept["optimiser"]["state"].setdefault(0, {})
-    change(kept)
-    folder.save_checkpoint(kept)
+    progress = folder.load_checkpoint()
+    assert progress is not None
+    progress["optimiser"]["state"].setdefault(0, {})
+    change(progress)
+    folder.save_checkpoint(progress)
     with contextlib.closing(epochs(config, 0, workdir=tmp_path)) as reports:
         assert next(reports).epoch == 0
     assert f"{folder.checkpoint} is damaged" in caplog.text

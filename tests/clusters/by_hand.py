@@ -58,11 +58,11 @@ class Cluster:
         """The environment there: a machine of its own has the ports of cluster.env to itself."""
         folder = self.scratch / host.name
         folder.mkdir(exist_ok=True)
-        known = {**self.environ, "RAY_SCRATCH": str(folder)}
+        variables = {**self.environ, "RAY_SCRATCH": str(folder)}
         taken = () if host.inside else OF_EVERY_NODE
-        known |= {name: str(free_port()) for name in taken}
-        self.known[host.name] = known
-        return known
+        variables |= {name: str(free_port()) for name in taken}
+        self.known[host.name] = variables
+        return variables
 
     def kill(self, host: Host) -> None:
         """As if somebody had pulled its plug."""

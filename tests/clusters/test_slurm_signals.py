@@ -83,10 +83,10 @@ def queued(slurm: Slurm, place: Path, behaves: str, **environ: str) -> Job:
         (place / "bin" / name).write_text(text)
         (place / "bin" / name).chmod(0o755)
     told = {"VENV": str(place), "PLACE": str(place), "SCRATCH": str(place), "BEHAVES": behaves}
-    known = environment(PYTHONPATH=str(ROOT), **told | environ)
+    variables = environment(PYTHONPATH=str(ROOT), **told | environ)
     words = ["sbatch", "--parsable", f"--output={place}/%j.log", "--nodes=1", "--cpus-per-task=1"]
     words += ["--gpus-per-node=1", str(SCRIPTS / "sweep.sbatch"), "kl_weight"]
-    return Job(slurm, slurm.call(*words, environ=known), place)
+    return Job(slurm, slurm.call(*words, environ=variables), place)
 
 
 def test_near_the_limit_it_comes_back_until_the_sweep_is_done(slurm: Slurm, tmp_path: Path) -> None:

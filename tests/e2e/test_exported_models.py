@@ -16,7 +16,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +45,7 @@ from sweeps.ledger.trials import find_ledger
 from sweeps.results.export import exporter, log_selected, select_model
 from sweeps.results.records import comparison
 from sweeps.spec.spec import load_spec
+from tests.image_files import claimed_png
 from tracking.store import pyfunc_model as served_model
 
 CLASSES = {"anchor": (200, 40, 40), "bell": (40, 200, 40), "cat": (40, 40, 200)}
@@ -554,16 +554,6 @@ def strange_images() -> dict[str, bytes]:
         image.save(file, name.partition(".")[2], **options)
         files[name] = file.getvalue()
     return files
-
-
-def claimed_png(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header says that it has so many pixels."""
-    file = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(file, "PNG")
-    content = bytearray(file.getvalue())
-    content[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
-    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
-    return bytes(content)
 
 
 def test_what_is_served_says_what_predict_says_of_every_kind_of_image(

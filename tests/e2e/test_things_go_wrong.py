@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.chaos.faults import fill
 from tests.e2e.conftest import EPOCHS, LIMIT, WEIGHTS, MakeTiny
 
 pytestmark = pytest.mark.timeout(900)
@@ -138,18 +139,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", place], check=True)
 
 
-def fill(disk: Path, *, but: int) -> Path:
-    """Take all room of a disk but so many bytes."""
-    ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError:
-            file.truncate(max(0, file.tell() - but))
-    return ballast
-
-
 @pytest.mark.xdist_group("undisturbed")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 @pytest.mark.parametrize("room", [0, pytest.param(100_000, marks=pytest.mark.slow)])
@@ -159,7 +148,7 @@ def test_a_full_disk_ends_the_sweep_with_one_message_and_loses_nothing(
     sweep = tiny("full", WEIGHTS[:3], home=small_disk / "home")
     process = sweep.start("run")
     until(process, "epoch", EPOCHS + 1)  # the first trial has all of its epochs
-    ballast = fill(small_disk, but=room)
+    ballast = fill(small_disk, room)
     said = end(process, 1)
     assert "disk is full" in said or "No space left on device" in said, said
     assert "resume full" in said

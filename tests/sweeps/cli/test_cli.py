@@ -247,12 +247,12 @@ def test_clean_removes_what_killed_processes_left_and_keeps_what_a_run_goes_back
     living = runs.folder("living") / ".checkpoint.pt.abcdefgh"
     runs.acquire("living", "a", "toy")
     living.write_text("x")
-    kept = {*toy_cli.home.path.rglob("*")} - {*left}
+    others = {*toy_cli.home.path.rglob("*")} - {*left}
     capsys.readouterr()
     assert main(["clean", "--yes", "--json"]) == 0
     removed = {Path(item["path"]) for item in json.loads(capsys.readouterr().out)["items"]}
     assert removed == {*left, runs.path / f".{again}.before"}
-    gone = kept - {*toy_cli.home.path.rglob("*")}
+    gone = others - {*toy_cli.home.path.rglob("*")}
     assert all(path.is_relative_to(runs.path / f".{again}.before") for path in gone)
 
 

@@ -58,9 +58,9 @@ def test_where_other_people_have_accounts_it_says_that_they_are_let_in(
     del started
     monkeypatch.setattr("sweeps.cli.admin.other_accounts", lambda: ["ada", "bob", "cleo", "dan"])
     assert main(["ui"]) == 0
-    said = capsys.readouterr().out
-    assert "has 4 other accounts (ada, bob, cleo, ...), which may read, change and delete" in said
-    assert "--auth requires a password" in said
+    output = capsys.readouterr().out
+    assert "has 4 other accounts (ada, bob, cleo, ...), which may read, change and delete" in output
+    assert "--auth requires a password" in output
     for protection in ("--auth", "--no-auth"):
         assert main(["ui", protection]) == 0
         assert "other accounts" not in capsys.readouterr().out

@@ -196,9 +196,9 @@ def test_a_home_that_anybody_may_write_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tmp_path.chmod(0o777)
-    told = only(look("home.private", tmp_path), "warning")
-    assert "can be written by everybody" in told
-    assert f"chmod go-w {tmp_path}" in told
+    message = only(look("home.private", tmp_path), "warning")
+    assert "can be written by everybody" in message
+    assert f"chmod go-w {tmp_path}" in message
     monkeypatch.setenv("CARFT_SHARED_HOMES", str(tmp_path))
     assert "it is shared on purpose" in only(look("home.private", tmp_path), "ok")
 

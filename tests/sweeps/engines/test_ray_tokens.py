@@ -30,8 +30,8 @@ def variables() -> dict[str, str]:
 def test_a_ray_that_starts_without_a_token_is_refused(version: str) -> None:
     with pytest.raises(RequestError) as refused:
         check_version(version, "the cluster")
-    said = str(refused.value)
-    assert said.startswith(f"the cluster has Ray {version}; carft-sweep needs 2.59 or newer")
+    message = str(refused.value)
+    assert message.startswith(f"the cluster has Ray {version}; carft-sweep needs 2.59 or newer")
 
 
 @pytest.mark.parametrize("version", ["2.59.0", "2.60.0", "2.100.0", "3.0.0.dev0"])

@@ -249,9 +249,9 @@ def test_the_page_of_a_family_of_ones_own_shows_its_names_and_what_its_end_has_k
     assert text.count("data:image/png;base64") == 24
     assert "alarm clock" in text
     shutil.rmtree(copy.sweep(NAME) / "thumbnails")
-    found = view_data(copy, [sweep], compared)
-    assert found.pictures is not None
-    assert not found.pictures.thumbnails
+    views = view_data(copy, [sweep], compared)
+    assert views.pictures is not None
+    assert not views.pictures.thumbnails
 
 
 def test_the_zero_shot_models_distance_from_laions_table_is_warned_of_and_in_the_provenance(

@@ -359,8 +359,8 @@ def test_a_cluster_that_starts_without_tokens_is_refused_also_where_one_is_set_h
     monkeypatch.setenv("RAY_AUTH_TOKEN", "x" * 32)
     head.answers["GET /api/version"] = Answer({"ray_version": version})
     assert main(["submit", "tiny.yaml"]) == 2
-    said = f"the cluster has Ray {version}; carft-sweep needs 2.59 or newer"
-    assert said in capsys.readouterr().err
+    message = f"the cluster has Ray {version}; carft-sweep needs 2.59 or newer"
+    assert message in capsys.readouterr().err
     assert not [what for what, *_ in head.asked if not what.startswith("GET /api/version")]
 
 
@@ -371,8 +371,8 @@ def test_a_cluster_that_asks_for_no_token_is_named(
     assert "asks for no token" not in capsys.readouterr().err
     head.answers["GET /api/jobs/"] = Answer([])
     assert main(["submit", "kl_weight", "--no-wait"]) == 0
-    said = f"{head.address} takes jobs from whoever reaches it: the cluster asks for no token"
-    assert said in capsys.readouterr().err
+    message = f"{head.address} takes jobs from whoever reaches it: the cluster asks for no token"
+    assert message in capsys.readouterr().err
     asked = [headers for what, headers, _ in head.asked if what == "GET /api/jobs/"]
     assert not [name for headers in asked for name in headers if name.lower() == "authorization"]
 
@@ -383,8 +383,8 @@ def test_files_with_what_looks_like_a_password_are_named(
     for number in range(7):
         (project / f"own{number}.py").write_text("URL = 'postgresql://u:hidden-x@h/db'\n")
     assert main(["submit", "tiny.yaml", "--no-wait"]) == 0
-    told = capsys.readouterr().err
-    assert "what looks like a password or a token: own0.py, own1.py" in told
-    assert "own4.py and 2 more" in told
-    assert "hidden-x" not in told
+    output = capsys.readouterr().err
+    assert "what looks like a password or a token: own0.py, own1.py" in output
+    assert "own4.py and 2 more" in output
+    assert "hidden-x" not in output
     assert "own6.py" in packed(head)
