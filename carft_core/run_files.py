@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -86,6 +87,11 @@ class Facts:
     outside_means: list[str] = field(default_factory=list)
     data_notes: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a budget that counts nothing."""
+        if self.budget is not None and not re.match(r"\d{1,12} (epochs|steps)\b", self.budget):
+            raise ValueError(f"{self.budget[:40]!r} is no training budget")
 
 
 @dataclass(frozen=True)

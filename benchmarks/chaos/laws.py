@@ -29,6 +29,8 @@ TAGS = frozenset(
     }
 )
 FINAL = ("complete", "failed", "pruned")
+UPLOADING = ".artifact.uploading."
+"""Beginning of the name of what a server of MLflow's was about to store when it was killed."""
 _RANDOM = re.compile(r"(?<=/sent/)[^/.]+|\b(?:m-)?[0-9a-f]{32}\b")
 
 
@@ -151,7 +153,9 @@ def _mlflow(database: Path) -> dict[str, Any]:
                 "has ended": ended is not None,
                 "stage": stage,
                 "artifacts": sorted(
-                    file.name for file in database.parent.glob(f"*artifacts/**/{run}/artifacts/*")
+                    file.name
+                    for file in database.parent.glob(f"*artifacts/**/{run}/artifacts/*")
+                    if not file.name.startswith(UPLOADING)
                 ),
                 "params": {},
                 "tags": {},
@@ -186,7 +190,14 @@ def _files(home: Path) -> dict[str, int]:
         for file in (*files, *(f"{empty}/" for empty in folders))
     )
     skipped = ("mlartifacts", "mlflow", "sweeps/.lock")
-    return dict(Counter(name for name in names if not name.startswith(skipped)))
+    counts = Counter(name for name in names if not name.startswith(skipped))
+    runs = RunStore(Home(home).runs)
+    for digest in runs.digests():
+        state = runs.read(digest)
+        if state is not None and state.state == "stopped":
+            # A run that is pruned is not gone on with, whether or not it came to a checkpoint.
+            counts.pop(f"runs/{digest}/checkpoint.pt", None)
+    return dict(counts)
 
 
 def _metrics(home: Home) -> dict[str, Any]:

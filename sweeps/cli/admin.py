@@ -216,7 +216,8 @@ def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.old)?")
-"""The names of files and folders that are filled beside what they are to replace."""
+"""The names of files and folders that are filled beside what they are to replace: ours, and
+MLflow's `.artifact.uploading.`."""
 
 
 def waste(home: Home) -> Iterator[Waste]:
@@ -241,9 +242,11 @@ def waste(home: Home) -> Iterator[Waste]:
         is_replaced = state is not None and state.state == "done" and not state.is_live
         if is_replaced or digest not in used:
             yield _waste(aside, "an earlier result of a run that was trained again")
-    for name in sweep_names(home):
-        if holder(home.sweep(name)) is None:
-            yield from _unfinished_writes(home.sweep(name))
+    idle = [name for name in sweep_names(home) if holder(home.sweep(name)) is None]
+    for name in idle:
+        yield from _unfinished_writes(home.sweep(name))
+    if len(idle) == len(sweep_names(home)):  # else one may be sending what MLflow keeps here
+        yield from _unfinished_writes(home.path / "mlartifacts")
 
 
 def _unfinished_writes(folder: Path) -> Iterator[Waste]:

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ STEP = 2.0
 class WarmRun(Trainable):
     """Steps through the events of one run, then of the next.
 
-    A step that ends with a report is answered by the next one: go on, unless `decide` said else.
+    A step that ends with a report is answered by the next one: go on, unless `decide` said else;
+    one that ends with the end of a run is followed by the run that `assign` gave.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -55,10 +56,14 @@ class WarmRun(Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """See Trainable: the next run, in the same worker process."""
-        self._job = Job(**json.loads(new_config["job"]))
+        self.assign(new_config["job"])
+        return True
+
+    def assign(self, job: str) -> None:
+        """Take up a job, given as JSON, with the next step."""
+        self._job = Job(**json.loads(job))
         self._begun = False
         self._decision: Decision | None = None
-        return True
 
     def step(self) -> dict[str, Any]:
         """See Trainable. The events of the next moment, as JSON."""
@@ -136,7 +141,7 @@ class Place:
 
 @dataclass
 class _Active:
-    """A job that is one of Tune's trials now."""
+    """A job that one of Tune's trials has now."""
 
     job: Job
     heard: float
@@ -149,7 +154,11 @@ class _Active:
 
 
 class Loop:
-    """Calls the handler, always in Tune's loop. `error` is what the handler raised."""
+    """Calls the handler, always in Tune's loop. `error` is what the handler raised.
+
+    A trial of Tune's is a place for runs: it has one after another, so that a sweep of thousands
+    makes Tune remember no more of them than run at once.
+    """
 
     def __init__(self, handler: Handler, place: Place, stop: Stop) -> None:
         self.error: Exception | None = None
@@ -164,18 +173,23 @@ class Loop:
         """The next job as a trial's config; None for not now."""
         if self._stop.asked:
             return str(Searcher.FINISHED)
-        self._count_slots()
-        if len(self._active) >= self._slots or time.monotonic() < self._ask_again:
-            return None
-        with self._kept():
-            job = self._handler.next_job()
+        job = self._next_job()
         if job is Wait.NEVER and not self._active:
             return str(Searcher.FINISHED)
         if isinstance(job, Wait):  # a run that fails may be given again
-            self._ask_again = time.monotonic() + POLL
             return None
         self._active[trial] = _Active(job, time.monotonic())
         return {"job": json.dumps(vars(job)), "supervision": self._place.supervision}
+
+    def _next_job(self) -> Job | Wait:
+        self._count_slots()
+        if len(self._active) >= self._slots or time.monotonic() < self._ask_again:
+            return Wait.LATER
+        with self._kept():
+            job = self._handler.next_job()
+        if isinstance(job, Wait):
+            self._ask_again = time.monotonic() + POLL
+        return job
 
     def heard(self, trial: Trial, result: dict[str, Any]) -> str:
         """Tell the handler of a step's events; what Tune is to do with the trial."""
@@ -196,10 +210,20 @@ class Loop:
                 decision = dispatch(self._handler, active.job, event)
                 if event["kind"] in ENDS:
                     self._end(trial)
-                    return str(FIFOScheduler.STOP)
+                    return self._go_on(trial, active)
                 if decision is Decision.STOP or (decision is not None and self._stop.asked):
                     # Before Tune asks for the next step, which is what the actor does next.
                     active.actor.decide.remote(Decision.STOP.value)
+        return str(FIFOScheduler.CONTINUE)
+
+    def _go_on(self, trial: Trial, ended: _Active) -> str:
+        """Give the worker that has just ended a run the next one, if there is any for it now."""
+        job = Wait.NEVER if self._stop.asked else self._next_job()
+        if isinstance(job, Wait):
+            return str(FIFOScheduler.STOP)
+        # Before Tune asks for the next step, which is what the actor does next.
+        ended.actor.assign.remote(json.dumps(vars(job)))
+        self._active[trial.trial_id] = replace(ended, job=job)
         return str(FIFOScheduler.CONTINUE)
 
     def lost(self, trial: Trial) -> None:

@@ -248,15 +248,17 @@ class RunStore:
     ) -> RunState | None:
         """End an attempt; the claim goes. None, and no change, when the run is another's by now.
 
-        `halve` lets the next attempt make do with half the memory. That a run is done may be
-        recorded without a claim while nobody works on it; its backup goes then.
+        `halve` lets the next attempt make do with half the memory. Without a claim, while nobody
+        works on a run, it may be recorded that it is done, and its backup goes then; and that it
+        is stopped, where whoever had it died.
         """
 
         def released(known: RunState | None) -> RunState | None:
             if known is None:
                 return None
             ours = known.lease is not None and known.lease.owner == self.owner
-            if not ours and (state != "done" or self._is_anothers(known)):
+            is_left = state == "done" or (state, known.state) == ("stopped", "running")
+            if not ours and (self._is_anothers(known) or not is_left):
                 return None
             return replace(
                 known,

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from carft_core.config import TrialConfig
+from carft_core.config import trial_config
 from carft_core.run import is_complete
 from sweeps.engines.base import Decision, Failure, Job, Wait
 from sweeps.ledger.claim import Claim
@@ -104,10 +104,9 @@ class SweepDriver:
         self._queue: deque[RunTask] = deque()
         self._waiting: deque[RunTask] = deque()
         self._active: dict[str, RunTask] = {}
-        self._configs: dict[str, TrialConfig] = {}
-        """What runs compute with, in smaller batches where memory was short before."""
         self._renewed: set[str] = set()
         self._open: dict[int, ActiveTrial] = {}
+        """By number the trials with runs that are queued, under way, or still to come."""
 
     def begin(self) -> None:
         """Plan the baselines, and record what a comparison needs to know of them."""
@@ -214,7 +213,7 @@ class SweepDriver:
         decision = (
             GiveUp("its trial has ended")
             if trial is not None and trial.is_over
-            else self._retries.decide(job.digest, failure, self._configs[job.digest])
+            else self._retries.decide(job.digest, failure, trial_config(job.config))
         )
         if isinstance(decision, Retry):
             # Not failed: whoever drives the sweep next tries it again too.
@@ -254,6 +253,7 @@ class SweepDriver:
         """Queue the runs of the next trial; False when there is none, or not yet."""
         if self._proposer.is_adaptive and self._waiting and not self._active:
             return False  # another sweep trains what the next proposal depends on
+        self._forget_ended_trials()
         trial = self._proposer.next_trial()
         if trial is None:
             return False
@@ -262,12 +262,23 @@ class SweepDriver:
         if trial.trial.state == "pruned":
             trial.pruned = True
             self.progress.skip(len(tasks))
+            for task in tasks:  # its driver may have died before it could say so
+                self.runs.release(task.digest, "stopped")
             return True
         if self._pruning.in_order and not trial.recorded:
             trial.pending_seeds.extend(tasks[1:])
             del tasks[1:]
         self._queue.extend(tasks)
         return True
+
+    def _forget_ended_trials(self) -> None:
+        """Let go of the trials that have their end and no run under way; nothing is queued now."""
+        busy = {task.trial for task in (*self._active.values(), *self._waiting)}
+        self._open = {
+            number: trial
+            for number, trial in self._open.items()
+            if not trial.recorded or number in busy
+        }
 
     def _conclude(self) -> bool:
         """Queue the runs that are made of what was chosen, when every other run has ended."""
@@ -293,6 +304,7 @@ class SweepDriver:
         if trial is not None and trial.is_over:
             if not trial.pruned:
                 self.progress.skip(1)
+            self.runs.release(task.digest, "stopped")
             self._note(task.digest)
             return None
         if trial is not None and not trial.recorded:
@@ -308,11 +320,11 @@ class SweepDriver:
             self._renewed.add(task.digest)
             self.runs.back_up(task.digest)
         self._active[task.digest] = task
-        self._configs[task.digest] = halved(task.config, state.halvings)
         return Job(
             digest=task.digest,
             label=task.label,
-            config=self._configs[task.digest].as_dict(),
+            # In smaller batches where memory was short before.
+            config=halved(task.config, state.halvings).as_dict(),
             seed=task.seed or 0,
             workdir=str(self.runs.folder(task.digest)),
             imports=self._spec.imports,

@@ -93,7 +93,9 @@ _NUMBERS = {
 
 
 def _check_column(name: str, column: pa.ChunkedArray) -> None:
-    """Raise ValueError where a column is of another type than it has, or lacks a value."""
+    """Raise ValueError where a column is of another type than it has, lacks a value, or has texts
+    that are none.
+    """
     import pyarrow.compute as compute
     from pyarrow import types
 
@@ -108,6 +110,7 @@ def _check_column(name: str, column: pa.ChunkedArray) -> None:
     }[wanted]
     if kind is None or not is_right(kind):
         raise ValueError(f"column {name} is {column.type} and not {wanted}")
+    column.validate(full=True)  # a text that is none breaks where it is read
     if name != "logits" and column.null_count:
         raise ValueError(f"column {name} lacks {column.null_count} values")
     if name in _NUMBERS and name not in _LISTS and len(column):

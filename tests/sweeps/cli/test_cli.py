@@ -241,8 +241,10 @@ def test_clean_removes_what_killed_processes_left_and_keeps_what_a_run_goes_back
         runs.folder(again) / ".checkpoint.pt.x8_k2ab1",
         runs.folder(again) / "evaluations" / "unmerged" / ".predictions.parquet.abcdefgh",
         sweep / ".summary.json.12345678",
+        toy_cli.home.path / "mlartifacts" / "1" / ".artifact.uploading.46zonkan",
     ]
     for file in left:
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(bytes(1000))
     living = runs.folder("living") / ".checkpoint.pt.abcdefgh"
     runs.acquire("living", "a", "toy")

@@ -91,6 +91,26 @@ def test_parallel_is_the_most_runs_at_once(on_ray: MakeEngine, job: MakeJob) -> 
     assert [event for event, _ in recorder.events] == ["started", "epoch 1", "finished"] * 2
 
 
+def test_runs_that_follow_each_other_are_one_trial_of_tunes(
+    on_ray: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune keeps every trial for good: thousands of runs would grow without end."""
+    given: list[object] = []
+
+    def suggest(self: ray_loop.Asking, trial_id: str) -> Any:
+        config = Asking.suggest(self, trial_id)
+        given.extend([config] if isinstance(config, dict) else [])
+        return config
+
+    Asking = ray_loop.Asking  # noqa: N806 - the class before it is replaced
+    monkeypatch.setattr(ray_loop, "Asking", type("Counting", (Asking,), {"suggest": suggest}))
+    recorder = Recorder([job(digest, epochs=1) for digest in "abcde"])
+    on_ray(need=RunRequirements(1), parallel=1).run(recorder)
+    assert [event for event, _ in recorder.events] == ["started", "epoch 1", "finished"] * 5
+    assert len({*recorder.pids()}) == 1
+    assert len(given) == 1
+
+
 def test_a_job_that_waits_for_room_is_kept_alive_and_stopped_without_having_begun(
     on_ray: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from carft_core.errors import RequestError
+from carft_core.files import write_json
 from sweeps.ledger.claim import Claim, holder
-from sweeps.ledger.runs import FILE, SILENCE, Lease, RunStore, process_start
+from sweeps.ledger.runs import FILE, SILENCE, Lease, RunStore, measured, process_start
 
 DIGEST = "ab" * 32
 PROC = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
@@ -303,6 +304,18 @@ def test_a_run_file_that_is_damaged_is_refused_by_name(
         with pytest.raises(RequestError, match=r"run\.json"):
             use(DIGEST)
     assert not (runs.path.parent / "x").exists()
+
+
+@pytest.mark.parametrize("budget", ["-1e999 epochs", "many epochs", "epochs"])
+def test_an_evaluation_with_a_budget_that_counts_nothing_is_refused_by_name(
+    runs: RunStore, budget: str
+) -> None:
+    file = runs.folder(DIGEST) / "evaluations" / "unmerged" / "metrics.json"
+    facts = {"budget": budget}
+    content = {"digest": DIGEST, "step": 1, "values": {}, "metrics": {}, "facts": facts}
+    write_json(file, content)
+    with pytest.raises(RequestError, match=rf"metrics\.json is damaged.*'{budget}' is no training"):
+        measured(runs.folder(DIGEST), "unmerged")
 
 
 def test_a_run_file_without_a_lease_is_that_of_a_run_that_nobody_has(runs: RunStore) -> None:

@@ -13,7 +13,7 @@ from sweeps.engines.local import InProcessEngine
 from sweeps.ledger.runs import RunStore
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep, toy_in
-from tests.sweeps.scheduler.dying import Crash
+from tests.sweeps.scheduler.dying import Crash, dying
 
 WEIGHTS = [0.3, 0.4, 0.5, 0.6, 2.0, 3.0]
 """From good to bad, so that each later one is below the median of those before."""
@@ -164,6 +164,18 @@ def test_a_driver_that_dies_keeps_the_mean_over_seeds_at_every_epoch(
     (trial,), (expected,) = toy.ledger().trials(), whole.ledger().trials()
     assert trial.reports == expected.reports
     assert trial.reports[1] == pytest.approx((0.8 + 0.81) / 2 / toy_core.EPOCHS)
+
+
+def test_a_run_is_stopped_whose_driver_died_behind_the_decision_to_prune_it(toy: ToySweep) -> None:
+    with dying("prune"):
+        toy.run(**PRUNING)
+    bury(toy)
+    toy.run(**PRUNING)
+    pruned = [trial for trial in toy.ledger().trials() if trial.state == "pruned"]
+    runs = RunStore(toy.home.runs)
+    found = [runs.read(digest) for trial in pruned for digest in trial.runs.values()]
+    assert found
+    assert {(state.state, state.lease) for state in found if state} == {("stopped", None)}
 
 
 def test_seeds_run_in_order_and_a_pruned_trial_runs_no_more_of_them(toy: ToySweep) -> None:

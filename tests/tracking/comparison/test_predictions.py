@@ -193,6 +193,15 @@ def test_a_column_of_another_type_is_named(tmp_path: Path, name: str, column: pa
         read_columns(path, [name])
 
 
+def test_a_text_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.parquet"
+    offsets = pa.array([0, 2], pa.int32()).buffers()[1]
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(b"\xff\xfe")])
+    parquet.write_table(pa.table({"id": broken}), path)
+    with pytest.raises(TrackingError, match=r"predictions\.parquet holds no predictions .*UTF8"):
+        read_columns(path, ["id"])
+
+
 def test_what_has_no_interval_though_asked_is_said(tmp_path: Path) -> None:
     keep(tmp_path, HITS)
     runs = [kept_run(tmp_path), run("car_ft", 0, metrics(0.6, 0.3), trial=0)]
