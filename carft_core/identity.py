@@ -166,6 +166,12 @@ def own_code_of(config: TrialConfig) -> str | None:
     return _own_code(*_classes(config.algorithm), FAMILIES[config.data.family].open)
 
 
+def own_code_of_views(config: TrialConfig) -> str | None:
+    """The digest of the user's own code that makes views, its family's; None where the family is
+    the product's."""
+    return _own_code(FAMILIES[config.data.family].open)
+
+
 def _classes(algorithm: Algorithm) -> Iterator[type[Algorithm]]:
     """That of an algorithm, and of the one that it wraps."""
     yield type(algorithm)

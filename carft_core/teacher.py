@@ -7,7 +7,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from carft_core.clip import Classifier, ImageClassifier, OpenedClip
 from carft_core.data import Split, Transform
 from carft_core.data.loader import Loader, Passes
-from carft_core.data.transforms import Augmentation
 from carft_core.device import Precision, arithmetic, autocast, one_attention_path
 from carft_core.files import keep, user_cache
 from carft_core.prompts import TemplateSet, class_weights, context_weights, text_features
@@ -112,12 +111,28 @@ class Teacher:
         keep(self._cache_file(name), lambda file: save_file(tensors, str(file)))
 
     def _cache_file(self, name: str) -> Path:
+        return user_cache() / "image_features" / f"{self._features_key(name)}.safetensors"
+
+    def training_views(self, seed: int, *further: object) -> str:
+        """A digest of all that decides the features of the training views of a seed.
+
+        `further` is plain data: what decides which views a batch has. The last bits depend on that
+        too, and on threads, kernels and the version of torch. With these in it, features that one
+        process kept are what another would compute, to the bit on one kind of processor.
+        """
+        split = self.splits["train"]
+        rows = b"" if split.rows is None else split.rows.tobytes()
+        bits = torch.get_num_threads() if self.device.type == "cpu" else self.deterministic
+        drawn = [repr(self.transform.augmentation), hashlib.sha256(rows).hexdigest(), seed]
+        return self._features_key("train", *drawn, bits, torch.__version__, *further)
+
+    def _features_key(self, name: str, *further: object) -> str:
+        """A digest of all that decides the features of the fixed views of a split, and of what is
+        besides."""
         ids = hashlib.sha256("\0".join(self.splits[name].ids).encode()).hexdigest()
-        fixed = replace(self.transform, augmentation=Augmentation())
-        views = [self.digests[name], ids, repr(fixed), self.device.type, self.precision]
-        key = json.dumps([FEATURES_REVISION, self.clip.digest, *views])
-        name = f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
-        return user_cache() / "image_features" / name
+        views = [self.digests[name], ids, repr(self.transform), self.device.type, self.precision]
+        key = json.dumps([FEATURES_REVISION, self.clip.digest, *views, *further])
+        return hashlib.sha256(key.encode()).hexdigest()
 
     def encode(self, classifiers: Sequence[Classifier], split: Split) -> list[Tensor]:
         """The features [N, d] of a split's fixed views by each classifier, on the device.
