@@ -32,8 +32,8 @@ from typing import Any
 from benchmarks.chaos import laws
 from benchmarks.chaos.planted_faults import CGROUP, plant_faults
 from benchmarks.chaos.scene import CRASHED, NAME, Command, Ended, Scene, captured
-from benchmarks.machine import describe
 from benchmarks.simulated_runs import control, front
+from sweeps.bench.measurement import describe_machine
 from sweeps.ledger.trials import LEDGER_FILE, Ledger
 from tracking.location import TRACKING_VARIABLE
 from tracking.ui_server import serve
@@ -644,7 +644,7 @@ def main() -> int:
         os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", *own])
     names = options.faults or [*FAULTS, EACH_WRITE]
     plant_faults()
-    machine, outcomes = describe(), []
+    machine, outcomes = describe_machine(), []
     address = ""
     with tempfile.TemporaryDirectory(prefix="carft-faults-") as place, ExitStack() as stack:
         folder, template = Path(place), Path(place) / "template"
