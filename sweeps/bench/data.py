@@ -6,6 +6,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ THEIRS: Mapping[str, tuple[Any, ...]] = {
 
 
 IMAGES, QUICK_IMAGES = 600, 60
+LARGE = (2048, 1536)
 
 
 def measure_data(effort: Effort) -> Iterator[Measurement]:
@@ -68,6 +70,21 @@ def measure_data(effort: Effort) -> Iterator[Measurement]:
                     seconds["torchvision"],
                     seconds["ours"],
                 )
+    yield _measure_reduced(effort, count // 10)
+
+
+def _measure_reduced(effort: Effort, count: int) -> Measurement:
+    """Measure large photographs that are decoded to the size that is needed."""
+    with tempfile.TemporaryDirectory(prefix="carft-bench-") as scratch:
+        folder = Path(scratch)
+        make(folder, count, {LARGE: 100})
+        sides = {
+            decode: _passes(_ours(folder, "evaluation", 0, reduced=decode == "reduced"), count)
+            for decode in ("full", "reduced")
+        }
+        seconds = take_turns(effort.rounds, sides)
+    name = "{} JPEGs of {} x {}, decode reduced".format(count, *LARGE)
+    return Measurement(name, "decode full", seconds["full"], seconds["reduced"])
 
 
 def _passes(load: Callable[[int], Iterator[Any]], count: int) -> Callable[[], None]:
@@ -81,13 +98,13 @@ def _passes(load: Callable[[int], Iterator[Any]], count: int) -> Callable[[], No
     return go_through
 
 
-def make(folder: Path, count: int) -> None:
+def make(folder: Path, count: int, sizes: Mapping[tuple[int, int], int] = SIZES) -> None:
     """An image_folder tree of photographs' statistics: noise whose amplitude falls as 1/f."""
     rng = np.random.default_rng(0)
-    shares = np.array([*SIZES.values()]) / sum(SIZES.values())
+    shares = np.array([*sizes.values()]) / sum(sizes.values())
     for split, images in (("train", count), ("test", 2)):
         for number in range(images):
-            width, height = [*SIZES][rng.choice(len(SIZES), p=shares)]
+            width, height = [*sizes][rng.choice(len(sizes), p=shares)]
             file = folder / split / f"class_{number % 2}" / f"{number}.jpg"
             file.parent.mkdir(parents=True, exist_ok=True)
             _photograph(width, height, rng).save(file, quality=QUALITY)
@@ -106,11 +123,13 @@ def _photograph(width: int, height: int, rng: np.random.Generator) -> Image.Imag
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def _ours(folder: Path, view: str, workers: int) -> Callable[[int], Iterator[Any]]:
+def _ours(
+    folder: Path, view: str, workers: int, *, reduced: bool = False
+) -> Callable[[int], Iterator[Any]]:
     split = IMAGE_FOLDER.open(DataConfig(family="image_folder", root=str(folder))).train
-    transform = CLIP
+    transform = replace(CLIP, reduced=reduced)
     if view != "evaluation":
-        transform = Transform(CLIP.size, CLIP.mean, CLIP.std, augmentation=AUGMENTATIONS[view])
+        transform = replace(transform, augmentation=AUGMENTATIONS[view])
     seed = None if view == "evaluation" else 0
     plan = Passes(len(split), BATCH, seed)
 
