@@ -34,7 +34,8 @@ from benchmarks.chaos.planted_faults import CGROUP, plant_faults
 from benchmarks.chaos.scene import CRASHED, NAME, Command, Ended, Scene, captured
 from benchmarks.simulated_runs import control, front
 from sweeps.bench.measurement import describe_machine
-from sweeps.ledger.trials import LEDGER_FILE, Ledger
+from sweeps.home import Home
+from sweeps.ledger.trials import Ledger, begun_sweeps
 from tracking.location import TRACKING_VARIABLE
 from tracking.ui_server import serve
 
@@ -504,7 +505,7 @@ def examine(it: Fault, scene: Scene, reference: dict[str, Any]) -> Outcome:
 def follow_up(it: Fault, stage: Stage, outcome: Outcome, reference: dict[str, Any]) -> None:
     """Look, mend, look again, tidy up, and finish the sweep."""
     scene, problems = stage.scene, outcome.problems
-    begun = (scene.home / "sweeps" / NAME / LEDGER_FILE).exists()
+    begun = NAME in begun_sweeps(Home(scene.home))
     if begun and stage.mend is not nothing:
         ended = scene.look(*LOOKING)
         outcome.during = {words[0]: one.code for words, one in zip(LOOKING, ended, strict=True)}
