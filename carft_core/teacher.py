@@ -43,7 +43,8 @@ class Teacher:
     splits: Mapping[str, Split]
     """`train`, and by metric name what is measured: `id/val`, `ood/<shift>`, ..."""
     digests: Mapping[str, str]
-    """sha256 of the data that each split is of."""
+    """sha256 of the data that each split is of, and the digest of the user's own code that shows
+    them."""
     transform: Transform
     classes: TemplateSet
     contexts: TemplateSet

@@ -29,7 +29,7 @@ from carft_core.device import autocast, peak_memory_mb, reset_peak_memory
 from carft_core.errors import NonFinite, RequestError
 from carft_core.evaluate import predict, split_metrics
 from carft_core.files import parse_json
-from carft_core.identity import identify, own_code_of_views
+from carft_core.identity import identify
 from carft_core.optim import Schedule, freeze_all_but, learning_rate, schedule_of, warmup_steps
 from carft_core.prepare import RETENTION, Prepared, prepared
 from carft_core.run import DAMAGED, RunFolder, RunResult, finish
@@ -180,7 +180,6 @@ class Run:
             optim.steps_per_epoch is None,  # whole passes
             optim.batch_size,
             optim.micro_batch,
-            own_code_of_views(self.config),
         )
         return Bank(
             "features",
