@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import PIL
 import torch
+import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from carft_core.bank import Bank
 from carft_core.clip import Classifier, ImageClassifier, OpenedClip
 from carft_core.data import Split, Transform
 from carft_core.data.loader import Loader, Passes
@@ -24,6 +27,8 @@ from carft_core.device import Precision, arithmetic, autocast, one_attention_pat
 from carft_core.files import keep, user_cache
 from carft_core.prompts import TemplateSet, class_weights, context_weights, text_features
 
+VIEWS_REVISION = 1
+"""Raised by hand when an image is shown otherwise."""
 FEATURES_REVISION = 1
 """Raised by hand when equal weights give other features of an image."""
 
@@ -38,7 +43,8 @@ class Teacher:
     splits: Mapping[str, Split]
     """`train`, and by metric name what is measured: `id/val`, `ood/<shift>`, ..."""
     digests: Mapping[str, str]
-    """sha256 of the data that each split is of."""
+    """sha256 of the data that each split is of, and the digest of the user's own code that shows
+    them."""
     transform: Transform
     classes: TemplateSet
     contexts: TemplateSet
@@ -129,10 +135,14 @@ class Teacher:
     def _features_key(self, name: str, *further: object) -> str:
         """A digest of all that decides the features of the fixed views of a split, and of what is
         besides."""
-        ids = hashlib.sha256("\0".join(self.splits[name].ids).encode()).hexdigest()
-        views = [self.digests[name], ids, repr(self.transform), self.device.type, self.precision]
-        key = json.dumps([FEATURES_REVISION, self.clip.digest, *views, *further])
+        place = [*self._views_key(name), self.device.type, self.precision]
+        key = json.dumps([FEATURES_REVISION, self.clip.digest, *place, *further])
         return hashlib.sha256(key.encode()).hexdigest()
+
+    def _views_key(self, name: str) -> list[str]:
+        """What decides the fixed views of a split."""
+        ids = hashlib.sha256("\0".join(self.splits[name].ids).encode()).hexdigest()
+        return [self.digests[name], ids, repr(self.transform)]
 
     def encode(self, classifiers: Sequence[Classifier], split: Split) -> list[Tensor]:
         """The features [N, d] of a split's fixed views by each classifier, on the device.
@@ -160,9 +170,25 @@ class Teacher:
             seed=None,
             workers=min(self.workers, plan.steps),
             pin_memory=self.device.type == "cuda",
+            bank=self._bank_of(split, plan),
         ) as loader:
             for batch in loader.steps(range(plan.steps)):
                 yield to_views(batch.images, self.transform, self.device)
+
+    def _bank_of(self, split: Split, plan: Passes) -> Bank | None:
+        """Where the fixed views of a split are kept, in one file; None for another's split."""
+        name = next((name for name, own in self.splits.items() if own is split), None)
+        if name is None or name not in self.digests:
+            return None
+        side = self.transform.size
+        libraries = [torch.__version__, torchvision.__version__, PIL.__version__]
+        return Bank(
+            "views",
+            json.dumps([VIEWS_REVISION, *self._views_key(name), *libraries]),
+            steps=plan.steps,
+            per_epoch=plan.steps,
+            like=torch.empty(min(plan.batch_size, plan.count), 3, side, side, dtype=torch.uint8),
+        )
 
 
 def to_views(images: Tensor, transform: Transform, device: torch.device) -> Tensor:

@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from carft_core.algorithms import Batch
+from carft_core.bank import Bank
 from carft_core.clip import Classifier, is_plain
 from carft_core.config import TrialConfig
 from carft_core.data.loader import Loaded, Loader, training_plan
 from carft_core.device import autocast, peak_memory_mb, reset_peak_memory
 from carft_core.errors import NonFinite, RequestError
 from carft_core.evaluate import predict, split_metrics
-from carft_core.feature_bank import FeatureBank
 from carft_core.files import parse_json
-from carft_core.identity import identify, own_code_of_views
+from carft_core.identity import identify
 from carft_core.optim import Schedule, freeze_all_but, learning_rate, schedule_of, warmup_steps
 from carft_core.prepare import RETENTION, Prepared, prepared
 from carft_core.run import DAMAGED, RunFolder, RunResult, finish
@@ -171,7 +171,7 @@ class Run:
         self.saved_at = time.monotonic()
 
     @functools.cached_property
-    def bank(self) -> FeatureBank:
+    def bank(self) -> Bank:
         """Where the teacher's features of this run's batches are kept."""
         optim = self.optim
         views = self.teacher.training_views(
@@ -180,10 +180,14 @@ class Run:
             optim.steps_per_epoch is None,  # whole passes
             optim.batch_size,
             optim.micro_batch,
-            own_code_of_views(self.config),
         )
-        shape = len(self.plan(0).rows), self.teacher.w_cls.shape[1]
-        return FeatureBank(views, self.schedule, shape)
+        return Bank(
+            "features",
+            views,
+            steps=self.schedule.steps,
+            per_epoch=self.schedule.per_epoch,
+            like=torch.empty(len(self.plan(0).rows), self.teacher.w_cls.shape[1]),
+        )
 
     def epochs(self) -> Iterator[EpochReport]:
         """Train behind what is there, epoch by epoch."""

@@ -54,7 +54,7 @@ class Batch:
     """The frozen tower's features of images; those of the batch's own it may have already."""
 
     def zero_shot(self) -> Tensor:
-        """The frozen tower's unit-norm features [B, d] of the same views: out of the feature bank
+        """The frozen tower's unit-norm features [B, d] of the same views: out of the bank
         if a run left them there, else computed; once a batch.
 
         Raises ValueError in a batch that was made without the teacher.

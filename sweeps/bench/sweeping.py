@@ -1,4 +1,7 @@
-"""A whole sweep through the command line beside its runs, one after another in one process."""
+"""A whole sweep beside its runs in one process, and beside Ray Tune as its documentation shows it.
+
+The sweep is run through the command line, from its start to its exit.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,46 @@ for trial, seed in json.loads(sys.argv[1]):
     with tempfile.TemporaryDirectory(prefix="carft-bench-") as folder:
         train(trial_config(trial), seed, workdir=Path(folder))
 """
+STOCK = "Ray Tune, OptunaSearch, MLflow's callback"
+TUNE = """
+import json, sys, tempfile
+from pathlib import Path
+import ray
+from ray import tune
+from ray.air.integrations.mlflow import MLflowLoggerCallback
+from ray.tune.search.optuna import OptunaSearch
+
+def run(chosen):
+    from carft_core.config import trial_config
+    from carft_core.train import Decision, train
+    trial, seed = chosen["runs"][chosen["run"]]
+    def report(epoch):
+        tune.report(dict(epoch.metrics))
+        return Decision.CONTINUE
+    with tempfile.TemporaryDirectory(prefix="carft-bench-") as folder:
+        train(trial_config(trial), seed, report=report, workdir=Path(folder))
+        tune.report({"id/val/top1": 0.0})
+
+runs, place = json.loads(sys.argv[1]), sys.argv[2]
+mlflow = f"sqlite:///{place}/mlflow.db"
+ray.init(address="local", include_dashboard=False)
+numbers = list(range(len(runs)))
+results = tune.Tuner(
+    tune.with_resources(run, {"cpu": 1}),
+    param_space={"run": tune.choice(numbers), "runs": runs},
+    tune_config=tune.TuneConfig(
+        metric="id/val/top1",
+        mode="max",
+        num_samples=len(runs),
+        search_alg=OptunaSearch(points_to_evaluate=[{"run": number} for number in numbers]),
+    ),
+    run_config=tune.RunConfig(
+        storage_path=place,
+        callbacks=[MLflowLoggerCallback(tracking_uri=mlflow, experiment_name="bench")],
+    ),
+).fit()
+sys.exit(results.num_errors)
+"""
 
 
 def measure_sweeps(effort: Effort) -> Iterator[Measurement]:
@@ -47,9 +90,12 @@ def measure_sweeps(effort: Effort) -> Iterator[Measurement]:
     }
     for name, way in ways.items():
         sides[name] = (lambda changed: lambda: _sweep(changed))({**spec, **way})
+    if importlib.util.find_spec("ray") is not None:
+        sides[STOCK] = lambda: _stock(runs)
     seconds = take_turns(effort.rounds, sides)
-    for name in ways:
-        yield Measurement(f"sweep, {name}", ONE_PROCESS, seconds[ONE_PROCESS], seconds[name])
+    for floor in (ONE_PROCESS, STOCK):
+        for name in ways if floor in sides else ():
+            yield Measurement(f"sweep, {name}", floor, seconds[floor], seconds[name])
 
 
 def _spec(*, quick: bool) -> dict[str, Any]:
@@ -86,6 +132,11 @@ def _sweep(spec: Mapping[str, Any]) -> float:
         file.write_text(json.dumps(spec), encoding="utf-8")
         home = str(Path(folder) / "home")
         return _seconds([sys.executable, "-m", "sweeps", "run", str(file), "--home", home])
+
+
+def _stock(runs: str) -> float:
+    with tempfile.TemporaryDirectory(prefix="carft-bench-") as folder:
+        return _seconds([sys.executable, "-c", TUNE, runs, folder])
 
 
 def _seconds(command: list[str]) -> float:

@@ -1,4 +1,4 @@
-"""The feature bank: what the teacher says of the batches that train, kept for other runs."""
+"""The bank: what is computed of batches and is the same in every run that has them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from carft_core.errors import RequestError
 from carft_core.files import user_cache
-from carft_core.optim import Schedule
 
-VARIABLE = "CARFT_FEATURE_BANK_GB"
+VARIABLE = "CARFT_BANK_GB"
 """Sets another bound than `GIGABYTES`; at 0 nothing is kept or read."""
 GIGABYTES = 20
 """So much (of 1e9 bytes) all files together take at most, and half of what their disk has free."""
 RECENT = 24 * 3600.0
 """Seconds after its last use in which a file makes no room for another. In a sweep that needs more
 than the bound the oldest file is the one that is needed next: without this none would be there."""
+Kind = Literal["features", "views"]
+"""What the tensors are: the teacher's features [B, d], or views [B, 3, S, S]."""
 CHECKSUM = 4
 """Bytes of a CRC-32."""
-FLOAT = 4
-"""Bytes of a float32."""
 
 
 def most_bytes() -> int:
@@ -44,12 +44,12 @@ def most_bytes() -> int:
     return int(float(text) * 1e9)
 
 
-class FeatureBank:
-    """The teacher's features of a run's batches, in files of the user's cache.
+class Bank:
+    """A tensor for each batch of a run, in files of the user's cache.
 
-    A file is of one epoch and has a place for each step: features [B, d] in float32, then a CRC-32
-    of the batch's rows and these. Runs that show the teacher the same batches share it, also while
-    several of them write. A place that is empty, half written or damaged is a missing one.
+    A file is of one epoch and has a place for each step: the tensor, then a CRC-32 of the batch's
+    rows and it. Runs with the same batches share it, also while several of them write. A place
+    that is empty, half written or damaged is a missing one.
 
     A file is opened for each batch, so that a node on shared storage sees what others have written.
     It is not mapped into memory, since a full disk, or a node that deletes a mapped file, ends the
@@ -57,39 +57,41 @@ class FeatureBank:
     What cannot be read or written costs time, nothing else.
     """
 
-    def __init__(self, views: str, schedule: Schedule, shape: tuple[int, int]) -> None:
-        """`views` names all that decides the features of the batch of a step; `shape` is that of
-        the largest batch. Raises RequestError for a wrong `VARIABLE`.
+    def __init__(self, kind: Kind, key: str, *, steps: int, per_epoch: int, like: Tensor) -> None:
+        """`key` names all that decides the tensor of the batch of a step; `like` has the type and
+        the shape [B, ...] of the largest one. Raises RequestError for a wrong `VARIABLE`.
         """
-        self._views, self._schedule, self._width = views, schedule, shape[1]
-        self._place = FLOAT * shape[0] * shape[1] + CHECKSUM
+        self._kind, self._key, self._count, self._per_epoch = kind, key, steps, per_epoch
+        self._type, self._shape = like.dtype, like.shape[1:]
+        self._place = like.nbytes + CHECKSUM
         self._most = most_bytes()
         self._steps, self._file = range(0), Path()
         self._writes = True
 
     def read(self, step: int, rows: Tensor) -> Tensor | None:
-        """The features [B, d], on the CPU, of the batch of a step; None where they are not there.
+        """The tensor [B, ...], on the CPU, of the batch of a step; None where it is not there.
 
         `rows` [B] int64, on the CPU, are those of the batch.
         """
         if not self._most:
             return None
         file, offset = self._at(step)
-        size = FLOAT * len(rows) * self._width
+        size = len(rows) * self._type.itemsize * self._shape.numel()
         with contextlib.suppress(OSError), _opened(file, os.O_RDONLY) as descriptor:
             place = bytearray(os.pread(descriptor, size + CHECKSUM, offset))
-            features = memoryview(place)[:size]
-            if place[size:] == _checksum(rows, features):
+            content = memoryview(place)[:size]
+            if place[size:] == _checksum(rows, content):
                 # A copy, since the speed of sums, and their last bits, may depend on alignment.
-                return torch.frombuffer(features, dtype=torch.float32).view(len(rows), -1).clone()
+                tensor = torch.frombuffer(content, dtype=self._type)
+                return tensor.view(len(rows), *self._shape).clone()
         return None
 
-    def write(self, step: int, rows: Tensor, features: Tensor) -> None:
-        """Keep the features [B, d] of the batch of a step, if there is room."""
+    def write(self, step: int, rows: Tensor, tensor: Tensor) -> None:
+        """Keep the tensor [B, ...] of the batch of a step, if there is room."""
         file, offset = self._at(step)
         if not self._most or not self._writes:
             return
-        content = features.cpu().numpy().tobytes()
+        content = tensor.cpu().numpy().tobytes()
         try:
             self._writes = file.exists() or self._make(file)
             if self._writes:
@@ -101,9 +103,11 @@ class FeatureBank:
     def _at(self, step: int) -> tuple[Path, int]:
         """The file of a step's epoch, which counts as used then, and where the step's place is."""
         if step not in self._steps:
-            self._steps = self._schedule.of_epoch(step // self._schedule.per_epoch + 1)
-            key = json.dumps([self._views, self._steps.start, self._steps.stop, self._place])
-            self._file = _folder() / hashlib.sha256(key.encode()).hexdigest()
+            first = step // self._per_epoch * self._per_epoch
+            self._steps = range(first, min(first + self._per_epoch, self._count))
+            key = json.dumps([self._key, self._steps.start, self._steps.stop, self._place])
+            name = f"{self._kind}-{hashlib.sha256(key.encode()).hexdigest()}"
+            self._file = _folder() / name
             self._writes = True
             with contextlib.suppress(OSError):
                 os.utime(self._file)
@@ -122,7 +126,7 @@ class FeatureBank:
 
 
 def _folder() -> Path:
-    return user_cache() / "view_features"
+    return user_cache() / "bank"
 
 
 def _make_room(size: int, most: int) -> bool:
@@ -158,5 +162,5 @@ def _opened(file: Path, flags: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _checksum(rows: Tensor, features: bytes | memoryview) -> bytes:
-    return zlib.crc32(features, zlib.crc32(rows.numpy().tobytes())).to_bytes(CHECKSUM, "little")
+def _checksum(rows: Tensor, content: bytes | memoryview) -> bytes:
+    return zlib.crc32(content, zlib.crc32(rows.numpy().tobytes())).to_bytes(CHECKSUM, "little")

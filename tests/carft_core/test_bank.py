@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,17 @@ import torch
 from torch import Tensor
 
 from carft_core.algorithms import ALGORITHMS
+from carft_core.bank import RECENT, VARIABLE, Bank
 from carft_core.clip import OpenedClip
 from carft_core.config import TrialConfig
-from carft_core.data.base import Split
+from carft_core.data.base import Source, Split
 from carft_core.data.transforms import AUGMENTATIONS
 from carft_core.errors import RequestError
-from carft_core.feature_bank import RECENT, VARIABLE, FeatureBank
-from carft_core.optim import Schedule
 from carft_core.prepare import prepared
 from carft_core.run import RunFolder
 from carft_core.teacher import Teacher
 from carft_core.testing import takes_steps, toy_teacher
-from carft_core.train import Run, epochs
+from carft_core.train import Run, epochs, train
 from tests.golden import write as golden
 
 Config = Callable[..., TrialConfig]
@@ -35,13 +34,13 @@ ROWS, WIDTH = torch.arange(4), 8
 FEATURES = torch.arange(4.0 * WIDTH).view(4, WIDTH)
 
 
-def bank(views: str = "views", *, steps: int = 6) -> FeatureBank:
+def bank(views: str = "views", *, steps: int = 6) -> Bank:
     """One whose epochs have three steps."""
-    return FeatureBank(views, Schedule(steps=steps, per_epoch=3), (4, WIDTH))
+    return Bank("features", views, steps=steps, per_epoch=3, like=FEATURES)
 
 
 def files(cache: Path) -> list[Path]:
-    return sorted((cache / "view_features").glob("*"))
+    return sorted((cache / "bank").glob("features-*"))
 
 
 def used(cache: Path, seconds_ago: float) -> list[Path]:
@@ -136,9 +135,9 @@ def test_a_file_that_is_deleted_meanwhile_is_made_anew(cache: Path) -> None:
 LARGE = torch.arange(512)
 
 
-def large_bank() -> FeatureBank:
+def large_bank() -> Bank:
     """One whose batches have a megabyte."""
-    return FeatureBank("views", Schedule(steps=1, per_epoch=1), (len(LARGE), 512))
+    return Bank("features", "views", steps=1, per_epoch=1, like=torch.empty(len(LARGE), 512))
 
 
 def write_for_ever(features: Tensor) -> None:
@@ -439,3 +438,40 @@ def test_every_algorithm_trains_to_the_same_weights_with_the_bank_and_without(
         assert all(torch.equal(without[key], other[key]) for key in without)
     assert images == ([24, 24, 0] if case in ASK else [0, 0, 0])
     assert len(files(cache)) == (2 if case in ASK else 0)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many fixed views were made, call by call."""
+    sizes: list[int] = []
+    views = Source.views
+
+    def counted(source: Source, rows: Sequence[int], **how: Any) -> Tensor:
+        sizes.extend([len(rows)] if how["seed"] is None else [])
+        return views(source, rows, **how)
+
+    monkeypatch.setattr(Source, "views", counted)
+    return sizes
+
+
+def test_the_fixed_views_of_a_split_are_made_once_for_all_runs(
+    toy_config: Config, made: list[int], tmp_path: Path
+) -> None:
+    train(toy_config(), 0, workdir=tmp_path / "first")
+    first = sum(made)
+    assert first > 0
+    made.clear()
+    again = train(toy_config({"algorithm": {"name": "fine_tune"}}), 0, workdir=tmp_path / "second")
+    assert again is not None
+    assert made == []
+
+
+def test_views_out_of_the_bank_are_those_that_are_made(
+    toy_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = prepared(toy_config()).teacher
+    split = teacher.splits["id/test"]
+    first, second = (torch.cat([*teacher.views(split)]) for _ in range(2))
+    monkeypatch.setenv(VARIABLE, "0")
+    assert torch.equal(first, second)
+    assert torch.equal(first, torch.cat([*teacher.views(split)]))
