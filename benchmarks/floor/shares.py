@@ -3,7 +3,7 @@
     python -m benchmarks.floor.shares [--steps 60] [--threads 1] [--photographs N]
 
 Method. Three runs of the built-in model with the shipped defaults stand side by side in one
-process: `fine_tune`, `car_ft` whose teacher computes (CARFT_FEATURE_BANK_GB=0), and `car_ft` out of
+process: `fine_tune`, `car_ft` whose teacher computes (CARFT_BANK_GB=0), and `car_ft` out of
 a feature bank that an earlier run has filled. Each takes every step in turn, on the same loaded
 batch, in an order that changes from step to step. Loading (no worker processes), the teacher's
 forward pass, and reading from and writing to the bank are measured beside, batch by batch. Seconds
@@ -32,7 +32,7 @@ import torch
 
 from carft_core.config import TrialConfig, trial_config
 from carft_core.data.loader import Loaded
-from carft_core.feature_bank import VARIABLE
+from carft_core.bank import VARIABLE
 from carft_core.prepare import prepared
 from carft_core.run import RunFolder
 from carft_core.train import Run, set_mode
