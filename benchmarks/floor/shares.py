@@ -4,7 +4,7 @@
 
 Method. Three runs of the built-in model with the shipped defaults stand side by side in one
 process: `fine_tune`, `car_ft` whose teacher computes (CARFT_BANK_GB=0), and `car_ft` out of
-a feature bank that an earlier run has filled. Each takes every step in turn, on the same loaded
+a bank that an earlier run has filled. Each takes every step in turn, on the same loaded
 batch, in an order that changes from step to step. Loading (no worker processes), the teacher's
 forward pass, and reading from and writing to the bank are measured beside, batch by batch. Seconds
 are those of the processor, in this process. The data is IconShift, drawn in memory, or with
@@ -30,9 +30,9 @@ from typing import Any
 
 import torch
 
+from carft_core.bank import VARIABLE
 from carft_core.config import TrialConfig, trial_config
 from carft_core.data.loader import Loaded
-from carft_core.bank import VARIABLE
 from carft_core.prepare import prepared
 from carft_core.run import RunFolder
 from carft_core.train import Run, set_mode
@@ -60,7 +60,7 @@ def opened(config: TrialConfig, folder: Path, gigabytes: str) -> Run:
     os.environ[VARIABLE] = gigabytes
     run = Run(config, 0, RunFolder(folder), prepared(config))
     set_mode(run.model, train=True, batch_norm=config.optim.batch_norm)
-    run.bank.read(0, torch.arange(0))  # opened while the variable holds
+    run.feature_bank.read(0, torch.arange(0))  # opened while the variable holds
     return run
 
 
@@ -88,8 +88,8 @@ def measure(folder: Path, steps: int, photographs: int) -> dict[str, list[float]
             row["loading"], loaded = spent(next, batches)
             views = plain._batch(loaded).images
             row["teacher"], features = spent(plain.teacher.image_features, views)
-            row["writing"], _ = spent(banked.bank.write, number, loaded.index, features)
-            row["reading"], _ = spent(banked.bank.read, number, loaded.index)
+            row["writing"], _ = spent(banked.feature_bank.write, number, loaded.index, features)
+            row["reading"], _ = spent(banked.feature_bank.read, number, loaded.index)
             turn = number % len(runs)
             for name in [*runs][turn:] + [*runs][:turn]:
                 row[name], _ = spent(step, runs[name], loaded)
