@@ -68,7 +68,7 @@ def test_a_run_that_is_decided_against_stops_there_and_the_next_one_runs(
 def test_stop_closes_the_running_job_after_its_epoch_and_starts_nothing_more(
     engine: Engine, job: MakeJob
 ) -> None:
-    recorder = Recorder([job("a", epochs=9), job("b", epochs=9), job("c")])
+    recorder = Recorder([job("a", epochs=9), job("b", epochs=10_000, pause=0.01), job("c")])
 
     def decide(job: Job, report: Mapping[str, Any]) -> Decision:
         if job.digest == "a" and report["epoch"] == 3:
