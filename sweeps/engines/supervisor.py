@@ -222,7 +222,7 @@ class Supervisor:
         """What the worker has, until its end is reported."""
         self._offered: Job | None = None
         """The job that a warm worker was given and has not begun."""
-        self._began = 0.0
+        self._began = 0.0  # no job yet: a process that was only started has nothing to end
         self._kills = KillCount() if kills is None else kills
         self._kills_before = 0
 
@@ -289,14 +289,14 @@ class Supervisor:
         self._worker = self._job = self._offered = None
 
     def release(self) -> None:
-        """Let a worker process without a job end, without waiting for it."""
-        if self._worker is not None and self._job is None:
+        """Let a worker process that has ended its job end itself, without waiting for that."""
+        if self._worker is not None and self._job is None and self._began:
             self._worker.release()
 
     def close(self) -> None:
         """Let go of the worker process, and wait for its end; a job that still runs is ended."""
-        if self._worker is not None and self._job is None:
-            self._worker.release()
+        self.release()
+        if self._worker is not None and self._job is None and self._began:
             self._worker.close()
             self._worker = None
         self.kill()

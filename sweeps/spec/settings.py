@@ -353,11 +353,10 @@ class Resources(Section):
 
     cpus: PositiveInt | None = None
     """Threads; left out, as many as torch takes by itself."""
-    gpus: (
-        Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(check_gpus)]
-        | Literal["auto"]
-        | None
-    ) = None
+    gpus: Annotated[
+        Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] | None,
+        AfterValidator(lambda value: check_gpus(value) if isinstance(value, float) else value),
+    ] = None
     """A whole number, or 1/n for n runs on one GPU; left out, one where there is one. auto: as many
     runs on one GPU as its memory holds, by what the first one takes."""
     custom: Mapping[

@@ -86,7 +86,7 @@ def by_job(engine: Engine, recorder: Recorder) -> list[tuple[str, str]]:
     """What was told of one job after another; of an engine with one run at a time, in the order in
     which it was told.
     """
-    told = sorted(recorder.events, key=lambda event: recorder.order.index(event[1]))
+    told = sorted(recorder.events, key=lambda event: recorder.queued.index(event[1]))
     if not has_two(engine):
         assert told == recorder.events
     return told

@@ -44,10 +44,14 @@ class Watching(Recorder):
 def test_two_runs_are_under_way_at_once_and_never_three(
     on_two_workers: MakeEngine, job: MakeJob, tmp_path: Path
 ) -> None:
+    def decide(job: Job, report: Mapping[str, Any]) -> Decision:
+        del report
+        if job.digest == "c":
+            (tmp_path / "go").touch()
+        return Decision.CONTINUE
+
     recorder = Watching([job("a", do="wait"), job("b", epochs=1), job("c", epochs=1)])
-    recorder.decide = lambda job, _: (
-        ((tmp_path / "go").touch() if job.digest == "c" else None) or Decision.CONTINUE
-    )
+    recorder.decide = decide
     on_two_workers().run(recorder)
     ends = [digest for event, digest in recorder.events if event == "finished"]
     assert ends[0] == "b"
@@ -164,7 +168,7 @@ def test_the_first_run_is_alone_until_it_has_said_what_it_takes(
     class Begun(Recorder):
         def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
             taken = {PEAK: 300.0} if report["epoch"] > 1 else {}
-            report["metrics"].update(taken)  # type: ignore[attr-defined]
+            report["metrics"].update(taken)
             return super().reported(job, report)
 
     engine = on_local(devices=[None] * 3, memory=SharedMemory({None: 700.0}))
@@ -188,3 +192,14 @@ def test_one_kill_for_want_of_memory_is_charged_to_one_worker(
     later = kills.uncharged()
     assert kills.charge(later)
     assert kills.charge(later)
+
+
+def test_workers_that_never_had_a_job_end_at_once_with_the_engine(on_local: MakeEngine) -> None:
+    """As when the sweep is refused while they still import."""
+    engine = on_local(devices=[None] * 3, memory=SharedMemory({None: 700.0}))
+    engine.start()
+    assert isinstance(engine, LocalEngine)
+    started = {worker._worker.pid for worker in engine._workers if worker._worker is not None}
+    assert len(started) == 2  # one more than fits before anything is known
+    engine.close()
+    assert not any(map(is_running, started))
