@@ -59,6 +59,7 @@ def perform(
         closing(Webhook(url, progress.note)) as hook,
         closing(open_store(home.path)) as store,
     ):
+        engine.start()
         for note in notes:
             progress.note(note)
         _preflight(store, progress)

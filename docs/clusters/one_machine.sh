@@ -21,7 +21,7 @@ NAME=${NAME:-carft-sweep}
 RESTARTS=${RESTARTS:-20}
 PAUSE=${PAUSE:-10}
 
-sweep() { "$VENV/bin/carft-sweep" run --engine ray "$@"; }
+sweep() { "$VENV/bin/carft-sweep" run "$@"; }
 
 go_on() { # until it ends by itself: codes above 128 are of a process that was killed
   local code=0 begun
@@ -71,7 +71,7 @@ case ${KEEP:-$(first_there)} in
     systemd-run --user --unit="$NAME" --collect --same-dir "${kept[@]}" \
       --property=Restart=on-abnormal --property=RestartSec="$PAUSE" \
       --property=KillMode=mixed --property=TimeoutStopSec=600 \
-      "$VENV/bin/carft-sweep" run --engine ray "$@"
+      "$VENV/bin/carft-sweep" run "$@"
     echo "It runs. To look: journalctl --user --unit $NAME --follow"
     ;;
   tmux)

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 
 from sweeps.cli import Emit
 from sweeps.cli.parser import overrides
-from sweeps.engines.factory import address_of, feasible_requirements, is_ray, make_engine
+from sweeps.engines.factory import (
+    address_of,
+    feasible_requirements,
+    is_ray,
+    make_engine,
+    share_of_machine,
+)
 from sweeps.engines.resources import (
     Hardware,
     Node,
@@ -65,6 +71,8 @@ class _Supply:
     hardware: Hardware
     at_once: int = 1
     """Runs side by side."""
+    by_memory: bool = False
+    """Whether memory may hold fewer."""
     warnings: tuple[str, ...] = ()
 
 
@@ -73,17 +81,17 @@ def _supply(spec: SweepSpec, given_address: str | None, home: Home) -> _Supply:
     the cluster does not answer.
     """
     if not is_ray(spec, address=given_address):
-        with closing(make_engine(spec, address=given_address)) as engine:  # or it is refused
-            machine, hardware = this_machine(), engine.hardware
-        cpus = spec.resources.cpus or machine.cpus  # torch takes them all
-        need = RunRequirements(cpus, spec.resources.gpus or 0)
-        return _Supply(need, [machine], hardware)
+        machine = this_machine()
+        need, at_once, by_memory = share_of_machine(spec, machine)
+        with closing(make_engine(spec, address=given_address)) as engine:
+            hardware = engine.hardware
+        return _Supply(need, [machine], hardware, at_once, by_memory)
     address = address_of(given_address)
     # Without an address only this machine: nothing is started to look.
     nodes, warnings = ([this_machine()], ()) if address is None else _nodes(address, spec, home)
     need = feasible_requirements(spec, nodes)
-    at_once = max(1, max_concurrent_runs(need, nodes, spec.parallel))
-    return _Supply(need, nodes, hardware_of(need, nodes), at_once, warnings)
+    at_once = max(1, max_concurrent_runs(need, nodes, spec.most_at_once))
+    return _Supply(need, nodes, hardware_of(need, nodes), at_once, warnings=warnings)
 
 
 def _nodes(address: str, spec: SweepSpec, home: Home) -> tuple[list[Node], tuple[str, ...]]:
@@ -97,7 +105,7 @@ def _nodes(address: str, spec: SweepSpec, home: Home) -> tuple[list[Node], tuple
     warnings: tuple[str, ...] = ()
     with closing(Cluster(address)) as cluster:
         nodes = cluster.nodes_by_id()
-        need = requirements_of(spec.resources, list(nodes.values()), spec.parallel)
+        need = requirements_of(spec.resources, list(nodes.values()), spec.most_at_once)
         able = {id_: node for id_, node in nodes.items() if node.fits(need)}
         if not home.path.exists():
             warnings = (
@@ -194,6 +202,8 @@ def _time_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
 
 def _resource_lines(supply: _Supply) -> Iterator[str]:
     at_once = "one run at a time" if supply.at_once == 1 else f"{supply.at_once} runs at once"
+    if supply.by_memory:
+        at_once = f"up to {at_once}, as far as memory holds them,"
     yield f"One run takes {supply.need}; {at_once} on:"
     for node in supply.nodes:
         yield f"  {node.name}: {_resources(node)}"

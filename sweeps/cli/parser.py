@@ -220,7 +220,7 @@ def _engine(parser: Parser) -> None:
         help="where runs execute: local, ray, or auto (the file's `engine`)",
     )
     _value(parser, "--address", "ADDRESS", "of a Ray cluster (RAY_ADDRESS)")
-    _value(parser, "--parallel", "N", "most runs at once, with ray", type=_count)
+    _value(parser, "--parallel", "N", "most runs at once, or auto", type=_count_or_auto)
     _imports(parser)
 
 
@@ -500,6 +500,12 @@ def _count(text: str) -> int:
     if not re.fullmatch(r"\+?[1-9][0-9]{0,8}", text):
         raise ValueError(f"must be a whole number from 1 on, got {text!r}")
     return int(text)
+
+
+@_checked
+def _count_or_auto(text: str) -> int | str:
+    """Parse `auto`, or as `_count`."""
+    return text if text == "auto" else _count(text)
 
 
 @_checked

@@ -21,7 +21,13 @@ from carft_core.requirements import (
     upgrade_command,
 )
 from sweeps.doctor.base import Check, Finding, Scope, declare, ok, warning, wrong
-from sweeps.engines.resources import usable_cpus, visible_gpus
+from sweeps.engines.resources import (
+    available_memory,
+    cpu_quota,
+    memory_limit,
+    usable_cpus,
+    visible_gpus,
+)
 from sweeps.secrets import read_from
 from tracking.location import existing_folder, file_system, network_file_system, waiting
 from tracking.ownership import SHARED_HOMES_VARIABLE, is_shared, other_writer
@@ -101,8 +107,6 @@ def _packages(_: Scope) -> Iterator[Finding]:
     yield ok(", ".join(versions))
 
 
-CGROUP = Path("/sys/fs/cgroup")
-MEMORY = Path("/proc/meminfo")
 SHARED = Path("/dev/shm")
 _GIB = 2**30
 _LITTLE_MEMORY = 2 * _GIB
@@ -116,7 +120,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
     "let threads and cores agree: resources.cpus in the sweep file, OMP_NUM_THREADS unset",
 )
 def _cores(_: Scope) -> Iterator[Finding]:
-    cores, share = usable_cpus(), _quota()
+    cores, share = usable_cpus(), cpu_quota()
     message = f"{cores} of {os.cpu_count()} cores usable"
     if share is not None and share < cores:
         yield warning(
@@ -132,28 +136,13 @@ def _cores(_: Scope) -> Iterator[Finding]:
             yield warning(f"{name}={threads} is more than the cores", f"unset {name}")
 
 
-def _quota() -> float | None:
-    """Return the cores that a control group leaves, by version 2 or 1; None for no limit."""
-    try:
-        quota, period = (CGROUP / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = (CGROUP / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-            period = (CGROUP / "cpu" / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    if not (quota.isdigit() and period.isdigit() and int(period)):
-        return None  # `max`, or -1
-    return int(quota) / int(period)
-
-
 @check(
     "machine.memory",
     "memory that is available, and a container's limit; less than 2 GiB is little",
     "end what else runs here, or give the container more (docker run --memory)",
 )
 def _memory(_: Scope) -> Iterator[Finding]:
-    free, limit = _available(), _memory_limit()
+    free, limit = available_memory(), memory_limit()
     if free is None:
         return
     message = f"{free / _GIB:.1f} GiB of memory available"
@@ -161,27 +150,6 @@ def _memory(_: Scope) -> Iterator[Finding]:
         message += f", the container's limit is {limit / _GIB:.1f} GiB"
         free = min(free, limit)
     yield ok(message) if free >= _LITTLE_MEMORY else warning(message)
-
-
-def _available() -> int | None:
-    try:
-        lines = MEMORY.read_text(encoding="utf-8").splitlines()
-    except OSError:  # no Linux
-        return None
-    found = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
-    return next((int(kilobytes) * 1024 for kilobytes in found), None)
-
-
-def _memory_limit() -> int | None:
-    for file in (CGROUP / "memory.max", CGROUP / "memory" / "memory.limit_in_bytes"):
-        try:
-            text = file.read_text().strip()
-        except OSError:
-            continue
-        # Version 1 has no word for "none": the largest number of pages stands for it.
-        if text.isdigit() and int(text) < 2**60:
-            return int(text)
-    return None
 
 
 @check(

@@ -116,6 +116,9 @@ class Engine(ABC):
     def hardware(self) -> Hardware:
         """What one run gets to compute with."""
 
+    def start(self) -> None:  # noqa: B027 - what has nothing to start need not say so
+        """Start what runs will need, so that the first one does not wait for it."""
+
     @abstractmethod
     def run(self, handler: Handler) -> None:
         """Execute until the handler has no more jobs and none is running, or `stop` was called."""

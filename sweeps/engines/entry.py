@@ -1,4 +1,4 @@
-"""What an engine runs for each job: the training core, with its errors told as failure classes."""
+"""What an engine runs for each job, with its errors told as failure classes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 
 from sweeps.engines.base import Decision, FailureClass
 
-CORE = "sweeps.engines.entry:train_with_core"
+CORE = "sweeps.engines.training:train_with_core"
 """The entry of every job outside tests, as `module:function`."""
 _NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 """PyTorch raises a bare RuntimeError for it."""
@@ -36,28 +36,13 @@ class Entry(Protocol):
     ) -> Mapping[str, Any] | None: ...
 
 
-def train_with_core(
-    config: Mapping[str, Any], seed: int, *, report: Report, workdir: Path
-) -> Mapping[str, Any] | None:
-    """Train and evaluate one run with `carft_core`."""
-    from carft_core.config import trial_config
-    from carft_core.train import Decision as CoreDecision
-    from carft_core.train import EpochReport, train
-
-    def told(epoch: EpochReport) -> CoreDecision:
-        return CoreDecision(report(epoch.as_dict()).value)
-
-    result = train(trial_config(config), seed, report=told, workdir=workdir)
-    return None if result is None else result.as_dict()
-
-
 def run_entry(name: str, job: Mapping[str, Any], report: Report) -> Mapping[str, Any] | None:
     """Import what a job asks for, then run it with the entry that `module:function` names."""
     if job["imports"]:
         from sweeps.spec.user_code import load
 
         load(job["imports"])
-    return _entry(name)(
+    return load_entry(name)(
         job["config"],
         job["seed"],
         report=report,
@@ -65,7 +50,8 @@ def run_entry(name: str, job: Mapping[str, Any], report: Report) -> Mapping[str,
     )
 
 
-def _entry(name: str) -> Entry:
+def load_entry(name: str) -> Entry:
+    """Import the entry that `module:function` names."""
     module, _, function = name.partition(":")
     return cast(Entry, getattr(importlib.import_module(module), function))
 

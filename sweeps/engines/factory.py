@@ -5,16 +5,22 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from carft_core.errors import RequestError
 from sweeps.engines.base import Engine
-from sweeps.engines.local import InProcessEngine, LocalEngine
+from sweeps.engines.local import InProcessEngine, LocalEngine, SharedMemory
 from sweeps.engines.resources import (
+    GPU_SHARE,
     Node,
     RunRequirements,
+    devices_of,
+    hardware_here,
     infeasible_reason,
+    max_concurrent_runs,
+    memory_for_runs_mb,
     requirements_of,
     this_machine,
 )
@@ -40,27 +46,16 @@ def make_engine(
     what is not there, ServiceUnreachable when no Ray answers.
     """
     if in_process:
-        return InProcessEngine(gpus=spec.resources.gpus, cpus=spec.resources.cpus)
+        gpus = spec.resources.gpus
+        return InProcessEngine(gpus=None if gpus == "auto" else gpus, cpus=spec.resources.cpus)
     if is_ray(spec, address=address):
         return _ray(spec, address_of(address), home)
-    resources = spec.resources
-    if resources.custom:
-        raise RequestError(
-            f"resources.custom: {', '.join(resources.custom)}: engine local has no such thing, "
-            "only the nodes of a Ray cluster have; give --address or RAY_ADDRESS"
-        )
-    need = feasible_requirements(spec, [this_machine()])
-    logger.debug("engine local: %s", need)
-    return LocalEngine(timeout=spec.timeout, threads=resources.cpus, gpus=resources.gpus)
+    return _local(spec, this_machine())
 
 
 def is_ray(spec: SweepSpec, *, address: str | None = None) -> bool:
-    """Whether the engine is ray: stated, or `auto` with a cluster or runs that can share this
-    machine.
-    """
-    if spec.engine == "auto":
-        return address_of(address) is not None or shares_machine(spec, this_machine())
-    return spec.engine == "ray"
+    """Whether the engine is ray: stated, or `auto` with a cluster."""
+    return spec.engine == "ray" or (spec.engine == "auto" and address_of(address) is not None)
 
 
 def address_of(given: str | None) -> str | None:
@@ -71,21 +66,93 @@ def address_of(given: str | None) -> str | None:
     return None if address in ("", "local") else address
 
 
-def shares_machine(spec: SweepSpec, machine: Node) -> bool:
-    """Whether runs are to share this machine: GPUs for several, or the file says so."""
-    gpus, parallel = spec.resources.gpus, spec.parallel
-    if parallel is not None:
-        return parallel > 1
-    return (machine.gpus > 1 and gpus != 0) or (gpus is not None and 0 < gpus < 1)
+class MachineShare(NamedTuple):
+    """What the runs of the local engine get of this machine."""
+
+    need: RunRequirements
+    """Of one run."""
+    at_once: int
+    """The most runs side by side."""
+    by_memory: bool
+    """Whether only so many are side by side as memory holds, by what the first one takes."""
+
+
+def share_of_machine(spec: SweepSpec, machine: Node) -> MachineShare:
+    """Share this machine among the runs of a sweep.
+
+    Without GPUs, as many runs of one thread each as there are cores, since several of one thread
+    do more than one of several; no more than the sweep has runs, and the cores among these. Raises
+    RequestError for what this machine does not have.
+    """
+    resources, most = spec.resources, spec.most_at_once
+    if resources.custom:
+        raise RequestError(
+            f"resources.custom: {', '.join(resources.custom)}: engine local has no such thing, "
+            "only the nodes of a Ray cluster have; give --address or RAY_ADDRESS"
+        )
+    if most is None:
+        most = 1 if _has_unlisted_gpu(spec, machine) else _count_runs(spec)
+    most = min(most, int(machine.cpus))
+    need = _feasible(requirements_of(resources, [machine], most), [machine])
+    at_once = max_concurrent_runs(need, [machine], most)
+    if at_once == 1 and resources.cpus is None:  # torch takes them all
+        need = replace(need, cpus=machine.cpus)
+    is_open = resources.gpus == "auto" if need.gpus else spec.parallel == "auto"
+    return MachineShare(need, at_once, is_open and at_once > 1)
 
 
 def feasible_requirements(spec: SweepSpec, supply: Sequence[Node]) -> RunRequirements:
     """Return what one run takes. Raises RequestError when no node can ever give it."""
-    need = requirements_of(spec.resources, supply, spec.parallel)
+    if spec.resources.gpus == "auto":
+        raise RequestError(
+            "resources.gpus: auto is for runs on one machine, where the first one is measured; for "
+            "Ray say the share of a GPU that a run takes, such as 0.5"
+        )
+    return _feasible(requirements_of(spec.resources, supply, spec.most_at_once), supply)
+
+
+def _feasible(need: RunRequirements, supply: Sequence[Node]) -> RunRequirements:
     problem = infeasible_reason(need, supply)
     if problem is not None:
         raise RequestError(problem)
     return need
+
+
+def _count_runs(spec: SweepSpec) -> int:
+    """Count the runs of a sweep, roughly: a baseline may have several settings, or no seeds."""
+    return len(spec.seeds) * (spec.trial_count + len(spec.baselines))
+
+
+def _has_unlisted_gpu(spec: SweepSpec, machine: Node) -> bool:
+    """Whether runs get a GPU that is not NVIDIA's: one has it at a time."""
+    if machine.gpus or spec.resources.gpus == 0:
+        return False
+    return hardware_here(None, None).device != "cpu"
+
+
+def _local(spec: SweepSpec, machine: Node) -> Engine:
+    resources = spec.resources
+    need, at_once, by_memory = share_of_machine(spec, machine)
+    logger.debug("engine local: %s, %d at once", need, at_once)
+    gpus = None if resources.gpus == "auto" else resources.gpus
+    if need.gpus and not (at_once == 1 and gpus is None):  # else it has what there is
+        gpus = need.gpus
+    devices = devices_of(gpus, machine, at_once)
+    memory = None
+    if by_memory and need.gpus:
+        sizes = machine.gpu_memory_mb
+        known = sizes if len(sizes) == len(machine.devices) else [0.0] * len(machine.devices)
+        memory = SharedMemory(
+            {name: GPU_SHARE * size for name, size in zip(machine.devices, known, strict=True)}
+        )
+    elif by_memory:
+        memory = SharedMemory(dict.fromkeys(devices, memory_for_runs_mb()))
+    return LocalEngine(
+        devices=devices,
+        memory=memory,
+        timeout=spec.timeout,
+        threads=resources.cpus if at_once == 1 else int(need.cpus),
+    )
 
 
 def _ray(spec: SweepSpec, address: str | None, home: Path | None) -> Engine:
@@ -109,4 +176,4 @@ def _ray(spec: SweepSpec, address: str | None, home: Path | None) -> Engine:
         cluster.close()
         raise
     logger.debug("engine ray at %s: %s on %d nodes", address, need, len(supply))
-    return RayEngine(cluster, need, supply=supply, parallel=spec.parallel, timeout=spec.timeout)
+    return RayEngine(cluster, need, supply=supply, parallel=spec.most_at_once, timeout=spec.timeout)

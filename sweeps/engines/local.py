@@ -1,17 +1,26 @@
-"""The local engine: runs in one worker process, or in this one for a debugger."""
+"""The local engine: runs in worker processes, or in this one for a debugger."""
 
 from __future__ import annotations
 
+import logging
+import math
 import signal
 import threading
+import time
 import traceback
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import wait
 from typing import Any
 
-from sweeps.engines.base import POLL, Decision, Engine, Failure, Handler, Job, one_by_one
+from sweeps.engines.base import POLL, Decision, Engine, Failure, Handler, Job, Wait, one_by_one
 from sweeps.engines.entry import CORE, classify, run_entry
 from sweeps.engines.resources import Hardware, hardware_here
-from sweeps.engines.supervisor import ENDS, NODE, SILENCE, Supervisor, dispatch
+from sweeps.engines.supervisor import NODE, SILENCE, KillCount, Supervisor, dispatch
+
+PEAK = "system/peak_memory_mb"
+"""What a report says of the memory that its run has taken so far."""
+logger = logging.getLogger(__name__)
 
 
 class Interrupted(BaseException):
@@ -91,27 +100,62 @@ class InProcessEngine(Engine):
             handler.finished(job, result)
 
 
-class LocalEngine(Engine):
-    """One worker process; a dead or silent one costs its run, never the sweep.
+class SharedMemory:
+    """How many runs a memory holds at once, by the most that one of them has taken so far.
 
-    `silence` is how many seconds a worker may show no life, `timeout` how many a run may take
-    (None: any), `threads` how many each run computes with (None: as torch decides), `gpus` 0
-    hides the machine's.
+    Until one has reported that, one run has it alone. `sizes` is what may be taken of each, in MiB,
+    by the devices of the workers that share it; of others nothing is known, and nothing bounded.
+    """
+
+    def __init__(self, sizes: Mapping[str | None, float]) -> None:
+        self._sizes = sizes
+        self._peak = 0.0
+
+    def holds(self, devices: str | None) -> float:
+        """Count the runs that fit on these devices."""
+        size = self._sizes.get(devices)
+        if size is None:
+            return math.inf
+        return max(1, int(size / self._peak)) if self._peak else 1
+
+    def learn(self, report: Mapping[str, Any]) -> None:
+        """Take up what an epoch's report says of its run's memory."""
+        peak = float(report["metrics"].get(PEAK, 0.0))
+        if peak > self._peak:
+            self._peak = peak
+            fits = {name or "memory": self.holds(name) for name in self._sizes}
+            logger.debug("a run takes %.0f MiB: at once fit %s", peak, fits)
+
+
+class LocalEngine(Engine):
+    """Worker processes on this machine; a dead or silent one costs its run, never the sweep.
+
+    `devices` has an entry for each worker: the GPUs that it sees, as CUDA_VISIBLE_DEVICES names
+    them ("": none; None: those that this process sees). So many runs are executed at once, as far
+    as `memory` (None: any) holds them. `silence` is how many seconds a worker may show no life,
+    `timeout` how many a run may take (None: any), `threads` how many each run computes with (None:
+    as torch decides).
     """
 
     def __init__(
         self,
         entry: str = CORE,
         *,
+        devices: Sequence[str | None] = (None,),
+        memory: SharedMemory | None = None,
         silence: float = SILENCE,
         timeout: float | None = None,
         threads: int | None = None,
-        gpus: float | None = None,
     ) -> None:
-        self._supervisor = Supervisor(
-            entry, silence=silence, timeout=timeout, threads=threads, gpus=gpus
-        )
-        self._gpus, self._threads = gpus, threads
+        kills = KillCount()
+        self._workers = {
+            Supervisor(
+                entry, silence=silence, timeout=timeout, threads=threads, devices=seen, kills=kills
+            ): seen
+            for seen in devices
+        }
+        self._memory = SharedMemory({}) if memory is None else memory
+        self._threads = threads
         # Plain flags: a signal handler that took a lock could wait for itself.
         self._stopping = False
         self._stopping_now = False
@@ -119,12 +163,44 @@ class LocalEngine(Engine):
     @property
     def hardware(self) -> Hardware:
         """See Engine."""
-        return hardware_here(self._gpus, self._threads)
+        seen = next(iter(self._workers.values()))
+        gpus = None if seen is None else len([name for name in seen.split(",") if name])
+        return hardware_here(gpus, self._threads)
+
+    def start(self) -> None:
+        """See Engine."""
+        begun = Counter[str | None]()
+        for worker, seen in self._workers.items():
+            # One more than fits as long as nothing is known: then there is mostly room for it.
+            if begun[seen] <= self._memory.holds(seen):
+                worker.start()
+                begun[seen] += 1
 
     def run(self, handler: Handler) -> None:
         """See Engine."""
-        for job in one_by_one(handler, lambda: self._stopping):
-            self._execute(handler, job)
+        ask_again = 0.0
+        while True:
+            job: Job | Wait = Wait.LATER
+            while not self._stopping and time.monotonic() >= ask_again:
+                worker = self._free()
+                if worker is None:
+                    break
+                job = handler.next_job()
+                if isinstance(job, Wait):
+                    ask_again = time.monotonic() + POLL
+                    break
+                worker.begin(job)
+            busy = self._busy()
+            if not busy:
+                if self._stopping or job is Wait.NEVER:
+                    return
+                time.sleep(POLL)
+                continue
+            wait([worker.fileno() for worker in busy], POLL)
+            for worker in busy:
+                self._follow(handler, worker)
+                if worker.job is None:  # what waited for its end may begin
+                    ask_again = 0.0
 
     def stop(self, *, now: bool = False) -> None:
         """See Engine."""
@@ -133,20 +209,37 @@ class LocalEngine(Engine):
 
     def close(self) -> None:
         """See Engine."""
-        self._supervisor.close()
+        for worker in self._workers:  # they end side by side
+            worker.release()
+        for worker in self._workers:
+            worker.close()
 
-    def _execute(self, handler: Handler, job: Job) -> None:
-        self._supervisor.begin(job)
-        while True:
-            event = self._supervisor.next(POLL)
+    def _busy(self) -> list[Supervisor]:
+        return [worker for worker in self._workers if worker.job is not None]
+
+    def _free(self) -> Supervisor | None:
+        """A worker that has no run and may have one."""
+        running = Counter(self._workers[worker] for worker in self._busy())
+        return next(
+            (
+                worker
+                for worker, seen in self._workers.items()
+                if worker.job is None and running[seen] < self._memory.holds(seen)
+            ),
+            None,
+        )
+
+    def _follow(self, handler: Handler, worker: Supervisor) -> None:
+        """Pass on what has happened to the run of a worker."""
+        while (job := worker.job) is not None:
+            event = worker.next(0)
             if self._stopping_now:
-                self._supervisor.kill()
+                worker.kill()
                 handler.stopped(job)
                 return
             if event is None:
-                continue
+                return
             decision = dispatch(handler, job, event)
             if decision is not None:
-                self._supervisor.answer(Decision.STOP if self._stopping else decision)
-            elif event["kind"] in ENDS:
-                return
+                self._memory.learn(event["report"])
+                worker.answer(Decision.STOP if self._stopping else decision)

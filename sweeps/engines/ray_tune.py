@@ -403,7 +403,7 @@ class RayEngine(Engine):
             "silence": silence,
             "timeout": timeout,
             "threads": int(need.cpus),
-            "gpus": need.gpus,
+            "devices": None if need.gpus else "",
             "cwd": str(Path.cwd()),
         }
         self._place = Place(cluster, need, parallel, silence, json.dumps(supervision))

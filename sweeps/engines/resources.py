@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from carft_core.errors import RequestError
@@ -28,6 +29,16 @@ _BF16 = 8.0
 """The compute capability from which on a GPU computes bf16 itself; before, it is emulated."""
 
 
+CGROUP = Path("/sys/fs/cgroup")
+MEMORY = Path("/proc/meminfo")
+MOST_SHARING = 4
+"""Runs on one GPU with `gpus: auto`, at most: so many keep it busy, and share out the cores."""
+FREE_SHARE = 0.8
+"""Of the memory that is available, what runs may take together; other programs want some too."""
+GPU_SHARE = 0.9
+"""Of a GPU's memory likewise: what allocators leave in pieces is lost."""
+
+
 @dataclass(frozen=True)
 class Gpu:
     """What is known of one GPU; None is unknown."""
@@ -36,6 +47,8 @@ class Gpu:
     """In MiB."""
     bf16: bool | None = None
     """Whether it computes bf16."""
+    name: str = ""
+    """As CUDA_VISIBLE_DEVICES names it."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +76,16 @@ class Node:
     """Of each GPU, where it is known."""
     bf16: bool | None = None
     """Whether each of its GPUs computes bf16; None where nobody knows."""
+    devices: tuple[str, ...] = ()
+    """Its GPUs as CUDA_VISIBLE_DEVICES names them; empty for another machine than this one."""
 
     def with_gpus(self, gpus: Sequence[Gpu]) -> Node:
         """The same node, with what it says of its GPUs."""
         memory = tuple(gpu.memory_mb for gpu in gpus if gpu.memory_mb is not None)
         facts = {gpu.bf16 for gpu in gpus}
         bf16 = False if False in facts else True if facts == {True} else None
-        return replace(self, gpu_memory_mb=memory, bf16=bf16)
+        names = tuple(gpu.name for gpu in gpus if gpu.name)
+        return replace(self, gpu_memory_mb=memory, bf16=bf16, devices=names)
 
     def fits(self, need: RunRequirements) -> int:
         """How many such runs it holds at once."""
@@ -91,7 +107,9 @@ def requirements_of(
     hold, or among `parallel` runs; else one.
     """
     has_gpus = any(node.gpus >= 1 for node in supply)
-    gpus = resources.gpus if resources.gpus is not None else float(has_gpus)
+    gpus = float(has_gpus) if resources.gpus is None else resources.gpus
+    if gpus == "auto":
+        gpus = has_gpus / MOST_SHARING
     if resources.cpus is not None:
         return RunRequirements(resources.cpus, gpus, resources.custom)
     sharing = RunRequirements(0, gpus, resources.custom)
@@ -141,7 +159,24 @@ def memory_warning(
 def this_machine() -> Node:
     """Return what this machine has, as far as this process may use it."""
     gpus = visible_gpus()
-    return Node("this machine", usable_cpus(), len(gpus)).with_gpus(gpus)
+    cpus, quota = usable_cpus(), cpu_quota()
+    if quota is not None:
+        cpus = min(cpus, max(1, int(quota)))
+    return Node("this machine", cpus, len(gpus)).with_gpus(gpus)
+
+
+def devices_of(gpus: float | None, machine: Node, runs: int) -> list[str | None]:
+    """Share the GPUs of this machine among so many runs: CUDA_VISIBLE_DEVICES of each.
+
+    A run has `gpus` whole ones to itself, or a share of one; shares are spread before a GPU has
+    two. None: a run sees what there is.
+    """
+    if gpus is None:
+        return [None] * runs
+    names, each = machine.devices, int(gpus)
+    if 0 < gpus < 1:
+        return [names[run % len(names)] for run in range(runs)]
+    return [",".join(names[run * each : (run + 1) * each]) for run in range(runs)]
 
 
 def usable_cpus() -> int:
@@ -149,6 +184,55 @@ def usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def cpu_quota() -> float | None:
+    """Return the cores that a control group leaves, by version 2 or 1; None for no limit."""
+    try:
+        quota, period = (CGROUP / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (CGROUP / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (CGROUP / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    if not (quota.isdigit() and period.isdigit() and int(period)):
+        return None  # `max`, or -1
+    return int(quota) / int(period)
+
+
+def available_memory() -> int | None:
+    """Return the bytes that processes may still take, as the system says; None where it does not.
+
+    A control group's limit is `memory_limit`.
+    """
+    try:
+        lines = MEMORY.read_text(encoding="utf-8").splitlines()
+    except OSError:  # no Linux
+        return None
+    found = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return next((int(kilobytes) * 1024 for kilobytes in found), None)
+
+
+def memory_limit() -> int | None:
+    """Return the bytes that a control group leaves, by version 2 or 1; None for no limit."""
+    for file in (CGROUP / "memory.max", CGROUP / "memory" / "memory.limit_in_bytes"):
+        try:
+            text = file.read_text().strip()
+        except OSError:
+            continue
+        # Version 1 has no word for "none": the largest number of pages stands for it.
+        if text.isdigit() and int(text) < 2**60:
+            return int(text)
+    return None
+
+
+def memory_for_runs_mb() -> float:
+    """Return what runs may take together of this machine's memory, in MiB."""
+    bounds = (available_memory(), memory_limit())
+    known = [bound for bound in bounds if bound is not None]
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return FREE_SHARE * min(known, default=physical) / 2**20
 
 
 def visible_gpus(environ: Mapping[str, str] | None = None, listing: str | None = None) -> list[Gpu]:
@@ -168,9 +252,9 @@ def visible_gpus(environ: Mapping[str, str] | None = None, listing: str | None =
     for name in filter(None, (part.strip() for part in visible.split(","))):
         row = next((row for row in rows if name == row[0] or row[1].startswith(name)), None)
         if row is not None:
-            gpus.append(_gpu(row))
+            gpus.append(replace(_gpu(row), name=name))
         elif name.startswith("MIG-"):
-            gpus.append(Gpu(bf16=True))  # only GPUs that compute it can be divided so
+            gpus.append(Gpu(bf16=True, name=name))  # only GPUs that compute it are divided so
         else:
             break  # as CUDA does: what follows one that is not there is hidden
     return gpus
@@ -178,7 +262,8 @@ def visible_gpus(environ: Mapping[str, str] | None = None, listing: str | None =
 
 def _gpu(row: Sequence[str]) -> Gpu:
     capability = _number(row[3])
-    return Gpu(_number(row[2]), None if capability is None else capability >= _BF16)
+    # The id, since CUDA may number them in another order than the listing.
+    return Gpu(_number(row[2]), None if capability is None else capability >= _BF16, row[1])
 
 
 def _listing() -> str:
@@ -263,7 +348,7 @@ class Hardware:
 
 
 def hardware_here(gpus: float | None, cpus: int | None) -> Hardware:
-    """Return what a run gets alone on this machine; `gpus` 0 hides them, None takes all."""
+    """Return what a run gets on this machine: so many GPUs, or a share of one; None takes all."""
     import torch
 
     from carft_core.device import resolve_precision
@@ -273,9 +358,11 @@ def hardware_here(gpus: float | None, cpus: int | None) -> Hardware:
         return Hardware(cores)
     if not torch.cuda.is_available():
         return Hardware(cores, mps=torch.backends.mps.is_available())
-    bf16 = resolve_precision("auto", torch.device("cuda")) == "bf16"
-    why = "" if bf16 else "the GPU of this machine computes no bf16"
-    return Hardware(cores, torch.cuda.device_count(), bf16=bf16, why_fp32=why)
+    count = torch.cuda.device_count()
+    able = (resolve_precision("auto", torch.device("cuda", i)) == "bf16" for i in range(count))
+    bf16 = all(able)
+    why = "" if bf16 else "a GPU of this machine computes no bf16"
+    return Hardware(cores, count if gpus is None else math.ceil(gpus), bf16=bf16, why_fp32=why)
 
 
 def hardware_of(need: RunRequirements, supply: Sequence[Node]) -> Hardware:

@@ -76,6 +76,10 @@ class WorkerProcess:
         except BrokenPipeError:
             raise WorkerDied(self._process.wait()) from None
 
+    def fileno(self) -> int:
+        """The pipe that it writes to, for whoever waits for several."""
+        return self._reading
+
     def receive(self, timeout: float) -> dict[str, Any] | None:
         """The next frame, None when none comes within `timeout` seconds. Raises WorkerDied."""
         until = time.monotonic() + timeout
@@ -93,13 +97,15 @@ class WorkerProcess:
         frame: dict[str, Any] = json.loads(line)
         return frame
 
-    def close(self) -> None:
-        """Let it end by itself, then see that it has."""
-        try:
+    def release(self) -> None:
+        """Let it end by itself, without waiting for it."""
+        with suppress(WorkerDied):
             self.send({"kind": "close"})
+
+    def close(self) -> None:
+        """See that it has ended, now that it was let go."""
+        with suppress(subprocess.TimeoutExpired):  # then it is made to
             self._process.wait(_CLOSING_SECONDS)
-        except (WorkerDied, subprocess.TimeoutExpired):
-            pass  # it has ended, or it is made to
         self.kill()
 
     def kill(self) -> None:
@@ -140,6 +146,27 @@ def oom_kills() -> int:
     return int(found[1]) if found else 0
 
 
+class KillCount:
+    """The kernel's kills for want of memory, each charged to one worker of this process at most.
+
+    The kernel counts its victims and does not name them.
+    """
+
+    def __init__(self) -> None:
+        self._charged = 0
+
+    def uncharged(self) -> int:
+        """Count those so far that no worker was charged with."""
+        return oom_kills() - self._charged
+
+    def charge(self, before: int) -> bool:
+        """Charge a worker with one that came after so many uncharged ones; whether there is any."""
+        if self.uncharged() <= before:
+            return False
+        self._charged += 1
+        return True
+
+
 def dispatch(handler: Handler, job: Job, event: Event) -> Decision | None:
     """Call the handler's method for an event; return its decision when the event is a report."""
     match event["kind"]:
@@ -162,9 +189,10 @@ class Supervisor:
     """Giver of jobs to a worker process that stays warm; a dead or silent one costs its run only.
 
     `silence` is how many seconds a worker may show no life, `timeout` how many a run may take
-    (None: any), `threads` how many it computes with (None: as torch decides); `gpus` 0 hides the
-    machine's. `place` begins the names of workers (`local`, `ray:HOST`), `cwd` is where the worker
-    runs, if that folder is here.
+    (None: any), `threads` how many it computes with (None: as torch decides), `devices` the GPUs
+    that it sees, as CUDA_VISIBLE_DEVICES names them ("": none; None: those that this process sees).
+    `place` begins the names of workers (`local`, `ray:HOST`), `cwd` is where the worker runs, if
+    that folder is here. Supervisors of one machine share their `kills`.
     """
 
     def __init__(
@@ -174,9 +202,10 @@ class Supervisor:
         silence: float = SILENCE,
         timeout: float | None = None,
         threads: int | None = None,
-        gpus: float | None = None,
+        devices: str | None = None,
         place: str = "local",
         cwd: str | None = None,
+        kills: KillCount | None = None,
     ) -> None:
         self._entry = entry
         self._silence = silence
@@ -184,8 +213,8 @@ class Supervisor:
         self._environ: dict[str, str] = {}
         if threads is not None:
             self._environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        if gpus == 0:
-            self._environ["CUDA_VISIBLE_DEVICES"] = ""
+        if devices is not None:
+            self._environ["CUDA_VISIBLE_DEVICES"] = devices
         self._place = place
         self._cwd = cwd if cwd is not None and Path(cwd).is_dir() else None
         self._worker: WorkerProcess | None = None
@@ -193,8 +222,23 @@ class Supervisor:
         """What the worker has, until its end is reported."""
         self._offered: Job | None = None
         """The job that a warm worker was given and has not begun."""
-        self._began = 0.0
-        self._oom_kills = 0
+        self._began = 0.0  # no job yet: a process that was only started has nothing to end
+        self._kills = KillCount() if kills is None else kills
+        self._kills_before = 0
+
+    @property
+    def job(self) -> Job | None:
+        """What the worker has, until its end is reported."""
+        return self._job
+
+    def fileno(self) -> int:
+        """The pipe of the worker that has a job: readable when `next` may have something."""
+        return self._working().fileno()
+
+    def start(self) -> None:
+        """Start the worker process before there is a job, so that none waits for its imports."""
+        if self._worker is None:
+            self._worker = self._fresh()
 
     def begin(self, job: Job) -> None:
         """Start a job. One that still runs is ended."""
@@ -244,9 +288,15 @@ class Supervisor:
             self._worker.kill()
         self._worker = self._job = self._offered = None
 
+    def release(self) -> None:
+        """Let a worker process that has ended its job end itself, without waiting for that."""
+        if self._worker is not None and self._job is None and self._began:
+            self._worker.release()
+
     def close(self) -> None:
-        """Let go of the worker process; a job that still runs is ended."""
-        if self._worker is not None and self._job is None:
+        """Let go of the worker process, and wait for its end; a job that still runs is ended."""
+        self.release()
+        if self._worker is not None and self._job is None and self._began:
             self._worker.close()
             self._worker = None
         self.kill()
@@ -257,7 +307,7 @@ class Supervisor:
     def _give(self, job: Job, worker: WorkerProcess) -> None:
         self._worker, self._job = worker, job
         self._began = worker.heard = time.monotonic()
-        self._oom_kills = oom_kills()
+        self._kills_before = self._kills.uncharged()
         with suppress(WorkerDied):  # the next event tells
             worker.send({"kind": "job", **vars(job)})
 
@@ -279,7 +329,7 @@ class Supervisor:
 
     def _died(self, died: WorkerDied) -> Event:
         """By the kernel's OOM killer, where that has killed since the job was given; or else."""
-        if died.code == -signal.SIGKILL and oom_kills() > self._oom_kills:
+        if died.code == -signal.SIGKILL and self._kills.charge(self._kills_before):
             return self._failed("out_of_memory", f"{died}: the machine ran out of memory")
         return self._failed("crashed", str(died))
 

@@ -137,15 +137,6 @@ def check_webhook(value: object) -> object:
     )
 
 
-def check_parallel(value: int | None, info: ValidationInfo) -> int | None:
-    """Refuse several runs at once on the engine that has one at a time."""
-    if info.data.get("engine") == "local" and (value or 1) > 1:
-        raise ValueError(
-            "the local engine has one run at a time; leave it out, say parallel: 1, or engine: ray"
-        )
-    return value
-
-
 def check_race(value: RaceSeeds | None, info: ValidationInfo) -> RaceSeeds | None:
     """Refuse a race that leaves no seed to save."""
     seeds = len(info.data.get("seeds", ())) or MAX_SEEDS + 1
@@ -362,10 +353,12 @@ class Resources(Section):
 
     cpus: PositiveInt | None = None
     """Threads; left out, as many as torch takes by itself."""
-    gpus: Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(check_gpus)] | None = (
-        None
-    )
-    """A whole number, or 1/n for n runs on one GPU; left out, one where there is one."""
+    gpus: Annotated[
+        Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] | None,
+        AfterValidator(lambda value: check_gpus(value) if isinstance(value, float) else value),
+    ] = None
+    """A whole number, or 1/n for n runs on one GPU; left out, one where there is one. auto: as many
+    runs on one GPU as its memory holds, by what the first one takes."""
     custom: Mapping[
         Annotated[str, AfterValidator(check_resource)],
         Annotated[Finite, Field(ge=0.0001)],
@@ -617,11 +610,9 @@ class Settings(Section):
     """So many runs that fail in a row for one cause, or on one node, stop the sweep; 0: never.
     A full disk stops it at once."""
     engine: Literal["auto", "local", "ray"] = "auto"
-    """Where runs execute; auto takes Ray where there is a cluster or more than one GPU."""
-    parallel: Annotated[
-        Annotated[int, Field(ge=1, le=100_000)] | None, AfterValidator(check_parallel)
-    ] = None
-    """The most runs at once."""
+    """Where runs execute; auto takes Ray where there is a cluster."""
+    parallel: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"] = "auto"
+    """The most runs at once; auto: as many as GPUs, or cores and memory, hold."""
     resources: Resources = Resources()
     """What one run may use."""
     webhook: Annotated[

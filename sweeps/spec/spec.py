@@ -237,6 +237,11 @@ class SweepSpec(Settings):
         return len(self.points()) if self.method == "grid" else self.run_cap or RUN_CAP
 
     @property
+    def most_at_once(self) -> int | None:
+        """The most runs at once; None where the machines alone decide."""
+        return None if self.parallel == "auto" else self.parallel
+
+    @property
     def trained_algorithms(self) -> tuple[str, ...]:
         """Those of the trials and of the baselines that train: for each a setting is chosen."""
         varied = next((item for item in self.parameters if item.name == "algorithm.name"), None)

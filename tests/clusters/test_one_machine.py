@@ -20,7 +20,7 @@ from tests.e2e.conftest import MakeTiny, Tiny
 pytestmark = pytest.mark.timeout(600)
 WEIGHTS = [0.0, 0.5]
 SCRIPT = str(SCRIPTS / "one_machine.sh")
-LOCAL = ("--engine", "local")  # words behind the script's go before its own
+LOCAL, RAY = ("--engine", "local"), ("--engine", "ray")
 NEEDS_TMUX = pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
 
 
@@ -51,7 +51,7 @@ def epochs(sweep: Tiny) -> int:
     ("keep", "engine"),
     [
         pytest.param("setsid", LOCAL, marks=pytest.mark.slow),
-        pytest.param("setsid", (), marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")]),
+        pytest.param("setsid", RAY, marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")]),
         pytest.param("tmux", LOCAL, marks=[pytest.mark.slow, NEEDS_TMUX]),
     ],
     ids=["setsid", "ray", "tmux"],

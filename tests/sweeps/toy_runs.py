@@ -107,6 +107,7 @@ class Recorder:
 
     def __init__(self, jobs: list[Job | Wait]) -> None:
         self.jobs = jobs
+        self.queued = [job.digest for job in jobs if isinstance(job, Job)]
         self.events: list[tuple[str, str]] = []
         self.results: dict[str, Mapping[str, Any]] = {}
         self.failures: dict[str, Failure] = {}

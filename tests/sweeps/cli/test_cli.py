@@ -19,6 +19,7 @@ from rich.console import Console
 from sweeps.cli import MODULES, main
 from sweeps.cli.admin import waste
 from sweeps.cli.parser import COMMANDS, _parsers
+from sweeps.engines.resources import Node
 from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import LEDGER_FILE
 from sweeps.scheduler.progress import LiveProgress, Progress, duration
@@ -174,26 +175,30 @@ def test_check_plans_and_knows_what_is_done(
     assert "by earlier runs with the same model" in text
 
 
-@pytest.mark.parametrize("command", ["run", "check"])
 @pytest.mark.parametrize(
     ("keys", "options"),
     [
         ({}, ["--engine", "local", "--parallel", "2"]),
-        ({"engine": "local"}, ["--parallel", "2"]),
         ({"parallel": 2}, ["--engine", "local"]),
         ({"engine": "local", "parallel": 2}, []),
+        ({"parallel": 1}, ["--parallel", "auto"]),
+        ({}, []),
     ],
 )
-def test_several_runs_at_once_are_refused_for_the_local_engine_wherever_they_are_asked_for(
+def test_check_says_how_many_runs_the_local_engine_has_at_once(
     toy_cli: ToySweep,
     capsys: pytest.CaptureFixture[str],
-    command: str,
+    monkeypatch: pytest.MonkeyPatch,
     keys: dict[str, object],
     options: list[str],
 ) -> None:
-    assert main([command, str(toy_cli.file(**keys)), *options]) == 2
-    told = capsys.readouterr().err
-    assert "parallel: the local engine has one run at a time; leave it out, say parallel: 1" in told
+    for module in ("cli.check", "engines.factory"):
+        monkeypatch.setattr(f"sweeps.{module}.this_machine", lambda: Node("small", 2))
+    assert main(["check", str(toy_cli.file(**keys)), *options]) == 0
+    is_auto = "auto" in options or not (keys or options)
+    bounded = ("up to ", ", as far as memory holds them,") if is_auto else ("", "")
+    told = " runs at once".join((f"{bounded[0]}2", f"{bounded[1]} on"))
+    assert f"One run takes 1 CPU, 0 GPUs; {told}:\n  small: 2 CPUs" in capsys.readouterr().out
     assert not toy_cli.home.path.exists()
 
 

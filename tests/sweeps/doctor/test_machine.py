@@ -16,6 +16,7 @@ import torch
 from sweeps.doctor import machine
 from sweeps.doctor.base import Level
 from sweeps.doctor.machine import SHOWN, _compiled
+from sweeps.engines import resources
 from sweeps.engines.resources import Gpu
 from sweeps.secrets import read_secret_files
 from tests.mounts import mount
@@ -92,7 +93,7 @@ Group = Callable[..., None]
 @pytest.fixture
 def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Group:
     """Lets files of a control group hold texts."""
-    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(resources, "CGROUP", tmp_path)
     monkeypatch.setattr(machine, "usable_cpus", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
@@ -131,13 +132,13 @@ def test_a_limit_of_memory_counts_as_what_is_there(
 ) -> None:
     known = tmp_path / "meminfo"
     known.write_text("MemTotal: 99999999 kB\nMemAvailable: 33554432 kB\n")
-    monkeypatch.setattr(machine, "MEMORY", known)
+    monkeypatch.setattr(resources, "MEMORY", known)
     assert "32.0 GiB of memory" in only(look("machine.memory", tmp_path), "ok")
     group(memory__memory_dot_limit_in_bytes=str(2**63 - 4096))  # version 1's word for "none"
     only(look("machine.memory", tmp_path), "ok")
     group(memory_dot_max=str(2**30))
     assert "limit is 1.0 GiB" in only(look("machine.memory", tmp_path), "warning")
-    monkeypatch.setattr(machine, "MEMORY", tmp_path / "of no Linux")
+    monkeypatch.setattr(resources, "MEMORY", tmp_path / "of no Linux")
     assert look("machine.memory", tmp_path) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from sweeps.engines.base import Engine, Job
 from sweeps.engines.local import InProcessEngine, LocalEngine
 from sweeps.engines.resources import RunRequirements
-from tests.sweeps.toy_runs import ENTRY
+from tests.sweeps.toy_runs import ENTRY, Recorder
 
 CORES = 2
 """Of Ray's first node, whatever this machine has."""
@@ -81,17 +82,38 @@ def on_local() -> Iterator[MakeEngine]:
         engine.close()
 
 
+def by_job(engine: Engine, recorder: Recorder) -> list[tuple[str, str]]:
+    """What was told of one job after another; of an engine with one run at a time, in the order in
+    which it was told.
+    """
+    told = sorted(recorder.events, key=lambda event: recorder.queued.index(event[1]))
+    if not has_two(engine):
+        assert told == recorder.events
+    return told
+
+
+def has_two(engine: Engine) -> bool:
+    """Whether two runs may be under way at once."""
+    return isinstance(engine, LocalEngine) and len(engine._workers) == 2
+
+
 RAY = pytest.param("ray", marks=pytest.mark.xdist_group("ray"))
 
 
-@pytest.fixture(params=["local", RAY])
+@pytest.fixture
+def on_two_workers(on_local: MakeEngine) -> MakeEngine:
+    """Makes local engines with two runs at once."""
+    return functools.partial(on_local, devices=[None, None])
+
+
+@pytest.fixture(params=["local", "two_workers", RAY])
 def make(request: pytest.FixtureRequest) -> MakeEngine:
     """Makes engines that supervise worker processes, of each kind."""
     made: MakeEngine = request.getfixturevalue(f"on_{request.param}")
     return made
 
 
-@pytest.fixture(params=["in process", "local", RAY])
+@pytest.fixture(params=["in process", "local", "two_workers", RAY])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """One engine of each kind."""
     if request.param != "in process":

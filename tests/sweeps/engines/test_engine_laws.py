@@ -14,14 +14,14 @@ import pytest
 from sweeps.engines.base import Decision, Engine, Job, Wait
 from sweeps.scheduler.pruning import SeedwisePruner
 from sweeps.spec.settings import Asha
-from tests.sweeps.engines.conftest import MakeEngine, MakeJob
+from tests.sweeps.engines.conftest import MakeEngine, MakeJob, by_job, has_two
 from tests.sweeps.toy_runs import ENVIRONMENT, REPLAY, Recorder
 
 
 def test_jobs_run_in_order_and_each_is_told_whole(engine: Engine, job: MakeJob) -> None:
     recorder = Recorder([job("a", epochs=2), Wait.LATER, job("b", epochs=1)])
     engine.run(recorder)
-    assert recorder.events == [
+    assert by_job(engine, recorder) == [
         ("started", "a"),
         ("epoch 1", "a"),
         ("epoch 2", "a"),
@@ -41,6 +41,8 @@ def test_with_room_for_one_run_the_next_job_is_asked_when_the_last_one_has_ended
             self.events.append(("asked", ""))
             return super().next_job()
 
+    if has_two(engine):
+        pytest.skip("it has room for two runs")
     recorder = Asked([job("a", epochs=1), job("b", epochs=1)])
     engine.run(recorder)
     assert recorder.events == [
@@ -58,24 +60,31 @@ def test_a_run_that_is_decided_against_stops_there_and_the_next_one_runs(
         Decision.STOP if job.digest == "a" and report["epoch"] == 2 else Decision.CONTINUE
     )
     engine.run(recorder)
-    assert recorder.events[2:4] == [("epoch 2", "a"), ("stopped", "a")]
-    assert recorder.events[-1] == ("finished", "b")
+    told = by_job(engine, recorder)
+    assert told[2:4] == [("epoch 2", "a"), ("stopped", "a")]
+    assert told[-1] == ("finished", "b")
 
 
 def test_stop_closes_the_running_job_after_its_epoch_and_starts_nothing_more(
     engine: Engine, job: MakeJob
 ) -> None:
-    recorder = Recorder([job("a", epochs=9), job("b")])
+    recorder = Recorder([job("a", epochs=9), job("b", epochs=10_000, pause=0.01), job("c")])
 
     def decide(job: Job, report: Mapping[str, Any]) -> Decision:
-        del job
-        if report["epoch"] == 3:
+        if job.digest == "a" and report["epoch"] == 3:
             engine.stop()
         return Decision.CONTINUE
 
     recorder.decide = decide
     engine.run(recorder)
-    assert recorder.events[-2:] == [("epoch 3", "a"), ("stopped", "a")]
+    told = by_job(engine, recorder)
+    ends = [event for event in told if event[0] in ("stopped", "finished")]
+    assert [event for event in told if event[1] == "a"][-2:] == [("epoch 3", "a"), ("stopped", "a")]
+    if has_two(engine):
+        assert {digest for _, digest in ends} == {"a", "b"}
+    else:
+        assert ends == [("stopped", "a")]
+    assert ("started", "c") not in told
 
 
 def test_an_engine_that_was_stopped_before_it_began_asks_for_nothing(
@@ -106,13 +115,15 @@ def test_what_a_run_raises_is_its_class_of_failure_and_the_next_one_runs(
     assert all("Traceback" in failure.log_tail for failure in failures.values())
     assert len({failure.node for failure in failures.values()}) == 1
     assert failures["nan"].node
-    assert recorder.events[-1] == ("finished", "last")
+    assert by_job(engine, recorder)[-1] == ("finished", "last")
 
 
 def test_a_handler_that_raises_ends_the_execution_with_its_own_error(
     engine: Engine, job: MakeJob
 ) -> None:
     def decide(job: Job, report: Mapping[str, Any]) -> Decision:
+        if job.digest == "b":
+            return Decision.CONTINUE
         raise KeyError(f"no trial {job.digest} at {report['epoch']}")
 
     recorder = Recorder([job("a"), job("b")])
@@ -148,20 +159,22 @@ def test_a_worker_that_dies_costs_its_run_and_a_fresh_one_goes_on(
         "exit": "the worker process ended by itself with status 7",
     }
     recorder = Recorder([*[job(do, do=do) for do in died], job("last")])
-    make().run(recorder)
+    engine = make()
+    engine.run(recorder)
     assert {do: failure.message for do, failure in recorder.failures.items()} == died
     assert {failure.kind for failure in recorder.failures.values()} == {"crashed"}
     assert "epoch=2/2" in recorder.failures["kill"].log_tail
-    assert recorder.events[-1] == ("finished", "last")
+    assert by_job(engine, recorder)[-1] == ("finished", "last")
     assert len(set(recorder.workers)) == 4
 
 
 def test_a_silent_worker_is_ended_and_a_fresh_one_goes_on(make: MakeEngine, job: MakeJob) -> None:
     recorder = Recorder([job("a", do="freeze"), job("b")])
-    make(silence=5).run(recorder)
+    engine = make(silence=5)
+    engine.run(recorder)
     assert recorder.failures["a"].kind == "timeout"
     assert recorder.failures["a"].message == "the worker showed no life for 5 s"
-    assert recorder.events[-1] == ("finished", "b")
+    assert by_job(engine, recorder)[-1] == ("finished", "b")
 
 
 def test_a_run_that_takes_too_long_is_ended_though_it_shows_life(
@@ -183,7 +196,10 @@ def test_one_warm_worker_serves_every_run_and_a_fresh_one_what_follows_a_full_me
             *[job("full", do="raise", error="memory"), job("d")],
         ]
     )
-    make().run(recorder)
+    engine = make()
+    if has_two(engine):
+        pytest.skip("which of them serves a run is not decided")
+    engine.run(recorder)
     a, b, c, full, d = recorder.pids()
     assert a == b == c == full != d
     assert recorder.results["a"]["pid"] == a != os.getpid()
@@ -204,12 +220,14 @@ def test_what_a_run_prints_is_its_log_and_never_the_protocol(
 
 def test_stop_now_ends_a_run_in_the_middle_of_an_epoch(make: MakeEngine, job: MakeJob) -> None:
     engine = make()
-    recorder = Recorder([job("a", do="sleep", seconds=120), job("b")])
+    sleeping = [job(digest, do="sleep", seconds=120) for digest in "ab"]
+    recorder = Recorder([*sleeping, job("c")])
     threading.Timer(4, engine.stop, kwargs={"now": True}).start()
     began = time.monotonic()
     engine.run(recorder)
     assert time.monotonic() - began < 60
-    assert recorder.events[-1] == ("stopped", "a")
+    ends = [event for event in by_job(engine, recorder) if event[0] in ("stopped", "finished")]
+    assert ends == [("stopped", digest) for digest in ("ab" if has_two(engine) else "a")]
     assert recorder.failures == {}
 
 
@@ -273,7 +291,7 @@ def test_a_run_has_the_threads_that_were_asked_and_no_gpu_when_it_asked_for_none
     on_local: MakeEngine, on_ray: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    for engine in (on_local(ENVIRONMENT, threads=2, gpus=0), on_ray(ENVIRONMENT)):
+    for engine in (on_local(ENVIRONMENT, threads=2, devices=[""]), on_ray(ENVIRONMENT)):
         recorder = Recorder([job("a")])
         engine.run(recorder)
         assert recorder.results["a"] == {

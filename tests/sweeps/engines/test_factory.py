@@ -12,9 +12,9 @@ import pytest
 
 from carft_core.errors import RequestError
 from sweeps.engines import factory as choosing
-from sweeps.engines.factory import is_ray, make_engine
-from sweeps.engines.local import InProcessEngine, LocalEngine
-from sweeps.engines.resources import Node
+from sweeps.engines.factory import is_ray, make_engine, share_of_machine
+from sweeps.engines.local import PEAK, InProcessEngine, LocalEngine
+from sweeps.engines.resources import Gpu, Node
 from sweeps.spec.spec import SweepSpec, load_spec
 
 MakeSpec = Callable[..., SweepSpec]
@@ -36,29 +36,122 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSpec:
     return make
 
 
-ONE_GPU, TWO_GPUS = Node("m", 8, 1), Node("m", 8, 2)
+def gpu_node(cpus: int, *memory_mb: float | None) -> Node:
+    """This machine with GPUs of so much memory."""
+    gpus = [Gpu(size, bf16=True, name=f"GPU-{i}") for i, size in enumerate(memory_mb)]
+    return Node("m", cpus, len(gpus)).with_gpus(gpus)
+
+
+ONE_GPU, TWO_GPUS = gpu_node(8, 24_000.0), gpu_node(8, 24_000.0, 24_000.0)
 
 
 @pytest.mark.parametrize(
     ("machine", "keys", "options", "ray"),
     [
         (Node("m", 8), {}, {}, False),
-        (ONE_GPU, {}, {}, False),
-        (TWO_GPUS, {}, {}, True),
-        (TWO_GPUS, {"parallel": 1}, {}, False),
-        (TWO_GPUS, {"resources": {"gpus": 0}}, {}, False),
-        (TWO_GPUS, {"engine": "local"}, {}, False),
-        (ONE_GPU, {"resources": {"gpus": 0.5}}, {}, True),
-        (Node("m", 8), {"parallel": 4}, {}, True),
+        (TWO_GPUS, {}, {}, False),
+        (ONE_GPU, {"resources": {"gpus": 0.5}}, {}, False),
+        (Node("m", 8), {"parallel": 4}, {}, False),
         (Node("m", 8), {"engine": "ray"}, {}, True),
         (Node("m", 8), {}, {"address": "head:6379"}, True),
+        (Node("m", 8), {"parallel": 1}, {"address": "head:6379"}, True),
         (Node("m", 8), {"engine": "local"}, {"address": "head:6379"}, False),
     ],
 )
-def test_auto_is_ray_where_runs_can_share_a_cluster_or_this_machine(
+def test_auto_is_ray_where_there_is_a_cluster(
     spec: MakeSpec, machine: Node, keys: dict[str, Any], options: dict[str, str], ray: bool
 ) -> None:
     assert is_ray(spec(machine, **keys), **options) is ray
+
+
+MANY = {"seeds": 40}
+
+
+@pytest.mark.parametrize(
+    ("machine", "keys", "cpus", "at_once", "by_memory"),
+    [
+        (Node("m", 8), MANY, 1, 8, True),
+        (Node("m", 8), {"seeds": 3}, 2, 3, True),
+        (Node("m", 8), {"seeds": 3, "baselines": ["fine_tune"]}, 1, 6, True),
+        (Node("m", 8), {"seeds": 1}, 8, 1, False),
+        (Node("m", 8), {**MANY, "parallel": 1}, 8, 1, False),
+        (Node("m", 8), {**MANY, "parallel": 3}, 2, 3, False),
+        (Node("m", 8), {**MANY, "parallel": 100}, 1, 8, False),
+        (Node("m", 8), {**MANY, "resources": {"cpus": 3}}, 3, 2, True),
+        (Node("m", 8), {**MANY, "parallel": 4, "resources": {"cpus": 8}}, 8, 1, False),
+        (TWO_GPUS, MANY, 4, 2, False),
+        (TWO_GPUS, {**MANY, "parallel": 1}, 8, 1, False),
+        (TWO_GPUS, {**MANY, "resources": {"gpus": 2}}, 8, 1, False),
+        (TWO_GPUS, {**MANY, "resources": {"gpus": 0.5}}, 2, 4, False),
+        (TWO_GPUS, {**MANY, "resources": {"gpus": "auto"}}, 1, 8, True),
+        (TWO_GPUS, {**MANY, "resources": {"gpus": 0}}, 1, 8, True),
+        (Node("m", 8), {**MANY, "resources": {"gpus": "auto"}}, 1, 8, True),
+    ],
+)
+def test_runs_share_this_machine_evenly(
+    spec: MakeSpec,
+    machine: Node,
+    keys: dict[str, Any],
+    cpus: int,
+    at_once: int,
+    by_memory: bool,
+) -> None:
+    share = share_of_machine(spec(machine, **keys), machine)
+    assert (share.need.cpus, share.at_once, share.by_memory) == (cpus, at_once, by_memory)
+
+
+@pytest.mark.parametrize(
+    ("machine", "keys", "devices", "threads"),
+    [
+        (Node("m", 8), {"parallel": 1}, [None], None),
+        (Node("m", 8), {"parallel": 1, "resources": {"cpus": 3}}, [None], 3),
+        (Node("m", 8), {"parallel": 2}, [None, None], 4),
+        (TWO_GPUS, {"parallel": 1}, [None], None),
+        (TWO_GPUS, {}, ["GPU-0", "GPU-1"], 4),
+        (TWO_GPUS, {"parallel": 2, "resources": {"gpus": 0}}, ["", ""], 4),
+        (TWO_GPUS, {"resources": {"gpus": 0.5}}, ["GPU-0", "GPU-1", "GPU-0", "GPU-1"], 2),
+        (TWO_GPUS, {"parallel": 2, "resources": {"gpus": 0.5}}, ["GPU-0", "GPU-1"], 2),
+        (TWO_GPUS, {"resources": {"gpus": 2}}, ["GPU-0,GPU-1"], None),
+        (gpu_node(8, 1, 1, 1, 1), {"resources": {"gpus": 2}}, ["GPU-0,GPU-1", "GPU-2,GPU-3"], 4),
+        (ONE_GPU, {"resources": {"gpus": "auto"}}, ["GPU-0"] * 4, 2),
+    ],
+)
+def test_each_worker_gets_its_gpus_and_its_share_of_the_threads(
+    spec: MakeSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    machine: Node,
+    keys: dict[str, Any],
+    devices: list[str | None],
+    threads: int | None,
+) -> None:
+    made: dict[str, Any] = {}
+    monkeypatch.setattr(choosing, "LocalEngine", lambda **options: made.update(options))
+    make_engine(spec(machine, **MANY, **keys))
+    assert (made["devices"], made["threads"]) == (devices, threads)
+
+
+@pytest.mark.parametrize(
+    ("memory_mb", "after", "fits"),
+    [(24_000.0, 5_000.0, 4), (24_000.0, 15_000.0, 1), (None, 1.0, 1)],
+)
+def test_gpus_auto_lets_as_many_share_one_as_its_memory_holds(
+    spec: MakeSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    memory_mb: float | None,
+    after: float,
+    fits: int,
+) -> None:
+    made: dict[str, Any] = {}
+    monkeypatch.setattr(choosing, "LocalEngine", lambda **options: made.update(options))
+    make_engine(spec(gpu_node(8, memory_mb), **MANY, resources={"gpus": "auto"}))
+    assert made["memory"].holds("GPU-0") == 1
+    made["memory"].learn({"metrics": {PEAK: after}})
+    assert made["memory"].holds("GPU-0") == fits
+
+
+def test_gpus_auto_is_refused_on_ray(spec: MakeSpec) -> None:
+    with pytest.raises(RequestError, match="auto is for runs on one machine"):
+        make_engine(spec(engine="ray", resources={"gpus": "auto"}))
 
 
 def test_an_address_in_the_environment_counts_until_another_is_given(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -131,16 +132,20 @@ LISTING = "0, GPU-aaaa, 24000, 7.5\n1, GPU-bbbb, 80000, 9.0\n2, GPU-cccc, [N/A],
 TURING, HOPPER, UNKNOWN = Gpu(24000.0, bf16=False), Gpu(80000.0, bf16=True), Gpu()
 
 
+def named(**gpus: Gpu) -> list[Gpu]:
+    return [replace(gpu, name=name.replace("_", "-")) for name, gpu in gpus.items()]
+
+
 @pytest.mark.parametrize(
     ("environ", "gpus"),
     [
-        ({}, [TURING, HOPPER, UNKNOWN]),
+        ({}, named(GPU_aaaa=TURING, GPU_bbbb=HOPPER, GPU_cccc=UNKNOWN)),
         ({"CUDA_VISIBLE_DEVICES": ""}, []),
         ({"CUDA_VISIBLE_DEVICES": "-1"}, []),
-        ({"CUDA_VISIBLE_DEVICES": "1,0"}, [HOPPER, TURING]),
-        ({"CUDA_VISIBLE_DEVICES": "GPU-bb"}, [HOPPER]),
-        ({"CUDA_VISIBLE_DEVICES": "0,7,1"}, [TURING]),
-        ({"CUDA_VISIBLE_DEVICES": "MIG-1234"}, [Gpu(bf16=True)]),
+        ({"CUDA_VISIBLE_DEVICES": "1,0"}, named(**{"1": HOPPER, "0": TURING})),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-bb"}, named(GPU_bb=HOPPER)),
+        ({"CUDA_VISIBLE_DEVICES": "0,7,1"}, named(**{"0": TURING})),
+        ({"CUDA_VISIBLE_DEVICES": "MIG-1234"}, named(MIG_1234=Gpu(bf16=True))),
     ],
 )
 def test_gpus_are_counted_as_cuda_counts_them(environ: dict[str, str], gpus: list[Gpu]) -> None:

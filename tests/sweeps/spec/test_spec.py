@@ -125,7 +125,7 @@ def test_a_file_with_name_and_algorithm_alone_is_one_trial_with_the_defaults(loa
     assert (spec.early_terminate, spec.race_seeds, spec.try_first) == (None, None, ())
     assert spec.confirm_seeds == ()
     assert (spec.time_budget, spec.timeout, spec.webhook, spec.imports) == (None, None, None, ())
-    assert (spec.breaker, spec.engine, spec.parallel) == (5, "auto", None)
+    assert (spec.breaker, spec.engine, spec.parallel) == (5, "auto", "auto")
     assert spec.resources == Resources(cpus=None, gpus=None, custom={})
     assert spec.goals == (spec.metric,)
     assert spec.points() == [{}]

@@ -1,0 +1,28 @@
+"""The entry of every run outside tests: the training core.
+
+A worker process imports it as soon as it starts, so that a run waits for none of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import open_clip  # noqa: F401 - what models are opened with, which the core imports only then
+
+from carft_core.config import trial_config
+from carft_core.train import Decision, EpochReport, train
+from sweeps.engines.entry import Report
+
+
+def train_with_core(
+    config: Mapping[str, Any], seed: int, *, report: Report, workdir: Path
+) -> Mapping[str, Any] | None:
+    """Train and evaluate one run with `carft_core`."""
+
+    def decide(epoch: EpochReport) -> Decision:
+        return Decision(report(epoch.as_dict()).value)
+
+    result = train(trial_config(config), seed, report=decide, workdir=workdir)
+    return None if result is None else result.as_dict()

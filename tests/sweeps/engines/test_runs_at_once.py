@@ -1,0 +1,205 @@
+"""Several runs at once in the local engine: each has its share, and costs the others nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps.engines import supervisor as supervisor_module
+from sweeps.engines.base import Decision, Failure, Job, Wait
+from sweeps.engines.local import PEAK, LocalEngine, SharedMemory
+from sweeps.engines.supervisor import KillCount
+from tests.sweeps.engines.conftest import MakeEngine, MakeJob
+from tests.sweeps.toy_runs import ENVIRONMENT, Recorder, epoch_report, is_running
+
+
+class Watching(Recorder):
+    """Counts the runs that are under way at once."""
+
+    def __init__(self, jobs: list[Job | Wait]) -> None:
+        super().__init__(jobs)
+        self.under_way = self.most = 0
+
+    def next_job(self) -> Job | Wait:
+        job = super().next_job()
+        if isinstance(job, Job):
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+        return job
+
+    def finished(self, job: Job, result: Mapping[str, Any]) -> None:
+        super().finished(job, result)
+        self.under_way -= 1
+
+    def failed(self, job: Job, failure: Failure) -> None:
+        super().failed(job, failure)
+        self.under_way -= 1
+
+
+def test_two_runs_are_under_way_at_once_and_never_three(
+    on_two_workers: MakeEngine, job: MakeJob, tmp_path: Path
+) -> None:
+    def decide(job: Job, report: Mapping[str, Any]) -> Decision:
+        del report
+        if job.digest == "c":
+            (tmp_path / "go").touch()
+        return Decision.CONTINUE
+
+    recorder = Watching([job("a", do="wait"), job("b", epochs=1), job("c", epochs=1)])
+    recorder.decide = decide
+    on_two_workers().run(recorder)
+    ends = [digest for event, digest in recorder.events if event == "finished"]
+    assert ends[0] == "b"
+    assert set(ends) == {"a", "b", "c"}
+    assert recorder.most == 2
+    assert len(set(recorder.workers)) == 2
+
+
+def test_one_that_crashes_costs_the_other_nothing_and_its_place_goes_on(
+    on_two_workers: MakeEngine, job: MakeJob, tmp_path: Path
+) -> None:
+    class Letting(Recorder):
+        def finished(self, job: Job, result: Mapping[str, Any]) -> None:
+            super().finished(job, result)
+            if job.digest == "c":
+                (tmp_path / "go").touch()
+
+    recorder = Letting([job("a", do="wait"), job("b", do="segfault"), job("c")])
+    on_two_workers().run(recorder)
+    assert recorder.failures["b"].message == "the worker process was killed by SIGSEGV"
+    assert set(recorder.results) == {"a", "c"}
+    assert len(set(recorder.pids())) == 3
+
+
+def test_a_job_that_waits_for_a_running_one_begins_when_that_has_ended(
+    on_two_workers: MakeEngine, job: MakeJob
+) -> None:
+    class Waiting(Recorder):
+        def next_job(self) -> Job | Wait:
+            if len(self.jobs) == 1 and "a" not in self.results:
+                return Wait.LATER
+            return super().next_job()
+
+    recorder = Waiting([job("a", epochs=3, pause=0.2), job("b", epochs=1)])
+    on_two_workers().run(recorder)
+    assert recorder.events.index(("finished", "a")) < recorder.events.index(("started", "b"))
+
+
+def test_a_run_that_fails_last_is_given_again_though_nothing_was_left(
+    on_two_workers: MakeEngine, job: MakeJob
+) -> None:
+    class Again(Recorder):
+        def failed(self, job: Job, failure: Failure) -> None:
+            super().failed(job, failure)
+            if job.digest == "b":
+                self.jobs.append(again)
+
+    again = job("b again")
+    recorder = Again([job("a"), job("b", do="raise", error="key")])
+    on_two_workers().run(recorder)
+    assert set(recorder.results) == {"a", "b again"}
+
+
+def test_each_worker_sees_its_own_gpus_and_all_have_the_same_threads(
+    on_local: MakeEngine, job: MakeJob
+) -> None:
+    engine = on_local(ENVIRONMENT, devices=["GPU-a", "GPU-b"], threads=3)
+    recorder = Recorder([job("a"), job("b")])
+    engine.run(recorder)
+    seen = {result["CUDA_VISIBLE_DEVICES"] for result in recorder.results.values()}
+    assert seen <= {"GPU-a", "GPU-b"}
+    assert {result["OMP_NUM_THREADS"] for result in recorder.results.values()} == {"3"}
+
+
+def test_workers_that_are_started_before_there_is_a_job_serve_the_first_runs(
+    on_two_workers: MakeEngine, job: MakeJob
+) -> None:
+    engine = on_two_workers()
+    engine.start()
+    assert isinstance(engine, LocalEngine)
+    started = {worker._worker.pid for worker in engine._workers if worker._worker is not None}
+    assert len(started) == 2
+    recorder = Recorder([job("a"), job("b")])
+    engine.run(recorder)
+    assert set(recorder.pids()) <= started
+    engine.close()
+    assert not any(map(is_running, started))
+
+
+def test_a_worker_that_was_started_and_is_dead_costs_no_run(
+    on_local: MakeEngine, job: MakeJob
+) -> None:
+    engine = on_local()
+    engine.start()
+    assert isinstance(engine, LocalEngine)
+    (worker,) = engine._workers
+    assert worker._worker is not None
+    os.kill(worker._worker.pid, signal.SIGKILL)
+    recorder = Recorder([job("a")])
+    engine.run(recorder)
+    assert recorder.events[-1] == ("finished", "a")
+
+
+def report_of(megabytes: float) -> dict[str, Any]:
+    return {**epoch_report(1, 2), "metrics": {PEAK: megabytes}}
+
+
+def test_one_run_has_a_memory_until_it_has_reported_and_then_as_many_as_fit() -> None:
+    memory = SharedMemory({"GPU-a": 1000.0, "GPU-b": 500.0, "GPU-c": 0.0})
+    assert [memory.holds(f"GPU-{name}") for name in "abc"] == [1, 1, 1]
+    memory.learn(epoch_report(0, 2))
+    assert memory.holds("GPU-a") == 1
+    memory.learn(report_of(240.0))
+    assert [memory.holds(f"GPU-{name}") for name in "abc"] == [4, 2, 1]
+    memory.learn(report_of(400.0))
+    memory.learn(report_of(100.0))
+    assert [memory.holds(f"GPU-{name}") for name in "abc"] == [2, 1, 1]
+    assert memory.holds(None) > 1000
+
+
+def test_the_first_run_is_alone_until_it_has_said_what_it_takes(
+    on_local: MakeEngine, job: MakeJob
+) -> None:
+    class Begun(Recorder):
+        def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
+            taken = {PEAK: 300.0} if report["epoch"] > 1 else {}
+            report["metrics"].update(taken)
+            return super().reported(job, report)
+
+    engine = on_local(devices=[None] * 3, memory=SharedMemory({None: 700.0}))
+    recorder = Begun([job(d, epochs=3, pause=0.4) for d in "abc"])
+    engine.run(recorder)
+    told = recorder.events
+    assert told[:3] == [("started", "a"), ("epoch 1", "a"), ("epoch 2", "a")]
+    assert told.index(("started", "b")) < told.index(("finished", "a"))
+    assert told.index(("started", "c")) > min(told.index(("finished", d)) for d in "ab")
+
+
+def test_one_kill_for_want_of_memory_is_charged_to_one_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    so_far = iter([3, 3, 4, 4, 4, 6, 6])
+    monkeypatch.setattr(supervisor_module, "oom_kills", lambda: next(so_far))
+    kills = KillCount()
+    first, second = kills.uncharged(), kills.uncharged()
+    assert kills.charge(first)  # the kernel's fourth
+    assert not kills.charge(second)  # another hand's
+    later = kills.uncharged()
+    assert kills.charge(later)
+    assert kills.charge(later)
+
+
+def test_workers_that_never_had_a_job_end_at_once_with_the_engine(on_local: MakeEngine) -> None:
+    """As when the sweep is refused while they still import."""
+    engine = on_local(devices=[None] * 3, memory=SharedMemory({None: 700.0}))
+    engine.start()
+    assert isinstance(engine, LocalEngine)
+    started = {worker._worker.pid for worker in engine._workers if worker._worker is not None}
+    assert len(started) == 2  # one more than fits before anything is known
+    engine.close()
+    assert not any(map(is_running, started))
