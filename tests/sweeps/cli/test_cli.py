@@ -374,6 +374,22 @@ def test_no_command_shows_the_help_and_exits_with_2(capsys: pytest.CaptureFixtur
     ],
 )
 @pytest.mark.parametrize("before", [True, False])
+PLANS = """
+import sys
+from sweeps.cli import main
+
+assert main(["check", "kl_weight", "--home", sys.argv[1]]) == 0
+print(sorted({"open_clip", "torchvision", "timm", "optuna", "mlflow", "sympy"} & {*sys.modules}))
+"""
+
+
+def test_a_sweep_is_planned_without_what_opens_models_and_makes_views(tmp_path: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", PLANS, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert told.stdout.splitlines()[-1] == "[]"
+
+
 def test_verbose_logs_what_our_modules_decide(
     words: list[str],
     lines: list[str],
