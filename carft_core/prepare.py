@@ -18,6 +18,7 @@ from carft_core.data.loader import default_workers
 from carft_core.data.transforms import AUGMENTATIONS
 from carft_core.device import Precision, resolve_device, resolve_precision, usable_cores
 from carft_core.errors import RequestError
+from carft_core.own_code import own_code
 from carft_core.prompts import TemplateSet, class_weights, context_set, template_set, text_features
 from carft_core.teacher import Teacher, linear_head, open_teacher
 
@@ -85,7 +86,7 @@ def _prepared(
     others = {f"{RETENTION}{name}": it for name, it in other_data(data_config, evaluation).items()}
     training = {"train": data.train, "id/val": data.id_val}
     measured = {**data.measured(), **{name: it.id_test for name, it in others.items()}}
-    transform = clip.transform
+    transform = replace(clip.transform, reduced=data_config.decode == "reduced")
     if data_config.augmentation is not None:
         transform = replace(transform, augmentation=AUGMENTATIONS[data_config.augmentation])
     teacher = open_teacher(
@@ -93,9 +94,12 @@ def _prepared(
         data.class_names,
         {**training, **measured},
         {
-            **dict.fromkeys(training, data.digest_of_training),
-            **dict.fromkeys(measured, data.digest),
-            **{name: it.digest for name, it in others.items()},
+            **dict.fromkeys(training, views_digest(data_config.family, data.digest_of_training)),
+            **dict.fromkeys(measured, views_digest(data_config.family, data.digest)),
+            **{
+                name: views_digest(name.removeprefix(RETENTION), it.digest)
+                for name, it in others.items()
+            },
         },
         transform=transform,
         classes=classes,
@@ -108,6 +112,12 @@ def _prepared(
     )
     heads = {name: _other_head(clip, name, it, device) for name, it in others.items()}
     return Prepared(data, teacher, FAMILIES[data_config.family], heads)
+
+
+def views_digest(family: str, digest: str) -> str:
+    """That of data, with the user's own code where a family of theirs makes the views of it."""
+    code = own_code(FAMILIES[family].open)
+    return digest if code is None else f"{digest} {code}"
 
 
 @functools.lru_cache(maxsize=2)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from carft_core import identity
 from carft_core.config import TrialConfig
 from carft_core.data import open_data
-from carft_core.identity import digest_of, evaluation_digest, identify
+from carft_core.files import digest_of
+from carft_core.identity import evaluation_digest, identify
 from carft_core.merges import Merge, MergePoint, Model
 from carft_core.merges.wise_ft import WiseFt
 from carft_core.run import RunFolder, finish, is_complete
@@ -65,6 +66,7 @@ def test_what_does_not_decide_the_weights_is_outside(
         {"data.split_seed": 1},
         {"data.augmentation": "domainbed"},
         {"data.augmentation": "none"},
+        {"data.decode": "reduced"},
         {"prompts.classes": "openai"},
         {"prompts.contexts": "openai"},
         {"precision": "bf16"},
