@@ -1,9 +1,10 @@
-"""How long `list`, `show` and `compare` take, and in how much memory, when a home is large.
+"""How long commands take, and in how much memory, when a home is large.
 
     python benchmarks/ten_thousand_trials.py [--trials 10000] [--repeats 3] [--json] [--keep FOLDER]
 
 Builds the home with large_home.py, then runs each command in a process of its own: wall clock from
-start to exit, and peak resident memory.
+start to exit, CPU seconds, and peak resident memory. `--help` and `check` of a recipe read no
+trial.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ from typing import Any
 
 NAME = "ten_thousand"
 COMMANDS: Mapping[str, Sequence[str]] = {
+    "--help": ("--help",),
+    "check": ("check", "kl_weight"),
     "list": ("list",),
     "show": ("show", NAME),
     "show --json": ("show", NAME, "--json"),
     "compare": ("compare", NAME),
     "compare --json": ("compare", NAME, "--json"),
+    "report": ("report", NAME),
     "clean": ("clean",),
 }
 
@@ -63,14 +67,15 @@ def build(folder: Path, trials: int) -> None:
 
 
 def measure(command: Sequence[str], repeats: int) -> dict[str, float]:
-    """Wall seconds (median and worst) and peak memory in MB of a command."""
-    seconds, memory = [], 0.0
+    """Wall seconds (median and worst), CPU seconds and peak memory in MB of a command."""
+    seconds, cpu, memory = [], [], 0.0
     for _ in range(repeats):
         with tempfile.TemporaryFile() as out:
             began = time.monotonic()
             child = subprocess.Popen([sys.executable, "-m", "sweeps", *command], stdout=out)
             _, status, used = os.wait4(child.pid, 0)
             seconds.append(time.monotonic() - began)
+            cpu.append(used.ru_utime + used.ru_stime)
             child.returncode = os.waitstatus_to_exitcode(status)
             if child.returncode:
                 raise SystemExit(f"carft-sweep {' '.join(command)} exited {child.returncode}")
@@ -80,6 +85,7 @@ def measure(command: Sequence[str], repeats: int) -> dict[str, float]:
     return {
         "median_s": round(statistics.median(seconds), 2),
         "worst_s": round(max(seconds), 2),
+        "cpu_s": round(statistics.median(cpu), 2),
         "peak_mb": round(memory),
         "printed_kb": round(size / 1000, 1),
     }
@@ -95,12 +101,14 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 
 
 def _table(told: Mapping[str, Any]) -> str:
+    heads = ("median s", "worst s", "CPU s", "peak MB")
     lines = [
         f"{told['trials']} finished trials; {told['machine']}; built in {told['build_s']} s",
-        f"{'command':<16}{'median s':>10}{'worst s':>10}{'peak MB':>10}{'printed kB':>12}",
+        f"{'command':<16}{''.join(f'{head:>10}' for head in heads)}{'printed kB':>12}",
     ]
     for name, row in told["rows"].items():
-        cells = f"{row['median_s']:>10.2f}{row['worst_s']:>10.2f}{row['peak_mb']:>10.0f}"
+        cells = f"{row['median_s']:>10.2f}{row['worst_s']:>10.2f}{row['cpu_s']:>10.2f}"
+        cells += f"{row['peak_mb']:>10.0f}"
         lines.append(f"{name:<16}{cells}{row['printed_kb']:>12.1f}")
     return "\n".join(lines) + "\n"
 

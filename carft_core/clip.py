@@ -23,7 +23,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms import InterpolationMode
 
 from carft_core.data.transforms import Transform
 from carft_core.device import one_attention_path
@@ -237,18 +236,15 @@ def find_model(name: str, pretrained: str | None = None) -> ModelSource:
     Raises RequestError for an unknown name or tag (with the near ones), for a name without
     weights, a path that is not there, a config that is none, and a download that fails.
     """
+    if name == BUILTIN or name.startswith((HUB, FOLDER)):
+        return _own_source(name, pretrained)
+    # A second and 100 MB that no other way of naming a model needs.
     import open_clip
 
     names = open_clip.list_models()
     path = existing(name)
-    is_folder = path is not None and path.is_dir() and name not in names
-    if is_folder or name == BUILTIN or name.startswith((HUB, FOLDER)):
-        if pretrained is not None:
-            raise RequestError(
-                f"model.pretrained: {pretrained!r} has no place beside model.name: {name}, which "
-                "brings its own weights; leave it out"
-            )
-        return _folder_source(name, _folder_of(name))
+    if path is not None and path.is_dir() and name not in names:
+        return _own_source(name, pretrained)
     own_name = name.replace("/", "-")
     if own_name not in names:
         raise RequestError(_unknown_model(name, names))
@@ -264,6 +260,16 @@ def find_model(name: str, pretrained: str | None = None) -> ModelSource:
         preprocess = _agreed([open_clip.get_pretrained_cfg(own_name, tag) for tag in tags])
         weights = _local_file(own_name, pretrained, tags)
     return ModelSource(name, architecture, preprocess, weights, own_name, own_name)
+
+
+def _own_source(name: str, pretrained: str | None) -> ModelSource:
+    """Find a model that brings its own weights."""
+    if pretrained is not None:
+        raise RequestError(
+            f"model.pretrained: {pretrained!r} has no place beside model.name: {name}, which "
+            "brings its own weights; leave it out"
+        )
+    return _folder_source(name, _folder_of(name))
 
 
 def _folder_of(name: str) -> Path:
@@ -516,6 +522,7 @@ def _build(source: ModelSource) -> nn.Module:
 
 def _transform(model: nn.Module, name: str) -> Transform:
     import open_clip
+    from torchvision.transforms import InterpolationMode
 
     preprocess = open_clip.get_model_preprocess_cfg(model)
     size = preprocess["size"]

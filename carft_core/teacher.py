@@ -8,12 +8,12 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
 import PIL
 import torch
-import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -29,8 +29,8 @@ from carft_core.prompts import TemplateSet, class_weights, context_weights, text
 
 VIEWS_REVISION = 1
 """Raised by hand when an image is shown otherwise."""
-LIBRARIES = (torch.__version__, torchvision.__version__, PIL.__version__)
-"""What views are made with."""
+LIBRARIES = (torch.__version__, version("torchvision"), PIL.__version__)
+"""What views are made with; torchvision is not imported for its version, which takes a second."""
 FEATURES_REVISION = 1
 """Raised by hand when equal weights give other features of an image."""
 

@@ -6,11 +6,12 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -167,11 +168,17 @@ class Drawings(Source):
 
     split: str
     """Its name, which draws other views than that of another split."""
-    pixels: Tensor
-    """[D, 48, 48, 4] uint8."""
+    pngs: Sequence[bytes]
+    """Of the D drawings, as they are packed."""
     monochrome: Tensor
     """[D] bool."""
     views_per_drawing: int
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """[D, 48, 48, 4] uint8; decoded when the first view is made, which who plans runs makes
+        none of."""
+        return torch.from_numpy(np.stack([decode(png) for png in self.pngs]))
 
     def views(
         self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
@@ -191,13 +198,12 @@ class Drawings(Source):
 def read_subset(subset: str, path: Path = DATA) -> FamilyData:
     """The "report" or "development" half of the packed data; opened once per process."""
     content = path.read_bytes()
-    columns = ["id", "class", "split", "unit", "monochrome", "png"]
-    table = pq.read_table(
-        io.BytesIO(content), columns=columns, filters=[("subset", "==", subset)]
-    ).to_pydict()
+    columns = ["id", "class", "split", "unit", "monochrome", "png", "subset"]
+    # Not by `filters` of `read_table`, for which Arrow imports pandas.
+    packed = pq.ParquetFile(io.BytesIO(content)).read(columns)
+    table = packed.filter(pc.equal(packed["subset"], subset)).to_pydict()
     names = tuple(sorted(set(table["class"])))
     number = {name: index for index, name in enumerate(names)}
-    pixels = torch.from_numpy(np.stack([decode(png) for png in table["png"]]))
     monochrome = torch.tensor(table["monochrome"])
 
     def split(name: str, views: int) -> Split:
@@ -207,7 +213,7 @@ def read_subset(subset: str, path: Path = DATA) -> FamilyData:
             ids=tuple(f"{table['id'][row]}#{view}" for row in rows for view in range(views)),
             units=tuple(table["unit"][row] for row in rows for _ in range(views)),
             labels=labels.repeat_interleave(views),
-            source=Drawings(name, pixels[rows], monochrome[rows], views),
+            source=Drawings(name, [table["png"][row] for row in rows], monochrome[rows], views),
         )
 
     return FamilyData(

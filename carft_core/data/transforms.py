@@ -7,14 +7,18 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms import functional as F
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
+
+# torchvision is imported where a view is made: with it come torch._dynamo and sympy, 1.3 s and
+# 87 MB for whoever only plans runs.
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,9 @@ def evaluation_view(image: Image.Image, transform: Transform) -> Tensor:
     resized to S; `longest`: the longer side resized to S, black beside the shorter.
     Source: open_clip's `image_transform(..., is_train=False)`, equal to the pixel.
     """
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms import functional as F
+
     interpolation, side = InterpolationMode(transform.interpolation), transform.size
     if transform.resize_mode == "squash":
         resized = F.resize(image, [side, side], interpolation)
@@ -197,6 +204,8 @@ def view_seed(seed: int, epoch: int, index: int) -> int:
 @functools.lru_cache(maxsize=8)
 def _recipe(augmentation: Augmentation, size: int) -> v2.Compose:
     """What draws and makes a training view of an RGB image. Source: torchvision."""
+    from torchvision.transforms import InterpolationMode, v2
+
     interpolation = InterpolationMode(augmentation.interpolation)
     steps: list[Callable[[Image.Image], Image.Image]] = []
     if augmentation.crop == "height":
@@ -215,6 +224,9 @@ def _recipe(augmentation: Augmentation, size: int) -> v2.Compose:
 
 
 def _crop_by_height(image: Image.Image, *, augmentation: Augmentation, size: int) -> Image.Image:
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms import functional as F
+
     numbers = torch.rand(ATTEMPTS, 4, dtype=torch.float64)
     box = box_by_height(image.width, image.height, numbers, augmentation)
     interpolation = InterpolationMode(augmentation.interpolation)

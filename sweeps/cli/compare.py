@@ -259,8 +259,9 @@ def _command(arguments: argparse.Namespace) -> str:
 
 def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Several sweeps are one comparison."""
-    # Opens the data and the user's code, and so loads torch, which `compare` does without.
+    # Draws charts, and loads torch where thumbnails are still to be made.
     from sweeps.results.artifacts import PAGE
+    from sweeps.results.records import nothing_collected
     from sweeps.results.report import page
 
     home = find_home(arguments.home, trust=arguments.trust_home).absolute()
@@ -270,8 +271,9 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
     if figures is not None and figures.exists() and not figures.is_dir():
         raise RequestError(f"--figures: {figures} is a file; name a folder")
     runs, several = RunStore(home.runs), len(sweeps) > 1
-    parts = [load_part(sweep, runs, with_fields=several) for sweep in sweeps]
-    comparison = compare_sweeps(override_specs(parts, arguments))
+    with nothing_collected():
+        parts = [load_part(sweep, runs, with_fields=several) for sweep in sweeps]
+        comparison = compare_sweeps(override_specs(parts, arguments))
     made = page(home, sweeps, comparison, options=_options(arguments))
     with written("--out", out):
         made.write(out)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from carft_core.errors import RequestError
 from carft_core.files import append_lines, write_atomically
@@ -235,6 +235,15 @@ class StudyProjection:
         return _Study(storage, self._home, self._ledger)
 
 
+class _OpenTrial(NamedTuple):
+    """A trial that the study has without its end."""
+
+    trial_id: int
+    """In the storage."""
+    reports: dict[int, float]
+    """What it has of it, by epoch."""
+
+
 class _Study:
     def __init__(self, storage: BaseStorage, home: Home, ledger: Ledger) -> None:
         self._storage, self._ledger = storage, ledger
@@ -244,13 +253,16 @@ class _Study:
         self._runs = RunStore(home.runs)
         self._study = self._opened()
         self._id = storage.get_study_id_from_name(self._name)
-        known = self._study.get_trials(deepcopy=False)
+        known = self._trials_of(self._study)
         self._count = len(known)
-        self._reports = {trial.number: dict(trial.intermediate_values) for trial in known}
-        self._open = {trial.number for trial in known if not trial.state.is_finished()}
+        self._open = {
+            trial.number: _OpenTrial(trial._trial_id, dict(trial.intermediate_values))
+            for trial in known
+            if not trial.state.is_finished()
+        }
+        """By number the trials that have no end there."""
 
     def update(self) -> None:
-        trials = self._ledger.proposals()
         names = [goal["name"] for goal in goals(self._ledger.spec)]
         if self._study.metric_names != names:
             self._name_values(names)
@@ -258,16 +270,17 @@ class _Study:
             if self._study.user_attrs.get(key) != value:
                 self._study.set_user_attr(key, value)
         for number in sorted(self._open):
-            self._catch_up(trials[number])
-        for trial in trials[self._count :]:
+            self._catch_up(self._ledger.proposal(number))
+        for number in range(self._count, self._ledger.next_number):
+            trial = self._ledger.proposal(number)
             frozen = self._frozen(trial)  # a copy: the driver goes on meanwhile
             if frozen.state.is_finished():
                 frozen.user_attrs |= self._accuracies(trial)
-            self._study.add_trial(frozen)
-            self._count = trial.number + 1
-            self._reports[trial.number] = dict(frozen.intermediate_values)
-            if trial.state == "running":
-                self._open.add(trial.number)
+            # Not by the study, whose storage would keep every trial in memory.
+            trial_id = self._storage.create_new_trial(self._id, template_trial=frozen)
+            self._count = number + 1
+            if not frozen.state.is_finished():
+                self._open[number] = _OpenTrial(trial_id, dict(frozen.intermediate_values))
 
     def _name_values(self, names: list[str]) -> None:
         from optuna.exceptions import ExperimentalWarning
@@ -278,8 +291,7 @@ class _Study:
 
     def _catch_up(self, trial: Trial) -> None:
         wanted = self._frozen(trial)
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
-        written = self._reports[trial.number]
+        trial_id, written = self._open[trial.number]
         for epoch, value in wanted.intermediate_values.items():
             # A mean over more seeds replaces that of fewer. As text, since NaN is not equal to NaN.
             if str(written.get(epoch)) != str(value):
@@ -291,7 +303,7 @@ class _Study:
             for name, value in self._accuracies(trial).items():
                 self._storage.set_trial_user_attr(trial_id, name, value)
             self._storage.set_trial_state_values(trial_id, wanted.state, wanted.values)
-            self._open.discard(trial.number)
+            del self._open[trial.number]
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return frozen_trial(trial, self._parameters, len(self._directions))
@@ -320,7 +332,7 @@ class _Study:
             load_if_exists=True,
         )
         trials = self._ledger.proposals()
-        there = study.get_trials(deepcopy=False)
+        there = self._trials_of(study)
         agree = [direction.name.lower() for direction in study.directions] == directions
         if agree and len(there) <= len(trials) and all(map(self._agrees, there, trials)):
             return study
@@ -329,6 +341,11 @@ class _Study:
         return optuna.create_study(
             storage=self._storage, study_name=self._name, directions=directions
         )
+
+    def _trials_of(self, study: Study) -> list[FrozenTrial]:
+        """Read the trials past the study's own storage, which would keep them in memory."""
+        study_id = self._storage.get_study_id_from_name(study.study_name)
+        return self._storage.get_all_trials(study_id, deepcopy=False)
 
     def _agrees(self, there: FrozenTrial, trial: Trial) -> bool:
         wanted = self._frozen(trial)

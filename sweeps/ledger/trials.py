@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from carft_core.errors import RequestError
 from carft_core.files import append_lines, parse_json, read_lines
@@ -28,6 +28,8 @@ State = Literal["running", "complete", "failed", "pruned"]
 CONFIRMATIONS, SOUPS, FINAL_RUNS = "confirmations", "soups", "final_runs"
 """Facts about what comes when every trial has ended: the settings that are confirmed, and the
 soups, once they are chosen, and how many runs these are together."""
+_BESIDE = frozenset({"baselines", CONFIRMATIONS, SOUPS})
+"""The facts of the settings that are no trials."""
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +96,18 @@ class Setting:
     """The digests that a soup is made of."""
     trial: Trial | None = None
     """None beside the trials: a baseline, what is confirmed, a soup."""
+
+
+class _Beside(NamedTuple):
+    """By digest the settings that are no trials: those that come before trials, and behind."""
+
+    before: Mapping[str, Setting]
+    behind: Mapping[str, Setting]
+
+
+def _by_run(settings: Sequence[Setting]) -> dict[str, Setting]:
+    """Index settings by the digests of their runs; the first of several counts."""
+    return {digest: one for one in reversed(settings) for digest in one.runs.values()}
 
 
 def check_runs(runs: Mapping[str, str], merges: Sequence[str]) -> None:
@@ -245,11 +259,13 @@ class Ledger:
         """The generations before, the first one first."""
         self.executions: list[Mapping[str, Any]] = []
         """Every start of a driver: how it was asked to run, and with which code."""
-        self.revision = 0
-        """Rises with every change but reports."""
         self._facts: dict[str, Any] = {}
         self._trials: dict[int, Trial] = {}
         self._number_at: dict[int, int] = {}
+        self._numbers_with: dict[str, tuple[int, ...]] = {}
+        """By digest the trials that have the run."""
+        self._beside_with: _Beside | None = None
+        """What else has a run; None where that is to be looked up anew."""
 
     @classmethod
     def create(
@@ -299,6 +315,10 @@ class Ledger:
         """List every trial by number, those too that were tried again later."""
         return [*self._trials.values()]
 
+    def proposal(self, number: int) -> Trial:
+        """Return the trial of a number."""
+        return self._trials[number]
+
     @property
     def next_number(self) -> int:
         """Of the trial that is proposed next."""
@@ -340,22 +360,47 @@ class Ledger:
         what is confirmed.
         """
         yield from self.baselines()
-        count, merges = self.recall("trial_count"), self.recall("merges", ())
-        own = "merges" in self.spec["parameters"]
         for trial in self.trials():
-            if count is None or trial.point < count:  # else the file asks for fewer now
-                yield Setting(
-                    "trial",
-                    trial.algorithm,
-                    trial.params,
-                    trial.runs,
-                    trial.merges if own else merges,
-                    trial.untrained,
-                    trial.result,
-                    trial=trial,
-                )
+            if self._is_asked_for(trial):
+                yield self._setting_of(trial)
         yield from self.soups()
         yield from self.confirmations()
+
+    def setting_with(self, digest: str) -> Setting | None:
+        """Return the first of the settings that have this run, without a look at the others."""
+        beside = self._beside_with
+        if beside is None:
+            behind = _by_run([*self.soups(), *self.confirmations()])
+            self._beside_with = beside = _Beside(_by_run(self.baselines()), behind)
+        if digest in beside.before:
+            return beside.before[digest]
+        trials = (self._trials[number] for number in self._numbers_with.get(digest, ()))
+        asked_for = [
+            trial
+            for trial in trials
+            if self._number_at[trial.point] == trial.number and self._is_asked_for(trial)
+        ]
+        if asked_for:
+            return self._setting_of(min(asked_for, key=lambda trial: trial.point))
+        return beside.behind.get(digest)
+
+    def _is_asked_for(self, trial: Trial) -> bool:
+        """Whether the file, which may ask for fewer now, still asks for a trial."""
+        count = self.recall("trial_count")
+        return count is None or trial.point < count
+
+    def _setting_of(self, trial: Trial) -> Setting:
+        own = "merges" in self.spec["parameters"]
+        return Setting(
+            "trial",
+            trial.algorithm,
+            trial.params,
+            trial.runs,
+            trial.merges if own else self.recall("merges", ()),
+            trial.untrained,
+            trial.result,
+            trial=trial,
+        )
 
     def baselines(self) -> list[Setting]:
         """List the settings that trials are compared with."""
@@ -393,16 +438,17 @@ class Ledger:
 
     def _apply(self, change: Mapping[str, Any]) -> None:
         ((kind, data),) = change.items()
-        self.revision += kind in ("spec", "facts", "trial")
         match kind:
             case "begin":
                 self.spec = data["spec"]
             case "spec":
-                self.spec = data
+                self.spec, self._beside_with = data, None
             case "execution":
                 self.executions.append(data)
             case "facts":
                 self._facts |= data
+                if not _BESIDE.isdisjoint(data):
+                    self._beside_with = None
             case "report":
                 number, epoch, value = data
                 self._trials[number].reports[epoch] = math.nan if value is None else value
@@ -411,6 +457,10 @@ class Ledger:
                 trial = Trial(**data) if known is None else replace(known, **data)
                 self._trials[trial.number] = trial
                 self._number_at[trial.point] = trial.number
+                if known is None:
+                    for digest in trial.runs.values():
+                        others = self._numbers_with.get(digest, ())
+                        self._numbers_with[digest] = (*others, trial.number)
             case _:
                 raise ValueError(f"unknown kind of line {kind!r}")
 

@@ -186,8 +186,6 @@ class SweepProjection:
         self.news: dict[str, None] = {}
         """Digests of which something may be new."""
         self._is_looked_through = False
-        self._index: tuple[int, Mapping[str, _Run]] = (-1, {})
-        """By digest the runs of the ledger, as of one revision of it."""
         self._part: SweepRuns | None = None
         """The runs of a sweep that nobody drives."""
         self._comparison: Comparison | None = None
@@ -212,7 +210,7 @@ class SweepProjection:
 
     def behind(self) -> int:
         """Count the runs of which the store lacks something."""
-        runs = self._by_digest()
+        runs = self._every_run()
         return sum(map(self._is_behind, runs.values())) + len(self._left_open(runs))
 
     def update(self) -> bool:
@@ -227,14 +225,13 @@ class SweepProjection:
             except BaseException:
                 self._is_looked_through = False
                 raise
-        news = [*self.news]
-        runs = self._by_digest()  # read after: a run that is news is in the ledger
         waiting: list[str] = []
-        for digest in news:
+        for digest in [*self.news]:
             self.news.pop(digest)
             try:
-                if digest in runs:
-                    self._send(runs[digest])
+                run = self._run(digest)
+                if run is not None:
+                    self._send(run)
                 elif self._sent.sent_as(digest) in _OPEN:
                     self._end_left_open(digest)
             except _Postponed as error:
@@ -252,23 +249,28 @@ class SweepProjection:
             self.note(digest)
         return not waiting
 
-    def _by_digest(self) -> Mapping[str, _Run]:
-        """Return the runs of every generation; one that several settings share is of the first."""
-        revision = self._ledger.revision  # read first: the driver goes on meanwhile
-        if self._index[0] == revision:
-            return self._index[1]
+    def _run(self, digest: str) -> _Run | None:
+        """Return a run of any generation; one that several settings share is of the first."""
+        for ledger in (self._ledger, *reversed(self._ledger.earlier)):
+            setting = ledger.setting_with(digest)
+            if setting is not None:
+                seed = next(seed for seed, own in setting.runs.items() if own == digest)
+                return _Run(setting, seed, digest, ledger.generation)
+        return None
+
+    def _every_run(self) -> Mapping[str, _Run]:
+        """Return by digest what `_run` returns for one."""
         runs: dict[str, _Run] = {}
         for ledger in (self._ledger, *reversed(self._ledger.earlier)):
             for item in ledger.settings():
                 for seed, digest in item.runs.items():
                     runs.setdefault(digest, _Run(item, seed, digest, ledger.generation))
-        self._index = (revision, runs)
         return runs
 
     def _look_through(self) -> None:
         """Mark every run as news of which the store lacks something."""
         self._forget_what_is_gone()
-        runs = self._by_digest()
+        runs = self._every_run()
         behind = (digest for digest, run in runs.items() if self._is_behind(run))
         self.news |= dict.fromkeys([*behind, *self._left_open(runs)])
 

@@ -306,7 +306,7 @@ def importance(sweep: Ledger, comparison: Comparison) -> Shares | None:
     """
     import optuna
 
-    from sweeps.space.samplers import encode, optuna_distributions
+    from sweeps.space.samplers import CompleteTrials, encode, optuna_distributions
 
     metric = comparison.rule.metric
     values = {
@@ -325,16 +325,17 @@ def importance(sweep: Ledger, comparison: Comparison) -> Shares | None:
     space = [parse_parameter(name, data) for name, data in plain]
     distributions = optuna_distributions(space)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study()
+    complete = []
     for params, value in trials:
         stored = encode(space, params)
         own = {name: distributions[name] for name in stored}
-        study.add_trial(optuna.trial.create_trial(params=stored, distributions=own, value=value))
+        trial = optuna.trial.create_trial(params=stored, distributions=own, value=value)
+        complete.append(trial)
     # Not PED-ANOVA, Optuna's default: it asks what leads to the best tenth of the trials, which of
     # ten trials is one. Deeper trees tell nothing new of a main effect, and take minutes with 2,000
     # trials.
     fanova = optuna.importance.FanovaImportanceEvaluator(n_trees=64, max_depth=6, seed=0)
-    shares = optuna.importance.get_param_importances(study, evaluator=fanova)
+    shares = optuna.importance.get_param_importances(CompleteTrials(complete), evaluator=fanova)
     return {metric: shares} if len(shares) > 1 else None
 
 

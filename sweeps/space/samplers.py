@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
+from optuna import Study, create_study
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -17,6 +18,8 @@ from optuna.distributions import (
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.samplers.nsgaii import UniformCrossover
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.space.distributions import (
     Categorical,
@@ -27,7 +30,6 @@ from sweeps.space.distributions import (
     Params,
     SteppedUniform,
 )
-from sweeps.space.points import sample_point
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -68,6 +70,8 @@ def encode(space: Sequence[Distribution], params: Mapping[str, Any]) -> dict[str
 
 def suggest(space: Sequence[Distribution], trial: Trial) -> Params:
     """Let Optuna choose a point: first what decides, then what is active by it."""
+
+    from sweeps.space.points import sample_point  # and torch, without which a report is made
 
     def suggested(item: Distribution) -> Any:
         name = item.name
@@ -153,3 +157,22 @@ def _to_stored(item: Distribution, value: Any) -> Any:
 def _is_json(item: Categorical) -> bool:
     """Whether a value is a list or mapping, which Optuna stores as text."""
     return any(isinstance(value, (list, dict)) for value in item.values)
+
+
+class CompleteTrials(Study):
+    """A study of complete trials, for those of Optuna's evaluators that only read them.
+
+    Its own storage would copy each trial with everything in it, which takes longer than fANOVA.
+    """
+
+    def __init__(self, trials: Sequence[FrozenTrial]) -> None:
+        storage = InMemoryStorage()
+        super().__init__(create_study(storage=storage).study_name, storage)
+        self._complete = trials
+
+    def get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """See Study."""
+        del deepcopy, states
+        return [*self._complete]

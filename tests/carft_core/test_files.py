@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
-from carft_core.files import read_json, read_lines, write_atomically, write_json
+from carft_core.files import parse_json, read_json, read_lines, write_atomically, write_json
 from carft_core.identity import identify
 from carft_core.run import RunFolder, load_weights, save_weights
 from carft_core.run_files import Evaluation
@@ -182,3 +186,24 @@ def test_another_shape_is_refused_with_its_place(tmp_path: Path, content: str, p
     assert read_json(tmp_path / "metrics.json") is not None, "of any shape"
     with pytest.raises(RequestError, match=rf"metrics\.json is damaged:{place}"):
         read_json(tmp_path / "metrics.json", Evaluation)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(data=JSON, indent=st.sampled_from([None, 1]), escaped=st.booleans())
+@example(data=[-0.0, 10**400, 1e-320, 5e-324, 1.7976931348623157e308], indent=1, escaped=True)
+def test_what_is_checked_is_read_as_what_is_not(
+    data: object, indent: int | None, escaped: bool
+) -> None:
+    content = json.dumps(data, indent=indent, ensure_ascii=escaped).encode("utf-8", "replace")
+    checked, plain = parse_json(content, "it", Any), parse_json(content, "it")
+    assert repr(checked) == repr(plain)

@@ -337,7 +337,8 @@ def _label_rows(
     unmerged = {row.arm.label: row for row in data.settings}
     radii = {_place(row, axes): _radius(row) for row in models}
     shown = {row.arm.label for row in data.shown if row.arm.merge is None}
-    others = [row for row in models if row["setting"] in {*unmerged} - shown]
+    not_shown = unmerged.keys() - shown
+    others = [row for row in models if row["setting"] in not_shown]
     words = [(_NAME, row, str(row["setting"])) for row in models if row["setting"] in shown]
     for row in distances:
         # Rounded before it is written, a distance just below zero has no minus.

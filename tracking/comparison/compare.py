@@ -46,6 +46,10 @@ from tracking.comparison.wise_ft import Curve, mean_curve, seed_curves, wise_alp
 
 _REPR_VERDICT = 240
 """Characters of the verdict in a repr; the first sentence has fewer."""
+_SAME = ("model", "data", "transform")
+"""The facts that rows must share to be ranked together."""
+_UNRANKED = frozenset({"oracle", "incomplete"})
+"""Marks of rows that are not ranked."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,17 @@ class Comparison:
         """Every metric of some row."""
         every = ((run, row.arm.merge) for row in self.rows for run in row.arm.done)
         return frozenset().union(*(run.metrics_of(merge) for run, merge in every))
+
+    @cached_property
+    def ranked(self) -> Sequence[Sequence[Row]]:
+        """Group the rows that may be ranked by those that may be so with each other."""
+        groups: dict[tuple[str, ...], list[Row]] = {}
+        for row in self.rows:
+            stands = row.arm.merge is None or row.chosen or row.selected
+            if stands and row.arm.done and _UNRANKED.isdisjoint(row.marks):
+                facts = row.arm.done[0].facts
+                groups.setdefault(tuple(str(facts.get(name)) for name in _SAME), []).append(row)
+        return [*groups.values()]
 
     @cached_property
     def rivals(self) -> Mapping[tuple[str, str | None], int]:

@@ -15,10 +15,6 @@ MEANING = (
     "difference over seeds does not tell apart from it; no mark where that is every row."
 )
 """What a mark says, behind the word for how it looks."""
-_SAME = ("model", "data", "transform")
-"""The facts that rows must share to be ranked together."""
-_UNRANKED = frozenset({"oracle", "incomplete"})
-"""Marks of rows that are not ranked."""
 
 
 def best_rows(
@@ -33,23 +29,22 @@ def best_rows(
     data and transform. Nothing is ranked of an oracle.
     """
     sign = direction(metric)
-    groups: dict[tuple[str, ...], list[_Ranked]] = {}
-    for row in comparison.rows if sign else ():
-        stands = row.arm.merge is None or row.chosen or row.selected
-        if stands and row.arm.done and not _UNRANKED & {*row.marks}:
-            estimate = row.metric(metric)
-            if estimate.mean is not None:
-                key = tuple(str(row.arm.done[0].facts.get(name)) for name in _SAME)
-                ranked = _Ranked(row.arm, estimate.mean, _interval(row.arm, estimate))
-                groups.setdefault(key, []).append(ranked)
     best: set[str] = set()
-    for rows in groups.values():
+    for together in comparison.ranked if sign else ():
+        estimates = ((row.arm, row.metric(metric)) for row in together)
+        rows = [
+            _Ranked(arm, estimate.mean, _interval(arm, estimate))
+            for arm, estimate in estimates
+            if estimate.mean is not None
+        ]
+        if not rows:
+            continue
         top = max(rows, key=lambda row: sign * row.mean)
         printed = number(top.mean)
         level = [
             row.arm.label
             for row in rows
-            if number(row.mean) == printed or not _told_apart(comparison, row, top, metric)
+            if not _told_apart(comparison, row, top, metric) or number(row.mean) == printed
         ]
         if len(level) < len(rows):
             best.update(level)

@@ -365,6 +365,22 @@ def test_the_help_of_every_command_imports_nothing_heavy() -> None:
     assert set(found["told"]) == {"", *COMMANDS}
 
 
+PLANS = """
+import sys
+from sweeps.cli import main
+
+assert main(["check", "kl_weight", "--home", sys.argv[1]]) == 0
+print(sorted({"open_clip", "torchvision", "timm", "optuna", "mlflow", "sympy"} & {*sys.modules}))
+"""
+
+
+def test_a_sweep_is_planned_without_what_opens_models_and_makes_views(tmp_path: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", PLANS, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert told.stdout.splitlines()[-1] == "[]"
+
+
 def test_every_command_is_a_module_and_has_its_place_in_the_docs() -> None:
     page = (ROOT / "docs" / "commands.md").read_text()
     for command in COMMANDS:

@@ -338,16 +338,21 @@ def test_a_trial_whose_writing_failed_behind_its_commit_is_not_there_twice(
 ) -> None:
     study = StudyProjection(home, ledger)
     study.update()
-    add_trial = optuna.Study.add_trial
 
-    def lost(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        add_trial(study, trial)
-        raise ConnectionError("the answer never came")
+    def lost(storage: type[optuna.storages.BaseStorage]) -> Callable[..., int]:
+        create_new_trial = storage.create_new_trial
+
+        def create(*given: Any, **named: Any) -> int:
+            create_new_trial(*given, **named)
+            raise ConnectionError("the answer never came")
+
+        return create
 
     propose(ledger, 0)
     propose(ledger, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(optuna.Study, "add_trial", lost)
+        for storage in (optuna.storages.RDBStorage, optuna.storages.JournalStorage):
+            patch.setattr(storage, "create_new_trial", lost(storage))
         with pytest.raises(ConnectionError):
             study.update()
     study.update()
@@ -517,3 +522,30 @@ def test_one_database_for_both_is_refused_however_it_is_written(
         check_storage(Home(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://else@host/mlflow")
     check_storage(Home(tmp_path))
+
+
+@on_a_local_disk
+def test_a_trial_costs_as_many_statements_however_many_there_are(
+    home: Home, ledger: Ledger
+) -> None:
+    import sqlalchemy
+
+    study, statements = StudyProjection(home, ledger), [0]
+
+    def count(*_: Any) -> None:
+        statements[0] += 1
+
+    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "before_cursor_execute", count)
+    try:
+        costs = []
+        for point in range(12):
+            statements[0] = 0
+            number = propose(ledger, point)
+            study.update()
+            ledger.report(number, 1, 0.5)
+            ledger.complete(number, [0.5])
+            study.update()
+            costs.append(statements[0])
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.engine.Engine, "before_cursor_execute", count)
+    assert len({*costs[1:]}) == 1, costs

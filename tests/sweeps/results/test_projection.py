@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from carft_core.data import FAMILIES
 from carft_core.errors import RequestError
 from sweeps.engines.entry import LOG
 from sweeps.ledger.runs import RunStore
+from sweeps.ledger.trials import Ledger, Setting
 from sweeps.results.projection import project
 from sweeps.scheduler.pruning import SeedwisePruner
 from tests.sweeps import toy_core
@@ -285,3 +287,21 @@ def test_the_sweep_tells_its_rule_and_its_runs_and_each_run_its_result(toy: ToyS
     failed = children["kl_weight=0.3 s1 car_ft"]
     assert kept_results.HAS_RESULT not in failed.tags
     assert child.tags["carft.generation"] == "1"
+
+
+def test_news_of_a_run_is_sent_without_a_look_at_all_others(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[int] = []
+    settings = Ledger.settings
+
+    def counted(ledger: Ledger) -> Iterator[Setting]:
+        listed.append(ledger.next_number)
+        return settings(ledger)
+
+    monkeypatch.setattr(Ledger, "settings", counted)
+    values = [round(0.1 + 0.05 * step, 2) for step in range(12)]
+    toy.run(parameters={"algorithm.kl_weight": {"values": values}}, seeds=[0], baselines=[])
+    assert len(toy.tracked()) == len(values)
+    # Once when the projection begins, and when the sweep has ended.
+    assert len([numbers for numbers in listed if 0 < numbers < len(values)]) <= 1, listed

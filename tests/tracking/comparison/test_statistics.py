@@ -14,6 +14,7 @@ from scipy import stats
 from tracking.comparison.statistics import (
     Interval,
     PairedTest,
+    _sampled_sign_flips,
     cluster_bootstrap,
     estimate,
     holm,
@@ -279,3 +280,10 @@ def test_the_bootstrap_gives_the_same_draws_for_the_same_seed() -> None:
     data = by_unit([[1.0], [0.0], [1.0, 0.0]])
     np.testing.assert_array_equal(cluster_bootstrap(*data), cluster_bootstrap(*data))
     assert not np.array_equal(cluster_bootstrap(*data), cluster_bootstrap(*data, seed=1))
+
+
+@given(st.lists(st.integers(-40, 40), min_size=2, max_size=9))
+def test_sign_flips_are_those_of_scipy(images: list[int]) -> None:
+    differences = tuple(number / 747 for number in images)
+    expected = 1.0 if not any(images) else _sampled_sign_flips(differences)
+    assert sign_flip_p(differences) == expected
