@@ -66,13 +66,19 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 
 @contextlib.contextmanager
 def arithmetic(
-    device: torch.device, precision: Precision, *, deterministic: bool = False
+    device: torch.device,
+    precision: Precision,
+    *,
+    deterministic: bool = False,
+    convolutional: bool = False,
 ) -> Iterator[None]:
     """Let PyTorch compute as one run asks, and as before afterwards.
 
     Products and convolutions in fp32 are rounded to TF32 with the precision tf32 and no other
     (cuDNN's default is otherwise). `deterministic` allows only kernels that give the same bits each
-    time. A CUDA device is the current one inside, so that nothing lands on GPU 0 by default.
+    time; without it cuDNN tries its kernels for each new shape of a `convolutional` tower on CUDA
+    and keeps the fastest. A CUDA device is the current one inside, so that nothing lands on GPU 0
+    by default.
 
     These flags belong to the process: a generator must not hold them over a `yield` to its caller.
     Raises RequestError for an operation that has no deterministic kernel.
@@ -82,8 +88,9 @@ def arithmetic(
     strict = torch.are_deterministic_algorithms_enabled()
     warns = torch.is_deterministic_algorithms_warn_only_enabled()
     matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
+    # It chooses among kernels by the clock.
+    cudnn.benchmark = convolutional and device.type == "cuda" and not deterministic
     if deterministic:
-        cudnn.benchmark = False  # it chooses among kernels by the clock
         torch.use_deterministic_algorithms(True)
     try:
         with torch.cuda.device(device if device.type == "cuda" else -1):

@@ -54,6 +54,8 @@ class Teacher:
     device: torch.device
     precision: Precision = "fp32"
     deterministic: bool = False
+    convolutional: bool = False
+    """Whether the tower convolves; see `carft_core.device.arithmetic`."""
     batch_size: int = 256
     """Of passes over fixed views."""
     workers: int = 0
@@ -72,7 +74,12 @@ class Teacher:
 
     def arithmetic(self) -> contextlib.AbstractContextManager[None]:
         """Within: PyTorch computes as the run asks; see `carft_core.device.arithmetic`."""
-        return arithmetic(self.device, self.precision, deterministic=self.deterministic)
+        return arithmetic(
+            self.device,
+            self.precision,
+            deterministic=self.deterministic,
+            convolutional=self.convolutional,
+        )
 
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
@@ -192,6 +199,7 @@ def open_teacher(
         device=device,
         precision=precision,
         deterministic=deterministic,
+        convolutional=is_convolutional(classifier.visual),
         batch_size=batch_size,
         workers=workers,
     )
@@ -212,6 +220,11 @@ def linear_head(rows: Tensor) -> nn.Linear:
     with torch.no_grad():
         head.weight.copy_(rows)
     return head
+
+
+def is_convolutional(tower: nn.Module) -> bool:
+    """Whether an image tower convolves: a ViT's only convolution cuts the image into patches."""
+    return sum(isinstance(module, nn.Conv2d) for module in tower.modules()) > 1
 
 
 M = TypeVar("M", bound=nn.Module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -86,6 +87,30 @@ def test_deterministic_allows_no_other_kernel_and_is_put_back(
     before = flags()
     with arithmetic(CPU, "fp32", deterministic=True):
         assert flags()[2:] == (False, True)
+    assert flags() == before
+
+
+@pytest.mark.parametrize(
+    ("device", "convolutional", "deterministic", "tries"),
+    [
+        (CUDA, True, False, True),
+        (CUDA, True, True, False),
+        (CUDA, False, False, False),
+        (CPU, True, False, False),
+    ],
+)
+def test_kernels_are_tried_for_convolutional_towers_on_cuda_unless_deterministic(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    device: torch.device,
+    convolutional: bool,
+    deterministic: bool,
+    tries: bool,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    before = flags()
+    with arithmetic(device, "fp32", deterministic=deterministic, convolutional=convolutional):
+        assert flags()[2:] == (tries, deterministic)
     assert flags() == before
 
 
