@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from carft_core.algorithms import Batch
-from carft_core.clip import Classifier, is_plain
+from carft_core.clip import Classifier, checkpoint_gradients, is_plain
 from carft_core.config import TrialConfig
 from carft_core.data.loader import Loaded, Loader, training_plan
 from carft_core.device import autocast, peak_memory_mb, reset_peak_memory
@@ -137,6 +137,8 @@ class Run:
         with _seeded(seed, 0, self.device):
             model = self.algorithm.build(self.teacher)
         self.model = on_device(model, self.device)
+        if self.optim.grad_checkpointing and not self.algorithm.solves:
+            checkpoint_gradients(self.model, self.teacher.classifier.visual)
         groups = self.algorithm.groups(self.model, self.optim)
         self.trained = freeze_all_but(self.model, groups)
         self.optimiser = self.algorithm.optimiser(groups, self.optim)
