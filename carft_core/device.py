@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import resource
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from carft_core.errors import RequestError
 
@@ -103,6 +105,29 @@ def arithmetic(
     finally:
         matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = flags
         torch.use_deterministic_algorithms(strict, warn_only=warns)
+
+
+@functools.cache
+def _copying(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device, not waiting for it.
+
+    On CUDA it is copied on a stream of its own. Python is ahead of the GPU by a step, so a batch in
+    pinned memory is copied while the one before is computed; on the one stream it would wait for
+    its turn.
+    """
+    if device.type != "cuda":
+        return tensor.to(device, non_blocking=True)
+    computing, copying = torch.cuda.current_stream(device), _copying(device)
+    with torch.cuda.stream(copying):
+        copied = tensor.to(device, non_blocking=True)
+    computing.wait_stream(copying)
+    # Its memory is the copying stream's, which would use it again while it is computed with.
+    copied.record_stream(computing)
+    return copied
 
 
 def one_attention_path() -> None:

@@ -46,13 +46,14 @@ class Identity:
 def identify(config: TrialConfig, seed: int) -> Identity:
     """The identity of one run: whatever decides its weights, and nothing else.
 
-    `data.root`, `data.shifts`, `merges`, `eval`, `keep`, `workers` and `optim.grad_checkpointing`
-    are outside; so are `optim.micro_batch` unless items of a batch are coupled, and what the
-    algorithm does not use of contexts. Inside is what an augmentation does, not its name, and which
-    images training lacks, not `data.bad_files`. An algorithm that trains nothing has no seed, no
-    optimiser, no augmentation and no balance, but may have the split of a seed; one that solves its
-    problem has of these the seed alone, and a soup has the epoch of its members' weights. `auto`
-    for device or precision is what it is on this machine.
+    `data.root`, `data.shifts`, `merges`, `eval`, `keep`, `compile`, `workers` and
+    `optim.grad_checkpointing` are outside; so are the number of ranks, and `optim.micro_batch`
+    unless items of a batch are coupled, and what the algorithm does not use of contexts. Inside is
+    what an augmentation does, not its name, and which images training lacks, not `data.bad_files`.
+    An algorithm that trains nothing has no seed, no optimiser, no augmentation and no balance, but
+    may have the split of a seed; one that solves its problem has of these the seed alone, and a
+    soup has the epoch of its members' weights. `auto` for device or precision is what it is on this
+    machine.
 
     Raises RequestError when model or data cannot be opened.
     """

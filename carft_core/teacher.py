@@ -21,9 +21,10 @@ from carft_core.clip import Classifier, ImageClassifier, OpenedClip
 from carft_core.data import Split, Transform
 from carft_core.data.loader import Loader, Passes
 from carft_core.data.transforms import Augmentation
-from carft_core.device import Precision, arithmetic, autocast, one_attention_path
+from carft_core.device import Precision, arithmetic, autocast, one_attention_path, to_device
 from carft_core.files import keep, user_cache
 from carft_core.prompts import TemplateSet, class_weights, context_weights, text_features
+from carft_core.world import here
 
 FEATURES_REVISION = 1
 """Raised by hand when equal weights give other features of an image."""
@@ -56,6 +57,8 @@ class Teacher:
     deterministic: bool = False
     convolutional: bool = False
     """Whether the tower convolves; see `carft_core.device.arithmetic`."""
+    compiled: bool = False
+    """Whether the towers are to be compiled for the steps of training."""
     batch_size: int = 256
     """Of passes over fixed views."""
     workers: int = 0
@@ -106,7 +109,11 @@ class Teacher:
         return features
 
     def kept_features(self, name: str) -> Tensor | None:
-        """Those of `features` if they are in the cache, and whole."""
+        """Those of `features` if they are in the cache, and whole; of all ranks' caches."""
+        features = self._read_features(name)
+        return features if here().all(features is not None) else None
+
+    def _read_features(self, name: str) -> Tensor | None:
         with contextlib.suppress(FileNotFoundError, SafetensorError):
             features = load_file(str(self._cache_file(name)))["features"]
             if len(features) == len(self.splits[name]):
@@ -115,6 +122,8 @@ class Teacher:
 
     def keep_features(self, name: str, features: Tensor) -> None:
         """Put the features of a split into the cache."""
+        if not here().leads:
+            return
         tensors = {"features": features.contiguous()}
         keep(self._cache_file(name), lambda file: save_file(tensors, str(file)))
 
@@ -129,18 +138,24 @@ class Teacher:
     def encode(self, classifiers: Sequence[Classifier], split: Split) -> list[Tensor]:
         """The features [N, d] of a split's fixed views by each classifier, on the device.
 
-        Each image is read once, whatever the number of classifiers. Raises RequestError when an
-        image cannot be used.
+        Each image is read once, whatever the number of classifiers, and by one of the ranks. Raises
+        RequestError when an image cannot be used.
         """
+        world = here()
+        part = split
+        if world.size > 1:
+            part = split.subset(world.mine(range(len(split))))
         parts: list[list[Tensor]] = [[] for _ in classifiers]
         with self.arithmetic(), torch.inference_mode(), contextlib.ExitStack() as modes:
+            if self.compiled:  # not for the last batch of every split
+                modes.enter_context(torch.compiler.set_stance("force_eager"))
             for classifier in classifiers:
                 modes.enter_context(evaluating(classifier))
-            for images in self.views(split):
+            for images in self.views(part):
                 for classifier, features in zip(classifiers, parts, strict=True):
                     with autocast(self.device, self.precision):
                         features.append(classifier.features(images))
-        return [torch.cat(features) for features in parts]
+        return [world.gather(torch.cat(features), len(split)) for features in parts]
 
     def views(self, split: Split) -> Iterator[Tensor]:
         """The fixed views of a split, normalised, on the device, in batches."""
@@ -159,7 +174,7 @@ class Teacher:
 
 def to_views(images: Tensor, transform: Transform, device: torch.device) -> Tensor:
     """uint8 images [B, 3, S, S] as the tower wants them on the device: float32, normalised."""
-    views = transform.normalise(images.to(device, non_blocking=True))
+    views = transform.normalise(to_device(images, device))
     return views.contiguous(memory_format=torch.channels_last)
 
 
@@ -175,6 +190,7 @@ def open_teacher(
     device: torch.device,
     precision: Precision = "fp32",
     deterministic: bool = False,
+    compiled: bool = False,
     batch_size: int = 256,
     workers: int = 0,
 ) -> Teacher:
@@ -200,6 +216,7 @@ def open_teacher(
         precision=precision,
         deterministic=deterministic,
         convolutional=is_convolutional(classifier.visual),
+        compiled=compiled,
         batch_size=batch_size,
         workers=workers,
     )

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from carft_core.data.base import Source, Split
 from carft_core.data.transforms import Transform
 from carft_core.errors import RequestError
+from carft_core.world import World
 
 MOST_WORKERS = 16
 
@@ -111,6 +112,19 @@ class Streams:
             of_pass = order(len(rows), seed=self.seed, epoch=number, stream=stream)
             chosen[inside] = rows[of_pass[within[inside]]]
         return Draw(chosen, passes)
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """Of each batch of a plan the rows of one rank."""
+
+    plan: Plan
+    world: World
+
+    def __call__(self, step: int) -> Draw:
+        """The rank's part of the batch of a step."""
+        rows, passes = self.plan(step)
+        return Draw(self.world.mine(rows), self.world.mine(passes))
 
 
 def training_plan(

@@ -18,6 +18,7 @@ from carft_core.device import (
     peak_memory_mb,
     resolve_device,
     resolve_precision,
+    to_device,
 )
 from carft_core.errors import RequestError
 
@@ -152,6 +153,11 @@ def test_on_cuda_memory_is_what_was_reserved_and_the_context(
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: reserved * MIB)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: peak * MIB)
     assert peak_memory_mb(CUDA) == peak + context
+
+
+def test_on_the_cpu_nothing_is_copied() -> None:
+    batch = torch.ones(3)
+    assert to_device(batch, CPU) is batch
 
 
 def test_on_the_cpu_memory_is_that_of_the_process() -> None:
