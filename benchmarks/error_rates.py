@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
-from benchmarks.machine import describe
+from sweeps.bench.measurement import describe_machine
 from tracking.comparison.compare import Comparison, compare
 from tracking.comparison.runs import RunRecord
 from tracking.comparison.spec import ComparisonSpec, Endpoint
@@ -266,7 +266,9 @@ def main() -> None:
             )
             sys.stdout.flush()
     minutes = (time.monotonic() - began) / 60
-    sys.stdout.write(f"\n{arguments.draws} draws of each; {describe()}; {minutes:.0f} minutes\n")
+    sys.stdout.write(
+        f"\n{arguments.draws} draws of each; {describe_machine()}; {minutes:.0f} minutes\n"
+    )
 
 
 def count(row: int, draws: int) -> int:

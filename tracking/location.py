@@ -236,22 +236,33 @@ def home_id(home: Path) -> str:
 def write_once(file: Path, text: str, mode: int) -> str:
     """Write a line to a file unless it is there; return what it holds, whoever was first.
 
-    Nobody whom `mode`, less the umask, keeps out can read it at any moment.
+    Nobody whom `mode`, less the umask, keeps out can read it at any moment. Raises OSError, which
+    names the file, where it cannot be written.
     """
     mine = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-    with os.fdopen(os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as opened:
-        opened.write(f"{text}\n")
+    opened = os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
-        os.link(mine, file)  # fails where another process was first: theirs holds
+        try:
+            with os.fdopen(opened, "w") as writer:
+                writer.write(f"{text}\n")
+        except OSError as error:  # of a full disk, which names no file
+            raise OSError(error.errno, error.strerror, str(file)) from None
+        _link(mine, file)
+    finally:
+        mine.unlink(missing_ok=True)
+    return file.read_text(encoding="utf-8").strip()
+
+
+def _link(mine: Path, file: Path) -> None:
+    """Let what `mine` holds be that of `file`, unless another process was first."""
+    try:
+        os.link(mine, file)
     except FileExistsError:
         pass
     except OSError:  # a mount without hard links, such as CIFS
         with waiting(file.with_name(f"{file.name}.lock")):
             if not file.exists():
                 mine.replace(file)
-    finally:
-        mine.unlink(missing_ok=True)
-    return file.read_text(encoding="utf-8").strip()
 
 
 QUIET = {

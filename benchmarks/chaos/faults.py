@@ -32,9 +32,10 @@ from typing import Any
 from benchmarks.chaos import laws
 from benchmarks.chaos.planted_faults import CGROUP, plant_faults
 from benchmarks.chaos.scene import CRASHED, NAME, Command, Ended, Scene, captured
-from benchmarks.machine import describe
 from benchmarks.simulated_runs import control, front
-from sweeps.ledger.trials import LEDGER_FILE, Ledger
+from sweeps.bench.measurement import describe_machine
+from sweeps.home import Home
+from sweeps.ledger.trials import Ledger, begun_sweeps
 from tracking.location import TRACKING_VARIABLE
 from tracking.ui_server import serve
 
@@ -504,7 +505,7 @@ def examine(it: Fault, scene: Scene, reference: dict[str, Any]) -> Outcome:
 def follow_up(it: Fault, stage: Stage, outcome: Outcome, reference: dict[str, Any]) -> None:
     """Look, mend, look again, tidy up, and finish the sweep."""
     scene, problems = stage.scene, outcome.problems
-    begun = (scene.home / "sweeps" / NAME / LEDGER_FILE).exists()
+    begun = NAME in begun_sweeps(Home(scene.home))
     if begun and stage.mend is not nothing:
         ended = scene.look(*LOOKING)
         outcome.during = {words[0]: one.code for words, one in zip(LOOKING, ended, strict=True)}
@@ -644,7 +645,7 @@ def main() -> int:
         os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", *own])
     names = options.faults or [*FAULTS, EACH_WRITE]
     plant_faults()
-    machine, outcomes = describe(), []
+    machine, outcomes = describe_machine(), []
     address = ""
     with tempfile.TemporaryDirectory(prefix="carft-faults-") as place, ExitStack() as stack:
         folder, template = Path(place), Path(place) / "template"

@@ -32,8 +32,8 @@ import torch
 
 from benchmarks.chaos.input_kinds import KINDS, MADE, Kind, make_home
 from benchmarks.chaos.mutations import mutate
-from benchmarks.machine import describe
 from carft_core.errors import RequestError
+from sweeps.bench.measurement import describe_machine
 from tracking.errors import TrackingError
 
 BOUND = 1024
@@ -299,7 +299,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.only is not None:
             _repeat(KINDS[names[0]], scratch, arguments.only, arguments.seed)
             return 0
-        sys.stdout.write(f"{describe()}\n\n{HEADER}\n")
+        sys.stdout.write(f"{describe_machine()}\n\n{HEADER}\n")
         tallies = []
         for place, name in enumerate(names):
             tally = run_kind(

@@ -29,6 +29,8 @@ TAGS = frozenset(
     }
 )
 FINAL = ("complete", "failed", "pruned")
+SENT_AT_EACH_END = ("sweep", "arm")
+"""Kinds of the runs in MLflow that get their values anew whenever the sweep ends."""
 UPLOADING = ".artifact.uploading."
 """Beginning of the name of what a server of MLflow's was about to store when it was killed."""
 _RANDOM = re.compile(r"(?<=/sent/)[^/.]+|\b(?:m-)?[0-9a-f]{32}\b")
@@ -169,11 +171,15 @@ def _mlflow(database: Path) -> dict[str, Any]:
             if key in TAGS and value:
                 entries[run]["tags"][key] = value
         points = connection.execute(
-            "SELECT run_uuid, key, step, value FROM metrics ORDER BY key, step, value"
+            "SELECT run_uuid, key, step, value FROM metrics ORDER BY key, step, timestamp, value"
         )
         for run, key, step, value in points:
-            if not key.startswith(TIMED):
-                entries[run]["series"].setdefault(key, []).append([step, repr(value)])
+            if key.startswith(TIMED):
+                continue
+            series = entries[run]["series"].setdefault(key, [])
+            if entries[run]["tags"].get("carft.kind") in SENT_AT_EACH_END and series:
+                series.clear()  # MLflow shows the last one
+            series.append([step, repr(value)])
     found: dict[str, list[Any]] = {}
     for entry in entries.values():
         tags = entry["tags"]

@@ -30,7 +30,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe
+from sweeps.bench.measurement import describe_machine
 
 ALGORITHMS: tuple[str | dict[str, Any], ...] = (
     "zero_shot",
@@ -130,7 +130,7 @@ def main() -> int:
     comparing.add_argument("after", type=Path)
     comparing.add_argument("--within", type=float, help="fail when a difference is greater")
     options = parser.parse_args()
-    sys.stdout.write(describe() + "\n")
+    sys.stdout.write(describe_machine() + "\n")
     if options.command == "dump":
         dump(options.file, options.epochs, options.threads)
         return 0

@@ -35,10 +35,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.floor.bare import Bare
-from benchmarks.floor.preload import evaluation_splits, preload, recipe_config
-from benchmarks.machine import describe, median_and_range, ratios
 from carft_core.train import epochs, train
+from sweeps.bench.bare import Bare
+from sweeps.bench.measurement import describe_machine, median_and_range, ratios
+from sweeps.bench.preload import evaluation_splits, preload, recipe_config
 
 TARGET = 1.1
 ALPHAS = [round(0.1 * step, 1) for step in range(11)]
@@ -145,7 +145,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    machine = describe()
+    machine = describe_machine()
     with tempfile.TemporaryDirectory(prefix="carft-floor-") as scratch:
         figures = measure(Sides(Path(scratch), options.epochs), options.pairs)
     if options.json:

@@ -54,12 +54,12 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.machine import describe
 from carft_core.config import TrialConfig, trial_config
 from carft_core.device import arithmetic, to_device
 from carft_core.run import RunFolder
 from carft_core.teacher import on_device
 from carft_core.train import epochs, train
+from sweeps.bench.measurement import describe_machine
 from sweeps.engines.base import Decision, Job
 from sweeps.engines.ranks import RANKS
 from sweeps.engines.supervisor import Supervisor
@@ -364,7 +364,7 @@ def main() -> int:
         device = torch.cuda.get_device_name(options.device)
     with tempfile.TemporaryDirectory(prefix="carft-smoke-") as scratch:
         rows = smoke(options, Path(scratch))
-    sys.stdout.write(f"{describe()}; {device}\n{options.model}, batch {options.batch}\n")
+    sys.stdout.write(f"{describe_machine()}; {device}\n{options.model}, batch {options.batch}\n")
     marks = {None: "", True: "ok", False: "NO"}
     for row in rows:
         sys.stdout.write(f"{marks[row.ok]:2} {row.name}: {row.value}\n")

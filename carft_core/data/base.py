@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -65,6 +65,9 @@ class DataConfig(Section):
 
     augmentation: AugmentationName | None = None
     """The training views of families that have a default for it; others have their own views."""
+    decode: Literal["full", "reduced"] = "full"
+    """How large photographs are decoded: `reduced`, JPEGs to a half, a quarter or an eighth of
+    their sides where twice what a view needs is left; faster, and not to the pixel CLIP's view."""
     restrict: Literal["auto", "never"] = "auto"
     """Among which classes a shift that lacks some is scored: those that it has, or `never` fewer
     than all."""
@@ -96,11 +99,27 @@ class Source:
         """The RGB image of a row. Raises RequestError naming one that is broken."""
         raise NotImplementedError
 
+    def read_reduced(self, row: int, least: int) -> Image.Image:
+        """The same, maybe at a smaller scale that leaves `least` pixels of the shorter side."""
+        del least
+        return self.read(row)
+
     def views(
         self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
         """What `Split.views` gives of the rows of the whole split."""
-        return photo_views(self.read, rows, transform=transform, seed=seed, epoch=epoch)
+        read: Callable[[int], Image.Image] = self.read
+        if transform.reduced:
+            least = transform.least_side(training=seed is not None)
+            read = functools.partial(self.read_reduced, least=least)
+        return photo_views(read, rows, transform=transform, seed=seed, epoch=epoch)
+
+
+class Decode(Protocol):
+    """Reads an image file."""
+
+    def __call__(self, path: Path, /, *, least: int | None = None) -> Image.Image:
+        """Read a file, as `read_rgb` does. Raises RequestError naming one that is broken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +129,16 @@ class Files(Source):
     root: Path
     paths: pa.Array
     """Below `root`, by row. Arrow: forked workers count no references in it, so it stays shared."""
-    decode: Callable[[Path], Image.Image]
-    """A function of a module. Raises RequestError naming a file that is broken."""
+    decode: Decode
+    """A function of a module."""
 
     def read(self, row: int) -> Image.Image:
         """Decode one file."""
         return self.decode(self.root / self.paths[row].as_py())
+
+    def read_reduced(self, row: int, least: int) -> Image.Image:
+        """Decode one file to no larger a scale than is needed."""
+        return self.decode(self.root / self.paths[row].as_py(), least=least)
 
 
 @dataclass(frozen=True, eq=False)

@@ -634,9 +634,16 @@ class Shards(Source):
 
     def read(self, row: int) -> Image.Image:
         """Decode one image."""
+        return read_rgb(*self._place(row))
+
+    def read_reduced(self, row: int, least: int) -> Image.Image:
+        """Decode one image to no larger a scale than is needed."""
+        return read_rgb(*self._place(row), least=least)
+
+    def _place(self, row: int) -> tuple[Path, Part]:
         shard, offset, size = self.places[row].tolist()
         part = Part(self.members[row].as_py(), offset, size, self.states[shard])
-        return read_rgb(self.root / self.shards[shard], part)
+        return self.root / self.shards[shard], part
 
 
 def shard_source(root: Path, ids: Sequence[str], index: ShardIndex) -> Shards:

@@ -38,6 +38,7 @@ MODULES = {
         "export": ("export", "predict"),
         "check": ("check",),
         "data": ("data",),
+        "bench": ("bench",),
         "submit": ("submit",),
         "admin": ("init", "doctor", "schema", "sync", "clean", "ui"),
     }.items()

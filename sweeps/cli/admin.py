@@ -25,7 +25,13 @@ from sweeps.home import Home, find_home
 from sweeps.ledger.claim import holder
 from sweeps.ledger.runs import OPTIMISER_STATE, RunStore
 from sweeps.ledger.summary import read_summaries
-from sweeps.ledger.trials import LEDGER_FILE, read_generations, sweep_folder, sweep_names
+from sweeps.ledger.trials import (
+    LEDGER_FILE,
+    begun_sweeps,
+    read_generations,
+    sweep_folder,
+    sweep_names,
+)
 from sweeps.results.artifacts import PAGE
 from sweeps.results.sent_log import SentLog
 from tracking.errors import ServiceUnreachable
@@ -146,7 +152,7 @@ def sync_command(arguments: argparse.Namespace, emit: Emit) -> int:
     home = find_home(arguments.home, trust=arguments.trust_home)
     for name in arguments.sweeps:
         sweep_folder(home, name)
-    names = dict.fromkeys(arguments.sweeps) or sweep_names(home)
+    names = dict.fromkeys(arguments.sweeps) or begun_sweeps(home)
     if not names:
         raise RequestError(f"no sweep was run in {home.path} yet: there is nothing to send")
     driven = {name: driver for name in names if (driver := holder(home.sweep(name))) is not None}

@@ -16,6 +16,7 @@ from tracking.ownership import TRUST_OPTION
 
 T = TypeVar("T")
 ENGINES = ("auto", "local", "ray")
+SUITES = ("step", "run", "sweep", "data", "tracking", "start")
 KEYS: Mapping[str, str] = {
     "engine": "engine",
     "parallel": "parallel",
@@ -426,6 +427,15 @@ def _doctor(parser: Parser) -> None:
     _json(parser, "print as JSON")
 
 
+def _bench(parser: Parser) -> None:
+    purpose = "one of them; may be repeated; left out, all"
+    parser.add_argument("--suite", action="append", choices=SUITES, help=purpose)
+    _value(parser, "--rounds", "N", "how often each side has its turn (5)", type=_count, default=5)
+    _flag(parser, "--quick", "less work a turn, for a first look")
+    _value(parser, "--compare", "FILE", "an earlier result; exit code 1 where a ratio has doubled")
+    _json(parser, "print as JSON, for --compare")
+
+
 def _schema(parser: Parser) -> None:
     _flag(parser, "--family", "of family files instead of sweep files")
 
@@ -454,6 +464,7 @@ COMMANDS: Mapping[str, Command] = {
     "sync": ("deliver to the tracking server what it missed", _sync),
     "ui": ("start MLflow's server on this home", _ui),
     "doctor": ("check what sweeps need, and say what to do where it is missing", _doctor),
+    "bench": ("measure what sweeps cost beside what the same work costs at least", _bench),
     "schema": ("the JSON schema of sweep files or family files, for an editor", _schema),
     "clean": ("remove what no sweep needs any more", _clean),
 }

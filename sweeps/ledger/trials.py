@@ -468,6 +468,12 @@ def sweep_names(home: Home) -> list[str]:
     return sorted({file.parent.name for file in files})
 
 
+def begun_sweeps(home: Home) -> list[str]:
+    """List the sweeps of a home that have a ledger with something in it."""
+    files = ((name, home.sweep(name) / LEDGER_FILE) for name in sweep_names(home))
+    return [name for name, file in files if file.exists() and file.stat().st_size]
+
+
 def sweep_folder(home: Home, name: str) -> Path:
     """Return the folder of a sweep that was begun. Raises RequestError with the nearest name."""
     if name in sweep_names(home):

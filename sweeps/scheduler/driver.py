@@ -262,8 +262,8 @@ class SweepDriver:
         if trial.trial.state == "pruned":
             trial.pruned = True
             self.progress.skip(len(tasks))
-            for task in tasks:  # its driver may have died before it could say so
-                self.runs.release(task.digest, "stopped")
+            for task in tasks:
+                self._stop_if_left(task, self.runs.read(task.digest))
             return True
         if self._pruning.in_order and not trial.recorded:
             trial.pending_seeds.extend(tasks[1:])
@@ -304,7 +304,7 @@ class SweepDriver:
         if trial is not None and trial.is_over:
             if not trial.pruned:
                 self.progress.skip(1)
-            self.runs.release(task.digest, "stopped")
+            self._stop_if_left(task, state)
             self._note(task.digest)
             return None
         if trial is not None and not trial.recorded:
@@ -329,6 +329,13 @@ class SweepDriver:
             workdir=str(self.runs.folder(task.digest)),
             imports=self._spec.imports,
         )
+
+    def _stop_if_left(self, task: RunTask, state: RunState | None) -> None:
+        """Record of a run that is not gone on with that it is stopped: its driver may have died
+        before it could.
+        """
+        if state is not None and state.state == "running":
+            self.runs.release(task.digest, "stopped")
 
     def _is_running(self, task: RunTask, state: RunState | None) -> bool:
         """Whether somebody works on a run now: this driver or another one."""

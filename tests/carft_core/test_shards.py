@@ -9,6 +9,7 @@ import shutil
 import tarfile
 import tracemalloc
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,32 @@ def test_views_are_those_of_the_same_images_in_folders(root: Path, tmp_path: Pat
                 one.views(there, transform=CLIP, seed=seed, epoch=2),
                 other.views(there, transform=CLIP, seed=seed, epoch=2),
             )
+
+
+def test_reduced_views_are_those_of_the_same_images_in_folders(tmp_path: Path) -> None:
+    rows = np.linspace(0, 255, 600)[:, None, None] * np.ones((1, 800, 3))
+    file = io.BytesIO()
+    Image.fromarray(rows.astype(np.uint8)).save(file, "JPEG", quality=95)
+    for split in ("train", "test"):
+        members: dict[str, bytes] = {}
+        for number, name in enumerate(CLASSES):
+            image = tmp_path / "folders" / split / name / "0.jpg"
+            image.parent.mkdir(parents=True)
+            image.write_bytes(file.getvalue())
+            members |= {f"{number}.jpg": file.getvalue(), f"{number}.cls": name.encode()}
+        write(tmp_path / "shards" / split / "0.tar", members)
+    sources = [
+        IMAGE_FOLDER.open(DataConfig(family="image_folder", root=str(tmp_path / kind))).train
+        for kind in ("folders", "shards")
+    ]
+    for seed in (None, 0):
+        of_folders, of_shards, whole = (
+            split.views([0], transform=replace(CLIP, reduced=reduced), seed=seed, epoch=1)
+            for split, reduced in zip([*sources, sources[0]], [True, True, False], strict=True)
+        )
+        assert torch.equal(of_folders, of_shards)
+        difference = (of_folders.int() - whole.int()).abs().float().mean()
+        assert 0 < difference < 1
 
 
 def test_shards_keep_the_contract_of_families(root: Path) -> None:

@@ -100,6 +100,19 @@ def test_a_shown_address_holds_no_password(uri: str, shown: str) -> None:
     assert without_password(uri) == shown
 
 
+def test_an_id_that_finds_no_room_names_its_file_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, *_: object) -> object:
+        os.close(descriptor)
+        return Path("/dev/full").open("w")
+
+    monkeypatch.setattr(os, "fdopen", full)
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path / 'id'}'"):
+        home_id(tmp_path)
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_a_homes_id_is_made_once_and_no_two_are_alike(tmp_path: Path) -> None:
     found: list[str] = []
     threads = [

@@ -20,6 +20,7 @@ from sweeps.cli import MODULES, main
 from sweeps.cli.admin import waste
 from sweeps.cli.parser import COMMANDS, _parsers
 from sweeps.ledger.runs import RunStore
+from sweeps.ledger.trials import LEDGER_FILE
 from sweeps.scheduler.progress import LiveProgress, Progress, duration
 from tests.sweeps.conftest import ToySweep
 from tracking.errors import ServiceUnreachable
@@ -256,6 +257,20 @@ def test_clean_removes_what_killed_processes_left_and_keeps_what_a_run_goes_back
     assert removed == {*left, runs.path / f".{again}.before"}
     gone = others - {*toy_cli.home.path.rglob("*")}
     assert all(path.is_relative_to(runs.path / f".{again}.before") for path in gone)
+
+
+def test_sync_passes_over_a_sweep_whose_first_line_found_no_room(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(toy_cli)
+    empty = toy_cli.home.sweep("empty") / LEDGER_FILE
+    empty.parent.mkdir()
+    empty.touch()
+    capsys.readouterr()
+    assert main(["sync"]) == 0
+    assert "every run as it is here" in capsys.readouterr().out
+    assert main(["sync", "empty"]) == 2
+    assert "has not begun" in capsys.readouterr().err
 
 
 def test_clean_keeps_what_a_soup_is_made_of(toy_cli: ToySweep) -> None:

@@ -1,8 +1,4 @@
-"""What the bare loops compute on, made once by the product: the only product internals here.
-
-Everything else in `benchmarks/floor` knows the product by `trial_config` and `train`, and this
-module by its functions. When data, loader or teacher change, adapt `_training` and `_evaluation`.
-"""
+"""What the bare loop computes on, made once by the product."""
 
 from __future__ import annotations
 
@@ -15,6 +11,7 @@ import yaml
 from torch import Tensor
 
 import carft_core
+import sweeps
 from carft_core.config import TrialConfig, trial_config
 from carft_core.data import Split
 from carft_core.data.loader import Loader, Passes
@@ -26,7 +23,7 @@ Batches = list[tuple[Tensor, Tensor]]
 
 PACKAGE = Path(carft_core.__file__).parent
 MODEL = PACKAGE / "builtin" / "tiny_clip"
-RECIPE = PACKAGE.parent / "sweeps" / "kl_weight.yaml"
+RECIPE = Path(sweeps.__file__).parent / "kl_weight.yaml"
 
 
 def recipe_config(algorithm: str, **changes: Mapping[str, Any] | list[Any]) -> TrialConfig:

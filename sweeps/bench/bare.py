@@ -1,11 +1,11 @@
 """A run as a bare PyTorch loop over preloaded tensors: what training and evaluation cost at least.
 
-    python -m benchmarks.floor.bare TENSORS.pt [--kl-weight 1.0]
+    python -m sweeps.bench.bare TENSORS.pt [--kl-weight 1.0]
 
 No line of the product: torch and open_clip alone. channels_last, fused AdamW, the losses, the
 schedule, the validation after each epoch and the final evaluation (top-1, NLL, ECE, Brier, context
 KL and entropy in float64, WiSE-FT in between) that a run of the product has; no checkpoints, no
-files, no rendering of images. TENSORS.pt is what `benchmarks.floor.preload.preload` made.
+files, no rendering of images. TENSORS.pt is what `sweeps.bench.preload.preload` made.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class Classifier(nn.Module):
 
 class Bare:
     """One recipe over preloaded tensors; the zero-shot model's predictions are known, as they are
-    to a process that ran the sweep's zero-shot baseline before."""
+    to a process that ran the sweep's zero-shot baseline before, and so are its contexts of the
+    training images behind the first run that asks for them: they are the same in all.
+    """
 
     def __init__(self, tensors: Mapping[str, Any]) -> None:
         self.optim: Mapping[str, Any] = tensors["optim"]
@@ -62,17 +64,19 @@ class Bare:
         convert_conv2d_weight_memory_format(self.teacher, LAYOUT)
         self.teacher.requires_grad_(False).eval()
         self.zero_shot = {name: predict([self.teacher], of)[0] for name, of in self.splits.items()}
+        self.frozen: dict[tuple[int, int], Tensor] = {}
+        """By epoch and batch the teacher's context log-probabilities [B, K]."""
 
     def run(self, kl_weight: float | None) -> dict[str, Any]:
         """Train and evaluate; fine-tuning when `kl_weight` is None, else CAR-FT."""
         began = time.perf_counter()
-        student, training, history = self._train(kl_weight)
+        student, training, history = self.train(kl_weight)
         metrics = self.evaluate(student.state_dict(), self.alphas, self.splits)
         seconds = time.perf_counter() - began
         return {"seconds": seconds, "training": training, "metrics": metrics, "history": history}
 
-    def _train(self, kl_weight: float | None) -> tuple[Classifier, float, list[dict[str, float]]]:
-        """(the tuned model, seconds of its steps alone, its validation after each epoch)."""
+    def train(self, kl_weight: float | None) -> tuple[Classifier, float, list[dict[str, float]]]:
+        """Return the tuned model, the seconds of its steps, its validation after each epoch."""
         optim = self.optim
         student = copy.deepcopy(self.teacher).requires_grad_(True)
         parameters = list(student.parameters())
@@ -83,15 +87,15 @@ class Bare:
         warmup = optim["warmup"]
         warmup = min(round(warmup * steps if warmup < 1 else warmup), steps - 1)
         step, seconds, history = 0, 0.0, [self._validate(student)]
-        for epoch in self.epochs:
+        for number, epoch in enumerate(self.epochs):
             began = time.perf_counter()
             student.train()
             losses = torch.zeros(())
-            for images, labels in epoch:
+            for place, (images, labels) in enumerate(epoch):
                 for group in optimiser.param_groups:
                     group["lr"] = optim["lr"] * _schedule(step, warmup, steps)
                 optimiser.zero_grad(set_to_none=True)
-                loss = self._loss(student, images, labels, kl_weight)
+                loss = self._loss(student, images, labels, (number, place), kl_weight)
                 loss.backward()
                 if optim["clip"] is not None:
                     nn.utils.clip_grad_norm_(parameters, optim["clip"])
@@ -104,16 +108,22 @@ class Bare:
         return student, seconds, history
 
     def _loss(
-        self, student: Classifier, images: Tensor, labels: Tensor, kl_weight: float | None
+        self,
+        student: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        batch: tuple[int, int],
+        kl_weight: float | None,
     ) -> Tensor:
         features = student.features(images)
         logits = features @ student.head.T
         loss = F.cross_entropy(logits, labels, label_smoothing=self.optim["label_smoothing"])
         if kl_weight is None:
             return loss
-        with torch.no_grad():
-            frozen = self._contexts(self.teacher.features(images))
-        tuned = self._contexts(features)
+        if batch not in self.frozen:
+            with torch.no_grad():
+                self.frozen[batch] = self._contexts(self.teacher.features(images))
+        tuned, frozen = self._contexts(features), self.frozen[batch]
         return loss + kl_weight * F.kl_div(tuned, frozen, reduction="batchmean", log_target=True)
 
     def _contexts(self, features: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.floor.bare import Bare
-from benchmarks.floor.preload import preload, recipe_config
-from benchmarks.floor.worker import ALGORITHMS
 from carft_core.train import epochs, train
+from sweeps.bench.bare import Bare
+from sweeps.bench.preload import preload, recipe_config
+from sweeps.bench.training import ALGORITHMS
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -1,0 +1,138 @@
+"""Seconds of ours beside those of a floor, taken in turn, and how both are reported."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from carft_core.errors import RequestError
+from carft_core.files import read_json
+from carft_core.run_files import FINITE
+
+GROSS = 2.0
+"""A ratio that many times an earlier one is a regression whatever else the machine did."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured."""
+
+    rounds: int
+    """How often each side has its turn."""
+    quick: bool = False
+    """Less work a turn, for a first look and for CI."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One line: what something takes here, and what it takes at least."""
+
+    name: str
+    floor_name: str
+    floor: Sequence[float]
+    """Seconds of each round."""
+    ours: Sequence[float]
+    """Seconds of each round, taken right before or behind those of the floor."""
+
+    @property
+    def ratios(self) -> list[float]:
+        """Ours to the floor, of each round."""
+        return ratios(self.ours, self.floor)
+
+    @property
+    def ratio(self) -> float:
+        """The median of the ratios."""
+        return statistics.median(self.ratios)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, with what is derived."""
+        return {**vars(self), "ratio": self.ratio, "ratios": self.ratios}
+
+
+def take_turns(
+    rounds: int, sides: Mapping[str, Callable[[], float | None]]
+) -> dict[str, list[float]]:
+    """Call each side in turn, and return the seconds of each call by name.
+
+    A side that measures itself returns its seconds. The order turns from round to round, so that
+    whatever else the machine does meets all alike; a round before the first warms up.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    names = [*sides]
+    for number in range(rounds + 1):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            began = time.perf_counter()
+            measured = sides[name]()
+            if number:
+                wall = time.perf_counter() - began
+                seconds[name].append(wall if measured is None else measured)
+    return seconds
+
+
+def describe_machine() -> str:
+    """Describe in a line: date, processor, cores, versions, and the load of the last minute."""
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch = importlib.metadata.version("torch")
+    return (
+        f"{now}; {_processor()}, {cores} cores, load {os.getloadavg()[0]:.1f}; "
+        f"Python {platform.python_version()}, torch {torch}"
+    )
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
+    """Divide pair by pair; the two of a pair were measured one after the other."""
+    return [a / b for a, b in zip(numerators, denominators, strict=True)]
+
+
+def median_and_range(values: Sequence[float], digits: int = 2) -> str:
+    """Return `median (least to greatest)`, or the value alone when there is a single one."""
+    median = f"{statistics.median(values):.{digits}f}"
+    if len(values) == 1:
+        return median
+    return f"{median} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+@dataclass(frozen=True)
+class _KeptLine:
+    __pydantic_config__: ClassVar[Any] = FINITE
+
+    name: str
+    ratio: float
+
+
+@dataclass(frozen=True)
+class _KeptResult:
+    """What is read of an earlier result."""
+
+    machine: str
+    suites: Mapping[str, Sequence[_KeptLine]]
+
+
+def earlier_ratios(file: Path) -> dict[tuple[str, str], float]:
+    """Read an earlier result: ratios by (suite, name). Raises RequestError for what is none."""
+    result = read_json(file, _KeptResult)
+    if result is None:
+        raise RequestError(f"--compare: there is no file {file}")
+    return {
+        (suite, line["name"]): line["ratio"]
+        for suite, lines in result["suites"].items()
+        for line in lines
+    }

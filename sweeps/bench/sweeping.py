@@ -1,0 +1,149 @@
+"""A whole sweep through the command line beside its runs, one after another in one process, and
+beside Ray Tune as its documentation shows it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sweeps.bench.measurement import Effort, Measurement, take_turns
+
+SEEDS, QUICK_SEEDS = (0, 1), (0,)
+QUICK: Mapping[str, Any] = {
+    "data": {"family": "icon_shift", "train_fraction": 0.25, "shifts": ["pixel"]},
+    "optim": {"epochs": 1},
+}
+ONE_PROCESS = "its runs in one process"
+RUNS = """
+import json, sys, tempfile
+from pathlib import Path
+from carft_core.config import trial_config
+from carft_core.train import train
+for trial, seed in json.loads(sys.argv[1]):
+    with tempfile.TemporaryDirectory(prefix="carft-bench-") as folder:
+        train(trial_config(trial), seed, workdir=Path(folder))
+"""
+STOCK = "Ray Tune, OptunaSearch, MLflow's callback"
+TUNE = """
+import json, sys, tempfile
+from pathlib import Path
+import ray
+from ray import tune
+from ray.air.integrations.mlflow import MLflowLoggerCallback
+from ray.tune.search.optuna import OptunaSearch
+
+def run(chosen):
+    from carft_core.config import trial_config
+    from carft_core.train import Decision, train
+    trial, seed = chosen["runs"][chosen["run"]]
+    def report(epoch):
+        tune.report(dict(epoch.metrics))
+        return Decision.CONTINUE
+    with tempfile.TemporaryDirectory(prefix="carft-bench-") as folder:
+        train(trial_config(trial), seed, report=report, workdir=Path(folder))
+        tune.report({"id/val/top1": 0.0})
+
+runs, place = json.loads(sys.argv[1]), sys.argv[2]
+mlflow = f"sqlite:///{place}/mlflow.db"
+ray.init(address="local", include_dashboard=False)
+numbers = list(range(len(runs)))
+results = tune.Tuner(
+    tune.with_resources(run, {"cpu": 1}),
+    param_space={"run": tune.choice(numbers), "runs": runs},
+    tune_config=tune.TuneConfig(
+        metric="id/val/top1",
+        mode="max",
+        num_samples=len(runs),
+        search_alg=OptunaSearch(points_to_evaluate=[{"run": number} for number in numbers]),
+    ),
+    run_config=tune.RunConfig(
+        storage_path=place,
+        callbacks=[MLflowLoggerCallback(tracking_uri=mlflow, experiment_name="bench")],
+    ),
+).fit()
+sys.exit(results.num_errors)
+"""
+
+
+def measure_sweeps(effort: Effort) -> Iterator[Measurement]:
+    """Measure a sweep from its start to its exit, each time in a new home."""
+    spec = _spec(quick=effort.quick)
+    runs = json.dumps([*_runs(spec)])
+    ways: dict[str, Mapping[str, Any]] = {
+        "engine local, one run at a time": {"engine": "local", "parallel": 1},
+        "engine local": {"engine": "local"},
+    }
+    if importlib.util.find_spec("ray") is not None:
+        ways["engine ray, a Ray of its own"] = {"engine": "ray"}
+    sides: dict[str, Callable[[], float | None]] = {
+        ONE_PROCESS: lambda: _seconds([sys.executable, "-c", RUNS, runs])
+    }
+    for name, way in ways.items():
+        sides[name] = (lambda changed: lambda: _sweep(changed))({**spec, **way})
+    if importlib.util.find_spec("ray") is not None:
+        sides[STOCK] = lambda: _stock(runs)
+    seconds = take_turns(effort.rounds, sides)
+    for floor in (ONE_PROCESS, STOCK):
+        for name in ways if floor in sides else ():
+            yield Measurement(f"sweep, {name}", floor, seconds[floor], seconds[name])
+
+
+def _spec(*, quick: bool) -> dict[str, Any]:
+    trial: dict[str, Any] = {
+        "model": {"name": "builtin"},
+        "data": {"family": "icon_shift"},
+        "algorithm": {"name": "car_ft"},
+        "merges": [{"name": "wise_ft", "alphas": [0.0, 0.5, 1.0]}],
+    }
+    return {
+        "name": "bench",
+        "method": "grid",
+        "metric": {"name": "id/val/top1", "goal": "maximize"},
+        "parameters": {"algorithm.kl_weight": {"values": [1, 3]}},
+        "seeds": [*(QUICK_SEEDS if quick else SEEDS)],
+        "baselines": ["zero_shot", "fine_tune"],
+        "trial": {**trial, **QUICK} if quick else trial,
+    }
+
+
+def _runs(spec: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield the trial and the seed of every run of the sweep."""
+    weights = spec["parameters"]["algorithm.kl_weight"]["values"]
+    trained = [{"name": "fine_tune"}, *({"name": "car_ft", "kl_weight": it} for it in weights)]
+    yield {**spec["trial"], "algorithm": {"name": "zero_shot"}}, 0
+    for algorithm in trained:
+        for seed in spec["seeds"]:
+            yield {**spec["trial"], "algorithm": algorithm}, seed
+
+
+def _sweep(spec: Mapping[str, Any]) -> float:
+    with tempfile.TemporaryDirectory(prefix="carft-bench-") as folder:
+        file = Path(folder) / "bench.yaml"
+        file.write_text(json.dumps(spec), encoding="utf-8")
+        home = str(Path(folder) / "home")
+        return _seconds([sys.executable, "-m", "sweeps", "run", str(file), "--home", home])
+
+
+def _stock(runs: str) -> float:
+    with tempfile.TemporaryDirectory(prefix="carft-bench-") as folder:
+        return _seconds([sys.executable, "-c", TUNE, runs, folder])
+
+
+def _seconds(command: list[str]) -> float:
+    """Seconds of a command. Raises RuntimeError with what it printed where it fails."""
+    environ = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    began = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, env=environ)
+    seconds = time.perf_counter() - began
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[:4])} exited with {done.returncode}: {done.stderr}")
+    return seconds

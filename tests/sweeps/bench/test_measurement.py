@@ -1,0 +1,57 @@
+"""What both sides take in turn, and what counts as a regression."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from carft_core.errors import RequestError
+from sweeps.bench.measurement import Measurement, earlier_ratios, take_turns
+
+
+def test_sides_take_turns_and_the_order_turns_too() -> None:
+    calls: list[str] = []
+    seconds = take_turns(2, {name: (lambda it: lambda: calls.append(it))(name) for name in "ab"})
+    assert calls == [*"ab", *"ba", *"ab"]
+    assert {name: len(each) for name, each in seconds.items()} == {"a": 2, "b": 2}
+    assert all(0 <= second < 1 for each in seconds.values() for second in each)
+
+
+def test_a_side_that_measures_itself_is_believed_and_the_first_round_warms_up() -> None:
+    values = iter([100.0, 2.0, 4.0])
+    assert take_turns(2, {"a": lambda: next(values)}) == {"a": [2.0, 4.0]}
+
+
+def test_a_ratio_is_the_median_of_those_of_the_rounds() -> None:
+    line = Measurement("a", "b", [1.0, 2.0, 1.0], [2.0, 2.0, 5.0])
+    assert line.ratios == [2.0, 1.0, 5.0]
+    assert line.ratio == 2.0
+    assert line.as_dict()["ratio"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "there is no file"),
+        ("[]", "is damaged"),
+        ('{"machine": "m", "suites": {"step": [{"name": "a", "ratio": "x"}]}}', "is damaged"),
+        ('{"machine": "m", "suites": {"step": [{"name": "a", "ratio": NaN}]}}', "finite"),
+    ],
+)
+def test_a_file_that_is_no_result_is_refused(
+    tmp_path: Path, text: str | None, message: str
+) -> None:
+    file = tmp_path / "earlier.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(RequestError, match=message):
+        earlier_ratios(file)
+
+
+def test_earlier_ratios_are_by_suite_and_name(tmp_path: Path) -> None:
+    lines = [Measurement("a", "b", [1.0], [1.5]).as_dict()]
+    file = tmp_path / "earlier.json"
+    file.write_text(json.dumps({"machine": "m", "suites": {"step": lines}}))
+    assert earlier_ratios(file) == {("step", "a"): 1.5}

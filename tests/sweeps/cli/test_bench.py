@@ -1,0 +1,71 @@
+"""`carft-sweep bench`, as it is typed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sweeps.bench import starting
+from sweeps.bench.measurement import Effort, Measurement
+from sweeps.cli import main
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[Effort]:
+    """Every call of a suite that takes no time."""
+    efforts: list[Effort] = []
+
+    def measure(effort: Effort) -> Iterator[Measurement]:
+        efforts.append(effort)
+        yield Measurement("--help", "python -c pass", [0.1] * effort.rounds, [0.3] * effort.rounds)
+
+    monkeypatch.setattr(starting, "measure_starts", measure)
+    return efforts
+
+
+def test_a_line_gives_the_floor_ours_the_ratio_and_the_spread(
+    measured: list[Effort], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "--suite", "start", "--rounds", "3", "--quick"]) == 0
+    machine, header, row = capsys.readouterr().out.splitlines()
+    assert "cores" in machine
+    assert header.split("  ")[0] == "measured"
+    assert row.split() == [
+        *("--help", "python", "-c", "pass", "0.10", "(0.10", "to", "0.10)"),
+        *("0.30", "(0.30", "to", "0.30)", "3.00", "(3.00", "to", "3.00)"),
+    ]
+    assert measured == [Effort(3, quick=True)]
+
+
+@pytest.mark.parametrize(("before", "code"), [(1.0, 1), (1.6, 0), (3.0, 0)])
+def test_a_ratio_that_has_doubled_fails_the_command(
+    measured: list[Effort],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    before: float,
+    code: int,
+) -> None:
+    assert main(["bench", "--suite", "start", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["suites"]["start"][0]["ratio"] == pytest.approx(3)
+    result["suites"]["start"][0]["ratio"] = before
+    file = tmp_path / "earlier.json"
+    file.write_text(json.dumps(result))
+    assert main(["bench", "--suite", "start", "--compare", str(file)]) == code
+    printed = capsys.readouterr()
+    assert f"{before:.2f}" in printed.out
+    expected = "start: --help takes 3.00 times its floor, and took 1.00 times before\n"
+    assert printed.err == (expected if code else "")
+    assert len(measured) == 2
+
+
+def test_what_is_wrong_is_said_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "--suite", "stpe"]) == 2
+    assert "did you mean 'step'" in capsys.readouterr().err
+    assert main(["bench", "--compare", str(tmp_path / "none.json")]) == 2
+    assert "there is no file" in capsys.readouterr().err
