@@ -63,14 +63,16 @@ class World:
         """
         if self.size == 1:
             return dict(values)
-        present = [float(it.grad is not None) for it in parameters]
         grads = [torch.zeros_like(it) if it.grad is None else it.grad for it in parameters]
-        scalars = [value.float().reshape(1) for value in values.values()]
-        flags = torch.tensor(present, device=grads[0].device)
+        flags = torch.ones(len(grads), device=grads[0].device)
+        for number, parameter in enumerate(parameters):
+            if parameter.grad is None:
+                flags[number] = 0
+        scalars = [value.to(flags).reshape(1) for value in values.values()]
         flat = torch.cat([*(grad.float().flatten() for grad in grads), *scalars, flags])
         dist.all_reduce(flat)
         sizes = [it.numel() for it in parameters]
-        *sums, totals, ranks = flat.split([*sizes, len(scalars), len(present)])
+        *sums, totals, ranks = flat.split([*sizes, len(scalars), len(flags)])
         for number, (parameter, total) in enumerate(zip(parameters, sums, strict=True)):
             if parameter.grad is not None:
                 parameter.grad.copy_(total.view_as(parameter))

@@ -57,7 +57,8 @@ def started_ranks(entry: str, job: Mapping[str, Any], size: int, broken: Broken)
     """Within: this process is rank 0 of `size`, and the others execute the same job.
 
     Raises RankFailed for another rank's failure where that came first. `broken` is called with it,
-    from another thread, where this rank does not notice: it may wait on its GPU for ever.
+    from another thread, where this rank does not notice: it may wait on its GPU for ever. After
+    any failure this process is to end, since what it exchanges with the others is cut off.
     """
     if size == 1:
         yield
@@ -76,6 +77,9 @@ def started_ranks(entry: str, job: Mapping[str, Any], size: int, broken: Broken)
         yield
         for other in others:
             other.wait(GRACE)
+        from carft_core.world import leave
+
+        leave()
     except Exception as error:
         if classify(error)[0] == "crashed":  # perhaps since another rank is gone
             for other in others:
@@ -87,9 +91,6 @@ def started_ranks(entry: str, job: Mapping[str, Any], size: int, broken: Broken)
         ended.set()
         for other in others:
             other.kill()
-        from carft_core.world import leave
-
-        leave()
         forget_torchrun()
 
 

@@ -114,7 +114,7 @@ def _serve(channel: Channel, entry: str, job: Mapping[str, Any]) -> None:
         traceback.print_exc()
         sys.stderr.flush()
         kind, message = classify(error)
-        if ranks > 1:  # what is left of an exchange that ended in the middle is in nobody's way
+        if ranks > 1:
             end(kind, message)
         channel.send("failed", failure=kind, message=message)
         return

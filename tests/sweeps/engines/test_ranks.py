@@ -30,6 +30,7 @@ def add_up(
     from carft_core.world import here
 
     del seed
+    os.environ |= {RANKS: config["ranks"]} if "ranks" in config else {}
     world = here()
     (workdir / f"rank{world.rank}").write_text(str(os.getpid()))
     parameter, total = nn.Parameter(torch.zeros(1)), 0.0
@@ -92,11 +93,12 @@ def test_two_runs_after_each_other_have_two_ranks_each(on_local: MakeEngine, job
 
 
 @pytest.mark.slow
-def test_ray_gives_ranks_too(on_ray: MakeEngine, job: MakeJob) -> None:
-    recorder = Recorder([job("a")])
+def test_a_worker_of_ray_starts_ranks_too(on_ray: MakeEngine, job: MakeJob) -> None:
+    """The first run puts the number where the second finds it: Ray has its own environment."""
+    recorder = Recorder([job("a", ranks="2"), job("b")])
     on_ray(ENTRY).run(recorder)
     assert recorder.failures == {}
-    assert recorder.results["a"]["total"] == 9.0
+    assert [recorder.results[name]["total"] for name in ("a", "b")] == [3.0, 9.0]
 
 
 @pytest.mark.slow
