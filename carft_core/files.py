@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -286,3 +287,9 @@ def keep(file: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file of the cache; one that cannot be written costs time, nothing else."""
     with contextlib.suppress(OSError):
         write_atomically(file, write)
+
+
+def digest_of(data: object) -> str:
+    """sha256 of plain data, independent of the order of keys."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import ast
-import functools
-import hashlib
-import importlib.util
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from carft_core.algorithms import Algorithm, Soup, Wrapper
@@ -21,7 +15,9 @@ from carft_core.data.splits import TRAINING_SPLITS
 from carft_core.data.transforms import AUGMENTATIONS
 from carft_core.device import resolve_device, resolve_precision
 from carft_core.errors import RequestError
+from carft_core.files import digest_of
 from carft_core.merges import Model
+from carft_core.own_code import own_code
 from carft_core.prepare import Prepared, other_data, templates_of
 from carft_core.prompts import context_set, template_set, words_to_mark
 
@@ -30,7 +26,6 @@ TRAINING_REVISION = 1
 (tests/golden) fails where numbers move and this does not."""
 MEASURING_REVISION = 1
 """The same of what is measured of given weights."""
-PRODUCT = frozenset({"carft_core", "sweeps", "tracking"})
 OUTSIDE = {"root", "shifts", "restrict", "augmentation", "bad_files", "balanced", "decode"}
 """Fields of `data` that do not stand there as such; what the last four come to does."""
 
@@ -128,7 +123,7 @@ def evaluation_digest(training_digest: str, model: Model, config: TrialConfig) -
     """
     data = open_data(config.data)
     others = other_data(config.data, config.eval)
-    own_code: list[type | Callable[..., object]] = [FAMILIES[name].open for name in others]
+    parts_of_others: list[type | Callable[..., object]] = [FAMILIES[name].open for name in others]
     parts: dict[str, Any] = {
         "revision": MEASURING_REVISION,
         "training": training_digest,
@@ -145,12 +140,12 @@ def evaluation_digest(training_digest: str, model: Model, config: TrialConfig) -
         fields = merge.model_dump(mode="json")
         parts["merge"] = {key: fields[key] for key in fields if key not in merge.point_fields}
         parts["point"] = dict(point.values)
-        own_code.append(type(merge))
+        parts_of_others.append(type(merge))
     if others:
         parts["retention"] = {
             name: [other.digest, templates_of(name).digest] for name, other in others.items()
         }
-    return digest_of(parts | _present(own_code=_own_code(*own_code)))
+    return digest_of(parts | _present(own_code=own_code(*parts_of_others)))
 
 
 def _skipped(data: FamilyData, *, training: bool) -> dict[str, list[str]]:
@@ -165,7 +160,7 @@ def _skipped(data: FamilyData, *, training: bool) -> dict[str, list[str]]:
 def own_code_of(config: TrialConfig) -> str | None:
     """The digest of the user's own code that trains a run, of its algorithm and its family; None
     where both are the product's."""
-    return _own_code(*_classes(config.algorithm), FAMILIES[config.data.family].open)
+    return own_code(*_classes(config.algorithm), FAMILIES[config.data.family].open)
 
 
 def _classes(algorithm: Algorithm) -> Iterator[type[Algorithm]]:
@@ -173,81 +168,6 @@ def _classes(algorithm: Algorithm) -> Iterator[type[Algorithm]]:
     yield type(algorithm)
     if isinstance(algorithm, Wrapper):
         yield from _classes(algorithm.of)
-
-
-def _own_code(*parts: type | Callable[..., object]) -> str | None:
-    own = [own_code_digest(it) for it in parts if _top(it.__module__) not in PRODUCT]
-    return digest_of(own) if own else None
-
-
-def own_code_digest(thing: type | Callable[..., object]) -> str:
-    """sha256 over the Python files of the user's package, or module, that defines a class or
-    function, and of what these import that lies beside it (nothing more of an installed one).
-    The product beside it does not count.
-
-    Raises RequestError for what no file defines, such as a class typed into a notebook.
-    """
-    top = _top(thing.__module__)
-    place = module_place(top) if top != "__main__" else None
-    if place is None or not place.exists():
-        raise RequestError(
-            f"{thing.__qualname__} is defined in no file; since its source is a part of what "
-            "its runs are known by, put it into a module"
-        )
-    folder = place.parent
-    installed = {"site-packages", "dist-packages"} & set(place.parts)
-    waiting, seen, contents = {top}, set(PRODUCT), dict[str, str]()
-    while waiting:
-        name = waiting.pop()
-        seen.add(name)
-        alone = folder / f"{name}.py"
-        for file in [alone] if alone.is_file() else (folder / name).rglob("*.py"):
-            content = file.read_bytes()
-            contents[file.relative_to(folder).as_posix()] = hashlib.sha256(content).hexdigest()
-            waiting |= set() if installed else _imported(content) - seen
-    return digest_of(contents)
-
-
-def module_place(top: str) -> Path | None:
-    """The file, or the package's folder, of a module by its first name; None when there is none.
-
-    A module without a file, such as `sys`, gives a path that is not absolute.
-    """
-    try:
-        spec = importlib.util.find_spec(top)
-    except ValueError:  # loaded without a specification, as `__main__` is
-        return Path(top)
-    if spec is None:
-        return None
-    if spec.submodule_search_locations:
-        return Path(next(iter(spec.submodule_search_locations)))
-    return Path(spec.origin or top)
-
-
-@functools.lru_cache(maxsize=1024)  # a package is looked through for each run and each merge
-def _imported(content: bytes) -> frozenset[str]:
-    """Collect the first names of what the statements of a file import."""
-    names: set[str] = set()
-    try:
-        tree = ast.parse(content)
-    except (SyntaxError, ValueError):  # nothing imports it, then
-        return frozenset()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {_top(alias.name) for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(_top(node.module))
-    return frozenset(names)
-
-
-def _top(module: str) -> str:
-    return module.partition(".")[0]
-
-
-def digest_of(data: object) -> str:
-    """sha256 of plain data, independent of the order of keys."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def facts_of(config: TrialConfig, stand: Prepared) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from carft_core.data.transforms import AUGMENTATIONS
 from carft_core.device import Precision, resolve_device, resolve_precision, usable_cores
 from carft_core.errors import RequestError
 from carft_core.optim import schedule_of
+from carft_core.own_code import own_code
 from carft_core.prompts import TemplateSet, class_weights, context_set, template_set, text_features
 from carft_core.teacher import Teacher, linear_head, open_teacher
 from carft_core.world import here
@@ -110,9 +111,12 @@ def _prepared(
         data.class_names,
         {**training, **measured},
         {
-            **dict.fromkeys(training, data.digest_of_training),
-            **dict.fromkeys(measured, data.digest),
-            **{name: it.digest for name, it in others.items()},
+            **dict.fromkeys(training, views_digest(data_config.family, data.digest_of_training)),
+            **dict.fromkeys(measured, views_digest(data_config.family, data.digest)),
+            **{
+                name: views_digest(name.removeprefix(RETENTION), it.digest)
+                for name, it in others.items()
+            },
         },
         transform=transform,
         classes=classes,
@@ -126,6 +130,12 @@ def _prepared(
     )
     heads = {name: _other_head(clip, name, it, device) for name, it in others.items()}
     return Prepared(data, teacher, FAMILIES[data_config.family], heads)
+
+
+def views_digest(family: str, digest: str) -> str:
+    """That of data, with the user's own code where a family of theirs makes the views of it."""
+    code = own_code(FAMILIES[family].open)
+    return digest if code is None else f"{digest} {code}"
 
 
 @functools.lru_cache(maxsize=2)

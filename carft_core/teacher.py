@@ -7,25 +7,29 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import PIL
 import torch
+import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from carft_core.bank import Bank
 from carft_core.clip import Classifier, ImageClassifier, OpenedClip
 from carft_core.data import Split, Transform
 from carft_core.data.loader import Loader, Passes
-from carft_core.data.transforms import Augmentation
 from carft_core.device import Precision, arithmetic, autocast, one_attention_path, to_device
 from carft_core.files import keep, user_cache
 from carft_core.prompts import TemplateSet, class_weights, context_weights, text_features
 from carft_core.world import here
 
+VIEWS_REVISION = 1
+"""Raised by hand when an image is shown otherwise."""
 FEATURES_REVISION = 1
 """Raised by hand when equal weights give other features of an image."""
 
@@ -40,7 +44,8 @@ class Teacher:
     splits: Mapping[str, Split]
     """`train`, and by metric name what is measured: `id/val`, `ood/<shift>`, ..."""
     digests: Mapping[str, str]
-    """sha256 of the data that each split is of."""
+    """sha256 of the data that each split is of, and the digest of the user's own code that shows
+    them."""
     transform: Transform
     classes: TemplateSet
     contexts: TemplateSet
@@ -128,12 +133,33 @@ class Teacher:
         keep(self._cache_file(name), lambda file: save_file(tensors, str(file)))
 
     def _cache_file(self, name: str) -> Path:
+        return user_cache() / "image_features" / f"{self._features_key(name)}.safetensors"
+
+    def training_views(self, seed: int, *further: object) -> str:
+        """A digest of all that decides the features of the training views of a seed.
+
+        `further` is plain data: what decides which views a batch has. The last bits depend on that
+        too, and on threads, kernels and the version of torch. With these in it, features that one
+        process kept are what another would compute, to the bit on one kind of processor.
+        """
+        split = self.splits["train"]
+        rows = b"" if split.rows is None else split.rows.tobytes()
+        bits = torch.get_num_threads() if self.device.type == "cpu" else self.deterministic
+        drawn = [repr(self.transform.augmentation), hashlib.sha256(rows).hexdigest(), seed]
+        drawn += ["compiled"] if self.compiled else []
+        return self._features_key("train", *drawn, bits, torch.__version__, *further)
+
+    def _features_key(self, name: str, *further: object) -> str:
+        """A digest of all that decides the features of the fixed views of a split, and of what is
+        besides."""
+        place = [*self._views_key(name), self.device.type, self.precision]
+        key = json.dumps([FEATURES_REVISION, self.clip.digest, *place, *further])
+        return hashlib.sha256(key.encode()).hexdigest()
+
+    def _views_key(self, name: str) -> list[str]:
+        """What decides the fixed views of a split."""
         ids = hashlib.sha256("\0".join(self.splits[name].ids).encode()).hexdigest()
-        fixed = replace(self.transform, augmentation=Augmentation())
-        views = [self.digests[name], ids, repr(fixed), self.device.type, self.precision]
-        key = json.dumps([FEATURES_REVISION, self.clip.digest, *views])
-        name = f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
-        return user_cache() / "image_features" / name
+        return [self.digests[name], ids, repr(self.transform)]
 
     def encode(self, classifiers: Sequence[Classifier], split: Split) -> list[Tensor]:
         """The features [N, d] of a split's fixed views by each classifier, on the device.
@@ -167,9 +193,25 @@ class Teacher:
             seed=None,
             workers=min(self.workers, plan.steps),
             pin_memory=self.device.type == "cuda",
+            bank=self._bank_of(split, plan),
         ) as loader:
             for batch in loader.steps(range(plan.steps)):
                 yield to_views(batch.images, self.transform, self.device)
+
+    def _bank_of(self, split: Split, plan: Passes) -> Bank | None:
+        """Where the fixed views of a split are kept, in one file; None for another's split."""
+        name = next((name for name, own in self.splits.items() if own is split), None)
+        if name is None or name not in self.digests:
+            return None
+        side = self.transform.size
+        libraries = [torch.__version__, torchvision.__version__, PIL.__version__]
+        return Bank(
+            "views",
+            json.dumps([VIEWS_REVISION, *self._views_key(name), *libraries]),
+            steps=plan.steps,
+            per_epoch=plan.steps,
+            like=torch.empty(min(plan.batch_size, plan.count), 3, side, side, dtype=torch.uint8),
+        )
 
 
 def to_views(images: Tensor, transform: Transform, device: torch.device) -> Tensor:

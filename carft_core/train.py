@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from carft_core.algorithms import Batch
+from carft_core.bank import Bank
 from carft_core.clip import Classifier, checkpoint_gradients, is_plain
 from carft_core.compilation import compile_towers
 from carft_core.config import TrialConfig
@@ -191,6 +193,26 @@ class Run:
         """By epoch what an earlier attempt reported, until it is reported again."""
         self.best = -math.inf
         self.saved_at = time.monotonic()
+
+    @functools.cached_property
+    def bank(self) -> Bank:
+        """Where the teacher's features of this run's batches are kept."""
+        optim = self.optim
+        views = self.teacher.training_views(
+            self.seed,
+            self.config.data.balanced,
+            optim.steps_per_epoch is None,  # whole passes
+            optim.batch_size,
+            optim.micro_batch,
+            *self.world.part(),
+        )
+        return Bank(
+            "features",
+            views,
+            steps=self.schedule.steps,
+            per_epoch=self.schedule.per_epoch,
+            like=torch.empty(len(self.plan(0).rows), self.teacher.w_cls.shape[1]),
+        )
 
     def epochs(self) -> Iterator[EpochReport]:
         """Train behind what is there, epoch by epoch."""
@@ -402,8 +424,9 @@ class Run:
 
     def _batch(self, loaded: Loaded) -> Batch:
         images, labels, index, domain = loaded
+        views = to_views(images, self.teacher.transform, self.device)
         return Batch(
-            images=to_views(images, self.teacher.transform, self.device),
+            images=views,
             labels=to_device(labels, self.device),
             index=to_device(index, self.device),
             domain=None if domain is None else to_device(domain, self.device),
@@ -411,12 +434,21 @@ class Run:
             steps=self.steps,
             label_smoothing=self.optim.label_smoothing,
             micro_batch=self.optim.micro_batch,
-            teacher_features=self._teacher_features,
+            teacher_features=functools.partial(self._teacher_features, views, index, self.step),
         )
 
-    def _teacher_features(self, images: Tensor) -> Tensor:
+    def _teacher_features(self, views: Tensor, rows: Tensor, step: int, images: Tensor) -> Tensor:
+        """The teacher's features of images, which are in the bank where they are a step's views."""
+        kept = self.bank.read(step, rows) if images is views else None
+        if kept is not None:
+            kept = kept.pin_memory() if self.device.type == "cuda" else kept
+            return to_device(kept, self.device)
         with autocast(self.device, self.teacher.precision):
-            return self.teacher.image_features(images)
+            parts = images.split(self.optim.micro_batch or len(images))
+            features = torch.cat([self.teacher.image_features(part) for part in parts])
+        if images is views:
+            self.bank.write(step, rows, features)
+        return features
 
     def _validate(self) -> dict[str, float]:
         """`id/val` of the model as it is; with `eval.every_epoch` test and shifts too."""

@@ -50,6 +50,10 @@ class World:
         own: Rows = rows[self.rank :: self.size] if self.rank < len(rows) else rows[:1]
         return own
 
+    def part(self) -> list[int]:
+        """What tells its part of a run from those of other ranks, and from a whole."""
+        return [self.rank, self.size] if self.size > 1 else []
+
     def share(self, count: int) -> float:
         """What fraction of `count` rows those of `mine` are."""
         return len(range(self.rank, count, self.size)) / count

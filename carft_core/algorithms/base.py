@@ -51,9 +51,11 @@ class Batch:
     """How many images fit into memory at once, where the loss gets the whole batch because its
     items are coupled; see `in_parts`."""
     teacher_features: Callable[[Tensor], Tensor] | None = None
+    """The frozen tower's features of images; those of the batch's own it may have already."""
 
     def zero_shot(self) -> Tensor:
-        """The frozen tower's unit-norm features [B, d] of the same views; computed once a batch.
+        """The frozen tower's unit-norm features [B, d] of the same views: out of the bank
+        if a run left them there, else computed; once a batch.
 
         Raises ValueError in a batch that was made without the teacher.
         """
@@ -72,13 +74,22 @@ class Batch:
 
     def part(self, rows: slice) -> Batch:
         """Some of its rows, as a micro-batch."""
+        images = self.images[rows]
+        features = functools.partial(self._features_of_part, images, rows)
         return replace(
             self,
-            images=self.images[rows],
+            images=images,
             labels=self.labels[rows],
             index=self.index[rows],
             domain=None if self.domain is None else self.domain[rows],
+            teacher_features=self.teacher_features and features,
         )
+
+    def _features_of_part(self, part: Tensor, rows: slice, images: Tensor) -> Tensor:
+        if images is part:  # the whole batch has them once for every pass over its parts
+            return self.zero_shot()[rows]
+        assert self.teacher_features is not None  # else a part has none either
+        return self.teacher_features(images)
 
     def in_parts(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """`function(inputs)` in parts of `micro_batch` rows, each computed again on the way back.

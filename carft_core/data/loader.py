@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from carft_core.bank import Bank
 from carft_core.data.base import Source, Split
 from carft_core.data.transforms import Transform
 from carft_core.errors import RequestError
@@ -174,6 +175,7 @@ class _Views(Dataset["tuple[Tensor, Tensor] | _Refused"]):
     transform: Transform
     plan: Plan
     seed: int | None
+    bank: Bank | None
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor] | _Refused:
         try:
@@ -182,8 +184,19 @@ class _Views(Dataset["tuple[Tensor, Tensor] | _Refused"]):
             return _Refused(str(error))
 
     def load(self, step: int) -> tuple[Tensor, Tensor]:
-        """The views in their places; one call of the source for each pass in the batch."""
-        drawn, passes = self.plan(step)
+        """The views in their places, and their rows: out of the bank, or made and left there."""
+        draw = self.plan(step)
+        rows = torch.from_numpy(draw.rows)
+        views = None if self.bank is None else self.bank.read(step, rows)
+        if views is None:
+            views = self._make(draw)
+            if self.bank is not None:
+                self.bank.write(step, rows, views)
+        return views, rows
+
+    def _make(self, draw: Draw) -> Tensor:
+        """One call of the source for each pass in the batch."""
+        drawn, passes = draw
         rows = drawn if self.rows is None else self.rows[drawn]
         parts = [
             self.source.views(
@@ -195,9 +208,9 @@ class _Views(Dataset["tuple[Tensor, Tensor] | _Refused"]):
             for number in np.unique(passes).tolist()
         ]
         if len(parts) == 1:
-            return parts[0], torch.from_numpy(drawn)
+            return parts[0]
         places = np.argsort(np.argsort(passes, kind="stable"))
-        return torch.cat(parts)[torch.from_numpy(places)], torch.from_numpy(drawn)
+        return torch.cat(parts)[torch.from_numpy(places)]
 
 
 class _Steps(Sampler[int]):
@@ -227,9 +240,11 @@ class Loader:
         seed: int | None,
         workers: int = 0,
         pin_memory: bool = False,
+        bank: Bank | None = None,
     ) -> None:
+        """`bank` keeps the views for others that load the same batches."""
         self._labels, self._domains = split.labels, split.domains
-        self._views = _Views(split.source, split.rows, transform, plan, seed)
+        self._views = _Views(split.source, split.rows, transform, plan, seed, bank)
         self._workers = workers
         self._pin = pin_memory and torch.cuda.is_available()
         self._steps = _Steps()

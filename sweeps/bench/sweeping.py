@@ -1,5 +1,6 @@
-"""A whole sweep through the command line beside its runs, one after another in one process, and
-beside Ray Tune as its documentation shows it.
+"""A whole sweep beside its runs in one process, and beside Ray Tune as its documentation shows it.
+
+The sweep is run through the command line, from its start to its exit.
 """
 
 from __future__ import annotations

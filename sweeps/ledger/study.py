@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from carft_core.errors import RequestError
-from carft_core.files import append_lines
+from carft_core.files import append_lines, write_atomically
 from sweeps.home import Home
 from sweeps.ledger.runs import RunStore, measured
 from sweeps.ledger.summary import goals
@@ -33,6 +33,7 @@ from tracking.location import (
     network_file_system,
     resolve_location,
     sqlite_file,
+    waiting,
 )
 
 if TYPE_CHECKING:
@@ -125,9 +126,32 @@ def open_storage(home: Home) -> BaseStorage:
             place.parent.mkdir(parents=True, exist_ok=True)
         if place is None or place.exists():
             _check_owner(database)
-    # Optuna fills in what stands in braces.
-    escaped = uri.replace("{", "{{").replace("}", "}}")
-    return optuna.storages.RDBStorage(escaped, engine_kwargs=kwargs)
+    own = sqlite_file(uri)
+    if own is not None and not own.exists():
+        _create_database(own)
+    return optuna.storages.RDBStorage(_escaped(uri), engine_kwargs=kwargs)
+
+
+def _create_database(file: Path) -> None:
+    """Make a database with Optuna's tables, put in place when it is whole.
+
+    Of a process killed among them the tables would stay without the index that keeps two studies
+    from having one name.
+    """
+    from optuna.storages import RDBStorage
+
+    with waiting(file.with_name(f".lock-{file.name}")):
+        if not file.exists():
+            for left in file.parent.glob(f".{file.name}.*"):  # by a process that was killed here
+                left.unlink()
+            write_atomically(
+                file, lambda new: RDBStorage(_escaped(f"sqlite:///{new}")).engine.dispose()
+            )
+
+
+def _escaped(uri: str) -> str:
+    """Optuna fills in what stands in braces."""
+    return uri.replace("{", "{{").replace("}", "}}")
 
 
 def _check_owner(database: Database) -> None:

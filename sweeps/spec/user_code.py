@@ -25,7 +25,7 @@ from carft_core.data.image_folder import Declared
 from carft_core.errors import Problem, RequestError, Route, unknown
 from carft_core.fields import explained
 from carft_core.files import existing
-from carft_core.identity import module_place
+from carft_core.own_code import module_place
 from carft_core.prompts import (
     TEMPLATE_SETS,
     TemplateSet,

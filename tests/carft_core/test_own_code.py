@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from carft_core import identity
+from carft_core import identity, own_code, prepare
 from carft_core.algorithms import ALGORITHMS
 from carft_core.config import TrialConfig
+from carft_core.data import FAMILIES
 from carft_core.errors import RequestError
 from carft_core.run import models_of
 
@@ -93,10 +95,10 @@ def test_of_a_users_package_all_files_count_and_what_it_imports_beside_it(
     }
     write(files)
     mine = imported("my_lab.methods").Mine
-    before = identity.own_code_digest(mine)
+    before = own_code.own_code_digest(mine)
     assert "my_deep" not in sys.modules  # read, not imported
     write({edited: f"{files[edited]}# edited"})
-    assert (identity.own_code_digest(mine) != before) == counts
+    assert (own_code.own_code_digest(mine) != before) == counts
 
 
 @pytest.mark.usefixtures("registries")
@@ -121,11 +123,11 @@ def test_what_an_installed_package_imports_is_its_own_affair(
     folder.mkdir()
     write({lab: METHOD.format(more="import my_other"), other: ""})
     mine = imported("my_installed_lab").Mine
-    before = identity.own_code_digest(mine)
+    before = own_code.own_code_digest(mine)
     write({other: "# edited"})
-    assert identity.own_code_digest(mine) == before
+    assert own_code.own_code_digest(mine) == before
     write({lab: METHOD.format(more="import my_other  # edited")})
-    assert identity.own_code_digest(mine) != before
+    assert own_code.own_code_digest(mine) != before
 
 
 def test_an_edit_of_the_users_file_changes_the_digest_and_that_of_another_does_not(
@@ -134,7 +136,7 @@ def test_an_edit_of_the_users_file_changes_the_digest_and_that_of_another_does_n
     def digest() -> str:
         for name in ("my_methods", "my_scale", "unrelated"):
             sys.modules.pop(name, None)
-        return identity.own_code_digest(imported("my_methods").Mine)
+        return own_code.own_code_digest(imported("my_methods").Mine)
 
     more = "from my_scale import SCALE\n"
     write(
@@ -185,4 +187,18 @@ def test_what_no_file_defines_is_refused_with_what_to_do(monkeypatch: pytest.Mon
     exec("def opens(config): ...", vars(nowhere))
     monkeypatch.setitem(sys.modules, "typed_in", nowhere)
     with pytest.raises(RequestError, match=r"opens is defined in no file.*put it into a module"):
-        identity.own_code_digest(nowhere.opens)
+        own_code.own_code_digest(nowhere.opens)
+
+
+def test_an_edit_of_a_users_family_makes_other_views(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features and views that were kept are of the code before it."""
+    write({"my_family": "def opens(config): ..."})
+    family = replace(FAMILIES["icon_shift"], open=imported("my_family").opens)
+    monkeypatch.setitem(FAMILIES, "mine", family)
+    before = prepare.views_digest("mine", "d1")
+    assert before == prepare.views_digest("mine", "d1") != "d1"
+    write({"my_family": "def opens(config): return 1"})
+    assert prepare.views_digest("mine", "d1") != before
+    assert prepare.views_digest("icon_shift", "d1") == "d1"

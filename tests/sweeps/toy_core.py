@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from carft_core.config import TrialConfig, trial_config
-from carft_core.files import read_json, write_json
-from carft_core.identity import Identity, digest_of, evaluation_digest
+from carft_core.files import digest_of, read_json, write_json
+from carft_core.identity import Identity, evaluation_digest
 from carft_core.run import models_of
 from sweeps.engines.base import Decision
 from sweeps.engines.entry import Report

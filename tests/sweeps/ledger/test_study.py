@@ -16,6 +16,7 @@ import optuna
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import Engine, event
 
 from carft_core.errors import RequestError
 from sweeps.home import Home
@@ -289,6 +290,33 @@ def test_a_study_that_is_missing_or_another_is_written_anew(
     harm(load(home))
     StudyProjection(home, ledger).update()
     assert_equal(home, ledger)
+
+
+def test_a_process_that_is_killed_among_the_first_tables_leaves_no_database(
+    tmp_path: Path,
+) -> None:
+    """They would lack the index that lets no two studies have one name."""
+    home = Home(tmp_path / "{home}")
+
+    class Killed(BaseException):
+        """The process ends here."""
+
+    def kill(*seen: Any) -> None:
+        if "INDEX" in seen[2]:  # the statement
+            raise Killed
+
+    event.listen(Engine, "before_cursor_execute", kill)
+    try:
+        with pytest.raises(Killed):
+            open_storage(home)
+    finally:
+        event.remove(Engine, "before_cursor_execute", kill)
+    assert not study_file(home).exists()
+    (home.path / ".optuna.db.abcdefgh").touch()  # of one that was killed for good
+    for _ in range(2):
+        optuna.create_study(storage=open_storage(home), study_name="a", load_if_exists=True)
+    assert len(open_storage(home).get_all_studies()) == 1
+    assert {file.name for file in home.path.iterdir()} == {"optuna.db", ".lock-optuna.db"}
 
 
 def test_a_study_that_is_deleted_while_the_sweep_runs_comes_again(

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from carft_core.errors import RequestError
-from carft_core.files import read_json, write_json
-from carft_core.identity import Identity, digest_of
+from carft_core.files import digest_of, read_json, write_json
+from carft_core.identity import Identity
 from sweeps.engines.base import Decision, Failure, Handler, Job, Wait
 from sweeps.engines.local import InProcessEngine, LocalEngine
 from sweeps.ledger.claim import Claim

@@ -1,0 +1,166 @@
+"""The bank: what is computed of batches and is the same in every run that has them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from carft_core.errors import RequestError
+from carft_core.files import user_cache
+
+VARIABLE = "CARFT_BANK_GB"
+"""Sets another bound than `GIGABYTES`; at 0 nothing is kept or read."""
+GIGABYTES = 20
+"""So much (of 1e9 bytes) all files together take at most, and half of what their disk has free."""
+RECENT = 24 * 3600.0
+"""Seconds after its last use in which a file makes no room for another. In a sweep that needs more
+than the bound the oldest file is the one that is needed next: without this none would be there."""
+Kind = Literal["features", "views"]
+"""What the tensors are: the teacher's features [B, d], or views [B, 3, S, S]."""
+CHECKSUM = 4
+"""Bytes of a CRC-32."""
+
+
+def most_bytes() -> int:
+    """How large the bank may become. Raises RequestError for a wrong `VARIABLE`."""
+    text = os.environ.get(VARIABLE) or str(GIGABYTES)
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text):
+        raise RequestError(
+            f"{VARIABLE} must be a number of gigabytes, such as 20 or 0.5, or 0 for none, "
+            f"got {text[:80]!r}"
+        )
+    return int(float(text) * 1e9)
+
+
+class Bank:
+    """A tensor for each batch of a run, in files of the user's cache.
+
+    A file is of one epoch and has a place for each step: the tensor, then a CRC-32 of the batch's
+    rows and it. Runs with the same batches share it, also while several of them write. A place
+    that is empty, half written or damaged is a missing one.
+
+    A file is opened for each batch, so that a node on shared storage sees what others have written.
+    It is not mapped into memory, since a full disk, or a node that deletes a mapped file, ends the
+    process; and the disk is not waited for, since what a loss of power takes is computed again.
+    What cannot be read or written costs time, nothing else.
+    """
+
+    def __init__(self, kind: Kind, key: str, *, steps: int, per_epoch: int, like: Tensor) -> None:
+        """`key` names all that decides the tensor of the batch of a step; `like` has the type and
+        the shape [B, ...] of the largest one. Raises RequestError for a wrong `VARIABLE`.
+        """
+        self._kind, self._key, self._count, self._per_epoch = kind, key, steps, per_epoch
+        self._type, self._shape = like.dtype, like.shape[1:]
+        self._place = like.nbytes + CHECKSUM
+        self._most = most_bytes()
+        self._steps, self._file = range(0), Path()
+        self._writes = True
+
+    def read(self, step: int, rows: Tensor) -> Tensor | None:
+        """The tensor [B, ...], on the CPU, of the batch of a step; None where it is not there.
+
+        `rows` [B] int64, on the CPU, are those of the batch.
+        """
+        if not self._most:
+            return None
+        file, offset = self._at(step)
+        size = len(rows) * self._type.itemsize * self._shape.numel()
+        with contextlib.suppress(OSError), _opened(file, os.O_RDONLY) as descriptor:
+            place = bytearray(os.pread(descriptor, size + CHECKSUM, offset))
+            content = memoryview(place)[:size]
+            if place[size:] == _checksum(rows, content):
+                # A copy, since the speed of sums, and their last bits, may depend on alignment.
+                tensor = torch.frombuffer(content, dtype=self._type)
+                return tensor.view(len(rows), *self._shape).clone()
+        return None
+
+    def write(self, step: int, rows: Tensor, tensor: Tensor) -> None:
+        """Keep the tensor [B, ...] of the batch of a step, if there is room."""
+        file, offset = self._at(step)
+        if not self._most or not self._writes:
+            return
+        content = tensor.cpu().numpy().tobytes()
+        try:
+            self._writes = file.exists() or self._make(file)
+            if self._writes:
+                with _opened(file, os.O_WRONLY) as descriptor:
+                    os.pwrite(descriptor, content + _checksum(rows, content), offset)
+        except OSError:
+            self._writes = False
+
+    def _at(self, step: int) -> tuple[Path, int]:
+        """The file of a step's epoch, which counts as used then, and where the step's place is."""
+        if step not in self._steps:
+            first = step // self._per_epoch * self._per_epoch
+            self._steps = range(first, min(first + self._per_epoch, self._count))
+            key = json.dumps([self._key, self._steps.start, self._steps.stop, self._place])
+            name = f"{self._kind}-{hashlib.sha256(key.encode()).hexdigest()}"
+            self._file = _folder() / name
+            self._writes = True
+            with contextlib.suppress(OSError):
+                os.utime(self._file)
+        return self._file, (step - self._steps.start) * self._place
+
+    def _make(self, file: Path) -> bool:
+        """Make an empty file, whose blocks the disk gives as they are written; False where there is
+        no room for it. Raises OSError."""
+        size = len(self._steps) * self._place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not _make_room(size, self._most):
+            return False
+        with _opened(file, os.O_WRONLY | os.O_CREAT) as descriptor:
+            os.ftruncate(descriptor, size)
+        return True
+
+
+def _folder() -> Path:
+    return user_cache() / "bank"
+
+
+def _make_room(size: int, most: int) -> bool:
+    """Delete what nobody has used for longest until `size` bytes more are within the bounds.
+
+    False where that would take what was used lately. Raises OSError.
+    """
+    files = []
+    for file in _folder().iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            stat = file.stat()
+            files.append((stat.st_mtime, stat.st_size, file))
+    used = sum(of for _, of, _ in files)
+    room = min(most, used + shutil.disk_usage(_folder()).free // 2) - used
+    old = [it for it in sorted(files) if time.time() - it[0] > RECENT]
+    if size > room + sum(of for _, of, _ in old):
+        return False
+    for _, of, file in old:
+        if size <= room:
+            break
+        file.unlink(missing_ok=True)
+        room += of
+    return True
+
+
+@contextlib.contextmanager
+def _opened(file: Path, flags: int) -> Iterator[int]:
+    """A file's descriptor; a pipe in its place is not waited for."""
+    descriptor = os.open(file, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _checksum(rows: Tensor, content: bytes | memoryview) -> bytes:
+    return zlib.crc32(content, zlib.crc32(rows.numpy().tobytes())).to_bytes(CHECKSUM, "little")

@@ -1,0 +1,87 @@
+"""The user's own code that takes part in a run: algorithms, families, merges."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+from carft_core.errors import RequestError
+from carft_core.files import digest_of
+
+PRODUCT = frozenset({"carft_core", "sweeps", "tracking"})
+
+
+def own_code(*parts: type | Callable[..., object]) -> str | None:
+    """The digest of what the user wrote of some classes and functions; None where all are the
+    product's. Raises RequestError for what no file defines.
+    """
+    own = [own_code_digest(it) for it in parts if _top(it.__module__) not in PRODUCT]
+    return digest_of(own) if own else None
+
+
+def own_code_digest(thing: type | Callable[..., object]) -> str:
+    """sha256 over the Python files of the user's package, or module, that defines a class or
+    function, and of what these import that lies beside it (nothing more of an installed one).
+    The product beside it does not count.
+
+    Raises RequestError for what no file defines, such as a class typed into a notebook.
+    """
+    top = _top(thing.__module__)
+    place = module_place(top) if top != "__main__" else None
+    if place is None or not place.exists():
+        raise RequestError(
+            f"{thing.__qualname__} is defined in no file; since its source is a part of what "
+            "its runs are known by, put it into a module"
+        )
+    folder = place.parent
+    installed = {"site-packages", "dist-packages"} & set(place.parts)
+    waiting, seen, contents = {top}, set(PRODUCT), dict[str, str]()
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        alone = folder / f"{name}.py"
+        for file in [alone] if alone.is_file() else (folder / name).rglob("*.py"):
+            content = file.read_bytes()
+            contents[file.relative_to(folder).as_posix()] = hashlib.sha256(content).hexdigest()
+            waiting |= set() if installed else _imported(content) - seen
+    return digest_of(contents)
+
+
+def module_place(top: str) -> Path | None:
+    """The file, or the package's folder, of a module by its first name; None when there is none.
+
+    A module without a file, such as `sys`, gives a path that is not absolute.
+    """
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # loaded without a specification, as `__main__` is
+        return Path(top)
+    if spec is None:
+        return None
+    if spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations)))
+    return Path(spec.origin or top)
+
+
+@functools.lru_cache(maxsize=1024)  # a package is looked through for each run and each merge
+def _imported(content: bytes) -> frozenset[str]:
+    """Collect the first names of what the statements of a file import."""
+    names: set[str] = set()
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError):  # nothing imports it, then
+        return frozenset()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {_top(alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(_top(node.module))
+    return frozenset(names)
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
