@@ -98,6 +98,18 @@ def couples_items(config: TrialConfig) -> bool:
     return config.algorithm.couples_items or config.optim.batch_norm == "train"
 
 
+def check_ranks(config: TrialConfig, size: int) -> None:
+    """Raise RequestError for a run that `size` processes cannot share."""
+    if size > 1 and config.algorithm.trains and couples_items(config):
+        cause = "optim.batch_norm: train"
+        if config.algorithm.couples_items:
+            cause = f"the loss of {config.algorithm.name}"
+        raise RequestError(
+            f"{cause} couples the images of a batch, so a run cannot be divided among {size} "
+            "processes; set resources.gpus: 1"
+        )
+
+
 def _computing(config: TrialConfig) -> dict[str, str]:
     """What a run computes on and how: what its config says, whatever this machine has. `auto`,
     where no driver has resolved it, is what this machine has.

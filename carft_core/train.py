@@ -30,13 +30,13 @@ from carft_core.device import autocast, peak_memory_mb, reset_peak_memory, to_de
 from carft_core.errors import NonFinite, RequestError
 from carft_core.evaluate import predict, split_metrics
 from carft_core.files import parse_json
-from carft_core.identity import couples_items, identify
+from carft_core.identity import check_ranks, identify
 from carft_core.optim import Schedule, freeze_all_but, learning_rate, schedule_of, warmup_steps
 from carft_core.prepare import RETENTION, Prepared, prepared
 from carft_core.run import DAMAGED, RunFolder, RunResult, finish
 from carft_core.run_files import History
 from carft_core.teacher import on_device, to_views
-from carft_core.world import World, here
+from carft_core.world import here
 
 _LOG = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def epochs(
         return
     world = here()
     config, folder = config.for_seed(seed), RunFolder(workdir, writes=world.leads)
-    _check_ranks(config, world)
+    check_ranks(config, world.size)
     if world.leads:
         folder.claim(config, seed, identify(config, seed))
     if world.agree(folder.is_trained(config)):
@@ -136,18 +136,6 @@ def epochs(
     run = Run(config, seed, folder, prepared(config))
     with run.loader:
         yield from run.epochs()
-
-
-def _check_ranks(config: TrialConfig, world: World) -> None:
-    """Raise RequestError for a run that several processes cannot share."""
-    if world.size > 1 and config.algorithm.trains and couples_items(config):
-        cause = "optim.batch_norm: train"
-        if config.algorithm.couples_items:
-            cause = f"the loss of {config.algorithm.name}"
-        raise RequestError(
-            f"{cause} couples the images of a batch, so a run cannot be divided among "
-            f"{world.size} processes; set resources.gpus: 1"
-        )
 
 
 class Run:
