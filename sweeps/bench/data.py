@@ -70,7 +70,7 @@ def measure_data(effort: Effort) -> Iterator[Measurement]:
                     seconds["torchvision"],
                     seconds["ours"],
                 )
-    yield _measure_reduced(effort, count // 10)
+    yield _measure_reduced(effort, max(2, count // 10))
 
 
 def _measure_reduced(effort: Effort, count: int) -> Measurement:
@@ -98,11 +98,17 @@ def _passes(load: Callable[[int], Iterator[Any]], count: int) -> Callable[[], No
     return go_through
 
 
-def make(folder: Path, count: int, sizes: Mapping[tuple[int, int], int] = SIZES) -> None:
+def make(
+    folder: Path,
+    count: int,
+    sizes: Mapping[tuple[int, int], int] = SIZES,
+    *,
+    tests: int = 2,
+) -> None:
     """An image_folder tree of photographs' statistics: noise whose amplitude falls as 1/f."""
     rng = np.random.default_rng(0)
     shares = np.array([*sizes.values()]) / sum(sizes.values())
-    for split, images in (("train", count), ("test", 2)):
+    for split, images in (("train", count), ("test", tests)):
         for number in range(images):
             width, height = [*sizes][rng.choice(len(sizes), p=shares)]
             file = folder / split / f"class_{number % 2}" / f"{number}.jpg"

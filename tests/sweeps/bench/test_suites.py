@@ -1,0 +1,60 @@
+"""Every suite does the work of both sides and measures it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from sweeps.bench import data, photographs
+from sweeps.bench.measurement import Effort, Measurement
+from sweeps.bench.recording import measure_recording
+from sweeps.bench.starting import measure_starts
+from sweeps.bench.sweeping import measure_sweeps
+from sweeps.bench.training import measure_runs, measure_steps
+
+QUICK = Effort(1, quick=True)
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (data, photographs):
+        monkeypatch.setattr(module, "QUICK_IMAGES", 10)
+
+
+def lines(measure: Callable[[Effort], Iterator[Measurement]]) -> dict[str, Measurement]:
+    """What a suite yields, by name and floor."""
+    measured = {f"{line.name} / {line.floor_name}": line for line in measure(QUICK)}
+    for line in measured.values():
+        assert len(line.floor) == len(line.ours) == 1
+        assert min(*line.floor, *line.ours) > 0
+    return measured
+
+
+@pytest.mark.usefixtures("cache")
+def test_photographs_are_loaded_trained_on_and_evaluated() -> None:
+    loaded = lines(data.measure_data)
+    assert len(loaded) == 7
+    assert "2 JPEGs of 2048 x 1536, decode reduced / decode full" in loaded
+    assert [*lines(photographs.measure_photographs)] == [
+        "train on 10 JPEGs / wise-ft's loop",
+        "evaluate 11 alphas on 10 JPEGs / wise-ft's loop",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(
+    ("measure", "count"),
+    [(measure_steps, 3), (measure_runs, 2), (measure_recording, 1), (measure_starts, 3)],
+)
+def test_every_other_suite_measures(
+    measure: Callable[[Effort], Iterator[Measurement]], count: int
+) -> None:
+    assert len(lines(measure)) == count
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_sweeps_are_measured_on_both_engines_beside_both_floors() -> None:
+    assert len(lines(measure_sweeps)) == 6
