@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -57,9 +57,11 @@ class Bank:
     What cannot be read or written costs time, nothing else.
     """
 
-    def __init__(self, kind: Kind, key: str, *, steps: int, per_epoch: int, like: Tensor) -> None:
-        """`key` names all that decides the tensor of the batch of a step; `like` has the type and
-        the shape [B, ...] of the largest one. Raises RequestError for a wrong `VARIABLE`.
+    def __init__(
+        self, kind: Kind, key: Sequence[object], *, steps: int, per_epoch: int, like: Tensor
+    ) -> None:
+        """`key`, plain data, is all that decides the tensor of the batch of a step; `like` has the
+        type and the shape [B, ...] of the largest one. Raises RequestError for a wrong `VARIABLE`.
         """
         self._kind, self._key, self._count, self._per_epoch = kind, key, steps, per_epoch
         self._type, self._shape = like.dtype, like.shape[1:]

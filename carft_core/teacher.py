@@ -30,6 +30,8 @@ from carft_core.world import here
 
 VIEWS_REVISION = 1
 """Raised by hand when an image is shown otherwise."""
+LIBRARIES = (torch.__version__, torchvision.__version__, PIL.__version__)
+"""What views are made with."""
 FEATURES_REVISION = 1
 """Raised by hand when equal weights give other features of an image."""
 
@@ -133,28 +135,32 @@ class Teacher:
         keep(self._cache_file(name), lambda file: save_file(tensors, str(file)))
 
     def _cache_file(self, name: str) -> Path:
-        return user_cache() / "image_features" / f"{self._features_key(name)}.safetensors"
+        place = [*self._views_key(name), self.device.type, self.precision]
+        key = json.dumps([FEATURES_REVISION, self.clip.digest, *place])
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        return user_cache() / "image_features" / f"{digest}.safetensors"
 
-    def training_views(self, seed: int, *further: object) -> str:
-        """A digest of all that decides the features of the training views of a seed.
+    def training_views(self, seed: int, *plan: object) -> list[object]:
+        """Plain data that decides the training views of the batch of a step.
 
-        `further` is plain data: what decides which views a batch has. The last bits depend on that
-        too, and on threads, kernels and the version of torch. With these in it, features that one
-        process kept are what another would compute, to the bit on one kind of processor.
+        `plan` decides which views a batch has.
         """
         split = self.splits["train"]
         rows = b"" if split.rows is None else split.rows.tobytes()
-        bits = torch.get_num_threads() if self.device.type == "cpu" else self.deterministic
-        drawn = [repr(self.transform.augmentation), hashlib.sha256(rows).hexdigest(), seed]
-        drawn += ["compiled"] if self.compiled else []
-        return self._features_key("train", *drawn, bits, torch.__version__, *further)
+        drawn = [repr(self.transform.augmentation), hashlib.sha256(rows).hexdigest(), seed, *plan]
+        return [VIEWS_REVISION, *self._views_key("train"), *LIBRARIES, *drawn]
 
-    def _features_key(self, name: str, *further: object) -> str:
-        """A digest of all that decides the features of the fixed views of a split, and of what is
-        besides."""
-        place = [*self._views_key(name), self.device.type, self.precision]
-        key = json.dumps([FEATURES_REVISION, self.clip.digest, *place, *further])
-        return hashlib.sha256(key.encode()).hexdigest()
+    def training_features(self, micro_batch: int | None, views: Sequence[object]) -> list[object]:
+        """Plain data that decides the features of the batch of a step with these training views.
+
+        The last bits depend on which images a batch has, on threads and kernels. With these in it,
+        features that one process kept are what another would compute, to the bit on one kind of
+        processor.
+        """
+        bits = torch.get_num_threads() if self.device.type == "cpu" else self.deterministic
+        own = [FEATURES_REVISION, self.clip.digest, self.device.type, self.precision]
+        own += ["compiled"] if self.compiled else []
+        return [*own, bits, micro_batch, *views]
 
     def _views_key(self, name: str) -> list[str]:
         """What decides the fixed views of a split."""
@@ -204,10 +210,9 @@ class Teacher:
         if name is None or name not in self.digests:
             return None
         side = self.transform.size
-        libraries = [torch.__version__, torchvision.__version__, PIL.__version__]
         return Bank(
             "views",
-            json.dumps([VIEWS_REVISION, *self._views_key(name), *libraries]),
+            [VIEWS_REVISION, *self._views_key(name), *LIBRARIES],
             steps=plan.steps,
             per_epoch=plan.steps,
             like=torch.empty(min(plan.batch_size, plan.count), 3, side, side, dtype=torch.uint8),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from carft_core.algorithms import Batch
-from carft_core.bank import Bank
+from carft_core.bank import Bank, Kind
 from carft_core.clip import Classifier, checkpoint_gradients, is_plain
 from carft_core.compilation import compile_towers
 from carft_core.config import TrialConfig
@@ -161,6 +161,11 @@ class Run:
             balanced=balanced,
             whole_passes=self.optim.steps_per_epoch is None,
         )
+        self.schedule = schedule_of(self.optim, images, balanced=balanced)
+        if self.algorithm.solves:
+            self.schedule = Schedule(steps=1, per_epoch=1)
+        # Workers hide what loading costs, and would have to wait for the disk.
+        is_worth_keeping = images.source.decodes and not self.teacher.workers
         self.loader = Loader(
             images,
             transform=self.teacher.transform,
@@ -168,10 +173,8 @@ class Run:
             seed=seed,
             workers=self.teacher.workers,
             pin_memory=self.device.type == "cuda",
+            bank=self.view_bank if is_worth_keeping else None,
         )
-        self.schedule = schedule_of(self.optim, images, balanced=balanced)
-        if self.algorithm.solves:
-            self.schedule = Schedule(steps=1, per_epoch=1)
         self.steps, self.epoch_count = self.schedule.steps, self.schedule.epochs
         self.warmup = warmup_steps(self.optim.warmup, self.steps)
         self.step = 0
@@ -183,23 +186,32 @@ class Run:
         self.saved_at = time.monotonic()
 
     @functools.cached_property
-    def bank(self) -> Bank:
+    def views(self) -> list[object]:
+        """What decides the views of the batch of a step, as plain data."""
+        whole_passes = self.optim.steps_per_epoch is None
+        plan = self.config.data.balanced, whole_passes, self.optim.batch_size
+        return self.teacher.training_views(self.seed, *plan, *self.world.part())
+
+    @functools.cached_property
+    def view_bank(self) -> Bank:
+        """Where the training views of photographs are kept."""
+        side = self.teacher.transform.size
+        return self._bank("views", self.views, torch.empty(3, side, side, dtype=torch.uint8))
+
+    @functools.cached_property
+    def feature_bank(self) -> Bank:
         """Where the teacher's features of this run's batches are kept."""
-        optim = self.optim
-        views = self.teacher.training_views(
-            self.seed,
-            self.config.data.balanced,
-            optim.steps_per_epoch is None,  # whole passes
-            optim.batch_size,
-            optim.micro_batch,
-            *self.world.part(),
-        )
+        key = self.teacher.training_features(self.optim.micro_batch, self.views)
+        return self._bank("features", key, self.teacher.w_cls[0].cpu())
+
+    def _bank(self, kind: Kind, key: list[object], like: Tensor) -> Bank:
+        """One of tensors like one of an image."""
         return Bank(
-            "features",
-            views,
+            kind,
+            key,
             steps=self.schedule.steps,
             per_epoch=self.schedule.per_epoch,
-            like=torch.empty(len(self.plan(0).rows), self.teacher.w_cls.shape[1]),
+            like=like.expand(len(self.plan(0).rows), *like.shape),
         )
 
     def epochs(self) -> Iterator[EpochReport]:
@@ -427,7 +439,7 @@ class Run:
 
     def _teacher_features(self, views: Tensor, rows: Tensor, step: int, images: Tensor) -> Tensor:
         """The teacher's features of images, which are in the bank where they are a step's views."""
-        kept = self.bank.read(step, rows) if images is views else None
+        kept = self.feature_bank.read(step, rows) if images is views else None
         if kept is not None:
             kept = kept.pin_memory() if self.device.type == "cuda" else kept
             return to_device(kept, self.device)
@@ -435,7 +447,7 @@ class Run:
             parts = images.split(self.optim.micro_batch or len(images))
             features = torch.cat([self.teacher.image_features(part) for part in parts])
         if images is views:
-            self.bank.write(step, rows, features)
+            self.feature_bank.write(step, rows, features)
         return features
 
     def _validate(self) -> dict[str, float]:

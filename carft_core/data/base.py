@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal, Protocol, Self
+from typing import Annotated, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -95,6 +95,9 @@ class Source:
     Implement `read`, and the views are those of photographs; or `views` itself.
     """
 
+    decodes: ClassVar[bool] = False
+    """Whether `read` decodes a file, which takes so long that views are worth keeping."""
+
     def read(self, row: int) -> Image.Image:
         """The RGB image of a row. Raises RequestError naming one that is broken."""
         raise NotImplementedError
@@ -125,6 +128,8 @@ class Decode(Protocol):
 @dataclass(frozen=True, eq=False)
 class Files(Source):
     """Image files."""
+
+    decodes: ClassVar[bool] = True
 
     root: Path
     paths: pa.Array

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -621,6 +621,8 @@ def _parts(member: str) -> tuple[str, str]:
 @dataclass(frozen=True, eq=False)
 class Shards(Source):
     """Images in tar shards."""
+
+    decodes: ClassVar[bool] = True
 
     root: Path
     shards: tuple[str, ...]

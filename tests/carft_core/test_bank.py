@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -11,15 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from carft_core.algorithms import ALGORITHMS
 from carft_core.bank import RECENT, VARIABLE, Bank
 from carft_core.clip import OpenedClip
 from carft_core.config import TrialConfig
+from carft_core.data import image_folder
 from carft_core.data.base import Source, Split
+from carft_core.data.images import read_rgb
 from carft_core.data.transforms import AUGMENTATIONS
 from carft_core.errors import RequestError
 from carft_core.prepare import prepared
@@ -272,18 +277,34 @@ CHANGES: dict[str, Callable[[Teacher], Teacher]] = {
 }
 
 
+OF_THE_TEACHER = ("weights", "precision", "device")
+"""What changes its features and not what it is shown."""
+
+
+def names(teacher: Teacher, seed: int = 0, *plan: object) -> tuple[str, str]:
+    """What the views and the features of a step are known by."""
+    views = teacher.training_views(seed, *plan)
+    return json.dumps(views), json.dumps(teacher.training_features(None, views))
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_another_teacher_data_or_view_has_another_name(teacher: Teacher, change: str) -> None:
-    assert CHANGES[change](teacher).training_views(0) != teacher.training_views(0)
+    (views, features), (own_views, own_features) = names(CHANGES[change](teacher)), names(teacher)
+    assert features != own_features
+    assert (views == own_views) == (change in OF_THE_TEACHER)
 
 
 def test_another_seed_batch_or_revision_has_another_name(
     teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = {teacher.training_views(0), teacher.training_views(1), teacher.training_views(0, 8)}
-    assert len(names) == 3
+    known = [names(teacher), names(teacher, 1), names(teacher, 0, 8)]
+    assert [len({*each}) for each in zip(*known, strict=True)] == [3, 3]
     monkeypatch.setattr("carft_core.teacher.FEATURES_REVISION", 1000)
-    assert teacher.training_views(0) not in names
+    views, features = names(teacher)
+    assert views == known[0][0]
+    assert features not in [of for _, of in known]
+    monkeypatch.setattr("carft_core.teacher.VIEWS_REVISION", 1000)
+    assert names(teacher)[0] not in [of for of, _ in known]
 
 
 SHARED: list[dict[str, Any]] = [
@@ -464,6 +485,67 @@ def test_the_fixed_views_of_a_split_are_made_once_for_all_runs(
     again = train(toy_config({"algorithm": {"name": "fine_tune"}}), 0, workdir=tmp_path / "second")
     assert again is not None
     assert made == []
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Two classes of six JPEGs to train on, and of one to test on."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 1)):
+        for name in ("bell", "cat"):
+            for number in range(count):
+                file = tmp_path / "photographs" / split / name / f"{number}.jpg"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(file)
+    return tmp_path / "photographs"
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that were decoded."""
+    files: list[Path] = []
+
+    def counted(path: Path, **how: Any) -> Image.Image:
+        files.append(path)
+        return read_rgb(path, **how)
+
+    monkeypatch.setattr(image_folder, "read_rgb", counted)
+    return files
+
+
+def test_photographs_are_decoded_once_for_all_runs_of_a_seed(
+    toy_config: Config,
+    photographs: Path,
+    decoded: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    data = {"family": "image_folder", "root": str(photographs), "val_fraction": 0.3}
+
+    def run(name: str, **fields: Any) -> dict[str, float]:
+        decoded.clear()
+        return last(toy_config({"data": data, "workers": 0, **fields}), tmp_path / name)
+
+    first = run("first")
+    assert len(decoded) > 0
+    assert run("again") == first
+    assert decoded == []
+    run("faster", **{"optim.lr": 2e-3})
+    assert decoded == []
+    run("augmented", data={**data, "augmentation": "domainbed"})
+    assert len(decoded) > 0
+    monkeypatch.setenv(VARIABLE, "0")
+    assert run("without") == first
+    assert len(decoded) > 0
+
+
+def test_what_workers_load_for_training_is_not_kept(
+    toy_config: Config, photographs: Path, cache: Path, tmp_path: Path
+) -> None:
+    """They hide what it costs, and would have to wait for the disk."""
+    data = {"family": "image_folder", "root": str(photographs), "val_fraction": 0.3}
+    last(toy_config({"data": data, "workers": 1}), tmp_path / "run")
+    assert len([*(cache / "bank").glob("views-*")]) == 1  # of id/val
 
 
 def test_views_out_of_the_bank_are_those_that_are_made(
