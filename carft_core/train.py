@@ -374,7 +374,7 @@ class Run:
                 "process, so it cannot be trained on several GPUs; set resources.gpus: 1"
             )
 
-    def _update(self, batch: Batch, of_step: float) -> dict[str, Tensor]:
+    def _update(self, batch: Batch, of_step: float = 1.0) -> dict[str, Tensor]:
         """One optimiser step, given this rank's part of its images and what fraction that is; what
         was logged of it, on the device."""
         rate = learning_rate(self.step, steps=self.steps, warmup=self.warmup, peak=self.optim.lr)
