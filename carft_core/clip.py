@@ -166,6 +166,32 @@ class ImageClassifier(Classifier):
         return out
 
 
+def towers_in(model: nn.Module, like: nn.Module) -> list[nn.Module]:
+    """The image towers within a module, whatever wraps them: those of the type of another one."""
+    return [part for part in model.modules() if type(part) is type(like)]
+
+
+def checkpoint_gradients(model: nn.Module, tower: nn.Module) -> None:
+    """Let the towers within a module keep no activations inside their blocks, and compute them
+    again on the way back; `tower` is an image tower like those within.
+
+    Raises RequestError where the image tower cannot.
+    """
+    with _root_logger_silent():  # open_clip logs of timm's that they cannot, which is refused below
+        for part in model.modules():
+            enable = getattr(part, "set_grad_checkpointing", None)
+            if callable(enable):
+                enable(True)
+    for own in towers_in(model, tower):
+        # A ModifiedResNet has the method, which does nothing.
+        if not any(getattr(part, "grad_checkpointing", False) for part in own.modules()):
+            raise RequestError(
+                f"optim.grad_checkpointing: the image tower {type(own).__name__} cannot compute "
+                "its activations again; leave the field out, and set optim.micro_batch to the part "
+                "of a batch that fits into memory"
+            )
+
+
 def tower_outputs(visual: nn.Module, images: Tensor) -> Tensor:
     """float32 outputs [B, d] of one of open_clip's image towers for images [B, 3, S, S]."""
     out = visual(images)

@@ -89,7 +89,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "eval": EvalConfig,
     "keep": KeepConfig,
 }
-SCALARS = ("device", "precision", "deterministic", "workers")
+SCALARS = ("device", "precision", "deterministic", "compile", "workers")
 """The fields that stand in no section."""
 
 
@@ -136,6 +136,8 @@ class TrialConfig(Section):
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     deterministic: bool = False
     """Only kernels that give the same bits each time, which on a GPU costs speed."""
+    compile: bool | Literal["auto"] = "auto"
+    """Whether the image towers are compiled for the steps of training; `auto` is where it pays."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Processes that load images."""
 

@@ -33,7 +33,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-_BRANCH = re.compile(r"constrained-\w+|literal\[.*\]")
+_BRANCH = re.compile(r"bool|constrained-\w+|literal\[.*\]")
 """What pydantic puts behind a field that may be of several kinds, with an error for each."""
 
 

@@ -41,13 +41,14 @@ class Identity:
 def identify(config: TrialConfig, seed: int) -> Identity:
     """The identity of one run: whatever decides its weights, and nothing else.
 
-    `data.root`, `data.shifts`, `merges`, `eval`, `keep` and `workers` are outside; so are
-    `optim.micro_batch` unless items of a batch are coupled, and what the algorithm does not use of
-    contexts. Inside is what an augmentation does, not its name, which images training lacks, not
-    `data.bad_files`, and a reduced `data.decode`. An algorithm that trains nothing has no seed, no
-    optimiser, no augmentation and no balance, but may have the split of a seed; one that solves its
-    problem has of these the seed alone, and a soup has the epoch of its members' weights. `auto`
-    for device or precision is what it is on this machine.
+    `data.root`, `data.shifts`, `merges`, `eval`, `keep`, `compile`, `workers` and
+    `optim.grad_checkpointing` are outside; so are the number of ranks, and `optim.micro_batch`
+    unless items of a batch are coupled, and what the algorithm does not use of contexts. Inside is
+    what an augmentation does, not its name, which images training lacks, not `data.bad_files`, and
+    a reduced `data.decode`. An algorithm that trains nothing has no seed, no optimiser, no
+    augmentation and no balance, but may have the split of a seed; one that solves its problem has
+    of these the seed alone, and a soup has the epoch of its members' weights. `auto` for device or
+    precision is what it is on this machine.
 
     Raises RequestError when model or data cannot be opened.
     """
@@ -83,7 +84,7 @@ def identify(config: TrialConfig, seed: int) -> Identity:
     if algorithm.trains:
         parts["seed"] = seed
     if algorithm.trains and not algorithm.solves:
-        outside = set() if couples_items(config) else {"micro_batch"}
+        outside = {"grad_checkpointing"} | (set() if couples_items(config) else {"micro_batch"})
         parts["optim"] = _present(**config.optim.model_dump(mode="json", exclude=outside))
         views = config.data.augmentation
         parts["augmentation"] = None if views is None else asdict(AUGMENTATIONS[views])
@@ -95,6 +96,18 @@ def couples_items(config: TrialConfig) -> bool:
     """Whether what an item does to the weights depends on the others of its micro-batch: in a loss
     that is no mean over images, and where batch norms are trained."""
     return config.algorithm.couples_items or config.optim.batch_norm == "train"
+
+
+def check_ranks(config: TrialConfig, size: int) -> None:
+    """Raise RequestError for a run that `size` processes cannot share."""
+    if size > 1 and config.algorithm.trains and couples_items(config):
+        cause = "optim.batch_norm: train"
+        if config.algorithm.couples_items:
+            cause = f"the loss of {config.algorithm.name}"
+        raise RequestError(
+            f"{cause} couples the images of a batch, so a run cannot be divided among {size} "
+            "processes; set resources.gpus: 1"
+        )
 
 
 def _computing(config: TrialConfig) -> dict[str, str]:

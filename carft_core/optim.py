@@ -43,6 +43,9 @@ class OptimConfig(Section):
     """With `steps`: how many are an epoch, behind which `id/val` is measured; else a pass is."""
     batch_size: PositiveInt = 512
     micro_batch: PositiveInt | None = None
+    grad_checkpointing: bool = False
+    """Keep the activations between the tower's blocks alone, and compute those inside again on the
+    way back: memory for time, and equal gradients."""
     warmup: NonNegative = 0.1
     """Below 1 the fraction of all steps, from 1 on a number of steps."""
     clip: Positive | None = 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from carft_core.clip import OpenedClip, open_model
+from carft_core.compilation import pays
 from carft_core.config import EvalConfig, ModelConfig, PromptsConfig, TrialConfig
 from carft_core.data import FAMILIES, Family, FamilyData, Split, open_data
 from carft_core.data.base import DataConfig
@@ -18,9 +20,11 @@ from carft_core.data.loader import default_workers
 from carft_core.data.transforms import AUGMENTATIONS
 from carft_core.device import Precision, resolve_device, resolve_precision, usable_cores
 from carft_core.errors import RequestError
+from carft_core.optim import schedule_of
 from carft_core.own_code import own_code
 from carft_core.prompts import TemplateSet, class_weights, context_set, template_set, text_features
 from carft_core.teacher import Teacher, linear_head, open_teacher
+from carft_core.world import here
 
 RETENTION = "retention/"
 """How the metric names of other tasks begin."""
@@ -53,7 +57,11 @@ def prepared(config: TrialConfig) -> Prepared:
 
     Raises RequestError when model, data or prompts cannot be used as asked.
     """
-    device = resolve_device(config.device)
+    world = here()
+    device = world.device(resolve_device(config.device))
+    workers = config.workers
+    if workers == "auto":
+        workers = default_workers(device.type, usable_cores())
     return _prepared(
         config.model,
         config.data,
@@ -63,10 +71,18 @@ def prepared(config: TrialConfig) -> Prepared:
         device,
         resolve_precision(config.precision, device),
         config.deterministic,
-        default_workers(device.type, usable_cores())
-        if config.workers == "auto"
-        else config.workers,
+        _compiles(config, device),
+        math.ceil(workers / world.size),
     )
+
+
+def _compiles(config: TrialConfig, device: torch.device) -> bool:
+    """Whether the steps of a run are compiled."""
+    if not config.algorithm.trains or config.algorithm.solves:
+        return False
+    optim, data = config.optim, open_data(config.data)
+    steps = schedule_of(optim, data.train, balanced=config.data.balanced).steps
+    return pays(config.compile, device, steps * optim.batch_size)
 
 
 @functools.lru_cache(maxsize=2)
@@ -79,6 +95,7 @@ def _prepared(
     device: torch.device,
     precision: Precision,
     deterministic: bool,
+    compiled: bool,
     workers: int,
 ) -> Prepared:
     clip = _clip(model.name, model.pretrained)
@@ -107,6 +124,7 @@ def _prepared(
         device=device,
         precision=precision,
         deterministic=deterministic,
+        compiled=compiled,
         batch_size=evaluation.batch_size,
         workers=workers,
     )

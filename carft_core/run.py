@@ -35,6 +35,7 @@ from carft_core.merges import Model
 from carft_core.prepare import Prepared, prepared
 from carft_core.requirements import refuse_outdated
 from carft_core.run_files import Claim, Evaluation, History, Trained
+from carft_core.world import here
 
 UNMERGED = "unmerged"
 """The label of the run's own model."""
@@ -71,6 +72,8 @@ class RunFolder:
     """The files of one run, under `runs/<digest>/`."""
 
     path: Path
+    writes: bool = True
+    """Whether this process keeps them; of the ranks of one run the first does."""
 
     @property
     def checkpoint(self) -> Path:
@@ -98,6 +101,8 @@ class RunFolder:
         of its large files. Raises RequestError when it is another's, or is named by the digest of
         another one.
         """
+        if not self.writes:
+            return
         name, digest = self.path.name, identity.digest
         if re.fullmatch("[0-9a-f]{64}", name) and name != digest:
             raise RequestError(
@@ -127,7 +132,8 @@ class RunFolder:
 
     def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Every epoch's report so far."""
-        write_json(self.path / "history.json", list(history))
+        if self.writes:
+            write_json(self.path / "history.json", list(history))
 
     def history(self) -> list[dict[str, Any]]:
         """What `write_history` wrote."""
@@ -135,7 +141,8 @@ class RunFolder:
 
     def save_checkpoint(self, progress: Mapping[str, Any]) -> None:
         """Keep what a run needs to go on exactly: tensors and plain data, atomically."""
-        write_atomically(self.checkpoint, lambda file: torch.save(dict(progress), file))
+        if self.writes:
+            write_atomically(self.checkpoint, lambda file: torch.save(dict(progress), file))
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """What `save_checkpoint` wrote; None when there is none, or it is damaged, which is logged.
@@ -168,11 +175,17 @@ class RunFolder:
 
     def save_weights(self, kind: str, state: Mapping[str, Tensor]) -> None:
         """Keep a module's state dict as safetensors, atomically."""
-        save_weights(self.weights(kind), state)
+        if self.writes:
+            save_weights(self.weights(kind), state)
 
-    def mark_trained(self, *, seconds: float) -> None:
-        """Training is complete; written last."""
-        write_json(self.path / "trained.json", {"seconds": seconds, "ended": time.time()})
+    def mark_trained(self, *, seconds: float, warnings: Sequence[str] = ()) -> None:
+        """Training is complete; written last, with what its machine has to say of it. What it went
+        on from goes."""
+        if not self.writes:
+            return
+        mark = {"seconds": seconds, "ended": time.time(), "warnings": list(warnings)}
+        write_json(self.path / "trained.json", mark)
+        self.checkpoint.unlink(missing_ok=True)
 
     def trained(self) -> dict[str, Any] | None:
         """What `mark_trained` wrote; None before the end of training."""
@@ -281,13 +294,17 @@ def finish(workdir: Path, config: TrialConfig, seed: int) -> RunResult:
     What was evaluated before is not evaluated again. Raises RequestError when the folder holds no
     trained run.
     """
-    config, folder = config.for_seed(seed), RunFolder(workdir)
-    missing = dict(_missing(folder, config))
-    if missing:
+    world = here()
+    config, folder = config.for_seed(seed), RunFolder(workdir, writes=world.leads)
+    # Decided by rank 0, once it has written what training left.
+    labels = world.agree([label for label, _ in _missing(folder, config)] if world.leads else [])
+    if labels:
+        missing = {label: it for label, it in models_of(config).items() if label in labels}
         if not folder.is_trained(config):
             raise RequestError(f"{workdir} is not trained to its end; train it first")
         _evaluate(folder, config, missing)
-    if not config.keep.weights:
+    world.agree(True)  # the files are there
+    if not config.keep.weights and folder.writes:
         for kind in ("last", "best_val"):
             folder.weights(kind).unlink(missing_ok=True)
     return read_result(workdir, config)
@@ -313,7 +330,8 @@ def read_result(workdir: Path, config: TrialConfig) -> RunResult:
             raise RequestError(f"{workdir} has no evaluation of {label}")
         evaluations[label] = evaluation
     own = evaluations.pop(UNMERGED)
-    trained = folder.trained()
+    trained = folder.trained() or {}
+    warnings = config.algorithm.warnings([item["metrics"] for item in folder.history()])
     return RunResult(
         digest=claimed["digest"],
         seed=claimed["seed"] if config.algorithm.trains else None,
@@ -322,8 +340,8 @@ def read_result(workdir: Path, config: TrialConfig) -> RunResult:
             label: {key: item[key] for key in ("step", "values", "metrics")}
             for label, item in evaluations.items()
         },
-        warnings=config.algorithm.warnings([item["metrics"] for item in folder.history()]),
-        seconds=trained["seconds"] if trained else 0.0,
+        warnings=[*warnings, *trained.get("warnings", ())],
+        seconds=trained.get("seconds", 0.0),
         facts=own["facts"],
     )
 
@@ -340,14 +358,17 @@ def _missing(folder: RunFolder, config: TrialConfig) -> Iterator[tuple[str, Mode
 def _evaluate(folder: RunFolder, config: TrialConfig, models: Mapping[str, Model]) -> None:
     stand = prepared(config)
     tuned = load_classifier(folder, config, stand)
-    for left in folder.path.glob("evaluations/*/.predictions.parquet.*"):
+    files = {label: folder.predictions(label) for label in models if folder.writes}
+    for left in folder.path.glob("evaluations/*/.predictions.parquet.*") if folder.writes else ():
         left.unlink(missing_ok=True)  # by a process that was killed while it measured
     measured = measure(
         {label: functools.partial(merged, model, tuned, stand) for label, model in models.items()},
         stand,
         config,
-        {label: folder.predictions(label) for label in models} if config.keep.predictions else {},
+        files if config.keep.predictions else {},
     )
+    if not folder.writes:
+        return
     digest = folder.claimed()["digest"]
     facts = facts_of(config, stand)
     for label, metrics in measured.items():

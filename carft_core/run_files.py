@@ -115,6 +115,7 @@ class Trained:
 
     seconds: float
     ended: float | None = None
+    warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Raise ValueError for a time that is none."""

@@ -23,9 +23,10 @@ from carft_core.bank import Bank
 from carft_core.clip import Classifier, ImageClassifier, OpenedClip
 from carft_core.data import Split, Transform
 from carft_core.data.loader import Loader, Passes
-from carft_core.device import Precision, arithmetic, autocast, one_attention_path
+from carft_core.device import Precision, arithmetic, autocast, one_attention_path, to_device
 from carft_core.files import keep, user_cache
 from carft_core.prompts import TemplateSet, class_weights, context_weights, text_features
+from carft_core.world import here
 
 VIEWS_REVISION = 1
 """Raised by hand when an image is shown otherwise."""
@@ -61,6 +62,10 @@ class Teacher:
     device: torch.device
     precision: Precision = "fp32"
     deterministic: bool = False
+    convolutional: bool = False
+    """Whether the tower convolves; see `carft_core.device.arithmetic`."""
+    compiled: bool = False
+    """Whether the towers are to be compiled for the steps of training."""
     batch_size: int = 256
     """Of passes over fixed views."""
     workers: int = 0
@@ -79,7 +84,12 @@ class Teacher:
 
     def arithmetic(self) -> contextlib.AbstractContextManager[None]:
         """Within: PyTorch computes as the run asks; see `carft_core.device.arithmetic`."""
-        return arithmetic(self.device, self.precision, deterministic=self.deterministic)
+        return arithmetic(
+            self.device,
+            self.precision,
+            deterministic=self.deterministic,
+            convolutional=self.convolutional,
+        )
 
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
@@ -106,7 +116,11 @@ class Teacher:
         return features
 
     def kept_features(self, name: str) -> Tensor | None:
-        """Those of `features` if they are in the cache, and whole."""
+        """Those of `features` if they are in the cache, and whole; of all ranks' caches."""
+        features = self._read_features(name)
+        return features if here().all(features is not None) else None
+
+    def _read_features(self, name: str) -> Tensor | None:
         with contextlib.suppress(FileNotFoundError, SafetensorError):
             features = load_file(str(self._cache_file(name)))["features"]
             if len(features) == len(self.splits[name]):
@@ -115,6 +129,8 @@ class Teacher:
 
     def keep_features(self, name: str, features: Tensor) -> None:
         """Put the features of a split into the cache."""
+        if not here().leads:
+            return
         tensors = {"features": features.contiguous()}
         keep(self._cache_file(name), lambda file: save_file(tensors, str(file)))
 
@@ -143,6 +159,7 @@ class Teacher:
         """
         bits = torch.get_num_threads() if self.device.type == "cpu" else self.deterministic
         own = [FEATURES_REVISION, self.clip.digest, self.device.type, self.precision]
+        own += ["compiled"] if self.compiled else []
         return [*own, bits, micro_batch, *views]
 
     def _views_key(self, name: str) -> list[str]:
@@ -153,18 +170,24 @@ class Teacher:
     def encode(self, classifiers: Sequence[Classifier], split: Split) -> list[Tensor]:
         """The features [N, d] of a split's fixed views by each classifier, on the device.
 
-        Each image is read once, whatever the number of classifiers. Raises RequestError when an
-        image cannot be used.
+        Each image is read once, whatever the number of classifiers, and by one of the ranks. Raises
+        RequestError when an image cannot be used.
         """
+        world = here()
+        part = split
+        if world.size > 1:
+            part = split.subset(world.mine(range(len(split))))
         parts: list[list[Tensor]] = [[] for _ in classifiers]
         with self.arithmetic(), torch.inference_mode(), contextlib.ExitStack() as modes:
+            if self.compiled:  # not for the last batch of every split
+                modes.enter_context(torch.compiler.set_stance("force_eager"))
             for classifier in classifiers:
                 modes.enter_context(evaluating(classifier))
-            for images in self.views(split):
+            for images in self.views(part):
                 for classifier, features in zip(classifiers, parts, strict=True):
                     with autocast(self.device, self.precision):
                         features.append(classifier.features(images))
-        return [torch.cat(features) for features in parts]
+        return [world.gather(torch.cat(features), len(split)) for features in parts]
 
     def views(self, split: Split) -> Iterator[Tensor]:
         """The fixed views of a split, normalised, on the device, in batches."""
@@ -198,7 +221,7 @@ class Teacher:
 
 def to_views(images: Tensor, transform: Transform, device: torch.device) -> Tensor:
     """uint8 images [B, 3, S, S] as the tower wants them on the device: float32, normalised."""
-    views = transform.normalise(images.to(device, non_blocking=True))
+    views = transform.normalise(to_device(images, device))
     return views.contiguous(memory_format=torch.channels_last)
 
 
@@ -214,6 +237,7 @@ def open_teacher(
     device: torch.device,
     precision: Precision = "fp32",
     deterministic: bool = False,
+    compiled: bool = False,
     batch_size: int = 256,
     workers: int = 0,
 ) -> Teacher:
@@ -238,6 +262,8 @@ def open_teacher(
         device=device,
         precision=precision,
         deterministic=deterministic,
+        convolutional=is_convolutional(classifier.visual),
+        compiled=compiled,
         batch_size=batch_size,
         workers=workers,
     )
@@ -258,6 +284,11 @@ def linear_head(rows: Tensor) -> nn.Linear:
     with torch.no_grad():
         head.weight.copy_(rows)
     return head
+
+
+def is_convolutional(tower: nn.Module) -> bool:
+    """Whether an image tower convolves: a ViT's only convolution cuts the image into patches."""
+    return sum(isinstance(module, nn.Conv2d) for module in tower.modules()) > 1
 
 
 M = TypeVar("M", bound=nn.Module)

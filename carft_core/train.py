@@ -22,19 +22,21 @@ from torch.nn.utils import clip_grad_norm_
 
 from carft_core.algorithms import Batch
 from carft_core.bank import Bank, Kind
-from carft_core.clip import Classifier, is_plain
+from carft_core.clip import Classifier, checkpoint_gradients, is_plain
+from carft_core.compilation import compile_towers
 from carft_core.config import TrialConfig
-from carft_core.data.loader import Loaded, Loader, training_plan
-from carft_core.device import autocast, peak_memory_mb, reset_peak_memory
+from carft_core.data.loader import Loaded, Loader, Share, training_plan
+from carft_core.device import autocast, peak_memory_mb, reset_peak_memory, to_device
 from carft_core.errors import NonFinite, RequestError
 from carft_core.evaluate import predict, split_metrics
 from carft_core.files import parse_json
-from carft_core.identity import identify
+from carft_core.identity import check_ranks, identify
 from carft_core.optim import Schedule, freeze_all_but, learning_rate, schedule_of, warmup_steps
 from carft_core.prepare import RETENTION, Prepared, prepared
 from carft_core.run import DAMAGED, RunFolder, RunResult, finish
 from carft_core.run_files import History
 from carft_core.teacher import on_device, to_views
+from carft_core.world import here
 
 _LOG = logging.getLogger(__name__)
 
@@ -88,14 +90,18 @@ def train(
     """Train one run and evaluate it. None when `report` said STOP before the last epoch.
 
     With a `workdir` the run resumes there, and is only evaluated when it is trained already.
+    Where it is one of several ranks (`carft_core.world`), rank 0's `report` and `workdir` count.
     Raises RequestError for what cannot be opened, NonFinite when the loss is not finite.
     """
+    world = here()
     with contextlib.ExitStack() as stack:
         if workdir is None:
             workdir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="carft-")))
+        workdir = Path(world.agree(str(workdir)))
         with contextlib.closing(epochs(config, seed, workdir=workdir)) as reports:
             for epoch in reports:
-                if report(epoch) is Decision.STOP and epoch.epoch < epoch.epochs:
+                stops = world.agree(report(epoch) is Decision.STOP)
+                if stops and epoch.epoch < epoch.epochs:
                     return None
         return finish(workdir, config, seed)
 
@@ -117,9 +123,12 @@ def epochs(
         with tempfile.TemporaryDirectory(prefix="carft-") as scratch:
             yield from epochs(config, seed, workdir=Path(scratch))
         return
-    config, folder = config.for_seed(seed), RunFolder(workdir)
-    folder.claim(config, seed, identify(config, seed))
-    if folder.is_trained(config):
+    world = here()
+    config, folder = config.for_seed(seed), RunFolder(workdir, writes=world.leads)
+    check_ranks(config, world.size)
+    if world.leads:
+        folder.claim(config, seed, identify(config, seed))
+    if world.agree(folder.is_trained(config)):
         return
     if not config.algorithm.trains:
         folder.mark_trained(seconds=0.0)
@@ -134,11 +143,13 @@ class Run:
 
     def __init__(self, config: TrialConfig, seed: int, folder: RunFolder, stand: Prepared) -> None:
         self.config, self.seed, self.folder, self.prepared = config, seed, folder, stand
-        self.teacher, self.device = stand.teacher, stand.device
+        self.teacher, self.device, self.world = stand.teacher, stand.device, here()
         self.algorithm, self.optim = config.algorithm, config.optim
         with _seeded(seed, 0, self.device):
             model = self.algorithm.build(self.teacher)
         self.model = on_device(model, self.device)
+        if self.optim.grad_checkpointing and not self.algorithm.solves:
+            checkpoint_gradients(self.model, self.teacher.classifier.visual)
         groups = self.algorithm.groups(self.model, self.optim)
         self.trained = freeze_all_but(self.model, groups)
         self.optimiser = self.algorithm.optimiser(groups, self.optim)
@@ -158,7 +169,7 @@ class Run:
         self.loader = Loader(
             images,
             transform=self.teacher.transform,
-            plan=self.plan,
+            plan=self.plan if self.world.size == 1 else Share(self.plan, self.world),
             seed=seed,
             workers=self.teacher.workers,
             pin_memory=self.device.type == "cuda",
@@ -167,6 +178,7 @@ class Run:
         self.steps, self.epoch_count = self.schedule.steps, self.schedule.epochs
         self.warmup = warmup_steps(self.optim.warmup, self.steps)
         self.step = 0
+        self.warnings: list[str] = []
         self.history: list[dict[str, Any]] = []
         self.reported = {report["epoch"]: report for report in self.folder.history()}
         """By epoch what an earlier attempt reported, until it is reported again."""
@@ -178,7 +190,7 @@ class Run:
         """What decides the views of the batch of a step, as plain data."""
         whole_passes = self.optim.steps_per_epoch is None
         plan = self.config.data.balanced, whole_passes, self.optim.batch_size
-        return self.teacher.training_views(self.seed, *plan)
+        return self.teacher.training_views(self.seed, *plan, *self.world.part())
 
     @functools.cached_property
     def view_bank(self) -> Bank:
@@ -205,9 +217,16 @@ class Run:
     def epochs(self) -> Iterator[EpochReport]:
         """Train behind what is there, epoch by epoch."""
         reset_peak_memory(self.device)
-        if not self._resume():
+        resumed = self._resume()
+        if self.world.agree([resumed, self.step]) != [resumed, self.step]:
+            raise RuntimeError("another rank resumed from another checkpoint")
+        if not resumed:
             with self.teacher.arithmetic(), _seeded(self.seed, 0, self.device):
                 self.algorithm.start(self.model, self.teacher)
+        if self.teacher.compiled:
+            set_mode(self.model, train=True, batch_norm=self.optim.batch_norm)
+            warning = compile_towers(self.model, self.teacher, self._micro_batch_size())
+            self.warnings = [] if warning is None else [warning]
         try:
             if not self.history:
                 yield self._record(0, self._validate(), seconds=0.0)
@@ -221,8 +240,8 @@ class Run:
         except GeneratorExit:  # closed between two epochs
             self._save_checkpoint()
             raise
-        self.folder.mark_trained(seconds=sum(item["seconds"] for item in self.history))
-        self.folder.checkpoint.unlink(missing_ok=True)
+        seconds = sum(item["seconds"] for item in self.history)
+        self.folder.mark_trained(seconds=seconds, warnings=self.warnings)
 
     def _resume(self) -> bool:
         """Whether there was a checkpoint, which training goes on from."""
@@ -306,6 +325,7 @@ class Run:
         """The one epoch of an algorithm that solves its problem."""
         with self.teacher.arithmetic(), _seeded(self.seed, 1, self.device):
             values = self.algorithm.solve(self.model, self.teacher)
+        self.world.copy(self.model.state_dict())
         self.step = 1
         self._check_finite(values, 1, "train/")
         return {
@@ -321,17 +341,22 @@ class Run:
         sums, first = Logs(), Logs()
         began = time.perf_counter()
         set_mode(self.model, train=True, batch_norm=self.optim.batch_norm)
-        with self.teacher.arithmetic(), _seeded(self.seed, epoch, self.device):
+        self.world.copy(self.model.state_dict())  # so that roundings of devices never add up
+        with self.teacher.arithmetic(), _seeded(self.seed, epoch, self.device, self.world.rank):
             batches = self.loader.steps(self.schedule.of_epoch(epoch))
             for number, loaded in enumerate(batches):
-                values = self._update(self._batch(loaded))
+                count = len(loaded.labels)
+                if self.world.size > 1:
+                    count = len(self.plan(self.step).rows)
+                values = self._update(self._batch(loaded), self.world.share(count))
                 if self.step == 1:
                     first.add(values, 1)
-                sums.add(values, len(loaded.labels))
+                sums.add(values, count)
                 if number % FINITE_CHECK_EVERY == 0:
                     self._check_finite(sums.means(), epoch, "train/")
         means = sums.means()
         self._check_finite(means, epoch, "train/")
+        self._check_same()
         return {
             **{f"train/{name}": value for name, value in means.items()},
             **{f"train/first/{name}": value for name, value in first.means().items()},
@@ -340,8 +365,18 @@ class Run:
             "system/peak_memory_mb": peak_memory_mb(self.device),
         }
 
-    def _update(self, batch: Batch) -> dict[str, Tensor]:
-        """One optimiser step; what was logged of it, on the device."""
+    def _check_same(self) -> None:
+        """Raise RequestError where ranks have come to different models."""
+        differing = self.world.differing(self.model.state_dict())
+        if differing:
+            raise RequestError(
+                f"{self.algorithm.name} changes {', '.join(differing[:3])} by the images of each "
+                "process, so it cannot be trained on several GPUs; set resources.gpus: 1"
+            )
+
+    def _update(self, batch: Batch, of_step: float = 1.0) -> dict[str, Tensor]:
+        """One optimiser step, given this rank's part of its images and what fraction that is; what
+        was logged of it, on the device."""
         rate = learning_rate(self.step, steps=self.steps, warmup=self.warmup, peak=self.optim.lr)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["lr_scale"]
@@ -350,12 +385,14 @@ class Run:
         def closure() -> Tensor:
             self.optimiser.zero_grad(set_to_none=True)
             values: dict[str, Tensor] = {}
-            for share, part in self._micro_batches(batch):
+            for of_batch, part in self._micro_batches(batch):
+                share = of_step * of_batch
                 with autocast(self.device, self.teacher.precision):
                     loss, terms = self.algorithm.loss(self.model, part, self.teacher)
                 (share * loss).backward()
                 for name, value in {"loss": loss, **terms}.items():
                     values[name] = values.get(name, 0) + share * value.detach()
+            values = self.world.sum_gradients(self.trained, values)
             if self.optim.clip is not None:
                 clip_grad_norm_(self.trained, self.optim.clip)
             logs.append(values)
@@ -380,14 +417,19 @@ class Run:
             part = batch.part(slice(first, first + size))
             yield len(part.labels) / len(batch.labels), part
 
+    def _micro_batch_size(self) -> int:
+        """How many images pass a tower at once."""
+        size = len(self.world.mine(self.plan(0).rows))
+        return min(size, self.optim.micro_batch or size)
+
     def _batch(self, loaded: Loaded) -> Batch:
         images, labels, index, domain = loaded
         views = to_views(images, self.teacher.transform, self.device)
         return Batch(
             images=views,
-            labels=labels.to(self.device, non_blocking=True),
-            index=index.to(self.device, non_blocking=True),
-            domain=None if domain is None else domain.to(self.device, non_blocking=True),
+            labels=to_device(labels, self.device),
+            index=to_device(index, self.device),
+            domain=None if domain is None else to_device(domain, self.device),
             step=self.step,
             steps=self.steps,
             label_smoothing=self.optim.label_smoothing,
@@ -400,7 +442,7 @@ class Run:
         kept = self.feature_bank.read(step, rows) if images is views else None
         if kept is not None:
             kept = kept.pin_memory() if self.device.type == "cuda" else kept
-            return kept.to(self.device, non_blocking=True)
+            return to_device(kept, self.device)
         with autocast(self.device, self.teacher.precision):
             parts = images.split(self.optim.micro_batch or len(images))
             features = torch.cat([self.teacher.image_features(part) for part in parts])
@@ -523,13 +565,14 @@ def set_mode(model: nn.Module, *, train: bool, batch_norm: Literal["frozen", "tr
 
 
 @contextlib.contextmanager
-def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
-    """Global random state (dropout, stochastic depth) as a function of (seed, epoch) alone.
+def _seeded(seed: int, epoch: int, device: torch.device, rank: int = 0) -> Iterator[None]:
+    """Global random state (dropout, stochastic depth) as a function of (seed, epoch, rank) alone.
 
     So a resumed epoch draws what it would have drawn, and nobody else's state is touched.
     """
     devices = [device] if device.type == "cuda" else []
-    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
+    name = f"{seed}/{epoch}/{rank}" if rank else f"{seed}/{epoch}"
+    digest = hashlib.sha256(name.encode()).digest()
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         yield

@@ -13,7 +13,13 @@ is downloaded. Then, with the product's own `trial_config`, `epochs` and `train`
    be at most 1e-4, in bf16 too: teacher and student see the same view through the same arithmetic;
 2. `--steps` steps of CAR-FT, in epochs of a quarter; images/s of each epoch but the first, whose
    kernels are being chosen, and the greatest memory that torch held (CUDA only);
-3. evaluation of 12 models (unmerged, WiSE-FT at 11 alphas) on val, test and the shift.
+3. evaluation of 12 models (unmerged, WiSE-FT at 11 alphas) on val, test and the shift;
+4. with `--all` (always on CUDA) a quarter of the steps each with `compile: true`, with
+   `optim.grad_checkpointing: true`, and on two GPUs where there are two (on a CPU as two
+   processes), each beside the same steps of 2: the loss at the end, by at most LOSS_MARGIN another,
+   images/s and memory. Compiled, KL before the first step must be small too, without a fall-back;
+5. with `--all` on CUDA, copies on their own stream while products are computed: the bytes arrive;
+   and a ResNet's step with cuDNN's first kernels and with those that it found fastest.
 
 How to read it. Each line is a figure, and `ok` or `NO` where a limit is given; the command fails if
 there is a NO. Memory is compared with `estimate`: weights of student and teacher, gradients, two
@@ -36,7 +42,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,8 +55,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from carft_core.config import TrialConfig, trial_config
+from carft_core.device import arithmetic, to_device
+from carft_core.run import RunFolder
+from carft_core.teacher import on_device
 from carft_core.train import epochs, train
 from sweeps.bench.measurement import describe_machine
+from sweeps.engines.base import Decision, Job
+from sweeps.engines.ranks import RANKS
+from sweeps.engines.supervisor import Supervisor
 
 KL_LIMIT = 1e-4
 EVEN = 0.98
@@ -59,6 +71,9 @@ WARM_STEPS = 3
 MEMORY_MARGIN = 0.3
 ACTIVATIONS = {"bf16": 46, "fp32": 92}
 """Bytes that an eager ViT block keeps for the backward pass, for each token and channel."""
+LOSS_MARGIN = 0.02
+"""By what fraction the loss may differ between two ways of computing the same steps."""
+COPIES = 20
 ALPHAS = [round(0.1 * step, 1) for step in range(11)]
 CLASSES = ("cat", "dog", "house", "tree")
 SIDE = 256
@@ -181,7 +196,109 @@ def smoke(options: argparse.Namespace, scratch: Path) -> list[Row]:
     entropy = result.merges["wise_ft@0"]["metrics"]["context/id/test/entropy"]
     even = math.log(len(open_clip.OPENAI_IMAGENET_TEMPLATES))
     rows.append(Row("contexts", f"{entropy:.2f} nats, even {even:.2f}", entropy < EVEN * even))
+    if options.all or options.device.startswith("cuda"):
+        rows += ways(config, options, scratch)
+    if options.device.startswith("cuda"):
+        rows += [copies(torch.device(options.device)), resnet(options, precision)]
     return rows
+
+
+def ways(
+    config: Callable[..., TrialConfig], options: argparse.Namespace, scratch: Path
+) -> list[Row]:
+    """Other ways to compute the same steps."""
+    steps = max(options.steps // 4, 2)
+    plain = last_report(config(steps), scratch / "plain")
+    optim = config(steps).optim.model_dump() | {"grad_checkpointing": True}
+    gpus = torch.cuda.device_count() if options.device.startswith("cuda") else 2
+    found = {
+        "compiled": last_report(config(steps, compile=True), scratch / "compiled"),
+        "grad_checkpointing": last_report(config(steps, optim=optim), scratch / "checkpointing"),
+    }
+    rows = []
+    one = scratch / "compiled-first"
+    *_, first = epochs(config(1, compile=True), 0, workdir=one)
+    kl = first.metrics["train/context_kl"]
+    fallback = RunFolder(one).trained()["warnings"]  # type: ignore[index]  # it is trained
+    text = f"{kl:.2e} nats before the first step {' '.join(fallback)}"
+    rows.append(Row("compiled", text, kl <= KL_LIMIT and not fallback))
+    if gpus > 1 and ":" not in options.device:
+        found["two processes"] = on_two(config(steps), scratch / "two")
+    for name, metrics in found.items():
+        loss, expected = metrics["train/loss"], plain["train/loss"]
+        speed, slow = (it["system/images_per_s"] for it in (metrics, plain))
+        memory, much = (it["system/peak_memory_mb"] for it in (metrics, plain))
+        text = (
+            f"loss {loss:.4f}, plain {expected:.4f}; {speed:.0f} images/s, plain {slow:.0f}; "
+            f"{memory:.0f} MiB, plain {much:.0f}"
+        )
+        rows.append(Row(name, text, abs(loss / expected - 1) <= LOSS_MARGIN))
+    return rows
+
+
+def last_report(config: TrialConfig, folder: Path) -> Mapping[str, float]:
+    """The metrics of a run's last epoch."""
+    *_, last = epochs(config, 0, workdir=folder)
+    return last.metrics
+
+
+def on_two(config: TrialConfig, folder: Path) -> Mapping[str, float]:
+    """The same of a run on two processes, by a worker as an engine starts it."""
+    job = Job(digest="two", label="two", config=config.as_dict(), seed=0, workdir=str(folder))
+    last: Mapping[str, float] = {}
+    os.environ[RANKS] = "2"
+    worker = Supervisor()
+    try:
+        worker.begin(job)
+        while True:
+            event = worker.next(1.0)
+            if event is None:
+                continue
+            if event["kind"] == "report":
+                last = event["report"]["metrics"]
+                worker.answer(Decision.CONTINUE)
+            elif event["kind"] == "failed":
+                raise SystemExit(f"on two processes: {event['failure']['message']}")
+            elif event["kind"] in ("finished", "stopped"):
+                return last
+    finally:
+        worker.close()
+        del os.environ[RANKS]
+
+
+def copies(device: torch.device) -> Row:
+    """Whether batches that are copied beside products arrive whole, and are not overwritten."""
+    square = torch.randn(4096, 4096, device=device)
+    batches = [torch.full((2**24,), number, dtype=torch.uint8) for number in range(COPIES)]
+    sums = []
+    for batch in batches:
+        there = to_device(batch.pin_memory(), device)
+        for _ in range(10):
+            square = (square @ square).clamp(-1, 1)
+        sums.append(there.float().mean())
+    wrong = [number for number, mean in enumerate(sums) if float(mean) != number]
+    return Row("copies", f"{COPIES} beside products, {len(wrong)} of them wrong", not wrong)
+
+
+def resnet(options: argparse.Namespace, precision: Any) -> Row:
+    """Images/s of a ResNet's steps by cuDNN's own choice of kernels, and by trying them."""
+    device, size = torch.device(options.device), min(options.batch, 128)
+    tower = on_device(open_clip.create_model("RN50").visual, device)
+    images = torch.randn(size, 3, 224, 224, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    speeds = []
+    for tries in (False, True):
+        with arithmetic(device, precision, convolutional=tries):
+            for step in range(WARM_STEPS + options.bare_steps):
+                if step == WARM_STEPS:
+                    _wait(device)
+                    began = time.perf_counter()
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                    loss = tower(images).float().square().mean()
+                loss.backward()
+            _wait(device)
+            speeds.append(size * options.bare_steps / (time.perf_counter() - began))
+    return Row("RN50", f"{speeds[0]:.0f} images/s, with kernels that were tried {speeds[1]:.0f}")
 
 
 def bare_speed(folder: Path, options: argparse.Namespace, precision: str) -> float:
@@ -236,6 +353,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--micro-batch", type=int)
     parser.add_argument("--bare-steps", type=int, default=20, help="of the bare loop beside it")
+    parser.add_argument("--all", action="store_true", help="the further ways also on a CPU")
     parser.add_argument("--images", type=int, default=4096)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()

@@ -19,6 +19,7 @@ from carft_core.bank import Bank
 from carft_core.data.base import Source, Split
 from carft_core.data.transforms import Transform
 from carft_core.errors import RequestError
+from carft_core.world import World
 
 MOST_WORKERS = 16
 
@@ -112,6 +113,19 @@ class Streams:
             of_pass = order(len(rows), seed=self.seed, epoch=number, stream=stream)
             chosen[inside] = rows[of_pass[within[inside]]]
         return Draw(chosen, passes)
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """Of each batch of a plan the rows of one rank."""
+
+    plan: Plan
+    world: World
+
+    def __call__(self, step: int) -> Draw:
+        """The rank's part of the batch of a step."""
+        rows, passes = self.plan(step)
+        return Draw(self.world.mine(rows), self.world.mine(passes))
 
 
 def training_plan(

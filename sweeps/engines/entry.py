@@ -28,6 +28,14 @@ _CLASSES: Mapping[str, FailureClass] = {
 Report = Callable[[Mapping[str, Any]], Decision]
 
 
+class RankFailed(RuntimeError):
+    """Another process of the same run failed, in its own words; `kind` is the class of that."""
+
+    def __init__(self, kind: FailureClass, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
 class Entry(Protocol):
     """A function that trains one run: plain data in, plain data out, None when it was stopped."""
 
@@ -60,6 +68,8 @@ def classify(error: BaseException) -> tuple[FailureClass, str]:
     """Return the class of what an entry raised, and the first line of its message, with the
     error's type where the message does not explain itself.
     """
+    if isinstance(error, RankFailed):
+        return error.kind, str(error)
     text = str(error).strip()
     first = text.splitlines()[0] if text else ""
     named = (_CLASSES[base.__name__] for base in type(error).__mro__ if base.__name__ in _CLASSES)

@@ -6,7 +6,6 @@ stdin and stdout that nothing else knows; what a run prints goes to its log.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
@@ -22,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import carft_core  # noqa: F401 - says how threads wait, before a user's module loads torch
-from sweeps.engines.base import Decision
+from sweeps.engines.base import Decision, FailureClass
 from sweeps.engines.entry import LOG, classify, load_entry, run_entry
+from sweeps.engines.ranks import count_ranks, die_with, forget_torchrun, started_ranks
 from sweeps.secrets import WORKERS, read_secret_files
 from tracking.location import waiting
 
 BEAT = 2.0
 """Seconds between two signs of life."""
-_PR_SET_PDEATHSIG = 1
 
 
 class Channel:
@@ -78,7 +77,8 @@ def main(arguments: list[str]) -> int:
     """Serve one driver until it says close."""
     entry, driver = arguments[0], int(arguments[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to decide on.
-    _die_with(driver)
+    die_with(driver)
+    forget_torchrun()
     channel = Channel(os.dup(0), os.dup(1))
     with open(os.devnull, "r+b") as nothing:  # noqa: PTH123 - descriptors, not a path's content
         os.dup2(nothing.fileno(), 0)
@@ -121,14 +121,22 @@ def _serve(channel: Channel, entry: str, job: Mapping[str, Any]) -> None:
         channel.send("report", report=dict(epoch))
         return Decision(channel.receive()["decision"])
 
+    def end(kind: FailureClass, message: str) -> None:
+        channel.send("failed", failure=kind, message=message)
+        os._exit(1)
+
+    ranks = 1
     try:
         read_secret_files(names=WORKERS)
-        with _alone_in(workdir):
+        ranks = count_ranks(job["config"])
+        with _alone_in(workdir), started_ranks(entry, job, ranks, end):
             result = run_entry(entry, job, report)
     except Exception as error:  # whatever a run raises is its failure; the sweep goes on
         traceback.print_exc()
         sys.stderr.flush()
         kind, message = classify(error)
+        if ranks > 1:
+            end(kind, message)
         channel.send("failed", failure=kind, message=message)
         return
     _log("stopped" if result is None else "done")
@@ -162,14 +170,6 @@ def _print_to(log: Path) -> None:
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-
-
-def _die_with(driver: int) -> None:
-    """Ask the system to end this process with its driver (Linux; elsewhere the pipe tells)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != driver:
-        os._exit(1)
 
 
 if __name__ == "__main__":

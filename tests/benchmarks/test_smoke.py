@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from benchmarks.gpu import smoke
+from carft_core import compilation
 
 
 def test_the_smoke_runs_on_a_cpu(
@@ -18,6 +19,18 @@ def test_the_smoke_runs_on_a_cpu(
     told = capsys.readouterr().out
     assert "ok KL before the first step: 0.00e+00 nats" in told
     assert "ok evaluation: 12 models" in told
+
+
+@pytest.mark.slow
+def test_the_ways_to_compute_the_same_steps_agree_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = "--device cpu --model tiny --steps 2 --batch 8 --images 16 --workers 0 --bare-steps 1"
+    monkeypatch.setattr(sys, "argv", ["smoke", *options.split(), "--all"])
+    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")
+    assert smoke.main() == 0
+    printed = capsys.readouterr().out
+    assert all(f"ok {name}: loss" in printed for name in ("grad_checkpointing", "two processes"))
 
 
 def test_the_memory_of_a_vit_b16_is_what_it_was_counted_to() -> None:

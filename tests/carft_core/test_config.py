@@ -229,12 +229,16 @@ def test_a_class_takes_its_own_name_among_its_fields_and_no_other() -> None:
 def test_what_stands_beside_the_sections_is_of_the_kinds_that_it_says() -> None:
     config = trial_config({"algorithm": "fine_tune"})
     assert (config.deterministic, config.workers, config.precision) == (False, "auto", "auto")
+    assert (config.compile, config.optim.grad_checkpointing) == ("auto", False)
     told = trial_config({"algorithm": "fine_tune", "deterministic": True, "workers": 0})
     assert (told.deterministic, told.workers) == (True, 0)
+    assert trial_config({"algorithm": "fine_tune", "compile": False}).compile is False
     wrong = {"algorithm": "fine_tune", "workers": "many", "precision": "fp16", "deterministic": 1}
+    wrong["compile"] = "yes"
     assert problems(wrong) == [
         "precision: must be 'auto', 'fp32', 'tf32' or 'bf16', got 'fp16'",
         "deterministic: must be a valid boolean, got 1",
+        "compile: must be a valid boolean or be 'auto', got 'yes'",
         "workers: must be a valid integer or be 'auto', got 'many'",
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from carft_core.device import (
     peak_memory_mb,
     resolve_device,
     resolve_precision,
+    to_device,
 )
 from carft_core.errors import RequestError
 
@@ -89,6 +91,30 @@ def test_deterministic_allows_no_other_kernel_and_is_put_back(
     assert flags() == before
 
 
+@pytest.mark.parametrize(
+    ("device", "convolutional", "deterministic", "tries"),
+    [
+        (CUDA, True, False, True),
+        (CUDA, True, True, False),
+        (CUDA, False, False, False),
+        (CPU, True, False, False),
+    ],
+)
+def test_kernels_are_tried_for_convolutional_towers_on_cuda_unless_deterministic(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    device: torch.device,
+    convolutional: bool,
+    deterministic: bool,
+    tries: bool,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    before = flags()
+    with arithmetic(device, "fp32", deterministic=deterministic, convolutional=convolutional):
+        assert flags()[2:] == (tries, deterministic)
+    assert flags() == before
+
+
 def test_an_operation_without_a_deterministic_kernel_is_named() -> None:
     before = flags()
     with pytest.raises(RequestError) as caught, arithmetic(CPU, "fp32", deterministic=True):
@@ -127,6 +153,11 @@ def test_on_cuda_memory_is_what_was_reserved_and_the_context(
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: reserved * MIB)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: peak * MIB)
     assert peak_memory_mb(CUDA) == peak + context
+
+
+def test_on_the_cpu_nothing_is_copied() -> None:
+    batch = torch.ones(3)
+    assert to_device(batch, CPU) is batch
 
 
 def test_on_the_cpu_memory_is_that_of_the_process() -> None:

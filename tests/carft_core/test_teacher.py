@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from carft_core.clip import open_model
 from carft_core.config import TrialConfig
 from carft_core.data import Source
 from carft_core.data.transforms import AUGMENTATIONS
 from carft_core.prepare import Prepared, prepared
-from carft_core.teacher import Teacher
+from carft_core.teacher import Teacher, is_convolutional
 
 Config = Callable[..., TrialConfig]
 
@@ -134,3 +135,10 @@ def test_a_split_of_the_same_images_under_another_name_is_the_same(
     )
     assert torch.equal(named.features("ood/again"), teacher.features("ood/dark"))
     assert len(kept_files(cache)) == 1
+
+
+def test_a_residual_network_is_convolutional_and_a_vit_is_not(stand: Prepared) -> None:
+    assert not stand.teacher.convolutional
+    tower = open_model("builtin").model.visual
+    assert isinstance(tower, torch.nn.Module)
+    assert is_convolutional(tower)

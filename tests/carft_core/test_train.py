@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from torch import nn
 from carft_core import train as train_module
 from carft_core.algorithms.base import Batch, Loss
 from carft_core.algorithms.car_ft import CarFt
+from carft_core.clip import ImageClassifier, checkpoint_gradients, open_model
 from carft_core.config import TrialConfig
 from carft_core.errors import NonFinite, RequestError
 from carft_core.evaluate import METRICS
@@ -231,6 +233,41 @@ def test_micro_batches_add_up_to_the_batch(toy_config: Config, tmp_path: Path) -
     parts = run(toy_config({"optim.micro_batch": 3}), tmp_path / "parts")
     assert all(torch.allclose(whole[k], parts[k], atol=2e-3) for k in whole)
     assert not same(whole, run(toy_config({"optim.batch_size": 3}), tmp_path / "small"))
+
+
+@pytest.mark.parametrize("algorithm", ["car_ft", "flyp", {"name": "ema", "of": "fine_tune"}])
+def test_activations_that_are_computed_again_give_the_same_weights(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: object
+) -> None:
+    """On one CPU the very same; on a GPU up to rounding."""
+    calls: list[object] = []
+    again = open_clip.transformer.checkpoint
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args[0])
+        return again(*args, **kwargs)
+
+    monkeypatch.setattr(open_clip.transformer, "checkpoint", counted)
+    plain = run(toy_config({"algorithm": algorithm, "optim.epochs": 1}), tmp_path / "plain")
+    assert not calls
+    changes = {"algorithm": algorithm, "optim.epochs": 1, "optim.grad_checkpointing": True}
+    saving = run(toy_config(changes), tmp_path / "saving")
+    assert calls
+    assert same(plain, saving)
+    digests = [RunFolder(tmp_path / name).claimed()["digest"] for name in ("plain", "saving")]
+    assert digests[0] == digests[1]
+
+
+def test_a_tower_that_cannot_compute_its_activations_again_is_refused() -> None:
+    """open_clip's ResNets have the method, which does nothing; a ConvNeXt of timm's can."""
+    resnet = open_clip.modified_resnet.ModifiedResNet((1, 1, 1, 1), 8, 2, image_size=32, width=8)
+    head = nn.Linear(8, 3, bias=False)
+    with pytest.raises(RequestError, match="grad_checkpointing: the image tower ModifiedResNet"):
+        checkpoint_gradients(ImageClassifier(resnet, head), resnet)
+    checkpoint_gradients(head, resnet)  # an adapter, beside which the tower is frozen
+    convnext = open_model("builtin").model.visual
+    assert isinstance(convnext, nn.Module)
+    checkpoint_gradients(ImageClassifier(convnext, head), convnext)
 
 
 def test_no_more_than_a_micro_batch_is_held_at_once(

@@ -1,0 +1,151 @@
+"""A worker starts the other processes of a run, which end with it and fail together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps.engines import ranks
+from sweeps.engines.base import Decision, Job
+from sweeps.engines.ranks import RANKS, count_ranks
+from tests.sweeps.engines.conftest import MakeEngine, MakeJob
+from tests.sweeps.toy_runs import NonFinite, OutOfMemoryError, Recorder, epoch_report, gone_within
+
+ENTRY = "tests.sweeps.engines.test_ranks:add_up"
+
+
+def add_up(
+    config: Mapping[str, Any], seed: int, *, report: Any, workdir: Path
+) -> Mapping[str, Any] | None:
+    """Sum the ranks' numbers in each of three epochs; rank 1 fails in the second if told to."""
+    import torch
+    from torch import nn
+
+    from carft_core.world import here
+
+    del seed
+    os.environ |= {RANKS: config["ranks"]} if "ranks" in config else {}
+    world = here()
+    (workdir / f"rank{world.rank}").write_text(str(os.getpid()))
+    parameter, total = nn.Parameter(torch.zeros(1)), 0.0
+    for epoch in range(3):
+        if epoch == 1 and world.rank == 1:
+            match config.get("fails"):
+                case "memory":
+                    raise OutOfMemoryError("the GPU of rank 1 is full")
+                case "killed":
+                    os.kill(os.getpid(), signal.SIGKILL)
+        if epoch == 1 and config.get("fails") == "nan":
+            raise NonFinite("the loss is nan")
+        if epoch == 1 and config.get("fails") == "first" and world.leads:
+            raise OutOfMemoryError("the GPU of rank 0 is full")
+        parameter.grad = torch.ones(1) * (world.rank + 1)
+        world.sum_gradients([parameter], {})
+        total += float(parameter.grad)
+        if epoch == 1 and config.get("fails") == "hangs" and world.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        while epoch == 1 and config.get("fails") == "hangs":
+            time.sleep(0.1)
+        if world.agree(report(epoch_report(epoch, 2)) is Decision.STOP):
+            return None
+    return {"pid": os.getpid(), "total": total, "warnings": []}
+
+
+@pytest.fixture(autouse=True)
+def two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RANKS, "2")
+    # Of a driver that torchrun itself started.
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("RANK", "5")
+
+
+def pids(job: Job) -> list[int]:
+    return [int(Path(job.workdir, f"rank{rank}").read_text()) for rank in range(2)]
+
+
+def test_a_run_gets_a_process_for_each_gpu_that_it_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert count_ranks({"device": "cuda"}) == 2
+    monkeypatch.delenv(RANKS)
+    counts = {name: count_ranks({"device": name}) for name in ("cuda", "cuda:1", "cpu", "mps")}
+    assert counts == {"cuda": 4, "cuda:1": 1, "cpu": 1, "mps": 1}
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert count_ranks({"device": "cuda"}) == 1
+
+
+@pytest.mark.slow
+def test_two_runs_after_each_other_have_two_ranks_each(on_local: MakeEngine, job: MakeJob) -> None:
+    jobs = [job("a"), job("b")]
+    recorder = Recorder([*jobs])
+    on_local(ENTRY).run(recorder)
+    assert recorder.failures == {}
+    assert recorder.results["a"]["total"] == recorder.results["b"]["total"] == 9.0
+    first, second = map(pids, jobs)
+    assert first[0] == second[0], "the worker stays warm"
+    assert first[1] != second[1]
+    assert all(gone_within(10, pid) for pid in (first[1], second[1]))
+
+
+@pytest.mark.slow
+def test_a_worker_of_ray_starts_ranks_too(on_ray: MakeEngine, job: MakeJob) -> None:
+    """The first run puts the number where the second finds it: Ray has its own environment."""
+    recorder = Recorder([job("a", ranks="2"), job("b")])
+    on_ray(ENTRY).run(recorder)
+    assert recorder.failures == {}
+    assert [recorder.results[name]["total"] for name in ("a", "b")] == [3.0, 9.0]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_stops_on_both(on_local: MakeEngine, job: MakeJob) -> None:
+    one = job("a")
+    recorder = Recorder([one])
+    recorder.decide = lambda *_: Decision.STOP
+    on_local(ENTRY).run(recorder)
+    assert recorder.events[-1] == ("stopped", "a")
+    assert gone_within(10, pids(one)[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fails", "kind", "message"),
+    [
+        ("memory", "out_of_memory", "OutOfMemoryError: the GPU of rank 1 is full"),
+        ("first", "out_of_memory", "OutOfMemoryError: the GPU of rank 0 is full"),
+        ("nan", "nan", "the loss is nan"),
+        ("killed", "crashed", "process 1 of the run was killed by signal 9"),
+        ("hangs", "crashed", "process 1 of the run was killed by signal 9"),
+    ],
+)
+def test_the_failure_of_one_rank_is_that_of_the_run_and_the_next_run_is_well(
+    on_local: MakeEngine, job: MakeJob, fails: str, kind: str, message: str
+) -> None:
+    broken, well = job("a", fails=fails), job("b")
+    recorder = Recorder([broken, well])
+    began = time.monotonic()
+    on_local(ENTRY).run(recorder)
+    assert recorder.failures["a"].kind == kind
+    assert recorder.failures["a"].message == message
+    assert recorder.results["b"]["total"] == 9.0
+    assert all(gone_within(10, pid) for pid in pids(broken))
+    assert time.monotonic() - began < 100 + 2 * ranks.GRACE
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_takes_its_ranks_along(on_local: MakeEngine, job: MakeJob) -> None:
+    one = job("a")
+
+    class Killing(Recorder):
+        def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
+            os.kill(pids(one)[0], signal.SIGKILL)
+            return super().reported(job, report)
+
+    recorder = Killing([one])
+    on_local(ENTRY).run(recorder)
+    assert recorder.failures["a"].kind == "crashed"
+    assert all(gone_within(10, pid) for pid in pids(one))
