@@ -167,11 +167,12 @@ class Loop:
         self._stop = stop
         self._active: dict[str, _Active] = {}
         self._slots = 0
+        self._is_over = False
         self._count_again = self._look_again = self._ask_again = 0.0
 
     def next(self, trial: str) -> dict[str, str] | str | None:
         """The next job as a trial's config; None for not now."""
-        if self._stop.asked:
+        if self._stop.asked or self._is_over:
             return str(Searcher.FINISHED)
         job = self._next_job()
         if job is Wait.NEVER and not self._active:
@@ -219,6 +220,7 @@ class Loop:
     def _go_on(self, trial: Trial, ended: _Active) -> str:
         """Give the worker that has just ended a run the next one, if there is any for it now."""
         job = Wait.NEVER if self._stop.asked else self._next_job()
+        self._is_over = job is Wait.NEVER and not self._active  # and is not asked for once more
         if isinstance(job, Wait):
             return str(FIFOScheduler.STOP)
         # Before Tune asks for the next step, which is what the actor does next.
