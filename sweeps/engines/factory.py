@@ -135,8 +135,8 @@ def _local(spec: SweepSpec, machine: Node) -> Engine:
     need, at_once, by_memory = share_of_machine(spec, machine)
     logger.debug("engine local: %s, %d at once", need, at_once)
     gpus = None if resources.gpus == "auto" else resources.gpus
-    if need.gpus and not (at_once == 1 and gpus is None):  # else it has what there is
-        gpus = need.gpus
+    if need.gpus and not (at_once == 1 and gpus is None and machine.gpus <= 1):
+        gpus = need.gpus  # of several it must not see others: it would be divided among them
     devices = devices_of(gpus, machine, at_once)
     memory = None
     if by_memory and need.gpus:
