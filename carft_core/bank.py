@@ -24,6 +24,9 @@ VARIABLE = "CARFT_BANK_GB"
 """Sets another bound than `GIGABYTES`; at 0 nothing is kept or read."""
 GIGABYTES = 20
 """So much (of 1e9 bytes) all files together take at most, and half of what their disk has free."""
+FOR_VIEWS = 0.75
+"""Of that, what may be taken when views are added: they are seventy times as large as features, and
+would leave these no room."""
 RECENT = 24 * 3600.0
 """Seconds after its last use in which a file makes no room for another. In a sweep that needs more
 than the bound the oldest file is the one that is needed next: without this none would be there."""
@@ -120,7 +123,8 @@ class Bank:
         no room for it. Raises OSError."""
         size = len(self._steps) * self._place
         file.parent.mkdir(parents=True, exist_ok=True)
-        if not _make_room(size, self._most):
+        share = FOR_VIEWS if self._kind == "views" else 1.0
+        if not _make_room(size, int(share * self._most)):
             return False
         with _opened(file, os.O_WRONLY | os.O_CREAT) as descriptor:
             os.ftruncate(descriptor, size)

@@ -209,6 +209,19 @@ def test_what_was_used_lately_makes_no_room(cache: Path, monkeypatch: pytest.Mon
     assert len(files(cache)) == 1  # nothing is deleted for what would not fit either
 
 
+def test_views_leave_features_a_quarter_of_the_room(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    size = 3 * (views.nbytes + 4)
+    monkeypatch.setenv(VARIABLE, f"{4 * size / 1e9:.9f}")
+    for name in ("first", "second", "third", "fourth"):
+        Bank("views", [name], steps=3, per_epoch=3, like=views).write(0, ROWS, views)
+    assert len([*(cache / "bank").glob("views-*")]) == 3
+    bank().write(0, ROWS, FEATURES)
+    assert bank().read(0, ROWS) is not None
+
+
 def test_half_of_what_the_disk_has_free_stays_free(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
