@@ -265,9 +265,11 @@ def walk_image(folder: Path) -> Walk:
     """From the first opening of a shift's image to the result that holds `ood/mean/top1`."""
     from torch.nn.modules.module import register_module_forward_pre_hook
 
+    from carft_core.bank import VARIABLE
     from carft_core.config import trial_config
     from carft_core.train import train
 
+    os.environ[VARIABLE] = "0"  # no image is opened whose views an earlier run has kept
     _make_images(folder / "data")
     shared = {
         "data": {"family": "image_folder", "root": str(folder / "data"), "val_fraction": 0.5},

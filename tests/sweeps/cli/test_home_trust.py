@@ -18,7 +18,7 @@ WORDS = {
         name: ["toy"] for name in ("resume", "stop", "watch", "show", "compare", "report", "export")
     },
 }
-OPENS_NONE = {"init", "data", "submit", "schema"}
+OPENS_NONE = {"init", "data", "submit", "schema", "bench"}
 """`submit` names the home of a cluster."""
 
 
