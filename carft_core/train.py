@@ -439,10 +439,11 @@ class Run:
 
     def _teacher_features(self, views: Tensor, rows: Tensor, step: int, images: Tensor) -> Tensor:
         """The teacher's features of images, which are in the bank where they are a step's views."""
-        kept = self.feature_bank.read(step, rows) if images is views else None
-        if kept is not None:
-            kept = kept.pin_memory() if self.device.type == "cuda" else kept
-            return to_device(kept, self.device)
+        features = self.feature_bank.read(step, rows) if images is views else None
+        if features is not None:
+            if self.device.type == "cuda":
+                features = features.pin_memory()
+            return to_device(features, self.device)
         with autocast(self.device, self.teacher.precision):
             parts = images.split(self.optim.micro_batch or len(images))
             features = torch.cat([self.teacher.image_features(part) for part in parts])

@@ -141,9 +141,9 @@ def _local(spec: SweepSpec, machine: Node) -> Engine:
     memory = None
     if by_memory and need.gpus:
         sizes = machine.gpu_memory_mb
-        known = sizes if len(sizes) == len(machine.devices) else [0.0] * len(machine.devices)
+        room = sizes if len(sizes) == len(machine.devices) else [0.0] * len(machine.devices)
         memory = SharedMemory(
-            {name: GPU_SHARE * size for name, size in zip(machine.devices, known, strict=True)}
+            {name: GPU_SHARE * size for name, size in zip(machine.devices, room, strict=True)}
         )
     elif by_memory:
         memory = SharedMemory(dict.fromkeys(devices, memory_for_runs_mb()))

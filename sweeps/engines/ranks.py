@@ -158,7 +158,7 @@ def main(arguments: list[str]) -> int:
     entry, worker = arguments[0], int(arguments[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to decide on.
     die_with(worker)
-    said = os.dup(1)
+    answers = os.dup(1)
     os.dup2(2, 1)
     job = json.loads(sys.stdin.readline())
     try:
@@ -166,7 +166,7 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         traceback.print_exc()
         sys.stderr.flush()
-        os.write(said, (json.dumps(classify(error)) + "\n").encode())
+        os.write(answers, (json.dumps(classify(error)) + "\n").encode())
         # Not by way of exit handlers: the other ranks may be waiting in an exchange.
         os._exit(1)
     from carft_core.world import leave

@@ -210,8 +210,8 @@ def available_memory() -> int | None:
         lines = MEMORY.read_text(encoding="utf-8").splitlines()
     except OSError:  # no Linux
         return None
-    found = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
-    return next((int(kilobytes) * 1024 for kilobytes in found), None)
+    amounts = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return next((int(kilobytes) * 1024 for kilobytes in amounts), None)
 
 
 def memory_limit() -> int | None:
@@ -229,10 +229,9 @@ def memory_limit() -> int | None:
 
 def memory_for_runs_mb() -> float:
     """Return what runs may take together of this machine's memory, in MiB."""
-    bounds = (available_memory(), memory_limit())
-    known = [bound for bound in bounds if bound is not None]
+    bounds = [bound for bound in (available_memory(), memory_limit()) if bound is not None]
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return FREE_SHARE * min(known, default=physical) / 2**20
+    return FREE_SHARE * min(bounds, default=physical) / 2**20
 
 
 def visible_gpus(environ: Mapping[str, str] | None = None, listing: str | None = None) -> list[Gpu]:

@@ -253,11 +253,11 @@ class _Study:
         self._runs = RunStore(home.runs)
         self._study = self._opened()
         self._id = storage.get_study_id_from_name(self._name)
-        known = self._trials_of(self._study)
-        self._count = len(known)
+        written = self._trials_of(self._study)
+        self._count = len(written)
         self._open = {
             trial.number: _OpenTrial(trial._trial_id, dict(trial.intermediate_values))
-            for trial in known
+            for trial in written
             if not trial.state.is_finished()
         }
         """By number the trials that have no end there."""
