@@ -40,7 +40,7 @@ def measure_steps(effort: Effort) -> Iterator[Measurement]:
     for name in ALGORITHMS:
         yield Measurement(f"{name} step", f"{BARE}, fine_tune", seconds[BARE], seconds[name])
     fine_tune, car_ft = (seconds[name] for name in ("fine_tune", "car_ft"))
-    yield Measurement("car_ft step", "fine_tune step", fine_tune, car_ft)
+    yield Measurement("car_ft step beside fine_tune", "fine_tune step", fine_tune, car_ft)
 
 
 def measure_runs(effort: Effort) -> Iterator[Measurement]:
