@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -18,7 +16,7 @@ import torch
 from torch import Tensor
 
 from carft_core.errors import RequestError
-from carft_core.files import user_cache
+from carft_core.files import digest_of, user_cache
 
 VARIABLE = "CARFT_BANK_GB"
 """Sets another bound than `GIGABYTES`; at 0 nothing is kept or read."""
@@ -110,9 +108,8 @@ class Bank:
         if step not in self._steps:
             first = step // self._per_epoch * self._per_epoch
             self._steps = range(first, min(first + self._per_epoch, self._count))
-            key = json.dumps([self._key, self._steps.start, self._steps.stop, self._place])
-            name = f"{self._kind}-{hashlib.sha256(key.encode()).hexdigest()}"
-            self._file = _folder() / name
+            key = [self._key, self._steps.start, self._steps.stop, self._place]
+            self._file = _folder() / f"{self._kind}-{digest_of(key)}"
             self._writes = True
             with contextlib.suppress(OSError):
                 os.utime(self._file)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,7 +23,7 @@ from carft_core.clip import Classifier, ImageClassifier, OpenedClip
 from carft_core.data import Split, Transform
 from carft_core.data.loader import Loader, Passes
 from carft_core.device import Precision, arithmetic, autocast, one_attention_path, to_device
-from carft_core.files import keep, user_cache
+from carft_core.files import digest_of, keep, user_cache
 from carft_core.prompts import TemplateSet, class_weights, context_weights, text_features
 from carft_core.world import here
 
@@ -136,8 +135,7 @@ class Teacher:
 
     def _cache_file(self, name: str) -> Path:
         place = [*self._views_key(name), self.device.type, self.precision]
-        key = json.dumps([FEATURES_REVISION, self.clip.digest, *place])
-        digest = hashlib.sha256(key.encode()).hexdigest()
+        digest = digest_of([FEATURES_REVISION, self.clip.digest, *place])
         return user_cache() / "image_features" / f"{digest}.safetensors"
 
     def training_views(self, seed: int, *plan: object) -> list[object]:

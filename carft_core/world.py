@@ -131,9 +131,10 @@ class World:
         most, least = projected, projected.clone()
         dist.all_reduce(most, dist.ReduceOp.MAX)
         dist.all_reduce(least, dist.ReduceOp.MIN)
-        differs = (most - least > DRIFT * norms).tolist()
         # The norms differ too: a name is given where any rank sees it.
-        return [name for name, it in zip(state, differs, strict=True) if not self.all(not it)]
+        differs = (most - least > DRIFT * norms).int()
+        dist.all_reduce(differs, dist.ReduceOp.MAX)
+        return [name for name, it in zip(state, differs.tolist(), strict=True) if it]
 
     def device(self, device: torch.device) -> torch.device:
         """This rank's of the devices that a run gets. Raises RequestError where there is none."""

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from carft_core.errors import RequestError
 from carft_core.files import read_json
 from carft_core.run_files import FINITE
+from sweeps.engines.resources import usable_cpus
 
 GROSS = 2.0
 """A ratio that many times an earlier one is a regression whatever else the machine did."""
@@ -81,10 +82,9 @@ def take_turns(
 def describe_machine() -> str:
     """Describe in a line: date, processor, cores, versions, and the load of the last minute."""
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch = importlib.metadata.version("torch")
     return (
-        f"{now}; {_processor()}, {cores} cores, load {os.getloadavg()[0]:.1f}; "
+        f"{now}; {_processor()}, {usable_cpus()} cores, load {os.getloadavg()[0]:.1f}; "
         f"Python {platform.python_version()}, torch {torch}"
     )
 

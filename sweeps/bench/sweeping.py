@@ -83,14 +83,15 @@ def measure_sweeps(effort: Effort) -> Iterator[Measurement]:
         "engine local, one run at a time": {"engine": "local", "parallel": 1},
         "engine local": {"engine": "local"},
     }
-    if importlib.util.find_spec("ray") is not None:
+    has_ray = importlib.util.find_spec("ray") is not None
+    if has_ray:
         ways["engine ray, a Ray of its own"] = {"engine": "ray"}
     sides: dict[str, Callable[[], float | None]] = {
         ONE_PROCESS: lambda: _seconds([sys.executable, "-c", RUNS, runs])
     }
     for name, way in ways.items():
         sides[name] = (lambda changed: lambda: _sweep(changed))({**spec, **way})
-    if importlib.util.find_spec("ray") is not None:
+    if has_ray:
         sides[STOCK] = lambda: _stock(runs)
     seconds = take_turns(effort.rounds, sides)
     for floor in (ONE_PROCESS, STOCK):

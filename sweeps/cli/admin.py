@@ -248,10 +248,11 @@ def waste(home: Home) -> Iterator[Waste]:
         is_replaced = state is not None and state.state == "done" and not state.is_live
         if is_replaced or digest not in used:
             yield _waste(aside, "an earlier result of a run that was trained again")
-    idle = [name for name in sweep_names(home) if holder(home.sweep(name)) is None]
+    names = sweep_names(home)
+    idle = [name for name in names if holder(home.sweep(name)) is None]
     for name in idle:
         yield from _unfinished_writes(home.sweep(name))
-    if len(idle) == len(sweep_names(home)):  # else one may be sending what MLflow keeps here
+    if len(idle) == len(names):  # else one may be sending what MLflow keeps here
         yield from _unfinished_writes(home.path / "mlartifacts")
 
 

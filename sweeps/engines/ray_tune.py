@@ -225,7 +225,7 @@ class Loop:
             return str(FIFOScheduler.STOP)
         # Before Tune asks for the next step, which is what the actor does next.
         ended.actor.assign.remote(json.dumps(vars(job)))
-        self._active[trial.trial_id] = replace(ended, job=job)
+        self._active[trial.trial_id] = replace(ended, job=job, given_up=None)
         return str(FIFOScheduler.CONTINUE)
 
     def lost(self, trial: Trial) -> None:

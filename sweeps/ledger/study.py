@@ -115,10 +115,10 @@ def open_storage(home: Home) -> BaseStorage:
                 lock.release()
         return optuna.storages.JournalStorage(JournalFileBackend(str(file), lock))
     uri = f"sqlite:///{file.absolute()}" if database is None else database.uri
+    place = sqlite_file(uri)
     kwargs: dict[str, Any] = {"connect_args": {"timeout": _BUSY_SECONDS}}
     if database is not None:
         check_storage(home)
-        place = sqlite_file(uri)
         if place is None:
             url = parse_url(uri, database.variable)
             kwargs = {"connect_args": connect_args(url), "pool_pre_ping": True, "pool_size": 1}
@@ -126,9 +126,8 @@ def open_storage(home: Home) -> BaseStorage:
             place.parent.mkdir(parents=True, exist_ok=True)
         if place is None or place.exists():
             _check_owner(database)
-    own = sqlite_file(uri)
-    if own is not None and not own.exists():
-        _create_database(own)
+    if place is not None and not place.exists():
+        _create_database(place)
     return optuna.storages.RDBStorage(_escaped(uri), engine_kwargs=kwargs)
 
 

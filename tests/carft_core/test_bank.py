@@ -1,4 +1,4 @@
-"""The teacher's features of training batches, kept for other runs."""
+"""What runs share of their batches: kept once, and what each would compute itself."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def test_what_one_bank_keeps_another_of_the_same_views_reads(cache: Path) -> Non
     assert bank().read(1, ROWS) is None
     bank().write(1, ROWS, FEATURES)
     bank().write(2, ROWS[:3], FEATURES[:3])  # the last batch of a pass
-    kept = bank().read(1, ROWS)
-    assert kept is not None
-    assert torch.equal(kept, FEATURES)
+    features = bank().read(1, ROWS)
+    assert features is not None
+    assert torch.equal(features, FEATURES)
     short = bank().read(2, ROWS[:3])
     assert short is not None
     assert torch.equal(short, FEATURES[:3])
@@ -120,12 +120,12 @@ def test_what_is_damaged_is_missing_and_may_be_written_again(cache: Path, kind: 
     again = bank()
     assert again.read(0, ROWS) is None
     again.write(0, ROWS, FEATURES)
-    kept = again.read(0, ROWS)
+    features = again.read(0, ROWS)
     if kind in ("folder", "pipe"):
-        assert kept is None
+        assert features is None
     else:
-        assert kept is not None
-        assert torch.equal(kept, FEATURES)
+        assert features is not None
+        assert torch.equal(features, FEATURES)
 
 
 def test_a_file_that_is_deleted_meanwhile_is_made_anew(cache: Path) -> None:
@@ -164,21 +164,21 @@ def test_of_writers_at_once_that_are_killed_nothing_half_written_is_read() -> No
         writer.start()
     try:
         while len(seen) < 2 and time.monotonic() < until:
-            kept = own.read(0, LARGE)
-            if kept is not None:
-                assert len(kept.unique()) == 1
-                seen.add(float(kept[0, 0]))
+            features = own.read(0, LARGE)
+            if features is not None:
+                assert len(features.unique()) == 1
+                seen.add(float(features[0, 0]))
     finally:
         for writer in writers:
             writer.kill()
             writer.join()
     assert seen == {1.0, 2.0}
-    kept = own.read(0, LARGE)
-    assert kept is None or len(kept.unique()) == 1
+    features = own.read(0, LARGE)
+    assert features is None or len(features.unique()) == 1
     own.write(0, LARGE, torch.zeros(len(LARGE), 512))
-    kept = own.read(0, LARGE)
-    assert kept is not None
-    assert not kept.any()
+    features = own.read(0, LARGE)
+    assert features is not None
+    assert not features.any()
 
 
 def test_what_was_used_longest_ago_makes_room(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
