@@ -1,10 +1,15 @@
-"""Where does the processor time of a run go: the built-in data, or photographs?
+"""Where does the time of a run go, and that of a whole sweep?
 
     python -m benchmarks.profiles [--photographs] [--algorithm car_ft] [--again] [--json]
+    python -m benchmarks.profiles --sweep local|ray [--json]
 
 One run of the shipped recipe `kl_weight` by `train()` on one thread, behind the zero-shot baseline,
 under cProfile, which counts processor time; it makes small functions look slower than they are.
 `--again`: behind an earlier run with the same seed, so that the bank has what runs share.
+
+`--sweep`: the seconds on the clock from the start of the command to its exit, of a sweep of four
+short runs (that of `carft-sweep bench --suite sweep --quick`). They are those of the driver's main
+thread under cProfile; when runs are at work is read from their folders.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import cProfile
 import json
 import os
 import pstats
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,8 +34,10 @@ from carft_core.train import train
 from sweeps.bench.data import make
 from sweeps.bench.measurement import describe_machine
 from sweeps.bench.preload import recipe_config
+from sweeps.bench.sweeping import short_sweep
 
 Times = Mapping[tuple[str, str], float]
+"""Seconds of functions, by (folder/file, name)."""
 PHOTOGRAPHS = 600
 WEIGHT = {"car_ft": {"kl_weight": 1.0}}
 
@@ -40,29 +48,76 @@ def main() -> None:
     parser.add_argument("--photographs", action="store_true")
     parser.add_argument("--algorithm", default="fine_tune")
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--sweep", choices=["local", "ray"])
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="carft-profile-") as scratch:
         os.environ["CARFT_CACHE"] = f"{scratch}/cache"  # as a first run finds it
-        folder = Path(scratch) / "photographs"
-        if options.photographs:
-            make(folder, PHOTOGRAPHS, tests=PHOTOGRAPHS)
-        train(config_of("zero_shot", folder), 0, workdir=Path(scratch) / "zero_shot")
-        config = config_of(options.algorithm, folder)
-        if options.again:
-            train(config, 0, workdir=Path(scratch) / "before")
-        profile = cProfile.Profile(timer=time.process_time)
-        result = profile.runcall(train, config, 0, workdir=Path(scratch) / "run")
-        assert result is not None
-    parts = shares(times_of(profile))
+        if options.sweep is None:
+            parts = profile_run(options, Path(scratch))
+        else:
+            parts = profile_sweep(options.sweep, Path(scratch))
     if options.json:
         sys.stdout.write(json.dumps({"machine": describe_machine(), "seconds": parts}) + "\n")
         return
     total = sum(parts.values())
     rows = [f"| {part} | {of:.1f} | {100 * of / total:.0f} % |" for part, of in parts.items()]
-    head = ["| part | seconds | of the run |", "|---|---|---|"]
+    head = ["| part | seconds | of all |", "|---|---|---|"]
     sys.stdout.write("\n".join([describe_machine(), *head, *rows, f"{total:.1f} s in all"]) + "\n")
+
+
+def profile_run(options: argparse.Namespace, scratch: Path) -> dict[str, float]:
+    """Profile one run; the processor seconds of its parts."""
+    torch.set_num_threads(1)
+    folder = scratch / "photographs"
+    if options.photographs:
+        make(folder, PHOTOGRAPHS, tests=PHOTOGRAPHS)
+    train(config_of("zero_shot", folder), 0, workdir=scratch / "zero_shot")
+    config = config_of(options.algorithm, folder)
+    if options.again:
+        train(config, 0, workdir=scratch / "before")
+    profile = cProfile.Profile(timer=time.process_time)
+    result = profile.runcall(train, config, 0, workdir=scratch / "run")
+    assert result is not None
+    return shares(times_of(profile))
+
+
+def profile_sweep(engine: str, scratch: Path) -> dict[str, float]:
+    """Profile a command that runs a sweep; the seconds of its parts on the clock."""
+    home, sweep, found = (scratch / name for name in ("home", "sweep.yaml", "sweep.prof"))
+    sweep.write_text(json.dumps({**short_sweep(quick=True), "engine": engine}))
+    command = ["-m", "cProfile", "-o", str(found), "-m", "sweeps", "run", str(sweep)]
+    environ = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    began = time.time()
+    subprocess.run(
+        [sys.executable, *command, "--home", str(home)],
+        env=environ,
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    ended, profiled = time.time(), found.stat().st_mtime
+    parts = shares_of_sweep(times_of(str(found)), engine, seconds_at_work(home))
+    return {
+        "Python and imports, to the read sweep file": profiled - began - sum(parts.values()),
+        **parts,
+        "Python's exit": ended - profiled,
+    }
+
+
+def seconds_at_work(home: Path) -> float:
+    """Seconds in which at least one run of a home was at work in a worker.
+
+    A worker begins with the claim of the run's folder; the driver writes when it has ended.
+    """
+    spans = [
+        (file.with_name("config.json").stat().st_mtime, json.loads(file.read_text())["ended"])
+        for file in home.glob("runs/*/run.json")
+    ]
+    seconds, until = 0.0, 0.0
+    for began, ended in sorted(spans):
+        seconds += max(0.0, ended - max(began, until))
+        until = max(until, ended)
+    return seconds
 
 
 def config_of(algorithm: str, photographs: Path) -> TrialConfig:
@@ -75,12 +130,12 @@ def config_of(algorithm: str, photographs: Path) -> TrialConfig:
     return trial_config(fields)
 
 
-def times_of(profile: cProfile.Profile) -> Times:
-    """Seconds of each function with all that it calls, by the name of its file and its own."""
+def times_of(profile: cProfile.Profile | str) -> Times:
+    """Seconds of each function with all that it calls, of a profile or the file of one."""
     seconds: dict[tuple[str, str], float] = {}
     stats: Any = pstats.Stats(profile)
     for (file, _, name), (_, _, _, cumulative, _) in stats.stats.items():
-        key = (Path(file).name, name)
+        key = ("/".join(Path(file).parts[-2:]), name)
         seconds[key] = seconds.get(key, 0.0) + cumulative
     return seconds
 
@@ -91,11 +146,11 @@ def shares(times: Times) -> dict[str, float]:
     def of(file: str, name: str) -> float:
         return times.get((file, name), 0.0)
 
-    whole = of("train.py", "train")
-    training = of("train.py", "_train_epoch")
+    whole = of("carft_core/train.py", "train")
+    training = of("carft_core/train.py", "_train_epoch")
     backward = times.get(("~", "<method 'run_backward' of 'torch._C._EngineBase' objects>"), 0.0)
-    step, closure = of("train.py", "_update"), of("train.py", "closure")
-    encode, views = of("teacher.py", "encode"), of("teacher.py", "views")
+    step, closure = of("carft_core/train.py", "_update"), of("carft_core/train.py", "closure")
+    encode, views = of("carft_core/teacher.py", "encode"), of("carft_core/teacher.py", "views")
     return {
         "training, backward": backward,
         "training, forward and the rest of the loss": closure - backward,
@@ -103,14 +158,45 @@ def shares(times: Times) -> dict[str, float]:
         "training, loading": training - step,
         "evaluation, forward": encode - views,
         "evaluation, loading": views,
-        "evaluation, metrics and predictions": of("evaluate.py", "measure")
-        + of("train.py", "_validate")
+        "evaluation, metrics and predictions": of("carft_core/evaluate.py", "measure")
+        + of("carft_core/train.py", "_validate")
         - encode,
         "opening, merging, checkpoints, files": whole
         - training
-        - of("evaluate.py", "measure")
-        - of("train.py", "_validate"),
+        - of("carft_core/evaluate.py", "measure")
+        - of("carft_core/train.py", "_validate"),
     }
+
+
+def shares_of_sweep(times: Times, engine: str, at_work: float) -> dict[str, float]:
+    """Seconds of the parts of a sweep between the read sweep file and Python's exit."""
+
+    def of(file: str, *names: str) -> float:
+        return sum(times.get((file, name), 0.0) for name in names)
+
+    file = {"local": "engines/local.py", "ray": "engines/ray_tune.py"}[engine]
+    session, api = "scheduler/session.py", "sweeps/api.py"
+    start = of("engines/factory.py", "make_engine") + of(file, "start")
+    store = of("store/mlflow_store.py", "open_store") + of(api, "_preflight")
+    letting_go = of(file, "close")
+    running, end = of(file, "run"), of(session, "_end")
+    page, model = of("results/report.py", "keep"), of(api, "_keep_model")
+    sending = of(session, "flush") + of(session, "close")
+    deciding = of("scheduler/driver.py", "next_job", "finished", "stopped", "failed")
+    parts = {
+        "start of the engine" if engine == "local" else "start of Ray": start,
+        "opening MLflow's store": store,
+        "planning": of(session, "open_generation") + of("scheduler/driver.py", "begin"),
+        "runs at work": at_work,
+        "proposing, and recording how runs ended": deciding,
+        "waiting for workers to start, and between runs": running - at_work - deciding,
+        "comparing, tables": end - page,
+        "drawing the page": page,
+        "waiting for what is sent to MLflow": sending,
+        "keeping the model in MLflow": model,
+        "ending workers" if engine == "local" else "ending workers and Ray": letting_go,
+    }
+    return {**parts, "the rest": of(api, "perform") - sum(parts.values())}
 
 
 if __name__ == "__main__":

@@ -66,19 +66,20 @@ def build(folder: Path, trials: int) -> None:
     subprocess.run([sys.executable, script, folder, "--trials", str(trials)], check=True)
 
 
-def measure(command: Sequence[str], repeats: int) -> dict[str, float]:
-    """Wall seconds (median and worst), CPU seconds and peak memory in MB of a command."""
+def measure(command: Sequence[str], repeats: int, *, module: str = "sweeps") -> dict[str, float]:
+    """Wall seconds (median and worst), CPU seconds and peak memory in MB of a command, which is the
+    arguments of a module."""
     seconds, cpu, memory = [], [], 0.0
     for _ in range(repeats):
         with tempfile.TemporaryFile() as out:
             began = time.monotonic()
-            child = subprocess.Popen([sys.executable, "-m", "sweeps", *command], stdout=out)
+            child = subprocess.Popen([sys.executable, "-m", module, *command], stdout=out)
             _, status, used = os.wait4(child.pid, 0)
             seconds.append(time.monotonic() - began)
             cpu.append(used.ru_utime + used.ru_stime)
             child.returncode = os.waitstatus_to_exitcode(status)
             if child.returncode:
-                raise SystemExit(f"carft-sweep {' '.join(command)} exited {child.returncode}")
+                raise SystemExit(f"{module} {' '.join(command)} exited {child.returncode}")
             size = out.seek(0, os.SEEK_END)
         # Linux counts kilobytes, macOS bytes.
         memory = max(memory, used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
