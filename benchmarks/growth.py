@@ -2,7 +2,7 @@
 
     python -m benchmarks.growth [--images] [--classes] [--trials] [--repeats 3] [--json FILE]
                                 [--plot FILE]
-    python -m benchmarks.growth --from FILE [--plot FILE]
+    python -m benchmarks.growth --from FILE ... [--plot FILE]
 
 Each step is measured at 1, 10 and 100 times a size, each time in a process of its own: its
 processor seconds (of a run's steps without imports, of a command from start to exit) and the most
@@ -90,29 +90,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     for name in MEASURES:
         parser.add_argument(f"--{name}", action="store_true")
-    parser.add_argument("--repeats", type=int, default=3, help="of the two smaller sizes")
+    parser.add_argument("--repeats", type=int, default=3, help="of a run's steps, at two sizes")
     parser.add_argument("--json", type=Path, help="keep what is measured here")
     parser.add_argument("--plot", type=Path, help="draw it here, as SVG")
-    parser.add_argument("--from", dest="source", type=Path, help="measure nothing, read this")
+    parser.add_argument(
+        "--from", dest="sources", type=Path, nargs="+", help="measure nothing, read these"
+    )
     parser.add_argument("--step", nargs=2, metavar=("STEP", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:
         perform(options.step[0], Path(options.step[1]))
         return
-    if options.source:
-        result = json.loads(options.source.read_text())
+    if options.sources:
+        results = [json.loads(file.read_text()) for file in options.sources]
+        series = [it for result in results for it in result["series"]]
+        result = {"machine": results[-1]["machine"], "series": series}
     else:
         chosen = [name for name in MEASURES if vars(options)[name]] or [*MEASURES]
-        series = [it for name in chosen for it in MEASURES[name](options.repeats)]
+        series = [asdict(it) for name in chosen for it in MEASURES[name](options.repeats)]
         from sweeps.bench.measurement import describe_machine
 
-        result = {"machine": describe_machine(), "series": [asdict(it) for it in series]}
+        result = {"machine": describe_machine(), "series": series}
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
-    series = [Series(**it) for it in result["series"]]
-    sys.stdout.write("\n".join([result["machine"], *table(series)]) + "\n")
+    measured = [Series(**it) for it in result["series"]]
+    sys.stdout.write("\n".join([result["machine"], *table(measured)]) + "\n")
     if options.plot:
-        options.plot.write_text(draw(series))
+        options.plot.write_text(draw(measured))
 
 
 def measure_images(repeats: int) -> Iterator[Series]:
@@ -139,8 +143,8 @@ def measure_trials(repeats: int) -> Iterator[Series]:
         for size in sizes:
             home = Path(scratch) / str(size)
             build(home, size)
-            for _ in range(1 if size == sizes[-1] else repeats):
-                for name in ON_A_HOME:
+            for name in ON_A_HOME:
+                for _ in range(1 if size == sizes[-1] else repeats):
                     found = cost("sweeps", *COMMANDS[name], "--home", str(home))
                     costs[name][size] = found.least(costs[name].get(size))
             shutil.rmtree(home)
@@ -235,24 +239,30 @@ def _measure_points(of: str, points: Mapping[int, Point], repeats: int) -> Itera
     for size, point in points.items():
         with tempfile.TemporaryDirectory(prefix="carft-growth-") as scratch:
             folder = Path(scratch)
+            os.environ["CARFT_CACHE"] = str(folder / "cache")
             (folder / "point.json").write_text(json.dumps(asdict(point)))
             cost("benchmarks.growth", "--step", "make", scratch)
             for _ in range(1 if size == max(points) else repeats):
-                for step, found in _measure_once(folder, point):
+                for step, found in _measure_steps(folder):
                     by_size = costs.setdefault(step, {})
                     by_size[size] = found.least(by_size.get(size))
+            for command, found in _measure_commands(folder, point):
+                costs.setdefault(command, {})[size] = found
     for step, by_size in costs.items():
         yield _series(of, step, by_size)
 
 
-def _measure_once(folder: Path, point: Point) -> Iterator[tuple[str, Cost]]:
-    """Measure each step, from an empty cache on."""
-    os.environ["CARFT_CACHE"] = str(folder / "cache")
-    for left in ("cache", "run", "home"):
+def _measure_steps(folder: Path) -> Iterator[tuple[str, Cost]]:
+    """Measure each step of a run, from an empty cache on."""
+    for left in ("cache", "run"):
         shutil.rmtree(folder / left, ignore_errors=True)
     for step in STEPS:
         cost("benchmarks.growth", "--step", step, str(folder))
         yield step, Cost(**json.loads((folder / "cost.json").read_text()))
+
+
+def _measure_commands(folder: Path, point: Point) -> Iterator[tuple[str, Cost]]:
+    """Measure a sweep and the commands that look at it."""
     home = ["--home", str(folder / "home")]
     sweep = folder / "growth.yaml"
     sweep.write_text(json.dumps(point.sweep(folder)))

@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -96,7 +96,7 @@ def profile_sweep(engine: str, scratch: Path) -> dict[str, float]:
         check=True,
     )
     ended, profiled = time.time(), found.stat().st_mtime
-    parts = shares_of_sweep(times_of(str(found)), engine, seconds_at_work(home))
+    parts = shares_of_sweep(times_of(str(found)), engine, read_work(home))
     return {
         "Python and imports, to the read sweep file": profiled - began - sum(parts.values()),
         **parts,
@@ -104,20 +104,31 @@ def profile_sweep(engine: str, scratch: Path) -> dict[str, float]:
     }
 
 
-def seconds_at_work(home: Path) -> float:
-    """Seconds in which at least one run of a home was at work in a worker.
+class Work(NamedTuple):
+    """When workers had runs, in seconds."""
 
-    A worker begins with the claim of the run's folder; the driver writes when it has ended.
+    first_wait: float
+    """From the first run's claim by the driver to the moment when its worker took it up."""
+    at_work: float
+    """In which at least one run was at work in a worker."""
+
+
+def read_work(home: Path) -> Work:
+    """Read from the files of a home's runs when they were at work.
+
+    A worker begins with a file of the run's config; the driver writes when it has ended.
     """
+    states = {file: json.loads(file.read_text()) for file in home.glob("runs/*/run.json")}
     spans = [
-        (file.with_name("config.json").stat().st_mtime, json.loads(file.read_text())["ended"])
-        for file in home.glob("runs/*/run.json")
+        (file.with_name("config.json").stat().st_mtime, state["ended"])
+        for file, state in states.items()
     ]
-    seconds, until = 0.0, 0.0
+    at_work, until = 0.0, 0.0
     for began, ended in sorted(spans):
-        seconds += max(0.0, ended - max(began, until))
+        at_work += max(0.0, ended - max(began, until))
         until = max(until, ended)
-    return seconds
+    claimed = min(state["created"] for state in states.values())
+    return Work(min(began for began, _ in spans) - claimed, at_work)
 
 
 def config_of(algorithm: str, photographs: Path) -> TrialConfig:
@@ -168,7 +179,7 @@ def shares(times: Times) -> dict[str, float]:
     }
 
 
-def shares_of_sweep(times: Times, engine: str, at_work: float) -> dict[str, float]:
+def shares_of_sweep(times: Times, engine: str, work: Work) -> dict[str, float]:
     """Seconds of the parts of a sweep between the read sweep file and Python's exit."""
 
     def of(file: str, *names: str) -> float:
@@ -187,9 +198,10 @@ def shares_of_sweep(times: Times, engine: str, at_work: float) -> dict[str, floa
         "start of the engine" if engine == "local" else "start of Ray": start,
         "opening MLflow's store": store,
         "planning": of(session, "open_generation") + of("scheduler/driver.py", "begin"),
-        "runs at work": at_work,
+        "waiting for the first worker": work.first_wait,
+        "runs at work": work.at_work,
         "proposing, and recording how runs ended": deciding,
-        "waiting for workers to start, and between runs": running - at_work - deciding,
+        "between runs": running - work.first_wait - work.at_work - deciding,
         "comparing, tables": end - page,
         "drawing the page": page,
         "waiting for what is sent to MLflow": sending,

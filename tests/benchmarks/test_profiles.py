@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.profiles import seconds_at_work, shares, shares_of_sweep
+from benchmarks.profiles import Work, read_work, shares, shares_of_sweep
 
 
 def test_the_parts_of_a_run_add_up_to_it() -> None:
@@ -28,10 +28,11 @@ def test_the_parts_of_a_sweep_add_up_to_it() -> None:
         ("scheduler/session.py", "_end"): 2.0,
         ("results/report.py", "keep"): 1.5,
     }
-    parts = shares_of_sweep(times, "ray", at_work=8.0)
+    parts = shares_of_sweep(times, "ray", Work(first_wait=2.0, at_work=8.0))
     assert sum(parts.values()) == pytest.approx(20)
     assert parts["runs at work"] == 8
-    assert parts["waiting for workers to start, and between runs"] == 3.5
+    assert parts["waiting for the first worker"] == 2
+    assert parts["between runs"] == 1.5
     assert parts["comparing, tables"] == 0.5
     assert parts["the rest"] == 3
 
@@ -40,7 +41,7 @@ def test_runs_side_by_side_are_at_work_once(tmp_path: Path) -> None:
     for name, began, ended in (("a", 100, 104), ("b", 102, 103), ("c", 103, 106), ("d", 110, 111)):
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
-        (folder / "run.json").write_text(json.dumps({"ended": ended}))
+        (folder / "run.json").write_text(json.dumps({"created": 97, "ended": ended}))
         (folder / "config.json").write_text("{}")
         os.utime(folder / "config.json", (began, began))
-    assert seconds_at_work(tmp_path) == 7
+    assert read_work(tmp_path) == Work(first_wait=3, at_work=7)
