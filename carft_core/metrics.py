@@ -38,8 +38,8 @@ def ece(logits: Tensor, labels: Tensor, bins: int = ECE_BINS) -> float:
     i-th is (i / bins, (i + 1) / bins]. Source: Guo et al. 2017, "On Calibration of Modern Neural
     Networks", equation 3.
     """
-    logits = _checked(logits, labels)
-    confidence, prediction = F.softmax(logits, dim=1).max(dim=1)
+    # Not by a name of its own: of a large split each [N, C] in float64 counts in memory.
+    confidence, prediction = F.softmax(_checked(logits, labels), dim=1).max(dim=1)
     inner_edges = torch.arange(1, bins, dtype=torch.float64, device=logits.device) / bins
     bin_of = torch.bucketize(confidence, inner_edges, right=False)
     surplus = (prediction == labels).double() - confidence
@@ -52,8 +52,7 @@ def brier(logits: Tensor, labels: Tensor) -> float:
 
     Source: Brier 1950, the original form for several classes.
     """
-    logits = _checked(logits, labels)
-    p = F.softmax(logits, dim=1)
+    p = F.softmax(_checked(logits, labels), dim=1)
     p_label = p.gather(1, labels[:, None])[:, 0]
     return float((p.square().sum(dim=1) - 2 * p_label + 1).mean())
 

@@ -145,11 +145,9 @@ def _table(item: Predictions, keep_logits: bool, splits: list[str]) -> pa.Table:
     count = len(item.labels)
     place = np.full(count, splits.index(item.split), np.int32)
     logits = item.logits
-    p = F.softmax(logits if logits.device.type == "mps" else logits.double(), dim=1)
     possible = int((logits > -torch.inf).any(dim=0).sum())
     order = greatest(logits, min(TOP, possible))
-    prediction = order[:, :1]
-    p_label, confidence = (p.gather(1, it)[:, 0].cpu() for it in (item.labels[:, None], prediction))
+    p_label, confidence = _probabilities(logits, item.labels[:, None], order[:, :1])
     order = order.cpu()
     columns = [
         pa.DictionaryArray.from_arrays(place, pa.array(splits, pa.string())),
@@ -167,15 +165,23 @@ def _table(item: Predictions, keep_logits: bool, splits: list[str]) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=_SCHEMA)
 
 
+def _probabilities(logits: Tensor, *classes: Tensor) -> list[Tensor]:
+    """[N] each, on the CPU, of some classes [N, 1] by logits [N, C]."""
+    p = F.softmax(logits if logits.device.type == "mps" else logits.double(), dim=1)
+    return [p.gather(1, it)[:, 0].cpu() for it in classes]
+
+
 def greatest(logits: Tensor, count: int) -> Tensor:
     """[N, count] int64, the classes of the greatest logits [N, C], of equal ones the first first.
 
-    By one integer key a logit: the order of its bits as a float, then that of the classes.
+    By one integer key a logit: the order of its bits as a float, then that of the classes. In
+    place, since of a large split each [N, C] counts in memory.
     """
     bits = (logits.float() + 0.0).contiguous().view(torch.int32)  # + 0.0 makes -0.0 equal 0.0
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
-    classes = torch.arange(logits.shape[1], device=logits.device)
-    return ((ordered << 32) - classes).topk(count, dim=1).indices
+    keys = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
+    keys <<= 32
+    keys -= torch.arange(logits.shape[1], device=logits.device)
+    return keys.topk(count, dim=1).indices
 
 
 def _lists(rows: Tensor, kind: pa.DataType) -> pa.ListArray:
