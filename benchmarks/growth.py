@@ -348,7 +348,7 @@ def _listed(numbers: Sequence[float], form: str) -> str:
 
 
 def _written(power: float | None) -> str:
-    return "" if power is None else f"{power:.1f}"
+    return "" if power is None else f"{power:.2f}"
 
 
 def draw(series: Sequence[Series]) -> str:

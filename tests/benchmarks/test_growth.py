@@ -31,7 +31,7 @@ def test_series_are_told_and_drawn() -> None:
     lines = table(series)
     train = next(line for line in lines if "`train`" in line)
     assert train.split("|")[1:-1] == [
-        *(" `train` at 200, 2,000, 20,000 ", " 0.50, 1.40, 10.40 ", " 1.0 "),
+        *(" `train` at 200, 2,000, 20,000 ", " 0.50, 1.40, 10.40 ", " 1.00 "),
         *(" 500, 500, 600 ", "  "),
     ]
     words = {element.text for element in ElementTree.fromstring(draw(series)).iter()}
