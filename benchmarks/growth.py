@@ -178,8 +178,11 @@ class Cost:
 def cost(module: str, *arguments: str) -> Cost:
     """Run a module as a process."""
     row = measure(arguments, 1, module=module)
-    found = Cost(row["cpu_s"], row["peak_mb"])
-    sys.stderr.write(f"{found.cpu_s:7.2f} s {found.peak_mb:5.0f} MB  {' '.join(arguments)}\n")
+    return _reported(Cost(row["cpu_s"], row["peak_mb"]), " ".join(arguments))
+
+
+def _reported(found: Cost, what: str) -> Cost:
+    sys.stderr.write(f"{found.cpu_s:7.2f} s {found.peak_mb:5.0f} MB  {what}\n")
     return found
 
 
@@ -197,7 +200,8 @@ def _drive(trials: int) -> Cost:
         looks, code, output = drive(Path(scratch) / "home", trials, "local")
     if code:
         raise SystemExit(f"a sweep of {trials} simulated trials exited {code}: {output}")
-    return Cost(looks[-1].cpu_s, max(look.rss_mb for look in looks))
+    found = Cost(looks[-1].cpu_s, max(look.rss_mb for look in looks))
+    return _reported(found, f"driver of {trials} trials")
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ def shares_of_sweep(times: Times, engine: str, work: Work) -> dict[str, float]:
         "waiting for the first worker": work.first_wait,
         "runs at work": work.at_work,
         "proposing, and recording how runs ended": deciding,
-        "between runs": running - work.first_wait - work.at_work - deciding,
+        "between runs": max(0.0, running - work.first_wait - work.at_work - deciding),
         "comparing, tables": end - page,
         "drawing the page": page,
         "waiting for what is sent to MLflow": sending,
