@@ -369,7 +369,10 @@ def draw(series: Sequence[Series]) -> str:
         )
         for of in dict.fromkeys(it.of for it in series)
     ]
-    spec = alt.vconcat(*rows, spacing=24).resolve_scale(color="independent", shape="independent")
+    title = alt.Title("dashed: in proportion to the size", fontSize=11, fontWeight="normal")
+    spec = alt.vconcat(*rows, spacing=24, title=title).resolve_scale(
+        color="independent", shape="independent"
+    )
     config = {
         "background": "white",
         "padding": {"left": 5, "top": 5, "bottom": 5, "right": 20},
@@ -404,8 +407,12 @@ def _panel(series: Sequence[Series], of: str, quantity: str) -> Any:
     }
     x = alt.X("size:Q", title=of, scale=alt.Scale(type="log", nice=False, padding=12))
     x["axis"] = alt.Axis(values=sorted({*sizes}), format=",")
-    y = alt.Y("cost:Q", title=TITLES[quantity], scale=alt.Scale(type="log", domain=[low, high]))
-    y["axis"] = alt.Axis(values=_ticks(low, high), format=",")
+    y = alt.Y(
+        "cost:Q",
+        title=TITLES[quantity],
+        scale=alt.Scale(type="log", domain=[low, high], nice=False),
+    )
+    y["axis"] = alt.Axis(values=_ticks(low, high), format=",", minExtent=35, maxExtent=35)
     marked = alt.Chart(alt.InlineData(values=points)).encode(x=x, y=y, **looks)
     ends = [{"size": min(sizes), "cost": low}, {"size": max(sizes), "cost": 0.0}]
     ends[1]["cost"] = low * max(sizes) / min(sizes)
