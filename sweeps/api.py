@@ -14,6 +14,7 @@ from carft_core.errors import RequestError
 from sweeps.engines.factory import make_engine
 from sweeps.home import Home, find_home
 from sweeps.ledger.study import check_storage
+from sweeps.results.ending import Ending
 from sweeps.results.export import log_selected
 from sweeps.scheduler.progress import Progress, to_stderr
 from sweeps.scheduler.session import Projections, SweepResult, execute
@@ -64,7 +65,7 @@ def perform(
             progress.note(note)
         _preflight(store, progress)
 
-        def conclude(result: SweepResult, projections: Projections) -> None:
+        def conclude(result: SweepResult, projections: Projections, ending: Ending) -> None:
             progress.close()
             ended(result)
             # Where somebody wants it to end, and Slurm kills it soon.
@@ -72,7 +73,7 @@ def perform(
             for complaint in projections.complaints():
                 undelivered(complaint)
             if is_sent:
-                _keep_model(spec, home, result, progress)
+                _keep_model(spec, home, result, ending, progress)
 
         return execute(
             spec,
@@ -100,10 +101,12 @@ def _preflight(store: Tracker, progress: Progress) -> None:
         progress.note(f"{away}. The sweep runs all the same; its runs are sent when it answers")
 
 
-def _keep_model(spec: SweepSpec, home: Home, result: SweepResult, progress: Progress) -> None:
+def _keep_model(
+    spec: SweepSpec, home: Home, result: SweepResult, ending: Ending, progress: Progress
+) -> None:
     """Keep the selected model in MLflow, whose runs are there now."""
     if result.state == "done" and spec.report.model:
-        told = log_selected(home, spec, result.comparison)
+        told = log_selected(home, spec, result.comparison, ending.write)
         if told is not None:
             progress.note(told)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -51,6 +52,20 @@ def make_engine(
     if is_ray(spec, address=address):
         return _ray(spec, address_of(address), home)
     return _local(spec, this_machine())
+
+
+@contextmanager
+def workers_here(engine: Engine) -> Iterator[Engine | None]:
+    """Within: an engine whose workers are on this machine. Those of `engine` are warm; where its
+    own are elsewhere another one is made; None where it has none.
+    """
+    if isinstance(engine, LocalEngine):
+        yield engine
+    elif isinstance(engine, InProcessEngine):
+        yield None
+    else:
+        with closing(LocalEngine()) as own:
+            yield own
 
 
 def is_ray(spec: SweepSpec, *, address: str | None = None) -> bool:

@@ -81,7 +81,7 @@ class InProcessEngine(Engine):
 
         try:
             self._running = threading.current_thread()
-            result = run_entry(self._entry, vars(job), report)
+            result = run_entry(job.entry or self._entry, vars(job), report)
         except Interrupted:
             handler.stopped(job)
             return
