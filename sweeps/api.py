@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carft_core.errors import RequestError
 from sweeps.engines.factory import make_engine
@@ -26,6 +26,9 @@ from tracking.report.html import show_in_notebooks
 from tracking.store.base import Tracker
 from tracking.store.mlflow_store import open_store
 
+if TYPE_CHECKING:
+    from sweeps.engines.supervisor import WorkerAhead
+
 
 def perform(
     spec: SweepSpec,
@@ -38,16 +41,17 @@ def perform(
     notes: Sequence[str] = (),
     fresh: bool = False,
     failed_again: bool = False,
+    ahead: WorkerAhead | None = None,
     ended: Callable[[SweepResult], None] = lambda _: None,
     undelivered: Callable[[str], None] = lambda _: None,
 ) -> SweepResult:
     """Run a sweep, or resume it.
 
     `address` is of the Ray cluster, where one was named; `resume` knows it again. `notify` sends
-    messages to the webhook, where there is one. `ended` is called before the tracking server is
-    waited for, `undelivered` with what that lacks in the end. Raises RequestError when the request
-    cannot be met, ServiceUnreachable when no Ray answers, AccessDenied or TrackingError when the
-    tracking server accepts no runs as it is.
+    messages to the webhook, where there is one. `ahead` may have a worker already. `ended` is
+    called before the tracking server is waited for, `undelivered` with what that lacks in the end.
+    Raises RequestError when the request cannot be met, ServiceUnreachable when no Ray answers,
+    AccessDenied or TrackingError when the tracking server accepts no runs as it is.
     """
     url = webhook_url(spec.webhook) if notify else None
     home.prepare()
@@ -55,7 +59,7 @@ def perform(
     with (
         closing(progress),
         closing(
-            make_engine(spec, address=address, in_process=in_process, home=home.path)
+            make_engine(spec, address=address, in_process=in_process, home=home.path, ahead=ahead)
         ) as engine,
         closing(Webhook(url, progress.note)) as hook,
         closing(open_store(home.path)) as store,

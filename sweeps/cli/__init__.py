@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import contextlib
 import gc
@@ -62,9 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         read_secret_files()
-        module = importlib.import_module(f"sweeps.cli.{MODULES[arguments.command]}")
-        command = getattr(module, f"{arguments.command}_command")
-        with _logging(arguments.verbose):
+        # Whoever calls this with arguments of its own is no process that has yet to import it all.
+        with _logging(arguments.verbose), _worker_ahead(arguments, is_process=argv is None):
+            module = importlib.import_module(f"sweeps.cli.{MODULES[arguments.command]}")
+            command = getattr(module, f"{arguments.command}_command")
             code: int = command(arguments, _emit)
     except SystemExit as leaving:  # argparse's way to say 0 or 2, and SIGTERM's in `ui`
         return leaving.code if isinstance(leaving.code, int) else WRONG
@@ -81,6 +83,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ServiceUnreachable as error:
         return _report_error(error, UNREACHABLE)
     return code
+
+
+@contextlib.contextmanager
+def _worker_ahead(arguments: argparse.Namespace, *, is_process: bool) -> Iterator[None]:
+    """Within: `arguments.ahead` has a worker that starts now, where a sweep will want one."""
+    arguments.ahead = None
+    wants = arguments.command == "run" and not arguments.in_process
+    if not (is_process and wants) or arguments.address or os.environ.get("RAY_ADDRESS"):
+        yield
+        return
+    from sweeps.engines.supervisor import WorkerAhead
+
+    with contextlib.closing(WorkerAhead()) as arguments.ahead:
+        yield
 
 
 class _StandardError(logging.Handler):
