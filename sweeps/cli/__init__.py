@@ -89,8 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _worker_ahead(arguments: argparse.Namespace, *, is_process: bool) -> Iterator[None]:
     """Within: `arguments.ahead` has a worker that starts now, where a sweep will want one."""
     arguments.ahead = None
-    wants = arguments.command == "run" and not arguments.in_process
-    if not (is_process and wants) or arguments.address or os.environ.get("RAY_ADDRESS"):
+    if (
+        not is_process
+        or arguments.command != "run"
+        or arguments.in_process
+        or (arguments.engine == "ray" or arguments.address or os.environ.get("RAY_ADDRESS"))
+    ):
         yield
         return
     from sweeps.engines.supervisor import WorkerAhead

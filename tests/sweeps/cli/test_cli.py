@@ -50,6 +50,7 @@ def test_run_ends_with_the_table_and_the_verdict(
         (["run", "no-such.yaml"], ["start", "close"]),
         (["run", "no-such.yaml", "--in-process"], []),
         (["run", "no-such.yaml", "--address", "ray://there"], []),
+        (["run", "no-such.yaml", "--engine", "ray"], []),
         (["list"], []),
     ],
 )
