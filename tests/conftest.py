@@ -40,8 +40,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Ctrl-C could end.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What collecting makes stays to the end: to look through it again and again for garbage is a third of
-# the time that collecting takes.
+# What collecting makes stays to the end: to look through it for garbage again and again is a third
+# of the time that collecting takes.
 gc.disable()
 
 TINY_CONFIG: dict[str, Any] = {
