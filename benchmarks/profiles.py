@@ -34,7 +34,7 @@ from carft_core.train import train
 from sweeps.bench.data import make
 from sweeps.bench.measurement import describe_machine
 from sweeps.bench.preload import recipe_config
-from sweeps.bench.sweeping import short_sweep
+from sweeps.bench.sweeping import sweep_file
 
 Times = Mapping[tuple[str, str], float]
 """Seconds of functions, by (folder/file, name)."""
@@ -85,7 +85,7 @@ def profile_run(options: argparse.Namespace, scratch: Path) -> dict[str, float]:
 def profile_sweep(engine: str, scratch: Path) -> dict[str, float]:
     """Profile a command that runs a sweep; the seconds of its parts on the clock."""
     home, sweep, found = (scratch / name for name in ("home", "sweep.yaml", "sweep.prof"))
-    sweep.write_text(json.dumps({**short_sweep(quick=True), "engine": engine}))
+    sweep.write_text(json.dumps({**sweep_file(quick=True), "engine": engine}))
     command = ["-m", "cProfile", "-o", str(found), "-m", "sweeps", "run", str(sweep)]
     environ = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     began = time.time()
@@ -190,8 +190,8 @@ def shares_of_sweep(times: Times, engine: str, work: Work) -> dict[str, float]:
     start = of("engines/factory.py", "make_engine") + of(file, "start")
     store = of("store/mlflow_store.py", "open_store") + of(api, "_preflight")
     letting_go = of(file, "close")
-    running, end = of(file, "run"), of(session, "_end")
-    page, model = of("results/report.py", "keep"), of(api, "_keep_model")
+    running, end = of(session, "_run"), of(session, "_end")
+    files, model = of("results/ending.py", "make"), of(api, "_keep_model")
     sending = of(session, "flush") + of(session, "close")
     deciding = of("scheduler/driver.py", "next_job", "finished", "stopped", "failed")
     parts = {
@@ -202,8 +202,8 @@ def shares_of_sweep(times: Times, engine: str, work: Work) -> dict[str, float]:
         "runs at work": work.at_work,
         "proposing, and recording how runs ended": deciding,
         "between runs": max(0.0, running - work.first_wait - work.at_work - deciding),
-        "comparing, tables": end - page,
-        "drawing the page": page,
+        "comparing, tables": end - files,
+        "waiting for the page and the model's files, which a worker makes": files,
         "waiting for what is sent to MLflow": sending,
         "keeping the model in MLflow": model,
         "ending workers" if engine == "local" else "ending workers and Ray": letting_go,

@@ -23,10 +23,10 @@ def test_the_parts_of_a_sweep_add_up_to_it() -> None:
     times = {
         ("sweeps/api.py", "perform"): 20.0,
         ("sweeps/api.py", "_keep_model"): 3.0,
-        ("engines/ray_tune.py", "run"): 12.0,
+        ("scheduler/session.py", "_run"): 12.0,
         ("scheduler/driver.py", "next_job"): 0.5,
         ("scheduler/session.py", "_end"): 2.0,
-        ("results/report.py", "keep"): 1.5,
+        ("results/ending.py", "make"): 1.5,
     }
     parts = shares_of_sweep(times, "ray", Work(first_wait=2.0, at_work=8.0))
     assert sum(parts.values()) == pytest.approx(20)
