@@ -110,15 +110,20 @@ def _by_run(settings: Sequence[Setting]) -> dict[str, Setting]:
     return {digest: one for one in reversed(settings) for digest in one.runs.values()}
 
 
+_SEED = re.compile(r"none|-?\d{1,20}")
+_DIGEST = re.compile(r"\w[\w-]{0,99}")
+_LABEL = re.compile(r"\w[^/\0]{0,199}")
+
+
 def check_runs(runs: Mapping[str, str], merges: Sequence[str]) -> None:
     """Raise ValueError for seeds, digests and labels that are none: they become names of files."""
     for seed, digest in runs.items():
-        if not re.fullmatch(r"none|-?\d{1,20}", seed):
+        if not _SEED.fullmatch(seed):
             raise ValueError(f"{seed[:40]!r} is no seed")
-        if not re.fullmatch(r"\w[\w-]{0,99}", digest):
+        if not _DIGEST.fullmatch(digest):
             raise ValueError(f"{digest[:40]!r} is no digest of a run")
     for label in merges:
-        if not re.fullmatch(r"\w[^/\0]{0,199}", label):
+        if not _LABEL.fullmatch(label):
             raise ValueError(f"{label[:40]!r} is no label of a merged model")
 
 

@@ -95,11 +95,15 @@ def comparison_spec(spec: Mapping[str, Any]) -> ComparisonSpec:
 
 def records(ledger: Ledger, runs: RunStore) -> list[RunRecord]:
     """Read one record for each run of each setting, in whatever state."""
-    return [record for item in ledger.settings() for record in _records(runs, item)]
+    kept_facts: list[Mapping[str, Any]] = []
+    return [record for item in ledger.settings() for record in _records(runs, item, kept_facts)]
 
 
-def _records(runs: RunStore, item: Setting) -> Iterator[RunRecord]:
+def _records(
+    runs: RunStore, item: Setting, kept_facts: list[Mapping[str, Any]]
+) -> Iterator[RunRecord]:
     trial = item.trial
+    params = {name: scalar(value) for name, value in item.params.items()}
     for seed, digest in item.runs.items():
         folder = runs.folder(digest)
         own = measured(folder, UNMERGED)
@@ -113,7 +117,7 @@ def _records(runs: RunStore, item: Setting) -> Iterator[RunRecord]:
         trains = seed != NO_SEED and not item.untrained
         yield RunRecord(
             algorithm=item.algorithm,
-            params={name: scalar(value) for name, value in item.params.items()},
+            params=params,
             seed=None if seed == NO_SEED else int(seed),
             digest=digest,
             state=state,
@@ -122,10 +126,24 @@ def _records(runs: RunStore, item: Setting) -> Iterator[RunRecord]:
             metrics=own["metrics"] if own else {},
             merges={label: found["metrics"] for label, found in merges.items() if found},
             folder=folder,
-            facts=_facts(own, item.result if trains else None) if own else {},
+            facts=_once(_facts(own, item.result if trains else None) if own else {}, kept_facts),
             epochs=_epochs(folder, own),
             untrained=item.untrained,
         )
+
+
+_KEPT = 100
+"""Different facts of a sweep that are kept once, at most: to look among more takes long."""
+
+
+def _once(facts: Mapping[str, Any], kept: list[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the first of equal facts: nearly all runs of a sweep have the same."""
+    for other in reversed(kept):
+        if other == facts:
+            return other
+    if len(kept) < _KEPT:
+        kept.append(facts)
+    return facts
 
 
 def _facts(own: Mapping[str, Any], asked: str | None) -> Mapping[str, Any]:

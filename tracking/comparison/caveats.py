@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from tracking.comparison.metrics import NOUNS, TOP1
 from tracking.comparison.runs import Arm, RunRecord
@@ -44,25 +45,38 @@ Labelled = tuple[str, RunRecord]
 """A finished run with the label of its arm."""
 
 
+class _Runs(NamedTuple):
+    """Finished runs, and their facts: most have the very same ones, which are looked at once."""
+
+    labelled: Sequence[Labelled]
+    facts: Sequence[Mapping[str, object]]
+
+    @classmethod
+    def of(cls, labelled: Sequence[Labelled]) -> _Runs:
+        """Find the distinct facts of runs."""
+        return cls(labelled, [*{id(run.facts): run.facts for _, run in labelled}.values()])
+
+
 def mixed_facts(arms: Sequence[Arm]) -> Iterator[str]:
     """Name each fact in which finished runs differ; a run that lacks it says nothing."""
     done = [(arm.label, run) for arm in arms for run in arm.done]
     trained = [(label, run) for label, run in done if run.trains]
-    by_seed = _split_by_seed(done)
+    every, of_trained = _Runs.of(done), _Runs.of(trained)
+    by_seed = [*map(_Runs.of, _split_by_seed(done))]
     for name in sorted(_COMPARED):
-        runs = trained if name in _OF_TRAINING else done
+        runs = of_trained if name in _OF_TRAINING else every
         alike = by_seed if name in _OF_DATA and by_seed else [runs]
         if differing := next(filter(None, (_differing(some, name) for some in alike)), ""):
             yield f"mixed {_COMPARED[name]}, these rows are not comparable: {differing}"
-    if not _differing(done, _REVISION):
+    if not _differing(every, _REVISION):
         for algorithm in dict.fromkeys(run.algorithm for _, run in done):
             own = [(label, run) for label, run in done if run.algorithm == algorithm]
-            if differing := _differing(own, _OWN_CODE):
+            if differing := _differing(_Runs.of(own), _OWN_CODE):
                 yield f"mixed versions of {algorithm}, these rows are not comparable: {differing}"
-    versions = (run.facts.get(_VERSIONS) for _, run in done)
+    versions = (facts.get(_VERSIONS) for facts in every.facts)
     installed = (packages for packages in versions if isinstance(packages, Mapping))
     for package in dict.fromkeys(name for packages in installed for name in packages):
-        if differing := _differing(done, _VERSIONS, package):
+        if differing := _differing(every, _VERSIONS, package):
             yield f"mixed versions of {package}, which may give other numbers: {differing}"
 
 
@@ -75,22 +89,28 @@ def _split_by_seed(done: Sequence[Labelled]) -> list[list[Labelled]]:
     return [[(label, run) for label, run in done if run.seed == seed] for seed in seeds]
 
 
-def _differing(runs: Iterable[Labelled], *path: str) -> str:
+def _differing(runs: _Runs, *path: str) -> str:
     """Return `10 epochs in fine_tune; 20 epochs in car_ft` of a fact; empty if all agree."""
-    by_value: dict[str, dict[str, None]] = {}  # the labels are a set that keeps its order
-    for label, run in runs:
-        value: object = run.facts
-        for name in path:
-            value = value.get(name) if isinstance(value, Mapping) else None
-        if value is not None:
-            by_value.setdefault(str(value), {})[label] = None
-    if len(by_value) < 2:
+    texts = {id(facts): _text(facts, path) for facts in runs.facts}
+    if len({*texts.values()} - {None}) < 2:
         return ""
+    by_value: dict[str, dict[str, None]] = {}  # the labels are a set that keeps its order
+    for label, run in runs.labelled:
+        if (text := texts[id(run.facts)]) is not None:
+            by_value.setdefault(text, {})[label] = None
     # As short as tells them apart: of digests the beginning, of objects the fields that differ.
     parts = {value: _fields(value) for value in by_value}
     shared = set.intersection(*({*some} for some in parts.values()))
     short = {v: ", ".join(p for p in some if p not in shared) or v for v, some in parts.items()}
     return few([f"{short[v][:_SHOWN]} in {few([*labels])}" for v, labels in by_value.items()], "; ")
+
+
+def _text(facts: Mapping[str, object], path: Sequence[str]) -> str | None:
+    """Write what lies at `path` in the facts of a run; None where nothing does."""
+    value: object = facts
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return None if value is None else str(value)
 
 
 def _fields(value: str) -> list[str]:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from tracking.comparison.runs import Arm, Scalar, params_key, scalar_text
 from tracking.comparison.selection import SWEEP
@@ -19,6 +18,8 @@ from tracking.comparison.statistics import DIGITS, Interval, PairedTest, mean
 
 FEWEST_SETTINGS = 10
 """Below it a rank correlation says nothing."""
+_NORMAL = 1.959963984540054
+"""The quantile of the normal distribution at 97.5 %, as scipy.special.ndtri has it."""
 _NAMES = ("algorithm.name", SWEEP)
 """Fields whose values are compared as algorithms, or tell sweeps apart."""
 
@@ -112,7 +113,7 @@ class Association:
         rho = self.rank_correlation
         if rho is None or abs(rho) >= 1:
             return None
-        half = float(ndtri(0.975)) * math.sqrt((1 + rho**2 / 2) / (self.settings - 3))
+        half = _NORMAL * math.sqrt((1 + rho**2 / 2) / (self.settings - 3))
         z = math.atanh(rho)
         return Interval(math.tanh(z - half), math.tanh(z + half))
 
