@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from carft_core.errors import RequestError, dotted
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
     from pydantic.plugin._schema_validator import PluggableSchemaValidator
     from pydantic_core import SchemaValidator
 
@@ -247,9 +248,7 @@ def parse_json(content: bytes, source: object, shape: object = None) -> Any:
     """
     if shape is None:
         return _plain(content, source)
-    from pydantic import ValidationError  # takes a tenth of a second, and `--help` does without
-    from pydantic_core import from_json
-
+    from_json, invalid = _pydantic()
     try:
         # A third of the time of `json`: a large home has tens of thousands of files.
         data = from_json(content)
@@ -257,11 +256,22 @@ def parse_json(content: bytes, source: object, shape: object = None) -> Any:
         data = _plain(content, source)
     try:
         _validator(shape).validate_json(content, strict=True)
-    except ValidationError as error:
+    except invalid as error:
         first = error.errors(include_url=False)[0]
         place = f" {dotted(first['loc'])}:" if first["loc"] else ""
         raise RequestError(f"{source} is damaged:{place} {first['msg']}") from None
     return data
+
+
+@functools.cache
+def _pydantic() -> tuple[Callable[[bytes], Any], type[ValidationError]]:
+    """Import what parses and what is raised: a tenth of a second, and `--help` does without. For
+    each of thousands of lines anew even the statement takes as long as the parsing.
+    """
+    from pydantic import ValidationError
+    from pydantic_core import from_json
+
+    return from_json, ValidationError
 
 
 def _plain(content: bytes, source: object) -> Any:

@@ -238,10 +238,18 @@ def damage_named(source: object) -> Iterator[None]:
     """Raise RequestError that names `source` where something is missing or wrong in its data."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        kind = "" if isinstance(error, RequestError) else f"{type(error).__name__}: "
-        reason = " ".join(f"{kind}{error}".split())[:300]
-        raise RequestError(f"{source} is damaged ({reason})") from None
+    except _DAMAGE as error:
+        raise _damaged(source, error) from None
+
+
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError)
+"""What is raised where data are not what they should be."""
+
+
+def _damaged(source: object, error: Exception) -> RequestError:
+    kind = "" if isinstance(error, RequestError) else f"{type(error).__name__}: "
+    reason = " ".join(f"{kind}{error}".split())[:300]
+    return RequestError(f"{source} is damaged ({reason})")
 
 
 class Ledger:
@@ -478,12 +486,11 @@ def read_generations(file: Path) -> list[Ledger]:
     ledgers: list[Ledger] = []
     for number, line in enumerate(read_lines(file), start=1):
         try:
-            with damage_named(f"{file}:{number}"):
-                _read_line(file, line, ledgers)
-        except RequestError as error:
+            _read_line(file, line, ledgers)
+        except _DAMAGE as error:
             raise RequestError(
-                f"{error}; the lines before it are whole: cut the file there, or move it away, and "
-                "the sweep begins anew and reuses its runs"
+                f"{_damaged(f'{file}:{number}', error)}; the lines before it are whole: cut the "
+                "file there, or move it away, and the sweep begins anew and reuses its runs"
             ) from None
     return ledgers
 

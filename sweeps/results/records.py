@@ -11,9 +11,10 @@ from typing import Any
 from carft_core.files import read_json
 from carft_core.run_files import Claim
 from sweeps.home import Home
-from sweeps.ledger.runs import NO_SEED, RunState, RunStore, history, measured
+from sweeps.ledger.runs import NO_SEED, RunState, RunStore, history
 from sweeps.ledger.summary import goals
 from sweeps.ledger.trials import Ledger, Setting, damage_named, find_ledger
+from sweeps.results.measurements import Measurements
 from tracking.comparison.caveats import NOTES
 from tracking.comparison.compare import Comparison
 from tracking.comparison.metrics import TOP1
@@ -96,24 +97,34 @@ def comparison_spec(spec: Mapping[str, Any]) -> ComparisonSpec:
 def records(ledger: Ledger, runs: RunStore) -> list[RunRecord]:
     """Read one record for each run of each setting, in whatever state."""
     kept_facts: list[Mapping[str, Any]] = []
-    return [record for item in ledger.settings() for record in _records(runs, item, kept_facts)]
+    evaluations = Measurements(runs.path, ledger.name)
+    loaded = [
+        record
+        for item in ledger.settings()
+        for record in _records(runs, item, evaluations, kept_facts)
+    ]
+    evaluations.keep()
+    return loaded
 
 
 def _records(
-    runs: RunStore, item: Setting, kept_facts: list[Mapping[str, Any]]
+    runs: RunStore,
+    item: Setting,
+    evaluations: Measurements,
+    kept_facts: list[Mapping[str, Any]],
 ) -> Iterator[RunRecord]:
     trial = item.trial
     params = {name: scalar(value) for name, value in item.params.items()}
     for seed, digest in item.runs.items():
         folder = runs.folder(digest)
-        own = measured(folder, UNMERGED)
+        own = evaluations.of(folder, UNMERGED)
         if trial is not None and trial.state == "pruned":
             state: State = "pruned"
         elif trial is not None and trial.state == "complete" and own:
             state = "done"  # whoever works on it again has not put the result aside
         else:
             state = state_of(runs.read(digest), done=own is not None)
-        merges = {label: measured(folder, label) for label in item.merges}
+        merges = {label: evaluations.of(folder, label) for label in item.merges}
         trains = seed != NO_SEED and not item.untrained
         yield RunRecord(
             algorithm=item.algorithm,
@@ -138,9 +149,8 @@ _KEPT = 100
 
 def _once(facts: Mapping[str, Any], kept: list[Mapping[str, Any]]) -> Mapping[str, Any]:
     """Return the first of equal facts: nearly all runs of a sweep have the same."""
-    for other in reversed(kept):
-        if other == facts:
-            return other
+    if facts in kept:
+        return kept[kept.index(facts)]
     if len(kept) < _KEPT:
         kept.append(facts)
     return facts

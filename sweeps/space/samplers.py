@@ -34,8 +34,6 @@ from sweeps.space.distributions import (
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-    from sweeps.ledger.trials import Goal
-
 STARTUP_TRIALS = 10
 """Trials that are drawn at random before TPE or a Gaussian process models their values."""
 POPULATION = 20
@@ -172,9 +170,7 @@ class KeptTrial(FrozenTrial):
         return self
 
 
-def study_of(
-    trials: Iterable[KeptTrial], directions: Sequence[Goal], sampler: BaseSampler
-) -> Study:
+def study_of(trials: Iterable[KeptTrial], directions: Sequence[str], sampler: BaseSampler) -> Study:
     """Make a study in memory of trials that stand in the order of their numbers."""
     storage = InMemoryStorage()
     study = create_study(storage=storage, directions=directions, sampler=sampler)

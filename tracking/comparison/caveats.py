@@ -207,8 +207,9 @@ def data_notes(arms: Sequence[Arm]) -> Iterator[str]:
 
 def unfinished(arms: Sequence[Arm]) -> Iterator[str]:
     """Count the runs that enter no mean, test or curve, by why."""
+    lacking = [arm for arm in arms if len(arm.done) < len(arm.runs)]
     for word, states in _STATES.items():
-        counts = {arm.label: sum(arm.states.get(state, 0) for state in states) for arm in arms}
+        counts = {arm.label: sum(arm.states.get(state, 0) for state in states) for arm in lacking}
         where = [f"{label}: {count}" for label, count in counts.items() if count]
         if total := sum(counts.values()):
             noun = "run" if total == 1 else "runs"
@@ -225,15 +226,15 @@ def missing_values(arms: Sequence[Arm], endpoint: Endpoint) -> Iterator[str]:
             "by top-1 accuracy it can (report.by: top1, --by top1)"
         )
     for metric in (endpoint.id_metric, endpoint.ood):
-        counts = {arm.label: (len(arm.values(metric)), len(arm.done)) for arm in done}
-        if not any(measured for measured, _ in counts.values()):
+        without = [(arm, len(arm.values(metric))) for arm in done if arm.mean(metric) is None]
+        if len(without) == len(done) and not any(measured for _, measured in without):
             continue
-        for label, (measured, runs) in counts.items():
-            if measured < runs:
-                yield (
-                    f"{label}: {metric} is missing or not finite in {runs - measured} of {runs} "
-                    "runs, so it has no mean"
-                )
+        for arm, measured in without:
+            runs = len(arm.done)
+            yield (
+                f"{arm.label}: {metric} is missing or not finite in {runs - measured} of {runs} "
+                "runs, so it has no mean"
+            )
 
 
 def unequal_budgets(fewer: Mapping[str, set[str]], spent: Iterable[Budget]) -> Iterator[str]:
