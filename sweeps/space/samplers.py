@@ -170,7 +170,11 @@ class KeptTrial(FrozenTrial):
         return self
 
 
-def study_of(trials: Iterable[KeptTrial], directions: Sequence[str], sampler: BaseSampler) -> Study:
+def study_of(
+    trials: Iterable[KeptTrial],
+    directions: Sequence[Literal["minimize", "maximize"]],
+    sampler: BaseSampler,
+) -> Study:
     """Make a study in memory of trials that stand in the order of their numbers."""
     storage = InMemoryStorage()
     study = create_study(storage=storage, directions=directions, sampler=sampler)
