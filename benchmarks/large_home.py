@@ -35,7 +35,6 @@ NAME = "ten_thousand"
 SWEEP: Mapping[str, Any] = {
     "name": NAME,
     "description": "A home as large as they come.",
-    "method": "random",
     "parameters": {
         "algorithm.kl_weight": {"distribution": "log_uniform_values", "min": 0.01, "max": 10},
         "optim.lr": {"distribution": "log_uniform_values", "min": 1e-6, "max": 1e-3},
@@ -57,8 +56,8 @@ FAILED, PRUNED = 50, 20
 """Every so manieth trial failed or was pruned."""
 
 
-def build(home: Home, trials: int, method: str = "random") -> None:
-    """A finished sweep of so many trials of one run each."""
+def build(home: Home, trials: int, method: str = "tpe") -> None:
+    """A finished sweep of so many trials of one run each; with `random` of as many baselines."""
     home.prepare()
     folder = home.sweep(NAME)
     file = folder / COPY
@@ -72,8 +71,8 @@ def build(home: Home, trials: int, method: str = "random") -> None:
     baselines = planner.baselines()
     ledger.remember("baselines", [setting_record(tasks) for tasks in baselines])
     ledger.remember("trial_count", trials)
-    for (task,) in baselines:
-        write_run(home, task, random.Random(task.label))
+    for tasks in baselines:
+        write_run(home, tasks[0], random.Random(tasks[0].label))
     for number in range(trials):
         _trial(home, ledger, planner, number)
     ledger.remember(OUTCOME, {"state": "done", "at": time.time(), "broken": None})
@@ -185,6 +184,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--method", default="random", help="random, tpe or another of the file's")
+    parser.add_argument("--method", default="tpe", help="tpe, random or another of a sweep file")
     chosen = parser.parse_args()
     build(Home(chosen.folder), chosen.trials, chosen.method)
