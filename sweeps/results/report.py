@@ -309,7 +309,7 @@ def importance(sweep: Ledger, comparison: Comparison) -> Shares | None:
 
     metric = comparison.rule.metric
     values = {
-        row.arm.trial: row.metric(metric).mean
+        row.arm.trial: row.arm.mean(metric)
         for row in comparison.rows
         if row.arm.merge == comparison.rule.merge
     }
