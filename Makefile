@@ -9,7 +9,10 @@ BIN := $(VENV)/bin
 # The hundreds of processes that tests start read bytecode, also where the caller's environment
 # says that none is to be written.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
+# What tests write is small, many, and gone afterwards: it stays in memory where there are 4 GiB for it.
+IN_MEMORY := $(shell [ "$$(df --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 4194304 ] 2>/dev/null \
+  && [ -w /dev/shm ] && echo PYTEST_DEBUG_TEMPROOT=/dev/shm)
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(IN_MEMORY) \
   $(BIN)/python -m pytest -n $$(($(CORES) + 1)) --dist loadgroup --no-loadscope-reorder
 # It takes almost half as much time again.
 COVERAGE := --cov --cov-report=term

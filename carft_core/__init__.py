@@ -15,3 +15,7 @@ if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"
 # on whether its weights need a gradient. Where the two round differently, as on AMD's CPUs, the
 # teacher and a student of equal weights differ, and CAR-FT's KL is not 0 at step 0.
 os.environ.setdefault("TORCH_LINEAR_FLATTEN_3D", "1")
+
+# cuBLAS reads this once, at the first product of a process, and a worker that is kept warm serves
+# runs with `deterministic` and runs without.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -21,10 +21,6 @@ CONTEXT_AT_MOST_MB = 1024.0
 """A CUDA context with the kernels of PyTorch, cuBLAS and cuDNN takes less; what is used of a GPU
 beyond that belongs to another process."""
 
-# cuBLAS reads this once, at the first product of a process, and a worker that is kept warm serves
-# runs with `deterministic` and runs without.
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-
 
 def resolve_device(name: str) -> torch.device:
     """`auto` is CUDA, then MPS, then CPU. Raises RequestError for a device that is not there."""

@@ -54,7 +54,7 @@ def predict(classifier: Classifier, name: str, teacher: Teacher) -> Predictions:
     if classifier is teacher.classifier:
         features = teacher.features(name).to(teacher.device)
     else:
-        (features,) = teacher.encode([classifier], split)
+        (features,) = teacher.encode([classifier], name)
     return _predictions(classifier, features, split, name)
 
 
@@ -104,7 +104,10 @@ def _measure_together(
                 shapes, names = _shapes(stand, report), stand.data.class_names
                 file = predictions_file(files[label], shapes, config.eval.logits, names)
                 report.write = stack.enter_context(file)
-        for name, split in stand.measured().items():
+        splits = stand.measured()
+        if any(classifier is not teacher.classifier for classifier in classifiers.values()):
+            teacher.loader.expect(map(teacher.part, splits))
+        for name, split in splits.items():
             _check_labels(split, name)
             frozen, features = _features(classifiers, name, teacher)
             zero_shot.add(name, frozen, frozen)
@@ -127,7 +130,7 @@ def _features(
         known[teacher.classifier] = frozen.to(teacher.device)
     each = dict.fromkeys((teacher.classifier, *classifiers.values()))
     if passing := [classifier for classifier in each if classifier not in known]:
-        known |= zip(passing, teacher.encode(passing, teacher.splits[name]), strict=True)
+        known |= zip(passing, teacher.encode(passing, name), strict=True)
     if frozen is None:
         teacher.keep_features(name, known[teacher.classifier].cpu())
     return known[teacher.classifier], {label: known[it] for label, it in classifiers.items()}

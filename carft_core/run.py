@@ -361,12 +361,11 @@ def _evaluate(folder: RunFolder, config: TrialConfig, models: Mapping[str, Model
     files = {label: folder.predictions(label) for label in models if folder.writes}
     for left in folder.path.glob("evaluations/*/.predictions.parquet.*") if folder.writes else ():
         left.unlink(missing_ok=True)  # by a process that was killed while it measured
-    measured = measure(
-        {label: functools.partial(merged, model, tuned, stand) for label, model in models.items()},
-        stand,
-        config,
-        files if config.keep.predictions else {},
-    )
+    classifiers = {
+        label: functools.partial(merged, model, tuned, stand) for label, model in models.items()
+    }
+    with stand.teacher.loader:
+        measured = measure(classifiers, stand, config, files if config.keep.predictions else {})
     if not folder.writes:
         return
     digest = folder.claimed()["digest"]

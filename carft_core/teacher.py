@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 from carft_core.bank import Bank
 from carft_core.clip import Classifier, ImageClassifier, OpenedClip
 from carft_core.data import Split, Transform
-from carft_core.data.loader import Loader, Passes
+from carft_core.data.loader import Batches, Loader, Part, Passes, Share
 from carft_core.device import Precision, arithmetic, autocast, one_attention_path, to_device
 from carft_core.files import digest_of, keep, user_cache
 from carft_core.prompts import TemplateSet, class_weights, context_weights, text_features
@@ -109,7 +110,7 @@ class Teacher:
         """
         features = self.kept_features(name)
         if features is None:
-            (features,) = self.encode([self.classifier], self.splits[name])
+            (features,) = self.encode([self.classifier], name)
             features = features.cpu()
             self.keep_features(name, features)
         return features
@@ -162,50 +163,56 @@ class Teacher:
 
     def _views_key(self, name: str) -> list[str]:
         """What decides the fixed views of a split."""
-        ids = hashlib.sha256("\0".join(self.splits[name].ids).encode()).hexdigest()
-        return [self.digests[name], ids, repr(self.transform)]
+        return [self.digests[name], self.splits[name].digest_of_ids, repr(self.transform)]
 
-    def encode(self, classifiers: Sequence[Classifier], split: Split) -> list[Tensor]:
+    @functools.cached_property
+    def loader(self) -> Loader:
+        """What loads the splits, for training and for evaluation; each `with` of it may be within
+        another, and the outermost ends its workers."""
+        return Loader(
+            self.splits,
+            transform=self.transform,
+            workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def encode(self, classifiers: Sequence[Classifier], name: str) -> list[Tensor]:
         """The features [N, d] of a split's fixed views by each classifier, on the device.
 
         Each image is read once, whatever the number of classifiers, and by one of the ranks. Raises
         RequestError when an image cannot be used.
         """
-        world = here()
-        part = split
-        if world.size > 1:
-            part = split.subset(world.mine(range(len(split))))
         parts: list[list[Tensor]] = [[] for _ in classifiers]
         with self.arithmetic(), torch.inference_mode(), contextlib.ExitStack() as modes:
             if self.compiled:  # not for the last batch of every split
                 modes.enter_context(torch.compiler.set_stance("force_eager"))
             for classifier in classifiers:
                 modes.enter_context(evaluating(classifier))
-            for images in self.views(part):
+            for images in self.views(name):
                 for classifier, features in zip(classifiers, parts, strict=True):
                     with autocast(self.device, self.precision):
                         features.append(classifier.features(images))
-        return [world.gather(torch.cat(features), len(split)) for features in parts]
+        count = len(self.splits[name])
+        return [here().gather(torch.cat(features), count) for features in parts]
 
-    def views(self, split: Split) -> Iterator[Tensor]:
-        """The fixed views of a split, normalised, on the device, in batches."""
-        plan = Passes(len(split), self.batch_size)
-        with Loader(
-            split,
-            transform=self.transform,
-            plan=plan,
-            seed=None,
-            workers=min(self.workers, plan.steps),
-            pin_memory=self.device.type == "cuda",
-            bank=self._bank_of(split, plan),
-        ) as loader:
-            for batch in loader.steps(range(plan.steps)):
+    def views(self, name: str) -> Iterator[Tensor]:
+        """This rank's of the fixed views of a split, normalised, on the device, in batches."""
+        with self.loader as loader:
+            for batch in loader.steps(*self.part(name)):
                 yield to_views(batch.images, self.transform, self.device)
 
-    def _bank_of(self, split: Split, plan: Passes) -> Bank | None:
-        """Where the fixed views of a split are kept, in one file; None for another's split."""
-        name = next((name for name, own in self.splits.items() if own is split), None)
-        if name is None or name not in self.digests:
+    def part(self, name: str) -> Part:
+        """What the loader gives of a split's fixed views to this rank."""
+        world = here()
+        passes = Passes(len(self.splits[name]), self.batch_size * world.size)
+        if world.size > 1:
+            return Batches(name, Share(passes, world), None), range(passes.steps)
+        return Batches(name, passes, None, self._bank_of(name, passes)), range(passes.steps)
+
+    def _bank_of(self, name: str, plan: Passes) -> Bank | None:
+        """Where the fixed views of a split are kept, in one file; None where its digest is
+        unknown."""
+        if name not in self.digests:
             return None
         side = self.transform.size
         return Bank(

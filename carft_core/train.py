@@ -25,7 +25,7 @@ from carft_core.bank import Bank, Kind
 from carft_core.clip import Classifier, checkpoint_gradients, is_plain
 from carft_core.compilation import compile_towers
 from carft_core.config import TrialConfig
-from carft_core.data.loader import Loaded, Loader, Share, training_plan
+from carft_core.data.loader import Batches, Loaded, Part, Share, training_plan
 from carft_core.device import autocast, peak_memory_mb, reset_peak_memory, to_device
 from carft_core.errors import NonFinite, RequestError
 from carft_core.evaluate import predict, split_metrics
@@ -98,11 +98,15 @@ def train(
         if workdir is None:
             workdir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="carft-")))
         workdir = Path(world.agree(str(workdir)))
-        with contextlib.closing(epochs(config, seed, workdir=workdir)) as reports:
-            for epoch in reports:
-                stops = world.agree(report(epoch) is Decision.STOP)
-                if stops and epoch.epoch < epoch.epochs:
-                    return None
+        run = _begin(config, seed, workdir)
+        if run is not None:
+            stack.enter_context(run.teacher.loader)  # its workers evaluate the run as well
+            with contextlib.closing(run.epochs()) as reports:
+                for epoch in reports:
+                    stops = world.agree(report(epoch) is Decision.STOP)
+                    if stops and epoch.epoch < epoch.epochs:
+                        return None
+            del run  # optimiser and gradients, which would lie on the device meanwhile
         return finish(workdir, config, seed)
 
 
@@ -123,19 +127,25 @@ def epochs(
         with tempfile.TemporaryDirectory(prefix="carft-") as scratch:
             yield from epochs(config, seed, workdir=Path(scratch))
         return
+    run = _begin(config, seed, workdir)
+    if run is not None:
+        with run.teacher.loader:
+            yield from run.epochs()
+
+
+def _begin(config: TrialConfig, seed: int, workdir: Path) -> Run | None:
+    """Claim a run's folder, and open the run; None where nothing is left to train."""
     world = here()
     config, folder = config.for_seed(seed), RunFolder(workdir, writes=world.leads)
     check_ranks(config, world.size)
     if world.leads:
         folder.claim(config, seed, identify(config, seed))
     if world.agree(folder.is_trained(config)):
-        return
+        return None
     if not config.algorithm.trains:
         folder.mark_trained(seconds=0.0)
-        return
-    run = Run(config, seed, folder, prepared(config))
-    with run.loader:
-        yield from run.epochs()
+        return None
+    return Run(config, seed, folder, prepared(config))
 
 
 class Run:
@@ -166,14 +176,11 @@ class Run:
             self.schedule = Schedule(steps=1, per_epoch=1)
         # Workers hide what loading costs, and would have to wait for the disk.
         is_worth_keeping = images.source.decodes and not self.teacher.workers
-        self.loader = Loader(
-            images,
-            transform=self.teacher.transform,
-            plan=self.plan if self.world.size == 1 else Share(self.plan, self.world),
-            seed=seed,
-            workers=self.teacher.workers,
-            pin_memory=self.device.type == "cuda",
-            bank=self.view_bank if is_worth_keeping else None,
+        self.batches = Batches(
+            "train",
+            self.plan if self.world.size == 1 else Share(self.plan, self.world),
+            seed,
+            self.view_bank if is_worth_keeping else None,
         )
         self.steps, self.epoch_count = self.schedule.steps, self.schedule.epochs
         self.warmup = warmup_steps(self.optim.warmup, self.steps)
@@ -214,7 +221,7 @@ class Run:
             like=like.expand(len(self.plan(0).rows), *like.shape),
         )
 
-    def epochs(self) -> Iterator[EpochReport]:
+    def epochs(self) -> Generator[EpochReport, None, None]:
         """Train behind what is there, epoch by epoch."""
         reset_peak_memory(self.device)
         resumed = self._resume()
@@ -227,6 +234,7 @@ class Run:
             set_mode(self.model, train=True, batch_norm=self.optim.batch_norm)
             warning = compile_towers(self.model, self.teacher, self._micro_batch_size())
             self.warnings = [] if warning is None else [warning]
+        self.teacher.loader.expect(self._parts())
         try:
             if not self.history:
                 yield self._record(0, self._validate(), seconds=0.0)
@@ -343,8 +351,8 @@ class Run:
         set_mode(self.model, train=True, batch_norm=self.optim.batch_norm)
         self.world.copy(self.model.state_dict())  # so that roundings of devices never add up
         with self.teacher.arithmetic(), _seeded(self.seed, epoch, self.device, self.world.rank):
-            batches = self.loader.steps(self.schedule.of_epoch(epoch))
-            for number, loaded in enumerate(batches):
+            steps = self.schedule.of_epoch(epoch)
+            for number, loaded in enumerate(self.teacher.loader.steps(self.batches, steps)):
                 count = len(loaded.labels)
                 if self.world.size > 1:
                     count = len(self.plan(self.step).rows)
@@ -451,16 +459,26 @@ class Run:
             self.feature_bank.write(step, rows, features)
         return features
 
-    def _validate(self) -> dict[str, float]:
-        """`id/val` of the model as it is; with `eval.every_epoch` test and shifts too."""
+    def _parts(self) -> Iterator[Part]:
+        """All that is to be loaded until the run is trained, in order."""
+        for epoch in range(len(self.history), self.epoch_count + 1):
+            if epoch and not self.algorithm.solves:
+                yield self.batches, self.schedule.of_epoch(epoch)
+            yield from map(self.teacher.part, self._validated())
+
+    def _validated(self) -> list[str]:
+        """What each epoch predicts: `id/val`; with `eval.every_epoch` test and shifts too."""
         names = list(self.prepared.measured()) if self.config.eval.every_epoch else ["id/val"]
-        names = [name for name in names if not name.startswith(RETENTION)]
+        return [name for name in names if not name.startswith(RETENTION)]
+
+    def _validate(self) -> dict[str, float]:
+        """The metrics of the model as it is."""
         if not self.step and self.algorithm.starts_at_zero_shot:
             classifier: Classifier = self.teacher.classifier
         else:
             classifier = self.algorithm.classifier(self.model, self.teacher)
         metrics = {}
-        for name in names:
+        for name in self._validated():
             predictions = predict(classifier, name, self.teacher)
             for metric, value in split_metrics(predictions, self.prepared.family.metrics).items():
                 metrics[f"{name}/{metric}"] = value

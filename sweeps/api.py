@@ -8,12 +8,13 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carft_core.errors import RequestError
 from sweeps.engines.factory import make_engine
 from sweeps.home import Home, find_home
 from sweeps.ledger.study import check_storage
+from sweeps.results.ending import Ending
 from sweeps.results.export import log_selected
 from sweeps.scheduler.progress import Progress, to_stderr
 from sweeps.scheduler.session import Projections, SweepResult, execute
@@ -24,6 +25,9 @@ from tracking.errors import AccessDenied, ServiceUnreachable
 from tracking.report.html import show_in_notebooks
 from tracking.store.base import Tracker
 from tracking.store.mlflow_store import open_store
+
+if TYPE_CHECKING:
+    from sweeps.engines.supervisor import WorkerAhead
 
 
 def perform(
@@ -37,16 +41,17 @@ def perform(
     notes: Sequence[str] = (),
     fresh: bool = False,
     failed_again: bool = False,
+    ahead: WorkerAhead | None = None,
     ended: Callable[[SweepResult], None] = lambda _: None,
     undelivered: Callable[[str], None] = lambda _: None,
 ) -> SweepResult:
     """Run a sweep, or resume it.
 
     `address` is of the Ray cluster, where one was named; `resume` knows it again. `notify` sends
-    messages to the webhook, where there is one. `ended` is called before the tracking server is
-    waited for, `undelivered` with what that lacks in the end. Raises RequestError when the request
-    cannot be met, ServiceUnreachable when no Ray answers, AccessDenied or TrackingError when the
-    tracking server accepts no runs as it is.
+    messages to the webhook, where there is one. `ahead` may have a worker already. `ended` is
+    called before the tracking server is waited for, `undelivered` with what that lacks in the end.
+    Raises RequestError when the request cannot be met, ServiceUnreachable when no Ray answers,
+    AccessDenied or TrackingError when the tracking server accepts no runs as it is.
     """
     url = webhook_url(spec.webhook) if notify else None
     home.prepare()
@@ -54,7 +59,7 @@ def perform(
     with (
         closing(progress),
         closing(
-            make_engine(spec, address=address, in_process=in_process, home=home.path)
+            make_engine(spec, address=address, in_process=in_process, home=home.path, ahead=ahead)
         ) as engine,
         closing(Webhook(url, progress.note)) as hook,
         closing(open_store(home.path)) as store,
@@ -64,7 +69,7 @@ def perform(
             progress.note(note)
         _preflight(store, progress)
 
-        def conclude(result: SweepResult, projections: Projections) -> None:
+        def conclude(result: SweepResult, projections: Projections, ending: Ending) -> None:
             progress.close()
             ended(result)
             # Where somebody wants it to end, and Slurm kills it soon.
@@ -72,7 +77,7 @@ def perform(
             for complaint in projections.complaints():
                 undelivered(complaint)
             if is_sent:
-                _keep_model(spec, home, result, progress)
+                _keep_model(spec, home, result, ending, progress)
 
         return execute(
             spec,
@@ -100,10 +105,12 @@ def _preflight(store: Tracker, progress: Progress) -> None:
         progress.note(f"{away}. The sweep runs all the same; its runs are sent when it answers")
 
 
-def _keep_model(spec: SweepSpec, home: Home, result: SweepResult, progress: Progress) -> None:
+def _keep_model(
+    spec: SweepSpec, home: Home, result: SweepResult, ending: Ending, progress: Progress
+) -> None:
     """Keep the selected model in MLflow, whose runs are there now."""
     if result.state == "done" and spec.report.model:
-        told = log_selected(home, spec, result.comparison)
+        told = log_selected(home, spec, result.comparison, ending.write)
         if told is not None:
             progress.note(told)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
 import signal
@@ -39,6 +40,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Ctrl-C could end.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# What collecting makes stays to the end: to look through it for garbage again and again is a third
+# of the time that collecting takes.
+gc.disable()
+
 TINY_CONFIG: dict[str, Any] = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
@@ -56,6 +61,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             asked = SERVICES.intersection(getattr(item, "fixturenames", ()))
             group = "services" if asked else item.nodeid.partition("::")[0]
             item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage in what tests make alone, and less often than after 700 objects."""
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -81,8 +81,8 @@ def measure(folder: Path, steps: int, photographs: int) -> dict[str, list[float]
     )
     runs = {"fine_tune": plain, "car_ft, computed": computing, "car_ft, bank": banked}
     rows = []
-    with plain.loader:
-        batches = plain.loader.steps(range(steps))
+    with plain.teacher.loader as loader:
+        batches = loader.steps(plain.batches, range(steps))
         for number in range(steps):
             row: dict[str, float] = {}
             row["loading"], loaded = spent(next, batches)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -196,6 +197,11 @@ class Split:
             return None
         numbers = {name: number for number, name in enumerate(dict.fromkeys(self.groups))}
         return torch.tensor([numbers[name] for name in self.groups], dtype=torch.int64)
+
+    @functools.cached_property
+    def digest_of_ids(self) -> str:
+        """sha256 of the ids in their order."""
+        return hashlib.sha256("\0".join(self.ids).encode()).hexdigest()
 
     def views(
         self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int

@@ -7,11 +7,11 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -199,9 +199,10 @@ def read_subset(subset: str, path: Path = DATA) -> FamilyData:
     """The "report" or "development" half of the packed data; opened once per process."""
     content = path.read_bytes()
     columns = ["id", "class", "split", "unit", "monochrome", "png", "subset"]
-    # Not by `filters` of `read_table`, for which Arrow imports pandas.
-    packed = pq.ParquetFile(io.BytesIO(content)).read(columns)
-    table = packed.filter(pc.equal(packed["subset"], subset)).to_pydict()
+    # Not by Arrow's filters, for which it imports pandas.
+    packed = pq.ParquetFile(io.BytesIO(content)).read(columns).to_pydict()
+    own = [value == subset for value in packed["subset"]]
+    table = {name: list(compress(column, own)) for name, column in packed.items()}
     names = tuple(sorted(set(table["class"])))
     number = {name: index for index, name in enumerate(names)}
     monochrome = torch.tensor(table["monochrome"])

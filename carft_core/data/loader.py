@@ -1,12 +1,14 @@
-"""Batches of a split by number: the same ones in the same order, however many workers load them."""
+"""Batches of splits by number: the same ones in the same order, however many workers load them."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -38,7 +40,7 @@ class Draw(NamedTuple):
 
 
 Plan = Callable[[int], Draw]
-"""What is in the batch of a step, by the number of the step alone; it goes to the workers."""
+"""What is in the batch of a step, by the number of the step alone."""
 
 
 def shuffled(count: int, *, seed: int, epoch: int, stream: int = 0) -> NDArray[np.int64]:
@@ -115,7 +117,7 @@ class Streams:
         return Draw(chosen, passes)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Share:
     """Of each batch of a plan the rows of one rank."""
 
@@ -146,6 +148,23 @@ def training_plan(
     return Streams((np.arange(len(split)),), batch_size, seed)
 
 
+@dataclass(frozen=True)
+class Batches:
+    """Batches of a split by number: batch `step` is a pure function of (`plan`, `seed`, step)."""
+
+    split: str
+    """Its name in the loader."""
+    plan: Plan
+    seed: int | None
+    """None: evaluation views."""
+    bank: Bank | None = field(default=None, compare=False)
+    """Where the views are kept for others that load the same batches."""
+
+
+Part = tuple[Batches, range]
+"""Batches, and the steps of some of them."""
+
+
 class Loaded(NamedTuple):
     """A batch."""
 
@@ -159,6 +178,27 @@ class Loaded(NamedTuple):
     """[B] int64, numbers of the groups as in `Split.domains`, where the split has groups."""
 
 
+class _Task(NamedTuple):
+    """All that a worker is sent for a batch."""
+
+    split: str
+    step: int
+    draw: Draw
+    seed: int | None
+    bank: Bank | None
+
+    @property
+    def rows(self) -> Tensor:
+        """[B] int64."""
+        return torch.from_numpy(self.draw.rows)
+
+
+def _tasks_of(part: Part) -> Iterator[_Task]:
+    batches, steps = part
+    for step in steps:
+        yield _Task(batches.split, step, batches.plan(step), batches.seed, batches.bank)
+
+
 @dataclass(frozen=True)
 class _Refused:
     """A RequestError on its way out of a worker: torch would bury its message in a traceback."""
@@ -166,43 +206,47 @@ class _Refused:
     message: str
 
 
-@dataclass(frozen=True, eq=False)
-class _Views(Dataset["tuple[Tensor, Tensor] | _Refused"]):
-    """All that a worker is sent: whole batches (images, rows) by step, as items of a data set."""
+class _Images(NamedTuple):
+    """Where the images of a split come from."""
 
     source: Source
     rows: NDArray[np.int64] | None
-    transform: Transform
-    plan: Plan
-    seed: int | None
-    bank: Bank | None
+    """As in `Split.rows`."""
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor] | _Refused:
+
+@dataclass(frozen=True, eq=False)
+class _Views(Dataset["Tensor | _Refused"]):
+    """All that a worker starts with: whole batches of views, as items of a data set by task."""
+
+    splits: Mapping[str, _Images]
+    transform: Transform
+
+    def __getitem__(self, task: _Task) -> Tensor | _Refused:
         try:
-            return self.load(step)
+            return self.load(task)
         except RequestError as error:
             return _Refused(str(error))
 
-    def load(self, step: int) -> tuple[Tensor, Tensor]:
-        """The views in their places, and their rows: out of the bank, or made and left there."""
-        draw = self.plan(step)
-        rows = torch.from_numpy(draw.rows)
-        views = None if self.bank is None else self.bank.read(step, rows)
+    def load(self, task: _Task) -> Tensor:
+        """The views in their places: out of the bank, or made and left there."""
+        bank = task.bank
+        views = None if bank is None else bank.read(task.step, task.rows)
         if views is None:
-            views = self._make(draw)
-            if self.bank is not None:
-                self.bank.write(step, rows, views)
-        return views, rows
+            views = self._make(task)
+            if bank is not None:
+                bank.write(task.step, task.rows, views)
+        return views
 
-    def _make(self, draw: Draw) -> Tensor:
+    def _make(self, task: _Task) -> Tensor:
         """One call of the source for each pass in the batch."""
-        drawn, passes = draw
-        rows = drawn if self.rows is None else self.rows[drawn]
+        drawn, passes = task.draw
+        source, whole = self.splits[task.split]
+        rows = drawn if whole is None else whole[drawn]
         parts = [
-            self.source.views(
+            source.views(
                 rows[passes == number].tolist(),
                 transform=self.transform,
-                seed=self.seed,
+                seed=task.seed,
                 epoch=number,
             )
             for number in np.unique(passes).tolist()
@@ -213,93 +257,125 @@ class _Views(Dataset["tuple[Tensor, Tensor] | _Refused"]):
         return torch.cat(parts)[torch.from_numpy(places)]
 
 
-class _Steps(Sampler[int]):
-    """The steps of one call of `Loader.steps`; the workers outlive it."""
+class _Tasks(Sampler[_Task]):
+    """What the workers are sent; they outlive it."""
 
     def __init__(self) -> None:
-        self.range = range(0)
+        self.coming: Iterator[_Task] = iter(())
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.range)
+    def __iter__(self) -> Iterator[_Task]:
+        return self.coming
 
 
 class Loader:
-    """Batches of a split by number: batch `step` is a pure function of (`plan`, `seed`, step).
+    """Batches of some splits, which are evaluated or train, by one set of `workers` (processes).
 
-    With `seed` None they are evaluation views. Neither the number of `workers` (processes) nor
-    global random state changes anything, and none is consumed. Workers start with the first call
-    of `steps` and serve all later ones until `close`. Memory is pinned only where there is CUDA.
+    Neither their number nor global random state changes anything, and none is consumed. They start
+    with the first call of `steps`, and serve all splits until the outermost `with` of the loader
+    ends. Memory is pinned only where there is CUDA.
     """
 
     def __init__(
         self,
-        split: Split,
+        splits: Mapping[str, Split],
         *,
         transform: Transform,
-        plan: Plan,
-        seed: int | None,
         workers: int = 0,
         pin_memory: bool = False,
-        bank: Bank | None = None,
     ) -> None:
-        """`bank` keeps the views for others that load the same batches."""
-        self._labels, self._domains = split.labels, split.domains
-        self._views = _Views(split.source, split.rows, transform, plan, seed, bank)
-        self._workers = workers
+        self._splits, self._workers = splits, workers
+        images = {name: _Images(split.source, split.rows) for name, split in splits.items()}
+        self._views = _Views(images, transform)
         self._pin = pin_memory and torch.cuda.is_available()
-        self._steps = _Steps()
-        self._loader: DataLoader[tuple[Tensor, Tensor] | _Refused] | None = None
+        self._users = 0
+        self._expected: deque[Part] = deque()
+        self._between = False
+        """Whether a part was loaded to its end, and the workers load what is expected behind it."""
+        self._tasks = _Tasks()
+        self._returning: Iterator[_Task] = iter(())
+        """The tasks that the workers are sent, once more, as their batches come back."""
+        self._loader: DataLoader[Tensor | _Refused] | None = None
         # The only reference to the iterator: it ends its workers when it goes, and an exception's
         # traceback would keep one that a frame holds.
-        self._stream: Iterator[tuple[Tensor, Tensor] | _Refused] | None = None
+        self._stream: Iterator[Tensor | _Refused] | None = None
 
-    def steps(self, steps: range) -> Iterator[Loaded]:
-        """The batches of some steps. A call ends the iteration of the one before.
+    def expect(self, parts: Iterable[Part]) -> None:
+        """Say what `steps` will be called for, in this order: workers load the next part while the
+        one before it is used. Other calls get the same batches, later.
+        """
+        if self._workers:
+            self._expected, self._between = deque(parts), False
+
+    def steps(self, batches: Batches, steps: range) -> Iterator[Loaded]:
+        """Some of the batches. With workers a call ends the iteration of the one before.
 
         Raises RequestError when an image cannot be used, also out of a worker.
         """
         if self._workers == 0:
-            for step in steps:
-                images, rows = self._views.load(step)
-                yield self._loaded(images.pin_memory() if self._pin else images, rows)
+            for task in _tasks_of((batches, steps)):
+                images = self._views.load(task)
+                yield self._loaded(task, images.pin_memory() if self._pin else images)
             return
-        self._steps.range = steps
-        with warnings.catch_warnings():
-            # How many workers there are is the user's choice, also on a machine with fewer cores.
-            warnings.filterwarnings("ignore", message="This DataLoader will create")
-            if self._loader is None:
-                self._loader = self._new_loader()
-            self._stream = iter(self._loader)
+        part = batches, steps
+        if not self._between or not self._expected or self._expected[0] != part:
+            self._restart(part)
+        self._expected.popleft()
+        self._between, tasks = False, self._returning
         for _ in steps:
-            item = next(self._stream)
+            if self._stream is None or self._returning is not tasks:
+                raise RuntimeError("the loader was closed, or loads other batches by now")
+            task, item = next(tasks), next(self._stream)
             if isinstance(item, _Refused):
                 self.close()
                 raise RequestError(item.message)
-            yield self._loaded(*item)
+            yield self._loaded(task, item)
+        if self._returning is tasks:
+            self._between = True
 
     def close(self) -> None:
         """End the workers."""
         self._loader = self._stream = None
+        self._between = False
+        self._expected.clear()
 
     def __enter__(self) -> Self:
+        self._users += 1
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._users -= 1
+        if not self._users:
+            self.close()
 
-    def _new_loader(self) -> DataLoader[tuple[Tensor, Tensor] | _Refused]:
-        return DataLoader(
-            self._views,
-            batch_size=None,
-            sampler=self._steps,
-            num_workers=self._workers,
-            persistent_workers=True,
-            pin_memory=self._pin,
-            # Without one of its own the loader takes a number from torch's global generator.
-            generator=torch.Generator(),
-        )
+    def _restart(self, part: Part) -> None:
+        """Let the workers load a part, and then what is expected behind it."""
+        if part in self._expected:
+            while self._expected[0] != part:
+                self._expected.popleft()
+        else:
+            self._expected.appendleft(part)
+        tasks = itertools.chain.from_iterable(map(_tasks_of, [*self._expected]))
+        self._tasks.coming, self._returning = itertools.tee(tasks)
+        with warnings.catch_warnings():
+            # How many workers there are is the user's choice, also on a machine with fewer cores.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            if self._loader is None:
+                self._loader = DataLoader(
+                    self._views,
+                    batch_size=None,
+                    sampler=self._tasks,
+                    num_workers=self._workers,
+                    persistent_workers=True,
+                    pin_memory=self._pin,
+                    # Without its own the loader takes a number from torch's global generator.
+                    generator=torch.Generator(),
+                )
+            self._stream = iter(self._loader)
 
-    def _loaded(self, images: Tensor, rows: Tensor) -> Loaded:
-        labels = self._labels[rows]
-        domain = None if self._domains is None else self._domains[rows]
-        return Loaded(images, labels.pin_memory() if self._pin else labels, rows, domain)
+    def _loaded(self, task: _Task, images: Tensor) -> Loaded:
+        split, rows = self._splits[task.split], task.rows
+        labels = split.labels[rows]
+        domain = None if split.domains is None else split.domains[rows]
+        if self._pin:
+            labels, rows = labels.pin_memory(), rows.pin_memory()
+        return Loaded(images, labels, rows, domain)

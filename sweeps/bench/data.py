@@ -20,7 +20,7 @@ from torchvision.transforms import InterpolationMode
 from carft_core.data import Transform
 from carft_core.data.base import DataConfig
 from carft_core.data.image_folder import IMAGE_FOLDER
-from carft_core.data.loader import Loader, Passes
+from carft_core.data.loader import Batches, Loader, Passes
 from carft_core.data.transforms import AUGMENTATIONS
 from sweeps.bench.measurement import Effort, Measurement, take_turns
 
@@ -60,9 +60,9 @@ def measure_data(effort: Effort) -> Iterator[Measurement]:
             for view in THEIRS:
                 loaders = {
                     "torchvision": _theirs(folder, view, workers),
-                    "ours": _ours(folder, view, workers),
+                    "ours": load_ours(folder, view, workers),
                 }
-                turns = {name: _passes(load, count) for name, load in loaders.items()}
+                turns = {name: count_passes(load, count) for name, load in loaders.items()}
                 seconds = take_turns(effort.rounds, turns)
                 yield Measurement(
                     f"{count} JPEGs, view {view}, {workers} workers",
@@ -79,7 +79,9 @@ def _measure_reduced(effort: Effort, count: int) -> Measurement:
         folder = Path(scratch)
         make(folder, count, {LARGE: 100})
         sides = {
-            decode: _passes(_ours(folder, "evaluation", 0, reduced=decode == "reduced"), count)
+            decode: count_passes(
+                load_ours(folder, "evaluation", 0, reduced=decode == "reduced"), count
+            )
             for decode in ("full", "reduced")
         }
         seconds = take_turns(effort.rounds, sides)
@@ -87,7 +89,7 @@ def _measure_reduced(effort: Effort, count: int) -> Measurement:
     return Measurement(name, "decode full", seconds["full"], seconds["reduced"])
 
 
-def _passes(load: Callable[[int], Iterator[Any]], count: int) -> Callable[[], None]:
+def count_passes(load: Callable[[int], Iterator[Any]], count: int) -> Callable[[], None]:
     """Return what goes through the images once more each time, in views of another epoch."""
     epochs = itertools.count()
 
@@ -129,29 +131,35 @@ def _photograph(width: int, height: int, rng: np.random.Generator) -> Image.Imag
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def _ours(
+def load_ours(
     folder: Path, view: str, workers: int, *, reduced: bool = False
 ) -> Callable[[int], Iterator[Any]]:
+    """Return what loads the training images of a tree, given the number of a pass."""
     split = IMAGE_FOLDER.open(DataConfig(family="image_folder", root=str(folder))).train
     transform = replace(CLIP, reduced=reduced)
     if view != "evaluation":
         transform = replace(transform, augmentation=AUGMENTATIONS[view])
     seed = None if view == "evaluation" else 0
     plan = Passes(len(split), BATCH, seed)
+    batches = Batches("train", plan, seed)
 
     def load(epoch: int) -> Iterator[Any]:
         steps = range(epoch * plan.steps, (epoch + 1) * plan.steps)
         # A loader for each pass: the time of workers counts once they have ended.
-        with Loader(split, transform=transform, plan=plan, seed=seed, workers=workers) as loader:
-            for batch in loader.steps(steps):
+        with Loader({"train": split}, transform=transform, workers=workers) as loader:
+            for batch in loader.steps(batches, steps):
                 yield transform.normalise(batch.images), batch.labels
 
     return load
 
 
+def torchvision_recipe(view: str) -> list[Any]:
+    """Return torchvision's transforms from an image to the tensor that a tower takes."""
+    return [*THEIRS[view], transforms.ToTensor(), transforms.Normalize(CLIP.mean, CLIP.std)]
+
+
 def _theirs(folder: Path, view: str, workers: int) -> Callable[[int], Iterator[Any]]:
-    recipe = (*THEIRS[view], transforms.ToTensor(), transforms.Normalize(CLIP.mean, CLIP.std))
-    images = ImageFolder(str(folder / "train"), transforms.Compose(recipe))
+    images = ImageFolder(str(folder / "train"), transforms.Compose(torchvision_recipe(view)))
     loader: DataLoader[Any] = DataLoader(
         images, batch_size=BATCH, shuffle=view != "evaluation", num_workers=workers
     )

@@ -13,12 +13,11 @@ from torch import Tensor
 import carft_core
 import sweeps
 from carft_core.config import TrialConfig, trial_config
-from carft_core.data import Split
-from carft_core.data.loader import Loader, Passes
+from carft_core.data.loader import Batches, Passes
 from carft_core.prepare import prepared
 from carft_core.teacher import Teacher, to_views
 
-Batches = list[tuple[Tensor, Tensor]]
+Preloaded = list[tuple[Tensor, Tensor]]
 """(images [B, 3, S, S] float32 normalised, labels [B] int64) of each batch."""
 
 PACKAGE = Path(carft_core.__file__).parent
@@ -38,34 +37,33 @@ def recipe_config(algorithm: str, **changes: Mapping[str, Any] | list[Any]) -> T
     return trial_config(fields)
 
 
-def _training(config: TrialConfig, seed: int, epoch: int) -> Batches:
+def _training(config: TrialConfig, seed: int, epoch: int) -> Preloaded:
     """The batches of an epoch (from 1) as `train` sees them."""
     teacher = prepared(config).teacher
-    split = teacher.splits["train"]
-    plan = Passes(len(split), config.optim.batch_size, seed)
-    loader = Loader(split, transform=teacher.transform, plan=plan, seed=seed)
+    plan = Passes(len(teacher.splits["train"]), config.optim.batch_size, seed)
     steps = range((epoch - 1) * plan.steps, epoch * plan.steps)
-    return [
-        (to_views(batch.images, teacher.transform, teacher.device), batch.labels)
-        for batch in loader.steps(steps)
-    ]
+    with teacher.loader as loader:
+        return [
+            (to_views(batch.images, teacher.transform, teacher.device), batch.labels)
+            for batch in loader.steps(Batches("train", plan, seed), steps)
+        ]
 
 
 def evaluation_splits(config: TrialConfig) -> dict[str, Iterator[tuple[Tensor, Tensor]]]:
     """The batches of every evaluated split by metric name, rendered when they are asked for."""
     stand = prepared(config)
-    return {name: _evaluation(stand.teacher, split) for name, split in stand.measured().items()}
+    return {name: _evaluation(stand.teacher, name) for name in stand.measured()}
 
 
-def _evaluation(teacher: Teacher, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-    labels = split.labels.split(teacher.batch_size)
-    yield from zip(teacher.views(split), labels, strict=True)
+def _evaluation(teacher: Teacher, name: str) -> Iterator[tuple[Tensor, Tensor]]:
+    labels = teacher.splits[name].labels.split(teacher.batch_size)
+    yield from zip(teacher.views(name), labels, strict=True)
 
 
 def preload(config: TrialConfig, seed: int) -> dict[str, Any]:
     """All that a bare run of `config` needs, as tensors and plain data.
 
-    `epochs` is a list of Batches, `splits` Batches by metric name, `w_cls` [C, d], `w_ctx` [K, d].
+    `epochs` is a list of Preloaded, `splits` one by metric name, `w_cls` [C, d], `w_ctx` [K, d].
     """
     teacher, optim = prepared(config).teacher, config.optim
     if optim.epochs is None or optim.micro_batch or optim.batch_norm != "frozen":

@@ -77,7 +77,7 @@ sys.exit(results.num_errors)
 
 def measure_sweeps(effort: Effort) -> Iterator[Measurement]:
     """Measure a sweep from its start to its exit, each time in a new home."""
-    spec = _spec(quick=effort.quick)
+    spec = sweep_file(quick=effort.quick)
     runs = json.dumps([*_runs(spec)])
     ways: dict[str, Mapping[str, Any]] = {
         "engine local, one run at a time": {"engine": "local", "parallel": 1},
@@ -99,7 +99,8 @@ def measure_sweeps(effort: Effort) -> Iterator[Measurement]:
             yield Measurement(f"sweep, {name}", floor, seconds[floor], seconds[name])
 
 
-def _spec(*, quick: bool) -> dict[str, Any]:
+def sweep_file(*, quick: bool) -> dict[str, Any]:
+    """Return the sweep file as plain data."""
     trial: dict[str, Any] = {
         "model": {"name": "builtin"},
         "data": {"family": "icon_shift"},

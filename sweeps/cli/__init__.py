@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import atexit
 import contextlib
+import gc
 import importlib
 import logging
 import os
@@ -55,12 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     from carft_core.errors import RequestError
 
     stay_private()
+    # What modules hold lives until the process ends: to look through it then takes 1.5 s.
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         read_secret_files()
-        module = importlib.import_module(f"sweeps.cli.{MODULES[arguments.command]}")
-        command = getattr(module, f"{arguments.command}_command")
-        with _logging(arguments.verbose):
+        # Whoever calls this with arguments of its own is no process that has yet to import it all.
+        with _logging(arguments.verbose), _worker_ahead(arguments, is_process=argv is None):
+            module = importlib.import_module(f"sweeps.cli.{MODULES[arguments.command]}")
+            command = getattr(module, f"{arguments.command}_command")
             code: int = command(arguments, _emit)
     except SystemExit as leaving:  # argparse's way to say 0 or 2, and SIGTERM's in `ui`
         return leaving.code if isinstance(leaving.code, int) else WRONG
@@ -77,6 +84,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ServiceUnreachable as error:
         return _report_error(error, UNREACHABLE)
     return code
+
+
+@contextlib.contextmanager
+def _worker_ahead(arguments: argparse.Namespace, *, is_process: bool) -> Iterator[None]:
+    """Within: `arguments.ahead` has a worker that starts now, where a sweep will want one."""
+    arguments.ahead = None
+    if (
+        not is_process
+        or arguments.command != "run"
+        or arguments.in_process
+        or (arguments.engine == "ray" or arguments.address or os.environ.get("RAY_ADDRESS"))
+    ):
+        yield
+        return
+    from sweeps.engines.supervisor import WorkerAhead
+
+    with contextlib.closing(WorkerAhead()) as arguments.ahead:
+        yield
 
 
 class _StandardError(logging.Handler):

@@ -26,7 +26,11 @@ MEASURES: Mapping[str, Mapping[str, str]] = {
     "step": {"training": "measure_steps"},
     "run": {"training": "measure_runs"},
     "sweep": {"sweeping": "measure_sweeps"},
-    "data": {"data": "measure_data", "photographs": "measure_photographs"},
+    "data": {
+        "data": "measure_data",
+        "shards": "measure_shards",
+        "photographs": "measure_photographs",
+    },
     "tracking": {"recording": "measure_recording"},
     "start": {"starting": "measure_starts"},
 }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,6 +27,7 @@ from sweeps.engines.resources import (
 )
 
 if TYPE_CHECKING:
+    from sweeps.engines.supervisor import WorkerAhead
     from sweeps.spec.spec import SweepSpec
 
 
@@ -39,18 +41,36 @@ def make_engine(
     address: str | None = None,
     in_process: bool = False,
     home: Path | None = None,
+    ahead: WorkerAhead | None = None,
 ) -> Engine:
     """Make the engine of a sweep, connected and able to run it.
 
-    `home` is the folder that a cluster's nodes must share. Raises RequestError when a run needs
+    `home` is the folder that a cluster's nodes must share; `ahead` may have a worker for an engine
+    on this machine. Raises RequestError when a run needs
     what is not there, ServiceUnreachable when no Ray answers.
     """
     if in_process:
         gpus = spec.resources.gpus
         return InProcessEngine(gpus=None if gpus == "auto" else gpus, cpus=spec.resources.cpus)
     if is_ray(spec, address=address):
+        if ahead is not None:
+            ahead.close()
         return _ray(spec, address_of(address), home)
-    return _local(spec, this_machine())
+    return _local(spec, this_machine(), ahead)
+
+
+@contextmanager
+def workers_here(engine: Engine) -> Iterator[Engine | None]:
+    """Within: an engine whose workers are on this machine. Those of `engine` are warm; where its
+    own are elsewhere another one is made; None where it has none.
+    """
+    if isinstance(engine, LocalEngine):
+        yield engine
+    elif isinstance(engine, InProcessEngine):
+        yield None
+    else:
+        with closing(LocalEngine()) as own:
+            yield own
 
 
 def is_ray(spec: SweepSpec, *, address: str | None = None) -> bool:
@@ -130,7 +150,7 @@ def _has_unlisted_gpu(spec: SweepSpec, machine: Node) -> bool:
     return hardware_here(None, None).device != "cpu"
 
 
-def _local(spec: SweepSpec, machine: Node) -> Engine:
+def _local(spec: SweepSpec, machine: Node, ahead: WorkerAhead | None) -> Engine:
     resources = spec.resources
     need, at_once, by_memory = share_of_machine(spec, machine)
     logger.debug("engine local: %s, %d at once", need, at_once)
@@ -152,6 +172,7 @@ def _local(spec: SweepSpec, machine: Node) -> Engine:
         memory=memory,
         timeout=spec.timeout,
         threads=resources.cpus if at_once == 1 else int(need.cpus),
+        ahead=ahead,
     )
 
 

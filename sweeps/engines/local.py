@@ -16,7 +16,14 @@ from typing import Any
 from sweeps.engines.base import POLL, Decision, Engine, Failure, Handler, Job, Wait, one_by_one
 from sweeps.engines.entry import CORE, classify, run_entry
 from sweeps.engines.resources import Hardware, hardware_here
-from sweeps.engines.supervisor import NODE, SILENCE, KillCount, Supervisor, dispatch
+from sweeps.engines.supervisor import (
+    NODE,
+    SILENCE,
+    KillCount,
+    Supervisor,
+    WorkerAhead,
+    dispatch,
+)
 
 PEAK = "system/peak_memory_mb"
 """What a report says of the memory that its run has taken so far."""
@@ -81,7 +88,7 @@ class InProcessEngine(Engine):
 
         try:
             self._running = threading.current_thread()
-            result = run_entry(self._entry, vars(job), report)
+            result = run_entry(job.entry or self._entry, vars(job), report)
         except Interrupted:
             handler.stopped(job)
             return
@@ -134,7 +141,7 @@ class LocalEngine(Engine):
     them ("": none; None: those that this process sees). So many runs are executed at once, as far
     as `memory` (None: any) holds them. `silence` is how many seconds a worker may show no life,
     `timeout` how many a run may take (None: any), `threads` how many each run computes with (None:
-    as torch decides).
+    as torch decides). `ahead` may have a worker already.
     """
 
     def __init__(
@@ -146,11 +153,18 @@ class LocalEngine(Engine):
         silence: float = SILENCE,
         timeout: float | None = None,
         threads: int | None = None,
+        ahead: WorkerAhead | None = None,
     ) -> None:
         kills = KillCount()
         self._workers = {
             Supervisor(
-                entry, silence=silence, timeout=timeout, threads=threads, devices=seen, kills=kills
+                entry,
+                silence=silence,
+                timeout=timeout,
+                threads=threads,
+                devices=seen,
+                kills=kills,
+                ahead=ahead,
             ): seen
             for seen in devices
         }

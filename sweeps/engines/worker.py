@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> int:
     channel.beat()
     _preload(entry)
     while (frame := channel.receive())["kind"] != "close":
-        _serve(channel, entry, frame)
+        _serve(channel, frame["entry"] or entry, frame)
     return 0
 
 

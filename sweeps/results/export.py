@@ -7,7 +7,7 @@ import logging
 import math
 import shlex
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,7 +253,7 @@ class Exporter:
             if digest not in known.runs.values():
                 continue
             if "of" in known.params:  # a soup that `after` asked for
-                folder = RunFolder(self._folder(model))
+                folder = RunFolder(self.folder(model))
                 return trial_config(folder.claimed()["config"])
             for point in self.spec.baseline_configs():
                 if point.is_at(known.algorithm, known.params):
@@ -271,7 +271,7 @@ class Exporter:
         from carft_core.run import RunFolder
 
         config = self.config(model)
-        file = RunFolder(self._folder(model)).weights(config.keep.result)
+        file = RunFolder(self.folder(model)).weights(config.keep.result)
         return file.exists() or not config.algorithm.trains
 
     def write(self, model: SelectedModel, out: Path, *, force: bool = False) -> None:
@@ -288,11 +288,11 @@ class Exporter:
                 f"with them: carft-sweep run {file}{option} --fresh"
             )
         export(
-            self._folder(model),
+            self.folder(model),
             self.config(model),
             out,
             label=model.label,
-            rows=list(_rows(part_of(self.comparison, model), model)),
+            rows=self.rows(model),
             force=force,
         )
 
@@ -324,8 +324,13 @@ class Exporter:
         store = ModelStore(resolve_location(self.home.path), home_id(self.home.path))
         return store.keep(start, folder, register)
 
-    def _folder(self, model: SelectedModel) -> Path:
+    def folder(self, model: SelectedModel) -> Path:
+        """Return the folder of its run."""
         return RunStore(self.home.runs).folder(model.run.digest)
+
+    def rows(self, model: SelectedModel) -> list[MeasuredRow]:
+        """Return what its card shows beside its own measurements."""
+        return list(_rows(part_of(self.comparison, model), model))
 
 
 @contextmanager
@@ -357,29 +362,57 @@ def selected_in_cache(home: Home, name: str) -> Path:
     return folder
 
 
-def log_selected(home: Home, spec: SweepSpec, comparison: Comparison) -> str | None:
+@dataclass(frozen=True)
+class UnkeptModel:
+    """The selected model of a sweep, which is not in MLflow yet."""
+
+    exporter: Exporter
+    model: SelectedModel
+    evaluation: str
+    """The digest of its evaluation."""
+    sent: Path
+    """The file that says which model MLflow has."""
+
+
+def unkept_model(home: Home, spec: SweepSpec, comparison: Comparison) -> UnkeptModel | None:
+    """Return the selected model of a sweep; None where there is none, without kept weights, and
+    where MLflow has it. Raises RequestError as `select_model` and `Exporter.config`.
+    """
+    if comparison.selected is None:
+        return None
+    model = select_model(comparison)
+    models = Exporter(home, spec, find_ledger(home, comparison.sweep), comparison)
+    if not models.has_weights(model):
+        return None
+    evaluation = _measured(home, model)["digest"]
+    sent = SentLog(home.sweep(comparison.sweep), resolve_location(home.path)).model
+    if (read_json(sent) or {}).get("evaluation") == evaluation:
+        return None
+    return UnkeptModel(models, model, evaluation, sent)
+
+
+def log_selected(
+    home: Home,
+    spec: SweepSpec,
+    comparison: Comparison,
+    write: Callable[[Exporter, SelectedModel, Path], None] = Exporter.write,
+) -> str | None:
     """Keep the selected model of a finished sweep in MLflow; return a note, None for nothing new.
 
-    Call it once the tracker was flushed: the model belongs to runs that MLflow must have. Without
-    kept weights there is nothing to keep. Never raises: the note says what went wrong.
+    Call it once the tracker was flushed: the model belongs to runs that MLflow must have. `write`
+    provides its export. Never raises: the note says what went wrong.
     """
     try:
-        if comparison.selected is None:
+        unkept = unkept_model(home, spec, comparison)
+        if unkept is None:
             return None
-        model = select_model(comparison)
-        models = Exporter(home, spec, find_ledger(home, comparison.sweep), comparison)
-        if not models.has_weights(model):
-            return None
-        evaluation = _measured(home, model)["digest"]
-        sent = SentLog(home.sweep(comparison.sweep), resolve_location(home.path)).model
-        if (read_json(sent) or {}).get("evaluation") == evaluation:
-            return None
+        models, model = unkept.exporter, unkept.model
         with tempfile.TemporaryDirectory(prefix="carft-export-") as scratch:
             folder = Path(scratch) / comparison.sweep
-            models.write(model, folder)
-            logged = models.keep(model, folder)
-        write_json(sent, {"evaluation": evaluation, "model_id": logged.model_id})
-        return f"the selected model is in MLflow as {logged.uri}: {model}."
+            write(models, model, folder)
+            kept = models.keep(model, folder)
+        write_json(unkept.sent, {"evaluation": unkept.evaluation, "model_id": kept.model_id})
+        return f"the selected model is in MLflow as {kept.uri}: {model}."
     except Exception as error:  # MLflow's artifact stores raise anything, and the sweep is done
         text = " ".join(str(error).split())
         return (

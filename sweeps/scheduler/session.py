@@ -23,10 +23,10 @@ from sweeps.ledger.trials import Ledger, Trial
 from sweeps.plan.prospects import Obstacle, obstacles_of
 from sweeps.plan.tasks import Planner, digests
 from sweeps.results.artifacts import COMPARISON, PAGE
+from sweeps.results.ending import Ending
 from sweeps.results.projection import SweepProjection
 from sweeps.results.projection_thread import Projector
 from sweeps.results.records import load_part, nothing_collected
-from sweeps.results.report import keep
 from sweeps.scheduler.driver import SweepDriver
 from sweeps.scheduler.progress import Progress
 from sweeps.scheduler.webhook import Event, Webhook
@@ -91,7 +91,7 @@ def execute(
     fresh: bool = False,
     failed_again: bool = False,
     webhook: Webhook | None = None,
-    ended: Callable[[SweepResult, Projections], None] = lambda *_: None,
+    ended: Callable[[SweepResult, Projections, Ending], None] = lambda *_: None,
 ) -> SweepResult:
     """Run a sweep, or resume it.
 
@@ -141,9 +141,13 @@ def execute(
                 projections.end_driver()  # nothing stays running there when its driver is gone
                 projections.flush(haste=True)
                 raise
-            result, part = _end(driver, home, obstacles, interrupted=interrupted)
-            projections.end_driver(part, result.comparison)
-            ended(result, projections)
+            with closing(Ending(home, spec, progress.note)) as ending:
+                result, part = _end(
+                    driver, home, engine, ending, obstacles, interrupted=interrupted
+                )
+                projections.end_driver(part, result.comparison)
+                engine.close()
+                ended(result, projections, ending)
     verdict = result.comparison.verdict
     text = _in_a_word(result)
     hook.send(EVENTS[result.state], spec.name, text, state=result.state, verdict=verdict)
@@ -224,20 +228,15 @@ def is_stale(planner: Planner, trial: Trial) -> bool:
 
 
 def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> bool:
-    """Let the engine run; whether it was stopped with something left to run."""
-    with closing(engine), interruption.handling_signals():
-        try:
-            engine.run(driver)
-        except ClaimLost:
-            raise  # what is to be cleaned up is the other driver's
-        except Exception:
-            with suppress(OSError):  # a full disk does not let us: the next driver sees to it
-                driver.abandon()
-                driver.ledger.remember(OUTCOME, {"state": "interrupted", "at": time.time()})
-                write_summary(driver.ledger)
-                driver.close()
-            raise
-        driver.close()
+    """Let the engine run; whether it was stopped with something left to run. The engine is closed
+    where that raises, and else has its workers still.
+    """
+    try:
+        with interruption.handling_signals():
+            _run(driver, engine)
+    except BaseException:
+        engine.close()
+        raise
     if driver.broken is not None:
         driver.progress.note(f"The sweep was given up: {driver.broken}")
     elif driver.is_out_of_time and not interruption.asked:
@@ -245,8 +244,29 @@ def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> b
     return interruption.asked and driver.has_work_left
 
 
+def _run(driver: SweepDriver, engine: Engine) -> None:
+    try:
+        engine.run(driver)
+    except ClaimLost:
+        raise  # what is to be cleaned up is the other driver's
+    except Exception:
+        with suppress(OSError):  # a full disk does not let us: the next driver sees to it
+            driver.abandon()
+            driver.ledger.remember(OUTCOME, {"state": "interrupted", "at": time.time()})
+            write_summary(driver.ledger)
+            driver.close()
+        raise
+    driver.close()
+
+
 def _end(
-    driver: SweepDriver, home: Home, obstacles: tuple[Obstacle, ...], *, interrupted: bool
+    driver: SweepDriver,
+    home: Home,
+    engine: Engine,
+    ending: Ending,
+    obstacles: tuple[Obstacle, ...],
+    *,
+    interrupted: bool,
 ) -> tuple[SweepResult, SweepRuns]:
     """Write what a sweep came to, and record its end; return it with the runs."""
     ledger, folder = driver.ledger, home.sweep(driver.ledger.name)
@@ -262,10 +282,9 @@ def _end(
         state = "failed"
     before = _read(folder / COMPARISON)
     _write_results(compared, folder, TableOptions(deviations=deviations))
-    if state == "done" and driver.planner.spec.report.page:
-        page = folder / PAGE
-        if not page.exists() or _read(folder / COMPARISON) != before:
-            keep(home, ledger, compared, driver.progress.note)
+    if state == "done":
+        is_new = not (folder / PAGE).exists() or _read(folder / COMPARISON) != before
+        ending.make(engine, ledger, compared, page=is_new and driver.planner.spec.report.page)
     ledger.remember(OUTCOME, {"state": state, "at": time.time(), "broken": driver.broken})
     write_summary(ledger)
     failures = [failure for failure in driver.outcomes.values() if failure is not None]

@@ -63,7 +63,7 @@ def test_the_walk_of_an_image_goes_from_the_file_to_the_result() -> None:
 def test_the_walk_of_the_kl_weight_goes_from_the_config_to_the_loss() -> None:
     functions = walk("kl_weight")
     assert functions.index("carft_core.config:trial_config") < functions.index(
-        "carft_core.train:epochs"
+        "carft_core.train:Run.epochs"
     )
     assert any(name.startswith("carft_core.algorithms.car_ft:CarFt.") for name in functions)
     assert not any(name.startswith("carft_core.run:") for name in functions)

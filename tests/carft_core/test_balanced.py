@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from carft_core.data.base import Source, Split
-from carft_core.data.loader import Loader, shuffled, training_plan
+from carft_core.data.loader import Batches, Loader, shuffled, training_plan
 from carft_core.data.transforms import Transform
 from carft_core.errors import RequestError
 
@@ -61,8 +61,8 @@ def loaded(
         split, batch_size=batch_size, seed=seed, balanced=balanced, whole_passes=False
     )
     batches = []
-    with Loader(split, transform=TRANSFORM, plan=plan, seed=seed, workers=workers) as loader:
-        for images, labels, index, domain in loader.steps(steps):
+    with Loader({"train": split}, transform=TRANSFORM, workers=workers) as loader:
+        for images, labels, index, domain in loader.steps(Batches("train", plan, seed), steps):
             items, seeds, passes = images[:, :, 0, 0].T.to(torch.int64)
             assert items.tolist() == index.tolist()
             assert labels.tolist() == split.labels[index].tolist()

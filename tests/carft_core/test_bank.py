@@ -415,7 +415,7 @@ def test_of_other_images_than_the_batch_came_with_the_features_are_computed(
     """As where a loss mixes images and hands them on."""
     config = toy_config({"optim.micro_batch": 5})
     run = Run(config, 0, RunFolder(tmp_path), prepared(config))
-    batch = run._batch(next(run.loader.steps(range(1))))
+    batch = run._batch(next(run.teacher.loader.steps(run.batches, range(1))))
     for own in (batch, batch.part(slice(5, 8))):
         features, mixed = own.zero_shot(), own.images.flip(0)
         computed.clear()
@@ -438,7 +438,7 @@ ASK = {name for name in CASES if "car_ft" in name} | {"clip_adapter"}
 
 def trained(run: Run) -> dict[str, Tensor]:
     """The state after all epochs."""
-    with run.loader:
+    with run.teacher.loader:
         list(run.epochs())
     return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
 
@@ -565,8 +565,7 @@ def test_views_out_of_the_bank_are_those_that_are_made(
     toy_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teacher = prepared(toy_config()).teacher
-    split = teacher.splits["id/test"]
-    first, second = (torch.cat([*teacher.views(split)]) for _ in range(2))
+    first, second = (torch.cat([*teacher.views("id/test")]) for _ in range(2))
     monkeypatch.setenv(VARIABLE, "0")
     assert torch.equal(first, second)
-    assert torch.equal(first, torch.cat([*teacher.views(split)]))
+    assert torch.equal(first, torch.cat([*teacher.views("id/test")]))

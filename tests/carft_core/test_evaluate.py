@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -94,7 +95,7 @@ def predicted(
 def encoded(classifier: ImageClassifier, *, precision: Literal["fp32", "bf16"] = "fp32") -> Tensor:
     """The features of SPLIT."""
     teacher = bare_teacher(SPLIT, TRANSFORM, precision=precision, batch_size=4)
-    (features,) = teacher.encode([classifier], SPLIT)
+    (features,) = teacher.encode([classifier], "id/test")
     return features
 
 
@@ -262,6 +263,21 @@ def test_neither_batch_size_nor_workers_change_what_is_predicted(
     again = predicted(classifier, batch_size=batch_size, workers=workers)
     torch.testing.assert_close(again.logits, first.logits, rtol=1e-5, atol=1e-6)
     assert torch.equal(again.labels, first.labels)
+
+
+class Failing(ImageClassifier):
+    """Fails at its first images."""
+
+    def features(self, images: Tensor) -> Tensor:
+        raise ValueError(f"{len(images)} images")
+
+
+def test_no_worker_outlives_a_model_that_fails(classifier: ImageClassifier) -> None:
+    failing = Failing(classifier.visual, classifier.head)
+    with pytest.raises(ValueError, match="4 images") as caught:
+        predicted(failing, workers=1)
+    assert caught.traceback  # which holds the frames
+    assert not multiprocessing.active_children()
 
 
 def test_predicting_twice_gives_the_very_same_numbers(classifier: ImageClassifier) -> None:

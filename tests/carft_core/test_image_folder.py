@@ -25,7 +25,7 @@ from carft_core.data.base import DataConfig
 from carft_core.data.folders import EXTENSIONS
 from carft_core.data.image_folder import IMAGE_FOLDER
 from carft_core.data.images import read_rgb
-from carft_core.data.loader import Loaded, Loader, Passes
+from carft_core.data.loader import Batches, Loaded, Loader, Passes
 from carft_core.data.transforms import (
     AUGMENTATIONS,
     evaluation_view,
@@ -79,8 +79,8 @@ def refusal(root: Path) -> str:
 def load(split: Split, transform: Transform, seed: int | None, workers: int) -> Iterator[Loaded]:
     """One pass."""
     plan = Passes(len(split), 4, seed)
-    with Loader(split, transform=transform, plan=plan, seed=seed, workers=workers) as loader:
-        yield from loader.steps(range(plan.steps))
+    with Loader({"train": split}, transform=transform, workers=workers) as loader:
+        yield from loader.steps(Batches("train", plan, seed), range(plan.steps))
 
 
 def views(root: Path, split: str = "test", transform: Transform = PLAIN) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from carft_core.data.base import DataConfig, Files, Source, Split
 from carft_core.data.icon_shift import ICON_SHIFT_DEV
 from carft_core.data.images import read_plain
-from carft_core.data.loader import Loader, Passes, default_workers, shuffled
+from carft_core.data.loader import Batches, Loader, Part, Passes, default_workers, shuffled
 from carft_core.data.transforms import Transform
 from carft_core.errors import RequestError
 
@@ -49,11 +49,12 @@ def numbered(count: int, broken: int | None = None) -> Split:
     return Split(ids=ids, labels=torch.arange(count) % 3, source=Numbered(broken))
 
 
-def loader_of(
-    split: Split, *, seed: int | None = None, batch_size: int = 4, workers: int = 0
-) -> Loader:
-    plan = Passes(len(split), batch_size, seed)
-    return Loader(split, transform=TRANSFORM, plan=plan, seed=seed, workers=workers)
+def loader_of(split: Split, *, workers: int = 0) -> Loader:
+    return Loader({"train": split}, transform=TRANSFORM, workers=workers)
+
+
+def batches_of(split: Split, *, seed: int | None = None, batch_size: int = 4) -> Batches:
+    return Batches("train", Passes(len(split), batch_size, seed), seed)
 
 
 def a_pass(count: int, number: int = 1, batch_size: int = 4) -> range:
@@ -65,10 +66,11 @@ def loaded(
     split: Split, *, seed: int | None = None, epoch: int = 1, batch_size: int = 4, workers: int = 0
 ) -> list[tuple[list[int], list[int], list[int]]]:
     """One pass."""
-    with loader_of(split, seed=seed, batch_size=batch_size, workers=workers) as loader:
+    batches = batches_of(split, seed=seed, batch_size=batch_size)
+    with loader_of(split, workers=workers) as loader:
         return [
             (batch.images[:, 0, 0, 0].tolist(), batch.labels.tolist(), batch.index.tolist())
-            for batch in loader.steps(a_pass(len(split), epoch, batch_size))
+            for batch in loader.steps(batches, a_pass(len(split), epoch, batch_size))
         ]
 
 
@@ -113,7 +115,8 @@ def test_workers_change_nothing(seed: int | None, workers: int) -> None:
 
 
 def test_views_are_asked_for_by_seed_and_pass() -> None:
-    (batch,) = loader_of(numbered(3), seed=7).steps(range(4, 5))
+    split = numbered(3)
+    (batch,) = loader_of(split).steps(batches_of(split, seed=7), range(4, 5))
     assert batch.images[:, 1].unique().tolist() == [7]
     assert batch.images[:, 2].unique().tolist() == [5]
     assert batch.images.dtype == torch.uint8
@@ -178,8 +181,9 @@ def test_a_broken_image_is_told_in_its_own_words(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_before_a_broken_image_still_come(workers: int) -> None:
-    with loader_of(numbered(9, broken=6), batch_size=3, workers=workers) as loader:
-        stream = loader.steps(range(3))
+    split = numbered(9, broken=6)
+    with loader_of(split, workers=workers) as loader:
+        stream = loader.steps(batches_of(split, batch_size=3), range(3))
         assert next(stream).index.tolist() == [0, 1, 2]
         assert next(stream).index.tolist() == [3, 4, 5]
         with pytest.raises(RequestError):
@@ -194,27 +198,117 @@ def test_workers_end_with_the_error_even_while_it_is_still_being_told() -> None:
 
 
 def test_workers_serve_all_steps_until_they_are_ended() -> None:
-    loader = loader_of(numbered(9), batch_size=2, workers=2)
+    split = numbered(9)
+    loader, batches = loader_of(split, workers=2), batches_of(split, batch_size=2)
     assert not multiprocessing.active_children()
-    next(loader.steps(range(5)))  # and the rest is not wanted
+    next(loader.steps(batches, range(5)))  # and the rest is not wanted
     workers = {process.pid for process in multiprocessing.active_children()}
     assert len(workers) == 2
-    assert [batch.index.tolist() for batch in loader.steps(range(3, 6))] == [[6, 7], [8], [0, 1]]
+    rows = [batch.index.tolist() for batch in loader.steps(batches, range(3, 6))]
+    assert rows == [[6, 7], [8], [0, 1]]
     assert {process.pid for process in multiprocessing.active_children()} == workers
-    stream = loader.steps(range(5))
+    stream = loader.steps(batches, range(5))
     next(stream)
     loader.close()
     assert not multiprocessing.active_children()
 
 
+def test_workers_serve_several_splits_until_the_outermost_with_ends() -> None:
+    splits = {"train": numbered(9), "id/val": numbered(5)}
+    with Loader(splits, transform=TRANSFORM, workers=2) as loader:
+        processes = []
+        for name, split in splits.items():
+            with loader:
+                batches = Batches(name, Passes(len(split), 4), None)
+                rows = [batch.index for batch in loader.steps(batches, a_pass(len(split)))]
+                assert torch.cat(rows).tolist() == [*range(len(split))]
+            processes.append({process.pid for process in multiprocessing.active_children()})
+        assert processes[0] == processes[1]
+        assert len(processes[0]) == 2
+    assert not multiprocessing.active_children()
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Parts of three splits, and what they hold."""
+
+    parts: list[Part]
+    held: list[list[list[int]]]
+    loader: Loader
+
+    def load(self, number: int) -> list[list[int]]:
+        batches = self.loader.steps(*self.parts[number])
+        return [batch.images[:, :, 0, 0].flatten().tolist() for batch in batches]
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    splits = {name: numbered(count) for name, count in {"a": 9, "b": 3, "c": 12}.items()}
+    parts: list[Part] = [
+        (Batches(name, Passes(len(split), 2, seed), seed), a_pass(len(split), number, 2))
+        for number in (1, 2)
+        for seed, (name, split) in zip((7, None, None), splits.items(), strict=True)
+    ]
+    scene = Scene(parts, [], Loader(splits, transform=TRANSFORM))
+    held = [scene.load(number) for number in range(len(parts))]
+    with Loader(splits, transform=TRANSFORM, workers=2) as loader:
+        yield Scene(parts, held, loader)
+
+
+ORDERS = st.lists(st.integers(0, 5), max_size=6)
+
+
+@given(expected=ORDERS, called=ORDERS)
+@settings(deadline=None, max_examples=5)
+def test_what_is_expected_changes_no_batch(
+    scene: Scene, expected: list[int], called: list[int]
+) -> None:
+    scene.loader.expect(scene.parts[number] for number in expected)
+    for place, number in enumerate(called):
+        if place % 3 == 2:  # and the rest is not wanted
+            next(scene.loader.steps(*scene.parts[number]))
+        assert scene.load(number) == scene.held[number]
+
+
+def test_what_is_expected_is_loaded_before_its_turn(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restarts: list[Part] = []
+    restart = Loader._restart
+
+    def counted(self: Loader, part: Part) -> None:
+        restarts.append(part)
+        restart(self, part)
+
+    monkeypatch.setattr(Loader, "_restart", counted)
+    scene.loader.expect(scene.parts)
+    for number in range(1, len(scene.parts)):  # the first was not needed after all
+        assert scene.load(number) == scene.held[number]
+    assert restarts == [scene.parts[1]]
+
+
+def test_an_iteration_that_ends_late_moves_no_other(scene: Scene) -> None:
+    scene.loader.expect(scene.parts)
+    late = scene.loader.steps(*scene.parts[1])
+    next(late), next(late)  # its last, and its end is not seen yet
+    next(scene.loader.steps(*scene.parts[2]))
+    assert not [*late]
+    assert scene.load(3) == scene.held[3]
+
+
+def test_two_iterations_at_once_are_refused(scene: Scene) -> None:
+    first = scene.loader.steps(*scene.parts[0])
+    next(first)
+    next(scene.loader.steps(*scene.parts[2]))
+    with pytest.raises(RuntimeError, match="other batches"):
+        next(first)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_asking_for_pinned_memory_is_harmless_without_cuda(workers: int) -> None:
     split = numbered(2)
-    plan = Passes(2, 2)
-    with Loader(
-        split, transform=TRANSFORM, plan=plan, seed=None, workers=workers, pin_memory=True
-    ) as loader:
-        (batch,) = loader.steps(range(1))
+    with Loader({"train": split}, transform=TRANSFORM, workers=workers, pin_memory=True) as loader:
+        (batch,) = loader.steps(batches_of(split), range(1))
         pinned = torch.cuda.is_available()
         assert batch.images.is_pinned() == batch.labels.is_pinned() == pinned
 
@@ -227,11 +321,12 @@ def test_workers_that_are_not_forked_load_the_same(
     before = multiprocessing.get_start_method()
     multiprocessing.set_start_method(method, force=True)
     try:
-        with loader_of(train, seed=1, workers=1) as loader:
-            ours = list(loader.steps(range(3)))
+        with loader_of(train, workers=1) as loader:
+            ours = list(loader.steps(batches_of(train, seed=1), range(3)))
     finally:
         multiprocessing.set_start_method(before, force=True)
-    for one, other in zip(ours, loader_of(train, seed=1).steps(range(3)), strict=True):
+    here = loader_of(train).steps(batches_of(train, seed=1), range(3))
+    for one, other in zip(ours, here, strict=True):
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.index, other.index)
 
@@ -244,7 +339,7 @@ def test_workers_are_sent_no_objects_by_the_row() -> None:
         labels=torch.zeros(len(names), dtype=torch.int64),
         source=Files(Path("/images"), pa.array(names), read_plain),
     )
-    sent = loader_of(split.subset(range(0, 50_000, 2)), seed=0)._views
+    sent = loader_of(split.subset(range(0, 50_000, 2)))._views
     things: list[object] = []
 
     class Watched(pickle.Pickler):

@@ -19,7 +19,7 @@ from carft_core import evaluate
 from carft_core.bank import VARIABLE
 from carft_core.clip import Classifier
 from carft_core.config import TrialConfig
-from carft_core.data import Source, Split
+from carft_core.data import Source
 from carft_core.evaluate import among, context_probe, measure, predict, split_metrics, summary
 from carft_core.metrics import top1
 from carft_core.predictions import CLASS_NAMES, Predictions, write_predictions
@@ -46,7 +46,7 @@ def everything(classifier: Classifier, stand: Prepared) -> dict[str, Said]:
     teacher = stand.teacher
     said: dict[str, Said] = {}
     for name, split in stand.measured().items():
-        (features,) = teacher.encode([classifier], split)
+        (features,) = teacher.encode([classifier], name)
         head = stand.other_heads.get(name)
         if head is None:
             said[name] = Said(predict(classifier, name, teacher), features)
@@ -171,9 +171,9 @@ def test_a_model_of_two_labels_passes_once(
     passes: list[int] = []
     encode = type(stand.teacher).encode
 
-    def counted(self: Teacher, classifiers: Sequence[Classifier], split: Split) -> list[Tensor]:
+    def counted(self: Teacher, classifiers: Sequence[Classifier], name: str) -> list[Tensor]:
         passes.append(len(classifiers))
-        return encode(self, classifiers, split)
+        return encode(self, classifiers, name)
 
     monkeypatch.setattr(type(stand.teacher), "encode", counted)
     models = dict.fromkeys(("unmerged", "wise_ft@1"), lambda: classifier)

@@ -16,7 +16,6 @@ from carft_core.algorithms import ALGORITHMS, Batch, Loss
 from carft_core.algorithms.fine_tune import FineTune
 from carft_core.clip import Classifier, ImageClassifier
 from carft_core.config import TrialConfig
-from carft_core.data import Split
 from carft_core.errors import RequestError
 from carft_core.identity import evaluation_digest, identify
 from carft_core.merges import MERGES, Merge, MergePoint
@@ -68,9 +67,9 @@ def test_b2_no_graph_outlives_its_micro_batch(
         assert alive, "the hooks see what a graph keeps"
         return made
 
-    def encoding(self: Teacher, classifiers: Sequence[Classifier], split: Split) -> list[Tensor]:
+    def encoding(self: Teacher, classifiers: Sequence[Classifier], name: str) -> list[Tensor]:
         at_encoding.append(len(alive))
-        return encode(self, classifiers, split)
+        return encode(self, classifiers, name)
 
     monkeypatch.setattr(FineTune, "loss", watched)
     monkeypatch.setattr(Teacher, "encode", encoding)
@@ -188,8 +187,8 @@ def test_b7_a_run_computes_in_its_own_precision_whatever_ran_before(
         seen.add((matmul.allow_tf32, cudnn.allow_tf32))
         return loss(self, model, batch, teacher)
 
-    def encoding(self: Teacher, classifiers: Sequence[Classifier], split: Split) -> list[Tensor]:
-        return encode(self, [Watched(it) for it in classifiers], split)
+    def encoding(self: Teacher, classifiers: Sequence[Classifier], name: str) -> list[Tensor]:
+        return encode(self, [Watched(it) for it in classifiers], name)
 
     class Watched(Classifier):
         """Looks at the flags when it sees images."""

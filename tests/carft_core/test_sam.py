@@ -241,7 +241,7 @@ def test_a_run_with_sam_is_its_two_steps_with_micro_batches_clipping_and_the_sch
     parameters = [p for p in theirs.parameters() if p.requires_grad]
     written = WrittenOut(parameters, [0.3] * len(parameters), RHO)
     warmup = warmup_steps(2, run.steps)
-    for step, loaded in enumerate(run.loader.steps(range(run.steps))):
+    for step, loaded in enumerate(stand.teacher.loader.steps(run.batches, range(run.steps))):
         images = to_views(loaded.images, stand.teacher.transform, stand.device)
 
         def gradients(images: Tensor = images, labels: Tensor = loaded.labels) -> list[Tensor]:
@@ -255,7 +255,6 @@ def test_a_run_with_sam_is_its_two_steps_with_micro_batches_clipping_and_the_sch
         written.step(gradients, learning_rate(step, steps=run.steps, warmup=warmup, peak=1e-3))
         assert size > 0.5  # else nothing is clipped
     history = [report.metrics for report in run.epochs()]
-    run.loader.close()
     own = load_weights(RunFolder(tmp_path).weights("last"))
     start, end = stand.teacher.classifier.state_dict(), theirs.state_dict()
     # Not each by itself: a key's bias has no gradient but rounding, of which Adam takes the sign.

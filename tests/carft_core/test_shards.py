@@ -20,7 +20,7 @@ from PIL import Image
 from carft_core.data import FamilyData, Transform, folders, open_data
 from carft_core.data.base import DataConfig
 from carft_core.data.image_folder import IMAGE_FOLDER
-from carft_core.data.loader import Loader, Passes
+from carft_core.data.loader import Batches, Loader, Passes
 from carft_core.data.splits import bad_files
 from carft_core.errors import RequestError
 from carft_core.testing import check_family
@@ -158,8 +158,9 @@ def test_workers_load_the_same_views(root: Path) -> None:
     def load(workers: int) -> list[torch.Tensor]:
         train = opened(root).train
         plan = Passes(len(train), 3, 1)
-        with Loader(train, transform=CLIP, plan=plan, seed=1, workers=workers) as loader:
-            return [batch.images for batch in loader.steps(range(plan.steps))]
+        with Loader({"train": train}, transform=CLIP, workers=workers) as loader:
+            batches = loader.steps(Batches("train", plan, 1), range(plan.steps))
+            return [batch.images for batch in batches]
 
     assert all(torch.equal(one, other) for one, other in zip(load(0), load(2), strict=True))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 from collections.abc import Callable, Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -408,3 +410,27 @@ def test_frozen_batch_norm_keeps_its_statistics() -> None:
     assert [module.training for module in model] == [True, False, True]
     set_mode(model, train=True, batch_norm="train")
     assert [module.training for module in model] == [True, True, True]
+
+
+def test_one_set_of_workers_serves_a_run(
+    toy_config: Config, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its epochs, what each of them predicts, and the evaluation of all its models."""
+    merges = [{"name": "wise_ft", "alphas": [0.5]}]
+    config = toy_config({"eval": {"every_epoch": True}, "merges": merges})
+    alone = train(config, 0, workdir=tmp_path / "alone")
+    shutil.rmtree(cache)  # so that every image is loaded again
+    start, processes = BaseProcess.start, list[BaseProcess]()
+
+    def counted(process: BaseProcess) -> None:
+        processes.append(process)
+        start(process)
+
+    monkeypatch.setattr(BaseProcess, "start", counted)
+    both = train(config.model_copy(update={"workers": 2}), 0, workdir=tmp_path / "both")
+    assert len(processes) == 2
+    assert not any(process.is_alive() for process in processes)
+    assert same(weights(tmp_path / "alone"), weights(tmp_path / "both"))
+    assert alone is not None
+    assert both is not None
+    assert (alone.metrics, alone.merges) == (both.metrics, both.merges)

@@ -114,7 +114,7 @@ def numbers_of_algorithm(cls: type[Algorithm]) -> Numbers:
             return summary_of(lambda: stand.teacher.classifier)
         with tempfile.TemporaryDirectory() as folder:
             run = Run(config_of(algorithm), 0, RunFolder(Path(folder)), stand)
-            with run.loader:
+            with stand.teacher.loader:
                 reports = list(run.epochs())[1:]
         logged = {
             f"{name.removeprefix('train/')}@{report.step}": value
@@ -144,8 +144,7 @@ def summary_of(make: Callable[[], Classifier]) -> Numbers:
     stand = task()
     with torch.no_grad():
         classifier = make().eval()
-        split = stand.teacher.splits["id/val"]
-        (features,) = stand.teacher.encode([classifier], split)
+        (features,) = stand.teacher.encode([classifier], "id/val")
         logits = classifier.logits(features)
     measured = measure(
         {UNMERGED: lambda: classifier}, stand, config_of(ALGORITHMS["zero_shot"]()), {}

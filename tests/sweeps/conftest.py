@@ -97,7 +97,7 @@ class ToySweep:
             Progress(self.lines.append),
             fresh=fresh,
             failed_again=failed_again,
-            ended=lambda _, projections: self.take(projections),
+            ended=lambda _, projections, __: self.take(projections),
         )
 
     def take(self, projections: Projections) -> None:
@@ -158,7 +158,7 @@ def toy_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     )  # of a real family's splits
     # The page takes longer than all the rest.
     monkeypatch.setattr("sweeps.scheduler.session.PACE", 0.01)
-    monkeypatch.setattr("sweeps.scheduler.session.keep", lambda *_: None)
+    monkeypatch.setattr("sweeps.results.ending.keep", lambda *_: None)
     return ToySweep(folder, monkeypatch)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from tracking.errors import TrackingError
 from tracking.location import TrackingLocation, without_password
@@ -111,7 +112,16 @@ def _requirements(folder: Path) -> Iterator[str]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Show MLflow's own warnings alone, and take nothing from the current folder."""
-    with quieted("mlflow", logging.WARNING, _QUIET), warnings.catch_warnings():
+    from mlflow.utils import environment
+
+    # MLflow compares what a model requires with what is installed, and lists the files of every
+    # installed package for it, for a second and a half: it is what is installed.
+    check = "warn_dependency_requirement_mismatches"
+    with (
+        quieted("mlflow", logging.WARNING, _QUIET),
+        warnings.catch_warnings(),
+        patch.object(environment, check, lambda _: None, create=True),
+    ):
         warnings.simplefilter("ignore")  # pandas' and pydantic's, of how MLflow calls them
         yield
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from sweeps.bench import data, photographs
+from sweeps.bench import data, photographs, shards
 from sweeps.bench.measurement import Effort, Measurement
 from sweeps.bench.recording import measure_recording
 from sweeps.bench.starting import measure_starts
@@ -18,7 +19,7 @@ QUICK = Effort(1, quick=True)
 
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (data, photographs):
+    for module in (data, photographs, shards):
         monkeypatch.setattr(module, "QUICK_IMAGES", 10)
 
 
@@ -40,6 +41,39 @@ def test_photographs_are_loaded_trained_on_and_evaluated() -> None:
         "train on 10 JPEGs / wise-ft's loop",
         "evaluate 11 alphas on 10 JPEGs / wise-ft's loop",
     ]
+
+
+@pytest.mark.usefixtures("cache")
+def test_shards_hold_the_images_of_the_folders(tmp_path: Path) -> None:
+    folders, packed = tmp_path / "folders", tmp_path / "shards"
+    data.make(folders, 5)
+    shards.pack(folders, packed, 2)
+    assert len([*packed.glob("train/*.tar")]) == 2
+    of_folders, of_shards = (
+        {
+            (image.numpy().tobytes(), int(label))
+            for images, labels in data.load_ours(place, "evaluation", 0)(0)
+            for image, label in zip(images, labels, strict=True)
+        }
+        for place in (folders, packed)
+    )
+    assert len(of_folders) == 5
+    assert of_shards == of_folders
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of files left open
+def test_shards_are_loaded_beside_webdataset() -> None:
+    pytest.importorskip("webdataset", reason="pip install webdataset")
+    assert [*lines(shards.measure_shards)][:2] == [
+        "10 JPEGs in tar shards, 0 workers / webdataset, tar shards",
+        "10 JPEGs in folders, 0 workers / webdataset, tar shards",
+    ]
+
+
+def test_without_webdataset_nothing_is_measured_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "WEBDATASET", "not_installed")
+    assert not [*shards.measure_shards(QUICK)]
 
 
 @pytest.mark.slow
