@@ -3,34 +3,38 @@
     python benchmarks/large_home.py FOLDER [--trials 10000]
 
 The ledger, Optuna's study, and of each run what the core writes: 50 metrics, here for the
-unmerged model and two merged ones.
+unmerged model and two merged ones. Digests are those that a driver plans, so that `run` and
+`resume` find every run there. MLflow has none of it yet: `carft-sweep sync` sends it.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from carft_core.identity import evaluation_digest
+from carft_core.run import models_of
+from sweeps.engines.factory import make_engine
 from sweeps.home import Home
-from sweeps.ledger.generations import Invocation
-from sweeps.ledger.runs import NO_SEED
+from sweeps.ledger.generations import COPY, Invocation
 from sweeps.ledger.study import StudyProjection
 from sweeps.ledger.summary import OUTCOME, write_summary
 from sweeps.ledger.trials import Ledger
+from sweeps.plan.tasks import Planner, RunTask, merge_labels, setting_record
 from sweeps.spec.spec import load_spec
 
 NAME = "ten_thousand"
 SWEEP: Mapping[str, Any] = {
     "name": NAME,
     "description": "A home as large as they come.",
-    "method": "random",
     "parameters": {
         "algorithm.kl_weight": {"distribution": "log_uniform_values", "min": 0.01, "max": 10},
         "optim.lr": {"distribution": "log_uniform_values", "min": 1e-6, "max": 1e-3},
@@ -43,7 +47,6 @@ SWEEP: Mapping[str, Any] = {
         "device": "cpu",
     },
 }
-MERGES = ("wise_ft@0.5", "wise_ft@0.75")
 SPLITS = (
     *("id/val", "id/test", "ood/mean"),
     *("ood/outline", "ood/duotone", "ood/flat-emoji", "ood/3d-emoji", "ood/black-emoji"),
@@ -53,73 +56,74 @@ FAILED, PRUNED = 50, 20
 """Every so manieth trial failed or was pruned."""
 
 
-def build(home: Home, trials: int) -> None:
-    """A finished sweep of so many trials of one run each."""
+def build(home: Home, trials: int, method: str = "tpe") -> None:
+    """A finished sweep of so many trials of one run each; with `random` of as many baselines."""
     home.prepare()
     folder = home.sweep(NAME)
-    file = folder / "sweep.yaml"
+    file = folder / COPY
     folder.mkdir(parents=True)
-    file.write_text(json.dumps({**SWEEP, "run_cap": trials}))
+    file.write_text(json.dumps({**SWEEP, "method": method, "run_cap": trials}))
     spec = load_spec(file)
     plain = json.loads(json.dumps(spec.as_dict()))
     ledger = Ledger.create(folder, 1, plain, Invocation.of(spec).as_execution())
-    zero_shot, fine_tune = _digest("zero_shot"), _digest("fine_tune")
-    ledger.remember(
-        "baselines",
-        [
-            _baseline("zero_shot", {NO_SEED: zero_shot}, ()),
-            _baseline("fine_tune", {"0": fine_tune}, MERGES),
-        ],
-    )
+    with closing(make_engine(spec, home=home.path)) as engine:
+        planner = Planner(spec, engine.hardware)
+    baselines = planner.baselines()
+    ledger.remember("baselines", [setting_record(tasks) for tasks in baselines])
     ledger.remember("trial_count", trials)
-    ledger.remember("merges", list(MERGES))
-    write_run(home, zero_shot, "zero_shot", random.Random("zero_shot"), merges=())
-    write_run(home, fine_tune, "fine_tune", random.Random("fine_tune"))
+    for tasks in baselines:
+        write_run(home, tasks[0], random.Random(tasks[0].label))
     for number in range(trials):
-        _trial(home, ledger, number)
-    ledger.remember(OUTCOME, {"state": "done", "broken": None})
+        _trial(home, ledger, planner, number)
+    ledger.remember(OUTCOME, {"state": "done", "at": time.time(), "broken": None})
     write_summary(ledger)
     StudyProjection(home, ledger).update()
 
 
-def _trial(home: Home, ledger: Ledger, number: int) -> None:
+def _trial(home: Home, ledger: Ledger, planner: Planner, number: int) -> None:
     draw = random.Random(number)
     params = {
         "algorithm.kl_weight": math.exp(draw.uniform(math.log(0.01), math.log(10))),
         "optim.lr": math.exp(draw.uniform(math.log(1e-6), math.log(1e-3))),
     }
-    digest = _digest(str(number))
-    setting = {"params": params, "algorithm": "car_ft", "runs": {"0": digest}}
-    ledger.propose(number, {**setting, "merges": list(MERGES)})
+    tasks = planner.trial(params, number)
+    ledger.propose(number, setting_record(tasks))
+    ledger.remember("merges", merge_labels(tasks[0].config))
     for epoch in range(1, 4):
         ledger.report(number, epoch, draw.random())
     finished = number % FAILED != 1 and number % PRUNED != 1
-    metrics = write_run(home, digest, f"car_ft {number}", draw, state="done" if finished else "")
     if finished:
+        metrics = write_run(home, tasks[0], draw)
         ledger.complete(number, [metrics["id/val/top1"]])
     elif number % FAILED == 1:
-        ledger.fail(number, "nan", "train/loss is nan in epoch 1")
+        reason = {"kind": "nan", "message": "train/loss is nan in epoch 1"}
+        write_run(home, tasks[0], draw, state="failed", failure=reason)
+        ledger.fail(number, **reason)
     else:
+        write_run(home, tasks[0], draw, state="stopped")
         ledger.prune(number, "asha", "not in the best quarter at epoch 1")
 
 
 def write_run(
     home: Home,
-    digest: str,
-    label: str,
+    task: RunTask,
     draw: random.Random,
     *,
     state: str = "done",
-    merges: Sequence[str] = MERGES,
+    failure: Mapping[str, str] | None = None,
 ) -> Mapping[str, float]:
     """The files of a run; the metrics of its unmerged model."""
-    folder = home.runs / digest
+    folder, digest = home.runs / task.digest, task.digest
     now = datetime.now(UTC).timestamp()
     run = {
-        **{"digest": digest, "state": state or "stopped", "label": label, "sweep": NAME},
-        **{"attempts": 1, "created": now, "ended": now, "lease": None, "failure": None},
+        **{"digest": digest, "state": state, "label": task.label, "sweep": NAME},
+        **{"attempts": 1, "created": now, "ended": now, "lease": None, "failure": failure},
     }
     _write(folder / "run.json", run)
+    claim: dict[str, Any] = {"digest": digest, "identity": dict(task.identity.parts)}
+    _write(
+        folder / "config.json", {**claim, "seed": task.seed or 0, "config": task.config.as_dict()}
+    )
     reports = [
         {
             **{"epoch": epoch, "epochs": 3, "step": epoch, "timestamp": round(1000 * now) + epoch},
@@ -128,23 +132,23 @@ def write_run(
         for epoch in range(4)
     ]
     _write(folder / "history.json", reports)
-    labels = ("unmerged", *merges) if state else ()
-    found = {label: _metrics(draw) for label in labels}
-    for step, (label, metrics) in enumerate(found.items()):
+    if state != "done":
+        return {}
+    found = {label: _metrics(draw) for label in models_of(task.config)}
+    for label, model in models_of(task.config).items():
+        point = None if model is None else model[1]
         _write(
             folder / "evaluations" / label / "metrics.json",
             {
-                **{"digest": digest, "label": label, "step": step, "values": {}},
-                **{"metrics": metrics, "facts": _FACTS},
+                "digest": evaluation_digest(digest, model, task.config),
+                "label": label,
+                "step": 0 if point is None else point.step,
+                "values": {} if point is None else dict(point.values),
+                **{"metrics": found[label], "facts": _FACTS},
             },
         )
-    if state:
-        _write(folder / "trained.json", {"seconds": 1.0, "ended": now})
-    return found.get("unmerged", {})
-
-
-def _baseline(algorithm: str, runs: Mapping[str, str], merges: Sequence[str]) -> dict[str, Any]:
-    return {"algorithm": algorithm, "params": {}, "runs": dict(runs), "merges": list(merges)}
+    _write(folder / "trained.json", {"seconds": 1.0, "ended": now})
+    return found["unmerged"]
 
 
 def _metrics(draw: random.Random) -> dict[str, float]:
@@ -170,10 +174,6 @@ _FACTS = {
 }
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _write(path: Path, data: object) -> None:
     """As the core writes, without waiting for the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,5 +184,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--method", default="tpe", help="tpe, random or another of a sweep file")
     chosen = parser.parse_args()
-    build(Home(chosen.folder), chosen.trials)
+    build(Home(chosen.folder), chosen.trials, chosen.method)

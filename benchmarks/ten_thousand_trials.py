@@ -1,10 +1,12 @@
 """How long commands take, and in how much memory, when a home is large.
 
     python benchmarks/ten_thousand_trials.py [--trials 10000] [--repeats 3] [--json] [--keep FOLDER]
+        [--sent]
 
 Builds the home with large_home.py, then runs each command in a process of its own: wall clock from
 start to exit, CPU seconds, and peak resident memory. `--help` and `check` of a recipe read no
-trial.
+trial. `resume` finds nothing left to do. With `--sent` MLflow is sent the home first, once, which
+takes many minutes; then `sync` again, which finds nothing to send, and `run` of the same file.
 """
 
 from __future__ import annotations
@@ -33,8 +35,10 @@ COMMANDS: Mapping[str, Sequence[str]] = {
     "compare": ("compare", NAME),
     "compare --json": ("compare", NAME, "--json"),
     "report": ("report", NAME),
+    "resume": ("resume", NAME),
     "clean": ("clean",),
 }
+SYNC = ("sync", NAME)
 
 
 def main() -> int:
@@ -44,6 +48,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print as JSON")
     parser.add_argument("--keep", type=Path, help="build the home here, or use the one that is")
+    parser.add_argument("--sent", action="store_true", help="measure sync and run too")
     chosen = parser.parse_args()
     with _folder(chosen.keep) as folder:
         began = time.monotonic()
@@ -54,6 +59,12 @@ def main() -> int:
             name: measure([*command, "--home", str(folder)], chosen.repeats)
             for name, command in COMMANDS.items()
         }
+        if chosen.sent:
+            own = ["--home", str(folder)]
+            file = folder / "sweeps" / NAME / "sweep.yaml"
+            rows["sync, all"] = measure([*SYNC, *own], 1)
+            rows["sync, nothing"] = measure([*SYNC, *own], chosen.repeats)
+            rows["run again"] = measure(["run", str(file), *own, "--quiet"], chosen.repeats)
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}"
     told = {"trials": chosen.trials, "machine": machine, "build_s": round(built, 1), "rows": rows}
     sys.stdout.write(f"{json.dumps(told, indent=1)}\n" if chosen.json else _table(told))

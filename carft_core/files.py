@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from carft_core.errors import RequestError, dotted
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
     from pydantic.plugin._schema_validator import PluggableSchemaValidator
     from pydantic_core import SchemaValidator
 
@@ -145,6 +146,12 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
     Raises FileNotFoundError where there is none, RequestError for a folder, a device, a pipe, and
     links that lead in a circle: such a file need not end.
     """
+    with os.fdopen(_descriptor(path), "rb") as file:
+        yield file
+
+
+def _descriptor(path: Path | str) -> int:
+    """Open a regular file to be read, as `open_regular` does."""
     try:
         # A pipe that nobody writes to is opened at once, too.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -155,8 +162,7 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise RequestError(f"{path} is not a regular file")
-    with os.fdopen(descriptor, "rb") as file:
-        yield file
+    return descriptor
 
 
 def check_regular(path: Path) -> None:
@@ -206,26 +212,29 @@ def read_regular(path: Path, most: int) -> bytes:
         return _at_most(most, file, path)
 
 
-def _at_most(most: int, file: BinaryIO, path: Path) -> bytes:
+def _at_most(most: int, file: BinaryIO | FileIO, path: Path | str) -> bytes:
     # Python makes room for all that it is asked for: as much as there is, and a byte to see an end.
     size = min(most, os.fstat(file.fileno()).st_size)
-    content = file.read(size + 1)
+    content = file.read(size + 1) or b""
+    while len(content) < size and (more := file.read(size + 1 - len(content))):
+        content += more  # some file systems give less than all at once
     if len(content) > size:  # somebody writes to it
-        content += file.read(most - size)
+        content += file.read(most - size) or b""
     if len(content) > most:
         size = os.fstat(file.fileno()).st_size
         raise RequestError(f"{path} has {size} bytes; at most {most} are read")
     return content
 
 
-def read_json(path: Path, shape: object = None) -> Any:
+def read_json(path: Path | str, shape: object = None) -> Any:
     """The JSON at `path` as plain data, or None when there is none.
 
     `shape` is the type that it must have: a dataclass for a mapping, or `list[...]` of one. Raises
     RequestError that names the file for what is no JSON, has another shape, or is no regular file.
     """
     try:
-        with open_regular(path) as file:
+        # Without a buffer, which would cost more than the rest: a large home has many small files.
+        with FileIO(_descriptor(path)) as file:
             content = _at_most(MOST_JSON, file, path)
     except FileNotFoundError:
         return None
@@ -239,9 +248,7 @@ def parse_json(content: bytes, source: object, shape: object = None) -> Any:
     """
     if shape is None:
         return _plain(content, source)
-    from pydantic import ValidationError  # takes a tenth of a second, and `--help` does without
-    from pydantic_core import from_json
-
+    from_json, invalid = _pydantic()
     try:
         # A third of the time of `json`: a large home has tens of thousands of files.
         data = from_json(content)
@@ -249,11 +256,22 @@ def parse_json(content: bytes, source: object, shape: object = None) -> Any:
         data = _plain(content, source)
     try:
         _validator(shape).validate_json(content, strict=True)
-    except ValidationError as error:
+    except invalid as error:
         first = error.errors(include_url=False)[0]
         place = f" {dotted(first['loc'])}:" if first["loc"] else ""
         raise RequestError(f"{source} is damaged:{place} {first['msg']}") from None
     return data
+
+
+@functools.cache
+def _pydantic() -> tuple[Callable[[bytes], Any], type[ValidationError]]:
+    """Import what parses and what is raised: a tenth of a second, and `--help` does without. For
+    each of thousands of lines anew even the statement takes as long as the parsing.
+    """
+    from pydantic import ValidationError
+    from pydantic_core import from_json
+
+    return from_json, ValidationError
 
 
 def _plain(content: bytes, source: object) -> Any:

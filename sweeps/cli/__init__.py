@@ -33,7 +33,8 @@ WRONG = 2
 MODULES = {
     command: module
     for module, commands in {
-        "run": ("run", "resume"),
+        "run": ("run",),
+        "resume": ("resume",),
         "stop": ("stop",),
         "status": ("list", "watch"),
         "show": ("show",),

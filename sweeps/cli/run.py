@@ -1,4 +1,4 @@
-"""The commands that run a sweep: run, resume."""
+"""The command that runs a sweep, and how it shows what comes of it."""
 
 from __future__ import annotations
 
@@ -6,26 +6,19 @@ import argparse
 import json
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
 
 from rich.console import Console
 
-from carft_core.errors import RequestError
 from sweeps.api import perform
 from sweeps.cli import Emit
-from sweeps.cli.parser import keys, overrides
-from sweeps.cli.status import FailedRun, command, failed_runs, is_open
+from sweeps.cli.parser import overrides
+from sweeps.cli.status import FailedRun, command, failed_runs
 from sweeps.home import Home, find_home
-from sweeps.ledger.claim import DRIVER
-from sweeps.ledger.generations import Invocation
-from sweeps.ledger.summary import summary_of
 from sweeps.ledger.trials import find_ledger
 from sweeps.results.artifacts import PAGE
 from sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
 from sweeps.scheduler.session import SweepResult
 from sweeps.spec.spec import SweepSpec, is_recipe, load_spec
-from sweeps.spec.user_code import resolve, vet_of
 from tracking.comparison.spec import FEWEST_SEEDS
 from tracking.console import PlainConsole
 from tracking.errors import ServiceUnreachable, TrackingError
@@ -164,71 +157,3 @@ def run_command(arguments: argparse.Namespace, emit: Emit) -> int:
     spec = load_spec(arguments.file, overrides(arguments), arguments.imports)
     address = arguments.address
     return carry_out(spec, home, arguments, emit, address=address, fresh=arguments.fresh)
-
-
-def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command."""
-    home = find_home(arguments.home, trust=arguments.trust_home).absolute()
-    before = Invocation.read(home, arguments.sweep)
-    folder = home.sweep(arguments.sweep)
-    more = resolve(arguments.imports, Path.cwd())
-    vet = vet_of(home, besides=more)
-    with before.working_directory() as lost:
-        now = replace(before, imports=tuple(dict.fromkeys([*before.imports, *more])))
-        for key, value in keys(arguments).items():
-            now = now.with_override(key, value)
-        spec, changed = now.load(folder, vet)
-        if arguments.trials is not None:
-            now = now.with_override("run_cap", _cap(spec, arguments.trials))
-            spec, changed = now.load(folder, vet)
-        address = arguments.address
-        if address is None and spec.engine != "local":
-            address = before.address  # the cluster that it was run on
-        if _is_done(home, spec, failed_again=arguments.failed):
-            emit(_nothing_to_do(home, spec.name, arguments.home))
-            return 0
-        return carry_out(
-            spec,
-            home,
-            arguments,
-            emit,
-            address=address,
-            notes=[note for note in (changed, lost) if note],
-            failed_again=arguments.failed,
-        )
-
-
-def _cap(spec: SweepSpec, more: int) -> int:
-    """The `run_cap` with which there are `more` trials. Raises RequestError for a whole grid."""
-    if spec.method != "grid":
-        return spec.trial_count + more
-    whole = spec.model_copy(update={"run_cap": None}).trial_count
-    if spec.trial_count == whole:
-        raise RequestError(
-            f"the grid of {spec.name} has no more points than its {whole} trials; give its "
-            f"parameters more values in {spec.source_path}, then: carft-sweep run "
-            f"{spec.source_path}"
-        )
-    return min(spec.trial_count + more, whole)
-
-
-def _is_done(home: Home, spec: SweepSpec, *, failed_again: bool) -> bool:
-    """Whether another execution would find nothing to do."""
-    ledger = find_ledger(home, spec.name)
-    # A driver lets go when it has sent the end of the sweep: one that was killed has not.
-    if summary_of(ledger)["state"] != "done" or (home.sweep(spec.name) / DRIVER).exists():
-        return False
-    return not is_open(home, ledger, spec.trial_count, failed_again=failed_again)
-
-
-def _nothing_to_do(home: Home, name: str, option: str | None) -> str:
-    trials = find_ledger(home, name).trials()
-    failed = sum(trial.state == "failed" for trial in trials)
-    text = (
-        f"{name} has nothing left to do: {len(trials) - failed} of {len(trials)} trials have come "
-        f"to their end. The result: {command('compare', name, option)}"
-    )
-    if not failed:
-        return text
-    again = command("resume", name, option)
-    return f"{text}\n{failed} failed; to try them again: {again} --failed"

@@ -69,11 +69,18 @@ class Invocation:
         """Read the last one of a sweep. Raises RequestError where the sweep is unknown, or the copy
         of its file is gone.
         """
-        ledger, folder = find_ledger(home, name), home.sweep(name)
+        return cls.last(find_ledger(home, name))
+
+    @classmethod
+    def last(cls, ledger: Ledger) -> Invocation:
+        """Return the last one of a ledger. Raises RequestError where the copy of the sweep's file
+        is gone.
+        """
+        folder = ledger.file.parent
         if not ledger.executions or not (folder / COPY).exists():
             raise RequestError(
-                f"how the sweep {name} was run is not kept in {folder}; run its file instead: "
-                "carft-sweep run FILE"
+                f"how the sweep {ledger.name} was run is not kept in {folder}; run its file "
+                "instead: carft-sweep run FILE"
             )
         known = ledger.executions[-1]
         content = json.dumps(known).encode()

@@ -318,13 +318,13 @@ class RunStore:
 
 def measured(folder: Path, label: str) -> Mapping[str, Any] | None:
     """What was measured of one model of a run: `metrics`, `facts`, `step`, `values`, `digest`."""
-    # One Path and not four: a comparison of ten thousand trials opens thirty thousand of these.
-    file = Path(f"{folder}/evaluations/{label}/metrics.json")
+    # No Path: a comparison of ten thousand trials opens thirty thousand of these.
+    file = f"{folder}/evaluations/{label}/metrics.json"
     evaluation: Mapping[str, Any] | None = read_json(file, Evaluation)
     return evaluation
 
 
 def history(folder: Path) -> Sequence[Mapping[str, Any]]:
     """The reports of a run's epochs so far: `epoch`, `metrics`, `timestamp` and more of each."""
-    epochs: Sequence[Mapping[str, Any]] | None = read_json(Path(f"{folder}/history.json"), History)
+    epochs: Sequence[Mapping[str, Any]] | None = read_json(f"{folder}/history.json", History)
     return epochs or ()

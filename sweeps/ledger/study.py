@@ -38,8 +38,11 @@ from tracking.location import (
 
 if TYPE_CHECKING:
     from optuna import Study
+    from optuna.distributions import BaseDistribution
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
+
+    from sweeps.space.samplers import KeptTrial
 
 STORAGE_VARIABLE = "CARFT_OPTUNA_STORAGE"
 DATABASE, JOURNAL = "optuna.db", "optuna.journal"
@@ -176,21 +179,29 @@ def study_name(home: Home, name: str, generation: int) -> str:
     return f"{prefix}{name}" + ("" if generation == 1 else f"@{generation}")
 
 
-def frozen_trial(trial: Trial, parameters: Sequence[Distribution], goal_count: int) -> FrozenTrial:
-    """Build a trial as Optuna's studies and samplers have it."""
-    from optuna.trial import FrozenTrial, TrialState
+def frozen_trial(
+    trial: Trial,
+    parameters: Sequence[Distribution],
+    goal_count: int,
+    known: Mapping[str, BaseDistribution] | None = None,
+) -> KeptTrial:
+    """Build a trial as Optuna's studies and samplers have it.
 
-    from sweeps.space.samplers import encode, optuna_distributions
+    `known` are the parameters as Optuna describes them, where many trials are built.
+    """
+    from optuna.trial import TrialState
+
+    from sweeps.space.samplers import KeptTrial, encode, optuna_distributions
 
     params = encode(parameters, trial.params)
-    known = optuna_distributions(parameters)
+    known = optuna_distributions(parameters) if known is None else known
     facts = {"point": trial.point, "algorithm": trial.algorithm, "params": dict(trial.params)}
     facts |= {"runs": dict(trial.runs), "merges": list(trial.merges)}
     if trial.reason is not None:
         facts["reason"] = dict(trial.reason)
     # With several goals Optuna takes no value of an epoch.
     reports = dict(trial.reports) if goal_count == 1 else {}
-    return FrozenTrial(
+    return KeptTrial(
         number=trial.number,
         trial_id=trial.number,
         state=TrialState[_STATES[trial.state]],
@@ -246,7 +257,10 @@ class _OpenTrial(NamedTuple):
 class _Study:
     def __init__(self, storage: BaseStorage, home: Home, ledger: Ledger) -> None:
         self._storage, self._ledger = storage, ledger
+        from sweeps.space.samplers import optuna_distributions
+
         self._parameters = parameters_of(ledger.spec)
+        self._distributions = optuna_distributions(self._parameters)
         self._directions = [goal["goal"] for goal in goals(ledger.spec)]
         self._name = study_name(home, ledger.name, ledger.generation)
         self._runs = RunStore(home.runs)
@@ -305,7 +319,8 @@ class _Study:
             del self._open[trial.number]
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
-        return frozen_trial(trial, self._parameters, len(self._directions))
+        goal_count = len(self._directions)
+        return frozen_trial(trial, self._parameters, goal_count, self._distributions)
 
     def _accuracies(self, trial: Trial) -> dict[str, float]:
         """Average over the runs of a trial what a reader of the study asks for, as far as each run

@@ -110,15 +110,20 @@ def _by_run(settings: Sequence[Setting]) -> dict[str, Setting]:
     return {digest: one for one in reversed(settings) for digest in one.runs.values()}
 
 
+_SEED = re.compile(r"none|-?\d{1,20}")
+_DIGEST = re.compile(r"\w[\w-]{0,99}")
+_LABEL = re.compile(r"\w[^/\0]{0,199}")
+
+
 def check_runs(runs: Mapping[str, str], merges: Sequence[str]) -> None:
     """Raise ValueError for seeds, digests and labels that are none: they become names of files."""
     for seed, digest in runs.items():
-        if not re.fullmatch(r"none|-?\d{1,20}", seed):
+        if not _SEED.fullmatch(seed):
             raise ValueError(f"{seed[:40]!r} is no seed")
-        if not re.fullmatch(r"\w[\w-]{0,99}", digest):
+        if not _DIGEST.fullmatch(digest):
             raise ValueError(f"{digest[:40]!r} is no digest of a run")
     for label in merges:
-        if not re.fullmatch(r"\w[^/\0]{0,199}", label):
+        if not _LABEL.fullmatch(label):
             raise ValueError(f"{label[:40]!r} is no label of a merged model")
 
 
@@ -233,10 +238,18 @@ def damage_named(source: object) -> Iterator[None]:
     """Raise RequestError that names `source` where something is missing or wrong in its data."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        kind = "" if isinstance(error, RequestError) else f"{type(error).__name__}: "
-        reason = " ".join(f"{kind}{error}".split())[:300]
-        raise RequestError(f"{source} is damaged ({reason})") from None
+    except _DAMAGE as error:
+        raise _damaged(source, error) from None
+
+
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError)
+"""What is raised where data are not what they should be."""
+
+
+def _damaged(source: object, error: Exception) -> RequestError:
+    kind = "" if isinstance(error, RequestError) else f"{type(error).__name__}: "
+    reason = " ".join(f"{kind}{error}".split())[:300]
+    return RequestError(f"{source} is damaged ({reason})")
 
 
 class Ledger:
@@ -473,12 +486,11 @@ def read_generations(file: Path) -> list[Ledger]:
     ledgers: list[Ledger] = []
     for number, line in enumerate(read_lines(file), start=1):
         try:
-            with damage_named(f"{file}:{number}"):
-                _read_line(file, line, ledgers)
-        except RequestError as error:
+            _read_line(file, line, ledgers)
+        except _DAMAGE as error:
             raise RequestError(
-                f"{error}; the lines before it are whole: cut the file there, or move it away, and "
-                "the sweep begins anew and reuses its runs"
+                f"{_damaged(f'{file}:{number}', error)}; the lines before it are whole: cut the "
+                "file there, or move it away, and the sweep begins anew and reuses its runs"
             ) from None
     return ledgers
 

@@ -11,9 +11,10 @@ from typing import Any
 from carft_core.files import read_json
 from carft_core.run_files import Claim
 from sweeps.home import Home
-from sweeps.ledger.runs import NO_SEED, RunState, RunStore, history, measured
+from sweeps.ledger.runs import NO_SEED, RunState, RunStore, history
 from sweeps.ledger.summary import goals
 from sweeps.ledger.trials import Ledger, Setting, damage_named, find_ledger
+from sweeps.results.measurements import Measurements
 from tracking.comparison.caveats import NOTES
 from tracking.comparison.compare import Comparison
 from tracking.comparison.metrics import TOP1
@@ -95,25 +96,39 @@ def comparison_spec(spec: Mapping[str, Any]) -> ComparisonSpec:
 
 def records(ledger: Ledger, runs: RunStore) -> list[RunRecord]:
     """Read one record for each run of each setting, in whatever state."""
-    return [record for item in ledger.settings() for record in _records(runs, item)]
+    kept_facts: list[Mapping[str, Any]] = []
+    evaluations = Measurements(runs.path, ledger.name)
+    loaded = [
+        record
+        for item in ledger.settings()
+        for record in _records(runs, item, evaluations, kept_facts)
+    ]
+    evaluations.keep()
+    return loaded
 
 
-def _records(runs: RunStore, item: Setting) -> Iterator[RunRecord]:
+def _records(
+    runs: RunStore,
+    item: Setting,
+    evaluations: Measurements,
+    kept_facts: list[Mapping[str, Any]],
+) -> Iterator[RunRecord]:
     trial = item.trial
+    params = {name: scalar(value) for name, value in item.params.items()}
     for seed, digest in item.runs.items():
         folder = runs.folder(digest)
-        own = measured(folder, UNMERGED)
+        own = evaluations.of(folder, UNMERGED)
         if trial is not None and trial.state == "pruned":
             state: State = "pruned"
         elif trial is not None and trial.state == "complete" and own:
             state = "done"  # whoever works on it again has not put the result aside
         else:
             state = state_of(runs.read(digest), done=own is not None)
-        merges = {label: measured(folder, label) for label in item.merges}
+        merges = {label: evaluations.of(folder, label) for label in item.merges}
         trains = seed != NO_SEED and not item.untrained
         yield RunRecord(
             algorithm=item.algorithm,
-            params={name: scalar(value) for name, value in item.params.items()},
+            params=params,
             seed=None if seed == NO_SEED else int(seed),
             digest=digest,
             state=state,
@@ -122,10 +137,23 @@ def _records(runs: RunStore, item: Setting) -> Iterator[RunRecord]:
             metrics=own["metrics"] if own else {},
             merges={label: found["metrics"] for label, found in merges.items() if found},
             folder=folder,
-            facts=_facts(own, item.result if trains else None) if own else {},
+            facts=_once(_facts(own, item.result if trains else None) if own else {}, kept_facts),
             epochs=_epochs(folder, own),
             untrained=item.untrained,
         )
+
+
+_KEPT = 100
+"""Different facts of a sweep that are kept once, at most: to look among more takes long."""
+
+
+def _once(facts: Mapping[str, Any], kept: list[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the first of equal facts: nearly all runs of a sweep have the same."""
+    if facts in kept:
+        return kept[kept.index(facts)]
+    if len(kept) < _KEPT:
+        kept.append(facts)
+    return facts
 
 
 def _facts(own: Mapping[str, Any], asked: str | None) -> Mapping[str, Any]:

@@ -96,7 +96,7 @@ def _thumbnails(
             thumbnails[picture.split, picture.item] = file.read_bytes()
     if lacking:
         try:
-            thumbnails |= _made(home, sweeps, claim, lacking)
+            thumbnails |= _made(sweeps, claim, lacking)
         except RequestError as error:
             logger.info("the report lacks thumbnails: %s", error)
     return thumbnails
@@ -113,7 +113,6 @@ def _thumbnail_name(digest: str, split: str, item: str) -> str:
 
 
 def _made(
-    home: Home,
     sweeps: Sequence[Ledger],
     claim: Mapping[str, Any],
     items: Mapping[str, Sequence[str]],
@@ -125,7 +124,7 @@ def _made(
     config = trial_config(claim["config"])
     root = config.data.root
     if root is not None and not root.startswith("~"):  # relative to where the sweep was run
-        folder = Invocation.read(home, _owner(sweeps, claim["digest"]).name).folder or ""
+        folder = Invocation.last(_owner(sweeps, claim["digest"])).folder or ""
         data = config.data.model_copy(update={"root": str(Path(folder, root))})
         config = config.model_copy(update={"data": data})
     return thumbnails(config, items, data_digest=claim["identity"]["data"]["digest"])
@@ -198,7 +197,7 @@ def provenance(
     """
     commands, files, names = [], [], [sweep.name for sweep in sweeps]
     for sweep in sweeps:
-        command, file = _command(home, sweep.name)
+        command, file = _command(sweep)
         commands.append(command)
         files += [] if file is None else [file]
     facts = dict(_facts(home, sweeps, comparison))
@@ -257,16 +256,16 @@ def _identities(done: Sequence[RunRecord]) -> Iterator[Fact]:
             yield name, _distinct(values)
 
 
-def _command(home: Home, name: str) -> tuple[str, tuple[str, str] | None]:
+def _command(sweep: Ledger) -> tuple[str, tuple[str, str] | None]:
     """Return the command that runs the sweep again, and its file."""
     try:
-        before = Invocation.read(home, name)
+        before = Invocation.last(sweep)
     except RequestError:
-        return f"carft-sweep run {name}.yaml", None
+        return f"carft-sweep run {sweep.name}.yaml", None
     file = Path(before.file).name
     words = [file, *(word for one in before.overrides for word in ("--set", one))]
     words += [word for one in before.imports for word in ("--import", _last_part(one))]
-    text = (home.sweep(name) / COPY).read_text(encoding="utf-8")
+    text = (sweep.file.parent / COPY).read_text(encoding="utf-8")
     command = f"carft-sweep run {shlex.join(map(without_user, words))}"
     return command, (file, without_user(text))
 
@@ -310,7 +309,7 @@ def importance(sweep: Ledger, comparison: Comparison) -> Shares | None:
 
     metric = comparison.rule.metric
     values = {
-        row.arm.trial: row.metric(metric).mean
+        row.arm.trial: row.arm.mean(metric)
         for row in comparison.rows
         if row.arm.merge == comparison.rule.merge
     }

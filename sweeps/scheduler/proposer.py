@@ -8,17 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, assert_never
 
-import optuna
-
 from sweeps.ledger.study import frozen_trial
 from sweeps.ledger.trials import Ledger, Trial
 from sweeps.plan.tasks import Planner, RunTask, merge_labels, setting_record
 from sweeps.scheduler.active_trial import ActiveTrial
-from sweeps.space.samplers import POPULATION, encode, sampler, suggest
+from sweeps.space.samplers import (
+    POPULATION,
+    KeptTrial,
+    encode,
+    optuna_distributions,
+    sampler,
+    study_of,
+    suggest,
+)
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
     from sweeps.spec.spec import SweepSpec
 
 
@@ -35,53 +39,75 @@ class Proposal(NamedTuple):
     sampler: Mapping[str, Any] = MappingProxyType({})
 
 
-def propose(spec: SweepSpec, ledger: Ledger, point: int) -> Proposal:
-    """The point of that number, by nothing but the sweep, what its ledger knows, and the number."""
+class KnownTrials:
+    """The trials of a ledger as samplers see them. One that has ended is made once: a sweep of ten
+    thousand trials would make fifty million.
+    """
+
+    def __init__(self, spec: SweepSpec, ledger: Ledger) -> None:
+        self._spec, self._ledger = spec, ledger
+        self._distributions = optuna_distributions(spec.parameters)
+        self._ended: dict[int, KeptTrial] = {}
+        """By number."""
+
+    def __iter__(self) -> Iterator[KeptTrial]:
+        """Yield every trial, each with its generation.
+
+        One that was tried again has that of its point; the points of an earlier ledger and those of
+        `try_first`, which no sampler has seen, are counted off.
+        """
+        trials = self._ledger.proposals()
+        noted = {
+            trial.point: trial.sampler[GENERATION]
+            for trial in trials
+            if GENERATION in trial.sampler
+        }
+        for trial in trials:
+            generation = noted.get(trial.point, trial.point // POPULATION)
+            frozen = self._ended.get(trial.number) or self._frozen(trial, generation)
+            if trial.state != "running":
+                self._ended[trial.number] = frozen
+            yield frozen
+
+    def _frozen(self, trial: Trial, generation: int) -> KeptTrial:
+        goals = len(self._spec.goals)
+        frozen = frozen_trial(trial, self._spec.parameters, goals, self._distributions)
+        frozen.system_attrs = {**frozen.system_attrs, GENERATION: generation}
+        return frozen
+
+
+def propose(
+    spec: SweepSpec, ledger: Ledger, point: int, known: KnownTrials | None = None
+) -> Proposal:
+    """The point of that number, by nothing but the sweep, what its ledger knows, and the number.
+
+    `known` is that of the ledger, where many points are proposed.
+    """
     match spec.method:
         case "grid" | "random" | "qmc":
             return Proposal(spec.point(point))
         case "tpe" | "gp" | "nsga2":
-            return _asked(spec, spec.method, ledger, point)
+            return _asked(spec, spec.method, known or KnownTrials(spec, ledger), point)
         case _:
             assert_never(spec.method)
 
 
 def _asked(
-    spec: SweepSpec, method: Literal["tpe", "gp", "nsga2"], ledger: Ledger, point: int
+    spec: SweepSpec, method: Literal["tpe", "gp", "nsga2"], known: KnownTrials, point: int
 ) -> Proposal:
     """What a new sampler proposes, looking at a copy of the study in memory.
 
     So a crash while it thinks leaves nothing behind, and a restart changes nothing. What
     `try_first` leaves out of a point is proposed.
     """
-    study = optuna.create_study(
-        directions=[goal.goal for goal in spec.goals],
-        sampler=sampler(method, spec.seed, point),
-    )
-    study.add_trials(_known(spec, ledger))
+    directions = [goal.goal for goal in spec.goals]
+    study = study_of(known, directions, sampler(method, spec.seed, point))
     if given := spec.given(point):
         study.enqueue_trial(encode(spec.parameters, given))
     trial = study.ask()
     params = suggest(spec.parameters, trial)
     notes = study.get_trials(deepcopy=False)[trial.number].system_attrs
     return Proposal(params, {GENERATION: notes[GENERATION]} if GENERATION in notes else {})
-
-
-def _known(spec: SweepSpec, ledger: Ledger) -> Iterator[FrozenTrial]:
-    """The trials of the ledger, each with its generation.
-
-    One that was tried again has that of its point; the points of an earlier ledger and those of
-    `try_first`, which no sampler has seen, are counted off.
-    """
-    trials = ledger.proposals()
-    noted = {
-        trial.point: trial.sampler[GENERATION] for trial in trials if GENERATION in trial.sampler
-    }
-    for trial in trials:
-        frozen = frozen_trial(trial, spec.parameters, len(spec.goals))
-        generation = noted.get(trial.point, trial.point // POPULATION)
-        frozen.system_attrs = {**frozen.system_attrs, GENERATION: generation}
-        yield frozen
 
 
 class TrialProposer:
@@ -100,6 +126,7 @@ class TrialProposer:
         failed_again: bool = False,
     ) -> None:
         self._planner, self._ledger, self._spec = planner, ledger, planner.spec
+        self._known = KnownTrials(planner.spec, ledger)
         self._carried = carried
         self._failed_again = failed_again
         self._points = deque(self._asked())
@@ -170,7 +197,9 @@ class TrialProposer:
         if params is None and point < len(self._carried):
             params = self._carried[point]
         spec, ledger = self._spec, self._ledger
-        proposal = propose(spec, ledger, point) if params is None else Proposal(params)
+        proposal = Proposal(params or {})
+        if params is None:
+            proposal = propose(spec, ledger, point, self._known)
         tasks = self._planner.trial(proposal.params, ledger.next_number)
         trial = self._as_its_twin(ledger.propose(point, setting_record(tasks), proposal.sampler))
         logger.info("trial %d: %s", trial.number, dict(proposal.params))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from optuna import Study, create_study
@@ -33,7 +33,6 @@ from sweeps.space.distributions import (
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
-
 
 STARTUP_TRIALS = 10
 """Trials that are drawn at random before TPE or a Gaussian process models their values."""
@@ -157,6 +156,32 @@ def _to_stored(item: Distribution, value: Any) -> Any:
 def _is_json(item: Categorical) -> bool:
     """Whether a value is a list or mapping, which Optuna stores as text."""
     return any(isinstance(value, (list, dict)) for value in item.values)
+
+
+class KeptTrial(FrozenTrial):
+    """A trial that storages take as it is. They replace what they change of one.
+
+    A storage in memory would copy each trial with everything in it: for each proposal all trials
+    before it.
+    """
+
+    def __deepcopy__(self, memo: object) -> KeptTrial:
+        """Return the trial itself."""
+        return self
+
+
+def study_of(
+    trials: Iterable[KeptTrial],
+    directions: Sequence[Literal["minimize", "maximize"]],
+    sampler: BaseSampler,
+) -> Study:
+    """Make a study in memory of trials that stand in the order of their numbers."""
+    storage = InMemoryStorage()
+    study = create_study(storage=storage, directions=directions, sampler=sampler)
+    study_id = storage.get_study_id_from_name(study.study_name)
+    for trial in trials:  # not by the study, which would look again whether each is valid
+        storage.create_new_trial(study_id, template_trial=trial)
+    return study
 
 
 class CompleteTrials(Study):

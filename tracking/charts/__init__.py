@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tracking.charts.base import HALO, HALO_ON_WHITE, Chart, fitted
+from tracking.charts.base import HALO, HALO_ON_WHITE, Chart, as_spec, fitted
 from tracking.charts.data import ChartData
 from tracking.charts.predictions import CALIBRATION, CLASSES
 from tracking.charts.response import IMPORTANCE, PARAMETER_MAP, RESPONSE
@@ -80,7 +80,7 @@ def write_figures(
         if picture is None:
             logger.debug("%s has nothing to show in %s", data.comparison.sweep, chart.name)
             continue
-        spec = fitted(picture.to_dict(validate=False), WIDTH)
+        spec = fitted(as_spec(picture), WIDTH)
         spec.pop("background", None)
         for kind in kinds:
             file = folder / f"{chart.name}.{kind}"

@@ -139,6 +139,23 @@ def panels(
     )
 
 
+def as_spec(chart: alt.TopLevelMixin) -> Spec:
+    """Convert a chart to Vega-Lite as plain data.
+
+    The data that it has by name are put in as they are: Altair would look through every value of
+    thousands of rows, which are plain already.
+    """
+    assert isinstance(chart, alt.SchemaBase)  # as every chart of Altair is
+    named = chart["datasets"]
+    if named is alt.Undefined:
+        return chart.to_dict(validate=False)
+    bare = chart.copy(deep=False)
+    bare["datasets"] = {name: [] for name in named}
+    spec: Spec = bare.to_dict(validate=False)
+    spec["datasets"] |= named
+    return spec
+
+
 def fitted(spec: Mapping[str, Any], width: int) -> Spec:
     """Fit a spec to a place of this many pixels, as `fit` in page.js does in the browser."""
     rules = spec.get("usermeta", {}).get("panels")

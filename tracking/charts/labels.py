@@ -73,8 +73,9 @@ def place_labels(
     """
     order = list(range(len(labels)))
     best: tuple[tuple[int, int], list[Offset | None]] | None = None
+    covered, crossed = _boxes(points), _boxes(lines)
     for _ in range(_TRIES):
-        offsets, crowded = _place(labels, order, points, lines, plot)
+        offsets, crowded = _place(labels, order, covered, crossed, plot)
         failed = [index for index in order if offsets[index] is None or index in crowded]
         cost = (len(crowded), len(failed))
         if best is None or cost < best[0]:
@@ -88,29 +89,33 @@ def place_labels(
 def _place(
     labels: Sequence[Label],
     order: Sequence[int],
-    points: Sequence[Box],
-    lines: Sequence[Box],
+    points: NDArray[np.float64],
+    lines: NDArray[np.float64],
     plot: Box,
 ) -> tuple[list[Offset | None], set[int]]:
     """Let the labels choose in this order; also return which required ones hide something."""
-    taken, soft = [*points], np.reshape(np.array(lines, dtype=float), (-1, 4))
+    taken, inside = points, _boxes([plot])
     offsets: list[Offset | None] = [None] * len(labels)
     crowded: set[int] = set()
     for index in order:
-        label, hard = labels[index], np.reshape(np.array(taken, dtype=float), (-1, 4))
-        costs = []
+        label, costs = labels[index], []
         for rank, offset in enumerate(_candidates(label.gap)):
             box = offset.box(label)
             area = (box.right - box.left) * (box.bottom - box.top)
-            hidden = _overlap(box, hard) + area - _overlap(box, np.array([plot], dtype=float))
-            costs.append((round(hidden, 3), _overlap(box, soft), rank, offset))
+            hidden = _overlap(box, taken) + area - _overlap(box, inside)
+            costs.append((round(hidden, 3), _overlap(box, lines), rank, offset))
         hidden, _, _, offset = min(costs)
         if hidden and label.required:
             crowded.add(index)
         if label.required or not hidden:
             offsets[index] = offset
-            taken.append(offset.box(label))
+            taken = np.concatenate([taken, _boxes([offset.box(label)])])
     return offsets, crowded
+
+
+def _boxes(boxes: Sequence[Box]) -> NDArray[np.float64]:
+    """Write boxes as an array [N, 4]."""
+    return np.reshape(np.array(boxes, dtype=float), (-1, 4))
 
 
 def _overlap(box: Box, others: NDArray[np.float64]) -> float:

@@ -233,14 +233,14 @@ def _cells(
         place = (x.shown(row.arm.params[x.name]), y.shown(row.arm.params[y.name]))
         at.setdefault(place, []).append(row)
     selected = data.selected and data.selected.setting
-    cells = []
+    cells, numbers = [], _numbers(data)
     for (a, b), there in at.items():
         cell: dict[str, Any] = {
             x.field: a,
             y.field: b,
             "settings": len(there),
         }
-        for number in _numbers(data):
+        for number in numbers:
             values = [value for row in there if (value := number.value(row)) is not None]
             if values:
                 cell[number.field] = scaled(number.metric, mean(values))

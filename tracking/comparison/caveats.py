@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from tracking.comparison.metrics import NOUNS, TOP1
 from tracking.comparison.runs import Arm, RunRecord
@@ -44,25 +45,38 @@ Labelled = tuple[str, RunRecord]
 """A finished run with the label of its arm."""
 
 
+class _Runs(NamedTuple):
+    """Finished runs, and their facts: most have the very same ones, which are looked at once."""
+
+    labelled: Sequence[Labelled]
+    facts: Sequence[Mapping[str, object]]
+
+    @classmethod
+    def of(cls, labelled: Sequence[Labelled]) -> _Runs:
+        """Find the distinct facts of runs."""
+        return cls(labelled, [*{id(run.facts): run.facts for _, run in labelled}.values()])
+
+
 def mixed_facts(arms: Sequence[Arm]) -> Iterator[str]:
     """Name each fact in which finished runs differ; a run that lacks it says nothing."""
     done = [(arm.label, run) for arm in arms for run in arm.done]
     trained = [(label, run) for label, run in done if run.trains]
-    by_seed = _split_by_seed(done)
+    every, of_trained = _Runs.of(done), _Runs.of(trained)
+    by_seed = [*map(_Runs.of, _split_by_seed(done))]
     for name in sorted(_COMPARED):
-        runs = trained if name in _OF_TRAINING else done
+        runs = of_trained if name in _OF_TRAINING else every
         alike = by_seed if name in _OF_DATA and by_seed else [runs]
         if differing := next(filter(None, (_differing(some, name) for some in alike)), ""):
             yield f"mixed {_COMPARED[name]}, these rows are not comparable: {differing}"
-    if not _differing(done, _REVISION):
+    if not _differing(every, _REVISION):
         for algorithm in dict.fromkeys(run.algorithm for _, run in done):
             own = [(label, run) for label, run in done if run.algorithm == algorithm]
-            if differing := _differing(own, _OWN_CODE):
+            if differing := _differing(_Runs.of(own), _OWN_CODE):
                 yield f"mixed versions of {algorithm}, these rows are not comparable: {differing}"
-    versions = (run.facts.get(_VERSIONS) for _, run in done)
+    versions = (facts.get(_VERSIONS) for facts in every.facts)
     installed = (packages for packages in versions if isinstance(packages, Mapping))
     for package in dict.fromkeys(name for packages in installed for name in packages):
-        if differing := _differing(done, _VERSIONS, package):
+        if differing := _differing(every, _VERSIONS, package):
             yield f"mixed versions of {package}, which may give other numbers: {differing}"
 
 
@@ -75,22 +89,28 @@ def _split_by_seed(done: Sequence[Labelled]) -> list[list[Labelled]]:
     return [[(label, run) for label, run in done if run.seed == seed] for seed in seeds]
 
 
-def _differing(runs: Iterable[Labelled], *path: str) -> str:
+def _differing(runs: _Runs, *path: str) -> str:
     """Return `10 epochs in fine_tune; 20 epochs in car_ft` of a fact; empty if all agree."""
-    by_value: dict[str, dict[str, None]] = {}  # the labels are a set that keeps its order
-    for label, run in runs:
-        value: object = run.facts
-        for name in path:
-            value = value.get(name) if isinstance(value, Mapping) else None
-        if value is not None:
-            by_value.setdefault(str(value), {})[label] = None
-    if len(by_value) < 2:
+    texts = {id(facts): _text(facts, path) for facts in runs.facts}
+    if len({*texts.values()} - {None}) < 2:
         return ""
+    by_value: dict[str, dict[str, None]] = {}  # the labels are a set that keeps its order
+    for label, run in runs.labelled:
+        if (text := texts[id(run.facts)]) is not None:
+            by_value.setdefault(text, {})[label] = None
     # As short as tells them apart: of digests the beginning, of objects the fields that differ.
     parts = {value: _fields(value) for value in by_value}
     shared = set.intersection(*({*some} for some in parts.values()))
     short = {v: ", ".join(p for p in some if p not in shared) or v for v, some in parts.items()}
     return few([f"{short[v][:_SHOWN]} in {few([*labels])}" for v, labels in by_value.items()], "; ")
+
+
+def _text(facts: Mapping[str, object], path: Sequence[str]) -> str | None:
+    """Write what lies at `path` in the facts of a run; None where nothing does."""
+    value: object = facts
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return None if value is None else str(value)
 
 
 def _fields(value: str) -> list[str]:
@@ -187,8 +207,9 @@ def data_notes(arms: Sequence[Arm]) -> Iterator[str]:
 
 def unfinished(arms: Sequence[Arm]) -> Iterator[str]:
     """Count the runs that enter no mean, test or curve, by why."""
+    lacking = [arm for arm in arms if len(arm.done) < len(arm.runs)]
     for word, states in _STATES.items():
-        counts = {arm.label: sum(arm.states.get(state, 0) for state in states) for arm in arms}
+        counts = {arm.label: sum(arm.states.get(state, 0) for state in states) for arm in lacking}
         where = [f"{label}: {count}" for label, count in counts.items() if count]
         if total := sum(counts.values()):
             noun = "run" if total == 1 else "runs"
@@ -205,15 +226,15 @@ def missing_values(arms: Sequence[Arm], endpoint: Endpoint) -> Iterator[str]:
             "by top-1 accuracy it can (report.by: top1, --by top1)"
         )
     for metric in (endpoint.id_metric, endpoint.ood):
-        counts = {arm.label: (len(arm.values(metric)), len(arm.done)) for arm in done}
-        if not any(measured for measured, _ in counts.values()):
+        without = [(arm, len(arm.values(metric))) for arm in done if arm.mean(metric) is None]
+        if len(without) == len(done) and not any(measured for _, measured in without):
             continue
-        for label, (measured, runs) in counts.items():
-            if measured < runs:
-                yield (
-                    f"{label}: {metric} is missing or not finite in {runs - measured} of {runs} "
-                    "runs, so it has no mean"
-                )
+        for arm, measured in without:
+            runs = len(arm.done)
+            yield (
+                f"{arm.label}: {metric} is missing or not finite in {runs - measured} of {runs} "
+                "runs, so it has no mean"
+            )
 
 
 def unequal_budgets(fewer: Mapping[str, set[str]], spent: Iterable[Budget]) -> Iterator[str]:

@@ -33,7 +33,7 @@ from tracking.comparison.selection import (
     select_shared_merges,
 )
 from tracking.comparison.spec import USUAL, ComparisonSpec, Endpoint, SelectionRule
-from tracking.comparison.statistics import Estimate, Interval, estimate
+from tracking.comparison.statistics import FEWEST_SEEDS, Estimate, Interval, estimate
 from tracking.comparison.verdict import (
     Pair,
     Verdict,
@@ -145,14 +145,17 @@ class Comparison:
 
     @cached_property
     def ranked(self) -> Sequence[Sequence[Row]]:
-        """Group the rows that may be ranked by those that may be so with each other."""
+        """Group the rows that may be ranked by those that may be so with each other.
+
+        Left out are groups in which no two have an interval: nothing in them is told apart.
+        """
         groups: dict[tuple[str, ...], list[Row]] = {}
         for row in self.rows:
             stands = row.arm.merge is None or row.chosen or row.selected
             if stands and row.arm.done and _UNRANKED.isdisjoint(row.marks):
                 facts = row.arm.done[0].facts
                 groups.setdefault(tuple(str(facts.get(name)) for name in _SAME), []).append(row)
-        return [*groups.values()]
+        return [rows for rows in groups.values() if sum(map(_may_have_interval, rows)) > 1]
 
     @cached_property
     def rivals(self) -> Mapping[tuple[str, str | None], int]:
@@ -188,6 +191,11 @@ class Comparison:
         rows = f"{len(self.rows)} row{'' if len(self.rows) == 1 else 's'}"
         verdict = textwrap.shorten(self.verdict, _REPR_VERDICT, placeholder=" ...")
         return f"<Comparison of {self.sweep!r}, {rows}\n {verdict}>"
+
+
+def _may_have_interval(row: Row) -> bool:
+    """Whether a row has seeds enough for an interval, or none changes it."""
+    return row.n >= FEWEST_SEEDS or not row.arm.has_seeds
 
 
 def compare(

@@ -10,15 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
-from tracking.comparison.runs import Arm, Scalar, params_key, scalar_text
+from tracking.comparison.runs import Arm, Scalar, scalar_text
 from tracking.comparison.selection import SWEEP
 from tracking.comparison.spec import ALPHA, FEWEST_SEEDS, Endpoint
 from tracking.comparison.statistics import DIGITS, Interval, PairedTest, mean
 
 FEWEST_SETTINGS = 10
 """Below it a rank correlation says nothing."""
+_NORMAL = 1.959963984540054
+"""The quantile of the normal distribution at 97.5 %, as scipy.special.ndtri has it."""
 _NAMES = ("algorithm.name", SWEEP)
 """Fields whose values are compared as algorithms, or tell sweeps apart."""
 
@@ -112,7 +113,7 @@ class Association:
         rho = self.rank_correlation
         if rho is None or abs(rho) >= 1:
             return None
-        half = float(ndtri(0.975)) * math.sqrt((1 + rho**2 / 2) / (self.settings - 3))
+        half = _NORMAL * math.sqrt((1 + rho**2 / 2) / (self.settings - 3))
         z = math.atanh(rho)
         return Interval(math.tanh(z - half), math.tanh(z + half))
 
@@ -139,15 +140,23 @@ def measure_effects(
         values = {scalar_text(arm.params[name]): arm.params[name] for arm in own}
         if len(values) < 2:
             continue
-        blocks: dict[str, dict[str, Arm]] = {}
+        blocks: dict[_Point, dict[str, Arm]] = {}
         for arm in own:
-            rest = params_key({key: value for key, value in arm.params.items() if key != name})
-            blocks.setdefault(rest, {})[scalar_text(arm.params[name])] = arm
+            blocks.setdefault(_rest(arm, name), {})[scalar_text(arm.params[name])] = arm
         whole = [block for block in blocks.values() if len(block) == len(values)]
         if whole:
             yield _effect(name, values, whole, selected, endpoint)
         else:
             yield _association(name, own, endpoint)
+
+
+_Point = tuple[tuple[str, bool, Scalar], ...]
+
+
+def _rest(arm: Arm, name: str) -> _Point:
+    """Return the other fields of a setting, equal where `params_key` of them is: 1 is no true."""
+    rest = (item for item in arm.params.items() if item[0] != name)
+    return tuple((key, isinstance(value, bool), value) for key, value in sorted(rest))
 
 
 def _effect(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import cache
 from typing import Literal, get_args
 
 ID = "id/test/top1"
@@ -108,6 +109,7 @@ _GROUPS = (
 )
 
 
+@cache
 def metric_order(name: str) -> tuple[int, str, int, str]:
     """Sort ID before OOD, the mean over shifts before them by name, top-1 before the rest."""
     kinds = ("top1", "nll", "ece", "brier")

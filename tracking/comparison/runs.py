@@ -7,11 +7,12 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import TypeAdapter
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 CONFIRMED = " (confirmed)"
 """Ends the label of an arm that was run again on fresh seeds."""
@@ -133,17 +134,17 @@ class Arm:
         """Whether these are the runs of a selected setting on fresh seeds."""
         return self.role == "confirmation"
 
-    @property
+    @cached_property
     def trains(self) -> bool:
         """False for an arm whose weights no seed changes."""
         return any(run.trains for run in self.runs)
 
-    @property
+    @cached_property
     def is_zero_shot(self) -> bool:
         """Whether its weights are the pre-trained ones."""
         return all(run.is_zero_shot for run in self.runs)
 
-    @property
+    @cached_property
     def has_seeds(self) -> bool:
         """False for an arm in which no seed changes anything, its split neither."""
         return any(run.seed is not None for run in self.runs)
@@ -156,12 +157,7 @@ class Arm:
     @property
     def merge_labels(self) -> tuple[str, ...]:
         """The merged models that some finished run has: by merge, `wise_ft@0.25` before `@0.5`."""
-
-        def order(label: str) -> tuple[str, float, str]:
-            name, number = split_merge(label)
-            return (name, -math.inf if number is None else number, label)
-
-        return tuple(sorted({label for run in self.done for label in run.merges}, key=order))
+        return _in_order(frozenset().union(*(run.merges for run in self.done)))
 
     def values(self, metric: str, seeds: Sequence[int | None] = ()) -> dict[int | None, float]:
         """Return the finite values of the finished runs, by seed.
@@ -176,16 +172,21 @@ class Arm:
 
     def mean(self, metric: str) -> float | None:
         """Average a metric over the finished runs; None unless each has a finite value."""
-        values = self.values(metric)
-        complete = values and len(values) == len(self.done)
-        return math.fsum(values.values()) / len(values) if complete else None
+        if len(self.done) == 1:
+            value = self.done[0].value(metric, self.merge)
+            return None if value is None else float(value)
+        values = [run.value(metric, self.merge) for run in self.done]
+        measured = [value for value in values if value is not None]
+        complete = measured and len(measured) == len(values)
+        return math.fsum(measured) / len(measured) if complete else None
 
     def is_complete(self, seeds: Sequence[int]) -> bool:
         """Whether every required seed is done and nothing else of it failed."""
-        finished = {run.seed for run in self.done}
         if not self.has_seeds:
-            return bool(finished)
-        return set(seeds) <= finished and len(self.done) == len(self.runs)
+            return bool(self.done)
+        return len(self.done) == len(self.runs) and {run.seed for run in self.done}.issuperset(
+            seeds
+        )
 
     def is_setting_of(self, other: Arm) -> bool:
         """Whether both are one algorithm with the same fields, on whatever seeds."""
@@ -194,7 +195,11 @@ class Arm:
     def merged(self, label: str) -> Arm:
         """Return the arm of the same runs through one of their merged models."""
         if label not in self._merged:
-            self._merged[label] = replace(self, label=f"{self.label} + {label}", merge=label)
+            merged = (f"{self.label} + {label}", self.algorithm, label, self.params)
+            arm = Arm(*merged, self.role, self.trial, self.runs)
+            # Its runs are the same: what is known of them need not be found out again.
+            vars(arm).update(done=self.done, trains=self.trains, has_seeds=self.has_seeds)
+            self._merged[label] = arm
         return self._merged[label]
 
     @cached_property
@@ -258,15 +263,30 @@ def setting(params: Mapping[str, Scalar]) -> str:
     return " ".join(parts)
 
 
+_KEY = json.JSONEncoder(sort_keys=True, default=str)
+
+
 def params_key(params: Mapping[str, Scalar]) -> str:
     """Write equal params as one text, in any order; 1 and 1.0 are equal, 1 and true are not."""
     plain = {
         name: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
         for name, value in params.items()
     }
-    return json.dumps(plain, sort_keys=True, default=str)
+    return _KEY.encode(plain)
 
 
+@cache
+def _in_order(labels: frozenset[str]) -> tuple[str, ...]:
+    """Sort the labels of merged models: most arms have the same ones."""
+
+    def order(label: str) -> tuple[str, float, str]:
+        name, number = split_merge(label)
+        return (name, -math.inf if number is None else number, label)
+
+    return tuple(sorted(labels, key=order))
+
+
+@cache
 def split_merge(label: str) -> tuple[str, float | None]:
     """Split `wise_ft@0.5` into the merge and its number; None where the label holds none."""
     name, _, number = label.partition("@")
@@ -402,7 +422,13 @@ def read_result(text: str) -> Result | None:
 
 _LISTED = ("algorithm", "params", "seed", "digest", "state", "role", "trial", "epochs", "untrained")
 """The fields of a run in a sweep's list."""
-_RECORD = TypeAdapter(RunRecord)
+
+
+@cache
+def _record() -> TypeAdapter[RunRecord]:
+    from pydantic import TypeAdapter  # to build it takes longer than most commands look at it
+
+    return TypeAdapter(RunRecord)
 
 
 def settings(records: Sequence[RunRecord], generation: int) -> dict[str, Any]:
@@ -424,6 +450,6 @@ def read_settings(text: str) -> Settings | None:
             | {"merges": {label: {} for label in run["merges"]}}
             for run in data["runs"]
         )
-        return Settings(int(data["generation"]), tuple(map(_RECORD.validate_python, runs)))
+        return Settings(int(data["generation"]), tuple(map(_record().validate_python, runs)))
     except (ValueError, KeyError, TypeError):
         return None

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-# scipy.special, not scipy.stats: the same t distribution, a tenth of the import time.
-from scipy.special import stdtr, stdtrit
 
 FEWEST_SEEDS = 3
 """Below it a standard deviation says nothing: no interval and no t test."""
@@ -62,12 +59,12 @@ class PairedTest:
     def p(self) -> float | None:
         """Two-sided p of the paired t test; None below 3 pairs and without spread."""
         t = self._t(0.0)
-        return None if t is None else 2 * float(stdtr(len(self.differences) - 1, -abs(t)))
+        return None if t is None else 2 * _student(len(self.differences) - 1, -abs(t))
 
     def p_above(self, bound: float) -> float | None:
         """Return the one-sided p of the null that the mean is at most `bound`; None where p is."""
         t = self._t(bound)
-        return None if t is None else float(stdtr(len(self.differences) - 1, -t))
+        return None if t is None else _student(len(self.differences) - 1, -t)
 
     def _t(self, bound: float) -> float | None:
         if len(self.differences) < FEWEST_SEEDS or not self.spreads:
@@ -97,6 +94,25 @@ class PairedTest:
     def is_tie(self) -> bool:
         """Whether both have the same value in every pair, but for float rounding."""
         return max(map(abs, self.differences)) < _ROUNDING
+
+
+# scipy.special, not scipy.stats: the same t distribution, a tenth of the import time. Where there
+# are too few seeds for an interval, not even that.
+
+
+def _student(freedom: int, t: float) -> float:
+    """Evaluate the distribution function of Student's t."""
+    from scipy.special import stdtr
+
+    return float(stdtr(freedom, t))
+
+
+@cache
+def _student_quantile(freedom: int, share: float) -> float:
+    """Evaluate its inverse: a comparison needs the same few of them for each row and metric."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, share))
 
 
 def _sampled_sign_flips(differences: Sequence[float]) -> float:
@@ -136,11 +152,20 @@ class Estimate:
 
 def estimate(values: Sequence[float | None]) -> Estimate:
     """Estimate a mean; there is none where a value is missing or not finite."""
+    if len(values) == 1:  # as most of a sweep of thousands of trials have it
+        return _estimate_one(values[0])
     finite = tuple(v if v is not None and math.isfinite(v) else None for v in values)
     measured = [value for value in finite if value is not None]
     if not measured or len(measured) < len(finite):
         return Estimate(finite, None, None)
     return Estimate(finite, mean(measured), t_interval(measured))
+
+
+def _estimate_one(value: float | None) -> Estimate:
+    """Estimate the mean of one value, which has no interval."""
+    if value is None or not math.isfinite(value):
+        return Estimate((None,), None, None)
+    return Estimate((value,), float(value), None)
 
 
 def mean(values: Sequence[float]) -> float:
@@ -167,7 +192,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
     """
     if len(values) < FEWEST_SEEDS or not all(map(math.isfinite, values)):
         return None
-    half = float(stdtrit(len(values) - 1, (1 + level) / 2)) * standard_error(values)
+    half = _student_quantile(len(values) - 1, (1 + level) / 2) * standard_error(values)
     middle = mean(values)
     return Interval(middle - half, middle + half)
 

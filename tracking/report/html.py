@@ -252,9 +252,10 @@ def _sections(
 def _spec(chart: TopLevelMixin) -> str:
     from markupsafe import Markup
 
-    text = json.dumps(
-        chart.to_dict(validate=False), separators=(",", ":"), allow_nan=False, ensure_ascii=False
-    )
+    from tracking.charts.base import as_spec
+
+    spec = as_spec(chart)
+    text = json.dumps(spec, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     # In a script element only `<` could begin something else than the script.
     return Markup(text.replace("<", "\\u003c"))
 
@@ -320,7 +321,7 @@ def chart(comparison: Comparison, name: str = "id_ood", *, width: int = 720) -> 
     import altair as alt
 
     from tracking.charts import CHARTS
-    from tracking.charts.base import HALO, HALO_ON_WHITE, fitted
+    from tracking.charts.base import HALO, HALO_ON_WHITE, as_spec, fitted
     from tracking.charts.data import ChartData
 
     if name not in CHARTS:
@@ -328,7 +329,7 @@ def chart(comparison: Comparison, name: str = "id_ood", *, width: int = 720) -> 
     drawn = CHARTS[name].draw(ChartData(comparison))
     if drawn is None:
         raise TrackingError(f"{comparison.sweep} has nothing to show in the chart {name!r}")
-    spec = fitted(drawn.to_dict(validate=False), width)
+    spec = fitted(as_spec(drawn), width)
     spec["config"] = {"style": {HALO: HALO_ON_WHITE}}
     # Transparent is for the report, which gives words the colours of its theme.
     spec.pop("background", None)

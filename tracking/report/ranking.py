@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-from tracking.comparison.compare import Comparison
+from tracking.comparison.compare import Comparison, Row
 from tracking.comparison.metrics import direction
-from tracking.comparison.runs import Arm
-from tracking.comparison.statistics import Estimate, Interval
+from tracking.comparison.statistics import Interval
 
 MEANING = (
     "the best of its column in the whole sweep, and every row that the 95 % interval of the paired "
@@ -31,50 +29,44 @@ def best_rows(
     sign = direction(metric)
     best: set[str] = set()
     for together in comparison.ranked if sign else ():
-        estimates = ((row.arm, row.metric(metric)) for row in together)
-        rows = [
-            _Ranked(arm, estimate.mean, _interval(arm, estimate))
-            for arm, estimate in estimates
-            if estimate.mean is not None
-        ]
+        means = ((row, row.arm.mean(metric)) for row in together)
+        rows = [(row, mean) for row, mean in means if mean is not None]
         if not rows:
             continue
-        top = max(rows, key=lambda row: sign * row.mean)
-        printed = number(top.mean)
+        top, highest = max(rows, key=lambda item: sign * item[1])
+        printed, interval = number(highest), _interval(top, metric)
+        if interval is None:
+            continue  # nothing is told apart from it
         level = [
             row.arm.label
-            for row in rows
-            if not _told_apart(comparison, row, top, metric) or number(row.mean) == printed
+            for row, mean in rows
+            if not _told_apart(comparison, row, top, interval, metric) or number(mean) == printed
         ]
         if len(level) < len(rows):
             best.update(level)
     return frozenset(best)
 
 
-class _Ranked(NamedTuple):
-    """A row that is ranked, with its own interval."""
-
-    arm: Arm
-    mean: float
-    ci95: Interval | None
-
-
-def _told_apart(comparison: Comparison, row: _Ranked, top: _Ranked, metric: str) -> bool:
-    """Whether the interval of the paired difference excludes 0.
+def _told_apart(
+    comparison: Comparison, row: Row, top: Row, interval: Interval, metric: str
+) -> bool:
+    """Whether the interval of the paired difference excludes 0; that of the best row is there.
 
     Where the difference has none (fewer than three common seeds, no spread), whether the rows' own
     intervals lie apart.
     """
-    if row.ci95 is None or top.ci95 is None:
+    own = _interval(row, metric)
+    if own is None:
         return False
     test = comparison.pair(row.arm, top.arm).test(metric)
     if test is not None and test.ci95 is not None:
         return not test.ci95.low <= 0 <= test.ci95.high
-    return row.ci95.high < top.ci95.low or top.ci95.high < row.ci95.low
+    return own.high < interval.low or interval.high < own.low
 
 
-def _interval(arm: Arm, estimate: Estimate) -> Interval | None:
+def _interval(row: Row, metric: str) -> Interval | None:
     """Return the interval of a row; of a model that no seed changes its value alone."""
-    if estimate.mean is not None and not arm.has_seeds:
+    estimate = row.metric(metric)
+    if estimate.mean is not None and not row.arm.has_seeds:
         return Interval(estimate.mean, estimate.mean)
     return estimate.ci95

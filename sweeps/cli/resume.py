@@ -1,0 +1,98 @@
+"""The command that goes on with a sweep: resume."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from carft_core.errors import RequestError
+from sweeps.cli import Emit
+from sweeps.cli.parser import keys
+from sweeps.cli.status import command, is_open
+from sweeps.home import Home, find_home
+from sweeps.ledger.claim import DRIVER
+from sweeps.ledger.generations import Invocation
+from sweeps.ledger.summary import summary_of
+from sweeps.ledger.trials import Ledger, find_ledger
+
+if TYPE_CHECKING:
+    from sweeps.spec.spec import SweepSpec
+
+
+def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
+    """Run the command."""
+    home = find_home(arguments.home, trust=arguments.trust_home).absolute()
+    ledger = find_ledger(home, arguments.sweep)
+    before, folder = Invocation.last(ledger), home.sweep(arguments.sweep)
+    changes, asked = keys(arguments), ledger.recall("trial_count")
+    as_it_was = not changes and not arguments.imports and arguments.trials is None
+    # Of a sweep as it was run the ledger says enough, and nothing that trains is imported.
+    if as_it_was and asked and _is_done(home, ledger, asked, failed_again=arguments.failed):
+        emit(_nothing_to_do(ledger, arguments.home))
+        return 0
+
+    from sweeps.cli.run import carry_out
+    from sweeps.spec.user_code import resolve, vet_of
+
+    more = resolve(arguments.imports, Path.cwd())
+    vet = vet_of(home, besides=more)
+    with before.working_directory() as lost:
+        now = replace(before, imports=tuple(dict.fromkeys([*before.imports, *more])))
+        for key, value in changes.items():
+            now = now.with_override(key, value)
+        spec, changed = now.load(folder, vet)
+        if arguments.trials is not None:
+            now = now.with_override("run_cap", _cap(spec, arguments.trials))
+            spec, changed = now.load(folder, vet)
+        address = arguments.address
+        if address is None and spec.engine != "local":
+            address = before.address  # the cluster that it was run on
+        if _is_done(home, ledger, spec.trial_count, failed_again=arguments.failed):
+            emit(_nothing_to_do(ledger, arguments.home))
+            return 0
+        return carry_out(
+            spec,
+            home,
+            arguments,
+            emit,
+            address=address,
+            notes=[note for note in (changed, lost) if note],
+            failed_again=arguments.failed,
+        )
+
+
+def _cap(spec: SweepSpec, more: int) -> int:
+    """The `run_cap` with which there are `more` trials. Raises RequestError for a whole grid."""
+    if spec.method != "grid":
+        return spec.trial_count + more
+    whole = spec.model_copy(update={"run_cap": None}).trial_count
+    if spec.trial_count == whole:
+        raise RequestError(
+            f"the grid of {spec.name} has no more points than its {whole} trials; give its "
+            f"parameters more values in {spec.source_path}, then: carft-sweep run "
+            f"{spec.source_path}"
+        )
+    return min(spec.trial_count + more, whole)
+
+
+def _is_done(home: Home, ledger: Ledger, asked: int, *, failed_again: bool) -> bool:
+    """Whether another execution, with `asked` trials, would find nothing to do."""
+    # A driver lets go when it has sent the end of the sweep: one that was killed has not.
+    if summary_of(ledger)["state"] != "done" or (ledger.file.parent / DRIVER).exists():
+        return False
+    return not is_open(home, ledger, asked, failed_again=failed_again)
+
+
+def _nothing_to_do(ledger: Ledger, option: str | None) -> str:
+    name, trials = ledger.name, ledger.trials()
+    failed = sum(trial.state == "failed" for trial in trials)
+    text = (
+        f"{name} has nothing left to do: {len(trials) - failed} of {len(trials)} trials have come "
+        f"to their end. The result: {command('compare', name, option)}"
+    )
+    if not failed:
+        return text
+    again = command("resume", name, option)
+    return f"{text}\n{failed} failed; to try them again: {again} --failed"
