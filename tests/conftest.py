@@ -6,6 +6,7 @@ import functools
 import gc
 import json
 import os
+import shutil
 import signal
 import sqlite3
 from collections.abc import Iterator
@@ -68,6 +69,22 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
     gc.enable()
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder of the test's own, which is emptied behind a test that passes: all of them together
+    are gigabytes. It stays, since another test in a folder of its name would meet what this process
+    remembers of it.
+    """
+    failures = request.session.testsfailed
+    yield tmp_path
+    if request.session.testsfailed == failures:
+        for path in tmp_path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
