@@ -63,9 +63,9 @@ class Epoch:
     metrics: dict[str, float]
     timestamp: int
     """Milliseconds since the Unix epoch."""
-    seconds: float = 0.0
-    step: int = 0
-    steps: int = 0
+    seconds: float
+    step: int
+    steps: int
 
     def __post_init__(self) -> None:
         """Raise ValueError for a time that is none."""

@@ -8,10 +8,18 @@ from typing import Any
 
 import pytest
 
+from carft_core.errors import RequestError
 from sweeps.cli import main
 from sweeps.engines.resources import Hardware
 from sweeps.home import Home
-from sweeps.plan.estimate import RunTimes, TimedRun, TimingHistory, estimate_sweep
+from sweeps.ledger.runs import RunStore
+from sweeps.plan.estimate import (
+    RunTimes,
+    TimedRun,
+    TimingHistory,
+    estimate_sweep,
+    timing_history,
+)
 from sweeps.spec.spec import SweepSpec, load_spec
 from tests import domain_bed_tree
 
@@ -83,3 +91,13 @@ def test_balanced_runs_tell_neither_time_nor_memory_of_others(
     history = TimingHistory([run])
     assert [history.times_of(config) for config in (plain, balanced)] == [run.times, None]
     assert [history.peak_mb(config) for config in (plain, balanced)] == [900.0, None]
+
+
+def test_an_earlier_run_whose_epochs_lack_their_times_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "0123456789ab"
+    folder.mkdir()
+    (folder / "trained.json").write_text('{"seconds": 1.0}')
+    epoch = {"epoch": 1, "epochs": 2, "metrics": {}, "timestamp": 1_700_000_000_000}
+    (folder / "history.json").write_text(json.dumps([epoch, {**epoch, "epoch": 2}]))
+    with pytest.raises(RequestError, match=r"history\.json .*seconds"):
+        timing_history(RunStore(tmp_path))
