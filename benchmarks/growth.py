@@ -106,8 +106,8 @@ def main() -> None:
         series = [it for result in results for it in result["series"]]
         result = {"machine": results[-1]["machine"], "series": series}
     else:
-        chosen = [name for name in MEASURES if vars(options)[name]] or [*MEASURES]
-        series = [asdict(it) for name in chosen for it in MEASURES[name](options.repeats)]
+        measures = [name for name in MEASURES if vars(options)[name]] or [*MEASURES]
+        series = [asdict(it) for name in measures for it in MEASURES[name](options.repeats)]
         from sweeps.bench.measurement import describe_machine
 
         result = {"machine": describe_machine(), "series": series}
@@ -145,8 +145,8 @@ def measure_trials(repeats: int) -> Iterator[Series]:
             build(home, size)
             for name in ON_A_HOME:
                 for _ in range(1 if size == sizes[-1] else repeats):
-                    found = cost("sweeps", *COMMANDS[name], "--home", str(home))
-                    costs[name][size] = found.least(costs[name].get(size))
+                    spent = cost("sweeps", *COMMANDS[name], "--home", str(home))
+                    costs[name][size] = spent.least(costs[name].get(size))
             shutil.rmtree(home)
     for name in ON_A_HOME:
         yield _series("trials", name, costs[name])
@@ -181,9 +181,9 @@ def cost(module: str, *arguments: str) -> Cost:
     return _reported(Cost(row["cpu_s"], row["peak_mb"]), " ".join(arguments))
 
 
-def _reported(found: Cost, what: str) -> Cost:
-    sys.stderr.write(f"{found.cpu_s:7.2f} s {found.peak_mb:5.0f} MB  {what}\n")
-    return found
+def _reported(spent: Cost, what: str) -> Cost:
+    sys.stderr.write(f"{spent.cpu_s:7.2f} s {spent.peak_mb:5.0f} MB  {what}\n")
+    return spent
 
 
 def _series(of: str, step: str, costs: Mapping[int, Cost]) -> Series:
@@ -200,8 +200,8 @@ def _drive(trials: int) -> Cost:
         looks, code, output = drive(Path(scratch) / "home", trials, "local")
     if code:
         raise SystemExit(f"a sweep of {trials} simulated trials exited {code}: {output}")
-    found = Cost(looks[-1].cpu_s, max(look.rss_mb for look in looks))
-    return _reported(found, f"driver of {trials} trials")
+    spent = Cost(looks[-1].cpu_s, max(look.rss_mb for look in looks))
+    return _reported(spent, f"driver of {trials} trials")
 
 
 @dataclass(frozen=True)
@@ -247,11 +247,11 @@ def _measure_points(of: str, points: Mapping[int, Point], repeats: int) -> Itera
             (folder / "point.json").write_text(json.dumps(asdict(point)))
             cost("benchmarks.growth", "--step", "make", scratch)
             for _ in range(1 if size == max(points) else repeats):
-                for step, found in _measure_steps(folder):
+                for step, spent in _measure_steps(folder):
                     by_size = costs.setdefault(step, {})
-                    by_size[size] = found.least(by_size.get(size))
-            for command, found in _measure_commands(folder, point):
-                costs.setdefault(command, {})[size] = found
+                    by_size[size] = spent.least(by_size.get(size))
+            for command, spent in _measure_commands(folder, point):
+                costs.setdefault(command, {})[size] = spent
     for step, by_size in costs.items():
         yield _series(of, step, by_size)
 
@@ -394,9 +394,9 @@ def _panel(series: Sequence[Series], of: str, quantity: str) -> Any:
     import altair as alt
 
     points = [
-        {"step": it.step, "size": size, "cost": found}
+        {"step": it.step, "size": size, "cost": value}
         for it in series
-        for size, found in zip(it.sizes, vars(it)[quantity], strict=True)
+        for size, value in zip(it.sizes, vars(it)[quantity], strict=True)
     ]
     costs, sizes = ([point[key] for point in points] for key in ("cost", "size"))
     low, high = min(costs) / 1.3, max(costs) * 1.3

@@ -110,9 +110,9 @@ def _keep_model(
 ) -> None:
     """Keep the selected model in MLflow, whose runs are there now."""
     if result.state == "done" and spec.report.model:
-        told = log_selected(home, spec, result.comparison, ending.write)
-        if told is not None:
-            progress.note(told)
+        note = log_selected(home, spec, result.comparison, ending.write)
+        if note is not None:
+            progress.note(note)
 
 
 class SweepFailed(RuntimeError):

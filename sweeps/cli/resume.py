@@ -26,10 +26,14 @@ def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
     home = find_home(arguments.home, trust=arguments.trust_home).absolute()
     ledger = find_ledger(home, arguments.sweep)
     before, folder = Invocation.last(ledger), home.sweep(arguments.sweep)
-    changes, asked = keys(arguments), ledger.recall("trial_count")
+    changes, trial_count = keys(arguments), ledger.recall("trial_count")
     as_it_was = not changes and not arguments.imports and arguments.trials is None
     # Of a sweep as it was run the ledger says enough, and nothing that trains is imported.
-    if as_it_was and asked and _is_done(home, ledger, asked, failed_again=arguments.failed):
+    if (
+        as_it_was
+        and trial_count
+        and _is_done(home, ledger, trial_count, failed_again=arguments.failed)
+    ):
         emit(_nothing_to_do(ledger, arguments.home))
         return 0
 
@@ -77,12 +81,12 @@ def _cap(spec: SweepSpec, more: int) -> int:
     return min(spec.trial_count + more, whole)
 
 
-def _is_done(home: Home, ledger: Ledger, asked: int, *, failed_again: bool) -> bool:
-    """Whether another execution, with `asked` trials, would find nothing to do."""
+def _is_done(home: Home, ledger: Ledger, trial_count: int, *, failed_again: bool) -> bool:
+    """Whether another execution, with so many trials, would find nothing to do."""
     # A driver lets go when it has sent the end of the sweep: one that was killed has not.
     if summary_of(ledger)["state"] != "done" or (ledger.file.parent / DRIVER).exists():
         return False
-    return not is_open(home, ledger, asked, failed_again=failed_again)
+    return not is_open(home, ledger, trial_count, failed_again=failed_again)
 
 
 def _nothing_to_do(ledger: Ledger, option: str | None) -> str:

@@ -57,11 +57,11 @@ class Measurements:
         Raises RequestError for a file that is damaged.
         """
         try:
-            found = os.stat(f"{folder}/evaluations/{label}/metrics.json")  # noqa: PTH116 - no Path
+            status = os.stat(f"{folder}/evaluations/{label}/metrics.json")  # noqa: PTH116 - no Path
         except OSError:
             return measured(folder, label)
         # Before it is read: of a file that is replaced meanwhile nothing is kept for long.
-        stamp = (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
+        stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
         key = f"{folder.name}/{label}"
         entry = self._kept.entry(key, stamp)
         if entry is None:
