@@ -35,11 +35,15 @@ PYTHON = """\
 [ "$1" = - ] || exec {python} "$@"
 [ "$BEHAVES" != no-ray ]
 """
+# As the real one it begins behind Ray, which it would end else before Ray has said where it is.
 SWEEP = """\
 #!/bin/bash
 trap 'exit 3' TERM
 echo $$ >"$PLACE/driver.$SLURM_JOB_ID"
-[ -z "${SLURM_RESTART_COUNT:-}" ] || exit 0
+if [ -n "${SLURM_RESTART_COUNT:-}" ]; then
+  until [ "$(wc -l <"$PLACE/folders")" -gt "$SLURM_RESTART_COUNT" ]; do sleep 0.1; done
+  exit 0
+fi
 [ "$BEHAVES" = runs ] || exit "$BEHAVES"
 while :; do sleep 0.1; done
 """
