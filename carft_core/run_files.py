@@ -65,7 +65,7 @@ class Epoch:
     """Milliseconds since the Unix epoch."""
     seconds: float
     step: int
-    steps: int
+    steps: int = 0
 
     def __post_init__(self) -> None:
         """Raise ValueError for a time that is none."""
