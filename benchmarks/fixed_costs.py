@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.machine import usage_of
 from sweeps.bench.sweeping import sweep_file
 
-TICK = os.sysconf("SC_CLK_TCK")
 LOOK = 0.02
 """Seconds between two looks."""
 
@@ -74,14 +74,12 @@ class Watch:
 
     def _look(self, before: Look) -> Look:
         try:
-            stat = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+            usage = usage_of(self._process.pid)
         except OSError:
             return before
-        memory = int(stat[21]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-        if not memory:  # it has ended, and nobody has waited for it yet
+        if not usage.memory:  # it has ended, and nobody has waited for it yet
             return before
-        cpu = (int(stat[11]) + int(stat[12])) / TICK
-        return Look(time.perf_counter() - self._began, cpu, memory)
+        return Look(time.perf_counter() - self._began, usage.cpu_s, usage.memory / 1e6)
 
 
 def measure(engine: str) -> None:

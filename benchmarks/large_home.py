@@ -135,7 +135,7 @@ def write_run(
     _write(folder / "history.json", reports)
     if state != "done":
         return {}
-    found = {label: _metrics(draw) for label in models_of(task.config)}
+    metrics = {label: _metrics(draw) for label in models_of(task.config)}
     for label, model in models_of(task.config).items():
         point = None if model is None else model[1]
         _write(
@@ -145,11 +145,11 @@ def write_run(
                 "label": label,
                 "step": 0 if point is None else point.step,
                 "values": {} if point is None else dict(point.values),
-                **{"metrics": found[label], "facts": _FACTS},
+                **{"metrics": metrics[label], "facts": _FACTS},
             },
         )
     _write(folder / "trained.json", {"seconds": 1.0, "ended": now})
-    return found["unmerged"]
+    return metrics["unmerged"]
 
 
 def _metrics(draw: random.Random) -> dict[str, float]:

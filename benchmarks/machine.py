@@ -1,4 +1,4 @@
-"""A machine that is not at rest."""
+"""A machine that is not at rest, and what a process takes of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 SPIN = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"
 """Ends with its parent, also where that is killed."""
@@ -21,3 +23,21 @@ def busy_process() -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
+
+
+class Usage(NamedTuple):
+    """What a process has taken so far (Linux)."""
+
+    cpu_s: float
+    """Processor seconds of all its threads."""
+    memory: int
+    """What of it is in memory now (RSS), in bytes; 0 once it has ended."""
+    threads: int
+
+
+def usage_of(pid: int) -> Usage:
+    """Read what a process takes. Raises OSError where there is none of that number."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ticks = int(fields[11]) + int(fields[12])
+    memory = int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+    return Usage(ticks / os.sysconf("SC_CLK_TCK"), memory, int(fields[17]))

@@ -84,9 +84,9 @@ def profile_run(options: argparse.Namespace, scratch: Path) -> dict[str, float]:
 
 def profile_sweep(engine: str, scratch: Path) -> dict[str, float]:
     """Profile a command that runs a sweep; the seconds of its parts on the clock."""
-    home, sweep, found = (scratch / name for name in ("home", "sweep.yaml", "sweep.prof"))
+    home, sweep, profile = (scratch / name for name in ("home", "sweep.yaml", "sweep.prof"))
     sweep.write_text(json.dumps({**sweep_file(quick=True), "engine": engine}))
-    command = ["-m", "cProfile", "-o", str(found), "-m", "sweeps", "run", str(sweep)]
+    command = ["-m", "cProfile", "-o", str(profile), "-m", "sweeps", "run", str(sweep)]
     environ = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     began = time.time()
     subprocess.run(
@@ -95,8 +95,8 @@ def profile_sweep(engine: str, scratch: Path) -> dict[str, float]:
         stdout=subprocess.DEVNULL,
         check=True,
     )
-    ended, profiled = time.time(), found.stat().st_mtime
-    parts = shares_of_sweep(times_of(str(found)), engine, read_work(home))
+    ended, profiled = time.time(), profile.stat().st_mtime
+    parts = shares_of_sweep(times_of(str(profile)), engine, read_work(home))
     return {
         "Python and imports, to the read sweep file": profiled - began - sum(parts.values()),
         **parts,

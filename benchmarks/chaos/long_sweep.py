@@ -26,6 +26,7 @@ from typing import Any
 
 from benchmarks.chaos.chain_core import PAUSE
 from benchmarks.chaos.planted_faults import PLAN
+from benchmarks.machine import usage_of
 from sweeps.home import Home
 from sweeps.ledger.trials import LEDGER_FILE, find_ledger
 
@@ -162,17 +163,8 @@ class _TrialCount:
 
 
 def _look(pid: int, seconds: float, trials: int) -> Look:
-    place = Path(f"/proc/{pid}")
-    fields = (place / "stat").read_text().rpartition(")")[2].split()
-    ticks = int(fields[11]) + int(fields[12])
-    return Look(
-        round(seconds, 1),
-        trials,
-        int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / _MB,
-        len(list((place / "fd").iterdir())),
-        int(fields[17]),
-        ticks / os.sysconf("SC_CLK_TCK"),
-    )
+    usage, files = usage_of(pid), len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    return Look(round(seconds, 1), trials, usage.memory / _MB, files, usage.threads, usage.cpu_s)
 
 
 def _sweep(trials: int, engine: str) -> dict[str, Any]:

@@ -159,10 +159,7 @@ def memory_warning(
 def this_machine() -> Node:
     """Return what this machine has, as far as this process may use it."""
     gpus = visible_gpus()
-    cpus, quota = usable_cpus(), cpu_quota()
-    if quota is not None:
-        cpus = min(cpus, max(1, int(quota)))
-    return Node("this machine", cpus, len(gpus)).with_gpus(gpus)
+    return Node("this machine", whole_cpus(), len(gpus)).with_gpus(gpus)
 
 
 def devices_of(gpus: float | None, machine: Node, runs: int) -> list[str | None]:
@@ -184,6 +181,12 @@ def usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def whole_cpus() -> int:
+    """Count the cores that this process may use, as far as its control group leaves whole ones."""
+    cpus, quota = usable_cpus(), cpu_quota()
+    return cpus if quota is None else min(cpus, max(1, int(quota)))
 
 
 def cpu_quota() -> float | None:

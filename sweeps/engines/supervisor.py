@@ -19,7 +19,7 @@ from typing import Any
 
 from sweeps.engines.base import Decision, Failure, FailureClass, Handler, Job
 from sweeps.engines.entry import CORE, log_tail
-from sweeps.engines.resources import usable_cpus
+from sweeps.engines.resources import whole_cpus
 
 _ROOT = Path(__file__).parents[2]
 _CLOSING_SECONDS = 10.0
@@ -133,7 +133,7 @@ class WorkerAhead:
 
     def __init__(self, entry: str = CORE) -> None:
         # Without GPUs a run has one thread; with one GPU it has all that there are.
-        alone = shutil.which("nvidia-smi") is not None or usable_cpus() == 1
+        alone = shutil.which("nvidia-smi") is not None or whole_cpus() == 1
         environ = dict(os.environ) if alone else {**os.environ, **_computing_with(1)}
         self._for = (entry, environ, Path.cwd())
         self._worker: WorkerProcess | None = WorkerProcess(entry, environ)

@@ -183,18 +183,19 @@ def frozen_trial(
     trial: Trial,
     parameters: Sequence[Distribution],
     goal_count: int,
-    known: Mapping[str, BaseDistribution] | None = None,
+    distributions: Mapping[str, BaseDistribution] | None = None,
 ) -> KeptTrial:
     """Build a trial as Optuna's studies and samplers have it.
 
-    `known` are the parameters as Optuna describes them, where many trials are built.
+    `distributions` are the parameters as Optuna has them, where many trials are built.
     """
     from optuna.trial import TrialState
 
     from sweeps.space.samplers import KeptTrial, encode, optuna_distributions
 
     params = encode(parameters, trial.params)
-    known = optuna_distributions(parameters) if known is None else known
+    if distributions is None:
+        distributions = optuna_distributions(parameters)
     facts = {"point": trial.point, "algorithm": trial.algorithm, "params": dict(trial.params)}
     facts |= {"runs": dict(trial.runs), "merges": list(trial.merges)}
     if trial.reason is not None:
@@ -210,7 +211,7 @@ def frozen_trial(
         datetime_start=datetime.fromtimestamp(trial.began),
         datetime_complete=None if trial.ended is None else datetime.fromtimestamp(trial.ended),
         params=params,
-        distributions={name: known[name] for name in params},
+        distributions={name: distributions[name] for name in params},
         user_attrs=facts,
         system_attrs=dict(trial.sampler),
         intermediate_values=reports,

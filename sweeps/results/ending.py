@@ -82,7 +82,7 @@ class Ending:
         if not self._spec.report.model:
             return
         with suppress(Exception):  # whoever asks for the model is told of it
-            unkept = unkept_model(self._home, self._spec, compared)
+            unkept = unkept_model(self._home, self._spec, ledger, compared)
             if unkept is None:
                 return
             models, model = unkept.exporter, unkept.model

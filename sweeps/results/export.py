@@ -374,14 +374,16 @@ class UnkeptModel:
     """The file that says which model MLflow has."""
 
 
-def unkept_model(home: Home, spec: SweepSpec, comparison: Comparison) -> UnkeptModel | None:
+def unkept_model(
+    home: Home, spec: SweepSpec, ledger: Ledger, comparison: Comparison
+) -> UnkeptModel | None:
     """Return the selected model of a sweep; None where there is none, without kept weights, and
     where MLflow has it. Raises RequestError as `select_model` and `Exporter.config`.
     """
     if comparison.selected is None:
         return None
     model = select_model(comparison)
-    models = Exporter(home, spec, find_ledger(home, comparison.sweep), comparison)
+    models = Exporter(home, spec, ledger, comparison)
     if not models.has_weights(model):
         return None
     evaluation = _measured(home, model)["digest"]
@@ -403,16 +405,16 @@ def log_selected(
     provides its export. Never raises: the note says what went wrong.
     """
     try:
-        unkept = unkept_model(home, spec, comparison)
+        unkept = unkept_model(home, spec, find_ledger(home, comparison.sweep), comparison)
         if unkept is None:
             return None
         models, model = unkept.exporter, unkept.model
         with tempfile.TemporaryDirectory(prefix="carft-export-") as scratch:
             folder = Path(scratch) / comparison.sweep
             write(models, model, folder)
-            kept = models.keep(model, folder)
-        write_json(unkept.sent, {"evaluation": unkept.evaluation, "model_id": kept.model_id})
-        return f"the selected model is in MLflow as {kept.uri}: {model}."
+            logged = models.keep(model, folder)
+        write_json(unkept.sent, {"evaluation": unkept.evaluation, "model_id": logged.model_id})
+        return f"the selected model is in MLflow as {logged.uri}: {model}."
     except Exception as error:  # MLflow's artifact stores raise anything, and the sweep is done
         text = " ".join(str(error).split())
         return (

@@ -322,11 +322,11 @@ def test_workers_that_are_not_forked_load_the_same(
     multiprocessing.set_start_method(method, force=True)
     try:
         with loader_of(train, workers=1) as loader:
-            ours = list(loader.steps(batches_of(train, seed=1), range(3)))
+            by_worker = list(loader.steps(batches_of(train, seed=1), range(3)))
     finally:
         multiprocessing.set_start_method(before, force=True)
     here = loader_of(train).steps(batches_of(train, seed=1), range(3))
-    for one, other in zip(ours, here, strict=True):
+    for one, other in zip(by_worker, here, strict=True):
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.index, other.index)
 

@@ -149,7 +149,7 @@ def test_a_worker_that_was_started_and_is_dead_costs_no_run(
 def test_a_worker_that_was_started_ahead_serves_the_first_run_of_an_engine_that_wants_just_it(
     on_local: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor_module, "usable_cpus", lambda: 4)
+    monkeypatch.setattr(supervisor_module, "whole_cpus", lambda: 4)
     monkeypatch.setattr("shutil.which", lambda _: None)  # no GPUs
     with closing(WorkerAhead(ENTRY)) as ahead:
         assert ahead._worker is not None

@@ -44,10 +44,10 @@ def write(folder: Path, label: str, content: Mapping[str, Any]) -> Path:
 
 def read(folders: list[Path]) -> list[Mapping[str, Any] | None]:
     """What a comparison reads, which keeps what was new."""
-    kept = Measurements(folders[0].parent, "toy")
-    found = [kept.of(folder, label) for folder in folders for label in LABELS]
-    kept.keep()
-    return found
+    measurements = Measurements(folders[0].parent, "toy")
+    evaluations = [measurements.of(folder, label) for folder in folders for label in LABELS]
+    measurements.keep()
+    return evaluations
 
 
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -81,9 +81,9 @@ def test_a_second_look_parses_nothing_and_finds_the_same(
 def test_a_file_that_was_replaced_is_read_again(folders: list[Path]) -> None:
     read(folders)
     write(folders[1], "unmerged", evaluation(0.9))
-    found = read(folders)[2]
-    assert found is not None
-    assert found["metrics"]["id/val/top1"] == 0.9
+    replaced = read(folders)[2]
+    assert replaced is not None
+    assert replaced["metrics"]["id/val/top1"] == 0.9
 
 
 def test_runs_with_other_metrics_or_whole_numbers_keep_theirs(folders: list[Path]) -> None:
