@@ -35,15 +35,15 @@ PYTHON = """\
 [ "$1" = - ] || exec {python} "$@"
 [ "$BEHAVES" != no-ray ]
 """
-# As the real one it begins behind Ray, which it would end else before Ray has said where it is.
+# As the real one it begins behind Ray: of each start of the job there is a line of Ray's stand-in.
 SWEEP = """\
 #!/bin/bash
 trap 'exit 3' TERM
+until [ "$(cat "$PLACE/folders" 2>/dev/null | wc -l)" -gt "${SLURM_RESTART_COUNT:-0}" ]; do
+  sleep 0.1
+done
 echo $$ >"$PLACE/driver.$SLURM_JOB_ID"
-if [ -n "${SLURM_RESTART_COUNT:-}" ]; then
-  until [ "$(wc -l <"$PLACE/folders")" -gt "$SLURM_RESTART_COUNT" ]; do sleep 0.1; done
-  exit 0
-fi
+[ -z "${SLURM_RESTART_COUNT:-}" ] || exit 0
 [ "$BEHAVES" = runs ] || exit "$BEHAVES"
 while :; do sleep 0.1; done
 """
