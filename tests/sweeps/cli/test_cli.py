@@ -510,7 +510,7 @@ def test_a_tracking_server_that_is_away_never_stops_a_sweep(
 def test_a_reader_that_has_seen_enough_is_no_error(toy_cli: ToySweep) -> None:
     run(toy_cli)
     done = subprocess.run(
-        f"{sys.executable} -m sweeps show toy --json | head -c 9",
+        f"{sys.executable} -m carft_sweep show toy --json | head -c 9",
         shell=True,
         cwd=ROOT,
         env={**os.environ, "CARFT_HOME": str(toy_cli.home.path)},
