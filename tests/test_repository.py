@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import tomllib
-import zipfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -150,45 +149,13 @@ def test_the_public_names_are_those_that_the_package_names() -> None:
         carft_sweep.run_sweeps  # noqa: B018
 
 
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> frozenset[str]:
-    """The names of the files in a wheel built from this tree."""
-    folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
-    (file,) = folder.glob("*.whl")
-    return frozenset(zipfile.ZipFile(file).namelist())
-
-
-def test_the_wheel_holds_every_file_of_the_packages(wheel: frozenset[str]) -> None:
-    # A pattern of all files would pass over folders that are links.
-    places = (ROOT / "carft_sweep", *(ROOT / "carft_sweep" / package for package in PACKAGES))
-    there = {
-        str(path.relative_to(ROOT))
-        for place in places
-        for path in place.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
-    }
-    assert "carft_sweep/sweeps/kl_weight.yaml" in there
-    assert {name for name in wheel if ".dist-info/" not in name} == there
-
-
-def test_the_wheel_carries_its_licences(wheel: frozenset[str]) -> None:
-    names = {Path(name).name for name in wheel if ".dist-info/" in name}
-    assert {"LICENSE", "NOTICE"} <= names
-
-
 def requirements() -> Iterator[tuple[str, Requirement]]:
     for text in PROJECT["project"]["dependencies"]:
         yield "run", Requirement(text)
     for extra, texts in PROJECT["project"]["optional-dependencies"].items():
         for text in texts:
-            yield extra, Requirement(text)
+            if not text.startswith(PROJECT["project"]["name"]):  # other extras of our own
+                yield extra, Requirement(text)
 
 
 LOCK = (ROOT / "requirements.lock").read_text()
