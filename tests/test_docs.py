@@ -21,6 +21,7 @@ from carft_sweep.carft_core.data import FAMILIES, Family, Transform
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.declaration import Declaration, Prompts, ShiftFolders
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.merges import MERGES
 from carft_sweep.carft_core.prompts import template_set
 from carft_sweep.carft_core.teacher import Teacher
 from carft_sweep.carft_core.testing import batch_for, check_algorithm, toy_teacher
@@ -271,6 +272,12 @@ def test_every_sweep_file_that_is_shown_is_valid(shown: dict[str, Any], tmp_path
     file = tmp_path / "shown.yaml"
     file.write_text(yaml.safe_dump(shown, sort_keys=False))
     assert load_spec(file).name == shown["name"]
+
+
+def test_the_page_of_methods_has_a_section_for_each() -> None:
+    sections = re.findall(r"^## (\w+)$", (DOCS / "methods.md").read_text(), re.MULTILINE)
+    optimisers = {"sam"}  # of a paper of its own
+    assert set(sections) == {*ALGORITHMS, *MERGES} | optimisers
 
 
 def test_the_architecture_names_what_there_is() -> None:

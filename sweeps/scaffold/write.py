@@ -182,7 +182,7 @@ def _model(side: int | None) -> Iterator[str]:
         yield "  model: {name: builtin}"
         return
     yield "  # Its weights are downloaded once. Without a network `pretrained` may be a file, and"
-    yield "  # `name` a folder with open_clip_config.json: docs/models-and-prompts.md."
+    yield "  # `name` a folder with open_clip_config.json: docs/models.md."
     yield "  model: {name: ViT-B-32, pretrained: openai}"
 
 
