@@ -161,6 +161,12 @@ def _estimate_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
 
 def _search_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
     """Yield what decides how the search goes, and when it ends, besides its method."""
+    if estimate.points is not None:
+        points = "1 point" if estimate.points == 1 else f"{estimate.points} different points"
+        yield (
+            f"  the space has {points}: the other trials repeat them and train nothing; "
+            f"`--set method=grid` tries each once"
+        )
     goals = [f"{goal.goal} {goal.name}" for goal in spec.goals]
     yield f"  goal: {', '.join(goals)}"
     if estimate.tasks:

@@ -29,6 +29,7 @@ from carft_sweep.sweeps.ledger.trials import (
     CONFIRMATIONS,
     FINAL_RUNS,
     SOUPS,
+    TRIAL_RUNS,
     Ledger,
     Setting,
     Trial,
@@ -106,11 +107,10 @@ def sweep_status(home: Home, name: str) -> SweepStatus:
     asked = int(ledger.recall("trial_count", len(trials)))
     unfinished = [trial for trial in trials if trial.state == "running"]
     open_runs = list(_states(runs, [*beside, *unfinished]))
-    seeds = len(ledger.spec["seeds"])
-    baselines = sum(len(baseline.runs) for baseline in ledger.baselines())
-    total = baselines + asked * seeds + int(ledger.recall(FINAL_RUNS, 0))
-    ended = sum(run.state in ("done", "failed") for run in open_runs)
-    ended += seeds * sum(trial.state != "running" for trial in trials)
+    total = _total(ledger, asked)
+    settled = set(_digests(trial for trial in trials if trial.state != "running"))
+    settled |= {run.digest for run in open_runs if run.state in ("done", "failed")}
+    ended = len(settled)
     running = tuple(_running_run(runs, run) for run in open_runs if run.is_live)
     return SweepStatus(
         name=name,
@@ -127,6 +127,16 @@ def sweep_status(home: Home, name: str) -> SweepStatus:
         failed=failed_runs(home, ledger),
         seconds_left=_left(runs, trials, total - ended, running) if driver else None,
     )
+
+
+def _total(ledger: Ledger, asked: int) -> int:
+    """How many runs there will be, each counted once; at most, while points are to be chosen."""
+    baselines, trials = ledger.baselines(), ledger.trials()
+    to_come = (asked - len(trials)) * len(ledger.spec["seeds"])
+    known = len(_digests([*baselines, *trials])) + max(0, to_come)
+    planned = sum(len(baseline.runs) for baseline in baselines)
+    planned += int(ledger.recall(TRIAL_RUNS, asked * len(ledger.spec["seeds"])))
+    return min(known, planned) + int(ledger.recall(FINAL_RUNS, 0))
 
 
 def command(verb: str, name: str, home: str | None) -> str:

@@ -26,6 +26,8 @@ LEDGER_FILE = "ledger.jsonl"
 Goal = Literal["minimize", "maximize"]
 State = Literal["running", "complete", "failed", "pruned"]
 CONFIRMATIONS, SOUPS, FINAL_RUNS = "confirmations", "soups", "final_runs"
+TRIAL_RUNS = "trial_runs"
+"""The fact how many runs all trials have, the most where their points are still to be chosen."""
 """Facts about what comes when every trial has ended: the settings that are confirmed, and the
 soups, once they are chosen, and how many runs these are together."""
 _BESIDE = frozenset({"baselines", CONFIRMATIONS, SOUPS})
@@ -160,6 +162,7 @@ class KeptFacts:
     __pydantic_config__: ClassVar[Any] = FINITE
 
     trial_count: int | None = None
+    trial_runs: int | None = None
     merges: Sequence[str] = ()
     baselines: Sequence[KeptSetting] = ()
     confirmations: Sequence[KeptSetting] = ()

@@ -149,6 +149,8 @@ class SweepEstimate:
     method: str
     trials: int
     runs: int
+    points: int | None = None
+    """Different ones that the trials can have, where these are more."""
     tasks: dict[str, int] = field(default_factory=dict)
     """How many of the runs each task has, where there are tasks."""
     done: int = 0
@@ -171,7 +173,9 @@ class SweepEstimate:
     calibration: tuple[Deviation, ...] = ()
     """Of the zero-shot models from LAION's table, or what to expect of them."""
     at_most: bool = False
-    """Whether the sweep may well need less: it stops trials early, or when a target is reached."""
+    """Whether the sweep may well need less: it stops trials early, or when a target is reached,
+    or need not try every point of its space.
+    """
     warnings: tuple[str, ...] = ()
     rows: list[dict[str, Any]] = field(default_factory=list)
     work: list[RemainingWork] = field(default_factory=list)
@@ -221,11 +225,13 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     notes: list[str] = []
     planner = Planner(spec, hardware, notes.append)
     ledger = newest_generation(home, spec.name)
-    settings = [*planner.baselines(), *_known_trials(planner, ledger)]
-    known = sum(tasks[0].role == "trial" for tasks in settings)
+    known = dict(_known_trials(planner, ledger))
+    settings = [*planner.baselines(), *known.values()]
     trained = [tasks for tasks in settings if tasks[0].config.algorithm.trains]
-    unknown = (spec.trial_count - known) * len(spec.seeds)
-    by_task = _by_task(spec, settings)
+    numbers = (number for number in range(spec.trial_count) if number not in known)
+    to_come = [*itertools.islice(numbers, max(0, spec.distinct_trials - len(known)))]
+    unknown = sum(map(spec.most_runs, to_come))
+    by_task = _by_task(spec, settings, to_come)
     fresh = list(_known_confirmations(planner, ledger))
     confirmed = {tasks[0].algorithm for tasks in fresh}
     to_confirm = [name for name in spec.trained_algorithms if name not in confirmed]
@@ -242,11 +248,13 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
         spec.method,
         spec.trial_count,
         sum(map(len, settings)) + unknown + len(confirming) + to_combine,
+        spec.distinct_trials if spec.distinct_trials < spec.trial_count else None,
         by_task,
         unknown=unknown,
         to_confirm=len(confirming),
         to_combine=to_combine,
-        at_most=bool(spec.early_terminate or spec.race_seeds or spec.metric.target is not None),
+        at_most=bool(spec.early_terminate or spec.race_seeds or spec.metric.target is not None)
+        or spec.distinct_trials < spec.trial_count,
         warnings=(*spec.warnings, *notes),
     )
     runs, seen = RunStore(home.runs), set[str]()
@@ -263,24 +271,30 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     estimate.work += [*_to_come(planner, unknown), *confirming]
     estimate.of_a_seed += [
         *(_work(tasks[0].config) for tasks in trained),
-        *_to_come(planner, spec.trial_count - known),
+        *_to_come(planner, len(to_come)),
     ]
     estimate.obstacles = obstacles_of(planner)
     estimate.epochs = sum(work.epochs for work in estimate.work)
     return estimate
 
 
-def _known_trials(planner: Planner, ledger: Ledger | None) -> Iterator[list[RunTask]]:
-    """Yield of a grid every point; else what was proposed already and still is what it was."""
+def _known_trials(planner: Planner, ledger: Ledger | None) -> Iterator[tuple[int, list[RunTask]]]:
+    """Yield of a grid every point, with its number; else what was proposed already and still is
+    what it was, once where several trials have the same runs.
+    """
     spec = planner.spec
     if spec.method == "grid":
-        yield from map(planner.trial, spec.points())
+        yield from enumerate(map(planner.trial, spec.points()))
         return
+    seen = set[frozenset[str]]()
     for trial in () if ledger is None else ledger.trials():
         own_task = spec.setting_of(trial.point)[1]
         is_of_space = trial.point < spec.trial_count and own_task.items() <= trial.params.items()
-        if is_of_space and trial.state != "pruned":
-            yield from _unchanged(trial.runs, partial(planner.trial, trial.params, trial.number))
+        runs = frozenset(trial.runs.values())
+        if is_of_space and trial.state != "pruned" and runs not in seen:
+            seen.add(runs)
+            plan = partial(planner.trial, trial.params, trial.number)
+            yield from ((trial.point, tasks) for tasks in _unchanged(trial.runs, plan))
 
 
 def _unchanged(
@@ -295,16 +309,17 @@ def _unchanged(
         yield tasks
 
 
-def _by_task(spec: SweepSpec, settings: Sequence[Sequence[RunTask]]) -> dict[str, int]:
+def _by_task(
+    spec: SweepSpec, settings: Sequence[Sequence[RunTask]], to_come: Sequence[int]
+) -> dict[str, int]:
     """Runs by task: those of known settings, and of trials whose point is still to be drawn."""
     if spec.tasks is None:
         return {}
     counts = Counter({str(task): 0 for task in spec.task_values})
-    for number in range(spec.trial_count):
-        counts[str(spec.setting_of(number)[1][spec.tasks])] += len(spec.seeds)
+    for number in to_come:
+        counts[str(spec.setting_of(number)[1][spec.tasks])] += spec.most_runs(number)
     for runs in settings:
-        counted = len(spec.seeds) if runs[0].role == "trial" else 0
-        counts[str(runs[0].params[spec.tasks])] += len(runs) - counted
+        counts[str(runs[0].params[spec.tasks])] += len(runs)
     return dict(counts)
 
 

@@ -97,7 +97,7 @@ def obstacles_of(planner: Planner) -> tuple[Obstacle, ...]:
             algorithms=spec.trained_algorithms,
             splits=planner.measured(),
             confirm_seeds=spec.confirm_seeds,
-            settings=baselines + spec.trial_count,
+            settings=baselines + spec.distinct_trials,
         )
     )
 

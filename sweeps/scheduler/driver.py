@@ -14,7 +14,7 @@ from carft_sweep.sweeps.engines.base import Decision, Failure, Job, Wait
 from carft_sweep.sweeps.ledger.claim import Claim
 from carft_sweep.sweeps.ledger.runs import RunState, RunStore, measured
 from carft_sweep.sweeps.ledger.summary import Summary
-from carft_sweep.sweeps.ledger.trials import Ledger, Trial
+from carft_sweep.sweeps.ledger.trials import TRIAL_RUNS, Ledger, Trial
 from carft_sweep.sweeps.plan.tasks import Planner, RunTask, setting_record
 from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, trial_values
 from carft_sweep.sweeps.scheduler.final_runs import FinalRuns
@@ -114,8 +114,9 @@ class SweepDriver:
         self.ledger.remember("baselines", [setting_record(tasks) for tasks in settings])
         self.ledger.remember("trial_count", self._spec.trial_count)
         self._queue.extend(task for tasks in settings for task in tasks)
-        runs = len(self._queue) + self._spec.trial_count * len(self._spec.seeds)
-        self.progress.begin(runs + self._final_runs.begin())
+        of_trials = sum(map(self._expected_runs, range(self._spec.trial_count)))
+        self.ledger.remember(TRIAL_RUNS, of_trials)
+        self.progress.begin(len(self._queue) + of_trials + self._final_runs.begin())
         self._summary.update()
         self._note("")
 
@@ -249,6 +250,12 @@ class SweepDriver:
     def _trial(self, task: RunTask) -> ActiveTrial | None:
         return None if task.trial is None else self._open[task.trial]
 
+    def _expected_runs(self, point: int) -> int:
+        """How many runs a trial was counted with at the beginning: none where it must repeat
+        those of another.
+        """
+        return self._spec.most_runs(point) if point < self._spec.distinct_trials else 0
+
     def _ask(self) -> bool:
         """Queue the runs of the next trial; False when there is none, or not yet."""
         if self._proposer.is_adaptive and self._waiting and not self._active:
@@ -259,6 +266,7 @@ class SweepDriver:
             return False
         self._open[trial.number] = trial
         tasks = list(trial.tasks)
+        self.progress.skip(self._expected_runs(trial.trial.point) - len(tasks))
         if trial.trial.state == "pruned":
             trial.pruned = True
             self.progress.skip(len(tasks))

@@ -6,6 +6,7 @@ import difflib
 import functools
 import json
 import logging
+import operator
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.folders import VARIABLE
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.sweeps.space.distributions import Distribution, Params
+from carft_sweep.sweeps.space.distributions import Distribution, Params, canonical
 from carft_sweep.sweeps.space.points import (
     baseline_at,
     baseline_params,
@@ -28,7 +29,9 @@ from carft_sweep.sweeps.space.points import (
     distinct,
     draw_point,
     grid,
+    grid_size,
     hashed,
+    sample_point,
     sobol,
 )
 from carft_sweep.sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, read_text
@@ -127,6 +130,8 @@ def _missing(path: Path) -> str:
     )
 
 
+SEEDING = ("algorithm.name", "data.family", "data.split_seed")
+"""The fields that decide whether a run has a seed."""
 ALWAYS = (
     *("name", "description", "method", "metric", "parameters", "seeds", "baselines", "trial"),
     *("run_cap", "seed", "selection", "report", "retries", "resources"),
@@ -235,6 +240,43 @@ class SweepSpec(Settings):
     def trial_count(self) -> int:
         """How many trials the sweep has: a setting on a task is one."""
         return len(self.points()) if self.method == "grid" else self.run_cap or RUN_CAP
+
+    @functools.cached_property
+    def distinct_trials(self) -> int:
+        """How many of the trials can have a point of their own: the others repeat one.
+
+        Fewer than all only in a search of a space with fewer points.
+        """
+        if self.method == "grid":
+            return self.trial_count
+        settings = [item for item in self.parameters if item.name != self.tasks]
+        if any(item.grid_values() is None for item in settings):
+            return self.trial_count
+        points = grid_size(settings, self.trial_count) * len(self.cells)
+        return min(points, self.trial_count)
+
+    def most_runs(self, number: int) -> int:
+        """Return how many runs a trial has; the most, where its point is still to be chosen.
+
+        A method that does not train has one, whatever the seeds are.
+        """
+        if not any(item.name in SEEDING for item in self.parameters):
+            return self._runs_at({})
+        return len(self.seeds) if self.is_adaptive else self._runs_at(self.point(number))
+
+    def _runs_at(self, params: Params) -> int:
+        """Return how many runs a trial has; alike at points alike in what decides on it."""
+        key = canonical({name: params[name] for name in SEEDING if name in params})
+        if key not in self._runs_by_key:
+            whole = sample_point(self.parameters, operator.methodcaller("quantile", 0.5)) | params
+            config = self.config_for(whole)
+            has_seeds = config.algorithm.trains or config.follows_seed
+            self._runs_by_key[key] = len(self.seeds) if has_seeds else 1
+        return self._runs_by_key[key]
+
+    @functools.cached_property
+    def _runs_by_key(self) -> dict[str, int]:
+        return {}
 
     @property
     def most_at_once(self) -> int | None:

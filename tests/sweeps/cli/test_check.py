@@ -101,6 +101,41 @@ def test_runs_that_a_sampler_has_yet_to_choose_are_counted_as_typical_ones(
     assert "and 2 runs at points that random has yet to choose" in check(toy_cli, capsys, **RANDOM)
 
 
+FEW: dict[str, Any] = {
+    "method": "bayes",
+    "parameters": {"algorithm.kl_weight": {"values": [0.1, 0.3, 1.0]}},
+    "run_cap": 20,
+}
+"""A search whose 20 trials can have 3 points only."""
+
+
+@pytest.mark.parametrize("method", ["bayes", "random"])
+def test_a_search_of_a_space_with_fewer_points_than_trials_is_planned_by_the_points(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    few = {**FEW, "method": method}
+    found = plan(toy_cli, capsys, **few)
+    assert (found["trials"], found["points"], found["runs"]) == (20, 3, 9)
+    assert (found["unknown"], found["at_most"]) == (6, True)
+    text = check(toy_cli, capsys, **few)
+    assert "the space has 3 different points: the other trials repeat them" in text
+    toy_cli.run(**{**few, "run_cap": 2})
+    tried = len(set(toy_cli.values()))
+    found = plan(toy_cli, capsys, **few)
+    assert (found["runs"], found["unknown"]) == (9, 2 * (3 - tried))
+    toy_cli.run(**few)
+    found = plan(toy_cli, capsys, **few)
+    assert found["done"] == 3 + 2 * len(set(toy_cli.values()))
+
+
+def test_a_search_with_as_many_points_as_trials_says_nothing_of_points(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for few in ({**FEW, "run_cap": 3}, RANDOM):
+        assert plan(toy_cli, capsys, **few)["points"] is None
+        assert "different points" not in check(toy_cli, capsys, **few)
+
+
 def test_what_decides_on_the_search_is_shown(
     toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
 ) -> None:

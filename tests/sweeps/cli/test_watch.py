@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.cli.status import as_text, sweep_status
 from carft_sweep.sweeps.ledger.claim import Claim
 from carft_sweep.sweeps.ledger.runs import RunStore
-from tests.sweeps.conftest import ToySweep
+from tests.sweeps.conftest import Told, ToySweep
 
 ROOT = Path(__file__).parents[3]
 MISSING = """
@@ -50,6 +51,48 @@ def test_a_sweep_that_has_ended_is_seen_whole(toy: ToySweep) -> None:
     assert "trials  2 complete" in text
     assert "runs    7 of 7 ended" in text
     assert "best    id/val/top1 0.8050  trial 1  kl_weight=0.3" in text
+
+
+SEEDLESS: dict[str, Any] = {
+    "parameters": {"algorithm.name": {"values": ["car_ft", "zero_shot"]}},
+    "baselines": ["fine_tune"],
+    "trial": {"device": "cpu"},
+}
+"""A grid of 2 methods, of which one is measured once whatever the seeds are."""
+
+
+@pytest.mark.parametrize(
+    ("changes", "planned", "expected"),
+    [
+        (SEEDLESS, 5, 5),
+        ({**SEEDLESS, "method": "tpe", "run_cap": 4}, 6, 4),
+        (
+            {
+                "method": "tpe",
+                "run_cap": 2,
+                "trial": {"algorithm": {"name": "zero_shot"}, "device": "cpu"},
+                "parameters": {"prompts.classes": {"values": ["openai", "simple", "photo"]}},
+                "baselines": [],
+            },
+            2,
+            1,
+        ),
+    ],
+)
+def test_a_method_without_seeds_is_one_run_in_every_count(
+    toy_cli: ToySweep, told: Told, changes: dict[str, Any], planned: int, expected: int
+) -> None:
+    file = toy_cli.file(**changes)
+    assert told("check", str(file))["runs"] == planned
+    toy_cli.run(**changes)
+    seen = sweep_status(toy_cli.home, "toy")
+    assert (seen.runs, seen.runs_ended) == (expected, expected)
+
+
+def test_the_runs_of_a_method_without_seeds_are_counted_before_they_begin(toy: ToySweep) -> None:
+    toy.run(**SEEDLESS)
+    ends = [line.partition("]")[0] for line in toy.lines if line.startswith("[")]
+    assert ends == [f"[{number}/5" for number in range(1, 6)]
 
 
 def test_the_last_failures_are_told_with_class_and_message(toy: ToySweep) -> None:
