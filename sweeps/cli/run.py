@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 
 from carft_sweep.sweeps.api import perform
-from carft_sweep.sweeps.cli import Emit
+from carft_sweep.sweeps.cli import INTERRUPTED, Emit
 from carft_sweep.sweeps.cli.parser import overrides
 from carft_sweep.sweeps.cli.status import FailedRun, command, failed_runs
 from carft_sweep.sweeps.home import Home, find_home
@@ -73,6 +73,10 @@ def carry_out(
         resume = command("resume", spec.name, arguments.home)
         error.add_note(f"Nothing that was done is lost. Once that is mended: {resume}")
         raise
+    except KeyboardInterrupt:
+        if (home.sweep(spec.name) / "sweep.yaml").exists():
+            out(_interrupted(spec.name, arguments))
+        return INTERRUPTED
     if not arguments.quiet:
         for line in _next_words(ended, spec, home, arguments):
             out(line)
@@ -138,7 +142,11 @@ def _last_words(ended: SweepResult, home: Home, arguments: argparse.Namespace) -
         yield f"The sweep was given up: {ended.broken}"
         yield f"Once that is mended: {resume}"
     elif ended.interrupted:
-        yield f"Interrupted. To go on: {resume}"
+        yield _interrupted(name, arguments)
+
+
+def _interrupted(name: str, arguments: argparse.Namespace) -> str:
+    return f"Interrupted. To go on: {command('resume', name, arguments.home)}"
 
 
 def _causes(failed: Sequence[FailedRun]) -> Iterator[str]:

@@ -133,21 +133,22 @@ def execute(
             obstacles = obstacles_of(planner)
             for obstacle in obstacles:
                 progress.note(obstacle.describe())
-            try:
-                interrupted = _drive(driver, engine, interruption)
-            except ClaimLost:
-                raise  # the sweep is another driver's, and so are its projections
-            except Exception:
-                projections.end_driver()  # nothing stays running there when its driver is gone
-                projections.flush(haste=True)
-                raise
-            with closing(Ending(home, spec, progress.note)) as ending:
-                result, part = _end(
-                    driver, home, engine, ending, obstacles, interrupted=interrupted
-                )
-                projections.end_driver(part, result.comparison)
-                engine.close()
-                ended(result, projections, ending)
+            with interruption.handling_signals():
+                try:
+                    interrupted = _drive(driver, engine, interruption)
+                except ClaimLost:
+                    raise  # the sweep is another driver's, and so are its projections
+                except Exception:
+                    projections.end_driver()  # nothing stays running when its driver is gone
+                    projections.flush(haste=True)
+                    raise
+                with closing(Ending(home, spec, progress.note)) as ending:
+                    result, part = _end(
+                        driver, home, engine, ending, obstacles, interrupted=interrupted
+                    )
+                    projections.end_driver(part, result.comparison)
+                    engine.close()
+                    ended(result, projections, ending)
     verdict = result.comparison.verdict
     text = _in_a_word(result)
     hook.send(EVENTS[result.state], spec.name, text, state=result.state, verdict=verdict)
@@ -232,11 +233,12 @@ def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> b
     where that raises, and else has its workers still.
     """
     try:
-        with interruption.handling_signals():
-            _run(driver, engine)
+        _run(driver, engine)
     except BaseException:
         engine.close()
         raise
+    finally:
+        interruption.has_runs = False
     if driver.broken is not None:
         driver.progress.note(f"The sweep was given up: {driver.broken}")
     elif driver.is_out_of_time and not interruption.asked:
@@ -325,15 +327,24 @@ def _read(file: Path) -> bytes | None:
 
 
 class Interruption:
-    """Stops the engine: at the first signal or request after the epoch, at the second at once."""
+    """Stops the engine: at the first signal or request after the epoch, at the second at once.
+
+    While results are written only a second signal stops that.
+    """
 
     def __init__(self, engine: Engine, progress: Progress) -> None:
         self.asked = False
+        self.has_runs = True
+        """Whether the engine still has runs, or may begin some."""
         self._engine, self._progress = engine, progress
 
     def stop(self, now: bool) -> None:
         """May be called by any thread. Only `now` changes anything when it is stopping already."""
         first, self.asked = not self.asked, True
+        if not self.has_runs:
+            if first:
+                self._progress.note("the results are being written; once more stops that")
+            return
         if first or now:
             self._engine.stop(now=now)
         if first and not now:
@@ -350,6 +361,8 @@ class Interruption:
 
         def handle(number: int, frame: FrameType | None) -> None:
             del number, frame
+            if self.asked and not self.has_runs:
+                raise KeyboardInterrupt
             self.stop(now=self.asked)
 
         numbers: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)

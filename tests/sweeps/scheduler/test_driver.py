@@ -20,6 +20,7 @@ from carft_sweep.sweeps.engines.base import Decision, Failure, Handler, Job, Wai
 from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine
 from carft_sweep.sweeps.ledger.claim import Claim
 from carft_sweep.sweeps.ledger.runs import Lease, RunStore
+from carft_sweep.sweeps.scheduler import session
 from carft_sweep.sweeps.scheduler.progress import Progress
 from carft_sweep.tracking.store.base import RunKey
 from tests.sweeps import toy_core
@@ -232,6 +233,26 @@ def test_an_interrupt_after_which_nothing_is_left_to_run_ends_the_sweep_as_done(
     toy.run()
     assert toy.run(AtOnce(toy_core.ENTRY)).state == "done"
     assert toy.run(AtOnce(toy_core.ENTRY), seeds=[0, 1, 2]).state == "interrupted"
+
+
+def test_an_interrupt_while_results_are_written_lets_them_be_finished_and_a_second_does_not(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    presses, write = [1], session._write_results
+
+    def interrupted(*given: Any) -> None:
+        for _ in range(presses.pop()):
+            os.kill(os.getpid(), signal.SIGINT)
+        write(*given)
+
+    monkeypatch.setattr(session, "_write_results", interrupted)
+    assert toy.run(**ONE_RUN).state == "done"
+    assert toy.lines[-1].startswith("the results are being written")
+    presses.append(2)
+    with pytest.raises(KeyboardInterrupt):
+        toy.run(**ONE_RUN, name="other")
+    presses.append(0)
+    assert toy.run(**ONE_RUN, name="other").state == "done"
 
 
 @pytest.mark.parametrize("victim", ["complete", "propose"])
