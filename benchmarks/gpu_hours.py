@@ -24,10 +24,12 @@ import open_clip
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from carft_sweep.carft_core.clip import find_model
 from carft_sweep.carft_core.config import TrialConfig
-from carft_sweep.carft_core.data import FAMILIES
+from carft_sweep.carft_core.data import FAMILIES, open_data
 from carft_sweep.carft_core.data.downstream_tasks import CLASSES
 from carft_sweep.carft_core.data.imagenet import SHIFTS
+from carft_sweep.carft_core.optim import schedule_of
 from carft_sweep.carft_core.run import models_of
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
@@ -99,8 +101,12 @@ def run_cost(config: TrialConfig) -> Cost:
 
 
 def images_of(config: TrialConfig) -> Images:
-    """As `docs` of each family tell what trains and what is measured."""
+    """As `docs` of each family tell what trains and what is measured; of a family whose numbers of
+    images are not published, such as one of a family file, as its data hold.
+    """
     family, data, optim = FAMILIES[config.data.family], config.data, config.optim
+    if not family.folders:
+        return images_there(config)
     counts = {name: folder.images for name, folder in family.folders.items()}
     if "train" in counts:
         train, groups = counts.pop("train"), 1
@@ -128,6 +134,16 @@ def images_of(config: TrialConfig) -> Images:
     return Images(float(steps * batch), math.ceil(steps / per_epoch), val, measured)
 
 
+def images_there(config: TrialConfig) -> Images:
+    """By opening the data."""
+    opened, optim = open_data(config.for_seed(0).data), config.optim
+    schedule = schedule_of(optim, opened.train, balanced=config.data.balanced)
+    groups = len(set(opened.train.groups)) if config.data.balanced else 1
+    measured = sum(map(len, opened.measured().values()))
+    trained = float(schedule.steps * optim.batch_size * max(1, groups))
+    return Images(trained, schedule.epochs, len(opened.val), measured)
+
+
 def classes(family: str) -> int:
     """Of a downstream task: whose shots are counted. Raises FileNotFoundError for others."""
     return len((CLASSES / f"{family}.txt").read_text(encoding="utf-8").splitlines())
@@ -136,9 +152,14 @@ def classes(family: str) -> int:
 @functools.cache
 def operations(model: str) -> float:
     """Of the image tower for one image: a multiplication and an addition count as two."""
+    # Of open_clip's own no weights are needed.
+    opener = model if model in open_clip.list_models() else find_model(model).opener
     logging.disable(logging.WARNING)  # open_clip says that the weights are random
-    with torch.device("meta"):
-        visual = open_clip.create_model(model, device="meta").visual
+    try:
+        with torch.device("meta"):
+            visual = open_clip.create_model(opener, device="meta", load_weights=False).visual
+    finally:
+        logging.disable(logging.NOTSET)
     size = visual.image_size
     height, width = (size, size) if isinstance(size, int) else size
     with FlopCounterMode(display=False) as counted:

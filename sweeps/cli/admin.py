@@ -74,7 +74,7 @@ def init_command(arguments: argparse.Namespace, emit: Emit) -> int:
 def _scaffold_lines(scaffold: Mapping[str, Any]) -> Iterator[str]:
     yield f"{scaffold['root']}: {scaffold['layout']}"
     yield ""
-    yield from _counts(scaffold["counts"])
+    yield from _counts(scaffold["counts"], train=scaffold["train"])
     for title, texts in (
         ("Assumed:", scaffold["assumed"]),
         ("Worth a look:", scaffold["doubts"]),
@@ -90,9 +90,12 @@ def _scaffold_lines(scaffold: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"  {command}" for command in scaffold["next"])
 
 
-def _counts(counts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
-    """Yield a table of images by class and split; of many classes their sums alone."""
-    splits = {name: classes for name, classes in counts.items() if classes}
+def _counts(counts: Mapping[str, Mapping[str, int]], *, train: str) -> Iterator[str]:
+    """Yield a table of images by class and split; of many classes their sums alone. `train` is the
+    folder that is trained on.
+    """
+    called = {} if train in (".", "train") else {"train": f"train ({train})"}
+    splits = {called.get(name, name): classes for name, classes in counts.items() if classes}
     classes = list(counts["train"])
     rows = [
         [name, *(str(images.get(name, 0)) for images in splits.values())]

@@ -201,9 +201,11 @@ def _domain_layout(top: Folder) -> Layout | None:
     layout = Layout("domains", top.path, own)
     for folder in others:
         layout.shifts[_shift_name(folder.name, layout.shifts)] = folder
+    why = "which has the most images" if own.total > max(it.total for it in others) else "the first"
+    are = "are shifts" if len(others) > 1 else "is a shift"
     layout.assumed += [
-        f"took the folders for domains, since they hold the same classes: {own.name}, which has "
-        f"the most images, is in distribution, and {', '.join(layout.shifts)} are shifts",
+        f"took the folders for domains, since they hold the same classes: {own.name}, {why}, "
+        f"is in distribution, and {' and '.join(layout.shifts)} {are}",
         _carved(own.name),
         "settings are chosen on a part of train that nothing trains on",
         *(
@@ -228,7 +230,7 @@ def _class_layout(top: Folder) -> Layout:
 
 def _carved(source: str) -> str:
     part = f"{100 * TEST_FRACTION:.0f} %"
-    return f"there is no test: {part} of {source} become one, always the same images"
+    return f"there is no test: {part} of {source} becomes one, always the same images"
 
 
 def _is_alike(folder: Folder, train: Folder) -> bool:

@@ -246,6 +246,7 @@ def write_scaffold(
         "sweep": str(sweep),
         "layout": inventory.layout.kind,
         "root": str(inventory.layout.root),
+        "train": inventory.layout.below(inventory.layout.train),
         "counts": {
             split: {one: len(paths) for one, paths in by_class.items()}
             for split, by_class in inventory.splits.items()

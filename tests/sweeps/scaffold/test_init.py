@@ -125,7 +125,17 @@ def test_train_alone_has_its_test_carved(place: Path, capsys: pytest.CaptureFixt
     plant(place / "birds", classes({"train": 10}))
     told = begun(capsys, "birds")
     assert (declared(told)["train"], told["layout"]) == ("train", "train and test")
-    assert told["assumed"][0].startswith("there is no test: 20 % of train become one")
+    assert told["assumed"][0].startswith("there is no test: 20 % of train becomes one")
+
+
+def test_of_domains_of_one_size_the_first_is_taken_and_named(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(place / "birds", {**classes({"art": 5, "photo": 5})})
+    assert main(["init", "birds"]) == 0
+    shown = capsys.readouterr().out
+    assert "art, the first, is in distribution, and photo is a shift" in shown
+    assert "train (art)  photo" in shown
 
 
 def test_of_domains_the_largest_is_in_distribution(
