@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.cli import FAILED, Emit
 from carft_sweep.sweeps.cli.compare import written
+from carft_sweep.sweeps.cli.table import table_lines
 from carft_sweep.sweeps.home import find_home
 from carft_sweep.sweeps.ledger.trials import sweep_folder
 from carft_sweep.sweeps.results.export import SelectedModel, exporter, select_model
@@ -21,6 +23,10 @@ from carft_sweep.sweeps.scheduler.progress import figures
 if TYPE_CHECKING:
     from carft_sweep.carft_core.predictor import Guess, Prediction
     from carft_sweep.tracking.store.mlflow_models import KeptModel
+
+
+DETAILED = 5
+"""So many images are shown with several classes and contexts; of more each has a line."""
 
 
 def export_command(arguments: argparse.Namespace, emit: Emit) -> int:
@@ -81,6 +87,7 @@ def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
     images = list(_images([Path(text).expanduser() for text in arguments.images]))
     model = Predictor.load(_folder(arguments), _device(arguments.device))
+    shown = _Summary(model.class_names, images) if len(images) > DETAILED else None
     predictions: list[dict[str, Any]] = []
     unreadable: list[dict[str, str]] = []
     outcomes = model.attempt(images, top=arguments.top, contexts=arguments.contexts)
@@ -89,15 +96,84 @@ def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
             unreadable.append({"image": str(image), "reason": str(prediction)})
             continue
         predictions.append({"image": str(image), **_prediction_as_dict(prediction)})
-        if not arguments.json:
-            emit("\n".join(_prediction_lines(image, prediction)))
+        if arguments.json:
+            continue
+        emit(
+            "\n".join(_prediction_lines(image, prediction))
+            if shown is None
+            else shown.line(image, prediction.classes[0])
+        )
     if arguments.json:
         emit(json.dumps({"predictions": predictions, "unreadable": unreadable}, indent=1))
-    elif unreadable:
+        return 0 if predictions else FAILED
+    if shown is not None and predictions:
+        emit("\n".join(("", *shown.lines())))
+    if unreadable:
         emit(f"{len(unreadable)} of {len(images)} could not be read:")
         for item in unreadable:
             emit(f"  {item['reason']}")
     return 0 if predictions else FAILED
+
+
+class _Summary:
+    """Of many images: a line each, and at the end how many are of which class, and how many of
+    those are right that lie in a folder named like a class.
+    """
+
+    def __init__(self, class_names: Sequence[str], images: Sequence[Path]) -> None:
+        self._classes = {_plain(name): name for name in class_names}
+        self._width = max(len(str(image)) for image in images)
+        self._predicted: Counter[str] = Counter()
+        self._known: Counter[str] = Counter()
+        self._right: Counter[str] = Counter()
+
+    def line(self, image: Path, best: Guess) -> str:
+        """Return the line of one image, and count it."""
+        self._predicted[best.name] += 1
+        label = self._classes.get(_plain(image.absolute().parent.name))
+        wrong = ""
+        if label is not None:
+            self._known[label] += 1
+            self._right[label] += best.name == label
+            wrong = "" if best.name == label else f"  wrong: {label}"
+        return f"{image!s:{self._width}}  {100 * best.probability:5.1f} %  {best.name}{wrong}"
+
+    def lines(self) -> Iterator[str]:
+        """Yield the summary."""
+        count, known = self._predicted.total(), self._known.total()
+        if known:
+            right = self._right.total()
+            rest = "" if known == count else f"; {count - known} lie in other folders"
+            yield (
+                f"{right} of {known} are right ({100 * right / known:.1f} %), by the names of "
+                f"their folders{rest}"
+            )
+        else:
+            yield f"{count} images; --json has more classes and the contexts of each"
+        columns = ["class", "predicted", *(["in its folder", "right"] if known else [])]
+        rows = [
+            [
+                name,
+                str(self._predicted[name]),
+                *(
+                    (str(self._known[name]), _share(self._right[name], self._known[name]))
+                    if known
+                    else ()
+                ),
+            ]
+            for name in self._classes.values()
+            if self._predicted[name] or self._known[name]
+        ]
+        yield from table_lines(columns, rows, right=columns[1:])
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else ""
+
+
+def _plain(name: str) -> str:
+    """Return what a class and its folder have in common: `Red_Square` is `red square`."""
+    return " ".join(re.split(r"[\s_-]+", name.casefold())).strip()
 
 
 def _folder(arguments: argparse.Namespace) -> Path:
@@ -156,7 +232,8 @@ def _prediction_lines(image: Path, prediction: Prediction) -> Iterator[str]:
     yield from _guesses(prediction.classes, indent=2)
     if prediction.contexts:
         yield "  seen as"
-        yield from _guesses(prediction.contexts, indent=4)
+        seen = [it._replace(name=it.name.replace("{}", "…")) for it in prediction.contexts]
+        yield from _guesses(seen, indent=4)
 
 
 def _guesses(guesses: Sequence[Guess], *, indent: int) -> Iterator[str]:
