@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import worker
+from ray._private import services, worker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.sweeps.engines.ray_tokens import own_token, require_ray
+from carft_sweep.sweeps.engines.ray_tokens import own_token, refuses_token, require_ray
 from carft_sweep.sweeps.engines.resources import Gpu, Node, this_machine
 from carft_sweep.sweeps.spec.user_code import FAMILY_SUFFIXES, source_digest
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
@@ -291,18 +291,30 @@ def _connect(address: str) -> None:
             "on a machine of the cluster and give --address HOST:6379, or auto"
         )
     _see_somebody(address)
+    place: str | None = address
+    if address == "auto":
+        with suppress(ConnectionError):  # there is none: to connect says so
+            place = services.canonicalize_bootstrap_address(address)
+    if place not in (None, "auto") and refuses_token(place):
+        raise _refused(address)
     try:
         ray.init(address=address, **_options("${PYTHONPATH}"))
     except ConnectionError as error:
         if isinstance(error.__cause__, ray.exceptions.AuthenticationError):
-            raise RequestError(
-                f"the Ray cluster at {address} does not accept our token, or that there is none: "
-                "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN as its nodes do"
-            ) from None
+            raise _refused(address) from None
         raise ServiceUnreachable(f"no Ray cluster at {address}: {_first(error)}") from None
     except (RuntimeError, ValueError) as error:  # another version of Ray or Python, a bad address
         told = _versions(str(error)) or f"the Ray cluster at {address} cannot be used: {error}"
         raise RequestError(told) from None
+
+
+def _refused(address: str) -> RequestError:
+    mode = os.environ.get("RAY_AUTH_MODE", "")
+    given = "our token" if mode.lower() == "token" else "a driver without a token"
+    return RequestError(
+        f"the Ray cluster at {address} does not accept {given}: set RAY_AUTH_MODE=token and "
+        "RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN as its nodes do"
+    )
 
 
 def _versions(error: str) -> str | None:

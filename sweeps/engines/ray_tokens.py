@@ -6,6 +6,7 @@ installed Ray lacks it: scripts that start Ray call it first.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -13,12 +14,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 
 from carft_sweep.carft_core.errors import RequestError
 
 OLDEST = (2, 59)
 """The first Ray whose local clusters ask for a token; before 2.52 none can."""
 _MODE, _TOKEN, _PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+logger = logging.getLogger(__name__)
 
 
 def check_version(version: str, place: str) -> None:
@@ -63,15 +66,40 @@ def asks_for_token(address: str) -> bool:
 
     For a process that is connected to no Ray: its own mode is another meanwhile.
     """
+    with _variables({_MODE: "disabled"}):
+        return refuses_token(address)
+
+
+def refuses_token(address: str) -> bool:
+    """Return whether the Ray at `address` refuses the token of this process, or that it has none.
+
+    Ray's own way to connect tries for half a minute, and then says that nobody is there.
+    """
     from ray._raylet import GcsClient  # type: ignore[attr-defined] # compiled
     from ray.exceptions import AuthenticationError
 
-    with _variables({_MODE: "disabled"}):
+    with _nothing_printed():
         try:
             GcsClient(address=address)
         except AuthenticationError:
             return True
+        except Exception as error:
+            # Compiled code raises what it likes: to connect says what is wrong.
+            logger.info("%s was not asked about its token: %s", address, error)
     return False
+
+
+@contextmanager
+def _nothing_printed() -> Iterator[None]:
+    """Hide what compiled code writes to standard error: its log level is fixed by its import."""
+    before = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 @contextmanager

@@ -314,6 +314,7 @@ def test_a_cluster_that_asks_for_another_token_is_not_taken_for_one_that_is_away
         raise ConnectionError("Failed to connect") from ray.exceptions.AuthenticationError("no")
 
     monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
     with pytest.raises(RequestError, match=r"at auto does not accept our token.*RAY_AUTH_MODE"):
         ray_cluster._connect("auto")
 
