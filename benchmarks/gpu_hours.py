@@ -138,10 +138,11 @@ def images_there(config: TrialConfig) -> Images:
     """By opening the data."""
     opened, optim = open_data(config.for_seed(0).data), config.optim
     schedule = schedule_of(optim, opened.train, balanced=config.data.balanced)
-    groups = len(set(opened.train.groups)) if config.data.balanced else 1
+    groups = len(set(opened.train.groups or [""])) if config.data.balanced else 1
+    val = 0 if opened.val is None else len(opened.val)
     measured = sum(map(len, opened.measured().values()))
-    trained = float(schedule.steps * optim.batch_size * max(1, groups))
-    return Images(trained, schedule.epochs, len(opened.val), measured)
+    trained = float(schedule.steps * optim.batch_size * groups)
+    return Images(trained, schedule.epochs, val, measured)
 
 
 def classes(family: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -46,12 +47,14 @@ def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
     estimate = estimate_sweep(spec, home, supply.hardware)
     history = timing_history(RunStore(home.runs))
     estimate.add_times(history)
+    estimate.add_disk(history)
     estimate.at_once = supply.at_once
     peak = history.peak_mb(estimate.work[-1].config) if estimate.work else None
     warning = memory_warning(supply.need, supply.nodes, peak)
     estimate.warnings += (
         *_obstacle_lines(estimate),
         *supply.warnings,
+        *_disk_warnings(estimate, home),
         *([] if warning is None else [warning]),
     )
     if arguments.json:
@@ -130,11 +133,11 @@ def _obstacle_lines(estimate: SweepEstimate) -> Iterator[str]:
 def _estimate_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
     for warning in estimate.warnings:
         yield f"! {warning}"
-    seeds = "1 seed" if len(spec.seeds) == 1 else f"{len(spec.seeds)} seeds"
-    yield (
-        f"{estimate.sweep}: {estimate.method}, {estimate.trials} trials, {seeds}, "
-        f"{estimate.runs} runs"
+    counts = {"trial": estimate.trials, "seed": len(spec.seeds), "run": estimate.runs}
+    words = ", ".join(
+        f"{count} {word}{'' if count == 1 else 's'}" for word, count in counts.items()
     )
+    yield f"{estimate.sweep}: {estimate.method}, {words}"
     yield from _search_lines(estimate, spec)
     width = max((len(row["label"]) for row in estimate.rows), default=0)
     for row in estimate.rows:
@@ -156,6 +159,8 @@ def _estimate_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
     )
     if estimate.work:
         yield from _time_lines(estimate, spec)
+    if estimate.disk_bytes:
+        yield from _disk_lines(estimate)
     yield from calibration.sentences(estimate.calibration)
 
 
@@ -206,6 +211,30 @@ def _time_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
     yield "  by earlier runs with the same model, family, batch size and device"
     if spec.time_budget is not None and estimate.wall_seconds > spec.time_budget:
         yield f"  more than the time budget: the sweep ends after {duration(spec.time_budget)}"
+
+
+def _disk_lines(estimate: SweepEstimate) -> Iterator[str]:
+    if estimate.disk_measured:
+        yield f"The runs will keep about {_size(estimate.disk_bytes)} on disk."
+        yield "  by earlier runs with the same model; trial.keep.weights=false keeps no models"
+    else:
+        yield f"The runs will keep at most about {_size(estimate.disk_bytes)} on disk."
+        yield "  by the size of the model's weights; trial.keep.weights=false keeps no models"
+
+
+def _disk_warnings(estimate: SweepEstimate, home: Home) -> Iterator[str]:
+    path = home.path.absolute()
+    place = next(folder for folder in (path, *path.parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if estimate.disk_bytes > free:
+        yield (
+            f"the runs will keep about {_size(estimate.disk_bytes)} on disk, and "
+            f"{_size(free)} is free in {place}"
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 10**9 else f"{count / 1e6:.0f} MB"
 
 
 def _resource_lines(supply: _Supply) -> Iterator[str]:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 DETAILED = 5
 """So many images are shown with several classes and contexts; of more each has a line."""
+LISTED = 30
+"""So many classes are listed of them, those of most images."""
 
 
 def export_command(arguments: argparse.Namespace, emit: Emit) -> int:
@@ -150,25 +152,21 @@ class _Summary:
             )
         else:
             yield f"{count} images; --json has more classes and the contexts of each"
+        found = {
+            name: max(self._predicted[name], self._known[name]) for name in self._classes.values()
+        }
+        ranked = sorted((name for name in found if found[name]), key=lambda name: -found[name])
         columns = ["class", "predicted", *(["in its folder", "right"] if known else [])]
-        rows = [
-            [
-                name,
-                str(self._predicted[name]),
-                *(
-                    (str(self._known[name]), _share(self._right[name], self._known[name]))
-                    if known
-                    else ()
-                ),
-            ]
-            for name in self._classes.values()
-            if self._predicted[name] or self._known[name]
-        ]
-        yield from table_lines(columns, rows, right=columns[1:])
+        yield from table_lines(columns, map(self._row, ranked[:LISTED]), right=columns[1:])
+        if len(ranked) > LISTED:
+            yield f"and {len(ranked) - LISTED} more classes"
 
-
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else ""
+    def _row(self, name: str) -> list[str]:
+        row = [name, str(self._predicted[name])]
+        if not self._known:
+            return row
+        known = self._known[name]
+        return [*row, str(known), f"{100 * self._right[name] / known:.1f} %" if known else ""]
 
 
 def _plain(name: str) -> str:

@@ -350,6 +350,7 @@ def _show(parser: Parser) -> None:
     number = parser.add_mutually_exclusive_group()
     _value(number, "--limit", "N", "the best N trials (50)", type=_count)
     _flag(number, "--all", "every trial")
+    _flag(parser, "--ids", "MLflow's ids of the runs too")
 
 
 def _compare(parser: Parser) -> None:

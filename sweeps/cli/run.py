@@ -56,7 +56,7 @@ def carry_out(
         ended = perform(
             spec,
             home,
-            _progress(arguments, console),
+            _progress(spec.name, arguments, console),
             address=address,
             in_process=arguments.in_process,
             notify=arguments.webhook != "no",
@@ -85,9 +85,10 @@ def carry_out(
     return ended.exit_code
 
 
-def _progress(arguments: argparse.Namespace, console: Console) -> Progress:
+def _progress(name: str, arguments: argparse.Namespace, console: Console) -> Progress:
     if console.is_terminal and not (arguments.in_process or arguments.quiet):
-        return LiveProgress(console)
+        so_far = command("compare", name, arguments.home)
+        return LiveProgress(console, f"the results so far, from another terminal: {so_far}")
     return Progress(to_stderr, quiet=arguments.quiet)
 
 

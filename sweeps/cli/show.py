@@ -17,7 +17,7 @@ from carft_sweep.sweeps.ledger.summary import goals
 from carft_sweep.sweeps.ledger.trials import Ledger, Setting, State, Trial, find_ledger
 from carft_sweep.sweeps.results.records import front, state_of
 from carft_sweep.sweeps.results.sent_log import SentLog
-from carft_sweep.sweeps.scheduler.progress import figures
+from carft_sweep.sweeps.scheduler.progress import figures, value_text
 from carft_sweep.tracking.comparison.runs import UNMERGED, setting
 from carft_sweep.tracking.location import resolve_location
 
@@ -43,7 +43,8 @@ def show_command(arguments: argparse.Namespace, emit: Emit) -> int:
         emit(json.dumps(sweep, allow_nan=False))
         return 0
     driven = holder(home.sweep(arguments.sweep)) is not None
-    emit("\n".join(_lines(sweep, arguments.state, driven=driven)))
+    lines = _lines(sweep, arguments.state, driven=driven, ids=arguments.ids)
+    emit("\n".join(lines))
     return 0
 
 
@@ -128,7 +129,9 @@ def _run_as_dict(runs: RunStore, ids: Mapping[str, str], seed: str, digest: str)
     }
 
 
-def _lines(sweep: Mapping[str, Any], state: str | None, *, driven: bool) -> Iterator[str]:
+def _lines(
+    sweep: Mapping[str, Any], state: str | None, *, driven: bool, ids: bool
+) -> Iterator[str]:
     names = ", ".join(goal["name"] for goal in sweep["metrics"])
     yield f"{sweep['sweep']} (generation {sweep['generation']}), by {names}"
     counts, trials = dict(sweep["counts"]), sweep["trials"]
@@ -145,17 +148,20 @@ def _lines(sweep: Mapping[str, Any], state: str | None, *, driven: bool) -> Iter
     for word, key in _BESIDE.items():
         for item in sweep[key]:
             yield f"\n{word} {item['algorithm']} {setting(item['params'])}".rstrip()
-            yield from _run_lines(item["runs"])
+            yield from _run_lines(item["runs"], ids=ids)
     for trial in trials:
         name = f"{trial['algorithm']} {setting(trial['params'])}".rstrip()
-        values = " / ".join(f"{value:.4f}" for value in trial["values"])
+        values = " / ".join(
+            value_text(goal["name"], value)
+            for goal, value in zip(sweep["metrics"], trial["values"], strict=False)
+        )
         mark = "front" if trial["number"] in on_front else ""
         trial_state = state_word(trial["state"], driven=driven)
         words = [f"trial {trial['number']}", trial_state, values, mark, name]
         yield "\n" + "  ".join(word for word in words if word)
         if trial["reason"]:
             yield f"  {trial['reason']['kind']}: {trial['reason']['message']}"
-        yield from _run_lines(trial["runs"])
+        yield from _run_lines(trial["runs"], ids=ids)
     left = (total if state is None else counts[state]) - len(trials)
     if left:
         yield (
@@ -164,11 +170,11 @@ def _lines(sweep: Mapping[str, Any], state: str | None, *, driven: bool) -> Iter
         )
 
 
-def _run_lines(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _run_lines(runs: Sequence[Mapping[str, Any]], *, ids: bool) -> Iterator[str]:
     for run in runs:
         seed = "no seed" if run["seed"] is None else f"seed {run['seed']}"
         words = [seed, run["state"], run["digest"][:12], figures(run["metrics"])]
-        if run["mlflow_run_id"]:
+        if ids and run["mlflow_run_id"]:
             words.append(f"MLflow {run['mlflow_run_id']}")
         yield f"  {'  '.join(word for word in words if word)}"
         if run["failure"] and run["state"] == "failed":

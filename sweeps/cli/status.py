@@ -36,7 +36,7 @@ from carft_sweep.sweeps.ledger.trials import (
     newest_generation,
     sweep_folder,
 )
-from carft_sweep.sweeps.scheduler.progress import duration
+from carft_sweep.sweeps.scheduler.progress import duration, value_text
 from carft_sweep.tracking.console import PlainConsole
 
 MEASURED = 20
@@ -254,7 +254,11 @@ def _row(summary: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     counted = f"{trials['complete']}/{trials['asked']}"
     for state in ("pruned", "failed"):
         counted += f", {trials[state]} {state}" if trials.get(state) else ""
-    shown = "" if best is None else f"{summary['metric']} {best['value']:.4f} {_params(best)}"
+    shown = (
+        ""
+        if best is None
+        else f"{summary['metric']} {value_text(summary['metric'], best['value'])} {_params(best)}"
+    )
     when = datetime.fromtimestamp(summary["updated"]).astimezone().strftime("%Y-%m-%d %H:%M")
     return summary["name"], summary["state"], counted, shown.rstrip(), when
 
@@ -277,28 +281,28 @@ def watch_command(arguments: argparse.Namespace, emit: Emit) -> int:
     status = sweep_status(home, arguments.sweep)
     console = PlainConsole()
     if arguments.once or not console.is_terminal:
-        emit(as_text(status))
+        emit(as_text(status, arguments.home))
         return 0
     try:
-        with Live(render(status), console=console, auto_refresh=False) as live:
+        with Live(render(status, arguments.home), console=console, auto_refresh=False) as live:
             while status.driver is not None:
                 time.sleep(arguments.interval)
                 status = sweep_status(home, arguments.sweep)
-                live.update(render(status), refresh=True)
+                live.update(render(status, arguments.home), refresh=True)
     except KeyboardInterrupt:
         return 0
     emit(_end(status, arguments.home))
     return 0
 
 
-def as_text(status: SweepStatus) -> str:
+def as_text(status: SweepStatus, home: str | None = None) -> str:
     """Lines without colour, as wide as they are."""
-    return "\n".join(plain_lines(render(status), PLAIN_WIDTH))
+    return "\n".join(plain_lines(render(status, home), PLAIN_WIDTH))
 
 
-def render(status: SweepStatus) -> RenderableType:
-    """A sweep as it stands."""
-    parts: list[RenderableType] = [Text(line, no_wrap=True) for line in _head(status)]
+def render(status: SweepStatus, home: str | None = None) -> RenderableType:
+    """A sweep as it stands; `home` is the option as given."""
+    parts: list[RenderableType] = [Text(line, no_wrap=True) for line in _head(status, home)]
     if status.running:
         parts += ["", _running_table(status.running)]
     if status.failed:
@@ -306,7 +310,7 @@ def render(status: SweepStatus) -> RenderableType:
     return Group(*parts)
 
 
-def _head(status: SweepStatus) -> Iterator[str]:
+def _head(status: SweepStatus, home: str | None) -> Iterator[str]:
     from carft_sweep.tracking.comparison.runs import (
         setting,  # which imports pydantic: not for `list`
     )
@@ -328,8 +332,9 @@ def _head(status: SweepStatus) -> Iterator[str]:
     yield f"runs    {status.runs_ended} of {status.runs} ended{left}"
     if status.best is not None:
         best = status.best
-        value = f"{status.metric} {best['value']:.4f}  trial {best['trial']}"
-        yield f"best    {value}  {setting(best['params'])}".rstrip()
+        value = f"{status.metric} {value_text(str(status.metric), best['value'])}"
+        yield f"best    {setting(best['params'])}  {value}  trial {best['trial']}"
+    yield f"more    {command('compare', status.name, home)}"
 
 
 def _running_table(runs: tuple[RunningRun, ...]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import statistics
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from carft_sweep.carft_core.clip import find_model
 from carft_sweep.carft_core.config import TrialConfig
 from carft_sweep.carft_core.data import open_data
 from carft_sweep.carft_core.files import read_json
@@ -62,6 +64,8 @@ class TimedRun:
     times: RunTimes
     peak_mb: float | None = None
     """The most GPU memory that it took."""
+    kept_bytes: int | None = None
+    """The size of its folder."""
 
 
 class TimingHistory:
@@ -82,6 +86,12 @@ class TimingHistory:
         """Return the most GPU memory that a run with the same model, family and batch took."""
         peaks = (run.peak_mb for run in self._alike(config))
         return max((peak for peak in peaks if peak is not None), default=None)
+
+    def kept_bytes(self, config: TrialConfig) -> float | None:
+        """Return the median size of what runs with the same model and `keep` left on disk."""
+        keep = config.as_dict()["keep"]
+        sizes = [run.kept_bytes for run in self._alike(config) if run.config.get("keep") == keep]
+        return statistics.median(known) if (known := [*filter(None, sizes)]) else None
 
     def _alike(self, config: TrialConfig) -> list[TimedRun]:
         likeness = _likeness(config.as_dict())
@@ -124,7 +134,9 @@ def _timed(runs: RunStore, folder: Path) -> Iterator[TimedRun]:
     )
     is_cuda = known["config"]["device"].startswith("cuda")
     peaks = [epoch["metrics"][PEAK] for epoch in epochs if PEAK in epoch["metrics"]]
-    yield TimedRun(known["config"], times, max(peaks) if peaks and is_cuda else None)
+    peak = max(peaks) if peaks and is_cuda else None
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    yield TimedRun(known["config"], times, peak, size)
 
 
 TYPICAL = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -168,6 +180,10 @@ class SweepEstimate:
     """To be trained; for unknown runs as typical points of the space would."""
     seconds: float | None = None
     """Of work, one run after another; None where no earlier run is like one of these."""
+    disk_bytes: int = 0
+    """That the runs to be trained will keep."""
+    disk_measured: bool = True
+    """By earlier runs; else at most, by the size of the model's weights."""
     at_once: int = 1
     """Runs side by side."""
     calibration: tuple[Deviation, ...] = ()
@@ -198,12 +214,32 @@ class SweepEstimate:
         if seconds is not None and self.of_a_seed:
             self.seconds_of_a_run = seconds / len(self.of_a_seed)
 
+    def add_disk(self, timings: TimingHistory) -> None:
+        """Fill in the disk space."""
+        size = 0.0
+        for work in self.work:
+            if work.epochs:
+                measured = timings.kept_bytes(work.config)
+                self.disk_measured &= measured is not None
+                size += _weights_bytes(work.config) if measured is None else measured
+        self.disk_bytes = round(size)
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain data."""
         own = ("work", "of_a_seed", "obstacles")
         plain = {key: value for key, value in vars(self).items() if key not in own}
         plain["calibration"] = [deviation.as_dict() for deviation in self.calibration]
         return {**plain, "wall_seconds": self.wall_seconds}
+
+
+def _weights_bytes(config: TrialConfig) -> int:
+    """Return the size of the whole CLIP, of which a run keeps the image tower."""
+    return _model_bytes(config.model.name, config.model.pretrained) if config.keep.weights else 0
+
+
+@functools.cache
+def _model_bytes(name: str, pretrained: str | None) -> int:
+    return find_model(name, pretrained).weights.stat().st_size
 
 
 def _seconds(every: Sequence[RemainingWork], timings: TimingHistory) -> float | None:

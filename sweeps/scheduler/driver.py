@@ -15,7 +15,7 @@ from carft_sweep.sweeps.ledger.claim import Claim
 from carft_sweep.sweeps.ledger.runs import RunState, RunStore, measured
 from carft_sweep.sweeps.ledger.summary import Summary
 from carft_sweep.sweeps.ledger.trials import TRIAL_RUNS, Ledger, Trial
-from carft_sweep.sweeps.plan.tasks import Planner, RunTask, setting_record
+from carft_sweep.sweeps.plan.tasks import Planner, RunTask, run_label, setting_record
 from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, trial_values
 from carft_sweep.sweeps.scheduler.final_runs import FinalRuns
 from carft_sweep.sweeps.scheduler.progress import Progress
@@ -105,6 +105,7 @@ class SweepDriver:
         self._waiting: deque[RunTask] = deque()
         self._active: dict[str, RunTask] = {}
         self._renewed: set[str] = set()
+        self._best: Trial | None = None
         self._open: dict[int, ActiveTrial] = {}
         """By number the trials with runs that are queued, under way, or still to come."""
 
@@ -117,6 +118,8 @@ class SweepDriver:
         of_trials = sum(map(self._expected_runs, range(self._spec.trial_count)))
         self.ledger.remember(TRIAL_RUNS, of_trials)
         self.progress.begin(len(self._queue) + of_trials + self._final_runs.begin())
+        for trial in self.ledger.trials():
+            self._show_best(trial)
         self._summary.update()
         self._note("")
 
@@ -420,8 +423,22 @@ class SweepDriver:
     def _ended(self, trial: Trial) -> None:
         self._proposer.on_trial_end(trial)
         self._pruning.ended(trial)
+        self._show_best(trial)
         self._summary.update()
         self._note("")
+
+    def _show_best(self, trial: Trial) -> None:
+        """Show a trial that is better than every one before; values of several tasks are not
+        compared with each other.
+        """
+        metric = self._spec.metric
+        if trial.value is None or self._spec.tasks is not None:
+            return
+        sign = 1 if metric.goal == "maximize" else -1
+        if self._best is None or sign * trial.value > sign * (self._best.value or 0.0):
+            self._best = trial
+            setting = run_label(trial.algorithm, trial.params, None)
+            self.progress.best(setting, metric.name, trial.value)
 
     def _note_failure(self, task: RunTask, failure: Failure, *, again: bool) -> None:
         self.progress.fail(task.label, failure.kind, failure.message, again=again)

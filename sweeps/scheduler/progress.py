@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
 )
 from rich.progress import Progress as ProgressBars
 from rich.table import Column
 from rich.text import Text
 
+from carft_sweep.tracking.comparison.metrics import is_fraction
 from carft_sweep.tracking.console import printable
 
 RESUMABLE = "it resumes from its last epoch"
@@ -96,6 +98,9 @@ class Progress:
         """Count so many runs out: they are not needed."""
         self.total -= runs
 
+    def best(self, setting: str, metric: str, value: float) -> None:
+        """Show the best trial so far."""
+
     def close(self) -> None:
         """Leave the terminal as it was."""
 
@@ -120,17 +125,42 @@ class Progress:
         return f"  {duration(left)} left" if left else ""
 
 
-class LiveProgress(Progress):
-    """Lines for what has ended, and below them a bar for the sweep and for each run under way."""
+class _Elapsed(ProgressColumn):
+    """`70 s elapsed`."""
 
-    def __init__(self, console: Console) -> None:
+    def render(self, task: Task) -> Text:
+        """Return the text of a row."""
+        return Text(f"{duration(task.elapsed or 0.0)} elapsed")
+
+
+class _Bars(ProgressBars):
+    """Bars, and lines of text below them."""
+
+    def __init__(self, *columns: ProgressColumn, **options: Any) -> None:
+        self.below: list[str] = []  # first: the parent renders once before it returns
+        super().__init__(*columns, **options)
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Yield what is shown."""
+        yield from super().get_renderables()
+        for line in self.below:
+            yield Text(line, no_wrap=True, overflow="ellipsis")
+
+
+class LiveProgress(Progress):
+    """Lines for what has ended, and below them a bar for the sweep and for each run under way, the
+    best setting so far, and a hint where to see more.
+    """
+
+    def __init__(self, console: Console, hint: str = "") -> None:
         super().__init__(lambda text: console.print(Text(text)))
+        self._best, self._hint = "", hint
         one_line = Column(no_wrap=True, overflow="ellipsis")
-        self._bars = ProgressBars(
+        self._bars = _Bars(
             TextColumn("{task.description}", table_column=one_line),
-            BarColumn(20),
+            BarColumn(12),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            _Elapsed(Column(no_wrap=True)),
             TextColumn("{task.fields[state]}", table_column=one_line),
             console=console,
             refresh_per_second=4,
@@ -143,6 +173,7 @@ class LiveProgress(Progress):
         """See Progress."""
         super().begin(total)
         self._sweep = self._bars.add_task("runs", total=total, state="")
+        self._show_below()
         self._bars.start()  # from here on somebody closes it, however the sweep ends
 
     def started(self, label: str) -> None:
@@ -164,9 +195,17 @@ class LiveProgress(Progress):
         super().skip(runs)
         self._refresh()
 
+    def best(self, setting: str, metric: str, value: float) -> None:
+        """See Progress."""
+        self._best = f"best so far: {setting}, {metric} {value_text(metric, value)}"
+        self._show_below()
+
     def close(self) -> None:
         """See Progress."""
         self._bars.stop()
+
+    def _show_below(self) -> None:
+        self._bars.below = [line for line in (self._best, self._hint) if line]
 
     def _end(self, label: str) -> float | None:
         if label in self._rows:
@@ -190,6 +229,11 @@ def figures(metrics: Mapping[str, float]) -> str:
     loss = [f"loss {metrics['train/loss']:.4g}"] if "train/loss" in metrics else []
     accuracy = {word: metrics[name] for name, word in ACCURACIES.items() if name in metrics}
     return "  ".join([*loss, *(f"{word} {100 * value:.1f} %" for word, value in accuracy.items())])
+
+
+def value_text(metric: str, value: float) -> str:
+    """Return `81.2 %` of an accuracy, `0.4120` of another metric."""
+    return f"{100 * value:.1f} %" if is_fraction(metric) else f"{value:.4f}"
 
 
 def duration(seconds: float) -> str:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from carft_sweep.carft_core.clip import find_model
 from carft_sweep.carft_core.config import trial_config
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json, write_json
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.engines.resources import Gpu, Node
 from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.trials import find_ledger
 from carft_sweep.sweeps.plan.estimate import (
     RemainingWork,
     RunTimes,
@@ -62,6 +66,35 @@ def test_a_plan_counts_what_is_done_and_what_is_left(
     later = plan(toy_cli, capsys, "--set", "seeds=3")
     assert (later["runs"], later["done"], later["reused"], later["to_train"]) == (10, 7, 0, 3)
     assert later["seconds"] is not None
+
+
+def test_the_disk_that_the_runs_keep_is_by_the_models_size_and_later_as_measured(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = find_model("builtin").weights.stat().st_size
+    found = plan(toy_cli, capsys)
+    assert (found["disk_bytes"], found["disk_measured"]) == (6 * weights, False)
+    text = check(toy_cli, capsys)
+    assert f"The runs will keep at most about {6 * weights / 1e6:.0f} MB on disk." in text
+    no_models = ("--set", "trial.keep.weights=false")
+    assert plan(toy_cli, capsys, *no_models)["disk_bytes"] == 0
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 10**6))
+    assert "! the runs will keep about" in (text := check(toy_cli, capsys))
+    assert "and 1 MB is free in " in text
+    toy_cli.run()
+    done = find_ledger(toy_cli.home, "toy").trials()[0].runs["0"]
+    folder = toy_cli.home.runs / done
+    (folder / "weights").mkdir()
+    (folder / "weights" / "last.safetensors").write_bytes(bytes(10**6))
+    sizes = [
+        sum(file.stat().st_size for file in run.rglob("*") if file.is_file())
+        for run in toy_cli.home.runs.iterdir()
+        if (run / "history.json").exists()
+    ]
+    found = plan(toy_cli, capsys, "--set", "seeds=3")
+    assert (found["to_train"], found["disk_measured"]) == (3, True)
+    assert found["disk_bytes"] == pytest.approx(3 * statistics.median(sizes), rel=0.01)
+    assert "! the runs will keep" not in check(toy_cli, capsys, "--set", "seeds=3")
 
 
 def test_runs_of_another_sweep_are_reused(

@@ -105,7 +105,11 @@ def test_show_gives_every_trial_and_run_with_its_tracked_id(
     assert [r["seed"] for r in shown["trials"][0]["runs"]] == [0, 1]
     assert main(["show", "toy"]) == 0
     text = capsys.readouterr().out
-    assert "trial 1  complete  0.8050  car_ft kl_weight=0.3" in text
+    assert "trial 1  complete  80.5 %  car_ft kl_weight=0.3" in text
+    assert max(map(len, text.splitlines())) < 80
+    assert "MLflow" not in text
+    assert main(["show", "toy", "--ids"]) == 0
+    assert all(f"MLflow {r['mlflow_run_id']}" in capsys.readouterr().out for r in runs[:1])
 
 
 def test_the_end_says_what_failed_and_why_with_its_log_and_how_to_try_again(
@@ -576,7 +580,7 @@ def test_a_run_that_is_refused_before_it_begins_leaves_the_cursor_of_a_terminal_
 def test_a_terminal_shows_a_bar_for_the_sweep_and_for_each_run_under_way() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=100, color_system=None)
-    progress = LiveProgress(console)
+    progress = LiveProgress(console, "more: carft-sweep compare toy")
     progress.begin(3)
     progress.started("a seed 0")
     progress.epoch("a seed 0", {"epoch": 1, "epochs": 4, "metrics": {"train/loss": 0.5}})
@@ -587,7 +591,11 @@ def test_a_terminal_shows_a_bar_for_the_sweep_and_for_each_run_under_way() -> No
     assert "1/4" in text
     assert "loss 0.5" in text
     assert "starting" in text
+    assert "0 s elapsed" in text
+    assert text.rstrip().endswith("more: carft-sweep compare toy")
+    assert "best so far" not in text
     out.truncate(0)
+    progress.best("car_ft kl_weight=0.3", "id/val/top1", 0.805)
     progress.done("a seed 0", {"id/val/top1": 0.5}, reused=False)
     progress.fail("a seed 1", "nan", "train/loss is nan", again=False)
     progress.skip(1)
@@ -596,4 +604,5 @@ def test_a_terminal_shows_a_bar_for_the_sweep_and_for_each_run_under_way() -> No
     assert "[1/3] a seed 0  done  val 50.0 %" in text
     assert "[2/3] a seed 1  failed (nan): train/loss is nan" in text
     assert "comparing" in text.rpartition("2/2")[2]
+    assert "best so far: car_ft kl_weight=0.3, id/val/top1 80.5 %" in text
     progress.close()

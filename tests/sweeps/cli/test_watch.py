@@ -50,7 +50,8 @@ def test_a_sweep_that_has_ended_is_seen_whole(toy: ToySweep) -> None:
     assert text.splitlines()[0] == "toy: done"
     assert "trials  2 complete" in text
     assert "runs    7 of 7 ended" in text
-    assert "best    id/val/top1 0.8050  trial 1  kl_weight=0.3" in text
+    assert "best    kl_weight=0.3  id/val/top1 80.5 %  trial 1" in text
+    assert "more    carft-sweep compare toy" in text.splitlines()
 
 
 SEEDLESS: dict[str, Any] = {
@@ -173,7 +174,8 @@ def test_watch_prints_once_where_there_is_no_terminal(
 ) -> None:
     toy.run()
     assert main(["watch", "toy", "--home", str(toy.home.path)]) == 0
-    assert capsys.readouterr().out == f"{as_text(sweep_status(toy.home, 'toy'))}\n"
+    home = str(toy.home.path)
+    assert capsys.readouterr().out == f"{as_text(sweep_status(toy.home, 'toy'), home)}\n"
 
 
 @pytest.mark.parametrize(

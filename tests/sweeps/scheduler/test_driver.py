@@ -23,7 +23,7 @@ from carft_sweep.sweeps.ledger.runs import Lease, RunStore
 from carft_sweep.sweeps.scheduler import session
 from carft_sweep.sweeps.scheduler.progress import Progress
 from carft_sweep.tracking.store.base import RunKey
-from tests.sweeps import toy_core
+from tests.sweeps import conftest, toy_core
 from tests.sweeps.conftest import ONE_RUN, ToySweep
 from tests.sweeps.scheduler.dying import Crash, dying
 from tests.sweeps.toy_runs import epoch_report
@@ -491,6 +491,36 @@ def begin(job: Job, handler: Handler) -> None:
     claim = {"digest": job.digest, "seed": job.seed, "identity": {}, "config": job.config}
     write_json(Path(job.workdir, "config.json"), claim)
     handler.started(job, "w")
+
+
+class Noted(Progress):
+    """Keeps what is shown as the best so far."""
+
+    def __init__(self, emit: Callable[[str], None]) -> None:
+        super().__init__(emit)
+        self.shown: list[tuple[str, str, float]] = []
+
+    def best(self, setting: str, metric: str, value: float) -> None:
+        self.shown.append((setting, metric, round(value, 4)))
+
+
+def test_each_trial_that_is_better_than_all_before_is_shown(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Noted] = []
+
+    def noted(emit: Callable[[str], None]) -> Noted:
+        made.append(Noted(emit))
+        return made[-1]
+
+    monkeypatch.setattr(conftest, "Progress", noted)
+    many: dict[str, Any] = {"parameters": {"algorithm.kl_weight": {"values": [0.1, 0.3, 0.5]}}}
+    toy.run(**many)
+    low = ("car_ft kl_weight=0.1", "id/val/top1", 0.785)
+    high = ("car_ft kl_weight=0.3", "id/val/top1", 0.805)
+    assert made[-1].shown == [low, high]
+    toy.run(**many)
+    assert made[-1].shown == made[-2].shown, "of a sweep that is resumed the trials of before"
 
 
 class SideBySide(InProcessEngine):
