@@ -113,14 +113,27 @@ def filter_runs(
         if all(one.holds(_values(record, name, sweeps)) for one, name in by_field)
     ]
     if records and not filtered:
-        reasons = [f"no run is left where {chosen}"]
-        for one, name in by_field:
-            every = {value for record in records for value in _values(record, name, sweeps)}
-            if one.operator == "=" and not one.holds([*every]):
-                texts = sorted(f"{v:.6g}" if isinstance(v, float) else str(v) for v in every)
-                reasons.append(f"--where {one}: {unknown_name(name, ','.join(one.values), texts)}")
-        raise TrackingError("; ".join(reasons))
+        raise TrackingError(
+            "; ".join([f"no run is left where {chosen}", *unmet(records, chosen, sweeps)])
+        )
     return filtered
+
+
+def unmet(
+    records: Sequence[RunRecord], chosen: RunFilter, sweeps: Mapping[str, Sequence[str]]
+) -> Iterator[str]:
+    """Name the conditions that hold of no run that has their field, with the values that exist."""
+    names = sorted({name for record in records for name in record.params})
+    for one in chosen.conditions:
+        name = _field(one.field, names)
+        every = {value for record in records for value in _values(record, name, sweeps)}
+        if not every or any(one.holds([value]) for value in every):
+            continue
+        texts = sorted(f"{v:.6g}" if isinstance(v, float) else str(v) for v in every)
+        if one.operator == "=":
+            yield f"--where {one}: {unknown_name(name, ','.join(one.values), texts)}"
+        else:
+            yield f"--where {one}: holds of no {name}; Known: {', '.join(texts)}."
 
 
 def _field(written: str, names: Sequence[str]) -> str:
@@ -223,9 +236,13 @@ def compare_sweeps(
     warnings = [*_differing_seeds(sweeps), *(text for part in sweeps for text in part.warnings)]
     if chosen.conditions:
         counts = f"{len(filtered)} of {len(records)}"
-        warnings.insert(
-            0, f"only the runs where {chosen}: {counts}; choice and verdict are of these"
-        )
+        warnings[:0] = [
+            f"only the runs where {chosen}: {counts}; choice and verdict are of these",
+            *(
+                f"{text} Only runs without such a field are left."
+                for text in unmet(records, chosen, owners(sweeps))
+            ),
+        ]
     return replace(compared, warnings=(*warnings, *compared.warnings))
 
 

@@ -322,6 +322,27 @@ def test_a_wrong_condition_is_told_with_its_remedy(text: str, said: str) -> None
         kept(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kl_weight=9", "--where kl_weight=9: unknown algorithm.kl_weight '9'; Known: 0.3"),
+        ("kl_weight>9", "--where kl_weight>9: holds of no algorithm.kl_weight; Known: 0.3"),
+        ("kl_weight=0.3", ""),
+    ],
+)
+def test_a_condition_that_only_runs_without_its_field_meet_is_warned_of(
+    text: str, said: str
+) -> None:
+    runs = [
+        zero_shot(),
+        run("fine_tune", 0, metrics(0.6, 0.3)),
+        run("car_ft", 0, metrics(0.6, 0.3), params={KL: 0.3}),
+    ]
+    compared = compare_sweeps([SweepRuns("toy", runs)], chosen=RunFilter.parse([text]))
+    left = [warning for warning in compared.warnings if "without such a field" in warning]
+    assert [warning.startswith(said) for warning in left] == [True] * bool(said)
+
+
 def test_a_last_part_that_two_fields_share_must_be_given_whole() -> None:
     runs = [run("car_ft", 0, metrics(0.6, 0.3), params={"optim.lr": 1.0, "head.lr": 2.0})]
     with pytest.raises(TrackingError, match=r"may be head\.lr or optim\.lr; say which"):
