@@ -10,11 +10,14 @@ import json
 import logging
 import pickle
 import re
+import socket
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import huggingface_hub
 import torch
@@ -263,6 +266,12 @@ class ModelSource:
     """The name by which open_clip finds the tokenizer."""
 
 
+def brings_weights(name: str) -> bool:
+    """Whether a `model.name` stands for weights too: the built-in one, of the hub, a folder."""
+    path = existing(name)
+    return name == BUILTIN or name.startswith((HUB, FOLDER)) or (path is not None and path.is_dir())
+
+
 def find_model(name: str, pretrained: str | None = None) -> ModelSource:
     """Find what `name` and `pretrained` speak of, downloading it if need be.
 
@@ -434,6 +443,7 @@ def _from_hub(request: str, repo: str, *files: str) -> Path:
             cached = huggingface_hub.try_to_load_from_cache(repo, file)
             if isinstance(cached, str):
                 return Path(cached)
+        _look_up_hub()
         for file in files[:-1]:
             try:
                 return Path(huggingface_hub.hf_hub_download(repo, file))
@@ -445,6 +455,14 @@ def _from_hub(request: str, repo: str, *files: str) -> Path:
     except Exception as error:
         # The hub's client lets errors of its HTTP library through, and changed that library.
         raise _not_downloaded(request, error) from None
+
+
+def _look_up_hub() -> None:
+    """Raise OSError where the hub's name cannot be resolved, at once: its client would try again
+    for half a minute. Behind a proxy names are resolved there.
+    """
+    if not (getproxies() or huggingface_hub.constants.HF_HUB_OFFLINE):
+        socket.getaddrinfo(urlsplit(huggingface_hub.constants.ENDPOINT).hostname, None)
 
 
 def _not_downloaded(request: str, error: Exception) -> RequestError:
@@ -471,7 +489,9 @@ def _local_file(name: str, pretrained: str | None, tags: Sequence[str]) -> Path:
     listed = ", ".join(sorted(tags)) or "none"
     choice = f"Tags of {name}: {listed}. Or the path of a checkpoint file"
     if not pretrained:
-        raise RequestError(f"model.pretrained: {name} alone has random weights. {choice}")
+        raise RequestError(
+            f"model.pretrained: {name} alone has random weights; give model.pretrained. {choice}"
+        )
     path = existing(pretrained)
     if path is not None and path.is_file():
         return path

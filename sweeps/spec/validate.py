@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from carft_sweep.carft_core.clip import brings_weights, find_model
 from carft_sweep.carft_core.config import field_names
 from carft_sweep.carft_core.data import FAMILIES, Family
-from carft_sweep.carft_core.errors import Route, unknown
+from carft_sweep.carft_core.errors import RequestError, Route, unknown
 from carft_sweep.sweeps.space.distributions import (
     Categorical,
     Distribution,
@@ -41,6 +43,7 @@ def validate(document: SpecDocument) -> dict[str, Any]:
     values = {key: document.data[key] for key in keys if document.data.get(key) is not None}
     settings = validated_in_part(document, Settings, values)
     trials = TrialSpace(document, settings)
+    _check_weights(document)
     _check_goals(document, settings, trials)
     _check_tasks(document, trials.space, settings)
     fields = dict(settings) | {
@@ -55,6 +58,22 @@ def validate(document: SpecDocument) -> dict[str, Any]:
     document.raise_errors()
     logger.debug("%d parameters, algorithms %s", len(trials.space), ", ".join(trials.algorithms))
     return fields
+
+
+def _check_weights(document: SpecDocument) -> None:
+    """Report the name of an architecture where no pretrained weights are named beside it."""
+    if any(document.field_values("model.pretrained")):
+        return
+    varied = document.get(("parameters", "model.name")) is not None
+    for index, name in enumerate(document.field_values("model.name")):
+        route: Route = ("parameters", "model.name", "values", index)
+        route = route if varied else ("trial", "model", "name")
+        if not isinstance(name, str) or document.is_wrong(route) or brings_weights(name):
+            continue
+        try:
+            find_model(name)
+        except RequestError as error:
+            document.add_error(route, re.sub(r"^model\.\w+: ", "", str(error)))
 
 
 def _check_goals(document: SpecDocument, settings: Settings, space: TrialSpace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -144,7 +145,7 @@ def test_a_name_near_to_none_says_so() -> None:
 def test_a_name_without_weights_is_refused_with_its_tags() -> None:
     with pytest.raises(
         RequestError,
-        match=r"RN50 alone has random weights\. Tags of RN50: cc12m, openai, yfcc15m\.",
+        match=r"RN50 alone has random weights; give model\.pretrained\. Tags of RN50: cc12m, ",
     ):
         find_model("RN50")
     with pytest.raises(RequestError, match=r"Tags of ViT-S-16: none\. Or the path"):
@@ -321,6 +322,30 @@ def test_without_a_network_only_one_name_is_waited_for(
         find_model("RN50", "openai")
     assert asked == ["timm/resnet50_clip.openai/open_clip_model.safetensors"]
     assert not offline.exists()
+
+
+def test_where_no_name_is_resolved_the_hub_is_not_asked_again_and_again(
+    offline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*where: object) -> None:
+        raise socket.gaierror(f"{where[0]} not known")
+
+    def proxied(*_: str) -> str:
+        raise LocalEntryNotFoundError("asked")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", proxied)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr("carft_sweep.carft_core.clip.getproxies", dict)
+    with pytest.raises(
+        DownloadFailed, match=r"could not be downloaded \(huggingface\.co not known"
+    ):
+        find_model("RN50", "openai")
+    proxies = {"https": "proxy:3128"}
+    monkeypatch.setattr("carft_sweep.carft_core.clip.getproxies", lambda: proxies)
+    with pytest.raises(DownloadFailed, match="asked"):
+        find_model("RN50", "openai")
+    del offline
 
 
 class Answered(OSError):

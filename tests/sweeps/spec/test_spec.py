@@ -771,3 +771,17 @@ def test_a_file_without_a_name_is_named_after_its_file(
     assert load_spec(tmp_path / file).name == name
     assert load_spec(tmp_path / file, ["profile=p"]).name == f"{name}-p"
     assert load_spec(tmp_path / file, ["name=other"]).name == "other"
+
+
+def test_an_architecture_without_weights_is_refused_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text("trial:\n  algorithm: fine_tune\n  model:\n    name: RN50\n")
+    with pytest.raises(RequestError, match=r"sweep\.yaml:4: model\.name: RN50 alone has random"):
+        load_spec(file)
+    file.write_text(
+        "trial: {algorithm: fine_tune}\nparameters:\n  model.name:\n    values:\n"
+        "      - builtin\n      - RN5O\n"
+    )
+    with pytest.raises(RequestError, match=r"sweep\.yaml:6: .*unknown model 'RN5O'; near.* RN50"):
+        load_spec(file)
+    assert load_spec(file, ["parameters.model.name.values=[builtin]"]).trial_count == 1
