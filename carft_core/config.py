@@ -104,7 +104,7 @@ def _listed(value: object) -> object:
 def _named_once(merges: tuple[Merge, ...]) -> tuple[Merge, ...]:
     names = [merge.name for merge in merges]
     twice = [
-        Problem((index,), f"{name} stands in the list twice; give one list of its points")
+        Problem((index,), f"{name} is in the list twice; give one list of its points")
         for index, name in enumerate(names)
         if name in names[:index]
     ]

@@ -23,7 +23,7 @@ def each_once(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """The same names. Raises ValueError for one that stands among them twice."""
     twice = [name for index, name in enumerate(names or ()) if name in (names or ())[:index]]
     if twice:
-        raise ValueError(f"{twice[0]} stands in the list twice")
+        raise ValueError(f"{twice[0]} is in the list twice")
     return names
 
 

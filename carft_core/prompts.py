@@ -88,7 +88,7 @@ def mistakes(templates: Sequence[str]) -> Iterator[tuple[int, str]]:
             often = "no" if count == 0 else f"{count} times"
             yield index, f"{template!r} has {often} {{}}; it takes exactly one, {EXAMPLE}"
         elif first < index:
-            yield index, f"{template!r} stands in the set twice; each template counts once"
+            yield index, f"{template!r} is in the set twice; each template counts once"
 
 
 def read_template_file(path: Path) -> TemplateSet:

@@ -158,7 +158,7 @@ def run_sweep(
         raise SweepFailed(_why(result))
     if result.interrupted:
         warnings.warn(
-            f"{spec.name} was interrupted; the same call goes on with it. Its comparison so far "
+            f"{spec.name} was interrupted; the same call resumes it. Its comparison so far "
             "is returned",
             stacklevel=2,
         )
@@ -193,6 +193,6 @@ def _json(value: object, indent: int | None = None) -> str:
 
 def _why(result: SweepResult) -> str:
     if result.broken is not None:
-        return f"{result.comparison.sweep} was given up: {result.broken}"
+        return f"{result.comparison.sweep} was stopped: {result.broken}"
     causes = "; ".join(dict.fromkeys(result.failures)) or "nothing was run"
     return f"no run of {result.comparison.sweep} succeeded: {causes}"

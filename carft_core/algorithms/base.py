@@ -209,7 +209,7 @@ class Soup(Algorithm):
                     "name of its folder in the home; to name runs of this sweep, use after:"
                 )
         if len(set(members)) < len(members):
-            raise ValueError("a run stands in the list twice")
+            raise ValueError("a run is in the list twice")
         if 0 < len(members) < cls.least_members:
             raise ValueError(f"{cls.name} is made of {cls.least_members} runs or more")
         return tuple(sorted(members))

@@ -52,7 +52,7 @@ def data_root(config: DataConfig, folders: Mapping[str, DataFolder]) -> Path:
             f"data.root: which folder holds the data sets? Give data.root, --data-root or "
             f"{VARIABLE}; {config.family} looks there for {usual}"
         )
-    return existing(Path(config.root), "; it is to hold the data sets, a folder each")
+    return existing(Path(config.root), "; it must hold a folder for each data set")
 
 
 def existing(folder: Path, advice: str = "", *, named: str = "data.root") -> Path:

@@ -119,7 +119,7 @@ class Reader:
             where = route if len(folders) == 1 else (*route, index)
             path = self.root / folder
             if folder in folders[:index]:
-                self.report(where, f"{folder}/ stands in the list twice")
+                self.report(where, f"{folder}/ is in the list twice")
             elif not path.is_dir():
                 self.report(where, _missing(self.root, folder))
             elif not (names := visible_folders(path)):

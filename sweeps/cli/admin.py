@@ -184,8 +184,8 @@ def _sync(home: Home, name: str, store: Tracker, emit: Emit) -> int:
         projection = project(home, name, store)
     except ServiceUnreachable as away:
         raise ServiceUnreachable(
-            f"{away}; the runs of {name} are not all sent. Nothing is lost: sync again when that "
-            "is mended"
+            f"{away}; the runs of {name} are not all sent. Nothing is lost: sync again when "
+            "the server answers"
         ) from away
     if projection.sent:
         emit(f"{name}: {projection.sent} run{'' if projection.sent == 1 else 's'} sent.")

@@ -95,7 +95,10 @@ def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
     outcomes = model.attempt(images, top=arguments.top, contexts=arguments.contexts)
     for image, prediction in zip(images, outcomes, strict=True):
         if isinstance(prediction, RequestError):
-            unreadable.append({"image": str(image), "reason": str(prediction)})
+            reason = str(prediction)
+            if not image.exists():
+                reason = f"{image} cannot be read: there is no such file"
+            unreadable.append({"image": str(image), "reason": reason})
             continue
         predictions.append({"image": str(image), **_prediction_as_dict(prediction)})
         if arguments.json:
@@ -189,7 +192,7 @@ def _folder(arguments: argparse.Namespace) -> Path:
         if folder.is_dir():
             raise RequestError(f"{folder} holds no exported model: there is no {FACTS}") from None
         raise RequestError(
-            f"{arguments.model} is no folder that `carft-sweep export` made, and there is {error}"
+            f"{arguments.model} is no folder that `carft-sweep export` made, and no sweep: {error}"
         ) from None
     return selected_in_cache(home, arguments.model)
 

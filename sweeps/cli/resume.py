@@ -74,8 +74,8 @@ def _cap(spec: SweepSpec, more: int) -> int:
     whole = spec.model_copy(update={"run_cap": None}).trial_count
     if spec.trial_count == whole:
         raise RequestError(
-            f"the grid of {spec.name} has no more points than its {whole} trials; give its "
-            f"parameters more values in {spec.source_path}, then: carft-sweep run "
+            f"the grid of {spec.name} has {whole} point{'' if whole == 1 else 's'} and no more; "
+            f"give its parameters more values in {spec.source_path}, then: carft-sweep run "
             f"{spec.source_path}"
         )
     return min(spec.trial_count + more, whole)
@@ -93,8 +93,8 @@ def _nothing_to_do(ledger: Ledger, option: str | None) -> str:
     name, trials = ledger.name, ledger.trials()
     failed = sum(trial.state == "failed" for trial in trials)
     text = (
-        f"{name} has nothing left to do: {len(trials) - failed} of {len(trials)} trials have come "
-        f"to their end. The result: {command('compare', name, option)}"
+        f"{name} has nothing left to do: {len(trials) - failed} of {len(trials)} trials have "
+        f"ended. The result: {command('compare', name, option)}"
     )
     if not failed:
         return text

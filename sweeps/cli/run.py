@@ -71,7 +71,7 @@ def carry_out(
         if not (home.sweep(spec.name) / "sweep.yaml").exists():
             raise  # it never began
         resume = command("resume", spec.name, arguments.home)
-        error.add_note(f"Nothing that was done is lost. Once that is mended: {resume}")
+        error.add_note(f"Finished work is kept. Once this is fixed, resume it: {resume}")
         raise
     except KeyboardInterrupt:
         if (home.sweep(spec.name) / "sweep.yaml").exists():
@@ -140,8 +140,8 @@ def _last_words(ended: SweepResult, home: Home, arguments: argparse.Namespace) -
         yield from _causes(failed_runs(home, find_ledger(home, name), most=50))
         yield f"To try what failed again: {resume} --failed"
     if ended.broken is not None:
-        yield f"The sweep was given up: {ended.broken}"
-        yield f"Once that is mended: {resume}"
+        yield f"The sweep was stopped: {ended.broken}"
+        yield f"Once this is fixed, resume it: {resume}"
     elif ended.interrupted:
         yield _interrupted(name, arguments)
 

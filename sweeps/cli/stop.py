@@ -37,8 +37,8 @@ def stop_command(arguments: argparse.Namespace, emit: Emit) -> int:
         if not told_deaf and time.monotonic() - asked > DEAF and (folder / FILE).exists():
             told_deaf = True
             emit(
-                "The driver has not responded; it may hang. Ctrl-C stops waiting (the request "
-                f"stays). To force it, run `kill {driver.pid}` on {driver.host}."
+                "The driver has not responded; it may be hanging. Ctrl-C stops waiting (the "
+                f"request stays). To force it, run `kill {driver.pid}` on {driver.host}."
             )
         time.sleep(LOOK)
     if sweep_status(home, arguments.sweep).state == "done":

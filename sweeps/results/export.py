@@ -418,8 +418,8 @@ def log_selected(
     except Exception as error:  # MLflow's artifact stores raise anything, and the sweep is done
         text = " ".join(str(error).split())
         return (
-            f"the selected model is not in MLflow: {text or type(error).__name__}. Once that is "
-            f"mended: carft-sweep export {comparison.sweep} --mlflow"
+            f"the selected model is not in MLflow: {text or type(error).__name__}. To try "
+            f"again: carft-sweep export {comparison.sweep} --mlflow"
         )
 
 

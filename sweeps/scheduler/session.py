@@ -240,9 +240,11 @@ def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> b
     finally:
         interruption.has_runs = False
     if driver.broken is not None:
-        driver.progress.note(f"The sweep was given up: {driver.broken}")
+        driver.progress.note(f"The sweep was stopped: {driver.broken}")
     elif driver.is_out_of_time and not interruption.asked:
-        driver.progress.note("the time budget is used up; with a larger one the sweep goes on")
+        driver.progress.note(
+            "the time budget is used up; with a larger one the same command resumes the sweep"
+        )
     return interruption.asked and driver.has_work_left
 
 
@@ -306,7 +308,7 @@ def _in_a_word(ended: SweepResult) -> str:
     """One line for people who are told from afar."""
     name = ended.comparison.sweep
     if ended.broken is not None:
-        return f"{name} was given up: {ended.broken}"
+        return f"{name} was stopped: {ended.broken}"
     failed = f", {len(ended.failures)} runs failed" if ended.failures else ""
     return f"{name} is {ended.state}: {ended.done} runs done{failed}. {ended.comparison.verdict}"
 

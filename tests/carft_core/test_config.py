@@ -101,7 +101,7 @@ def test_every_mistake_is_told_at_once() -> None:
         ),
         (
             {"algorithm": "fine_tune", "merges": ["wise_ft", "wise_ft"]},
-            "merges[1]: wise_ft stands in the list twice",
+            "merges[1]: wise_ft is in the list twice",
         ),
         ({"algorithm": "fine_tune", "merges": "wise_ft"}, "merges: must be a list of merges"),
         ({"algorithm": {"name": "fine_tune"}, "optim": {"lr": True}}, "optim.lr: must"),
@@ -154,7 +154,7 @@ def test_shifts_are_a_list_of_names_each_once() -> None:
     assert shifts(["v2", "r"]) == ("v2", "r")
     assert shifts([]) == ()
     assert shifts(None) is None
-    for wrong, words in ((["r", "r"], "r stands in the list twice"), ("r", "must "), ([""], "")):
+    for wrong, words in ((["r", "r"], "r is in the list twice"), ("r", "must "), ([""], "")):
         with pytest.raises(InvalidConfig, match=rf"data\.shifts.*{words}"):
             shifts(wrong)
 

@@ -191,7 +191,7 @@ THERE = "there are held_out, one, shifts, two"
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"train": "oen"}, f":3: train: there is no oen/ in ROOT; did you mean 'one'?; {THERE}"),
     ({"train": ["one", "x/y"]}, ":3: train[1]: there is no x/y/ in ROOT"),
-    ({"train": ["one", "one"]}, ":3: train[1]: one/ stands in the list twice"),
+    ({"train": ["one", "one"]}, ":3: train[1]: one/ is in the list twice"),
     ({"train": "one/cat"}, ":3: train: one/cat/ has no class folders; its images lie outside them"),
     ({"classes": ["cat"]}, ":3: train: has the single class 'cat'; two are the least"),
     (

@@ -182,7 +182,7 @@ def test_names_are_those_of_families_each_once(config: Config) -> None:
         RequestError, match=r"eval\.retention\[0\]: unknown family 'cifar11'; did you"
     ):
         config("cifar11")
-    with pytest.raises(RequestError, match=r"eval\.retention: dtd stands in the list twice"):
+    with pytest.raises(RequestError, match=r"eval\.retention: dtd is in the list twice"):
         config("dtd", "dtd")
 
 

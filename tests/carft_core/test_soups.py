@@ -139,7 +139,7 @@ def test_the_order_of_members_is_nothing() -> None:
     ("name", "members", "message"),
     [
         ("uniform_soup", ["fine_tune"], "'fine_tune' is no digest of a run"),
-        ("uniform_soup", [DIGESTS[0], DIGESTS[0]], "a run stands in the list twice"),
+        ("uniform_soup", [DIGESTS[0], DIGESTS[0]], "a run is in the list twice"),
         ("model_stock", [DIGESTS[0]], "model_stock is made of 2 runs or more"),
     ],
 )

@@ -56,7 +56,7 @@ def test_yaml_needs_only_templates(tmp_path: Path) -> None:
         ("a } {}", "has other braces; the class is written {}"),
         ("", "is empty"),
         ("  ", "is empty"),
-        ("a {}", "'a {}' stands in the set twice"),
+        ("a {}", "'a {}' is in the set twice"),
     ],
 )
 def test_each_mistake_in_a_template_has_its_message(template: str, message: str) -> None:

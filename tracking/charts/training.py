@@ -182,9 +182,9 @@ LEARNING = Chart(
     name="learning",
     title="Learning curves",
     about=(
-        "Mean over seeds. The band behind what stands for its algorithm reaches from the lowest to "
-        "the highest seed; thin lines are the best other settings, grey ones pruned. Training "
-        "losses of different algorithms are different sums: compare their course, not their height."
+        "Mean over seeds. Bands, of one setting of each algorithm: lowest to highest seed; thin "
+        "lines are the best other settings, grey ones pruned. Training losses of "
+        "different algorithms are different sums: compare their course, not their height."
     ),
     draw=draw_learning,
     folded=True,

@@ -147,8 +147,8 @@ def test_a_sweep_that_is_given_up_says_so_last_and_exits_with_1(
     toy_cli.plan({f"{weight}/{seed}": act for weight in (0.1, 0.3) for seed in (0, 1)})
     assert run(toy_cli, "--set", "breaker=2") == 1
     *_, reason, last = capsys.readouterr().err.rstrip().splitlines()
-    assert reason.startswith("The sweep was given up: 2 runs in a row failed for one cause (data)")
-    assert last == "Once that is mended: carft-sweep resume toy"
+    assert reason.startswith("The sweep was stopped: 2 runs in a row failed for one cause (data)")
+    assert last == "Once this is fixed, resume it: carft-sweep resume toy"
 
 
 def test_show_tells_why_a_run_failed_and_where_its_log_is(

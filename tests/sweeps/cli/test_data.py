@@ -146,7 +146,7 @@ def test_a_family_or_root_that_is_not_there_is_refused(data: Data, tmp_path: Pat
     assert "did you mean 'imagenet'?" in data("list", "imagnet").err
     told = data("list", "--data-root", tmp_path / "no")
     assert told.code == 2
-    assert "no does not exist; it is to hold the data sets" in told.err
+    assert "no does not exist; it must hold a folder for each data set" in told.err
 
 
 # check

@@ -51,7 +51,7 @@ def test_a_sweep_that_is_done_says_so(
     assert resume() == 0
     told = capsys.readouterr()
     assert told.out == (
-        "toy has nothing left to do: 2 of 2 trials have come to their end. The result: "
+        "toy has nothing left to do: 2 of 2 trials have ended. The result: "
         "carft-sweep compare toy\n"
     )
     assert told.err == ""
@@ -125,7 +125,7 @@ def test_a_grid_has_no_more_points_than_its_values_make(
     assert len(trials(toy_cli)) == 2
     capsys.readouterr()
     assert resume("--trials", "+1") == 2
-    assert "the grid of toy has no more points than its 2 trials" in capsys.readouterr().err
+    assert "the grid of toy has 2 points and no more" in capsys.readouterr().err
 
 
 def test_the_file_goes_on_as_it_was_run_and_that_it_has_changed_is_said(
