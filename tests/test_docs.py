@@ -226,7 +226,7 @@ def test_the_family_of_the_page_says_what_it_misses(
 
 
 def test_the_declared_family_of_the_page_is_swept_by_the_file_of_the_page(own_folder: Path) -> None:
-    declared, sweep, _ = blocks("docs/own-data.md", "yaml")
+    declared, sweep = blocks("docs/own-images.md", "yaml")
     (own_folder / "birds.family.yaml").write_text(declared)
     (own_folder / "birds.yaml").write_text(sweep)
     spec = load_spec(own_folder / "birds.yaml")
@@ -236,7 +236,7 @@ def test_the_declared_family_of_the_page_is_swept_by_the_file_of_the_page(own_fo
 
 
 def test_the_page_lists_every_key_of_a_family_file() -> None:
-    text = (DOCS / "own-data.md").read_text()
+    text = (DOCS / "own-images.md").read_text()
     keys = {*Declaration.model_fields, *ShiftFolders.model_fields, *Prompts.model_fields}
     rows = "".join(re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE))
     listed = {name.removeprefix("prompts.") for name in re.findall(r"`([a-z_.]+)`", rows)}
