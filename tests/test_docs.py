@@ -243,9 +243,9 @@ def test_the_page_lists_every_key_of_a_family_file() -> None:
     assert listed >= keys - {"prompts"}
 
 
-def test_the_readme_and_the_tutorial_show_the_recipe_that_is_shipped() -> None:
+def test_the_readme_and_the_first_page_show_the_recipe_that_is_shipped() -> None:
     shipped = (ROOT / "sweeps" / "kl_weight.yaml").read_text()
-    for page in ("README.md", "docs/tutorial.md"):
+    for page in ("README.md", "docs/start.md"):
         assert blocks(page, "yaml")[0] == shipped, page
 
 
