@@ -24,6 +24,7 @@ from carft_core.errors import RequestError
 from carft_core.prompts import template_set
 from carft_core.teacher import Teacher
 from carft_core.testing import batch_for, check_algorithm, toy_teacher
+from sweeps.cli import main
 from sweeps.spec.document import parse
 from sweeps.spec.normalize import KEYS as ALL_KEYS
 from sweeps.spec.spec import load_spec
@@ -233,6 +234,17 @@ def test_the_declared_family_of_the_page_is_swept_by_the_file_of_the_page(own_fo
     config = spec.config_for(spec.points()[0])
     assert (config.data.family, config.data.val_fraction, config.optim.epochs) == ("birds", 0.2, 8)
     assert len(template_set(config.prompts.contexts).templates) == 3
+
+
+def test_the_example_of_own_images_makes_the_folder_that_init_counts(
+    own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (script,) = blocks("docs/own-images.md", "python")
+    exec(compile(script, "docs/own-images.md", "exec"), {})
+    assert main(["init", str(own_folder / "photos")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    shown = next(it for it in blocks("docs/own-images.md", "text") if "all classes" in it)
+    assert [line for line in shown.splitlines() if line not in [*said, "..."]] == []
 
 
 def test_a_sweep_file_of_wandb_is_answered_as_the_page_says(own_folder: Path) -> None:
