@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
@@ -33,8 +33,6 @@ class CarFt(Algorithm):
     re-implementations differ in scale, direction and reduction; docs/car-ft.md says why the
     defaults are what they are.
     """
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: ClassVar[str] = "car_ft"
     summary: ClassVar[str] = "Fine-tuning with a KL term that keeps the context distribution"
