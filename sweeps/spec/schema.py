@@ -68,6 +68,7 @@ def sweep_schema() -> Schema:
             "type": "array",
             "items": _named(ALGORITHMS),
             "description": "Other algorithms with the same data, budget and seeds.",
+            "x-words": "list of names or mappings",
         },
         "trial": _trial(),
         "aliases": {
@@ -118,7 +119,12 @@ def _trial() -> Schema:
         "properties": {
             **sections,
             "algorithm": _named(ALGORITHMS, needs_name=False),
-            "merges": {"type": "array", "items": _named(MERGES)},
+            "merges": {
+                "type": "array",
+                "items": _named(MERGES),
+                "description": schema["merges"]["description"],
+                "x-words": "list of names or mappings",
+            },
             **{key: schema[key] for key in SCALARS},
         },
         "patternProperties": {"^[a-z_]+\\.[a-z_.]+$": {}},

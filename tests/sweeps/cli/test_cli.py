@@ -18,7 +18,7 @@ from rich.console import Console
 
 from sweeps.cli import MODULES, main
 from sweeps.cli.admin import waste
-from sweeps.cli.parser import COMMANDS, _parsers
+from sweeps.cli.parser import COMMANDS, parsers
 from sweeps.engines.resources import Node
 from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import LEDGER_FILE
@@ -422,7 +422,7 @@ def test_every_command_is_a_module_and_has_its_place_in_the_docs() -> None:
 
 def test_every_option_stands_in_the_docs() -> None:
     page = (ROOT / "docs" / "commands.md").read_text()
-    _, commands = _parsers()
+    _, commands = parsers()
     options = {name for parser in commands.values() for name in parser.options()}
     assert options - set(re.findall(r"--[a-z-]+", page)) == {"-h", "-v"}
 
