@@ -122,7 +122,10 @@ class KeyTable(_Table):
                 fields[same] = field, key in model.get("required", ())
         several = len(models) > 1
         of = " of |" if several else ""
-        lines = [f"| key |{of} values | default | meaning |", f"|---|{'---|' * several}---|---|---|"]
+        lines = [
+            f"| key |{of} values | default | meaning |",
+            f"|---|{'---|' * several}---|---|---|",
+        ]
         for (key, same), owners in rows.items():
             field, required = fields[key, same]
             anchor = f"{prefix}{key}"
@@ -219,7 +222,11 @@ def _rules(schema: Schema) -> Mapping[str, Schema]:
     return {
         name: {
             "properties": first
-            | {key: field for key, field in model["properties"].items() if key in cls.model_fields and key != "type"},
+            | {
+                key: field
+                for key, field in model["properties"].items()
+                if key in cls.model_fields and key != "type"
+            },
             "required": ["type"],
         }
         for (name, model), cls in zip(models.items(), EARLY_TERMINATION.values(), strict=True)

@@ -121,9 +121,7 @@ def distributions() -> str:
 
 def changes() -> str:
     """A row for each effect that a change of the sweep file has."""
-    extend, reevaluate = (
-        ", ".join(f"`{key}`" for key in keys) for keys in (EXTEND, REEVALUATE)
-    )
+    extend, reevaluate = (", ".join(f"`{key}`" for key in keys) for keys in (EXTEND, REEVALUATE))
     return "\n".join(
         (
             "| changed | what follows |",

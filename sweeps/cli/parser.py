@@ -208,7 +208,11 @@ def _sweep_file(parser: Parser) -> None:
 
 
 def _execution(parser: Parser) -> None:
-    _flag(parser, "--in-process", "train in this process, so that breakpoint() works; nothing guards it")
+    _flag(
+        parser,
+        "--in-process",
+        "train in this process, so that breakpoint() works; nothing guards it",
+    )
     _flag(parser, "--quiet", "no progress, only failures and the end")
     purpose = "a run that takes longer has failed: seconds, or 90m, 2h30m"
     _value(parser, "--timeout", "TIME", purpose, type=_seconds)
@@ -306,7 +310,9 @@ def _check(parser: Parser) -> None:
 def _resume(parser: Parser) -> None:
     _sweep(parser)
     _flag(parser, "--failed", "retry all failed trials, including those that became NaN")
-    _value(parser, "--trials", "+N", "so many trials more, which the next resume keeps", type=_count)
+    _value(
+        parser, "--trials", "+N", "so many trials more, which the next resume keeps", type=_count
+    )
     _json(parser)
     _execution(parser)
     _data_root(parser)
