@@ -45,7 +45,8 @@ class OptimConfig(Section):
     steps: PositiveInt | None = None
     """Steps of the optimiser, instead of `epochs`."""
     steps_per_epoch: PositiveInt | None = None
-    """With `steps`: after so many `id/val` is measured, which is called an epoch; left out, a pass."""
+    """With `steps`: after so many `id/val` is measured, which is called an epoch; left out, a
+    pass."""
     batch_size: PositiveInt = 512
     """Images a step."""
     micro_batch: PositiveInt | None = None

@@ -7,7 +7,8 @@ to what has more about it, from the page's own folder:
     decode: loading.md#decoding
     -->
 
-Each row has an anchor: `run--set`, `optim.lr`; where a heading of the page has it, the row links there.
+Each row has an anchor: `run--set`, `optim.lr`; where a heading of the page has it, the row links
+there.
 """
 
 from __future__ import annotations
@@ -216,21 +217,13 @@ def _scalars(schema: Schema) -> Mapping[str, Schema]:
 
 
 def _rules(schema: Schema) -> Mapping[str, Schema]:
-    models = {name: schema["$defs"][cls.__name__] for name, cls in EARLY_TERMINATION.items()}
-    kinds = {"enum": [*models], "description": "The rule."}
-    first = {"type": kinds}
-    return {
-        name: {
-            "properties": first
-            | {
-                key: field
-                for key, field in model["properties"].items()
-                if key in cls.model_fields and key != "type"
-            },
-            "required": ["type"],
-        }
-        for (name, model), cls in zip(models.items(), EARLY_TERMINATION.values(), strict=True)
-    }
+    kinds = {"enum": [*EARLY_TERMINATION], "description": "The rule."}
+    rules = {}
+    for name, cls in EARLY_TERMINATION.items():
+        shown = schema["$defs"][cls.__name__]["properties"]
+        own = {key: shown[key] for key in cls.model_fields if key != "type"}  # without synonyms
+        rules[name] = {"properties": {"type": kinds, **own}, "required": ["type"]}
+    return rules
 
 
 PARTS: Mapping[str, Callable[[Schema], Mapping[str, Schema]]] = {

@@ -127,8 +127,8 @@ def changes() -> str:
             "| changed | what follows |",
             "|---|---|",
             f"| {extend} | the sweep is extended; its trials are kept |",
-            f"| {reevaluate} | a new generation with the same points first; runs that are there are "
-            "reused, and trials get new values from them |",
+            f"| {reevaluate} | a new generation with the same points first; runs that are there "
+            "are reused, and trials get new values from them |",
             "| anything else | a new generation: trials begin anew; equal runs are reused |",
         )
     )

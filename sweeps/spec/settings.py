@@ -340,7 +340,8 @@ class Report(Section):
     id_margin: Annotated[float, Field(ge=0, lt=1)] = 0.005
     """How much ID accuracy a better method may lose, a fraction."""
     by: By | None = None
-    """The accuracy of tables, charts and verdict; left out, what the family's benchmark ranks by."""
+    """The accuracy of tables, charts and verdict; left out, what the family's benchmark ranks
+    by."""
     by_family: Mapping[str, By] = Field(default_factory=dict)
     """Instead of `by` where families are tasks: `{cifar10: top1}`."""
     page: bool = True
@@ -632,8 +633,8 @@ class Settings(Section):
         BeforeValidator(check_webhook),
         WithJsonSchema({"type": "string", "pattern": f"^{WEBHOOK}$"}),
     ] = None
-    """`env:NAME`, for the variable that holds an address: it is notified of the end, of failures and
-    of the breaker."""
+    """`env:NAME`, for the variable that holds an address: it is notified of the end, of failures
+    and of the breaker."""
     imports: Annotated[tuple[str, ...], BeforeValidator(expand_imports)] = Field((), alias="import")
     """Modules with algorithms, merges and families of your own: names, or paths relative to the
     file."""

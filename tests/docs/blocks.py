@@ -17,7 +17,7 @@ PAGES = tuple(
 )
 SHELL = ("sh", "bash", "shell", "console")
 FENCE = re.compile(
-    r"^([ \t]*)(`{3,}|~{3,})[ \t]*([\w-]*)[^\n]*\n(.*?)^[ \t]*\2[ \t]*$", re.M | re.S
+    r"^([ \t]*)(`{3,}|~{3,})[ \t]*([\w-]*)[^\n]*\n(.*?)^[ \t]*\2[ \t]*$", re.MULTILINE | re.DOTALL
 )
 MARK = re.compile(r"<!-- (not run|slow|run)(?::[ \t]*(.*?))?[ \t]*-->")
 BEFORE = frozenset({"exec", "srun", "nohup", "time", "sudo", "env", "--", "then", "do", "if", "!"})
@@ -75,7 +75,7 @@ def calls(block: Block) -> Iterator[list[str]]:
         if not re.search(r"(^|[\s/])carft-sweep(\s|$)", line):
             continue
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
-        lexer.commenters = "#"
+        lexer.whitespace_split, lexer.commenters = True, "#"
         try:
             words = list(lexer)
         except ValueError:  # prose with an apostrophe

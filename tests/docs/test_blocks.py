@@ -22,7 +22,7 @@ from sweeps.cli.parser import parse
 from sweeps.spec.document import parse as parse_yaml
 from sweeps.spec.normalize import KEYS as ALL_KEYS
 from sweeps.spec.spec import load_spec, recipes
-from tests.docs.blocks import DOCS, PAGES, ROOT, Block, blocks_of, calls, every_block
+from tests.docs.blocks import PAGES, ROOT, Block, blocks_of, calls, every_block
 
 LIMIT = 120
 """Seconds that a block may take beside other tests; it is about ten on a machine at rest."""
@@ -38,7 +38,9 @@ def ids(block: Block) -> str:
 
 def test_a_mark_is_directly_above_its_block_and_a_block_that_is_not_run_says_why() -> None:
     for page in PAGES:
-        marks = re.findall(r"^[ \t]*<!-- (?:not run|slow|run)\b", (ROOT / page).read_text(), re.M)
+        marks = re.findall(
+            r"^[ \t]*<!-- (?:not run|slow|run)\b", (ROOT / page).read_text(), re.MULTILINE
+        )
         assert len(marks) == sum(block.mark is not None for block in blocks_of(page)), page
     silent = [b.place for b in every_block() if b.mark == "not run" and not b.reason]
     assert silent == []
@@ -220,7 +222,8 @@ def test_the_marks_are_read_as_they_are_written(
     monkeypatch.setattr("tests.docs.blocks.ROOT", tmp_path)
     (tmp_path / "page.md").write_text(
         "<!-- not run: no cluster -->\n```sh\ncarft-sweep list \\\n  --json | cat\n```\n"
-        "* item\n\n  <!-- slow -->\n  ```sh\n  A=1 carft-sweep sync && srun carft-sweep sync x\n  ```\n"
+        "* item\n\n  <!-- slow -->\n  ```sh\n"
+        "  A=1 carft-sweep sync && srun carft-sweep sync --home=http://x:1/y\n  ```\n"
         "<!-- slow -->\n\nwords\n```text\ncarft-sweep: no call\ncarft-sweep show x\n```\n"
     )
     one, two, three = blocks_of("page.md")

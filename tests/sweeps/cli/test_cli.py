@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from docs.hooks.reference import on_page_markdown
 from sweeps.cli import MODULES, main
 from sweeps.cli.admin import waste
-from docs.hooks.reference import on_page_markdown
 from sweeps.cli.parser import COMMANDS, EVERYWHERE, parsers
 from sweeps.engines.resources import Node
 from sweeps.ledger.runs import RunStore
