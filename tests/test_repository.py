@@ -16,6 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from docs.hooks.reference import on_page_markdown
 from tools.lock import environments, select, unlocked
 
 ROOT = Path(__file__).parent.parent
@@ -266,10 +267,12 @@ FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub and MkDocs make them."""
-    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    """The anchors of a page's headings, as GitHub and MkDocs make them, and of generated rows."""
+    text = on_page_markdown(FENCE.sub("", page.read_text()))
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     plain = [re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings]
-    return {re.sub(r"\s+", "-", heading) for heading in plain}
+    named = re.findall(r"\{ #(\S+) \}|<a id=\"([^\"]+)\">", text)
+    return {re.sub(r"\s+", "-", heading) for heading in plain} | {a or b for a, b in named}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
