@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 import textwrap
@@ -37,22 +38,26 @@ def meanings(cls: type[BaseModel]) -> dict[str, str]:
 
     It is read from the source when it is asked for: pydantic would do it at every start.
     """
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        if base is BaseModel or not issubclass(base, BaseModel):
-            continue
-        try:
-            source = textwrap.dedent(inspect.getsource(base))
-        except (OSError, TypeError):  # a class of a notebook or of a string has no file
-            continue
-        (definition,) = ast.parse(source).body
-        assert isinstance(definition, ast.ClassDef)
-        for field, below in pairwise(definition.body):
-            if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
-                continue
-            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-                found[field.target.id] = " ".join(str(below.value.value).split())
+    models = [base for base in reversed(cls.__mro__) if issubclass(base, BaseModel)]
+    found = {name: text for base in models[1:] for name, text in _own_meanings(base).items()}
     return {name: text for name, text in found.items() if name in cls.model_fields}
+
+
+@functools.cache
+def _own_meanings(cls: type[BaseModel]) -> dict[str, str]:
+    """Those of the fields that the class itself declares."""
+    try:
+        source = textwrap.dedent(inspect.getsource(cls))
+    except (OSError, TypeError):  # a class of a notebook or of a string has no file
+        return {}
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        field.target.id: " ".join(str(below.value.value).split())
+        for field, below in pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+    }
 
 
 def describe(cls: type[BaseModel], schema: JsonSchemaValue) -> JsonSchemaValue:

@@ -14,6 +14,7 @@ there.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -109,7 +110,7 @@ class KeyTable(_Table):
 
     def text(self) -> str:
         """Raises KeyError for a part that there is not."""
-        schema = sweep_schema()
+        schema = _whole()
         models = PARTS[self.name](schema) if self.name in PARTS else _section(self.name)(schema)
         prefix = PREFIXES.get(self.name, f"{self.name}.")
         rows: dict[tuple[str, str], list[str]] = {}
@@ -138,6 +139,12 @@ class KeyTable(_Table):
             meaning = field.get("description", "").replace("|", "\\|")
             lines.append(f"| {first} |{of} {values(field)} | {default} | {meaning} |")
         return self._joined(lines)
+
+
+@functools.cache
+def _whole() -> Schema:
+    """The schema, made once for all tables."""
+    return sweep_schema()
 
 
 def _default(field: Schema) -> str:
