@@ -105,7 +105,7 @@ def family_schema() -> Schema:
 
 def _one_of(field: Schema, *forms: Schema) -> Schema:
     """Return a field that may be written in each of these forms."""
-    kept = {key: field[key] for key in ("default", "description") if key in field}
+    kept: Schema = {key: field[key] for key in ("default", "description") if key in field}
     return {"anyOf": [*forms], **kept}
 
 
