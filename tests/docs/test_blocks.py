@@ -120,6 +120,7 @@ def finished(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / ".carft"
 
 
+@pytest.mark.timeout(900)  # with the home that is made for the first of them
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if any(b.is_shell and not b.mark for b in blocks_of(page))]
 )
