@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import torch
 
-from carft_core.algorithms import ALGORITHMS, Algorithm
-from carft_core.clip import OpenedClip
-from carft_core.data import FAMILIES, Family, Transform
-from carft_core.data.base import DataConfig
-from carft_core.data.declaration import Declaration, Prompts, ShiftFolders
-from carft_core.errors import RequestError
-from carft_core.prompts import template_set
-from carft_core.teacher import Teacher
-from carft_core.testing import batch_for, check_algorithm, toy_teacher
-from sweeps.spec.spec import load_spec
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
+from carft_sweep.carft_core.clip import OpenedClip
+from carft_sweep.carft_core.data import FAMILIES, Family, Transform
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.declaration import Declaration, Prompts, ShiftFolders
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.prompts import template_set
+from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.testing import batch_for, check_algorithm, toy_teacher
+from carft_sweep.sweeps.spec.spec import load_spec
 from tests.docs.blocks import DOCS, ROOT, blocks_of
 
 PLAIN = Transform(size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -20,11 +20,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from carft_core.config import SCALARS, SECTIONS
-from sweeps.cli.parser import EVERYWHERE, parsers
-from sweeps.spec.normalize import IGNORED
-from sweeps.spec.schema import sweep_schema
-from sweeps.spec.settings import EARLY_TERMINATION, RunsOf
+from carft_sweep.carft_core.config import SCALARS, SECTIONS
+from carft_sweep.sweeps.cli.parser import EVERYWHERE, parsers
+from carft_sweep.sweeps.spec.normalize import IGNORED
+from carft_sweep.sweeps.spec.schema import sweep_schema
+from carft_sweep.sweeps.spec.settings import EARLY_TERMINATION, RunsOf
 
 MARK = re.compile(r"<!-- (options|keys): ([\w ]+?)\s*?((?:\n.+)*?)\s*-->")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)

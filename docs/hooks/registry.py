@@ -12,16 +12,16 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from carft_core.algorithms import ALGORITHMS
-from carft_core.data import FAMILIES
-from carft_core.merges import MERGES
-from sweeps.cli.parser import COMMANDS
-from sweeps.doctor.examination import CHECKS
-from sweeps.ledger.generations import EXTEND, REEVALUATE
-from sweeps.space.parameters import DISTRIBUTIONS, Parameter
-from sweeps.spec.normalize import IGNORED, OF_METRIC, UNSUPPORTED
-from sweeps.spec.settings import METHODS
-from sweeps.spec.spec import recipes
+from carft_sweep.carft_core.algorithms import ALGORITHMS
+from carft_sweep.carft_core.data import FAMILIES
+from carft_sweep.carft_core.merges import MERGES
+from carft_sweep.sweeps.cli.parser import COMMANDS
+from carft_sweep.sweeps.doctor.examination import CHECKS
+from carft_sweep.sweeps.ledger.generations import EXTEND, REEVALUATE
+from carft_sweep.sweeps.space.parameters import DISTRIBUTIONS, Parameter
+from carft_sweep.sweeps.spec.normalize import IGNORED, OF_METRIC, UNSUPPORTED
+from carft_sweep.sweeps.spec.settings import METHODS
+from carft_sweep.sweeps.spec.spec import recipes
 
 ROOT = Path(__file__).parents[2]
 MARK = re.compile(r"<!-- table: (\w+) -->")

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 import yaml
 
-from carft_core.data.declaration import Declaration
-from carft_core.prompts import FILE_FIELDS
-from sweeps.cli.parser import parse
-from sweeps.spec.document import parse as parse_yaml
-from sweeps.spec.normalize import KEYS as ALL_KEYS
-from sweeps.spec.spec import load_spec, recipes
+from carft_sweep.carft_core.data.declaration import Declaration
+from carft_sweep.carft_core.prompts import FILE_FIELDS
+from carft_sweep.sweeps.cli.parser import parse
+from carft_sweep.sweeps.spec.document import parse as parse_yaml
+from carft_sweep.sweeps.spec.normalize import KEYS as ALL_KEYS
+from carft_sweep.sweeps.spec.spec import load_spec, recipes
 from tests.docs.blocks import PAGES, ROOT, Block, blocks_of, calls, every_block
 
 LIMIT = 120

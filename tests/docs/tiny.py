@@ -11,9 +11,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 
-from carft_core.errors import RequestError
-from sweeps.cli import main
-from sweeps.spec.spec import SweepSpec, load_spec
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
 BUILT_IN = ("icon_shift", "icon_shift_dev")
 

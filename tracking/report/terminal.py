@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from tracking.comparison.compare import Comparison
-from tracking.console import PlainConsole
-from tracking.report.table import (
+from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.console import PlainConsole
+from carft_sweep.tracking.report.table import (
     Cell,
     Line,
     Table,
