@@ -22,13 +22,13 @@ from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import Ledger, find_ledger
 from sweeps.results.records import load_part, load_parts
 from sweeps.spec.metrics import PATTERN, natural_goal, problem
-from sweeps.spec.settings import SELECTION_RULES
 from tracking.comparison.compare import Comparison
 from tracking.comparison.pooling import RunFilter, SweepRuns, compare_sweeps, owners
 from tracking.comparison.spec import (
     LEAVE_ONE_OUT,
     NAMED,
     REFERENCE,
+    SELECTION_RULES,
     TASK,
     ComparisonSpec,
     SelectionRule,

@@ -51,8 +51,6 @@ SEEDS_SCHEMA: dict[str, Any] = {
         },
     ]
 }
-SELECTION_RULES = ("best_val", "oracle", *NAMED)
-"""Of selection, by name."""
 SELECTION_SCHEMA: dict[str, Any] = {
     "anyOf": [
         {"enum": [*SELECTION_RULES]},
