@@ -25,7 +25,7 @@ from sweeps.space.distributions import Categorical, Distribution, Params
 from sweeps.spec.durations import FORM, NUMBER, seconds
 from sweeps.spec.metrics import PATTERN, Goal, natural_goal, problem
 from tracking.comparison.metrics import By
-from tracking.comparison.spec import LEAVE_ONE_OUT, NAMED, TASK, VAL_DOMAIN
+from tracking.comparison.spec import LEAVE_ONE_OUT, SELECTION_RULES, TASK, VAL_DOMAIN
 
 WEBHOOK_VARIABLE = "CARFT_WEBHOOK"
 """The environment's variable that serves too."""
