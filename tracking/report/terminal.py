@@ -106,7 +106,7 @@ def _tables(console: Console, table: Table) -> None:
 
 def _grid_line(console: Console, cells: Sequence[Text], widths: Sequence[int], style: str) -> Text:
     """Set cells beside each other, of which only the first is wrapped and begins at the left."""
-    columns = [[*cells[0].wrap(console, widths[0])], *(cell.split() for cell in cells[1:])]
+    columns = [[*cells[0].wrap(console, widths[0])], *([*cell.split()] for cell in cells[1:])]
     lines = []
     for number in range(max(map(len, columns))):
         line = Text(style=style)
