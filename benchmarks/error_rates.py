@@ -23,10 +23,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
-from sweeps.bench.measurement import describe_machine
-from tracking.comparison.compare import Comparison, compare
-from tracking.comparison.runs import RunRecord
-from tracking.comparison.spec import ComparisonSpec, Endpoint
+from carft_sweep.sweeps.bench.measurement import describe_machine
+from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint
 
 SEEDS, FRESH = tuple(range(5)), tuple(range(5, 10))
 MARGIN = Endpoint().id_margin

@@ -21,11 +21,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from carft_core.clip import ImageClassifier
-from carft_core.config import TrialConfig, trial_config
-from carft_core.data import Source, Split, Transform
-from carft_core.evaluate import measure
-from carft_core.prepare import Prepared, prepared
+from carft_sweep.carft_core.clip import ImageClassifier
+from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.data import Source, Split, Transform
+from carft_sweep.carft_core.evaluate import measure
+from carft_sweep.carft_core.prepare import Prepared, prepared
 
 CLASSES, WIDTH, PIXELS = 1000, 512, 8
 

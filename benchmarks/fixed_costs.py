@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.machine import usage_of
-from sweeps.bench.sweeping import sweep_file
+from carft_sweep.sweeps.bench.sweeping import sweep_file
 
 LOOK = 0.02
 """Seconds between two looks."""
@@ -89,7 +89,9 @@ def measure(engine: str) -> None:
         spec = {**sweep_file(quick=True), "engine": engine}
         file.write_text(json.dumps(spec), encoding="utf-8")
         before = os.times()
-        watch = Watch([sys.executable, "-m", "sweeps", "run", str(file), "--home", str(home)], home)
+        watch = Watch(
+            [sys.executable, "-m", "carft_sweep", "run", str(file), "--home", str(home)], home
+        )
         watch.follow()
         after = os.times()
     assert watch.first is not None

@@ -24,12 +24,12 @@ import open_clip
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from carft_core.config import TrialConfig
-from carft_core.data import FAMILIES
-from carft_core.data.downstream_tasks import CLASSES
-from carft_core.data.imagenet import SHIFTS
-from carft_core.run import models_of
-from sweeps.spec.spec import SweepSpec, load_spec
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.data import FAMILIES
+from carft_sweep.carft_core.data.downstream_tasks import CLASSES
+from carft_sweep.carft_core.data.imagenet import SHIFTS
+from carft_sweep.carft_core.run import models_of
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
 PASSES = 3
 """Of training: forward, and twice as much backward."""

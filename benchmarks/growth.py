@@ -108,7 +108,7 @@ def main() -> None:
     else:
         measures = [name for name in MEASURES if vars(options)[name]] or [*MEASURES]
         series = [asdict(it) for name in measures for it in MEASURES[name](options.repeats)]
-        from sweeps.bench.measurement import describe_machine
+        from carft_sweep.sweeps.bench.measurement import describe_machine
 
         result = {"machine": describe_machine(), "series": series}
     if options.json:
@@ -145,7 +145,7 @@ def measure_trials(repeats: int) -> Iterator[Series]:
             build(home, size)
             for name in ON_A_HOME:
                 for _ in range(1 if size == sizes[-1] else repeats):
-                    spent = cost("sweeps", *COMMANDS[name], "--home", str(home))
+                    spent = cost("carft_sweep", *COMMANDS[name], "--home", str(home))
                     costs[name][size] = spent.least(costs[name].get(size))
             shutil.rmtree(home)
     for name in ON_A_HOME:
@@ -270,9 +270,9 @@ def _measure_commands(folder: Path, point: Point) -> Iterator[tuple[str, Cost]]:
     home = ["--home", str(folder / "home")]
     sweep = folder / "growth.yaml"
     sweep.write_text(json.dumps(point.sweep(folder)))
-    yield "run", cost("sweeps", "run", str(sweep), *home, "--quiet")
+    yield "run", cost("carft_sweep", "run", str(sweep), *home, "--quiet")
     for command in ("compare", "report"):
-        yield command, cost("sweeps", command, "growth", *home)
+        yield command, cost("carft_sweep", command, "growth", *home)
 
 
 def perform(step: str, folder: Path) -> None:
@@ -285,10 +285,10 @@ def perform(step: str, folder: Path) -> None:
     import torch
     import torchvision.transforms.v2  # noqa: F401
 
-    from carft_core.config import trial_config
-    from carft_core.prepare import prepared
-    from carft_core.run import finish
-    from carft_core.train import epochs
+    from carft_sweep.carft_core.config import trial_config
+    from carft_sweep.carft_core.prepare import prepared
+    from carft_sweep.carft_core.run import finish
+    from carft_sweep.carft_core.train import epochs
 
     torch.set_num_threads(1)
     began = time.process_time()

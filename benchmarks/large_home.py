@@ -20,16 +20,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from carft_core.identity import evaluation_digest
-from carft_core.run import models_of
-from sweeps.engines.factory import make_engine
-from sweeps.home import Home
-from sweeps.ledger.generations import COPY, Invocation
-from sweeps.ledger.study import StudyProjection
-from sweeps.ledger.summary import OUTCOME, write_summary
-from sweeps.ledger.trials import Ledger
-from sweeps.plan.tasks import Planner, RunTask, merge_labels, setting_record
-from sweeps.spec.spec import load_spec
+from carft_sweep.carft_core.identity import evaluation_digest
+from carft_sweep.carft_core.run import models_of
+from carft_sweep.sweeps.engines.factory import make_engine
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.generations import COPY, Invocation
+from carft_sweep.sweeps.ledger.study import StudyProjection
+from carft_sweep.sweeps.ledger.summary import OUTCOME, write_summary
+from carft_sweep.sweeps.ledger.trials import Ledger
+from carft_sweep.sweeps.plan.tasks import Planner, RunTask, merge_labels, setting_record
+from carft_sweep.sweeps.spec.spec import load_spec
 
 NAME = "ten_thousand"
 SWEEP: Mapping[str, Any] = {

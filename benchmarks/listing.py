@@ -14,17 +14,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-from carft_core.data.imagenet import wnids
+from carft_sweep.carft_core.data.imagenet import wnids
 
 OPEN = """
 import sys, time
 from pathlib import Path
 import torch
 import pyarrow as pa
-from carft_core.data.base import Files, Split
-from carft_core.data.folders import read_manifest
-from carft_core.data.splits import carve
-from carft_core.data.images import read_plain
+from carft_sweep.carft_core.data.base import Files, Split
+from carft_sweep.carft_core.data.folders import read_manifest
+from carft_sweep.carft_core.data.splits import carve
+from carft_sweep.carft_core.data.images import read_plain
 start = time.perf_counter()
 found = read_manifest(Path(sys.argv[1]))
 listed = time.perf_counter()

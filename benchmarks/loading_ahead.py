@@ -21,9 +21,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from carft_core.data.base import Source, Split
-from carft_core.data.loader import Batches, Loader, Part, Passes
-from carft_core.data.transforms import Transform
+from carft_sweep.carft_core.data.base import Source, Split
+from carft_sweep.carft_core.data.loader import Batches, Loader, Part, Passes
+from carft_sweep.carft_core.data.transforms import Transform
 
 IMAGE, TRAINING_STEP, EVALUATED_BATCH = 0.004, 0.2, 0.05
 """Seconds."""

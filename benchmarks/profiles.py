@@ -29,12 +29,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from carft_core.config import TrialConfig, trial_config
-from carft_core.train import train
-from sweeps.bench.data import make
-from sweeps.bench.measurement import describe_machine
-from sweeps.bench.preload import recipe_config
-from sweeps.bench.sweeping import sweep_file
+from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.train import train
+from carft_sweep.sweeps.bench.data import make
+from carft_sweep.sweeps.bench.measurement import describe_machine
+from carft_sweep.sweeps.bench.preload import recipe_config
+from carft_sweep.sweeps.bench.sweeping import sweep_file
 
 Times = Mapping[tuple[str, str], float]
 """Seconds of functions, by (folder/file, name)."""
@@ -86,7 +86,7 @@ def profile_sweep(engine: str, scratch: Path) -> dict[str, float]:
     """Profile a command that runs a sweep; the seconds of its parts on the clock."""
     home, sweep, profile = (scratch / name for name in ("home", "sweep.yaml", "sweep.prof"))
     sweep.write_text(json.dumps({**sweep_file(quick=True), "engine": engine}))
-    command = ["-m", "cProfile", "-o", str(profile), "-m", "sweeps", "run", str(sweep)]
+    command = ["-m", "cProfile", "-o", str(profile), "-m", "carft_sweep", "run", str(sweep)]
     environ = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     began = time.time()
     subprocess.run(

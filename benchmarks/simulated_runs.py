@@ -17,17 +17,17 @@ from typing import Any
 
 from benchmarks.load_watch import Watch
 from benchmarks.slow_server import CONTROL
-from carft_core.files import write_json
-from sweeps.engines.resources import Hardware
-from sweeps.home import Home
-from sweeps.ledger.runs import RunStore
-from sweeps.ledger.trials import Ledger
-from sweeps.plan.tasks import Planner, RunTask, setting_record
-from sweeps.results.projection import SweepProjection
-from sweeps.results.projection_thread import Projector
-from sweeps.spec.spec import load_spec
-from tracking.store.base import RunKey, Tracker
-from tracking.store.mlflow_store import open_store
+from carft_sweep.carft_core.files import write_json
+from carft_sweep.sweeps.engines.resources import Hardware
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.trials import Ledger
+from carft_sweep.sweeps.plan.tasks import Planner, RunTask, setting_record
+from carft_sweep.sweeps.results.projection import SweepProjection
+from carft_sweep.sweeps.results.projection_thread import Projector
+from carft_sweep.sweeps.spec.spec import load_spec
+from carft_sweep.tracking.store.base import RunKey, Tracker
+from carft_sweep.tracking.store.mlflow_store import open_store
 
 NAME = "load"
 POINT = {"algorithm.kl_weight": 0.3}

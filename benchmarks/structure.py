@@ -52,7 +52,8 @@ from statistics import median
 from types import FrameType
 from typing import Any
 
-PACKAGES = ("carft_core", "sweeps", "tracking")
+PRODUCT = "carft_sweep"
+PACKAGES = tuple(f"{PRODUCT}.{name}" for name in ("carft_core", "sweeps", "tracking"))
 WEIGHT = 0.7310585786
 """A KL weight that is no other number of a run."""
 SHIFT_IMAGES = {"one": (5, 2), "two": (3, 4)}
@@ -115,7 +116,7 @@ def _reachable(start: str, imports: Mapping[str, Iterable[str]]) -> set[str]:
 def size(packages: Iterable[str]) -> str:
     """Files, lines, importers, and circles of each package."""
     lines = [
-        f"{'package':12} {'files':>6} {'lines':>7} {'median':>7} {'one importer':>13}  "
+        f"{'package':22} {'files':>6} {'lines':>7} {'median':>7} {'one importer':>13}  "
         "longest file, most importers"
     ]
     tails = []
@@ -128,7 +129,7 @@ def size(packages: Iterable[str]) -> str:
         alone = sum(count == 1 for count in importers.values())
         popular, most = importers.most_common(1)[0]
         lines.append(
-            f"{package:12} {len(modules):6} {sum(counts.values()):7} "
+            f"{package:22} {len(modules):6} {sum(counts.values()):7} "
             f"{median(counts.values()):7.0f} {alone:13}  {longest} ({counts[longest]}), "
             f"{popular} ({most})"
         )
@@ -171,7 +172,7 @@ def function_of(frame: FrameType) -> str | None:
     """`package.module:Class.function` of a product frame; None for foreign and generated code."""
     module = frame.f_globals.get("__name__", "")
     code = frame.f_code
-    if not isinstance(module, str) or module.partition(".")[0] not in PACKAGES:
+    if not isinstance(module, str) or module.partition(".")[0] != PRODUCT:
         return None
     if code.co_filename.startswith("<") or code.co_name == "<module>":
         return None
@@ -265,9 +266,9 @@ def walk_image(folder: Path) -> Walk:
     """From the first opening of a shift's image to the result that holds `ood/mean/top1`."""
     from torch.nn.modules.module import register_module_forward_pre_hook
 
-    from carft_core.bank import VARIABLE
-    from carft_core.config import trial_config
-    from carft_core.train import train
+    from carft_sweep.carft_core.bank import VARIABLE
+    from carft_sweep.carft_core.config import trial_config
+    from carft_sweep.carft_core.train import train
 
     os.environ[VARIABLE] = "0"  # no image is opened whose views an earlier run has kept
     _make_images(folder / "data")
@@ -323,9 +324,9 @@ def walk_kl_weight(folder: Path) -> Walk:
     from torch import Tensor
     from torch.overrides import TorchFunctionMode
 
-    from carft_core.algorithms import ALGORITHMS
-    from carft_core.config import trial_config
-    from carft_core.train import train
+    from carft_sweep.carft_core.algorithms import ALGORITHMS
+    from carft_sweep.carft_core.config import trial_config
+    from carft_sweep.carft_core.train import train
 
     walk, car_ft = Walk(), ALGORITHMS["car_ft"]
 

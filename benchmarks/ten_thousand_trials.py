@@ -77,7 +77,9 @@ def build(folder: Path, trials: int) -> None:
     subprocess.run([sys.executable, script, folder, "--trials", str(trials)], check=True)
 
 
-def measure(command: Sequence[str], repeats: int, *, module: str = "sweeps") -> dict[str, float]:
+def measure(
+    command: Sequence[str], repeats: int, *, module: str = "carft_sweep"
+) -> dict[str, float]:
     """Wall seconds (median and worst), CPU seconds and peak memory in MB of a command, which is the
     arguments of a module."""
     seconds, cpu, memory = [], [], 0.0

@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from sweeps.spec.metrics import natural_goal
+from carft_sweep.sweeps.spec.metrics import natural_goal
 
 HERE = Path(__file__).parent
 GRID, SEARCH = "kl_weight_lr_grid", "kl_weight_lr_tpe_asha"
@@ -76,7 +76,7 @@ def main() -> int:
 
 def run(home: Path, file: str, name: str, overrides: Sequence[str]) -> None:
     """Run a sweep, or go on with it. Raises SystemExit when it does not end well."""
-    command = [sys.executable, "-m", "sweeps", "run", str(HERE / f"{file}.yaml")]
+    command = [sys.executable, "-m", "carft_sweep", "run", str(HERE / f"{file}.yaml")]
     command += ["--home", str(home), "--quiet", "--set", f"name={name}"]
     command += [word for override in overrides for word in ("--set", override)]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -86,7 +86,7 @@ def run(home: Path, file: str, name: str, overrides: Sequence[str]) -> None:
 
 def trials(home: Path, name: str) -> list[dict[str, Any]]:
     """The trials in the order in which they were proposed, each with its epochs."""
-    command = [sys.executable, "-m", "sweeps", "show", name, "--home", str(home), "--json"]
+    command = [sys.executable, "-m", "carft_sweep", "show", name, "--home", str(home), "--json"]
     shown = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     return [
         {

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.simulated_runs import measure
-from tracking.ui_server import serve
+from carft_sweep.tracking.ui_server import serve
 
 CASES: Mapping[str, Mapping[str, float]] = {
     "quick": {},

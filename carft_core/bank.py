@@ -15,8 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from carft_core.errors import RequestError
-from carft_core.files import digest_of, user_cache
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import digest_of, user_cache
 
 VARIABLE = "CARFT_BANK_GB"
 """Sets another bound than `GIGABYTES`; at 0 nothing is kept or read."""

@@ -24,11 +24,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_core.data.transforms import Transform
-from carft_core.device import one_attention_path
-from carft_core.errors import DownloadFailed, RequestError, unknown
-from carft_core.files import check_archive, check_regular, existing, keep, read_json, user_cache
-from carft_core.requirements import refuse_outdated
+from carft_sweep.carft_core.data.transforms import Transform
+from carft_sweep.carft_core.device import one_attention_path
+from carft_sweep.carft_core.errors import DownloadFailed, RequestError, unknown
+from carft_sweep.carft_core.files import (
+    check_archive,
+    check_regular,
+    existing,
+    keep,
+    read_json,
+    user_cache,
+)
+from carft_sweep.carft_core.requirements import refuse_outdated
 
 # open_clip takes a second to import, and who reads a config or an image classifier does without.
 

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from carft_core.clip import tower_outputs, towers_in
-from carft_core.device import autocast
-from carft_core.teacher import Teacher
+from carft_sweep.carft_core.clip import tower_outputs, towers_in
+from carft_sweep.carft_core.device import autocast
+from carft_sweep.carft_core.teacher import Teacher
 
 IMAGES_THAT_PAY = 2_000_000
 """From how many training images on `compile: auto` compiles. An estimate, not measured: a minute or

@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
-from carft_core.algorithms import ALGORITHMS, Algorithm, Wrapper
-from carft_core.data import FAMILIES
-from carft_core.data.base import DataConfig
-from carft_core.errors import InvalidConfig, Problem, unknown
-from carft_core.fields import PositiveInt, Section, each_once, error_of, explained
-from carft_core.merges import Merge
-from carft_core.optim import OptimConfig
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Wrapper
+from carft_sweep.carft_core.data import FAMILIES
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.errors import InvalidConfig, Problem, unknown
+from carft_sweep.carft_core.fields import PositiveInt, Section, each_once, error_of, explained
+from carft_sweep.carft_core.merges import Merge
+from carft_sweep.carft_core.optim import OptimConfig
 
 DEFAULT_EPOCHS = 10
 DEVICE = r"auto|cpu|mps|cuda(:[0-9]{1,3})?"

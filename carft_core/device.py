@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from carft_core.errors import RequestError
+from carft_sweep.carft_core.errors import RequestError
 
 Precision = Literal["fp32", "tf32", "bf16"]
 MIB = 2**20

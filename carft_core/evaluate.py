@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from carft_core.clip import Classifier
-from carft_core.config import TrialConfig
-from carft_core.data import Split
-from carft_core.metrics import (
+from carft_sweep.carft_core.clip import Classifier
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.data import Split
+from carft_sweep.carft_core.metrics import (
     brier,
     ece,
     entropy,
@@ -27,9 +27,9 @@ from carft_core.metrics import (
     top1,
     worst_group_top1,
 )
-from carft_core.predictions import Predictions, predictions_file
-from carft_core.prepare import RETENTION, Prepared
-from carft_core.teacher import Teacher, on_device
+from carft_sweep.carft_core.predictions import Predictions, predictions_file
+from carft_sweep.carft_core.prepare import RETENTION, Prepared
+from carft_sweep.carft_core.teacher import Teacher, on_device
 
 METRICS = {"top1": top1, "nll": nll, "ece": ece, "brier": brier}
 OF_CLASSES = {"macro_f1": macro_f1, "mean_per_class_top1": mean_per_class_top1}

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from carft_core.clip import (
+from carft_sweep.carft_core.clip import (
     BUILTIN,
     CONFIG,
     FOLDER,
@@ -19,13 +19,20 @@ from carft_core.clip import (
     ImageClassifier,
     find_model,
 )
-from carft_core.config import TrialConfig
-from carft_core.device import resolve_device
-from carft_core.errors import RequestError, unknown
-from carft_core.files import existing, read_json, write_folder, write_json, write_text
-from carft_core.prepare import Prepared, prepared
-from carft_core.run import UNMERGED, RunFolder, load_classifier, merged, models_of, save_weights
-from carft_core.run_files import Evaluation
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.device import resolve_device
+from carft_sweep.carft_core.errors import RequestError, unknown
+from carft_sweep.carft_core.files import existing, read_json, write_folder, write_json, write_text
+from carft_sweep.carft_core.prepare import Prepared, prepared
+from carft_sweep.carft_core.run import (
+    UNMERGED,
+    RunFolder,
+    load_classifier,
+    merged,
+    models_of,
+    save_weights,
+)
+from carft_sweep.carft_core.run_files import Evaluation
 
 USE = """```python
 import json

@@ -17,7 +17,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from carft_core.errors import RequestError, dotted
+from carft_sweep.carft_core.errors import RequestError, dotted
 
 if TYPE_CHECKING:
     from pydantic import ValidationError

@@ -7,19 +7,19 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-from carft_core.algorithms import Algorithm, Soup, Wrapper
-from carft_core.clip import weights_digest
-from carft_core.config import TrialConfig
-from carft_core.data import FAMILIES, FamilyData, open_data
-from carft_core.data.splits import TRAINING_SPLITS
-from carft_core.data.transforms import AUGMENTATIONS
-from carft_core.device import resolve_device, resolve_precision
-from carft_core.errors import RequestError
-from carft_core.files import digest_of
-from carft_core.merges import Model
-from carft_core.own_code import own_code
-from carft_core.prepare import Prepared, other_data, templates_of
-from carft_core.prompts import context_set, template_set, words_to_mark
+from carft_sweep.carft_core.algorithms import Algorithm, Soup, Wrapper
+from carft_sweep.carft_core.clip import weights_digest
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.data import FAMILIES, FamilyData, open_data
+from carft_sweep.carft_core.data.splits import TRAINING_SPLITS
+from carft_sweep.carft_core.data.transforms import AUGMENTATIONS
+from carft_sweep.carft_core.device import resolve_device, resolve_precision
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import digest_of
+from carft_sweep.carft_core.merges import Model
+from carft_sweep.carft_core.own_code import own_code
+from carft_sweep.carft_core.prepare import Prepared, other_data, templates_of
+from carft_sweep.carft_core.prompts import context_set, template_set, words_to_mark
 
 TRAINING_REVISION = 1
 """Raised by hand with every change of the code that moves the weights of some run; the golden test

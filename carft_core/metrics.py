@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from carft_core.errors import NonFinite
+from carft_sweep.carft_core.errors import NonFinite
 
 ECE_BINS = 15
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from carft_core.data import Split
-from carft_core.fields import NonNegative, Positive, PositiveInt, Section
+from carft_sweep.carft_core.data import Split
+from carft_sweep.carft_core.fields import NonNegative, Positive, PositiveInt, Section
 
 Group = dict[str, Any]
 """A parameter group of torch's; `lr_scale` (by default 1) multiplies the learning rate."""

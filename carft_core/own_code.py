@@ -9,10 +9,10 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-from carft_core.errors import RequestError
-from carft_core.files import digest_of
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import digest_of
 
-PRODUCT = frozenset({"carft_core", "sweeps", "tracking"})
+PRODUCT = frozenset({"carft_sweep"})
 
 
 def own_code(*parts: type | Callable[..., object]) -> str | None:

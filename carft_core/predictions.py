@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from carft_core.files import atomic_file
+from carft_sweep.carft_core.files import atomic_file
 
 SCHEMA_VERSION = "1"
 CLASS_NAMES = "carft.class_names"

@@ -15,22 +15,22 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from carft_core.clip import ImageClassifier, open_image_tower
-from carft_core.data import Transform
-from carft_core.data.images import (
+from carft_sweep.carft_core.clip import ImageClassifier, open_image_tower
+from carft_sweep.carft_core.data import Transform
+from carft_sweep.carft_core.data.images import (
     image_errors,
     most_pixels,
     open_image,
     read_rgb,
     upright_rgb,
 )
-from carft_core.data.transforms import evaluation_view
-from carft_core.device import resolve_device
-from carft_core.errors import RequestError
-from carft_core.export import CLASSES, CONTEXTS, FACTS, HEAD, read_facts
-from carft_core.files import read_json
-from carft_core.run import load_weights
-from carft_core.teacher import linear_head
+from carft_sweep.carft_core.data.transforms import evaluation_view
+from carft_sweep.carft_core.device import resolve_device
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.export import CLASSES, CONTEXTS, FACTS, HEAD, read_facts
+from carft_sweep.carft_core.files import read_json
+from carft_sweep.carft_core.run import load_weights
+from carft_sweep.carft_core.teacher import linear_head
 
 BATCH = 64
 Picture = Path | bytes | Image.Image

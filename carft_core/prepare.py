@@ -11,20 +11,26 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from carft_core.clip import OpenedClip, open_model
-from carft_core.compilation import pays
-from carft_core.config import EvalConfig, ModelConfig, PromptsConfig, TrialConfig
-from carft_core.data import FAMILIES, Family, FamilyData, Split, open_data
-from carft_core.data.base import DataConfig
-from carft_core.data.loader import default_workers
-from carft_core.data.transforms import AUGMENTATIONS
-from carft_core.device import Precision, resolve_device, resolve_precision, usable_cores
-from carft_core.errors import RequestError
-from carft_core.optim import schedule_of
-from carft_core.own_code import own_code
-from carft_core.prompts import TemplateSet, class_weights, context_set, template_set, text_features
-from carft_core.teacher import Teacher, linear_head, open_teacher
-from carft_core.world import here
+from carft_sweep.carft_core.clip import OpenedClip, open_model
+from carft_sweep.carft_core.compilation import pays
+from carft_sweep.carft_core.config import EvalConfig, ModelConfig, PromptsConfig, TrialConfig
+from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Split, open_data
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.loader import default_workers
+from carft_sweep.carft_core.data.transforms import AUGMENTATIONS
+from carft_sweep.carft_core.device import Precision, resolve_device, resolve_precision, usable_cores
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.optim import schedule_of
+from carft_sweep.carft_core.own_code import own_code
+from carft_sweep.carft_core.prompts import (
+    TemplateSet,
+    class_weights,
+    context_set,
+    template_set,
+    text_features,
+)
+from carft_sweep.carft_core.teacher import Teacher, linear_head, open_teacher
+from carft_sweep.carft_core.world import here
 
 RETENTION = "retention/"
 """How the metric names of other tasks begin."""

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from carft_core.clip import OpenedClip
-from carft_core.data.base import DataConfig, held_out
-from carft_core.data.folders import is_text
-from carft_core.data.icon_shift import ICON_SHIFT, ICON_TEMPLATES
-from carft_core.device import arithmetic
-from carft_core.errors import InvalidConfig, Problem, RequestError, unknown
-from carft_core.files import existing, keep, read_regular, user_cache
-from carft_core.registry import NAME
+from carft_sweep.carft_core.clip import OpenedClip
+from carft_sweep.carft_core.data.base import DataConfig, held_out
+from carft_sweep.carft_core.data.folders import is_text
+from carft_sweep.carft_core.data.icon_shift import ICON_SHIFT, ICON_TEMPLATES
+from carft_sweep.carft_core.device import arithmetic
+from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError, unknown
+from carft_sweep.carft_core.files import existing, keep, read_regular, user_cache
+from carft_sweep.carft_core.registry import NAME
 
 OWN_FILES = Path(__file__).parent / "templates"
 SUFFIXES = (".txt", ".yaml", ".yml")

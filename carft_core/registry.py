@@ -20,8 +20,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from carft_core.errors import Problem, RequestError, unknown
-from carft_core.fields import error_of, explained
+from carft_sweep.carft_core.errors import Problem, RequestError, unknown
+from carft_sweep.carft_core.fields import error_of, explained
 
 T = TypeVar("T")
 Anything = TypeVar("Anything")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from carft_core.errors import RequestError
+from carft_sweep.carft_core.errors import RequestError
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

@@ -17,12 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from carft_core.algorithms import Soup
-from carft_core.clip import Classifier
-from carft_core.config import TrialConfig, trial_config
-from carft_core.errors import RequestError
-from carft_core.evaluate import measure
-from carft_core.files import (
+from carft_sweep.carft_core.algorithms import Soup
+from carft_sweep.carft_core.clip import Classifier
+from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.evaluate import measure
+from carft_sweep.carft_core.files import (
     check_archive,
     check_regular,
     open_regular,
@@ -30,12 +30,12 @@ from carft_core.files import (
     write_atomically,
     write_json,
 )
-from carft_core.identity import Identity, evaluation_digest, facts_of
-from carft_core.merges import Model
-from carft_core.prepare import Prepared, prepared
-from carft_core.requirements import refuse_outdated
-from carft_core.run_files import Claim, Evaluation, History, Trained
-from carft_core.world import here
+from carft_sweep.carft_core.identity import Identity, evaluation_digest, facts_of
+from carft_sweep.carft_core.merges import Model
+from carft_sweep.carft_core.prepare import Prepared, prepared
+from carft_sweep.carft_core.requirements import refuse_outdated
+from carft_sweep.carft_core.run_files import Claim, Evaluation, History, Trained
+from carft_sweep.carft_core.world import here
 
 UNMERGED = "unmerged"
 """The label of the run's own model."""

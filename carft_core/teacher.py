@@ -19,14 +19,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_core.bank import Bank
-from carft_core.clip import Classifier, ImageClassifier, OpenedClip
-from carft_core.data import Split, Transform
-from carft_core.data.loader import Batches, Loader, Part, Passes, Share
-from carft_core.device import Precision, arithmetic, autocast, one_attention_path, to_device
-from carft_core.files import digest_of, keep, user_cache
-from carft_core.prompts import TemplateSet, class_weights, context_weights, text_features
-from carft_core.world import here
+from carft_sweep.carft_core.bank import Bank
+from carft_sweep.carft_core.clip import Classifier, ImageClassifier, OpenedClip
+from carft_sweep.carft_core.data import Split, Transform
+from carft_sweep.carft_core.data.loader import Batches, Loader, Part, Passes, Share
+from carft_sweep.carft_core.device import (
+    Precision,
+    arithmetic,
+    autocast,
+    one_attention_path,
+    to_device,
+)
+from carft_sweep.carft_core.files import digest_of, keep, user_cache
+from carft_sweep.carft_core.prompts import (
+    TemplateSet,
+    class_weights,
+    context_weights,
+    text_features,
+)
+from carft_sweep.carft_core.world import here
 
 VIEWS_REVISION = 1
 """Raised by hand when an image is shown otherwise."""

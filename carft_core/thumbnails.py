@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from carft_core.clip import find_model
-from carft_core.config import TrialConfig
-from carft_core.data import FamilyData, Split, Transform, open_data
-from carft_core.data.base import DataConfig
-from carft_core.errors import RequestError
+from carft_sweep.carft_core.clip import find_model
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.data import FamilyData, Split, Transform, open_data
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.errors import RequestError
 
 SIDE = 96
 """Most pixels of a side."""

@@ -20,23 +20,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from carft_core.algorithms import Batch
-from carft_core.bank import Bank, Kind
-from carft_core.clip import Classifier, checkpoint_gradients, is_plain
-from carft_core.compilation import compile_towers
-from carft_core.config import TrialConfig
-from carft_core.data.loader import Batches, Loaded, Part, Share, training_plan
-from carft_core.device import autocast, peak_memory_mb, reset_peak_memory, to_device
-from carft_core.errors import NonFinite, RequestError
-from carft_core.evaluate import predict, split_metrics
-from carft_core.files import parse_json
-from carft_core.identity import check_ranks, identify
-from carft_core.optim import Schedule, freeze_all_but, learning_rate, schedule_of, warmup_steps
-from carft_core.prepare import RETENTION, Prepared, prepared
-from carft_core.run import DAMAGED, RunFolder, RunResult, finish
-from carft_core.run_files import History
-from carft_core.teacher import on_device, to_views
-from carft_core.world import here
+from carft_sweep.carft_core.algorithms import Batch
+from carft_sweep.carft_core.bank import Bank, Kind
+from carft_sweep.carft_core.clip import Classifier, checkpoint_gradients, is_plain
+from carft_sweep.carft_core.compilation import compile_towers
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.data.loader import Batches, Loaded, Part, Share, training_plan
+from carft_sweep.carft_core.device import autocast, peak_memory_mb, reset_peak_memory, to_device
+from carft_sweep.carft_core.errors import NonFinite, RequestError
+from carft_sweep.carft_core.evaluate import predict, split_metrics
+from carft_sweep.carft_core.files import parse_json
+from carft_sweep.carft_core.identity import check_ranks, identify
+from carft_sweep.carft_core.optim import (
+    Schedule,
+    freeze_all_but,
+    learning_rate,
+    schedule_of,
+    warmup_steps,
+)
+from carft_sweep.carft_core.prepare import RETENTION, Prepared, prepared
+from carft_sweep.carft_core.run import DAMAGED, RunFolder, RunResult, finish
+from carft_sweep.carft_core.run_files import History
+from carft_sweep.carft_core.teacher import on_device, to_views
+from carft_sweep.carft_core.world import here
 
 _LOG = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from carft_core.errors import RequestError
+from carft_sweep.carft_core.errors import RequestError
 
 TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others. Whoever started them ends all when one of them ends."""

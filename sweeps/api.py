@@ -10,24 +10,24 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carft_core.errors import RequestError
-from sweeps.engines.factory import make_engine
-from sweeps.home import Home, find_home
-from sweeps.ledger.study import check_storage
-from sweeps.results.ending import Ending
-from sweeps.results.export import log_selected
-from sweeps.scheduler.progress import Progress, to_stderr
-from sweeps.scheduler.session import Projections, SweepResult, execute
-from sweeps.scheduler.webhook import Webhook, webhook_url
-from sweeps.spec.spec import SweepSpec, load_spec
-from tracking.comparison.compare import Comparison
-from tracking.errors import AccessDenied, ServiceUnreachable
-from tracking.report.html import show_in_notebooks
-from tracking.store.base import Tracker
-from tracking.store.mlflow_store import open_store
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.engines.factory import make_engine
+from carft_sweep.sweeps.home import Home, find_home
+from carft_sweep.sweeps.ledger.study import check_storage
+from carft_sweep.sweeps.results.ending import Ending
+from carft_sweep.sweeps.results.export import log_selected
+from carft_sweep.sweeps.scheduler.progress import Progress, to_stderr
+from carft_sweep.sweeps.scheduler.session import Projections, SweepResult, execute
+from carft_sweep.sweeps.scheduler.webhook import Webhook, webhook_url
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
+from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable
+from carft_sweep.tracking.report.html import show_in_notebooks
+from carft_sweep.tracking.store.base import Tracker
+from carft_sweep.tracking.store.mlflow_store import open_store
 
 if TYPE_CHECKING:
-    from sweeps.engines.supervisor import WorkerAhead
+    from carft_sweep.sweeps.engines.supervisor import WorkerAhead
 
 
 def perform(

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tracking.errors import TrackingError
-from tracking.location import (
+from carft_sweep.tracking.errors import TrackingError
+from carft_sweep.tracking.location import (
     HOME_VARIABLE,
     OBJECT_STORES,
     home_folder,
@@ -17,7 +17,7 @@ from tracking.location import (
     resolve_location,
     waiting,
 )
-from tracking.ownership import check_home, make_home
+from carft_sweep.tracking.ownership import check_home, make_home
 
 _ANOTHER = f"name another folder with --home or {HOME_VARIABLE}"
 
@@ -50,7 +50,7 @@ class Home:
 
     def check_owner(self) -> None:
         """Raise RequestError where another account could have written what it holds."""
-        from carft_core.errors import RequestError
+        from carft_sweep.carft_core.errors import RequestError
 
         if self.is_trusted:
             return
@@ -61,7 +61,7 @@ class Home:
 
     def check(self) -> None:
         """Raise RequestError where files would not be safe on the file systems they lie on."""
-        from carft_core.errors import RequestError
+        from carft_sweep.carft_core.errors import RequestError
 
         kind = network_file_system(self.path)
         if kind in OBJECT_STORES:
@@ -80,7 +80,7 @@ class Home:
         A new one is its user's alone, unless it is shared on purpose. Raises RequestError when it
         cannot be written, and as `check` and `check_owner` do.
         """
-        from carft_core.errors import RequestError
+        from carft_sweep.carft_core.errors import RequestError
 
         self.check()
         try:
@@ -102,7 +102,7 @@ class Home:
 
     def _try_locks(self) -> None:
         """Later a file system without locks would look like a lock that somebody else holds."""
-        from carft_core.errors import RequestError
+        from carft_sweep.carft_core.errors import RequestError
 
         try:
             with waiting(self.path / "home.lock"):

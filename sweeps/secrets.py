@@ -72,6 +72,6 @@ def _read(name: str, path: str) -> str:
 
 
 def _wrong(name: str, what: str) -> Exception:
-    from carft_core.errors import RequestError
+    from carft_sweep.carft_core.errors import RequestError
 
     return RequestError(f"{name}{SUFFIX}: {what}")

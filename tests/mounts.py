@@ -11,4 +11,4 @@ def mount(monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str) -> None:
     """Say that `folder` is mounted from a server; everything else is on a local disk."""
     mounts = folder.with_name(f"{folder.name}.mounts")
     mounts.write_text(f"/dev/a / ext4 rw 0 0\nserver:/x {folder.resolve()} {kind} rw 0 0\n")
-    monkeypatch.setattr("tracking.location.MOUNTS", mounts)
+    monkeypatch.setattr("carft_sweep.tracking.location.MOUNTS", mounts)

@@ -15,18 +15,18 @@ import pytest
 import torch
 import yaml
 
-from carft_core.algorithms import ALGORITHMS, Algorithm
-from carft_core.clip import OpenedClip
-from carft_core.data import FAMILIES, Family, Transform
-from carft_core.data.base import DataConfig
-from carft_core.data.declaration import Declaration, Prompts, ShiftFolders
-from carft_core.errors import RequestError
-from carft_core.prompts import template_set
-from carft_core.teacher import Teacher
-from carft_core.testing import batch_for, check_algorithm, toy_teacher
-from sweeps.spec.document import parse
-from sweeps.spec.normalize import KEYS as ALL_KEYS
-from sweeps.spec.spec import load_spec
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
+from carft_sweep.carft_core.clip import OpenedClip
+from carft_sweep.carft_core.data import FAMILIES, Family, Transform
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.declaration import Declaration, Prompts, ShiftFolders
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.prompts import template_set
+from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.testing import batch_for, check_algorithm, toy_teacher
+from carft_sweep.sweeps.spec.document import parse
+from carft_sweep.sweeps.spec.normalize import KEYS as ALL_KEYS
+from carft_sweep.sweeps.spec.spec import load_spec
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+import carft_sweep
 from tools.lock import environments, select, unlocked
 
 ROOT = Path(__file__).parent.parent
@@ -25,8 +27,11 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def modules_after(code: str, *, cwd: Path) -> set[str]:
-    """The top-level modules in a fresh interpreter after `code`, wherever it exits."""
-    return {name.split(".")[0] for name in all_modules_after(code, cwd=cwd)}
+    """The top-level modules in a fresh interpreter after `code`, wherever it exits, and of ours the
+    three packages."""
+    return {
+        name.removeprefix("carft_sweep.").split(".")[0] for name in all_modules_after(code, cwd=cwd)
+    }
 
 
 def all_modules_after(code: str, *, cwd: Path) -> list[str]:
@@ -49,7 +54,7 @@ def all_modules_after(code: str, *, cwd: Path) -> list[str]:
 def command(*arguments: str) -> str:
     return (
         f"sys.argv = {['carft-sweep', *arguments]!r}\n"
-        "from sweeps.cli import main\n"
+        "from carft_sweep.sweeps.cli import main\n"
         "sys.exit(main())\n"
     )
 
@@ -70,42 +75,79 @@ def test_check_loads_neither_ray_nor_mlflow(tmp_path: Path) -> None:
     assert not loaded & {"ray", "mlflow"}
 
 
-@pytest.mark.parametrize("module", ["sweeps.home", "sweeps.ledger.trials", "sweeps.engines.base"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "carft_sweep.sweeps.home",
+        "carft_sweep.sweeps.ledger.trials",
+        "carft_sweep.sweeps.engines.base",
+    ],
+)
 def test_what_only_reads_the_home_loads_no_training_core(module: str, tmp_path: Path) -> None:
     loaded = all_modules_after(f"import {module}", cwd=tmp_path)
     assert not {name.split(".")[0] for name in loaded} & {"torch", "pydantic", "ray", "mlflow"}
-    core = {name for name in loaded if name.startswith("carft_core.")}
-    assert core <= {"carft_core.errors", "carft_core.files", "carft_core.run_files"}
+    core = {name for name in loaded if name.startswith("carft_sweep.carft_core.")}
+    assert core <= {
+        "carft_sweep.carft_core.errors",
+        "carft_sweep.carft_core.files",
+        "carft_sweep.carft_core.run_files",
+    }
 
 
 def test_the_core_trains_without_orchestration_and_tracking(tmp_path: Path) -> None:
-    loaded = modules_after("import carft_core.train", cwd=tmp_path)
+    loaded = modules_after("import carft_sweep.carft_core.train", cwd=tmp_path)
     assert "torch" in loaded
     assert not loaded & {"sweeps", "tracking", "ray", "optuna", "mlflow"}
 
 
 def test_the_comparison_is_made_without_torch(tmp_path: Path) -> None:
-    loaded = modules_after("import tracking.comparison.compare", cwd=tmp_path)
+    loaded = modules_after("import carft_sweep.tracking.comparison.compare", cwd=tmp_path)
     assert not loaded & {"sweeps", "carft_core", "torch", "ray", "optuna", "mlflow"}
 
 
 def test_compare_loads_no_torch(tmp_path: Path) -> None:
-    loaded = modules_after("import sweeps.cli.compare", cwd=tmp_path)
+    loaded = modules_after("import carft_sweep.sweeps.cli.compare", cwd=tmp_path)
     assert not loaded & {"torch", "torchvision", "open_clip", "ray", "optuna", "mlflow", "altair"}
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_packages_resolve_to_this_project_from_anywhere(package: str, tmp_path: Path) -> None:
-    # Weights & Biases publishes a package named `sweeps`; installed later, it would win.
+def run_from_elsewhere(code: str, folder: Path) -> str:
+    """What code prints that is run in another folder, without a search path of the environment."""
     done = subprocess.run(
-        [sys.executable, "-P", "-c", f"import {package}; print({package}.__file__)"],
-        cwd=tmp_path,
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip()) == ROOT / package / "__init__.py"
+    return done.stdout.strip()
+
+
+def test_a_users_packages_may_have_the_names_of_ours(tmp_path: Path) -> None:
+    # Weights & Biases publishes a package named `sweeps`; a lab has its own `tracking`.
+    for package in PACKAGES:
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("")
+    code = (
+        "import importlib, carft_sweep\n"
+        f"for name in {PACKAGES!r}:\n"
+        "    print(importlib.import_module(name).__file__)\n"
+        "    print(importlib.import_module(f'carft_sweep.{name}').__file__)\n"
+    )
+    assert run_from_elsewhere(code, tmp_path).splitlines() == [
+        str(folder / name / "__init__.py")
+        for name in PACKAGES
+        for folder in (tmp_path, ROOT / "carft_sweep")
+    ]
+
+
+def test_the_public_names_are_those_that_the_package_names() -> None:
+    assert sorted(carft_sweep._MODULES) == sorted(carft_sweep.__all__)
+    for name in carft_sweep.__all__:
+        assert getattr(carft_sweep, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'run_sweeps'"):
+        carft_sweep.run_sweeps  # noqa: B018
 
 
 @pytest.fixture(scope="session")
@@ -124,13 +166,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> frozenset[str]:
 
 
 def test_the_wheel_holds_every_file_of_the_packages(wheel: frozenset[str]) -> None:
+    # A pattern of all files would pass over folders that are links.
+    places = (ROOT / "carft_sweep", *(ROOT / "carft_sweep" / package for package in PACKAGES))
     there = {
         str(path.relative_to(ROOT))
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*")
+        for place in places
+        for path in place.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
     }
-    assert "sweeps/kl_weight.yaml" in there
+    assert "carft_sweep/sweeps/kl_weight.yaml" in there
     assert {name for name in wheel if ".dist-info/" not in name} == there
 
 
@@ -294,7 +338,12 @@ def test_the_tests_of_a_file_share_a_process(request: pytest.FixtureRequest) -> 
 
 def test_the_readme_lists_the_commands_that_there_are() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "import sys; from sweeps.cli import main; sys.exit(main())", "-h"],
+        [
+            sys.executable,
+            "-c",
+            "import sys; from carft_sweep.sweeps.cli import main; sys.exit(main())",
+            "-h",
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

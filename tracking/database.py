@@ -12,8 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus
 
-from tracking.errors import AccessDenied, HostNotFound, ServiceUnreachable, TrackingError
-from tracking.location import is_server, without_password
+from carft_sweep.tracking.errors import (
+    AccessDenied,
+    HostNotFound,
+    ServiceUnreachable,
+    TrackingError,
+)
+from carft_sweep.tracking.location import is_server, without_password
 
 if TYPE_CHECKING:
     from sqlalchemy import URL

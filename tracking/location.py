@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from tracking.errors import TrackingError
-from tracking.ownership import make_home
+from carft_sweep.tracking.errors import TrackingError
+from carft_sweep.tracking.ownership import make_home
 
 OBJECT_STORES = frozenset({"fuse.s3fs", "fuse.gcsfuse", "fuse.goofys", "fuse.rclone"})
 """Not file systems at all: no locks, no hard links, and who appends writes the whole file anew."""

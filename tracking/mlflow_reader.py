@@ -13,9 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast, get_args
 
-from tracking.comparison.compare import Comparison
-from tracking.comparison.pooling import RunFilter, SweepRuns, compare_sweeps
-from tracking.comparison.runs import (
+from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.comparison.pooling import RunFilter, SweepRuns, compare_sweeps
+from carft_sweep.tracking.comparison.runs import (
     HAS_RESULT,
     HAS_SETTINGS,
     RESULT,
@@ -31,20 +31,20 @@ from tracking.comparison.runs import (
     read_result,
     read_settings,
 )
-from tracking.comparison.spec import REFERENCE, ComparisonSpec, agreed, read_spec
-from tracking.errors import TrackingError, unknown_name
-from tracking.location import (
+from carft_sweep.tracking.comparison.spec import REFERENCE, ComparisonSpec, agreed, read_spec
+from carft_sweep.tracking.errors import TrackingError, unknown_name
+from carft_sweep.tracking.location import (
     EXPERIMENT,
     home_folder,
     is_plain_name,
     resolve_location,
     without_password,
 )
-from tracking.ownership import check_home
-from tracking.report.html import show_in_notebooks
-from tracking.store import mlflow_store
-from tracking.store.mlflow_client import connect, find_experiment
-from tracking.store.mlflow_errors import translated
+from carft_sweep.tracking.ownership import check_home
+from carft_sweep.tracking.report.html import show_in_notebooks
+from carft_sweep.tracking.store import mlflow_store
+from carft_sweep.tracking.store.mlflow_client import connect, find_experiment
+from carft_sweep.tracking.store.mlflow_errors import translated
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tracking.errors import TrackingError
+from carft_sweep.tracking.errors import TrackingError
 
 SHARED_HOMES_VARIABLE = "CARFT_SHARED_HOMES"
 """Variable with the homes that several accounts use on purpose: whole paths, `:` between them."""

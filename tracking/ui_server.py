@@ -28,8 +28,8 @@ from types import FrameType
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from tracking.errors import ServiceUnreachable, TrackingError
-from tracking.location import (
+from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
+from carft_sweep.tracking.location import (
     is_server,
     network_file_system,
     sqlite_file,
@@ -37,8 +37,8 @@ from tracking.location import (
     waiting,
     write_once,
 )
-from tracking.ownership import is_shared
-from tracking.store.mlflow_client import check_reachable
+from carft_sweep.tracking.ownership import is_shared
+from carft_sweep.tracking.store.mlflow_client import check_reachable
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from carft_core.files import read_json, write_json, write_text
-from sweeps.engines.base import Decision
-from sweeps.engines.entry import Report
+from carft_sweep.carft_core.files import read_json, write_json, write_text
+from carft_sweep.sweeps.engines.base import Decision
+from carft_sweep.sweeps.engines.entry import Report
 
 ENTRY = "benchmarks.chaos.chain_core:train_run"
 PAUSE = "CHAIN_PAUSE"
@@ -129,16 +129,16 @@ def simulate_training() -> None:
 
     The planner, the ledger, the worker processes and the projections are the real ones.
     """
-    import carft_core.run
-    import sweeps.engines.factory
-    import sweeps.engines.ray_tune
+    import carft_sweep.carft_core.run
+    import carft_sweep.sweeps.engines.factory
+    import carft_sweep.sweeps.engines.ray_tune
 
     def digest_of(digest: str, model: Any, config: object) -> str:
         del config
         return evaluation_digest(digest, UNMERGED if model is None else model[1].label)
 
-    carft_core.run.evaluation_digest = digest_of  # type: ignore[assignment, attr-defined]
-    engines, ray_engines = sweeps.engines.factory, sweeps.engines.ray_tune
+    carft_sweep.carft_core.run.evaluation_digest = digest_of  # type: ignore[assignment, attr-defined]
+    engines, ray_engines = carft_sweep.sweeps.engines.factory, carft_sweep.sweeps.engines.ray_tune
     for module, name in ((engines, "LocalEngine"), (ray_engines, "RayEngine")):
         setattr(module, name, partial(getattr(module, name), entry=ENTRY))
 

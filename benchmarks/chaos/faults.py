@@ -33,11 +33,11 @@ from benchmarks.chaos import laws
 from benchmarks.chaos.planted_faults import CGROUP, plant_faults
 from benchmarks.chaos.scene import CRASHED, NAME, Command, Ended, Scene, captured
 from benchmarks.simulated_runs import control, front
-from sweeps.bench.measurement import describe_machine
-from sweeps.home import Home
-from sweeps.ledger.trials import Ledger, begun_sweeps
-from tracking.location import TRACKING_VARIABLE
-from tracking.ui_server import serve
+from carft_sweep.sweeps.bench.measurement import describe_machine
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.trials import Ledger, begun_sweeps
+from carft_sweep.tracking.location import TRACKING_VARIABLE
+from carft_sweep.tracking.ui_server import serve
 
 SERVER = "server"
 EXPERIMENT_VARIABLE = "MLFLOW_EXPERIMENT_NAME"
@@ -329,7 +329,7 @@ _server("refusing", {"rejects": '"ood/dark/top1"'}, SENT)
 @contextmanager
 def tracking_server(folder: Path) -> Iterator[str]:
     """Serve an MLflow of its own, with a slow server in front of it, whose address is returned."""
-    from tracking.store.mlflow_client import create_database
+    from carft_sweep.tracking.store.mlflow_client import create_database
 
     folder.mkdir()
 
@@ -685,7 +685,7 @@ def undisturbed(folder: Path, template: Path) -> dict[str, Any]:
     shutil.rmtree(scene.home)
 
     def begin() -> None:
-        from tracking.store.mlflow_client import create_database
+        from carft_sweep.tracking.store.mlflow_client import create_database
 
         create_database(scene.home / "mlflow.db")
 

@@ -32,9 +32,9 @@ import torch
 
 from benchmarks.chaos.input_kinds import KINDS, MADE, Kind, make_home
 from benchmarks.chaos.mutations import mutate
-from carft_core.errors import RequestError
-from sweeps.bench.measurement import describe_machine
-from tracking.errors import TrackingError
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.bench.measurement import describe_machine
+from carft_sweep.tracking.errors import TrackingError
 
 BOUND = 1024
 """MiB of resident memory that reading one input may take."""
@@ -209,7 +209,7 @@ def by_command(kind: Kind, original: Path, outcome: Outcome, seed: int, work: Pa
     mutate(target, rng, work / "trap")
     argv = kind.command(folder, target)
     done = subprocess.run(
-        [sys.executable, "-m", "sweeps", *argv],
+        [sys.executable, "-m", "carft_sweep", *argv],
         capture_output=True,
         text=True,
         errors="replace",

@@ -412,7 +412,7 @@ def fork(act: Callable[[], int], log: Path, environ: Mapping[str, str]) -> int:
 
 
 def _command(words: list[str]) -> int:
-    from sweeps.cli import main as carft_sweep
+    from carft_sweep.sweeps.cli import main as carft_sweep
 
     return carft_sweep(words)
 
@@ -423,12 +423,12 @@ def _load_all() -> None:
     import open_clip  # noqa: F401
     import scipy.stats  # noqa: F401
 
-    import sweeps.cli.admin
-    import sweeps.cli.compare
-    import sweeps.cli.run
-    import sweeps.engines.ray_tune  # noqa: F401
-    import tracking.store.mlflow_store  # noqa: F401
-    from tracking.location import stay_private
+    import carft_sweep.sweeps.cli.admin
+    import carft_sweep.sweeps.cli.compare
+    import carft_sweep.sweeps.cli.run
+    import carft_sweep.sweeps.engines.ray_tune
+    import carft_sweep.tracking.store.mlflow_store  # noqa: F401
+    from carft_sweep.tracking.location import stay_private
 
     stay_private()
     _load_migrations()
@@ -476,7 +476,7 @@ def parent_of(pid: int) -> int:
 
 def _is_worker(pid: int) -> bool:
     try:
-        return b"sweeps.engines.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"carft_sweep.sweeps.engines.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
 

@@ -13,12 +13,12 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from carft_core.files import read_json, read_lines
-from sweeps.cli import main
-from sweeps.home import Home
-from sweeps.ledger.runs import RunStore
-from sweeps.ledger.study import open_storage, study_name
-from sweeps.ledger.trials import LEDGER_FILE, find_ledger, read_generations
+from carft_sweep.carft_core.files import read_json, read_lines
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.study import open_storage, study_name
+from carft_sweep.sweeps.ledger.trials import LEDGER_FILE, find_ledger, read_generations
 
 TIMED = ("system/", "train/seconds")
 """Beginnings of the metrics that no two executions have alike."""

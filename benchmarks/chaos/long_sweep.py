@@ -27,8 +27,8 @@ from typing import Any
 from benchmarks.chaos.chain_core import PAUSE
 from benchmarks.chaos.planted_faults import PLAN
 from benchmarks.machine import usage_of
-from sweeps.home import Home
-from sweeps.ledger.trials import LEDGER_FILE, find_ledger
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.trials import LEDGER_FILE, find_ledger
 
 NAME = "long"
 RATES = {"nan": 0.02, "crash": 0.02, "cuda-memory": 0.02, "killed": 0.005, "data": 0.005}

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.chaos import chain_core
-from carft_core.errors import RequestError
-from carft_core.files import read_json
-from sweeps.engines.base import Decision
-from sweeps.engines.entry import Report
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import read_json
+from carft_sweep.sweeps.engines.base import Decision
+from carft_sweep.sweeps.engines.entry import Report
 
 ENTRY = "benchmarks.chaos.planted_faults:train_run"
 PLAN = "CHAOS_PLAN"
@@ -133,11 +133,11 @@ def _exhaust_memory() -> None:
 
 def plant_faults() -> None:
     """Let the commands of this process, and of its forks, run what is planned on every engine."""
-    import sweeps.engines.factory
-    import sweeps.engines.ray_tune
+    import carft_sweep.sweeps.engines.factory
+    import carft_sweep.sweeps.engines.ray_tune
 
     chain_core.simulate_training()
-    engines, ray_engines = sweeps.engines.factory, sweeps.engines.ray_tune
+    engines, ray_engines = carft_sweep.sweeps.engines.factory, carft_sweep.sweeps.engines.ray_tune
     for module, name in (
         (engines, "LocalEngine"),
         (engines, "InProcessEngine"),
@@ -148,7 +148,7 @@ def plant_faults() -> None:
 
 
 if __name__ == "__main__":
-    from sweeps.cli import main
+    from carft_sweep.sweeps.cli import main
 
     plant_faults()
     sys.exit(main(sys.argv[1:]))

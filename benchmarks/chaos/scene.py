@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.chaos.chain_core import PAUSE
 from benchmarks.chaos.planted_faults import PLAN
-from sweeps.cli import main
+from carft_sweep.sweeps.cli import main
 
 NAME = "faults"
 SWEEP: Mapping[str, Any] = {

@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.floor.worker import TooSlow, Worker, add_length, environment
 from benchmarks.machine import busy_process
-from sweeps.bench.measurement import describe_machine, median_and_range, ratios
+from carft_sweep.sweeps.bench.measurement import describe_machine, median_and_range, ratios
 
 TARGET = 2.0
 GIVEN_UP = 20

@@ -30,7 +30,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sweeps.bench.measurement import describe_machine
+from carft_sweep.sweeps.bench.measurement import describe_machine
 
 ALGORITHMS: tuple[str | dict[str, Any], ...] = (
     "zero_shot",
@@ -46,8 +46,8 @@ def dump(file: Path, length: int, threads: int) -> None:
     """Run the algorithms and write what they came to."""
     import torch
 
-    from carft_core.config import trial_config
-    from carft_core.train import epochs, train
+    from carft_sweep.carft_core.config import trial_config
+    from carft_sweep.carft_core.train import epochs, train
 
     torch.set_num_threads(threads)
     results: dict[str, Any] = {}

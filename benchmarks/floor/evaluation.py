@@ -35,10 +35,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from carft_core.train import epochs, train
-from sweeps.bench.bare import Bare
-from sweeps.bench.measurement import describe_machine, median_and_range, ratios
-from sweeps.bench.preload import evaluation_splits, preload, recipe_config
+from carft_sweep.carft_core.train import epochs, train
+from carft_sweep.sweeps.bench.bare import Bare
+from carft_sweep.sweeps.bench.measurement import describe_machine, median_and_range, ratios
+from carft_sweep.sweeps.bench.preload import evaluation_splits, preload, recipe_config
 
 TARGET = 1.1
 ALPHAS = [round(0.1 * step, 1) for step in range(11)]

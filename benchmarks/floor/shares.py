@@ -30,14 +30,14 @@ from typing import Any
 
 import torch
 
-from carft_core.bank import VARIABLE
-from carft_core.config import TrialConfig, trial_config
-from carft_core.data.loader import Loaded
-from carft_core.prepare import prepared
-from carft_core.run import RunFolder
-from carft_core.train import Run, set_mode
-from sweeps.bench.data import make
-from sweeps.bench.measurement import describe_machine, median_and_range, ratios
+from carft_sweep.carft_core.bank import VARIABLE
+from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.data.loader import Loaded
+from carft_sweep.carft_core.prepare import prepared
+from carft_sweep.carft_core.run import RunFolder
+from carft_sweep.carft_core.train import Run, set_mode
+from carft_sweep.sweeps.bench.data import make
+from carft_sweep.sweeps.bench.measurement import describe_machine, median_and_range, ratios
 
 RUNS = (2, 4, 15)
 """How many runs side by side the saving is told of."""

@@ -77,10 +77,10 @@ def serve(steps: int, threads: int | None) -> None:
     # What the product prints goes to the error stream: the other one carries answers.
     with contextlib.redirect_stdout(sys.stderr):
         # Imported here: the parent loads neither torch nor the product.
-        from carft_core.train import train  # noqa: I001 - what the product sets comes first
+        from carft_sweep.carft_core.train import train  # noqa: I001 - what the product sets comes first
         import torch
 
-        from sweeps.bench.preload import recipe_config
+        from carft_sweep.sweeps.bench.preload import recipe_config
 
         if threads:
             torch.set_num_threads(threads)

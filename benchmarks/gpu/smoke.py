@@ -54,15 +54,15 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from carft_core.config import TrialConfig, trial_config
-from carft_core.device import arithmetic, to_device
-from carft_core.run import RunFolder
-from carft_core.teacher import on_device
-from carft_core.train import epochs, train
-from sweeps.bench.measurement import describe_machine
-from sweeps.engines.base import Decision, Job
-from sweeps.engines.ranks import RANKS
-from sweeps.engines.supervisor import Supervisor
+from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.device import arithmetic, to_device
+from carft_sweep.carft_core.run import RunFolder
+from carft_sweep.carft_core.teacher import on_device
+from carft_sweep.carft_core.train import epochs, train
+from carft_sweep.sweeps.bench.measurement import describe_machine
+from carft_sweep.sweeps.engines.base import Decision, Job
+from carft_sweep.sweeps.engines.ranks import RANKS
+from carft_sweep.sweeps.engines.supervisor import Supervisor
 
 KL_LIMIT = 1e-4
 EVEN = 0.98

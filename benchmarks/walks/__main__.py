@@ -119,7 +119,14 @@ class Product:
         return sorted(events, key=lambda event: event["at"])
 
     def _call(self, *arguments: str, **environ: str) -> None:
-        command = [sys.executable, "-m", "sweeps", *arguments, "--home", str(self._folder / "home")]
+        command = [
+            sys.executable,
+            "-m",
+            "carft_sweep",
+            *arguments,
+            "--home",
+            str(self._folder / "home"),
+        ]
         environ = {"PYTHONPATH": str(ROOT), **os.environ, **environ, "CARFT_WEBHOOK": ""}
         done = subprocess.run(
             command, cwd=self._folder, env=environ, capture_output=True, text=True, check=False

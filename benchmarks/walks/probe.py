@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from benchmarks.walks.recorder import LOGGED, mark
-from carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss
-from carft_core.teacher import Teacher
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss
+from carft_sweep.carft_core.teacher import Teacher
 
 
 @ALGORITHMS.register

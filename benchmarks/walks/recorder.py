@@ -20,6 +20,7 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
+PRODUCT = "carft_sweep"
 PACKAGES = ("carft_core", "sweeps", "tracking")
 LOGGED = 2995 / 4096
 """What the probe logs: no accuracy of a run, and exact as a mean of 32-bit floats."""
@@ -62,7 +63,7 @@ def _function(frame: FrameType) -> Function | None:
     if not code.co_flags & _OPTIMIZED or code.co_name.startswith("<"):
         return None
     if code.co_filename == "<string>":
-        if module.partition(".")[0] not in PACKAGES or code.co_name != "__init__":
+        if module.partition(".")[0] != PRODUCT or code.co_name != "__init__":
             return None
         file = frame.f_globals.get("__file__", "")
         name = f"{type(frame.f_locals.get('self')).__name__}.__init__"
@@ -83,7 +84,7 @@ def _is_property(frame: FrameType) -> bool:
 def _relative(file: str) -> str:
     """The path of a file of the three packages below the repository's root, else an empty text."""
     try:
-        path = Path(file).relative_to(ROOT)
+        path = Path(file).resolve().relative_to(ROOT)
     except ValueError:
         return ""
     return path.as_posix() if path.parts[0] in PACKAGES else ""
@@ -258,7 +259,7 @@ class _Values:
             inside = list(item.values())[:_MOST]
         elif isinstance(item, (list, tuple, set, frozenset)):
             inside = list(item)[:_MOST]
-        elif not plain and type(item).__module__.startswith((*PACKAGES, "mlflow.entities")):
+        elif not plain and type(item).__module__.startswith((PRODUCT, "mlflow.entities")):
             inside = list(getattr(item, "__dict__", {}).values())[:_MOST]
         else:
             return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from carft_core.algorithms.base import (
+from carft_sweep.carft_core.algorithms.base import (
     ALGORITHMS,
     USES,
     Algorithm,
@@ -11,18 +11,18 @@ from carft_core.algorithms.base import (
     Soup,
     Wrapper,
 )
-from carft_core.algorithms.car_ft import CarFt
-from carft_core.algorithms.clip_adapter import ClipAdapter
-from carft_core.algorithms.coral import Coral
-from carft_core.algorithms.ema import Ema
-from carft_core.algorithms.fine_tune import FineTune
-from carft_core.algorithms.flyp import Flyp
-from carft_core.algorithms.from_checkpoint import FromCheckpoint
-from carft_core.algorithms.linear_probe import LinearProbe
-from carft_core.algorithms.lp_ft import LpFt
-from carft_core.algorithms.model_stock import ModelStock
-from carft_core.algorithms.uniform_soup import UniformSoup
-from carft_core.algorithms.zero_shot import ZeroShot
+from carft_sweep.carft_core.algorithms.car_ft import CarFt
+from carft_sweep.carft_core.algorithms.clip_adapter import ClipAdapter
+from carft_sweep.carft_core.algorithms.coral import Coral
+from carft_sweep.carft_core.algorithms.ema import Ema
+from carft_sweep.carft_core.algorithms.fine_tune import FineTune
+from carft_sweep.carft_core.algorithms.flyp import Flyp
+from carft_sweep.carft_core.algorithms.from_checkpoint import FromCheckpoint
+from carft_sweep.carft_core.algorithms.linear_probe import LinearProbe
+from carft_sweep.carft_core.algorithms.lp_ft import LpFt
+from carft_sweep.carft_core.algorithms.model_stock import ModelStock
+from carft_sweep.carft_core.algorithms.uniform_soup import UniformSoup
+from carft_sweep.carft_core.algorithms.zero_shot import ZeroShot
 
 ALGORITHMS.register(ZeroShot)
 ALGORITHMS.register(FineTune)

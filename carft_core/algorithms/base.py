@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
-from carft_core.clip import Classifier
-from carft_core.errors import RequestError
-from carft_core.optim import OPTIMISERS, Group, OptimConfig, decay_groups
-from carft_core.registry import Registered, Registry, no_concrete
-from carft_core.teacher import Teacher
+from carft_sweep.carft_core.clip import Classifier
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.optim import OPTIMISERS, Group, OptimConfig, decay_groups
+from carft_sweep.carft_core.registry import Registered, Registry, no_concrete
+from carft_sweep.carft_core.teacher import Teacher
 
 USES = frozenset({"contexts", "text", "domains"})
 """What an algorithm may say that it uses beside images and labels."""

@@ -10,9 +10,9 @@ from pydantic import ConfigDict, Field
 from torch import nn
 from torch.nn import functional as F
 
-from carft_core.algorithms.base import Algorithm, Batch, Loss
-from carft_core.clip import Classifier
-from carft_core.teacher import Teacher
+from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
+from carft_sweep.carft_core.clip import Classifier
+from carft_sweep.carft_core.teacher import Teacher
 
 KL_TOO_SMALL = 1e-3
 """A weighted KL below this is beneath the noise of the cross-entropy."""

@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_core.algorithms.base import Algorithm, Batch, Loss
-from carft_core.clip import Classifier, ImageClassifier
-from carft_core.fields import PositiveInt
-from carft_core.teacher import Teacher
+from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
+from carft_sweep.carft_core.clip import Classifier, ImageClassifier
+from carft_sweep.carft_core.fields import PositiveInt
+from carft_sweep.carft_core.teacher import Teacher
 
 
 class Adapter(nn.Module):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_core.algorithms.base import Algorithm, Batch, Loss
-from carft_core.clip import ImageClassifier
-from carft_core.fields import NonNegative
-from carft_core.teacher import Teacher
+from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
+from carft_sweep.carft_core.clip import ImageClassifier
+from carft_sweep.carft_core.fields import NonNegative
+from carft_sweep.carft_core.teacher import Teacher
 
 
 class Coral(Algorithm):

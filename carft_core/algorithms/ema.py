@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from carft_core.algorithms.base import Wrapper
-from carft_core.clip import Classifier
-from carft_core.teacher import Teacher
+from carft_sweep.carft_core.algorithms.base import Wrapper
+from carft_sweep.carft_core.clip import Classifier
+from carft_sweep.carft_core.teacher import Teacher
 
 
 class Averaged(nn.Module):

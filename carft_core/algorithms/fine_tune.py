@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from carft_core.algorithms.base import Algorithm, Batch, Loss
-from carft_core.teacher import Teacher
+from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
+from carft_sweep.carft_core.teacher import Teacher
 
 
 class FineTune(Algorithm):

@@ -7,10 +7,17 @@ from typing import ClassVar
 
 from torch import nn
 
-from carft_core.algorithms.base import Algorithm
-from carft_core.clip import ImageClassifier
-from carft_core.optim import CONVERGED, Group, OptimConfig, Probe, decay_groups, unsolved
-from carft_core.teacher import Teacher
+from carft_sweep.carft_core.algorithms.base import Algorithm
+from carft_sweep.carft_core.clip import ImageClassifier
+from carft_sweep.carft_core.optim import (
+    CONVERGED,
+    Group,
+    OptimConfig,
+    Probe,
+    decay_groups,
+    unsolved,
+)
+from carft_sweep.carft_core.teacher import Teacher
 
 
 class LinearProbe(Probe, Algorithm):

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from torch import nn
 
-from carft_core.algorithms.base import Algorithm, Batch, Loss
-from carft_core.clip import ImageClassifier
-from carft_core.optim import Probe
-from carft_core.teacher import Teacher
+from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
+from carft_sweep.carft_core.clip import ImageClassifier
+from carft_sweep.carft_core.optim import Probe
+from carft_sweep.carft_core.teacher import Teacher
 
 
 class LpFt(Probe, Algorithm):

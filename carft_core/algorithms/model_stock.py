@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from carft_core.algorithms.base import Soup, State
+from carft_sweep.carft_core.algorithms.base import Soup, State
 
 
 class ModelStock(Soup):

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from carft_core.algorithms.base import Soup, State
+from carft_sweep.carft_core.algorithms.base import Soup, State
 
 
 class UniformSoup(Soup):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from carft_core.algorithms.base import Algorithm
+from carft_sweep.carft_core.algorithms.base import Algorithm
 
 
 class ZeroShot(Algorithm):

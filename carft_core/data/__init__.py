@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from carft_core.data.base import (
+from carft_sweep.carft_core.data.base import (
     DataConfig,
     DataFolder,
     Family,
@@ -17,17 +17,17 @@ from carft_core.data.base import (
     Split,
     named_shifts,
 )
-from carft_core.data.domainbed import DOMAIN_BED
-from carft_core.data.downstream import DOWNSTREAM
-from carft_core.data.folders import listed
-from carft_core.data.icon_shift import ICON_SHIFT, ICON_SHIFT_DEV
-from carft_core.data.image_folder import IMAGE_FOLDER
-from carft_core.data.imagenet import IMAGENET
-from carft_core.data.splits import carve, take_fraction, take_shots, without_bad_files
-from carft_core.data.transforms import Transform
-from carft_core.data.wilds import FMOW, IWILDCAM
-from carft_core.errors import RequestError, unknown
-from carft_core.registry import Registry
+from carft_sweep.carft_core.data.domainbed import DOMAIN_BED
+from carft_sweep.carft_core.data.downstream import DOWNSTREAM
+from carft_sweep.carft_core.data.folders import listed
+from carft_sweep.carft_core.data.icon_shift import ICON_SHIFT, ICON_SHIFT_DEV
+from carft_sweep.carft_core.data.image_folder import IMAGE_FOLDER
+from carft_sweep.carft_core.data.imagenet import IMAGENET
+from carft_sweep.carft_core.data.splits import carve, take_fraction, take_shots, without_bad_files
+from carft_sweep.carft_core.data.transforms import Transform
+from carft_sweep.carft_core.data.wilds import FMOW, IWILDCAM
+from carft_sweep.carft_core.errors import RequestError, unknown
+from carft_sweep.carft_core.registry import Registry
 
 
 def _refusal(thing: object) -> str | None:

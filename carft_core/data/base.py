@@ -18,9 +18,9 @@ from PIL import Image
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
-from carft_core.data.transforms import AUGMENTATIONS, Transform, photo_views
-from carft_core.errors import RequestError, unknown
-from carft_core.fields import (
+from carft_sweep.carft_core.data.transforms import AUGMENTATIONS, Transform, photo_views
+from carft_sweep.carft_core.errors import RequestError, unknown
+from carft_sweep.carft_core.fields import (
     Fraction,
     OpenFraction,
     PositiveInt,

@@ -14,9 +14,9 @@ from pydantic import (
     model_validator,
 )
 
-from carft_core.data.base import RESERVED, SHIFT_NAME
-from carft_core.fields import OpenFraction, Section
-from carft_core.registry import NAME
+from carft_sweep.carft_core.data.base import RESERVED, SHIFT_NAME
+from carft_sweep.carft_core.fields import OpenFraction, Section
+from carft_sweep.carft_core.registry import NAME
 
 
 def _family_name(value: str) -> str:

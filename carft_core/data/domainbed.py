@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from carft_core.data.base import (
+from carft_sweep.carft_core.data.base import (
     DataConfig,
     DataFolder,
     Derived,
@@ -26,7 +26,7 @@ from carft_core.data.base import (
     check_held_out,
     held_out,
 )
-from carft_core.data.folders import (
+from carft_sweep.carft_core.data.folders import (
     Manifest,
     count_notes,
     data_root,
@@ -36,8 +36,8 @@ from carft_core.data.folders import (
     read_folders,
     readable,
 )
-from carft_core.data.images import read_plain
-from carft_core.errors import RequestError
+from carft_sweep.carft_core.data.images import read_plain
+from carft_sweep.carft_core.errors import RequestError
 
 
 class Parts(NamedTuple):

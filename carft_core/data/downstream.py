@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from carft_core.data.base import (
+from carft_sweep.carft_core.data.base import (
     Arrays,
     DataConfig,
     Family,
@@ -24,8 +24,8 @@ from carft_core.data.base import (
     Split,
     refuse_held_out,
 )
-from carft_core.data.downstream_tasks import BATCH_SIZE, TASKS, Classes, Task
-from carft_core.data.folders import (
+from carft_sweep.carft_core.data.downstream_tasks import BATCH_SIZE, TASKS, Classes, Task
+from carft_sweep.carft_core.data.folders import (
     count_notes,
     data_root,
     find_folders,
@@ -34,8 +34,8 @@ from carft_core.data.folders import (
     read_manifest,
     refusal,
 )
-from carft_core.data.images import read_plain
-from carft_core.errors import RequestError
+from carft_sweep.carft_core.data.images import read_plain
+from carft_sweep.carft_core.errors import RequestError
 
 Splits = dict[str, Split]
 """`train` and `test`."""

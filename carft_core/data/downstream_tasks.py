@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from carft_core.data.base import DataFolder
-from carft_core.data.folders import MOST_NAMES
-from carft_core.files import read_regular
+from carft_sweep.carft_core.data.base import DataFolder
+from carft_sweep.carft_core.data.folders import MOST_NAMES
+from carft_sweep.carft_core.files import read_regular
 
 Classes = Mapping[str, str]
 """The path below the data root of each image -> its class's name in the data set."""

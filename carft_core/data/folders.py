@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from carft_core.data.base import DataConfig, DataFolder, FoundSplit, Source
-from carft_core.data.images import FileState, Part, read_rgb
-from carft_core.errors import RequestError
-from carft_core.files import keep, read_regular, user_cache
+from carft_sweep.carft_core.data.base import DataConfig, DataFolder, FoundSplit, Source
+from carft_sweep.carft_core.data.images import FileState, Part, read_rgb
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import keep, read_regular, user_cache
 
 VARIABLE = "CARFT_DATA"
 """Taken for a `data.root` that is left out, by whoever reads the sweep file."""

@@ -17,10 +17,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from carft_core.data.base import DataConfig, Family, FamilyData, Source, Split, refuse_held_out
-from carft_core.data.images import open_image
-from carft_core.data.transforms import Transform
-from carft_core.errors import RequestError
+from carft_sweep.carft_core.data.base import (
+    DataConfig,
+    Family,
+    FamilyData,
+    Source,
+    Split,
+    refuse_held_out,
+)
+from carft_sweep.carft_core.data.images import open_image
+from carft_sweep.carft_core.data.transforms import Transform
+from carft_sweep.carft_core.errors import RequestError
 
 Keys = npt.NDArray[np.uint64]
 

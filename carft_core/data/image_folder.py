@@ -14,7 +14,7 @@ from typing import ClassVar
 import pyarrow as pa
 import torch
 
-from carft_core.data.base import (
+from carft_sweep.carft_core.data.base import (
     DataConfig,
     Family,
     FamilyData,
@@ -23,8 +23,8 @@ from carft_core.data.base import (
     Split,
     refuse_held_out,
 )
-from carft_core.data.declaration import Declaration, ShiftFolders, shift_name
-from carft_core.data.folders import (
+from carft_sweep.carft_core.data.declaration import Declaration, ShiftFolders, shift_name
+from carft_sweep.carft_core.data.folders import (
     EXTENSIONS,
     Listing,
     ShardIndex,
@@ -45,9 +45,9 @@ from carft_core.data.folders import (
     shards_in,
     visible_folders,
 )
-from carft_core.data.images import read_rgb
-from carft_core.data.splits import IN_DISTRIBUTION, TRAINING_SPLITS, carve_test
-from carft_core.errors import RequestError, dotted
+from carft_sweep.carft_core.data.images import read_rgb
+from carft_sweep.carft_core.data.splits import IN_DISTRIBUTION, TRAINING_SPLITS, carve_test
+from carft_sweep.carft_core.errors import RequestError, dotted
 
 Route = tuple[str | int, ...]
 """A key of a declaration: `("shifts", "night", "classes", 0)`."""

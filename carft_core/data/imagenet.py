@@ -12,7 +12,7 @@ from types import MappingProxyType
 import pyarrow as pa
 import torch
 
-from carft_core.data.base import (
+from carft_sweep.carft_core.data.base import (
     DataConfig,
     DataFolder,
     Derived,
@@ -24,7 +24,7 @@ from carft_core.data.base import (
     named_shifts,
     refuse_held_out,
 )
-from carft_core.data.folders import (
+from carft_sweep.carft_core.data.folders import (
     Manifest,
     count_notes,
     data_root,
@@ -33,7 +33,7 @@ from carft_core.data.folders import (
     read_folders,
     readable,
 )
-from carft_core.data.images import read_inside_border, read_plain
+from carft_sweep.carft_core.data.images import read_inside_border, read_plain
 
 LISTS = Path(__file__).with_name("classes") / "imagenet"
 CLASSES = 1000

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from carft_core.errors import RequestError
+from carft_sweep.carft_core.errors import RequestError
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 """Pillow's names of the formats in `folders.EXTENSIONS`, and GIF, which published data sets have

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from carft_core.data.base import FamilyData, Split
-from carft_core.data.folders import listed
-from carft_core.data.images import most_pixels
-from carft_core.data.transforms import Transform
-from carft_core.errors import RequestError
-from carft_core.files import keep, read_json, user_cache
+from carft_sweep.carft_core.data.base import FamilyData, Split
+from carft_sweep.carft_core.data.folders import listed
+from carft_sweep.carft_core.data.images import most_pixels
+from carft_sweep.carft_core.data.transforms import Transform
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import keep, read_json, user_cache
 
 LOOKED_AT = Transform(size=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 """The view for which an image is decoded: as small as there is."""

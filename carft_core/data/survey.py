@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from carft_core.data import FAMILIES, as_used, open_whole
-from carft_core.data.base import DataConfig, Family, FamilyData, FoundSplit, Split
-from carft_core.data.folders import data_root, look_at, readable
-from carft_core.data.splits import IN_DISTRIBUTION
-from carft_core.errors import RequestError, unknown
+from carft_sweep.carft_core.data import FAMILIES, as_used, open_whole
+from carft_sweep.carft_core.data.base import DataConfig, Family, FamilyData, FoundSplit, Split
+from carft_sweep.carft_core.data.folders import data_root, look_at, readable
+from carft_sweep.carft_core.data.splits import IN_DISTRIBUTION
+from carft_sweep.carft_core.errors import RequestError, unknown
 
 SHIFT = "shifts/"
 

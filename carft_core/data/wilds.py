@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import torch
 from pyarrow import csv
 
-from carft_core.data.base import (
+from carft_sweep.carft_core.data.base import (
     DataConfig,
     DataFolder,
     Family,
@@ -25,7 +25,7 @@ from carft_core.data.base import (
     Split,
     refuse_held_out,
 )
-from carft_core.data.folders import (
+from carft_sweep.carft_core.data.folders import (
     count_notes,
     data_root,
     find_folders,
@@ -34,8 +34,8 @@ from carft_core.data.folders import (
     read_manifest,
     readable,
 )
-from carft_core.data.images import read_plain
-from carft_core.errors import RequestError, unknown
+from carft_sweep.carft_core.data.images import read_plain
+from carft_sweep.carft_core.errors import RequestError, unknown
 
 
 class Image(NamedTuple):

@@ -10,11 +10,11 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator
 
-from carft_core.algorithms import Algorithm
-from carft_core.algorithms.base import State
-from carft_core.clip import Classifier
-from carft_core.registry import Registered
-from carft_core.teacher import Teacher
+from carft_sweep.carft_core.algorithms import Algorithm
+from carft_sweep.carft_core.algorithms.base import State
+from carft_sweep.carft_core.clip import Classifier
+from carft_sweep.carft_core.registry import Registered
+from carft_sweep.carft_core.teacher import Teacher
 
 Alpha = Annotated[float, Field(ge=0, le=1)]
 

@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from carft_core.algorithms import Algorithm
-from carft_core.clip import Classifier
-from carft_core.merges.base import Line, MergePoint
-from carft_core.teacher import Teacher
+from carft_sweep.carft_core.algorithms import Algorithm
+from carft_sweep.carft_core.clip import Classifier
+from carft_sweep.carft_core.merges.base import Line, MergePoint
+from carft_sweep.carft_core.teacher import Teacher
 
 
 class LogitEnsemble(Line):

@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from carft_core.algorithms.base import State, check_same_tensors
-from carft_core.merges.base import Line, MergePoint
+from carft_sweep.carft_core.algorithms.base import State, check_same_tensors
+from carft_sweep.carft_core.merges.base import Line, MergePoint
 
 
 class WiseFt(Line):

@@ -24,7 +24,7 @@ if [ "$RAY_AUTH_MODE" = token ] && [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then
   (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$RAY_AUTH_TOKEN_PATH")
 fi
 
-"$VENV/bin/python" -m sweeps.engines.ray_tokens || exit 2 # an older Ray would ignore the token
+"$VENV/bin/python" -m carft_sweep.sweeps.engines.ray_tokens || exit 2 # an older Ray would ignore the token
 # A name that nobody can foresee: in /tmp others could make a known one first. Ray opens its own
 # folder to everybody, so it lies in this one.
 scratch=$(mktemp -d "$RAY_SCRATCH/ray-XXXXXX")

@@ -18,7 +18,7 @@ fi
 # Of several addresses of this machine the one by which it reaches the head.
 address=$(ip -4 route get "$head" | sed -n 's/.* src \([^ ]*\).*/\1/p')
 
-"$VENV/bin/python" -m sweeps.engines.ray_tokens || exit 2 # an older Ray would ignore the token
+"$VENV/bin/python" -m carft_sweep.sweeps.engines.ray_tokens || exit 2 # an older Ray would ignore the token
 # A name that nobody can foresee: in /tmp others could make a known one first. Ray opens its own
 # folder to everybody, so it lies in this one.
 scratch=$(mktemp -d "$RAY_SCRATCH/ray-XXXXXX")

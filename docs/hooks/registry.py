@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from carft_core.algorithms import ALGORITHMS
-from carft_core.data import FAMILIES
-from carft_core.merges import MERGES
-from sweeps.doctor.examination import CHECKS
+from carft_sweep.carft_core.algorithms import ALGORITHMS
+from carft_sweep.carft_core.data import FAMILIES
+from carft_sweep.carft_core.merges import MERGES
+from carft_sweep.sweeps.doctor.examination import CHECKS
 
 ROOT = Path(__file__).parents[2]
 MARK = re.compile(r"<!-- table: (\w+) -->")

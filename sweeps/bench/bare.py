@@ -1,6 +1,6 @@
 """A run as a bare PyTorch loop over preloaded tensors: what training and evaluation cost at least.
 
-    python -m sweeps.bench.bare TENSORS.pt [--kl-weight 1.0]
+    python -m carft_sweep.sweeps.bench.bare TENSORS.pt [--kl-weight 1.0]
 
 No line of the product: torch and open_clip alone. channels_last, fused AdamW, the losses, the
 schedule, the validation after each epoch and the final evaluation (top-1, NLL, ECE, Brier, context

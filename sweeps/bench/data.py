@@ -17,12 +17,12 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode
 
-from carft_core.data import Transform
-from carft_core.data.base import DataConfig
-from carft_core.data.image_folder import IMAGE_FOLDER
-from carft_core.data.loader import Batches, Loader, Passes
-from carft_core.data.transforms import AUGMENTATIONS
-from sweeps.bench.measurement import Effort, Measurement, take_turns
+from carft_sweep.carft_core.data import Transform
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.image_folder import IMAGE_FOLDER
+from carft_sweep.carft_core.data.loader import Batches, Loader, Passes
+from carft_sweep.carft_core.data.transforms import AUGMENTATIONS
+from carft_sweep.sweeps.bench.measurement import Effort, Measurement, take_turns
 
 SIZES = {(500, 375): 50, (500, 333): 18, (375, 500): 13, (333, 500): 6, (500, 500): 4}
 SIZES |= {(640, 480): 4, (300, 225): 3, (1024, 768): 1, (200, 150): 1}

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from carft_core.errors import RequestError
-from carft_core.files import read_json
-from carft_core.run_files import FINITE
-from sweeps.engines.resources import usable_cpus
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import read_json
+from carft_sweep.carft_core.run_files import FINITE
+from carft_sweep.sweeps.engines.resources import usable_cpus
 
 GROSS = 2.0
 """A ratio that many times an earlier one is a regression whatever else the machine did."""

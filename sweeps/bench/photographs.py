@@ -21,13 +21,13 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode
 
-from carft_core.clip import ImageClassifier
-from carft_core.config import TrialConfig, trial_config
-from carft_core.prepare import prepared
-from carft_core.run import finish
-from carft_core.train import epochs
-from sweeps.bench.data import IMAGES, QUICK_IMAGES, make
-from sweeps.bench.measurement import Effort, Measurement, take_turns
+from carft_sweep.carft_core.clip import ImageClassifier
+from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.prepare import prepared
+from carft_sweep.carft_core.run import finish
+from carft_sweep.carft_core.train import epochs
+from carft_sweep.sweeps.bench.data import IMAGES, QUICK_IMAGES, make
+from carft_sweep.sweeps.bench.measurement import Effort, Measurement, take_turns
 
 ALPHAS = [round(0.1 * step, 1) for step in range(11)]
 PUBLISHED = "wise-ft's loop"

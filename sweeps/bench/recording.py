@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from sweeps.api import run_sweep
-from sweeps.bench.measurement import Effort, Measurement, take_turns
-from sweeps.home import Home
-from sweeps.results.projection import project
-from tracking.store.base import RunKey
-from tracking.store.mlflow_store import open_store
+from carft_sweep.sweeps.api import run_sweep
+from carft_sweep.sweeps.bench.measurement import Effort, Measurement, take_turns
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.results.projection import project
+from carft_sweep.tracking.store.base import RunKey
+from carft_sweep.tracking.store.mlflow_store import open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -19,7 +19,7 @@ from typing import Any
 
 from torchvision import transforms
 
-from sweeps.bench.data import (
+from carft_sweep.sweeps.bench.data import (
     BATCH,
     IMAGES,
     QUICK_IMAGES,
@@ -28,7 +28,7 @@ from sweeps.bench.data import (
     make,
     torchvision_recipe,
 )
-from sweeps.bench.measurement import Effort, Measurement, take_turns
+from carft_sweep.sweeps.bench.measurement import Effort, Measurement, take_turns
 
 WEBDATASET = "webdataset"
 VIEW = "evaluation"

@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import sweeps
-from sweeps.bench.measurement import Effort, Measurement, take_turns
+from carft_sweep import sweeps
+from carft_sweep.sweeps.bench.measurement import Effort, Measurement, take_turns
 
 PYTHON, TORCH = "python -c pass", "import torch"
 COMMANDS: Mapping[str, tuple[Sequence[str], str]] = {
@@ -28,7 +28,7 @@ def measure_starts(effort: Effort) -> Iterator[Measurement]:
             TORCH: lambda: _call("-c", "import torch"),
         }
         for name, (arguments, _) in COMMANDS.items():
-            words = ("-m", "sweeps", *arguments, "--home", home)
+            words = ("-m", "carft_sweep", *arguments, "--home", home)
             sides[name] = (lambda call: lambda: _call(*call))(words)
         seconds = take_turns(effort.rounds, sides)
     for name, (_, floor) in COMMANDS.items():

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sweeps.bench.measurement import Effort, Measurement, take_turns
+from carft_sweep.sweeps.bench.measurement import Effort, Measurement, take_turns
 
 SEEDS, QUICK_SEEDS = (0, 1), (0,)
 QUICK: Mapping[str, Any] = {
@@ -27,8 +27,8 @@ ONE_PROCESS = "its runs in one process"
 RUNS = """
 import json, sys, tempfile
 from pathlib import Path
-from carft_core.config import trial_config
-from carft_core.train import train
+from carft_sweep.carft_core.config import trial_config
+from carft_sweep.carft_core.train import train
 for trial, seed in json.loads(sys.argv[1]):
     with tempfile.TemporaryDirectory(prefix="carft-bench-") as folder:
         train(trial_config(trial), seed, workdir=Path(folder))
@@ -43,8 +43,8 @@ from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.tune.search.optuna import OptunaSearch
 
 def run(chosen):
-    from carft_core.config import trial_config
-    from carft_core.train import Decision, train
+    from carft_sweep.carft_core.config import trial_config
+    from carft_sweep.carft_core.train import Decision, train
     trial, seed = chosen["runs"][chosen["run"]]
     def report(epoch):
         tune.report(dict(epoch.metrics))
@@ -133,7 +133,7 @@ def _sweep(spec: Mapping[str, Any]) -> float:
         file = Path(folder) / "bench.yaml"
         file.write_text(json.dumps(spec), encoding="utf-8")
         home = str(Path(folder) / "home")
-        return _seconds([sys.executable, "-m", "sweeps", "run", str(file), "--home", home])
+        return _seconds([sys.executable, "-m", "carft_sweep", "run", str(file), "--home", home])
 
 
 def _stock(runs: str) -> float:

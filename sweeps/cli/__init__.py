@@ -13,10 +13,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from sweeps.cli.parser import parse
-from sweeps.secrets import read_secret_files
-from tracking.errors import AccessDenied, ServiceUnreachable, TrackingError
-from tracking.location import stay_private
+from carft_sweep.sweeps.cli.parser import parse
+from carft_sweep.sweeps.secrets import read_secret_files
+from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, TrackingError
+from carft_sweep.tracking.location import stay_private
 
 
 class Emit(Protocol):
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. 0 done; 1 no run succeeded; 2 the request is wrong; 3 interrupted and
     resumable; 4 a service is unreachable.
     """
-    from carft_core.errors import RequestError
+    from carft_sweep.carft_core.errors import RequestError
 
     stay_private()
     # What modules hold lives until the process ends: to look through it then takes 1.5 s.
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         read_secret_files()
         # Whoever calls this with arguments of its own is no process that has yet to import it all.
         with _logging(arguments.verbose), _worker_ahead(arguments, is_process=argv is None):
-            module = importlib.import_module(f"sweeps.cli.{MODULES[arguments.command]}")
+            module = importlib.import_module(f"carft_sweep.sweeps.cli.{MODULES[arguments.command]}")
             command = getattr(module, f"{arguments.command}_command")
             code: int = command(arguments, _emit)
     except SystemExit as leaving:  # argparse's way to say 0 or 2, and SIGTERM's in `ui`
@@ -98,7 +98,7 @@ def _worker_ahead(arguments: argparse.Namespace, *, is_process: bool) -> Iterato
     ):
         yield
         return
-    from sweeps.engines.supervisor import WorkerAhead
+    from carft_sweep.sweeps.engines.supervisor import WorkerAhead
 
     with contextlib.closing(WorkerAhead()) as arguments.ahead:
         yield
@@ -120,16 +120,14 @@ def _logging(verbosity: int) -> Iterator[None]:
         return
     handler = _StandardError()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    loggers = [logging.getLogger(name) for name in ("carft_core", "sweeps", "tracking")]
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO if verbosity == 1 else logging.DEBUG)
+    logger = logging.getLogger("carft_sweep")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if verbosity == 1 else logging.DEBUG)
     try:
         yield
     finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
-            logger.setLevel(logging.NOTSET)
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
 
 
 def _emit(text: str, /, *, styled: bool = False) -> None:
@@ -138,7 +136,7 @@ def _emit(text: str, /, *, styled: bool = False) -> None:
 
 
 def _printable(text: str) -> str:
-    from tracking.console import printable  # which imports rich: not for --help
+    from carft_sweep.tracking.console import printable  # which imports rich: not for --help
 
     return printable(text)
 

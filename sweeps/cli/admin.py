@@ -15,32 +15,37 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from carft_core.errors import RequestError
-from carft_core.requirements import refuse_outdated
-from sweeps.cli import Emit
-from sweeps.cli.table import table_lines
-from sweeps.doctor.base import FAULTS, Scope
-from sweeps.engines.factory import address_of
-from sweeps.home import Home, find_home
-from sweeps.ledger.claim import holder
-from sweeps.ledger.runs import OPTIMISER_STATE, RunStore
-from sweeps.ledger.summary import read_summaries
-from sweeps.ledger.trials import (
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.requirements import refuse_outdated
+from carft_sweep.sweeps.cli import Emit
+from carft_sweep.sweeps.cli.table import table_lines
+from carft_sweep.sweeps.doctor.base import FAULTS, Scope
+from carft_sweep.sweeps.engines.factory import address_of
+from carft_sweep.sweeps.home import Home, find_home
+from carft_sweep.sweeps.ledger.claim import holder
+from carft_sweep.sweeps.ledger.runs import OPTIMISER_STATE, RunStore
+from carft_sweep.sweeps.ledger.summary import read_summaries
+from carft_sweep.sweeps.ledger.trials import (
     LEDGER_FILE,
     begun_sweeps,
     read_generations,
     sweep_folder,
     sweep_names,
 )
-from sweeps.results.artifacts import PAGE
-from sweeps.results.sent_log import SentLog
-from tracking.errors import ServiceUnreachable
-from tracking.location import TrackingLocation, is_server, resolve_location, without_password
-from tracking.store.base import ARM, Tracker, describe
-from tracking.store.mlflow_client import experiment_id, refuse_if_moved
-from tracking.store.mlflow_pages import SWEEPS, run_page, runs_page
-from tracking.store.mlflow_store import open_store
-from tracking.ui_server import ADMIN, is_loopback, other_accounts, prepare, serve
+from carft_sweep.sweeps.results.artifacts import PAGE
+from carft_sweep.sweeps.results.sent_log import SentLog
+from carft_sweep.tracking.errors import ServiceUnreachable
+from carft_sweep.tracking.location import (
+    TrackingLocation,
+    is_server,
+    resolve_location,
+    without_password,
+)
+from carft_sweep.tracking.store.base import ARM, Tracker, describe
+from carft_sweep.tracking.store.mlflow_client import experiment_id, refuse_if_moved
+from carft_sweep.tracking.store.mlflow_pages import SWEEPS, run_page, runs_page
+from carft_sweep.tracking.store.mlflow_store import open_store
+from carft_sweep.tracking.ui_server import ADMIN, is_loopback, other_accounts, prepare, serve
 
 LISTED_CLASSES = 30
 """Listed one by one; of more classes only the sums."""
@@ -52,7 +57,7 @@ LINKED_SWEEPS = 5
 
 def init_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises RequestError when the folder cannot be used."""
-    from sweeps.scaffold.write import write_scaffold
+    from carft_sweep.sweeps.scaffold.write import write_scaffold
 
     out = Path(arguments.out or ".")
     scaffold = write_scaffold(
@@ -101,7 +106,7 @@ def _counts(counts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
 
 def doctor_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. 2 when anything is wrong, else 4 when a service is unreachable."""
-    from sweeps.doctor.examination import SUBJECTS, run_checks, select_checks
+    from carft_sweep.sweeps.doctor.examination import SUBJECTS, run_checks, select_checks
 
     home = find_home(arguments.home, trust=arguments.trust_home)
     scope = Scope(home, address_of(arguments.address), arguments.nodes)
@@ -140,7 +145,7 @@ def _summary(levels: Sequence[str]) -> str:
 
 def schema_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
-    from sweeps.spec.schema import family_schema, sweep_schema
+    from carft_sweep.sweeps.spec.schema import family_schema, sweep_schema
 
     schema = family_schema() if arguments.family else sweep_schema()
     emit(json.dumps(schema, indent=1))
@@ -169,8 +174,8 @@ def sync_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _sync(home: Home, name: str, store: Tracker, emit: Emit) -> int:
-    from sweeps.results.export import log_selected_again
-    from sweeps.results.projection import project
+    from carft_sweep.sweeps.results.export import log_selected_again
+    from carft_sweep.sweeps.results.projection import project
 
     try:
         projection = project(home, name, store)

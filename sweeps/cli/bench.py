@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from sweeps.bench.measurement import (
+from carft_sweep.sweeps.bench.measurement import (
     GROSS,
     Effort,
     Measurement,
@@ -18,9 +18,9 @@ from sweeps.bench.measurement import (
     earlier_ratios,
     median_and_range,
 )
-from sweeps.cli import FAILED, Emit
-from sweeps.cli.parser import SUITES
-from sweeps.cli.table import table_lines
+from carft_sweep.sweeps.cli import FAILED, Emit
+from carft_sweep.sweeps.cli.parser import SUITES
+from carft_sweep.sweeps.cli.table import table_lines
 
 MEASURES: Mapping[str, Mapping[str, str]] = {
     "step": {"training": "measure_steps"},
@@ -62,7 +62,7 @@ def bench_command(arguments: argparse.Namespace, emit: Emit) -> int:
 def _measure(suite: str, effort: Effort) -> Iterator[Measurement]:
     for module, function in MEASURES[suite].items():
         measure: Callable[[Effort], Iterator[Measurement]] = getattr(
-            importlib.import_module(f"sweeps.bench.{module}"), function
+            importlib.import_module(f"carft_sweep.sweeps.bench.{module}"), function
         )
         yield from measure(effort)
 

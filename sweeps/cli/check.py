@@ -8,16 +8,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from sweeps.cli import Emit
-from sweeps.cli.parser import overrides
-from sweeps.engines.factory import (
+from carft_sweep.sweeps.cli import Emit
+from carft_sweep.sweeps.cli.parser import overrides
+from carft_sweep.sweeps.engines.factory import (
     address_of,
     feasible_requirements,
     is_ray,
     make_engine,
     share_of_machine,
 )
-from sweeps.engines.resources import (
+from carft_sweep.sweeps.engines.resources import (
     Hardware,
     Node,
     RunRequirements,
@@ -27,13 +27,13 @@ from sweeps.engines.resources import (
     requirements_of,
     this_machine,
 )
-from sweeps.home import Home, find_home
-from sweeps.ledger.runs import RunStore
-from sweeps.plan.estimate import SweepEstimate, estimate_sweep, timing_history
-from sweeps.scheduler.progress import duration
-from sweeps.spec.spec import SweepSpec, load_spec
-from tracking.comparison.spec import LEAVE_ONE_OUT
-from tracking.report import calibration
+from carft_sweep.sweeps.home import Home, find_home
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.plan.estimate import SweepEstimate, estimate_sweep, timing_history
+from carft_sweep.sweeps.scheduler.progress import duration
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
+from carft_sweep.tracking.comparison.spec import LEAVE_ONE_OUT
+from carft_sweep.tracking.report import calibration
 
 
 def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
@@ -100,7 +100,7 @@ def _nodes(address: str, spec: SweepSpec, home: Home) -> tuple[list[Node], tuple
 
     They are not asked while there is no home that they could share.
     """
-    from sweeps.engines.ray_cluster import Cluster, check_nodes
+    from carft_sweep.sweeps.engines.ray_cluster import Cluster, check_nodes
 
     warnings: tuple[str, ...] = ()
     with closing(Cluster(address)) as cluster:

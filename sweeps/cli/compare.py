@@ -15,16 +15,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from carft_core.errors import RequestError, unknown
-from sweeps.cli import Emit
-from sweeps.home import Home, find_home
-from sweeps.ledger.runs import RunStore
-from sweeps.ledger.trials import Ledger, find_ledger
-from sweeps.results.records import load_part, load_parts
-from sweeps.spec.metrics import PATTERN, natural_goal, problem
-from tracking.comparison.compare import Comparison
-from tracking.comparison.pooling import RunFilter, SweepRuns, compare_sweeps, owners
-from tracking.comparison.spec import (
+from carft_sweep.carft_core.errors import RequestError, unknown
+from carft_sweep.sweeps.cli import Emit
+from carft_sweep.sweeps.home import Home, find_home
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
+from carft_sweep.sweeps.results.records import load_part, load_parts
+from carft_sweep.sweeps.spec.metrics import PATTERN, natural_goal, problem
+from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.comparison.pooling import RunFilter, SweepRuns, compare_sweeps, owners
+from carft_sweep.tracking.comparison.spec import (
     LEAVE_ONE_OUT,
     NAMED,
     REFERENCE,
@@ -33,13 +33,13 @@ from tracking.comparison.spec import (
     ComparisonSpec,
     SelectionRule,
 )
-from tracking.console import PlainConsole
-from tracking.location import EXPERIMENT
-from tracking.report import calibration
-from tracking.report.formats import Owners, latex, markdown, to_csv, to_json
-from tracking.report.published import Subject, none_published, quoted_beside
-from tracking.report.table import MOST, TableOptions, resolve_columns, sort_rows
-from tracking.report.terminal import terminal
+from carft_sweep.tracking.console import PlainConsole
+from carft_sweep.tracking.location import EXPERIMENT
+from carft_sweep.tracking.report import calibration
+from carft_sweep.tracking.report.formats import Owners, latex, markdown, to_csv, to_json
+from carft_sweep.tracking.report.published import Subject, none_published, quoted_beside
+from carft_sweep.tracking.report.table import MOST, TableOptions, resolve_columns, sort_rows
+from carft_sweep.tracking.report.terminal import terminal
 
 _OVERRIDES = ("metric", "selection", "id_margin", "by")
 
@@ -187,14 +187,14 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
         return load_parts(home, arguments.sweeps, with_fields=wide)
     if arguments.images:
         raise RequestError("--images reads the runs' folders, which lie in a home, not on a server")
-    from tracking.mlflow_reader import read_sweeps
+    from carft_sweep.tracking.mlflow_reader import read_sweeps
 
     return read_sweeps(arguments.tracking_uri, arguments.experiment, arguments.sweeps)
 
 
 def _list(arguments: argparse.Namespace, emit: Emit) -> int:
     """List the sweeps of a server."""
-    from tracking.mlflow_reader import MlflowReader
+    from carft_sweep.tracking.mlflow_reader import MlflowReader
 
     served = MlflowReader(arguments.tracking_uri, arguments.experiment or EXPERIMENT).sweeps()
     if arguments.json:
@@ -260,9 +260,9 @@ def _command(arguments: argparse.Namespace) -> str:
 def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Several sweeps are one comparison."""
     # Draws charts, and loads torch where thumbnails are still to be made.
-    from sweeps.results.artifacts import PAGE
-    from sweeps.results.records import nothing_collected
-    from sweeps.results.report import page
+    from carft_sweep.sweeps.results.artifacts import PAGE
+    from carft_sweep.sweeps.results.records import nothing_collected
+    from carft_sweep.sweeps.results.report import page
 
     home = find_home(arguments.home, trust=arguments.trust_home).absolute()
     sweeps = [find_ledger(home, name) for name in dict.fromkeys(arguments.sweeps)]
@@ -279,7 +279,7 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
         made.write(out)
     files: list[Path] = []
     if figures is not None:
-        from tracking.charts import write_figures
+        from carft_sweep.tracking.charts import write_figures
 
         with written("--figures", figures):
             files = write_figures(made.data, figures)

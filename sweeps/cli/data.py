@@ -15,22 +15,22 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from carft_core.config import trial_config
-from carft_core.data import FAMILIES, Family, FamilyData, open_whole
-from carft_core.data.base import DataConfig, DataFolder, FoundSplit
-from carft_core.data.folders import VARIABLE, data_root, found_folder
-from carft_core.data.splits import bad_files_of, without
-from carft_core.data.survey import Survey, survey
-from carft_core.errors import InvalidConfig, Problem, RequestError, unknown
-from carft_core.files import user_cache
-from sweeps.cli import Emit
-from sweeps.cli.parser import keys
-from sweeps.cli.table import table_lines
-from sweeps.scheduler.progress import duration, to_stderr
-from sweeps.spec.document import COMMAND_LINE, Place, SpecDocument
-from sweeps.spec.normalize import apply_overrides
-from sweeps.spec.spec import place_data
-from sweeps.spec.user_code import (
+from carft_sweep.carft_core.config import trial_config
+from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, open_whole
+from carft_sweep.carft_core.data.base import DataConfig, DataFolder, FoundSplit
+from carft_sweep.carft_core.data.folders import VARIABLE, data_root, found_folder
+from carft_sweep.carft_core.data.splits import bad_files_of, without
+from carft_sweep.carft_core.data.survey import Survey, survey
+from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError, unknown
+from carft_sweep.carft_core.files import user_cache
+from carft_sweep.sweeps.cli import Emit
+from carft_sweep.sweeps.cli.parser import keys
+from carft_sweep.sweeps.cli.table import table_lines
+from carft_sweep.sweeps.scheduler.progress import duration, to_stderr
+from carft_sweep.sweeps.spec.document import COMMAND_LINE, Place, SpecDocument
+from carft_sweep.sweeps.spec.normalize import apply_overrides
+from carft_sweep.sweeps.spec.spec import place_data
+from carft_sweep.sweeps.spec.user_code import (
     import_all,
     is_family_file,
     load,
@@ -39,7 +39,7 @@ from sweeps.spec.user_code import (
     register_family,
     resolve,
 )
-from tracking.console import PlainConsole
+from carft_sweep.tracking.console import PlainConsole
 
 _FAMILY = ("trial", "data", "family")
 

@@ -10,17 +10,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carft_core.errors import RequestError
-from sweeps.cli import FAILED, Emit
-from sweeps.cli.compare import written
-from sweeps.home import find_home
-from sweeps.ledger.trials import sweep_folder
-from sweeps.results.export import SelectedModel, exporter, select_model
-from sweeps.scheduler.progress import figures
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.cli import FAILED, Emit
+from carft_sweep.sweeps.cli.compare import written
+from carft_sweep.sweeps.home import find_home
+from carft_sweep.sweeps.ledger.trials import sweep_folder
+from carft_sweep.sweeps.results.export import SelectedModel, exporter, select_model
+from carft_sweep.sweeps.scheduler.progress import figures
 
 if TYPE_CHECKING:
-    from carft_core.predictor import Guess, Prediction
-    from tracking.store.mlflow_models import KeptModel
+    from carft_sweep.carft_core.predictor import Guess, Prediction
+    from carft_sweep.tracking.store.mlflow_models import KeptModel
 
 
 def export_command(arguments: argparse.Namespace, emit: Emit) -> int:
@@ -77,7 +77,7 @@ def _export_lines(model: SelectedModel, shown: Path, kept: KeptModel | None) -> 
 
 def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. 1 when no image could be read."""
-    from carft_core.predictor import Predictor
+    from carft_sweep.carft_core.predictor import Predictor
 
     images = list(_images([Path(text).expanduser() for text in arguments.images]))
     model = Predictor.load(_folder(arguments), _device(arguments.device))
@@ -102,8 +102,8 @@ def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 def _folder(arguments: argparse.Namespace) -> Path:
     """The export that the first argument names, or that of the sweep's selected model."""
-    from carft_core.export import FACTS
-    from sweeps.results.export import selected_in_cache
+    from carft_sweep.carft_core.export import FACTS
+    from carft_sweep.sweeps.results.export import selected_in_cache
 
     folder = Path(arguments.model).expanduser()
     if (folder / FACTS).is_file():
@@ -121,7 +121,7 @@ def _folder(arguments: argparse.Namespace) -> Path:
 
 
 def _device(text: str) -> str:
-    from carft_core.config import DEVICE
+    from carft_sweep.carft_core.config import DEVICE
 
     if not re.fullmatch(DEVICE, text):
         raise RequestError(f"--device must be auto, cpu, cuda, cuda:N or mps, got {text!r}")
@@ -130,7 +130,7 @@ def _device(text: str) -> str:
 
 def _images(paths: Sequence[Path]) -> Iterator[Path]:
     """The files, and the images below the folders."""
-    from carft_core.data.folders import EXTENSIONS
+    from carft_sweep.carft_core.data.folders import EXTENSIONS
 
     for path in paths:
         if not path.is_dir():

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from carft_core.errors import unknown
-from sweeps.spec.durations import seconds
-from tracking.comparison.metrics import KINDS
-from tracking.ownership import TRUST_OPTION
+from carft_sweep.carft_core.errors import unknown
+from carft_sweep.sweeps.spec.durations import seconds
+from carft_sweep.tracking.comparison.metrics import KINDS
+from carft_sweep.tracking.ownership import TRUST_OPTION
 
 T = TypeVar("T")
 ENGINES = ("auto", "local", "ray")
@@ -556,7 +556,7 @@ def _size(text: str) -> int:
 @_checked
 def _host_names(text: str) -> tuple[str, ...]:
     """Parse `lab,mlflow.lab.example`."""
-    from tracking.ui_server import check_name
+    from carft_sweep.tracking.ui_server import check_name
 
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     for name in names:

@@ -7,18 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carft_core.errors import RequestError
-from sweeps.cli import Emit
-from sweeps.cli.parser import keys
-from sweeps.cli.status import command, is_open
-from sweeps.home import Home, find_home
-from sweeps.ledger.claim import DRIVER
-from sweeps.ledger.generations import Invocation
-from sweeps.ledger.summary import summary_of
-from sweeps.ledger.trials import Ledger, find_ledger
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.cli import Emit
+from carft_sweep.sweeps.cli.parser import keys
+from carft_sweep.sweeps.cli.status import command, is_open
+from carft_sweep.sweeps.home import Home, find_home
+from carft_sweep.sweeps.ledger.claim import DRIVER
+from carft_sweep.sweeps.ledger.generations import Invocation
+from carft_sweep.sweeps.ledger.summary import summary_of
+from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
 
 if TYPE_CHECKING:
-    from sweeps.spec.spec import SweepSpec
+    from carft_sweep.sweeps.spec.spec import SweepSpec
 
 
 def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
@@ -37,8 +37,8 @@ def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
         emit(_nothing_to_do(ledger, arguments.home))
         return 0
 
-    from sweeps.cli.run import carry_out
-    from sweeps.spec.user_code import resolve, vet_of
+    from carft_sweep.sweeps.cli.run import carry_out
+    from carft_sweep.sweeps.spec.user_code import resolve, vet_of
 
     more = resolve(arguments.imports, Path.cwd())
     vet = vet_of(home, besides=more)

@@ -9,21 +9,21 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
-from sweeps.api import perform
-from sweeps.cli import Emit
-from sweeps.cli.parser import overrides
-from sweeps.cli.status import FailedRun, command, failed_runs
-from sweeps.home import Home, find_home
-from sweeps.ledger.trials import find_ledger
-from sweeps.results.artifacts import PAGE
-from sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
-from sweeps.scheduler.session import SweepResult
-from sweeps.spec.spec import SweepSpec, is_recipe, load_spec
-from tracking.comparison.spec import FEWEST_SEEDS
-from tracking.console import PlainConsole
-from tracking.errors import ServiceUnreachable, TrackingError
-from tracking.report.formats import to_json
-from tracking.report.terminal import terminal
+from carft_sweep.sweeps.api import perform
+from carft_sweep.sweeps.cli import Emit
+from carft_sweep.sweeps.cli.parser import overrides
+from carft_sweep.sweeps.cli.status import FailedRun, command, failed_runs
+from carft_sweep.sweeps.home import Home, find_home
+from carft_sweep.sweeps.ledger.trials import find_ledger
+from carft_sweep.sweeps.results.artifacts import PAGE
+from carft_sweep.sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
+from carft_sweep.sweeps.scheduler.session import SweepResult
+from carft_sweep.sweeps.spec.spec import SweepSpec, is_recipe, load_spec
+from carft_sweep.tracking.comparison.spec import FEWEST_SEEDS
+from carft_sweep.tracking.console import PlainConsole
+from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
+from carft_sweep.tracking.report.formats import to_json
+from carft_sweep.tracking.report.terminal import terminal
 
 CAUSES = 3
 """So many different failures are told at the end."""

@@ -8,18 +8,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sweeps.cli import Emit
-from sweeps.cli.status import state_word
-from sweeps.home import Home, find_home
-from sweeps.ledger.claim import holder
-from sweeps.ledger.runs import NO_SEED, RunStore, measured
-from sweeps.ledger.summary import goals
-from sweeps.ledger.trials import Ledger, Setting, State, Trial, find_ledger
-from sweeps.results.records import front, state_of
-from sweeps.results.sent_log import SentLog
-from sweeps.scheduler.progress import figures
-from tracking.comparison.runs import UNMERGED, setting
-from tracking.location import resolve_location
+from carft_sweep.sweeps.cli import Emit
+from carft_sweep.sweeps.cli.status import state_word
+from carft_sweep.sweeps.home import Home, find_home
+from carft_sweep.sweeps.ledger.claim import holder
+from carft_sweep.sweeps.ledger.runs import NO_SEED, RunStore, measured
+from carft_sweep.sweeps.ledger.summary import goals
+from carft_sweep.sweeps.ledger.trials import Ledger, Setting, State, Trial, find_ledger
+from carft_sweep.sweeps.results.records import front, state_of
+from carft_sweep.sweeps.results.sent_log import SentLog
+from carft_sweep.sweeps.scheduler.progress import figures
+from carft_sweep.tracking.comparison.runs import UNMERGED, setting
+from carft_sweep.tracking.location import resolve_location
 
 MOST = 50
 """Trials that are printed, unless more are asked for."""

@@ -19,13 +19,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sweeps.cli import Emit
-from sweeps.cli.table import plain_lines, table_lines
-from sweeps.home import Home, find_home
-from sweeps.ledger.claim import holder
-from sweeps.ledger.runs import Lease, RunState, RunStore, history
-from sweeps.ledger.summary import read_summaries, summary_of
-from sweeps.ledger.trials import (
+from carft_sweep.sweeps.cli import Emit
+from carft_sweep.sweeps.cli.table import plain_lines, table_lines
+from carft_sweep.sweeps.home import Home, find_home
+from carft_sweep.sweeps.ledger.claim import holder
+from carft_sweep.sweeps.ledger.runs import Lease, RunState, RunStore, history
+from carft_sweep.sweeps.ledger.summary import read_summaries, summary_of
+from carft_sweep.sweeps.ledger.trials import (
     CONFIRMATIONS,
     FINAL_RUNS,
     SOUPS,
@@ -35,8 +35,8 @@ from sweeps.ledger.trials import (
     newest_generation,
     sweep_folder,
 )
-from sweeps.scheduler.progress import duration
-from tracking.console import PlainConsole
+from carft_sweep.sweeps.scheduler.progress import duration
+from carft_sweep.tracking.console import PlainConsole
 
 MEASURED = 20
 """So many trials, the last ones, tell how long a run takes."""
@@ -297,7 +297,9 @@ def render(status: SweepStatus) -> RenderableType:
 
 
 def _head(status: SweepStatus) -> Iterator[str]:
-    from tracking.comparison.runs import setting  # which imports pydantic: not for `list`
+    from carft_sweep.tracking.comparison.runs import (
+        setting,  # which imports pydantic: not for `list`
+    )
 
     generation = "" if status.generation in (None, 1) else f" (generation {status.generation})"
     driver = "" if status.driver is None else f", driven by {status.driver}"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import time
 
-from sweeps.cli import Emit
-from sweeps.cli.status import command, sweep_status
-from sweeps.home import Home, find_home
-from sweeps.ledger.claim import FILE, ask_to_stop, holder
-from sweeps.ledger.trials import sweep_folder
+from carft_sweep.sweeps.cli import Emit
+from carft_sweep.sweeps.cli.status import command, sweep_status
+from carft_sweep.sweeps.home import Home, find_home
+from carft_sweep.sweeps.ledger.claim import FILE, ask_to_stop, holder
+from carft_sweep.sweeps.ledger.trials import sweep_folder
 
 LOOK = 0.25
 """Seconds between two looks at whether the driver has gone."""

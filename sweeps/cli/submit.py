@@ -7,16 +7,16 @@ import json
 import os
 from pathlib import Path
 
-from carft_core.errors import RequestError
-from sweeps.cli import Emit
-from sweeps.cli.parser import overrides, parse
-from sweeps.scheduler.progress import to_stderr
-from sweeps.spec.user_code import resolve
-from sweeps.submit.client import JobClient, exit_code, follow, unencrypted
-from sweeps.submit.package import job_variables, pip_requirements
-from sweeps.submit.submission import Submission, send
-from tracking.errors import ServiceUnreachable
-from tracking.location import HOME_VARIABLE
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.cli import Emit
+from carft_sweep.sweeps.cli.parser import overrides, parse
+from carft_sweep.sweeps.scheduler.progress import to_stderr
+from carft_sweep.sweeps.spec.user_code import resolve
+from carft_sweep.sweeps.submit.client import JobClient, exit_code, follow, unencrypted
+from carft_sweep.sweeps.submit.package import job_variables, pip_requirements
+from carft_sweep.sweeps.submit.submission import Submission, send
+from carft_sweep.tracking.errors import ServiceUnreachable
+from carft_sweep.tracking.location import HOME_VARIABLE
 
 DETACHED = 3
 _REPEATED = {"overrides": "--set", "profiles": "--profile"}

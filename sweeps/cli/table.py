@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tracking.console import PlainConsole
+from carft_sweep.tracking.console import PlainConsole
 
 WIDEST = 10_000
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from sweeps.home import Home
+from carft_sweep.sweeps.home import Home
 
 Level = Literal["ok", "warning", "wrong", "unreachable"]
 FAULTS: Mapping[Level, int] = {"wrong": 2, "unreachable": 4}

@@ -1,7 +1,7 @@
 """A probe of a Ray cluster, in a process of its own: Ray prints what it likes, and may hang.
 
-`python -m sweeps.doctor.cluster_probe ADDRESS [HOME]` prints JSON on its last line. With a home
-each node is probed too.
+`python -m carft_sweep.sweeps.doctor.cluster_probe ADDRESS [HOME]` prints JSON on its last line.
+With a home each node is probed too.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from carft_core.errors import RequestError
-from tracking.errors import ServiceUnreachable
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.tracking.errors import ServiceUnreachable
 
 NODE_SECONDS = 60.0
 """How long all nodes together may take to answer."""
@@ -25,13 +25,18 @@ def probe_cluster(address: str, home: Path | None, seconds: float) -> dict[str, 
     """Probe the cluster. Raises RequestError and ServiceUnreachable as `Cluster` does, the latter
     also when there is no answer within `seconds`.
     """
-    from sweeps.spec.user_code import SOURCES_ROOT
+    from carft_sweep.sweeps.spec.user_code import SOURCES_ROOT
 
     command = [sys.executable, "-m", __name__, address]
     command += [] if home is None else [str(home.absolute())]
     try:
         done = subprocess.run(
-            command, cwd=SOURCES_ROOT, capture_output=True, text=True, timeout=seconds, check=False
+            command,
+            cwd=SOURCES_ROOT.parent,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise ServiceUnreachable(
@@ -52,8 +57,8 @@ def probe_cluster(address: str, home: Path | None, seconds: float) -> dict[str, 
 def _probe(address: str, home: Path | None) -> dict[str, Any]:
     import ray
 
-    from sweeps.engines.ray_cluster import Cluster
-    from sweeps.engines.ray_tokens import asks_for_token
+    from carft_sweep.sweeps.engines.ray_cluster import Cluster
+    from carft_sweep.sweeps.engines.ray_tokens import asks_for_token
 
     try:
         cluster = Cluster(address)
@@ -88,7 +93,7 @@ def _facts(cluster: Any, home: Path | None) -> dict[str, Any]:
 
 def _problems(nodes: Mapping[str, Any], home: Path) -> list[str]:
     """Return why nodes cannot serve, by the checks of `run`."""
-    from sweeps.engines.ray_cluster import check_nodes
+    from carft_sweep.sweeps.engines.ray_cluster import check_nodes
 
     if not home.exists():
         return [f"{home} does not exist yet, so whether the nodes share it was not checked"]

@@ -11,11 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import unquote
 
-from carft_core.errors import RequestError, unknown
-from sweeps.doctor import machine, services
-from sweeps.doctor.base import FAULTS, Check, Finding, Scope, unreachable, wrong
-from sweeps.secrets import NAMES
-from tracking.errors import AccessDenied, HostNotFound, ServiceUnreachable, TrackingError
+from carft_sweep.carft_core.errors import RequestError, unknown
+from carft_sweep.sweeps.doctor import machine, services
+from carft_sweep.sweeps.doctor.base import FAULTS, Check, Finding, Scope, unreachable, wrong
+from carft_sweep.sweeps.secrets import NAMES
+from carft_sweep.tracking.errors import (
+    AccessDenied,
+    HostNotFound,
+    ServiceUnreachable,
+    TrackingError,
+)
 
 logger = logging.getLogger(__name__)
 

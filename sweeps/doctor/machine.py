@@ -13,25 +13,25 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from carft_core.requirements import (
+from carft_sweep.carft_core.requirements import (
     PROJECT,
     installed_version,
     missed_floor,
     requirements,
     upgrade_command,
 )
-from sweeps.doctor.base import Check, Finding, Scope, declare, ok, warning, wrong
-from sweeps.engines.resources import (
+from carft_sweep.sweeps.doctor.base import Check, Finding, Scope, declare, ok, warning, wrong
+from carft_sweep.sweeps.engines.resources import (
     available_memory,
     cpu_quota,
     memory_limit,
     usable_cpus,
     visible_gpus,
 )
-from sweeps.secrets import read_from
-from tracking.location import existing_folder, file_system, network_file_system, waiting
-from tracking.ownership import SHARED_HOMES_VARIABLE, is_shared, other_writer
-from tracking.provenance import provenance_tags
+from carft_sweep.sweeps.secrets import read_from
+from carft_sweep.tracking.location import existing_folder, file_system, network_file_system, waiting
+from carft_sweep.tracking.ownership import SHARED_HOMES_VARIABLE, is_shared, other_writer
+from carft_sweep.tracking.provenance import provenance_tags
 
 CHECKS: list[Check] = []
 check = functools.partial(declare, CHECKS)
@@ -48,7 +48,7 @@ SHOWN = ("torch", "torchvision", "open_clip_torch", "optuna", "mlflow", "ray", "
 )
 def _own(_: Scope) -> Iterator[Finding]:
     """Report the version and the sources: two machines with this line in common run the same."""
-    from sweeps.spec.user_code import SOURCES_ROOT, source_digest
+    from carft_sweep.sweeps.spec.user_code import SOURCES_ROOT, source_digest
 
     version = installed_version(PROJECT) or "(not installed)"
     commit = provenance_tags().get("mlflow.source.git.commit")
@@ -328,8 +328,8 @@ def _private(scope: Scope) -> Iterator[Finding]:
     seconds=60.0,
 )
 def _root(_: Scope) -> Iterator[Finding]:
-    from carft_core.data import FAMILIES
-    from carft_core.data.folders import VARIABLE, found_folder
+    from carft_sweep.carft_core.data import FAMILIES
+    from carft_sweep.carft_core.data.folders import VARIABLE, found_folder
 
     named = os.environ.get(VARIABLE)
     if not named:

@@ -9,14 +9,28 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from sweeps.doctor.base import Check, Finding, Scope, declare, ok, unreachable, warning, wrong
-from sweeps.doctor.cluster_probe import probe_cluster
-from sweeps.engines.ray_tokens import check_version
-from sweeps.ledger.claim import holder
-from sweeps.ledger.study import check_storage, named_database, open_storage, study_file
-from sweeps.ledger.trials import LEDGER_FILE, newest_generation, read_generations, sweep_names
-from tracking.database import Database, inspect_database
-from tracking.location import (
+from carft_sweep.sweeps.doctor.base import (
+    Check,
+    Finding,
+    Scope,
+    declare,
+    ok,
+    unreachable,
+    warning,
+    wrong,
+)
+from carft_sweep.sweeps.doctor.cluster_probe import probe_cluster
+from carft_sweep.sweeps.engines.ray_tokens import check_version
+from carft_sweep.sweeps.ledger.claim import holder
+from carft_sweep.sweeps.ledger.study import check_storage, named_database, open_storage, study_file
+from carft_sweep.sweeps.ledger.trials import (
+    LEDGER_FILE,
+    newest_generation,
+    read_generations,
+    sweep_names,
+)
+from carft_sweep.tracking.database import Database, inspect_database
+from carft_sweep.tracking.location import (
     TRACKING_VARIABLE,
     TrackingLocation,
     is_server,
@@ -24,8 +38,8 @@ from tracking.location import (
     sqlite_file,
     without_password,
 )
-from tracking.store.memory_store import MemoryTracker
-from tracking.store.mlflow_client import (
+from carft_sweep.tracking.store.memory_store import MemoryTracker
+from carft_sweep.tracking.store.mlflow_client import (
     ask,
     check_reachable,
     client_version,
@@ -268,7 +282,7 @@ def _moved(scope: Scope) -> Iterator[Finding]:
     "carft-sweep sync",
 )
 def _behind(scope: Scope) -> Iterator[Finding]:
-    from sweeps.results.projection import SweepProjection
+    from carft_sweep.sweeps.results.projection import SweepProjection
 
     for name in sweep_names(scope.home):
         ledger, driver = newest_generation(scope.home, name), holder(scope.home.sweep(name))
@@ -360,7 +374,7 @@ def _jobs(_: Scope) -> Iterator[Finding]:
     """Check what `submit` sends jobs to, from wherever it is reached."""
     if not os.environ.get("RAY_API_SERVER_ADDRESS"):
         return
-    from sweeps.submit.client import JobClient, unencrypted
+    from carft_sweep.sweeps.submit.client import JobClient, unencrypted
 
     client = JobClient(None)
     client.list_jobs()  # these need a token

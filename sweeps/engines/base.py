@@ -16,7 +16,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    from sweeps.engines.resources import Hardware
+    from carft_sweep.sweeps.engines.resources import Hardware
 
 
 logger = logging.getLogger(__name__)

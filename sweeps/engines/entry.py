@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from sweeps.engines.base import Decision, FailureClass
+from carft_sweep.sweeps.engines.base import Decision, FailureClass
 
-CORE = "sweeps.engines.training:train_with_core"
+CORE = "carft_sweep.sweeps.engines.training:train_with_core"
 """The entry of every job outside tests, as `module:function`."""
 _NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 """PyTorch raises a bare RuntimeError for it."""
@@ -47,7 +47,7 @@ class Entry(Protocol):
 def run_entry(name: str, job: Mapping[str, Any], report: Report) -> Mapping[str, Any] | None:
     """Import what a job asks for, then run it with the entry that `module:function` names."""
     if job["imports"]:
-        from sweeps.spec.user_code import load
+        from carft_sweep.sweeps.spec.user_code import load
 
         load(job["imports"])
     return load_entry(name)(

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from carft_core.errors import RequestError
-from sweeps.engines.base import Engine
-from sweeps.engines.local import InProcessEngine, LocalEngine, SharedMemory
-from sweeps.engines.resources import (
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.engines.base import Engine
+from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine, SharedMemory
+from carft_sweep.sweeps.engines.resources import (
     GPU_SHARE,
     Node,
     RunRequirements,
@@ -27,8 +27,8 @@ from sweeps.engines.resources import (
 )
 
 if TYPE_CHECKING:
-    from sweeps.engines.supervisor import WorkerAhead
-    from sweeps.spec.spec import SweepSpec
+    from carft_sweep.sweeps.engines.supervisor import WorkerAhead
+    from carft_sweep.sweeps.spec.spec import SweepSpec
 
 
 ADDRESS = "RAY_ADDRESS"
@@ -179,8 +179,8 @@ def _local(spec: SweepSpec, machine: Node, ahead: WorkerAhead | None) -> Engine:
 def _ray(spec: SweepSpec, address: str | None, home: Path | None) -> Engine:
     if address is None:  # before Ray is started for nothing
         feasible_requirements(spec, [this_machine()])
-    from sweeps.engines.ray_cluster import Cluster, check_nodes
-    from sweeps.engines.ray_tune import RayEngine
+    from carft_sweep.sweeps.engines.ray_cluster import Cluster, check_nodes
+    from carft_sweep.sweeps.engines.ray_tune import RayEngine
 
     cluster = Cluster(address)
     try:

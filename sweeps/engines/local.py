@@ -13,10 +13,19 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-from sweeps.engines.base import POLL, Decision, Engine, Failure, Handler, Job, Wait, one_by_one
-from sweeps.engines.entry import CORE, classify, run_entry
-from sweeps.engines.resources import Hardware, hardware_here
-from sweeps.engines.supervisor import (
+from carft_sweep.sweeps.engines.base import (
+    POLL,
+    Decision,
+    Engine,
+    Failure,
+    Handler,
+    Job,
+    Wait,
+    one_by_one,
+)
+from carft_sweep.sweeps.engines.entry import CORE, classify, run_entry
+from carft_sweep.sweeps.engines.resources import Hardware, hardware_here
+from carft_sweep.sweeps.engines.supervisor import (
     NODE,
     SILENCE,
     KillCount,

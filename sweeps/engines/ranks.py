@@ -1,8 +1,8 @@
 """The processes of a run on several GPUs: a worker is the first and starts the others for the run.
 
-Run as `python -m sweeps.engines.ranks ENTRY WORKER_PID`, with the job as a line of JSON on stdin.
-The environment is torchrun's, which `carft_core.world` reads. A rank that fails says so in a line
-of JSON on stdout; what it prints goes to the run's log.
+Run as `python -m carft_sweep.sweeps.engines.ranks ENTRY WORKER_PID`, with the job as a line of JSON
+on stdin. The environment is torchrun's, which `carft_core.world` reads. A rank that fails says so
+in a line of JSON on stdout; what it prints goes to the run's log.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from sweeps.engines.base import Decision, FailureClass
-from sweeps.engines.entry import RankFailed, classify, run_entry
+from carft_sweep.sweeps.engines.base import Decision, FailureClass
+from carft_sweep.sweeps.engines.entry import RankFailed, classify, run_entry
 
 RANKS = "CARFT_RANKS"
 """How many processes each run gets, in place of one a GPU; also without GPUs, for tests."""
@@ -77,7 +77,7 @@ def started_ranks(entry: str, job: Mapping[str, Any], size: int, broken: Broken)
         yield
         for other in others:
             other.wait(GRACE)
-        from carft_core.world import leave
+        from carft_sweep.carft_core.world import leave
 
         leave()
     except Exception as error:
@@ -102,7 +102,14 @@ class _Rank:
     ) -> None:
         self._number = rank
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "sweeps.engines.ranks", entry, str(os.getpid())],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "carft_sweep.sweeps.engines.ranks",
+                entry,
+                str(os.getpid()),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
@@ -169,7 +176,7 @@ def main(arguments: list[str]) -> int:
         os.write(answers, (json.dumps(classify(error)) + "\n").encode())
         # Not by way of exit handlers: the other ranks may be waiting in an exchange.
         os._exit(1)
-    from carft_core.world import leave
+    from carft_sweep.carft_core.world import leave
 
     leave()
     return 0

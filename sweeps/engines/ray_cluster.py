@@ -23,12 +23,12 @@ import ray
 from ray._private import worker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from carft_core.errors import RequestError
-from sweeps.engines.ray_tokens import check_version, own_token
-from sweeps.engines.resources import Gpu, Node, this_machine
-from sweeps.spec.user_code import FAMILY_SUFFIXES, source_digest
-from tracking.errors import ServiceUnreachable, TrackingError
-from tracking.location import Lock, LockHeld
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.engines.ray_tokens import check_version, own_token
+from carft_sweep.sweeps.engines.resources import Gpu, Node, this_machine
+from carft_sweep.sweeps.spec.user_code import FAMILY_SUFFIXES, source_digest
+from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
+from carft_sweep.tracking.location import Lock, LockHeld
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +84,9 @@ def _question(node: str) -> Any:
     def look(home: str, token: str, own: str, digest: str, files: list[str]) -> Answer:
         # It travels whole, since it lies in a function: this package may not be there.
         try:
-            from sweeps.engines.ray_cluster import answer_of_node
-            from sweeps.engines.resources import visible_gpus
-            from sweeps.spec.user_code import SOURCES_ROOT, source_digest
+            from carft_sweep.sweeps.engines.ray_cluster import answer_of_node
+            from carft_sweep.sweeps.engines.resources import visible_gpus
+            from carft_sweep.sweeps.spec.user_code import SOURCES_ROOT, source_digest
         except ImportError as error:
             return {"refused": f"carft-sweep is not installed there ({error})"}
         if source_digest() != digest:
@@ -138,7 +138,7 @@ def _not_shared(home: str | Path) -> str:
     return f"does not share the home {home} with this machine: put it on shared storage (--home)"
 
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 _SCRATCH, _LOCK = "carft-ray-", "lock"
 _CONNECT_SECONDS = 10.0
 _OBJECT_STORE_BYTES = 100 * 2**20  # runs send a few kilobytes through it

@@ -1,7 +1,7 @@
 """Ray's token authentication: which Ray has it, and the token of a Ray of our own.
 
-`python -m sweeps.engines.ray_tokens` ends with 2 and the reason where the installed Ray lacks it:
-scripts that start Ray call it first.
+`python -m carft_sweep.sweeps.engines.ray_tokens` ends with 2 and the reason where the
+installed Ray lacks it: scripts that start Ray call it first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 
-from carft_core.errors import RequestError
+from carft_sweep.carft_core.errors import RequestError
 
 OLDEST = (2, 59)
 """The first Ray whose local clusters ask for a token; before 2.52 none can."""

@@ -23,18 +23,18 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from sweeps.engines.base import POLL, Decision, Engine, Failure, Handler, Job, Wait
-from sweeps.engines.entry import CORE, log_tail
-from sweeps.engines.ray_cluster import Cluster, signals_kept
-from sweeps.engines.resources import (
+from carft_sweep.sweeps.engines.base import POLL, Decision, Engine, Failure, Handler, Job, Wait
+from carft_sweep.sweeps.engines.entry import CORE, log_tail
+from carft_sweep.sweeps.engines.ray_cluster import Cluster, signals_kept
+from carft_sweep.sweeps.engines.resources import (
     Hardware,
     Node,
     RunRequirements,
     hardware_of,
     max_concurrent_runs,
 )
-from sweeps.engines.supervisor import ENDS, SILENCE, Event, Supervisor, dispatch
-from tracking.store.mlflow_client import quieted
+from carft_sweep.sweeps.engines.supervisor import ENDS, SILENCE, Event, Supervisor, dispatch
+from carft_sweep.tracking.store.mlflow_client import quieted
 
 STEP = 2.0
 """Seconds that a step waits for something to tell: what a stop at once may take."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from carft_core.errors import RequestError
+from carft_sweep.carft_core.errors import RequestError
 
 if TYPE_CHECKING:
-    from carft_core.config import TrialConfig
-    from sweeps.spec.settings import Resources
+    from carft_sweep.carft_core.config import TrialConfig
+    from carft_sweep.sweeps.spec.settings import Resources
 
 
 QUERY = (
@@ -315,8 +315,8 @@ class Hardware:
         """
         import torch
 
-        from carft_core.data.loader import default_workers
-        from carft_core.device import resolve_precision
+        from carft_sweep.carft_core.data.loader import default_workers
+        from carft_sweep.carft_core.device import resolve_precision
 
         device = self.device if config.device == "auto" else config.device
         self._check(device)
@@ -353,7 +353,7 @@ def hardware_here(gpus: float | None, cpus: int | None) -> Hardware:
     """Return what a run gets on this machine: so many GPUs, or a share of one; None takes all."""
     import torch
 
-    from carft_core.device import resolve_precision
+    from carft_sweep.carft_core.device import resolve_precision
 
     cores = cpus or usable_cpus()
     if gpus == 0:

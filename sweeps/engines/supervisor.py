@@ -17,11 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sweeps.engines.base import Decision, Failure, FailureClass, Handler, Job
-from sweeps.engines.entry import CORE, log_tail
-from sweeps.engines.resources import whole_cpus
+from carft_sweep.sweeps.engines.base import Decision, Failure, FailureClass, Handler, Job
+from carft_sweep.sweeps.engines.entry import CORE, log_tail
+from carft_sweep.sweeps.engines.resources import whole_cpus
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[3]
 _CLOSING_SECONDS = 10.0
 _CHUNK = 65536
 
@@ -47,7 +47,14 @@ class WorkerProcess:
     def __init__(self, entry: str, environ: Mapping[str, str], cwd: str | None = None) -> None:
         self._process = subprocess.Popen(
             # -P: no file of the folder that one happens to be in stands for a module.
-            [sys.executable, "-P", "-m", "sweeps.engines.worker", entry, str(os.getpid())],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "carft_sweep.sweeps.engines.worker",
+                entry,
+                str(os.getpid()),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # Before its first job it prints nothing but what keeps it from starting.

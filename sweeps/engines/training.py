@@ -11,9 +11,9 @@ from typing import Any
 
 import open_clip  # noqa: F401 - what models are opened with, which the core imports only then
 
-from carft_core.config import trial_config
-from carft_core.train import Decision, EpochReport, train
-from sweeps.engines.entry import Report
+from carft_sweep.carft_core.config import trial_config
+from carft_sweep.carft_core.train import Decision, EpochReport, train
+from carft_sweep.sweeps.engines.entry import Report
 
 
 def train_with_core(

@@ -1,7 +1,7 @@
 """The worker process of an engine: takes jobs from a pipe, keeps model and data warm.
 
-Run as `python -m sweeps.engines.worker ENTRY DRIVER_PID`. Frames are lines of JSON, on copies of
-stdin and stdout that nothing else knows; what a run prints goes to its log.
+Run as `python -m carft_sweep.sweeps.engines.worker ENTRY DRIVER_PID`. Frames are lines of
+JSON, on copies of stdin and stdout that nothing else knows; what a run prints goes to its log.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import carft_core  # noqa: F401 - says how threads wait, before a user's module loads torch
-from sweeps.engines.base import Decision, FailureClass
-from sweeps.engines.entry import LOG, classify, load_entry, run_entry
-from sweeps.engines.ranks import count_ranks, die_with, forget_torchrun, started_ranks
-from sweeps.secrets import WORKERS, read_secret_files
-from tracking.location import waiting
+from carft_sweep.sweeps.engines.base import Decision, FailureClass
+from carft_sweep.sweeps.engines.entry import LOG, classify, load_entry, run_entry
+from carft_sweep.sweeps.engines.ranks import count_ranks, die_with, forget_torchrun, started_ranks
+from carft_sweep.sweeps.secrets import WORKERS, read_secret_files
+from carft_sweep.tracking.location import waiting
 
 BEAT = 2.0
 """Seconds between two signs of life."""

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from carft_core.errors import RequestError
-from carft_core.files import read_json, write_json
-from sweeps.ledger.runs import Lease, end_claimant
-from tracking.location import Lock, LockHeld
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import read_json, write_json
+from carft_sweep.sweeps.ledger.runs import Lease, end_claimant
+from carft_sweep.tracking.location import Lock, LockHeld
 
 DRIVER, FILE = "driver.json", "stop.json"
 """The lease of a sweep's driver, and the request that it stop."""

@@ -12,15 +12,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from carft_core.errors import RequestError
-from carft_core.files import parse_json
-from sweeps.home import Home
-from sweeps.ledger.trials import Ledger, Trial, find_ledger, newest_generation
-from tracking.provenance import provenance_tags
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import parse_json
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.trials import Ledger, Trial, find_ledger, newest_generation
+from carft_sweep.tracking.provenance import provenance_tags
 
 if TYPE_CHECKING:
-    from sweeps.spec.spec import SweepSpec
-    from sweeps.spec.user_code import Vet
+    from carft_sweep.sweeps.spec.spec import SweepSpec
+    from carft_sweep.sweeps.spec.user_code import Vet
 
 COPY = "sweep.yaml"
 """The sweep file as it was run, beside the ledger."""
@@ -108,8 +108,8 @@ class Invocation:
         It is the home that names what is imported, as far as `vet` lets it pass. Raises
         RequestError.
         """
-        from sweeps.spec.document import read_text
-        from sweeps.spec.spec import load_spec
+        from carft_sweep.sweeps.spec.document import read_text
+        from carft_sweep.sweeps.spec.spec import load_spec
 
         kept, now = read_text(folder / COPY), None
         with contextlib.suppress(RequestError):

@@ -13,10 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from carft_core.errors import RequestError
-from carft_core.files import read_json, write_json
-from carft_core.run_files import FINITE, Evaluation, History, check_time
-from tracking.location import is_plain_name, waiting
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import read_json, write_json
+from carft_sweep.carft_core.run_files import FINITE, Evaluation, History, check_time
+from carft_sweep.tracking.location import is_plain_name, waiting
 
 NO_SEED = "none"
 """How a run that no seed changes stands in a setting's runs."""

@@ -15,19 +15,25 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from carft_core.errors import RequestError
-from carft_core.files import append_lines, write_atomically
-from sweeps.home import Home
-from sweeps.ledger.runs import RunStore, measured
-from sweeps.ledger.summary import goals
-from sweeps.ledger.trials import Ledger, Trial
-from sweeps.space.distributions import Distribution
-from sweeps.space.parameters import parse_parameter
-from tracking.comparison.metrics import ID, OOD
-from tracking.comparison.runs import UNMERGED
-from tracking.database import Database, connect_args, identity, inspect_database, parse_url
-from tracking.errors import TrackingError
-from tracking.location import (
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import append_lines, write_atomically
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.runs import RunStore, measured
+from carft_sweep.sweeps.ledger.summary import goals
+from carft_sweep.sweeps.ledger.trials import Ledger, Trial
+from carft_sweep.sweeps.space.distributions import Distribution
+from carft_sweep.sweeps.space.parameters import parse_parameter
+from carft_sweep.tracking.comparison.metrics import ID, OOD
+from carft_sweep.tracking.comparison.runs import UNMERGED
+from carft_sweep.tracking.database import (
+    Database,
+    connect_args,
+    identity,
+    inspect_database,
+    parse_url,
+)
+from carft_sweep.tracking.errors import TrackingError
+from carft_sweep.tracking.location import (
     TRACKING_VARIABLE,
     home_id,
     network_file_system,
@@ -42,7 +48,7 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
-    from sweeps.space.samplers import KeptTrial
+    from carft_sweep.sweeps.space.samplers import KeptTrial
 
 STORAGE_VARIABLE = "CARFT_OPTUNA_STORAGE"
 DATABASE, JOURNAL = "optuna.db", "optuna.journal"
@@ -191,7 +197,7 @@ def frozen_trial(
     """
     from optuna.trial import TrialState
 
-    from sweeps.space.samplers import KeptTrial, encode, optuna_distributions
+    from carft_sweep.sweeps.space.samplers import KeptTrial, encode, optuna_distributions
 
     params = encode(parameters, trial.params)
     if distributions is None:
@@ -258,7 +264,7 @@ class _OpenTrial(NamedTuple):
 class _Study:
     def __init__(self, storage: BaseStorage, home: Home, ledger: Ledger) -> None:
         self._storage, self._ledger = storage, ledger
-        from sweeps.space.samplers import optuna_distributions
+        from carft_sweep.sweeps.space.samplers import optuna_distributions
 
         self._parameters = parameters_of(ledger.spec)
         self._distributions = optuna_distributions(self._parameters)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from carft_core.files import read_json, write_json
-from carft_core.run_files import FINITE, check_time
-from sweeps.home import Home
-from sweeps.ledger.claim import holder
-from sweeps.ledger.trials import Ledger, damage_named, newest_generation, sweep_names
+from carft_sweep.carft_core.files import read_json, write_json
+from carft_sweep.carft_core.run_files import FINITE, check_time
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.claim import holder
+from carft_sweep.sweeps.ledger.trials import Ledger, damage_named, newest_generation, sweep_names
 
 SUMMARY_FILE = "summary.json"
 SHARE = 0.01

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from carft_core.errors import RequestError
-from carft_core.files import append_lines, checked_json, parse_json, read_lines
-from carft_core.run_files import FINITE, check_time
-from sweeps.home import Home
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import append_lines, checked_json, parse_json, read_lines
+from carft_sweep.carft_core.run_files import FINITE, check_time
+from carft_sweep.sweeps.home import Home
 
 if TYPE_CHECKING:
-    from tracking.comparison.runs import Role
+    from carft_sweep.tracking.comparison.runs import Role
 
 LEDGER_FILE = "ledger.jsonl"
 Goal = Literal["minimize", "maximize"]

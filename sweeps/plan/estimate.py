@@ -12,18 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from carft_core.config import TrialConfig
-from carft_core.data import open_data
-from carft_core.files import read_json
-from carft_core.optim import schedule_of
-from carft_core.run import is_complete
-from carft_core.run_files import Claim, Trained
-from sweeps.engines.resources import Hardware
-from sweeps.home import Home
-from sweeps.ledger.runs import RunStore, history, measured
-from sweeps.ledger.trials import Ledger, newest_generation
-from sweeps.plan.prospects import Obstacle, obstacles_of
-from sweeps.plan.tasks import (
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.data import open_data
+from carft_sweep.carft_core.files import read_json
+from carft_sweep.carft_core.optim import schedule_of
+from carft_sweep.carft_core.run import is_complete
+from carft_sweep.carft_core.run_files import Claim, Trained
+from carft_sweep.sweeps.engines.resources import Hardware
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.runs import RunStore, history, measured
+from carft_sweep.sweeps.ledger.trials import Ledger, newest_generation
+from carft_sweep.sweeps.plan.prospects import Obstacle, obstacles_of
+from carft_sweep.sweeps.plan.tasks import (
     Planner,
     RunTask,
     digests,
@@ -31,12 +31,12 @@ from sweeps.plan.tasks import (
     run_label,
     typical_config,
 )
-from sweeps.spec.settings import After, RunsOf
-from sweeps.spec.spec import SweepSpec
-from tracking.comparison.runs import CONFIRMED, UNMERGED
-from tracking.report.calibration import Deviation, deviations
-from tracking.report.calibration import warnings as calibration_warnings
-from tracking.report.published import Subject
+from carft_sweep.sweeps.spec.settings import After, RunsOf
+from carft_sweep.sweeps.spec.spec import SweepSpec
+from carft_sweep.tracking.comparison.runs import CONFIRMED, UNMERGED
+from carft_sweep.tracking.report.calibration import Deviation, deviations
+from carft_sweep.tracking.report.calibration import warnings as calibration_warnings
+from carft_sweep.tracking.report.published import Subject
 
 MOST = 200
 """Runs of a home that are read, the newest."""

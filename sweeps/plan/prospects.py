@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tracking.comparison.spec import FEWEST_SEEDS, REFERENCE
+from carft_sweep.tracking.comparison.spec import FEWEST_SEEDS, REFERENCE
 
 if TYPE_CHECKING:
-    from sweeps.plan.tasks import Planner
+    from carft_sweep.sweeps.plan.tasks import Planner
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from carft_core.algorithms import Soup
-from carft_core.config import TrialConfig
-from carft_core.data import open_data
-from carft_core.identity import Identity, identify
-from carft_core.prepare import other_data
-from carft_core.run import models_of
-from sweeps.engines.resources import Hardware
-from sweeps.ledger.runs import NO_SEED
-from sweeps.space.points import baseline_at, sample_point
-from sweeps.spec.metrics import check_measured
-from sweeps.spec.settings import After
-from sweeps.spec.spec import BaselinePoint, SweepSpec
-from tracking.comparison.runs import Role, setting
+from carft_sweep.carft_core.algorithms import Soup
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.data import open_data
+from carft_sweep.carft_core.identity import Identity, identify
+from carft_sweep.carft_core.prepare import other_data
+from carft_sweep.carft_core.run import models_of
+from carft_sweep.sweeps.engines.resources import Hardware
+from carft_sweep.sweeps.ledger.runs import NO_SEED
+from carft_sweep.sweeps.space.points import baseline_at, sample_point
+from carft_sweep.sweeps.spec.metrics import check_measured
+from carft_sweep.sweeps.spec.settings import After
+from carft_sweep.sweeps.spec.spec import BaselinePoint, SweepSpec
+from carft_sweep.tracking.comparison.runs import Role, setting
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tracking.comparison.compare import Comparison, Row
-from tracking.comparison.metrics import ID, OOD
-from tracking.comparison.runs import Scalar, setting, split_merge
-from tracking.comparison.verdict import Verdict
-from tracking.report.table import TableOptions, usual_columns, visible_rows
-from tracking.store.base import RunsView
+from carft_sweep.tracking.comparison.compare import Comparison, Row
+from carft_sweep.tracking.comparison.metrics import ID, OOD
+from carft_sweep.tracking.comparison.runs import Scalar, setting, split_merge
+from carft_sweep.tracking.comparison.verdict import Verdict
+from carft_sweep.tracking.report.table import TableOptions, usual_columns, visible_rows
+from carft_sweep.tracking.store.base import RunsView
 
 VERSUS = "vs_reference/"
 """What the names of differences begin with: MLflow's groups of charts are in the order of the

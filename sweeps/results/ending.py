@@ -12,20 +12,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from carft_core.errors import RequestError
-from sweeps.engines.base import Engine, Errands, Job
-from sweeps.engines.factory import workers_here
-from sweeps.home import Home
-from sweeps.ledger.runs import RunStore
-from sweeps.ledger.trials import Ledger, find_ledger
-from sweeps.results.export import Exporter, SelectedModel, unkept_model
-from sweeps.results.records import comparison
-from sweeps.results.report import keep
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.engines.base import Engine, Errands, Job
+from carft_sweep.sweeps.engines.factory import workers_here
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
+from carft_sweep.sweeps.results.export import Exporter, SelectedModel, unkept_model
+from carft_sweep.sweeps.results.records import comparison
+from carft_sweep.sweeps.results.report import keep
 
 if TYPE_CHECKING:
-    from sweeps.engines.entry import Report
-    from sweeps.spec.spec import SweepSpec
-    from tracking.comparison.compare import Comparison
+    from carft_sweep.sweeps.engines.entry import Report
+    from carft_sweep.sweeps.spec.spec import SweepSpec
+    from carft_sweep.tracking.comparison.compare import Comparison
 
 PAGE, EXPORT = "page", "export"
 
@@ -125,8 +125,8 @@ def export_model(
 
     Raises RequestError as `carft_core.export`.
     """
-    from carft_core.config import trial_config
-    from carft_core.export import MeasuredRow, export
+    from carft_sweep.carft_core.config import trial_config
+    from carft_sweep.carft_core.export import MeasuredRow, export
 
     del seed, report
     folder = workdir / config["name"]

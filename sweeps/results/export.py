@@ -13,27 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carft_core.errors import RequestError
-from carft_core.files import read_json, user_cache, write_json
-from sweeps.home import Home
-from sweeps.ledger.generations import Invocation
-from sweeps.ledger.runs import RunStore, measured
-from sweeps.ledger.summary import OUTCOME
-from sweeps.ledger.trials import Ledger, find_ledger
-from sweeps.results.records import comparison
-from sweeps.results.sent_log import SentLog
-from tracking.comparison.compare import Comparison
-from tracking.comparison.runs import UNMERGED, Arm, RunRecord, split_merge
-from tracking.comparison.spec import REFERENCE, VAL
-from tracking.location import home_id, resolve_location
-from tracking.store.base import DatasetInput, RunKey
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import read_json, user_cache, write_json
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.generations import Invocation
+from carft_sweep.sweeps.ledger.runs import RunStore, measured
+from carft_sweep.sweeps.ledger.summary import OUTCOME
+from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
+from carft_sweep.sweeps.results.records import comparison
+from carft_sweep.sweeps.results.sent_log import SentLog
+from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.comparison.runs import UNMERGED, Arm, RunRecord, split_merge
+from carft_sweep.tracking.comparison.spec import REFERENCE, VAL
+from carft_sweep.tracking.location import home_id, resolve_location
+from carft_sweep.tracking.store.base import DatasetInput, RunKey
 
 if TYPE_CHECKING:
-    from carft_core.config import TrialConfig
-    from carft_core.export import MeasuredRow
-    from sweeps.spec.spec import SweepSpec
-    from sweeps.spec.user_code import Vet
-    from tracking.store.mlflow_models import KeptModel
+    from carft_sweep.carft_core.config import TrialConfig
+    from carft_sweep.carft_core.export import MeasuredRow
+    from carft_sweep.sweeps.spec.spec import SweepSpec
+    from carft_sweep.sweeps.spec.user_code import Vet
+    from carft_sweep.tracking.store.mlflow_models import KeptModel
 
 
 logger = logging.getLogger(__name__)
@@ -242,8 +242,8 @@ class Exporter:
         return self._of_setting(model).for_seed(model.run.seed or 0)
 
     def _of_setting(self, model: SelectedModel) -> TrialConfig:
-        from carft_core.config import trial_config
-        from carft_core.run import RunFolder
+        from carft_sweep.carft_core.config import trial_config
+        from carft_sweep.carft_core.run import RunFolder
 
         digest = model.run.digest
         for trial in self.sweep.trials():
@@ -268,7 +268,7 @@ class Exporter:
 
     def has_weights(self, model: SelectedModel) -> bool:
         """Return whether what the run trained is on the disk."""
-        from carft_core.run import RunFolder
+        from carft_sweep.carft_core.run import RunFolder
 
         config = self.config(model)
         file = RunFolder(self.folder(model)).weights(config.keep.result)
@@ -276,7 +276,7 @@ class Exporter:
 
     def write(self, model: SelectedModel, out: Path, *, force: bool = False) -> None:
         """Export the model to the folder `out`. Raises RequestError as `carft_core.export`."""
-        from carft_core.export import export
+        from carft_sweep.carft_core.export import export
 
         if not self.has_weights(model):
             kept = self.config(model).keep.weights
@@ -298,8 +298,8 @@ class Exporter:
 
     def keep(self, model: SelectedModel, folder: Path, *, register: str | None = None) -> KeptModel:
         """Keep its export in `folder` in MLflow; raises as `ModelStore` does."""
-        from sweeps.spec.user_code import place_of
-        from tracking.store.mlflow_models import ModelStart, ModelStore
+        from carft_sweep.sweeps.spec.user_code import place_of
+        from carft_sweep.tracking.store.mlflow_models import ModelStart, ModelStore
 
         evaluation, config = _measured(self.home, model), self.config(model).data
         merged = "" if model.label == UNMERGED else f"{split_merge(model.label)[0]}/"
@@ -340,7 +340,7 @@ def exporter(home: Home, name: str, vet: Vet | None = None) -> Iterator[Exporter
     What the home names is imported as far as `vet` lets it pass, which is `vet_of` the home when
     left out. Raises RequestError for a sweep that is not there, or whose file was not kept.
     """
-    from sweeps.spec.user_code import vet_of
+    from carft_sweep.sweeps.spec.user_code import vet_of
 
     invocation = Invocation.read(home, name)
     sweep = find_ledger(home, name)
@@ -351,7 +351,7 @@ def exporter(home: Home, name: str, vet: Vet | None = None) -> Iterator[Exporter
 
 def selected_in_cache(home: Home, name: str) -> Path:
     """Return an export of the selected model in the user's cache; make it unless it is there."""
-    from carft_core.export import read_facts
+    from carft_sweep.carft_core.export import read_facts
 
     model = select_model(comparison(find_ledger(home, name), RunStore(home.runs)))
     evaluation: str = _measured(home, model)["digest"]
@@ -428,7 +428,7 @@ def log_selected_again(home: Home, name: str) -> str | None:
 
     It imports nothing: of a sweep with modules of the user's own it says how the model gets there.
     """
-    from sweeps.spec.user_code import FAMILY_SUFFIXES
+    from carft_sweep.sweeps.spec.user_code import FAMILY_SUFFIXES
 
     def refuse(item: str) -> None:
         if not item.endswith(FAMILY_SUFFIXES):
@@ -459,7 +459,7 @@ def _measured(home: Home, model: SelectedModel) -> Mapping[str, Any]:
 
 def _rows(comparison: Comparison, model: SelectedModel) -> Iterator[MeasuredRow]:
     """Yield the rows of the card: the setting over its seeds, zero-shot, the reference."""
-    from carft_core.export import MeasuredRow
+    from carft_sweep.carft_core.export import MeasuredRow
 
     for row in comparison.rows:
         arm = row.arm

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from carft_core.files import digest_of, keep, user_cache
-from sweeps.ledger.runs import measured
+from carft_sweep.carft_core.files import digest_of, keep, user_cache
+from carft_sweep.sweeps.ledger.runs import measured
 
 MOST_NEW = 1_000
 """Files that were read anew, from which on they are kept: to write takes as long as to read some

@@ -18,19 +18,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from carft_core.data import open_data
-from carft_core.data.base import DataConfig
-from carft_core.errors import RequestError
-from carft_core.files import read_json
-from carft_core.run_files import Claim
-from sweeps.engines.entry import LOG
-from sweeps.home import Home
-from sweeps.ledger.claim import undriven
-from sweeps.ledger.generations import COPY as SWEEP_FILE
-from sweeps.ledger.runs import NO_SEED, RunState, RunStore, history, measured
-from sweeps.ledger.summary import OUTCOME, goals
-from sweeps.ledger.trials import Ledger, Setting, find_ledger
-from sweeps.results.arms import (
+from carft_sweep.carft_core.data import open_data
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import read_json
+from carft_sweep.carft_core.run_files import Claim
+from carft_sweep.sweeps.engines.entry import LOG
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.claim import undriven
+from carft_sweep.sweeps.ledger.generations import COPY as SWEEP_FILE
+from carft_sweep.sweeps.ledger.runs import NO_SEED, RunState, RunStore, history, measured
+from carft_sweep.sweeps.ledger.summary import OUTCOME, goals
+from carft_sweep.sweeps.ledger.trials import Ledger, Setting, find_ledger
+from carft_sweep.sweeps.results.arms import (
     ArmSummary,
     arm_summaries,
     arms_view,
@@ -39,16 +39,16 @@ from sweeps.results.arms import (
     selected_verdict,
     sweeps_view,
 )
-from sweeps.results.artifacts import COMPARISON, FIGURES, FILES, PAGE
-from sweeps.results.projection_thread import SOON
-from sweeps.results.records import CONFIG, comparison_spec, load_part
-from sweeps.results.sent_log import SentLog
-from sweeps.spec.user_code import place_of
-from tracking.comparison import runs as kept_results
-from tracking.comparison.compare import Comparison
-from tracking.comparison.metrics import has_series
-from tracking.comparison.pooling import SweepRuns, compare_sweeps
-from tracking.comparison.runs import (
+from carft_sweep.sweeps.results.artifacts import COMPARISON, FIGURES, FILES, PAGE
+from carft_sweep.sweeps.results.projection_thread import SOON
+from carft_sweep.sweeps.results.records import CONFIG, comparison_spec, load_part
+from carft_sweep.sweeps.results.sent_log import SentLog
+from carft_sweep.sweeps.spec.user_code import place_of
+from carft_sweep.tracking.comparison import runs as kept_results
+from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.comparison.metrics import has_series
+from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
+from carft_sweep.tracking.comparison.runs import (
     HAS_RESULT,
     HAS_SETTINGS,
     RESULT,
@@ -59,9 +59,9 @@ from tracking.comparison.runs import (
     RunRecord,
     scalar,
 )
-from tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
-from tracking.location import resolve_location
-from tracking.store.base import (
+from carft_sweep.tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
+from carft_sweep.tracking.location import resolve_location
+from carft_sweep.tracking.store.base import (
     ARM,
     ARTIFACT,
     DatasetInput,

@@ -8,20 +8,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from carft_core.files import read_json
-from carft_core.run_files import Claim
-from sweeps.home import Home
-from sweeps.ledger.runs import NO_SEED, RunState, RunStore, history
-from sweeps.ledger.summary import goals
-from sweeps.ledger.trials import Ledger, Setting, damage_named, find_ledger
-from sweeps.results.measurements import Measurements
-from tracking.comparison.caveats import NOTES
-from tracking.comparison.compare import Comparison
-from tracking.comparison.metrics import TOP1
-from tracking.comparison.pooling import SweepRuns, compare_sweeps
-from tracking.comparison.runs import UNMERGED, RunRecord, State, fields, scalar
-from tracking.comparison.spec import NAMED, ComparisonSpec, Endpoint, SelectionRule
-from tracking.comparison.tasks import RESULT
+from carft_sweep.carft_core.files import read_json
+from carft_sweep.carft_core.run_files import Claim
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.runs import NO_SEED, RunState, RunStore, history
+from carft_sweep.sweeps.ledger.summary import goals
+from carft_sweep.sweeps.ledger.trials import Ledger, Setting, damage_named, find_ledger
+from carft_sweep.sweeps.results.measurements import Measurements
+from carft_sweep.tracking.comparison.caveats import NOTES
+from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.comparison.metrics import TOP1
+from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
+from carft_sweep.tracking.comparison.runs import UNMERGED, RunRecord, State, fields, scalar
+from carft_sweep.tracking.comparison.spec import NAMED, ComparisonSpec, Endpoint, SelectionRule
+from carft_sweep.tracking.comparison.tasks import RESULT
 
 Values = Sequence[float]
 

@@ -13,25 +13,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carft_core.errors import RequestError
-from carft_core.files import read_json, user_cache, write_folder, write_text
-from carft_core.run_files import Claim
-from sweeps.home import Home
-from sweeps.ledger.generations import COPY, Invocation
-from sweeps.ledger.runs import RunStore
-from sweeps.ledger.trials import Ledger
-from sweeps.results.artifacts import FIGURES, PAGE
-from sweeps.space.parameters import parse_parameter
-from tracking.comparison.compare import Comparison
-from tracking.comparison.predictions import Gallery, class_names, pick
-from tracking.comparison.runs import RunRecord, fields
-from tracking.comparison.verdict import Pair, zero_shot_of
-from tracking.provenance import describe_code, provenance_tags
-from tracking.report import calibration
-from tracking.report.html import Pictures, Provenance, without_user
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import read_json, user_cache, write_folder, write_text
+from carft_sweep.carft_core.run_files import Claim
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.generations import COPY, Invocation
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.trials import Ledger
+from carft_sweep.sweeps.results.artifacts import FIGURES, PAGE
+from carft_sweep.sweeps.space.parameters import parse_parameter
+from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.comparison.predictions import Gallery, class_names, pick
+from carft_sweep.tracking.comparison.runs import RunRecord, fields
+from carft_sweep.tracking.comparison.verdict import Pair, zero_shot_of
+from carft_sweep.tracking.provenance import describe_code, provenance_tags
+from carft_sweep.tracking.report import calibration
+from carft_sweep.tracking.report.html import Pictures, Provenance, without_user
 
 if TYPE_CHECKING:
-    from tracking.charts.data import ChartData
+    from carft_sweep.tracking.charts.data import ChartData
 
 
 logger = logging.getLogger(__name__)
@@ -118,8 +118,8 @@ def _made(
     items: Mapping[str, Sequence[str]],
 ) -> Thumbnails:
     """Make thumbnails. Raises RequestError where the data cannot be opened, or are others now."""
-    from carft_core.config import trial_config
-    from carft_core.thumbnails import thumbnails
+    from carft_sweep.carft_core.config import trial_config
+    from carft_sweep.carft_core.thumbnails import thumbnails
 
     config = trial_config(claim["config"])
     root = config.data.root
@@ -305,7 +305,7 @@ def importance(sweep: Ledger, comparison: Comparison) -> Shares | None:
     """
     import optuna
 
-    from sweeps.space.samplers import CompleteTrials, encode, optuna_distributions
+    from carft_sweep.sweeps.space.samplers import CompleteTrials, encode, optuna_distributions
 
     metric = comparison.rule.metric
     values = {
@@ -361,8 +361,8 @@ def page(
 
     `options` are those of the command that makes it again, beside the sweeps.
     """
-    from tracking.charts.data import ChartData
-    from tracking.report.html import document
+    from carft_sweep.tracking.charts.data import ChartData
+    from carft_sweep.tracking.report.html import document
 
     claims = ((run.digest, _claim(run)) for run in comparison.runs() if run.is_zero_shot)
     own_fields = {digest: fields(claim) for digest, claim in claims if claim is not None}
@@ -391,7 +391,7 @@ def keep(
 
     Why it failed is noted: the results that it would show are there without it.
     """
-    from tracking.charts import write_figures
+    from carft_sweep.tracking.charts import write_figures
 
     folder = home.sweep(sweep.name)
     try:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from carft_core.files import append_lines, read_lines, write_text
-from tracking.location import TrackingLocation, without_password
+from carft_sweep.carft_core.files import append_lines, read_lines, write_text
+from carft_sweep.tracking.location import TrackingLocation, without_password
 
 
 class SentLog:

@@ -9,13 +9,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from carft_core.data import FAMILIES
-from carft_core.data.folders import plain_name
-from carft_core.errors import RequestError
-from carft_core.files import atomic_file
-from carft_core.registry import NAME
-from sweeps.plan.prospects import find_obstacles
-from sweeps.scaffold.scan import (
+from carft_sweep.carft_core.data import FAMILIES
+from carft_sweep.carft_core.data.folders import plain_name
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import atomic_file
+from carft_sweep.carft_core.registry import NAME
+from carft_sweep.sweeps.plan.prospects import find_obstacles
+from carft_sweep.sweeps.scaffold.scan import (
     TEST_FRACTION,
     Inventory,
     find_doubts,
@@ -24,7 +24,7 @@ from sweeps.scaffold.scan import (
     sample_images,
     scan_folder,
 )
-from tracking.comparison.spec import FEWEST_SEEDS
+from carft_sweep.tracking.comparison.spec import FEWEST_SEEDS
 
 NUMBERED = re.compile(r"\d+[ ._-]+(?=[A-Za-z])")
 

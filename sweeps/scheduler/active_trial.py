@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sweeps.engines.base import Failure
-from sweeps.ledger.runs import RunStore, measured
-from sweeps.ledger.trials import Trial
-from sweeps.plan.tasks import RunTask
-from sweeps.spec.settings import Metric
-from tracking.comparison.runs import UNMERGED
+from carft_sweep.sweeps.engines.base import Failure
+from carft_sweep.sweeps.ledger.runs import RunStore, measured
+from carft_sweep.sweeps.ledger.trials import Trial
+from carft_sweep.sweeps.plan.tasks import RunTask
+from carft_sweep.sweeps.spec.settings import Metric
+from carft_sweep.tracking.comparison.runs import UNMERGED
 
 NOTHING: Mapping[str, Mapping[str, float]] = {"metrics": {}}
 """Measured of a model that was not evaluated."""

@@ -8,22 +8,22 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from carft_core.config import trial_config
-from carft_core.run import is_complete
-from sweeps.engines.base import Decision, Failure, Job, Wait
-from sweeps.ledger.claim import Claim
-from sweeps.ledger.runs import RunState, RunStore, measured
-from sweeps.ledger.summary import Summary
-from sweeps.ledger.trials import Ledger, Trial
-from sweeps.plan.tasks import Planner, RunTask, setting_record
-from sweeps.scheduler.active_trial import ActiveTrial, trial_values
-from sweeps.scheduler.final_runs import FinalRuns
-from sweeps.scheduler.progress import Progress
-from sweeps.scheduler.proposer import TrialProposer
-from sweeps.scheduler.pruning import PruningController
-from sweeps.scheduler.retries import CircuitBreaker, GiveUp, Retry, RetryPolicy, halved
-from sweeps.scheduler.webhook import Webhook
-from tracking.comparison.runs import UNMERGED
+from carft_sweep.carft_core.config import trial_config
+from carft_sweep.carft_core.run import is_complete
+from carft_sweep.sweeps.engines.base import Decision, Failure, Job, Wait
+from carft_sweep.sweeps.ledger.claim import Claim
+from carft_sweep.sweeps.ledger.runs import RunState, RunStore, measured
+from carft_sweep.sweeps.ledger.summary import Summary
+from carft_sweep.sweeps.ledger.trials import Ledger, Trial
+from carft_sweep.sweeps.plan.tasks import Planner, RunTask, setting_record
+from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, trial_values
+from carft_sweep.sweeps.scheduler.final_runs import FinalRuns
+from carft_sweep.sweeps.scheduler.progress import Progress
+from carft_sweep.sweeps.scheduler.proposer import TrialProposer
+from carft_sweep.sweeps.scheduler.pruning import PruningController
+from carft_sweep.sweeps.scheduler.retries import CircuitBreaker, GiveUp, Retry, RetryPolicy, halved
+from carft_sweep.sweeps.scheduler.webhook import Webhook
+from carft_sweep.tracking.comparison.runs import UNMERGED
 
 logger = logging.getLogger(__name__)
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from carft_core.algorithms import ALGORITHMS, Soup
-from sweeps.ledger.runs import RunStore
-from sweeps.ledger.trials import CONFIRMATIONS, FINAL_RUNS, SOUPS, Ledger
-from sweeps.plan.tasks import Planner, RunTask, setting_record
-from sweeps.results.records import comparison_spec, records
-from sweeps.scheduler.progress import Progress
-from sweeps.space.points import baseline_params
-from sweeps.spec.settings import After
-from tracking.comparison.runs import Arm, group, params_key
-from tracking.comparison.selection import select, select_each
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Soup
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.trials import CONFIRMATIONS, FINAL_RUNS, SOUPS, Ledger
+from carft_sweep.sweeps.plan.tasks import Planner, RunTask, setting_record
+from carft_sweep.sweeps.results.records import comparison_spec, records
+from carft_sweep.sweeps.scheduler.progress import Progress
+from carft_sweep.sweeps.space.points import baseline_params
+from carft_sweep.sweeps.spec.settings import After
+from carft_sweep.tracking.comparison.runs import Arm, group, params_key
+from carft_sweep.tracking.comparison.selection import select, select_each
 
 
 class FinalRuns:

@@ -19,7 +19,7 @@ from rich.progress import Progress as ProgressBars
 from rich.table import Column
 from rich.text import Text
 
-from tracking.console import printable
+from carft_sweep.tracking.console import printable
 
 RESUMABLE = "it resumes from its last epoch"
 ACCURACIES = {"id/val/top1": "val", "id/test/top1": "test", "ood/mean/top1": "ood"}

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, assert_never
 
-from sweeps.ledger.study import frozen_trial
-from sweeps.ledger.trials import Ledger, Trial
-from sweeps.plan.tasks import Planner, RunTask, merge_labels, setting_record
-from sweeps.scheduler.active_trial import ActiveTrial
-from sweeps.space.samplers import (
+from carft_sweep.sweeps.ledger.study import frozen_trial
+from carft_sweep.sweeps.ledger.trials import Ledger, Trial
+from carft_sweep.sweeps.plan.tasks import Planner, RunTask, merge_labels, setting_record
+from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial
+from carft_sweep.sweeps.space.samplers import (
     POPULATION,
     KeptTrial,
     encode,
@@ -23,7 +23,7 @@ from sweeps.space.samplers import (
 )
 
 if TYPE_CHECKING:
-    from sweeps.spec.spec import SweepSpec
+    from carft_sweep.sweeps.spec.spec import SweepSpec
 
 
 logger = logging.getLogger(__name__)

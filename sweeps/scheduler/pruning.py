@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeps.ledger.runs import RunStore, history
-from sweeps.ledger.trials import Ledger, Trial
-from sweeps.plan.tasks import RunTask
-from sweeps.scheduler.active_trial import ActiveTrial, seed_values
-from sweeps.spec.metrics import Goal, natural_goal
-from sweeps.spec.settings import EarlyTerminate, RaceSeeds
-from sweeps.spec.spec import SweepSpec
+from carft_sweep.sweeps.ledger.runs import RunStore, history
+from carft_sweep.sweeps.ledger.trials import Ledger, Trial
+from carft_sweep.sweeps.plan.tasks import RunTask
+from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, seed_values
+from carft_sweep.sweeps.spec.metrics import Goal, natural_goal
+from carft_sweep.sweeps.spec.settings import EarlyTerminate, RaceSeeds
+from carft_sweep.sweeps.spec.spec import SweepSpec
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -9,10 +9,10 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from carft_core.config import TrialConfig
-from carft_core.identity import couples_items
-from sweeps.engines.base import Failure
-from sweeps.spec.settings import Retries
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.identity import couples_items
+from carft_sweep.sweeps.engines.base import Failure
+from carft_sweep.sweeps.spec.settings import Retries
 
 
 @dataclass(frozen=True)

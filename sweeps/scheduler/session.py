@@ -11,32 +11,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from carft_core.files import write_json, write_text
-from sweeps.engines.base import Engine
-from sweeps.home import Home
-from sweeps.ledger.claim import Claim, ClaimLost
-from sweeps.ledger.generations import COPY, open_generation
-from sweeps.ledger.runs import RunStore
-from sweeps.ledger.study import StudyProjection
-from sweeps.ledger.summary import OUTCOME, State, write_summary
-from sweeps.ledger.trials import Ledger, Trial
-from sweeps.plan.prospects import Obstacle, obstacles_of
-from sweeps.plan.tasks import Planner, digests
-from sweeps.results.artifacts import COMPARISON, PAGE
-from sweeps.results.ending import Ending
-from sweeps.results.projection import SweepProjection
-from sweeps.results.projection_thread import Projector
-from sweeps.results.records import load_part, nothing_collected
-from sweeps.scheduler.driver import SweepDriver
-from sweeps.scheduler.progress import Progress
-from sweeps.scheduler.webhook import Event, Webhook
-from sweeps.spec.spec import SweepSpec
-from tracking.comparison.compare import Comparison
-from tracking.comparison.pooling import SweepRuns, compare_sweeps
-from tracking.report.calibration import calibrate, with_warnings
-from tracking.report.formats import markdown, to_csv, to_json
-from tracking.report.table import TableOptions
-from tracking.store.base import Tracker, describe
+from carft_sweep.carft_core.files import write_json, write_text
+from carft_sweep.sweeps.engines.base import Engine
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.claim import Claim, ClaimLost
+from carft_sweep.sweeps.ledger.generations import COPY, open_generation
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.study import StudyProjection
+from carft_sweep.sweeps.ledger.summary import OUTCOME, State, write_summary
+from carft_sweep.sweeps.ledger.trials import Ledger, Trial
+from carft_sweep.sweeps.plan.prospects import Obstacle, obstacles_of
+from carft_sweep.sweeps.plan.tasks import Planner, digests
+from carft_sweep.sweeps.results.artifacts import COMPARISON, PAGE
+from carft_sweep.sweeps.results.ending import Ending
+from carft_sweep.sweeps.results.projection import SweepProjection
+from carft_sweep.sweeps.results.projection_thread import Projector
+from carft_sweep.sweeps.results.records import load_part, nothing_collected
+from carft_sweep.sweeps.scheduler.driver import SweepDriver
+from carft_sweep.sweeps.scheduler.progress import Progress
+from carft_sweep.sweeps.scheduler.webhook import Event, Webhook
+from carft_sweep.sweeps.spec.spec import SweepSpec
+from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
+from carft_sweep.tracking.report.calibration import calibrate, with_warnings
+from carft_sweep.tracking.report.formats import markdown, to_csv, to_json
+from carft_sweep.tracking.report.table import TableOptions
+from carft_sweep.tracking.store.base import Tracker, describe
 
 PACE = 1.0
 """Seconds between two updates of a projection, at least."""

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from sweeps.spec.settings import WEBHOOK_VARIABLE
+from carft_sweep.sweeps.spec.settings import WEBHOOK_VARIABLE
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def webhook_url(setting: str | None, environ: Mapping[str, str] | None = None) -
 
     Raises RequestError, without the URL in it, for one that nothing can be posted to.
     """
-    from carft_core.errors import RequestError
+    from carft_sweep.carft_core.errors import RequestError
 
     environ = os.environ if environ is None else environ
     source = WEBHOOK_VARIABLE

@@ -13,7 +13,7 @@ from decimal import Decimal
 from statistics import NormalDist
 from typing import Any, Literal
 
-from carft_core.errors import Route
+from carft_sweep.carft_core.errors import Route
 
 Params = dict[str, Any]
 """One point: dotted trial config field -> value."""

@@ -17,9 +17,9 @@ from pydantic import (
     model_validator,
 )
 
-from carft_core.errors import InvalidConfig, Problem, unknown
-from carft_core.fields import Section, error_of, explained
-from sweeps.space.distributions import (
+from carft_sweep.carft_core.errors import InvalidConfig, Problem, unknown
+from carft_sweep.carft_core.fields import Section, error_of, explained
+from carft_sweep.sweeps.space.distributions import (
     Categorical,
     Condition,
     Distribution,

@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from carft_core.algorithms import ALGORITHMS
-from carft_core.config import TrialConfig, trial_config
-from sweeps.space.distributions import Distribution, Params, canonical
+from carft_sweep.carft_core.algorithms import ALGORITHMS
+from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.sweeps.space.distributions import Distribution, Params, canonical
 
 MAX_POINTS = 10_000
 

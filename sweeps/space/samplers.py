@@ -21,7 +21,7 @@ from optuna.samplers.nsgaii import UniformCrossover
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.space.distributions import (
+from carft_sweep.sweeps.space.distributions import (
     Categorical,
     Distribution,
     FloatUniform,
@@ -70,7 +70,9 @@ def encode(space: Sequence[Distribution], params: Mapping[str, Any]) -> dict[str
 def suggest(space: Sequence[Distribution], trial: Trial) -> Params:
     """Let Optuna choose a point: first what decides, then what is active by it."""
 
-    from sweeps.space.points import sample_point  # and torch, without which a report is made
+    from carft_sweep.sweeps.space.points import (
+        sample_point,  # and torch, without which a report is made
+    )
 
     def suggested(item: Distribution) -> Any:
         name = item.name

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from yaml.reader import ReaderError
 
-from carft_core.errors import InvalidConfig, Problem, RequestError, Route, dotted
-from carft_core.fields import explained
+from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError, Route, dotted
+from carft_sweep.carft_core.fields import explained
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 20_000

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
-from carft_core.errors import RequestError, unknown
+from carft_sweep.carft_core.errors import RequestError, unknown
 
 if TYPE_CHECKING:
-    from carft_core.config import TrialConfig
-    from carft_core.data import FamilyData
+    from carft_sweep.carft_core.config import TrialConfig
+    from carft_sweep.carft_core.data import FamilyData
 
 Goal = Literal["maximize", "minimize"]
 
@@ -107,7 +107,7 @@ def check_measured(name: str, config: TrialConfig, data: FamilyData) -> None:
 
 def _names(config: TrialConfig, data: FamilyData) -> Iterator[str]:
     """Yield the metrics of splits that a run measures."""
-    from carft_core.data import FAMILIES  # loads torch, and `compare` reads names alone
+    from carft_sweep.carft_core.data import FAMILIES  # loads torch, and `compare` reads names alone
 
     family = FAMILIES[config.data.family]
     splits = {"id/val": data.val or data.train, **data.measured()}

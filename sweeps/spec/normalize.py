@@ -7,11 +7,18 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from carft_core.config import SCALARS, SECTIONS, field_names
-from carft_core.errors import Route, listed_in_groups, unknown
-from sweeps.space.parameters import KEYS as PARAMETER_KEYS
-from sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, YamlError, parse, validated
-from sweeps.spec.settings import (
+from carft_sweep.carft_core.config import SCALARS, SECTIONS, field_names
+from carft_sweep.carft_core.errors import Route, listed_in_groups, unknown
+from carft_sweep.sweeps.space.parameters import KEYS as PARAMETER_KEYS
+from carft_sweep.sweeps.spec.document import (
+    COMMAND_LINE,
+    Place,
+    SpecDocument,
+    YamlError,
+    parse,
+    validated,
+)
+from carft_sweep.sweeps.spec.settings import (
     ASHA_SYNONYMS,
     METHOD_ALIASES,
     Hyperband,

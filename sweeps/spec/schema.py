@@ -7,13 +7,13 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from carft_core.algorithms import ALGORITHMS
-from carft_core.config import SCALARS, SECTIONS, TrialConfig, field_names
-from carft_core.data.declaration import Declaration
-from carft_core.merges import MERGES
-from sweeps.space.parameters import AnyParameter
-from sweeps.spec.normalize import IGNORED
-from sweeps.spec.settings import ASHA_SYNONYMS, MAX_RETRIES, Hyperband, Settings
+from carft_sweep.carft_core.algorithms import ALGORITHMS
+from carft_sweep.carft_core.config import SCALARS, SECTIONS, TrialConfig, field_names
+from carft_sweep.carft_core.data.declaration import Declaration
+from carft_sweep.carft_core.merges import MERGES
+from carft_sweep.sweeps.space.parameters import AnyParameter
+from carft_sweep.sweeps.spec.normalize import IGNORED
+from carft_sweep.sweeps.spec.settings import ASHA_SYNONYMS, MAX_RETRIES, Hyperband, Settings
 
 Schema = dict[str, Any]
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"

@@ -19,13 +19,13 @@ from pydantic import (
     model_validator,
 )
 
-from carft_core.errors import Problem
-from carft_core.fields import PositiveInt, Section, error_of, explained
-from sweeps.space.distributions import Categorical, Distribution, Params
-from sweeps.spec.durations import FORM, NUMBER, seconds
-from sweeps.spec.metrics import PATTERN, Goal, natural_goal, problem
-from tracking.comparison.metrics import By
-from tracking.comparison.spec import LEAVE_ONE_OUT, SELECTION_RULES, TASK, VAL_DOMAIN
+from carft_sweep.carft_core.errors import Problem
+from carft_sweep.carft_core.fields import PositiveInt, Section, error_of, explained
+from carft_sweep.sweeps.space.distributions import Categorical, Distribution, Params
+from carft_sweep.sweeps.spec.durations import FORM, NUMBER, seconds
+from carft_sweep.sweeps.spec.metrics import PATTERN, Goal, natural_goal, problem
+from carft_sweep.tracking.comparison.metrics import By
+from carft_sweep.tracking.comparison.spec import LEAVE_ONE_OUT, SELECTION_RULES, TASK, VAL_DOMAIN
 
 WEBHOOK_VARIABLE = "CARFT_WEBHOOK"
 """The environment's variable that serves too."""

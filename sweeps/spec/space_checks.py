@@ -8,11 +8,18 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from carft_core.algorithms import ALGORITHMS, Soup
-from carft_core.config import PromptsConfig, TrialConfig, field_names
-from carft_core.errors import InvalidConfig, Problem, RequestError, Route, dotted, unknown
-from carft_core.prompts import template_set
-from sweeps.space.distributions import (
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Soup
+from carft_sweep.carft_core.config import PromptsConfig, TrialConfig, field_names
+from carft_sweep.carft_core.errors import (
+    InvalidConfig,
+    Problem,
+    RequestError,
+    Route,
+    dotted,
+    unknown,
+)
+from carft_sweep.carft_core.prompts import template_set
+from carft_sweep.sweeps.space.distributions import (
     Categorical,
     Condition,
     Distribution,
@@ -22,8 +29,8 @@ from sweeps.space.distributions import (
     canonical,
     is_among,
 )
-from sweeps.space.parameters import MAX_VALUES, parse_parameter
-from sweeps.space.points import (
+from carft_sweep.sweeps.space.parameters import MAX_VALUES, parse_parameter
+from carft_sweep.sweeps.space.points import (
     applies,
     baseline_at,
     config_at,
@@ -31,9 +38,9 @@ from sweeps.space.points import (
     sample_point,
     topological_order,
 )
-from sweeps.spec.document import SpecDocument
-from sweeps.spec.normalize import KEYS
-from sweeps.spec.settings import After, Settings
+from carft_sweep.sweeps.spec.document import SpecDocument
+from carft_sweep.sweeps.spec.normalize import KEYS
+from carft_sweep.sweeps.spec.settings import After, Settings
 
 MAX_VALUES_SHOWN = 10
 

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from carft_core.algorithms import ALGORITHMS
-from carft_core.config import TrialConfig
-from carft_core.data import FAMILIES
-from carft_core.data.base import DataConfig
-from carft_core.data.folders import VARIABLE
-from carft_core.errors import RequestError
-from sweeps.space.distributions import Distribution, Params
-from sweeps.space.points import (
+from carft_sweep.carft_core.algorithms import ALGORITHMS
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.data import FAMILIES
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.folders import VARIABLE
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.space.distributions import Distribution, Params
+from carft_sweep.sweeps.space.points import (
     baseline_at,
     baseline_params,
     config_at,
@@ -31,12 +31,12 @@ from sweeps.space.points import (
     hashed,
     sobol,
 )
-from sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, read_text
-from sweeps.spec.normalize import normalize
-from sweeps.spec.settings import RUN_CAP, Metric, Settings
-from sweeps.spec.space_checks import DRAWN_BY
-from sweeps.spec.user_code import Vet, import_all, name_families
-from sweeps.spec.validate import validate
+from carft_sweep.sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, read_text
+from carft_sweep.sweeps.spec.normalize import normalize
+from carft_sweep.sweeps.spec.settings import RUN_CAP, Metric, Settings
+from carft_sweep.sweeps.spec.space_checks import DRAWN_BY
+from carft_sweep.sweeps.spec.user_code import Vet, import_all, name_families
+from carft_sweep.sweeps.spec.validate import validate
 
 logger = logging.getLogger(__name__)
 

@@ -16,43 +16,48 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from carft_core.config import SECTIONS, flatten
-from carft_core.data import FAMILIES, Family
-from carft_core.data.base import DataConfig
-from carft_core.data.declaration import Declaration, Prompts, names_a_set
-from carft_core.data.folders import nearest
-from carft_core.data.image_folder import Declared
-from carft_core.errors import Problem, RequestError, Route, unknown
-from carft_core.fields import explained
-from carft_core.files import existing
-from carft_core.own_code import module_place
-from carft_core.prompts import (
+from carft_sweep.carft_core.config import SECTIONS, flatten
+from carft_sweep.carft_core.data import FAMILIES, Family
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.declaration import Declaration, Prompts, names_a_set
+from carft_sweep.carft_core.data.folders import nearest
+from carft_sweep.carft_core.data.image_folder import Declared
+from carft_sweep.carft_core.errors import Problem, RequestError, Route, unknown
+from carft_sweep.carft_core.fields import explained
+from carft_sweep.carft_core.files import existing
+from carft_sweep.carft_core.own_code import module_place
+from carft_sweep.carft_core.prompts import (
     TEMPLATE_SETS,
     TemplateSet,
     mistakes,
     register_templates,
     template_set,
 )
-from sweeps.home import Home
-from sweeps.spec.document import (
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.spec.document import (
     COMMAND_LINE,
     Place,
     SpecDocument,
     read_text,
     validated_in_part,
 )
-from tracking.ownership import TRUST_OPTION, other_writer
+from carft_sweep.tracking.ownership import TRUST_OPTION, other_writer
 
 SOURCES_ROOT = Path(__file__).parents[2]
-PACKAGES = ("carft_core", "sweeps", "tracking")
+"""The folder of the package `carft_sweep`."""
+SUBPACKAGES = ("carft_core", "sweeps", "tracking")
 logger = logging.getLogger(__name__)
 
 
 def source_digest() -> str:
-    """Hash every Python file of the packages: path and content."""
+    """Hash every Python file of the package: path and content."""
     digest = hashlib.sha256()
-    for package in PACKAGES:
-        for file in sorted((SOURCES_ROOT / package).rglob("*.py")):
+    # A pattern of all files would pass over folders that are links.
+    for files in (
+        SOURCES_ROOT.glob("*.py"),
+        *((SOURCES_ROOT / it).rglob("*.py") for it in SUBPACKAGES),
+    ):
+        for file in sorted(files):
             digest.update(f"{file.relative_to(SOURCES_ROOT)}\n".encode() + file.read_bytes())
     return digest.hexdigest()
 

@@ -7,10 +7,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from carft_core.config import field_names
-from carft_core.data import FAMILIES, Family
-from carft_core.errors import Route, unknown
-from sweeps.space.distributions import (
+from carft_sweep.carft_core.config import field_names
+from carft_sweep.carft_core.data import FAMILIES, Family
+from carft_sweep.carft_core.errors import Route, unknown
+from carft_sweep.sweeps.space.distributions import (
     Categorical,
     Distribution,
     IntUniform,
@@ -20,13 +20,13 @@ from sweeps.space.distributions import (
     canonical,
     rounded,
 )
-from sweeps.space.points import applies
-from sweeps.spec.document import SpecDocument, validated_in_part
-from sweeps.spec.metrics import is_reported, is_selectable
-from sweeps.spec.settings import RUN_CAP, EarlyTerminate, Report, Settings
-from sweeps.spec.space_checks import TrialSpace
-from tracking.comparison.metrics import TOP1
-from tracking.comparison.spec import LEAVE_ONE_OUT, TASK, TEST_DOMAIN, VAL_DOMAIN
+from carft_sweep.sweeps.space.points import applies
+from carft_sweep.sweeps.spec.document import SpecDocument, validated_in_part
+from carft_sweep.sweeps.spec.metrics import is_reported, is_selectable
+from carft_sweep.sweeps.spec.settings import RUN_CAP, EarlyTerminate, Report, Settings
+from carft_sweep.sweeps.spec.space_checks import TrialSpace
+from carft_sweep.tracking.comparison.metrics import TOP1
+from carft_sweep.tracking.comparison.spec import LEAVE_ONE_OUT, TASK, TEST_DOMAIN, VAL_DOMAIN
 
 MOST_SHOWN = 20
 logger = logging.getLogger(__name__)

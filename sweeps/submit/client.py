@@ -13,10 +13,10 @@ import requests
 from ray.exceptions import RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from carft_core.errors import RequestError
-from sweeps.submit.package import LOCAL_HOSTS
-from tracking.errors import ServiceUnreachable
-from tracking.location import without_password
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.submit.package import LOCAL_HOSTS
+from carft_sweep.tracking.errors import ServiceUnreachable
+from carft_sweep.tracking.location import without_password
 
 logger = logging.getLogger(__name__)
 # It reports each upload on a terminal, where what is sent is listed already.

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from carft_core.errors import RequestError, unknown
-from sweeps.secrets import NAMES, SUFFIX
-from tracking.location import HOME, HOME_VARIABLE
-from tracking.provenance import run_git
+from carft_sweep.carft_core.errors import RequestError, unknown
+from carft_sweep.sweeps.secrets import NAMES, SUFFIX
+from carft_sweep.tracking.location import HOME, HOME_VARIABLE
+from carft_sweep.tracking.provenance import run_git
 
 BY_VALUE = "CARFT_OPTUNA_STORAGE"
 """May hold a password or not: its value decides."""
@@ -82,8 +82,7 @@ _LARGEST_TEXT = 10**6
 _SHORTEST = 8
 """A shorter value may stand anywhere by chance."""
 _NO_SECRET_ALONE = "MLFLOW_TRACKING_USERNAME"
-_PRODUCT = ("carft_core/__init__.py", "sweeps/__main__.py", "tracking/__init__.py")
-_HIDING = "sweeps/__init__.py"
+_PRODUCT = ("carft_sweep/__main__.py", "carft_sweep/sweeps/__init__.py")
 
 
 def is_secret(name: str, value: str) -> bool:
@@ -211,8 +210,9 @@ def pack(
 ) -> Bundle:
     """Pack a folder without what looks like a secret, without homes, and without `exclude`.
 
-    In a git repository without what git ignores. `secrets` are values that no file may hold.
-    Raises RequestError for more than `max_bytes`, and where the files hide carft-sweep.
+    In a git repository without what git ignores. A link within the folder is sent as what it leads
+    to, since an archive of Ray's has no links. `secrets` are values that no file may hold.
+    Raises RequestError for more than `max_bytes`.
     """
     root = root.resolve()
     sizes: dict[str, int] = {}
@@ -244,11 +244,6 @@ def pack(
             entry.external_attr = (0o100755 if executable else 0o100644) << 16
             archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
             names.append(name)
-    if _HIDING in names and not set(_PRODUCT) <= set(names):
-        raise RequestError(
-            f"{root / _HIDING} makes sweeps/ a Python package, which hides carft-sweep's own of "
-            "that name: remove the file or rename the folder"
-        )
     size = sum(sizes[name] for name in names)
     return Bundle(
         root, tuple(names), size, buffer.getvalue(), tuple(notes), doubtful=tuple(doubtful)
@@ -273,6 +268,23 @@ def format_size(size: int) -> str:
 
 
 def _list_files(root: Path) -> Iterator[str]:
+    """Yield the files, with those of each folder that a link leads to, under the link's name too.
+
+    Links within such a folder are not followed.
+    """
+    names = tuple(_list_entries(root))
+    for name in names:
+        path, target = root / name, (root / name).resolve()
+        if not (path.is_symlink() and target.is_dir() and target.is_relative_to(root)):
+            yield name
+            continue
+        inside = f"{target.relative_to(root).as_posix()}/"
+        for other in names:
+            if other.startswith(inside) and not (root / other).is_dir():
+                yield f"{name}/{other.removeprefix(inside)}"
+
+
+def _list_entries(root: Path) -> Iterator[str]:
     """Yield what git tracks and what it does not ignore; without git all but hidden folders."""
     if (root / ".git").exists():
         # git lists untracked files only without submodules, and tracked ones in all of them.
@@ -284,7 +296,9 @@ def _list_files(root: Path) -> Iterator[str]:
         subfolders[:] = sorted(
             name for name in subfolders if not name.startswith((".", "__pycache__"))
         )
-        yield from ((Path(folder) / name).relative_to(root).as_posix() for name in sorted(files))
+        links = [name for name in subfolders if (Path(folder) / name).is_symlink()]
+        for name in sorted([*files, *links]):
+            yield (Path(folder) / name).relative_to(root).as_posix()
 
 
 def _exclusion(root: Path, name: str, home: Path | None, exclude: Iterable[str]) -> str | None:

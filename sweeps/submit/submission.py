@@ -15,11 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from carft_core.errors import RequestError
-from sweeps.engines.ray_tokens import check_version
-from sweeps.spec.spec import FOLDER, SweepSpec, load_spec, locate
-from sweeps.submit.client import JobClient
-from sweeps.submit.package import (
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.engines.ray_tokens import check_version
+from carft_sweep.sweeps.spec.spec import FOLDER, SweepSpec, load_spec, locate
+from carft_sweep.sweeps.submit.client import JobClient
+from carft_sweep.sweeps.submit.package import (
     Bundle,
     Variables,
     format_size,
@@ -29,9 +29,9 @@ from sweeps.submit.package import (
     source_commit,
     word_has_secret,
 )
-from tracking.errors import ServiceUnreachable
-from tracking.location import home_folder
-from tracking.provenance import SOURCE_COMMIT, user
+from carft_sweep.tracking.errors import ServiceUnreachable
+from carft_sweep.tracking.location import home_folder
+from carft_sweep.tracking.provenance import SOURCE_COMMIT, user
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Submission:
         return bundle if bundle.names else None
 
     def entrypoint(self, root: Path | None, python: str = "python") -> str:
-        """Return the job's command: `cd FOLDER && exec python -m sweeps run FILE ...`.
+        """Return the job's command: `cd FOLDER && exec python -m carft_sweep run FILE ...`.
 
         `root` is the folder that is sent, None where nothing is. Paths are relative to the
         current folder, there as here. Raises RequestError for a secret among the options.
@@ -129,7 +129,7 @@ class Submission:
             return Path(os.path.relpath(path, start)).as_posix()
 
         file = there(self.file) if isinstance(self.file, Path) else self.file
-        words = [python, "-m", "sweeps", "run", file, "--address", "auto", "--home", self.home]
+        words = [python, "-m", "carft_sweep", "run", file, "--address", "auto", "--home", self.home]
         for item in self.imports:
             words += ["--import", there(Path(item)) if Path(item).is_absolute() else item]
         words += self.options

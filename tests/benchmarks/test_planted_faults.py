@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.chaos import long_sweep
 from benchmarks.chaos.planted_faults import PLAN, by_chance, go_wrong, name_of, planned_fault
-from carft_core.files import write_json
-from sweeps.engines.entry import classify
+from carft_sweep.carft_core.files import write_json
+from carft_sweep.sweeps.engines.entry import classify
 
 CAR_FT = {"algorithm": {"name": "car_ft", "kl_weight": 0.3}}
 

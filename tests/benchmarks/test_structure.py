@@ -51,22 +51,24 @@ def walk(name: str) -> list[str]:
 def test_the_walk_of_an_image_goes_from_the_file_to_the_result() -> None:
     functions = walk("image")
     passed = [
-        "carft_core.train:train",
-        "carft_core.run:finish",
-        "carft_core.data.images:read_rgb",
-        "carft_core.metrics:top1",
-        "carft_core.evaluate:summary",
+        "carft_sweep.carft_core.train:train",
+        "carft_sweep.carft_core.run:finish",
+        "carft_sweep.carft_core.data.images:read_rgb",
+        "carft_sweep.carft_core.metrics:top1",
+        "carft_sweep.carft_core.evaluate:summary",
     ]
     assert [name for name in functions if name in passed] == passed
 
 
 def test_the_walk_of_the_kl_weight_goes_from_the_config_to_the_loss() -> None:
     functions = walk("kl_weight")
-    assert functions.index("carft_core.config:trial_config") < functions.index(
-        "carft_core.train:Run.epochs"
+    assert functions.index("carft_sweep.carft_core.config:trial_config") < functions.index(
+        "carft_sweep.carft_core.train:Run.epochs"
     )
-    assert any(name.startswith("carft_core.algorithms.car_ft:CarFt.") for name in functions)
-    assert not any(name.startswith("carft_core.run:") for name in functions)
+    assert any(
+        name.startswith("carft_sweep.carft_core.algorithms.car_ft:CarFt.") for name in functions
+    )
+    assert not any(name.startswith("carft_sweep.carft_core.run:") for name in functions)
 
 
 @pytest.mark.parametrize(("name", "most"), [("image", 15), ("kl_weight", 7)])
@@ -78,4 +80,4 @@ def test_the_walks_of_the_docs_are_short_and_go_through_the_code_as_it_is(
     told = re.findall(r"^\| `([\w.]+)` \|", table, re.MULTILINE)
     assert 0 < len(told) <= most
     functions = {function.replace(":", ".") for function in walk(name)}
-    assert {f"carft_core.{function}" for function in told} <= functions
+    assert {f"carft_sweep.carft_core.{function}" for function in told} <= functions

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from carft_core.data import Split, Transform
-from carft_core.device import Precision
-from carft_core.teacher import Teacher
+from carft_sweep.carft_core.data import Split, Transform
+from carft_sweep.carft_core.device import Precision
+from carft_sweep.carft_core.teacher import Teacher
 
 
 def bare_teacher(

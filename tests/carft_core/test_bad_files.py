@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from carft_core.config import TrialConfig
-from carft_core.data import FamilyData, open_data
-from carft_core.data import splits as module
-from carft_core.data.base import DataConfig
-from carft_core.errors import RequestError
-from carft_core.identity import evaluation_digest, identify
-from carft_core.run import RunFolder
-from carft_core.train import train
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.data import FamilyData, open_data
+from carft_sweep.carft_core.data import splits as module
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.identity import evaluation_digest, identify
+from carft_sweep.carft_core.run import RunFolder
+from carft_sweep.carft_core.train import train
 
 Config = Callable[..., TrialConfig]
 BAD = ("train/cat/3.png", "test/bell/1.png", "shifts/dark/cat/0.png")

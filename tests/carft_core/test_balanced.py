@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from carft_core.data.base import Source, Split
-from carft_core.data.loader import Batches, Loader, shuffled, training_plan
-from carft_core.data.transforms import Transform
-from carft_core.errors import RequestError
+from carft_sweep.carft_core.data.base import Source, Split
+from carft_sweep.carft_core.data.loader import Batches, Loader, shuffled, training_plan
+from carft_sweep.carft_core.data.transforms import Transform
+from carft_sweep.carft_core.errors import RequestError
 
 TRANSFORM = Transform(size=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 Batch = list[tuple[int, int]]

@@ -18,20 +18,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from carft_core.algorithms import ALGORITHMS
-from carft_core.bank import RECENT, VARIABLE, Bank
-from carft_core.clip import OpenedClip
-from carft_core.config import TrialConfig
-from carft_core.data import image_folder
-from carft_core.data.base import Source, Split
-from carft_core.data.images import read_rgb
-from carft_core.data.transforms import AUGMENTATIONS
-from carft_core.errors import RequestError
-from carft_core.prepare import prepared
-from carft_core.run import RunFolder
-from carft_core.teacher import Teacher
-from carft_core.testing import takes_steps, toy_teacher
-from carft_core.train import Run, epochs, train
+from carft_sweep.carft_core.algorithms import ALGORITHMS
+from carft_sweep.carft_core.bank import RECENT, VARIABLE, Bank
+from carft_sweep.carft_core.clip import OpenedClip
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.data import image_folder
+from carft_sweep.carft_core.data.base import Source, Split
+from carft_sweep.carft_core.data.images import read_rgb
+from carft_sweep.carft_core.data.transforms import AUGMENTATIONS
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.prepare import prepared
+from carft_sweep.carft_core.run import RunFolder
+from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.testing import takes_steps, toy_teacher
+from carft_sweep.carft_core.train import Run, epochs, train
 from tests.golden import write as golden
 
 Config = Callable[..., TrialConfig]
@@ -312,11 +312,11 @@ def test_another_seed_batch_or_revision_has_another_name(
 ) -> None:
     known = [names(teacher), names(teacher, 1), names(teacher, 0, 8)]
     assert [len({*each}) for each in zip(*known, strict=True)] == [3, 3]
-    monkeypatch.setattr("carft_core.teacher.FEATURES_REVISION", 1000)
+    monkeypatch.setattr("carft_sweep.carft_core.teacher.FEATURES_REVISION", 1000)
     views, features = names(teacher)
     assert views == known[0][0]
     assert features not in [of for _, of in known]
-    monkeypatch.setattr("carft_core.teacher.VIEWS_REVISION", 1000)
+    monkeypatch.setattr("carft_sweep.carft_core.teacher.VIEWS_REVISION", 1000)
     assert names(teacher)[0] not in [of for of, _ in known]
 
 

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from carft_core.algorithms.base import Batch
-from carft_core.algorithms.car_ft import CarFt
-from carft_core.clip import ImageClassifier, OpenedClip
-from carft_core.prompts import context_weights, template_set, text_features
-from carft_core.teacher import Teacher
-from carft_core.testing import batch_for, toy_teacher
+from carft_sweep.carft_core.algorithms.base import Batch
+from carft_sweep.carft_core.algorithms.car_ft import CarFt
+from carft_sweep.carft_core.clip import ImageClassifier, OpenedClip
+from carft_sweep.carft_core.prompts import context_weights, template_set, text_features
+from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.testing import batch_for, toy_teacher
 
 
 @pytest.fixture(scope="module")

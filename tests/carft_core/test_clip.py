@@ -22,10 +22,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_core import clip as clip_module
-from carft_core.clip import ImageClassifier, OpenedClip, open_model, weights_digest
-from carft_core.data.transforms import Transform
-from carft_core.errors import RequestError
+from carft_sweep.carft_core import clip as clip_module
+from carft_sweep.carft_core.clip import ImageClassifier, OpenedClip, open_model, weights_digest
+from carft_sweep.carft_core.data.transforms import Transform
+from carft_sweep.carft_core.errors import RequestError
 
 TEXTS = ["a photo of a cat", "an icon of a dog", "é", "a " * 70]
 TINY = "tiny-test-ViT"
@@ -585,7 +585,8 @@ def test_opening_says_nothing_and_gives_the_root_logger_no_handler(
     tiny_clip_files: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     code = (
-        "import logging, sys; from carft_core.clip import open_model; open_model(sys.argv[1]); "
+        "import logging, sys; from carft_sweep.carft_core.clip import open_model; "
+        "open_model(sys.argv[1]); "
         "assert not logging.getLogger().handlers and not logging.getLogger().filters"
     )
     done = subprocess.run(

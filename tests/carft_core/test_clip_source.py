@@ -13,8 +13,8 @@ import open_clip
 import pytest
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from carft_core.clip import TINY_CLIP, find_model, open_model
-from carft_core.errors import DownloadFailed, RequestError
+from carft_sweep.carft_core.clip import TINY_CLIP, find_model, open_model
+from carft_sweep.carft_core.errors import DownloadFailed, RequestError
 
 HALF = (0.5, 0.5, 0.5)
 REVISION = "0123456789abcdef0123456789abcdef01234567"

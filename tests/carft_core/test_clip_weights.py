@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from carft_core.clip import file_digest, fit, open_model, read_state
-from carft_core.errors import RequestError
+from carft_sweep.carft_core.clip import file_digest, fit, open_model, read_state
+from carft_sweep.carft_core.errors import RequestError
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from carft_core import compilation
-from carft_core.compilation import IMAGES_THAT_PAY, pays
-from carft_core.config import TrialConfig
-from carft_core.prepare import prepared
-from carft_core.run import RunFolder, load_weights
-from carft_core.train import Decision, EpochReport, train
+from carft_sweep.carft_core import compilation
+from carft_sweep.carft_core.compilation import IMAGES_THAT_PAY, pays
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.prepare import prepared
+from carft_sweep.carft_core.run import RunFolder, load_weights
+from carft_sweep.carft_core.train import Decision, EpochReport, train
 
 Config = Callable[..., TrialConfig]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import jsonschema
 import pytest
 
-from carft_core.algorithms import ALGORITHMS, Algorithm
-from carft_core.algorithms.car_ft import CarFt
-from carft_core.algorithms.fine_tune import FineTune
-from carft_core.config import TrialConfig, field_names, flatten, trial_config
-from carft_core.data import FAMILIES
-from carft_core.errors import InvalidConfig
-from carft_core.merges import MERGES
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
+from carft_sweep.carft_core.algorithms.car_ft import CarFt
+from carft_sweep.carft_core.algorithms.fine_tune import FineTune
+from carft_sweep.carft_core.config import TrialConfig, field_names, flatten, trial_config
+from carft_sweep.carft_core.data import FAMILIES
+from carft_sweep.carft_core.errors import InvalidConfig
+from carft_sweep.carft_core.merges import MERGES
 
 FULL: dict[str, Any] = {
     "model": {"name": "ViT-B-16", "pretrained": "openai"},
@@ -263,5 +263,5 @@ def test_a_dump_leaves_out_what_it_is_told_to() -> None:
 
 def test_reading_a_config_does_not_import_open_clip() -> None:
     """Which takes a second; every command would wait for it."""
-    code = "import sys, carft_core.config; sys.exit('open_clip' in sys.modules)"
+    code = "import sys, carft_sweep.carft_core.config; sys.exit('open_clip' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from carft_core.data import FAMILIES
-from carft_core.data.base import DataConfig
-from carft_core.data.domainbed import SETS
-from carft_core.errors import RequestError
-from carft_core.prompts import (
+from carft_sweep.carft_core.data import FAMILIES
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.domainbed import SETS
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.prompts import (
     KNOWN_WORDS,
     TemplateSet,
     context_set,

@@ -15,14 +15,19 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss
-from carft_core.clip import Classifier, ImageClassifier
-from carft_core.data import FAMILIES, Family, FamilyData, Source, Split, Transform
-from carft_core.data.base import DataConfig, Derived
-from carft_core.merges import MERGES, Merge, MergePoint, State
-from carft_core.optim import Group, OptimConfig, decay_groups
-from carft_core.teacher import Teacher
-from carft_core.testing import BrokenContract, check_algorithm, check_family, check_merge
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss
+from carft_sweep.carft_core.clip import Classifier, ImageClassifier
+from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Source, Split, Transform
+from carft_sweep.carft_core.data.base import DataConfig, Derived
+from carft_sweep.carft_core.merges import MERGES, Merge, MergePoint, State
+from carft_sweep.carft_core.optim import Group, OptimConfig, decay_groups
+from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.testing import (
+    BrokenContract,
+    check_algorithm,
+    check_family,
+    check_merge,
+)
 
 pytestmark = pytest.mark.usefixtures("registries")
 
@@ -223,7 +228,7 @@ def test_an_algorithm_that_breaks_a_law_is_told_which(
     cls: type[Algorithm], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ALGORITHMS, "plain", cls)
-    from carft_core import testing
+    from carft_sweep.carft_core import testing
 
     testing.built_in_teacher.cache_clear()  # one of them spoils it
     with pytest.raises(BrokenContract, match=f"^plain: .*{words}"):
@@ -457,8 +462,8 @@ def test_users_need_no_pytest_for_it() -> None:
     script = (
         "import sys\n"
         "sys.modules['pytest'] = None\n"
-        "from carft_core.testing import check_merge\n"
-        "from carft_core.merges import MERGES\n"
+        "from carft_sweep.carft_core.testing import check_merge\n"
+        "from carft_sweep.carft_core.merges import MERGES\n"
         "check_merge(MERGES['wise_ft'])\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

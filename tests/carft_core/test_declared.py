@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carft_core.data import FamilyData
-from carft_core.data.base import DataConfig, Split
-from carft_core.data.declaration import Declaration
-from carft_core.data.image_folder import IMAGE_FOLDER, Declared, Reader, Route
-from carft_core.errors import RequestError
+from carft_sweep.carft_core.data import FamilyData
+from carft_sweep.carft_core.data.base import DataConfig, Split
+from carft_sweep.carft_core.data.declaration import Declaration
+from carft_sweep.carft_core.data.image_folder import IMAGE_FOLDER, Declared, Reader, Route
+from carft_sweep.carft_core.errors import RequestError
 
 NAMES = ("cat", "hot_dog", "zebra")
 

@@ -10,8 +10,8 @@ import sys
 import pytest
 import torch
 
-from carft_core import device as device_module
-from carft_core.device import (
+from carft_sweep.carft_core import device as device_module
+from carft_sweep.carft_core.device import (
     MIB,
     arithmetic,
     autocast,
@@ -20,7 +20,7 @@ from carft_core.device import (
     resolve_precision,
     to_device,
 )
-from carft_core.errors import RequestError
+from carft_sweep.carft_core.errors import RequestError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 T4, V100, A100, H100 = (7, 5), (7, 0), (8, 0), (9, 0)
@@ -126,7 +126,7 @@ def test_an_operation_without_a_deterministic_kernel_is_named() -> None:
 
 
 def test_cublas_is_told_of_its_workspace_before_its_first_product() -> None:
-    code = "import carft_core.device, os; print(os.environ['CUBLAS_WORKSPACE_CONFIG'])"
+    code = "import carft_sweep.carft_core.device, os; print(os.environ['CUBLAS_WORKSPACE_CONFIG'])"
     plain = {k: v for k, v in os.environ.items() if k != "CUBLAS_WORKSPACE_CONFIG"}
     for own, expected in ({}, ":4096:8"), ({"CUBLAS_WORKSPACE_CONFIG": ":16:8"}, ":16:8"):
         environ = {**plain, **own}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from carft_core.data import FAMILIES
-from carft_core.data.base import DataConfig
-from carft_core.data.declaration import Declaration
-from carft_core.data.image_folder import Declared
+from carft_sweep.carft_core.data import FAMILIES
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.declaration import Declaration
+from carft_sweep.carft_core.data.image_folder import Declared
 from tests import domain_bed_tree, imagenet_tree, wilds_tree
 
 KNOWN = {

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from torchvision.datasets import ImageFolder
 
-from carft_core.data import FAMILIES, FamilyData, Transform, open_data, splits
-from carft_core.data.base import DataConfig, Derived
-from carft_core.data.domainbed import SETS, classes_of, names_of
-from carft_core.data.folders import Manifest
-from carft_core.data.survey import Survey, survey
-from carft_core.data.transforms import AUGMENTATIONS
-from carft_core.errors import RequestError
-from carft_core.testing import check_family
+from carft_sweep.carft_core.data import FAMILIES, FamilyData, Transform, open_data, splits
+from carft_sweep.carft_core.data.base import DataConfig, Derived
+from carft_sweep.carft_core.data.domainbed import SETS, classes_of, names_of
+from carft_sweep.carft_core.data.folders import Manifest
+from carft_sweep.carft_core.data.survey import Survey, survey
+from carft_sweep.carft_core.data.transforms import AUGMENTATIONS
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.testing import check_family
 from tests import domain_bed_tree
 from tests.carft_core.test_domain_bed_split import by_description
 
@@ -297,7 +297,7 @@ def test_a_folder_that_the_disk_does_not_give_is_named(
         raise PermissionError(errno.EACCES, "Permission denied", str(folder))
 
     shutil.copytree(pacs_root, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr("carft_core.data.folders.read_manifest", refusing)
+    monkeypatch.setattr("carft_sweep.carft_core.data.folders.read_manifest", refusing)
     with pytest.raises(RequestError) as caught:
         opened(tmp_path)
     place = tmp_path / "PACS" / "art_painting"
@@ -316,7 +316,7 @@ def test_a_whole_set_says_nothing_of_its_size(
         return Manifest(paths, (1,) * len(paths), counts, "")
 
     shutil.copytree(pacs_root, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr("carft_core.data.folders.read_manifest", listed)
+    monkeypatch.setattr("carft_sweep.carft_core.data.folders.read_manifest", listed)
     data = opened(tmp_path)
     assert data.notes == ()
     assert (len(data.shifts["sketch"]), len(data.extras["sketch_out"])) == (3144, 785)

@@ -11,14 +11,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from carft_core.config import TrialConfig, trial_config
-from carft_core.data import Family, open_data
-from carft_core.data.domainbed import DOMAIN_BED
-from carft_core.export import export
-from carft_core.identity import identify
-from carft_core.run import RunFolder, RunResult
-from carft_core.thumbnails import thumbnails
-from carft_core.train import Decision, EpochReport, train
+from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.data import Family, open_data
+from carft_sweep.carft_core.data.domainbed import DOMAIN_BED
+from carft_sweep.carft_core.export import export
+from carft_sweep.carft_core.identity import identify
+from carft_sweep.carft_core.run import RunFolder, RunResult
+from carft_sweep.carft_core.thumbnails import thumbnails
+from carft_sweep.carft_core.train import Decision, EpochReport, train
 
 Config = Callable[..., TrialConfig]
 Finished = tuple[RunFolder, RunResult]

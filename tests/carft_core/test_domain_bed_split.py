@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from carft_core.data.domainbed import divided, seed_hash
+from carft_sweep.carft_core.data.domainbed import divided, seed_hash
 
 IMAGES = 50
 

@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from carft_core.config import trial_config
-from carft_core.data import FAMILIES, FamilyData, Transform, open_data
-from carft_core.data.base import DataConfig
-from carft_core.data.downstream import _opened
-from carft_core.data.downstream_tasks import TASKS, by_lists, by_number
-from carft_core.data.transforms import evaluation_view
-from carft_core.errors import RequestError
-from carft_core.prompts import template_set
+from carft_sweep.carft_core.config import trial_config
+from carft_sweep.carft_core.data import FAMILIES, FamilyData, Transform, open_data
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.downstream import _opened
+from carft_sweep.carft_core.data.downstream_tasks import TASKS, by_lists, by_number
+from carft_sweep.carft_core.data.transforms import evaluation_view
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.prompts import template_set
 from tests import downstream_tree
 
 PLAIN = Transform(size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

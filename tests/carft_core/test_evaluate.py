@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_core.clip import ImageClassifier
-from carft_core.data.base import Source, Split
-from carft_core.data.transforms import Transform
-from carft_core.evaluate import (
+from carft_sweep.carft_core.clip import ImageClassifier
+from carft_sweep.carft_core.data.base import Source, Split
+from carft_sweep.carft_core.data.transforms import Transform
+from carft_sweep.carft_core.evaluate import (
     _Split,
     among,
     context_probe,
@@ -26,8 +26,8 @@ from carft_core.evaluate import (
     split_metrics,
     summary,
 )
-from carft_core.metrics import macro_f1, worst_group_top1
-from carft_core.predictions import Predictions
+from carft_sweep.carft_core.metrics import macro_f1, worst_group_top1
+from carft_sweep.carft_core.predictions import Predictions
 from tests.carft_core.bare_teacher import bare_teacher
 from tests.carft_core.random_predictions import CLASSES, random_predictions
 

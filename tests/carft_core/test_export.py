@@ -17,12 +17,12 @@ from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from carft_core.clip import open_model
-from carft_core.config import TrialConfig
-from carft_core.errors import RequestError
-from carft_core.export import MeasuredRow, _computing, export, read_facts
-from carft_core.run import RunFolder
-from carft_core.train import train
+from carft_sweep.carft_core.clip import open_model
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.export import MeasuredRow, _computing, export, read_facts
+from carft_sweep.carft_core.run import RunFolder
+from carft_sweep.carft_core.train import train
 from tests.carft_core.test_clip import ARCHITECTURES
 
 Config = Callable[..., TrialConfig]
@@ -289,7 +289,7 @@ def test_a_failure_leaves_the_export_that_was_there(
     def full(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("carft_core.export.write_json", full)
+    monkeypatch.setattr("carft_sweep.carft_core.export.write_json", full)
     with pytest.raises(OSError, match="disk full"):
         export(workdir, config, tmp_path / "model", label="wise_ft@0.5", force=True)
     assert {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()} == before

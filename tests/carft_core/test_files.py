@@ -15,12 +15,18 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from carft_core.config import TrialConfig
-from carft_core.errors import RequestError
-from carft_core.files import parse_json, read_json, read_lines, write_atomically, write_json
-from carft_core.identity import identify
-from carft_core.run import RunFolder, load_weights, save_weights
-from carft_core.run_files import Evaluation
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import (
+    parse_json,
+    read_json,
+    read_lines,
+    write_atomically,
+    write_json,
+)
+from carft_sweep.carft_core.identity import identify
+from carft_sweep.carft_core.run import RunFolder, load_weights, save_weights
+from carft_sweep.carft_core.run_files import Evaluation
 
 Config = Callable[..., TrialConfig]
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from carft_core.data.base import DataConfig, FamilyData
-from carft_core.data.icon_shift import (
+from carft_sweep.carft_core.data.base import DataConfig, FamilyData
+from carft_sweep.carft_core.data.icon_shift import (
     DATA,
     EVAL_VIEWS,
     ICON_SHIFT,
@@ -26,8 +26,8 @@ from carft_core.data.icon_shift import (
     TRAIN_VIEWS,
     decode,
 )
-from carft_core.data.transforms import Transform
-from carft_core.errors import RequestError
+from carft_sweep.carft_core.data.transforms import Transform
+from carft_sweep.carft_core.errors import RequestError
 from tools.builtin.check import read_labels
 from tools.builtin.copies import (
     NEAR_COPY,

@@ -7,7 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from carft_core.data.icon_shift import render_views, uniforms, view_keys, view_parameters
+from carft_sweep.carft_core.data.icon_shift import (
+    render_views,
+    uniforms,
+    view_keys,
+    view_parameters,
+)
 
 COUNT = 24
 

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carft_core import identity
-from carft_core.config import TrialConfig
-from carft_core.data import open_data
-from carft_core.files import digest_of
-from carft_core.identity import evaluation_digest, identify
-from carft_core.merges import Merge, MergePoint, Model
-from carft_core.merges.wise_ft import WiseFt
-from carft_core.run import RunFolder, finish, is_complete
-from carft_core.train import train
+from carft_sweep.carft_core import identity
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.data import open_data
+from carft_sweep.carft_core.files import digest_of
+from carft_sweep.carft_core.identity import evaluation_digest, identify
+from carft_sweep.carft_core.merges import Merge, MergePoint, Model
+from carft_sweep.carft_core.merges.wise_ft import WiseFt
+from carft_sweep.carft_core.run import RunFolder, finish, is_complete
+from carft_sweep.carft_core.train import train
 
 Config = Callable[..., TrialConfig]
 

@@ -20,19 +20,19 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from carft_core.data import FAMILIES, FamilyData, Split, Transform
-from carft_core.data.base import DataConfig
-from carft_core.data.folders import EXTENSIONS
-from carft_core.data.image_folder import IMAGE_FOLDER
-from carft_core.data.images import read_rgb
-from carft_core.data.loader import Batches, Loaded, Loader, Passes
-from carft_core.data.transforms import (
+from carft_sweep.carft_core.data import FAMILIES, FamilyData, Split, Transform
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.folders import EXTENSIONS
+from carft_sweep.carft_core.data.image_folder import IMAGE_FOLDER
+from carft_sweep.carft_core.data.images import read_rgb
+from carft_sweep.carft_core.data.loader import Batches, Loaded, Loader, Passes
+from carft_sweep.carft_core.data.transforms import (
     AUGMENTATIONS,
     evaluation_view,
     photo_views,
     training_view,
 )
-from carft_core.errors import RequestError
+from carft_sweep.carft_core.errors import RequestError
 
 PLAIN = Transform(size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 CLIP = Transform(

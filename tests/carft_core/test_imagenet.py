@@ -15,19 +15,19 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.datasets import ImageFolder
 
-from carft_core.clip import ImageClassifier
-from carft_core.config import TrialConfig, trial_config
-from carft_core.data import FamilyData, Split, Transform, open_data
-from carft_core.data.base import DataConfig, Derived
-from carft_core.data.folders import count_notes
-from carft_core.data.imagenet import IMAGENET, folder_of
-from carft_core.data.images import read_inside_border, read_plain, read_rgb
-from carft_core.errors import RequestError
-from carft_core.evaluate import predict, split_metrics
-from carft_core.identity import identify
-from carft_core.predictions import Predictions
-from carft_core.run import finish, is_complete
-from carft_core.train import train
+from carft_sweep.carft_core.clip import ImageClassifier
+from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.data import FamilyData, Split, Transform, open_data
+from carft_sweep.carft_core.data.base import DataConfig, Derived
+from carft_sweep.carft_core.data.folders import count_notes
+from carft_sweep.carft_core.data.imagenet import IMAGENET, folder_of
+from carft_sweep.carft_core.data.images import read_inside_border, read_plain, read_rgb
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.evaluate import predict, split_metrics
+from carft_sweep.carft_core.identity import identify
+from carft_sweep.carft_core.predictions import Predictions
+from carft_sweep.carft_core.run import finish, is_complete
+from carft_sweep.carft_core.train import train
 from tests.carft_core.bare_teacher import bare_teacher
 from tests.imagenet_tree import OBJECTNET, OBJECTS, V2, WNIDS
 

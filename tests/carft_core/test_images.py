@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carft_core.data import images
-from carft_core.data.folders import EXTENSIONS
-from carft_core.data.images import open_image, read_inside_border, read_plain, read_rgb
-from carft_core.errors import RequestError
+from carft_sweep.carft_core.data import images
+from carft_sweep.carft_core.data.folders import EXTENSIONS
+from carft_sweep.carft_core.data.images import open_image, read_inside_border, read_plain, read_rgb
+from carft_sweep.carft_core.errors import RequestError
 from tests.image_files import claimed_png
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
@@ -152,7 +152,7 @@ MEASURED = """
 import resource, sys
 from collections.abc import Callable
 from pathlib import Path
-from carft_core.data.images import read_rgb
+from carft_sweep.carft_core.data.images import read_rgb
 
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 read_rgb(Path(sys.argv[1]))

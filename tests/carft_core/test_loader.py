@@ -16,12 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from carft_core.data.base import DataConfig, Files, Source, Split
-from carft_core.data.icon_shift import ICON_SHIFT_DEV
-from carft_core.data.images import read_plain
-from carft_core.data.loader import Batches, Loader, Part, Passes, default_workers, shuffled
-from carft_core.data.transforms import Transform
-from carft_core.errors import RequestError
+from carft_sweep.carft_core.data.base import DataConfig, Files, Source, Split
+from carft_sweep.carft_core.data.icon_shift import ICON_SHIFT_DEV
+from carft_sweep.carft_core.data.images import read_plain
+from carft_sweep.carft_core.data.loader import (
+    Batches,
+    Loader,
+    Part,
+    Passes,
+    default_workers,
+    shuffled,
+)
+from carft_sweep.carft_core.data.transforms import Transform
+from carft_sweep.carft_core.errors import RequestError
 
 TRANSFORM = Transform(size=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 

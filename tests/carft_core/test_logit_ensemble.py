@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from carft_core.algorithms import ALGORITHMS
-from carft_core.clip import Classifier, OpenedClip
-from carft_core.config import TrialConfig
-from carft_core.merges.logit_ensemble import LogitEnsemble
-from carft_core.run import RunFolder
-from carft_core.teacher import Teacher
-from carft_core.testing import batch_for, toy_teacher
-from carft_core.train import train
+from carft_sweep.carft_core.algorithms import ALGORITHMS
+from carft_sweep.carft_core.clip import Classifier, OpenedClip
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.merges.logit_ensemble import LogitEnsemble
+from carft_sweep.carft_core.run import RunFolder
+from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.testing import batch_for, toy_teacher
+from carft_sweep.carft_core.train import train
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from carft_core.data import folders
-from carft_core.data.folders import read_manifest
-from carft_core.errors import RequestError
-from carft_core.files import user_cache
+from carft_sweep.carft_core.data import folders
+from carft_sweep.carft_core.data.folders import read_manifest
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import user_cache
 
 LONG_AGO = 1_000_000_000
 

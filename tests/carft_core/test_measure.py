@@ -15,16 +15,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from carft_core import evaluate
-from carft_core.bank import VARIABLE
-from carft_core.clip import Classifier
-from carft_core.config import TrialConfig
-from carft_core.data import Source
-from carft_core.evaluate import among, context_probe, measure, predict, split_metrics, summary
-from carft_core.metrics import top1
-from carft_core.predictions import CLASS_NAMES, Predictions, write_predictions
-from carft_core.prepare import Prepared
-from carft_core.teacher import Teacher
+from carft_sweep.carft_core import evaluate
+from carft_sweep.carft_core.bank import VARIABLE
+from carft_sweep.carft_core.clip import Classifier
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.data import Source
+from carft_sweep.carft_core.evaluate import (
+    among,
+    context_probe,
+    measure,
+    predict,
+    split_metrics,
+    summary,
+)
+from carft_sweep.carft_core.metrics import top1
+from carft_sweep.carft_core.predictions import CLASS_NAMES, Predictions, write_predictions
+from carft_sweep.carft_core.prepare import Prepared
+from carft_sweep.carft_core.teacher import Teacher
 from tests.carft_core.measured_task import OTHER_TASK, measured_task, moved_classifier
 
 pytestmark = pytest.mark.usefixtures("cache")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
-from carft_core.metrics import (
+from carft_sweep.carft_core.metrics import (
     brier,
     ece,
     entropy,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from carft_core.optim import (
+from carft_sweep.carft_core.optim import (
     OPTIMISERS,
     OptimConfig,
     decay_groups,

@@ -11,20 +11,20 @@ from types import ModuleType
 
 import pytest
 
-from carft_core import identity, own_code, prepare
-from carft_core.algorithms import ALGORITHMS
-from carft_core.config import TrialConfig
-from carft_core.data import FAMILIES
-from carft_core.errors import RequestError
-from carft_core.run import models_of
+from carft_sweep.carft_core import identity, own_code, prepare
+from carft_sweep.carft_core.algorithms import ALGORITHMS
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.data import FAMILIES
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.run import models_of
 
 METHOD = '''
 from __future__ import annotations
 from typing import ClassVar
-from carft_core.algorithms import ALGORITHMS, Algorithm
-from carft_core.algorithms.fine_tune import FineTune
-from carft_core.data.transforms import training_view
-from carft_core.errors import RequestError
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
+from carft_sweep.carft_core.algorithms.fine_tune import FineTune
+from carft_sweep.carft_core.data.transforms import training_view
+from carft_sweep.carft_core.errors import RequestError
 import numpy as np
 
 {more}
@@ -157,8 +157,8 @@ def test_an_edit_of_a_users_merge_measures_its_models_anew_and_no_others(
     write: Write, toy_config: Callable[..., TrialConfig]
 ) -> None:
     text = """
-from carft_core.merges import MERGES
-from carft_core.merges.wise_ft import WiseFt
+from carft_sweep.carft_core.merges import MERGES
+from carft_sweep.carft_core.merges.wise_ft import WiseFt
 @MERGES.register
 class Mine(WiseFt):
     name = "mine"

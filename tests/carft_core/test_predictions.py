@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from carft_core import predictions
-from carft_core.evaluate import split_metrics
-from carft_core.predictions import Predictions, predictions_file, write_predictions
+from carft_sweep.carft_core import predictions
+from carft_sweep.carft_core.evaluate import split_metrics
+from carft_sweep.carft_core.predictions import Predictions, predictions_file, write_predictions
 from tests.carft_core.random_predictions import CLASSES, random_predictions
 
 

@@ -18,15 +18,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from carft_core import predictor as module
-from carft_core.config import TrialConfig
-from carft_core.errors import RequestError
-from carft_core.export import export
-from carft_core.files import read_json, write_json
-from carft_core.predictor import Picture, Prediction, Predictor, read_image
-from carft_core.prepare import prepared
-from carft_core.run import RunFolder, load_weights, save_weights
-from carft_core.train import train
+from carft_sweep.carft_core import predictor as module
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.export import export
+from carft_sweep.carft_core.files import read_json, write_json
+from carft_sweep.carft_core.predictor import Picture, Prediction, Predictor, read_image
+from carft_sweep.carft_core.prepare import prepared
+from carft_sweep.carft_core.run import RunFolder, load_weights, save_weights
+from carft_sweep.carft_core.train import train
 
 Config = Callable[..., TrialConfig]
 CLASSES = ("anchor", "bell", "cat")

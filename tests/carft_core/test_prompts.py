@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from carft_core import prompts
-from carft_core.clip import OpenedClip
-from carft_core.data.icon_shift import ICON_TEMPLATES
-from carft_core.device import arithmetic
-from carft_core.errors import InvalidConfig, RequestError
-from carft_core.prompts import (
+from carft_sweep.carft_core import prompts
+from carft_sweep.carft_core.clip import OpenedClip
+from carft_sweep.carft_core.data.icon_shift import ICON_TEMPLATES
+from carft_sweep.carft_core.device import arithmetic
+from carft_sweep.carft_core.errors import InvalidConfig, RequestError
+from carft_sweep.carft_core.prompts import (
     TEMPLATE_SETS,
     TemplateSet,
     class_weights,

@@ -9,16 +9,16 @@ from typing import Any, ClassVar
 
 import pytest
 
-from carft_core.algorithms import ALGORITHMS, Algorithm
-from carft_core.algorithms.fine_tune import FineTune
-from carft_core.config import field_names, trial_config
-from carft_core.data import FAMILIES, Family, FamilyData
-from carft_core.data.base import DataConfig
-from carft_core.data.downstream_tasks import TASKS
-from carft_core.errors import InvalidConfig, RequestError
-from carft_core.merges import MERGES, Merge, MergePoint, State
-from carft_core.prompts import TemplateSet, register_templates, template_set
-from carft_core.registry import Registry
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
+from carft_sweep.carft_core.algorithms.fine_tune import FineTune
+from carft_sweep.carft_core.config import field_names, trial_config
+from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.downstream_tasks import TASKS
+from carft_sweep.carft_core.errors import InvalidConfig, RequestError
+from carft_sweep.carft_core.merges import MERGES, Merge, MergePoint, State
+from carft_sweep.carft_core.prompts import TemplateSet, register_templates, template_set
+from carft_sweep.carft_core.registry import Registry
 
 pytestmark = pytest.mark.usefixtures("registries")
 

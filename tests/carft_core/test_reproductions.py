@@ -12,17 +12,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from carft_core.algorithms import ALGORITHMS, Batch, Loss
-from carft_core.algorithms.fine_tune import FineTune
-from carft_core.clip import Classifier, ImageClassifier
-from carft_core.config import TrialConfig
-from carft_core.errors import RequestError
-from carft_core.identity import evaluation_digest, identify
-from carft_core.merges import MERGES, Merge, MergePoint
-from carft_core.optim import Group, OptimConfig, decay_groups
-from carft_core.run import RunFolder, finish, load_weights
-from carft_core.teacher import Teacher
-from carft_core.train import epochs, train
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Batch, Loss
+from carft_sweep.carft_core.algorithms.fine_tune import FineTune
+from carft_sweep.carft_core.clip import Classifier, ImageClassifier
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.identity import evaluation_digest, identify
+from carft_sweep.carft_core.merges import MERGES, Merge, MergePoint
+from carft_sweep.carft_core.optim import Group, OptimConfig, decay_groups
+from carft_sweep.carft_core.run import RunFolder, finish, load_weights
+from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.train import epochs, train
 
 pytestmark = pytest.mark.usefixtures("registries")
 Config = Callable[..., TrialConfig]

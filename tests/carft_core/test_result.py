@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from carft_core.clip import Classifier
-from carft_core.config import TrialConfig
-from carft_core.errors import RequestError
-from carft_core.identity import MEASURING_REVISION, TRAINING_REVISION
-from carft_core.prepare import prepared
-from carft_core.run import RunFolder, finish, is_complete
-from carft_core.teacher import Teacher
-from carft_core.train import train
+from carft_sweep.carft_core.clip import Classifier
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.identity import MEASURING_REVISION, TRAINING_REVISION
+from carft_sweep.carft_core.prepare import prepared
+from carft_sweep.carft_core.run import RunFolder, finish, is_complete
+from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.train import train
 
 Config = Callable[..., TrialConfig]
 ENDS = [{"name": "wise_ft", "alphas": [0.0, 0.5, 1.0]}]

@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from carft_core.config import TrialConfig, trial_config
-from carft_core.data import FAMILIES, Family, FamilyData
-from carft_core.data.icon_shift import ICON_SHIFT_DEV
-from carft_core.errors import RequestError
-from carft_core.identity import evaluation_digest, identify
-from carft_core.prepare import other_data, prepared
-from carft_core.run import RunResult, finish, is_complete, load_weights
-from carft_core.train import epochs, train
+from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData
+from carft_sweep.carft_core.data.icon_shift import ICON_SHIFT_DEV
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.identity import evaluation_digest, identify
+from carft_sweep.carft_core.prepare import other_data, prepared
+from carft_sweep.carft_core.run import RunResult, finish, is_complete, load_weights
+from carft_sweep.carft_core.train import epochs, train
 from tests import downstream_tree
 
 Config = Callable[..., TrialConfig]

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_core.config import TrialConfig
-from carft_core.errors import InvalidConfig
-from carft_core.identity import identify
-from carft_core.optim import (
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.errors import InvalidConfig
+from carft_sweep.carft_core.identity import identify
+from carft_sweep.carft_core.optim import (
     OPTIMISERS,
     Group,
     OptimConfig,
@@ -25,10 +25,10 @@ from carft_core.optim import (
     learning_rate,
     warmup_steps,
 )
-from carft_core.prepare import prepared
-from carft_core.run import RunFolder, load_weights
-from carft_core.teacher import to_views
-from carft_core.train import Decision, EpochReport, Run, train
+from carft_sweep.carft_core.prepare import prepared
+from carft_sweep.carft_core.run import RunFolder, load_weights
+from carft_sweep.carft_core.teacher import to_views
+from carft_sweep.carft_core.train import Decision, EpochReport, Run, train
 
 Config = Callable[..., TrialConfig]
 RHO = 0.2

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from carft_core.config import trial_config
-from carft_core.data import Source, Split
-from carft_core.errors import InvalidConfig
-from carft_core.optim import Schedule, schedule_of
+from carft_sweep.carft_core.config import trial_config
+from carft_sweep.carft_core.data import Source, Split
+from carft_sweep.carft_core.errors import InvalidConfig
+from carft_sweep.carft_core.optim import Schedule, schedule_of
 
 TRAIN = Split(
     ids=tuple("abcdefghij"),

@@ -17,13 +17,13 @@ import pytest
 import torch
 from PIL import Image
 
-from carft_core.data import FamilyData, Transform, folders, open_data
-from carft_core.data.base import DataConfig
-from carft_core.data.image_folder import IMAGE_FOLDER
-from carft_core.data.loader import Batches, Loader, Passes
-from carft_core.data.splits import bad_files
-from carft_core.errors import RequestError
-from carft_core.testing import check_family
+from carft_sweep.carft_core.data import FamilyData, Transform, folders, open_data
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.image_folder import IMAGE_FOLDER
+from carft_sweep.carft_core.data.loader import Batches, Loader, Passes
+from carft_sweep.carft_core.data.splits import bad_files
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.testing import check_family
 
 CLIP = Transform(16, (0.5,) * 3, (0.25,) * 3)
 CLASSES = ("bell", "cat")

@@ -12,17 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from carft_core.algorithms import ALGORITHMS, Soup
-from carft_core.algorithms.model_stock import ModelStock
-from carft_core.algorithms.uniform_soup import UniformSoup
-from carft_core.clip import OpenedClip
-from carft_core.config import TrialConfig
-from carft_core.errors import InvalidConfig, RequestError
-from carft_core.export import export
-from carft_core.identity import identify
-from carft_core.predictor import Predictor
-from carft_core.prepare import prepared
-from carft_core.run import (
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Soup
+from carft_sweep.carft_core.algorithms.model_stock import ModelStock
+from carft_sweep.carft_core.algorithms.uniform_soup import UniformSoup
+from carft_sweep.carft_core.clip import OpenedClip
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.errors import InvalidConfig, RequestError
+from carft_sweep.carft_core.export import export
+from carft_sweep.carft_core.identity import identify
+from carft_sweep.carft_core.predictor import Predictor
+from carft_sweep.carft_core.prepare import prepared
+from carft_sweep.carft_core.run import (
     RunFolder,
     finish,
     is_complete,
@@ -30,9 +30,9 @@ from carft_core.run import (
     load_weights,
     read_result,
 )
-from carft_core.teacher import Teacher
-from carft_core.testing import toy_teacher
-from carft_core.train import train
+from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.testing import toy_teacher
+from carft_sweep.carft_core.train import train
 
 Build = Callable[..., TrialConfig]
 DIGESTS = tuple(f"{number:064x}" for number in range(1, 4))

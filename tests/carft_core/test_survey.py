@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from carft_core.data import FAMILIES, DataFolder, Family, FamilyData, Source, Split
-from carft_core.data.base import DataConfig
-from carft_core.data.folders import data_root, find_folders
-from carft_core.data.survey import Survey, survey
-from carft_core.errors import RequestError
+from carft_sweep.carft_core.data import FAMILIES, DataFolder, Family, FamilyData, Source, Split
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.folders import data_root, find_folders
+from carft_sweep.carft_core.data.survey import Survey, survey
+from carft_sweep.carft_core.errors import RequestError
 
 
 def names_in(folder: Path) -> Split:

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from carft_core.clip import open_model
-from carft_core.config import TrialConfig
-from carft_core.data import Source
-from carft_core.data.transforms import AUGMENTATIONS
-from carft_core.prepare import Prepared, prepared
-from carft_core.teacher import Teacher, is_convolutional
+from carft_sweep.carft_core.clip import open_model
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.data import Source
+from carft_sweep.carft_core.data.transforms import AUGMENTATIONS
+from carft_sweep.carft_core.prepare import Prepared, prepared
+from carft_sweep.carft_core.teacher import Teacher, is_convolutional
 
 Config = Callable[..., TrialConfig]
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from carft_core.errors import RequestError
-from carft_core.prompts import MAX_BYTES, TemplateSet, mistakes, read_template_file
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.prompts import MAX_BYTES, TemplateSet, mistakes, read_template_file
 
 
 def written(tmp_path: Path, name: str, content: str | bytes) -> Path:

@@ -23,11 +23,13 @@ def environment(module: str, **said: str) -> dict[str, str]:
     return dict(part.split("=") for part in output.split())
 
 
-@pytest.mark.parametrize("module", ["carft_core", "sweeps.cli", "sweeps.engines.worker"])
+@pytest.mark.parametrize(
+    "module", ["carft_sweep", "carft_sweep.sweeps.cli", "carft_sweep.sweeps.engines.worker"]
+)
 def test_threads_wait_passively(module: str) -> None:
     assert environment(module) == {"OMP_WAIT_POLICY": "passive"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_user_says_is_kept(name: str) -> None:
-    assert environment("carft_core", **{name: "1"}) == {name: "1"}
+    assert environment("carft_sweep", **{name: "1"}) == {name: "1"}

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carft_core.clip import open_model
-from carft_core.config import TrialConfig, trial_config
-from carft_core.data import open_data
-from carft_core.errors import RequestError
-from carft_core.thumbnails import SIDE, thumbnails
+from carft_sweep.carft_core.clip import open_model
+from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.data import open_data
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.thumbnails import SIDE, thumbnails
 from tests.conftest import TINY_CONFIG
 
 SPLIT = "ood/outline"

@@ -13,9 +13,9 @@ import torch
 from safetensors import safe_open
 from torch.nn import functional as F
 
-from carft_core.data.base import DataConfig, Split
-from carft_core.data.icon_shift import ICON_SHIFT_DEV, ICON_TEMPLATES
-from carft_core.data.transforms import Transform
+from carft_sweep.carft_core.data.base import DataConfig, Split
+from carft_sweep.carft_core.data.icon_shift import ICON_SHIFT_DEV, ICON_TEMPLATES
+from carft_sweep.carft_core.data.transforms import Transform
 from tools.builtin.batches import Batches
 from tools.builtin.corpus import Corpus
 from tools.builtin.manifest import Item, Pair, read_classes, subset_of

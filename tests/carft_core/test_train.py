@@ -15,16 +15,16 @@ import pytest
 import torch
 from torch import nn
 
-from carft_core import train as train_module
-from carft_core.algorithms.base import Batch, Loss
-from carft_core.algorithms.car_ft import CarFt
-from carft_core.clip import ImageClassifier, checkpoint_gradients, open_model
-from carft_core.config import TrialConfig
-from carft_core.errors import NonFinite, RequestError
-from carft_core.evaluate import METRICS
-from carft_core.run import RunFolder, finish, is_complete, load_weights, read_result
-from carft_core.teacher import Teacher
-from carft_core.train import Decision, EpochReport, epochs, set_mode, train
+from carft_sweep.carft_core import train as train_module
+from carft_sweep.carft_core.algorithms.base import Batch, Loss
+from carft_sweep.carft_core.algorithms.car_ft import CarFt
+from carft_sweep.carft_core.clip import ImageClassifier, checkpoint_gradients, open_model
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.errors import NonFinite, RequestError
+from carft_sweep.carft_core.evaluate import METRICS
+from carft_sweep.carft_core.run import RunFolder, finish, is_complete, load_weights, read_result
+from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.train import Decision, EpochReport, epochs, set_mode, train
 
 Config = Callable[..., TrialConfig]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from carft_core.files import user_cache
+from carft_sweep.carft_core.files import user_cache
 
 
 def test_the_cache_lies_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:

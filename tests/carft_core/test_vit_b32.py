@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from carft_core.clip import open_model
-from carft_core.config import TrialConfig
-from carft_core.data import open_data
-from carft_core.data.base import DataConfig
-from carft_core.evaluate import predict
-from carft_core.prompts import class_weights, template_set, text_features
-from carft_core.teacher import zero_shot_classifier
-from carft_core.train import train
+from carft_sweep.carft_core.clip import open_model
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.data import open_data
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.evaluate import predict
+from carft_sweep.carft_core.prompts import class_weights, template_set, text_features
+from carft_sweep.carft_core.teacher import zero_shot_classifier
+from carft_sweep.carft_core.train import train
 from tests.carft_core.bare_teacher import bare_teacher
 
 

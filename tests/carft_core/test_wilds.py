@@ -14,18 +14,18 @@ import pytest
 from PIL import Image
 from sklearn.metrics import f1_score
 
-from carft_core.config import trial_config
-from carft_core.data import FAMILIES, FamilyData, Split, Transform, open_data
-from carft_core.data.base import DataConfig
-from carft_core.data.folders import VARIABLE, count_notes
-from carft_core.data.survey import survey
-from carft_core.data.wilds import FMOW_BENCHMARK as FMOW
-from carft_core.data.wilds import IWILDCAM_BENCHMARK as IWILDCAM
-from carft_core.data.wilds import Benchmark, _opened, read_fmow, split_of
-from carft_core.errors import RequestError
-from carft_core.prompts import template_set
-from carft_core.run import RunFolder
-from carft_core.train import train
+from carft_sweep.carft_core.config import trial_config
+from carft_sweep.carft_core.data import FAMILIES, FamilyData, Split, Transform, open_data
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.folders import VARIABLE, count_notes
+from carft_sweep.carft_core.data.survey import survey
+from carft_sweep.carft_core.data.wilds import FMOW_BENCHMARK as FMOW
+from carft_sweep.carft_core.data.wilds import IWILDCAM_BENCHMARK as IWILDCAM
+from carft_sweep.carft_core.data.wilds import Benchmark, _opened, read_fmow, split_of
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.prompts import template_set
+from carft_sweep.carft_core.run import RunFolder
+from carft_sweep.carft_core.train import train
 from tests import wilds_tree
 from tests.wilds_tree import CATEGORIES, fmow_row, fmow_rows, iwildcam_row, iwildcam_rows
 
@@ -257,9 +257,9 @@ def test_the_digest_knows_rows_names_and_sizes_but_no_place(tmp_path: Path) -> N
 
 def test_no_images_are_listed_twice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As if the folder had not just been made.
-    monkeypatch.setattr("carft_core.data.folders.SETTLED", -1_000_000_000_000)
+    monkeypatch.setattr("carft_sweep.carft_core.data.folders.SETTLED", -1_000_000_000_000)
     before = _opened.__wrapped__(root / wilds_tree.FMOW, FMOW)
-    monkeypatch.setattr("carft_core.data.folders._images", None)
+    monkeypatch.setattr("carft_sweep.carft_core.data.folders._images", None)
     assert _opened.__wrapped__(root / wilds_tree.FMOW, FMOW).digest == before.digest
 
 
@@ -351,7 +351,7 @@ def test_what_the_system_cannot_read_is_told(
     def broken(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "train")
 
-    monkeypatch.setattr("carft_core.data.wilds.read_manifest", broken)
+    monkeypatch.setattr("carft_sweep.carft_core.data.wilds.read_manifest", broken)
     assert refusal(tmp_path, "iwildcam") == "data.root: train cannot be read: Permission denied"
 
 

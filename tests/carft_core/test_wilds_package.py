@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from carft_core.data import FAMILIES, Split
-from carft_core.data.base import DataConfig
-from carft_core.metrics import macro_f1, mean_per_class_top1, top1, worst_group_top1
+from carft_sweep.carft_core.data import FAMILIES, Split
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.metrics import macro_f1, mean_per_class_top1, top1, worst_group_top1
 from tests import wilds_tree
 
 wilds = pytest.importorskip("wilds", reason="pip install wilds")

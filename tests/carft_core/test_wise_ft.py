@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from carft_core.errors import RequestError
-from carft_core.merges.wise_ft import WiseFt, interpolate
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.merges.wise_ft import WiseFt, interpolate
 
 
 def two_models() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

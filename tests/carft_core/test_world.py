@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from carft_core.algorithms.base import Batch, Loss
-from carft_core.algorithms.fine_tune import FineTune
-from carft_core.config import TrialConfig
-from carft_core.data.loader import Passes, Share
-from carft_core.errors import RequestError
-from carft_core.run import RunFolder, load_weights
-from carft_core.teacher import Teacher
-from carft_core.train import Decision, EpochReport, train
-from carft_core.world import World, here
+from carft_sweep.carft_core.algorithms.base import Batch, Loss
+from carft_sweep.carft_core.algorithms.fine_tune import FineTune
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.data.loader import Passes, Share
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.run import RunFolder, load_weights
+from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.train import Decision, EpochReport, train
+from carft_sweep.carft_core.world import World, here
 from tests.carft_core.ranks import on_ranks
 
 Config = Callable[..., TrialConfig]

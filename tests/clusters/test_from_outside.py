@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import requests
 
-from carft_core.files import read_json
+from carft_sweep.carft_core.files import read_json
 from tests.clusters.by_hand import Cluster
 from tests.clusters.conftest import VENV, call, variables
 from tests.clusters.hosts import Host
@@ -96,7 +96,7 @@ def test_it_ends_as_a_local_one_though_a_node_is_killed(
     there = replace(project, home=Path(cluster.environ["CARFT_HOME"]))
     with (tmp_path / "said").open("w+") as told:
         process = subprocess.Popen(
-            [python, "-m", "sweeps", "submit", project.file.name, "--python", python],
+            [python, "-m", "carft_sweep", "submit", project.file.name, "--python", python],
             cwd=project.file.parent,
             env=outside(cluster),
             stdout=told,

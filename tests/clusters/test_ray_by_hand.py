@@ -165,7 +165,7 @@ def test_rays_folder_lies_in_one_that_nobody_could_make_first(tmp_path: Path, sc
     scratch.chmod(0o1777)
     (tmp_path / "home" / "ray-token").write_text("token")
     stand_ins = {
-        "python": '[ "$*" = "-m sweeps.engines.ray_tokens" ] && exit "${OLD:-0}"',
+        "python": '[ "$*" = "-m carft_sweep.sweeps.engines.ray_tokens" ] && exit "${OLD:-0}"',
         "ray": f'printf "%s\\n" "$@" >>{tmp_path}/words',
         "ip": 'echo "$4 dev lo src $4 uid 0"',
     }

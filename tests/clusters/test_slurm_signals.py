@@ -31,7 +31,7 @@ while :; do sleep 0.1; done
 # else it is the real one.
 PYTHON = """\
 #!/bin/bash
-[ "$BEHAVES $2" != "old-ray sweeps.engines.ray_tokens" ] || exit 2
+[ "$BEHAVES $2" != "old-ray carft_sweep.sweeps.engines.ray_tokens" ] || exit 2
 [ "$1" = - ] || exec {python} "$@"
 [ "$BEHAVES" != no-ray ]
 """

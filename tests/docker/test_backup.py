@@ -18,7 +18,7 @@ from typing import Any
 import optuna
 import pytest
 
-from sweeps.cli import main
+from carft_sweep.sweeps.cli import main
 from tests.services.postgres import ADMIN, ADMIN_PASSWORD, PROGRAMS, Postgres
 from tests.services.processes import HOST
 from tests.services.s3 import S3

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from sqlalchemy import make_url
 
-from sweeps.secrets import NAMES
+from carft_sweep.sweeps.secrets import NAMES
 from tests.docker.composed import DOCKER, ROOT
 from tests.docker.kuberay import KUBERNETES, check_fields, check_pod
 

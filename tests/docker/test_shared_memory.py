@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from carft_core.config import EvalConfig
-from carft_core.data.loader import MOST_WORKERS
-from sweeps.spec.spec import load_spec
+from carft_sweep.carft_core.config import EvalConfig
+from carft_sweep.carft_core.data.loader import MOST_WORKERS
+from carft_sweep.sweeps.spec.spec import load_spec
 from tests.docker.composed import ROOT, services
 from tests.docker.test_kuberay import ray_manifests, templates
 

@@ -14,14 +14,13 @@ import pytest
 import yaml
 from nbformat import NotebookNode, validate
 
-from sweeps.api import run_sweep
-from sweeps.spec.spec import load_spec
+from carft_sweep.sweeps.api import run_sweep
+from carft_sweep.sweeps.spec.spec import load_spec
+from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.mlflow_reader import load_comparison
 from tests.docs.notebook import execute, read
-from tracking.comparison.compare import Comparison
-from tracking.mlflow_reader import load_comparison
 
 PAGE = Path(__file__).parents[2] / "docs" / "notebooks.md"
-OURS = ("sweeps", "tracking", "carft_core")
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "run_sweep": run_sweep,
     "load_comparison": load_comparison,
@@ -99,7 +98,7 @@ def test_its_sweep_is_a_valid_one(stored: NotebookNode, tmp_path: Path) -> None:
 def test_what_is_imported_called_and_asked_is_there(source: str) -> None:
     for node in ast.walk(ast.parse(source)):
         match node:
-            case ast.ImportFrom(module=str(module)) if module.split(".")[0] in OURS:
+            case ast.ImportFrom(module=str(module)) if module.split(".")[0] == "carft_sweep":
                 there = importlib.import_module(module)
                 assert all(hasattr(there, alias.name) for alias in node.names), module
             case ast.Call(func=ast.Name(id=name)) if name in FUNCTIONS:

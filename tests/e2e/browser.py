@@ -79,7 +79,7 @@ def colours(driver: webdriver.Chrome, scheme: Literal["light", "dark"]) -> None:
 @contextlib.contextmanager
 def printed(home: Path) -> Iterator[list[str]]:
     """The lines that `carft-sweep ui` prints, while it serves a home."""
-    command = [sys.executable, "-m", "sweeps", "--home", str(home), "ui", "--port", "0"]
+    command = [sys.executable, "-m", "carft_sweep", "--home", str(home), "ui", "--port", "0"]
     environ = {name: value for name, value in os.environ.items() if name not in APART}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as server:
         try:

@@ -37,7 +37,7 @@ class Tiny:
         kept = {name: value for name, value in os.environ.items() if name not in APART}
         what = str(self.file) if command in ("run", "check") else self.file.stem
         return subprocess.Popen(
-            [sys.executable, "-m", "sweeps", command, what, *words],
+            [sys.executable, "-m", "carft_sweep", command, what, *words],
             cwd=ROOT,
             env={**kept, "CARFT_HOME": str(self.home), "OMP_NUM_THREADS": "1", **environ},
             stdout=subprocess.PIPE,
@@ -71,7 +71,7 @@ class Tiny:
         found = []
         for command in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                trains = b"sweeps.engines.worker" in command.read_bytes()
+                trains = b"carft_sweep.sweeps.engines.worker" in command.read_bytes()
                 environ = (command.parent / "environ").read_bytes()
             except OSError:  # it has ended meanwhile
                 continue

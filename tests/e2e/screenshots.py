@@ -20,12 +20,12 @@ from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from sweeps.home import Home
-from sweeps.results.artifacts import PAGE
-from sweeps.results.sent_log import SentLog
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.results.artifacts import PAGE
+from carft_sweep.sweeps.results.sent_log import SentLog
+from carft_sweep.tracking.location import resolve_location
+from carft_sweep.tracking.store.mlflow_pages import run_page, runs_page
 from tests.e2e.browser import browser, close_assistant, photograph, served, show
-from tracking.location import resolve_location
-from tracking.store.mlflow_pages import run_page, runs_page
 
 SECONDS = 60
 NARROW = 600
@@ -65,7 +65,7 @@ def main() -> None:
     given = parser.parse_args()
     home = Home(given.home.absolute())
     given.folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "sweeps", "--home", str(home.path)]
+    command = [sys.executable, "-m", "carft_sweep", "--home", str(home.path)]
     page = (given.folder / "report.html").absolute()
     subprocess.run([*command, "report", given.sweep, "--out", str(page)], check=True)
     with browser() as driver:

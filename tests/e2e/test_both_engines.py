@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from carft_core.files import read_json
+from carft_sweep.carft_core.files import read_json
 from tests.e2e.conftest import MakeTiny, Tiny
 from tests.e2e.test_things_go_wrong import end, until
 

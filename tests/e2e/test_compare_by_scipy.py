@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carft_core.data import FAMILIES
-from sweeps.cli import main
+from carft_sweep.carft_core.data import FAMILIES
+from carft_sweep.sweeps.cli import main
 from tests.e2e.recomputed import IDENTIFIERS, Measured, Rule, document, leaves, shown_of
 
 ALPHAS = [0.25, 0.5, 0.75]

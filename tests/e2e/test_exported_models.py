@@ -31,22 +31,22 @@ from mlflow.pyfunc.model import PythonModelContext
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from carft_core.config import trial_config
-from carft_core.errors import RequestError
-from carft_core.export import export
-from carft_core.predictor import Predictor
-from carft_core.prepare import prepared
-from carft_core.run import RunFolder
-from carft_core.train import train
-from sweeps.cli import main
-from sweeps.home import Home
-from sweeps.ledger.runs import RunStore
-from sweeps.ledger.trials import find_ledger
-from sweeps.results.export import exporter, log_selected, select_model
-from sweeps.results.records import comparison
-from sweeps.spec.spec import load_spec
+from carft_sweep.carft_core.config import trial_config
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.export import export
+from carft_sweep.carft_core.predictor import Predictor
+from carft_sweep.carft_core.prepare import prepared
+from carft_sweep.carft_core.run import RunFolder
+from carft_sweep.carft_core.train import train
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.trials import find_ledger
+from carft_sweep.sweeps.results.export import exporter, log_selected, select_model
+from carft_sweep.sweeps.results.records import comparison
+from carft_sweep.sweeps.spec.spec import load_spec
+from carft_sweep.tracking.store import pyfunc_model as served_model
 from tests.image_files import claimed_png
-from tracking.store import pyfunc_model as served_model
 
 CLASSES = {"anchor": (200, 40, 40), "bell": (40, 200, 40), "cat": (40, 40, 200)}
 SPLITS = {"train": 6, "test": 4, "shifts/dark": 3}
@@ -55,7 +55,7 @@ import importlib.abc, sys
 
 class WithoutUs(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"carft_core", "sweeps", "tracking"}:
+        if name.partition(".")[0] == "carft_sweep":
             raise ImportError(f"{name} is not installed here")
 
 sys.meta_path.insert(0, WithoutUs())
@@ -163,7 +163,7 @@ def kept(home: Home, root: Path) -> dict[str, Any]:
     out = home.path.parent / "kept"
     text: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sweeps.cli._emit", text.append)
+        patch.setattr("carft_sweep.sweeps.cli._emit", text.append)
         words = ["--out", str(out), "--mlflow", "--register", "tiny", "--json"]
         assert main(["export", "small", *words]) == 0
     told: dict[str, Any] = json.loads(text[0])
@@ -343,7 +343,7 @@ def test_at_the_end_of_a_sweep_the_selected_model_is_kept_once_and_nothing_is_fa
         raise AssertionError("there is nothing new")
 
     with monkeypatch.context() as patch:
-        patch.setattr("sweeps.results.export.Exporter.write", unreached)
+        patch.setattr("carft_sweep.sweeps.results.export.Exporter.write", unreached)
         assert log_selected(home, spec, found) is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     note = log_selected(home, spec, found)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.cli import main
+from carft_sweep.sweeps.cli import main
 from tests.e2e.conftest import Tiny
 
 SMALL = (

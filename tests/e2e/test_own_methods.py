@@ -29,12 +29,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss
-from carft_core.data.base import DataConfig
-from carft_core.data import FAMILIES, Family, FamilyData, Source, Split, Transform
-from carft_core.prompts import TemplateSet
-from carft_core.teacher import Teacher
-from carft_core.prompts import register_templates
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Source, Split, Transform
+from carft_sweep.carft_core.prompts import TemplateSet
+from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.prompts import register_templates
 from my_colours import COLOURS
 
 
@@ -135,7 +135,7 @@ def carft(home: Path, folder: Path, *words: str | Path) -> subprocess.CompletedP
     environ |= {"CARFT_HOME": str(home), "OMP_NUM_THREADS": "1"}
     folder.mkdir(parents=True, exist_ok=True)
     return subprocess.run(
-        [sys.executable, "-P", "-m", "sweeps", *map(str, words)],
+        [sys.executable, "-P", "-m", "carft_sweep", *map(str, words)],
         cwd=folder,
         env={**environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

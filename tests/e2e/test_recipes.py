@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from sweeps.cli import main
+from carft_sweep.sweeps.cli import main
+from carft_sweep.tracking.location import EXPERIMENT
 from tests import domain_bed_tree, downstream_tree, wilds_tree
-from tracking.location import EXPERIMENT
 
 ALGORITHMS = ("zero_shot", "fine_tune", "car_ft")
 

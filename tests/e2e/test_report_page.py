@@ -16,15 +16,15 @@ from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from sweeps.home import Home
-from sweeps.ledger.runs import RunStore
-from sweeps.ledger.trials import find_ledger
-from sweeps.results.records import comparison
-from sweeps.results.report import page
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.trials import find_ledger
+from carft_sweep.sweeps.results.records import comparison
+from carft_sweep.sweeps.results.report import page
+from carft_sweep.tracking.charts import CHARTS
+from carft_sweep.tracking.charts.palette import colour_of
 from tests.e2e.browser import CHROMIUM, IS_THERE, SWITCHES, WHY_NOT, browser, colours, show
 from tests.sweeps.shown_home import NAME, make
-from tracking.charts import CHARTS
-from tracking.charts.palette import colour_of
 
 AXE = (files("axe_core_python") / "axe.min.js").read_text()
 SECONDS = 30

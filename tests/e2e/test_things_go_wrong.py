@@ -24,8 +24,8 @@ from typing import ClassVar, Literal
 
 import torch
 
-from carft_core.algorithms import ALGORITHMS
-from carft_core.algorithms.fine_tune import FineTune
+from carft_sweep.carft_core.algorithms import ALGORITHMS
+from carft_sweep.carft_core.algorithms.fine_tune import FineTune
 
 
 @ALGORITHMS.register
@@ -166,7 +166,7 @@ def test_a_full_disk_ends_the_sweep_with_one_message_and_loses_nothing(
 def test_what_an_mlflow_server_missed_while_it_was_away_is_delivered(
     tiny: MakeTiny, tmp_path: Path, comes_back: str, port: int
 ) -> None:
-    from tracking.ui_server import Server, serve
+    from carft_sweep.tracking.ui_server import Server, serve
 
     def start(port: int) -> Server:
         store = f"sqlite:///{tmp_path / 'server.db'}"

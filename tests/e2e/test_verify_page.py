@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from carft_core.prepare import prepared
-from sweeps.cli import main
-from sweeps.spec.spec import load_spec
+from carft_sweep.carft_core.prepare import prepared
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.spec.spec import load_spec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "verify.md").read_text()
 NAMES = ("zeroshot", "checkpoint_10")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from carft_core.algorithms import ALGORITHMS
-from carft_core.identity import MEASURING_REVISION, TRAINING_REVISION
-from carft_core.merges import MERGES
+from carft_sweep.carft_core.algorithms import ALGORITHMS
+from carft_sweep.carft_core.identity import MEASURING_REVISION, TRAINING_REVISION
+from carft_sweep.carft_core.merges import MERGES
 from tests.golden.write import Numbers, numbers_of_algorithm, numbers_of_merge, read
 
 BUILT_IN, BUILT_IN_MERGES = tuple(ALGORITHMS), tuple(MERGES)

@@ -22,20 +22,20 @@ from typing import Any
 
 import torch
 
-from carft_core.algorithms import ALGORITHMS, Algorithm, Soup
-from carft_core.algorithms.from_checkpoint import FromCheckpoint
-from carft_core.clip import Classifier, open_model
-from carft_core.config import TrialConfig, trial_config
-from carft_core.data import FAMILIES, FamilyData
-from carft_core.evaluate import measure
-from carft_core.identity import MEASURING_REVISION, TRAINING_REVISION
-from carft_core.merges import MERGES
-from carft_core.prepare import Prepared
-from carft_core.prompts import context_weights, template_set, text_features
-from carft_core.run import UNMERGED, RunFolder, save_weights
-from carft_core.teacher import Teacher
-from carft_core.testing import toy_teacher
-from carft_core.train import Run
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Soup
+from carft_sweep.carft_core.algorithms.from_checkpoint import FromCheckpoint
+from carft_sweep.carft_core.clip import Classifier, open_model
+from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.data import FAMILIES, FamilyData
+from carft_sweep.carft_core.evaluate import measure
+from carft_sweep.carft_core.identity import MEASURING_REVISION, TRAINING_REVISION
+from carft_sweep.carft_core.merges import MERGES
+from carft_sweep.carft_core.prepare import Prepared
+from carft_sweep.carft_core.prompts import context_weights, template_set, text_features
+from carft_sweep.carft_core.run import UNMERGED, RunFolder, save_weights
+from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.testing import toy_teacher
+from carft_sweep.carft_core.train import Run
 
 FILE = Path(__file__).with_name("revisions.json")
 STEPS = 20

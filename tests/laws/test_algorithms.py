@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from carft_core.algorithms import ALGORITHMS, Algorithm
-from carft_core.clip import OpenedClip
-from carft_core.config import trial_config
-from carft_core.teacher import Teacher
-from carft_core.testing import ALGORITHM_LAWS, check_algorithm, toy_teacher
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
+from carft_sweep.carft_core.clip import OpenedClip
+from carft_sweep.carft_core.config import trial_config
+from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.testing import ALGORITHM_LAWS, check_algorithm, toy_teacher
 
 BUILT_IN = tuple(ALGORITHMS)
 

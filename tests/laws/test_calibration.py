@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from carft_core.data import FAMILIES
-from carft_core.data.base import DataFolder
-from tracking.comparison.metrics import kind_of
-from tracking.report.calibration import ReferenceSplit, calibration_table
+from carft_sweep.carft_core.data import FAMILIES
+from carft_sweep.carft_core.data.base import DataFolder
+from carft_sweep.tracking.comparison.metrics import kind_of
+from carft_sweep.tracking.report.calibration import ReferenceSplit, calibration_table
 
 SPLITS = {f"{it.family} {it.metric}": it for it in calibration_table().columns}
 

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import vl_convert
 
+from carft_sweep.tracking.charts import CHARTS
+from carft_sweep.tracking.charts.base import fitted
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.charts.palette import colour_of
+from carft_sweep.tracking.comparison.compare import compare
+from carft_sweep.tracking.comparison.runs import RunRecord
 from tests.tracking.charted import full, grid_runs, searched
 from tests.tracking.charts.drawn import Spec, nodes, spec_of
 from tests.tracking.made_up import kl_sweep, metrics, run, zero_shot
-from tracking.charts import CHARTS
-from tracking.charts.base import fitted
-from tracking.charts.data import ChartData
-from tracking.charts.palette import colour_of
-from tracking.comparison.compare import compare
-from tracking.comparison.runs import RunRecord
 
 BUILT_IN: tuple[str, ...] = (
     "id_ood",

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.doctor.base import Check, Finding, Scope, ok, unreachable, warning, wrong
-from sweeps.doctor.examination import CHECKS, SUBJECTS, examine
-from sweeps.home import Home
-from tracking.errors import AccessDenied, ServiceUnreachable
+from carft_sweep.sweeps.doctor.base import Check, Finding, Scope, ok, unreachable, warning, wrong
+from carft_sweep.sweeps.doctor.examination import CHECKS, SUBJECTS, examine
+from carft_sweep.sweeps.home import Home
+from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable
 
 SECRET = "p/w:with@signs"
 EVERY = pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)

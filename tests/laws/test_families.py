@@ -11,12 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from carft_core.data import FAMILIES, open_data
-from carft_core.data.base import DataConfig
-from carft_core.data.domainbed import SETS
-from carft_core.data.downstream_tasks import TASKS
-from carft_core.testing import FAMILY_LAWS, TRANSFORM, Opened, check_family, opened_for_check
-from sweeps.spec.user_code import register_family
+from carft_sweep.carft_core.data import FAMILIES, open_data
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.domainbed import SETS
+from carft_sweep.carft_core.data.downstream_tasks import TASKS
+from carft_sweep.carft_core.testing import (
+    FAMILY_LAWS,
+    TRANSFORM,
+    Opened,
+    check_family,
+    opened_for_check,
+)
+from carft_sweep.sweeps.spec.user_code import register_family
 from tests import domain_bed_tree, downstream_tree, imagenet_tree, wilds_tree
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from carft_core.merges import MERGES, Merge
-from carft_core.testing import MERGE_LAWS, check_merge
+from carft_sweep.carft_core.merges import MERGES, Merge
+from carft_sweep.carft_core.testing import MERGE_LAWS, check_merge
 
 BUILT_IN = tuple(MERGES)
 

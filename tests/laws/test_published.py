@@ -9,8 +9,8 @@ import open_clip
 import pytest
 import yaml
 
-from carft_core.data import FAMILIES
-from tracking.report.published import FILE, published
+from carft_sweep.carft_core.data import FAMILIES
+from carft_sweep.tracking.report.published import FILE, published
 
 DATA: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
 

@@ -13,17 +13,17 @@ from typing import Any
 import optuna
 import pytest
 
-from sweeps.cli import main
-from sweeps.engines.base import Engine
-from sweeps.engines.local import InProcessEngine
-from sweeps.home import Home
-from sweeps.ledger.study import open_storage, study_name
-from sweeps.ledger.trials import Ledger, find_ledger
-from sweeps.scheduler.progress import Progress
-from sweeps.scheduler.session import Projections, SweepResult, execute
-from sweeps.spec.spec import load_spec
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.engines.base import Engine
+from carft_sweep.sweeps.engines.local import InProcessEngine
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.study import open_storage, study_name
+from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
+from carft_sweep.sweeps.scheduler.progress import Progress
+from carft_sweep.sweeps.scheduler.session import Projections, SweepResult, execute
+from carft_sweep.sweeps.spec.spec import load_spec
+from carft_sweep.tracking.store.memory_store import MemoryRun, MemoryTracker
 from tests.sweeps import toy_core
-from tracking.store.memory_store import MemoryRun, MemoryTracker
 
 TOY = {
     "name": "toy",
@@ -150,15 +150,15 @@ def _one_shift(config: object) -> SimpleNamespace:
 
 def toy_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     """A home in `folder` whose runs are the toy core's."""
-    monkeypatch.setattr("sweeps.plan.tasks.identify", toy_core.toy_identity)
-    for module in ("sweeps.plan.tasks", "sweeps.results.projection"):
+    monkeypatch.setattr("carft_sweep.sweeps.plan.tasks.identify", toy_core.toy_identity)
+    for module in ("carft_sweep.sweeps.plan.tasks", "carft_sweep.sweeps.results.projection"):
         monkeypatch.setattr(f"{module}.open_data", _one_shift)
     monkeypatch.setattr(
-        "sweeps.plan.tasks.check_measured", lambda *_: None
+        "carft_sweep.sweeps.plan.tasks.check_measured", lambda *_: None
     )  # of a real family's splits
     # The page takes longer than all the rest.
-    monkeypatch.setattr("sweeps.scheduler.session.PACE", 0.01)
-    monkeypatch.setattr("sweeps.results.ending.keep", lambda *_: None)
+    monkeypatch.setattr("carft_sweep.sweeps.scheduler.session.PACE", 0.01)
+    monkeypatch.setattr("carft_sweep.sweeps.results.ending.keep", lambda *_: None)
     return ToySweep(folder, monkeypatch)
 
 
@@ -184,9 +184,11 @@ def toy_cli(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     monkeypatch.setenv("CARFT_HOME", str(toy.home.path))
     for name in ("CARFT_WEBHOOK", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("sweeps.api.make_engine", lambda *_, **__: InProcessEngine(toy_core.ENTRY))
+    monkeypatch.setattr(
+        "carft_sweep.sweeps.api.make_engine", lambda *_, **__: InProcessEngine(toy_core.ENTRY)
+    )
     for module in ("api", "cli.admin"):
-        monkeypatch.setattr(f"sweeps.{module}.open_store", lambda _: toy.tracker)
+        monkeypatch.setattr(f"carft_sweep.sweeps.{module}.open_store", lambda _: toy.tracker)
     return toy
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from carft_core.data import open_data
-from carft_core.data.base import DataConfig
-from carft_core.files import read_json, write_json
-from tracking.report import calibration
-from tracking.report.calibration import CalibrationTable, calibration_table
-from tracking.report.published import Subject
+from carft_sweep.carft_core.data import open_data
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.files import read_json, write_json
+from carft_sweep.tracking.report import calibration
+from carft_sweep.tracking.report.calibration import CalibrationTable, calibration_table
+from carft_sweep.tracking.report.published import Subject
 
 EXPECTED = 0.6
 

@@ -16,19 +16,19 @@ from typing import Any
 
 import torch
 
-from carft_core.config import TrialConfig
-from carft_core.data import FamilyData, Split, open_data
-from carft_core.evaluate import split_metrics
-from carft_core.evaluate import summary as flat
-from carft_core.predictions import Predictions, write_predictions
-from sweeps.engines.resources import Hardware
-from sweeps.home import Home
-from sweeps.ledger.generations import Invocation
-from sweeps.ledger.study import StudyProjection
-from sweeps.ledger.summary import OUTCOME, write_summary
-from sweeps.ledger.trials import Ledger
-from sweeps.plan.tasks import Planner, RunTask, merge_labels, setting_record
-from sweeps.spec.spec import load_spec
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.data import FamilyData, Split, open_data
+from carft_sweep.carft_core.evaluate import split_metrics
+from carft_sweep.carft_core.evaluate import summary as flat
+from carft_sweep.carft_core.predictions import Predictions, write_predictions
+from carft_sweep.sweeps.engines.resources import Hardware
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.generations import Invocation
+from carft_sweep.sweeps.ledger.study import StudyProjection
+from carft_sweep.sweeps.ledger.summary import OUTCOME, write_summary
+from carft_sweep.sweeps.ledger.trials import Ledger
+from carft_sweep.sweeps.plan.tasks import Planner, RunTask, merge_labels, setting_record
+from carft_sweep.sweeps.spec.spec import load_spec
 
 NAME = "shown"
 SWEEP: Mapping[str, Any] = {

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from carft_core.errors import RequestError
-from carft_core.files import UMASK
-from sweeps.home import Home, find_home
-from sweeps.ledger.study import StudyProjection, study_file
-from sweeps.ledger.trials import Ledger, find_ledger
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import UMASK
+from carft_sweep.sweeps.home import Home, find_home
+from carft_sweep.sweeps.ledger.study import StudyProjection, study_file
+from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
 from tests.mounts import mount
 from tests.owners import give_away
 
@@ -72,7 +72,7 @@ def test_a_home_that_became_read_only_is_one_too(
 ) -> None:
     Home(tmp_path / "home").prepare()
     # Nobody but root can mount, and root may write whatever the mode says.
-    monkeypatch.setattr("sweeps.home.os.access", lambda *_: False)
+    monkeypatch.setattr("carft_sweep.sweeps.home.os.access", lambda *_: False)
     with pytest.raises(RequestError, match=r"cannot be written: .*--home"):
         Home(tmp_path / "home").prepare()
 

@@ -8,17 +8,16 @@ from typing import Any
 
 import pytest
 
-import sweeps
-from carft_core.errors import RequestError
-from sweeps.api import SweepFailed, _loaded, run_sweep
-from sweeps.engines.local import InProcessEngine
-from sweeps.home import Home
-from sweeps.ledger.runs import RunStore
-from sweeps.ledger.trials import find_ledger
-from sweeps.results.records import comparison
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.api import SweepFailed, _loaded, run_sweep
+from carft_sweep.sweeps.engines.local import InProcessEngine
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.trials import find_ledger
+from carft_sweep.sweeps.results.records import comparison
+from carft_sweep.tracking.errors import TrackingError
+from carft_sweep.tracking.report.formats import to_json
 from tests.sweeps.conftest import TOY, ToySweep
-from tracking.errors import TrackingError
-from tracking.report.formats import to_json
 
 
 def test_a_file_gives_the_comparison_that_the_command_would_print(toy_cli: ToySweep) -> None:
@@ -88,8 +87,8 @@ def test_an_engine_is_closed_when_the_tracker_refuses(
     def refuse(_: Path) -> None:
         raise TrackingError("the database lies on a network file system")
 
-    monkeypatch.setattr("sweeps.api.make_engine", lambda *_, **__: Closing())
-    monkeypatch.setattr("sweeps.api.open_store", refuse)
+    monkeypatch.setattr("carft_sweep.sweeps.api.make_engine", lambda *_, **__: Closing())
+    monkeypatch.setattr("carft_sweep.sweeps.api.open_store", refuse)
     with pytest.raises(TrackingError):
         run_sweep(TOY, quiet=True)
     assert closed == ["engine"]
@@ -112,8 +111,3 @@ def test_a_wrong_request_says_what_is_wrong(
     with pytest.raises(RequestError, match=said):
         run_sweep(sweep, overrides=overrides)
     assert not toy_cli.home.path.exists()
-
-
-def test_the_package_tells_what_it_lacks() -> None:
-    with pytest.raises(AttributeError, match="run_swep"):
-        sweeps.run_swep  # noqa: B018

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from carft_core.errors import RequestError
-from sweeps.cli import main
-from sweeps.secrets import NAMES, read_secret_files
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.secrets import NAMES, read_secret_files
 
 SECRET = "s3cr3t-of-a-file"
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from sweeps.cli import main
-from sweeps.engines.local import InProcessEngine
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.engines.local import InProcessEngine
 from tests.services.mlflow_server import USER_PASSWORD, MlflowServer
 from tests.services.postgres import Postgres
 from tests.sweeps import toy_core
@@ -24,7 +24,7 @@ def served(
     for name, value in mlflow_server.environ.items():
         monkeypatch.setenv(name, value)
     engine = InProcessEngine(toy_core.ENTRY)
-    monkeypatch.setattr("sweeps.api.make_engine", lambda *_, **__: engine)
+    monkeypatch.setattr("carft_sweep.sweeps.api.make_engine", lambda *_, **__: engine)
     return toy
 
 
@@ -77,7 +77,7 @@ def test_a_sweep_begins_while_the_server_is_down_and_is_delivered_later(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sweeps.scheduler.session.PATIENCE", 0.1)
+    monkeypatch.setattr("carft_sweep.sweeps.scheduler.session.PATIENCE", 0.1)
     with mlflow_server.away():
         assert main(["run", str(served.file(**ONE_RUN))]) == 0
         told = capsys.readouterr().err

@@ -6,8 +6,8 @@ import hashlib
 
 import torch
 
-from carft_core.data import Family, FamilyData, Source, Split
-from carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data import Family, FamilyData, Source, Split
+from carft_sweep.carft_core.data.base import DataConfig
 
 DOMAINS = ("art", "photo", "sketch")
 

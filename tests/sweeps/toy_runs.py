@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sweeps.engines.base import Decision, Failure, Job, Wait
-from sweeps.engines.entry import Report
+from carft_sweep.sweeps.engines.base import Decision, Failure, Job, Wait
+from carft_sweep.sweeps.engines.entry import Report
 
 ENTRY = "tests.sweeps.toy_runs:act"
 REPLAY = "tests.sweeps.toy_runs:replay"

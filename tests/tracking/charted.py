@@ -6,12 +6,12 @@ import math
 import random
 from pathlib import Path
 
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from tests.tracking.kept import CLASSES, with_folder
 from tests.tracking.made_up import KL, SHIFTS, bent, metrics, run, zero_shot
-from tracking.charts.data import ChartData
-from tracking.comparison.compare import Comparison, compare
-from tracking.comparison.runs import RunRecord
-from tracking.comparison.spec import ComparisonSpec, SelectionRule
 
 LR = "optim.lr"
 CLASS_NAMES = [f"thing {number}" for number in range(CLASSES)]

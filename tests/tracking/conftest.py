@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from carft_sweep.tracking.location import stay_private
+from carft_sweep.tracking.store.memory_store import MemoryTracker
+from carft_sweep.tracking.store.mlflow_store import MlflowStore
+from carft_sweep.tracking.ui_server import Server, serve
 from tests.tracking.subjects import Subject, look_into_memory, look_into_mlflow
-from tracking.location import stay_private
-from tracking.store.memory_store import MemoryTracker
-from tracking.store.mlflow_store import MlflowStore
-from tracking.ui_server import Server, serve
 
 NewDatabase = Callable[[], str]
 

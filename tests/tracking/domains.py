@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.runs import RunRecord
 
 FIELD, VAL_DOMAIN = "data.test_domain", "data.val_domain"
 DOMAINS = ("art", "cartoon", "photo", "sketch")

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 from numpy.typing import NDArray
 
-from tracking.comparison.predictions import predictions_path
-from tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.predictions import predictions_path
+from carft_sweep.tracking.comparison.runs import RunRecord
 
 SPLITS = {"id/val": 40, "id/test": 120, "ood/outline": 90, "ood/flat_emoji": 60, "ood/pixel": 60}
 CLASSES = 30

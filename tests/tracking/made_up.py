@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.runs import RunRecord
 
 ZERO_SHOT_OOD = 0.38
 SHIFTS = {"outline": 0.16, "flat_emoji": -0.04, "pixel": -0.12}

@@ -10,8 +10,8 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tracking.store.base import DatasetInput, RunKey, Tracker
-from tracking.store.memory_store import MemoryTracker
+from carft_sweep.tracking.store.base import DatasetInput, RunKey, Tracker
+from carft_sweep.tracking.store.memory_store import MemoryTracker
 
 Points = list[tuple[int, int, str]]
 """(step, timestamp, value as text), sorted: NaN equals NaN."""

@@ -7,7 +7,7 @@ import io
 from rich.table import Table
 from rich.text import Text
 
-from tracking.console import PlainConsole, printable
+from carft_sweep.tracking.console import PlainConsole, printable
 
 TITLE = "\x1b]0;owned\x07cat\x9b31m\r\x7f"
 WRITTEN = "\\x1b]0;owned\\x07cat\\x9b31m\\x0d\\x7f"

@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from tests.services.postgres import Postgres
-from tracking.database import (
+from carft_sweep.tracking.database import (
     Database,
     connect_args,
     identity,
@@ -16,8 +15,14 @@ from tracking.database import (
     parse_url,
     remove_passwords,
 )
-from tracking.errors import AccessDenied, HostNotFound, ServiceUnreachable, TrackingError
-from tracking.location import without_password
+from carft_sweep.tracking.errors import (
+    AccessDenied,
+    HostNotFound,
+    ServiceUnreachable,
+    TrackingError,
+)
+from carft_sweep.tracking.location import without_password
+from tests.services.postgres import Postgres
 
 HERE = "postgresql://localhost:5432/a"
 
@@ -116,7 +121,7 @@ def test_who_takes_connections_and_says_nothing_is_not_waited_for(
     assert connect_args(parse_url(HERE, "V"))["connect_timeout"] == 5
     assert "connect_timeout" not in connect_args(parse_url(f"{HERE}?connect_timeout=9", "V"))
     shortest = {"connect_timeout": 2}  # libpq's
-    monkeypatch.setattr("tracking.database._OPTIONS", shortest)
+    monkeypatch.setattr("carft_sweep.tracking.database._OPTIONS", shortest)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         start = time.monotonic()

@@ -7,18 +7,17 @@ from pathlib import Path
 
 import pytest
 
-import tracking
-from sweeps.ledger.runs import RunStore
-from sweeps.ledger.trials import find_ledger
-from sweeps.results.records import comparison
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.trials import find_ledger
+from carft_sweep.sweeps.results.records import comparison
+from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
+from carft_sweep.tracking.errors import TrackingError
+from carft_sweep.tracking.location import EXPERIMENT, home_id
+from carft_sweep.tracking.mlflow_reader import load_comparison
+from carft_sweep.tracking.report.formats import to_json
+from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from tests.sweeps.conftest import ToySweep, toy_in
-from tracking.comparison.compare import Comparison
-from tracking.comparison.spec import ComparisonSpec, SelectionRule
-from tracking.errors import TrackingError
-from tracking.location import EXPERIMENT, home_id
-from tracking.mlflow_reader import load_comparison
-from tracking.report.formats import to_json
-from tracking.store.mlflow_store import MlflowStore
 
 
 @pytest.fixture(scope="module")
@@ -93,5 +92,3 @@ def test_what_is_not_there_is_told_with_the_nearest_name(told: ToySweep, tmp_pat
     assert not list(tmp_path.iterdir())
     with pytest.raises(TypeError, match="name of a sweep"):
         load_comparison()
-    with pytest.raises(AttributeError, match="load_comparisons"):
-        tracking.load_comparisons  # noqa: B018

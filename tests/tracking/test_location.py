@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.submit.package import pack, source_commit
-from tests.mounts import mount
-from tracking.errors import TrackingError
-from tracking.location import (
+from carft_sweep.sweeps.submit.package import pack, source_commit
+from carft_sweep.tracking.errors import TrackingError
+from carft_sweep.tracking.location import (
     QUIET,
     Lock,
     LockHeld,
@@ -26,8 +25,9 @@ from tracking.location import (
     stay_private,
     without_password,
 )
-from tracking.provenance import SOURCE_COMMIT, provenance_tags
-from tracking.store.mlflow_store import open_store
+from carft_sweep.tracking.provenance import SOURCE_COMMIT, provenance_tags
+from carft_sweep.tracking.store.mlflow_store import open_store
+from tests.mounts import mount
 
 
 def test_a_home_keeps_its_runs_itself(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_where_nothing_can_be_linked_a_home_gets_its_id_under_a_lock(
     script = f"""
 import os, sys
 from pathlib import Path
-from tracking.location import home_id
+from carft_sweep.tracking.location import home_id
 def refuse(*_): raise OSError({errno.EPERM}, "Operation not permitted")
 os.link = refuse
 print(home_id(Path({str(tmp_path)!r})))
@@ -153,7 +153,8 @@ print(home_id(Path({str(tmp_path)!r})))
 
 def test_opening_the_tracking_of_a_home_does_not_import_mlflow(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tracking.store.mlflow_store import open_store\n"
+        "import sys; from pathlib import Path\n"
+        "from carft_sweep.tracking.store.mlflow_store import open_store\n"
         f"open_store(Path({str(tmp_path)!r}), {{}}).close()\n"
         "assert not {'mlflow', 'torch', 'ray', 'optuna'} & set(sys.modules)"
     )
@@ -174,7 +175,7 @@ def test_what_the_user_chose_about_usage_reports_stands() -> None:
 def test_mlflows_telemetry_is_off_because_of_us() -> None:
     """In a process that MLflow cannot take for a test or a CI machine, where it is off anyway."""
     code = (
-        "from tracking.location import stay_private; stay_private()\n"
+        "from carft_sweep.tracking.location import stay_private; stay_private()\n"
         "import mlflow\n"
         "from mlflow.telemetry import get_telemetry_client, utils\n"
         "assert not utils._IS_IN_CI_ENV_OR_TESTING and not utils._IS_MLFLOW_DEV_VERSION\n"
@@ -270,7 +271,7 @@ def test_sources_that_were_sent_without_git_are_of_the_commit_that_is_told(
 def test_versions_are_told_without_importing_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracking.provenance.PACKAGES", ("mlflow", "no-such-package"))
+    monkeypatch.setattr("carft_sweep.tracking.provenance.PACKAGES", ("mlflow", "no-such-package"))
     tags = provenance_tags(tmp_path)
     import mlflow
 
@@ -338,7 +339,7 @@ def test_a_mount_below_a_network_file_system_may_be_local(
     (tmp_path / "a b").mkdir()
     place = str(tmp_path / "a b").replace(" ", "\\040")
     mounts.write_text(f"server:/ {tmp_path} nfs4 rw 0 0\n/dev/b {place} xfs rw 0 0\n")
-    monkeypatch.setattr("tracking.location.MOUNTS", mounts)
+    monkeypatch.setattr("carft_sweep.tracking.location.MOUNTS", mounts)
     assert network_file_system(tmp_path / "other") == "nfs4"
     assert network_file_system(tmp_path / "a b" / "home") is None
 
@@ -352,6 +353,6 @@ def test_a_later_mount_on_the_same_place_covers_the_earlier(tmp_path: Path) -> N
 def test_a_system_that_does_not_tell_counts_as_local(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracking.location.MOUNTS", tmp_path / "no such file")
+    monkeypatch.setattr("carft_sweep.tracking.location.MOUNTS", tmp_path / "no such file")
     assert file_system(tmp_path) is None
     assert network_file_system(tmp_path) is None

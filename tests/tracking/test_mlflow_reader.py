@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from sweeps.cli import main
+from carft_sweep.sweeps.cli import main
+from carft_sweep.tracking.comparison import runs as kept_results
+from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
+from carft_sweep.tracking.mlflow_reader import MlflowReader
+from carft_sweep.tracking.store.mlflow_store import MlflowStore
+from carft_sweep.tracking.ui_server import Server
 from tests.sweeps.conftest import ToySweep, toy_in
 from tests.tracking.conftest import NewDatabase
 from tests.tracking.subjects import all_runs
-from tracking.comparison import runs as kept_results
-from tracking.errors import ServiceUnreachable, TrackingError
-from tracking.mlflow_reader import MlflowReader
-from tracking.store.mlflow_store import MlflowStore
-from tracking.ui_server import Server
 
 EXPERIMENT = "read"
 WHOLE: dict[str, Any] = {

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from carft_sweep.tracking import ownership
+from carft_sweep.tracking.errors import TrackingError
+from carft_sweep.tracking.mlflow_reader import load_comparison
+from carft_sweep.tracking.ownership import check_home, is_shared, make_home, other_writer
 from tests.owners import OTHER, give_away
-from tracking import ownership
-from tracking.errors import TrackingError
-from tracking.mlflow_reader import load_comparison
-from tracking.ownership import check_home, is_shared, make_home, other_writer
 
 
 @pytest.fixture

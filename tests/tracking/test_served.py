@@ -9,13 +9,19 @@ from typing import Any
 
 import pytest
 
+from carft_sweep.tracking.comparison import runs as kept_results
+from carft_sweep.tracking.comparison.pooling import SweepRuns
+from carft_sweep.tracking.comparison.runs import Result, RunRecord, read_result, read_settings
+from carft_sweep.tracking.comparison.spec import USUAL
+from carft_sweep.tracking.errors import TrackingError
+from carft_sweep.tracking.mlflow_reader import (
+    ServedRun,
+    ServedSweep,
+    _with_folders,
+    find,
+    read_part,
+)
 from tests.tracking.made_up import KL, run, zero_shot
-from tracking.comparison import runs as kept_results
-from tracking.comparison.pooling import SweepRuns
-from tracking.comparison.runs import Result, RunRecord, read_result, read_settings
-from tracking.comparison.spec import USUAL
-from tracking.errors import TrackingError
-from tracking.mlflow_reader import ServedRun, ServedSweep, _with_folders, find, read_part
 
 EVALUATIONS = {
     "unmerged": {"step": 0, "values": {}, "metrics": {"id/test/top1": 0.6}, "facts": {"data": "d"}},

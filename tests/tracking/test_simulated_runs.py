@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.simulated_runs import METRICS, measure
-from tracking.ui_server import Server
+from carft_sweep.tracking.ui_server import Server
 
 
 @pytest.mark.slow  # a server, a proxy, a probe; test_projector.py has it of a store in memory

@@ -16,14 +16,14 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
-from sweeps.cli import main
+from carft_sweep.sweeps.cli import main
+from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
+from carft_sweep.tracking.store.base import RunKey, RunStart
+from carft_sweep.tracking.store.mlflow_client import ask
+from carft_sweep.tracking.store.mlflow_store import MlflowStore
+from carft_sweep.tracking.ui_server import ADMIN, Server, prepare, serve
 from tests.e2e.browser import IS_THERE, WHY_NOT, browser, show
 from tests.services.processes import end, free_port, start
-from tracking.errors import ServiceUnreachable, TrackingError
-from tracking.store.base import RunKey, RunStart
-from tracking.store.mlflow_client import ask
-from tracking.store.mlflow_store import MlflowStore
-from tracking.ui_server import ADMIN, Server, prepare, serve
 
 NAME, FOREIGN = "mlflow.lab.example", "elsewhere.example"
 ROOT = Path(__file__).parents[2]

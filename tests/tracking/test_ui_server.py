@@ -19,13 +19,11 @@ import pytest
 from flask_cors.core import probably_regex
 from mlflow.server.security_utils import is_allowed_host_header, should_block_cors_request
 
-from tests.mounts import mount
-from tests.tracking.conftest import NewDatabase
-from tracking.errors import ServiceUnreachable, TrackingError
-from tracking.ownership import SHARED_HOMES_VARIABLE
-from tracking.store.base import RunKey, RunStart
-from tracking.store.mlflow_store import MlflowStore
-from tracking.ui_server import (
+from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
+from carft_sweep.tracking.ownership import SHARED_HOMES_VARIABLE
+from carft_sweep.tracking.store.base import RunKey, RunStart
+from carft_sweep.tracking.store.mlflow_store import MlflowStore
+from carft_sweep.tracking.ui_server import (
     Server,
     Users,
     _free_port,
@@ -37,6 +35,8 @@ from tracking.ui_server import (
     prepare,
     serve,
 )
+from tests.mounts import mount
+from tests.tracking.conftest import NewDatabase
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,7 +112,7 @@ def test_the_command_takes_its_server_with_it(
     stand_in: str, number: signal.Signals, when: str
 ) -> None:
     code = (
-        "import sys; from tracking.ui_server import serve\n"
+        "import sys; from carft_sweep.tracking.ui_server import serve\n"
         "server = serve(sys.argv[1], None, port=0)\n"
         "print(server.process.pid, flush=True)\n"
         "server.wait()"

@@ -12,7 +12,12 @@ import torch
 from open_clip import SimpleTokenizer
 from torch import Tensor
 
-from carft_core.data.icon_shift import PLAIN_TEMPLATES, STYLE_TEMPLATES, render_views, view_keys
+from carft_sweep.carft_core.data.icon_shift import (
+    PLAIN_TEMPLATES,
+    STYLE_TEMPLATES,
+    render_views,
+    view_keys,
+)
 from tools.builtin.manifest import Pair
 
 PLAIN_SHARE = 0.25

@@ -7,14 +7,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tracking.charts.base import HALO, HALO_ON_WHITE, Chart, as_spec, fitted
-from tracking.charts.data import ChartData
-from tracking.charts.predictions import CALIBRATION, CLASSES
-from tracking.charts.response import IMPORTANCE, PARAMETER_MAP, RESPONSE
-from tracking.charts.splits import CONTEXT, SHIFTS
-from tracking.charts.tradeoff import ID_OOD
-from tracking.charts.training import COST, LEARNING
-from tracking.errors import TrackingError, unknown_name
+from carft_sweep.tracking.charts.base import HALO, HALO_ON_WHITE, Chart, as_spec, fitted
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.charts.predictions import CALIBRATION, CLASSES
+from carft_sweep.tracking.charts.response import IMPORTANCE, PARAMETER_MAP, RESPONSE
+from carft_sweep.tracking.charts.splits import CONTEXT, SHIFTS
+from carft_sweep.tracking.charts.tradeoff import ID_OOD
+from carft_sweep.tracking.charts.training import COST, LEARNING
+from carft_sweep.tracking.errors import TrackingError, unknown_name
 
 __all__ = ["CHARTS", "Chart", "write_figures"]
 

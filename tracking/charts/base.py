@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import altair as alt
 
-from tracking.charts.data import ChartData
-from tracking.charts.palette import NEUTRAL
-from tracking.comparison.metrics import SPLITS, TITLES, is_fraction
-from tracking.comparison.statistics import Interval
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.charts.palette import NEUTRAL
+from carft_sweep.tracking.comparison.metrics import SPLITS, TITLES, is_fraction
+from carft_sweep.tracking.comparison.statistics import Interval
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from tracking.charts.parameters import Parameter, varied_parameters
-from tracking.comparison.compare import Comparison, Row, shown_rows
-from tracking.comparison.predictions import Tally, predictions_path, read_tallies
-from tracking.comparison.spec import REFERENCE
+from carft_sweep.tracking.charts.parameters import Parameter, varied_parameters
+from carft_sweep.tracking.comparison.compare import Comparison, Row, shown_rows
+from carft_sweep.tracking.comparison.predictions import Tally, predictions_path, read_tallies
+from carft_sweep.tracking.comparison.spec import REFERENCE
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import altair as alt
 
-from tracking.comparison.compare import Row
+from carft_sweep.tracking.comparison.compare import Row
 
 NEUTRAL = "#7f7f7f"
 """Of rules and marks that belong to no algorithm; readable on white and on black."""

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import altair as alt
 
-from tracking.comparison.compare import Row
-from tracking.comparison.runs import Scalar, scalar_text
-from tracking.comparison.statistics import mean
+from carft_sweep.tracking.comparison.compare import Row
+from carft_sweep.tracking.comparison.runs import Scalar, scalar_text
+from carft_sweep.tracking.comparison.statistics import mean
 
 Scale = Literal["linear", "log", "symlog", "categories"]
 _DECADE = 10.0

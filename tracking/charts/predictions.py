@@ -10,8 +10,8 @@ import altair as alt
 import numpy as np
 from numpy.typing import NDArray
 
-from tracking.charts import palette
-from tracking.charts.base import (
+from carft_sweep.tracking.charts import palette
+from carft_sweep.tracking.charts.base import (
     Chart,
     Picture,
     inline_data,
@@ -26,11 +26,11 @@ from tracking.charts.base import (
     split_name,
     tooltips,
 )
-from tracking.charts.data import ChartData, Seed
-from tracking.charts.palette import NEUTRAL, Legend
-from tracking.comparison.compare import Row
-from tracking.comparison.predictions import BINS, Tally
-from tracking.comparison.statistics import mean, t_interval
+from carft_sweep.tracking.charts.data import ChartData, Seed
+from carft_sweep.tracking.charts.palette import NEUTRAL, Legend
+from carft_sweep.tracking.comparison.compare import Row
+from carft_sweep.tracking.comparison.predictions import BINS, Tally
+from carft_sweep.tracking.comparison.statistics import mean, t_interval
 
 ID_SPLIT = "id/test"
 MEAN = "ood/mean"

@@ -9,8 +9,8 @@ from typing import Any
 
 import altair as alt
 
-from tracking.charts import palette
-from tracking.charts.base import (
+from carft_sweep.tracking.charts import palette
+from carft_sweep.tracking.charts.base import (
     Chart,
     Picture,
     inline_data,
@@ -26,11 +26,11 @@ from tracking.charts.base import (
     tooltip_format,
     tooltips,
 )
-from tracking.charts.data import ChartData
-from tracking.charts.palette import NEUTRAL, Legend
-from tracking.charts.parameters import Parameter
-from tracking.comparison.compare import Row
-from tracking.comparison.statistics import mean
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.charts.palette import NEUTRAL, Legend
+from carft_sweep.tracking.charts.parameters import Parameter
+from carft_sweep.tracking.comparison.compare import Row
+from carft_sweep.tracking.comparison.statistics import mean
 
 MOST = 6
 """Parameters with panels: the most important ones."""

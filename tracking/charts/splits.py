@@ -8,8 +8,8 @@ from typing import Any
 
 import altair as alt
 
-from tracking.charts import palette
-from tracking.charts.base import (
+from carft_sweep.tracking.charts import palette
+from carft_sweep.tracking.charts.base import (
     Chart,
     Picture,
     interval_ends,
@@ -24,10 +24,10 @@ from tracking.charts.base import (
     split_name,
     tooltips,
 )
-from tracking.charts.data import ChartData
-from tracking.charts.palette import Legend
-from tracking.comparison.compare import Row
-from tracking.comparison.metrics import NOUNS, TITLES, TOP1, capitalised, shifts
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.charts.palette import Legend
+from carft_sweep.tracking.comparison.compare import Row
+from carft_sweep.tracking.comparison.metrics import NOUNS, TITLES, TOP1, capitalised, shifts
 
 _DOT = 11
 """Pixels of height that a dot takes."""

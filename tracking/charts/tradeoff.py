@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import altair as alt
 
-from tracking.charts import palette
-from tracking.charts.base import (
+from carft_sweep.tracking.charts import palette
+from carft_sweep.tracking.charts.base import (
     Chart,
     Picture,
     inline_data,
@@ -25,8 +25,8 @@ from tracking.charts.base import (
     tooltips,
     with_halo,
 )
-from tracking.charts.data import ChartData
-from tracking.charts.labels import (
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.charts.labels import (
     FONT_SIZE,
     Box,
     Label,
@@ -34,12 +34,12 @@ from tracking.charts.labels import (
     sample_line,
     square,
 )
-from tracking.charts.palette import NEUTRAL, Legend
-from tracking.comparison.compare import Row
-from tracking.comparison.metrics import TOP1, named
-from tracking.comparison.runs import scalar_text, split_merge
-from tracking.comparison.statistics import Estimate
-from tracking.comparison.wise_ft import WISE, Curve
+from carft_sweep.tracking.charts.palette import NEUTRAL, Legend
+from carft_sweep.tracking.comparison.compare import Row
+from carft_sweep.tracking.comparison.metrics import TOP1, named
+from carft_sweep.tracking.comparison.runs import scalar_text, split_merge
+from carft_sweep.tracking.comparison.statistics import Estimate
+from carft_sweep.tracking.comparison.wise_ft import WISE, Curve
 
 _HEIGHT = 420
 _WIDE, _NARROW = 640, 290

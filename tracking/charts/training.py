@@ -12,8 +12,8 @@ from typing import Any
 
 import altair as alt
 
-from tracking.charts import palette
-from tracking.charts.base import (
+from carft_sweep.tracking.charts import palette
+from carft_sweep.tracking.charts.base import (
     Chart,
     Picture,
     inline_data,
@@ -26,11 +26,11 @@ from tracking.charts.base import (
     tooltip_format,
     tooltips,
 )
-from tracking.charts.data import ChartData
-from tracking.charts.palette import NEUTRAL, Legend
-from tracking.comparison.compare import Row
-from tracking.comparison.runs import RunRecord
-from tracking.comparison.statistics import mean
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.charts.palette import NEUTRAL, Legend
+from carft_sweep.tracking.comparison.compare import Row
+from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.statistics import mean
 
 logger = logging.getLogger(__name__)
 

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tracking.comparison.effects import Association, Effect
-from tracking.comparison.runs import Arm
-from tracking.comparison.selection import Selection
-from tracking.comparison.spec import Endpoint, SelectionRule
-from tracking.comparison.statistics import DIGITS, Estimate, estimate
-from tracking.comparison.verdict import Verdict, judge, zero_shot_of
-from tracking.comparison.wise_ft import wise_alpha
+from carft_sweep.tracking.comparison.effects import Association, Effect
+from carft_sweep.tracking.comparison.runs import Arm
+from carft_sweep.tracking.comparison.selection import Selection
+from carft_sweep.tracking.comparison.spec import Endpoint, SelectionRule
+from carft_sweep.tracking.comparison.statistics import DIGITS, Estimate, estimate
+from carft_sweep.tracking.comparison.verdict import Verdict, judge, zero_shot_of
+from carft_sweep.tracking.comparison.wise_ft import wise_alpha
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tracking.comparison.answer import Model, Strongest
-from tracking.comparison.effects import Association, Effect, Level
-from tracking.comparison.metrics import NOUNS, named
-from tracking.comparison.runs import Arm, scalar_text
-from tracking.comparison.spec import FEWEST_SEEDS, Endpoint, SelectionRule
-from tracking.comparison.statistics import Interval, PairedTest
-from tracking.comparison.verdict import Verdict
-from tracking.comparison.verdict_text import describe, with_interval
+from carft_sweep.tracking.comparison.answer import Model, Strongest
+from carft_sweep.tracking.comparison.effects import Association, Effect, Level
+from carft_sweep.tracking.comparison.metrics import NOUNS, named
+from carft_sweep.tracking.comparison.runs import Arm, scalar_text
+from carft_sweep.tracking.comparison.spec import FEWEST_SEEDS, Endpoint, SelectionRule
+from carft_sweep.tracking.comparison.statistics import Interval, PairedTest
+from carft_sweep.tracking.comparison.verdict import Verdict
+from carft_sweep.tracking.comparison.verdict_text import describe, with_interval
 
 NO_VALUE = "UNDECIDED: no run gave a value to select on."
 

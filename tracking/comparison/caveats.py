@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from tracking.comparison.metrics import NOUNS, TOP1
-from tracking.comparison.runs import Arm, RunRecord
-from tracking.comparison.selection import Budget, Selection
-from tracking.comparison.spec import Endpoint, SelectionRule
+from carft_sweep.tracking.comparison.metrics import NOUNS, TOP1
+from carft_sweep.tracking.comparison.runs import Arm, RunRecord
+from carft_sweep.tracking.comparison.selection import Budget, Selection
+from carft_sweep.tracking.comparison.spec import Endpoint, SelectionRule
 
 _REVISION = "revision"
 """The fact that holds the revisions of the code that trains and measures."""

@@ -8,20 +8,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from tracking.comparison import answer_text, caveats, verdict_text
-from tracking.comparison.answer import (
+from carft_sweep.tracking.comparison import answer_text, caveats, verdict_text
+from carft_sweep.tracking.comparison.answer import (
     Answer,
     find_strongest,
     find_verdict,
     judge_against_zero_shot,
     usable_models,
 )
-from tracking.comparison.domainbed import DomainBedTable
-from tracking.comparison.effects import Association, Effect, measure_effects
-from tracking.comparison.metrics import NOUNS, TOP1, metric_order
-from tracking.comparison.predictions import intervals, read_predictions
-from tracking.comparison.runs import Arm, RunRecord, group
-from tracking.comparison.selection import (
+from carft_sweep.tracking.comparison.domainbed import DomainBedTable
+from carft_sweep.tracking.comparison.effects import Association, Effect, measure_effects
+from carft_sweep.tracking.comparison.metrics import NOUNS, TOP1, metric_order
+from carft_sweep.tracking.comparison.predictions import intervals, read_predictions
+from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
+from carft_sweep.tracking.comparison.selection import (
     Budget,
     Selection,
     budgets,
@@ -32,9 +32,9 @@ from tracking.comparison.selection import (
     select_merges,
     select_shared_merges,
 )
-from tracking.comparison.spec import USUAL, ComparisonSpec, Endpoint, SelectionRule
-from tracking.comparison.statistics import FEWEST_SEEDS, Estimate, Interval, estimate
-from tracking.comparison.verdict import (
+from carft_sweep.tracking.comparison.spec import USUAL, ComparisonSpec, Endpoint, SelectionRule
+from carft_sweep.tracking.comparison.statistics import FEWEST_SEEDS, Estimate, Interval, estimate
+from carft_sweep.tracking.comparison.verdict import (
     Pair,
     Verdict,
     above_curve,
@@ -42,7 +42,7 @@ from tracking.comparison.verdict import (
     judge,
     zero_shot_of,
 )
-from tracking.comparison.wise_ft import Curve, mean_curve, seed_curves, wise_alpha
+from carft_sweep.tracking.comparison.wise_ft import Curve, mean_curve, seed_curves, wise_alpha
 
 _REPR_VERDICT = 240
 """Characters of the verdict in a repr; the first sentence has fewer."""

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tracking.comparison.runs import Arm, Scalar, scalar_text
-from tracking.comparison.selection import SWEEP
-from tracking.comparison.spec import ALPHA, FEWEST_SEEDS, Endpoint
-from tracking.comparison.statistics import DIGITS, Interval, PairedTest, mean
+from carft_sweep.tracking.comparison.runs import Arm, Scalar, scalar_text
+from carft_sweep.tracking.comparison.selection import SWEEP
+from carft_sweep.tracking.comparison.spec import ALPHA, FEWEST_SEEDS, Endpoint
+from carft_sweep.tracking.comparison.statistics import DIGITS, Interval, PairedTest, mean
 
 FEWEST_SETTINGS = 10
 """Below it a rank correlation says nothing."""

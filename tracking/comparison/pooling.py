@@ -8,12 +8,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from tracking.comparison.compare import Comparison, compare
-from tracking.comparison.runs import RunRecord, Scalar, params_key, tells_apart
-from tracking.comparison.selection import SWEEP
-from tracking.comparison.spec import REFERENCE, USUAL, ComparisonSpec, agreed, common_seeds
-from tracking.comparison.tasks import compare_tasks, task_of
-from tracking.errors import TrackingError, unknown_name
+from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.runs import RunRecord, Scalar, params_key, tells_apart
+from carft_sweep.tracking.comparison.selection import SWEEP
+from carft_sweep.tracking.comparison.spec import (
+    REFERENCE,
+    USUAL,
+    ComparisonSpec,
+    agreed,
+    common_seeds,
+)
+from carft_sweep.tracking.comparison.tasks import compare_tasks, task_of
+from carft_sweep.tracking.errors import TrackingError, unknown_name
 
 RUN_FIELDS = ("algorithm", "role", "seed", "state", "sweep", "trial")
 """What every run has besides its varied fields."""

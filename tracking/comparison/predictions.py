@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tracking.comparison.metrics import OOD
-from tracking.comparison.runs import UNMERGED, Arm, RunRecord
-from tracking.comparison.statistics import Interval, cluster_bootstrap, percentile_interval
-from tracking.errors import TrackingError
+from carft_sweep.tracking.comparison.metrics import OOD
+from carft_sweep.tracking.comparison.runs import UNMERGED, Arm, RunRecord
+from carft_sweep.tracking.comparison.statistics import (
+    Interval,
+    cluster_bootstrap,
+    percentile_interval,
+)
+from carft_sweep.tracking.errors import TrackingError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TypeVar
 
-from tracking.comparison.runs import Arm, Scalar, params_key, split_merge
-from tracking.comparison.spec import VAL, SelectionRule
-from tracking.comparison.wise_ft import wise_alpha
+from carft_sweep.tracking.comparison.runs import Arm, Scalar, params_key, split_merge
+from carft_sweep.tracking.comparison.spec import VAL, SelectionRule
+from carft_sweep.tracking.comparison.wise_ft import wise_alpha
 
 T = TypeVar("T")
 _ROUNDING = 1e-12

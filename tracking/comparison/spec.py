@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tracking.comparison.metrics import BENCHMARK, ID, KINDS, OOD, TOP1
-from tracking.errors import TrackingError, unknown_name
+from carft_sweep.tracking.comparison.metrics import BENCHMARK, ID, KINDS, OOD, TOP1
+from carft_sweep.tracking.errors import TrackingError, unknown_name
 
 TASK = "{task}"
 """Stands in a metric for the name of each task."""

@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from tracking.comparison.compare import Comparison, compare
-from tracking.comparison.domainbed import DomainBedTable, TaskCell, TaskLine
-from tracking.comparison.metrics import SPLITS, kind_of
-from tracking.comparison.runs import Role, RunRecord, State, group
-from tracking.comparison.selection import Budget, select
-from tracking.comparison.spec import (
+from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.domainbed import DomainBedTable, TaskCell, TaskLine
+from carft_sweep.tracking.comparison.metrics import SPLITS, kind_of
+from carft_sweep.tracking.comparison.runs import Role, RunRecord, State, group
+from carft_sweep.tracking.comparison.selection import Budget, select
+from carft_sweep.tracking.comparison.spec import (
     LEAVE_ONE_OUT,
     TASK,
     VAL_DOMAIN,
@@ -19,7 +19,7 @@ from tracking.comparison.spec import (
     Endpoint,
     SelectionRule,
 )
-from tracking.errors import TrackingError
+from carft_sweep.tracking.errors import TrackingError
 
 TOGETHER = "+"
 """Between the digests of the runs of a mean."""

@@ -7,11 +7,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from tracking.comparison.metrics import OOD, TOP1
-from tracking.comparison.runs import Arm
-from tracking.comparison.spec import ALPHA, FEWEST_SEEDS, Endpoint
-from tracking.comparison.statistics import Estimate, Interval, PairedTest, estimate, holm, mean
-from tracking.comparison.wise_ft import Curve, Point, dominating, mean_curve, ood_bound
+from carft_sweep.tracking.comparison.metrics import OOD, TOP1
+from carft_sweep.tracking.comparison.runs import Arm
+from carft_sweep.tracking.comparison.spec import ALPHA, FEWEST_SEEDS, Endpoint
+from carft_sweep.tracking.comparison.statistics import (
+    Estimate,
+    Interval,
+    PairedTest,
+    estimate,
+    holm,
+    mean,
+)
+from carft_sweep.tracking.comparison.wise_ft import Curve, Point, dominating, mean_curve, ood_bound
 
 GAIN = "gain/ood/top1"
 Outcome = Literal[

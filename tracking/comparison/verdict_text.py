@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tracking.comparison.caveats import few
-from tracking.comparison.metrics import NOUNS, named
-from tracking.comparison.runs import Arm
-from tracking.comparison.selection import Confirmation
-from tracking.comparison.spec import FEWEST_SEEDS, Endpoint
-from tracking.comparison.statistics import Estimate, Interval
-from tracking.comparison.verdict import Pair, Verdict
+from carft_sweep.tracking.comparison.caveats import few
+from carft_sweep.tracking.comparison.metrics import NOUNS, named
+from carft_sweep.tracking.comparison.runs import Arm
+from carft_sweep.tracking.comparison.selection import Confirmation
+from carft_sweep.tracking.comparison.spec import FEWEST_SEEDS, Endpoint
+from carft_sweep.tracking.comparison.statistics import Estimate, Interval
+from carft_sweep.tracking.comparison.verdict import Pair, Verdict
 
 NO_SHIFTS = "No shift was measured, so nothing is said of robustness."
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tracking.comparison.metrics import ID, OOD
-from tracking.comparison.runs import Arm, split_merge
-from tracking.comparison.statistics import mean
+from carft_sweep.tracking.comparison.metrics import ID, OOD
+from carft_sweep.tracking.comparison.runs import Arm, split_merge
+from carft_sweep.tracking.comparison.statistics import mean
 
 WISE = "wise_ft"
 _ROUNDING = 1e-12

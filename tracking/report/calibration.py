@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
-from tracking.comparison.metrics import SPLITS, TITLES, TOP1, kind_of
-from tracking.comparison.runs import RunRecord, Scalar
-from tracking.report.published import (
+from carft_sweep.tracking.comparison.metrics import SPLITS, TITLES, TOP1, kind_of
+from carft_sweep.tracking.comparison.runs import RunRecord, Scalar
+from carft_sweep.tracking.report.published import (
     Backbone,
     DataSection,
     Subject,
@@ -23,7 +23,7 @@ from tracking.report.published import (
 )
 
 if TYPE_CHECKING:
-    from tracking.comparison.compare import Comparison
+    from carft_sweep.tracking.comparison.compare import Comparison
 
 FILE = Path(__file__).with_name("calibration.yaml")
 TEMPLATES = "prompts.classes"

@@ -7,17 +7,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from tracking.comparison.answer import Answer
-from tracking.comparison.compare import Comparison, Row
-from tracking.comparison.domainbed import AVERAGE, DomainBedTable, TaskCell
-from tracking.comparison.effects import Effect
-from tracking.comparison.metrics import metric_order
-from tracking.comparison.runs import RunRecord
-from tracking.comparison.statistics import Estimate, PairedTest
-from tracking.comparison.tasks import TOGETHER
-from tracking.comparison.verdict import Pair, Verdict
-from tracking.report.published import Quoted
-from tracking.report.table import (
+from carft_sweep.tracking.comparison.answer import Answer
+from carft_sweep.tracking.comparison.compare import Comparison, Row
+from carft_sweep.tracking.comparison.domainbed import AVERAGE, DomainBedTable, TaskCell
+from carft_sweep.tracking.comparison.effects import Effect
+from carft_sweep.tracking.comparison.metrics import metric_order
+from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.statistics import Estimate, PairedTest
+from carft_sweep.tracking.comparison.tasks import TOGETHER
+from carft_sweep.tracking.comparison.verdict import Pair, Verdict
+from carft_sweep.tracking.report.published import Quoted
+from carft_sweep.tracking.report.table import (
     Cell,
     Table,
     TableOptions,

@@ -17,11 +17,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracking.comparison.compare import Comparison
-from tracking.comparison.predictions import Answer, Gallery, Picture
-from tracking.errors import TrackingError, unknown_name
-from tracking.ownership import other_writer
-from tracking.report.table import (
+from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.comparison.predictions import Answer, Gallery, Picture
+from carft_sweep.tracking.errors import TrackingError, unknown_name
+from carft_sweep.tracking.ownership import other_writer
+from carft_sweep.tracking.report.table import (
     TableOptions,
     build_table,
     full_table,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from altair import TopLevelMixin
     from jinja2 import Template
 
-    from tracking.charts.data import ChartData
+    from carft_sweep.tracking.charts.data import ChartData
 
 
 logger = logging.getLogger(__name__)
@@ -230,7 +230,7 @@ def _sections(
     pictures: Pictures | None,
     provenance: Provenance | None,
 ) -> Iterator[Section]:
-    from tracking.charts import CHARTS
+    from carft_sweep.tracking.charts import CHARTS
 
     yield Section("verdict", "Verdict")
     if comparison.tasks:
@@ -252,7 +252,7 @@ def _sections(
 def _spec(chart: TopLevelMixin) -> str:
     from markupsafe import Markup
 
-    from tracking.charts.base import as_spec
+    from carft_sweep.tracking.charts.base import as_spec
 
     spec = as_spec(chart)
     text = json.dumps(spec, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
@@ -320,9 +320,9 @@ def chart(comparison: Comparison, name: str = "id_ood", *, width: int = 720) -> 
     """
     import altair as alt
 
-    from tracking.charts import CHARTS
-    from tracking.charts.base import HALO, HALO_ON_WHITE, as_spec, fitted
-    from tracking.charts.data import ChartData
+    from carft_sweep.tracking.charts import CHARTS
+    from carft_sweep.tracking.charts.base import HALO, HALO_ON_WHITE, as_spec, fitted
+    from carft_sweep.tracking.charts.data import ChartData
 
     if name not in CHARTS:
         raise TrackingError(unknown_name("chart", name, CHARTS))

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from tracking.comparison.metrics import ID, OOD, TOP1, capitalised
-from tracking.comparison.spec import TEST_DOMAIN
+from carft_sweep.tracking.comparison.metrics import ID, OOD, TOP1, capitalised
+from carft_sweep.tracking.comparison.spec import TEST_DOMAIN
 
 if TYPE_CHECKING:
-    from tracking.comparison.compare import Comparison
-    from tracking.comparison.runs import Scalar
+    from carft_sweep.tracking.comparison.compare import Comparison
+    from carft_sweep.tracking.comparison.runs import Scalar
 
 
 FILE = Path(__file__).with_name("published.yaml")

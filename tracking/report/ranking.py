@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tracking.comparison.compare import Comparison, Row
-from tracking.comparison.metrics import direction
-from tracking.comparison.statistics import Interval
+from carft_sweep.tracking.comparison.compare import Comparison, Row
+from carft_sweep.tracking.comparison.metrics import direction
+from carft_sweep.tracking.comparison.statistics import Interval
 
 MEANING = (
     "the best of its column in the whole sweep, and every row that the 95 % interval of the paired "

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from tracking.comparison.compare import Comparison, Row, shown_rows
-from tracking.comparison.domainbed import AVERAGE
-from tracking.comparison.metrics import (
+from carft_sweep.tracking.comparison.compare import Comparison, Row, shown_rows
+from carft_sweep.tracking.comparison.domainbed import AVERAGE
+from carft_sweep.tracking.comparison.metrics import (
     BENCHMARK,
     NOUNS,
     TITLES,
@@ -19,11 +19,11 @@ from tracking.comparison.metrics import (
     kind_of,
     shifts,
 )
-from tracking.comparison.verdict import GAIN
-from tracking.errors import TrackingError, unknown_name
-from tracking.report import calibration
-from tracking.report.published import Quoted, footnotes
-from tracking.report.ranking import MEANING, best_rows
+from carft_sweep.tracking.comparison.verdict import GAIN
+from carft_sweep.tracking.errors import TrackingError, unknown_name
+from carft_sweep.tracking.report import calibration
+from carft_sweep.tracking.report.published import Quoted, footnotes
+from carft_sweep.tracking.report.ranking import MEANING, best_rows
 
 NOTHING = "–"
 OVER_IMAGES = "95 % over images (bootstrap over units, the trained weights held fixed)"

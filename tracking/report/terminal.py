@@ -11,9 +11,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from tracking.comparison.compare import Comparison
-from tracking.console import PlainConsole
-from tracking.report.table import (
+from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.console import PlainConsole
+from carft_sweep.tracking.report.table import (
     Cell,
     Line,
     Table,

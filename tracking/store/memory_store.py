@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from tracking.errors import TrackingError
-from tracking.store import mlflow_limits
-from tracking.store.base import (
+from carft_sweep.tracking.errors import TrackingError
+from carft_sweep.tracking.store import mlflow_limits
+from carft_sweep.tracking.store.base import (
     DatasetInput,
     EndState,
     Metric,

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from tracking.database import SECONDS, Database, inspect_database, is_host_not_found
-from tracking.errors import HostNotFound, ServiceUnreachable, TrackingError
-from tracking.location import (
+from carft_sweep.tracking.database import SECONDS, Database, inspect_database, is_host_not_found
+from carft_sweep.tracking.errors import HostNotFound, ServiceUnreachable, TrackingError
+from carft_sweep.tracking.location import (
     TRACKING_VARIABLE,
     TrackingLocation,
     is_server,
@@ -29,8 +29,8 @@ from tracking.location import (
     stay_private,
     without_password,
 )
-from tracking.ownership import is_shared
-from tracking.store.mlflow_errors import (
+from carft_sweep.tracking.ownership import is_shared
+from carft_sweep.tracking.store.mlflow_errors import (
     deleted_experiment,
     store_refuses,
     translated,

@@ -8,10 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tracking.database import remove_passwords
-from tracking.errors import AccessDenied, RequestFailed, ServiceUnreachable, TrackingError
-from tracking.location import TRACKING_VARIABLE, is_server, without_password
-from tracking.store import mlflow_limits
+from carft_sweep.tracking.database import remove_passwords
+from carft_sweep.tracking.errors import (
+    AccessDenied,
+    RequestFailed,
+    ServiceUnreachable,
+    TrackingError,
+)
+from carft_sweep.tracking.location import TRACKING_VARIABLE, is_server, without_password
+from carft_sweep.tracking.store import mlflow_limits
 
 logger = logging.getLogger(__name__)
 

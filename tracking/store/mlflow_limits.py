@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from tracking.store.base import DatasetInput, Metric
+from carft_sweep.tracking.store.base import DatasetInput, Metric
 
 NAME_LENGTH = 250
 PARAM_LENGTH = 6000

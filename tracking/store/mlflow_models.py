@@ -17,13 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from tracking.errors import TrackingError
-from tracking.location import TrackingLocation, without_password
-from tracking.store import mlflow_limits, mlflow_store
-from tracking.store.base import DatasetInput, RunKey
-from tracking.store.mlflow_client import connect, find_experiment, quieted, refuse_if_moved
-from tracking.store.mlflow_errors import translated, uploading
-from tracking.store.mlflow_pages import DESCRIPTION, without_remote_content
+from carft_sweep.tracking.errors import TrackingError
+from carft_sweep.tracking.location import TrackingLocation, without_password
+from carft_sweep.tracking.store import mlflow_limits, mlflow_store
+from carft_sweep.tracking.store.base import DatasetInput, RunKey
+from carft_sweep.tracking.store.mlflow_client import (
+    connect,
+    find_experiment,
+    quieted,
+    refuse_if_moved,
+)
+from carft_sweep.tracking.store.mlflow_errors import translated, uploading
+from carft_sweep.tracking.store.mlflow_pages import DESCRIPTION, without_remote_content
 
 if TYPE_CHECKING:
     import pandas as pd

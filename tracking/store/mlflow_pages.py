@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from tracking.store.base import ARTIFACT, RunsView
+from carft_sweep.tracking.store.base import ARTIFACT, RunsView
 
 VIEW = "mlflow.sharedViewState."
 """What the tag of an experiment that holds a view begins with."""

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from tracking.errors import ServiceUnreachable, TrackingError
-from tracking.location import (
+from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
+from carft_sweep.tracking.location import (
     EXPERIMENT,
     home_id,
     is_server,
@@ -20,9 +20,9 @@ from tracking.location import (
     sqlite_file,
     waiting,
 )
-from tracking.ownership import home_mode
-from tracking.store import mlflow_limits
-from tracking.store.base import (
+from carft_sweep.tracking.ownership import home_mode
+from carft_sweep.tracking.store import mlflow_limits
+from carft_sweep.tracking.store.base import (
     ARTIFACT,
     DatasetInput,
     EndState,
@@ -33,7 +33,7 @@ from tracking.store.base import (
     Tracker,
     describe,
 )
-from tracking.store.mlflow_client import (
+from carft_sweep.tracking.store.mlflow_client import (
     check_artifacts,
     check_reachable,
     check_rights,
@@ -43,8 +43,8 @@ from tracking.store.mlflow_client import (
     find_experiment,
     moved_from,
 )
-from tracking.store.mlflow_errors import translated, uploading
-from tracking.store.mlflow_pages import (
+from carft_sweep.tracking.store.mlflow_errors import translated, uploading
+from carft_sweep.tracking.store.mlflow_pages import (
     DESCRIPTION,
     SWEEPS,
     VIEW,

@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from carft_core.algorithms import ALGORITHMS
-from carft_core.algorithms.coral import Coral, distance_of_domains
-from carft_core.clip import ImageClassifier, OpenedClip
-from carft_core.config import TrialConfig, trial_config
-from carft_core.errors import RequestError
-from carft_core.identity import couples_items, identify
-from carft_core.run import RunFolder, load_weights
-from carft_core.teacher import Teacher
-from carft_core.testing import batch_for, started, toy_teacher
-from carft_core.train import Decision, EpochReport, train
+from carft_sweep.carft_core.algorithms import ALGORITHMS
+from carft_sweep.carft_core.algorithms.coral import Coral, distance_of_domains
+from carft_sweep.carft_core.clip import ImageClassifier, OpenedClip
+from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.identity import couples_items, identify
+from carft_sweep.carft_core.run import RunFolder, load_weights
+from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.testing import batch_for, started, toy_teacher
+from carft_sweep.carft_core.train import Decision, EpochReport, train
 
 Config = Callable[..., TrialConfig]
 
@@ -142,7 +142,7 @@ def test_a_run_sees_the_domains_resumes_to_the_bit_and_is_merged(
         seen.append(domain.bincount().tolist())
         return distance_of_domains(features, domain)
 
-    monkeypatch.setattr("carft_core.algorithms.coral.distance_of_domains", counting)
+    monkeypatch.setattr("carft_sweep.carft_core.algorithms.coral.distance_of_domains", counting)
     asked = config()
     whole = train(asked, 0, workdir=tmp_path / "whole")
     assert whole is not None

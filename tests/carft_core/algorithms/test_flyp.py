@@ -15,17 +15,17 @@ from open_clip.loss import ClipLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_core.algorithms.flyp import ContrastiveClip, Flyp
-from carft_core.clip import ImageClassifier, OpenedClip
-from carft_core.config import TrialConfig
-from carft_core.identity import identify
-from carft_core.merges.wise_ft import WiseFt
-from carft_core.optim import OptimConfig
-from carft_core.prompts import TemplateSet
-from carft_core.run import RunFolder, load_weights
-from carft_core.teacher import Teacher
-from carft_core.testing import batch_for, toy_teacher
-from carft_core.train import Decision, EpochReport, train
+from carft_sweep.carft_core.algorithms.flyp import ContrastiveClip, Flyp
+from carft_sweep.carft_core.clip import ImageClassifier, OpenedClip
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.identity import identify
+from carft_sweep.carft_core.merges.wise_ft import WiseFt
+from carft_sweep.carft_core.optim import OptimConfig
+from carft_sweep.carft_core.prompts import TemplateSet
+from carft_sweep.carft_core.run import RunFolder, load_weights
+from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.testing import batch_for, toy_teacher
+from carft_sweep.carft_core.train import Decision, EpochReport, train
 
 Config = Callable[..., TrialConfig]
 ONE = TemplateSet("one", ("a photo of a {}.",))

@@ -11,15 +11,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from carft_core.algorithms.from_checkpoint import FromCheckpoint
-from carft_core.clip import ImageClassifier, OpenedClip
-from carft_core.config import TrialConfig
-from carft_core.errors import RequestError
-from carft_core.identity import identify
-from carft_core.run import RunFolder, is_complete
-from carft_core.teacher import Teacher
-from carft_core.testing import toy_teacher
-from carft_core.train import train
+from carft_sweep.carft_core.algorithms.from_checkpoint import FromCheckpoint
+from carft_sweep.carft_core.clip import ImageClassifier, OpenedClip
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.identity import identify
+from carft_sweep.carft_core.run import RunFolder, is_complete
+from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.testing import toy_teacher
+from carft_sweep.carft_core.train import train
 
 Config = Callable[..., TrialConfig]
 State = dict[str, Tensor]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from carft_core.train import epochs, train
-from sweeps.bench.bare import Bare
-from sweeps.bench.preload import preload, recipe_config
-from sweeps.bench.training import ALGORITHMS
+from carft_sweep.carft_core.train import epochs, train
+from carft_sweep.sweeps.bench.bare import Bare
+from carft_sweep.sweeps.bench.preload import preload, recipe_config
+from carft_sweep.sweeps.bench.training import ALGORITHMS
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from carft_core.errors import RequestError
-from sweeps.bench.measurement import Measurement, earlier_ratios, take_turns
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.bench.measurement import Measurement, earlier_ratios, take_turns
 
 
 def test_sides_take_turns_and_the_order_turns_too() -> None:

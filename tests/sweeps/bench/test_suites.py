@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.bench import data, photographs, shards
-from sweeps.bench.measurement import Effort, Measurement
-from sweeps.bench.recording import measure_recording
-from sweeps.bench.starting import measure_starts
-from sweeps.bench.sweeping import measure_sweeps
-from sweeps.bench.training import measure_runs, measure_steps
+from carft_sweep.sweeps.bench import data, photographs, shards
+from carft_sweep.sweeps.bench.measurement import Effort, Measurement
+from carft_sweep.sweeps.bench.recording import measure_recording
+from carft_sweep.sweeps.bench.starting import measure_starts
+from carft_sweep.sweeps.bench.sweeping import measure_sweeps
+from carft_sweep.sweeps.bench.training import measure_runs, measure_steps
 
 QUICK = Effort(1, quick=True)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.bench import starting
-from sweeps.bench.measurement import Effort, Measurement
-from sweeps.cli import main
+from carft_sweep.sweeps.bench import starting
+from carft_sweep.sweeps.bench.measurement import Effort, Measurement
+from carft_sweep.sweeps.cli import main
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from carft_core.files import read_json
-from sweeps.cli import main
-from sweeps.ledger.runs import RunStore
-from sweeps.results.records import load_part
+from carft_sweep.carft_core.files import read_json
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.results.records import load_part
 from tests.sweeps import reference_table
 from tests.sweeps.conftest import ToySweep
 

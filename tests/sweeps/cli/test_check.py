@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from carft_core.config import trial_config
-from carft_core.errors import RequestError
-from carft_core.files import read_json, write_json
-from sweeps.cli import main
-from sweeps.engines.resources import Gpu, Node
-from sweeps.ledger.runs import RunStore
-from sweeps.plan.estimate import (
+from carft_sweep.carft_core.config import trial_config
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import read_json, write_json
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.engines.resources import Gpu, Node
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.plan.estimate import (
     RemainingWork,
     RunTimes,
     SweepEstimate,
@@ -237,7 +237,7 @@ def test_a_request_that_no_machine_can_meet_is_refused_with_need_and_supply(
 def test_runs_side_by_side_shorten_the_wait(
     toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeps.cli.check.this_machine", lambda: Node("big", 8.0))
+    monkeypatch.setattr("carft_sweep.sweeps.cli.check.this_machine", lambda: Node("big", 8.0))
     toy_cli.run()
     arguments = ("--engine", "ray", "--parallel", "4", "--set", "seeds=3")
     found = plan(toy_cli, capsys, *arguments)
@@ -275,8 +275,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Path, Sequen
             raise RequestError("big: does not share the home")
         return {id_: node.with_gpus([Gpu(1000.0, bf16=True)]) for id_, node in nodes.items()}
 
-    monkeypatch.setattr("sweeps.engines.ray_cluster.Cluster", SmallCluster)
-    monkeypatch.setattr("sweeps.engines.ray_cluster.check_nodes", check_nodes)
+    monkeypatch.setattr("carft_sweep.sweeps.engines.ray_cluster.Cluster", SmallCluster)
+    monkeypatch.setattr("carft_sweep.sweeps.engines.ray_cluster.check_nodes", check_nodes)
     return seen
 
 

@@ -6,12 +6,12 @@ import re
 
 import pytest
 
-from carft_core.errors import RequestError
-from sweeps.cli.compare import override, override_specs
-from sweeps.cli.parser import parse
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.cli.compare import override, override_specs
+from carft_sweep.sweeps.cli.parser import parse
+from carft_sweep.tracking.comparison.pooling import SweepRuns
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint, SelectionRule
 from tests.tracking.made_up import kl_sweep
-from tracking.comparison.pooling import SweepRuns
-from tracking.comparison.spec import ComparisonSpec, Endpoint, SelectionRule
 
 TOLD = ComparisonSpec(rule=SelectionRule(within=0.01, strength={"optim.lr": -1}), seeds=(0, 1))
 

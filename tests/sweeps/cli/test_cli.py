@@ -16,16 +16,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sweeps.cli import MODULES, main
-from sweeps.cli.admin import waste
-from sweeps.cli.parser import COMMANDS, _parsers
-from sweeps.engines.resources import Node
-from sweeps.ledger.runs import RunStore
-from sweeps.ledger.trials import LEDGER_FILE
-from sweeps.scheduler.progress import LiveProgress, Progress, duration
+from carft_sweep.sweeps.cli import MODULES, main
+from carft_sweep.sweeps.cli.admin import waste
+from carft_sweep.sweeps.cli.parser import COMMANDS, _parsers
+from carft_sweep.sweeps.engines.resources import Node
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.trials import LEDGER_FILE
+from carft_sweep.sweeps.scheduler.progress import LiveProgress, Progress, duration
+from carft_sweep.tracking.errors import ServiceUnreachable
+from carft_sweep.tracking.store.memory_store import MemoryTracker
 from tests.sweeps.conftest import ToySweep
-from tracking.errors import ServiceUnreachable
-from tracking.store.memory_store import MemoryTracker
 
 ROOT = Path(__file__).parents[3]
 
@@ -66,7 +66,7 @@ def test_only_a_sweep_on_this_machine_starts_a_worker_before_it_is_read(
         def close(self) -> None:
             seen.append("close")
 
-    monkeypatch.setattr("sweeps.engines.supervisor.WorkerAhead", Ahead)
+    monkeypatch.setattr("carft_sweep.sweeps.engines.supervisor.WorkerAhead", Ahead)
     monkeypatch.setattr("sys.argv", ["carft-sweep", *words])
     assert main() == (2 if words[0] == "run" else 0)
     assert seen == expected
@@ -224,7 +224,7 @@ def test_check_says_how_many_runs_the_local_engine_has_at_once(
     options: list[str],
 ) -> None:
     for module in ("cli.check", "engines.factory"):
-        monkeypatch.setattr(f"sweeps.{module}.this_machine", lambda: Node("small", 2))
+        monkeypatch.setattr(f"carft_sweep.sweeps.{module}.this_machine", lambda: Node("small", 2))
     assert main(["check", str(toy_cli.file(**keys)), *options]) == 0
     is_auto = "auto" in options or not (keys or options)
     bounded = ("up to ", ", as far as memory holds them,") if is_auto else ("", "")
@@ -371,8 +371,8 @@ def test_a_mistake_on_the_command_line_names_the_remedy_and_exits_with_2(
 
 LIGHT = """
 import contextlib, io, json, sys
-from sweeps.cli.parser import COMMANDS
-from sweeps.cli import MODULES, main
+from carft_sweep.sweeps.cli.parser import COMMANDS
+from carft_sweep.sweeps.cli import MODULES, main
 
 told = {}
 for command in ("", *COMMANDS):
@@ -398,7 +398,7 @@ def test_the_help_of_every_command_imports_nothing_heavy() -> None:
 
 PLANS = """
 import sys
-from sweeps.cli import main
+from carft_sweep.sweeps.cli import main
 
 assert main(["check", "kl_weight", "--home", sys.argv[1]]) == 0
 print(sorted({"open_clip", "torchvision", "timm", "optuna", "mlflow", "sympy"} & {*sys.modules}))
@@ -415,7 +415,7 @@ def test_a_sweep_is_planned_without_what_opens_models_and_makes_views(tmp_path: 
 def test_every_command_is_a_module_and_has_its_place_in_the_docs() -> None:
     page = (ROOT / "docs" / "commands.md").read_text()
     for command in COMMANDS:
-        module = importlib.import_module(f"sweeps.cli.{MODULES[command]}")
+        module = importlib.import_module(f"carft_sweep.sweeps.cli.{MODULES[command]}")
         assert callable(getattr(module, f"{command}_command")), command
         assert f"`{command}" in page, command
 
@@ -436,8 +436,8 @@ def test_no_command_shows_the_help_and_exits_with_2(capsys: pytest.CaptureFixtur
     ("words", "lines"),
     [
         ([], []),
-        (["-v"], ["INFO sweeps.some.room: chosen"]),
-        (["-vv"], ["INFO sweeps.some.room: chosen", "DEBUG sweeps.some.room: because"]),
+        (["-v"], ["INFO carft_sweep.some.room: chosen"]),
+        (["-vv"], ["INFO carft_sweep.some.room: chosen", "DEBUG carft_sweep.some.room: because"]),
     ],
 )
 @pytest.mark.parametrize("before", [True, False])
@@ -449,17 +449,17 @@ def test_verbose_logs_what_our_modules_decide(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def command(*_: object) -> int:
-        logger = logging.getLogger("sweeps.some.room")
+        logger = logging.getLogger("carft_sweep.some.room")
         logger.info("chosen")
         logger.debug("because")
         logging.getLogger("urllib3").info("somebody else's")
         return 0
 
-    monkeypatch.setattr("sweeps.cli.admin.schema_command", command)
+    monkeypatch.setattr("carft_sweep.sweeps.cli.admin.schema_command", command)
     assert main([*words, "schema"] if before else ["schema", *words]) == 0
     told = capsys.readouterr().err.splitlines()
     assert [line.partition(",")[2].partition(" ")[2] for line in told] == lines
-    assert not logging.getLogger("sweeps").handlers
+    assert not logging.getLogger("carft_sweep").handlers
 
 
 def test_a_service_that_does_not_answer_exits_with_4(
@@ -470,7 +470,7 @@ def test_a_service_that_does_not_answer_exits_with_4(
     def refused(*_: object, **__: object) -> None:
         raise ServiceUnreachable("no server answers")
 
-    monkeypatch.setattr("sweeps.cli.admin.serve", refused)
+    monkeypatch.setattr("carft_sweep.sweeps.cli.admin.serve", refused)
     assert main(["ui"]) == 4
     assert "no server answers" in capsys.readouterr().err
 
@@ -495,13 +495,13 @@ class Away(MemoryTracker):
 def test_a_tracking_server_that_is_away_never_stops_a_sweep(
     toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sweeps.scheduler.session.PATIENCE", 0.2)
+    monkeypatch.setattr("carft_sweep.sweeps.scheduler.session.PATIENCE", 0.2)
     toy_cli.tracker = Away()
     assert run(toy_cli) == 0
     told = capsys.readouterr()
     assert "7 runs are not in MLflow as they are here (connection refused)" in told.err
     toy_cli.tracker = MemoryTracker()
-    monkeypatch.setattr("sweeps.scheduler.session.PATIENCE", 30)
+    monkeypatch.setattr("carft_sweep.sweeps.scheduler.session.PATIENCE", 30)
     assert run(toy_cli) == 0
     assert len(toy_cli.tracked()) == 7
     assert {kept.state for kept in toy_cli.tracker.runs.values()} == {"finished"}
@@ -538,7 +538,7 @@ def test_usage_reporting_is_off_after_any_command(
 
 def test_time_left_is_measured_from_the_runs_that_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("sweeps.scheduler.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("carft_sweep.sweeps.scheduler.progress.time.monotonic", lambda: now[0])
     lines: list[str] = []
     progress = Progress(lines.append)
     report = {"epoch": 1, "epochs": 1, "metrics": {}}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sweeps.cli import main
+from carft_sweep.sweeps.cli import main
 from tests.sweeps.conftest import toy_in
 
 LEARNING: dict[str, Any] = {

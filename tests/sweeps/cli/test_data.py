@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carft_core import data as families
-from carft_core.data import FAMILIES, image_folder, imagenet
-from sweeps.cli import main
+from carft_sweep.carft_core import data as families
+from carft_sweep.carft_core.data import FAMILIES, image_folder, imagenet
+from carft_sweep.sweeps.cli import main
 from tests.imagenet_tree import OBJECTNET, V2, WNIDS
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -384,7 +384,7 @@ def test_what_not_even_skipping_can_use_is_refused(data: Data, photos: Path) -> 
 def test_of_many_bad_images_the_first_are_named(
     data: Data, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeps.cli.data.NAMED", 1)
+    monkeypatch.setattr("carft_sweep.sweeps.cli.data.NAMED", 1)
     for name in ("test/cat/1.png", "train/ant/0.png", "shifts/dark/ant/0.png"):
         (photos / name).write_bytes(b"no image")
     told = data("prepare", "image_folder", "--data-root", photos)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.cli import MODULES, main
+from carft_sweep.sweeps.cli import MODULES, main
 from tests.owners import give_away
 from tests.sweeps.conftest import ToySweep
 

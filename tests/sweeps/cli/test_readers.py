@@ -12,13 +12,13 @@ from typing import Any
 import optuna
 import pytest
 
-from carft_core.files import write_json
-from sweeps.cli import main
-from sweeps.cli.status import command
-from sweeps.home import Home
-from sweeps.ledger.runs import RunStore
-from sweeps.ledger.study import StudyProjection, open_storage
-from sweeps.ledger.summary import (
+from carft_sweep.carft_core.files import write_json
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.cli.status import command
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.study import StudyProjection, open_storage
+from carft_sweep.sweeps.ledger.summary import (
     OUTCOME,
     SUMMARY_FILE,
     Summary,
@@ -26,8 +26,8 @@ from sweeps.ledger.summary import (
     summary_of,
     write_summary,
 )
-from sweeps.ledger.trials import Ledger, find_ledger
-from sweeps.results.records import comparison
+from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
+from carft_sweep.sweeps.results.records import comparison
 
 TOP1 = {"name": "id/val/top1", "goal": "maximize", "merge": None}
 NLL = {"name": "id/val/nll", "goal": "minimize", "merge": None}
@@ -309,8 +309,8 @@ def test_summaries_of_a_running_sweep_take_a_hundredth_of_its_time(
         written.append(clock[0])
         clock[0] += 0.01
 
-    monkeypatch.setattr("sweeps.ledger.summary.write_summary", slowly)
-    monkeypatch.setattr("sweeps.ledger.summary.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("carft_sweep.sweeps.ledger.summary.write_summary", slowly)
+    monkeypatch.setattr("carft_sweep.sweeps.ledger.summary.time.monotonic", lambda: clock[0])
     running = Summary(made.ledger)
     for _ in range(1000):
         clock[0] += 0.05

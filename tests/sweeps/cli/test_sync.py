@@ -6,12 +6,17 @@ import re
 
 import pytest
 
-from sweeps.cli import main
-from sweeps.ledger.claim import Claim
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.ledger.claim import Claim
+from carft_sweep.tracking.errors import (
+    AccessDenied,
+    HostNotFound,
+    ServiceUnreachable,
+    TrackingError,
+)
+from carft_sweep.tracking.store.base import RunStart
+from carft_sweep.tracking.store.memory_store import MemoryTracker
 from tests.sweeps.conftest import ToySweep
-from tracking.errors import AccessDenied, HostNotFound, ServiceUnreachable, TrackingError
-from tracking.store.base import RunStart
-from tracking.store.memory_store import MemoryTracker
 
 
 class Away(MemoryTracker):
@@ -34,7 +39,7 @@ def missed(
     toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> ToySweep:
     """A sweep that has ended, and of which its server knows nothing."""
-    monkeypatch.setattr("sweeps.scheduler.session.PATIENCE", 0.2)
+    monkeypatch.setattr("carft_sweep.sweeps.scheduler.session.PATIENCE", 0.2)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     toy_cli.tracker = Away()
@@ -147,7 +152,7 @@ class Unreached(MemoryTracker):
 
 def run(toy: ToySweep, monkeypatch: pytest.MonkeyPatch, error: Exception) -> int:
     tracker = Unreached(error)
-    monkeypatch.setattr("sweeps.api.open_store", lambda _: tracker)
+    monkeypatch.setattr("carft_sweep.sweeps.api.open_store", lambda _: tracker)
     return main(["run", str(toy.file(baselines=[], seeds=1))])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sweeps.cli import main
+from carft_sweep.sweeps.cli import main
 from tests.sweeps.conftest import ToySweep
 
 Started = dict[str, Any]
@@ -25,8 +25,8 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Started:
         told.update(how, uri=uri, artifacts=artifacts)
         return SimpleNamespace(address="http://here:5000", process=object(), wait=lambda: None)
 
-    monkeypatch.setattr("sweeps.cli.admin.serve", serve)
-    monkeypatch.setattr("sweeps.cli.admin.other_accounts", list)
+    monkeypatch.setattr("carft_sweep.sweeps.cli.admin.serve", serve)
+    monkeypatch.setattr("carft_sweep.sweeps.cli.admin.other_accounts", list)
     monkeypatch.setenv("CARFT_HOME", str(tmp_path))
     for name in ("MLFLOW_TRACKING_URI", "CARFT_UI_PASSWORD", "MLFLOW_AUTH_CONFIG_PATH"):
         monkeypatch.delenv(name, raising=False)
@@ -56,7 +56,9 @@ def test_where_other_people_have_accounts_it_says_that_they_are_let_in(
     started: Started, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     del started
-    monkeypatch.setattr("sweeps.cli.admin.other_accounts", lambda: ["ada", "bob", "cleo", "dan"])
+    monkeypatch.setattr(
+        "carft_sweep.sweeps.cli.admin.other_accounts", lambda: ["ada", "bob", "cleo", "dan"]
+    )
     assert main(["ui"]) == 0
     output = capsys.readouterr().out
     assert "has 4 other accounts (ada, bob, cleo, ...), which may read, change and delete" in output
@@ -73,7 +75,7 @@ def test_ctrl_c_ends_it_well(started: Started, monkeypatch: pytest.MonkeyPatch) 
         raise KeyboardInterrupt
 
     made = SimpleNamespace(address="http://here:5000", process=object(), wait=interrupted)
-    monkeypatch.setattr("sweeps.cli.admin.serve", lambda *_, **__: made)
+    monkeypatch.setattr("carft_sweep.sweeps.cli.admin.serve", lambda *_, **__: made)
     assert main(["ui"]) == 0
 
 
@@ -199,7 +201,7 @@ def test_it_leads_to_the_pages_of_the_newest_sweeps(
 ) -> None:
     del started
     monkeypatch.setenv("CARFT_HOME", str(toy_cli.home.path))
-    monkeypatch.setattr("sweeps.cli.admin.experiment_id", lambda *_: "7")
+    monkeypatch.setattr("carft_sweep.sweeps.cli.admin.experiment_id", lambda *_: "7")
     toy_cli.run()
     toy_cli.run(name="second")
     (toy_cli.home.sweep("second") / "report.html").write_text("<p>")

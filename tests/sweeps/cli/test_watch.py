@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from carft_core.errors import RequestError
-from carft_core.files import read_json, write_json
-from sweeps.cli import main
-from sweeps.cli.status import as_text, sweep_status
-from sweeps.ledger.claim import Claim
-from sweeps.ledger.runs import RunStore
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import read_json, write_json
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.cli.status import as_text, sweep_status
+from carft_sweep.sweeps.ledger.claim import Claim
+from carft_sweep.sweeps.ledger.runs import RunStore
 from tests.sweeps.conftest import ToySweep
 
 ROOT = Path(__file__).parents[3]
@@ -31,7 +31,7 @@ class Refused:
             raise ImportError(f"{name} is not to be imported here")
 
 sys.meta_path.insert(0, Refused())
-from sweeps.cli import main
+from carft_sweep.sweeps.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -163,7 +163,7 @@ def test_watch_lives_on_a_terminal_until_the_sweep_ends(toy: ToySweep) -> None:
     claim = Claim(toy.home.sweep("toy"))
     claim.__enter__()
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "sweeps", "watch", "toy", "--interval", "0.1"]
+    command = [sys.executable, "-m", "carft_sweep", "watch", "toy", "--interval", "0.1"]
     environ = {**os.environ, "COLUMNS": "160", "LINES": "40", "TERM": "xterm"}
     process = subprocess.Popen(
         [*command, "--home", str(toy.home.path)], cwd=ROOT, stdout=theirs, env=environ

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sweeps.doctor.base import Finding, Level, Scope
-from sweeps.doctor.examination import CHECKS, examine
-from sweeps.home import Home
+from carft_sweep.sweeps.doctor.base import Finding, Level, Scope
+from carft_sweep.sweeps.doctor.examination import CHECKS, examine
+from carft_sweep.sweeps.home import Home
 
 
 def look(

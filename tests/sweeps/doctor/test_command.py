@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.cli import main
-from sweeps.doctor.examination import CHECKS, SUBJECTS
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.doctor.examination import CHECKS, SUBJECTS
 
 VARIABLES = ("MLFLOW_TRACKING_URI", "CARFT_OPTUNA_STORAGE", "CARFT_WEBHOOK", "RAY_ADDRESS")
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from sweeps.doctor import machine
-from sweeps.doctor.base import Level
-from sweeps.doctor.machine import SHOWN, _compiled
-from sweeps.engines import resources
-from sweeps.engines.resources import Gpu
-from sweeps.secrets import read_secret_files
+from carft_sweep.sweeps.doctor import machine
+from carft_sweep.sweeps.doctor.base import Level
+from carft_sweep.sweeps.doctor.machine import SHOWN, _compiled
+from carft_sweep.sweeps.engines import resources
+from carft_sweep.sweeps.engines.resources import Gpu
+from carft_sweep.sweeps.secrets import read_secret_files
 from tests.mounts import mount
 from tests.sweeps.doctor.findings import look, only
 
@@ -224,7 +224,7 @@ def test_a_data_root_names_the_families_that_it_has(
 def test_files_of_secrets_that_others_can_read_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeps.secrets._READ", {})
+    monkeypatch.setattr("carft_sweep.sweeps.secrets._READ", {})
     monkeypatch.setenv("HOME", str(tmp_path))  # which has no token of Ray's
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
     file, own = tmp_path / "password", tmp_path / "ui" / "users.db"
@@ -244,7 +244,7 @@ def test_rays_token_that_others_can_read_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray itself makes the first with the umask's permissions."""
-    monkeypatch.setattr("sweeps.secrets._READ", {})
+    monkeypatch.setattr("carft_sweep.sweeps.secrets._READ", {})
     monkeypatch.setenv("HOME", str(tmp_path))
     made, named = tmp_path / ".ray" / "auth_token", tmp_path / "token"
     made.parent.mkdir()
@@ -287,11 +287,11 @@ def test_gpus_are_tried_and_what_torch_does_not_see_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind: dict[str, Any] = {"name": "A GPU", "major": 8, "minor": 0}
-    monkeypatch.setattr("sweeps.doctor.machine.visible_gpus", lambda _: [Gpu(80_000.0)])
+    monkeypatch.setattr("carft_sweep.sweeps.doctor.machine.visible_gpus", lambda _: [Gpu(80_000.0)])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert "nvidia-smi lists 1 GPUs, but torch" in only(look("gpu.devices", tmp_path), "wrong")
-    monkeypatch.setattr("sweeps.doctor.machine.visible_gpus", lambda _: [])
+    monkeypatch.setattr("carft_sweep.sweeps.doctor.machine.visible_gpus", lambda _: [])
     assert "no GPU" in only(look("gpu.devices", tmp_path), "ok")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert only(look("gpu.devices", tmp_path), "ok").startswith("mps")

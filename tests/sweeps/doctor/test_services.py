@@ -11,12 +11,15 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from sweeps.cli import main
-from sweeps.doctor.base import Level
-from sweeps.home import Home
-from sweeps.ledger.claim import Claim
-from sweeps.ledger.study import open_storage
-from sweeps.ledger.trials import LEDGER_FILE, Ledger
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.doctor.base import Level
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.claim import Claim
+from carft_sweep.sweeps.ledger.study import open_storage
+from carft_sweep.sweeps.ledger.trials import LEDGER_FILE, Ledger
+from carft_sweep.tracking.store.base import RunKey, RunStart
+from carft_sweep.tracking.store.mlflow_client import latest_schema
+from carft_sweep.tracking.store.mlflow_store import open_store
 from tests.mounts import mount
 from tests.services.answering import Answer, Asked, answering
 from tests.services.mlflow_server import USER_PASSWORD, MlflowServer
@@ -24,9 +27,6 @@ from tests.services.postgres import ADMIN, ADMIN_PASSWORD, Postgres
 from tests.services.processes import free_port
 from tests.sweeps.conftest import ToySweep
 from tests.sweeps.doctor.findings import look, only
-from tracking.store.base import RunKey, RunStart
-from tracking.store.mlflow_client import latest_schema
-from tracking.store.mlflow_store import open_store
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from sweeps.engines.base import Engine, Job
-from sweeps.engines.local import InProcessEngine, LocalEngine
-from sweeps.engines.resources import RunRequirements
+from carft_sweep.sweeps.engines.base import Engine, Job
+from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine
+from carft_sweep.sweeps.engines.resources import RunRequirements
 from tests.sweeps.toy_runs import ENTRY, Recorder
 
 CORES = 2
@@ -34,7 +34,7 @@ def ray_nodes() -> Iterator[Any]:
     """Ray's own way to have several nodes on one machine; this process is connected to it."""
     from ray.cluster_utils import Cluster as Nodes
 
-    from sweeps.engines.ray_cluster import Cluster
+    from carft_sweep.sweeps.engines.ray_cluster import Cluster
 
     nodes = Nodes(
         initialize_head=True,
@@ -54,8 +54,8 @@ def ray_nodes() -> Iterator[Any]:
 def on_ray(ray_nodes: object) -> Iterator[MakeEngine]:
     """Makes Ray engines."""
     del ray_nodes
-    from sweeps.engines.ray_cluster import Cluster
-    from sweeps.engines.ray_tune import RayEngine
+    from carft_sweep.sweeps.engines.ray_cluster import Cluster
+    from carft_sweep.sweeps.engines.ray_tune import RayEngine
 
     made: list[Engine] = []
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from sweeps.doctor import services as cluster
-from sweeps.doctor.services import _node
-from sweeps.engines import ray_tokens
-from sweeps.submit.client import JOBS_VARIABLE
+from carft_sweep.sweeps.doctor import services as cluster
+from carft_sweep.sweeps.doctor.services import _node
+from carft_sweep.sweeps.engines import ray_tokens
+from carft_sweep.sweeps.submit.client import JOBS_VARIABLE
 from tests.services.answering import Answer, Asked, answering
 from tests.sweeps.doctor.findings import look, only
 

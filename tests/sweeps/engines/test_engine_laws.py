@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from sweeps.engines.base import Decision, Engine, Errands, Job, Wait
-from sweeps.scheduler.pruning import SeedwisePruner
-from sweeps.spec.settings import Asha
+from carft_sweep.sweeps.engines.base import Decision, Engine, Errands, Job, Wait
+from carft_sweep.sweeps.scheduler.pruning import SeedwisePruner
+from carft_sweep.sweeps.spec.settings import Asha
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob, by_job, has_two
 from tests.sweeps.toy_runs import ENVIRONMENT, REPLAY, Recorder
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from carft_core.errors import RequestError
-from sweeps.engines import factory as choosing
-from sweeps.engines.factory import is_ray, make_engine, share_of_machine
-from sweeps.engines.local import PEAK, InProcessEngine, LocalEngine
-from sweeps.engines.resources import Gpu, Node
-from sweeps.spec.spec import SweepSpec, load_spec
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.engines import factory as choosing
+from carft_sweep.sweeps.engines.factory import is_ray, make_engine, share_of_machine
+from carft_sweep.sweeps.engines.local import PEAK, InProcessEngine, LocalEngine
+from carft_sweep.sweeps.engines.resources import Gpu, Node
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
 MakeSpec = Callable[..., SweepSpec]
 
@@ -199,7 +199,7 @@ def test_a_cluster_is_asked_whether_its_nodes_serve_and_left_as_it_was(
 ) -> None:
     import ray
 
-    from sweeps.engines.ray_tune import RayEngine
+    from carft_sweep.sweeps.engines.ray_tune import RayEngine
 
     with closing(make_engine(spec(parallel=2), address=ray_nodes.address, home=tmp_path)) as engine:
         assert isinstance(engine, RayEngine)

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from carft_core.config import TrialConfig, trial_config
-from carft_core.errors import RequestError
-from carft_core.identity import identify
-from carft_core.run import RunFolder
-from sweeps.engines.factory import make_engine
-from sweeps.engines.local import InProcessEngine
-from sweeps.engines.resources import (
+from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.identity import identify
+from carft_sweep.carft_core.run import RunFolder
+from carft_sweep.sweeps.engines.factory import make_engine
+from carft_sweep.sweeps.engines.local import InProcessEngine
+from carft_sweep.sweeps.engines.resources import (
     Gpu,
     Hardware,
     Node,
@@ -25,8 +25,8 @@ from sweeps.engines.resources import (
     hardware_here,
     hardware_of,
 )
-from sweeps.ledger.runs import RunStore
-from sweeps.spec.spec import load_spec
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.spec.spec import load_spec
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 
@@ -206,7 +206,7 @@ def test_a_worker_without_what_the_job_says_fails_and_is_not_tried_again(toy: To
     """On the real core: this machine has no GPU."""
     engine = Elsewhere(ONE_GPU)
     engine._entry = InProcessEngine()._entry
-    toy.monkeypatch.setattr("sweeps.plan.tasks.identify", identify)
+    toy.monkeypatch.setattr("carft_sweep.sweeps.plan.tasks.identify", identify)
     toy.run(engine, trial=AUTO, seeds=[0], baselines=[], breaker=0)
     reasons = [trial.reason or {} for trial in toy.ledger().trials()]
     assert [(r["kind"], r["message"]) for r in reasons] == [

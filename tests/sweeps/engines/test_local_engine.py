@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from carft_core.errors import DownloadFailed, RequestError
-from sweeps.engines import supervisor as supervisor_module
-from sweeps.engines.base import POLL, Decision, Failure, Job
-from sweeps.engines.entry import classify
-from sweeps.engines.supervisor import ENDS, Supervisor
+from carft_sweep.carft_core.errors import DownloadFailed, RequestError
+from carft_sweep.sweeps.engines import supervisor as supervisor_module
+from carft_sweep.sweeps.engines.base import POLL, Decision, Failure, Job
+from carft_sweep.sweeps.engines.entry import classify
+from carft_sweep.sweeps.engines.supervisor import ENDS, Supervisor
+from carft_sweep.tracking.location import Lock
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
 from tests.sweeps.toy_runs import ENTRY, Recorder, gone_within
-from tracking.location import Lock
 
 ROOT = Path(__file__).parents[3]
 
@@ -124,8 +124,8 @@ def test_a_worker_dies_with_its_driver(tmp_path: Path) -> None:
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from sweeps.engines.base import Job
-from sweeps.engines.local import LocalEngine
+from carft_sweep.sweeps.engines.base import Job
+from carft_sweep.sweeps.engines.local import LocalEngine
 from tests.sweeps.toy_runs import ENTRY, Recorder
 place = Path({str(tmp_path)!r})
 job = Job("a", "a", {{"do": "sleep", "seconds": 300}}, 0, str(place / "a"))
@@ -147,8 +147,8 @@ def test_a_user_module_of_the_current_folder_does_not_stand_for_another(
     on_local: MakeEngine, job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "queue.py").write_text("raise RuntimeError('not this one')")
-    (tmp_path / "sweeps").mkdir()
-    (tmp_path / "sweeps" / "__init__.py").write_text("raise RuntimeError('not this one')")
+    (tmp_path / "carft_sweep").mkdir()
+    (tmp_path / "carft_sweep" / "__init__.py").write_text("raise RuntimeError('not this one')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}")  # the empty part is that folder
     recorder = Recorder([job("a")])

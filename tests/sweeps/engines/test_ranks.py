@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from sweeps.engines import ranks
-from sweeps.engines.base import Decision, Job
-from sweeps.engines.ranks import RANKS, count_ranks
+from carft_sweep.sweeps.engines import ranks
+from carft_sweep.sweeps.engines.base import Decision, Job
+from carft_sweep.sweeps.engines.ranks import RANKS, count_ranks
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
 from tests.sweeps.toy_runs import NonFinite, OutOfMemoryError, Recorder, epoch_report, gone_within
 
@@ -27,7 +27,7 @@ def add_up(
     import torch
     from torch import nn
 
-    from carft_core.world import here
+    from carft_sweep.carft_core.world import here
 
     del seed
     os.environ |= {RANKS: config["ranks"]} if "ranks" in config else {}

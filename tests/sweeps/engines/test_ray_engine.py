@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 import ray
 
-from carft_core.errors import RequestError
-from sweeps.engines import ray_cluster
-from sweeps.engines import ray_tune as ray_loop
-from sweeps.engines.base import Failure, Job, Wait
-from sweeps.engines.ray_cluster import Cluster, check_nodes
-from sweeps.engines.resources import Node, RunRequirements, infeasible_reason
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.engines import ray_cluster
+from carft_sweep.sweeps.engines import ray_tune as ray_loop
+from carft_sweep.sweeps.engines.base import Failure, Job, Wait
+from carft_sweep.sweeps.engines.ray_cluster import Cluster, check_nodes
+from carft_sweep.sweeps.engines.resources import Node, RunRequirements, infeasible_reason
+from carft_sweep.tracking.errors import ServiceUnreachable
 from tests.sweeps.engines.conftest import CORES, MakeEngine, MakeJob
 from tests.sweeps.toy_runs import Recorder, gone_within, is_running, parent_of
-from tracking.errors import ServiceUnreachable
 
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.xdist_group("ray")
@@ -274,7 +274,7 @@ def test_a_run_whose_folder_is_not_there_fails_before_it_writes_anywhere(
 def test_an_address_where_no_ray_is_says_so_at_once(
     address: str, error: type[Exception], said: str
 ) -> None:
-    from sweeps.engines.ray_cluster import _connect
+    from carft_sweep.sweeps.engines.ray_cluster import _connect
 
     with pytest.raises(error, match=said):
         _connect(address)
@@ -285,7 +285,7 @@ def test_a_cluster_of_other_versions_is_told_with_both_and_what_to_do(
 ) -> None:
     from ray._private import utils
 
-    from sweeps.engines import ray_cluster
+    from carft_sweep.sweeps.engines import ray_cluster
 
     def init(**_: object) -> None:
         there = {"ray_version": "2.44.0", "python_version": "3.12.1"}
@@ -325,10 +325,10 @@ from pathlib import Path
 import grpc
 import ray
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
-from sweeps.engines.base import Job
-from sweeps.engines.ray_cluster import Cluster
-from sweeps.engines.ray_tune import RayEngine
-from sweeps.engines.resources import RunRequirements
+from carft_sweep.sweeps.engines.base import Job
+from carft_sweep.sweeps.engines.ray_cluster import Cluster
+from carft_sweep.sweeps.engines.ray_tune import RayEngine
+from carft_sweep.sweeps.engines.resources import RunRequirements
 from tests.sweeps.toy_runs import ENTRY, Recorder
 place, config = Path(sys.argv[1]), json.loads(sys.argv[2])
 class Telling(Recorder):
@@ -413,7 +413,7 @@ def test_scratch_is_removed_only_where_nobody_holds_its_lock(
     """In another container with the same /tmp the process ids are others, and the locks are not."""
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     code = (
-        "import sys; from sweeps.engines.ray_cluster import make_scratch\n"
+        "import sys; from carft_sweep.sweeps.engines.ray_cluster import make_scratch\n"
         "print(make_scratch()[0], flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from carft_core.errors import RequestError
-from sweeps.engines.ray_tokens import OLDEST, check_version, own_token
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.engines.ray_tokens import OLDEST, check_version, own_token
 
 ROOT = Path(__file__).parents[3]
 
@@ -50,7 +50,7 @@ def test_the_package_requires_no_older_one() -> None:
 
 def test_scripts_ask_for_the_version_by_a_command(tmp_path: Path) -> None:
     """As start_head.sh and sweep.sbatch do."""
-    command = [sys.executable, "-m", "sweeps.engines.ray_tokens"]
+    command = [sys.executable, "-m", "carft_sweep.sweeps.engines.ray_tokens"]
 
     def call(path: Path) -> subprocess.CompletedProcess[str]:
         search = {"PYTHONPATH": os.pathsep.join(map(str, (path, ROOT)))}

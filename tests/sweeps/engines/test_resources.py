@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.engines.resources import (
+from carft_sweep.sweeps.engines.resources import (
     Gpu,
     Node,
     RunRequirements,
@@ -20,8 +20,8 @@ from sweeps.engines.resources import (
     this_machine,
     visible_gpus,
 )
-from sweeps.spec.settings import Resources
-from sweeps.spec.settings import check_gpus as share_of_gpu
+from carft_sweep.sweeps.spec.settings import Resources
+from carft_sweep.sweeps.spec.settings import check_gpus as share_of_gpu
 
 LAPTOP = Node("laptop", 8)
 WORKSTATION = Node("workstation", 16, 2, gpu_memory_mb=(24_000, 24_000))

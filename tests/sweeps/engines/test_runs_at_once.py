@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from sweeps.engines import supervisor as supervisor_module
-from sweeps.engines.base import Decision, Failure, Job, Wait
-from sweeps.engines.local import PEAK, LocalEngine, SharedMemory
-from sweeps.engines.supervisor import KillCount, WorkerAhead
+from carft_sweep.sweeps.engines import supervisor as supervisor_module
+from carft_sweep.sweeps.engines.base import Decision, Failure, Job, Wait
+from carft_sweep.sweeps.engines.local import PEAK, LocalEngine, SharedMemory
+from carft_sweep.sweeps.engines.supervisor import KillCount, WorkerAhead
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
 from tests.sweeps.toy_runs import ENTRY, ENVIRONMENT, Recorder, epoch_report, is_running
 

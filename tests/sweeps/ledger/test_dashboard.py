@@ -19,9 +19,9 @@ import optuna.visualization as plots
 import pytest
 from optuna.trial import TrialState
 
-from sweeps.ledger.study import StudyProjection, study_file
-from sweeps.scheduler.proposer import propose
-from sweeps.spec.spec import load_spec
+from carft_sweep.sweeps.ledger.study import StudyProjection, study_file
+from carft_sweep.sweeps.scheduler.proposer import propose
+from carft_sweep.sweeps.spec.spec import load_spec
 from tests.sweeps.conftest import ToySweep, toy_in
 
 RANGES = {

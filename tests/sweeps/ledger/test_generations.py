@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from sweeps.ledger.generations import Effect, changes, effect
-from sweeps.spec.normalize import KEYS
-from sweeps.spec.spec import SweepSpec, load_spec
+from carft_sweep.sweeps.ledger.generations import Effect, changes, effect
+from carft_sweep.sweeps.spec.normalize import KEYS
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
 BASE: dict[str, Any] = {
     "name": "x",

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from carft_core.errors import RequestError
-from sweeps.home import Home
-from sweeps.ledger.trials import (
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.trials import (
     LEDGER_FILE,
     Ledger,
     find_ledger,
@@ -332,7 +332,7 @@ def test_a_file_that_is_too_large_for_its_limit_is_not_torn(home: Home) -> None:
     script = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
-        "from sweeps.home import Home\n"
+        "from carft_sweep.sweeps.home import Home\n"
         "from tests.sweeps.ledger.test_ledger import begin, propose\n"
         "ledger = begin(Home(Path(sys.argv[1])))\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -462,8 +462,8 @@ def test_an_unknown_sweep_names_the_near_ones(home: Home) -> None:
 def test_reading_imports_no_heavy_package(home: Home, ledger: Ledger) -> None:
     ledger.complete(propose(ledger, 0), [0.5])
     script = (
-        "import json, sys; from pathlib import Path; from sweeps.home import Home; "
-        "from sweeps.ledger.trials import find_ledger; "
+        "import json, sys; from pathlib import Path; from carft_sweep.sweeps.home import Home; "
+        "from carft_sweep.sweeps.ledger.trials import find_ledger; "
         "ledger = find_ledger(Home(Path(sys.argv[1])), 'toy'); "
         "heavy = {'optuna', 'sqlalchemy', 'torch', 'numpy', 'ray', 'mlflow'} & set(sys.modules); "
         "print(json.dumps([ledger.trials()[0].value, sorted(heavy)]))"

@@ -15,16 +15,16 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from sweeps.cli import main
-from sweeps.engines.local import InProcessEngine
-from sweeps.home import Home
-from sweeps.ledger.study import study_file
-from sweeps.ledger.trials import find_ledger
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.engines.local import InProcessEngine
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.study import study_file
+from carft_sweep.sweeps.ledger.trials import find_ledger
+from carft_sweep.tracking.store.mlflow_store import open_store
 from tests.mounts import mount
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import SEARCH, ToySweep
 from tests.sweeps.scheduler.dying import dying
-from tracking.store.mlflow_store import open_store
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_an_interrupted_sweep_goes_on_to_the_same_end(
 ) -> None:
     with monkeypatch.context() as patched:
         engine = InProcessEngine(f"{__name__}:interrupted_run")
-        patched.setattr("sweeps.api.make_engine", lambda *_, **__: engine)
+        patched.setattr("carft_sweep.sweeps.api.make_engine", lambda *_, **__: engine)
         assert run(shared) == 3
     assert trials(shared)[1] == ("running", None)
     assert "Interrupted. To go on: carft-sweep resume toy" in capsys.readouterr().err
@@ -145,7 +145,7 @@ def test_no_command_makes_mlflows_database_there(
     run(shared)
     capsys.readouterr()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    monkeypatch.setattr("sweeps.cli.admin.open_store", open_store)
+    monkeypatch.setattr("carft_sweep.sweeps.cli.admin.open_store", open_store)
     assert main([command]) == 2
     assert "name a server in MLFLOW_TRACKING_URI" in capsys.readouterr().err
     assert not list(shared.home.path.rglob("mlflow.db*"))

@@ -16,12 +16,12 @@ from typing import Any
 import optuna
 import pytest
 
-from sweeps.cli import main
-from sweeps.engines.local import InProcessEngine
-from sweeps.home import Home
-from sweeps.ledger.study import StudyProjection
-from sweeps.ledger.trials import Ledger, find_ledger
-from sweeps.results.projection_thread import Projector
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.engines.local import InProcessEngine
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.study import StudyProjection
+from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
+from carft_sweep.sweeps.results.projection_thread import Projector
 from tests.mounts import mount
 from tests.services.postgres import Postgres
 from tests.sweeps import toy_core
@@ -146,7 +146,7 @@ def complaint(toy: ToySweep, capsys: pytest.CaptureFixture[str]) -> str:
     """What a whole sweep says of its study in the end, in one line without a password."""
     capsys.readouterr()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sweeps.scheduler.session.PATIENCE", 1.0)
+        patch.setattr("carft_sweep.sweeps.scheduler.session.PATIENCE", 1.0)
         assert run(toy) == 0
     told = capsys.readouterr()
     for secret in (PASSWORD, "s3cret", "sesame"):
@@ -354,7 +354,7 @@ def meddling(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
 
     monkeypatch.setattr(f"{__name__}.entry", entry, raising=False)
     engine = InProcessEngine(f"{__name__}:entry")
-    monkeypatch.setattr("sweeps.api.make_engine", lambda *_, **__: engine)
+    monkeypatch.setattr("carft_sweep.sweeps.api.make_engine", lambda *_, **__: engine)
 
 
 def test_a_database_that_restarts_has_the_whole_study_in_the_end(
@@ -398,8 +398,8 @@ DRIVER = """
 import sys, time
 from pathlib import Path
 import pytest
-from sweeps.cli import main
-from sweeps.engines.local import InProcessEngine
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.engines.local import InProcessEngine
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import toy_in
 
@@ -414,7 +414,7 @@ def entry(config, seed, *, report, **places):
 with pytest.MonkeyPatch.context() as patch:
     toy = toy_in(Path(sys.argv[1]), patch)
     engine = InProcessEngine("__main__:entry")
-    patch.setattr("sweeps.api.make_engine", lambda *_, **__: engine)
+    patch.setattr("carft_sweep.sweeps.api.make_engine", lambda *_, **__: engine)
     sys.exit(main(["run", str(toy.folder / "toy.yaml"), "--in-process", "--quiet"]))
 """
 
@@ -454,7 +454,7 @@ def test_a_driver_that_is_killed_on_one_host_is_gone_on_with_on_another(
     }
     assert f"is being run by process {driver.pid} on node-a" in said(capsys, 2, "resume", "toy")
 
-    monkeypatch.setattr("sweeps.ledger.runs.SILENCE", 0.0)  # as a minute later
+    monkeypatch.setattr("carft_sweep.sweeps.ledger.runs.SILENCE", 0.0)  # as a minute later
     assert main(["resume", "toy", "--in-process"]) == 0
     states = [trial.state.name for trial in shared.study().trials]
     assert states == ["COMPLETE", "COMPLETE"], "no trial twice"

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from carft_core.errors import RequestError
-from sweeps.cli import main
-from sweeps.engines.base import Handler
-from sweeps.engines.local import InProcessEngine
-from sweeps.home import Home
-from sweeps.ledger.claim import DRIVER, Claim
-from sweeps.ledger.generations import Invocation
-from sweeps.ledger.runs import Lease
-from sweeps.scheduler.session import Projections, SweepResult, execute
-from sweeps.spec.spec import SweepSpec
-from sweeps.spec.user_code import vet_of
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.engines.base import Handler
+from carft_sweep.sweeps.engines.local import InProcessEngine
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.claim import DRIVER, Claim
+from carft_sweep.sweeps.ledger.generations import Invocation
+from carft_sweep.sweeps.ledger.runs import Lease
+from carft_sweep.sweeps.scheduler.session import Projections, SweepResult, execute
+from carft_sweep.sweeps.spec.spec import SweepSpec
+from carft_sweep.sweeps.spec.user_code import vet_of
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 from tests.sweeps.scheduler.dying import Crash
@@ -176,7 +176,7 @@ def test_the_working_folder_of_the_run_is_taken_up_and_left_again(
         seen.append(Path.cwd())
         return execute(*told, **named)
 
-    monkeypatch.setattr("sweeps.api.execute", watched)
+    monkeypatch.setattr("carft_sweep.sweeps.api.execute", watched)
     assert resume() == 0
     assert seen == [there]
     assert Path.cwd() == elsewhere
@@ -289,7 +289,7 @@ class Chosen:
 def chosen(toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch) -> Chosen:
     """Each execution of `toy` leaves a run to be tried again."""
     seen = Chosen(toy_cli.home)
-    monkeypatch.setattr("sweeps.api.make_engine", seen)
+    monkeypatch.setattr("carft_sweep.sweeps.api.make_engine", seen)
     toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}] * 9})
     return seen
 

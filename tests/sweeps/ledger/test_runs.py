@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from carft_core.errors import RequestError
-from carft_core.files import write_json
-from sweeps.ledger.claim import Claim, holder
-from sweeps.ledger.runs import FILE, SILENCE, Lease, RunStore, measured, process_start
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import write_json
+from carft_sweep.sweeps.ledger.claim import Claim, holder
+from carft_sweep.sweeps.ledger.runs import FILE, SILENCE, Lease, RunStore, measured, process_start
 
 DIGEST = "ab" * 32
 PROC = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
@@ -59,7 +59,8 @@ def test_a_second_claimant_is_refused_until_the_first_lets_go(runs: RunStore) ->
 
 def test_the_run_of_a_dead_process_is_taken_over(runs: RunStore) -> None:
     script = (
-        "import sys; from pathlib import Path; from sweeps.ledger.runs import RunStore; "
+        "import sys; from pathlib import Path; "
+        "from carft_sweep.sweeps.ledger.runs import RunStore; "
         f"print(RunStore(Path(sys.argv[1])).acquire({DIGEST!r}, 'a', 'toy'))"
     )
     root = str(Path(__file__).parents[3])
@@ -76,7 +77,8 @@ def test_the_run_of_a_dead_process_is_taken_over(runs: RunStore) -> None:
 
 def test_two_processes_never_both_take_a_run(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from sweeps.ledger.runs import RunStore\n"
+        "import sys, time; from pathlib import Path\n"
+        "from carft_sweep.sweeps.ledger.runs import RunStore\n"
         "runs = RunStore(Path(sys.argv[1]))\n"
         "while not (runs.path / 'go').exists(): pass\n"
         "won = [n for n in range(20) if runs.acquire(f'{n:064x}', 'a', 'toy')]\n"
@@ -123,12 +125,12 @@ def test_a_renewal_is_written_only_by_its_owner_and_not_too_often(
     runs.renew(DIGEST)
     assert file.read_text() == before
     now = time.time()
-    monkeypatch.setattr("sweeps.ledger.runs.time.time", lambda: now + 11)
+    monkeypatch.setattr("carft_sweep.sweeps.ledger.runs.time.time", lambda: now + 11)
     RunStore(runs.path).renew(DIGEST)
     assert file.read_text() == before
     runs.renew(DIGEST)
     assert json.loads(file.read_text())["lease"]["renewed"] >= now + 11
-    monkeypatch.setattr("sweeps.ledger.runs.time.time", lambda: now - 86_400)
+    monkeypatch.setattr("carft_sweep.sweeps.ledger.runs.time.time", lambda: now - 86_400)
     runs.renew(DIGEST)
     assert json.loads(file.read_text())["lease"]["renewed"] == now - 86_400
 
@@ -182,7 +184,7 @@ def test_a_sweep_that_another_host_runs_is_refused(tmp_path: Path) -> None:
 def test_a_claim_is_renewed_however_long_its_driver_is_silent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeps.ledger.runs.RENEW_AFTER", 0.05)
+    monkeypatch.setattr("carft_sweep.sweeps.ledger.runs.RENEW_AFTER", 0.05)
     folder = tmp_path / "kl_weight"
     with Claim(folder):
         first = holder(folder)
@@ -200,13 +202,13 @@ def test_a_claim_goes_on_being_renewed_when_the_clock_is_set_back(
     folder = tmp_path / "kl_weight"
     with Claim(folder) as claim:
         yesterday = time.time() - 86_400
-        monkeypatch.setattr("sweeps.ledger.runs.time.time", lambda: yesterday)
+        monkeypatch.setattr("carft_sweep.sweeps.ledger.runs.time.time", lambda: yesterday)
         claim.renew()
         renewed = holder(folder)
         assert renewed is not None
         assert renewed.renewed == yesterday
         (folder / "driver.json").write_text(json.dumps(asdict(lease(host="elsewhere", pid=12))))
-        monkeypatch.setattr("sweeps.ledger.runs.time.time", lambda: yesterday - 11)
+        monkeypatch.setattr("carft_sweep.sweeps.ledger.runs.time.time", lambda: yesterday - 11)
         with pytest.raises(RequestError, match="kl_weight was taken over by"):
             claim.renew()
 
@@ -246,7 +248,7 @@ def test_a_driver_that_was_replaced_leaves_the_claim_to_its_successor(
     successor = json.dumps(asdict(lease(host="elsewhere", pid=12))) if still_there else None
     with Claim(folder) as claim:
         now = time.time()
-        monkeypatch.setattr("sweeps.ledger.claim.time.time", lambda: now + 11)
+        monkeypatch.setattr("carft_sweep.sweeps.ledger.claim.time.time", lambda: now + 11)
         if successor is None:
             file.unlink()  # it has come and gone
         else:

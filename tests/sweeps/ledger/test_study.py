@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, event
 
-from carft_core.errors import RequestError
-from sweeps.home import Home
-from sweeps.ledger.runs import measured
-from sweeps.ledger.study import (
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.runs import measured
+from carft_sweep.sweeps.ledger.study import (
     StudyProjection,
     check_storage,
     frozen_trial,
@@ -31,12 +31,12 @@ from sweeps.ledger.study import (
     study_file,
     study_name,
 )
-from sweeps.ledger.trials import Ledger, Trial, find_ledger
+from carft_sweep.sweeps.ledger.trials import Ledger, Trial, find_ledger
+from carft_sweep.tracking.comparison.metrics import ID, OOD
+from carft_sweep.tracking.comparison.runs import UNMERGED
+from carft_sweep.tracking.errors import TrackingError
 from tests.mounts import mount
 from tests.sweeps.conftest import SEARCH, ToySweep
-from tracking.comparison.metrics import ID, OOD
-from tracking.comparison.runs import UNMERGED
-from tracking.errors import TrackingError
 
 PARAMETERS: dict[str, Any] = {
     "optim.lr": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-2},
@@ -466,8 +466,8 @@ def test_a_study_that_cannot_be_written_costs_a_sweep_nothing(
         raise RuntimeError("no such dialect")
 
     with monkeypatch.context() as patch:
-        patch.setattr("sweeps.ledger.study.open_storage", broken)
-        patch.setattr("sweeps.scheduler.session.PATIENCE", 0.2)
+        patch.setattr("carft_sweep.sweeps.ledger.study.open_storage", broken)
+        patch.setattr("carft_sweep.sweeps.scheduler.session.PATIENCE", 0.2)
         with caplog.at_level(logging.ERROR):
             assert toy.run().exit_code == 0
     assert toy.complaints == [

@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from carft_core.errors import RequestError
-from sweeps.cli import main
-from sweeps.engines.resources import Hardware
-from sweeps.home import Home
-from sweeps.ledger.runs import RunStore
-from sweeps.plan.estimate import (
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.engines.resources import Hardware
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.plan.estimate import (
     RunTimes,
     TimedRun,
     TimingHistory,
     estimate_sweep,
     timing_history,
 )
-from sweeps.spec.spec import SweepSpec, load_spec
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 from tests import domain_bed_tree
 
 

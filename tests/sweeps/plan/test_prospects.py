@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sweeps.cli import main
-from sweeps.plan.prospects import Obstacle, find_obstacles
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.plan.prospects import Obstacle, find_obstacles
 from tests.sweeps.conftest import SEARCH, ToySweep
 
 SHIFTED = ("id/test", "ood/dark")

@@ -11,19 +11,25 @@ from typing import Any
 
 import pytest
 
-from sweeps.ledger.summary import OUTCOME
-from sweeps.results.arms import arm_summaries, arms_view, run_name, selected_values, sweeps_view
-from sweeps.results.artifacts import FIGURES
-from sweeps.results.projection import project
+from carft_sweep.sweeps.ledger.summary import OUTCOME
+from carft_sweep.sweeps.results.arms import (
+    arm_summaries,
+    arms_view,
+    run_name,
+    selected_values,
+    sweeps_view,
+)
+from carft_sweep.sweeps.results.artifacts import FIGURES
+from carft_sweep.sweeps.results.projection import project
+from carft_sweep.tracking.charts import CHARTS
+from carft_sweep.tracking.comparison.compare import Comparison, Row, compare
+from carft_sweep.tracking.comparison.spec import ComparisonSpec
+from carft_sweep.tracking.errors import TrackingError
+from carft_sweep.tracking.report.table import TableOptions, usual_columns, visible_rows
+from carft_sweep.tracking.store.base import Metric, RunKey
+from carft_sweep.tracking.store.memory_store import MemoryRun, MemoryTracker
 from tests.sweeps.conftest import ToySweep
 from tests.tracking.made_up import KL, metrics, run, zero_shot
-from tracking.charts import CHARTS
-from tracking.comparison.compare import Comparison, Row, compare
-from tracking.comparison.spec import ComparisonSpec
-from tracking.errors import TrackingError
-from tracking.report.table import TableOptions, usual_columns, visible_rows
-from tracking.store.base import Metric, RunKey
-from tracking.store.memory_store import MemoryRun, MemoryTracker
 
 SEEDS = range(5)
 PARENT = RunKey("toy")

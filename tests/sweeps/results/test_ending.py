@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from carft_core.errors import RequestError
-from sweeps.engines.base import Engine, Failure, Handler, Job
-from sweeps.engines.factory import workers_here
-from sweeps.engines.local import InProcessEngine, LocalEngine
-from sweeps.ledger.runs import RunStore
-from sweeps.results.ending import EXPORT, PAGE, Ending
-from sweeps.results.export import Exporter, SelectedModel, select_model
-from sweeps.results.records import comparison
-from sweeps.spec.spec import load_spec
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.engines.base import Engine, Failure, Handler, Job
+from carft_sweep.sweeps.engines.factory import workers_here
+from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.results.ending import EXPORT, PAGE, Ending
+from carft_sweep.sweeps.results.export import Exporter, SelectedModel, select_model
+from carft_sweep.sweeps.results.records import comparison
+from carft_sweep.sweeps.spec.spec import load_spec
 from tests.sweeps.conftest import ONE_RUN, ToySweep
 
 
@@ -59,8 +59,10 @@ class Ended:
         self.compared = comparison(self.ledger, RunStore(toy.home.runs))
         self.model = select_model(self.compared)
         self._spec, self._home = load_spec(toy.file(**ONE_RUN)), toy.home
-        monkeypatch.setattr("sweeps.results.ending.workers_here", workers)
-        monkeypatch.setattr("sweeps.results.ending.keep", lambda *_: self.made.append(PAGE))
+        monkeypatch.setattr("carft_sweep.sweeps.results.ending.workers_here", workers)
+        monkeypatch.setattr(
+            "carft_sweep.sweeps.results.ending.keep", lambda *_: self.made.append(PAGE)
+        )
         monkeypatch.setattr(Exporter, "has_weights", lambda *_: True)
         monkeypatch.setattr(Exporter, "write", write)
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from carft_core.errors import RequestError
-from sweeps.results.export import select_model
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.results.export import select_model
+from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from tests.tracking.made_up import KL, metrics, run, zero_shot
-from tracking.comparison.compare import Comparison, compare
-from tracking.comparison.runs import RunRecord
-from tracking.comparison.spec import ComparisonSpec, SelectionRule
 
 VALS = [0.61, 0.69, 0.60, 0.65, 0.62]
 MERGED = [0.70, 0.64, 0.66, 0.62, 0.68]

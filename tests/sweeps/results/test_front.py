@@ -6,7 +6,7 @@ import optuna
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeps.results.records import front
+from carft_sweep.sweeps.results.records import front
 
 GOALS = st.integers(2, 4).flatmap(
     lambda count: st.tuples(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from carft_core.files import read_json, write_json
-from sweeps.ledger.runs import RunStore
-from sweeps.results.records import comparison
+from carft_sweep.carft_core.files import read_json, write_json
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.results.records import comparison
 from tests.sweeps.conftest import toy_in
 
 

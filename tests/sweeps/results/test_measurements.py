@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from carft_core.errors import RequestError
-from carft_core.files import user_cache, write_json
-from sweeps.ledger import runs as run_files
-from sweeps.results import measurements
-from sweeps.results.measurements import Measurements
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import user_cache, write_json
+from carft_sweep.sweeps.ledger import runs as run_files
+from carft_sweep.sweeps.results import measurements
+from carft_sweep.sweeps.results.measurements import Measurements
 
 LABELS = ("unmerged", "wise_ft@0.5")
 FACTS = {"model": "b" * 64, "images": {"id/val": 200}, "transform": "Transform(size=32)"}

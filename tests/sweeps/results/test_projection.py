@@ -12,21 +12,21 @@ from typing import Any
 
 import pytest
 
-from carft_core.data import FAMILIES
-from carft_core.errors import RequestError
-from sweeps.engines.entry import LOG
-from sweeps.ledger.runs import RunStore
-from sweeps.ledger.trials import Ledger, Setting
-from sweeps.results.projection import project
-from sweeps.scheduler.pruning import SeedwisePruner
+from carft_sweep.carft_core.data import FAMILIES
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.engines.entry import LOG
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.trials import Ledger, Setting
+from carft_sweep.sweeps.results.projection import project
+from carft_sweep.sweeps.scheduler.pruning import SeedwisePruner
+from carft_sweep.tracking.comparison import runs as kept_results
+from carft_sweep.tracking.comparison.runs import read_result, read_settings
+from carft_sweep.tracking.comparison.spec import read_spec
+from carft_sweep.tracking.store.base import RunKey
+from carft_sweep.tracking.store.memory_store import MemoryRun, MemoryTracker
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 from tests.sweeps.toy_runs import epoch_report
-from tracking.comparison import runs as kept_results
-from tracking.comparison.runs import read_result, read_settings
-from tracking.comparison.spec import read_spec
-from tracking.store.base import RunKey
-from tracking.store.memory_store import MemoryRun, MemoryTracker
 
 ONE = {"algorithm.kl_weight": {"values": [0.3]}}
 PRUNING: dict[str, Any] = {
@@ -94,7 +94,7 @@ def test_what_a_sweep_is_judged_by_is_told_of_merged_models_too(
         file.write_text(json.dumps(found))
         os.utime(file, ns=(when, when))  # it is told as of when it was measured
     measured = replace(FAMILIES["icon_shift"], metrics=("macro_f1",))
-    monkeypatch.setattr("sweeps.spec.validate.FAMILIES", {"icon_shift": measured})
+    monkeypatch.setattr("carft_sweep.sweeps.spec.validate.FAMILIES", {"icon_shift": measured})
     forget_what_was_sent(toy)
     toy.run(parameters=ONE, seeds=[0], report={"by": "macro_f1"})
     told = toy.tracked()["kl_weight=0.3 s0 car_ft"].history

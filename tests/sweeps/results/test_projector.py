@@ -17,18 +17,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeps.ledger.runs import RunStore
-from sweeps.ledger.summary import OUTCOME
-from sweeps.ledger.trials import Ledger
-from sweeps.results.projection import TRIES, SweepProjection, project
-from sweeps.results.projection_thread import Projector
-from sweeps.results.records import load_part
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.summary import OUTCOME
+from carft_sweep.sweeps.ledger.trials import Ledger
+from carft_sweep.sweeps.results.projection import TRIES, SweepProjection, project
+from carft_sweep.sweeps.results.projection_thread import Projector
+from carft_sweep.sweeps.results.records import load_part
+from carft_sweep.tracking.comparison.pooling import SweepRuns
+from carft_sweep.tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
+from carft_sweep.tracking.store.base import Metric, RunKey, RunStart
+from carft_sweep.tracking.store.memory_store import MemoryRun, MemoryTracker
 from tests.sweeps.conftest import _one_shift
 from tests.sweeps.results.troubled import Crash, MadeSweep, Troubled, away, digest_of
-from tracking.comparison.pooling import SweepRuns
-from tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
-from tracking.store.base import Metric, RunKey, RunStart
-from tracking.store.memory_store import MemoryRun, MemoryTracker
 
 SWEEP, RUN, OTHER = RunKey("made"), RunKey("made", digest_of(0)), RunKey("made", digest_of(1))
 NEXT: Mapping[str, Sequence[str]] = {
@@ -66,7 +66,7 @@ class Trouble:
 
 @pytest.fixture(autouse=True)
 def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeps.results.projection.open_data", _one_shift)
+    monkeypatch.setattr("carft_sweep.sweeps.results.projection.open_data", _one_shift)
 
 
 @pytest.fixture
@@ -338,7 +338,7 @@ def test_the_runs_of_a_sweep_are_read_once_however_often_its_end_is_sent(
         readings.append(ledger)
         return load_part(ledger, runs)
 
-    monkeypatch.setattr("sweeps.results.projection.load_part", reading)
+    monkeypatch.setattr("carft_sweep.sweeps.results.projection.load_part", reading)
     two.finish(0)
     two.end()
     projection, updates = two.projection(Busy(), driven=False), 1

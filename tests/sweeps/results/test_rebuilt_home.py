@@ -16,12 +16,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from sweeps.cli import main
-from sweeps.home import Home
-from sweeps.ledger.study import open_storage
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.study import open_storage
+from carft_sweep.tracking.store.mlflow_store import open_store
 from tests.sweeps.conftest import ToySweep, toy_in
 from tests.sweeps.results.test_projection import PRUNING
-from tracking.store.mlflow_store import open_store
 
 APART = ("carft.home", "mlflow.parentRunId", "mlflow.log-model.history")
 """Tags of MLflow's own ids."""
@@ -181,7 +181,7 @@ def test_a_home_that_was_moved_does_not_make_its_old_path_again(
     moved = Home(tmp_path / "elsewhere" / "home")
     moved.path.parent.mkdir()
     kept.home.path.rename(moved.path)
-    monkeypatch.setattr("sweeps.cli.admin.open_store", open_store)
+    monkeypatch.setattr("carft_sweep.sweeps.cli.admin.open_store", open_store)
     assert main(["sync", "--home", str(moved.path)]) == 0
     assert not kept.home.path.exists()
     assert studied(moved) == trials

@@ -13,25 +13,25 @@ from typing import Any
 
 import pytest
 
-from carft_core.files import write_json
-from sweeps.cli import main
-from sweeps.home import Home
-from sweeps.ledger.runs import RunStore
-from sweeps.ledger.trials import Ledger, Trial, find_ledger
-from sweeps.results import report as sweep_page
-from sweeps.results.artifacts import FIGURES, PAGE
-from sweeps.results.export import log_selected_again
-from sweeps.results.records import comparison
-from sweeps.results.report import FEWEST, importance, provenance, view_data
+from carft_sweep.carft_core.files import write_json
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.trials import Ledger, Trial, find_ledger
+from carft_sweep.sweeps.results import report as sweep_page
+from carft_sweep.sweeps.results.artifacts import FIGURES, PAGE
+from carft_sweep.sweeps.results.export import log_selected_again
+from carft_sweep.sweeps.results.records import comparison
+from carft_sweep.sweeps.results.report import FEWEST, importance, provenance, view_data
+from carft_sweep.tracking.charts import CHARTS
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.comparison.compare import compare
+from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.provenance import describe_code, provenance_tags
+from carft_sweep.tracking.store.memory_store import MemoryTracker
 from tests.sweeps import reference_table
 from tests.sweeps.shown_home import NAME, make
 from tests.tracking.made_up import metrics, run
-from tracking.charts import CHARTS
-from tracking.charts.data import ChartData
-from tracking.comparison.compare import compare
-from tracking.comparison.runs import RunRecord
-from tracking.provenance import describe_code, provenance_tags
-from tracking.store.memory_store import MemoryTracker
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_the_command_writes_page_and_figures_and_says_where(
     def write(data: ChartData, place: Path) -> list[Path]:  # the real one takes seconds
         return [place / f"{chart.name}.svg" for chart in CHARTS.values() if chart.draw(data)]
 
-    monkeypatch.setattr("tracking.charts.write_figures", write)
+    monkeypatch.setattr("carft_sweep.tracking.charts.write_figures", write)
     code = main(["--home", str(home.path), "report", NAME, "--figures", str(folder), "--json"])
     assert code == 0
     told = json.loads(capsys.readouterr().out)
@@ -207,7 +207,7 @@ def test_looking_runs_no_module_that_a_home_names(
     planted = copy.path / "carft_planted.py"
     planted.write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\n")
     name_module(copy, str(planted))
-    monkeypatch.setattr("sweeps.cli.admin.open_store", lambda _: MemoryTracker())
+    monkeypatch.setattr("carft_sweep.sweeps.cli.admin.open_store", lambda _: MemoryTracker())
     for command in (
         ["list"],
         ["show", NAME],

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeps.home import Home
-from sweeps.ledger.runs import RunStore
-from sweeps.ledger.summary import OUTCOME
-from sweeps.ledger.trials import Ledger
-from sweeps.results.projection import SweepProjection
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.summary import OUTCOME
+from carft_sweep.sweeps.ledger.trials import Ledger
+from carft_sweep.sweeps.results.projection import SweepProjection
+from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
+from carft_sweep.tracking.store.base import EndState, Metric, RunKey, RunStart, Tracker
+from carft_sweep.tracking.store.memory_store import MemoryTracker
 from tests.sweeps.toy_runs import epoch_report
-from tracking.errors import ServiceUnreachable, TrackingError
-from tracking.store.base import EndState, Metric, RunKey, RunStart, Tracker
-from tracking.store.memory_store import MemoryTracker
 
 SPEC: Mapping[str, Any] = {
     "name": "made",

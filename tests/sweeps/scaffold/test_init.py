@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carft_core.data import FAMILIES
-from sweeps.cli import main
-from sweeps.scaffold.write import budget, class_names, family_name, quoted
-from sweeps.spec.document import parse
-from sweeps.spec.spec import load_spec
+from carft_sweep.carft_core.data import FAMILIES
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.scaffold.write import budget, class_names, family_name, quoted
+from carft_sweep.sweeps.spec.document import parse
+from carft_sweep.sweeps.spec.spec import load_spec
 
 pytestmark = pytest.mark.usefixtures("registries")
 
@@ -261,7 +261,7 @@ def test_verbose_says_which_layout_was_recognised(
 ) -> None:
     plant(place / "birds", classes({"train": 4, "test": 2}, "owl wren"))
     assert main(["-v", "init", "birds"]) == 0
-    assert "INFO sweeps.scaffold.scan: " in (said := capsys.readouterr().err)
+    assert "INFO carft_sweep.sweeps.scaffold.scan: " in (said := capsys.readouterr().err)
     assert "is of the layout 'train and test'" in said
 
 

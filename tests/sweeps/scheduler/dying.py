@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sweeps.ledger.trials import Ledger
+from carft_sweep.sweeps.ledger.trials import Ledger
 
 
 class Crash(BaseException):

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from carft_core.errors import InvalidConfig
-from carft_core.files import read_json
-from sweeps.cli import main
-from sweeps.cli.admin import waste
-from sweeps.cli.status import is_open, sweep_status
-from sweeps.spec.spec import load_spec
+from carft_sweep.carft_core.errors import InvalidConfig
+from carft_sweep.carft_core.files import read_json
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.cli.admin import waste
+from carft_sweep.sweeps.cli.status import is_open, sweep_status
+from carft_sweep.sweeps.spec.spec import load_spec
+from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.report.formats import to_json
 from tests.sweeps.conftest import Told, ToySweep
 from tests.sweeps.scheduler.test_confirming import StopsAfter
-from tracking.comparison.compare import Comparison
-from tracking.report.formats import to_json
 
 SOUP: dict[str, Any] = {"after": [{"algorithm": "uniform_soup", "of": "fine_tune"}]}
 OF_ALL = {"algorithm": "car_ft", "settings": "all"}

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from sweeps.cli import main
-from sweeps.cli.admin import waste
-from sweeps.cli.status import is_open, sweep_status
-from sweeps.engines.base import Handler
-from sweeps.engines.local import InProcessEngine
-from sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.cli.admin import waste
+from carft_sweep.sweeps.cli.status import is_open, sweep_status
+from carft_sweep.sweeps.engines.base import Handler
+from carft_sweep.sweeps.engines.local import InProcessEngine
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.report.formats import to_json
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import Told, ToySweep
-from tracking.comparison.compare import Comparison
-from tracking.report.formats import to_json
 
 FRESH: dict[str, Any] = {"confirm_seeds": 3}
 SEEDS = (2, 3, 4)

@@ -13,19 +13,19 @@ from typing import Any
 
 import pytest
 
-from carft_core.errors import RequestError
-from carft_core.files import digest_of, read_json, write_json
-from carft_core.identity import Identity
-from sweeps.engines.base import Decision, Failure, Handler, Job, Wait
-from sweeps.engines.local import InProcessEngine, LocalEngine
-from sweeps.ledger.claim import Claim
-from sweeps.ledger.runs import Lease, RunStore
-from sweeps.scheduler.progress import Progress
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import digest_of, read_json, write_json
+from carft_sweep.carft_core.identity import Identity
+from carft_sweep.sweeps.engines.base import Decision, Failure, Handler, Job, Wait
+from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine
+from carft_sweep.sweeps.ledger.claim import Claim
+from carft_sweep.sweeps.ledger.runs import Lease, RunStore
+from carft_sweep.sweeps.scheduler.progress import Progress
+from carft_sweep.tracking.store.base import RunKey
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ONE_RUN, ToySweep
 from tests.sweeps.scheduler.dying import Crash, dying
 from tests.sweeps.toy_runs import epoch_report
-from tracking.store.base import RunKey
 
 ROOT = Path(__file__).parents[3]
 RUNS = 1 + 2 + 4  # zero-shot, fine-tuning and two weights with two seeds each
@@ -295,7 +295,7 @@ def test_a_second_driver_is_refused_with_the_name_of_the_first(toy: ToySweep) ->
 def test_a_driver_that_lost_its_claim_stops_and_writes_nothing_more(
     toy: ToySweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeps.ledger.runs.RENEW_AFTER", 0.05)
+    monkeypatch.setattr("carft_sweep.sweeps.ledger.runs.RENEW_AFTER", 0.05)
     file = toy.home.sweep("toy") / "driver.json"
     successor = replace(Lease.mine(), host="elsewhere", pid=12)
 
@@ -396,7 +396,7 @@ def test_changed_code_begins_anew_and_trains_again(
         parts = {**identity.parts, "code": 2}
         return Identity(digest_of(parts), parts)
 
-    monkeypatch.setattr("sweeps.plan.tasks.identify", other_code)
+    monkeypatch.setattr("carft_sweep.sweeps.plan.tasks.identify", other_code)
     toy.run()
     assert toy.ledger().generation == 2
     assert len(toy.trained()) == 2 * RUNS - 2  # zero-shot trains no epoch

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from sweeps.home import Home
-from sweeps.results.report import keep
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.results.report import keep
+from carft_sweep.tracking.provenance import provenance_tags
+from carft_sweep.tracking.store.base import RunKey
+from carft_sweep.tracking.store.memory_store import MemoryRun
 from tests.sweeps.conftest import ToySweep
-from tracking.provenance import provenance_tags
-from tracking.store.base import RunKey
-from tracking.store.memory_store import MemoryRun
 
 ONE: dict[str, Any] = {"parameters": {"algorithm.kl_weight": {"values": [0.3]}}, "seeds": [0]}
 LINK = "[The report, with charts and images](artifact:report.html)"
@@ -30,7 +30,7 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         page.write_text("a page")
         return [page]
 
-    monkeypatch.setattr("sweeps.results.ending.keep", make)
+    monkeypatch.setattr("carft_sweep.sweeps.results.ending.keep", make)
     return made
 
 
@@ -75,8 +75,8 @@ def test_a_page_that_cannot_be_made_costs_the_sweep_nothing(
     def broken(*_: object) -> None:
         raise RuntimeError("no font")
 
-    monkeypatch.setattr("sweeps.results.ending.keep", keep)
-    monkeypatch.setattr("sweeps.results.report.page", broken)
+    monkeypatch.setattr("carft_sweep.sweeps.results.ending.keep", keep)
+    monkeypatch.setattr("carft_sweep.sweeps.results.report.page", broken)
     assert toy.run(**ONE).exit_code == 0
     assert any("the report was not written (RuntimeError: no font)" in line for line in toy.lines)
     assert "artifact:" not in parent(toy).tags["mlflow.note.content"]

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from carft_core.config import trial_config
-from sweeps.engines.base import Failure, Handler, Job
-from sweeps.engines.local import InProcessEngine
-from sweeps.ledger.runs import RunStore
-from sweeps.scheduler.retries import (
+from carft_sweep.carft_core.config import trial_config
+from carft_sweep.sweeps.engines.base import Failure, Handler, Job
+from carft_sweep.sweeps.engines.local import InProcessEngine
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.scheduler.retries import (
     CircuitBreaker,
     GiveUp,
     Retry,
@@ -18,10 +18,10 @@ from sweeps.scheduler.retries import (
     can_be_halved,
     halved,
 )
-from sweeps.spec.settings import Retries
+from carft_sweep.sweeps.spec.settings import Retries
+from carft_sweep.tracking.store.base import RunKey
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
-from tracking.store.base import RunKey
 
 CRASH = {"do": "raise", "error": "key"}
 NAN = {"do": "raise", "error": "nan"}

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeps.scheduler.pruning import SeedwisePruner, clearly_worse, pruner
-from sweeps.spec.metrics import Goal
-from sweeps.spec.settings import (
+from carft_sweep.sweeps.scheduler.pruning import SeedwisePruner, clearly_worse, pruner
+from carft_sweep.sweeps.spec.metrics import Goal
+from carft_sweep.sweeps.spec.settings import (
     EARLY_TERMINATION,
     Asha,
     EarlyTerminate,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sweeps.ledger.trials import Ledger
-from sweeps.scheduler.driver import TimeBudget
+from carft_sweep.sweeps.ledger.trials import Ledger
+from carft_sweep.sweeps.scheduler.driver import TimeBudget
 from tests.sweeps.conftest import ToySweep
 
 RANDOM: dict[str, Any] = {

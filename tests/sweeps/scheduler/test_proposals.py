@@ -16,15 +16,15 @@ from optuna.samplers import NSGAIISampler
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 
-from sweeps.home import Home
-from sweeps.ledger.study import frozen_trial
-from sweeps.ledger.trials import Ledger, find_ledger
-from sweeps.scheduler.proposer import GENERATION, KnownTrials, Proposal, propose
-from sweeps.space.points import grid, is_active
-from sweeps.space.samplers import POPULATION
-from sweeps.spec import spec as spec_module
-from sweeps.spec.settings import METHODS
-from sweeps.spec.spec import SweepSpec, load_spec
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.study import frozen_trial
+from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
+from carft_sweep.sweeps.scheduler.proposer import GENERATION, KnownTrials, Proposal, propose
+from carft_sweep.sweeps.space.points import grid, is_active
+from carft_sweep.sweeps.space.samplers import POPULATION
+from carft_sweep.sweeps.spec import spec as spec_module
+from carft_sweep.sweeps.spec.settings import METHODS
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 from tests.sweeps.space.spaces import decode
 
 SEARCHES = [method for method in METHODS if method != "grid"]

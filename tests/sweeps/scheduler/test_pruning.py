@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from carft_core.files import read_json, write_json
-from sweeps.engines.base import Decision, Handler
-from sweeps.engines.local import InProcessEngine
-from sweeps.ledger.runs import RunStore
+from carft_sweep.carft_core.files import read_json, write_json
+from carft_sweep.sweeps.engines.base import Decision, Handler
+from carft_sweep.sweeps.engines.local import InProcessEngine
+from carft_sweep.sweeps.ledger.runs import RunStore
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep, toy_in
 from tests.sweeps.scheduler.dying import Crash, dying

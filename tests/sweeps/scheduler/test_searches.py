@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sweeps.scheduler.proposer import GENERATION
-from sweeps.spec.settings import METHODS
-from sweeps.spec.spec import load_spec
+from carft_sweep.sweeps.scheduler.proposer import GENERATION
+from carft_sweep.sweeps.spec.settings import METHODS
+from carft_sweep.sweeps.spec.spec import load_spec
 from tests.sweeps.conftest import ToySweep
 
 PARAMETERS: dict[str, Any] = {

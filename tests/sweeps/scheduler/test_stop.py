@@ -12,29 +12,29 @@ from pathlib import Path
 
 import pytest
 
-from carft_core.config import TrialConfig
-from carft_core.errors import RequestError
-from carft_core.identity import Identity
-from sweeps.cli import main
-from sweeps.engines.base import Handler, Job
-from sweeps.engines.local import InProcessEngine
-from sweeps.home import Home
-from sweeps.ledger.claim import DRIVER, EVERY, FILE, Claim, ask_to_stop
-from sweeps.ledger.runs import Lease
-from sweeps.ledger.summary import OUTCOME
-from sweeps.ledger.trials import Ledger, find_ledger
-from sweeps.scheduler.progress import Progress
-from sweeps.scheduler.session import Interruption, SweepResult
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.identity import Identity
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.engines.base import Handler, Job
+from carft_sweep.sweeps.engines.local import InProcessEngine
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.claim import DRIVER, EVERY, FILE, Claim, ask_to_stop
+from carft_sweep.sweeps.ledger.runs import Lease
+from carft_sweep.sweeps.ledger.summary import OUTCOME
+from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
+from carft_sweep.sweeps.scheduler.progress import Progress
+from carft_sweep.sweeps.scheduler.session import Interruption, SweepResult
+from carft_sweep.tracking.errors import ServiceUnreachable
+from carft_sweep.tracking.store.memory_store import MemoryTracker
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ONE_RUN, ToySweep
-from tracking.errors import ServiceUnreachable
-from tracking.store.memory_store import MemoryTracker
 
 ROOT = Path(__file__).parents[3]
 SLEEPER = """
 import sys, time
 from pathlib import Path
-from sweeps.ledger.claim import Claim
+from carft_sweep.sweeps.ledger.claim import Claim
 
 got = []
 with Claim(Path(sys.argv[1]), got.append):
@@ -238,7 +238,7 @@ def test_a_request_is_taken_while_the_sweep_is_planned(
         until(lambda: any("stopping after this epoch" in line for line in toy.lines))
         return toy_core.toy_identity(config, seed)
 
-    monkeypatch.setattr("sweeps.plan.tasks.identify", identify)
+    monkeypatch.setattr("carft_sweep.sweeps.plan.tasks.identify", identify)
     assert toy.run(**{**ONE_RUN, "baselines": ["zero_shot"]}).exit_code == 3
     assert not toy.evaluated()
 
@@ -287,7 +287,7 @@ def test_an_interrupted_sweep_does_not_wait_for_a_server_that_is_away(
     engine = Asked(toy_core.ENTRY)
     engine.folder = toy_cli.home.sweep("toy")
     toy_cli.tracker = Away()
-    monkeypatch.setattr("sweeps.api.make_engine", lambda *_, **__: engine)
+    monkeypatch.setattr("carft_sweep.sweeps.api.make_engine", lambda *_, **__: engine)
     begun = time.monotonic()
     assert main(["run", str(toy_cli.file()), "--in-process"]) == 3
     assert time.monotonic() - begun < 15

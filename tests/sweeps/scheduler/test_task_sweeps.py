@@ -11,21 +11,21 @@ from typing import Any
 
 import pytest
 
-from carft_core.data import FAMILIES
-from carft_core.errors import RequestError
-from sweeps.cli import main
-from sweeps.ledger.runs import RunStore
-from sweeps.results.export import part_of, select_model
-from sweeps.results.records import load_part
-from sweeps.scheduler.session import SweepResult
+from carft_sweep.carft_core.data import FAMILIES
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.results.export import part_of, select_model
+from carft_sweep.sweeps.results.records import load_part
+from carft_sweep.sweeps.scheduler.session import SweepResult
+from carft_sweep.tracking.comparison import runs as kept_results
+from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
+from carft_sweep.tracking.comparison.spec import read_spec
+from carft_sweep.tracking.report.formats import to_json
+from carft_sweep.tracking.report.table import task_table
+from carft_sweep.tracking.store.base import RunKey
 from tests.sweeps.conftest import ToySweep, toy_in
 from tests.sweeps.toy_domains import DOMAINS, TOY_DOMAINS
-from tracking.comparison import runs as kept_results
-from tracking.comparison.pooling import SweepRuns, compare_sweeps
-from tracking.comparison.spec import read_spec
-from tracking.report.formats import to_json
-from tracking.report.table import task_table
-from tracking.store.base import RunKey
 
 OVER_DOMAINS: dict[str, Any] = {
     "name": "domains",

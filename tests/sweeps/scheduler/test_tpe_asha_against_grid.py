@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.tpe_asha_against_grid import HERE, best_of, counted, epochs_to, table
-from sweeps.spec.spec import load_spec
+from carft_sweep.sweeps.spec.spec import load_spec
 
 
 def trial(value: float | None, epochs: int) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from carft_core.errors import RequestError
-from sweeps.cli import main
-from sweeps.engines.base import Failure, Handler, Job
-from sweeps.engines.local import InProcessEngine
-from sweeps.scheduler import webhook as module
-from sweeps.scheduler.webhook import Webhook, host_of, webhook_url
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.engines.base import Failure, Handler, Job
+from carft_sweep.sweeps.engines.local import InProcessEngine
+from carft_sweep.sweeps.scheduler import webhook as module
+from carft_sweep.sweeps.scheduler.webhook import Webhook, host_of, webhook_url
 from tests.sweeps.conftest import ToySweep
 
 SECRET = "T0P-SECRET"
@@ -291,7 +291,7 @@ def test_a_break_is_told_once_though_runs_that_were_under_way_fail_too(
     receiver: Receiver, toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CARFT_WEBHOOK", receiver.url)
-    monkeypatch.setattr("sweeps.api.make_engine", lambda *_, **__: FailingTogether())
+    monkeypatch.setattr("carft_sweep.sweeps.api.make_engine", lambda *_, **__: FailingTogether())
     assert main(["run", str(toy_cli.file(breaker=1)), "--in-process", "--quiet"]) == 1
     events = [message["event"] for message in receiver.received]
     assert events == ["run_failed", "breaker", "run_failed", "run_failed", "failed"]

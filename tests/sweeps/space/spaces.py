@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from sweeps.space.distributions import (
+from carft_sweep.sweeps.space.distributions import (
     Categorical,
     Condition,
     Distribution,
@@ -17,7 +17,7 @@ from sweeps.space.distributions import (
     SteppedUniform,
     canonical,
 )
-from sweeps.space.samplers import from_stored
+from carft_sweep.sweeps.space.samplers import from_stored
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-5, 5), st.floats(-1, 1), st.sampled_from("abc")

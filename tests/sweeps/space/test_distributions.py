@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import qmc
 
-from sweeps.space.distributions import (
+from carft_sweep.sweeps.space.distributions import (
     TAIL,
     Categorical,
     Condition,
@@ -26,7 +26,7 @@ from sweeps.space.distributions import (
     canonical,
     rounded,
 )
-from sweeps.space.points import draw_point, hashed, sobol
+from carft_sweep.sweeps.space.points import draw_point, hashed, sobol
 from tests.sweeps.space.spaces import dimensions
 
 N = 2000

@@ -11,18 +11,18 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carft_core.errors import InvalidConfig, RequestError
-from sweeps.space.distributions import (
+from carft_sweep.carft_core.errors import InvalidConfig, RequestError
+from carft_sweep.sweeps.space.distributions import (
     Categorical,
     FloatUniform,
     IntUniform,
     Parametric,
     SteppedUniform,
 )
-from sweeps.space.parameters import DISTRIBUTIONS, KEYS, parse_parameter
-from sweeps.space.points import draw_point, hashed
-from sweeps.spec.settings import METHODS
-from sweeps.spec.spec import SweepSpec, load_spec
+from carft_sweep.sweeps.space.parameters import DISTRIBUTIONS, KEYS, parse_parameter
+from carft_sweep.sweeps.space.points import draw_point, hashed
+from carft_sweep.sweeps.spec.settings import METHODS
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
 
 def read(data: object) -> tuple[Any, list[str]]:

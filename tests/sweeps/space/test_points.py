@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.samplers import GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
-from sweeps.space.distributions import (
+from carft_sweep.sweeps.space.distributions import (
     Categorical,
     Condition,
     Distribution,
@@ -23,7 +23,7 @@ from sweeps.space.distributions import (
     Parametric,
     SteppedUniform,
 )
-from sweeps.space.points import (
+from carft_sweep.sweeps.space.points import (
     distinct,
     draw_point,
     grid,
@@ -33,7 +33,7 @@ from sweeps.space.points import (
     sample_point,
     topological_order,
 )
-from sweeps.space.samplers import (
+from carft_sweep.sweeps.space.samplers import (
     derived_seed,
     encode,
     optuna_distributions,

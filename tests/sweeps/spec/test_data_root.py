@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from carft_core.config import trial_config
-from carft_core.errors import RequestError
-from sweeps.cli import main
-from sweeps.cli.parser import overrides, parse
-from sweeps.engines.resources import Hardware
-from sweeps.home import Home
-from sweeps.ledger.generations import Invocation
-from sweeps.plan.estimate import estimate_sweep
-from sweeps.spec.spec import SweepSpec, load_spec
+from carft_sweep.carft_core.config import trial_config
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.cli.parser import overrides, parse
+from carft_sweep.sweeps.engines.resources import Hardware
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.generations import Invocation
+from carft_sweep.sweeps.plan.estimate import estimate_sweep
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 from tests.imagenet_tree import sweep
 
 Load = Callable[..., SweepSpec]

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.spec.document import MAX_NODES, YamlError, parse
+from carft_sweep.sweeps.spec.document import MAX_NODES, YamlError, parse
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from carft_core.data.domainbed import DOMAIN_BED
-from sweeps.space.points import hashed
-from sweeps.spec.spec import SweepSpec, load_spec
-from tracking.comparison.compare import compare
-from tracking.comparison.runs import RunRecord
+from carft_sweep.carft_core.data.domainbed import DOMAIN_BED
+from carft_sweep.sweeps.space.points import hashed
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
+from carft_sweep.tracking.comparison.compare import compare
+from carft_sweep.tracking.comparison.runs import RunRecord
 
 DRAWS, SEED = 20_000, 0
 SETTINGS = 20

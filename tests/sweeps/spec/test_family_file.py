@@ -12,20 +12,20 @@ import pytest
 from jsonschema import Draft202012Validator
 from PIL import Image
 
-from carft_core.data import FAMILIES
-from carft_core.data.base import DataConfig
-from carft_core.data.declaration import Declaration
-from carft_core.errors import RequestError
-from carft_core.identity import identify
-from carft_core.prompts import template_set
-from carft_core.testing import check_family
-from sweeps.cli import main
-from sweeps.home import Home
-from sweeps.ledger.generations import Invocation
-from sweeps.spec.document import parse
-from sweeps.spec.schema import family_schema
-from sweeps.spec.spec import load_spec
-from sweeps.spec.user_code import load, place_of, register_family, resolve, vet_of
+from carft_sweep.carft_core.data import FAMILIES
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.declaration import Declaration
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.identity import identify
+from carft_sweep.carft_core.prompts import template_set
+from carft_sweep.carft_core.testing import check_family
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.generations import Invocation
+from carft_sweep.sweeps.spec.document import parse
+from carft_sweep.sweeps.spec.schema import family_schema
+from carft_sweep.sweeps.spec.spec import load_spec
+from carft_sweep.sweeps.spec.user_code import load, place_of, register_family, resolve, vet_of
 
 pytestmark = pytest.mark.usefixtures("registries")
 

@@ -9,10 +9,10 @@ import jsonschema
 import pytest
 import yaml
 
-from carft_core.algorithms import ALGORITHMS, Wrapper
-from carft_core.errors import RequestError
-from sweeps.spec.schema import sweep_schema
-from sweeps.spec.spec import SweepSpec, load_spec
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Wrapper
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.spec.schema import sweep_schema
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
 EMA = {"name": "ema", "of": "car_ft"}
 KL = {"algorithm.of.kl_weight": {"values": [0.3, 1.0]}}

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from carft_core.config import TrialConfig, trial_config
-from carft_core.data import open_data
-from carft_core.errors import RequestError
-from sweeps.cli import main
-from sweeps.spec.metrics import check_measured
+from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.data import open_data
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.spec.metrics import check_measured
 from tests import domain_bed_tree
 
 

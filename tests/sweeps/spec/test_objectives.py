@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from carft_core.errors import InvalidConfig
-from sweeps.results.records import comparison_spec
-from sweeps.spec.spec import SweepSpec, load_spec
+from carft_sweep.carft_core.errors import InvalidConfig
+from carft_sweep.sweeps.results.records import comparison_spec
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
 
 def load(folder: Path, *families: str, tasks: bool = False, **report: Any) -> SweepSpec:

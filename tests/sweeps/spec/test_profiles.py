@@ -8,11 +8,11 @@ import jsonschema
 import pytest
 import yaml
 
-from carft_core.errors import InvalidConfig
-from sweeps.cli import main
-from sweeps.ledger.generations import Invocation
-from sweeps.spec.schema import sweep_schema
-from sweeps.spec.spec import SweepSpec, load_spec
+from carft_sweep.carft_core.errors import InvalidConfig
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.ledger.generations import Invocation
+from carft_sweep.sweeps.spec.schema import sweep_schema
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
 FILE = """\
 name: plain

@@ -10,11 +10,11 @@ from typing import Any
 import open_clip
 import pytest
 
-from carft_core.config import TrialConfig
-from carft_core.data import FAMILIES
-from carft_core.data.domainbed import DOMAIN_BED
-from sweeps.spec.document import parse
-from sweeps.spec.spec import SweepSpec, load_spec, recipes
+from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.data import FAMILIES
+from carft_sweep.carft_core.data.domainbed import DOMAIN_BED
+from carft_sweep.sweeps.spec.document import parse
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec, recipes
 
 PAGE = (Path(__file__).parents[3] / "docs" / "recipes.md").read_text()
 PRETRAINED = frozenset(open_clip.list_pretrained())

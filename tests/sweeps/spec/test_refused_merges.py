@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from carft_core.algorithms import Algorithm
-from carft_core.merges import MERGES, Merge, MergePoint, State
-from sweeps.cli import main
+from carft_sweep.carft_core.algorithms import Algorithm
+from carft_sweep.carft_core.merges import MERGES, Merge, MergePoint, State
+from carft_sweep.sweeps.cli import main
 from tests.sweeps.conftest import ToySweep
 
 

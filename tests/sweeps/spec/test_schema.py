@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from carft_core.algorithms import ALGORITHMS
-from carft_core.config import SECTIONS
-from carft_core.merges import MERGES
-from sweeps.spec.document import parse
-from sweeps.spec.normalize import IGNORED, KEYS
-from sweeps.spec.schema import sweep_schema
-from sweeps.spec.settings import EARLY_TERMINATION
-from sweeps.spec.spec import load_spec, recipes
+from carft_sweep.carft_core.algorithms import ALGORITHMS
+from carft_sweep.carft_core.config import SECTIONS
+from carft_sweep.carft_core.merges import MERGES
+from carft_sweep.sweeps.spec.document import parse
+from carft_sweep.sweeps.spec.normalize import IGNORED, KEYS
+from carft_sweep.sweeps.spec.schema import sweep_schema
+from carft_sweep.sweeps.spec.settings import EARLY_TERMINATION
+from carft_sweep.sweeps.spec.spec import load_spec, recipes
 
 VALIDATOR = Draft202012Validator(sweep_schema())
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.spec.durations import LONGEST, seconds
-from sweeps.spec.settings import check_gpus, check_webhook
+from carft_sweep.sweeps.spec.durations import LONGEST, seconds
+from carft_sweep.sweeps.spec.settings import check_gpus, check_webhook
 
 
 @pytest.mark.parametrize(

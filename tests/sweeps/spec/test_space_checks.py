@@ -12,11 +12,17 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carft_core.errors import RequestError
-from sweeps.space.distributions import Categorical, Condition, Distribution, FloatUniform, is_among
-from sweeps.space.points import draw_point, grid, hashed, is_active, sample_point
-from sweeps.spec.space_checks import activating_values
-from sweeps.spec.spec import SweepSpec, load_spec
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.space.distributions import (
+    Categorical,
+    Condition,
+    Distribution,
+    FloatUniform,
+    is_among,
+)
+from carft_sweep.sweeps.space.points import draw_point, grid, hashed, is_active, sample_point
+from carft_sweep.sweeps.spec.space_checks import activating_values
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 from tests.sweeps.space.spaces import spaces
 
 CLIP = Categorical("optim.clip", (None, 1.0))

@@ -17,18 +17,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from carft_core.algorithms import ALGORITHMS
-from carft_core.config import field_names, flatten, trial_config
-from carft_core.errors import InvalidConfig, RequestError
-from carft_core.evaluate import summary
-from sweeps.space.distributions import Categorical, FloatUniform, IntUniform, SteppedUniform
-from sweeps.space.parameters import DISTRIBUTIONS
-from sweeps.space.points import draw_point, hashed
-from sweeps.spec.document import parse
-from sweeps.spec.metrics import NAMES, is_selectable, natural_goal, problem
-from sweeps.spec.normalize import IGNORED, KEYS, UNSUPPORTED
-from sweeps.spec.schema import sweep_schema
-from sweeps.spec.settings import (
+from carft_sweep.carft_core.algorithms import ALGORITHMS
+from carft_sweep.carft_core.config import field_names, flatten, trial_config
+from carft_sweep.carft_core.errors import InvalidConfig, RequestError
+from carft_sweep.carft_core.evaluate import summary
+from carft_sweep.sweeps.space.distributions import (
+    Categorical,
+    FloatUniform,
+    IntUniform,
+    SteppedUniform,
+)
+from carft_sweep.sweeps.space.parameters import DISTRIBUTIONS
+from carft_sweep.sweeps.space.points import draw_point, hashed
+from carft_sweep.sweeps.spec.document import parse
+from carft_sweep.sweeps.spec.metrics import NAMES, is_selectable, natural_goal, problem
+from carft_sweep.sweeps.spec.normalize import IGNORED, KEYS, UNSUPPORTED
+from carft_sweep.sweeps.spec.schema import sweep_schema
+from carft_sweep.sweeps.spec.settings import (
     ASHA_SYNONYMS,
     EARLY_TERMINATION,
     METHODS,
@@ -40,7 +45,7 @@ from sweeps.spec.settings import (
     Resources,
     Retries,
 )
-from sweeps.spec.spec import SweepSpec, load_spec, recipes
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec, recipes
 
 Load = Callable[..., SweepSpec]
 
@@ -378,8 +383,8 @@ def test_the_address_of_a_webhook_is_refused_without_showing_it(load: Load) -> N
 
 
 MODULE = '''"""An algorithm of one's own."""
-from carft_core.algorithms import ALGORITHMS
-from carft_core.algorithms.fine_tune import FineTune
+from carft_sweep.carft_core.algorithms import ALGORITHMS
+from carft_sweep.carft_core.algorithms.fine_tune import FineTune
 
 
 @ALGORITHMS.register
@@ -407,7 +412,7 @@ def test_imports_are_found_beside_the_file_and_loaded_before_names_are_checked(
     )
     monkeypatch.chdir(elsewhere)
     code = (
-        "import json, sys; from sweeps.spec.spec import load_spec; "
+        "import json, sys; from carft_sweep.sweeps.spec.spec import load_spec; "
         "spec = load_spec(sys.argv[1], [], ['./of_the_line.py']); "
         "print(json.dumps([spec.imports, len(spec.points()), spec.as_dict()['import']]))"
     )
@@ -680,7 +685,7 @@ def test_every_metric_of_an_evaluation_has_a_known_name_and_direction() -> None:
 
 def test_reading_a_sweep_file_needs_neither_optuna_nor_ray_nor_mlflow() -> None:
     code = (
-        "import sys; from sweeps.spec.spec import load_spec; load_spec('kl_weight'); "
+        "import sys; from carft_sweep.sweeps.spec.spec import load_spec; load_spec('kl_weight'); "
         "print({'optuna', 'ray', 'mlflow'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

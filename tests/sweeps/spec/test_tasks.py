@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from carft_core.errors import InvalidConfig
-from sweeps.ledger.generations import changes, effect
-from sweeps.ledger.trials import Ledger
-from sweeps.scheduler.proposer import propose
-from sweeps.spec.spec import SweepSpec, load_spec
+from carft_sweep.carft_core.errors import InvalidConfig
+from carft_sweep.sweeps.ledger.generations import changes, effect
+from carft_sweep.sweeps.ledger.trials import Ledger
+from carft_sweep.sweeps.scheduler.proposer import propose
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
 LEFT_OUT, VAL_DOMAIN = "leave_one_domain_out", "data.val_domain"
 DOMAINS = ["art", "cartoon", "photo"]

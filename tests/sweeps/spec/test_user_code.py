@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from carft_core.algorithms import ALGORITHMS
-from carft_core.errors import RequestError
-from sweeps.home import Home
-from sweeps.spec.schema import sweep_schema
-from sweeps.spec.user_code import load, resolve, vet_of
+from carft_sweep.carft_core.algorithms import ALGORITHMS
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.spec.schema import sweep_schema
+from carft_sweep.sweeps.spec.user_code import load, resolve, vet_of
 from tests.owners import give_away
 
 ROOT = Path(__file__).parents[3]
 METHOD = '''
 from typing import ClassVar
-from carft_core.algorithms import ALGORITHMS
-from carft_core.algorithms.fine_tune import FineTune
+from carft_sweep.carft_core.algorithms import ALGORITHMS
+from carft_sweep.carft_core.algorithms.fine_tune import FineTune
 
 @ALGORITHMS.register
 class Mine(FineTune):
@@ -80,7 +80,7 @@ def test_of_what_a_home_names_only_ones_own_files_outside_of_it_are_imported(
             vet(str(item))
         trusting(str(item))
         vet_of(home, besides=[str(item)])(str(item))
-    monkeypatch.setattr("tracking.ownership._is_private", lambda *_: False)
+    monkeypatch.setattr("carft_sweep.tracking.ownership._is_private", lambda *_: False)
     for path, reached in (
         (alone, [alone]),
         (alone.parent, [alone, package, part]),  # what lies beside it can be imported
@@ -187,9 +187,9 @@ def test_another_process_in_another_folder_imports_what_was_resolved(tmp_path: P
     found = resolve(["my_methods", "json"], tmp_path / "lab")
     script = (
         "import sys\n"
-        "from sweeps.spec.user_code import load\n"
+        "from carft_sweep.sweeps.spec.user_code import load\n"
         "load(sys.argv[1:])\n"
-        "from carft_core.algorithms import ALGORITHMS\n"
+        "from carft_sweep.carft_core.algorithms import ALGORITHMS\n"
         "assert 'mine' in ALGORITHMS\n"
     )
     subprocess.run(
@@ -215,7 +215,7 @@ def test_another_process_in_another_folder_imports_what_was_resolved(tmp_path: P
         (
             METHOD.replace('"mine"', '"car_ft"'),
             "algorithm Mine cannot be registered: the name 'car_ft' is taken by "
-            "carft_core.algorithms.car_ft.CarFt; give it another (at {file}:6)",
+            "carft_sweep.carft_core.algorithms.car_ft.CarFt; give it another (at {file}:6)",
         ),
     ],
 )
@@ -266,7 +266,7 @@ def test_what_cannot_be_a_module_is_told(tmp_path: Path) -> None:
     assert "notes.txt is no Python file" in refused("./notes.txt", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["random", "torch", "sys", "carft_core", "sweeps"])
+@pytest.mark.parametrize("name", ["random", "torch", "sys", "carft_sweep"])
 def test_a_file_named_like_another_module_is_refused(tmp_path: Path, name: str) -> None:
     write(tmp_path / f"{name}.py", "raise AssertionError\n")
     message = refused(f"./{name}.py", tmp_path)

@@ -11,12 +11,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carft_core.config import field_names
-from carft_core.errors import RequestError
-from sweeps.space.parameters import DISTRIBUTIONS, KEYS
-from sweeps.spec.normalize import IGNORED, OF_METRIC, TRIAL_KEYS, UNSUPPORTED
-from sweeps.spec.normalize import KEYS as TOP_KEYS
-from sweeps.spec.settings import (
+from carft_sweep.carft_core.config import field_names
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.space.parameters import DISTRIBUTIONS, KEYS
+from carft_sweep.sweeps.spec.normalize import IGNORED, OF_METRIC, TRIAL_KEYS, UNSUPPORTED
+from carft_sweep.sweeps.spec.normalize import KEYS as TOP_KEYS
+from carft_sweep.sweeps.spec.settings import (
     ASHA_SYNONYMS,
     EARLY_TERMINATION,
     Hyperband,
@@ -24,7 +24,7 @@ from sweeps.spec.settings import (
     Resources,
     Retries,
 )
-from sweeps.spec.spec import SweepSpec, load_spec, recipes
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec, recipes
 
 FOLDER = Path(__file__).parent / "broken"
 

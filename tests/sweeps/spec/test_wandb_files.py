@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from carft_core.errors import InvalidConfig
-from sweeps.space.distributions import (
+from carft_sweep.carft_core.errors import InvalidConfig
+from carft_sweep.sweeps.space.distributions import (
     Categorical,
     FloatUniform,
     IntUniform,
     Parametric,
     SteppedUniform,
 )
-from sweeps.spec.document import parse
-from sweeps.spec.schema import sweep_schema
-from sweeps.spec.settings import Asha
-from sweeps.spec.spec import SweepSpec, load_spec
+from carft_sweep.sweeps.spec.document import parse
+from carft_sweep.sweeps.spec.schema import sweep_schema
+from carft_sweep.sweeps.spec.settings import Asha
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
 OURS = """
 name: of_w_and_b

@@ -16,8 +16,11 @@ CORES = 2
 
 def main(folder: Path) -> None:
     """Start, tell, wait, end."""
+    from ray._common.utils import get_default_ray_temp_dir
     from ray.cluster_utils import Cluster
 
+    # Its address is written there too, which fails where no Ray has run since the machine started.
+    Path(get_default_ray_temp_dir()).mkdir(exist_ok=True)
     cluster = Cluster(
         initialize_head=True,
         head_node_args={

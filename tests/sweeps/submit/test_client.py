@@ -9,12 +9,18 @@ from typing import Any
 import pytest
 from ray.job_submission import JobDetails
 
-from carft_core.errors import RequestError
-from sweeps.submit import client as module
-from sweeps.submit.client import JOBS_VARIABLE, JobClient, exit_code, follow, unencrypted
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.submit import client as module
+from carft_sweep.sweeps.submit.client import (
+    JOBS_VARIABLE,
+    JobClient,
+    exit_code,
+    follow,
+    unencrypted,
+)
+from carft_sweep.tracking.errors import ServiceUnreachable
 from tests.services.answering import Answer
 from tests.sweeps.submit.conftest import fake_head
-from tracking.errors import ServiceUnreachable
 
 VERSION = {"GET /api/version": Answer({"ray_version": "2.60.0", "version": "4"})}
 Step = tuple[str, str] | None
@@ -123,8 +129,8 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         pauses.append(seconds)
         clock[0] += seconds
 
-    monkeypatch.setattr("sweeps.submit.client.time.sleep", sleep)
-    monkeypatch.setattr("sweeps.submit.client.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("carft_sweep.sweeps.submit.client.time.sleep", sleep)
+    monkeypatch.setattr("carft_sweep.sweeps.submit.client.time.monotonic", lambda: clock[0])
     return pauses
 
 

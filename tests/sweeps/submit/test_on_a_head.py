@@ -17,9 +17,9 @@ import pytest
 import requests
 from ray._private.authentication_test_utils import reset_auth_token_state
 
-from sweeps.cli import main
-from sweeps.submit import client as client_module
-from sweeps.submit.client import JobClient, exit_code, follow
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.submit import client as client_module
+from carft_sweep.sweeps.submit.client import JobClient, exit_code, follow
 from tests.sweeps.submit.conftest import SWEEP, Git
 from tests.sweeps.submit.dropping import Dropping
 
@@ -102,10 +102,11 @@ def on_head(
 def stand_in(git: Git, project: Path) -> Path:
     """The project as a clone of carft-sweep, whose command does what it is told."""
     del git
-    for package in ("sweeps", "carft_core", "tracking"):
+    for package in ("carft_sweep", "sweeps"):
         (project / package).mkdir()
         (project / package / "__init__.py").write_text("")
-    (project / "sweeps" / "__main__.py").write_text(STANDS_IN)
+    (project / "carft_sweep" / "sweeps").symlink_to("../sweeps")
+    (project / "carft_sweep" / "__main__.py").write_text(STANDS_IN)
     return project
 
 
@@ -261,7 +262,7 @@ def test_a_missing_and_a_wrong_token_are_reported(
 
 
 JOINS = """
-from sweeps.engines.ray_cluster import Cluster
+from carft_sweep.sweeps.engines.ray_cluster import Cluster
 own = Cluster()
 own.close()
 theirs = Cluster("auto")

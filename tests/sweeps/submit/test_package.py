@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from carft_core.errors import RequestError
-from sweeps.secrets import NAMES
-from sweeps.submit.package import (
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.secrets import NAMES
+from carft_sweep.sweeps.submit.package import (
     BY_VALUE,
     Bundle,
     content_exclusion,
@@ -81,18 +81,27 @@ def test_too_much_is_refused_with_the_largest_files(project: Path) -> None:
     assert pack(project, max_bytes=10**6, exclude=["*.bin"]).size < 1000
 
 
-def test_a_clone_of_the_product_brings_it_and_a_package_of_its_name_is_refused(
-    project: Path,
-) -> None:
+def test_a_clone_of_the_product_brings_it_by_its_links(project: Path) -> None:
     assert not pack(project).has_product
-    (project / "sweeps").mkdir()
-    (project / "sweeps" / "__init__.py").write_text("")
-    with pytest.raises(RequestError, match="hides carft-sweep's own"):
-        pack(project)
-    for name in ("sweeps/__main__.py", "carft_core/__init__.py", "tracking/__init__.py"):
-        (project / name).parent.mkdir(exist_ok=True)
-        (project / name).write_text("")
-    assert pack(project).has_product
+    for name in ("sweeps/__init__.py", "carft_sweep/__main__.py"):
+        (project / name).parent.mkdir()
+        (project / name).write_text(f"{name!r}\n")
+    assert not pack(project).has_product
+    (project / "carft_sweep" / "sweeps").symlink_to("../sweeps")
+    bundle = pack(project)
+    assert bundle.has_product
+    with zipfile.ZipFile(io.BytesIO(bundle.data)) as archive:
+        linked = archive.read("carft_sweep/sweeps/__init__.py")
+    assert linked == (project / "sweeps" / "__init__.py").read_bytes()
+
+
+def test_a_link_to_a_folder_elsewhere_is_not_followed(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.py").write_text("")
+    (project / "link").symlink_to(tmp_path / "elsewhere")
+    bundle = pack(project)
+    assert "link/a.py" not in bundle.names
+    assert "not sent: link (a link out of the folder)" in bundle.notes
 
 
 def test_a_repository_goes_as_it_is_without_what_git_ignores(git: Git, project: Path) -> None:
@@ -127,10 +136,10 @@ def test_links_are_followed_inside_and_not_out(git: Git, project: Path, tmp_path
     git("add", "-A")
     git("commit", "-qm", "links")
     bundle = pack(project)
-    assert packed(bundle)["inside"] == b"yes"
+    assert packed(bundle)["inside"] == packed(bundle)["folder link/file"] == b"yes"
     assert set(bundle.notes) == {
         "not sent: out (a link out of the folder)",
-        "not sent: folder link (no regular file)",
+        "not sent: folder link/key.pem (its name is one for secrets)",
         "not sent: disguised (its name is one for secrets)",
         "not sent: folder/key.pem (its name is one for secrets)",
     }

@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from carft_core.errors import RequestError
-from sweeps.cli import main
-from sweeps.cli.parser import parse
-from sweeps.cli.submit import run_options
-from sweeps.spec.spec import load_spec
-from sweeps.submit import client as client_module
-from sweeps.submit.submission import Submission
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.cli.parser import parse
+from carft_sweep.sweeps.cli.submit import run_options
+from carft_sweep.sweeps.spec.spec import load_spec
+from carft_sweep.sweeps.submit import client as client_module
+from carft_sweep.sweeps.submit.submission import Submission
 from tests.services.answering import Answer
 from tests.sweeps.submit.conftest import FakeHead, Git, fake_head
 
 VERSION = {"GET /api/version": Answer({"ray_version": "2.99.0"})}
-RUN = "exec python -m sweeps run"
+RUN = "exec python -m carft_sweep run"
 ENDED = {
     **{"submission_id": "a", "type": "SUBMISSION", "entrypoint": ""},
     **{"status": "FAILED", "driver_exit_code": 2, "message": "why"},
@@ -101,7 +101,7 @@ def test_the_job_begins_in_the_current_folder_of_the_root(
     step, _, rest = command.rpartition(" && exec ")
     assert step == "mkdir -p 'my sweeps' && cd 'my sweeps'"
     assert shlex.split(rest) == [
-        *("/venv/bin/python", "-m", "sweeps", "run", "../tiny.yaml", "--address", "auto"),
+        *("/venv/bin/python", "-m", "carft_sweep", "run", "../tiny.yaml", "--address", "auto"),
         *("--home", "/shared/home", "--import", "installed", "--import", "../mine.py"),
         *("--set", "description=a b"),
     ]
@@ -247,7 +247,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_go_on(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sweeps.cli.submit.follow", interrupted)
+    monkeypatch.setattr("carft_sweep.sweeps.cli.submit.follow", interrupted)
     assert main(["submit", "kl_weight"]) == 3
     told = capsys.readouterr().err
     assert "carft-tiny-1 continues." in told

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.comparison.compare import compare
 from tests.tracking.charted import full
 from tests.tracking.made_up import kl_sweep
-from tracking.charts.data import ChartData
-from tracking.comparison.compare import compare
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tracking.charts import CHARTS
-from tracking.charts.data import ChartData
+from carft_sweep.tracking.charts import CHARTS
+from carft_sweep.tracking.charts.data import ChartData
 
 Spec = dict[str, Any]
 

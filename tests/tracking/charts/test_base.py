@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pytest
 
-from tracking.charts.base import (
+from carft_sweep.tracking.charts.base import (
     NARROWEST,
     fitted,
     interval_ends,
@@ -16,7 +16,7 @@ from tracking.charts.base import (
     titled,
     tooltip_format,
 )
-from tracking.comparison.statistics import Interval
+from carft_sweep.tracking.comparison.statistics import Interval
 
 PANELS = panels([alt.Chart().mark_point()] * 3, "three", most=2, margin=60, least=300).to_dict()
 

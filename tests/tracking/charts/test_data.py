@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from carft_sweep.tracking.charts import CHARTS
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.charts.predictions import all_class_differences
+from carft_sweep.tracking.comparison.compare import compare
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from tests.tracking.charted import grid_runs
 from tests.tracking.charts.drawn import data_of, spec_of
 from tests.tracking.made_up import KL, kl_sweep, metrics, run, zero_shot
-from tracking.charts import CHARTS
-from tracking.charts.data import ChartData
-from tracking.charts.predictions import all_class_differences
-from tracking.comparison.compare import compare
-from tracking.comparison.spec import ComparisonSpec, SelectionRule
 
 
 def test_on_show_is_what_stands_for_each_algorithm_and_its_merges() -> None:

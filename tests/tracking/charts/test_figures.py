@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from carft_sweep.tracking.charts import WIDTH, write_figures
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.comparison.compare import compare
+from carft_sweep.tracking.errors import TrackingError
 from tests.tracking.made_up import kl_sweep
-from tracking.charts import WIDTH, write_figures
-from tracking.charts.data import ChartData
-from tracking.comparison.compare import compare
-from tracking.errors import TrackingError
 
 EVIDENCE = ChartData(compare(kl_sweep(3), sweep="kl_weight"))
 

@@ -7,7 +7,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracking.charts.labels import Box, Label, Offset, place_labels, sample_line, square
+from carft_sweep.tracking.charts.labels import Box, Label, Offset, place_labels, sample_line, square
 
 PLOT = Box(0, 0, 640, 420)
 RADIUS = 4.0

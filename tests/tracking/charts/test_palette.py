@@ -11,8 +11,7 @@ import pytest
 import vl_convert
 from numpy.typing import NDArray
 
-from tests.tracking.made_up import arm, zero_shot
-from tracking.charts.palette import (
+from carft_sweep.tracking.charts.palette import (
     _COLOURS,
     NEUTRAL,
     RAMP,
@@ -20,7 +19,8 @@ from tracking.charts.palette import (
     legend_of_rows,
     legend_of_series,
 )
-from tracking.comparison.compare import compare
+from carft_sweep.tracking.comparison.compare import compare
+from tests.tracking.made_up import arm, zero_shot
 
 WHITE, DARK = "#ffffff", "#14171a"
 KNOWN = ("zero_shot", "fine_tune", "car_ft")

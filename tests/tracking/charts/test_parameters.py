@@ -6,10 +6,10 @@ import random
 
 import pytest
 
+from carft_sweep.tracking.charts.parameters import Parameter, Scale, scale_of, varied_parameters
+from carft_sweep.tracking.comparison.compare import compare
+from carft_sweep.tracking.comparison.runs import Scalar
 from tests.tracking.made_up import arm, metrics, run, zero_shot
-from tracking.charts.parameters import Parameter, Scale, scale_of, varied_parameters
-from tracking.comparison.compare import compare
-from tracking.comparison.runs import Scalar
 
 UNIFORM = random.Random(0)
 

@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from carft_core.metrics import ece
-from tests.tracking.charted import CLASS_NAMES
-from tests.tracking.charts.drawn import data_of, spec_of
-from tests.tracking.kept import SPLITS, Logits, keep_predictions, logits
-from tests.tracking.made_up import metrics, run, zero_shot
-from tracking.charts import CHARTS
-from tracking.charts.data import ChartData
-from tracking.charts.predictions import (
+from carft_sweep.carft_core.metrics import ece
+from carft_sweep.tracking.charts import CHARTS
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.charts.predictions import (
     FEWEST_IMAGES,
     MOST,
     all_class_differences,
     reliability,
 )
-from tracking.comparison.compare import compare
-from tracking.comparison.predictions import BINS, predictions_path, read_tallies
-from tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.compare import compare
+from carft_sweep.tracking.comparison.predictions import BINS, predictions_path, read_tallies
+from carft_sweep.tracking.comparison.runs import RunRecord
+from tests.tracking.charted import CLASS_NAMES
+from tests.tracking.charts.drawn import data_of, spec_of
+from tests.tracking.kept import SPLITS, Logits, keep_predictions, logits
+from tests.tracking.made_up import metrics, run, zero_shot
 
 NAMED = "setting and ECE"
 SHIFTS = [split for split in SPLITS if split.startswith("ood/")]

@@ -6,14 +6,14 @@ import math
 
 import pytest
 
+from carft_sweep.tracking.charts import CHARTS
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.charts.response import MOST as MOST_PARAMETERS
+from carft_sweep.tracking.comparison.compare import compare
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from tests.tracking.charted import IMPORTANCE, LR, grid_runs, searched
 from tests.tracking.charts.drawn import channels, data_of, nodes, spec_of
 from tests.tracking.made_up import KL, metrics, run, zero_shot
-from tracking.charts import CHARTS
-from tracking.charts.data import ChartData
-from tracking.charts.response import MOST as MOST_PARAMETERS
-from tracking.comparison.compare import compare
-from tracking.comparison.spec import ComparisonSpec, SelectionRule
 
 
 def test_the_response_is_a_line_on_a_log_axis_where_one_parameter_varies(plain: ChartData) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.comparison.compare import compare
+from carft_sweep.tracking.comparison.statistics import PairedTest
 from tests.tracking.charts.drawn import data_of, spec_of
 from tests.tracking.made_up import arm
-from tracking.charts.data import ChartData
-from tracking.comparison.compare import compare
-from tracking.comparison.statistics import PairedTest
 
 
 def test_a_shift_has_the_paired_difference_in_points(plain: ChartData) -> None:

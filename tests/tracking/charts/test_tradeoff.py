@@ -12,13 +12,13 @@ import vl_convert
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.charts.labels import Label, Offset
+from carft_sweep.tracking.charts.tradeoff import _Range, pareto_front
+from carft_sweep.tracking.comparison.compare import compare
 from tests.tracking.charted import searched
 from tests.tracking.charts.drawn import Spec, channels, data_of, nodes, spec_of
 from tests.tracking.made_up import kl_sweep, metrics
-from tracking.charts.data import ChartData
-from tracking.charts.labels import Label, Offset
-from tracking.charts.tradeoff import _Range, pareto_front
-from tracking.comparison.compare import compare
 
 fractions = st.integers(0, 6).map(lambda n: n / 6)
 

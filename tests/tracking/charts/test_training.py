@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
+from carft_sweep.tracking.charts import CHARTS
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.charts.training import MOST_LEARNING, read_history
+from carft_sweep.tracking.comparison.compare import compare
+from carft_sweep.tracking.comparison.runs import RunRecord
 from tests.tracking.charts.drawn import Spec, channels, data_of, spec_of
 from tests.tracking.kept import keep_history
 from tests.tracking.made_up import KL, metrics, run
-from tracking.charts import CHARTS
-from tracking.charts.data import ChartData
-from tracking.charts.training import MOST_LEARNING, read_history
-from tracking.comparison.compare import compare
-from tracking.comparison.runs import RunRecord
 
 
 def trained(record: RunRecord, folder: Path, losses: list[float]) -> RunRecord:

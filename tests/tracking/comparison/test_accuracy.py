@@ -8,21 +8,28 @@ from dataclasses import replace
 
 import pytest
 
-from sweeps.spec.metrics import FURTHER
+from carft_sweep.sweeps.spec.metrics import FURTHER
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.metrics import (
+    BENCHMARK,
+    KINDS,
+    NOUNS,
+    TITLES,
+    capitalised,
+    named,
+)
+from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
+from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint, agreed
+from carft_sweep.tracking.comparison.tasks import compare_tasks
+from carft_sweep.tracking.report import terminal as report
+from carft_sweep.tracking.report.formats import to_json
+from carft_sweep.tracking.report.html import document
+from carft_sweep.tracking.report.published import Subject, quoted_beside
+from carft_sweep.tracking.report.table import resolve_columns, usual_columns
 from tests.tracking.charts.drawn import data_of, spec_of
 from tests.tracking.made_up import kl_sweep, zero_shot
-from tracking.charts.data import ChartData
-from tracking.comparison.compare import Comparison, compare
-from tracking.comparison.metrics import BENCHMARK, KINDS, NOUNS, TITLES, capitalised, named
-from tracking.comparison.pooling import SweepRuns, compare_sweeps
-from tracking.comparison.runs import RunRecord
-from tracking.comparison.spec import ComparisonSpec, Endpoint, agreed
-from tracking.comparison.tasks import compare_tasks
-from tracking.report import terminal as report
-from tracking.report.formats import to_json
-from tracking.report.html import document
-from tracking.report.published import Subject, quoted_beside
-from tracking.report.table import resolve_columns, usual_columns
 
 BY = "macro_f1"
 KEPT = "id/val/top1"

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from carft_sweep.tracking.comparison.answer import find_strongest
+from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.runs import RunRecord, group
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint, SelectionRule
+from carft_sweep.tracking.report.formats import to_json
 from tests.tracking.made_up import arm, bent, kl_sweep, metrics, run, zero_shot
-from tracking.comparison.answer import find_strongest
-from tracking.comparison.compare import Comparison, compare
-from tracking.comparison.runs import RunRecord, group
-from tracking.comparison.spec import ComparisonSpec, Endpoint, SelectionRule
-from tracking.report.formats import to_json
 
 STEADY = [0.65, 0.652, 0.648, 0.651, 0.649]
 NEAR = [0.6505, 0.6516, 0.6484, 0.6508, 0.6492]

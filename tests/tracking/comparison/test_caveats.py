@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from carft_sweep.tracking.comparison import caveats
+from carft_sweep.tracking.comparison.runs import Arm, group
 from tests.tracking.made_up import arm, metrics, run, zero_shot
-from tracking.comparison import caveats
-from tracking.comparison.runs import Arm, group
 
 SQUARE = "Transform(size=32, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0), interpolation='bicubic')"
 LARGE = SQUARE.replace("32", "224")

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carft_sweep.tracking.comparison.compare import Comparison, Row, compare
+from carft_sweep.tracking.comparison.metrics import metric_order
+from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
+from carft_sweep.tracking.comparison.statistics import t_interval
+from carft_sweep.tracking.report.formats import to_json
 from tests.tracking.made_up import KL, arm, kl_sweep, metrics, run, zero_shot
-from tracking.comparison.compare import Comparison, Row, compare
-from tracking.comparison.metrics import metric_order
-from tracking.comparison.runs import RunRecord
-from tracking.comparison.spec import ComparisonSpec, SelectionRule
-from tracking.comparison.statistics import t_interval
-from tracking.report.formats import to_json
 
 
 def row(comparison: Comparison, label: str) -> Row:

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.effects import Effect, rank_correlation
+from carft_sweep.tracking.comparison.runs import RunRecord, Scalar
+from carft_sweep.tracking.comparison.spec import ALPHA
+from carft_sweep.tracking.comparison.statistics import t_interval
+from carft_sweep.tracking.comparison.verdict_text import with_interval
+from carft_sweep.tracking.report.formats import to_json
 from tests.tracking.made_up import KL, metrics, run, zero_shot
-from tracking.comparison.compare import Comparison, compare
-from tracking.comparison.effects import Effect, rank_correlation
-from tracking.comparison.runs import RunRecord, Scalar
-from tracking.comparison.spec import ALPHA
-from tracking.comparison.statistics import t_interval
-from tracking.comparison.verdict_text import with_interval
-from tracking.report.formats import to_json
 
 LR = "optim.lr"
 WORDS = "prompts.contexts"

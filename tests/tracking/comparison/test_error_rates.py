@@ -26,11 +26,11 @@ from benchmarks.error_rates import (
     nulls,
     on_the_curve,
 )
+from carft_sweep.tracking.comparison.runs import group
+from carft_sweep.tracking.comparison.spec import ALPHA, Endpoint
+from carft_sweep.tracking.comparison.statistics import PairedTest, holm, t_interval
+from carft_sweep.tracking.comparison.verdict import judge
 from tests.tracking.made_up import arm
-from tracking.comparison.runs import group
-from tracking.comparison.spec import ALPHA, Endpoint
-from tracking.comparison.statistics import PairedTest, holm, t_interval
-from tracking.comparison.verdict import judge
 
 TIMES, SEEDS = 10_000, 5
 MARGIN = Endpoint().id_margin

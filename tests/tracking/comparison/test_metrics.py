@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sweeps.spec.metrics import NAMES, natural_goal
-from tracking.comparison.metrics import direction, has_series, is_fraction
+from carft_sweep.sweeps.spec.metrics import NAMES, natural_goal
+from carft_sweep.tracking.comparison.metrics import direction, has_series, is_fraction
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.pooling import (
+    RunFilter,
+    SweepRuns,
+    compare_sweeps,
+    filter_runs,
+    unified,
+)
+from carft_sweep.tracking.comparison.runs import RunRecord, Scalar, group
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint, SelectionRule
+from carft_sweep.tracking.errors import TrackingError
+from carft_sweep.tracking.report.formats import to_json
 from tests.tracking.made_up import KL, bent, kl_sweep, metrics, run, zero_shot
-from tracking.comparison.compare import Comparison, compare
-from tracking.comparison.pooling import RunFilter, SweepRuns, compare_sweeps, filter_runs, unified
-from tracking.comparison.runs import RunRecord, Scalar, group
-from tracking.comparison.spec import ComparisonSpec, Endpoint, SelectionRule
-from tracking.errors import TrackingError
-from tracking.report.formats import to_json
 
 LR = "optim.lr"
 SHARED: dict[str, Scalar] = {"model.name": "builtin", LR: 1e-5, "data.train_fraction": 1.0}

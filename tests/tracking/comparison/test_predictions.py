@@ -20,12 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tests.tracking.kept import SPLITS, with_folder
-from tests.tracking.made_up import arm, metrics, run, zero_shot
-from tracking.charts.data import ChartData
-from tracking.charts.predictions import all_class_differences, reliability
-from tracking.comparison.compare import compare
-from tracking.comparison.predictions import (
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.charts.predictions import all_class_differences, reliability
+from carft_sweep.tracking.comparison.compare import compare
+from carft_sweep.tracking.comparison.predictions import (
     Answer,
     Counts,
     Gallery,
@@ -36,11 +34,13 @@ from tracking.comparison.predictions import (
     read_columns,
     read_predictions,
 )
-from tracking.comparison.runs import Arm, RunRecord, group
-from tracking.errors import TrackingError
-from tracking.report.formats import markdown, to_csv
-from tracking.report.table import OVER_IMAGES
-from tracking.report.terminal import terminal
+from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
+from carft_sweep.tracking.errors import TrackingError
+from carft_sweep.tracking.report.formats import markdown, to_csv
+from carft_sweep.tracking.report.table import OVER_IMAGES
+from carft_sweep.tracking.report.terminal import terminal
+from tests.tracking.kept import SPLITS, with_folder
+from tests.tracking.made_up import arm, metrics, run, zero_shot
 
 
 def keep(

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.tracking.made_up import KL, kl_sweep, metrics, run, zero_shot
-from tracking.comparison.runs import (
+from carft_sweep.tracking.comparison.runs import (
     fields,
     group,
     params_key,
@@ -17,6 +16,7 @@ from tracking.comparison.runs import (
     split_merge,
     tells_apart,
 )
+from tests.tracking.made_up import KL, kl_sweep, metrics, run, zero_shot
 
 
 def test_arms_come_as_zero_shot_baselines_and_trials_by_number() -> None:

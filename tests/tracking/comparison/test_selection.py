@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tracking.made_up import KL, arm, bent, kl_sweep, metrics, run, zero_shot
-from tracking.comparison.compare import Comparison, compare
-from tracking.comparison.runs import Arm, RunRecord, group
-from tracking.comparison.selection import (
+from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
+from carft_sweep.tracking.comparison.selection import (
     Budget,
     budgets,
     less_tried,
@@ -22,8 +21,9 @@ from tracking.comparison.selection import (
     select_each,
     select_merges,
 )
-from tracking.comparison.spec import ComparisonSpec, SelectionRule, looks_at_tests
-from tracking.report.formats import to_json
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule, looks_at_tests
+from carft_sweep.tracking.report.formats import to_json
+from tests.tracking.made_up import KL, arm, bent, kl_sweep, metrics, run, zero_shot
 
 SEEDS = (0, 1)
 

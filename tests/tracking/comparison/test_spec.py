@@ -6,14 +6,14 @@ import json
 
 import pytest
 
-from tracking.comparison.spec import (
+from carft_sweep.tracking.comparison.spec import (
     ComparisonSpec,
     Endpoint,
     SelectionRule,
     agreed,
     read_spec,
 )
-from tracking.errors import TrackingError
+from carft_sweep.tracking.errors import TrackingError
 
 TASKS = "data.test_domain"
 RULES = [

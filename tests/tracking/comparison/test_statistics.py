@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tracking.comparison.statistics import (
+from carft_sweep.tracking.comparison.statistics import (
     Interval,
     PairedTest,
     _sampled_sign_flips,

@@ -12,6 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.charts.training import run_counts
+from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
+from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
+from carft_sweep.tracking.comparison.tasks import combined, compare_tasks
+from carft_sweep.tracking.errors import TrackingError
+from carft_sweep.tracking.report.formats import latex, runs_frame, to_csv, to_json
+from carft_sweep.tracking.report.html import cell, document
+from carft_sweep.tracking.report.table import task_table
+from carft_sweep.tracking.report.terminal import terminal
 from tests.tracking.domains import (
     DOMAINS,
     FIELD,
@@ -23,18 +35,6 @@ from tests.tracking.domains import (
     measured,
     random_runs,
 )
-from tracking.charts.data import ChartData
-from tracking.charts.training import run_counts
-from tracking.comparison.compare import Comparison
-from tracking.comparison.pooling import SweepRuns, compare_sweeps
-from tracking.comparison.runs import RunRecord
-from tracking.comparison.spec import ComparisonSpec, SelectionRule
-from tracking.comparison.tasks import combined, compare_tasks
-from tracking.errors import TrackingError
-from tracking.report.formats import latex, runs_frame, to_csv, to_json
-from tracking.report.html import cell, document
-from tracking.report.table import task_table
-from tracking.report.terminal import terminal
 
 RULES = {
     "IID": SelectionRule(metric=GROUPS, named="training_domain"),

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tracking.made_up import bent, metrics, run, zero_shot
-from tracking.comparison.runs import RunRecord, group
-from tracking.comparison.wise_ft import (
+from carft_sweep.tracking.comparison.runs import RunRecord, group
+from carft_sweep.tracking.comparison.wise_ft import (
     Curve,
     Point,
     dominating,
@@ -16,6 +15,7 @@ from tracking.comparison.wise_ft import (
     ood_bound,
     seed_curves,
 )
+from tests.tracking.made_up import bent, metrics, run, zero_shot
 
 ARCH = Curve(
     "fine_tune",

@@ -11,12 +11,11 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from tests.tracking.made_up import arm, metrics, run
-from tracking.comparison.compare import Comparison, compare
-from tracking.comparison.runs import RunRecord, Scalar
-from tracking.report import formats
-from tracking.report import terminal as report
-from tracking.report.calibration import (
+from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.runs import RunRecord, Scalar
+from carft_sweep.tracking.report import formats
+from carft_sweep.tracking.report import terminal as report
+from carft_sweep.tracking.report.calibration import (
     FILE,
     CalibrationTable,
     Deviation,
@@ -27,8 +26,9 @@ from tracking.report.calibration import (
     warnings,
     with_warnings,
 )
-from tracking.report.published import Subject, published_file
-from tracking.report.table import TableOptions
+from carft_sweep.tracking.report.published import Subject, published_file
+from carft_sweep.tracking.report.table import TableOptions
+from tests.tracking.made_up import arm, metrics, run
 
 B16 = Subject("ViT-B-16", "openai", "imagenet")
 IMAGES = {

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.report.formats import escape_latex, latex, rows_frame, runs_frame, to_csv
+from carft_sweep.tracking.report.published import Subject, quoted
+from carft_sweep.tracking.report.table import TableOptions
 from tests.tracking.made_up import KL, kl_sweep, metrics, run
-from tracking.comparison.compare import Comparison, compare
-from tracking.report.formats import escape_latex, latex, rows_frame, runs_frame, to_csv
-from tracking.report.published import Subject, quoted
-from tracking.report.table import TableOptions
 
 PDFLATEX = shutil.which("pdflatex")
 SWEEP = compare(kl_sweep(), sweep="kl_weight")

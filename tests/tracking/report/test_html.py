@@ -17,14 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.tracking.made_up import KL, arm, bent, kl_sweep, metrics, run, zero_shot
-from tracking.charts import CHARTS
-from tracking.charts.data import ChartData
-from tracking.comparison.compare import Comparison, compare
-from tracking.comparison.predictions import Answer, Counts, Gallery, Picture
-from tracking.comparison.runs import RunRecord
-from tracking.errors import TrackingError
-from tracking.report.html import (
+from carft_sweep.tracking.charts import CHARTS
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.predictions import Answer, Counts, Gallery, Picture
+from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.errors import TrackingError
+from carft_sweep.tracking.report.html import (
     MOST_ROWS,
     MOST_WARNINGS,
     Pictures,
@@ -36,7 +35,14 @@ from tracking.report.html import (
     show_in_notebooks,
     without_user,
 )
-from tracking.report.table import TableOptions, build_table, full_table, headline, visible_rows
+from carft_sweep.tracking.report.table import (
+    TableOptions,
+    build_table,
+    full_table,
+    headline,
+    visible_rows,
+)
+from tests.tracking.made_up import KL, arm, bent, kl_sweep, metrics, run, zero_shot
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&'\""
 VOID = {"meta", "img", "br", "wbr", "input", "link", "hr"}
@@ -120,8 +126,8 @@ import sys
 from pathlib import Path
 from tests.tracking.made_up import kl_sweep
 from tests.tracking.report.test_html import compared
-from tracking.charts.data import ChartData
-from tracking.report.html import document
+from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.report.html import document
 comparison = compared(kl_sweep())
 assert "</html>" in document(comparison, ChartData(comparison), cache=Path(sys.argv[1]))
 """
@@ -271,7 +277,7 @@ def test_two_thousand_runs_make_a_page_of_a_few_megabytes_in_seconds(cache: Path
 def test_where_nothing_can_be_kept_the_library_is_made_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracking.report.html._bundle", lambda: "made")
+    monkeypatch.setattr("carft_sweep.tracking.report.html._bundle", lambda: "made")
     (tmp_path / f"page-{os.geteuid()}").write_text("in the way of its folder")
     assert library(tmp_path) == "made"
 
@@ -294,7 +300,7 @@ def test_javascript_that_another_account_could_have_written_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """It would run in every report, which a policy in the page lets it."""
-    monkeypatch.setattr("tracking.report.html._bundle", lambda: "made")
+    monkeypatch.setattr("carft_sweep.tracking.report.html._bundle", lambda: "made")
     cache = tmp_path / "cache"
     assert library(cache) == "made"
     (file,) = cache.glob("*/*")
@@ -309,7 +315,7 @@ def test_javascript_that_another_account_could_have_written_is_not_taken(
     elif how == "linked folder":
         file.parent.symlink_to(file.parent.rename(tmp_path / "downloads"))
     else:
-        monkeypatch.setattr("tracking.ownership._trusted_users", lambda: {12345})
+        monkeypatch.setattr("carft_sweep.tracking.ownership._trusted_users", lambda: {12345})
     assert library(cache) == "made"
 
 
@@ -454,8 +460,8 @@ def test_a_notebook_shows_a_comparison_by_itself() -> None:
     script = (
         "from IPython.core.interactiveshell import InteractiveShell\n"
         "from tests.tracking.made_up import kl_sweep\n"
-        "from tracking.comparison.compare import compare\n"
-        "from tracking.report.html import cell, show_in_notebooks\n"
+        "from carft_sweep.tracking.comparison.compare import compare\n"
+        "from carft_sweep.tracking.report.html import cell, show_in_notebooks\n"
         "shell = InteractiveShell.instance()\n"
         "found = compare(kl_sweep(), sweep='kl_weight')\n"
         "show_in_notebooks()\n"

@@ -11,15 +11,13 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from tests.tracking.domains import domain_run
-from tests.tracking.made_up import arm, metrics, run, zero_shot
-from tracking.comparison.compare import Comparison, compare
-from tracking.comparison.runs import RunRecord
-from tracking.comparison.spec import ComparisonSpec
-from tracking.comparison.tasks import compare_tasks
-from tracking.report import formats
-from tracking.report import terminal as report
-from tracking.report.published import (
+from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.spec import ComparisonSpec
+from carft_sweep.tracking.comparison.tasks import compare_tasks
+from carft_sweep.tracking.report import formats
+from carft_sweep.tracking.report import terminal as report
+from carft_sweep.tracking.report.published import (
     FILE,
     PublishedFile,
     Subject,
@@ -29,7 +27,9 @@ from tracking.report.published import (
     quoted,
     quoted_beside,
 )
-from tracking.report.table import TableOptions
+from carft_sweep.tracking.report.table import TableOptions
+from tests.tracking.domains import domain_run
+from tests.tracking.made_up import arm, metrics, run, zero_shot
 
 DATA: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
 B16 = Subject("ViT-B-16", "openai", "imagenet")

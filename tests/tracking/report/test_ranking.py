@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
+from carft_sweep.tracking.comparison.statistics import t_interval
+from carft_sweep.tracking.report import terminal as report
+from carft_sweep.tracking.report.formats import latex, markdown
+from carft_sweep.tracking.report.html import cell
+from carft_sweep.tracking.report.ranking import MEANING, best_rows
+from carft_sweep.tracking.report.table import TableOptions, build_table, full_table, headline
 from tests.tracking.made_up import KL, arm, bent, kl_sweep, metrics, run, zero_shot
-from tracking.comparison.compare import Comparison, compare
-from tracking.comparison.runs import RunRecord
-from tracking.comparison.spec import ComparisonSpec, SelectionRule
-from tracking.comparison.statistics import t_interval
-from tracking.report import terminal as report
-from tracking.report.formats import latex, markdown
-from tracking.report.html import cell
-from tracking.report.ranking import MEANING, best_rows
-from tracking.report.table import TableOptions, build_table, full_table, headline
 
 SWEEP = compare(kl_sweep(), sweep="kl_weight")
 

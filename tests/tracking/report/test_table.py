@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tracking.made_up import arm, kl_sweep, metrics, run
-from tracking.comparison.compare import Comparison, compare
-from tracking.comparison.metrics import shifts
-from tracking.comparison.spec import ComparisonSpec, SelectionRule
-from tracking.errors import TrackingError
-from tracking.report import formats
-from tracking.report import terminal as report
-from tracking.report.table import (
+from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.metrics import shifts
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
+from carft_sweep.tracking.errors import TrackingError
+from carft_sweep.tracking.report import formats
+from carft_sweep.tracking.report import terminal as report
+from carft_sweep.tracking.report.table import (
     Column,
     TableOptions,
     resolve_columns,
     sort_rows,
     visible_rows,
 )
+from tests.tracking.made_up import arm, kl_sweep, metrics, run
 
 SWEEP = compare(kl_sweep(), sweep="kl_weight")
 

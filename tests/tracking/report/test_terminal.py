@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
+from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
+from carft_sweep.tracking.report import formats
+from carft_sweep.tracking.report import terminal as report
+from carft_sweep.tracking.report.table import TableOptions
 from tests.tracking.made_up import KL, arm, bent, kl_sweep, metrics, run, zero_shot
-from tracking.comparison.compare import Comparison, compare
-from tracking.comparison.runs import RunRecord
-from tracking.comparison.spec import ComparisonSpec, SelectionRule
-from tracking.report import formats
-from tracking.report import terminal as report
-from tracking.report.table import TableOptions
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

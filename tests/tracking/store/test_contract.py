@@ -8,9 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from carft_sweep.tracking.errors import TrackingError
+from carft_sweep.tracking.store.base import (
+    DatasetInput,
+    EndState,
+    Metric,
+    RunKey,
+    RunStart,
+    RunsView,
+)
 from tests.tracking.subjects import Subject, points
-from tracking.errors import TrackingError
-from tracking.store.base import DatasetInput, EndState, Metric, RunKey, RunStart, RunsView
 
 SWEEP = RunKey("kl weight's")
 RUN = RunKey("kl weight's", "ab" * 32)

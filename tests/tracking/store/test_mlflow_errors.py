@@ -8,8 +8,8 @@ from importlib import import_module
 import pytest
 from requests import HTTPError, Response
 
-from tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
-from tracking.store.mlflow_errors import translate_error, translate_os_error, uploading
+from carft_sweep.tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
+from carft_sweep.tracking.store.mlflow_errors import translate_error, translate_os_error, uploading
 
 URI = "http://me:hidden@mlflow.lab"
 

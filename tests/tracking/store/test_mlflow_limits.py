@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from mlflow.entities import Metric as MlflowMetric
 from mlflow.utils import validation as untyped
 
-from tracking.store import mlflow_limits as limits
-from tracking.store.base import DatasetInput, Metric
+from carft_sweep.tracking.store import mlflow_limits as limits
+from carft_sweep.tracking.store.base import DatasetInput, Metric
 
 validation: Any = untyped
 

@@ -13,13 +13,13 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.models import Model
 
+from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
+from carft_sweep.tracking.location import TrackingLocation
+from carft_sweep.tracking.store.base import DatasetInput, Metric, RunKey, RunStart
+from carft_sweep.tracking.store.mlflow_models import ModelStart, ModelStore
+from carft_sweep.tracking.store.mlflow_store import MlflowStore
+from carft_sweep.tracking.ui_server import Server
 from tests.tracking.conftest import NewDatabase
-from tracking.errors import ServiceUnreachable, TrackingError
-from tracking.location import TrackingLocation
-from tracking.store.base import DatasetInput, Metric, RunKey, RunStart
-from tracking.store.mlflow_models import ModelStart, ModelStore
-from tracking.store.mlflow_store import MlflowStore
-from tracking.ui_server import Server
 
 NOW = 1_790_000_000_000
 KEY = RunKey("small.sweep", "d" * 64)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tracking.store.base import RunsView
-from tracking.store.mlflow_pages import artifact_source, run_page, runs_page, saved_view
+from carft_sweep.tracking.store.base import RunsView
+from carft_sweep.tracking.store.mlflow_pages import artifact_source, run_page, runs_page, saved_view
 
 VIEW = RunsView(
     "kl_weight: arms",

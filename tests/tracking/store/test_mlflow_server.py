@@ -12,14 +12,19 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from carft_sweep.tracking.errors import (
+    AccessDenied,
+    HostNotFound,
+    ServiceUnreachable,
+    TrackingError,
+)
+from carft_sweep.tracking.mlflow_reader import MlflowReader
+from carft_sweep.tracking.store.base import RunKey, RunStart
+from carft_sweep.tracking.store.memory_store import MemoryTracker
+from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from tests.services.answering import Answer, answering
 from tests.services.mlflow_server import USER, MlflowServer
 from tests.services.postgres import Postgres
-from tracking.errors import AccessDenied, HostNotFound, ServiceUnreachable, TrackingError
-from tracking.mlflow_reader import MlflowReader
-from tracking.store.base import RunKey, RunStart
-from tracking.store.memory_store import MemoryTracker
-from tracking.store.mlflow_store import MlflowStore
 
 SWEEP = RunKey("toy")
 PARENT = RunStart(SWEEP, "toy", 1)
@@ -116,7 +121,7 @@ def test_an_unknown_host_and_a_server_that_is_down_are_two_things(experiment: st
 def test_a_server_that_says_nothing_is_not_waited_for(
     experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracking.store.mlflow_client.PROBE_SECONDS", 0.5)
+    monkeypatch.setattr("carft_sweep.tracking.store.mlflow_client.PROBE_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         uri = f"http://127.0.0.1:{server.getsockname()[1]}"
         refused(

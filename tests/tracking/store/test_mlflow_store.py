@@ -25,18 +25,18 @@ from mlflow.utils.validation import (
     MAX_PARAMS_TAGS_PER_BATCH,
 )
 
+from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
+from carft_sweep.tracking.location import home_id
+from carft_sweep.tracking.ownership import SHARED_HOMES_VARIABLE
+from carft_sweep.tracking.store.base import Metric, RunKey, RunStart, RunsView
+from carft_sweep.tracking.store.mlflow_client import check_reachable
+from carft_sweep.tracking.store.mlflow_pages import SWEEPS, VIEW
+from carft_sweep.tracking.store.mlflow_store import METRICS, TAGS, MlflowStore, batches
+from carft_sweep.tracking.ui_server import Server
 from tests.services.answering import Answer, Asked, answering
 from tests.tracking.conftest import NewDatabase
 from tests.tracking.store.test_mlflow_pages import state_of
 from tests.tracking.subjects import all_runs, look_into_mlflow
-from tracking.errors import ServiceUnreachable, TrackingError
-from tracking.location import home_id
-from tracking.ownership import SHARED_HOMES_VARIABLE
-from tracking.store.base import Metric, RunKey, RunStart, RunsView
-from tracking.store.mlflow_client import check_reachable
-from tracking.store.mlflow_pages import SWEEPS, VIEW
-from tracking.store.mlflow_store import METRICS, TAGS, MlflowStore, batches
-from tracking.ui_server import Server
 
 SWEEP = RunKey("kl_weight")
 NOW = 1_790_000_000_000
@@ -403,8 +403,8 @@ def test_a_uri_that_mlflow_does_not_serve_is_one_clear_error(uri: str) -> None:
 def test_two_processes_may_create_the_database_at_once(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
     code = (
-        "import sys; from tracking.store.mlflow_store import MlflowStore\n"
-        "from tracking.store.base import RunKey, RunStart\n"
+        "import sys; from carft_sweep.tracking.store.mlflow_store import MlflowStore\n"
+        "from carft_sweep.tracking.store.base import RunKey, RunStart\n"
         "store = MlflowStore(sys.argv[1], 'shared')\n"
         "store.start_run(RunStart(RunKey(sys.argv[2]), 'n', 1))\n"
     )

@@ -1,10 +1,10 @@
-"""`python -m sweeps` is `carft-sweep`."""
+"""`python -m carft_sweep` is `carft-sweep`."""
 
 from __future__ import annotations
 
 import sys
 
-from sweeps.cli import main
+from carft_sweep.sweeps.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,0 +1,101 @@
+"""Sweeps of robust CLIP fine-tuning: run one, read its comparison, add a method, a merge, a family.
+
+What this module names is public, and read when it is first used. The subpackages `carft_core`,
+`sweeps` and `tracking` are links to the folders of these names at the top of the repository, so
+that none of them takes a name that a user's own package may have.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss
+    from carft_sweep.carft_core.clip import Classifier
+    from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Source, Split, Transform
+    from carft_sweep.carft_core.data.base import DataConfig
+    from carft_sweep.carft_core.errors import RequestError
+    from carft_sweep.carft_core.merges import MERGES, Merge
+    from carft_sweep.carft_core.predictor import Predictor
+    from carft_sweep.carft_core.prompts import register_templates
+    from carft_sweep.carft_core.teacher import Teacher
+    from carft_sweep.carft_core.testing import check_algorithm, check_family, check_merge
+    from carft_sweep.sweeps.api import SweepFailed, run_sweep
+    from carft_sweep.tracking.mlflow_reader import load_comparison
+    from carft_sweep.tracking.report.formats import rows_frame, runs_frame
+    from carft_sweep.tracking.report.html import chart
+
+# Nothing is sent home unless the user asks for it; the hub's client reads this when imported.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+# Threads of OpenMP spin while they wait for each other: beside another busy process on one that
+# does not run, and a step takes many times as long. Read when torch is loaded, and inherited by
+# every process that is started from here.
+if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}:
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+
+# Whether attention's input projection is one matrix product or one an image depends, in PyTorch,
+# on whether its weights need a gradient. Where the two round differently, as on AMD's CPUs, the
+# teacher and a student of equal weights differ, and CAR-FT's KL is not 0 at step 0.
+os.environ.setdefault("TORCH_LINEAR_FLATTEN_3D", "1")
+
+# cuBLAS reads this once, at the first product of a process, and a worker that is kept warm serves
+# runs with `deterministic` and runs without.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+__all__ = [
+    "ALGORITHMS",
+    "FAMILIES",
+    "MERGES",
+    "Algorithm",
+    "Batch",
+    "Classifier",
+    "DataConfig",
+    "Family",
+    "FamilyData",
+    "Loss",
+    "Merge",
+    "Predictor",
+    "RequestError",
+    "Source",
+    "Split",
+    "SweepFailed",
+    "Teacher",
+    "Transform",
+    "chart",
+    "check_algorithm",
+    "check_family",
+    "check_merge",
+    "load_comparison",
+    "register_templates",
+    "rows_frame",
+    "run_sweep",
+    "runs_frame",
+]
+
+_NAMES = {
+    "carft_core.algorithms": ("ALGORITHMS", "Algorithm", "Batch", "Loss"),
+    "carft_core.clip": ("Classifier",),
+    "carft_core.data": ("FAMILIES", "Family", "FamilyData", "Source", "Split", "Transform"),
+    "carft_core.data.base": ("DataConfig",),
+    "carft_core.errors": ("RequestError",),
+    "carft_core.merges": ("MERGES", "Merge"),
+    "carft_core.predictor": ("Predictor",),
+    "carft_core.prompts": ("register_templates",),
+    "carft_core.teacher": ("Teacher",),
+    "carft_core.testing": ("check_algorithm", "check_family", "check_merge"),
+    "sweeps.api": ("SweepFailed", "run_sweep"),
+    "tracking.mlflow_reader": ("load_comparison",),
+    "tracking.report.formats": ("rows_frame", "runs_frame"),
+    "tracking.report.html": ("chart",),
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    # Not at import: every command imports this package, and most need nothing of it.
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
