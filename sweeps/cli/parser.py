@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import itertools
 import json
+import platform
 import re
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -17,6 +22,8 @@ from carft_sweep.tracking.ownership import TRUST_OPTION
 T = TypeVar("T")
 ENGINES = ("auto", "local", "ray")
 SUITES = ("step", "run", "sweep", "data", "tracking", "start")
+PACKAGES = ("carft-sweep", "torch", "open-clip-torch", "mlflow", "optuna", "ray")
+"""Those whose versions `--version` prints."""
 KEYS: Mapping[str, str] = {
     "engine": "engine",
     "parallel": "parallel",
@@ -24,7 +31,27 @@ KEYS: Mapping[str, str] = {
     "data_root": "data.root",
 }
 """Options that stand for a key of the sweep file, and the key."""
+OF_FILES = ("run", "check", "submit", "resume")
+"""The commands of sweep files, whose keys are often taken for options."""
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+class _Versions(argparse.Action):
+    """Prints the versions of what decides about results, read without an import of it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        """Exit with 0."""
+        from importlib.metadata import PackageNotFoundError, version
+
+        lines = []
+        for package in PACKAGES:
+            try:
+                lines.append(f"{package} {version(package)}")
+            except PackageNotFoundError:
+                lines.append(f"{package} (not installed)")
+        lines.insert(1, f"Python {platform.python_version()}")
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        parser.exit()
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,6 +66,10 @@ class Parser(argparse.ArgumentParser):
             message = unknown(kind, wrong[1], re.findall(r"[\w-]+", wrong[2]))
         self.exit(2, f"{self.prog}: {message}\nSee {self.prog} --help.\n")
 
+    def actions(self) -> list[argparse.Action]:
+        """Return its arguments and options, in order."""
+        return self._actions
+
     def options(self) -> list[str]:
         """Return the names of the options."""
         return [name for action in self._actions for name in action.option_strings]
@@ -46,7 +77,7 @@ class Parser(argparse.ArgumentParser):
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command and its options. Exits with 2 for what is unknown, with 0 after --help."""
-    parser, commands = _parsers()
+    parser, commands = parsers()
     words, more = _split(arguments)
     namespace, extra = parser.parse_known_args(words)
     namespace.more = more
@@ -56,11 +87,44 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if extra:
         action = getattr(namespace, "action", None)
         command = commands[f"{namespace.command} {action}" if action else namespace.command]
-        option = next((word for word in extra if word.startswith("-")), None)
-        if option is None:
+        if not any(word.startswith("-") for word in extra):
             command.error(f"what is {extra[0]!r} for? It is one argument too many")
-        command.error(unknown("option", option.partition("=")[0], command.options()))
+        command.error("\n".join(_unknown_options(command, words, extra)))
     return namespace
+
+
+def _unknown_options(command: Parser, words: Sequence[str], extra: Sequence[str]) -> Iterator[str]:
+    """Say of each option that a command does not have which one is meant, or which key."""
+    surplus = sum(not word.startswith("-") for word in extra)
+    for option in (word for word in extra if word.startswith("-")):
+        behind = itertools.takewhile(lambda word: word[:1] != "-", words[words.index(option) + 1 :])
+        # Of the words behind it argparse may have taken the first for the command's own.
+        values = [*behind][:surplus]
+        surplus -= len(values)
+        name, equals, value = option.partition("=")
+        yield f"unknown option {name!r}{_meant(command, name, [value] if equals else values)}"
+
+
+def _meant(command: Parser, option: str, values: Sequence[str]) -> str:
+    """Suggest what is meant by an option that a command does not have."""
+    own = {name.lstrip("-"): name for name in command.options()}
+    near = difflib.get_close_matches(option.lstrip("-"), own, n=1, cutoff=0.75)
+    if near:
+        return f"; did you mean {own[near[0]]!r}?"
+    if command.prog.rpartition(" ")[2] not in OF_FILES:
+        return ""
+    from carft_sweep.sweeps.spec.normalize import keys_called  # which imports torch
+
+    value = values[0] if len(values) == 1 else f"[{','.join(values)}]" if values else "..."
+    settings = [shlex.quote(f"{key}={value}") for key in keys_called(option.lstrip("-"))]
+    if option == "--seed":
+        settings.insert(0, shlex.quote(f"seeds=[{','.join(values) or '...'}]"))
+    words = " or ".join(f"--set {setting}" for setting in settings)
+    if not words:
+        return ""
+    if command.prog.endswith(" resume"):
+        return f"; it goes on as it was run. To change that: carft-sweep run FILE {words}"
+    return f"; it is a key of the sweep file: {words}"
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -88,15 +152,41 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
     return [*profiles, *arguments.overrides, *options]
 
 
-def _parsers() -> tuple[Parser, dict[str, Parser]]:
+class _WholeParser(Parser):
+    """The parser of all commands, whose help begins with examples and has commands in groups."""
+
+    def format_help(self) -> str:
+        """Return the help."""
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, [], [])
+        width = max(map(len, EXAMPLES))
+        examples = (f"  {words:{width}}  {what}" for words, what in EXAMPLES.items())
+        formatter.add_text("\n".join([f"{self.description}\n", "examples:", *examples]))
+        for title, names in GROUPS.items():
+            formatter.start_section(title)
+            formatter.add_arguments(
+                argparse.Action([], name, metavar=name, help=COMMANDS[name][0]) for name in names
+            )
+            formatter.end_section()
+        formatter.start_section("options")
+        formatter.add_arguments(action for action in self._actions if action.option_strings)
+        formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
+
+
+def parsers() -> tuple[Parser, dict[str, Parser]]:
     """Return the whole parser, and that of each command by its full name (`data check`)."""
-    parser = Parser(
+    parser = _WholeParser(
         prog="carft-sweep",
         allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [options] COMMAND ...",
         description="Sweeps of robust CLIP fine-tuning, measured in and out of distribution.",
         epilog="State lies in one folder: --home, or CARFT_HOME, or .carft here.",
     )
-    parser.add_argument("--version", action="version", version=_version())
+    purpose = "print the versions of carft-sweep and of what it runs on"
+    parser.add_argument("--version", action=_Versions, nargs=0, help=purpose)
     _everywhere(parser, home=None, trust=False, verbose=0)
     commands = _subcommands(parser, "command", COMMANDS)
     return parser, commands | _subcommands(commands["data"], "action", DATA_ACTIONS, "data ")
@@ -109,7 +199,10 @@ def _subcommands(
     prefix: str = "",
 ) -> dict[str, Parser]:
     required = bool(prefix)
-    subparsers = parser.add_subparsers(dest=dest, metavar="ACTION" if prefix else None)
+    # The usage of the whole parser is our own, and no beginning of theirs.
+    subparsers = parser.add_subparsers(
+        dest=dest, metavar=dest.upper(), prog=parser.prog, parser_class=Parser
+    )
     subparsers.required = required
     commands = {}
     for name, (purpose, add_options) in table.items():
@@ -124,15 +217,6 @@ def _subcommands(
         add_options(command)
         commands[f"{prefix}{name}"] = command
     return commands
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return f"carft-sweep {version('carft-sweep')}"
-    except PackageNotFoundError:
-        return "carft-sweep (not installed)"
 
 
 # Options of several commands.
@@ -469,6 +553,19 @@ COMMANDS: Mapping[str, Command] = {
     "clean": ("remove what no sweep needs any more", _clean),
 }
 """What each command is for, and what adds its options."""
+GROUPS: Mapping[str, Sequence[str]] = {
+    "start": ("init", "data", "check"),
+    "run": ("run", "resume", "stop", "submit"),
+    "look": ("watch", "list", "show", "compare", "report", "ui"),
+    "use a model": ("export", "predict"),
+    "upkeep": ("sync", "clean", "doctor", "bench", "schema"),
+}
+"""The commands as the help shows them."""
+EXAMPLES: Mapping[str, str] = {
+    "carft-sweep run kl_weight": "train a shipped sweep, and compare",
+    "carft-sweep check kl_weight --set seeds=3": "only plan it, changed",
+    "carft-sweep report kl_weight": "its result as a page",
+}
 DATA_ACTIONS: Mapping[str, Command] = {
     "list": ("what each family reads, where to get it, and whether it is there", _data_list),
     "check": ("images, classes and digests of a family, and all that is wrong", _data_check),
