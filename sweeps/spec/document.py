@@ -127,6 +127,11 @@ def parse(text: str) -> Document:
     return Document(data, loader.lines, tuple(loader.mistakes))
 
 
+def name_of(file: Path) -> str:
+    """Name a sweep after its file: the stem, with what no name may have left out."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", file.stem).strip("-_.")[:100] or "sweep"
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the scalars of YAML 1.2, the line of each value, and two limits.
 
