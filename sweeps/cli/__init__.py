@@ -45,7 +45,8 @@ MODULES = {
         "data": ("data",),
         "bench": ("bench",),
         "submit": ("submit",),
-        "admin": ("init", "doctor", "schema", "sync", "clean", "ui"),
+        "removal": ("clean", "remove"),
+        "admin": ("init", "doctor", "schema", "sync", "ui"),
     }.items()
     for command in commands
 }

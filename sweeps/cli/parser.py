@@ -529,6 +529,12 @@ def _clean(parser: Parser) -> None:
     _json(parser, "print as JSON")
 
 
+def _remove(parser: Parser) -> None:
+    _sweep(parser)
+    _flag(parser, "--yes", "remove without a question, which only a terminal is asked")
+    _json(parser, "print as JSON")
+
+
 Command = tuple[str, Callable[[Parser], None]]
 COMMANDS: Mapping[str, Command] = {
     "init": ("look at a folder of images, and write a family file and a sweep file for it", _init),
@@ -550,6 +556,10 @@ COMMANDS: Mapping[str, Command] = {
     "doctor": ("check what sweeps need, and say what to do where it is missing", _doctor),
     "bench": ("measure what sweeps cost beside what the same work costs at least", _bench),
     "schema": ("the JSON schema of sweep files or family files, for an editor", _schema),
+    "remove": (
+        "remove a sweep: its folder, runs of no other sweep, study, runs in MLflow",
+        _remove,
+    ),
     "clean": ("remove what no sweep needs any more", _clean),
 }
 """What each command is for, and what adds its options."""
@@ -558,7 +568,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "run": ("run", "resume", "stop", "submit"),
     "look": ("watch", "list", "show", "compare", "report", "ui"),
     "use a model": ("export", "predict"),
-    "upkeep": ("sync", "clean", "doctor", "bench", "schema"),
+    "upkeep": ("sync", "remove", "clean", "doctor", "bench", "schema"),
 }
 """The commands as the help shows them."""
 EXAMPLES: Mapping[str, str] = {

@@ -20,8 +20,8 @@ import pytest
 from rich.console import Console
 
 from carft_sweep.sweeps.cli import MODULES, main
-from carft_sweep.sweeps.cli.admin import waste
 from carft_sweep.sweeps.cli.parser import COMMANDS, EXAMPLES, GROUPS, PACKAGES, parse, parsers
+from carft_sweep.sweeps.cli.removal import waste
 from carft_sweep.sweeps.engines.resources import Node
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.trials import LEDGER_FILE
