@@ -45,6 +45,7 @@ MODULES = {
         "data": ("data",),
         "bench": ("bench",),
         "submit": ("submit",),
+        "completion": ("completion",),
         "removal": ("clean", "remove"),
         "admin": ("init", "doctor", "schema", "sync", "ui"),
     }.items()

@@ -31,6 +31,7 @@ KEYS: Mapping[str, str] = {
     "data_root": "data.root",
 }
 """Options that stand for a key of the sweep file, and the key."""
+SHELLS = ("bash", "zsh", "fish")
 OF_FILES = ("run", "check", "submit", "resume")
 """The commands of sweep files, whose keys are often taken for options."""
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -529,6 +530,13 @@ def _clean(parser: Parser) -> None:
     _json(parser, "print as JSON")
 
 
+def _completion(parser: Parser) -> None:
+    purpose = 'bash, zsh or fish; for bash: eval "$(carft-sweep completion bash)"'
+    _value(parser, "shell", "SHELL", purpose, nargs="?", choices=SHELLS)
+    purpose = "only print what the last of these words, with tabs between, may become"
+    _value(parser, "--line", "WORDS", purpose)
+
+
 def _remove(parser: Parser) -> None:
     _sweep(parser)
     _flag(parser, "--yes", "remove without a question, which only a terminal is asked")
@@ -560,6 +568,7 @@ COMMANDS: Mapping[str, Command] = {
         "remove a sweep: its folder, runs of no other sweep, study, runs in MLflow",
         _remove,
     ),
+    "completion": ("the script with which a shell completes commands and sweeps", _completion),
     "clean": ("remove what no sweep needs any more", _clean),
 }
 """What each command is for, and what adds its options."""
@@ -568,7 +577,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "run": ("run", "resume", "stop", "submit"),
     "look": ("watch", "list", "show", "compare", "report", "ui"),
     "use a model": ("export", "predict"),
-    "upkeep": ("sync", "remove", "clean", "doctor", "bench", "schema"),
+    "upkeep": ("sync", "remove", "clean", "doctor", "bench", "schema", "completion"),
 }
 """The commands as the help shows them."""
 EXAMPLES: Mapping[str, str] = {

@@ -336,7 +336,7 @@ def _parameter(text: str, aliases: Mapping[str, str]) -> tuple[str, ...]:
         return (aliases.get(text, text),)
     if name in known and key in PARAMETER_KEYS:
         return (aliases.get(name, name), key)
-    raise KeyError(_unknown_field("parameter", text, aliases))
+    raise KeyError(_unknown_field("parameter", name if key in PARAMETER_KEYS else text, aliases))
 
 
 def _put(document: SpecDocument, route: Route, value: object, place: Place) -> None:
