@@ -27,7 +27,12 @@ from carft_sweep.sweeps.ledger.trials import (
 )
 from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, TrackingError
-from carft_sweep.tracking.location import resolve_location, sqlite_file, without_password
+from carft_sweep.tracking.location import (
+    TRACKING_VARIABLE,
+    resolve_location,
+    sqlite_file,
+    without_password,
+)
 from carft_sweep.tracking.store.mlflow_store import open_store
 
 
@@ -183,8 +188,8 @@ class Removal:
 
     def lines(self) -> Iterator[str]:
         """Say what would go, and what stays."""
-        mb, runs = self.bytes / 2**20, _runs(len(self.runs))
-        yield f"  {self.home.sweep(self.name)} and {runs} that no other sweep uses: {mb:.1f} MB"
+        runs = f" and {_runs(len(self.runs))} that no other sweep uses" if self.runs else ""
+        yield f"  {self.home.sweep(self.name)}{runs}: {self.bytes / 2**20:.1f} MB"
         if self.tracked:
             runs = _runs(self.tracked)
             yield f"  {runs} in MLflow at {self.place}, which keeps them among its deleted ones"
@@ -193,7 +198,10 @@ class Removal:
         if self.kept:
             yield f"{_runs(len(self.kept))} of it stay, which others use."
         for place in self.elsewhere:
-            yield f"What {place} has of it stays there."
+            yield (
+                f"What {place} has of it stays there; to remove that too, do it first with "
+                f"{TRACKING_VARIABLE} as it was then."
+            )
 
     @property
     def _has_studies(self) -> bool:

@@ -19,7 +19,10 @@ from carft_sweep.sweeps.ledger.claim import Claim
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.study import open_storage
 from carft_sweep.sweeps.ledger.trials import sweep_names
+from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.tracking.errors import ServiceUnreachable
+from carft_sweep.tracking.location import resolve_location
+from carft_sweep.tracking.store.mlflow_store import open_store
 from tests.sweeps.conftest import ONE_RUN, ToySweep
 
 SMALLER: dict[str, Any] = {"seeds": [0], "baselines": ["fine_tune"]}
@@ -84,7 +87,7 @@ def test_it_removes_the_folder_the_runs_of_no_other_sweep_the_study_and_the_trac
     capsys.readouterr()
     assert main(["remove", "toy", "--yes"]) == 0
     told = capsys.readouterr().out
-    assert "What https://lab.example has of it stays there." in told
+    assert "What https://lab.example has of it stays there; to remove that too" in told
     assert told.endswith("toy is removed.\n")
     runs = RunStore(two.home.runs)
     assert {*runs.digests()} == shared
@@ -161,6 +164,24 @@ def test_a_service_that_is_away_is_named_with_what_is_left_and_how_that_goes_lat
     assert main(["remove", "toy", "--yes"]) == 0
     assert (sweep_names(two.home), studies(two)) == (["other"], ["other"])
     assert {key.sweep for key in two.tracker.runs} == {"other"}
+
+
+def test_a_server_that_is_gone_for_good_keeps_no_sweep_alive(
+    two: ToySweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("carft_sweep.sweeps.cli.removal.open_store", open_store)
+    (two.home.path / "mlflow.db").unlink()
+    with monkeypatch.context() as patched:
+        patched.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        log = SentLog(two.home.sweep("toy"), resolve_location(two.home.path))
+        log.record("", "id", "done")
+        capsys.readouterr()
+        assert main(["remove", "toy", "--yes"]) == 4
+        told = capsys.readouterr().out
+        assert "Left: 1 run in MLflow: MLflow at http://127.0.0.1:9 does not answer" in told
+    assert main(["remove", "toy", "--yes"]) == 0
+    assert "What http://127.0.0.1:9 (experiment carft-sweep) has of it" in capsys.readouterr().out
+    assert sweep_names(two.home) == ["other"]
 
 
 def test_a_home_whose_other_ledger_is_damaged_loses_nothing(
