@@ -6,6 +6,7 @@ The script asks this command anew each time, so it stays right when options or s
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -90,9 +91,10 @@ def _values(command: Parser, place: int, home: str | None) -> Iterable[str]:
         return map(str, argument.choices)
     if argument.metavar in SWEEPS:
         try:
-            return sweep_names(find_home(home))
+            names = sweep_names(find_home(home))
         except RequestError:  # a home of somebody else
             return ()
+        return (name for name in names if re.fullmatch(r"[\w.-]+", name))  # nothing for a shell
     is_sweep_file = any(one.dest == "overrides" for one in command.actions())
     recipes = Path(__file__).parents[1].glob("*.yaml")
     return (file.stem for file in recipes) if is_sweep_file and argument.dest == "file" else ()

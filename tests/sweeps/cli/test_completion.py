@@ -14,6 +14,7 @@ from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.cli.completion import SCRIPTS, completions
 from carft_sweep.sweeps.cli.parser import COMMANDS, DATA_ACTIONS, ENGINES, SHELLS
 from carft_sweep.sweeps.ledger.trials import LEDGER_FILE
+from tests.owners import give_away
 
 ROOT = Path(__file__).parents[3]
 
@@ -62,6 +63,17 @@ def test_sweeps_are_those_of_the_home_that_the_words_name(home: Path, tmp_path: 
     assert completions(["show", ""]) == []
     assert completions(["show", "--home", str(elsewhere), "m"]) == ["moved"]
     assert completions(["--home", str(elsewhere), "show", "m"]) == ["moved"]
+
+
+def test_what_a_shell_could_run_or_a_stranger_has_written_is_not_offered(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("$(reboot)", "*", "a b"):
+        (home / "sweeps" / name).mkdir()
+        (home / "sweeps" / name / LEDGER_FILE).touch()
+    assert completions(["show", ""]) == ["photos", "photos-2"]
+    give_away(home, monkeypatch)
+    assert completions(["show", ""]) == []
 
 
 def test_nothing_heavy_is_imported_and_nothing_is_made(tmp_path: Path) -> None:
