@@ -21,9 +21,11 @@ from carft_sweep.carft_core.data import FAMILIES, Family, Transform
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.declaration import Declaration, Prompts, ShiftFolders
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.merges import MERGES
 from carft_sweep.carft_core.prompts import template_set
 from carft_sweep.carft_core.teacher import Teacher
 from carft_sweep.carft_core.testing import batch_for, check_algorithm, toy_teacher
+from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.spec.document import parse
 from carft_sweep.sweeps.spec.normalize import KEYS as ALL_KEYS
 from carft_sweep.sweeps.spec.spec import load_spec
@@ -226,7 +228,7 @@ def test_the_family_of_the_page_says_what_it_misses(
 
 
 def test_the_declared_family_of_the_page_is_swept_by_the_file_of_the_page(own_folder: Path) -> None:
-    declared, sweep, _ = blocks("docs/own-data.md", "yaml")
+    declared, sweep = blocks("docs/own-images.md", "yaml")
     (own_folder / "birds.family.yaml").write_text(declared)
     (own_folder / "birds.yaml").write_text(sweep)
     spec = load_spec(own_folder / "birds.yaml")
@@ -235,17 +237,46 @@ def test_the_declared_family_of_the_page_is_swept_by_the_file_of_the_page(own_fo
     assert len(template_set(config.prompts.contexts).templates) == 3
 
 
+def test_the_example_of_own_images_makes_the_folder_that_init_counts(
+    own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (script,) = blocks("docs/own-images.md", "python")
+    exec(compile(script, "docs/own-images.md", "exec"), {})
+    assert main(["init", str(own_folder / "photos")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    shown = next(it for it in blocks("docs/own-images.md", "text") if "all classes" in it)
+    assert [line for line in shown.splitlines() if line not in [*said, "..."]] == []
+
+
+def test_a_sweep_file_of_wandb_is_answered_as_the_page_says(own_folder: Path) -> None:
+    before, answer, colliding, _ = blocks("docs/from-wandb.md", "text")
+    (after,) = blocks("docs/from-wandb.md", "yaml")
+    file = own_folder / "photos_search.yaml"
+    file.write_text(before)
+    with pytest.raises(RequestError) as mistakes:
+        load_spec(Path(file.name))
+    assert f"carft-sweep: {mistakes.value}" == answer.strip()
+    distribution = re.search(r"batch_size: (.*)", before)
+    assert distribution is not None
+    file.write_text(after.replace("{values: [64, 128, 256]}", distribution[1]))
+    with pytest.raises(RequestError) as mistakes:
+        load_spec(Path(file.name))
+    assert colliding.strip() in str(mistakes.value).splitlines()
+    file.write_text(after)
+    assert load_spec(file).run_cap == 12
+
+
 def test_the_page_lists_every_key_of_a_family_file() -> None:
-    text = (DOCS / "own-data.md").read_text()
+    text = (DOCS / "own-images.md").read_text()
     keys = {*Declaration.model_fields, *ShiftFolders.model_fields, *Prompts.model_fields}
     rows = "".join(re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE))
     listed = {name.removeprefix("prompts.") for name in re.findall(r"`([a-z_.]+)`", rows)}
     assert listed >= keys - {"prompts"}
 
 
-def test_the_readme_and_the_tutorial_show_the_recipe_that_is_shipped() -> None:
+def test_the_readme_and_the_first_page_show_the_recipe_that_is_shipped() -> None:
     shipped = (ROOT / "sweeps" / "kl_weight.yaml").read_text()
-    for page in ("README.md", "docs/tutorial.md"):
+    for page in ("README.md", "docs/start.md"):
         assert blocks(page, "yaml")[0] == shipped, page
 
 
@@ -271,6 +302,12 @@ def test_every_sweep_file_that_is_shown_is_valid(shown: dict[str, Any], tmp_path
     file = tmp_path / "shown.yaml"
     file.write_text(yaml.safe_dump(shown, sort_keys=False))
     assert load_spec(file).name == shown["name"]
+
+
+def test_the_page_of_methods_has_a_section_for_each() -> None:
+    sections = re.findall(r"^## (\w+)$", (DOCS / "methods.md").read_text(), re.MULTILINE)
+    optimisers = {"sam"}  # of a paper of its own
+    assert set(sections) == {*ALGORITHMS, *MERGES} | optimisers
 
 
 def test_the_architecture_names_what_there_is() -> None:

@@ -29,7 +29,8 @@ def models(kind: str, registry: Mapping[str, type[BaseModel]]) -> str:
     """A row for each registered model: name, what it is, its fields with their defaults."""
     rows = [f"| {kind} | what it is | fields and defaults |", "|---|---|---|"]
     rows += [
-        f"| `{name}` | {vars(cls)['summary']} | {fields(cls)} |" for name, cls in registry.items()
+        f"| [`{name}`](methods.md#{name}) | {vars(cls)['summary']} | {fields(cls)} |"
+        for name, cls in registry.items()
     ]
     return "\n".join(rows)
 
