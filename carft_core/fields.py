@@ -7,7 +7,7 @@ import functools
 import inspect
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, get_args
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, Validat
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
-from carft_sweep.carft_core.errors import Problem, unknown
+from carft_sweep.carft_core.errors import Problem, dotted, misspelt, unknown
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
@@ -23,6 +23,21 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
 ShiftName = Annotated[str, Field(min_length=1)]
+
+SYNONYMS: Mapping[str, str] = {
+    **dict.fromkeys(("learning_rate", "lr0", "eta"), "optim.lr"),
+    **dict.fromkeys(("wd", "decay", "l2"), "optim.weight_decay"),
+    **dict.fromkeys(("bs", "batchsize", "train_batch_size"), "optim.batch_size"),
+    **dict.fromkeys(("num_epochs", "n_epochs", "max_epochs"), "optim.epochs"),
+    **dict.fromkeys(("max_steps", "num_steps"), "optim.steps"),
+    **dict.fromkeys(("optimizer", "optimiser"), "optim.name"),
+    **dict.fromkeys(("arch", "architecture", "backbone", "model"), "model.name"),
+    **dict.fromkeys(("dataset", "dataset_name"), "data.family"),
+    **dict.fromkeys(("warmup_steps", "warmup_ratio"), "optim.warmup"),
+    **dict.fromkeys(("grad_clip", "max_grad_norm", "gradient_clip_val"), "optim.clip"),
+    **dict.fromkeys(("num_workers", "n_workers"), "workers"),
+}
+"""What other programs call the fields of a trial, without the section that they may name."""
 
 
 def each_once(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -106,6 +121,7 @@ def explained(
     """A problem for each error of a model that stands at `path`."""
     items = error.errors()
     places = [item["loc"] for item in items]
+    extra = [place for item, place in zip(items, places, strict=True) if _is_extra(item)]
     for item in items:
         depth = len(item["loc"])
         if item["type"] == "too_short" and any(
@@ -124,9 +140,12 @@ def explained(
             if branches[0] is not item:
                 continue
             where, rules = where[:-1], [_rule(branch) for branch in branches]
-        if item["type"] == "extra_forbidden":
-            message = unknown("field", item["loc"][-1], _fields_at(cls, item["loc"][:-1]))
+        if _is_extra(item):
+            message = _unknown_field(item["loc"], _fields_at(cls, item["loc"][:-1]))
         elif item["type"] == "missing":
+            beside = (place[-1] for place in extra if place[:-1] == item["loc"][:-1])
+            if misspelt(str(item["loc"][-1]), beside):
+                continue  # that is reported
             message = "is required"
         elif item["type"] == "value_error":
             message = str(item["ctx"]["error"])
@@ -139,6 +158,20 @@ def explained(
             shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
             message = f"must {' or '.join(rules)}, got {shown}"
         yield Problem(where, message)
+
+
+def _is_extra(item: Any) -> bool:
+    return bool(item["type"] == "extra_forbidden")
+
+
+def _unknown_field(place: tuple[str | int, ...], known: Iterable[str]) -> str:
+    """Suggest a field of the same section: what others call so, else one that is spelt alike."""
+    *section, name = place
+    meant = SYNONYMS.get(str(name), "")
+    field = next((one for one in known if dotted((*section, one)) == meant), None)
+    if field is not None:
+        return f"unknown field {name!r}; did you mean {field!r}?"
+    return unknown("field", name, known)
 
 
 def _rule(item: Any) -> str:

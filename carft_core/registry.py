@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from carft_sweep.carft_core.errors import Problem, RequestError, unknown
+from carft_sweep.carft_core.errors import Problem, RequestError, misspelt, unknown
 from carft_sweep.carft_core.fields import describe, error_of, explained
 
 T = TypeVar("T")
@@ -96,6 +96,8 @@ class Registered(BaseModel):
         if not isinstance(fields, Mapping) and fields is not None:
             raise ValueError(f"must be a mapping of fields, got {value!r}")
         name = (fields or {}).get("name")
+        if name is None and (key := misspelt("name", fields or ())):
+            raise error_of([Problem((key,), unknown("field", key, ["name"]))])
         if name is None:
             message = f"which {registry.kind}? Known: {', '.join(sorted(registry))}."
             raise error_of([Problem(("name",), message)])

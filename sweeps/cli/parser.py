@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import itertools
 import json
+import platform
 import re
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -17,6 +22,8 @@ from carft_sweep.tracking.ownership import TRUST_OPTION
 T = TypeVar("T")
 ENGINES = ("auto", "local", "ray")
 SUITES = ("step", "run", "sweep", "data", "tracking", "start")
+PACKAGES = ("carft-sweep", "torch", "open-clip-torch", "mlflow", "optuna", "ray")
+"""Those whose versions `--version` prints."""
 KEYS: Mapping[str, str] = {
     "engine": "engine",
     "parallel": "parallel",
@@ -24,9 +31,30 @@ KEYS: Mapping[str, str] = {
     "data_root": "data.root",
 }
 """Options that stand for a key of the sweep file, and the key."""
+SHELLS = ("bash", "zsh", "fish")
+OF_FILES = ("run", "check", "submit", "resume")
+"""The commands of sweep files, whose keys are often taken for options."""
 EVERYWHERE = ("--home", TRUST_OPTION, "--verbose")
 """What every command takes, before its name or after it."""
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+class _Versions(argparse.Action):
+    """Prints the versions of what decides about results, read without an import of it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        """Exit with 0."""
+        from importlib.metadata import PackageNotFoundError, version
+
+        lines = []
+        for package in PACKAGES:
+            try:
+                lines.append(f"{package} {version(package)}")
+            except PackageNotFoundError:
+                lines.append(f"{package} (not installed)")
+        lines.insert(1, f"Python {platform.python_version()}")
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        parser.exit()
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,11 +90,44 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if extra:
         action = getattr(namespace, "action", None)
         command = commands[f"{namespace.command} {action}" if action else namespace.command]
-        option = next((word for word in extra if word.startswith("-")), None)
-        if option is None:
+        if not any(word.startswith("-") for word in extra):
             command.error(f"what is {extra[0]!r} for? It is one argument too many")
-        command.error(unknown("option", option.partition("=")[0], command.options()))
+        command.error("\n".join(_unknown_options(command, words, extra)))
     return namespace
+
+
+def _unknown_options(command: Parser, words: Sequence[str], extra: Sequence[str]) -> Iterator[str]:
+    """Say of each option that a command does not have which one is meant, or which key."""
+    surplus = sum(not word.startswith("-") for word in extra)
+    for option in (word for word in extra if word.startswith("-")):
+        behind = itertools.takewhile(lambda word: word[:1] != "-", words[words.index(option) + 1 :])
+        # Of the words behind it argparse may have taken the first for the command's own.
+        values = [*behind][:surplus]
+        surplus -= len(values)
+        name, equals, value = option.partition("=")
+        yield f"unknown option {name!r}{_meant(command, name, [value] if equals else values)}"
+
+
+def _meant(command: Parser, option: str, values: Sequence[str]) -> str:
+    """Suggest what is meant by an option that a command does not have."""
+    own = {name.lstrip("-"): name for name in command.options()}
+    near = difflib.get_close_matches(option.lstrip("-"), own, n=1, cutoff=0.75)
+    if near:
+        return f"; did you mean {own[near[0]]!r}?"
+    if command.prog.rpartition(" ")[2] not in OF_FILES:
+        return ""
+    from carft_sweep.sweeps.spec.normalize import keys_called  # which imports torch
+
+    value = values[0] if len(values) == 1 else f"[{','.join(values)}]" if values else "..."
+    settings = [shlex.quote(f"{key}={value}") for key in keys_called(option.lstrip("-"))]
+    if option == "--seed":
+        settings.insert(0, shlex.quote(f"seeds=[{','.join(values) or '...'}]"))
+    words = " or ".join(f"--set {setting}" for setting in settings)
+    if not words:
+        return ""
+    if command.prog.endswith(" resume"):
+        return f"; it goes on as it was run. To change that: carft-sweep run FILE {words}"
+    return f"; it is a key of the sweep file: {words}"
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -94,15 +155,41 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
     return [*profiles, *arguments.overrides, *options]
 
 
+class _WholeParser(Parser):
+    """The parser of all commands, whose help begins with examples and has commands in groups."""
+
+    def format_help(self) -> str:
+        """Return the help."""
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, [], [])
+        width = max(map(len, EXAMPLES))
+        examples = (f"  {words:{width}}  {what}" for words, what in EXAMPLES.items())
+        formatter.add_text("\n".join([f"{self.description}\n", "examples:", *examples]))
+        for title, names in GROUPS.items():
+            formatter.start_section(title)
+            formatter.add_arguments(
+                argparse.Action([], name, metavar=name, help=COMMANDS[name][0]) for name in names
+            )
+            formatter.end_section()
+        formatter.start_section("options")
+        formatter.add_arguments(action for action in self._actions if action.option_strings)
+        formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
+
+
 def parsers() -> tuple[Parser, dict[str, Parser]]:
     """Return the whole parser, and that of each command by its full name (`data check`)."""
-    parser = Parser(
+    parser = _WholeParser(
         prog="carft-sweep",
         allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [options] COMMAND ...",
         description="Sweeps of robust CLIP fine-tuning, measured in and out of distribution.",
         epilog="State is in one folder: --home, or CARFT_HOME, or .carft here.",
     )
-    parser.add_argument("--version", action="version", version=_version())
+    purpose = "print the versions of carft-sweep and of what it runs on"
+    parser.add_argument("--version", action=_Versions, nargs=0, help=purpose)
     _everywhere(parser, home=None, trust=False, verbose=0)
     commands = _subcommands(parser, "command", COMMANDS)
     return parser, commands | _subcommands(commands["data"], "action", DATA_ACTIONS, "data ")
@@ -115,7 +202,10 @@ def _subcommands(
     prefix: str = "",
 ) -> dict[str, Parser]:
     required = bool(prefix)
-    subparsers = parser.add_subparsers(dest=dest, metavar="ACTION" if prefix else None)
+    # The usage of the whole parser is our own, and no beginning of theirs.
+    subparsers = parser.add_subparsers(
+        dest=dest, metavar=dest.upper(), prog=parser.prog, parser_class=Parser
+    )
     subparsers.required = required
     commands = {}
     for name, (purpose, add_options) in table.items():
@@ -130,15 +220,6 @@ def _subcommands(
         add_options(command)
         commands[f"{prefix}{name}"] = command
     return commands
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return f"carft-sweep {version('carft-sweep')}"
-    except PackageNotFoundError:
-        return "carft-sweep (not installed)"
 
 
 # Options of several commands.
@@ -464,6 +545,19 @@ def _clean(parser: Parser) -> None:
     _json(parser, "print as JSON")
 
 
+def _completion(parser: Parser) -> None:
+    purpose = 'bash, zsh or fish; for bash: eval "$(carft-sweep completion bash)"'
+    _value(parser, "shell", "SHELL", purpose, nargs="?", choices=SHELLS)
+    purpose = "only print what the last of these words, with tabs between, may become"
+    _value(parser, "--line", "WORDS", purpose)
+
+
+def _remove(parser: Parser) -> None:
+    _sweep(parser)
+    _flag(parser, "--yes", "remove without a question, which only a terminal is asked")
+    _json(parser, "print as JSON")
+
+
 Command = tuple[str, Callable[[Parser], None]]
 COMMANDS: Mapping[str, Command] = {
     "init": ("look at a folder of images, and write a family file and a sweep file for it", _init),
@@ -485,9 +579,27 @@ COMMANDS: Mapping[str, Command] = {
     "doctor": ("check what sweeps need, and say what to do where it is missing", _doctor),
     "bench": ("measure what sweeps cost beside what the same work costs at least", _bench),
     "schema": ("the JSON schema of sweep files or family files, for an editor", _schema),
+    "remove": (
+        "remove a sweep: its folder, runs of no other sweep, study, runs in MLflow",
+        _remove,
+    ),
+    "completion": ("the script with which a shell completes commands and sweeps", _completion),
     "clean": ("remove what no sweep needs any more", _clean),
 }
 """What each command is for, and what adds its options."""
+GROUPS: Mapping[str, Sequence[str]] = {
+    "start": ("init", "data", "check"),
+    "run": ("run", "resume", "stop", "submit"),
+    "look": ("watch", "list", "show", "compare", "report", "ui"),
+    "use a model": ("export", "predict"),
+    "upkeep": ("sync", "remove", "clean", "doctor", "bench", "schema", "completion"),
+}
+"""The commands as the help shows them."""
+EXAMPLES: Mapping[str, str] = {
+    "carft-sweep run kl_weight": "train a shipped sweep, and compare",
+    "carft-sweep check kl_weight --set seeds=3": "only plan it, changed",
+    "carft-sweep report kl_weight": "its result as a page",
+}
 DATA_ACTIONS: Mapping[str, Command] = {
     "list": ("what each family reads, where to get it, and whether it is there", _data_list),
     "check": ("images, classes and digests of a family, and all that is wrong", _data_check),

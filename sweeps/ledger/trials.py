@@ -556,7 +556,8 @@ def find_ledger(home: Home, name: str) -> Ledger:
 def sweep_names(home: Home) -> list[str]:
     """List the sweeps that were begun in a home."""
     files = (*home.sweeps.glob(f"*/{LEDGER_FILE}"), *home.sweeps.glob("*/driver.json"))
-    return sorted({file.parent.name for file in files})
+    names = {file.parent.name for file in files}
+    return sorted(name for name in names if not name.startswith("."))  # which are being removed
 
 
 def begun_sweeps(home: Home) -> list[str]:

@@ -18,11 +18,11 @@ from pydantic import (
     model_validator,
 )
 
-from carft_sweep.carft_core.errors import Problem
+from carft_sweep.carft_core.errors import Problem, misspelt, unknown
 from carft_sweep.carft_core.fields import PositiveInt, Section, error_of, explained
 from carft_sweep.sweeps.space.distributions import Categorical, Distribution, Params
 from carft_sweep.sweeps.spec.durations import FORM, NUMBER, seconds
-from carft_sweep.sweeps.spec.metrics import PATTERN, Goal, natural_goal, problem
+from carft_sweep.sweeps.spec.metrics import PATTERN, Goal, natural_goal, nearest, problem
 from carft_sweep.tracking.comparison.metrics import By
 from carft_sweep.tracking.comparison.spec import LEAVE_ONE_OUT, SELECTION_RULES, TASK, VAL_DOMAIN
 
@@ -101,6 +101,15 @@ def expand_seeds(value: object) -> tuple[Any, ...]:
     return tuple(value)
 
 
+def check_search_seed(value: object) -> object:
+    """Refuse a list: those are the seeds of the runs."""
+    if isinstance(value, (list, tuple)):
+        raise ValueError(
+            f"is one number, the seed of the search; for the runs write seeds: {list(value)}"[:200]
+        )
+    return value
+
+
 def expand_fresh_seeds(value: object, info: ValidationInfo) -> tuple[Any, ...]:
     """Expand a number n to the n seeds that follow the largest of `seeds`.
 
@@ -176,6 +185,8 @@ def expand_selection(value: object) -> object:
         return {"rule": value}
     if isinstance(value, Mapping) and set(value) == {"within"}:
         return {"rule": "within", **value}
+    if isinstance(value, Mapping) and (key := misspelt("within", value, ["within"])):
+        raise error_of([Problem((key,), unknown("field", key, ["within"]))])
     raise ValueError(f"must be {', '.join(SELECTION_RULES)}, or {{within: 0.005}}, got {value!r}")
 
 
@@ -299,6 +310,9 @@ class Metric(Section):
     @classmethod
     def _without_empty(cls, data: Any) -> Any:
         """Drop empty keys, and fill in the metric's own direction."""
+        if isinstance(data, str):
+            form = f"{{name: {nearest(data) or 'id/val/top1'}}}"
+            raise ValueError(f"must be a mapping such as {form}, got {data[:80]!r}")
         if not isinstance(data, Mapping):
             return data
         given = {key: value for key, value in data.items() if value is not None}
@@ -481,6 +495,8 @@ def read_rule(value: object) -> object:
         form = f"{{type: median}} ({', '.join(types)})"
         raise ValueError(f"must be a mapping such as {form}, got {repr(value)[:80]}")
     kind = value.get("type")
+    if kind is None and (key := misspelt("type", value)):
+        raise error_of([Problem((key,), unknown("field", key, ["type"]))])
     if kind not in types:
         allowed = f"must be {', '.join(map(repr, types[:-1]))} or {types[-1]!r}"
         message = f"{allowed}, got {repr(kind)[:80]}" if "type" in value else "is required"
@@ -593,7 +609,7 @@ class Settings(Section):
     """How many trials there are; left out, a whole grid, or 20."""
     time_budget: Duration | None = None
     """For the sweep, over all its executions; then no run is started any more."""
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    seed: Annotated[int, BeforeValidator(check_search_seed), Field(ge=0, le=MAX_SEED)] = 0
     """For the search: with it the same points are proposed again."""
     tasks: str | None = None
     """The parameter whose values are tasks: every setting runs on each, settings are chosen for

@@ -634,7 +634,7 @@ def test_an_override_can_take_a_parameter_away_and_fix_its_field(load: Load) -> 
         ("lr=1", "--set lr=1: unknown key 'lr'; did you mean 'optim.lr'?"),
         ("seeds=[]", "--set seeds=[]: seeds: must be 1 to 1000 seeds"),
         ("report.margin=1", "--set report.margin=1: report.margin: unknown field 'margin'"),
-        ("parameters.lr.value=1", "unknown parameter 'lr.value'"),
+        ("parameters.lr.value=1", "unknown parameter 'lr'; did you mean 'optim.lr'?"),
         ("parameters={}", "--set parameters={}: parameters are set one by one"),
         ("aliases.lr=optim.lr", "--set aliases.lr=optim.lr: aliases are given in the file"),
         ("name=!!set {a}", "--set name=!!set {a}: the tag !!set is not allowed"),
