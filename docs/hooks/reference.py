@@ -128,8 +128,8 @@ class KeyTable(_Table):
             f"| key |{of} values | default | meaning |",
             f"|---|{'---|' * several}---|---|---|",
         ]
-        for (key, same), owners in rows.items():
-            field, required = fields[key, same]
+        for same, owners in rows.items():
+            key, (field, required) = same[0], fields[same]
             anchor = f"{prefix}{key}"
             shown = anchor if self.name in DOTTED else key
             first = self._first(key, shown, anchor)

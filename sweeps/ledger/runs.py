@@ -316,7 +316,7 @@ class RunStore:
         write_json(self.folder(state.digest) / FILE, asdict(state))
 
 
-def measured(folder: Path, label: str) -> Mapping[str, Any] | None:
+def measured(folder: Path | str, label: str) -> Mapping[str, Any] | None:
     """What was measured of one model of a run: `metrics`, `facts`, `step`, `values`, `digest`."""
     # No Path: a comparison of ten thousand trials opens thirty thousand of these.
     file = f"{folder}/evaluations/{label}/metrics.json"

@@ -24,7 +24,7 @@ from carft_sweep.sweeps.space.distributions import Categorical, Distribution, Pa
 from carft_sweep.sweeps.spec.durations import FORM, NUMBER, seconds
 from carft_sweep.sweeps.spec.metrics import PATTERN, Goal, natural_goal, problem
 from carft_sweep.tracking.comparison.metrics import By
-from carft_sweep.tracking.comparison.spec import LEAVE_ONE_OUT, NAMED, TASK, VAL_DOMAIN
+from carft_sweep.tracking.comparison.spec import LEAVE_ONE_OUT, SELECTION_RULES, TASK, VAL_DOMAIN
 
 WEBHOOK_VARIABLE = "CARFT_WEBHOOK"
 """The environment's variable that serves too."""
@@ -50,8 +50,6 @@ SEEDS_SCHEMA: dict[str, Any] = {
         },
     ]
 }
-SELECTION_RULES = ("best_val", "oracle", *NAMED)
-"""Of selection, by name."""
 SELECTION_SCHEMA: dict[str, Any] = {
     "anyOf": [
         {"enum": [*SELECTION_RULES]},

@@ -21,6 +21,7 @@ from carft_sweep.carft_core.data.declaration import Declaration
 from carft_sweep.carft_core.prompts import FILE_FIELDS
 from carft_sweep.sweeps.cli.parser import parse
 from carft_sweep.sweeps.spec.document import parse as parse_yaml
+from carft_sweep.sweeps.spec.normalize import IGNORED
 from carft_sweep.sweeps.spec.normalize import KEYS as ALL_KEYS
 from carft_sweep.sweeps.spec.spec import load_spec, recipes
 from tests.docs.blocks import PAGES, ROOT, Block, blocks_of, calls, every_block
@@ -215,7 +216,7 @@ def test_yaml_is_a_sweep_a_family_or_templates_or_says_what_else_it_is() -> None
         shown = parse_yaml(block.text).data if block.mark is None else None
         if not isinstance(shown, dict) or shown.keys() & {"apiVersion", "services"}:
             continue  # of Kubernetes, or of compose
-        if all(shown.keys() - known for known in ({*ALL_KEYS}, family, templates)):
+        if all(shown.keys() - known for known in ({*ALL_KEYS, *IGNORED}, family, templates)):
             others.append(f"{block.place}: {', '.join(shown)}")
     assert others == []
 

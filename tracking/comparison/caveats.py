@@ -165,26 +165,34 @@ def oracle(rule: SelectionRule) -> Iterator[str]:
         yield f"oracle: settings were chosen on {rule.metric}; their numbers are optimistic"
 
 
-def named_domains(arm: Arm) -> tuple[str, ...]:
-    """Return the held-out domains that this arm's contexts name."""
-    return tuple(sorted({name for run in arm.runs for name in run.listed(NAMED_DOMAINS)}))
+Domains = Mapping[str, tuple[str, ...]]
+"""By the label of each arm with runs the held-out domains that its contexts name."""
 
 
-def domains_differ(arms: Sequence[Arm]) -> bool:
+def named_domains(arms: Sequence[Arm]) -> Domains:
+    """Return the held-out domains that the contexts of each arm name."""
+    return {
+        arm.label: tuple(sorted({name for run in arm.runs for name in run.listed(NAMED_DOMAINS)}))
+        for arm in arms
+        if arm.runs
+    }
+
+
+def domains_differ(domains: Domains) -> bool:
     """Whether only some arms' prompts name held-out domains, or other ones: then rows are marked.
 
     What is true of every row is a sentence above the table, and no mark.
     """
-    return len({named_domains(arm) for arm in arms if arm.runs}) > 1
+    return len({*domains.values()}) > 1
 
 
-def contexts(arms: Sequence[Arm]) -> Iterator[str]:
+def contexts(domains: Domains) -> Iterator[str]:
     """Name the arms whose prompts speak of a domain they are tested on."""
     by_words: dict[tuple[str, ...], list[str]] = {}
-    for arm in arms:
-        if words := named_domains(arm):
-            by_words.setdefault(words, []).append(arm.label)
-    if by_words and not domains_differ(arms):
+    for label, words in domains.items():
+        if words:
+            by_words.setdefault(words, []).append(label)
+    if by_words and not domains_differ(domains):
         (words,) = by_words
         named = ", ".join(f"'{word}'" for word in words)
         yield (

@@ -199,6 +199,8 @@ def task_table(comparison: Comparison) -> Table | None:
 
 def images_table(comparison: Comparison, options: TableOptions) -> Table | None:
     """Build the table of intervals over images; None where none were requested."""
+    if not any(row.ci95_images for row in comparison.rows):
+        return None
     rows = [row for row in visible_rows(comparison, options) if row.ci95_images]
     names = {name for row in rows for name in row.ci95_images}
     columns = [c for c in resolve_columns(comparison, options.columns) if c.metric in names]

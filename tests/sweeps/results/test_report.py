@@ -17,7 +17,7 @@ from carft_sweep.carft_core.files import write_json
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
+from carft_sweep.sweeps.ledger.trials import Ledger, Trial, find_ledger
 from carft_sweep.sweeps.results import report as sweep_page
 from carft_sweep.sweeps.results.artifacts import FIGURES, PAGE
 from carft_sweep.sweeps.results.export import log_selected_again
@@ -329,7 +329,7 @@ def swept(
         known = {name: value for name, value in point.items() if name in parameters}
         told = {"number": number, "point": number, "params": known, "algorithm": "car_ft"}
         told |= {"runs": {"0": record.digest}, "merges": (), "state": "complete", "values": value}
-        sweep._apply({"trial": told})
+        sweep._apply({"trial": Trial(**told)})
         records.append(replace(record, params=known))
     return sweep, records
 
@@ -363,7 +363,7 @@ def test_too_few_trials_or_a_single_parameter_have_none() -> None:
 def test_failed_and_pruned_trials_do_not_count() -> None:
     sweep, records = swept(points(12))
     for number in range(3):
-        sweep._apply({"trial": {"number": number, "state": "pruned", "values": ()}})
+        sweep._apply({"trial": replace(sweep.proposal(number), state="pruned", values=())})
     assert importance(sweep, compare(records, sweep="swept")) is None
 
 
@@ -371,7 +371,7 @@ def test_a_parameter_that_not_every_trial_has_is_left_out() -> None:
     where = points(30)
     sweep, records = swept(where)
     partial = {KL: where[0][KL], LR: where[0][LR]}
-    sweep._apply({"trial": {"number": 0, "params": partial}})
+    sweep._apply({"trial": replace(sweep.proposal(0), params=partial)})
     found = importance(sweep, compare(records, sweep="swept"))
     assert found is not None
     assert {*found["id/val/top1"]} == {KL, LR}
