@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_sweep.carft_core.clip import OpenedClip
@@ -26,20 +25,15 @@ from carft_sweep.carft_core.prompts import template_set
 from carft_sweep.carft_core.teacher import Teacher
 from carft_sweep.carft_core.testing import batch_for, check_algorithm, toy_teacher
 from carft_sweep.sweeps.cli import main
-from carft_sweep.sweeps.spec.document import parse
-from carft_sweep.sweeps.spec.normalize import KEYS as ALL_KEYS
 from carft_sweep.sweeps.spec.spec import load_spec
+from tests.docs.blocks import DOCS, ROOT, blocks_of
 
-ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs"
-KEYS = {*ALL_KEYS} - {"import"}  # a page's modules are not there
 PLAIN = Transform(size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 def blocks(page: str, language: str) -> list[str]:
     """The fenced blocks of a page in one language."""
-    text = (ROOT / page).read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [block.text for block in blocks_of(page) if block.language == language]
 
 
 @pytest.fixture
@@ -278,30 +272,6 @@ def test_the_readme_and_the_first_page_show_the_recipe_that_is_shipped() -> None
     shipped = (ROOT / "sweeps" / "kl_weight.yaml").read_text()
     for page in ("README.md", "docs/start.md"):
         assert blocks(page, "yaml")[0] == shipped, page
-
-
-def sweep_files() -> Iterator[tuple[str, dict[str, Any]]]:
-    """The sweep files on the pages; one without a name is a part, laid over `kl_weight`."""
-    recipe = yaml.safe_load((ROOT / "sweeps" / "kl_weight.yaml").read_text())
-    for path in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]:
-        page = str(path.relative_to(ROOT))
-        if page in ("docs/add-an-algorithm.md", "docs/add-a-family.md"):
-            continue  # They import a file of the page; they have tests of their own above.
-        for number, block in enumerate(blocks(page, "yaml")):
-            if "birds.family.yaml" in block:
-                continue  # Likewise.
-            shown = parse(block).data
-            if isinstance(shown, dict) and not shown.keys() - KEYS:
-                trial = {**recipe["trial"], **shown.get("trial", {})}
-                whole = shown if "name" in shown else {**recipe, **shown, "trial": trial}
-                yield f"{page}-{number}", whole
-
-
-@pytest.mark.parametrize("shown", [pytest.param(s, id=name) for name, s in sweep_files()])
-def test_every_sweep_file_that_is_shown_is_valid(shown: dict[str, Any], tmp_path: Path) -> None:
-    file = tmp_path / "shown.yaml"
-    file.write_text(yaml.safe_dump(shown, sort_keys=False))
-    assert load_spec(file).name == shown["name"]
 
 
 def test_the_page_of_methods_has_a_section_for_each() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import carft_sweep
+from docs.hooks.reference import on_page_markdown
 from tools.lock import environments, select, unlocked
 
 ROOT = Path(__file__).parent.parent
@@ -276,11 +278,14 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 
 
+@functools.cache
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub and MkDocs make them."""
-    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    """The anchors of a page's headings, as GitHub and MkDocs make them, and of generated rows."""
+    text = on_page_markdown(FENCE.sub("", page.read_text()))
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     plain = [re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings]
-    return {re.sub(r"\s+", "-", heading) for heading in plain}
+    named = re.findall(r"\{ #(\S+) \}|<a id=\"([^\"]+)\">", text)
+    return {re.sub(r"\s+", "-", heading) for heading in plain} | {a or b for a, b in named}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
