@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from carft_sweep.tracking.comparison.caveats import few
 from carft_sweep.tracking.comparison.compare import Comparison, Row, shown_rows
 from carft_sweep.tracking.comparison.domainbed import AVERAGE
 from carft_sweep.tracking.comparison.metrics import (
@@ -358,7 +359,7 @@ def _count(comparison: Comparison, row: Row) -> str:
 
 
 def title(comparison: Comparison) -> str:
-    """Name the sweep, what its settings were selected on, and over which seeds."""
+    """Name the sweep, its data, what its settings were selected on, and over which seeds."""
     rule = comparison.rule
     on = rule.metric if rule.merge is None else f"{rule.metric} of {rule.merge}"
     n = len(comparison.seeds)
@@ -367,7 +368,8 @@ def title(comparison: Comparison) -> str:
         seeds = f", for each of {len(comparison.tasks)} tasks and each seed{seeds}"
     by = comparison.endpoint.by
     judged = "" if by == TOP1 else f", judged by {NOUNS[by]}"
-    return f"{comparison.sweep}: settings chosen by {on} ({rule.name}){seeds}{judged}"
+    data = f" on {few(comparison.datasets)}" if comparison.datasets else ""
+    return f"{comparison.sweep}{data}: settings chosen by {on} ({rule.name}){seeds}{judged}"
 
 
 def _notes(
