@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from carft_sweep.carft_core.teacher import Teacher
     from carft_sweep.carft_core.testing import check_algorithm, check_family, check_merge
     from carft_sweep.sweeps.api import SweepFailed, run_sweep
-    from carft_sweep.tracking.mlflow_reader import load_comparison
+    from carft_sweep.tracking.mlflow_reader import load_comparison, predictions
     from carft_sweep.tracking.report.formats import rows_frame, runs_frame
     from carft_sweep.tracking.report.html import chart
 
@@ -69,6 +69,7 @@ __all__ = [
     "check_family",
     "check_merge",
     "load_comparison",
+    "predictions",
     "register_templates",
     "rows_frame",
     "run_sweep",
@@ -87,7 +88,7 @@ _NAMES = {
     "carft_core.teacher": ("Teacher",),
     "carft_core.testing": ("check_algorithm", "check_family", "check_merge"),
     "sweeps.api": ("SweepFailed", "run_sweep"),
-    "tracking.mlflow_reader": ("load_comparison",),
+    "tracking.mlflow_reader": ("load_comparison", "predictions"),
     "tracking.report.formats": ("rows_frame", "runs_frame"),
     "tracking.report.html": ("chart",),
 }
