@@ -98,10 +98,10 @@ def _of_seeds(models: Sequence[_Model], seeds: int | Sequence[int] | None) -> li
     if seeds is None:
         return [*models]
     wanted = [seeds] if isinstance(seeds, int) else [*seeds]
-    known = {model.run.seed for model in models} - {None}
+    known = sorted({model.run.seed for model in models if model.run.seed is not None})
     for seed in wanted:
         if seed not in known:
-            raise TrackingError(unknown_name("seed", str(seed), map(str, sorted(map(int, known)))))
+            raise TrackingError(unknown_name("seed", str(seed), map(str, known)))
     return [model for model in models if model.run.seed in (None, *wanted)]
 
 

@@ -112,6 +112,8 @@ class Line:
     quoted: bool = False
     short: str = ""
     """The name below the row of its arm: a merged model's own label."""
+    runs: tuple[tuple[str, str], ...] = ()
+    """Seed and digest of each run, in whatever state; a merged model's stand with its arm."""
 
 
 @dataclass(frozen=True)
@@ -347,7 +349,14 @@ def _line(comparison: Comparison, row: Row, options: TableOptions, cells: Sequen
     # Where rows are sorted, a merged model does not stand below its arm.
     below = row.arm.merge is not None and not options.sort
     short = f"{pointer}  + {row.arm.merge}{end}" if below else ""
-    return Line(f"{pointer}{row.arm.label}{end}", tuple(cells), row.selected, short=short)
+    runs = () if row.arm.merge is not None else row.arm.runs
+    return Line(
+        f"{pointer}{row.arm.label}{end}",
+        tuple(cells),
+        row.selected,
+        short=short,
+        runs=tuple(("" if run.seed is None else str(run.seed), run.digest) for run in runs),
+    )
 
 
 def _count(comparison: Comparison, row: Row) -> str:
