@@ -87,7 +87,7 @@ def seed_dots(rows: Rows, *channels: alt.SchemaBase) -> list[alt.Chart]:
     if not rows:
         return []
     dots = alt.Chart(inline_data(rows)).mark_point(
-        filled=True, shape="circle", size=20, opacity=0.6, strokeWidth=0, aria=False
+        filled=True, shape="circle", size=20, opacity=0.75, strokeWidth=0, aria=False
     )
     return [dots.encode(*channels)]
 
