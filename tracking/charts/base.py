@@ -86,8 +86,9 @@ def seed_dots(rows: Rows, *channels: alt.SchemaBase) -> list[alt.Chart]:
     """Draw a small dot for each seed; no layer where there is none."""
     if not rows:
         return []
+    # Rings so small that they are dots: what is filled would fill the legend's symbols too.
     dots = alt.Chart(inline_data(rows)).mark_point(
-        filled=True, shape="circle", size=20, opacity=0.75, strokeWidth=0, aria=False
+        filled=False, shape="circle", size=4, opacity=0.75, strokeWidth=2.5, aria=False
     )
     return [dots.encode(*channels)]
 

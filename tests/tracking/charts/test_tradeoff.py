@@ -84,6 +84,16 @@ def test_each_seed_of_what_is_on_show_is_a_dot_inside_the_axes(plain: ChartData)
         assert all(low < row[field] < high for row in rows)
 
 
+@pytest.mark.parametrize("name", ["id_ood", "shifts"])
+def test_merged_models_are_hollow_in_the_legend_too(name: str, plain: ChartData) -> None:
+    svg = vl_convert.vegalite_to_svg(spec_of(name, plain))
+    symbols = re.findall(r'mark-symbol role-legend-symbol".*?</g>', svg)
+    labels = re.findall(r'mark-text role-legend-label".*?>([^<]+)</text>', svg)
+    hollow = ['fill="' not in symbol for symbol in symbols]
+    assert labels
+    assert hollow == ["wise_ft" in label for label in labels]
+
+
 def test_the_distance_is_the_one_of_the_verdict(everything: ChartData) -> None:
     rows = data_of(spec_of("id_ood", everything), "distance")
     distances = {row["setting"]: row["distance"] for row in rows}
