@@ -1,6 +1,6 @@
 """How often a comparison claims what is not so, in sweeps that were made up without any effect.
 
-    python -m benchmarks.error_rates --draws 10000        prints the table of docs/verdict.md
+    python -m benchmarks.error_rates --draws 10000        prints the rates of docs/verdict.md
 
 Each draw goes the whole way from records of runs to the verdict, through `compare`: a setting is
 selected by `id/val`, tested, adjusted for the others, and confirmed on fresh seeds where a null

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+import inspect
 import re
+import textwrap
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
 from carft_sweep.carft_core.errors import Problem, unknown
 
@@ -27,10 +33,54 @@ def each_once(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     return names
 
 
+def meanings(cls: type[BaseModel]) -> dict[str, str]:
+    """What the docstring under each field of a model says, by field.
+
+    It is read from the source when it is asked for: pydantic would do it at every start.
+    """
+    models = [base for base in reversed(cls.__mro__) if issubclass(base, BaseModel)]
+    found = {name: text for base in models[1:] for name, text in _own_meanings(base).items()}
+    return {name: text for name, text in found.items() if name in cls.model_fields}
+
+
+@functools.cache
+def _own_meanings(cls: type[BaseModel]) -> dict[str, str]:
+    """Those of the fields that the class itself declares."""
+    try:
+        source = textwrap.dedent(inspect.getsource(cls))
+    except (OSError, TypeError):  # a class of a notebook or of a string has no file
+        return {}
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        field.target.id: " ".join(str(below.value.value).split())
+        for field, below in pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+    }
+
+
+def describe(cls: type[BaseModel], schema: JsonSchemaValue) -> JsonSchemaValue:
+    """Put the meanings of a model's fields into its JSON schema, which is given back."""
+    for name, text in meanings(cls).items():
+        key = cls.model_fields[name].alias or name
+        if key in schema.get("properties", {}):
+            schema["properties"][key].setdefault("description", text)
+    return schema
+
+
 class Section(BaseModel):
     """A part of the trial config."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        shown = handler(schema)
+        describe(cls, handler.resolve_ref_schema(shown))
+        return shown
 
 
 _BRANCH = re.compile(r"bool|constrained-\w+|literal\[.*\]")

@@ -21,7 +21,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from carft_sweep.carft_core.errors import Problem, RequestError, unknown
-from carft_sweep.carft_core.fields import error_of, explained
+from carft_sweep.carft_core.fields import describe, error_of, explained
 
 T = TypeVar("T")
 Anything = TypeVar("Anything")
@@ -116,7 +116,9 @@ class Registered(BaseModel):
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         if "registry" not in vars(cls):
-            return handler(schema)
+            shown = handler(schema)
+            describe(cls, handler.resolve_ref_schema(shown))
+            return shown
         named = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
         return {"anyOf": [{"type": "string"}, named]}
 

@@ -14,17 +14,30 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 PROJECT = "carft-sweep"
+OPTIONAL = ("ray", "server", "cluster")
+"""The extras for those who use the product; the others are for who works on it."""
 
 
 def requirements() -> list[Requirement]:
-    """Return what is required here, without extras; nothing where sources alone are installed."""
+    """Return what is required here, and of what OPTIONAL extras require as much as is installed;
+    nothing where sources alone are installed.
+    """
     from packaging.requirements import Requirement
 
     try:
         required = [Requirement(text) for text in metadata.requires(PROJECT) or []]
     except metadata.PackageNotFoundError:
         return []
-    return [r for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
+
+    def belongs_to(requirement: Requirement, extra: str) -> bool:
+        return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+    return [
+        r
+        for r in required
+        if belongs_to(r, "")
+        or (installed_version(r.name) and any(belongs_to(r, extra) for extra in OPTIONAL))
+    ]
 
 
 def installed_version(name: str) -> str | None:

@@ -5,7 +5,7 @@
 #
 # The order is what makes the copy whole. What refers to something is copied before it, so that
 # nothing in the copy names what is not there: ledgers before the runs that they name, the notes of
-# what MLflow was sent before MLflow. See docs/backup.md; the variables are in places.sh.
+# what MLflow was sent before MLflow. See docs/server.md#back-up-and-restore; the variables are in places.sh.
 set -euo pipefail
 umask 077
 

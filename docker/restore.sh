@@ -4,7 +4,7 @@
 #   docker/restore.sh [--compose] FOLDER
 #
 # The databases must exist, each with its owner, and the bucket. No driver and no MLflow server may
-# run. See docs/backup.md; the variables are in places.sh.
+# run. See docs/server.md#back-up-and-restore; the variables are in places.sh.
 set -euo pipefail
 umask 077
 

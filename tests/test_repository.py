@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
-import zipfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import carft_sweep
+from docs.hooks.reference import on_page_markdown
 from tools.lock import environments, select, unlocked
 
 ROOT = Path(__file__).parent.parent
@@ -150,45 +151,13 @@ def test_the_public_names_are_those_that_the_package_names() -> None:
         carft_sweep.run_sweeps  # noqa: B018
 
 
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> frozenset[str]:
-    """The names of the files in a wheel built from this tree."""
-    folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
-    (file,) = folder.glob("*.whl")
-    return frozenset(zipfile.ZipFile(file).namelist())
-
-
-def test_the_wheel_holds_every_file_of_the_packages(wheel: frozenset[str]) -> None:
-    # A pattern of all files would pass over folders that are links.
-    places = (ROOT / "carft_sweep", *(ROOT / "carft_sweep" / package for package in PACKAGES))
-    there = {
-        str(path.relative_to(ROOT))
-        for place in places
-        for path in place.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
-    }
-    assert "carft_sweep/sweeps/kl_weight.yaml" in there
-    assert {name for name in wheel if ".dist-info/" not in name} == there
-
-
-def test_the_wheel_carries_its_licences(wheel: frozenset[str]) -> None:
-    names = {Path(name).name for name in wheel if ".dist-info/" in name}
-    assert {"LICENSE", "NOTICE"} <= names
-
-
 def requirements() -> Iterator[tuple[str, Requirement]]:
     for text in PROJECT["project"]["dependencies"]:
         yield "run", Requirement(text)
     for extra, texts in PROJECT["project"]["optional-dependencies"].items():
         for text in texts:
-            yield extra, Requirement(text)
+            if not text.startswith(PROJECT["project"]["name"]):  # other extras of our own
+                yield extra, Requirement(text)
 
 
 LOCK = (ROOT / "requirements.lock").read_text()
@@ -309,11 +278,14 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 
 
+@functools.cache
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub and MkDocs make them."""
-    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    """The anchors of a page's headings, as GitHub and MkDocs make them, and of generated rows."""
+    text = on_page_markdown(FENCE.sub("", page.read_text()))
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     plain = [re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings]
-    return {re.sub(r"\s+", "-", heading) for heading in plain}
+    named = re.findall(r"\{ #(\S+) \}|<a id=\"([^\"]+)\">", text)
+    return {re.sub(r"\s+", "-", heading) for heading in plain} | {a or b for a, b in named}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -334,34 +306,3 @@ def test_the_tests_of_a_file_share_a_process(request: pytest.FixtureRequest) -> 
         pytest.skip("the tests were not given to several processes by their groups")
     # As pytest-xdist hands a group on, which pytest's next release may not let it do.
     assert request.node.nodeid.endswith("@tests/test_repository.py")
-
-
-def test_the_readme_lists_the_commands_that_there_are() -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from carft_sweep.sweeps.cli import main; sys.exit(main())",
-            "-h",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    listed = re.findall(r"^\| `(\w+)[ `]", (ROOT / "README.md").read_text(), re.MULTILINE)
-    there = re.search(r"\{([\w,]+)\}", done.stdout)
-    assert there is not None, done.stdout
-    assert sorted(listed) == sorted(there.group(1).split(","))
-
-
-def test_the_readme_shows_the_tree_that_there_is() -> None:
-    readme = (ROOT / "README.md").read_text()
-    block = re.search(r"^```\n(carft_core/.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    assert block is not None
-    folder = ROOT
-    for line in block.group(1).splitlines():
-        name = line.split()[0]
-        folder = folder if line.startswith("  ") else ROOT / name
-        path = folder / name if line.startswith("  ") else folder
-        assert path.exists(), line

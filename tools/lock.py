@@ -40,13 +40,17 @@ _NAMES = "    # in "
 def environments(pyproject: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return what each environment asks for, by its name."""
     project = pyproject["project"]
-    run, extras = project["dependencies"], project["optional-dependencies"]
+    run = project["dependencies"]
+    extras = {  # without the one that names the others
+        extra: [text for text in texts if not text.startswith(project["name"])]
+        for extra, texts in project["optional-dependencies"].items()
+    }
     return {
         "build-system": pyproject["build-system"]["requires"],
         "run": run,
-        "cluster": [*run, *extras["cluster"]],
-        "server": [text for text in extras["cluster"] if not text.startswith("ray")],
-        "dev": [*run, *(text for extra in extras.values() for text in extra)],
+        "cluster": [*run, *extras["ray"], *extras["server"], *extras["cluster"]],
+        "server": extras["server"],
+        "dev": [*run, *(text for texts in extras.values() for text in texts)],
     }
 
 

@@ -13,7 +13,7 @@ stack, so that contextlib or pydantic in between do not matter. Each counts once
 is called. An *entry* is a function that is called from another file, on a main thread: constructors
 are (of a data class too), helpers within one file are not, nor is what is called by an import. The
 validators of a file that pydantic calls are one entry. What one file of `carft_core` calls in
-another is none, since the core's own walks are in docs/walks.md.
+another is none, since the core's own walks are in docs/architecture.md.
 
 1. `run` to a recorded trial: entries, from `main` until the handler's `finished` returns for the
    last seed of the first trial (the zero-shot baseline, then three seeds; a new home).

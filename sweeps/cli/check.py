@@ -17,6 +17,7 @@ from carft_sweep.sweeps.engines.factory import (
     make_engine,
     share_of_machine,
 )
+from carft_sweep.sweeps.engines.ray_tokens import require_ray
 from carft_sweep.sweeps.engines.resources import (
     Hardware,
     Node,
@@ -100,6 +101,7 @@ def _nodes(address: str, spec: SweepSpec, home: Home) -> tuple[list[Node], tuple
 
     They are not asked while there is no home that they could share.
     """
+    require_ray()
     from carft_sweep.sweeps.engines.ray_cluster import Cluster, check_nodes
 
     warnings: tuple[str, ...] = ()

@@ -25,6 +25,8 @@ KEYS: Mapping[str, str] = {
     "data_root": "data.root",
 }
 """Options that stand for a key of the sweep file, and the key."""
+EVERYWHERE = ("--home", TRUST_OPTION, "--verbose")
+"""What every command takes, before its name or after it."""
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -40,6 +42,10 @@ class Parser(argparse.ArgumentParser):
             message = unknown(kind, wrong[1], re.findall(r"[\w-]+", wrong[2]))
         self.exit(2, f"{self.prog}: {message}\nSee {self.prog} --help.\n")
 
+    def actions(self) -> list[argparse.Action]:
+        """Return its arguments and options, in order."""
+        return self._actions
+
     def options(self) -> list[str]:
         """Return the names of the options."""
         return [name for action in self._actions for name in action.option_strings]
@@ -47,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command and its options. Exits with 2 for what is unknown, with 0 after --help."""
-    parser, commands = _parsers()
+    parser, commands = parsers()
     words, more = _split(arguments)
     namespace, extra = parser.parse_known_args(words)
     namespace.more = more
@@ -89,13 +95,13 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
     return [*profiles, *arguments.overrides, *options]
 
 
-def _parsers() -> tuple[Parser, dict[str, Parser]]:
+def parsers() -> tuple[Parser, dict[str, Parser]]:
     """Return the whole parser, and that of each command by its full name (`data check`)."""
     parser = Parser(
         prog="carft-sweep",
         allow_abbrev=False,
         description="Sweeps of robust CLIP fine-tuning, measured in and out of distribution.",
-        epilog="State lies in one folder: --home, or CARFT_HOME, or .carft here.",
+        epilog="State is in one folder: --home, or CARFT_HOME, or .carft here.",
     )
     parser.add_argument("--version", action="version", version=_version())
     _everywhere(parser, home=None, trust=False, verbose=0)
@@ -140,7 +146,7 @@ def _version() -> str:
 
 
 def _everywhere(parser: Parser, *, home: str | None, trust: bool | str, verbose: int | str) -> None:
-    _value(parser, "--home", "FOLDER", "where state lies (CARFT_HOME, .carft)", default=home)
+    _value(parser, "--home", "FOLDER", "where state is (CARFT_HOME, .carft)", default=home)
     parser.add_argument(
         TRUST_OPTION,
         action="store_true",
@@ -186,7 +192,7 @@ def _imports(parser: Parser, what: str = "algorithms, merges or families") -> No
 
 
 def _data_root(parser: Parser) -> None:
-    purpose = "where the data sets lie (the file's `data.root`, CARFT_DATA)"
+    purpose = "where the data sets are (the file's `data.root`, CARFT_DATA)"
     _value(parser, "--data-root", "FOLDER", purpose, type=_absolute)
 
 
@@ -198,12 +204,16 @@ def _sweep_file(parser: Parser) -> None:
     _value(parser, "file", "FILE", "a sweep file, or a shipped recipe's name")
     purpose = "change a key of the file: --set seeds=5, --set trial.optim.epochs=3"
     _repeated(parser, "--set", "KEY=VALUE", purpose, "overrides")
-    purpose = "the changes that the file keeps under profiles.NAME"
+    purpose = "make the changes that the file keeps under profiles.NAME, before any --set"
     _repeated(parser, "--profile", "NAME", purpose, "profiles")
 
 
 def _execution(parser: Parser) -> None:
-    _flag(parser, "--in-process", "train in this process, for a debugger")
+    _flag(
+        parser,
+        "--in-process",
+        "train in this process, so that breakpoint() works; nothing guards it",
+    )
     _flag(parser, "--quiet", "no progress, only failures and the end")
     purpose = "a run that takes longer has failed: seconds, or 90m, 2h30m"
     _value(parser, "--timeout", "TIME", purpose, type=_seconds)
@@ -214,14 +224,20 @@ def _execution(parser: Parser) -> None:
     )
 
 
+def _fresh(parser: Parser) -> None:
+    purpose = "train every run again; its earlier result goes when the new one is complete"
+    _flag(parser, "--fresh", purpose)
+
+
 def _engine(parser: Parser) -> None:
     parser.add_argument(
         "--engine",
         choices=ENGINES,
         help="where runs execute: local, ray, or auto (the file's `engine`)",
     )
-    _value(parser, "--address", "ADDRESS", "of a Ray cluster (RAY_ADDRESS)")
-    _value(parser, "--parallel", "N", "most runs at once, or auto", type=_count_or_auto)
+    _value(parser, "--address", "ADDRESS", "HOST:PORT of a Ray cluster (RAY_ADDRESS)")
+    purpose = "the most runs at once, or auto (the file's `parallel`)"
+    _value(parser, "--parallel", "N", purpose, type=_count_or_auto)
     _imports(parser)
 
 
@@ -244,9 +260,9 @@ def _selection(parser: Parser) -> None:
 
 def _init(parser: Parser) -> None:
     _value(parser, "folder", "DIR", "the folder of images")
-    _value(parser, "--out", "FOLDER", "where to write (the current folder)")
+    _value(parser, "--out", "FOLDER", "where the files go (the current folder)")
     _value(parser, "--name", "NAME", "of family and sweep (made of the folder's)")
-    _flag(parser, "--force", "write over files that are there")
+    _flag(parser, "--force", "write over files that are there, which else are left alone")
     _json(parser, "print what the folder holds as JSON")
 
 
@@ -273,7 +289,7 @@ def _data_family(parser: Parser) -> None:
 def _data_check(parser: Parser) -> None:
     _data_family(parser)
     purpose = "the digest that the data must have, or 8 or more of its first characters"
-    _value(parser, "--expect", "DIGEST", purpose)
+    _value(parser, "--expect", "DIGEST", f"{purpose}; another one gives exit code 2")
 
 
 def _run(parser: Parser) -> None:
@@ -282,7 +298,7 @@ def _run(parser: Parser) -> None:
     _execution(parser)
     _data_root(parser)
     _engine(parser)
-    _flag(parser, "--fresh", "train every run again")
+    _fresh(parser)
 
 
 def _check(parser: Parser) -> None:
@@ -295,7 +311,9 @@ def _check(parser: Parser) -> None:
 def _resume(parser: Parser) -> None:
     _sweep(parser)
     _flag(parser, "--failed", "retry all failed trials, including those that became NaN")
-    _value(parser, "--trials", "+N", "so many trials more", type=_count)
+    _value(
+        parser, "--trials", "+N", "so many trials more, which the next resume keeps", type=_count
+    )
     _json(parser)
     _execution(parser)
     _data_root(parser)
@@ -317,15 +335,15 @@ def _submit(parser: Parser) -> None:
     _flag(parser, "--no-wait", "only submit, and print the job's id")
     _value(parser, "--parallel", "N", "most runs at once")
     _value(parser, "--timeout", "TIME", "a run that takes longer has failed")
-    _value(parser, "--data-root", "FOLDER", "where the data lie on the cluster")
-    _flag(parser, "--fresh", "train every run again")
+    _value(parser, "--data-root", "FOLDER", "where the data are on the cluster")
+    _fresh(parser)
     _flag(parser, "--quiet", "no progress in the job's log")
     _repeated(parser, "--exclude", "PATTERN", "files or folders that are not sent")
     most = _size("100MB")
     _value(parser, "--max-bundle", "SIZE", "most that is sent (100MB)", type=_size, default=most)
     _repeated(parser, "--pip", "PACKAGE|FILE", "install it for the job")
     _repeated(parser, "--env", "NAME=VALUE", "a variable of the job")
-    _repeated(parser, "--secret", "NAME=PATH", "a secret that lies in a file on the cluster")
+    _repeated(parser, "--secret", "NAME=PATH", "a secret that is in a file on the cluster")
     purpose = "of the cluster, for the driver (python)"
     _value(parser, "--python", "PATH", purpose, default="python")
 
@@ -349,7 +367,7 @@ def _show(parser: Parser) -> None:
         help="only the trials in this state",
     )
     number = parser.add_mutually_exclusive_group()
-    _value(number, "--limit", "N", "the best N trials (50)", type=_count)
+    _value(number, "--limit", "N", "unfinished trials and the best, N in all (50)", type=_count)
     _flag(number, "--all", "every trial")
 
 
@@ -376,7 +394,8 @@ def _compare(parser: Parser) -> None:
 
 def _report(parser: Parser) -> None:
     _value(parser, "sweeps", "SWEEP", "names; several are one report", nargs="+")
-    _value(parser, "--out", "FILE", "where the page goes (report.html in the sweep's folder)")
+    purpose = "where the page goes (report.html in the sweep's folder; of several, in the home)"
+    _value(parser, "--out", "FILE", purpose)
     _value(parser, "--figures", "FOLDER", "write each chart there too, as PNG and SVG")
     _json(parser, "print where the files are as JSON")
     _selection(parser)
@@ -388,11 +407,11 @@ def _export(parser: Parser) -> None:
     _value(which, "--run", "DIGEST", "this run, by the beginning of its digest")
     _value(which, "--setting", "LABEL", "this setting, not the selected one")
     _value(parser, "--seed", "N", "the run with this seed (the median)", type=_whole)
-    _value(parser, "--merge", "LABEL", "merged: wise_ft@0.5")
+    _value(parser, "--merge", "LABEL", "a merged model of the run: wise_ft@0.5; or unmerged")
     _value(parser, "--out", "FOLDER", "where to (SWEEP-model)")
-    _flag(parser, "--mlflow", "keep it in MLflow too")
-    _value(parser, "--register", "NAME", "and register it there")
-    _flag(parser, "--force", "replace another model there")
+    _flag(parser, "--mlflow", "keep it in MLflow too, where it can be served")
+    _value(parser, "--register", "NAME", "and make it a version of this registered model there")
+    _flag(parser, "--force", "replace another exported model; nothing else is ever replaced")
     _json(parser)
 
 
@@ -400,7 +419,7 @@ def _predict(parser: Parser) -> None:
     _value(parser, "model", "MODEL", "an exported folder, or a sweep's name")
     _value(parser, "images", "IMAGE", "files, or folders of them", nargs="+")
     _value(parser, "--top", "N", "most likely classes (5)", type=_count, default=5)
-    _value(parser, "--contexts", "N", "contexts (3)", type=_whole, default=3)
+    _value(parser, "--contexts", "N", "contexts (3); 0 for none", type=_whole, default=3)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     _json(parser, "print as JSON")
 

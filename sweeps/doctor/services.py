@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from carft_sweep.carft_core.requirements import installed_version
 from carft_sweep.sweeps.doctor.base import (
     Check,
     Finding,
@@ -20,7 +20,7 @@ from carft_sweep.sweeps.doctor.base import (
     wrong,
 )
 from carft_sweep.sweeps.doctor.cluster_probe import probe_cluster
-from carft_sweep.sweeps.engines.ray_tokens import check_version
+from carft_sweep.sweeps.engines.ray_tokens import check_version, require_ray
 from carft_sweep.sweeps.ledger.claim import holder
 from carft_sweep.sweeps.ledger.study import check_storage, named_database, open_storage, study_file
 from carft_sweep.sweeps.ledger.trials import (
@@ -302,7 +302,8 @@ def _behind(scope: Scope) -> Iterator[Finding]:
     seconds=_CLUSTER_SECONDS + 15,
 )
 def _cluster(scope: Scope) -> Iterator[Finding]:
-    check_version(metadata.version("ray"), "this machine")
+    if scope.address is not None or installed_version("ray") is not None:
+        require_ray()
     if scope.address is None:
         yield ok("no cluster is named (--address, RAY_ADDRESS): runs execute on this machine")
         return

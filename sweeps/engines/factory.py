@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines.base import Engine
 from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine, SharedMemory
+from carft_sweep.sweeps.engines.ray_tokens import require_ray
 from carft_sweep.sweeps.engines.resources import (
     GPU_SHARE,
     Node,
@@ -177,6 +178,7 @@ def _local(spec: SweepSpec, machine: Node, ahead: WorkerAhead | None) -> Engine:
 
 
 def _ray(spec: SweepSpec, address: str | None, home: Path | None) -> Engine:
+    require_ray()
     if address is None:  # before Ray is started for nothing
         feasible_requirements(spec, [this_machine()])
     from carft_sweep.sweeps.engines.ray_cluster import Cluster, check_nodes

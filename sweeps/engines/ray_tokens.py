@@ -31,6 +31,18 @@ def check_version(version: str, place: str) -> None:
         )
 
 
+def require_ray() -> None:
+    """Raise RequestError where this machine has no Ray, or one that is older than `OLDEST`."""
+    try:
+        version = metadata.version("ray")
+    except metadata.PackageNotFoundError:
+        raise RequestError(
+            'Ray is not installed here: pip install "carft-sweep[ray]" brings it; engine local '
+            "does without"
+        ) from None
+    check_version(version, "this machine")
+
+
 @contextmanager
 def own_token() -> Iterator[None]:
     """Let the Ray that is started within ask for a token that only its processes know.
@@ -92,7 +104,7 @@ def _read_anew() -> None:
 
 if __name__ == "__main__":
     try:
-        check_version(metadata.version("ray"), "this machine")
+        require_ray()
     except RequestError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)

@@ -360,6 +360,7 @@ def exporter(home: Home, name: str, vet: Vet | None = None) -> Iterator[Exporter
     """
     from carft_sweep.sweeps.spec.user_code import vet_of
 
+    home = home.absolute()
     invocation = Invocation.read(home, name)
     sweep = find_ledger(home, name)
     with invocation.working_directory():
@@ -461,7 +462,7 @@ def log_selected_again(home: Home, name: str) -> str | None:
         with exporter(home, name, refuse) as models:
             if not models.spec.report.model:
                 return None
-            return log_selected(home, models.spec, models.comparison)
+            return log_selected(models.home, models.spec, models.comparison)
     except RequestError as error:
         return f"the selected model is not in MLflow: {error}"
 

@@ -10,13 +10,16 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import requests
-from ray.exceptions import RayError
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.engines.ray_tokens import require_ray
 from carft_sweep.sweeps.submit.package import LOCAL_HOSTS
 from carft_sweep.tracking.errors import ServiceUnreachable
 from carft_sweep.tracking.location import without_password
+
+require_ray()  # says how to get it
+from ray.exceptions import RayError  # noqa: E402
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient  # noqa: E402
 
 logger = logging.getLogger(__name__)
 # It reports each upload on a terminal, where what is sent is listed already.

@@ -1,4 +1,4 @@
-"""docs/containers.md says what is there."""
+"""docs/server.md says what is there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.docker.composed import DOCKER, ROOT, composed, services
 
-PAGE = (ROOT / "docs" / "containers.md").read_text()
+PAGE = (ROOT / "docs" / "server.md").read_text()
 
 
 def test_every_service_and_foreign_image_is_told_of() -> None:

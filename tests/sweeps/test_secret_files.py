@@ -29,7 +29,7 @@ def test_every_secret_may_be_given_by_file(name: str, file: Path) -> None:
 
 
 def test_every_secret_is_on_the_page() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "submit.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "ray.md").read_text()
     table = page.partition("| variable | of |")[2].partition("\n\n")[0]
     assert set(re.findall(r"`([A-Z_]+)`", table)) == set(NAMES)
 

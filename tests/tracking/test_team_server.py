@@ -27,7 +27,7 @@ from tests.services.processes import end, free_port, start
 
 NAME, FOREIGN = "mlflow.lab.example", "elsewhere.example"
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "team-server.md").read_text()
+PAGE = (ROOT / "docs" / "server.md").read_text()
 EXPERIMENT = "/api/2.0/mlflow/experiments/get?experiment_id=0"
 SEARCH = "/api/2.0/mlflow/experiments/search"
 CLIENT = (
@@ -243,7 +243,7 @@ def test_users_are_added_as_the_page_says(client: MlflowClient, proxy: Proxy) ->
     shown = "\n".join(re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
     hers = client.create_experiment("as the page says")
     shown = shown.replace(f'"{ADA}"', '"grace"')
-    exec(compile(shown, "team-server.md", "exec"), {"experiment_id": hers})
+    exec(compile(shown, "server.md", "exec"), {"experiment_id": hers})
     tag = {"method": "POST", "auth": ("grace", HERS)}
     body = {"experiment_id": hers, "key": "a", "value": "b"}
     path = "/api/2.0/mlflow/experiments/set-experiment-tag"

@@ -16,7 +16,7 @@ from carft_sweep.carft_core.data.domainbed import DOMAIN_BED
 from carft_sweep.sweeps.spec.document import parse
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec, recipes
 
-PAGE = (Path(__file__).parents[3] / "docs" / "recipes.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "benchmarks.md").read_text()
 PRETRAINED = frozenset(open_clip.list_pretrained())
 SMOKE = "smoke"
 PROFILES: dict[str, dict[str, Any]] = {
