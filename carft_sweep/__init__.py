@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from carft_sweep.carft_core.testing import check_algorithm, check_family, check_merge
     from carft_sweep.carft_core.train import train
     from carft_sweep.sweeps.api import SweepFailed, run_sweep
-    from carft_sweep.tracking.mlflow_reader import load_comparison
+    from carft_sweep.tracking.mlflow_reader import load_comparison, predictions
     from carft_sweep.tracking.report.formats import rows_frame, runs_frame
     from carft_sweep.tracking.report.html import chart
 
@@ -83,6 +83,7 @@ __all__ = [
     "check_merge",
     "decay_groups",
     "load_comparison",
+    "predictions",
     "register_templates",
     "rows_frame",
     "run_sweep",
@@ -143,7 +144,7 @@ _NAMES = {
         "SweepFailed",
         "run_sweep",
     ),
-    "tracking.mlflow_reader": ("load_comparison",),
+    "tracking.mlflow_reader": ("load_comparison", "predictions"),
     "tracking.report.formats": (
         "rows_frame",
         "runs_frame",

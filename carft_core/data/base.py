@@ -405,6 +405,9 @@ class Family:
     ranked_by: str = "top1"
     """The accuracy by which its benchmark ranks methods: what verdicts go by, `top1` or one of
     `metrics`."""
+    version: int = 1
+    """Raised by hand when its images, labels or splits change on purpose; a digest says whether
+    they did."""
     look: Callable[[DataConfig], Mapping[str, FoundSplit]] | None = None
     """What is there of each split that is asked for, named as in `FamilyData.splits`, wrong or not.
 

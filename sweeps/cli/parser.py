@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 from carft_sweep.carft_core.errors import unknown
 from carft_sweep.sweeps.spec.durations import seconds
 from carft_sweep.tracking.comparison.metrics import KINDS
+from carft_sweep.tracking.location import UI_HOST, UI_PORT
 from carft_sweep.tracking.ownership import TRUST_OPTION
 
 T = TypeVar("T")
@@ -509,9 +510,9 @@ def _sync(parser: Parser) -> None:
 
 
 def _ui(parser: Parser) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
-    purpose = "the port to listen on; 0 for any (5000)"
-    _value(parser, "--port", "N", purpose, type=_port, default=5000)
+    parser.add_argument("--host", default=UI_HOST, help=f"address to listen on ({UI_HOST})")
+    purpose = f"the port to listen on; 0 for any ({UI_PORT})"
+    _value(parser, "--port", "N", purpose, type=_port, default=UI_PORT)
     purpose = "names under which people open it: mlflow.lab.example"
     _value(parser, "--allowed-hosts", "NAME,...", purpose, type=_host_names, default=())
     protection = parser.add_mutually_exclusive_group()

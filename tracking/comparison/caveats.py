@@ -204,6 +204,28 @@ def contexts(domains: Domains) -> Iterator[str]:
         yield f"the contexts of {few(labels)} name held-out domains: {', '.join(words)}"
 
 
+FAMILY = "family"
+"""The fact that names the family of the data with its version: `icon_shift v1`."""
+_DIGITS = 6
+"""Of a digest of data, enough to see that two are not the same."""
+
+
+def datasets(runs: Iterable[RunRecord]) -> tuple[str, ...]:
+    """Name the data of finished runs as `icon_shift v1 896bf7`: family, version, digest.
+
+    A family whose data differ from seed to seed has several digests. Where the family is unknown,
+    as of runs measured before it was a fact, the word is `data`.
+    """
+    by_family: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for part in run.parts or (run,):
+            digest = part.facts.get("data")
+            if part.state == "done" and isinstance(digest, str):
+                family = str(part.facts.get(FAMILY, "data"))
+                by_family.setdefault(family, {})[digest[:_DIGITS]] = None
+    return tuple(f"{family} {few([*digests])}" for family, digests in by_family.items())
+
+
 def data_notes(arms: Sequence[Arm]) -> Iterator[str]:
     """Repeat what the runs found in the data that readers of their numbers should know."""
     every = (note for arm in arms for run in arm.done for note in run.listed(NOTES))

@@ -163,6 +163,11 @@ class Comparison:
         tuned = (row.arm for row in self.rows if not row.arm.confirms)
         return Counter((arm.algorithm, arm.merge) for arm in tuned)
 
+    @cached_property
+    def datasets(self) -> tuple[str, ...]:
+        """Name the data that was measured: `icon_shift v1 896bf7`, of several families each."""
+        return caveats.datasets(self.runs())
+
     def runs(self) -> list[RunRecord]:
         """List every run in any state; of several tasks those of all."""
         of_tasks = [run for part in self.tasks.values() for run in part.runs()]

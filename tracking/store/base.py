@@ -160,6 +160,13 @@ class Tracker(ABC):
     def run_id(self, key: RunKey) -> str | None:
         """Return what the store calls a run; None where it has none."""
 
+    def experiment(self) -> str | None:
+        """Return what the store calls the group of all runs, as addresses of its pages have it.
+
+        None where it has no pages.
+        """
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Let go of the store."""

@@ -287,6 +287,10 @@ class MlflowStore(Tracker):
                 self._ids[key] = run.info.run_id
         return self._ids.get(key)
 
+    def experiment(self) -> str | None:
+        """Return MLflow's id of the experiment."""
+        return self._store()[1]
+
     def close(self) -> None:
         """Forget the connection."""
         self._connected = None
