@@ -147,7 +147,7 @@ def test_a_block_that_takes_long_runs_as_it_is(block: Block, tmp_path: Path) -> 
     whole = tmp_path / "bin"
     whole.mkdir()
     program = whole / "carft-sweep"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m sweeps "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m carft_sweep "$@"\n')
     program.chmod(0o755)
     assert said_by(block.text, whole, tmp_path, 3500) is None
 

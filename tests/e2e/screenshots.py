@@ -9,13 +9,11 @@ it is logged when a sweep ends.
 from __future__ import annotations
 
 import argparse
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -81,10 +79,7 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "carft_sweep", "--home", str(home.path)]
     page = (given.folder / "report.html").absolute()
-    with TemporaryDirectory() as figures:
-        wanted = ["--out", str(page), "--figures", figures]
-        subprocess.run([*command, "report", given.sweep, *wanted], check=True)
-        shutil.copy(Path(figures) / "id_ood.png", given.folder / "id-ood.png")
+    subprocess.run([*command, "report", given.sweep, "--out", str(page)], check=True)
     with browser() as driver:
         for shot in SHOTS:
             _report(driver, page.as_uri(), shot, given.folder)

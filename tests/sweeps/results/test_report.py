@@ -391,9 +391,8 @@ def swept(
         record = run("car_ft", 0, measured(point), trial=number, params=dict(point))
         value = (record.metrics["id/val/top1"],)
         known = {name: value for name, value in point.items() if name in parameters}
-        told = {"number": number, "point": number, "params": known, "algorithm": "car_ft"}
-        told |= {"runs": {"0": record.digest}, "merges": (), "state": "complete", "values": value}
-        sweep._apply({"trial": Trial(**told)})
+        trial = Trial(number, number, known, "car_ft", runs={"0": record.digest}, merges=())
+        sweep._apply({"trial": replace(trial, state="complete", values=value)})
         records.append(replace(record, params=known))
     return sweep, records
 
