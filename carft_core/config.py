@@ -46,39 +46,49 @@ class ModelConfig(Section):
     """Which CLIP: `builtin`, an open_clip name with its tag, `hf-hub:...`, or a checkpoint file."""
 
     name: str = "builtin"
+    """`builtin`, a name of open_clip's such as `ViT-B-32`, `hf-hub:...`, or a checkpoint file."""
     pretrained: str | None = None
+    """The weights: a tag of open_clip's such as `openai`, or a file."""
 
 
 class PromptsConfig(Section):
     """Template sets, by name or as a path to a file: for the classifier and for the contexts."""
 
     classes: str = "openai"
+    """The templates that name the classes: a set's name, or a file."""
     contexts: str = "openai"
+    """The templates that name the contexts, likewise."""
 
 
 class EvalConfig(Section):
     """How a finished run is measured; a change here never trains anything again."""
 
     every_epoch: bool = False
+    """Whether test and shifts are measured after every epoch."""
     batch_size: PositiveInt = 256
+    """Images at once; it decides speed and memory only."""
     context_probe: bool = True
+    """Whether it is measured how well features still tell contexts apart."""
     logits: Literal["auto", "always", "never"] = "auto"
-    """Full logits beside the predictions: `auto` below 50 MB a split."""
+    """Whether full logits are kept beside the predictions; `auto`: below 50 MB a split."""
     retention: Annotated[
         tuple[FamilyName, ...], Field(strict=False), AfterValidator(each_once)
     ] = ()
     """Other families: how much of the zero-shot model's accuracy on their tests is left. The
     run's own among them is left out."""
     retention_root: str | None = None
-    """The data root of these families, if it is not `data.root`."""
+    """The data root of these families, where it is not `data.root`."""
 
 
 class KeepConfig(Section):
     """Which checkpoint is the result, and what stays on disk once a run is done."""
 
     result: Literal["last", "best_val"] = "last"
+    """Which epoch is the result: the last, or the best on `id/val`."""
     weights: bool = True
+    """Whether a run's weights stay on disk, for `export`, soups and merges of later."""
     predictions: bool = True
+    """Whether the prediction for each image stays on disk, for charts and intervals over images."""
 
 
 SECTIONS: Mapping[str, type[Section]] = {
@@ -130,16 +140,21 @@ class TrialConfig(Section):
         BeforeValidator(_listed),
         AfterValidator(_named_once),
     ] = ()
+    """Models that are made of each run and the zero-shot model, by name or with fields."""
     eval: EvalConfig
     keep: KeepConfig
     device: Device = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`; `auto` is what a run gets by its `resources`."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    """`auto`: bf16 on a GPU that computes it, else fp32; `tf32` is CUDA's."""
     deterministic: bool = False
-    """Only kernels that give the same bits each time, which on a GPU costs speed."""
+    """Only kernels that give the same bits each time; slower on a GPU."""
     compile: bool | Literal["auto"] = "auto"
-    """Whether the image towers are compiled for the steps of training; `auto` is where it pays."""
+    """Whether the image towers are compiled for training; `auto`: on CUDA from 2 million training
+    images on."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Processes that load images."""
+    """Processes that load images; `auto`: on a GPU the cores of a run but one, at most 16, else
+    none."""
 
     @property
     def follows_seed(self) -> bool:

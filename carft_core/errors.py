@@ -66,6 +66,13 @@ def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}; {hint}"
 
 
+def misspelt(name: str, keys: Iterable[object], known: Iterable[str] = ()) -> str | None:
+    """Return the key that is meant to be `name`, where that is missing; those `known` are not."""
+    others = [str(key) for key in keys if key not in {*known}]
+    near = difflib.get_close_matches(name, others, n=1, cutoff=0.6)
+    return near[0] if near else None
+
+
 def listed_in_groups(names: Iterable[str]) -> str:
     """List names in order; of many, the groups: `data.* (13), optim.* (14)`."""
     names = sorted(names)

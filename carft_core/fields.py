@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+import inspect
 import re
-from collections.abc import Iterable, Iterator
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
-from carft_sweep.carft_core.errors import Problem, unknown
+from carft_sweep.carft_core.errors import Problem, dotted, misspelt, unknown
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
@@ -17,6 +23,21 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
 ShiftName = Annotated[str, Field(min_length=1)]
+
+SYNONYMS: Mapping[str, str] = {
+    **dict.fromkeys(("learning_rate", "lr0", "eta"), "optim.lr"),
+    **dict.fromkeys(("wd", "decay", "l2"), "optim.weight_decay"),
+    **dict.fromkeys(("bs", "batchsize", "train_batch_size"), "optim.batch_size"),
+    **dict.fromkeys(("num_epochs", "n_epochs", "max_epochs"), "optim.epochs"),
+    **dict.fromkeys(("max_steps", "num_steps"), "optim.steps"),
+    **dict.fromkeys(("optimizer", "optimiser"), "optim.name"),
+    **dict.fromkeys(("arch", "architecture", "backbone", "model"), "model.name"),
+    **dict.fromkeys(("dataset", "dataset_name"), "data.family"),
+    **dict.fromkeys(("warmup_steps", "warmup_ratio"), "optim.warmup"),
+    **dict.fromkeys(("grad_clip", "max_grad_norm", "gradient_clip_val"), "optim.clip"),
+    **dict.fromkeys(("num_workers", "n_workers"), "workers"),
+}
+"""What other programs call the fields of a trial, without the section that they may name."""
 
 
 def each_once(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -27,10 +48,54 @@ def each_once(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     return names
 
 
+def meanings(cls: type[BaseModel]) -> dict[str, str]:
+    """What the docstring under each field of a model says, by field.
+
+    It is read from the source when it is asked for: pydantic would do it at every start.
+    """
+    models = [base for base in reversed(cls.__mro__) if issubclass(base, BaseModel)]
+    found = {name: text for base in models[1:] for name, text in _own_meanings(base).items()}
+    return {name: text for name, text in found.items() if name in cls.model_fields}
+
+
+@functools.cache
+def _own_meanings(cls: type[BaseModel]) -> dict[str, str]:
+    """Those of the fields that the class itself declares."""
+    try:
+        source = textwrap.dedent(inspect.getsource(cls))
+    except (OSError, TypeError):  # a class of a notebook or of a string has no file
+        return {}
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        field.target.id: " ".join(str(below.value.value).split())
+        for field, below in pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+    }
+
+
+def describe(cls: type[BaseModel], schema: JsonSchemaValue) -> JsonSchemaValue:
+    """Put the meanings of a model's fields into its JSON schema, which is given back."""
+    for name, text in meanings(cls).items():
+        key = cls.model_fields[name].alias or name
+        if key in schema.get("properties", {}):
+            schema["properties"][key].setdefault("description", text)
+    return schema
+
+
 class Section(BaseModel):
     """A part of the trial config."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        shown = handler(schema)
+        describe(cls, handler.resolve_ref_schema(shown))
+        return shown
 
 
 _BRANCH = re.compile(r"bool|constrained-\w+|literal\[.*\]")
@@ -56,6 +121,7 @@ def explained(
     """A problem for each error of a model that stands at `path`."""
     items = error.errors()
     places = [item["loc"] for item in items]
+    extra = [place for item, place in zip(items, places, strict=True) if _is_extra(item)]
     for item in items:
         depth = len(item["loc"])
         if item["type"] == "too_short" and any(
@@ -74,9 +140,12 @@ def explained(
             if branches[0] is not item:
                 continue
             where, rules = where[:-1], [_rule(branch) for branch in branches]
-        if item["type"] == "extra_forbidden":
-            message = unknown("field", item["loc"][-1], _fields_at(cls, item["loc"][:-1]))
+        if _is_extra(item):
+            message = _unknown_field(item["loc"], _fields_at(cls, item["loc"][:-1]))
         elif item["type"] == "missing":
+            beside = (place[-1] for place in extra if place[:-1] == item["loc"][:-1])
+            if misspelt(str(item["loc"][-1]), beside):
+                continue  # that is reported
             message = "is required"
         elif item["type"] == "value_error":
             message = str(item["ctx"]["error"])
@@ -89,6 +158,20 @@ def explained(
             shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
             message = f"must {' or '.join(rules)}, got {shown}"
         yield Problem(where, message)
+
+
+def _is_extra(item: Any) -> bool:
+    return bool(item["type"] == "extra_forbidden")
+
+
+def _unknown_field(place: tuple[str | int, ...], known: Iterable[str]) -> str:
+    """Suggest a field of the same section: what others call so, else one that is spelt alike."""
+    *section, name = place
+    meant = SYNONYMS.get(str(name), "")
+    field = next((one for one in known if dotted((*section, one)) == meant), None)
+    if field is not None:
+        return f"unknown field {name!r}; did you mean {field!r}?"
+    return unknown("field", name, known)
 
 
 def _rule(item: Any) -> str:

@@ -248,19 +248,25 @@ def parse_json(content: bytes, source: object, shape: object = None) -> Any:
     """
     if shape is None:
         return _plain(content, source)
-    from_json, invalid = _pydantic()
+    from_json, _ = _pydantic()
     try:
         # A third of the time of `json`: a large home has tens of thousands of files.
         data = from_json(content)
     except ValueError:  # that says why, or reads what only it reads: half a pair of surrogates
         data = _plain(content, source)
+    checked_json(content, source, shape)
+    return data
+
+
+def checked_json(content: bytes, source: object, shape: object) -> Any:
+    """JSON as what `shape` is, its dataclasses made; else as `parse_json`."""
+    _, invalid = _pydantic()
     try:
-        _validator(shape).validate_json(content, strict=True)
+        return _validator(shape).validate_json(content, strict=True)
     except invalid as error:
         first = error.errors(include_url=False)[0]
         place = f" {dotted(first['loc'])}:" if first["loc"] else ""
         raise RequestError(f"{source} is damaged:{place} {first['msg']}") from None
-    return data
 
 
 @functools.cache

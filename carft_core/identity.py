@@ -204,6 +204,7 @@ def facts_of(config: TrialConfig, stand: Prepared) -> dict[str, Any]:
     return {
         "model": teacher.clip.digest,
         "data": data.digest,
+        "family": f"{stand.family.name} v{stand.family.version}",
         "split": config.data.split_number,
         "transform": repr(teacher.transform),
         "augmentation": repr(teacher.transform.augmentation) if follows else None,

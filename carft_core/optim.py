@@ -33,24 +33,35 @@ class OptimConfig(Section):
     """`sgd` has a momentum of 0.9; `sam` takes AdamW's steps by the gradient at the sharpest point
     nearby."""
     rho: Positive | None = None
-    """How far `sam` looks: by default 0.05."""
+    """How far `sam` looks; left out, 0.05."""
     lr: Positive = 1e-5
+    """The learning rate at its highest, after warm-up."""
     weight_decay: NonNegative = 0.1
+    """Decoupled in `adamw` and `sam`, as AdamW has it."""
     decay_norms_and_biases: bool = True
+    """Whether norms and biases decay too, as WiSE-FT has it."""
     epochs: PositiveInt | None = None
+    """Passes over train; left out, and without `steps`, the family's or 10."""
     steps: PositiveInt | None = None
+    """Steps of the optimiser, instead of `epochs`."""
     steps_per_epoch: PositiveInt | None = None
-    """With `steps`: how many are an epoch, behind which `id/val` is measured; else a pass is."""
+    """With `steps`: after so many `id/val` is measured, which is called an epoch; left out, a
+    pass."""
     batch_size: PositiveInt = 512
+    """Images a step."""
     micro_batch: PositiveInt | None = None
+    """The part of a batch that fits into memory; left out, the whole batch."""
     grad_checkpointing: bool = False
-    """Keep the activations between the tower's blocks alone, and compute those inside again on the
-    way back: memory for time, and equal gradients."""
+    """Keep only the activations between the tower's blocks and compute the others again: less
+    memory, about a third more time, equal gradients."""
     warmup: NonNegative = 0.1
     """Below 1 the fraction of all steps, from 1 on a number of steps."""
     clip: Positive | None = 1.0
+    """The norm that the gradient is cut to; null: it is not."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The share of each label that is spread over all classes."""
     batch_norm: Literal["frozen", "train"] = "frozen"
+    """Whether batch norms keep the statistics of pre-training, or train."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

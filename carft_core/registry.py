@@ -20,8 +20,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from carft_sweep.carft_core.errors import Problem, RequestError, unknown
-from carft_sweep.carft_core.fields import error_of, explained
+from carft_sweep.carft_core.errors import Problem, RequestError, misspelt, unknown
+from carft_sweep.carft_core.fields import describe, error_of, explained
 
 T = TypeVar("T")
 Anything = TypeVar("Anything")
@@ -96,6 +96,8 @@ class Registered(BaseModel):
         if not isinstance(fields, Mapping) and fields is not None:
             raise ValueError(f"must be a mapping of fields, got {value!r}")
         name = (fields or {}).get("name")
+        if name is None and (key := misspelt("name", fields or ())):
+            raise error_of([Problem((key,), unknown("field", key, ["name"]))])
         if name is None:
             message = f"which {registry.kind}? Known: {', '.join(sorted(registry))}."
             raise error_of([Problem(("name",), message)])
@@ -116,7 +118,9 @@ class Registered(BaseModel):
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         if "registry" not in vars(cls):
-            return handler(schema)
+            shown = handler(schema)
+            describe(cls, handler.resolve_ref_schema(shown))
+            return shown
         named = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
         return {"anyOf": [{"type": "string"}, named]}
 

@@ -12,18 +12,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss
-    from carft_sweep.carft_core.clip import Classifier
+    from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss, Soup, Wrapper
+    from carft_sweep.carft_core.algorithms.fine_tune import FineTune
+    from carft_sweep.carft_core.clip import Classifier, ImageClassifier
+    from carft_sweep.carft_core.config import trial_config
     from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Source, Split, Transform
-    from carft_sweep.carft_core.data.base import DataConfig
+    from carft_sweep.carft_core.data.base import Arrays, DataConfig, Files
     from carft_sweep.carft_core.errors import RequestError
-    from carft_sweep.carft_core.merges import MERGES, Merge
+    from carft_sweep.carft_core.merges import MERGES, Merge, MergePoint
+    from carft_sweep.carft_core.optim import Group, OptimConfig, decay_groups
     from carft_sweep.carft_core.predictor import Predictor
     from carft_sweep.carft_core.prompts import register_templates
     from carft_sweep.carft_core.teacher import Teacher
     from carft_sweep.carft_core.testing import check_algorithm, check_family, check_merge
+    from carft_sweep.carft_core.train import train
     from carft_sweep.sweeps.api import SweepFailed, run_sweep
-    from carft_sweep.tracking.mlflow_reader import load_comparison
+    from carft_sweep.tracking.mlflow_reader import load_comparison, predictions
     from carft_sweep.tracking.report.formats import rows_frame, runs_frame
     from carft_sweep.tracking.report.html import chart
 
@@ -50,45 +54,101 @@ __all__ = [
     "FAMILIES",
     "MERGES",
     "Algorithm",
+    "Arrays",
     "Batch",
     "Classifier",
     "DataConfig",
     "Family",
     "FamilyData",
+    "Files",
+    "FineTune",
+    "Group",
+    "ImageClassifier",
     "Loss",
     "Merge",
+    "MergePoint",
+    "OptimConfig",
     "Predictor",
     "RequestError",
+    "Soup",
     "Source",
     "Split",
     "SweepFailed",
     "Teacher",
     "Transform",
+    "Wrapper",
     "chart",
     "check_algorithm",
     "check_family",
     "check_merge",
+    "decay_groups",
     "load_comparison",
+    "predictions",
     "register_templates",
     "rows_frame",
     "run_sweep",
     "runs_frame",
+    "train",
+    "trial_config",
 ]
 
 _NAMES = {
-    "carft_core.algorithms": ("ALGORITHMS", "Algorithm", "Batch", "Loss"),
-    "carft_core.clip": ("Classifier",),
-    "carft_core.data": ("FAMILIES", "Family", "FamilyData", "Source", "Split", "Transform"),
-    "carft_core.data.base": ("DataConfig",),
+    "carft_core.algorithms": (
+        "ALGORITHMS",
+        "Algorithm",
+        "Batch",
+        "Loss",
+        "Soup",
+        "Wrapper",
+    ),
+    "carft_core.algorithms.fine_tune": ("FineTune",),
+    "carft_core.clip": (
+        "Classifier",
+        "ImageClassifier",
+    ),
+    "carft_core.config": ("trial_config",),
+    "carft_core.data": (
+        "FAMILIES",
+        "Family",
+        "FamilyData",
+        "Source",
+        "Split",
+        "Transform",
+    ),
+    "carft_core.data.base": (
+        "Arrays",
+        "DataConfig",
+        "Files",
+    ),
     "carft_core.errors": ("RequestError",),
-    "carft_core.merges": ("MERGES", "Merge"),
+    "carft_core.merges": (
+        "MERGES",
+        "Merge",
+        "MergePoint",
+    ),
+    "carft_core.optim": (
+        "Group",
+        "OptimConfig",
+        "decay_groups",
+    ),
     "carft_core.predictor": ("Predictor",),
     "carft_core.prompts": ("register_templates",),
     "carft_core.teacher": ("Teacher",),
-    "carft_core.testing": ("check_algorithm", "check_family", "check_merge"),
-    "sweeps.api": ("SweepFailed", "run_sweep"),
-    "tracking.mlflow_reader": ("load_comparison",),
-    "tracking.report.formats": ("rows_frame", "runs_frame"),
+    "carft_core.testing": (
+        "check_algorithm",
+        "check_family",
+        "check_merge",
+    ),
+    "carft_core.train": ("train",),
+    "sweeps.api": (
+        "SweepFailed",
+        "run_sweep",
+    ),
+    "tracking.mlflow_reader": ("load_comparison", "predictions"),
+    "tracking.report.formats": (
+        "rows_frame",
+        "runs_frame",
+    ),
     "tracking.report.html": ("chart",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

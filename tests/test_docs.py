@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_sweep.carft_core.clip import OpenedClip
@@ -25,20 +24,16 @@ from carft_sweep.carft_core.merges import MERGES
 from carft_sweep.carft_core.prompts import template_set
 from carft_sweep.carft_core.teacher import Teacher
 from carft_sweep.carft_core.testing import batch_for, check_algorithm, toy_teacher
-from carft_sweep.sweeps.spec.document import parse
-from carft_sweep.sweeps.spec.normalize import KEYS as ALL_KEYS
+from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.spec.spec import load_spec
+from tests.docs.blocks import DOCS, ROOT, blocks_of
 
-ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs"
-KEYS = {*ALL_KEYS} - {"import"}  # a page's modules are not there
 PLAIN = Transform(size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 def blocks(page: str, language: str) -> list[str]:
     """The fenced blocks of a page in one language."""
-    text = (ROOT / page).read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [block.text for block in blocks_of(page) if block.language == language]
 
 
 @pytest.fixture
@@ -227,7 +222,7 @@ def test_the_family_of_the_page_says_what_it_misses(
 
 
 def test_the_declared_family_of_the_page_is_swept_by_the_file_of_the_page(own_folder: Path) -> None:
-    declared, sweep, _ = blocks("docs/own-data.md", "yaml")
+    declared, sweep = blocks("docs/own-images.md", "yaml")
     (own_folder / "birds.family.yaml").write_text(declared)
     (own_folder / "birds.yaml").write_text(sweep)
     spec = load_spec(own_folder / "birds.yaml")
@@ -236,42 +231,47 @@ def test_the_declared_family_of_the_page_is_swept_by_the_file_of_the_page(own_fo
     assert len(template_set(config.prompts.contexts).templates) == 3
 
 
+def test_the_example_of_own_images_makes_the_folder_that_init_counts(
+    own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (script,) = blocks("docs/own-images.md", "python")
+    exec(compile(script, "docs/own-images.md", "exec"), {})
+    assert main(["init", str(own_folder / "photos")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    shown = next(it for it in blocks("docs/own-images.md", "text") if "all classes" in it)
+    assert [line for line in shown.splitlines() if line not in [*said, "..."]] == []
+
+
+def test_a_sweep_file_of_wandb_is_answered_as_the_page_says(own_folder: Path) -> None:
+    before, answer, colliding, _ = blocks("docs/from-wandb.md", "text")
+    (after,) = blocks("docs/from-wandb.md", "yaml")
+    file = own_folder / "photos_search.yaml"
+    file.write_text(before)
+    with pytest.raises(RequestError) as mistakes:
+        load_spec(Path(file.name))
+    assert f"carft-sweep: {mistakes.value}" == answer.strip()
+    distribution = re.search(r"batch_size: (.*)", before)
+    assert distribution is not None
+    file.write_text(after.replace("{values: [64, 128, 256]}", distribution[1]))
+    with pytest.raises(RequestError) as mistakes:
+        load_spec(Path(file.name))
+    assert colliding.strip() in str(mistakes.value).splitlines()
+    file.write_text(after)
+    assert load_spec(file).run_cap == 12
+
+
 def test_the_page_lists_every_key_of_a_family_file() -> None:
-    text = (DOCS / "own-data.md").read_text()
+    text = (DOCS / "own-images.md").read_text()
     keys = {*Declaration.model_fields, *ShiftFolders.model_fields, *Prompts.model_fields}
     rows = "".join(re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE))
     listed = {name.removeprefix("prompts.") for name in re.findall(r"`([a-z_.]+)`", rows)}
     assert listed >= keys - {"prompts"}
 
 
-def test_the_readme_and_the_tutorial_show_the_recipe_that_is_shipped() -> None:
+def test_the_readme_and_the_first_page_show_the_recipe_that_is_shipped() -> None:
     shipped = (ROOT / "sweeps" / "kl_weight.yaml").read_text()
-    for page in ("README.md", "docs/tutorial.md"):
+    for page in ("README.md", "docs/start.md"):
         assert blocks(page, "yaml")[0] == shipped, page
-
-
-def sweep_files() -> Iterator[tuple[str, dict[str, Any]]]:
-    """The sweep files on the pages; one without a name is a part, laid over `kl_weight`."""
-    recipe = yaml.safe_load((ROOT / "sweeps" / "kl_weight.yaml").read_text())
-    for path in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]:
-        page = str(path.relative_to(ROOT))
-        if page in ("docs/add-an-algorithm.md", "docs/add-a-family.md"):
-            continue  # They import a file of the page; they have tests of their own above.
-        for number, block in enumerate(blocks(page, "yaml")):
-            if "birds.family.yaml" in block:
-                continue  # Likewise.
-            shown = parse(block).data
-            if isinstance(shown, dict) and not shown.keys() - KEYS:
-                trial = {**recipe["trial"], **shown.get("trial", {})}
-                whole = shown if "name" in shown else {**recipe, **shown, "trial": trial}
-                yield f"{page}-{number}", whole
-
-
-@pytest.mark.parametrize("shown", [pytest.param(s, id=name) for name, s in sweep_files()])
-def test_every_sweep_file_that_is_shown_is_valid(shown: dict[str, Any], tmp_path: Path) -> None:
-    file = tmp_path / "shown.yaml"
-    file.write_text(yaml.safe_dump(shown, sort_keys=False))
-    assert load_spec(file).name == shown["name"]
 
 
 def test_the_page_of_methods_has_a_section_for_each() -> None:

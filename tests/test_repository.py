@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import carft_sweep
+from docs.hooks.reference import on_page_markdown
 from tools.lock import environments, select, unlocked
 
 ROOT = Path(__file__).parent.parent
@@ -276,11 +278,14 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 
 
+@functools.cache
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub and MkDocs make them."""
-    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    """The anchors of a page's headings, as GitHub and MkDocs make them, and of generated rows."""
+    text = on_page_markdown(FENCE.sub("", page.read_text()))
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     plain = [re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings]
-    return {re.sub(r"\s+", "-", heading) for heading in plain}
+    named = re.findall(r"\{ #(\S+) \}|<a id=\"([^\"]+)\">", text)
+    return {re.sub(r"\s+", "-", heading) for heading in plain} | {a or b for a, b in named}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -301,34 +306,3 @@ def test_the_tests_of_a_file_share_a_process(request: pytest.FixtureRequest) -> 
         pytest.skip("the tests were not given to several processes by their groups")
     # As pytest-xdist hands a group on, which pytest's next release may not let it do.
     assert request.node.nodeid.endswith("@tests/test_repository.py")
-
-
-def test_the_readme_lists_the_commands_that_there_are() -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from carft_sweep.sweeps.cli import main; sys.exit(main())",
-            "-h",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    listed = re.findall(r"^\| `(\w+)[ `]", (ROOT / "README.md").read_text(), re.MULTILINE)
-    there = re.search(r"\{([\w,]+)\}", done.stdout)
-    assert there is not None, done.stdout
-    assert sorted(listed) == sorted(there.group(1).split(","))
-
-
-def test_the_readme_shows_the_tree_that_there_is() -> None:
-    readme = (ROOT / "README.md").read_text()
-    block = re.search(r"^```\n(carft_core/.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    assert block is not None
-    folder = ROOT
-    for line in block.group(1).splitlines():
-        name = line.split()[0]
-        folder = folder if line.startswith("  ") else ROOT / name
-        path = folder / name if line.startswith("  ") else folder
-        assert path.exists(), line

@@ -5,14 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_LISTED = 20
+
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> str:
-    """Write `unknown column 'OD mean'; did you mean 'OOD mean'? Known: ID test, OOD mean.`"""
+    """Write `unknown column 'OD mean'; did you mean 'OOD mean'?`, or list the known names."""
     names = list(dict.fromkeys(allowed))
     lowered = {known.lower(): known for known in names}
     near = difflib.get_close_matches(name.lower(), lowered, n=1)
-    hint = f"did you mean {lowered[near[0]]!r}? " if near else ""
-    return f"unknown {kind} {name!r}; {hint}Known: {', '.join(names) or 'none'}."
+    listed = ", ".join(names[:MOST_LISTED]) or "none"
+    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    hint = f"did you mean {lowered[near[0]]!r}?" if near else f"Known: {listed}{more}."
+    return f"unknown {kind} {name!r}; {hint}"
 
 
 class ServiceUnreachable(RuntimeError):

@@ -144,6 +144,8 @@ def sqlite_file(uri: str) -> Path | None:
 
 EXPERIMENT = "carft-sweep"
 HOME, HOME_VARIABLE = ".carft", "CARFT_HOME"
+UI_HOST, UI_PORT = "127.0.0.1", 5000
+"""Where `carft-sweep ui` serves a home, unless another address is requested."""
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 _SECRET_OPTION = re.compile(r"(?<=[?&])(?:user|password|passwd|sslpassword|passfile)=[^&#]*&?")
 
@@ -205,6 +207,16 @@ def resolve_location(home: Path, environ: Mapping[str, str] | None = None) -> Tr
 def is_server(uri: str) -> bool:
     """Tell whether a URI is that of a server, which keeps artifacts itself."""
     return bool(uri) and urlsplit(uri).scheme in ("http", "https", "databricks", "databricks-uc")
+
+
+def pages_address(place: TrackingLocation) -> str | None:
+    """Return the address of MLflow's pages of a place: the server's own, or that of `carft-sweep
+    ui`, as it is without options. None where neither is known, as of Databricks.
+    """
+    if not is_server(place.named):
+        return f"http://{UI_HOST}:{UI_PORT}"
+    address = without_password(place.named).rstrip("/")
+    return address if address.startswith(("http://", "https://")) else None
 
 
 def without_password(uri: str) -> str:

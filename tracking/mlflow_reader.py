@@ -42,11 +42,13 @@ from carft_sweep.tracking.location import (
 )
 from carft_sweep.tracking.ownership import check_home
 from carft_sweep.tracking.report.html import show_in_notebooks
+from carft_sweep.tracking.report.predictions import predictions_frame
 from carft_sweep.tracking.store import mlflow_store
 from carft_sweep.tracking.store.mlflow_client import connect, find_experiment
 from carft_sweep.tracking.store.mlflow_errors import translated
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow.entities import Run
 
 
@@ -412,6 +414,56 @@ def load_comparison(
     spec = spec.model_copy(update={"reference": reference})
     show_in_notebooks()
     return compare_sweeps(parts, spec, chosen=RunFilter.parse(texts))
+
+
+def predictions(
+    sweep: str | Comparison,
+    *,
+    home: str | Path | None = None,
+    splits: str | Sequence[str] | None = None,
+    settings: str | Sequence[str] | None = None,
+    merges: str | Sequence[str] | None = None,
+    seeds: int | Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """Return what every model of a sweep predicts for every image, a row each.
+
+    Columns: `split` (`id/test`, `ood/outline`), `shift` (`outline`; missing in distribution),
+    `class` and `predicted` (names), `correct`, `confidence` (the probability of what is
+    predicted), `setting` and `algorithm`, `seed` (missing where nothing is trained), `merge` and
+    `alpha` (missing for the model that the run trained), and `image`, the path or key in its data.
+    Sweep and data are in the frame's `attrs`.
+
+    Which images does CAR-FT gain over fine-tuning, and which does it lose, by shift and class?
+
+    ```python
+    import pandas as pd
+
+    from carft_sweep import predictions
+
+    new, old = "car_ft kl_weight=1", "fine_tune"
+    frame = predictions("kl_weight", settings=[new, old], merges="unmerged")
+    right = frame.pivot_table("correct", ["shift", "class", "image"], "setting", observed=True)
+    change = right[new] - right[old]  # in the share of the seeds that have the image right
+    images = pd.DataFrame({"gained": change > 0.5, "lost": change < -0.5})
+    images.groupby(["shift", "class"], observed=True).sum()
+    ```
+
+    Args:
+        sweep: A name, or the comparison that `run_sweep` or `load_comparison` returned.
+        home: Whose run folders, for a name (CARFT_HOME, `.carft`).
+        splits: Only these, shifts also by their own names (`outline`).
+        settings: Only these, or all of an algorithm (`car_ft`).
+        merges: Only these: `wise_ft@0.5`, `wise_ft` of every alpha, `unmerged`.
+        seeds: Only these, beside what no seed changes.
+
+    Raises:
+        TrackingError: A name is unknown, no run here keeps predictions, or there are more than
+            20 million of them, which would not fit into memory.
+    """
+    comparison = load_comparison(sweep, home=home) if isinstance(sweep, str) else sweep
+    return predictions_frame(
+        comparison, splits=splits, settings=settings, merges=merges, seeds=seeds
+    )
 
 
 def read_sweeps(uri: str, experiment: str | None, sweeps: Sequence[str]) -> list[SweepRuns]:

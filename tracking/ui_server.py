@@ -30,6 +30,8 @@ from urllib.parse import urlsplit
 
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import (
+    UI_HOST,
+    UI_PORT,
     is_server,
     network_file_system,
     sqlite_file,
@@ -297,8 +299,8 @@ def serve(
     uri: str,
     artifacts: Path | None,
     *,
-    host: str = "127.0.0.1",
-    port: int = 5000,
+    host: str = UI_HOST,
+    port: int = UI_PORT,
     names: Sequence[str] = (),
     users: Users | None = None,
     prefix: str = "",

@@ -196,7 +196,7 @@ class Soup(Algorithm):
     least_members: ClassVar[int] = 1
 
     members: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """The digests of the runs, in any order; in a sweep file `after:` puts them here."""
+    """The digests of the runs, in any order; in a sweep file `after` fills it in."""
 
     @field_validator("members")
     @classmethod

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
@@ -34,8 +34,6 @@ class CarFt(Algorithm):
     defaults are what they are.
     """
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
     name: ClassVar[str] = "car_ft"
     summary: ClassVar[str] = "Fine-tuning with a KL term that keeps the context distribution"
     uses: ClassVar[frozenset[str]] = frozenset({"contexts"})
@@ -44,7 +42,7 @@ class CarFt(Algorithm):
     """The weight of the KL term; the default has no published source. At 0 the term is logged and
     trains nothing: plain fine-tuning."""
     context_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """The scale s of the context logits; None is CLIP's own. With 1 the KL is about 1e-4 and
+    """The scale s of the context logits; left out, CLIP's own. With 1 the KL is about 1e-4 and
     CAR-FT silently is fine-tuning."""
     kl_direction: Literal["teacher_student", "student_teacher"] = "teacher_student"
     """Which distribution comes first: KL(teacher || student), as in the paper, or the reverse."""

@@ -39,7 +39,7 @@ class FromCheckpoint(Algorithm):
     starts_at_zero_shot: ClassVar[bool] = False
 
     weights: str = ""
-    """The file's path. A run is known by the file's content, wherever it lies."""
+    """The file's path, required. A run is known by the file's content, wherever it is."""
 
     def build(self, teacher: Teacher) -> ImageClassifier:
         """The classifier with the file's weights.

@@ -45,35 +45,41 @@ class DataConfig(Section):
     """Which family of data sets, where it lies, how much of it trains, and in which views."""
 
     family: str = "icon_shift"
+    """A family's name, or a family file, relative to the sweep file."""
     root: str | None = None
+    """Where the data are; left out, the family file's folder, or `CARFT_DATA`."""
     train_fraction: Fraction = 1.0
+    """The part of train that trains."""
     shots: PositiveInt | None = None
     """So many images of each class train, instead of a fraction."""
     val_fraction: OpenFraction = 0.1
+    """The part of train that is carved off where the family has no `val`."""
     split_seed: Annotated[int, Field(ge=0)] | Literal["seed"] = 0
-    """By what a split is drawn; `seed`: by each run's own seed, as DomainBed's trial seed does."""
+    """The seed by which splits are drawn; `seed`: each run's own, as DomainBed's trial seed."""
     test_domain: str | None = None
-    """The domain that does not train and is measured, in families of domains."""
+    """The domain that does not train and is measured; required in families of domains."""
     val_domain: str | None = None
-    """One more that does not train, and on which settings are chosen instead."""
+    """One more domain that does not train; settings are chosen on it instead."""
     balanced: bool = False
-    """Whether a batch has `optim.batch_size` images of each domain that trains."""
+    """Whether a batch has `optim.batch_size` images of each domain that trains; families of domains
+    say true."""
     shifts: Annotated[
         Annotated[tuple[ShiftName, ...], Field(strict=False)] | None, AfterValidator(each_once)
     ] = None
-    """Those that are measured; left out, the family's own choice. A name stands for every shift
-    that begins with it and `-`."""
+    """The shifts that are measured, maybe none; left out, the family's choice. `c-fog` stands for
+    every shift that begins with `c-fog-`."""
 
     augmentation: AugmentationName | None = None
-    """The training views of families that have a default for it; others have their own views."""
+    """What training views draw; left out, the family's. Some families have views of their own, and
+    take none."""
     decode: Literal["full", "reduced"] = "full"
-    """How large photographs are decoded: `reduced`, JPEGs to a half, a quarter or an eighth of
-    their sides where twice what a view needs is left; faster, and not to the pixel CLIP's view."""
+    """How large photographs are decoded. `reduced`: JPEGs to a half, a quarter or an eighth of
+    their sides where twice what a view needs is left; faster, but not CLIP's view to the pixel."""
     restrict: Literal["auto", "never"] = "auto"
-    """Among which classes a shift that lacks some is scored: those that it has, or `never` fewer
-    than all."""
+    """Among which classes a shift that lacks some is scored: those that it has (`auto`), or all
+    (`never`)."""
     bad_files: Literal["refuse", "skip"] = "refuse"
-    """What happens to images that cannot be read: `skip` looks for them before anything begins."""
+    """What happens to images that cannot be read; `skip` looks for them before anything begins."""
 
     @model_validator(mode="after")
     def _shots_or_a_fraction(self) -> Self:
@@ -399,6 +405,9 @@ class Family:
     ranked_by: str = "top1"
     """The accuracy by which its benchmark ranks methods: what verdicts go by, `top1` or one of
     `metrics`."""
+    version: int = 1
+    """Raised by hand when its images, labels or splits change on purpose; a digest says whether
+    they did."""
     look: Callable[[DataConfig], Mapping[str, FoundSplit]] | None = None
     """What is there of each split that is asked for, named as in `FamilyData.splits`, wrong or not.
 

@@ -10,11 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.merges import MERGES
+from carft_sweep.sweeps.cli.parser import COMMANDS
 from carft_sweep.sweeps.doctor.examination import CHECKS
+from carft_sweep.sweeps.ledger.generations import EXTEND, REEVALUATE
+from carft_sweep.sweeps.space.parameters import DISTRIBUTIONS, Parameter
+from carft_sweep.sweeps.spec.normalize import IGNORED, OF_METRIC, UNSUPPORTED
+from carft_sweep.sweeps.spec.settings import METHODS
+from carft_sweep.sweeps.spec.spec import recipes
 
 ROOT = Path(__file__).parents[2]
 MARK = re.compile(r"<!-- table: (\w+) -->")
@@ -74,9 +81,78 @@ def doctor() -> str:
     return "\n".join(rows)
 
 
+def commands() -> str:
+    """A row for each command: its name, linked to its heading, and its purpose."""
+    rows = ["| command | what it does |", "|---|---|"]
+    rows += [f"| [`{name}`](#{name}) | {purpose} |" for name, (purpose, _) in COMMANDS.items()]
+    return "\n".join(rows)
+
+
+def shipped() -> str:
+    """A row for each recipe: its name, and the question that its file begins with."""
+    rows = ["| recipe | question |", "|---|---|"]
+    for name, file in recipes().items():
+        first = file.read_text(encoding="utf-8").splitlines()[0]
+        rows.append(f"| `{name}` | {first.removeprefix('# ')} |")
+    return "\n".join(rows)
+
+
+def methods() -> str:
+    """A row for each method of search."""
+    rows = ["| method | draws |", "|---|---|"]
+    return "\n".join([*rows, *(f"| `{name}` | {draws} |" for name, draws in METHODS.items())])
+
+
+def distributions() -> str:
+    """A row for each kind of distribution: its names, its keys with defaults, what it draws."""
+    kinds: dict[type[Parameter], list[str]] = {}
+    for name, cls in DISTRIBUTIONS.items():
+        kinds.setdefault(cls, []).append(f"`{name}`")
+    rows = ["| `distribution` | keys | draws |", "|---|---|---|"]
+    for cls, names in kinds.items():
+        keys = ", ".join(
+            f"`{key}`" if info.default in (None, PydanticUndefined) else f"`{key}` ({info.default})"
+            for key, info in cls.model_fields.items()
+            if key not in ("distribution", "when")
+            and not (key == "q" and cls.model_fields["distribution"].default == "int_uniform")
+        )
+        rows.append(f"| {', '.join(names)} | {keys} | {' '.join((cls.__doc__ or '').split())} |")
+    return "\n".join(rows)
+
+
+def changes() -> str:
+    """A row for each effect that a change of the sweep file has."""
+    extend, reevaluate = (", ".join(f"`{key}`" for key in keys) for keys in (EXTEND, REEVALUATE))
+    return "\n".join(
+        (
+            "| changed | what follows |",
+            "|---|---|",
+            f"| {extend} | the sweep is extended; its trials are kept |",
+            f"| {reevaluate} | a new generation with the same points first; runs that are there "
+            "are reused, and trials get new values from them |",
+            "| anything else | a new generation: trials begin anew; equal runs are reused |",
+        )
+    )
+
+
+def wandb() -> str:
+    """A row for each key of W&B's that is refused or ignored."""
+    rows = ["| key of W&B's | here |", "|---|---|"]
+    rows += [f"| `{key}` | refused: {instead} |" for key, instead in UNSUPPORTED.items()]
+    rows += [f"| `metric.{key}` | refused: {instead} |" for key, instead in OF_METRIC.items()]
+    rows.append(f"| {', '.join(f'`{key}`' for key in IGNORED)} | ignored, and named |")
+    return "\n".join(rows)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "algorithms": lambda: models("algorithm", ALGORITHMS),
+    "changes": changes,
+    "commands": commands,
+    "distributions": distributions,
     "merges": lambda: models("merge", MERGES),
+    "methods": methods,
+    "recipes": shipped,
+    "wandb": wandb,
     "doctor": doctor,
     "families": families,
     "map": source_map,

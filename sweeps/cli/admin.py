@@ -7,11 +7,10 @@ import getpass
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,10 @@ from carft_sweep.sweeps.doctor.base import FAULTS, Scope
 from carft_sweep.sweeps.engines.factory import address_of
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.claim import holder
-from carft_sweep.sweeps.ledger.runs import OPTIMISER_STATE, RunStore
 from carft_sweep.sweeps.ledger.summary import read_summaries
 from carft_sweep.sweeps.ledger.trials import (
-    LEDGER_FILE,
     begun_sweeps,
-    read_generations,
     sweep_folder,
-    sweep_names,
 )
 from carft_sweep.sweeps.results.artifacts import PAGE
 from carft_sweep.sweeps.results.sent_log import SentLog
@@ -196,97 +191,6 @@ def _sync(home: Home, name: str, store: Tracker, emit: Emit) -> int:
     for (run, what), reason in projection.refused.items():
         emit(f"{name}: {what} of {describe(run)} was refused: {reason}")
     return projection.sent
-
-
-@dataclass(frozen=True)
-class Waste:
-    """Something that may go."""
-
-    path: str
-    reason: str
-    bytes: int
-
-
-def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command."""
-    home = find_home(arguments.home, trust=arguments.trust_home)
-    items = list(waste(home)) if home.path.exists() else []
-    if arguments.yes:
-        for path in (Path(item.path) for item in items):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-    total = sum(item.bytes for item in items)
-    if arguments.json:
-        result = {"removed": arguments.yes, "bytes": total, "items": [asdict(i) for i in items]}
-        emit(json.dumps(result, indent=1))
-        return 0
-    for item in items:
-        emit(f"{item.bytes / 2**20:8.1f} MB  {item.path}  ({item.reason})")
-    verb = "removed" if arguments.yes else "can go; --yes removes it"
-    emit(f"{total / 2**20:.1f} MB {verb}" if items else "Nothing to remove.")
-    return 0
-
-
-_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.old)?")
-"""The names of files and folders that are filled beside what they are to replace: ours, and
-MLflow's `.artifact.uploading.`."""
-
-
-def waste(home: Home) -> Iterator[Waste]:
-    """What can go, never of a run or a sweep that somebody works on."""
-    runs = RunStore(home.runs)
-    used = set(_used(home))
-    for digest in runs.digests():
-        state = runs.read(digest)
-        folder = runs.folder(digest)
-        if state is None or state.is_live:
-            continue
-        if digest not in used:
-            yield _waste(folder, "a run that no sweep uses")
-        elif state.state == "done" and (folder / OPTIMISER_STATE).exists():
-            yield _waste(folder / OPTIMISER_STATE, "state of a run that is done")
-        if digest in used:
-            yield from _unfinished_writes(folder)
-    for aside in sorted(home.runs.glob(".*.before")):
-        digest = aside.name.removeprefix(".").removesuffix(".before")
-        state = runs.read(digest)
-        # Until the run is done again this is its only result, or the one that it goes back to.
-        is_replaced = state is not None and state.state == "done" and not state.is_live
-        if is_replaced or digest not in used:
-            yield _waste(aside, "an earlier result of a run that was trained again")
-    names = sweep_names(home)
-    idle = [name for name in names if holder(home.sweep(name)) is None]
-    for name in idle:
-        yield from _unfinished_writes(home.sweep(name))
-    if len(idle) == len(names):  # else one may be sending what MLflow keeps here
-        yield from _unfinished_writes(home.path / "mlartifacts")
-
-
-def _unfinished_writes(folder: Path) -> Iterator[Waste]:
-    """Yield what a process that was killed was about to put in the place of something else."""
-    for place, folders, files in os.walk(folder):
-        left = [name for name in (*folders, *files) if _TEMPORARY.fullmatch(name)]
-        folders[:] = [name for name in folders if name not in left]
-        for name in sorted(left):
-            yield _waste(Path(place, name), "half a file of a process that was killed")
-
-
-def _used(home: Home) -> Iterator[str]:
-    """Yield the runs of every generation of every sweep, and those that its soups are made of."""
-    for name in sweep_names(home):
-        for ledger in read_generations(home.sweep(name) / LEDGER_FILE):
-            for setting in ledger.settings():
-                yield from setting.runs.values()
-                yield from setting.members
-            for trial in ledger.proposals():
-                yield from trial.runs.values()
-
-
-def _waste(path: Path, reason: str) -> Waste:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return Waste(str(path), reason, sum(file.stat().st_size for file in files))
 
 
 def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:

@@ -22,13 +22,13 @@ from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
 from carft_sweep.sweeps.results.records import load_part, load_parts
 from carft_sweep.sweeps.spec.metrics import PATTERN, natural_goal, problem
-from carft_sweep.sweeps.spec.settings import SELECTION_RULES
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.pooling import RunFilter, SweepRuns, compare_sweeps, owners
 from carft_sweep.tracking.comparison.spec import (
     LEAVE_ONE_OUT,
     NAMED,
     REFERENCE,
+    SELECTION_RULES,
     TASK,
     ComparisonSpec,
     SelectionRule,

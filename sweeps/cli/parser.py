@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import itertools
 import json
+import platform
 import re
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from carft_sweep.carft_core.errors import unknown
 from carft_sweep.sweeps.spec.durations import seconds
 from carft_sweep.tracking.comparison.metrics import KINDS
+from carft_sweep.tracking.location import UI_HOST, UI_PORT
 from carft_sweep.tracking.ownership import TRUST_OPTION
 
 T = TypeVar("T")
 ENGINES = ("auto", "local", "ray")
 SUITES = ("step", "run", "sweep", "data", "tracking", "start")
+PACKAGES = ("carft-sweep", "torch", "open-clip-torch", "mlflow", "optuna", "ray")
+"""Those whose versions `--version` prints."""
 KEYS: Mapping[str, str] = {
     "engine": "engine",
     "parallel": "parallel",
@@ -24,7 +32,30 @@ KEYS: Mapping[str, str] = {
     "data_root": "data.root",
 }
 """Options that stand for a key of the sweep file, and the key."""
+SHELLS = ("bash", "zsh", "fish")
+OF_FILES = ("run", "check", "submit", "resume")
+"""The commands of sweep files, whose keys are often taken for options."""
+EVERYWHERE = ("--home", TRUST_OPTION, "--verbose")
+"""What every command takes, before its name or after it."""
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+class _Versions(argparse.Action):
+    """Prints the versions of what decides about results, read without an import of it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        """Exit with 0."""
+        from importlib.metadata import PackageNotFoundError, version
+
+        lines = []
+        for package in PACKAGES:
+            try:
+                lines.append(f"{package} {version(package)}")
+            except PackageNotFoundError:
+                lines.append(f"{package} (not installed)")
+        lines.insert(1, f"Python {platform.python_version()}")
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        parser.exit()
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,6 +70,10 @@ class Parser(argparse.ArgumentParser):
             message = unknown(kind, wrong[1], re.findall(r"[\w-]+", wrong[2]))
         self.exit(2, f"{self.prog}: {message}\nSee {self.prog} --help.\n")
 
+    def actions(self) -> list[argparse.Action]:
+        """Return its arguments and options, in order."""
+        return self._actions
+
     def options(self) -> list[str]:
         """Return the names of the options."""
         return [name for action in self._actions for name in action.option_strings]
@@ -46,7 +81,7 @@ class Parser(argparse.ArgumentParser):
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command and its options. Exits with 2 for what is unknown, with 0 after --help."""
-    parser, commands = _parsers()
+    parser, commands = parsers()
     words, more = _split(arguments)
     namespace, extra = parser.parse_known_args(words)
     namespace.more = more
@@ -56,11 +91,44 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if extra:
         action = getattr(namespace, "action", None)
         command = commands[f"{namespace.command} {action}" if action else namespace.command]
-        option = next((word for word in extra if word.startswith("-")), None)
-        if option is None:
+        if not any(word.startswith("-") for word in extra):
             command.error(f"what is {extra[0]!r} for? It is one argument too many")
-        command.error(unknown("option", option.partition("=")[0], command.options()))
+        command.error("\n".join(_unknown_options(command, words, extra)))
     return namespace
+
+
+def _unknown_options(command: Parser, words: Sequence[str], extra: Sequence[str]) -> Iterator[str]:
+    """Say of each option that a command does not have which one is meant, or which key."""
+    surplus = sum(not word.startswith("-") for word in extra)
+    for option in (word for word in extra if word.startswith("-")):
+        behind = itertools.takewhile(lambda word: word[:1] != "-", words[words.index(option) + 1 :])
+        # Of the words behind it argparse may have taken the first for the command's own.
+        values = [*behind][:surplus]
+        surplus -= len(values)
+        name, equals, value = option.partition("=")
+        yield f"unknown option {name!r}{_meant(command, name, [value] if equals else values)}"
+
+
+def _meant(command: Parser, option: str, values: Sequence[str]) -> str:
+    """Suggest what is meant by an option that a command does not have."""
+    own = {name.lstrip("-"): name for name in command.options()}
+    near = difflib.get_close_matches(option.lstrip("-"), own, n=1, cutoff=0.75)
+    if near:
+        return f"; did you mean {own[near[0]]!r}?"
+    if command.prog.rpartition(" ")[2] not in OF_FILES:
+        return ""
+    from carft_sweep.sweeps.spec.normalize import keys_called  # which imports torch
+
+    value = values[0] if len(values) == 1 else f"[{','.join(values)}]" if values else "..."
+    settings = [shlex.quote(f"{key}={value}") for key in keys_called(option.lstrip("-"))]
+    if option == "--seed":
+        settings.insert(0, shlex.quote(f"seeds=[{','.join(values) or '...'}]"))
+    words = " or ".join(f"--set {setting}" for setting in settings)
+    if not words:
+        return ""
+    if command.prog.endswith(" resume"):
+        return f"; it goes on as it was run. To change that: carft-sweep run FILE {words}"
+    return f"; it is a key of the sweep file: {words}"
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -88,15 +156,41 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
     return [*profiles, *arguments.overrides, *options]
 
 
-def _parsers() -> tuple[Parser, dict[str, Parser]]:
+class _WholeParser(Parser):
+    """The parser of all commands, whose help begins with examples and has commands in groups."""
+
+    def format_help(self) -> str:
+        """Return the help."""
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, [], [])
+        width = max(map(len, EXAMPLES))
+        examples = (f"  {words:{width}}  {what}" for words, what in EXAMPLES.items())
+        formatter.add_text("\n".join([f"{self.description}\n", "examples:", *examples]))
+        for title, names in GROUPS.items():
+            formatter.start_section(title)
+            formatter.add_arguments(
+                argparse.Action([], name, metavar=name, help=COMMANDS[name][0]) for name in names
+            )
+            formatter.end_section()
+        formatter.start_section("options")
+        formatter.add_arguments(action for action in self._actions if action.option_strings)
+        formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
+
+
+def parsers() -> tuple[Parser, dict[str, Parser]]:
     """Return the whole parser, and that of each command by its full name (`data check`)."""
-    parser = Parser(
+    parser = _WholeParser(
         prog="carft-sweep",
         allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [options] COMMAND ...",
         description="Sweeps of robust CLIP fine-tuning, measured in and out of distribution.",
-        epilog="State lies in one folder: --home, or CARFT_HOME, or .carft here.",
+        epilog="State is in one folder: --home, or CARFT_HOME, or .carft here.",
     )
-    parser.add_argument("--version", action="version", version=_version())
+    purpose = "print the versions of carft-sweep and of what it runs on"
+    parser.add_argument("--version", action=_Versions, nargs=0, help=purpose)
     _everywhere(parser, home=None, trust=False, verbose=0)
     commands = _subcommands(parser, "command", COMMANDS)
     return parser, commands | _subcommands(commands["data"], "action", DATA_ACTIONS, "data ")
@@ -109,7 +203,10 @@ def _subcommands(
     prefix: str = "",
 ) -> dict[str, Parser]:
     required = bool(prefix)
-    subparsers = parser.add_subparsers(dest=dest, metavar="ACTION" if prefix else None)
+    # The usage of the whole parser is our own, and no beginning of theirs.
+    subparsers = parser.add_subparsers(
+        dest=dest, metavar=dest.upper(), prog=parser.prog, parser_class=Parser
+    )
     subparsers.required = required
     commands = {}
     for name, (purpose, add_options) in table.items():
@@ -126,20 +223,11 @@ def _subcommands(
     return commands
 
 
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return f"carft-sweep {version('carft-sweep')}"
-    except PackageNotFoundError:
-        return "carft-sweep (not installed)"
-
-
 # Options of several commands.
 
 
 def _everywhere(parser: Parser, *, home: str | None, trust: bool | str, verbose: int | str) -> None:
-    _value(parser, "--home", "FOLDER", "where state lies (CARFT_HOME, .carft)", default=home)
+    _value(parser, "--home", "FOLDER", "where state is (CARFT_HOME, .carft)", default=home)
     parser.add_argument(
         TRUST_OPTION,
         action="store_true",
@@ -185,7 +273,7 @@ def _imports(parser: Parser, what: str = "algorithms, merges or families") -> No
 
 
 def _data_root(parser: Parser) -> None:
-    purpose = "where the data sets lie (the file's `data.root`, CARFT_DATA)"
+    purpose = "where the data sets are (the file's `data.root`, CARFT_DATA)"
     _value(parser, "--data-root", "FOLDER", purpose, type=_absolute)
 
 
@@ -197,12 +285,16 @@ def _sweep_file(parser: Parser) -> None:
     _value(parser, "file", "FILE", "a sweep file, or a shipped recipe's name")
     purpose = "change a key of the file: --set seeds=5, --set trial.optim.epochs=3"
     _repeated(parser, "--set", "KEY=VALUE", purpose, "overrides")
-    purpose = "the changes that the file keeps under profiles.NAME"
+    purpose = "make the changes that the file keeps under profiles.NAME, before any --set"
     _repeated(parser, "--profile", "NAME", purpose, "profiles")
 
 
 def _execution(parser: Parser) -> None:
-    _flag(parser, "--in-process", "train in this process, for a debugger")
+    _flag(
+        parser,
+        "--in-process",
+        "train in this process, so that breakpoint() works; nothing guards it",
+    )
     _flag(parser, "--quiet", "no progress, only failures and the end")
     purpose = "a run that takes longer has failed: seconds, or 90m, 2h30m"
     _value(parser, "--timeout", "TIME", purpose, type=_seconds)
@@ -213,14 +305,20 @@ def _execution(parser: Parser) -> None:
     )
 
 
+def _fresh(parser: Parser) -> None:
+    purpose = "train every run again; its earlier result goes when the new one is complete"
+    _flag(parser, "--fresh", purpose)
+
+
 def _engine(parser: Parser) -> None:
     parser.add_argument(
         "--engine",
         choices=ENGINES,
         help="where runs execute: local, ray, or auto (the file's `engine`)",
     )
-    _value(parser, "--address", "ADDRESS", "of a Ray cluster (RAY_ADDRESS)")
-    _value(parser, "--parallel", "N", "most runs at once, or auto", type=_count_or_auto)
+    _value(parser, "--address", "ADDRESS", "HOST:PORT of a Ray cluster (RAY_ADDRESS)")
+    purpose = "the most runs at once, or auto (the file's `parallel`)"
+    _value(parser, "--parallel", "N", purpose, type=_count_or_auto)
     _imports(parser)
 
 
@@ -243,9 +341,9 @@ def _selection(parser: Parser) -> None:
 
 def _init(parser: Parser) -> None:
     _value(parser, "folder", "DIR", "the folder of images")
-    _value(parser, "--out", "FOLDER", "where to write (the current folder)")
+    _value(parser, "--out", "FOLDER", "where the files go (the current folder)")
     _value(parser, "--name", "NAME", "of family and sweep (made of the folder's)")
-    _flag(parser, "--force", "write over files that are there")
+    _flag(parser, "--force", "write over files that are there, which else are left alone")
     _json(parser, "print what the folder holds as JSON")
 
 
@@ -272,7 +370,7 @@ def _data_family(parser: Parser) -> None:
 def _data_check(parser: Parser) -> None:
     _data_family(parser)
     purpose = "the digest that the data must have, or 8 or more of its first characters"
-    _value(parser, "--expect", "DIGEST", purpose)
+    _value(parser, "--expect", "DIGEST", f"{purpose}; another one gives exit code 2")
 
 
 def _run(parser: Parser) -> None:
@@ -281,7 +379,7 @@ def _run(parser: Parser) -> None:
     _execution(parser)
     _data_root(parser)
     _engine(parser)
-    _flag(parser, "--fresh", "train every run again")
+    _fresh(parser)
 
 
 def _check(parser: Parser) -> None:
@@ -294,7 +392,9 @@ def _check(parser: Parser) -> None:
 def _resume(parser: Parser) -> None:
     _sweep(parser)
     _flag(parser, "--failed", "retry all failed trials, including those that became NaN")
-    _value(parser, "--trials", "+N", "so many trials more", type=_count)
+    _value(
+        parser, "--trials", "+N", "so many trials more, which the next resume keeps", type=_count
+    )
     _json(parser)
     _execution(parser)
     _data_root(parser)
@@ -316,15 +416,15 @@ def _submit(parser: Parser) -> None:
     _flag(parser, "--no-wait", "only submit, and print the job's id")
     _value(parser, "--parallel", "N", "most runs at once")
     _value(parser, "--timeout", "TIME", "a run that takes longer has failed")
-    _value(parser, "--data-root", "FOLDER", "where the data lie on the cluster")
-    _flag(parser, "--fresh", "train every run again")
+    _value(parser, "--data-root", "FOLDER", "where the data are on the cluster")
+    _fresh(parser)
     _flag(parser, "--quiet", "no progress in the job's log")
     _repeated(parser, "--exclude", "PATTERN", "files or folders that are not sent")
     most = _size("100MB")
     _value(parser, "--max-bundle", "SIZE", "most that is sent (100MB)", type=_size, default=most)
     _repeated(parser, "--pip", "PACKAGE|FILE", "install it for the job")
     _repeated(parser, "--env", "NAME=VALUE", "a variable of the job")
-    _repeated(parser, "--secret", "NAME=PATH", "a secret that lies in a file on the cluster")
+    _repeated(parser, "--secret", "NAME=PATH", "a secret that is in a file on the cluster")
     purpose = "of the cluster, for the driver (python)"
     _value(parser, "--python", "PATH", purpose, default="python")
 
@@ -348,7 +448,7 @@ def _show(parser: Parser) -> None:
         help="only the trials in this state",
     )
     number = parser.add_mutually_exclusive_group()
-    _value(number, "--limit", "N", "the best N trials (50)", type=_count)
+    _value(number, "--limit", "N", "unfinished trials and the best, N in all (50)", type=_count)
     _flag(number, "--all", "every trial")
     _flag(parser, "--ids", "MLflow's ids of the runs too")
 
@@ -376,7 +476,8 @@ def _compare(parser: Parser) -> None:
 
 def _report(parser: Parser) -> None:
     _value(parser, "sweeps", "SWEEP", "names; several are one report", nargs="+")
-    _value(parser, "--out", "FILE", "where the page goes (report.html in the sweep's folder)")
+    purpose = "where the page goes (report.html in the sweep's folder; of several, in the home)"
+    _value(parser, "--out", "FILE", purpose)
     _value(parser, "--figures", "FOLDER", "write each chart there too, as PNG and SVG")
     _json(parser, "print where the files are as JSON")
     _selection(parser)
@@ -388,11 +489,11 @@ def _export(parser: Parser) -> None:
     _value(which, "--run", "DIGEST", "this run, by the beginning of its digest")
     _value(which, "--setting", "LABEL", "this setting, not the selected one")
     _value(parser, "--seed", "N", "the run with this seed (the median)", type=_whole)
-    _value(parser, "--merge", "LABEL", "merged: wise_ft@0.5")
+    _value(parser, "--merge", "LABEL", "a merged model of the run: wise_ft@0.5; or unmerged")
     _value(parser, "--out", "FOLDER", "where to (SWEEP-model)")
-    _flag(parser, "--mlflow", "keep it in MLflow too")
-    _value(parser, "--register", "NAME", "and register it there")
-    _flag(parser, "--force", "replace another model there")
+    _flag(parser, "--mlflow", "keep it in MLflow too, where it can be served")
+    _value(parser, "--register", "NAME", "and make it a version of this registered model there")
+    _flag(parser, "--force", "replace another exported model; nothing else is ever replaced")
     _json(parser)
 
 
@@ -400,7 +501,7 @@ def _predict(parser: Parser) -> None:
     _value(parser, "model", "MODEL", "an exported folder, or a sweep's name")
     _value(parser, "images", "IMAGE", "files, or folders of them", nargs="+")
     _value(parser, "--top", "N", "most likely classes (5)", type=_count, default=5)
-    _value(parser, "--contexts", "N", "contexts (3)", type=_whole, default=3)
+    _value(parser, "--contexts", "N", "contexts (3); 0 for none", type=_whole, default=3)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     _json(parser, "print as JSON")
 
@@ -410,9 +511,9 @@ def _sync(parser: Parser) -> None:
 
 
 def _ui(parser: Parser) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
-    purpose = "the port to listen on; 0 for any (5000)"
-    _value(parser, "--port", "N", purpose, type=_port, default=5000)
+    parser.add_argument("--host", default=UI_HOST, help=f"address to listen on ({UI_HOST})")
+    purpose = f"the port to listen on; 0 for any ({UI_PORT})"
+    _value(parser, "--port", "N", purpose, type=_port, default=UI_PORT)
     purpose = "names under which people open it: mlflow.lab.example"
     _value(parser, "--allowed-hosts", "NAME,...", purpose, type=_host_names, default=())
     protection = parser.add_mutually_exclusive_group()
@@ -446,6 +547,19 @@ def _clean(parser: Parser) -> None:
     _json(parser, "print as JSON")
 
 
+def _completion(parser: Parser) -> None:
+    purpose = 'bash, zsh or fish; for bash: eval "$(carft-sweep completion bash)"'
+    _value(parser, "shell", "SHELL", purpose, nargs="?", choices=SHELLS)
+    purpose = "only print what the last of these words, with tabs between, may become"
+    _value(parser, "--line", "WORDS", purpose)
+
+
+def _remove(parser: Parser) -> None:
+    _sweep(parser)
+    _flag(parser, "--yes", "remove without a question, which only a terminal is asked")
+    _json(parser, "print as JSON")
+
+
 Command = tuple[str, Callable[[Parser], None]]
 COMMANDS: Mapping[str, Command] = {
     "init": ("look at a folder of images, and write a family file and a sweep file for it", _init),
@@ -467,9 +581,27 @@ COMMANDS: Mapping[str, Command] = {
     "doctor": ("check what sweeps need, and say what to do where it is missing", _doctor),
     "bench": ("measure what sweeps cost beside what the same work costs at least", _bench),
     "schema": ("the JSON schema of sweep files or family files, for an editor", _schema),
+    "remove": (
+        "remove a sweep: its folder, runs of no other sweep, study, runs in MLflow",
+        _remove,
+    ),
+    "completion": ("the script with which a shell completes commands and sweeps", _completion),
     "clean": ("remove what no sweep needs any more", _clean),
 }
 """What each command is for, and what adds its options."""
+GROUPS: Mapping[str, Sequence[str]] = {
+    "start": ("init", "data", "check"),
+    "run": ("run", "resume", "stop", "submit"),
+    "look": ("watch", "list", "show", "compare", "report", "ui"),
+    "use a model": ("export", "predict"),
+    "upkeep": ("sync", "remove", "clean", "doctor", "bench", "schema", "completion"),
+}
+"""The commands as the help shows them."""
+EXAMPLES: Mapping[str, str] = {
+    "carft-sweep run kl_weight": "train a shipped sweep, and compare",
+    "carft-sweep check kl_weight --set seeds=3": "only plan it, changed",
+    "carft-sweep report kl_weight": "its result as a page",
+}
 DATA_ACTIONS: Mapping[str, Command] = {
     "list": ("what each family reads, where to get it, and whether it is there", _data_list),
     "check": ("images, classes and digests of a family, and all that is wrong", _data_check),

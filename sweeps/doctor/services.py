@@ -302,12 +302,9 @@ def _behind(scope: Scope) -> Iterator[Finding]:
     seconds=_CLUSTER_SECONDS + 15,
 )
 def _cluster(scope: Scope) -> Iterator[Finding]:
-    alone = scope.address is None
-    if alone and installed_version("ray") is None:
-        yield ok("Ray is not installed, and no cluster is named: runs execute on this machine")
-        return
-    require_ray()
-    if alone:
+    if scope.address is not None or installed_version("ray") is not None:
+        require_ray()
+    if scope.address is None:
         yield ok("no cluster is named (--address, RAY_ADDRESS): runs execute on this machine")
         return
     if scope.nodes:

@@ -28,13 +28,15 @@ Effect = Literal["extend", "reevaluate", "restart"]
 """What a changed field does. `reevaluate`: the same points keep their trained runs, and get new
 values from them."""
 
-_EXTEND = (
+EXTEND = (
     *("description", "baselines", "run_cap", "time_budget", "metric.target", "report", "import"),
     *("retries", "timeout", "breaker", "engine", "parallel", "resources", "webhook"),
     *("confirm_seeds", "after"),
     *("trial.merges", "trial.data.root", "trial.workers", "trial.device"),
 )
-_REEVALUATE = ("seeds", "trial.keep", "trial.eval", "trial.data.shifts")
+"""What may change in a sweep that goes on as it is; what is named stands for what is below it."""
+REEVALUATE = ("seeds", "trial.keep", "trial.eval", "trial.data.shifts")
+"""What makes trials get new values from runs that are there."""
 _SHOWN = 60
 _ABSENT = object()
 
@@ -174,9 +176,9 @@ def effect(differences: list[Change]) -> Effect | None:
 
 
 def _effect(field: str) -> Effect:
-    if _is_in(field, _REEVALUATE):
+    if _is_in(field, REEVALUATE):
         return "reevaluate"
-    return "extend" if _is_in(field, _EXTEND) else "restart"
+    return "extend" if _is_in(field, EXTEND) else "restart"
 
 
 def _is_in(field: str, names: tuple[str, ...]) -> bool:

@@ -294,6 +294,25 @@ class RunStore:
         before.rename(self.folder(digest))
         return True
 
+    def is_live(self, digest: str) -> bool:
+        """Whether somebody works on a run; not where its file is damaged."""
+        try:
+            state = self.read(digest)
+        except RequestError:
+            return False
+        return state is not None and state.is_live
+
+    def remove(self, digest: str) -> bool:
+        """Remove a run and its backup; False, and no change, when somebody works on it."""
+        with waiting(self.path / ".locks" / self.folder(digest).name):
+            if self.is_live(digest):
+                return False
+            folders = (self.folder(digest), self._before(digest))
+            aside = [set_aside(folder) for folder in folders if folder.exists()]
+        for folder in aside:
+            shutil.rmtree(folder)
+        return True
+
     def _before(self, digest: str) -> Path:
         return self.path / f".{digest}.before"
 
@@ -316,7 +335,14 @@ class RunStore:
         write_json(self.folder(state.digest) / FILE, asdict(state))
 
 
-def measured(folder: Path, label: str) -> Mapping[str, Any] | None:
+def set_aside(folder: Path) -> Path:
+    """Rename a folder that is to be removed, so that it is gone at once; `clean` knows the name."""
+    aside = folder.with_name(f".{folder.name.lstrip('.')}.{uuid.uuid4().hex[:8]}")
+    folder.rename(aside)
+    return aside
+
+
+def measured(folder: Path | str, label: str) -> Mapping[str, Any] | None:
     """What was measured of one model of a run: `metrics`, `facts`, `step`, `values`, `digest`."""
     # No Path: a comparison of ten thousand trials opens thirty thousand of these.
     file = f"{folder}/evaluations/{label}/metrics.json"

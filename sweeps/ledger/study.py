@@ -10,6 +10,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
@@ -183,6 +184,15 @@ def study_name(home: Home, name: str, generation: int) -> str:
     """
     prefix = "" if named_database() is None else f"{home_id(home.path)[:_ID_LENGTH]}/"
     return f"{prefix}{name}" + ("" if generation == 1 else f"@{generation}")
+
+
+def remove_studies(home: Home, name: str, generations: int) -> None:
+    """Remove the studies of a sweep, where they are. Raises whatever the storage raises."""
+    storage = open_storage(home)
+    for generation in range(1, generations + 1):
+        with suppress(KeyError):
+            study = storage.get_study_id_from_name(study_name(home, name, generation))
+            storage.delete_study(study)
 
 
 def frozen_trial(

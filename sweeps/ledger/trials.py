@@ -10,12 +10,12 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.files import append_lines, parse_json, read_lines
+from carft_sweep.carft_core.files import append_lines, checked_json, parse_json, read_lines
 from carft_sweep.carft_core.run_files import FINITE, check_time
 from carft_sweep.sweeps.home import Home
 
@@ -72,9 +72,14 @@ class Trial:
     def __post_init__(self) -> None:
         """Raise ValueError for what is no seed, digest, label, time or reason."""
         check_runs(self.runs, self.merges)
-        check_time(self.began, self.ended)
-        if self.reason is not None and not {"kind", "message"} <= self.reason.keys():
-            raise ValueError("a reason has a kind and a message")
+        check_time(self.began)
+        _check_end(self.ended, self.reason)
+
+    def ended_by(self, end: _End) -> Trial:
+        """Return it as it has ended; either was checked when it was read."""
+        ended = object.__new__(Trial)
+        vars(ended).update(vars(self) | vars(end))
+        return ended
 
     @property
     def value(self) -> float | None:
@@ -127,6 +132,13 @@ def check_runs(runs: Mapping[str, str], merges: Sequence[str]) -> None:
     for label in merges:
         if not _LABEL.fullmatch(label):
             raise ValueError(f"{label[:40]!r} is no label of a merged model")
+
+
+def _check_end(ended: float | None, reason: Mapping[str, str] | None) -> None:
+    """Raise ValueError for what is no time, or no reason, of an end."""
+    check_time(ended)
+    if reason is not None and not {"kind", "message"} <= reason.keys():
+        raise ValueError("a reason has a kind and a message")
 
 
 @dataclass(frozen=True)
@@ -223,10 +235,15 @@ class _End:
     values: Sequence[float] = ()
     reason: Mapping[str, str] | None = None
 
+    def __post_init__(self) -> None:
+        _check_end(self.ended, self.reason)
+
 
 @dataclass(frozen=True)
 class _Change:
     """A line of the ledger; one of the fields is there."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     begin: _Begin | None = None
     spec: KeptSpec | None = None
@@ -234,6 +251,12 @@ class _Change:
     facts: KeptFacts | None = None
     report: tuple[int, int, float | None] | None = None
     trial: Trial | _End | None = None
+
+
+_MADE = frozenset({"report", "trial"})
+"""Changes that are checked as a whole, and taken as they were made then; most lines are of these.
+Of the others parts are checked, and what they hold is all that was read.
+"""
 
 
 @contextmanager
@@ -450,7 +473,7 @@ class Ledger:
         ]
         append_lines(self.file, lines, durable=durable)
         for line in lines:
-            self._apply(json.loads(line))
+            self._apply(_parse(line.encode()))
 
     def _apply(self, change: Mapping[str, Any]) -> None:
         ((kind, data),) = change.items()
@@ -468,15 +491,14 @@ class Ledger:
             case "report":
                 number, epoch, value = data
                 self._trials[number].reports[epoch] = math.nan if value is None else value
+            case "trial" if isinstance(data, _End):
+                self._trials[data.number] = self._trials[data.number].ended_by(data)
             case "trial":
-                known = self._trials.get(data["number"])
-                trial = Trial(**data) if known is None else replace(known, **data)
-                self._trials[trial.number] = trial
-                self._number_at[trial.point] = trial.number
-                if known is None:
-                    for digest in trial.runs.values():
-                        others = self._numbers_with.get(digest, ())
-                        self._numbers_with[digest] = (*others, trial.number)
+                self._trials[data.number] = data
+                self._number_at[data.point] = data.number
+                for digest in data.runs.values():
+                    others = self._numbers_with.get(digest, ())
+                    self._numbers_with[digest] = (*others, data.number)
             case _:
                 raise ValueError(f"unknown kind of line {kind!r}")
 
@@ -500,13 +522,20 @@ def read_generations(file: Path) -> list[Ledger]:
 
 def _read_line(file: Path, line: bytes, ledgers: list[Ledger]) -> None:
     """Apply one line to the last of the ledgers, or begin the next."""
-    change = parse_json(line, "it", _Change)
+    change = _parse(line)
     if "begin" in change:
         head = change["begin"]
         first_line = (head["generation"], head["spec"], head["began"])
         ledgers.append(Ledger(file, *first_line, earlier=tuple(ledgers)))
         return
     ledgers[-1]._apply(change)
+
+
+def _parse(line: bytes) -> Mapping[str, Any]:
+    """Return the change that a line is. Raises RequestError."""
+    made = vars(checked_json(line, "it", _Change)).items()
+    change = {kind: data for kind, data in made if data is not None}
+    return change if change.keys() <= _MADE else parse_json(line, "it")
 
 
 def newest_generation(home: Home, name: str) -> Ledger | None:
@@ -530,7 +559,8 @@ def find_ledger(home: Home, name: str) -> Ledger:
 def sweep_names(home: Home) -> list[str]:
     """List the sweeps that were begun in a home."""
     files = (*home.sweeps.glob(f"*/{LEDGER_FILE}"), *home.sweeps.glob("*/driver.json"))
-    return sorted({file.parent.name for file in files})
+    names = {file.parent.name for file in files}
+    return sorted(name for name in names if not name.startswith("."))  # which are being removed
 
 
 def begun_sweeps(home: Home) -> list[str]:

@@ -8,7 +8,7 @@ import math
 import shlex
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.runs import UNMERGED, Arm, RunRecord, split_merge
 from carft_sweep.tracking.comparison.spec import REFERENCE, VAL
 from carft_sweep.tracking.location import home_id, resolve_location
+from carft_sweep.tracking.report.html import Export
 from carft_sweep.tracking.store.base import DatasetInput, RunKey
 
 if TYPE_CHECKING:
@@ -118,6 +119,23 @@ def select_model(
     model = SelectedModel(arm, record, label, why)
     logger.info("exporting run %s: %s", record.digest[:DIGITS], model)
     return model
+
+
+def export_commands(comparison: Comparison, sweep: str, *, named: bool) -> Iterator[Export]:
+    """Yield how to get the selected model from the command line, of several tasks that of each.
+
+    `named` names its run: where the choice is not that of the sweep as a whole, `export` would take
+    another one. Nothing for a choice without a finished run.
+    """
+    parts = [*comparison.tasks.values()] or [comparison]
+    for part in parts:
+        with suppress(RequestError):
+            model = select_model(part)
+            words = ["carft-sweep", "export", sweep]
+            if named or comparison.tasks:
+                words += ["--run", model.run.digest[:DIGITS]]
+                words += [] if model.label == UNMERGED else ["--merge", model.label]
+            yield Export(str(model), shlex.join(words))
 
 
 def part_of(comparison: Comparison, model: SelectedModel) -> Comparison:
@@ -342,6 +360,7 @@ def exporter(home: Home, name: str, vet: Vet | None = None) -> Iterator[Exporter
     """
     from carft_sweep.sweeps.spec.user_code import vet_of
 
+    home = home.absolute()
     invocation = Invocation.read(home, name)
     sweep = find_ledger(home, name)
     with invocation.working_directory():
@@ -443,7 +462,7 @@ def log_selected_again(home: Home, name: str) -> str | None:
         with exporter(home, name, refuse) as models:
             if not models.spec.report.model:
                 return None
-            return log_selected(home, models.spec, models.comparison)
+            return log_selected(models.home, models.spec, models.comparison)
     except RequestError as error:
         return f"the selected model is not in MLflow: {error}"
 

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,24 +45,26 @@ class Measurements:
     def __init__(self, runs: Path, sweep: str) -> None:
         """`runs` is the folder of the runs of a home."""
         key = digest_of([_VERSION, str(runs.absolute()), sweep])
+        self._runs = str(runs)
         self._file = user_cache() / "measurements" / f"{key}.npz"
         self._kept = _Kept.load(self._file)
         self._read: dict[str, _Entry] = {}
         """By run and label what is in use, of which so many are new."""
         self._new = 0
 
-    def of(self, folder: Path, label: str) -> Mapping[str, Any] | None:
+    def of(self, digest: str, label: str) -> Mapping[str, Any] | None:
         """Return `metrics` and `facts` of one model of a run; None where it was not measured.
 
         Raises RequestError for a file that is damaged.
         """
+        folder = f"{self._runs}/{digest}"
         try:
             status = os.stat(f"{folder}/evaluations/{label}/metrics.json")  # noqa: PTH116 - no Path
         except OSError:
             return measured(folder, label)
         # Before it is read: of a file that is replaced meanwhile nothing is kept for long.
         stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
-        key = f"{folder.name}/{label}"
+        key = f"{digest}/{label}"
         entry = self._kept.entry(key, stamp)
         if entry is None:
             evaluation = measured(folder, label)
@@ -82,6 +84,32 @@ class Measurements:
             keep(self._file, lambda file: _write(file, self._read))
 
 
+class _KeptMetrics(Mapping[str, float]):
+    """The metrics of an entry, looked up among those of all: most of them nobody asks for."""
+
+    __slots__ = ("_at", "_places", "_values")
+
+    def __init__(self, places: Mapping[str, int], values: Sequence[float], at: int) -> None:
+        self._places, self._values, self._at = places, values, at
+
+    def __getitem__(self, name: str) -> float:
+        return self._values[self._at + self._places[name]]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return one without the exception by which Mapping finds out that it is not there."""
+        place = self._places.get(name)
+        return default if place is None else self._values[self._at + place]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
 class _Kept:
     """The file of the cache, in memory; empty where there is none, or none that is understood."""
 
@@ -96,7 +124,8 @@ class _Kept:
     ) -> None:
         """`rows` are of each entry its layout, its facts, and where its values begin."""
         self._places, self._stamps, self._rows = places or {}, stamps, rows
-        self._layouts, self._facts, self._values = layouts, facts, values
+        self._layouts = [{name: place for place, name in enumerate(names)} for names in layouts]
+        self._facts, self._values = facts, values
 
     @classmethod
     def load(cls, file: Path) -> _Kept:
@@ -112,7 +141,7 @@ class _Kept:
                 head = json.loads(arrays["head"].tobytes())
                 stamps = [(a, b, c, d) for a, b, c, d in arrays["stamps"].tolist()]
                 rows = [(a, b, c) for a, b, c in arrays["rows"].tolist()]
-                values = arrays["values"].tolist()
+                values = memoryview(arrays["values"])
             lengths = [len(layout) for layout in head["layouts"]]
             whole = len(head["keys"]) == len(stamps) == len(rows) and all(
                 0 <= facts < len(head["facts"]) and 0 <= at <= len(values) - lengths[layout]
@@ -132,8 +161,7 @@ class _Kept:
         if place is None or self._stamps[place] != stamp:
             return None
         layout, facts, at = self._rows[place]
-        names = self._layouts[layout]
-        metrics = dict(zip(names, self._values[at : at + len(names)], strict=True))
+        metrics = _KeptMetrics(self._layouts[layout], self._values, at)
         return _Entry(stamp, metrics, self._facts[facts])
 
 

@@ -281,6 +281,8 @@ class SweepProjection:
             logger.info("%s has no runs of %s any more", self._sent.place, self._sweep.sweep)
             self._sent.clear()
             self.is_anew = True
+        elif known is not None and known["id"]:
+            self._sent.note_experiment(self._store.experiment())
 
     def _left_open(self, runs: Mapping[str, _Run]) -> list[str]:
         """List the runs that a dead driver left running and the sweep asks for no more."""
@@ -471,6 +473,7 @@ class SweepProjection:
         if (self._folder / SWEEP_FILE).exists():
             self._log_artifact(self._sweep, self._folder / SWEEP_FILE)
         self._sent.record("", self._store.run_id(self._sweep) or "", "running")
+        self._sent.note_experiment(self._store.experiment())
 
     def _start_run(self, start: RunStart) -> None:
         """Start a run of the store, noted before: whatever happens then, somebody ends it."""

@@ -117,14 +117,14 @@ def _records(
     params = {name: scalar(value) for name, value in item.params.items()}
     for seed, digest in item.runs.items():
         folder = runs.folder(digest)
-        own = evaluations.of(folder, UNMERGED)
+        own = evaluations.of(digest, UNMERGED)
         if trial is not None and trial.state == "pruned":
             state: State = "pruned"
         elif trial is not None and trial.state == "complete" and own:
             state = "done"  # whoever works on it again has not put the result aside
         else:
             state = state_of(runs.read(digest), done=own is not None)
-        merges = {label: evaluations.of(folder, label) for label in item.merges}
+        merges = {label: evaluations.of(digest, label) for label in item.merges}
         trains = seed != NO_SEED and not item.untrained
         yield RunRecord(
             algorithm=item.algorithm,

@@ -21,14 +21,25 @@ from carft_sweep.sweeps.ledger.generations import COPY, Invocation
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.trials import Ledger
 from carft_sweep.sweeps.results.artifacts import FIGURES, PAGE
+from carft_sweep.sweeps.results.export import export_commands
+from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.sweeps.space.parameters import parse_parameter
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.predictions import Gallery, class_names, pick
 from carft_sweep.tracking.comparison.runs import RunRecord, fields
 from carft_sweep.tracking.comparison.verdict import Pair, zero_shot_of
+from carft_sweep.tracking.location import is_server, pages_address, resolve_location
 from carft_sweep.tracking.provenance import describe_code, provenance_tags
 from carft_sweep.tracking.report import calibration
-from carft_sweep.tracking.report.html import Pictures, Provenance, without_user
+from carft_sweep.tracking.report.html import (
+    Export,
+    Pictures,
+    Provenance,
+    RunPages,
+    without_user,
+)
+from carft_sweep.tracking.store.base import ARM
+from carft_sweep.tracking.store.mlflow_pages import run_page
 
 if TYPE_CHECKING:
     from carft_sweep.tracking.charts.data import ChartData
@@ -168,6 +179,33 @@ def _claim(run: RunRecord) -> dict[str, Any] | None:
     if run.folder is not None:
         claim = read_json(run.folder / "config.json", Claim)
     return claim if claim and "identity" in claim else None
+
+
+def _run_pages(home: Home, sweeps: Sequence[Ledger]) -> RunPages | None:
+    """Return where MLflow shows the runs that it was sent; None where it has no known address."""
+    place = resolve_location(home.path)
+    address = pages_address(place)
+    if address is None:
+        return None
+    pages: dict[str, str] = {}
+    for sweep in sweeps:
+        log = SentLog(home.sweep(sweep.name), place)
+        ids = log.run_ids() if log.experiment else {}
+        for digest, run_id in ids.items():
+            if digest and run_id and not digest.startswith(ARM):
+                pages[digest] = f"{address}/{run_page(log.experiment, run_id)}"
+    return RunPages(address, pages, is_own=not is_server(place.named))
+
+
+def _exports(
+    sweeps: Sequence[Ledger], comparison: Comparison, options: Sequence[str]
+) -> Sequence[Export]:
+    """Return how to export what is selected here; `options` may choose among other runs."""
+    if comparison.selected is None and not comparison.tasks:
+        return ()
+    selected = [] if comparison.selected is None else comparison.selected.arm.done
+    owner = _owner(sweeps, selected[0].digest) if selected else sweeps[0]
+    return [*export_commands(comparison, owner.name, named=bool(options) or len(sweeps) > 1)]
 
 
 Fact = tuple[str, tuple[str, ...]]
@@ -378,6 +416,8 @@ def page(
         description=sweeps[0].spec["description"] if len(sweeps) == 1 else "",
         pictures=view.pictures,
         provenance=provenance(home, sweeps, comparison, options, deviations),
+        run_pages=_run_pages(home, sweeps),
+        exports=_exports(sweeps, comparison, options),
         cache=user_cache(),
     )
     return Page(text, data, view.files(), deviations)

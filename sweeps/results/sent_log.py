@@ -20,6 +20,8 @@ class SentLog:
         self.model = self.file.with_suffix(".model.json")
         """Which model of the sweep the place has."""
         self.place = f"{without_password(place.named)} (experiment {place.experiment})"
+        self.experiment = ""
+        """What the place calls the experiment; empty where it has no pages, or is unknown."""
         self.runs: dict[str, Mapping[str, str]] = {}
         """By digest: `id` of the run in the store, and `as`, what it was sent as."""
         lines = read_lines(self.file)
@@ -29,6 +31,7 @@ class SentLog:
                 texts = {key: text for key, text in entry.items() if isinstance(text, str)}
                 if "place" in texts:
                     self.place = texts["place"]
+                    self.experiment = texts.get("experiment", "")
                 elif texts.keys() >= {"run", "id", "as"}:
                     self.runs[texts["run"]] = texts
             except (ValueError, AttributeError, RecursionError):
@@ -53,12 +56,20 @@ class SentLog:
         else:
             append_lines(self.file, [json.dumps(self.runs[digest])], durable=False)
 
+    def note_experiment(self, experiment: str | None) -> None:
+        """Note what the place calls the experiment."""
+        if experiment is not None and experiment != self.experiment:
+            self.experiment = experiment
+            self._rewrite()
+
     def clear(self) -> None:
         """Forget everything: the store has nothing of it."""
         self.runs.clear()
+        self.experiment = ""
         self.file.unlink(missing_ok=True)
         self.model.unlink(missing_ok=True)
 
     def _rewrite(self) -> None:
-        entries = [{"place": self.place}, *self.runs.values()]
+        place = {"place": self.place, "experiment": self.experiment}
+        entries = [{name: it for name, it in place.items() if it}, *self.runs.values()]
         write_text(self.file, "".join(f"{json.dumps(entry)}\n" for entry in entries))

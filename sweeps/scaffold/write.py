@@ -76,7 +76,7 @@ def family_text(
     return "\n".join(
         [
             "# Written by `carft-sweep init`, and yours to change. What does not fit is named by",
-            f"# `carft-sweep check {shlex.quote(sweep_file)}`; docs/own-data.md has every key.",
+            f"# `carft-sweep check {shlex.quote(sweep_file)}`; docs/own-images.md has every key.",
             f"name: {name}",
             f"root: {quoted(root)} # of all folders; it may be relative to this file",
             "",

@@ -127,6 +127,11 @@ def parse(text: str) -> Document:
     return Document(data, loader.lines, tuple(loader.mistakes))
 
 
+def name_of(file: Path) -> str:
+    """Name a sweep after its file: the stem, with what no name may have left out."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", file.stem).strip("-_.")[:100] or "sweep"
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the scalars of YAML 1.2, the line of each value, and two limits.
 
@@ -375,7 +380,7 @@ class SpecDocument:
         value = self.get(route)
         if isinstance(value, dict):
             return value
-        if value is not None:
+        if value is not None and not self.is_wrong(route):
             self.add_error(route, f"must be a mapping, got {repr(value)[:80]}")
         return {}
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from carft_sweep.carft_core.errors import RequestError, unknown
+from carft_sweep.tracking.comparison.metrics import KINDS, LOSSES, TOP1, meant
 
 if TYPE_CHECKING:
     from carft_sweep.carft_core.config import TrialConfig
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 
 Goal = Literal["maximize", "minimize"]
 
-QUANTITIES = ("top1", "nll", "ece", "brier")
-FURTHER = ("macro_f1", "mean_per_class_top1", "mean_group_top1", "worst_group_top1")
+QUANTITIES = (TOP1, *LOSSES)
+FURTHER = KINDS[1:]
 """Further ones, which some families measure."""
 _SPLITS = ("id/val", "id/test", "id/test_PART", "ood/mean", "ood/SHIFT")
 NAMES = (
@@ -40,15 +41,6 @@ PATTERN = (
     r"|gap/top1|hmean/top1"
     r"|gain/ood/top1|retention/\w+/top1|context/\S+/(kl|entropy)|system/(images_per_s|peak_memory_mb))"
 )
-_ACCURACY = re.compile(r"(^|/)(acc|acc1|acc@1|accuracy|top_1|top-1)$")
-_SYNONYMS = {
-    **dict.fromkeys(("acc", "accuracy", "val_acc", "val_accuracy", "val_top1"), "id/val/top1"),
-    **dict.fromkeys(("loss", "val_loss", "eval_loss", "validation_loss"), "id/val/nll"),
-    **dict.fromkeys(("test_acc", "test_accuracy"), "id/test/top1"),
-    **dict.fromkeys(("ood_acc", "ood_accuracy"), "ood/mean/top1"),
-    "train_loss": "train/loss",
-}
-"""What other programs log, by its usual names."""
 _SMALLER_IS_BETTER = re.compile(r"(^train/|/nll$|/ece$|/brier$|/kl$|^gap/|memory)")
 
 
@@ -56,14 +48,19 @@ def problem(name: str) -> str | None:
     """Return what is wrong with a metric's name, or None."""
     if re.fullmatch(PATTERN, name):
         return None
-    plain = re.sub(r"[./ -]", "_", name.lower())
-    near = _SYNONYMS.get(plain, _ACCURACY.sub(r"\1top1", name))
-    if re.fullmatch(PATTERN, near):
+    near = nearest(name)
+    if near is not None:
         return f"unknown metric {name!r}; did you mean {near!r}?"
     if re.fullmatch(f"[a-z_]+/{PATTERN}", name):
         merge, rest = name.split("/", 1)
         return f"write {rest!r}, and the merge's point apart: merge: {merge}@..."
     return unknown("metric", name, NAMES)
+
+
+def nearest(name: str) -> str | None:
+    """Return the metric that other programs call so; None where there is none."""
+    near = meant(name)
+    return near if re.fullmatch(PATTERN, near) else None
 
 
 def natural_goal(name: str) -> Goal:

@@ -7,8 +7,11 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pydantic import BaseModel
+
 from carft_sweep.carft_core.config import SCALARS, SECTIONS, field_names
 from carft_sweep.carft_core.errors import Route, listed_in_groups, unknown
+from carft_sweep.carft_core.fields import SYNONYMS
 from carft_sweep.sweeps.space.parameters import KEYS as PARAMETER_KEYS
 from carft_sweep.sweeps.spec.document import (
     COMMAND_LINE,
@@ -47,21 +50,14 @@ OF_METRIC: Mapping[str, str] = {
     "impute_while_running": "leave it out; a running trial has no value yet",
     "threshold": "leave it out; the front of several goals needs no reference point",
 }
-SYNONYMS: Mapping[str, str] = {
-    **dict.fromkeys(("learning_rate", "lr0", "eta"), "optim.lr"),
-    **dict.fromkeys(("wd", "decay", "l2"), "optim.weight_decay"),
-    **dict.fromkeys(("bs", "batchsize", "train_batch_size"), "optim.batch_size"),
-    **dict.fromkeys(("num_epochs", "n_epochs", "max_epochs"), "optim.epochs"),
-    **dict.fromkeys(("max_steps", "num_steps"), "optim.steps"),
-    **dict.fromkeys(("optimizer", "optimiser"), "optim.name"),
-    **dict.fromkeys(("arch", "architecture", "backbone", "model"), "model.name"),
-    **dict.fromkeys(("dataset", "dataset_name"), "data.family"),
-    **dict.fromkeys(("warmup_steps", "warmup_ratio"), "optim.warmup"),
-    **dict.fromkeys(("grad_clip", "max_grad_norm", "gradient_clip_val"), "optim.clip"),
+ELSEWHERE: Mapping[str, str] = {
+    **SYNONYMS,
+    **dict.fromkeys(("num_gpus", "n_gpus"), "resources.gpus"),
+    **dict.fromkeys(("trials", "n_trials", "num_trials", "num_samples", "count"), "run_cap"),
+    **dict.fromkeys(("n_seeds", "num_seeds"), "seeds"),
+    **dict.fromkeys(("jobs", "n_jobs", "max_concurrent"), "parallel"),
 }
-"""What other programs call our fields, without the section that they may name."""
-
-
+"""What other programs call our keys and fields."""
 TRIAL_KEYS = (*SECTIONS, "algorithm", "merges", *SCALARS)
 KEYS = (
     *(field.alias or name for name, field in Settings.model_fields.items()),
@@ -271,10 +267,12 @@ def _unknown_field(kind: str, name: object, more: Iterable[str]) -> str:
     names = (*field_names(), *more)
     section, _, last = str(name).rpartition(".")
     same = [known for known in names if known.rpartition(".")[2] == last]
-    same = same or [known for known in (SYNONYMS.get(last),) if known in names]
+    same = same or [known for known in (ELSEWHERE.get(last),) if known in names]
     if not same and not section:  # else data.root is near to dropout
         own = {known.rpartition(".")[2]: known for known in reversed(names)}
+        own |= {other: known for other, known in ELSEWHERE.items() if known in names}
         same = [own[near] for near in difflib.get_close_matches(last, own, n=1, cutoff=0.75)]
+        same = same or (keys_called(last) if kind == "key" else [])
         if not same:
             known = listed_in_groups(more if kind == "key" else names)
             return f"unknown {kind} {name!r}; Known: {known}."
@@ -282,6 +280,32 @@ def _unknown_field(kind: str, name: object, more: Iterable[str]) -> str:
         return f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, same))}?"
     near = [known for known in names if section and known.startswith(f"{section}.")]
     return unknown(kind, name, near or names)
+
+
+def keys_called(name: str) -> list[str]:
+    """List the keys that a word may mean, as `--set` takes them: `trial.optim.lr` for `lr`.
+
+    They have the word as their last name, are called so elsewhere, or are spelt alike. Of a
+    mapping it is the name in it.
+    """
+    known = {field: f"trial.{field}" for field in field_names() if ".of." not in field}
+    for key, field in Settings.model_fields.items():
+        inner = field.default if isinstance(field.default, BaseModel) else None
+        names = [*(type(inner).model_fields if inner else ())]
+        if not names or field.metadata:  # which has a short form
+            names.insert(0, "")
+        known |= {full: full for full in (f"{key}.{name}".rstrip(".") for name in names)}
+    word = name.replace("-", "_").removeprefix("trial.")
+    exact = [key for key in (f"{word}.name", word) if key in known]
+    if exact:
+        return [known[exact[0]]]
+    by_last_name: dict[str, list[str]] = {}
+    for key in known:
+        by_last_name.setdefault(key.rpartition(".")[2], []).append(key)
+    for other, key in ELSEWHERE.items():
+        by_last_name.setdefault(other, [key])
+    near = difflib.get_close_matches(word, by_last_name, n=1, cutoff=0.75)
+    return [known[key] for key in by_last_name.get(near[0] if near else "", ())]
 
 
 def _route(key: str, aliases: Mapping[str, str]) -> Route:
@@ -312,7 +336,7 @@ def _parameter(text: str, aliases: Mapping[str, str]) -> tuple[str, ...]:
         return (aliases.get(text, text),)
     if name in known and key in PARAMETER_KEYS:
         return (aliases.get(name, name), key)
-    raise KeyError(_unknown_field("parameter", text, aliases))
+    raise KeyError(_unknown_field("parameter", name if key in PARAMETER_KEYS else text, aliases))
 
 
 def _put(document: SpecDocument, route: Route, value: object, place: Place) -> None:

@@ -27,22 +27,20 @@ def sweep_schema() -> Schema:
     """
     schema = Settings.model_json_schema(ref_template="#/$defs/{model}")
     properties, definitions = schema["properties"], schema["$defs"]
-    for name, field in Settings.model_fields.items():
-        properties[field.alias or name]["description"] = field.description
     short = {"type": "integer", "minimum": 0, "maximum": MAX_RETRIES}
-    properties["retries"] = {"anyOf": [short, {"$ref": "#/$defs/Retries"}]}
+    properties["retries"] = _one_of(properties["retries"], short, {"$ref": "#/$defs/Retries"})
     text = {"type": "string"}
-    properties["import"] = {"anyOf": [text, {"type": "array", "items": text}]}
+    listed = {"type": "array", "items": text}
+    properties["import"] = _one_of(properties["import"], text, listed)
     asha = definitions["Asha"]["properties"]
     asha |= {name: asha[field] for name, field in ASHA_SYNONYMS.items()}
     rules = properties["early_terminate"]["anyOf"][0]["oneOf"]
     for kind in definitions.keys() & {"Median", "Asha", "Patience", "Threshold"}:
         definitions[kind]["required"] = ["type"]
     definitions["Hyperband"] = Hyperband.model_json_schema() | {"required": ["type"]}
-    properties["early_terminate"] = {
-        "anyOf": [*rules, {"$ref": "#/$defs/Hyperband"}],
-        "description": properties["early_terminate"]["description"],
-    }
+    properties["early_terminate"] = _one_of(
+        properties["early_terminate"], *rules, {"$ref": "#/$defs/Hyperband"}
+    )
     parameter = TypeAdapter(AnyParameter).json_schema(ref_template="#/$defs/{model}")
     definitions |= parameter.pop("$defs")
     nested = {
@@ -54,10 +52,15 @@ def sweep_schema() -> Schema:
     definitions["Parameter"] = {"anyOf": [*parameter["anyOf"], nested]}
     one = {"$ref": "#/$defs/Parameter"}
     properties |= {
-        "allow_grid": {"type": "boolean", "description": "Of early_terminate."},
+        "allow_grid": {
+            "type": "boolean",
+            "default": False,
+            "description": "The same in `early_terminate`, which it may be given beside.",
+        },
         "parameters": {
             "type": "object",
-            "description": "What varies: trial fields (dotted, nested or by alias).",
+            "description": "What varies: fields of the trial, dotted, nested or by alias. A grid "
+            "without any is one trial.",
             "properties": dict.fromkeys(field_names(), one),
             "additionalProperties": one,
         },
@@ -65,17 +68,18 @@ def sweep_schema() -> Schema:
             "type": "array",
             "items": _named(ALGORITHMS),
             "description": "Other algorithms with the same data, budget and seeds.",
+            "x-words": "list of names or mappings",
         },
         "trial": _trial(),
         "aliases": {
             "type": "object",
             "additionalProperties": {"enum": list(field_names())},
-            "description": "Short names for trial fields, such as {lr: optim.lr}.",
+            "description": "Short names for fields of the trial: `{lr: optim.lr}`.",
         },
         "profiles": {
             "type": "object",
             "additionalProperties": {"type": "object"},
-            "description": "Named changes, for --profile: keys as --set takes them, with values.",
+            "description": "Named sets of changes, for `--profile`: keys as `--set` takes them.",
         },
         **{key: {"description": "W&B's; ignored."} for key in IGNORED},
     }
@@ -99,17 +103,28 @@ def family_schema() -> Schema:
     return {"$schema": _DRAFT, **schema, "title": "carft-sweep family file"}
 
 
+def _one_of(field: Schema, *forms: Schema) -> Schema:
+    """Return a field that may be written in each of these forms."""
+    kept: Schema = {key: field[key] for key in ("default", "description") if key in field}
+    return {"anyOf": [*forms], **kept}
+
+
 def _trial() -> Schema:
     schema = TrialConfig.model_json_schema(by_alias=False)["properties"]
     closed = {"additionalProperties": False}
     sections = {name: cls.model_json_schema() | closed for name, cls in SECTIONS.items()}
     return {
         "type": "object",
-        "description": "What every run shares; fields left out have defaults.",
+        "description": "What every run shares; fields that are left out have defaults.",
         "properties": {
             **sections,
             "algorithm": _named(ALGORITHMS, needs_name=False),
-            "merges": {"type": "array", "items": _named(MERGES)},
+            "merges": {
+                "type": "array",
+                "items": _named(MERGES),
+                "description": schema["merges"]["description"],
+                "x-words": "list of names or mappings",
+            },
             **{key: schema[key] for key in SCALARS},
         },
         "patternProperties": {"^[a-z_]+\\.[a-z_.]+$": {}},

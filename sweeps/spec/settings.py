@@ -10,7 +10,6 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -19,13 +18,13 @@ from pydantic import (
     model_validator,
 )
 
-from carft_sweep.carft_core.errors import Problem
+from carft_sweep.carft_core.errors import Problem, misspelt, unknown
 from carft_sweep.carft_core.fields import PositiveInt, Section, error_of, explained
 from carft_sweep.sweeps.space.distributions import Categorical, Distribution, Params
 from carft_sweep.sweeps.spec.durations import FORM, NUMBER, seconds
-from carft_sweep.sweeps.spec.metrics import PATTERN, Goal, natural_goal, problem
+from carft_sweep.sweeps.spec.metrics import PATTERN, Goal, natural_goal, nearest, problem
 from carft_sweep.tracking.comparison.metrics import By
-from carft_sweep.tracking.comparison.spec import LEAVE_ONE_OUT, NAMED, TASK, VAL_DOMAIN
+from carft_sweep.tracking.comparison.spec import LEAVE_ONE_OUT, SELECTION_RULES, TASK, VAL_DOMAIN
 
 WEBHOOK_VARIABLE = "CARFT_WEBHOOK"
 """The environment's variable that serves too."""
@@ -51,8 +50,6 @@ SEEDS_SCHEMA: dict[str, Any] = {
         },
     ]
 }
-SELECTION_RULES = ("best_val", "oracle", *NAMED)
-"""Of selection, by name."""
 SELECTION_SCHEMA: dict[str, Any] = {
     "anyOf": [
         {"enum": [*SELECTION_RULES]},
@@ -102,6 +99,15 @@ def expand_seeds(value: object) -> tuple[Any, ...]:
     if twice:
         raise ValueError(f"the seed {twice[0]!r} is in the list twice")
     return tuple(value)
+
+
+def check_search_seed(value: object) -> object:
+    """Refuse a list: those are the seeds of the runs."""
+    if isinstance(value, (list, tuple)):
+        raise ValueError(
+            f"is one number, the seed of the search; for the runs write seeds: {list(value)}"[:200]
+        )
+    return value
 
 
 def expand_fresh_seeds(value: object, info: ValidationInfo) -> tuple[Any, ...]:
@@ -179,6 +185,8 @@ def expand_selection(value: object) -> object:
         return {"rule": value}
     if isinstance(value, Mapping) and set(value) == {"within"}:
         return {"rule": "within", **value}
+    if isinstance(value, Mapping) and (key := misspelt("within", value, ["within"])):
+        raise error_of([Problem((key,), unknown("field", key, ["within"]))])
     raise ValueError(f"must be {', '.join(SELECTION_RULES)}, or {{within: 0.005}}, got {value!r}")
 
 
@@ -273,6 +281,7 @@ Duration = Annotated[
             "type": ["number", "string"],
             "exclusiveMinimum": 0,
             "pattern": f"^({NUMBER}|{FORM})$",
+            "x-words": "a length of time",
             "examples": [5400, "90m", "2h30m", "1d"],
         }
     ),
@@ -289,17 +298,21 @@ class Metric(Section):
     """What a trial is valued by: the mean of this metric over its seeds."""
 
     name: MetricName = "id/val/top1"
+    """A metric of the runs; only those of `id/val`, `ood/val` and `train` may choose."""
     goal: Goal = "maximize"
     """Left out, it is the metric's own direction: accuracy up, losses and errors down."""
     merge: str | None = None
-    """A point of one of the trial's merges, such as `wise_ft@0.5`; left out, the unmerged model."""
+    """Value the merged model at this point, such as `wise_ft@0.5`; one of the trial's `merges`."""
     target: Finite | None = None
-    """Once a trial's value has reached it, no new trial begins."""
+    """Once a trial's value has reached it, no new trial begins; of `metric` only."""
 
     @model_validator(mode="before")
     @classmethod
     def _without_empty(cls, data: Any) -> Any:
         """Drop empty keys, and fill in the metric's own direction."""
+        if isinstance(data, str):
+            form = f"{{name: {nearest(data) or 'id/val/top1'}}}"
+            raise ValueError(f"must be a mapping such as {form}, got {data[:80]!r}")
         if not isinstance(data, Mapping):
             return data
         given = {key: value for key, value in data.items() if value is not None}
@@ -337,47 +350,49 @@ class Report(Section):
     """What the verdict calls better, and what a sweep leaves at its end."""
 
     id_margin: Annotated[float, Field(ge=0, lt=1)] = 0.005
-    """By how much the ID accuracy may be lower."""
+    """How much ID accuracy a better method may lose, a fraction."""
     by: By | None = None
-    """The accuracy of tables, charts and verdict; left out, what the family is ranked by."""
+    """The accuracy of tables, charts and verdict; left out, what the family's benchmark ranks
+    by."""
     by_family: Mapping[str, By] = Field(default_factory=dict)
-    """The same for each of several families that are tasks; left out, what each is ranked by."""
+    """Instead of `by` where families are tasks: `{cifar10: top1}`."""
     page: bool = True
-    """The report as an HTML page, also with the sweep's run in MLflow."""
+    """Whether the report is written as an HTML page, and kept in MLflow."""
     model: bool = True
-    """The selected model in MLflow, where its weights are kept."""
+    """Whether the selected model is kept in MLflow, where its weights are kept at all."""
 
 
 class Resources(Section):
     """What one run may use."""
 
     cpus: PositiveInt | None = None
-    """Threads; left out, as many as torch takes by itself."""
+    """Threads of a run; left out, an even share of the machine, or for one run at a time what torch
+    takes."""
     gpus: Annotated[
         Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] | None,
         AfterValidator(lambda value: check_gpus(value) if isinstance(value, float) else value),
     ] = None
-    """A whole number, or 1/n for n runs on one GPU; left out, one where there is one. auto: as many
-    runs on one GPU as its memory holds, by what the first one takes."""
+    """A whole number, or 1/n such as 0.25 for n runs on one GPU; left out, one where there is one.
+    `auto`: as many runs on one GPU as its memory holds, by what the first one takes."""
     custom: Mapping[
         Annotated[str, AfterValidator(check_resource)],
         Annotated[Finite, Field(ge=0.0001)],
     ] = Field(default_factory=dict)
-    """Resources of a Ray cluster by name."""
+    """Resources of a Ray cluster by name: `{big_memory: 1}`."""
 
 
 class _EarlyTermination(Section):
     """What all rules of early termination share."""
 
     metric: MetricName | None = None
-    """A metric of the epoch reports; left out, the sweep's own."""
+    """A metric of every epoch; left out, the sweep's own."""
     allow_grid: bool = False
-    """Of a grid some points then enter no mean, test or curve."""
+    """Whether points of a grid may be stopped, which then enter no mean, test or curve."""
 
 
 class _Rule(_EarlyTermination):
     min_epochs: PositiveInt = 1
-    """Nothing is decided before so many epochs; asha's first rung."""
+    """Nothing is decided before so many epochs; the first rung of `asha`."""
 
 
 class Median(_Rule):
@@ -385,7 +400,9 @@ class Median(_Rule):
 
     type: Literal["median"] = "median"
     startup_trials: Annotated[int, Field(ge=0)] = 5
+    """So many trials must be complete."""
     min_trials: PositiveInt = 1
+    """So many must have a value at this epoch."""
 
 
 class Asha(_Rule):
@@ -393,6 +410,7 @@ class Asha(_Rule):
 
     type: Literal["asha"] = "asha"
     reduction_factor: Annotated[int, Field(ge=2)] = 4
+    """Of so many trials at a rung, one continues."""
 
 
 class Patience(_Rule):
@@ -402,6 +420,7 @@ class Patience(_Rule):
     patience: PositiveInt = 3
     """Epochs without an improvement of more than `min_delta`."""
     min_delta: Annotated[Finite, Field(ge=0)] = 0.0
+    """The least that counts as an improvement."""
 
 
 class Threshold(_Rule):
@@ -409,7 +428,9 @@ class Threshold(_Rule):
 
     type: Literal["threshold"] = "threshold"
     lower: Finite | None = None
+    """The least that goes on; `lower`, `upper` or both."""
     upper: Finite | None = None
+    """The greatest that goes on."""
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
@@ -474,6 +495,8 @@ def read_rule(value: object) -> object:
         form = f"{{type: median}} ({', '.join(types)})"
         raise ValueError(f"must be a mapping such as {form}, got {repr(value)[:80]}")
     kind = value.get("type")
+    if kind is None and (key := misspelt("type", value)):
+        raise error_of([Problem((key,), unknown("field", key, ["type"]))])
     if kind not in types:
         allowed = f"must be {', '.join(map(repr, types[:-1]))} or {types[-1]!r}"
         message = f"{allowed}, got {repr(kind)[:80]}" if "type" in value else "is required"
@@ -506,19 +529,23 @@ class Retries(Section):
     """How often a run that failed is tried again, by class; `nan` and `data` never are."""
 
     crashed: Annotated[int, Field(ge=0, le=MAX_RETRIES)] = 1
+    """A run that ended with an error, or whose process died."""
     timeout: Annotated[int, Field(ge=0, le=MAX_RETRIES)] = 1
+    """One that took longer than `timeout`, or showed no life."""
     preempted: Annotated[int, Field(ge=0, le=1000)] = 10
+    """One that lost its machine; it resumes from its last checkpoint."""
     out_of_memory: Annotated[int, Field(ge=0, le=20)] = 3
-    """Each time with half the micro-batch and the same effective batch."""
+    """One that ran out of memory: each time with half the micro-batch and the same batch."""
 
 
 class RunsOf(Section):
     """Which runs of the sweep a soup is made of: those that are done."""
 
     algorithm: str
-    """That of the trials, or a baseline."""
+    """The trials' algorithm, or a baseline; `of: fine_tune` says the same."""
     settings: Literal["selected", "all"] = "selected"
-    """The setting that is chosen of it, on all its seeds, or every setting."""
+    """The setting that is chosen of it, on all of `seeds`, or every setting, as the soups' paper
+    has it."""
 
 
 class After(Section):
@@ -541,12 +568,11 @@ class After(Section):
 class Settings(Section):
     """The keys of a sweep file that are checked one by one."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
     name: Annotated[
         str, AfterValidator(check_name), Field(json_schema_extra={"pattern": f"^{NAME}$"})
     ]
-    """The sweep's identity in its home; left out, the file's name."""
+    """With the home it is the sweep's identity; left out, the file's name. At most 100 letters,
+    digits, `_`, `-` and `.`."""
     description: str = ""
     """Shown beside the name."""
     method: Annotated[
@@ -568,26 +594,26 @@ class Settings(Section):
         BeforeValidator(expand_seeds),
         WithJsonSchema(SEEDS_SCHEMA),
     ] = (0,)
-    """Runs per trial: a list of seeds, or how many."""
+    """Runs per trial: a list of seeds, or how many; 3 is `[0, 1, 2]`."""
     confirm_seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...],
         BeforeValidator(expand_fresh_seeds),
         WithJsonSchema(SEEDS_SCHEMA),
     ] = ()
-    """More runs of what was chosen, on which it is judged: seeds none of `seeds`, or how many."""
+    """Runs of what was chosen on seeds that no choice has seen: it is judged on these."""
     after: Annotated[tuple[After, ...], Field(strict=False)] = ()
     """Soups of finished runs, made when every trial has ended."""
     race_seeds: Annotated[RaceSeeds | None, AfterValidator(check_race)] = None
     """Spares trials that are clearly worse the rest of their seeds."""
     run_cap: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    """How many trials there are; left out, a whole grid, else 20."""
+    """How many trials there are; left out, a whole grid, or 20."""
     time_budget: Duration | None = None
-    """Of the sweep, over all its executions; then no run is started any more."""
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
-    """Of the search: with it the same points are proposed again."""
+    """For the sweep, over all its executions; then no run is started any more."""
+    seed: Annotated[int, BeforeValidator(check_search_seed), Field(ge=0, le=MAX_SEED)] = 0
+    """For the search: with it the same points are proposed again."""
     tasks: str | None = None
-    """The parameter whose values are tasks: every setting runs on each, and settings are chosen
-    for each apart."""
+    """The parameter whose values are tasks: every setting runs on each, settings are chosen for
+    each apart, and tables have a column for each."""
     try_first: Annotated[
         tuple[Mapping[str, Any], ...], BeforeValidator(check_points), Field(strict=False)
     ] = ()
@@ -599,20 +625,21 @@ class Settings(Section):
         BeforeValidator(expand_selection),
         WithJsonSchema(SELECTION_SCHEMA),
     ] = Selection()
-    """How the setting that represents the sweep is chosen."""
+    """How the one setting that represents the sweep is chosen."""
     report: Report = Report()
-    """What the verdict calls better."""
+    """What the verdict goes by, and what a sweep leaves at its end."""
     retries: Annotated[Retries, BeforeValidator(expand_retries)] = Retries()
     """How often a run that failed is tried again: a number, or one for each class of failure."""
     timeout: Duration | None = None
-    """Of one run; one that takes longer has failed."""
+    """For one run; one that takes longer has failed."""
     breaker: Annotated[int, Field(ge=0, le=100_000)] = 5
-    """So many runs that fail in a row for one cause, or on one node, stop the sweep; 0: never.
-    A full disk stops it at once."""
+    """So many failures in a row for one cause, or on one node, stop the sweep; 0: however many. A
+    full disk stops it at once."""
     engine: Literal["auto", "local", "ray"] = "auto"
-    """Where runs execute; auto takes Ray where there is a cluster."""
+    """Where runs execute: worker processes here, or Ray; `auto` takes Ray where there is a
+    cluster."""
     parallel: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"] = "auto"
-    """The most runs at once; auto: as many as GPUs, or cores and memory, hold."""
+    """The most runs at once; `auto`: as many as GPUs, or cores and memory, hold."""
     resources: Resources = Resources()
     """What one run may use."""
     webhook: Annotated[
@@ -620,9 +647,11 @@ class Settings(Section):
         BeforeValidator(check_webhook),
         WithJsonSchema({"type": "string", "pattern": f"^{WEBHOOK}$"}),
     ] = None
-    """Notified of the end and of failures: env:NAME, for a variable that holds its address."""
+    """`env:NAME`, for the variable that holds an address: it is notified of the end, of failures
+    and of the breaker."""
     imports: Annotated[tuple[str, ...], BeforeValidator(expand_imports)] = Field((), alias="import")
-    """Modules of the user's own: names, or paths of files."""
+    """Modules with algorithms, merges and families of your own: names, or paths relative to the
+    file."""
 
     @property
     def goals(self) -> tuple[Metric, ...]:

@@ -16,6 +16,7 @@ from carft_sweep.carft_core.errors import (
     RequestError,
     Route,
     dotted,
+    misspelt,
     unknown,
 )
 from carft_sweep.carft_core.prompts import template_set
@@ -281,7 +282,7 @@ class TrialSpace:
             return names
         names_played = " or ".join(played)
         known = {name for algorithm in played for name in field_names(algorithm)}
-        own = sorted(name for name in known if name.startswith("algorithm."))
+        own = sorted(name for name in known - {"algorithm.name"} if name.startswith("algorithm."))
         suited = {n for n in names if any(applies(n, algorithm) for algorithm in played)}
         for name in sorted(names - suited):
             message = unknown(f"field of {names_played}", name, own)
@@ -442,6 +443,8 @@ class TrialSpace:
             self.document.add_error(route, message)
             return None
         name = fields.get("name")
+        if self._is_misspelt(fields, "name", route):
+            return None
         if not isinstance(name, str) or name not in ALGORITHMS:
             inner = route if isinstance(item, str) else (*route, "name")
             self.document.add_error(inner, unknown("algorithm", name, ALGORITHMS))
@@ -493,11 +496,20 @@ class TrialSpace:
             )
             self.document.add_error(route, message)
 
+    def _is_misspelt(self, fields: Mapping[str, Any], name: str, route: Route) -> bool:
+        """Whether a name is missing and another key is meant to be it, after reporting that."""
+        key = None if name in fields else misspelt(name, fields)
+        if key is not None:
+            self.document.add_error((*route, key), unknown("field", key, [name]))
+        return key is not None
+
     def _soup(self, item: After, route: Route) -> type[Soup] | None:
         """Return the class of the soup, unless something is wrong with it."""
         soups = sorted(name for name, cls in ALGORITHMS.items() if issubclass(cls, Soup))
         name, place = item.algorithm.get("name"), (*route, "algorithm")
         cls = ALGORITHMS.get(name) if isinstance(name, str) else None
+        if self._is_misspelt(item.algorithm, "name", place):
+            return None
         if cls is None:
             self.document.add_error((*place, "name"), unknown("soup", name, soups))
         elif not issubclass(cls, Soup):

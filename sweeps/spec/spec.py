@@ -8,7 +8,6 @@ import json
 import logging
 import operator
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +33,7 @@ from carft_sweep.sweeps.space.points import (
     sample_point,
     sobol,
 )
-from carft_sweep.sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, read_text
+from carft_sweep.sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, name_of, read_text
 from carft_sweep.sweeps.spec.normalize import normalize
 from carft_sweep.sweeps.spec.settings import RUN_CAP, Metric, Settings
 from carft_sweep.sweeps.spec.space_checks import DRAWN_BY
@@ -375,8 +374,3 @@ def load_spec(
         overrides=(*overrides, *placed),
         warnings=document.warnings,
     )
-
-
-def name_of(file: Path) -> str:
-    """Name a sweep after its file: the stem, with what no name may have left out."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", file.stem).strip("-_.")[:100] or "sweep"

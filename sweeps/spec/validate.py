@@ -165,6 +165,7 @@ def _check_measured_by(
         document.add_error(route, f"{message} It is measured by these alone.")
 
 
+_METHOD: Route = ("method",)
 _RULE: Route = ("early_terminate",)
 
 
@@ -173,7 +174,8 @@ def _early_terminate(document: SpecDocument, settings: Settings) -> EarlyTermina
     rule = settings.early_terminate
     if rule is None:
         return None
-    if settings.method == "grid" and not rule.allow_grid:
+    is_grid = settings.method == "grid" and not document.is_wrong(_METHOD)
+    if is_grid and not rule.allow_grid:
         document.add_error(
             _RULE,
             "prunes grid points, which are then missing from means, tests and curves; use another "
@@ -245,6 +247,8 @@ def _task_parameter(
     document: SpecDocument, space: Sequence[Distribution], name: str
 ) -> Categorical | None:
     """Return the parameter that `tasks` names; None after reporting what is wrong."""
+    if document.is_wrong(("parameters", name)):
+        return None
     if name not in document.mapping(("parameters",)):
         names = [item.name for item in space if item.name.startswith("data.")]
         document.add_error(_TASKS, f"{unknown('parameter', name, names)} Its values are the tasks.")
@@ -262,7 +266,7 @@ def _task_parameter(
 
 def _check_beside_tasks(document: SpecDocument) -> None:
     method = document.get(("method",)) or "grid"
-    if method not in METHODS_OF_TASKS:
+    if method not in METHODS_OF_TASKS and not document.is_wrong(_METHOD):
         message = (
             f"go with the methods {' and '.join(METHODS_OF_TASKS)}: every setting runs on every "
             f"task, whatever the results of others; this one is {method}"
@@ -323,7 +327,8 @@ def _try_first(
     if not points:
         return ()
     if settings.method == "grid":
-        document.add_error(_TRY_FIRST, "does not go with grid, which tries every point")
+        if not document.is_wrong(_METHOD):
+            document.add_error(_TRY_FIRST, "does not go with grid, which tries every point")
         return ()
     # A point is tried on every task: the task is none of its fields.
     free = [item for item in space if item.name != settings.tasks]
@@ -363,7 +368,7 @@ def _point(
         elif name in known:
             point[name] = _own_value(document, known[name], value, (*route, key))
         elif name == tasks:
-            if not document.is_wrong(_TASKS):
+            if not document.is_wrong(_TASKS, ("parameters", name)):
                 message = "is a task, and a point is tried on every one; leave it out"
                 document.add_error((*route, key), message)
         elif name in field_names():

@@ -129,6 +129,7 @@ def test_metrics_have_the_names_of_the_design(toy_config: Config, tmp_path: Path
         for metric in ("kl", "entropy")
     }
     assert set(result.metrics) == expected
+    assert result.facts["family"] == "image_folder v1"
     assert result.facts["contexts"] == "simple"
     assert result.facts["images"]["ood/pale"] == 6
     assert result.facts["revision"] == f"{TRAINING_REVISION}.{MEASURING_REVISION}"

@@ -62,9 +62,10 @@ def show(
     width: int,
     height: int = 800,
     scheme: Literal["light", "dark"] = "light",
+    scale: int = 1,
 ) -> None:
-    """Open a page in a window of this size, in this colour scheme."""
-    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    """Open a page in a window of this size, in this colour scheme, `scale` points a pixel."""
+    size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": width < 600}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     colours(driver, scheme)
     driver.get(url)

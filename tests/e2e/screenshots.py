@@ -1,22 +1,23 @@
-"""The pictures of report and MLflow in the docs, of a sweep that has ended, in headless Chromium.
+"""The pictures of report and MLflow in README and docs, of a sweep that has ended.
 
     python -m tests.e2e.screenshots HOME SWEEP docs/images
 
-HOME's MLflow must hold the report: it is logged when a sweep ends.
+They are taken in headless Chromium, and reduced to a palette. HOME's MLflow must hold the report:
+it is logged when a sweep ends.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
 
+import numpy as np
+from PIL import Image
 from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
@@ -50,12 +51,21 @@ class Shot(NamedTuple):
     """The id of the section; None: the page."""
 
 
+WIDE, SLIM = 1400, 400
+"""Pixels of a desk's window, and of a phone's."""
 SHOTS = (
-    Shot("report-desktop", 1280, 1500, "light", None),
-    Shot("report-dark", 1280, 1300, "dark", "shifts"),
-    Shot("report-gallery", 1280, 1000, "light", "gallery"),
-    Shot("report-phone", 390, 1400, "light", None),
+    Shot("report-desktop", WIDE, 1700, "light", None),
+    Shot("report-dark", WIDE, 1640, "dark", "id_ood"),
+    Shot("report-gallery", WIDE, 1000, "light", "gallery"),
+    Shot("report-phone", SLIM, 1500, "light", "table"),
+    Shot("report-phone-dark", SLIM, 1500, "dark", "id_ood"),
 )
+ANSWER = "id_ood"
+"""The chart of README's picture."""
+ANSWER_WIDTH = 900
+"""Pixels of the window in which it is drawn, at two points each."""
+COLOURS = 256
+"""Of a picture: more are not seen in lines, letters and icons."""
 
 
 def main() -> None:
@@ -64,26 +74,28 @@ def main() -> None:
     parser.add_argument("home", type=Path)
     parser.add_argument("sweep")
     parser.add_argument("folder", type=Path)
-    given = parser.parse_args()
+    given, began = parser.parse_args(), time.time()
     home = Home(given.home.absolute())
     given.folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "carft_sweep", "--home", str(home.path)]
     page = (given.folder / "report.html").absolute()
-    with TemporaryDirectory() as figures:
-        wanted = ["--out", str(page), "--figures", figures]
-        subprocess.run([*command, "report", given.sweep, *wanted], check=True)
-        shutil.copy(Path(figures) / "id_ood.png", given.folder / "id-ood.png")
+    subprocess.run([*command, "report", given.sweep, "--out", str(page)], check=True)
     with browser() as driver:
         for shot in SHOTS:
             _report(driver, page.as_uri(), shot, given.folder)
+        _answer(driver, page.as_uri(), "light", given.folder / "answer.png")
+        _answer(driver, page.as_uri(), "dark", given.folder / "answer-dark.png")
         page.unlink()
         with served(home.path) as address:
             run = SentLog(home.sweep(given.sweep), resolve_location(home.path)).run_ids()[""]
             _arms(driver, f"{address}/{runs_page('1', run)}", given.folder / "mlflow-arms.png")
             _overview(driver, f"{address}/{run_page('1', run)}", given.folder / "mlflow-sweep.png")
             url = f"{address}/{run_page('1', run, PAGE)}"
-            _mlflow(driver, url, 1500, 1000, given.folder / "mlflow-report.png")
-            _mlflow(driver, url, 390, 800, given.folder / "mlflow-report-phone.png")
+            _mlflow(driver, url, WIDE, 1000, given.folder / "mlflow-report.png")
+            _mlflow(driver, url, SLIM, 800, given.folder / "mlflow-report-phone.png")
+    for path in given.folder.glob("*.png"):
+        if path.stat().st_mtime >= began:
+            _reduce(path)
 
 
 def _report(driver: webdriver.Chrome, url: str, shot: Shot, folder: Path) -> None:
@@ -97,9 +109,43 @@ def _report(driver: webdriver.Chrome, url: str, shot: Shot, folder: Path) -> Non
     photograph(driver, folder / f"{shot.name}.png", top=top, height=shot.height)
 
 
+def _answer(
+    driver: webdriver.Chrome, url: str, scheme: Literal["light", "dark"], path: Path
+) -> None:
+    """The chart alone, without its menu, on the page's colour."""
+    show(driver, url, width=ANSWER_WIDTH, scheme=scheme, scale=2)
+    _wait(driver, lambda: bool(driver.execute_script(DRAWN)))
+    chart = f"#{ANSWER} [data-chart]"
+    driver.execute_script(f"document.querySelector('{chart} details').remove()")
+    area = driver.execute_script(
+        "scrollTo(0, 0);"
+        f"const area = document.querySelector('{chart} svg').getBoundingClientRect();"
+        "return [area.top, area.height]"
+    )
+    photograph(driver, path, top=round(area[0]) - 8, height=round(area[1]) + 16)
+
+
+def _reduce(path: Path) -> None:
+    """Keep the most frequent colours, and the nearest of them for others: a part of the bytes.
+
+    Not by Pillow's own palettes, in which white is no longer quite white.
+    """
+    with Image.open(path) as opened:
+        pixels = np.asarray(opened.convert("RGB"))
+    colours, places, counts = np.unique(
+        pixels.reshape(-1, 3).astype(np.int32), axis=0, return_inverse=True, return_counts=True
+    )
+    frequent = colours[np.argsort(-counts, kind="stable")[:COLOURS]]
+    nearest = [int(((frequent - colour) ** 2).sum(axis=1).argmin()) for colour in colours]
+    indices = np.array(nearest, np.uint8)[places].reshape(pixels.shape[:2])
+    reduced = Image.fromarray(indices, "P")
+    reduced.putpalette(frequent.astype(np.uint8).tobytes())
+    reduced.save(path, optimize=True)
+
+
 def _arms(driver: webdriver.Chrome, url: str, path: Path) -> None:
     """The view of a sweep's arms."""
-    show(driver, url, width=1500, height=720)
+    show(driver, url, width=WIDE, height=720)
 
     def is_there() -> bool:
         close_assistant(driver)
@@ -112,8 +158,8 @@ def _arms(driver: webdriver.Chrome, url: str, path: Path) -> None:
 
 def _overview(driver: webdriver.Chrome, url: str, path: Path) -> None:
     """The sweep's own page: description with its charts, runs, tags."""
-    show(driver, "about:blank", width=1500, height=1000)
-    show(driver, url, width=1500, height=1000)
+    show(driver, "about:blank", width=WIDE, height=1000)
+    show(driver, url, width=WIDE, height=1000)
 
     def is_there() -> bool:
         close_assistant(driver)

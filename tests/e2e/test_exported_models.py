@@ -530,13 +530,14 @@ def test_without_its_weights_it_is_told_how_to_get_them(
 
 
 def test_a_home_that_was_copied_keeps_its_selected_model_anew(
-    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (note,) = home.sweep("small").glob("sent/*.model.json")
     copy = Home(tmp_path / "copy")
     shutil.copytree(home.path, copy.path)
     capsys.readouterr()
-    assert main(["sync", "--home", str(copy.path)]) == 0
+    monkeypatch.chdir(tmp_path)  # not where the sweep was run
+    assert main(["sync", "--home", "copy"]) == 0
     assert "the selected model is in MLflow as models:/" in capsys.readouterr().out
     client = MlflowClient(uri(copy))
     (experiment,) = (one for one in client.search_experiments() if one.name == "carft-sweep")
@@ -545,7 +546,7 @@ def test_a_home_that_was_copied_keeps_its_selected_model_anew(
     (again,) = copy.sweep("small").glob("sent/*.model.json")
     evaluations = [json.loads(file.read_text())["evaluation"] for file in (note, again)]
     assert evaluations[0] == evaluations[1]
-    assert main(["sync", "--home", str(copy.path)]) == 0
+    assert main(["sync", "--home", "copy"]) == 0
     assert "model" not in capsys.readouterr().out
 
 

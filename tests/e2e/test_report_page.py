@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import time
@@ -21,8 +22,10 @@ from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.trials import find_ledger
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.sweeps.results.report import page
+from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.tracking.charts import CHARTS
 from carft_sweep.tracking.charts.palette import colour_of
+from carft_sweep.tracking.location import resolve_location
 from tests.e2e.browser import CHROMIUM, IS_THERE, SWITCHES, WHY_NOT, browser, colours, show
 from tests.sweeps.shown_home import NAME, make
 
@@ -38,6 +41,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     home = Home(tmp_path_factory.mktemp("shown") / "home")
     make(home)
     sweep, file = find_ledger(home, NAME), home.path / "report.html"
+    log = SentLog(home.sweep(NAME), resolve_location(home.path))
+    log.note_experiment("1")
+    for digest in (digest for it in sweep.settings() for digest in it.runs.values()):
+        log.record(digest, digest[:32], "done")
     page(home, [sweep], comparison(sweep, RunStore(home.runs))).write(file)
     return file.as_uri()
 
@@ -242,7 +249,7 @@ def test_on_paper_nothing_is_cut_and_everything_is_light(
         assert all(width > 650 for width in narrow)
         assert background(driver) == "rgb(255, 255, 255)"
         assert axis_title(driver) == "#1b1f24"
-        for hidden in ("nav", "#more", "details.data"):
+        for hidden in ("nav", "#more", "details.data", ".tools", ".runs", ".links"):
             assert not driver.find_element(By.CSS_SELECTOR, hidden).is_displayed()
     finally:
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
@@ -270,3 +277,34 @@ def test_a_click_sorts_the_table_and_another_one_turns_it(
     assert orders[0] == sorted(orders[0], reverse=True)
     assert orders[1] == sorted(orders[0])
     assert len({*orders[0]}) > 2
+
+
+def test_a_button_saves_the_numbers_without_network(
+    driver: webdriver.Chrome, url: str, tmp_path: Path
+) -> None:
+    show(driver, url, width=1280)
+    asked_for(driver)
+    allowed = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    driver.execute_cdp_cmd("Browser.setDownloadBehavior", allowed)
+    driver.find_element(By.CSS_SELECTOR, "[data-csv]").click()
+    file, until = tmp_path / f"{NAME}.csv", time.monotonic() + SECONDS
+    while not file.exists():
+        assert time.monotonic() < until, [*tmp_path.iterdir()]
+        time.sleep(0.05)
+    lines = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+    rows = driver.find_elements(By.CSS_SELECTOR, "#table details tbody tr")
+    assert len(lines) == len(rows) > 10
+    assert 0 < float(lines[0]["ood/mean/top1"]) < 1
+    assert [it for it in asked_for(driver) if not it.startswith(("data:", "blob:"))] == []
+    assert console(driver) == []
+
+
+def test_a_seed_in_the_table_is_a_link_to_its_run(driver: webdriver.Chrome, url: str) -> None:
+    show(driver, url, width=390)
+    links = driver.find_elements(By.CSS_SELECTOR, "#table tr.selected .runs a")
+    seeds = [link.text for link in links if link.is_displayed()]
+    assert seeds == ["0", "1", "2"]
+    for link in links:
+        assert (link.get_attribute("href") or "").startswith(
+            "http://127.0.0.1:5000/#/experiments/1/"
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
@@ -41,7 +41,9 @@ def logits(accuracy: float, seed: int) -> Logits:
     return by_split
 
 
-def keep_predictions(folder: Path, merge: str | None, said: Logits) -> None:
+def keep_predictions(
+    folder: Path, merge: str | None, said: Logits, class_names: Sequence[str] = ()
+) -> None:
     """Write `predictions.parquet` with the columns of docs/metrics.md that are read here."""
     tables = []
     for split, (values, labels) in said.items():
@@ -64,7 +66,8 @@ def keep_predictions(folder: Path, merge: str | None, said: Logits) -> None:
         )
     path = predictions_path(folder, merge)
     path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(pa.concat_tables(tables), path)
+    metadata = {"carft.class_names": json.dumps(list(class_names))}
+    parquet.write_table(pa.concat_tables(tables).replace_schema_metadata(metadata), path)
 
 
 def keep_history(folder: Path, losses: list[float], accuracies: list[float]) -> None:

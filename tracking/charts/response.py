@@ -11,6 +11,7 @@ import altair as alt
 
 from carft_sweep.tracking.charts import palette
 from carft_sweep.tracking.charts.base import (
+    OF_A_SEED,
     Chart,
     Picture,
     inline_data,
@@ -21,6 +22,8 @@ from carft_sweep.tracking.charts.base import (
     percent,
     quantitative,
     scaled,
+    seed_dots,
+    seed_rows,
     short,
     titled,
     tooltip_format,
@@ -55,10 +58,11 @@ def draw_response(data: ChartData) -> Picture | None:
     legend = palette.legend_of_series({name: (name, False) for name in names}, data.algorithms)
     points = [_point(row, parameters, metrics, len(rows)) for row in rows]
     levels = {metric: _levels(data, metric) for metric in metrics}
+    of_seeds = {metric: _seed_points(rows, parameters, metric) for metric in metrics}
     # Where anything else varies too, a line through the points would say nothing.
     joined = len(data.parameters) == 1 and parameters[0].numeric
     charts = [
-        _panel(points, levels[metric], legend, parameter, metric, joined=joined)
+        _panel(points, levels[metric], of_seeds[metric], legend, parameter, metric, joined=joined)
         for parameter in parameters
         for metric in metrics
     ]
@@ -69,10 +73,7 @@ def draw_response(data: ChartData) -> Picture | None:
 def _point(
     row: Row, parameters: Sequence[Parameter], metrics: Sequence[str], settings: int
 ) -> dict[str, Any]:
-    point: dict[str, Any] = {"setting": row.arm.label, "series": row.arm.algorithm}
-    for parameter in parameters:
-        if parameter.name in row.arm.params:
-            point[parameter.field] = parameter.shown(row.arm.params[parameter.name])
+    point = _place(row, parameters)
     for metric in metrics:
         summary = row.metric(metric)
         if summary.mean is not None:
@@ -82,9 +83,31 @@ def _point(
     return point
 
 
+def _place(row: Row, parameters: Sequence[Parameter]) -> dict[str, Any]:
+    place: dict[str, Any] = {"setting": row.arm.label, "series": row.arm.algorithm}
+    for parameter in parameters:
+        if parameter.name in row.arm.params:
+            place[parameter.field] = parameter.shown(row.arm.params[parameter.name])
+    return place
+
+
+def _seed_points(
+    rows: Sequence[Row], parameters: Sequence[Parameter], metric: str
+) -> list[dict[str, Any]]:
+    """List each seed of the settings, where they are few enough for intervals."""
+    if len(rows) > _MOST_INTERVALS:
+        return []
+    return [
+        point
+        for row in rows
+        for point in seed_rows(_place(row, parameters), {short(metric): row.metric(metric).values})
+    ]
+
+
 def _panel(
     points: Sequence[dict[str, Any]],
     levels: Sequence[alt.Chart],
+    of_seeds: Sequence[dict[str, Any]],
     legend: Legend,
     parameter: Parameter,
     metric: str,
@@ -100,18 +123,20 @@ def _panel(
     # Settings with the same value lie upon each other: they show through.
     size, opacity = (50, 0.8) if few else (20, 0.5)
     symbols = base.encode(*legend.symbols(), tooltip=hints)
+    seeds = seed_dots(of_seeds, alt.X(**parameter.axis()), _y(metric, OF_A_SEED), legend.colour())
     layers = [
         *([lines.mark_line(strokeWidth=1.5, aria=False)] if joined else []),
         *interval_rules(lines, "y", field, points),
+        *(dots.transform_filter(f"isValid(datum['{parameter.field}'])") for dots in seeds),
         symbols.mark_point(filled=False, size=size, opacity=opacity, aria=few),
         *levels,
     ]
     return layered(layers, _HEIGHT)
 
 
-def _y(metric: str) -> alt.Y:
+def _y(metric: str, end: str = "") -> alt.Y:
     scale = alt.Scale(zero=False, nice=True, padding=18)
-    return alt.Y(**quantitative(short(metric), titled(metric), scale=scale))
+    return alt.Y(**quantitative(short(metric) + end, titled(metric), scale=scale))
 
 
 def _levels(data: ChartData, metric: str) -> list[alt.Chart]:
@@ -139,9 +164,10 @@ RESPONSE = Chart(
     name="response",
     title="Response to each parameter",
     about=(
-        "Each symbol is a setting, mean over seeds, with its 95 % interval where the settings are "
-        "few; a line joins them where nothing else varies. Those with the same value differ in "
-        "other parameters. Dotted lines are zero-shot and the reference."
+        "Each symbol is a setting, mean over seeds, where settings are few with its 95 % interval "
+        "and, up to ten seeds, a dot for each; a line joins them where nothing else varies. Those "
+        "with the same value differ in other parameters. Dotted lines are zero-shot and the "
+        "reference."
     ),
     draw=draw_response,
 )

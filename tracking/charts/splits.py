@@ -10,6 +10,7 @@ import altair as alt
 
 from carft_sweep.tracking.charts import palette
 from carft_sweep.tracking.charts.base import (
+    OF_A_SEED,
     Chart,
     Picture,
     interval_ends,
@@ -20,6 +21,8 @@ from carft_sweep.tracking.charts.base import (
     quantitative,
     rule_at,
     scaled,
+    seed_dots,
+    seed_rows,
     single,
     split_name,
     tooltips,
@@ -43,16 +46,21 @@ def draw_shifts(data: ChartData) -> Picture | None:
     every = shifts(data.comparison.metric_names, endpoint.by)
     metrics = [endpoint.id_metric, endpoint.ood, *(metric for metric, _ in every)]
     others = [row for row in data.shown if row.arm.label != reference.arm.label]
-    rows, compared = [], {}
+    rows, dots_of_seeds = list[dict[str, Any]](), list[dict[str, Any]]()
+    compared = {}
     for metric in metrics:
         for row in others:
             test = data.comparison.pair(row.arm, reference.arm).test(metric)
             if test is not None:
                 compared[row.arm.label] = row
+                place = {
+                    "setting": row.arm.label,
+                    "split": split_name(metric.rpartition("/")[0]),
+                }
+                dots_of_seeds += seed_rows(place, {_VALUE: test.differences})
                 rows.append(
                     {
-                        "setting": row.arm.label,
-                        "split": split_name(metric.rpartition("/")[0]),
+                        **place,
                         _VALUE: percent(test.mean),
                         "pairs": len(test.differences),
                         **interval_ends(test.ci95, _VALUE),
@@ -63,7 +71,7 @@ def draw_shifts(data: ChartData) -> Picture | None:
     in_order = {row.arm.label: row for row in others if row.arm.label in compared}
     legend = palette.legend_of_rows(in_order, data.algorithms)
     title = f"{capitalised(TITLES[endpoint.by])} minus {reference.arm.label} (points)"
-    dots, height = _dots(rows, legend, _VALUE, title, "+.2f")
+    dots, height = _dots(rows, legend, _VALUE, title, "+.2f", of_seeds=dots_of_seeds)
     kind = "top-1 accuracy" if endpoint.by == TOP1 else NOUNS[endpoint.by]
     description = f"Differences in {kind} to {reference.arm.label}, by split"
     return single([rule_at(0, "x"), *dots], height, description, rows)
@@ -77,23 +85,29 @@ def _dots(
     number_format: str,
     *,
     scale: alt.Scale | None = None,
+    of_seeds: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[list[alt.Chart], int]:
-    """Make layers and height for rows with `setting`, `split`, the value and its interval."""
+    """Make layers and height for rows with `setting`, `split`, the value and its interval.
+
+    `of_seeds` are values of single seeds, at the same places.
+    """
     splits = list(dict.fromkeys(row["split"] for row in rows))
     settings = list(legend.styles)
     axis = alt.Axis(grid=True, tickBand="extent", labelLimit=110)
-    base = alt.Chart().encode(
+    place = (
         alt.Y(field="split", type="nominal", sort=splits, title=None, axis=axis),
-        alt.X(**quantitative(value, title, scale=scale)),
         alt.YOffset("setting:N", sort=settings, scale=alt.Scale(domain=settings)),
         legend.colour(),
     )
+    base = alt.Chart().encode(*place, alt.X(**quantitative(value, title, scale=scale)))
+    of_a_seed = alt.X(**quantitative(value + OF_A_SEED, title, scale=scale))
     ends = [(f"{value} {end}", number_format) for end in ("low", "high")]
     points = base.mark_point(filled=False, size=42, opacity=1).encode(
         *legend.symbols(), tooltip=tooltips("setting", "split", (value, number_format), *ends)
     )
     height = len(splits) * (_DOT * len(settings) + _SPACE)
-    return [*interval_rules(base, "x", value, rows), points], height
+    dots = seed_dots(of_seeds, *place, of_a_seed)
+    return [*interval_rules(base, "x", value, rows), *dots, points], height
 
 
 SHIFTS = Chart(
@@ -102,7 +116,8 @@ SHIFTS = Chart(
     about=(
         "Each method minus the reference, in points of accuracy, paired over seeds; right of "
         "the line is better. Bars are 95 % intervals of the paired difference, drawn from three "
-        "seeds on. They are not adjusted for the number of shifts: the verdict tests their mean."
+        "seeds on; up to ten seeds each has a dot. The intervals are not adjusted for the number "
+        "of shifts: the verdict tests their mean."
     ),
     draw=draw_shifts,
 )

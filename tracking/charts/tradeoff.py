@@ -13,6 +13,7 @@ import altair as alt
 
 from carft_sweep.tracking.charts import palette
 from carft_sweep.tracking.charts.base import (
+    OF_A_SEED,
     Chart,
     Picture,
     inline_data,
@@ -20,6 +21,8 @@ from carft_sweep.tracking.charts.base import (
     interval_rules,
     percent,
     quantitative,
+    seed_dots,
+    seed_rows,
     single,
     titled,
     tooltips,
@@ -46,6 +49,8 @@ _WIDE, _NARROW = 640, 290
 """Pixels of the plots for which words are placed: in a wider one they only have more room."""
 _NARROWEST_WIDE = 420
 """Pixels of the narrowest plot with the words of a wide one."""
+_SEED = 2.0
+"""Pixels of half a dot of a seed."""
 _SMALL, _LARGE, _RING = 40, 100, 260
 """Square pixels of other settings, of what stands for an algorithm, and of the ring around those on
 the front."""
@@ -112,14 +117,21 @@ class _Axes:
     def y(self) -> alt.Y:
         return alt.Y(**_channel(self.ood, self.ood_metric, self.ood_range))
 
+    @property
+    def of_a_seed(self) -> tuple[alt.X, alt.Y]:
+        return (
+            alt.X(**_channel(self.id + OF_A_SEED, self.id_metric, self.id_range)),
+            alt.Y(**_channel(self.ood + OF_A_SEED, self.ood_metric, self.ood_range)),
+        )
+
     def around(self, models: _Rows) -> _Axes:
-        """Return the same axes, as long as the models and their intervals need."""
+        """Return the same axes, as long as the models, their intervals and seeds need."""
         ranges = [
             _Range.of(
                 [
                     row[at]
                     for row in models
-                    for at in (name, f"{name} low", f"{name} high")
+                    for at in (name, f"{name} low", f"{name} high", name + OF_A_SEED)
                     if at in row
                 ]
             )
@@ -146,15 +158,17 @@ def draw_id_ood(data: ChartData) -> Picture | None:
     models = _model_rows(data, axes)
     if not models:
         return None
-    axes = axes.around(models)
+    of_seeds = _seed_rows(data, axes)
+    axes = axes.around([*models, *of_seeds])
     legend = _legend(data, models)
     curves, distances = _curve_rows(data, legend, axes), _distance_rows(data, axes)
     layers: list[alt.Chart | alt.LayerChart] = [
         *_draw_curves(curves, legend, axes),
         *_draw_distances(distances, axes),
+        *seed_dots(of_seeds, *axes.of_a_seed, legend.colour()),
         *_draw_models(models, legend, axes),
         *(
-            _draw_labels(_label_rows(data, at, models, curves, distances), at)
+            _draw_labels(_label_rows(data, at, models, curves, distances, of_seeds), at)
             for at in (axes, replace(axes, width=_NARROW))
         ),
     ]
@@ -213,6 +227,19 @@ def _model_rows(data: ChartData, axes: _Axes) -> _Rows:
     return [
         {**model, "front": (model[axes.id], model[axes.ood]) in front} for model in models.values()
     ]
+
+
+def _seed_rows(data: ChartData, axes: _Axes) -> _Rows:
+    """List the seeds of each row on show."""
+    rows: _Rows = []
+    for row in data.shown:
+        place = {"setting": row.arm.label, "series": _series(row.arm.algorithm, row.arm.merge)}
+        values = {
+            axes.id: row.metric(axes.id_metric).values,
+            axes.ood: row.metric(axes.ood_metric).values,
+        }
+        rows += seed_rows(place, values)
+    return rows
 
 
 def _intervals(id_test: Estimate, ood: Estimate, axes: _Axes) -> dict[str, Any]:
@@ -327,7 +354,12 @@ def _draw_distances(rows: _Rows, axes: _Axes) -> list[alt.Chart]:
 
 
 def _label_rows(
-    data: ChartData, axes: _Axes, models: _Rows, curves: _Rows, distances: _Rows
+    data: ChartData,
+    axes: _Axes,
+    models: _Rows,
+    curves: _Rows,
+    distances: _Rows,
+    of_seeds: _Rows,
 ) -> _Rows:
     """List the words of the chart, each beside what it names, as far as there is room.
 
@@ -364,6 +396,10 @@ def _label_rows(
     ]
     points = [square(*axes.pixels(*place), radius) for place, radius in radii.items()]
     lines = [*_line_boxes(axes, models, curves, distances)]
+    lines += [
+        square(*axes.pixels(row[axes.id + OF_A_SEED], row[axes.ood + OF_A_SEED]), _SEED)
+        for row in of_seeds
+    ]
     offsets = place_labels(labels, points, lines, Box(0, 0, axes.width, _HEIGHT))
     return [
         {
@@ -448,7 +484,8 @@ ID_OOD = Chart(
     about=(
         "Every setting, mean over seeds: further right is better in distribution, further up is "
         "better under shift. Large symbols stand for their algorithms, with 95 % intervals over "
-        "seeds; hollow ones are merged, and the dashed lines are WiSE-FT curves with their alphas. "
+        "seeds and, up to ten seeds, a dot for each; hollow ones are merged, and the dashed lines "
+        "are WiSE-FT curves with their alphas. "
         "A ring marks the Pareto front, which no other model beats on both; an "
         "upright line with a number is the distance of the verdict, in points: the mean over seeds "
         "of that to the most that each seed's own WiSE-FT curve of the reference may give at equal "

@@ -165,26 +165,34 @@ def oracle(rule: SelectionRule) -> Iterator[str]:
         yield f"oracle: settings were chosen on {rule.metric}; their numbers are optimistic"
 
 
-def named_domains(arm: Arm) -> tuple[str, ...]:
-    """Return the held-out domains that this arm's contexts name."""
-    return tuple(sorted({name for run in arm.runs for name in run.listed(NAMED_DOMAINS)}))
+Domains = Mapping[str, tuple[str, ...]]
+"""By the label of each arm with runs the held-out domains that its contexts name."""
 
 
-def domains_differ(arms: Sequence[Arm]) -> bool:
+def named_domains(arms: Sequence[Arm]) -> Domains:
+    """Return the held-out domains that the contexts of each arm name."""
+    return {
+        arm.label: tuple(sorted({name for run in arm.runs for name in run.listed(NAMED_DOMAINS)}))
+        for arm in arms
+        if arm.runs
+    }
+
+
+def domains_differ(domains: Domains) -> bool:
     """Whether only some arms' prompts name held-out domains, or other ones: then rows are marked.
 
     What is true of every row is a sentence above the table, and no mark.
     """
-    return len({named_domains(arm) for arm in arms if arm.runs}) > 1
+    return len({*domains.values()}) > 1
 
 
-def contexts(arms: Sequence[Arm]) -> Iterator[str]:
+def contexts(domains: Domains) -> Iterator[str]:
     """Name the arms whose prompts speak of a domain they are tested on."""
     by_words: dict[tuple[str, ...], list[str]] = {}
-    for arm in arms:
-        if words := named_domains(arm):
-            by_words.setdefault(words, []).append(arm.label)
-    if by_words and not domains_differ(arms):
+    for label, words in domains.items():
+        if words:
+            by_words.setdefault(words, []).append(label)
+    if by_words and not domains_differ(domains):
         (words,) = by_words
         named = ", ".join(f"'{word}'" for word in words)
         yield (
@@ -194,6 +202,28 @@ def contexts(arms: Sequence[Arm]) -> Iterator[str]:
         return
     for words, labels in by_words.items():
         yield f"the contexts of {few(labels)} name held-out domains: {', '.join(words)}"
+
+
+FAMILY = "family"
+"""The fact that names the family of the data with its version: `icon_shift v1`."""
+_DIGITS = 6
+"""Of a digest of data, enough to see that two are not the same."""
+
+
+def datasets(runs: Iterable[RunRecord]) -> tuple[str, ...]:
+    """Name the data of finished runs as `icon_shift v1 896bf7`: family, version, digest.
+
+    A family whose data differ from seed to seed has several digests. Where the family is unknown,
+    as of runs measured before it was a fact, the word is `data`.
+    """
+    by_family: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for part in run.parts or (run,):
+            digest = part.facts.get("data")
+            if part.state == "done" and isinstance(digest, str):
+                family = str(part.facts.get(FAMILY, "data"))
+                by_family.setdefault(family, {})[digest[:_DIGITS]] = None
+    return tuple(f"{family} {few([*digests])}" for family, digests in by_family.items())
 
 
 def data_notes(arms: Sequence[Arm]) -> Iterator[str]:

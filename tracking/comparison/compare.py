@@ -52,7 +52,7 @@ _UNRANKED = frozenset({"oracle", "incomplete"})
 """Marks of rows that are not ranked."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One line of the table: an arm, unmerged or through one merged model."""
 
@@ -163,6 +163,11 @@ class Comparison:
         tuned = (row.arm for row in self.rows if not row.arm.confirms)
         return Counter((arm.algorithm, arm.merge) for arm in tuned)
 
+    @cached_property
+    def datasets(self) -> tuple[str, ...]:
+        """Name the data that was measured: `icon_shift v1 896bf7`, of several families each."""
+        return caveats.datasets(self.runs())
+
     def runs(self) -> list[RunRecord]:
         """List every run in any state; of several tasks those of all."""
         of_tasks = [run for part in self.tasks.values() for run in part.runs()]
@@ -268,7 +273,8 @@ def compare(
     fewer = less_tried(arms)
     standing_arms = [*tested.values(), *([best.arm] if best else [])]
     on_show = {arm.label.removesuffix(f" + {arm.merge}") for arm in standing_arms}
-    marks_domains = caveats.domains_differ(arms)
+    domains = caveats.named_domains(arms)
+    marks_domains = caveats.domains_differ(domains)
     rows = []
     for arm in arms:
         standing = selections.get(arm.algorithm)
@@ -276,20 +282,22 @@ def compare(
             "untuned": arm.role == "baseline" and arm.algorithm in fewer,
             "incomplete": not arm.is_complete(confirmation.seeds if arm.confirms else seeds),
             "confirmed": arm.confirms,
-            "names domains": marks_domains and bool(caveats.named_domains(arm)),
+            "names domains": marks_domains and bool(domains.get(arm.label)),
             "oracle": rule.oracle,
         }
+        words = tuple(mark for mark, holds in marks.items() if holds)
+        chosen_labels = merges.get(arm.label, {}).values()
         # At alpha 1 WiSE-FT is the unmerged model, which has a row.
         labels = [it for it in arm.merge_labels if wise_alpha(it) != 1 or it == rule.merge]
         for model in (arm, *map(arm.merged, labels)):
             chosen = standing is not None and standing.arm.label == model.label
-            chosen |= model.merge in merges.get(arm.label, {}).values()
+            chosen |= model.merge in chosen_labels
             row = Row(
                 arm=model,
                 value=model.mean(rule.metric),
                 selected=best is not None and best.arm.label == model.label,
                 chosen=chosen,
-                marks=tuple(mark for mark, holds in marks.items() if holds),
+                marks=words,
             )
             if chosen and reference is not None and arm.label in on_show:
                 row = replace(row, above_curve=_distance(model, reference, own_curves, endpoint))
@@ -325,7 +333,7 @@ def compare(
             *caveats.oracle(rule),
             *caveats.mixed_facts(arms),
             *caveats.data_notes(arms),
-            *caveats.contexts(arms),
+            *caveats.contexts(domains),
             *caveats.unequal_budgets(fewer, spent),
             *caveats.of_selection(rule, arms, judged),
             *caveats.unfinished(arms),

@@ -140,10 +140,7 @@ def measure_effects(
         values = {scalar_text(arm.params[name]): arm.params[name] for arm in own}
         if len(values) < 2:
             continue
-        blocks: dict[_Point, dict[str, Arm]] = {}
-        for arm in own:
-            blocks.setdefault(_rest(arm, name), {})[scalar_text(arm.params[name])] = arm
-        whole = [block for block in blocks.values() if len(block) == len(values)]
+        whole = _whole_blocks(own, name, len(values))
         if whole:
             yield _effect(name, values, whole, selected, endpoint)
         else:
@@ -151,6 +148,17 @@ def measure_effects(
 
 
 _Point = tuple[tuple[str, bool, Scalar], ...]
+
+
+def _whole_blocks(arms: Sequence[Arm], name: str, count: int) -> list[dict[str, Arm]]:
+    """Group arms that differ in this field alone, by its text, where each of `count` values is."""
+    first = _rest(arms[0], name)
+    if count == len(arms) and any(_rest(arm, name) != first for arm in arms):
+        return []  # a value for each arm, as random search gives: all are one block, or none is
+    blocks: dict[_Point, dict[str, Arm]] = {}
+    for arm in arms:
+        blocks.setdefault(_rest(arm, name), {})[scalar_text(arm.params[name])] = arm
+    return [block for block in blocks.values() if len(block) == count]
 
 
 def _rest(arm: Arm, name: str) -> _Point:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Literal, get_args
@@ -11,6 +12,8 @@ OOD = "ood/mean/top1"
 By = Literal["top1", "macro_f1", "mean_per_class_top1", "mean_group_top1", "worst_group_top1"]
 KINDS: tuple[By, ...] = get_args(By)
 TOP1: By = "top1"
+LOSSES = ("nll", "ece", "brier")
+"""What is measured of a split besides its accuracies."""
 BENCHMARK = "benchmark"
 """Of a mean over tasks: that of each task's own kind."""
 SPLITS: Mapping[str, str] = {"id/val": "ID val", "id/test": "ID test", "ood/mean": "OOD mean"}
@@ -44,11 +47,39 @@ def named(metric: str) -> str:
     return where if kind == TOP1 else f"{where} {TITLES.get(kind, kind)}"
 
 
+_KINDS_ELSEWHERE: Mapping[str, str] = {
+    **{kind: kind for kind in (*KINDS, *LOSSES)},
+    **dict.fromkeys(("acc", "acc1", "acc@1", "accuracy", "top_1", "top-1"), TOP1),
+    **dict.fromkeys(("loss", "ce", "cross_entropy"), "nll"),
+    "f1": "macro_f1",
+}
+_SPLITS_ELSEWHERE: Mapping[str, str] = {
+    **dict.fromkeys(("", "val", "valid", "validation", "eval", "dev"), "id/val"),
+    "test": "id/test",
+    "ood": "ood/mean",
+}
+_ELSEWHERE: Mapping[str, str] = {
+    "train_loss": "train/loss",
+    **{
+        f"{word}_{other}".removeprefix("_"): f"{split}/{kind}"
+        for word, split in _SPLITS_ELSEWHERE.items()
+        for other, kind in _KINDS_ELSEWHERE.items()
+    },
+}
+"""What other programs log, by its usual names, and our kinds without a split."""
+
+
+def meant(name: str) -> str:
+    """Return `id/val/top1` for `val_acc`, `ood/x/top1` for `ood/x/acc`; else the name itself."""
+    split, slash, kind = name.rpartition("/")
+    plain = re.sub(r"[./ -]", "_", name.lower())
+    return _ELSEWHERE.get(plain, f"{split}{slash}{_KINDS_ELSEWHERE.get(kind, kind)}")
+
+
 Direction = Literal[1, -1, 0]
 
 _ACCURACIES = frozenset({*KINDS, BENCHMARK})
 _FRACTIONS = _ACCURACIES | {"ece"}
-_LOSSES = frozenset({"nll", "ece", "brier"})
 
 
 def is_fraction(metric: str) -> bool:
@@ -79,7 +110,7 @@ def direction(metric: str) -> Direction:
     for each algorithm.
     """
     kind = kind_of(metric)
-    if kind in _LOSSES:
+    if kind in LOSSES:
         return -1
     return 1 if kind in _ACCURACIES and not metric.startswith("gap/") else 0
 

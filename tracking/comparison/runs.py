@@ -25,7 +25,7 @@ _ROLES: Sequence[Role] = ("baseline", "trial", "soup", "confirmation")
 """The order of rows."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """One run of a sweep; accuracies are fractions in [0, 1]."""
 
@@ -101,7 +101,8 @@ class RunRecord:
 
     def value(self, metric: str, merge: str | None = None) -> float | None:
         """Return one metric, None where it is missing or not finite."""
-        value = self.metrics_of(merge).get(metric)
+        metrics = self.metrics if merge is None else self.merges.get(merge)
+        value = None if metrics is None else metrics.get(metric)
         return value if value is not None and math.isfinite(value) else None
 
 
@@ -172,8 +173,9 @@ class Arm:
 
     def mean(self, metric: str) -> float | None:
         """Average a metric over the finished runs; None unless each has a finite value."""
-        if len(self.done) == 1:
-            value = self.done[0].value(metric, self.merge)
+        done = self.done
+        if len(done) == 1:
+            value = done[0].value(metric, self.merge)
             return None if value is None else float(value)
         values = [run.value(metric, self.merge) for run in self.done]
         measured = [value for value in values if value is not None]

@@ -112,12 +112,11 @@ def _select_labels(
     selected = {}
     for name, of_merge in by_merge.items():
         for metric in dict.fromkeys((rule.metric, VAL)):
-            valued = []
-            for label in of_merge:
-                means = [arm.merged(label).mean(metric) for arm in arms]
-                present = [mean for mean in means if mean is not None]
-                if len(present) == len(arms):
-                    valued.append((label, math.fsum(present) / len(present)))
+            valued = [
+                (label, mean)
+                for label in of_merge
+                if (mean := _shared_mean(arms, label, metric)) is not None
+            ]
             if valued:
                 # The margin is in the unit of the rule's own metric.
                 own = rule if metric == rule.metric else SelectionRule()
@@ -127,6 +126,13 @@ def _select_labels(
                 selected[name] = best[0]
                 break
     return selected
+
+
+def _shared_mean(arms: Sequence[Arm], label: str, metric: str) -> float | None:
+    """Average a metric of a merged model over these arms; None where one of them lacks it."""
+    means = [arm.merged(label).mean(metric) for arm in arms]
+    present = [mean for mean in means if mean is not None]
+    return math.fsum(present) / len(present) if len(present) == len(arms) else None
 
 
 def _merge_strength(label: str) -> tuple[float, ...]:

@@ -15,6 +15,8 @@ TASK = "{task}"
 Named = Literal["training_domain", "leave_one_domain_out"]
 NAMED: tuple[Named, ...] = ("training_domain", "leave_one_domain_out")
 """DomainBed's names of its rules of selection."""
+SELECTION_RULES = ("best_val", "oracle", *NAMED)
+"""Of selection, by name."""
 LEAVE_ONE_OUT: Named = "leave_one_domain_out"
 TEST_DOMAIN = "data.test_domain"
 """The field that names the domain held out."""

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from carft_sweep.tracking.comparison.answer import Answer
+from carft_sweep.tracking.comparison.caveats import datasets
 from carft_sweep.tracking.comparison.compare import Comparison, Row
 from carft_sweep.tracking.comparison.domainbed import AVERAGE, DomainBedTable, TaskCell
 from carft_sweep.tracking.comparison.effects import Effect
@@ -46,6 +47,7 @@ def to_json(
         "sweep": comparison.sweep,
         "metric": rule.metric,
         "goal": rule.goal,
+        "data": comparison.datasets,
         "metric_merge": rule.merge,
         "selection": rule.name,
         "by": endpoint.by,
@@ -256,7 +258,8 @@ def rows_frame(comparison: Comparison, *, intervals: bool = False) -> pd.DataFra
     Fractions, not percent; NaN where a row has no mean. With `intervals` the ends of the 95 % t
     interval over seeds stand beside each mean, as `<metric> low` and `<metric> high`.
     """
-    return _frame([_frame_row(row, intervals=intervals) for row in comparison.rows])
+    frame = _frame([_frame_row(row, intervals=intervals) for row in comparison.rows])
+    return with_origin(frame, comparison)
 
 
 def runs_frame(comparison: Comparison) -> pd.DataFrame:
@@ -267,8 +270,16 @@ def runs_frame(comparison: Comparison) -> pd.DataFrame:
     """
     if comparison.task_table is not None:
         field, tasks = comparison.task_table.field, comparison.tasks.items()
-        return _frame([{field: task, **line} for task, it in tasks for line in _frame_runs(it)])
-    return _frame([*_frame_runs(comparison)])
+        lines = [{field: task, **line} for task, it in tasks for line in _frame_runs(it)]
+    else:
+        lines = [*_frame_runs(comparison)]
+    return with_origin(_frame(lines), comparison)
+
+
+def with_origin(frame: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
+    """Note in a frame's `attrs` of which `sweep` it is, and of which `data`."""
+    frame.attrs |= {"sweep": comparison.sweep, "data": comparison.datasets}
+    return frame
 
 
 def _frame_runs(comparison: Comparison) -> Iterator[dict[str, Any]]:
@@ -347,6 +358,8 @@ def to_csv(
     table, lines = comparison.task_table, list[dict[str, Any]]()
     for row in comparison.rows:
         line = _frame_row(row, intervals=True, values=True)
+        if data := datasets(row.arm.done):
+            line["data"] = "; ".join(data)
         for name, ends in row.ci95_images.items():
             line |= {f"{name} images_low": ends.low, f"{name} images_high": ends.high}
         if owners is not None:

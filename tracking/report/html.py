@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +21,15 @@ from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.predictions import Answer, Gallery, Picture
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 from carft_sweep.tracking.ownership import other_writer
+from carft_sweep.tracking.report.formats import to_csv
 from carft_sweep.tracking.report.table import (
+    MOST_ON_PAGE,
     TableOptions,
     build_table,
     full_table,
     headline,
     task_table,
+    usual_columns,
     visible_rows,
 )
 
@@ -143,6 +146,27 @@ class Pictures:
         return self.class_names[number] if is_named else f"class {number}"
 
 
+@dataclass(frozen=True)
+class RunPages:
+    """Where MLflow shows the runs."""
+
+    address: str
+    """Of its server."""
+    pages: Mapping[str, str]
+    """Addresses by digest of a run."""
+    is_own: bool
+    """Whether they are there only while `carft-sweep ui` serves the home."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """How to get a selected model."""
+
+    model: str
+    """Its setting, and why this seed."""
+    command: str
+
+
 _HOMES = re.compile(r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s\"']+")
 
 
@@ -188,6 +212,8 @@ def document(
     description: str = "",
     pictures: Pictures | None = None,
     provenance: Provenance | None = None,
+    run_pages: RunPages | None = None,
+    exports: Sequence[Export] = (),
     cache: Path | None = None,
 ) -> str:
     """Render the report as HTML. Equal arguments give equal text, but for names Altair counts.
@@ -211,6 +237,9 @@ def document(
         gallery=None if pictures is None else pictures.gallery,
         groups=[] if pictures is None else list(pictures.groups()),
         provenance=provenance,
+        run_pages=run_pages,
+        exports=exports,
+        csv=_in_script(_csv(comparison)),
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         scripts=[Markup(text) for text in scripts],
         policy=_policy(scripts),
@@ -249,13 +278,24 @@ def _sections(
         yield Section("provenance", "Provenance", folded=True)
 
 
-def _spec(chart: TopLevelMixin) -> str:
-    from markupsafe import Markup
+def _csv(comparison: Comparison) -> str:
+    """Write the rows of the largest table of the page, and its metrics, as CSV."""
+    rows = visible_rows(comparison, TableOptions(max_trials=MOST_ON_PAGE))
+    columns = tuple(column.metric for column in usual_columns(comparison))
+    return to_csv(replace(comparison, rows=rows), options=TableOptions(columns=columns))
 
+
+def _spec(chart: TopLevelMixin) -> str:
     from carft_sweep.tracking.charts.base import as_spec
 
-    spec = as_spec(chart)
-    text = json.dumps(spec, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return _in_script(as_spec(chart))
+
+
+def _in_script(plain: object) -> str:
+    """Write plain data as JSON that can stand in a script element."""
+    from markupsafe import Markup
+
+    text = json.dumps(plain, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     # In a script element only `<` could begin something else than the script.
     return Markup(text.replace("<", "\\u003c"))
 

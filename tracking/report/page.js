@@ -147,6 +147,19 @@
     });
   }
 
+  // The CSV, where a page may give a file: in MLflow's frame it may not.
+  for (const button of document.querySelectorAll("[data-csv]")) {
+    button.hidden = location.protocol === "blob:" || location.protocol === "about:";
+    button.addEventListener("click", () => {
+      const text = JSON.parse(document.getElementById("csv").textContent);
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+      link.download = button.dataset.csv;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    });
+  }
+
   // The numbers behind a chart.
   function shown(found) {
     if (typeof found === "number") return String(Number(found.toPrecision(6)));

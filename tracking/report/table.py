@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from carft_sweep.tracking.comparison.caveats import few
 from carft_sweep.tracking.comparison.compare import Comparison, Row, shown_rows
 from carft_sweep.tracking.comparison.domainbed import AVERAGE
 from carft_sweep.tracking.comparison.metrics import (
@@ -17,6 +18,7 @@ from carft_sweep.tracking.comparison.metrics import (
     direction,
     is_fraction,
     kind_of,
+    meant,
     shifts,
 )
 from carft_sweep.tracking.comparison.verdict import GAIN
@@ -111,6 +113,8 @@ class Line:
     quoted: bool = False
     short: str = ""
     """The name below the row of its arm: a merged model's own label."""
+    runs: tuple[tuple[str, str], ...] = ()
+    """Seed and digest of each run, in whatever state; a merged model's stand with its arm."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,8 @@ def task_table(comparison: Comparison) -> Table | None:
 
 def images_table(comparison: Comparison, options: TableOptions) -> Table | None:
     """Build the table of intervals over images; None where none were requested."""
+    if not any(row.ci95_images for row in comparison.rows):
+        return None
     rows = [row for row in visible_rows(comparison, options) if row.ci95_images]
     names = {name for row in rows for name in row.ci95_images}
     columns = [c for c in resolve_columns(comparison, options.columns) if c.metric in names]
@@ -245,6 +251,8 @@ def _column(
             return column
     if name in comparison.metric_names:
         return Column(name, name)
+    if (near := meant(name)) in comparison.metric_names:
+        raise TrackingError(f"unknown column {name!r}; did you mean {near!r}?")
     headers = [*besides, *(column.header for column in usual)]
     raise TrackingError(unknown_name("column", name, [*headers, *sorted(comparison.metric_names)]))
 
@@ -346,7 +354,14 @@ def _line(comparison: Comparison, row: Row, options: TableOptions, cells: Sequen
     # Where rows are sorted, a merged model does not stand below its arm.
     below = row.arm.merge is not None and not options.sort
     short = f"{pointer}  + {row.arm.merge}{end}" if below else ""
-    return Line(f"{pointer}{row.arm.label}{end}", tuple(cells), row.selected, short=short)
+    runs = () if row.arm.merge is not None else row.arm.runs
+    return Line(
+        f"{pointer}{row.arm.label}{end}",
+        tuple(cells),
+        row.selected,
+        short=short,
+        runs=tuple(("" if run.seed is None else str(run.seed), run.digest) for run in runs),
+    )
 
 
 def _count(comparison: Comparison, row: Row) -> str:
@@ -358,7 +373,7 @@ def _count(comparison: Comparison, row: Row) -> str:
 
 
 def title(comparison: Comparison) -> str:
-    """Name the sweep, what its settings were selected on, and over which seeds."""
+    """Name the sweep, its data, what its settings were selected on, and over which seeds."""
     rule = comparison.rule
     on = rule.metric if rule.merge is None else f"{rule.metric} of {rule.merge}"
     n = len(comparison.seeds)
@@ -367,7 +382,8 @@ def title(comparison: Comparison) -> str:
         seeds = f", for each of {len(comparison.tasks)} tasks and each seed{seeds}"
     by = comparison.endpoint.by
     judged = "" if by == TOP1 else f", judged by {NOUNS[by]}"
-    return f"{comparison.sweep}: settings chosen by {on} ({rule.name}){seeds}{judged}"
+    data = f" on {few(comparison.datasets)}" if comparison.datasets else ""
+    return f"{comparison.sweep}{data}: settings chosen by {on} ({rule.name}){seeds}{judged}"
 
 
 def _notes(

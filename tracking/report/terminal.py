@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from carft_sweep.tracking.comparison.compare import Comparison
@@ -27,6 +26,8 @@ from carft_sweep.tracking.report.table import (
 NARROWEST = 40
 _BETWEEN = 2
 """Blanks between two columns."""
+_FEWEST = 10
+"""Columns of the terminal that a name has, however wide the numbers beside it are."""
 
 
 def terminal(
@@ -86,16 +87,38 @@ def _tables(console: Console, table: Table) -> None:
         *([line.cells[c].text for line in table.lines] for c in range(len(table.heads) - 1)),
     ]
     for heads, part in _parts(table, columns, console.width):
-        grid = RichTable(box=None, pad_edge=False)
+        texts = [head.split("\n") for head in heads]
+        widths = [
+            max(map(cell_len, (*text, *columns[c]))) for text, c in zip(texts, part, strict=True)
+        ]
         # Where even one column is too wide beside the names, the names break, never the numbers.
-        grid.add_column(heads[0])
-        for head in heads[1:]:
-            grid.add_column(head, justify="right", no_wrap=True)
+        room = console.width - sum(widths[1:]) - _BETWEEN * (len(widths) - 1)
+        widths[0] = min(widths[0], max(room, _FEWEST))
+        height = max(map(len, texts))
+        tops = [Text("\n").join(map(Text, [""] * (height - len(text)) + text)) for text in texts]
+        grid = [_grid_line(console, tops, widths, "bold")]
         for name, line in zip(names, table.lines, strict=True):
             cells = [Text(name), *map(_cell_text, line.cells)]
-            grid.add_row(*(cells[c] for c in part), style=_style(line))
+            grid.append(_grid_line(console, [cells[c] for c in part], widths, _style(line)))
         console.print()
-        console.print(grid, no_wrap=True, crop=False)
+        console.print(Text("\n").join(grid), soft_wrap=True)
+
+
+def _grid_line(console: Console, cells: Sequence[Text], widths: Sequence[int], style: str) -> Text:
+    """Set cells beside each other, of which only the first is wrapped and begins at the left."""
+    columns = [[*cells[0].wrap(console, widths[0])], *([*cell.split()] for cell in cells[1:])]
+    lines = []
+    for number in range(max(map(len, columns))):
+        line = Text(style=style)
+        for column, width in zip(columns, widths, strict=True):
+            text = column[number] if number < len(column) else Text()
+            blanks = " " * (width - text.cell_len)
+            if column is columns[0]:
+                line += text + blanks
+            else:
+                line += Text(" " * _BETWEEN + blanks) + text
+        lines.append(line)
+    return Text("\n").join(lines)
 
 
 def _parts(

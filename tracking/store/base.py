@@ -146,6 +146,10 @@ class Tracker(ABC):
         """Remove a run with all that was logged; nothing happens where there is none."""
 
     @abstractmethod
+    def remove_sweep(self, sweep: str) -> None:
+        """Remove all runs of a sweep, and its view; nothing happens where there are none."""
+
+    @abstractmethod
     def keep_view(self, view: RunsView, *, arms_of: RunKey | None = None, timestamp: int) -> None:
         """Keep a view of the arms of a sweep, else one of everything, where there are pages.
 
@@ -155,6 +159,13 @@ class Tracker(ABC):
     @abstractmethod
     def run_id(self, key: RunKey) -> str | None:
         """Return what the store calls a run; None where it has none."""
+
+    def experiment(self) -> str | None:
+        """Return what the store calls the group of all runs, as addresses of its pages have it.
+
+        None where it has no pages.
+        """
+        return None
 
     @abstractmethod
     def close(self) -> None:

@@ -107,6 +107,11 @@ class MemoryTracker(Tracker):
         """Forget the run."""
         self.runs.pop(key, None)
 
+    def remove_sweep(self, sweep: str) -> None:
+        """Forget its runs and its view."""
+        self.runs = {key: run for key, run in self.runs.items() if key.sweep != sweep}
+        self.views.pop(RunKey(sweep), None)
+
     def keep_view(self, view: RunsView, *, arms_of: RunKey | None = None, timestamp: int) -> None:
         """Keep the view. Raises TrackingError for a sweep never opened."""
         del timestamp

@@ -62,6 +62,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+RUNS = 1000
+"""As many as are asked for at once."""
 METRICS, TAGS = 1000, 100
 """As many as MLflow takes; parameters are counted as tags are."""
 BYTES = 900_000
@@ -247,6 +249,24 @@ class MlflowStore(Tracker):
                 client.delete_run(run.info.run_id)
         self._ids.pop(key, None)
 
+    def remove_sweep(self, sweep: str) -> None:
+        """Move its runs to MLflow's deleted ones; the models that were made of them stay."""
+        client, experiment = self._store()
+        tags = identity(RunKey(sweep), self._home)
+        kind = tags.pop("carft.kind")
+        with self._translated():
+            while runs := client.search_runs([experiment], query_of(tags), max_results=RUNS):
+                for run in runs:
+                    if run.data.tags["carft.kind"] == kind:
+                        self._remove_view(f"{VIEW}{run.info.run_id}")
+                    client.delete_run(run.info.run_id)
+        self._ids = {key: id_ for key, id_ in self._ids.items() if key.sweep != sweep}
+
+    def _remove_view(self, tag: str) -> None:
+        client, experiment = self._store()
+        if tag in client.get_experiment(experiment).tags:
+            client.delete_experiment_tag(experiment, tag)
+
     def keep_view(self, view: RunsView, *, arms_of: RunKey | None = None, timestamp: int) -> None:
         """Keep the view in a tag of the experiment, under the id of the sweep's run."""
         client, experiment = self._store()
@@ -266,6 +286,10 @@ class MlflowStore(Tracker):
             if run is not None:
                 self._ids[key] = run.info.run_id
         return self._ids.get(key)
+
+    def experiment(self) -> str | None:
+        """Return MLflow's id of the experiment."""
+        return self._store()[1]
 
     def close(self) -> None:
         """Forget the connection."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import io
 import json
 import logging
 import os
+import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,14 +20,23 @@ import pytest
 from rich.console import Console
 
 from carft_sweep.sweeps.cli import MODULES, main
-from carft_sweep.sweeps.cli.admin import waste
-from carft_sweep.sweeps.cli.parser import COMMANDS, _parsers
+from carft_sweep.sweeps.cli.parser import (
+    COMMANDS,
+    EVERYWHERE,
+    EXAMPLES,
+    GROUPS,
+    PACKAGES,
+    parse,
+    parsers,
+)
+from carft_sweep.sweeps.cli.removal import waste
 from carft_sweep.sweeps.engines.resources import Node
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.trials import LEDGER_FILE
 from carft_sweep.sweeps.scheduler.progress import LiveProgress, Progress, duration
 from carft_sweep.tracking.errors import ServiceUnreachable
 from carft_sweep.tracking.store.memory_store import MemoryTracker
+from docs.hooks.reference import on_page_markdown
 from tests.sweeps.conftest import ToySweep
 
 ROOT = Path(__file__).parents[3]
@@ -373,6 +385,59 @@ def test_a_mistake_on_the_command_line_names_the_remedy_and_exits_with_2(
     assert not toy_cli.home.path.exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "run f.yaml --epochs 3",
+            ["'--epochs'; it is a key of the sweep file: --set trial.optim.epochs=3"],
+        ),
+        ("run --epochs 3 f.yaml", ["--set trial.optim.epochs=3"]),
+        ("run --epochs 3 --lr 1e-3 f", ["trial.optim.epochs=3", "trial.optim.lr=1e-3"]),
+        ("check f.yaml --device cuda", ["--set trial.device=cuda"]),
+        ("submit f.yaml --gpus 4", ["--set resources.gpus=4"]),
+        ("run f --seeds 5", ["--set seeds=5"]),
+        ("run f --seeds 0 1 2", ["--set 'seeds=[0,1,2]'"]),
+        ("run f --seed 3", ["--set 'seeds=[3]' or --set seed=3"]),
+        ("run f --learning-rate=3e-4", ["--set trial.optim.lr=3e-4"]),
+        ("run f --wd 0.1", ["--set trial.optim.weight_decay=0.1"]),
+        ("run f --trial.optim.lr=3e-4", ["--set trial.optim.lr=3e-4"]),
+        ("run f --model ViT-B-32", ["--set trial.model.name=ViT-B-32"]),
+        ("run f --batch-size 8", ["trial.optim.batch_size=8 or --set trial.eval.batch_size=8"]),
+        ("run f --num-gpus 2", ["--set resources.gpus=2"]),
+        ("run f --epoch 3", ["--set trial.optim.epochs=3"]),
+        (
+            "resume f --epochs 3",
+            ["it goes on as it was run", "run FILE --set trial.optim.epochs=3"],
+        ),
+        ("run f --fresch", ["'--fresch'; did you mean '--fresh'?"]),
+        ("run f --nothing-like-it", ["unknown option '--nothing-like-it'\n"]),
+        ("list --epochs 3", ["unknown option '--epochs'\n"]),
+    ],
+)
+def test_an_option_that_is_a_key_of_the_file_is_answered_by_the_set_that_sets_it(
+    words: str, said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words.split()) == 2
+    told = capsys.readouterr().err
+    assert all(part in told for part in said), told
+    assert told.count("unknown option") == words.count("--")
+
+
+def test_every_key_that_an_option_is_answered_by_can_be_set(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option, value in (
+        *(("epochs", "3"), ("lr", "1e-4"), ("gpus", "0"), ("seeds", "5"), ("wd", "0.1")),
+        *(("device", "cpu"), ("model", "builtin"), ("n-trials", "1"), ("jobs", "1")),
+        *(("metric", "id/val/nll"), ("retries", "2"), ("algorithm", "car_ft")),
+    ):
+        assert main(["check", "kl_weight", f"--{option}", value]) == 2
+        advice = re.search(r"(--set .*)\n", capsys.readouterr().err)
+        assert advice is not None, option
+        assert main(["check", str(toy_cli.file()), *shlex.split(advice[1])]) == 0, option
+
+
 LIGHT = """
 import contextlib, io, json, sys
 from carft_sweep.sweeps.cli.parser import COMMANDS
@@ -400,6 +465,41 @@ def test_the_help_of_every_command_imports_nothing_heavy() -> None:
     assert set(found["told"]) == {"", *COMMANDS}
 
 
+def test_the_help_has_every_command_once_in_its_group_and_examples_that_can_be_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: carft-sweep [options] COMMAND ...\n")
+    shown = re.findall(r"^(?:(\w[\w ]*):|  ([a-z]+)  +\S.*)$", text, re.MULTILINE)
+    groups: dict[str, list[str]] = {}
+    for title, command in shown:
+        if title:
+            groups[title] = []
+        elif command:
+            groups[[*groups][-1]].append(command)
+    assert groups == {"examples": [], **{t: [*of] for t, of in GROUPS.items()}, "options": []}
+    assert sorted(name for names in groups.values() for name in names) == sorted(COMMANDS)
+    assert len(EXAMPLES) == 3
+    for example in EXAMPLES:
+        assert f"  {example}  " in text
+        assert parse(example.split()[1:]).command in COMMANDS
+
+
+def test_the_version_names_what_decides_about_results_and_imports_none_of_it() -> None:
+    code = (
+        "import sys; from carft_sweep.sweeps.cli import main; main(['--version']); "
+        "print(sorted({'torch', 'mlflow', 'optuna', 'ray', 'open_clip'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *lines, imported = done.stdout.splitlines()
+    versions = dict(line.split(" ", 1) for line in lines)
+    assert [*versions] == ["carft-sweep", "Python", *PACKAGES[1:]]
+    assert versions["torch"] == importlib.metadata.version("torch")
+    assert versions["Python"] == platform.python_version()
+    assert imported == "[]"
+
+
 PLANS = """
 import sys
 from carft_sweep.sweeps.cli import main
@@ -421,14 +521,23 @@ def test_every_command_is_a_module_and_has_its_place_in_the_docs() -> None:
     for command in COMMANDS:
         module = importlib.import_module(f"carft_sweep.sweeps.cli.{MODULES[command]}")
         assert callable(getattr(module, f"{command}_command")), command
-        assert f"`{command}" in page, command
+        assert f"\n## {command}\n" in page, command
 
 
-def test_every_option_stands_in_the_docs() -> None:
-    page = (ROOT / "docs" / "commands.md").read_text()
-    _, commands = _parsers()
-    options = {name for parser in commands.values() for name in parser.options()}
-    assert options - set(re.findall(r"--[a-z-]+", page)) == {"-h", "-v"}
+def test_every_option_has_its_row_in_the_docs_in_the_words_of_the_help() -> None:
+    page = on_page_markdown((ROOT / "docs" / "commands.md").read_text())
+    rows = dict(re.findall(r"^\| .* \{ #(\S+) \} \| (.*) \|$", page, re.MULTILINE))
+    _, commands = parsers()
+    expected = {
+        f"{command.replace(' ', '-')}{option}": action.help
+        for command, parser in commands.items()
+        for action in parser.actions()
+        for option in action.option_strings
+        if option.startswith("--") and option not in ("--help", *EVERYWHERE)
+    }
+    assert len(expected) > 100
+    assert {name: rows.get(name) for name in expected} == expected
+    assert rows.keys() - expected.keys() == {f"everywhere{option}" for option in EVERYWHERE}
 
 
 def test_no_command_shows_the_help_and_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -158,6 +158,10 @@ def test_one_sweep_may_be_chosen_in_another_way_if_that_is_honest_or_said_to_be_
         (("toy", "--where", "kl_weight>9", "--where", "algorithm=car_ft"), "no run is left"),
         (("toy", "--columns", "OOD meen"), "unknown column 'OOD meen'; did you mean 'OOD mean'?"),
         (("toy", "--sort", "od mean:asc"), "unknown column 'od mean'; did you mean 'OOD mean'?"),
+        (
+            ("toy", "--columns", "val_acc"),
+            "unknown column 'val_acc'; did you mean 'id/val/top1'?\n",
+        ),
         (("toy", "--selection", "best"), "leave_one_domain_out, or within=0.005"),
         (("toy", "--metric", "id/val/top"), "unknown metric 'id/val/top'"),
         (("toy", "--metric", "id/val/nll:maximize"), "is better the other way round"),

@@ -15,11 +15,12 @@ WORDS = {
     "check": ["kl_weight"],
     "predict": ["toy", "{image}"],
     **{
-        name: ["toy"] for name in ("resume", "stop", "watch", "show", "compare", "report", "export")
+        name: ["toy"]
+        for name in ("resume", "stop", "watch", "show", "compare", "report", "export", "remove")
     },
 }
-OPENS_NONE = {"init", "data", "submit", "schema", "bench"}
-"""`submit` names the home of a cluster."""
+OPENS_NONE = {"init", "data", "submit", "schema", "bench", "completion"}
+"""`submit` names the home of a cluster, and `completion` offers nothing of such a home."""
 
 
 @pytest.fixture

@@ -45,17 +45,17 @@ def write(folder: Path, label: str, content: Mapping[str, Any]) -> Path:
 def read(folders: list[Path]) -> list[Mapping[str, Any] | None]:
     """What a comparison reads, which keeps what was new."""
     measurements = Measurements(folders[0].parent, "toy")
-    evaluations = [measurements.of(folder, label) for folder in folders for label in LABELS]
+    evaluations = [measurements.of(folder.name, label) for folder in folders for label in LABELS]
     measurements.keep()
-    return evaluations
+    return [one and {"metrics": {**one["metrics"]}, "facts": one["facts"]} for one in evaluations]
 
 
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are parsed from now on."""
     names: list[str] = []
 
-    def noted(folder: Path, label: str) -> Mapping[str, Any] | None:
-        names.append(f"{folder.name}/{label}")
+    def noted(folder: str, label: str) -> Mapping[str, Any] | None:
+        names.append(f"{Path(folder).name}/{label}")
         return run_files.measured(folder, label)
 
     monkeypatch.setattr(measurements, "measured", noted)

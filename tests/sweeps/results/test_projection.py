@@ -18,10 +18,12 @@ from carft_sweep.sweeps.engines.entry import LOG
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.trials import Ledger, Setting
 from carft_sweep.sweeps.results.projection import project
+from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.sweeps.scheduler.pruning import SeedwisePruner
 from carft_sweep.tracking.comparison import runs as kept_results
 from carft_sweep.tracking.comparison.runs import read_result, read_settings
 from carft_sweep.tracking.comparison.spec import read_spec
+from carft_sweep.tracking.location import resolve_location
 from carft_sweep.tracking.store.base import RunKey
 from carft_sweep.tracking.store.memory_store import MemoryRun, MemoryTracker
 from tests.sweeps import toy_core
@@ -124,6 +126,32 @@ def test_a_torn_line_of_the_sent_log_costs_one_sending_and_no_run(toy: ToySweep)
     toy.run(parameters=ONE, seeds=[0], baselines=[])
     (run,) = toy.tracked().values()
     assert (run.state, str(run.history)) == ("finished", before)
+
+
+class WithPages(MemoryTracker):
+    """A store with pages."""
+
+    def experiment(self) -> str:
+        return "7"
+
+
+def test_the_sent_log_knows_what_the_addresses_of_the_runs_need(toy: ToySweep) -> None:
+    place = resolve_location(toy.home.path)
+    toy.run(parameters=ONE, seeds=[0], baselines=[])
+    log = SentLog(toy.home.sweep("toy"), place)
+    assert log.experiment == "", "a store without pages"
+    paged = WithPages()
+    paged.runs = toy.tracker.runs
+    toy.tracker = paged
+    project(toy.home, "toy", toy.tracker)
+    after = SentLog(toy.home.sweep("toy"), place)
+    assert after.experiment == "7", "of a sweep that was sent before"
+    assert after.run_ids() == log.run_ids()
+    (digest,) = toy.trained()
+    after.record(digest, "abc", "done")
+    assert SentLog(toy.home.sweep("toy"), place).experiment == "7"
+    after.clear()
+    assert after.experiment == ""
 
 
 def forget_what_was_sent(toy: ToySweep) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,21 +18,28 @@ from carft_sweep.carft_core.files import write_json
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
+from carft_sweep.sweeps.ledger.trials import Ledger, Trial, find_ledger
 from carft_sweep.sweeps.results import report as sweep_page
 from carft_sweep.sweeps.results.artifacts import FIGURES, PAGE
-from carft_sweep.sweeps.results.export import log_selected_again
+from carft_sweep.sweeps.results.export import (
+    export_commands,
+    log_selected_again,
+    select_model,
+)
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.sweeps.results.report import FEWEST, importance, provenance, view_data
+from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.tracking.charts import CHARTS
 from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.comparison.compare import compare
 from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
+from carft_sweep.tracking.location import resolve_location
 from carft_sweep.tracking.provenance import describe_code, provenance_tags
 from carft_sweep.tracking.store.memory_store import MemoryTracker
 from tests.sweeps import reference_table
 from tests.sweeps.shown_home import NAME, make
-from tests.tracking.made_up import metrics, run
+from tests.tracking.made_up import kl_sweep, metrics, run
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +87,62 @@ def test_a_sweep_that_ends_keeps_the_page_with_its_two_main_charts(home: Home) -
     nothing = compare([], sweep=NAME)
     assert sweep_page.keep(home, ledger, nothing, notes.append) == [folder / PAGE]
     assert not any((folder / name).exists() for name in FIGURES)
+
+
+def sent(home: Home, experiment: str | None = "3") -> list[str]:
+    """Digests of the sweep's runs, all of which MLflow was sent."""
+    log = SentLog(home.sweep(NAME), resolve_location(home.path))
+    log.note_experiment(experiment)
+    digests = [digest for one in find_ledger(home, NAME).settings() for digest in one.runs.values()]
+    for digest in digests:
+        log.record(digest, f"id-{digest[:4]}", "done")
+    log.record("", "id-sweep", "done")
+    log.record("arm:fine_tune", "id-arm", "arm")
+    return digests
+
+
+def page_of(home: Home, *options: str) -> str:
+    ledger = find_ledger(home, NAME)
+    compared = comparison(ledger, RunStore(home.runs))
+    return sweep_page.page(home, [ledger], compared, options=options).text
+
+
+def test_runs_that_mlflow_was_sent_are_links_to_its_pages(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert "in MLflow, at" not in page_of(home)
+    digests = sent(home)
+    pages = {f"/#/experiments/3/runs/id-{it[:4]}?workflowType=machine_learning" for it in digests}
+    text = page_of(home)
+    assert {*re.findall(r'href="http://127.0.0.1:5000([^"]*)"', text)} == pages
+    assert "at http://127.0.0.1:5000 while <code>carft-sweep ui</code> serves this home" in text
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.lab/")
+    assert "mlflow.lab" not in page_of(home), "it was sent nothing"
+    sent(home)
+    served = page_of(home)
+    assert {*re.findall(r'href="https://mlflow.lab([^"]*)"', served)} == pages
+    assert "at https://mlflow.lab." in served
+    assert "secret" not in served
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks://profile")
+    sent(home)
+    assert "in MLflow, at" not in page_of(home), "whose pages have another address"
+
+
+def test_the_command_that_exports_the_selected_model_names_the_run_where_the_choice_is_another(
+    home: Home,
+) -> None:
+    ledger = find_ledger(home, NAME)
+    compared = comparison(ledger, RunStore(home.runs))
+    model = select_model(compared)
+    assert f"<code>carft-sweep export {NAME}</code>" in page_of(home)
+    run = model.run.digest[:12]
+    assert f"<code>carft-sweep export {NAME} --run {run}" in page_of(home, "--where", "lr>0")
+    assert str(model) in page_of(home)
+    through = ComparisonSpec(rule=SelectionRule(merge="wise_ft@0.5"))
+    (merged,) = export_commands(compare(kl_sweep(2), through, sweep=NAME), NAME, named=True)
+    assert merged.command.endswith(" --merge wise_ft@0.5")
+    assert [*export_commands(compare([], sweep=NAME), NAME, named=False)] == []
 
 
 def test_another_reference_and_another_place(
@@ -327,9 +391,8 @@ def swept(
         record = run("car_ft", 0, measured(point), trial=number, params=dict(point))
         value = (record.metrics["id/val/top1"],)
         known = {name: value for name, value in point.items() if name in parameters}
-        told = {"number": number, "point": number, "params": known, "algorithm": "car_ft"}
-        told |= {"runs": {"0": record.digest}, "merges": (), "state": "complete", "values": value}
-        sweep._apply({"trial": told})
+        trial = Trial(number, number, known, "car_ft", runs={"0": record.digest}, merges=())
+        sweep._apply({"trial": replace(trial, state="complete", values=value)})
         records.append(replace(record, params=known))
     return sweep, records
 
@@ -363,7 +426,7 @@ def test_too_few_trials_or_a_single_parameter_have_none() -> None:
 def test_failed_and_pruned_trials_do_not_count() -> None:
     sweep, records = swept(points(12))
     for number in range(3):
-        sweep._apply({"trial": {"number": number, "state": "pruned", "values": ()}})
+        sweep._apply({"trial": replace(sweep.proposal(number), state="pruned", values=())})
     assert importance(sweep, compare(records, sweep="swept")) is None
 
 
@@ -371,7 +434,7 @@ def test_a_parameter_that_not_every_trial_has_is_left_out() -> None:
     where = points(30)
     sweep, records = swept(where)
     partial = {KL: where[0][KL], LR: where[0][LR]}
-    sweep._apply({"trial": {"number": 0, "params": partial}})
+    sweep._apply({"trial": replace(sweep.proposal(0), params=partial)})
     found = importance(sweep, compare(records, sweep="swept"))
     assert found is not None
     assert {*found["id/val/top1"]} == {KL, LR}

@@ -11,7 +11,7 @@ import pytest
 from carft_sweep.carft_core.errors import InvalidConfig
 from carft_sweep.carft_core.files import read_json
 from carft_sweep.sweeps.cli import main
-from carft_sweep.sweeps.cli.admin import waste
+from carft_sweep.sweeps.cli.removal import waste
 from carft_sweep.sweeps.cli.status import is_open, sweep_status
 from carft_sweep.sweeps.spec.spec import load_spec
 from carft_sweep.tracking.comparison.compare import Comparison

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from carft_sweep.sweeps.cli import main
-from carft_sweep.sweeps.cli.admin import waste
+from carft_sweep.sweeps.cli.removal import waste
 from carft_sweep.sweeps.cli.status import is_open, sweep_status
 from carft_sweep.sweeps.engines.base import Handler
 from carft_sweep.sweeps.engines.local import InProcessEngine

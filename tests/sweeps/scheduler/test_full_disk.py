@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.sweeps.cli.admin import waste
+from carft_sweep.sweeps.cli.removal import waste
 from tests.sweeps.conftest import ONE_RUN, ToySweep, toy_in
 
 NEVER = 10**9

@@ -267,7 +267,6 @@ WRONG: dict[str, list[str]] = {
     "test: t\nshifts:\n  val: m": [":3: shifts.val: gives its name to the metric ood/val/top1"],
     "test: t\nshifts:\n  a b: m": [":3: shifts.a b: gives its name to the metric ood/a b/top1"],
     "test: t\nshifts:\n  n: {folder: m}": [
-        ":3: shifts.n.folders: is required",
         ":3: shifts.n.folder: unknown field 'folder'; did you mean 'folders'?",
     ],
     "test: t\nclass_names: {a: ''}": [":2: class_names.a: must not be empty"],

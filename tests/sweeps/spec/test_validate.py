@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from carft_sweep.carft_core.config import field_names
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.space.parameters import DISTRIBUTIONS, KEYS
+from carft_sweep.sweeps.spec.metrics import problem
 from carft_sweep.sweeps.spec.normalize import IGNORED, OF_METRIC, TRIAL_KEYS, UNSUPPORTED
 from carft_sweep.sweeps.spec.normalize import KEYS as TOP_KEYS
 from carft_sweep.sweeps.spec.settings import (
@@ -194,3 +195,95 @@ def test_any_override_is_a_sweep_or_a_wrong_request(key: str, value: object) -> 
         assert f"--set {key}=" in found
     else:
         assert found.overrides == (f"{key}={value}",)
+
+
+TRIAL = "trial: {algorithm: car_ft}\n"
+NAMED: dict[str, list[str]] = {
+    "trial: {algorithm: {nmae: car_ft}}": [
+        "1: algorithm.nmae: unknown field 'nmae'; did you mean 'name'?"
+    ],
+    "trial: {algorithm: car_ft, merges: [{nam: wise_ft}]}": [
+        "1: merges[0].nam: unknown field 'nam'; did you mean 'name'?"
+    ],
+    TRIAL + "baselines: [{nmae: fine_tune}]": [
+        "2: baselines[0].nmae: unknown field 'nmae'; did you mean 'name'?"
+    ],
+    TRIAL + "metric: {nmae: id/val/nll}": [
+        "2: metric.nmae: unknown field 'nmae'; did you mean 'name'?"
+    ],
+    TRIAL + "metric: val_loss": [
+        "2: metric: must be a mapping such as {name: id/val/nll}, got 'val_loss'"
+    ],
+    TRIAL + "selection: {witin: 0.1}": [
+        "2: selection.witin: unknown field 'witin'; did you mean 'within'?"
+    ],
+    TRIAL + "method: tpe\nparameters: {lr: {values: [1]}}\nearly_terminate: {tpye: asha}": [
+        "3: parameters.lr: unknown parameter 'lr'; did you mean 'optim.lr'?",
+        "4: early_terminate.tpye: unknown field 'tpye'; did you mean 'type'?",
+    ],
+    TRIAL + "after: [{algoritm: uniform_soup, of: car_ft}]": [
+        "2: after[0].algoritm: unknown field 'algoritm'; did you mean 'algorithm'?"
+    ],
+    TRIAL + "after: [{algorithm: {nmae: uniform_soup}, of: {algoritm: car_ft}}]": [
+        "2: after[0].of.algoritm: unknown field 'algoritm'; did you mean 'algorithm'?"
+    ],
+    TRIAL + "seeds: 2\nafter: [{algorithm: {nmae: uniform_soup}, of: car_ft}]": [
+        "3: after[0].algorithm.nmae: unknown field 'nmae'; did you mean 'name'?"
+    ],
+    TRIAL + "seed: [0, 1]": [
+        "2: seed: is one number, the seed of the search; for the runs write seeds: [0, 1]"
+    ],
+    TRIAL + "gpus: 2": ["2: gpus: unknown key 'gpus'; did you mean 'resources.gpus'?"],
+    "trial: {algorithm: car_ft, optim: {wd: 0.1, optimiser: adamw}}": [
+        "1: optim.wd: unknown field 'wd'; did you mean 'weight_decay'?",
+        "1: optim.optimiser: unknown field 'optimiser'; did you mean 'name'?",
+    ],
+    TRIAL + "parameters: {learningrate: {values: [1]}, epoch: {value: 3}}": [
+        "2: parameters.learningrate: unknown parameter 'learningrate'; did you mean 'optim.lr'?",
+        "2: parameters.epoch: unknown parameter 'epoch'; did you mean 'optim.epochs'?",
+    ],
+    TRIAL + "method: tpee\ntasks: lr\nparameters: {optim.lr: {values: [1.0e-4, 1.0e-3]}}\n"
+    "try_first: [{optim.lr: 1.0e-4}]\nearly_terminate: {type: median}": [
+        "2: method: must be 'grid', 'random', 'tpe', 'gp', 'qmc' or 'nsga2', got 'tpee'",
+        "3: tasks: unknown parameter 'lr'; Known: none. Its values are the tasks.",
+    ],
+    TRIAL + "method: random\nparameters: {data.test_domian: {values: [a, b]}}\n"
+    "tasks: data.test_domian\ntry_first: [{data.test_domian: a}]": [
+        "3: parameters.data.test_domian: unknown parameter 'data.test_domian'; "
+        "did you mean 'data.test_domain'?"
+    ],
+    "trial: {algorithm: zero_shot}\nparameters: {algorithm.kl_weight: {values: [1, 2]}}": [
+        "2: parameters.algorithm.kl_weight: unknown field of zero_shot 'algorithm.kl_weight'; "
+        "Known: none."
+    ],
+}
+"""A file, and all that is said of it: what only follows from a mistake is not."""
+
+
+@pytest.mark.parametrize("text", NAMED, ids=range(len(NAMED)))
+def test_each_mistake_is_named_and_what_follows_from_it_is_not(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(text)
+    with pytest.raises(RequestError) as caught:
+        load_spec(file)
+    assert str(caught.value).splitlines() == [f"x.yaml:{line}" for line in NAMED[text]]
+
+
+@pytest.mark.parametrize(
+    ("word", "metric"),
+    [
+        *(("val_acc", "id/val/top1"), ("val/accuracy", "id/val/top1"), ("acc", "id/val/top1")),
+        *(("val_loss", "id/val/nll"), ("loss", "id/val/nll"), ("top1", "id/val/top1")),
+        *(("test_acc", "id/test/top1"), ("ood/pixel/acc", "ood/pixel/top1")),
+        *(("val_f1", "id/val/macro_f1"), ("train_loss", "train/loss"), ("gap/acc", "gap/top1")),
+    ],
+)
+def test_a_metric_is_suggested_by_the_name_that_others_give_it(word: str, metric: str) -> None:
+    assert problem(word) == f"unknown metric {word!r}; did you mean {metric!r}?"
+
+
+def test_of_an_unknown_metric_without_a_like_the_groups_are_listed() -> None:
+    told = problem("foo")
+    assert told is not None
+    assert "id/* (24)" in told
+    assert len(told) < 200

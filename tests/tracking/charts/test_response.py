@@ -13,12 +13,12 @@ from carft_sweep.tracking.comparison.compare import compare
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from tests.tracking.charted import IMPORTANCE, LR, grid_runs, searched
 from tests.tracking.charts.drawn import channels, data_of, nodes, spec_of
-from tests.tracking.made_up import KL, metrics, run, zero_shot
+from tests.tracking.made_up import KL, arm, metrics, run, zero_shot
 
 
 def test_the_response_is_a_line_on_a_log_axis_where_one_parameter_varies(plain: ChartData) -> None:
     spec = spec_of("response", plain)
-    rows = data_of(spec, "kl_weight")
+    rows = data_of(spec, "kl_weight", "OOD mean top-1")
     assert sorted(row["kl_weight"] for row in rows) == [0.1, 0.3, 1.0, 3.0]
     assert all("OOD mean top-1 low" in row for row in rows)
     x = channels(spec, "x")[0]
@@ -31,6 +31,28 @@ def test_the_response_is_a_line_on_a_log_axis_where_one_parameter_varies(plain: 
         "zero_shot": pytest.approx(55),
         "fine_tune": pytest.approx(65.04),
     }
+
+
+def test_each_of_few_seeds_is_a_dot_at_its_setting(plain: ChartData) -> None:
+    field = "OOD mean top-1 of a seed"
+    rows = data_of(spec_of("response", plain), "kl_weight", field)
+    assert len(rows) == 4 * 5
+    one = next(row for row in plain.settings if row.arm.label == "car_ft kl_weight=3")
+    assert [row[field] for row in rows if row["kl_weight"] == 3.0] == pytest.approx(
+        [100 * (value or 0) for value in one.metric("ood/mean/top1").values], abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(("settings", "dots"), [(60, 120), (61, 0)])
+def test_of_many_settings_no_seed_is_a_dot(settings: int, dots: int) -> None:
+    runs = [
+        one
+        for trial in range(settings)
+        for one in arm("car_ft", [0.6, 0.61], [0.3, 0.31], trial=trial, params={KL: 1.0 + trial})
+    ]
+    spec = spec_of("response", ChartData(compare(runs, sweep="many")))
+    points = [row for rows in spec["datasets"].values() for row in rows]
+    assert sum("OOD mean top-1 of a seed" in point for point in points) == dots
 
 
 def without_mean(lost: str) -> ChartData:

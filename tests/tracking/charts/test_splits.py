@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from carft_sweep.tracking.charts.base import seed_rows
 from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.comparison.compare import compare
 from carft_sweep.tracking.comparison.statistics import PairedTest
@@ -29,6 +30,27 @@ def test_a_shift_has_the_paired_difference_in_points(plain: ChartData) -> None:
     order = list(dict.fromkeys(row["split"] for row in rows))
     assert order == ["ID test", "OOD mean", "flat_emoji", "outline", "pixel"]
     assert ("fine_tune", "pixel") not in by_place
+
+
+def test_up_to_ten_seeds_each_has_a_dot(plain: ChartData) -> None:
+    rows = data_of(spec_of("shifts", plain), "difference of a seed")
+    own = [it for it in rows if (it["setting"], it["split"]) == ("car_ft kl_weight=1", "pixel")]
+    candidate, reference = (
+        next(row.arm for row in plain.comparison.rows if row.arm.label == label)
+        for label in ("car_ft kl_weight=1", "fine_tune")
+    )
+    metric = "ood/pixel/top1"
+    sides = (candidate.values(metric).values(), reference.values(metric).values())
+    assert [it["difference of a seed"] for it in own] == pytest.approx(
+        [100 * (one - two) for one, two in zip(*sides, strict=True)], abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(("seeds", "dots"), [(1, 0), (2, 2), (10, 10), (11, 0)])
+def test_one_seed_has_no_dot_beside_itself_and_many_would_be_a_cloud(seeds: int, dots: int) -> None:
+    rows = seed_rows({"split": "ID test"}, {"x": [0.5] * seeds, "y": [0.25] * seeds})
+    assert rows == dots * [{"split": "ID test", "x of a seed": 50.0, "y of a seed": 25.0}]
+    assert seed_rows({}, {"x": [0.5, None, 0.25]}) == [{"x of a seed": 50.0}, {"x of a seed": 25.0}]
 
 
 def test_two_seeds_give_differences_without_intervals() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from carft_sweep.tracking.comparison import caveats
-from carft_sweep.tracking.comparison.runs import Arm, group
+from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
 from tests.tracking.made_up import arm, metrics, run, zero_shot
 
 SQUARE = "Transform(size=32, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0), interpolation='bicubic')"
@@ -164,3 +164,24 @@ def test_data_that_differ_by_seed_alone_are_mixed_only_where_the_split_does_not_
     assert mixed_facts(group(other)) == (
         "mixed data, these rows are not comparable: b in fine_tune; c in car_ft",
     )
+
+
+def test_data_are_named_by_family_version_and_the_beginning_of_their_digest() -> None:
+    named = {"family": "icon_shift v2", "data": "a1b2c3" + "0" * 58}
+    runs = [zero_shot(facts=named), *arm("fine_tune", [0.6] * 2, [0.3] * 2, facts=named)]
+    assert caveats.datasets(runs) == ("icon_shift v2 a1b2c3",)
+    assert caveats.datasets([run("fine_tune", 0, facts=named)]) == (), "nothing was measured"
+    assert caveats.datasets([zero_shot()]) == ()
+
+
+def test_data_that_differ_are_all_named_and_those_of_a_mean_over_tasks_too() -> None:
+    def on(family: str | None, digest: str, seed: int) -> RunRecord:
+        facts = {"data": digest * 32} | ({} if family is None else {"family": family})
+        return run("fine_tune", seed, metrics(0.6, 0.3), facts=facts)
+
+    by_seed = [on("pacs v1", f"{seed}f", seed) for seed in range(5)]
+    assert caveats.datasets(by_seed) == ("pacs v1 0f0f0f, 1f1f1f, 2f2f2f, 2 more",)
+    parts = [on("dtd v1", "1a", 0), on("eurosat v3", "2b", 0)]
+    both = run("fine_tune", 0, metrics(0.6, 0.3), parts=parts, facts={"data": "3c" * 32})
+    assert caveats.datasets([both]) == ("dtd v1 1a1a1a", "eurosat v3 2b2b2b")
+    assert caveats.datasets([on(None, "4d", 0)]) == ("data 4d4d4d",)

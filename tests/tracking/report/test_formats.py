@@ -7,6 +7,7 @@ import io
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,9 +16,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carft_sweep.tracking.comparison.compare import Comparison, compare
-from carft_sweep.tracking.report.formats import escape_latex, latex, rows_frame, runs_frame, to_csv
+from carft_sweep.tracking.report.formats import (
+    escape_latex,
+    latex,
+    markdown,
+    rows_frame,
+    runs_frame,
+    to_csv,
+    to_json,
+)
+from carft_sweep.tracking.report.html import cell
 from carft_sweep.tracking.report.published import Subject, quoted
 from carft_sweep.tracking.report.table import TableOptions
+from carft_sweep.tracking.report.terminal import terminal
 from tests.tracking.made_up import KL, kl_sweep, metrics, run
 
 PDFLATEX = shutil.which("pdflatex")
@@ -191,3 +202,19 @@ def test_nothing_gives_an_empty_frame() -> None:
     empty = compare([], sweep="none")
     assert rows_frame(empty).empty
     assert runs_frame(empty).empty
+
+
+def test_every_table_says_of_which_family_version_and_digest_it_is() -> None:
+    facts = {"family": "icon_shift v2", "data": "a1b2c3" + "0" * 58}
+    comparison = compare([replace(one, facts=facts) for one in kl_sweep()], sweep="kl_weight")
+    name = "icon_shift v2 a1b2c3"
+    title = f"kl_weight on {name}: settings chosen by"
+    assert terminal(comparison).startswith(title)
+    assert title in markdown(comparison)
+    assert title in latex(comparison).replace(r"\_", "_")
+    assert title in cell(comparison)
+    assert to_json(comparison)["data"] == (name,)
+    lines = list(csv.DictReader(io.StringIO(to_csv(comparison))))
+    assert {line["data"] for line in lines} == {name}
+    for frame in (rows_frame(comparison), runs_frame(comparison)):
+        assert frame.attrs == {"sweep": "kl_weight", "data": (name,)}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
+import io
 import json
 import os
 import re
@@ -26,8 +28,10 @@ from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.report.html import (
     MOST_ROWS,
     MOST_WARNINGS,
+    Export,
     Pictures,
     Provenance,
+    RunPages,
     cell,
     chart,
     document,
@@ -170,7 +174,7 @@ def test_every_chart_with_something_to_show_has_heading_words_place_and_data(pag
     specs = {
         attributes["id"].removeprefix("spec-"): json.loads(text)
         for attributes, text in zip(read.of("script"), read.inside["script"], strict=True)
-        if attributes.get("type") == "application/json"
+        if attributes.get("type") == "application/json" and attributes["id"] != "csv"
     }
     assert [*specs] == expected
     assert all(spec["datasets"] for spec in specs.values())
@@ -239,6 +243,60 @@ def test_the_headline_has_what_stands_for_each_algorithm_and_the_details_the_res
     assert {*names} < {line.name for line in whole.lines}
     assert [line.selected for line in short.lines].count(True) == 1
     assert "settings, the best by" not in " ".join(whole.notes)
+
+
+def test_the_page_holds_its_numbers_as_csv(page: str) -> None:
+    comparison = replace(compared(kl_sweep()), sweep=HOSTILE)
+    read = Read(page)
+    (text,) = (
+        json.loads(text)
+        for attributes, text in zip(read.of("script"), read.inside["script"], strict=True)
+        if attributes.get("id") == "csv"
+    )
+    lines = list(csv.DictReader(io.StringIO(text)))
+    whole = full_table(comparison)
+    assert whole is not None
+    assert [line["setting"] for line in lines] == [
+        line.name.strip("▸• ").strip() for line in whole.lines
+    ]
+    tuned = next(line for line in lines if line["setting"] == "fine_tune")
+    mean = comparison.rows[1].metric("ood/pixel/top1").mean
+    assert float(tuned["ood/pixel/top1"]) == mean
+    assert json.loads(tuned["id/test/top1 values"]) == [0.65, 0.654, 0.647, 0.652, 0.649]
+    (button,) = (tag for tag in read.of("button") if "data-csv" in tag)
+    assert button["data-csv"] == f"{HOSTILE}.csv"
+
+
+def test_a_seed_leads_to_its_run_where_mlflow_has_an_address(cache: Path) -> None:
+    comparison = compared(kl_sweep(2))
+    address = "http://lab:5000"
+    runs = [run for run in comparison.runs() if run.seed != 1]
+    pages = {run.digest: f"{address}/#/experiments/1/runs/{run.digest}" for run in runs}
+    served = RunPages(address, pages, is_own=False)
+    read = Read(document(comparison, ChartData(comparison), run_pages=served, cache=cache))
+    links = [tag for tag in read.of("a") if tag["href"].startswith(address)]
+    assert {tag["href"] for tag in links} == {*pages.values()}
+    assert {tag.get("target") for tag in links} == {"_blank"}
+    of_tuned = [tag for tag in links if tag["href"] == pages["fine_tune-None-0"]]
+    assert {tag["aria-label"] for tag in of_tuned} == {"fine_tune, seed 0, in MLflow"}
+    assert len(of_tuned) == 2, "in the short table and the whole one, and not again of its merges"
+    assert any("in MLflow, at http://lab:5000." in text for text in read.inside["p"])
+    own = replace(served, is_own=True)
+    page = document(comparison, ChartData(comparison), run_pages=own, cache=cache)
+    assert "at http://lab:5000 while <code>carft-sweep ui</code> serves this home." in page
+    none = replace(served, pages={})
+    page = document(comparison, ChartData(comparison), run_pages=none, cache=cache)
+    assert not any("MLflow" in text for text in Read(page).inside["p"])
+
+
+def test_a_selected_model_is_named_with_the_command_that_exports_it(cache: Path) -> None:
+    comparison = compared(kl_sweep(2))
+    exports = [Export(f"{HOSTILE}, seed 1", "carft-sweep export 'a b'")]
+    page = document(comparison, ChartData(comparison), exports=exports, cache=cache)
+    read = Read(page)
+    (about,) = (text for text in read.inside["p"] if text.startswith("The selected model"))
+    assert f"{HOSTILE}, seed 1" in about
+    assert "carft-sweep export 'a b'" in read.inside["code"]
 
 
 def test_an_empty_comparison_makes_a_page_too(cache: Path) -> None:

@@ -102,6 +102,16 @@ def test_many_shifts_take_several_tables_rather_than_being_left_out() -> None:
     assert max(map(cell_len, text.splitlines())) <= 80
 
 
+def test_a_name_that_is_too_long_breaks_and_loses_nothing() -> None:
+    named = "a name of which every word counts, since no other says what was done " * 2
+    runs = [run(named, s, metrics(0.6, 0.3), trial=0) for s in range(3)]
+    for width in (40, 60, 80):
+        text = report.terminal(compare(runs, sweep="s"), width=width)
+        table = text.partition("setting ")[2].partition("\n\n")[0]
+        words = [word for word in table.split() if word.strip(".±0123456789%")]
+        assert " ".join(named.split()) in " ".join(words)
+
+
 def test_only_the_chosen_alpha_is_shown_unless_all_are_asked_for() -> None:
     assert report.terminal(SWEEP, width=120).count("+ wise_ft@") == 5
     assert (

@@ -237,6 +237,20 @@ class TestEveryTracker:
         assert (seen.params, seen.history) == ({"optim.lr": "0.5"}, {})
         assert before is not None
 
+    def test_a_sweep_is_removed_with_all_its_runs_and_no_others(self, subject: Subject) -> None:
+        opened(subject)
+        arm, other = RunKey(SWEEP.sweep, arm="an arm"), RunKey("another", RUN.digest)
+        subject.tracker.start_run(RunStart(arm, "the arm", NOW, parent=SWEEP))
+        subject.tracker.keep_view(RunsView("v", ["id/val/top1"]), arms_of=SWEEP, timestamp=NOW)
+        subject.tracker.start_run(RunStart(other, "one more", NOW))
+        for _ in range(2):
+            subject.tracker.remove_sweep(SWEEP.sweep)
+            assert [subject.look(key) for key in (SWEEP, RUN, arm)] == [None] * 3
+            assert subject.tracker.run_id(RUN) is None
+        assert subject.see(other).name == "one more"
+        opened(subject)
+        assert subject.see(RUN).state == "running"
+
     def test_a_view_may_be_kept_of_everything_and_of_a_sweeps_arms(self, subject: Subject) -> None:
         opened(subject)
         for title in ("one", "another"):

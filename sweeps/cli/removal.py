@@ -1,0 +1,286 @@
+"""The commands that remove: clean, remove."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from carft_sweep.sweeps.cli import UNREACHABLE, WRONG, Emit
+from carft_sweep.sweeps.cli.status import command
+from carft_sweep.sweeps.home import Home, find_home
+from carft_sweep.sweeps.ledger.claim import holder, undriven
+from carft_sweep.sweeps.ledger.runs import OPTIMISER_STATE, RunStore, set_aside
+from carft_sweep.sweeps.ledger.study import named_database, remove_studies, study_file
+from carft_sweep.sweeps.ledger.trials import (
+    LEDGER_FILE,
+    read_generations,
+    sweep_folder,
+    sweep_names,
+)
+from carft_sweep.sweeps.results.sent_log import SentLog
+from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, TrackingError
+from carft_sweep.tracking.location import (
+    TRACKING_VARIABLE,
+    resolve_location,
+    sqlite_file,
+    without_password,
+)
+from carft_sweep.tracking.store.mlflow_store import open_store
+
+
+@dataclass(frozen=True)
+class Waste:
+    """Something that may go."""
+
+    path: str
+    reason: str
+    bytes: int
+
+
+def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
+    """Run the command."""
+    home = find_home(arguments.home, trust=arguments.trust_home)
+    items = list(waste(home)) if home.path.exists() else []
+    if arguments.yes:
+        for path in (Path(item.path) for item in items):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    total = sum(item.bytes for item in items)
+    if arguments.json:
+        result = {"removed": arguments.yes, "bytes": total, "items": [asdict(i) for i in items]}
+        emit(json.dumps(result, indent=1))
+        return 0
+    for item in items:
+        emit(f"{item.bytes / 2**20:8.1f} MB  {item.path}  ({item.reason})")
+    verb = "removed" if arguments.yes else "can go; --yes removes it"
+    emit(f"{total / 2**20:.1f} MB {verb}" if items else "Nothing to remove.")
+    return 0
+
+
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.old)?")
+"""The names of files and folders that are filled beside what they are to replace: ours, and
+MLflow's `.artifact.uploading.`."""
+
+
+def waste(home: Home) -> Iterator[Waste]:
+    """What can go, never of a run or a sweep that somebody works on."""
+    runs = RunStore(home.runs)
+    used = set(_used(home))
+    for digest in runs.digests():
+        state = runs.read(digest)
+        folder = runs.folder(digest)
+        if state is None or state.is_live:
+            continue
+        if digest not in used:
+            yield _waste(folder, "a run that no sweep uses")
+        elif state.state == "done" and (folder / OPTIMISER_STATE).exists():
+            yield _waste(folder / OPTIMISER_STATE, "state of a run that is done")
+        if digest in used:
+            yield from _unfinished_writes(folder)
+    for aside in sorted(home.runs.glob(".*.before")):
+        digest = aside.name.removeprefix(".").removesuffix(".before")
+        state = runs.read(digest)
+        # Until the run is done again this is its only result, or the one that it goes back to.
+        is_replaced = state is not None and state.state == "done" and not state.is_live
+        if is_replaced or digest not in used:
+            yield _waste(aside, "an earlier result of a run that was trained again")
+    for left in (*home.runs.glob(".*"), *home.sweeps.glob(".*")):
+        if left.is_dir() and _TEMPORARY.fullmatch(left.name):
+            yield _waste(left, "half of what was being removed")
+    names = sweep_names(home)
+    idle = [name for name in names if holder(home.sweep(name)) is None]
+    for name in idle:
+        yield from _unfinished_writes(home.sweep(name))
+    if len(idle) == len(names):  # else one may be sending what MLflow keeps here
+        yield from _unfinished_writes(home.path / "mlartifacts")
+
+
+def _unfinished_writes(folder: Path) -> Iterator[Waste]:
+    """Yield what a process that was killed was about to put in the place of something else."""
+    for place, folders, files in os.walk(folder):
+        left = [name for name in (*folders, *files) if _TEMPORARY.fullmatch(name)]
+        folders[:] = [name for name in folders if name not in left]
+        for name in sorted(left):
+            yield _waste(Path(place, name), "half a file of a process that was killed")
+
+
+def _used(home: Home) -> Iterator[str]:
+    """Yield the runs of every sweep."""
+    for name in sweep_names(home):
+        yield from _runs_of(home, name)
+
+
+def _runs_of(home: Home, name: str) -> Iterator[str]:
+    """Yield the runs of every generation of a sweep, and those that its soups are made of."""
+    for ledger in read_generations(home.sweep(name) / LEDGER_FILE):
+        for setting in ledger.settings():
+            yield from setting.runs.values()
+            yield from setting.members
+        for trial in ledger.proposals():
+            yield from trial.runs.values()
+
+
+def _waste(path: Path, reason: str) -> Waste:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return Waste(str(path), reason, sum(file.stat().st_size for file in files))
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What is there of a sweep, and what goes with it."""
+
+    home: Home
+    name: str
+    generations: int
+    runs: tuple[str, ...]
+    """Digests of those that no other sweep uses, and nobody works on."""
+    kept: tuple[str, ...]
+    """Those that are used otherwise."""
+    bytes: int
+    tracked: int
+    """Runs that the tracking store was sent."""
+    place: str
+    """Of that store."""
+    elsewhere: tuple[str, ...]
+    """Other stores that were sent something, which are not asked now."""
+
+    @classmethod
+    def of(cls, home: Home, name: str) -> Removal:
+        """Look what is there. Raises RequestError where a ledger of the home is damaged."""
+        folder, runs = home.sweep(name), RunStore(home.runs)
+        others = {
+            digest
+            for other in sweep_names(home)
+            if other != name
+            for digest in _runs_of(home, other)
+        }
+        own = [
+            digest for digest in dict.fromkeys(_runs_of(home, name)) if runs.folder(digest).exists()
+        ]
+        mine = [digest for digest in own if digest not in others and not runs.is_live(digest)]
+        place = resolve_location(home.path)
+        logs = {
+            file.stem: SentLog(folder, replace(place, key=file.stem))
+            for file in sorted((folder / "sent").glob("*.jsonl"))
+        }
+        sent = logs.pop(place.key, None)
+        return cls(
+            home,
+            name,
+            len(read_generations(folder / LEDGER_FILE)),
+            tuple(mine),
+            tuple(digest for digest in own if digest not in mine),
+            sum(_waste(path, "").bytes for path in (folder, *map(runs.folder, mine))),
+            0 if sent is None else sum(bool(id_) for id_ in sent.run_ids().values()),
+            without_password(place.named),
+            tuple(log.place for log in logs.values()),
+        )
+
+    def lines(self) -> Iterator[str]:
+        """Say what would go, and what stays."""
+        runs = f" and {_runs(len(self.runs))} that no other sweep uses" if self.runs else ""
+        yield f"  {self.home.sweep(self.name)}{runs}: {self.bytes / 2**20:.1f} MB"
+        if self.tracked:
+            runs = _runs(self.tracked)
+            yield f"  {runs} in MLflow at {self.place}, which keeps them among its deleted ones"
+        if self.generations and self._has_studies:
+            yield f"  {self.generations} Optuna {'study' if self.generations == 1 else 'studies'}"
+        if self.kept:
+            yield f"{_runs(len(self.kept))} of it stay, which others use."
+        for place in self.elsewhere:
+            yield (
+                f"What {place} has of it stays there; to remove that too, do it first with "
+                f"{TRACKING_VARIABLE} as it was then."
+            )
+
+    @property
+    def _has_studies(self) -> bool:
+        return named_database() is not None or study_file(self.home).exists()
+
+    def carry_out(self) -> list[str]:
+        """Remove it, the ledger last, so that a removal that was interrupted can be repeated.
+
+        Returns what could not be removed and why; then the sweep's folder is left, which knows it.
+        """
+        left = [why for why in (self._untrack(), self._remove_studies()) if why is not None]
+        runs = RunStore(self.home.runs)
+        for digest in self.runs:
+            runs.remove(digest)
+        if not left:
+            shutil.rmtree(set_aside(self.home.sweep(self.name)))
+        return left
+
+    def _untrack(self) -> str | None:
+        place = resolve_location(self.home.path)
+        file = sqlite_file(place.named)
+        if not (self.tracked if file is None else file.exists()):
+            return None
+        try:
+            with closing(open_store(self.home.path)) as store:
+                store.remove_sweep(self.name)
+        except (ServiceUnreachable, TrackingError, AccessDenied) as error:
+            return f"{_runs(self.tracked)} in MLflow: {error}"
+        return None
+
+    def _remove_studies(self) -> str | None:
+        if not self._has_studies:
+            return None
+        try:
+            remove_studies(self.home, self.name, self.generations)
+        except Exception as error:  # whatever Optuna, SQLAlchemy and the drivers raise
+            reason = str(error).partition("\n")[0]
+            return f"the Optuna study: {reason or type(error).__name__}"
+        return None
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'' if count == 1 else 's'}"
+
+
+def remove_command(arguments: argparse.Namespace, emit: Emit) -> int:
+    """Run the command. 4 when a service is away. Raises RequestError while the sweep is run."""
+    home = find_home(arguments.home, trust=arguments.trust_home)
+    name = arguments.sweep
+    with undriven(sweep_folder(home, name)):
+        removal = Removal.of(home, name)
+        if not arguments.json:
+            emit(f"To be removed with {name}:")
+            for line in removal.lines():
+                emit(line)
+        is_agreed = arguments.yes or _is_agreed()
+        left = removal.carry_out() if is_agreed else []
+    if arguments.json:
+        result = {"sweep": name, "removed": is_agreed and not left, "bytes": removal.bytes}
+        result |= {"runs": removal.runs, "kept": removal.kept, "left": left}
+        emit(json.dumps(result, indent=1))
+    elif not is_agreed:
+        emit("Nothing is removed." if sys.stdin.isatty() else "Nothing is removed without --yes.")
+    elif left:
+        for what in left:
+            emit(f"Left: {what}")
+        again = command("remove", name, arguments.home)
+        emit(f"Its runs are removed here. What is left goes once that is mended, with: {again}")
+    else:
+        emit(f"{name} is removed.")
+    if not is_agreed:
+        return 0 if sys.stdin.isatty() else WRONG
+    return UNREACHABLE if left else 0
+
+
+def _is_agreed() -> bool:
+    """Ask whoever sits before the terminal; nobody agrees where there is none."""
+    if not sys.stdin.isatty():
+        return False
+    sys.stderr.write("Remove it? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -1,0 +1,239 @@
+"""Every command block of README and docs is run, or says why not; every call in one is right."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from carft_sweep.carft_core.data.declaration import Declaration
+from carft_sweep.carft_core.prompts import FILE_FIELDS
+from carft_sweep.sweeps.cli.parser import parse
+from carft_sweep.sweeps.spec.document import parse as parse_yaml
+from carft_sweep.sweeps.spec.normalize import IGNORED
+from carft_sweep.sweeps.spec.normalize import KEYS as ALL_KEYS
+from carft_sweep.sweeps.spec.spec import load_spec, recipes
+from tests.docs.blocks import PAGES, ROOT, Block, blocks_of, calls, every_block
+
+LIMIT = 120
+"""Seconds that a block may take beside other tests; it is about ten on a machine at rest."""
+KEYS = {*ALL_KEYS} - {"import"}  # a page's modules are not there
+ELSEWHERE = ("docs/add-an-algorithm.md", "docs/add-a-family.md")
+"""Their sweep files import a file of the page; tests/test_docs.py runs them."""
+APART = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CARFT_WEBHOOK", "CARFT_HOME", "CARFT_DATA")
+
+
+def ids(block: Block) -> str:
+    return block.place
+
+
+def test_a_mark_is_directly_above_its_block_and_a_block_that_is_not_run_says_why() -> None:
+    for page in PAGES:
+        marks = re.findall(
+            r"^[ \t]*<!-- (?:not run|slow|run)\b", (ROOT / page).read_text(), re.MULTILINE
+        )
+        assert len(marks) == sum(block.mark is not None for block in blocks_of(page)), page
+    silent = [b.place for b in every_block() if b.mark == "not run" and not b.reason]
+    assert silent == []
+
+
+def test_every_call_of_the_program_is_one_that_it_understands(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wrong = []
+    count = 0
+    for block in every_block():
+        for words in calls(block):
+            count += 1
+            try:
+                arguments = parse(words)
+            except SystemExit as leaving:
+                if leaving.code:
+                    wrong.append(f"{block.place}: {' '.join(words)}\n{capsys.readouterr().err}")
+                continue
+            file = getattr(arguments, "file", None)
+            if file is not None and not is_there(file):
+                wrong.append(f"{block.place}: there is no recipe or file {file}")
+    assert wrong == []
+    assert count > 50
+
+
+def is_there(file: str) -> bool:
+    """Whether it is a recipe, a file of this repository, or one that a reader has."""
+    if Path(file).suffix:
+        ours = file.startswith(("sweeps/", "benchmarks/"))
+        return not ours or (ROOT / file).exists()
+    return file in recipes()
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a `carft-sweep` that does as little as it can."""
+    folder = tmp_path_factory.mktemp("program")
+    file = folder / "carft-sweep"
+    file.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.docs.tiny "$@"\n')
+    file.chmod(0o755)
+    return folder
+
+
+def environment(program: Path, folder: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in APART}
+    path = f"{program}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    own = {"PATH": path, "PYTHONPATH": str(ROOT), "HOME": str(folder), "OMP_NUM_THREADS": "1"}
+    return kept | own
+
+
+def said_by(script: str, program: Path, folder: Path, limit: int) -> str | None:
+    """What a script says when it fails, as a reader would run it; None when it does not."""
+    try:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=folder,
+            env=environment(program, folder),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=limit,
+        )
+    except subprocess.TimeoutExpired:
+        return f"takes longer than {limit} s"
+    return None if done.returncode == 0 else f"exit code {done.returncode}\n{done.stdout[-3000:]}"
+
+
+@pytest.fixture(scope="session")
+def finished(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with two sweeps that have ended, for the pages' `compare`, `export` and the like."""
+    folder = tmp_path_factory.mktemp("finished")
+    for name in ("kl_weight", "learning_rate"):
+        assert said_by(f"carft-sweep run {name}", program, folder, LIMIT) is None
+    return folder / ".carft"
+
+
+@pytest.mark.timeout(900)  # with the home that is made for the first of them
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(b.is_shell and not b.mark for b in blocks_of(page))]
+)
+def test_the_commands_of_a_page_run_in_their_order(
+    page: str, program: Path, finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / ".carft")
+    wrong = []
+    for block in blocks_of(page):
+        if block.is_shell and block.mark is None:
+            said = said_by(block.text, program, tmp_path, LIMIT)
+            if said is not None:
+                wrong.append(f"{block.place}: {said}")
+    assert wrong == [], "\n".join(wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    "block", [b for b in every_block() if b.is_shell and b.mark == "slow"], ids=ids
+)
+def test_a_block_that_takes_long_runs_as_it_is(block: Block, tmp_path: Path) -> None:
+    whole = tmp_path / "bin"
+    whole.mkdir()
+    program = whole / "carft-sweep"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m carft_sweep "$@"\n')
+    program.chmod(0o755)
+    assert said_by(block.text, whole, tmp_path, 3500) is None
+
+
+PYTHON = [b for b in every_block() if b.language in ("python", "py")]
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=ids)
+def test_python_compiles_and_its_imports_are_there(block: Block) -> None:
+    tree = ast.parse(block.text, block.place)
+    if block.mark == "not run":
+        return
+    text = (ROOT / block.page).read_text()
+    for module, names in imports(tree):
+        if f"{module}.py" in text:
+            continue  # a file of the page's
+        assert find_spec(module) is not None, module
+        for name in names:
+            found = hasattr(importlib.import_module(module), name)
+            assert found or find_spec(f"{module}.{name}") is not None, f"{module}.{name}"
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, list[str]]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, []) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module, [alias.name for alias in node.names]
+
+
+@pytest.mark.parametrize("block", [b for b in PYTHON if b.mark == "run"], ids=ids)
+def test_python_that_is_marked_runs(block: Block, program: Path, tmp_path: Path) -> None:
+    (tmp_path / "block.py").write_text(block.text)
+    said = said_by(f"{sys.executable} block.py", program, tmp_path, LIMIT)
+    assert said is None, said
+
+
+YAML = [b for b in every_block() if b.language in ("yaml", "yml")]
+
+
+def sweep_files() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The sweep files on the pages; one without a name is a part, laid over `kl_weight`."""
+    recipe = yaml.safe_load((ROOT / "sweeps" / "kl_weight.yaml").read_text())
+    for block in YAML:
+        if block.page in ELSEWHERE or "birds.family.yaml" in block.text:
+            continue
+        shown = parse_yaml(block.text).data
+        if isinstance(shown, dict) and not shown.keys() - KEYS:
+            trial = {**recipe["trial"], **shown.get("trial", {})}
+            whole = shown if "name" in shown else {**recipe, **shown, "trial": trial}
+            yield block.place, whole
+
+
+@pytest.mark.parametrize("shown", [pytest.param(s, id=name) for name, s in sweep_files()])
+def test_every_sweep_file_that_is_shown_is_valid(shown: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "shown.yaml"
+    file.write_text(yaml.safe_dump(shown, sort_keys=False))
+    assert load_spec(file).name == shown["name"]
+
+
+def test_yaml_is_a_sweep_a_family_or_templates_or_says_what_else_it_is() -> None:
+    """A key that is misspelt would make a sweep file pass for something else."""
+    family, templates = {*Declaration.model_fields}, {*FILE_FIELDS}
+    others = []
+    for block in YAML:
+        shown = parse_yaml(block.text).data if block.mark is None else None
+        if not isinstance(shown, dict) or shown.keys() & {"apiVersion", "services"}:
+            continue  # of Kubernetes, or of compose
+        if all(shown.keys() - known for known in ({*ALL_KEYS, *IGNORED}, family, templates)):
+            others.append(f"{block.place}: {', '.join(shown)}")
+    assert others == []
+
+
+def test_the_marks_are_read_as_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.docs.blocks.ROOT", tmp_path)
+    (tmp_path / "page.md").write_text(
+        "<!-- not run: no cluster -->\n```sh\ncarft-sweep list \\\n  --json | cat\n```\n"
+        "* item\n\n  <!-- slow -->\n  ```sh\n"
+        "  A=1 carft-sweep sync && srun carft-sweep sync --home=http://x:1/y\n  ```\n"
+        "<!-- slow -->\n\nwords\n```text\ncarft-sweep: no call\ncarft-sweep show x\n```\n"
+    )
+    one, two, three = blocks_of("page.md")
+    assert (one.mark, one.reason, one.line) == ("not run", "no cluster", 2)
+    assert list(calls(one)) == [["list", "--json"]]
+    assert (two.mark, two.line) == ("slow", 9)
+    assert list(calls(two)) == [["sync"], ["sync", "--home=http://x:1/y"]]
+    assert (three.mark, list(calls(three))) == (None, [["show", "x"]])

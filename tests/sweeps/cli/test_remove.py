@@ -1,0 +1,239 @@
+"""`remove`: what goes with a sweep and what stays, and that it can be killed at any instant."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.cli.removal import Removal, waste
+from carft_sweep.sweeps.ledger.claim import Claim
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.study import open_storage
+from carft_sweep.sweeps.ledger.trials import sweep_names
+from carft_sweep.sweeps.results.sent_log import SentLog
+from carft_sweep.tracking.errors import ServiceUnreachable
+from carft_sweep.tracking.location import resolve_location
+from carft_sweep.tracking.store.mlflow_store import open_store
+from tests.sweeps.conftest import ONE_RUN, ToySweep
+
+SMALLER: dict[str, Any] = {"seeds": [0], "baselines": ["fine_tune"]}
+
+
+@pytest.fixture
+def two(toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
+    """`toy` with 3 runs, one of which is all that `other` has."""
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    toy_cli.run(**SMALLER)
+    toy_cli.run(**ONE_RUN, name="other")
+    (toy_cli.home.path / "mlflow.db").touch()  # its place is in memory, and MLflow's would be there
+    return toy_cli
+
+
+def digests(toy: ToySweep, name: str) -> set[str]:
+    return {digest for one in toy.ledger(name).settings() for digest in one.runs.values()}
+
+
+def studies(toy: ToySweep) -> list[str]:
+    return sorted(study.study_name for study in open_storage(toy.home).get_all_studies())
+
+
+def test_without_yes_and_a_terminal_it_only_says_what_would_go(
+    two: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {*two.home.path.rglob("*")}
+    capsys.readouterr()
+    assert main(["remove", "toy"]) == 2
+    told = capsys.readouterr().out
+    assert f"{two.home.sweep('toy')} and 2 runs that no other sweep uses" in told
+    assert "1 Optuna study" in told
+    assert "1 run of it stay, which others use." in told
+    assert told.endswith("Nothing is removed without --yes.\n")
+    assert {*two.home.path.rglob("*")} - before <= {two.home.sweep("toy") / ".lock"}
+    assert studies(two) == ["other", "toy"]
+
+
+@pytest.mark.parametrize(("answer", "is_removed"), [("y", True), ("yes", True), ("", False)])
+def test_on_a_terminal_it_asks(
+    two: ToySweep,
+    answer: str,
+    is_removed: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    sys.stdin.write(f"{answer}\n")
+    sys.stdin.seek(0)
+    assert main(["remove", "toy"]) == 0
+    assert "Remove it? [y/N]" in capsys.readouterr().err
+    assert ("toy" not in sweep_names(two.home)) == is_removed
+
+
+def test_it_removes_the_folder_the_runs_of_no_other_sweep_the_study_and_the_tracked_runs(
+    two: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, shared = digests(two, "toy") - digests(two, "other"), digests(two, "other")
+    (two.home.runs / f".{min(mine)}.before").mkdir()
+    (two.home.sweep("toy") / "sent").mkdir(exist_ok=True)
+    (two.home.sweep("toy") / "sent" / "abcd.jsonl").write_text('{"place": "https://lab.example"}\n')
+    capsys.readouterr()
+    assert main(["remove", "toy", "--yes"]) == 0
+    told = capsys.readouterr().out
+    assert "What https://lab.example has of it stays there; to remove that too" in told
+    assert told.endswith("toy is removed.\n")
+    runs = RunStore(two.home.runs)
+    assert {*runs.digests()} == shared
+    assert not [
+        path for path in two.home.path.rglob("*") if min(mine) in path.name and path.is_dir()
+    ]
+    assert sweep_names(two.home) == ["other"]
+    assert studies(two) == ["other"]
+    assert {key.sweep for key in two.tracker.runs} == {"other"}
+    assert main(["compare", "other"]) == 0
+    assert list(waste(two.home)) == []
+    assert main(["remove", "toy", "--yes"]) == 2
+    two.run(**SMALLER)
+    assert two.ledger().generation == 1
+    assert sum(two.trained()[digest] > 0 for digest in mine) == 2
+
+
+def test_what_a_soup_of_another_sweep_is_made_of_stays(two: ToySweep) -> None:
+    soup = {"algorithm": "uniform_soup", "params": {}, "runs": {"none": "soup"}}
+    mine = digests(two, "toy")
+    two.ledger("other").remember("baselines", [{**soup, "members": sorted(mine)}])
+    assert main(["remove", "toy", "--yes"]) == 0
+    assert mine <= {*RunStore(two.home.runs).digests()}
+
+
+def test_every_generation_goes_and_json_says_which_runs(
+    two: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two.run(**SMALLER, fresh=True)
+    assert studies(two) == ["other", "toy", "toy@2"]
+    capsys.readouterr()
+    assert main(["remove", "toy", "--yes", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["sweep"], result["removed"], result["left"]) == ("toy", True, [])
+    assert {*result["kept"]} == digests(two, "other")
+    assert len(result["runs"]) == 2
+    assert studies(two) == ["other"]
+
+
+def test_a_running_sweep_is_refused_and_a_run_that_somebody_works_on_stays(
+    two: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = sorted(digests(two, "toy") - digests(two, "other"))
+    with Claim(two.home.sweep("toy")):
+        assert main(["remove", "toy", "--yes"]) == 2
+    assert "is being run by" in capsys.readouterr().err
+    assert sweep_names(two.home) == ["other", "toy"]
+    worker = RunStore(two.home.runs)
+    worker.acquire(mine[0], "a", "third")
+    assert main(["remove", "toy", "--yes"]) == 0
+    assert mine[0] in {*worker.digests()}
+    assert mine[1] not in {*worker.digests()}
+
+
+def test_a_service_that_is_away_is_named_with_what_is_left_and_how_that_goes_later(
+    two: ToySweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = ServiceUnreachable("MLflow at http://lab does not answer")
+
+    def refused(*_: object) -> None:
+        raise away
+
+    with monkeypatch.context() as patched:
+        patched.setattr(two.tracker, "remove_sweep", refused)
+        patched.setattr("carft_sweep.sweeps.cli.removal.remove_studies", refused)
+        capsys.readouterr()
+        assert main(["remove", "toy", "--yes"]) == 4
+    told = capsys.readouterr().out
+    assert "in MLflow: MLflow at http://lab does not answer" in told
+    assert "Left: the Optuna study: MLflow at http://lab" in told
+    assert told.endswith("carft-sweep remove toy\n")
+    assert {*RunStore(two.home.runs).digests()} == digests(two, "other")
+    assert sweep_names(two.home) == ["other", "toy"]
+    assert main(["remove", "toy", "--yes"]) == 0
+    assert (sweep_names(two.home), studies(two)) == (["other"], ["other"])
+    assert {key.sweep for key in two.tracker.runs} == {"other"}
+
+
+def test_a_server_that_is_gone_for_good_keeps_no_sweep_alive(
+    two: ToySweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("carft_sweep.sweeps.cli.removal.open_store", open_store)
+    (two.home.path / "mlflow.db").unlink()
+    with monkeypatch.context() as patched:
+        patched.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        log = SentLog(two.home.sweep("toy"), resolve_location(two.home.path))
+        log.record("", "id", "done")
+        capsys.readouterr()
+        assert main(["remove", "toy", "--yes"]) == 4
+        told = capsys.readouterr().out
+        assert "Left: 1 run in MLflow: MLflow at http://127.0.0.1:9 does not answer" in told
+    assert main(["remove", "toy", "--yes"]) == 0
+    assert "What http://127.0.0.1:9 (experiment carft-sweep) has of it" in capsys.readouterr().out
+    assert sweep_names(two.home) == ["other"]
+
+
+def test_a_home_whose_other_ledger_is_damaged_loses_nothing(
+    two: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with two.ledger("other").file.open("a") as file:
+        file.write("{}\n{}\n")
+    assert main(["remove", "toy", "--yes"]) == 2
+    assert "is damaged" in capsys.readouterr().err
+    assert "toy" in sweep_names(two.home)
+
+
+def killed_at(step: int, work: Callable[[], object]) -> bool:
+    """Do it in a fork that dies at its n-th change of a folder; whether it did."""
+    child = os.fork()
+    if not child:
+        count = 0
+
+        def dying(change: Callable[..., Any]) -> Callable[..., Any]:
+            def changed(*arguments: Any, **options: Any) -> Any:
+                nonlocal count
+                count += 1
+                if count == step:
+                    os._exit(9)
+                return change(*arguments, **options)
+
+            return changed
+
+        for name in ("rename", "unlink", "rmdir"):
+            setattr(os, name, dying(getattr(os, name)))
+        work()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) == 9
+
+
+def test_killed_at_any_instant_it_can_be_repeated_and_others_lose_nothing(
+    two: ToySweep, tmp_path: Path
+) -> None:
+    whole, home = tmp_path / "whole", two.home.path
+    shutil.copytree(home, whole)
+    shared, step, died = digests(two, "other"), 1, True
+    while died:
+        died = killed_at(step, Removal.of(two.home, "toy").carry_out)
+        if "toy" in sweep_names(two.home):
+            assert main(["remove", "toy", "--yes"]) == 0
+        assert main(["clean", "--yes"]) == 0
+        assert sweep_names(two.home) == ["other"]
+        assert {*RunStore(two.home.runs).digests()} == shared
+        assert not [*home.glob("*/.*.*")]
+        assert two.ledger("other").recall("outcome")["state"] == "done"
+        shutil.rmtree(home)
+        shutil.copytree(whole, home)
+        step += 1 if step < 8 else 7
+    assert step > 30
