@@ -169,9 +169,9 @@ def test_with_several_goals_the_front_is_shown_and_the_first_goal_selects(
     text = told(capsys, "show", "made")
     assert "by id/val/top1, id/val/nll" in text
     assert "Pareto front: 2 trials that no other one beats: 0, 1" in text
-    assert f"trial {accurate}  complete  0.8000 / 1.5000  front  car_ft" in text
-    assert f"trial {calibrated}  complete  0.7000 / 0.5000  front  car_ft" in text
-    assert f"trial {beaten}  complete  0.7000 / 1.0000  car_ft" in text
+    assert f"trial {accurate}  complete  80.0 % / 1.5000  front  car_ft" in text
+    assert f"trial {calibrated}  complete  70.0 % / 0.5000  front  car_ft" in text
+    assert f"trial {beaten}  complete  70.0 % / 1.0000  car_ft" in text
     shown = json.loads(told(capsys, "show", "made", "--json"))
     assert shown["front"] == [accurate, calibrated]
     assert [goal["name"] for goal in shown["metrics"]] == ["id/val/top1", "id/val/nll"]
