@@ -192,7 +192,7 @@ def _folder(arguments: argparse.Namespace) -> Path:
         if folder.is_dir():
             raise RequestError(f"{folder} holds no exported model: there is no {FACTS}") from None
         raise RequestError(
-            f"{arguments.model} is no folder that `carft-sweep export` made, and no sweep: {error}"
+            f"{arguments.model} is no folder that `carft-sweep export` made; and {error}"
         ) from None
     return selected_in_cache(home, arguments.model)
 

@@ -491,8 +491,7 @@ def test_predict_tells_what_is_wrong(
     kept: dict[str, Any], command: Command, tmp_path: Path
 ) -> None:
     wrong = {
-        ("smal", "a.png"): "smal is no folder that `carft-sweep export` made, and there is no "
-        "sweep 'smal'",
+        ("smal", "a.png"): "smal is no folder that `carft-sweep export` made; and no sweep 'smal'",
         ("smal", "b.png"): "did you mean 'small'",
         (tmp_path, "a.png"): "holds no exported model: there is no carft.json",
         (kept["folder"], tmp_path): "there is no image in",
