@@ -40,7 +40,7 @@ class Progress:
     """
 
     def __init__(self, emit: Callable[[str], None], *, quiet: bool = False) -> None:
-        self.total = 0
+        self.total = self._most = 0
         self.ended_runs = 0
         self.seconds: list[float] = []
         """Of each run that was trained here."""
@@ -49,8 +49,8 @@ class Progress:
         self._open: dict[str, float] = {}
 
     def begin(self, total: int) -> None:
-        """Begin with so many runs, done ones included."""
-        self.total = total
+        """Begin with so many runs, done ones included: the most that there can be."""
+        self.total = self._most = total
 
     def note(self, text: str) -> None:
         """Print something that a reader should know."""
@@ -104,6 +104,13 @@ class Progress:
     def close(self) -> None:
         """Leave the terminal as it was."""
 
+    @property
+    def shown_total(self) -> int:
+        """How many runs there will be: a trial that repeats another's runs, which is known only
+        when these have their turn, does not add to the most.
+        """
+        return max(self.ended_runs, min(self.total, self._most))
+
     def left(self) -> float | None:
         """Estimate the seconds to go from what runs took so far; None before the first."""
         if not self.seconds:
@@ -111,14 +118,14 @@ class Progress:
         mean = sum(self.seconds) / len(self.seconds)
         running = sum(min(mean, time.monotonic() - began) for began in self._open.values())
         side_by_side = max(1, len(self._open))
-        return max(0.0, mean * (self.total - self.ended_runs) - running) / side_by_side
+        return max(0.0, mean * (self.shown_total - self.ended_runs) - running) / side_by_side
 
     def _end(self, label: str) -> float | None:
         """Forget a run that is under way; return when its first epoch was reported."""
         return self._open.pop(label, None)
 
     def _place(self) -> str:
-        return f"[{self.ended_runs:>{len(str(self.total))}}/{self.total}]"
+        return f"[{self.ended_runs:>{len(str(self.shown_total))}}/{self.shown_total}]"
 
     def _left(self) -> str:
         left = self.left()
@@ -220,8 +227,9 @@ class LiveProgress(Progress):
     def _refresh(self) -> None:
         if self._sweep is None:
             return
-        state = "comparing" if self.ended_runs == self.total > 0 else super()._left().strip()
-        self._bars.update(self._sweep, completed=self.ended_runs, total=self.total, state=state)
+        total = self.shown_total
+        state = "comparing" if self.ended_runs == total > 0 else super()._left().strip()
+        self._bars.update(self._sweep, completed=self.ended_runs, total=total, state=state)
 
 
 def figures(metrics: Mapping[str, float]) -> str:

@@ -668,6 +668,19 @@ def test_time_left_is_measured_from_the_runs_that_trained(monkeypatch: pytest.Mo
     assert progress.left() == pytest.approx(45)
 
 
+def test_a_trial_that_repeats_runs_adds_nothing_to_the_most_that_there_can_be() -> None:
+    lines: list[str] = []
+    progress = Progress(lines.append)
+    progress.begin(3)
+    progress.skip(-2)  # a trial beyond the distinct ones, whose runs wait for those of another
+    progress.done("a", {}, reused=False)
+    assert lines[-1].startswith("[1/3] a")
+    progress.skip(2)
+    progress.skip(1)
+    progress.done("b", {}, reused=False)
+    assert lines[-1].startswith("[2/2] b")
+
+
 @pytest.mark.parametrize(
     ("seconds", "shown"), [(4.2, "4 s"), (600, "10 min"), (12_000, "3 h 20 min")]
 )
