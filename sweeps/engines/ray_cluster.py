@@ -24,7 +24,7 @@ from ray._private import services, worker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.sweeps.engines.ray_tokens import own_token, refuses_token, require_ray
+from carft_sweep.sweeps.engines.ray_tokens import check_version, own_token, refuses_token
 from carft_sweep.sweeps.engines.resources import Gpu, Node, this_machine
 from carft_sweep.sweeps.spec.user_code import FAMILY_SUFFIXES, source_digest
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
@@ -160,7 +160,7 @@ class Cluster:
         Raises RequestError for an address that cannot serve and for a Ray without tokens,
         ServiceUnreachable when nobody answers there.
         """
-        require_ray()
+        check_version(ray.__version__, "this machine")
         remove_left_behind()
         self._end = ExitStack()
         self.scratch, lock = make_scratch()
