@@ -54,8 +54,8 @@ def meanings(cls: type[BaseModel]) -> dict[str, str]:
     It is read from the source when it is asked for: pydantic would do it at every start.
     """
     models = [base for base in reversed(cls.__mro__) if issubclass(base, BaseModel)]
-    found = {name: text for base in models[1:] for name, text in _own_meanings(base).items()}
-    return {name: text for name, text in found.items() if name in cls.model_fields}
+    texts = {name: text for base in models[1:] for name, text in _own_meanings(base).items()}
+    return {name: text for name, text in texts.items() if name in cls.model_fields}
 
 
 @functools.cache

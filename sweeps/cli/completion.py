@@ -71,12 +71,12 @@ def completions(words: Sequence[str]) -> list[str]:
             of = f"{command.prog} {word}".removeprefix(f"{parser.prog} ")
             places, command = (0, commands[of]) if of in commands else (places + 1, command)
     if waiting is not None:
-        found: Iterable[str] = map(str, waiting.choices or ())
+        candidates: Iterable[str] = map(str, waiting.choices or ())
     elif last.startswith("-"):
-        found = command.options()
+        candidates = command.options()
     else:
-        found = _values(command, places, home)
-    return sorted(word for word in found if word.startswith(last))
+        candidates = _values(command, places, home)
+    return sorted(word for word in candidates if word.startswith(last))
 
 
 def _values(command: Parser, place: int, home: str | None) -> Iterable[str]:

@@ -129,7 +129,7 @@ class _Summary:
         self._classes = {_plain(name): name for name in class_names}
         self._width = max(len(str(image)) for image in images)
         self._predicted: Counter[str] = Counter()
-        self._known: Counter[str] = Counter()
+        self._labelled: Counter[str] = Counter()
         self._right: Counter[str] = Counter()
 
     def line(self, image: Path, best: Guess) -> str:
@@ -138,38 +138,43 @@ class _Summary:
         label = self._classes.get(_plain(image.absolute().parent.name))
         wrong = ""
         if label is not None:
-            self._known[label] += 1
+            self._labelled[label] += 1
             self._right[label] += best.name == label
             wrong = "" if best.name == label else f"  wrong: {label}"
         return f"{image!s:{self._width}}  {100 * best.probability:5.1f} %  {best.name}{wrong}"
 
     def lines(self) -> Iterator[str]:
         """Yield the summary."""
-        count, known = self._predicted.total(), self._known.total()
-        if known:
+        count, labelled = self._predicted.total(), self._labelled.total()
+        if labelled:
             right = self._right.total()
-            rest = "" if known == count else f"; {count - known} lie in other folders"
+            rest = "" if labelled == count else f"; {count - labelled} lie in other folders"
             yield (
-                f"{right} of {known} are right ({100 * right / known:.1f} %), by the names of "
-                f"their folders{rest}"
+                f"{right} of {labelled} are right ({100 * right / labelled:.1f} %), by the names "
+                f"of their folders{rest}"
             )
         else:
             yield f"{count} images; --json has more classes and the contexts of each"
-        found = {
-            name: max(self._predicted[name], self._known[name]) for name in self._classes.values()
+        counts = {
+            name: max(self._predicted[name], self._labelled[name])
+            for name in self._classes.values()
         }
-        ranked = sorted((name for name in found if found[name]), key=lambda name: -found[name])
-        columns = ["class", "predicted", *(["in its folder", "right"] if known else [])]
+        ranked = sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])
+        columns = ["class", "predicted", *(["in its folder", "right"] if labelled else [])]
         yield from table_lines(columns, map(self._row, ranked[:LISTED]), right=columns[1:])
         if len(ranked) > LISTED:
             yield f"and {len(ranked) - LISTED} more classes"
 
     def _row(self, name: str) -> list[str]:
         row = [name, str(self._predicted[name])]
-        if not self._known:
+        if not self._labelled:
             return row
-        known = self._known[name]
-        return [*row, str(known), f"{100 * self._right[name] / known:.1f} %" if known else ""]
+        labelled = self._labelled[name]
+        return [
+            *row,
+            str(labelled),
+            f"{100 * self._right[name] / labelled:.1f} %" if labelled else "",
+        ]
 
 
 def _plain(name: str) -> str:

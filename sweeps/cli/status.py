@@ -133,10 +133,10 @@ def _total(ledger: Ledger, asked: int) -> int:
     """How many runs there will be, each counted once; at most, while points are to be chosen."""
     baselines, trials = ledger.baselines(), ledger.trials()
     to_come = (asked - len(trials)) * len(ledger.spec["seeds"])
-    known = len(_digests([*baselines, *trials])) + max(0, to_come)
+    distinct = len(_digests([*baselines, *trials])) + max(0, to_come)
     planned = sum(len(baseline.runs) for baseline in baselines)
     planned += int(ledger.recall(TRIAL_RUNS, asked * len(ledger.spec["seeds"])))
-    return min(known, planned) + int(ledger.recall(FINAL_RUNS, 0))
+    return min(distinct, planned) + int(ledger.recall(FINAL_RUNS, 0))
 
 
 def command(verb: str, name: str, home: str | None) -> str:

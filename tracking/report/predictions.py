@@ -52,14 +52,14 @@ def predictions_frame(
     import pyarrow as arrow
 
     every = [*_models(comparison)]
-    kept = [model for model in every if model.path.is_file()]
-    if not kept:
+    readable = [model for model in every if model.path.is_file()]
+    if not readable:
         raise TrackingError(
             f"no finished run of {comparison.sweep} keeps predictions here: they are in the run "
             "folders of the home that trained it, unless trial.keep.predictions is false"
         )
-    chosen = _of_settings(_of_merges(_of_seeds(kept, seeds), merges), settings)
-    if lacking := len(every) - len(kept):
+    chosen = _of_settings(_of_merges(_of_seeds(readable, seeds), merges), settings)
+    if lacking := len(every) - len(readable):
         warnings.warn(
             f"{lacking} of {len(every)} models of {comparison.sweep} keep no predictions here and "
             "have no rows",
@@ -98,10 +98,10 @@ def _of_seeds(models: Sequence[_Model], seeds: int | Sequence[int] | None) -> li
     if seeds is None:
         return [*models]
     wanted = [seeds] if isinstance(seeds, int) else [*seeds]
-    known = sorted({model.run.seed for model in models if model.run.seed is not None})
+    seeds_there = sorted({model.run.seed for model in models if model.run.seed is not None})
     for seed in wanted:
-        if seed not in known:
-            raise TrackingError(unknown_name("seed", str(seed), map(str, known)))
+        if seed not in seeds_there:
+            raise TrackingError(unknown_name("seed", str(seed), map(str, seeds_there)))
     return [model for model in models if model.run.seed in (None, *wanted)]
 
 
@@ -126,23 +126,23 @@ def _chosen(
     """Return the models of which a name is wanted. Raises TrackingError for a name of none."""
     if wanted is None:
         return [*models]
-    known = dict.fromkeys(name for each in names for name in each)
-    every = _texts(wanted, kind, known)
+    available = dict.fromkeys(name for each in names for name in each)
+    every = _texts(wanted, kind, available)
     return [model for model, own in zip(models, names, strict=True) if not every.isdisjoint(own)]
 
 
-def _texts(wanted: str | Sequence[str], kind: str, known: Iterable[str]) -> set[str]:
+def _texts(wanted: str | Sequence[str], kind: str, available: Iterable[str]) -> set[str]:
     names = [wanted] if isinstance(wanted, str) else [*wanted]
-    known = [*known]
+    available = [*available]
     for name in names:
-        if name not in known:
-            raise TrackingError(unknown_name(kind, name, known))
+        if name not in available:
+            raise TrackingError(unknown_name(kind, name, available))
     return {*names}
 
 
-def _splits(wanted: str | Sequence[str] | None, known: Iterable[str]) -> set[str]:
+def _splits(wanted: str | Sequence[str] | None, available: Iterable[str]) -> set[str]:
     """Choose splits by name, shifts also by theirs alone: `ood/outline`, `outline`."""
-    names = [*known]
+    names = [*available]
     if wanted is None:
         return {*names}
     short = {name.removeprefix(_SHIFT): name for name in names}
@@ -160,15 +160,15 @@ def _table(model: _Model, splits: set[str]) -> pa.Table:
     import pyarrow as arrow
     import pyarrow.compute as compute
 
-    kept = read_columns(model.path, _COLUMNS)
-    split = kept["split"].cast(arrow.string())
+    columns = read_columns(model.path, _COLUMNS)
+    split = columns["split"].cast(arrow.string())
     is_wanted = compute.is_in(split, value_set=arrow.array(sorted(splits), arrow.string()))
-    kept, split = kept.filter(is_wanted), split.filter(is_wanted)
+    columns, split = columns.filter(is_wanted), split.filter(is_wanted)
     splits_here = split.combine_chunks().dictionary_encode()
     names = splits_here.dictionary.to_pylist()
     shifts = [it.removeprefix(_SHIFT) if it.startswith(_SHIFT) else None for it in names]
     of_family = np.array([it.startswith(_OWN) for it in names], bool)[splits_here.indices]
-    numbers = [kept[name].to_numpy().astype(np.int64) for name in ("label", "prediction")]
+    numbers = [columns[name].to_numpy().astype(np.int64) for name in ("label", "prediction")]
     names_and_numbers = _names(
         class_names(model.run), max(int(it.max(initial=-1)) for it in numbers)
     )
@@ -183,7 +183,7 @@ def _table(model: _Model, splits: set[str]) -> pa.Table:
         )
 
     def constant(text: str | None) -> pa.Array:
-        return arrow.repeat(arrow.scalar(text, arrow.string()), len(kept)).dictionary_encode()
+        return arrow.repeat(arrow.scalar(text, arrow.string()), len(columns)).dictionary_encode()
 
     label, prediction = numbers
     number = None if model.merge is None else split_merge(model.merge)[1]
@@ -194,13 +194,13 @@ def _table(model: _Model, splits: set[str]) -> pa.Table:
         "class": named(label),
         "predicted": named(prediction),
         "correct": arrow.array(label == prediction),
-        "confidence": kept["confidence"].cast(arrow.float32()),
+        "confidence": columns["confidence"].cast(arrow.float32()),
         "setting": constant(model.arm.label),
         "algorithm": constant(model.arm.algorithm),
-        "seed": arrow.repeat(arrow.scalar(model.run.seed, arrow.int64()), len(kept)),
+        "seed": arrow.repeat(arrow.scalar(model.run.seed, arrow.int64()), len(columns)),
         "merge": constant(model.merge),
-        "alpha": arrow.repeat(arrow.scalar(number, arrow.float64()), len(kept)),
-        "image": kept["id"].cast(arrow.string()).combine_chunks().dictionary_encode(),
+        "alpha": arrow.repeat(arrow.scalar(number, arrow.float64()), len(columns)),
+        "image": columns["id"].cast(arrow.string()).combine_chunks().dictionary_encode(),
     }
     return arrow.table(columns)
 
@@ -213,5 +213,5 @@ def _names(names: Sequence[str], greatest: int) -> list[str]:
     count = max(len(names), greatest + 1)
     often = Counter(names)
     unknown = [f"class {number}" for number in range(count)]
-    known = [f"{it} ({place})" if often[it] > 1 else it for place, it in enumerate(names)]
-    return [*known, *unknown[len(known) :], *unknown]
+    labels = [f"{it} ({place})" if often[it] > 1 else it for place, it in enumerate(names)]
+    return [*labels, *unknown[len(labels) :], *unknown]
