@@ -36,7 +36,7 @@ compdef _carft_sweep carft-sweep
   set -l last (commandline -ct)
   carft-sweep completion --line (string join \t -- (commandline -opc) "$last") 2>/dev/null
 end
-complete -c carft-sweep -a '(__carft_sweep)'
+complete -c carft-sweep -n 'count (__carft_sweep) >/dev/null' -f -a '(__carft_sweep)'
 """,
 }
 SWEEPS = ("SWEEP", "MODEL")
