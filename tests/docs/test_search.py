@@ -1,0 +1,36 @@
+"""What people type into the site's search is in a heading of the page that answers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
+ANSWERS = {
+    "wandb": "from-wandb",
+    "W&B": "from-wandb",
+    "OOM": "troubleshooting",
+    "CUDA out of memory": "troubleshooting",
+    "database locked": "troubleshooting",
+    "openai weights": "troubleshooting",
+    "delete": "homes",
+    "remove": "homes",
+    "ViT-B-32": "vit-b-32",
+    "resume": "commands",
+    "slurm": "slurm",
+    "kubernetes": "kubernetes",
+    "docker": "server",
+    "LaTeX": "paper-table",
+    "notebook": "notebooks",
+    "early termination": "search",
+}
+
+
+@pytest.mark.parametrize("words", ANSWERS)
+def test_it_is_in_a_heading_of_the_page_that_answers(words: str) -> None:
+    text = (DOCS / f"{ANSWERS[words]}.md").read_text()
+    assert not re.match(r"---\nsearch:\n  exclude: true\n", text)
+    headings = " | ".join(re.findall(r"^#+ (.+)$", text, re.MULTILINE))
+    assert words.lower() in headings.lower()
