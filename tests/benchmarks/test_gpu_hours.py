@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from benchmarks.gpu_hours import cost, images_of
 from carft_sweep.sweeps.spec.spec import load_spec
 
 
+@pytest.mark.usefixtures("registries")
 def test_a_family_whose_numbers_are_not_published_is_counted_on_disk(tmp_path: Path) -> None:
     for folder, count in (("train", 10), ("test", 3), ("shift", 4)):
         for label in ("cat", "dog"):

@@ -96,11 +96,15 @@ def _refusals() -> Iterable[tuple[Registry[Any], Any, str]]:
     yield ALGORITHMS, algorithm(**named | {"name": "a\n"}), "must be lower-case"
     yield ALGORITHMS, algorithm(**named | {"summary": "a\nb"}), "summary must be one line"
     yield ALGORITHMS, algorithm(**named | {"summary": " "}), "summary must be one line"
-    yield ALGORITHMS, algorithm(**named | {"name": "car_ft"}), "taken by carft_core.*CarFt; give"
+    yield (
+        ALGORITHMS,
+        algorithm(**named | {"name": "car_ft"}),
+        "taken by carft_sweep.carft_core.*CarFt; give",
+    )
     yield MERGES, _HalfMerge, "it lacks points"
     yield MERGES, FineTune, "must be a class derived from Merge"
     yield FAMILIES, Family, "must be a Family"
-    yield FAMILIES, Family("icon_shift", "x", opens), "name 'icon_shift' is taken by carft_core"
+    yield FAMILIES, Family("icon_shift", "x", opens), "name 'icon_shift' is taken by carft_sweep"
     yield FAMILIES, Family("my-family", "x", opens), "must be lower-case"
     yield FAMILIES, Family("mine", "", opens), "summary must be one line"
     yield FAMILIES, Family("mine", "x", functools.partial(opens)), "must be a function"
