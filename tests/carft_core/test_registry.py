@@ -99,7 +99,7 @@ def _refusals() -> Iterable[tuple[Registry[Any], Any, str]]:
     yield (
         ALGORITHMS,
         algorithm(**named | {"name": "car_ft"}),
-        "taken by carft_sweep.carft_core.*CarFt; give",
+        "taken by carft_sweep.*CarFt; give",
     )
     yield MERGES, _HalfMerge, "it lacks points"
     yield MERGES, FineTune, "must be a class derived from Merge"
