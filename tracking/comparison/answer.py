@@ -44,7 +44,7 @@ class Answer:
     """What is said before all statistics."""
 
     lines: tuple[str, ...]
-    """The strongest model, the candidate against the reference, against zero-shot, and an effect
+    """The candidate against the reference, against zero-shot, the strongest model, and an effect
     in a line each."""
     strongest: Strongest | None = None
     verdict: Verdict | None = None

@@ -40,13 +40,13 @@ def strongest_line(
     head = f"the strongest here is {best.arm.name} ({numbers}), {described}"
     margin = f"{100 * endpoint.id_margin:.3g} pp"
     if strongest.runner_up is None or verdict is None:
-        alone = f"UNDECIDED: {head}; there is no other to compare it with"
+        alone = f"{head[0].upper()}{head[1:]}"
         others = strongest.models - strongest.eligible
         if reference is None or not others:
-            return f"{alone}."
+            return f"{alone}; there is no other model."
         which = f"each of the {others} others" if others > 1 else "the other model"
         return (
-            f"{alone}: the {named(endpoint.id_metric)} of {which} is more than {margin} below "
+            f"{alone}; the {named(endpoint.id_metric)} of {which} is more than {margin} below "
             f"that of {reference.name}."
         )
     runner_up = strongest.runner_up
@@ -82,7 +82,10 @@ def brief(verdict: Verdict, rule: SelectionRule) -> str:
         case "better":
             how = f"ID is kept within {margin}" if endpoint.has_shifts else "in distribution"
         case "trade_off":
+            of_id = pair.test(endpoint.id_metric)
             how = f"ID is not shown to be kept within {margin}"
+            if of_id is not None and of_id.ci95 is None:
+                how = "ID is not tested: its difference has no spread over seeds"
         case "worse":
             how = "" if endpoint.has_shifts else "in distribution"
         case "tie":

@@ -336,6 +336,7 @@ def compare(
             *caveats.contexts(domains),
             *caveats.unequal_budgets(fewer, spent),
             *caveats.of_selection(rule, arms, judged),
+            *caveats.better_baseline(rule, arms, best, seeds),
             *caveats.unfinished(arms),
             *caveats.missing_values(arms, endpoint),
             *(_without_images(rows, endpoint) if with_images else ()),
@@ -401,10 +402,7 @@ def _answer(
     effects = tuple(it for it in measured_effects if isinstance(it, Effect))
     associations = tuple(it for it in measured_effects if isinstance(it, Association))
     lines, statistics = list[str](), list[str]()
-    if strongest is not None:
-        # Of several tasks nothing is selected as a whole.
-        of_sweep = None if spec.tasks else selected
-        lines.append(answer_text.strongest_line(strongest, of_sweep, reference, endpoint))
+    # What a sweep is for comes first: pages and tags show the first line alone.
     if best is None:
         lines.append(answer_text.NO_VALUE)
     if verdict is not None:
@@ -415,6 +413,10 @@ def _answer(
         statistics += verdict_text.gain_sentence(gain, endpoint)
     if against is not None:
         lines.append(answer_text.brief(against, rule))
+    if strongest is not None:
+        # Of several tasks nothing is selected as a whole.
+        of_sweep = None if spec.tasks else selected
+        lines.append(answer_text.strongest_line(strongest, of_sweep, reference, endpoint))
     lines += [answer_text.effect_line(effect, endpoint, rule) for effect in effects]
     for one in verdicts:
         statistics += verdict_text.sentences(one)

@@ -37,11 +37,11 @@ def usual() -> Comparison:
 
 def test_three_lines_each_begin_with_a_state() -> None:
     assert usual().answer.lines == (
-        "BETTER: the strongest here is car_ft (OOD mean 36.0, ID test 65.0), also the selected "
-        "one; told apart from the next, fine_tune (34.0, 65.0), with ID kept within 0.5 pp.",
         "BETTER: car_ft against fine_tune: OOD mean +2.0 pp, ID test +0.0 pp; ID is kept within "
         "0.5 pp.",
         "LESS ROBUST: car_ft against zero_shot: OOD mean -2.0 pp, ID test +10.0 pp.",
+        "BETTER: the strongest here is car_ft (OOD mean 36.0, ID test 65.0), also the selected "
+        "one; told apart from the next, fine_tune (34.0, 65.0), with ID kept within 0.5 pp.",
     )
     few = compare(kl_sweep(3), sweep="s")
     for line in few.answer.lines[:3]:
@@ -65,17 +65,25 @@ def test_the_strongest_has_the_highest_ood_of_what_keeps_id() -> None:
     # Zero-shot and flyp have a higher OOD mean, and an ID test below the margin.
     assert strongest.model.arm.label == "fine_tune"
     assert (strongest.eligible, strongest.models) == (1, 3)
-    assert comparison.answer.lines[0] == (
-        "UNDECIDED: the strongest here is fine_tune (OOD mean 34.0, ID test 65.0), described and "
-        "not selected; there is no other to compare it with: the ID test of each of the 2 others "
-        "is more than 0.5 pp below that of fine_tune."
+    assert comparison.answer.lines[2] == (
+        "The strongest here is fine_tune (OOD mean 34.0, ID test 65.0), described and not "
+        "selected; the ID test of each of the 2 others is more than 0.5 pp below that of fine_tune."
     )
     alone = compare([run("fine_tune", seed, metrics(0.65, 0.34)) for seed in range(5)], sweep="s")
-    assert alone.answer.lines[0].endswith("; there is no other to compare it with.")
+    assert alone.answer.lines[-1].endswith("; there is no other model.")
     within = arm("flyp", [value - 0.004 for value in NEAR], HIGH, trial=1)
     strongest = compared(arm("fine_tune", STEADY, LOW), within).answer.strongest
     assert strongest is not None
     assert strongest.model.arm.label == "flyp"
+
+
+def test_an_id_difference_that_is_the_same_in_every_seed_is_said_to_be_untested() -> None:
+    tuned = [value + 0.1 for value in STEADY]
+    comparison = compared(arm("fine_tune", STEADY, LOW), arm("car_ft", tuned, HIGH, trial=0))
+    assert comparison.answer.lines[0] == (
+        "MORE ROBUST: car_ft against fine_tune: OOD mean +2.0 pp, ID test +10.0 pp; ID is not "
+        "tested: its difference has no spread over seeds."
+    )
 
 
 def test_a_merged_model_may_be_the_strongest_and_is_not_selected_for_it() -> None:
@@ -90,7 +98,7 @@ def test_a_merged_model_may_be_the_strongest_and_is_not_selected_for_it() -> Non
     assert strongest.model.arm.label == "fine_tune + wise_ft@0.5"
     assert (
         "fine_tune + wise_ft@0.5 (OOD mean 40.0, ID test 65.5), described and not selected"
-        in (comparison.answer.lines[0])
+        in (comparison.answer.lines[2])
     )
     assert comparison.selected is not None
     assert comparison.selected.arm.label == "car_ft"
@@ -107,7 +115,7 @@ def test_a_model_that_lacks_a_seed_is_not_the_strongest() -> None:
 def test_where_the_seeds_do_not_tell_it_from_the_next_that_is_said() -> None:
     noisy = [0.36, 0.33, 0.35, 0.335, 0.345]
     comparison = compared(arm("fine_tune", STEADY, LOW), arm("car_ft", NEAR, noisy, trial=0))
-    assert comparison.answer.lines[0] == (
+    assert comparison.answer.lines[1] == (
         "UNDECIDED: the strongest here is car_ft (OOD mean 34.4, ID test 65.0), also the selected "
         "one; not told apart from the next, fine_tune (34.0, 65.0)."
     )
@@ -117,9 +125,9 @@ def test_a_gain_that_is_smaller_than_the_margin_is_called_so() -> None:
     close = [value + d for value, d in zip(LOW, [1e-3, -1e-3, 2e-3, 0, 0], strict=True)]
     comparison = compared(arm("fine_tune", STEADY, LOW), arm("car_ft", NEAR, close, trial=0))
     first, second = comparison.answer.lines
-    assert first.startswith("NO GAIN: the strongest here")
-    assert "; less than 0.5 pp ahead of the next, fine_tune (" in first
-    assert second.endswith("; a gain of 0.5 pp is excluded.")
+    assert second.startswith("NO GAIN: the strongest here")
+    assert "; less than 0.5 pp ahead of the next, fine_tune (" in second
+    assert first.endswith("; a gain of 0.5 pp is excluded.")
 
 
 def test_without_a_reference_every_model_may_be_the_strongest() -> None:
@@ -162,7 +170,7 @@ def test_without_shifts_the_strongest_is_so_in_distribution() -> None:
         without(arm("fine_tune", STEADY, LOW)),
         without(arm("car_ft", [value + 0.02 for value in NEAR], HIGH)),
     )
-    assert comparison.answer.lines[0].startswith(
+    assert comparison.answer.lines[-1].startswith(
         "BETTER: the strongest here is car_ft (ID test 67.0), described and not selected; told "
     )
 
@@ -183,7 +191,7 @@ def test_the_answer_on_fresh_seeds_is_of_these_alone() -> None:
     assert strongest.model.arm.confirms
     assert strongest.verdict is not None
     assert strongest.verdict.seeds == (5, 6, 7, 8, 9)
-    assert comparison.answer.lines[0].startswith(
+    assert comparison.answer.lines[2].startswith(
         "UNDECIDED: the strongest here is car_ft kl_weight=1 (OOD mean 34.6, ID test 65.1), also "
         "the selected one; "
     )
@@ -205,12 +213,12 @@ def test_every_number_of_a_line_is_in_the_json() -> None:
     assert strongest["test"]["state"] == "UNDECIDED"
     assert answer["candidate"] == "car_ft kl_weight=1"
     test = next(it for it in document["tests"] if it["candidate"] == answer["candidate"])
-    said = re.findall(r"[+-]\d+\.\d", comparison.answer.lines[1])
+    said = re.findall(r"[+-]\d+\.\d", comparison.answer.lines[0])
     assert said == [
         f"{100 * test[name]['mean']:+.1f}" for name in ("ood/mean/top1", "id/test/top1")
     ]
     zero = answer["against_zero_shot"]
-    said = re.findall(r"[+-]\d+\.\d", comparison.answer.lines[2])
+    said = re.findall(r"[+-]\d+\.\d", comparison.answer.lines[1])
     assert said == [
         f"{100 * zero[name]['mean']:+.1f}" for name in ("ood/mean/top1", "id/test/top1")
     ]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from carft_sweep.tracking.comparison import caveats
+from carft_sweep.tracking.comparison.compare import compare
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
 from tests.tracking.made_up import arm, metrics, run, zero_shot
 
@@ -185,3 +186,14 @@ def test_data_that_differ_are_all_named_and_those_of_a_mean_over_tasks_too() -> 
     both = run("fine_tune", 0, metrics(0.6, 0.3), parts=parts, facts={"data": "3c" * 32})
     assert caveats.datasets([both]) == ("dtd v1 1a1a1a", "eurosat v3 2b2b2b")
     assert caveats.datasets([on(None, "4d", 0)]) == ("data 4d4d4d",)
+
+
+@pytest.mark.parametrize(("val", "warns"), [(0.66, True), (0.64, False)])
+def test_a_baseline_that_is_better_on_validation_is_named(val: float, warns: bool) -> None:
+    tests, oods = [0.65, 0.65], [0.34, 0.34]
+    runs = arm("fine_tune", tests, oods, vals=[val, val]) + arm("car_ft", tests, oods, trial=0)
+    warning = (
+        "the baseline fine_tune has the better id/val/top1 (66.0 against 65.0); only trials are "
+        "selected, and `export --setting` takes a baseline"
+    )
+    assert (warning in compare(runs, sweep="s").warnings) is warns

@@ -160,8 +160,8 @@ def test_the_settings_that_were_chosen_among_on_each_task_are_said() -> None:
     comparison = compared(two_domains())
     assert comparison.verdicts[0].tried == 2
     assert "chosen among 2 settings on these same seeds" in comparison.statistics[0]
-    assert "; chosen among 2 settings by " in comparison.answer.lines[1]
-    assert ", described and not selected; " in comparison.answer.lines[0]
+    assert "; chosen among 2 settings by " in comparison.answer.lines[0]
+    assert ", described and not selected; " in comparison.answer.lines[2]
 
 
 def test_rows_are_algorithms_and_zero_shot_stands_among_them() -> None:

@@ -280,7 +280,7 @@ def test_a_test_that_holm_takes_back_is_not_better() -> None:
 def test_without_a_reference_there_is_no_verdict_but_the_gain_over_zero_shot() -> None:
     comparison = compared([zero_shot()], rival(NEAR, HIGH))
     assert comparison.verdicts == ()
-    assert comparison.answer.lines[1:] == (
+    assert comparison.answer.lines[:2] == (
         "UNDECIDED: there is no finished fine_tune run to compare car_ft with.",
         "LESS ROBUST: car_ft against zero_shot: OOD mean -2.0 pp, ID test +10.0 pp.",
     )
@@ -390,7 +390,7 @@ def test_without_any_finished_trial_nothing_is_said_but_of_the_others() -> None:
     assert compared(failed).verdict == "UNDECIDED: no run gave a value to select on."
     comparison = compared(FINE_TUNE, failed, arm("flyp", NEAR, HIGH))
     assert comparison.selected is None
-    assert comparison.answer.lines[1] == "UNDECIDED: no run gave a value to select on."
+    assert comparison.answer.lines[0] == "UNDECIDED: no run gave a value to select on."
     assert comparison.statistics[0].startswith("BETTER: flyp is better than fine_tune")
     assert compared([]).verdict == "UNDECIDED: no run gave a value to select on."
 

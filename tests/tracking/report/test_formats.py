@@ -132,6 +132,7 @@ def test_it_compiles(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
+        errors="replace",  # its log is not all UTF-8
         timeout=60,
     )
     assert done.returncode == 0, done.stdout[-2000:]
