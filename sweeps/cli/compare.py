@@ -35,6 +35,7 @@ from carft_sweep.tracking.comparison.spec import (
 )
 from carft_sweep.tracking.console import PlainConsole
 from carft_sweep.tracking.location import EXPERIMENT
+from carft_sweep.tracking.program import program
 from carft_sweep.tracking.report import calibration
 from carft_sweep.tracking.report.formats import Owners, latex, markdown, to_csv, to_json
 from carft_sweep.tracking.report.published import Subject, none_published, quoted_beside
@@ -181,7 +182,7 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
         if arguments.experiment is not None:
             raise RequestError("--experiment goes with --tracking-uri, which names the server")
         if not arguments.sweeps:
-            raise RequestError("which sweep? `carft-sweep list` names those of this home")
+            raise RequestError(f"which sweep? `{program()} list` names those of this home")
         wide = True if arguments.published else None
         home = find_home(arguments.home, trust=arguments.trust_home)
         return load_parts(home, arguments.sweeps, with_fields=wide)

@@ -19,6 +19,7 @@ from carft_sweep.sweeps.spec.durations import seconds
 from carft_sweep.tracking.comparison.metrics import KINDS
 from carft_sweep.tracking.location import UI_HOST, UI_PORT
 from carft_sweep.tracking.ownership import TRUST_OPTION
+from carft_sweep.tracking.program import NAME, program
 
 T = TypeVar("T")
 ENGINES = ("auto", "local", "ray")
@@ -68,7 +69,9 @@ class Parser(argparse.ArgumentParser):
             option = re.match(r"argument (--[\w-]+):", message)
             kind = f"value of {option[1]}:" if option else "command"
             message = unknown(kind, wrong[1], re.findall(r"[\w-]+", wrong[2]))
-        self.exit(2, f"{self.prog}: {message}\nSee {self.prog} --help.\n")
+        self.exit(
+            2, f"{self.prog}: {message}\nSee {self.prog.replace(NAME, program(), 1)} --help.\n"
+        )
 
     def actions(self) -> list[argparse.Action]:
         """Return its arguments and options, in order."""
@@ -127,7 +130,7 @@ def _meant(command: Parser, option: str, values: Sequence[str]) -> str:
     if not words:
         return ""
     if command.prog.endswith(" resume"):
-        return f"; it goes on as it was run. To change that: carft-sweep run FILE {words}"
+        return f"; it goes on as it was run. To change that: {program()} run FILE {words}"
     return f"; it is a key of the sweep file: {words}"
 
 
@@ -163,8 +166,9 @@ class _WholeParser(Parser):
         """Return the help."""
         formatter = self._get_formatter()
         formatter.add_usage(self.usage, [], [])
-        width = max(map(len, EXAMPLES))
-        examples = (f"  {words:{width}}  {what}" for words, what in EXAMPLES.items())
+        printed = {words.replace(NAME, program(), 1): what for words, what in EXAMPLES.items()}
+        width = max(map(len, printed))
+        examples = (f"  {words:{width}}  {what}" for words, what in printed.items())
         formatter.add_text("\n".join([f"{self.description}\n", "examples:", *examples]))
         for title, names in GROUPS.items():
             formatter.start_section(title)
@@ -182,7 +186,7 @@ class _WholeParser(Parser):
 def parsers() -> tuple[Parser, dict[str, Parser]]:
     """Return the whole parser, and that of each command by its full name (`data check`)."""
     parser = _WholeParser(
-        prog="carft-sweep",
+        prog=NAME,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s [options] COMMAND ...",

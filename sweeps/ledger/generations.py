@@ -16,6 +16,7 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import parse_json
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.trials import Ledger, Trial, find_ledger, newest_generation
+from carft_sweep.tracking.program import program
 from carft_sweep.tracking.provenance import provenance_tags
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Invocation:
         if not ledger.executions or not (folder / COPY).exists():
             raise RequestError(
                 f"how the sweep {ledger.name} was run is not kept in {folder}; run its file "
-                "instead: carft-sweep run FILE"
+                f"instead: {program()} run FILE"
             )
         known = ledger.executions[-1]
         content = json.dumps(known).encode()
@@ -123,7 +124,7 @@ class Invocation:
         else:
             note = (
                 f"{self.file} has changed since; the sweep goes on with the file as it was run. "
-                f"To take up the changes: carft-sweep run {shlex.quote(self.file)}"
+                f"To take up the changes: {program()} run {shlex.quote(self.file)}"
             )
         try:
             return load_spec(self.file, self.overrides, self.imports, text=kept, vet=vet), note
