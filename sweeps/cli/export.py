@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import re
 import shlex
@@ -197,8 +198,11 @@ def _folder(arguments: argparse.Namespace) -> Path:
     except RequestError as error:
         if folder.is_dir():
             raise RequestError(f"{folder} holds no exported model: there is no {FACTS}") from None
+        made = [path.parent.name for path in folder.parent.glob(f"*/{FACTS}")]
+        near = difflib.get_close_matches(folder.name, made, n=1)
+        hint = f"did you mean {str(folder.with_name(near[0]))!r}?" if near else f"and {error}"
         raise RequestError(
-            f"{arguments.model} is no folder that `{program()} export` made; and {error}"
+            f"{arguments.model} is no folder that `{program()} export` made; {hint}"
         ) from None
     return selected_in_cache(home, arguments.model)
 

@@ -238,7 +238,9 @@ def _merge(label: str) -> str | None:
 
 
 def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    near = near or [merge for merge in names if merge.endswith(f"@{name}")]
     return f"; did you mean {near[0]!r}?" if near else "."
 
 

@@ -335,6 +335,23 @@ def test_clean_keeps_what_a_soup_is_made_of(toy_cli: ToySweep) -> None:
     assert not [item for item in waste(toy_cli.home) if Path(item.path).name == "member"]
 
 
+def test_clean_says_that_runs_of_earlier_generations_are_kept(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(toy_cli)
+    capsys.readouterr()
+    assert main(["clean"]) == 0
+    assert capsys.readouterr().out == "Nothing to remove.\n"
+    assert main(["run", str(toy_cli.file()), "--fresh"]) == 0
+    main(["clean", "--yes"])
+    capsys.readouterr()
+    assert main(["clean"]) == 0
+    assert capsys.readouterr().out == (
+        "Nothing to remove.\nKept: runs of earlier generations of toy. `remove` removes a sweep "
+        "with them.\n"
+    )
+
+
 def test_clean_passes_over_a_generation_whose_creation_was_cut_off(toy_cli: ToySweep) -> None:
     run(toy_cli)
     with toy_cli.ledger().file.open("ab") as file:
