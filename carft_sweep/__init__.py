@@ -156,6 +156,10 @@ _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 def __getattr__(name: str) -> Any:
     # Not at import: every command imports this package, and most need nothing of it.
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("carft-sweep")
     if name in _MODULES:
         return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -143,6 +143,10 @@ def test_a_users_packages_may_have_the_names_of_ours(tmp_path: Path) -> None:
     ]
 
 
+def test_the_package_has_its_version() -> None:
+    assert carft_sweep.__version__ == metadata.version("carft-sweep")
+
+
 def test_the_public_names_are_those_that_the_package_names() -> None:
     assert sorted(carft_sweep._MODULES) == sorted(carft_sweep.__all__)
     for name in carft_sweep.__all__:

@@ -13,6 +13,7 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> str:
     names = list(dict.fromkeys(allowed))
     lowered = {known.lower(): known for known in names}
     near = difflib.get_close_matches(name.lower(), lowered, n=1)
+    near = near or [known for known in lowered if name and known.startswith(name.lower())]
     listed = ", ".join(names[:MOST_LISTED]) or "none"
     more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
     hint = f"did you mean {lowered[near[0]]!r}?" if near else f"Known: {listed}{more}."

@@ -35,6 +35,7 @@ from carft_sweep.tracking.comparison.spec import (
 )
 from carft_sweep.tracking.console import PlainConsole
 from carft_sweep.tracking.location import EXPERIMENT
+from carft_sweep.tracking.program import program
 from carft_sweep.tracking.report import calibration
 from carft_sweep.tracking.report.formats import Owners, latex, markdown, to_csv, to_json
 from carft_sweep.tracking.report.published import Subject, none_published, quoted_beside
@@ -148,6 +149,7 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
             sort=arguments.sort,
             max_trials=None if arguments.all else MOST,
             all_alphas=arguments.all_alphas,
+            of_chosen=bool(arguments.where),
         )
         sweeps = override_specs(_read(arguments), arguments)
         groups = [[part] for part in sweeps] if arguments.separate else [sweeps]
@@ -160,7 +162,8 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
             comparison = calibration.with_warnings(comparison, deviations)
             options = replace(options, deviations=deviations)
             if arguments.published:
-                options = _with_published(options, group, comparison)
+                for_paper = arguments.latex or arguments.markdown
+                options = _with_published(options, group, comparison, for_paper=for_paper)
             of_runs = owners(group) if several else None
             rendered.append(_render(comparison, options, of_runs, arguments))
         if arguments.json:
@@ -181,7 +184,7 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
         if arguments.experiment is not None:
             raise RequestError("--experiment goes with --tracking-uri, which names the server")
         if not arguments.sweeps:
-            raise RequestError("which sweep? `carft-sweep list` names those of this home")
+            raise RequestError(f"which sweep? `{program()} list` names those of this home")
         wide = True if arguments.published else None
         home = find_home(arguments.home, trust=arguments.trust_home)
         return load_parts(home, arguments.sweeps, with_fields=wide)
@@ -233,7 +236,11 @@ def _render(
 
 
 def _with_published(
-    options: TableOptions, sweeps: Sequence[SweepRuns], comparison: Comparison
+    options: TableOptions,
+    sweeps: Sequence[SweepRuns],
+    comparison: Comparison,
+    *,
+    for_paper: bool,
 ) -> TableOptions:
     subjects = {
         Subject.of(fields)
@@ -242,7 +249,11 @@ def _with_published(
         if record.state == "done" and (fields := part.fields.get(record.digest)) is not None
     }
     quoted = quoted_beside(subjects, comparison)
-    return replace(options, quoted=quoted, notes=() if quoted else (none_published(subjects),))
+    if not quoted and for_paper:  # whose small print goes into the paper
+        console = PlainConsole(stderr=True)
+        console.print(none_published(subjects), highlight=False, markup=False, soft_wrap=True)
+    notes = () if quoted or for_paper else (none_published(subjects),)
+    return replace(options, quoted=quoted, notes=notes)
 
 
 def _command(arguments: argparse.Namespace) -> str:
@@ -311,4 +322,8 @@ def _out(given: str | None, home: Home, sweeps: list[Ledger], name: str) -> Path
     out = Path(given).expanduser()
     if out.is_dir():
         raise RequestError(f"--out: {out} is a folder; name a file, such as {out / name}")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise RequestError(
+            f"--out: {given} must end in .html: the report is a page, which a browser prints as PDF"
+        )
     return out

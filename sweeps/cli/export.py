@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import re
 import shlex
@@ -19,6 +20,7 @@ from carft_sweep.sweeps.home import find_home
 from carft_sweep.sweeps.ledger.trials import sweep_folder
 from carft_sweep.sweeps.results.export import SelectedModel, exporter, select_model
 from carft_sweep.sweeps.scheduler.progress import figures
+from carft_sweep.tracking.program import program
 
 if TYPE_CHECKING:
     from carft_sweep.carft_core.predictor import Guess, Prediction
@@ -76,7 +78,7 @@ def _export_lines(model: SelectedModel, shown: Path, kept: KeptModel | None) -> 
     yield f"{shown}: {model}"
     yield f"  {figures(model.metrics)}"
     yield f'  with open_clip: open_clip.create_model_and_transforms("local-dir:{shown}")'
-    yield f"  on images: carft-sweep predict {shlex.quote(str(shown))} IMAGE"
+    yield f"  on images: {program()} predict {shlex.quote(str(shown))} IMAGE"
     if kept is not None:
         yield f"MLflow: {kept.uri}" + ("" if kept.is_new else " (was there already)")
     if kept is not None and kept.registered is not None:
@@ -196,8 +198,11 @@ def _folder(arguments: argparse.Namespace) -> Path:
     except RequestError as error:
         if folder.is_dir():
             raise RequestError(f"{folder} holds no exported model: there is no {FACTS}") from None
+        made = [path.parent.name for path in folder.parent.glob(f"*/{FACTS}")]
+        near = difflib.get_close_matches(folder.name, made, n=1)
+        hint = f"did you mean {str(folder.with_name(near[0]))!r}?" if near else f"and {error}"
         raise RequestError(
-            f"{arguments.model} is no folder that `carft-sweep export` made; and {error}"
+            f"{arguments.model} is no folder that `{program()} export` made; {hint}"
         ) from None
     return selected_in_cache(home, arguments.model)
 

@@ -19,6 +19,7 @@ from carft_sweep.sweeps.spec.durations import seconds
 from carft_sweep.tracking.comparison.metrics import KINDS
 from carft_sweep.tracking.location import UI_HOST, UI_PORT
 from carft_sweep.tracking.ownership import TRUST_OPTION
+from carft_sweep.tracking.program import NAME, program
 
 T = TypeVar("T")
 ENGINES = ("auto", "local", "ray")
@@ -35,6 +36,21 @@ KEYS: Mapping[str, str] = {
 SHELLS = ("bash", "zsh", "fish")
 OF_FILES = ("run", "check", "submit", "resume")
 """The commands of sweep files, whose keys are often taken for options."""
+OTHER_COMMANDS: Mapping[str, str] = {
+    "agent": "run",
+    "delete": "remove",
+    "status": "watch",
+    "sweep": "run",
+}
+"""Commands as other programs call them, and ours."""
+OF_OUTPUT = ("-o", "--out", "--output")
+OTHER_OPTIONS: Mapping[str, str] = {
+    "V": "version",
+    "force": "yes",
+    "o": "out",
+    "output": "out",
+}
+"""Options as other programs call them, and ours."""
 EVERYWHERE = ("--home", TRUST_OPTION, "--verbose")
 """What every command takes, before its name or after it."""
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -67,8 +83,13 @@ class Parser(argparse.ArgumentParser):
         if wrong:
             option = re.match(r"argument (--[\w-]+):", message)
             kind = f"value of {option[1]}:" if option else "command"
-            message = unknown(kind, wrong[1], re.findall(r"[\w-]+", wrong[2]))
-        self.exit(2, f"{self.prog}: {message}\nSee {self.prog} --help.\n")
+            allowed = re.findall(r"[\w-]+", wrong[2])
+            message = unknown(kind, wrong[1], allowed)
+            if kind == "command" and (meant := OTHER_COMMANDS.get(wrong[1])) in allowed:
+                message = f"unknown command {wrong[1]!r}; did you mean {meant!r}?"
+        self.exit(
+            2, f"{self.prog}: {message}\nSee {self.prog.replace(NAME, program(), 1)} --help.\n"
+        )
 
     def actions(self) -> list[argparse.Action]:
         """Return its arguments and options, in order."""
@@ -86,15 +107,30 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     namespace, extra = parser.parse_known_args(words)
     namespace.more = more
     if namespace.command is None:
+        if extra:
+            parser.error("\n".join(_unknown_options(parser, words, extra)))
         parser.print_help()
         parser.exit(2)
     if extra:
         action = getattr(namespace, "action", None)
         command = commands[f"{namespace.command} {action}" if action else namespace.command]
         if not any(word.startswith("-") for word in extra):
-            command.error(f"what is {extra[0]!r} for? It is one argument too many")
+            command.error(_surplus(command, words, extra[0]))
         command.error("\n".join(_unknown_options(command, words, extra)))
     return namespace
+
+
+def _surplus(command: Parser, words: Sequence[str], extra: str) -> str:
+    """Say what is meant by an argument that a command does not take."""
+    for option, key, value in zip(words, words[1:], words[2:], strict=False):
+        if option == "--set" and "=" not in key:
+            return f"--set takes KEY=VALUE, got {key!r}; did you mean --set {key}={value}?"
+    before = words[words.index(extra) - 1]
+    if before in ("--csv", "--json", "--latex", "--markdown"):
+        return f"{before} takes no file, it prints; did you mean {before} > {shlex.quote(extra)}?"
+    if "=" in extra and "--set" in command.options():
+        return f"{extra!r} is one argument too many; did you mean --set {shlex.quote(extra)}?"
+    return f"what is {extra!r} for? It is one argument too many"
 
 
 def _unknown_options(command: Parser, words: Sequence[str], extra: Sequence[str]) -> Iterator[str]:
@@ -112,10 +148,22 @@ def _unknown_options(command: Parser, words: Sequence[str], extra: Sequence[str]
 def _meant(command: Parser, option: str, values: Sequence[str]) -> str:
     """Suggest what is meant by an option that a command does not have."""
     own = {name.lstrip("-"): name for name in command.options()}
+    verb = command.prog.rpartition(" ")[2]
+    if (other := OTHER_OPTIONS.get(option.lstrip("-"))) in own:
+        return f"; did you mean {own[other]!r}?"
+    if option in OF_OUTPUT and "json" in own:
+        return "; the result is printed: > FILE writes it into a file"
+    if option.replace("-", "") == "dryrun" and verb in OF_FILES:
+        return f"; to plan and run nothing: {program()} check FILE"
+    if (verb, option) == ("init", "--test"):
+        return "; it is test_fraction in the family file that init writes"
+    if (verb, option) == ("resume", "--set"):
+        settings = [shlex.quote(value) for value in values]
+        return _with_changes(f"--set {settings[0] if settings else 'KEY=VALUE'}")
     near = difflib.get_close_matches(option.lstrip("-"), own, n=1, cutoff=0.75)
     if near:
         return f"; did you mean {own[near[0]]!r}?"
-    if command.prog.rpartition(" ")[2] not in OF_FILES:
+    if verb not in OF_FILES:
         return ""
     from carft_sweep.sweeps.spec.normalize import keys_called  # which imports torch
 
@@ -126,9 +174,11 @@ def _meant(command: Parser, option: str, values: Sequence[str]) -> str:
     words = " or ".join(f"--set {setting}" for setting in settings)
     if not words:
         return ""
-    if command.prog.endswith(" resume"):
-        return f"; it goes on as it was run. To change that: carft-sweep run FILE {words}"
-    return f"; it is a key of the sweep file: {words}"
+    return _with_changes(words) if verb == "resume" else f"; it is a key of the sweep file: {words}"
+
+
+def _with_changes(words: str) -> str:
+    return f"; it goes on as it was run. To change that: {program()} run FILE {words}"
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -163,8 +213,9 @@ class _WholeParser(Parser):
         """Return the help."""
         formatter = self._get_formatter()
         formatter.add_usage(self.usage, [], [])
-        width = max(map(len, EXAMPLES))
-        examples = (f"  {words:{width}}  {what}" for words, what in EXAMPLES.items())
+        printed = {words.replace(NAME, program(), 1): what for words, what in EXAMPLES.items()}
+        width = max(map(len, printed))
+        examples = (f"  {words:{width}}  {what}" for words, what in printed.items())
         formatter.add_text("\n".join([f"{self.description}\n", "examples:", *examples]))
         for title, names in GROUPS.items():
             formatter.start_section(title)
@@ -182,7 +233,7 @@ class _WholeParser(Parser):
 def parsers() -> tuple[Parser, dict[str, Parser]]:
     """Return the whole parser, and that of each command by its full name (`data check`)."""
     parser = _WholeParser(
-        prog="carft-sweep",
+        prog=NAME,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s [options] COMMAND ...",

@@ -64,7 +64,20 @@ def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
         emit(f"{item.bytes / 2**20:8.1f} MB  {item.path}  ({item.reason})")
     verb = "removed" if arguments.yes else "can go; --yes removes it"
     emit(f"{total / 2**20:.1f} MB {verb}" if items else "Nothing to remove.")
+    if not items and (earlier := _of_several_generations(home)):
+        emit(
+            f"Kept: runs of earlier generations of {', '.join(earlier)}. `remove` removes a sweep "
+            "with them."
+        )
     return 0
+
+
+def _of_several_generations(home: Home) -> list[str]:
+    return [
+        name
+        for name in sweep_names(home)
+        if len(read_generations(home.sweep(name) / LEDGER_FILE)) > 1
+    ]
 
 
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.old)?")
@@ -196,7 +209,8 @@ class Removal:
         if self.generations and self._has_studies:
             yield f"  {self.generations} Optuna {'study' if self.generations == 1 else 'studies'}"
         if self.kept:
-            yield f"{_runs(len(self.kept))} of it stay, which others use."
+            stay = "stays" if len(self.kept) == 1 else "stay"
+            yield f"{_runs(len(self.kept))} of it {stay}, which others use."
         for place in self.elsewhere:
             yield (
                 f"What {place} has of it stays there; to remove that too, do it first with "

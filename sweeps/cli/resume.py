@@ -16,6 +16,7 @@ from carft_sweep.sweeps.ledger.claim import DRIVER
 from carft_sweep.sweeps.ledger.generations import Invocation
 from carft_sweep.sweeps.ledger.summary import summary_of
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
+from carft_sweep.tracking.program import program
 
 if TYPE_CHECKING:
     from carft_sweep.sweeps.spec.spec import SweepSpec
@@ -75,7 +76,7 @@ def _cap(spec: SweepSpec, more: int) -> int:
     if spec.trial_count == whole:
         raise RequestError(
             f"the grid of {spec.name} has {whole} point{'' if whole == 1 else 's'} and no more; "
-            f"give its parameters more values in {spec.source_path}, then: carft-sweep run "
+            f"give its parameters more values in {spec.source_path}, then: {program()} run "
             f"{spec.source_path}"
         )
     return min(spec.trial_count + more, whole)

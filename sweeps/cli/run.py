@@ -22,6 +22,7 @@ from carft_sweep.sweeps.spec.spec import SweepSpec, is_recipe, load_spec
 from carft_sweep.tracking.comparison.spec import FEWEST_SEEDS
 from carft_sweep.tracking.console import PlainConsole
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
+from carft_sweep.tracking.program import program
 from carft_sweep.tracking.report.formats import to_json
 from carft_sweep.tracking.report.terminal import terminal
 
@@ -112,7 +113,7 @@ def _next_words(
     if page.exists():
         yield f"Report: {page}"
     of_home = ["--home", arguments.home] if arguments.home else []
-    yield f"All sweeps: {shlex.join(['carft-sweep', 'ui', *of_home])}"
+    yield f"All sweeps: {program()} {shlex.join(['ui', *of_home])}"
     verdict = ended.comparison.answer.verdict
     obstacle = next((it for it in ended.obstacles if it.override), None)
     override = None
@@ -128,7 +129,7 @@ def _next_words(
         sets = [word for it in (*others, override) for word in ("--set", it)]
         imports = [word for it in arguments.imports for word in ("--import", it)]
         file = spec.source_path.stem if is_recipe(spec.source_path) else str(spec.source_path)
-        yield f"  {shlex.join(['carft-sweep', 'run', file, *of_home, *imports, *sets])}"
+        yield f"  {program()} {shlex.join(['run', file, *of_home, *imports, *sets])}"
 
 
 def _last_words(ended: SweepResult, home: Home, arguments: argparse.Namespace) -> Iterator[str]:

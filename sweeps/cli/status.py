@@ -38,6 +38,7 @@ from carft_sweep.sweeps.ledger.trials import (
 )
 from carft_sweep.sweeps.scheduler.progress import duration, value_text
 from carft_sweep.tracking.console import PlainConsole
+from carft_sweep.tracking.program import program
 
 MEASURED = 20
 """So many trials, the last ones, tell how long a run takes."""
@@ -141,7 +142,7 @@ def _total(ledger: Ledger, asked: int) -> int:
 
 def command(verb: str, name: str, home: str | None) -> str:
     """Write what to type next: `carft-sweep resume toy --home x`; `home` is the option as given."""
-    return shlex.join(["carft-sweep", verb, name, *(["--home", home] if home else [])])
+    return f"{program()} {shlex.join([verb, name, *(['--home', home] if home else [])])}"
 
 
 def failed_runs(home: Home, ledger: Ledger, most: int = 5) -> tuple[FailedRun, ...]:
@@ -242,7 +243,7 @@ def list_command(arguments: argparse.Namespace, emit: Emit) -> int:
         emit(json.dumps(found, indent=1))
         return 0
     if not found:
-        emit(f"No sweep was run in {home.path} yet. Try: carft-sweep run kl_weight")
+        emit(f"No sweep was run in {home.path} yet. Try: {program()} run kl_weight")
         return 0
     columns = ("sweep", "state", "trials", "best", "last change")
     emit("\n".join(table_lines(columns, map(_row, found))))

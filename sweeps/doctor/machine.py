@@ -31,6 +31,7 @@ from carft_sweep.sweeps.engines.resources import (
 from carft_sweep.sweeps.secrets import read_from
 from carft_sweep.tracking.location import existing_folder, file_system, network_file_system, waiting
 from carft_sweep.tracking.ownership import SHARED_HOMES_VARIABLE, is_shared, other_writer
+from carft_sweep.tracking.program import program
 from carft_sweep.tracking.provenance import provenance_tags
 
 CHECKS: list[Check] = []
@@ -291,7 +292,7 @@ def _kind(scope: Scope) -> Iterator[Finding]:
 @check(
     "home.disk",
     "free room: below 5 GB is little, below 200 MB too little",
-    "carft-sweep clean lists what can go",
+    f"{program()} clean lists what can go",
 )
 def _disk(scope: Scope) -> Iterator[Finding]:
     place = existing_folder(scope.home.path)
@@ -324,7 +325,7 @@ def _private(scope: Scope) -> Iterator[Finding]:
 @check(
     "data.root",
     "the folder that CARFT_DATA names, and whose families' folders are in it",
-    "carft-sweep data list says what is expected where",
+    f"{program()} data list says what is expected where",
     seconds=60.0,
 )
 def _root(_: Scope) -> Iterator[Finding]:

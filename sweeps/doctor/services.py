@@ -38,6 +38,7 @@ from carft_sweep.tracking.location import (
     sqlite_file,
     without_password,
 )
+from carft_sweep.tracking.program import program
 from carft_sweep.tracking.store.memory_store import MemoryTracker
 from carft_sweep.tracking.store.mlflow_client import (
     ask,
@@ -264,7 +265,7 @@ def _artifacts(scope: Scope) -> Iterator[Finding]:
 @check(
     "sent.moved",
     "that the home's own MLflow database keeps its artifacts in this home",
-    "carft-sweep sync: it puts the database aside and records every run anew, here",
+    f"{program()} sync: it puts the database aside and records every run anew, here",
 )
 def _moved(scope: Scope) -> Iterator[Finding]:
     place = resolve_location(scope.home.path)
@@ -279,7 +280,7 @@ def _moved(scope: Scope) -> Iterator[Finding]:
 @check(
     "sent.behind",
     "runs that the tracking server lacks though nobody drives their sweep",
-    "carft-sweep sync",
+    f"{program()} sync",
 )
 def _behind(scope: Scope) -> Iterator[Finding]:
     from carft_sweep.sweeps.results.projection import SweepProjection

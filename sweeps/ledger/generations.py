@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shlex
@@ -15,7 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import parse_json
 from carft_sweep.sweeps.home import Home
-from carft_sweep.sweeps.ledger.trials import Ledger, Trial, find_ledger, newest_generation
+from carft_sweep.sweeps.ledger.trials import (
+    Ledger,
+    Trial,
+    find_ledger,
+    newest_generation,
+    sweep_names,
+)
+from carft_sweep.tracking.program import program
 from carft_sweep.tracking.provenance import provenance_tags
 
 if TYPE_CHECKING:
@@ -82,7 +90,7 @@ class Invocation:
         if not ledger.executions or not (folder / COPY).exists():
             raise RequestError(
                 f"how the sweep {ledger.name} was run is not kept in {folder}; run its file "
-                "instead: carft-sweep run FILE"
+                f"instead: {program()} run FILE"
             )
         known = ledger.executions[-1]
         content = json.dumps(known).encode()
@@ -123,7 +131,7 @@ class Invocation:
         else:
             note = (
                 f"{self.file} has changed since; the sweep goes on with the file as it was run. "
-                f"To take up the changes: carft-sweep run {shlex.quote(self.file)}"
+                f"To take up the changes: {program()} run {shlex.quote(self.file)}"
             )
         try:
             return load_spec(self.file, self.overrides, self.imports, text=kept, vet=vet), note
@@ -218,6 +226,25 @@ class Generation:
     """Points of an earlier generation that are proposed again before anything new."""
 
 
+def taken_name(home: Home, spec: SweepSpec) -> str | None:
+    """Say that another file, which is still there, was run under the sweep's name; None if none."""
+    from carft_sweep.sweeps.spec.document import name_of
+
+    newest = newest_generation(home, spec.name)
+    if newest is None or not newest.executions:
+        return None
+    other = Path(newest.executions[-1]["file"])
+    if other == spec.source_path.absolute() or not other.exists():
+        return None
+    if not changes(newest.spec, json.loads(json.dumps(spec.as_dict()))):
+        return None
+    numbered = (f"{spec.name}-{number}" for number in itertools.count(2))
+    names = sweep_names(home)
+    own = name_of(spec.source_path)
+    free = own if own not in names else next(name for name in numbered if name not in names)
+    return f"{spec.name} was run from {other}; --set name={shlex.quote(free)} keeps both sweeps"
+
+
 def open_generation(
     home: Home,
     spec: SweepSpec,
@@ -239,7 +266,8 @@ def open_generation(
         return Generation(Ledger.create(folder, 1, plain, execution), ())
     differences = changes(newest.spec, plain)
     outcome = effect(differences)
-    notes = tuple(str(change) for change in differences)
+    taken = taken_name(home, spec)
+    notes = (*([] if taken is None else [taken]), *(str(change) for change in differences))
     number = newest.generation + 1
 
     def begin(head: str, carried: tuple[Mapping[str, Any], ...] = ()) -> Generation:

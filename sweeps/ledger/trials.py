@@ -18,6 +18,7 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import append_lines, checked_json, parse_json, read_lines
 from carft_sweep.carft_core.run_files import FINITE, check_time
 from carft_sweep.sweeps.home import Home
+from carft_sweep.tracking.program import program
 
 if TYPE_CHECKING:
     from carft_sweep.tracking.comparison.runs import Role
@@ -550,7 +551,7 @@ def find_ledger(home: Home, name: str) -> Ledger:
         if name in sweep_names(home):
             raise RequestError(
                 f"the sweep {name} has not begun: {home.sweep(name) / LEDGER_FILE} holds nothing "
-                "yet; if no driver is starting it, run its file again: carft-sweep run FILE"
+                f"yet; if no driver is starting it, run its file again: {program()} run FILE"
             )
         raise no_such_sweep(home, name)
     return ledger
@@ -581,7 +582,7 @@ def no_such_sweep(home: Home, name: str) -> RequestError:
     if not home.path.is_dir():
         return RequestError(
             f"there is no home {home.path}, so no sweep {name!r}; name another with --home or "
-            "CARFT_HOME, or make this one with carft-sweep run"
+            f"CARFT_HOME, or make this one with {program()} run"
         )
     names = sweep_names(home)
     near = difflib.get_close_matches(name, names, n=1)

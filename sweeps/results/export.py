@@ -26,6 +26,7 @@ from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.runs import UNMERGED, Arm, RunRecord, split_merge
 from carft_sweep.tracking.comparison.spec import REFERENCE, VAL
 from carft_sweep.tracking.location import home_id, resolve_location
+from carft_sweep.tracking.program import program
 from carft_sweep.tracking.report.html import Export
 from carft_sweep.tracking.store.base import DatasetInput, RunKey
 
@@ -154,7 +155,7 @@ def _one_of_each_task(comparison: Comparison) -> str:
     known = f" Selected over all seeds: {'; '.join(each)}." if each else ""
     return (
         f"{comparison.sweep} selects a setting for each task, so it has no model as a whole; name "
-        f"a run with --run (carft-sweep export {comparison.sweep} --run DIGEST).{known}"
+        f"a run with --run ({program()} export {comparison.sweep} --run DIGEST).{known}"
     )
 
 
@@ -171,7 +172,7 @@ def _named_run(comparison: Comparison, digest: str) -> tuple[Arm, RunRecord]:
     raise RequestError(
         f"no run of {comparison.sweep} begins with {digest!r}"
         f"{_near(digest, {known[: len(digest)] for known in runs})} "
-        f"`carft-sweep show {comparison.sweep}` lists them."
+        f"`{program()} show {comparison.sweep}` lists them."
     )
 
 
@@ -237,7 +238,9 @@ def _merge(label: str) -> str | None:
 
 
 def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    near = near or [merge for merge in names if merge.endswith(f"@{name}")]
     return f"; did you mean {near[0]!r}?" if near else "."
 
 
@@ -303,7 +306,7 @@ class Exporter:
             file = shlex.quote(str(self.spec.source_path))
             raise RequestError(
                 f"the weights of run {model.run.digest[:DIGITS]} are {why}; train the sweep again "
-                f"with them: carft-sweep run {file}{option} --fresh"
+                f"with them: {program()} run {file}{option} --fresh"
             )
         export(
             self.folder(model),
@@ -438,7 +441,7 @@ def log_selected(
         text = " ".join(str(error).split())
         return (
             f"the selected model is not in MLflow: {text or type(error).__name__}. To try "
-            f"again: carft-sweep export {comparison.sweep} --mlflow"
+            f"again: {program()} export {comparison.sweep} --mlflow"
         )
 
 
@@ -453,7 +456,7 @@ def log_selected_again(home: Home, name: str) -> str | None:
         if not item.endswith(FAMILY_SUFFIXES):
             raise RequestError(
                 f"sync imports no modules, and the sweep was run with {item}; with them: "
-                f"carft-sweep export {name} --mlflow"
+                f"{program()} export {name} --mlflow"
             )
 
     if find_ledger(home, name).recall(OUTCOME, {}).get("state") != "done":

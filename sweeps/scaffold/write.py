@@ -25,6 +25,7 @@ from carft_sweep.sweeps.scaffold.scan import (
     scan_folder,
 )
 from carft_sweep.tracking.comparison.spec import FEWEST_SEEDS
+from carft_sweep.tracking.program import program
 
 NUMBERED = re.compile(r"\d+[ ._-]+(?=[A-Za-z])")
 
@@ -254,7 +255,7 @@ def write_scaffold(
         "assumed": inventory.layout.assumed,
         "doubts": [*find_doubts(inventory, sample), *_obstacles(inventory)],
         "problems": inventory.problems,
-        "next": [f"carft-sweep check {shown}", f"carft-sweep run {shown}"],
+        "next": [f"{program()} check {shown}", f"{program()} run {shown}"],
     }
 
 

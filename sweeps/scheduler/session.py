@@ -33,6 +33,7 @@ from carft_sweep.sweeps.scheduler.webhook import Event, Webhook
 from carft_sweep.sweeps.spec.spec import SweepSpec
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
+from carft_sweep.tracking.program import program
 from carft_sweep.tracking.report.calibration import calibrate, with_warnings
 from carft_sweep.tracking.report.formats import markdown, to_csv, to_json
 from carft_sweep.tracking.report.table import TableOptions
@@ -197,7 +198,7 @@ class Projections:
             yield (
                 f"the tracking server refused {count} request{'' if count == 1 else 's'}, first "
                 f"{what} of {describe(name)}: {reason}; what was refused is not "
-                "in MLflow, and `carft-sweep sync` tries it again"
+                f"in MLflow, and `{program()} sync` tries it again"
             )
         if not self._store_thread.is_done:
             behind = self._runs.behind()
@@ -205,7 +206,7 @@ class Projections:
             yield (
                 f"{runs if behind else 'the end of the sweep is not in MLflow'} "
                 f"({self._store_thread.last_error or 'the tracking server is slow'}); nothing is "
-                "lost: `carft-sweep sync` or the next run sends it"
+                f"lost: `{program()} sync` or the next run sends it"
             )
         if self._study_thread.last_error is not None:
             yield (

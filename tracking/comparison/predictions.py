@@ -21,6 +21,7 @@ from carft_sweep.tracking.comparison.statistics import (
     percentile_interval,
 )
 from carft_sweep.tracking.errors import TrackingError
+from carft_sweep.tracking.program import program
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -126,7 +127,7 @@ def _check_column(name: str, column: pa.ChunkedArray) -> None:
 def _no_predictions(path: Path, error: Exception) -> TrackingError:
     return TrackingError(
         f"{path} holds no predictions ({' '.join(str(error).split())[:300]}); remove the folder "
-        f"{path.parent}, and the next `carft-sweep run` of the sweep evaluates the model again"
+        f"{path.parent}, and the next `{program()} run` of the sweep evaluates the model again"
     )
 
 

@@ -13,6 +13,8 @@ MEANING = (
     "difference over seeds does not tell apart from it; no mark where that is every row."
 )
 """What a mark says, behind the word for how it looks."""
+MEANING_OF_CHOSEN = MEANING.replace("in the whole sweep", "among the chosen runs")
+"""Where a condition has chosen runs."""
 
 
 def best_rows(

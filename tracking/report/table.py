@@ -25,7 +25,7 @@ from carft_sweep.tracking.comparison.verdict import GAIN
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 from carft_sweep.tracking.report import calibration
 from carft_sweep.tracking.report.published import Quoted, footnotes
-from carft_sweep.tracking.report.ranking import MEANING, best_rows
+from carft_sweep.tracking.report.ranking import MEANING, MEANING_OF_CHOSEN, best_rows
 
 NOTHING = "–"
 OVER_IMAGES = "95 % over images (bootstrap over units, the trained weights held fixed)"
@@ -56,6 +56,8 @@ class TableOptions:
     """Of the zero-shot models, from LAION's table."""
     notes: tuple[str, ...] = ()
     """More sentences below the table."""
+    of_chosen: bool = False
+    """Whether a condition has chosen the runs."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,8 @@ class Table:
     """So many columns stand in each part of a table that is too wide."""
     shifts: frozenset[int] = field(default_factory=frozenset)
     """Columns that stand apart where the table is too wide."""
+    of_chosen: bool = False
+    """Whether a condition has chosen the runs."""
 
     @property
     def ranked(self) -> bool:
@@ -140,7 +144,8 @@ class Table:
 
     def notes_with(self, look: str) -> tuple[str, ...]:
         """Return the notes, and where something is ranked what its mark means: `Bold: ...`."""
-        return (*self.notes, f"{look}: {MEANING}") if self.ranked else self.notes
+        meaning = MEANING_OF_CHOSEN if self.of_chosen else MEANING
+        return (*self.notes, f"{look}: {meaning}") if self.ranked else self.notes
 
 
 def build_table(
@@ -183,6 +188,7 @@ def build_table(
         footnotes=tuple(footnotes(options.quoted)),
         fixed=2,
         shifts=frozenset(2 + column for column in apart),
+        of_chosen=options.of_chosen,
     )
 
 

@@ -30,6 +30,7 @@ from carft_sweep.tracking.location import (
     without_password,
 )
 from carft_sweep.tracking.ownership import is_shared
+from carft_sweep.tracking.program import program
 from carft_sweep.tracking.store.mlflow_errors import (
     deleted_experiment,
     store_refuses,
@@ -190,7 +191,7 @@ def refuse_if_moved(place: TrackingLocation) -> None:
     if before is not None:
         raise TrackingError(
             f"{file} keeps its artifacts in {before}: this home was moved or copied. To record its "
-            f"runs anew here: carft-sweep sync --home {file.parent}"
+            f"runs anew here: {program()} sync --home {file.parent}"
         )
 
 

@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.location import TrackingLocation, without_password
+from carft_sweep.tracking.program import program
 from carft_sweep.tracking.store import mlflow_limits, mlflow_store
 from carft_sweep.tracking.store.base import DatasetInput, RunKey
 from carft_sweep.tracking.store.mlflow_client import (
@@ -219,7 +220,7 @@ class ModelStore:
             raise TrackingError(
                 f"MLflow at {without_password(self._uri)} has no run {key.digest[:12]} of sweep "
                 f"{key.sweep!r}, to which the model belongs. What waits is delivered by: "
-                f"carft-sweep sync. Another server gets the sweep by: carft-sweep run FILE"
+                f"{program()} sync. Another server gets the sweep by: {program()} run FILE"
             )
         return runs[0]
 

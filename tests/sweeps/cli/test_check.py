@@ -395,3 +395,26 @@ def test_a_time_budget_that_is_too_small_is_said(
     monkeypatch.setattr(TimingHistory, "times_of", lambda *_: slow)
     text = check(toy_cli, capsys, "--set", "time_budget=1s", "--set", "seeds=3")
     assert "more than the time budget: the sweep ends after 1 s" in text
+
+
+def test_a_name_that_another_file_has_is_said_by_check_and_run(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = toy_cli.file()
+    assert main(["run", str(first)]) == 0
+    other = first.with_name("low.yaml")
+    other.write_text(first.read_text().replace("id/val/top1", "id/val/nll"))
+    same = first.with_name("same.yaml")
+    same.write_text(first.read_text())
+    said = f"toy was run from {first}; --set name=low keeps both sweeps"
+    capsys.readouterr()
+    assert main(["check", str(same)]) == 0
+    assert "was run from" not in capsys.readouterr().out
+    assert main(["check", str(other), "--set", "name=low"]) == 0
+    assert "was run from" not in capsys.readouterr().out
+    assert main(["check", str(other), "--set", "seeds=[0]"]) == 0
+    assert f"! {said}" in capsys.readouterr().out
+    assert main(["run", str(other), "--set", "seeds=[0]"]) == 0
+    assert said in capsys.readouterr().err
+    assert main(["check", str(first)]) == 0
+    assert "--set name=toy-2 keeps both sweeps" in capsys.readouterr().out

@@ -335,6 +335,23 @@ def test_clean_keeps_what_a_soup_is_made_of(toy_cli: ToySweep) -> None:
     assert not [item for item in waste(toy_cli.home) if Path(item.path).name == "member"]
 
 
+def test_clean_says_that_runs_of_earlier_generations_are_kept(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(toy_cli)
+    capsys.readouterr()
+    assert main(["clean"]) == 0
+    assert capsys.readouterr().out == "Nothing to remove.\n"
+    assert main(["run", str(toy_cli.file()), "--fresh"]) == 0
+    main(["clean", "--yes"])
+    capsys.readouterr()
+    assert main(["clean"]) == 0
+    assert capsys.readouterr().out == (
+        "Nothing to remove.\nKept: runs of earlier generations of toy. `remove` removes a sweep "
+        "with them.\n"
+    )
+
+
 def test_clean_passes_over_a_generation_whose_creation_was_cut_off(toy_cli: ToySweep) -> None:
     run(toy_cli)
     with toy_cli.ledger().file.open("ab") as file:
@@ -359,6 +376,22 @@ def test_a_wrong_file_is_told_without_a_traceback_and_exits_with_2(
         (["rum"], "unknown command 'rum'; did you mean 'run'?"),
         (["run", "x.yaml", "--fresch"], "unknown option '--fresch'; did you mean '--fresh'?"),
         (["run", "x.yaml", "--hom=y"], "unknown option '--hom'; did you mean '--home'?"),
+        (["status"], "unknown command 'status'; did you mean 'watch'?"),
+        (["agent"], "unknown command 'agent'; did you mean 'run'?"),
+        (["sweep"], "unknown command 'sweep'; did you mean 'run'?"),
+        (["delete"], "unknown command 'delete'; did you mean 'remove'?"),
+        (["--verison"], "unknown option '--verison'; did you mean '--version'?"),
+        (["-V"], "unknown option '-V'; did you mean '--version'?"),
+        (["run", "f", "--dryrun"], "'--dryrun'; to plan and run nothing: carft-sweep check FILE"),
+        (["run", "f", "--dry-run"], "'--dry-run'; to plan and run nothing: carft-sweep check"),
+        (["remove", "x", "--force"], "unknown option '--force'; did you mean '--yes'?"),
+        (["init", "x", "--test", "0.3"], "'--test'; it is test_fraction in the family file"),
+        (["report", "x", "--output", "y"], "unknown option '--output'; did you mean '--out'?"),
+        (["compare", "x", "--output", "y"], "'--output'; the result is printed: > FILE writes"),
+        (["compare", "x", "--csv", "t.csv"], "did you mean --csv > t.csv?"),
+        (["run", "f", "optim.lr=3"], "did you mean --set optim.lr=3?"),
+        (["run", "f", "--set", "optim.epochs", "3"], "did you mean --set optim.epochs=3?"),
+        (["run", "--set", "optim.epochs", "3", "f"], "did you mean --set optim.epochs=3?"),
         (["list", "extra"], "'extra' for? It is one argument too many"),
         (["show"], "SWEEP"),
         (["show", "nowhere"], "no sweep 'nowhere'"),
@@ -409,6 +442,10 @@ def test_a_mistake_on_the_command_line_names_the_remedy_and_exits_with_2(
         (
             "resume f --epochs 3",
             ["it goes on as it was run", "run FILE --set trial.optim.epochs=3"],
+        ),
+        (
+            "resume f --set optim.epochs=3",
+            ["it goes on as it was run", "run FILE --set optim.epochs=3"],
         ),
         ("run f --fresch", ["'--fresch'; did you mean '--fresh'?"]),
         ("run f --nothing-like-it", ["unknown option '--nothing-like-it'\n"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from carft_sweep.sweeps.cli import main
+from carft_sweep.tracking.report.table import TableOptions
 from tests.sweeps.conftest import toy_in
 
 LEARNING: dict[str, Any] = {
@@ -158,6 +160,7 @@ def test_one_sweep_may_be_chosen_in_another_way_if_that_is_honest_or_said_to_be_
         (("toy", "--where", "kl_weight>9", "--where", "algorithm=car_ft"), "no run is left"),
         (("toy", "--columns", "OOD meen"), "unknown column 'OOD meen'; did you mean 'OOD mean'?"),
         (("toy", "--sort", "od mean:asc"), "unknown column 'od mean'; did you mean 'OOD mean'?"),
+        (("toy", "--columns", "OOD"), "unknown column 'OOD'; did you mean 'OOD mean'?"),
         (
             ("toy", "--columns", "val_acc"),
             "unknown column 'val_acc'; did you mean 'id/val/top1'?\n",
@@ -188,6 +191,27 @@ def test_the_latex_table_names_the_command_that_made_it_without_where_the_home_l
         "% carft-sweep compare toy --latex --where 'kl_weight>=0.1' --reference fine_tune"
     )
     assert str(home) not in text
+
+
+def test_the_small_print_of_a_paper_has_no_word_on_what_is_not_quoted(home: Path) -> None:
+    for form in ("--latex", "--markdown"):
+        command = ["--home", str(home), "compare", "toy", "--published", form]
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            assert main(command) == 0
+        assert "Nothing is quoted" not in out.getvalue()
+        assert "Nothing is quoted for builtin on icon_shift." in err.getvalue()
+
+
+def test_a_table_knows_whether_a_condition_has_chosen_its_runs(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def latex(*_: object, options: TableOptions, **__: object) -> str:
+        return f"chosen: {options.of_chosen}"
+
+    monkeypatch.setattr("carft_sweep.sweeps.cli.compare.latex", latex)
+    assert told("toy", "--latex") == "chosen: False\n"
+    assert told("toy", "--latex", "--where", "kl_weight>=0.1") == "chosen: True\n"
 
 
 def test_when_nothing_is_published_for_these_runs_it_is_said_what_there_is(told: Told) -> None:

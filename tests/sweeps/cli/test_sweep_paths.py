@@ -71,6 +71,21 @@ def test_a_file_whose_sweep_was_not_run_is_told_by_its_name(
     assert "broken.yaml:1" in capsys.readouterr().err
 
 
+def test_the_nearest_exported_folder_is_suggested_before_the_nearest_sweep(
+    photos: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("photos-notes").mkdir()
+    model = Path("photos-model")
+    model.mkdir()
+    (model / "carft.json").write_text("{}")
+    assert main(["predict", "photos-modle", "x.png"]) == 2
+    said = "photos-modle is no folder that `carft-sweep export` made; did you mean 'photos-model'?"
+    assert said in capsys.readouterr().err
+    assert main(["predict", "phots", "x.png"]) == 2
+    assert "did you mean 'photos'?" in capsys.readouterr().err
+    del photos
+
+
 def test_an_exported_folder_is_no_sweep(
     photos: ToySweep, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,6 +60,11 @@ def test_a_rule_on_a_merge_takes_the_merge_and_the_median_of_it() -> None:
     assert select_model(found, merge="unmerged").metrics["id/val/top1"] == 0.62
 
 
+def test_a_merge_named_by_its_alpha_alone_is_suggested_whole() -> None:
+    with pytest.raises(RequestError, match=r"no model '0\.5'; did you mean 'wise_ft@0\.5'\?"):
+        select_model(compared(trial(0.3, 0, VALS)), merge="0.5")
+
+
 def test_a_run_is_named_by_the_beginning_of_its_digest() -> None:
     found = compared(trial(0.3, 0, VALS))
     assert select_model(found, run="02").run.seed == 2

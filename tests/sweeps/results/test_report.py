@@ -181,6 +181,8 @@ def test_several_sweeps_are_one_report(home: Home, capsys: pytest.CaptureFixture
         (["shwon"], "did you mean 'shown'?"),
         ([NAME, "--reference", "fine_tuen"], "did you mean 'fine_tune'?"),
         ([NAME, "--out", "{folder}"], "is a folder; name a file"),
+        ([NAME, "--out", "rep.pdf"], "--out: rep.pdf must end in .html: the report is a page"),
+        ([NAME, "--out", "rep"], "--out: rep must end in .html: the report is a page"),
         ([NAME, "--figures", "{file}"], "is a file; name a folder"),
         ([NAME, "--out", "{file}/page.html"], "--out: {file}/page.html cannot be written"),
         ([NAME, "--figures", "{file}/figures"], "--figures: {file}/figures cannot be written"),

@@ -1,0 +1,21 @@
+"""The name of this program in the commands that it prints."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+NAME = "carft-sweep"
+
+
+def program() -> str:
+    """Return the shell's words for this program: as it was called, where PATH does not have it."""
+    called = Path(sys.argv[0])
+    if shutil.which(NAME) is None:
+        if called.name == NAME:
+            return shlex.quote(sys.argv[0])
+        if called.parts[-2:] == ("carft_sweep", "__main__.py"):
+            return f"{shlex.quote(sys.executable)} -m carft_sweep"
+    return NAME
