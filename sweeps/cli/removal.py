@@ -196,7 +196,8 @@ class Removal:
         if self.generations and self._has_studies:
             yield f"  {self.generations} Optuna {'study' if self.generations == 1 else 'studies'}"
         if self.kept:
-            yield f"{_runs(len(self.kept))} of it stay, which others use."
+            stay = "stays" if len(self.kept) == 1 else "stay"
+            yield f"{_runs(len(self.kept))} of it {stay}, which others use."
         for place in self.elsewhere:
             yield (
                 f"What {place} has of it stays there; to remove that too, do it first with "

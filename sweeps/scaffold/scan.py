@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.folders import EXTENSIONS, images, listed, name_files
 from carft_sweep.carft_core.data.images import image_errors, open_image
 from carft_sweep.carft_core.data.splits import test_share
@@ -202,10 +203,11 @@ def _domain_layout(top: Folder) -> Layout | None:
     for folder in others:
         layout.shifts[_shift_name(folder.name, layout.shifts)] = folder
     why = "which has the most images" if own.total > max(it.total for it in others) else "the first"
-    are = "are shifts" if len(others) > 1 else "is a shift"
+    several = f"; the shifts are {', '.join(layout.shifts)}"
+    rest = several if len(others) > 1 else f", and {next(iter(layout.shifts))} is a shift"
     layout.assumed += [
         f"took the folders for domains, since they hold the same classes: {own.name}, {why}, "
-        f"is in distribution, and {' and '.join(layout.shifts)} {are}",
+        f"is in distribution{rest}",
         _carved(own.name),
         "settings are chosen on a part of train that nothing trains on",
         *(
@@ -270,6 +272,17 @@ class Inventory:
             return {name: len(paths) for name, paths in self.splits["test"].items()}
         train = self.splits["train"]
         return {name: test_share(len(paths), TEST_FRACTION) for name, paths in train.items()}
+
+    @property
+    def val_count(self) -> int:
+        """About how many images settings are chosen on: val, or what is carved from train."""
+        if self.layout.val is not None:
+            return sum(map(len, self.splits["val"].values()))
+        tested = {} if self.layout.test is not None else self.test_counts
+        return sum(
+            max(1, round((len(paths) - tested.get(name, 0)) * DataConfig().val_fraction))
+            for name, paths in self.splits["train"].items()
+        )
 
     @property
     def trained(self) -> int:
@@ -397,6 +410,12 @@ def find_doubts(inventory: Inventory, sample: ImageSample) -> Iterator[str]:
         yield (
             f"the test is small: {total} images, {min(test.values())} in its smallest class; "
             f"{_uncertainty(total)}"
+        )
+    chosen_on = inventory.val_count
+    if chosen_on < FEW_IN_ALL:
+        yield (
+            f"the validation part, on which settings are chosen, is small: about {chosen_on} "
+            f"images; {_uncertainty(chosen_on)}"
         )
     for name in layout.shifts:
         lacking = [one for one in inventory.classes if one not in splits[name]]

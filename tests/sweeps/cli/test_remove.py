@@ -55,7 +55,7 @@ def test_without_yes_and_a_terminal_it_only_says_what_would_go(
     told = capsys.readouterr().out
     assert f"{two.home.sweep('toy')} and 2 runs that no other sweep uses" in told
     assert "1 Optuna study" in told
-    assert "1 run of it stay, which others use." in told
+    assert "1 run of it stays, which others use." in told
     assert told.endswith("Nothing is removed without --yes.\n")
     assert {*two.home.path.rglob("*")} - before <= {two.home.sweep("toy") / ".lock"}
     assert studies(two) == ["other", "toy"]

@@ -148,7 +148,9 @@ def test_of_domains_the_largest_is_in_distribution(
     told = begun(capsys, "birds")
     assert told["layout"] == "domains"
     assert counted(told) == {"train": 24, "art": 15, "sketch": 8}
-    assert "photo, which has the most images, is in distribution" in told["assumed"][0]
+    assert told["assumed"][0].endswith(
+        "photo, which has the most images, is in distribution; the shifts are art, sketch"
+    )
     assert "left out other/: it has no folders of photo's" in told["assumed"]
     assert any(
         text.startswith("the shift sketch has 2 of 3 classes, not rook") for text in told["doubts"]
@@ -206,6 +208,21 @@ def test_what_looks_suspicious_is_told(place: Path, capsys: pytest.CaptureFixtur
         "1 of 24 images that were tried cannot be opened: train/n01443537/0.png",
     ):
         assert text in told, text
+
+
+@pytest.mark.parametrize(
+    ("folders", "count"),
+    [({"train": 20, "val": 8, "test": 3}, 24), ({"train": 30, "test": 3}, 9), ({"train": 30}, 6)],
+)
+def test_a_small_validation_part_is_told(
+    place: Path, capsys: pytest.CaptureFixture[str], folders: Mapping[str, int], count: int
+) -> None:
+    plant(place / "birds", classes(folders))
+    (told,) = (text for text in begun(capsys, "birds")["doubts"] if "validation part" in text)
+    assert told.startswith(
+        f"the validation part, on which settings are chosen, is small: about {count} images; "
+        "an accuracy on it is uncertain by"
+    )
 
 
 def test_names_of_classes_come_from_a_file_where_there_is_one(
