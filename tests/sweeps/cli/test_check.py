@@ -395,3 +395,11 @@ def test_a_time_budget_that_is_too_small_is_said(
     monkeypatch.setattr(TimingHistory, "times_of", lambda *_: slow)
     text = check(toy_cli, capsys, "--set", "time_budget=1s", "--set", "seeds=3")
     assert "more than the time budget: the sweep ends after 1 s" in text
+
+
+def test_a_batch_larger_than_the_training_images_is_warned_of(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warning = "one step an epoch; --set optim.batch_size="
+    assert warning in check(toy_cli, capsys, "--set", "optim.batch_size=100000")
+    assert warning not in check(toy_cli, capsys, "--set", "optim.batch_size=1")
