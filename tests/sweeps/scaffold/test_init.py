@@ -225,6 +225,33 @@ def test_a_small_validation_part_is_told(
     )
 
 
+def test_copies_of_training_images_are_told_by_init_check_and_data_check(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = plant(place / "birds", classes({"train": 6, "val": 2, "test": 3, "shifts/night": 2}))
+    for copy in ("test/owl/a.png", "test/owl/b.png", "shifts/night/owl/a.png", "val/owl/a.png"):
+        (root / copy).write_bytes((root / "train/owl/0.png").read_bytes())
+    # Of the same size, but another image.
+    other = bytearray((root / "train/rook/1.png").read_bytes())
+    other[-1] ^= 1
+    (root / "test/rook/z.png").write_bytes(other)
+    doubts = begun(capsys, "birds")["doubts"]
+    told = [text for text in doubts if "byte by byte" in text]
+    assert told == [
+        f"{split} from train, byte by byte, such as {path}, which is train/owl/0.png: it measures "
+        "memory"
+        for split, path in (
+            ("val has 1 of its 7 images", "val/owl/a.png"),
+            ("test has 2 of its 12 images", "test/owl/a.png"),
+            ("night has 1 of its 7 images", "shifts/night/owl/a.png"),
+        )
+    ]
+    assert main(["check", "birds.yaml", "--set", "model={name: builtin}"]) == 0
+    assert told[1] in capsys.readouterr().out
+    assert main(["data", "check", "birds.family.yaml"]) == 0
+    assert told[1] in capsys.readouterr().out
+
+
 def test_names_of_classes_come_from_a_file_where_there_is_one(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
