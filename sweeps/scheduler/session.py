@@ -254,7 +254,8 @@ def changed_parts(planner: Planner, trial: Trial, runs: RunStore) -> str | None:
 
 
 def _identity(folder: Path) -> dict[str, Any]:
-    return (read_json(folder / "config.json") or {}).get("identity", {})
+    kept: dict[str, Any] = (read_json(folder / "config.json") or {}).get("identity", {})
+    return kept
 
 
 def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> bool:
