@@ -51,12 +51,24 @@ class ModelConfig(Section):
     """The weights: a tag of open_clip's such as `openai`, or a file."""
 
 
+def _template_set(value: object) -> object:
+    if isinstance(value, str):
+        return value
+    raise ValueError(
+        "must name a template set, such as openai, or a file of templates (.txt, .yaml), got "
+        f"{str(value)[:80]}"
+    )
+
+
+TemplateSetName = Annotated[str, BeforeValidator(_template_set)]
+
+
 class PromptsConfig(Section):
     """Template sets, by name or as a path to a file: for the classifier and for the contexts."""
 
-    classes: str = "openai"
+    classes: TemplateSetName = "openai"
     """The templates that name the classes: a set's name, or a file."""
-    contexts: str = "openai"
+    contexts: TemplateSetName = "openai"
     """The templates that name the contexts, likewise."""
 
 

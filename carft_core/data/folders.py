@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import hashlib
+import itertools
 import json
 import os
 import tarfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -253,6 +255,51 @@ def listing_digest(listing: Listing) -> str:
         for path, size in sorted(listing[folder].items()):
             digest.update(f"{folder}\0{path}\0{size}\n".encode())
     return digest.hexdigest()
+
+
+MOST_COMPARED = 10_000
+"""Images; of more the content is not compared, since that may read them all."""
+
+
+def copies_of_training(root: Path, splits: Mapping[str, Listing]) -> Iterator[str]:
+    """Say of each split but train how many of its files have the same bytes as one of train.
+
+    Only files of one size are read.
+    """
+    files_of = {
+        name: [item for files in listing.values() for item in files.items()]
+        for name, listing in splits.items()
+    }
+    if sum(map(len, files_of.values())) > MOST_COMPARED:
+        return
+    by_size = defaultdict[int, list[str]](list)
+    for path, size in files_of.pop("train"):
+        by_size[size].append(path)
+
+    @functools.cache
+    def by_content(size: int) -> dict[str, str]:
+        return {_content(root / path): path for path in by_size[size]}
+
+    for name, files in files_of.items():
+        twins = {
+            path: twin
+            for path, size in files
+            if size in by_size and (twin := by_content(size).get(_content(root / path)))
+        }
+        for path, twin in itertools.islice(twins.items(), 1):
+            yield (
+                f"{name} has {len(twins)} of its {len(files)} images from train, byte by byte, "
+                f"such as {path}, which is {twin}: it measures memory"
+            )
+
+
+def _content(file: Path) -> str:
+    """A digest; of a file that cannot be read its name, which equals none."""
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError:
+        return str(file)
 
 
 def name_files(root: Path) -> list[Path]:

@@ -28,6 +28,7 @@ from carft_sweep.carft_core.data.folders import (
     EXTENSIONS,
     Listing,
     ShardIndex,
+    copies_of_training,
     existing,
     images,
     indexed,
@@ -456,6 +457,7 @@ def _opened(layout: Layout, root: Path) -> FamilyData:
         shifts={name: splits[f"shifts/{name}"] for name in declared.shifts},
         digest=layout.digest(tree, names, splits),
         digests=digests,
+        notes=tuple(copies_of_training(root, tree.splits)) if not tree.shards else (),
     )
 
 

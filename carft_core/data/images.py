@@ -178,6 +178,10 @@ def read_inside_border(path: Path, *, least: int | None = None) -> Image.Image:
         return image.crop((BORDER, BORDER, image.width - BORDER, image.height - BORDER))
 
 
+UNREADABLE = "cannot be read as an image"
+"""In the message of each image that is broken."""
+
+
 @contextlib.contextmanager
 def image_errors(named: object) -> Iterator[None]:
     """Raise RequestError, which names the image, for all that goes wrong with it meanwhile."""
@@ -189,7 +193,7 @@ def image_errors(named: object) -> Iterator[None]:
     # SyntaxError, ValueError, struct.error, zlib.error, IndexError, ...
     except Exception as error:
         raise RequestError(
-            f"{named} cannot be read as an image ({str(error) or type(error).__name__}); "
+            f"{named} {UNREADABLE} ({str(error) or type(error).__name__}); "
             "replace it or take it out"
         ) from error
 

@@ -200,7 +200,10 @@ def _search_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
 
 def _time_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
     if estimate.seconds is None or estimate.wall_seconds is None:
-        yield "How long this takes is unknown: this home has no run with the same model and data."
+        yield (
+            "How long this takes is unknown: this home has no run with the same model, family, "
+            "batch size and device."
+        )
         return
     about = "At most about" if estimate.at_most else "About"
     yield (

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
+from carft_sweep.carft_core.data.images import UNREADABLE
 from carft_sweep.sweeps.api import perform
 from carft_sweep.sweeps.cli import INTERRUPTED, Emit
 from carft_sweep.sweeps.cli.parser import overrides
@@ -154,9 +156,14 @@ def _interrupted(name: str, arguments: argparse.Namespace) -> str:
 def _causes(failed: Sequence[FailedRun]) -> Iterator[str]:
     """One run for each of the last causes, the last one last, with the end of its log."""
     by_cause = {(run.kind, run.message): run for run in failed}
-    for run in list(by_cause.values())[-CAUSES:]:
-        yield f"\n{run.label}  {run.kind}: {run.message}"
-        for line in run.log_tail.splitlines()[-TAIL:]:
+    counts = Counter((run.kind, run.message) for run in failed)
+    for cause, run in list(by_cause.items())[-CAUSES:]:
+        more = f" and {counts[cause] - 1} more" if counts[cause] > 1 else ""
+        yield f"\n{run.label}{more}  {run.kind}: {run.message}"
+        if UNREADABLE in run.message:
+            yield "  To leave out all images that cannot be read: --set data.bad_files=skip"
+        # What is wrong with the data is said by the message alone.
+        for line in run.log_tail.splitlines()[-TAIL:] if run.kind != "data" else ():
             yield f"  | {line}"
         yield f"  log: {run.folder / 'log.txt'}"
 

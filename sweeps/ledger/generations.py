@@ -250,12 +250,12 @@ def open_generation(
     spec: SweepSpec,
     *,
     address: str | None = None,
-    is_stale: Callable[[Trial], bool],
+    stale: Callable[[Trial], str | None],
     fresh: bool = False,
 ) -> Generation:
     """Find or begin the generation that fits a sweep, and record in it that a driver starts.
 
-    `address` is of the Ray cluster, where one was named. `is_stale` says whether a trial's runs are
+    `address` is of the Ray cluster, where one was named. `stale` says why a trial's runs are
     others than the file asks for now, because code, model or data changed. `fresh` begins anew in
     any case.
     """
@@ -284,11 +284,9 @@ def open_generation(
         return begin(
             f"the sweep is extended (generation {number}); its points and runs are kept", points
         )
-    if any(is_stale(trial) for trial in newest.trials()):
-        return begin(
-            "code, model, data or what runs compute on changed: the sweep begins anew as "
-            f"generation {number}"
-        )
+    changed = next(filter(None, map(stale, newest.trials())), None)
+    if changed is not None:
+        return begin(f"{changed} changed: the sweep begins anew as generation {number}")
     newest.extend(plain)
     newest.execute(execution)
     head = () if outcome is None else ("the sweep is extended; its trials are kept",)

@@ -7,12 +7,20 @@ import logging
 import os
 import re
 import statistics
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from carft_sweep.carft_core.data.folders import EXTENSIONS, images, listed, name_files
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.folders import (
+    EXTENSIONS,
+    Listing,
+    copies_of_training,
+    images,
+    listed,
+    name_files,
+)
 from carft_sweep.carft_core.data.images import image_errors, open_image
 from carft_sweep.carft_core.data.splits import test_share
 from carft_sweep.carft_core.errors import RequestError
@@ -202,10 +210,11 @@ def _domain_layout(top: Folder) -> Layout | None:
     for folder in others:
         layout.shifts[_shift_name(folder.name, layout.shifts)] = folder
     why = "which has the most images" if own.total > max(it.total for it in others) else "the first"
-    are = "are shifts" if len(others) > 1 else "is a shift"
+    several = f"; the shifts are {', '.join(layout.shifts)}"
+    rest = several if len(others) > 1 else f", and {next(iter(layout.shifts))} is a shift"
     layout.assumed += [
         f"took the folders for domains, since they hold the same classes: {own.name}, {why}, "
-        f"is in distribution, and {' and '.join(layout.shifts)} {are}",
+        f"is in distribution{rest}",
         _carved(own.name),
         "settings are chosen on a part of train that nothing trains on",
         *(
@@ -246,17 +255,13 @@ def _shift_name(folder: str, taken: Collection[str]) -> str:
     return next(one for one in candidates if one != "mean" and one not in taken)
 
 
-Images = Mapping[str, Sequence[str]]
-"""Class folder -> paths below the root."""
-
-
 @dataclass
 class Inventory:
     """A layout with its images, as the family file will declare them."""
 
     layout: Layout
     classes: tuple[str, ...]
-    splits: dict[str, Images]
+    splits: dict[str, Listing]
     """`train` (with what is carved from it), `val`, `test`, and the shifts by name."""
     exclude: list[str]
     class_names_file: Path | None
@@ -272,6 +277,17 @@ class Inventory:
         return {name: test_share(len(paths), TEST_FRACTION) for name, paths in train.items()}
 
     @property
+    def val_count(self) -> int:
+        """About how many images settings are chosen on: val, or what is carved from train."""
+        if self.layout.val is not None:
+            return sum(map(len, self.splits["val"].values()))
+        tested = {} if self.layout.test is not None else self.test_counts
+        return sum(
+            max(1, round((len(paths) - tested.get(name, 0)) * DataConfig().val_fraction))
+            for name, paths in self.splits["train"].items()
+        )
+
+    @property
     def trained(self) -> int:
         """About how many images are left for training and selection."""
         whole = sum(map(len, self.splits["train"].values()))
@@ -282,10 +298,10 @@ def list_images(layout: Layout) -> Inventory:
     """List the images. Raises RequestError when less than two classes can be used."""
     problems: list[str] = []
 
-    def listing(folder: Folder | None) -> Images:
+    def listing(folder: Folder | None) -> Listing:
         folders = () if folder is None else folder.folders
         return {
-            one.name: sorted(path for path, _ in images(layout.root, layout.below(one), problems))
+            one.name: dict(sorted(images(layout.root, layout.below(one), problems)))
             for one in folders
         }
 
@@ -303,7 +319,7 @@ def list_images(layout: Layout) -> Inventory:
         raise RequestError(
             "; ".join([f"{layout.root}: fewer than two classes can be used", *reasons])
         )
-    splits: dict[str, Images] = {"train": train}
+    splits: dict[str, Listing] = {"train": train}
     splits |= {} if layout.val is None else {"val": val}
     splits |= {} if layout.test is None else {"test": test}
     exclude = [
@@ -325,7 +341,7 @@ def list_images(layout: Layout) -> Inventory:
     )
 
 
-def _usable_classes(layout: Layout, train: Images, test: Images) -> tuple[str, ...]:
+def _usable_classes(layout: Layout, train: Listing, test: Listing) -> tuple[str, ...]:
     """Return the classes that every in-distribution split can have; note which are left out."""
     least = 1 + (layout.test is None) + (layout.val is None)
     few = [name for name, paths in train.items() if len(paths) < least]
@@ -398,6 +414,12 @@ def find_doubts(inventory: Inventory, sample: ImageSample) -> Iterator[str]:
             f"the test is small: {total} images, {min(test.values())} in its smallest class; "
             f"{_uncertainty(total)}"
         )
+    chosen_on = inventory.val_count
+    if chosen_on < FEW_IN_ALL:
+        yield (
+            f"the validation part, on which settings are chosen, is small: about {chosen_on} "
+            f"images; {_uncertainty(chosen_on)}"
+        )
     for name in layout.shifts:
         lacking = [one for one in inventory.classes if one not in splits[name]]
         if lacking:
@@ -409,6 +431,7 @@ def find_doubts(inventory: Inventory, sample: ImageSample) -> Iterator[str]:
         total = sum(map(len, splits[name].values()))
         if total < FEW_IN_ALL:
             yield f"the shift {name} is small: {total} images; {_uncertainty(total)}"
+    yield from copies_of_training(layout.root, splits)
     for folder in (layout.train, layout.test, *layout.shifts.values()):
         if folder is not None and folder.loose and folder.folders:
             where = layout.root.name if folder.path == layout.root else layout.below(folder)

@@ -47,6 +47,7 @@ class Progress:
         self._emit = emit
         self._quiet = quiet
         self._open: dict[str, float] = {}
+        self._last_failure: tuple[str, str] | None = None
 
     def begin(self, total: int) -> None:
         """Begin with so many runs, done ones included: the most that there can be."""
@@ -81,7 +82,9 @@ class Progress:
         self._end(label)
         self.ended_runs += not again
         end = "; it is tried again" if again else ""
-        self._emit(f"{self._place()} {label}  failed ({kind}): {message}{end}")
+        said = "as the one before" if (kind, message) == self._last_failure else message
+        self._last_failure = kind, message
+        self._emit(f"{self._place()} {label}  failed ({kind}): {said}{end}")
 
     def stopped(self, label: str, reason: str = RESUMABLE) -> None:
         """Show that a run was closed early."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -10,8 +11,9 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from carft_sweep.carft_core.files import write_json, write_text
+from carft_sweep.carft_core.files import read_json, write_json, write_text
 from carft_sweep.sweeps.engines.base import Engine
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.claim import Claim, ClaimLost
@@ -39,6 +41,17 @@ from carft_sweep.tracking.report.formats import markdown, to_csv, to_json
 from carft_sweep.tracking.report.table import TableOptions
 from carft_sweep.tracking.store.base import Tracker, describe
 
+PARTS = {
+    "revision": "the code",
+    "own_code": "your own code",
+    "data": "the data",
+    "model": "the model",
+    "classes": "prompts.classes",
+    "contexts": "prompts.contexts",
+    "device": "the device",
+    "precision": "the precision",
+}
+"""What people call a part of a run's identity, where it is not its own name."""
 PACE = 1.0
 """Seconds between two updates of a projection, at least."""
 PATIENCE = 30.0
@@ -109,7 +122,7 @@ def execute(
             home,
             spec,
             address=address,
-            is_stale=lambda trial: is_stale(planner, trial),
+            stale=lambda trial: changed_parts(planner, trial, runs),
             fresh=fresh,
         )
         ledger = generation.ledger
@@ -224,9 +237,26 @@ class Projections:
         return True
 
 
-def is_stale(planner: Planner, trial: Trial) -> bool:
-    """Return whether a trial's runs would have other digests now."""
-    return bool(trial.runs) and dict(trial.runs) != digests(planner.trial(trial.params))
+def changed_parts(planner: Planner, trial: Trial, runs: RunStore) -> str | None:
+    """Name what has changed where a trial's runs would have other digests now, as far as a run's
+    folder has what was; None where they would have the same.
+    """
+    tasks = planner.trial(trial.params)
+    if not trial.runs or dict(trial.runs) == digests(tasks):
+        return None
+    before = {key: _identity(runs.folder(digest)) for key, digest in trial.runs.items()}
+    for key, task in zip(digests(tasks), tasks, strict=True):
+        if was := before.get(key):
+            now = json.loads(json.dumps(task.identity.parts))
+            parts = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+            if parts:
+                return ", ".join(PARTS.get(name, name) for name in parts)
+    return "code, model, data or what runs compute on"
+
+
+def _identity(folder: Path) -> dict[str, Any]:
+    kept: dict[str, Any] = (read_json(folder / "config.json") or {}).get("identity", {})
+    return kept
 
 
 def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> bool:

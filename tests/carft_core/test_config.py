@@ -265,3 +265,8 @@ def test_reading_a_config_does_not_import_open_clip() -> None:
     """Which takes a second; every command would wait for it."""
     code = "import sys, carft_sweep.carft_core.config; sys.exit('open_clip' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_templates_in_the_place_of_a_set_are_told_what_is_allowed() -> None:
+    with pytest.raises(InvalidConfig, match=r"prompts\.contexts: must name a template set"):
+        trial_config({"algorithm": "fine_tune", "prompts": {"contexts": ["a photo of a {}"]}})

@@ -144,7 +144,11 @@ def _one_shift(config: object) -> SimpleNamespace:
     del config
     measured = dict.fromkeys(("id/test", "ood/dark"))
     return SimpleNamespace(
-        shifts={"dark": None}, digest="d" * 64, notes=(), measured=lambda: measured
+        train=range(10_000),
+        shifts={"dark": None},
+        digest="d" * 64,
+        notes=(),
+        measured=lambda: measured,
     )
 
 

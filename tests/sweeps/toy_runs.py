@@ -80,6 +80,7 @@ def act(
                 "memory": OutOfMemoryError("tried to allocate 3 GiB"),
                 "host memory": MemoryError(),
                 "request": RequestError("data.root: there is no folder x"),
+                "image": RequestError("a.png cannot be read as an image (it is cut off)"),
                 "key": KeyError("weights"),
             }[config["error"]]
         case "kill":

@@ -220,7 +220,7 @@ def contexts(domains: Domains) -> Iterator[str]:
         named = ", ".join(f"'{word}'" for word in words)
         yield (
             f"the prompts of all methods name test domains ({named}): OOD numbers are optimistic; "
-            "a sweep over prompts.contexts, as in the recipe `prompts`, measures by how much"
+            "a sweep over prompts.contexts measures by how much"
         )
         return
     for words, labels in by_words.items():

@@ -418,3 +418,11 @@ def test_a_name_that_another_file_has_is_said_by_check_and_run(
     assert said in capsys.readouterr().err
     assert main(["check", str(first)]) == 0
     assert "--set name=toy-2 keeps both sweeps" in capsys.readouterr().out
+
+
+def test_a_batch_larger_than_the_training_images_is_warned_of(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warning = "one step an epoch; --set optim.batch_size="
+    assert warning in check(toy_cli, capsys, "--set", "optim.batch_size=100000")
+    assert warning not in check(toy_cli, capsys, "--set", "optim.batch_size=1")

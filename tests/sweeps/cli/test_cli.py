@@ -148,8 +148,22 @@ def test_each_cause_is_told_once_and_its_last_run_stands_for_it(
     told = capsys.readouterr().err
     end = told[told.index("3 runs failed.") :]
     assert end.count("  log: ") == 2
-    assert "car_ft kl_weight=0.3 seed 1  crashed: KeyError: 'weights'" in end
+    assert "car_ft kl_weight=0.3 seed 1 and 1 more  crashed: KeyError: 'weights'" in end
     assert "car_ft kl_weight=0.3 seed 0  data: data.root: there is no folder x" in end
+
+
+def test_an_unreadable_image_is_told_with_a_count_a_remedy_and_no_traceback(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    act = [{"do": "raise", "error": "image"}]
+    toy_cli.plan({f"{weight}/{seed}": act for weight in (0.1, 0.3) for seed in (0, 1)})
+    run(toy_cli)
+    told = capsys.readouterr().err
+    assert told.count("a.png cannot be read as an image") == 2
+    end = told[told.index("4 runs failed.") :]
+    assert " and 3 more  data: a.png cannot be read as an image" in end
+    assert "  To leave out all images that cannot be read: --set data.bad_files=skip\n" in end
+    assert "Traceback" not in told
 
 
 def test_a_sweep_that_is_given_up_says_so_last_and_exits_with_1(

@@ -192,7 +192,7 @@ def test_a_sweep_files_and_hands_out_what_runs_get_and_reuses_nothing_of_another
     toy.run(Elsewhere(CPU), **changes)
     assert sum(toy.trained().values()) == 2 * sum(trained.values())
     assert toy.ledger().generation == 2
-    assert any("what runs compute on changed" in line for line in toy.lines)
+    assert any("the device, the precision changed: the" in line for line in toy.lines)
     states = [RunStore(toy.home.runs).read(digest) for digest in toy.trained()]
     assert all(state is not None and state.state == "done" for state in states)
 

@@ -148,7 +148,9 @@ def test_of_domains_the_largest_is_in_distribution(
     told = begun(capsys, "birds")
     assert told["layout"] == "domains"
     assert counted(told) == {"train": 24, "art": 15, "sketch": 8}
-    assert "photo, which has the most images, is in distribution" in told["assumed"][0]
+    assert told["assumed"][0].endswith(
+        "photo, which has the most images, is in distribution; the shifts are art, sketch"
+    )
     assert "left out other/: it has no folders of photo's" in told["assumed"]
     assert any(
         text.startswith("the shift sketch has 2 of 3 classes, not rook") for text in told["doubts"]
@@ -206,6 +208,48 @@ def test_what_looks_suspicious_is_told(place: Path, capsys: pytest.CaptureFixtur
         "1 of 24 images that were tried cannot be opened: train/n01443537/0.png",
     ):
         assert text in told, text
+
+
+@pytest.mark.parametrize(
+    ("folders", "count"),
+    [({"train": 20, "val": 8, "test": 3}, 24), ({"train": 30, "test": 3}, 9), ({"train": 30}, 6)],
+)
+def test_a_small_validation_part_is_told(
+    place: Path, capsys: pytest.CaptureFixture[str], folders: Mapping[str, int], count: int
+) -> None:
+    plant(place / "birds", classes(folders))
+    (told,) = (text for text in begun(capsys, "birds")["doubts"] if "validation part" in text)
+    assert told.startswith(
+        f"the validation part, on which settings are chosen, is small: about {count} images; "
+        "an accuracy on it is uncertain by"
+    )
+
+
+def test_copies_of_training_images_are_told_by_init_check_and_data_check(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = plant(place / "birds", classes({"train": 6, "val": 2, "test": 3, "shifts/night": 2}))
+    for copy in ("test/owl/a.png", "test/owl/b.png", "shifts/night/owl/a.png", "val/owl/a.png"):
+        (root / copy).write_bytes((root / "train/owl/0.png").read_bytes())
+    # Of the same size, but another image.
+    other = bytearray((root / "train/rook/1.png").read_bytes())
+    other[-1] ^= 1
+    (root / "test/rook/z.png").write_bytes(other)
+    doubts = begun(capsys, "birds")["doubts"]
+    told = [text for text in doubts if "byte by byte" in text]
+    assert told == [
+        f"{split} from train, byte by byte, such as {path}, which is train/owl/0.png: it measures "
+        "memory"
+        for split, path in (
+            ("val has 1 of its 7 images", "val/owl/a.png"),
+            ("test has 2 of its 12 images", "test/owl/a.png"),
+            ("night has 1 of its 7 images", "shifts/night/owl/a.png"),
+        )
+    ]
+    assert main(["check", "birds.yaml", "--set", "model={name: builtin}"]) == 0
+    assert told[1] in capsys.readouterr().out
+    assert main(["data", "check", "birds.family.yaml"]) == 0
+    assert told[1] in capsys.readouterr().out
 
 
 def test_names_of_classes_come_from_a_file_where_there_is_one(

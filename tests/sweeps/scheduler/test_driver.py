@@ -414,14 +414,14 @@ def test_changed_code_begins_anew_and_trains_again(
 
     def other_code(*args: Any, **fields: Any) -> Any:
         identity = toy_core.toy_identity(*args, **fields)
-        parts = {**identity.parts, "code": 2}
+        parts = {**identity.parts, "own_code": 2}
         return Identity(digest_of(parts), parts)
 
     monkeypatch.setattr("carft_sweep.sweeps.plan.tasks.identify", other_code)
     toy.run()
     assert toy.ledger().generation == 2
     assert len(toy.trained()) == 2 * RUNS - 2  # zero-shot trains no epoch
-    assert any("code, model, data or what runs compute on changed" in line for line in toy.lines)
+    assert any("your own code changed: the sweep begins anew" in line for line in toy.lines)
 
 
 def test_tpe_proposes_the_same_points_whether_or_not_it_was_interrupted(toy: ToySweep) -> None:

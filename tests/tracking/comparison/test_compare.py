@@ -187,8 +187,7 @@ def test_what_is_true_of_every_row_is_one_sentence_and_no_mark() -> None:
     comparison = compare([*runs, *arm("car_ft", [0.6] * 3, [0.3] * 3, trial=0, facts=facts)])
     assert comparison.warnings == (
         "the prompts of all methods name test domains ('clipart', 'sketch'): OOD numbers are "
-        "optimistic; a sweep over prompts.contexts, as in the recipe `prompts`, measures by how "
-        "much",
+        "optimistic; a sweep over prompts.contexts measures by how much",
     )
     assert not any("names domains" in r.marks for r in comparison.rows)
 
