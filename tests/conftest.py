@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +41,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So a shell starts what runs in the background; children would inherit it, and no test of
     # Ctrl-C could end.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# As where the environment is active: printed commands name the program as a shell finds it.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 # What collecting makes stays to the end: to look through it for garbage again and again is a third
 # of the time that collecting takes.

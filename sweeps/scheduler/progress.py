@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,9 +29,13 @@ ACCURACIES = {"id/val/top1": "val", "id/test/top1": "test", "ood/mean/top1": "oo
 
 
 def to_stderr(text: str) -> None:
-    """Print a line to standard error, at once: also into a pipe."""
-    sys.stderr.write(f"{printable(text)}\n")
-    sys.stderr.flush()
+    """Print a line to standard error, at once: also into a pipe, and from a signal's handler."""
+    line = f"{printable(text)}\n"
+    try:
+        sys.stderr.write(line)
+        sys.stderr.flush()
+    except RuntimeError:  # the signal came within a write, which Python lets no other interrupt
+        os.write(2, line.encode())
 
 
 class Progress:

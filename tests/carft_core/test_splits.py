@@ -189,7 +189,8 @@ def root(tmp_path: Path) -> Path:
         for name in ("cat", "dog"):
             (tmp_path / split / name).mkdir(parents=True)
             for number in range(count):
-                Image.new("RGB", (4, 4)).save(tmp_path / split / name / f"{number}.png")
+                colour = (number, len(split), ord(name[0]))
+                Image.new("RGB", (4, 4), colour).save(tmp_path / split / name / f"{number}.png")
     return tmp_path
 
 
@@ -263,7 +264,7 @@ def test_an_unknown_family_is_refused_with_the_nearest_name() -> None:
 
 def test_a_shift_may_be_scored_among_all_classes(root: Path) -> None:
     (root / "shifts" / "pale" / "cat").mkdir(parents=True)
-    Image.new("RGB", (4, 4)).save(root / "shifts" / "pale" / "cat" / "1.png")
+    Image.new("RGB", (4, 4), "white").save(root / "shifts" / "pale" / "cat" / "1.png")
     usual = open_data(config(root))
     never = open_data(config(root, restrict="never"))
     assert (usual.shifts["pale"].classes, never.shifts["pale"].classes) == ((0,), None)

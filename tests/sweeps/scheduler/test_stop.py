@@ -23,7 +23,7 @@ from carft_sweep.sweeps.ledger.claim import DRIVER, EVERY, FILE, Claim, ask_to_s
 from carft_sweep.sweeps.ledger.runs import Lease
 from carft_sweep.sweeps.ledger.summary import OUTCOME
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
-from carft_sweep.sweeps.scheduler.progress import Progress
+from carft_sweep.sweeps.scheduler.progress import Progress, to_stderr
 from carft_sweep.sweeps.scheduler.session import Interruption, SweepResult
 from carft_sweep.tracking.errors import ServiceUnreachable
 from carft_sweep.tracking.store.memory_store import MemoryTracker
@@ -336,3 +336,15 @@ def test_show_calls_a_trial_running_only_while_somebody_runs_the_sweep(
     main([*show, "--json"])
     shown = json.loads(capsys.readouterr().out)
     assert (shown["counts"]["running"], shown["trials"][0]["state"]) == (1, "running")
+
+
+def test_a_line_of_a_signals_handler_may_come_within_another_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def within(_: str) -> int:
+        raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.stderr, "write", within)
+        to_stderr("stopping after this epoch")
+    assert capfd.readouterr().err == "stopping after this epoch\n"
