@@ -166,6 +166,7 @@ def test_a_password_may_come_from_a_file(
     file.write_text("the password of a file\n")
     monkeypatch.setenv("CARFT_UI_PASSWORD_FILE", str(file))
     monkeypatch.setenv("CARFT_UI_PASSWORD", "")  # what is set there goes with the test
+    monkeypatch.setattr("carft_sweep.sweeps.secrets._READ", {})
     assert main(["ui", "--auth"]) == 0
     assert started["users"].environ["MLFLOW_AUTH_ADMIN_PASSWORD"] == "the password of a file"
 
