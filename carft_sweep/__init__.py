@@ -93,62 +93,23 @@ __all__ = [
 ]
 
 _NAMES = {
-    "carft_core.algorithms": (
-        "ALGORITHMS",
-        "Algorithm",
-        "Batch",
-        "Loss",
-        "Soup",
-        "Wrapper",
-    ),
+    "carft_core.algorithms": ("ALGORITHMS", "Algorithm", "Batch", "Loss", "Soup", "Wrapper"),
     "carft_core.algorithms.fine_tune": ("FineTune",),
-    "carft_core.clip": (
-        "Classifier",
-        "ImageClassifier",
-    ),
+    "carft_core.clip": ("Classifier", "ImageClassifier"),
     "carft_core.config": ("trial_config",),
-    "carft_core.data": (
-        "FAMILIES",
-        "Family",
-        "FamilyData",
-        "Source",
-        "Split",
-        "Transform",
-    ),
-    "carft_core.data.base": (
-        "Arrays",
-        "DataConfig",
-        "Files",
-    ),
+    "carft_core.data": ("FAMILIES", "Family", "FamilyData", "Source", "Split", "Transform"),
+    "carft_core.data.base": ("Arrays", "DataConfig", "Files"),
     "carft_core.errors": ("RequestError",),
-    "carft_core.merges": (
-        "MERGES",
-        "Merge",
-        "MergePoint",
-    ),
-    "carft_core.optim": (
-        "Group",
-        "OptimConfig",
-        "decay_groups",
-    ),
+    "carft_core.merges": ("MERGES", "Merge", "MergePoint"),
+    "carft_core.optim": ("Group", "OptimConfig", "decay_groups"),
     "carft_core.predictor": ("Predictor",),
     "carft_core.prompts": ("register_templates",),
     "carft_core.teacher": ("Teacher",),
-    "carft_core.testing": (
-        "check_algorithm",
-        "check_family",
-        "check_merge",
-    ),
+    "carft_core.testing": ("check_algorithm", "check_family", "check_merge"),
     "carft_core.train": ("train",),
-    "sweeps.api": (
-        "SweepFailed",
-        "run_sweep",
-    ),
+    "sweeps.api": ("SweepFailed", "run_sweep"),
     "tracking.mlflow_reader": ("load_comparison", "predictions"),
-    "tracking.report.formats": (
-        "rows_frame",
-        "runs_frame",
-    ),
+    "tracking.report.formats": ("rows_frame", "runs_frame"),
     "tracking.report.html": ("chart",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

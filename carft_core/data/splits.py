@@ -156,7 +156,12 @@ def carve(
             f"data.val_fraction: there is no val split, and train has a single image of "
             f"{listed(names)}: none would be left to train on; add images or a val split"
         )
-    return _divided(train, classes, lambda count: min(_share(count, val_fraction), count - 1))
+    return _divided(train, classes, lambda count: val_share(count, val_fraction))
+
+
+def val_share(count: int, fraction: float) -> int:
+    """How many of a class's `count` units become val: at least one, and one is left."""
+    return min(_share(count, fraction), count - 1)
 
 
 def carve_test(images: Split, fraction: float) -> tuple[Split, Split]:

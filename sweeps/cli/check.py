@@ -30,7 +30,6 @@ from carft_sweep.sweeps.engines.resources import (
     this_machine,
 )
 from carft_sweep.sweeps.home import Home, find_home
-from carft_sweep.sweeps.ledger.generations import taken_name
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.plan.estimate import SweepEstimate, estimate_sweep, timing_history
 from carft_sweep.sweeps.scheduler.progress import duration
@@ -52,9 +51,7 @@ def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
     estimate.at_once = supply.at_once
     peak = history.peak_mb(estimate.work[-1].config) if estimate.work else None
     warning = memory_warning(supply.need, supply.nodes, peak)
-    taken = taken_name(home, spec)
     estimate.warnings += (
-        *([] if taken is None else [taken]),
         *_obstacle_lines(estimate),
         *supply.warnings,
         *_disk_warnings(estimate, home),

@@ -61,14 +61,9 @@ class _Versions(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         """Exit with 0."""
-        from importlib.metadata import PackageNotFoundError, version
+        from carft_sweep.carft_core.requirements import installed_version
 
-        lines = []
-        for package in PACKAGES:
-            try:
-                lines.append(f"{package} {version(package)}")
-            except PackageNotFoundError:
-                lines.append(f"{package} (not installed)")
+        lines = [f"{it} {installed_version(it) or '(not installed)'}" for it in PACKAGES]
         lines.insert(1, f"Python {platform.python_version()}")
         sys.stdout.write("".join(f"{line}\n" for line in lines))
         parser.exit()

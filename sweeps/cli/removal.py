@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from carft_sweep.sweeps.ledger.runs import OPTIMISER_STATE, RunStore, set_aside
 from carft_sweep.sweeps.ledger.study import named_database, remove_studies, study_file
 from carft_sweep.sweeps.ledger.trials import (
     LEDGER_FILE,
+    Ledger,
     read_generations,
     sweep_folder,
     sweep_names,
@@ -73,11 +74,7 @@ def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _of_several_generations(home: Home) -> list[str]:
-    return [
-        name
-        for name in sweep_names(home)
-        if len(read_generations(home.sweep(name) / LEDGER_FILE)) > 1
-    ]
+    return [name for name in sweep_names(home) if len(_generations(home, name)) > 1]
 
 
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.old)?")
@@ -130,12 +127,16 @@ def _unfinished_writes(folder: Path) -> Iterator[Waste]:
 def _used(home: Home) -> Iterator[str]:
     """Yield the runs of every sweep."""
     for name in sweep_names(home):
-        yield from _runs_of(home, name)
+        yield from _runs_of(_generations(home, name))
 
 
-def _runs_of(home: Home, name: str) -> Iterator[str]:
+def _generations(home: Home, name: str) -> list[Ledger]:
+    return read_generations(home.sweep(name) / LEDGER_FILE)
+
+
+def _runs_of(generations: Sequence[Ledger]) -> Iterator[str]:
     """Yield the runs of every generation of a sweep, and those that its soups are made of."""
-    for ledger in read_generations(home.sweep(name) / LEDGER_FILE):
+    for ledger in generations:
         for setting in ledger.settings():
             yield from setting.runs.values()
             yield from setting.members
@@ -171,15 +172,15 @@ class Removal:
     def of(cls, home: Home, name: str) -> Removal:
         """Look what is there. Raises RequestError where a ledger of the home is damaged."""
         folder, runs = home.sweep(name), RunStore(home.runs)
+        generations = _generations(home, name)
         others = {
             digest
             for other in sweep_names(home)
             if other != name
-            for digest in _runs_of(home, other)
+            for digest in _runs_of(_generations(home, other))
         }
-        own = [
-            digest for digest in dict.fromkeys(_runs_of(home, name)) if runs.folder(digest).exists()
-        ]
+        digests = dict.fromkeys(_runs_of(generations))
+        own = [digest for digest in digests if runs.folder(digest).exists()]
         mine = [digest for digest in own if digest not in others and not runs.is_live(digest)]
         place = resolve_location(home.path)
         logs = {
@@ -190,7 +191,7 @@ class Removal:
         return cls(
             home,
             name,
-            len(read_generations(folder / LEDGER_FILE)),
+            len(generations),
             tuple(mine),
             tuple(digest for digest in own if digest not in mine),
             sum(_waste(path, "").bytes for path in (folder, *map(runs.folder, mine))),

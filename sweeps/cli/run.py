@@ -16,6 +16,7 @@ from carft_sweep.sweeps.cli import INTERRUPTED, Emit
 from carft_sweep.sweeps.cli.parser import overrides
 from carft_sweep.sweeps.cli.status import FailedRun, command, failed_runs
 from carft_sweep.sweeps.home import Home, find_home
+from carft_sweep.sweeps.ledger.generations import COPY
 from carft_sweep.sweeps.ledger.trials import find_ledger
 from carft_sweep.sweeps.results.artifacts import PAGE
 from carft_sweep.sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
@@ -71,13 +72,13 @@ def carry_out(
             undelivered=out,
         )
     except (OSError, ServiceUnreachable, TrackingError) as error:
-        if not (home.sweep(spec.name) / "sweep.yaml").exists():
+        if not (home.sweep(spec.name) / COPY).exists():
             raise  # it never began
         resume = command("resume", spec.name, arguments.home)
         error.add_note(f"Finished work is kept. Once this is fixed, resume it: {resume}")
         raise
     except KeyboardInterrupt:
-        if (home.sweep(spec.name) / "sweep.yaml").exists():
+        if (home.sweep(spec.name) / COPY).exists():
             out(_interrupted(spec.name, arguments))
         return INTERRUPTED
     if not arguments.quiet:

@@ -13,10 +13,10 @@ import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.requirements import installed_version
 
 OLDEST = (2, 59)
 """The first Ray whose local clusters ask for a token; before 2.52 none can."""
@@ -36,13 +36,12 @@ def check_version(version: str, place: str) -> None:
 
 def require_ray() -> None:
     """Raise RequestError where this machine has no Ray, or one that is older than `OLDEST`."""
-    try:
-        version = metadata.version("ray")
-    except metadata.PackageNotFoundError:
+    version = installed_version("ray")
+    if version is None:
         raise RequestError(
             'Ray is not installed here: pip install "carft-sweep[ray]" brings it; engine local '
             "does without"
-        ) from None
+        )
     check_version(version, "this machine")
 
 

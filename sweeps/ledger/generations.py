@@ -226,11 +226,12 @@ class Generation:
     """Points of an earlier generation that are proposed again before anything new."""
 
 
-def taken_name(home: Home, spec: SweepSpec) -> str | None:
-    """Say that another file, which is still there, was run under the sweep's name; None if none."""
+def taken_name(home: Home, spec: SweepSpec, newest: Ledger | None) -> str | None:
+    """Say that another file, which is still there, was run under the sweep's name, as its newest
+    generation; None if none, or one that says the same.
+    """
     from carft_sweep.sweeps.spec.document import name_of
 
-    newest = newest_generation(home, spec.name)
     if newest is None or not newest.executions:
         return None
     other = Path(newest.executions[-1]["file"])
@@ -266,7 +267,7 @@ def open_generation(
         return Generation(Ledger.create(folder, 1, plain, execution), ())
     differences = changes(newest.spec, plain)
     outcome = effect(differences)
-    taken = taken_name(home, spec)
+    taken = taken_name(home, spec, newest)
     notes = (*([] if taken is None else [taken]), *(str(change) for change in differences))
     number = newest.generation + 1
 

@@ -27,10 +27,10 @@ LEDGER_FILE = "ledger.jsonl"
 Goal = Literal["minimize", "maximize"]
 State = Literal["running", "complete", "failed", "pruned"]
 CONFIRMATIONS, SOUPS, FINAL_RUNS = "confirmations", "soups", "final_runs"
-TRIAL_RUNS = "trial_runs"
-"""The fact how many runs all trials have, the most where their points are still to be chosen."""
 """Facts about what comes when every trial has ended: the settings that are confirmed, and the
 soups, once they are chosen, and how many runs these are together."""
+TRIAL_RUNS = "trial_runs"
+"""The fact how many runs all trials have, the most where their points are still to be chosen."""
 _BESIDE = frozenset({"baselines", CONFIRMATIONS, SOUPS})
 """The facts of the settings that are no trials."""
 

@@ -22,6 +22,7 @@ from carft_sweep.carft_core.run import is_complete
 from carft_sweep.carft_core.run_files import Claim, Trained
 from carft_sweep.sweeps.engines.resources import Hardware
 from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.generations import taken_name
 from carft_sweep.sweeps.ledger.runs import RunStore, history, measured
 from carft_sweep.sweeps.ledger.trials import Ledger, newest_generation
 from carft_sweep.sweeps.plan.prospects import Obstacle, obstacles_of
@@ -90,8 +91,9 @@ class TimingHistory:
     def kept_bytes(self, config: TrialConfig) -> float | None:
         """Return the median size of what runs with the same model and `keep` left on disk."""
         keep = config.as_dict()["keep"]
-        sizes = [run.kept_bytes for run in self._alike(config) if run.config.get("keep") == keep]
-        return statistics.median(known) if (known := [*filter(None, sizes)]) else None
+        alike = [run for run in self._alike(config) if run.config.get("keep") == keep]
+        sizes = [run.kept_bytes for run in alike if run.kept_bytes]
+        return statistics.median(sizes) if sizes else None
 
     def _alike(self, config: TrialConfig) -> list[TimedRun]:
         likeness = _likeness(config.as_dict())
@@ -261,6 +263,7 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     notes: list[str] = []
     planner = Planner(spec, hardware, notes.append)
     ledger = newest_generation(home, spec.name)
+    taken = taken_name(home, spec, ledger)
     known = dict(_known_trials(planner, ledger))
     settings = [*planner.baselines(), *known.values()]
     trained = [tasks for tasks in settings if tasks[0].config.algorithm.trains]
@@ -291,7 +294,7 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
         to_combine=to_combine,
         at_most=bool(spec.early_terminate or spec.race_seeds or spec.metric.target is not None)
         or spec.distinct_trials < spec.trial_count,
-        warnings=(*spec.warnings, *notes),
+        warnings=(*spec.warnings, *notes, *([] if taken is None else [taken])),
     )
     runs, seen = RunStore(home.runs), set[str]()
     for tasks in settings:

@@ -22,7 +22,7 @@ from carft_sweep.carft_core.data.folders import (
     name_files,
 )
 from carft_sweep.carft_core.data.images import image_errors, open_image
-from carft_sweep.carft_core.data.splits import test_share
+from carft_sweep.carft_core.data.splits import test_share, val_share
 from carft_sweep.carft_core.errors import RequestError
 
 logger = logging.getLogger(__name__)
@@ -283,7 +283,7 @@ class Inventory:
             return sum(map(len, self.splits["val"].values()))
         tested = {} if self.layout.test is not None else self.test_counts
         return sum(
-            max(1, round((len(paths) - tested.get(name, 0)) * DataConfig().val_fraction))
+            val_share(len(paths) - tested.get(name, 0), DataConfig().val_fraction)
             for name, paths in self.splits["train"].items()
         )
 

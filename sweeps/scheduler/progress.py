@@ -87,9 +87,10 @@ class Progress:
         self._end(label)
         self.ended_runs += not again
         end = "; it is tried again" if again else ""
-        said = "as the one before" if (kind, message) == self._last_failure else message
+        is_repeated = (kind, message) == self._last_failure
+        reason = "as the one before" if is_repeated else message
         self._last_failure = kind, message
-        self._emit(f"{self._place()} {label}  failed ({kind}): {said}{end}")
+        self._emit(f"{self._place()} {label}  failed ({kind}): {reason}{end}")
 
     def stopped(self, label: str, reason: str = RESUMABLE) -> None:
         """Show that a run was closed early."""

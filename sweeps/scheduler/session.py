@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json, write_json, write_text
 from carft_sweep.sweeps.engines.base import Engine
 from carft_sweep.sweeps.home import Home
@@ -255,8 +256,11 @@ def changed_parts(planner: Planner, trial: Trial, runs: RunStore) -> str | None:
 
 
 def _identity(folder: Path) -> dict[str, Any]:
-    kept: dict[str, Any] = (read_json(folder / "config.json") or {}).get("identity", {})
-    return kept
+    """What a run was known by; empty where its folder does not say so, or is damaged."""
+    parts: dict[str, Any] = {}
+    with suppress(RequestError):
+        parts = (read_json(folder / "config.json") or {}).get("identity", {})
+    return parts
 
 
 def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> bool:

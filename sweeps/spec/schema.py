@@ -105,8 +105,8 @@ def family_schema() -> Schema:
 
 def _one_of(field: Schema, *forms: Schema) -> Schema:
     """Return a field that may be written in each of these forms."""
-    kept: Schema = {key: field[key] for key in ("default", "description") if key in field}
-    return {"anyOf": [*forms], **kept}
+    shared: Schema = {key: field[key] for key in ("default", "description") if key in field}
+    return {"anyOf": [*forms], **shared}
 
 
 def _trial() -> Schema:

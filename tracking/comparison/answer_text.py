@@ -83,9 +83,9 @@ def brief(verdict: Verdict, rule: SelectionRule) -> str:
             how = f"ID is kept within {margin}" if endpoint.has_shifts else "in distribution"
         case "trade_off":
             of_id = pair.test(endpoint.id_metric)
-            how = f"ID is not shown to be kept within {margin}"
-            if of_id is not None and of_id.ci95 is None:
-                how = "ID is not tested: its difference has no spread over seeds"
+            is_tested = of_id is None or of_id.ci95 is not None
+            untested = "ID is not tested: its difference has no spread over seeds"
+            how = f"ID is not shown to be kept within {margin}" if is_tested else untested
         case "worse":
             how = "" if endpoint.has_shifts else "in distribution"
         case "tie":

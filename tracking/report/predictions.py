@@ -160,15 +160,15 @@ def _table(model: _Model, splits: set[str]) -> pa.Table:
     import pyarrow as arrow
     import pyarrow.compute as compute
 
-    columns = read_columns(model.path, _COLUMNS)
-    split = columns["split"].cast(arrow.string())
+    rows = read_columns(model.path, _COLUMNS)
+    split = rows["split"].cast(arrow.string())
     is_wanted = compute.is_in(split, value_set=arrow.array(sorted(splits), arrow.string()))
-    columns, split = columns.filter(is_wanted), split.filter(is_wanted)
+    rows, split = rows.filter(is_wanted), split.filter(is_wanted)
     splits_here = split.combine_chunks().dictionary_encode()
     names = splits_here.dictionary.to_pylist()
     shifts = [it.removeprefix(_SHIFT) if it.startswith(_SHIFT) else None for it in names]
     of_family = np.array([it.startswith(_OWN) for it in names], bool)[splits_here.indices]
-    numbers = [columns[name].to_numpy().astype(np.int64) for name in ("label", "prediction")]
+    numbers = [rows[name].to_numpy().astype(np.int64) for name in ("label", "prediction")]
     names_and_numbers = _names(
         class_names(model.run), max(int(it.max(initial=-1)) for it in numbers)
     )
@@ -183,7 +183,7 @@ def _table(model: _Model, splits: set[str]) -> pa.Table:
         )
 
     def constant(text: str | None) -> pa.Array:
-        return arrow.repeat(arrow.scalar(text, arrow.string()), len(columns)).dictionary_encode()
+        return arrow.repeat(arrow.scalar(text, arrow.string()), len(rows)).dictionary_encode()
 
     label, prediction = numbers
     number = None if model.merge is None else split_merge(model.merge)[1]
@@ -194,13 +194,13 @@ def _table(model: _Model, splits: set[str]) -> pa.Table:
         "class": named(label),
         "predicted": named(prediction),
         "correct": arrow.array(label == prediction),
-        "confidence": columns["confidence"].cast(arrow.float32()),
+        "confidence": rows["confidence"].cast(arrow.float32()),
         "setting": constant(model.arm.label),
         "algorithm": constant(model.arm.algorithm),
-        "seed": arrow.repeat(arrow.scalar(model.run.seed, arrow.int64()), len(columns)),
+        "seed": arrow.repeat(arrow.scalar(model.run.seed, arrow.int64()), len(rows)),
         "merge": constant(model.merge),
-        "alpha": arrow.repeat(arrow.scalar(number, arrow.float64()), len(columns)),
-        "image": columns["id"].cast(arrow.string()).combine_chunks().dictionary_encode(),
+        "alpha": arrow.repeat(arrow.scalar(number, arrow.float64()), len(rows)),
+        "image": rows["id"].cast(arrow.string()).combine_chunks().dictionary_encode(),
     }
     return arrow.table(columns)
 

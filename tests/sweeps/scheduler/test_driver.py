@@ -407,21 +407,40 @@ def test_a_changed_metric_begins_anew_and_trains_nothing(toy: ToySweep) -> None:
     assert any("begins anew as generation 2" in line for line in toy.lines)
 
 
-def test_changed_code_begins_anew_and_trains_again(
-    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    toy.run()
+@pytest.fixture
+def changes_code(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Lets runs be known by other code from then on."""
 
     def other_code(*args: Any, **fields: Any) -> Any:
         identity = toy_core.toy_identity(*args, **fields)
         parts = {**identity.parts, "own_code": 2}
         return Identity(digest_of(parts), parts)
 
-    monkeypatch.setattr("carft_sweep.sweeps.plan.tasks.identify", other_code)
+    return lambda: monkeypatch.setattr("carft_sweep.sweeps.plan.tasks.identify", other_code)
+
+
+def test_changed_code_begins_anew_and_trains_again(
+    toy: ToySweep, changes_code: Callable[[], None]
+) -> None:
+    toy.run()
+    changes_code()
     toy.run()
     assert toy.ledger().generation == 2
     assert len(toy.trained()) == 2 * RUNS - 2  # zero-shot trains no epoch
     assert any("your own code changed: the sweep begins anew" in line for line in toy.lines)
+
+
+def test_changed_code_begins_anew_where_the_runs_do_not_say_what_they_were(
+    toy: ToySweep, changes_code: Callable[[], None]
+) -> None:
+    toy.run()
+    for file in toy.home.runs.glob("*/config.json"):
+        file.write_text("{")
+    changes_code()
+    toy.run()
+    assert toy.ledger().generation == 2
+    start = "code, model, data or what runs compute on changed: the sweep begins anew"
+    assert any(start in line for line in toy.lines)
 
 
 def test_tpe_proposes_the_same_points_whether_or_not_it_was_interrupted(toy: ToySweep) -> None:
