@@ -65,8 +65,17 @@ def test_every_set_of_domains_holds_each_of_its_domains_out() -> None:
 
 @pytest.mark.parametrize("recipe", PAPERS)
 def test_the_page_tells_of_every_recipe_and_profile(recipe: str) -> None:
-    (section,) = re.findall(
-        rf"^## [^\n]*`{recipe}`\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL
-    )
+    section = section_of(f"[^\n]*`{recipe}`")
     assert f"carft-sweep run {recipe} " in section
-    assert {name for name in PROFILES[recipe] if f"`{name}`" not in section} == set()
+    of_every_recipe = set.intersection(*(set(PROFILES[name]) for name in PAPERS))
+    own = set(PROFILES[recipe]) - of_every_recipe
+    assert {name for name in own if f"`{name}`" not in section} == set()
+    backbones = section_of("Backbones")
+    assert {name for name in of_every_recipe if f"`{name}`" not in backbones} == set()
+
+
+def section_of(heading: str) -> str:
+    """The text of the page's one section with this heading."""
+    found = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    (section,) = found
+    return str(section)
