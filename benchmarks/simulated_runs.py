@@ -75,8 +75,9 @@ class Reports:
         step, now = len(self.timestamps[run]) + 1, time.time_ns() // 1_000_000
         self.timestamps[run].append(now)
         metrics = {name: value(run, name, step) for name in METRICS}
-        epoch = {"epoch": step, "epochs": EPOCHS, "timestamp": now, "metrics": metrics}
-        self.histories[run].append(epoch)
+        counts = {"epoch": step, "epochs": EPOCHS, "step": step, "steps": EPOCHS}
+        times = {"timestamp": now, "seconds": float(step)}
+        self.histories[run].append({**counts, **times, "metrics": metrics})
         digest = self.tasks[run].digest
         # Not durable, as the workers do it: that is their cost, on other machines.
         (self.runs.folder(digest) / "history.new").write_text(json.dumps(self.histories[run]))
