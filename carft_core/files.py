@@ -33,6 +33,7 @@ def _umask() -> int:
 
 MOST_JSON = 1 << 28
 """Bytes of a file of JSON."""
+_UNITS = (10**9, "GB"), (10**6, "MB"), (10**3, "kB")
 UMASK = _umask()
 """Read once: the system tells it only by setting it, which another thread could see."""
 
@@ -307,6 +308,12 @@ def existing(text: str) -> Path | None:
         # Nothing there, a name too long, a null byte, a user that is none.
         return None
     return path
+
+
+def format_size(count: int) -> str:
+    """Return so many bytes as `4.5 kB`, `12.3 MB` or `1.2 GB`."""
+    unit, name = next(((unit, name) for unit, name in _UNITS if count >= unit), _UNITS[-1])
+    return f"{count / unit:.1f} {name}"
 
 
 def user_cache() -> Path:

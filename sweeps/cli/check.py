@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
+from carft_sweep.carft_core.files import format_size
 from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.parser import overrides
 from carft_sweep.sweeps.engines.factory import (
@@ -218,10 +219,10 @@ def _time_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
 
 def _disk_lines(estimate: SweepEstimate) -> Iterator[str]:
     if estimate.disk_measured:
-        yield f"The runs will keep about {_size(estimate.disk_bytes)} on disk."
+        yield f"The runs will keep about {format_size(estimate.disk_bytes)} on disk."
         yield "  by earlier runs with the same model; trial.keep.weights=false keeps no models"
     else:
-        yield f"The runs will keep at most about {_size(estimate.disk_bytes)} on disk."
+        yield f"The runs will keep at most about {format_size(estimate.disk_bytes)} on disk."
         yield "  by the size of the model's weights; trial.keep.weights=false keeps no models"
 
 
@@ -231,13 +232,9 @@ def _disk_warnings(estimate: SweepEstimate, home: Home) -> Iterator[str]:
     free = shutil.disk_usage(place).free
     if estimate.disk_bytes > free:
         yield (
-            f"the runs will keep about {_size(estimate.disk_bytes)} on disk, and "
-            f"{_size(free)} is free in {place}"
+            f"the runs will keep about {format_size(estimate.disk_bytes)} on disk, and "
+            f"{format_size(free)} is free in {place}"
         )
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 10**9 else f"{count / 1e6:.0f} MB"
 
 
 def _resource_lines(supply: _Supply) -> Iterator[str]:

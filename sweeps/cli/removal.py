@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from carft_sweep.carft_core.files import format_size
 from carft_sweep.sweeps.cli import UNREACHABLE, WRONG, Emit
 from carft_sweep.sweeps.cli.status import command
 from carft_sweep.sweeps.home import Home, find_home
@@ -62,9 +63,9 @@ def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
         emit(json.dumps(result, indent=1))
         return 0
     for item in items:
-        emit(f"{item.bytes / 2**20:8.1f} MB  {item.path}  ({item.reason})")
+        emit(f"{format_size(item.bytes):>8}  {item.path}  ({item.reason})")
     verb = "removed" if arguments.yes else "can go; --yes removes it"
-    emit(f"{total / 2**20:.1f} MB {verb}" if items else "Nothing to remove.")
+    emit(f"{format_size(total)} {verb}" if items else "Nothing to remove.")
     if not items and (earlier := _of_several_generations(home)):
         emit(
             f"Kept: runs of earlier generations of {', '.join(earlier)}. `remove` removes a sweep "
@@ -203,7 +204,7 @@ class Removal:
     def lines(self) -> Iterator[str]:
         """Say what would go, and what stays."""
         runs = f" and {_runs(len(self.runs))} that no other sweep uses" if self.runs else ""
-        yield f"  {self.home.sweep(self.name)}{runs}: {self.bytes / 2**20:.1f} MB"
+        yield f"  {self.home.sweep(self.name)}{runs}: {format_size(self.bytes)}"
         if self.tracked:
             runs = _runs(self.tracked)
             yield f"  {runs} in MLflow at {self.place}, which keeps them among its deleted ones"
@@ -284,7 +285,8 @@ def remove_command(arguments: argparse.Namespace, emit: Emit) -> int:
         for what in left:
             emit(f"Left: {what}")
         again = command("remove", name, arguments.home)
-        emit(f"Its runs are removed here. What is left goes once that is mended, with: {again}")
+        emit("Its runs are removed from this home. Once the cause is mended, remove the rest with:")
+        emit(f"  {again}")
     else:
         emit(f"{name} is removed.")
     if not is_agreed:

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from carft_sweep.carft_core.errors import RequestError, unknown
+from carft_sweep.carft_core.files import format_size
 from carft_sweep.sweeps.secrets import NAMES, SUFFIX
 from carft_sweep.tracking.location import HOME, HOME_VARIABLE
 from carft_sweep.tracking.provenance import run_git
@@ -260,11 +261,6 @@ def source_commit(root: Path) -> str | None:
         return None
     changes = _git(root, "status", "--porcelain", "--ignore-submodules=dirty")
     return f"{commit}-dirty" if changes else commit
-
-
-def format_size(size: int) -> str:
-    """Return `12.3 MB` or `4.5 kB`."""
-    return f"{size / 1e6:.1f} MB" if size >= 10**6 else f"{size / 1e3:.1f} kB"
 
 
 def _list_files(root: Path) -> Iterator[str]:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import format_size
 from carft_sweep.sweeps.engines.ray_tokens import check_version
 from carft_sweep.sweeps.spec.spec import FOLDER, SweepSpec, load_spec, locate
 from carft_sweep.sweeps.submit.client import JobClient
 from carft_sweep.sweeps.submit.package import (
     Bundle,
     Variables,
-    format_size,
     pack,
     repository_of,
     secret_values,

@@ -224,7 +224,7 @@ def _merged(pair: Pair) -> str:
     head = f"With {label} on both"
     if not pair.seeds:
         return f"{head} there is no seed in common."
-    return f"{head}: {', '.join(filter(None, _differences(pair)))}; described, not tested."
+    return f"{head}: {', '.join(filter(None, _differences(pair)))}; not part of the verdict."
 
 
 def _seeds(seeds: Sequence[int]) -> str:

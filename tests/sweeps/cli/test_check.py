@@ -75,12 +75,12 @@ def test_the_disk_that_the_runs_keep_is_by_the_models_size_and_later_as_measured
     found = plan(toy_cli, capsys)
     assert (found["disk_bytes"], found["disk_measured"]) == (6 * weights, False)
     text = check(toy_cli, capsys)
-    assert f"The runs will keep at most about {6 * weights / 1e6:.0f} MB on disk." in text
+    assert f"The runs will keep at most about {6 * weights / 1e6:.1f} MB on disk." in text
     no_models = ("--set", "trial.keep.weights=false")
     assert plan(toy_cli, capsys, *no_models)["disk_bytes"] == 0
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 10**6))
     assert "! the runs will keep about" in (text := check(toy_cli, capsys))
-    assert "and 1 MB is free in " in text
+    assert "and 1.0 MB is free in " in text
     toy_cli.run()
     done = find_ledger(toy_cli.home, "toy").trials()[0].runs["0"]
     folder = toy_cli.home.runs / done

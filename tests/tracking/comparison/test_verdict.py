@@ -510,13 +510,13 @@ def test_without_wise_ft_there_is_no_word_of_a_curve() -> None:
     assert "WiSE-FT" not in comparison.verdict
 
 
-def test_with_wise_ft_on_both_the_difference_is_described_and_not_tested() -> None:
+def test_with_wise_ft_on_both_the_difference_is_no_part_of_the_verdict() -> None:
     comparison = compare(kl_sweep(), sweep="s")
     merged = comparison.verdicts[0].merged["wise_ft"]
     assert merged.candidate.merge == merged.reference.merge == "wise_ft@0.75"
     assert any(
         text.startswith("With wise_ft@0.75 on both: OOD mean +1.31 pp [")
-        and text.endswith("described, not tested.")
+        and text.endswith("not part of the verdict.")
         for text in comparison.statistics
     )
 
