@@ -510,7 +510,7 @@ def _compare(parser: Parser) -> None:
     _repeated(parser, "--where", "CONDITION", "only these runs: algorithm=car_ft, kl_weight>=0.3")
     _value(parser, "--columns", "NAME,...", "headers or metrics, in this order")
     _value(parser, "--sort", "COLUMN", "rows by this column; COLUMN:asc, COLUMN:desc")
-    _flag(parser, "--all", "every trial, not the best 50 only")
+    _flag(parser, "--all", "every setting, not the best 50 trials and baselines only")
     _flag(parser, "--all-alphas", "every point of every merge")
     _flag(parser, "--images", "add bootstrap intervals over images")
     _flag(parser, "--published", "add what others have published, marked as quoted")

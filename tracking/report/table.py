@@ -288,7 +288,7 @@ def usual_columns(comparison: Comparison) -> tuple[Column, ...]:
 def visible_rows(comparison: Comparison, options: TableOptions) -> tuple[Row, ...]:
     """Return the best arms, and of their merged models all or the selected one of each merge.
 
-    At most `max_trials` trials, with the baselines and what stands for an algorithm.
+    At most `max_trials` trials and as many baselines, with what stands for an algorithm.
     """
     labels = None if options.max_trials is None else _best_labels(comparison, options.max_trials)
     return tuple(
@@ -299,22 +299,23 @@ def visible_rows(comparison: Comparison, options: TableOptions) -> tuple[Row, ..
     )
 
 
-def _best_labels(comparison: Comparison, most: int) -> set[str] | None:
-    """List the settings on show by label; None where no more than so many are trials'."""
+def _best_labels(comparison: Comparison, most: int) -> set[str]:
+    """List the settings on show by label."""
     rule = comparison.rule
     rows = [row for row in comparison.rows if row.arm.merge is None]
-    trials = {row.arm.label for row in rows if row.arm.trial is not None}
-    if len(trials) <= most:
-        return None
-    valued = [
-        (-rule.better(row.value), row.setting)
-        for row in comparison.rows
-        if row.arm.merge == rule.merge and row.value is not None and row.arm.trial is not None
-    ]
-    best = {label for _, label in sorted(valued, key=lambda item: item[0])[:most]}
     standing = {row.setting for row in comparison.rows if row.selected}
-    standing |= {row.arm.label for row in rows if row.chosen or row.arm.label not in trials}
-    return best | standing
+    standing |= {row.arm.label for row in rows if row.chosen}
+    ranks = {
+        row.setting: -rule.better(row.value)
+        for row in comparison.rows
+        if row.arm.merge == rule.merge and row.value is not None
+    }
+    rows.sort(key=lambda row: ranks.get(row.setting, math.inf))
+    trials, baselines = (
+        dict.fromkeys(row.setting for row in rows if (row.arm.trial is None) == is_baseline)
+        for is_baseline in (False, True)
+    )
+    return standing.union([*trials][:most], [*baselines][:most])
 
 
 def sort_rows(comparison: Comparison, by: str) -> Comparison:

@@ -433,9 +433,11 @@ def many(trials: int, seeds: int = 2) -> Comparison:
     for trial in range(trials):
         for seed in range(seeds):
             at, height = 0.6 + trial / 1e5 + seed / 1e4, 0.34
-            changes = {"params": {KL: float(trial)}, "merges": bent(at, height)}
+            merges = bent(at, height)
+            changes = {"params": {KL: float(trial)}, "merges": merges}
             runs.append(run("car_ft", seed, metrics(at, height), trial=trial, **changes))
-            baseline = run("fine_tune", seed, metrics(at, height), params={"optim.lr": trial})
+            changes = {"params": {"optim.lr": trial}, "merges": merges}
+            baseline = run("fine_tune", seed, metrics(at, height), **changes)
             runs.append(replace(baseline, digest=f"fine_tune-{trial}-{seed}"))
     return compare(runs, sweep="many")
 

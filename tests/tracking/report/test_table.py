@@ -184,6 +184,20 @@ def test_trials_of_several_sweeps_may_share_their_numbers() -> None:
     assert {row.setting for row in rows} == {f"car_ft lr={i}" for i in range(110, 120)}
 
 
+def test_of_many_baselines_the_best_are_shown_and_the_one_that_stands_for_their_algorithm() -> None:
+    rates = [0.5 - abs(rate - 29.6) / 1000 for rate in range(60)]
+    runs = [
+        *(
+            run("fine_tune", 0, metrics(at, 0.3), params={"optim.lr": i})
+            for i, at in enumerate(rates)
+        ),
+        run("car_ft", 0, metrics(0.6, 0.4), trial=0, params={"optim.lr": 1}),
+    ]
+    rows = visible_rows(compare(runs, sweep="random"), TableOptions(max_trials=10))
+    baselines = {row.setting for row in rows if row.arm.trial is None}
+    assert baselines == {f"fine_tune lr={rate}" for rate in range(25, 35)}
+
+
 def test_a_shift_called_test_or_val_is_told_from_what_is_in_distribution() -> None:
     names = {"ood/test/top1", "ood/val/top1", "ood/outline/top1", "ood/mean/top1", "id/val/top1"}
     assert shifts(names) == [
