@@ -89,7 +89,6 @@ def test_a_checkpoint_with_python_objects_is_refused_with_the_remedy(tmp_path: P
         read_state(tmp_path / "run.pt")
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning")
 def test_a_torchscript_archive_is_refused_and_the_tag_named(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), tmp_path / "ViT-B-32.pt")
     with pytest.raises(RequestError, match=r"TorchScript archive .* Use the tag `openai`"):

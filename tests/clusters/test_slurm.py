@@ -128,15 +128,16 @@ def test_what_is_killed_on_the_first_node_is_a_reason_to_come_back(
 def test_another_node_that_is_lost_costs_only_its_runs(
     slurm: Slurm, tiny: MakeTiny, tmp_path: Path
 ) -> None:
-    sweep = tiny("job", WEIGHTS, epochs=40, resources={"cpus": 1, "gpus": GPUS})
-    job = Job(slurm, sweep, "--nodes=2")  # a run on each
-    job.until("epoch 3/")
+    epochs = 400  # seconds for Ray to see that a node is gone
+    sweep = tiny("job", WEIGHTS, epochs=epochs, resources={"cpus": 1, "gpus": GPUS})
+    job = Job(slurm, sweep, "--nodes=2")
+    job.until(f"kl_weight={WEIGHTS[1]} seed 0  epoch 3/")  # zero_shot has ended: one on each node
     for pid in processes(f"carft-{job.id}-w"):
         os.kill(pid, signal.SIGKILL)
     assert job.end() == "COMPLETED", job.said()
     assert "preempted" in job.said()
     assert "queued again" not in job.said()
-    assert sweep.outcomes() == undisturbed(tiny, tmp_path, epochs=40)
+    assert sweep.outcomes() == undisturbed(tiny, tmp_path, epochs=epochs)
 
 
 def test_two_jobs_share_a_node_and_a_preempted_one_comes_back(

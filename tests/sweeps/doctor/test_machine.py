@@ -69,7 +69,7 @@ def test_what_is_below_its_floor_comes_with_the_command_that_upgrades_it(
     asks_for(monkeypatch, "torch>=99.5,<100")
     old, _ = look("versions.packages", tmp_path)
     assert old.level == "wrong"
-    assert old.message.startswith(f"torch {torch.__version__} is older than 99.5: ")
+    assert old.message.startswith(f"torch {metadata.version('torch')} is older than 99.5: ")
     assert old.advice == 'pip install "torch<100,>=99.5"'
 
 
