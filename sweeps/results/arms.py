@@ -137,7 +137,8 @@ def _summary(row: Row, metrics: Sequence[str]) -> ArmSummary:
         params |= {"merge": merge} if alpha is None else {"merge": merge, "alpha": alpha}
     fresh = "fresh seed" if arm.confirms else "seed"
     seeds = f"({row.n} {fresh}{'' if row.n == 1 else 's'})" if arm.has_seeds else ""
-    name = _name(arm.algorithm, arm.params, arm.merge or "")
+    pointer = "▸ " if row.selected else ""
+    name = pointer + _name(arm.algorithm, arm.params, arm.merge or "")
     return ArmSummary(
         label=arm.label,
         name=f"{name} {seeds}".rstrip(),

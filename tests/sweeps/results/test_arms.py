@@ -89,13 +89,15 @@ def test_an_arm_has_the_fields_that_tell_it_apart_as_parameters(compared: Compar
     }
 
 
-def test_names_begin_with_what_differs(compared: Comparison) -> None:
+def test_names_begin_with_what_differs_behind_the_mark_of_the_selected(
+    compared: Comparison,
+) -> None:
     assert [arm.name for arm in arm_summaries(compared)] == [
         "zero_shot",
         "fine_tune (5 seeds)",
         "kl_weight=0.3 car_ft (5 seeds)",
         "kl_weight=0.3 wise_ft@0.5 car_ft (5 seeds)",
-        "kl_weight=3 car_ft (5 seeds)",
+        "▸ kl_weight=3 car_ft (5 seeds)",
         "kl_weight=3 wise_ft@0.5 car_ft (5 seeds)",
     ]
     assert run_name("car_ft", {KL: 3.0, "optim.lr": 1e-5}, "2") == "kl_weight=3 lr=1e-05 s2 car_ft"
