@@ -90,7 +90,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     for name in MEASURES:
         parser.add_argument(f"--{name}", action="store_true")
-    parser.add_argument("--repeats", type=int, default=3, help="of a run's steps, at two sizes")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=3,
+        help="of a run's steps, at two sizes, and of commands on trials",
+    )
     parser.add_argument("--json", type=Path, help="keep what is measured here")
     parser.add_argument("--plot", type=Path, help="draw it here, as SVG")
     parser.add_argument(
@@ -144,7 +149,7 @@ def measure_trials(repeats: int) -> Iterator[Series]:
             home = Path(scratch) / str(size)
             build(home, size)
             for name in ON_A_HOME:
-                for _ in range(1 if size == sizes[-1] else repeats):
+                for _ in range(repeats):
                     spent = cost("carft_sweep", *COMMANDS[name], "--home", str(home))
                     costs[name][size] = spent.least(costs[name].get(size))
             shutil.rmtree(home)
