@@ -48,8 +48,11 @@ _LOG = logging.getLogger(__name__)
 
 FINITE_CHECK_EVERY = 50
 """Steps between two looks at whether the loss is finite: a look waits for the device."""
-CHECKPOINT_EVERY = 300.0
-"""Seconds of training that a crash may cost, at the end of an epoch."""
+CHECKPOINT_SHARE, CHECKPOINT_EVERY = 0.01, 300.0
+"""Checkpoints take this share of the time, more where they would be so many seconds apart. What is
+behind the last one is what a crash costs."""
+FIRST_SAVING = 0.1
+"""Seconds that a run's first checkpoint is taken to need."""
 
 
 class Decision(Enum):
@@ -121,8 +124,8 @@ def epochs(
 ) -> Generator[EpochReport, None, None]:
     """Train, and yield after each epoch; may be closed between two epochs.
 
-    With a `workdir` the history is kept there at every epoch, and a checkpoint every
-    `CHECKPOINT_EVERY` seconds and when the generator is closed. Called again, training goes on
+    With a `workdir` the history is kept there at every epoch, and a checkpoint as often as
+    `CHECKPOINT_SHARE` allows and when the generator is closed. Called again, training goes on
     behind the checkpoint, to bit-identical weights on one CPU with the same number of threads;
     epochs that came after it are trained and yielded again. A run that is trained yields nothing.
 
@@ -196,7 +199,7 @@ class Run:
         self.reported = {report["epoch"]: report for report in self.folder.history()}
         """By epoch what an earlier attempt reported, until it is reported again."""
         self.best = -math.inf
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saving_took = time.monotonic(), FIRST_SAVING
 
     @functools.cached_property
     def views(self) -> list[object]:
@@ -297,6 +300,7 @@ class Run:
         return None
 
     def _save_checkpoint(self) -> None:
+        began = time.monotonic()
         self.folder.save_checkpoint(
             {
                 "model": self.model.state_dict(),
@@ -307,6 +311,7 @@ class Run:
             }
         )
         self.saved_at = time.monotonic()
+        self.saving_took = self.saved_at - began
 
     def _record(self, epoch: int, metrics: Mapping[str, float], seconds: float) -> EpochReport:
         """Make the epoch durable, then hand it out. Raises NonFinite for what is no number."""
@@ -325,7 +330,8 @@ class Run:
             self.folder.save_weights("last", self.model.state_dict())
         # Before the checkpoint: behind one that is ahead of it, this epoch would never be reported.
         self._write_history()
-        if epoch < self.epoch_count and time.monotonic() - self.saved_at > CHECKPOINT_EVERY:
+        wait = min(CHECKPOINT_EVERY, self.saving_took / CHECKPOINT_SHARE)
+        if epoch < self.epoch_count and time.monotonic() - self.saved_at > wait:
             self._save_checkpoint()
         return report
 

@@ -29,7 +29,7 @@ from carft_sweep.sweeps.ledger.trials import (
 )
 from carft_sweep.sweeps.results.artifacts import PAGE
 from carft_sweep.sweeps.results.sent_log import SentLog
-from carft_sweep.tracking.errors import ServiceUnreachable
+from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable
 from carft_sweep.tracking.location import (
     TrackingLocation,
     is_server,
@@ -163,6 +163,7 @@ def sync_command(arguments: argparse.Namespace, emit: Emit) -> int:
         emit(f"{name} is being run by {driver}, which sends its runs.")
     sent = 0
     with closing(open_store(home.path)) as store:
+        _preflight(store)
         for name in names:
             if name not in driven:
                 sent += _sync(home, name, store, emit)
@@ -171,8 +172,19 @@ def sync_command(arguments: argparse.Namespace, emit: Emit) -> int:
     return 0
 
 
+def _preflight(store: Tracker) -> None:
+    try:
+        store.preflight()
+    except AccessDenied:
+        raise
+    except ServiceUnreachable as away:
+        raise ServiceUnreachable(
+            f"{away}. Nothing is lost: sync again when the server answers"
+        ) from away
+
+
 def _sync(home: Home, name: str, store: Tracker, emit: Emit) -> int:
-    from carft_sweep.sweeps.results.export import log_selected_again
+    from carft_sweep.sweeps.results.export import log_missing_model
     from carft_sweep.sweeps.results.projection import project
 
     try:
@@ -184,10 +196,9 @@ def _sync(home: Home, name: str, store: Tracker, emit: Emit) -> int:
         ) from away
     if projection.sent:
         emit(f"{name}: {projection.sent} run{'' if projection.sent == 1 else 's'} sent.")
-    if projection.is_anew:
-        note = log_selected_again(home, name)
-        if note is not None:
-            emit(f"{name}: {note}")
+    note = log_missing_model(home, name)
+    if note is not None:
+        emit(f"{name}: {note}")
     for (run, what), reason in projection.refused.items():
         emit(f"{name}: {what} of {describe(run)} was refused: {reason}")
     return projection.sent

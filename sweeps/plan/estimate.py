@@ -433,7 +433,7 @@ def _deviations(task: RunTask, runs: RunStore) -> tuple[Deviation, ...]:
 
 
 def _work(config: TrialConfig, folder: Path | None = None) -> RemainingWork:
-    """Return what a run has before it; one with a folder resumes after its last epoch."""
+    """Return what a run has before it; one with a folder resumes behind what it has."""
     models = 1 + len(merge_labels(config))
     if not config.algorithm.trains or (folder and (folder / "trained.json").exists()):
         return RemainingWork(config, 0, 0, models)

@@ -445,8 +445,8 @@ def log_selected(
         )
 
 
-def log_selected_again(home: Home, name: str) -> str | None:
-    """Keep the selected model of a finished sweep in an MLflow that has lost it, as its end did.
+def log_missing_model(home: Home, name: str) -> str | None:
+    """Keep the selected model of a finished sweep in an MLflow that was not sent one.
 
     It imports nothing: of a sweep with modules of the user's own it says how the model gets there.
     """
@@ -459,7 +459,8 @@ def log_selected_again(home: Home, name: str) -> str | None:
                 f"{program()} export {name} --mlflow"
             )
 
-    if find_ledger(home, name).recall(OUTCOME, {}).get("state") != "done":
+    is_done = find_ledger(home, name).recall(OUTCOME, {}).get("state") == "done"
+    if not is_done or SentLog(home.sweep(name), resolve_location(home.path)).model.exists():
         return None
     try:
         with exporter(home, name, refuse) as models:

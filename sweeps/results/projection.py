@@ -176,8 +176,6 @@ class SweepProjection:
         """What the store refused for good, by `RunKey.name` and request: why."""
         self.sent = 0
         """How many runs were sent to their end, the sweep's own among them."""
-        self.is_anew = False
-        """Whether the store had lost everything."""
         self._home, self._ledger, self._store = home, ledger, store
         self._runs, self._owner = RunStore(home.runs), owner
         self._sweep = RunKey(ledger.name)
@@ -280,7 +278,6 @@ class SweepProjection:
         if known is not None and known["id"] and self._store.run_id(self._sweep) != known["id"]:
             logger.info("%s has no runs of %s any more", self._sent.place, self._sweep.sweep)
             self._sent.clear()
-            self.is_anew = True
         elif known is not None and known["id"]:
             self._sent.note_experiment(self._store.experiment())
 

@@ -24,7 +24,7 @@ from rich.text import Text
 from carft_sweep.tracking.comparison.metrics import is_fraction
 from carft_sweep.tracking.console import printable
 
-RESUMABLE = "it resumes from its last epoch"
+RESUMABLE = "it resumes from its last checkpoint"
 ACCURACIES = {"id/val/top1": "val", "id/test/top1": "test", "ood/mean/top1": "ood"}
 
 

@@ -549,6 +549,20 @@ def test_a_home_that_was_copied_keeps_its_selected_model_anew(
     assert "model" not in capsys.readouterr().out
 
 
+def test_a_model_that_a_server_missed_at_the_end_of_its_sweep_is_sent_by_sync(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Home(tmp_path / "copy")
+    shutil.copytree(home.path, copy.path)
+    assert main(["sync", "--home", str(copy.path)]) == 0
+    (kept,) = copy.sweep("small").glob("sent/*.model.json")
+    kept.unlink()
+    capsys.readouterr()
+    assert main(["sync", "--home", str(copy.path)]) == 0
+    assert "small: the selected model is in MLflow as models:/" in capsys.readouterr().out
+    assert kept.exists()
+
+
 @pytest.fixture(scope="module")
 def served(kept: dict[str, Any]) -> served_model.ServedModel:
     model = served_model.ServedModel()

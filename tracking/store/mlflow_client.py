@@ -201,6 +201,11 @@ def check_reachable(uri: str) -> None:
         raise TrackingError("the tracking URI is empty; is the variable that it comes from set?")
     if re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri):
         raise TrackingError(f"{uri} is no tracking URI; for a server write http://{uri}")
+    if uri.startswith("file:") or not (":" in uri or uri.startswith("databricks")):
+        raise TrackingError(
+            f"{uri} is a folder of files, which MLflow no longer keeps up; name a database, such "
+            "as sqlite:///mlflow.db, or a server"
+        )
     file = sqlite_file(uri)
     if file is not None:
         _check_file(file)

@@ -178,6 +178,23 @@ def test_a_server_that_will_not_have_us_is_said_before_training(
     assert main(["list"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (AccessDenied("wrong password"), 2),
+        (TrackingError("no tracking URI"), 2),
+        (ServiceUnreachable("no server answers"), 4),
+    ],
+)
+def test_sync_says_of_a_server_that_will_not_have_us_no_more_than_that(
+    missed: ToySweep, capsys: pytest.CaptureFixture[str], error: Exception, code: int
+) -> None:
+    missed.tracker = Unreached(error)
+    assert main(["sync"]) == code
+    later = ". Nothing is lost: sync again when the server answers" if code == 4 else ""
+    assert capsys.readouterr().err == f"carft-sweep: {error}{later}\n"
+
+
 @pytest.mark.parametrize("kind", [ServiceUnreachable, HostNotFound])
 def test_a_sweep_goes_on_without_a_server_that_is_away(
     toy_cli: ToySweep,

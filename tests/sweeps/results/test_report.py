@@ -23,7 +23,7 @@ from carft_sweep.sweeps.results import report as sweep_page
 from carft_sweep.sweeps.results.artifacts import FIGURES, PAGE
 from carft_sweep.sweeps.results.export import (
     export_commands,
-    log_selected_again,
+    log_missing_model,
     select_model,
 )
 from carft_sweep.sweeps.results.records import comparison
@@ -289,7 +289,7 @@ def test_looking_runs_no_module_that_a_home_names(
     for command in (["export", NAME, "--out", str(tmp_path / "x")], ["predict", NAME, "x.png"]):
         assert main(["--home", str(copy.path), *command]) == 2, command
         assert f"{planted} is not imported" in capsys.readouterr().err
-    assert log_selected_again(copy, NAME) == (
+    assert log_missing_model(copy, NAME) == (
         f"the selected model is not in MLflow: {copy.sweep(NAME) / 'sweep.yaml'}, the file as it "
         "was run: sweep.yaml:1: import: sync imports no modules, and the sweep was run with "
         f"{planted}; with them: carft-sweep export shown --mlflow"

@@ -503,3 +503,9 @@ def test_a_database_is_there_only_when_it_is_whole(
     monkeypatch.setattr(MlflowClient, "search_experiments", real)
     store.check()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "mlruns", "/srv/mlruns", "file:///srv/mlruns"])
+def test_a_folder_of_files_is_refused_with_what_to_name_instead(uri: str) -> None:
+    with pytest.raises(TrackingError, match=rf"^{uri} is a folder of files, .* sqlite:///"):
+        check_reachable(uri)
