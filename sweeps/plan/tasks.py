@@ -150,8 +150,23 @@ class Planner:
             own = self.hardware.resolve(config.for_seed(seed or 0))
             self._check_goals(params, own)
             identity = identify(own, seed or 0)
-            self._note_once(own, (*_one_step_epochs(own), *self.hardware.notes(config)))
+            self._note_once(own, (*self._one_step_epochs(own), *self.hardware.notes(config)))
             yield RunTask(role, params, own, seed, identity, number)
+
+    def _one_step_epochs(self, config: TrialConfig) -> Iterator[str]:
+        """Say that an epoch is a single step because a batch holds all images of train."""
+        optim = config.optim
+        if not config.algorithm.trains or config.algorithm.solves or optim.steps_per_epoch:
+            return
+        images = len(open_data(config.data).train)
+        if optim.steps is None and optim.batch_size > images:
+            smaller = 2 ** max(0, (images // STEPS_ADVISED).bit_length() - 1)
+            remedy = f"; --set optim.batch_size={smaller} makes it {math.ceil(images / smaller)}"
+            is_varied = any(item.name == "optim.batch_size" for item in self.spec.parameters)
+            yield (
+                f"optim.batch_size is {optim.batch_size}, train has {images} images: one step "
+                f"an epoch{'' if is_varied else remedy}"
+            )
 
     def _check_goals(self, params: Mapping[str, Any], config: TrialConfig) -> None:
         data = open_data(config.data)
@@ -183,20 +198,6 @@ def setting_record(tasks: Sequence[RunTask]) -> dict[str, Any]:
         **({"untrained": True} if tasks[0].untrained else {}),
         **({"members": list(algorithm.members)} if isinstance(algorithm, Soup) else {}),
     }
-
-
-def _one_step_epochs(config: TrialConfig) -> Iterator[str]:
-    """Say that an epoch is a single step because a batch holds all images of train."""
-    optim = config.optim
-    if not config.algorithm.trains or config.algorithm.solves or optim.steps_per_epoch:
-        return
-    images = len(open_data(config.data).train)
-    if optim.steps is None and optim.batch_size > images:
-        smaller = 2 ** max(0, (images // STEPS_ADVISED).bit_length() - 1)
-        yield (
-            f"optim.batch_size is {optim.batch_size}, train has {images} images: one step "
-            f"an epoch; --set optim.batch_size={smaller} makes it {math.ceil(images / smaller)}"
-        )
 
 
 def _role(config: TrialConfig) -> Role:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import graphlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -229,7 +230,9 @@ class TrialSpace:
         """Yield what varies; report what is wrong with it, or is fixed as well."""
         for name, data in self.document.mapping(("parameters",)).items():
             try:
-                yield parse_parameter(name, data)
+                item = parse_parameter(name, data)
+                self._warn_of_exponents(name, data)
+                yield item
             except InvalidConfig as error:
                 for problem in error.problems:
                     route = ("parameters", name, *problem.path)
@@ -241,6 +244,19 @@ class TrialSpace:
                 other = self.document.place(("parameters", name)).text
                 message = f"is set here and also listed under parameters ({other})"
                 self.document.add_error(fixed, f"{message}; remove one of them")
+
+    def _warn_of_exponents(self, name: str, data: object) -> None:
+        """Say what the exponents of W&B's `log_uniform` make where they look like values."""
+        if not isinstance(data, Mapping):
+            return
+        kind = data.get("distribution")
+        if kind in ("log_uniform", "q_log_uniform") and data["min"] > 0:
+            low, high = (f"{math.exp(data[end]):.4g}" for end in ("min", "max"))
+            self.document.add_warning(
+                ("parameters", name),
+                f"{name} varies from {low} to {high}, since {kind} takes exponents of e, as in "
+                f"W&B; {kind}_values takes the values themselves",
+            )
 
     def _check_values(self) -> None:
         """Report every mistake in the trial and in the values of its parameters."""

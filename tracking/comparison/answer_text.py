@@ -144,20 +144,23 @@ def effect_line(effect: Effect, endpoint: Endpoint, rule: SelectionRule) -> str:
     return f"{head}: {'; '.join(parts)}."
 
 
-def strongest_statistics(strongest: Strongest, reference: Arm | None) -> Iterator[str]:
+def strongest_statistics(
+    strongest: Strongest, reference: Arm | None, *, has_merges: bool
+) -> Iterator[str]:
     """Say among how many models the strongest is, and by how much it is ahead of the next."""
     if strongest.verdict is None:
         return
     endpoint = strongest.verdict.pair.endpoint
-    among = f"{strongest.models} models with all seeds"
+    at_alpha = ", merged ones at the alpha chosen for them," if has_merges else ""
+    among = f"{strongest.models} models with all seeds{at_alpha}"
     if reference is not None and endpoint.has_shifts:
         among = (
             f"the {strongest.eligible} of {among} whose {named(endpoint.id_metric)} is not below "
             f"that of {reference.name} by more than {100 * endpoint.id_margin:.3g} pp"
         )
     yield (
-        f"The strongest has the highest {named(endpoint.metric)} among {among}. Against the next: "
-        f"{describe(strongest.verdict)}"
+        f"The strongest has the highest {named(endpoint.metric)} among {among.rstrip(',')}. "
+        f"Against the next: {describe(strongest.verdict)}"
     )
 
 

@@ -421,7 +421,8 @@ def _answer(
     for one in verdicts:
         statistics += verdict_text.sentences(one)
     if strongest is not None:
-        statistics += answer_text.strongest_statistics(strongest, reference)
+        has_merges = any(arm.merge is not None for arm in models)
+        statistics += answer_text.strongest_statistics(strongest, reference, has_merges=has_merges)
     statistics += [answer_text.effect_statistics(effect, endpoint) for effect in effects]
     statistics += answer_text.associations(associations, endpoint)
     answer = Answer(tuple(lines), strongest, verdict, against, effects, associations)

@@ -426,3 +426,5 @@ def test_a_batch_larger_than_the_training_images_is_warned_of(
     warning = "one step an epoch; --set optim.batch_size="
     assert warning in check(toy_cli, capsys, "--set", "optim.batch_size=100000")
     assert warning not in check(toy_cli, capsys, "--set", "optim.batch_size=1")
+    varied = check(toy_cli, capsys, "--set", "parameters.optim.batch_size.values=[99999,100000]")
+    assert "one step an epoch\n" in varied, "--set optim.batch_size would be refused"

@@ -232,6 +232,23 @@ def test_hyperband_runs_as_asha_with_the_same_brackets(
     assert said[1:] == (["strict is W&B's and ignored here"] if "strict" in rule else [])
 
 
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ("min: 0.1, max: 10", "decay varies from 1.105 to 2.203e+04, since log_uniform takes"),
+        ("min: -9.2, max: -2.3", None),
+    ],
+)
+def test_exponents_that_look_like_values_are_warned_of(
+    tmp_path: Path, ends: str, said: str | None
+) -> None:
+    decay = f"decay: {{distribution: log_uniform, {ends}}}"
+    spec = load(tmp_path, f"method: random\nrun_cap: 2\nparameters: {{{decay}}}\n")
+    warned = [warning for warning in spec.warnings if "log_uniform" in warning]
+    assert len(warned) == (said is not None)
+    assert all(said is not None and said in warning for warning in warned)
+
+
 def test_nested_parameters_are_the_dotted_ones(tmp_path: Path) -> None:
     spec = load(tmp_path, ACCEPTED["parameters in parameters"])
     names = [dimension.name for dimension in spec.parameters]
