@@ -6,7 +6,9 @@ import ast
 import functools
 import hashlib
 import importlib.util
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from carft_sweep.carft_core.errors import RequestError
@@ -19,8 +21,13 @@ def own_code(*parts: type | Callable[..., object]) -> str | None:
     """The digest of what the user wrote of some classes and functions; None where all are the
     product's. Raises RequestError for what no file defines.
     """
-    own = [own_code_digest(it) for it in parts if _top(it.__module__) not in PRODUCT]
+    own = [own_code_digest(it) for it in parts if is_own(it)]
     return digest_of(own) if own else None
+
+
+def is_own(thing: type | Callable[..., object]) -> bool:
+    """Whether the user wrote a class or function."""
+    return _top(thing.__module__) not in PRODUCT
 
 
 def own_code_digest(thing: type | Callable[..., object]) -> str:
@@ -65,6 +72,46 @@ def module_place(top: str) -> Path | None:
     if spec.submodule_search_locations:
         return Path(next(iter(spec.submodule_search_locations)))
     return Path(spec.origin or top)
+
+
+@contextmanager
+def told(what: str, code: Callable[..., object]) -> Iterator[None]:
+    """Raise RequestError, that begins with `what`, for whatever the user's own code raises; an
+    exception of the product's passes.
+    """
+    try:
+        yield
+    except RequestError:
+        raise
+    except Exception as error:
+        if not is_own(code):
+            raise
+        raise RequestError(f"{what}: {reason(error, code.__module__)}") from error
+
+
+def reason(error: BaseException, name: str) -> str:
+    """What went wrong, in one line, and at which line of the user's module `name`, or beside it."""
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    first = text.strip().partition("\n")[0]
+    kind = type(error).__name__
+    what = first if isinstance(error, RequestError) else f"{kind}: {first}" if first else kind
+    places = list(_own_lines(error, name))
+    return f"{what} (at {places[-1]})" if places else what
+
+
+def _own_lines(error: BaseException, name: str) -> Iterator[str]:
+    """Yield `file:line` of each line of the user's own that the error passed, innermost last."""
+    place = module_place(_top(name))
+    if place is None:
+        return
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        frames.append((error.filename, error.lineno))
+    for file, line in frames:
+        # A single file may draw on others beside it.
+        beside = place.suffix == ".py" and Path(file).parent == place.parent
+        if beside or Path(file).is_relative_to(place):
+            yield f"{file}:{line}"
 
 
 @functools.lru_cache(maxsize=1024)  # a package is looked through for each run and each merge

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from torch import nn
 from carft_sweep.carft_core.clip import OpenedClip, open_model
 from carft_sweep.carft_core.compilation import pays
 from carft_sweep.carft_core.config import EvalConfig, ModelConfig, PromptsConfig, TrialConfig
-from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Split, open_data
-from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Split, open_data, opened
+from carft_sweep.carft_core.data.base import DataConfig, opened_once
 from carft_sweep.carft_core.data.loader import default_workers
 from carft_sweep.carft_core.data.transforms import AUGMENTATIONS
 from carft_sweep.carft_core.device import Precision, resolve_device, resolve_precision, usable_cores
@@ -91,7 +91,7 @@ def _compiles(config: TrialConfig, device: torch.device) -> bool:
     return pays(config.compile, device, steps * optim.batch_size)
 
 
-@functools.lru_cache(maxsize=2)
+@opened_once(2)
 def _prepared(
     model: ModelConfig,
     data_config: DataConfig,
@@ -182,7 +182,7 @@ def _other_data(family: Family, own: DataConfig, evaluation: EvalConfig) -> Fami
         )
     place = str(Path(root).expanduser().absolute()) if root and family.folders else None
     try:
-        data = _opened(DataConfig(family=family.name, root=place, shifts=()), family.open)
+        data = _opened_whole(DataConfig(family=family.name, root=place, shifts=()), family.open)
     except RequestError as error:
         raise RequestError(f"eval.retention: {family.name}: {error}") from None
     if data.test is None:
@@ -190,9 +190,7 @@ def _other_data(family: Family, own: DataConfig, evaluation: EvalConfig) -> Fami
     return data
 
 
-@functools.lru_cache(maxsize=32)
-def _opened(config: DataConfig, opener: Callable[[DataConfig], FamilyData]) -> FamilyData:
-    return opener(config)
+_opened_whole = opened_once(32)(opened)
 
 
 def templates_of(family: str) -> TemplateSet:

@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from carft_sweep.carft_core.algorithms import ALGORITHMS, USES, Algorithm, Batch
 from carft_sweep.carft_core.clip import Classifier, OpenedClip, open_model
 from carft_sweep.carft_core.config import trial_config
-from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Split, Transform, open_data
+from carft_sweep.carft_core.data import (
+    FAMILIES,
+    TRANSFORM,
+    Family,
+    FamilyData,
+    Split,
+    Transform,
+    open_data,
+)
 from carft_sweep.carft_core.data.base import RESERVED, DataConfig, Source
 from carft_sweep.carft_core.evaluate import FURTHER_METRICS, METRICS
 from carft_sweep.carft_core.merges import MERGES, Merge
@@ -495,9 +503,6 @@ MERGE_LAWS: tuple[Callable[[type[Merge]], None], ...] = (
     a_merge_of_weights_keeps_names_shapes_and_types,
 )
 """Each raises BrokenContract; its name is what holds."""
-
-
-TRANSFORM = Transform(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 @dataclass(frozen=True)

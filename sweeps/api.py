@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from carft_sweep.carft_core.data.base import forget_data
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines.factory import make_engine
 from carft_sweep.sweeps.home import Home, find_home
@@ -143,6 +144,7 @@ def run_sweep(
     there is so far, with a warning; the same call resumes it. Raises RequestError for a wrong
     request, with every mistake in it, and SweepFailed when no run succeeded.
     """
+    forget_data()  # in a notebook files change between two calls
     place = find_home(None if home is None else os.fspath(home), trust=trust_home)
     spec = _loaded(sweep, overrides or {}, imports)
     result = perform(

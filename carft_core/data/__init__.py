@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from carft_sweep.carft_core.data.base import (
+    Arrays,
     DataConfig,
     DataFolder,
     Family,
@@ -16,6 +20,7 @@ from carft_sweep.carft_core.data.base import (
     Source,
     Split,
     named_shifts,
+    opened_once,
 )
 from carft_sweep.carft_core.data.domainbed import DOMAIN_BED
 from carft_sweep.carft_core.data.downstream import DOWNSTREAM
@@ -23,11 +28,21 @@ from carft_sweep.carft_core.data.folders import listed
 from carft_sweep.carft_core.data.icon_shift import ICON_SHIFT, ICON_SHIFT_DEV
 from carft_sweep.carft_core.data.image_folder import IMAGE_FOLDER
 from carft_sweep.carft_core.data.imagenet import IMAGENET
-from carft_sweep.carft_core.data.splits import carve, take_fraction, take_shots, without_bad_files
+from carft_sweep.carft_core.data.splits import (
+    IN_DISTRIBUTION,
+    carve,
+    take_fraction,
+    take_shots,
+    without_bad_files,
+)
 from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.data.wilds import FMOW, IWILDCAM
 from carft_sweep.carft_core.errors import RequestError, unknown
+from carft_sweep.carft_core.own_code import is_own, told
 from carft_sweep.carft_core.registry import Registry
+
+TRANSFORM = Transform(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+"""That of the views by which a family is held to its contract."""
 
 
 def _refusal(thing: object) -> str | None:
@@ -56,7 +71,7 @@ def open_data(config: DataConfig) -> FamilyData:
 
     Shifts that are not asked for go first, then bad files, if they are skipped. Val is carved
     before train is cut, so it is the same for every fraction and number of shots. A process opens
-    the same data once; what changes on disk meanwhile is seen by the next process.
+    the same data once; what changes on disk meanwhile is seen after `forget_data`.
     Raises RequestError when the data cannot be used as asked, ValueError for a `split_seed` that
     is still to be a run's (`TrialConfig.for_seed`).
     """
@@ -77,7 +92,7 @@ def open_whole(config: DataConfig) -> FamilyData:
     Raises RequestError as `open_data` does.
     """
     config = _placed(config)
-    return _asked_for(config, FAMILIES[config.family].open(config))
+    return _asked_for(config, opened(config, FAMILIES[config.family].open))
 
 
 def _placed(config: DataConfig) -> DataConfig:
@@ -94,10 +109,85 @@ def _asked_for(config: DataConfig, data: FamilyData) -> FamilyData:
     return data if config.shifts is None else _with_shifts(data, config.shifts)
 
 
-@functools.lru_cache(maxsize=8)
+@opened_once(8)
 def _prepared(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> FamilyData:
     """`open_` is the family's own: one that is registered anew is opened anew."""
-    return as_used(_asked_for(config, open_(config)), config)
+    return as_used(_asked_for(config, opened(config, open_)), config)
+
+
+def opened(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> FamilyData:
+    """What a family opens, held to what a glance shows of its contract.
+
+    Ours are held to it by tests. Raises RequestError with each breach, or with what the
+    family's code raised and where.
+    """
+    with told(f"data.family: {config.family}", open_):
+        data = open_(config)
+        problems = list(_breaches(data)) if is_own(open_) else []
+    if problems:
+        raise RequestError("\n".join(f"{config.family}, {problem}" for problem in problems))
+    return data
+
+
+def _breaches(data: FamilyData) -> Iterator[str]:
+    """What of a family's splits no run can use, or would score wrongly."""
+    for name, split in data.splits.items():
+        problem = _wrong_items(split, len(data.class_names)) or _wrong_view(split)
+        if problem is not None:
+            yield f"{name}: {problem}"
+        elif name == "train" or (name in IN_DISTRIBUTION and not data.uneven):
+            missing = sorted({*range(len(data.class_names))} - {*split.labels.unique().tolist()})
+            if missing:
+                numbers = listed([str(label) for label in missing])
+                names = listed([data.class_names[label] for label in missing])
+                may = "" if name == "train" else "; where that is meant, say why in `uneven`"
+                yield f"{name}: no image of the classes [{numbers}] ({names}){may}"
+
+
+def _wrong_items(split: Split, classes: int) -> str | None:
+    count, labels = len(split.ids), split.labels
+    if not count == len(split.units) == len(labels) or not count:
+        return (
+            "as many ids as units and labels, and one at least; it has "
+            f"{count} ids, {len(split.units)} units and {len(labels)} labels"
+        )
+    if labels.dtype != torch.int64 or labels.dim() != 1:
+        shape = list(labels.shape)
+        return f"labels must be int64, a tensor [{count}], got {labels.dtype} {shape}"
+    possible = range(classes) if split.classes is None else split.classes
+    if not set(possible) <= set(range(classes)):
+        return f"`classes` must be indices of the {classes} classes, got {list(possible)}"
+    wrong = ~torch.isin(labels, torch.tensor(possible, dtype=torch.int64))
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        allowed = f"the {classes} classes, 0 to {classes - 1}"
+        if split.classes is not None:
+            allowed = f"its `classes`, {listed([str(label) for label in possible])}"
+        return (
+            f"labels must be indices of {allowed}; that of {split.ids[row]} is {int(labels[row])}"
+        )
+    return None
+
+
+def _wrong_view(split: Split) -> str | None:
+    """Of the first and the last image; files are not decoded for it."""
+    source, kind = split.source, type(split.source)
+    if isinstance(source, Arrays):
+        pixels = source.pixels
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
+            return f"pixels must be uint8 [N, H, W, 3], got {pixels.dtype} {list(pixels.shape)}"
+    elif source.decodes or (kind.read is Source.read and kind.views is Source.views):
+        return None
+    with contextlib.suppress(RequestError):  # an image is broken, which its reader tells
+        rows = [0, len(split) - 1]
+        views = split.views(rows, transform=TRANSFORM, seed=None, epoch=0)
+        size = TRANSFORM.size
+        if views.dtype != torch.uint8 or views.shape != (2, 3, size, size):
+            return (
+                f"views must be uint8 [B, 3, {size}, {size}] for a transform of size {size}, got "
+                f"{views.dtype} {list(views.shape)} for two rows"
+            )
+    return None
 
 
 def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
@@ -182,6 +272,7 @@ def _unrestricted(data: FamilyData) -> FamilyData:
 
 __all__ = [
     "FAMILIES",
+    "TRANSFORM",
     "DataFolder",
     "Family",
     "FamilyData",
@@ -191,4 +282,5 @@ __all__ = [
     "as_used",
     "open_data",
     "open_whole",
+    "opened",
 ]

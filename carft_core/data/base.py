@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Protocol, Self
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,28 @@ from carft_sweep.carft_core.fields import (
     ShiftName,
     each_once,
 )
+
+T = TypeVar("T")
+_CACHES: list[functools._lru_cache_wrapper[Any]] = []
+
+
+def opened_once(
+    most: int,
+) -> Callable[[Callable[..., T]], functools._lru_cache_wrapper[T]]:
+    """Keep what a function opens, the `most` recent of it, until `forget_data`."""
+
+    def keep(opener: Callable[..., T]) -> functools._lru_cache_wrapper[T]:
+        cached = functools.lru_cache(most)(opener)
+        _CACHES.append(cached)
+        return cached
+
+    return keep
+
+
+def forget_data() -> None:
+    """Let what is opened next be read anew: it may have changed on disk since."""
+    for cached in _CACHES:
+        cached.cache_clear()
 
 
 def _augmentation(value: str) -> str:

@@ -25,6 +25,7 @@ from carft_sweep.carft_core.data.base import (
     Split,
     check_held_out,
     held_out,
+    opened_once,
 )
 from carft_sweep.carft_core.data.folders import (
     Manifest,
@@ -243,7 +244,7 @@ def _parts_of(counts: Mapping[str, int], config: DataConfig) -> Mapping[str, Par
     return parts
 
 
-@functools.lru_cache(maxsize=2)
+@opened_once(2)
 def _opened(family: str, places: tuple[tuple[str, Path], ...]) -> _WholeSet:
     folders, published = dict(places), SETS[family].folders
     manifests = read_folders(family, folders, published)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +21,7 @@ from carft_sweep.carft_core.data.base import (
     FamilyData,
     Files,
     Split,
+    opened_once,
     refuse_held_out,
 )
 from carft_sweep.carft_core.data.downstream_tasks import BATCH_SIZE, TASKS, Classes, Task
@@ -102,7 +102,7 @@ def open_downstream(config: DataConfig) -> FamilyData:
     return _opened(task.name, root)
 
 
-@functools.lru_cache(maxsize=len(TASKS))
+@opened_once(len(TASKS))
 def _opened(name: str, root: Path) -> FamilyData:
     task = TASKS[name]
     folder = root / task.folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from carft_sweep.carft_core.data.base import (
     Files,
     FoundSplit,
     Split,
+    opened_once,
     refuse_held_out,
 )
 from carft_sweep.carft_core.data.declaration import Declaration, ShiftFolders, shift_name
@@ -417,7 +417,7 @@ class Layout:
         return splits
 
 
-@functools.lru_cache(maxsize=4)
+@opened_once(4)
 def _opened(layout: Layout, root: Path) -> FamilyData:
     problems: dict[str, int] = {}
 

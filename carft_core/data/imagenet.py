@@ -22,6 +22,7 @@ from carft_sweep.carft_core.data.base import (
     FoundSplit,
     Split,
     named_shifts,
+    opened_once,
     refuse_held_out,
 )
 from carft_sweep.carft_core.data.folders import (
@@ -215,7 +216,7 @@ def _key(name: str) -> str:
     return name if name in IN_DISTRIBUTION else f"shifts/{name}"
 
 
-@functools.lru_cache(maxsize=4)
+@opened_once(4)
 def _opened(places: tuple[tuple[str, Path], ...]) -> FamilyData:
     folders = {name: folder_of(name) for name, _ in places}
     manifests = read_folders("imagenet", dict(places), folders)

@@ -11,6 +11,7 @@ from carft_sweep.carft_core.data.base import DataConfig, Family, FamilyData, Fou
 from carft_sweep.carft_core.data.folders import data_root, look_at, readable
 from carft_sweep.carft_core.data.splits import IN_DISTRIBUTION
 from carft_sweep.carft_core.errors import RequestError, unknown
+from carft_sweep.carft_core.own_code import told
 
 SHIFT = "shifts/"
 
@@ -38,7 +39,7 @@ def survey(config: DataConfig) -> Survey:
     if config.family not in FAMILIES:
         raise RequestError(f"data.family: {unknown('family', config.family, FAMILIES)}")
     family = FAMILIES[config.family]
-    splits_on_disk = _places(family, config) if family.look is None else family.look(config)
+    splits_on_disk = _looked_at(family, config)
     try:
         whole = open_whole(config)
     except RequestError as error:
@@ -73,6 +74,13 @@ def _refused(
         return Survey(config, splits_on_disk, None, refusal)
     splits = {**splits_on_disk, **dict(_merged(whole, splits_on_disk))}
     return Survey(config, splits, None, refusal, usable)
+
+
+def _looked_at(family: Family, config: DataConfig) -> Mapping[str, FoundSplit]:
+    if family.look is None:
+        return _places(family, config)
+    with told(f"data.family: {family.name}", family.look):
+        return family.look(config)
 
 
 def _places(family: Family, config: DataConfig) -> dict[str, FoundSplit]:

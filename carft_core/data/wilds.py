@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,6 +22,7 @@ from carft_sweep.carft_core.data.base import (
     Files,
     FoundSplit,
     Split,
+    opened_once,
     refuse_held_out,
 )
 from carft_sweep.carft_core.data.folders import (
@@ -174,7 +174,7 @@ class Benchmark:
         }
 
 
-@functools.lru_cache(maxsize=4)
+@opened_once(4)
 def _opened(folder: Path, benchmark: Benchmark) -> FamilyData:
     names = benchmark.class_names()
     images = benchmark.read(folder, names)

@@ -9,7 +9,6 @@ import keyword
 import logging
 import pkgutil
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from carft_sweep.carft_core.data.image_folder import Declared
 from carft_sweep.carft_core.errors import Problem, RequestError, Route, unknown
 from carft_sweep.carft_core.fields import explained
 from carft_sweep.carft_core.files import existing
-from carft_sweep.carft_core.own_code import module_place
+from carft_sweep.carft_core.own_code import module_place, reason
 from carft_sweep.carft_core.prompts import (
     TEMPLATE_SETS,
     TemplateSet,
@@ -267,27 +266,7 @@ def _reason(error: BaseException, name: str) -> str:
         known = pkgutil.iter_modules(None if package is None else getattr(package, "__path__", []))
         near = nearest(missing.rpartition(".")[2], [module.name for module in known])
         return f"there is no module {missing!r}{near}"
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
-    first = text.strip().partition("\n")[0]
-    kind = type(error).__name__
-    what = first if isinstance(error, RequestError) else f"{kind}: {first}" if first else kind
-    places = list(_own_lines(error, name))
-    return f"{what} (at {places[-1]})" if places else what
-
-
-def _own_lines(error: BaseException, name: str) -> Iterator[str]:
-    """Yield `file:line` of each line of the user's own that the error passed, innermost last."""
-    place = module_place(name.partition(".")[0])
-    if place is None:
-        return
-    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    if isinstance(error, SyntaxError) and error.filename:
-        frames.append((error.filename, error.lineno))
-    for file, line in frames:
-        # A single file may draw on others beside it.
-        beside = place.suffix == ".py" and Path(file).parent == place.parent
-        if beside or Path(file).is_relative_to(place):
-            yield f"{file}:{line}"
+    return reason(error, name)
 
 
 def _modules_in(folder: Path, suffix: str = "") -> list[str]:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from carft_sweep.carft_core.data import FAMILIES, DataFolder, Family, FamilyData, Source, Split
-from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data import (
+    FAMILIES,
+    DataFolder,
+    Family,
+    FamilyData,
+    Source,
+    Split,
+    open_data,
+)
+from carft_sweep.carft_core.data.base import Arrays, DataConfig, FoundSplit
 from carft_sweep.carft_core.data.folders import data_root, find_folders
 from carft_sweep.carft_core.data.survey import Survey, survey
 from carft_sweep.carft_core.errors import RequestError
@@ -179,3 +190,85 @@ def test_where_there_is_nothing_to_look_at_it_is_refused(root: Path) -> None:
         survey(DataConfig(family="mime", root=str(root)))
     with pytest.raises(RequestError, match="unknown shift 'sketh'; did you mean 'sketch'"):
         survey(DataConfig(family="imagenet", root=str(root), shifts=("sketh",)))
+
+
+def in_memory(config: DataConfig) -> FamilyData:
+    """As docs/add-a-family.md has it: arrays from `.npz` files."""
+    splits = {}
+    for name in ("train", "val", "test"):
+        with np.load(Path(str(config.root)) / f"{name}.npz") as arrays:
+            pixels, labels = arrays["pixels"], arrays["labels"]
+        splits[name] = Split(
+            ids=tuple(f"{name}/{row}" for row in range(len(labels))),
+            labels=torch.from_numpy(labels),
+            source=Arrays(pixels),
+        )
+    return FamilyData(
+        ("zero", "one", "two"), splits["train"], splits["val"], splits["test"], {}, "e" * 64
+    )
+
+
+def saved(root: Path, name: str, **arrays: Any) -> None:
+    good = {"pixels": np.zeros((6, 8, 8, 3), np.uint8), "labels": np.arange(6) % 3}
+    np.savez(root / f"{name}.npz", **{**good, **arrays})
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> DataConfig:
+    FAMILIES.register(Family("memory", "of arrays", in_memory))
+    for name in ("train", "val", "test"):
+        saved(tmp_path, name)
+    return DataConfig(family="memory", root=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (
+            {"labels": np.array([0, 1, 2, 7, 1, 7])},
+            "memory, test: labels must be indices of the 3 classes, 0 to 2; that of test/3 is 7",
+        ),
+        ({"labels": np.array([0, 1, 2, -1, 1, 2])}, "that of test/3 is -1"),
+        ({"labels": np.zeros(6)}, "memory, test: labels must be int64, a tensor [6], got torch.fl"),
+        ({"labels": np.arange(6) % 2}, "memory, test: no image of the classes [2] (two); where"),
+        (
+            {"pixels": np.zeros((6, 8, 8, 3), np.float32)},
+            "memory, test: pixels must be uint8 [N, H, W, 3], got float32 [6, 8, 8, 3]",
+        ),
+        ({"pixels": np.zeros((6, 3, 8, 8), np.uint8)}, "got uint8 [6, 3, 8, 8]"),
+        ({"pixels": np.zeros((5, 8, 8, 3), np.uint8)}, "data.family: memory: IndexError: index 5"),
+    ],
+)
+def test_data_that_break_the_contract_are_refused_wherever_they_are_opened(
+    memory: DataConfig, broken: dict[str, Any], said: str
+) -> None:
+    assert survey(memory).refusal is None
+    saved(Path(str(memory.root)), "test", **broken)
+    assert said in str(survey(memory).refusal)
+    with pytest.raises(RequestError, match=re.escape(said)):
+        open_data(memory)
+
+
+def test_a_family_may_say_why_its_test_lacks_a_class(memory: DataConfig) -> None:
+    saved(Path(str(memory.root)), "test", labels=np.arange(6) % 2)
+    FAMILIES.register(
+        Family("uneven", "of arrays", lambda config: replace(in_memory(config), uneven="rare"))
+    )
+    assert survey(memory.model_copy(update={"family": "uneven"})).refusal is None
+
+
+def test_what_a_users_family_raises_is_told_with_its_line(memory: DataConfig) -> None:
+    np.savez(Path(str(memory.root)) / "test.npz", images=np.zeros(6))
+    line = rf"data.family: memory: KeyError: .* \(at {re.escape(__file__)}:\d+\)"
+    assert re.fullmatch(line, str(survey(memory).refusal))
+    with pytest.raises(RequestError, match=line):
+        open_data(memory)
+
+
+def test_what_a_users_look_raises_is_told_with_its_line(memory: DataConfig) -> None:
+    def look(config: DataConfig) -> dict[str, FoundSplit]:
+        raise KeyError(config.family)
+
+    FAMILIES.register(Family("blind", "of arrays", in_memory, look=look))
+    with pytest.raises(RequestError, match=r"data.family: blind: KeyError: 'blind' \(at .*py:\d+"):
+        survey(memory.model_copy(update={"family": "blind"}))

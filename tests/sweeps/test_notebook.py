@@ -6,7 +6,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.api import SweepFailed, _loaded, run_sweep
@@ -17,6 +19,7 @@ from carft_sweep.sweeps.ledger.trials import find_ledger
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.report.formats import to_json
+from carft_sweep.tracking.store.memory_store import MemoryTracker
 from tests.sweeps.conftest import TOY, ToySweep
 
 
@@ -56,6 +59,45 @@ def test_the_second_call_trains_nothing_again(
     assert "reused" in shown
     assert "epoch" not in shown
     del toy_cli
+
+
+def test_the_second_call_sees_data_that_changed_meanwhile(
+    tmp_path: Path, tiny_clip_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carft_sweep.sweeps.api.open_store", lambda _: MemoryTracker())
+    noise = np.random.default_rng(0)
+
+    def add(place: str) -> None:
+        file = tmp_path / "data" / f"{place}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file)
+
+    for folder in ("train", "test", "shifts/grey"):
+        for item in ("bell/0", "bell/1", "cat/0", "cat/1"):
+            add(f"{folder}/{item}")
+    sweep = {
+        "name": "one",
+        "parameters": {"optim.lr": {"values": [0.001]}},
+        "seeds": [0],
+        "baselines": [],
+        "trial": {
+            "model": {"name": str(tiny_clip_files)},
+            "data": {"family": "image_folder", "root": str(tmp_path / "data")},
+            "prompts": {"classes": "simple", "contexts": "simple"},
+            "algorithm": "fine_tune",
+            "optim": {"epochs": 1, "batch_size": 2},
+            "device": "cpu",
+        },
+    }
+
+    def trained() -> int:
+        run_sweep(sweep, home=tmp_path / "home", in_process=True, quiet=True)
+        return len(list((tmp_path / "home/runs").glob("*/run.json")))
+
+    assert trained() == 1
+    add("train/cat/2")
+    assert trained() == 2
+    assert trained() == 2
 
 
 def test_it_runs_in_another_thread_too_where_signals_cannot_be_caught(toy_cli: ToySweep) -> None:
