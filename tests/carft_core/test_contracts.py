@@ -19,6 +19,7 @@ from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss
 from carft_sweep.carft_core.clip import Classifier, ImageClassifier
 from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Source, Split, Transform
 from carft_sweep.carft_core.data.base import DataConfig, Derived
+from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.merges import MERGES, Merge, MergePoint, State
 from carft_sweep.carft_core.optim import Group, OptimConfig, decay_groups
 from carft_sweep.carft_core.teacher import Teacher
@@ -234,6 +235,17 @@ def test_an_algorithm_that_breaks_a_law_is_told_which(
     with pytest.raises(BrokenContract, match=f"^plain: .*{words}"):
         check_algorithm(cls)
     testing.built_in_teacher.cache_clear()
+
+
+class WithoutTerms(Plain):
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Any:
+        return super().loss(model, batch, teacher)[0]
+
+
+def test_a_loss_without_its_terms_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ALGORITHMS, "plain", WithoutTerms)
+    with pytest.raises(RequestError, match=r"loss of plain must return \(loss, dict of terms\)"):
+        check_algorithm(WithoutTerms)
 
 
 def test_an_algorithm_keeps_all_laws_once_it_is_registered() -> None:
