@@ -66,7 +66,9 @@ def test_auto_is_ray_where_there_is_a_cluster(
 
 def test_a_cluster_is_not_named_in_vain(spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     local = spec(engine="local")
-    with pytest.raises(RequestError, match=r"--address head:6379 .* engine is local; leave out one"):
+    with pytest.raises(
+        RequestError, match=r"--address head:6379 .* engine is local; leave out one"
+    ):
         is_ray(local, address="head:6379")
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")  # is for every sweep of this shell
     assert not is_ray(local)
