@@ -35,7 +35,7 @@ Device = Annotated[
 
 def _family(value: str) -> str:
     if value not in FAMILIES:
-        raise ValueError(unknown("family", value, FAMILIES))
+        raise ValueError(FAMILIES.unknown(value))
     return value
 
 
@@ -229,7 +229,7 @@ def _with_defaults(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Proble
     name = sections["data"].get("family", "icon_shift")
     family = FAMILIES.get(name) if isinstance(name, str) else None
     if family is None and isinstance(name, str):
-        problems.append(Problem(("data", "family"), unknown("family", name, FAMILIES)))
+        problems.append(Problem(("data", "family"), FAMILIES.unknown(name)))
     if (
         family
         and "data.augmentation" not in family.defaults

@@ -58,11 +58,13 @@ def dotted(path: Iterable[str | int]) -> str:
     return text
 
 
-def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
-    """Say `unknown algorithm 'car_tf'; did you mean 'car_ft'?`, or list the known names."""
+def unknown(kind: str, name: object, allowed: Iterable[str], others: str = "") -> str:
+    """Say `unknown algorithm 'car_tf'; did you mean 'car_ft'?`, or list the known names, and how
+    there are others.
+    """
     names = sorted(allowed)
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]!r}?" if near else f"Known: {listed_in_groups(names)}."
+    hint = f"did you mean {near[0]!r}?" if near else f"Known: {listed_in_groups(names)}.{others}"
     return f"unknown {kind} {name!r}; {hint}"
 
 

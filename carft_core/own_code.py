@@ -44,18 +44,35 @@ def own_code_digest(thing: type | Callable[..., object]) -> str:
             f"{thing.__qualname__} is defined in no file; since its source is a part of what "
             "its runs are known by, put it into a module"
         )
+    return digest_of(
+        {file: hashlib.sha256(content).hexdigest() for file, content in _sources(top).items()}
+    )
+
+
+def brings(top: str) -> set[str]:
+    """The first names of the modules that importing one brings along, its own included: all that
+    the files that `own_code_digest` reads import.
+    """
+    return {top}.union(*map(_imported, _sources(top).values()))
+
+
+def _sources(top: str) -> dict[str, bytes]:
+    """The content of a module's Python files, and of those beside it that these import."""
+    place = module_place(top)
+    if place is None or not place.exists():
+        return {}
     folder = place.parent
     installed = {"site-packages", "dist-packages"} & set(place.parts)
-    waiting, seen, contents = {top}, set(PRODUCT), dict[str, str]()
+    waiting, seen, contents = {top}, set(PRODUCT), dict[str, bytes]()
     while waiting:
         name = waiting.pop()
         seen.add(name)
         alone = folder / f"{name}.py"
         for file in [alone] if alone.is_file() else (folder / name).rglob("*.py"):
             content = file.read_bytes()
-            contents[file.relative_to(folder).as_posix()] = hashlib.sha256(content).hexdigest()
+            contents[file.relative_to(folder).as_posix()] = content
             waiting |= set() if installed else _imported(content) - seen
-    return digest_of(contents)
+    return contents
 
 
 def module_place(top: str) -> Path | None:

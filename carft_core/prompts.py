@@ -146,7 +146,7 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError:
         raise RequestError(f"{path} is not text in UTF-8") from None
     except OSError as error:
-        raise RequestError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise RequestError(f"{path.absolute()} cannot be read: {error.strerror or error}") from None
 
 
 def _yaml_mapping(path: Path, text: str) -> dict[str, Node]:

@@ -56,6 +56,11 @@ class Registry(dict[str, T]):
         self[vars(thing)["name"]] = cast(T, thing)
         return thing
 
+    def unknown(self, name: object) -> str:
+        """Say that nothing is registered under a name: the nearest one, or all and how to add."""
+        own = " One of your own is registered in a file that `import:` or --import names."
+        return unknown(self.kind, name, self, own)
+
     def _taken(self, thing: T) -> str | None:
         name = vars(thing)["name"]
         if name not in self or self._origin(self[name]) == self._origin(thing):
@@ -102,7 +107,7 @@ class Registered(BaseModel):
             message = f"which {registry.kind}? Known: {', '.join(sorted(registry))}."
             raise error_of([Problem(("name",), message)])
         if not isinstance(name, str) or name not in registry:
-            raise error_of([Problem(("name",), unknown(registry.kind, name, registry))])
+            raise error_of([Problem(("name",), registry.unknown(name))])
         try:
             return cast(Self, registry[name].model_validate(fields))
         except ValidationError as error:

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
-from carft_sweep.carft_core.algorithms import ALGORITHMS, USES, Algorithm, Batch
+from carft_sweep.carft_core.algorithms import ALGORITHMS, USES, Algorithm, Batch, loss_and_terms
 from carft_sweep.carft_core.clip import Classifier, OpenedClip, open_model
 from carft_sweep.carft_core.config import trial_config
 from carft_sweep.carft_core.data import (
@@ -159,7 +159,7 @@ def loss_of(
     """The loss under a seed, and all that is logged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        loss, logs = algorithm.loss(model, batch, teacher)
+        loss, logs = loss_and_terms(algorithm, model, batch, teacher)
     return loss, {"loss": float(loss.detach()), **{k: float(v.detach()) for k, v in logs.items()}}
 
 

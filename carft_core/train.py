@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from carft_sweep.carft_core.algorithms import Batch
+from carft_sweep.carft_core.algorithms import Batch, loss_and_terms
 from carft_sweep.carft_core.bank import Bank, Kind
 from carft_sweep.carft_core.clip import Classifier, checkpoint_gradients, is_plain
 from carft_sweep.carft_core.compilation import compile_towers
@@ -408,7 +408,7 @@ class Run:
             for of_batch, part in self._micro_batches(batch):
                 share = of_step * of_batch
                 with autocast(self.device, self.teacher.precision):
-                    loss, terms = self.algorithm.loss(self.model, part, self.teacher)
+                    loss, terms = loss_and_terms(self.algorithm, self.model, part, self.teacher)
                 (share * loss).backward()
                 for name, value in {"loss": loss, **terms}.items():
                     values[name] = values.get(name, 0) + share * value.detach()

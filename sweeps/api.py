@@ -21,6 +21,7 @@ from carft_sweep.sweeps.scheduler.progress import Progress, to_stderr
 from carft_sweep.sweeps.scheduler.session import Projections, SweepResult, execute
 from carft_sweep.sweeps.scheduler.webhook import Webhook, webhook_url
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
+from carft_sweep.sweeps.spec.user_code import refuse_unimported
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable
 from carft_sweep.tracking.report.html import show_in_notebooks
@@ -172,11 +173,14 @@ def _loaded(
     sweep: str | Path | Mapping[str, Any], overrides: Mapping[str, Any], imports: Sequence[str]
 ) -> SweepSpec:
     texts = [f"{key}={_json(value)}" for key, value in overrides.items()]
-    if not isinstance(sweep, Mapping):
-        return load_spec(sweep, texts, imports)
-    # Only a name for the messages: the text is what counts, and is kept with the results.
-    source = Path.cwd() / f"{sweep.get('name', 'sweep')}.yaml"
-    return load_spec(source, texts, imports, text=_json(sweep, indent=2))
+    if isinstance(sweep, Mapping):
+        # Only a name for the messages: the text is what counts, and is kept with the results.
+        source = Path.cwd() / f"{sweep.get('name', 'sweep')}.yaml"
+        spec = load_spec(source, texts, imports, text=_json(sweep, indent=2))
+    else:
+        spec = load_spec(sweep, texts, imports)
+    refuse_unimported(spec.as_dict(), spec.imports)  # a notebook's process knows more than they
+    return spec
 
 
 def _json(value: object, indent: int | None = None) -> str:

@@ -10,6 +10,7 @@ from carft_sweep.carft_core.algorithms.base import (
     Loss,
     Soup,
     Wrapper,
+    loss_and_terms,
 )
 from carft_sweep.carft_core.algorithms.car_ft import CarFt
 from carft_sweep.carft_core.algorithms.clip_adapter import ClipAdapter
@@ -45,4 +46,5 @@ __all__ = [
     "Loss",
     "Soup",
     "Wrapper",
+    "loss_and_terms",
 ]

@@ -184,6 +184,18 @@ class Algorithm(Registered):
         return self.model_dump(mode="json")
 
 
+def loss_and_terms(algorithm: Algorithm, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+    """The loss of a batch and its terms. Raises RequestError where `loss` returns other things."""
+    returned: object = algorithm.loss(model, batch, teacher)
+    match returned:
+        case (Tensor() as loss, Mapping() as terms):
+            return loss, terms
+    raise RequestError(
+        f"loss of {algorithm.name} must return (loss, dict of terms), two things, and not "
+        f"a {type(returned).__name__}; without terms: return loss, {{}}"
+    )
+
+
 class Soup(Algorithm):
     """A model made of other runs of the same home, each of the same model, classes and data.
 

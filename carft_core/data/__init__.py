@@ -37,7 +37,7 @@ from carft_sweep.carft_core.data.splits import (
 )
 from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.data.wilds import FMOW, IWILDCAM
-from carft_sweep.carft_core.errors import RequestError, unknown
+from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.own_code import is_own, told
 from carft_sweep.carft_core.registry import Registry
 
@@ -98,7 +98,7 @@ def open_whole(config: DataConfig) -> FamilyData:
 def _placed(config: DataConfig) -> DataConfig:
     """Of a family that there is, and with an absolute root."""
     if config.family not in FAMILIES:
-        raise RequestError(f"data.family: {unknown('family', config.family, FAMILIES)}")
+        raise RequestError(f"data.family: {FAMILIES.unknown(config.family)}")
     if config.root is None:
         return config
     # A relative root means another folder once the process has moved.

@@ -10,7 +10,7 @@ from carft_sweep.carft_core.data import FAMILIES, as_used, open_whole
 from carft_sweep.carft_core.data.base import DataConfig, Family, FamilyData, FoundSplit, Split
 from carft_sweep.carft_core.data.folders import data_root, look_at, readable
 from carft_sweep.carft_core.data.splits import IN_DISTRIBUTION
-from carft_sweep.carft_core.errors import RequestError, unknown
+from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.own_code import told
 
 SHIFT = "shifts/"
@@ -37,7 +37,7 @@ def survey(config: DataConfig) -> Survey:
     Raises RequestError where there is nothing to look at: no such family, no such data root.
     """
     if config.family not in FAMILIES:
-        raise RequestError(f"data.family: {unknown('family', config.family, FAMILIES)}")
+        raise RequestError(f"data.family: {FAMILIES.unknown(config.family)}")
     family = FAMILIES[config.family]
     splits_on_disk = _looked_at(family, config)
     try:

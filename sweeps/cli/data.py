@@ -21,7 +21,7 @@ from carft_sweep.carft_core.data.base import DataConfig, DataFolder, FoundSplit
 from carft_sweep.carft_core.data.folders import VARIABLE, data_root, found_folder
 from carft_sweep.carft_core.data.splits import bad_files_of, without
 from carft_sweep.carft_core.data.survey import Survey, survey
-from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError, unknown
+from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError
 from carft_sweep.carft_core.files import user_cache
 from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.parser import keys
@@ -95,7 +95,7 @@ def _family(text: str) -> Family:
     if is_family_file(text):
         return register_family(Path(text).expanduser())
     if text not in FAMILIES:
-        raise RequestError(unknown("family", text, FAMILIES))
+        raise RequestError(FAMILIES.unknown(text))
     return FAMILIES[text]
 
 

@@ -75,7 +75,15 @@ def workers_here(engine: Engine) -> Iterator[Engine | None]:
 
 
 def is_ray(spec: SweepSpec, *, address: str | None = None) -> bool:
-    """Whether the engine is ray: stated, or `auto` with a cluster."""
+    """Whether the engine is ray: stated, or `auto` with a cluster.
+
+    Raises RequestError where `address` names a cluster and the engine is stated to be local.
+    """
+    if spec.engine == "local" and address not in (None, "", "local"):
+        raise RequestError(
+            f"--address {address} names a Ray cluster, and the engine is local; leave out one of "
+            "the two: --address, or --engine local (engine: local in the file)"
+        )
     return spec.engine == "ray" or (spec.engine == "auto" and address_of(address) is not None)
 
 

@@ -25,7 +25,7 @@ from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.runs import UNMERGED, Arm, RunRecord, split_merge
 from carft_sweep.tracking.comparison.spec import REFERENCE, VAL
-from carft_sweep.tracking.location import home_id, resolve_location
+from carft_sweep.tracking.location import home_folder, home_id, resolve_location
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.report.html import Export
 from carft_sweep.tracking.store.base import DatasetInput, RunKey
@@ -438,10 +438,10 @@ def log_selected(
         write_json(unkept.sent, {"evaluation": unkept.evaluation, "model_id": logged.model_id})
         return f"the selected model is in MLflow as {logged.uri}: {model}."
     except Exception as error:  # MLflow's artifact stores raise anything, and the sweep is done
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).split()).removesuffix(".")
         return (
             f"the selected model is not in MLflow: {text or type(error).__name__}. To try "
-            f"again: {program()} export {comparison.sweep} --mlflow"
+            f"again: {_export_to_mlflow(home, comparison.sweep)}"
         )
 
 
@@ -452,12 +452,12 @@ def log_missing_model(home: Home, name: str) -> str | None:
     """
     from carft_sweep.sweeps.spec.user_code import FAMILY_SUFFIXES
 
+    refused = []
+
     def refuse(item: str) -> None:
         if not item.endswith(FAMILY_SUFFIXES):
-            raise RequestError(
-                f"sync imports no modules, and the sweep was run with {item}; with them: "
-                f"{program()} export {name} --mlflow"
-            )
+            refused.append(item)
+            raise RequestError(f"{item} is not imported")
 
     is_done = find_ledger(home, name).recall(OUTCOME, {}).get("state") == "done"
     if not is_done or SentLog(home.sweep(name), resolve_location(home.path)).model.exists():
@@ -468,7 +468,20 @@ def log_missing_model(home: Home, name: str) -> str | None:
                 return None
             return log_selected(models.home, models.spec, models.comparison)
     except RequestError as error:
-        return f"the selected model is not in MLflow: {error}"
+        reason = str(error)
+        if refused:
+            reason = (
+                f"sync imports no modules, and the sweep was run with {', '.join(refused)}; with "
+                f"them: {_export_to_mlflow(home, name)}"
+            )
+        return f"the selected model is not in MLflow: {reason}"
+
+
+def _export_to_mlflow(home: Home, name: str) -> str:
+    """Write what to type; the home only where it is not found without."""
+    is_found = home_folder(None).absolute() == home.path.absolute()
+    of_home = [] if is_found else ["--home", str(home.path)]
+    return f"{program()} {shlex.join(['export', name, '--mlflow', *of_home])}"
 
 
 def _measured(home: Home, model: SelectedModel) -> Mapping[str, Any]:

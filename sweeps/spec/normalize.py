@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.config import SCALARS, SECTIONS, field_names
 from carft_sweep.carft_core.errors import Route, listed_in_groups, unknown
 from carft_sweep.carft_core.fields import SYNONYMS
@@ -85,10 +86,11 @@ def normalize(document: SpecDocument, overrides: Sequence[str]) -> None:
         name = aliases.get(key, key)
         if name != key or (name in field_names() and "." in name):
             document.move(("trial", key), ("trial", *name.split(".")))
+    unknown_fields: list[tuple[Route, str]] = []
     for route, written in list(_leaves(document, ("parameters",), "")):
         name = aliases.get(written, written)
         if name not in field_names():
-            document.add_error(route, _unknown_field("parameter", written, aliases))
+            unknown_fields.append((route, written))
             document.remove(route)
         elif route != ("parameters", name):
             document.move(route, ("parameters", name))
@@ -97,7 +99,19 @@ def normalize(document: SpecDocument, overrides: Sequence[str]) -> None:
             document.remove(("parameters", key))
     _check_profiles(document, aliases)
     apply_overrides(document, overrides)
+    for route, written in unknown_fields:
+        name = aliases.get(written, written)
+        if not (name.startswith("algorithm.") and names_unknown_algorithm(document)):
+            document.add_error(route, _unknown_field("parameter", written, aliases))
     _translate_wandb(document)
+
+
+def names_unknown_algorithm(document: SpecDocument) -> bool:
+    """Whether a sweep file names an algorithm that is not registered, which may have any field."""
+    inner = document.get(("trial", "algorithm", "of"))
+    names = [inner, *document.field_values("algorithm.of.name")]
+    names += document.field_values("algorithm.name")
+    return any(isinstance(name, str) and name not in ALGORITHMS for name in names)
 
 
 def apply_overrides(document: SpecDocument, overrides: Sequence[str]) -> None:

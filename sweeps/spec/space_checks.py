@@ -41,7 +41,7 @@ from carft_sweep.sweeps.space.points import (
     topological_order,
 )
 from carft_sweep.sweeps.spec.document import SpecDocument
-from carft_sweep.sweeps.spec.normalize import KEYS
+from carft_sweep.sweeps.spec.normalize import KEYS, names_unknown_algorithm
 from carft_sweep.sweeps.spec.settings import After, Settings
 
 MAX_VALUES_SHOWN = 10
@@ -297,15 +297,19 @@ class TrialSpace:
         if not played:
             return names
         names_played = " or ".join(played)
+        is_judged = not names_unknown_algorithm(self.document)
         known = {name for algorithm in played for name in field_names(algorithm)}
         own = sorted(name for name in known - {"algorithm.name"} if name.startswith("algorithm."))
         suited = {n for n in names if any(applies(n, algorithm) for algorithm in played)}
         for name in sorted(names - suited):
             message = unknown(f"field of {names_played}", name, own)
+            if name.startswith("algorithm.") and not is_judged:
+                continue
             if name in known:
                 message = f"{names_played} trains nothing, so this changes nothing"
             self.document.add_error(("parameters", name), message)
-        for field in self.document.mapping(("trial", "algorithm")) if self.varied else ():
+        given = self.document.mapping(("trial", "algorithm"))
+        for field in given if self.varied and is_judged else ():
             if f"algorithm.{field}" not in known:
                 message = unknown(f"field of {names_played}", f"algorithm.{field}", own)
                 self.document.add_error(("trial", "algorithm", field), message)
@@ -463,7 +467,7 @@ class TrialSpace:
             return None
         if not isinstance(name, str) or name not in ALGORITHMS:
             inner = route if isinstance(item, str) else (*route, "name")
-            self.document.add_error(inner, unknown("algorithm", name, ALGORITHMS))
+            self.document.add_error(inner, ALGORITHMS.unknown(name))
             return None
         if name in self.algorithms:
             message = f"{name} is what the trials run; a baseline is another algorithm"

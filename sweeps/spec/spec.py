@@ -121,7 +121,7 @@ def _missing(path: Path) -> str:
     near = difflib.get_close_matches(str(path), known, n=1) or difflib.get_close_matches(
         path.stem, recipes(), n=1
     )
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f"; did you mean {near[0]}?" if near else "."
     return (
         f"there is no sweep file {path}{hint} In {path.parent.absolute().name or '/'}/: "
         f"{', '.join(Path(name).name for name in beside[:10]) or 'no .yaml file'}. "

@@ -15,16 +15,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.config import SECTIONS, flatten
 from carft_sweep.carft_core.data import FAMILIES, Family
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.declaration import Declaration, Prompts, names_a_set
 from carft_sweep.carft_core.data.folders import nearest
 from carft_sweep.carft_core.data.image_folder import Declared
-from carft_sweep.carft_core.errors import Problem, RequestError, Route, unknown
+from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError, Route, unknown
 from carft_sweep.carft_core.fields import explained
 from carft_sweep.carft_core.files import existing
-from carft_sweep.carft_core.own_code import module_place, reason
+from carft_sweep.carft_core.merges import MERGES
+from carft_sweep.carft_core.own_code import PRODUCT, brings, module_place, reason
 from carft_sweep.carft_core.prompts import (
     TEMPLATE_SETS,
     TemplateSet,
@@ -146,6 +148,71 @@ def _places(item: str) -> Iterator[Path]:
     while place != last:
         place = place.parent
         yield place
+
+
+def refuse_unimported(sweep: Mapping[str, Any], imports: Sequence[str]) -> None:
+    """Raise InvalidConfig where a sweep, as plain data, names something of the user's own that
+    none of its `imports` brings: this process may know it, workers and `resume` would not.
+    """
+    fields = {**dict(flatten(sweep["trial"])), **sweep["parameters"]}
+    beside = [sweep["baselines"], sweep.get("after")]
+    problems = []
+    for registry, sections, more in (
+        (ALGORITHMS, "algorithm.", beside),
+        (MERGES, "merges", []),
+        (FAMILIES, ("data.family", "eval.retention"), []),
+    ):
+        values = [value for field, value in fields.items() if field.startswith(sections)]
+        for name in dict.fromkeys(_texts([*values, *more])):
+            file = _unimported(registry[name], imports) if name in registry else None
+            if file is not None:
+                problems.append(Problem((), f"{registry.kind} {name!r} {_remedy(name, file)}"))
+    if problems:
+        raise InvalidConfig(problems)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield every text in plain data, keys aside."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts([*value.values()])
+    elif isinstance(value, Iterable):
+        for item in value:
+            yield from _texts(item)
+
+
+def _unimported(thing: Any, imports: Sequence[str]) -> str | None:
+    """Return the file that defines something no import brings, "" where it is in no file; None
+    for what one brings, and for the product's own.
+    """
+    declared = _declared(thing) if isinstance(thing, Family) else None
+    if declared is not None:
+        known = {Path(item).resolve() for item in imports}
+        return None if declared.file.resolve() in known else str(declared.file)
+    code = thing.open if isinstance(thing, Family) else thing
+    module = getattr(code, "func", code).__module__  # of a functools.partial, what it calls
+    tops = {
+        (_located(Path(item))[0] if _is_path(item) else item).partition(".")[0]
+        for item in imports
+        if not item.endswith(FAMILY_SUFFIXES)
+    }
+    top = module.partition(".")[0]
+    if top in PRODUCT or top in set().union(*map(brings, tops)):
+        return None
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return "" if file is None or top == "__main__" else file
+
+
+def _remedy(name: str, file: str) -> str:
+    if not file:
+        reason = f"is defined in no file that can be imported; put it into one, such as {name}.py,"
+        item = f"{name}.py"
+    else:
+        reason = f"is of {file}, which the sweep does not import, so no worker would know it;"
+        here, path = Path.cwd(), Path(file)
+        item = str(path.relative_to(here) if path.is_relative_to(here) else path)
+    return f'{reason} say imports=["{item}"] (`import:` in a sweep file)'
 
 
 FAMILY_SUFFIXES = (".yaml", ".yml")

@@ -82,7 +82,9 @@ def test_every_mistake_is_told_at_once() -> None:
         "optim.lerning_rate: unknown field",
         "algorithm.kl_wieght: unknown field 'kl_wieght'; did you mean 'kl_weight'?",
         "merges[0].alphas[0]: must be less than or equal to 1, got 2",
-        "merges[1].name: unknown merge 'soup'; Known: " + ", ".join(sorted(MERGES)),
+        "merges[1].name: unknown merge 'soup'; Known: "
+        + ", ".join(sorted(MERGES))
+        + ". One of your own is registered in a file that `import:` or --import names.",
         "device: must be auto, cpu, cuda, cuda:N or mps, got 'gpu'; for an Nvidia GPU say cuda",
     ):
         assert expected in text

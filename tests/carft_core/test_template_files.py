@@ -139,6 +139,8 @@ def test_a_text_file_without_templates_is_refused(tmp_path: Path, content: str) 
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"no\.txt cannot be read: No such file"):
         read_template_file(tmp_path / "no.txt")
+    with pytest.raises(RequestError, match=f"^{Path.cwd() / 'no.txt'} cannot be read: No such"):
+        read_template_file(Path("no.txt"))
     (tmp_path / "folder.txt").mkdir()
     with pytest.raises(RequestError, match=r"folder\.txt cannot be read: Is a directory"):
         read_template_file(tmp_path / "folder.txt")

@@ -335,6 +335,19 @@ def test_a_loss_that_is_no_number_at_the_first_step_ends_the_run_there(
     assert [report["epoch"] for report in RunFolder(tmp_path).history()] == [0]
 
 
+def test_a_loss_without_its_terms_is_told_in_words(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bare(self: CarFt, model: nn.Module, batch: Batch, teacher: Teacher) -> Any:
+        del self, teacher
+        return batch.cross_entropy(model(batch.images))
+
+    monkeypatch.setattr(CarFt, "loss", bare)
+    words = r"loss of car_ft must return \(loss, dict of terms\), two things, and not a Tensor"
+    with pytest.raises(RequestError, match=words):
+        list(epochs(toy_config(), 0, workdir=tmp_path))
+
+
 def test_epoch_zero_tells_of_the_model_before_training(toy_config: Config, tmp_path: Path) -> None:
     reports = list(epochs(toy_config(), 0, workdir=tmp_path))
     assert [r.epoch for r in reports] == [0, 1, 2]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from carft_sweep.carft_core.algorithms import ALGORITHMS
+from carft_sweep.carft_core.algorithms.fine_tune import FineTune
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.api import SweepFailed, _loaded, run_sweep
 from carft_sweep.sweeps.engines.local import InProcessEngine
@@ -17,6 +22,7 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.trials import find_ledger
 from carft_sweep.sweeps.results.records import comparison
+from carft_sweep.sweeps.spec.user_code import register_family
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.report.formats import to_json
 from carft_sweep.tracking.store.memory_store import MemoryTracker
@@ -152,4 +158,122 @@ def test_a_wrong_request_says_what_is_wrong(
 ) -> None:
     with pytest.raises(RequestError, match=said):
         run_sweep(sweep, overrides=overrides)
+    assert not toy_cli.home.path.exists()
+
+
+OWN = """
+from typing import ClassVar
+from carft_sweep import ALGORITHMS, FAMILIES, MERGES, Family, FineTune, Merge
+
+@ALGORITHMS.register
+class Mine(FineTune):
+    name: ClassVar[str] = "mine"
+    summary: ClassVar[str] = "Mine"
+
+@MERGES.register
+class Halfway(Merge):
+    name: ClassVar[str] = "halfway"
+    summary: ClassVar[str] = "Halfway"
+    def points(self):
+        return []
+
+def opens(config):
+    raise NotImplementedError
+
+FAMILIES.register(Family("crows", "Crows", opens))
+"""
+BIRDS = "test: test\nroot: /nowhere\n"
+
+
+@pytest.fixture
+def own_module(
+    registries: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], None]]:
+    """Imports a module of this name, beside the notebook, into this process."""
+    del registries
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    before = set(sys.modules)
+
+    def imported(name: str) -> None:
+        importlib.invalidate_caches()
+        importlib.import_module(name)
+
+    yield imported
+    for name in set(sys.modules) - before:
+        if name.startswith("my_"):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("in_process", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"trial": {"algorithm": "mine"}, "parameters": None}, "algorithm 'mine'"),
+        ({"trial": {"algorithm": {"name": "ema", "of": "mine"}}, "parameters": None}, "'mine'"),
+        (
+            {
+                "parameters": {"algorithm.name": {"values": ["fine_tune", "mine"]}},
+                "trial": {"device": "cpu"},
+                "baselines": [],
+            },
+            "algorithm 'mine'",
+        ),
+        ({"baselines": ["mine"]}, "algorithm 'mine'"),
+        ({"trial": {"algorithm": "car_ft", "merges": ["halfway"]}}, "merge 'halfway'"),
+        ({"trial": {"algorithm": "car_ft", "data": {"family": "crows"}}}, "family 'crows'"),
+    ],
+)
+def test_what_only_this_process_has_imported_is_refused_before_anything_runs(
+    toy_cli: ToySweep,
+    tmp_path: Path,
+    own_module: Callable[[str], None],
+    in_process: bool,
+    changes: dict[str, Any],
+    said: str,
+) -> None:
+    """Workers, and a later resume, know what the sweep imports."""
+    (tmp_path / "my_own.py").write_text(OWN)
+    own_module("my_own")
+    with pytest.raises(RequestError) as refused:
+        run_sweep({**TOY, **changes}, in_process=in_process)
+    message = str(refused.value)
+    assert said in message
+    assert str(tmp_path / "my_own.py") in message
+    assert 'imports=["my_own.py"]' in message
+    assert not toy_cli.home.path.exists()
+
+
+def test_what_the_sweep_imports_may_bring_more_that_lies_beside_it(
+    tmp_path: Path, own_module: Callable[[str], None]
+) -> None:
+    (tmp_path / "my_own.py").write_text(OWN)
+    (tmp_path / "my_all.py").write_text("import my_own\n")
+    own_module("my_all")
+    sweep = {**TOY, "baselines": ["mine"]}
+    for item in ("my_own.py", "my_own", "my_all.py"):
+        assert _loaded(sweep, {}, [item]).imports
+    assert _loaded({**sweep, "import": ["my_all"]}, {}, ()).imports
+
+
+def test_a_family_file_of_an_earlier_call_is_refused_where_the_sweep_does_not_name_it(
+    tmp_path: Path, own_module: Callable[[str], None]
+) -> None:
+    del own_module
+    file = tmp_path / "birds.yaml"
+    file.write_text(BIRDS)
+    register_family(file)
+    trial = {"algorithm": "car_ft", "data": {"family": "birds"}}
+    with pytest.raises(RequestError, match=r'family \'birds\' .*imports=\["birds.yaml"\]'):
+        _loaded({**TOY, "trial": trial}, {}, ())
+    assert _loaded({**TOY, "trial": trial}, {}, ["birds.yaml"]).imports
+    assert _loaded({**TOY, "trial": {**trial, "data": {"family": "birds.yaml"}}}, {}, ()).imports
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_class_of_a_notebooks_cell_is_refused_before_anything_runs(toy_cli: ToySweep) -> None:
+    fields = {"name": "celled", "summary": "Typed into a cell", "__module__": "__main__"}
+    ALGORITHMS.register(type("Celled", (FineTune,), fields))
+    with pytest.raises(RequestError, match=r"'celled'.*no file.*imports=\[\"celled.py\"\]"):
+        run_sweep({**TOY, "baselines": ["celled"]})
     assert not toy_cli.home.path.exists()

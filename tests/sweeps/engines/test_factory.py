@@ -55,13 +55,23 @@ ONE_GPU, TWO_GPUS = gpu_node(8, 24_000.0), gpu_node(8, 24_000.0, 24_000.0)
         (Node("m", 8), {"engine": "ray"}, {}, True),
         (Node("m", 8), {}, {"address": "head:6379"}, True),
         (Node("m", 8), {"parallel": 1}, {"address": "head:6379"}, True),
-        (Node("m", 8), {"engine": "local"}, {"address": "head:6379"}, False),
+        (Node("m", 8), {"engine": "local"}, {"address": "local"}, False),
     ],
 )
 def test_auto_is_ray_where_there_is_a_cluster(
     spec: MakeSpec, machine: Node, keys: dict[str, Any], options: dict[str, str], ray: bool
 ) -> None:
     assert is_ray(spec(machine, **keys), **options) is ray
+
+
+def test_a_cluster_is_not_named_in_vain(spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = spec(engine="local")
+    with pytest.raises(
+        RequestError, match=r"--address head:6379 .* engine is local; leave out one"
+    ):
+        is_ray(local, address="head:6379")
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")  # is for every sweep of this shell
+    assert not is_ray(local)
 
 
 MANY = {"seeds": 40}

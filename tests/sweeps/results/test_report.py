@@ -290,10 +290,11 @@ def test_looking_runs_no_module_that_a_home_names(
         assert main(["--home", str(copy.path), *command]) == 2, command
         assert f"{planted} is not imported" in capsys.readouterr().err
     assert log_missing_model(copy, NAME) == (
-        f"the selected model is not in MLflow: {copy.sweep(NAME) / 'sweep.yaml'}, the file as it "
-        "was run: sweep.yaml:1: import: sync imports no modules, and the sweep was run with "
-        f"{planted}; with them: carft-sweep export shown --mlflow"
+        "the selected model is not in MLflow: sync imports no modules, and the sweep was run with "
+        f"{planted}; with them: carft-sweep export shown --mlflow --home {copy.path}"
     )
+    monkeypatch.setenv("CARFT_HOME", str(copy.path))
+    assert str(log_missing_model(copy, NAME)).endswith("carft-sweep export shown --mlflow")
     assert not ran.exists()
 
 

@@ -812,3 +812,29 @@ def test_an_architecture_without_weights_is_refused_with_its_line(tmp_path: Path
     with pytest.raises(RequestError, match=r"sweep\.yaml:6: .*unknown model 'RN5O'; near.* RN50"):
         load_spec(file)
     assert load_spec(file, ["parameters.model.name.values=[builtin]"]).trial_count == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "trial: {algorithm: l2_sp}\nparameters: {algorithm.pull: {value: 1}}",
+        "trial: {device: cpu, algorithm: {alpha: 1}}\n"
+        "parameters: {algorithm.name: {values: [car_ft, l2_sp]}, algorithm.pull: {value: 1}}",
+        "trial: {algorithm: {name: ema, of: l2_sp}}\nparameters: {algorithm.of.pull: {value: 1}}",
+    ],
+)
+def test_the_fields_of_an_algorithm_that_is_unknown_are_not_judged(load: Load, text: str) -> None:
+    """What is meant is an import that is missing."""
+    with pytest.raises(InvalidConfig) as told:
+        load(f"name: x\n{text}\n")
+    (problem,) = told.value.problems
+    assert "unknown algorithm 'l2_sp'; Known: car_ft" in str(problem)
+    assert "One of your own is registered in a file that `import:` or --import" in str(problem)
+
+
+def test_a_field_that_no_algorithm_has_is_judged_where_the_command_line_names_a_known_one(
+    load: Load,
+) -> None:
+    text = "name: x\ntrial: {algorithm: l2_sp}\nparameters: {algorithm.pull: {value: 1}}\n"
+    with pytest.raises(InvalidConfig, match=r"unknown parameter 'algorithm\.pull'"):
+        load(text, "trial.algorithm=car_ft")

@@ -93,8 +93,12 @@ def test_a_missing_file_is_answered_with_the_nearest_name(tmp_path: Path) -> Non
     (tmp_path / "learning.yaml").write_text("name: learning\n")
     with pytest.raises(RequestError, match=r"did you mean .*/learning\.yaml\?"):
         load_spec(tmp_path / "lerning.yaml")
-    with pytest.raises(RequestError, match=r"did you mean kl_weight\?.* Shipped recipes: compare"):
+    with pytest.raises(
+        RequestError, match=r"did you mean kl_weight\? In .* Shipped recipes: compare"
+    ):
         load_spec("kl_wieght")
+    with pytest.raises(RequestError, match=r"there is no sweep file lab\. In .*/: "):
+        load_spec("lab")
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
