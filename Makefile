@@ -56,14 +56,15 @@ check: $(VENV)/.installed-dev
 
 # With the oldest versions that pyproject.toml admits and that have wheels for this Python: what leans
 # on them most, and sweeps on both engines. Old versions warn of what newer ones have changed, and an
-# older numpy rounds the last digit of a mean differently.
+# older numpy rounds the last digit of a mean differently. uv does not see that an editable install
+# needs `editables`, which pip reads from what is built.
 DIGITS := test_the_text_is_the_one_that_was_looked_at[comparison.csv]
 test-oldest: $(VENV)/.installed-dev
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(OLDEST)
 	$(BIN)/uv pip install --quiet --python $(OLDEST) --compile-bytecode --only-binary :all: \
 	  --resolution lowest-direct -e ".[cluster]"
 	$(BIN)/uv pip install --quiet --python $(OLDEST) --compile-bytecode \
-	  hypothesis ipython pytest pytest-timeout pytest-xdist
+	  editables hypothesis ipython pytest pytest-timeout pytest-xdist
 	PATH=$(CURDIR)/$(OLDEST)/bin:$$PATH OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
 	  $(OLDEST)/bin/python -m pytest -W default tests/carft_core/test_clip_weights.py \
 	  tests/carft_core/test_requirements.py tests/sweeps/cli/test_check.py tests/tracking/report \
