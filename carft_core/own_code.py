@@ -100,7 +100,7 @@ def told(what: str, code: Callable[..., object]) -> Iterator[None]:
         yield
     except RequestError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever their code raises is said as a mistake in it
         if not is_own(code):
             raise
         raise RequestError(f"{what}: {reason(error, code.__module__)}") from error

@@ -14,8 +14,9 @@ from torch import nn
 from carft_sweep.carft_core.clip import OpenedClip, open_model
 from carft_sweep.carft_core.compilation import pays
 from carft_sweep.carft_core.config import EvalConfig, ModelConfig, PromptsConfig, TrialConfig
-from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Split, open_data, opened
+from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Split, open_data
 from carft_sweep.carft_core.data.base import DataConfig, opened_once
+from carft_sweep.carft_core.data.contract import opened
 from carft_sweep.carft_core.data.loader import default_workers
 from carft_sweep.carft_core.data.transforms import AUGMENTATIONS
 from carft_sweep.carft_core.device import Precision, resolve_device, resolve_precision, usable_cores

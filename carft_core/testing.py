@@ -17,16 +17,9 @@ from torch import Tensor, nn
 from carft_sweep.carft_core.algorithms import ALGORITHMS, USES, Algorithm, Batch, loss_and_terms
 from carft_sweep.carft_core.clip import Classifier, OpenedClip, open_model
 from carft_sweep.carft_core.config import trial_config
-from carft_sweep.carft_core.data import (
-    FAMILIES,
-    TRANSFORM,
-    Family,
-    FamilyData,
-    Split,
-    Transform,
-    open_data,
-)
+from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Split, Transform, open_data
 from carft_sweep.carft_core.data.base import RESERVED, DataConfig, Source
+from carft_sweep.carft_core.data.contract import TRANSFORM, missing_classes, wrong_items
 from carft_sweep.carft_core.evaluate import FURTHER_METRICS, METRICS
 from carft_sweep.carft_core.merges import MERGES, Merge
 from carft_sweep.carft_core.optim import OptimConfig, freeze_all_but
@@ -567,18 +560,9 @@ def items_have_unique_names_a_unit_and_a_label_of_the_family(opened: Opened) -> 
     """And labels lie in the classes that the split says can occur."""
     for name, split in opened.splits().items():
         where = f"{opened.name}, {name}"
-        must(
-            len(split) == len(split.ids) == len(split.units) == len(split.labels) > 0,
-            f"{where}: as many ids as units and labels, and one at least",
-        )
+        problem = wrong_items(split, len(opened.data.class_names))
+        must(problem is None, f"{where}: {problem}")
         must(len(set(split.ids)) == len(split.ids), f"{where}: each id must be unique")
-        must(split.labels.dtype == torch.int64, f"{where}: labels must be int64")
-        occurring = set(split.labels.tolist())
-        allowed = range(len(opened.data.class_names)) if split.classes is None else split.classes
-        must(
-            occurring <= set(allowed) <= set(range(len(opened.data.class_names))),
-            f"{where}: labels must be indices of classes, those of `classes` if it is given",
-        )
 
 
 def classes_that_count_as_one_are_of_one_group(opened: Opened) -> None:
@@ -665,12 +649,9 @@ def every_class_is_trained_validated_and_tested(opened: Opened) -> None:
 
     Where official splits are `uneven` it is trained at least.
     """
-    everything = set(range(len(opened.data.class_names)))
     for name, split in opened.in_distribution().items():
-        if opened.data.uneven and name != "train":
-            continue
-        missing = everything - set(split.labels.tolist())
-        must(not missing, f"{opened.name}, {name}: no image of the classes {sorted(missing)}")
+        problem = missing_classes(opened.data, name, split)
+        must(problem is None, f"{opened.name}, {name}: {problem}")
 
 
 def a_view_depends_on_seed_epoch_and_index_alone(opened: Opened) -> None:

@@ -19,3 +19,9 @@ def program() -> str:
         if called.parts[-2:] == ("carft_sweep", "__main__.py"):
             return f"{shlex.quote(sys.executable)} -m carft_sweep"
     return NAME
+
+
+def command(verb: str, name: str, home: str | None, *options: str) -> str:
+    """Write what to type next: `carft-sweep resume toy --home x`; `home` is the option as given."""
+    of_home = ["--home", home] if home else []
+    return f"{program()} {shlex.join([verb, name, *options, *of_home])}"

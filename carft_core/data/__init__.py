@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from carft_sweep.carft_core.data.base import (
-    Arrays,
     DataConfig,
     DataFolder,
     Family,
@@ -22,27 +17,18 @@ from carft_sweep.carft_core.data.base import (
     named_shifts,
     opened_once,
 )
+from carft_sweep.carft_core.data.contract import opened
 from carft_sweep.carft_core.data.domainbed import DOMAIN_BED
 from carft_sweep.carft_core.data.downstream import DOWNSTREAM
 from carft_sweep.carft_core.data.folders import listed
 from carft_sweep.carft_core.data.icon_shift import ICON_SHIFT, ICON_SHIFT_DEV
 from carft_sweep.carft_core.data.image_folder import IMAGE_FOLDER
 from carft_sweep.carft_core.data.imagenet import IMAGENET
-from carft_sweep.carft_core.data.splits import (
-    IN_DISTRIBUTION,
-    carve,
-    take_fraction,
-    take_shots,
-    without_bad_files,
-)
+from carft_sweep.carft_core.data.splits import carve, take_fraction, take_shots, without_bad_files
 from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.data.wilds import FMOW, IWILDCAM
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.own_code import is_own, told
 from carft_sweep.carft_core.registry import Registry
-
-TRANSFORM = Transform(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-"""That of the views by which a family is held to its contract."""
 
 
 def _refusal(thing: object) -> str | None:
@@ -113,81 +99,6 @@ def _asked_for(config: DataConfig, data: FamilyData) -> FamilyData:
 def _prepared(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> FamilyData:
     """`open_` is the family's own: one that is registered anew is opened anew."""
     return as_used(_asked_for(config, opened(config, open_)), config)
-
-
-def opened(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> FamilyData:
-    """What a family opens, held to what a glance shows of its contract.
-
-    Ours are held to it by tests. Raises RequestError with each breach, or with what the
-    family's code raised and where.
-    """
-    with told(f"data.family: {config.family}", open_):
-        data = open_(config)
-        problems = list(_breaches(data)) if is_own(open_) else []
-    if problems:
-        raise RequestError("\n".join(f"{config.family}, {problem}" for problem in problems))
-    return data
-
-
-def _breaches(data: FamilyData) -> Iterator[str]:
-    """What of a family's splits no run can use, or would score wrongly."""
-    for name, split in data.splits.items():
-        problem = _wrong_items(split, len(data.class_names)) or _wrong_view(split)
-        if problem is not None:
-            yield f"{name}: {problem}"
-        elif name == "train" or (name in IN_DISTRIBUTION and not data.uneven):
-            missing = sorted({*range(len(data.class_names))} - {*split.labels.unique().tolist()})
-            if missing:
-                numbers = listed([str(label) for label in missing])
-                names = listed([data.class_names[label] for label in missing])
-                may = "" if name == "train" else "; where that is meant, say why in `uneven`"
-                yield f"{name}: no image of the classes [{numbers}] ({names}){may}"
-
-
-def _wrong_items(split: Split, classes: int) -> str | None:
-    count, labels = len(split.ids), split.labels
-    if not count == len(split.units) == len(labels) or not count:
-        return (
-            "as many ids as units and labels, and one at least; it has "
-            f"{count} ids, {len(split.units)} units and {len(labels)} labels"
-        )
-    if labels.dtype != torch.int64 or labels.dim() != 1:
-        shape = list(labels.shape)
-        return f"labels must be int64, a tensor [{count}], got {labels.dtype} {shape}"
-    possible = range(classes) if split.classes is None else split.classes
-    if not set(possible) <= set(range(classes)):
-        return f"`classes` must be indices of the {classes} classes, got {list(possible)}"
-    wrong = ~torch.isin(labels, torch.tensor(possible, dtype=torch.int64))
-    if wrong.any():
-        row = int(wrong.nonzero()[0])
-        allowed = f"the {classes} classes, 0 to {classes - 1}"
-        if split.classes is not None:
-            allowed = f"its `classes`, {listed([str(label) for label in possible])}"
-        return (
-            f"labels must be indices of {allowed}; that of {split.ids[row]} is {int(labels[row])}"
-        )
-    return None
-
-
-def _wrong_view(split: Split) -> str | None:
-    """Of the first and the last image; files are not decoded for it."""
-    source, kind = split.source, type(split.source)
-    if isinstance(source, Arrays):
-        pixels = source.pixels
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
-            return f"pixels must be uint8 [N, H, W, 3], got {pixels.dtype} {list(pixels.shape)}"
-    elif source.decodes or (kind.read is Source.read and kind.views is Source.views):
-        return None
-    with contextlib.suppress(RequestError):  # an image is broken, which its reader tells
-        rows = [0, len(split) - 1]
-        views = split.views(rows, transform=TRANSFORM, seed=None, epoch=0)
-        size = TRANSFORM.size
-        if views.dtype != torch.uint8 or views.shape != (2, 3, size, size):
-            return (
-                f"views must be uint8 [B, 3, {size}, {size}] for a transform of size {size}, got "
-                f"{views.dtype} {list(views.shape)} for two rows"
-            )
-    return None
 
 
 def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
@@ -272,7 +183,6 @@ def _unrestricted(data: FamilyData) -> FamilyData:
 
 __all__ = [
     "FAMILIES",
-    "TRANSFORM",
     "DataFolder",
     "Family",
     "FamilyData",
@@ -282,5 +192,4 @@ __all__ = [
     "as_used",
     "open_data",
     "open_whole",
-    "opened",
 ]

@@ -172,15 +172,16 @@ def sync_command(arguments: argparse.Namespace, emit: Emit) -> int:
     return 0
 
 
+_LATER = "Nothing is lost: sync again when the server answers"
+
+
 def _preflight(store: Tracker) -> None:
     try:
         store.preflight()
     except AccessDenied:
         raise
     except ServiceUnreachable as away:
-        raise ServiceUnreachable(
-            f"{away}. Nothing is lost: sync again when the server answers"
-        ) from away
+        raise ServiceUnreachable(f"{away}. {_LATER}") from away
 
 
 def _sync(home: Home, name: str, store: Tracker, emit: Emit) -> int:
@@ -190,10 +191,7 @@ def _sync(home: Home, name: str, store: Tracker, emit: Emit) -> int:
     try:
         projection = project(home, name, store)
     except ServiceUnreachable as away:
-        raise ServiceUnreachable(
-            f"{away}; the runs of {name} are not all sent. Nothing is lost: sync again when "
-            "the server answers"
-        ) from away
+        raise ServiceUnreachable(f"{away}; the runs of {name} are not all sent. {_LATER}") from away
     if projection.sent:
         emit(f"{name}: {projection.sent} run{'' if projection.sent == 1 else 's'} sent.")
     note = log_missing_model(home, name)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from carft_sweep.carft_core.files import format_size
 from carft_sweep.sweeps.cli import UNREACHABLE, WRONG, Emit
-from carft_sweep.sweeps.cli.status import command
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.claim import holder, undriven
 from carft_sweep.sweeps.ledger.runs import OPTIMISER_STATE, RunStore, set_aside
@@ -35,6 +34,7 @@ from carft_sweep.tracking.location import (
     sqlite_file,
     without_password,
 )
+from carft_sweep.tracking.program import command
 from carft_sweep.tracking.store.mlflow_store import open_store
 
 

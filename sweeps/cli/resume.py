@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.parser import keys
-from carft_sweep.sweeps.cli.status import command, is_open
+from carft_sweep.sweeps.cli.status import is_open
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.claim import DRIVER
 from carft_sweep.sweeps.ledger.generations import Invocation
 from carft_sweep.sweeps.ledger.summary import summary_of
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
-from carft_sweep.tracking.program import program
+from carft_sweep.tracking.program import command, program
 
 if TYPE_CHECKING:
     from carft_sweep.sweeps.spec.spec import SweepSpec

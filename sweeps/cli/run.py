@@ -14,7 +14,7 @@ from carft_sweep.carft_core.data.images import UNREADABLE
 from carft_sweep.sweeps.api import perform
 from carft_sweep.sweeps.cli import INTERRUPTED, Emit
 from carft_sweep.sweeps.cli.parser import overrides
-from carft_sweep.sweeps.cli.status import FailedRun, command, failed_runs
+from carft_sweep.sweeps.cli.status import FailedRun, failed_runs
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.generations import COPY
 from carft_sweep.sweeps.ledger.trials import find_ledger
@@ -25,7 +25,7 @@ from carft_sweep.sweeps.spec.spec import SweepSpec, is_recipe, load_spec
 from carft_sweep.tracking.comparison.spec import FEWEST_SEEDS
 from carft_sweep.tracking.console import PlainConsole
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
-from carft_sweep.tracking.program import program
+from carft_sweep.tracking.program import command, program
 from carft_sweep.tracking.report.formats import to_json
 from carft_sweep.tracking.report.terminal import terminal
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import statistics
 import time
 from collections import Counter
@@ -38,7 +37,7 @@ from carft_sweep.sweeps.ledger.trials import (
 )
 from carft_sweep.sweeps.scheduler.progress import duration, value_text
 from carft_sweep.tracking.console import PlainConsole
-from carft_sweep.tracking.program import program
+from carft_sweep.tracking.program import command, program
 
 MEASURED = 20
 """So many trials, the last ones, tell how long a run takes."""
@@ -138,11 +137,6 @@ def _total(ledger: Ledger, asked: int) -> int:
     planned = sum(len(baseline.runs) for baseline in baselines)
     planned += int(ledger.recall(TRIAL_RUNS, asked * len(ledger.spec["seeds"])))
     return min(distinct, planned) + int(ledger.recall(FINAL_RUNS, 0))
-
-
-def command(verb: str, name: str, home: str | None) -> str:
-    """Write what to type next: `carft-sweep resume toy --home x`; `home` is the option as given."""
-    return f"{program()} {shlex.join([verb, name, *(['--home', home] if home else [])])}"
 
 
 def failed_runs(home: Home, ledger: Ledger, most: int = 5) -> tuple[FailedRun, ...]:

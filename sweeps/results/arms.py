@@ -12,7 +12,12 @@ from carft_sweep.tracking.comparison.compare import Comparison, Row
 from carft_sweep.tracking.comparison.metrics import ID, OOD
 from carft_sweep.tracking.comparison.runs import Scalar, setting, split_merge
 from carft_sweep.tracking.comparison.verdict import Verdict
-from carft_sweep.tracking.report.table import TableOptions, usual_columns, visible_rows
+from carft_sweep.tracking.report.table import (
+    SELECTED,
+    TableOptions,
+    usual_columns,
+    visible_rows,
+)
 from carft_sweep.tracking.store.base import RunsView
 
 VERSUS = "vs_reference/"
@@ -137,7 +142,7 @@ def _summary(row: Row, metrics: Sequence[str]) -> ArmSummary:
         params |= {"merge": merge} if alpha is None else {"merge": merge, "alpha": alpha}
     fresh = "fresh seed" if arm.confirms else "seed"
     seeds = f"({row.n} {fresh}{'' if row.n == 1 else 's'})" if arm.has_seeds else ""
-    pointer = "▸ " if row.selected else ""
+    pointer = SELECTED if row.selected else ""
     name = pointer + _name(arm.algorithm, arm.params, arm.merge or "")
     return ArmSummary(
         label=arm.label,

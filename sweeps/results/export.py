@@ -26,7 +26,7 @@ from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.runs import UNMERGED, Arm, RunRecord, split_merge
 from carft_sweep.tracking.comparison.spec import REFERENCE, VAL
 from carft_sweep.tracking.location import home_folder, home_id, resolve_location
-from carft_sweep.tracking.program import program
+from carft_sweep.tracking.program import command, program
 from carft_sweep.tracking.report.html import Export
 from carft_sweep.tracking.store.base import DatasetInput, RunKey
 
@@ -480,8 +480,7 @@ def log_missing_model(home: Home, name: str) -> str | None:
 def _export_to_mlflow(home: Home, name: str) -> str:
     """Write what to type; the home only where it is not found without."""
     is_found = home_folder(None).absolute() == home.path.absolute()
-    of_home = [] if is_found else ["--home", str(home.path)]
-    return f"{program()} {shlex.join(['export', name, '--mlflow', *of_home])}"
+    return command("export", name, None if is_found else str(home.path), "--mlflow")
 
 
 def _measured(home: Home, model: SelectedModel) -> Mapping[str, Any]:

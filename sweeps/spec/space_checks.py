@@ -308,8 +308,8 @@ class TrialSpace:
             if name in known:
                 message = f"{names_played} trains nothing, so this changes nothing"
             self.document.add_error(("parameters", name), message)
-        given = self.document.mapping(("trial", "algorithm"))
-        for field in given if self.varied and is_judged else ():
+        own_fields = self.document.mapping(("trial", "algorithm"))
+        for field in own_fields if self.varied and is_judged else ():
             if f"algorithm.{field}" not in known:
                 message = unknown(f"field of {names_played}", f"algorithm.{field}", own)
                 self.document.add_error(("trial", "algorithm", field), message)

@@ -188,8 +188,8 @@ def _unimported(thing: Any, imports: Sequence[str]) -> str | None:
     """
     declared = _declared(thing) if isinstance(thing, Family) else None
     if declared is not None:
-        known = {Path(item).resolve() for item in imports}
-        return None if declared.file.resolve() in known else str(declared.file)
+        files = {Path(item).resolve() for item in imports}
+        return None if declared.file.resolve() in files else str(declared.file)
     code = thing.open if isinstance(thing, Family) else thing
     module = getattr(code, "func", code).__module__  # of a functools.partial, what it calls
     tops = {

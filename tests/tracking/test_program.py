@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from carft_sweep.sweeps.cli.status import command
-from carft_sweep.tracking.program import program
+from carft_sweep.tracking.program import command, program
 
 
 @pytest.mark.parametrize(

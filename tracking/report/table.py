@@ -34,6 +34,8 @@ MOST = 50
 """Trials in a table, unless more are requested."""
 MOST_ON_PAGE = 2000
 """Trials of the full table: beyond them the page becomes large, and nobody reads."""
+SELECTED = "▸ "
+"""Before the name of the selected setting."""
 _SIGNS = {"untuned": "‡", "names domains": "†"}
 """Of marks, behind the name of a row."""
 _BY_NAME, _BY_COUNT = "setting", "n"
@@ -348,7 +350,7 @@ def sort_rows(comparison: Comparison, by: str) -> Comparison:
 def _pointer(comparison: Comparison, row: Row) -> str:
     """Mark the selected setting by a triangle, by a dot what stands for one of several."""
     if row.selected:
-        return "▸ "
+        return SELECTED
     rivals = comparison.rivals[row.arm.algorithm, row.arm.merge]
     stands = row.chosen and rivals > 1 and row.arm.merge == comparison.rule.merge
     return "• " if stands else "  "
@@ -414,7 +416,7 @@ def _notes(
     others = [column.header for column in columns if not is_fraction(column.metric)]
     top1 = [column.header for column in columns if kind_of(column.metric) == TOP1]
     if_true = {
-        "▸ selected.": "▸ " in pointers,
+        f"{SELECTED}selected.": SELECTED in pointers,
         "• best setting of its algorithm.": "• " in pointers,
         f"{settings} of {of} settings, the best by {comparison.rule.metric}.": settings < of,
         "‡ untuned: tried at fewer settings than others.": "untuned" in marks,

@@ -14,7 +14,6 @@ import pytest
 
 from carft_sweep.carft_core.files import write_json
 from carft_sweep.sweeps.cli import main
-from carft_sweep.sweeps.cli.status import command
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.study import StudyProjection, open_storage
@@ -28,6 +27,7 @@ from carft_sweep.sweeps.ledger.summary import (
 )
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
 from carft_sweep.sweeps.results.records import comparison
+from carft_sweep.tracking.program import command
 
 TOP1 = {"name": "id/val/top1", "goal": "maximize", "merge": None}
 NLL = {"name": "id/val/nll", "goal": "minimize", "merge": None}

@@ -76,6 +76,6 @@ def test_the_page_tells_of_every_recipe_and_profile(recipe: str) -> None:
 
 def section_of(heading: str) -> str:
     """The text of the page's one section with this heading."""
-    found = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
-    (section,) = found
+    sections = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    (section,) = sections
     return str(section)

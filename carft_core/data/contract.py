@@ -1,0 +1,107 @@
+"""The contract of a family, as far as a glance at what it opens shows it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from carft_sweep.carft_core.data.base import Arrays, DataConfig, FamilyData, Source, Split
+from carft_sweep.carft_core.data.folders import listed
+from carft_sweep.carft_core.data.splits import IN_DISTRIBUTION
+from carft_sweep.carft_core.data.transforms import Transform
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.own_code import is_own, told
+
+TRANSFORM = Transform(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+"""That of the views by which a family is held to its contract."""
+
+
+def opened(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> FamilyData:
+    """What a family opens, held to what a glance shows of its contract.
+
+    Ours are held to it by tests. Raises RequestError with each breach, or with what the
+    family's code raised and where.
+    """
+    with told(f"data.family: {config.family}", open_):
+        data = open_(config)
+        problems = list(_breaches(data)) if is_own(open_) else []
+    if problems:
+        raise RequestError("\n".join(f"{config.family}, {problem}" for problem in problems))
+    return data
+
+
+def _breaches(data: FamilyData) -> Iterator[str]:
+    """What of a family's splits no run can use, or would score wrongly."""
+    for name, split in data.splits.items():
+        problem = (
+            wrong_items(split, len(data.class_names))
+            or _wrong_view(split)
+            or missing_classes(data, name, split)
+        )
+        if problem is not None:
+            yield f"{name}: {problem}"
+
+
+def missing_classes(data: FamilyData, name: str, split: Split) -> str | None:
+    """What classes a split lacks that it must have: in train, and in val and test unless the
+    family is `uneven`.
+    """
+    if name != "train" and (name not in IN_DISTRIBUTION or data.uneven):
+        return None
+    missing = sorted({*range(len(data.class_names))} - {*split.labels.unique().tolist()})
+    if not missing:
+        return None
+    numbers = listed([str(label) for label in missing])
+    names = listed([data.class_names[label] for label in missing])
+    may = "" if name == "train" else "; where that is meant, say why in `uneven`"
+    return f"no image of the classes [{numbers}] ({names}){may}"
+
+
+def wrong_items(split: Split, classes: int) -> str | None:
+    """What is wrong with the ids, units and labels of a split of a family with so many classes."""
+    count, labels = len(split.ids), split.labels
+    if not count == len(split.units) == len(labels) or not count:
+        return (
+            "as many ids as units and labels, and one at least; it has "
+            f"{count} ids, {len(split.units)} units and {len(labels)} labels"
+        )
+    if labels.dtype != torch.int64 or labels.dim() != 1:
+        shape = list(labels.shape)
+        return f"labels must be int64, a tensor [{count}], got {labels.dtype} {shape}"
+    possible = range(classes) if split.classes is None else split.classes
+    if not set(possible) <= set(range(classes)):
+        return f"`classes` must be indices of the {classes} classes, got {list(possible)}"
+    wrong = ~torch.isin(labels, torch.tensor(possible, dtype=torch.int64))
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        allowed = f"the {classes} classes, 0 to {classes - 1}"
+        if split.classes is not None:
+            allowed = f"its `classes`, {listed([str(label) for label in possible])}"
+        return (
+            f"labels must be indices of {allowed}; that of {split.ids[row]} is {int(labels[row])}"
+        )
+    return None
+
+
+def _wrong_view(split: Split) -> str | None:
+    """Of the first and the last image; files are not decoded for it."""
+    source, kind = split.source, type(split.source)
+    if isinstance(source, Arrays):
+        pixels = source.pixels
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
+            return f"pixels must be uint8 [N, H, W, 3], got {pixels.dtype} {list(pixels.shape)}"
+    elif source.decodes or (kind.read is Source.read and kind.views is Source.views):
+        return None
+    with contextlib.suppress(RequestError):  # an image is broken, which its reader tells
+        rows = [0, len(split) - 1]
+        views = split.views(rows, transform=TRANSFORM, seed=None, epoch=0)
+        size = TRANSFORM.size
+        if views.dtype != torch.uint8 or views.shape != (2, 3, size, size):
+            return (
+                f"views must be uint8 [B, 3, {size}, {size}] for a transform of size {size}, got "
+                f"{views.dtype} {list(views.shape)} for two rows"
+            )
+    return None
