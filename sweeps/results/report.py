@@ -341,10 +341,6 @@ def importance(sweep: Ledger, comparison: Comparison) -> Shares | None:
     None with fewer than ten trials, with fewer than two such parameters, and where all trials have
     one value.
     """
-    import optuna
-
-    from carft_sweep.sweeps.space.samplers import CompleteTrials, encode, optuna_distributions
-
     metric = comparison.rule.metric
     values = {
         row.arm.trial: row.arm.mean(metric)
@@ -358,6 +354,11 @@ def importance(sweep: Ledger, comparison: Comparison) -> Shares | None:
     ]
     if len(trials) < FEWEST or len({value for _, value in trials}) < 2:
         return None
+
+    import optuna
+
+    from carft_sweep.sweeps.space.samplers import CompleteTrials, encode, optuna_distributions
+
     plain = sweep.spec["parameters"].items()
     space = [parse_parameter(name, data) for name, data in plain]
     distributions = optuna_distributions(space)

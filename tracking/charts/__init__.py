@@ -16,7 +16,7 @@ from carft_sweep.tracking.charts.tradeoff import ID_OOD
 from carft_sweep.tracking.charts.training import COST, LEARNING
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 
-__all__ = ["CHARTS", "Chart", "write_figures"]
+__all__ = ["CHARTS", "Chart", "start_drawing", "write_figures"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,11 @@ def write_figures(
             file.write_bytes(_CONVERTERS[kind](spec, scale))
             files.append(file)
     return files
+
+
+def start_drawing() -> None:
+    """Start the JavaScript engine that `write_figures` needs, which takes a third of a second."""
+    _svg({"mark": "point"}, 1.0)
 
 
 def _png(spec: dict[str, Any], scale: float) -> bytes:

@@ -16,9 +16,19 @@ from carft_sweep.tracking.comparison.statistics import Interval
 Rows = Sequence[Mapping[str, Any]]
 
 
+class Marks(alt.Chart):
+    """Marks of one kind: what the charts here are put together from."""
+
+    def __deepcopy__(self, memo: object = None) -> Marks:
+        # Half of a report's time were Altair's copies of all that is in a chart, each time that it
+        # is put into another one. No part is changed afterwards, so that charts may share them.
+        return self.copy(deep=False)
+
+
 def inline_data(rows: Rows) -> alt.InlineData:
     """Wrap rows of numbers and words."""
-    return alt.InlineData(values=[dict(row) for row in rows])
+    # A tuple: Altair copies every list in a chart, again and again as charts are put together.
+    return alt.InlineData(values=tuple(dict(row) for row in rows))
 
 
 def quantitative(
@@ -87,7 +97,7 @@ def seed_dots(rows: Rows, *channels: alt.SchemaBase) -> list[alt.Chart]:
     if not rows:
         return []
     # Rings so small that they are dots: what is filled would fill the legend's symbols too.
-    dots = alt.Chart(inline_data(rows)).mark_point(
+    dots = Marks(inline_data(rows)).mark_point(
         filled=False, shape="circle", size=4, opacity=0.75, strokeWidth=2.5, aria=False
     )
     return [dots.encode(*channels)]
@@ -108,7 +118,7 @@ def rule_at(value: float, along: Literal["x", "y"]) -> alt.Chart:
     datum = alt.XDatum if along == "x" else alt.YDatum
     # Without it, the first layer would take the grid from the others.
     channel = datum(value, axis=alt.Axis(grid=True))
-    mark = alt.Chart(inline_data([{}])).mark_rule(color=NEUTRAL, strokeWidth=1, aria=False)
+    mark = Marks(inline_data([{}])).mark_rule(color=NEUTRAL, strokeWidth=1, aria=False)
     rule: alt.Chart = mark.encode(channel)
     return rule
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from carft_sweep.tracking.charts import palette
 from carft_sweep.tracking.charts.base import (
     Chart,
+    Marks,
     Picture,
     inline_data,
     interval_ends,
@@ -71,7 +72,7 @@ def draw_classes(data: ChartData) -> Picture | None:
     chooser = alt.binding_select(options=names, name="Split: ")
     choice = alt.param(name="split", value=names[0], bind=chooser)
     base = (
-        alt.Chart()
+        Marks()
         .transform_filter("datum.split == split")
         .encode(
             alt.Y(
@@ -309,10 +310,10 @@ def _diagram(title: str, rows: list[dict[str, Any]], legend: Legend) -> alt.Laye
     x = alt.X("confidence:Q", title="confidence (%)", scale=percents)
     y = alt.Y("accuracy:Q", title="accuracy (%)", scale=percents)
     corners = [{"confidence": end, "accuracy": end} for end in (0, 100)]
-    perfect = alt.Chart(inline_data(corners)).mark_line(
+    perfect = Marks(inline_data(corners)).mark_line(
         color=NEUTRAL, strokeDash=[2, 2], strokeWidth=1.5, aria=False
     )
-    base = alt.Chart(inline_data(rows), title=title).encode(x, y, legend.colour())
+    base = Marks(inline_data(rows), title=title).encode(x, y, legend.colour())
     size = alt.Size("share:Q", scale=alt.Scale(domain=[0, 20], range=[6, 80], clamp=True))
     size["legend"] = None
     hints = tooltips(_FIELD, ("confidence", ".1f"), ("accuracy", ".1f"), ("images", "d"))
@@ -326,7 +327,7 @@ def _diagram(title: str, rows: list[dict[str, Any]], legend: Legend) -> alt.Laye
 
 def _shares(title: str, rows: list[dict[str, Any]], legend: Legend) -> alt.LayerChart:
     """Draw steps over the bins, since bars of several rows would hide each other."""
-    middle = alt.Chart(inline_data(rows)).transform_calculate(middle="(datum.low + datum.high) / 2")
+    middle = Marks(inline_data(rows)).transform_calculate(middle="(datum.low + datum.high) / 2")
     hints = tooltips(_FIELD, ("low", ".1f"), ("high", ".1f"), ("share", ".1f"), ("images", "d"))
     scale = alt.Scale(domain=[0, 100])
     lines = middle.mark_line(interpolate="step", strokeWidth=1.5, aria=False).encode(

@@ -13,6 +13,7 @@ from carft_sweep.tracking.charts import palette
 from carft_sweep.tracking.charts.base import (
     OF_A_SEED,
     Chart,
+    Marks,
     Picture,
     inline_data,
     interval_ends,
@@ -116,7 +117,7 @@ def _panel(
 ) -> alt.LayerChart:
     field = short(metric)
     measured = f"isValid(datum['{parameter.field}']) && isValid(datum['{field}'])"
-    base = alt.Chart().transform_filter(measured).encode(alt.X(**parameter.axis()), _y(metric))
+    base = Marks().transform_filter(measured).encode(alt.X(**parameter.axis()), _y(metric))
     lines = base.encode(legend.colour())
     hints = tooltips("setting", parameter.tooltip, (field, ".1f"))
     few = len(points) <= _MOST_INTERVALS
@@ -152,7 +153,7 @@ def _levels(data: ChartData, metric: str) -> list[alt.Chart]:
         level = None if row is None else row.metric(metric).mean
         if row is not None and level is not None:
             rows = [{"setting": row.arm.label, short(metric): percent(level)}]
-            base = alt.Chart(inline_data(rows)).encode(_y(metric))
+            base = Marks(inline_data(rows)).encode(_y(metric))
             rule = base.mark_rule(color=NEUTRAL, strokeWidth=1.5, strokeDash=[2, 2], aria=False)
             # On the side where most of the settings are not.
             name = base.mark_text(dy=-6 if level > middle else 8, fontSize=10, **place)
@@ -292,7 +293,7 @@ def _hints(x: Parameter, y: Parameter, number: _Number) -> list[alt.Tooltip]:
 def _heat(
     cells: Sequence[dict[str, Any]], x: Parameter, y: Parameter, number: _Number
 ) -> alt.LayerChart:
-    base = alt.Chart(title=number.title).encode(alt.X(**x.bands()), alt.Y(**y.bands(upwards=True)))
+    base = Marks(title=number.title).encode(alt.X(**x.bands()), alt.Y(**y.bands(upwards=True)))
     layers = [base.mark_rect().encode(_colour(cells, number), tooltip=_hints(x, y, number))]
     if len({cell[x.field] for cell in cells}) <= _MOST_WORDS:
         words = base.mark_text(color="white", fontWeight="bold", aria=False)
@@ -314,7 +315,7 @@ def _heat(
 def _scatter(
     cells: Sequence[dict[str, Any]], x: Parameter, y: Parameter, number: _Number
 ) -> alt.LayerChart:
-    base = alt.Chart(title=number.title).encode(alt.X(**x.axis()), alt.Y(**y.axis()))
+    base = Marks(title=number.title).encode(alt.X(**x.axis()), alt.Y(**y.axis()))
     few = len(cells) <= _FEW
     points = base.mark_point(filled=True, size=70 if few else 30, opacity=0.85, aria=few)
     selected = base.transform_filter("datum.selected")
@@ -359,7 +360,7 @@ def draw_importance(data: ChartData) -> Picture | None:
 def _bars(metric: str, shares: dict[str, float]) -> alt.LayerChart:
     ordered = sorted(shares, key=lambda name: -shares[name])
     rows = [{"parameter": name, _SHARE: round(100 * shares[name], 2)} for name in ordered]
-    base = alt.Chart(inline_data(rows), title=metric).encode(
+    base = Marks(inline_data(rows), title=metric).encode(
         alt.X(
             field=_SHARE,
             type="quantitative",

@@ -12,6 +12,7 @@ from carft_sweep.tracking.charts import palette
 from carft_sweep.tracking.charts.base import (
     OF_A_SEED,
     Chart,
+    Marks,
     Picture,
     interval_ends,
     interval_rules,
@@ -99,7 +100,7 @@ def _dots(
         alt.YOffset("setting:N", sort=settings, scale=alt.Scale(domain=settings)),
         legend.colour(),
     )
-    base = alt.Chart().encode(*place, alt.X(**quantitative(value, title, scale=scale)))
+    base = Marks().encode(*place, alt.X(**quantitative(value, title, scale=scale)))
     of_a_seed = alt.X(**quantitative(value + OF_A_SEED, title, scale=scale))
     ends = [(f"{value} {end}", number_format) for end in ("low", "high")]
     points = base.mark_point(filled=False, size=42, opacity=1).encode(

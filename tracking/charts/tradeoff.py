@@ -15,6 +15,7 @@ from carft_sweep.tracking.charts import palette
 from carft_sweep.tracking.charts.base import (
     OF_A_SEED,
     Chart,
+    Marks,
     Picture,
     inline_data,
     interval_ends,
@@ -269,7 +270,7 @@ def _legend(data: ChartData, models: _Rows) -> Legend:
 
 
 def _draw_models(rows: _Rows, legend: Legend, axes: _Axes) -> list[alt.Chart]:
-    place = alt.Chart().encode(axes.x, axes.y)
+    place = Marks().encode(axes.x, axes.y)
     hints = tooltips(
         "setting", (axes.id, ".1f"), (axes.ood, ".1f"), ("runs", "d"), "interval of ID"
     )
@@ -316,7 +317,7 @@ def _curve_rows(data: ChartData, legend: Legend, axes: _Axes) -> _Rows:
 def _draw_curves(rows: _Rows, legend: Legend, axes: _Axes) -> list[alt.Chart]:
     if not rows:
         return []
-    lines = alt.Chart(inline_data(rows)).mark_line(strokeWidth=2, strokeDash=[6, 3], aria=False)
+    lines = Marks(inline_data(rows)).mark_line(strokeWidth=2, strokeDash=[6, 3], aria=False)
     return [
         lines.encode(axes.x, axes.y, legend.colour(), alt.Detail("curve:N"), alt.Order("alpha:Q"))
     ]
@@ -346,7 +347,7 @@ def _distance_rows(data: ChartData, axes: _Axes) -> _Rows:
 def _draw_distances(rows: _Rows, axes: _Axes) -> list[alt.Chart]:
     if not rows:
         return []
-    base = alt.Chart(inline_data(rows)).encode(axes.x)
+    base = Marks(inline_data(rows)).encode(axes.x)
     rules = base.mark_rule(color=NEUTRAL, strokeWidth=1.5).encode(
         axes.y, alt.Y2(field="curve"), tooltip=tooltips("setting", ("distance", "+.2f"))
     )
@@ -460,7 +461,7 @@ def _draw_labels(rows: _Rows, axes: _Axes) -> alt.LayerChart:
     is_wide = f"width >= {_NARROWEST_WIDE}"
     place: dict[str, Any] = {name: alt.ExprRef(f"datum.{name}") for name in ("dx", "dy", "align")}
     place["opacity"] = alt.ExprRef(f"({is_wide}) == {json.dumps(axes.width > _NARROW)} ? 1 : 0")
-    base = alt.Chart().encode(axes.x, axes.y, alt.Text("label:N"))
+    base = Marks().encode(axes.x, axes.y, alt.Text("label:N"))
     layers = [
         layer
         for bold in (False, True)

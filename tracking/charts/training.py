@@ -15,6 +15,7 @@ import altair as alt
 from carft_sweep.tracking.charts import palette
 from carft_sweep.tracking.charts.base import (
     Chart,
+    Marks,
     Picture,
     inline_data,
     interval_rules,
@@ -155,7 +156,7 @@ def _learning_panel(
         axis["values"] = list(range(last + 1))
     x = alt.X("epoch:Q", title="epoch", axis=axis, scale=alt.Scale(domain=[0, last], nice=False))
     y = alt.Y(**quantitative(_MEAN, titled(metric)))
-    place = alt.Chart(inline_data(points)).encode(x)
+    place = Marks(inline_data(points)).encode(x)
     finished = place.transform_filter("datum.standing != 'pruned'")
     shown = place.transform_filter("datum.standing == 'shown'").encode(legend.colour())
     best = place.transform_filter("datum.standing == 'best'").encode(legend.colour())
@@ -249,7 +250,7 @@ def _cost_panels(data: ChartData) -> list[alt.LayerChart]:
 
 
 def _cost_bars(rows: list[dict[str, Any]], legend: Legend, field: str) -> alt.LayerChart:
-    base = alt.Chart(inline_data(rows)).encode(
+    base = Marks(inline_data(rows)).encode(
         alt.Y("setting:N", sort=list(legend.styles), title=None, axis=_TWO_LINES),
         alt.X(**quantitative(field, field, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5))),
     )
@@ -281,7 +282,7 @@ def _count_panel(data: ChartData, counts: Mapping[str, Counter[str]]) -> alt.Cha
     paler = alt.Scale(type="ordinal", domain=states, range=[_OPACITY[s] for s in states])
     legend = alt.Legend(orient="bottom", title=None, symbolFillColor=NEUTRAL)
     axis = alt.Axis(tickMinStep=1, format="d", labelFlush=False)
-    bars = alt.Chart(inline_data(rows), height=_BAR * len(names)).mark_bar()
+    bars = Marks(inline_data(rows), height=_BAR * len(names)).mark_bar()
     panel: alt.Chart = bars.encode(
         alt.Y("algorithm:N", sort=names, title=None, axis=alt.Axis(labelLimit=130)),
         alt.X("runs:Q", title="runs", axis=axis),

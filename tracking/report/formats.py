@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -326,15 +328,19 @@ def _frame_row(row: Row, *, intervals: bool, values: bool = False) -> dict[str, 
     return line
 
 
-def _frame(lines: list[dict[str, Any]], columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Make a frame; what a line lacks is missing, metrics come last, in the order of tables."""
+def _frame(lines: list[dict[str, Any]]) -> pd.DataFrame:
+    """Make a frame; what a line lacks is missing."""
     import pandas as pd
 
-    names = dict.fromkeys([*columns, *(name for line in lines for name in line)])
-    plain = [name for name in names if "/" not in name]
-    metrics = sorted((name for name in names if "/" in name), key=_column_order)
-    frame = pd.DataFrame(lines, columns=[*plain, *metrics])
+    frame = pd.DataFrame(lines, columns=_columns(lines))
     return frame.astype({name: "Int64" for name in ("trial", "seed", "n") if name in frame})
+
+
+def _columns(lines: list[dict[str, Any]], first: Sequence[str] = ()) -> list[str]:
+    """Name the columns of lines: `first`, others, and metrics in the order of tables."""
+    names = dict.fromkeys([*first, *(name for line in lines for name in line)])
+    metrics = sorted((name for name in names if "/" in name), key=_column_order)
+    return [*(name for name in names if "/" not in name), *metrics]
 
 
 _ENDS = ("", "low", "high", "values", "images_low", "images_high")
@@ -366,30 +372,34 @@ def to_csv(
             line["sweeps"] = " ".join(owners_of(row, owners))
         lines.append(line)
     lines += [_quoted_row(quoted) for quoted in options.quoted]
-    frame = _frame(lines, ("setting", "algorithm", "merge"))
+    names = _columns(lines, ("setting", "algorithm", "merge"))
     if options.columns:
         columns = resolve_columns(comparison, options.columns)
-        names = [f"{column.metric} {end}".rstrip() for column in columns for end in _ENDS]
-        plain = [name for name in frame if "/" not in name]
-        frame = frame[[*plain, *(name for name in names if name in frame)]]
+        wanted = [f"{column.metric} {end}".rstrip() for column in columns for end in _ENDS]
+        plain = [name for name in names if "/" not in name]
+        names = [*plain, *(name for name in wanted if name in names)]
     if table is not None:
-        of_rows = [table.of(label) for label in frame["setting"]]
         for task in (*table.endpoints, AVERAGE):
-            cells = [it and {**it.cells, AVERAGE: it.average}[task] for it in of_rows]
-            frame[f"{task} mean"] = [cell and cell.mean for cell in cells]
-            frame[f"{task} error"] = [cell and cell.error for cell in cells]
-    # Names of a foreign home or server are only text, which a spreadsheet would take for a formula.
-    for name in frame.select_dtypes(exclude="number"):
-        frame[name] = frame[name].map(_plain_cell)
-    frame = frame.rename(columns=_plain_cell)
-    text: str = frame.to_csv(index=False, lineterminator="\n")
-    return text
+            names += [f"{task} mean", f"{task} error"]
+            for line in lines:
+                of_row = table.of(line["setting"])
+                cells = {} if of_row is None else {**of_row.cells, AVERAGE: of_row.average}
+                if (cell := cells.get(task)) is not None:
+                    line |= {f"{task} mean": cell.mean, f"{task} error": cell.error}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_plain_cell, names))
+    writer.writerows([_plain_cell(line.get(name)) for name in names] for line in lines)
+    return text.getvalue()
 
 
 def _plain_cell(value: Any) -> Any:
-    """Put `'` before a text that a spreadsheet would compute; numbers stay."""
+    """Put `'` before a text that a spreadsheet would compute; numbers stay, NaN is left out.
+
+    Names of a foreign home or server are only text.
+    """
     if not isinstance(value, str):
-        return value
+        return None if value != value else value
     text = value.replace("\r", " ")  # which is not quoted, and would begin a line
     return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
 

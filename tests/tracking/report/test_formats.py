@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 import shutil
 import subprocess
@@ -68,6 +69,18 @@ def test_no_cell_of_the_csv_is_a_formula(start: str) -> None:
     assert {len(line) for line in lines} == {len(lines[0])}, "none begins a line of its own"
     formulas = [cell for cell in cells if cell.lstrip().startswith(("=", "+", "-", "@"))]
     assert {*formulas} <= {"-1.0"}
+
+
+def test_a_number_of_csv_stays_what_it_is_where_other_rows_lack_it_or_it_is_none() -> None:
+    records = [
+        run("fine_tune", 0, metrics(0.6, 0.4)),
+        run("car_ft", 0, metrics(0.6, math.nan), trial=0, params={"data.batch_size": 32}),
+    ]
+    text = to_csv(compare(records, sweep="s"))
+    of_rows = {line["algorithm"]: line for line in csv.DictReader(io.StringIO(text))}
+    assert of_rows["car_ft"]["data.batch_size"] == "32"
+    assert of_rows["fine_tune"]["data.batch_size"] == ""
+    assert of_rows["car_ft"]["ood/mean/top1"] == ""
 
 
 def test_a_spread_stands_small_behind_its_mean_and_a_minus_is_one() -> None:
