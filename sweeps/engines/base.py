@@ -176,6 +176,9 @@ class Engine(ABC):
         May be called from a signal handler or another thread.
         """
 
+    def release(self) -> None:  # noqa: B027 - what lets go at once need not say so
+        """Let workers that have no job end, without waiting for them."""
+
     @abstractmethod
     def close(self) -> None:
         """Let go of workers."""

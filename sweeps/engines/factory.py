@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines.base import Engine
+from carft_sweep.sweeps.engines.entry import ENDING
 from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine, SharedMemory
 from carft_sweep.sweeps.engines.ray_tokens import require_ray
 from carft_sweep.sweeps.engines.resources import (
@@ -182,6 +183,7 @@ def _local(spec: SweepSpec, machine: Node, ahead: WorkerAhead | None) -> Engine:
         timeout=spec.timeout,
         threads=resources.cpus if at_once == 1 else int(need.cpus),
         ahead=ahead,
+        afterwards=ENDING if spec.report.page else None,
     )
 
 

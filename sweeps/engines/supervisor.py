@@ -267,6 +267,8 @@ class Supervisor:
         self._offered: Job | None = None
         """The job that a warm worker was given and has not begun."""
         self._began = 0.0  # no job yet: a process that was only started has nothing to end
+        self.is_ready = False
+        """Whether its worker process has called what `get_ready` says."""
         self._kills = KillCount() if kills is None else kills
         self._kills_before = 0
 
@@ -283,6 +285,15 @@ class Supervisor:
         """Start the worker process before there is a job, so that none waits for its imports."""
         if self._worker is None:
             self._worker = self._fresh()
+
+    def get_ready(self, call: str) -> None:
+        """Let a worker process that has ended its job call the function `module:function` before
+        the next one; once.
+        """
+        if self._worker is not None and self._job is None and self._began and not self.is_ready:
+            self.is_ready = True
+            with suppress(WorkerDied):  # whoever gives it a job is told
+                self._worker.send({"kind": "ready", "call": call})
 
     def begin(self, job: Job) -> None:
         """Start a job. One that still runs is ended."""
@@ -302,8 +313,7 @@ class Supervisor:
                 return self._died(died)
             # It was ending when it got the job, so the job has cost nothing yet.
             job, self._offered = self._offered, None
-            self._worker = None
-            worker.kill()
+            self.kill()
             self._give(job, self._fresh())
             return None
         ended = frame is not None and frame["kind"] in ENDS
@@ -331,6 +341,7 @@ class Supervisor:
         if self._worker is not None:
             self._worker.kill()
         self._worker = self._job = self._offered = None
+        self.is_ready = False
 
     def release(self) -> None:
         """Let a worker process that has ended its job end itself, without waiting for that."""

@@ -107,6 +107,13 @@ class Ending:
         )
 
 
+def get_ready() -> None:
+    """Import what `draw_page` will need, and start what draws its figures."""
+    from carft_sweep.tracking.charts import start_drawing
+
+    start_drawing()
+
+
 def draw_page(
     config: Mapping[str, Any], seed: int, *, report: Report, workdir: Path
 ) -> Mapping[str, Any]:

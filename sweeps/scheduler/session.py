@@ -162,8 +162,9 @@ def execute(
                         driver, home, engine, ending, obstacles, interrupted=interrupted
                     )
                     projections.end_driver(part, result.comparison)
-                    engine.close()
+                    engine.release()
                     ended(result, projections, ending)
+                engine.close()
     verdict = result.comparison.verdict
     text = _in_a_word(result)
     hook.send(EVENTS[result.state], spec.name, text, state=result.state, verdict=verdict)
