@@ -46,8 +46,8 @@ def measure_photographs(effort: Effort) -> Iterator[Measurement]:
     with tempfile.TemporaryDirectory(prefix="carft-bench-") as scratch:
         folder = Path(scratch) / "photographs"
         make(folder, count, tests=count)
-        config = _config(folder)
-        loop = _PublishedLoop(folder, config)
+        config = trial_config({**trial_on(folder), "algorithm": {"name": "fine_tune"}})
+        loop = PublishedLoop(folder, config)
         taken: dict[str, list[Seconds]] = {PUBLISHED: [], "ours": []}
 
         def ours() -> None:
@@ -66,15 +66,13 @@ def measure_photographs(effort: Effort) -> Iterator[Measurement]:
         yield Measurement(f"{name} {count} JPEGs", PUBLISHED, floor, own)
 
 
-def _config(folder: Path) -> TrialConfig:
-    return trial_config(
-        {
-            "data": {"family": "image_folder", "root": str(folder), "val_fraction": 0.02},
-            "algorithm": {"name": "fine_tune"},
-            "optim": {"epochs": 1, "batch_size": 64},
-            "merges": [{"name": "wise_ft", "alphas": ALPHAS}],
-        }
-    )
+def trial_on(folder: Path) -> dict[str, Any]:
+    """Return the trial of a sweep file that makes one pass over photographs."""
+    return {
+        "data": {"family": "image_folder", "root": str(folder), "val_fraction": 0.02},
+        "optim": {"epochs": 1, "batch_size": 64},
+        "merges": [{"name": "wise_ft", "alphas": ALPHAS}],
+    }
 
 
 def _run(config: TrialConfig, place: Path) -> Seconds:
@@ -84,14 +82,13 @@ def _run(config: TrialConfig, place: Path) -> Seconds:
     return Seconds(training, time.perf_counter() - began)
 
 
-class _PublishedLoop:
+class PublishedLoop:
     """The loop, with the model and the zero-shot classifier of ours."""
 
     def __init__(self, folder: Path, config: TrialConfig) -> None:
-        teacher, optim = prepared(config).teacher, config.optim
-        self.zero_shot: ImageClassifier = teacher.classifier
-        self.new = teacher.new_classifier
-        shown = teacher.transform
+        self.teacher, optim = prepared(config).teacher, config.optim
+        self.zero_shot: ImageClassifier = self.teacher.classifier
+        shown = self.teacher.transform
         bicubic = InterpolationMode.BICUBIC
         normal = [transforms.ToTensor(), transforms.Normalize(shown.mean, shown.std)]
         crop = transforms.RandomResizedCrop(shown.size, scale=(0.9, 1.0), interpolation=bicubic)
@@ -107,16 +104,23 @@ class _PublishedLoop:
         )
         self.optim = optim
 
-    def run(self) -> Seconds:
-        """Train one pass, then evaluate every alpha."""
+    def run(self, kl_weight: float | None = None) -> Seconds:
+        """Train one pass, then evaluate every alpha; CAR-FT with `kl_weight`, else fine-tuning."""
         began = time.perf_counter()
-        tuned = self.new().train()
+        tuned = self.teacher.new_classifier().train()
         optimiser = torch.optim.AdamW(
             tuned.parameters(), lr=self.optim.lr, weight_decay=self.optim.weight_decay
         )
         for images, labels in self.train:
             optimiser.zero_grad()
-            F.cross_entropy(tuned(images), labels).backward()
+            features = tuned.features(images)
+            loss = F.cross_entropy(tuned.logits(features), labels)
+            if kl_weight is not None:
+                contexts = self.teacher.context_log_probs
+                frozen = contexts(self.teacher.image_features(images))
+                kl = F.kl_div(contexts(features), frozen, reduction="batchmean", log_target=True)
+                loss = loss + kl_weight * kl
+            loss.backward()
             nn.utils.clip_grad_norm_(tuned.parameters(), 1.0)
             optimiser.step()
         trained = time.perf_counter()
@@ -126,10 +130,23 @@ class _PublishedLoop:
             model.load_state_dict(
                 {name: (1 - alpha) * start[name] + alpha * end[name] for name in start}
             )
-            self._evaluate(model)
+            self.evaluate(model)
         return Seconds(trained - began, time.perf_counter() - trained)
 
     @torch.no_grad()
-    def _evaluate(self, model: ImageClassifier) -> float:
+    def evaluate(self, model: ImageClassifier) -> float:
+        """Return the accuracy on the test images."""
         right = sum(int((model(images).argmax(1) == labels).sum()) for images, labels in self.test)
         return right / len(self.test.dataset)  # type: ignore[arg-type]  # it has a length
+
+
+def train_as_published(trial: Mapping[str, Any], seed: int, tell: object) -> None:
+    """Do a run of a sweep by the loop, which tells nobody about its one epoch."""
+    del tell
+    torch.manual_seed(seed)
+    config = trial_config(trial)
+    loop = PublishedLoop(Path(config.data.root or ""), config)
+    if config.algorithm.trains:
+        loop.run(getattr(config.algorithm, "kl_weight", None))
+    else:
+        loop.evaluate(loop.zero_shot)

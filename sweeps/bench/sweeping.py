@@ -16,8 +16,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from carft_sweep.carft_core.config import trial_config
+from carft_sweep.carft_core.train import Decision, EpochReport, train
+from carft_sweep.sweeps.bench.data import IMAGES, QUICK_IMAGES, make
 from carft_sweep.sweeps.bench.measurement import Effort, Measurement, take_turns
+from carft_sweep.sweeps.bench.photographs import PUBLISHED, trial_on
 
+Tell = Callable[[Mapping[str, float]], None]
 SEEDS, QUICK_SEEDS = (0, 1), (0,)
 QUICK: Mapping[str, Any] = {
     "data": {"family": "icon_shift", "train_fraction": 0.25, "shifts": ["pixel"]},
@@ -34,32 +39,29 @@ for trial, seed in json.loads(sys.argv[1]):
         train(trial_config(trial), seed, workdir=Path(folder))
 """
 STOCK = "Ray Tune, OptunaSearch, MLflow's callback"
+STOCK_PUBLISHED = f"{STOCK}, {PUBLISHED}"
+OURS, THEIRS = "sweeping:train_in_trial", "photographs:train_as_published"
+"""What a trial of Ray Tune's calls, of this package's modules."""
 TUNE = """
-import json, sys, tempfile
-from pathlib import Path
+import importlib, json, sys
 import ray
 from ray import tune
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.tune.search.optuna import OptunaSearch
 
 def run(chosen):
-    from carft_sweep.carft_core.config import trial_config
-    from carft_sweep.carft_core.train import Decision, train
-    trial, seed = chosen["runs"][chosen["run"]]
-    def report(epoch):
-        tune.report(dict(epoch.metrics))
-        return Decision.CONTINUE
-    with tempfile.TemporaryDirectory(prefix="carft-bench-") as folder:
-        train(trial_config(trial), seed, report=report, workdir=Path(folder))
-        tune.report({"id/val/top1": 0.0})
+    module, _, function = chosen["call"].partition(":")
+    call = getattr(importlib.import_module(f"carft_sweep.sweeps.bench.{module}"), function)
+    call(*chosen["runs"][chosen["run"]], lambda metrics: tune.report(dict(metrics)))
+    tune.report({"id/val/top1": 0.0})
 
-runs, place = json.loads(sys.argv[1]), sys.argv[2]
+runs, place, call = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
 mlflow = f"sqlite:///{place}/mlflow.db"
 ray.init(address="local", include_dashboard=False)
 numbers = list(range(len(runs)))
 results = tune.Tuner(
     tune.with_resources(run, {"cpu": 1}),
-    param_space={"run": tune.choice(numbers), "runs": runs},
+    param_space={"run": tune.choice(numbers), "runs": runs, "call": call},
     tune_config=tune.TuneConfig(
         metric="id/val/top1",
         mode="max",
@@ -87,16 +89,50 @@ def measure_sweeps(effort: Effort) -> Iterator[Measurement]:
     if has_ray:
         ways["engine ray, a Ray of its own"] = {"engine": "ray"}
     sides: dict[str, Callable[[], float | None]] = {
-        ONE_PROCESS: lambda: _seconds([sys.executable, "-c", RUNS, runs])
+        ONE_PROCESS: lambda: _seconds([sys.executable, "-c", RUNS, runs], {})
     }
     for name, way in ways.items():
         sides[name] = (lambda changed: lambda: _sweep(changed))({**spec, **way})
     if has_ray:
-        sides[STOCK] = lambda: _stock(runs)
+        sides[STOCK] = lambda: _stock(runs, OURS)
     seconds = take_turns(effort.rounds, sides)
     for floor in (ONE_PROCESS, STOCK):
         for name in ways if floor in sides else ():
             yield Measurement(f"sweep, {name}", floor, seconds[floor], seconds[name])
+    if has_ray:
+        yield _measure_on_photographs(effort)
+
+
+def _measure_on_photographs(effort: Effort) -> Measurement:
+    """Measure a sweep on JPEGs beside one that somebody with wise-ft's loop and Ray Tune has. Ours
+    has an empty cache each time.
+    """
+    count = QUICK_IMAGES if effort.quick else IMAGES
+    with tempfile.TemporaryDirectory(prefix="carft-bench-") as scratch:
+        folder = Path(scratch) / "photographs"
+        make(folder, count, tests=count)
+        spec = sweep_file(quick=effort.quick)
+        algorithm = spec["trial"]["algorithm"]
+        spec["trial"] = {**trial_on(folder), "algorithm": algorithm}
+        runs = json.dumps([*_runs(spec)])
+        sides = {
+            STOCK_PUBLISHED: lambda: _stock(runs, THEIRS),
+            "ours": lambda: _sweep({**spec, "engine": "local"}, has_cache=False),
+        }
+        seconds = take_turns(effort.rounds, sides)
+    name = f"sweep on {count} JPEGs, engine local"
+    return Measurement(name, STOCK_PUBLISHED, seconds[STOCK_PUBLISHED], seconds["ours"])
+
+
+def train_in_trial(trial: Mapping[str, Any], seed: int, tell: Tell) -> None:
+    """Do a run of a sweep by `train`; `tell` is called with the metrics of each epoch."""
+
+    def report(epoch: EpochReport) -> Decision:
+        tell(epoch.metrics)
+        return Decision.CONTINUE
+
+    with tempfile.TemporaryDirectory(prefix="carft-bench-") as folder:
+        train(trial_config(trial), seed, report=report, workdir=Path(folder))
 
 
 def sweep_file(*, quick: bool) -> dict[str, Any]:
@@ -128,22 +164,24 @@ def _runs(spec: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], int]]:
             yield {**spec["trial"], "algorithm": algorithm}, seed
 
 
-def _sweep(spec: Mapping[str, Any]) -> float:
+def _sweep(spec: Mapping[str, Any], *, has_cache: bool = True) -> float:
     with tempfile.TemporaryDirectory(prefix="carft-bench-") as folder:
         file = Path(folder) / "bench.yaml"
         file.write_text(json.dumps(spec), encoding="utf-8")
         home = str(Path(folder) / "home")
-        return _seconds([sys.executable, "-m", "carft_sweep", "run", str(file), "--home", home])
+        command = [sys.executable, "-m", "carft_sweep", "run", str(file), "--home", home]
+        return _seconds(command, {} if has_cache else {"CARFT_CACHE": f"{folder}/cache"})
 
 
-def _stock(runs: str) -> float:
+def _stock(runs: str, call: str) -> float:
     with tempfile.TemporaryDirectory(prefix="carft-bench-") as folder:
-        return _seconds([sys.executable, "-c", TUNE, runs, folder])
+        return _seconds([sys.executable, "-c", TUNE, runs, folder, call], {})
 
 
-def _seconds(command: list[str]) -> float:
+def _seconds(command: list[str], changed: Mapping[str, str]) -> float:
     """Seconds of a command. Raises RuntimeError with what it printed where it fails."""
-    environ = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environ = {**os.environ, **changed}
+    environ.pop("RAY_ADDRESS", None)
     began = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=environ)
     seconds = time.perf_counter() - began

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from carft_sweep.sweeps.bench import data, photographs, shards
+from carft_sweep.sweeps.bench import data, photographs, shards, sweeping
 from carft_sweep.sweeps.bench.measurement import Effort, Measurement
 from carft_sweep.sweeps.bench.recording import measure_recording
 from carft_sweep.sweeps.bench.starting import measure_starts
-from carft_sweep.sweeps.bench.sweeping import measure_sweeps
 from carft_sweep.sweeps.bench.training import measure_runs, measure_steps
 
 QUICK = Effort(1, quick=True)
@@ -19,7 +18,7 @@ QUICK = Effort(1, quick=True)
 
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (data, photographs, shards):
+    for module in (data, photographs, shards, sweeping):
         monkeypatch.setattr(module, "QUICK_IMAGES", 10)
 
 
@@ -91,4 +90,6 @@ def test_every_other_suite_measures(
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_sweeps_are_measured_on_both_engines_beside_both_floors() -> None:
-    assert len(lines(measure_sweeps)) == 6
+    measured = lines(sweeping.measure_sweeps)
+    assert len(measured) == 7
+    assert f"sweep on 10 JPEGs, engine local / {sweeping.STOCK_PUBLISHED}" in measured
