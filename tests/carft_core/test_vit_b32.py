@@ -33,6 +33,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow  # the tiny CLIP is trained by every other test
 def test_car_ft_trains_vit_b_32_from_a_checkpoint_file(
     toy_config: Callable[..., TrialConfig], checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ def seen(sweep: Tiny) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.slow  # tests/sweeps/engines gives both a recorded stream of toy runs
 def test_tpe_with_asha_proposes_prunes_and_finds_the_same_in_both(
     tiny: MakeTiny, tmp_path: Path
 ) -> None:

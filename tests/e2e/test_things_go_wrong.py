@@ -139,9 +139,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", place], check=True)
 
 
+@pytest.mark.slow  # tests/sweeps/scheduler/test_full_disk.py has it at every write of toy runs
 @pytest.mark.xdist_group("undisturbed")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
-@pytest.mark.parametrize("room", [0, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("room", [0, 100_000])
 def test_a_full_disk_ends_the_sweep_with_one_message_and_loses_nothing(
     tiny: MakeTiny, undisturbed: dict[float, Any], small_disk: Path, room: int
 ) -> None:
@@ -199,8 +200,9 @@ def test_what_an_mlflow_server_missed_while_it_was_away_is_delivered(
     assert trained == [list(range(1, EPOCHS + 1))] * 3
 
 
+@pytest.mark.slow  # tests/clusters/test_slurm_signals.py has it, under runs that train nothing
 @pytest.mark.xdist_group("undisturbed")
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("engine", ["local", "ray"])
 def test_sigterm_ends_after_the_epoch_and_the_sweep_goes_on_behind_it(
     tiny: MakeTiny, undisturbed: dict[float, Any], engine: str
 ) -> None:
