@@ -37,7 +37,7 @@ from carft_sweep.sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, 
 from carft_sweep.sweeps.spec.normalize import normalize
 from carft_sweep.sweeps.spec.settings import RUN_CAP, Metric, Settings
 from carft_sweep.sweeps.spec.space_checks import DRAWN_BY
-from carft_sweep.sweeps.spec.user_code import Vet, import_all, name_families
+from carft_sweep.sweeps.spec.user_code import Vet, import_all, name_families, refuse_family_file
 from carft_sweep.sweeps.spec.validate import validate
 
 logger = logging.getLogger(__name__)
@@ -360,6 +360,7 @@ def load_spec(
     source = locate(path) if text is None else Path(path)
     text = read_text(source) if text is None else text
     document = SpecDocument(text, source.name)
+    refuse_family_file(document, source)
     document.data.setdefault("name", name_of(source))
     imported = import_all(document, source.parent, imports, vet)
     normalize(document, overrides)

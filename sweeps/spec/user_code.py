@@ -8,6 +8,7 @@ import importlib.util
 import keyword
 import logging
 import pkgutil
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ from carft_sweep.sweeps.spec.document import (
     validated_in_part,
 )
 from carft_sweep.tracking.ownership import TRUST_OPTION, other_writer
+from carft_sweep.tracking.program import command, program
 
 SOURCES_ROOT = Path(__file__).parents[2]
 """The folder of the package `carft_sweep`."""
@@ -349,6 +351,21 @@ APART = ("data.family", "data.root", "data.test_domain", "data.val_domain", "dat
 NEEDS = "a family file has at least test, or test_fraction"
 
 
+_OF_SWEEPS = frozenset({"parameters", "trial"})
+"""Keys that tell a sweep file from one of a family, which no other program has a word for."""
+
+
+def refuse_family_file(document: SpecDocument, file: Path) -> None:
+    """Raise RequestError for a file that declares a family where a sweep is wanted."""
+    keys = document.data.keys()
+    if keys <= Declaration.model_fields.keys() and keys & {"test", "test_fraction"}:
+        raise RequestError(
+            f"{file.name} is a family file, not a sweep file: a sweep names it as "
+            f"trial.data.family; `{program()} data check {shlex.quote(str(file))}` checks its "
+            "images"
+        )
+
+
 def is_family_file(text: object) -> bool:
     """Whether a text names a file and not a family: no family's name has a dot."""
     return isinstance(text, str) and text.endswith(FAMILY_SUFFIXES)
@@ -372,6 +389,11 @@ def register_family(file: Path) -> Family:
         if before is not None and (before.file, before.text) == (file, text):
             return known
     document = SpecDocument(text, file.name, NEEDS)
+    if document.data.keys() & _OF_SWEEPS:
+        raise RequestError(
+            f"{file.name} is a sweep file, not a family file; "
+            f"`{command('check', str(file), None)}` checks it, and its data too"
+        )
     given = {key: value for key, value in document.data.items() if value is not None}
     given.setdefault("name", file.name.partition(".")[0])
     declaration = validated_in_part(document, Declaration, given)

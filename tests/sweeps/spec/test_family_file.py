@@ -92,6 +92,16 @@ def test_a_sweep_names_the_file_and_knows_the_family_by_its_name(folder: Path) -
     )
 
 
+def test_a_sweep_file_for_a_family_file_and_the_reverse_are_one_sentence(folder: Path) -> None:
+    with pytest.raises(RequestError) as caught:
+        load_spec(folder / "birds.family.yaml")
+    assert str(caught.value).startswith("birds.family.yaml is a family file, not a sweep file: ")
+    assert "data check" in str(caught.value)
+    with pytest.raises(RequestError) as caught:
+        register_family(folder / "birds.yaml")
+    assert str(caught.value).startswith("birds.yaml is a sweep file, not a family file; ")
+
+
 def test_the_family_keeps_the_contract(folder: Path) -> None:
     family = register_family(folder / "birds.family.yaml")
     check_family(family, DataConfig(family="birds", val_fraction=0.25))
