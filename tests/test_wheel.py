@@ -130,6 +130,7 @@ def call(python: Path, folder: Path, *words: str, expect: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow  # that what needs Ray says so is told by the same wheel, in the same environment
 def test_it_runs_the_first_sweep_without_a_clone_and_takes_the_model_home(
     clean: Path, tmp_path: Path
 ) -> None:

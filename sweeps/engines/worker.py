@@ -83,17 +83,17 @@ def main(arguments: list[str]) -> int:
         os.dup2(nothing.fileno(), 0)
         os.dup2(nothing.fileno(), 1)
     channel.beat()
-    _get_ready(lambda: load_entry(entry))
+    _get_ready(load_entry, entry)
     while (frame := channel.receive())["kind"] != "close":
         if frame["kind"] == "ready":
-            _get_ready(load_function(frame["call"]))
+            _get_ready(lambda call: load_function(call)(), frame["call"])
         else:
             _serve(channel, frame["entry"] or entry, frame)
     return 0
 
 
-def _get_ready(call: Callable[[], object]) -> None:
-    """Import what a job will need, while none is there.
+def _get_ready(prepare: Callable[[str], object], name: str) -> None:
+    """Import what a job will need by calling `prepare` with a name, while no job is there.
 
     What imports print is no run's, and nothing for the terminal. What fails fails again, with the
     job, whose log tells it.
@@ -107,7 +107,7 @@ def _get_ready(call: Callable[[], object]) -> None:
     gc.disable()
     try:
         with suppress(Exception):
-            call()
+            prepare(name)
     finally:
         gc.freeze()
         gc.enable()

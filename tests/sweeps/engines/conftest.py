@@ -98,6 +98,7 @@ def has_two(engine: Engine) -> bool:
 
 
 RAY = pytest.param("ray", marks=pytest.mark.xdist_group("ray"))
+SLOW_RAY = pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")])
 
 
 @pytest.fixture
@@ -109,6 +110,13 @@ def on_two_workers(on_local: MakeEngine) -> MakeEngine:
 @pytest.fixture(params=["local", "two_workers", RAY])
 def make(request: pytest.FixtureRequest) -> MakeEngine:
     """Makes engines that supervise worker processes, of each kind."""
+    made: MakeEngine = request.getfixturevalue(f"on_{request.param}")
+    return made
+
+
+@pytest.fixture(params=["local", "two_workers", SLOW_RAY])
+def supervised(request: pytest.FixtureRequest) -> MakeEngine:
+    """The same, of what their supervisors decide: Ray's actors hand on what theirs tell."""
     made: MakeEngine = request.getfixturevalue(f"on_{request.param}")
     return made
 

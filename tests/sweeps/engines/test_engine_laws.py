@@ -180,9 +180,11 @@ def test_a_worker_that_dies_costs_its_run_and_a_fresh_one_goes_on(
     assert len(set(recorder.workers)) == 4
 
 
-def test_a_silent_worker_is_ended_and_a_fresh_one_goes_on(make: MakeEngine, job: MakeJob) -> None:
+def test_a_silent_worker_is_ended_and_a_fresh_one_goes_on(
+    supervised: MakeEngine, job: MakeJob
+) -> None:
     recorder = Recorder([job("a", do="freeze"), job("b")])
-    engine = make(silence=5)
+    engine = supervised(silence=5)
     engine.run(recorder)
     assert recorder.failures["a"].kind == "timeout"
     assert recorder.failures["a"].message == "the worker showed no life for 5 s"
@@ -190,10 +192,10 @@ def test_a_silent_worker_is_ended_and_a_fresh_one_goes_on(make: MakeEngine, job:
 
 
 def test_a_run_that_takes_too_long_is_ended_though_it_shows_life(
-    make: MakeEngine, job: MakeJob
+    supervised: MakeEngine, job: MakeJob
 ) -> None:
     recorder = Recorder([job("a", do="sleep", seconds=60)])
-    make(timeout=4).run(recorder)
+    supervised(timeout=4).run(recorder)
     assert recorder.failures["a"].kind == "timeout"
     assert recorder.failures["a"].message == "the run took longer than 4 s"
     assert recorder.beats >= 2
@@ -218,10 +220,10 @@ def test_one_warm_worker_serves_every_run_and_a_fresh_one_what_follows_a_full_me
 
 
 def test_what_a_run_prints_is_its_log_and_never_the_protocol(
-    make: MakeEngine, job: MakeJob, tmp_path: Path
+    supervised: MakeEngine, job: MakeJob, tmp_path: Path
 ) -> None:
     recorder = Recorder([job("a", do="print"), job("b", do="print")])
-    make().run(recorder)
+    supervised().run(recorder)
     assert "forged" not in recorder.results["a"]
     for digest in ("a", "b"):
         log = (tmp_path / digest / "log.txt").read_text()
@@ -244,10 +246,10 @@ def test_stop_now_ends_a_run_in_the_middle_of_an_epoch(make: MakeEngine, job: Ma
 
 
 def test_an_entry_that_does_not_exist_fails_the_run_with_its_name(
-    make: MakeEngine, job: MakeJob
+    supervised: MakeEngine, job: MakeJob
 ) -> None:
     recorder = Recorder([job("a")])
-    make("tests.sweeps.nowhere:act").run(recorder)
+    supervised("tests.sweeps.nowhere:act").run(recorder)
     assert "nowhere" in recorder.failures["a"].message
 
 

@@ -253,10 +253,10 @@ def test_a_worker_that_waits_for_the_last_run_gets_ready_and_is_the_first_to_be_
     assert errand.results["page"]["times"] == 1
 
 
+@pytest.mark.parametrize("vain", ["tests.sweeps.toy_runs:get_ready_in_vain", "tests.no_module:f"])
 def test_a_worker_that_cannot_get_ready_does_the_next_job_all_the_same(
-    on_local: MakeEngine, job: MakeJob
+    on_local: MakeEngine, job: MakeJob, vain: str
 ) -> None:
-    vain = "tests.sweeps.toy_runs:get_ready_in_vain"
     engine = on_local(READINESS, devices=[None] * 2, afterwards=vain)
     recorder = LastIsLong([job("a", seconds=2.0), job("b")])
     engine.run(recorder)
