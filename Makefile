@@ -5,6 +5,7 @@ VENV := .venv
 OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 # One thread a process, and one process more than cores: many tests wait for servers and workers.
+# With two more the tests took a fifth longer.
 # In the order of the folders, so that the long files of tests/e2e are not the last ones.
 # The hundreds of processes that tests start read bytecode, also where the caller's environment
 # says that none is to be written.

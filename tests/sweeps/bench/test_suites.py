@@ -88,6 +88,7 @@ def test_every_other_suite_measures(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.xdist_group("ray")
 def test_sweeps_are_measured_on_both_engines_beside_both_floors() -> None:
     measured = lines(sweeping.measure_sweeps)
