@@ -59,6 +59,8 @@ check: $(VENV)/.installed-dev
 # on them most, and sweeps on both engines. Old versions warn of what newer ones have changed, and an
 # older numpy rounds the last digit of a mean differently. uv does not see that an editable install
 # needs `editables`, which pip reads from what is built.
+ON_OLDEST := PATH=$(CURDIR)/$(OLDEST)/bin:$$PATH OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
+  $(OLDEST)/bin/python -m pytest -W default
 DIGITS := test_the_text_is_the_one_that_was_looked_at[comparison.csv]
 test-oldest: $(VENV)/.installed-dev
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(OLDEST)
@@ -66,11 +68,11 @@ test-oldest: $(VENV)/.installed-dev
 	  --resolution lowest-direct -e ".[cluster]"
 	$(BIN)/uv pip install --quiet --python $(OLDEST) --compile-bytecode \
 	  editables hypothesis ipython pytest pytest-timeout pytest-xdist
-	PATH=$(CURDIR)/$(OLDEST)/bin:$$PATH OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
-	  $(OLDEST)/bin/python -m pytest -W default tests/carft_core/test_clip_weights.py \
-	  tests/carft_core/test_requirements.py tests/sweeps/cli/test_check.py tests/tracking/report \
-	  tests/tracking/charts tests/e2e/test_both_engines.py \
+	$(ON_OLDEST) tests/carft_core/test_clip_weights.py tests/carft_core/test_requirements.py \
+	  tests/carft_core/test_shards.py tests/sweeps/cli/test_check.py tests/tracking/report \
+	  tests/tracking/charts \
 	  --deselect "tests/tracking/report/test_terminal.py::$(DIGITS)"
+	$(ON_OLDEST) -m slow tests/e2e/test_both_engines.py -k tpe
 
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
