@@ -30,13 +30,10 @@ QUICK: Mapping[str, Any] = {
 }
 ONE_PROCESS = "its runs in one process"
 RUNS = """
-import json, sys, tempfile
-from pathlib import Path
-from carft_sweep.carft_core.config import trial_config
-from carft_sweep.carft_core.train import train
+import json, sys
+from carft_sweep.sweeps.bench.sweeping import train_in_trial
 for trial, seed in json.loads(sys.argv[1]):
-    with tempfile.TemporaryDirectory(prefix="carft-bench-") as folder:
-        train(trial_config(trial), seed, workdir=Path(folder))
+    train_in_trial(trial, seed, lambda metrics: None)
 """
 STOCK = "Ray Tune, OptunaSearch, MLflow's callback"
 STOCK_PUBLISHED = f"{STOCK}, {PUBLISHED}"
@@ -89,7 +86,7 @@ def measure_sweeps(effort: Effort) -> Iterator[Measurement]:
     if has_ray:
         ways["engine ray, a Ray of its own"] = {"engine": "ray"}
     sides: dict[str, Callable[[], float | None]] = {
-        ONE_PROCESS: lambda: _seconds([sys.executable, "-c", RUNS, runs], {})
+        ONE_PROCESS: lambda: _seconds([sys.executable, "-c", RUNS, runs])
     }
     for name, way in ways.items():
         sides[name] = (lambda changed: lambda: _sweep(changed))({**spec, **way})
@@ -170,16 +167,18 @@ def _sweep(spec: Mapping[str, Any], *, has_cache: bool = True) -> float:
         file.write_text(json.dumps(spec), encoding="utf-8")
         home = str(Path(folder) / "home")
         command = [sys.executable, "-m", "carft_sweep", "run", str(file), "--home", home]
-        return _seconds(command, {} if has_cache else {"CARFT_CACHE": f"{folder}/cache"})
+        return _seconds(command, **({} if has_cache else {"CARFT_CACHE": f"{folder}/cache"}))
 
 
 def _stock(runs: str, call: str) -> float:
     with tempfile.TemporaryDirectory(prefix="carft-bench-") as folder:
-        return _seconds([sys.executable, "-c", TUNE, runs, folder, call], {})
+        return _seconds([sys.executable, "-c", TUNE, runs, folder, call])
 
 
-def _seconds(command: list[str], changed: Mapping[str, str]) -> float:
-    """Seconds of a command. Raises RuntimeError with what it printed where it fails."""
+def _seconds(command: list[str], **changed: str) -> float:
+    """Seconds of a command, with these variables of its environment changed. Raises RuntimeError
+    with what it printed where it fails.
+    """
     environ = {**os.environ, **changed}
     environ.pop("RAY_ADDRESS", None)
     began = time.perf_counter()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import re
 import shlex
@@ -20,7 +19,7 @@ from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
-from carft_sweep.sweeps.results.records import load_part, load_parts
+from carft_sweep.sweeps.results.records import load_part, load_parts, nothing_collected
 from carft_sweep.sweeps.spec.metrics import PATTERN, natural_goal, problem
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.pooling import RunFilter, SweepRuns, compare_sweeps, owners
@@ -137,44 +136,41 @@ def written(option: str, place: Path) -> Iterator[None]:
         raise RequestError(f"{option}: {place} cannot be written: {error.strerror}") from None
 
 
+@nothing_collected()
 def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Several sweeps are one comparison, with `--separate` one after another."""
-    gc.disable()  # Millions of objects are made here and kept: to look among them takes long.
-    try:
-        if arguments.tracking_uri and not arguments.sweeps:
-            return _list(arguments, emit)
-        chosen = RunFilter.parse(arguments.where)
-        options = TableOptions(
-            columns=tuple(name.strip() for name in (arguments.columns or "").split(",") if name),
-            sort=arguments.sort,
-            max_trials=None if arguments.all else MOST,
-            all_alphas=arguments.all_alphas,
-            of_chosen=bool(arguments.where),
-        )
-        sweeps = override_specs(_read(arguments), arguments)
-        groups = [[part] for part in sweeps] if arguments.separate else [sweeps]
-        several = len(sweeps) > 1 and (not arguments.separate or arguments.csv)
-        rendered = []
-        for group in groups:
-            comparison = compare_sweeps(group, chosen=chosen, with_images=arguments.images)
-            fields = {digest: own for part in group for digest, own in part.fields.items()}
-            deviations = calibration.calibrate(comparison.runs(), fields)
-            comparison = calibration.with_warnings(comparison, deviations)
-            options = replace(options, deviations=deviations)
-            if arguments.published:
-                for_paper = arguments.latex or arguments.markdown
-                options = _with_published(options, group, comparison, for_paper=for_paper)
-            of_runs = owners(group) if several else None
-            rendered.append(_render(comparison, options, of_runs, arguments))
-        if arguments.json:
-            whole = rendered[0] if len(rendered) == 1 else rendered
-            # Not indented: that takes four times as long, half a minute for ten thousand trials.
-            rendered = [json.dumps(whole, allow_nan=False)]
-        is_table = not (arguments.json or arguments.csv or arguments.markdown or arguments.latex)
-        for text in rendered:
-            emit(text, styled=is_table)
-    finally:
-        gc.enable()
+    if arguments.tracking_uri and not arguments.sweeps:
+        return _list(arguments, emit)
+    chosen = RunFilter.parse(arguments.where)
+    options = TableOptions(
+        columns=tuple(name.strip() for name in (arguments.columns or "").split(",") if name),
+        sort=arguments.sort,
+        max_trials=None if arguments.all else MOST,
+        all_alphas=arguments.all_alphas,
+        of_chosen=bool(arguments.where),
+    )
+    sweeps = override_specs(_read(arguments), arguments)
+    groups = [[part] for part in sweeps] if arguments.separate else [sweeps]
+    several = len(sweeps) > 1 and (not arguments.separate or arguments.csv)
+    rendered = []
+    for group in groups:
+        comparison = compare_sweeps(group, chosen=chosen, with_images=arguments.images)
+        fields = {digest: own for part in group for digest, own in part.fields.items()}
+        deviations = calibration.calibrate(comparison.runs(), fields)
+        comparison = calibration.with_warnings(comparison, deviations)
+        options = replace(options, deviations=deviations)
+        if arguments.published:
+            for_paper = arguments.latex or arguments.markdown
+            options = _with_published(options, group, comparison, for_paper=for_paper)
+        of_runs = owners(group) if several else None
+        rendered.append(_render(comparison, options, of_runs, arguments))
+    if arguments.json:
+        whole = rendered[0] if len(rendered) == 1 else rendered
+        # Not indented: that takes four times as long, half a minute for ten thousand trials.
+        rendered = [json.dumps(whole, allow_nan=False)]
+    is_table = not (arguments.json or arguments.csv or arguments.markdown or arguments.latex)
+    for text in rendered:
+        emit(text, styled=is_table)
     return 0
 
 
@@ -272,7 +268,6 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Several sweeps are one comparison."""
     # Draws charts, and loads torch where thumbnails are still to be made.
     from carft_sweep.sweeps.results.artifacts import PAGE
-    from carft_sweep.sweeps.results.records import nothing_collected
     from carft_sweep.sweeps.results.report import page
 
     home = find_home(arguments.home, trust=arguments.trust_home).absolute()

@@ -352,7 +352,7 @@ NEEDS = "a family file has at least test, or test_fraction"
 
 
 _OF_SWEEPS = frozenset({"parameters", "trial"})
-"""Keys that tell a sweep file from one of a family, which no other program has a word for."""
+"""Keys that a sweep file has, and no family file."""
 
 
 def refuse_family_file(document: SpecDocument, file: Path) -> None:

@@ -178,7 +178,7 @@ class Halfway(Merge):
         return []
 
 def opens(config):
-    raise NotImplementedError("it is refused before it is opened")
+    raise AssertionError("it is refused before it is opened")
 
 FAMILIES.register(Family("crows", "Crows", opens))
 """
