@@ -23,9 +23,14 @@ from carft_sweep.sweeps.engines.entry import Report
 ENTRY = "benchmarks.chaos.chain_core:train_run"
 PAUSE = "CHAIN_PAUSE"
 """The variable for the seconds that an epoch, and an evaluation, takes."""
+LOG = "CHAIN_LOG"
+"""The variable for a file that gets a line for each thing that really happens to a run: `DIGEST
+begins`, `DIGEST epoch 3`, `DIGEST stops`, `DIGEST trained`."""
 NAN = 0.77
 """Runs with this KL weight become NaN."""
 UNMERGED = "unmerged"
+ZERO_SHOT = 0.25
+"""What stands for the weights of the zero-shot model."""
 _CHECKPOINT_EVERY = 2
 
 
@@ -37,28 +42,49 @@ def train_run(
     config: Mapping[str, Any], seed: int, *, report: Report, workdir: Path
 ) -> Mapping[str, Any] | None:
     """Train and evaluate one run, an entry of the engines."""
-    trains = config["algorithm"]["name"] != "zero_shot"
+    members = config["algorithm"].get("members")
+    trains = config["algorithm"]["name"] != "zero_shot" and members is None
     if not (workdir / "config.json").exists():
         claimed = {"digest": workdir.name, "identity": {}, "seed": seed, "config": dict(config)}
         write_json(workdir / "config.json", claimed)
     if not (workdir / "trained.json").exists():
+        _note(workdir, "begins")
         if trains and not _train(config, seed, report, workdir):
+            _note(workdir, "stops")
             return None
         write_json(workdir / "trained.json", {"seconds": 0.1, "ended": time.time()})
+        _note(workdir, "trained")
         (workdir / "checkpoint.pt").unlink(missing_ok=True)
         sys.stderr.write("trained to the end\n")
-    weight = float((workdir / "weights" / "last.txt").read_text()) if trains else 0.25
-    for step, label in enumerate(labels_of(config) if trains else [UNMERGED]):
+    if members is not None:
+        weight = sum(_weight(workdir.parent / name) for name in members) / len(members)
+    else:
+        weight = _weight(workdir) if trains else ZERO_SHOT
+    for step, label in enumerate(labels_of(config) if trains or members else [UNMERGED]):
         file = workdir / "evaluations" / label / "metrics.json"
         digest = evaluation_digest(workdir.name, label)
         if (read_json(file) or {}).get("digest") == digest:
             continue
         time.sleep(_pause())
-        metrics = _measured(weight if step == 0 else (weight + 0.25) / 2)
+        metrics = _measured(merged_weight(weight, label))
         facts = {"data": "d", "images": {}}
         measured = {"label": label, "step": step, "values": {}, "metrics": metrics}
         write_json(file, {"digest": digest, **measured, "facts": facts})
     return {"digest": workdir.name, "seed": seed, "warnings": []}
+
+
+def merged_weight(weight: float, label: str) -> float:
+    """Return what stands for the weights of a model: of a merge, between both ends of its line."""
+    alpha = float(label.partition("@")[2] or 1.0)
+    return alpha * weight + (1 - alpha) * ZERO_SHOT
+
+
+def final_weight(config: Mapping[str, Any], seed: int) -> float:
+    """Compute what a run that nothing disturbs comes to."""
+    weight = _first(config, seed)
+    for epoch in range(1, int(config["optim"]["epochs"]) + 1):
+        weight = _next(weight, float(config["algorithm"].get("kl_weight", 0.0)), epoch)
+    return weight
 
 
 def labels_of(config: Mapping[str, Any]) -> list[str]:
@@ -77,10 +103,11 @@ def _train(config: Mapping[str, Any], seed: int, report: Report, workdir: Path) 
     epochs = int(config["optim"]["epochs"])
     kl_weight = float(config["algorithm"].get("kl_weight", 0.0))
     checkpoint = workdir / "checkpoint.pt"
-    progress = read_json(checkpoint) or {"weight": 0.1 + seed / 1000, "history": []}
+    progress = read_json(checkpoint) or {"weight": _first(config, seed), "history": []}
     weight, history = progress["weight"], progress["history"]
     reported = {item["epoch"]: item for item in read_json(workdir / "history.json") or []}
     for epoch in range(len(history), epochs + 1):
+        _note(workdir, f"epoch {epoch}")
         if epoch:
             time.sleep(_pause())
             weight = _next(weight, kl_weight, epoch)
@@ -102,6 +129,11 @@ def _train(config: Mapping[str, Any], seed: int, report: Report, workdir: Path) 
     return True
 
 
+def _first(config: Mapping[str, Any], seed: int) -> float:
+    """Begin the chain of a seed and a learning rate."""
+    return 0.1 + seed / 1000 + float(config["optim"]["lr"])
+
+
 def _next(weight: float, kl_weight: float, epoch: int) -> float:
     """The logistic map, which forgets nothing: a last bit that differs is soon a first one."""
     rate = 3.6 + 0.3 * min(kl_weight, 1.0)
@@ -113,6 +145,16 @@ def _report(epoch: int, epochs: int, metrics: Mapping[str, float]) -> dict[str, 
     counts = {"epoch": epoch, "epochs": epochs, "step": epoch, "steps": epochs}
     now = time.time_ns() // 1_000_000
     return {**counts, "metrics": dict(metrics), "seconds": 0.01, "timestamp": now}
+
+
+def _weight(workdir: Path) -> float:
+    return float((workdir / "weights" / "last.txt").read_text())
+
+
+def _note(workdir: Path, text: str) -> None:
+    if LOG in os.environ:
+        with Path(os.environ[LOG]).open("a", encoding="utf-8") as log:
+            log.write(f"{workdir.name} {text}\n")
 
 
 def _measured(weight: float) -> dict[str, float]:

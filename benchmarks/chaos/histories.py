@@ -1,0 +1,1167 @@
+"""Random histories of a sweep: changes of its file, crashes and damage, against no disturbance.
+
+    python -m benchmarks.chaos.histories --count 500 --seed 1 --engine local|ray --workers 2
+    python -m benchmarks.chaos.histories --seed 1 --only 437     # one of them, with what it printed
+
+A history draws a sweep file, and then some steps. In each the file is changed or not, projections
+and run folders are damaged by hand or not, and `run` or `resume` ends, dies at some write, is
+interrupted, loses workers, or has a busy driver. At last `run` executes the last file to its end.
+Training is simulated (`chain_core`); commands, driver, workers, ledger and databases are real.
+What a seed and a number draw is the same each time; threads and workers have their own pace.
+
+The laws, by the names in the table. *Undisturbed* is the last file, run once in a fresh
+home, with its `parameters` in the order in which the sweep was begun: another order is no change.
+
+* `exit`: a command ends with the code that its fate allows, in time and without a traceback.
+* `ledger`: the ledger can be read after each step, and time spent never falls.
+* `generations`: one begins only where `seeds` or `trial.eval` differ from those of the one before.
+* `points`: of one generation, and of a method that does not learn from results, the points are the
+  undisturbed ones, in order. Of a later generation of a method that learns, the first points are
+  those of the generation before, in order, those included that were carried into it and not yet
+  proposed. With two runs at once a method that learns has no fixed points.
+* `values`: each run has to the last bit what an undisturbed run has, each trial the mean of these,
+  on the seeds of the last file; what was pruned is equal too where one run goes at a time.
+* `trained`: no epoch is trained twice, except behind the last checkpoint of a run that died, and
+  of a run whose folder was damaged by hand. A finished run is never trained again.
+* `silence`: no run is given up for silence, however busy the driver is.
+* `left`: the sweep is `done`; `resume` and `check` have nothing left to do.
+* `comparison`: it is the undisturbed one, where the points are.
+* `mlflow`, `study`: after one `sync` they have each trial and run of the ledger, once. MLflow is
+  compared with a new database that the same home is sent to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gc
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.chaos import chain_core, kills, laws, planted_faults, tiny_sweep
+from benchmarks.chaos.scene import captured
+from carft_sweep.carft_core.errors import RequestError
+
+NAME = "history"
+LIMIT = 180.0
+"""Seconds that a step may take."""
+SILENCE, BUSY = 4.0, 5.0
+"""Seconds that a worker may show no life where a driver is busy for longer; it beats every two."""
+WITH_MLFLOW = 0.4
+"""The share of the histories with a real store; the others have none."""
+OFTEN = 0.05
+"""Seconds between two updates of a projection, so that there are some to die in."""
+PATIENCE = 3.0
+"""Seconds that the end of a sweep waits for a database that is damaged."""
+ADAPTIVE = ("tpe", "gp", "nsga2")
+SPENT = 0.001
+"""A time budget, in seconds, that is used up at once."""
+GARBAGE = "{garbage"
+BAD_MERGE = '''"""A merge whose label the ledger cannot keep."""
+
+from carft_sweep import MERGES
+from carft_sweep.carft_core.merges.base import Merge, MergePoint
+
+
+@MERGES.register
+class Halves(Merge):
+    """Registered, or refused."""
+
+    name = "halves"
+    summary = "A merge with a label that cannot be a folder"
+
+    def points(self):
+        """One."""
+        return (MergePoint("halves@a/b", 500, {}),)
+'''
+
+File = dict[str, Any]
+Violations = dict[str, list[str]]
+"""By law."""
+
+
+@dataclass(frozen=True)
+class Fate:
+    """How an execution ends."""
+
+    kind: str = "ends"
+    """`ends`, `dies`, `interrupted`, `busy` or `loses workers`."""
+    where: str = ""
+    """The kind of write, or the method of the driver that takes long."""
+    skip: int = 0
+    """So many of these pass before."""
+    when: str = "before"
+    """`before` or `behind` the write, or at `half` of it."""
+
+    def __str__(self) -> str:
+        if self.kind == "busy":
+            return f"its driver is busy in {self.where} number {self.skip}"
+        if self.where:
+            return f"{self.kind} {self.when} write {self.skip} of {self.where}"
+        return self.kind
+
+
+@dataclass(frozen=True)
+class Step:
+    """One execution, and what comes before it."""
+
+    file: File
+    changes: tuple[str, ...] = ()
+    damages: tuple[str, ...] = ()
+    verb: str = "run"
+    fate: Fate = Fate()
+
+    def __str__(self) -> str:
+        return "; ".join([*self.changes, *self.damages, f"{self.verb}: {self.fate}"])
+
+
+@dataclass(frozen=True)
+class History:
+    """What is done with one sweep; drawn by its number."""
+
+    number: int
+    way: str
+    """`in process`, `one worker`, `two workers` or `ray`."""
+    has_mlflow: bool
+    steps: tuple[Step, ...]
+    damages: tuple[str, ...]
+    """Behind its end, before `sync`."""
+
+    @property
+    def file(self) -> File:
+        """The last one."""
+        return self.steps[-1].file
+
+    def describe(self) -> str:
+        """List its steps."""
+        store = "MLflow" if self.has_mlflow else "no MLflow"
+        lines = [f"history {self.number}, {self.way}, {store}"]
+        lines += [f"  {json.dumps(brief(self.steps[0].file))}"]
+        lines += [f"  {index}. {step}" for index, step in enumerate(self.steps)]
+        return "\n".join([*lines, f"  at last: {', '.join((*self.damages, 'sync'))}"])
+
+
+def brief(file: Mapping[str, Any]) -> File:
+    """Return what was drawn of a file."""
+    same = ("name", "engine", "resources", "report", "breaker")
+    return {key: value for key, value in file.items() if key not in same}
+
+
+def draw_history(seed: int, number: int, engine: str, data: Mapping[str, Any]) -> History:
+    """Draw the history of a number."""
+    chance = random.Random(f"{seed} {number}")
+    way = "ray" if engine == "ray" else chance.choices(WAYS, (5, 3, 2))[0]
+    has_mlflow = chance.random() < WITH_MLFLOW
+    file = draw_file(chance, way, data)
+    steps = [Step(file, fate=draw_fate(chance, way, at_least=1.0))]
+    for _ in range(chance.randint(1, 4)):
+        changed, file = draw_changes(chance, file)
+        verb = "resume" if chance.random() < (0.1 if changed else 0.5) else "run"
+        damages = draw_damages(chance, has_mlflow, RUN_DAMAGES)
+        steps.append(Step(file, changed, damages, verb, draw_fate(chance, way)))
+        if changed == ("a merge that is refused",):
+            file = steps[-2].file
+    changed, file = draw_changes(chance, file) if chance.random() < 0.5 else ((), file)
+    if changed == ("a merge that is refused",) or file.get("time_budget") == SPENT:
+        changed, file = (*changed, "back to a file that can end"), able_to_end(file)
+    damages = draw_damages(chance, has_mlflow, RUN_DAMAGES)
+    steps.append(Step(file, changed, damages))
+    return History(number, way, has_mlflow, tuple(steps), draw_damages(chance, has_mlflow, ()))
+
+
+WAYS = ("in process", "one worker", "two workers")
+SPACES: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+    "algorithm.kl_weight": ({"values": [0.1, 0.3, 0.5]}, {"min": 0.0, "max": 1.0}),
+    "optim.lr": (
+        {"values": [0.0001, 0.001]},
+        {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-2},
+    ),
+    "optim.clip": ({"values": [None, 1.0]}, {"values": [None, 1.0]}),
+    "optim.warmup": (
+        {"values": [0.0, 0.1], "when": {"optim.clip": 1.0}},
+        {"values": [0.0, 0.1], "when": {"optim.clip": 1.0}},
+    ),
+}
+"""Field to how it varies in a grid, and in a search."""
+SEEDS = ([0], [0, 1], [1, 0], [0, 1, 2], [2])
+BASELINES = ([], ["zero_shot"], ["zero_shot", "fine_tune"], ["fine_tune"])
+ALPHAS = ([0.5], [0.25, 0.5], [0.75], [0.0, 1.0])
+
+
+def draw_file(chance: random.Random, way: str, data: Mapping[str, Any]) -> File:
+    """Draw a sweep file."""
+    methods = ("grid", "random", "qmc", "tpe", "gp", "nsga2")
+    method = chance.choices(methods, (6, 3, 3, 5, 1, 3))[0]
+    names = chance.sample([*SPACES][:3], chance.randint(1, 3))
+    if "optim.clip" in names and len(names) < 3 and chance.random() < 0.5:
+        names.append("optim.warmup")
+    form = 0 if method == "grid" else 1
+    file: File = {
+        "name": NAME,
+        "method": method,
+        "parameters": {name: SPACES[name][form] for name in names},
+        "seeds": chance.choice(SEEDS),
+        "baselines": chance.choice(BASELINES),
+        "engine": "ray" if way == "ray" else "local",
+        "parallel": 2 if way == "two workers" or (way == "ray" and chance.random() < 0.4) else 1,
+        "resources": {"cpus": 1},
+        "report": {"page": False, "model": False},
+        "breaker": 0,
+        "retries": {"crashed": 5},
+        "trial": {
+            "algorithm": {"name": "car_ft"},
+            "data": dict(data),
+            "optim": {"epochs": 5},
+            "merges": [{"name": "wise_ft", "alphas": chance.choice(ALPHAS)}],
+            "device": "cpu",
+        },
+    }
+    if method != "grid" or chance.random() < 0.3:
+        file["run_cap"] = chance.randint(3, 7)
+    if chance.random() < 0.25:
+        rules = [{"type": "asha", "reduction_factor": 2}, {"type": "median", "startup_trials": 2}]
+        file["early_terminate"] = {**chance.choice(rules), "allow_grid": True}
+    for draw in (CHANGES["confirm_seeds"], CHANGES["after"]):
+        if chance.random() < 0.25:
+            draw(chance, file)
+    if chance.random() < 0.1:
+        file["time_budget"] = "1h"
+    return file
+
+
+def _change_order(chance: random.Random, file: File) -> None:
+    names = [*file["parameters"]]
+    chance.shuffle(names)
+    file["parameters"] = {name: file["parameters"][name] for name in names}
+
+
+def _change_merges(chance: random.Random, file: File) -> None:
+    file["trial"]["merges"] = [{"name": "wise_ft", "alphas": chance.choice(ALPHAS)}]
+
+
+def _change_eval(chance: random.Random, file: File) -> None:
+    file["trial"]["eval"] = {"batch_size": chance.choice([64, 128, 256])}
+
+
+def _set(key: str, values: Sequence[Any]) -> Callable[[random.Random, File], None]:
+    """Make the change that gives a key one of these values; None removes it."""
+
+    def change(chance: random.Random, file: File) -> None:
+        value = chance.choice(values)
+        file.pop(key, None)
+        if value is not None:
+            file[key] = value
+
+    return change
+
+
+CHANGES: Mapping[str, Callable[[random.Random, File], None]] = {
+    "order of parameters": _change_order,
+    "seeds": _set("seeds", SEEDS),
+    "selection": _set("selection", [None, {"within": 0.02}, {"within": 0.3}, "oracle"]),
+    "time_budget": _set("time_budget", [None, "1h", "2h", SPENT]),
+    "baselines": _set("baselines", BASELINES),
+    "run_cap": _set("run_cap", [2, 3, 4, 5, 6, 8]),
+    "merges": _change_merges,
+    "description": _set("description", ["one", "another"]),
+    "retries": _set("retries", [{"crashed": 5}, {"crashed": 7}]),
+    "confirm_seeds": _set("confirm_seeds", [None, [7], [7, 8]]),
+    "after": _set("after", [None, [{"algorithm": "uniform_soup", "of": "car_ft"}]]),
+    "trial.eval": _change_eval,
+}
+
+
+def draw_changes(chance: random.Random, file: File) -> tuple[tuple[str, ...], File]:
+    """Draw up to two changes of a file, in a row or one back; return their names and the result."""
+    kind = chance.choices(("none", "one", "two", "back", "refused"), (30, 40, 20, 7, 3))[0]
+    if kind == "none":
+        return (), file
+    changed: File = json.loads(json.dumps(file))
+    if kind == "refused":
+        changed["import"] = ["refused.py"]
+        changed["trial"]["merges"] = [{"name": "halves"}]
+        return ("a merge that is refused",), changed
+    names = chance.choices([*CHANGES], k=2 if kind == "two" else 1)
+    for name in names:
+        CHANGES[name](chance, changed)
+    if kind == "back":
+        return (*names, "and back"), file
+    shown = (f"{name}={_value_of(changed, name)}" for name in names)
+    return tuple(shown), changed
+
+
+def _value_of(file: File, name: str) -> str:
+    if name == "order of parameters":
+        return ", ".join(file["parameters"])
+    section = file["trial"] if name in ("merges", "trial.eval") else file
+    return json.dumps(section.get(name.removeprefix("trial.")))
+
+
+def able_to_end(file: File) -> File:
+    """Return a file without what keeps it from its end."""
+    changed: File = json.loads(json.dumps(file))
+    changed.pop("time_budget", None)
+    if changed.pop("import", None):
+        changed["trial"]["merges"] = [{"name": "wise_ft", "alphas": [0.5]}]
+    return changed
+
+
+WRITES = {"ledger": 24, "run": 60, "sent": 30, "mlflow": 60, "study": 20, "sweep": 10}
+"""Kind of write to how many of them a death may wait for."""
+METHODS = ("next_job", "started", "alive", "reported", "finished")
+
+
+def draw_fate(chance: random.Random, way: str, at_least: float = 0.6) -> Fate:
+    """Draw how an execution ends; something happens to it with the probability `at_least`."""
+    if chance.random() > at_least:
+        return Fate()
+    kind = chance.choices(
+        ("dies", "interrupted", "loses workers", "busy"),
+        (60, 15, 15, 0 if way == "in process" else 6),
+    )[0]
+    if kind == "loses workers":
+        return Fate(kind)
+    if kind == "busy":
+        return Fate(kind, chance.choice(METHODS), chance.randrange(6))
+    where = chance.choices([*WRITES], (8, 5, 2, 2, 2, 2))[0]
+    # Early ones oftener: there are few of them in a step that has little to do.
+    skip = int(WRITES[where] * chance.random() ** 2)
+    whens = ("before", "behind", "half") if where in ("ledger", "sent") else ("before", "behind")
+    when = "before" if kind == "interrupted" else chance.choice(whens)
+    return Fate(kind, where, skip, when)
+
+
+RUN_DAMAGES = ("a run folder deleted", "metrics.json damaged")
+SWEEP_DAMAGES = (
+    *("optuna.db deleted", "optuna.db garbage", "comparison.json deleted"),
+    "comparison.json garbage",
+)
+STORE_DAMAGES = (
+    *("mlflow.db deleted", "a run deleted in MLflow", "artifacts deleted"),
+    *("sent deleted", "sent garbage", "sent half a line"),
+)
+
+
+def draw_damages(
+    chance: random.Random, has_mlflow: bool, more: Sequence[str], share: float = 0.3
+) -> tuple[str, ...]:
+    """Draw what is damaged by hand."""
+    kinds = (*SWEEP_DAMAGES, *(STORE_DAMAGES if has_mlflow else ()), *more)
+    count = chance.choices((0, 1, 2), (1 - share, share * 0.7, share * 0.3))[0]
+    return tuple(dict.fromkeys(chance.choices(kinds, k=count)))
+
+
+class Scene:
+    """The folder of one history, with its file, its homes, and what was really trained."""
+
+    def __init__(self, folder: Path, templates: Path, address: str | None) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self.folder, self.home, self.address = folder, folder / "home", address
+        self.file, self.said = folder / f"{NAME}.yaml", folder / "said.txt"
+        self.trained = folder / "trained.txt"
+        self.trained.touch()
+        self.orders: list[Sequence[str]] = []
+        """Of the parameters, in each file with which a ledger was begun or taken up."""
+        (folder / "refused.py").write_text(BAD_MERGE)
+        for home in (self.home, folder / "undisturbed"):
+            shutil.copytree(templates, home)
+
+    def write(self, file: Mapping[str, Any]) -> None:
+        """Write the sweep file."""
+        self.file.write_text(json.dumps(file, indent=1))
+
+    def words(self, verb: str, way: str) -> list[str]:
+        """Build `run FILE` or `resume NAME`, on the engine of a history."""
+        words = [verb, str(self.file) if verb == "run" else NAME]
+        words += ["--in-process"] if way == "in process" else []
+        return words + (["--address", self.address] if self.address is not None else [])
+
+    def fork(
+        self, act: Callable[[], Any], rates: Mapping[str, float] | None = None
+    ) -> tuple[int | None, Any]:
+        """Call a function in a fork; return its exit code, None where it took too long, and what
+        it returned.
+        """
+        result, plan = self.folder / "result.json", self.folder / "plan.json"
+        result.unlink(missing_ok=True)
+        plan.write_text(json.dumps({"rates": rates or {}}))
+
+        def write() -> int:
+            result.write_text(json.dumps(act()))
+            return 0
+
+        environ = {planted_faults.PLAN: str(plan), chain_core.LOG: str(self.trained)}
+        pid = kills.fork(write, self.said, environ)
+        until = time.monotonic() + LIMIT
+        while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+            if time.monotonic() > until:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                return None, None
+            time.sleep(0.005)
+        returned = json.loads(result.read_text()) if result.exists() else None
+        return os.waitstatus_to_exitcode(ended[1]), returned
+
+
+def disturb(fate: Fate) -> None:
+    """Let what this process, a fork, drives end as it is fated."""
+    import carft_sweep.sweeps.scheduler.session as session
+    from carft_sweep.sweeps.scheduler.driver import SweepDriver
+
+    session.PACE, session.PATIENCE = OFTEN, PATIENCE
+    passed = 0
+
+    def is_due(where: str, when: str) -> bool:
+        nonlocal passed
+        if (where, when) != (fate.where, fate.when):
+            return False
+        passed += 1
+        return passed == fate.skip + 1
+
+    def at(where: str, when: str) -> None:
+        if is_due(where, when):
+            number = signal.SIGKILL if fate.kind == "dies" else signal.SIGINT
+            os.kill(os.getpid(), number)
+
+    if fate.kind == "busy":
+        method = getattr(SweepDriver, fate.where)
+
+        def slowly(driver: SweepDriver, *arguments: Any) -> Any:
+            if is_due(fate.where, "before"):
+                time.sleep(BUSY)
+            return method(driver, *arguments)
+
+        setattr(SweepDriver, fate.where, slowly)
+    elif fate.where:
+        watch_writes(at)
+
+
+def watch_writes(at: Callable[[str, str], None]) -> None:
+    """Let `at` be called before and behind every write of this process, with the kind of file."""
+    import threading
+
+    from sqlalchemy.engine.default import DefaultDialect
+
+    import carft_sweep.carft_core.files as files
+    import carft_sweep.sweeps.ledger.study as study
+    import carft_sweep.sweeps.ledger.trials as trials
+    import carft_sweep.sweeps.results.sent_log as sent_log
+
+    append, write, commit = files.append_lines, files.write_atomically, DefaultDialect.do_commit
+
+    def appended(path: Path, lines: Any, *, durable: bool = True) -> None:
+        kind, data = kind_of(path), [*lines]
+        at(kind, "before")
+        with path.open("ab", buffering=0) as file:
+            size = file.tell()
+            file.write("\n".join(data).encode()[: 1 + len("".join(data)) // 2])
+            at(kind, "half")
+            file.truncate(size)
+        append(path, data, durable=durable)
+        at(kind, "behind")
+
+    def written(path: Path, fill: Callable[[Path], object]) -> None:
+        at(kind_of(path), "before")
+        write(path, fill)
+        at(kind_of(path), "behind")
+
+    def committed(dialect: DefaultDialect, connection: Any) -> None:
+        kind = "study" if threading.current_thread().name == "carft-study" else "mlflow"
+        at(kind, "before")
+        commit(dialect, connection)
+        at(kind, "behind")
+
+    files.write_atomically = written
+    DefaultDialect.do_commit = committed  # type: ignore[method-assign]
+    for module in (trials, sent_log, study):
+        module.append_lines = appended  # type: ignore[attr-defined]
+
+
+def kind_of(path: Path) -> str:
+    """Return the kind of a file, by its place in the home."""
+    if "runs" in path.parts:
+        return "run"
+    if path.name == "ledger.jsonl":
+        return "ledger"
+    return "sent" if path.parent.name == "sent" else "sweep"
+
+
+def damage(kind: str, scene: Scene, chance: random.Random) -> bool:
+    """Damage something in a home by hand; False where it is not there."""
+    home = scene.home
+    sweep = home / "sweeps" / NAME
+    file = {
+        "optuna.db": home / "optuna.db",
+        "mlflow.db": home / "mlflow.db",
+        "comparison.json": sweep / "comparison.json",
+    }.get(kind.partition(" ")[0])
+    if file is not None:
+        if not file.exists():
+            return False
+        for own in file.parent.glob(f"{file.name}*"):
+            own.unlink()
+        if kind.endswith("garbage"):
+            file.write_text(GARBAGE)
+        return True
+    match kind:
+        case "a run deleted in MLflow":
+            with closing(sqlite3.connect(home / "mlflow.db")) as database, database:
+                runs = database.execute(
+                    "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active' ORDER BY start_time"
+                ).fetchall()
+                if runs:
+                    deleted = "UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid = ?"
+                    database.execute(deleted, chance.choice(runs))
+            return bool(runs)
+        case "artifacts deleted":
+            return remove(home / "mlartifacts")
+        case "sent deleted":
+            return remove(sweep / "sent")
+        case "sent garbage" | "sent half a line":
+            logs = sorted((sweep / "sent").glob("*.jsonl"))
+            for log in logs:
+                text = log.read_text()
+                log.write_text(GARBAGE if kind == "sent garbage" else text[: len(text) // 2])
+            return bool(logs)
+    folders = sorted(path.parent for path in (home / "runs").glob("*/config.json"))
+    if not folders:
+        return False
+    folder = chance.choice(folders)
+    if kind == "a run folder deleted":
+        shutil.rmtree(folder)
+    else:
+        measured = sorted(folder.glob("evaluations/*/metrics.json"))
+        if not measured:
+            return False
+        chance.choice(measured).write_text(GARBAGE)
+    with scene.trained.open("a") as log:
+        log.write(f"{folder.name} damaged\n")
+    return True
+
+
+def remove(folder: Path) -> bool:
+    """Remove a folder; False where there is none."""
+    is_there = folder.exists()
+    shutil.rmtree(folder, ignore_errors=True)
+    return is_there
+
+
+@dataclass
+class Outcome:
+    """What came of one history."""
+
+    number: int
+    violations: Violations = field(default_factory=dict)
+    changes: Counter[str] = field(default_factory=Counter)
+    damages: Counter[str] = field(default_factory=Counter)
+    fates: Counter[str] = field(default_factory=Counter)
+    """How executions really ended."""
+    trials: int = 0
+    epochs: int = 0
+    seconds: float = 0.0
+
+    def broken(self, law: str, text: str) -> None:
+        """Note that a law is broken."""
+        self.violations.setdefault(law, []).append(" ".join(text.split())[:500])
+
+
+def carry_out(history: History, seed: int, scene: Scene) -> Outcome:
+    """Do what a history says, and look at what it leaves."""
+    began, outcome = time.monotonic(), Outcome(history.number)
+    spent = 0.0
+    for index, step in enumerate(history.steps):
+        chance = random.Random(f"{seed} {history.number} {index}")
+        scene.write(step.file)
+        outcome.changes.update(change.partition("=")[0] for change in step.changes)
+        outcome.damages.update(kind for kind in step.damages if damage(kind, scene, chance))
+        execute(history, step, scene, outcome)
+        try:
+            seconds = seconds_spent(scene.home)
+        except RequestError as error:
+            outcome.broken("ledger", f"behind step {index}: {error}")
+        else:
+            if seconds < spent:
+                outcome.broken("ledger", f"{seconds} s spent behind step {index}, {spent} before")
+            spent = max(spent, seconds)
+    code, undisturbed = scene.fork(functools.partial(run_undisturbed, history, scene))
+    if code or undisturbed is None:
+        outcome.broken("exit", f"the undisturbed sweep: {code} {_tail(scene)}")
+        return outcome
+    chance = random.Random(f"{seed} {history.number} end")
+    code, result = scene.fork(functools.partial(finish, history, scene, undisturbed, chance))
+    if code or result is None:
+        outcome.broken("exit", f"the end: {code} {_tail(scene)}")
+        return outcome
+    for law, texts in result["violations"].items():
+        outcome.violations.setdefault(law, []).extend(texts)
+    outcome.damages.update(result["damages"])
+    outcome.trials = result["trials"]
+    lines = scene.trained.read_text().splitlines()
+    outcome.epochs = sum(" epoch " in line for line in lines)
+    for text in trained_twice(lines):
+        outcome.broken("trained", text)
+    outcome.seconds = time.monotonic() - began
+    return outcome
+
+
+def execute(history: History, step: Step, scene: Scene, outcome: Outcome) -> None:
+    """Run or resume, as a step says."""
+    fate = step.fate
+    before = scene.said.stat().st_size if scene.said.exists() else 0
+    has_begun = (scene.home / "sweeps" / NAME / "sweep.yaml").exists()
+    verb = step.verb if has_begun else "run"
+
+    def act() -> int:
+        if not history.has_mlflow:
+            _have_no_store()
+        disturb(fate)
+        return kills._command([*scene.words(verb, history.way), "--home", str(scene.home)])
+
+    rates = {"killed": 0.2, "crash": 0.2, "cuda-memory": 0.1}
+    code, returned = scene.fork(act, rates if fate.kind == "loses workers" else None)
+    said = scene.said.read_text(errors="replace")[before:]
+    code = returned if code == 0 else code
+    died = code == -signal.SIGKILL
+    # In this process there is no worker to lose but the driver.
+    may_die = fate.kind == "dies" or (fate.kind, history.way) == ("loses workers", "in process")
+    is_refused = step.changes == ("a merge that is refused",) and verb == "run"
+    codes = {0, 2} if is_refused else {0}
+    codes |= {1} if step.file.get("time_budget") == SPENT else set()
+    codes |= {3} if fate.kind == "interrupted" else set()
+    codes |= {-signal.SIGKILL} if may_die else set()
+    if code not in codes:
+        outcome.broken("exit", f"{step}: {code} {said[-400:]}")
+    if "Traceback (most recent call last)" in said and "NonFinite" not in said:
+        outcome.broken("exit", f"{step}: {said[said.index('Traceback') :]}")
+    if "showed no life" in said or "nothing was heard" in said:
+        outcome.broken("silence", f"{step}: {said[-300:]}")
+    if (scene.home / "sweeps" / NAME / "ledger.jsonl").exists():
+        scene.orders.append([*step.file["parameters"]])
+    outcome.fates["died" if died else "interrupted" if code == 3 else f"ended, {fate.kind}"] += 1
+
+
+def _tail(scene: Scene) -> str:
+    return scene.said.read_text(errors="replace")[-600:]
+
+
+def seconds_spent(home: Path) -> float:
+    """Return what a driver that starts now would count as spent. Raises RequestError where the
+    ledger is damaged.
+    """
+    from carft_sweep.sweeps.home import Home
+    from carft_sweep.sweeps.ledger.trials import newest_generation
+    from carft_sweep.sweeps.scheduler.driver import TimeBudget
+
+    ledger = newest_generation(Home(home), NAME)
+    return 0.0 if ledger is None else float(TimeBudget(ledger, None)._before)
+
+
+def _have_no_store() -> None:
+    import carft_sweep.sweeps.api as api
+    from carft_sweep.tracking.store.memory_store import MemoryTracker
+
+    api.open_store = lambda _: MemoryTracker()  # type: ignore[assignment, return-value]
+
+
+def run_undisturbed(history: History, scene: Scene) -> Mapping[str, Any]:
+    """Run the last file in a fresh home; return what there is of it."""
+    os.environ.pop(chain_core.LOG)
+    _have_no_store()
+    home = scene.folder / "undisturbed"
+    order = next(iter(scene.orders), [*history.file["parameters"]])
+    parameters = {name: history.file["parameters"][name] for name in order}
+    file = scene.folder / "undisturbed.yaml"
+    file.write_text(json.dumps({**history.file, "parameters": parameters}))
+    words = ["run", str(file), "--in-process"]
+    code = kills._command([*words, "--home", str(home)])
+    if code:
+        raise SystemExit(f"it exited with {code}")
+    return read_end(home)
+
+
+def read_end(home: Path) -> dict[str, Any]:
+    """Read what a sweep has come to: its trials by point, its runs, its comparison."""
+    from carft_sweep.sweeps.home import Home
+    from carft_sweep.sweeps.ledger.trials import find_ledger
+
+    ledger = find_ledger(Home(home), NAME)
+    trials = [trial for trial in ledger.trials() if ledger._is_asked_for(trial)]
+    return {
+        "points": [dict(trial.params) for trial in trials],
+        "trials": [_trial(trial) for trial in trials],
+        "beside": [
+            [item.role, item.algorithm, dict(item.params), dict(item.runs)]
+            for item in ledger.beside_trials()
+        ],
+        "comparison": _read(home / "sweeps" / NAME / "comparison.json"),
+    }
+
+
+def _trial(trial: Any) -> dict[str, Any]:
+    reports = {str(epoch): value for epoch, value in sorted(trial.reports.items())}
+    values = [*trial.values]
+    return {
+        "params": dict(trial.params),
+        "state": trial.state,
+        "values": values,
+        **{
+            "runs": dict(trial.runs),
+            "merges": [*trial.merges],
+            "reports": reports,
+        },
+    }
+
+
+def _read(file: Path) -> Any:
+    """Read a file of JSON; None where there is none, or it is damaged."""
+    with suppress(OSError, ValueError):
+        return json.loads(file.read_text())
+    return None
+
+
+def finish(
+    history: History, scene: Scene, undisturbed: Mapping[str, Any], chance: random.Random
+) -> dict[str, Any]:
+    """Look at what the history has left, and let `resume`, `check` and `sync` look at it."""
+    if not history.has_mlflow:
+        _have_no_store()
+    outcome, home = Outcome(history.number), scene.home
+    end = read_end(home)
+    _compare_points(history, end, undisturbed, home, outcome)
+    _check_values(home, outcome)
+    _check_left(history, scene, outcome)
+    after = read_end(home)
+    for line in laws._differing(end, after, ""):
+        outcome.broken("left", f"resume changed {line}")
+    damages = [kind for kind in history.damages if damage(kind, scene, chance)]
+    if history.has_mlflow:
+        code, _, said = captured(["sync", "--home", str(home)])
+        if code:
+            outcome.broken("mlflow", f"sync: {code} {said}")
+        for line in _mlflow_differences(scene):
+            outcome.broken("mlflow", line)
+        for line in _study_differences(home):
+            outcome.broken("study", line)
+    trials = len(end["trials"])
+    return {"violations": outcome.violations, "damages": damages, "trials": trials}
+
+
+def _compare_points(
+    history: History,
+    end: Mapping[str, Any],
+    undisturbed: Mapping[str, Any],
+    home: Path,
+    outcome: Outcome,
+) -> None:
+    from carft_sweep.sweeps.home import Home
+    from carft_sweep.sweeps.ledger.trials import find_ledger
+
+    ledger = find_ledger(Home(home), NAME)
+    generations = [*ledger.earlier, ledger]
+    for before, after in itertools.pairwise(generations):
+        if _measuring(before.spec) == _measuring(after.spec):
+            outcome.broken("generations", f"generation {after.generation} is not called for")
+    file, points = history.file, end["points"]
+    is_adaptive, is_one_at_a_time = file["method"] in ADAPTIVE, file["parallel"] == 1
+    if len(points) != len(undisturbed["points"]):
+        counts = f"{len(points)} trials, {len(undisturbed['points'])} undisturbed"
+        outcome.broken("points", counts)
+    if is_adaptive and len(generations) > 1:
+        for number, (wanted, point) in enumerate(zip(_carried(generations), points, strict=False)):
+            if wanted != point:
+                outcome.broken("points", f"point {number} is {point}, carried was {wanted}")
+        return
+    if is_adaptive and not is_one_at_a_time:
+        return
+    for line in laws._differing(undisturbed["points"], points, ""):
+        outcome.broken("points", line)
+    if outcome.violations.get("points"):
+        return
+    is_determined = is_one_at_a_time or "early_terminate" not in file
+    parts = ("trials", "beside") if is_determined else ()
+    if len(generations) > 1:  # a run that was trained for an earlier one reports no epoch again
+        for trial in undisturbed["trials"]:
+            trial["reports"] = {}
+        end = {**end, "trials": [{**trial, "reports": {}} for trial in end["trials"]]}
+    for part in parts:
+        for line in laws._differing(undisturbed[part], end[part], f"{part} "):
+            outcome.broken("values", line)
+    if is_determined:
+        for line in laws._differing(undisturbed["comparison"], end["comparison"], ""):
+            outcome.broken("comparison", line)
+
+
+def _measuring(spec: Mapping[str, Any]) -> Any:
+    """Return what lets trials get new values."""
+    return spec["seeds"], spec["trial"].get("eval")
+
+
+def _carried(generations: Sequence[Any]) -> list[Mapping[str, Any]]:
+    """Return the points with which the last generation has to begin."""
+    carried: list[Mapping[str, Any]] = []
+    for ledger in generations[:-1]:
+        own = [dict(trial.params) for trial in ledger.trials()]
+        carried = [*own, *carried[len(own) :]]
+    return carried
+
+
+def _check_values(home: Path, outcome: Outcome) -> None:
+    """Compare every run with what its config and seed come to undisturbed, trials with runs."""
+    from carft_sweep.sweeps.home import Home
+    from carft_sweep.sweeps.ledger.trials import find_ledger
+
+    ledger, values = find_ledger(Home(home), NAME), {}
+    for item in ledger.settings():
+        is_pruned = item.trial is not None and item.trial.state == "pruned"
+        for digest in () if is_pruned else item.runs.values():
+            folder = home / "runs" / digest
+            claimed = _read(folder / "config.json")
+            if claimed is None or not (folder / "trained.json").exists():
+                outcome.broken("values", f"{item.role} {item.params}: {digest[:12]} is not there")
+                continue
+            weight = _weight_of(claimed["config"], claimed["seed"], home)
+            for label in (chain_core.UNMERGED, *item.merges):
+                if label == chain_core.UNMERGED or item.algorithm != "zero_shot":
+                    wanted = chain_core.merged_weight(weight, label)
+                    measured = _measured(folder, label)
+                    if measured != wanted:
+                        name = f"{item.role} {digest[:12]} {label}"
+                        outcome.broken("values", f"{name}: {measured}, undisturbed {wanted}")
+            values[digest] = weight
+    for trial in ledger.trials():
+        if trial.state == "complete" and ledger._is_asked_for(trial):
+            runs = [values.get(digest, 0.0) for digest in trial.runs.values()]
+            if [*trial.values] != [sum(runs) / len(runs)]:
+                outcome.broken("values", f"trial {trial.number}: {trial.values}, runs {runs}")
+            if [*trial.runs] != [str(seed) for seed in ledger.spec["seeds"]]:
+                outcome.broken("values", f"trial {trial.number} has the seeds {[*trial.runs]}")
+
+
+def _weight_of(config: Mapping[str, Any], seed: int, home: Path) -> float:
+    algorithm = config["algorithm"]
+    if algorithm["name"] == "zero_shot":
+        return chain_core.ZERO_SHOT
+    if "members" not in algorithm:
+        return chain_core.final_weight(config, seed)
+    claims = [_read(home / "runs" / name / "config.json") for name in algorithm["members"]]
+    weights = [chain_core.final_weight(it["config"], it["seed"]) for it in claims]
+    return sum(weights) / len(weights)
+
+
+def _measured(folder: Path, label: str) -> float | None:
+    evaluation = _read(folder / "evaluations" / label / "metrics.json") or {"metrics": {}}
+    value: float | None = evaluation["metrics"].get("id/val/top1")
+    return value
+
+
+def _check_left(history: History, scene: Scene, outcome: Outcome) -> None:
+    """Let `list`, `resume` and `check` say that nothing is left."""
+    home = ["--home", str(scene.home)]
+    code, out, said = captured(["list", "--json", *home])
+    states = [summary["state"] for summary in json.loads(out)] if code == 0 else said
+    if states != ["done"]:
+        outcome.broken("left", f"list: {states}")
+    before = scene.trained.stat().st_size
+    code, out, said = captured([*scene.words("resume", history.way), *home])
+    if code or scene.trained.stat().st_size != before:
+        outcome.broken("left", f"resume: {code} {scene.trained.read_text()[before:]} {said[-300:]}")
+    address = [] if scene.address is None else ["--address", scene.address]
+    code, out, said = captured(["check", str(scene.file), "--json", *address, *home])
+    if code:
+        outcome.broken("left", f"check: {code} {said}")
+        return
+    estimate = json.loads(out)
+    keys = ("to_train", "to_evaluate", "unknown", "to_confirm", "to_combine", "epochs")
+    to_do = {key: estimate[key] for key in keys if estimate[key]}
+    if to_do:
+        outcome.broken("left", f"check: {to_do}")
+
+
+def _mlflow_differences(scene: Scene) -> Iterator[str]:
+    """Compare MLflow with a new database that is sent the same home."""
+    fresh = scene.home / "fresh.db"
+    shutil.copy(scene.home.parent / "undisturbed" / "empty.db", fresh)
+    code = os.waitstatus_to_exitcode(
+        os.waitpid(
+            kills.fork(
+                lambda: kills._command(["sync", "--home", str(scene.home)]),
+                scene.said,
+                {"MLFLOW_TRACKING_URI": f"sqlite:///{fresh}"},
+            ),
+            0,
+        )[1]
+    )
+    if code:
+        yield f"sync to a new database: {code} {_tail(scene)}"
+        return
+    wanted, there = laws._mlflow(fresh), laws._mlflow(scene.home / "mlflow.db")
+    for name, (run,) in wanted.items():
+        active = [own for own in there.get(name, ()) if own["stage"] == "active"]
+        if len(active) != 1:
+            yield f"{name}: {len(active)} runs"
+            continue
+        for own in (run, active[0]):  # a run that was trained again has other times
+            own["series"] = {
+                key: [*map(list, dict.fromkeys(map(tuple, points)))]
+                for key, points in own["series"].items()
+            }
+        yield from laws._differing(run, active[0], name)
+    for name, runs in there.items():
+        for run in runs:
+            if run["status"] == "RUNNING" and run["stage"] == "active":
+                yield f"{name} is left running"
+
+
+def _study_differences(home: Path) -> Iterator[str]:
+    """Compare the study with the ledger."""
+    import optuna
+
+    from carft_sweep.sweeps.home import Home
+    from carft_sweep.sweeps.ledger.study import open_storage, study_name
+    from carft_sweep.sweeps.ledger.trials import find_ledger
+
+    place = Home(home)
+    ledger = find_ledger(place, NAME)
+    name = study_name(place, NAME, ledger.generation)
+    try:
+        study = optuna.load_study(study_name=name, storage=open_storage(place))
+    except Exception as error:
+        yield f"{type(error).__name__}: {error}"
+        return
+    states = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
+    wanted = [(states.get(it.state), it.point) for it in ledger.proposals()]
+    there = [(it.state.name, it.user_attrs.get("point")) for it in study.trials]
+    if wanted != there:
+        yield f"trials {there}, in the ledger {wanted}"
+    for trial, frozen in zip(ledger.proposals(), study.trials, strict=False):
+        if trial.state == "complete" and [*trial.values] != frozen.values:
+            yield f"trial {trial.number}: {frozen.values}, in the ledger {trial.values}"
+
+
+def trained_twice(lines: Sequence[str]) -> Iterator[str]:
+    """Yield each epoch that was trained without need, of all that `chain_core` has noted."""
+    last: dict[str, int] = {}
+    ends: dict[str, str] = {}
+    """Digest to how its last attempt ended: `trained`, `stops`, or that it `begins`."""
+    unclean: set[str] = set()
+    for line in lines:
+        digest, verb, *number = line.split()
+        if verb == "damaged":
+            last.pop(digest, None)
+            ends.pop(digest, None)
+        elif verb == "epoch":
+            epoch = int(number[0])
+            least = last.get(digest, -1) + 1
+            # Checkpoints lie two epochs apart, and one is noted before it is trained.
+            least -= 2 if digest in unclean else 0
+            if ends.get(digest) == "trained":
+                yield f"{digest[:12]}: epoch {epoch} of a finished run"
+            elif epoch < least:
+                yield f"{digest[:12]}: epoch {epoch} behind {last[digest]}"
+            last[digest] = epoch
+            unclean.discard(digest)
+        elif ends.get(digest) != "trained":
+            if verb == "begins" and ends.get(digest) == "begins":
+                unclean.add(digest)
+            ends[digest] = verb
+
+
+def prepare(folder: Path) -> Mapping[str, Any]:
+    """Load and simulate what every fork needs, and make the template of a home; its `data`."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", chain_core.PAUSE: "0"}
+    os.environ |= {"ARROW_DEFAULT_MEMORY_POOL": "system", kills.MARK: str(os.getpid())}
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CARFT_WEBHOOK", "CARFT_OPTUNA_STORAGE"):
+        os.environ.pop(name, None)
+    kills._load_all()
+    import carft_sweep.sweeps.engines.factory as factory
+    import carft_sweep.sweeps.engines.ray_tune as ray_tune
+    import carft_sweep.sweeps.scheduler.proposer as proposer
+    import carft_sweep.sweeps.space.samplers as samplers
+
+    planted_faults.plant_faults()
+    ray_tune.GRACE = 1.0
+    for module, name in ((factory, "LocalEngine"), (ray_tune, "RayEngine")):
+        setattr(module, name, functools.partial(getattr(module, name), silence=SILENCE))
+    # A search of a few trials is to learn from them.
+    samplers.STARTUP_TRIALS = 2
+    samplers.POPULATION = proposer.POPULATION = 3  # type: ignore[attr-defined]
+    # A process that dies takes nothing with it that it has given to the system.
+    os.fsync = lambda _: None  # type: ignore[assignment]
+    _make_template(folder / "template")
+    return tiny_sweep.data_of(folder)
+
+
+def _make_template(home: Path) -> None:
+    """Make a home with empty databases, whose tables take seconds to make."""
+
+    def make() -> int:
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        from carft_sweep.sweeps.home import Home
+        from carft_sweep.sweeps.ledger.study import open_storage
+
+        Home(home).prepare()
+        open_storage(Home(home))
+        SqlAlchemyStore(f"sqlite:///{home / 'mlflow.db'}", str(home / "mlruns"))
+        shutil.rmtree(home / "mlruns", ignore_errors=True)
+        shutil.copy(home / "mlflow.db", home / "empty.db")
+        return 0
+
+    home.parent.mkdir(parents=True, exist_ok=True)
+    pid = kills.fork(make, home.parent / "template.txt", {})
+    if os.waitpid(pid, 0)[1]:
+        raise SystemExit((home.parent / "template.txt").read_text())
+
+
+def work(
+    numbers: Sequence[int],
+    arguments: argparse.Namespace,
+    folder: Path,
+    address: str | None,
+    data: Mapping[str, Any],
+    emit: Callable[[str], None],
+) -> list[Outcome]:
+    """Carry out histories one after another; print those that break a law."""
+    outcomes = []
+    for number in numbers:
+        history = draw_history(arguments.seed, number, arguments.engine, data)
+        place = folder / str(number)
+        outcome = carry_out(history, arguments.seed, Scene(place, folder / "template", address))
+        outcomes.append(outcome)
+        if outcome.violations or arguments.only is not None:
+            lines = [history.describe()]
+            for law, texts in outcome.violations.items():
+                lines += [f"  BROKEN {law}: {text}" for text in texts[:3]]
+            emit("\n".join(lines))
+        if arguments.only is None and not (arguments.keep and outcome.violations):
+            shutil.rmtree(place)
+    return outcomes
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Write the sums of all histories."""
+    laws_broken = Counter(law for outcome in outcomes for law in outcome.violations)
+
+    def total(counters: Iterator[Counter[str]]) -> str:
+        counts = sum(counters, Counter[str]())
+        return f"{counts.total()} ({', '.join(f'{k} {n}' for k, n in counts.most_common())})"
+
+    rows = {
+        "histories": len(outcomes),
+        "with a law broken": sum(bool(outcome.violations) for outcome in outcomes),
+        "executions": total(outcome.fates for outcome in outcomes),
+        "changes": total(outcome.changes for outcome in outcomes),
+        "damages": total(outcome.damages for outcome in outcomes),
+        "trials": sum(outcome.trials for outcome in outcomes),
+        "epochs": sum(outcome.epochs for outcome in outcomes),
+        "seconds each": f"{sum(o.seconds for o in outcomes) / max(1, len(outcomes)):.1f}",
+        "violations by law": dict(laws_broken) or "none",
+    }
+    return "\n".join(f"{name:>20}  {value}" for name, value in rows.items())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out the histories, print; 1 where a law is broken."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--engine", choices=["local", "ray"], default="local")
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="the number to begin with")
+    parser.add_argument("--only", type=int, help="the one history to carry out; its home stays")
+    parser.add_argument("--workers", type=int, default=1, help="histories at once")
+    parser.add_argument("--keep", action="store_true", help="leave the homes of what failed")
+    parser.add_argument("--folder", type=Path, help="work here")
+    arguments = parser.parse_args(argv)
+    memory = Path("/dev/shm")  # the database of each history is written to hundreds of times
+    root = arguments.folder or Path(
+        tempfile.mkdtemp(prefix="carft-histories-", dir=memory if memory.is_dir() else None)
+    )
+    data = prepare(root)
+    numbers = range(arguments.first, arguments.first + arguments.count)
+    if arguments.only is not None:
+        numbers = range(arguments.only, arguments.only + 1)
+
+    def say(text: str) -> None:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+
+    outcomes = carry_out_all(numbers, arguments, root, None, data, say)
+    say(table(outcomes))
+    if arguments.only is None and not arguments.keep:
+        shutil.rmtree(root, ignore_errors=True)
+    else:
+        say(f"It is all left in {root}")
+    return int(any(outcome.violations for outcome in outcomes))
+
+
+def carry_out_all(
+    numbers: Sequence[int],
+    arguments: argparse.Namespace,
+    root: Path,
+    address: str | None,
+    data: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> list[Outcome]:
+    """Share the histories among forks of this process; return what came of them."""
+    if arguments.workers == 1:
+        return work(numbers, arguments, root, address, data, say)
+    gc.collect()
+    gc.freeze()  # else every fork copies what its collector looks at
+    pids, results = [], []
+    for index in range(arguments.workers):
+        own, result = numbers[index :: arguments.workers], root / f"outcomes-{index}.json"
+        results.append(result)
+
+        def act(own: Sequence[int] = own, result: Path = result) -> int:
+            outcomes = work(own, arguments, root, address, data, say)
+            result.write_text(json.dumps([vars(outcome) for outcome in outcomes]))
+            return 0
+
+        pids.append(_fork_aloud(act))
+    codes = [os.waitpid(pid, 0)[1] for pid in pids]
+    if any(codes):
+        raise SystemExit(f"a worker of this benchmark ended with {codes}")
+    return [
+        Outcome(
+            **{
+                key: Counter(value) if key in ("changes", "damages", "fates") else value
+                for key, value in outcome.items()
+            }
+        )
+        for result in results
+        for outcome in json.loads(result.read_text())
+    ]
+
+
+def _fork_aloud(act: Callable[[], int]) -> int:
+    """Run `act` in a fork that prints where this process does; return its id."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 70
+    try:
+        code = act()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
