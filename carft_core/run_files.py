@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from carft_sweep.carft_core.errors import RequestError
+
 FINITE: dict[str, Any] = {"allow_inf_nan": False}
 """pydantic's setting for a dataclass without NaN and infinity: our files are standard JSON."""
 
@@ -15,6 +17,18 @@ def check_time(*times: float | None) -> None:
     for time in times:
         if time is not None and not 0 <= time < 250_000_000_000:
             raise ValueError(f"{time:g} is no time in seconds since 1970")
+
+
+_LABEL = re.compile(r"\w[^/\0]{0,199}")
+
+
+def check_label(label: str) -> None:
+    """Raise RequestError for a merged model's label that is no name of a folder."""
+    if not _LABEL.fullmatch(label):
+        raise RequestError(
+            f"{label[:40]!r} is no label of a merged model: it begins with a letter or digit, and "
+            "has no slash and at most 200 characters"
+        )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from carft_sweep.carft_core.algorithms import Algorithm
 from carft_sweep.carft_core.algorithms.base import State
 from carft_sweep.carft_core.clip import Classifier
 from carft_sweep.carft_core.registry import Registered
+from carft_sweep.carft_core.run_files import check_label
 from carft_sweep.carft_core.teacher import Teacher
 
 Alpha = Annotated[float, Field(ge=0, le=1)]
@@ -29,6 +30,10 @@ class MergePoint:
     """Where it stands on the merge's curve in the tracker: round(1000 * alpha) for WiSE-FT."""
     values: Mapping[str, float]
     """What distinguishes it, such as {"alpha": 0.5}."""
+
+    def __post_init__(self) -> None:
+        """Raise RequestError for a label that is no name of a folder."""
+        check_label(self.label)
 
 
 class Merge(Registered):

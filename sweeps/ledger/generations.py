@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,12 +17,14 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import parse_json
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.trials import (
+    POINTS,
+    SECONDS,
     Ledger,
     Trial,
     find_ledger,
-    newest_generation,
     sweep_names,
 )
+from carft_sweep.tracking.comparison.spec import LEAVE_ONE_OUT
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.provenance import provenance_tags
 
@@ -39,7 +41,7 @@ values from them."""
 EXTEND = (
     *("description", "baselines", "run_cap", "time_budget", "metric.target", "report", "import"),
     *("retries", "timeout", "breaker", "engine", "parallel", "resources", "webhook"),
-    *("confirm_seeds", "after"),
+    *("confirm_seeds", "after", "selection"),
     *("trial.merges", "trial.data.root", "trial.workers", "trial.device"),
 )
 """What may change in a sweep that goes on as it is; what is named stands for what is below it."""
@@ -171,7 +173,8 @@ class Change:
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """List every field in which two sweeps, as plain data, differ."""
     return [
-        Change(field, old, new, _effect(field)) for field, old, new in _differing(before, now, "")
+        Change(field, old, new, _effect(field, old, new))
+        for field, old, new in _differing(before, now, "")
     ]
 
 
@@ -183,7 +186,9 @@ def effect(differences: list[Change]) -> Effect | None:
     return None
 
 
-def _effect(field: str) -> Effect:
+def _effect(field: str, before: Any, now: Any) -> Effect:
+    if field == "selection" and LEAVE_ONE_OUT in (before, now):
+        return "restart"  # its settings run on other domains too
     if _is_in(field, REEVALUATE):
         return "reevaluate"
     return "extend" if _is_in(field, EXTEND) else "restart"
@@ -222,8 +227,23 @@ class Generation:
 
     ledger: Ledger
     notes: tuple[str, ...]
-    carried: tuple[Mapping[str, Any], ...] = ()
-    """Points of an earlier generation that are proposed again before anything new."""
+
+
+def in_kept_order(spec: SweepSpec, newest: Ledger | None) -> SweepSpec:
+    """Return the sweep with its parameters in the order in which they were run, if they are the
+    same ones: what a point is called and how it is drawn go by their order.
+    """
+    kept = {} if newest is None else newest.spec["parameters"]
+    by_name = {item.name: item for item in spec.parameters}
+    if kept.keys() != by_name.keys():
+        return spec
+    return spec.model_copy(update={"parameters": tuple(by_name[name] for name in kept)})
+
+
+def planned_points(spec: SweepSpec, points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Plan the points of a sweep behind those that are decided, where no result decides on them."""
+    more = () if spec.is_adaptive else range(len(points), spec.trial_count)
+    return [*points, *map(spec.point, more)]
 
 
 def taken_name(home: Home, spec: SweepSpec, newest: Ledger | None) -> str | None:
@@ -249,12 +269,14 @@ def taken_name(home: Home, spec: SweepSpec, newest: Ledger | None) -> str | None
 def open_generation(
     home: Home,
     spec: SweepSpec,
+    newest: Ledger | None,
     *,
     address: str | None = None,
     stale: Callable[[Trial], str | None],
     fresh: bool = False,
 ) -> Generation:
-    """Find or begin the generation that fits a sweep, and record in it that a driver starts.
+    """Begin the generation that fits a sweep, unless its newest one does, and record that a driver
+    starts.
 
     `address` is of the Ray cluster, where one was named. `stale` says why a trial's runs are
     others than the file asks for now, because code, model or data changed. `fresh` begins anew in
@@ -262,33 +284,43 @@ def open_generation(
     """
     plain = json.loads(json.dumps(spec.as_dict()))
     execution = Invocation.of(spec, address).as_execution()
-    folder, newest = home.sweep(spec.name), newest_generation(home, spec.name)
+    folder = home.sweep(spec.name)
     if newest is None:
-        return Generation(Ledger.create(folder, 1, plain, execution), ())
+        return Generation(
+            Ledger.create(folder, 1, plain, execution, points=planned_points(spec, ())), ()
+        )
     differences = changes(newest.spec, plain)
     outcome = effect(differences)
     taken = taken_name(home, spec, newest)
     notes = (*([] if taken is None else [taken]), *(str(change) for change in differences))
     number = newest.generation + 1
 
-    def begin(head: str, carried: tuple[Mapping[str, Any], ...] = ()) -> Generation:
-        earlier = (*newest.earlier, newest)
-        ledger = Ledger.create(folder, number, plain, execution, earlier)
-        return Generation(ledger, (head, *notes), carried)
+    def begin(head: str, points: Sequence[Mapping[str, Any]] = ()) -> Generation:
+        ledger = Ledger.create(
+            folder,
+            number,
+            plain,
+            execution,
+            (*newest.earlier, newest),
+            points=planned_points(spec, points),
+            seconds=0.0 if fresh else newest.recall(SECONDS, 0.0),
+        )
+        return Generation(ledger, (head, *notes))
 
     if fresh:
         return begin(f"the sweep begins anew as generation {number}; every run is trained again")
     if outcome == "restart":
         return begin(f"the sweep begins anew as generation {number}; equal runs are kept")
     if outcome == "reevaluate":
-        points = tuple(trial.params for trial in newest.trials())
         return begin(
-            f"the sweep is extended (generation {number}); its points and runs are kept", points
+            f"the sweep is extended (generation {number}); its points and runs are kept",
+            newest.points(),
         )
     changed = next(filter(None, map(stale, newest.trials())), None)
     if changed is not None:
         return begin(f"{changed} changed: the sweep begins anew as generation {number}")
     newest.extend(plain)
+    newest.remember(POINTS, planned_points(spec, newest.recall(POINTS, ())))
     newest.execute(execution)
     head = () if outcome is None else ("the sweep is extended; its trials are kept",)
     return Generation(newest, (*head, *notes))

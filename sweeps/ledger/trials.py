@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import append_lines, checked_json, parse_json, read_lines
-from carft_sweep.carft_core.run_files import FINITE, check_time
+from carft_sweep.carft_core.run_files import FINITE, check_label, check_time
 from carft_sweep.sweeps.home import Home
 from carft_sweep.tracking.program import program
 
@@ -31,8 +31,9 @@ CONFIRMATIONS, SOUPS, FINAL_RUNS = "confirmations", "soups", "final_runs"
 soups, once they are chosen, and how many runs these are together."""
 TRIAL_RUNS = "trial_runs"
 """The fact how many runs all trials have, the most where their points are still to be chosen."""
-_BESIDE = frozenset({"baselines", CONFIRMATIONS, SOUPS})
-"""The facts of the settings that are no trials."""
+POINTS, SECONDS = "points", "seconds"
+"""Facts about what a generation is to run: its points in order, as far as they do not depend on
+results, and the time that the sweep has spent, that of earlier generations too."""
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,9 @@ class Setting:
 class _Beside(NamedTuple):
     """By digest the settings that are no trials: those that come before trials, and behind."""
 
+    facts: Mapping[str, Any]
+    """What they were read from, with the spec: of others they are to be read again."""
+    spec: Mapping[str, Any]
     before: Mapping[str, Setting]
     behind: Mapping[str, Setting]
 
@@ -120,7 +124,6 @@ def _by_run(settings: Sequence[Setting]) -> dict[str, Setting]:
 
 _SEED = re.compile(r"none|-?\d{1,20}")
 _DIGEST = re.compile(r"\w[\w-]{0,99}")
-_LABEL = re.compile(r"\w[^/\0]{0,199}")
 
 
 def check_runs(runs: Mapping[str, str], merges: Sequence[str]) -> None:
@@ -131,8 +134,7 @@ def check_runs(runs: Mapping[str, str], merges: Sequence[str]) -> None:
         if not _DIGEST.fullmatch(digest):
             raise ValueError(f"{digest[:40]!r} is no digest of a run")
     for label in merges:
-        if not _LABEL.fullmatch(label):
-            raise ValueError(f"{label[:40]!r} is no label of a merged model")
+        check_label(label)
 
 
 def _check_end(ended: float | None, reason: Mapping[str, str] | None) -> None:
@@ -181,6 +183,7 @@ class KeptFacts:
     confirmations: Sequence[KeptSetting] = ()
     soups: Sequence[KeptSetting] = ()
     final_runs: int | None = None
+    points: Sequence[Mapping[str, Any]] = ()
     seconds: float = 0.0
     outcome: Outcome | None = None
 
@@ -221,6 +224,8 @@ class _Begin:
     generation: int
     spec: KeptSpec
     began: float
+    points: Sequence[Mapping[str, Any]] = ()
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
         check_time(self.began)
@@ -299,13 +304,14 @@ class Ledger:
         """The generations before, the first one first."""
         self.executions: list[Mapping[str, Any]] = []
         """Every start of a driver: how it was asked to run, and with which code."""
-        self._facts: dict[str, Any] = {}
+        self._facts: Mapping[str, Any] = {}
+        """Replaced as a whole: the thread that sends to MLflow reads them too."""
         self._trials: dict[int, Trial] = {}
         self._number_at: dict[int, int] = {}
         self._numbers_with: dict[str, tuple[int, ...]] = {}
         """By digest the trials that have the run."""
         self._beside_with: _Beside | None = None
-        """What else has a run; None where that is to be looked up anew."""
+        """What else has a run."""
 
     @classmethod
     def create(
@@ -315,11 +321,17 @@ class Ledger:
         spec: Mapping[str, Any],
         execution: Mapping[str, Any],
         earlier: Sequence[Ledger] = (),
+        *,
+        points: Sequence[Mapping[str, Any]] = (),
+        seconds: float = 0.0,
     ) -> Ledger:
-        """Begin a generation: the sweep as plain data, and how it is run."""
+        """Begin a generation: the sweep as plain data, how it is run, its points and the time
+        spent so far, all in one line.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         ledger = cls(folder / LEDGER_FILE, generation, spec, time.time(), earlier)
         head = {"generation": generation, "spec": spec, "began": ledger.began}
+        head |= {POINTS: [*points], SECONDS: seconds}
         ledger._write({"begin": head}, {"execution": execution})
         logger.info("%s: generation %d begins", ledger.name, generation)
         return ledger
@@ -350,6 +362,13 @@ class Ledger:
     def trials(self) -> list[Trial]:
         """List the newest trial at each point, by point."""
         return [self._trials[self._number_at[point]] for point in sorted(self._number_at)]
+
+    def points(self) -> list[Mapping[str, Any]]:
+        """List the points of the generation in order, as far as they are decided: those that are
+        planned, and behind them those that were proposed.
+        """
+        planned = self.recall(POINTS, ())
+        return [*planned, *(trial.params for trial in self.trials()[len(planned) :])]
 
     def proposals(self) -> list[Trial]:
         """List every trial by number, those too that were tried again later."""
@@ -408,10 +427,10 @@ class Ledger:
 
     def setting_with(self, digest: str) -> Setting | None:
         """Return the first of the settings that have this run, without a look at the others."""
-        beside = self._beside_with
-        if beside is None:
+        beside, facts, spec = self._beside_with, self._facts, self.spec
+        if beside is None or beside.facts is not facts or beside.spec is not spec:
             behind = _by_run([*self.soups(), *self.confirmations()])
-            self._beside_with = beside = _Beside(_by_run(self.baselines()), behind)
+            self._beside_with = beside = _Beside(facts, spec, _by_run(self.baselines()), behind)
         if digest in beside.before:
             return beside.before[digest]
         trials = (self._trials[number] for number in self._numbers_with.get(digest, ()))
@@ -472,23 +491,26 @@ class Ledger:
             json.dumps(change, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
             for change in changes
         ]
+        try:
+            parsed = [_parse(line.encode()) for line in lines]
+        except RequestError as error:
+            raise RequestError(f"{self.file}: a line that {error} is not written") from None
         append_lines(self.file, lines, durable=durable)
-        for line in lines:
-            self._apply(_parse(line.encode()))
+        for change in parsed:
+            self._apply(change)
 
     def _apply(self, change: Mapping[str, Any]) -> None:
         ((kind, data),) = change.items()
         match kind:
             case "begin":
                 self.spec = data["spec"]
+                self._facts = {key: data[key] for key in (POINTS, SECONDS) if key in data}
             case "spec":
-                self.spec, self._beside_with = data, None
+                self.spec = data
             case "execution":
                 self.executions.append(data)
             case "facts":
-                self._facts |= data
-                if not _BESIDE.isdisjoint(data):
-                    self._beside_with = None
+                self._facts = {**self._facts, **data}
             case "report":
                 number, epoch, value = data
                 self._trials[number].reports[epoch] = math.nan if value is None else value
@@ -528,7 +550,6 @@ def _read_line(file: Path, line: bytes, ledgers: list[Ledger]) -> None:
         head = change["begin"]
         first_line = (head["generation"], head["spec"], head["began"])
         ledgers.append(Ledger(file, *first_line, earlier=tuple(ledgers)))
-        return
     ledgers[-1]._apply(change)
 
 

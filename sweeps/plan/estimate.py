@@ -22,7 +22,7 @@ from carft_sweep.carft_core.run import is_complete
 from carft_sweep.carft_core.run_files import Claim, Trained
 from carft_sweep.sweeps.engines.resources import Hardware
 from carft_sweep.sweeps.home import Home
-from carft_sweep.sweeps.ledger.generations import taken_name
+from carft_sweep.sweeps.ledger.generations import in_kept_order, taken_name
 from carft_sweep.sweeps.ledger.runs import RunStore, history, measured
 from carft_sweep.sweeps.ledger.trials import Ledger, newest_generation
 from carft_sweep.sweeps.plan.prospects import Obstacle, obstacles_of
@@ -261,8 +261,9 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     `hardware` is what a run would get.
     """
     notes: list[str] = []
-    planner = Planner(spec, hardware, notes.append)
     ledger = newest_generation(home, spec.name)
+    spec = in_kept_order(spec, ledger)
+    planner = Planner(spec, hardware, notes.append)
     taken = taken_name(home, spec, ledger)
     known = dict(_known_trials(planner, ledger))
     settings = [*planner.baselines(), *known.values()]

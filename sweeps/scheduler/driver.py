@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from carft_sweep.carft_core.config import trial_config
@@ -14,7 +14,7 @@ from carft_sweep.sweeps.engines.base import Decision, Failure, Job, Wait
 from carft_sweep.sweeps.ledger.claim import Claim
 from carft_sweep.sweeps.ledger.runs import RunState, RunStore, measured
 from carft_sweep.sweeps.ledger.summary import Summary
-from carft_sweep.sweeps.ledger.trials import TRIAL_RUNS, Ledger, Trial
+from carft_sweep.sweeps.ledger.trials import SECONDS, TRIAL_RUNS, Ledger, Trial
 from carft_sweep.sweeps.plan.tasks import Planner, RunTask, run_label, setting_record
 from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, trial_values
 from carft_sweep.sweeps.scheduler.final_runs import FinalRuns
@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 _KEEP_AFTER = 10.0
 """Seconds between two records: so much is forgotten when a driver dies."""
-_KEY = "seconds"
 
 
 class TimeBudget:
@@ -38,7 +37,7 @@ class TimeBudget:
     def __init__(self, ledger: Ledger, limit: float | None) -> None:
         self._ledger = ledger
         self._limit = limit
-        self._before: float = ledger.recall(_KEY, 0.0)
+        self._before: float = ledger.recall(SECONDS, 0.0)
         self._began = self._kept = time.monotonic()
 
     @property
@@ -55,7 +54,7 @@ class TimeBudget:
         """Keep what was spent, at most every ten seconds."""
         if now or time.monotonic() - self._kept >= _KEEP_AFTER:
             self._kept = time.monotonic()
-            self._ledger.remember(_KEY, self.spent)
+            self._ledger.remember(SECONDS, self.spent)
 
 
 class SweepDriver:
@@ -71,7 +70,6 @@ class SweepDriver:
         ledger: Ledger,
         runs: RunStore,
         *,
-        carried: Sequence[Mapping[str, Any]] = (),
         claim: Claim,
         progress: Progress,
         note: Callable[[str], None],
@@ -79,10 +77,9 @@ class SweepDriver:
         fresh: bool = False,
         failed_again: bool = False,
     ) -> None:
-        """`carried` are points of an earlier generation, proposed again before anything new. `note`
-        is called with the digest of a run of which something is new on disk, and with "" where
-        only the ledger has changed. `fresh` trains every run again, `failed_again` also those that
-        became NaN.
+        """`note` is called with the digest of a run of which something is new on disk, and with ""
+        where only the ledger has changed. `fresh` trains every run again, `failed_again` also
+        those that became NaN.
         """
         self.planner, self.ledger, self.runs, self.progress = planner, ledger, runs, progress
         self.outcomes: dict[str, Failure | None] = {}
@@ -93,7 +90,7 @@ class SweepDriver:
         """Why the sweep was given up."""
         self._spec = planner.spec
         self._claim, self._note, self._webhook = claim, note, webhook
-        self._proposer = TrialProposer(planner, ledger, carried, failed_again=failed_again)
+        self._proposer = TrialProposer(planner, ledger, failed_again=failed_again)
         self._final_runs = FinalRuns(planner, ledger, runs, progress)
         self._pruning = PruningController(planner.spec, ledger, runs)
         self._retries = RetryPolicy(planner.spec.retries)

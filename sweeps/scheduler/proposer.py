@@ -6,10 +6,10 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, assert_never
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from carft_sweep.sweeps.ledger.study import frozen_trial
-from carft_sweep.sweeps.ledger.trials import Ledger, Trial
+from carft_sweep.sweeps.ledger.trials import POINTS, Ledger, Trial
 from carft_sweep.sweeps.plan.tasks import Planner, RunTask, merge_labels, setting_record
 from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial
 from carft_sweep.sweeps.space.samplers import (
@@ -79,17 +79,19 @@ class KnownTrials:
 def propose(
     spec: SweepSpec, ledger: Ledger, point: int, known: KnownTrials | None = None
 ) -> Proposal:
-    """The point of that number, by nothing but the sweep, what its ledger knows, and the number.
+    """Return the point of that number: the one that is planned, or what a sampler proposes by
+    nothing but the sweep, the trials of its ledger and the number.
 
     `known` is that of the ledger, where many points are proposed.
     """
+    planned = ledger.recall(POINTS, ())
+    if point < len(planned):
+        return Proposal(planned[point])
     match spec.method:
-        case "grid" | "random" | "qmc":
-            return Proposal(spec.point(point))
         case "tpe" | "gp" | "nsga2":
             return _asked(spec, spec.method, known or KnownTrials(spec, ledger), point)
-        case _:
-            assert_never(spec.method)
+        case method:
+            raise ValueError(f"the points of a {method} sweep are planned before it runs")
 
 
 def _asked(
@@ -113,21 +115,12 @@ def _asked(
 class TrialProposer:
     """The trials of a sweep, one after another; the same ones after any restart.
 
-    `carried` are points of an earlier generation, proposed again before anything new. With
-    `failed_again` also trials that became NaN are tried again.
+    With `failed_again` also trials that became NaN are tried again.
     """
 
-    def __init__(
-        self,
-        planner: Planner,
-        ledger: Ledger,
-        carried: Sequence[Mapping[str, Any]] = (),
-        *,
-        failed_again: bool = False,
-    ) -> None:
+    def __init__(self, planner: Planner, ledger: Ledger, *, failed_again: bool = False) -> None:
         self._planner, self._ledger, self._spec = planner, ledger, planner.spec
         self._known = KnownTrials(planner.spec, ledger)
-        self._carried = carried
         self._failed_again = failed_again
         self._points = deque(self._asked())
         self._twins: dict[frozenset[str], Trial] = {}
@@ -194,8 +187,6 @@ class TrialProposer:
     def _propose(
         self, point: int, params: Mapping[str, Any] | None
     ) -> tuple[Trial, Sequence[RunTask]]:
-        if params is None and point < len(self._carried):
-            params = self._carried[point]
         spec, ledger = self._spec, self._ledger
         proposal = Proposal(params or {})
         if params is None:

@@ -18,11 +18,11 @@ from carft_sweep.carft_core.files import read_json, write_json, write_text
 from carft_sweep.sweeps.engines.base import Engine
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.claim import Claim, ClaimLost
-from carft_sweep.sweeps.ledger.generations import COPY, open_generation
+from carft_sweep.sweeps.ledger.generations import COPY, in_kept_order, open_generation
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.study import StudyProjection
 from carft_sweep.sweeps.ledger.summary import OUTCOME, State, write_summary
-from carft_sweep.sweeps.ledger.trials import Ledger, Trial
+from carft_sweep.sweeps.ledger.trials import Ledger, Trial, newest_generation
 from carft_sweep.sweeps.plan.prospects import Obstacle, obstacles_of
 from carft_sweep.sweeps.plan.tasks import Planner, digests
 from carft_sweep.sweeps.results.artifacts import COMPARISON, PAGE
@@ -118,10 +118,13 @@ def execute(
     folder, hook = home.sweep(spec.name), webhook or Webhook(None)
     interruption = Interruption(engine, progress)
     with Claim(folder, interruption.stop) as claim, closing(RunStore(home.runs)) as runs:
+        newest = newest_generation(home, spec.name)
+        spec = in_kept_order(spec, None if fresh else newest)
         planner = Planner(spec, engine.hardware, progress.note)
         generation = open_generation(
             home,
             spec,
+            newest,
             address=address,
             stale=lambda trial: changed_parts(planner, trial, runs),
             fresh=fresh,
@@ -136,7 +139,6 @@ def execute(
                 planner,
                 ledger,
                 runs,
-                carried=generation.carried,
                 claim=claim,
                 progress=progress,
                 note=projections.note,

@@ -302,6 +302,11 @@ class OtherClasses(Halfway):
         return merged
 
 
+class LabelledLikeAFolder(Halfway):
+    def points(self) -> Sequence[MergePoint]:
+        return (MergePoint("halfway@a/b", 1, {}),)
+
+
 class StrangePointFields(Halfway):
     point_fields: ClassVar[frozenset[str]] = frozenset({"alphas"})
 
@@ -310,6 +315,11 @@ class InPlace(Halfway):
     def state(self, point: MergePoint, zero_shot: State, tuned: State) -> State:
         del point, zero_shot
         return {name: value.add_(1) for name, value in tuned.items()}
+
+
+def test_a_label_that_is_no_name_of_a_folder_is_refused_where_it_is_made() -> None:
+    with pytest.raises(RequestError, match="'halfway@a/b' is no label of a merged model"):
+        LabelledLikeAFolder().points()
 
 
 @pytest.mark.parametrize(

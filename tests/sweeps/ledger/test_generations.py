@@ -50,7 +50,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Effect]] = {
     "method": ({"method": "random"}, "restart"),
     "metric": ({"metric": {"name": "id/val/nll"}}, "restart"),
     "metrics": ({"metrics": [{"name": "id/val/top1"}, {"name": "id/val/nll"}]}, "restart"),
-    "selection": ({"selection": {"within": 0.01}}, "restart"),
+    "selection": ({"selection": {"within": 0.01}}, "extend"),
     "parameters": ({"parameters": {"optim.lr": {"min": 1e-6, "max": 1e-3}}}, "restart"),
     "trial": ({"trial": {**BASE["trial"], "optim": {"epochs": 3}}}, "restart"),
     "shifts": ({"trial": {**BASE["trial"], "data": {"shifts": ["pixel"]}}}, "reevaluate"),
@@ -99,7 +99,7 @@ def test_an_early_termination_that_changes_is_shown_field_by_field(tmp_path: Pat
     [
         ("parameters.algorithm.kl_weight.values", "restart"),
         ("metric.name", "restart"),
-        ("selection", "restart"),
+        ("selection", "extend"),
         ("method", "restart"),
         ("seed", "restart"),
         ("trial.optim.lr", "restart"),

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from carft_sweep.carft_core.errors import InvalidConfig
 from carft_sweep.sweeps.ledger.generations import changes, effect
-from carft_sweep.sweeps.ledger.trials import Ledger
-from carft_sweep.sweeps.scheduler.proposer import propose
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
 LEFT_OUT, VAL_DOMAIN = "leave_one_domain_out", "data.val_domain"
@@ -44,8 +42,7 @@ def load(folder: Path, data: Mapping[str, Any], *more: str) -> SweepSpec:
 
 
 def drawn(spec: SweepSpec) -> list[Mapping[str, Any]]:
-    nobody = cast(Ledger, None)  # a draw looks at no ledger
-    return [propose(spec, nobody, point).params for point in range(spec.trial_count)]
+    return [spec.point(number) for number in range(spec.trial_count)]
 
 
 def test_a_grid_runs_every_setting_on_every_task_one_setting_after_another(tmp_path: Path) -> None:

@@ -1,0 +1,115 @@
+"""What a sweep runs after its file was changed and its driver died: what its ledger says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.engines.local import LocalEngine
+from carft_sweep.sweeps.ledger.trials import Ledger, read_generations
+from tests.sweeps import toy_core
+from tests.sweeps.conftest import SEARCH, ToySweep, toy_in
+from tests.sweeps.scheduler.dying import dying
+
+TWO: Mapping[str, Any] = {
+    "algorithm.kl_weight": {"values": [0.1, 0.3]},
+    "optim.lr": {"values": [1e-4, 1e-3, 1e-2]},
+}
+SWAPPED = dict(reversed(TWO.items()))
+ALONE: Mapping[str, Any] = {"seeds": [0], "baselines": []}
+
+
+def points(ledger: Ledger) -> list[dict[str, Any]]:
+    return [dict(trial.params) for trial in ledger.trials()]
+
+
+def undisturbed(toy: ToySweep, **changes: Any) -> list[dict[str, Any]]:
+    """The points of the sweep in a home of its own."""
+    other = toy_in(toy.folder / "undisturbed", toy.monkeypatch)
+    other.folder.mkdir(exist_ok=True)
+    other.run(**changes)
+    return points(other.ledger())
+
+
+@pytest.mark.parametrize(
+    ("method", "cap"), [("grid", None), ("qmc", 6), ("random", 6), ("tpe", 6), ("nsga2", 6)]
+)
+@pytest.mark.parametrize("first_cap", [None, 3])
+def test_parameters_that_change_places_leave_the_points_as_they_are(
+    toy: ToySweep, method: str, cap: int | None, first_cap: int | None
+) -> None:
+    goals = {"metrics": [{"name": "id/val/top1"}, {"name": "ood/mean/top1"}], "selection": "oracle"}
+    search = {**ALONE, "method": method, **(goals if method == "nsga2" else {})}
+    last = {**search, **({} if cap is None else {"run_cap": cap})}
+    first = {**search, "run_cap": first_cap} if first_cap else last
+    with dying("complete"):
+        toy.run(**first, parameters=TWO)
+    toy.run(**last, parameters=SWAPPED)
+    assert toy.ledger().generation == 1
+    assert points(toy.ledger()) == undisturbed(toy, **last, parameters=TWO)
+
+
+@pytest.mark.parametrize("method", ["tpe", "gp", "nsga2", "random"])
+def test_a_driver_that_dies_behind_a_change_of_seeds_keeps_the_points(
+    toy: ToySweep, method: str
+) -> None:
+    search = {**SEARCH, "method": method, "run_cap": 11}
+    toy.run(**search)
+    before = points(toy.ledger())
+    for seeds in ([0, 1], [0, 1, 2]):  # the second one while most points wait for their turn
+        with dying("complete"):
+            toy.run(**{**search, "seeds": seeds})
+    toy.run(**{**search, "seeds": [0, 1, 2]})
+    assert points(toy.ledger()) == before
+    assert max(toy.trained().values()) == toy_core.EPOCHS + 1
+
+
+def test_what_is_to_run_is_in_the_line_that_begins_a_generation(toy: ToySweep) -> None:
+    """No crash can part them."""
+    toy.run(**SEARCH)
+    before = points(toy.ledger())
+    with dying("remember", before=True):
+        toy.run(**{**SEARCH, "seeds": [0, 1]})
+    assert [dict(point) for point in toy.ledger().points()] == before
+    toy.run(parameters=TWO, **ALONE)
+    (begun,) = [one for one in read_generations(toy.ledger().file) if one.generation == 3]
+    assert [dict(point) for point in begun.points()] == points(begun)
+
+
+def test_a_changed_selection_trains_nothing_and_keeps_the_points(toy: ToySweep) -> None:
+    two = LocalEngine(toy_core.ENTRY, devices=(None, None))
+    toy.run(two, **SEARCH)
+    before, trained = points(toy.ledger()), toy.trained()
+    again = LocalEngine(toy_core.ENTRY, devices=(None, None))
+    toy.run(again, **SEARCH, selection={"within": 0.02})
+    assert toy.ledger().generation == 1
+    assert points(toy.ledger()) == before
+    assert toy.trained() == trained
+
+
+def test_the_time_that_was_spent_counts_in_the_next_generation_too(toy: ToySweep) -> None:
+    toy.run(**SEARCH)
+    spent = toy.ledger().recall("seconds")
+    toy.run(**{**SEARCH, "seeds": [0, 1]})
+    assert toy.ledger().generation == 2
+    assert toy.ledger().recall("seconds") > spent
+    toy.run(**{**SEARCH, "seeds": [0, 1], "seed": 1, "time_budget": spent})
+    assert toy.ledger().generation == 3
+    assert toy.ledger().trials() == []
+    toy.run(fresh=True, **{**SEARCH, "seeds": [0, 1], "seed": 1, "time_budget": 600})
+    assert toy.ledger().recall("seconds") < 600
+
+
+def test_a_line_that_cannot_be_read_is_not_written(toy: ToySweep) -> None:
+    toy.run()
+    ledger = toy.ledger()
+    before = ledger.file.read_bytes()
+    trial = ledger.trials()[0]
+    setting = {"algorithm": "car_ft", "params": {}, "runs": dict(trial.runs)}
+    with pytest.raises(RequestError, match=r"ledger\.jsonl: .*'halves@a/b' is no label"):
+        ledger.propose(9, {**setting, "merges": ["halves@a/b"]})
+    assert ledger.file.read_bytes() == before
+    assert toy.run().state == "done"
