@@ -47,14 +47,16 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from benchmarks.chaos import chain_core, kills, laws, planted_faults, tiny_sweep
 from benchmarks.chaos.scene import captured
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.tracking.report.calibration import calibration_table
 
 NAME = "history"
 LIMIT = 180.0
@@ -169,12 +171,12 @@ def draw_history(seed: int, number: int, engine: str, data: Mapping[str, Any]) -
     file = draw_file(chance, way, data)
     steps = [Step(file, fate=draw_fate(chance, way, at_least=1.0))]
     for _ in range(chance.randint(1, 4)):
-        changed, file = draw_changes(chance, file)
+        before, (changed, file) = file, draw_changes(chance, file)
         verb = "resume" if chance.random() < (0.1 if changed else 0.5) else "run"
         damages = draw_damages(chance, has_mlflow, RUN_DAMAGES)
         steps.append(Step(file, changed, damages, verb, draw_fate(chance, way)))
         if changed == ("a merge that is refused",):
-            file = steps[-2].file
+            file = before
     changed, file = draw_changes(chance, file) if chance.random() < 0.5 else ((), file)
     if changed == ("a merge that is refused",) or file.get("time_budget") == SPENT:
         changed, file = (*changed, "back to a file that can end"), able_to_end(file)
@@ -439,6 +441,7 @@ def disturb(fate: Fate) -> None:
             os.kill(os.getpid(), number)
 
     if fate.kind == "busy":
+        _listen_for(SILENCE)
         method = getattr(SweepDriver, fate.where)
 
         def slowly(driver: SweepDriver, *arguments: Any) -> Any:
@@ -449,6 +452,16 @@ def disturb(fate: Fate) -> None:
         setattr(SweepDriver, fate.where, slowly)
     elif fate.where:
         watch_writes(at)
+
+
+def _listen_for(seconds: float) -> None:
+    """Let the engines of this process give up a worker that shows no life for so long."""
+    import carft_sweep.sweeps.engines.factory as factory
+    import carft_sweep.sweeps.engines.ray_tune as ray_tune
+
+    ray_tune.GRACE = 1.0
+    for module, name in ((factory, "LocalEngine"), (ray_tune, "RayEngine")):
+        setattr(module, name, functools.partial(getattr(module, name), silence=seconds))
 
 
 def watch_writes(at: Callable[[str, str], None]) -> None:
@@ -721,7 +734,6 @@ def _trial(trial: Any) -> dict[str, Any]:
         "values": values,
         **{
             "runs": dict(trial.runs),
-            "merges": [*trial.merges],
             "reports": reports,
         },
     }
@@ -988,15 +1000,11 @@ def prepare(folder: Path) -> Mapping[str, Any]:
     for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CARFT_WEBHOOK", "CARFT_OPTUNA_STORAGE"):
         os.environ.pop(name, None)
     kills._load_all()
-    import carft_sweep.sweeps.engines.factory as factory
-    import carft_sweep.sweeps.engines.ray_tune as ray_tune
+    calibration_table()
     import carft_sweep.sweeps.scheduler.proposer as proposer
     import carft_sweep.sweeps.space.samplers as samplers
 
     planted_faults.plant_faults()
-    ray_tune.GRACE = 1.0
-    for module, name in ((factory, "LocalEngine"), (ray_tune, "RayEngine")):
-        setattr(module, name, functools.partial(getattr(module, name), silence=SILENCE))
     # A search of a few trials is to learn from them.
     samplers.STARTUP_TRIALS = 2
     samplers.POPULATION = proposer.POPULATION = 3  # type: ignore[attr-defined]
@@ -1028,29 +1036,24 @@ def _make_template(home: Path) -> None:
         raise SystemExit((home.parent / "template.txt").read_text())
 
 
-def work(
-    numbers: Sequence[int],
+def attempt(
     arguments: argparse.Namespace,
     folder: Path,
     address: str | None,
     data: Mapping[str, Any],
-    emit: Callable[[str], None],
-) -> list[Outcome]:
-    """Carry out histories one after another; print those that break a law."""
-    outcomes = []
-    for number in numbers:
-        history = draw_history(arguments.seed, number, arguments.engine, data)
-        place = folder / str(number)
-        outcome = carry_out(history, arguments.seed, Scene(place, folder / "template", address))
-        outcomes.append(outcome)
-        if outcome.violations or arguments.only is not None:
-            lines = [history.describe()]
-            for law, texts in outcome.violations.items():
-                lines += [f"  BROKEN {law}: {text}" for text in texts[:3]]
-            emit("\n".join(lines))
-        if arguments.only is None and not (arguments.keep and outcome.violations):
-            shutil.rmtree(place)
-    return outcomes
+    number: int,
+) -> tuple[str, Outcome]:
+    """Carry out the history of a number; return what is to be printed too."""
+    history = draw_history(arguments.seed, number, arguments.engine, data)
+    place = folder / str(number)
+    outcome = carry_out(history, arguments.seed, Scene(place, folder / "template", address))
+    is_kept = arguments.only is not None or (arguments.keep and outcome.violations)
+    if not is_kept:
+        shutil.rmtree(place)
+    lines = [history.describe()] if outcome.violations or arguments.only is not None else []
+    for law, texts in outcome.violations.items():
+        lines += [f"  BROKEN {law}: {text}" for text in texts[:3]]
+    return "".join(f"{line}\n" for line in lines), outcome
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -1096,71 +1099,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.only is not None:
         numbers = range(arguments.only, arguments.only + 1)
 
-    def say(text: str) -> None:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
-
-    outcomes = carry_out_all(numbers, arguments, root, None, data, say)
-    say(table(outcomes))
+    gc.collect()
+    gc.freeze()  # else every fork copies what its collector looks at
+    outcomes = []
+    with ExitStack() as stack:
+        address = None
+        if arguments.engine == "ray":
+            address = stack.enter_context(kills.ray_nodes(2)).address
+        pool = stack.enter_context(get_context("fork").Pool(arguments.workers))
+        carry = functools.partial(attempt, arguments, root, address, data)
+        for text, outcome in pool.imap_unordered(carry, numbers):
+            outcomes.append(outcome)
+            sys.stdout.write(text)
+            sys.stdout.flush()
+    sys.stdout.write(f"{table(outcomes)}\n")
     if arguments.only is None and not arguments.keep:
         shutil.rmtree(root, ignore_errors=True)
     else:
-        say(f"It is all left in {root}")
+        sys.stdout.write(f"It is all left in {root}\n")
     return int(any(outcome.violations for outcome in outcomes))
-
-
-def carry_out_all(
-    numbers: Sequence[int],
-    arguments: argparse.Namespace,
-    root: Path,
-    address: str | None,
-    data: Mapping[str, Any],
-    say: Callable[[str], None],
-) -> list[Outcome]:
-    """Share the histories among forks of this process; return what came of them."""
-    if arguments.workers == 1:
-        return work(numbers, arguments, root, address, data, say)
-    gc.collect()
-    gc.freeze()  # else every fork copies what its collector looks at
-    pids, results = [], []
-    for index in range(arguments.workers):
-        own, result = numbers[index :: arguments.workers], root / f"outcomes-{index}.json"
-        results.append(result)
-
-        def act(own: Sequence[int] = own, result: Path = result) -> int:
-            outcomes = work(own, arguments, root, address, data, say)
-            result.write_text(json.dumps([vars(outcome) for outcome in outcomes]))
-            return 0
-
-        pids.append(_fork_aloud(act))
-    codes = [os.waitpid(pid, 0)[1] for pid in pids]
-    if any(codes):
-        raise SystemExit(f"a worker of this benchmark ended with {codes}")
-    return [
-        Outcome(
-            **{
-                key: Counter(value) if key in ("changes", "damages", "fates") else value
-                for key, value in outcome.items()
-            }
-        )
-        for result in results
-        for outcome in json.loads(result.read_text())
-    ]
-
-
-def _fork_aloud(act: Callable[[], int]) -> int:
-    """Run `act` in a fork that prints where this process does; return its id."""
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 70
-    try:
-        code = act()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 if __name__ == "__main__":
