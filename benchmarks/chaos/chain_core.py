@@ -60,7 +60,7 @@ def train_run(
         weight = sum(_weight(workdir.parent / name) for name in members) / len(members)
     else:
         weight = _weight(workdir) if trains else ZERO_SHOT
-    for step, label in enumerate(labels_of(config) if trains or members else [UNMERGED]):
+    for label in labels_of(config) if trains or members else [UNMERGED]:
         file = workdir / "evaluations" / label / "metrics.json"
         digest = evaluation_digest(workdir.name, label)
         if (read_json(file) or {}).get("digest") == digest:
@@ -68,6 +68,7 @@ def train_run(
         time.sleep(_pause())
         metrics = _measured(merged_weight(weight, label))
         facts = {"data": "d", "images": {}}
+        step = round(1000 * float(label.partition("@")[2] or 0))
         measured = {"label": label, "step": step, "values": {}, "metrics": metrics}
         write_json(file, {"digest": digest, **measured, "facts": facts})
     return {"digest": workdir.name, "seed": seed, "warnings": []}

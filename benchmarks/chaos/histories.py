@@ -9,25 +9,7 @@ interrupted, loses workers, or has a busy driver. At last `run` executes the las
 Training is simulated (`chain_core`); commands, driver, workers, ledger and databases are real.
 What a seed and a number draw is the same each time; threads and workers have their own pace.
 
-The laws, by the names in the table. *Undisturbed* is the last file, run once in a fresh
-home, with its `parameters` in the order in which the sweep was begun: another order is no change.
-
-* `exit`: a command ends with the code that its fate allows, in time and without a traceback.
-* `ledger`: the ledger can be read after each step, and time spent never falls.
-* `generations`: one begins only where `seeds` or `trial.eval` differ from those of the one before.
-* `points`: of one generation, and of a method that does not learn from results, the points are the
-  undisturbed ones, in order. Of a later generation of a method that learns, the first points are
-  those of the generation before, in order, those included that were carried into it and not yet
-  proposed. With two runs at once a method that learns has no fixed points.
-* `values`: each run has to the last bit what an undisturbed run has, each trial the mean of these,
-  on the seeds of the last file; what was pruned is equal too where one run goes at a time.
-* `trained`: no epoch is trained twice, except behind the last checkpoint of a run that died, and
-  of a run whose folder was damaged by hand. A finished run is never trained again.
-* `silence`: no run is given up for silence, however busy the driver is.
-* `left`: the sweep is `done`; `resume` and `check` have nothing left to do.
-* `comparison`: it is the undisturbed one, where the points are.
-* `mlflow`, `study`: after one `sync` they have each trial and run of the ledger, once. MLflow is
-  compared with a new database that the same home is sent to.
+The laws are in `history_laws`.
 """
 
 from __future__ import annotations
@@ -35,7 +17,6 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
-import itertools
 import json
 import os
 import random
@@ -47,18 +28,18 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos import chain_core, kills, laws, planted_faults, tiny_sweep
+from benchmarks.chaos import chain_core, history_laws, kills, laws, planted_faults, tiny_sweep
+from benchmarks.chaos.history_laws import NAME, Breach
 from benchmarks.chaos.scene import captured
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.tracking.report.calibration import calibration_table
 
-NAME = "history"
 LIMIT = 180.0
 """Seconds that a step may take."""
 SILENCE, BUSY = 4.0, 5.0
@@ -69,7 +50,6 @@ OFTEN = 0.05
 """Seconds between two updates of a projection, so that there are some to die in."""
 PATIENCE = 3.0
 """Seconds that the end of a sweep waits for a database that is damaged."""
-ADAPTIVE = ("tpe", "gp", "nsga2")
 SPENT = 0.001
 """A time budget, in seconds, that is used up at once."""
 GARBAGE = "{garbage"
@@ -604,7 +584,7 @@ def carry_out(history: History, seed: int, scene: Scene) -> Outcome:
         outcome.damages.update(kind for kind in step.damages if damage(kind, scene, chance))
         execute(history, step, scene, outcome)
         try:
-            seconds = seconds_spent(scene.home)
+            seconds = history_laws.seconds_spent(scene.home)
         except RequestError as error:
             outcome.broken("ledger", f"behind step {index}: {error}")
         else:
@@ -620,13 +600,13 @@ def carry_out(history: History, seed: int, scene: Scene) -> Outcome:
     if code or result is None:
         outcome.broken("exit", f"the end: {code} {_tail(scene)}")
         return outcome
-    for law, texts in result["violations"].items():
-        outcome.violations.setdefault(law, []).extend(texts)
+    for law, text in result["breaches"]:
+        outcome.broken(law, text)
     outcome.damages.update(result["damages"])
     outcome.trials = result["trials"]
     lines = scene.trained.read_text().splitlines()
     outcome.epochs = sum(" epoch " in line for line in lines)
-    for text in trained_twice(lines):
+    for text in history_laws.trained_twice(lines):
         outcome.broken("trained", text)
     outcome.seconds = time.monotonic() - began
     return outcome
@@ -672,18 +652,6 @@ def _tail(scene: Scene) -> str:
     return scene.said.read_text(errors="replace")[-600:]
 
 
-def seconds_spent(home: Path) -> float:
-    """Return what a driver that starts now would count as spent. Raises RequestError where the
-    ledger is damaged.
-    """
-    from carft_sweep.sweeps.home import Home
-    from carft_sweep.sweeps.ledger.trials import newest_generation
-    from carft_sweep.sweeps.scheduler.driver import TimeBudget
-
-    ledger = newest_generation(Home(home), NAME)
-    return 0.0 if ledger is None else float(TimeBudget(ledger, None)._before)
-
-
 def _have_no_store() -> None:
     import carft_sweep.sweeps.api as api
     from carft_sweep.tracking.store.memory_store import MemoryTracker
@@ -704,46 +672,7 @@ def run_undisturbed(history: History, scene: Scene) -> Mapping[str, Any]:
     code = kills._command([*words, "--home", str(home)])
     if code:
         raise SystemExit(f"it exited with {code}")
-    return read_end(home)
-
-
-def read_end(home: Path) -> dict[str, Any]:
-    """Read what a sweep has come to: its trials by point, its runs, its comparison."""
-    from carft_sweep.sweeps.home import Home
-    from carft_sweep.sweeps.ledger.trials import find_ledger
-
-    ledger = find_ledger(Home(home), NAME)
-    trials = [trial for trial in ledger.trials() if ledger._is_asked_for(trial)]
-    return {
-        "points": [dict(trial.params) for trial in trials],
-        "trials": [_trial(trial) for trial in trials],
-        "beside": [
-            [item.role, item.algorithm, dict(item.params), dict(item.runs)]
-            for item in ledger.beside_trials()
-        ],
-        "comparison": _read(home / "sweeps" / NAME / "comparison.json"),
-    }
-
-
-def _trial(trial: Any) -> dict[str, Any]:
-    reports = {str(epoch): value for epoch, value in sorted(trial.reports.items())}
-    values = [*trial.values]
-    return {
-        "params": dict(trial.params),
-        "state": trial.state,
-        "values": values,
-        **{
-            "runs": dict(trial.runs),
-            "reports": reports,
-        },
-    }
-
-
-def _read(file: Path) -> Any:
-    """Read a file of JSON; None where there is none, or it is damaged."""
-    with suppress(OSError, ValueError):
-        return json.loads(file.read_text())
-    return None
+    return history_laws.read_end(home)
 
 
 def finish(
@@ -752,245 +681,53 @@ def finish(
     """Look at what the history has left, and let `resume`, `check` and `sync` look at it."""
     if not history.has_mlflow:
         _have_no_store()
-    outcome, home = Outcome(history.number), scene.home
-    end = read_end(home)
-    _compare_points(history, end, undisturbed, home, outcome)
-    _check_values(home, outcome)
-    _check_left(history, scene, outcome)
-    after = read_end(home)
-    for line in laws._differing(end, after, ""):
-        outcome.broken("left", f"resume changed {line}")
+    home = scene.home
+    trials = len(history_laws.read_end(home)["trials"])
+    breaches = [*history_laws.compare(history.file, home, undisturbed)]
+    breaches += _look_for_more(scene)
     damages = [kind for kind in history.damages if damage(kind, scene, chance)]
     if history.has_mlflow:
-        code, _, said = captured(["sync", "--home", str(home)])
-        if code:
-            outcome.broken("mlflow", f"sync: {code} {said}")
-        for line in _mlflow_differences(scene):
-            outcome.broken("mlflow", line)
-        for line in _study_differences(home):
-            outcome.broken("study", line)
-    trials = len(end["trials"])
-    return {"violations": outcome.violations, "damages": damages, "trials": trials}
+        breaches += _sync(scene)
+    return {"breaches": breaches, "damages": damages, "trials": trials}
 
 
-def _compare_points(
-    history: History,
-    end: Mapping[str, Any],
-    undisturbed: Mapping[str, Any],
-    home: Path,
-    outcome: Outcome,
-) -> None:
-    from carft_sweep.sweeps.home import Home
-    from carft_sweep.sweeps.ledger.trials import find_ledger
-
-    ledger = find_ledger(Home(home), NAME)
-    generations = [*ledger.earlier, ledger]
-    for before, after in itertools.pairwise(generations):
-        if _measuring(before.spec) == _measuring(after.spec):
-            outcome.broken("generations", f"generation {after.generation} is not called for")
-    file, points = history.file, end["points"]
-    is_adaptive, is_one_at_a_time = file["method"] in ADAPTIVE, file["parallel"] == 1
-    if len(points) != len(undisturbed["points"]):
-        counts = f"{len(points)} trials, {len(undisturbed['points'])} undisturbed"
-        outcome.broken("points", counts)
-    if is_adaptive and len(generations) > 1:
-        for number, (wanted, point) in enumerate(zip(_carried(generations), points, strict=False)):
-            if wanted != point:
-                outcome.broken("points", f"point {number} is {point}, carried was {wanted}")
-        return
-    if is_adaptive and not is_one_at_a_time:
-        return
-    for line in laws._differing(undisturbed["points"], points, ""):
-        outcome.broken("points", line)
-    if outcome.violations.get("points"):
-        return
-    is_determined = is_one_at_a_time or "early_terminate" not in file
-    parts = ("trials", "beside") if is_determined else ()
-    if len(generations) > 1:  # a run that was trained for an earlier one reports no epoch again
-        for trial in undisturbed["trials"]:
-            trial["reports"] = {}
-        end = {**end, "trials": [{**trial, "reports": {}} for trial in end["trials"]]}
-    for part in parts:
-        for line in laws._differing(undisturbed[part], end[part], f"{part} "):
-            outcome.broken("values", line)
-    if is_determined:
-        for line in laws._differing(undisturbed["comparison"], end["comparison"], ""):
-            outcome.broken("comparison", line)
-
-
-def _measuring(spec: Mapping[str, Any]) -> Any:
-    """Return what lets trials get new values."""
-    return spec["seeds"], spec["trial"].get("eval")
-
-
-def _carried(generations: Sequence[Any]) -> list[Mapping[str, Any]]:
-    """Return the points with which the last generation has to begin."""
-    carried: list[Mapping[str, Any]] = []
-    for ledger in generations[:-1]:
-        own = [dict(trial.params) for trial in ledger.trials()]
-        carried = [*own, *carried[len(own) :]]
-    return carried
-
-
-def _check_values(home: Path, outcome: Outcome) -> None:
-    """Compare every run with what its config and seed come to undisturbed, trials with runs."""
-    from carft_sweep.sweeps.home import Home
-    from carft_sweep.sweeps.ledger.trials import find_ledger
-
-    ledger, values = find_ledger(Home(home), NAME), {}
-    for item in ledger.settings():
-        is_pruned = item.trial is not None and item.trial.state == "pruned"
-        for digest in () if is_pruned else item.runs.values():
-            folder = home / "runs" / digest
-            claimed = _read(folder / "config.json")
-            if claimed is None or not (folder / "trained.json").exists():
-                outcome.broken("values", f"{item.role} {item.params}: {digest[:12]} is not there")
-                continue
-            weight = _weight_of(claimed["config"], claimed["seed"], home)
-            for label in (chain_core.UNMERGED, *item.merges):
-                if label == chain_core.UNMERGED or item.algorithm != "zero_shot":
-                    wanted = chain_core.merged_weight(weight, label)
-                    measured = _measured(folder, label)
-                    if measured != wanted:
-                        name = f"{item.role} {digest[:12]} {label}"
-                        outcome.broken("values", f"{name}: {measured}, undisturbed {wanted}")
-            values[digest] = weight
-    for trial in ledger.trials():
-        if trial.state == "complete" and ledger._is_asked_for(trial):
-            runs = [values.get(digest, 0.0) for digest in trial.runs.values()]
-            if [*trial.values] != [sum(runs) / len(runs)]:
-                outcome.broken("values", f"trial {trial.number}: {trial.values}, runs {runs}")
-            if [*trial.runs] != [str(seed) for seed in ledger.spec["seeds"]]:
-                outcome.broken("values", f"trial {trial.number} has the seeds {[*trial.runs]}")
-
-
-def _weight_of(config: Mapping[str, Any], seed: int, home: Path) -> float:
-    algorithm = config["algorithm"]
-    if algorithm["name"] == "zero_shot":
-        return chain_core.ZERO_SHOT
-    if "members" not in algorithm:
-        return chain_core.final_weight(config, seed)
-    claims = [_read(home / "runs" / name / "config.json") for name in algorithm["members"]]
-    weights = [chain_core.final_weight(it["config"], it["seed"]) for it in claims]
-    return sum(weights) / len(weights)
-
-
-def _measured(folder: Path, label: str) -> float | None:
-    evaluation = _read(folder / "evaluations" / label / "metrics.json") or {"metrics": {}}
-    value: float | None = evaluation["metrics"].get("id/val/top1")
-    return value
-
-
-def _check_left(history: History, scene: Scene, outcome: Outcome) -> None:
-    """Let `list`, `resume` and `check` say that nothing is left."""
-    home = ["--home", str(scene.home)]
+def _look_for_more(scene: Scene) -> Iterator[Breach]:
+    """Let `list`, `resume` and `check` say that nothing is left to do."""
+    home, before = ["--home", str(scene.home)], history_laws.read_end(scene.home)
     code, out, said = captured(["list", "--json", *home])
     states = [summary["state"] for summary in json.loads(out)] if code == 0 else said
     if states != ["done"]:
-        outcome.broken("left", f"list: {states}")
-    before = scene.trained.stat().st_size
-    code, out, said = captured([*scene.words("resume", history.way), *home])
-    if code or scene.trained.stat().st_size != before:
-        outcome.broken("left", f"resume: {code} {scene.trained.read_text()[before:]} {said[-300:]}")
-    address = [] if scene.address is None else ["--address", scene.address]
-    code, out, said = captured(["check", str(scene.file), "--json", *address, *home])
+        yield "left", f"list: {states}"
+    size = scene.trained.stat().st_size
+    code, out, said = captured(["resume", NAME, "--in-process", *home])
+    if code or scene.trained.stat().st_size != size:
+        yield "left", f"resume: {code} {scene.trained.read_text()[size:]} {said[-300:]}"
+    for line in laws._differing(before, history_laws.read_end(scene.home), ""):
+        yield "left", f"resume changed {line}"
+    code, out, said = captured(["check", str(scene.file), "--json", "--engine", "local", *home])
     if code:
-        outcome.broken("left", f"check: {code} {said}")
+        yield "left", f"check: {code} {said}"
         return
     estimate = json.loads(out)
     keys = ("to_train", "to_evaluate", "unknown", "to_confirm", "to_combine", "epochs")
-    to_do = {key: estimate[key] for key in keys if estimate[key]}
-    if to_do:
-        outcome.broken("left", f"check: {to_do}")
+    if to_do := {key: estimate[key] for key in keys if estimate[key]}:
+        yield "left", f"check: {to_do}"
 
 
-def _mlflow_differences(scene: Scene) -> Iterator[str]:
-    """Compare MLflow with a new database that is sent the same home."""
-    fresh = scene.home / "fresh.db"
-    shutil.copy(scene.home.parent / "undisturbed" / "empty.db", fresh)
-    code = os.waitstatus_to_exitcode(
-        os.waitpid(
-            kills.fork(
-                lambda: kills._command(["sync", "--home", str(scene.home)]),
-                scene.said,
-                {"MLFLOW_TRACKING_URI": f"sqlite:///{fresh}"},
-            ),
-            0,
-        )[1]
-    )
+def _sync(scene: Scene) -> Iterator[Breach]:
+    """Sync once, and into a new database too; compare the two, and the study."""
+    sync, new = ["sync", "--home", str(scene.home)], scene.home / "new.db"
+    code, _, said = captured(sync)
     if code:
-        yield f"sync to a new database: {code} {_tail(scene)}"
-        return
-    wanted, there = laws._mlflow(fresh), laws._mlflow(scene.home / "mlflow.db")
-    for name, (run,) in wanted.items():
-        active = [own for own in there.get(name, ()) if own["stage"] == "active"]
-        if len(active) != 1:
-            yield f"{name}: {len(active)} runs"
-            continue
-        for own in (run, active[0]):  # a run that was trained again has other times
-            own["series"] = {
-                key: [*map(list, dict.fromkeys(map(tuple, points)))]
-                for key, points in own["series"].items()
-            }
-        yield from laws._differing(run, active[0], name)
-    for name, runs in there.items():
-        for run in runs:
-            if run["status"] == "RUNNING" and run["stage"] == "active":
-                yield f"{name} is left running"
-
-
-def _study_differences(home: Path) -> Iterator[str]:
-    """Compare the study with the ledger."""
-    import optuna
-
-    from carft_sweep.sweeps.home import Home
-    from carft_sweep.sweeps.ledger.study import open_storage, study_name
-    from carft_sweep.sweeps.ledger.trials import find_ledger
-
-    place = Home(home)
-    ledger = find_ledger(place, NAME)
-    name = study_name(place, NAME, ledger.generation)
-    try:
-        study = optuna.load_study(study_name=name, storage=open_storage(place))
-    except Exception as error:
-        yield f"{type(error).__name__}: {error}"
-        return
-    states = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
-    wanted = [(states.get(it.state), it.point) for it in ledger.proposals()]
-    there = [(it.state.name, it.user_attrs.get("point")) for it in study.trials]
-    if wanted != there:
-        yield f"trials {there}, in the ledger {wanted}"
-    for trial, frozen in zip(ledger.proposals(), study.trials, strict=False):
-        if trial.state == "complete" and [*trial.values] != frozen.values:
-            yield f"trial {trial.number}: {frozen.values}, in the ledger {trial.values}"
-
-
-def trained_twice(lines: Sequence[str]) -> Iterator[str]:
-    """Yield each epoch that was trained without need, of all that `chain_core` has noted."""
-    last: dict[str, int] = {}
-    ends: dict[str, str] = {}
-    """Digest to how its last attempt ended: `trained`, `stops`, or that it `begins`."""
-    unclean: set[str] = set()
-    for line in lines:
-        digest, verb, *number = line.split()
-        if verb == "damaged":
-            last.pop(digest, None)
-            ends.pop(digest, None)
-        elif verb == "epoch":
-            epoch = int(number[0])
-            least = last.get(digest, -1) + 1
-            # Checkpoints lie two epochs apart, and one is noted before it is trained.
-            least -= 2 if digest in unclean else 0
-            if ends.get(digest) == "trained":
-                yield f"{digest[:12]}: epoch {epoch} of a finished run"
-            elif epoch < least:
-                yield f"{digest[:12]}: epoch {epoch} behind {last[digest]}"
-            last[digest] = epoch
-            unclean.discard(digest)
-        elif ends.get(digest) != "trained":
-            if verb == "begins" and ends.get(digest) == "begins":
-                unclean.add(digest)
-            ends[digest] = verb
+        yield "mlflow", f"sync: {code} {said}"
+    shutil.copy(scene.folder / "undisturbed" / "empty.db", new)
+    environ = {"MLFLOW_TRACKING_URI": f"sqlite:///{new}"}
+    pid = kills.fork(lambda: kills._command(sync), scene.said, environ)
+    if os.waitpid(pid, 0)[1]:
+        yield "mlflow", f"sync to a new database: {_tail(scene)}"
+    else:
+        yield from history_laws.compare_mlflow(scene.home / "mlflow.db", new)
+    yield from history_laws.compare_study(scene.home)
 
 
 def prepare(folder: Path) -> Mapping[str, Any]:

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from benchmarks.chaos.histories import CHANGES, draw_history, trained_twice
+from benchmarks.chaos.histories import CHANGES, draw_history
+from benchmarks.chaos.history_laws import trained_twice
 from carft_sweep.sweeps.ledger.generations import EXTEND, REEVALUATE
 from tests.e2e.conftest import ROOT
 

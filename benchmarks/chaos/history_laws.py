@@ -1,0 +1,245 @@
+"""The laws that hold for a sweep whatever has happened to its file, its driver and its projections.
+
+The names are those of the table that `histories` prints. *Undisturbed* is the last file, run once
+in a fresh home, with its `parameters` in the order in which the sweep was begun: another order is
+no change.
+
+* `exit`: a command ends with the code that its fate allows, in time and without a traceback.
+* `ledger`: the ledger can be read after each step, and time spent never falls.
+* `generations`: one begins only where `seeds` or `trial.eval` differ from those of the one before.
+* `points`: of one generation, and of a method that does not learn from results, the points are the
+  undisturbed ones, in order. Of a later generation of a method that learns, the first points are
+  those of the generation before, in order, those included that were carried into it and not yet
+  proposed. With two runs at once a method that learns has no fixed points.
+* `values`: each run has to the last bit what an undisturbed run has, each trial the mean of these,
+  on the seeds of the last file; what was pruned is equal too where one run goes at a time.
+* `trained`: no epoch is trained twice, except behind the last checkpoint of a run that died, and
+  of a run whose folder was damaged by hand. A finished run is never trained again.
+* `silence`: no run is given up for silence, however busy the driver is.
+* `left`: the sweep is `done`; `resume` and `check` have nothing left to do.
+* `comparison`: it is the undisturbed one, where the points are.
+* `mlflow`, `study`: after one `sync` they have each trial and run of the ledger, once. MLflow is
+  compared with a new database that the same home is sent to.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from benchmarks.chaos import chain_core, laws
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.study import open_storage, study_name
+from carft_sweep.sweeps.ledger.trials import (
+    SECONDS,
+    Ledger,
+    Trial,
+    find_ledger,
+    newest_generation,
+)
+
+NAME = "history"
+"""Of the sweep."""
+ADAPTIVE = ("tpe", "gp", "nsga2")
+Breach = tuple[str, str]
+"""The name of a law, and what is not as it says."""
+
+
+def seconds_spent(home: Path) -> float:
+    """Return what a driver that starts now would count as spent. Raises RequestError where the
+    ledger is damaged.
+    """
+    ledger = newest_generation(Home(home), NAME)
+    return 0.0 if ledger is None else float(ledger.recall(SECONDS, 0.0))
+
+
+def read_end(home: Path) -> dict[str, Any]:
+    """Read what a sweep has come to: its trials by point, its runs, its comparison."""
+    ledger = find_ledger(Home(home), NAME)
+    beside = ((it.role, it.algorithm, dict(it.params), it.runs) for it in ledger.beside_trials())
+    return {
+        "trials": [_trial(trial) for trial in ledger.trials() if ledger._is_asked_for(trial)],
+        "beside": [[role, name, params, dict(runs)] for role, name, params, runs in beside],
+        "comparison": _read(home / "sweeps" / NAME / "comparison.json"),
+    }
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    reports = {str(epoch): value for epoch, value in sorted(trial.reports.items())}
+    ended = {"state": trial.state, "values": [*trial.values], "runs": dict(trial.runs)}
+    return {"params": dict(trial.params), **ended, "reports": reports}
+
+
+def _read(file: Path) -> Any:
+    """Read a file of JSON; None where there is none, or it is damaged."""
+    with suppress(OSError, ValueError):
+        return json.loads(file.read_text())
+    return None
+
+
+def compare(
+    file: Mapping[str, Any], home: Path, undisturbed: Mapping[str, Any]
+) -> Iterator[Breach]:
+    """Compare what a sweep has come to with the undisturbed one."""
+    ledger, end = find_ledger(Home(home), NAME), read_end(home)
+    generations = [*ledger.earlier, ledger]
+    for before, after in itertools.pairwise(generations):
+        if _measuring(before.spec) == _measuring(after.spec):
+            yield "generations", f"generation {after.generation} is not called for"
+    yield from _wrong_values(ledger, home)
+    points, wanted = ([trial["params"] for trial in it["trials"]] for it in (end, undisturbed))
+    if len(points) != len(wanted):
+        yield "points", f"{len(points)} trials, {len(wanted)} undisturbed"
+    is_one_at_a_time = file["parallel"] == 1
+    if file["method"] in ADAPTIVE and (len(generations) > 1 or not is_one_at_a_time):
+        for number, (own, point) in enumerate(zip(_carried(generations), points, strict=False)):
+            if own != point:
+                yield "points", f"point {number} is {point}, carried was {own}"
+        return
+    if points != wanted:
+        for line in laws._differing(wanted, points, ""):
+            yield "points", line
+        return
+    if not is_one_at_a_time and "early_terminate" in file:
+        return  # what is pruned depends on who is first
+    for law, part in (("values", "trials"), ("values", "beside"), ("comparison", "comparison")):
+        own, other = end[part], undisturbed[part]
+        if part == "trials" and len(generations) > 1:
+            # A run that was trained for an earlier generation reports no epoch again.
+            own, other = ([{**trial, "reports": {}} for trial in them] for them in (own, other))
+        for line in laws._differing(other, own, f"{part} "):
+            yield law, line
+
+
+def _measuring(spec: Mapping[str, Any]) -> Any:
+    """Return what lets trials get new values."""
+    return spec["seeds"], spec["trial"].get("eval")
+
+
+def _carried(generations: Sequence[Ledger]) -> list[Mapping[str, Any]]:
+    """Return the points with which the last generation has to begin."""
+    carried: list[Mapping[str, Any]] = []
+    for ledger in generations[:-1]:
+        own = [dict(trial.params) for trial in ledger.trials()]
+        carried = [*own, *carried[len(own) :]]
+    return carried
+
+
+def _wrong_values(ledger: Ledger, home: Path) -> Iterator[Breach]:
+    """Compare every run with what its config and seed come to undisturbed, trials with runs."""
+    values: dict[str, float] = {}
+    for item in ledger.settings():
+        is_pruned = item.trial is not None and item.trial.state == "pruned"
+        for digest in () if is_pruned else item.runs.values():
+            folder = home / "runs" / digest
+            claimed = _read(folder / "config.json")
+            if claimed is None or not (folder / "trained.json").exists():
+                yield "values", f"{item.role} {item.params}: {digest[:12]} is not there"
+                continue
+            values[digest] = _weight_of(claimed["config"], claimed["seed"], home)
+            merges = () if item.algorithm == "zero_shot" else item.merges
+            for label in (chain_core.UNMERGED, *merges):
+                wanted = chain_core.merged_weight(values[digest], label)
+                evaluation = _read(folder / "evaluations" / label / "metrics.json")
+                measured = evaluation and evaluation["metrics"]["id/val/top1"]
+                if measured != wanted:
+                    run = f"{item.role} {digest[:12]} {label}"
+                    yield "values", f"{run}: {measured}, undisturbed {wanted}"
+    for trial in ledger.trials():
+        if trial.state == "complete" and ledger._is_asked_for(trial):
+            runs = [values.get(digest, 0.0) for digest in trial.runs.values()]
+            if [*trial.values] != [sum(runs) / len(runs)]:
+                yield "values", f"trial {trial.number}: {trial.values}, runs {runs}"
+            if [*trial.runs] != [str(seed) for seed in ledger.spec["seeds"]]:
+                yield "values", f"trial {trial.number} has the seeds {[*trial.runs]}"
+
+
+def _weight_of(config: Mapping[str, Any], seed: int, home: Path) -> float:
+    algorithm = config["algorithm"]
+    if algorithm["name"] == "zero_shot":
+        return chain_core.ZERO_SHOT
+    if "members" not in algorithm:
+        return chain_core.final_weight(config, seed)
+    claims = [_read(home / "runs" / name / "config.json") for name in algorithm["members"]]
+    weights = [chain_core.final_weight(it["config"], it["seed"]) for it in claims]
+    return sum(weights) / len(weights)
+
+
+def compare_mlflow(database: Path, new: Path) -> Iterator[Breach]:
+    """Compare MLflow with a new database that was sent the same home."""
+    wanted, there = laws._mlflow(new), laws._mlflow(database)
+    for name, (run,) in wanted.items():
+        active = [own for own in there.get(name, ()) if own["stage"] == "active"]
+        if len(active) != 1:
+            yield "mlflow", f"{name}: {len(active)} runs"
+            continue
+        run["series"], active[0]["series"] = (
+            {key: _points(series, run["series"].get(key, ())) for key, series in it.items()}
+            for it in (run["series"], active[0]["series"])
+        )
+        for line in laws._differing(run, active[0], name):
+            yield "mlflow", line
+    for name, runs in there.items():
+        if any((run["status"], run["stage"]) == ("RUNNING", "active") for run in runs):
+            yield "mlflow", f"{name} is left running"
+
+
+def _points(series: Sequence[Any], wanted: Sequence[Any]) -> list[Any]:
+    """Return the points of a series, each once: a run that was trained again has other times. Of a
+    merge MLflow still has alphas that the file asks for no more.
+    """
+    steps = {step for step, _ in wanted}
+    return [*map(list, dict.fromkeys((step, it) for step, it in series if step in steps))]
+
+
+def compare_study(home: Path) -> Iterator[Breach]:
+    """Compare the Optuna study with the ledger."""
+    import optuna
+
+    ledger = find_ledger(Home(home), NAME)
+    name = study_name(Home(home), NAME, ledger.generation)
+    try:
+        trials = optuna.load_study(study_name=name, storage=open_storage(Home(home))).trials
+    except Exception as error:  # whatever Optuna and SQLAlchemy raise
+        yield "study", f"{type(error).__name__}: {error}"
+        return
+    states = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
+    wanted = [(it.point, states.get(it.state), [*it.values]) for it in ledger.proposals()]
+    there = [
+        (it.user_attrs["point"], it.state.name, (it.state.name == "COMPLETE" and it.values) or [])
+        for it in trials
+    ]
+    for line in laws._differing([*map(list, wanted)], [*map(list, there)], "trials "):
+        yield "study", line
+
+
+def trained_twice(lines: Sequence[str]) -> Iterator[str]:
+    """Yield each epoch that was trained without need, of all that `chain_core` has noted."""
+    last: dict[str, int] = {}
+    ends: dict[str, str] = {}
+    """Digest to how its last attempt ended: `trained`, `stops`, or that it `begins`."""
+    unclean: set[str] = set()
+    for line in lines:
+        digest, verb, *number = line.split()
+        if verb == "damaged":
+            last.pop(digest, None)
+            ends.pop(digest, None)
+        elif verb == "epoch":
+            epoch = int(number[0])
+            least = last.get(digest, -1) + 1
+            # Checkpoints lie two epochs apart, and one is noted before it is trained.
+            least -= 2 if digest in unclean else 0
+            if ends.get(digest) == "trained":
+                yield f"{digest[:12]}: epoch {epoch} of a finished run"
+            elif epoch < least:
+                yield f"{digest[:12]}: epoch {epoch} behind {last[digest]}"
+            last[digest] = epoch
+            unclean.discard(digest)
+        elif ends.get(digest) != "trained":
+            if verb == "begins" and ends.get(digest) == "begins":
+                unclean.add(digest)
+            ends[digest] = verb
