@@ -25,8 +25,8 @@ from carft_sweep.carft_core.run import models_of
 from carft_sweep.sweeps.engines.factory import make_engine
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.generations import COPY, Invocation
+from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.ledger.study import StudyProjection
-from carft_sweep.sweeps.ledger.summary import OUTCOME, write_summary
 from carft_sweep.sweeps.ledger.trials import Ledger
 from carft_sweep.sweeps.plan.tasks import Planner, RunTask, merge_labels, setting_record
 from carft_sweep.sweeps.spec.spec import load_spec
@@ -76,7 +76,6 @@ def build(home: Home, trials: int, method: str = "tpe") -> None:
     for number in range(trials):
         _trial(home, ledger, planner, number)
     ledger.remember(OUTCOME, {"state": "done", "at": time.time(), "broken": None})
-    write_summary(ledger)
     StudyProjection(home, ledger).update()
 
 

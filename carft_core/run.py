@@ -311,9 +311,10 @@ def finish(workdir: Path, config: TrialConfig, seed: int) -> RunResult:
 
 
 def is_complete(workdir: Path, config: TrialConfig) -> bool:
-    """Whether the run is trained and every evaluation that `config` asks for is there."""
+    """Whether the run is claimed, trained, and measured on every model that `config` asks for."""
     folder = RunFolder(workdir)
-    return folder.trained() is not None and not any(True for _ in _missing(folder, config))
+    is_trained = (workdir / "config.json").exists() and folder.trained() is not None
+    return is_trained and not any(True for _ in _missing(folder, config))
 
 
 def read_result(workdir: Path, config: TrialConfig) -> RunResult:

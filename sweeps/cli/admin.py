@@ -22,7 +22,7 @@ from carft_sweep.sweeps.doctor.base import FAULTS, Scope
 from carft_sweep.sweeps.engines.factory import address_of
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.claim import holder
-from carft_sweep.sweeps.ledger.summary import read_summaries
+from carft_sweep.sweeps.ledger.status import summaries
 from carft_sweep.sweeps.ledger.trials import (
     begun_sweeps,
     sweep_folder,
@@ -250,7 +250,7 @@ def _pages(home: Home, place: TrackingLocation, address: str) -> Iterator[str]:
     if experiment is None:
         yield f"MLflow shows experiment {place.experiment} at {address}"
         return
-    every = sorted(read_summaries(home), key=lambda summary: summary["updated"], reverse=True)
+    every = sorted(summaries(home), key=lambda summary: summary["updated"], reverse=True)
     ids_of = {it["name"]: SentLog(home.sweep(it["name"]), place).run_ids() for it in every}
     newest = [(name, ids) for name, ids in ids_of.items() if ids.get("")][:LINKED_SWEEPS]
     runs = runs_page(experiment, SWEEPS if newest else "")

@@ -255,8 +255,9 @@ def _with_published(
 def _command(arguments: argparse.Namespace) -> str:
     """Repeat the command line, without where the sweeps lie."""
     words = ["carft-sweep", "compare", *arguments.sweeps]
+    others = ("sweeps", "command", "home", "trust_home", "tracking_uri", "experiment", "verbose")
     for name, value in vars(arguments).items():
-        if name in ("sweeps", "command", "home", "tracking_uri", "experiment") or not value:
+        if name in others or not value:
             continue
         option = f"--{name.replace('_', '-')}"
         values = value if isinstance(value, list) else [value]

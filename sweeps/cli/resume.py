@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.parser import keys
-from carft_sweep.sweeps.cli.status import is_open
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.claim import DRIVER
 from carft_sweep.sweeps.ledger.generations import Invocation
-from carft_sweep.sweeps.ledger.summary import summary_of
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.status import has_work_left, summary_of
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
 from carft_sweep.tracking.program import command, program
 
@@ -27,14 +27,10 @@ def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
     home = find_home(arguments.home, trust=arguments.trust_home).absolute()
     ledger = find_ledger(home, arguments.sweep)
     before, folder = Invocation.last(ledger), home.sweep(arguments.sweep)
-    changes, trial_count = keys(arguments), ledger.recall("trial_count")
-    as_it_was = not changes and not arguments.imports and arguments.trials is None
+    overrides = keys(arguments)
+    as_it_was = not overrides and not arguments.imports and arguments.trials is None
     # Of a sweep as it was run the ledger says enough, and nothing that trains is imported.
-    if (
-        as_it_was
-        and trial_count
-        and _is_done(home, ledger, trial_count, failed_again=arguments.failed)
-    ):
+    if as_it_was and _is_done(home, ledger, failed_again=arguments.failed):
         emit(_nothing_to_do(ledger, arguments.home))
         return 0
 
@@ -45,7 +41,7 @@ def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
     vet = vet_of(home, besides=more)
     with before.working_directory() as lost:
         now = replace(before, imports=tuple(dict.fromkeys([*before.imports, *more])))
-        for key, value in changes.items():
+        for key, value in overrides.items():
             now = now.with_override(key, value)
         spec, changed = now.load(folder, vet)
         if arguments.trials is not None:
@@ -54,9 +50,6 @@ def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
         address = arguments.address
         if address is None and spec.engine != "local":
             address = before.address  # the cluster that it was run on
-        if _is_done(home, ledger, spec.trial_count, failed_again=arguments.failed):
-            emit(_nothing_to_do(ledger, arguments.home))
-            return 0
         return carry_out(
             spec,
             home,
@@ -82,12 +75,12 @@ def _cap(spec: SweepSpec, more: int) -> int:
     return min(spec.trial_count + more, whole)
 
 
-def _is_done(home: Home, ledger: Ledger, trial_count: int, *, failed_again: bool) -> bool:
-    """Whether another execution, with so many trials, would find nothing to do."""
+def _is_done(home: Home, ledger: Ledger, *, failed_again: bool) -> bool:
+    """Whether another execution of the sweep as it was run would find nothing to do."""
     # A driver lets go when it has sent the end of the sweep: one that was killed has not.
     if summary_of(ledger)["state"] != "done" or (ledger.file.parent / DRIVER).exists():
         return False
-    return not is_open(home, ledger, trial_count, failed_again=failed_again)
+    return not has_work_left(ledger, RunStore(home.runs), failed_again=failed_again)
 
 
 def _nothing_to_do(ledger: Ledger, option: str | None) -> str:

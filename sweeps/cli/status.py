@@ -23,11 +23,9 @@ from carft_sweep.sweeps.cli.table import plain_lines, table_lines
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.claim import holder
 from carft_sweep.sweeps.ledger.runs import Lease, RunState, RunStore, history
-from carft_sweep.sweeps.ledger.summary import read_summaries, summary_of
+from carft_sweep.sweeps.ledger.status import summaries, summary_of
 from carft_sweep.sweeps.ledger.trials import (
-    CONFIRMATIONS,
     FINAL_RUNS,
-    SOUPS,
     TRIAL_RUNS,
     Ledger,
     Setting,
@@ -99,9 +97,6 @@ def sweep_status(home: Home, name: str) -> SweepStatus:
     if ledger is None:
         return SweepStatus(name, "starting" if driver else "interrupted", driver)
     summary = summary_of(ledger)
-    state = summary["state"]
-    if state == "running" and driver is None:
-        state = "interrupted"
     runs = RunStore(home.runs)
     trials, beside = ledger.trials(), ledger.beside_trials()
     asked = int(ledger.recall("trial_count", len(trials)))
@@ -114,7 +109,7 @@ def sweep_status(home: Home, name: str) -> SweepStatus:
     running = tuple(_running_run(runs, run) for run in open_runs if run.is_live)
     return SweepStatus(
         name=name,
-        state=state,
+        state=summary["state"],
         driver=driver,
         generation=ledger.generation,
         metric=summary["metric"],
@@ -204,43 +199,18 @@ def _length(runs: RunStore, state: RunState) -> float | None:
     return max(0.0, state.ended - float(epochs[0]["timestamp"]) / 1000)
 
 
-def is_open(home: Home, ledger: Ledger, asked: int, *, failed_again: bool) -> bool:
-    """Whether an execution with `asked` trials would find something to run.
-
-    Failed runs and trials are tried again; those that became NaN only with `failed_again`.
-    """
-    told = [trial for trial in ledger.trials() if trial.point < asked]
-    if len(told) < asked:
-        return True
-    for trial in told:
-        kind = (trial.reason or {}).get("kind")
-        if trial.state == "running":
-            return True
-        if trial.state == "failed" and (failed_again or kind != "nan"):
-            return True
-    for asked_for, chosen in (("confirm_seeds", CONFIRMATIONS), ("after", SOUPS)):
-        if ledger.spec.get(asked_for) and ledger.recall(chosen) is None:
-            return True
-    runs = RunStore(home.runs)
-    beside = [runs.read(digest) for digest in _digests(ledger.beside_trials())]
-    return any(
-        run is None or not (run.state == "done" or (run.is_permanent_failure and not failed_again))
-        for run in beside
-    )
-
-
 def list_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
     home = find_home(arguments.home, trust=arguments.trust_home)
-    found = read_summaries(home)
+    every = summaries(home)
     if arguments.json:
-        emit(json.dumps(found, indent=1))
+        emit(json.dumps(every, indent=1))
         return 0
-    if not found:
+    if not every:
         emit(f"No sweep was run in {home.path} yet. Try: {program()} run kl_weight")
         return 0
     columns = ("sweep", "state", "trials", "best", "last change")
-    emit("\n".join(table_lines(columns, map(_row, found))))
+    emit("\n".join(table_lines(columns, map(_row, every))))
     return 0
 
 

@@ -15,7 +15,15 @@ from typing import Any, ClassVar, Literal
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json, write_json
-from carft_sweep.carft_core.run_files import FINITE, Evaluation, History, check_time
+from carft_sweep.carft_core.run_files import (
+    FINITE,
+    Claim,
+    Evaluation,
+    History,
+    Trained,
+    check_time,
+)
+from carft_sweep.tracking.comparison.runs import UNMERGED
 from carft_sweep.tracking.location import is_plain_name, waiting
 
 NO_SEED = "none"
@@ -164,6 +172,10 @@ class RunState:
         return self.state == "failed" and self.failure is not None and self.failure["kind"] == "nan"
 
 
+_SHAPES = {FILE: RunState, "config.json": Claim, "history.json": History, "trained.json": Trained}
+"""What the small files of a run's folder hold, beside its evaluations."""
+
+
 class RunStore:
     """The folder `runs/` of a home, as one claimant sees it."""
 
@@ -191,6 +203,33 @@ class RunStore:
             raise RequestError(f"{file} is that of another run, {data['digest'][:12]!r}")
         lease = data.get("lease")
         return RunState(**{**data, "lease": None if lease is None else Lease(**lease)})
+
+    def is_settled(self, digest: str, *, failed_again: bool = False) -> bool:
+        """Whether a run is measured, or would fail in the same way again; not where a file of it is
+        damaged.
+        """
+        try:
+            state = self.read(digest)
+            is_measured = measured(self.folder(digest), UNMERGED) is not None
+        except RequestError:
+            return False
+        if state is not None and state.is_permanent_failure:
+            return not failed_again
+        return is_measured and (state is None or state.state == "done")
+
+    def set_damaged_aside(self, digest: str) -> list[str]:
+        """Rename every damaged file of a run, so that it is made again; return what was wrong."""
+        folder = self.folder(digest)
+        files = {folder / name: shape for name, shape in _SHAPES.items()}
+        files |= dict.fromkeys(folder.glob("evaluations/*/metrics.json"), Evaluation)
+        reasons = []
+        for file, shape in files.items():
+            try:
+                read_json(file, shape)
+            except RequestError as error:
+                file.replace(file.with_name(f"{file.name}.damaged"))
+                reasons.append(str(error))
+        return reasons
 
     def digests(self) -> Iterator[str]:
         """Every run that was ever begun here, without the backups of those that begin anew."""

@@ -20,7 +20,7 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import append_lines, write_atomically
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore, measured
-from carft_sweep.sweeps.ledger.summary import goals
+from carft_sweep.sweeps.ledger.status import goals
 from carft_sweep.sweeps.ledger.trials import Ledger, Trial
 from carft_sweep.sweeps.space.distributions import Distribution
 from carft_sweep.sweeps.space.parameters import parse_parameter

@@ -585,6 +585,18 @@ def sweep_names(home: Home) -> list[str]:
     return sorted(name for name in names if not name.startswith("."))  # which are being removed
 
 
+def check_case(home: Home, name: str) -> None:
+    """Raise RequestError where the name of another sweep differs in upper and lower case alone:
+    some file systems have one folder for both.
+    """
+    for other in sweep_names(home):
+        if other != name and other.casefold() == name.casefold():
+            raise RequestError(
+                f"{home.path} has a sweep {other!r}, which differs from {name!r} in upper and "
+                f"lower case alone; to run that one: --set name={other}, else choose another name"
+            )
+
+
 def begun_sweeps(home: Home) -> list[str]:
     """List the sweeps of a home that have a ledger with something in it."""
     files = ((name, home.sweep(name) / LEDGER_FILE) for name in sweep_names(home))

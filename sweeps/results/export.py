@@ -18,7 +18,7 @@ from carft_sweep.carft_core.files import read_json, user_cache, write_json
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.generations import Invocation
 from carft_sweep.sweeps.ledger.runs import RunStore, measured
-from carft_sweep.sweeps.ledger.summary import OUTCOME
+from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.sweeps.results.sent_log import SentLog

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json
 from carft_sweep.carft_core.run_files import Claim
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import NO_SEED, RunState, RunStore, history
-from carft_sweep.sweeps.ledger.summary import goals
+from carft_sweep.sweeps.ledger.status import goals
 from carft_sweep.sweeps.ledger.trials import Ledger, Setting, damage_named, find_ledger
 from carft_sweep.sweeps.results.measurements import Measurements
 from carft_sweep.tracking.comparison.caveats import NOTES
@@ -24,6 +26,9 @@ from carft_sweep.tracking.comparison.spec import NAMED, ComparisonSpec, Endpoint
 from carft_sweep.tracking.comparison.tasks import RESULT
 
 Values = Sequence[float]
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 def front(values: Mapping[int, Values], maximized: Sequence[bool]) -> set[int]:
@@ -117,14 +122,14 @@ def _records(
     params = {name: scalar(value) for name, value in item.params.items()}
     for seed, digest in item.runs.items():
         folder = runs.folder(digest)
-        own = evaluations.of(digest, UNMERGED)
+        own = _undamaged(evaluations.of, digest, UNMERGED)
         if trial is not None and trial.state == "pruned":
             state: State = "pruned"
         elif trial is not None and trial.state == "complete" and own:
             state = "done"  # whoever works on it again has not put the result aside
         else:
-            state = state_of(runs.read(digest), done=own is not None)
-        merges = {label: evaluations.of(digest, label) for label in item.merges}
+            state = state_of(_undamaged(runs.read, digest), done=own is not None)
+        merges = {label: _undamaged(evaluations.of, digest, label) for label in item.merges}
         trains = seed != NO_SEED and not item.untrained
         yield RunRecord(
             algorithm=item.algorithm,
@@ -141,6 +146,15 @@ def _records(
             epochs=_epochs(folder, own),
             untrained=item.untrained,
         )
+
+
+def _undamaged(read: Callable[..., T | None], *place: Any) -> T | None:
+    """Read a file of a run; None where it is damaged, which is said."""
+    try:
+        return read(*place)
+    except RequestError as error:
+        logger.warning("%s; it counts as missing, and resuming the sweep makes it again", error)
+        return None
 
 
 _KEPT = 100
@@ -176,7 +190,7 @@ def _epochs(folder: Path, own: Mapping[str, Any] | None) -> int:
     count, _, unit = str(own["facts"].get("budget") if own else None).partition(" ")
     if unit == "epochs":
         return int(count)
-    epochs = history(folder)
+    epochs = _undamaged(history, folder)
     return int(epochs[-1]["epoch"]) if epochs else 0
 
 
@@ -226,7 +240,9 @@ def load_part(sweep: Ledger, runs: RunStore, *, with_fields: bool = False) -> Sw
     loaded = records(sweep, runs)
     wanted = (record for record in loaded if with_fields or record.is_zero_shot)
     digests = dict.fromkeys(record.digest for record in wanted)
-    claimed = ((digest, read_json(runs.folder(digest) / CONFIG, Claim)) for digest in digests)
+    claimed = (
+        (digest, _undamaged(read_json, runs.folder(digest) / CONFIG, Claim)) for digest in digests
+    )
     return SweepRuns(
         sweep=sweep.name,
         records=loaded,

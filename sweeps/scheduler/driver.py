@@ -13,7 +13,7 @@ from carft_sweep.carft_core.run import is_complete
 from carft_sweep.sweeps.engines.base import Decision, Failure, Job, Wait
 from carft_sweep.sweeps.ledger.claim import Claim
 from carft_sweep.sweeps.ledger.runs import RunState, RunStore, measured
-from carft_sweep.sweeps.ledger.summary import Summary
+from carft_sweep.sweeps.ledger.status import has_work_left
 from carft_sweep.sweeps.ledger.trials import SECONDS, TRIAL_RUNS, Ledger, Trial
 from carft_sweep.sweeps.plan.tasks import Planner, RunTask, run_label, setting_record
 from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, trial_values
@@ -84,8 +84,6 @@ class SweepDriver:
         self.planner, self.ledger, self.runs, self.progress = planner, ledger, runs, progress
         self.outcomes: dict[str, Failure | None] = {}
         """By digest of each run that has ended: why it failed, None where it is done."""
-        self._closed_early = False
-        """Whether a run was closed that is still to be finished."""
         self.broken: str | None = None
         """Why the sweep was given up."""
         self._spec = planner.spec
@@ -96,7 +94,6 @@ class SweepDriver:
         self._retries = RetryPolicy(planner.spec.retries)
         self._breaker = CircuitBreaker(planner.spec.breaker)
         self._budget = TimeBudget(ledger, planner.spec.time_budget)
-        self._summary = Summary(ledger)
         self._fresh, self._failed_again = fresh, failed_again
         self._queue: deque[RunTask] = deque()
         self._waiting: deque[RunTask] = deque()
@@ -117,7 +114,6 @@ class SweepDriver:
         self.progress.begin(len(self._queue) + of_trials + self._final_runs.begin())
         for trial in self.ledger.trials():
             self._show_best(trial)
-        self._summary.update()
         self._note("")
 
     def next_job(self) -> Job | Wait:
@@ -141,14 +137,8 @@ class SweepDriver:
 
     @property
     def has_work_left(self) -> bool:
-        """Whether the same command would find something to run, besides what has failed."""
-        return (
-            self._closed_early
-            or any(not self._is_done(task) for task in (*self._queue, *self._waiting))
-            or any(not trial.recorded for trial in self._open.values())
-            or self._proposer.has_more
-            or self._final_runs.are_due
-        )
+        """Whether the same command would find something to run."""
+        return self._final_runs.are_due or has_work_left(self.ledger, self.runs)
 
     def started(self, job: Job, worker: str) -> None:
         """See Handler."""
@@ -200,7 +190,6 @@ class SweepDriver:
             self.progress.stopped(task.label, "another seed of its trial became NaN")
             self.progress.skip(1)
         else:
-            self._closed_early = True
             self.progress.stopped(task.label)
 
     def failed(self, job: Job, failure: Failure) -> None:
@@ -242,11 +231,6 @@ class SweepDriver:
         self._claim.renew()
         self._budget.count(now=True)
 
-    def _is_done(self, task: RunTask) -> bool:
-        return task.digest in self.outcomes or is_complete(
-            self.runs.folder(task.digest), task.config
-        )
-
     def _trial(self, task: RunTask) -> ActiveTrial | None:
         return None if task.trial is None else self._open[task.trial]
 
@@ -271,7 +255,7 @@ class SweepDriver:
             trial.pruned = True
             self.progress.skip(len(tasks))
             for task in tasks:
-                self._stop_if_left(task, self.runs.read(task.digest))
+                self._stop_if_left(task, self._read(task))
             return True
         if self._pruning.in_order and not trial.recorded:
             trial.pending_seeds.extend(tasks[1:])
@@ -302,7 +286,7 @@ class SweepDriver:
                 self.progress.skip(1)
             self._settle(task, self.outcomes[task.digest])
             return None
-        state = self.runs.read(task.digest)
+        state = self._read(task)
         if self._is_running(task, state):
             logger.info("%s waits for whoever runs it now", task.label)
             self._waiting.append(task)
@@ -337,6 +321,13 @@ class SweepDriver:
             workdir=str(self.runs.folder(task.digest)),
             imports=self._spec.imports,
         )
+
+    def _read(self, task: RunTask) -> RunState | None:
+        """Read the state of a run; its damaged files are set aside, and made again."""
+        if not self.runs.is_live(task.digest):
+            for reason in self.runs.set_damaged_aside(task.digest):
+                self.progress.note(f"{task.label}: {reason}; it is set aside and made again")
+        return self.runs.read(task.digest)
 
     def _stop_if_left(self, task: RunTask, state: RunState | None) -> None:
         """Record of a run that is not gone on with that it is stopped: its driver may have died
@@ -421,7 +412,6 @@ class SweepDriver:
         self._proposer.on_trial_end(trial)
         self._pruning.ended(trial)
         self._show_best(trial)
-        self._summary.update()
         self._note("")
 
     def _show_best(self, trial: Trial) -> None:
@@ -455,7 +445,7 @@ class SweepDriver:
         """Queue what waited for a run that is free now."""
         for _ in range(len(self._waiting)):
             task = self._waiting.popleft()
-            if self._is_running(task, self.runs.read(task.digest)):
+            if self._is_running(task, self._read(task)):
                 self._waiting.append(task)
             else:
                 self._queue.append(task)

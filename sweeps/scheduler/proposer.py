@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from carft_sweep.sweeps.ledger.status import is_target_reached
 from carft_sweep.sweeps.ledger.study import frozen_trial
 from carft_sweep.sweeps.ledger.trials import POINTS, Ledger, Trial
 from carft_sweep.sweeps.plan.tasks import Planner, RunTask, merge_labels, setting_record
@@ -124,8 +125,6 @@ class TrialProposer:
         self._failed_again = failed_again
         self._points = deque(self._asked())
         self._twins: dict[frozenset[str], Trial] = {}
-        self._is_reached = False
-        """Some trial is as good as `metric.target`."""
         for trial in ledger.trials():
             self.on_trial_end(trial)
 
@@ -134,16 +133,6 @@ class TrialProposer:
         """Whether the next proposal depends on how earlier trials end."""
         return self._spec.is_adaptive
 
-    @property
-    def has_more(self) -> bool:
-        """Whether `next` would still give a trial that has no end."""
-        return any(
-            not self._is_reached
-            if trial is None
-            else trial.state == "running" or self._is_to_be_tried_again(trial)
-            for _, trial in self._points
-        )
-
     def next_trial(self) -> ActiveTrial | None:
         """The next trial, proposed if need be; None when there is none any more."""
         if not self._points:
@@ -151,7 +140,7 @@ class TrialProposer:
         point, trial = self._points.popleft()
         is_new = trial is None
         if trial is None:
-            if self._is_reached:
+            if is_target_reached(self._ledger):
                 return None
             trial, tasks = self._propose(point, None)
         elif self._is_to_be_tried_again(trial):
@@ -166,14 +155,10 @@ class TrialProposer:
         return ActiveTrial(trial, tasks, recorded=trial.state != "running", is_new=is_new)
 
     def on_trial_end(self, trial: Trial) -> None:
-        """Take a trial of the ledger into account: what it is worth, and which runs it has."""
+        """Remember which trial has its runs first."""
         first = self._twins.setdefault(frozenset(trial.runs.values()), trial)
         if first.number == trial.number:
             self._twins[frozenset(trial.runs.values())] = trial
-        metric = self._spec.metric
-        if metric.target is not None and trial.value is not None:
-            over = trial.value - metric.target
-            self._is_reached |= (over if metric.goal == "maximize" else -over) >= 0
 
     def _asked(self) -> Iterator[tuple[int, Trial | None]]:
         """Every point of the sweep, with the trial that is there already."""

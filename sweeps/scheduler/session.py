@@ -20,9 +20,9 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.claim import Claim, ClaimLost
 from carft_sweep.sweeps.ledger.generations import COPY, in_kept_order, open_generation
 from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.status import OUTCOME, State
 from carft_sweep.sweeps.ledger.study import StudyProjection
-from carft_sweep.sweeps.ledger.summary import OUTCOME, State, write_summary
-from carft_sweep.sweeps.ledger.trials import Ledger, Trial, newest_generation
+from carft_sweep.sweeps.ledger.trials import Ledger, Trial, check_case, newest_generation
 from carft_sweep.sweeps.plan.prospects import Obstacle, obstacles_of
 from carft_sweep.sweeps.plan.tasks import Planner, digests
 from carft_sweep.sweeps.results.artifacts import COMPARISON, PAGE
@@ -117,6 +117,7 @@ def execute(
     """
     folder, hook = home.sweep(spec.name), webhook or Webhook(None)
     interruption = Interruption(engine, progress)
+    check_case(home, spec.name)
     with Claim(folder, interruption.stop) as claim, closing(RunStore(home.runs)) as runs:
         newest = newest_generation(home, spec.name)
         spec = in_kept_order(spec, None if fresh else newest)
@@ -295,7 +296,6 @@ def _run(driver: SweepDriver, engine: Engine) -> None:
         with suppress(OSError):  # a full disk does not let us: the next driver sees to it
             driver.abandon()
             driver.ledger.remember(OUTCOME, {"state": "interrupted", "at": time.time()})
-            write_summary(driver.ledger)
             driver.close()
         raise
     driver.close()
@@ -319,6 +319,8 @@ def _end(
         compared = with_warnings(compared, deviations)
     # Of earlier executions too: this one need not have looked at them.
     done = len({run.digest for run in part.records if run.state == "done"})
+    if driver.is_out_of_time and not done and not driver.outcomes:
+        interrupted = True  # before the first run has ended: nothing has failed
     state: State = "interrupted" if interrupted else "done" if done else "failed"
     if driver.broken is not None:
         state = "failed"
@@ -328,7 +330,6 @@ def _end(
         is_new = not (folder / PAGE).exists() or _read(folder / COMPARISON) != before
         ending.make(engine, ledger, compared, page=is_new and driver.planner.spec.report.page)
     ledger.remember(OUTCOME, {"state": state, "at": time.time(), "broken": driver.broken})
-    write_summary(ledger)
     failures = [failure for failure in driver.outcomes.values() if failure is not None]
     result = SweepResult(
         state,

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from carft_sweep.carft_core.files import read_json
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.status import summary_of
+from carft_sweep.sweeps.ledger.trials import find_ledger
 from tests.e2e.conftest import MakeTiny, Tiny
 from tests.e2e.test_things_go_wrong import end, until
 
@@ -61,7 +63,8 @@ def test_tpe_with_asha_proposes_prunes_and_finds_the_same_in_both(
     states = [trial["state"] for trial in trials]
     assert states.count("complete") >= 1
     assert states.count("pruned") >= 2
-    best, other = (read_json(s.home / "sweeps/search/summary.json")["best"] for s in (local, ray))
+    ledgers = (find_ledger(Home(sweep.home), "search") for sweep in (local, ray))
+    best, other = (summary_of(ledger)["best"] for ledger in ledgers)
     assert best == other
     assert best["value"] == min(trial["value"] for trial in trials if trial["value"])
 

@@ -24,8 +24,8 @@ from carft_sweep.carft_core.predictions import Predictions, write_predictions
 from carft_sweep.sweeps.engines.resources import Hardware
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.generations import Invocation
+from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.ledger.study import StudyProjection
-from carft_sweep.sweeps.ledger.summary import OUTCOME, write_summary
 from carft_sweep.sweeps.ledger.trials import Ledger
 from carft_sweep.sweeps.plan.tasks import Planner, RunTask, merge_labels, setting_record
 from carft_sweep.sweeps.spec.spec import load_spec
@@ -80,7 +80,6 @@ def make(home: Home) -> None:
         trial = ledger.propose(number, setting_record(tasks))
         ledger.complete(trial.number, [_write(home, tasks)])
     ledger.remember(OUTCOME, {"state": "done", "at": BEGAN + 60, "broken": None})
-    write_summary(ledger)
     StudyProjection(home, ledger).update()
 
 

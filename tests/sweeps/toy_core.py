@@ -104,10 +104,10 @@ def train_run(
 def _train(
     config: TrialConfig, seed: int, report: Report, workdir: Path
 ) -> list[dict[str, Any]] | None:
-    if read_json(workdir / "trained.json"):
-        return []
     claimed = {"digest": workdir.name, "identity": dict(toy_identity(config, seed).parts)}
     write_json(workdir / "config.json", {**claimed, "seed": seed, "config": config.as_dict()})
+    if read_json(workdir / "trained.json"):
+        return []
     reported: list[dict[str, Any]] = read_json(workdir / "history.json") or []
     # As after a kill, so many epochs behind the last checkpoint; they keep their first report.
     trained = len(reported) - (read_json(workdir / "forgotten.json") or 0)

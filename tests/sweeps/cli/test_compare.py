@@ -185,7 +185,7 @@ def test_a_wrong_request_is_told_with_its_remedy(
 def test_the_latex_table_names_the_command_that_made_it_without_where_the_home_lies(
     home: Path, told: Told
 ) -> None:
-    text = told("--home", str(home), "toy", "--latex", "--where", "kl_weight>=0.1")
+    text = told("-v", "--home", str(home), "toy", "--latex", "--where", "kl_weight>=0.1")
     first = text.splitlines()[0]
     assert first == (
         "% carft-sweep compare toy --latex --where 'kl_weight>=0.1' --reference fine_tune"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,15 +15,11 @@ from carft_sweep.carft_core.files import write_json
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.ledger.study import StudyProjection, open_storage
-from carft_sweep.sweeps.ledger.summary import (
+from carft_sweep.sweeps.ledger.status import (
     OUTCOME,
-    SUMMARY_FILE,
-    Summary,
-    read_summaries,
-    summary_of,
-    write_summary,
+    summaries,
 )
+from carft_sweep.sweeps.ledger.study import StudyProjection, open_storage
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.tracking.program import command
@@ -110,14 +105,12 @@ def trials_in(text: str) -> list[int]:
 
 def test_a_sweep_has_the_name_of_its_folder_whatever_its_files_say(made: Made) -> None:
     """Else a home that somebody else wrote would decide where a report is written."""
-    file = made.home.sweep("made") / SUMMARY_FILE
-    write_json(file, {**summary_of(made.ledger), "name": "../../elsewhere"})
     made.ledger.file.write_text(
         made.ledger.file.read_text().replace('"name":"made"', '"name":"../../elsewhere"')
     )
     ledger = find_ledger(made.home, "made")
     assert (ledger.name, ledger.spec["name"]) == ("made", "../../elsewhere")
-    assert [summary["name"] for summary in read_summaries(made.home)] == ["made"]
+    assert [summary["name"] for summary in summaries(made.home)] == ["made"]
 
 
 def test_a_pruned_trial_is_counted_and_shown_with_its_reason(
@@ -128,7 +121,6 @@ def test_a_pruned_trial_is_counted_and_shown_with_its_reason(
     made.fail(3)
     made.trial(4)
     made.ledger.remember(OUTCOME, {"state": "interrupted"})
-    write_summary(made.ledger)
     (listed,) = json.loads(told(capsys, "list", "--json"))
     counts = {"asked": None, "complete": 1, "failed": 1, "pruned": 1}
     assert {key: listed["trials"].get(key) for key in counts} == counts
@@ -254,11 +246,10 @@ def test_compare_shows_the_best_settings_and_all_of_them_when_asked(
     assert twice["rows"] == rows  # the same sweep named twice is one
 
 
-def test_readers_say_the_same_without_the_study_and_the_summary(
+def test_readers_say_the_same_without_the_study(
     crowd: Made, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They are projections, which no command reads but `list`, and that one can do without."""
-    write_summary(crowd.ledger)
+    """It is a projection, which no command reads."""
     commands = [
         ("list",),
         ("show", "made", "--json"),
@@ -266,7 +257,6 @@ def test_readers_say_the_same_without_the_study_and_the_summary(
         ("compare", "made", "--json"),
     ]
     before = [told(capsys, *command) for command in commands]
-    (crowd.home.sweep("made") / "summary.json").unlink()
     for file in crowd.home.path.glob("optuna.*"):
         file.unlink()
     assert [told(capsys, *command) for command in commands] == before
@@ -287,35 +277,15 @@ def test_a_torn_last_line_is_not_seen_and_a_damaged_one_named(
     assert "\n" not in said.strip()
 
 
-def test_clean_keeps_the_runs_of_every_trial_though_the_summary_is_old(
+def test_clean_keeps_the_runs_of_every_trial(
     made: Made, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made.complete(1, 0.8)
-    write_summary(made.ledger)
     number = made.trial(2)
     made.runs.release(f"{number:064d}", "stopped")
     told(capsys, "clean", "--yes")
     assert made.runs.folder(f"{number:064d}").exists()
     assert made.ledger.file.exists()
-
-
-def test_summaries_of_a_running_sweep_take_a_hundredth_of_its_time(
-    made: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = [0.0]
-    written: list[float] = []
-
-    def slowly(*_: object) -> None:
-        written.append(clock[0])
-        clock[0] += 0.01
-
-    monkeypatch.setattr("carft_sweep.sweeps.ledger.summary.write_summary", slowly)
-    monkeypatch.setattr("carft_sweep.sweeps.ledger.summary.time.monotonic", lambda: clock[0])
-    running = Summary(made.ledger)
-    for _ in range(1000):
-        clock[0] += 0.05
-        running.update()
-    assert math.isclose(len(written), clock[0], rel_tol=0.1)  # one a second, of 0.01 s each
 
 
 def test_a_hint_can_be_pasted_into_a_shell() -> None:

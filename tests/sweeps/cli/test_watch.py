@@ -117,8 +117,6 @@ def midway(toy: ToySweep) -> str:
     ends = [line for line in lines if line.get("trial", {}).get("ended")]
     lines = lines[: lines.index(ends[1])]
     file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    summary = toy.home.sweep("toy") / "summary.json"
-    write_json(summary, {**read_json(summary), "state": "running"})
     digest = trial.runs["1"]
     runs, folder = RunStore(toy.home.runs), toy.home.runs / digest
     state = runs.read(digest)

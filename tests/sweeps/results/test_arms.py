@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from carft_sweep.sweeps.ledger.summary import OUTCOME
+from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.results.arms import (
     arm_summaries,
     arms_view,

@@ -9,7 +9,7 @@ from typing import Any
 
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.ledger.summary import OUTCOME
+from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.ledger.trials import Ledger
 from carft_sweep.sweeps.results.projection import SweepProjection
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError

@@ -12,7 +12,9 @@ from carft_sweep.carft_core.errors import InvalidConfig
 from carft_sweep.carft_core.files import read_json
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.cli.removal import waste
-from carft_sweep.sweeps.cli.status import is_open, sweep_status
+from carft_sweep.sweeps.cli.status import sweep_status
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.status import has_work_left
 from carft_sweep.sweeps.spec.spec import load_spec
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.report.formats import to_json
@@ -124,12 +126,12 @@ def test_it_is_tracked_as_a_run_of_the_sweep(toy: ToySweep) -> None:
 def test_a_sweep_that_was_stopped_makes_it_when_it_goes_on(toy: ToySweep, runs: int) -> None:
     after = [*SOUP["after"], {"algorithm": "model_stock", "of": "fine_tune"}]
     toy.run(StopsAfter(runs), after=after)
-    assert is_open(toy.home, toy.ledger(), 2, failed_again=False)
+    assert has_work_left(toy.ledger(), RunStore(toy.home.runs))
     assert sweep_status(toy.home, "toy").runs == RUNS + 2
     trained = toy.trained()
     assert len(soups(toy.run(after=after).comparison)) == 2
     assert toy.trained() == trained
-    assert not is_open(toy.home, toy.ledger(), 2, failed_again=False)
+    assert not has_work_left(toy.ledger(), RunStore(toy.home.runs))
 
 
 def test_asking_for_it_later_goes_on_and_trains_nothing(toy: ToySweep) -> None:

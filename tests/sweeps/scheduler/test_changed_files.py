@@ -18,7 +18,7 @@ TWO: Mapping[str, Any] = {
     "algorithm.kl_weight": {"values": [0.1, 0.3]},
     "optim.lr": {"values": [1e-4, 1e-3, 1e-2]},
 }
-SWAPPED = dict(reversed(TWO.items()))
+SWAPPED = dict(reversed([*TWO.items()]))
 ALONE: Mapping[str, Any] = {"seeds": [0], "baselines": []}
 
 
@@ -113,3 +113,12 @@ def test_a_line_that_cannot_be_read_is_not_written(toy: ToySweep) -> None:
         ledger.propose(9, {**setting, "merges": ["halves@a/b"]})
     assert ledger.file.read_bytes() == before
     assert toy.run().state == "done"
+
+
+def test_a_name_that_differs_in_case_alone_is_refused_before_anything_is_written(
+    toy: ToySweep,
+) -> None:
+    toy.run()
+    with pytest.raises(RequestError, match="a sweep 'toy', which differs from 'TOY' in upper and"):
+        toy.run(name="TOY")
+    assert [path.name for path in toy.home.sweeps.iterdir()] == ["toy"]

@@ -9,10 +9,11 @@ import pytest
 
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.cli.removal import waste
-from carft_sweep.sweeps.cli.status import is_open, sweep_status
+from carft_sweep.sweeps.cli.status import sweep_status
 from carft_sweep.sweeps.engines.base import Handler
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.status import has_work_left
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.report.formats import to_json
 from tests.sweeps import toy_core
@@ -133,11 +134,11 @@ def test_an_unfinished_confirmation_leaves_the_verdict_to_the_other_seeds_and_is
     assert found.statistics[-1].startswith(
         "Not confirmed yet: 4 of 6 runs on seeds 2 to 4 are done"
     )
-    assert is_open(toy.home, toy.ledger(), 2, failed_again=False)
+    assert has_work_left(toy.ledger(), RunStore(toy.home.runs))
     before = toy.trained()
     assert toy.run(**FRESH).comparison.fresh_seeds == SEEDS
     assert len(toy.trained() - before) == 2
-    assert not is_open(toy.home, toy.ledger(), 2, failed_again=False)
+    assert not has_work_left(toy.ledger(), RunStore(toy.home.runs))
 
 
 def test_a_fresh_run_that_fails_leaves_the_verdict_to_the_other_seeds(toy: ToySweep) -> None:
@@ -244,4 +245,4 @@ def test_the_commands_count_and_show_it(
 def test_before_the_end_whoever_watches_knows_how_many_there_will_be(toy: ToySweep) -> None:
     toy.run(StopsAfter(3), **FRESH)
     assert sweep_status(toy.home, "toy").runs == 13
-    assert is_open(toy.home, toy.ledger(), 2, failed_again=False)
+    assert has_work_left(toy.ledger(), RunStore(toy.home.runs))

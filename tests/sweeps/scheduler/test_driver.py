@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.files import digest_of, read_json, write_json
+from carft_sweep.carft_core.files import digest_of, write_json
 from carft_sweep.carft_core.identity import Identity
 from carft_sweep.sweeps.engines.base import Decision, Failure, Handler, Job, Wait
 from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine
 from carft_sweep.sweeps.ledger.claim import Claim
 from carft_sweep.sweeps.ledger.runs import Lease, RunStore
+from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.scheduler import session
 from carft_sweep.sweeps.scheduler.progress import Progress
 from carft_sweep.tracking.store.base import RunKey
@@ -332,7 +333,7 @@ def test_a_driver_that_lost_its_claim_stops_and_writes_nothing_more(
         toy.run(Stalled(toy_core.ENTRY))
     assert Lease.read(file) == successor
     assert toy.ledger().trials() == []
-    assert read_json(file.with_name("summary.json"))["state"] == "running"
+    assert toy.ledger().recall(OUTCOME) == {"state": "running"}
     assert toy.tracker.runs == {}
 
 

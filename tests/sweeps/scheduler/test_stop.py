@@ -21,7 +21,7 @@ from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.claim import DRIVER, EVERY, FILE, Claim, ask_to_stop
 from carft_sweep.sweeps.ledger.runs import Lease
-from carft_sweep.sweeps.ledger.summary import OUTCOME
+from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
 from carft_sweep.sweeps.scheduler.progress import Progress, to_stderr
 from carft_sweep.sweeps.scheduler.session import Interruption, SweepResult

@@ -1,0 +1,122 @@
+"""How a sweep stands by its ledger and its runs: its summary, and whether work is left."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.claim import holder
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.trials import (
+    CONFIRMATIONS,
+    SOUPS,
+    Ledger,
+    Trial,
+    damage_named,
+    newest_generation,
+    sweep_names,
+)
+
+OUTCOME = "outcome"
+"""The fact how the sweep stands: `state`, and `broken` where it was given up, which says why."""
+State = Literal["running", "done", "interrupted", "failed"]
+
+logger = logging.getLogger(__name__)
+
+
+def goals(spec: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return what trials are valued by, one or several: `name`, `goal`, `merge` of each."""
+    metrics: Sequence[Mapping[str, Any]] = spec.get("metrics") or [spec["metric"]]
+    return metrics
+
+
+def summary_of(ledger: Ledger) -> dict[str, Any]:
+    """Summarise a sweep; times in seconds since the Unix epoch. Raises RequestError where its spec
+    lacks something.
+    """
+    spec, trials = ledger.spec, ledger.trials()
+    with damage_named(ledger.file):
+        goal, description = goals(spec)[0], spec["description"]
+    sign = 1 if goal["goal"] == "maximize" else -1
+    complete = [trial for trial in trials if trial.value is not None]
+    # Values on several tasks are not compared with each other.
+    rivals = [] if spec.get("tasks") else complete
+    best = max(rivals, key=lambda trial: sign * (trial.value or 0.0), default=None)
+    states = Counter(trial.state for trial in trials)
+    state = ledger.recall(OUTCOME, {"state": "running"})["state"]
+    if state == "running" and holder(ledger.file.parent) is None:
+        state = "interrupted"  # its driver was killed
+    return {
+        "name": ledger.name,
+        "description": description,
+        "state": state,
+        "generation": ledger.generation,
+        "metric": goal["name"],
+        "trials": {
+            "asked": ledger.recall("trial_count"),
+            "complete": len(complete),
+            "failed": states["failed"],
+            "pruned": states["pruned"],
+        },
+        "best": None
+        if best is None
+        else {"value": best.value, "trial": best.number, "params": dict(best.params)},
+        "updated": ledger.file.stat().st_mtime,
+    }
+
+
+def summaries(home: Home) -> list[dict[str, Any]]:
+    """Summarise every sweep of a home, by name; one whose ledger is damaged is left out, with a
+    warning that says so.
+    """
+    every = []
+    for name in sweep_names(home):
+        try:
+            ledger = newest_generation(home, name)
+        except RequestError as error:
+            logger.warning("%s is left out: %s", name, error)
+            continue
+        if ledger is not None:
+            every.append(summary_of(ledger))
+    return every
+
+
+def is_target_reached(ledger: Ledger) -> bool:
+    """Whether some trial is as good as the metric's `target`."""
+    goal = goals(ledger.spec)[0]
+    target, sign = goal.get("target"), 1 if goal["goal"] == "maximize" else -1
+    return target is not None and any(
+        trial.value is not None and sign * (trial.value - target) >= 0 for trial in ledger.trials()
+    )
+
+
+def has_work_left(ledger: Ledger, runs: RunStore, *, failed_again: bool = False) -> bool:
+    """Whether another execution of the same sweep would find something to run.
+
+    It tries failed runs and trials again; those that became NaN only with `failed_again`. A run
+    whose folder was deleted, or has a damaged file, is to be run again.
+    """
+    count = ledger.recall("trial_count")
+    trials = [trial for trial in ledger.trials() if count is not None and trial.point < count]
+    if count is None or (len(trials) < count and not is_target_reached(ledger)):
+        return True
+    if any(_is_open(trial, failed_again=failed_again) for trial in trials):
+        return True
+    for key, chosen in (("confirm_seeds", CONFIRMATIONS), ("after", SOUPS)):
+        if ledger.spec.get(key) and ledger.recall(chosen) is None:
+            return True
+    return any(
+        not runs.is_settled(digest, failed_again=failed_again)
+        for setting in ledger.settings()
+        if setting.trial is None or setting.trial.state == "complete"
+        for digest in setting.runs.values()
+    )
+
+
+def _is_open(trial: Trial, *, failed_again: bool) -> bool:
+    is_nan = (trial.reason or {}).get("kind") == "nan"
+    return trial.state == "running" or (trial.state == "failed" and (failed_again or not is_nan))

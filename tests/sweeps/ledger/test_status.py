@@ -1,0 +1,112 @@
+"""What is left of a sweep, whoever asks: a run, `resume`, `list`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.status import has_work_left
+from tests.sweeps import toy_core
+from tests.sweeps.conftest import SEARCH, ToySweep
+from tests.sweeps.scheduler.dying import dying
+
+SMALL_FILES = [
+    "run.json",
+    "config.json",
+    "history.json",
+    "trained.json",
+    "evaluations/unmerged/metrics.json",
+    "evaluations/wise_ft@0.5/metrics.json",
+]
+
+
+def is_work_left(toy: ToySweep, *, failed_again: bool = False) -> bool:
+    return has_work_left(toy.ledger(), RunStore(toy.home.runs), failed_again=failed_again)
+
+
+def a_run(toy: ToySweep) -> Path:
+    """The folder of a run of the best trial."""
+    return toy.home.runs / toy.ledger().trials()[1].runs["0"]
+
+
+def test_work_is_left_until_every_run_has_ended(toy: ToySweep) -> None:
+    for verb in ("propose", "complete"):
+        with dying(verb):
+            toy.run()
+        assert is_work_left(toy)
+    toy.run()
+    assert not is_work_left(toy)
+    toy.plan({"0.1/0": [{"do": "raise", "error": "nan"}]})
+    toy.run(fresh=True)
+    assert not is_work_left(toy)
+    assert is_work_left(toy, failed_again=True)
+
+
+def test_a_trial_that_reaches_the_target_leaves_no_work(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = {**SEARCH, "metric": {"target": 0.5}}
+    toy_cli.run(**search)
+    assert len(toy_cli.ledger().trials()) == 1
+    assert not is_work_left(toy_cli)
+    toy_cli.file(**search)
+    main(["run", str(toy_cli.folder / "toy.yaml"), "--in-process"])
+    capsys.readouterr()
+    assert main(["resume", "toy", "--in-process"]) == 0
+    assert "nothing left to do" in capsys.readouterr().out
+
+
+def test_a_run_folder_that_was_deleted_is_work_that_resume_does(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(toy_cli.file()), "--in-process"]) == 0
+    folder = a_run(toy_cli)
+    shutil.rmtree(folder)
+    assert is_work_left(toy_cli)
+    assert main(["resume", "toy", "--in-process"]) == 0
+    assert toy_cli.trained()[folder.name] == 2 * (toy_cli.trained().most_common()[-1][1])
+    assert not is_work_left(toy_cli)
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", SMALL_FILES)
+def test_a_damaged_file_of_a_run_is_named_set_aside_and_made_again(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert main(["run", str(toy_cli.file()), "--in-process"]) == 0
+    values, trained = toy_cli.values(), toy_cli.trained()
+    file = a_run(toy_cli) / name
+    file.write_bytes(b"{damage")
+    capsys.readouterr()
+    assert main(["compare", "toy"]) == 0
+    assert main(["run", str(toy_cli.file()), "--in-process"]) == 0
+    assert f"{file} is" in capsys.readouterr().err
+    assert (file.parent / f"{file.name}.damaged").read_bytes() == b"{damage"
+    assert toy_cli.values() == values
+    assert toy_cli.trained().total() - trained.total() in (0, toy_core.EPOCHS + 1)
+    assert not is_work_left(toy_cli)
+
+
+def test_a_budget_that_is_used_up_before_the_first_run_has_failed_nothing(toy: ToySweep) -> None:
+    with dying("remember"):
+        toy.run()
+    toy.ledger().remember("seconds", 99.0)
+    ended = toy.run(time_budget=1)
+    assert (ended.state, ended.exit_code, ended.failures) == ("interrupted", 3, ())
+
+
+def test_a_damaged_ledger_hides_no_other_sweep(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy_cli.run()
+    toy_cli.run(name="other")
+    with toy_cli.home.sweep("other").joinpath("ledger.jsonl").open("a") as file:
+        file.write("damage\n")
+    capsys.readouterr()
+    assert main(["list", "--json"]) == 0
+    assert [sweep["name"] for sweep in json.loads(capsys.readouterr().out)] == ["toy"]
