@@ -634,7 +634,7 @@ def execute(history: History, step: Step, scene: Scene, outcome: Outcome) -> Non
     may_die = fate.kind == "dies" or (fate.kind, history.way) == ("loses workers", "in process")
     is_refused = step.changes == ("a merge that is refused",) and verb == "run"
     codes = {0, 2} if is_refused else {0}
-    codes |= {1} if step.file.get("time_budget") == SPENT else set()
+    codes |= {1, 3} if step.file.get("time_budget") == SPENT else set()
     codes |= {3} if fate.kind == "interrupted" else set()
     codes |= {-signal.SIGKILL} if may_die else set()
     if code not in codes:

@@ -383,7 +383,8 @@ class PruningController:
                         curves.setdefault(int(report["epoch"]), {})[index] = known
         at = curves.setdefault(epoch, {})
         at[seed] = value
-        self._ledger.report(trial.number, epoch, sum(at.values()) / len(at))
+        values = [at[index] for index in sorted(at)]  # in another order the last bit is another
+        self._ledger.report(trial.number, epoch, sum(values) / len(values))
 
     def _compare_with_best(self, trial: Trial) -> None:
         value, goal = trial.value, self._spec.metric.goal

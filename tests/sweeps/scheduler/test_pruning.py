@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -249,3 +250,16 @@ def test_the_race_goes_on_after_a_restart(toy: ToySweep) -> None:
     bury(toy)
     toy.run(**racing)
     assert states(toy) == {0.3: "complete", 3.0: "pruned"}
+
+
+def test_the_mean_over_seeds_does_not_depend_on_which_seed_was_first(
+    toy: ToySweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole: dict[str, Any] = {"parameters": PRUNING["parameters"], "seeds": [0, 1, 2]}
+    toy.run(**{**whole, "seeds": [2]})
+    toy.run(**whole)
+    fresh = toy_in(tmp_path / "fresh", monkeypatch)
+    fresh.folder.mkdir()
+    fresh.run(**whole)
+    means = [[trial.reports for trial in home.ledger().trials()] for home in (toy, fresh)]
+    assert means[0] == means[1]
