@@ -64,7 +64,7 @@ def read_end(home: Path) -> dict[str, Any]:
     return {
         "trials": [_trial(trial) for trial in ledger.trials() if ledger._is_asked_for(trial)],
         "beside": [[role, name, params, dict(runs)] for role, name, params, runs in beside],
-        "comparison": _read(home / "sweeps" / NAME / "comparison.json"),
+        "comparison": _read(home / "sweeps" / NAME / "comparison.json") or {},
     }
 
 
@@ -81,9 +81,7 @@ def _read(file: Path) -> Any:
     return None
 
 
-def compare(
-    file: Mapping[str, Any], home: Path, undisturbed: Mapping[str, Any]
-) -> Iterator[Breach]:
+def compare(file: Mapping[str, Any], home: Path, undisturbed: dict[str, Any]) -> Iterator[Breach]:
     """Compare what a sweep has come to with the undisturbed one."""
     ledger, end = find_ledger(Home(home), NAME), read_end(home)
     generations = [*ledger.earlier, ledger]
@@ -106,6 +104,9 @@ def compare(
         return
     if not is_one_at_a_time and "early_terminate" in file:
         return  # what is pruned depends on who is first
+    if "early_terminate" in file:  # what is pruned keeps the epochs of whoever trained it
+        for it in (end, undisturbed):
+            it["comparison"].pop("budgets", None)
     for law, part in (("values", "trials"), ("values", "beside"), ("comparison", "comparison")):
         own, other = end[part], undisturbed[part]
         if part == "trials" and len(generations) > 1:

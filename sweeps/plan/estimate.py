@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import logging
 import statistics
 from collections import Counter
@@ -22,7 +23,7 @@ from carft_sweep.carft_core.run import is_complete
 from carft_sweep.carft_core.run_files import Claim, Trained
 from carft_sweep.sweeps.engines.resources import Hardware
 from carft_sweep.sweeps.home import Home
-from carft_sweep.sweeps.ledger.generations import in_kept_order, taken_name
+from carft_sweep.sweeps.ledger.generations import changes, effect, in_kept_order, taken_name
 from carft_sweep.sweeps.ledger.runs import RunStore, history, measured
 from carft_sweep.sweeps.ledger.trials import Ledger, newest_generation
 from carft_sweep.sweeps.plan.prospects import Obstacle, obstacles_of
@@ -266,10 +267,11 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     planner = Planner(spec, hardware, notes.append)
     taken = taken_name(home, spec, ledger)
     known = dict(_known_trials(planner, ledger))
-    settings = [*planner.baselines(), *known.values()]
+    planned = [tasks for tasks in known.values() if tasks]
+    settings = [*planner.baselines(), *planned]
     trained = [tasks for tasks in settings if tasks[0].config.algorithm.trains]
     numbers = (number for number in range(spec.trial_count) if number not in known)
-    to_come = [*itertools.islice(numbers, max(0, spec.distinct_trials - len(known)))]
+    to_come = [*itertools.islice(numbers, max(0, spec.distinct_trials - len(planned)))]
     unknown = sum(map(spec.most_runs, to_come))
     by_task = _by_task(spec, settings, to_come)
     fresh = list(_known_confirmations(planner, ledger))
@@ -320,21 +322,39 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
 
 def _known_trials(planner: Planner, ledger: Ledger | None) -> Iterator[tuple[int, list[RunTask]]]:
     """Yield of a grid every point, with its number; else what was proposed already and still is
-    what it was, once where several trials have the same runs.
+    what it was. There are no runs at a point that was pruned, or whose runs are those of another.
     """
-    spec = planner.spec
+    spec, trials = planner.spec, [] if ledger is None else ledger.trials()
+    pruned = _pruned_points(spec, ledger)
     if spec.method == "grid":
-        yield from enumerate(map(planner.trial, spec.points()))
+        for number, params in enumerate(spec.points()):
+            yield number, [] if number in pruned else planner.trial(params)
         return
-    seen = set[frozenset[str]]()
-    for trial in () if ledger is None else ledger.trials():
+    planned: dict[frozenset[str], list[list[RunTask]]] = {}
+    for trial in trials:
         own_task = spec.setting_of(trial.point)[1]
         is_of_space = trial.point < spec.trial_count and own_task.items() <= trial.params.items()
         runs = frozenset(trial.runs.values())
-        if is_of_space and trial.state != "pruned" and runs not in seen:
-            seen.add(runs)
+        if is_of_space and trial.point in pruned:
+            yield trial.point, []
+        elif is_of_space and trial.state != "pruned" and runs in planned:
+            yield from ((trial.point, []) for _ in planned[runs])
+        elif is_of_space and trial.state != "pruned":
             plan = partial(planner.trial, trial.params, trial.number)
-            yield from ((trial.point, tasks) for tasks in _unchanged(trial.runs, plan))
+            planned[runs] = [*_unchanged(trial.runs, plan)]
+            yield from ((trial.point, tasks) for tasks in planned[runs])
+
+
+def _pruned_points(spec: SweepSpec, ledger: Ledger | None) -> set[int]:
+    """List the points whose trials were pruned; none where the file has changed so that they are
+    judged anew.
+    """
+    if ledger is None:
+        return set()
+    plain = json.loads(json.dumps(spec.as_dict()))
+    if effect(changes(ledger.spec, plain)) in ("restart", "reevaluate"):
+        return set()
+    return {trial.point for trial in ledger.trials() if trial.state == "pruned"}
 
 
 def _unchanged(

@@ -27,7 +27,7 @@ from carft_sweep.sweeps.plan.estimate import (
     TimingHistory,
     timing_history,
 )
-from tests.sweeps.conftest import ToySweep
+from tests.sweeps.conftest import Told, ToySweep
 
 RANDOM: dict[str, Any] = {
     "method": "random",
@@ -159,6 +159,42 @@ def test_a_search_of_a_space_with_fewer_points_than_trials_is_planned_by_the_poi
     toy_cli.run(**few)
     found = plan(toy_cli, capsys, **few)
     assert found["done"] == 3 + 2 * len(set(toy_cli.values()))
+
+
+PRUNED: dict[str, Any] = {
+    "parameters": {"algorithm.kl_weight": {"values": [0.3, 0.4, 2.0, 3.0]}},
+    "early_terminate": {"type": "median", "startup_trials": 1, "allow_grid": True},
+}
+
+
+@pytest.mark.parametrize("method", ["grid", "random"])
+def test_a_finished_sweep_with_pruned_trials_leaves_nothing_to_do(
+    toy_cli: ToySweep, told: Told, method: str
+) -> None:
+    changes = {**PRUNED, "method": method, "baselines": []}
+    toy_cli.run(**changes)
+    assert {trial.state for trial in toy_cli.ledger().trials()} == {"complete", "pruned"}
+    plan = told("check", str(toy_cli.file(**changes)))
+    assert (plan["to_train"], plan["unknown"], plan["epochs"]) == (0, 0, 0)
+    # Other rules judge every trial anew.
+    changes["early_terminate"] = {"type": "patience", "allow_grid": True}
+    plan = told("check", str(toy_cli.file(**changes)))
+    assert plan["to_train"] + plan["unknown"] > 0
+
+
+def test_a_finished_search_that_has_a_point_twice_leaves_nothing_to_do(
+    toy_cli: ToySweep, told: Told
+) -> None:
+    space = {
+        "optim.clip": {"values": [None, 1.0]},
+        "algorithm.kl_weight": {"min": 0.1, "max": 1.0, "when": {"optim.clip": 1.0}},
+    }
+    changes = {"method": "random", "run_cap": 6, "parameters": space, "baselines": []}
+    toy_cli.run(**changes)
+    runs = {digest for trial in toy_cli.ledger().trials() for digest in trial.runs.values()}
+    assert len(runs) < 12
+    plan = told("check", str(toy_cli.file(**changes)))
+    assert (plan["runs"], plan["done"], plan["unknown"]) == (len(runs), len(runs), 0)
 
 
 def test_a_search_with_as_many_points_as_trials_says_nothing_of_points(
