@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Wrapper
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.data.base import DataConfig
-from carft_sweep.carft_core.errors import InvalidConfig, Problem, unknown
+from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError, unknown
 from carft_sweep.carft_core.fields import PositiveInt, Section, each_once, error_of, explained
 from carft_sweep.carft_core.merges import Merge
 from carft_sweep.carft_core.optim import OptimConfig
@@ -204,8 +204,13 @@ def trial_config(data: Mapping[str, Any]) -> TrialConfig:
 
 
 def _refusals(config: TrialConfig) -> Iterator[Problem]:
-    """The merges that cannot be made of what the algorithm trains."""
+    """The merges with no names for their points, or that cannot be made of the algorithm."""
     algorithm = config.algorithm
+    for index, merge in enumerate(config.merges):
+        try:
+            merge.points()
+        except RequestError as error:
+            yield Problem(("merges", index), str(error))
     if not algorithm.trains and algorithm.starts_at_zero_shot:
         return  # the zero-shot model itself, of which none is made
     for index, merge in enumerate(config.merges):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jsonschema
@@ -16,7 +17,7 @@ from carft_sweep.carft_core.algorithms.fine_tune import FineTune
 from carft_sweep.carft_core.config import TrialConfig, field_names, flatten, trial_config
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.errors import InvalidConfig
-from carft_sweep.carft_core.merges import MERGES
+from carft_sweep.carft_core.merges import MERGES, Merge, MergePoint
 
 FULL: dict[str, Any] = {
     "model": {"name": "ViT-B-16", "pretrained": "openai"},
@@ -272,3 +273,19 @@ def test_reading_a_config_does_not_import_open_clip() -> None:
 def test_templates_in_the_place_of_a_set_are_told_what_is_allowed() -> None:
     with pytest.raises(InvalidConfig, match=r"prompts\.contexts: must name a template set"):
         trial_config({"algorithm": "fine_tune", "prompts": {"contexts": ["a photo of a {}"]}})
+
+
+class _Halves(Merge):
+    name: ClassVar[str] = "halves"
+    summary: ClassVar[str] = "A merge whose label is no name of a folder"
+
+    def points(self) -> Sequence[MergePoint]:
+        return (MergePoint("halves@a/b", 500, {}),)
+
+
+def test_a_merge_without_a_label_that_can_be_kept_is_a_mistake_of_the_config(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(MERGES, "halves", _Halves)
+    with pytest.raises(InvalidConfig, match=r"merges\[0\]: 'halves@a/b' is no label"):
+        trial_config({"algorithm": {"name": "car_ft"}, "merges": [{"name": "halves"}]})
