@@ -24,8 +24,8 @@ ENTRY = "benchmarks.chaos.chain_core:train_run"
 PAUSE = "CHAIN_PAUSE"
 """The variable for the seconds that an epoch, and an evaluation, takes."""
 LOG = "CHAIN_LOG"
-"""The variable for a file that gets a line for each thing that really happens to a run: `DIGEST
-begins`, `DIGEST epoch 3`, `DIGEST stops`, `DIGEST trained`."""
+"""The variable for the name of a file in the home, which gets a line for each thing that really
+happens to a run: `DIGEST begins`, `DIGEST epoch 3`, `DIGEST stops`, `DIGEST trained`."""
 NAN = 0.77
 """Runs with this KL weight become NaN."""
 UNMERGED = "unmerged"
@@ -154,7 +154,7 @@ def _weight(workdir: Path) -> float:
 
 def _note(workdir: Path, text: str) -> None:
     if LOG in os.environ:
-        with Path(os.environ[LOG]).open("a", encoding="utf-8") as log:
+        with (workdir.parents[1] / os.environ[LOG]).open("a", encoding="utf-8") as log:
             log.write(f"{workdir.name} {text}\n")
 
 

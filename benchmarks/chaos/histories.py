@@ -50,6 +50,8 @@ OFTEN = 0.05
 """Seconds between two updates of a projection, so that there are some to die in."""
 PATIENCE = 3.0
 """Seconds that the end of a sweep waits for a database that is damaged."""
+TRAINED = "trained.txt"
+"""The file of a home that says what was really trained."""
 SPENT = 0.001
 """A time budget, in seconds, that is used up at once."""
 GARBAGE = "{garbage"
@@ -355,13 +357,15 @@ class Scene:
         folder.mkdir(parents=True)
         self.folder, self.home, self.address = folder, folder / "home", address
         self.file, self.said = folder / f"{NAME}.yaml", folder / "said.txt"
-        self.trained = folder / "trained.txt"
-        self.trained.touch()
+        # Workers on Ray have the variables with which their node was started.
+        plan = folder / "plan.json" if address is None else Path(os.environ[planted_faults.PLAN])
+        self.plan, self.trained = plan, self.home / TRAINED
         self.orders: list[Sequence[str]] = []
         """Of the parameters, in each file with which a ledger was begun or taken up."""
         (folder / "refused.py").write_text(BAD_MERGE)
         for home in (self.home, folder / "undisturbed"):
             shutil.copytree(templates, home)
+        self.trained.touch()
 
     def write(self, file: Mapping[str, Any]) -> None:
         """Write the sweep file."""
@@ -379,16 +383,15 @@ class Scene:
         """Call a function in a fork; return its exit code, None where it took too long, and what
         it returned.
         """
-        result, plan = self.folder / "result.json", self.folder / "plan.json"
+        result = self.folder / "result.json"
         result.unlink(missing_ok=True)
-        plan.write_text(json.dumps({"rates": rates or {}}))
+        self.plan.write_text(json.dumps({"rates": rates or {}}))
 
         def write() -> int:
             result.write_text(json.dumps(act()))
             return 0
 
-        environ = {planted_faults.PLAN: str(plan), chain_core.LOG: str(self.trained)}
-        pid = kills.fork(write, self.said, environ)
+        pid = kills.fork(write, self.said, {planted_faults.PLAN: str(self.plan)})
         until = time.monotonic() + LIMIT
         while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
             if time.monotonic() > until:
@@ -661,7 +664,6 @@ def _have_no_store() -> None:
 
 def run_undisturbed(history: History, scene: Scene) -> Mapping[str, Any]:
     """Run the last file in a fresh home; return what there is of it."""
-    os.environ.pop(chain_core.LOG)
     _have_no_store()
     home = scene.folder / "undisturbed"
     order = next(iter(scene.orders), [*history.file["parameters"]])
@@ -734,6 +736,7 @@ def prepare(folder: Path) -> Mapping[str, Any]:
     """Load and simulate what every fork needs, and make the template of a home; its `data`."""
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", chain_core.PAUSE: "0"}
     os.environ |= {"ARROW_DEFAULT_MEMORY_POOL": "system", kills.MARK: str(os.getpid())}
+    os.environ |= {chain_core.LOG: TRAINED, planted_faults.PLAN: str(folder / "plan.json")}
     for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CARFT_WEBHOOK", "CARFT_OPTUNA_STORAGE"):
         os.environ.pop(name, None)
     kills._load_all()
@@ -827,6 +830,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", action="store_true", help="leave the homes of what failed")
     parser.add_argument("--folder", type=Path, help="work here")
     arguments = parser.parse_args(argv)
+    if arguments.engine == "ray" and arguments.workers > 1:
+        parser.error("--workers: histories on Ray share its nodes, and go one by one")
     memory = Path("/dev/shm")  # the database of each history is written to hundreds of times
     root = arguments.folder or Path(
         tempfile.mkdtemp(prefix="carft-histories-", dir=memory if memory.is_dir() else None)
