@@ -334,7 +334,7 @@ def serve(
     origins = allowed_origins(host, names, port)
     command += ["--cors-allowed-origins", ",".join(origins)] if origins else []
     command += [] if artifacts is None else ["--artifacts-destination", str(artifacts)]
-    command += [] if users is None else ["--app-name", "basic-auth"]
+    command += ["--app-name", "carft" if users is None else "carft-auth"]  # see ui_app.py
     command += ["--static-prefix", prefix] if prefix else []
     shared = artifacts is not None and is_shared(artifacts.parent)
     reached = "127.0.0.1" if host in _ALL else host
@@ -373,8 +373,8 @@ def _environment(uri: str, users: Users | None) -> dict[str, str]:
     # Not on the command line, which everybody on the machine may read: it may hold a password.
     environ["MLFLOW_BACKEND_STORE_URI"] = uri
     stay_private(environ)
-    # Eight more processes for features that a home does not use; they do not end with the server.
-    environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    # Eight more processes for routes that are closed; they do not end with the server.
+    environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     # The server must show this home whatever the environment calls its own, to its own pages.
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"):
         environ.pop(name, None)

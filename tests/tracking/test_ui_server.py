@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import requests
 from flask_cors.core import probably_regex
 from mlflow.server.security_utils import is_allowed_host_header, should_block_cors_request
 
@@ -39,6 +40,8 @@ from tests.mounts import mount
 from tests.tracking.conftest import NewDatabase
 
 ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.xdist_group("ui")
 
 
 def group_is_gone(leader: int) -> bool:
@@ -278,14 +281,14 @@ def test_no_origin_is_a_pattern(host: str) -> None:
     assert not any("localhost" in origin for origin in origins), "MLflow lets it in, anchored"
 
 
-def allowed(address: str, origin: str) -> str | None:
+def allowed(address: str, origin: str, host: str = "") -> str | None:
     """Ask for experiments as a page of `origin` does; whom the answer lets read it."""
     path = "/ajax-api/2.0/mlflow/experiments/search?max_results=1"
-    request = urllib.request.Request(f"{address}{path}", headers={"Origin": origin})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        assert answer.status == 200
-        named: str | None = answer.headers["Access-Control-Allow-Origin"]
-        return named
+    headers = {"Origin": origin} | ({"Host": host} if host else {})
+    answer = requests.get(f"{address}{path}", headers=headers, timeout=10)
+    named: str | None = answer.headers.get("Access-Control-Allow-Origin")
+    assert answer.status_code == (403 if named is None else 200)
+    return named
 
 
 HOSTILE_PAGES = (
@@ -295,6 +298,8 @@ HOSTILE_PAGES = (
     *("http://10.1.1.1", "http://[::1].attacker.example", "http://:attacker.example"),
     *("https://mlflow.lab.example.attacker.example", "https://mlflowXlab.example"),
     *("https://mlflow.lab.example:1", "https://a.mlflow.lab.example", "null", "*", "file://"),
+    # Whoever else has a server on this machine; MLflow by itself lets in each of its ports.
+    *("http://localhost", "http://localhost:8080", "http://127.0.0.1:8080", "http://[::1]:8080"),
 )
 
 
@@ -304,8 +309,12 @@ def test_a_page_of_another_host_cannot_read_what_it_answers(server: Server, orig
 
 
 def test_its_own_pages_can_read_what_it_answers(server: Server) -> None:
-    for origin in ("http://localhost:8080", "https://mlflow.lab.example", server.address):
+    for origin in ("https://mlflow.lab.example", server.address):
         assert allowed(server.address, origin) == origin
+
+
+def test_a_page_at_the_end_of_a_tunnel_is_one_of_its_own(server: Server) -> None:
+    assert allowed(server.address, "http://localhost:8080", "localhost:8080") is not None
 
 
 @pytest.mark.parametrize(
