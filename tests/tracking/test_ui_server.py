@@ -85,7 +85,7 @@ def test_it_shows_runs_and_artifacts_of_a_home_and_ends_with_its_children(
 STAND_IN = """
 import http.server, os, subprocess, sys
 if "fail" in os.environ.get("STAND_IN", ""):
-    sys.exit("the reason why")
+    raise ValueError("the reason why")
 open(os.environ["MLFLOW_BACKEND_STORE_URI"].removeprefix("sqlite:///"), "a").close()
 child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 subprocess.Popen([sys.executable, "-c", child])
@@ -177,8 +177,8 @@ def test_stopping_gives_sigterm_back(stand_in: str) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_server_of_somebody_else_is_only_named() -> None:
-    server = serve("https://lab.example.org/mlflow", None)
+def test_a_server_of_somebody_else_is_only_named_without_its_password() -> None:
+    server = serve("https://ada:secret@lab.example.org/mlflow", None)
     assert (server.address, server.process) == ("https://lab.example.org/mlflow", None)
     server.stop()
 
@@ -200,7 +200,7 @@ def test_a_server_that_ends_at_once_says_why(
     stand_in: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STAND_IN", "fail")
-    with pytest.raises(TrackingError, match="ended at once:\nthe reason why"):
+    with pytest.raises(TrackingError, match=r"ended at once:\nValueError: the reason why$"):
         serve(stand_in, None, port=0)
 
 
@@ -476,6 +476,15 @@ def test_what_the_administrator_of_the_machine_has_set_stands(
     users = prepare(tmp_path, nobody)
     assert users.environ == {KEY: "a key of theirs"}
     assert "/etc/mlflow/auth.ini" in users.note
+
+
+def test_a_missing_package_is_named_before_a_server_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carft_sweep.tracking.ui_server.find_spec", lambda _: None)
+    with pytest.raises(TrackingError, match=r'pip install "carft-sweep\[server\]"'):
+        prepare(tmp_path, nobody)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_where_sqlite_would_lose_users_it_is_refused(
