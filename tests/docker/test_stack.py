@@ -208,6 +208,13 @@ def test_the_server_asks_for_a_password_and_for_its_own_name(served: Stack) -> N
     assert ask(served, users, "sweeps", "mlflow_user_password") == 403
 
 
+def test_the_server_acts_for_nobody(served: Stack) -> None:
+    """As `ui` of a home: tests/tracking/test_ui_app.py tries every route."""
+    for path in ("assistant/config", "gateway/secrets/list", "webhooks"):
+        path = f"/ajax-api/3.0/mlflow/{path}"
+        assert ask(served, path, "admin", "mlflow_admin_password") == 404
+
+
 def test_the_health_check_knows_a_server_that_serves(served: Stack) -> None:
     def check(address: str) -> int:
         words = services()["mlflow"]["healthcheck"]["test"][1:]
