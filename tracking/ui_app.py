@@ -73,10 +73,6 @@ GET /2.0/mlflow/metrics/get-history-bulk-interval
 GET /2.0/mlflow/artifacts/list
 GET /2.0/mlflow-artifacts/artifacts
 DELETE GET PUT /2.0/mlflow-artifacts/artifacts/{path:path}
-POST /2.0/mlflow-artifacts/mpu/abort/{path:path}
-POST /2.0/mlflow-artifacts/mpu/complete/{path:path}
-POST /2.0/mlflow-artifacts/mpu/create/{path:path}
-GET /2.0/mlflow-artifacts/presigned/{path:path}
 
 POST /2.0/mlflow/logged-models
 POST /2.0/mlflow/logged-models/search
@@ -140,6 +136,16 @@ GET /3.0/mlflow/roles/users/list
 
 # On pages opened at localhost MLflow shows its assistant, and marks each part of it.
 _STYLE = "<style>[data-assistant-ui] {display: none !important}</style>"
+# What MLflow's client and pages ask before they use what is closed. Where they may, they download
+# from the store by an address that the server signs, and fail where only the server reaches it.
+_ABILITIES = {
+    "store_type": "SqlStore",
+    "workspaces_enabled": False,
+    "trace_archival_enabled": False,
+    "multipart_uploads_enabled": False,
+    "multipart_downloads_enabled": False,
+    "features_enabled": {"gateway": False},
+}
 _FOLDER = (
     "this server takes a name and tags of an experiment, and no artifact_location: "
     "it chooses where artifacts lie"
@@ -174,7 +180,6 @@ def create_auth_app() -> ASGIApp:
 def _restrict(app: ASGIApp, flask_app: Flask) -> ASGIApp:
     from mlflow.server.handlers import STATIC_PREFIX_ENV_VAR
 
-    os.environ["MLFLOW_ENABLE_AI_GATEWAY"] = "false"  # else MLflow's pages lead there
     index = Path(flask_app.static_folder or "", "index.html").read_text(encoding="utf-8")
     index = index.replace("</head>", f"{_STYLE}</head>")
     flask_app.view_functions["serve"] = lambda: index
@@ -195,23 +200,25 @@ class OpenRoutes:
         self._routes = [(method, compile_path(path)[0]) for method, path in open_routes()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on to MLflow, or answer why it is refused."""
+        """Pass a request on to MLflow, or answer it here."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close"})
             return
-        refusal = None
+        answer: ASGIApp = self._app
         if scope["type"] == "http":
             request = Request(scope, receive)
             if not self._is_open(scope["method"], scope["path"]):
-                refusal = _refuse(404, "ENDPOINT_NOT_FOUND", "this server has no such route")
+                answer = _refuse(404, "ENDPOINT_NOT_FOUND", "this server has no such route")
             elif self._is_foreign(request.headers):
-                refusal = _refuse(403, "PERMISSION_DENIED", "pages of this origin are not let in")
+                answer = _refuse(403, "PERMISSION_DENIED", "pages of this origin are not let in")
+            elif scope["path"].endswith("/mlflow/server-info"):
+                answer = JSONResponse(_ABILITIES)
             elif scope["method"] == "POST" and scope["path"].endswith("/experiments/create"):
                 body = await request.body()
                 receive = _repeat(body, receive)
                 if not _is_plain(body):
-                    refusal = _refuse(400, "INVALID_PARAMETER_VALUE", _FOLDER)
-        await (refusal or self._app)(scope, receive, send)
+                    answer = _refuse(400, "INVALID_PARAMETER_VALUE", _FOLDER)
+        await answer(scope, receive, send)
 
     def _is_open(self, method: str, path: str) -> bool:
         method = "GET" if method == "HEAD" else method

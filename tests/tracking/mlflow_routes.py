@@ -55,6 +55,8 @@ _CLOSED = {
     "ui-telemetry": "asks a host of MLflow's",
 }
 _OTHERS = (
+    *("/api/2.0/mlflow-artifacts/mpu/", "/ajax-api/2.0/mlflow-artifacts/mpu/"),  # signs, too
+    *("/api/2.0/mlflow-artifacts/presigned/", "/ajax-api/2.0/mlflow-artifacts/presigned/"),
     "/v1/traces",  # keeps traces
     "/gateway/",  # sends requests to hosts that the gateway knows
     "/model-versions/get-artifact",  # reads any place in a cloud that a version names
