@@ -155,14 +155,14 @@ def draw_history(seed: int, number: int, engine: str, data: Mapping[str, Any]) -
     for _ in range(chance.randint(1, 4)):
         before, (changed, file) = file, draw_changes(chance, file)
         verb = "resume" if chance.random() < (0.1 if changed else 0.5) else "run"
-        damages = draw_damages(chance, has_mlflow, RUN_DAMAGES)
+        damages = draw_damages(chance, has_mlflow, run_damages(file))
         steps.append(Step(file, changed, damages, verb, draw_fate(chance, way)))
         if changed == ("a merge that is refused",):
             file = before
     changed, file = draw_changes(chance, file) if chance.random() < 0.5 else ((), file)
     if changed == ("a merge that is refused",) or file.get("time_budget") == SPENT:
         changed, file = (*changed, "back to a file that can end"), able_to_end(file)
-    damages = draw_damages(chance, has_mlflow, RUN_DAMAGES)
+    damages = draw_damages(chance, has_mlflow, run_damages(file))
     steps.append(Step(file, changed, damages))
     return History(number, way, has_mlflow, tuple(steps), draw_damages(chance, has_mlflow, ()))
 
@@ -182,7 +182,7 @@ SPACES: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
 }
 """Field to how it varies in a grid, and in a search."""
 SEEDS = ([0], [0, 1], [1, 0], [0, 1, 2], [2])
-BASELINES = ([], ["zero_shot"], ["zero_shot", "fine_tune"], ["fine_tune"])
+BASELINES: Sequence[list[str]] = ([], ["zero_shot"], ["zero_shot", "fine_tune"], ["fine_tune"])
 ALPHAS = ([0.5], [0.25, 0.5], [0.75], [0.0, 1.0])
 
 
@@ -329,7 +329,6 @@ def draw_fate(chance: random.Random, way: str, at_least: float = 0.6) -> Fate:
     return Fate(kind, where, skip, when)
 
 
-RUN_DAMAGES = ("a run folder deleted", "metrics.json damaged")
 SWEEP_DAMAGES = (
     *("optuna.db deleted", "optuna.db garbage", "comparison.json deleted"),
     "comparison.json garbage",
@@ -338,6 +337,14 @@ STORE_DAMAGES = (
     *("mlflow.db deleted", "a run deleted in MLflow", "artifacts deleted"),
     *("sent deleted", "sent garbage", "sent half a line"),
 )
+
+
+def run_damages(file: Mapping[str, Any]) -> tuple[str, ...]:
+    """List how a run can be damaged. Where trials are terminated early its folder stays: by the
+    epochs in it others are judged.
+    """
+    damages = ("metrics.json damaged", "a run folder deleted")
+    return damages[:1] if "early_terminate" in file else damages
 
 
 def draw_damages(
@@ -458,7 +465,8 @@ def watch_writes(at: Callable[[str, str], None]) -> None:
     import carft_sweep.sweeps.ledger.trials as trials
     import carft_sweep.sweeps.results.sent_log as sent_log
 
-    append, write, commit = files.append_lines, files.write_atomically, DefaultDialect.do_commit
+    append, write_atomically = files.append_lines, files.write_atomically
+    commit: Callable[..., None] = DefaultDialect.do_commit
 
     def appended(path: Path, lines: Any, *, durable: bool = True) -> None:
         kind, data = kind_of(path), [*lines]
@@ -471,9 +479,9 @@ def watch_writes(at: Callable[[str, str], None]) -> None:
         append(path, data, durable=durable)
         at(kind, "behind")
 
-    def written(path: Path, fill: Callable[[Path], object]) -> None:
+    def written(path: Path, write: Callable[[Path], object]) -> None:
         at(kind_of(path), "before")
-        write(path, fill)
+        write_atomically(path, write)
         at(kind_of(path), "behind")
 
     def committed(dialect: DefaultDialect, connection: Any) -> None:
@@ -545,8 +553,8 @@ def damage(kind: str, scene: Scene, chance: random.Random) -> bool:
         if not measured:
             return False
         chance.choice(measured).write_text(GARBAGE)
-    with scene.trained.open("a") as log:
-        log.write(f"{folder.name} damaged\n")
+    with scene.trained.open("a") as trained:
+        trained.write(f"{folder.name} damaged\n")
     return True
 
 
@@ -644,8 +652,9 @@ def execute(history: History, step: Step, scene: Scene, outcome: Outcome) -> Non
         outcome.broken("exit", f"{step}: {code} {said[-400:]}")
     if "Traceback (most recent call last)" in said and "NonFinite" not in said:
         outcome.broken("exit", f"{step}: {said[said.index('Traceback') :]}")
-    if "showed no life" in said or "nothing was heard" in said:
-        outcome.broken("silence", f"{step}: {said[-300:]}")
+    for line in said.splitlines():
+        if "showed no life" in line or "nothing was heard" in line:
+            outcome.broken("silence", f"{step}: {line}")
     if (scene.home / "sweeps" / NAME / "ledger.jsonl").exists():
         scene.orders.append([*step.file["parameters"]])
     outcome.fates["died" if died else "interrupted" if code == 3 else f"ended, {fate.kind}"] += 1
@@ -659,10 +668,10 @@ def _have_no_store() -> None:
     import carft_sweep.sweeps.api as api
     from carft_sweep.tracking.store.memory_store import MemoryTracker
 
-    api.open_store = lambda _: MemoryTracker()  # type: ignore[assignment, return-value]
+    setattr(api, "open_store", lambda _: MemoryTracker())  # noqa: B010 - a name that it imports
 
 
-def run_undisturbed(history: History, scene: Scene) -> Mapping[str, Any]:
+def run_undisturbed(history: History, scene: Scene) -> dict[str, Any]:
     """Run the last file in a fresh home; return what there is of it."""
     _have_no_store()
     home = scene.folder / "undisturbed"
@@ -678,7 +687,7 @@ def run_undisturbed(history: History, scene: Scene) -> Mapping[str, Any]:
 
 
 def finish(
-    history: History, scene: Scene, undisturbed: Mapping[str, Any], chance: random.Random
+    history: History, scene: Scene, undisturbed: dict[str, Any], chance: random.Random
 ) -> dict[str, Any]:
     """Look at what the history has left, and let `resume`, `check` and `sync` look at it."""
     if not history.has_mlflow:

@@ -107,12 +107,11 @@ def compare(file: Mapping[str, Any], home: Path, undisturbed: dict[str, Any]) ->
     if "early_terminate" in file:  # what is pruned keeps the epochs of whoever trained it
         for it in (end, undisturbed):
             it["comparison"].pop("budgets", None)
+    if len(generations) > 1:  # a run that was trained for an earlier one reports no epoch again
+        for trial in (*end["trials"], *undisturbed["trials"]):
+            trial["reports"] = {}
     for law, part in (("values", "trials"), ("values", "beside"), ("comparison", "comparison")):
-        own, other = end[part], undisturbed[part]
-        if part == "trials" and len(generations) > 1:
-            # A run that was trained for an earlier generation reports no epoch again.
-            own, other = ([{**trial, "reports": {}} for trial in them] for them in (own, other))
-        for line in laws._differing(other, own, f"{part} "):
+        for line in laws._differing(undisturbed[part], end[part], f"{part} "):
             yield law, line
 
 
