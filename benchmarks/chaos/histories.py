@@ -269,6 +269,10 @@ CHANGES: Mapping[str, Callable[[random.Random, File], None]] = {
 }
 
 
+OFTENER = {"seeds": 3, "order of parameters": 2, "selection": 2, "run_cap": 2}
+"""Changes that have more to do with what is still to be run."""
+
+
 def draw_changes(chance: random.Random, file: File) -> tuple[tuple[str, ...], File]:
     """Draw up to two changes of a file, in a row or one back; return their names and the result."""
     kind = chance.choices(("none", "one", "two", "back", "refused"), (30, 40, 20, 7, 3))[0]
@@ -279,7 +283,8 @@ def draw_changes(chance: random.Random, file: File) -> tuple[tuple[str, ...], Fi
         changed["import"] = ["refused.py"]
         changed["trial"]["merges"] = [{"name": "halves"}]
         return ("a merge that is refused",), changed
-    names = chance.choices([*CHANGES], k=2 if kind == "two" else 1)
+    weights = [OFTENER.get(name, 1) for name in CHANGES]
+    names = chance.choices([*CHANGES], weights, k=2 if kind == "two" else 1)
     for name in names:
         CHANGES[name](chance, changed)
     if kind == "back":
@@ -696,9 +701,10 @@ def finish(
     trials = len(history_laws.read_end(home)["trials"])
     breaches = [*history_laws.compare(history.file, home, undisturbed)]
     breaches += _look_for_more(scene)
+    verdict = history_laws.read_end(home)["comparison"].get("verdict", "")
     damages = [kind for kind in history.damages if damage(kind, scene, chance)]
     if history.has_mlflow:
-        breaches += _sync(scene)
+        breaches += _sync(scene, verdict)
     return {"breaches": breaches, "damages": damages, "trials": trials}
 
 
@@ -725,7 +731,7 @@ def _look_for_more(scene: Scene) -> Iterator[Breach]:
         yield "left", f"check: {to_do}"
 
 
-def _sync(scene: Scene) -> Iterator[Breach]:
+def _sync(scene: Scene, verdict: str) -> Iterator[Breach]:
     """Sync once, and into a new database too; compare the two, and the study."""
     sync, new = ["sync", "--home", str(scene.home)], scene.home / "new.db"
     code, _, said = captured(sync)
@@ -737,7 +743,7 @@ def _sync(scene: Scene) -> Iterator[Breach]:
     if os.waitpid(pid, 0)[1]:
         yield "mlflow", f"sync to a new database: {_tail(scene)}"
     else:
-        yield from history_laws.compare_mlflow(scene.home / "mlflow.db", new)
+        yield from history_laws.compare_mlflow(scene.home / "mlflow.db", new, verdict)
     yield from history_laws.compare_study(scene.home)
 
 

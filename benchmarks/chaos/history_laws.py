@@ -19,7 +19,7 @@ no change.
 * `left`: the sweep is `done`; `resume` and `check` have nothing left to do.
 * `comparison`: it is the undisturbed one, where the points are.
 * `mlflow`, `study`: after one `sync` they have each trial and run of the ledger, once. MLflow is
-  compared with a new database that the same home is sent to.
+  compared with a new database that the same home is sent to, and has the verdict.
 """
 
 from __future__ import annotations
@@ -169,9 +169,15 @@ def _weight_of(config: Mapping[str, Any], seed: int, home: Path) -> float:
     return sum(weights) / len(weights)
 
 
-def compare_mlflow(database: Path, new: Path) -> Iterator[Breach]:
-    """Compare MLflow with a new database that was sent the same home."""
+def compare_mlflow(database: Path, new: Path, verdict: str) -> Iterator[Breach]:
+    """Compare MLflow with a new database that was sent the same home, and with the verdict that
+    the sweep ended with.
+    """
     wanted, there = laws._mlflow(new), laws._mlflow(database)
+    sweep = [run for run in there.get(f"sweep//{NAME}", ()) if run["stage"] == "active"]
+    for run in sweep:
+        if (tag := run["tags"].get("carft.verdict", "")) != verdict:
+            yield "mlflow", f"the verdict {tag!r}, in comparison.json {verdict!r}"
     for name, (run,) in wanted.items():
         active = [own for own in there.get(name, ()) if own["stage"] == "active"]
         if len(active) != 1:

@@ -189,7 +189,8 @@ def test_a_finished_search_that_has_a_point_twice_leaves_nothing_to_do(
         "optim.clip": {"values": [None, 1.0]},
         "algorithm.kl_weight": {"min": 0.1, "max": 1.0, "when": {"optim.clip": 1.0}},
     }
-    changes = {"method": "random", "run_cap": 6, "parameters": space, "baselines": []}
+    changes: dict[str, Any] = {"method": "random", "run_cap": 6, "parameters": space}
+    changes["baselines"] = []
     toy_cli.run(**changes)
     runs = {digest for trial in toy_cli.ledger().trials() for digest in trial.runs.values()}
     assert len(runs) < 12
