@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -9,10 +10,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.submit.package import pack, source_commit
+from carft_sweep.tracking import provenance
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.location import (
     QUIET,
@@ -248,6 +252,94 @@ def test_programs_that_the_settings_of_a_checkout_name_do_not_run(
     assert not [*ran.iterdir()]
     git(checkout, "status")
     assert {file.name for file in ran.iterdir()} == {"filter", "monitor"}, "the programs do work"
+
+
+FILTER = '[filter "{name}"]\n\tclean = touch {ran}/filter; cat\n'
+BROUGHT = {
+    "a filter without a name": {
+        ".gitattributes": "file filter=\n",
+        ".git/config": FILTER.replace("{name}", ""),
+    },
+    "a filter with dots": {
+        ".gitattributes": "file filter=a.b\n",
+        ".git/config": FILTER.replace("{name}", "a.b"),
+    },
+    "attributes that git does not track": {
+        ".git/info/attributes": "file filter=odd\n",
+        ".git/config": FILTER.replace("{name}", "odd"),
+    },
+    "attributes of another file": {
+        ".git/odd": "file filter=odd\n",
+        ".git/config": f"[core]\n\tattributesFile = .git/odd\n{FILTER.replace('{name}', 'odd')}",
+    },
+    "a filter that is a process": {
+        ".gitattributes": "file filter=odd\n",
+        ".git/config": '[filter "odd"]\n\tprocess = touch {ran}/filter\n',
+    },
+    "settings of a worktree": {
+        ".gitattributes": "file filter=odd\n",
+        ".git/config": "[extensions]\n\tworktreeConfig = true\n",
+        ".git/config.worktree": FILTER.replace("{name}", "odd"),
+    },
+}
+PROMISED = """[core]
+	repositoryformatversion = 1
+[extensions]
+	partialClone = odd
+[remote "odd"]
+	promisor = true
+"""
+FETCHED = {
+    "a helper": "\turl = ext::sh -c touch% {ran}/fetch\n[protocol.ext]\n\tallow = always\n",
+    "a command for ssh": "\turl = ssh://localhost/x\n[core]\n\tsshCommand = touch {ran}/fetch;\n",
+    "a program of the other end": "\turl = {ran}\n\tuploadpack = touch {ran}/fetch;\n",
+}
+
+
+@pytest.mark.parametrize("settings", [*BROUGHT, *FETCHED])
+def test_no_setting_of_a_checkout_starts_a_program(tmp_path: Path, settings: str) -> None:
+    checkout, ran = tmp_path / "checkout", tmp_path / "ran"
+    checkout.mkdir()
+    ran.mkdir()
+    git(checkout, "init")
+    (checkout / "file").write_text("1")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "--message", "first")
+    files = BROUGHT.get(settings) or {".git/config": PROMISED + FETCHED[settings]}
+    for name, text in files.items():
+        with (checkout / name).open("a") as file:
+            file.write(text.replace("{ran}", str(ran)))
+    if settings in FETCHED:  # what is missing is fetched from whoever has promised it
+        tree = git(checkout, "rev-parse", "HEAD^{tree}")
+        (checkout / ".git" / "objects" / tree[:2] / tree[2:]).unlink()
+        (checkout / ".git" / "index").unlink()
+    (checkout / "file").write_text("2")  # its content is compared, behind the filter
+    assert "mlflow.source.git.commit" in provenance_tags(checkout)
+    with contextlib.suppress(RequestError):  # a tree is missing
+        source_commit(checkout)
+    with contextlib.suppress(RequestError):
+        pack(checkout)
+    assert not [*ran.iterdir()]
+    environ = {"PATH": os.environ["PATH"], "HOME": str(checkout)}
+    subprocess.run(["git", "status"], cwd=checkout, env=environ, capture_output=True, check=False)
+    assert [*ran.iterdir()], "the program does run"
+
+
+def test_git_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git(tmp_path, "init")
+    os.mkfifo(tmp_path / "pipe")
+    git(tmp_path, "config", "include.path", str(tmp_path / "pipe"))
+    monkeypatch.setattr(provenance, "_GIT_SECONDS", 0.5)
+    hung = []
+    run = subprocess.run
+
+    def counted(*words: Any, **options: Any) -> Any:
+        hung.append(words)
+        return run(*words, **options)
+
+    monkeypatch.setattr(subprocess, "run", counted)
+    assert not [name for name in provenance_tags(tmp_path) if "git" in name]
+    assert len(hung) == 1
 
 
 def test_outside_a_checkout_nothing_of_git_is_told(tmp_path: Path) -> None:
