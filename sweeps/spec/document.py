@@ -202,6 +202,7 @@ class _Loader(yaml.SafeLoader):
                 yield key, value, True
         for base in bases:
             line = base.start_mark.line + 1
+            self._read += 1 + len(base.value)  # also of a key that is not taken
             _limit(self._read, depth, line)
             if isinstance(base, MappingNode):
                 for key, value, _ in self._pairs(base, route, depth + 1):
