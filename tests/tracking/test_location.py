@@ -25,8 +25,10 @@ from carft_sweep.tracking.location import (
     file_system,
     home_id,
     network_file_system,
+    read_home_id,
     resolve_location,
     stay_private,
+    waiting,
     without_password,
 )
 from carft_sweep.tracking.provenance import SOURCE_COMMIT, provenance_tags
@@ -383,6 +385,40 @@ def test_a_lock_is_held_once_and_can_be_taken_after_its_release(tmp_path: Path) 
     lock.release()
     lock.release()
     Lock(tmp_path / "lock").release()
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe"])
+def test_a_lock_that_leads_elsewhere_writes_nothing_there(tmp_path: Path, kind: str) -> None:
+    elsewhere, lock = tmp_path / "elsewhere", tmp_path / "home" / ".lock"
+    lock.parent.mkdir()
+    if kind == "link":
+        elsewhere.write_text("a file of somebody's")
+    if kind == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.symlink_to(elsewhere)
+    with pytest.raises(TrackingError, match=r"\.lock is .*: remove it, a lock is made anew"):
+        Lock(lock)
+    with pytest.raises(TrackingError, match=r"\.lock is .*"), waiting(lock):
+        pass
+    text = elsewhere.read_text() if elsewhere.exists() else None
+    assert text == ("a file of somebody's" if kind == "link" else None)
+    lock.unlink()
+    Lock(lock).release()
+
+
+@pytest.mark.parametrize("content", ["a private key", "../id", "", "0" * 31, None])
+def test_an_id_that_is_none_is_not_sent(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "id"
+    if content is None:
+        (tmp_path / "elsewhere").write_text("0" * 32)
+        file.symlink_to(tmp_path / "elsewhere")
+    else:
+        file.write_text(content)
+    for read in (home_id, read_home_id):
+        with pytest.raises(TrackingError, match=r"no id of a home|is a link") as refused:
+            read(tmp_path)
+        assert content is None or content == "" or content not in str(refused.value)
 
 
 def test_a_file_system_without_locks_is_not_taken_for_another_process(
