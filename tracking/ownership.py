@@ -49,7 +49,10 @@ def other_writer(path: Path) -> OtherWriter | None:
 
 
 def not_writable(path: Path) -> str:
-    """Say that this user may not write a file, whose it is, and what to do in a shared home."""
+    """Say that this user may not write a file, or into its folder, whose it is, and what to do in a
+    shared home.
+    """
+    path = path.parent if os.access(path, os.W_OK) else path
     facts = path.stat()
     return (
         f"{path} belongs to {_user(facts.st_uid)} with mode {stat.S_IMODE(facts.st_mode):04o}, and "
