@@ -24,7 +24,8 @@ from carft_sweep.tracking.provenance import run_git
 BY_VALUE = "CARFT_OPTUNA_STORAGE"
 """May hold a password or not: its value decides."""
 _NAME = re.compile(
-    r"PASSWORD|PASSWD|PASSPHRASE|TOKEN|SECRET|KEY|CREDENTIAL|WEBHOOK|HEADER|COOKIE|SIGNATURE",
+    r"PASSWORD|PASSWD|PASSPHRASE|TOKEN|SECRET|KEY|CREDENTIAL|WEBHOOK|HEADER|COOKIE|SIGNATURE"
+    r"|_(?:PASS|PWD|DSN)$",
     re.IGNORECASE,
 )
 # Repetitions have limits, or a megabyte of letters would take hours.
@@ -42,11 +43,32 @@ _FOLDERS = frozenset(
     | {"secret", ".secret", "secrets", ".secrets"}
 )
 _FILES = (
-    *(".env", ".env.*", "*.env", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.ppk"),
+    *(
+        ".env",
+        ".env.*",
+        ".env~",
+        "*.env",
+        ".envrc",
+        "*.pem",
+        "*.key",
+        "*.p12",
+        "*.pfx",
+        "*.jks",
+        "*.ppk",
+    ),
     *("*.keystore", "*.kdbx", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.asc", "*.ovpn"),
     *(".netrc", "_netrc", ".pgpass", ".my.cnf", ".mylogin.cnf", ".pypirc", ".npmrc", ".htpasswd"),
     *("pip.conf", "pip.ini", ".git-credentials", ".dockercfg", ".dockerconfigjson", "kubeconfig*"),
     *("credentials", "credentials.*", "*[-_.]credentials.*", "service[-_]account*.json"),
+    *(
+        "creds",
+        "creds.*",
+        "*[-_.]creds.*",
+        "access[-_]keys.csv",
+        "accesskeys.csv",
+        "*deploy[-_]key",
+    ),
+    *("ssh_host_*_key", "session[-_]key", ".databrickscfg", ".*_history"),
     *("client_secret*.json", "*[-_.]key.json", "*api[-_]key*", "kaggle.json"),
     *(".s3cfg", ".boto", "rclone.conf", "*.tfstate", "*.tfstate.*", "*.tfvars", "*.tfvars.json"),
     *("secret", "secret.*", "secrets", "secrets.*", "*.secret", "*.secrets"),
