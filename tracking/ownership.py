@@ -15,7 +15,7 @@ from carft_sweep.tracking.errors import TrackingError
 SHARED_HOMES_VARIABLE = "CARFT_SHARED_HOMES"
 """Variable with the homes that several accounts use on purpose: whole paths, `:` between them."""
 TRUST_OPTION = "--trust-home"
-LARGE_FOLDERS = ("runs", "sweeps")
+LARGE_FOLDERS = ("runs", "sweeps", "mlartifacts")
 """The folders of a home that may be links, to a larger disk; nothing in them may."""
 _GROUP, _EVERYBODY = stat.S_IWGRP, stat.S_IWOTH
 _ENTERED = stat.S_IXGRP | stat.S_IXOTH
@@ -81,14 +81,16 @@ def _doubts(home: Path) -> Iterator[OtherWriter]:
     if (writer := other_writer(home)) is not None:
         yield writer
     is_entered = home.stat().st_mode & _ENTERED
-    for folder in (home / name for name in LARGE_FOLDERS):
-        if not folder.is_dir():
-            continue
+    large = [home / name for name in LARGE_FOLDERS if (home / name).is_dir()]
+    for folder in large:
         if (folder.is_symlink() or is_entered) and (writer := other_writer(folder)) is not None:
             yield writer._replace(reason=f"has a folder {folder.name} that {writer.reason}")
+    for folder in (home, *large) if home.is_dir() else ():
         with os.scandir(folder) as entries:
-            links = [entry.path for entry in entries if entry.is_symlink()]
-        yield from (OtherWriter(f"leads elsewhere by the link {link}", "") for link in links)
+            links = [Path(entry) for entry in entries if entry.is_symlink()]
+        for link in links:
+            if link not in large:
+                yield OtherWriter(f"leads elsewhere by the link {link}", "")
 
 
 def is_shared(home: Path, environ: Mapping[str, str] | None = None) -> bool:

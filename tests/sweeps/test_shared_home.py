@@ -17,10 +17,10 @@ from carft_sweep.carft_core import files
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import TOY, ToySweep, toy_in
+from tests.sweeps.conftest import ToySweep, toy_in
 
 ADA, BOB, LAB = 61_001, 61_002, 61_100
-"""Two users and their group, which no account need have."""
+"""Two users and a group that both are in, which no account need have."""
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as two accounts")
 
@@ -61,8 +61,8 @@ def as_account(user: int, toy: ToySweep, *words: str, umask: int = 0o002) -> tup
     if process == 0:
         code = 99
         try:
-            os.setgroups([])
-            os.setgid(LAB)
+            os.setgroups([LAB])
+            os.setgid(user)  # most have a group of their own
             os.setuid(user)
             os.umask(umask)
             files.UMASK = umask  # which a process reads once
@@ -83,7 +83,8 @@ def test_a_second_account_works_in_the_home_of_the_first(lab: ToySweep) -> None:
     file = str(lab.file())
     code, said = as_account(ADA, lab, "run", file)
     assert (code, "refused" in said) == (0, False), said
-    trial = {**TOY["trial"], "merges": [{"name": "wise_ft", "alphas": [0.25, 0.75]}]}
+    merges = [{"name": "wise_ft", "alphas": [0.25, 0.75]}]
+    trial = {"algorithm": {"name": "car_ft"}, "merges": merges, "device": "cpu"}
     file = str(lab.file(name="bobs", trial=trial))
     code, said = as_account(BOB, lab, "run", file)
     assert (code, "refused" in said) == (0, False), said

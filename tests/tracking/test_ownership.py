@@ -130,7 +130,7 @@ def test_a_new_home_is_its_users_alone_unless_it_is_shared(tmp_path: Path) -> No
     assert stat.S_IMODE(shared.stat().st_mode) == 0o2770, "what is there keeps its mode"
 
 
-@pytest.mark.parametrize("name", ["runs", "sweeps"])
+@pytest.mark.parametrize("name", ownership.LARGE_FOLDERS)
 def test_a_folder_elsewhere_that_others_may_write_is_refused_like_the_home(
     home: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -158,9 +158,9 @@ def test_behind_a_door_that_is_closed_folders_are_as_the_umask_makes_them(
         check_home(home)
 
 
-@pytest.mark.parametrize("name", ["runs/" + "a" * 64, "runs/.locks", "sweeps/kl_weight"])
+@pytest.mark.parametrize("name", ["mlflow.db", "runs/.locks", "runs/" + "a" * 64, "sweeps/a"])
 def test_a_home_that_leads_elsewhere_is_refused(home: Path, name: str) -> None:
-    (home / name).parent.mkdir()
+    (home / name).parent.mkdir(exist_ok=True)
     (home / name).symlink_to(home.parent)
     with pytest.raises(TrackingError, match=f"leads elsewhere by the link {home / name}, and"):
         check_home(home)
