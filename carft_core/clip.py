@@ -361,7 +361,7 @@ def _folder_of(name: str) -> Path:
 def _folder_source(name: str, folder: Path) -> ModelSource:
     path = folder / CONFIG
     try:
-        config = read_json(path)
+        config = read_json(path, follow=True)  # the hub's cache has links
     except (RequestError, OSError) as error:
         raise RequestError(f"{path} is not a model config: {error}") from None
     architecture = config.get("model_cfg") if isinstance(config, dict) else None
@@ -765,7 +765,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     one under `state_dict`. Nothing but tensors and plain data is unpickled. Raises RequestError
     for a file that is damaged, holds something else, or would have to be run to be read.
     """
-    check_regular(path)
+    check_regular(path, follow=True)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

@@ -37,6 +37,7 @@ from carft_sweep.tracking.location import (
     EXPERIMENT,
     home_folder,
     is_plain_name,
+    read_home_id,
     resolve_location,
     without_password,
 )
@@ -479,7 +480,7 @@ def _of(home: str | Path | None, sweeps: Sequence[str]) -> list[SweepRuns]:
     check_home(folder)
     place = resolve_location(folder)
     reader = MlflowReader(place.uri, place.experiment)
-    every, own = reader.sweeps(), _id(folder)
+    every, own = reader.sweeps(), read_home_id(folder)
     parts = []
     for name in dict.fromkeys(sweeps):
         of_home = name if "@" in name or own is None else f"{name}@{own}"
@@ -496,11 +497,3 @@ def _with_folders(part: SweepRuns, runs: Path) -> SweepRuns:
         for record in part.records
     ]
     return replace(part, records=records)
-
-
-def _id(folder: Path) -> str | None:
-    """Return the home's id, where it has one; reading makes none."""
-    try:
-        return (folder / "id").read_text().strip()
-    except FileNotFoundError:
-        return None

@@ -189,7 +189,7 @@ def prepare(home: Path, ask_password: Callable[[], str | None]) -> Users:
         )
     folder = _folder(home)
     key = os.environ.get("MLFLOW_FLASK_SERVER_SECRET_KEY")
-    key = key or _kept(folder / "session-key", lambda: secrets.token_hex(32))
+    key = key or write_once(folder / "session-key", lambda: secrets.token_hex(32), 0o600)
     environ = {"MLFLOW_FLASK_SERVER_SECRET_KEY": key}
     if own:
         return Users(environ, f"It asks for a name and a password, as {own} says.")
@@ -209,7 +209,7 @@ def _first_password(folder: Path, ask_password: Callable[[], str | None]) -> tup
     password = os.environ.get(VARIABLE) or ask_password()
     if password is None:
         file = folder / "admin-password"
-        made = _kept(file, lambda: secrets.token_urlsafe(18))
+        made = write_once(file, lambda: secrets.token_urlsafe(18), 0o600)
         return made, f"Its first user is {ADMIN}; the password was made up, and is in {file}."
     if len(password) < SHORTEST:
         raise TrackingError(f"the password of {ADMIN} must have {SHORTEST} characters or more")
@@ -238,15 +238,6 @@ def _folder(home: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     return folder
-
-
-def _kept(file: Path, make: Callable[[], str]) -> str:
-    """Read the secret in a file, made on the first call; of two servers that start at once both
-    take that of the first.
-    """
-    if not file.exists():
-        return write_once(file, make(), 0o600)
-    return file.read_text(encoding="utf-8").strip()
 
 
 def _private(file: Path, text: str) -> None:

@@ -190,6 +190,8 @@ def _sync(home: Home, name: str, store: Tracker, emit: Emit) -> int:
 
     try:
         projection = project(home, name, store)
+    except AccessDenied:
+        raise
     except ServiceUnreachable as away:
         raise ServiceUnreachable(f"{away}; the runs of {name} are not all sent. {_LATER}") from away
     if projection.sent:
