@@ -49,6 +49,13 @@ def describe(name: str) -> str:
     return name if name.startswith(ARM) else f"run {name[:_DIGITS]}"
 
 
+class TrackedRun(NamedTuple):
+    """A run as the store has it now."""
+
+    run_id: str
+    state: Literal["running"] | EndState
+
+
 class Metric(NamedTuple):
     """One value of one metric. `timestamp` in milliseconds since the epoch, set when measured."""
 
@@ -155,6 +162,14 @@ class Tracker(ABC):
 
         It replaces the earlier one.
         """
+
+    @abstractmethod
+    def runs_of(self, sweep: str) -> dict[str, TrackedRun]:
+        """Look up every run of a sweep, by `RunKey.name`."""
+
+    @abstractmethod
+    def artifacts(self, key: RunKey) -> set[str]:
+        """List the files of a run, without those in folders. Any thread may call it."""
 
     @abstractmethod
     def run_id(self, key: RunKey) -> str | None:

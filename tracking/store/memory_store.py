@@ -17,6 +17,7 @@ from carft_sweep.tracking.store.base import (
     RunKey,
     RunStart,
     RunsView,
+    TrackedRun,
     Tracker,
     describe,
 )
@@ -118,6 +119,18 @@ class MemoryTracker(Tracker):
         if arms_of is not None:
             self._run(arms_of)
         self.views[arms_of] = view
+
+    def runs_of(self, sweep: str) -> dict[str, TrackedRun]:
+        """Look up the runs that were opened."""
+        return {
+            key.name: TrackedRun(self.run_id(key) or "", run.state)
+            for key, run in self.runs.items()
+            if key.sweep == sweep
+        }
+
+    def artifacts(self, key: RunKey) -> set[str]:
+        """List the files. Raises TrackingError for a run never opened."""
+        return {name for name in self._run(key).artifacts if "/" not in name}
 
     def run_id(self, key: RunKey) -> str | None:
         """`sweep/digest` of a run that was opened."""

@@ -151,11 +151,16 @@ def find_experiment(client: MlflowClient, uri: str, name: str) -> str | None:
     return str(experiment.experiment_id)
 
 
+def look_up_experiment(uri: str, name: str) -> str | None:
+    """Return the id of an experiment; None where there is none. Raises as `connect` does."""
+    with translated(uri):
+        return find_experiment(connect(uri), uri, name)
+
+
 def experiment_id(uri: str, name: str) -> str | None:
     """Return the id of an experiment; None where there is none, or the store cannot say."""
     try:
-        with translated(uri):
-            return find_experiment(connect(uri), uri, name)
+        return look_up_experiment(uri, name)
     except (ServiceUnreachable, TrackingError) as error:
         logger.info("the experiment %s is not known: %s", name, error)
         return None
@@ -164,13 +169,20 @@ def experiment_id(uri: str, name: str) -> str | None:
 _SERVER_PORTS = {"http": 80, "https": 443}
 
 
+def is_own(file: Path, root: Path) -> bool:
+    """Tell whether a database is a home's own: several homes may use another one, each of which
+    has its artifacts where the first home has them.
+    """
+    return file.parent.resolve() == root.parent.resolve()
+
+
 def moved_from(file: Path, experiment: str, root: Path) -> str | None:
     """Return where a home's own database keeps artifacts, if not in `root`: the home was moved or
     copied. None where all is as it should be, or there is no database yet.
 
     MLflow keeps absolute paths, and would write below the old one.
     """
-    if not file.exists():
+    if not file.exists() or not is_own(file, root):
         return None
     query = "SELECT artifact_location FROM experiments WHERE name = ?"
     try:
@@ -232,7 +244,8 @@ def _check_file(file: Path) -> None:
         raise ServiceUnreachable(f"cannot read {file}: {error}") from None
     except sqlite3.DatabaseError as error:
         raise TrackingError(
-            f"{file} is not an SQLite database ({error}): move it away, or set MLFLOW_TRACKING_URI"
+            f"{file} cannot be read as an SQLite database ({error}): move it away, or name another "
+            f"in {TRACKING_VARIABLE}"
         ) from None
     if "studies" in tables and "experiments" not in tables:
         raise TrackingError(
@@ -303,7 +316,7 @@ def _unanswered(uri: str, text: str) -> RuntimeError:
 
 
 def server_version(uri: str) -> str | None:
-    """Read a server's version; None where it names none. Raises as `request` does."""
+    """Read a server's version; None where it names none. Raises as `ask` does."""
     answer = ask(uri, "/version")
     match = re.fullmatch(r"\d+\.\d+(\.\S+)?", answer.text.strip())
     return match[0] if answer.status_code == 200 and match else None
