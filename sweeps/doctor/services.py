@@ -84,6 +84,9 @@ def _ledgers(scope: Scope) -> Iterator[Finding]:
     yield ok(f"{_count(len(names), 'ledger')} can be read")
 
 
+_ANEW = f"{program()} sync puts it aside and writes it anew; or remove the file"
+
+
 @check(
     "trials.study",
     "where Optuna's studies are written: reachable, of this Optuna, and Optuna's alone",
@@ -96,7 +99,7 @@ def _studies(scope: Scope) -> Iterator[Finding]:
         yield ok(f"the first run makes {file.absolute()}")
         return
     if database is None and file.name == DATABASE and is_damaged(file):
-        yield wrong(f"{file.absolute()} is damaged", f"{program()} sync: it writes the file anew")
+        yield wrong(f"{file.absolute()} is damaged, or not a database", _ANEW)
         return
     if database is not None:
         check_storage(scope.home)

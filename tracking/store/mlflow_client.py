@@ -244,8 +244,8 @@ def _check_file(file: Path) -> None:
         raise ServiceUnreachable(f"cannot read {file}: {error}") from None
     except sqlite3.DatabaseError as error:
         raise TrackingError(
-            f"{file} cannot be read as an SQLite database ({error}): move it away, or name another "
-            f"in {TRACKING_VARIABLE}"
+            f"{file} is damaged, or not an SQLite database ({error}): move it away, or name another "
+            f"one in {TRACKING_VARIABLE}"
         ) from None
     if "studies" in tables and "experiments" not in tables:
         raise TrackingError(

@@ -139,6 +139,51 @@ def test_a_run_names_what_its_server_refused(
     assert "`carft-sweep sync` tries it again" in told
 
 
+@pytest.mark.parametrize("name", ["history.json", "run.json", "evaluations/*/metrics.json"])
+def test_a_damaged_run_is_named_and_all_others_are_sent(
+    missed: ToySweep, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    digest = next(iter(missed.trained()))
+    for file in (missed.home.runs / digest).glob(name):
+        file.write_text("{")
+    missed.tracker = MemoryTracker()
+    assert main(["sync"]) == 1
+    told = capsys.readouterr().out
+    assert f"toy: run {digest[:12]} is not sent, since it cannot be read: " in told
+    assert f"{file} is not JSON" in told
+    sent = [run for run in missed.tracked().values() if run.state == "finished"]
+    assert len(sent) == 6
+    assert main(["sync"]) == 1
+    assert "has every run" not in capsys.readouterr().out
+
+
+def test_files_that_the_server_does_not_list_are_not_said_to_be_there(
+    missed: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(self: MemoryTracker, key: object) -> set[str]:
+        del self, key
+        raise ServiceUnreachable("403 for ListBucket")
+
+    missed.tracker = MemoryTracker()
+    assert main(["sync"]) == 0
+    monkeypatch.setattr(MemoryTracker, "artifacts", denied)
+    capsys.readouterr()
+    assert main(["sync"]) == 0
+    told = "toy: the files of its runs could not be listed: 403 for ListBucket\n"
+    assert capsys.readouterr().out == told
+
+
+def test_a_study_that_cannot_be_written_is_said_and_costs_mlflow_nothing(
+    missed: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missed.tracker = MemoryTracker()
+    monkeypatch.setenv("CARFT_OPTUNA_STORAGE", "postgresql://me:s3cret@127.0.0.1:9/optuna")
+    assert main(["sync"]) == 4
+    told = capsys.readouterr().out
+    assert told.startswith("toy: 8 runs sent.\ntoy: its Optuna study is not written: ")
+    assert "s3cret" not in told
+
+
 class Unreached(MemoryTracker):
     """A store that says so beforehand, and takes everything afterwards."""
 
