@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput as MlflowInput
     from mlflow.entities import Run
+    from mlflow.store.tracking.rest_store import RestStore
 
 
 logger = logging.getLogger(__name__)
@@ -121,13 +122,18 @@ def query_of(tags: Mapping[str, str]) -> str:
     return " and ".join(f"tags.`{name}` = {_quoted(value)}" for name, value in tags.items())
 
 
-def search_runs(client: MlflowClient, experiment: str, tags: Mapping[str, str]) -> Iterator[Run]:
+def search_runs(
+    client: MlflowClient | RestStore, experiment: str, tags: Mapping[str, str]
+) -> Iterator[Run]:
     """Yield every run with these tags, in the order in which they were begun."""
+    from mlflow.entities import ViewType
+
     token: str | None = None
     while True:
         page = client.search_runs(
             [experiment],
             query_of(tags),
+            ViewType.ACTIVE_ONLY,
             max_results=RUNS,
             order_by=["attributes.start_time ASC"],
             page_token=token,
