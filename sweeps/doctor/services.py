@@ -84,9 +84,6 @@ def _ledgers(scope: Scope) -> Iterator[Finding]:
     yield ok(f"{_count(len(names), 'ledger')} can be read")
 
 
-_ANEW = f"{program()} sync puts it aside and writes it anew; or remove the file"
-
-
 @check(
     "trials.study",
     "where Optuna's studies are written: reachable, of this Optuna, and Optuna's alone",
@@ -99,7 +96,8 @@ def _studies(scope: Scope) -> Iterator[Finding]:
         yield ok(f"the first run makes {file.absolute()}")
         return
     if database is None and file.name == DATABASE and is_damaged(file):
-        yield wrong(f"{file.absolute()} is damaged, or not a database", _ANEW)
+        anew = f"{scope.home.command('sync')} puts it aside and writes it anew; or remove the file"
+        yield wrong(f"{file.absolute()} is damaged, or not a database", anew)
         return
     if database is not None:
         check_storage(scope.home)
@@ -117,7 +115,8 @@ def _written(scope: Scope) -> Iterator[Finding]:
     for ledger in _idle(scope):
         count = lacking_trials(scope.home, ledger)
         if count:
-            yield warning(f"the Optuna study of {ledger.name} lacks {_count(count, 'trial')}")
+            lacking = f"the Optuna study of {ledger.name} lacks {_count(count, 'trial')}"
+            yield warning(lacking, scope.home.command("sync"))
 
 
 def _idle(scope: Scope) -> Iterator[Ledger]:
@@ -312,7 +311,9 @@ def _moved(scope: Scope) -> Iterator[Finding]:
         return
     before = moved_from(file, place.experiment, place.artifacts)
     if before is not None:
-        yield warning(f"{file} keeps artifacts in {before}: this home was moved or copied")
+        moved = f"{file} keeps artifacts in {before}: this home was moved or copied"
+        anew = "it puts the database aside and records every run anew, here"
+        yield warning(moved, f"{scope.home.command('sync')}: {anew}")
 
 
 @check(
@@ -332,9 +333,11 @@ def _behind(scope: Scope) -> Iterator[Finding]:
         count = projection.behind()
         if count:
             lacking = f"{_count(count, 'run')} of {ledger.name}"
-            yield warning(f"{lacking} {'is' if count == 1 else 'are'} not recorded as here")
+            behind = f"{lacking} {'is' if count == 1 else 'are'} not recorded as here"
+            yield warning(behind, scope.home.command("sync"))
         elif projection.is_end_behind:
-            yield warning(f"the end of {ledger.name} is not recorded as here")
+            behind = f"the end of {ledger.name} is not recorded as here"
+            yield warning(behind, scope.home.command("sync"))
         for digest, reason in projection.unreadable.items():
             yield wrong(f"{describe(digest)} of {ledger.name} cannot be read: {reason}")
         is_well = is_well and not (count or projection.is_end_behind or projection.unreadable)

@@ -13,9 +13,9 @@ from types import TracebackType
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json, write_json
+from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import Lease, end_claimant
 from carft_sweep.tracking.location import Lock, LockHeld
-from carft_sweep.tracking.program import program
 
 DRIVER, FILE = "driver.json", "stop.json"
 """The lease of a sweep's driver, and the request that it stop."""
@@ -156,7 +156,7 @@ def _lock(folder: Path) -> Lock:
 def _refusal(folder: Path, who: object) -> RequestError:
     return RequestError(
         f"the sweep {folder.name} is being run by {who}; wait for it, or stop it: "
-        f"{program()} stop {folder.name}, or Ctrl-C there"
+        f"{Home(folder.parent.parent).command('stop', folder.name)}, or Ctrl-C there"
     )
 
 

@@ -26,8 +26,8 @@ from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.runs import UNMERGED, Arm, RunRecord, split_merge
 from carft_sweep.tracking.comparison.spec import REFERENCE, VAL
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
-from carft_sweep.tracking.location import home_folder, home_id, resolve_location
-from carft_sweep.tracking.program import command, program
+from carft_sweep.tracking.location import home_id, resolve_location
+from carft_sweep.tracking.program import program
 from carft_sweep.tracking.report.html import Export
 from carft_sweep.tracking.store.base import DatasetInput, RunKey
 
@@ -456,7 +456,7 @@ def log_selected(
         text = " ".join(str(error).split()).removesuffix(".")
         return (
             f"the selected model is not in MLflow: {text or type(error).__name__}. To try "
-            f"again: {_export_to_mlflow(home, comparison.sweep)}"
+            f"again: {home.command('export', comparison.sweep, '--mlflow')}"
         )
 
 
@@ -489,7 +489,7 @@ def log_missing_model(home: Home, name: str) -> str | None:
         if refused:
             reason = (
                 f"sync imports no modules, and the sweep was run with {', '.join(refused)}; with "
-                f"them: {_export_to_mlflow(home, name)}"
+                f"them: {home.command('export', name, '--mlflow')}"
             )
         return f"the selected model is not in MLflow: {reason}"
 
@@ -505,12 +505,6 @@ def _has_model(home: Home, name: str) -> bool:
         return True
     file.unlink(missing_ok=True)
     return False
-
-
-def _export_to_mlflow(home: Home, name: str) -> str:
-    """Write what to type; the home only where it is not found without."""
-    is_found = home_folder(None).absolute() == home.path.absolute()
-    return command("export", name, None if is_found else str(home.path), "--mlflow")
 
 
 def _measured(home: Home, model: SelectedModel) -> Mapping[str, Any]:

@@ -331,7 +331,8 @@ def test_runs_that_the_server_lacks_are_counted_by_sweep(
     for file in toy.home.sweep("toy").glob("sent/*"):
         file.unlink()
     told = only(look("sent.behind", home), "warning")
-    assert told == "7 runs of toy are not recorded as here -> carft-sweep sync"
+    sync = f"carft-sweep sync --home {home}"
+    assert told == f"7 runs of toy are not recorded as here -> {sync}"
     with Claim(toy.home.sweep("toy")):
         assert look("sent.behind", home) == [], "its driver sends them"
     toy.run()

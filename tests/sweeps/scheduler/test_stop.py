@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -296,11 +297,17 @@ def test_an_interrupted_sweep_does_not_wait_for_a_server_that_is_away(
     assert "connection refused" in told
 
 
-def test_who_is_refused_is_told_how_to_stop_the_driver_from_here(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_named", [False, True])
+def test_who_is_refused_is_told_how_to_stop_the_driver_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_named: bool
+) -> None:
+    home = Home(tmp_path / "a home")
+    monkeypatch.setenv("CARFT_HOME", str(home.path) if is_named else "elsewhere")
+    option = "" if is_named else f" --home '{home.path}'"
     with (
-        Claim(tmp_path / "toy"),
-        pytest.raises(RequestError, match=r"stop it: carft-sweep stop toy"),
-        Claim(tmp_path / "toy"),
+        Claim(home.sweep("toy")),
+        pytest.raises(RequestError, match=re.escape(f"stop it: carft-sweep stop toy{option}, or")),
+        Claim(home.sweep("toy")),
     ):
         pass
 
