@@ -310,10 +310,11 @@ class Heard(http.server.BaseHTTPRequestHandler):
     """A server that remembers who asked."""
 
     credentials: ClassVar[list[str | None]] = []
+    status: ClassVar[int] = 401
 
     def do_GET(self) -> None:
         self.credentials.append(self.headers["Authorization"])
-        self.send_response(401)
+        self.send_response(self.status)
         self.end_headers()
 
     def do_POST(self) -> None:
@@ -331,6 +332,17 @@ def other() -> Iterator[str]:
         threading.Thread(target=listening.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{listening.server_port}"
         listening.shutdown()
+
+
+def test_a_wrong_address_is_looked_for_where_it_was_written(
+    other: str, compare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Heard, "status", 404)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert "see to the address in --tracking-uri" in compare("--tracking-uri", other, expect=4)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
+    said = compare("--tracking-uri", other, expect=4)
+    assert "see to the address in MLFLOW_TRACKING_URI" in said
 
 
 @pytest.mark.parametrize(

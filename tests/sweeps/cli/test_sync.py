@@ -16,7 +16,7 @@ from carft_sweep.tracking.errors import (
 )
 from carft_sweep.tracking.store.base import RunStart
 from carft_sweep.tracking.store.memory_store import MemoryTracker
-from tests.sweeps.conftest import ToySweep
+from tests.sweeps.conftest import ONE_RUN, ToySweep
 
 
 class Away(MemoryTracker):
@@ -250,3 +250,18 @@ def test_a_sweep_goes_on_without_a_server_that_is_away(
     assert run(toy_cli, monkeypatch, kind("no server answers")) == 0
     told = capsys.readouterr().err
     assert "no server answers. The sweep runs all the same; its runs are sent when" in told
+
+
+def test_another_database_that_is_damaged_is_named_with_its_remedy(
+    toy: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.run(**ONE_RUN)
+    damaged = toy.folder / "lab.db"
+    damaged.write_bytes(b"nothing")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{damaged}")
+    assert main(["sync", "--home", str(toy.home.path)]) == 2
+    told = capsys.readouterr().err
+    assert f"{damaged} is damaged, or not an SQLite database" in told
+    assert "move it away" in told
+    assert "when the server answers" not in told
+    assert damaged.read_bytes() == b"nothing"

@@ -374,3 +374,19 @@ def test_sync_records_everything_anew_where_mlflows_database_is_gone_or_damaged(
         assert printed == f"toy: {sum(not name.startswith('arm ') for name in runs)} runs sent.\n"
         assert again == runs
     assert (tmp_path / "home" / "mlflow.db.damaged").exists()
+
+
+def test_two_homes_that_share_a_database_leave_each_others_runs_alone(
+    toy: ToySweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared" / "mlflow.db"
+    shared.parent.mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shared}")
+    for name in ("one", "two", "one"):
+        home = Home(tmp_path / name / "home")
+        home.path.mkdir(parents=True, exist_ok=True)
+        run_in(toy, home, **PRUNING)
+    assert [*shared.parent.glob("before-move-*")] == []
+    client = MlflowClient(f"sqlite:///{shared}")
+    runs = client.search_runs([client.get_experiment_by_name("carft-sweep").experiment_id])  # type: ignore[union-attr]
+    assert len({run.data.tags["carft.home"] for run in runs}) == 2
