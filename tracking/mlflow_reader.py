@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 from urllib.parse import quote, unquote, urlsplit
 
-from carft_sweep.tracking.comparison.compare import Comparison
-from carft_sweep.tracking.comparison.pooling import RunFilter, SweepRuns, compare_sweeps
+from carft_sweep.tracking.comparison.pooling import SweepRuns
 from carft_sweep.tracking.comparison.runs import (
     HAS_RESULT,
     HAS_SETTINGS,
@@ -34,26 +32,20 @@ from carft_sweep.tracking.comparison.runs import (
     read_result,
     read_settings,
 )
-from carft_sweep.tracking.comparison.spec import REFERENCE, ComparisonSpec, agreed, read_spec
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, read_spec
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 from carft_sweep.tracking.location import (
     EXPERIMENT,
     home_folder,
-    is_plain_name,
     is_server,
-    resolve_location,
     sqlite_file,
     without_password,
 )
-from carft_sweep.tracking.ownership import check_home
-from carft_sweep.tracking.report.html import show_in_notebooks
-from carft_sweep.tracking.report.predictions import predictions_frame
 from carft_sweep.tracking.store import mlflow_store
 from carft_sweep.tracking.store.mlflow_client import ask, connect_to_read, find_experiment
 from carft_sweep.tracking.store.mlflow_errors import translated
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow.entities import Run
 
 
@@ -446,128 +438,8 @@ def _plain(run: Run) -> ServedRun:
     )
 
 
-def load_comparison(
-    *sweeps: str,
-    home: str | Path | None = None,
-    tracking_uri: str | None = None,
-    experiment: str | None = None,
-    conditions: Sequence[str] = (),
-    reference: str = REFERENCE,
-    spec: ComparisonSpec | None = None,
-) -> Comparison:
-    """Load the comparison of one sweep, or of several as one, from MLflow.
-
-    What the folders of runs hold (predictions, curves) is there as long as they lie in the home.
-
-    Args:
-        sweeps: Names, or `NAME@HOME` where several homes on a server have one.
-        home: The home whose place the runs are read from (CARFT_HOME, `.carft`).
-        tracking_uri: Another place to read them from.
-        experiment: The experiment there.
-        conditions: Those of `compare --where`, such as `kl_weight>=0.3`.
-        reference: The algorithm to compare with.
-        spec: How to select and test, before that of the sweeps.
-
-    Raises:
-        TrackingError: A sweep is unknown, the sweeps judge differently, or another account could
-            have written the home and CARFT_SHARED_HOMES does not name it.
-        ServiceUnreachable: The server does not answer.
-    """
-    if not sweeps:
-        raise TypeError("load_comparison needs the name of a sweep")
-    parts = read_sweeps(tracking_uri, experiment, sweeps) if tracking_uri else _of(home, sweeps)
-    texts = [conditions] if isinstance(conditions, str) else conditions
-    spec = spec or agreed({part.sweep: part.spec for part in parts})
-    spec = spec.model_copy(update={"reference": reference})
-    show_in_notebooks()
-    return compare_sweeps(parts, spec, chosen=RunFilter.parse(texts))
-
-
-def predictions(
-    sweep: str | Comparison,
-    *,
-    home: str | Path | None = None,
-    splits: str | Sequence[str] | None = None,
-    settings: str | Sequence[str] | None = None,
-    merges: str | Sequence[str] | None = None,
-    seeds: int | Sequence[int] | None = None,
-) -> pd.DataFrame:
-    """Return what every model of a sweep predicts for every image, a row each.
-
-    Columns: `split` (`id/test`, `ood/outline`), `shift` (`outline`; missing in distribution),
-    `class` and `predicted` (names), `correct`, `confidence` (the probability of what is
-    predicted), `setting` and `algorithm`, `seed` (missing where nothing is trained), `merge` and
-    `alpha` (missing for the model that the run trained), and `image`, the path or key in its data.
-    Sweep and data are in the frame's `attrs`.
-
-    Which images does CAR-FT gain over fine-tuning, and which does it lose, by shift and class?
-
-    ```python
-    import pandas as pd
-
-    from carft_sweep import predictions
-
-    new, old = "car_ft kl_weight=1", "fine_tune"
-    frame = predictions("kl_weight", settings=[new, old], merges="unmerged")
-    right = frame.pivot_table("correct", ["shift", "class", "image"], "setting", observed=True)
-    change = right[new] - right[old]  # in the share of the seeds that have the image right
-    images = pd.DataFrame({"gained": change > 0.5, "lost": change < -0.5})
-    images.groupby(["shift", "class"], observed=True).sum()
-    ```
-
-    Args:
-        sweep: A name, or the comparison that `run_sweep` or `load_comparison` returned.
-        home: Whose run folders, for a name (CARFT_HOME, `.carft`).
-        splits: Only these, shifts also by their own names (`outline`).
-        settings: Only these, or all of an algorithm (`car_ft`).
-        merges: Only these: `wise_ft@0.5`, `wise_ft` of every alpha, `unmerged`.
-        seeds: Only these, beside what no seed changes.
-
-    Raises:
-        TrackingError: A name is unknown, no run here keeps predictions, or there are more than
-            20 million of them, which would not fit into memory.
-    """
-    comparison = load_comparison(sweep, home=home) if isinstance(sweep, str) else sweep
-    return predictions_frame(
-        comparison, splits=splits, settings=settings, merges=merges, seeds=seeds
-    )
-
-
 def read_sweeps(uri: str, experiment: str | None, sweeps: Sequence[str]) -> list[SweepRuns]:
     """Read sweeps by their names, or `NAME@HOME`, from a server or database."""
     reader = MlflowReader(uri, experiment or EXPERIMENT)
     every = reader.sweeps()
     return [reader.part(find(every, name), name) for name in dict.fromkeys(sweeps)]
-
-
-def _of(home: str | Path | None, sweeps: Sequence[str]) -> list[SweepRuns]:
-    """Read a home's own sweeps, also from a server that other homes use."""
-    folder = home_folder(None if home is None else os.fspath(home))
-    check_home(folder)
-    place = resolve_location(folder)
-    reader = MlflowReader(place.uri, place.experiment)
-    every, own = reader.sweeps(), _id(folder)
-    parts = []
-    for name in dict.fromkeys(sweeps):
-        of_home = name if "@" in name or own is None else f"{name}@{own}"
-        parts.append(_with_folders(reader.part(find(every, of_home), name), folder / "runs"))
-    return parts
-
-
-def _with_folders(part: SweepRuns, runs: Path) -> SweepRuns:
-    """Add the folders of those runs that lie here."""
-    records = [
-        replace(record, folder=folder)
-        if is_plain_name(record.digest) and (folder := runs / record.digest).is_dir()
-        else record
-        for record in part.records
-    ]
-    return replace(part, records=records)
-
-
-def _id(folder: Path) -> str | None:
-    """Return the home's id, where it has one; reading makes none."""
-    try:
-        return (folder / "id").read_text().strip()
-    except FileNotFoundError:
-        return None
