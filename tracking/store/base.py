@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 EndState = Literal["finished", "failed", "killed"]
+State = Literal["running"] | EndState
 ARTIFACT = "artifact:"
 """What the target of a link begins with, in a run's description, that is an artifact of the run."""
 
@@ -53,7 +54,7 @@ class TrackedRun(NamedTuple):
     """A run as the store has it now."""
 
     run_id: str
-    state: Literal["running"] | EndState
+    state: State
 
 
 class Metric(NamedTuple):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.store import mlflow_limits
@@ -17,6 +17,7 @@ from carft_sweep.tracking.store.base import (
     RunKey,
     RunStart,
     RunsView,
+    State,
     TrackedRun,
     Tracker,
     describe,
@@ -38,7 +39,7 @@ class MemoryRun:
     name: str
     started: int
     parent: RunKey | None
-    state: Literal["running"] | EndState = "running"
+    state: State = "running"
     ended: int | None = None
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)

@@ -144,7 +144,7 @@ def _usable(uri: str) -> Iterator[None]:
         raise TrackingError(f"MLflow cannot use {without_password(uri)}: {error}") from error
 
 
-def find_experiment(client: MlflowClient, uri: str, name: str) -> str | None:
+def find_experiment(client: MlflowClient | RestStore, uri: str, name: str) -> str | None:
     """Return the id of an experiment; None where there is none.
 
     Raises TrackingError where it was deleted, MLflow's own errors besides.

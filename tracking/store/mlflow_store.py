@@ -31,6 +31,7 @@ from carft_sweep.tracking.store.base import (
     RunKey,
     RunStart,
     RunsView,
+    State,
     TrackedRun,
     Tracker,
     describe,
@@ -154,7 +155,7 @@ def _quoted(value: str) -> str:
 
 
 _STATUS: dict[EndState, str] = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
-_STATES = {status: state for state, status in _STATUS.items()}
+_STATES: dict[str, State] = {status: state for state, status in _STATUS.items()}
 
 _LINK = re.compile(rf"(!?)\[([^][]*)\]\({ARTIFACT}([^)]*)\)")
 

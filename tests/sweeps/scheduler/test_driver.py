@@ -21,8 +21,10 @@ from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine
 from carft_sweep.sweeps.ledger.claim import Claim
 from carft_sweep.sweeps.ledger.runs import Lease, RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME
+from carft_sweep.sweeps.results import ending
 from carft_sweep.sweeps.scheduler import session
 from carft_sweep.sweeps.scheduler.progress import Progress
+from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.store.base import RunKey
 from tests.sweeps import conftest, toy_core
 from tests.sweeps.conftest import ONE_RUN, ToySweep
@@ -239,14 +241,14 @@ def test_an_interrupt_after_which_nothing_is_left_to_run_ends_the_sweep_as_done(
 def test_an_interrupt_while_results_are_written_lets_them_be_finished_and_a_second_does_not(
     toy: ToySweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    presses, write = [1], session._write_results
+    presses, write = [1], ending.write_comparison
 
-    def interrupted(*given: Any) -> None:
+    def interrupted(*given: Any) -> Comparison:
         for _ in range(presses.pop()):
             os.kill(os.getpid(), signal.SIGINT)
-        write(*given)
+        return write(*given)
 
-    monkeypatch.setattr(session, "_write_results", interrupted)
+    monkeypatch.setattr(session, "write_comparison", interrupted)
     assert toy.run(**ONE_RUN).state == "done"
     assert toy.lines[-1].startswith("the results are being written")
     presses.append(2)
