@@ -170,7 +170,7 @@ class SweepProjection:
         self.refused: dict[tuple[str, str], str] = {}
         """What the store refused for good, by `RunKey.name` and request: why."""
         self.unreadable: dict[str, str] = {}
-        """Why a run cannot be read in the home, by digest, "" of them all; it is not sent then."""
+        """By digest why a run cannot be read in the home: it is not sent."""
         self.notes: list[str] = []
         """What was mended in the sweep's folder, or could not be."""
         self.unlisted = ""
@@ -310,8 +310,6 @@ class SweepProjection:
                 raise
         try:
             self._send_end()
-        except RequestError as error:
-            self._leave_out("", error)
         except _Postponed as error:
             logger.info("the end of %s is tried again later: %s", self._sweep.sweep, error)
             waiting.append("")

@@ -16,7 +16,7 @@ from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines.entry import LOG
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.ledger.summary import OUTCOME
+from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.ledger.trials import Ledger, Setting
 from carft_sweep.sweeps.results.projection import project
 from carft_sweep.sweeps.results.sent_log import SentLog
