@@ -138,8 +138,6 @@ def open_storage(home: Home) -> BaseStorage:
             place.parent.mkdir(parents=True, exist_ok=True)
         if place is None or place.exists():
             _check_owner(database)
-    if database is None:
-        set_aside_if_damaged(file)
     if place is not None and not place.exists():
         _create_database(place)
     return optuna.storages.RDBStorage(_escaped(uri), engine_kwargs=kwargs)
@@ -288,11 +286,14 @@ def lacking_trials(home: Home, ledger: Ledger) -> int:
 
 
 def mend_studies(home: Home, name: str) -> int:
-    """Write what the studies of a sweep lack that nobody drives. Return how many trials that were.
+    """Write what the studies of a sweep lack that nobody drives, all of it where the home's own
+    database is damaged. Return how many trials that were.
 
     Raises RequestError while somebody drives it, and whatever the storage raises.
     """
     with undriven(home.sweep(name)):
+        if named_database() is None and study_file(home).name == DATABASE:
+            set_aside_if_damaged(study_file(home))
         ledger = find_ledger(home, name)
         lacking = lacking_trials(home, ledger)
         StudyProjection(home, ledger).update()

@@ -1,5 +1,4 @@
-"""What is made of a sweep's results at its end: its comparison and page, and the files of the
-selected model.
+"""What is made of a sweep's results at its end: comparison, page, and the selected model's files.
 
 A warm worker makes page and model: it has loaded torch, open_clip and the data, which the driver
 need not.
