@@ -47,6 +47,9 @@ TINY_CLIP = Path(__file__).parent / "builtin" / "tiny_clip"
 HUB, FOLDER = "hf-hub:", "local-dir:"
 CONFIG = "open_clip_config.json"
 ARCHITECTURE_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
+MOST: Mapping[str, int] = {"image_size": 1024, "context_length": 4096, "layers": 1000}
+"""The greatest number that a model's config may have under a key; under others `MOST_OF_OTHERS`."""
+MOST_OF_OTHERS = 1_000_000
 RESIZE_MODES = ("shortest", "longest", "squash")
 PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode")
 SAFE_WEIGHTS, PICKLED_WEIGHTS = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
@@ -79,7 +82,8 @@ class OpenedClip:
     tokenizer: Tokenizer
     transform: Transform
     digest: str
-    """sha256 over architecture, preprocessing, and the content of the weights file."""
+    """sha256 over architecture, preprocessing, and the content of the weights file; where a folder
+    brings a tokenizer of its own, of that one's files too."""
     fixed: frozenset[str] = frozenset()
     """The parameters that no training changes, such as sine-cosine position embeddings."""
 
@@ -237,11 +241,33 @@ def open_image_tower(folder: Path) -> tuple[nn.Module, Transform]:
 
 
 def _open(source: ModelSource) -> tuple[nn.Module, Transform]:
-    """The model with its weights."""
+    """The model with its weights. No more memory is taken than they fill."""
     one_attention_path()
+    shapes = _build(source, "meta")
+    tensors = fitted(shapes, read_state(source.weights), name=source.name, path=source.weights)
     model = _build(source)
-    fit(model, read_state(source.weights), name=source.name, path=source.weights)
+    model.load_state_dict(tensors)
     return model, _transform(model, source.name)
+
+
+@functools.lru_cache(maxsize=8)
+def draws_at_random(name: str, pretrained: str | None, digest: str) -> bool:
+    """Tell whether the image tower of the model that has this digest draws at random while it
+    trains, as dropout and stochastic depth do.
+
+    Its weights are not read. Raises RequestError as `open_model` does.
+    """
+    del digest
+    tower: nn.Module = _build(find_model(name, pretrained), "meta").visual  # type: ignore[assignment]
+    return any(_drop_rate(module) > 0 for module in tower.modules())
+
+
+def _drop_rate(module: nn.Module) -> float:
+    """How often a layer leaves something out; of torch, of open_clip and of timm alike."""
+    if isinstance(module, nn.MultiheadAttention):
+        return float(module.dropout)
+    rates = ("p", "prob", "drop_prob") if "drop" in type(module).__name__.lower() else ()
+    return max((float(getattr(module, key, 0.0)) for key in rates), default=0.0)
 
 
 def weights_digest(name: str, pretrained: str | None = None) -> str:
@@ -264,6 +290,8 @@ class ModelSource:
     """The name by which open_clip opens the architecture: its own, or `local-dir:FOLDER`."""
     tokenizer: str
     """The name by which open_clip finds the tokenizer."""
+    tokenizer_files: tuple[Path, ...] = ()
+    """What a tokenizer in the model's own folder may be read from."""
 
 
 def brings_weights(name: str) -> bool:
@@ -333,7 +361,7 @@ def _folder_of(name: str) -> Path:
 def _folder_source(name: str, folder: Path) -> ModelSource:
     path = folder / CONFIG
     try:
-        config = read_json(path)
+        config = read_json(path, follow=True)  # the hub's cache has links
     except (RequestError, OSError) as error:
         raise RequestError(f"{path} is not a model config: {error}") from None
     architecture = config.get("model_cfg") if isinstance(config, dict) else None
@@ -344,23 +372,65 @@ def _folder_source(name: str, folder: Path) -> ModelSource:
             f"{path} is not a model config of open_clip: its model_cfg lacks {', '.join(lacking)}"
         )
     preprocess = config.get("preprocess_cfg") or {}
-    for key, value in (("preprocess_cfg", preprocess), ("text_cfg", present["text_cfg"])):
-        if not isinstance(value, dict):
-            raise RequestError(f"{path}: {key} must be a mapping")
-    _check_text_tower(path, present["text_cfg"])
-    opener = f"{FOLDER}{folder}"
-    # A tokenizer of the hub's is not among the files that are kept here of its model.
-    tokenizer = (
-        name if name.startswith(HUB) and "hf_tokenizer_name" in present["text_cfg"] else opener
+    if not isinstance(preprocess, dict):
+        raise RequestError(f"{path}: preprocess_cfg must be a mapping")
+    _check_architecture(path, present)
+    tokenizer = opener = f"{FOLDER}{folder}"
+    tokenizer_files: tuple[Path, ...] = ()
+    if present["text_cfg"].get("hf_tokenizer_name"):
+        if name.startswith(HUB):  # it is not among the files that are kept here of its model
+            tokenizer = name
+        else:
+            tokenizer_files = _tokenizer_files(folder)
+    preprocess, weights = _agreed([preprocess]), _weights_in(folder)
+    return ModelSource(name, present, preprocess, weights, opener, tokenizer, tokenizer_files)
+
+
+def _tokenizer_files(folder: Path) -> tuple[Path, ...]:
+    """The files in a model's folder that its tokenizer may read: which it does depends on its
+    kind."""
+    others = (*WEIGHT_SUFFIXES, ".md")
+    return tuple(
+        file
+        for file in sorted(folder.iterdir())
+        if not (file.name == CONFIG or file.name.startswith(".") or file.suffix in others)
+        and file.is_file()
     )
-    return ModelSource(name, present, _agreed([preprocess]), _weights_in(folder), opener, tokenizer)
+
+
+def _check_architecture(path: Path, architecture: Mapping[str, Any]) -> None:
+    """Raise RequestError for an architecture without bounds, or one that could run somebody's code
+    or read another place."""
+    sections = {"model_cfg": architecture}
+    for key in ("vision_cfg", "text_cfg", "multimodal_cfg"):
+        sections[key] = architecture.get(key, {})
+        if not isinstance(sections[key], Mapping):
+            raise RequestError(f"{path}: {key} must be a mapping")
+    for section, values in sections.items():
+        for key, value in values.items():
+            most = MOST.get(key, MOST_OF_OTHERS)
+            numbers = value if isinstance(value, list) else [value]
+            # Not "is greater", since NaN is not.
+            if not all(abs(n) <= most for n in numbers if isinstance(n, (int, float))):
+                raise RequestError(f"{path}: {section}.{key} is {value!s:.80}; at most {most:,}")
+    towers = {**sections["vision_cfg"], **sections["text_cfg"]}
+    for key in ("timm_model_name", "hf_tokenizer_name", "hf_model_name"):
+        if not isinstance(towers.get(key, ""), str):
+            raise RequestError(f"{path}: {key} must be a text, not {towers[key]!r}")
+    _check_text_tower(path, sections["text_cfg"])
+    if tower := sections["vision_cfg"].get("timm_model_name"):
+        import timm
+
+        names = timm.list_models()
+        if tower not in names:  # such as hf-hub:org/model, or local-dir:/etc
+            near = ", ".join(_near(tower, names, count=5)) or "none"
+            raise RequestError(
+                f"{path}: timm_model_name: {tower!r} is no image tower of timm; near names: {near}"
+            )
 
 
 def _check_text_tower(path: Path, text: Mapping[str, Any]) -> None:
     """Raise RequestError for a text tower or tokenizer that could run somebody's code."""
-    for key in ("hf_tokenizer_name", "hf_model_name"):
-        if not isinstance(text.get(key, ""), str):
-            raise RequestError(f"{path}: {key} must be a text, not {text[key]!r}")
     options = text.get("tokenizer_kwargs", {})
     if not isinstance(options, dict):
         raise RequestError(f"{path}: tokenizer_kwargs must be a mapping")
@@ -551,14 +621,16 @@ def _root_logger_silent() -> Iterator[None]:
         root.removeHandler(handler)
 
 
-def _build(source: ModelSource) -> nn.Module:
-    """The architecture with random weights and the preprocessing, as open_clip makes it."""
+def _build(source: ModelSource, device: str = "cpu") -> nn.Module:
+    """The architecture with random weights and the preprocessing, as open_clip makes it; on the
+    device `meta` without numbers, so that it takes no memory."""
     import open_clip
 
     try:
-        with torch.random.fork_rng(devices=[]), _root_logger_silent():
+        with torch.random.fork_rng(devices=[]), _root_logger_silent(), torch.device(device):
             model: nn.Module = open_clip.create_model(
                 source.opener,
+                device=device,
                 load_weights=False,
                 pretrained_text=False,
                 force_quick_gelu=bool(source.architecture.get("quick_gelu")),
@@ -649,14 +721,16 @@ def _digest(source: ModelSource) -> str:
         "preprocess": dict(source.preprocess),
         "weights": file_digest(source.weights),
     }
+    if source.tokenizer_files:
+        parts["tokenizer"] = {it.name: file_digest(it) for it in source.tokenizer_files}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
     """sha256 (hex) of a file's content.
 
-    It is kept in the user's cache under (path, size, mtime in ns), so that gigabytes are read
-    once; an entry that is damaged or of another state of the file is not used.
+    It is kept in the user's cache under (path, size, mtime and ctime in ns), so that gigabytes are
+    read once; an entry that is damaged or of another state of the file is not used.
     """
     path = path.resolve()
     state = _state_of(path)
@@ -680,7 +754,8 @@ def file_digest(path: Path) -> str:
 
 def _state_of(path: Path) -> dict[str, Any]:
     stat = path.stat()
-    return {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    times = {"mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns}
+    return {"path": str(path), "size": stat.st_size, **times}
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -690,7 +765,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     one under `state_dict`. Nothing but tensors and plain data is unpickled. Raises RequestError
     for a file that is damaged, holds something else, or would have to be run to be read.
     """
-    check_regular(path)
+    check_regular(path, follow=True)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -754,7 +829,14 @@ def _unpickled(path: Path) -> object:
 
 
 def fit(model: nn.Module, state: Mapping[str, Tensor], *, name: str, path: Path) -> None:
-    """Load `state` into `model`; every tensor must have its place and its shape.
+    """Load `state` into `model`. Raises RequestError as `fitted` does."""
+    model.load_state_dict(fitted(model, state, name=name, path=path))
+
+
+def fitted(
+    model: nn.Module, state: Mapping[str, Tensor], *, name: str, path: Path
+) -> dict[str, Tensor]:
+    """Return `state` in the layout of `model`; every tensor must have its place and its shape.
 
     Older layouts are converted as open_clip does, but positional embeddings are not resized:
     a checkpoint for another image size is another model. Raises RequestError that names the
@@ -774,7 +856,7 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], *, name: str, path: Path)
     listed = [_listed(kind, keys) for kind, keys in differences.items() if keys]
     if listed:
         raise RequestError(f"{path} does not fit {name}: {'; '.join(listed)}")
-    model.load_state_dict(tensors)
+    return tensors
 
 
 def _converted(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -164,7 +164,7 @@ class TrialConfig(Section):
     compile: bool | Literal["auto"] = "auto"
     """Whether the image towers are compiled for training; `auto`: on CUDA from 2 million training
     images on."""
-    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"
     """Processes that load images; `auto`: on a GPU the cores of a run but one, at most 16, else
     none."""
 

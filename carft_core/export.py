@@ -273,7 +273,7 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
 
     Raises RequestError for one of another format.
     """
-    facts: object = read_json(folder / FACTS)
+    facts: object = read_json(folder / FACTS, follow=True)
     if facts is None:
         return None
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:

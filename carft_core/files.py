@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,9 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from carft_sweep import regular_files
 from carft_sweep.carft_core.errors import RequestError, dotted
+from carft_sweep.regular_files import RefusedFile
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -31,8 +32,6 @@ def _umask() -> int:
     return mask
 
 
-MOST_JSON = 1 << 28
-"""Bytes of a file of JSON."""
 _UNITS = (10**9, "GB"), (10**6, "MB"), (10**3, "kB")
 UMASK = _umask()
 """Read once: the system tells it only by setting it, which another thread could see."""
@@ -113,7 +112,8 @@ def append_lines(path: Path, lines: Iterable[str], *, durable: bool = True) -> N
     """
     data = "".join(f"{line}\n" for line in lines).encode()
     try:
-        with path.open("a+b", buffering=0) as file:
+        descriptor = regular_files.open_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+        with FileIO(descriptor, "r+") as file:
             end = _end_of_lines(file)
             try:
                 if file.write(data) != len(data):
@@ -144,30 +144,30 @@ def _end_of_lines(file: FileIO) -> int:
 def open_regular(path: Path) -> Iterator[BinaryIO]:
     """A regular file, open to be read.
 
-    Raises FileNotFoundError where there is none, RequestError for a folder, a device, a pipe, and
-    links that lead in a circle: such a file need not end.
+    Raises FileNotFoundError where there is none, RequestError for a link, a folder, a device, and
+    a pipe: they lead out of a home, or need not end.
     """
-    with os.fdopen(_descriptor(path), "rb") as file:
+    with _requested():
+        descriptor = regular_files.open_regular(path)
+    with os.fdopen(descriptor, "rb") as file:
         yield file
 
 
-def _descriptor(path: Path | str) -> int:
-    """Open a regular file to be read, as `open_regular` does."""
+@contextlib.contextmanager
+def _requested() -> Iterator[None]:
+    """Raise the refusal of a file as RequestError."""
     try:
-        # A pipe that nobody writes to is opened at once, too.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENXIO):
-            raise
-        raise RequestError(f"{path} cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise RequestError(f"{path} is not a regular file")
-    return descriptor
+        yield
+    except RefusedFile as error:
+        raise RequestError(f"{error.filename} {error.strerror}") from None
 
 
-def check_regular(path: Path) -> None:
-    """Raise RequestError for what is there and no regular file: a pipe would be waited for."""
+def check_regular(path: Path, *, follow: bool = False) -> None:
+    """Raise RequestError for what is there and no regular file: a pipe would be waited for. Without
+    `follow` for a link too, as `read_json` does.
+    """
+    if path.is_symlink() and not follow:
+        raise RequestError(f"{path} is a link, which is not followed")
     if path.exists() and not path.is_file():
         raise RequestError(f"{path} is not a regular file")
 
@@ -192,51 +192,37 @@ def check_archive(path: Path, *, sums: bool = False) -> None:
 
 def read_lines(path: Path) -> list[bytes]:
     """The whole lines of a file; none where there is no file. Raises RequestError as
-    `open_regular` does.
+    `open_regular` does, and for one that is too large.
     """
     try:
-        with open_regular(path) as file:
-            return file.read().split(b"\n")[:-1]
+        with _requested():
+            return regular_files.read_regular(path).split(b"\n")[:-1]
     except FileNotFoundError:
         return []
 
 
 def read_regular(path: Path, most: int) -> bytes:
-    """Read a file of at most `most` bytes.
+    """Read a file that the user names, or a link to it, of at most `most` bytes.
 
     Raises RequestError for a larger one, and for what is none, such as a pipe or a device, which
     might never end; OSError for what cannot be read, such as a folder.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    with open_regular(path) as file:
-        return _at_most(most, file, path)
+    with _requested():
+        return regular_files.read_regular(path, most, follow=True)
 
 
-def _at_most(most: int, file: BinaryIO | FileIO, path: Path | str) -> bytes:
-    # Python makes room for all that it is asked for: as much as there is, and a byte to see an end.
-    size = min(most, os.fstat(file.fileno()).st_size)
-    content = file.read(size + 1) or b""
-    while len(content) < size and (more := file.read(size + 1 - len(content))):
-        content += more  # some file systems give less than all at once
-    if len(content) > size:  # somebody writes to it
-        content += file.read(most - size) or b""
-    if len(content) > most:
-        size = os.fstat(file.fileno()).st_size
-        raise RequestError(f"{path} has {size} bytes; at most {most} are read")
-    return content
-
-
-def read_json(path: Path | str, shape: object = None) -> Any:
+def read_json(path: Path | str, shape: object = None, *, follow: bool = False) -> Any:
     """The JSON at `path` as plain data, or None when there is none.
 
     `shape` is the type that it must have: a dataclass for a mapping, or `list[...]` of one. Raises
-    RequestError that names the file for what is no JSON, has another shape, or is no regular file.
+    RequestError that names the file for what is no JSON, has another shape, or is no regular file;
+    without `follow` for a link too: no file of a home is one.
     """
     try:
-        # Without a buffer, which would cost more than the rest: a large home has many small files.
-        with FileIO(_descriptor(path)) as file:
-            content = _at_most(MOST_JSON, file, path)
+        with _requested():
+            content = regular_files.read_regular(path, follow=follow)
     except FileNotFoundError:
         return None
     return parse_json(content, path, shape)

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from carft_sweep.carft_core.algorithms import Algorithm, Soup, Wrapper
-from carft_sweep.carft_core.clip import weights_digest
+from carft_sweep.carft_core.clip import draws_at_random, weights_digest
 from carft_sweep.carft_core.config import TrialConfig
 from carft_sweep.carft_core.data import FAMILIES, FamilyData, open_data
 from carft_sweep.carft_core.data.splits import TRAINING_SPLITS
@@ -84,7 +84,9 @@ def identify(config: TrialConfig, seed: int) -> Identity:
     if algorithm.trains:
         parts["seed"] = seed
     if algorithm.trains and not algorithm.solves:
-        outside = {"grad_checkpointing"} | (set() if couples_items(config) else {"micro_batch"})
+        # A whole batch is not in it anyhow, and who needs no answer does without open_clip.
+        coupled = config.optim.micro_batch is not None and couples_items(config)
+        outside = {"grad_checkpointing"} | (set() if coupled else {"micro_batch"})
         parts["optim"] = _present(**config.optim.model_dump(mode="json", exclude=outside))
         views = config.data.augmentation
         parts["augmentation"] = None if views is None else asdict(AUGMENTATIONS[views])
@@ -93,17 +95,34 @@ def identify(config: TrialConfig, seed: int) -> Identity:
 
 
 def couples_items(config: TrialConfig) -> bool:
-    """Whether what an item does to the weights depends on the others of its micro-batch: in a loss
-    that is no mean over images, and where batch norms are trained."""
-    return config.algorithm.couples_items or config.optim.batch_norm == "train"
+    """Whether what an item does to the weights depends on which others are in its micro-batch.
+
+    Raises RequestError when the model cannot be found.
+    """
+    return coupling(config) is not None
+
+
+def coupling(config: TrialConfig) -> str | None:
+    """What couples the items of a micro-batch: a loss that is no mean over images, batch norms that
+    are trained, layers that draw masks for each of them anew. None where nothing does.
+
+    Raises RequestError when the model cannot be found.
+    """
+    if config.algorithm.couples_items:
+        return f"the loss of {config.algorithm.name}"
+    if config.optim.batch_norm == "train":
+        return "optim.batch_norm: train"
+    name, pretrained = config.model.name, config.model.pretrained
+    digest = weights_digest(name, pretrained)
+    if not config.algorithm.solves and draws_at_random(name, pretrained, digest):
+        return f"the dropout or stochastic depth of {name}"
+    return None
 
 
 def check_ranks(config: TrialConfig, size: int) -> None:
     """Raise RequestError for a run that `size` processes cannot share."""
-    if size > 1 and config.algorithm.trains and couples_items(config):
-        cause = "optim.batch_norm: train"
-        if config.algorithm.couples_items:
-            cause = f"the loss of {config.algorithm.name}"
+    cause = coupling(config) if size > 1 and config.algorithm.trains else None
+    if cause is not None:
         raise RequestError(
             f"{cause} couples the images of a batch, so a run cannot be divided among {size} "
             "processes; set resources.gpus: 1"

@@ -34,15 +34,15 @@ class OptimConfig(Section):
     nearby."""
     rho: Positive | None = None
     """How far `sam` looks; left out, 0.05."""
-    lr: Positive = 1e-5
+    lr: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 1e-5
     """The learning rate at its highest, after warm-up."""
     weight_decay: NonNegative = 0.1
     """Decoupled in `adamw` and `sam`, as AdamW has it."""
     decay_norms_and_biases: bool = True
     """Whether norms and biases decay too, as WiSE-FT has it."""
-    epochs: PositiveInt | None = None
+    epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Passes over train; left out, and without `steps`, the family's or 10."""
-    steps: PositiveInt | None = None
+    steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     """Steps of the optimiser, instead of `epochs`."""
     steps_per_epoch: PositiveInt | None = None
     """With `steps`: after so many `id/val` is measured, which is called an epoch; left out, a

@@ -86,7 +86,7 @@ class Predictor:
         if facts is None:
             raise RequestError(f"{folder} holds no exported model: there is no {FACTS}")
         place = resolve_device(device)
-        texts = read_json(folder / CLASSES, Texts)
+        texts = read_json(folder / CLASSES, Texts, follow=True)
         if texts is None:
             raise RequestError(f"{folder} is not whole: there is no {CLASSES}")
         classes, templates = len(texts["classes"]), len(texts["contexts"])
@@ -187,7 +187,7 @@ def read_image(image: Picture) -> Image.Image:
 def _tensors(file: Path, shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, Tensor]:
     """Read these tensors; None is any number of columns. Raises RequestError for others."""
     try:
-        tensors = load_weights(file)
+        tensors = load_weights(file, follow=True)
     except FileNotFoundError:
         raise RequestError(f"{file.parent} is not whole: there is no {file.name}") from None
     for name, wanted in shapes.items():

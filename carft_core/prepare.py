@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from carft_sweep.carft_core.clip import OpenedClip, open_model
+from carft_sweep.carft_core.clip import OpenedClip, open_model, weights_digest
 from carft_sweep.carft_core.compilation import pays
 from carft_sweep.carft_core.config import EvalConfig, ModelConfig, PromptsConfig, TrialConfig
 from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Split, open_data
@@ -71,6 +71,7 @@ def prepared(config: TrialConfig) -> Prepared:
         workers = default_workers(device.type, usable_cores())
     return _prepared(
         config.model,
+        weights_digest(config.model.name, config.model.pretrained),
         config.data,
         template_set(config.prompts.classes),
         context_set(config.prompts.contexts, config.data),
@@ -95,6 +96,7 @@ def _compiles(config: TrialConfig, device: torch.device) -> bool:
 @opened_once(2)
 def _prepared(
     model: ModelConfig,
+    model_digest: str,
     data_config: DataConfig,
     classes: TemplateSet,
     contexts: TemplateSet,
@@ -105,7 +107,7 @@ def _prepared(
     compiled: bool,
     workers: int,
 ) -> Prepared:
-    clip = _clip(model.name, model.pretrained)
+    clip = _clip(model.name, model.pretrained, model_digest)
     data = open_data(data_config)
     others = {f"{RETENTION}{name}": it for name, it in other_data(data_config, evaluation).items()}
     training = {"train": data.train, "id/val": data.id_val}
@@ -146,7 +148,9 @@ def views_digest(family: str, digest: str) -> str:
 
 
 @functools.lru_cache(maxsize=2)
-def _clip(name: str, pretrained: str | None) -> OpenedClip:
+def _clip(name: str, pretrained: str | None, digest: str) -> OpenedClip:
+    """The model that has this digest: of files that changed since, a process opens the new ones."""
+    del digest
     return open_model(name, pretrained)
 
 

@@ -205,9 +205,11 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     write_atomically(path, lambda file: save_file(tensors, str(file)))
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read the state dict that `save_weights` wrote. Raises RequestError when it is none."""
-    check_regular(path)
+def load_weights(path: Path, *, follow: bool = False) -> dict[str, Tensor]:
+    """Read the state dict that `save_weights` wrote, `follow` as for `read_json`. Raises
+    RequestError when it is none.
+    """
+    check_regular(path, follow=follow)
     try:
         return load_file(str(path))
     except SafetensorError as error:

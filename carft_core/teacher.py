@@ -173,8 +173,10 @@ class Teacher:
         return [*own, bits, micro_batch, *views]
 
     def _views_key(self, name: str) -> list[str]:
-        """What decides the fixed views of a split."""
-        return [self.digests[name], self.splits[name].digest_of_ids, repr(self.transform)]
+        """What decides the fixed views of a split; a digest may be over names and sizes alone."""
+        split = self.splits[name]
+        state = split.source.state
+        return [self.digests[name], split.digest_of_ids, state, repr(self.transform)]
 
     @functools.cached_property
     def loader(self) -> Loader:

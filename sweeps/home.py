@@ -6,6 +6,7 @@ import errno
 import os
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -95,8 +96,8 @@ class Home:
             make_home(self.path)
             self.check_owner()  # another account may have been first
             ignore = self.path / ".gitignore"
-            if not ignore.exists():
-                ignore.write_text("*\n")
+            with suppress(FileExistsError), ignore.open("x") as file:  # follows no link
+                file.write("*\n")
             if not os.access(self.path, os.W_OK | os.X_OK):
                 is_read_only = os.statvfs(self.path).f_flag & os.ST_RDONLY
                 reason = errno.EROFS if is_read_only else errno.EACCES

@@ -153,11 +153,23 @@ def tiny_clip_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     32 pixels, patches of 8, 32 features; its path is a `model.name`.
     """
-    folder = tmp_path_factory.mktemp("tiny_clip")
+    return _write_clip(tmp_path_factory.mktemp("tiny_clip"), TINY_CONFIG)
+
+
+@pytest.fixture(scope="session")
+def dropping_clip_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another, whose image tower leaves out layers at random while it trains: stochastic depth."""
+    tower = {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "linear"}
+    vision = {**tower, "timm_drop_path": 0.5, "image_size": 32}
+    config = {**TINY_CONFIG, "vision_cfg": vision}
+    return _write_clip(tmp_path_factory.mktemp("dropping_clip"), config)
+
+
+def _write_clip(folder: Path, config: dict[str, Any]) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = open_clip.CLIP(**TINY_CONFIG)
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_CONFIG}))
+        model = open_clip.CLIP(**config)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     return folder
 

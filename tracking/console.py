@@ -8,13 +8,18 @@ from collections.abc import Iterable
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""C0 but tab and newline, DEL, and C1: a terminal takes them for commands."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""C0 but tab and newline, DEL, and C1: a terminal takes them for commands; and what turns the
+direction of a text, which then reads as another one."""
 
 
 def printable(text: str) -> str:
     r"""Return a text with each control character but tab and newline written out, as `\x1b`."""
-    return _CONTROL.sub(lambda control: f"\\x{ord(control[0]):02x}", text)
+    return _CONTROL.sub(lambda control: _written(ord(control[0])), text)
+
+
+def _written(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 class PlainConsole(Console):

@@ -8,14 +8,15 @@ import hashlib
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+from carft_sweep.regular_files import RefusedFile, open_regular, read_regular
 from carft_sweep.tracking.errors import TrackingError
-from carft_sweep.tracking.ownership import make_home
+from carft_sweep.tracking.ownership import make_home, not_writable
 
 OBJECT_STORES = frozenset({"fuse.s3fs", "fuse.gcsfuse", "fuse.goofys", "fuse.rclone"})
 """Not file systems at all: no locks, no hard links, and who appends writes the whole file anew."""
@@ -89,15 +90,14 @@ class Lock:
     """Exclusive lock on a file from construction to `release`.
 
     Raises LockHeld at once where another process has it, TrackingError where the file system has
-    no locks.
+    no locks, or the file is none to be locked.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path.resolve()
+        self._path = path.parent.resolve() / path.name
         if self._path in _HELD:
             raise LockHeld(path, os.getpid())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._file = _open_lock(path)
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -121,14 +121,26 @@ class Lock:
             os.close(self._file)
 
 
+def _open_lock(path: Path) -> int:
+    """Open the file of a lock. Raises TrackingError for one that belongs to others, or is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return open_regular(path, os.O_RDWR | os.O_CREAT)
+    except RefusedFile as error:
+        raise TrackingError(f"{path} {error.strerror}: remove it, a lock is made anew") from None
+    except PermissionError:
+        if not path.exists():
+            raise
+        raise TrackingError(not_writable(path)) from None
+
+
 @contextmanager
 def waiting(path: Path) -> Iterator[None]:
     """Wait for the lock at `path`, and hold it within the context.
 
     POSIX locks end with their process, also where it has forked: those of flock(2) do not.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    file = _open_lock(path)
     try:
         fcntl.lockf(file, fcntl.LOCK_EX)
         yield
@@ -258,26 +270,47 @@ def without_password(uri: str) -> str:
     return shown.rstrip("?&") if _SECRET_OPTION.search(uri) else shown
 
 
+_ID = re.compile("[0-9a-f]{32}")
+_LONGEST_LINE = 10_000
+
+
 def home_id(home: Path) -> str:
-    """Return a home's id, made on the first call.
+    """Return a home's id, made on the first call. Raises TrackingError for what is none.
 
     On a server that several homes share it distinguishes sweeps of the same name.
     """
+    made = read_home_id(home)
+    if made is not None:
+        return made
+    make_home(home)
+    return write_once(home / "id", lambda: uuid.uuid4().hex, 0o666)
+
+
+def read_home_id(home: Path) -> str | None:
+    """Return a home's id, where it has one. Raises TrackingError for what is none: it is sent to
+    servers.
+    """
     file = home / "id"
     try:
-        return file.read_text().strip()
+        text = _read_line(file)
     except FileNotFoundError:
-        make_home(home)
-        return write_once(file, uuid.uuid4().hex, 0o666)
+        return None
+    if not _ID.fullmatch(text):
+        raise TrackingError(
+            f"{file} is no id of a home, 32 hexadecimal digits: remove it, and one is made anew"
+        )
+    return text
 
 
-def write_once(file: Path, text: str, mode: int) -> str:
-    """Write a line to a file unless it is there; return what it holds, whoever was first.
+def write_once(file: Path, make: Callable[[], str], mode: int) -> str:
+    """Read the line in a file, made on the first call; whoever was first.
 
     Nobody whom `mode`, less the umask, keeps out can read it at any moment. Raises OSError, which
-    names the file, where it cannot be written.
+    names the file, where it cannot be written, TrackingError where it is none to be read.
     """
-    mine = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    if file.exists():
+        return _read_line(file)
+    text, mine = make(), file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     opened = os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         try:
@@ -288,7 +321,14 @@ def write_once(file: Path, text: str, mode: int) -> str:
         _link(mine, file)
     finally:
         mine.unlink(missing_ok=True)
-    return file.read_text(encoding="utf-8").strip()
+    return _read_line(file)
+
+
+def _read_line(file: Path) -> str:
+    try:
+        return read_regular(file, _LONGEST_LINE).decode(errors="replace").strip()
+    except RefusedFile as error:
+        raise TrackingError(f"{file} {error.strerror}") from None
 
 
 def _link(mine: Path, file: Path) -> None:

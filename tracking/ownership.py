@@ -6,7 +6,7 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,10 @@ from carft_sweep.tracking.errors import TrackingError
 SHARED_HOMES_VARIABLE = "CARFT_SHARED_HOMES"
 """Variable with the homes that several accounts use on purpose: whole paths, `:` between them."""
 TRUST_OPTION = "--trust-home"
+LARGE_FOLDERS = ("runs", "sweeps", "mlartifacts")
+"""The folders of a home that may be links, to a larger disk; nothing in them may."""
 _GROUP, _EVERYBODY = stat.S_IWGRP, stat.S_IWOTH
+_ENTERED = stat.S_IXGRP | stat.S_IXOTH
 _PRIVATE, _BY_UMASK = 0o700, 0o777
 
 
@@ -45,19 +48,49 @@ def other_writer(path: Path) -> OtherWriter | None:
     return None
 
 
-def check_home(path: Path, environ: Mapping[str, str] | None = None) -> None:
-    """Raise TrackingError for a home that another account could have written, unless it is shared
-    on purpose.
+def not_writable(path: Path) -> str:
+    """Say that this user may not write a file, or into its folder, whose it is, and what to do in a
+    shared home.
     """
-    writer = other_writer(path) if path.exists() else None
-    if writer is None or is_shared(path, environ):
+    path = path.parent if os.access(path, os.W_OK) else path
+    facts = path.stat()
+    return (
+        f"{path} belongs to {_user(facts.st_uid)} with mode {stat.S_IMODE(facts.st_mode):04o}, and "
+        f"this user may not write it. In a home that is shared on purpose ({SHARED_HOMES_VARIABLE})"
+        f" its owner lets the group: chmod g+w {path}, and `umask 002` for what comes"
+    )
+
+
+def check_home(path: Path, environ: Mapping[str, str] | None = None) -> None:
+    """Raise TrackingError for a home that another account could have written, or that leads
+    elsewhere, unless it is shared on purpose.
+    """
+    doubt = next(_doubts(path), None) if path.exists() else None
+    if doubt is None or is_shared(path, environ):
         return
-    private = f"If nobody else is to write it: {writer.remedy}. " if writer.remedy else ""
+    private = f"If nobody else is to write it: {doubt.remedy}. " if doubt.remedy else ""
     raise TrackingError(
-        f"the home {path} {writer.reason}, and what a home holds decides what commands read, write "
+        f"the home {path} {doubt.reason}, and what a home holds decides what commands read, write "
         f"and connect to. {private}If you trust whoever may write it: {TRUST_OPTION} for this "
         f"call; {SHARED_HOMES_VARIABLE}={path.resolve()} for a home that is shared on purpose"
     )
+
+
+def _doubts(home: Path) -> Iterator[OtherWriter]:
+    """Yield why what a home holds need not be its user's own, or not lie in it."""
+    if (writer := other_writer(home)) is not None:
+        yield writer
+    is_entered = home.stat().st_mode & _ENTERED
+    large = [home / name for name in LARGE_FOLDERS if (home / name).is_dir()]
+    for folder in large:
+        if (folder.is_symlink() or is_entered) and (writer := other_writer(folder)) is not None:
+            yield writer._replace(reason=f"has a folder {folder.name} that {writer.reason}")
+    for folder in (home, *large) if home.is_dir() else ():
+        with os.scandir(folder) as entries:
+            links = [Path(entry) for entry in entries if entry.is_symlink()]
+        for link in links:
+            if link not in large:
+                yield OtherWriter(f"leads elsewhere by the link {link}", "")
 
 
 def is_shared(home: Path, environ: Mapping[str, str] | None = None) -> bool:

@@ -19,7 +19,12 @@ PACKAGES = ("carft-sweep", "torch", "open_clip_torch", "optuna", "mlflow", "ray"
 _GIT_SECONDS = 5.0
 _NO_PROGRAMS = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
 _COUNT = "GIT_CONFIG_COUNT"
-_FILTER = re.compile(r"filter\..+\.(clean|smudge|process|required)", re.DOTALL)
+_NO_FETCHING = {"GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
+"""Of a missing object, from a remote whose address may be a program; older versions of git know
+the second one only, and then fetch in vain."""
+_FILTER = re.compile(r"filter\..*\.(clean|smudge|process|required)", re.DOTALL)
+"""Emptied by name: without the attributes that name them (`--attr-source`) git still reads those
+of `.git/info`."""
 _COMMIT, _VERSION = "mlflow.source.git.commit", "carft.version."
 
 
@@ -100,8 +105,8 @@ def run_git(folder: Path, *command: str, seconds: float) -> subprocess.Completed
     """Run a git command that only reads, and no program that the checkout's own settings name.
 
     A checkout that was unpacked brings settings, and these may name programs: a monitor of the
-    file system, hooks, filters of content. What the user's own settings name does run. Raises
-    OSError without git, TimeoutExpired after `seconds`.
+    file system, hooks, filters of content, remotes. What the user's own settings name does run.
+    Raises OSError without git, TimeoutExpired after `seconds`.
     """
     listing = ("config", "--list", "--includes", "--show-scope", "--name-only", "-z")
     words = os.fsdecode(_git_process(folder, listing, seconds).stdout).split("\0")
@@ -117,7 +122,7 @@ def _git_process(
     folder: Path, command: Sequence[str], seconds: float, emptied: Iterable[str] = ()
 ) -> subprocess.CompletedProcess[bytes]:
     """Run git; the settings `emptied` go through the environment, since a name may hold `=`."""
-    environ, names = dict(os.environ), list(emptied)
+    environ, names = os.environ | _NO_FETCHING, list(emptied)
     first = int(environ.get(_COUNT) or 0)
     for number, name in enumerate(names, first):
         environ |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": ""}

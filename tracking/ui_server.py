@@ -23,6 +23,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -37,6 +38,7 @@ from carft_sweep.tracking.location import (
     sqlite_file,
     stay_private,
     waiting,
+    without_password,
     write_once,
 )
 from carft_sweep.tracking.ownership import is_shared
@@ -169,8 +171,14 @@ def prepare(home: Path, ask_password: Callable[[], str | None]) -> Users:
     """Prepare the users of a home, with an administrator when there are none.
 
     The administrator's first password is that of CARFT_UI_PASSWORD, else what `ask_password`
-    returns, else made up and kept in a file. Raises TrackingError where they cannot be kept safely.
+    returns, else made up and kept in a file. Raises TrackingError where they cannot be kept safely,
+    or a package is missing.
     """
+    if find_spec("flask_wtf") is None:
+        raise TrackingError(
+            'users need packages that are not installed here: pip install "carft-sweep[server]" '
+            "brings them"
+        )
     own = os.environ.get(_OWN)  # an administrator's configuration stands as it is
     kind = None if own else network_file_system(home)
     if kind is not None:
@@ -181,7 +189,7 @@ def prepare(home: Path, ask_password: Callable[[], str | None]) -> Users:
         )
     folder = _folder(home)
     key = os.environ.get("MLFLOW_FLASK_SERVER_SECRET_KEY")
-    key = key or _kept(folder / "session-key", lambda: secrets.token_hex(32))
+    key = key or write_once(folder / "session-key", lambda: secrets.token_hex(32), 0o600)
     environ = {"MLFLOW_FLASK_SERVER_SECRET_KEY": key}
     if own:
         return Users(environ, f"It asks for a name and a password, as {own} says.")
@@ -201,7 +209,7 @@ def _first_password(folder: Path, ask_password: Callable[[], str | None]) -> tup
     password = os.environ.get(VARIABLE) or ask_password()
     if password is None:
         file = folder / "admin-password"
-        made = _kept(file, lambda: secrets.token_urlsafe(18))
+        made = write_once(file, lambda: secrets.token_urlsafe(18), 0o600)
         return made, f"Its first user is {ADMIN}; the password was made up, and is in {file}."
     if len(password) < SHORTEST:
         raise TrackingError(f"the password of {ADMIN} must have {SHORTEST} characters or more")
@@ -230,15 +238,6 @@ def _folder(home: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     return folder
-
-
-def _kept(file: Path, make: Callable[[], str]) -> str:
-    """Read the secret in a file, made on the first call; of two servers that start at once both
-    take that of the first.
-    """
-    if not file.exists():
-        return write_once(file, make(), 0o600)
-    return file.read_text(encoding="utf-8").strip()
 
 
 def _private(file: Path, text: str) -> None:
@@ -311,7 +310,7 @@ def serve(
     Until `Server.stop`, SIGTERM raises SystemExit here, so that the server does not stay behind.
 
     Args:
-        uri: The database; a server's address is returned as it is.
+        uri: The database; a server's address is returned without its password.
         artifacts: The folder of artifacts, where the server serves them.
         host: The address to listen on.
         port: The port to listen on; 0 for any.
@@ -325,7 +324,7 @@ def serve(
         ServiceUnreachable: The server does not answer in time.
     """
     if is_server(uri):
-        return Server(uri)
+        return Server(without_password(uri))
     check_reachable(uri)
     port = _free_port(host, port)
     command = [sys.executable, "-m", "mlflow", "server"]
@@ -334,7 +333,7 @@ def serve(
     origins = allowed_origins(host, names, port)
     command += ["--cors-allowed-origins", ",".join(origins)] if origins else []
     command += [] if artifacts is None else ["--artifacts-destination", str(artifacts)]
-    command += [] if users is None else ["--app-name", "basic-auth"]
+    command += ["--app-name", "carft" if users is None else "carft-auth"]  # see ui_app.py
     command += ["--static-prefix", prefix] if prefix else []
     shared = artifacts is not None and is_shared(artifacts.parent)
     reached = "127.0.0.1" if host in _ALL else host
@@ -373,8 +372,8 @@ def _environment(uri: str, users: Users | None) -> dict[str, str]:
     # Not on the command line, which everybody on the machine may read: it may hold a password.
     environ["MLFLOW_BACKEND_STORE_URI"] = uri
     stay_private(environ)
-    # Eight more processes for features that a home does not use; they do not end with the server.
-    environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    # Eight more processes for routes that are closed; they do not end with the server.
+    environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     # The server must show this home whatever the environment calls its own, to its own pages.
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"):
         environ.pop(name, None)
@@ -415,10 +414,13 @@ def _wait_until_healthy(server: Server, process: subprocess.Popen[bytes], second
 
 
 def _end_of(server: Server, characters: int = 2000) -> str:
+    """Read the end of the server's log, without the frames of tracebacks."""
     if server._log is None:
         return ""
     server._log.seek(0)
-    text = server._log.read().decode(errors="replace")[-characters:].strip()
+    lines = server._log.read().decode(errors="replace").splitlines()
+    kept = [line for line in lines if not line.startswith((" ", "Traceback "))]
+    text = "\n".join(kept)[-characters:].strip()
     return re.sub(r"://[^/@\s]+@", "://", text)  # without the passwords of addresses
 
 

@@ -119,8 +119,9 @@ class Algorithm(Registered):
     """Whether `solve` finds the weights at once, in place of steps along a gradient of batches. The
     run then has one epoch of one step, and `optim` has no part in it."""
     couples_items: ClassVar[bool] = False
-    """Whether the loss is no mean over images (contrastive losses, covariances). It then gets whole
-    batches, and `optim.micro_batch` is a part of the run's identity."""
+    """Whether the loss is no mean over images (contrastive losses, covariances), or modules of its
+    own draw at random (dropout). It then gets whole batches, and `optim.micro_batch` is a part of
+    the run's identity."""
     uses: ClassVar[frozenset[str]] = frozenset()
     """What it needs beside images and labels, of USES; "text" is the text tower. What it does not
     use is not in the identity of its runs."""

@@ -18,6 +18,7 @@ from PIL import Image
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
+from carft_sweep.carft_core.data.images import state_of
 from carft_sweep.carft_core.data.transforms import AUGMENTATIONS, Transform, photo_views
 from carft_sweep.carft_core.errors import RequestError, unknown
 from carft_sweep.carft_core.fields import (
@@ -127,6 +128,12 @@ class Source:
     decodes: ClassVar[bool] = False
     """Whether `read` decodes a file, which takes so long that views are worth keeping."""
 
+    @functools.cached_property
+    def state(self) -> str:
+        """Text that changes with the files that images are read from, whatever these are called:
+        views that were kept of others are not used. Empty where there are no files."""
+        return ""
+
     def read(self, row: int) -> Image.Image:
         """The RGB image of a row. Raises RequestError naming one that is broken."""
         raise NotImplementedError
@@ -165,6 +172,11 @@ class Files(Source):
     """Below `root`, by row. Arrow: forked workers count no references in it, so it stays shared."""
     decode: Decode
     """A function of a module."""
+
+    @functools.cached_property
+    def state(self) -> str:
+        """Sizes and times of all files, as they were when somebody first wanted to know."""
+        return state_of([self.root / path for path in self.paths.to_pylist()])
 
     def read(self, row: int) -> Image.Image:
         """Decode one file."""

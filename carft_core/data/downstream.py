@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import struct
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -36,7 +39,13 @@ from carft_sweep.carft_core.data.folders import (
 )
 from carft_sweep.carft_core.data.images import read_plain
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import read_regular
 
+MOST_OF_TABLE = 1 << 24
+"""Bytes of a table in a MATLAB file, unpacked. The largest that is read, the labels of Stanford
+Cars, is estimated at a fifth of it."""
+COMPRESSED = 15
+"""The type of an element that is packed."""
 Splits = dict[str, Split]
 """`train` and `test`."""
 
@@ -110,6 +119,7 @@ def _opened(name: str, root: Path) -> FamilyData:
     if lacking:
         raise RequestError(f"data.root: {folder} lacks {', '.join(lacking)}; from {task.origin}")
     try:
+        _check_tables(task, folder)
         read = _pixels if task.dataset.startswith("CIFAR") else _files
         splits, content = read(task, root)
     except RequestError:
@@ -134,6 +144,36 @@ def _opened(name: str, root: Path) -> FamilyData:
             {name: (len(split), task.folders[name].images) for name, split in splits.items()},
         ),
     )
+
+
+def _check_tables(task: Task, folder: Path) -> None:
+    """Raise RequestError for a MATLAB file that would take much memory."""
+    for table in [folder / need for need in task.needs if need.endswith(".mat")]:
+        if unpacked_size(table) > MOST_OF_TABLE:
+            raise RequestError(
+                f"data.root: {table} unpacks to more than {MOST_OF_TABLE:,} bytes, which no table "
+                f"of {task.title} does; fetch it again from {task.origin}"
+            )
+
+
+def unpacked_size(file: Path) -> int:
+    """Return how many bytes scipy would read from a MATLAB file, or more than `MOST_OF_TABLE`.
+
+    scipy unpacks whatever a file says, and `whosmat` does not look into structures. Raises
+    RequestError for a file that is itself larger than that. Source: "MAT-File Format" (MathWorks),
+    level 5: 128 bytes, then elements of a type, a length and so many bytes.
+    """
+    content = read_regular(file, MOST_OF_TABLE)
+    order = "<" if content[126:128] == b"IM" else ">"
+    size, place = len(content), 128
+    while place + 8 <= len(content) and size <= MOST_OF_TABLE:
+        kind, length = struct.unpack_from(f"{order}II", content, place)
+        if kind == COMPRESSED:
+            with contextlib.suppress(zlib.error):  # which scipy says
+                packed = content[place + 8 : place + 8 + length]
+                size += len(zlib.decompressobj().decompress(packed, MOST_OF_TABLE))
+        place += 8 + length
+    return size
 
 
 def _told(error: Exception) -> str:

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from carft_sweep.carft_core.data.base import DataConfig, DataFolder, FoundSplit, Source
-from carft_sweep.carft_core.data.images import FileState, Part, read_rgb
+from carft_sweep.carft_core.data.images import THREADS, FileState, Part, read_rgb, state_of
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import keep, read_regular, user_cache
 
@@ -124,8 +124,6 @@ VERSION = 1
 """Of what the cache holds of listings and indices: another is made anew."""
 SETTLED = 2_000_000_000
 """Nanoseconds: what changed shorter ago than this may change again and bear the same time."""
-THREADS = 8
-"""A listing mostly waits for the disk."""
 _ABOUT = b"carft.manifest"
 
 Files = Sequence[tuple[str, int]]
@@ -682,6 +680,11 @@ class Shards(Source):
     """By row the image's name, for messages."""
     places: npt.NDArray[np.int64]
     """By row: the number of the shard, the offset of the image in it, and its size in bytes."""
+
+    @functools.cached_property
+    def state(self) -> str:
+        """Sizes and times of the shards."""
+        return state_of([self.root / shard for shard in self.shards])
 
     def read(self, row: int) -> Image.Image:
         """Decode one image."""

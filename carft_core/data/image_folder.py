@@ -364,17 +364,6 @@ class Layout:
         """With the layout that is expected."""
         return f"data.root: {root} cannot be used ({LAYOUT}):"
 
-    def digest(self, tree: Tree, names: Sequence[str], splits: Mapping[str, Split]) -> str:
-        """Over the classes, their names and every image's path below the root, which has its split
-        and class in it, and size in bytes: reading a million images would take minutes."""
-        del splits
-        digest = hashlib.sha256(b"image_folder/1\n")
-        for folder, name in zip(tree.classes, names, strict=True):
-            digest.update(f"class\0{folder}\0{name}\n".encode())
-        for path, size in sorted(_sizes(tree).items()):
-            digest.update(f"image\0{path}\0{size}\n".encode())
-        return digest.hexdigest()
-
     def open(self, config: DataConfig) -> FamilyData:
         """Open what lies below `data.root`, else below the declared root; once in a process.
 
@@ -455,7 +444,7 @@ def _opened(layout: Layout, root: Path) -> FamilyData:
         val=splits.get("val"),
         test=splits["test"],
         shifts={name: splits[f"shifts/{name}"] for name in declared.shifts},
-        digest=layout.digest(tree, names, splits),
+        digest=_digest(tree, names, splits),
         digests=digests,
         notes=tuple(copies_of_training(root, tree.splits)) if not tree.shards else (),
     )
@@ -497,14 +486,27 @@ def _split(
     )
 
 
-def _sizes(tree: Tree) -> dict[str, int]:
-    """By path, of all images."""
-    return {
+def _digest(tree: Tree, names: Sequence[str], splits: Mapping[str, Split]) -> str:
+    """Digest the classes, their names, and every image's split, class, path below the root and size
+    in bytes: to read a million images would take minutes.
+
+    Neither where the root lies counts, nor how a family file says it.
+    """
+    sizes = {
         path: size
         for listing in tree.splits.values()
         for files in listing.values()
         for path, size in files.items()
     }
+    digest = hashlib.sha256(b"images/2\n")
+    for folder, name in zip(tree.classes, names, strict=True):
+        digest.update(f"class\0{folder}\0{name}\n".encode())
+    for name in sorted(splits):
+        split = splits[name]
+        digest.update(f"split\0{name}\0{split.classes}\n".encode())
+        for path, label in sorted(zip(split.ids, split.labels.tolist(), strict=True)):
+            digest.update(f"image\0{label}\0{path}\0{sizes[path]}\n".encode())
+    return digest.hexdigest()
 
 
 def _report_misnamed(folders: Sequence[str], report: Report) -> None:
@@ -602,17 +604,3 @@ class Declared(Layout):
     def title(self, root: Path) -> str:
         """With its name."""
         return f"data.family: {self.declaration.name} is not as declared in {root}:"
-
-    def digest(self, tree: Tree, names: Sequence[str], splits: Mapping[str, Split]) -> str:
-        """With every image's split and class; neither where root and file lie counts, nor how the
-        file says it."""
-        sizes = _sizes(tree)
-        digest = hashlib.sha256(b"declared/1\n")
-        for folder, name in zip(tree.classes, names, strict=True):
-            digest.update(f"class\0{folder}\0{name}\n".encode())
-        for name in sorted(splits):
-            split = splits[name]
-            digest.update(f"split\0{name}\0{split.classes}\n".encode())
-            for path, label in sorted(zip(split.ids, split.labels.tolist(), strict=True)):
-                digest.update(f"image\0{label}\0{path}\0{sizes[path]}\n".encode())
-        return digest.hexdigest()

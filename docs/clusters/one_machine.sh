@@ -58,7 +58,7 @@ if [ "$1" = --go-on ]; then
 fi
 
 export VENV NAME RESTARTS PAUSE
-mkdir -p "$CARFT_HOME"
+(umask 077 && mkdir -p "$CARFT_HOME") # where there is none; a shared one is made by hand
 log=$CARFT_HOME/$NAME.log
 here=$(cd "$(dirname "$0")" && pwd)/$(basename "$0")
 

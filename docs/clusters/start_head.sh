@@ -19,7 +19,7 @@ case $HEAD/$address in
     ;;
 esac
 
-mkdir -p "$CARFT_HOME"
+(umask 077 && mkdir -p "$CARFT_HOME") # where there is none; a shared one is made by hand
 if [ "$RAY_AUTH_MODE" = token ] && [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then
   (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$RAY_AUTH_TOKEN_PATH")
 fi

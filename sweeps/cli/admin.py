@@ -206,6 +206,8 @@ def _sync(home: Home, name: str, store: Tracker) -> Iterator[_News]:
 
     try:
         projection = project(home, name, store)
+    except AccessDenied:
+        raise
     except ServiceUnreachable as away:
         raise ServiceUnreachable(f"{away}; the runs of {name} are not all sent. {_LATER}") from away
     if projection.sent:

@@ -7,9 +7,10 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -45,6 +46,8 @@ class Waste:
     path: str
     reason: str
     bytes: int
+    run: str | None = None
+    """Digest of the run that it belongs to."""
 
 
 def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
@@ -52,11 +55,7 @@ def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
     home = find_home(arguments.home, trust=arguments.trust_home)
     items = list(waste(home)) if home.path.exists() else []
     if arguments.yes:
-        for path in (Path(item.path) for item in items):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        items = [item for item in items if _remove(item, RunStore(home.runs))]
     total = sum(item.bytes for item in items)
     if arguments.json:
         result = {"removed": arguments.yes, "bytes": total, "items": [asdict(i) for i in items]}
@@ -72,6 +71,17 @@ def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
             "with them."
         )
     return 0
+
+
+def _remove(item: Waste, runs: RunStore) -> bool:
+    """Remove something, unless it is of a run that somebody works on by now; return whether."""
+    path = Path(item.path)
+    with nullcontext(True) if item.run is None else runs.idle(item.run) as is_idle:
+        if is_idle and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(set_aside(path))
+        elif is_idle:
+            path.unlink()
+    return is_idle
 
 
 def _of_several_generations(home: Home) -> list[str]:
@@ -93,18 +103,18 @@ def waste(home: Home) -> Iterator[Waste]:
         if state is None or state.is_live:
             continue
         if digest not in used:
-            yield _waste(folder, "a run that no sweep uses")
+            yield _waste(folder, "a run that no sweep uses", digest)
         elif state.state == "done" and (folder / OPTIMISER_STATE).exists():
-            yield _waste(folder / OPTIMISER_STATE, "state of a run that is done")
+            yield _waste(folder / OPTIMISER_STATE, "state of a run that is done", digest)
         if digest in used:
-            yield from _unfinished_writes(folder)
+            yield from _unfinished_writes(folder, digest)
     for aside in sorted(home.runs.glob(".*.before")):
         digest = aside.name.removeprefix(".").removesuffix(".before")
         state = runs.read(digest)
         # Until the run is done again this is its only result, or the one that it goes back to.
         is_replaced = state is not None and state.state == "done" and not state.is_live
         if is_replaced or digest not in used:
-            yield _waste(aside, "an earlier result of a run that was trained again")
+            yield _waste(aside, "an earlier result of a run that was trained again", digest)
     for left in (*home.runs.glob(".*"), *home.sweeps.glob(".*")):
         if left.is_dir() and _TEMPORARY.fullmatch(left.name):
             yield _waste(left, "half of what was being removed")
@@ -116,13 +126,13 @@ def waste(home: Home) -> Iterator[Waste]:
         yield from _unfinished_writes(home.path / "mlartifacts")
 
 
-def _unfinished_writes(folder: Path) -> Iterator[Waste]:
+def _unfinished_writes(folder: Path, run: str | None = None) -> Iterator[Waste]:
     """Yield what a process that was killed was about to put in the place of something else."""
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in () if folder.is_symlink() else os.walk(folder):
         left = [name for name in (*folders, *files) if _TEMPORARY.fullmatch(name)]
         folders[:] = [name for name in folders if name not in left]
         for name in sorted(left):
-            yield _waste(Path(place, name), "half a file of a process that was killed")
+            yield _waste(Path(place, name), "half a file of a process that was killed", run)
 
 
 def _used(home: Home) -> Iterator[str]:
@@ -145,9 +155,10 @@ def _runs_of(generations: Sequence[Ledger]) -> Iterator[str]:
             yield from trial.runs.values()
 
 
-def _waste(path: Path, reason: str) -> Waste:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return Waste(str(path), reason, sum(file.stat().st_size for file in files))
+def _waste(path: Path, reason: str, run: str | None = None) -> Waste:
+    every = [path] if path.is_symlink() or path.is_file() else path.rglob("*")
+    sizes = (status.st_size for file in every if stat.S_ISREG((status := file.lstat()).st_mode))
+    return Waste(str(path), reason, sum(sizes), run)
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from carft_sweep.regular_files import open_regular
 from carft_sweep.sweeps.engines.base import Decision, FailureClass
 
 CORE = "carft_sweep.sweeps.engines.training:train_with_core"
@@ -89,7 +91,7 @@ def classify(error: BaseException) -> tuple[FailureClass, str]:
 def log_tail(workdir: str) -> str:
     """Return the last lines of a run's log; empty when there is none."""
     try:
-        with Path(workdir, LOG).open("rb") as log:
+        with os.fdopen(open_regular(Path(workdir, LOG)), "rb") as log:
             size = log.seek(0, 2)
             log.seek(max(0, size - _TAIL_BYTES))
             text = log.read().decode(errors="replace")

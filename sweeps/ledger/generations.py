@@ -123,7 +123,7 @@ class Invocation:
         from carft_sweep.sweeps.spec.document import read_text
         from carft_sweep.sweeps.spec.spec import load_spec
 
-        kept, now = read_text(folder / COPY), None
+        kept, now = read_text(folder / COPY, follow=False), None
         with contextlib.suppress(RequestError):
             now = read_text(Path(self.file))
         if now == kept:

@@ -8,6 +8,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -341,10 +342,16 @@ class RunStore:
             return False
         return state is not None and state.is_live
 
+    @contextmanager
+    def idle(self, digest: str) -> Iterator[bool]:
+        """Keep others from taking up a run within the context; whether nobody works on it."""
+        with waiting(self.path / ".locks" / self.folder(digest).name):
+            yield not self.is_live(digest)
+
     def remove(self, digest: str) -> bool:
         """Remove a run and its backup; False, and no change, when somebody works on it."""
-        with waiting(self.path / ".locks" / self.folder(digest).name):
-            if self.is_live(digest):
+        with self.idle(digest) as is_idle:
+            if not is_idle:
                 return False
             folders = (self.folder(digest), self._before(digest))
             aside = [set_aside(folder) for folder in folders if folder.exists()]

@@ -451,6 +451,6 @@ def _work(config: TrialConfig, folder: Path | None = None) -> RemainingWork:
 
 def _to_come(planner: Planner, count: int) -> Iterator[RemainingWork]:
     """Yield runs at points that are still to be chosen, spread over the space."""
-    for number in range(count):
-        u = TYPICAL[number % len(TYPICAL)]
-        yield _work(planner.hardware.resolve(typical_config(planner.spec, u)))
+    typical = (typical_config(planner.spec, share) for share in TYPICAL[:count])
+    works = [_work(planner.hardware.resolve(config)) for config in typical]
+    yield from itertools.islice(itertools.cycle(works), count)

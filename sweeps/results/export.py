@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.files import read_json, user_cache, write_json
+from carft_sweep.carft_core.files import digest_of, read_json, user_cache, write_json
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.generations import Invocation
 from carft_sweep.sweeps.ledger.runs import RunStore, measured
@@ -373,12 +373,22 @@ def exporter(home: Home, name: str, vet: Vet | None = None) -> Iterator[Exporter
 
 
 def selected_in_cache(home: Home, name: str) -> Path:
-    """Return an export of the selected model in the user's cache; make it unless it is there."""
+    """Return an export of the selected model in the user's cache; make it unless it is there.
+
+    A home has its own, of the weights that it has now: what it says of them may be another's.
+    """
+    from carft_sweep.carft_core.clip import file_digest
     from carft_sweep.carft_core.export import read_facts
+    from carft_sweep.carft_core.run import RunFolder
 
     model = select_model(comparison(find_ledger(home, name), RunStore(home.runs)))
     evaluation: str = _measured(home, model)["digest"]
-    folder = user_cache() / "exports" / evaluation[:16]
+    run = RunFolder(RunStore(home.runs).folder(model.run.digest))
+    members = run.claimed()["config"]["algorithm"].get("members", ())
+    folders = [run.path, *(run.member(digest).path for digest in members)]
+    files = [file for folder in folders for file in sorted(folder.glob("weights/*.safetensors"))]
+    weights = [file_digest(file) for file in files if file.is_file()]
+    folder = user_cache() / "exports" / digest_of([str(home.path.resolve()), evaluation, weights])
     if (read_facts(folder) or {}).get("evaluation") != evaluation:
         with exporter(home, name) as models:
             models.write(model, folder, force=True)

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +25,7 @@ from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json
 from carft_sweep.carft_core.run_files import Claim
+from carft_sweep.regular_files import RefusedFile, read_regular
 from carft_sweep.sweeps.engines.entry import LOG
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.claim import undriven
@@ -850,7 +852,8 @@ def _content(files: Sequence[Path], settings: str) -> str:
     """One word that changes with what the files hold. The report follows from the others."""
     hashed = hashlib.sha256(settings.encode())
     for file in files:
-        hashed.update(b"" if file.name == PAGE else file.read_bytes())
+        with suppress(RefusedFile):  # nor is it sent
+            hashed.update(b"" if file.name == PAGE else read_regular(file))
     return hashed.hexdigest()[:16]
 
 

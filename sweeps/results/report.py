@@ -10,6 +10,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json, user_cache, write_folder, write_text
 from carft_sweep.carft_core.run_files import Claim
+from carft_sweep.regular_files import RefusedFile, read_regular
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.generations import COPY, Invocation
 from carft_sweep.sweeps.ledger.runs import RunStore
@@ -25,6 +27,7 @@ from carft_sweep.sweeps.results.artifacts import FIGURES, PAGE
 from carft_sweep.sweeps.results.export import export_commands
 from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.sweeps.space.parameters import parse_parameter
+from carft_sweep.sweeps.spec.document import read_text
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.predictions import Gallery, class_names, pick
 from carft_sweep.tracking.comparison.runs import RunRecord, fields
@@ -89,6 +92,8 @@ Thumbnails = Mapping[tuple[str, str], bytes]
 """PNG files by split and item."""
 THUMBNAILS = "thumbnails"
 """Where a sweep's folder has those of its own page, so that a later report needs no data."""
+_LARGEST = 1_000_000
+"""Bytes of one."""
 
 
 def _thumbnails(
@@ -100,12 +105,13 @@ def _thumbnails(
     lacking: dict[str, list[str]] = {}
     for picture in gallery.pictures:
         name = _thumbnail_name(digest, picture.split, picture.item)
-        files = (home.sweep(sweep.name) / THUMBNAILS / name for sweep in sweeps)
-        file = next((file for file in files if file.is_file()), None)
-        if file is None:
-            lacking.setdefault(picture.split, []).append(picture.item)
+        for sweep in sweeps:
+            with suppress(FileNotFoundError, RefusedFile):
+                file = home.sweep(sweep.name) / THUMBNAILS / name
+                thumbnails[picture.split, picture.item] = read_regular(file, _LARGEST)
+                break
         else:
-            thumbnails[picture.split, picture.item] = file.read_bytes()
+            lacking.setdefault(picture.split, []).append(picture.item)
     if lacking:
         try:
             thumbnails |= _made(sweeps, claim, lacking)
@@ -310,7 +316,7 @@ def _command(sweep: Ledger) -> tuple[str, tuple[str, str] | None]:
     file = Path(before.file).name
     words = [file, *(word for one in before.overrides for word in ("--set", one))]
     words += [word for one in before.imports for word in ("--import", _last_part(one))]
-    text = (sweep.file.parent / COPY).read_text(encoding="utf-8")
+    text = read_text(sweep.file.parent / COPY, follow=False)
     command = f"carft-sweep run {shlex.join(map(without_user, words))}"
     return command, (file, without_user(text))
 

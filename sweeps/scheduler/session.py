@@ -15,6 +15,7 @@ from typing import Any
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json, write_text
+from carft_sweep.regular_files import read_regular
 from carft_sweep.sweeps.engines.base import Engine
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.claim import Claim, ClaimLost
@@ -349,7 +350,7 @@ def _in_a_word(ended: SweepResult) -> str:
 
 
 def _read(file: Path) -> bytes | None:
-    return file.read_bytes() if file.exists() else None
+    return read_regular(file) if file.exists() else None
 
 
 class Interruption:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from yaml.reader import ReaderError
 
 from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError, Route, dotted
 from carft_sweep.carft_core.fields import explained
+from carft_sweep.regular_files import RefusedFile, read_regular
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 20_000
@@ -76,21 +78,23 @@ class Document:
     mistakes: tuple[Mistake, ...]
 
 
-def read_text(path: Path, kind: str = "a sweep file") -> str:
-    """Read a file of at most 1 MiB. Raises RequestError when it is no such file."""
+def read_text(path: Path, kind: str = "a sweep file", *, follow: bool = True) -> str:
+    """Read a file of at most 1 MiB; one of a home without `follow`, which takes no link for it.
+
+    Raises RequestError when it is no such file.
+    """
     if path.is_dir():
         names = ", ".join(sorted(item.name for item in path.glob("*.yaml"))) or "no .yaml file"
         raise RequestError(f"{path} is a folder, not {kind}; in it: {names}")
-    if path.exists() and not path.is_file():
-        raise RequestError(f"{path} is not a regular file")
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        content = read_regular(path, MAX_BYTES, follow=follow)
+    except RefusedFile as error:
+        is_large = error.errno == errno.EFBIG
+        reason = f"is larger than 1 MiB, too large for {kind}" if is_large else error.strerror
+        raise RequestError(f"{path} {reason}") from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or str(error)
         raise RequestError(f"{path} cannot be read: {reason}") from None
-    if len(content) > MAX_BYTES:
-        raise RequestError(f"{path} is larger than 1 MiB, too large for {kind}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -202,6 +206,7 @@ class _Loader(yaml.SafeLoader):
                 yield key, value, True
         for base in bases:
             line = base.start_mark.line + 1
+            self._read += 1 + len(base.value)  # also of a key that is not taken
             _limit(self._read, depth, line)
             if isinstance(base, MappingNode):
                 for key, value, _ in self._pairs(base, route, depth + 1):

@@ -24,7 +24,8 @@ from carft_sweep.tracking.provenance import run_git
 BY_VALUE = "CARFT_OPTUNA_STORAGE"
 """May hold a password or not: its value decides."""
 _NAME = re.compile(
-    r"PASSWORD|PASSWD|PASSPHRASE|TOKEN|SECRET|KEY|CREDENTIAL|WEBHOOK|HEADER|COOKIE|SIGNATURE",
+    r"PASSWORD|PASSWD|PASSPHRASE|TOKEN|SECRET|KEY|CREDENTIAL|WEBHOOK|HEADER|COOKIE|SIGNATURE"
+    r"|_(?:PASS|PWD|DSN)$",
     re.IGNORECASE,
 )
 # Repetitions have limits, or a megabyte of letters would take hours.
@@ -43,6 +44,8 @@ _FOLDERS = frozenset(
 )
 _FILES = (
     *(".env", ".env.*", "*.env", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.ppk"),
+    *(".env~", "creds", "creds.*", "*[-_.]creds.*", "access[-_]keys.csv", "accesskeys.csv"),
+    *("*deploy[-_]key", "ssh_host_*_key", "session[-_]key", ".databrickscfg", ".*_history"),
     *("*.keystore", "*.kdbx", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.asc", "*.ovpn"),
     *(".netrc", "_netrc", ".pgpass", ".my.cnf", ".mylogin.cnf", ".pypirc", ".npmrc", ".htpasswd"),
     *("pip.conf", "pip.ini", ".git-credentials", ".dockercfg", ".dockerconfigjson", "kubeconfig*"),

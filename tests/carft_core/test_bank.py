@@ -23,16 +23,18 @@ from carft_sweep.carft_core.bank import RECENT, VARIABLE, Bank
 from carft_sweep.carft_core.clip import OpenedClip
 from carft_sweep.carft_core.config import TrialConfig
 from carft_sweep.carft_core.data import image_folder
-from carft_sweep.carft_core.data.base import Source, Split
+from carft_sweep.carft_core.data.base import Source, Split, forget_data
 from carft_sweep.carft_core.data.images import read_rgb
 from carft_sweep.carft_core.data.transforms import AUGMENTATIONS
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.identity import identify
 from carft_sweep.carft_core.prepare import prepared
-from carft_sweep.carft_core.run import RunFolder
+from carft_sweep.carft_core.run import RunFolder, load_weights
 from carft_sweep.carft_core.teacher import Teacher
 from carft_sweep.carft_core.testing import takes_steps, toy_teacher
 from carft_sweep.carft_core.train import Run, epochs, train
 from tests.golden import write as golden
+from tests.image_files import write_tar
 
 Config = Callable[..., TrialConfig]
 ROWS, WIDTH = torch.arange(4), 8
@@ -559,6 +561,66 @@ def test_what_workers_load_for_training_is_not_kept(
     data = {"family": "image_folder", "root": str(photographs), "val_fraction": 0.3}
     last(toy_config({"data": data, "workers": 1}), tmp_path / "run")
     assert len([*(cache / "bank").glob("views-*")]) == 1  # of id/val
+
+
+def bitmaps(root: Path, layout: str, seed: int) -> None:
+    """Write BMPs of two classes to train and test on, whose sizes do not depend on what they show.
+
+    Files that they replace leave them their times.
+    """
+    before = {file: file.stat() for file in root.rglob("*") if file.is_file()}
+    rng = np.random.default_rng(seed)
+    for split, count in (("train", 6), ("test", 3)):
+        members: dict[str, bytes] = {}
+        for name in ("bell", "cat"):
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                image = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
+                image.save(root / split / name / f"{number}.bmp")
+                content = (root / split / name / f"{number}.bmp").read_bytes()
+                members |= {f"{name}{number}.bmp": content, f"{name}{number}.cls": name.encode()}
+        if layout == "shards":
+            shutil.rmtree(root / split / "bell")
+            shutil.rmtree(root / split / "cat")
+            write_tar(root / split / "0.tar", members)
+    for file, status in before.items():
+        assert file.stat().st_size == status.st_size
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("algorithm", ["car_ft", "linear_probe"])
+@pytest.mark.parametrize("layout", ["folders", "shards"])
+@pytest.mark.usefixtures("cache")
+def test_images_that_others_of_their_size_replaced_are_neither_trained_nor_tested_on(
+    layout: str,
+    algorithm: str,
+    toy_config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = tmp_path / "bitmaps"
+    data = {"family": "image_folder", "root": str(root), "val_fraction": 0.3}
+    config = toy_config({"data": data, "algorithm": algorithm, "workers": 0})
+
+    def run(name: str) -> tuple[dict[str, float], dict[str, Tensor]]:
+        forget_data()  # as in a process of its own
+        result = train(config, 0, workdir=tmp_path / name)
+        assert result is not None
+        numbers = {key: it for key, it in result.metrics.items() if not key.startswith("system/")}
+        return numbers, load_weights(RunFolder(tmp_path / name).weights("last"))
+
+    bitmaps(root, layout, seed=0)
+    before, digest = run("before"), identify(config, 0).digest
+    assert run("again")[0] == before[0]
+    bitmaps(root, layout, seed=1)
+    after = run("after")
+    assert identify(config, 0).digest == digest
+    monkeypatch.setenv("CARFT_CACHE", str(tmp_path / "another cache"))
+    alone = run("alone")
+    assert after[0] == alone[0]
+    assert all(torch.equal(after[1][name], alone[1][name]) for name in alone[1])
+    assert after[0] != before[0]
+    assert any(not torch.equal(after[1][name], before[1][name]) for name in alone[1])
 
 
 def test_views_out_of_the_bank_are_those_that_are_made(

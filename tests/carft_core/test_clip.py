@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import huggingface_hub
 import open_clip
 import pytest
+import timm
 import torch
 from open_clip import factory
 from safetensors.torch import load_file, save_file
@@ -23,7 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core import clip as clip_module
-from carft_sweep.carft_core.clip import ImageClassifier, OpenedClip, open_model, weights_digest
+from carft_sweep.carft_core.clip import (
+    ImageClassifier,
+    OpenedClip,
+    draws_at_random,
+    open_model,
+    weights_digest,
+)
 from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.errors import RequestError
 
@@ -303,10 +311,14 @@ def test_the_transform_comes_from_the_config_but_its_size_from_the_tower(
     ("change", "message"),
     [
         (lambda c: c["model_cfg"].update(no_such=1), r"cannot build .*TypeError.*no_such"),
-        (lambda c: c["model_cfg"].update(vision_cfg=3), "cannot build this architecture"),
+        (lambda c: c["model_cfg"].update(vision_cfg=3), "vision_cfg must be a mapping"),
         (
-            lambda c: c["model_cfg"].update(vision_cfg={"timm_model_name": "convnext_no"}),
-            "cannot build this architecture .*convnext_no",
+            lambda c: c["model_cfg"].update(vision_cfg={"timm_model_name": "convnext_bas"}),
+            "'convnext_bas' is no image tower of timm; near names: convnext_base,",
+        ),
+        (
+            lambda c: c["model_cfg"].update(vision_cfg={"timm_model_name": ["convnext_base"]}),
+            "timm_model_name must be a text",
         ),
         (lambda c: c.update(preprocess_cfg={"mean": [0.5]}), "three numbers each, not"),
         (lambda c: c.update(preprocess_cfg={"std": "abc"}), "three numbers each, not 'abc'"),
@@ -320,6 +332,72 @@ def test_a_config_that_describes_no_model_is_one_message(
 ) -> None:
     folder = edited_config(tiny_clip_files, tmp_path / "m", change)
     with pytest.raises(RequestError, match=message):
+        open_model(str(folder))
+
+
+@pytest.mark.parametrize("name", ["hf-hub:org/model", "local-dir:/etc", "hf_hub:org/model"])
+def test_a_model_cannot_name_the_image_tower_of_another_place(
+    tiny_clip_files: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        pytest.fail("timm was asked for it")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    folder = edited_config(
+        tiny_clip_files,
+        tmp_path / "m",
+        lambda config: config["model_cfg"]["vision_cfg"].update(timm_model_name=name),
+    )
+    with pytest.raises(RequestError, match=f"timm_model_name: '{name}' is no image tower of timm"):
+        open_model(str(folder))
+
+
+def test_every_model_of_open_clips_has_an_image_tower_and_numbers_that_a_model_may_have(
+    tmp_path: Path,
+) -> None:
+    for name in open_clip.list_models():
+        clip_module._check_architecture(tmp_path, open_clip.get_model_config(name))
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "number", "most"),
+    [
+        ("text_cfg", "vocab_size", 60_000_000, "1,000,000"),
+        ("text_cfg", "context_length", 100_000, "4,096"),
+        ("vision_cfg", "image_size", 20_000, "1,024"),
+        ("vision_cfg", "image_size", [20_000, 20_000], "1,024"),
+        ("vision_cfg", "layers", 1_000_000, "1,000"),
+        ("vision_cfg", "width", math.nan, "1,000,000"),
+    ],
+)
+def test_a_number_too_large_for_any_model_is_refused_before_it_is_built(
+    tiny_clip_files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    section: str,
+    key: str,
+    number: object,
+    most: str,
+) -> None:
+    def fail(*_: object) -> None:
+        pytest.fail("it was built")
+
+    monkeypatch.setattr(clip_module, "_build", fail)
+    folder = edited_config(
+        tiny_clip_files,
+        tmp_path / "m",
+        lambda config: config["model_cfg"][section].update({key: number}),
+    )
+    with pytest.raises(RequestError, match=rf"{section}\.{key} is .*; at most {most}$"):
+        open_model(str(folder))
+
+
+def test_an_architecture_that_its_weights_do_not_fill_takes_no_memory(
+    tiny_clip_files: Path, tmp_path: Path
+) -> None:
+    """Its tokens alone would have 400 GB."""
+    folder = with_text(tiny_clip_files, tmp_path / "m", vocab_size=10**6, width=10**5, heads=1)
+    with pytest.raises(RequestError, match=r"does not fit .*token_embedding\.weight"):
         open_model(str(folder))
 
 
@@ -522,6 +600,52 @@ def test_the_digest_is_of_architecture_and_weights_and_of_nothing_else(
         lambda config: config["model_cfg"].update(quick_gelu=True),
     )
     assert weights_digest(str(deeper)) != weights_digest(str(tiny_clip_files))
+
+
+def test_the_digest_is_of_the_tokenizer_too_that_a_folder_brings(
+    tiny_clip_files: Path, tmp_path: Path
+) -> None:
+    """Equal weights with another vocabulary give other features of texts."""
+    plain, own = tmp_path / "plain", tmp_path / "own"
+    shutil.copytree(tiny_clip_files, plain)
+    with_text(tiny_clip_files, own, hf_tokenizer_name="x")
+    for folder in (plain, own):
+        (folder / "tokenizer.json").write_text('{"a": 1, "b": 2}')
+    before = weights_digest(str(plain)), weights_digest(str(own))
+    assert before[0] == weights_digest(str(tiny_clip_files))
+    moved = shutil.copytree(own, tmp_path / "moved")
+    (moved / "README.md").write_text("what it is")
+    assert weights_digest(str(moved)) == before[1]
+    for folder in (plain, own):
+        (folder / "tokenizer.json").write_text('{"a": 2, "b": 1}')
+    assert weights_digest(str(plain)) == before[0]
+    edited = weights_digest(str(own))
+    (own / "merges.txt").write_text("a b")
+    assert len({before[1], edited, weights_digest(str(own))}) == 3
+
+
+@pytest.mark.parametrize(
+    ("vision", "expected"),
+    [
+        ({}, False),
+        ({"patch_dropout": 0.25}, True),
+        ({"timm_model_name": "convnext_atto", "timm_drop_path": 0.1}, True),
+        ({"timm_model_name": "convnext_atto", "timm_drop": 0.1}, True),
+        ({"timm_model_name": "convnext_atto", "timm_drop_path": 0.0}, False),
+        ({"timm_model_name": "swin_tiny_patch4_window7_224"}, True),  # by timm's own default
+        ({"layers": [1, 1, 1, 1], "width": 8}, False),
+    ],
+    ids=str,
+)
+def test_an_image_tower_that_draws_at_random_while_it_trains_is_known(
+    vision: dict[str, object], expected: bool, tiny_clip_files: Path, tmp_path: Path
+) -> None:
+    folder = edited_config(
+        tiny_clip_files,
+        tmp_path / "m",
+        lambda config: config["model_cfg"]["vision_cfg"].update(image_size=224, **vision),
+    )
+    assert draws_at_random(str(folder), None, weights_digest(str(folder))) is expected
 
 
 def test_the_digest_needs_no_model(

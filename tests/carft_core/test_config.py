@@ -108,6 +108,22 @@ def test_every_mistake_is_told_at_once() -> None:
         ({"algorithm": "fine_tune", "merges": "wise_ft"}, "merges: must be a list of merges"),
         ({"algorithm": {"name": "fine_tune"}, "optim": {"lr": True}}, "optim.lr: must"),
         ({"algorithm": {"name": "fine_tune"}, "workers": -1}, "workers: must be greater than"),
+        (
+            {"algorithm": "fine_tune", "workers": 3000},
+            "workers: must be less than or equal to 256 or be 'auto', got 3000",
+        ),
+        (
+            {"algorithm": "fine_tune", "optim": {"lr": 100.0}},
+            "optim.lr: must be less than or equal to 10, got 100.0",
+        ),
+        (
+            {"algorithm": "fine_tune", "optim": {"epochs": 10**15}},
+            "optim.epochs: must be less than or equal to 100000, got 1000000000000000",
+        ),
+        (
+            {"algorithm": "fine_tune", "optim": {"steps": 10**15}},
+            "optim.steps: must be less than or equal to 100000000, got 1000000000000000",
+        ),
         ({"algorithm": {"name": ["x"]}}, "algorithm.name: unknown algorithm"),
         (
             {"algorithm": "fine_tune", "data": {"augmentation": "wise_ft"}},

@@ -16,14 +16,14 @@ from tests import domain_bed_tree, imagenet_tree, wilds_tree
 KNOWN = {
     "icon_shift": "896bf7c9453875a02bb57cac0cfdcfcfd410b16a486355310156b6c13f00bc36",
     "icon_shift_dev": "7f92433026804a79d52187236b24ddf882373ac5258f9ba4bffa091bb468825f",
-    "image_folder": "7b28ed9d5f81d34fb8a5f003ea8fff28815ccdbc9d672ce096109f108db255f1",
+    "image_folder": "8b0086ccfaccbda730215b5418c197e910ac8dc0276801720eaa6a1e90147fc3",
     "imagenet": "ceed6ad831ce2cd9f1ad80d804cf0345685c0ca88160b5215dc24ddc73f238a0",
     "imagenet, training": "d05dd402a2f52972f7e7622950c3988830d97f31a36808d0183250495c73bfae",
     "iwildcam": "9458e23236e8dde4acf3639bbfd20b50bbd2f07adca830ec9f30d7016b1bb5a3",
     "fmow": "f609f2e37c2bad27168858c332eca09d00a61552e8ebf471959dbdc7686c2a7a",
     "pacs": "3412227198b9b2eafae4405721f08c4e3eaaafcea072e65118d6b0d152fdb234",
     "vlcs": "8e8d56f9d51aa392d847e882ad82214c8cd9044403b5a7e2f722786857530b6b",
-    "declared": "400f605188392eba7b97ec265d194d2c3ba090572cb8d8beed0f160bec5242cf",
+    "declared": "af59b78745303e552fdafc2f123714867a5122b03a1a7ee13d12a94dfed50f15",
 }
 TREES: dict[str, Callable[[Path], object]] = {
     "imagenet": imagenet_tree.make,

@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from carft_sweep.carft_core.config import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import (
+    append_lines,
     parse_json,
     read_json,
     read_lines,
+    read_regular,
     write_atomically,
     write_json,
 )
@@ -62,8 +64,10 @@ def test_what_is_not_there_reads_as_none_and_what_is_broken_says_so(tmp_path: Pa
 def test_json_that_is_no_file_or_has_no_end_says_so(tmp_path: Path) -> None:
     device, deep, large = (tmp_path / name for name in ("device.json", "deep.json", "large.json"))
     device.symlink_to("/dev/zero")
-    with pytest.raises(RequestError, match=r"device\.json is not a regular file"):
+    with pytest.raises(RequestError, match=r"device\.json is a link, which is not followed"):
         read_json(device)
+    with pytest.raises(RequestError, match=r"device\.json is not a regular file"):
+        read_json(device, follow=True)
     deep.write_text("[" * 200_000)
     with pytest.raises(RequestError, match=r"deep\.json is not JSON that is read: nested too"):
         read_json(deep)
@@ -161,6 +165,18 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, kind: str) -
     for read in (read_json, read_lines):
         with pytest.raises(RequestError, match=r"a\.json"):
             read(path)
+
+
+def test_a_link_in_a_home_is_neither_read_nor_written_through(tmp_path: Path) -> None:
+    elsewhere, link = tmp_path / "elsewhere", tmp_path / "a.json"
+    elsewhere.write_text("[1]\n")
+    link.symlink_to(elsewhere)
+    for act in (read_json, read_lines, lambda path: append_lines(path, ["2"])):
+        with pytest.raises((RequestError, OSError), match="is a link, which is not followed"):
+            act(link)
+    assert elsewhere.read_text() == "[1]\n"
+    assert read_json(link, follow=True) == [1]
+    assert read_regular(link, 100) == b"[1]\n", "a file that the user names"
 
 
 def test_deep_json_is_refused(tmp_path: Path) -> None:

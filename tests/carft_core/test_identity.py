@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from carft_sweep.carft_core import identity
 from carft_sweep.carft_core.config import TrialConfig
@@ -18,6 +19,7 @@ from carft_sweep.carft_core.files import digest_of
 from carft_sweep.carft_core.identity import evaluation_digest, identify
 from carft_sweep.carft_core.merges import Merge, MergePoint, Model
 from carft_sweep.carft_core.merges.wise_ft import WiseFt
+from carft_sweep.carft_core.prepare import prepared
 from carft_sweep.carft_core.run import RunFolder, finish, is_complete
 from carft_sweep.carft_core.train import train
 
@@ -83,6 +85,42 @@ def test_a_micro_batch_is_inside_where_items_of_a_batch_are_coupled(toy_config: 
     assert digest(8) == digest(64)
     trained = {"optim.batch_norm": "train"}
     assert digest(8, **trained) != digest(64, **trained)
+
+
+def test_a_micro_batch_is_inside_where_the_image_tower_draws_at_random(
+    toy_config: Config, dropping_clip_files: Path, tmp_path: Path
+) -> None:
+    """Each micro-batch has masks of its own, so another size trains to other weights."""
+
+    def config(micro_batch: int, **fields: Any) -> TrialConfig:
+        model = {"name": str(dropping_clip_files)}
+        return toy_config({"model": model, "optim.micro_batch": micro_batch, **fields})
+
+    def loss(micro_batch: int) -> float:
+        result = train(config(micro_batch), 0, workdir=tmp_path / str(micro_batch))
+        assert result is not None
+        return result.metrics["id/val/nll"]
+
+    assert loss(4) != pytest.approx(loss(8), rel=1e-4)
+    digests = {identify(config(size), 0).digest for size in (2, 4, 8)}
+    assert len(digests) == 3
+    probes = {identify(config(size, algorithm="linear_probe"), 0).digest for size in (4, 8)}
+    assert len(probes) == 1  # it is solved on features of the tower as it is evaluated
+
+
+def test_a_model_whose_files_changed_is_opened_anew(
+    toy_config: Config, tiny_clip_files: Path, tmp_path: Path
+) -> None:
+    """Also within a process, as in a notebook: else its run would bear the digest of another."""
+    folder = shutil.copytree(tiny_clip_files, tmp_path / "clip")
+    config = toy_config({"model": {"name": str(folder)}})
+    before = prepared(config).teacher.clip.digest
+    state = load_file(folder / "open_clip_model.safetensors")
+    state["logit_scale"] += 0.1
+    save_file(state, folder / "open_clip_model.safetensors")
+    after = prepared(config).teacher.clip
+    assert identify(config, 0).parts["model"] == after.digest != before
+    assert after.logit_scale == pytest.approx(float(state["logit_scale"].exp()))
 
 
 @pytest.mark.parametrize("revision", ["TRAINING_REVISION", "MEASURING_REVISION"])

@@ -8,7 +8,6 @@ import os
 import shutil
 import tarfile
 import tracemalloc
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from carft_sweep.carft_core.data.loader import Batches, Loader, Passes
 from carft_sweep.carft_core.data.splits import bad_files
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.testing import check_family
+from tests.image_files import write_tar
 
 CLIP = Transform(16, (0.5,) * 3, (0.25,) * 3)
 CLASSES = ("bell", "cat")
@@ -42,15 +42,6 @@ def jpeg(seed: int) -> bytes:
     return file.getvalue()
 
 
-def write(shard: Path, members: Mapping[str, bytes]) -> None:
-    shard.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(shard, "w") as tar:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Ten images to train on in two shards, four to test on, and a shift in folders."""
@@ -60,12 +51,12 @@ def root(tmp_path: Path) -> Path:
         for number in range(5):
             members[f"{shard}{number}.jpg"] = jpeg(10 * shard + number)
             members[f"{shard}{number}.cls"] = CLASSES[number % 2].encode()
-        write(root / f"train/set-train-{shard:04d}.tar", members)
+        write_tar(root / f"train/set-train-{shard:04d}.tar", members)
     members = {}
     for number in range(4):
         members[f"t/{number}.json"] = json.dumps({"label": CLASSES[number % 2]}).encode()
         members[f"t/{number}.jpeg"] = jpeg(100 + number)
-    write(root / "test/set.tar", members)
+    write_tar(root / "test/set.tar", members)
     for name in CLASSES:
         file = root / "shifts/dark" / name / "0.jpg"
         file.parent.mkdir(parents=True)
@@ -135,7 +126,7 @@ def test_reduced_views_are_those_of_the_same_images_in_folders(tmp_path: Path) -
             image.parent.mkdir(parents=True)
             image.write_bytes(file.getvalue())
             members |= {f"{number}.jpg": file.getvalue(), f"{number}.cls": name.encode()}
-        write(tmp_path / "shards" / split / "0.tar", members)
+        write_tar(tmp_path / "shards" / split / "0.tar", members)
     sources = [
         IMAGE_FOLDER.open(DataConfig(family="image_folder", root=str(tmp_path / kind))).train
         for kind in ("folders", "shards")
@@ -177,7 +168,7 @@ def test_shards_are_indexed_once_and_anew_when_one_changes(
         again = opened(root)
     assert again.train.ids == first.train.ids
     assert again.digest == first.digest
-    write(
+    write_tar(
         root / "test/set.tar",
         {"a.jpg": jpeg(1), "a.cls": b"cat", "b.jpg": jpeg(2), "b.cls": b"bell"},
     )
@@ -200,7 +191,7 @@ def test_labels_that_are_numbers_keep_their_order_and_want_names(root: Path) -> 
         for number, label in enumerate(labels):
             members[f"{number}.jpg"] = jpeg(number)
             members[f"{number}.cls"] = f"{label}\n".encode()
-        write(root / split / "0.tar", members)
+        write_tar(root / split / "0.tar", members)
     shutil.rmtree(root / "shifts")
     problems = mistakes(root)
     assert "train/ has numbers as labels: classes.json must say what they mean" in problems
@@ -230,12 +221,12 @@ def test_labels_that_are_numbers_keep_their_order_and_want_names(root: Path) -> 
     ],
 )
 def test_a_mistake_in_a_shard_is_named(root: Path, members: dict[str, bytes], told: str) -> None:
-    write(root / "test/set.tar", members)
+    write_tar(root / "test/set.tar", members)
     assert told in mistakes(root)
 
 
 def test_what_is_wrong_is_told_again(root: Path) -> None:
-    write(root / "test/set.tar", {"a.jpg": b"x"})
+    write_tar(root / "test/set.tar", {"a.jpg": b"x"})
     assert mistakes(root) == mistakes(root)
 
 
@@ -254,7 +245,7 @@ def test_folders_beside_shards_are_refused(root: Path) -> None:
 def test_a_bad_image_in_a_shard_is_named_or_skipped(root: Path) -> None:
     members = {f"{n}.cls": CLASSES[n % 2].encode() for n in range(4)}
     members |= {f"{n}.jpg": jpeg(n)[: 200 if n == 3 else None] for n in range(4)}
-    write(root / "test/set.tar", members)
+    write_tar(root / "test/set.tar", members)
     data = opened(root)
     with pytest.raises(RequestError, match=r"test/set\.tar/3\.jpg in .*/test/set\.tar cannot be"):
         data.id_test.views(range(4), transform=CLIP, seed=None, epoch=0)
@@ -300,7 +291,7 @@ def sparse(name: str, size: int) -> tarfile.TarInfo:
 
 @pytest.mark.parametrize("suffix", ["cls", "json", "jpg"])
 def test_a_sparse_member_is_named_and_not_filled_up(root: Path, suffix: str) -> None:
-    write(root / "test/set.tar", {"a.jpg": jpeg(0), "a.cls": b"cat"})
+    write_tar(root / "test/set.tar", {"a.jpg": jpeg(0), "a.cls": b"cat"})
     add_raw(root / "test/set.tar", sparse(f"bomb.{suffix}", 1 << 50))
     tracemalloc.start()
     problems = mistakes(root)
@@ -318,14 +309,14 @@ def test_a_linked_image_is_named(root: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["cls", "json"])
 def test_a_label_as_large_as_a_file_is_named(root: Path, suffix: str) -> None:
-    write(root / "test/set.tar", {"a.jpg": jpeg(0), f"a.{suffix}": b" " * ((1 << 16) + 1)})
+    write_tar(root / "test/set.tar", {"a.jpg": jpeg(0), f"a.{suffix}": b" " * ((1 << 16) + 1)})
     assert f"test/set.tar: a.{suffix} has 65,537 bytes; a label takes at most 65,536" in mistakes(
         root
     )
 
 
 def test_a_label_nested_without_end_is_none(root: Path) -> None:
-    write(root / "test/set.tar", {"a.jpg": jpeg(0), "a.json": b"[" * 60_000})
+    write_tar(root / "test/set.tar", {"a.jpg": jpeg(0), "a.json": b"[" * 60_000})
     assert "test/set.tar says no label of a" in mistakes(root)
 
 
@@ -366,8 +357,8 @@ def test_shards_of_another_data_set_have_an_index_of_their_own(root: Path) -> No
     other = root.with_name("other")
     shutil.copytree(root, other)
     members = {"a.jpg": jpeg(1), "a.cls": b"cat\n", "b.jpg": jpeg(2), "b.cls": b"bell"}
-    write(root / "test/set.tar", members)
-    write(other / "test/set.tar", {**members, "a.cls": b"bell", "b.cls": b"cat\n"})
+    write_tar(root / "test/set.tar", members)
+    write_tar(other / "test/set.tar", {**members, "a.cls": b"bell", "b.cls": b"cat\n"})
     for folder in (root, other):
         os.utime(folder / "test/set.tar", (0, 0))
     labels = [opened(folder).id_test.ids for folder in (root, other)]

@@ -212,6 +212,23 @@ def refusal(config: TrialConfig, folder: Path) -> str:
     return str(caught.value)
 
 
+def refusal_on_ranks(config: TrialConfig, folder: Path) -> str:
+    """What two ranks say, alike, before they write anything."""
+    (message, other) = on_ranks(2, lambda: refusal(config, folder))
+    assert message == other
+    assert not (folder / "config.json").exists()
+    return message
+
+
+def test_a_run_whose_image_tower_draws_at_random_is_refused(
+    toy_config: Config, dropping_clip_files: Path, tmp_path: Path
+) -> None:
+    """Each rank would draw masks of its own: another result for the same run."""
+    config = toy_config({"model": {"name": str(dropping_clip_files)}})
+    message = refusal_on_ranks(config, tmp_path)
+    assert message.startswith(f"the dropout or stochastic depth of {dropping_clip_files} couples")
+
+
 @pytest.mark.parametrize(
     ("changes", "cause"),
     [
@@ -227,9 +244,7 @@ def test_a_run_whose_images_are_coupled_is_refused(
         f"{cause} couples the images of a batch, so a run cannot be divided among 2 processes; set "
         "resources.gpus: 1"
     )
-    config = toy_config(changes)
-    assert on_ranks(2, lambda: refusal(config, tmp_path)) == [message, message]
-    assert not (tmp_path / "config.json").exists()
+    assert refusal_on_ranks(toy_config(changes), tmp_path) == message
 
 
 class Remembers(FineTune):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable
@@ -89,6 +90,7 @@ def test_what_ends_by_itself_is_not_begun_again(tiny: MakeTiny) -> None:
     time.sleep(2)
     assert log.read_text().count("unknown key") == 1
     assert "was killed" not in log.read_text()
+    assert stat.S_IMODE(sweep.home.stat().st_mode) == 0o700, "a new home is its user's alone"
 
 
 def test_systemd_is_told_what_to_keep_and_gets_no_value_on_its_command_line(

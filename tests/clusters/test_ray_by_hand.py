@@ -189,6 +189,9 @@ def test_rays_folder_lies_in_one_that_nobody_could_make_first(tmp_path: Path, sc
     for folder in folders:
         assert folder.parent.parent == scratch
         assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+    if script == "start_head.sh":  # which makes the home
+        assert start(CARFT_HOME=str(tmp_path / "new")) == 0
+        assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
 
 
 def test_jobs_find_the_python_of_the_environment_also_where_a_shell_by_ssh_does_not() -> None:

@@ -6,12 +6,13 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from tests.docker.composed import DOCKER, ROOT
-from tools.lock import environments
+from tools.lock import environments, select
 
 DOCKERFILE = (DOCKER / "Dockerfile").read_text()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -77,7 +78,7 @@ def test_every_installation_is_held_by_hashes_and_torch_by_its_version() -> None
     installs = [" ".join(words.split()) for words in installs]
     torch = '--no-deps "torch==${TORCH}" "torchvision==${TORCHVISION}"'
     own = "--no-deps --no-index --find-links /wheels carft-sweep"
-    assert installs.count(torch) == installs.count(own) == 1
+    assert (installs.count(torch), installs.count(own)) == (1, 2)  # ours in both environments
     # It finds torch there, and brings what its build says it needs.
     assert installs.index("-r torch.txt") > installs.index(torch)
     others = [words for words in installs if words not in (torch, own, "-r torch.txt")]
@@ -92,6 +93,25 @@ def test_every_environment_is_one_of_the_lock_and_is_whole() -> None:
     assert set(selected) <= set(environments(PYPROJECT))
     for stage in ("node-packages", "server-packages"):
         assert re.search(r"pip( --python \S+)? check$", stages()[stage], re.MULTILINE)
+
+
+def test_mlflows_image_has_what_its_application_imports() -> None:
+    """The image has the wheel without what that requires."""
+    load = "import carft_sweep.tracking.ui_app; print(*sys.modules.keys() - before)"
+    code = f"import sys; before = {{*sys.modules}}; {load}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    lock = (ROOT / "requirements.lock").read_text()
+    node, server = (
+        {*re.findall(r"^([\w.-]+)==", select(lock, [name]), re.MULTILINE)}
+        for name in ("run", "server")
+    )
+    owners = metadata.packages_distributions()
+    roots = {name.partition(".")[0] for name in done.stdout.split()}
+    imported = {owner.lower() for root in roots for owner in owners.get(root, ())}
+    assert "starlette" in imported
+    assert not imported & ({"torch", "torchvision"} | node - server)
 
 
 def test_torch_is_a_version_that_the_project_allows() -> None:

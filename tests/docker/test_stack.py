@@ -6,16 +6,20 @@ from __future__ import annotations
 
 import base64
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import psycopg
 import pytest
+from urllib3.util.connection import create_connection
 
 from tests.docker.composed import DOCKER, composed, services
 from tests.services.postgres import ADMIN, ADMIN_PASSWORD, PROGRAMS, Postgres
@@ -208,6 +212,13 @@ def test_the_server_asks_for_a_password_and_for_its_own_name(served: Stack) -> N
     assert ask(served, users, "sweeps", "mlflow_user_password") == 403
 
 
+def test_the_server_acts_for_nobody(served: Stack) -> None:
+    """As `ui` of a home: tests/tracking/test_ui_app.py tries every route."""
+    for path in ("assistant/config", "gateway/secrets/list", "webhooks"):
+        path = f"/ajax-api/3.0/mlflow/{path}"
+        assert ask(served, path, "admin", "mlflow_admin_password") == 404
+
+
 def test_the_health_check_knows_a_server_that_serves(served: Stack) -> None:
     def check(address: str) -> int:
         words = services()["mlflow"]["healthcheck"]["test"][1:]
@@ -229,6 +240,13 @@ def test_artifacts_of_the_sweeps_user_go_through_the_server_into_the_store(
     run = client.create_run(client.create_experiment("stack")).info
     client.log_text(run.run_id, "kept", "note.txt")
     assert [key for key in served.store.keys("mlflow") if key.endswith("/note.txt")]
+    store = urlsplit(served.store.address).port
+
+    def reach(address: tuple[str, int], *rest: Any, **more: Any) -> socket.socket:
+        assert address[1] != store, "no node and nobody outside is in the network of the store"
+        return create_connection(address, *rest, **more)
+
+    monkeypatch.setattr("urllib3.util.connection.create_connection", reach)
     assert Path(client.download_artifacts(run.run_id, "note.txt", str(tmp_path))).read_text() == (
         "kept"
     )

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.by import By
 
 from tests.e2e.conftest import APART
 
@@ -99,13 +98,6 @@ def served(home: Path) -> Iterator[str]:
         found = re.search(r"http://[^/\s]+", lines[0])
         assert found is not None, lines
         yield found[0]
-
-
-def close_assistant(driver: webdriver.Chrome) -> None:
-    """MLflow's panel that asks for attention at the side, as a reader closes it."""
-    panel = '[data-component-id="mlflow.assistant.chat_panel.close"]'
-    for button in driver.find_elements(By.CSS_SELECTOR, panel):
-        button.click()
 
 
 def photograph(driver: webdriver.Chrome, path: Path, *, top: int = 0, height: int) -> None:

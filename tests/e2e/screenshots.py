@@ -28,7 +28,7 @@ from carft_sweep.sweeps.results.artifacts import PAGE
 from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.tracking.location import resolve_location
 from carft_sweep.tracking.store.mlflow_pages import run_page, runs_page
-from tests.e2e.browser import browser, close_assistant, photograph, served, show
+from tests.e2e.browser import browser, photograph, served, show
 
 SECONDS = 60
 NARROW = 600
@@ -148,11 +148,9 @@ def _arms(driver: webdriver.Chrome, url: str, path: Path) -> None:
     show(driver, url, width=WIDE, height=720)
 
     def is_there() -> bool:
-        close_assistant(driver)
         return bool(driver.find_elements(By.CSS_SELECTOR, '[col-id*="mean/ood"][role="gridcell"]'))
 
     _wait(driver, is_there)
-    time.sleep(1)  # for the panel to slide away
     driver.save_screenshot(str(path))
 
 
@@ -162,14 +160,12 @@ def _overview(driver: webdriver.Chrome, url: str, path: Path) -> None:
     show(driver, url, width=WIDE, height=1000)
 
     def is_there() -> bool:
-        close_assistant(driver)
         for button in driver.find_elements(By.XPATH, '//button[contains(., "Show more")]'):
             button.click()
         charts = driver.find_elements(By.CSS_SELECTOR, "img[src*='id_ood.png']")
         return bool(charts) and driver.execute_script("return arguments[0].complete", charts[0])
 
     _wait(driver, is_there)
-    time.sleep(1)  # for the panel to slide away
     driver.save_screenshot(str(path))
 
 
@@ -179,7 +175,6 @@ def _mlflow(driver: webdriver.Chrome, url: str, width: int, height: int, path: P
     show(driver, url, width=width, height=height)
 
     def is_drawn() -> bool:
-        close_assistant(driver)
         frames = driver.find_elements(By.CSS_SELECTOR, "iframe.mlflow-html-iframe")
         if not frames:
             return False
@@ -197,7 +192,6 @@ def _mlflow(driver: webdriver.Chrome, url: str, width: int, height: int, path: P
     driver.switch_to.frame(driver.find_element(By.CSS_SELECTOR, "iframe.mlflow-html-iframe"))
     driver.execute_script("scrollTo(0, 0)")
     driver.switch_to.default_content()
-    time.sleep(1)  # for the panel to slide away
     driver.save_screenshot(str(path))
 
 

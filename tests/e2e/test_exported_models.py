@@ -447,6 +447,30 @@ def test_predict_takes_an_export_or_a_sweep_and_files_or_folders(
     assert "{}" not in text
 
 
+@pytest.mark.usefixtures("cache")
+def test_predict_answers_with_the_model_of_its_own_home_as_it_is(
+    home: Home, kept: dict[str, Any], command: Command, root: Path, tmp_path: Path
+) -> None:
+    """Equal digests do not make equal weights: a home is copied, damaged, or made anew."""
+
+    def guesses(model: object, *options: object) -> list[str]:
+        file = root / "test" / "cat" / "0.png"
+        (item,) = command("predict", model, file, "--top", 3, "--json", *options)["predictions"]
+        return [guess["class"] for guess in item["classes"]]
+
+    def roll_heads() -> None:
+        for file in copy.glob("runs/*/weights/*.safetensors"):
+            state = load_file(file)
+            save_file({**state, "head.weight": state["head.weight"].roll(1, 0)}, file)
+
+    copy = shutil.copytree(home.path, tmp_path / "copy")
+    roll_heads()
+    rolled = guesses("small", "--home", copy)
+    assert guesses("small") == guesses(kept["folder"]) != rolled
+    roll_heads()
+    assert guesses("small", "--home", copy) != rolled
+
+
 def test_predict_of_many_images_has_a_line_each_and_the_accuracy_by_the_folders_names(
     kept: dict[str, Any], command: Command, root: Path, tmp_path: Path
 ) -> None:

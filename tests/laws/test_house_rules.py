@@ -98,6 +98,80 @@ def test_images_are_opened_in_one_place() -> None:
     assert settings[served] == settings["carft_core/data/images.py"]
 
 
+OPENS_NO_FILE_OF_A_HOME = {
+    "carft_core/bank.py": "the user's cache, with O_NOFOLLOW of its own",
+    "carft_core/clip.py": "weights that the user names",
+    "carft_core/data/folders.py": "the data, which may be links",
+    "carft_core/data/icon_shift.py": "the product's own images",
+    "carft_core/data/images.py": "the data",
+    "carft_core/files.py": "what it has written itself, to wait for the disk",
+    "carft_core/own_code.py": "modules that are imported",
+    "sweeps/bench/shards.py": "images that it has made",
+    "sweeps/results/measurements.py": "the user's cache",
+    "sweeps/secrets.py": "files that variables name",
+    "sweeps/engines/ray_tune.py": "Ray's own folder",
+    "sweeps/engines/resources.py": "what the system says of itself",
+    "sweeps/engines/worker.py": "a run's log, with O_NOFOLLOW of its own",
+    "sweeps/spec/user_code.py": "modules that are imported",
+    "sweeps/submit/package.py": "a checkout, within which links are resolved",
+    "tracking/location.py": "what it has written itself",
+    "tracking/mlflow_reader.py": "what it has downloaded",
+    "tracking/report/calibration.py": "the product's own table",
+    "tracking/report/html.py": "the page's own script, and its cache",
+    "tracking/report/published.py": "the product's own table",
+    "tracking/store/mlflow_client.py": "what it has downloaded",
+    "tracking/store/mlflow_models.py": "a model that it has made",
+    "tracking/store/pyfunc_model.py": "a model that MLflow serves",
+}
+"""Who opens files by other means than `regular_files`, and what it opens."""
+
+
+def test_files_of_a_home_are_opened_in_one_place() -> None:
+    """Where no link leads elsewhere, no pipe is waited for, and nothing is read without end."""
+
+    def opens(_: Path, tree: ast.Module) -> list[int]:
+        return [
+            node.lineno
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and is_opening(node)
+        ]
+
+    assert {*breaches(opens)} == {*OPENS_NO_FILE_OF_A_HOME}
+
+
+def is_opening(node: ast.Call) -> bool:
+    """Whether a call opens a file by its path, unless it is a new one, or one that the source names
+    itself: the system's, or the product's own.
+    """
+    modes = [ast.unparse(word).strip("'") for word in node.args[:1]]
+    match node.func:
+        case ast.Name("open"):
+            return not is_named_in_source(node.args[0])
+        case ast.Attribute(ast.Name("os"), "open"):
+            return not is_named_in_source(node.args[0])
+        case ast.Attribute(path, "read_text" | "read_bytes"):
+            return not is_named_in_source(path)
+        case ast.Attribute(path, "open") if modes in ([], ["r"], ["rb"], ["w"], ["wb"], ["ab"]):
+            return not is_named_in_source(path)
+    return False
+
+
+def is_named_in_source(path: ast.expr) -> bool:
+    """Whether a path begins with a constant: `CGROUP / "cpu.max"`, `Path(os.devnull)`."""
+    match path:
+        case ast.BinOp(path, _, _) | ast.Call(ast.Attribute(path), _, _):
+            return is_named_in_source(path)
+        case ast.Call(ast.Name("Path"), [place], _):
+            return is_named_in_source(place)
+        case ast.Name(name):
+            return name.isupper()
+        case ast.JoinedStr([ast.Constant(text), *_]) | ast.Constant(text):
+            return str(text).startswith("/proc/")
+        case ast.Attribute():
+            return ast.unparse(path) == "os.devnull"
+    return False
+
+
 def test_no_modules_of_the_core_import_each_other_in_a_circle() -> None:
     """Imports in functions and under TYPE_CHECKING count."""
     graph = grimp.build_graph("carft_sweep", exclude_type_checking_imports=False, cache_dir=None)

@@ -13,6 +13,7 @@ from carft_sweep.tracking.location import stay_private
 from carft_sweep.tracking.store.memory_store import MemoryTracker
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from carft_sweep.tracking.ui_server import Server, serve
+from tests.tracking.mlflow_routes import Route, mlflow_routes
 from tests.tracking.subjects import Subject, look_into_memory, look_into_mlflow
 
 NewDatabase = Callable[[], str]
@@ -53,6 +54,12 @@ def server(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         running = serve(database, folder / "artifacts", port=0, names=[NAME])
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def routes() -> frozenset[Route]:
+    """Those of MLflow's own server: to list them takes seconds."""
+    return mlflow_routes()
 
 
 @pytest.fixture(params=["memory", "sqlite", "server"])

@@ -17,6 +17,11 @@ def test_control_characters_are_written_out_and_text_is_left_alone() -> None:
     assert printable(f"a\tb\n{TITLE} é 猫") == f"a\tb\n{WRITTEN} é 猫"
 
 
+def test_what_turns_the_direction_of_a_text_is_written_out() -> None:
+    assert printable("a\u202egnp.exe\u2066b\u200f") == "a\\u202egnp.exe\\u2066b\\u200f"
+    assert printable("\u05e9\u05dc\u05d5\u05dd") == "\u05e9\u05dc\u05d5\u05dd"
+
+
 def test_what_rich_shows_has_no_escapes_but_those_of_its_styles() -> None:
     shown = io.StringIO()
     console = PlainConsole(file=shown, force_terminal=True, width=200, color_system="standard")

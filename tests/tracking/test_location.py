@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -9,10 +10,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.submit.package import pack, source_commit
+from carft_sweep.tracking import provenance
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.location import (
     QUIET,
@@ -21,8 +25,10 @@ from carft_sweep.tracking.location import (
     file_system,
     home_id,
     network_file_system,
+    read_home_id,
     resolve_location,
     stay_private,
+    waiting,
     without_password,
 )
 from carft_sweep.tracking.provenance import SOURCE_COMMIT, provenance_tags
@@ -258,6 +264,94 @@ def test_programs_that_the_settings_of_a_checkout_name_do_not_run(
     assert {file.name for file in ran.iterdir()} == {"filter", "monitor"}, "the programs do work"
 
 
+FILTER = '[filter "{name}"]\n\tclean = touch {ran}/filter; cat\n'
+BROUGHT = {
+    "a filter without a name": {
+        ".gitattributes": "file filter=\n",
+        ".git/config": FILTER.replace("{name}", ""),
+    },
+    "a filter with dots": {
+        ".gitattributes": "file filter=a.b\n",
+        ".git/config": FILTER.replace("{name}", "a.b"),
+    },
+    "attributes that git does not track": {
+        ".git/info/attributes": "file filter=odd\n",
+        ".git/config": FILTER.replace("{name}", "odd"),
+    },
+    "attributes of another file": {
+        ".git/odd": "file filter=odd\n",
+        ".git/config": f"[core]\n\tattributesFile = .git/odd\n{FILTER.replace('{name}', 'odd')}",
+    },
+    "a filter that is a process": {
+        ".gitattributes": "file filter=odd\n",
+        ".git/config": '[filter "odd"]\n\tprocess = touch {ran}/filter\n',
+    },
+    "settings of a worktree": {
+        ".gitattributes": "file filter=odd\n",
+        ".git/config": "[extensions]\n\tworktreeConfig = true\n",
+        ".git/config.worktree": FILTER.replace("{name}", "odd"),
+    },
+}
+PROMISED = """[core]
+	repositoryformatversion = 1
+[extensions]
+	partialClone = odd
+[remote "odd"]
+	promisor = true
+"""
+FETCHED = {
+    "a helper": "\turl = ext::sh -c touch% {ran}/fetch\n[protocol.ext]\n\tallow = always\n",
+    "a command for ssh": "\turl = ssh://localhost/x\n[core]\n\tsshCommand = touch {ran}/fetch;\n",
+    "a program of the other end": "\turl = {ran}\n\tuploadpack = touch {ran}/fetch;\n",
+}
+
+
+@pytest.mark.parametrize("settings", [*BROUGHT, *FETCHED])
+def test_no_setting_of_a_checkout_starts_a_program(tmp_path: Path, settings: str) -> None:
+    checkout, ran = tmp_path / "checkout", tmp_path / "ran"
+    checkout.mkdir()
+    ran.mkdir()
+    git(checkout, "init")
+    (checkout / "file").write_text("1")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "--message", "first")
+    files = BROUGHT.get(settings) or {".git/config": PROMISED + FETCHED[settings]}
+    for name, text in files.items():
+        with (checkout / name).open("a") as file:
+            file.write(text.replace("{ran}", str(ran)))
+    if settings in FETCHED:  # what is missing is fetched from whoever has promised it
+        tree = git(checkout, "rev-parse", "HEAD^{tree}")
+        (checkout / ".git" / "objects" / tree[:2] / tree[2:]).unlink()
+        (checkout / ".git" / "index").unlink()
+    (checkout / "file").write_text("2")  # its content is compared, behind the filter
+    assert "mlflow.source.git.commit" in provenance_tags(checkout)
+    with contextlib.suppress(RequestError):  # a tree is missing
+        source_commit(checkout)
+    with contextlib.suppress(RequestError):
+        pack(checkout)
+    assert not [*ran.iterdir()]
+    environ = {"PATH": os.environ["PATH"], "HOME": str(checkout)}
+    subprocess.run(["git", "status"], cwd=checkout, env=environ, capture_output=True, check=False)
+    assert [*ran.iterdir()], "the program does run"
+
+
+def test_git_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git(tmp_path, "init")
+    os.mkfifo(tmp_path / "pipe")
+    git(tmp_path, "config", "include.path", str(tmp_path / "pipe"))
+    monkeypatch.setattr(provenance, "_GIT_SECONDS", 0.5)
+    hung = []
+    run = subprocess.run
+
+    def counted(*words: Any, **options: Any) -> Any:
+        hung.append(words)
+        return run(*words, **options)
+
+    monkeypatch.setattr(subprocess, "run", counted)
+    assert not [name for name in provenance_tags(tmp_path) if "git" in name]
+    assert len(hung) == 1
+
+
 def test_outside_a_checkout_nothing_of_git_is_told(tmp_path: Path) -> None:
     tags = provenance_tags(tmp_path)
     assert not [name for name in tags if "git" in name]
@@ -299,6 +393,40 @@ def test_a_lock_is_held_once_and_can_be_taken_after_its_release(tmp_path: Path) 
     lock.release()
     lock.release()
     Lock(tmp_path / "lock").release()
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe"])
+def test_a_lock_that_leads_elsewhere_writes_nothing_there(tmp_path: Path, kind: str) -> None:
+    elsewhere, lock = tmp_path / "elsewhere", tmp_path / "home" / ".lock"
+    lock.parent.mkdir()
+    if kind == "link":
+        elsewhere.write_text("a file of somebody's")
+    if kind == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.symlink_to(elsewhere)
+    with pytest.raises(TrackingError, match=r"\.lock is .*: remove it, a lock is made anew"):
+        Lock(lock)
+    with pytest.raises(TrackingError, match=r"\.lock is .*"), waiting(lock):
+        pass
+    text = elsewhere.read_text() if elsewhere.exists() else None
+    assert text == ("a file of somebody's" if kind == "link" else None)
+    lock.unlink()
+    Lock(lock).release()
+
+
+@pytest.mark.parametrize("content", ["a private key", "../id", "", "0" * 31, None])
+def test_an_id_that_is_none_is_not_sent(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "id"
+    if content is None:
+        (tmp_path / "elsewhere").write_text("0" * 32)
+        file.symlink_to(tmp_path / "elsewhere")
+    else:
+        file.write_text(content)
+    for read in (home_id, read_home_id):
+        with pytest.raises(TrackingError, match=r"no id of a home|is a link") as refused:
+            read(tmp_path)
+        assert content is None or content == "" or content not in str(refused.value)
 
 
 def test_a_file_system_without_locks_is_not_taken_for_another_process(

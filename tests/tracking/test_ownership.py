@@ -129,3 +129,39 @@ def test_a_new_home_is_its_users_alone_unless_it_is_shared(tmp_path: Path) -> No
         os.umask(before)
     assert stat.S_IMODE(own.stat().st_mode) == 0o700
     assert stat.S_IMODE(shared.stat().st_mode) == 0o2770, "what is there keeps its mode"
+
+
+@pytest.mark.parametrize("name", ownership.LARGE_FOLDERS)
+def test_a_folder_elsewhere_that_others_may_write_is_refused_like_the_home(
+    home: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(ownership, "_is_private", lambda *_: False)
+    elsewhere = home.with_name("large")
+    elsewhere.mkdir(mode=0o755)
+    (home / name).symlink_to(elsewhere)
+    check_home(home)
+    elsewhere.chmod(0o777)
+    with pytest.raises(TrackingError, match=f"has a folder {name} that can be written by every"):
+        check_home(home)
+    check_home(home, {"CARFT_SHARED_HOMES": str(home)})
+
+
+def test_behind_a_door_that_is_closed_folders_are_as_the_umask_makes_them(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ownership, "_is_private", lambda *_: False)
+    (home / "runs").mkdir()
+    (home / "runs").chmod(0o775)
+    home.chmod(0o700)
+    check_home(home)
+    home.chmod(0o755)
+    with pytest.raises(TrackingError, match="has a folder runs that can be written by group"):
+        check_home(home)
+
+
+@pytest.mark.parametrize("name", ["mlflow.db", "runs/.locks", "runs/" + "a" * 64, "sweeps/a"])
+def test_a_home_that_leads_elsewhere_is_refused(home: Path, name: str) -> None:
+    (home / name).parent.mkdir(exist_ok=True)
+    (home / name).symlink_to(home.parent)
+    with pytest.raises(TrackingError, match=f"leads elsewhere by the link {home / name}, and"):
+        check_home(home)

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import requests
 from flask_cors.core import probably_regex
 from mlflow.server.security_utils import is_allowed_host_header, should_block_cors_request
 
@@ -39,6 +40,8 @@ from tests.mounts import mount
 from tests.tracking.conftest import NewDatabase
 
 ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.xdist_group("ui")
 
 
 def group_is_gone(leader: int) -> bool:
@@ -82,7 +85,7 @@ def test_it_shows_runs_and_artifacts_of_a_home_and_ends_with_its_children(
 STAND_IN = """
 import http.server, os, subprocess, sys
 if "fail" in os.environ.get("STAND_IN", ""):
-    sys.exit("the reason why")
+    raise ValueError("the reason why")
 open(os.environ["MLFLOW_BACKEND_STORE_URI"].removeprefix("sqlite:///"), "a").close()
 child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 subprocess.Popen([sys.executable, "-c", child])
@@ -174,8 +177,8 @@ def test_stopping_gives_sigterm_back(stand_in: str) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_server_of_somebody_else_is_only_named() -> None:
-    server = serve("https://lab.example.org/mlflow", None)
+def test_a_server_of_somebody_else_is_only_named_without_its_password() -> None:
+    server = serve("https://ada:secret@lab.example.org/mlflow", None)
     assert (server.address, server.process) == ("https://lab.example.org/mlflow", None)
     server.stop()
 
@@ -197,7 +200,7 @@ def test_a_server_that_ends_at_once_says_why(
     stand_in: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STAND_IN", "fail")
-    with pytest.raises(TrackingError, match="ended at once:\nthe reason why"):
+    with pytest.raises(TrackingError, match=r"ended at once:\nValueError: the reason why$"):
         serve(stand_in, None, port=0)
 
 
@@ -278,14 +281,14 @@ def test_no_origin_is_a_pattern(host: str) -> None:
     assert not any("localhost" in origin for origin in origins), "MLflow lets it in, anchored"
 
 
-def allowed(address: str, origin: str) -> str | None:
+def allowed(address: str, origin: str, host: str = "") -> str | None:
     """Ask for experiments as a page of `origin` does; whom the answer lets read it."""
     path = "/ajax-api/2.0/mlflow/experiments/search?max_results=1"
-    request = urllib.request.Request(f"{address}{path}", headers={"Origin": origin})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        assert answer.status == 200
-        named: str | None = answer.headers["Access-Control-Allow-Origin"]
-        return named
+    headers = {"Origin": origin} | ({"Host": host} if host else {})
+    answer = requests.get(f"{address}{path}", headers=headers, timeout=10)
+    named: str | None = answer.headers.get("Access-Control-Allow-Origin")
+    assert answer.status_code == (403 if named is None else 200)
+    return named
 
 
 HOSTILE_PAGES = (
@@ -295,6 +298,8 @@ HOSTILE_PAGES = (
     *("http://10.1.1.1", "http://[::1].attacker.example", "http://:attacker.example"),
     *("https://mlflow.lab.example.attacker.example", "https://mlflowXlab.example"),
     *("https://mlflow.lab.example:1", "https://a.mlflow.lab.example", "null", "*", "file://"),
+    # Whoever else has a server on this machine; MLflow by itself lets in each of its ports.
+    *("http://localhost", "http://localhost:8080", "http://127.0.0.1:8080", "http://[::1]:8080"),
 )
 
 
@@ -304,8 +309,12 @@ def test_a_page_of_another_host_cannot_read_what_it_answers(server: Server, orig
 
 
 def test_its_own_pages_can_read_what_it_answers(server: Server) -> None:
-    for origin in ("http://localhost:8080", "https://mlflow.lab.example", server.address):
+    for origin in ("https://mlflow.lab.example", server.address):
         assert allowed(server.address, origin) == origin
+
+
+def test_a_page_at_the_end_of_a_tunnel_is_one_of_its_own(server: Server) -> None:
+    assert allowed(server.address, "http://localhost:8080", "localhost:8080") is not None
 
 
 @pytest.mark.parametrize(
@@ -467,6 +476,15 @@ def test_what_the_administrator_of_the_machine_has_set_stands(
     users = prepare(tmp_path, nobody)
     assert users.environ == {KEY: "a key of theirs"}
     assert "/etc/mlflow/auth.ini" in users.note
+
+
+def test_a_missing_package_is_named_before_a_server_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carft_sweep.tracking.ui_server.find_spec", lambda _: None)
+    with pytest.raises(TrackingError, match=r'pip install "carft-sweep\[server\]"'):
+        prepare(tmp_path, nobody)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_where_sqlite_would_lose_users_it_is_refused(

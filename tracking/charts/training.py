@@ -12,6 +12,7 @@ from typing import Any
 
 import altair as alt
 
+from carft_sweep.regular_files import read_regular
 from carft_sweep.tracking.charts import palette
 from carft_sweep.tracking.charts.base import (
     Chart,
@@ -65,10 +66,10 @@ def read_history(run: RunRecord) -> History | None:
     if run.folder is None:
         return None
     try:
-        epochs = json.loads((run.folder / "history.json").read_text())
+        epochs = json.loads(read_regular(run.folder / "history.json"))
         metrics = [_finite(epoch["metrics"]) for epoch in epochs]
         seconds = sum(float(epoch["seconds"]) for epoch in epochs)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         logger.debug("no history of %s: %s", run.digest, error)
         return None
     return History(seconds, metrics) if metrics else None

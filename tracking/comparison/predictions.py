@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from carft_sweep.regular_files import open_regular
 from carft_sweep.tracking.comparison.metrics import OOD
 from carft_sweep.tracking.comparison.runs import UNMERGED, Arm, RunRecord
 from carft_sweep.tracking.comparison.statistics import (
@@ -25,6 +27,7 @@ from carft_sweep.tracking.program import program
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyarrow.parquet import FileMetaData
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,41 @@ def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
     import pyarrow
     import pyarrow.parquet as parquet
 
+    texts = [name for name in names if name not in _NUMBERS]
     try:
-        table = parquet.ParquetFile(path).read(list(names)).select(list(names))
+        with os.fdopen(open_regular(path), "rb") as file:
+            metadata = parquet.read_metadata(file)
+            _check_size(metadata, names, os.fstat(file.fileno()).st_size)
+            # As dictionaries: a file may repeat one long text without end.
+            opened = parquet.ParquetFile(file, metadata=metadata, read_dictionary=texts)
+            table = opened.read(list(names)).select(list(names))
         for name in names:
             _check_column(name, table[name])
     except (pyarrow.ArrowException, KeyError, OSError, ValueError) as error:
         raise _no_predictions(path, error) from None
     return table
+
+
+_MOST_BYTES, _MOST_CHARACTERS = 1 << 28, 1 << 27
+"""Of the columns, unpacked, and of the texts of one, as long as its longest."""
+
+
+def _check_size(metadata: FileMetaData, names: Sequence[str], size: int) -> None:
+    """Raise ValueError for columns that take more memory than predictions in `size` bytes: their
+    images have names of their own, so that a row takes some 20 bytes, packed.
+    """
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    columns = [
+        column
+        for group in groups
+        for column in (group.column(number) for number in range(group.num_columns))
+        if column.path_in_schema.partition(".")[0] in names
+    ]
+    values = max(metadata.num_rows, *(column.num_values for column in columns), 0)
+    if values > size:
+        raise ValueError(f"{values} values in {size} bytes")
+    if (unpacked := sum(column.total_uncompressed_size for column in columns)) > _MOST_BYTES:
+        raise ValueError(f"{unpacked} bytes, unpacked")
 
 
 _LISTS = ("top5", "logits")
@@ -116,6 +147,14 @@ def _check_column(name: str, column: pa.ChunkedArray) -> None:
     if kind is None or not is_right(kind):
         raise ValueError(f"column {name} is {column.type} and not {wanted}")
     column.validate(full=True)  # a text that is none breaks where it is read
+    if wanted == "texts":
+        lengths = (
+            compute.max(compute.binary_length(it.dictionary)).as_py() for it in column.chunks
+        )
+        if (
+            characters := max((it or 0 for it in lengths), default=0) * len(column)
+        ) > _MOST_CHARACTERS:
+            raise ValueError(f"column {name} has up to {characters} characters")
     if name != "logits" and column.null_count:
         raise ValueError(f"column {name} lacks {column.null_count} values")
     if name in _NUMBERS and name not in _LISTS and len(column):
@@ -145,7 +184,8 @@ def class_names(run: RunRecord) -> tuple[str, ...]:
     if path is None or not path.is_file():
         return ()
     try:
-        metadata = parquet.read_schema(path).metadata or {}
+        with os.fdopen(open_regular(path), "rb") as file:
+            metadata = parquet.read_schema(file).metadata or {}
         names = json.loads(metadata.get(CLASS_NAMES, "[]"))
     except (pyarrow.ArrowException, OSError, ValueError, RecursionError) as error:
         raise _no_predictions(path, error) from None

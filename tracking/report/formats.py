@@ -442,7 +442,10 @@ def _markdown_line(texts: Sequence[str]) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    """Escape what would begin a cell, HTML, a link, an image, or a line of its own."""
+    for special, plain in (("|", "\\|"), ("<", "&lt;"), ("](", "]\\("), ("\n", " ")):
+        text = text.replace(special, plain)
+    return text
 
 
 _ESCAPES: Mapping[str, str] = {

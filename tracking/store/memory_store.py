@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from carft_sweep.regular_files import read_regular
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.store import mlflow_limits
 from carft_sweep.tracking.store.base import (
@@ -95,7 +96,7 @@ class MemoryTracker(Tracker):
         """Keep the bytes. Raises TrackingError for a run never opened or no such file."""
         run = self._run(key)
         try:
-            content = path.read_bytes()
+            content = read_regular(path)
         except OSError as error:
             raise TrackingError(f"cannot keep {path}: {error.strerror}") from error
         run.artifacts[f"{folder}/{path.name}" if folder else path.name] = content

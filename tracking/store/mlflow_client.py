@@ -113,12 +113,11 @@ def create_database(file: Path) -> None:
     # A name of its own each time: MLflow keeps what it knows of a URI for the process's life.
     with tempfile.TemporaryDirectory(prefix=f".{file.name}.new-", dir=file.parent) as folder:
         new = Path(folder) / file.name
+        new.touch(0o666 if is_shared(file.parent) else 0o600)  # SQLite would let nobody else write
         with _usable(f"sqlite:///{file}"):
             from mlflow import MlflowClient
 
             MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
-        if not is_shared(file.parent):
-            new.chmod(0o600)
         new.replace(file)
 
 

@@ -20,8 +20,10 @@ from carft_sweep.tracking.location import (
     is_named,
     is_server,
     source_of,
+    sqlite_file,
     without_password,
 )
+from carft_sweep.tracking.ownership import not_writable
 from carft_sweep.tracking.store import mlflow_limits
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ _MISTAKES = {
 _DOUBTFUL = "BAD_REQUEST"
 _OVERLOADED = "QueuePool limit"
 """What SQLAlchemy says when every connection of the server to its database is in use."""
+_READ_ONLY = "attempt to write a readonly database"
 _REFUSED = {"CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "UNAUTHENTICATED"}
 _UPLOAD_MISTAKES = {400, 404, 413}
 _UNKNOWN = re.compile(r"endpoint (\S+) failed with error code 404")
@@ -55,6 +58,9 @@ def translate_error(uri: str, code: str, text: str, answers: Callable[[], bool])
     """
     place = without_password(uri)
     text = remove_passwords(text, uri)
+    file = sqlite_file(uri)
+    if file is not None and _READ_ONLY in text:
+        return AccessDenied(not_writable(file))
     if "out-of-date database schema" in text:
         return _other_schema(place, text)
     if code in _REFUSED:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from carft_sweep.regular_files import open_regular
 from carft_sweep.tracking.database import set_aside_if_damaged
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import (
@@ -256,7 +258,7 @@ class MlflowStore(Tracker):
         """Upload a file; the one of the same place and name is replaced."""
         client, _ = self._store()
         try:
-            path.open("rb").close()
+            os.close(open_regular(path))
         except OSError as error:
             raise TrackingError(f"cannot keep {path}: {error.strerror}") from error
         if (root := self._artifact_root) is not None:  # as MLflow makes it anybody may read it

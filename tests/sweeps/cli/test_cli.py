@@ -29,8 +29,9 @@ from carft_sweep.sweeps.cli.parser import (
     parse,
     parsers,
 )
-from carft_sweep.sweeps.cli.removal import waste
+from carft_sweep.sweeps.cli.removal import Waste, waste
 from carft_sweep.sweeps.engines.resources import Node
+from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.trials import LEDGER_FILE
 from carft_sweep.sweeps.scheduler.progress import LiveProgress, Progress, duration
@@ -291,6 +292,45 @@ def test_clean_only_tells_until_it_is_told_to(
     assert (runs.folder(used) / "trained.json").exists()
     assert runs.folder("living").exists()
     assert main(["compare", "toy"]) == 0
+
+
+def test_clean_keeps_what_a_sweep_has_taken_up_since_it_looked(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(toy_cli)
+    runs, others = RunStore(toy_cli.home.runs), RunStore(toy_cli.home.runs)
+    used = next(iter(runs.digests()))
+    (runs.folder(used) / "checkpoint.pt").write_text("x")
+    for digest in ("orphan", "other"):
+        runs.acquire(digest, "a", "gone")
+        runs.release(digest, "done")
+
+    def taken_up(home: Home) -> list[Waste]:
+        items = [*waste(home)]
+        others.acquire("orphan", "a", "toy")
+        others.acquire(used, "a", "toy")
+        return items
+
+    monkeypatch.setattr("carft_sweep.sweeps.cli.removal.waste", taken_up)
+    capsys.readouterr()
+    assert main(["clean", "--yes", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [Path(item["path"]).name for item in told["items"]] == ["other"]
+    assert runs.read("orphan") is not None
+    assert (runs.folder(used) / "checkpoint.pt").exists()
+    assert not runs.folder("other").exists()
+
+
+def test_clean_removes_nothing_behind_a_link(toy_cli: ToySweep) -> None:
+    run(toy_cli)
+    elsewhere = toy_cli.folder / "elsewhere"
+    (elsewhere / ".git.template").mkdir(parents=True)
+    (elsewhere / ".env.template").write_text("somebody's")
+    (toy_cli.home.path / "mlartifacts").symlink_to(elsewhere)
+    (toy_cli.home.sweep("toy") / ".a.abcdefgh").symlink_to(elsewhere)
+    assert main(["clean", "--yes"]) == 0
+    assert {path.name for path in elsewhere.iterdir()} == {".git.template", ".env.template"}
+    assert not (toy_cli.home.sweep("toy") / ".a.abcdefgh").is_symlink()
 
 
 def test_clean_removes_what_killed_processes_left_and_keeps_what_a_run_goes_back_to(

@@ -321,7 +321,7 @@ def test_a_full_disk_is_an_os_error_and_leaves_the_ledger_as_it_was(
             patch.setattr(Ledger, "report", lambda *told: Ledger._write(told[0], {}))
         else:
             kind = Short if fault == "short write" else type("Full", (io.FileIO,), {"write": full})
-            patch.setattr(Path, "open", lambda path, *_, **__: kind(path, "a+"))
+            patch.setattr("carft_sweep.carft_core.files.FileIO", kind)
         assert_refused(ledger, errno.ENOSPC)
     ledger.complete(0, [0.5])
     assert contents(read(home)) == contents(ledger)

@@ -347,6 +347,13 @@ def test_the_page_of_a_family_of_ones_own_shows_its_names_and_what_its_end_has_k
     text = Path(capsys.readouterr().out.split("The report is ")[1].strip()).read_text()
     assert text.count("data:image/png;base64") == 24
     assert "alarm clock" in text
+    (tmp_path / "private").write_text("a private key")
+    for file in copy.sweep(NAME).glob("thumbnails/*.png"):
+        file.unlink()
+        file.symlink_to(tmp_path / "private")
+    views = view_data(copy, [sweep], compared)
+    assert views.pictures is not None
+    assert not views.pictures.thumbnails, "a link leads elsewhere"
     shutil.rmtree(copy.sweep(NAME) / "thumbnails")
     views = view_data(copy, [sweep], compared)
     assert views.pictures is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,6 +82,17 @@ def test_where_items_of_a_batch_are_coupled_only_evaluation_is_halved() -> None:
     assert smaller.optim == coupled.optim
     assert smaller.eval.batch_size == coupled.eval.batch_size // 2
     assert not can_be_halved(halved(coupled, 8))
+
+
+def test_where_the_image_tower_draws_at_random_only_evaluation_is_halved(
+    dropping_clip_files: Path,
+) -> None:
+    """Each micro-batch has masks of its own, so smaller ones would be another run."""
+    config = trial_config({"model": {"name": str(dropping_clip_files)}, "algorithm": "car_ft"})
+    smaller = halved(config, 1)
+    assert smaller.optim == config.optim
+    assert smaller.eval.batch_size == config.eval.batch_size // 2
+    assert not can_be_halved(halved(config, 8))
 
 
 class Watching(InProcessEngine):

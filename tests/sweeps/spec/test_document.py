@@ -117,8 +117,10 @@ def test_a_duplicate_key_keeps_its_first_value_and_is_noted() -> None:
             f"{name}: &{name} [*{before}, *{before}]\n"
             for before, name in zip("abcdefghijklmnopqrs", "bcdefghijklmnopqrst", strict=True)
         ),
+        "k0: &k0 {a: 1}\n"
+        + "".join(f"k{n}: &k{n} {{<<: [*k{n - 1}, *k{n - 1}]}}\n" for n in range(1, 28)),
     ],
-    ids=["brackets", "braces", "dashes", "long", "bomb"],
+    ids=["brackets", "braces", "dashes", "long", "bomb", "merges"],
 )
 def test_a_text_that_grows_without_end_is_stopped(text: str) -> None:
     with pytest.raises(YamlError, match=f"more than {MAX_NODES}|nested more than"):

@@ -309,6 +309,10 @@ def test_every_named_secret_is_one_and_so_is_its_file(name: str) -> None:
         ("CARFT_OPTUNA_STORAGE", "postgresql://me:open sesame%2F@host/optuna", True),
         ("CARFT_OPTUNA_STORAGE", "postgresql://me:a/b@host/optuna", True),
         ("MLFLOW_EXPERIMENT_NAME", "a: b@c", False),
+        ("CARFT_PASS", "x", True),
+        ("CARFT_DSN", "x", True),
+        ("MLFLOW_AUTH_CONFIG_PATH", "/etc/mlflow.ini", False),
+        ("MLFLOW_TRACKING_AUTH", "kubernetes", False),  # the name of a plugin
     ],
 )
 def test_a_variable_is_a_secret_by_name_or_by_a_password_in_it(
@@ -348,6 +352,8 @@ def test_an_address_of_git_without_a_password_is_none() -> None:
         *("terraform.tfstate", "terraform.tfstate.backup", "prod.tfvars", "me.ppk", "me.asc"),
         *("lab.ovpn", "rclone.conf", ".dockercfg", "pip.conf", ".config/gh/hosts.yml"),
         *("cookies.txt", ".secrets/mlflow-password", "mlflow-password", "optuna-url", "ray-token"),
+        *(".databrickscfg", ".bash_history", "ssh_host_ed25519_key", "creds.json", "deploy_key"),
+        *(".env~", "accessKeys.csv", "ui/session-key", "lab_creds.yaml", "me_deploy_key"),
         # Folders in any case and with a dot, also of what is harmless elsewhere.
         *("Secrets/x.txt", ".secrets/x", "SECRETS/a/b.csv", "secrets/prod.py", ".ssh/config.md"),
     ],

@@ -490,3 +490,46 @@ def test_the_gallery_shows_the_test_and_the_shifts(runs: list[RunRecord]) -> Non
     assert gallery is not None
     assert {row.split for row in gallery.counts} == {"id/test", "ood/outline", "ood/flat_emoji"}
     assert "ood/pixel" not in {picture.split for picture in gallery.pictures}
+
+
+def packed(folder: Path, **columns: pa.Array) -> Path:
+    """Predictions of other columns than usual, in as few bytes as there can be."""
+    path = predictions_path(folder, None)
+    path.parent.mkdir(parents=True)
+    count = len(next(iter(columns.values())))
+    usual = {"split": "id/test", "id": "a", "unit": "a", "label": 3, "prediction": 3}
+    rest = {name: pa.repeat(value, count) for name, value in usual.items()}
+    parquet.write_table(pa.table(rest | columns), path, compression="zstd")
+    return path
+
+
+@pytest.mark.parametrize("name", ["id", "label"])
+def test_a_small_file_with_many_rows_is_refused_before_it_is_read(
+    tmp_path: Path, name: str
+) -> None:
+    path = packed(tmp_path, label=pa.repeat(3, 1_000_000))
+    assert path.stat().st_size < 1_000_000
+    with pytest.raises(TrackingError, match=r"no predictions \(1000000 values in \d+ bytes\)"):
+        read_columns(path, [name])
+
+
+def test_texts_that_take_more_memory_than_their_file_are_refused(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    noise = pa.array(random.random(200_000))  # a row of its own has its bytes
+    path = packed(tmp_path / "long", id=pa.repeat("x" * 1_000, 200_000), noise=noise)
+    with pytest.raises(TrackingError, match="column id has up to 200000000 characters"):
+        read_columns(path, ["id"])
+    zeros = pa.array([b"\0" * (1 << 27) + bytes([row]) for row in range(3)]).cast(pa.string())
+    with pytest.raises(TrackingError, match=r"\(\d+ bytes, unpacked\)"):
+        read_columns(packed(tmp_path / "zeros", id=zeros), ["id"])
+
+
+def test_predictions_elsewhere_are_not_read(tmp_path: Path) -> None:
+    keep(tmp_path / "elsewhere", [[1, 0]], splits=["id/test"])
+    path = predictions_path(tmp_path / "home", None)
+    path.parent.mkdir(parents=True)
+    path.symlink_to(predictions_path(tmp_path / "elsewhere", None))
+    one = kept_run(tmp_path / "home")
+    for read in (class_names, lambda run: read_predictions([run], None)):
+        with pytest.raises(TrackingError, match="is a link, which is not followed"):
+            read(one)

@@ -232,3 +232,21 @@ def test_every_table_says_of_which_family_version_and_digest_it_is() -> None:
     assert {line["data"] for line in lines} == {name}
     for frame in (rows_frame(comparison), runs_frame(comparison)):
         assert frame.attrs == {"sweep": "kl_weight", "data": (name,)}
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "![a](http://elsewhere/a.png)",
+        "[c](javascript:alert(1))",
+        "[a\\](http://elsewhere)",
+        "x\n\n[a]: http://elsewhere\n\n![a]",
+        "<img src=http://elsewhere>",
+    ],
+)
+def test_no_name_puts_a_link_or_an_image_into_markdown(hostile: str) -> None:
+    named = [replace(one, algorithm=hostile) for one in kl_sweep() if one.algorithm == "car_ft"]
+    comparison = replace(compare([*kl_sweep(), *named], sweep="kl_weight"), warnings=(hostile,))
+    text = markdown(comparison)
+    assert "elsewhere" in text or "alert" in text
+    assert not re.search(r"\]\(|<|^\s*\[a\]:", text, re.MULTILINE)

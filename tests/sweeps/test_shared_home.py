@@ -1,0 +1,124 @@
+"""A home that several accounts share on purpose, as docs/server.md has it: each works in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from carft_sweep.carft_core import files
+from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.engines.local import InProcessEngine
+from tests.sweeps import toy_core
+from tests.sweeps.conftest import ToySweep, toy_in
+
+ADA, BOB, LAB = 61_001, 61_002, 61_100
+"""Two users and a group that both are in, which no account need have."""
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as two accounts")
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[ToySweep]:
+    """A shared home in a folder that both may enter, on the toy core and with MLflow in it."""
+    folder = Path(tempfile.mkdtemp(prefix="carft-lab-"))
+    folder.chmod(0o755)
+    toy = toy_in(folder, monkeypatch)
+    monkeypatch.setattr(
+        "carft_sweep.sweeps.api.make_engine", lambda *_, **__: InProcessEngine(toy_core.ENTRY)
+    )
+    for name in ("CARFT_WEBHOOK", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    # What is imported late, some at the second time, may lie where only root reads it.
+    monkeypatch.setenv("CARFT_HOME", str(folder / "first"))
+    for words in (["run", str(toy.file())], ["sync"], ["remove", "toy", "--yes"]) * 2:
+        main(words)
+    # install -d -m 2770 -g lab
+    toy.home.path.mkdir()
+    os.chown(toy.home.path, 0, LAB)
+    toy.home.path.chmod(0o2770)
+    monkeypatch.setenv("CARFT_SHARED_HOMES", str(toy.home.path))
+    monkeypatch.setenv("CARFT_HOME", str(toy.home.path))
+    yield toy
+    shutil.rmtree(folder)
+
+
+def as_account(user: int, toy: ToySweep, *words: str, umask: int = 0o002) -> tuple[int, str]:
+    """Run a command as another user; its exit code, and all that it says."""
+    said = toy.folder / f"said-by-{user}"
+    said.touch()
+    os.chown(said, user, LAB)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # there may be threads
+        process = os.fork()
+    if process == 0:
+        code = 99
+        try:
+            os.setgroups([LAB])
+            os.setgid(user)  # most have a group of their own
+            os.setuid(user)
+            os.umask(umask)
+            files.UMASK = umask  # which a process reads once
+            os.environ["CARFT_CACHE"] = str(toy.home.path.parent / f"cache-{user}")
+            with said.open("w") as sys.stdout:
+                sys.stderr = sys.stdout
+                try:
+                    code = main([*words])
+                except BaseException:
+                    traceback.print_exc()
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(process, 0)
+    return os.waitstatus_to_exitcode(status), said.read_text()
+
+
+def test_a_second_account_works_in_the_home_of_the_first(lab: ToySweep) -> None:
+    file = str(lab.file())
+    code, said = as_account(ADA, lab, "run", file)
+    assert (code, "refused" in said) == (0, False), said
+    merges = [{"name": "wise_ft", "alphas": [0.25, 0.75]}]
+    trial = {"algorithm": {"name": "car_ft"}, "merges": merges, "device": "cpu"}
+    file = str(lab.file(name="bobs", trial=trial))
+    code, said = as_account(BOB, lab, "run", file)
+    assert (code, "refused" in said) == (0, False), said
+    assert lab.evaluated()["wise_ft@0.75"] == 6, "the runs of the first, under their locks"
+    code, said = as_account(BOB, lab, "sync")
+    assert (code, "refused" in said) == (0, False), said
+    code, said = as_account(ADA, lab, "sync")
+    assert (code, "every run as it is here" in said) == (0, True), said
+    code, said = as_account(BOB, lab, "remove", "toy", "--yes")
+    assert (code, "toy is removed" in said) == (0, True), said
+    code, said = as_account(ADA, lab, "clean", "--yes")
+    assert code == 0, said
+    code, said = as_account(ADA, lab, "compare", "bobs")
+    assert (code, "wise_ft" in said) == (0, True), said
+
+
+def test_an_account_whose_files_nobody_else_may_write_is_named_with_the_remedy(
+    lab: ToySweep,
+) -> None:
+    code, said = as_account(ADA, lab, "run", str(lab.file()), umask=0o022)
+    assert code == 0, said
+    code, said = as_account(BOB, lab, "remove", "toy", "--yes")
+    lock = lab.home.sweep("toy") / ".lock"
+    assert (code, f"{lock} belongs to user {ADA} with mode 0644" in said) == (2, True), said
+    assert f"chmod g+w {lock}" in said
+
+
+def test_a_database_that_this_account_may_not_write_is_named_with_its_owner(
+    lab: ToySweep,
+) -> None:
+    assert as_account(ADA, lab, "run", str(lab.file()))[0] == 0
+    database = lab.home.path / "mlflow.db"
+    database.chmod(0o644)
+    shutil.rmtree(lab.home.sweep("toy") / "sent")
+    code, said = as_account(BOB, lab, "sync")
+    assert (code, f"{database} belongs to user {ADA} with mode 0644" in said) == (2, True), said
+    assert f"chmod g+w {database}" in said

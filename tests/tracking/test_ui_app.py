@@ -1,0 +1,133 @@
+"""Which of MLflow's routes `ui` serves, and that the others are closed on a server without
+passwords. On one with passwords, behind nginx: test_team_server.py.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import requests
+from mlflow import MlflowClient
+from mlflow.data.numpy_dataset import from_numpy
+from mlflow.exceptions import MlflowException
+
+from carft_sweep.tracking.ui_server import Server
+from tests.tracking.mlflow_routes import (
+    OPEN,
+    Route,
+    answers,
+    closed_paths,
+    looked_at,
+)
+
+CREATE = "/api/2.0/mlflow/experiments/create"
+ASSISTANT = "/ajax-api/3.0/mlflow/assistant"
+MODEL = """
+import mlflow
+
+class Echo(mlflow.pyfunc.PythonModel):
+    def predict(self, model_input: list[str]) -> list[str]:
+        return model_input
+
+mlflow.models.set_model(Echo())
+"""
+
+pytestmark = pytest.mark.xdist_group("ui")  # which shares a server and MLflow's routes
+
+
+def test_each_route_of_mlflow_was_looked_at(routes: frozenset[Route]) -> None:
+    new = sorted(route for route in routes if not looked_at(route))
+    assert not new, (
+        "MLflow has routes that nobody has looked at. They are closed. Where a page or MLflow's "
+        "client needs one to show or record runs, and all that it does is that, list it in "
+        "tracking/ui_app.py; else list it with the reason in tests/tracking/mlflow_routes.py, and "
+        f"it stays closed: {new}"
+    )
+
+
+def test_each_open_route_is_one_of_mlflows(routes: frozenset[Route]) -> None:
+    there = {Route(route.method, route.path.replace("/ajax-api/", "/api/")) for route in routes}
+    gone = {route for route in OPEN if "/ajax-" not in route.path} - there
+    assert not gone, f"MLflow no longer has these: take them out of tracking/ui_app.py: {gone}"
+
+
+def test_every_other_route_is_closed(routes: frozenset[Route], server: Server) -> None:
+    paths = closed_paths(routes)
+    assert {path for path in paths if path.startswith(ASSISTANT)}
+    statuses = answers(server.address, paths)
+    assert {route: status for route, status in statuses.items() if status != 404} == {}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"{ASSISTANT}/config/",
+        f"/{ASSISTANT}/config",
+        ASSISTANT.replace("assistant", "%61ssistant") + "/config",
+        f"/static-files/..{ASSISTANT}/config",
+        f"/static-files/%2e%2e{ASSISTANT}/config",
+        f"/api/2.0/mlflow-artifacts/artifacts/../../../..{ASSISTANT}/config",
+    ],
+)
+def test_no_other_spelling_leads_to_the_assistant(server: Server, path: str) -> None:
+    statuses = answers(server.address, [path])
+    assert {method for (method, _), status in statuses.items() if status < 400} <= {"OPTIONS"}
+
+
+@pytest.mark.parametrize("key", ["artifact_location", "artifactLocation"])
+@pytest.mark.parametrize("twice", [False, True])
+def test_nobody_chooses_the_folder_from_which_the_server_reads_files(
+    server: Server, tmp_path: Path, key: str, twice: bool
+) -> None:
+    text = json.dumps({"name": f"of {key} {twice}", key: tmp_path.as_uri()})
+    answer = requests.post(
+        f"{server.address}{CREATE}",
+        data=json.dumps(text) if twice else text,
+        headers={"Content-Type": "application/json"},
+        timeout=10,
+    )
+    assert answer.status_code == 400
+    with pytest.raises(MlflowException, match="and no artifact_location"):
+        MlflowClient(server.address).create_experiment("theirs", str(tmp_path))
+
+
+def test_what_users_of_mlflows_client_record_comes_back(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+    client = MlflowClient()
+    experiment = client.create_experiment("of a user", tags={"a": "b"})
+    code = tmp_path / "model.py"
+    code.write_text(MODEL)
+    with mlflow.start_run(experiment_id=experiment) as run:
+        mlflow.log_params({"lr": 0.1})
+        mlflow.log_metrics({"loss": 0.5}, step=1)
+        mlflow.log_input(from_numpy(np.zeros(3), name="zeros"), "train")
+        mlflow.log_text("kept", "note.txt")
+        model = mlflow.pyfunc.log_model(
+            name="echo", python_model=str(code), pip_requirements=[], registered_model_name="echo"
+        )
+    (row,) = client.search_runs([experiment], "metrics.loss < 1 AND params.lr = '0.1'")
+    assert row.inputs is not None
+    assert row.inputs.dataset_inputs[0].dataset.name == "zeros"
+    assert [point.step for point in client.get_metric_history(row.info.run_id, "loss")] == [1]
+    assert "note.txt" in [file.path for file in client.list_artifacts(row.info.run_id)]
+    assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/note.txt") == "kept"
+    assert [each.model_id for each in client.search_logged_models([experiment])] == [model.model_id]
+    client.set_registered_model_alias("echo", "best", "1")
+    client.set_model_version_tag("echo", "1", "a", "b")
+    assert client.search_model_versions("name = 'echo'")[0].tags["a"] == "b"
+    for uri in (model.model_uri, "models:/echo/1", "models:/echo@best"):
+        assert mlflow.pyfunc.load_model(uri).predict(["x"]) == ["x"]
+    client.delete_registered_model("echo")
+    client.delete_run(row.info.run_id)
+    client.delete_experiment(experiment)
+
+
+def test_the_page_hides_the_assistant(server: Server) -> None:
+    answer = requests.get(server.address, timeout=10)
+    assert "<style>[data-assistant-ui] {display: none" in answer.text
