@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ import torch
 from carft_sweep.carft_core.errors import DownloadFailed, RequestError
 from carft_sweep.sweeps.engines import supervisor as supervisor_module
 from carft_sweep.sweeps.engines.base import POLL, Decision, Failure, Job
-from carft_sweep.sweeps.engines.entry import classify
-from carft_sweep.sweeps.engines.supervisor import ENDS, Supervisor
+from carft_sweep.sweeps.engines.entry import classify, log_tail
+from carft_sweep.sweeps.engines.supervisor import ENDS, TURN, ListeningClock, Supervisor
 from carft_sweep.tracking.location import Lock
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
 from tests.sweeps.toy_runs import ENTRY, Recorder, gone_within
@@ -71,6 +72,44 @@ def test_a_worker_that_dies_as_it_gets_a_job_costs_none(job: MakeJob) -> None:
     supervisor.close()
     assert event["kind"] == "finished"
     assert event["result"]["pid"] != worker
+
+
+def test_what_a_worker_has_written_already_is_read_before_it_is_called_silent(
+    job: MakeJob, tmp_path: Path
+) -> None:
+    """Two frames come in one piece, and the driver is busy for long with the first."""
+    supervisor = Supervisor(ENTRY, silence=0.5)
+    supervisor.begin(job("a", epochs=1))
+    until = time.monotonic() + 60
+    while "epoch=1/1" not in log_tail(str(tmp_path / "a")) and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.5)  # the line is written before the frame
+    events = []
+    while len(events) < 2:
+        event = supervisor.next(0)
+        assert event is not None
+        if event["kind"] != "alive":
+            events.append(event["kind"])
+        time.sleep(1.0)
+    supervisor.close()
+    assert events == ["started", "report"]
+
+
+def test_silence_is_not_counted_while_the_loop_is_busy_or_the_process_was_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds = iter([0.0, 0.5, 100.0, 100.5, 101.0, 201.0, 201.0, 301.0, 302.0])
+    monkeypatch.setattr(supervisor_module.time, "monotonic", lambda: next(seconds))
+    clock = ListeningClock()
+    clock.turn()
+    assert clock.now == 0.5
+    clock.turn()  # as where a whole job of a batch system was suspended
+    assert clock.now == 0.5 + TURN
+    clock.turn()
+    with clock.standing_still(), clock.standing_still():
+        pass
+    clock.turn()
+    assert clock.now == 0.5 + TURN + 0.5 + 0.5 + 1.0
 
 
 @pytest.mark.parametrize(("counts", "kind"), [((3, 4), "out_of_memory"), ((3, 3), "crashed")])
