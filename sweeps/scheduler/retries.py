@@ -133,9 +133,14 @@ class CircuitBreaker:
         return None
 
 
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+
+
 def is_full_disk(failure: Failure) -> bool:
-    """Whether the run failed because there was no room for what it wrote."""
-    return failure.kind == "crashed" and os.strerror(errno.ENOSPC) in failure.message
+    """Whether the run failed because there was no room for what it wrote, on the disk or within
+    the user's share of it.
+    """
+    return failure.kind == "crashed" and any(text in failure.message for text in _FULL)
 
 
 def _cause(failure: Failure) -> str:

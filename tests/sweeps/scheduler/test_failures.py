@@ -121,12 +121,18 @@ def test_a_run_that_never_fits_fails_for_want_of_memory(toy: ToySweep) -> None:
     assert state.attempts == 3
 
 
-def test_a_full_disk_is_not_tried_again_and_breaks_at_once() -> None:
-    full = failure("crashed", "OSError: [Errno 28] No space left on device: 'w.safetensors'")
+@pytest.mark.parametrize(
+    "message",
+    [
+        "OSError: [Errno 28] No space left on device: 'w.safetensors'",
+        "OSError: [Errno 122] Disk quota exceeded: 'checkpoint.pt'",
+    ],
+)
+def test_a_full_disk_is_not_tried_again_and_breaks_at_once(message: str) -> None:
+    full = failure("crashed", message)
     assert RetryPolicy(Retries(crashed=5)).decide("d", full, CONFIG) == GiveUp("the disk is full")
-    message = "the disk is full (OSError: [Errno 28] No space left on device: 'w.safetensors')"
-    assert CircuitBreaker(5).failed(full, "trial 0") == message
-    assert CircuitBreaker(0).failed(full, "trial 0") == message
+    assert CircuitBreaker(5).failed(full, "trial 0") == f"the disk is full ({message})"
+    assert CircuitBreaker(0).failed(full, "trial 0") == f"the disk is full ({message})"
     other = failure("crashed", "OSError: else")
     assert RetryPolicy(Retries(crashed=1)).decide("d", other, CONFIG) == Retry(halve=False)
 
