@@ -153,10 +153,13 @@ def _lock(folder: Path) -> Lock:
     return lock
 
 
-def _refusal(folder: Path, who: object) -> RequestError:
+def _refusal(folder: Path, who: Lease | str) -> RequestError:
+    gone = ""
+    if isinstance(who, Lease) and who.host != socket.gethostname():
+        gone = f". If {who.host} is gone: its claim ends by itself within two minutes"
     return RequestError(
         f"the sweep {folder.name} is being run by {who}; wait for it, or stop it: "
-        f"{program()} stop {folder.name}, or Ctrl-C there"
+        f"{program()} stop {folder.name}, or Ctrl-C there{gone}"
     )
 
 

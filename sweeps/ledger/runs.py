@@ -95,7 +95,7 @@ class Lease:
         if self.owner in _ENDED:
             return False
         if self.host != socket.gethostname():
-            return time.time() - self.renewed < SILENCE
+            return abs(time.time() - self.renewed) < SILENCE  # else its clock is not ours
         if not _exists(self.pid):
             return False
         born = process_start(self.pid)
