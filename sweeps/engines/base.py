@@ -87,7 +87,7 @@ class Handler(Protocol):
         """A worker has begun with the job."""
 
     def alive(self, job: Job) -> None:
-        """The worker of the job has shown life; renews the lease."""
+        """The worker of the job has shown life."""
 
     def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
         """An epoch is done; `report` is `EpochReport.as_dict()`."""

@@ -274,7 +274,7 @@ class Loop:
 
     def _look_at(self, trial: Trial, active: _Active) -> None:
         now = self._clock.now
-        if trial.status != Trial.RUNNING:  # it waits for room: its lease is to live
+        if trial.status != Trial.RUNNING:  # it waits for room
             active.heard = now
             with self._kept():
                 self._handler.alive(active.job)

@@ -150,7 +150,6 @@ class SweepDriver:
     def alive(self, job: Job) -> None:
         """See Handler."""
         self._claim.renew()
-        self.runs.renew(job.digest)
         self._budget.count()
 
     def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:

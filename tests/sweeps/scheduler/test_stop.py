@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from carft_sweep.carft_core.config import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import read_json
 from carft_sweep.carft_core.identity import Identity
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.engines.base import Handler, Job
@@ -127,6 +131,74 @@ def test_a_driver_that_is_stopping_already_is_hurried_only_by_a_request_for_now(
         interruption.stop(now)
     assert engine.asked == [False, True]
     assert lines == ["stopping after this epoch; once more stops at once"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_after_the_epoch_and_the_next_one_at_once(number: signal.Signals) -> None:
+    engine = Written()
+    before = signal.getsignal(number)
+    with Interruption(engine, Progress(lambda _: None)).handling_signals():
+        os.kill(os.getpid(), number)
+        assert engine.asked == [False]
+        os.kill(os.getpid(), number)
+        assert engine.asked == [False, True]
+    assert signal.getsignal(number) is before
+
+
+def test_a_driver_that_nohup_has_started_stays_when_its_terminal_is_closed() -> None:
+    engine = Written()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption(engine, Progress(lambda _: None)).handling_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert engine.asked == []
+
+
+UNDER_A_TERMINAL = """
+import sys, time
+from pathlib import Path
+from carft_sweep.sweeps.engines.local import InProcessEngine
+from carft_sweep.sweeps.scheduler.progress import Progress, to_stderr
+from carft_sweep.sweeps.scheduler.session import Interruption
+interruption = Interruption(InProcessEngine(), Progress(to_stderr))
+with interruption.handling_signals():
+    print("ready", flush=True)
+    until = time.monotonic() + 60
+    while not interruption.asked and time.monotonic() < until:
+        time.sleep(0.01)
+to_stderr("the last epoch")
+print("the result", flush=True)
+Path(sys.argv[1]).write_text(str(interruption.asked))
+"""
+
+
+def test_a_driver_whose_terminal_is_closed_stops_after_the_epoch(tmp_path: Path) -> None:
+    """What it prints from then on goes nowhere, and is no error."""
+    ended = tmp_path / "ended"
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", UNDER_A_TERMINAL, str(ended)])
+    assert b"ready" in os.read(terminal, 1000)
+    os.close(terminal)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert ended.read_text() == "True"
+
+
+def test_the_claim_of_a_run_is_renewed_while_an_epoch_takes_long(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carft_sweep.sweeps.ledger.runs.RENEW_AFTER", 0.05)
+    train = toy_core.train_run
+
+    def patient(*arguments: Any, workdir: Path, **named: Any) -> Any:
+        first = read_json(workdir / "run.json")["lease"]
+        until(lambda: read_json(workdir / "run.json")["lease"] != first)
+        return train(*arguments, workdir=workdir, **named)
+
+    monkeypatch.setattr(toy_core, "train_run", patient)
+    assert toy.run(**ONE_RUN).exit_code == 0
 
 
 def test_nobody_is_asked_when_nobody_drives(tmp_path: Path) -> None:
