@@ -149,6 +149,7 @@ class SweepDriver:
 
     def alive(self, job: Job) -> None:
         """See Handler."""
+        del job
         self._claim.renew()
         self._budget.count()
 

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -30,12 +31,20 @@ ACCURACIES = {"id/val/top1": "val", "id/test/top1": "test", "ood/mean/top1": "oo
 
 def to_stderr(text: str) -> None:
     """Print a line to standard error, at once: also into a pipe, and from a signal's handler."""
-    line = f"{printable(text)}\n"
-    try:
-        sys.stderr.write(line)
+    with _at_once(text):
+        sys.stderr.write(f"{printable(text)}\n")
         sys.stderr.flush()
-    except RuntimeError:  # the signal came within a write, which Python lets no other interrupt
-        os.write(2, line.encode())
+
+
+@contextmanager
+def _at_once(text: str) -> Iterator[None]:
+    """Print a line to standard error in another way where the signal whose handler prints it came
+    within a write, which Python lets no other interrupt.
+    """
+    try:
+        yield
+    except RuntimeError:
+        os.write(2, f"{printable(text)}\n".encode())
 
 
 class Progress:
@@ -169,7 +178,11 @@ class LiveProgress(Progress):
     """
 
     def __init__(self, console: Console, hint: str = "") -> None:
-        super().__init__(lambda text: console.print(Text(text)))
+        def emit(text: str) -> None:
+            with _at_once(text):
+                console.print(Text(text))
+
+        super().__init__(emit)
         self._best, self._hint = "", hint
         one_line = Column(no_wrap=True, overflow="ellipsis")
         self._bars = _Bars(

@@ -353,8 +353,8 @@ with grpc.insecure_channel(ray.get_runtime_context().gcs_address) as channel:
     except grpc.RpcError as error:
         answer = error.code().name
 engine.close()
-kept = {{signal.getsignal(number) is handler 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}}
+numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+kept = {{signal.getsignal(number) is handler for number in numbers}}
 print(json.dumps({{"event": telling.events[-1][0], "handlers stay": kept == {{True}},
     "scratch stays": cluster.scratch.exists(), "folder": private, "stranger": answer,
     "token stays": "RAY_AUTH_TOKEN" in os.environ, "token file": (Path.home() / ".ray").exists()}}))

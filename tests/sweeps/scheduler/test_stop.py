@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from carft_sweep.carft_core.config import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
@@ -27,7 +28,7 @@ from carft_sweep.sweeps.ledger.claim import DRIVER, EVERY, FILE, Claim, ask_to_s
 from carft_sweep.sweeps.ledger.runs import Lease
 from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
-from carft_sweep.sweeps.scheduler.progress import Progress, to_stderr
+from carft_sweep.sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
 from carft_sweep.sweeps.scheduler.session import Interruption, SweepResult
 from carft_sweep.tracking.errors import ServiceUnreachable
 from carft_sweep.tracking.store.memory_store import MemoryTracker
@@ -419,4 +420,6 @@ def test_a_line_of_a_signals_handler_may_come_within_another_line(
     with monkeypatch.context() as patch:
         patch.setattr(sys.stderr, "write", within)
         to_stderr("stopping after this epoch")
-    assert capfd.readouterr().err == "stopping after this epoch\n"
+        console = Console(file=sys.stderr, force_terminal=True)
+        LiveProgress(console).note("once more stops at once")
+    assert capfd.readouterr().err == "stopping after this epoch\nonce more stops at once\n"
