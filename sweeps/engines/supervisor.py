@@ -20,6 +20,7 @@ from typing import Any
 from carft_sweep.sweeps.engines.base import Decision, Failure, FailureClass, Handler, Job
 from carft_sweep.sweeps.engines.entry import CORE, log_tail
 from carft_sweep.sweeps.engines.resources import whole_cpus
+from carft_sweep.sweeps.secrets import of_workers
 
 _ROOT = Path(__file__).parents[3]
 _CLOSING_SECONDS = 10.0
@@ -138,7 +139,7 @@ class WorkerAhead:
     def __init__(self, entry: str = CORE) -> None:
         # Without GPUs a run has one thread; with one GPU it has all that there are.
         alone = shutil.which("nvidia-smi") is not None or whole_cpus() == 1
-        environ = dict(os.environ) if alone else {**os.environ, **_computing_with(1)}
+        environ = of_workers(os.environ) | ({} if alone else _computing_with(1))
         self._for = (entry, environ, Path.cwd())
         self._worker: WorkerProcess | None = WorkerProcess(entry, environ)
 
@@ -389,7 +390,7 @@ class Supervisor:
         self.kill()
 
     def _fresh(self) -> WorkerProcess:
-        environ = {**os.environ, **self._environ}
+        environ = of_workers(os.environ) | self._environ
         ahead = self._ahead and self._ahead.take(self._entry, environ, self._cwd)
         return ahead or WorkerProcess(self._entry, environ, cwd=self._cwd)
 

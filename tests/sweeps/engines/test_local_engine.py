@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,17 @@ from carft_sweep.carft_core.errors import DownloadFailed, RequestError
 from carft_sweep.sweeps.engines import supervisor as supervisor_module
 from carft_sweep.sweeps.engines.base import POLL, Decision, Failure, Job
 from carft_sweep.sweeps.engines.entry import classify, log_tail
-from carft_sweep.sweeps.engines.supervisor import ENDS, TURN, ListeningClock, Supervisor
+from carft_sweep.sweeps.engines.supervisor import (
+    ENDS,
+    TURN,
+    ListeningClock,
+    Supervisor,
+    WorkerAhead,
+)
+from carft_sweep.sweeps.secrets import NAMES
 from carft_sweep.tracking.location import Lock
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
-from tests.sweeps.toy_runs import ENTRY, Recorder, gone_within
+from tests.sweeps.toy_runs import ENTRY, ENVIRONMENT, Recorder, gone_within
 
 ROOT = Path(__file__).parents[3]
 
@@ -193,6 +201,25 @@ def test_a_user_module_of_the_current_folder_does_not_stand_for_another(
     recorder = Recorder([job("a")])
     on_local().run(recorder)
     assert recorder.events[-1] == ("finished", "a")
+
+
+@pytest.mark.parametrize("is_ahead", [False, True])
+def test_a_run_has_none_of_the_drivers_secrets_and_what_it_needs_itself(
+    on_local: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch, is_ahead: bool
+) -> None:
+    monkeypatch.setattr(supervisor_module, "whole_cpus", lambda: 4)
+    monkeypatch.setattr("shutil.which", lambda _: None)  # no GPUs
+    kept = {"HF_TOKEN": "t", "HTTPS_PROXY": "http://proxy", "WANDB_API_KEY": "of the user's code"}
+    for name, value in (dict.fromkeys(NAMES, "secret") | kept).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:secret@mlflow.lab/x")
+    with closing(WorkerAhead(ENVIRONMENT)) if is_ahead else nullcontext() as ahead:
+        recorder = Recorder([job("a", names=[*NAMES, *kept, "MLFLOW_TRACKING_URI"])])
+        on_local(ENVIRONMENT, threads=1, ahead=ahead).run(recorder)
+        if isinstance(ahead, WorkerAhead):
+            assert ahead._worker is None
+    found = {name: value for name, value in recorder.results["a"].items() if value is not None}
+    assert found == {**kept, "MLFLOW_TRACKING_URI": "https://mlflow.lab/x"}
 
 
 def test_a_worker_reads_a_secret_that_runs_need_from_its_file(
