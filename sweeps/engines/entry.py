@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines.base import Decision, FailureClass
 
 CORE = "carft_sweep.sweeps.engines.training:train_with_core"
@@ -86,13 +90,33 @@ def classify(error: BaseException) -> tuple[FailureClass, str]:
     return kind, f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
+def open_log(workdir: Path | str, flags: int) -> int:
+    """Open the log of a run. Raises RequestError for a link, and what else is no regular file: in
+    a home of others that may be a way to files elsewhere.
+    """
+    log = Path(workdir, LOG)
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe is not waited for
+    try:
+        descriptor = os.open(log, flags, 0o666)
+        is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        if not is_regular:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise
+        is_regular = False
+    if not is_regular:
+        raise RequestError(f"{log} is not a regular file; remove it")
+    return descriptor
+
+
 def log_tail(workdir: str) -> str:
     """Return the last lines of a run's log; empty when there is none."""
     try:
-        with Path(workdir, LOG).open("rb") as log:
+        with os.fdopen(open_log(workdir, os.O_RDONLY), "rb") as log:
             size = log.seek(0, 2)
             log.seek(max(0, size - _TAIL_BYTES))
             text = log.read().decode(errors="replace")
-    except OSError:
+    except (OSError, RequestError):
         return ""
     return "\n".join(text.splitlines()[-_TAIL_LINES:])

@@ -203,6 +203,38 @@ def test_a_user_module_of_the_current_folder_does_not_stand_for_another(
     assert recorder.events[-1] == ("finished", "a")
 
 
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "folder"])
+def test_a_log_that_is_no_regular_file_is_neither_written_nor_read(
+    on_local: MakeEngine, job: MakeJob, tmp_path: Path, kind: str
+) -> None:
+    """A home of others may hold one."""
+    elsewhere, log = tmp_path / "bashrc", tmp_path / "a" / "log.txt"
+    log.parent.mkdir()
+    if kind == "pipe":
+        os.mkfifo(log)
+    elif kind == "folder":
+        log.mkdir()
+    else:
+        log.symlink_to(elsewhere)
+    if kind == "link":
+        elsewhere.write_text("secret\n")
+    recorder = Recorder([job("a"), job("b")])
+    on_local().run(recorder)
+    failure = recorder.failures["a"]
+    assert (failure.kind, failure.log_tail) == ("data", "")
+    assert failure.message == f"{log} is not a regular file; remove it"
+    assert not elsewhere.exists() or elsewhere.read_text() == "secret\n"
+    assert set(recorder.results) == {"b"}
+
+
+def test_a_label_is_one_line_of_the_log(on_local: MakeEngine, job: MakeJob, tmp_path: Path) -> None:
+    label = "contexts=x\ntouch pwned #.txt\x1b[2J"
+    on_local().run(Recorder([Job(**{**vars(job("a")), "label": label})]))
+    text = (tmp_path / "a" / "log.txt").read_text()
+    assert r"contexts=x\ntouch pwned #.txt\x1b[2J: process " in text
+    assert not any(line.startswith("touch") for line in text.splitlines())
+
+
 @pytest.mark.parametrize("is_ahead", [False, True])
 def test_a_run_has_none_of_the_drivers_secrets_and_what_it_needs_itself(
     on_local: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch, is_ahead: bool
