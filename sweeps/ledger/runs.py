@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -335,6 +335,16 @@ class RunStore:
                 folder.rename(before)
             if known is not None:
                 self._write(known)
+
+    def results(self, digest: str) -> Path:
+        """Return the folder with the results of a run: its backup until it is done anew."""
+        before, state = self._before(digest), None
+        if before.exists():
+            with suppress(RequestError):  # a damaged file says nothing of an end
+                state = self.read(digest)
+            if state is None or state.state != "done":
+                return before
+        return self.folder(digest)
 
     def restore_backup(self, digest: str) -> bool:
         """Put the backup of a run in the place of its new beginning; False if there is none."""
