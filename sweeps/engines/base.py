@@ -54,6 +54,8 @@ class Failure:
     log_tail: str = ""
     node: str = ""
     """The host on which it happened, where that is known."""
+    narrowed: bool = False
+    """Whether fewer runs are side by side from now on, since memory was too small for so many."""
 
     def as_dict(self) -> dict[str, str]:
         """Build what is kept of it with the run."""

@@ -41,6 +41,8 @@ class RetryPolicy:
         """Decide about the run of `digest`, which failed as it was trained with `config`."""
         if is_full_disk(failure):
             return GiveUp("the disk is full")
+        if failure.narrowed:
+            return Retry(halve=False)  # it may happen once for each run that was side by side
         failed = self._failed.setdefault(digest, Counter())
         failed[failure.kind] += 1
         allowed = self._allowed.get(failure.kind, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -53,6 +54,15 @@ def test_classes_and_runs_are_counted_apart() -> None:
     assert policy.decide("a", failure("preempted"), CONFIG) == once
     assert policy.decide("b", failure("crashed"), CONFIG) == once
     assert policy.decide("a", failure("crashed"), CONFIG) == GiveUp("retries.crashed is 1")
+
+
+def test_what_was_out_of_memory_beside_others_is_tried_again_as_it_is() -> None:
+    """Fewer are side by side then. A smaller micro-batch would stay with the run for good."""
+    policy = RetryPolicy(Retries(out_of_memory=1))
+    beside = replace(failure("out_of_memory"), narrowed=True)
+    assert [policy.decide("a", beside, CONFIG) for _ in range(3)] == [Retry(halve=False)] * 3
+    assert policy.decide("a", failure("out_of_memory"), CONFIG) == Retry(halve=True)
+    assert isinstance(policy.decide("a", failure("out_of_memory"), CONFIG), GiveUp)
 
 
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch() -> None:
