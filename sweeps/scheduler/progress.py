@@ -133,9 +133,12 @@ class Progress:
 
     def prune(self, label: str, reason: str, *, runs: int) -> None:
         """Show that a trial ends here; so many of its runs are no longer needed."""
-        self._end(label)
         self.skip(runs)
         self.note(f"{self._place()} {label}  pruned: {reason}")
+
+    def forget(self, label: str) -> None:
+        """Show a run no more that was closed since its trial ended."""
+        self._end(label)
 
     def skip(self, runs: int) -> None:
         """Count so many runs out: they are not needed."""
