@@ -92,7 +92,7 @@ def test_what_a_worker_has_written_already_is_read_before_it_is_called_silent(
     while "epoch=1/1" not in log_tail(str(tmp_path / "a")) and time.monotonic() < until:
         time.sleep(0.05)
     time.sleep(0.5)  # the line is written before the frame
-    events = []
+    events = list[str]()
     while len(events) < 2:
         event = supervisor.next(0)
         assert event is not None
@@ -107,7 +107,7 @@ def test_silence_is_not_counted_while_the_loop_is_busy_or_the_process_was_stoppe
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seconds = iter([0.0, 0.5, 100.0, 100.5, 101.0, 201.0, 201.0, 301.0, 302.0])
-    monkeypatch.setattr(supervisor_module.time, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
     clock = ListeningClock()
     clock.turn()
     assert clock.now == 0.5

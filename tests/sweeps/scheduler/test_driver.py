@@ -403,7 +403,8 @@ def test_readers_see_the_earlier_result_of_a_run_until_the_new_one_is_complete(
 ) -> None:
     def seen() -> dict[str, tuple[str, object, bool]]:
         loaded = records(toy.ledger(), RunStore(toy.home.runs))
-        return {r.digest: (r.state, r.metrics, Path(r.folder).is_dir()) for r in loaded}
+        there = [record.folder is not None and record.folder.is_dir() for record in loaded]
+        return {r.digest: (r.state, r.metrics, d) for r, d in zip(loaded, there, strict=True)}
 
     toy.run(**ONE_RUN)
     before = seen()
