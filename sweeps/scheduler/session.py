@@ -406,8 +406,11 @@ class Interruption:
         terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
         def handle(number: int, frame: FrameType | None) -> None:
-            del number, frame
-            _leave_closed(terminals)
+            del frame
+            if number == signal.SIGHUP:  # comes twice: from the shell, and when the shell has ended
+                _leave_closed(terminals)
+                self.stop(now=False)
+                return
             if self.asked and not self.has_runs:
                 raise KeyboardInterrupt
             self.stop(now=self.asked)
