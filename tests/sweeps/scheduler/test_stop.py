@@ -167,7 +167,8 @@ def test_a_driver_that_nohup_has_started_stays_when_its_terminal_is_closed() -> 
 
 
 UNDER_A_TERMINAL = """
-import sys, time
+import fcntl, sys, termios, time
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from pathlib import Path
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.scheduler.progress import Progress, to_stderr
@@ -187,12 +188,15 @@ Path(sys.argv[1]).write_text(str(interruption.asked))
 def test_a_driver_whose_terminal_is_closed_stops_after_the_epoch(tmp_path: Path) -> None:
     """What it prints from then on goes nowhere, and is no error."""
     ended = tmp_path / "ended"
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execv(sys.executable, [sys.executable, "-c", UNDER_A_TERMINAL, str(ended)])
-    assert b"ready" in os.read(terminal, 1000)
-    os.close(terminal)
-    assert os.waitpid(pid, 0)[1] == 0
+    terminal, end = pty.openpty()
+    script = [sys.executable, "-c", UNDER_A_TERMINAL, str(ended)]
+    with subprocess.Popen(
+        script, stdin=end, stdout=end, stderr=end, start_new_session=True
+    ) as driven:
+        os.close(end)
+        assert b"ready" in os.read(terminal, 1000)
+        os.close(terminal)
+        assert driven.wait(60) == 0
     assert ended.read_text() == "True"
 
 
