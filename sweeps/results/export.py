@@ -348,7 +348,7 @@ class Exporter:
 
     def folder(self, model: SelectedModel) -> Path:
         """Return the folder of its run."""
-        return RunStore(self.home.runs).folder(model.run.digest)
+        return RunStore(self.home.runs).results(model.run.digest)
 
     def rows(self, model: SelectedModel) -> list[MeasuredRow]:
         """Return what its card shows beside its own measurements."""
@@ -518,7 +518,7 @@ def _has_model(home: Home, name: str) -> bool:
 
 
 def _measured(home: Home, model: SelectedModel) -> Mapping[str, Any]:
-    evaluation = measured(RunStore(home.runs).folder(model.run.digest), model.label)
+    evaluation = measured(RunStore(home.runs).results(model.run.digest), model.label)
     if evaluation is None:
         raise RequestError(
             f"run {model.run.digest[:DIGITS]} has not measured {model.label} to its end"

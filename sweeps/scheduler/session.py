@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
@@ -116,7 +117,10 @@ def execute(
     folder, hook = home.sweep(spec.name), webhook or Webhook(None)
     interruption = Interruption(engine, progress)
     check_case(home, spec.name)
-    with Claim(folder, interruption.stop) as claim, closing(RunStore(home.runs)) as runs:
+    with (
+        closing(RunStore(home.runs)) as runs,
+        Claim(folder, interruption.stop, runs.renew) as claim,
+    ):
         newest = newest_generation(home, spec.name)
         spec = in_kept_order(spec, None if fresh else newest)
         planner = Planner(spec, engine.hardware, progress.note)
@@ -379,23 +383,39 @@ class Interruption:
 
     @contextmanager
     def handling_signals(self) -> Iterator[None]:
-        """Stop at Ctrl-C and SIGTERM. Python handles signals in its main thread alone: elsewhere
-        nothing is changed.
+        """Stop at Ctrl-C, at SIGTERM, and when the terminal is closed, unless `nohup` has that
+        ignored. Python handles signals in its main thread alone: elsewhere nothing is changed.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
         def handle(number: int, frame: FrameType | None) -> None:
-            del number, frame
+            del frame
+            if number == signal.SIGHUP:  # comes twice: from the shell, and when the shell has ended
+                _leave_closed(terminals)
+                self.stop(now=False)
+                return
             if self.asked and not self.has_runs:
                 raise KeyboardInterrupt
             self.stop(now=self.asked)
 
-        numbers: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
         before = [signal.signal(number, handle) for number in numbers]
         try:
             yield
         finally:
             for number, old in zip(numbers, before, strict=True):
                 signal.signal(number, old)
+
+
+def _leave_closed(terminals: Sequence[int]) -> None:
+    """Let what is printed go nowhere where its terminal was closed: to write there is an error."""
+    for descriptor in terminals:
+        if not os.isatty(descriptor):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from carft_sweep.sweeps.ledger.claim import Claim
 from carft_sweep.sweeps.ledger.runs import Lease, RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.results import ending
+from carft_sweep.sweeps.results.records import records
 from carft_sweep.sweeps.scheduler import session
 from carft_sweep.sweeps.scheduler.progress import Progress
 from carft_sweep.tracking.comparison.compare import Comparison
@@ -388,6 +390,42 @@ def test_a_failed_fresh_run_leaves_the_earlier_result(toy: ToySweep) -> None:
     assert state.state == "done"
     assert toy.run(name="other").exit_code == 0
     assert toy.ledger("other").trials()[1].state == "complete"
+
+
+class StoppedAtOnce(InProcessEngine):
+    """Somebody stops the sweep in the first epoch of its first run."""
+
+    def _execute(self, handler: Handler, job: Job) -> None:
+        signal.raise_signal(signal.SIGINT)
+        super()._execute(handler, job)
+
+
+def test_readers_see_the_earlier_result_of_a_run_until_the_new_one_is_complete(
+    toy: ToySweep,
+) -> None:
+    def seen() -> dict[str, tuple[str, object, bool]]:
+        loaded = records(toy.ledger(), RunStore(toy.home.runs))
+        there = [record.folder is not None and record.folder.is_dir() for record in loaded]
+        return {r.digest: (r.state, r.metrics, d) for r, d in zip(loaded, there, strict=True)}
+
+    toy.run(**ONE_RUN)
+    before = seen()
+    assert {state for state, *_ in before.values()} == {"done"}
+    assert toy.run(StoppedAtOnce(toy_core.ENTRY), fresh=True, **ONE_RUN).interrupted
+    assert seen() == before
+    assert toy.run(**ONE_RUN).exit_code == 0
+    assert seen() == before
+    assert list(toy.home.runs.glob(".*.before")) == []
+
+
+def test_an_earlier_result_that_a_killed_driver_left_behind_a_new_one_is_not_read(
+    toy: ToySweep,
+) -> None:
+    toy.run(**ONE_RUN)
+    (record,) = records(toy.ledger(), RunStore(toy.home.runs))
+    folder = toy.home.runs / record.digest
+    shutil.copytree(folder, folder.with_name(f".{record.digest}.before"))
+    assert RunStore(toy.home.runs).results(record.digest) == folder
 
 
 def test_more_seeds_keep_points_and_runs_and_give_new_values(toy: ToySweep) -> None:
