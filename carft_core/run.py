@@ -142,7 +142,7 @@ class RunFolder:
     def save_checkpoint(self, progress: Mapping[str, Any]) -> None:
         """Keep what a run needs to go on exactly: tensors and plain data, atomically."""
         if self.writes:
-            write_atomically(self.checkpoint, lambda file: torch.save(dict(progress), file))
+            write_atomically(self.checkpoint, functools.partial(_save, progress))
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """What `save_checkpoint` wrote; None when there is none, or it is damaged, which is logged.
@@ -197,6 +197,16 @@ class RunFolder:
         if self.trained() is None:
             return False
         return not config.algorithm.trains or self.weights(config.keep.result).exists()
+
+
+def _save(progress: Mapping[str, Any], path: Path) -> None:
+    with path.open("wb") as file:  # PyTorch does not say why it cannot write to a path
+        try:
+            torch.save(dict(progress), file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # such as a full disk
+                raise error.__context__ from None
+            raise
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:

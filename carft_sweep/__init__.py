@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from carft_sweep.carft_core.testing import check_algorithm, check_family, check_merge
     from carft_sweep.carft_core.train import train
     from carft_sweep.sweeps.api import SweepFailed, run_sweep
-    from carft_sweep.tracking.mlflow_reader import load_comparison, predictions
+    from carft_sweep.sweeps.results.loading import load_comparison, predictions
     from carft_sweep.tracking.report.formats import rows_frame, runs_frame
     from carft_sweep.tracking.report.html import chart
 
@@ -108,7 +108,7 @@ _NAMES = {
     "carft_core.testing": ("check_algorithm", "check_family", "check_merge"),
     "carft_core.train": ("train",),
     "sweeps.api": ("SweepFailed", "run_sweep"),
-    "tracking.mlflow_reader": ("load_comparison", "predictions"),
+    "sweeps.results.loading": ("load_comparison", "predictions"),
     "tracking.report.formats": ("rows_frame", "runs_frame"),
     "tracking.report.html": ("chart",),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from carft_sweep.tracking.location import (
     waiting,
 )
 from carft_sweep.tracking.ownership import check_home, make_home
+from carft_sweep.tracking.program import program
 
 _ANOTHER = f"name another folder with --home or {HOME_VARIABLE}"
 
@@ -44,6 +46,12 @@ class Home:
     def sweep(self, name: str) -> Path:
         """The folder of one sweep: its file as run, its summary, its lock."""
         return self.sweeps / name
+
+    def command(self, *words: str) -> str:
+        """Write a command to type; the home is in it only where it is not found without."""
+        is_found = home_folder(None).absolute() == self.path.absolute()
+        of_home = () if is_found else ("--home", str(self.path))
+        return f"{program()} {shlex.join([*words, *of_home])}"
 
     def absolute(self) -> Home:
         """Return the same home by a path that does not depend on the current folder."""

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 
+from carft_sweep.tracking.location import TRACKING_VARIABLE, without_password
+
 NAMES = (
     "MLFLOW_TRACKING_USERNAME",
     "MLFLOW_TRACKING_PASSWORD",
@@ -22,8 +24,6 @@ NAMES = (
 )
 """The variables that hold secrets, and so may be given by file."""
 SUFFIX = "_FILE"
-
-
 WORKERS = ("HF_TOKEN",)
 """Those that a run needs itself, where weights are loaded; the others are the driver's alone."""
 
@@ -54,6 +54,19 @@ def read_secret_files(
         chosen[name] = _read(name, path)
         _READ[name] = Path(path)
         del chosen[f"{name}{SUFFIX}"]
+
+
+def of_workers(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what a run gets of an environment: all but the secrets that are the driver's alone."""
+    kept = {name: value for name, value in environ.items() if not _is_drivers(name)}
+    if TRACKING_VARIABLE in kept:
+        kept[TRACKING_VARIABLE] = without_password(kept[TRACKING_VARIABLE])
+    return kept
+
+
+def _is_drivers(name: str) -> bool:
+    plain = name.removesuffix(SUFFIX)
+    return plain in NAMES and plain not in WORKERS
 
 
 def _read(name: str, path: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +124,31 @@ def identity(uri: str) -> str | None:
     host = (url.host or "").lower().rstrip(".")
     host = "localhost" if host in _HERE else host
     return f"{kind}://{host}:{url.port or _PORT}/{url.database or ''}"
+
+
+def is_damaged(file: Path) -> bool:
+    """Tell whether a file is there and no SQLite database; one that is locked is not damaged."""
+    if not file.exists():
+        return False
+    try:
+        # Not read-only: what a killed process has begun to write is rolled back on opening.
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True)) as database:
+            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        return False
+    except sqlite3.DatabaseError:
+        return True
+    return False
+
+
+def set_aside_if_damaged(file: Path) -> None:
+    """Rename a database that is written anew where it is gone, and cannot be read any more."""
+    if is_damaged(file):
+        aside = file.with_name(f"{file.name}.damaged")
+        for suffix in ("-journal", "-wal", "-shm", ""):
+            with suppress(FileNotFoundError):
+                file.with_name(f"{file.name}{suffix}").replace(f"{aside}{suffix}")
+        logger.warning("%s was damaged: it is now %s, and is written anew", file, aside)
 
 
 def inspect_database(database: Database) -> DatabaseTables:

@@ -159,7 +159,14 @@ HOME, HOME_VARIABLE = ".carft", "CARFT_HOME"
 UI_HOST, UI_PORT = "127.0.0.1", 5000
 """Where `carft-sweep ui` serves a home, unless another address is requested."""
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
-_SECRET_OPTION = re.compile(r"(?<=[?&])(?:user|password|passwd|sslpassword|passfile)=[^&#]*&?")
+PORTS = {"http": 80, "https": 443}
+SECRET_OPTION = (
+    r"(?:[\w-]{0,40}(?:password|passwd|token|secret|key|signature|credential)|sig|pwd)=[^&\s#]+"
+)
+"""What an address has among its options that nobody else may read, without regard to case."""
+_SECRET_OPTION = re.compile(
+    rf"(?<=[?&#;])(?:{SECRET_OPTION}|(?:user|passfile)=[^&#]*)&?", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -219,6 +226,25 @@ def resolve_location(home: Path, environ: Mapping[str, str] | None = None) -> Tr
 def is_server(uri: str) -> bool:
     """Tell whether a URI is that of a server, which keeps artifacts itself."""
     return bool(uri) and urlsplit(uri).scheme in ("http", "https", "databricks", "databricks-uc")
+
+
+def is_named(uri: str) -> bool:
+    """Tell whether MLFLOW_TRACKING_URI names this database, or a place on this server."""
+    named = os.environ.get(TRACKING_VARIABLE, "").strip()
+    if is_server(uri) and is_server(named):
+        return _origin(uri) == _origin(named)
+    return uri == named
+
+
+def _origin(uri: str) -> tuple[str, str]:
+    parts = urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2].lower()
+    return parts.scheme, host.removesuffix(f":{PORTS.get(parts.scheme)}")
+
+
+def source_of(uri: str) -> str:
+    """Return where a tracking URI comes from, for a message on what is wrong with it."""
+    return TRACKING_VARIABLE if is_named(uri) else "--tracking-uri"
 
 
 def pages_address(place: TrackingLocation) -> str | None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast, get_args
+from urllib.parse import quote, unquote, urlsplit
 
-from carft_sweep.tracking.comparison.compare import Comparison
-from carft_sweep.tracking.comparison.pooling import RunFilter, SweepRuns, compare_sweeps
+from carft_sweep.tracking.comparison.pooling import SweepRuns
 from carft_sweep.tracking.comparison.runs import (
     HAS_RESULT,
     HAS_SETTINGS,
@@ -31,25 +32,20 @@ from carft_sweep.tracking.comparison.runs import (
     read_result,
     read_settings,
 )
-from carft_sweep.tracking.comparison.spec import REFERENCE, ComparisonSpec, agreed, read_spec
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, read_spec
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 from carft_sweep.tracking.location import (
     EXPERIMENT,
     home_folder,
-    is_plain_name,
-    read_home_id,
-    resolve_location,
+    is_server,
+    sqlite_file,
     without_password,
 )
-from carft_sweep.tracking.ownership import check_home
-from carft_sweep.tracking.report.html import show_in_notebooks
-from carft_sweep.tracking.report.predictions import predictions_frame
 from carft_sweep.tracking.store import mlflow_store
-from carft_sweep.tracking.store.mlflow_client import connect, find_experiment
+from carft_sweep.tracking.store.mlflow_client import ask, connect_to_read, find_experiment
 from carft_sweep.tracking.store.mlflow_errors import translated
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow.entities import Run
 
 
@@ -60,6 +56,8 @@ _HOME = 8
 _STATES: Mapping[str, State] = {state: state for state in get_args(State)}
 _NAMED = 3
 """Runs that a warning names."""
+_SHOWN = 20
+"""Characters of a tag that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +116,16 @@ class ServedSweep:
 
     def as_dict(self) -> dict[str, object]:
         """Return plain data for JSON and for a list."""
-        begun = datetime.fromtimestamp(self.started / 1000, UTC)
+        try:
+            begun = f"{datetime.fromtimestamp(self.started / 1000, UTC):%Y-%m-%d %H:%M}"
+        except (ValueError, OverflowError, OSError, TypeError):
+            begun = "unknown"  # a server takes any number
         return {
             "sweep": self.place,
             "name": self.name,
             "home": self.home,
             "state": self.state,
-            "begun": begun.strftime("%Y-%m-%d %H:%M"),
+            "begun": begun,
             "user": self.run.tags.get("mlflow.user", "unknown"),
             "run_id": self.run_id,
         }
@@ -161,13 +162,17 @@ def read_part(
     settings: Settings | None,
     results: Mapping[str, Result],
     name: str,
+    unread: Mapping[str, str] | None = None,
 ) -> SweepRuns:
     """Make a part, under `name`, of the runs of a sweep and of the files that were there.
 
-    Finished runs without a result are left out, with a warning. While the sweep runs, its own
-    list of runs lags behind them: their tags say their states, and which have begun since.
+    Finished runs without a result are left out, with a warning, and so are those of which something
+    cannot be read; `unread` has them by digest, and why, "" for the sweep's own file. While the
+    sweep runs, its own list of runs lags behind them: their tags say their states, and which have
+    begun since.
     """
     is_running = sweep.state == "running"
+    unreadable = dict(unread or {})
     if settings is not None and str(settings.generation) != sweep.generation:
         logger.debug("%s: %s is of generation %s", sweep.place, SETTINGS, settings.generation)
         settings = None
@@ -180,13 +185,18 @@ def read_part(
         ]
     if settings is None or is_running:
         listed_digests = {record.digest for record in listed}
-        records += [
-            _with_result(_begun(run, results.get(digest)), results, None)
-            for digest, run in runs.items()
-            if digest not in listed_digests
-            and run.tags.get("carft.generation", sweep.generation) == sweep.generation
-        ]
-    lacking = {r.digest for r in records if r.state == "done"} - results.keys()
+        for digest, run in runs.items():
+            generation = run.tags.get("carft.generation", sweep.generation)
+            if digest not in listed_digests and generation == sweep.generation:
+                try:
+                    record = _begun(run, results.get(digest))
+                except ValueError as error:
+                    unreadable[digest] = str(error)
+                else:
+                    records.append(_with_result(record, results, None))
+    own = unreadable.pop("", None)
+    done = {record.digest for record in records if record.state == "done"}
+    lacking = done - results.keys() - unreadable.keys()
     warnings = []
     if settings is None and runs:
         lost = HAS_SETTINGS in sweep.run.tags and not is_running
@@ -196,6 +206,8 @@ def read_part(
                 f"its {SETTINGS} is not at {sweep.run.artifacts}, where the server says, or is of "
                 "an earlier generation"
             )
+        if own is not None:
+            why = own
         warnings.append(f"of {sweep.name} only the runs that have begun are known: {why}")
     if lacking:
         have, are = ("run has", "is") if len(lacking) == 1 else ("runs have", "are")
@@ -205,9 +217,18 @@ def read_part(
             f"{len(lacking)} finished {have} no {RESULT} on the server and {are} left out: "
             f"{digests}{more}"
         )
+    if unreadable:
+        runs_are = "1 run is" if len(unreadable) == 1 else f"{len(unreadable)} runs are"
+        reasons = [f"{digest[:12]} ({why})" for digest, why in sorted(unreadable.items())]
+        more = ", ..." if len(reasons) > _NAMED else ""
+        warnings.append(
+            f"{runs_are} left out, of which something on the server cannot be read: "
+            f"{', '.join(reasons[:_NAMED])}{more}"
+        )
+    left_out = lacking | unreadable.keys()
     return SweepRuns(
         sweep=name,
-        records=[record for record in records if record.digest not in lacking],
+        records=[record for record in records if record.digest not in left_out],
         spec=_spec(sweep),
         fields={digest: result.fields for digest, result in results.items()},
         warnings=tuple(warnings),
@@ -230,18 +251,32 @@ def _with_result(
 
 
 def _begun(run: ServedRun, result: Result | None) -> RunRecord:
-    """Make the record of a run that its sweep has not listed yet from its tags and parameters."""
-    seed, trial = run.tags.get("carft.seed", "none"), run.tags.get("carft.trial", "none")
+    """Make the record of a run that its sweep has not listed yet from its tags and parameters.
+
+    Raises ValueError for a tag that no sweep of ours has set.
+    """
+    role = run.tags.get("carft.role", "trial")
+    if role not in get_args(Role):
+        raise ValueError(f"its role is {role[:_SHOWN]!r}")
     return RunRecord(
         algorithm=run.tags.get("carft.algorithm", "unknown"),
         params=_params(run) if result is None else result.params,
-        seed=int(seed) if seed.isdigit() else None,
+        seed=_number(run, "carft.seed"),
         digest=run.digest,
         state=run.state,
-        role=cast(Role, run.tags.get("carft.role", "trial")),
-        trial=int(trial) if trial.isdigit() else None,
+        role=cast(Role, role),
+        trial=_number(run, "carft.trial"),
         untrained=run.tags.get(TRAINS) == "false",
     )
+
+
+def _number(run: ServedRun, tag: str) -> int | None:
+    text = run.tags.get(tag, "none")
+    if text in ("none", "None"):
+        return None
+    if not re.fullmatch("[0-9]{1,12}", text):
+        raise ValueError(f"its tag {tag} is {text[:_SHOWN]!r}")
+    return int(text)
 
 
 def _params(run: ServedRun) -> dict[str, Scalar]:
@@ -252,7 +287,7 @@ def _params(run: ServedRun) -> dict[str, Scalar]:
             continue
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = text
         params[name] = text if isinstance(value, (dict, list)) else value
     return params
@@ -266,8 +301,12 @@ def _spec(sweep: ServedSweep) -> ComparisonSpec:
 
 
 THREADS = 8
-PAGE = 1000
-"""Runs in one answer."""
+MOST = 1 << 26
+"""Bytes of a file that are read."""
+_CHUNK = 1 << 16
+_STREAM = {"stream": True, "allow_redirects": False, "timeout": 30.0}
+_ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+"""Where a server hands out what it keeps."""
 
 
 class MlflowReader:
@@ -280,7 +319,7 @@ class MlflowReader:
 
     def __init__(self, uri: str, experiment: str = EXPERIMENT) -> None:
         self._uri = uri
-        self._client = connect(uri)
+        self._client = connect_to_read(uri)
         with translated(uri):
             experiment_id = find_experiment(self._client, uri, experiment)
             if experiment_id is None:
@@ -294,6 +333,8 @@ class MlflowReader:
         # An answer that was lost may have left a second run of a sweep: the first one is meant.
         first: dict[tuple[str, str], ServedSweep] = {}
         for run in self._search({"carft.kind": "sweep"}):
+            if "carft.sweep" not in run.data.tags:
+                continue  # somebody else's
             sweep = ServedSweep(_plain(run), run.info.run_id, run.info.start_time)
             first.setdefault((sweep.name, sweep.home), sweep)
         return list(first.values())
@@ -305,71 +346,88 @@ class MlflowReader:
         children = {"mlflow.parentRunId": sweep.run_id, "carft.kind": "run"}
         for run in map(_plain, self._search(children)):
             runs.setdefault(run.digest, run)
-        with TemporaryDirectory() as folder:
-            settings, results = self._files(sweep, runs, Path(folder))
-        return read_part(sweep, runs, settings, results, name or sweep.name)
+        results: dict[str, Result] = {}
+        unread: dict[str, str] = {}
 
-    def _files(
-        self, sweep: ServedSweep, runs: Mapping[str, ServedRun], folder: Path
-    ) -> tuple[Settings | None, dict[str, Result]]:
-        """Download the list of the sweep's runs, and the results of those that are done.
-
-        Each into a folder of its number: a run's digest is a tag, which on a server anybody sets.
-        """
-
-        def text(number: int, run: ServedRun, name: str, tag: str) -> str | None:
-            if run.tags.get(tag) != name:
-                return None
-            return self._text(run.artifacts, name, folder / str(number))
-
-        with ThreadPoolExecutor(THREADS) as pool:
-            results = pool.map(
-                lambda number, run: text(number, run, RESULT, HAS_RESULT),
-                range(1, len(runs) + 1),
-                runs.values(),
-            )
-            listed = text(0, sweep.run, SETTINGS, HAS_SETTINGS)
-            by_digest = {
-                digest: result
-                for digest, content in zip(runs, results, strict=True)
-                if content is not None and (result := read_result(content)) is not None
-            }
-        return None if listed is None else read_settings(listed), by_digest
-
-    def _text(self, place: str, name: str, folder: Path) -> str | None:
-        """Read an artifact below `place`; None when it is gone."""
-        from mlflow.artifacts import download_artifacts, list_artifacts
-        from mlflow.exceptions import MlflowException
-
-        with translated(self._uri):
+        def read(digest: str, run: ServedRun) -> tuple[str, str | None, str | None]:
+            """Read a run's result, or of the digest "" the sweep's list of runs, or why not."""
+            name, tag = (RESULT, HAS_RESULT) if digest else (SETTINGS, HAS_SETTINGS)
             try:
-                file = download_artifacts(
-                    artifact_uri=f"{place}/{name}", dst_path=str(folder), tracking_uri=self._uri
+                return (
+                    digest,
+                    self._text(run.artifacts, name) if run.tags.get(tag) == name else None,
+                    None,
                 )
-                return Path(file).read_text(encoding="utf-8")
-            except (MlflowException, OSError):
-                # Each kind of store says in another way that there is no such file.
-                entries = list_artifacts(artifact_uri=place, tracking_uri=self._uri)
-                if any(entry.path == name for entry in entries):
-                    raise
+            except (TrackingError, ValueError, OSError) as error:
+                return digest, None, f"{name}: {error}"
+
+        settings = None
+        with ThreadPoolExecutor(THREADS) as pool:
+            for digest, text, why in pool.map(read, ("", *runs), (sweep.run, *runs.values())):
+                if why is not None:
+                    unread[digest] = why
+                elif text is not None and not digest:
+                    settings = read_settings(text)
+                elif text is not None:
+                    result = read_result(text)
+                    if result is None:
+                        unread[digest] = f"{RESULT} is not one"
+                    else:
+                        results[digest] = result
+        return read_part(sweep, runs, settings, results, name or sweep.name, unread)
+
+    def _text(self, place: str, name: str) -> str | None:
+        """Read a file of a run, whose files are at `place` as the run says; None when it is gone.
+
+        Whoever wrote the run says so, and must not choose what is read: a server is asked for what
+        it keeps itself, and beside a database the home's own folder is read. Raises TrackingError,
+        ValueError or OSError for a place elsewhere, and for what is no text, or a larger one.
+        """
+        if not is_server(self._uri):
+            return _text_in(place, name, self._roots())
+        parts = urlsplit(place)
+        if parts.scheme != "mlflow-artifacts" or parts.netloc or ".." in parts.path.split("/"):
+            raise TrackingError(f"{place} is not kept by the server itself")
+        path = quote(f"{_ARTIFACTS}/{parts.path.strip('/')}/{name}")
+        with closing(ask(self._uri, path, **_STREAM)) as answer:
+            if answer.status_code == HTTPStatus.NOT_FOUND:
                 return None
+            if answer.status_code != HTTPStatus.OK:
+                raise TrackingError(f"the server answers {answer.status_code}")
+            content = b""
+            for chunk in answer.iter_content(_CHUNK):
+                content += chunk
+                if len(content) > MOST:
+                    raise TrackingError(f"more than {MOST} bytes are not read")
+        return content.decode()
+
+    def _roots(self) -> list[Path]:
+        """Return where a database's runs may have their files: in its home, or in this one."""
+        file = sqlite_file(self._uri)
+        homes = [home_folder(None), *([] if file is None else [file.parent])]
+        return [(home / "mlartifacts").resolve() for home in homes]
 
     def _search(self, tags: Mapping[str, str]) -> Iterator[Run]:
-        """Yield every run with these tags, in the order in which they were begun."""
-        token: str | None = None
-        while True:
-            with translated(self._uri):
-                page = self._client.search_runs(
-                    [self._experiment],
-                    mlflow_store.query_of(tags),
-                    max_results=PAGE,
-                    order_by=["attributes.start_time ASC"],
-                    page_token=token,
-                )
-            yield from page
-            token = page.token
-            if not token:
-                return
+        with translated(self._uri):
+            yield from mlflow_store.search_runs(self._client, self._experiment, tags)
+
+
+def _text_in(place: str, name: str, roots: Sequence[Path]) -> str | None:
+    """Read a file in a folder below one of `roots`, to which no link may lead elsewhere."""
+    parts = urlsplit(place)
+    if parts.scheme not in ("", "file") or parts.netloc:
+        raise TrackingError(f"{place} is not beside the database")
+    file = Path(unquote(parts.path) if parts.scheme else place, name).resolve()
+    if not any(file.is_relative_to(root) for root in roots):
+        raise TrackingError(f"{place} is not beside the database, in {roots[-1]}")
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(MOST + 1)
+    except FileNotFoundError:
+        return None
+    if len(content) > MOST:
+        raise TrackingError(f"more than {MOST} bytes are not read")
+    return content.decode()
 
 
 def _plain(run: Run) -> ServedRun:
@@ -380,120 +438,8 @@ def _plain(run: Run) -> ServedRun:
     )
 
 
-def load_comparison(
-    *sweeps: str,
-    home: str | Path | None = None,
-    tracking_uri: str | None = None,
-    experiment: str | None = None,
-    conditions: Sequence[str] = (),
-    reference: str = REFERENCE,
-    spec: ComparisonSpec | None = None,
-) -> Comparison:
-    """Load the comparison of one sweep, or of several as one, from MLflow.
-
-    What the folders of runs hold (predictions, curves) is there as long as they lie in the home.
-
-    Args:
-        sweeps: Names, or `NAME@HOME` where several homes on a server have one.
-        home: The home whose place the runs are read from (CARFT_HOME, `.carft`).
-        tracking_uri: Another place to read them from.
-        experiment: The experiment there.
-        conditions: Those of `compare --where`, such as `kl_weight>=0.3`.
-        reference: The algorithm to compare with.
-        spec: How to select and test, before that of the sweeps.
-
-    Raises:
-        TrackingError: A sweep is unknown, the sweeps judge differently, or another account could
-            have written the home and CARFT_SHARED_HOMES does not name it.
-        ServiceUnreachable: The server does not answer.
-    """
-    if not sweeps:
-        raise TypeError("load_comparison needs the name of a sweep")
-    parts = read_sweeps(tracking_uri, experiment, sweeps) if tracking_uri else _of(home, sweeps)
-    texts = [conditions] if isinstance(conditions, str) else conditions
-    spec = spec or agreed({part.sweep: part.spec for part in parts})
-    spec = spec.model_copy(update={"reference": reference})
-    show_in_notebooks()
-    return compare_sweeps(parts, spec, chosen=RunFilter.parse(texts))
-
-
-def predictions(
-    sweep: str | Comparison,
-    *,
-    home: str | Path | None = None,
-    splits: str | Sequence[str] | None = None,
-    settings: str | Sequence[str] | None = None,
-    merges: str | Sequence[str] | None = None,
-    seeds: int | Sequence[int] | None = None,
-) -> pd.DataFrame:
-    """Return what every model of a sweep predicts for every image, a row each.
-
-    Columns: `split` (`id/test`, `ood/outline`), `shift` (`outline`; missing in distribution),
-    `class` and `predicted` (names), `correct`, `confidence` (the probability of what is
-    predicted), `setting` and `algorithm`, `seed` (missing where nothing is trained), `merge` and
-    `alpha` (missing for the model that the run trained), and `image`, the path or key in its data.
-    Sweep and data are in the frame's `attrs`.
-
-    Which images does CAR-FT gain over fine-tuning, and which does it lose, by shift and class?
-
-    ```python
-    import pandas as pd
-
-    from carft_sweep import predictions
-
-    new, old = "car_ft kl_weight=1", "fine_tune"
-    frame = predictions("kl_weight", settings=[new, old], merges="unmerged")
-    right = frame.pivot_table("correct", ["shift", "class", "image"], "setting", observed=True)
-    change = right[new] - right[old]  # in the share of the seeds that have the image right
-    images = pd.DataFrame({"gained": change > 0.5, "lost": change < -0.5})
-    images.groupby(["shift", "class"], observed=True).sum()
-    ```
-
-    Args:
-        sweep: A name, or the comparison that `run_sweep` or `load_comparison` returned.
-        home: Whose run folders, for a name (CARFT_HOME, `.carft`).
-        splits: Only these, shifts also by their own names (`outline`).
-        settings: Only these, or all of an algorithm (`car_ft`).
-        merges: Only these: `wise_ft@0.5`, `wise_ft` of every alpha, `unmerged`.
-        seeds: Only these, beside what no seed changes.
-
-    Raises:
-        TrackingError: A name is unknown, no run here keeps predictions, or there are more than
-            20 million of them, which would not fit into memory.
-    """
-    comparison = load_comparison(sweep, home=home) if isinstance(sweep, str) else sweep
-    return predictions_frame(
-        comparison, splits=splits, settings=settings, merges=merges, seeds=seeds
-    )
-
-
 def read_sweeps(uri: str, experiment: str | None, sweeps: Sequence[str]) -> list[SweepRuns]:
     """Read sweeps by their names, or `NAME@HOME`, from a server or database."""
     reader = MlflowReader(uri, experiment or EXPERIMENT)
     every = reader.sweeps()
     return [reader.part(find(every, name), name) for name in dict.fromkeys(sweeps)]
-
-
-def _of(home: str | Path | None, sweeps: Sequence[str]) -> list[SweepRuns]:
-    """Read a home's own sweeps, also from a server that other homes use."""
-    folder = home_folder(None if home is None else os.fspath(home))
-    check_home(folder)
-    place = resolve_location(folder)
-    reader = MlflowReader(place.uri, place.experiment)
-    every, own = reader.sweeps(), read_home_id(folder)
-    parts = []
-    for name in dict.fromkeys(sweeps):
-        of_home = name if "@" in name or own is None else f"{name}@{own}"
-        parts.append(_with_folders(reader.part(find(every, of_home), name), folder / "runs"))
-    return parts
-
-
-def _with_folders(part: SweepRuns, runs: Path) -> SweepRuns:
-    """Add the folders of those runs that lie here."""
-    records = [
-        replace(record, folder=folder)
-        if is_plain_name(record.digest) and (folder := runs / record.digest).is_dir()
-        else record
-        for record in part.records
-    ]
-    return replace(part, records=records)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.requirements import refuse_outdated
@@ -161,15 +161,22 @@ def sync_command(arguments: argparse.Namespace, emit: Emit) -> int:
     driven = {name: driver for name in names if (driver := holder(home.sweep(name))) is not None}
     for name, driver in driven.items():
         emit(f"{name} is being run by {driver}, which sends its runs.")
-    sent = 0
+    idle, news, code = [name for name in names if name not in driven], 0, 0
     with closing(open_store(home.path)) as store:
         _preflight(store)
-        for name in names:
-            if name not in driven:
-                sent += _sync(home, name, store, emit)
-    if not sent and not driven:
+        for name in idle:
+            for line in _sync(home, name, store):
+                emit(f"{name}: {line.text}")
+                news += 1
+                code = max(code, line.code)
+    for name in idle:
+        for line in _sync_study(home, name):
+            emit(f"{name}: {line.text}")
+            news += 1
+            code = max(code, line.code)
+    if not news and not driven:
         emit(f"{without_password(resolve_location(home.path).uri)} has every run as it is here.")
-    return 0
+    return code
 
 
 _LATER = "Nothing is lost: sync again when the server answers"
@@ -184,7 +191,16 @@ def _preflight(store: Tracker) -> None:
         raise ServiceUnreachable(f"{away}. {_LATER}") from away
 
 
-def _sync(home: Home, name: str, store: Tracker, emit: Emit) -> int:
+class _News(NamedTuple):
+    """What `sync` did of a sweep, or could not do."""
+
+    text: str
+    code: int = 0
+    """The exit code that follows."""
+
+
+def _sync(home: Home, name: str, store: Tracker) -> Iterator[_News]:
+    """Send what the tracking store lacks of a sweep."""
     from carft_sweep.sweeps.results.export import log_missing_model
     from carft_sweep.sweeps.results.projection import project
 
@@ -195,13 +211,33 @@ def _sync(home: Home, name: str, store: Tracker, emit: Emit) -> int:
     except ServiceUnreachable as away:
         raise ServiceUnreachable(f"{away}; the runs of {name} are not all sent. {_LATER}") from away
     if projection.sent:
-        emit(f"{name}: {projection.sent} run{'' if projection.sent == 1 else 's'} sent.")
+        yield _News(f"{projection.sent} run{'' if projection.sent == 1 else 's'} sent.")
+    yield from map(_News, projection.notes)
     note = log_missing_model(home, name)
     if note is not None:
-        emit(f"{name}: {note}")
+        yield _News(note)
     for (run, what), reason in projection.refused.items():
-        emit(f"{name}: {what} of {describe(run)} was refused: {reason}")
-    return projection.sent
+        yield _News(f"{what} of {describe(run)} was refused: {reason}")
+    if projection.unlisted:
+        yield _News(f"the files of its runs could not be listed: {projection.unlisted}")
+    for run, reason in projection.unreadable.items():
+        yield _News(f"{describe(run)} is not sent, since it cannot be read: {reason}", 1)
+
+
+def _sync_study(home: Home, name: str) -> Iterator[_News]:
+    """Write what the Optuna studies of a sweep lack."""
+    from carft_sweep.sweeps.ledger.study import mend_studies
+
+    try:
+        count = mend_studies(home, name)
+    except ServiceUnreachable as away:
+        yield _News(f"its Optuna study is not written: {away}", 4)
+    except Exception as error:  # whatever Optuna and the drivers of databases raise
+        lines = str(error).splitlines() or [type(error).__name__]
+        yield _News(f"its Optuna study is not written: {lines[0]}", 1)
+    else:
+        if count:
+            yield _News(f"{count} trial{'' if count == 1 else 's'} written to its Optuna study.")
 
 
 def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:

@@ -35,6 +35,7 @@ def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
         return 0
 
     from carft_sweep.sweeps.cli.run import carry_out
+    from carft_sweep.sweeps.engines.factory import vet_address
     from carft_sweep.sweeps.spec.user_code import resolve, vet_of
 
     more = resolve(arguments.imports, Path.cwd())
@@ -49,7 +50,7 @@ def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
             spec, changed = now.load(folder, vet)
         address = arguments.address
         if address is None and spec.engine != "local":
-            address = before.address  # the cluster that it was run on
+            address = vet_address(before.address, home)  # the cluster that it was run on
         return carry_out(
             spec,
             home,

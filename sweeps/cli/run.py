@@ -74,7 +74,7 @@ def carry_out(
     except (OSError, ServiceUnreachable, TrackingError) as error:
         if not (home.sweep(spec.name) / COPY).exists():
             raise  # it never began
-        resume = command("resume", spec.name, arguments.home)
+        resume = _resume(spec.name, arguments)
         error.add_note(f"Finished work is kept. Once this is fixed, resume it: {resume}")
         raise
     except KeyboardInterrupt:
@@ -151,7 +151,13 @@ def _last_words(ended: SweepResult, home: Home, arguments: argparse.Namespace) -
 
 
 def _interrupted(name: str, arguments: argparse.Namespace) -> str:
-    return f"Interrupted. To go on: {command('resume', name, arguments.home)}"
+    return f"Interrupted. To go on: {_resume(name, arguments)}"
+
+
+def _resume(name: str, arguments: argparse.Namespace) -> str:
+    # A cluster that the home alone names is not connected to.
+    cluster = ["--address", arguments.address] if arguments.address else []
+    return command("resume", name, arguments.home, *cluster)
 
 
 def _causes(failed: Sequence[FailedRun]) -> Iterator[str]:

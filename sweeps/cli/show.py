@@ -115,7 +115,7 @@ def _sweep_as_dict(
 
 def _run_as_dict(runs: RunStore, ids: Mapping[str, str], seed: str, digest: str) -> dict[str, Any]:
     """Return a run; `ids` has those of MLflow by digest."""
-    folder = runs.folder(digest)
+    folder = runs.results(digest)
     own, state = measured(folder, UNMERGED), runs.read(digest)
     return {
         "seed": None if seed == NO_SEED else int(seed),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,12 +32,9 @@ from carft_sweep.sweeps.ledger.trials import (
     newest_generation,
     sweep_folder,
 )
-from carft_sweep.sweeps.scheduler.progress import duration, value_text
+from carft_sweep.sweeps.scheduler.progress import MEASURED, duration, seconds_left, value_text
 from carft_sweep.tracking.console import PlainConsole
 from carft_sweep.tracking.program import command, program
-
-MEASURED = 20
-"""So many trials, the last ones, tell how long a run takes."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +116,7 @@ def sweep_status(home: Home, name: str) -> SweepStatus:
         runs_ended=min(ended, total),
         running=running if driver else (),
         failed=failed_runs(home, ledger),
-        seconds_left=_left(runs, trials, total - ended, running) if driver else None,
+        seconds_left=_left(runs, trials, total - ended, running, driver.since) if driver else None,
     )
 
 
@@ -177,26 +173,31 @@ def _running_run(runs: RunStore, state: RunState) -> RunningRun:
 
 
 def _left(
-    runs: RunStore, trials: Sequence[Trial], to_come: int, running: Sequence[RunningRun]
+    runs: RunStore,
+    trials: Sequence[Trial],
+    to_come: int,
+    running: Sequence[RunningRun],
+    since: float,
 ) -> float | None:
-    """Seconds to go at the present pace; None before a run has told how long one takes."""
+    """Seconds to go for a driver that began at `since`; None before a run has ended."""
     ended = [trial for trial in trials if trial.state == "complete"]
     ended.sort(key=lambda trial: trial.number)
     last = _states(runs, ended[-MEASURED:])
-    lengths = [length for state in last if (length := _length(runs, state)) is not None]
-    if not lengths:
-        return None
-    usual, now = statistics.median(lengths), time.time()
-    begun = sum(min(usual, now - run.since) for run in running)
-    return max(0.0, usual * to_come - begun) / max(1, len(running))
+    spans = [span for state in last if (span := _span(runs, state)) is not None]
+    # How many were side by side under another driver says nothing of this one.
+    spans = [span for span in spans if span[0] >= since] or spans[-1:]
+    spans.sort(key=lambda span: span[1])
+    return seconds_left(spans, [run.since for run in running], to_come, time.time())
 
 
-def _length(runs: RunStore, state: RunState) -> float | None:
-    """Seconds from a run's first report to its end; None of a run that reports nothing."""
+def _span(runs: RunStore, state: RunState) -> tuple[float, float] | None:
+    """When a run first reported and when it ended; None of one that reports nothing, or that was
+    interrupted in between.
+    """
     epochs = history(runs.folder(state.digest))
-    if not epochs or state.ended is None:
+    if not epochs or state.ended is None or state.attempts > 1:
         return None
-    return max(0.0, state.ended - float(epochs[0]["timestamp"]) / 1000)
+    return float(epochs[0]["timestamp"]) / 1000, state.ended
 
 
 def list_command(arguments: argparse.Namespace, emit: Emit) -> int:

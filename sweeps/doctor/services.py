@@ -22,14 +22,22 @@ from carft_sweep.sweeps.doctor.base import (
 from carft_sweep.sweeps.doctor.cluster_probe import probe_cluster
 from carft_sweep.sweeps.engines.ray_tokens import check_version, require_ray
 from carft_sweep.sweeps.ledger.claim import holder
-from carft_sweep.sweeps.ledger.study import check_storage, named_database, open_storage, study_file
+from carft_sweep.sweeps.ledger.study import (
+    DATABASE,
+    check_storage,
+    lacking_trials,
+    named_database,
+    open_storage,
+    study_file,
+)
 from carft_sweep.sweeps.ledger.trials import (
     LEDGER_FILE,
+    Ledger,
     newest_generation,
     read_generations,
     sweep_names,
 )
-from carft_sweep.tracking.database import Database, inspect_database
+from carft_sweep.tracking.database import Database, inspect_database, is_damaged
 from carft_sweep.tracking.location import (
     TRACKING_VARIABLE,
     TrackingLocation,
@@ -39,17 +47,20 @@ from carft_sweep.tracking.location import (
     without_password,
 )
 from carft_sweep.tracking.program import program
+from carft_sweep.tracking.store.base import Tracker, describe
 from carft_sweep.tracking.store.memory_store import MemoryTracker
 from carft_sweep.tracking.store.mlflow_client import (
     ask,
     check_reachable,
     client_version,
     latest_schema,
+    look_up_experiment,
     moved_from,
     release,
     server_version,
     try_artifacts,
 )
+from carft_sweep.tracking.store.mlflow_store import open_store
 
 if TYPE_CHECKING:
     from requests import Response
@@ -76,18 +87,44 @@ def _ledgers(scope: Scope) -> Iterator[Finding]:
 @check(
     "trials.study",
     "where Optuna's studies are written: reachable, of this Optuna, and Optuna's alone",
-    "start the database, see to CARFT_OPTUNA_STORAGE, or remove the file: runs write it anew",
+    "start the database, see to CARFT_OPTUNA_STORAGE, or remove the file: sync writes it anew",
+    is_gate=True,
 )
 def _studies(scope: Scope) -> Iterator[Finding]:
     database, file = named_database(), study_file(scope.home)
     if database is None and not file.exists():
         yield ok(f"the first run makes {file.absolute()}")
         return
+    if database is None and file.name == DATABASE and is_damaged(file):
+        anew = f"{scope.home.command('sync')} puts it aside and writes it anew; or remove the file"
+        yield wrong(f"{file.absolute()} is damaged, or not a database", anew)
+        return
     if database is not None:
         check_storage(scope.home)
         inspect_database(database)  # which says who does not answer, or denies access
     open_storage(scope.home)
     yield ok(f"studies are written to {database or file.absolute()}")
+
+
+@check(
+    "trials.written",
+    "trials that Optuna's studies lack though nobody drives their sweep",
+    f"{program()} sync",
+)
+def _written(scope: Scope) -> Iterator[Finding]:
+    for ledger in _idle(scope):
+        count = lacking_trials(scope.home, ledger)
+        if count:
+            lacking = f"the Optuna study of {ledger.name} lacks {_count(count, 'trial')}"
+            yield warning(lacking, scope.home.command("sync"))
+
+
+def _idle(scope: Scope) -> Iterator[Ledger]:
+    """Yield the sweeps that nobody drives."""
+    for name in sweep_names(scope.home):
+        ledger = newest_generation(scope.home, name)
+        if ledger is not None and holder(scope.home.sweep(name)) is None:
+            yield ledger
 
 
 _API = "/api/2.0/mlflow"
@@ -274,26 +311,50 @@ def _moved(scope: Scope) -> Iterator[Finding]:
         return
     before = moved_from(file, place.experiment, place.artifacts)
     if before is not None:
-        yield warning(f"{file} keeps artifacts in {before}: this home was moved or copied")
+        moved = f"{file} keeps artifacts in {before}: this home was moved or copied"
+        anew = "it puts the database aside and records every run anew, here"
+        yield warning(moved, f"{scope.home.command('sync')}: {anew}")
 
 
 @check(
     "sent.behind",
-    "runs that the tracking server lacks though nobody drives their sweep",
+    "runs that the server lacks, or has in another state, though nobody drives their sweep",
     f"{program()} sync",
+    seconds=60.0,
 )
 def _behind(scope: Scope) -> Iterator[Finding]:
     from carft_sweep.sweeps.results.projection import SweepProjection
 
-    for name in sweep_names(scope.home):
-        ledger, driver = newest_generation(scope.home, name), holder(scope.home.sweep(name))
-        if ledger is None or driver is not None:
-            continue
-        # What lies behind is known from files alone.
-        count = SweepProjection(scope.home, ledger, MemoryTracker()).behind()
+    idle, is_well = [*_idle(scope)], True
+    store = _recorded(scope) if idle else MemoryTracker()
+    for ledger in idle:
+        projection = SweepProjection(scope.home, ledger, store)
+        projection.compare_with_store()
+        count = projection.behind()
         if count:
-            lacking = f"{_count(count, 'run')} of {name}"
-            yield warning(f"{lacking} {'is' if count == 1 else 'are'} not recorded as here")
+            lacking = f"{_count(count, 'run')} of {ledger.name}"
+            behind = f"{lacking} {'is' if count == 1 else 'are'} not recorded as here"
+            yield warning(behind, scope.home.command("sync"))
+        elif projection.is_end_behind:
+            behind = f"the end of {ledger.name} is not recorded as here"
+            yield warning(behind, scope.home.command("sync"))
+        for digest, reason in projection.unreadable.items():
+            yield wrong(f"{describe(digest)} of {ledger.name} cannot be read: {reason}")
+        is_well = is_well and not (count or projection.is_end_behind or projection.unreadable)
+    if idle and is_well:
+        yield ok("every run is recorded, in its state; whether its files are there is seen by sync")
+
+
+def _recorded(scope: Scope) -> Tracker:
+    """Open what a home's runs are recorded in; where that is still to be made, nothing is."""
+    place = resolve_location(scope.home.path)
+    file, root = sqlite_file(place.uri), place.artifacts
+    check_reachable(place.named)
+    begins = file is not None and not file.exists()
+    is_moved = file is not None and root is not None and moved_from(file, place.experiment, root)
+    if begins or is_moved or look_up_experiment(place.named, place.experiment) is None:
+        return MemoryTracker()
+    return open_store(scope.home.path)
 
 
 @check(

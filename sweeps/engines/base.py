@@ -54,6 +54,8 @@ class Failure:
     log_tail: str = ""
     node: str = ""
     """The host on which it happened, where that is known."""
+    narrowed: bool = False
+    """Whether fewer runs are side by side from now on, since memory was too small for so many."""
 
     def as_dict(self) -> dict[str, str]:
         """Build what is kept of it with the run."""
@@ -87,7 +89,7 @@ class Handler(Protocol):
         """A worker has begun with the job."""
 
     def alive(self, job: Job) -> None:
-        """The worker of the job has shown life; renews the lease."""
+        """The worker of the job has shown life."""
 
     def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
         """An epoch is done; `report` is `EpochReport.as_dict()`."""

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from carft_sweep.regular_files import open_regular
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.regular_files import RefusedFile, open_regular
 from carft_sweep.sweeps.engines.base import Decision, FailureClass
 
 CORE = "carft_sweep.sweeps.engines.training:train_with_core"
@@ -88,13 +89,21 @@ def classify(error: BaseException) -> tuple[FailureClass, str]:
     return kind, f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
+def open_log(workdir: Path | str, flags: int) -> int:
+    """Open the log of a run. Raises RequestError for a link, and what else is no regular file."""
+    try:
+        return open_regular(Path(workdir, LOG), flags)
+    except RefusedFile as error:
+        raise RequestError(f"{error.filename} {error.strerror}; remove it") from None
+
+
 def log_tail(workdir: str) -> str:
     """Return the last lines of a run's log; empty when there is none."""
     try:
-        with os.fdopen(open_regular(Path(workdir, LOG)), "rb") as log:
+        with os.fdopen(open_log(workdir, os.O_RDONLY), "rb") as log:
             size = log.seek(0, 2)
             log.seek(max(0, size - _TAIL_BYTES))
             text = log.read().decode(errors="replace")
-    except OSError:
+    except (OSError, RequestError):
         return ""
     return "\n".join(text.splitlines()[-_TAIL_LINES:])

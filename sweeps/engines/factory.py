@@ -27,9 +27,11 @@ from carft_sweep.sweeps.engines.resources import (
     requirements_of,
     this_machine,
 )
+from carft_sweep.tracking.ownership import TRUST_OPTION
 
 if TYPE_CHECKING:
     from carft_sweep.sweeps.engines.supervisor import WorkerAhead
+    from carft_sweep.sweeps.home import Home
     from carft_sweep.sweeps.spec.spec import SweepSpec
 
 
@@ -94,6 +96,21 @@ def address_of(given: str | None) -> str | None:
     """
     address = given or os.environ.get(ADDRESS)
     return None if address in ("", "local") else address
+
+
+def vet_address(address: str | None, home: Home) -> str | None:
+    """Return the address of a cluster that a home has kept, where the user names it too.
+
+    Raises RequestError where the home alone does: whoever answers there gets Ray's token.
+    """
+    is_here = address in (None, "auto", "local")
+    if is_here or home.is_trusted or address == os.environ.get(ADDRESS):
+        return address
+    raise RequestError(
+        f"the Ray cluster {address} is named by the home {home.path} alone, and would be sent your "
+        f"token: if it is yours, --address {address} (or {ADDRESS}, or {TRUST_OPTION}); --address "
+        "local starts a Ray here"
+    )
 
 
 class MachineShare(NamedTuple):

@@ -126,13 +126,16 @@ class SharedMemory:
     def __init__(self, sizes: Mapping[str | None, float]) -> None:
         self._sizes = sizes
         self._peak = 0.0
+        self._most: dict[str | None, int] = {}
+        """By devices how many runs share their memory at most, where more were too many."""
 
     def holds(self, devices: str | None) -> float:
         """Count the runs that fit on these devices."""
         size = self._sizes.get(devices)
         if size is None:
             return math.inf
-        return max(1, int(size / self._peak)) if self._peak else 1
+        fits = max(1, int(size / self._peak)) if self._peak else 1
+        return min(fits, self._most.get(devices, fits))
 
     def learn(self, report: Mapping[str, Any]) -> None:
         """Take up what an epoch's report says of its run's memory."""
@@ -141,6 +144,15 @@ class SharedMemory:
             self._peak = peak
             fits = {name or "memory": self.holds(name) for name in self._sizes}
             logger.debug("a run takes %.0f MiB: at once fit %s", peak, fits)
+
+    def narrow(self, devices: str | None, runs: int) -> bool:
+        """Let fewer than so many runs share the memory of these devices, since it was too small for
+        them; False where that is not for the engine to decide, or one had it alone.
+        """
+        if self._sizes.get(devices) is None or runs == 1:
+            return False
+        self._most[devices] = min(runs - 1, self._most.get(devices, runs))
+        return True
 
 
 class LocalEngine(Engine):
@@ -269,7 +281,18 @@ class LocalEngine(Engine):
                 return
             if event is None:
                 return
+            if event["kind"] == "failed":
+                event = {"kind": "failed", "failure": self._narrowed(worker, event["failure"])}
             decision = dispatch(handler, job, event)
             if decision is not None:
                 self._memory.learn(event["report"])
                 worker.answer(Decision.STOP if self._stopping else decision)
+
+    def _narrowed(self, worker: Supervisor, failure: dict[str, Any]) -> dict[str, Any]:
+        """Return a failure with what follows for the runs beside it, where memory was too small."""
+        seen = self._workers[worker]
+        runs = 1 + sum(self._workers[other] == seen for other in self._busy())
+        if failure["kind"] != "out_of_memory" or not self._memory.narrow(seen, runs):
+            return failure
+        message = f"{failure['message']}; at most {runs - 1} at once from now on"
+        return {**failure, "message": message, "narrowed": True}

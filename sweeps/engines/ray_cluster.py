@@ -214,6 +214,10 @@ class Cluster:
 
     def _start(self) -> None:
         self._end.enter_context(own_token())
+        if threading.current_thread() is threading.main_thread():
+            # Ray's processes inherit it: a terminal that is closed reaches them too, and then the
+            # driver still needs them. Ours is as before when they are started.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         ray.init(
             address="local",
             num_cpus=int(this_machine().cpus),
@@ -237,7 +241,7 @@ def signals_kept() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
     before = [(number, signal.getsignal(number)) for number in numbers]
     try:
         yield

@@ -33,7 +33,14 @@ from carft_sweep.sweeps.engines.resources import (
     hardware_of,
     max_concurrent_runs,
 )
-from carft_sweep.sweeps.engines.supervisor import ENDS, SILENCE, Event, Supervisor, dispatch
+from carft_sweep.sweeps.engines.supervisor import (
+    ENDS,
+    SILENCE,
+    Event,
+    ListeningClock,
+    Supervisor,
+    dispatch,
+)
 from carft_sweep.tracking.store.mlflow_client import quieted
 
 STEP = 2.0
@@ -145,7 +152,7 @@ class _Active:
 
     job: Job
     heard: float
-    """When its actor last told anything, or was not yet to."""
+    """When its actor last told anything, or was not yet to, by the loop's clock."""
     node: str = ""
     actor: Any = None
     """The handle of a WarmRun, once it has told anything: Tune forgets it when it is lost."""
@@ -165,6 +172,7 @@ class Loop:
         self._handler = handler
         self._place = place
         self._stop = stop
+        self._clock = ListeningClock()
         self._active: dict[str, _Active] = {}
         self._slots = 0
         self._is_over = False
@@ -179,7 +187,7 @@ class Loop:
             return str(Searcher.FINISHED)
         if isinstance(job, Wait):  # a run that fails may be given again
             return None
-        self._active[trial] = _Active(job, time.monotonic())
+        self._active[trial] = _Active(job, self._clock.now)
         return {"job": json.dumps(vars(job)), "supervision": self._place.supervision}
 
     def _next_job(self) -> Job | Wait:
@@ -198,7 +206,7 @@ class Loop:
         if active is None:
             return str(FIFOScheduler.STOP)
         active.heard, active.node, active.actor = (
-            time.monotonic(),
+            self._clock.now,
             result["hostname"],
             _actor(trial),
         )
@@ -244,7 +252,10 @@ class Loop:
                 self._handler.failed(active.job, failure)
 
     def look(self, controller: Any) -> None:
-        """Stop what has not begun when it is to stop, and give up actors that tell nothing."""
+        """Stop what has not begun when it is to stop, and give up actors that tell nothing; called
+        in every turn of Tune's loop.
+        """
+        self._clock.turn()
         if self._stop.asked:
             for trial in [t for t in controller.get_live_trials() if t.status == Trial.PENDING]:
                 controller.stop_trial(trial)
@@ -262,8 +273,8 @@ class Loop:
                 self._look_at(trial, active)
 
     def _look_at(self, trial: Trial, active: _Active) -> None:
-        now = time.monotonic()
-        if trial.status != Trial.RUNNING:  # it waits for room: its lease is to live
+        now = self._clock.now
+        if trial.status != Trial.RUNNING:  # it waits for room
             active.heard = now
             with self._kept():
                 self._handler.alive(active.job)
@@ -287,12 +298,15 @@ class Loop:
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
-        """Keep what the handler raises: Tune wraps it, or goes on."""
-        try:
-            yield
-        except Exception as error:
-            self.error = error
-            raise
+        """Keep what the handler raises: Tune wraps it, or goes on. While the handler is busy, what
+        actors tell waits in Tune's queue.
+        """
+        with self._clock.standing_still():
+            try:
+                yield
+            except Exception as error:
+                self.error = error
+                raise
 
 
 class Asking(Searcher):

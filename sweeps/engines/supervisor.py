@@ -12,14 +12,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from carft_sweep.sweeps.engines.base import Decision, Failure, FailureClass, Handler, Job
 from carft_sweep.sweeps.engines.entry import CORE, log_tail
 from carft_sweep.sweeps.engines.resources import whole_cpus
+from carft_sweep.sweeps.secrets import of_workers
 
 _ROOT = Path(__file__).parents[3]
 _CLOSING_SECONDS = 10.0
@@ -68,8 +69,6 @@ class WorkerProcess:
         self._writing = self._process.stdin.fileno()
         self._reading = self._process.stdout.fileno()
         self._buffer = b""
-        self.heard = time.monotonic()
-        """When it last showed life."""
 
     @property
     def pid(self) -> int:
@@ -101,7 +100,6 @@ class WorkerProcess:
             if not chunk:
                 raise WorkerDied(self._process.wait())
             self._buffer += chunk
-            self.heard = time.monotonic()
         line, _, self._buffer = self._buffer.partition(b"\n")
         frame: dict[str, Any] = json.loads(line)
         return frame
@@ -141,7 +139,7 @@ class WorkerAhead:
     def __init__(self, entry: str = CORE) -> None:
         # Without GPUs a run has one thread; with one GPU it has all that there are.
         alone = shutil.which("nvidia-smi") is not None or whole_cpus() == 1
-        environ = dict(os.environ) if alone else {**os.environ, **_computing_with(1)}
+        environ = of_workers(os.environ) | ({} if alone else _computing_with(1))
         self._for = (entry, environ, Path.cwd())
         self._worker: WorkerProcess | None = WorkerProcess(entry, environ)
 
@@ -170,8 +168,37 @@ ENDS = frozenset({"finished", "stopped", "failed"})
 NODE = socket.gethostname()
 SILENCE = 60.0
 """Seconds without a sign of life after which a worker is given up."""
+TURN = 2.0
+"""Seconds that a loop which listens takes for a turn, at most."""
 _FRESH_AFTER = frozenset({"crashed", "out_of_memory", "timeout"})
 """Failures after which the process is not trusted any more, and its memory is to be free."""
+
+
+class ListeningClock:
+    """The seconds in which a loop has listened to its workers: silence is measured by it.
+
+    A turn of the loop counts as TURN seconds at most, so that the clock all but stands still while
+    the process was stopped, perhaps with its workers.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._last = time.monotonic()
+
+    def turn(self) -> None:
+        """Count the turn of the loop that ends now."""
+        last, self._last = self._last, time.monotonic()
+        self.now += min(self._last - last, TURN)
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Within: do not count the time, since the loop does not listen."""
+        self.turn()
+        before = self.now
+        try:
+            yield
+        finally:
+            self.now, self._last = before, time.monotonic()
 
 
 _KERNEL_COUNTS = Path("/proc/vmstat")
@@ -267,6 +294,9 @@ class Supervisor:
         self._offered: Job | None = None
         """The job that a warm worker was given and has not begun."""
         self._began = 0.0  # no job yet: a process that was only started has nothing to end
+        self._clock = ListeningClock()
+        self._heard = 0.0
+        """When the worker last showed life."""
         self.is_ready = False
         """Whether its worker process has called what `get_ready` says."""
         self._kills = KillCount() if kills is None else kills
@@ -316,8 +346,11 @@ class Supervisor:
             self.kill()
             self._give(job, self._fresh())
             return None
+        self._clock.turn()
+        if frame is not None:  # else the pipe is empty: nothing that it has said is overlooked
+            self._heard = self._clock.now
         ended = frame is not None and frame["kind"] in ENDS
-        late = None if ended else self._late(worker)
+        late = None if ended else self._late()
         if late is not None:
             return self._failed("timeout", late)
         if frame is None:
@@ -357,13 +390,15 @@ class Supervisor:
         self.kill()
 
     def _fresh(self) -> WorkerProcess:
-        environ = {**os.environ, **self._environ}
+        environ = of_workers(os.environ) | self._environ
         ahead = self._ahead and self._ahead.take(self._entry, environ, self._cwd)
         return ahead or WorkerProcess(self._entry, environ, cwd=self._cwd)
 
     def _give(self, job: Job, worker: WorkerProcess) -> None:
         self._worker, self._job = worker, job
-        self._began = worker.heard = time.monotonic()
+        self._began = time.monotonic()
+        self._clock.turn()
+        self._heard = self._clock.now
         self._kills_before = self._kills.uncharged()
         with suppress(WorkerDied):  # the next event tells
             worker.send({"kind": "job", **vars(job)})
@@ -397,10 +432,9 @@ class Supervisor:
         self._job = None
         return {"kind": "failed", "failure": vars(Failure(kind, message, tail, NODE))}
 
-    def _late(self, worker: WorkerProcess) -> str | None:
-        now = time.monotonic()
-        if now - worker.heard > self._silence:
+    def _late(self) -> str | None:
+        if self._clock.now - self._heard > self._silence:
             return f"the worker showed no life for {self._silence:g} s"
-        if self._timeout is not None and now - self._began > self._timeout:
+        if self._timeout is not None and time.monotonic() - self._began > self._timeout:
             return f"the run took longer than {self._timeout:g} s"
         return None

@@ -20,8 +20,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines.base import Decision, FailureClass
-from carft_sweep.sweeps.engines.entry import LOG, classify, load_entry, load_function, run_entry
+from carft_sweep.sweeps.engines.entry import (
+    classify,
+    load_entry,
+    load_function,
+    open_log,
+    run_entry,
+)
 from carft_sweep.sweeps.engines.ranks import count_ranks, die_with, forget_torchrun, started_ranks
 from carft_sweep.sweeps.secrets import WORKERS, read_secret_files
 from carft_sweep.tracking.location import waiting
@@ -117,7 +124,12 @@ def _get_ready(prepare: Callable[[str], object], name: str) -> None:
 
 def _serve(channel: Channel, entry: str, job: Mapping[str, Any]) -> None:
     workdir = Path(job["workdir"])
-    _print_to(workdir / LOG)
+    try:
+        _print_to(workdir)
+    except (OSError, RequestError) as error:
+        kind, message = classify(error)
+        channel.send("failed", failure=kind, message=message)
+        return
     _log(f"{job['label']}: process {os.getpid()} begins")
     channel.send("started")
 
@@ -164,18 +176,21 @@ def _alone_in(workdir: Path) -> Iterator[None]:
 
 
 def _log(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+    # One line, whatever a label holds. `printable` would load rich, which no run needs.
+    line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
     sys.stderr.flush()
 
 
-def _print_to(log: Path) -> None:
-    """Let Python and every library below it print into the log."""
+def _print_to(workdir: Path) -> None:
+    """Let Python and every library below it print into the log of the run."""
     sys.stdout.flush()
     sys.stderr.flush()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    workdir.mkdir(parents=True, exist_ok=True)
+    log = open_log(workdir, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
 
 
 if __name__ == "__main__":

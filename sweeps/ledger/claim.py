@@ -13,9 +13,9 @@ from types import TracebackType
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json, write_json
+from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import Lease, end_claimant
 from carft_sweep.tracking.location import Lock, LockHeld
-from carft_sweep.tracking.program import program
 
 DRIVER, FILE = "driver.json", "stop.json"
 """The lease of a sweep's driver, and the request that it stop."""
@@ -32,12 +32,17 @@ class ClaimLost(RequestError):
 class Claim:
     """The right to drive the sweep in `folder`, while it is open; a crash lets go of it.
 
-    A thread renews it, so that a driver that plans, waits or finishes looks alive to other hosts,
-    and calls `stop(now)` for each request to stop.
+    A thread renews it, so that a driver that plans, waits or finishes looks alive to other hosts;
+    calls `renew` for what else the driver claims; and `stop(now)` for each request to stop.
     """
 
-    def __init__(self, folder: Path, stop: Callable[[bool], object] = lambda _: None) -> None:
-        self._folder, self._stop = folder, stop
+    def __init__(
+        self,
+        folder: Path,
+        stop: Callable[[bool], object] = lambda _: None,
+        renew: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._folder, self._stop, self._renew_others = folder, stop, renew
         self._file, self._request = folder / DRIVER, folder / FILE
         self._lease = Lease.mine()
         self._lock: Lock | None = None
@@ -103,6 +108,7 @@ class Claim:
         while not self._closed.wait(EVERY):
             try:
                 self.renew()
+                self._renew_others()
                 if self._request.exists() and self._is_ours():
                     self._take_request()
             except ClaimLost:
@@ -153,10 +159,13 @@ def _lock(folder: Path) -> Lock:
     return lock
 
 
-def _refusal(folder: Path, who: object) -> RequestError:
+def _refusal(folder: Path, who: Lease | str) -> RequestError:
+    gone = ""
+    if isinstance(who, Lease) and who.host != socket.gethostname():
+        gone = f". If {who.host} is gone: its claim ends by itself within two minutes"
     return RequestError(
         f"the sweep {folder.name} is being run by {who}; wait for it, or stop it: "
-        f"{program()} stop {folder.name}, or Ctrl-C there"
+        f"{Home(folder.parent.parent).command('stop', folder.name)}, or Ctrl-C there{gone}"
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -33,6 +34,8 @@ SILENCE = 60.0
 """Seconds after which a lease from another host that nobody renews is void."""
 
 
+# POSIX record locks do not conflict within one process: its threads exclude each other by this.
+_CHANGING = threading.Lock()
 _ENDED: set[str] = set()
 """Claimants of this process that have ended, whatever the files say: a disk may have been full."""
 
@@ -96,7 +99,7 @@ class Lease:
         if self.owner in _ENDED:
             return False
         if self.host != socket.gethostname():
-            return time.time() - self.renewed < SILENCE
+            return abs(time.time() - self.renewed) < SILENCE  # else its clock is not ours
         if not _exists(self.pid):
             return False
         born = process_start(self.pid)
@@ -183,6 +186,8 @@ class RunStore:
     def __init__(self, folder: Path) -> None:
         self.path = folder
         self.owner = uuid.uuid4().hex
+        self._held: dict[str, Lease] = {}
+        """By run the claims that were acquired here and not released."""
 
     def close(self) -> None:
         """Let go of every run, also where the disk did not let us say so."""
@@ -256,7 +261,10 @@ class RunStore:
                 failure=None,
             )
 
-        return self._change(digest, acquired)
+        state = self._change(digest, acquired)
+        if state is not None and state.lease is not None:
+            self._held[digest] = state.lease
+        return state
 
     def begin(self, digest: str, worker: str) -> None:
         """Record who computes a run that was acquired."""
@@ -266,17 +274,18 @@ class RunStore:
 
         self._change(digest, begun)
 
-    def renew(self, digest: str) -> None:
-        """Say that the run goes on, at most every ten seconds on disk."""
+    def renew(self) -> None:
+        """Renew the claims that are held, at most every ten seconds on disk; in any thread."""
 
         def renewed(known: RunState | None) -> RunState | None:
             if known is None or known.lease is None or known.lease.owner != self.owner:
                 return None
-            if not known.lease.is_due:
-                return None
             return replace(known, lease=known.lease.renew())
 
-        self._change(digest, renewed)
+        for digest, lease in list(self._held.items()):
+            state = self._change(digest, renewed) if lease.is_due else None
+            if state is not None and state.lease is not None and digest in self._held:
+                self._held[digest] = state.lease
 
     def release(
         self,
@@ -309,6 +318,7 @@ class RunStore:
                 halvings=known.halvings + halve,
             )
 
+        self._held.pop(digest, None)
         ended = self._change(digest, released)
         if ended is not None and state == "done":
             shutil.rmtree(self._before(digest), ignore_errors=True)
@@ -317,13 +327,24 @@ class RunStore:
     def back_up(self, digest: str) -> None:
         """Begin a claimed run anew; its backup is kept until it is done again or restored."""
         folder, before = self.folder(digest), self._before(digest)
-        known = self.read(digest)
-        if before.exists():  # an earlier new beginning was not finished: it is worth nothing
-            shutil.rmtree(folder)
-        else:
-            folder.rename(before)
-        if known is not None:
-            self._write(known)
+        with self._locked(digest):
+            known = self.read(digest)
+            if before.exists():  # an earlier new beginning was not finished: it is worth nothing
+                shutil.rmtree(folder)
+            else:
+                folder.rename(before)
+            if known is not None:
+                self._write(known)
+
+    def results(self, digest: str) -> Path:
+        """Return the folder with the results of a run: its backup until it is done anew."""
+        before, state = self._before(digest), None
+        if before.exists():
+            with suppress(RequestError):  # a damaged file says nothing of an end
+                state = self.read(digest)
+            if state is None or state.state != "done":
+                return before
+        return self.folder(digest)
 
     def restore_backup(self, digest: str) -> bool:
         """Put the backup of a run in the place of its new beginning; False if there is none."""
@@ -345,7 +366,7 @@ class RunStore:
     @contextmanager
     def idle(self, digest: str) -> Iterator[bool]:
         """Keep others from taking up a run within the context; whether nobody works on it."""
-        with waiting(self.path / ".locks" / self.folder(digest).name):
+        with self._locked(digest):
             yield not self.is_live(digest)
 
     def remove(self, digest: str) -> bool:
@@ -371,11 +392,17 @@ class RunStore:
         self, digest: str, change: Callable[[RunState | None], RunState | None]
     ) -> RunState | None:
         """Read, change and write under a lock; None from `change` leaves the file alone."""
-        with waiting(self.path / ".locks" / self.folder(digest).name):
+        with self._locked(digest):
             new = change(self.read(digest))
             if new is not None:
                 self._write(new)
         return new
+
+    @contextmanager
+    def _locked(self, digest: str) -> Iterator[None]:
+        """Keep other threads and processes from changing a run."""
+        with _CHANGING, waiting(self.path / ".locks" / self.folder(digest).name):
+            yield
 
     def _write(self, state: RunState) -> None:
         write_json(self.folder(state.digest) / FILE, asdict(state))

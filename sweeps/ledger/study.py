@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import append_lines, write_atomically
 from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.claim import undriven
 from carft_sweep.sweeps.ledger.runs import RunStore, measured
 from carft_sweep.sweeps.ledger.status import goals
-from carft_sweep.sweeps.ledger.trials import Ledger, Trial
+from carft_sweep.sweeps.ledger.trials import Ledger, Trial, find_ledger
 from carft_sweep.sweeps.space.distributions import Distribution
 from carft_sweep.sweeps.space.parameters import parse_parameter
 from carft_sweep.tracking.comparison.metrics import ID, OOD
@@ -32,6 +33,7 @@ from carft_sweep.tracking.database import (
     identity,
     inspect_database,
     parse_url,
+    set_aside_if_damaged,
 )
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.location import (
@@ -260,6 +262,42 @@ class StudyProjection:
         for earlier in self._ledger.earlier:
             _Study(storage, self._home, earlier).update()
         return _Study(storage, self._home, self._ledger)
+
+
+def lacking_trials(home: Home, ledger: Ledger) -> int:
+    """Count the trials of a sweep that its studies lack, or have in another state. Raises whatever
+    the storage raises.
+    """
+    every = (*ledger.earlier, ledger)
+    if named_database() is None and not study_file(home).exists():
+        return sum(generation.next_number for generation in every)
+    storage, lacking = open_storage(home), 0
+    for generation in every:
+        written = {}
+        with suppress(KeyError):
+            study = storage.get_study_id_from_name(
+                study_name(home, ledger.name, generation.generation)
+            )
+            trials = storage.get_all_trials(study, deepcopy=False)
+            written = {trial.number: trial.state.name for trial in trials}
+        states = ((trial.number, _STATES[trial.state]) for trial in generation.proposals())
+        lacking += sum(written.get(number) != state for number, state in states)
+    return lacking
+
+
+def mend_studies(home: Home, name: str) -> int:
+    """Write what the studies of a sweep lack that nobody drives, all of it where the home's own
+    database is damaged. Return how many trials that were.
+
+    Raises RequestError while somebody drives it, and whatever the storage raises.
+    """
+    with undriven(home.sweep(name)):
+        if named_database() is None and study_file(home).name == DATABASE:
+            set_aside_if_damaged(study_file(home))
+        ledger = find_ledger(home, name)
+        lacking = lacking_trials(home, ledger)
+        StudyProjection(home, ledger).update()
+    return lacking
 
 
 class _OpenTrial(NamedTuple):

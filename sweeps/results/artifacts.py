@@ -3,4 +3,5 @@
 COMPARISON, PAGE = "comparison.json", "report.html"
 FIGURES = ("id_ood.png", "response.png")
 """The two charts of the report that the sweep's own page in a store shows."""
-FILES = ("comparison.md", "comparison.csv", COMPARISON, PAGE, *FIGURES)
+COMPARED = ("comparison.md", "comparison.csv", COMPARISON)
+FILES = (*COMPARED, PAGE, *FIGURES)

@@ -1,6 +1,7 @@
-"""What is made of a sweep's results at its end: its page, and the files of the selected model.
+"""What is made of a sweep's results at its end: comparison, page, and the selected model's files.
 
-A warm worker makes them: it has loaded torch, open_clip and the data, which the driver need not.
+A warm worker makes page and model: it has loaded torch, open_clip and the data, which the driver
+need not.
 """
 
 from __future__ import annotations
@@ -13,14 +14,20 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import write_json, write_text
 from carft_sweep.sweeps.engines.base import Engine, Errands, Job
 from carft_sweep.sweeps.engines.factory import workers_here
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
+from carft_sweep.sweeps.results.artifacts import COMPARED
 from carft_sweep.sweeps.results.export import Exporter, SelectedModel, unkept_model
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.sweeps.results.report import keep
+from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
+from carft_sweep.tracking.report.calibration import calibrate, with_warnings
+from carft_sweep.tracking.report.formats import markdown, to_csv, to_json
+from carft_sweep.tracking.report.table import TableOptions
 
 if TYPE_CHECKING:
     from carft_sweep.sweeps.engines.entry import Report
@@ -28,6 +35,18 @@ if TYPE_CHECKING:
     from carft_sweep.tracking.comparison.compare import Comparison
 
 PAGE, EXPORT = "page", "export"
+
+
+def write_comparison(folder: Path, part: SweepRuns) -> Comparison:
+    """Compare the runs of a sweep, and write that into its folder, for people and programs."""
+    compared = compare_sweeps([part])
+    deviations = calibrate(compared.runs(), part.fields)
+    compared, options = with_warnings(compared, deviations), TableOptions(deviations=deviations)
+    table, rows, plain = COMPARED
+    write_text(folder / table, markdown(compared, options=options))
+    write_text(folder / rows, to_csv(compared, options=options))
+    write_json(folder / plain, to_json(compared, options=options))
+    return compared
 
 
 class Ending:

@@ -25,8 +25,9 @@ from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.runs import UNMERGED, Arm, RunRecord, split_merge
 from carft_sweep.tracking.comparison.spec import REFERENCE, VAL
-from carft_sweep.tracking.location import home_folder, home_id, resolve_location
-from carft_sweep.tracking.program import command, program
+from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
+from carft_sweep.tracking.location import home_id, resolve_location
+from carft_sweep.tracking.program import program
 from carft_sweep.tracking.report.html import Export
 from carft_sweep.tracking.store.base import DatasetInput, RunKey
 
@@ -347,7 +348,7 @@ class Exporter:
 
     def folder(self, model: SelectedModel) -> Path:
         """Return the folder of its run."""
-        return RunStore(self.home.runs).folder(model.run.digest)
+        return RunStore(self.home.runs).results(model.run.digest)
 
     def rows(self, model: SelectedModel) -> list[MeasuredRow]:
         """Return what its card shows beside its own measurements."""
@@ -420,9 +421,23 @@ def unkept_model(
         return None
     evaluation = _measured(home, model)["digest"]
     sent = SentLog(home.sweep(comparison.sweep), resolve_location(home.path)).model
-    if (read_json(sent) or {}).get("evaluation") == evaluation:
+    if _sent_model(sent).get("evaluation") == evaluation:
         return None
     return UnkeptModel(models, model, evaluation, sent)
+
+
+@dataclass(frozen=True)
+class _SentModel:
+    evaluation: str
+    model_id: str
+
+
+def _sent_model(file: Path) -> Mapping[str, str]:
+    """Read which model MLflow was sent; empty where that is not known."""
+    try:
+        return read_json(file, _SentModel) or {}
+    except RequestError:
+        return {}
 
 
 def log_selected(
@@ -451,12 +466,12 @@ def log_selected(
         text = " ".join(str(error).split()).removesuffix(".")
         return (
             f"the selected model is not in MLflow: {text or type(error).__name__}. To try "
-            f"again: {_export_to_mlflow(home, comparison.sweep)}"
+            f"again: {home.command('export', comparison.sweep, '--mlflow')}"
         )
 
 
 def log_missing_model(home: Home, name: str) -> str | None:
-    """Keep the selected model of a finished sweep in an MLflow that was not sent one.
+    """Keep the selected model of a finished sweep in an MLflow that has none.
 
     It imports nothing: of a sweep with modules of the user's own it says how the model gets there.
     """
@@ -470,31 +485,40 @@ def log_missing_model(home: Home, name: str) -> str | None:
             raise RequestError(f"{item} is not imported")
 
     is_done = find_ledger(home, name).recall(OUTCOME, {}).get("state") == "done"
-    if not is_done or SentLog(home.sweep(name), resolve_location(home.path)).model.exists():
+    if not is_done:
         return None
     try:
+        if _has_model(home, name):
+            return None
         with exporter(home, name, refuse) as models:
             if not models.spec.report.model:
                 return None
             return log_selected(models.home, models.spec, models.comparison)
-    except RequestError as error:
+    except (RequestError, ServiceUnreachable, TrackingError) as error:
         reason = str(error)
         if refused:
             reason = (
                 f"sync imports no modules, and the sweep was run with {', '.join(refused)}; with "
-                f"them: {_export_to_mlflow(home, name)}"
+                f"them: {home.command('export', name, '--mlflow')}"
             )
         return f"the selected model is not in MLflow: {reason}"
 
 
-def _export_to_mlflow(home: Home, name: str) -> str:
-    """Write what to type; the home only where it is not found without."""
-    is_found = home_folder(None).absolute() == home.path.absolute()
-    return command("export", name, None if is_found else str(home.path), "--mlflow")
+def _has_model(home: Home, name: str) -> bool:
+    """Tell whether MLflow has the model that it was sent; what says so is removed if not."""
+    from carft_sweep.tracking.store.mlflow_models import has_model
+
+    place = resolve_location(home.path)
+    file = SentLog(home.sweep(name), place).model
+    model_id = _sent_model(file).get("model_id")
+    if model_id is not None and has_model(place, model_id):
+        return True
+    file.unlink(missing_ok=True)
+    return False
 
 
 def _measured(home: Home, model: SelectedModel) -> Mapping[str, Any]:
-    evaluation = measured(RunStore(home.runs).folder(model.run.digest), model.label)
+    evaluation = measured(RunStore(home.runs).results(model.run.digest), model.label)
     if evaluation is None:
         raise RequestError(
             f"run {model.run.digest[:DIGITS]} has not measured {model.label} to its end"

@@ -1,7 +1,7 @@
 """The projection of a sweep: what a tracking store is sent of its ledger and its run folders.
 
-Nothing is read back from the store. One file for each place says what was sent of each run, so a
-restarted driver sends what lies behind it; sending twice changes nothing.
+No result is read back from the store: it is only looked up which runs it has, and in which state.
+One file for each place says what was sent of each run; sending twice changes nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +42,10 @@ from carft_sweep.sweeps.results.arms import (
     selected_verdict,
     sweeps_view,
 )
-from carft_sweep.sweeps.results.artifacts import COMPARISON, FIGURES, FILES, PAGE
+from carft_sweep.sweeps.results.artifacts import COMPARED, COMPARISON, FIGURES, FILES, PAGE
 from carft_sweep.sweeps.results.projection_thread import SOON
 from carft_sweep.sweeps.results.records import CONFIG, comparison_spec, load_part
-from carft_sweep.sweeps.results.sent_log import SentLog
+from carft_sweep.sweeps.results.sent_log import STARTED, SentLog
 from carft_sweep.sweeps.spec.user_code import place_of
 from carft_sweep.tracking.comparison import runs as kept_results
 from carft_sweep.tracking.comparison.compare import Comparison
@@ -71,6 +72,7 @@ from carft_sweep.tracking.store.base import (
     Metric,
     RunKey,
     RunStart,
+    TrackedRun,
     Tracker,
     describe,
 )
@@ -84,38 +86,17 @@ ENDS: Mapping[str, EndState] = {
     "interrupted": "killed",
 }
 """The status of a run, or of the sweep, as the store has it."""
-NO_COMPARISON: Mapping[str, Any] = {"verdict": "", "answer": {"lines": []}, "statistics": []}
-"""Of a sweep whose driver was killed before it compared anything."""
 _TITLES = dict(zip(FIGURES, ("ID against OOD", "OOD and ID by what is varied"), strict=True))
 _REMOVED = "removed"
 """What an arm was sent as that the table has no more."""
-_OPEN = ("started", "running")
+_OPEN = (STARTED, "running")
 """What a run was sent as that has no end."""
+_THREADS = 8
+"""Requests at once that list the files of runs."""
 TRIES = 5
 """A request that may not be at fault is set aside when it failed so many times."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _KeptAnswer:
-    lines: Sequence[str]
-
-
-@dataclass(frozen=True)
-class _KeptArm:
-    label: str
-
-
-@dataclass(frozen=True)
-class _KeptComparison:
-    """What is read of the comparison of a sweep, as its driver left it."""
-
-    verdict: str
-    answer: _KeptAnswer
-    statistics: Sequence[str]
-    selected: _KeptArm | None = None
-    metric: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,6 +134,12 @@ class _Stand:
         """The reports of its epochs."""
         return history(self.folder)
 
+    @property
+    def files(self) -> Sequence[Path]:
+        """What is sent of its folder as it is."""
+        names = (CONFIG, LOG) if self.status == "done" else (LOG,)
+        return [self.folder / name for name in names if (self.folder / name).exists()]
+
     def sent_as(self, run: _Run) -> str:
         """Write what is to be sent in a line: while it stays the same nothing is sent again."""
         if self.status == "running":
@@ -171,15 +158,29 @@ class SweepProjection:
     """Keeps a store behind one sweep's ledger and run folders."""
 
     def __init__(
-        self, home: Home, ledger: Ledger, store: Tracker, *, owner: str | None = None
+        self,
+        home: Home,
+        ledger: Ledger,
+        store: Tracker,
+        *,
+        owner: str | None = None,
+        is_thorough: bool = False,
     ) -> None:
-        """`owner` is the claimant of a living driver's runs; without one nothing is running."""
+        """`owner` is the claimant of a living driver's runs; without one nothing is running. One
+        that `is_thorough` lists the files of every run in the store, and mends those of the sweep.
+        """
         self.refused: dict[tuple[str, str], str] = {}
         """What the store refused for good, by `RunKey.name` and request: why."""
+        self.unreadable: dict[str, str] = {}
+        """By digest why a run cannot be read in the home: it is not sent."""
+        self.notes: list[str] = []
+        """What was mended in the sweep's folder, or could not be."""
+        self.unlisted = ""
+        """Why the store did not list files, where it did not."""
         self.sent = 0
         """How many runs were sent to their end, the sweep's own among them."""
         self._home, self._ledger, self._store = home, ledger, store
-        self._runs, self._owner = RunStore(home.runs), owner
+        self._runs, self._owner, self._is_thorough = RunStore(home.runs), owner, is_thorough
         self._sweep = RunKey(ledger.name)
         self._folder = home.sweep(ledger.name)
         self._sent = SentLog(self._folder, resolve_location(home.path))
@@ -213,6 +214,73 @@ class SweepProjection:
         runs = self._every_run()
         return sum(map(self._is_behind, runs.values())) + len(self._left_open(runs))
 
+    @property
+    def is_end_behind(self) -> bool:
+        """Whether the store lacks how the sweep ended."""
+        return (self._sent.sent_as("") or STARTED) in _OPEN
+
+    def compare_with_store(self, *, files: bool = False) -> None:
+        """Look up what the store has, and count every run as not sent that it lacks, or has in
+        another state, or without its files. These are listed of the sweep's own run, and of all
+        others with `files` or where that one lacks some.
+        """
+        tracked = self._store.runs_of(self._sweep.sweep)
+        lost = self._differing(tracked)
+        if "" not in tracked:  # each run names it as its parent
+            lost |= self._sent.runs.keys()
+        try:
+            lost |= self._without_files({"": self._own_files()} if "" in tracked else {})
+            if files or "" in lost:
+                lost |= self._without_files(self._files_of_runs(tracked.keys() - lost))
+        except RequestError:
+            raise
+        except Exception as error:  # whatever a client of an artifact store raises
+            logger.info("the files of %s are not listed: %s", self._sweep.sweep, error)
+            self.unlisted = str(error)
+        if any(name.startswith(ARM) for name in lost):
+            lost.add("")
+        for name in lost:
+            logger.info("%s has %s not as it was sent", self._sent.place, describe(name))
+            run = tracked.get(name)
+            self._sent.correct(name, None if run is None else run.run_id)
+
+    def _differing(self, tracked: Mapping[str, TrackedRun]) -> set[str]:
+        """Return which runs the store lacks or has in another state, and those that it has and
+        that nobody knows to have ended.
+        """
+        lost = set()
+        for name, entry in self._sent.runs.items():
+            run = tracked.get(name)
+            if run is None:
+                is_lost = entry["id"] != ""
+            else:
+                is_lost = (run.run_id, run.state) != (entry["id"], _state_of(name, entry["as"]))
+            lost |= {name} if is_lost else set()
+        unknown = tracked.keys() - self._sent.runs.keys()
+        return lost | {n for n in unknown if n.startswith(ARM) or tracked[n].state == "running"}
+
+    def _own_files(self) -> set[str]:
+        names = {name for name in (SWEEP_FILE, *FILES) if (self._folder / name).exists()}
+        return {*names, SETTINGS}
+
+    def _files_of_runs(self, digests: Set[str]) -> dict[str, set[str]]:
+        """Return the files that were sent of every one of these runs."""
+        files: dict[str, set[str]] = {}
+        for digest, run in self._every_run().items():
+            stand = self._stand(run) if digest in digests else None
+            if stand is not None and stand.sent_as(run) == self._sent.sent_as(digest):
+                results = {RESULT} if stand.status == "done" else set()
+                files[digest] = {*(file.name for file in stand.files), *results}
+        return files
+
+    def _without_files(self, files: Mapping[str, set[str]]) -> set[str]:
+        """Return which runs lack some of these files, of those that were sent to their end."""
+        sweep = self._sweep.sweep
+        ended = [name for name in files if (self._sent.sent_as(name) or STARTED) not in _OPEN]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            kept = pool.map(self._store.artifacts, (RunKey(sweep, name) for name in ended))
+            return {name for name, names in zip(ended, kept, strict=True) if files[name] - names}
+
     def update(self) -> bool:
         """Send what the store lacks; False where something waits for another try.
 
@@ -237,6 +305,8 @@ class SweepProjection:
             except _Postponed as error:
                 logger.info("run %s is tried again later: %s", digest[:12], error)
                 waiting.append(digest)
+            except RequestError as error:
+                self._leave_out(digest, error)
             except BaseException:
                 self.note(digest)
                 raise
@@ -269,19 +339,12 @@ class SweepProjection:
 
     def _look_through(self) -> None:
         """Mark every run as news of which the store lacks something."""
-        self._forget_what_is_gone()
+        self.compare_with_store(files=self._is_thorough)
+        if self._sent.sent_as("") is not None:
+            self._sent.note_experiment(self._store.experiment())
         runs = self._every_run()
         behind = (digest for digest, run in runs.items() if self._is_behind(run))
         self.news |= dict.fromkeys([*behind, *self._left_open(runs)])
-
-    def _forget_what_is_gone(self) -> None:
-        """A database that was deleted, or made anew, has nothing of what was sent to it."""
-        known = self._sent.runs.get("")
-        if known is not None and known["id"] and self._store.run_id(self._sweep) != known["id"]:
-            logger.info("%s has no runs of %s any more", self._sent.place, self._sweep.sweep)
-            self._sent.clear()
-        elif known is not None and known["id"]:
-            self._sent.note_experiment(self._store.experiment())
 
     def _left_open(self, runs: Mapping[str, _Run]) -> list[str]:
         """List the runs that a dead driver left running and the sweep asks for no more."""
@@ -304,10 +367,20 @@ class SweepProjection:
         stand = self._stand(run)
         return stand is not None and stand.sent_as(run) != self._sent.sent_as(run.digest)
 
+    def _leave_out(self, digest: str, error: RequestError) -> None:
+        """Go on without a run whose files are damaged."""
+        logger.info("%s is not sent: %s", describe(digest), error)
+        self.unreadable[digest] = str(error)
+
     def _stand(self, run: _Run) -> _Stand | None:
-        """How a run stands; None where there is nothing to send of it."""
+        """How a run stands; None where there is nothing to send of it, or it cannot be read."""
         folder, trial = self._runs.folder(run.digest), run.setting.trial
-        state, sent_as = self._runs.read(run.digest), self._sent.sent_as(run.digest)
+        try:
+            state = self._runs.read(run.digest)
+        except RequestError as error:
+            self._leave_out(run.digest, error)
+            return None
+        sent_as = self._sent.sent_as(run.digest)
         labels = [
             label
             for label in (UNMERGED, *run.setting.merges)
@@ -361,9 +434,8 @@ class SweepProjection:
             failure = stand.state.failure
             tags["carft.failure"] = failure["kind"]
             tags["carft.failure_message"] = failure["message"]
-        for name in (CONFIG, LOG) if stand.status == "done" else (LOG,):
-            if (stand.folder / name).exists():
-                self._log_artifact(key, stand.folder / name)
+        for file in stand.files:
+            self._log_artifact(key, file)
         self._attempt(digest, "tags", lambda: self._store.set_tags(key, tags))
         ended = _ended(stand)
         self._attempt(
@@ -505,26 +577,48 @@ class SweepProjection:
             return
         outcome = self._ledger.recall(OUTCOME, {"state": "running"})
         state = "interrupted" if outcome["state"] == "running" else outcome["state"]
+        part = self._part = self._part or load_part(self._ledger, self._runs)
+        is_mended = self._is_thorough and "at" in outcome and self._mend_files(part)
         files = [self._folder / name for name in FILES if (self._folder / name).exists()]
-        self._part = self._part or load_part(self._ledger, self._runs)
-        settings = json.dumps(kept_results.settings(self._part.records, self._ledger.generation))
+        settings = json.dumps(kept_results.settings(part.records, self._ledger.generation))
         content = f"{state} {_content(files, settings)}"
-        if content == self._sent.sent_as(""):
+        if content == self._sent.sent_as("") and not is_mended:
             return
         self._start_sweep()
         for file in files:
             self._log_artifact(self._sweep, file)
         self._log_text(self._sweep, SETTINGS, settings)
-        tags = {"carft.state": state, HAS_SETTINGS: SETTINGS, **self._verdict_tags(outcome)}
+        tags = {"carft.state": state, HAS_SETTINGS: SETTINGS}
+        if outcome.get("broken"):
+            tags["carft.failure_message"] = outcome["broken"]
         ended = round(1000 * outcome.get("at", time.time()))
         if "at" in outcome:  # else its driver was killed: nobody has compared its runs
-            self._comparison = self._comparison or compare_sweeps([self._part])
+            self._comparison = self._comparison or compare_sweeps([part])
+            tags |= self._verdict_tags(self._comparison)
             tags |= self._send_answer(self._comparison, ended)
         self._attempt("", "tags", lambda: self._store.set_tags(self._sweep, tags))
         self._attempt(
             "", "end", lambda: self._store.end_run(self._sweep, ENDS[state], timestamp=ended)
         )
         self._record_end(self._sweep, content)
+
+    def _mend_files(self, part: SweepRuns) -> bool:
+        """Write the comparison anew where it is gone or damaged, and the page where its links lead
+        to runs that the store has no more. Return whether one was written.
+        """
+        from carft_sweep.sweeps.results.ending import write_comparison
+        from carft_sweep.sweeps.results.report import has_dead_links, keep
+
+        mended = []
+        if not _is_whole(self._folder):
+            self._comparison = write_comparison(self._folder, part)
+            mended.append(COMPARISON)
+        if has_dead_links(self._folder / PAGE, self._sent.run_ids().values()):
+            self._comparison = self._comparison or compare_sweeps([part])
+            if keep(self._home, self._ledger, self._comparison, self.notes.append):
+                mended.append(PAGE)
+        self.notes += [f"{name} was written anew" for name in mended]
+        return bool(mended)
 
     def _send_answer(self, comparison: Comparison, when: int) -> dict[str, str]:
         """Send the arms of the table and the values of the selected one. Return the tags of the
@@ -572,25 +666,22 @@ class SweepProjection:
         if (key.name, "removal") not in self.refused:
             self._sent.record(key.name, "", _REMOVED)
 
-    def _verdict_tags(self, outcome: Mapping[str, Any]) -> dict[str, str]:
-        kept: Mapping[str, Any] | None = read_json(self._folder / COMPARISON, _KeptComparison)
-        comparison = kept or NO_COMPARISON
-        tags = {"carft.verdict": comparison["verdict"]}
-        selected = comparison.get("selected")
-        if selected is not None:
-            tags["carft.selected"] = selected["label"]
-        if outcome.get("broken"):
-            tags["carft.failure_message"] = outcome["broken"]
+    def _verdict_tags(self, comparison: Comparison) -> dict[str, str]:
+        selected = comparison.selected
+        tags = {
+            "carft.verdict": comparison.verdict,
+            "carft.selected": "" if selected is None else selected.arm.label,
+        }
         parts = []
         if (self._folder / PAGE).exists():
             parts.append(f"[The report, with charts and images]({ARTIFACT}{PAGE})")
-        answer, statistics = comparison["answer"]["lines"], comparison["statistics"]
+        answer, statistics = comparison.answer.lines, comparison.statistics
         parts += ["\n".join(f"- {line}" for line in answer)] if answer else []
         figures = [name for name in FIGURES if (self._folder / name).exists()]
         parts += [f"{_TITLES[name]}:\n\n![{name}]({ARTIFACT}{name})" for name in figures]
         parts += [f"**Statistics.** {' '.join(statistics)}"] if statistics else []
         if selected is not None:
-            parts.append(f"**Selected.** `{selected['label']}`, by {comparison['metric']}.")
+            parts.append(f"**Selected.** `{selected.arm.label}`, by {comparison.rule.metric}.")
         if self._ledger.spec["description"]:
             parts.append(self._ledger.spec["description"])
         # MLflow's page of the sweep folds all but some lines, so the answer comes first.
@@ -732,6 +823,22 @@ def _ended(stand: _Stand) -> int:
     return round(1000 * (ended or time.time()))
 
 
+def _state_of(name: str, sent_as: str) -> str:
+    """Return the state that a run was sent in."""
+    if name.startswith(ARM):
+        return "running" if sent_as in _OPEN else "finished"
+    return ENDS.get(sent_as.partition(" ")[0], "running")
+
+
+def _is_whole(folder: Path) -> bool:
+    """Tell whether the files of a sweep's comparison are there, and none is damaged."""
+    try:
+        is_read = read_json(folder / COMPARISON) is not None
+    except RequestError:
+        return False
+    return is_read and all((folder / name).exists() for name in COMPARED)
+
+
 def _metrics_file(folder: Path, label: str) -> Path:
     return folder / "evaluations" / label / "metrics.json"
 
@@ -751,12 +858,12 @@ def _content(files: Sequence[Path], settings: str) -> str:
 
 
 def project(home: Home, name: str, store: Tracker) -> SweepProjection:
-    """Send what a store lacks of a sweep that nobody drives.
+    """Send what a store lacks of a sweep that nobody drives, after a look at all that it has.
 
     Raises RequestError while somebody drives it, and ServiceUnreachable where the store is away.
     """
     with undriven(home.sweep(name)):
-        projection = SweepProjection(home, find_ledger(home, name), store)
+        projection = SweepProjection(home, find_ledger(home, name), store, is_thorough=True)
         while not projection.update():
             time.sleep(SOON)
     return projection

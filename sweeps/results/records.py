@@ -121,15 +121,15 @@ def _records(
     trial = item.trial
     params = {name: scalar(value) for name, value in item.params.items()}
     for seed, digest in item.runs.items():
-        folder = runs.folder(digest)
-        own = _undamaged(evaluations.of, digest, UNMERGED)
+        folder = runs.results(digest)
+        own = _undamaged(evaluations.of, folder.name, UNMERGED)
         if trial is not None and trial.state == "pruned":
             state: State = "pruned"
-        elif trial is not None and trial.state == "complete" and own:
-            state = "done"  # whoever works on it again has not put the result aside
+        elif own and (folder.name != digest or (trial is not None and trial.state == "complete")):
+            state = "done"  # also while somebody works on it again
         else:
             state = state_of(_undamaged(runs.read, digest), done=own is not None)
-        merges = {label: _undamaged(evaluations.of, digest, label) for label in item.merges}
+        merges = {label: _undamaged(evaluations.of, folder.name, label) for label in item.merges}
         trains = seed != NO_SEED and not item.untrained
         yield RunRecord(
             algorithm=item.algorithm,

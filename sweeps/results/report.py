@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import json
 import logging
+import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -201,6 +202,12 @@ def _run_pages(home: Home, sweeps: Sequence[Ledger]) -> RunPages | None:
             if digest and run_id and not digest.startswith(ARM):
                 pages[digest] = f"{address}/{run_page(log.experiment, run_id)}"
     return RunPages(address, pages, is_own=not is_server(place.named))
+
+
+def has_dead_links(page: Path, run_ids: Iterable[str]) -> bool:
+    """Tell whether a page that was kept links to other runs of MLflow than these."""
+    text = page.read_text(encoding="utf-8", errors="replace") if page.exists() else ""
+    return not {*re.findall(r"#/experiments/[^/]+/runs/([^/?]+)", text)} <= {*run_ids}
 
 
 def _exports(

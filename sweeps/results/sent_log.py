@@ -1,4 +1,7 @@
-"""What a place was sent of the runs of a sweep."""
+"""What a place was sent of the runs of a sweep, so that a driver need not send it all again.
+
+What the place has now is asked of the place itself.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from pathlib import Path
 
 from carft_sweep.carft_core.files import append_lines, read_lines, write_text
 from carft_sweep.tracking.location import TrackingLocation, without_password
+
+STARTED = "started"
+"""What a run was sent as of which the store has something and maybe not all."""
 
 
 class SentLog:
@@ -24,6 +30,8 @@ class SentLog:
         """What the place calls the experiment; empty where it has no pages, or is unknown."""
         self.runs: dict[str, Mapping[str, str]] = {}
         """By digest: `id` of the run in the store, and `as`, what it was sent as."""
+        self._is_stale = False
+        """Whether the file says of a run what is not so any more."""
         lines = read_lines(self.file)
         for line in lines:
             try:
@@ -50,8 +58,10 @@ class SentLog:
 
     def record(self, digest: str, run_id: str, sent_as: str) -> None:
         """Note what the store has now; what a crash takes of this file is sent again."""
+        if not digest and run_id != self.runs.get("", {}).get("id"):
+            self.model.unlink(missing_ok=True)  # it belongs to a run that is there no more
         self.runs[digest] = {"run": digest, "id": run_id, "as": sent_as}
-        if not self.file.exists():
+        if self._is_stale or not self.file.exists():
             self._rewrite()
         else:
             append_lines(self.file, [json.dumps(self.runs[digest])], durable=False)
@@ -62,14 +72,18 @@ class SentLog:
             self.experiment = experiment
             self._rewrite()
 
-    def clear(self) -> None:
-        """Forget everything: the store has nothing of it."""
-        self.runs.clear()
-        self.experiment = ""
-        self.file.unlink(missing_ok=True)
-        self.model.unlink(missing_ok=True)
+    def correct(self, digest: str, run_id: str | None) -> None:
+        """Let a run be sent again, which the store has otherwise under this id, or lacks. The file
+        follows when the run was sent.
+        """
+        self._is_stale = True
+        if run_id is None:
+            self.runs.pop(digest, None)
+        else:
+            self.runs[digest] = {"run": digest, "id": run_id, "as": STARTED}
 
     def _rewrite(self) -> None:
         place = {"place": self.place, "experiment": self.experiment}
         entries = [{name: it for name, it in place.items() if it}, *self.runs.values()]
+        self._is_stale = False
         write_text(self.file, "".join(f"{json.dumps(entry)}\n" for entry in entries))

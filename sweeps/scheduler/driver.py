@@ -149,8 +149,8 @@ class SweepDriver:
 
     def alive(self, job: Job) -> None:
         """See Handler."""
+        del job
         self._claim.renew()
-        self.runs.renew(job.digest)
         self._budget.count()
 
     def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
@@ -185,6 +185,7 @@ class SweepDriver:
         self._note(job.digest)
         trial = self._trial(task)
         if trial is not None and trial.pruned:
+            self.progress.forget(task.label)
             return
         if trial is not None and trial.is_over:
             self.progress.stopped(task.label, "another seed of its trial became NaN")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -28,14 +29,47 @@ RESUMABLE = "it resumes from its last checkpoint"
 ACCURACIES = {"id/val/top1": "val", "id/test/top1": "test", "ood/mean/top1": "ood"}
 
 
+MEASURED = 10
+"""So many runs, the last ones, tell how long a run takes and how many are side by side."""
+
+
+def seconds_left(
+    ended: Sequence[tuple[float, float]], running: Sequence[float], to_come: int, now: float
+) -> float | None:
+    """Estimate the seconds until `to_come` runs have ended, those under way among them.
+
+    `ended` has when each run began and ended, in the order of their ends, `running` when those
+    under way began. None before a run has ended.
+    """
+    last = ended[-MEASURED:]
+    if not last:
+        return None
+    usual = sum(end - began for began, end in last) / len(last)
+    spans = [*last, *((began, now) for began in running)]
+    # Not the runs under way alone: where one has just ended, the next has not begun.
+    places = max(sum(b <= began < end for b, end in spans) for began, _ in spans)
+    busy = sorted(max(0.0, usual - (now - began)) for began in running)
+    free = [0.0] * (max(1, places) - len(busy)) + busy
+    rounds, rest = divmod(max(0, to_come - len(busy)), len(free))
+    return rounds * usual + max(free[-1], usual + free[rest - 1] if rest else 0.0)
+
+
 def to_stderr(text: str) -> None:
     """Print a line to standard error, at once: also into a pipe, and from a signal's handler."""
-    line = f"{printable(text)}\n"
-    try:
-        sys.stderr.write(line)
+    with _at_once(text):
+        sys.stderr.write(f"{printable(text)}\n")
         sys.stderr.flush()
-    except RuntimeError:  # the signal came within a write, which Python lets no other interrupt
-        os.write(2, line.encode())
+
+
+@contextmanager
+def _at_once(text: str) -> Iterator[None]:
+    """Print a line to standard error in another way where the signal whose handler prints it came
+    within a write, which Python lets no other interrupt.
+    """
+    try:
+        yield
+    except RuntimeError:
+        os.write(2, f"{printable(text)}\n".encode())
 
 
 class Progress:
@@ -47,8 +81,8 @@ class Progress:
     def __init__(self, emit: Callable[[str], None], *, quiet: bool = False) -> None:
         self.total = self._most = 0
         self.ended_runs = 0
-        self.seconds: list[float] = []
-        """Of each run that was trained here."""
+        self._ended: list[tuple[float, float]] = []
+        """When each run that was trained here began and ended."""
         self._emit = emit
         self._quiet = quiet
         self._open: dict[str, float] = {}
@@ -78,7 +112,7 @@ class Progress:
         self.ended_runs += 1
         began = self._end(label)
         if not reused and began is not None:
-            self.seconds.append(time.monotonic() - began)
+            self._ended.append((began, time.monotonic()))
         word = "reused" if reused else "done"
         self.note(f"{self._place()} {label}  {word}  {figures(metrics)}{self._left()}".rstrip())
 
@@ -99,9 +133,12 @@ class Progress:
 
     def prune(self, label: str, reason: str, *, runs: int) -> None:
         """Show that a trial ends here; so many of its runs are no longer needed."""
-        self._end(label)
         self.skip(runs)
         self.note(f"{self._place()} {label}  pruned: {reason}")
+
+    def forget(self, label: str) -> None:
+        """Show a run no more that was closed since its trial ended."""
+        self._end(label)
 
     def skip(self, runs: int) -> None:
         """Count so many runs out: they are not needed."""
@@ -122,12 +159,8 @@ class Progress:
 
     def left(self) -> float | None:
         """Estimate the seconds to go from what runs took so far; None before the first."""
-        if not self.seconds:
-            return None
-        mean = sum(self.seconds) / len(self.seconds)
-        running = sum(min(mean, time.monotonic() - began) for began in self._open.values())
-        side_by_side = max(1, len(self._open))
-        return max(0.0, mean * (self.shown_total - self.ended_runs) - running) / side_by_side
+        to_come = self.shown_total - self.ended_runs
+        return seconds_left(self._ended, [*self._open.values()], to_come, time.monotonic())
 
     def _end(self, label: str) -> float | None:
         """Forget a run that is under way; return when its first epoch was reported."""
@@ -169,7 +202,11 @@ class LiveProgress(Progress):
     """
 
     def __init__(self, console: Console, hint: str = "") -> None:
-        super().__init__(lambda text: console.print(Text(text)))
+        def emit(text: str) -> None:
+            with _at_once(text):
+                console.print(Text(text))
+
+        super().__init__(emit)
         self._best, self._hint = "", hint
         one_line = Column(no_wrap=True, overflow="ellipsis")
         self._bars = _Bars(

@@ -41,6 +41,8 @@ class RetryPolicy:
         """Decide about the run of `digest`, which failed as it was trained with `config`."""
         if is_full_disk(failure):
             return GiveUp("the disk is full")
+        if failure.narrowed:
+            return Retry(halve=False)  # it may happen once for each run that was side by side
         failed = self._failed.setdefault(digest, Counter())
         failed[failure.kind] += 1
         allowed = self._allowed.get(failure.kind, 0)
@@ -133,9 +135,14 @@ class CircuitBreaker:
         return None
 
 
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+
+
 def is_full_disk(failure: Failure) -> bool:
-    """Whether the run failed because there was no room for what it wrote."""
-    return failure.kind == "crashed" and os.strerror(errno.ENOSPC) in failure.message
+    """Whether the run failed because there was no room for what it wrote, on the disk or within
+    the user's share of it.
+    """
+    return failure.kind == "crashed" and any(text in failure.message for text in _FULL)
 
 
 def _cause(failure: Failure) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
@@ -14,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.files import read_json, write_json, write_text
+from carft_sweep.carft_core.files import read_json, write_text
 from carft_sweep.regular_files import read_regular
 from carft_sweep.sweeps.engines.base import Engine
 from carft_sweep.sweeps.home import Home
@@ -27,7 +28,7 @@ from carft_sweep.sweeps.ledger.trials import Ledger, Trial, check_case, newest_g
 from carft_sweep.sweeps.plan.prospects import Obstacle, obstacles_of
 from carft_sweep.sweeps.plan.tasks import Planner, digests
 from carft_sweep.sweeps.results.artifacts import COMPARISON, PAGE
-from carft_sweep.sweeps.results.ending import Ending
+from carft_sweep.sweeps.results.ending import Ending, write_comparison
 from carft_sweep.sweeps.results.projection import SweepProjection
 from carft_sweep.sweeps.results.projection_thread import Projector
 from carft_sweep.sweeps.results.records import load_part, nothing_collected
@@ -36,11 +37,8 @@ from carft_sweep.sweeps.scheduler.progress import Progress
 from carft_sweep.sweeps.scheduler.webhook import Event, Webhook
 from carft_sweep.sweeps.spec.spec import SweepSpec
 from carft_sweep.tracking.comparison.compare import Comparison
-from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
+from carft_sweep.tracking.comparison.pooling import SweepRuns
 from carft_sweep.tracking.program import program
-from carft_sweep.tracking.report.calibration import calibrate, with_warnings
-from carft_sweep.tracking.report.formats import markdown, to_csv, to_json
-from carft_sweep.tracking.report.table import TableOptions
 from carft_sweep.tracking.store.base import Tracker, describe
 
 PARTS = {
@@ -119,7 +117,10 @@ def execute(
     folder, hook = home.sweep(spec.name), webhook or Webhook(None)
     interruption = Interruption(engine, progress)
     check_case(home, spec.name)
-    with Claim(folder, interruption.stop) as claim, closing(RunStore(home.runs)) as runs:
+    with (
+        closing(RunStore(home.runs)) as runs,
+        Claim(folder, interruption.stop, runs.renew) as claim,
+    ):
         newest = newest_generation(home, spec.name)
         spec = in_kept_order(spec, None if fresh else newest)
         planner = Planner(spec, engine.hardware, progress.note)
@@ -219,6 +220,8 @@ class Projections:
                 f"{what} of {describe(name)}: {reason}; what was refused is not "
                 f"in MLflow, and `{program()} sync` tries it again"
             )
+        for digest, reason in self._runs.unreadable.items():
+            yield f"{describe(digest)} is not in MLflow as it is here: {reason}"
         if not self._store_thread.is_done:
             behind = self._runs.behind()
             runs = f"{behind} run{' is' if behind == 1 else 's are'} not in MLflow as they are here"
@@ -313,11 +316,10 @@ def _end(
 ) -> tuple[SweepResult, SweepRuns]:
     """Write what a sweep came to, and record its end; return it with the runs."""
     ledger, folder = driver.ledger, home.sweep(driver.ledger.name)
+    before = _read(folder / COMPARISON)
     with nothing_collected():
         part = load_part(ledger, driver.runs)
-        compared = compare_sweeps([part])
-        deviations = calibrate(compared.runs(), part.fields)
-        compared = with_warnings(compared, deviations)
+        compared = write_comparison(folder, part)
     # Of earlier executions too: this one need not have looked at them.
     done = len({run.digest for run in part.records if run.state == "done"})
     if driver.is_out_of_time and not done and not driver.outcomes:
@@ -325,8 +327,6 @@ def _end(
     state: State = "interrupted" if interrupted else "done" if done else "failed"
     if driver.broken is not None:
         state = "failed"
-    before = _read(folder / COMPARISON)
-    _write_results(compared, folder, TableOptions(deviations=deviations))
     if state == "done":
         is_new = not (folder / PAGE).exists() or _read(folder / COMPARISON) != before
         ending.make(engine, ledger, compared, page=is_new and driver.planner.spec.report.page)
@@ -351,17 +351,6 @@ def _in_a_word(ended: SweepResult) -> str:
         return f"{name} was stopped: {ended.broken}"
     failed = f", {len(ended.failures)} runs failed" if ended.failures else ""
     return f"{name} is {ended.state}: {ended.done} runs done{failed}. {ended.comparison.verdict}"
-
-
-def _write_results(compared: Comparison, folder: Path, options: TableOptions) -> None:
-    """Write the comparison as files, for people and programs."""
-    texts = {
-        "comparison.md": markdown(compared, options=options),
-        "comparison.csv": to_csv(compared, options=options),
-    }
-    for name, text in texts.items():
-        write_text(folder / name, text)
-    write_json(folder / COMPARISON, to_json(compared, options=options))
 
 
 def _read(file: Path) -> bytes | None:
@@ -394,23 +383,39 @@ class Interruption:
 
     @contextmanager
     def handling_signals(self) -> Iterator[None]:
-        """Stop at Ctrl-C and SIGTERM. Python handles signals in its main thread alone: elsewhere
-        nothing is changed.
+        """Stop at Ctrl-C, at SIGTERM, and when the terminal is closed, unless `nohup` has that
+        ignored. Python handles signals in its main thread alone: elsewhere nothing is changed.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
         def handle(number: int, frame: FrameType | None) -> None:
-            del number, frame
+            del frame
+            if number == signal.SIGHUP:  # comes twice: from the shell, and when the shell has ended
+                _leave_closed(terminals)
+                self.stop(now=False)
+                return
             if self.asked and not self.has_runs:
                 raise KeyboardInterrupt
             self.stop(now=self.asked)
 
-        numbers: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
         before = [signal.signal(number, handle) for number in numbers]
         try:
             yield
         finally:
             for number, old in zip(numbers, before, strict=True):
                 signal.signal(number, old)
+
+
+def _leave_closed(terminals: Sequence[int]) -> None:
+    """Let what is printed go nowhere where its terminal was closed: to write there is an error."""
+    for descriptor in terminals:
+        if not os.isatty(descriptor):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)

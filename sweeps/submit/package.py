@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from carft_sweep.carft_core.errors import RequestError, unknown
 from carft_sweep.carft_core.files import format_size
 from carft_sweep.sweeps.secrets import NAMES, SUFFIX
-from carft_sweep.tracking.location import HOME, HOME_VARIABLE
+from carft_sweep.tracking.location import HOME, HOME_VARIABLE, SECRET_OPTION
 from carft_sweep.tracking.provenance import run_git
 
 BY_VALUE = "CARFT_OPTUNA_STORAGE"
@@ -32,7 +32,7 @@ _NAME = re.compile(
 _SCHEME = r"[a-z][a-z0-9+.-]{0,40}://"
 _PASSWORD = re.compile(
     rf"{_SCHEME}[^/\s@:]*:[^/\s@]+@|https?://[^/\s@]+@"
-    r"|[?&#;]([\w-]{0,40}(?:password|passwd|token|secret|key|signature|credential)|sig|pwd)=[^&\s]",
+    rf"|[?&#;]{SECRET_OPTION}",
     re.IGNORECASE,
 )
 _LOGIN = re.compile(rf"{_SCHEME}[^/\s@:]+:[^/\s@]+@", re.IGNORECASE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import resource
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -191,6 +192,18 @@ def test_a_checkpoint_that_does_not_fit_costs_a_start_from_the_beginning(
     with contextlib.closing(epochs(config, 0, workdir=tmp_path)) as reports:
         assert next(reports).epoch == 0
     assert f"{folder.checkpoint} is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("numbers", [1_000, 1_000_000])
+def test_a_checkpoint_that_cannot_be_written_says_why(tmp_path: Path, numbers: int) -> None:
+    """PyTorch's own message is: unexpected pos 768 vs 662."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000 if numbers < 10_000 else 400_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large: '/"):
+            RunFolder(tmp_path).save_checkpoint({"model": {"weights": torch.zeros(numbers)}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_checkpoints_are_saved_by_the_clock_and_when_the_run_is_closed(

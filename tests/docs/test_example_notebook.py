@@ -15,9 +15,9 @@ import yaml
 from nbformat import NotebookNode, validate
 
 from carft_sweep.sweeps.api import run_sweep
+from carft_sweep.sweeps.results.loading import load_comparison
 from carft_sweep.sweeps.spec.spec import load_spec
 from carft_sweep.tracking.comparison.compare import Comparison
-from carft_sweep.tracking.mlflow_reader import load_comparison
 from tests.docs.notebook import execute, read
 
 PAGE = Path(__file__).parents[2] / "docs" / "notebooks.md"

@@ -58,11 +58,13 @@ def replay(
 
 
 def environment(config: Mapping[str, Any], seed: int, **_: Any) -> dict[str, Any]:
-    """Tell what the environment says of resources, and whether torch was loaded before it did."""
-    del config, seed
+    """Tell what the environment says of resources, or of `config["names"]`; and whether torch was
+    loaded before it did.
+    """
+    del seed
     assert "torch" not in sys.modules
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES")
-    return {name: os.environ.get(name) for name in names}
+    return {name: os.environ.get(name) for name in config.get("names", names)}
 
 
 def get_ready() -> None:

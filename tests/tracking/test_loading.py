@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.trials import find_ledger
+from carft_sweep.sweeps.results.loading import load_comparison
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.location import EXPERIMENT, home_id
-from carft_sweep.tracking.mlflow_reader import load_comparison
 from carft_sweep.tracking.report.formats import to_json
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from tests.sweeps.conftest import ToySweep, toy_in
@@ -42,6 +43,15 @@ def of_home(toy: ToySweep) -> Comparison:
 
 def test_from_its_home_it_is_what_compare_prints(told: ToySweep) -> None:
     assert to_json(load_comparison("toy", home=told.home.path)) == to_json(of_home(told))
+
+
+def test_from_a_home_it_needs_no_mlflow(
+    told: ToySweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    copy = tmp_path / "home"
+    shutil.copytree(told.home.path, copy, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
+    assert to_json(load_comparison("toy", home=copy)) == to_json(of_home(told))
 
 
 def test_the_environment_says_which_home(told: ToySweep, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,10 +95,13 @@ def test_in_the_home_that_made_them_runs_have_their_folders(told: ToySweep) -> N
 
 
 def test_what_is_not_there_is_told_with_the_nearest_name(told: ToySweep, tmp_path: Path) -> None:
-    with pytest.raises(TrackingError, match=r"'toi'; did you mean 'toy'"):
+    with pytest.raises(RequestError, match=r"'toi' in .*; did you mean 'toy'"):
         load_comparison("toi", home=told.home.path)
-    with pytest.raises(TrackingError, match="there is no MLflow database"):
+    with pytest.raises(RequestError, match="no sweep"):
         load_comparison("toy", home=tmp_path)
+    uri = f"sqlite:///{told.home.path / 'mlflow.db'}"
+    with pytest.raises(TrackingError, match=r"'toi'; did you mean 'toy'"):
+        load_comparison("toi", tracking_uri=uri)
     assert not list(tmp_path.iterdir())
     with pytest.raises(TypeError, match="name of a sweep"):
         load_comparison()

@@ -100,6 +100,14 @@ def test_a_home_on_a_network_file_system_has_its_runs_elsewhere(
         ("https://user:pass@host:80/x", "https://host:80/x"),
         ("postgresql://u:p%40@db/m?a=b", "postgresql://db/m?a=b"),
         ("sqlite:////home/me/mlflow.db", "sqlite:////home/me/mlflow.db"),
+        ("https://lab/mlflow?token=T", "https://lab/mlflow"),
+        ("https://lab/mlflow?a=b&Access_Token=T&c=d", "https://lab/mlflow?a=b&c=d"),
+        ("https://lab/mlflow?api_key=T", "https://lab/mlflow"),
+        ("https://lab/x?sv=1&sig=T#top", "https://lab/x?sv=1&#top"),
+        (
+            "postgresql://db/m?user=me&sslpassword=T&sslmode=require",
+            "postgresql://db/m?sslmode=require",
+        ),
     ],
 )
 def test_a_shown_address_holds_no_password(uri: str, shown: str) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import shutil
 import tempfile
+import threading
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from carft_sweep.sweeps.cli import main
+from carft_sweep.tracking import mlflow_reader
 from carft_sweep.tracking.comparison import runs as kept_results
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.mlflow_reader import MlflowReader
@@ -104,9 +109,10 @@ def test_without_a_name_the_sweeps_are_listed(told: tuple[ToySweep, str], compar
 
 @pytest.fixture
 def copied(told: tuple[ToySweep, str], tmp_path: Path) -> str:
-    """A database of its own, to be spoilt; the artifacts are shared and only read."""
-    shutil.copy(told[0].folder / "mlflow.db", tmp_path / "copy.db")
-    return f"sqlite:///{tmp_path / 'copy.db'}"
+    """A database of its own, to be spoilt, beside artifacts that are shared and only read."""
+    copy = told[0].folder / f"{tmp_path.name}.db"
+    shutil.copy(told[0].folder / "mlflow.db", copy)
+    return f"sqlite:///{copy}"
 
 
 def test_two_homes_with_a_sweep_of_one_name_are_listed_and_told_apart(
@@ -156,23 +162,219 @@ def test_a_tag_on_the_server_decides_nowhere_what_is_written(
     assert [*scratch.iterdir()] == []
 
 
-def test_a_file_that_is_gone_from_the_store_counts_as_none(copied: str, tmp_path: Path) -> None:
+def folder_of(run: Run) -> Path:
+    return Path(run.info.artifact_uri.removeprefix("file://"))
+
+
+def test_a_file_that_is_gone_from_the_store_counts_as_none(copied: str) -> None:
     reader = MlflowReader(copied, EXPERIMENT)
     (sweep,) = reader.sweeps()
     tag = kept_results.HAS_RESULT
     run = next(run for run in all_runs(copied, EXPERIMENT) if tag in run.data.tags)
-    folder = Path(run.info.artifact_uri.removeprefix("file://"))
-    assert reader._text(str(folder), kept_results.RESULT, tmp_path / "a") is not None
-    assert reader._text(str(folder), "gone.json", tmp_path / "b") is None
+    assert reader._text(str(folder_of(run)), kept_results.RESULT) is not None
+    assert reader._text(str(folder_of(run)), "gone.json") is None
     assert len(reader.part(sweep).records) == 11
 
 
-def test_a_file_that_is_gone_from_a_server_counts_as_none(server: Server, tmp_path: Path) -> None:
+def test_a_file_that_is_gone_from_a_server_is_named_or_counts_as_none(server: Server) -> None:
     client = MlflowClient(server.address)
     name = uuid.uuid4().hex
     run = client.create_run(client.create_experiment(name))
     reader = MlflowReader(server.address, name)
-    assert reader._text(run.info.artifact_uri, kept_results.RESULT, tmp_path) is None
+    assert reader._text(run.info.artifact_uri, kept_results.RESULT) is None
+
+
+@pytest.mark.parametrize("form", ["{place}", "file://{place}"])
+def test_no_file_but_those_beside_the_database_is_read(
+    copied: str, tmp_path: Path, form: str
+) -> None:
+    """The row of a run in somebody else's database says where its files are."""
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "result.json").write_text("{}")
+    reader = MlflowReader(copied, EXPERIMENT)
+    with pytest.raises(TrackingError, match="is not beside the database"):
+        reader._text(form.format(place=private), "result.json")
+    link = Path(copied.removeprefix("sqlite:///")).parent / "mlartifacts" / tmp_path.name
+    link.symlink_to(private)
+    with pytest.raises(TrackingError, match="is not beside the database"):
+        reader._text(form.format(place=link), "result.json")
+
+
+@pytest.mark.parametrize(
+    "place", ["http://127.0.0.1:9/x", "mlflow-artifacts://127.0.0.1:9/x", "file:///etc", "s3://a/b"]
+)
+def test_no_other_host_is_asked_than_the_server(server: Server, place: str) -> None:
+    reader = MlflowReader(server.address, "Default")
+    with pytest.raises(TrackingError, match="is not kept by the server itself"):
+        reader._text(place, "result.json")
+
+
+def test_a_file_without_end_is_not_read(
+    copied: str, server: Server, compare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_reader, "MOST", 300)
+    found = json.loads(compare("toy", "--json", *from_server(copied)))
+    assert "settings.json: more than 300 bytes are not read" in found["warnings"][0]
+    assert "10 runs are left out" in found["warnings"][1]
+    client = MlflowClient(server.address)
+    name = uuid.uuid4().hex
+    run = client.create_run(client.create_experiment(name))
+    client.log_text(run.info.run_id, "x" * 301, "result.json")
+    with pytest.raises(TrackingError, match="more than 300 bytes"):
+        MlflowReader(server.address, name)._text(run.info.artifact_uri, "result.json")
+
+
+DEEP = "[" * 200_000
+METRIC = '{"params": {}, "evaluations": {"unmerged": {"metrics": {"id/test/top1": %s}}}}'
+FACT = '{"params": {}, "evaluations": {"unmerged": {"metrics": {}, "facts": {"images": %s}}}}'
+
+
+@pytest.mark.parametrize(
+    ("tags", "result", "why"),
+    [
+        ({"carft.seed": "²"}, None, "its tag carft.seed is '²'"),
+        ({"carft.seed": "9" * 4_500}, None, "its tag carft.seed is '99999999999999999999'"),
+        ({"carft.trial": "9" * 4_500}, None, "its tag carft.trial is '99999999999999999999'"),
+        ({"carft.role": "x"}, None, "its role is 'x'"),
+        ({}, DEEP, "result.json is not one"),
+        ({}, METRIC % ("9" * 400), "result.json is not one"),
+        ({}, METRIC % ("9" * 5_000), "result.json is not one"),
+        ({}, METRIC % "1e308", "result.json is not one"),
+        ({}, FACT % '{"id/test": "x"}', "result.json is not one"),
+        ({}, FACT % '{"id/test": 0}', "result.json is not one"),
+        ({}, FACT % "7", "result.json is not one"),
+        ({}, "\x00", "result.json is not one"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_run_that_cannot_be_read_is_named_and_left_out(
+    copied: str, compare: Any, tags: dict[str, str], result: str | None, why: str
+) -> None:
+    """Whoever may make a run on a team's server decides what stands in it."""
+    client = MlflowClient(copied)
+    (sweep,) = (r for r in all_runs(copied, EXPERIMENT) if r.data.tags["carft.kind"] == "sweep")
+    client.set_tag(
+        sweep.info.run_id, "carft.state", "running"
+    )  # more runs may be there than listed
+    before = json.loads(compare("toy", "--json", *from_server(copied)))
+    hostile = {
+        "carft.kind": "run",
+        "carft.sweep": "toy",
+        "carft.home": "mine",
+        "carft.run": "f" * 64,
+        "carft.state": "done",
+        "carft.generation": sweep.data.tags["carft.generation"],
+        "mlflow.parentRunId": sweep.info.run_id,
+        **tags,
+    }
+    run = client.create_run(sweep.info.experiment_id, tags=hostile, start_time=10**17)
+    client.log_param(run.info.run_id, "deep", "[" * 6_000)
+    if result is not None:
+        client.set_tag(run.info.run_id, kept_results.HAS_RESULT, kept_results.RESULT)
+        client.log_text(run.info.run_id, result, kept_results.RESULT)
+    after = json.loads(compare("toy", "--json", *from_server(copied)))
+    (warning,) = (text for text in after["warnings"] if text not in before["warnings"])
+    assert "1 run is left out, of which something on the server cannot be read: " in warning
+    assert f"ffffffffffff ({why}" in warning
+    assert after["rows"] == before["rows"]
+
+
+@pytest.mark.parametrize(
+    "text", [DEEP, '{"generation": 1e999, "runs": []}', "7"], ids=["deep", "infinite", "7"]
+)
+def test_a_list_of_runs_that_is_none_costs_no_traceback(
+    copied: str, compare: Any, text: str
+) -> None:
+    (sweep,) = (r for r in all_runs(copied, EXPERIMENT) if r.data.tags["carft.kind"] == "sweep")
+    file = folder_of(sweep) / kept_results.SETTINGS
+    before = file.read_bytes()
+    file.write_text(text)
+    try:
+        found = json.loads(compare("toy", "--json", *from_server(copied)))
+    finally:
+        file.write_bytes(before)
+    assert "only the runs that have begun are known" in found["warnings"][0]
+
+
+def test_sweeps_with_impossible_tags_and_times_are_listed(copied: str, compare: Any) -> None:
+    client, experiment = MlflowClient(copied), MlflowReader(copied, EXPERIMENT)._experiment
+    client.create_run(experiment, tags={"carft.kind": "sweep"})
+    tags = {"carft.kind": "sweep", "carft.sweep": "odd"}
+    client.create_run(experiment, tags=tags, start_time=10**17)
+    assert "odd@  unknown, begun unknown UTC by" in compare(*from_server(copied))
+    assert "toy@mine" in compare(*from_server(copied))
+
+
+class Heard(http.server.BaseHTTPRequestHandler):
+    """A server that remembers who asked."""
+
+    credentials: ClassVar[list[str | None]] = []
+    status: ClassVar[int] = 401
+
+    def do_GET(self) -> None:
+        self.credentials.append(self.headers["Authorization"])
+        self.send_response(self.status)
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def other() -> Iterator[str]:
+    """The address of a server that is not the lab's."""
+    Heard.credentials.clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Heard) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.server_port}"
+        listening.shutdown()
+
+
+def test_a_wrong_address_is_looked_for_where_it_was_written(
+    other: str, compare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Heard, "status", 404)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert "see to the address in --tracking-uri" in compare("--tracking-uri", other, expect=4)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
+    said = compare("--tracking-uri", other, expect=4)
+    assert "see to the address in MLFLOW_TRACKING_URI" in said
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"MLFLOW_TRACKING_TOKEN": "t0ken"},
+        {"MLFLOW_TRACKING_USERNAME": "ada", "MLFLOW_TRACKING_PASSWORD": "s3cret"},
+    ],
+)
+def test_credentials_go_to_the_server_of_the_environment_alone(
+    other: str,
+    compare: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    variables: dict[str, str],
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.lab.example")
+    said = compare("toy", "--tracking-uri", other, expect=2)
+    assert Heard.credentials != []
+    assert {*Heard.credentials} == {None}
+    assert "sent to the server in MLFLOW_TRACKING_URI alone: name this one there" in said
+    assert "gets no credentials from this machine" in caplog.text
+    assert not any(value in said + caplog.text for value in variables.values())
+    Heard.credentials.clear()
+    compare("toy", "--tracking-uri", other.replace("//", "//me:mine@"), expect=2)
+    assert {*Heard.credentials} == {"Basic bWU6bWluZQ=="}, "those of the address itself"
+    Heard.credentials.clear()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{other}/some/path")
+    compare("toy", "--tracking-uri", other, expect=2)
+    assert None not in Heard.credentials
 
 
 def test_what_is_not_there_is_said_with_what_is(

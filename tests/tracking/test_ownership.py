@@ -11,9 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.results.loading import load_comparison
 from carft_sweep.tracking import ownership
 from carft_sweep.tracking.errors import TrackingError
-from carft_sweep.tracking.mlflow_reader import load_comparison
 from carft_sweep.tracking.ownership import check_home, is_shared, make_home, other_writer
 from tests.owners import OTHER, give_away
 
@@ -42,7 +43,7 @@ def test_a_home_of_another_account_is_refused_with_what_to_do(
     assert "--trust-home for this call" in message
     assert f"CARFT_SHARED_HOMES={home} for a home that is shared on purpose" in message
     assert "chmod" not in message, "the right is not ours to take"
-    with pytest.raises(TrackingError, match="belongs to user"):
+    with pytest.raises(RequestError, match="belongs to user"):
         load_comparison("toy", home=home)
 
 

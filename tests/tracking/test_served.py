@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.mlflow_reader import (
     ServedRun,
     ServedSweep,
-    _with_folders,
     find,
     read_part,
 )
@@ -83,18 +81,6 @@ def test_a_list_of_runs_names_no_folder_to_read() -> None:
     read = read_settings(json.dumps(listed))
     assert read is not None
     assert (read.records[0].folder, read.records[0].metrics) == (None, {})
-
-
-@pytest.mark.parametrize("digest", ["elsewhere", "../elsewhere", "/etc", ".."])
-def test_a_digest_from_a_server_leads_to_no_folder_but_that_of_a_run(
-    tmp_path: Path, digest: str
-) -> None:
-    runs = tmp_path / "runs"
-    (tmp_path / "elsewhere").mkdir()
-    (runs / RECORD.digest).mkdir(parents=True)
-    records = [RECORD, replace(RECORD, digest=digest)]
-    part = _with_folders(SweepRuns("toy", records, USUAL), runs)
-    assert [record.folder for record in part.records] == [runs / RECORD.digest, None]
 
 
 def test_a_list_of_runs_is_read_back_as_it_was_written() -> None:

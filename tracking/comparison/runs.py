@@ -408,18 +408,39 @@ def read_result(text: str) -> Result | None:
     try:
         data = json.loads(text)
         metrics = {
-            label: {name: float(value) for name, value in each["metrics"].items()}
+            label: {name: _measured(value) for name, value in each["metrics"].items()}
             for label, each in data["evaluations"].items()
         }
         return Result(
             params={name: scalar(value) for name, value in data["params"].items()},
             metrics=metrics.pop(UNMERGED, {}),
             merges=metrics,
-            facts=dict(data["evaluations"].get(UNMERGED, {}).get("facts") or {}),
+            facts=_checked(data["evaluations"].get(UNMERGED, {}).get("facts") or {}),
             fields=fields(data),
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except _UNREADABLE:
         return None
+
+
+_UNREADABLE = (*(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError),)
+"""What a file raises that somebody else has written, who may write anything on a server."""
+_LARGEST = 1e30
+"""Of a measured value: sums of larger ones overflow."""
+
+
+def _measured(value: Any) -> float:
+    number = float(value)
+    if math.isfinite(number) and abs(number) > _LARGEST:
+        raise ValueError(f"{number} was not measured")
+    return number
+
+
+def _checked(facts: Mapping[str, Any]) -> dict[str, object]:
+    """Return the facts of a run. Raises ValueError where those that are computed with are none."""
+    images = dict(facts.get("images") or {})
+    if not all(type(count) is int and 0 < count < _LARGEST for count in images.values()):
+        raise ValueError("the numbers of images are none")
+    return dict(facts)
 
 
 _LISTED = ("algorithm", "params", "seed", "digest", "state", "role", "trial", "epochs", "untrained")
@@ -453,5 +474,5 @@ def read_settings(text: str) -> Settings | None:
             for run in data["runs"]
         )
         return Settings(int(data["generation"]), tuple(map(_record().validate_python, runs)))
-    except (ValueError, KeyError, TypeError):
+    except _UNREADABLE:
         return None

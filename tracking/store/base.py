@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 EndState = Literal["finished", "failed", "killed"]
+State = Literal["running"] | EndState
 ARTIFACT = "artifact:"
 """What the target of a link begins with, in a run's description, that is an artifact of the run."""
 
@@ -47,6 +48,13 @@ def describe(name: str) -> str:
     if not name:
         return "the sweep"
     return name if name.startswith(ARM) else f"run {name[:_DIGITS]}"
+
+
+class TrackedRun(NamedTuple):
+    """A run as the store has it now."""
+
+    run_id: str
+    state: State
 
 
 class Metric(NamedTuple):
@@ -155,6 +163,14 @@ class Tracker(ABC):
 
         It replaces the earlier one.
         """
+
+    @abstractmethod
+    def runs_of(self, sweep: str) -> dict[str, TrackedRun]:
+        """Look up every run of a sweep, by `RunKey.name`."""
+
+    @abstractmethod
+    def artifacts(self, key: RunKey) -> set[str]:
+        """List the files of a run, without those in folders. Any thread may call it."""
 
     @abstractmethod
     def run_id(self, key: RunKey) -> str | None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from carft_sweep.regular_files import read_regular
 from carft_sweep.tracking.errors import TrackingError
@@ -18,6 +18,8 @@ from carft_sweep.tracking.store.base import (
     RunKey,
     RunStart,
     RunsView,
+    State,
+    TrackedRun,
     Tracker,
     describe,
 )
@@ -38,7 +40,7 @@ class MemoryRun:
     name: str
     started: int
     parent: RunKey | None
-    state: Literal["running"] | EndState = "running"
+    state: State = "running"
     ended: int | None = None
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -119,6 +121,18 @@ class MemoryTracker(Tracker):
         if arms_of is not None:
             self._run(arms_of)
         self.views[arms_of] = view
+
+    def runs_of(self, sweep: str) -> dict[str, TrackedRun]:
+        """Look up the runs that were opened."""
+        return {
+            key.name: TrackedRun(self.run_id(key) or "", run.state)
+            for key, run in self.runs.items()
+            if key.sweep == sweep
+        }
+
+    def artifacts(self, key: RunKey) -> set[str]:
+        """List the files. Raises TrackingError for a run never opened."""
+        return {name for name in self._run(key).artifacts if "/" not in name}
 
     def run_id(self, key: RunKey) -> str | None:
         """`sweep/digest` of a run that was opened."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import hashlib
 import logging
@@ -22,9 +23,12 @@ from urllib.request import getproxies, proxy_bypass
 from carft_sweep.tracking.database import SECONDS, Database, inspect_database, is_host_not_found
 from carft_sweep.tracking.errors import HostNotFound, ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import (
+    PORTS,
     TRACKING_VARIABLE,
     TrackingLocation,
+    is_named,
     is_server,
+    source_of,
     sqlite_file,
     stay_private,
     without_password,
@@ -40,6 +44,8 @@ from carft_sweep.tracking.store.mlflow_errors import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.store.tracking.rest_store import RestStore
+    from mlflow.utils.rest_utils import MlflowHostCreds
     from requests import Response
 
 
@@ -137,7 +143,7 @@ def _usable(uri: str) -> Iterator[None]:
         raise TrackingError(f"MLflow cannot use {without_password(uri)}: {error}") from error
 
 
-def find_experiment(client: MlflowClient, uri: str, name: str) -> str | None:
+def find_experiment(client: MlflowClient | RestStore, uri: str, name: str) -> str | None:
     """Return the id of an experiment; None where there is none.
 
     Raises TrackingError where it was deleted, MLflow's own errors besides.
@@ -150,17 +156,26 @@ def find_experiment(client: MlflowClient, uri: str, name: str) -> str | None:
     return str(experiment.experiment_id)
 
 
+def look_up_experiment(uri: str, name: str) -> str | None:
+    """Return the id of an experiment; None where there is none. Raises as `connect` does."""
+    with translated(uri):
+        return find_experiment(connect(uri), uri, name)
+
+
 def experiment_id(uri: str, name: str) -> str | None:
     """Return the id of an experiment; None where there is none, or the store cannot say."""
     try:
-        with translated(uri):
-            return find_experiment(connect(uri), uri, name)
+        return look_up_experiment(uri, name)
     except (ServiceUnreachable, TrackingError) as error:
         logger.info("the experiment %s is not known: %s", name, error)
         return None
 
 
-_SERVER_PORTS = {"http": 80, "https": 443}
+def is_own(file: Path, root: Path) -> bool:
+    """Tell whether a database is a home's own: several homes may use another one, each of which
+    has its artifacts where the first home has them.
+    """
+    return file.parent.resolve() == root.parent.resolve()
 
 
 def moved_from(file: Path, experiment: str, root: Path) -> str | None:
@@ -169,7 +184,7 @@ def moved_from(file: Path, experiment: str, root: Path) -> str | None:
 
     MLflow keeps absolute paths, and would write below the old one.
     """
-    if not file.exists():
+    if not file.exists() or not is_own(file, root):
         return None
     query = "SELECT artifact_location FROM experiments WHERE name = ?"
     try:
@@ -211,7 +226,7 @@ def check_reachable(uri: str) -> None:
     elif is_server(uri):
         _check_server(uri)
     elif uri.startswith("postgresql"):
-        database = Database(uri, "MLflow's database", TRACKING_VARIABLE)
+        database = Database(uri, "MLflow's database", source_of(uri))
         if inspect_database(database).is_optunas:
             raise TrackingError(
                 f"{database} is Optuna's: MLflow needs one of its own, name another one in "
@@ -231,7 +246,8 @@ def _check_file(file: Path) -> None:
         raise ServiceUnreachable(f"cannot read {file}: {error}") from None
     except sqlite3.DatabaseError as error:
         raise TrackingError(
-            f"{file} is not an SQLite database ({error}): move it away, or set MLFLOW_TRACKING_URI"
+            f"{file} is damaged, or not an SQLite database ({error}): move it away, or name "
+            f"another one in {TRACKING_VARIABLE}"
         ) from None
     if "studies" in tables and "experiments" not in tables:
         raise TrackingError(
@@ -243,7 +259,7 @@ def _check_file(file: Path) -> None:
 def _check_server(uri: str) -> None:
     """Connect to its port first: MLflow's client waits half a minute for lost packets."""
     parts = urlsplit(uri)
-    port = parts.port or _SERVER_PORTS.get(parts.scheme)
+    port = parts.port or PORTS.get(parts.scheme)
     if not parts.hostname or port is None:
         return
     if parts.scheme in getproxies() and not proxy_bypass(parts.hostname):
@@ -255,7 +271,7 @@ def _check_server(uri: str) -> None:
         if is_host_not_found(error):
             raise HostNotFound(
                 f"MLflow at {place} is on a host whose name cannot be resolved here: see to "
-                f"{TRACKING_VARIABLE}"
+                f"{source_of(uri)}"
             ) from None
         raise ServiceUnreachable(f"MLflow at {place} does not answer: {error}") from None
 
@@ -265,8 +281,45 @@ PROBE_SECONDS = 5.0
 _FOLDER = "carft-sweep-doctor"
 
 
-def ask(uri: str, path: str) -> Response:
-    """Request a path as MLflow's client does, with its credentials, certificates and proxies.
+def host_credentials(uri: str) -> MlflowHostCreds:
+    """Return with what a server is asked: MLflow's credentials of this machine go to no other
+    server than the one that MLFLOW_TRACKING_URI names.
+    """
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import MlflowHostCreds
+
+    own: MlflowHostCreds = get_default_host_creds(uri)
+    if is_named(uri):
+        return own
+    return MlflowHostCreds(
+        uri,
+        ignore_tls_verification=own.ignore_tls_verification,
+        server_cert_path=own.server_cert_path,
+    )
+
+
+def connect_to_read(uri: str) -> MlflowClient | RestStore:
+    """Open a server or a database as `connect` does, a server with `host_credentials`."""
+    client = connect(uri)
+    if is_named(uri) or urlsplit(uri).scheme not in ("http", "https"):
+        return client
+    from mlflow.store.tracking.rest_store import RestStore
+    from mlflow.utils.credentials import get_default_host_creds
+
+    own = get_default_host_creds(uri)
+    if own.token or own.password or own.auth or own.aws_sigv4 or own.client_cert_path:
+        logger.warning(
+            "%s gets no credentials from this machine: those are for the server in %s. Where it "
+            "requires some, name it there, or write http://USER:PASSWORD@HOST",
+            without_password(uri),
+            TRACKING_VARIABLE,
+        )
+    return RestStore(functools.partial(host_credentials, uri))
+
+
+def ask(uri: str, path: str, **options: Any) -> Response:
+    """Request a path as MLflow's client does, with its certificates and proxies, and
+    `host_credentials`. `options` are those of `requests`.
 
     Raises:
         ServiceUnreachable: Nothing answers within PROBE_SECONDS.
@@ -274,14 +327,11 @@ def ask(uri: str, path: str) -> Response:
     """
     _set_up()
     from mlflow.exceptions import MlflowException
-    from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
-    credentials: Any = get_default_host_creds(uri)
+    settings = {"max_retries": 0, "timeout": PROBE_SECONDS, "raise_on_status": False, **options}
     try:
-        answer: Response = http_request(
-            credentials, path, "GET", max_retries=0, timeout=PROBE_SECONDS, raise_on_status=False
-        )
+        answer: Response = http_request(host_credentials(uri), path, "GET", **settings)
     except MlflowException as error:
         raise _unanswered(uri, str(error.message)) from None
     return answer
@@ -302,7 +352,7 @@ def _unanswered(uri: str, text: str) -> RuntimeError:
 
 
 def server_version(uri: str) -> str | None:
-    """Read a server's version; None where it names none. Raises as `request` does."""
+    """Read a server's version; None where it names none. Raises as `ask` does."""
     answer = ask(uri, "/version")
     match = re.fullmatch(r"\d+\.\d+(\.\S+)?", answer.text.strip())
     return match[0] if answer.status_code == 200 and match else None

@@ -17,7 +17,9 @@ from carft_sweep.tracking.errors import (
 )
 from carft_sweep.tracking.location import (
     TRACKING_VARIABLE,
+    is_named,
     is_server,
+    source_of,
     sqlite_file,
     without_password,
 )
@@ -62,7 +64,7 @@ def translate_error(uri: str, code: str, text: str, answers: Callable[[], bool])
     if "out-of-date database schema" in text:
         return _other_schema(place, text)
     if code in _REFUSED:
-        return _not_let_in(place, text)
+        return _not_let_in(uri, text)
     broken_here = code == "INTERNAL_ERROR" and not is_server(uri)
     if code in _MISTAKES or broken_here or ("too many 500 " in text and answers()):
         return TrackingError(f"MLflow at {place} rejected the request: {text}")
@@ -72,7 +74,7 @@ def translate_error(uri: str, code: str, text: str, answers: Callable[[], bool])
     if unknown is not None:
         return ServiceUnreachable(
             f"what answers at {place} does not know {unknown[1]} (404): see to the address in "
-            f"{TRACKING_VARIABLE}, with its path where a proxy has one, and whether the server is "
+            f"{source_of(uri)}, with its path where a proxy has one, and whether the server is "
             "as new as the client"
         )
     return ServiceUnreachable(f"MLflow at {place} does not answer: {text}")
@@ -100,7 +102,7 @@ def _is_known(revision: str) -> bool:
     return not versions.is_dir() or any(versions.glob(f"{revision}_*.py"))
 
 
-def _not_let_in(place: str, text: str) -> AccessDenied:
+def _not_let_in(uri: str, text: str) -> AccessDenied:
     """Name the remedy for each of the three ways in which a server denies access."""
     if "Invalid Host header" in text:
         remedy = "Start the server with --allowed-hosts that names the host as you write it"
@@ -109,11 +111,17 @@ def _not_let_in(place: str, text: str) -> AccessDenied:
             "Its administrator must give you the right (EDIT on the experiment), or name another "
             "experiment in MLFLOW_EXPERIMENT_NAME"
         )
+    elif not is_named(uri):
+        remedy = (
+            "MLFLOW_TRACKING_USERNAME, its password and MLFLOW_TRACKING_TOKEN are sent to the "
+            f"server in {TRACKING_VARIABLE} alone: name this one there, or write "
+            "http://USER:PASSWORD@HOST"
+        )
     else:
         remedy = (
             "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)"
         )
-    return AccessDenied(f"MLflow at {place} denied access: {text}. {remedy}")
+    return AccessDenied(f"MLflow at {without_password(uri)} denied access: {text}. {remedy}")
 
 
 def translate_os_error(uri: str, error: OSError) -> RuntimeError:

@@ -33,6 +33,7 @@ from carft_sweep.tracking.store.mlflow_pages import DESCRIPTION, without_remote_
 
 if TYPE_CHECKING:
     import pandas as pd
+    from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
     from mlflow.models import ModelSignature
 
@@ -172,6 +173,27 @@ class KeptModel:
         return f"models:/{self.model_id}"
 
 
+def has_model(place: TrackingLocation, model_id: str) -> bool:
+    """Tell whether MLflow has a model, with its files. Raises as `ModelStore` does."""
+    from mlflow.exceptions import MlflowException
+
+    refuse_if_moved(place)
+    client = connect(place.uri)
+    with translated(place.uri), uploading(place.uri):
+        try:
+            return _is_whole(client, client.get_logged_model(model_id))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+
+
+def _is_whole(client: MlflowClient, model: LoggedModel) -> bool:
+    """Tell a model that was kept from what a crash left half uploaded, or who deleted its files."""
+    ready = model.status.value == "READY"
+    return ready and bool(client.list_logged_model_artifacts(model.model_id))
+
+
 class ModelStore:
     """The models of one experiment of an MLflow store.
 
@@ -225,10 +247,10 @@ class ModelStore:
         return runs[0]
 
     def _kept_before(self, start: ModelStart) -> LoggedModel | None:
-        """Find the model as it was kept before, not what a crash left half uploaded."""
+        """Find the model as it was kept before."""
         query = mlflow_store.query_of(self._tags(start))
         models = self._client.search_logged_models([self._experiment], query)
-        whole = [model for model in models if model.status.value == "READY"]
+        whole = [model for model in models if _is_whole(self._client, model)]
         return min(whole, key=lambda model: model.creation_timestamp, default=None)
 
     def _tags(self, start: ModelStart) -> dict[str, str]:

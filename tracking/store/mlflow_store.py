@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from carft_sweep.regular_files import open_regular
+from carft_sweep.tracking.database import set_aside_if_damaged
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import (
     EXPERIMENT,
@@ -32,6 +33,8 @@ from carft_sweep.tracking.store.base import (
     RunKey,
     RunStart,
     RunsView,
+    State,
+    TrackedRun,
     Tracker,
     describe,
 )
@@ -43,6 +46,7 @@ from carft_sweep.tracking.store.mlflow_client import (
     connect,
     create_database,
     find_experiment,
+    is_own,
     moved_from,
 )
 from carft_sweep.tracking.store.mlflow_errors import translated, uploading
@@ -60,6 +64,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput as MlflowInput
     from mlflow.entities import Run
+    from mlflow.store.tracking.rest_store import RestStore
 
 
 logger = logging.getLogger(__name__)
@@ -120,6 +125,28 @@ def query_of(tags: Mapping[str, str]) -> str:
     return " and ".join(f"tags.`{name}` = {_quoted(value)}" for name, value in tags.items())
 
 
+def search_runs(
+    client: MlflowClient | RestStore, experiment: str, tags: Mapping[str, str]
+) -> Iterator[Run]:
+    """Yield every run with these tags, in the order in which they were begun."""
+    from mlflow.entities import ViewType
+
+    token: str | None = None
+    while True:
+        page = client.search_runs(
+            [experiment],
+            query_of(tags),
+            ViewType.ACTIVE_ONLY,
+            max_results=RUNS,
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
 def _quoted(value: str) -> str:
     if "'" not in value:
         return f"'{value}'"
@@ -130,6 +157,7 @@ def _quoted(value: str) -> str:
 
 
 _STATUS: dict[EndState, str] = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+_STATES: dict[str, State] = {status: state for state, status in _STATUS.items()}
 
 _LINK = re.compile(rf"(!?)\[([^][]*)\]\({ARTIFACT}([^)]*)\)")
 
@@ -170,10 +198,12 @@ class MlflowStore(Tracker):
             client.get_experiment(experiment)
 
     def preflight(self) -> None:
-        """See Tracker. A file of ours is not opened for it."""
-        if sqlite_file(self._uri) is not None:
+        """See Tracker. The home's own database is made anew where it cannot be read."""
+        file = sqlite_file(self._uri)
+        if file is None or self._artifact_root is None or not is_own(file, self._artifact_root):
+            check_reachable(self._uri)
+        if file is not None:
             return
-        check_reachable(self._uri)
         if is_server(self._uri):
             check_version(self._uri)
         self.check()
@@ -280,6 +310,28 @@ class MlflowStore(Tracker):
             text = saved_view(view, query, timestamp)
             client.set_experiment_tag(experiment, f"{VIEW}{name}", text)
 
+    def runs_of(self, sweep: str) -> dict[str, TrackedRun]:
+        """Look up every run by the sweep's tags; of several of one key the first that was begun."""
+        client, experiment = self._store()
+        tags = identity(RunKey(sweep), self._home)
+        del tags["carft.kind"]
+        runs: dict[str, TrackedRun] = {}
+        with self._translated():
+            for run in search_runs(client, experiment, tags):
+                own = run.data.tags
+                key = RunKey(sweep, own.get("carft.run", ""), own.get("carft.arm", ""))
+                if key.name not in runs:
+                    state = _STATES.get(run.info.status, "running")
+                    runs[key.name] = TrackedRun(run.info.run_id, state)
+                    self._ids[key] = run.info.run_id
+        return runs
+
+    def artifacts(self, key: RunKey) -> set[str]:
+        """List the files."""
+        client, _ = self._store()
+        with self._translated(), uploading(self._uri):
+            return {entry.path for entry in client.list_artifacts(self._id(key))}
+
     def run_id(self, key: RunKey) -> str | None:
         """Return MLflow's id of a run."""
         if key not in self._ids:
@@ -311,7 +363,8 @@ class MlflowStore(Tracker):
         with ExitStack() as stack:
             if file is not None:  # two processes must not both create the tables
                 stack.enter_context(waiting(file.with_name(f"{file.name}.lock")))
-                if self._artifact_root is not None:
+                if self._artifact_root is not None and is_own(file, self._artifact_root):
+                    set_aside_if_damaged(file)
                     set_aside_if_moved(file, self._experiment, self._artifact_root)
                 if not file.exists():
                     create_database(file)

@@ -16,7 +16,7 @@ from carft_sweep.tracking.errors import (
 )
 from carft_sweep.tracking.store.base import RunStart
 from carft_sweep.tracking.store.memory_store import MemoryTracker
-from tests.sweeps.conftest import ToySweep
+from tests.sweeps.conftest import ONE_RUN, ToySweep
 
 
 class Away(MemoryTracker):
@@ -139,6 +139,51 @@ def test_a_run_names_what_its_server_refused(
     assert "`carft-sweep sync` tries it again" in told
 
 
+@pytest.mark.parametrize("name", ["history.json", "run.json", "evaluations/*/metrics.json"])
+def test_a_damaged_run_is_named_and_all_others_are_sent(
+    missed: ToySweep, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    digest = next(iter(missed.trained()))
+    for file in (missed.home.runs / digest).glob(name):
+        file.write_text("{")
+    missed.tracker = MemoryTracker()
+    assert main(["sync"]) == 1
+    told = capsys.readouterr().out
+    assert f"toy: run {digest[:12]} is not sent, since it cannot be read: " in told
+    assert f"{file} is not JSON" in told
+    sent = [run for run in missed.tracked().values() if run.state == "finished"]
+    assert len(sent) == 6
+    assert main(["sync"]) == 1
+    assert "has every run" not in capsys.readouterr().out
+
+
+def test_files_that_the_server_does_not_list_are_not_said_to_be_there(
+    missed: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(self: MemoryTracker, key: object) -> set[str]:
+        del self, key
+        raise ServiceUnreachable("403 for ListBucket")
+
+    missed.tracker = MemoryTracker()
+    assert main(["sync"]) == 0
+    monkeypatch.setattr(MemoryTracker, "artifacts", denied)
+    capsys.readouterr()
+    assert main(["sync"]) == 0
+    told = "toy: the files of its runs could not be listed: 403 for ListBucket\n"
+    assert capsys.readouterr().out == told
+
+
+def test_a_study_that_cannot_be_written_is_said_and_costs_mlflow_nothing(
+    missed: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missed.tracker = MemoryTracker()
+    monkeypatch.setenv("CARFT_OPTUNA_STORAGE", "postgresql://me:s3cret@127.0.0.1:9/optuna")
+    assert main(["sync"]) == 4
+    told = capsys.readouterr().out
+    assert told.startswith("toy: 8 runs sent.\ntoy: its Optuna study is not written: ")
+    assert "s3cret" not in told
+
+
 class Unreached(MemoryTracker):
     """A store that says so beforehand, and takes everything afterwards."""
 
@@ -205,3 +250,18 @@ def test_a_sweep_goes_on_without_a_server_that_is_away(
     assert run(toy_cli, monkeypatch, kind("no server answers")) == 0
     told = capsys.readouterr().err
     assert "no server answers. The sweep runs all the same; its runs are sent when" in told
+
+
+def test_another_database_that_is_damaged_is_named_with_its_remedy(
+    toy: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.run(**ONE_RUN)
+    damaged = toy.folder / "lab.db"
+    damaged.write_bytes(b"nothing")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{damaged}")
+    assert main(["sync", "--home", str(toy.home.path)]) == 2
+    told = capsys.readouterr().err
+    assert f"{damaged} is damaged, or not an SQLite database" in told
+    assert "move it away" in told
+    assert "when the server answers" not in told
+    assert damaged.read_bytes() == b"nothing"

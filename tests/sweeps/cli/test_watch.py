@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json, write_json
 from carft_sweep.sweeps.cli import main
-from carft_sweep.sweeps.cli.status import as_text, sweep_status
+from carft_sweep.sweeps.cli.status import RunningRun, _left, as_text, sweep_status
 from carft_sweep.sweeps.ledger.claim import Claim
 from carft_sweep.sweeps.ledger.runs import RunStore
 from tests.sweeps.conftest import Told, ToySweep
@@ -146,6 +147,23 @@ def test_a_running_sweep_shows_its_driver_its_runs_and_how_long_it_takes(toy: To
     assert "50.0 %" in row
     assert "640" in row
     assert "left" in text
+
+
+def test_the_time_left_is_that_of_as_many_runs_at_once_as_there_were(toy: ToySweep) -> None:
+    """Though at this moment one has just ended, and the next has not begun."""
+    toy.run(parameters={"algorithm.kl_weight": {"values": [0.1, 0.2, 0.3, 0.4]}}, seeds=[0])
+    runs, now, trials = RunStore(toy.home.runs), time.time(), toy.ledger().trials()
+    for trial, end in zip(trials, (now - 90, now - 60, now - 30, now), strict=True):
+        file = runs.folder(trial.runs["0"]) / "run.json"
+        write_json(file, {**read_json(file), "ended": end})
+        file = file.with_name("history.json")
+        epochs = read_json(file)
+        epochs[0]["timestamp"] = round(1000 * (end - 50))  # ten seconds after it began
+        write_json(file, epochs)
+    running = RunningRun("a", now - 20, 2, 4, {})
+    assert _left(runs, trials, 5, [running], now - 200) == pytest.approx(130, abs=20)
+    # Those were another driver's.
+    assert _left(runs, trials, 5, [replace(running, since=now)], now) == pytest.approx(250, abs=20)
 
 
 def test_a_sweep_whose_driver_is_gone_is_interrupted(toy: ToySweep) -> None:

@@ -114,6 +114,15 @@ def make(request: pytest.FixtureRequest) -> MakeEngine:
     return made
 
 
+@pytest.fixture(params=["two_workers", RAY])
+def make_for_two(request: pytest.FixtureRequest) -> MakeEngine:
+    """Makes engines with room for two runs at once."""
+    if request.param == "ray":
+        return functools.partial(request.getfixturevalue("on_ray"), need=RunRequirements(1))
+    made: MakeEngine = request.getfixturevalue("on_two_workers")
+    return made
+
+
 @pytest.fixture(params=["local", "two_workers", SLOW_RAY])
 def supervised(request: pytest.FixtureRequest) -> MakeEngine:
     """The same, of what their supervisors decide: Ray's actors hand on what theirs tell."""

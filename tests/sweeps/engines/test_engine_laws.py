@@ -191,6 +191,44 @@ def test_a_silent_worker_is_ended_and_a_fresh_one_goes_on(
     assert by_job(engine, recorder)[-1] == ("finished", "b")
 
 
+class Busy(Recorder):
+    """Keeps the driver busy once, at a call."""
+
+    def __init__(self, jobs: list[Job | Wait], call: str, seconds: float) -> None:
+        super().__init__(jobs)
+        self.call: str | None = call
+        self.seconds = seconds
+
+    def work(self, call: str) -> None:
+        if call == self.call:
+            self.call = None
+            time.sleep(self.seconds)
+
+    def next_job(self) -> Job | Wait:
+        self.work(f"next_job {len(self.jobs)}")
+        return super().next_job()
+
+    def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
+        self.work("reported")
+        return super().reported(job, report)
+
+
+@pytest.mark.parametrize("call", ["next_job 1", "reported"])
+def test_a_driver_that_is_busy_for_longer_than_a_worker_may_be_silent_gives_no_run_up(
+    make_for_two: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """What the driver does not listen to is not silence."""
+    from carft_sweep.sweeps.engines import ray_tune
+
+    monkeypatch.setattr(ray_tune, "LOOK", 0.0)
+    monkeypatch.setattr(ray_tune, "GRACE", 2.0)
+    recorder = Busy([job("a", pause=0.5), job("b", pause=0.5), job("c")], call, 10.0)
+    make_for_two(silence=5).run(recorder)
+    assert recorder.call is None
+    assert recorder.failures == {}
+    assert set(recorder.results) == {"a", "b", "c"}
+
+
 def test_a_run_that_takes_too_long_is_ended_though_it_shows_life(
     supervised: MakeEngine, job: MakeJob
 ) -> None:

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,18 @@ import torch
 from carft_sweep.carft_core.errors import DownloadFailed, RequestError
 from carft_sweep.sweeps.engines import supervisor as supervisor_module
 from carft_sweep.sweeps.engines.base import POLL, Decision, Failure, Job
-from carft_sweep.sweeps.engines.entry import classify
-from carft_sweep.sweeps.engines.supervisor import ENDS, Supervisor
+from carft_sweep.sweeps.engines.entry import classify, log_tail
+from carft_sweep.sweeps.engines.supervisor import (
+    ENDS,
+    TURN,
+    ListeningClock,
+    Supervisor,
+    WorkerAhead,
+)
+from carft_sweep.sweeps.secrets import NAMES
 from carft_sweep.tracking.location import Lock
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
-from tests.sweeps.toy_runs import ENTRY, Recorder, gone_within
+from tests.sweeps.toy_runs import ENTRY, ENVIRONMENT, Recorder, gone_within
 
 ROOT = Path(__file__).parents[3]
 
@@ -71,6 +80,44 @@ def test_a_worker_that_dies_as_it_gets_a_job_costs_none(job: MakeJob) -> None:
     supervisor.close()
     assert event["kind"] == "finished"
     assert event["result"]["pid"] != worker
+
+
+def test_what_a_worker_has_written_already_is_read_before_it_is_called_silent(
+    job: MakeJob, tmp_path: Path
+) -> None:
+    """Two frames come in one piece, and the driver is busy for long with the first."""
+    supervisor = Supervisor(ENTRY, silence=0.5)
+    supervisor.begin(job("a", epochs=1))
+    until = time.monotonic() + 60
+    while "epoch=1/1" not in log_tail(str(tmp_path / "a")) and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.5)  # the line is written before the frame
+    events = list[str]()
+    while len(events) < 2:
+        event = supervisor.next(0)
+        assert event is not None
+        if event["kind"] != "alive":
+            events.append(event["kind"])
+        time.sleep(1.0)
+    supervisor.close()
+    assert events == ["started", "report"]
+
+
+def test_silence_is_not_counted_while_the_loop_is_busy_or_the_process_was_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds = iter([0.0, 0.5, 100.0, 100.5, 101.0, 201.0, 201.0, 301.0, 302.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
+    clock = ListeningClock()
+    clock.turn()
+    assert clock.now == 0.5
+    clock.turn()  # as where a whole job of a batch system was suspended
+    assert clock.now == 0.5 + TURN
+    clock.turn()
+    with clock.standing_still(), clock.standing_still():
+        pass
+    clock.turn()
+    assert clock.now == 0.5 + TURN + 0.5 + 0.5 + 1.0
 
 
 @pytest.mark.parametrize(("counts", "kind"), [((3, 4), "out_of_memory"), ((3, 3), "crashed")])
@@ -154,6 +201,57 @@ def test_a_user_module_of_the_current_folder_does_not_stand_for_another(
     recorder = Recorder([job("a")])
     on_local().run(recorder)
     assert recorder.events[-1] == ("finished", "a")
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "folder"])
+def test_a_log_that_is_no_regular_file_is_neither_written_nor_read(
+    on_local: MakeEngine, job: MakeJob, tmp_path: Path, kind: str
+) -> None:
+    """A home of others may hold one."""
+    elsewhere, log = tmp_path / "bashrc", tmp_path / "a" / "log.txt"
+    log.parent.mkdir()
+    if kind == "pipe":
+        os.mkfifo(log)
+    elif kind == "folder":
+        log.mkdir()
+    else:
+        log.symlink_to(elsewhere)
+    if kind == "link":
+        elsewhere.write_text("secret\n")
+    recorder = Recorder([job("a"), job("b")])
+    on_local().run(recorder)
+    failure = recorder.failures["a"]
+    assert (failure.kind, failure.log_tail) == ("data", "")
+    assert failure.message == f"{log} is not a regular file; remove it"
+    assert not elsewhere.exists() or elsewhere.read_text() == "secret\n"
+    assert set(recorder.results) == {"b"}
+
+
+def test_a_label_is_one_line_of_the_log(on_local: MakeEngine, job: MakeJob, tmp_path: Path) -> None:
+    label = "contexts=x\ntouch pwned #.txt\x1b[2J"
+    on_local().run(Recorder([Job(**{**vars(job("a")), "label": label})]))
+    text = (tmp_path / "a" / "log.txt").read_text()
+    assert r"contexts=x\ntouch pwned #.txt\x1b[2J: process " in text
+    assert not any(line.startswith("touch") for line in text.splitlines())
+
+
+@pytest.mark.parametrize("is_ahead", [False, True])
+def test_a_run_has_none_of_the_drivers_secrets_and_what_it_needs_itself(
+    on_local: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch, is_ahead: bool
+) -> None:
+    monkeypatch.setattr(supervisor_module, "whole_cpus", lambda: 4)
+    monkeypatch.setattr("shutil.which", lambda _: None)  # no GPUs
+    kept = {"HF_TOKEN": "t", "HTTPS_PROXY": "http://proxy", "WANDB_API_KEY": "of the user's code"}
+    for name, value in (dict.fromkeys(NAMES, "secret") | kept).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:secret@mlflow.lab/x")
+    with closing(WorkerAhead(ENVIRONMENT)) if is_ahead else nullcontext() as ahead:
+        recorder = Recorder([job("a", names=[*NAMES, *kept, "MLFLOW_TRACKING_URI"])])
+        on_local(ENVIRONMENT, threads=1, ahead=ahead).run(recorder)
+        if isinstance(ahead, WorkerAhead):
+            assert ahead._worker is None
+    found = {name: value for name, value in recorder.results["a"].items() if value is not None}
+    assert found == {**kept, "MLFLOW_TRACKING_URI": "https://mlflow.lab/x"}
 
 
 def test_a_worker_reads_a_secret_that_runs_need_from_its_file(

@@ -337,7 +337,7 @@ class Telling(Recorder):
         print(worker.rpartition(":")[2], file=sys.__stdout__, flush=True)
 def handler(number, frame):
     engine.stop()
-for number in (signal.SIGINT, signal.SIGTERM):
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, handler)
 cluster = Cluster()
 engine = RayEngine(cluster, RunRequirements(1), ENTRY, parallel=1)
@@ -353,7 +353,8 @@ with grpc.insecure_channel(ray.get_runtime_context().gcs_address) as channel:
     except grpc.RpcError as error:
         answer = error.code().name
 engine.close()
-kept = {{signal.getsignal(number) is handler for number in (signal.SIGINT, signal.SIGTERM)}}
+numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+kept = {{signal.getsignal(number) is handler for number in numbers}}
 print(json.dumps({{"event": telling.events[-1][0], "handlers stay": kept == {{True}},
     "scratch stays": cluster.scratch.exists(), "folder": private, "stranger": answer,
     "token stays": "RAY_AUTH_TOKEN" in os.environ, "token file": (Path.home() / ".ray").exists()}}))
@@ -373,16 +374,18 @@ def driver(tmp_path: Path, **config: Any) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_ray_of_our_own_is_silent_leaves_signals_alone_and_nothing_behind(
-    tmp_path: Path,
+    tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Ctrl-C at a terminal reaches every process of the group: Ray's own must not mind. Its ports
-    are open to the network: only its own processes have the token, and its folder is the user's.
+    """Ctrl-C at a terminal, or its end, reaches every process of the group: Ray's own must not
+    mind. Its ports are open to the network: only its own processes have the token, and its folder
+    is the user's.
     """
     with driver(tmp_path, epochs=200, pause=0.1) as process:
         assert process.stdout is not None
         worker = int(process.stdout.readline())
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, number)
         told, errors = process.communicate(timeout=120)
     assert errors == ""
     assert json.loads(told) == {

@@ -208,6 +208,42 @@ def test_the_first_run_is_alone_until_it_has_said_what_it_takes(
     assert told.index(("started", "c")) > min(told.index(("finished", d)) for d in "ab")
 
 
+def test_a_memory_that_was_too_small_for_several_is_shared_by_fewer() -> None:
+    memory = SharedMemory({"GPU-a": 1000.0})
+    memory.learn(report_of(240.0))
+    assert memory.narrow("GPU-a", 4)
+    assert memory.holds("GPU-a") == 3
+    assert memory.narrow("GPU-a", 2)
+    assert not memory.narrow("GPU-a", 1)
+    assert memory.holds("GPU-a") == 1
+    assert not memory.narrow("GPU-b", 4)  # as many as the user wants
+
+
+@pytest.mark.parametrize(("size", "narrowed"), [(1000.0, True), (None, False)])
+def test_a_run_that_was_out_of_memory_beside_another_is_alone_the_next_time(
+    on_local: MakeEngine, job: MakeJob, tmp_path: Path, size: float | None, narrowed: bool
+) -> None:
+    class Again(Watching):
+        def failed(self, job: Job, failure: Failure) -> None:
+            super().failed(job, failure)
+            if job.digest == "b":
+                self.most = self.under_way
+                self.jobs += again
+                (tmp_path / "go").touch()
+
+    again: list[Job | Wait] = [job("again", do="raise", error="memory"), job("c"), job("d")]
+    memory = SharedMemory({} if size is None else {None: size})
+    memory.learn(report_of(240.0))
+    recorder = Again([job("a", do="wait"), job("b", do="raise", error="memory")])
+    on_local(devices=[None] * 2, memory=memory).run(recorder)
+    first, second = recorder.failures["b"], recorder.failures["again"]
+    assert first.narrowed is narrowed
+    assert first.message.endswith("at most 1 at once from now on") is narrowed
+    assert not second.narrowed
+    assert set(recorder.results) == {"a", "c", "d"}
+    assert recorder.most == (1 if narrowed else 2)
+
+
 def test_one_kill_for_want_of_memory_is_charged_to_one_worker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -310,12 +310,16 @@ def test_engine_and_timeout_are_kept_until_others_are_given(
 
 
 def test_the_address_of_a_cluster_is_kept_before_anything_runs_and_used_again(
-    toy_cli: ToySweep, chosen: Chosen
+    toy_cli: ToySweep, chosen: Chosen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(toy_cli, "--address", "head:6379")
     assert chosen.kept is not None
     assert chosen.kept.address == "head:6379"
-    resume()
+    with monkeypatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", "head:6379")
+        assert resume() != 2
+    assert chosen.address == "head:6379"
+    assert resume("--trust-home") != 2
     assert chosen.address == "head:6379"
     assert chosen.kept.address == "head:6379"
     resume("--address", "other:6379")
@@ -328,6 +332,48 @@ def test_the_address_of_a_cluster_is_kept_before_anything_runs_and_used_again(
     assert (chosen.address, chosen.kept.address) == (None, None)
     resume()
     assert chosen.address is None
+
+
+def test_a_cluster_that_only_the_home_names_is_sent_nothing(
+    toy_cli: ToySweep,
+    chosen: Chosen,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Ray sends its token to whom it connects to, and the home may be another's archive."""
+    run(toy_cli, "--address", "head:6379")
+    chosen.address = "none"
+    capsys.readouterr()
+    assert resume() == 2
+    assert (
+        f"the Ray cluster head:6379 is named by the home {toy_cli.home.path} alone, and would be "
+        "sent your token: if it is yours, --address head:6379 (or RAY_ADDRESS, or --trust-home); "
+        "--address local starts a Ray here"
+    ) in capsys.readouterr().err
+    monkeypatch.setenv("RAY_ADDRESS", "mine:6379")
+    assert resume() == 2
+    assert chosen.address == "none"
+    run(toy_cli, "--address", "auto")
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert resume() != 2
+    assert chosen.address == "auto"
+
+
+def test_what_to_type_after_an_interruption_names_the_cluster(
+    toy_cli: ToySweep,
+    chosen: Chosen,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    del chosen
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    run(toy_cli, "--address", "head:6379")
+    monkeypatch.setattr("carft_sweep.sweeps.cli.run.perform", interrupted)
+    assert run(toy_cli, "--address", "head:6379") == 3
+    assert "To go on: carft-sweep resume toy --address head:6379" in capsys.readouterr().err
 
 
 def test_an_address_with_a_password_is_used_and_kept_nowhere(

@@ -20,7 +20,7 @@ from carft_sweep.carft_core.files import write_json
 from carft_sweep.sweeps.ledger.claim import Claim, holder
 from carft_sweep.sweeps.ledger.runs import FILE, SILENCE, Lease, RunStore, measured, process_start
 
-DIGEST = "ab" * 32
+DIGEST, OTHER = "ab" * 32, "cd" * 32
 PROC = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
 
@@ -114,6 +114,8 @@ def test_a_lease_of_another_host_lives_as_long_as_it_is_renewed() -> None:
     now = time.time()
     assert lease(host="elsewhere", pid=1, renewed=now - SILENCE + 5).is_live()
     assert not lease(host="elsewhere", pid=1, renewed=now - SILENCE - 5).is_live()
+    # Its clock was ahead, and the host is gone: nothing would ever make it void.
+    assert not lease(host="elsewhere", pid=1, renewed=now + 86_400).is_live()
 
 
 def test_a_renewal_is_written_only_by_its_owner_and_not_too_often(
@@ -122,17 +124,61 @@ def test_a_renewal_is_written_only_by_its_owner_and_not_too_often(
     runs.acquire(DIGEST, "a", "toy")
     file = runs.folder(DIGEST) / FILE
     before = file.read_text()
-    runs.renew(DIGEST)
+    runs.renew()
     assert file.read_text() == before
     now = time.time()
     monkeypatch.setattr("carft_sweep.sweeps.ledger.runs.time.time", lambda: now + 11)
-    RunStore(runs.path).renew(DIGEST)
+    RunStore(runs.path).renew()
     assert file.read_text() == before
-    runs.renew(DIGEST)
+    runs.renew()
     assert json.loads(file.read_text())["lease"]["renewed"] >= now + 11
     monkeypatch.setattr("carft_sweep.sweeps.ledger.runs.time.time", lambda: now - 86_400)
-    runs.renew(DIGEST)
+    runs.renew()
     assert json.loads(file.read_text())["lease"]["renewed"] == now - 86_400
+    runs.release(DIGEST, "stopped")
+    runs.renew()
+    assert json.loads(file.read_text())["lease"] is None
+
+
+def test_the_claims_of_runs_are_renewed_however_long_the_driver_is_busy(
+    runs: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carft_sweep.sweeps.ledger.runs.RENEW_AFTER", 0.05)
+    with Claim(tmp_path / "kl_weight", renew=runs.renew):
+        acquired = [runs.acquire(digest, "a", "toy") for digest in (DIGEST, OTHER)]
+        until = time.monotonic() + 20
+        for before in acquired:
+            assert before is not None
+            assert before.lease is not None
+            while (now := runs.read(before.digest)) is None or now.lease == before.lease:
+                assert time.monotonic() < until, "nobody renewed the claim"
+                time.sleep(0.01)
+
+
+def test_renewing_a_claim_never_undoes_what_the_driver_records_meanwhile(
+    runs: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carft_sweep.sweeps.ledger.runs.RENEW_AFTER", 0.0)
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.is_set():
+            runs.renew()
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        for attempt in range(1, 101):
+            assert runs.acquire(DIGEST, "a", "toy")
+            runs.begin(DIGEST, f"local:{attempt}")
+            runs.release(DIGEST, "stopped")
+            state = runs.read(DIGEST)
+            assert state is not None
+            assert (state.state, state.lease) == ("stopped", None)
+            assert (state.attempts, state.worker) == (attempt, f"local:{attempt}")
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_what_is_trained_again_replaces_the_old_only_when_it_is_done(runs: RunStore) -> None:
@@ -173,7 +219,8 @@ def test_a_sweep_that_another_host_runs_is_refused(tmp_path: Path) -> None:
     folder.mkdir()
     elsewhere = lease(host="elsewhere", pid=12)
     elsewhere.write(folder / "driver.json")
-    with pytest.raises(RequestError, match="process 12 on elsewhere since"):
+    refused = r"process 12 on elsewhere since .*: its claim ends by itself within two minutes"
+    with pytest.raises(RequestError, match=refused):
         Claim(folder).__enter__()
     silent = replace(elsewhere, renewed=time.time() - 2 * SILENCE)
     silent.write(folder / "driver.json")

@@ -16,6 +16,7 @@ from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines.entry import LOG
 from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.ledger.trials import Ledger, Setting
 from carft_sweep.sweeps.results.projection import project
 from carft_sweep.sweeps.results.sent_log import SentLog
@@ -150,8 +151,6 @@ def test_the_sent_log_knows_what_the_addresses_of_the_runs_need(toy: ToySweep) -
     (digest,) = toy.trained()
     after.record(digest, "abc", "done")
     assert SentLog(toy.home.sweep("toy"), place).experiment == "7"
-    after.clear()
-    assert after.experiment == ""
 
 
 def forget_what_was_sent(toy: ToySweep) -> None:
@@ -333,3 +332,47 @@ def test_news_of_a_run_is_sent_without_a_look_at_all_others(
     assert len(toy.tracked()) == len(values)
     # Once when the projection begins, and when the sweep has ended.
     assert len([numbers for numbers in listed if 0 < numbers < len(values)]) <= 1, listed
+
+
+def newest(run: MemoryRun) -> tuple[Any, ...]:
+    """What is kept of a run, as a reader sees it: a sweep that ends twice has its values twice."""
+    state, params, tags, _, *files = whole(run)
+    values = {name: str(points[-1].value) for name, points in run.history.items()}
+    return state, params, tags, values, *files
+
+
+@pytest.mark.parametrize("loss", ["a run", "an arm", "the sweep", "a state", "files"])
+def test_the_next_run_of_a_finished_sweep_mends_what_its_store_has_lost(
+    toy: ToySweep, loss: str
+) -> None:
+    toy.run()
+    store, trained = toy.tracker, toy.trained()
+    before = {key: newest(run) for key, run in store.runs.items()}
+    digest = next(key for key in store.runs if key.digest)
+    if loss == "a run":
+        del store.runs[digest]
+    elif loss == "an arm":
+        del store.runs[next(key for key in store.runs if key.arm)]
+    elif loss == "the sweep":
+        del store.runs[RunKey("toy")]
+    elif loss == "a state":
+        store.runs[digest].state = "running"
+    else:
+        for run in store.runs.values():
+            run.artifacts.clear()
+    toy.run()
+    assert toy.complaints == []
+    assert {key: newest(run) for key, run in store.runs.items()} == before
+    assert toy.trained() == trained
+
+
+def test_a_sweep_whose_driver_was_killed_keeps_the_verdict_of_its_last_end(toy: ToySweep) -> None:
+    toy.run()
+    kept = {"carft.verdict", "carft.verdict_state", "carft.selected", "mlflow.note.content"}
+    before = {name: toy.tracker.runs[RunKey("toy")].tags[name] for name in kept}
+    toy.ledger().remember(OUTCOME, {"state": "running"})
+    (toy.home.sweep("toy") / "comparison.json").unlink()
+    project(toy.home, "toy", toy.tracker)
+    run = toy.tracker.runs[RunKey("toy")]
+    assert (run.state, run.tags["carft.state"]) == ("killed", "interrupted")
+    assert {name: run.tags[name] for name in kept} == before

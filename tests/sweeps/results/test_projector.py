@@ -367,14 +367,15 @@ def test_the_sweep_has_the_files_of_its_folder_once_it_has_ended(two: MadeSweep)
     two.fail(1)
     folder = two.home.sweep("made")
     (folder / "report.html").write_text("<p>")
-    compared = {"verdict": "too few seeds", "answer": {"lines": ["too few"]}, "statistics": []}
-    (folder / "comparison.json").write_text(json.dumps({**compared, "selected": None}))
     two.end()
+    compared = json.loads((folder / "comparison.json").read_text())
     assert two.projection(store, driven=False).update()
     sweep = store.runs[SWEEP]
-    assert {*sweep.artifacts} == {"report.html", "comparison.json", "settings.json"}
+    tables = {"comparison.json", "comparison.md", "comparison.csv"}
+    assert {*sweep.artifacts} == {"report.html", "settings.json", *tables}
     assert (sweep.state, sweep.ended) == ("finished", 2000)
-    assert sweep.tags["carft.verdict"] == "too few seeds"
+    assert sweep.tags["carft.verdict"] == compared["verdict"] != ""
+    assert sweep.tags["carft.selected"] == compared["selected"]["label"] == "car_ft kl_weight=0"
     assert sweep.tags["carft.overrides"] == "seeds=1"
     assert "artifact:report.html" in sweep.tags["mlflow.note.content"]
     assert store.runs[OTHER].tags["carft.failure_message"] == "train/loss is nan"

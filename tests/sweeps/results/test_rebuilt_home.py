@@ -7,7 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def _facts(client: MlflowClient, home: Home, run: Run) -> Iterator[Any]:
     yield tags
     for name in sorted(run.data.metrics):
         points = client.get_metric_history(run.info.run_id, name) if is_run else []
-        yield name, run.data.metrics[name]
+        yield name, str(run.data.metrics[name])  # NaN is not equal to itself
         yield name, sorted((point.step, point.timestamp, point.value) for point in points)
     folder = Path(str(run.info.artifact_uri))
     assert folder.is_relative_to(home.path / "mlartifacts")
@@ -125,13 +125,31 @@ def run_apart(
     return runs, trials
 
 
+def sync_apart(folder: Path) -> tuple[str, dict[str, tuple[Any, ...]]]:
+    """Run `sync` in a process of its own; return what it prints, and what MLflow has then."""
+    home = folder / "home"
+    code = "import sys; from carft_sweep.sweeps.cli import main\n"
+    code += f"assert main(['sync', '--home', {str(home)!r}]) == 0; sys.stdout.flush()\n"
+    code += "from tests.sweeps.results.test_rebuilt_home import keep_recorded as keep\n"
+    code += f"keep({str(folder)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True
+    )
+    runs, _ = pickle.loads((folder / "recorded.pickle").read_bytes())
+    return done.stdout, runs
+
+
+def keep_recorded(folder: str) -> None:
+    home = Home(Path(folder, "home"))
+    Path(folder, "recorded.pickle").write_bytes(pickle.dumps((recorded(home), studied(home))))
+
+
 def main_apart(folder: str, several: tuple[list[int], ...]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         toy = toy_in(Path(folder), patch)
         for seeds in several:
             run_in(toy, toy.home, **{**PRUNING, "seeds": seeds})
-        found = recorded(toy.home), studied(toy.home)
-        (Path(folder) / "recorded.pickle").write_bytes(pickle.dumps(found))
+        keep_recorded(folder)
 
 
 def test_databases_that_were_deleted_are_written_anew_equal_to_before(
@@ -189,3 +207,186 @@ def test_a_home_that_was_moved_does_not_make_its_old_path_again(
     for name, facts in runs.items():
         if name != "sweep toy":
             assert there[name] == facts, name
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToySweep]:
+    """A home of which MLflow and Optuna have everything; each test damages that and mends it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CARFT_OPTUNA_STORAGE"):
+            patch.delenv(name, raising=False)
+        toy = toy_in(tmp_path_factory.mktemp("whole"), patch)
+        run_in(toy, toy.home, **PRUNING)
+        yield toy
+
+
+def client_of(home: Home) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{home.path / 'mlflow.db'}")
+
+
+def runs_in(home: Home, kind: str) -> list[Run]:
+    client = client_of(home)
+    experiment = client.get_experiment_by_name("carft-sweep")
+    assert experiment is not None
+    query = f"tags.`carft.kind` = '{kind}'"
+    runs: list[Run] = client.search_runs([experiment.experiment_id], query)
+    return runs
+
+
+def folder_of(run: Run) -> Path:
+    return Path(str(run.info.artifact_uri).removeprefix("file://"))
+
+
+def delete_runs(home: Home, kind: str, count: int | None = 1) -> None:
+    for run in runs_in(home, kind)[:count]:
+        client_of(home).delete_run(run.info.run_id)
+
+
+def set_status(home: Home, kind: str, status: str, count: int | None = 1) -> None:
+    for run in runs_in(home, kind)[:count]:
+        client_of(home).update_run(run.info.run_id, status=status)
+
+
+def delete_files(home: Home, kind: str, name: str = "", count: int | None = 1) -> None:
+    done = [run for run in runs_in(home, kind) if (folder_of(run) / name).exists()]
+    for run in done[:count]:
+        if name:
+            (folder_of(run) / name).unlink()
+        else:
+            shutil.rmtree(folder_of(run))
+
+
+def in_sweep(home: Home, pattern: str, content: bytes | None) -> None:
+    for file in home.sweep("toy").glob(pattern):
+        if content is None:
+            file.unlink()
+        else:
+            file.write_bytes(content)
+
+
+def delete_study(home: Home) -> None:
+    optuna.delete_study(study_name="toy", storage=open_storage(home))
+
+
+def garble(file: Path, content: bytes | None) -> None:
+    """Write garbage into a file, or cut it in the middle."""
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] if content is None else content)
+
+
+DAMAGES: dict[str, tuple[Callable[[Home], None], str]] = {
+    "a run": (lambda home: delete_runs(home, "run"), "toy: 2 runs sent."),
+    "all runs": (lambda home: delete_runs(home, "run", None), "runs sent."),
+    "the sweep's run": (lambda home: delete_runs(home, "sweep"), "runs sent."),
+    "an arm": (lambda home: delete_runs(home, "arm"), "toy: 1 run sent."),
+    "all arms": (lambda home: delete_runs(home, "arm", None), "toy: 1 run sent."),
+    "a run's end": (lambda home: set_status(home, "run", "RUNNING"), "toy: 2 runs sent."),
+    "a run's state": (lambda home: set_status(home, "run", "FAILED"), "toy: 2 runs sent."),
+    "every run's state": (lambda home: set_status(home, "run", "KILLED", None), "runs sent."),
+    "the sweep's state": (lambda home: set_status(home, "sweep", "RUNNING"), "toy: 1 run sent."),
+    "an arm's state": (lambda home: set_status(home, "arm", "RUNNING"), "toy: 1 run sent."),
+    "a result": (lambda home: delete_files(home, "run", "result.json"), "toy: 2 runs sent."),
+    "every config": (lambda home: delete_files(home, "run", "config.json", None), "runs sent."),
+    "the files of a run": (lambda home: delete_files(home, "run"), "toy: 2 runs sent."),
+    "a file of the sweep": (
+        lambda home: delete_files(home, "sweep", "comparison.csv"),
+        "toy: 1 run sent.",
+    ),
+    "all files": (lambda home: shutil.rmtree(home.path / "mlartifacts"), "runs sent."),
+    "the comparison": (
+        lambda home: in_sweep(home, "comparison.json", None),
+        "toy: comparison.json was written anew",
+    ),
+    "a damaged comparison": (
+        lambda home: in_sweep(home, "comparison.json", b'{"verdict": '),
+        "toy: comparison.json was written anew",
+    ),
+    "the table": (
+        lambda home: in_sweep(home, "comparison.md", None),
+        "toy: comparison.json was written anew",
+    ),
+    "what was sent": (lambda home: shutil.rmtree(home.sweep("toy") / "sent"), "runs sent."),
+    "a damaged note of what was sent": (
+        lambda home: in_sweep(home, "sent/*.jsonl", b"\xff{\n[]\n{}\n"),
+        "runs sent.",
+    ),
+    "the study": (delete_study, "toy: 3 trials written to its Optuna study."),
+    "Optuna's database": (
+        lambda home: (home.path / "optuna.db").unlink(),
+        "toy: 3 trials written to its Optuna study.",
+    ),
+    "a damaged Optuna database": (
+        lambda home: garble(home.path / "optuna.db", b"nothing"),
+        "toy: 3 trials written to its Optuna study.",
+    ),
+    "a cut Optuna database": (
+        lambda home: garble(home.path / "optuna.db", None),
+        "toy: 3 trials written to its Optuna study.",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_one_sync_mends_every_projection_and_says_so(
+    whole: ToySweep, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, trials = recorded(whole.home), studied(whole.home)
+    files, trained = whole.home.sweep("toy") / "comparison.json", whole.trained()
+    comparison = files.read_bytes()
+    work, said = DAMAGES[damage]
+    work(whole.home)
+    home = ("--home", str(whole.home.path))
+    main(["doctor", "sent", "trials", *home])
+    report = capsys.readouterr().out
+    assert main(["sync", *home]) == 0
+    assert said in capsys.readouterr().out
+    assert recorded(whole.home) == runs
+    assert studied(whole.home) == trials
+    assert files.read_bytes() == comparison
+    assert whole.trained() == trained
+    assert main(["sync", *home]) == 0
+    assert "has every run as it is here." in capsys.readouterr().out
+    main(["doctor", "sent", "trials", *home])
+    assert capsys.readouterr().out.endswith("All is well.\n")
+    # Of artifacts the doctor looks at those of the sweep alone, and says so.
+    assert ("All is well" in report) == (damage in UNSEEN), report
+
+
+UNSEEN = (
+    *("a result", "every config", "the files of a run"),
+    *("the comparison", "a damaged comparison", "the table"),
+)
+"""What `doctor` does not look at."""
+
+
+def test_sync_records_everything_anew_where_mlflows_database_is_gone_or_damaged(
+    tmp_path: Path,
+) -> None:
+    runs, _ = run_apart(tmp_path, [0])
+    database = tmp_path / "home" / "mlflow.db"
+    for work in (
+        database.unlink,
+        lambda: garble(database, b"nothing"),
+        lambda: garble(database, None),
+    ):
+        work()
+        printed, again = sync_apart(tmp_path)
+        assert printed == f"toy: {sum(not name.startswith('arm ') for name in runs)} runs sent.\n"
+        assert again == runs
+    assert (tmp_path / "home" / "mlflow.db.damaged").exists()
+
+
+def test_two_homes_that_share_a_database_leave_each_others_runs_alone(
+    toy: ToySweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared" / "mlflow.db"
+    shared.parent.mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shared}")
+    for name in ("one", "two", "one"):
+        home = Home(tmp_path / name / "home")
+        home.path.mkdir(parents=True, exist_ok=True)
+        run_in(toy, home, **PRUNING)
+    assert [*shared.parent.glob("before-move-*")] == []
+    client = MlflowClient(f"sqlite:///{shared}")
+    runs = client.search_runs([client.get_experiment_by_name("carft-sweep").experiment_id])  # type: ignore[union-attr]
+    assert len({run.data.tags["carft.home"] for run in runs}) == 2

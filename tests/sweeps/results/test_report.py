@@ -36,6 +36,7 @@ from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from carft_sweep.tracking.location import resolve_location
 from carft_sweep.tracking.provenance import describe_code, provenance_tags
+from carft_sweep.tracking.store.base import RunKey
 from carft_sweep.tracking.store.memory_store import MemoryTracker
 from tests.sweeps import reference_table
 from tests.sweeps.shown_home import NAME, make
@@ -249,6 +250,37 @@ def test_data_that_has_changed_has_its_old_names_and_no_thumbnails_but_counts(
     assert found.pictures.gallery.counts
     assert not found.pictures.thumbnails
     assert not [*found.pictures.groups()]
+
+
+class WithPages(MemoryTracker):
+    """A store with pages."""
+
+    def experiment(self) -> str:
+        return "7"
+
+    def run_id(self, key: RunKey) -> str | None:
+        return f"new-{key.digest[:4]}" if key in self.runs else None
+
+
+def test_sync_makes_the_page_anew_where_its_links_lead_nowhere(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a home that was moved or copied, whose runs are recorded anew."""
+    monkeypatch.setattr("carft_sweep.tracking.charts.write_figures", lambda *_, **__: [])
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    copy, store, pages = Home(tmp_path / "home"), WithPages(), []
+    shutil.copytree(home.path, copy.path)
+    sent(copy)
+    page = copy.sweep(NAME) / PAGE
+    page.write_text(page_of(copy))
+    monkeypatch.setattr("carft_sweep.sweeps.cli.admin.open_store", lambda _: store)
+    for _ in range(2):
+        assert main(["--home", str(copy.path), "sync"]) == 0
+        pages.append(page.read_text())
+    assert f"{NAME}: report.html was written anew" in capsys.readouterr().out
+    links = {*re.findall(r"/#/experiments/(\d+)/runs/([^?]*)", pages[0])}
+    assert links == {("7", store.run_id(key)) for key in store.runs if key.kind == "run"}
+    assert store.runs[RunKey(NAME)].artifacts[PAGE].decode() == pages[0] == pages[1]
 
 
 def name_module(home: Home, item: str) -> None:

@@ -11,7 +11,9 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.ledger.trials import Ledger
+from carft_sweep.sweeps.results.ending import write_comparison
 from carft_sweep.sweeps.results.projection import SweepProjection
+from carft_sweep.sweeps.results.records import load_part
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.store.base import EndState, Metric, RunKey, RunStart, Tracker
 from carft_sweep.tracking.store.memory_store import MemoryTracker
@@ -139,6 +141,7 @@ class MadeSweep:
         self.runs.release(digest_of(number), "stopped")
 
     def end(self) -> None:
+        write_comparison(self.home.sweep("made"), load_part(self.ledger, self.runs))
         self.ledger.remember(OUTCOME, {"state": "done", "at": 2.0})
 
     def write(self, number: int, name: str, data: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -21,8 +22,11 @@ from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine
 from carft_sweep.sweeps.ledger.claim import Claim
 from carft_sweep.sweeps.ledger.runs import Lease, RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME
+from carft_sweep.sweeps.results import ending
+from carft_sweep.sweeps.results.records import records
 from carft_sweep.sweeps.scheduler import session
 from carft_sweep.sweeps.scheduler.progress import Progress
+from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.store.base import RunKey
 from tests.sweeps import conftest, toy_core
 from tests.sweeps.conftest import ONE_RUN, ToySweep
@@ -239,14 +243,14 @@ def test_an_interrupt_after_which_nothing_is_left_to_run_ends_the_sweep_as_done(
 def test_an_interrupt_while_results_are_written_lets_them_be_finished_and_a_second_does_not(
     toy: ToySweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    presses, write = [1], session._write_results
+    presses, write = [1], ending.write_comparison
 
-    def interrupted(*given: Any) -> None:
+    def interrupted(*given: Any) -> Comparison:
         for _ in range(presses.pop()):
             os.kill(os.getpid(), signal.SIGINT)
-        write(*given)
+        return write(*given)
 
-    monkeypatch.setattr(session, "_write_results", interrupted)
+    monkeypatch.setattr(session, "write_comparison", interrupted)
     assert toy.run(**ONE_RUN).state == "done"
     assert toy.lines[-1].startswith("the results are being written")
     presses.append(2)
@@ -386,6 +390,42 @@ def test_a_failed_fresh_run_leaves_the_earlier_result(toy: ToySweep) -> None:
     assert state.state == "done"
     assert toy.run(name="other").exit_code == 0
     assert toy.ledger("other").trials()[1].state == "complete"
+
+
+class StoppedAtOnce(InProcessEngine):
+    """Somebody stops the sweep in the first epoch of its first run."""
+
+    def _execute(self, handler: Handler, job: Job) -> None:
+        signal.raise_signal(signal.SIGINT)
+        super()._execute(handler, job)
+
+
+def test_readers_see_the_earlier_result_of_a_run_until_the_new_one_is_complete(
+    toy: ToySweep,
+) -> None:
+    def seen() -> dict[str, tuple[str, object, bool]]:
+        loaded = records(toy.ledger(), RunStore(toy.home.runs))
+        there = [record.folder is not None and record.folder.is_dir() for record in loaded]
+        return {r.digest: (r.state, r.metrics, d) for r, d in zip(loaded, there, strict=True)}
+
+    toy.run(**ONE_RUN)
+    before = seen()
+    assert {state for state, *_ in before.values()} == {"done"}
+    assert toy.run(StoppedAtOnce(toy_core.ENTRY), fresh=True, **ONE_RUN).interrupted
+    assert seen() == before
+    assert toy.run(**ONE_RUN).exit_code == 0
+    assert seen() == before
+    assert list(toy.home.runs.glob(".*.before")) == []
+
+
+def test_an_earlier_result_that_a_killed_driver_left_behind_a_new_one_is_not_read(
+    toy: ToySweep,
+) -> None:
+    toy.run(**ONE_RUN)
+    (record,) = records(toy.ledger(), RunStore(toy.home.runs))
+    folder = toy.home.runs / record.digest
+    shutil.copytree(folder, folder.with_name(f".{record.digest}.before"))
+    assert RunStore(toy.home.runs).results(record.digest) == folder
 
 
 def test_more_seeds_keep_points_and_runs_and_give_new_values(toy: ToySweep) -> None:

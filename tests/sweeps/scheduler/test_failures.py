@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,15 @@ def test_classes_and_runs_are_counted_apart() -> None:
     assert policy.decide("a", failure("preempted"), CONFIG) == once
     assert policy.decide("b", failure("crashed"), CONFIG) == once
     assert policy.decide("a", failure("crashed"), CONFIG) == GiveUp("retries.crashed is 1")
+
+
+def test_what_was_out_of_memory_beside_others_is_tried_again_as_it_is() -> None:
+    """Fewer are side by side then. A smaller micro-batch would stay with the run for good."""
+    policy = RetryPolicy(Retries(out_of_memory=1))
+    beside = replace(failure("out_of_memory"), narrowed=True)
+    assert [policy.decide("a", beside, CONFIG) for _ in range(3)] == [Retry(halve=False)] * 3
+    assert policy.decide("a", failure("out_of_memory"), CONFIG) == Retry(halve=True)
+    assert isinstance(policy.decide("a", failure("out_of_memory"), CONFIG), GiveUp)
 
 
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch() -> None:
@@ -133,12 +143,18 @@ def test_a_run_that_never_fits_fails_for_want_of_memory(toy: ToySweep) -> None:
     assert state.attempts == 3
 
 
-def test_a_full_disk_is_not_tried_again_and_breaks_at_once() -> None:
-    full = failure("crashed", "OSError: [Errno 28] No space left on device: 'w.safetensors'")
+@pytest.mark.parametrize(
+    "message",
+    [
+        "OSError: [Errno 28] No space left on device: 'w.safetensors'",
+        "OSError: [Errno 122] Disk quota exceeded: 'checkpoint.pt'",
+    ],
+)
+def test_a_full_disk_is_not_tried_again_and_breaks_at_once(message: str) -> None:
+    full = failure("crashed", message)
     assert RetryPolicy(Retries(crashed=5)).decide("d", full, CONFIG) == GiveUp("the disk is full")
-    message = "the disk is full (OSError: [Errno 28] No space left on device: 'w.safetensors')"
-    assert CircuitBreaker(5).failed(full, "trial 0") == message
-    assert CircuitBreaker(0).failed(full, "trial 0") == message
+    assert CircuitBreaker(5).failed(full, "trial 0") == f"the disk is full ({message})"
+    assert CircuitBreaker(0).failed(full, "trial 0") == f"the disk is full ({message})"
     other = failure("crashed", "OSError: else")
     assert RetryPolicy(Retries(crashed=1)).decide("d", other, CONFIG) == Retry(halve=False)
 

@@ -12,6 +12,8 @@ from carft_sweep.carft_core.files import read_json, write_json
 from carft_sweep.sweeps.engines.base import Decision, Handler
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.scheduler.progress import Progress
+from carft_sweep.sweeps.scheduler.pruning import SeedwisePruner
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep, toy_in
 from tests.sweeps.scheduler.dying import Crash, dying
@@ -187,6 +189,21 @@ def test_seeds_run_in_order_and_a_pruned_trial_runs_no_more_of_them(toy: ToySwee
     first = toy.study().trials[0]
     top1 = sum(0.8 + seed / 100 for seed in range(3)) / 3
     assert first.intermediate_values[toy_core.EPOCHS] == pytest.approx(top1)
+
+
+def test_a_trial_that_is_pruned_in_a_later_seed_is_shown_as_running_no_more(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Progress] = []
+    monkeypatch.setattr(Progress, "begin", lambda self, _: shown.append(self))
+    monkeypatch.setattr(
+        SeedwisePruner,
+        "heard",
+        lambda _, __, seed, epoch, ___: "worse" if (seed, epoch) == (1, 2) else None,
+    )
+    toy.run(**{**PRUNING, "seeds": [0, 1]})
+    assert states(toy) == dict.fromkeys(WEIGHTS, "pruned")
+    assert shown[0]._open == {}
 
 
 def test_a_trial_whose_first_seed_fails_runs_no_more_of_them(toy: ToySweep) -> None:

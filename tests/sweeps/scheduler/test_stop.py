@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from carft_sweep.carft_core.config import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import read_json
 from carft_sweep.carft_core.identity import Identity
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.engines.base import Handler, Job
@@ -23,7 +29,7 @@ from carft_sweep.sweeps.ledger.claim import DRIVER, EVERY, FILE, Claim, ask_to_s
 from carft_sweep.sweeps.ledger.runs import Lease
 from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
-from carft_sweep.sweeps.scheduler.progress import Progress, to_stderr
+from carft_sweep.sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
 from carft_sweep.sweeps.scheduler.session import Interruption, SweepResult
 from carft_sweep.tracking.errors import ServiceUnreachable
 from carft_sweep.tracking.store.memory_store import MemoryTracker
@@ -127,6 +133,87 @@ def test_a_driver_that_is_stopping_already_is_hurried_only_by_a_request_for_now(
         interruption.stop(now)
     assert engine.asked == [False, True]
     assert lines == ["stopping after this epoch; once more stops at once"]
+
+
+@pytest.mark.parametrize(
+    ("number", "asked"),
+    [
+        (signal.SIGINT, [False, True]),
+        (signal.SIGTERM, [False, True]),
+        (signal.SIGHUP, [False]),  # a terminal that is closed sends it twice
+    ],
+)
+def test_a_signal_stops_after_the_epoch_and_the_next_one_at_once(
+    number: signal.Signals, asked: list[bool]
+) -> None:
+    engine = Written()
+    before = signal.getsignal(number)
+    with Interruption(engine, Progress(lambda _: None)).handling_signals():
+        os.kill(os.getpid(), number)
+        assert engine.asked == [False]
+        os.kill(os.getpid(), number)
+        assert engine.asked == asked
+    assert signal.getsignal(number) is before
+
+
+def test_a_driver_that_nohup_has_started_stays_when_its_terminal_is_closed() -> None:
+    engine = Written()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption(engine, Progress(lambda _: None)).handling_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert engine.asked == []
+
+
+UNDER_A_TERMINAL = """
+import fcntl, sys, termios, time
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from pathlib import Path
+from carft_sweep.sweeps.engines.local import InProcessEngine
+from carft_sweep.sweeps.scheduler.progress import Progress, to_stderr
+from carft_sweep.sweeps.scheduler.session import Interruption
+interruption = Interruption(InProcessEngine(), Progress(to_stderr))
+with interruption.handling_signals():
+    print("ready", flush=True)
+    until = time.monotonic() + 60
+    while not interruption.asked and time.monotonic() < until:
+        time.sleep(0.01)
+to_stderr("the last epoch")
+print("the result", flush=True)
+Path(sys.argv[1]).write_text(str(interruption.asked))
+"""
+
+
+def test_a_driver_whose_terminal_is_closed_stops_after_the_epoch(tmp_path: Path) -> None:
+    """What it prints from then on goes nowhere, and is no error."""
+    ended = tmp_path / "ended"
+    terminal, end = pty.openpty()
+    script = [sys.executable, "-c", UNDER_A_TERMINAL, str(ended)]
+    with subprocess.Popen(
+        script, stdin=end, stdout=end, stderr=end, start_new_session=True
+    ) as driven:
+        os.close(end)
+        assert b"ready" in os.read(terminal, 1000)
+        os.close(terminal)
+        assert driven.wait(60) == 0
+    assert ended.read_text() == "True"
+
+
+def test_the_claim_of_a_run_is_renewed_while_an_epoch_takes_long(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carft_sweep.sweeps.ledger.runs.RENEW_AFTER", 0.05)
+    train = toy_core.train_run
+
+    def patient(*arguments: Any, workdir: Path, **named: Any) -> Any:
+        first = read_json(workdir / "run.json")["lease"]
+        until(lambda: read_json(workdir / "run.json")["lease"] != first)
+        return train(*arguments, workdir=workdir, **named)
+
+    monkeypatch.setattr(toy_core, "train_run", patient)
+    assert toy.run(**ONE_RUN).exit_code == 0
 
 
 def test_nobody_is_asked_when_nobody_drives(tmp_path: Path) -> None:
@@ -296,11 +383,17 @@ def test_an_interrupted_sweep_does_not_wait_for_a_server_that_is_away(
     assert "connection refused" in told
 
 
-def test_who_is_refused_is_told_how_to_stop_the_driver_from_here(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_named", [False, True])
+def test_who_is_refused_is_told_how_to_stop_the_driver_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_named: bool
+) -> None:
+    home = Home(tmp_path / "a home")
+    monkeypatch.setenv("CARFT_HOME", str(home.path) if is_named else "elsewhere")
+    option = "" if is_named else f" --home '{home.path}'"
     with (
-        Claim(tmp_path / "toy"),
-        pytest.raises(RequestError, match=r"stop it: carft-sweep stop toy"),
-        Claim(tmp_path / "toy"),
+        Claim(home.sweep("toy")),
+        pytest.raises(RequestError, match=re.escape(f"stop it: carft-sweep stop toy{option}, or")),
+        Claim(home.sweep("toy")),
     ):
         pass
 
@@ -347,4 +440,6 @@ def test_a_line_of_a_signals_handler_may_come_within_another_line(
     with monkeypatch.context() as patch:
         patch.setattr(sys.stderr, "write", within)
         to_stderr("stopping after this epoch")
-    assert capfd.readouterr().err == "stopping after this epoch\n"
+        console = Console(file=sys.stderr, force_terminal=True)
+        LiveProgress(console).note("once more stops at once")
+    assert capfd.readouterr().err == "stopping after this epoch\nonce more stops at once\n"

@@ -259,3 +259,29 @@ class TestEveryTracker:
             subject.tracker.keep_view(view, arms_of=SWEEP, timestamp=NOW)
         with pytest.raises(TrackingError, match="never opened"):
             subject.tracker.keep_view(view, arms_of=RunKey("unknown"), timestamp=NOW)
+
+
+class TestWhatIsLookedUp:
+    def test_every_run_of_a_sweep_is_looked_up_with_its_state(self, subject: Subject) -> None:
+        tracker, arm = subject.tracker, RunKey(SWEEP.sweep, arm="car_ft kl_weight=1")
+        assert tracker.runs_of(SWEEP.sweep) == {}
+        opened(subject)
+        tracker.start_run(RunStart(arm, "car_ft", NOW, parent=SWEEP))
+        tracker.start_run(RunStart(RunKey("another"), "another", NOW))
+        tracker.end_run(RUN, "killed", timestamp=NOW + 2)
+        tracker.end_run(arm, "finished", timestamp=NOW + 2)
+        runs = tracker.runs_of(SWEEP.sweep)
+        states = {name: run.state for name, run in runs.items()}
+        assert states == {"": "running", RUN.digest: "killed", arm.name: "finished"}
+        assert all(runs[key.name].run_id == tracker.run_id(key) for key in (SWEEP, RUN, arm))
+        tracker.remove_run(RUN)
+        assert RUN.digest not in tracker.runs_of(SWEEP.sweep)
+
+    def test_the_files_of_a_run_are_listed(self, subject: Subject, tmp_path: Path) -> None:
+        opened(subject)
+        assert subject.tracker.artifacts(RUN) == set()
+        for name in ("a.json", "b.txt"):
+            (tmp_path / name).write_text("text")
+            subject.tracker.log_artifact(RUN, tmp_path / name)
+        assert subject.tracker.artifacts(RUN) == {"a.json", "b.txt"}
+        assert subject.tracker.artifacts(SWEEP) == set()

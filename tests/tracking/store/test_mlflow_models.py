@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from mlflow.models import Model
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import TrackingLocation
 from carft_sweep.tracking.store.base import DatasetInput, Metric, RunKey, RunStart
-from carft_sweep.tracking.store.mlflow_models import ModelStart, ModelStore
+from carft_sweep.tracking.store.mlflow_models import ModelStart, ModelStore, has_model
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from carft_sweep.tracking.ui_server import Server
 from tests.tracking.conftest import NewDatabase
@@ -107,6 +108,24 @@ def test_a_model_is_kept_once_linked_once_and_registered_once(
     signature = Model.load(f"models:/{name}/1").signature
     assert signature is not None
     assert signature.inputs.input_names() == ["image"]
+
+
+@pytest.mark.parametrize("loss", ["model", "files"])
+def test_a_model_that_is_gone_or_has_lost_its_files_is_kept_anew(
+    place: TrackingLocation, folder: Path, tmp_path: Path, loss: str
+) -> None:
+    first = ModelStore(place, "mine").keep(START, folder)
+    assert has_model(place, first.model_id)
+    if loss == "model":
+        client(place).delete_logged_model(first.model_id)
+    elif place.artifacts is None:
+        pytest.skip("nobody here reaches the files of the server")
+    else:
+        shutil.rmtree(tmp_path / "mlartifacts")
+    assert not has_model(place, first.model_id)
+    again = ModelStore(place, "mine").keep(START, folder)
+    assert again.is_new
+    assert has_model(place, again.model_id)
 
 
 def test_its_metrics_are_those_points_of_the_run_that_have_its_values(

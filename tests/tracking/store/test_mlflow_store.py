@@ -312,12 +312,14 @@ def test_an_answer_that_may_be_better_later_is_no_fault_of_the_record(status: in
         MlflowStore(uri, unique()).start_run(PARENT)
 
 
-def test_a_404_that_is_not_mlflows_is_one_line_about_the_address() -> None:
-    with (
-        answering(lambda _: Answer("<Error>\n<Code>NoSuchBucket</Code>", 404)) as uri,
-        pytest.raises(ServiceUnreachable, match="see to the address in MLFLOW_TRACKING_U") as said,
-    ):
-        MlflowStore(uri, unique()).start_run(PARENT)
+def test_a_404_that_is_not_mlflows_is_one_line_about_the_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with answering(lambda _: Answer("<Error>\n<Code>NoSuchBucket</Code>", 404)) as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        store = MlflowStore(uri, unique())
+        with pytest.raises(ServiceUnreachable, match="address in MLFLOW_TRACKING_URI") as said:
+            store.start_run(PARENT)
     assert "experiments/get-by-name (404)" in str(said.value)
     assert "\n" not in str(said.value)
 
