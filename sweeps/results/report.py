@@ -206,7 +206,7 @@ def _run_pages(home: Home, sweeps: Sequence[Ledger]) -> RunPages | None:
 
 def has_dead_links(page: Path, run_ids: Iterable[str]) -> bool:
     """Tell whether a page that was kept links to other runs of MLflow than these."""
-    text = page.read_text(encoding="utf-8", errors="replace") if page.exists() else ""
+    text = read_regular(page).decode(errors="replace") if page.exists() else ""
     return not {*re.findall(r"#/experiments/[^/]+/runs/([^/?]+)", text)} <= {*run_ids}
 
 

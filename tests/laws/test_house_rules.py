@@ -106,12 +106,12 @@ OPENS_NO_FILE_OF_A_HOME = {
     "carft_core/data/images.py": "the data",
     "carft_core/files.py": "what it has written itself, to wait for the disk",
     "carft_core/own_code.py": "modules that are imported",
+    "carft_core/run.py": "a temporary file that it has just made",
     "sweeps/bench/shards.py": "images that it has made",
     "sweeps/results/measurements.py": "the user's cache",
     "sweeps/secrets.py": "files that variables name",
     "sweeps/engines/ray_tune.py": "Ray's own folder",
     "sweeps/engines/resources.py": "what the system says of itself",
-    "sweeps/engines/worker.py": "a run's log, with O_NOFOLLOW of its own",
     "sweeps/spec/user_code.py": "modules that are imported",
     "sweeps/submit/package.py": "a checkout, within which links are resolved",
     "tracking/location.py": "what it has written itself",
@@ -122,6 +122,7 @@ OPENS_NO_FILE_OF_A_HOME = {
     "tracking/store/mlflow_client.py": "what it has downloaded",
     "tracking/store/mlflow_models.py": "a model that it has made",
     "tracking/store/pyfunc_model.py": "a model that MLflow serves",
+    "tracking/ui_app.py": "MLflow's own page",
 }
 """Who opens files by other means than `regular_files`, and what it opens."""
 

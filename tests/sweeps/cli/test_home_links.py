@@ -16,7 +16,6 @@ LOOKING = ("list", "show toy", "watch toy", "compare toy", "report toy", "clean"
 KINDS = {
     "ledger": "sweeps/toy/ledger.jsonl",
     "copy": "sweeps/toy/sweep.yaml",
-    "summary": "sweeps/toy/summary.json",
     "comparison": "sweeps/toy/comparison.json",
     "sent": "sweeps/toy/sent/home.jsonl",
     "state": "runs/*/run.json",
