@@ -28,7 +28,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -529,13 +529,17 @@ def damage(kind: str, scene: Scene, chance: random.Random) -> bool:
         return True
     match kind:
         case "a run deleted in MLflow":
-            with closing(sqlite3.connect(home / "mlflow.db")) as database, database:
-                runs = database.execute(
-                    "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active' ORDER BY start_time"
-                ).fetchall()
-                if runs:
-                    deleted = "UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid = ?"
-                    database.execute(deleted, chance.choice(runs))
+            runs: list[Any] = []
+            # Its driver may have died before it had made the tables.
+            with suppress(sqlite3.DatabaseError):
+                with closing(sqlite3.connect(home / "mlflow.db")) as database, database:
+                    runs = database.execute(
+                        "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active' "
+                        "ORDER BY start_time"
+                    ).fetchall()
+                    if runs:
+                        deleted = "UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid = ?"
+                        database.execute(deleted, chance.choice(runs))
             return bool(runs)
         case "artifacts deleted":
             return remove(home / "mlartifacts")
