@@ -418,15 +418,6 @@ def _check_architecture(path: Path, architecture: Mapping[str, Any]) -> None:
         if not isinstance(towers.get(key, ""), str):
             raise RequestError(f"{path}: {key} must be a text, not {towers[key]!r}")
     _check_text_tower(path, sections["text_cfg"])
-    if tower := sections["vision_cfg"].get("timm_model_name"):
-        import timm
-
-        names = timm.list_models()
-        if tower not in names:  # such as hf-hub:org/model, or local-dir:/etc
-            near = ", ".join(_near(tower, names, count=5)) or "none"
-            raise RequestError(
-                f"{path}: timm_model_name: {tower!r} is no image tower of timm; near names: {near}"
-            )
 
 
 def _check_text_tower(path: Path, text: Mapping[str, Any]) -> None:
@@ -625,7 +616,15 @@ def _build(source: ModelSource, device: str = "cpu") -> nn.Module:
     """The architecture with random weights and the preprocessing, as open_clip makes it; on the
     device `meta` without numbers, so that it takes no memory."""
     import open_clip
+    import timm
 
+    tower, towers = source.architecture["vision_cfg"].get("timm_model_name"), timm.list_models()
+    if tower and tower not in towers:  # such as hf-hub:org/model, or local-dir:/etc
+        near = ", ".join(_near(tower, towers, count=5)) or "none"
+        raise RequestError(
+            f"model.name: {source.name}: timm_model_name: {tower!r} is no image tower of timm; "
+            f"near names: {near}"
+        )
     try:
         with torch.random.fork_rng(devices=[]), _root_logger_silent(), torch.device(device):
             model: nn.Module = open_clip.create_model(

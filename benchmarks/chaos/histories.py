@@ -531,15 +531,17 @@ def damage(kind: str, scene: Scene, chance: random.Random) -> bool:
         case "a run deleted in MLflow":
             runs: list[Any] = []
             # Its driver may have died before it had made the tables.
-            with suppress(sqlite3.DatabaseError):
-                with closing(sqlite3.connect(home / "mlflow.db")) as database, database:
-                    runs = database.execute(
-                        "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active' "
-                        "ORDER BY start_time"
-                    ).fetchall()
-                    if runs:
-                        deleted = "UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid = ?"
-                        database.execute(deleted, chance.choice(runs))
+            with (
+                suppress(sqlite3.DatabaseError),
+                closing(sqlite3.connect(home / "mlflow.db")) as database,
+                database,
+            ):
+                runs = database.execute(
+                    "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active' ORDER BY start_time"
+                ).fetchall()
+                if runs:
+                    deleted = "UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid = ?"
+                    database.execute(deleted, chance.choice(runs))
             return bool(runs)
         case "artifacts deleted":
             return remove(home / "mlartifacts")

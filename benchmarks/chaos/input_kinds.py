@@ -450,13 +450,6 @@ KINDS = {
             _look,
             (f"no sweep '{SWEEP}' in {{}}/home",),  # whose ledger is a link to nothing
         ),
-        Kind(
-            "home: sweep folders",
-            _copy_home,
-            [f"home/sweeps/{SWEEP}/*.json", f"home/sweeps/{SWEEP}/*.yaml"],
-            _read_home,
-            _look,
-        ),
         Kind("home: runs", _copy_home, ["home/runs/*/*.json"], _read_home, _look),
         Kind(
             "home: evaluations",

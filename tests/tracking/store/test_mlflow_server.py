@@ -105,7 +105,10 @@ def test_a_host_that_is_not_among_the_allowed_is_told_what_to_change(
     )
 
 
-def test_an_unknown_host_and_a_server_that_is_down_are_two_things(experiment: str) -> None:
+def test_an_unknown_host_and_a_server_that_is_down_are_two_things(
+    experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://no-such-host.invalid:5000")
     refused(
         MlflowStore("http://no-such-host.invalid:5000", experiment).preflight,
         HostNotFound,
@@ -240,11 +243,16 @@ DIRECT: Mapping[str, tuple[Callable[[Postgres, str], str], type[Exception], str]
 
 @pytest.mark.parametrize("case", DIRECT)
 def test_a_database_of_mlflows_says_what_is_wrong(
-    postgres: Postgres, direct: str, experiment: str, case: str
+    postgres: Postgres,
+    direct: str,
+    experiment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    case: str,
 ) -> None:
-    url, kind, expected = DIRECT[case]
-    store = MlflowStore(url(postgres, direct), experiment)
-    refused(store.preflight, kind, expected)
+    make_url, kind, expected = DIRECT[case]
+    url = make_url(postgres, direct)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+    refused(MlflowStore(url, experiment).preflight, kind, expected)
 
 
 @pytest.mark.parametrize(
