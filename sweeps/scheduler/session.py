@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json, write_text
@@ -120,6 +120,7 @@ def execute(
     with (
         closing(RunStore(home.runs)) as runs,
         Claim(folder, interruption.stop, runs.renew) as claim,
+        interruption.handling_signals(),
     ):
         newest = newest_generation(home, spec.name)
         spec = in_kept_order(spec, None if fresh else newest)
@@ -153,23 +154,22 @@ def execute(
             obstacles = obstacles_of(planner)
             for obstacle in obstacles:
                 progress.note(obstacle.describe())
-            with interruption.handling_signals():
-                try:
-                    interrupted = _drive(driver, engine, interruption)
-                except ClaimLost:
-                    raise  # the sweep is another driver's, and so are its projections
-                except Exception:
-                    projections.end_driver()  # nothing stays running when its driver is gone
-                    projections.flush(haste=True)
-                    raise
-                with closing(Ending(home, spec, progress.note)) as ending:
-                    result, part = _end(
-                        driver, home, engine, ending, obstacles, interrupted=interrupted
-                    )
-                    projections.end_driver(part, result.comparison)
-                    engine.release()
-                    ended(result, projections, ending)
-                engine.close()
+            try:
+                interrupted = _drive(driver, engine, interruption)
+            except ClaimLost:
+                raise  # the sweep is another driver's, and so are its projections
+            except Exception:
+                projections.end_driver()  # nothing stays running when its driver is gone
+                projections.flush(haste=True)
+                raise
+            with closing(Ending(home, spec, progress.note)) as ending:
+                result, part = _end(
+                    driver, home, engine, ending, obstacles, interrupted=interrupted
+                )
+                projections.end_driver(part, result.comparison)
+                engine.release()
+                ended(result, projections, ending)
+            engine.close()
     verdict = result.comparison.verdict
     text = _in_a_word(result)
     hook.send(EVENTS[result.state], spec.name, text, state=result.state, verdict=verdict)
@@ -275,13 +275,14 @@ def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> b
     """Let the engine run; whether it was stopped with something left to run. The engine is closed
     where that raises, and else has its workers still.
     """
+    interruption.phase = "running"
     try:
         _run(driver, engine)
     except BaseException:
         engine.close()
         raise
     finally:
-        interruption.has_runs = False
+        interruption.phase = "writing"
     if driver.broken is not None:
         driver.progress.note(f"The sweep was stopped: {driver.broken}")
     elif driver.is_out_of_time and not interruption.asked:
@@ -360,19 +361,19 @@ def _read(file: Path) -> bytes | None:
 class Interruption:
     """Stops the engine: at the first signal or request after the epoch, at the second at once.
 
-    While results are written only a second signal stops that.
+    A second signal ends the planning, and the writing of results. The first one raises nothing:
+    libraries in C lose an exception, and the sweep would run on.
     """
 
     def __init__(self, engine: Engine, progress: Progress) -> None:
         self.asked = False
-        self.has_runs = True
-        """Whether the engine still has runs, or may begin some."""
+        self.phase: Literal["planning", "running", "writing"] = "planning"
         self._engine, self._progress = engine, progress
 
     def stop(self, now: bool) -> None:
         """May be called by any thread. Only `now` changes anything when it is stopping already."""
         first, self.asked = not self.asked, True
-        if not self.has_runs:
+        if self.phase == "writing":
             if first:
                 self._progress.note("the results are being written; once more stops that")
             return
@@ -397,7 +398,7 @@ class Interruption:
                 _leave_closed(terminals)
                 self.stop(now=False)
                 return
-            if self.asked and not self.has_runs:
+            if self.asked and self.phase != "running":
                 raise KeyboardInterrupt
             self.stop(now=self.asked)
 

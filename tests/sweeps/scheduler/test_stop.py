@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,9 @@ def test_a_signal_stops_after_the_epoch_and_the_next_one_at_once(
 ) -> None:
     engine = Written()
     before = signal.getsignal(number)
-    with Interruption(engine, Progress(lambda _: None)).handling_signals():
+    interruption = Interruption(engine, Progress(lambda _: None))
+    interruption.phase = "running"
+    with interruption.handling_signals():
         os.kill(os.getpid(), number)
         assert engine.asked == [False]
         os.kill(os.getpid(), number)
@@ -328,6 +331,33 @@ def test_a_request_is_taken_while_the_sweep_is_planned(
     monkeypatch.setattr("carft_sweep.sweeps.plan.tasks.identify", identify)
     assert toy.run(**{**ONE_RUN, "baselines": ["zero_shot"]}).exit_code == 3
     assert not toy.evaluated()
+
+
+def test_a_signal_is_not_lost_where_a_library_loses_what_its_handler_raises(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signals = [signal.SIGINT]
+
+    def identify(config: TrialConfig, seed: int) -> Identity:
+        with suppress(KeyboardInterrupt):  # as code in C does that calls back into Python
+            while signals:
+                signal.raise_signal(signals.pop())
+        return toy_core.toy_identity(config, seed)
+
+    monkeypatch.setattr("carft_sweep.sweeps.plan.tasks.identify", identify)
+    assert toy.run(**{**ONE_RUN, "baselines": ["zero_shot"]}).exit_code == 3
+    assert not toy.evaluated()
+
+
+def test_a_second_signal_ends_the_planning(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    def identify(config: TrialConfig, seed: int) -> Identity:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        return toy_core.toy_identity(config, seed)
+
+    monkeypatch.setattr("carft_sweep.sweeps.plan.tasks.identify", identify)
+    with pytest.raises(KeyboardInterrupt):
+        toy.run()
 
 
 def test_a_sweep_outside_the_main_thread_is_stopped_and_its_process_lives_on(toy: ToySweep) -> None:
