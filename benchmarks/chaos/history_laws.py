@@ -183,9 +183,10 @@ def compare_mlflow(database: Path, new: Path, verdict: str) -> Iterator[Breach]:
         if len(active) != 1:
             yield "mlflow", f"{name}: {len(active)} runs"
             continue
+        series = run["series"]
         run["series"], active[0]["series"] = (
-            {key: _points(series, run["series"].get(key, ())) for key, series in it.items()}
-            for it in (run["series"], active[0]["series"])
+            {key: points for key in it if (points := _points(it[key], series.get(key, ())))}
+            for it in (series, active[0]["series"])
         )
         for line in laws._differing(run, active[0], name):
             yield "mlflow", line
@@ -195,8 +196,10 @@ def compare_mlflow(database: Path, new: Path, verdict: str) -> Iterator[Breach]:
 
 
 def _points(series: Sequence[Any], wanted: Sequence[Any]) -> list[Any]:
-    """Return the points of a series, each once: a run that was trained again has other times. Of a
-    merge MLflow still has alphas that the file asks for no more.
+    """Return the points of a series, each once: a run that was trained again has other times.
+
+    MLflow deletes no metric: it still has alphas, and comparisons with baselines, that the file asks
+    for no more.
     """
     steps = {step for step, _ in wanted}
     return [*map(list, dict.fromkeys((step, it) for step, it in series if step in steps))]
