@@ -198,8 +198,8 @@ def compare_mlflow(database: Path, new: Path, verdict: str) -> Iterator[Breach]:
 def _points(series: Sequence[Any], wanted: Sequence[Any]) -> list[Any]:
     """Return the points of a series, each once: a run that was trained again has other times.
 
-    MLflow deletes no metric: it still has alphas, and comparisons with baselines, that the file asks
-    for no more.
+    MLflow deletes no metric: it still has alphas, and comparisons with baselines, which the file
+    asks for no more.
     """
     steps = {step for step, _ in wanted}
     return [*map(list, dict.fromkeys((step, it) for step, it in series if step in steps))]
