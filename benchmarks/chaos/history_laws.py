@@ -216,7 +216,7 @@ def compare_study(home: Path) -> Iterator[Breach]:
     except Exception as error:  # whatever Optuna and SQLAlchemy raise
         yield "study", f"{type(error).__name__}: {error}"
         return
-    states = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
+    states = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL", "running": "RUNNING"}
     wanted = [(it.point, states.get(it.state), [*it.values]) for it in ledger.proposals()]
     there = [
         (it.user_attrs["point"], it.state.name, (it.state.name == "COMPLETE" and it.values) or [])
