@@ -104,7 +104,10 @@ def has_work_left(ledger: Ledger, runs: RunStore, *, failed_again: bool = False)
     trials = [trial for trial in ledger.trials() if count is not None and trial.point < count]
     if count is None or (len(trials) < count and not is_target_reached(ledger)):
         return True
-    if any(_is_open(trial, failed_again=failed_again) for trial in trials):
+    if any(
+        trial.state == "running" or is_tried_again(trial, failed_again=failed_again)
+        for trial in trials
+    ):
         return True
     for key, chosen in (("confirm_seeds", CONFIRMATIONS), ("after", SOUPS)):
         if ledger.spec.get(key) and ledger.recall(chosen) is None:
@@ -117,6 +120,9 @@ def has_work_left(ledger: Ledger, runs: RunStore, *, failed_again: bool = False)
     )
 
 
-def _is_open(trial: Trial, *, failed_again: bool) -> bool:
+def is_tried_again(trial: Trial, *, failed_again: bool) -> bool:
+    """Whether the next execution tries a failed trial again; one that became NaN only with
+    `failed_again`.
+    """
     is_nan = (trial.reason or {}).get("kind") == "nan"
-    return trial.state == "running" or (trial.state == "failed" and (failed_again or not is_nan))
+    return trial.state == "failed" and (failed_again or not is_nan)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from carft_sweep.sweeps.ledger.status import is_target_reached
+from carft_sweep.sweeps.ledger.status import is_target_reached, is_tried_again
 from carft_sweep.sweeps.ledger.study import frozen_trial
 from carft_sweep.sweeps.ledger.trials import POINTS, Ledger, Trial
 from carft_sweep.sweeps.plan.tasks import Planner, RunTask, merge_labels, setting_record
@@ -143,7 +143,7 @@ class TrialProposer:
             if is_target_reached(self._ledger):
                 return None
             trial, tasks = self._propose(point, None)
-        elif self._is_to_be_tried_again(trial):
+        elif is_tried_again(trial, failed_again=self._failed_again):
             # What broke it may be mended by now; a trial ends once, so this is another one.
             trial, tasks = self._propose(point, trial.params)
         else:
@@ -166,9 +166,6 @@ class TrialProposer:
         for point in range(self._spec.trial_count):
             yield point, known.get(point)
 
-    def _is_to_be_tried_again(self, trial: Trial) -> bool:
-        return trial.state == "failed" and (self._failed_again or not _is_for_good(trial))
-
     def _propose(
         self, point: int, params: Mapping[str, Any] | None
     ) -> tuple[Trial, Sequence[RunTask]]:
@@ -190,7 +187,3 @@ class TrialProposer:
         if twin is None or twin.state != "pruned":
             return trial
         return self._ledger.prune(trial.number, "duplicate", f"the same as trial {twin.number}")
-
-
-def _is_for_good(trial: Trial) -> bool:
-    return (trial.reason or {}).get("kind") == "nan"
