@@ -41,7 +41,7 @@ from carft_sweep.tracking.report.published import Subject, none_published, quote
 from carft_sweep.tracking.report.table import MOST, TableOptions, resolve_columns, sort_rows
 from carft_sweep.tracking.report.terminal import terminal
 
-_OVERRIDES = ("metric", "selection", "id_margin", "by")
+_OVERRIDES = ("metric", "selection", "id_margin", "ood_margin", "by")
 
 
 def override_specs(sweeps: Sequence[SweepRuns], arguments: argparse.Namespace) -> list[SweepRuns]:
@@ -66,13 +66,14 @@ def override(
     metric: str | None = None,
     selection: str | None = None,
     id_margin: float | None = None,
+    ood_margin: float | None = None,
     by: str | None = None,
 ) -> ComparisonSpec:
     """Return the spec of a sweep with what the options say instead. Raises RequestError."""
     rule = {**(_selection(selection) if selection else {}), **(_metric(metric) if metric else {})}
     endpoint: dict[str, object] = {} if by is None else {"by": by, "by_task": {}}
-    if id_margin is not None:
-        endpoint["id_margin"] = id_margin
+    margins = {"id_margin": id_margin, "ood_margin": ood_margin}
+    endpoint |= {name: value for name, value in margins.items() if value is not None}
     changed = {**spec.rule.model_dump(), **rule}
     if spec.tasks is None and (TASK in changed["metric"] or changed["named"] == LEAVE_ONE_OUT):
         raise RequestError(f"--selection {LEAVE_ONE_OUT} and {TASK} in --metric go with tasks")
@@ -154,7 +155,7 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
     several = len(sweeps) > 1 and (not arguments.separate or arguments.csv)
     rendered = []
     for group in groups:
-        comparison = compare_sweeps(group, chosen=chosen, with_images=arguments.images)
+        comparison = compare_sweeps(group, chosen=chosen)
         fields = {digest: own for part in group for digest, own in part.fields.items()}
         deviations = calibration.calibrate(comparison.runs(), fields)
         comparison = calibration.with_warnings(comparison, deviations)
@@ -184,8 +185,6 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
         wide = True if arguments.published else None
         home = find_home(arguments.home, trust=arguments.trust_home)
         return load_parts(home, arguments.sweeps, with_fields=wide)
-    if arguments.images:
-        raise RequestError("--images reads the runs' folders, which lie in a home, not on a server")
     from carft_sweep.tracking.mlflow_reader import read_sweeps
 
     return read_sweeps(arguments.tracking_uri, arguments.experiment, arguments.sweeps)

@@ -378,6 +378,8 @@ def _selection(parser: Parser) -> None:
     _value(parser, "--selection", "RULE", purpose)
     purpose = "by how much ID may be lower and still count as not worse"
     _value(parser, "--id-margin", "FRACTION", purpose, type=_fraction)
+    purpose = "the OOD gain that is worth having, which NO GAIN excludes"
+    _value(parser, "--ood-margin", "FRACTION", purpose, type=_fraction)
     purpose = "judge by top1, macro_f1, mean_per_class_top1, mean_group_top1 or worst_group_top1"
     _value(parser, "--by", "ACCURACY", purpose, type=_accuracy)
 
@@ -512,7 +514,6 @@ def _compare(parser: Parser) -> None:
     _value(parser, "--sort", "COLUMN", "rows by this column; COLUMN:asc, COLUMN:desc")
     _flag(parser, "--all", "every setting, not the best 50 trials and baselines only")
     _flag(parser, "--all-alphas", "every point of every merge")
-    _flag(parser, "--images", "add bootstrap intervals over images")
     _flag(parser, "--published", "add what others have published, marked as quoted")
     _selection(parser)
     purpose = "read from this MLflow server or database; without names, list its sweeps"

@@ -22,7 +22,7 @@ from carft_sweep.sweeps.results.artifacts import PAGE
 from carft_sweep.sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
 from carft_sweep.sweeps.scheduler.session import SweepResult
 from carft_sweep.sweeps.spec.spec import SweepSpec, is_recipe, load_spec
-from carft_sweep.tracking.comparison.spec import FEWEST_SEEDS
+from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM
 from carft_sweep.tracking.console import PlainConsole
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.program import command, program
@@ -125,7 +125,7 @@ def _next_words(
         override = obstacle.override
     elif verdict is not None and verdict.tried > 1 and spec.tasks is None:
         yield "To judge what was chosen on seeds that no choice has seen:"
-        override = f"confirm_seeds={FEWEST_SEEDS}"
+        override = f"confirm_seeds={SEEDS_FOR_CLAIM}"
     if override is not None:
         key = override.partition("=")[0]
         others = [it for it in spec.overrides if it.partition("=")[0].strip() != key]

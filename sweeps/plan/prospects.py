@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from carft_sweep.tracking.comparison.spec import FEWEST_SEEDS, REFERENCE
+from carft_sweep.tracking.comparison.spec import REFERENCE, SEEDS_FOR_CLAIM
 
 if TYPE_CHECKING:
     from carft_sweep.sweeps.plan.tasks import Planner
@@ -51,13 +51,13 @@ def find_obstacles(
         settings: How many of them train on every seed.
     """
     key, judged_on = ("confirm_seeds", confirm_seeds) if confirm_seeds else ("seeds", seeds)
-    if len(judged_on) < FEWEST_SEEDS:
-        missing = FEWEST_SEEDS - len(judged_on)
+    if len(judged_on) < SEEDS_FOR_CLAIM:
+        missing = SEEDS_FOR_CLAIM - len(judged_on)
         fresh = "fresh " if confirm_seeds else ""
         count = f"{len(judged_on)} {fresh}seed{'' if len(judged_on) == 1 else 's'}"
         runs = missing * (len(algorithms) if confirm_seeds else settings)
         yield Obstacle(
-            f"{count}: no verdict is possible ({FEWEST_SEEDS} needed)",
+            f"{count}: no verdict is possible ({SEEDS_FOR_CLAIM} needed)",
             "",
             f"{key}={_extended(judged_on)}",
             runs,
@@ -105,7 +105,7 @@ def obstacles_of(planner: Planner) -> tuple[Obstacle, ...]:
 def _extended(seeds: Sequence[int]) -> str:
     """Write as many seeds as a claim needs, these first: `5` where they are 0, 1, 2, ..."""
     if list(seeds) == list(range(len(seeds))):
-        return str(FEWEST_SEEDS)
+        return str(SEEDS_FOR_CLAIM)
     first = max(seeds) + 1
-    more = range(first, first + FEWEST_SEEDS - len(seeds))
+    more = range(first, first + SEEDS_FOR_CLAIM - len(seeds))
     return f"[{','.join(map(str, (*seeds, *more)))}]"

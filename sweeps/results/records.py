@@ -69,10 +69,10 @@ STRENGTH: Mapping[str, int] = {
 """Fields that hold a run close to the zero-shot model, by importance: the sign of the effect."""
 
 
-def comparison(sweep: Ledger, runs: RunStore, *, with_images: bool = False) -> Comparison:
+def comparison(sweep: Ledger, runs: RunStore) -> Comparison:
     """Compare the runs of a sweep as far as it has come: what it ends with."""
     with nothing_collected():
-        return compare_sweeps([load_part(sweep, runs)], with_images=with_images)
+        return compare_sweeps([load_part(sweep, runs)])
 
 
 def comparison_spec(spec: Mapping[str, Any]) -> ComparisonSpec:
@@ -91,6 +91,7 @@ def comparison_spec(spec: Mapping[str, Any]) -> ComparisonSpec:
         ),
         endpoint=Endpoint(
             id_margin=report["id_margin"],
+            ood_margin=report["ood_margin"],
             **({"by_task": by} if isinstance(by, Mapping) else {"by": by}),
         ),
         seeds=spec["seeds"],

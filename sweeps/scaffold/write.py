@@ -24,7 +24,7 @@ from carft_sweep.sweeps.scaffold.scan import (
     sample_images,
     scan_folder,
 )
-from carft_sweep.tracking.comparison.spec import FEWEST_SEEDS
+from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM
 from carft_sweep.tracking.program import program
 
 NUMBERED = re.compile(r"\d+[ ._-]+(?=[A-Za-z])")
@@ -58,7 +58,7 @@ TINY = 64
 STEPS = 300
 """That a run has at least, where `EPOCHS` allows it."""
 EPOCHS = (3, 20)
-SEEDS = tuple(range(FEWEST_SEEDS))
+SEEDS = tuple(range(SEEDS_FOR_CLAIM))
 TRAINED = ("fine_tune", "car_ft")
 """The algorithms of the sweep that train."""
 

@@ -351,6 +351,8 @@ class Report(Section):
 
     id_margin: Annotated[float, Field(ge=0, lt=1)] = 0.005
     """How much ID accuracy a better method may lose, a fraction."""
+    ood_margin: Annotated[float, Field(ge=0, lt=1)] = 0.005
+    """The gain in OOD accuracy that is worth having: NO GAIN excludes it, a fraction."""
     by: By | None = None
     """The accuracy of tables, charts and verdict; left out, what the family's benchmark ranks
     by."""

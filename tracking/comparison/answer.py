@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from carft_sweep.tracking.comparison.curves import CurveVerdict
 from carft_sweep.tracking.comparison.effects import Association, Effect
+from carft_sweep.tracking.comparison.hits import KeptHits
 from carft_sweep.tracking.comparison.runs import Arm
 from carft_sweep.tracking.comparison.selection import Selection
 from carft_sweep.tracking.comparison.spec import Endpoint, SelectionRule
@@ -41,11 +43,13 @@ class Strongest:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is said before all statistics."""
+    """What is said first."""
 
     lines: tuple[str, ...]
-    """The candidate against the reference, against zero-shot, the strongest model, and an effect
-    in a line each."""
+    """A sentence each: the candidate's curve against the reference's, the candidate against the
+    reference, against zero-shot, the strongest model, and what each varied field does."""
+    curve: CurveVerdict | None = None
+    """Of the candidate with WiSE-FT against the reference with WiSE-FT; None without merges."""
     strongest: Strongest | None = None
     verdict: Verdict | None = None
     """Of the candidate against the reference."""
@@ -56,7 +60,11 @@ class Answer:
 
 
 def find_strongest(
-    models: Iterable[Arm], reference: Arm | None, endpoint: Endpoint, seeds: Sequence[int]
+    models: Iterable[Arm],
+    reference: Arm | None,
+    endpoint: Endpoint,
+    seeds: Sequence[int],
+    kept: KeptHits | None = None,
 ) -> Strongest | None:
     """Find the highest mean of the endpoint among complete arms, and compare it with the next.
 
@@ -83,7 +91,7 @@ def find_strongest(
     if not others:
         return Strongest(model, None, None, len(eligible), len(valued))
     following = others[0][1]
-    (verdict,) = judge([best], following, endpoint, seeds=seeds)
+    (verdict,) = judge([best], following, endpoint, seeds=seeds, kept=kept)
     runner_up = _model(following, endpoint)
     return Strongest(model, runner_up, verdict, len(eligible), len(valued))
 
@@ -95,16 +103,15 @@ def _model(arm: Arm, endpoint: Endpoint) -> Model:
     return Model(arm, of_id, of_endpoint)
 
 
-def usable_models(arms: Iterable[Arm], merges: Mapping[str, Mapping[str, str]]) -> list[Arm]:
-    """List each arm unmerged and through the chosen label of each merge.
+def measured_models(arms: Iterable[Arm]) -> list[Arm]:
+    """List each arm unmerged and through every merged model that was measured.
 
     Neither end of WiSE-FT is a model of its own: it is the zero-shot or the unmerged one.
     """
     models = []
     for arm in arms:
-        own = merges.get(arm.label, {}).values()
-        labels = [label for label in own if wise_alpha(label) not in (0.0, 1.0)]
-        models += [arm, *(arm.merged(label) for label in labels)]
+        labels = [label for label in arm.merge_labels if wise_alpha(label) not in (0.0, 1.0)]
+        models += [arm, *(arm.merged(label) for label in labels if not arm.is_zero_shot)]
     return models
 
 
@@ -130,12 +137,17 @@ def find_verdict(
 
 
 def judge_against_zero_shot(
-    arm: Arm, zero_shots: Sequence[Arm], endpoint: Endpoint, seeds: Sequence[int], tried: int
+    arm: Arm,
+    zero_shots: Sequence[Arm],
+    endpoint: Endpoint,
+    seeds: Sequence[int],
+    tried: int,
+    kept: KeptHits | None = None,
 ) -> Verdict | None:
     """Judge an arm against the zero-shot model under its own prompts, by itself; None without."""
     zero_shot = zero_shot_of(arm, zero_shots)
     if zero_shot is None or not arm.trains:
         return None
     tries = {arm.algorithm: tried}
-    (verdict,) = judge([arm], zero_shot, endpoint, seeds=seeds, tried=tries)
+    (verdict,) = judge([arm], zero_shot, endpoint, seeds=seeds, tried=tries, kept=kept)
     return verdict

@@ -5,21 +5,22 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
-from carft_sweep.tracking.comparison import answer_text, caveats, verdict_text
+from carft_sweep.tracking.comparison import caveats, sentences
 from carft_sweep.tracking.comparison.answer import (
     Answer,
     find_strongest,
     find_verdict,
     judge_against_zero_shot,
-    usable_models,
+    measured_models,
 )
+from carft_sweep.tracking.comparison.curves import CurvePair, CurveVerdict, judge_curves
 from carft_sweep.tracking.comparison.domainbed import DomainBedTable
 from carft_sweep.tracking.comparison.effects import Association, Effect, measure_effects
-from carft_sweep.tracking.comparison.metrics import NOUNS, TOP1, metric_order
-from carft_sweep.tracking.comparison.predictions import intervals, read_predictions
+from carft_sweep.tracking.comparison.hits import HitsReader, KeptHits, read_hits
+from carft_sweep.tracking.comparison.metrics import metric_order
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
 from carft_sweep.tracking.comparison.selection import (
     Budget,
@@ -33,16 +34,22 @@ from carft_sweep.tracking.comparison.selection import (
     select_shared_merges,
 )
 from carft_sweep.tracking.comparison.spec import USUAL, ComparisonSpec, Endpoint, SelectionRule
-from carft_sweep.tracking.comparison.statistics import FEWEST_SEEDS, Estimate, Interval, estimate
+from carft_sweep.tracking.comparison.statistics import SEEDS_FOR_INTERVAL, Estimate, estimate
 from carft_sweep.tracking.comparison.verdict import (
     Pair,
     Verdict,
-    above_curve,
     gain_over_zero_shot,
     judge,
     zero_shot_of,
 )
-from carft_sweep.tracking.comparison.wise_ft import Curve, mean_curve, seed_curves, wise_alpha
+from carft_sweep.tracking.comparison.wise_ft import (
+    PAPER_ALPHA,
+    Curve,
+    mean_curve,
+    seed_curves,
+    seed_points,
+    wise_alpha,
+)
 
 _REPR_VERDICT = 240
 """Characters of the verdict in a repr; the first sentence has fewer."""
@@ -62,15 +69,11 @@ class Row:
     selected: bool = False
     """The one setting that the sweep ends with."""
     chosen: bool = False
-    """Unmerged: it stands for its algorithm. Merged: its label stands for the merge in its arm."""
+    """Unmerged: it stands for its algorithm. Merged: its label stands for the merge in its arm, by
+    validation, or as WiSE-FT's alpha of 0.5, which nobody chooses."""
     marks: tuple[str, ...] = ()
     """Words that qualify the row: `untuned`, `incomplete`, `confirmed`, `oracle`, `names domains`.
     """
-    ci95_images: Mapping[str, Interval] = field(default_factory=dict)
-    """Bootstrap over images of the top-1 of every split and of `ood/mean/top1`, if requested."""
-    above_curve: Estimate | None = None
-    """The distance at equal ID: OOD minus the upper bound of the reference's WiSE-FT curve, by
-    seed. None where the row does not stand for something, or stands on that curve itself."""
 
     @property
     def setting(self) -> str:
@@ -114,6 +117,10 @@ class Comparison:
     warnings: tuple[str, ...]
     curves: tuple[Curve, ...]
     """Mean WiSE-FT curves of the settings that stand for their algorithms in the verdict."""
+    curve_verdicts: tuple[CurveVerdict, ...] = ()
+    """Each candidate's curve against that of the reference."""
+    kept: KeptHits = field(default_factory=KeptHits, repr=False)
+    """The predictions that tests are over."""
     budgets: tuple[Budget, ...] = ()
     """What each algorithm that trains was given before its setting was selected."""
     fresh_seeds: tuple[int, ...] = ()
@@ -178,7 +185,7 @@ class Comparison:
         """Return the tested pair of two arms: that of the verdict where there is one."""
         labels = (candidate.label, reference.label)
         if labels not in self._pairs:
-            self._pairs[labels] = Pair(candidate, reference, self.endpoint)
+            self._pairs[labels] = Pair(candidate, reference, self.endpoint, self.kept)
         return self._pairs[labels]
 
     @cached_property
@@ -200,7 +207,7 @@ class Comparison:
 
 def _may_have_interval(row: Row) -> bool:
     """Whether a row has seeds enough for an interval, or none changes it."""
-    return row.n >= FEWEST_SEEDS or not row.arm.has_seeds
+    return row.n >= SEEDS_FOR_INTERVAL or not row.arm.has_seeds
 
 
 def compare(
@@ -208,8 +215,8 @@ def compare(
     spec: ComparisonSpec = USUAL,
     *,
     sweep: str = "",
-    with_images: bool = False,
     tried: Mapping[str, int] | None = None,
+    hits: HitsReader = read_hits,
 ) -> Comparison:
     """Group runs into settings, select one per algorithm, and test it against the reference.
 
@@ -220,13 +227,13 @@ def compare(
         runs: Runs in any state; the same (setting, seed) twice counts once.
         spec: Selection rule, endpoint, reference, and the seeds of a complete setting.
         sweep: The name in titles.
-        with_images: Read the kept predictions and add bootstrap intervals over images.
         tried: By algorithm, the settings that its runs were chosen among; None: its arms.
+        hits: Reads which images a model of a run has right, by default from the run's folder.
 
     Returns:
         The table, the paired tests (Holm-adjusted), the answer and its statistics as sentences.
     """
-    arms = group(runs)
+    arms, kept = group(runs), KeptHits(hits)
     measured = {name for arm in arms for run in arm.done for name in run.metrics}
     seeds = spec.seeds
     if seeds is None:
@@ -249,8 +256,8 @@ def compare(
         for arm in tested.values()
         if arm.merge is None
     }
-    own_curves = {} if reference is None else curves.get(reference.label, {})
     verdicts: tuple[Verdict, ...] = ()
+    curve_verdicts: tuple[CurveVerdict, ...] = ()
     if reference is not None:
         candidates = [arm for arm in tested.values() if arm is not reference and arm.trains]
         chosen_on = selections[spec.reference].arm
@@ -266,13 +273,11 @@ def compare(
                 for arm in candidates
                 if arm.merge is None and reference.merge is None
             },
-            curves=own_curves,
+            kept=kept,
         )
-    if with_images:
-        verdicts = tuple(map(_with_images, verdicts))
+        curve_pairs = _curve_pairs(arms, candidates, reference, endpoint, kept)
+        curve_verdicts = judge_curves(curve_pairs, judged_on, {} if fresh else tried)
     fewer = less_tried(arms)
-    standing_arms = [*tested.values(), *([best.arm] if best else [])]
-    on_show = {arm.label.removesuffix(f" + {arm.merge}") for arm in standing_arms}
     domains = caveats.named_domains(arms)
     marks_domains = caveats.domains_differ(domains)
     rows = []
@@ -292,23 +297,20 @@ def compare(
         for model in (arm, *map(arm.merged, labels)):
             chosen = standing is not None and standing.arm.label == model.label
             chosen |= model.merge in chosen_labels
-            row = Row(
-                arm=model,
-                value=model.mean(rule.metric),
-                selected=best is not None and best.arm.label == model.label,
-                chosen=chosen,
-                marks=words,
+            chosen |= model.merge is not None and wise_alpha(model.merge) == PAPER_ALPHA
+            rows.append(
+                Row(
+                    arm=model,
+                    value=model.mean(rule.metric),
+                    selected=best is not None and best.arm.label == model.label,
+                    chosen=chosen,
+                    marks=words,
+                )
             )
-            if chosen and reference is not None and arm.label in on_show:
-                row = replace(row, above_curve=_distance(model, reference, own_curves, endpoint))
-            if with_images and model.done and (model.merge is None or chosen):
-                predictions = read_predictions(model.done, model.merge)
-                row = replace(row, ci95_images=intervals(predictions) if predictions else {})
-            rows.append(row)
     judged = [*selections.values(), *([best] if best else [])]
     models = [arm for arm in arms if arm.confirms == bool(fresh) or not arm.trains]
     answer, statistics = _answer(
-        arms, spec, best, tested, verdicts, usable_models(models, merges), judged_on
+        arms, spec, best, tested, verdicts, curve_verdicts, measured_models(models), judged_on, kept
     )
     return Comparison(
         sweep=sweep,
@@ -319,15 +321,14 @@ def compare(
         answer=answer,
         statistics=(
             *statistics,
-            *(text for verdict in verdicts for text in verdict_text.over_images(verdict)),
-            *verdict_text.same_models(
+            *sentences.same_models(
                 [
                     arm
                     for arm in models
                     if any(wise_alpha(it) == 1 for it in merges.get(arm.label, {}).values())
                 ]
             ),
-            *verdict_text.confirmed(confirmation, seeds),
+            *sentences.confirmed(confirmation, seeds),
         ),
         warnings=(
             *caveats.oracle(rule),
@@ -339,25 +340,46 @@ def compare(
             *caveats.better_baseline(rule, arms, best, seeds),
             *caveats.unfinished(arms),
             *caveats.missing_values(arms, endpoint),
-            *(_without_images(rows, endpoint) if with_images else ()),
         ),
         curves=tuple(_mean_curves(tested.values(), curves)),
+        curve_verdicts=curve_verdicts,
+        kept=kept,
         budgets=spent,
         fresh_seeds=fresh,
     )
 
 
-def _distance(
-    model: Arm, reference: Arm, curves: Mapping[int | None, Curve], endpoint: Endpoint
-) -> Estimate | None:
-    """Return the distance to the reference's curve; None for what is on that curve or not trained.
+def _curve_pairs(
+    arms: Sequence[Arm],
+    candidates: Sequence[Arm],
+    reference: Arm,
+    endpoint: Endpoint,
+    kept: KeptHits,
+) -> list[CurvePair]:
+    """Pair each candidate's curve with the reference's; none where the reference has no curve.
 
-    An arm on other seeds than the reference's has none either.
+    A candidate without a WiSE-FT model of its own is compared as the one point that it is.
     """
-    same_seeds = model.confirms == reference.confirms
-    if not model.trains or model.is_setting_of(reference) or not same_seeds:
-        return None
-    return above_curve(model, curves, endpoint, Pair(model, reference, endpoint).seeds)[0]
+    zero_shots = [arm for arm in arms if arm.is_zero_shot]
+    by_setting = {(arm.label, arm.confirms): arm for arm in arms}
+
+    def curves_of(arm: Arm) -> tuple[Arm, Arm | None, dict[int | None, Curve]]:
+        name = arm.label.removesuffix(f" + {arm.merge}")
+        unmerged = by_setting[name, arm.confirms]
+        zero_shot = zero_shot_of(unmerged, zero_shots)
+        axes = (endpoint.id_metric, endpoint.ood)
+        return unmerged, zero_shot, seed_curves(unmerged, zero_shot, *axes)
+
+    base, base_zero_shot, base_curves = curves_of(reference)
+    if not base_curves or not endpoint.has_shifts:
+        return []
+    pairs = []
+    for candidate in candidates:
+        unmerged, zero_shot, own = curves_of(candidate)
+        own = own or seed_points(unmerged, endpoint.id_metric, endpoint.ood)
+        both = {seed: (own[seed], base_curves[seed]) for seed in own if seed in base_curves}
+        pairs.append(CurvePair(unmerged, base, endpoint, both, (zero_shot, base_zero_shot), kept))
+    return pairs
 
 
 def _mean_curves(
@@ -377,82 +399,70 @@ def _answer(
     best: Selection | None,
     tested: Mapping[str, Arm],
     verdicts: Sequence[Verdict],
+    curve_verdicts: Sequence[CurveVerdict],
     models: Sequence[Arm],
     seeds: Sequence[int],
+    kept: KeptHits,
 ) -> tuple[Answer, tuple[str, ...]]:
-    """Answer what to use and how sure that is; return the statistics behind it too.
+    """Answer what to use and how sure that is; return what else was tested too.
 
     `models` are those among which the strongest is, on the `seeds` that the verdicts are of.
     """
     zero_shots = [arm for arm in arms if arm.is_zero_shot]
     endpoint, rule, reference = spec.endpoint, spec.rule, tested.get(spec.reference)
     selected = None if best is None else tested[best.arm.algorithm]
-    strongest = find_strongest(models, reference, endpoint, seeds)
+    strongest = find_strongest(models, reference, endpoint, seeds, kept)
     verdict = find_verdict(verdicts, best, rule)
+    curve = None if verdict is None else _curve_of(verdict, curve_verdicts)
     candidate = selected if verdict is None else verdict.pair.candidate
     against = None
     if candidate is not None and not (verdict and verdict.pair.reference.is_zero_shot):
         tried = 1 if verdict is None else verdict.tried
-        against = judge_against_zero_shot(candidate, zero_shots, endpoint, seeds, tried)
+        against = judge_against_zero_shot(candidate, zero_shots, endpoint, seeds, tried, kept)
     measured_effects: list[Effect | Association] = []
     if best is not None:
         merge = best.arm.merge
         varied = arms if merge is None else [arm.merged(merge) for arm in arms]
-        measured_effects += measure_effects(varied, best.arm, endpoint, spec.seeds or ())
+        measured_effects += measure_effects(varied, best.arm, endpoint, spec.seeds or (), kept)
     effects = tuple(it for it in measured_effects if isinstance(it, Effect))
     associations = tuple(it for it in measured_effects if isinstance(it, Association))
     lines, statistics = list[str](), list[str]()
     # What a sweep is for comes first: pages and tags show the first line alone.
     if best is None:
-        lines.append(answer_text.NO_VALUE)
+        lines.append(sentences.NO_VALUE)
+    if curve is not None:
+        lines.append(sentences.curve_claim(curve, rule))
     if verdict is not None:
-        lines.append(answer_text.brief(verdict, rule))
+        lines.append(sentences.claim(verdict, rule))
     elif selected is not None:
-        lines.append(answer_text.no_reference(selected, spec.reference))
+        lines.append(sentences.no_reference(selected, spec.reference))
         gain = gain_over_zero_shot(selected, zero_shots, endpoint.ood)
-        statistics += verdict_text.gain_sentence(gain, endpoint)
+        statistics += sentences.gain_sentence(gain, endpoint)
     if against is not None:
-        lines.append(answer_text.brief(against, rule))
+        lines.append(sentences.claim(against, rule))
     if strongest is not None:
         # Of several tasks nothing is selected as a whole.
         of_sweep = None if spec.tasks else selected
-        lines.append(answer_text.strongest_line(strongest, of_sweep, reference, endpoint))
-    lines += [answer_text.effect_line(effect, endpoint, rule) for effect in effects]
-    for one in verdicts:
-        statistics += verdict_text.sentences(one)
-    if strongest is not None:
-        has_merges = any(arm.merge is not None for arm in models)
-        statistics += answer_text.strongest_statistics(strongest, reference, has_merges=has_merges)
-    statistics += [answer_text.effect_statistics(effect, endpoint) for effect in effects]
-    statistics += answer_text.associations(associations, endpoint)
-    answer = Answer(tuple(lines), strongest, verdict, against, effects, associations)
+        lines.append(sentences.strongest_line(strongest, of_sweep, reference, endpoint))
+    lines += [sentences.effect_line(effect, endpoint, rule) for effect in effects]
+    if verdict is not None and not endpoint.has_shifts:
+        statistics.append(sentences.NO_SHIFTS)
+    for other in verdicts:
+        if other is not verdict:
+            of_curve = _curve_of(other, curve_verdicts)
+            if of_curve is not None:
+                statistics.append(sentences.curve_claim(of_curve, rule))
+            statistics.append(sentences.claim(other, rule))
+    statistics += [sentences.merged_pair(pair) for it in verdicts for pair in it.merged.values()]
+    statistics += sentences.associations(associations, endpoint)
+    answer = Answer(tuple(lines), curve, strongest, verdict, against, effects, associations)
     return answer, tuple(statistics)
 
 
-def _with_images(verdict: Verdict) -> Verdict:
-    """Add the paired bootstrap over images of the differences, on the common seeds."""
-    sides = []
-    for arm in (verdict.pair.candidate, verdict.pair.reference):
-        seeds = verdict.pair.seeds if arm.has_seeds else (None,)
-        runs = [run for run in arm.done if run.seed in seeds]
-        sides.append(read_predictions(runs, arm.merge))
-    candidate, reference = sides
-    if candidate is None or reference is None:
-        return verdict
-    return replace(verdict, ci95_images=intervals(candidate, minus=reference))
-
-
-def _without_images(rows: Sequence[Row], endpoint: Endpoint) -> Iterator[str]:
-    """Name the settings without an interval over images, or say why none is shown."""
-    done = (row for row in rows if row.arm.merge is None and row.n)
-    lacking = [row.arm.label for row in done if not row.ci95_images]
-    if endpoint.by != TOP1:
-        yield (f"intervals over images are of top-1 accuracy, and this is by {NOUNS[endpoint.by]}")
-    elif lacking:
-        yield (
-            f"no interval over images for {caveats.few(lacking)}: a run keeps no predictions "
-            "(trial.keep.predictions), or they are of other images than those of its other seeds"
-        )
+def _curve_of(verdict: Verdict, curve_verdicts: Sequence[CurveVerdict]) -> CurveVerdict | None:
+    """Find the curve's verdict on the same candidate."""
+    candidate = verdict.pair.candidate
+    return next((it for it in curve_verdicts if it.pair.candidate.is_setting_of(candidate)), None)
 
 
 def shown_rows(comparison: Comparison) -> tuple[Row, ...]:

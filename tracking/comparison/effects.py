@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from carft_sweep.tracking.comparison.hits import KeptHits
 from carft_sweep.tracking.comparison.runs import Arm, Scalar, scalar_text
 from carft_sweep.tracking.comparison.selection import SWEEP
-from carft_sweep.tracking.comparison.spec import ALPHA, FEWEST_SEEDS, Endpoint
+from carft_sweep.tracking.comparison.spec import ALPHA, SEEDS_FOR_CLAIM, Endpoint
 from carft_sweep.tracking.comparison.statistics import DIGITS, Interval, PairedTest, mean
 
 FEWEST_SETTINGS = 10
@@ -94,7 +95,7 @@ class Effect:
     @property
     def has_seeds(self) -> bool:
         """Whether there are as many seeds as a claim needs."""
-        return len(self.difference.differences) >= FEWEST_SEEDS
+        return len(self.difference.differences) >= SEEDS_FOR_CLAIM
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,11 @@ class Association:
 
 
 def measure_effects(
-    arms: Sequence[Arm], selected: Arm, endpoint: Endpoint, seeds: Sequence[int]
+    arms: Sequence[Arm],
+    selected: Arm,
+    endpoint: Endpoint,
+    seeds: Sequence[int],
+    kept: KeptHits | None = None,
 ) -> Iterator[Effect | Association]:
     """Yield one for each varied field of the selected setting's algorithm, by name.
 
@@ -142,7 +147,7 @@ def measure_effects(
             continue
         whole = _whole_blocks(own, name, len(values))
         if whole:
-            yield _effect(name, values, whole, selected, endpoint)
+            yield _effect(name, values, whole, selected, endpoint, kept or KeptHits())
         else:
             yield _association(name, own, endpoint)
 
@@ -173,6 +178,7 @@ def _effect(
     blocks: Sequence[dict[str, Arm]],
     selected: Arm,
     endpoint: Endpoint,
+    kept: KeptHits,
 ) -> Effect:
     seeds = [run.seed for run in next(iter(blocks[0].values())).done]
 
@@ -189,7 +195,11 @@ def _effect(
             return None
         both = [block[scalar_text(level.value)] for block in blocks for level in (one, other)]
         step = max(run.image_step(metric) for arm in both for run in arm.done) / len(blocks)
-        return PairedTest(tuple(a - b for a, b in zip(*sides, strict=True)), step)
+        test = PairedTest(tuple(a - b for a, b in zip(*sides, strict=True)), step)
+        if not test.spreads:
+            return test
+        pairs = [(b[scalar_text(one.value)], b[scalar_text(other.value)]) for b in blocks]
+        return replace(test, images=kept.difference_error(pairs, seeds, metric))
 
     numeric = all(_is_number(value) for value in values.values())
     levels = []

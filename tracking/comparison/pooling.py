@@ -202,7 +202,6 @@ def compare_sweeps(
     spec: ComparisonSpec | None = None,
     *,
     chosen: RunFilter = RunFilter(),
-    with_images: bool = False,
 ) -> Comparison:
     """Compare the runs of one sweep, or of several as if they were one.
 
@@ -210,7 +209,6 @@ def compare_sweeps(
         sweeps: At least one.
         spec: Goes before that of the sweeps.
         chosen: The runs to compare.
-        with_images: Add bootstrap intervals over images.
 
     Raises:
         TrackingError: The sweeps compare differently, no run is left by the filter, or no run is
@@ -231,7 +229,6 @@ def compare_sweeps(
         filtered,
         spec,
         sweep=" + ".join(part.sweep for part in sweeps),
-        with_images=with_images,
     )
     warnings = [*_differing_seeds(sweeps), *(text for part in sweeps for text in part.warnings)]
     if chosen.conditions:

@@ -15,13 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carft_sweep.regular_files import open_regular
-from carft_sweep.tracking.comparison.metrics import OOD
 from carft_sweep.tracking.comparison.runs import UNMERGED, Arm, RunRecord
-from carft_sweep.tracking.comparison.statistics import (
-    Interval,
-    cluster_bootstrap,
-    percentile_interval,
-)
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.program import program
 
@@ -212,51 +206,32 @@ def read_predictions(runs: Sequence[RunRecord], merge: str | None) -> Prediction
 
 def _read(path: Path, outside: frozenset[str]) -> Predictions:
     table = read_columns(path, ("split", "id", "unit", "label", "prediction"))
-    split, item, unit = (_texts(table[name]) for name in ("split", "id", "unit"))
-    label, prediction = (_numbers(table[name]).astype(np.int64) for name in ("label", "prediction"))
+    split, item, unit = (texts(table[name]) for name in ("split", "id", "unit"))
+    label, prediction = (numbers(table[name]).astype(np.int64) for name in ("label", "prediction"))
     order = np.lexsort((item, split))
     columns = (split[order], item[order], unit[order], label[order], prediction[order][None])
     return Predictions(*columns, outside)
 
 
 # `to_numpy` imports pandas, which takes 0.2 s and 60 MB.
-def _texts(column: pa.ChunkedArray) -> NDArray[np.str_]:
+def texts(column: pa.ChunkedArray) -> NDArray[np.str_]:
+    """Return a column of texts."""
     import pyarrow as arrow
 
     return np.array(column.cast(arrow.string()).to_pylist(), np.str_)
 
 
-def _numbers(column: pa.ChunkedArray) -> NDArray[Any]:
+def coded(column: pa.ChunkedArray) -> tuple[NDArray[np.str_], NDArray[np.intp]]:
+    """Return the different texts of a column that was read as a dictionary, sorted, and the place
+    of each row's among them."""
+    whole = column.unify_dictionaries().combine_chunks()
+    names, place = np.unique(np.array(whole.dictionary.to_pylist(), np.str_), return_inverse=True)
+    return names, place[np.from_dlpack(whole.indices)]
+
+
+def numbers(column: pa.ChunkedArray) -> NDArray[Any]:
+    """Return a column of numbers."""
     return np.from_dlpack(column.combine_chunks())
-
-
-def intervals(predictions: Predictions, minus: Predictions | None = None) -> Mapping[str, Interval]:
-    """Compute 95 % percentile intervals over units of every split's top-1, and of `ood/mean/top1`.
-
-    Of the difference item by item where another arm's predictions of the same images are
-    subtracted; nothing where they are of others. They hold the trained weights fixed: how much
-    another draw of images would change the number.
-    """
-    values = predictions.share
-    if minus is not None:
-        if not predictions.same_items(minus):
-            return {}
-        values = values - minus.share
-    splits, column = np.unique(predictions.split, return_inverse=True)
-    units, row = np.unique(predictions.unit, return_inverse=True)
-    if len(units) == 0:
-        return {}
-    cell, shape = row * len(splits) + column, (len(units), len(splits))
-    totals = np.bincount(cell, weights=values, minlength=len(units) * len(splits))
-    counts = np.bincount(cell, minlength=len(units) * len(splits)).astype(np.int64)
-    draws = cluster_bootstrap(totals.astype(np.float64).reshape(shape), counts.reshape(shape))
-    by_metric = {
-        f"{name}/top1": percentile_interval(draws[:, place]) for place, name in enumerate(splits)
-    }
-    shifts = np.isin(splits, np.unique(predictions.split[predictions.in_means]))
-    if shifts.any():
-        by_metric[OOD] = percentile_interval(draws[:, shifts].mean(axis=1))
-    return by_metric
 
 
 EACH_WAY = 12
@@ -446,8 +421,8 @@ def read_tallies(path: Path) -> Mapping[str, Tally] | None:
         splits = table["split"].combine_chunks().cast(arrow.string()).dictionary_encode()
     except (TrackingError, arrow.ArrowException):
         return None
-    label, prediction = (_numbers(table[name]).astype(np.int64) for name in ("label", "prediction"))
-    confidence = _numbers(table["confidence"]).astype(np.float64)
+    label, prediction = (numbers(table[name]).astype(np.int64) for name in ("label", "prediction"))
+    confidence = numbers(table["confidence"]).astype(np.float64)
     which = np.from_dlpack(splits.indices)
     return {
         str(name): _tally(label[here], prediction[here], confidence[here])

@@ -27,7 +27,7 @@ HONEST = ("id/val/", "train/", "ood/val/")
 """What a metric's name begins with when no test split and no shift is behind it; `ood/val` is a
 validation set that a benchmark made out of distribution."""
 REFERENCE = "fine_tune"
-FEWEST_SEEDS = 5
+SEEDS_FOR_CLAIM = 5
 """Common seeds that a claim needs."""
 ALPHA = 0.05
 """Significance level of the two-sided, Holm-adjusted test."""
@@ -99,10 +99,12 @@ class SelectionRule(_Frozen):
 
 
 class Endpoint(_Frozen):
-    """What is tested, and the margin within which ID counts as kept; accuracies are fractions."""
+    """What is tested, and the margins; accuracies are fractions."""
 
     id_margin: float = 0.005
-    """ID counts as not worse when the lower 95 % bound of the difference lies above minus this."""
+    """ID counts as kept when the lower bound of the difference lies above minus this."""
+    ood_margin: float = 0.005
+    """There is no gain when the upper bound of the endpoint's difference lies below this."""
     by: str = TOP1
     """The kind of accuracy (`tracking.comparison.metrics.KINDS`) that methods are ranked by."""
     by_task: Mapping[str, str] = Field(default_factory=dict)
@@ -143,6 +145,11 @@ class Endpoint(_Frozen):
     def metric(self) -> str:
         """What is tested."""
         return self.ood if self.has_shifts else self.test
+
+    @property
+    def margin(self) -> float:
+        """That of what is tested."""
+        return self.ood_margin if self.has_shifts else self.id_margin
 
     def suited(self, names: Collection[str]) -> Endpoint:
         """Return a copy that fits the measured metrics: without shifts, without an ID test.
@@ -238,6 +245,7 @@ def _settled(spec: ComparisonSpec) -> list[tuple[str, object, str | None]]:
         ("merge", rule.merge, "--metric"),
         ("selection", rule.name, "--selection"),
         ("id_margin", endpoint.id_margin, "--id-margin"),
+        ("ood_margin", endpoint.ood_margin, "--ood-margin"),
         ("by", endpoint.by_task or endpoint.by, "--by"),
         ("tasks", spec.tasks, None),
     ]

@@ -1,21 +1,15 @@
-"""Estimates, paired tests, Holm's correction, the bootstrap over images."""
+"""Estimates, paired tests, Holm's correction."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-FEWEST_SEEDS = 3
+SEEDS_FOR_INTERVAL = 3
 """Below it a standard deviation says nothing: no interval and no t test."""
-SIGN_FLIPS = 99_999
-"""Sign patterns that are counted: all 2^n up to 16 pairs, beyond them a seeded sample."""
-RESAMPLES = 2_000
 DIGITS = 12
 _ROUNDING = 10.0**-DIGITS
 """Fractions that are equal to `DIGITS`, or closer than this, differ by float rounding only."""
@@ -28,13 +22,30 @@ class Interval(NamedTuple):
     high: float
 
 
+class ImageError(NamedTuple):
+    """The variance of a mean over seeds from the sampling of its test images."""
+
+    variance: float
+    freedom: int
+    """Degrees of freedom of this variance: units less one, or groups less one."""
+    units: int
+    """How many were sampled: images, or groups of images such as the views of one drawing."""
+    images: int
+
+
 @dataclass(frozen=True)
 class PairedTest:
-    """Differences of two arms in one metric, seed by seed, with the paired t test."""
+    """Differences of two arms in one metric, seed by seed, with the paired t test.
+
+    Its variance is that over seeds and, where the images are known, that over test images; the
+    degrees of freedom are Satterthwaite's, Biometrics Bulletin 2 (1946).
+    """
 
     differences: tuple[float, ...]
     step: float = 0.0
     """What one image changes: differences that spread by no more show nothing of their spread."""
+    images: ImageError | None = None
+    """None: it is said of these test images alone."""
 
     @cached_property
     def mean(self) -> float:
@@ -47,48 +58,52 @@ class PairedTest:
         return max(self.differences) - min(self.differences) > self.step + _ROUNDING
 
     @cached_property
+    def error(self) -> float:
+        """The standard error of the mean."""
+        of_images = 0.0 if self.images is None else self.images.variance
+        return math.sqrt(standard_error(self.differences) ** 2 + of_images)
+
+    @cached_property
+    def freedom(self) -> float:
+        """The degrees of freedom of this error."""
+        of_seeds, seeds = standard_error(self.differences) ** 2, len(self.differences) - 1
+        if self.images is None:
+            return seeds
+        of_images = self.images.variance
+        both = of_seeds**2 / seeds + of_images**2 / self.images.freedom
+        return (of_seeds + of_images) ** 2 / both
+
+    @cached_property
     def ci95(self) -> Interval | None:
         """Student's interval of the mean; None below 3 pairs and without spread."""
-        return t_interval(self.differences) if self.spreads else None
+        return self.interval(0.95)
 
     def interval(self, level: float) -> Interval | None:
         """Return Student's interval at another level; None where `ci95` is."""
-        return t_interval(self.differences, level) if self.spreads else None
+        if not self._is_tested:
+            return None
+        half = _student_quantile(self.freedom, (1 + level) / 2) * self.error
+        return Interval(self.mean - half, self.mean + half)
 
     @property
     def p(self) -> float | None:
         """Two-sided p of the paired t test; None below 3 pairs and without spread."""
-        t = self._t(0.0)
-        return None if t is None else 2 * _student(len(self.differences) - 1, -abs(t))
+        return None if not self._is_tested else 2 * self._tail(-abs(self.mean))
 
     def p_above(self, bound: float) -> float | None:
         """Return the one-sided p of the null that the mean is at most `bound`; None where p is."""
-        t = self._t(bound)
-        return None if t is None else _student(len(self.differences) - 1, -t)
+        return None if not self._is_tested else self._tail(bound - self.mean)
 
-    def _t(self, bound: float) -> float | None:
-        if len(self.differences) < FEWEST_SEEDS or not self.spreads:
-            return None
-        return (self.mean - bound) / standard_error(self.differences)
+    def p_below(self, bound: float) -> float | None:
+        """Return the one-sided p of the null that the mean is at least `bound`; None where p is."""
+        return None if not self._is_tested else self._tail(self.mean - bound)
+
+    def _tail(self, distance: float) -> float:
+        return _student(self.freedom, distance / self.error)
 
     @property
-    def p_sign_flip(self) -> float:
-        """Two-sided p when under no effect each difference may have either sign.
-
-        Exact up to 16 pairs, so never below 2 / 2^n. Fisher, The Design of Experiments, 1935,
-        section 21; Phipson and Smyth 2010 beyond.
-        """
-        count = len(self.differences)
-        if self.is_tie or count < 2:
-            return 1.0
-        if 2**count > SIGN_FLIPS:
-            return _sampled_sign_flips(self.differences)
-        # By itself: scipy.stats, whose test it equals, takes longer to import than the rest.
-        places = np.arange(2**count)[:, np.newaxis] >> np.arange(count)
-        values = np.where(places & 1, -1.0, 1.0) * np.array(self.differences)
-        means = _rounded_mean(values, axis=1)
-        least, most = np.sum(means <= means[0]), np.sum(means >= means[0])
-        return float(min(1.0, 2 * min(least, most) / len(means)))
+    def _is_tested(self) -> bool:
+        return len(self.differences) >= SEEDS_FOR_INTERVAL and self.spreads
 
     @property
     def is_tie(self) -> bool:
@@ -100,39 +115,19 @@ class PairedTest:
 # are too few seeds for an interval, not even that.
 
 
-def _student(freedom: int, t: float) -> float:
+def _student(freedom: float, t: float) -> float:
     """Evaluate the distribution function of Student's t."""
     from scipy.special import stdtr
 
     return float(stdtr(freedom, t))
 
 
-@cache
-def _student_quantile(freedom: int, share: float) -> float:
+@lru_cache(4096)
+def _student_quantile(freedom: float, share: float) -> float:
     """Evaluate its inverse: a comparison needs the same few of them for each row and metric."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, share))
-
-
-def _sampled_sign_flips(differences: Sequence[float]) -> float:
-    """The same p from SIGN_FLIPS patterns, drawn with a seed."""
-    from scipy.stats import permutation_test  # a second of import
-
-    tested = permutation_test(
-        (differences,),
-        _rounded_mean,
-        permutation_type="samples",
-        n_resamples=SIGN_FLIPS,
-        vectorized=True,
-        rng=np.random.default_rng(0),
-    )
-    return float(tested.pvalue)
-
-
-def _rounded_mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    # Patterns often tie, as accuracies are counts of images: one that does reaches it.
-    return np.asarray(values.mean(axis=axis)).round(DIGITS)
 
 
 @dataclass(frozen=True)
@@ -190,7 +185,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
 
     None below 3 values, or when one of them is not finite.
     """
-    if len(values) < FEWEST_SEEDS or not all(map(math.isfinite, values)):
+    if len(values) < SEEDS_FOR_INTERVAL or not all(map(math.isfinite, values)):
         return None
     half = _student_quantile(len(values) - 1, (1 + level) / 2) * standard_error(values)
     middle = mean(values)
@@ -212,41 +207,17 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     return tuple(adjusted)
 
 
-def cluster_bootstrap(
-    totals: NDArray[np.float64],
-    counts: NDArray[np.int64],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> NDArray[np.float64]:
-    """Draw means of each split [R, S]: whole units are drawn again with replacement.
+def adjusted_by_holm(ps: Sequence[float | None]) -> list[float | None]:
+    """Adjust over all of them; what cannot be tested counts as p = 1 and stays None."""
+    adjusted = holm([1.0 if p is None else p for p in ps])
+    return [None if p is None else q for p, q in zip(ps, adjusted, strict=True)]
 
-    `totals` [U, S] is the sum of a value over a unit's items in a split, `counts` [U, S] how many
-    items those are; for a paired bootstrap the value is a difference per item. Units are drawn
-    among those that occur in the same splits: shared units move the splits together, and a split
-    keeps its number of units. Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
-    chapter 8.
+
+def deciding_level(p: float | None, adjusted: float | None, compared: int, alpha: float) -> float:
+    """Return the level of the interval that excludes the null where the adjusted p is below alpha.
+
+    Holm's rule multiplies each p by a number of its own, up to how many are `compared`.
     """
-    rng = np.random.default_rng(seed)
-    units, splits = counts.shape
-    sizes = counts.astype(np.float64)  # Whole numbers would miss the fast matrix product.
-    _, stratum = np.unique(counts > 0, axis=0, return_inverse=True)
-    members = [np.flatnonzero(stratum.reshape(-1) == s) for s in range(int(stratum.max()) + 1)]
-    draws = np.empty((resamples, splits))
-    chunk = max(1, 4_000_000 // units)  # Keeps the weights below 32 MB.
-    for start in range(0, resamples, chunk):
-        rows = min(chunk, resamples - start)
-        weights = np.empty((rows, units))
-        for group in members:
-            drawn = rng.integers(0, len(group), (rows, len(group)))
-            cells = drawn + len(group) * np.arange(rows)[:, None]
-            counted = np.bincount(cells.reshape(-1), minlength=rows * len(group))
-            weights[:, group] = counted.reshape(rows, len(group))
-        draws[start : start + rows] = (weights @ totals) / (weights @ sizes)
-    return draws
-
-
-def percentile_interval(draws: NDArray[np.float64]) -> Interval:
-    """Take the middle 95 % of bootstrap draws [R]."""
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Interval(float(low), float(high))
+    if p is None or adjusted is None or p <= 0:
+        return 1 - alpha / compared
+    return 1 - alpha / (adjusted / p if adjusted < 1 else compared)

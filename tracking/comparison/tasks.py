@@ -323,7 +323,6 @@ def compare_tasks(
     spec: ComparisonSpec,
     *,
     sweep: str = "",
-    with_images: bool = False,
 ) -> Comparison:
     """Compare every task, and the means over tasks; arguments as of `compare`.
 
@@ -357,7 +356,6 @@ def compare_tasks(
                 }
             ),
             sweep=f"{sweep}, {task}",
-            with_images=with_images,
         )
         for task, own in by_task.items()
     }

@@ -1,29 +1,31 @@
-"""What the numbers allow to be said of two arms: tests over common seeds, and the outcome."""
+"""What the numbers allow to be said of two arms: tests over seeds and images, and the outcome."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
+from carft_sweep.tracking.comparison.hits import KeptHits
 from carft_sweep.tracking.comparison.metrics import OOD, TOP1
 from carft_sweep.tracking.comparison.runs import Arm
-from carft_sweep.tracking.comparison.spec import ALPHA, FEWEST_SEEDS, Endpoint
+from carft_sweep.tracking.comparison.spec import ALPHA, SEEDS_FOR_CLAIM, Endpoint
 from carft_sweep.tracking.comparison.statistics import (
     Estimate,
     Interval,
     PairedTest,
+    adjusted_by_holm,
+    deciding_level,
     estimate,
-    holm,
-    mean,
 )
-from carft_sweep.tracking.comparison.wise_ft import Curve, Point, dominating, mean_curve, ood_bound
 
 GAIN = "gain/ood/top1"
 Outcome = Literal[
     "better",
+    "more_robust",
     "trade_off",
+    "less_robust",
     "worse",
     "tie",
     "no_difference",
@@ -34,8 +36,22 @@ Outcome = Literal[
     "no_pairs",
     "not_measured",
 ]
-State = Literal["BETTER", "MORE ROBUST", "LESS ROBUST", "WORSE", "NO GAIN", "UNDECIDED"]
-Beyond = Literal["above", "below", "between", "above or below"]
+DIFFERENT: frozenset[Outcome] = frozenset(
+    {"better", "more_robust", "trade_off", "less_robust", "worse"}
+)
+"""The outcomes that claim a difference of the endpoint."""
+State = Literal[
+    "BETTER", "MORE ROBUST", "TRADE-OFF", "LESS ROBUST", "WORSE", "NO GAIN", "UNDECIDED"
+]
+_STATES: Mapping[Outcome, State] = {
+    "better": "BETTER",
+    "more_robust": "MORE ROBUST",
+    "trade_off": "TRADE-OFF",
+    "less_robust": "LESS ROBUST",
+    "worse": "WORSE",
+    "tie": "NO GAIN",
+}
+IdState = Literal["kept", "lost", "gained", "open", "not tested"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,7 @@ class Pair:
     candidate: Arm
     reference: Arm
     endpoint: Endpoint
+    kept: KeptHits = field(default_factory=KeptHits, compare=False, repr=False)
     _tests: dict[str, PairedTest | None] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
@@ -62,7 +79,11 @@ class Pair:
             differences = tuple(one[s] - two[s] for s in self.seeds if s in one and s in two)
             runs = (*self.candidate.done, *self.reference.done)
             step = max((run.image_step(metric) for run in runs), default=0.0)
-            self._tests[metric] = PairedTest(differences, step) if differences else None
+            test = PairedTest(differences, step) if differences else None
+            if test is not None and test.spreads:
+                arms = [(self.candidate, self.reference)]
+                test = replace(test, images=self.kept.difference_error(arms, self.seeds, metric))
+            self._tests[metric] = test
         return self._tests[metric]
 
     @property
@@ -104,10 +125,19 @@ class Pair:
         larger of the two: Berger, Multiparameter hypothesis testing and acceptance sampling,
         Technometrics 24 (1982). None where one of the two cannot be tested.
         """
-        endpoint = self.endpoint
-        ps = [None if self.tested is None else self.tested.p_above(0.0)]
-        if endpoint.metric != endpoint.id_metric:
-            ps.append(None if self.id is None else self.id.p_above(-endpoint.id_margin))
+        gains = None if self.tested is None else self.tested.p_above(0.0)
+        keeps = None if self.id is None else self.id.p_above(-self.endpoint.id_margin)
+        return self._both(gains, keeps)
+
+    @property
+    def p_worse(self) -> float | None:
+        """Return that of the claim that the reference is better than the candidate."""
+        loses = None if self.tested is None else self.tested.p_below(0.0)
+        keeps = None if self.id is None else self.id.p_below(self.endpoint.id_margin)
+        return self._both(loses, keeps)
+
+    def _both(self, of_endpoint: float | None, of_id: float | None) -> float | None:
+        ps = [of_endpoint, *([of_id] if self.endpoint.has_shifts else [])]
         return None if None in ps else min(1.0, 2 * max(p for p in ps if p is not None))
 
     @property
@@ -127,6 +157,10 @@ class Verdict:
     """Of the endpoint's difference, Holm-adjusted over all candidates of the comparison."""
     p_better: float | None
     """Of the claim "better", adjusted likewise."""
+    p_worse: float | None
+    """Of the claim "worse", adjusted likewise."""
+    level: float
+    """That of the intervals which decide: above 95 % where several candidates are compared."""
     compared: int
     """How many candidates the adjustment is over."""
     seeds: tuple[int, ...]
@@ -135,47 +169,38 @@ class Verdict:
     """The most settings that one side was chosen among on these very seeds."""
     gain: Estimate | None
     """OOD mean minus zero-shot's, by seed."""
-    above_curve: Estimate | None
-    """OOD minus the upper bound of the reference's WiSE-FT curve at equal ID, by common seed."""
-    beyond: Beyond | None
-    """Where the ID accuracies lie at which the curve has no bound."""
-    dominated_by: Point | None
-    """The model on the reference's curve that is as good on both and better on one, if any."""
     merged: Mapping[str, Pair] = field(default_factory=dict)
     """By merge: the pair with the merge on both, at the same label (`wise_ft@0.5`)."""
-    ci95_images: Mapping[str, Interval] = field(default_factory=dict)
-    """By metric: bootstrap over images of the difference, the weights held fixed."""
 
     @property
     def state(self) -> State:
         """What the sentence begins with. NO GAIN: one of the margin's size is excluded."""
-        match self.outcome:
-            case "better":
-                return "BETTER"
-            case "trade_off":
-                return "MORE ROBUST"
-            case "worse":
-                return "LESS ROBUST" if self.pair.endpoint.has_shifts else "WORSE"
-            case "tie":
-                return "NO GAIN"
-            case "no_difference":
-                ci95 = None if self.pair.tested is None else self.pair.tested.ci95
-                no_gain = ci95 is not None and ci95.high < self.pair.endpoint.id_margin
-                return "NO GAIN" if no_gain else "UNDECIDED"
-            case _:
-                return "UNDECIDED"
+        if self.outcome == "no_difference":
+            interval = self.interval(self.pair.endpoint.metric)
+            margin = self.pair.endpoint.margin
+            return "NO GAIN" if interval is not None and interval.high < margin else "UNDECIDED"
+        return _STATES.get(self.outcome, "UNDECIDED")
+
+    def interval(self, metric: str) -> Interval | None:
+        """Return the interval of a difference that decides."""
+        test = self.pair.test(metric)
+        return None if test is None else test.interval(self.level)
 
     @property
-    def gains_over_curve(self) -> bool:
-        """Whether it gives what the reference with WiSE-FT is shown not to give.
+    def id_state(self) -> IdState:
+        """What is shown of ID: `kept` excludes a loss of the margin, `lost` excludes no loss."""
+        return _id_state(self.pair, self.level)
 
-        Not where the distances do not spread over seeds, as nothing is tested then.
-        """
-        above = self.above_curve
-        if above is None or above.ci95 is None or self.dominated_by is not None:
-            return False
-        claims = self.outcome not in ("incomplete", "too_few_seeds")
-        return claims and 0 < above.ci95.low < above.ci95.high
+
+def _id_state(pair: Pair, level: float) -> IdState:
+    interval = None if pair.id is None else pair.id.interval(level)
+    if interval is None:
+        return "not tested"
+    if interval.high < 0:
+        return "lost"
+    if interval.low > 0:
+        return "gained"
+    return "kept" if interval.low > -pair.endpoint.id_margin else "open"
 
 
 def judge(
@@ -187,7 +212,7 @@ def judge(
     tried: Mapping[str, int] | None = None,
     zero_shots: Sequence[Arm] = (),
     merges: Mapping[str, Mapping[str, str]] | None = None,
-    curves: Mapping[int | None, Curve] | None = None,
+    kept: KeptHits | None = None,
 ) -> tuple[Verdict, ...]:
     """Judge every candidate against the reference, Holm-adjusted over all of them.
 
@@ -196,31 +221,43 @@ def judge(
     Args:
         candidates: The arm that stands for each algorithm.
         reference: What they are compared with.
-        endpoint: What is tested, and the margin of ID.
+        endpoint: What is tested, and the margins.
         seeds: Of a complete arm; where one is lacking on a side, nothing is claimed.
         tried: By algorithm, the settings that its arm was chosen among on the seeds of its runs.
         zero_shots: Where the gain over zero-shot begins.
         merges: By the label of an unmerged candidate, the label at which each merge is compared.
-        curves: The WiSE-FT curves of the reference, by seed.
+        kept: Where predictions are read from.
     """
-    pairs = [Pair(candidate, reference, endpoint) for candidate in candidates]
-    different = _adjusted([pair.p_different for pair in pairs])
-    better = _adjusted([pair.p_better for pair in pairs])
+    kept = kept or KeptHits()
+    pairs = [Pair(candidate, reference, endpoint, kept) for candidate in candidates]
+    different = adjusted_by_holm([pair.p_different for pair in pairs])
+    better = adjusted_by_holm([pair.p_better for pair in pairs])
+    worse = adjusted_by_holm([pair.p_worse for pair in pairs])
     verdicts = []
-    for pair, p_different, p_better in zip(pairs, different, better, strict=True):
+    for pair, *ps in zip(pairs, different, better, worse, strict=True):
+        p_different, p_better, p_worse = ps
+        level = deciding_level(pair.p_different, p_different, len(pairs), ALPHA)
+        outcome = _outcome(pair, p_different, p_better, p_worse, level, seeds)
+        if outcome == "better":
+            level = deciding_level(pair.p_better, p_better, len(pairs), ALPHA)
+        if outcome == "worse":
+            level = deciding_level(pair.p_worse, p_worse, len(pairs), ALPHA)
         verdicts.append(
             Verdict(
                 pair,
-                _outcome(pair, p_different, p_better, seeds),
+                outcome,
                 p_different,
                 p_better,
+                p_worse,
+                level,
                 len(pairs),
                 tuple(seeds),
                 max((tried or {}).get(arm.algorithm, 1) for arm in (pair.candidate, reference)),
                 gain_over_zero_shot(pair.candidate, zero_shots, endpoint.ood),
-                *above_curve(pair.candidate, curves or {}, endpoint, pair.seeds),
                 merged={
-                    merge: Pair(pair.candidate.merged(label), reference.merged(label), endpoint)
+                    merge: Pair(
+                        pair.candidate.merged(label), reference.merged(label), endpoint, kept
+                    )
                     for merge, label in (merges or {}).get(pair.candidate.label, {}).items()
                 },
             )
@@ -256,14 +293,13 @@ def gain_over_zero_shot(
     return estimate([values[s] - starts[s] if s in values else None for s in seeds])
 
 
-def _adjusted(ps: Sequence[float | None]) -> list[float | None]:
-    """Adjust by Holm's rule over all; what cannot be tested counts as p = 1 and stays None."""
-    adjusted = holm([1.0 if p is None else p for p in ps])
-    return [None if p is None else q for p, q in zip(ps, adjusted, strict=True)]
-
-
 def _outcome(
-    pair: Pair, p_different: float | None, p_better: float | None, seeds: Sequence[int]
+    pair: Pair,
+    p_different: float | None,
+    p_better: float | None,
+    p_worse: float | None,
+    level: float,
+    seeds: Sequence[int],
 ) -> Outcome:
     endpoint = pair.endpoint
     sides = (pair.candidate, pair.reference)
@@ -273,7 +309,7 @@ def _outcome(
         return "no_pairs"
     if any(side.has_seeds for side in sides) and not {*seeds} <= {*pair.seeds}:
         return "incomplete"
-    if len(pair.seeds) < FEWEST_SEEDS:
+    if len(pair.seeds) < SEEDS_FOR_CLAIM:
         return "too_few_seeds"
     if pair.tested is None:
         return "no_shifts"
@@ -283,37 +319,11 @@ def _outcome(
         return "no_spread"
     if p_better is not None and p_better < ALPHA:
         return "better"
-    if p_different < ALPHA:
-        return "worse" if pair.tested.mean < 0 else "trade_off"
-    return "no_difference"
-
-
-def above_curve(
-    arm: Arm,
-    curves: Mapping[int | None, Curve],
-    endpoint: Endpoint,
-    seeds: Sequence[int | None],
-) -> tuple[Estimate | None, Beyond | None, Point | None]:
-    """Subtract the upper bound of each seed's curve at equal ID from the arm's OOD accuracy.
-
-    Return the distances, where the curve has no bound, and the point of the mean curve that is at
-    least as good on both and better on one. Nothing where the arm or the curve lacks a seed.
-    """
-    xs, ys = (arm.values(metric) for metric in (endpoint.id_metric, endpoint.ood))
-    if not seeds or not all(s in side for s in seeds for side in (curves, xs, ys)):
-        return None, None, None
-    bounds = {seed: ood_bound(curves[seed], xs[seed]) for seed in seeds}
-    above = estimate([None if bound is None else ys[s] - bound for s, bound in bounds.items()])
-    sides = {_side(curves[s], xs[s]) for s, bound in bounds.items() if bound is None}
-    beyond = "above or below" if len(sides) > 1 else next(iter(sides), None)
-    curve = mean_curve([curves[seed] for seed in seeds])
-    x, y = (mean([side[seed] for seed in seeds]) for side in (xs, ys))
-    return above, beyond, None if curve is None else dominating(curve, x, y)
-
-
-def _side(curve: Curve, id_accuracy: float) -> Beyond:
-    """Say where a curve is that does not bound what is at this ID accuracy."""
-    ids = [point.id for point in curve.points]
-    if min(ids) <= id_accuracy <= max(ids):
-        return "between"
-    return "above" if id_accuracy > max(ids) else "below"
+    if p_worse is not None and p_worse < ALPHA:
+        return "worse"
+    if p_different >= ALPHA:
+        return "no_difference"
+    of_id, gains = _id_state(pair, level), pair.tested.mean > 0
+    if of_id == ("lost" if gains else "gained"):
+        return "trade_off"
+    return "more_robust" if gains else "less_robust"

@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from carft_sweep.tracking.comparison.metrics import ID, OOD
 from carft_sweep.tracking.comparison.runs import Arm, split_merge
 from carft_sweep.tracking.comparison.statistics import mean
 
 WISE = "wise_ft"
+PAPER_ALPHA = 0.5
+"""What WiSE-FT recommends without any choice (Wortsman et al., CVPR 2022, section 4)."""
 _ROUNDING = 1e-12
 
 
@@ -65,6 +70,19 @@ def seed_curves(
     return curves
 
 
+def seed_points(arm: Arm, id_metric: str, ood_metric: str) -> dict[int | None, Curve]:
+    """Return, by seed, the one point of each finished run that is measured on both axes."""
+    values = {
+        run.seed: (run.value(id_metric, arm.merge), run.value(ood_metric, arm.merge))
+        for run in arm.done
+    }
+    return {
+        seed: Curve(arm.label, (Point(1.0, x, y),))
+        for seed, (x, y) in values.items()
+        if x is not None and y is not None
+    }
+
+
 def mean_curve(curves: Sequence[Curve]) -> Curve | None:
     """Average the curves of an arm's seeds at the alphas that all have; None without a curve."""
     if not curves:
@@ -81,47 +99,104 @@ def mean_curve(curves: Sequence[Curve]) -> Curve | None:
     return Curve(curves[0].label, tuple(points))
 
 
-def ood_bound(curve: Curve, id_accuracy: float) -> float | None:
-    """Bound the curve's OOD accuracy at this ID accuracy from above.
+def highest_on_chords(
+    ids: NDArray[np.float64], oods: NDArray[np.float64], at: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the highest OOD accuracy [..., M] that chords of curves reach at ID accuracies.
+
+    `ids` and `oods` [..., K] are points by rising alpha, `at` is [..., M]; NaN outside a curve.
+    """
+    if ids.shape[-1] == 1:
+        return np.where(np.abs(at - ids) <= _ROUNDING, oods, np.nan)
+    chords, covers = _chords(ids, oods, at)
+    return _highest(chords, covers)
+
+
+def ood_bound(
+    ids: NDArray[np.float64], oods: NDArray[np.float64], at: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Bound the OOD accuracy [..., M] of curves at ID accuracies from above.
+
+    `ids` and `oods` [..., K] are points by rising alpha, `at` is [..., M].
 
     Between two measured alphas the curve is unknown. It is bent upwards, so it lies above the chord
     of the two, and below the chords before and behind it when these are extended: the lower one
     bounds it. A curve that is measured to be bent downwards there is bounded by its own chord, and
-    so is one that turns back in ID, below the piece that it turned back from. None outside the
+    so is one that turns back in ID, below the piece that it turned back from. NaN outside the
     curve's ID range, and where no chord leads on, so that nothing bounds it.
     """
-    pieces: list[tuple[float, float | None]] = []
-    ends = (None, *curve.points, None)
-    for before, one, two, after in zip(ends, ends[1:], ends[2:], ends[3:], strict=False):
-        if one is None or two is None:
-            continue
-        measured = [p.ood for p in (one, two) if abs(p.id - id_accuracy) <= _ROUNDING]
-        if measured:
-            pieces.append((max(measured), max(measured)))
-        elif min(one.id, two.id) < id_accuracy < max(one.id, two.id):
-            chord = _line(one, two, id_accuracy)
-            extended = [
-                _line(outer, inner, id_accuracy)
-                for outer, inner, other in ((before, one, two), (after, two, one))
-                if outer is not None and (inner.id - outer.id) * (other.id - inner.id) > 0
-            ]
-            pieces.append((chord, max(chord, min(extended)) if extended else None))
-    if not pieces or max(pieces, key=lambda piece: piece[0])[1] is None:
-        return None
-    return max(chord if bound is None else bound for chord, bound in pieces)
+    if ids.shape[-1] == 1:
+        return highest_on_chords(ids, oods, at)
+    chords, covers = _chords(ids, oods, at)
+    steps = np.diff(ids, axis=-1)
+    leads_on = steps[..., :-1] * steps[..., 1:] > 0
+    none = np.full((*chords.shape[:-2], 1, chords.shape[-1]), np.inf)
+    # The line of piece k, extended to its neighbours, bounds those.
+    extended = np.minimum(
+        np.concatenate([none, np.where(leads_on[..., None], chords[..., :-1, :], np.inf)], axis=-2),
+        np.concatenate([np.where(leads_on[..., None], chords[..., 1:, :], np.inf), none], axis=-2),
+    )
+    is_bounded = np.isfinite(extended)
+    bounds = np.where(is_bounded, np.maximum(chords, extended), chords)
+    top = np.where(covers, chords, -np.inf).argmax(axis=-2)[..., None, :]
+    open_ended = ~np.take_along_axis(is_bounded, top, axis=-2)[..., 0, :]
+    highest = _highest(bounds, covers)
+    return np.where(open_ended, np.nan, highest)
 
 
-def _line(one: Point, two: Point, id_accuracy: float) -> float:
-    """Return the OOD accuracy at an ID accuracy on the line through two models."""
-    return one.ood + (id_accuracy - one.id) / (two.id - one.id) * (two.ood - one.ood)
+def _chords(
+    ids: NDArray[np.float64], oods: NDArray[np.float64], at: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the lines through neighbouring points at ID accuracies [..., K - 1, M], and whether
+    these lie between the two points."""
+    steps = np.diff(ids, axis=-1)
+    slopes = np.diff(oods, axis=-1) / np.where(steps == 0, np.nan, steps)
+    x = at[..., None, :]
+    lines = oods[..., :-1, None] + slopes[..., None] * (x - ids[..., :-1, None])
+    low = np.minimum(ids[..., :-1], ids[..., 1:])[..., None]
+    high = np.maximum(ids[..., :-1], ids[..., 1:])[..., None]
+    covers = (x >= low) & (x <= high) & (steps != 0)[..., None]
+    return np.where(steps[..., None] == 0, np.inf, lines), covers
 
 
-def dominating(curve: Curve, id_accuracy: float, ood_accuracy: float) -> Point | None:
-    """Find the measured model with the highest OOD that is as good on both and better on one."""
-    above = [
-        p
-        for p in curve.points
-        if min(p.id - id_accuracy, p.ood - ood_accuracy) >= -_ROUNDING
-        and max(p.id - id_accuracy, p.ood - ood_accuracy) > _ROUNDING
-    ]
-    return max(above, key=lambda point: point.ood, default=None)
+def _highest(values: NDArray[np.float64], covers: NDArray[np.bool_]) -> NDArray[np.float64]:
+    highest = np.where(covers, values, -np.inf).max(axis=-2)
+    return np.where(np.isfinite(highest), highest, np.nan)
+
+
+PLACES = 64
+"""Equally spaced ID accuracies at which two curves are compared."""
+
+
+class CurveGain(NamedTuple):
+    """How far one curve lies above another one, mean over the ID accuracies that both reach."""
+
+    above_bound: NDArray[np.float64]
+    """[...] its chords minus the most that the other curve may have; what is claimed."""
+    above_chords: NDArray[np.float64]
+    """[...] its chords minus the other's: a description, which favours the longer curve."""
+
+
+def curve_gain(
+    ids: NDArray[np.float64],
+    oods: NDArray[np.float64],
+    other_ids: NDArray[np.float64],
+    other_oods: NDArray[np.float64],
+) -> CurveGain:
+    """Compare curves [..., K] with others [..., L] at `PLACES` ID accuracies that both reach.
+
+    NaN where there is no such accuracy, or the other curve is bounded at none of them.
+    """
+    low = np.maximum(ids.min(axis=-1), other_ids.min(axis=-1))
+    high = np.minimum(ids.max(axis=-1), other_ids.max(axis=-1))
+    shares = (np.arange(PLACES) + 0.5) / PLACES
+    at = low[..., None] + (high - low)[..., None] * shares
+    height = highest_on_chords(ids, oods, at)
+    has_range = low <= high if min(ids.shape[-1], other_ids.shape[-1]) == 1 else low < high
+    gains = []
+    for highest in (ood_bound, highest_on_chords):
+        difference = height - highest(other_ids, other_oods, at)
+        count = np.isfinite(difference).sum(axis=-1)
+        total = np.nansum(difference, axis=-1)
+        gains.append(np.where(has_range & (count > 0), total / np.maximum(count, 1), np.nan))
+    return CurveGain(*gains)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from carft_sweep.tracking.comparison.answer import Answer
 from carft_sweep.tracking.comparison.caveats import datasets
 from carft_sweep.tracking.comparison.compare import Comparison, Row
+from carft_sweep.tracking.comparison.curves import CurveVerdict
 from carft_sweep.tracking.comparison.domainbed import AVERAGE, DomainBedTable, TaskCell
 from carft_sweep.tracking.comparison.effects import Effect
 from carft_sweep.tracking.comparison.metrics import metric_order
+from carft_sweep.tracking.comparison.power import Power
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.statistics import Estimate, PairedTest
 from carft_sweep.tracking.comparison.tasks import TOGETHER
@@ -25,7 +28,6 @@ from carft_sweep.tracking.report.table import (
     Table,
     TableOptions,
     build_table,
-    images_table,
     resolve_columns,
     task_table,
 )
@@ -54,6 +56,7 @@ def to_json(
         "selection": rule.name,
         "by": endpoint.by,
         "id_margin": endpoint.id_margin,
+        "ood_margin": endpoint.ood_margin,
         "seeds": comparison.seeds,
         "fresh_seeds": comparison.fresh_seeds,
         "verdict": comparison.verdict,
@@ -68,9 +71,10 @@ def to_json(
             "trial": selected.arm.trial,
             "value": selected.value,
         },
+        "curves": [_json_curve(verdict) for verdict in comparison.curve_verdicts],
         "tests": [_json_verdict(verdict) for verdict in comparison.verdicts],
         "budgets": [asdict(budget) for budget in comparison.budgets],
-        "curves": [
+        "mean_curves": [
             {"label": curve.label, "points": [point._asdict() for point in curve.points]}
             for curve in comparison.curves
         ],
@@ -121,8 +125,6 @@ def _json_row(row: Row, owners: Owners | None) -> dict[str, Any]:
         "selected": row.selected,
         "chosen": row.chosen,
         "marks": row.marks,
-        "ci95_images": row.ci95_images,
-        "above_wise_ft_curve": _json_estimate(row.above_curve),
     }
     return plain if owners is None else {**plain, "sweeps": owners_of(row, owners)}
 
@@ -160,69 +162,102 @@ def _json_answer(answer: Answer) -> dict[str, Any]:
 
 
 def _json_effect(effect: Effect) -> dict[str, Any]:
-    def of(test: PairedTest | None, level: float) -> dict[str, Any] | None:
-        if test is None:
-            return None
-        interval = test.interval(level)
-        return {
-            "mean": test.mean,
-            "level": level,
-            "interval": interval,
-            "values": test.differences,
-            "spreads": test.spreads,
-        }
-
     return {
         "parameter": effect.parameter,
         "algorithm": effect.algorithm,
         "numeric": effect.numeric,
         "levels": [level._asdict() for level in effect.levels],
         "settings": effect.settings,
-        "difference": of(effect.difference, 0.95 if effect.numeric else effect.adjusted_level),
-        "id_difference": of(effect.id_difference, 0.95),
+        "difference": _json_test(
+            effect.difference, 0.95 if effect.numeric else effect.adjusted_level
+        ),
+        "id_difference": _json_test(effect.id_difference),
         "peak": effect.peak and effect.peak._asdict(),
-        "above_ends": of(effect.above_ends, effect.adjusted_level),
+        "above_ends": _json_test(effect.above_ends, effect.adjusted_level),
         "selected": effect.selected,
     }
 
 
-def _json_pair(pair: Pair) -> dict[str, Any]:
-    def of(test: PairedTest | None) -> dict[str, Any] | None:
-        if test is None:
-            return None
-        tested = {"mean": test.mean, "ci95": test.ci95, "values": test.differences}
-        return {**tested, "spreads": test.spreads, "p": test.p, "p_sign_flip": test.p_sign_flip}
+def _json_test(test: PairedTest | None, level: float = 0.95) -> dict[str, Any] | None:
+    """Return the differences, their errors over seeds and images, and the interval at a level."""
+    if test is None:
+        return None
+    images = test.images
+    return {
+        "mean": test.mean,
+        "values": test.differences,
+        "spreads": test.spreads,
+        "level": level,
+        "interval": test.interval(level),
+        "p": test.p,
+        "images": images and {"se": math.sqrt(images.variance), **images._asdict()},
+    }
 
+
+def _json_pair(pair: Pair, level: float = 0.95) -> dict[str, Any]:
     return {
         "candidate": pair.candidate.label,
         "reference": pair.reference.label,
         "seeds": pair.seeds,
-        pair.endpoint.ood: of(pair.ood),
-        pair.endpoint.id_metric: of(pair.id),
+        pair.endpoint.ood: _json_test(pair.ood, level),
+        pair.endpoint.id_metric: _json_test(pair.id, level),
         "p_different": pair.p_different,
         "p_better": pair.p_better,
+        "p_worse": pair.p_worse,
     }
 
 
 def _json_verdict(verdict: Verdict) -> dict[str, Any]:
-    endpoint, dominating = verdict.pair.endpoint, verdict.dominated_by
+    endpoint = verdict.pair.endpoint
     return {
-        **_json_pair(verdict.pair),
+        **_json_pair(verdict.pair, verdict.level),
         "p_different_holm": verdict.p_different,
         "p_better_holm": verdict.p_better,
+        "p_worse_holm": verdict.p_worse,
         "compared": verdict.compared,
         "seeds_required": verdict.seeds,
         "settings_tried": verdict.tried,
         "confirmed": verdict.pair.candidate.confirms or verdict.pair.reference.confirms,
         "state": verdict.state,
         "outcome": verdict.outcome,
+        "id_state": verdict.id_state,
         "endpoint": endpoint.metric,
+        "power": _json_power(verdict.pair.tested, verdict.level, endpoint.margin),
         f"gain/ood/{endpoint.by}": _json_estimate(verdict.gain),
-        "above_wise_ft_curve": _json_estimate(verdict.above_curve),
-        "dominated_by": dominating and dominating._asdict(),
         "merged": {name: _json_pair(pair) for name, pair in verdict.merged.items()},
-        "ood_ci95_images": verdict.ci95_images.get(endpoint.ood),
-        "ci95_images": verdict.ci95_images,
+    }
+
+
+def _json_curve(verdict: CurveVerdict) -> dict[str, Any]:
+    pair = verdict.pair
+    return {
+        "candidate": pair.candidate.label,
+        "reference": pair.reference.label,
+        "seeds": pair.seeds,
+        "seeds_required": verdict.seeds,
+        "common_range": pair.common_range,
+        "gain": _json_test(pair.gain, verdict.level),
+        "loss": _json_test(pair.loss, verdict.level),
+        "curve_to_curve": pair.chords,
+        "p_better_holm": verdict.p_better,
+        "p_worse_holm": verdict.p_worse,
+        "compared": verdict.compared,
+        "settings_tried": verdict.tried,
+        "state": verdict.state,
+        "outcome": verdict.outcome,
+        "power": _json_power(pair.gain, verdict.level, pair.endpoint.ood_margin),
+    }
+
+
+def _json_power(test: PairedTest | None, level: float, margin: float) -> dict[str, Any] | None:
+    power = None if test is None else Power.of(test, level)
+    if power is None or test is None:
+        return None
+    seeds = len(test.differences)
+    return {
+        "smallest_difference": power.smallest_difference(seeds),
+        "margin": margin,
+        "seeds_for_margin": power.seeds_for(margin, seeds),
     }
 
 
@@ -343,7 +378,7 @@ def _columns(lines: list[dict[str, Any]], first: Sequence[str] = ()) -> list[str
     return [*(name for name in names if "/" not in name), *metrics]
 
 
-_ENDS = ("", "low", "high", "values", "images_low", "images_high")
+_ENDS = ("", "low", "high", "values")
 
 
 def _column_order(name: str) -> tuple[object, ...]:
@@ -356,9 +391,8 @@ def to_csv(
 ) -> str:
     """Return `rows_frame` with intervals and the seeds' values as CSV; fractions.
 
-    Intervals over images stand beside a metric where they were requested; of several tasks mean
-    and standard error come last. Of the metrics all, or those that the options name. With `owners`
-    each row says whose its runs are.
+    Of several tasks mean and standard error come last. Of the metrics all, or those that the
+    options name. With `owners` each row says whose its runs are.
     """
     options = options or TableOptions()
     table, lines = comparison.task_table, list[dict[str, Any]]()
@@ -366,8 +400,6 @@ def to_csv(
         line = _frame_row(row, intervals=True, values=True)
         if data := datasets(row.arm.done):
             line["data"] = "; ".join(data)
-        for name, ends in row.ci95_images.items():
-            line |= {f"{name} images_low": ends.low, f"{name} images_high": ends.high}
         if owners is not None:
             line["sweeps"] = " ".join(owners_of(row, owners))
         lines.append(line)
@@ -418,8 +450,6 @@ def markdown(comparison: Comparison, *, options: TableOptions | None = None) -> 
     if (tasks := task_table(comparison)) is not None:
         lines += [*_markdown_table(tasks), "", _escape_markdown(" ".join(tasks.notes)), ""]
     lines += _markdown_table(table)
-    if (images := images_table(comparison, options)) is not None:
-        lines += ["", images.title, "", *_markdown_table(images)]
     lines += ["", _escape_markdown(f"{table.title}. {' '.join(table.notes_with('Bold'))}"), ""]
     if table.footnotes:
         lines += [*(f"- {_escape_markdown(text)}" for text in table.footnotes), ""]

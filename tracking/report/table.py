@@ -28,8 +28,6 @@ from carft_sweep.tracking.report.published import Quoted, footnotes
 from carft_sweep.tracking.report.ranking import MEANING, MEANING_OF_CHOSEN, best_rows
 
 NOTHING = "–"
-OVER_IMAGES = "95 % over images (bootstrap over units, the trained weights held fixed)"
-"""What stands above a table of such intervals."""
 MOST = 50
 """Trials in a table, unless more are requested."""
 MOST_ON_PAGE = 2000
@@ -207,27 +205,6 @@ def task_table(comparison: Comparison) -> Table | None:
         lines.append(Line(line.label, tuple(printed)))
     heads = ("algorithm", *table.endpoints, AVERAGE)
     return Table(title(comparison), heads, tuple(lines), table.notes)
-
-
-def images_table(comparison: Comparison, options: TableOptions) -> Table | None:
-    """Build the table of intervals over images; None where none were requested."""
-    if not any(row.ci95_images for row in comparison.rows):
-        return None
-    rows = [row for row in visible_rows(comparison, options) if row.ci95_images]
-    names = {name for row in rows for name in row.ci95_images}
-    columns = [c for c in resolve_columns(comparison, options.columns) if c.metric in names]
-    if not columns:
-        return None
-    lines = []
-    for row in rows:
-        ends = [(column, row.ci95_images.get(column.metric)) for column in columns]
-        cells = [
-            Cell(NOTHING if at is None else f"{column.number(at.low)} to {column.number(at.high)}")
-            for column, at in ends
-        ]
-        lines.append(_line(comparison, row, options, cells))
-    heads = ("setting", *(column.header for column in columns))
-    return Table(f"{OVER_IMAGES}:", heads, tuple(lines))
 
 
 def headline(comparison: Comparison) -> Table:

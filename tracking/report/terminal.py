@@ -19,7 +19,6 @@ from carft_sweep.tracking.report.table import (
     Table,
     TableOptions,
     build_table,
-    images_table,
     task_table,
 )
 
@@ -61,10 +60,6 @@ def terminal(
             console.print()
             _paragraph(console, " ".join(tasks.notes), style="dim")
         _tables(console, table)
-        if (images := images_table(comparison, options)) is not None:
-            console.print()
-            _paragraph(console, images.title, style="bold")
-            _tables(console, images)
         console.print()
         notes = table.notes_with("Underlined") if colour else table.notes
         _paragraph(console, " ".join(notes), style="dim")

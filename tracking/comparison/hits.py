@@ -1,0 +1,295 @@
+"""Which test images a model has right, counted by unit, and what other images would change.
+
+A unit is what images were sampled by: an image itself, or in IconShift a drawing with all of its
+views, in several shifts too. Whoever has a metric of some images knows that of all images up to an
+error of its own, which does not shrink with more seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carft_sweep.tracking.comparison.metrics import OOD, TOP1
+from carft_sweep.tracking.comparison.predictions import (
+    coded,
+    numbers,
+    predictions_path,
+    read_columns,
+)
+from carft_sweep.tracking.comparison.runs import Arm, RunRecord
+from carft_sweep.tracking.comparison.statistics import ImageError
+
+GROUPS = 100
+"""Groups of units that the jackknife leaves out in turn: more change the variance little."""
+
+
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """Correct and all images of one model, by unit and split."""
+
+    units: NDArray[np.str_]
+    """[U], sorted."""
+    splits: tuple[str, ...]
+    """[S] such as `id/test` and `ood/outline`."""
+    right: NDArray[np.float64]
+    """[U, S]."""
+    images: NDArray[np.float64]
+    """[U, S]."""
+    outside: frozenset[str] = frozenset()
+    """Shifts that are in no mean."""
+    tasks: tuple[int, ...] = ()
+    """[S] the task that a split belongs to, of a mean over several tasks."""
+    _weights: dict[str, NDArray[np.float64] | None] = field(default_factory=dict, repr=False)
+
+    def weights(self, metric: str) -> NDArray[np.float64] | None:
+        """Return the weights [S] with which a metric averages the accuracies of splits.
+
+        None for a metric that is no mean of accuracies, or of a split that was not kept.
+        """
+        if metric not in self._weights:
+            self._weights[metric] = self._find_weights(metric)
+        return self._weights[metric]
+
+    def _find_weights(self, metric: str) -> NDArray[np.float64] | None:
+        split, _, kind = metric.rpartition("/")
+        if kind != TOP1:
+            return None
+        weights = np.zeros(len(self.splits))
+        tasks = self.tasks or (0,) * len(self.splits)
+        for task in {*tasks}:
+            own = [
+                column
+                for column, name in enumerate(self.splits)
+                if tasks[column] == task
+                and (self._is_in_mean(name) if metric == OOD else name == split)
+            ]
+            if not own:
+                return None
+            weights[own] = 1 / (len(own) * len({*tasks}))
+        return weights
+
+    def _is_in_mean(self, split: str) -> bool:
+        return split.startswith("ood/") and split not in self.outside
+
+    def same_images(self, other: Hits) -> bool:
+        """Whether both are of as many images of the same units in the same splits."""
+        return (
+            self.splits == other.splits
+            and np.array_equal(self.units, other.units)
+            and np.array_equal(self.images, other.images)
+        )
+
+    @cached_property
+    def sizes(self) -> NDArray[np.float64]:
+        """[S] images of each split."""
+        total: NDArray[np.float64] = self.images.sum(axis=0)
+        return total
+
+
+def read_hits(run: RunRecord, merge: str | None) -> Hits | None:
+    """Count a model's kept predictions; None where the run keeps none.
+
+    Raises TrackingError for a file that is none.
+    """
+    if run.parts:
+        return _joined([read_hits(part, merge) for part in run.parts])
+    path = None if run.folder is None else predictions_path(run.folder, merge)
+    if path is None or not path.is_file():
+        return None
+    table = read_columns(path, ("split", "unit", "label", "prediction"))
+    right = numbers(table["label"]) == numbers(table["prediction"])
+    (splits, column), (units, row) = coded(table["split"]), coded(table["unit"])
+    shape = (len(units), len(splits))
+    cell, cells = row * len(splits) + column, len(units) * len(splits)
+    return Hits(
+        units,
+        tuple(map(str, splits)),
+        np.bincount(cell, weights=right, minlength=cells).astype(np.float64).reshape(shape),
+        np.bincount(cell, minlength=cells).astype(np.float64).reshape(shape),
+        run.outside_means,
+    )
+
+
+def _joined(parts: Sequence[Hits | None]) -> Hits | None:
+    """Put the models of several tasks, whose units differ, into one."""
+    every = [part for part in parts if part is not None]
+    if not every or len(every) < len(parts):
+        return None
+    names = [[f"{task:03d}/{unit}" for unit in part.units] for task, part in enumerate(every)]
+
+    def stacked(blocks: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        whole = np.zeros((sum(map(len, blocks)), sum(block.shape[1] for block in blocks)))
+        row = column = 0
+        for block in blocks:
+            whole[row : row + len(block), column : column + block.shape[1]] = block
+            row, column = row + len(block), column + block.shape[1]
+        return whole
+
+    return Hits(
+        np.array([name for own in names for name in own], np.str_),
+        tuple(split for part in every for split in part.splits),
+        stacked([part.right for part in every]),
+        stacked([part.images for part in every]),
+        frozenset().union(*(part.outside for part in every)),
+        tuple(task for task, part in enumerate(every) for _ in part.splits),
+    )
+
+
+HitsReader = Callable[[RunRecord, str | None], Hits | None]
+
+
+@dataclass(frozen=True, eq=False)
+class KeptHits:
+    """The hits of every model of a comparison, each read once."""
+
+    read: HitsReader = read_hits
+    _by_model: dict[tuple[str, str | None], Hits | None] = field(default_factory=dict)
+
+    def of(self, run: RunRecord, merge: str | None) -> Hits | None:
+        """Return what is kept of a run's model; None where it is nothing."""
+        key = (run.digest, merge)
+        if key not in self._by_model:
+            self._by_model[key] = self.read(run, merge)
+        return self._by_model[key]
+
+    def by_seed(self, arm: Arm, seeds: Sequence[int | None]) -> list[Hits] | None:
+        """Return the hits of an arm's runs with these seeds; None where one is lacking.
+
+        An arm that no seed changes has its one run for each.
+        """
+        runs = {run.seed: run for run in arm.done}
+        own = [runs.get(seed if arm.has_seeds else None) for seed in seeds]
+        kept = [None if run is None else self.of(run, arm.merge) for run in own]
+        present = [hits for hits in kept if hits is not None]
+        return present if present and len(present) == len(kept) else None
+
+    def difference_error(
+        self, pairs: Sequence[tuple[Arm, Arm]], seeds: Sequence[int | None], metric: str
+    ) -> ImageError | None:
+        """Estimate what other images would change of the difference of two arms, mean over seeds.
+
+        Of several pairs it is that of their mean. The variance allows for images of one unit being
+        alike: Liang and Zeger, Biometrika 73 (1986). None where predictions are not kept, or are
+        of other images on the two sides.
+        """
+        if not metric.endswith(f"/{TOP1}"):
+            return None
+        influences, counts = [], [0]
+        for pair in pairs:
+            one, two = (self.by_seed(arm, seeds) for arm in pair)
+            if one is None or two is None:
+                return None
+            for candidate, reference in zip(one, two, strict=True):
+                weights = candidate.weights(metric)
+                if weights is None or not candidate.same_images(reference):
+                    return None
+                influences.append((candidate.units, *_influence(candidate, reference, weights)))
+                counts.append(int(candidate.sizes[weights > 0].sum()))
+        names, place = _aligned([units for units, _, _ in influences])
+        total, seen = np.zeros(len(names)), np.zeros(len(names), bool)
+        for rows, (_, influence, is_measured) in zip(place, influences, strict=True):
+            total[rows] += influence / len(influences)
+            seen[rows] |= is_measured
+        units = int(seen.sum())
+        if units < 2:
+            return None
+        variance = units / (units - 1) * float(total @ total)
+        return ImageError(variance, units - 1, units, max(counts))
+
+
+def _influence(
+    one: Hits, two: Hits, weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Compute by how much each unit [U] moves the difference, and whether it is measured by it."""
+    used = weights > 0
+    difference, images, sizes = (
+        one.right[:, used] - two.right[:, used],
+        one.images[:, used],
+        one.sizes[used],
+    )
+    means = difference.sum(axis=0) / sizes
+    influence: NDArray[np.float64] = ((difference - means * images) / sizes) @ weights[used]
+    return influence, (images > 0).any(axis=1)
+
+
+def _aligned(
+    every: Sequence[NDArray[np.str_]],
+) -> tuple[NDArray[np.str_], list[NDArray[np.intp]]]:
+    """Return the units of all seeds, and where each seed's stand among them."""
+    first = every[0]
+    if all(units is first or np.array_equal(units, first) for units in every):
+        return first, [np.arange(len(first))] * len(every)
+    names = np.unique(np.concatenate(every))
+    return names, [np.searchsorted(names, units) for units in every]
+
+
+class LeftOut(NamedTuple):
+    """The accuracies of a model without each group of units."""
+
+    id: NDArray[np.float64]
+    """[G]."""
+    ood: NDArray[np.float64]
+    """[G]."""
+
+
+def leave_out(
+    models: Sequence[Hits], id_metric: str, ood_metric: str
+) -> tuple[list[LeftOut], int, int] | None:
+    """Compute both accuracies of each model without each of `GROUPS` groups of units, the same
+    groups for all, and count units and images. None where a metric is no mean of accuracies.
+    """
+    axes = [(hits.weights(id_metric), hits.weights(ood_metric)) for hits in models]
+    if any(weights is None for pair in axes for weights in pair):
+        return None
+    names, place = _aligned([hits.units for hits in models])
+    used = np.zeros(len(names), bool)
+    smallest, images_seen = len(names), 0
+    for hits, rows, pair in zip(models, place, axes, strict=True):
+        columns = sum(weights for weights in pair if weights is not None) > 0
+        measured = hits.images[:, columns] > 0
+        images_seen = max(images_seen, int(hits.sizes[columns].sum()))
+        used[rows] |= measured.any(axis=1)
+        smallest = min(smallest, int(measured.sum(axis=0).min()))
+    groups = min(GROUPS, smallest)
+    if groups < 2:
+        return None
+    group = _groups(names, models[0], groups)
+    left_out = []
+    for hits, rows, (of_id, of_ood) in zip(models, place, axes, strict=True):
+        right, images = (
+            table.sum(axis=0) - _by_group(table, group[rows], groups)
+            for table in (hits.right, hits.images)
+        )
+        accuracies = right / np.maximum(images, 1)  # a split without images is in neither metric
+        left_out.append(LeftOut(accuracies @ of_id, accuracies @ of_ood))
+    return left_out, int(used.sum()), images_seen
+
+
+def _by_group(
+    table: NDArray[np.float64], group: NDArray[np.intp], groups: int
+) -> NDArray[np.float64]:
+    """Sum the rows [U, S] of each group: [G, S]."""
+    columns = [np.bincount(group, weights=column, minlength=groups) for column in table.T]
+    return np.stack(columns, axis=1)
+
+
+def _groups(names: NDArray[np.str_], hits: Hits, groups: int) -> NDArray[np.intp]:
+    """Deal units [U] into groups: at random, but the same each time, and each with its share of
+    the units that occur in the same splits."""
+    patterns: Mapping[str, bytes] = dict(
+        zip(hits.units.tolist(), map(bytes, (hits.images > 0).astype(np.uint8)), strict=True)
+    )
+    order = sorted(
+        range(len(names)),
+        key=lambda row: (patterns.get(str(names[row]), b""), crc32(str(names[row]).encode())),
+    )
+    group = np.empty(len(names), np.intp)
+    group[order] = np.arange(len(names)) % groups
+    return group

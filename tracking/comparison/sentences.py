@@ -1,0 +1,399 @@
+"""What a comparison says, in plain English: each statement once, with the interval that decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from carft_sweep.tracking.comparison.answer import Model, Strongest
+from carft_sweep.tracking.comparison.caveats import few
+from carft_sweep.tracking.comparison.curves import CurveVerdict
+from carft_sweep.tracking.comparison.effects import Association, Effect, Level
+from carft_sweep.tracking.comparison.metrics import NOUNS, named
+from carft_sweep.tracking.comparison.power import MOST_SEEDS, Power
+from carft_sweep.tracking.comparison.runs import Arm, scalar_text
+from carft_sweep.tracking.comparison.selection import Confirmation
+from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM, Endpoint, SelectionRule
+from carft_sweep.tracking.comparison.statistics import Estimate, Interval, PairedTest
+from carft_sweep.tracking.comparison.verdict import Pair, Verdict
+
+NO_VALUE = "UNDECIDED: no run gave a value to select on."
+NO_SHIFTS = "No shift was measured, so nothing is said of robustness."
+
+
+def with_interval(value: float, ends: Interval | None = None) -> str:
+    """Format a difference in percentage points with its interval: `+1.80 pp [+1.49, +2.11]`."""
+    # Adding 0.0 turns a rounded -0.0 into 0.0.
+    middle, *sides = [f"{round(100 * v, 2) + 0.0:+.2f}" for v in (value, *(ends or ()))]
+    return f"{middle} pp [{', '.join(sides)}]" if sides else f"{middle} pp"
+
+
+def points(fraction: float) -> str:
+    """Format a margin: `0.5 pp`."""
+    return f"{100 * fraction:.3g} pp"
+
+
+def no_reference(arm: Arm, reference: str) -> str:
+    """Say that there is nothing finished to compare with."""
+    if arm.algorithm == reference:
+        return f"UNDECIDED: {reference} is the only algorithm here, at {arm.name}."
+    return f"UNDECIDED: there is no finished {reference} run to compare {arm.name} with."
+
+
+def claim(verdict: Verdict, rule: SelectionRule) -> str:
+    """State what came of one comparison: the differences, what they are of, and how sure it is."""
+    pair = verdict.pair
+    numbers = [
+        f"{named(metric)} {with_interval(test.mean, verdict.interval(metric))}"
+        for metric in dict.fromkeys((pair.endpoint.ood, pair.endpoint.id_metric))
+        if (test := pair.test(metric)) is not None
+    ]
+    if pair.tested is not None and pair.is_tie:
+        numbers = []
+    parts = [", ".join(numbers), _what_is_shown(verdict)]
+    if verdict.outcome not in ("no_pairs", "not_measured"):
+        parts.append(_scope(pair.tested, len(pair.seeds), confirmed=_is_fresh(pair)))
+    parts += [_power(verdict), _p(verdict), _among(verdict, rule)]
+    statement = "; ".join(filter(None, parts))
+    return f"{verdict.state}: {pair.candidate.name} against {pair.reference.name}: {statement}."
+
+
+def _what_is_shown(verdict: Verdict) -> str:
+    pair, endpoint = verdict.pair, verdict.pair.endpoint
+    margin, of_id = points(endpoint.id_margin), verdict.interval(endpoint.id_metric)
+    match verdict.outcome:
+        case "better":
+            return f"ID is kept within {margin}" if endpoint.has_shifts else ""
+        case "more_robust" if verdict.id_state == "not tested":
+            measured = "its difference does not spread over seeds by more than one image"
+            return f"ID is not tested: {measured if pair.id is not None else 'it was not measured'}"
+        case "more_robust":
+            return f"an ID loss above {margin} is not excluded"
+        case "trade_off" if of_id is not None and of_id.high < 0:
+            more = f" more than {margin}" if of_id.high < -endpoint.id_margin else ""
+            return f"OOD gains and ID loses{more}"
+        case "trade_off":
+            return "OOD loses and ID gains"
+        case "less_robust":
+            return f"an ID gain above {margin} is not excluded"
+        case "worse":
+            return f"ID gains less than {margin}" if endpoint.has_shifts else ""
+        case "tie":
+            metrics = {endpoint.ood: pair.ood, endpoint.id_metric: pair.id}
+            equal = " and ".join(named(name) for name, test in metrics.items() if test is not None)
+            return f"{equal} are equal in every seed"
+        case "no_difference":
+            name = "an OOD gain" if endpoint.has_shifts else "a gain"
+            excluded = "" if verdict.state == "NO GAIN" else "not "
+            return f"{name} of {points(endpoint.margin)} is {excluded}excluded"
+        case "no_spread":
+            return "the differences spread by no more than one image, so nothing is tested"
+        case "incomplete":
+            return f"{len(pair.seeds)} of {len(verdict.seeds)} seeds have finished on both sides"
+        case "too_few_seeds":
+            return _too_few(len(pair.seeds))
+        case "no_pairs":
+            return "no finished seed in common"
+        case "no_shifts":
+            return "no shift was measured"
+        case "not_measured":
+            sides = (pair.candidate, pair.reference)
+            without = " and of ".join(a.name for a in sides if not a.values(endpoint.metric))
+            noun = NOUNS[endpoint.by]
+            return f"not judged by {noun}: the runs of {without} have no {endpoint.metric}"
+
+
+def curve_claim(verdict: CurveVerdict, rule: SelectionRule) -> str:
+    """State what came of one candidate's WiSE-FT curve against that of the reference."""
+    pair, endpoint = verdict.pair, verdict.pair.endpoint
+    ood, of_id = named(endpoint.ood), named(endpoint.id_metric)
+    rival = f"{pair.reference.name} + WiSE-FT"
+    candidate = pair.candidate.name if pair.is_point else f"{pair.candidate.name} + WiSE-FT"
+    parts = []
+    if pair.gain is not None:
+        curves = "" if pair.chords is None else f" (curve to curve {with_interval(pair.chords)})"
+        parts.append(
+            f"at equal {of_id} its {ood} is {with_interval(pair.gain.mean, verdict.interval)} "
+            f"against the most that {pair.reference.name} + WiSE-FT can reach{curves}"
+        )
+    if (common := pair.common_range) is not None and not pair.is_point:
+        parts.append(f"mean over {of_id} {100 * common.low:.1f} to {100 * common.high:.1f}")
+    margin = points(endpoint.ood_margin)
+    match verdict.outcome:
+        case "no_range":
+            parts.append(f"the two curves have no {of_id} in common that {rival} is measured at")
+        case "no_difference":
+            excluded = "" if verdict.state == "NO GAIN" else "not "
+            parts.append(f"a gain of {margin} is {excluded}excluded")
+        case "incomplete":
+            parts.append(f"{len(pair.seeds)} of {len(verdict.seeds)} seeds have both curves")
+        case "too_few_seeds":
+            parts.append(_too_few(len(pair.seeds)))
+        case "no_spread":
+            parts.append("the differences spread by no more than one image: nothing is tested")
+    parts.append(_scope(pair.gain, len(pair.seeds), confirmed=pair.candidate.confirms))
+    if verdict.state == "UNDECIDED" and verdict.outcome == "no_difference":
+        parts.append(_of_power(pair.gain, verdict.level, endpoint.ood_margin))
+    p = verdict.p_worse if verdict.outcome == "worse_curve" else verdict.p_better
+    parts += [_p_text(p, verdict.level, verdict.compared), _chosen_among(verdict.tried, rule)]
+    return f"{verdict.state}: {candidate} against {rival}: {'; '.join(filter(None, parts))}."
+
+
+def _scope(test: PairedTest | None, seeds: int, *, confirmed: bool) -> str:
+    """Say what a claim is of: other seeds, and other test images where these are known."""
+    count = f"{seeds} {'fresh ' if confirmed else ''}seed{'' if seeds == 1 else 's'}"
+    if test is None or test.images is None:
+        return f"on these test images, over {count}"
+    of = "" if test.images.units == test.images.images else "groups of "
+    return f"for other seeds and other test images ({count}, {test.images.units:,} {of}images)"
+
+
+def _is_fresh(pair: Pair) -> bool:
+    return pair.candidate.confirms or pair.reference.confirms
+
+
+def _power(verdict: Verdict) -> str:
+    if verdict.state != "UNDECIDED" or verdict.outcome != "no_difference":
+        return ""
+    return _of_power(verdict.pair.tested, verdict.level, verdict.pair.endpoint.margin)
+
+
+def _of_power(test: PairedTest | None, level: float, margin: float) -> str:
+    """Say what would have been shown, and how many seeds the margin needs."""
+    power = None if test is None else Power.of(test, level)
+    if power is None or test is None:
+        return ""
+    seeds = len(test.differences)
+    shown = points(power.smallest_difference(seeds))
+    needed = power.seeds_for(margin, seeds)
+    text = f"80 % of such sweeps find a difference of {shown}"
+    if needed is not None:
+        return f"{text}, with {needed} seeds one of {points(margin)}"
+    if power.images is None:
+        return f"{text}, with {MOST_SEEDS} seeds none of {points(margin)}"
+    return f"{text}; one of {points(margin)} takes more test images"
+
+
+def _p(verdict: Verdict) -> str:
+    """Write the p that decided."""
+    by_outcome = {"better": verdict.p_better, "worse": verdict.p_worse}
+    p = by_outcome.get(verdict.outcome, verdict.p_different)
+    silent = ("incomplete", "too_few_seeds", "no_shifts", "no_pairs", "not_measured", "tie")
+    if verdict.outcome in silent:
+        return ""
+    return _p_text(p, verdict.level, verdict.compared)
+
+
+def _p_text(p: float | None, level: float, compared: int) -> str:
+    if p is None:
+        return ""
+    text = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    if compared > 1:
+        text += f" by Holm's rule over {compared}, intervals of {100 * level:.3g} %"
+    return text
+
+
+def _among(verdict: Verdict, rule: SelectionRule) -> str:
+    # Of zero-shot nothing is chosen, and the line before has said it of the candidate.
+    return "" if verdict.pair.reference.is_zero_shot else _chosen_among(verdict.tried, rule)
+
+
+def _chosen_among(tried: int, rule: SelectionRule) -> str:
+    return f"chosen among {tried} settings by {rule.metric} on these same seeds" * (tried > 1)
+
+
+def merged_pair(pair: Pair) -> str:
+    """Describe the difference with the same merged model on both sides."""
+    head = f"With {pair.candidate.merge or ''} on both"
+    numbers = [
+        f"{named(metric)} {with_interval(test.mean, test.ci95)}"
+        for metric in dict.fromkeys((pair.endpoint.ood, pair.endpoint.id_metric))
+        if (test := pair.test(metric)) is not None
+    ]
+    if not pair.seeds:
+        return f"{head} there is no seed in common."
+    return f"{head}: {', '.join(numbers)}; not part of the verdict."
+
+
+def gain_sentence(gain: Estimate | None, endpoint: Endpoint) -> Iterator[str]:
+    """State the difference to zero-shot."""
+    if gain is not None and gain.mean is not None:
+        number = with_interval(gain.mean, gain.ci95)
+        yield f"Against zero-shot its {named(endpoint.ood)} is {number} on these test images."
+
+
+def same_models(arms: Sequence[Arm]) -> Iterator[str]:
+    """Name the arms for which validation chose no WiSE-FT model but the tuned one."""
+    if arms:
+        names = few([arm.name for arm in arms])
+        yield f"Validation chose alpha 1 of WiSE-FT for {names}, which is the unmerged model."
+
+
+def confirmed(confirmation: Confirmation, selected_on: Sequence[int]) -> Iterator[str]:
+    """Say which seeds the verdict is of, where fresh ones were required."""
+    if not confirmation.required:
+        return
+    fresh = _seeds(confirmation.seeds)
+    if confirmation.is_complete:
+        yield (
+            f"The settings were chosen on {_seeds(selected_on)} and judged on {fresh}, which no "
+            "choice has seen."
+        )
+    else:
+        yield (
+            f"Not confirmed yet: {confirmation.done} of {confirmation.required} runs on {fresh} "
+            "are done, so this is judged on the seeds that the settings were chosen on."
+        )
+
+
+def strongest_line(
+    strongest: Strongest, selected: Arm | None, reference: Arm | None, endpoint: Endpoint
+) -> str:
+    """Say which measured model has the highest endpoint among those that keep ID."""
+    best, verdict = strongest.model, strongest.verdict
+    is_selected = (
+        selected is not None
+        and selected.is_setting_of(best.arm)
+        and selected.merge == best.arm.merge
+    )
+    metric, of_id = named(endpoint.metric), named(endpoint.id_metric)
+    among = f"{strongest.models} models"
+    if reference is not None and endpoint.has_shifts:
+        among = (
+            f"the {strongest.eligible} of {among} whose {of_id} is within "
+            f"{points(endpoint.id_margin)} of that of {reference.name} or above it"
+        )
+    numbers = ", ".join(f"{named(name)} {value}" for name, value in _means(best, endpoint).items())
+    parts = [
+        f"{best.arm.name} ({numbers}), seen by test data"
+        + (", and also the selected one" if is_selected else " and not selected")
+    ]
+    if strongest.runner_up is not None and verdict is not None:
+        pair = verdict.pair
+        if pair.is_tie:
+            parts.append(f"equal in every seed to the next, {strongest.runner_up.arm.name}")
+        elif (test := pair.tested) is not None:
+            number = with_interval(test.mean, test.ci95)
+            parts.append(f"{number} against the next, {strongest.runner_up.arm.name}")
+    return f"Highest {metric} of {among}: {'; '.join(parts)}."
+
+
+def effect_line(effect: Effect, endpoint: Endpoint, rule: SelectionRule) -> str:
+    """Say how the endpoint and ID move with one field, by how much, and which value is selected."""
+    metric, head = named(endpoint.metric), _short(effect.parameter)
+    over = _seed_count(len(effect.difference.differences))
+    if effect.settings > 1:
+        over += f", means over {effect.settings} settings of the other fields"
+    number = _difference(effect, effect.difference, effect.interval)
+    if effect.numeric:
+        head += f" {_value(effect.low)} to {_value(effect.high)}"
+        ends = (effect.low.endpoint, effect.high.endpoint)
+        sides = [f"{_moves(effect, effect.difference, metric, ends, endpoint.margin)}, {number}"]
+        if (test := effect.id_difference) is not None:
+            id_ends, id_name = (effect.low.id, effect.high.id), named(endpoint.id_metric)
+            moves = _moves(effect, test, id_name, id_ends, endpoint.id_margin)
+            sides.append(f"{moves}, {with_interval(test.mean, test.ci95)}")
+        parts = sides
+        if effect.peak is not None and effect.above_ends is not None:
+            above = _difference(effect, effect.above_ends, effect.above_ends_interval)
+            parts.append(
+                f"the highest {metric} is in between, {_percent(effect.peak.endpoint)} at "
+                f"{_value(effect.peak)}, {above} against {_value(effect.better_end)}"
+            )
+    else:
+        best, worst = effect.high, effect.low
+        parts = [
+            f"{metric} is highest with {_value(best)} ({_percent(best.endpoint)}) and lowest with "
+            f"{_value(worst)} ({_percent(worst.endpoint)}), {number}"
+        ]
+    images = "on these test images, " if effect.difference.images is None else ""
+    parts.append(f"{images}over {over}")
+    if not effect.has_seeds:
+        parts.append(f"a claim needs {SEEDS_FOR_CLAIM} seeds")
+    parts.append(f"{_selected(effect)} is selected by {rule.metric}")
+    return f"{head}: {'; '.join(parts)}."
+
+
+def associations(found: Sequence[Association], endpoint: Endpoint) -> Iterator[str]:
+    """Say what is known of fields that never vary alone."""
+    metric = named(endpoint.metric)
+    for association in found:
+        name = _short(association.parameter)
+        if association.rank_correlation is None:
+            yield (
+                f"No comparison of {name}: no setting of the other fields was tried at all of its "
+                "values."
+            )
+        else:
+            ends = association.ci95
+            interval = "" if ends is None else f" [{ends.low:+.2f}, {ends.high:+.2f}]"
+            yield (
+                f"{name} and {metric} have a rank correlation of "
+                f"{association.rank_correlation:+.2f}{interval} over {association.settings} "
+                "settings, which differ in other fields too: an association, not an effect."
+            )
+
+
+def _means(model: Model, endpoint: Endpoint) -> dict[str, str]:
+    """Return the endpoint and ID in percent, by metric; without shifts they are one."""
+    numbers = {endpoint.metric: model.endpoint, endpoint.id_metric: model.id}
+    return {metric: _percent(estimate.mean) for metric, estimate in numbers.items()}
+
+
+def _percent(value: float | None) -> str:
+    return "unknown" if value is None else f"{100 * value:.1f}"
+
+
+def _seed_count(n: int) -> str:
+    return f"{n} seed{'' if n == 1 else 's'}"
+
+
+def _too_few(n: int) -> str:
+    return f"{_seed_count(n)}, and a claim needs {SEEDS_FOR_CLAIM}"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """Write `seed 0`, `seeds 5 to 9`, or `seeds 5, 7, 9`."""
+    if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
+        return f"seeds {seeds[0]} to {seeds[-1]}"
+    return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
+
+
+def _short(parameter: str) -> str:
+    return parameter.rpartition(".")[2]
+
+
+def _value(level: Level) -> str:
+    return scalar_text(level.value)
+
+
+def _moves(
+    effect: Effect,
+    test: PairedTest,
+    metric: str,
+    ends: tuple[float | None, float | None],
+    margin: float,
+) -> str:
+    """Write `OOD mean rises from 38.8 to 39.2`, as far as it is shown."""
+    low, high = map(_percent, ends)
+    ci = test.ci95
+    if ci is None or not effect.has_seeds:
+        return f"{metric} goes from {low} to {high}"
+    if ci.low > 0 or ci.high < 0:
+        return f"{metric} {'rises' if ci.low > 0 else 'falls'} from {low} to {high}"
+    if -margin < ci.low and ci.high < margin:
+        return f"{metric} is unchanged within {points(margin)}"
+    return f"{metric} shows no change beyond the noise ({low} to {high})"
+
+
+def _difference(effect: Effect, test: PairedTest, interval: Interval | None) -> str:
+    """Write a difference with its interval, and its level where that is not 95 %."""
+    number = with_interval(test.mean, interval)
+    is_usual = interval is None or len(effect.levels) < 3 or interval == test.ci95
+    return number if is_usual else f"{number} at {100 * effect.adjusted_level:.4g} %"
+
+
+def _selected(effect: Effect) -> str:
+    """Write `0.3, the smallest,` of the selected value."""
+    text = scalar_text(effect.selected)
+    ends = {_value(effect.low): "smallest", _value(effect.high): "largest"}
+    return f"{text}, the {ends[text]}," if effect.numeric and text in ends else text
