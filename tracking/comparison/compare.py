@@ -119,7 +119,7 @@ class Comparison:
     """Mean WiSE-FT curves of the settings that stand for their algorithms in the verdict."""
     curve_verdicts: tuple[CurveVerdict, ...] = ()
     """Each candidate's curve against that of the reference."""
-    kept: KeptHits = field(default_factory=KeptHits, repr=False)
+    kept: KeptHits = field(default_factory=KeptHits, compare=False, repr=False)
     """The predictions that tests are over."""
     budgets: tuple[Budget, ...] = ()
     """What each algorithm that trains was given before its setting was selected."""

@@ -8,7 +8,7 @@ measured models) minus an upper bound of the reference's. Nobody chooses an alph
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -40,7 +40,7 @@ CurveOutcome = Literal[
 CurveState = Literal["BETTER CURVE", "WORSE CURVE", "NO GAIN", "UNDECIDED"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class CurvePair:
     """The curves of a candidate and its reference over their common seeds."""
 
@@ -52,7 +52,7 @@ class CurvePair:
     """By seed: those of the candidate and of the reference."""
     zero_shots: tuple[Arm | None, Arm | None]
     """Where each curve begins."""
-    kept: KeptHits
+    kept: KeptHits = field(compare=False, repr=False)
 
     @property
     def seeds(self) -> tuple[int | None, ...]:
@@ -181,7 +181,7 @@ def _axes(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return np.array([p.id for p in curve.points]), np.array([p.ood for p in curve.points])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class CurveVerdict:
     """The curve of one candidate against that of the reference."""
 

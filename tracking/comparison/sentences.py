@@ -45,10 +45,8 @@ def claim(verdict: Verdict, rule: SelectionRule) -> str:
     numbers = [
         f"{named(metric)} {with_interval(test.mean, verdict.interval(metric))}"
         for metric in dict.fromkeys((pair.endpoint.ood, pair.endpoint.id_metric))
-        if (test := pair.test(metric)) is not None
+        if verdict.outcome != "tie" and (test := pair.test(metric)) is not None
     ]
-    if pair.tested is not None and pair.is_tie:
-        numbers = []
     parts = [", ".join(numbers), _what_is_shown(verdict)]
     if verdict.outcome not in ("no_pairs", "not_measured"):
         parts.append(_scope(pair.tested, len(pair.seeds), confirmed=_is_fresh(pair)))
@@ -78,9 +76,9 @@ def _what_is_shown(verdict: Verdict) -> str:
         case "worse":
             return f"ID gains less than {margin}" if endpoint.has_shifts else ""
         case "tie":
-            metrics = {endpoint.ood: pair.ood, endpoint.id_metric: pair.id}
-            equal = " and ".join(named(name) for name, test in metrics.items() if test is not None)
-            return f"{equal} are equal in every seed"
+            tests = {endpoint.ood: pair.ood, endpoint.id_metric: pair.id}
+            equal = " and ".join(named(name) for name, test in tests.items() if test is not None)
+            return f"the same {equal} in every seed"
         case "no_difference":
             name = "an OOD gain" if endpoint.has_shifts else "a gain"
             excluded = "" if verdict.state == "NO GAIN" else "not "
@@ -305,6 +303,8 @@ def effect_line(effect: Effect, endpoint: Endpoint, rule: SelectionRule) -> str:
             f"{metric} is highest with {_value(best)} ({_percent(best.endpoint)}) and lowest with "
             f"{_value(worst)} ({_percent(worst.endpoint)}), {number}"
         ]
+        if (test := effect.id_difference) is not None:
+            parts.append(f"{named(endpoint.id_metric)} {with_interval(test.mean, test.ci95)}")
     images = "on these test images, " if effect.difference.images is None else ""
     parts.append(f"{images}over {over}")
     if not effect.has_seeds:

@@ -14,6 +14,7 @@ from carft_sweep.tracking.comparison.answer import find_strongest
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.runs import RunRecord, group
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint, SelectionRule
+from carft_sweep.tracking.comparison.verdict import DIFFERENT
 from carft_sweep.tracking.report.formats import to_json
 from tests.tracking.made_up import arm, bent, kl_sweep, metrics, run, zero_shot
 
@@ -21,7 +22,6 @@ STEADY = [0.65, 0.652, 0.648, 0.651, 0.649]
 NEAR = [0.6505, 0.6516, 0.6484, 0.6508, 0.6492]
 LOW = [0.340, 0.343, 0.338, 0.341, 0.339]
 HIGH = [0.361, 0.362, 0.358, 0.360, 0.3605]
-STATES = ("BETTER", "MORE ROBUST", "LESS ROBUST", "WORSE", "NO GAIN", "UNDECIDED")
 
 
 def compared(*groups: Sequence[RunRecord], **options: object) -> Comparison:
@@ -35,25 +35,36 @@ def usual() -> Comparison:
     )
 
 
-def test_three_lines_each_begin_with_a_state() -> None:
-    assert usual().answer.lines == (
-        "BETTER: car_ft against fine_tune: OOD mean +2.0 pp, ID test +0.0 pp; ID is kept within "
-        "0.5 pp.",
-        "LESS ROBUST: car_ft against zero_shot: OOD mean -2.0 pp, ID test +10.0 pp.",
-        "BETTER: the strongest here is car_ft (OOD mean 36.0, ID test 65.0), also the selected "
-        "one; told apart from the next, fine_tune (34.0, 65.0), with ID kept within 0.5 pp.",
+def test_the_answer_says_each_thing_once_with_its_interval() -> None:
+    comparison = usual()
+    claim, against_zero_shot, strongest = comparison.answer.lines
+    assert claim.startswith("BETTER: car_ft against fine_tune: OOD mean +2.01 pp [")
+    assert against_zero_shot.startswith("TRADE-OFF: car_ft against zero_shot: OOD mean -1.97 pp [")
+    assert strongest.startswith(
+        "Highest OOD mean of the 2 of 3 models whose ID test is within 0.5 pp of that of fine_tune "
+        "or above it: car_ft (OOD mean 36.0, ID test 65.0), seen by test data, and also the "
+        "selected one; +2.01 pp ["
     )
+    assert strongest.endswith("] against the next, fine_tune.")
+    assert comparison.verdict == " ".join((*comparison.answer.lines, *comparison.statistics))
+    assert comparison.verdict.count("+2.01 pp") == 2
     few = compare(kl_sweep(3), sweep="s")
     for line in few.answer.lines[:3]:
         assert line.startswith("UNDECIDED: ")
         assert "3 seeds, and a claim needs 5" in line
 
 
-def test_the_answer_stands_before_the_statistics_in_the_verdict() -> None:
-    comparison = usual()
-    whole = (*comparison.answer.lines, *comparison.statistics)
-    assert comparison.verdict == " ".join(whole)
-    assert comparison.statistics[0].startswith("BETTER: car_ft is better than fine_tune: OOD")
+def test_the_curve_comes_first() -> None:
+    comparison = compare(kl_sweep(), sweep="s")
+    curve = comparison.answer.curve
+    assert curve is not None
+    assert curve.pair.candidate.label == "car_ft kl_weight=1"
+    assert comparison.answer.lines[0].startswith(
+        f"{curve.state}: car_ft kl_weight=1 + WiSE-FT against fine_tune + WiSE-FT: at equal ID test"
+    )
+    (document,) = to_json(comparison)["curves"]
+    assert document["state"] == curve.state
+    assert document["gain"]["mean"] == curve.pair.gain.mean if curve.pair.gain else None
 
 
 def test_the_strongest_has_the_highest_ood_of_what_keeps_id() -> None:
@@ -66,24 +77,15 @@ def test_the_strongest_has_the_highest_ood_of_what_keeps_id() -> None:
     assert strongest.model.arm.label == "fine_tune"
     assert (strongest.eligible, strongest.models) == (1, 3)
     assert comparison.answer.lines[2] == (
-        "The strongest here is fine_tune (OOD mean 34.0, ID test 65.0), described and not "
-        "selected; the ID test of each of the 2 others is more than 0.5 pp below that of fine_tune."
+        "Highest OOD mean of the 1 of 3 models whose ID test is within 0.5 pp of that of fine_tune "
+        "or above it: fine_tune (OOD mean 34.0, ID test 65.0), seen by test data and not selected."
     )
     alone = compare([run("fine_tune", seed, metrics(0.65, 0.34)) for seed in range(5)], sweep="s")
-    assert alone.answer.lines[-1].endswith("; there is no other model.")
+    assert alone.answer.lines[-1].endswith("seen by test data and not selected.")
     within = arm("flyp", [value - 0.004 for value in NEAR], HIGH, trial=1)
     strongest = compared(arm("fine_tune", STEADY, LOW), within).answer.strongest
     assert strongest is not None
     assert strongest.model.arm.label == "flyp"
-
-
-def test_an_id_difference_that_is_the_same_in_every_seed_is_said_to_be_untested() -> None:
-    tuned = [value + 0.1 for value in STEADY]
-    comparison = compared(arm("fine_tune", STEADY, LOW), arm("car_ft", tuned, HIGH, trial=0))
-    assert comparison.answer.lines[0] == (
-        "MORE ROBUST: car_ft against fine_tune: OOD mean +2.0 pp, ID test +10.0 pp; ID is not "
-        "tested: its difference has no spread over seeds."
-    )
 
 
 def test_a_merged_model_may_be_the_strongest_and_is_not_selected_for_it() -> None:
@@ -97,8 +99,8 @@ def test_a_merged_model_may_be_the_strongest_and_is_not_selected_for_it() -> Non
     assert strongest is not None
     assert strongest.model.arm.label == "fine_tune + wise_ft@0.5"
     assert (
-        "fine_tune + wise_ft@0.5 (OOD mean 40.0, ID test 65.5), described and not selected"
-        in (comparison.answer.lines[2])
+        "fine_tune + wise_ft@0.5 (OOD mean 40.0, ID test 65.5), seen by test data and not"
+        in (comparison.answer.lines[3])
     )
     assert comparison.selected is not None
     assert comparison.selected.arm.label == "car_ft"
@@ -110,24 +112,6 @@ def test_a_model_that_lacks_a_seed_is_not_the_strongest() -> None:
     strongest = compared(arm("fine_tune", STEADY, LOW), failed).answer.strongest
     assert strongest is not None
     assert strongest.model.arm.label == "fine_tune"
-
-
-def test_where_the_seeds_do_not_tell_it_from_the_next_that_is_said() -> None:
-    noisy = [0.36, 0.33, 0.35, 0.335, 0.345]
-    comparison = compared(arm("fine_tune", STEADY, LOW), arm("car_ft", NEAR, noisy, trial=0))
-    assert comparison.answer.lines[1] == (
-        "UNDECIDED: the strongest here is car_ft (OOD mean 34.4, ID test 65.0), also the selected "
-        "one; not told apart from the next, fine_tune (34.0, 65.0)."
-    )
-
-
-def test_a_gain_that_is_smaller_than_the_margin_is_called_so() -> None:
-    close = [value + d for value, d in zip(LOW, [1e-3, -1e-3, 2e-3, 0, 0], strict=True)]
-    comparison = compared(arm("fine_tune", STEADY, LOW), arm("car_ft", NEAR, close, trial=0))
-    first, second = comparison.answer.lines
-    assert second.startswith("NO GAIN: the strongest here")
-    assert "; less than 0.5 pp ahead of the next, fine_tune (" in second
-    assert first.endswith("; a gain of 0.5 pp is excluded.")
 
 
 def test_without_a_reference_every_model_may_be_the_strongest() -> None:
@@ -171,7 +155,7 @@ def test_without_shifts_the_strongest_is_so_in_distribution() -> None:
         without(arm("car_ft", [value + 0.02 for value in NEAR], HIGH)),
     )
     assert comparison.answer.lines[-1].startswith(
-        "BETTER: the strongest here is car_ft (ID test 67.0), described and not selected; told "
+        "Highest ID test of 2 models: car_ft (ID test 67.0), seen by test data and not selected; +2"
     )
 
 
@@ -191,9 +175,9 @@ def test_the_answer_on_fresh_seeds_is_of_these_alone() -> None:
     assert strongest.model.arm.confirms
     assert strongest.verdict is not None
     assert strongest.verdict.seeds == (5, 6, 7, 8, 9)
-    assert comparison.answer.lines[2].startswith(
-        "UNDECIDED: the strongest here is car_ft kl_weight=1 (OOD mean 34.6, ID test 65.1), also "
-        "the selected one; "
+    assert (
+        "car_ft kl_weight=1 (OOD mean 34.6, ID test 65.1), seen by test data, and also"
+        in (comparison.answer.lines[2])
     )
     assert "on these same seeds" not in " ".join(comparison.answer.lines)
     # The field's effect is of the whole sweep, on the seeds that all its settings have.
@@ -207,21 +191,22 @@ def test_every_number_of_a_line_is_in_the_json() -> None:
     answer = document["answer"]
     assert answer["lines"] == [*comparison.answer.lines]
     strongest = answer["strongest"]
-    assert strongest["label"] == "car_ft kl_weight=1"
-    assert strongest["endpoint"]["mean"] == pytest.approx(0.357, abs=1e-3)
-    assert strongest["runner_up"]["label"] == "car_ft kl_weight=0.3"
-    assert strongest["test"]["state"] == "UNDECIDED"
+    means = {row["label"]: row["metrics"]["ood/mean/top1"]["mean"] for row in document["rows"]}
+    assert strongest["endpoint"]["mean"] == means[strongest["label"]]
+    assert strongest["runner_up"]["endpoint"]["mean"] == means[strongest["runner_up"]["label"]]
+    assert strongest["label"] != strongest["runner_up"]["label"]
     assert answer["candidate"] == "car_ft kl_weight=1"
     test = next(it for it in document["tests"] if it["candidate"] == answer["candidate"])
-    said = re.findall(r"[+-]\d+\.\d", comparison.answer.lines[0])
-    assert said == [
-        f"{100 * test[name]['mean']:+.1f}" for name in ("ood/mean/top1", "id/test/top1")
-    ]
+    (curve,) = document["curves"]
     zero = answer["against_zero_shot"]
-    said = re.findall(r"[+-]\d+\.\d", comparison.answer.lines[1])
-    assert said == [
-        f"{100 * zero[name]['mean']:+.1f}" for name in ("ood/mean/top1", "id/test/top1")
-    ]
+    for line, tests in (
+        (comparison.answer.lines[0], [curve["gain"], {"mean": curve["curve_to_curve"]}]),
+        (comparison.answer.lines[1], [test[it] for it in ("ood/mean/top1", "id/test/top1")]),
+        (comparison.answer.lines[2], [zero[it] for it in ("ood/mean/top1", "id/test/top1")]),
+    ):
+        said = re.findall(r"[+-]\d+\.\d\d", line)
+        numbers = [end for it in tests for end in (it["mean"], *(it.get("interval") or ()))]
+        assert said == [f"{100 * number:+.2f}" for number in numbers]
 
 
 SWEEPS, CHECKED = 2_000, 100
@@ -246,7 +231,7 @@ def test_of_equal_models_the_strongest_is_seldom_told_apart_from_the_next(models
         strongest = find_strongest(group(runs), None, Endpoint(), range(5))
         assert strongest is not None
         assert strongest.verdict is not None
-        assert (strongest.verdict.outcome in ("better", "trade_off")) == is_apart
+        assert (strongest.verdict.outcome in DIFFERENT) == is_apart
 
 
 def test_wise_ft_at_alpha_one_is_no_row_of_its_own() -> None:
@@ -263,9 +248,11 @@ def test_wise_ft_at_alpha_one_is_no_row_of_its_own() -> None:
     comparison = compare(runs, sweep="s")
     labels = {row.arm.label: row for row in comparison.rows}
     assert not any(label.endswith("@1") for label in labels)
-    assert not any(row.chosen for label, row in labels.items() if "fine_tune + " in label)
+    # Alpha 0.5, which nobody chooses, is always on show.
+    chosen = [label for label, row in labels.items() if "fine_tune + " in label and row.chosen]
+    assert chosen == ["fine_tune + wise_ft@0.5"]
     assert labels["car_ft + wise_ft@0.5"].chosen
-    assert "WiSE-FT chose alpha 1 for fine_tune: the same model, which has no row of its own." in (
+    assert "Validation chose alpha 1 of WiSE-FT for fine_tune, which is the unmerged model." in (
         comparison.statistics
     )
     (curve,) = (curve for curve in comparison.curves if curve.label == "fine_tune")

@@ -12,9 +12,9 @@ from scipy import stats
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.effects import Effect, rank_correlation
 from carft_sweep.tracking.comparison.runs import RunRecord, Scalar
+from carft_sweep.tracking.comparison.sentences import with_interval
 from carft_sweep.tracking.comparison.spec import ALPHA
 from carft_sweep.tracking.comparison.statistics import t_interval
-from carft_sweep.tracking.comparison.verdict_text import with_interval
 from carft_sweep.tracking.report.formats import to_json
 from tests.tracking.made_up import KL, metrics, run, zero_shot
 
@@ -54,11 +54,6 @@ def line(comparison: Comparison) -> str:
     return comparison.answer.lines[-1]
 
 
-def statistic(comparison: Comparison, start: str) -> str:
-    (text,) = (text for text in comparison.statistics if text.startswith(start))
-    return text
-
-
 def test_the_lowest_value_is_compared_with_the_highest_paired_by_seed() -> None:
     comparison = sweep(over(10.0, 0.3, 1.0), lambda it: (0.6, 0.38 + 0.002 * float(it[KL] or 0)))
     effect = only(comparison)
@@ -69,10 +64,9 @@ def test_the_lowest_value_is_compared_with_the_highest_paired_by_seed() -> None:
     assert effect.difference.differences == pytest.approx(expected)
     assert effect.interval == pytest.approx(t_interval(expected))
     assert line(comparison).startswith("kl_weight 0.3 to 10: OOD mean rises from 38.")
-    assert ", ID test is unchanged within 0.5 pp; " in line(comparison)
-    said = statistic(comparison, "kl_weight 10 minus 0.3: OOD mean +1.9")
-    assert with_interval(effect.difference.mean, effect.interval) in said
-    assert said.endswith("]; over 5 seeds.")
+    assert "; ID test is unchanged within 0.5 pp, " in line(comparison)
+    assert with_interval(effect.difference.mean, effect.interval) in line(comparison)
+    assert "]; on these test images, over 5 seeds; " in line(comparison)
     assert " is selected by id/val/top1." in line(comparison)
 
 
@@ -81,16 +75,13 @@ def test_a_fall_of_id_is_said_and_the_selected_end_is_called_so() -> None:
         over(0.3, 3.0),
         lambda it: (0.65 - 0.01 * float(it[KL] or 0), 0.38 + 0.002 * float(it[KL] or 0)),
     )
-    assert ", ID test falls from 64.8 to 62.0; " in line(comparison)
-    assert ", ID test -2.80 pp [" in statistic(comparison, "kl_weight 3 minus 0.3: ")
+    assert "; ID test falls from 64.8 to 62.0, -2.80 pp [" in line(comparison)
     assert line(comparison).endswith("; 0.3, the smallest, is selected by id/val/top1.")
 
 
 def test_what_the_seeds_do_not_show_is_no_change() -> None:
     comparison = sweep(over(0.3, 3.0), lambda _: (0.6, 0.4), noise=0.02)
-    assert "OOD mean shows no change beyond the noise of the seeds (40.0 to 40.0)" in (
-        line(comparison)
-    )
+    assert "OOD mean shows no change beyond the noise (40.0 to 40.0), " in line(comparison)
 
 
 @pytest.mark.parametrize(("peak", "is_apart"), [(0.05, True), (0.0005, False)])
@@ -103,11 +94,11 @@ def test_a_best_value_in_between_is_said_plainly(peak: float, is_apart: bool) ->
     assert effect.peak.value == 1.0
     assert effect.adjusted_level == pytest.approx(1 - ALPHA / 3)
     assert "; the highest OOD mean is in between, " in line(comparison)
-    said = statistic(comparison, "kl_weight 10 minus 0.1: ")
-    assert "; 1 minus " in said
-    assert said.endswith("] at 98.33 %; over 5 seeds.")
-    assert (" at 1, told apart from both ends; " in line(comparison)) == is_apart
-    assert (" at 1, not told apart from " in line(comparison)) != is_apart
+    assert effect.above_ends_interval is not None
+    assert effect.above_ends is not None
+    said = with_interval(effect.above_ends.mean, effect.above_ends_interval)
+    assert f" at 1, {said} at 98.33 % against " in line(comparison)
+    assert (effect.above_ends_interval.low > 0) == is_apart
 
 
 def test_a_rise_to_the_end_has_no_peak() -> None:
@@ -125,9 +116,8 @@ def test_of_a_grid_the_other_fields_are_averaged() -> None:
     by_name = {effect.parameter: effect for effect in comparison.answer.effects}
     assert {name: it.settings for name, it in by_name.items()} == {KL: 3, LR: 2}
     assert by_name[KL].difference.mean == pytest.approx(0.02, abs=0.002)
-    assert statistic(comparison, "kl_weight 1 minus 0.1: ").endswith(
-        "; over 5 seeds, each a mean over 3 settings of the other fields."
-    )
+    lines = [text for text in comparison.answer.lines if text.startswith("kl_weight 0.1 to 1: ")]
+    assert "over 5 seeds, means over 3 settings of the other fields; " in lines[0]
 
 
 def test_of_categories_the_best_is_compared_with_the_worst_at_a_stricter_level() -> None:
@@ -138,12 +128,9 @@ def test_of_categories_the_best_is_compared_with_the_worst_at_a_stricter_level()
     assert [level.value for level in effect.levels] == ["none", "openai", "icons"]
     assert effect.interval == t_interval(effect.difference.differences, 1 - ALPHA / 3)
     assert line(comparison).startswith(
-        "contexts: OOD mean is highest with icons (40.0) and lowest with none (37.1), told apart; "
+        "contexts: OOD mean is highest with icons (40.0) and lowest with none (37.1), +2.97 pp ["
     )
-    said = statistic(comparison, "contexts icons minus none: OOD mean +2.97 pp [")
-    assert "] at 98.33 %, ID test -0.06 pp [" in said
-    same = sweep(points, lambda _: (0.6, 0.4), noise=0.01)
-    assert ", not told apart; " in line(same)
+    assert "] at 98.33 %; " in line(comparison)
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 4])
@@ -151,8 +138,8 @@ def test_few_seeds_claim_nothing(seeds: int) -> None:
     comparison = sweep(over(0.1, 1.0), lambda it: (0.6, 0.3 + 0.1 * float(it[KL] or 0)), seeds)
     text = line(comparison)
     assert text.startswith("kl_weight 0.1 to 1: OOD mean goes from ")
-    assert f"; {seeds} seed{'' if seeds == 1 else 's'}, and a claim needs 5; " in text
-    assert ("[" in statistic(comparison, "kl_weight 1 minus 0.1: ")) == (seeds >= 3)
+    assert f", over {seeds} seed{'' if seeds == 1 else 's'}; a claim needs 5 seeds; " in text
+    assert ("[" in text) == (seeds >= 3)
 
 
 def random_points(count: int) -> list[dict[str, Scalar]]:

@@ -1,11 +1,8 @@
-"""Kept predictions: intervals over images, images kept and lost, and what is in no mean."""
+"""Kept predictions: images kept and lost, and what is in no mean."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -20,7 +17,6 @@ import pyarrow.parquet as parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.charts.predictions import all_class_differences, reliability
@@ -30,7 +26,6 @@ from carft_sweep.tracking.comparison.predictions import (
     Counts,
     Gallery,
     class_names,
-    intervals,
     pick,
     predictions_path,
     read_columns,
@@ -38,9 +33,6 @@ from carft_sweep.tracking.comparison.predictions import (
 )
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
 from carft_sweep.tracking.errors import TrackingError
-from carft_sweep.tracking.report.formats import markdown, to_csv
-from carft_sweep.tracking.report.table import OVER_IMAGES
-from carft_sweep.tracking.report.terminal import terminal
 from tests.tracking.kept import SPLITS, with_folder
 from tests.tracking.made_up import arm, metrics, run, zero_shot
 
@@ -128,42 +120,7 @@ def test_they_are_read_without_pandas(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script, str(folder)], check=True)
 
 
-def test_intervals_lie_around_the_accuracies(tmp_path: Path) -> None:
-    keep(tmp_path, HITS)
-    hits = read_predictions([kept_run(tmp_path)], None)
-    assert hits is not None
-    ends = intervals(hits)
-    test, ood = sum(HITS[0]) / 100, (sum(HITS[1]) + sum(HITS[2])) / 200
-    assert ends["id/test/top1"].low < test < ends["id/test/top1"].high
-    assert ends["ood/mean/top1"].low < ood < ends["ood/mean/top1"].high
-    half = 1.96 * math.sqrt(test * (1 - test) / 100)
-    low, high = ends["id/test/top1"]
-    assert (high - low) / 2 == pytest.approx(half, rel=0.12)
-
-
-def test_more_views_of_the_same_drawings_do_not_narrow_the_interval(tmp_path: Path) -> None:
-    keep(tmp_path / "one", HITS)
-    keep(tmp_path / "six", HITS, views=6)
-    one, six = (read_predictions([kept_run(tmp_path / name)], None) for name in ("one", "six"))
-    assert one is not None
-    assert six is not None
-    narrow, wide = intervals(six)["ood/mean/top1"], intervals(one)["ood/mean/top1"]
-    assert narrow == pytest.approx(wide, abs=1e-9)
-
-
-def test_a_paired_difference_is_surer_than_two_intervals(tmp_path: Path) -> None:
-    better = [[max(hit, int(unit % 10 == 0)) for unit, hit in enumerate(units)] for units in HITS]
-    keep(tmp_path / "a", HITS)
-    keep(tmp_path / "b", better)
-    a, b = (read_predictions([kept_run(tmp_path / name)], None) for name in "ab")
-    assert a is not None
-    assert b is not None
-    paired, alone = intervals(b, minus=a)["ood/mean/top1"], intervals(a)["ood/mean/top1"]
-    assert paired.low > 0
-    assert paired.high - paired.low < 0.75 * (alone.high - alone.low)
-
-
-def test_without_predictions_or_with_other_images_there_is_no_interval(tmp_path: Path) -> None:
+def test_without_predictions_or_with_other_images_there_are_none(tmp_path: Path) -> None:
     keep(tmp_path / "a", HITS)
     keep(tmp_path / "b", [units[:50] for units in HITS])
     a, b = kept_run(tmp_path / "a"), kept_run(tmp_path / "b", 1)
@@ -171,10 +128,6 @@ def test_without_predictions_or_with_other_images_there_is_no_interval(tmp_path:
     assert read_predictions([a], "wise_ft@0.5") is None
     assert read_predictions([a, run("fine_tune", 1, metrics(0.6, 0.3))], None) is None
     assert read_predictions([], None) is None
-    one, other = read_predictions([a], None), read_predictions([b], None)
-    assert one is not None
-    assert other is not None
-    assert intervals(one, minus=other) == {}
 
 
 @pytest.mark.parametrize("content", [b"torn", None])
@@ -217,71 +170,6 @@ def test_a_text_that_is_none_is_named(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"id": broken}), path)
     with pytest.raises(TrackingError, match=r"predictions\.parquet holds no predictions .*UTF8"):
         read_columns(path, ["id"])
-
-
-def test_what_has_no_interval_though_asked_is_said(tmp_path: Path) -> None:
-    keep(tmp_path, HITS)
-    runs = [kept_run(tmp_path), run("car_ft", 0, metrics(0.6, 0.3), trial=0)]
-    said = "no interval over images for car_ft: a run keeps no predictions"
-    assert any(said in text for text in compare(runs, sweep="s", with_images=True).warnings)
-    assert not any(said in text for text in compare(runs, sweep="s").warnings)
-
-
-def test_a_comparison_has_them_when_asked(tmp_path: Path) -> None:
-    runs = []
-    for seed in range(5):
-        for algorithm in ("fine_tune", "car_ft"):
-            folder = tmp_path / f"{algorithm}-{seed}"
-            keep(folder, HITS if algorithm == "fine_tune" else [HITS[0], [1] * 100, HITS[2]])
-            runs.append(kept_run(folder, seed, algorithm))
-    plain = compare(runs, sweep="s")
-    assert all(not row.ci95_images for row in plain.rows)
-    asked = compare(runs, sweep="s", with_images=True)
-    splits = {"id/test/top1", "ood/a/top1", "ood/b/top1", "ood/mean/top1"}
-    assert all(set(row.ci95_images) == splits for row in asked.rows)
-    assert set(asked.verdicts[0].ci95_images) == splits
-    assert asked.verdicts[0].ci95_images["id/test/top1"] == (0, 0)
-    over_images = asked.verdicts[0].ci95_images["ood/mean/top1"]
-    assert 0 < over_images.low < (100 - sum(HITS[1])) / 200 < over_images.high
-    assert "Over images instead of seeds" in asked.verdict
-    for text in (terminal(asked, width=60), markdown(asked)):
-        assert OVER_IMAGES.split(" (")[0] in text
-        assert len(re.findall(r"\d+\.\d to \d+\.\d", text)) == 2 * 2  # ID and OOD of both
-    assert OVER_IMAGES not in terminal(plain) + markdown(plain)
-    row = next(csv.DictReader(io.StringIO(to_csv(asked))))
-    low, high = (float(row[f"ood/mean/top1 images_{end}"]) for end in ("low", "high"))
-    assert (low, high) == pytest.approx(asked.rows[0].ci95_images["ood/mean/top1"])
-    assert "images_low" not in to_csv(plain)
-    assert compare([*runs, run("flyp", 0, metrics(0.6, 0.3))], sweep="s", with_images=True).rows
-
-
-def test_a_family_without_shifts_or_without_a_test_has_the_interval_it_can(tmp_path: Path) -> None:
-    keep(tmp_path / "test", HITS[:1], splits=("id/test",))
-    keep(tmp_path / "shift", HITS[:1], splits=("ood/a",))
-    keep(tmp_path / "val", HITS[:1], splits=("id/val",))
-    by_name = {}
-    for name in ("test", "shift", "val"):
-        hits = read_predictions([kept_run(tmp_path / name)], None)
-        assert hits is not None
-        by_name[name] = set(intervals(hits))
-    assert by_name == {
-        "test": {"id/test/top1"},
-        "shift": {"ood/a/top1", "ood/mean/top1"},
-        "val": {"id/val/top1"},
-    }
-
-
-def test_each_split_has_the_interval_it_would_have_alone(tmp_path: Path) -> None:
-    splits = ("id/val", "id/test", "ood/a")
-    keep(tmp_path / "all", HITS, splits=splits)
-    together = read_predictions([kept_run(tmp_path / "all")], None)
-    assert together is not None
-    ends = intervals(together)
-    for split, hits in zip(splits, HITS, strict=True):
-        low, high = ends[f"{split}/top1"]
-        share = sum(hits) / 100
-        exact = stats.binom.ppf([0.025, 0.975], 100, share) / 100
-        assert (low, high) == pytest.approx(exact, abs=0.011)
 
 
 LABEL, WRONG = 3, 5
@@ -459,20 +347,6 @@ def data(runs: list[RunRecord]) -> ChartData:
 def test_a_run_that_tells_nothing_has_every_shift_in_its_means() -> None:
     assert zero_shot().outside_means == frozenset()
     assert zero_shot(facts=OUTSIDE).outside_means == {"ood/pixel"}
-
-
-def test_the_interval_of_the_mean_is_over_the_shifts_alone(runs: list[RunRecord]) -> None:
-    hits = read_predictions(runs[-2:], None)
-    assert hits is not None
-    own = hits.split != "ood/pixel"
-    bare = hits.only(own)
-    with_all = intervals(replace(hits, outside=frozenset()))
-    # Other drawings are drawn beside it, so the two are not equal to the last digit.
-    assert intervals(hits)["ood/mean/top1"] == pytest.approx(
-        intervals(bare)["ood/mean/top1"], abs=0.02
-    )
-    assert intervals(hits)["ood/mean/top1"] != with_all["ood/mean/top1"]
-    assert "ood/pixel/top1" in intervals(hits)
 
 
 def test_charts_of_the_mean_are_over_the_shifts_alone(data: ChartData) -> None:

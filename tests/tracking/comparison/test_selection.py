@@ -386,8 +386,9 @@ def test_the_fresh_runs_alone_are_judged(seeds: tuple[int, ...] | None) -> None:
     assert verdict.pair.ood is not None
     assert verdict.pair.ood.mean == pytest.approx(0.001)
     assert honest.fresh_seeds == FRESH
-    assert "car_ft kl_weight=1 " in honest.statistics[0]
-    assert "over 5 fresh seeds" in honest.statistics[0]
+    claim = next(text for text in honest.answer.lines if " against fine_tune: " in text)
+    assert "car_ft kl_weight=1 " in claim
+    assert "over 5 fresh seeds" in claim
     assert "(confirmed)" not in honest.verdict
     assert honest.statistics[-1] == (
         "The settings were chosen on seeds 0 to 4 and judged on seeds 5 to 9, which no choice has "
@@ -399,8 +400,7 @@ def test_the_whole_sweep_stays_and_fresh_rows_are_marked() -> None:
     before, after = compare(kl_sweep(), sweep="s"), compared(CONFIRMED)
     tuned = [row for row in after.rows if not row.arm.confirms]
     rows = [
-        # The distance is to the curve of the reference that the verdict is of.
-        {name: value for name, value in row.items() if name != "above_wise_ft_curve"}
+        row
         for comparison in (replace(after, rows=tuple(tuned)), before)
         for row in to_json(comparison)["rows"]
     ]
@@ -480,8 +480,8 @@ def test_a_sweep_of_one_algorithm_tells_its_gain_on_fresh_seeds() -> None:
 def test_few_fresh_seeds_are_too_few() -> None:
     runs = [*fresh("fine_tune", 0.65, 0.34, (7, 9)), *fresh("car_ft", 0.65, 0.35, (7, 9), **CHOSEN)]
     comparison = compared(runs, (7, 9))
-    assert comparison.statistics[0].startswith(
-        "UNDECIDED: car_ft kl_weight=1 and fine_tune have 2 fresh seeds in common, and a "
-        "claim needs 5. So far "
+    claim = next(text for text in comparison.answer.lines if " against fine_tune: " in text)
+    assert claim.endswith(
+        "; 2 seeds, and a claim needs 5; on these test images, over 2 fresh seeds."
     )
     assert "judged on seeds 7, 9," in comparison.verdict

@@ -65,6 +65,7 @@ def test_what_was_measured_decides_the_endpoint_and_is_not_written() -> None:
     assert (endpoint.has_test, endpoint.metric) == (False, "ood/mean/top1")
     assert set(ComparisonSpec(endpoint=endpoint).model_dump()["endpoint"]) == {
         "id_margin",
+        "ood_margin",
         "by",
         "by_task",
     }
