@@ -162,6 +162,8 @@ def _estimate_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
         yield from _time_lines(estimate, spec)
     if estimate.disk_bytes:
         yield from _disk_lines(estimate)
+    if estimate.power:
+        yield f"  {estimate.power}"
     yield from calibration.sentences(estimate.calibration)
 
 

@@ -26,7 +26,7 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.generations import changes, effect, in_kept_order, taken_name
 from carft_sweep.sweeps.ledger.runs import RunStore, history, measured
 from carft_sweep.sweeps.ledger.trials import Ledger, newest_generation
-from carft_sweep.sweeps.plan.prospects import Obstacle, obstacles_of
+from carft_sweep.sweeps.plan.prospects import Obstacle, obstacles_of, power_of
 from carft_sweep.sweeps.plan.tasks import (
     Planner,
     RunTask,
@@ -204,6 +204,8 @@ class SweepEstimate:
     """Of work, as one of these takes in the mean; None where it is unknown."""
     obstacles: tuple[Obstacle, ...] = ()
     """To a verdict."""
+    power: str = ""
+    """What the verdict can show."""
 
     @property
     def wall_seconds(self) -> float | None:
@@ -315,7 +317,7 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
         *(_work(tasks[0].config) for tasks in trained),
         *_to_come(planner, len(to_come)),
     ]
-    estimate.obstacles = obstacles_of(planner)
+    estimate.obstacles, estimate.power = obstacles_of(planner), power_of(planner)
     estimate.epochs = sum(work.epochs for work in estimate.work)
     return estimate
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from carft_sweep.carft_core.algorithms import Soup
 from carft_sweep.carft_core.config import TrialConfig
-from carft_sweep.carft_core.data import open_data
+from carft_sweep.carft_core.data import FamilyData, open_data
 from carft_sweep.carft_core.identity import Identity, identify
 from carft_sweep.carft_core.prepare import other_data
 from carft_sweep.carft_core.run import models_of
@@ -88,14 +88,14 @@ class Planner:
         self.spec, self.hardware, self._note = spec, hardware, note
         self._noted: set[str] = set()
 
-    def measured(self) -> frozenset[str]:
-        """List the splits that a trial is measured on, by metric name: `id/test`, `ood/<name>`."""
+    def data(self) -> FamilyData:
+        """Open the data that a trial is trained and measured on."""
         spec = self.spec
         if spec.method == "grid":
             config = spec.config_for(spec.points()[0]).for_seed(spec.seeds[0])
         else:
             config = typical_config(spec, 0.5)
-        return frozenset(open_data(config.data).measured())
+        return open_data(config.data)
 
     def baselines(self) -> list[list[RunTask]]:
         """Plan each baseline at each of its points, the zero-shot model first, and soups, whose

@@ -169,7 +169,7 @@ def sweep_text(inventory: Inventory, name: str, family_file: str, side: int | No
             "  algorithm: {name: car_ft}",
             *_optim(inventory, side),
             "  # Each run is also measured between its zero-shot and its tuned weights.",
-            "  merges: [{name: wise_ft, alphas: [0.25, 0.5, 0.75]}]",
+            "  merges: [{name: wise_ft, alphas: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]}]",
             "  # workers: 4 # processes that decode images; helps where a GPU waits for them",
             "",
         ]

@@ -339,6 +339,7 @@ def compare(
             *caveats.of_selection(rule, arms, judged),
             *caveats.better_baseline(rule, arms, best, seeds),
             *caveats.unfinished(arms),
+            *caveats.outlying_seeds(tested.values(), endpoint),
             *caveats.missing_values(arms, endpoint),
         ),
         curves=tuple(_mean_curves(tested.values(), curves)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from carft_sweep.tracking.comparison.statistics import ImageError, PairedTest, standard_error
@@ -11,6 +12,10 @@ POWER = 0.8
 """The share of cases in which a difference is to be found."""
 MOST_SEEDS = 200
 """Nobody trains more."""
+OOD_SPREAD, ID_SPREAD = 0.005, 0.009
+"""Standard deviation over seeds of paired differences, and below over units of test images, of
+CAR-FT and fine-tuning on IconShift (docs/verdict.md)."""
+UNIT_SPREAD = 0.13
 
 
 @dataclass(frozen=True)
@@ -32,20 +37,50 @@ class Power:
         n = len(test.differences)
         return cls(standard_error(test.differences) * math.sqrt(n), test.images, level)
 
+    @classmethod
+    def expected(cls, splits: Sequence[Sequence[str]], of_seeds: float) -> Power:
+        """Expect the errors of the mean over splits, from the units of each one's images.
+
+        Arms are taken to differ on the units of these images as widely as CAR-FT and fine-tuning
+        do on IconShift.
+        """
+        shares: dict[str, float] = {}
+        for units in splits:
+            for unit in units:
+                shares[unit] = shares.get(unit, 0.0) + 1 / (len(units) * len(splits))
+        variance = UNIT_SPREAD**2 * math.fsum(share**2 for share in shares.values())
+        images = sum(map(len, splits))
+        return cls(of_seeds, ImageError(variance, max(1, len(shares) - 1), len(shares), images))
+
     def smallest_difference(self, seeds: int) -> float:
         """Return the smallest true difference that so many seeds find in 80 % of cases.
 
         By the noncentral t distribution: Cohen, Statistical Power Analysis (1988), chapter 2.
         """
-        from scipy.special import nctdtrinc, stdtrit
+        from scipy.special import nctdtrinc
 
-        of_seeds = self.of_seeds**2 / seeds
-        of_images = 0.0 if self.images is None else self.images.variance
+        error, freedom, critical = self._test(seeds)
+        return float(nctdtrinc(freedom, 1 - POWER, critical)) * error
+
+    def chance(self, difference: float, seeds: int) -> float:
+        """Return the share of cases in which so many seeds find a true difference."""
+        from scipy.special import nctdtr
+
+        error, freedom, critical = self._test(seeds)
+        return 1 - float(nctdtr(freedom, difference / error, critical))
+
+    def _test(self, seeds: int) -> tuple[float, float, float]:
+        """Return the standard error, its degrees of freedom, and the critical value of t."""
+        from scipy.special import stdtrit
+
+        of_seeds, of_images = self.of_seeds**2 / seeds, 0.0
         both = of_seeds**2 / (seeds - 1)
-        both += 0.0 if self.images is None else of_images**2 / self.images.freedom
+        if self.images is not None:
+            of_images = self.images.variance
+            both += of_images**2 / self.images.freedom
         freedom = (of_seeds + of_images) ** 2 / both
-        critical = stdtrit(freedom, (1 + self.level) / 2)
-        return float(nctdtrinc(freedom, 1 - POWER, critical)) * math.sqrt(of_seeds + of_images)
+        critical = float(stdtrit(freedom, (1 + self.level) / 2))
+        return math.sqrt(of_seeds + of_images), freedom, critical
 
     def seeds_for(self, difference: float, first: int) -> int | None:
         """Return how many seeds, `first` or more, find a difference in 80 % of cases; None where

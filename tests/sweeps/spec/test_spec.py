@@ -105,7 +105,7 @@ def test_the_kl_weight_recipe_is_the_one_of_the_design() -> None:
     assert spec.seeds == (0, 1, 2, 3, 4)
     assert [baseline["name"] for baseline in spec.baselines] == ["zero_shot", "fine_tune"]
     merge = spec.config_for({"algorithm.kl_weight": 0.1}).merges[0]
-    assert [point.values["alpha"] for point in merge.points()] == [0, 0.25, 0.5, 0.75, 1]
+    assert [point.values["alpha"] for point in merge.points()] == [n / 10 for n in range(1, 10)]
 
 
 def test_a_recipe_is_found_by_name_by_file_and_in_its_folder_from_anywhere(

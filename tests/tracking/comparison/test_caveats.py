@@ -197,3 +197,16 @@ def test_a_baseline_that_is_better_on_validation_is_named(val: float, warns: boo
         "selected, and `export --setting` takes a baseline"
     )
     assert (warning in compare(runs, sweep="s").warnings) is warns
+
+
+def test_a_seed_that_diverged_is_named_and_a_spread_is_not() -> None:
+    oods = [0.35, 0.352, 0.349, 0.351, 0.15]
+    runs = [
+        *arm("fine_tune", [0.6, 0.61, 0.6, 0.59, 0.6], oods),
+        *arm("car_ft", [0.6] * 5, [0.4] * 5),
+    ]
+    named = [text for text in compare(runs, sweep="s").warnings if "diverged" in text]
+    assert named == [
+        "seed 4 of fine_tune lies -20.0 pp off the median of its seeds in ood/mean/top1: a run that "
+        "diverged hides differences"
+    ]
