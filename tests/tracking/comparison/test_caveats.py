@@ -207,6 +207,6 @@ def test_a_seed_that_diverged_is_named_and_a_spread_is_not() -> None:
     ]
     named = [text for text in compare(runs, sweep="s").warnings if "diverged" in text]
     assert named == [
-        "seed 4 of fine_tune lies -20.0 pp off the median of its seeds in ood/mean/top1: a run that "
-        "diverged hides differences"
+        "seed 4 of fine_tune lies -20.0 pp off the median of its seeds in ood/mean/top1: a run "
+        "that diverged hides differences"
     ]
