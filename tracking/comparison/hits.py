@@ -8,9 +8,9 @@ error of its own, which does not shrink with more seeds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -38,9 +38,9 @@ class Hits:
     """[U], sorted."""
     splits: tuple[str, ...]
     """[S] such as `id/test` and `ood/outline`."""
-    right: NDArray[np.float64]
+    right: NDArray[np.int32]
     """[U, S]."""
-    images: NDArray[np.float64]
+    images: NDArray[np.int32]
     """[U, S]."""
     outside: frozenset[str] = frozenset()
     """Shifts that are in no mean."""
@@ -82,15 +82,19 @@ class Hits:
         """Whether both are of as many images of the same units in the same splits."""
         return (
             self.splits == other.splits
-            and np.array_equal(self.units, other.units)
-            and np.array_equal(self.images, other.images)
+            and _equal(self.units, other.units)
+            and _equal(self.images, other.images)
         )
 
     @cached_property
-    def sizes(self) -> NDArray[np.float64]:
+    def sizes(self) -> NDArray[np.int64]:
         """[S] images of each split."""
-        total: NDArray[np.float64] = self.images.sum(axis=0)
+        total: NDArray[np.int64] = self.images.sum(axis=0)
         return total
+
+
+def _equal(one: NDArray[Any], two: NDArray[Any]) -> bool:
+    return one is two or np.array_equal(one, two)
 
 
 def read_hits(run: RunRecord, merge: str | None) -> Hits | None:
@@ -111,8 +115,8 @@ def read_hits(run: RunRecord, merge: str | None) -> Hits | None:
     return Hits(
         units,
         tuple(map(str, splits)),
-        np.bincount(cell, weights=right, minlength=cells).astype(np.float64).reshape(shape),
-        np.bincount(cell, minlength=cells).astype(np.float64).reshape(shape),
+        np.bincount(cell[right], minlength=cells).astype(np.int32).reshape(shape),
+        np.bincount(cell, minlength=cells).astype(np.int32).reshape(shape),
         run.outside_means,
     )
 
@@ -124,8 +128,9 @@ def _joined(parts: Sequence[Hits | None]) -> Hits | None:
         return None
     names = [[f"{task:03d}/{unit}" for unit in part.units] for task, part in enumerate(every)]
 
-    def stacked(blocks: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-        whole = np.zeros((sum(map(len, blocks)), sum(block.shape[1] for block in blocks)))
+    def stacked(blocks: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
+        shape = (sum(map(len, blocks)), sum(block.shape[1] for block in blocks))
+        whole = np.zeros(shape, np.int32)
         row = column = 0
         for block in blocks:
             whole[row : row + len(block), column : column + block.shape[1]] = block
@@ -145,18 +150,24 @@ def _joined(parts: Sequence[Hits | None]) -> Hits | None:
 HitsReader = Callable[[RunRecord, str | None], Hits | None]
 
 
-@dataclass(frozen=True, eq=False)
 class KeptHits:
     """The hits of every model of a comparison, each read once."""
 
-    read: HitsReader = read_hits
-    _by_model: dict[tuple[str, str | None], Hits | None] = field(default_factory=dict)
+    def __init__(self, read: HitsReader = read_hits) -> None:
+        """Remember how they are read."""
+        self.read = read
+        self._by_model: dict[tuple[str, str | None], Hits | None] = {}
+        self._last: Hits | None = None
 
     def of(self, run: RunRecord, merge: str | None) -> Hits | None:
         """Return what is kept of a run's model; None where it is nothing."""
         key = (run.digest, merge)
         if key not in self._by_model:
-            self._by_model[key] = self.read(run, merge)
+            hits = self.read(run, merge)
+            if hits is not None and self._last is not None and hits.same_images(self._last):
+                # Of large data sets the names of units are most of it.
+                hits = replace(hits, units=self._last.units, images=self._last.images)
+            self._by_model[key] = self._last = hits
         return self._by_model[key]
 
     def by_seed(self, arm: Arm, seeds: Sequence[int | None]) -> list[Hits] | None:
@@ -216,7 +227,8 @@ def _influence(
     )
     means = difference.sum(axis=0) / sizes
     influence: NDArray[np.float64] = ((difference - means * images) / sizes) @ weights[used]
-    return influence, (images > 0).any(axis=1)
+    is_measured: NDArray[np.bool_] = np.any(images > 0, axis=1)
+    return influence, is_measured
 
 
 def _aligned(
@@ -224,7 +236,7 @@ def _aligned(
 ) -> tuple[NDArray[np.str_], list[NDArray[np.intp]]]:
     """Return the units of all seeds, and where each seed's stand among them."""
     first = every[0]
-    if all(units is first or np.array_equal(units, first) for units in every):
+    if all(_equal(units, first) for units in every):
         return first, [np.arange(len(first))] * len(every)
     names = np.unique(np.concatenate(every))
     return names, [np.searchsorted(names, units) for units in every]
@@ -273,7 +285,7 @@ def leave_out(
 
 
 def _by_group(
-    table: NDArray[np.float64], group: NDArray[np.intp], groups: int
+    table: NDArray[np.int32], group: NDArray[np.intp], groups: int
 ) -> NDArray[np.float64]:
     """Sum the rows [U, S] of each group: [G, S]."""
     columns = [np.bincount(group, weights=column, minlength=groups) for column in table.T]

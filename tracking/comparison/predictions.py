@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
@@ -225,8 +226,23 @@ def coded(column: pa.ChunkedArray) -> tuple[NDArray[np.str_], NDArray[np.intp]]:
     """Return the different texts of a column that was read as a dictionary, sorted, and the place
     of each row's among them."""
     whole = column.unify_dictionaries().combine_chunks()
-    names, place = np.unique(np.array(whole.dictionary.to_pylist(), np.str_), return_inverse=True)
+    names, place = _sorted(whole.dictionary)
     return names, place[np.from_dlpack(whole.indices)]
+
+
+_SORTED: deque[tuple[pa.Array, tuple[NDArray[np.str_], NDArray[np.intp]]]] = deque(maxlen=4)
+"""The last dictionaries. All files of one data set have the same, and to sort a large one takes
+most of the time of reading a file."""
+
+
+def _sorted(dictionary: pa.Array) -> tuple[NDArray[np.str_], NDArray[np.intp]]:
+    """Sort the different texts of a dictionary, and find the place of each of its texts."""
+    for earlier, texts_and_places in _SORTED:
+        if earlier.equals(dictionary):
+            return texts_and_places
+    names = np.array(dictionary.to_pylist(), np.str_)
+    _SORTED.append((dictionary, np.unique(names, return_inverse=True)))
+    return _SORTED[-1][1]
 
 
 def numbers(column: pa.ChunkedArray) -> NDArray[Any]:

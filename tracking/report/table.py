@@ -19,8 +19,11 @@ from carft_sweep.tracking.comparison.metrics import (
     is_fraction,
     kind_of,
     meant,
+    named,
     shifts,
 )
+from carft_sweep.tracking.comparison.power import Power
+from carft_sweep.tracking.comparison.statistics import PairedTest
 from carft_sweep.tracking.comparison.verdict import GAIN
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 from carft_sweep.tracking.report import calibration
@@ -205,6 +208,49 @@ def task_table(comparison: Comparison) -> Table | None:
         lines.append(Line(line.label, tuple(printed)))
     heads = ("algorithm", *table.endpoints, AVERAGE)
     return Table(title(comparison), heads, tuple(lines), table.notes)
+
+
+POWER_SEEDS = (5, 10, 20, 50)
+"""Numbers of seeds for which a table of power has a column."""
+
+
+def power_table(comparison: Comparison) -> Table:
+    """Build the table of what each claim's seeds and test images can show, in points."""
+    endpoint, lines = comparison.endpoint, []
+    claims: list[tuple[str, PairedTest | None, float, float]] = []
+    for curve in comparison.curve_verdicts:
+        name = f"{curve.pair.candidate.name} + WiSE-FT, curve"
+        claims.append((name, curve.pair.gain, curve.level, endpoint.ood_margin))
+    for verdict in comparison.verdicts:
+        name, margins = verdict.pair.candidate.name, {endpoint.id_metric: endpoint.id_margin}
+        for metric in dict.fromkeys((endpoint.metric, endpoint.id_metric)):
+            margin = margins.get(metric, endpoint.margin)
+            test = verdict.pair.test(metric)
+            claims.append((f"{name}, {named(metric)}", test, verdict.level, margin))
+    for name, test, level, margin in claims:
+        power = None if test is None else Power.of(test, level)
+        if power is None or test is None:
+            lines.append(Line(name, (Cell(NOTHING),) * (4 + len(POWER_SEEDS))))
+            continue
+        seeds = len(test.differences)
+        of_images = None if power.images is None else math.sqrt(power.images.variance)
+        needed = power.seeds_for(margin, seeds)
+        smallest = [power.smallest_difference(n) for n in (seeds, *POWER_SEEDS)]
+        numbers = [f"{100 * it:.2f}" for it in (power.of_seeds, *smallest)]
+        numbers.insert(1, NOTHING if of_images is None else f"{100 * of_images:.2f}")
+        cells = [*numbers, "never" if needed is None else str(needed)]
+        lines.append(Line(name, tuple(map(Cell, cells))))
+    heads = ("claim", "SD seeds", "SE images", "now", *(f"{n} seeds" for n in POWER_SEEDS))
+    return Table(
+        "The true difference that is found in 80 % of such sweeps, in points:",
+        (*heads, "seeds for margin"),
+        tuple(lines),
+        (
+            f"SD over seeds of the paired differences; SE from the test images. Margins: OOD "
+            f"{100 * endpoint.ood_margin:.3g}, ID {100 * endpoint.id_margin:.3g} points; never: "
+            "the test images are too few.",
+        ),
+    )
 
 
 def headline(comparison: Comparison) -> Table:
