@@ -170,7 +170,6 @@ def test_one_sweep_may_be_chosen_in_another_way_if_that_is_honest_or_said_to_be_
         (("toy", "--metric", "id/val/nll:maximize"), "is better the other way round"),
         (("toy", "--id-margin", "2"), "must be a number from 0 to below 1"),
         (("toy", "--experiment", "x"), "--experiment goes with --tracking-uri"),
-        (("toy", "--images", "--tracking-uri", "http://127.0.0.1:9"), "--images reads the runs'"),
         (("toy", "--csv", "--latex"), "not allowed with"),
     ],
 )
