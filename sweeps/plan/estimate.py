@@ -38,9 +38,8 @@ from carft_sweep.sweeps.plan.tasks import (
 from carft_sweep.sweeps.spec.settings import After, RunsOf
 from carft_sweep.sweeps.spec.spec import SweepSpec
 from carft_sweep.tracking.comparison.runs import CONFIRMED, UNMERGED
-from carft_sweep.tracking.report.calibration import Deviation, deviations
+from carft_sweep.tracking.report.calibration import Deviation, Subject, deviations
 from carft_sweep.tracking.report.calibration import warnings as calibration_warnings
-from carft_sweep.tracking.report.published import Subject
 
 MOST = 200
 """Runs of a home that are read, the newest."""

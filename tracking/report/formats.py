@@ -19,7 +19,6 @@ from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.statistics import Estimate, PairedTest
 from carft_sweep.tracking.comparison.tasks import TOGETHER
 from carft_sweep.tracking.comparison.verdict import Pair, Verdict
-from carft_sweep.tracking.report.published import Quoted
 from carft_sweep.tracking.report.table import (
     Cell,
     Table,
@@ -82,28 +81,7 @@ def to_json(
         document["sweeps"] = comparison.sweep.split(" + ")
     if options is not None:
         document["calibration"] = [deviation.as_dict() for deviation in options.deviations]
-    if options is not None and (options.quoted or options.notes):
-        document["quoted"] = [_json_quoted(quoted) for quoted in options.quoted]
-        document["notes"] = options.notes
     return document
-
-
-def _json_quoted(quoted: Quoted) -> dict[str, Any]:
-    row = quoted.published
-    return {
-        "method": row.method,
-        "quoted": True,
-        "backbone": row.backbone.title,
-        "family": row.family,
-        "values": dict(quoted.values),
-        "source": row.source,
-        "shifts": row.shifts,
-        "mean": quoted.mean,
-        "alpha_selection": row.alpha_selection,
-        "run_by": row.run_by,
-        "recipe": row.recipe,
-        "note": row.note,
-    }
 
 
 def _json_row(row: Row, owners: Owners | None) -> dict[str, Any]:
@@ -371,7 +349,6 @@ def to_csv(
         if owners is not None:
             line["sweeps"] = " ".join(owners_of(row, owners))
         lines.append(line)
-    lines += [_quoted_row(quoted) for quoted in options.quoted]
     names = _columns(lines, ("setting", "algorithm", "merge"))
     if options.columns:
         columns = resolve_columns(comparison, options.columns)
@@ -404,11 +381,6 @@ def _plain_cell(value: Any) -> Any:
     return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
 
 
-def _quoted_row(quoted: Quoted) -> dict[str, Any]:
-    published = {"setting": quoted.label, "algorithm": quoted.published.method, "role": "quoted"}
-    return {**published, "selected": False, "chosen": False, "marks": "quoted", **quoted.values}
-
-
 def markdown(comparison: Comparison, *, options: TableOptions | None = None) -> str:
     """Render a section of a page: warnings as a list, the table, the notes, the verdict."""
     options = options or TableOptions()
@@ -421,8 +393,6 @@ def markdown(comparison: Comparison, *, options: TableOptions | None = None) -> 
     if (images := images_table(comparison, options)) is not None:
         lines += ["", images.title, "", *_markdown_table(images)]
     lines += ["", _escape_markdown(f"{table.title}. {' '.join(table.notes_with('Bold'))}"), ""]
-    if table.footnotes:
-        lines += [*(f"- {_escape_markdown(text)}" for text in table.footnotes), ""]
     lines += [f"- {_escape_markdown(line)}" for line in comparison.answer.lines]
     lines += ["", *map(_escape_markdown, comparison.statistics)]
     return "\n".join(lines) + "\n"
@@ -469,7 +439,6 @@ _ESCAPES: Mapping[str, str] = {
     "•": r"$\bullet$",
     "†": r"$\dagger$",
     "‡": r"$\ddagger$",
-    "§": r"\S{}",
     "α": r"$\alpha$",
     "λ": r"$\lambda$",
     "·": r"$\cdot$",
@@ -480,8 +449,8 @@ _ESCAPES: Mapping[str, str] = {
 def latex(comparison: Comparison, *, options: TableOptions | None = None, command: str = "") -> str:
     r"""Render a `tabular` for `booktabs`; above it as comments `command`, title and verdict.
 
-    The best of each column is bold; what is quoted is not ranked. Below it stands in small print
-    what signs and numbers mean. Of several tasks their table comes first.
+    The best of each column is bold. Below it stands in small print what signs and numbers mean. Of
+    several tasks their table comes first.
     """
     table = build_table(comparison, options or TableOptions())
     warnings = [f"! {warning}" for warning in comparison.warnings]
@@ -502,14 +471,10 @@ def latex(comparison: Comparison, *, options: TableOptions | None = None, comman
 def _latex_table(table: Table) -> Iterator[str]:
     yield rf"\begin{{tabular}}{{l{'r' * (len(table.heads) - 1)}}}"
     yield from (r"\toprule", _latex_line(map(escape_latex, table.heads)), r"\midrule")
-    for number, line in enumerate(table.lines):
-        if line.quoted and not table.lines[number - 1].quoted:
-            yield r"\midrule"
+    for line in table.lines:
         yield _latex_line([escape_latex(line.name.strip()), *map(_latex_cell, line.cells)])
     yield from (r"\bottomrule", r"\end{tabular}", r"\par\smallskip")
     yield rf"{{\footnotesize {escape_latex(' '.join(table.notes_with('Bold')))}\par}}"
-    for text in table.footnotes:
-        yield rf"{{\footnotesize {escape_latex(text)}\par}}"
 
 
 def _latex_cell(cell: Cell) -> str:

@@ -24,7 +24,6 @@ from carft_sweep.tracking.comparison.metrics import (
 from carft_sweep.tracking.comparison.verdict import GAIN
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 from carft_sweep.tracking.report import calibration
-from carft_sweep.tracking.report.published import Quoted, footnotes
 from carft_sweep.tracking.report.ranking import MEANING, MEANING_OF_CHOSEN, best_rows
 
 NOTHING = "–"
@@ -53,11 +52,8 @@ class TableOptions:
     """None: every trial."""
     all_alphas: bool = False
     """Whether every merged model has a row, or the selected one of each merge alone."""
-    quoted: tuple[Quoted, ...] = ()
     deviations: tuple[calibration.Deviation, ...] = ()
     """Of the zero-shot models, from LAION's table."""
-    notes: tuple[str, ...] = ()
-    """More sentences below the table."""
     of_chosen: bool = False
     """Whether a condition has chosen the runs."""
 
@@ -114,7 +110,6 @@ class Line:
     """With its marks."""
     cells: tuple[Cell, ...]
     selected: bool = False
-    quoted: bool = False
     short: str = ""
     """The name below the row of its arm: a merged model's own label."""
     runs: tuple[tuple[str, str], ...] = ()
@@ -130,8 +125,6 @@ class Table:
     """The first is of the names."""
     lines: tuple[Line, ...]
     notes: tuple[str, ...] = ()
-    footnotes: tuple[str, ...] = ()
-    """Of quoted rows: whole statements, each for a line of its own."""
     fixed: int = 1
     """So many columns stand in each part of a table that is too wide."""
     shifts: frozenset[int] = field(default_factory=frozenset)
@@ -173,9 +166,6 @@ def build_table(
         _line(comparison, row, options, [Cell(_count(comparison, row)), *of_row])
         for row, of_row in zip(rows, cells, strict=True)
     ]
-    for quoted in options.quoted:
-        numbers = (Cell(column.number(quoted.values.get(column.metric))) for column in columns)
-        lines.append(Line(f"  {quoted.label}", (Cell(NOTHING), *numbers), quoted=True))
     of_shifts = {metric for metric, _ in shifts(comparison.metric_names, comparison.endpoint.by)}
     apart = () if options.columns else (c for c, it in enumerate(columns) if it.metric in of_shifts)
     return Table(
@@ -185,9 +175,7 @@ def build_table(
         notes=(
             *_notes(comparison, rows, columns, spread=any(c.half for some in cells for c in some)),
             *calibration.sentences(options.deviations),
-            *options.notes,
         ),
-        footnotes=tuple(footnotes(options.quoted)),
         fixed=2,
         shifts=frozenset(2 + column for column in apart),
         of_chosen=options.of_chosen,

@@ -15,7 +15,6 @@ from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.console import PlainConsole
 from carft_sweep.tracking.report.table import (
     Cell,
-    Line,
     Table,
     TableOptions,
     build_table,
@@ -68,8 +67,6 @@ def terminal(
         console.print()
         notes = table.notes_with("Underlined") if colour else table.notes
         _paragraph(console, " ".join(notes), style="dim")
-        for footnote in table.footnotes:
-            _paragraph(console, footnote, style="dim", hang=2)
         console.print()
         for number, line in enumerate(comparison.answer.lines):
             _paragraph(console, line, style="" if number else "bold")
@@ -99,7 +96,8 @@ def _tables(console: Console, table: Table) -> None:
         grid = [_grid_line(console, tops, widths, "bold")]
         for name, line in zip(names, table.lines, strict=True):
             cells = [Text(name), *map(_cell_text, line.cells)]
-            grid.append(_grid_line(console, [cells[c] for c in part], widths, _style(line)))
+            style = "bold" if line.selected else ""
+            grid.append(_grid_line(console, [cells[c] for c in part], widths, style))
         console.print()
         console.print(Text("\n").join(grid), soft_wrap=True)
 
@@ -157,12 +155,6 @@ def _cell_text(cell: Cell) -> Text:
     if cell.best:
         text.stylize("underline", 0, len(cell.number))
     return text
-
-
-def _style(line: Line) -> str:
-    if line.quoted:
-        return "dim"
-    return "bold" if line.selected else ""
 
 
 def _paragraph(console: Console, text: str, *, style: str = "", hang: int = 0) -> None:
