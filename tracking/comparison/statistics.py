@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 FEWEST_SEEDS = 3
 """Below it a standard deviation says nothing: no interval and no t test."""
-SIGN_FLIPS = 99_999
-"""Sign patterns that are counted: all 2^n up to 16 pairs, beyond them a seeded sample."""
 RESAMPLES = 2_000
 DIGITS = 12
 _ROUNDING = 10.0**-DIGITS
@@ -72,25 +70,6 @@ class PairedTest:
         return (self.mean - bound) / standard_error(self.differences)
 
     @property
-    def p_sign_flip(self) -> float:
-        """Two-sided p when under no effect each difference may have either sign.
-
-        Exact up to 16 pairs, so never below 2 / 2^n. Fisher, The Design of Experiments, 1935,
-        section 21; Phipson and Smyth 2010 beyond.
-        """
-        count = len(self.differences)
-        if self.is_tie or count < 2:
-            return 1.0
-        if 2**count > SIGN_FLIPS:
-            return _sampled_sign_flips(self.differences)
-        # By itself: scipy.stats, whose test it equals, takes longer to import than the rest.
-        places = np.arange(2**count)[:, np.newaxis] >> np.arange(count)
-        values = np.where(places & 1, -1.0, 1.0) * np.array(self.differences)
-        means = _rounded_mean(values, axis=1)
-        least, most = np.sum(means <= means[0]), np.sum(means >= means[0])
-        return float(min(1.0, 2 * min(least, most) / len(means)))
-
-    @property
     def is_tie(self) -> bool:
         """Whether both have the same value in every pair, but for float rounding."""
         return max(map(abs, self.differences)) < _ROUNDING
@@ -113,26 +92,6 @@ def _student_quantile(freedom: int, share: float) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, share))
-
-
-def _sampled_sign_flips(differences: Sequence[float]) -> float:
-    """The same p from SIGN_FLIPS patterns, drawn with a seed."""
-    from scipy.stats import permutation_test  # a second of import
-
-    tested = permutation_test(
-        (differences,),
-        _rounded_mean,
-        permutation_type="samples",
-        n_resamples=SIGN_FLIPS,
-        vectorized=True,
-        rng=np.random.default_rng(0),
-    )
-    return float(tested.pvalue)
-
-
-def _rounded_mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    # Patterns often tie, as accuracies are counts of images: one that does reaches it.
-    return np.asarray(values.mean(axis=axis)).round(DIGITS)
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def _json_pair(pair: Pair) -> dict[str, Any]:
         if test is None:
             return None
         tested = {"mean": test.mean, "ci95": test.ci95, "values": test.differences}
-        return {**tested, "spreads": test.spreads, "p": test.p, "p_sign_flip": test.p_sign_flip}
+        return {**tested, "spreads": test.spreads, "p": test.p}
 
     return {
         "candidate": pair.candidate.label,
