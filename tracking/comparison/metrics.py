@@ -78,13 +78,15 @@ def meant(name: str) -> str:
 
 Direction = Literal[1, -1, 0]
 
-_ACCURACIES = frozenset({*KINDS, BENCHMARK})
-_FRACTIONS = _ACCURACIES | {"ece"}
+
+def is_accuracy(metric: str) -> bool:
+    """Whether it is a share of right answers, of any kind."""
+    return kind_of(metric) in (*KINDS, BENCHMARK)
 
 
 def is_fraction(metric: str) -> bool:
     """Whether tables show it in percent."""
-    return kind_of(metric) in _FRACTIONS
+    return is_accuracy(metric) or kind_of(metric) == "ece"
 
 
 def has_series(metric: str, *, merged: bool = False) -> bool:
@@ -94,12 +96,11 @@ def has_series(metric: str, *, merged: bool = False) -> bool:
     validation (`id/val`, `ood/val`), test and the mean over shifts, and how far the context has
     moved on each split, of the model that a run trained alone. `result.json` holds all.
     """
-    kind = kind_of(metric)
     if merged:
-        return kind in _ACCURACIES
+        return is_accuracy(metric)
     if metric.startswith("ood/") and not metric.startswith(("ood/mean/", "ood/val/")):
-        return kind in _ACCURACIES
-    return kind == "kl" or not metric.startswith("context/")
+        return is_accuracy(metric)
+    return kind_of(metric) == "kl" or not metric.startswith("context/")
 
 
 def direction(metric: str) -> Direction:
@@ -109,10 +110,9 @@ def direction(metric: str) -> Direction:
     has moved (`context/...`), what it cost (`system/...`), or a training loss, which is another sum
     for each algorithm.
     """
-    kind = kind_of(metric)
-    if kind in LOSSES:
+    if kind_of(metric) in LOSSES:
         return -1
-    return 1 if kind in _ACCURACIES and not metric.startswith("gap/") else 0
+    return 1 if is_accuracy(metric) and not metric.startswith("gap/") else 0
 
 
 def shifts(names: Collection[str], by: str = TOP1) -> list[tuple[str, str]]:

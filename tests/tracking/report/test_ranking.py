@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -104,6 +105,21 @@ def test_what_is_marked_is_exactly_what_the_interval_does_not_exclude(
 def test_a_loss_is_better_the_smaller_it_is() -> None:
     low, high = [0.30, 0.31, 0.32], [0.51, 0.53, 0.52]
     assert best(settings(low, high, metric="id/test/nll"), "id/test/nll") == ["0"]
+
+
+def test_a_loss_does_not_change_by_whole_images() -> None:
+    """Differences of NLL smaller than one of 30 images is of them have an interval all the same."""
+    low, high = [1.100, 1.104, 1.102, 1.098, 1.101], [1.120, 1.120, 1.126, 1.119, 1.120]
+    comparison = settings(low, high, metric="id/test/nll")
+    arms = [row.arm for row in comparison.rows]
+    runs = [replace(run, facts={"images": {"id/test": 30}}) for arm in arms for run in arm.runs]
+    comparison = compare(runs, sweep="s")
+    first, second = (row.arm for row in comparison.rows)
+    test = comparison.pair(first, second).test("id/test/nll")
+    assert test is not None
+    assert test.ci95 is not None
+    assert test.ci95.high < 0
+    assert best(comparison, "id/test/nll") == ["0"]
 
 
 @pytest.mark.parametrize("metric", ["gap/top1", "context/id/test/kl", "system/images_per_s"])
