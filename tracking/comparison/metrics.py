@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Literal, get_args
@@ -45,35 +44,6 @@ def named(metric: str) -> str:
     split, _, kind = metric.rpartition("/")
     where = SPLITS.get(split, split)
     return where if kind == TOP1 else f"{where} {TITLES.get(kind, kind)}"
-
-
-_KINDS_ELSEWHERE: Mapping[str, str] = {
-    **{kind: kind for kind in (*KINDS, *LOSSES)},
-    **dict.fromkeys(("acc", "acc1", "acc@1", "accuracy", "top_1", "top-1"), TOP1),
-    **dict.fromkeys(("loss", "ce", "cross_entropy"), "nll"),
-    "f1": "macro_f1",
-}
-_SPLITS_ELSEWHERE: Mapping[str, str] = {
-    **dict.fromkeys(("", "val", "valid", "validation", "eval", "dev"), "id/val"),
-    "test": "id/test",
-    "ood": "ood/mean",
-}
-_ELSEWHERE: Mapping[str, str] = {
-    "train_loss": "train/loss",
-    **{
-        f"{word}_{other}".removeprefix("_"): f"{split}/{kind}"
-        for word, split in _SPLITS_ELSEWHERE.items()
-        for other, kind in _KINDS_ELSEWHERE.items()
-    },
-}
-"""What other programs log, by its usual names, and our kinds without a split."""
-
-
-def meant(name: str) -> str:
-    """Return `id/val/top1` for `val_acc`, `ood/x/top1` for `ood/x/acc`; else the name itself."""
-    split, slash, kind = name.rpartition("/")
-    plain = re.sub(r"[./ -]", "_", name.lower())
-    return _ELSEWHERE.get(plain, f"{split}{slash}{_KINDS_ELSEWHERE.get(kind, kind)}")
 
 
 Direction = Literal[1, -1, 0]

@@ -18,7 +18,6 @@ from carft_sweep.tracking.comparison.metrics import (
     direction,
     is_fraction,
     kind_of,
-    meant,
     shifts,
 )
 from carft_sweep.tracking.comparison.verdict import GAIN
@@ -247,8 +246,6 @@ def _column(
             return column
     if name in comparison.metric_names:
         return Column(name, name)
-    if (near := meant(name)) in comparison.metric_names:
-        raise TrackingError(f"unknown column {name!r}; did you mean {near!r}?")
     headers = [*besides, *(column.header for column in usual)]
     raise TrackingError(unknown_name("column", name, [*headers, *sorted(comparison.metric_names)]))
 

@@ -161,8 +161,8 @@ def test_one_sweep_may_be_chosen_in_another_way_if_that_is_honest_or_said_to_be_
         (("toy", "--sort", "od mean:asc"), "unknown column 'od mean'; did you mean 'OOD mean'?"),
         (("toy", "--columns", "OOD"), "unknown column 'OOD'; did you mean 'OOD mean'?"),
         (
-            ("toy", "--columns", "val_acc"),
-            "unknown column 'val_acc'; did you mean 'id/val/top1'?\n",
+            ("toy", "--columns", "val/top1"),
+            "unknown column 'val/top1'; did you mean 'id/val/top1'?\n",
         ),
         (("toy", "--selection", "best"), "leave_one_domain_out, or within=0.005"),
         (("toy", "--metric", "id/val/top"), "unknown metric 'id/val/top'"),
