@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from carft_sweep.tracking.comparison.caveats import few
@@ -20,10 +20,10 @@ from carft_sweep.tracking.comparison.metrics import (
     kind_of,
     shifts,
 )
+from carft_sweep.tracking.comparison.statistics import Interval
 from carft_sweep.tracking.comparison.verdict import GAIN
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 from carft_sweep.tracking.report import calibration
-from carft_sweep.tracking.report.ranking import MEANING, MEANING_OF_CHOSEN, best_rows
 
 NOTHING = "–"
 OVER_IMAGES = "95 % over images (bootstrap over units, the trained weights held fixed)"
@@ -37,6 +37,13 @@ SELECTED = "▸ "
 _SIGNS = {"untuned": "‡", "names domains": "†"}
 """Of marks, behind the name of a row."""
 _BY_NAME, _BY_COUNT = "setting", "n"
+MEANING = (
+    "the best of its column in the whole sweep, and every row that the 95 % interval of the paired "
+    "difference over seeds does not tell apart from it; no mark where that is every row."
+)
+"""What a mark says, behind the word for how it looks."""
+MEANING_OF_CHOSEN = MEANING.replace("in the whole sweep", "among the chosen runs")
+"""Where a condition has chosen runs."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class Cell:
     half: str = ""
     """What stands behind the ±, if anything."""
     best: bool = False
-    """Whether it is marked, as `ranking.MEANING` says."""
+    """Whether it is marked, as `MEANING` says."""
 
     @property
     def text(self) -> str:
@@ -330,6 +337,63 @@ def sort_rows(comparison: Comparison, by: str) -> Comparison:
     ranks = {label: sign * value for label, value in values.items()}
     rows = sorted(comparison.rows, key=lambda row: ranks.get(row.arm.label, math.inf))
     return replace(comparison, rows=tuple(rows))
+
+
+def best_rows(
+    comparison: Comparison, metric: str, number: Callable[[float], str]
+) -> frozenset[str]:
+    """Return the labels of the rows that share the best of a metric.
+
+    These are the row with the best mean, those that print the same `number`, and those that are
+    not told apart from it; none where that is every row, and none of a metric that has no good
+    side. Ranked are all rows of the comparison, whichever of them a table shows: settings with all
+    their runs, unmerged and at the selected label of each merge, among those of the same backbone,
+    data and transform. Nothing is ranked of an oracle.
+    """
+    sign = direction(metric)
+    best: set[str] = set()
+    for together in comparison.ranked if sign else ():
+        means = ((row, row.arm.mean(metric)) for row in together)
+        rows = [(row, mean) for row, mean in means if mean is not None]
+        if not rows:
+            continue
+        top, highest = max(rows, key=lambda item: sign * item[1])
+        printed, interval = number(highest), _interval(top, metric)
+        if interval is None:
+            continue  # nothing is told apart from it
+        level = [
+            row.arm.label
+            for row, mean in rows
+            if not _told_apart(comparison, row, top, interval, metric) or number(mean) == printed
+        ]
+        if len(level) < len(rows):
+            best.update(level)
+    return frozenset(best)
+
+
+def _told_apart(
+    comparison: Comparison, row: Row, top: Row, interval: Interval, metric: str
+) -> bool:
+    """Whether the interval of the paired difference excludes 0; that of the best row is there.
+
+    Where the difference has none (fewer than three common seeds, no spread), whether the rows' own
+    intervals lie apart.
+    """
+    own = _interval(row, metric)
+    if own is None:
+        return False
+    test = comparison.pair(row.arm, top.arm).test(metric)
+    if test is not None and test.ci95 is not None:
+        return not test.ci95.low <= 0 <= test.ci95.high
+    return own.high < interval.low or interval.high < own.low
+
+
+def _interval(row: Row, metric: str) -> Interval | None:
+    """Return the interval of a row; of a model that no seed changes its value alone."""
+    estimate = row.metric(metric)
+    if estimate.mean is not None and not row.arm.has_seeds:
+        return Interval(estimate.mean, estimate.mean)
+    return estimate.ci95
 
 
 def _pointer(comparison: Comparison, row: Row) -> str:

@@ -17,8 +17,14 @@ from carft_sweep.tracking.comparison.statistics import t_interval
 from carft_sweep.tracking.report import terminal as report
 from carft_sweep.tracking.report.formats import latex, markdown
 from carft_sweep.tracking.report.html import cell
-from carft_sweep.tracking.report.ranking import MEANING, best_rows
-from carft_sweep.tracking.report.table import TableOptions, build_table, full_table, headline
+from carft_sweep.tracking.report.table import (
+    MEANING,
+    TableOptions,
+    best_rows,
+    build_table,
+    full_table,
+    headline,
+)
 from tests.tracking.made_up import KL, arm, bent, kl_sweep, metrics, run, zero_shot
 
 SWEEP = compare(kl_sweep(), sweep="kl_weight")
