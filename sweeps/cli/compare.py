@@ -146,7 +146,6 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
         sort=arguments.sort,
         max_trials=None if arguments.all else MOST,
         all_alphas=arguments.all_alphas,
-        of_chosen=bool(arguments.where),
     )
     sweeps = override_specs(_read(arguments), arguments)
     groups = [[part] for part in sweeps] if arguments.separate else [sweeps]

@@ -38,12 +38,10 @@ _SIGNS = {"untuned": "‡", "names domains": "†"}
 """Of marks, behind the name of a row."""
 _BY_NAME, _BY_COUNT = "setting", "n"
 MEANING = (
-    "the best of its column in the whole sweep, and every row that the 95 % interval of the paired "
-    "difference over seeds does not tell apart from it; no mark where that is every row."
+    "the best of its column among all compared runs, and every row that the 95 % interval of the "
+    "paired difference over seeds does not distinguish from it; no mark where that is every row."
 )
 """What a mark says, behind the word for how it looks."""
-MEANING_OF_CHOSEN = MEANING.replace("in the whole sweep", "among the chosen runs")
-"""Where a condition has chosen runs."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +58,6 @@ class TableOptions:
     """Whether every merged model has a row, or the selected one of each merge alone."""
     deviations: tuple[calibration.Deviation, ...] = ()
     """Of the zero-shot models, from LAION's table."""
-    of_chosen: bool = False
-    """Whether a condition has chosen the runs."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +131,6 @@ class Table:
     """So many columns stand in each part of a table that is too wide."""
     shifts: frozenset[int] = field(default_factory=frozenset)
     """Columns that stand apart where the table is too wide."""
-    of_chosen: bool = False
-    """Whether a condition has chosen the runs."""
 
     @property
     def ranked(self) -> bool:
@@ -145,8 +139,7 @@ class Table:
 
     def notes_with(self, look: str) -> tuple[str, ...]:
         """Return the notes, and where something is ranked what its mark means: `Bold: ...`."""
-        meaning = MEANING_OF_CHOSEN if self.of_chosen else MEANING
-        return (*self.notes, f"{look}: {meaning}") if self.ranked else self.notes
+        return (*self.notes, f"{look}: {MEANING}") if self.ranked else self.notes
 
 
 def build_table(
@@ -184,7 +177,6 @@ def build_table(
         ),
         fixed=2,
         shifts=frozenset(2 + column for column in apart),
-        of_chosen=options.of_chosen,
     )
 
 
@@ -345,7 +337,7 @@ def best_rows(
     """Return the labels of the rows that share the best of a metric.
 
     These are the row with the best mean, those that print the same `number`, and those that are
-    not told apart from it; none where that is every row, and none of a metric that has no good
+    not distinguished from it; none where that is every row, and none of a metric that has no good
     side. Ranked are all rows of the comparison, whichever of them a table shows: settings with all
     their runs, unmerged and at the selected label of each merge, among those of the same backbone,
     data and transform. Nothing is ranked of an oracle.
@@ -360,18 +352,19 @@ def best_rows(
         top, highest = max(rows, key=lambda item: sign * item[1])
         printed, interval = number(highest), _interval(top, metric)
         if interval is None:
-            continue  # nothing is told apart from it
+            continue  # nothing is distinguished from it
         level = [
             row.arm.label
             for row, mean in rows
-            if not _told_apart(comparison, row, top, interval, metric) or number(mean) == printed
+            if not _is_distinguished(comparison, row, top, interval, metric)
+            or number(mean) == printed
         ]
         if len(level) < len(rows):
             best.update(level)
     return frozenset(best)
 
 
-def _told_apart(
+def _is_distinguished(
     comparison: Comparison, row: Row, top: Row, interval: Interval, metric: str
 ) -> bool:
     """Whether the interval of the paired difference excludes 0; that of the best row is there.

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from carft_sweep.sweeps.cli import main
-from carft_sweep.tracking.report.table import TableOptions
 from tests.sweeps.conftest import toy_in
 
 LEARNING: dict[str, Any] = {
@@ -190,17 +189,6 @@ def test_the_latex_table_names_the_command_that_made_it_without_where_the_home_l
         "% carft-sweep compare toy --latex --where 'kl_weight>=0.1' --reference fine_tune"
     )
     assert str(home) not in text
-
-
-def test_a_table_knows_whether_a_condition_has_chosen_its_runs(
-    told: Told, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def latex(*_: object, options: TableOptions, **__: object) -> str:
-        return f"chosen: {options.of_chosen}"
-
-    monkeypatch.setattr("carft_sweep.sweeps.cli.compare.latex", latex)
-    assert told("toy", "--latex") == "chosen: False\n"
-    assert told("toy", "--latex", "--where", "kl_weight>=0.1") == "chosen: True\n"
 
 
 def test_the_server_of_the_environment_is_not_asked(

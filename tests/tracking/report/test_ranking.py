@@ -226,9 +226,6 @@ def test_a_mark_is_explained_where_it_can_be_seen() -> None:
     plain, coloured = (report.terminal(SWEEP, width=400, colour=flag) for flag in (False, True))
     assert MEANING not in plain
     assert MEANING in coloured
-    chosen = latex(SWEEP, options=TableOptions(of_chosen=True))
-    assert "the best of its column among the chosen runs, and every row" in chosen
-    assert "whole sweep" not in chosen
     nothing = compare([*kl_sweep(2)], sweep="s")
     assert not build_table(nothing).ranked
     assert MEANING not in markdown(nothing)
