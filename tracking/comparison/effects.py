@@ -78,9 +78,14 @@ class Effect:
         return 1 - ALPHA / math.comb(len(self.levels), 2)
 
     @property
+    def level(self) -> float:
+        """That of the difference's interval: 95 %, of categories adjusted."""
+        return 0.95 if self.numeric else self.adjusted_level
+
+    @property
     def interval(self) -> Interval | None:
-        """That of the difference: of 95 %, of categories at the adjusted level."""
-        return self.difference.interval(0.95 if self.numeric else self.adjusted_level)
+        """That of the difference."""
+        return self.difference.interval(self.level)
 
     @property
     def above_ends_interval(self) -> Interval | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +111,15 @@ def _json_estimate(estimate: Estimate | None) -> dict[str, Any] | None:
     return {"mean": estimate.mean, "ci95": estimate.ci95, "values": estimate.values}
 
 
+def _json_test(test: PairedTest | None, level: float | None = None) -> dict[str, Any] | None:
+    """Return a test, with an interval at another level in place of p and the one of 95 %."""
+    if test is None:
+        return None
+    ends = {"level": level, "interval": test.interval(level)} if level else {"ci95": test.ci95}
+    plain = {"mean": test.mean, **ends, "values": test.differences, "spreads": test.spreads}
+    return plain if level else {**plain, "p": test.p}
+
+
 def _json_answer(answer: Answer) -> dict[str, Any]:
     strongest = answer.strongest
     return {
@@ -138,45 +147,29 @@ def _json_answer(answer: Answer) -> dict[str, Any]:
 
 
 def _json_effect(effect: Effect) -> dict[str, Any]:
-    def of(test: PairedTest | None, level: float) -> dict[str, Any] | None:
-        if test is None:
-            return None
-        interval = test.interval(level)
-        return {
-            "mean": test.mean,
-            "level": level,
-            "interval": interval,
-            "values": test.differences,
-            "spreads": test.spreads,
-        }
-
     return {
         "parameter": effect.parameter,
         "algorithm": effect.algorithm,
         "numeric": effect.numeric,
         "levels": [level._asdict() for level in effect.levels],
         "settings": effect.settings,
-        "difference": of(effect.difference, 0.95 if effect.numeric else effect.adjusted_level),
-        "id_difference": of(effect.id_difference, 0.95),
+        "difference": _json_test(
+            effect.difference, 0.95 if effect.numeric else effect.adjusted_level
+        ),
+        "id_difference": _json_test(effect.id_difference, 0.95),
         "peak": effect.peak and effect.peak._asdict(),
-        "above_ends": of(effect.above_ends, effect.adjusted_level),
+        "above_ends": _json_test(effect.above_ends, effect.adjusted_level),
         "selected": effect.selected,
     }
 
 
 def _json_pair(pair: Pair) -> dict[str, Any]:
-    def of(test: PairedTest | None) -> dict[str, Any] | None:
-        if test is None:
-            return None
-        tested = {"mean": test.mean, "ci95": test.ci95, "values": test.differences}
-        return {**tested, "spreads": test.spreads, "p": test.p}
-
     return {
         "candidate": pair.candidate.label,
         "reference": pair.reference.label,
         "seeds": pair.seeds,
-        pair.endpoint.ood: of(pair.ood),
-        pair.endpoint.id_metric: of(pair.id),
+        pair.endpoint.ood: _json_test(pair.ood),
+        pair.endpoint.id_metric: _json_test(pair.id),
         "p_different": pair.p_different,
         "p_better": pair.p_better,
     }
@@ -418,32 +411,29 @@ def _escape_markdown(text: str) -> str:
     return text
 
 
-_ESCAPES: Mapping[str, str] = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "#": r"\#",
-    "$": r"\$",
-    "%": r"\%",
-    "&": r"\&",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': "''",
-    "±": r"$\pm$",
-    "–": "--",
-    "▸": r"$\triangleright$",
-    "•": r"$\bullet$",
-    "†": r"$\dagger$",
-    "‡": r"$\ddagger$",
-    "α": r"$\alpha$",
-    "λ": r"$\lambda$",
-    "·": r"$\cdot$",
-    "×": r"$\times$",
-}
+_ESCAPES = str.maketrans(
+    {
+        **{char: f"\\{char}" for char in "{}#$%&_"},
+        "\n": " ",
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': "''",
+        "±": r"$\pm$",
+        "–": "--",
+        "▸": r"$\triangleright$",
+        "•": r"$\bullet$",
+        "†": r"$\dagger$",
+        "‡": r"$\ddagger$",
+        "α": r"$\alpha$",
+        "λ": r"$\lambda$",
+        "·": r"$\cdot$",
+        "×": r"$\times$",
+    }
+)
 
 
 def latex(comparison: Comparison, *, options: TableOptions | None = None, command: str = "") -> str:
@@ -468,19 +458,23 @@ def latex(comparison: Comparison, *, options: TableOptions | None = None, comman
     return "\n".join([*lines, *_latex_table(table)]) + "\n"
 
 
-def _latex_table(table: Table) -> Iterator[str]:
-    yield rf"\begin{{tabular}}{{l{'r' * (len(table.heads) - 1)}}}"
-    yield from (r"\toprule", _latex_line(map(escape_latex, table.heads)), r"\midrule")
-    for line in table.lines:
-        yield _latex_line([escape_latex(line.name.strip()), *map(_latex_cell, line.cells)])
-    yield from (r"\bottomrule", r"\end{tabular}", r"\par\smallskip")
-    yield rf"{{\footnotesize {escape_latex(' '.join(table.notes_with('Bold')))}\par}}"
+def _latex_table(table: Table) -> list[str]:
+    rows = [
+        [escape_latex(line.name.strip()), *map(_latex_cell, line.cells)] for line in table.lines
+    ]
+    head, *body = (f"{' & '.join(row)} \\\\" for row in [map(escape_latex, table.heads), *rows])
+    return [
+        rf"\begin{{tabular}}{{l{'r' * (len(table.heads) - 1)}}}",
+        *(r"\toprule", head, r"\midrule", *body, r"\bottomrule"),
+        *(r"\end{tabular}", r"\par\smallskip"),
+        rf"{{\footnotesize {escape_latex(' '.join(table.notes_with('Bold')))}\par}}",
+    ]
 
 
 def _latex_cell(cell: Cell) -> str:
     # With a minus as long as a plus.
-    minus = cell.number.startswith("-")
-    number = f"$-${cell.number[1:]}" if minus else escape_latex(cell.number)
+    digits = escape_latex(cell.number.removeprefix("-"))
+    number = f"$-${digits}" if cell.number.startswith("-") else digits
     if cell.best:
         number = rf"\textbf{{{number}}}"
     if cell.half.startswith(" "):  # as DomainBed prints it
@@ -488,10 +482,6 @@ def _latex_cell(cell: Cell) -> str:
     return rf"{number} {{\scriptsize $\pm${cell.half}}}" if cell.half else number
 
 
-def _latex_line(texts: Iterable[str]) -> str:
-    return f"{' & '.join(texts)} \\\\"
-
-
 def escape_latex(text: str) -> str:
     """Escape text for LaTeX; a character that no rule knows is printed as it is (UTF-8)."""
-    return "".join(_ESCAPES.get(char, char) for char in text.replace("\n", " "))
+    return text.translate(_ESCAPES)

@@ -76,6 +76,11 @@ def test_a_spread_stands_small_behind_its_mean_and_a_minus_is_one() -> None:
     assert any(cell.startswith("$-$4.0") for cell in texts)
 
 
+def test_a_number_that_is_not_there_is_a_dash() -> None:
+    failed = compare([run("car_ft", 0, trial=0), run("fine_tune", 0, metrics(0.6, 0.4))], sweep="s")
+    assert {*cells(failed)["car\\_ft"][1:]} == {"--"}
+
+
 def test_every_row_has_as_many_cells_as_the_head() -> None:
     lines = [line for line in latex(SWEEP).splitlines() if line.endswith(r"\\")]
     assert len(lines) == 12
