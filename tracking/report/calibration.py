@@ -24,6 +24,16 @@ class Subject(NamedTuple):
     pretrained: str | None
     family: str
 
+    @classmethod
+    def of(cls, fields: Mapping[str, Scalar]) -> Subject:
+        """Return that of a run with these fields, by their dotted names."""
+        pretrained = fields.get("model.pretrained")
+        return cls(
+            str(fields.get("model.name")),
+            None if pretrained is None else str(pretrained),
+            str(fields.get("data.family")),
+        )
+
     @property
     def backbone(self) -> str:
         """`ViT-B-16 openai`: the weights of OpenAI have quick GELU under either name."""
@@ -125,44 +135,30 @@ class Deviation:
 
 
 def deviations(
-    subject: Subject,
-    *,
-    templates: str,
-    images: Mapping[str, int],
-    metrics: Mapping[str, float] | None,
-    is_restricted: bool = True,
-) -> tuple[Deviation, ...]:
+    fields: Mapping[str, Scalar], images: Mapping[str, int], metrics: Mapping[str, float] | None
+) -> Iterator[Deviation]:
     """Compare a zero-shot model with the table, on each test set that is the table's whole one.
 
     Args:
-        subject: Its backbone and family.
-        templates: The set that its classifier is made of.
+        fields: Those of its config, by dotted names.
         images: By split how many images are read.
         metrics: What was measured; None: nothing yet, which gives the accuracies to expect.
-        is_restricted: Whether sets that lack classes are scored among those that they have.
 
-    Returns:
+    Yields:
         In the order of the table; nothing for a backbone or a family that it has not, nor for a
         split that was not measured.
     """
-    table = calibration_table()
-    row = table.rows.get(subject.backbone)
-    if row is None:
-        return ()
-    return tuple(
-        Deviation(
-            subject,
-            split,
-            expected=number / 100,
-            measured=None if metrics is None else metrics[split.metric],
-            templates=templates,
-        )
-        for split, number in zip(table.columns, row, strict=True)
-        if split.family == subject.family
-        and images.get(split.metric.rpartition("/")[0]) == split.images
-        and (metrics is None or split.metric in metrics)
-        and (is_restricted or not split.restricted)
-    )
+    table, subject = calibration_table(), Subject.of(fields)
+    for split, number in zip(table.columns, table.rows.get(subject.backbone, ()), strict=False):
+        if (
+            split.family == subject.family
+            and images.get(split.metric.rpartition("/")[0]) == split.images
+            and (metrics is None or split.metric in metrics)
+            and not (split.restricted and fields.get("data.restrict") == "never")
+        ):
+            measured = None if metrics is None else metrics[split.metric]
+            templates = str(fields.get("prompts.classes"))
+            yield Deviation(subject, split, number / 100, measured, templates)
 
 
 def calibrate(
@@ -174,23 +170,10 @@ def calibrate(
     """
     every: dict[Deviation, None] = {}
     for run in runs:
-        own, images = fields.get(run.digest), run.facts.get("images")
-        if run.state != "done" or not run.is_zero_shot or own is None:
-            continue
-        pretrained = own.get("model.pretrained")
-        subject = Subject(
-            str(own.get("model.name")),
-            None if pretrained is None else str(pretrained),
-            str(own.get("data.family")),
-        )
-        own_deviations = deviations(
-            subject,
-            templates=str(own.get("prompts.classes")),
-            images=images if isinstance(images, Mapping) else {},
-            metrics=run.metrics,
-            is_restricted=own.get("data.restrict") != "never",
-        )
-        every |= dict.fromkeys(own_deviations)
+        if run.state == "done" and run.is_zero_shot and run.digest in fields:
+            images = run.facts.get("images")
+            counts = images if isinstance(images, Mapping) else {}
+            every |= dict.fromkeys(deviations(fields[run.digest], counts, run.metrics))
     return tuple(every)
 
 

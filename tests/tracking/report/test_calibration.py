@@ -236,7 +236,7 @@ def test_only_finished_zero_shot_models_count_and_each_number_once() -> None:
 
 
 def test_before_anything_is_measured_the_numbers_to_expect_are_named() -> None:
-    every = deviations(B16, templates="openai", images=IMAGES, metrics=None)
+    every = [*deviations(fields(), IMAGES, metrics=None)]
     assert {it.measured for it in every} == {None}
     (text,) = sentences(every)
     assert text.startswith(
