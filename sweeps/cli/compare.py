@@ -37,7 +37,6 @@ from carft_sweep.tracking.location import EXPERIMENT
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.report import calibration
 from carft_sweep.tracking.report.formats import Owners, latex, markdown, to_csv, to_json
-from carft_sweep.tracking.report.published import Subject, none_published, quoted_beside
 from carft_sweep.tracking.report.table import MOST, TableOptions, resolve_columns, sort_rows
 from carft_sweep.tracking.report.terminal import terminal
 
@@ -148,7 +147,6 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
         sort=arguments.sort,
         max_trials=None if arguments.all else MOST,
         all_alphas=arguments.all_alphas,
-        of_chosen=bool(arguments.where),
     )
     sweeps = override_specs(_read(arguments), arguments)
     groups = [[part] for part in sweeps] if arguments.separate else [sweeps]
@@ -160,9 +158,6 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
         deviations = calibration.calibrate(comparison.runs(), fields)
         comparison = calibration.with_warnings(comparison, deviations)
         options = replace(options, deviations=deviations)
-        if arguments.published:
-            for_paper = arguments.latex or arguments.markdown
-            options = _with_published(options, group, comparison, for_paper=for_paper)
         of_runs = owners(group) if several else None
         rendered.append(_render(comparison, options, of_runs, arguments))
     if arguments.json:
@@ -182,9 +177,8 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
             raise RequestError("--experiment goes with --tracking-uri, which names the server")
         if not arguments.sweeps:
             raise RequestError(f"which sweep? `{program()} list` names those of this home")
-        wide = True if arguments.published else None
         home = find_home(arguments.home, trust=arguments.trust_home)
-        return load_parts(home, arguments.sweeps, with_fields=wide)
+        return load_parts(home, arguments.sweeps)
     from carft_sweep.tracking.mlflow_reader import read_sweeps
 
     return read_sweeps(arguments.tracking_uri, arguments.experiment, arguments.sweeps)
@@ -228,27 +222,6 @@ def _render(
         colour = console.is_terminal
         text = terminal(comparison, width=console.width, colour=colour, options=options)
     return text.rstrip()
-
-
-def _with_published(
-    options: TableOptions,
-    sweeps: Sequence[SweepRuns],
-    comparison: Comparison,
-    *,
-    for_paper: bool,
-) -> TableOptions:
-    subjects = {
-        Subject.of(fields)
-        for part in sweeps
-        for record in part.records
-        if record.state == "done" and (fields := part.fields.get(record.digest)) is not None
-    }
-    quoted = quoted_beside(subjects, comparison)
-    if not quoted and for_paper:  # whose small print goes into the paper
-        console = PlainConsole(stderr=True)
-        console.print(none_published(subjects), highlight=False, markup=False, soft_wrap=True)
-    notes = () if quoted or for_paper else (none_published(subjects),)
-    return replace(options, quoted=quoted, notes=notes)
 
 
 def _command(arguments: argparse.Namespace) -> str:

@@ -514,7 +514,6 @@ def _compare(parser: Parser) -> None:
     _value(parser, "--sort", "COLUMN", "rows by this column; COLUMN:asc, COLUMN:desc")
     _flag(parser, "--all", "every setting, not the best 50 trials and baselines only")
     _flag(parser, "--all-alphas", "every point of every merge")
-    _flag(parser, "--published", "add what others have published, marked as quoted")
     _selection(parser)
     purpose = "read from this MLflow server or database; without names, list its sweeps"
     _value(parser, "--tracking-uri", "URI", purpose)

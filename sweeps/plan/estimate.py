@@ -40,7 +40,6 @@ from carft_sweep.sweeps.spec.spec import SweepSpec
 from carft_sweep.tracking.comparison.runs import CONFIRMED, UNMERGED
 from carft_sweep.tracking.report.calibration import Deviation, deviations
 from carft_sweep.tracking.report.calibration import warnings as calibration_warnings
-from carft_sweep.tracking.report.published import Subject
 
 MOST = 200
 """Runs of a home that are read, the newest."""
@@ -440,19 +439,22 @@ def _is_zero_shot(config: TrialConfig) -> bool:
     return not config.algorithm.trains and config.algorithm.starts_at_zero_shot
 
 
-def _deviations(task: RunTask, runs: RunStore) -> tuple[Deviation, ...]:
+def _deviations(task: RunTask, runs: RunStore) -> Iterator[Deviation]:
     """Compare a zero-shot run with LAION's table, as the home has it; else say what to expect."""
     config = task.config
     own = measured(runs.folder(task.digest), UNMERGED)
     splits = open_data(config.data).measured()
     images = {name: len(split) for name, split in splits.items()}
-    return deviations(
-        Subject(config.model.name, config.model.pretrained, config.data.family),
-        templates=config.prompts.classes,
-        images=own["facts"].get("images", {}) if own else images,
-        metrics=own["metrics"] if own else None,
-        is_restricted=config.data.restrict != "never",
-    )
+    fields = {
+        "model.name": config.model.name,
+        "model.pretrained": config.model.pretrained,
+        "data.family": config.data.family,
+        "data.restrict": config.data.restrict,
+        "prompts.classes": config.prompts.classes,
+    }
+    if own:
+        return deviations(fields, own["facts"].get("images", {}), own["metrics"])
+    return deviations(fields, images, metrics=None)
 
 
 def _work(config: TrialConfig, folder: Path | None = None) -> RemainingWork:

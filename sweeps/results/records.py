@@ -221,17 +221,14 @@ def nothing_collected() -> Iterator[None]:
 CONFIG = "config.json"
 
 
-def load_parts(
-    home: Home, names: Sequence[str], *, with_fields: bool | None = None
-) -> list[SweepRuns]:
+def load_parts(home: Home, names: Sequence[str]) -> list[SweepRuns]:
     """Load the sweeps of these names. Raises RequestError with the nearest name for an unknown one.
 
-    `with_fields` reads every run's config, as a comparison of several sweeps wants it; None: only
-    where there are several. Those of zero-shot models are read in any case.
+    Of several sweeps every run's config is read, of one those of zero-shot models.
     """
     runs, wanted = RunStore(home.runs), list(dict.fromkeys(names))
-    wide = len(wanted) > 1 if with_fields is None else with_fields
-    return [load_part(find_ledger(home, name), runs, with_fields=wide) for name in wanted]
+    several = len(wanted) > 1
+    return [load_part(find_ledger(home, name), runs, with_fields=several) for name in wanted]
 
 
 def load_part(sweep: Ledger, runs: RunStore, *, with_fields: bool = False) -> SweepRuns:

@@ -22,7 +22,7 @@ from carft_sweep.carft_core.errors import Problem, misspelt, unknown
 from carft_sweep.carft_core.fields import PositiveInt, Section, error_of, explained
 from carft_sweep.sweeps.space.distributions import Categorical, Distribution, Params
 from carft_sweep.sweeps.spec.durations import FORM, NUMBER, seconds
-from carft_sweep.sweeps.spec.metrics import PATTERN, Goal, natural_goal, nearest, problem
+from carft_sweep.sweeps.spec.metrics import PATTERN, Goal, natural_goal, problem
 from carft_sweep.tracking.comparison.metrics import By
 from carft_sweep.tracking.comparison.spec import LEAVE_ONE_OUT, SELECTION_RULES, TASK, VAL_DOMAIN
 
@@ -311,7 +311,7 @@ class Metric(Section):
     def _without_empty(cls, data: Any) -> Any:
         """Drop empty keys, and fill in the metric's own direction."""
         if isinstance(data, str):
-            form = f"{{name: {nearest(data) or 'id/val/top1'}}}"
+            form = f"{{name: {'id/val/top1' if problem(data) else data}}}"
             raise ValueError(f"must be a mapping such as {form}, got {data[:80]!r}")
         if not isinstance(data, Mapping):
             return data

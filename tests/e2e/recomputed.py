@@ -412,13 +412,6 @@ def association(values: Sequence[Any], means: Sequence[float]) -> dict[str, Any]
     }
 
 
-def sign_flip(differences: Sequence[float]) -> float:
-    """The exact share of the sign patterns that are as extreme."""
-    patterns = np.array(list(itertools.product([-1, 1], repeat=len(differences))))
-    sums = np.abs(patterns @ np.array(differences))
-    return float(np.mean(sums >= abs(np.sum(differences)) - 1e-12))
-
-
 @dataclass(frozen=True)
 class _Comparison:
     measured: Numbers
@@ -668,7 +661,6 @@ class _Comparison:
             "spreads": spreads,
             "p": p,
             "p_above": p_above,
-            "p_sign_flip": sign_flip(differences),
         }
 
     def verdict(

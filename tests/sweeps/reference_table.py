@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,9 @@ from carft_sweep.carft_core.data import open_data
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.files import read_json, write_json
 from carft_sweep.tracking.report import calibration
-from carft_sweep.tracking.report.calibration import CalibrationTable, calibration_table
-from carft_sweep.tracking.report.published import Subject
+from carft_sweep.tracking.report.calibration import ReferenceSplit, calibration_table
 
 EXPECTED = 0.6
-
-
-class OneRow(CalibrationTable):
-    """A table with one row, whatever the model."""
-
-    def row_of(self, subject: Subject) -> Sequence[float] | None:
-        del subject
-        return next(iter(self.rows.values()))
 
 
 @functools.cache
@@ -35,17 +25,9 @@ def images(family: str) -> int:
 
 def show_one_row(patch: pytest.MonkeyPatch, family: str = "icon_shift") -> None:
     """Let the product know this table and no other."""
-    column = {
-        "family": family,
-        "metric": "id/test/top1",
-        "dataset": "icons",
-        "field": "acc1",
-        "images": images(family),
-        "templates": "icon_shift",
-    }
-    real = calibration_table().model_dump()
-    rows = {"clip-vit-b-16": [100 * EXPECTED]}
-    table = OneRow.model_validate({**real, "columns": [column], "rows": rows})
+    column = ReferenceSplit(family, "id/test/top1", images(family), templates="icon_shift")
+    rows = {"builtin": [100 * EXPECTED]}
+    table = calibration_table()._replace(columns=(column,), rows=rows)
     patch.setattr(calibration, "calibration_table", lambda: table)
 
 

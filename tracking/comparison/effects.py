@@ -6,10 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import NormalDist
 from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from carft_sweep.tracking.comparison.hits import KeptHits
 from carft_sweep.tracking.comparison.runs import Arm, Scalar, scalar_text
@@ -19,8 +17,6 @@ from carft_sweep.tracking.comparison.statistics import DIGITS, Interval, PairedT
 
 FEWEST_SETTINGS = 10
 """Below it a rank correlation says nothing."""
-_NORMAL = 1.959963984540054
-"""The quantile of the normal distribution at 97.5 %, as scipy.special.ndtri has it."""
 _NAMES = ("algorithm.name", SWEEP)
 """Fields whose values are compared as algorithms, or tell sweeps apart."""
 
@@ -83,9 +79,14 @@ class Effect:
         return 1 - ALPHA / math.comb(len(self.levels), 2)
 
     @property
+    def level(self) -> float:
+        """That of the difference's interval: 95 %, of categories adjusted."""
+        return 0.95 if self.numeric else self.adjusted_level
+
+    @property
     def interval(self) -> Interval | None:
-        """That of the difference: of 95 %, of categories at the adjusted level."""
-        return self.difference.interval(0.95 if self.numeric else self.adjusted_level)
+        """That of the difference."""
+        return self.difference.interval(self.level)
 
     @property
     def above_ends_interval(self) -> Interval | None:
@@ -114,9 +115,8 @@ class Association:
         rho = self.rank_correlation
         if rho is None or abs(rho) >= 1:
             return None
-        half = _NORMAL * math.sqrt((1 + rho**2 / 2) / (self.settings - 3))
-        z = math.atanh(rho)
-        return Interval(math.tanh(z - half), math.tanh(z + half))
+        z = NormalDist(math.atanh(rho), math.sqrt((1 + rho**2 / 2) / (self.settings - 3)))
+        return Interval(math.tanh(z.inv_cdf(ALPHA / 2)), math.tanh(z.inv_cdf(1 - ALPHA / 2)))
 
 
 def measure_effects(
@@ -233,29 +233,13 @@ def _association(name: str, arms: Sequence[Arm], endpoint: Endpoint) -> Associat
     values = [arm.params[name] for arm in arms]
     correlation = None
     if len(arms) >= FEWEST_SETTINGS and all(map(_is_number, values)):
-        means = [arm.mean(endpoint.metric) for arm in arms]
+        from scipy.stats import spearmanr  # seconds of import, of no use to fewer settings
+
         # Counts of images often make equal means, and float rounding must not rank them.
-        correlation = rank_correlation(
-            [_number(value) for value in values],
-            [round(m, DIGITS) for m in means if m is not None],
-        )
+        means = [round(arm.mean(endpoint.metric) or 0.0, DIGITS) for arm in arms]
+        if len({*means}) > 1:
+            correlation = float(spearmanr(values, means).statistic)
     return Association(name, arms[0].algorithm, len(arms), correlation)
-
-
-def rank_correlation(xs: Sequence[float], ys: Sequence[float]) -> float | None:
-    """Compute Spearman's rank correlation; None where one side has one value only."""
-    one, two = (_ranks(np.asarray(side, dtype=np.float64)) for side in (xs, ys))
-    if one.std() == 0 or two.std() == 0:
-        return None
-    return float(np.corrcoef(one, two)[0, 1])
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rank values from 1; equal ones share the mean of their ranks."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    ranks: NDArray[np.float64] = (last - (counts - 1) / 2)[place]
-    return ranks
 
 
 def _is_number(value: Scalar) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Literal, get_args
@@ -47,44 +46,17 @@ def named(metric: str) -> str:
     return where if kind == TOP1 else f"{where} {TITLES.get(kind, kind)}"
 
 
-_KINDS_ELSEWHERE: Mapping[str, str] = {
-    **{kind: kind for kind in (*KINDS, *LOSSES)},
-    **dict.fromkeys(("acc", "acc1", "acc@1", "accuracy", "top_1", "top-1"), TOP1),
-    **dict.fromkeys(("loss", "ce", "cross_entropy"), "nll"),
-    "f1": "macro_f1",
-}
-_SPLITS_ELSEWHERE: Mapping[str, str] = {
-    **dict.fromkeys(("", "val", "valid", "validation", "eval", "dev"), "id/val"),
-    "test": "id/test",
-    "ood": "ood/mean",
-}
-_ELSEWHERE: Mapping[str, str] = {
-    "train_loss": "train/loss",
-    **{
-        f"{word}_{other}".removeprefix("_"): f"{split}/{kind}"
-        for word, split in _SPLITS_ELSEWHERE.items()
-        for other, kind in _KINDS_ELSEWHERE.items()
-    },
-}
-"""What other programs log, by its usual names, and our kinds without a split."""
-
-
-def meant(name: str) -> str:
-    """Return `id/val/top1` for `val_acc`, `ood/x/top1` for `ood/x/acc`; else the name itself."""
-    split, slash, kind = name.rpartition("/")
-    plain = re.sub(r"[./ -]", "_", name.lower())
-    return _ELSEWHERE.get(plain, f"{split}{slash}{_KINDS_ELSEWHERE.get(kind, kind)}")
-
-
 Direction = Literal[1, -1, 0]
 
-_ACCURACIES = frozenset({*KINDS, BENCHMARK})
-_FRACTIONS = _ACCURACIES | {"ece"}
+
+def is_accuracy(metric: str) -> bool:
+    """Whether it is a share of right answers, of any kind."""
+    return kind_of(metric) in (*KINDS, BENCHMARK)
 
 
 def is_fraction(metric: str) -> bool:
     """Whether tables show it in percent."""
-    return kind_of(metric) in _FRACTIONS
+    return is_accuracy(metric) or kind_of(metric) == "ece"
 
 
 def has_series(metric: str, *, merged: bool = False) -> bool:
@@ -94,12 +66,11 @@ def has_series(metric: str, *, merged: bool = False) -> bool:
     validation (`id/val`, `ood/val`), test and the mean over shifts, and how far the context has
     moved on each split, of the model that a run trained alone. `result.json` holds all.
     """
-    kind = kind_of(metric)
     if merged:
-        return kind in _ACCURACIES
+        return is_accuracy(metric)
     if metric.startswith("ood/") and not metric.startswith(("ood/mean/", "ood/val/")):
-        return kind in _ACCURACIES
-    return kind == "kl" or not metric.startswith("context/")
+        return is_accuracy(metric)
+    return kind_of(metric) == "kl" or not metric.startswith("context/")
 
 
 def direction(metric: str) -> Direction:
@@ -109,10 +80,9 @@ def direction(metric: str) -> Direction:
     has moved (`context/...`), what it cost (`system/...`), or a training loss, which is another sum
     for each algorithm.
     """
-    kind = kind_of(metric)
-    if kind in LOSSES:
+    if kind_of(metric) in LOSSES:
         return -1
-    return 1 if kind in _ACCURACIES and not metric.startswith("gap/") else 0
+    return 1 if is_accuracy(metric) and not metric.startswith("gap/") else 0
 
 
 def shifts(names: Collection[str], by: str = TOP1) -> list[tuple[str, str]]:

@@ -11,6 +11,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from carft_sweep.tracking.comparison.metrics import is_accuracy
+
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
@@ -80,11 +82,14 @@ class RunRecord:
         return tuple(map(str, values)) if isinstance(values, (list, tuple)) else ()
 
     def image_step(self, metric: str) -> float:
-        """Return the most that one image changes the accuracy; 0 where no count of images is known.
+        """Return the most that one image changes an accuracy; 0 where no count of images is known.
 
-        `metric` is of a split (`id/test/top1`) or of the mean over shifts (`ood/mean/top1`). An
-        image is of one task, and changes a mean over tasks by its share.
+        Other metrics do not change by whole images: 0. `metric` is of a split (`id/test/top1`) or
+        of the mean over shifts (`ood/mean/top1`). An image is of one task, and changes a mean over
+        tasks by its share.
         """
+        if not is_accuracy(metric):
+            return 0.0
         if self.parts:
             return max(part.image_step(metric) for part in self.parts) / len(self.parts)
         images = self.facts.get("images")

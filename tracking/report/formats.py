@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,6 @@ from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.statistics import Estimate, PairedTest
 from carft_sweep.tracking.comparison.tasks import TOGETHER
 from carft_sweep.tracking.comparison.verdict import Pair, Verdict
-from carft_sweep.tracking.report.published import Quoted
 from carft_sweep.tracking.report.table import (
     Cell,
     Table,
@@ -86,28 +85,7 @@ def to_json(
         document["sweeps"] = comparison.sweep.split(" + ")
     if options is not None:
         document["calibration"] = [deviation.as_dict() for deviation in options.deviations]
-    if options is not None and (options.quoted or options.notes):
-        document["quoted"] = [_json_quoted(quoted) for quoted in options.quoted]
-        document["notes"] = options.notes
     return document
-
-
-def _json_quoted(quoted: Quoted) -> dict[str, Any]:
-    row = quoted.published
-    return {
-        "method": row.method,
-        "quoted": True,
-        "backbone": row.backbone.title,
-        "family": row.family,
-        "values": dict(quoted.values),
-        "source": row.source,
-        "shifts": row.shifts,
-        "mean": quoted.mean,
-        "alpha_selection": row.alpha_selection,
-        "run_by": row.run_by,
-        "recipe": row.recipe,
-        "note": row.note,
-    }
 
 
 def _json_row(row: Row, owners: Owners | None) -> dict[str, Any]:
@@ -403,7 +381,6 @@ def to_csv(
         if owners is not None:
             line["sweeps"] = " ".join(owners_of(row, owners))
         lines.append(line)
-    lines += [_quoted_row(quoted) for quoted in options.quoted]
     names = _columns(lines, ("setting", "algorithm", "merge"))
     if options.columns:
         columns = resolve_columns(comparison, options.columns)
@@ -436,11 +413,6 @@ def _plain_cell(value: Any) -> Any:
     return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
 
 
-def _quoted_row(quoted: Quoted) -> dict[str, Any]:
-    published = {"setting": quoted.label, "algorithm": quoted.published.method, "role": "quoted"}
-    return {**published, "selected": False, "chosen": False, "marks": "quoted", **quoted.values}
-
-
 def markdown(comparison: Comparison, *, options: TableOptions | None = None) -> str:
     """Render a section of a page: warnings as a list, the table, the notes, the verdict."""
     options = options or TableOptions()
@@ -451,8 +423,6 @@ def markdown(comparison: Comparison, *, options: TableOptions | None = None) -> 
         lines += [*_markdown_table(tasks), "", _escape_markdown(" ".join(tasks.notes)), ""]
     lines += _markdown_table(table)
     lines += ["", _escape_markdown(f"{table.title}. {' '.join(table.notes_with('Bold'))}"), ""]
-    if table.footnotes:
-        lines += [*(f"- {_escape_markdown(text)}" for text in table.footnotes), ""]
     lines += [f"- {_escape_markdown(line)}" for line in comparison.answer.lines]
     lines += ["", *map(_escape_markdown, comparison.statistics)]
     return "\n".join(lines) + "\n"
@@ -478,40 +448,36 @@ def _escape_markdown(text: str) -> str:
     return text
 
 
-_ESCAPES: Mapping[str, str] = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "#": r"\#",
-    "$": r"\$",
-    "%": r"\%",
-    "&": r"\&",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': "''",
-    "±": r"$\pm$",
-    "–": "--",
-    "▸": r"$\triangleright$",
-    "•": r"$\bullet$",
-    "†": r"$\dagger$",
-    "‡": r"$\ddagger$",
-    "§": r"\S{}",
-    "α": r"$\alpha$",
-    "λ": r"$\lambda$",
-    "·": r"$\cdot$",
-    "×": r"$\times$",
-}
+_ESCAPES = str.maketrans(
+    {
+        **{char: f"\\{char}" for char in "{}#$%&_"},
+        "\n": " ",
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': "''",
+        "±": r"$\pm$",
+        "–": "--",
+        "▸": r"$\triangleright$",
+        "•": r"$\bullet$",
+        "†": r"$\dagger$",
+        "‡": r"$\ddagger$",
+        "α": r"$\alpha$",
+        "λ": r"$\lambda$",
+        "·": r"$\cdot$",
+        "×": r"$\times$",
+    }
+)
 
 
 def latex(comparison: Comparison, *, options: TableOptions | None = None, command: str = "") -> str:
     r"""Render a `tabular` for `booktabs`; above it as comments `command`, title and verdict.
 
-    The best of each column is bold; what is quoted is not ranked. Below it stands in small print
-    what signs and numbers mean. Of several tasks their table comes first.
+    The best of each column is bold. Below it stands in small print what signs and numbers mean. Of
+    several tasks their table comes first.
     """
     table = build_table(comparison, options or TableOptions())
     warnings = [f"! {warning}" for warning in comparison.warnings]
@@ -529,23 +495,23 @@ def latex(comparison: Comparison, *, options: TableOptions | None = None, comman
     return "\n".join([*lines, *_latex_table(table)]) + "\n"
 
 
-def _latex_table(table: Table) -> Iterator[str]:
-    yield rf"\begin{{tabular}}{{l{'r' * (len(table.heads) - 1)}}}"
-    yield from (r"\toprule", _latex_line(map(escape_latex, table.heads)), r"\midrule")
-    for number, line in enumerate(table.lines):
-        if line.quoted and not table.lines[number - 1].quoted:
-            yield r"\midrule"
-        yield _latex_line([escape_latex(line.name.strip()), *map(_latex_cell, line.cells)])
-    yield from (r"\bottomrule", r"\end{tabular}", r"\par\smallskip")
-    yield rf"{{\footnotesize {escape_latex(' '.join(table.notes_with('Bold')))}\par}}"
-    for text in table.footnotes:
-        yield rf"{{\footnotesize {escape_latex(text)}\par}}"
+def _latex_table(table: Table) -> list[str]:
+    rows = [
+        [escape_latex(line.name.strip()), *map(_latex_cell, line.cells)] for line in table.lines
+    ]
+    head, *body = (f"{' & '.join(row)} \\\\" for row in [map(escape_latex, table.heads), *rows])
+    return [
+        rf"\begin{{tabular}}{{l{'r' * (len(table.heads) - 1)}}}",
+        *(r"\toprule", head, r"\midrule", *body, r"\bottomrule"),
+        *(r"\end{tabular}", r"\par\smallskip"),
+        rf"{{\footnotesize {escape_latex(' '.join(table.notes_with('Bold')))}\par}}",
+    ]
 
 
 def _latex_cell(cell: Cell) -> str:
     # With a minus as long as a plus.
-    minus = cell.number.startswith("-")
-    number = f"$-${cell.number[1:]}" if minus else escape_latex(cell.number)
+    digits = escape_latex(cell.number.removeprefix("-"))
+    number = f"$-${digits}" if cell.number.startswith("-") else digits
     if cell.best:
         number = rf"\textbf{{{number}}}"
     if cell.half.startswith(" "):  # as DomainBed prints it
@@ -553,10 +519,6 @@ def _latex_cell(cell: Cell) -> str:
     return rf"{number} {{\scriptsize $\pm${cell.half}}}" if cell.half else number
 
 
-def _latex_line(texts: Iterable[str]) -> str:
-    return f"{' & '.join(texts)} \\\\"
-
-
 def escape_latex(text: str) -> str:
     """Escape text for LaTeX; a character that no rule knows is printed as it is (UTF-8)."""
-    return "".join(_ESCAPES.get(char, char) for char in text.replace("\n", " "))
+    return text.translate(_ESCAPES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from carft_sweep.tracking.comparison.caveats import few
@@ -18,17 +18,14 @@ from carft_sweep.tracking.comparison.metrics import (
     direction,
     is_fraction,
     kind_of,
-    meant,
     named,
     shifts,
 )
 from carft_sweep.tracking.comparison.power import Power
-from carft_sweep.tracking.comparison.statistics import PairedTest
+from carft_sweep.tracking.comparison.statistics import Interval, PairedTest
 from carft_sweep.tracking.comparison.verdict import GAIN
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 from carft_sweep.tracking.report import calibration
-from carft_sweep.tracking.report.published import Quoted, footnotes
-from carft_sweep.tracking.report.ranking import MEANING, MEANING_OF_CHOSEN, best_rows
 
 NOTHING = "–"
 MOST = 50
@@ -40,6 +37,11 @@ SELECTED = "▸ "
 _SIGNS = {"untuned": "‡", "names domains": "†"}
 """Of marks, behind the name of a row."""
 _BY_NAME, _BY_COUNT = "setting", "n"
+MEANING = (
+    "the best of its column among all compared runs, and every row that the 95 % interval of the "
+    "paired difference over seeds does not distinguish from it; no mark where that is every row."
+)
+"""What a mark says, behind the word for how it looks."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,8 @@ class TableOptions:
     """None: every trial."""
     all_alphas: bool = False
     """Whether every merged model has a row, or the selected one of each merge alone."""
-    quoted: tuple[Quoted, ...] = ()
     deviations: tuple[calibration.Deviation, ...] = ()
     """Of the zero-shot models, from LAION's table."""
-    notes: tuple[str, ...] = ()
-    """More sentences below the table."""
-    of_chosen: bool = False
-    """Whether a condition has chosen the runs."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ class Cell:
     half: str = ""
     """What stands behind the ±, if anything."""
     best: bool = False
-    """Whether it is marked, as `ranking.MEANING` says."""
+    """Whether it is marked, as `MEANING` says."""
 
     @property
     def text(self) -> str:
@@ -115,7 +112,6 @@ class Line:
     """With its marks."""
     cells: tuple[Cell, ...]
     selected: bool = False
-    quoted: bool = False
     short: str = ""
     """The name below the row of its arm: a merged model's own label."""
     runs: tuple[tuple[str, str], ...] = ()
@@ -131,14 +127,10 @@ class Table:
     """The first is of the names."""
     lines: tuple[Line, ...]
     notes: tuple[str, ...] = ()
-    footnotes: tuple[str, ...] = ()
-    """Of quoted rows: whole statements, each for a line of its own."""
     fixed: int = 1
     """So many columns stand in each part of a table that is too wide."""
     shifts: frozenset[int] = field(default_factory=frozenset)
     """Columns that stand apart where the table is too wide."""
-    of_chosen: bool = False
-    """Whether a condition has chosen the runs."""
 
     @property
     def ranked(self) -> bool:
@@ -147,8 +139,7 @@ class Table:
 
     def notes_with(self, look: str) -> tuple[str, ...]:
         """Return the notes, and where something is ranked what its mark means: `Bold: ...`."""
-        meaning = MEANING_OF_CHOSEN if self.of_chosen else MEANING
-        return (*self.notes, f"{look}: {meaning}") if self.ranked else self.notes
+        return (*self.notes, f"{look}: {MEANING}") if self.ranked else self.notes
 
 
 def build_table(
@@ -174,9 +165,6 @@ def build_table(
         _line(comparison, row, options, [Cell(_count(comparison, row)), *of_row])
         for row, of_row in zip(rows, cells, strict=True)
     ]
-    for quoted in options.quoted:
-        numbers = (Cell(column.number(quoted.values.get(column.metric))) for column in columns)
-        lines.append(Line(f"  {quoted.label}", (Cell(NOTHING), *numbers), quoted=True))
     of_shifts = {metric for metric, _ in shifts(comparison.metric_names, comparison.endpoint.by)}
     apart = () if options.columns else (c for c, it in enumerate(columns) if it.metric in of_shifts)
     return Table(
@@ -186,12 +174,9 @@ def build_table(
         notes=(
             *_notes(comparison, rows, columns, spread=any(c.half for some in cells for c in some)),
             *calibration.sentences(options.deviations),
-            *options.notes,
         ),
-        footnotes=tuple(footnotes(options.quoted)),
         fixed=2,
         shifts=frozenset(2 + column for column in apart),
-        of_chosen=options.of_chosen,
     )
 
 
@@ -282,8 +267,6 @@ def _column(
             return column
     if name in comparison.metric_names:
         return Column(name, name)
-    if (near := meant(name)) in comparison.metric_names:
-        raise TrackingError(f"unknown column {name!r}; did you mean {near!r}?")
     headers = [*besides, *(column.header for column in usual)]
     raise TrackingError(unknown_name("column", name, [*headers, *sorted(comparison.metric_names)]))
 
@@ -368,6 +351,64 @@ def sort_rows(comparison: Comparison, by: str) -> Comparison:
     ranks = {label: sign * value for label, value in values.items()}
     rows = sorted(comparison.rows, key=lambda row: ranks.get(row.arm.label, math.inf))
     return replace(comparison, rows=tuple(rows))
+
+
+def best_rows(
+    comparison: Comparison, metric: str, number: Callable[[float], str]
+) -> frozenset[str]:
+    """Return the labels of the rows that share the best of a metric.
+
+    These are the row with the best mean, those that print the same `number`, and those that are
+    not distinguished from it; none where that is every row, and none of a metric that has no good
+    side. Ranked are all rows of the comparison, whichever of them a table shows: settings with all
+    their runs, unmerged and at the selected label of each merge, among those of the same backbone,
+    data and transform. Nothing is ranked of an oracle.
+    """
+    sign = direction(metric)
+    best: set[str] = set()
+    for together in comparison.ranked if sign else ():
+        means = ((row, row.arm.mean(metric)) for row in together)
+        rows = [(row, mean) for row, mean in means if mean is not None]
+        if not rows:
+            continue
+        top, highest = max(rows, key=lambda item: sign * item[1])
+        printed, interval = number(highest), _interval(top, metric)
+        if interval is None:
+            continue  # nothing is distinguished from it
+        level = [
+            row.arm.label
+            for row, mean in rows
+            if not _is_distinguished(comparison, row, top, interval, metric)
+            or number(mean) == printed
+        ]
+        if len(level) < len(rows):
+            best.update(level)
+    return frozenset(best)
+
+
+def _is_distinguished(
+    comparison: Comparison, row: Row, top: Row, interval: Interval, metric: str
+) -> bool:
+    """Whether the interval of the paired difference excludes 0; that of the best row is there.
+
+    Where the difference has none (fewer than three common seeds, no spread), whether the rows' own
+    intervals lie apart.
+    """
+    own = _interval(row, metric)
+    if own is None:
+        return False
+    test = comparison.pair(row.arm, top.arm).test(metric)
+    if test is not None and test.ci95 is not None:
+        return not test.ci95.low <= 0 <= test.ci95.high
+    return own.high < interval.low or interval.high < own.low
+
+
+def _interval(row: Row, metric: str) -> Interval | None:
+    """Return the interval of a row; of a model that no seed changes its value alone."""
+    estimate = row.metric(metric)
+    if estimate.mean is not None and not row.arm.has_seeds:
+        return Interval(estimate.mean, estimate.mean)
+    return estimate.ci95
 
 
 def _pointer(comparison: Comparison, row: Row) -> str:

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len
 from rich.console import Console
+from rich.table import Table as Grid
 from rich.text import Text
 
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.console import PlainConsole
 from carft_sweep.tracking.report.table import (
     Cell,
-    Line,
     Table,
     TableOptions,
     build_table,
@@ -63,8 +63,6 @@ def terminal(
         console.print()
         notes = table.notes_with("Underlined") if colour else table.notes
         _paragraph(console, " ".join(notes), style="dim")
-        for footnote in table.footnotes:
-            _paragraph(console, footnote, style="dim", hang=2)
         console.print()
         for number, line in enumerate(comparison.answer.lines):
             _paragraph(console, line, style="" if number else "bold")
@@ -77,74 +75,53 @@ def terminal(
 def _tables(console: Console, table: Table) -> None:
     """Print the table, in parts where it is too wide."""
     names = [line.short or line.name for line in table.lines]
-    columns = [
-        names,
-        *([line.cells[c].text for line in table.lines] for c in range(len(table.heads) - 1)),
-    ]
-    for heads, part in _parts(table, columns, console.width):
-        texts = [head.split("\n") for head in heads]
-        widths = [
-            max(map(cell_len, (*text, *columns[c]))) for text, c in zip(texts, part, strict=True)
-        ]
-        # Where even one column is too wide beside the names, the names break, never the numbers.
-        room = console.width - sum(widths[1:]) - _BETWEEN * (len(widths) - 1)
-        widths[0] = min(widths[0], max(room, _FEWEST))
-        height = max(map(len, texts))
-        tops = [Text("\n").join(map(Text, [""] * (height - len(text)) + text)) for text in texts]
-        grid = [_grid_line(console, tops, widths, "bold")]
+    for heads, columns in _parts(table, names, console.width):
+        grid = Grid(box=None, padding=(0, _BETWEEN, 0, 0), pad_edge=False, header_style="bold")
+        height = max(head.count("\n") for head in heads)
+        for column, head in zip(columns, heads, strict=True):
+            top = Text("\n" * (height - head.count("\n")) + head)
+            # Where even one column is too wide beside the names, the names break, not the numbers.
+            if column == 0:
+                grid.add_column(top, overflow="fold", min_width=_FEWEST)
+            else:
+                grid.add_column(top, justify="right", no_wrap=True)
         for name, line in zip(names, table.lines, strict=True):
             cells = [Text(name), *map(_cell_text, line.cells)]
-            grid.append(_grid_line(console, [cells[c] for c in part], widths, _style(line)))
+            grid.add_row(*(cells[c] for c in columns), style="bold" if line.selected else "")
         console.print()
-        console.print(Text("\n").join(grid), soft_wrap=True)
+        console.print(grid)
 
 
-def _grid_line(console: Console, cells: Sequence[Text], widths: Sequence[int], style: str) -> Text:
-    """Set cells beside each other, of which only the first is wrapped and begins at the left."""
-    columns = [[*cells[0].wrap(console, widths[0])], *([*cell.split()] for cell in cells[1:])]
-    lines = []
-    for number in range(max(map(len, columns))):
-        line = Text(style=style)
-        for column, width in zip(columns, widths, strict=True):
-            text = column[number] if number < len(column) else Text()
-            blanks = " " * (width - text.cell_len)
-            if column is columns[0]:
-                line += text + blanks
-            else:
-                line += Text(" " * _BETWEEN + blanks) + text
-        lines.append(line)
-    return Text("\n").join(lines)
-
-
-def _parts(
-    table: Table, columns: Sequence[Sequence[str]], width: int
-) -> Iterator[tuple[list[str], list[int]]]:
+def _parts(table: Table, names: Sequence[str], width: int) -> Iterator[tuple[list[str], list[int]]]:
     """Yield the heads and the columns of each part, the first ones in every part."""
-    widths = [max(map(cell_len, column), default=0) for column in columns]
-    every = list(range(len(columns)))
-    whole = [max(own, cell_len(head)) for own, head in zip(widths, table.heads, strict=True)]
-    if sum(whole) + _BETWEEN * (len(whole) - 1) <= width:
-        yield [*table.heads], every
+    every = range(len(table.heads))
+    own = [max(map(cell_len, names), default=0)]
+    own += [max((cell_len(it.cells[c].text) for it in table.lines), default=0) for c in every[:-1]]
+
+    def needed(heads: Sequence[str]) -> list[int]:
+        tops = (max(map(cell_len, head.split("\n"))) for head in heads)
+        return [_BETWEEN + max(sizes) for sizes in zip(own, tops, strict=True)]
+
+    width += _BETWEEN
+    if sum(needed(table.heads)) <= width:
+        yield [*table.heads], [*every]
         return
     heads = [
-        head if cell_len(head) <= own else "\n".join(re.split(r"[ _-]|(?<=/)", head))
-        for head, own in zip(table.heads, widths, strict=True)
+        head if cell_len(head) <= size else "\n".join(re.split(r"[ _-]|(?<=/)", head))
+        for size, head in zip(own, table.heads, strict=True)
     ]
-    needed = [
-        max(own, *map(cell_len, head.split("\n"))) + _BETWEEN
-        for own, head in zip(widths, heads, strict=True)
-    ]
-    fixed, rest = every[: table.fixed], every[table.fixed :]
-    room = width + _BETWEEN - sum(needed[c] for c in fixed)
+    widths = needed(heads)
+    rest = every[table.fixed :]
     for group in ([c for c in rest if c not in table.shifts], sorted(table.shifts)):
-        part: list[int] = []
+        part: list[int] = [*every[: table.fixed]]
         for column in group:
-            if part and sum(needed[c] for c in (*part, column)) > room:
-                yield [heads[c] for c in (*fixed, *part)], [*fixed, *part]
-                part = []
+            is_too_wide = sum(widths[c] for c in (*part, column)) > width
+            if is_too_wide and len(part) > table.fixed:
+                yield [heads[c] for c in part], part
+                part = [*every[: table.fixed]]
             part.append(column)
-        if part:
-            yield [heads[c] for c in (*fixed, *part)], [*fixed, *part]
+        if group:
+            yield [heads[c] for c in part], part
 
 
 def _cell_text(cell: Cell) -> Text:
@@ -152,12 +129,6 @@ def _cell_text(cell: Cell) -> Text:
     if cell.best:
         text.stylize("underline", 0, len(cell.number))
     return text
-
-
-def _style(line: Line) -> str:
-    if line.quoted:
-        return "dim"
-    return "bold" if line.selected else ""
 
 
 def _paragraph(console: Console, text: str, *, style: str = "", hang: int = 0) -> None:

@@ -67,7 +67,7 @@ def test_a_margin_is_of_the_verdict_alone() -> None:
 @pytest.mark.parametrize(
     ("metric", "selection", "said"),
     [
-        ("id/val/acc", None, "did you mean 'id/val/top1'?"),
+        ("id/val/acc", None, "Validation accuracy is id/val/top1."),
         ("wise_ft/id/val/top1", None, "the merge's point apart"),
         ("id/val/top1:minimize", None, "is better the other way round; say maximize"),
         ("id/val/top1:max", None, "unknown direction 'max'; Known: maximize, minimize."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 
 from carft_sweep.sweeps.cli import main
-from carft_sweep.tracking.report.table import TableOptions
 from tests.sweeps.conftest import toy_in
 
 LEARNING: dict[str, Any] = {
@@ -162,8 +160,8 @@ def test_one_sweep_may_be_chosen_in_another_way_if_that_is_honest_or_said_to_be_
         (("toy", "--sort", "od mean:asc"), "unknown column 'od mean'; did you mean 'OOD mean'?"),
         (("toy", "--columns", "OOD"), "unknown column 'OOD'; did you mean 'OOD mean'?"),
         (
-            ("toy", "--columns", "val_acc"),
-            "unknown column 'val_acc'; did you mean 'id/val/top1'?\n",
+            ("toy", "--columns", "val/top1"),
+            "unknown column 'val/top1'; did you mean 'id/val/top1'?\n",
         ),
         (("toy", "--selection", "best"), "leave_one_domain_out, or within=0.005"),
         (("toy", "--metric", "id/val/top"), "unknown metric 'id/val/top'"),
@@ -190,35 +188,6 @@ def test_the_latex_table_names_the_command_that_made_it_without_where_the_home_l
         "% carft-sweep compare toy --latex --where 'kl_weight>=0.1' --reference fine_tune"
     )
     assert str(home) not in text
-
-
-def test_the_small_print_of_a_paper_has_no_word_on_what_is_not_quoted(home: Path) -> None:
-    for form in ("--latex", "--markdown"):
-        command = ["--home", str(home), "compare", "toy", "--published", form]
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            assert main(command) == 0
-        assert "Nothing is quoted" not in out.getvalue()
-        assert "Nothing is quoted for builtin on icon_shift." in err.getvalue()
-
-
-def test_a_table_knows_whether_a_condition_has_chosen_its_runs(
-    told: Told, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def latex(*_: object, options: TableOptions, **__: object) -> str:
-        return f"chosen: {options.of_chosen}"
-
-    monkeypatch.setattr("carft_sweep.sweeps.cli.compare.latex", latex)
-    assert told("toy", "--latex") == "chosen: False\n"
-    assert told("toy", "--latex", "--where", "kl_weight>=0.1") == "chosen: True\n"
-
-
-def test_when_nothing_is_published_for_these_runs_it_is_said_what_there_is(told: Told) -> None:
-    text = " ".join(told("toy", "--published").split())
-    assert "Nothing is quoted for builtin on icon_shift. There are published numbers for" in text
-    found = json.loads(told("toy", "--published", "--json"))
-    assert found["quoted"] == []
-    assert "CLIP ViT-B/16 (OpenAI) on imagenet" in found["notes"][0]
 
 
 def test_the_server_of_the_environment_is_not_asked(

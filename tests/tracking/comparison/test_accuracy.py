@@ -26,7 +26,6 @@ from carft_sweep.tracking.comparison.tasks import compare_tasks
 from carft_sweep.tracking.report import terminal as report
 from carft_sweep.tracking.report.formats import to_json
 from carft_sweep.tracking.report.html import document
-from carft_sweep.tracking.report.published import Subject, quoted_beside
 from carft_sweep.tracking.report.table import resolve_columns, usual_columns
 from tests.tracking.charts.drawn import data_of, spec_of
 from tests.tracking.made_up import kl_sweep, zero_shot
@@ -187,10 +186,6 @@ def test_shifts_that_were_not_measured_by_it_are_no_reason_to_test_id() -> None:
     assert Endpoint(by=BY).suited({"ood/mean/macro_f1", "id/val/macro_f1"}).id_metric == (
         "id/val/macro_f1"
     )
-
-
-def test_nothing_is_quoted_beside_another_accuracy(other: Comparison) -> None:
-    assert quoted_beside({Subject("ViT-B-16", "openai", "imagenet")}, other) == ()
 
 
 def tasks(*, by_task: Mapping[str, str], seeds: int = 5) -> Comparison:

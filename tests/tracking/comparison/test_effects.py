@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from carft_sweep.tracking.comparison.compare import Comparison, compare
-from carft_sweep.tracking.comparison.effects import Effect, rank_correlation
+from carft_sweep.tracking.comparison.effects import Effect
 from carft_sweep.tracking.comparison.runs import RunRecord, Scalar
 from carft_sweep.tracking.comparison.sentences import with_interval
 from carft_sweep.tracking.comparison.spec import ALPHA
@@ -185,11 +185,9 @@ def test_a_search_of_one_field_alone_compares_its_ends() -> None:
     assert len(only(sweep(points, lambda it: (0.6, 0.3 + 0.01 * float(it[KL] or 0)))).levels) == 12
 
 
-def test_the_rank_correlation_is_that_of_scipy_ties_and_all() -> None:
-    rng = np.random.default_rng(3)
-    xs, ys = rng.integers(0, 6, 40).tolist(), rng.normal(size=40).tolist()
-    assert rank_correlation(xs, ys) == pytest.approx(stats.spearmanr(xs, ys).statistic)
-    assert rank_correlation([1, 1, 1], [1, 2, 3]) is None
+def test_of_settings_with_equal_means_there_is_no_rank_correlation() -> None:
+    comparison = sweep(random_points(12), lambda _: (0.6, 0.3), noise=0.0)
+    assert all(it.rank_correlation is None for it in comparison.answer.associations)
 
 
 def test_settings_whose_means_differ_by_rounding_share_a_rank() -> None:

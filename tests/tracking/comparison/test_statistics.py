@@ -7,14 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from carft_sweep.tracking.comparison.statistics import (
     Interval,
     PairedTest,
-    _sampled_sign_flips,
     cluster_bootstrap,
     estimate,
     holm,
@@ -27,16 +26,10 @@ from carft_sweep.tracking.comparison.statistics import (
 # Cushny and Peebles' sleep data, on which Student showed his t in 1908.
 SLEEP = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
 SLEEP_OTHER = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
-# Darwin's maize, crossed minus self-fertilised, in eighths of an inch: Fisher 1935, section 21.
-MAIZE = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> PairedTest:
     return PairedTest(tuple(one - two for one, two in zip(first, second, strict=True)))
-
-
-def sign_flip_p(differences: Sequence[float]) -> float:
-    return PairedTest(tuple(differences)).p_sign_flip
 
 
 accuracy = st.floats(0, 1).map(lambda value: round(value, 6))
@@ -101,7 +94,6 @@ def test_a_paired_difference_turns_its_sign_with_its_sides(pairs: list[tuple]) -
     assert there.mean == -back.mean
     assert there.differences == tuple(-d for d in back.differences)
     assert there.p == back.p
-    assert there.p_sign_flip == back.p_sign_flip
     if there.ci95 is None:
         assert back.ci95 is None
     else:
@@ -118,14 +110,13 @@ def test_the_paired_test_is_scipys(pairs: list[tuple]) -> None:
 
 def test_equal_runs_are_no_difference() -> None:
     result = paired([0.4, 0.5, 0.6], [0.4, 0.5, 0.6])
-    assert (result.mean, result.p, result.p_sign_flip) == (0, None, 1)
+    assert (result.mean, result.p) == (0, None)
     assert result.ci95 is None
 
 
 def test_equal_differences_are_not_tested() -> None:
     result = paired([0.41, 0.51, 0.61], [0.40, 0.50, 0.60])
     assert (result.p, result.p_above(0.0), result.ci95) == (None, None, None)
-    assert result.p_sign_flip == 2 / 2**3
 
 
 @pytest.mark.parametrize(("step", "spreads"), [(0.0, True), (0.009, True), (0.01, False)])
@@ -140,42 +131,6 @@ def test_differences_spread_where_they_do_by_more_than_one_image(
 def test_below_three_pairs_there_is_no_t_test() -> None:
     two = paired([0.5, 0.7], [0.4, 0.5])
     assert (two.p, two.ci95, two.p_above(0.0)) == (None, None, None)
-
-
-def test_fishers_count_of_darwins_maize_comes_out() -> None:
-    # Fisher counts 863 of 32,768 arrangements whose sum reaches 314 on one side.
-    assert sign_flip_p(MAIZE) == 2 * 863 / 2**15
-
-
-@given(st.lists(st.integers(-50, 50), min_size=1, max_size=6))
-def test_sign_flips_are_counted_exactly(differences: list[int]) -> None:
-    reached = total = 0
-    for pattern in range(2 ** len(differences)):
-        signed = [d if pattern >> i & 1 else -d for i, d in enumerate(differences)]
-        total += 1
-        reached += abs(sum(signed)) >= abs(sum(differences))
-    assert sign_flip_p(differences) == reached / total
-
-
-hits = st.integers(0, 40)
-
-
-@given(st.lists(st.tuples(hits, hits), min_size=2, max_size=6))
-@example([(22, 24), (25, 23), (24, 23), (22, 23), (21, 21)])
-def test_patterns_that_differ_by_rounding_only_are_counted_as_equal(pairs: list[tuple]) -> None:
-    fractions = [one / 40 - other / 40 for one, other in pairs]
-    assert sign_flip_p(fractions) == sign_flip_p([one - other for one, other in pairs])
-
-
-def test_many_sign_flips_are_sampled_near_the_exact_share() -> None:
-    differences = np.random.default_rng(1).normal(0.2, 1.0, 18)
-    bits = (np.arange(2**18)[:, None] >> np.arange(18)) & 1
-    sums = np.abs((1 - 2 * bits) @ differences)
-    exact = float(np.mean(sums >= abs(differences.sum()) - 1e-12))
-    assert 0.01 < exact < 0.5
-    assert sign_flip_p(list(differences)) == pytest.approx(exact, abs=0.005)
-    assert sign_flip_p(list(differences)) == sign_flip_p(list(differences))
-    assert sign_flip_p([1.0] * 40) == 2 / 100_000
 
 
 def test_holms_adjustment_is_the_textbooks() -> None:
@@ -280,10 +235,3 @@ def test_the_bootstrap_gives_the_same_draws_for_the_same_seed() -> None:
     data = by_unit([[1.0], [0.0], [1.0, 0.0]])
     np.testing.assert_array_equal(cluster_bootstrap(*data), cluster_bootstrap(*data))
     assert not np.array_equal(cluster_bootstrap(*data), cluster_bootstrap(*data, seed=1))
-
-
-@given(st.lists(st.integers(-40, 40), min_size=2, max_size=9))
-def test_sign_flips_are_those_of_scipy(images: list[int]) -> None:
-    differences = tuple(number / 747 for number in images)
-    expected = 1.0 if not any(images) else _sampled_sign_flips(differences)
-    assert sign_flip_p(differences) == expected

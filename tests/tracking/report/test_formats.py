@@ -27,8 +27,6 @@ from carft_sweep.tracking.report.formats import (
     to_json,
 )
 from carft_sweep.tracking.report.html import cell
-from carft_sweep.tracking.report.published import Subject, quoted
-from carft_sweep.tracking.report.table import TableOptions
 from carft_sweep.tracking.report.terminal import terminal
 from tests.tracking.made_up import KL, kl_sweep, metrics, run
 
@@ -37,22 +35,11 @@ SWEEP = compare(kl_sweep(), sweep="kl_weight")
 SPECIAL = "a_b%c&d#e$f{g}h~i^j\\k<l>m|n"
 
 
-def cells(comparison: Comparison, view: TableOptions | None = None) -> dict[str, list[str]]:
+def cells(comparison: Comparison) -> dict[str, list[str]]:
     """The body of the table by the first cell."""
-    lines = latex(comparison, options=view).splitlines()
+    lines = latex(comparison).splitlines()
     body = [line.removesuffix(r" \\").split(" & ") for line in lines if line.endswith(r" \\")]
     return {row[0]: row[1:] for row in body[1:]}
-
-
-def test_quoted_rows_stand_below_a_rule_and_are_not_ranked() -> None:
-    names = {"id/test/top1", "ood/mean/top1", "ood/v2/top1"}
-    view = TableOptions(quoted=quoted([Subject("ViT-B-16", "openai", "imagenet")], names))
-    text = latex(SWEEP, options=view)
-    measured, rivals = text.split(r"\midrule")[1:]
-    assert r"CAR-FT \S{}2 & -- &" in rivals
-    assert "textbf" in measured
-    assert "textbf" not in rivals
-    assert "TRACER" in text
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", " =", "x\r="])
@@ -89,6 +76,11 @@ def test_a_spread_stands_small_behind_its_mean_and_a_minus_is_one() -> None:
     assert any(cell.startswith("$-$4.0") for cell in texts)
 
 
+def test_a_number_that_is_not_there_is_a_dash() -> None:
+    failed = compare([run("car_ft", 0, trial=0), run("fine_tune", 0, metrics(0.6, 0.4))], sweep="s")
+    assert {*cells(failed)["car\\_ft"][1:]} == {"--"}
+
+
 def test_every_row_has_as_many_cells_as_the_head() -> None:
     lines = [line for line in latex(SWEEP).splitlines() if line.endswith(r"\\")]
     assert len(lines) == 12
@@ -114,14 +106,10 @@ def test_no_name_breaks_out_of_its_line(name: str) -> None:
     assert sum(not line.startswith("% ") for line in lines) == 9 - 1 + 2
 
 
-def test_what_signs_and_quoted_numbers_mean_is_printed_below() -> None:
-    view = TableOptions(
-        quoted=quoted([Subject("ViT-B-16", "openai", "imagenet")], {"id/test/top1"})
-    )
-    below = latex(SWEEP, options=view).split("\\end{tabular}\n")[1]
+def test_what_signs_mean_is_printed_below() -> None:
+    below = latex(SWEEP).split("\\end{tabular}\n")[1]
     assert below.startswith("\\par\\smallskip\n{\\footnotesize Top-1 accuracy in percent")
     assert r"$\triangleright$ selected." in below
-    assert r"\S{}1 " in below
 
 
 @pytest.mark.parametrize("char", "%&#$_{}")
@@ -134,9 +122,7 @@ def test_what_latex_reads_as_a_command_is_escaped(char: str) -> None:
 def test_it_compiles(tmp_path: Path) -> None:
     odd = run("car_ft", 0, metrics(0.6, 0.3), trial=9, params={"prompts.classes": SPECIAL})
     tables = [SWEEP, compare([*kl_sweep(3), odd], sweep=SPECIAL)]
-    names = {"id/test/top1", "ood/v2/top1"}
-    view = TableOptions(quoted=quoted([Subject("ViT-B-16", "openai", "imagenet")], names))
-    text = "\n\n".join(latex(table, options=view) for table in tables)
+    text = "\n\n".join(latex(table) for table in tables)
     document = tmp_path / "table.tex"
     begin = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
     document.write_text(f"{begin}{text}\n\\end{{document}}\n", encoding="utf-8")
