@@ -91,6 +91,23 @@ History = list[Epoch]
 
 
 @dataclass(frozen=True)
+class Point:
+    """A line of `steps.jsonl`: what was measured within an epoch."""
+
+    __pydantic_config__: ClassVar[Any] = FINITE | {"extra": "forbid"}
+
+    step: int
+    """Of the run, counted from 1."""
+    timestamp: int
+    """Milliseconds since the Unix epoch."""
+    metrics: dict[str, float]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a time that is none."""
+        check_time(self.timestamp / 1000)
+
+
+@dataclass(frozen=True)
 class Facts:
     """What comparable runs share, as far as its values are computed with."""
 

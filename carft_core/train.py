@@ -41,6 +41,7 @@ from carft_sweep.carft_core.optim import (
 from carft_sweep.carft_core.prepare import RETENTION, Prepared, prepared
 from carft_sweep.carft_core.run import DAMAGED, RunFolder, RunResult, finish
 from carft_sweep.carft_core.run_files import History
+from carft_sweep.carft_core.step_log import Logs, StepLog
 from carft_sweep.carft_core.teacher import on_device, to_views
 from carft_sweep.carft_core.world import here
 
@@ -198,6 +199,7 @@ class Run:
         self.history: list[dict[str, Any]] = []
         self.reported = {report["epoch"]: report for report in self.folder.history()}
         """By epoch what an earlier attempt reported, until it is reported again."""
+        self.step_log = StepLog(folder.path, self.device, writes=folder.writes)
         self.best = -math.inf
         self.saved_at, self.saving_took = time.monotonic(), FIRST_SAVING
 
@@ -362,6 +364,7 @@ class Run:
         began = time.perf_counter()
         set_mode(self.model, train=True, batch_norm=self.optim.batch_norm)
         self.world.copy(self.model.state_dict())  # so that roundings of devices never add up
+        self.step_log.begin_epoch()
         with self.teacher.arithmetic(), _seeded(self.seed, epoch, self.device, self.world.rank):
             steps = self.schedule.of_epoch(epoch)
             for number, loaded in enumerate(self.teacher.loader.steps(self.batches, steps)):
@@ -372,6 +375,8 @@ class Run:
                 if self.step == 1:
                     first.add(values, 1)
                 sums.add(values, count)
+                rate = self.optimiser.param_groups[0]["lr"]
+                self.step_log.add(self.step, values["loss"], rate, count)
                 if number % FINITE_CHECK_EVERY == 0:
                     self._check_finite(sums.means(), epoch, "train/")
         means = sums.means()
@@ -567,24 +572,6 @@ def _fits_optimiser(state: object, optimiser: torch.optim.Optimizer) -> bool:
         )
         for number, kept in state["state"].items()
     )
-
-
-class Logs:
-    """Weighted means of scalars by name, summed where they are so that nothing waits for them."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.weight = 0
-
-    def add(self, values: Mapping[str, Tensor], weight: int) -> None:
-        """Count scalars with a weight."""
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0) + value * weight
-        self.weight += weight
-
-    def means(self) -> dict[str, float]:
-        """The means so far."""
-        return {name: float(total) / self.weight for name, total in self.sums.items()}
 
 
 def set_mode(model: nn.Module, *, train: bool, batch_norm: Literal["frozen", "train"]) -> None:

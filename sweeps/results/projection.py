@@ -25,6 +25,7 @@ from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json
 from carft_sweep.carft_core.run_files import Claim
+from carft_sweep.carft_core.step_log import EVERY, read_points
 from carft_sweep.regular_files import RefusedFile, read_regular
 from carft_sweep.sweeps.engines.entry import LOG
 from carft_sweep.sweeps.home import Home
@@ -194,6 +195,10 @@ class SweepProjection:
         self._started: set[str] = set()
         self._epochs: dict[str, int] = {}
         """By digest the last epoch that was sent by this object."""
+        self._steps: dict[str, int] = {}
+        """And the last step with a point."""
+        self._looked_at = time.monotonic()
+        """When the runs that are under way were last news without being reported."""
         self._failures: Counter[tuple[str, str]] = Counter()
 
     def note(self, digest: str) -> None:
@@ -293,6 +298,7 @@ class SweepProjection:
             except BaseException:
                 self._is_looked_through = False
                 raise
+        self._note_running()
         waiting: list[str] = []
         for digest in [*self.news]:
             self.news.pop(digest)
@@ -318,6 +324,12 @@ class SweepProjection:
         for digest in filter(None, waiting):
             self.note(digest)
         return not waiting
+
+    def _note_running(self) -> None:
+        """Mark what runs as news when new points may be there: nobody reports within an epoch."""
+        if self._owner is not None and time.monotonic() - self._looked_at >= EVERY:
+            self._looked_at = time.monotonic()
+            self.news |= dict.fromkeys(self._started - {""})
 
     def _run(self, digest: str) -> _Run | None:
         """Return a run of any generation; one that several settings share is of the first."""
@@ -420,6 +432,7 @@ class SweepProjection:
         if (digest, "start") in self.refused:
             return
         self._send_epochs(key, stand)
+        self._send_steps(key, stand)
         if stand.status == "running":
             if sent_as != stand.sent_as(run):
                 self._sent.record(digest, self._store.run_id(key) or "", stand.sent_as(run))
@@ -491,6 +504,7 @@ class SweepProjection:
         )
         self._start_run(start)
         self._epochs.pop(key.digest, None)
+        self._steps.pop(key.digest, None)
 
     def _attempt_tags(self, state: RunState | None) -> dict[str, str]:
         """Who has worked on a run of this sweep's own, and how often."""
@@ -511,6 +525,19 @@ class SweepProjection:
             values = [metric for report in new for metric in _epoch_metrics(report)]
             self._log_metrics(key, f"epochs from {sent + 1}", values)
             self._epochs[key.digest] = int(new[-1]["epoch"])
+
+    def _send_steps(self, key: RunKey, stand: _Stand) -> None:
+        """Send the points within epochs, by step; their names are those of no series by epoch."""
+        sent = self._steps.get(key.digest, 0)
+        new = read_points(stand.folder, behind=sent)
+        if new:
+            values = [
+                Metric(name, value, point["step"], point["timestamp"])
+                for point in new
+                for name, value in point["metrics"].items()
+            ]
+            self._log_metrics(key, f"steps from {sent + 1}", values)
+            self._steps[key.digest] = new[-1]["step"]
 
     def _send_result(self, key: RunKey, run: _Run, stand: _Stand) -> None:
         """Send what was measured: the metrics of every model, and all of it as result.json."""

@@ -21,7 +21,8 @@ class Projector:
     """Calls `update` in a thread as long as there is news, about once a `pace` in seconds.
 
     The pause grows with the time that updates take, and doubles while the place is away, up to
-    `longest`. `update` returns False where something waits for another try.
+    `longest`. `update` returns False where something waits for another try. With `idle` it is also
+    called without news, after so many seconds.
     """
 
     def __init__(
@@ -31,10 +32,11 @@ class Projector:
         *,
         pace: float = 1.0,
         longest: float = LONGEST_PAUSE,
+        idle: float | None = None,
     ) -> None:
         self.last_error: str | None = None
         """Why the last update did not do; None where it did."""
-        self._update, self._pace, self._longest = update, pace, longest
+        self._update, self._pace, self._longest, self._idle = update, pace, longest, idle
         self._changed = threading.Condition()
         self._wanted, self._done = 1, 0
         self._is_closing = False
@@ -78,7 +80,7 @@ class Projector:
         least = 0.0
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._is_closing or not self.is_done)
+                self._changed.wait_for(lambda: self._is_closing or not self.is_done, self._idle)
                 # News gathers, unless somebody waits for it.
                 self._changed.wait_for(lambda: self._is_closing, min(pause, least))
                 self._changed.wait_for(lambda: self._is_closing or self._flushing > 0, pause)

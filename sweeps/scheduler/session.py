@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json, write_text
+from carft_sweep.carft_core.step_log import EVERY
 from carft_sweep.regular_files import read_regular
 from carft_sweep.sweeps.engines.base import Engine
 from carft_sweep.sweeps.home import Home
@@ -183,7 +184,7 @@ class Projections:
         self._study = StudyProjection(home, ledger)
         self._runs = SweepProjection(home, ledger, store, owner=owner)
         self._study_thread = Projector("study", self._update_study, pace=PACE)
-        self._store_thread = Projector("tracking", self._runs.update, pace=PACE)
+        self._store_thread = Projector("tracking", self._runs.update, pace=PACE, idle=EVERY)
 
     def note(self, digest: str) -> None:
         """Say that something is new: of a run, or with "" of the ledger alone."""

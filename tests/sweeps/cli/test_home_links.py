@@ -21,6 +21,7 @@ KINDS = {
     "state": "runs/*/run.json",
     "config": "runs/*/config.json",
     "history": "runs/*/history.json",
+    "points": "runs/*/steps.jsonl",
     "log": "runs/*/log.txt",
     "metrics": "runs/*/evaluations/*/metrics.json",
 }
@@ -47,7 +48,8 @@ def test_a_file_of_a_home_that_is_none_leads_nowhere(
     main(["run", str(toy_cli.file(baselines=[])), "--in-process", "--quiet"])
     main(["sync"])
     for folder in toy_cli.home.runs.glob("*/run.json"):
-        folder.with_name("log.txt").touch()  # of a worker, which the toy core has none of
+        for name in ("log.txt", "steps.jsonl"):  # of a worker and of the core: the toy has neither
+            folder.with_name(name).touch()
     files = [*toy_cli.home.path.glob(KINDS[kind])]
     assert files
     for file in files:

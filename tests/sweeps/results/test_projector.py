@@ -33,12 +33,12 @@ from tests.sweeps.results.troubled import Crash, MadeSweep, Troubled, away, dige
 SWEEP, RUN, OTHER = RunKey("made"), RunKey("made", digest_of(0)), RunKey("made", digest_of(1))
 NEXT: Mapping[str, Sequence[str]] = {
     "new": ["start"],
-    "running": ["epoch", "finish", "fail", "stop", "prune", "epoch", "epoch"],
+    "running": ["epoch", "point", "finish", "fail", "stop", "prune", "epoch", "point"],
     "stopped": ["start", "start", "prune"],
     "ended": [],
 }
 AFTER = {
-    **dict.fromkeys(("start", "epoch"), "running"),
+    **dict.fromkeys(("start", "epoch", "point"), "running"),
     **dict.fromkeys(("finish", "fail", "prune"), "ended"),
     "stop": "stopped",
 }
@@ -91,7 +91,7 @@ def whole(run: MemoryRun) -> tuple[object, ...]:
     return run.state, run.started, run.ended, run.params, tags, history, run.artifacts, run.datasets
 
 
-ACT = st.tuples(st.integers(0, 1), st.integers(0, 3))
+ACT = st.tuples(st.integers(0, 1), st.integers(0, 7))
 """A run, and which of the things that can happen to it next."""
 UPDATE = st.builds(Trouble, st.integers(0, 8), st.booleans(), st.booleans())
 

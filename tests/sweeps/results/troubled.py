@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from carft_sweep.carft_core.files import append_lines
+from carft_sweep.carft_core.step_log import FILE, read_points
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME
@@ -119,6 +121,14 @@ class MadeSweep:
         report = epoch_report(len(history), EPOCHS)
         report["metrics"] |= metrics or {}
         self.write(number, "history.json", [*history, report])
+
+    def point(self, number: int) -> None:
+        """Write what is measured within an epoch."""
+        folder = self.runs.folder(digest_of(number))
+        step = 1 + len(read_points(folder))
+        metrics = {"train/loss_step": 1 / step, "system/cpu_utilization_percentage": 50.0}
+        point = {"step": step, "timestamp": 1_700_000_000_000 + step, "metrics": metrics}
+        append_lines(folder / FILE, [json.dumps(point)])
 
     def finish(self, number: int) -> None:
         for step, label in enumerate(("unmerged", "wise_ft@0.5")):

@@ -1,0 +1,145 @@
+"""The points within epochs on their way to a store: when, once, and beside the series by epoch."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from mlflow import MlflowClient
+
+from carft_sweep.carft_core.step_log import FILE
+from carft_sweep.sweeps.results.projection import project
+from carft_sweep.sweeps.scheduler import session
+from carft_sweep.sweeps.scheduler.session import Projections
+from carft_sweep.tracking.store.base import RunKey
+from carft_sweep.tracking.store.memory_store import MemoryTracker
+from carft_sweep.tracking.store.mlflow_store import MlflowStore
+from tests.sweeps.conftest import _one_shift
+from tests.sweeps.results.troubled import MadeSweep, Troubled, away, digest_of
+
+RUN = RunKey("made", digest_of(0))
+LOSS, CPU = "train/loss_step", "system/cpu_utilization_percentage"
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MadeSweep:
+    """A run in its second epoch."""
+    monkeypatch.setattr("carft_sweep.sweeps.results.projection.open_data", _one_shift)
+    made = MadeSweep(tmp_path)
+    made.start(made.propose())
+    made.epoch(0)
+    return made
+
+
+def steps(store: MemoryTracker, name: str = LOSS) -> list[int]:
+    return [point.step for point in store.runs[RUN].history.get(name, [])]
+
+
+def test_points_are_sent_within_an_epoch_that_nobody_reports(
+    made: MadeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one request, and only when ten seconds have passed since runs were looked at."""
+    now = [0.0]
+    clock = SimpleNamespace(**{**vars(time), "monotonic": lambda: now[0]})
+    monkeypatch.setattr("carft_sweep.sweeps.results.projection.time", clock)
+    store = Troubled()
+    projection = made.projection(store)
+    assert projection.update()
+    calls = store.calls
+    for _ in range(3):
+        made.point(0)
+    now[0] = 9.0
+    assert projection.update()
+    assert (steps(store), store.calls) == ([], calls)
+    now[0] = 10.0
+    assert projection.update()
+    assert (steps(store), steps(store, CPU), store.calls) == ([1, 2, 3], [1, 2, 3], calls + 1)
+    made.point(0)
+    now[0] = 20.0
+    assert projection.update()
+    now[0] = 30.0
+    assert projection.update()
+    assert (steps(store), store.calls) == ([1, 2, 3, 4], calls + 2), "what was sent is not again"
+
+
+def test_the_thread_of_a_driver_sends_them_without_news(
+    made: MadeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("results.projection", "scheduler.session"):
+        monkeypatch.setattr(f"carft_sweep.sweeps.{module}.EVERY", 0.01)
+    monkeypatch.setattr(session, "PACE", 0.01)
+    store = MemoryTracker()
+    projections = Projections(made.home, made.ledger, store, made.runs.owner)
+    try:
+        assert projections.flush()
+        made.point(0)
+        deadline = time.monotonic() + 60
+        while not steps(store) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert steps(store) == [1]
+    finally:
+        projections.close()
+
+
+def test_a_server_that_was_away_is_sent_them_in_the_end(made: MadeSweep) -> None:
+    made.point(0)
+    store = Troubled()
+    store.before = away
+    projection = made.projection(store)
+    with pytest.raises(Exception, match="away"):
+        projection.update()
+    made.point(0)
+    made.finish(0)
+    made.end()
+    store.before = lambda: None
+    project(made.home, "made", store)
+    assert steps(store) == [1, 2]
+
+
+def test_a_run_without_points_and_one_with_a_damaged_file_are_sent(made: MadeSweep) -> None:
+    made.finish(0)
+    made.end()
+    store = MemoryTracker()
+    project(made.home, "made", store)
+    assert steps(store) == []
+    (made.runs.folder(digest_of(0)) / FILE).write_bytes(b"\xff\n[]\n{}\n")
+    again = MemoryTracker()
+    assert not project(made.home, "made", again).unreadable
+    assert (again.runs[RUN].state, steps(again)) == ("finished", [])
+
+
+def test_a_link_in_the_place_of_the_file_is_not_followed(made: MadeSweep, tmp_path: Path) -> None:
+    made.point(0)
+    made.finish(0)
+    made.end()
+    file = made.runs.folder(digest_of(0)) / FILE
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    store = MemoryTracker()
+    assert f"{file} is a link" in project(made.home, "made", store).unreadable[digest_of(0)]
+    assert steps(store) == []
+
+
+def test_mlflow_has_them_once_by_step_beside_the_series_by_epoch(
+    made: MadeSweep, tmp_path: Path
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    for _ in range(3):
+        made.point(0)
+    made.epoch(0)
+    made.finish(0)
+    made.end()
+    for _ in range(2):
+        store = MlflowStore(uri, "steps", tmp_path / "mlartifacts")
+        run_id = project(made.home, "made", store)._store.run_id(RUN)
+        for file in (made.home.sweep("made") / "sent").iterdir():
+            file.unlink()  # so that all is sent again
+        store.close()
+    assert run_id is not None
+    client = MlflowClient(uri)
+    history = [(it.step, it.timestamp, it.value) for it in client.get_metric_history(run_id, LOSS)]
+    assert history == [(step, 1_700_000_000_000 + step, 1 / step) for step in (1, 2, 3)]
+    assert [it.step for it in client.get_metric_history(run_id, "train/loss")] == [0, 1]
+    assert [it.value for it in client.get_metric_history(run_id, CPU)] == [50.0] * 3
