@@ -9,8 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from carft_sweep.tracking.comparison.compare import Comparison, compare
-from carft_sweep.tracking.comparison.runs import RunRecord, Scalar, params_key, tells_apart
-from carft_sweep.tracking.comparison.selection import SWEEP
+from carft_sweep.tracking.comparison.runs import (
+    RunRecord,
+    Scalar,
+    group,
+    params_key,
+    tells_apart,
+)
+from carft_sweep.tracking.comparison.selection import SWEEP, budgets
 from carft_sweep.tracking.comparison.spec import (
     REFERENCE,
     USUAL,
@@ -18,7 +24,12 @@ from carft_sweep.tracking.comparison.spec import (
     agreed,
     common_seeds,
 )
-from carft_sweep.tracking.comparison.tasks import compare_tasks, task_of
+from carft_sweep.tracking.comparison.tasks import (
+    compare_tasks,
+    split_by_task,
+    task_of,
+    without_left_out,
+)
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 
 RUN_FIELDS = ("algorithm", "role", "seed", "state", "sweep", "trial")
@@ -209,7 +220,7 @@ def compare_sweeps(
     Args:
         sweeps: At least one.
         spec: Goes before that of the sweeps.
-        chosen: The runs to compare.
+        chosen: The runs to compare; settings without such a run still count as tried.
         with_images: Add bootstrap intervals over images.
 
     Raises:
@@ -232,6 +243,7 @@ def compare_sweeps(
         spec,
         sweep=" + ".join(part.sweep for part in sweeps),
         with_images=with_images,
+        tried=_tried(records, spec.tasks) if chosen.conditions else None,
     )
     warnings = [*_differing_seeds(sweeps), *(text for part in sweeps for text in part.warnings)]
     if chosen.conditions:
@@ -244,6 +256,15 @@ def compare_sweeps(
             ),
         ]
     return replace(compared, warnings=(*warnings, *compared.warnings))
+
+
+def _tried(records: Sequence[RunRecord], task: str | None) -> dict[str, int]:
+    """Count the settings of each algorithm; of several tasks, those of the task with the most."""
+    tasks = [records] if task is None else split_by_task(without_left_out(records), task).values()
+    counts: dict[str, int] = {}
+    for budget in (budget for own in tasks for budget in budgets(group(own))):
+        counts[budget.algorithm] = max(budget.settings, counts.get(budget.algorithm, 0))
+    return counts
 
 
 def _check_tasks(field: str, sweeps: Sequence[SweepRuns]) -> None:

@@ -247,6 +247,16 @@ def test_a_verdict_of_filtered_runs_says_so() -> None:
     assert comparison.verdicts[0].pair.candidate.label == "car_ft kl_weight=0.3"
 
 
+def test_settings_that_a_condition_leaves_out_still_count_as_tried() -> None:
+    whole = SweepRuns("kl", kl_sweep(), ComparisonSpec(seeds=tuple(SEEDS)))
+    comparison = compare_sweeps([whole], chosen=RunFilter.parse(["kl_weight=1"]))
+    assert [verdict.tried for verdict in comparison.verdicts] == [4]
+    assert "chosen among 4 settings" in comparison.answer.lines[0]
+    assert compare_sweeps([whole]).verdicts[0].tried == 4
+    by_seed = compare_sweeps([whole], chosen=RunFilter.parse(["seed<4"]))
+    assert by_seed.verdicts[0].tried == 4
+
+
 def test_what_had_to_be_read_otherwise_is_said_above_the_table() -> None:
     changed = replace(weights(), warnings=("3 runs have no result",))
     assert "3 runs have no result" in compare_sweeps([changed, rates()]).warnings
