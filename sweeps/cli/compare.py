@@ -22,7 +22,7 @@ from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
 from carft_sweep.sweeps.results.records import load_part, load_parts, nothing_collected
 from carft_sweep.sweeps.spec.metrics import PATTERN, natural_goal, problem
 from carft_sweep.tracking.comparison.compare import Comparison
-from carft_sweep.tracking.comparison.pooling import RunFilter, SweepRuns, compare_sweeps, owners
+from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps, owners
 from carft_sweep.tracking.comparison.spec import (
     LEAVE_ONE_OUT,
     NAMED,
@@ -141,7 +141,6 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Several sweeps are one comparison, with `--separate` one after another."""
     if arguments.tracking_uri and not arguments.sweeps:
         return _list(arguments, emit)
-    chosen = RunFilter.parse(arguments.where)
     options = TableOptions(
         columns=tuple(name.strip() for name in (arguments.columns or "").split(",") if name),
         sort=arguments.sort,
@@ -154,7 +153,7 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
     several = len(sweeps) > 1 and (not arguments.separate or arguments.csv)
     rendered = []
     for group in groups:
-        comparison = compare_sweeps(group, chosen=chosen, with_images=arguments.images)
+        comparison = compare_sweeps(group, where=arguments.where, with_images=arguments.images)
         fields = {digest: own for part in group for digest, own in part.fields.items()}
         deviations = calibration.calibrate(comparison.runs(), fields)
         comparison = calibration.with_warnings(comparison, deviations)

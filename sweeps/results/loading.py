@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from carft_sweep.sweeps.home import find_home
 from carft_sweep.sweeps.results.records import load_parts
 from carft_sweep.tracking.comparison.compare import Comparison
-from carft_sweep.tracking.comparison.pooling import RunFilter, compare_sweeps
+from carft_sweep.tracking.comparison.pooling import compare_sweeps
 from carft_sweep.tracking.comparison.spec import REFERENCE, ComparisonSpec, agreed
 from carft_sweep.tracking.mlflow_reader import read_sweeps
 from carft_sweep.tracking.report.html import show_in_notebooks
@@ -57,7 +57,7 @@ def load_comparison(
     spec = spec or agreed({part.sweep: part.spec for part in parts})
     spec = spec.model_copy(update={"reference": reference})
     show_in_notebooks()
-    return compare_sweeps(parts, spec, chosen=RunFilter.parse(texts))
+    return compare_sweeps(parts, spec, where=texts)
 
 
 def predictions(

@@ -15,7 +15,7 @@ import pytest
 from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.charts.training import run_counts
 from carft_sweep.tracking.comparison.compare import Comparison
-from carft_sweep.tracking.comparison.pooling import RunFilter, SweepRuns, compare_sweeps
+from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from carft_sweep.tracking.comparison.tasks import combined, compare_tasks
@@ -465,6 +465,6 @@ def test_the_cost_of_an_algorithm_counts_its_runs_on_all_tasks() -> None:
 
 def test_settings_of_a_task_that_a_condition_leaves_out_still_count_as_tried() -> None:
     sweep = SweepRuns("s", two_domains(), ComparisonSpec(tasks=FIELD))
-    comparison = compare_sweeps([sweep], chosen=RunFilter.parse(["weight_decay=0"]))
+    comparison = compare_sweeps([sweep], where=["weight_decay=0"])
     parts = [comparison, *comparison.tasks.values()]
     assert [verdict.tried for part in parts for verdict in part.verdicts] == [2, 2, 2]
