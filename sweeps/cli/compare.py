@@ -23,6 +23,7 @@ from carft_sweep.sweeps.results.records import load_part, load_parts, nothing_co
 from carft_sweep.sweeps.spec.metrics import PATTERN, natural_goal, problem
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps, owners
+from carft_sweep.tracking.comparison.result_table import check_table, is_table, read_table
 from carft_sweep.tracking.comparison.spec import (
     LEAVE_ONE_OUT,
     NAMED,
@@ -53,6 +54,8 @@ def override_specs(sweeps: Sequence[SweepRuns], arguments: argparse.Namespace) -
         if any(value is not None for value in options.values()):
             spec = override(spec, **options)
         overridden.append(replace(part, spec=spec))
+    if any(map(is_table, arguments.sweeps)):
+        check_table(overridden[0], overridden[0].spec)
     merge = overridden[0].spec.rule.merge
     labels = {label for part in sweeps for run in part.records for label in run.merges}
     if arguments.metric and merge is not None and merge not in labels:
@@ -174,7 +177,11 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
-    """Read from the home, or from the server that `--tracking-uri` names and no other."""
+    """Read a table, or sweeps from the home or the server that `--tracking-uri` names."""
+    if (table := _table(arguments)) is not None:
+        if arguments.images or arguments.tracking_uri:
+            raise RequestError("a table has neither --images nor a --tracking-uri")
+        return [read_table(table)]
     if arguments.tracking_uri is None:
         if arguments.experiment is not None:
             raise RequestError("--experiment goes with --tracking-uri, which names the server")
@@ -188,6 +195,15 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
     from carft_sweep.tracking.mlflow_reader import read_sweeps
 
     return read_sweeps(arguments.tracking_uri, arguments.experiment, arguments.sweeps)
+
+
+def _table(arguments: argparse.Namespace) -> Path | None:
+    """Return the table that is in place of sweeps. Raises RequestError for one beside others."""
+    if not any(map(is_table, arguments.sweeps)):
+        return None
+    if len(arguments.sweeps) > 1:
+        raise RequestError("a table is compared alone, neither with another one nor with sweeps")
+    return Path(arguments.sweeps[0]).expanduser()
 
 
 def _list(arguments: argparse.Namespace, emit: Emit) -> int:
@@ -253,7 +269,8 @@ def _with_published(
 
 def _command(arguments: argparse.Namespace) -> str:
     """Repeat the command line, without where the sweeps lie."""
-    words = ["carft-sweep", "compare", *arguments.sweeps]
+    names = (Path(it).name if is_table(it) else it for it in arguments.sweeps)
+    words = ["carft-sweep", "compare", *names]
     others = ("sweeps", "command", "home", "trust_home", "tracking_uri", "experiment", "verbose")
     for name, value in vars(arguments).items():
         if name in others or not value:
@@ -265,22 +282,28 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command. Several sweeps are one comparison."""
+    """Run the command. Several sweeps are one comparison; a table is one too."""
     # Draws charts, and loads torch where thumbnails are still to be made.
     from carft_sweep.sweeps.results.artifacts import PAGE
-    from carft_sweep.sweeps.results.report import page
+    from carft_sweep.sweeps.results.report import page, table_page
 
-    home = find_home(arguments.home, trust=arguments.trust_home).absolute()
-    sweeps = [find_ledger(home, name) for name in dict.fromkeys(arguments.sweeps)]
-    out = _out(arguments.out, home, sweeps, PAGE)
     figures = None if arguments.figures is None else Path(arguments.figures).expanduser()
     if figures is not None and figures.exists() and not figures.is_dir():
         raise RequestError(f"--figures: {figures} is a file; name a folder")
-    runs, several = RunStore(home.runs), len(sweeps) > 1
-    with nothing_collected():
-        parts = [load_part(sweep, runs, with_fields=several) for sweep in sweeps]
-        comparison = compare_sweeps(override_specs(parts, arguments))
-    made = page(home, sweeps, comparison, options=_options(arguments))
+    options = _options(arguments)
+    if (table := _table(arguments)) is not None:
+        out = _out(arguments.out, table.with_suffix(f".{PAGE}"))
+        comparison = compare_sweeps(override_specs([read_table(table)], arguments))
+        made = table_page(table, comparison, options=options)
+    else:
+        home = find_home(arguments.home, trust=arguments.trust_home).absolute()
+        sweeps = [find_ledger(home, name) for name in dict.fromkeys(arguments.sweeps)]
+        out = _out(arguments.out, _usual_place(home, sweeps, PAGE))
+        runs, several = RunStore(home.runs), len(sweeps) > 1
+        with nothing_collected():
+            parts = [load_part(sweep, runs, with_fields=several) for sweep in sweeps]
+            comparison = compare_sweeps(override_specs(parts, arguments))
+        made = page(home, sweeps, comparison, options=options)
     with written("--out", out):
         made.write(out)
     files: list[Path] = []
@@ -309,14 +332,18 @@ def _options(arguments: argparse.Namespace) -> list[str]:
     return [f"--{name.replace('_', '-')}={it}" for name, it in options.items() if it is not None]
 
 
-def _out(given: str | None, home: Home, sweeps: list[Ledger], name: str) -> Path:
+def _usual_place(home: Home, sweeps: list[Ledger], name: str) -> Path:
+    folder = home.sweep("+".join(sweep.name for sweep in sweeps))
+    return folder / name if len(sweeps) == 1 else home.path / f"{folder.name}.{name}"
+
+
+def _out(given: str | None, usual: Path) -> Path:
     """Choose where the page goes. Raises RequestError for a folder."""
     if given is None:
-        folder = home.sweep("+".join(sweep.name for sweep in sweeps))
-        return folder / name if len(sweeps) == 1 else home.path / f"{folder.name}.{name}"
+        return usual
     out = Path(given).expanduser()
     if out.is_dir():
-        raise RequestError(f"--out: {out} is a folder; name a file, such as {out / name}")
+        raise RequestError(f"--out: {out} is a folder; name a file, such as {out / usual.name}")
     if out.suffix.lower() not in (".html", ".htm"):
         raise RequestError(
             f"--out: {given} must end in .html: the report is a page, which a browser prints as PDF"

@@ -500,7 +500,7 @@ def _show(parser: Parser) -> None:
 
 
 def _compare(parser: Parser) -> None:
-    _value(parser, "sweeps", "SWEEP", "names; several are one comparison", nargs="*")
+    _value(parser, "sweeps", "SWEEP", "names, several as one; or a table: results.csv", nargs="*")
     form = parser.add_mutually_exclusive_group()
     _json(form, "print as JSON")
     _flag(form, "--csv", "print as CSV, fractions")
@@ -521,8 +521,8 @@ def _compare(parser: Parser) -> None:
 
 
 def _report(parser: Parser) -> None:
-    _value(parser, "sweeps", "SWEEP", "names; several are one report", nargs="+")
-    purpose = "where the page goes (report.html in the sweep's folder; of several, in the home)"
+    _value(parser, "sweeps", "SWEEP", "names, several as one; or a table: results.csv", nargs="+")
+    purpose = "where the page goes (in the sweep's folder; of several in the home; beside a table)"
     _value(parser, "--out", "FILE", purpose)
     _value(parser, "--figures", "FOLDER", "write each chart there too, as PNG and SVG")
     _json(parser, "print where the files are as JSON")

@@ -227,3 +227,50 @@ def test_the_server_of_the_environment_is_not_asked(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert "settings chosen by" in told("toy")
+
+
+TABLE = "method,seed,id,ood\nzero_shot,,50,30\n" + "".join(
+    f"{method},{seed},{60 + seed},{ood + seed / 2}\n"
+    for method, ood in (("fine_tune", 31), ("car_ft", 34.25))
+    for seed in range(5)
+)
+
+
+def test_a_table_of_results_is_compared_without_a_home(
+    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CARFT_HOME", str(tmp_path / "none"))
+    file = tmp_path / "results.csv"
+    file.write_text(TABLE)
+    (found,) = json.loads(told(str(file), "--json"))["tests"]
+    assert (found["candidate"], found["reference"]) == ("car_ft", "fine_tune")
+    assert "results.csv: one setting of each method, 5 seeds" in told("results.csv")
+    latex = told(str(file), "--latex").splitlines()
+    assert any("carft-sweep compare results.csv --latex" in line for line in latex)
+    assert str(tmp_path) not in "\n".join(latex)
+    assert main(["report", "results.csv"]) == 0
+    page = (tmp_path / "results.report.html").read_text()
+    assert "carft-sweep report results.csv" in page
+    assert str(tmp_path) not in page
+    assert sorted(it.name for it in tmp_path.iterdir()) == ["results.csv", "results.report.html"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("none.csv",), "none.csv cannot be read"),
+        (("wrong.csv",), "wrong.csv, line 2: ood 'x' is no number"),
+        (("results.csv", "toy"), "a table is compared alone"),
+        (("results.csv", "--images"), "a table has neither --images nor a --tracking-uri"),
+        (("results.csv", "--reference", "carft"), "'carft'; did you mean 'car_ft'?"),
+        (("results.csv", "--where", "method=car_ft"), "unknown field 'method'"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_told(
+    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results.csv").write_text(TABLE)
+    (tmp_path / "wrong.csv").write_text("method,seed,id,ood\na,0,.5,x\n")
+    assert said in told(*words, expect=2)
