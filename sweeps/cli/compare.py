@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ from pydantic import ValidationError
 
 from carft_sweep.carft_core.errors import RequestError, unknown
 from carft_sweep.sweeps.cli import Emit
+from carft_sweep.sweeps.cli.table import table_lines
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
 from carft_sweep.sweeps.results.records import load_part, load_parts, nothing_collected
 from carft_sweep.sweeps.spec.metrics import PATTERN, natural_goal, problem
 from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.comparison.flips import find_flips
 from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps, owners
 from carft_sweep.tracking.comparison.result_table import check_table, is_table, read_table
 from carft_sweep.tracking.comparison.spec import (
@@ -144,6 +146,8 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Several sweeps are one comparison, with `--separate` one after another."""
     if arguments.tracking_uri and not arguments.sweeps:
         return _list(arguments, emit)
+    if arguments.flips:
+        return _flips(arguments, emit)
     options = TableOptions(
         columns=tuple(name.strip() for name in (arguments.columns or "").split(",") if name),
         sort=arguments.sort,
@@ -176,11 +180,47 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
     return 0
 
 
+def _flips(arguments: argparse.Namespace, emit: Emit) -> int:
+    """Print which images one setting wins and loses against another."""
+    if arguments.separate or arguments.csv or arguments.markdown or arguments.latex:
+        raise RequestError("--flips prints one table, or --json")
+    sweeps = override_specs(_read(arguments), arguments)
+    flips = find_flips(compare_sweeps(sweeps, where=arguments.where), *arguments.flips)
+    if arguments.json:
+        plain = [{**asdict(it), "net": it.net, "p_mcnemar": it.p_mcnemar} for it in flips.splits]
+        emit(json.dumps({**asdict(flips), "splits": plain}, indent=1))
+        return 0
+    emit(f"What {flips.candidate} wins and loses against {flips.reference}.")
+    if len(flips.seeds) > 1:
+        emit(
+            f"An image counts as right where more than half of {len(flips.seeds)} seeds have it so."
+        )
+    emit("")
+    heads = ("split", "images", "won", "lost", "net", "net pp", "mean pp", "p")
+    rows = [
+        (
+            it.split.removeprefix("ood/"),
+            *map(str, (it.images, it.won, it.lost)),
+            f"{it.net:+d}",
+            *(f"{100 * share + 0.0:+.1f}" for share in (it.net / it.images, it.difference)),
+            "< 0.001" if it.p_mcnemar < 0.001 else f"{it.p_mcnemar:.3f}",
+        )
+        for it in flips.splits
+    ]
+    for line in table_lines(heads, rows, right=heads[1:]):
+        emit(line)
+    emit("")
+    emit("net: won minus lost; mean pp: the difference in accuracy, mean over the seeds.")
+    emit("p: McNemar's exact test over these images, as if they were independent: it describes")
+    emit("them, and says nothing of other images, other seeds, or the method.")
+    return 0
+
+
 def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
     """Read a table, or sweeps from the home or the server that `--tracking-uri` names."""
     if (table := _table(arguments)) is not None:
-        if arguments.images or arguments.tracking_uri:
-            raise RequestError("a table has neither --images nor a --tracking-uri")
+        if arguments.images or arguments.flips or arguments.tracking_uri:
+            raise RequestError("a table has neither --images nor --flips nor a --tracking-uri")
         return [read_table(table)]
     if arguments.tracking_uri is None:
         if arguments.experiment is not None:
@@ -190,8 +230,10 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
         wide = True if arguments.published else None
         home = find_home(arguments.home, trust=arguments.trust_home)
         return load_parts(home, arguments.sweeps, with_fields=wide)
-    if arguments.images:
-        raise RequestError("--images reads the runs' folders, which lie in a home, not on a server")
+    for option in ("images", "flips"):
+        if getattr(arguments, option):
+            reason = "reads the runs' folders, which lie in a home, not on a server"
+            raise RequestError(f"--{option} {reason}")
     from carft_sweep.tracking.mlflow_reader import read_sweeps
 
     return read_sweeps(arguments.tracking_uri, arguments.experiment, arguments.sweeps)

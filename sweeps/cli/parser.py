@@ -290,9 +290,13 @@ def _everywhere(parser: Parser, *, home: str | None, trust: bool | str, verbose:
 
 
 def _value(
-    parser: argparse._ActionsContainer, name: str, metavar: str, purpose: str, **more: Any
+    parser: argparse._ActionsContainer,
+    name: str,
+    metavar: str | tuple[str, ...],
+    purpose: str,
+    **more: Any,
 ) -> None:
-    """Add an argument (`sweep`) or an option (`--seed`) that has a value."""
+    """Add an argument (`sweep`) or an option (`--seed`) that has a value, or several."""
     parser.add_argument(name, metavar=metavar, help=purpose, **more)
 
 
@@ -513,6 +517,8 @@ def _compare(parser: Parser) -> None:
     _flag(parser, "--all", "every setting, not the best 50 trials and baselines only")
     _flag(parser, "--all-alphas", "every point of every merge")
     _flag(parser, "--images", "add bootstrap intervals over images")
+    purpose = "only count the test images that setting B wins and loses against A, by split"
+    _value(parser, "--flips", ("A", "B"), purpose, nargs=2)
     _flag(parser, "--published", "add what others have published, marked as quoted")
     _selection(parser)
     purpose = "read from this MLflow server or database; without names, list its sweeps"

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from typing import Any
 import pytest
 
 from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.results.loading import load_comparison
 from carft_sweep.tracking.report.table import TableOptions
 from tests.sweeps.conftest import toy_in
+from tests.tracking.kept import keep_predictions, logits
 
 LEARNING: dict[str, Any] = {
     "name": "learning",
@@ -262,7 +265,7 @@ def test_a_table_of_results_is_compared_without_a_home(
         (("none.csv",), "none.csv cannot be read"),
         (("wrong.csv",), "wrong.csv, line 2: ood 'x' is no number"),
         (("results.csv", "toy"), "a table is compared alone"),
-        (("results.csv", "--images"), "a table has neither --images nor a --tracking-uri"),
+        (("results.csv", "--images"), "a table has neither --images nor --flips nor"),
         (("results.csv", "--reference", "carft"), "'carft'; did you mean 'car_ft'?"),
         (("results.csv", "--where", "method=car_ft"), "unknown field 'method'"),
     ],
@@ -274,3 +277,35 @@ def test_what_is_wrong_with_a_table_is_told(
     (tmp_path / "results.csv").write_text(TABLE)
     (tmp_path / "wrong.csv").write_text("method,seed,id,ood\na,0,.5,x\n")
     assert said in told(*words, expect=2)
+
+
+def test_flips_are_printed_by_split(
+    told: Told, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "home"
+    shutil.copytree(home, copy)
+    monkeypatch.setenv("CARFT_HOME", str(copy))
+    for number, run in enumerate(load_comparison("toy").runs()):
+        assert run.folder is not None
+        for merge in (None, *run.merges):
+            keep_predictions(run.folder, merge, logits(0.4, 2 * number + (merge is None)))
+    arms = ("fine_tune", "car_ft kl_weight=0.3 + wise_ft@0.5")
+    flips = json.loads(told("toy", "--flips", *arms, "--json"))
+    assert (flips["reference"], flips["candidate"], flips["seeds"]) == (*arms, [0, 1])
+    assert all(it["net"] == it["won"] - it["lost"] for it in flips["splits"])
+    lines = told("toy", "--flips", *arms).splitlines()
+    assert lines[:2] == [
+        f"What {arms[1]} wins and loses against {arms[0]}.",
+        "An image counts as right where more than half of 2 seeds have it so.",
+    ]
+    for line, it in zip(lines[4:], flips["splits"], strict=False):
+        name, counts = it["split"].removeprefix("ood/"), (it["images"], it["won"], it["lost"])
+        assert line.split()[:4] == [name, *map(str, counts)]
+
+
+def test_flips_are_refused_where_there_are_none(told: Told) -> None:
+    assert "did you mean 'fine_tune'?" in told("toy", "--flips", "zero_shot", "finetune", expect=2)
+    arms = ("--flips", "zero_shot", "fine_tune")
+    assert "--flips prints one table, or --json" in told("toy", *arms, "--csv", expect=2)
+    server = ("--tracking-uri", "sqlite:////none.db")
+    assert "--flips reads the runs' folders" in told("toy", *arms, *server, expect=2)
