@@ -26,8 +26,8 @@ class Selection:
 
     arm: Arm
     """Unmerged, or merged where the rule's metric is of a merge."""
-    value: float | None
-    """What it was selected by; None where its algorithm has no other setting."""
+    value: float
+    """What it was selected by; NaN where there was no choice."""
     complete: bool
     """False: no setting had all its seeds, so this is the best of the unfinished ones."""
     tied: tuple[Arm, ...] = ()
@@ -71,7 +71,7 @@ def select_each(
     selections = {name: select(own, rule, seeds) for name, own in by_algorithm.items()}
     if rule.merge is None and not any(selections.values()):
         selections |= {
-            name: Selection(own[0], None, own[0].is_complete(seeds))
+            name: Selection(own[0], math.nan, own[0].is_complete(seeds))
             for name, own in by_algorithm.items()
             if len(own) == 1 and own[0].done
         }

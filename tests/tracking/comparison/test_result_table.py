@@ -25,6 +25,7 @@ from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import USUAL, ComparisonSpec
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.report.formats import to_json
+from tests.docs.blocks import ROOT
 from tests.tracking.made_up import KL, kl_sweep
 
 HEADER = "method,setting,seed,alpha,id,ood,selected_by,ood/outline,ood/flat_emoji,ood/pixel"
@@ -285,3 +286,18 @@ def test_a_frame_is_what_its_csv_is(tmp_path: Path) -> None:
     for beside in ({"tracking_uri": "http://127.0.0.1:9"}, {}):
         with pytest.raises(TypeError, match="a table is compared alone"):
             load_comparison(file, *(() if beside else ("toy",)), **beside)  # type: ignore[arg-type]
+
+
+def test_the_example_of_the_page_has_the_differences_of_its_lines(tmp_path: Path) -> None:
+    text = (ROOT / "docs/own-numbers.md").read_text()
+    example = text.partition("<<END\n")[2].partition("END\n")[0]
+    part = read_table(table(tmp_path, example))
+    check_table(part, USUAL)
+    (verdict,) = compare_sweeps([part]).verdicts
+    lines = pd.read_csv(io.StringIO(example)).query("alpha == 1")
+    means = lines.groupby("method")[["id", "ood"]].mean() / 100
+    change = means.loc["car_ft"] - means.loc["fine_tune"]
+    for test, column in ((verdict.pair.id, "id"), (verdict.pair.ood, "ood")):
+        assert test is not None
+        assert test.mean == pytest.approx(change[column])
+    assert {label for it in part.records for label in it.merges} == {"wise_ft@0.5"}
