@@ -101,6 +101,8 @@ def _value_of(action: argparse.Action) -> str:
         return ""
     if action.choices and not action.metavar:
         return "|".join(map(str, action.choices))
+    if isinstance(action.metavar, tuple):
+        return " ".join(action.metavar)
     many = " ..." if action.nargs in ("*", "+") else ""
     return f"{action.metavar or action.dest.upper()}{many}"
 

@@ -130,6 +130,8 @@ def _name_sweeps(arguments: argparse.Namespace) -> None:
 
 
 def _may_be_path(text: str) -> bool:
+    if text.lower().endswith(".csv"):  # a table of results
+        return False
     return "/" in text or any(
         text.endswith(end) or Path(f"{text}{end}").exists() for end in (".yaml", ".yml")
     )

@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,16 @@ from pydantic import ValidationError
 
 from carft_sweep.carft_core.errors import RequestError, unknown
 from carft_sweep.sweeps.cli import Emit
+from carft_sweep.sweeps.cli.table import table_lines
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
 from carft_sweep.sweeps.results.records import load_part, load_parts, nothing_collected
 from carft_sweep.sweeps.spec.metrics import PATTERN, natural_goal, problem
 from carft_sweep.tracking.comparison.compare import Comparison
-from carft_sweep.tracking.comparison.pooling import RunFilter, SweepRuns, compare_sweeps, owners
+from carft_sweep.tracking.comparison.flips import find_flips
+from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps, owners
+from carft_sweep.tracking.comparison.result_table import check_table, is_table, read_table
 from carft_sweep.tracking.comparison.spec import (
     LEAVE_ONE_OUT,
     NAMED,
@@ -52,6 +55,8 @@ def override_specs(sweeps: Sequence[SweepRuns], arguments: argparse.Namespace) -
         if any(value is not None for value in options.values()):
             spec = override(spec, **options)
         overridden.append(replace(part, spec=spec))
+    if any(map(is_table, arguments.sweeps)):
+        check_table(overridden[0], overridden[0].spec)
     merge = overridden[0].spec.rule.merge
     labels = {label for part in sweeps for run in part.records for label in run.merges}
     if arguments.metric and merge is not None and merge not in labels:
@@ -141,7 +146,8 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Several sweeps are one comparison, with `--separate` one after another."""
     if arguments.tracking_uri and not arguments.sweeps:
         return _list(arguments, emit)
-    chosen = RunFilter.parse(arguments.where)
+    if arguments.flips:
+        return _flips(arguments, emit)
     options = TableOptions(
         columns=tuple(name.strip() for name in (arguments.columns or "").split(",") if name),
         sort=arguments.sort,
@@ -153,7 +159,7 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
     several = len(sweeps) > 1 and (not arguments.separate or arguments.csv)
     rendered = []
     for group in groups:
-        comparison = compare_sweeps(group, chosen=chosen)
+        comparison = compare_sweeps(group, where=arguments.where)
         fields = {digest: own for part in group for digest, own in part.fields.items()}
         deviations = calibration.calibrate(comparison.runs(), fields)
         comparison = calibration.with_warnings(comparison, deviations)
@@ -170,8 +176,48 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
     return 0
 
 
+def _flips(arguments: argparse.Namespace, emit: Emit) -> int:
+    """Print which images one setting wins and loses against another."""
+    if arguments.separate or arguments.csv or arguments.markdown or arguments.latex:
+        raise RequestError("--flips prints one table, or --json")
+    sweeps = override_specs(_read(arguments), arguments)
+    flips = find_flips(compare_sweeps(sweeps, where=arguments.where), *arguments.flips)
+    if arguments.json:
+        plain = [{**asdict(it), "net": it.net, "p_mcnemar": it.p_mcnemar} for it in flips.splits]
+        emit(json.dumps({**asdict(flips), "splits": plain}, indent=1))
+        return 0
+    emit(f"What {flips.candidate} wins and loses against {flips.reference}.")
+    if len(flips.seeds) > 1:
+        emit(
+            f"An image counts as right where more than half of {len(flips.seeds)} seeds have it so."
+        )
+    emit("")
+    heads = ("split", "images", "won", "lost", "net", "net pp", "mean pp", "p")
+    rows = [
+        (
+            it.split.removeprefix("ood/"),
+            *map(str, (it.images, it.won, it.lost)),
+            f"{it.net:+d}",
+            *(f"{100 * share + 0.0:+.1f}" for share in (it.net / it.images, it.difference)),
+            "< 0.001" if it.p_mcnemar < 0.001 else f"{it.p_mcnemar:.3f}",
+        )
+        for it in flips.splits
+    ]
+    for line in table_lines(heads, rows, right=heads[1:]):
+        emit(line)
+    emit("")
+    emit("net: won minus lost; mean pp: the difference in accuracy, mean over the seeds.")
+    emit("p: McNemar's exact test over these images, as if they were independent: it describes")
+    emit("them, and says nothing of other images, other seeds, or the method.")
+    return 0
+
+
 def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
-    """Read from the home, or from the server that `--tracking-uri` names and no other."""
+    """Read a table, or sweeps from the home or the server that `--tracking-uri` names."""
+    if (table := _table(arguments)) is not None:
+        if arguments.images or arguments.flips or arguments.tracking_uri:
+            raise RequestError("a table has neither --images nor --flips nor a --tracking-uri")
+        return [read_table(table)]
     if arguments.tracking_uri is None:
         if arguments.experiment is not None:
             raise RequestError("--experiment goes with --tracking-uri, which names the server")
@@ -179,9 +225,20 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
             raise RequestError(f"which sweep? `{program()} list` names those of this home")
         home = find_home(arguments.home, trust=arguments.trust_home)
         return load_parts(home, arguments.sweeps)
+    if arguments.flips:
+        raise RequestError("--flips reads the runs' folders, which lie in a home, not on a server")
     from carft_sweep.tracking.mlflow_reader import read_sweeps
 
     return read_sweeps(arguments.tracking_uri, arguments.experiment, arguments.sweeps)
+
+
+def _table(arguments: argparse.Namespace) -> Path | None:
+    """Return the table that is in place of sweeps. Raises RequestError for one beside others."""
+    if not any(map(is_table, arguments.sweeps)):
+        return None
+    if len(arguments.sweeps) > 1:
+        raise RequestError("a table is compared alone, neither with another one nor with sweeps")
+    return Path(arguments.sweeps[0]).expanduser()
 
 
 def _list(arguments: argparse.Namespace, emit: Emit) -> int:
@@ -226,7 +283,8 @@ def _render(
 
 def _command(arguments: argparse.Namespace) -> str:
     """Repeat the command line, without where the sweeps lie."""
-    words = ["carft-sweep", "compare", *arguments.sweeps]
+    names = (Path(it).name if is_table(it) else it for it in arguments.sweeps)
+    words = ["carft-sweep", "compare", *names]
     others = ("sweeps", "command", "home", "trust_home", "tracking_uri", "experiment", "verbose")
     for name, value in vars(arguments).items():
         if name in others or not value:
@@ -238,22 +296,28 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command. Several sweeps are one comparison."""
+    """Run the command. Several sweeps are one comparison; a table is one too."""
     # Draws charts, and loads torch where thumbnails are still to be made.
     from carft_sweep.sweeps.results.artifacts import PAGE
-    from carft_sweep.sweeps.results.report import page
+    from carft_sweep.sweeps.results.report import page, table_page
 
-    home = find_home(arguments.home, trust=arguments.trust_home).absolute()
-    sweeps = [find_ledger(home, name) for name in dict.fromkeys(arguments.sweeps)]
-    out = _out(arguments.out, home, sweeps, PAGE)
     figures = None if arguments.figures is None else Path(arguments.figures).expanduser()
     if figures is not None and figures.exists() and not figures.is_dir():
         raise RequestError(f"--figures: {figures} is a file; name a folder")
-    runs, several = RunStore(home.runs), len(sweeps) > 1
-    with nothing_collected():
-        parts = [load_part(sweep, runs, with_fields=several) for sweep in sweeps]
-        comparison = compare_sweeps(override_specs(parts, arguments))
-    made = page(home, sweeps, comparison, options=_options(arguments))
+    options = _options(arguments)
+    if (table := _table(arguments)) is not None:
+        out = _out(arguments.out, table.with_suffix(f".{PAGE}"))
+        comparison = compare_sweeps(override_specs([read_table(table)], arguments))
+        made = table_page(table, comparison, options=options)
+    else:
+        home = find_home(arguments.home, trust=arguments.trust_home).absolute()
+        sweeps = [find_ledger(home, name) for name in dict.fromkeys(arguments.sweeps)]
+        out = _out(arguments.out, _usual_place(home, sweeps, PAGE))
+        runs, several = RunStore(home.runs), len(sweeps) > 1
+        with nothing_collected():
+            parts = [load_part(sweep, runs, with_fields=several) for sweep in sweeps]
+            comparison = compare_sweeps(override_specs(parts, arguments))
+        made = page(home, sweeps, comparison, options=options)
     with written("--out", out):
         made.write(out)
     files: list[Path] = []
@@ -282,14 +346,18 @@ def _options(arguments: argparse.Namespace) -> list[str]:
     return [f"--{name.replace('_', '-')}={it}" for name, it in options.items() if it is not None]
 
 
-def _out(given: str | None, home: Home, sweeps: list[Ledger], name: str) -> Path:
+def _usual_place(home: Home, sweeps: list[Ledger], name: str) -> Path:
+    folder = home.sweep("+".join(sweep.name for sweep in sweeps))
+    return folder / name if len(sweeps) == 1 else home.path / f"{folder.name}.{name}"
+
+
+def _out(given: str | None, usual: Path) -> Path:
     """Choose where the page goes. Raises RequestError for a folder."""
     if given is None:
-        folder = home.sweep("+".join(sweep.name for sweep in sweeps))
-        return folder / name if len(sweeps) == 1 else home.path / f"{folder.name}.{name}"
+        return usual
     out = Path(given).expanduser()
     if out.is_dir():
-        raise RequestError(f"--out: {out} is a folder; name a file, such as {out / name}")
+        raise RequestError(f"--out: {out} is a folder; name a file, such as {out / usual.name}")
     if out.suffix.lower() not in (".html", ".htm"):
         raise RequestError(
             f"--out: {given} must end in .html: the report is a page, which a browser prints as PDF"

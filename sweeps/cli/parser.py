@@ -290,9 +290,13 @@ def _everywhere(parser: Parser, *, home: str | None, trust: bool | str, verbose:
 
 
 def _value(
-    parser: argparse._ActionsContainer, name: str, metavar: str, purpose: str, **more: Any
+    parser: argparse._ActionsContainer,
+    name: str,
+    metavar: str | tuple[str, ...],
+    purpose: str,
+    **more: Any,
 ) -> None:
-    """Add an argument (`sweep`) or an option (`--seed`) that has a value."""
+    """Add an argument (`sweep`) or an option (`--seed`) that has a value, or several."""
     parser.add_argument(name, metavar=metavar, help=purpose, **more)
 
 
@@ -502,7 +506,7 @@ def _show(parser: Parser) -> None:
 
 
 def _compare(parser: Parser) -> None:
-    _value(parser, "sweeps", "SWEEP", "names; several are one comparison", nargs="*")
+    _value(parser, "sweeps", "SWEEP", "names, several as one; or a table: results.csv", nargs="*")
     form = parser.add_mutually_exclusive_group()
     _json(form, "print as JSON")
     _flag(form, "--csv", "print as CSV, fractions")
@@ -514,6 +518,8 @@ def _compare(parser: Parser) -> None:
     _value(parser, "--sort", "COLUMN", "rows by this column; COLUMN:asc, COLUMN:desc")
     _flag(parser, "--all", "every setting, not the best 50 trials and baselines only")
     _flag(parser, "--all-alphas", "every point of every merge")
+    purpose = "only count the test images that setting B wins and loses against A, by split"
+    _value(parser, "--flips", ("A", "B"), purpose, nargs=2)
     _selection(parser)
     purpose = "read from this MLflow server or database; without names, list its sweeps"
     _value(parser, "--tracking-uri", "URI", purpose)
@@ -521,8 +527,8 @@ def _compare(parser: Parser) -> None:
 
 
 def _report(parser: Parser) -> None:
-    _value(parser, "sweeps", "SWEEP", "names; several are one report", nargs="+")
-    purpose = "where the page goes (report.html in the sweep's folder; of several, in the home)"
+    _value(parser, "sweeps", "SWEEP", "names, several as one; or a table: results.csv", nargs="+")
+    purpose = "where the page goes (in the sweep's folder; of several in the home; beside a table)"
     _value(parser, "--out", "FILE", purpose)
     _value(parser, "--figures", "FOLDER", "write each chart there too, as PNG and SVG")
     _json(parser, "print where the files are as JSON")

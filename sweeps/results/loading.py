@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from carft_sweep.sweeps.home import find_home
 from carft_sweep.sweeps.results.records import load_parts
 from carft_sweep.tracking.comparison.compare import Comparison
-from carft_sweep.tracking.comparison.pooling import RunFilter, compare_sweeps
+from carft_sweep.tracking.comparison.pooling import compare_sweeps
+from carft_sweep.tracking.comparison.result_table import check_table, is_table, read_table
 from carft_sweep.tracking.comparison.spec import REFERENCE, ComparisonSpec, agreed
 from carft_sweep.tracking.mlflow_reader import read_sweeps
 from carft_sweep.tracking.report.html import show_in_notebooks
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def load_comparison(
-    *sweeps: str,
+    *sweeps: str | Path | pd.DataFrame,
     home: str | Path | None = None,
     tracking_uri: str | None = None,
     experiment: str | None = None,
@@ -31,8 +32,10 @@ def load_comparison(
 ) -> Comparison:
     """Load the comparison of one sweep, or of several as one, from a home or from MLflow.
 
+    A table of results that no run stands behind is compared alone: a frame, or a CSV file's path.
+
     Args:
-        sweeps: Names, on a server `NAME@HOME` where several homes have one.
+        sweeps: Names, on a server `NAME@HOME` where several homes have one; or a table.
         home: The home whose runs are read (CARFT_HOME, `.carft`).
         tracking_uri: A server or a database of MLflow's to read them from instead; what the folders
             of runs hold (predictions, curves) is not there.
@@ -44,20 +47,29 @@ def load_comparison(
     Raises:
         RequestError: The home has no such sweep, or another account could have written it and
             CARFT_SHARED_HOMES does not name it.
-        TrackingError: The server has no such sweep, or the sweeps judge differently.
+        TrackingError: The server has no such sweep, the sweeps judge differently, or a table has
+            mistakes.
         ServiceUnreachable: The server does not answer.
     """
     if not sweeps:
         raise TypeError("load_comparison needs the name of a sweep")
-    if tracking_uri:
-        parts = read_sweeps(tracking_uri, experiment, sweeps)
+    tables = [it for it in sweeps if not isinstance(it, (str, Path)) or is_table(it)]
+    if tables and (len(sweeps) > 1 or tracking_uri):
+        raise TypeError("a table is compared alone, neither with others nor from a server")
+    names = [] if tables else [*map(str, sweeps)]
+    if tables:
+        parts = [read_table(tables[0])]
+    elif tracking_uri:
+        parts = read_sweeps(tracking_uri, experiment, names)
     else:
-        parts = load_parts(find_home(None if home is None else os.fspath(home)), sweeps)
+        parts = load_parts(find_home(None if home is None else os.fspath(home)), names)
     texts = [conditions] if isinstance(conditions, str) else conditions
     spec = spec or agreed({part.sweep: part.spec for part in parts})
     spec = spec.model_copy(update={"reference": reference})
+    if tables:
+        check_table(parts[0], spec)
     show_in_notebooks()
-    return compare_sweeps(parts, spec, chosen=RunFilter.parse(texts))
+    return compare_sweeps(parts, spec, where=texts)
 
 
 def predictions(

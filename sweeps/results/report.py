@@ -437,6 +437,25 @@ def page(
     return Page(text, data, view.files(), deviations)
 
 
+def table_page(table: Path, comparison: Comparison, *, options: Sequence[str] = ()) -> Page:
+    """Make the report of a table of results, which no runs stand behind."""
+    from carft_sweep.tracking.charts.data import ChartData
+    from carft_sweep.tracking.report.html import document
+
+    digest = hashlib.sha256(read_regular(table, follow=True)).hexdigest()
+    provenance = Provenance(
+        facts={
+            "table": (_with_digest(table.name, digest),),
+            "this page was made with": (describe_code(provenance_tags()),),
+        },
+        commands=(shlex.join(["carft-sweep", "report", table.name, *options]),),
+        files=(),
+    )
+    data = ChartData(comparison)
+    text = document(comparison, data, provenance=provenance, cache=user_cache())
+    return Page(text, data, {})
+
+
 def keep(
     home: Home, sweep: Ledger, comparison: Comparison, note: Callable[[str], None]
 ) -> list[Path]:

@@ -429,7 +429,8 @@ def _answer(
     associations = tuple(it for it in measured_effects if isinstance(it, Association))
     lines, statistics = list[str](), list[str]()
     # What a sweep is for comes first: pages and tags show the first line alone.
-    if best is None:
+    values = [arm.mean(rule.metric) for arm in tested.values()]
+    if best is None and (not verdicts or any(value is not None for value in values)):
         lines.append(sentences.NO_VALUE)
     if curve is not None:
         lines.append(sentences.curve_claim(curve, rule))

@@ -27,6 +27,7 @@ class Selection:
     arm: Arm
     """Unmerged, or merged where the rule's metric is of a merge."""
     value: float
+    """What it was selected by; NaN where there was no choice."""
     complete: bool
     """False: no setting had all its seeds, so this is the best of the unfinished ones."""
     tied: tuple[Arm, ...] = ()
@@ -60,15 +61,20 @@ def select_each(
 ) -> dict[str, Selection]:
     """Select a setting of each algorithm by the same rule, baselines too; trials' algorithms first.
 
-    Runs on fresh seeds, which confirm a selection, are not selected among.
+    Runs on fresh seeds, which confirm a selection, are not selected among. Where nothing at all has
+    a value, as in a table without validation, an algorithm at a single setting has no choice.
     """
-    tuned = [arm for arm in arms if not arm.confirms]
-    order = dict.fromkeys(
-        arm.algorithm for arm in sorted(tuned, key=lambda arm: arm.role != "trial")
-    )
-    selections = {
-        name: select([arm for arm in tuned if arm.algorithm == name], rule, seeds) for name in order
-    }
+    by_algorithm: dict[str, list[Arm]] = {}
+    for arm in sorted(arms, key=lambda arm: arm.role != "trial"):
+        if not arm.confirms:
+            by_algorithm.setdefault(arm.algorithm, []).append(arm)
+    selections = {name: select(own, rule, seeds) for name, own in by_algorithm.items()}
+    if rule.merge is None and not any(selections.values()):
+        selections |= {
+            name: Selection(own[0], math.nan, own[0].is_complete(seeds))
+            for name, own in by_algorithm.items()
+            if len(own) == 1 and own[0].done
+        }
     return {name: selection for name, selection in selections.items() if selection is not None}
 
 

@@ -318,11 +318,21 @@ def task_of(run: RunRecord, field: str) -> str:
     return str(run.params[field])
 
 
+def split_by_task(runs: Iterable[RunRecord], field: str) -> dict[str, list[RunRecord]]:
+    """Group runs by their task, without it among their params. Raises TrackingError for none."""
+    by_task: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        params = {name: value for name, value in run.params.items() if name != field}
+        by_task.setdefault(task_of(run, field), []).append(replace(run, params=params))
+    return by_task
+
+
 def compare_tasks(
     runs: Iterable[RunRecord],
     spec: ComparisonSpec,
     *,
     sweep: str = "",
+    tried: Mapping[str, int] | None = None,
 ) -> Comparison:
     """Compare every task, and the means over tasks; arguments as of `compare`.
 
@@ -337,10 +347,7 @@ def compare_tasks(
         records, rule = with_left_out(records, field, rule)
     else:
         records = without_left_out(records)
-    by_task: dict[str, list[RunRecord]] = {}
-    for run in records:
-        params = {name: value for name, value in run.params.items() if name != field}
-        by_task.setdefault(task_of(run, field), []).append(replace(run, params=params))
+    by_task = split_by_task(records, field)
     seeds = spec.seeds
     if seeds is None:
         seeds = tuple(sorted({run.seed for run in records if run.seed is not None}))
@@ -356,6 +363,7 @@ def compare_tasks(
                 }
             ),
             sweep=f"{sweep}, {task}",
+            tried=tried,
         )
         for task, own in by_task.items()
     }
@@ -367,7 +375,7 @@ def compare_tasks(
         spec.model_copy(update={"rule": rule, "endpoint": endpoint, "seeds": seeds}),
         sweep=sweep,
         # A mean is of runs that were chosen on its own seed, on each task.
-        tried={budget.algorithm: budget.settings for budget in spent},
+        tried=tried or {budget.algorithm: budget.settings for budget in spent},
     )
     table = domainbed_table(field, whole, parts, selections)
     every = [row for part in parts.values() for row in part.rows]

@@ -456,7 +456,10 @@ def title(comparison: Comparison) -> str:
     by = comparison.endpoint.by
     judged = "" if by == TOP1 else f", judged by {NOUNS[by]}"
     data = f" on {few(comparison.datasets)}" if comparison.datasets else ""
-    return f"{comparison.sweep}{data}: settings chosen by {on} ({rule.name}){seeds}{judged}"
+    choice = f"settings chosen by {on} ({rule.name})"
+    if comparison.verdicts and all(row.value is None for row in comparison.rows):
+        choice = "one setting of each method"
+    return f"{comparison.sweep}{data}: {choice}{seeds}{judged}"
 
 
 def _notes(

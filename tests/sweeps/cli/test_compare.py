@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 
 from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.results.loading import load_comparison
 from tests.sweeps.conftest import toy_in
+from tests.tracking.kept import keep_predictions, logits
 
 LEARNING: dict[str, Any] = {
     "name": "learning",
@@ -195,3 +198,82 @@ def test_the_server_of_the_environment_is_not_asked(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert "settings chosen by" in told("toy")
+
+
+TABLE = "method,seed,id,ood\nzero_shot,,50,30\n" + "".join(
+    f"{method},{seed},{60 + seed},{ood + seed / 2}\n"
+    for method, ood in (("fine_tune", 31), ("car_ft", 34.25))
+    for seed in range(5)
+)
+
+
+def test_a_table_of_results_is_compared_without_a_home(
+    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CARFT_HOME", str(tmp_path / "none"))
+    file = tmp_path / "results.csv"
+    file.write_text(TABLE)
+    (found,) = json.loads(told(str(file), "--json"))["tests"]
+    assert (found["candidate"], found["reference"]) == ("car_ft", "fine_tune")
+    assert "results.csv: one setting of each method, 5 seeds" in told("results.csv")
+    latex = told(str(file), "--latex").splitlines()
+    assert any("carft-sweep compare results.csv --latex" in line for line in latex)
+    assert str(tmp_path) not in "\n".join(latex)
+    assert main(["report", "results.csv"]) == 0
+    page = (tmp_path / "results.report.html").read_text()
+    assert "carft-sweep report results.csv" in page
+    assert str(tmp_path) not in page
+    assert sorted(it.name for it in tmp_path.iterdir()) == ["results.csv", "results.report.html"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("none.csv",), "none.csv cannot be read"),
+        (("wrong.csv",), "wrong.csv, line 2: ood 'x' is no number"),
+        (("results.csv", "toy"), "a table is compared alone"),
+        (("results.csv", "--images"), "a table has neither --images nor --flips nor"),
+        (("results.csv", "--reference", "carft"), "'carft'; did you mean 'car_ft'?"),
+        (("results.csv", "--where", "method=car_ft"), "unknown field 'method'"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_told(
+    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results.csv").write_text(TABLE)
+    (tmp_path / "wrong.csv").write_text("method,seed,id,ood\na,0,.5,x\n")
+    assert said in told(*words, expect=2)
+
+
+def test_flips_are_printed_by_split(
+    told: Told, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "home"
+    shutil.copytree(home, copy)
+    monkeypatch.setenv("CARFT_HOME", str(copy))
+    for number, run in enumerate(load_comparison("toy").runs()):
+        assert run.folder is not None
+        for merge in (None, *run.merges):
+            keep_predictions(run.folder, merge, logits(0.4, 2 * number + (merge is None)))
+    arms = ("fine_tune", "car_ft kl_weight=0.3 + wise_ft@0.5")
+    flips = json.loads(told("toy", "--flips", *arms, "--json"))
+    assert (flips["reference"], flips["candidate"], flips["seeds"]) == (*arms, [0, 1])
+    assert all(it["net"] == it["won"] - it["lost"] for it in flips["splits"])
+    lines = told("toy", "--flips", *arms).splitlines()
+    assert lines[:2] == [
+        f"What {arms[1]} wins and loses against {arms[0]}.",
+        "An image counts as right where more than half of 2 seeds have it so.",
+    ]
+    for line, it in zip(lines[4:], flips["splits"], strict=False):
+        name, counts = it["split"].removeprefix("ood/"), (it["images"], it["won"], it["lost"])
+        assert line.split()[:4] == [name, *map(str, counts)]
+
+
+def test_flips_are_refused_where_there_are_none(told: Told) -> None:
+    assert "did you mean 'fine_tune'?" in told("toy", "--flips", "zero_shot", "finetune", expect=2)
+    arms = ("--flips", "zero_shot", "fine_tune")
+    assert "--flips prints one table, or --json" in told("toy", *arms, "--csv", expect=2)
+    server = ("--tracking-uri", "sqlite:////none.db")
+    assert "--flips reads the runs' folders" in told("toy", *arms, *server, expect=2)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.pooling import (
-    RunFilter,
     SweepRuns,
     compare_sweeps,
     filter_runs,
+    parse_condition,
     unified,
 )
 from carft_sweep.tracking.comparison.runs import RunRecord, Scalar, group
@@ -240,11 +240,21 @@ def test_without_a_common_seed_the_settings_with_most_seeds_are_chosen_among() -
 
 def test_a_verdict_of_filtered_runs_says_so() -> None:
     whole = SweepRuns("kl", kl_sweep(), ComparisonSpec(seeds=tuple(SEEDS)))
-    comparison = compare_sweeps([whole], chosen=RunFilter.parse(["kl_weight<=0.3"]))
+    comparison = compare_sweeps([whole], where=["kl_weight<=0.3"])
     assert comparison.warnings[0].startswith("only the runs where kl_weight<=0.3: 16 of 26;")
     assert comparison.selected is not None
     assert comparison.selected.arm.label == "car_ft kl_weight=0.3"
     assert comparison.verdicts[0].pair.candidate.label == "car_ft kl_weight=0.3"
+
+
+def test_settings_that_a_condition_leaves_out_still_count_as_tried() -> None:
+    whole = SweepRuns("kl", kl_sweep(), ComparisonSpec(seeds=tuple(SEEDS)))
+    comparison = compare_sweeps([whole], where=["kl_weight=1"])
+    assert [verdict.tried for verdict in comparison.verdicts] == [4]
+    assert "chosen among 4 settings" in comparison.answer.lines[0]
+    assert compare_sweeps([whole]).verdicts[0].tried == 4
+    by_seed = compare_sweeps([whole], where=["seed<4"])
+    assert by_seed.verdicts[0].tried == 4
 
 
 def test_what_had_to_be_read_otherwise_is_said_above_the_table() -> None:
@@ -268,10 +278,14 @@ RUNS = [
 SWEEPS = {RUNS[0].digest: ["a", "b"], RUNS[1].digest: ["a"], RUNS[2].digest: ["b"]}
 
 
+def filtered(records: list[RunRecord], *texts: str) -> list[RunRecord]:
+    """The records of which every condition holds."""
+    return filter_runs(records, [parse_condition(text, records) for text in texts], SWEEPS)
+
+
 def kept(*texts: str) -> list[int]:
     """The places in RUNS of what is left."""
-    records = filter_runs(RUNS, RunFilter.parse(texts), SWEEPS)
-    return [RUNS.index(record) for record in records]
+    return [RUNS.index(record) for record in filtered(RUNS, *texts)]
 
 
 @pytest.mark.parametrize(
@@ -338,7 +352,7 @@ def test_a_condition_that_only_runs_without_its_field_meet_is_warned_of(
         run("fine_tune", 0, metrics(0.6, 0.3)),
         run("car_ft", 0, metrics(0.6, 0.3), params={KL: 0.3}),
     ]
-    compared = compare_sweeps([SweepRuns("toy", runs)], chosen=RunFilter.parse([text]))
+    compared = compare_sweeps([SweepRuns("toy", runs)], where=[text])
     left = [warning for warning in compared.warnings if "without such a field" in warning]
     assert [warning.startswith(said) for warning in left] == [True] * bool(said)
 
@@ -346,16 +360,16 @@ def test_a_condition_that_only_runs_without_its_field_meet_is_warned_of(
 def test_a_last_part_that_two_fields_share_must_be_given_whole() -> None:
     runs = [run("car_ft", 0, metrics(0.6, 0.3), params={"optim.lr": 1.0, "head.lr": 2.0})]
     with pytest.raises(TrackingError, match=r"may be head\.lr or optim\.lr; say which"):
-        filter_runs(runs, RunFilter.parse(["lr=1"]), {})
-    assert filter_runs(runs, RunFilter.parse(["head.lr=2"]), {}) == runs
+        filtered(runs, "lr=1")
+    assert filtered(runs, "head.lr=2") == runs
 
 
 @pytest.mark.parametrize(("value", "text"), [(True, "true"), (False, "False"), (None, "none")])
 def test_truth_and_nothing_are_written_as_labels_show_them(value: Any, text: str) -> None:
     runs = [run("car_ft", 0, metrics(0.6, 0.3), params={"optim.x": value})]
-    assert filter_runs(runs, RunFilter.parse([f"x={text}"]), {}) == runs
+    assert filtered(runs, f"x={text}") == runs
     with pytest.raises(TrackingError, match="no run is left"):
-        filter_runs(runs, RunFilter.parse(["x=1"]), {})
+        filtered(runs, "x=1")
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8), st.floats(-1e6, 1e6))
@@ -364,13 +378,17 @@ def test_a_bound_and_its_opposite_part_the_runs(values: list[float], bound: floa
         run("car_ft", i, {}, params={KL: value}, state="done") for i, value in enumerate(values)
     ]
     runs.append(zero_shot())  # which has no such field, and so is in both
-    below = filter_runs(runs, RunFilter.parse([f"kl_weight<{bound!r}"]), {})
-    above = filter_runs(runs, RunFilter.parse([f"kl_weight>={bound!r}"]), {})
+    below = filtered(runs, f"kl_weight<{bound!r}")
+    above = filtered(runs, f"kl_weight>={bound!r}")
     assert [r.seed for r in below if r in above] == [None]
     assert len(below) + len(above) == len(runs) + 1
 
 
 def test_a_setting_is_whole_with_the_seeds_that_are_left() -> None:
-    assert RunFilter.parse(["seed=0,2", "kl_weight>1"]).seeds((0, 1, 2)) == (0, 2)
-    assert RunFilter.parse(["seed<2"]).seeds((0, 1, 2)) == (0, 1)
-    assert RunFilter.parse(["seed<2"]).seeds(None) is None
+    def seeds(required: Sequence[int] | None, *where: str) -> tuple[int, ...]:
+        spec = ComparisonSpec(seeds=None if required is None else tuple(required))
+        return compare_sweeps([SweepRuns("kl", kl_sweep(), spec)], where=where).seeds
+
+    assert seeds((0, 1, 2), "seed=0,2", "kl_weight>1") == (0, 2)
+    assert seeds((0, 1, 2), "seed<2") == (0, 1)
+    assert seeds(None, "seed<2") == (0, 1)

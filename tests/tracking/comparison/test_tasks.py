@@ -458,3 +458,10 @@ def test_the_cost_of_an_algorithm_counts_its_runs_on_all_tasks() -> None:
     counts = {name: dict(states) for name, states in run_counts(data).items()}
     # Two domains and three seeds, of CAR-FT at two settings.
     assert counts == {"fine_tune": {"done": 6}, "car_ft": {"done": 12}}
+
+
+def test_settings_of_a_task_that_a_condition_leaves_out_still_count_as_tried() -> None:
+    sweep = SweepRuns("s", two_domains(), ComparisonSpec(tasks=FIELD))
+    comparison = compare_sweeps([sweep], where=["weight_decay=0"])
+    parts = [comparison, *comparison.tasks.values()]
+    assert [verdict.tried for part in parts for verdict in part.verdicts] == [2, 2, 2]

@@ -1,0 +1,303 @@
+"""A table of anybody's numbers is judged as runs with these numbers are, or refused by line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from carft_sweep.sweeps.results.loading import load_comparison
+from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.pooling import compare_sweeps
+from carft_sweep.tracking.comparison.result_table import (
+    MOST_ROWS,
+    check_table,
+    read_table,
+)
+from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.spec import USUAL, ComparisonSpec
+from carft_sweep.tracking.errors import TrackingError
+from carft_sweep.tracking.report.formats import to_json
+from tests.docs.blocks import ROOT
+from tests.tracking.made_up import KL, kl_sweep
+
+HEADER = "method,setting,seed,alpha,id,ood,selected_by,ood/outline,ood/flat_emoji,ood/pixel"
+SMALL = "method,seed,id,ood\nzero_shot,,0.5,0.3\n" + "".join(
+    f"{method},{seed},{0.6 + seed / 100},{ood + seed / 90}\n"
+    for method, ood in (("fine_tune", 0.4), ("car_ft", 0.45))
+    for seed in range(5)
+)
+
+
+def cells(record: RunRecord) -> Iterable[list[object]]:
+    """The lines of a run and its merged models."""
+    weight = record.params.get(KL)
+    for label, own in {"": record.metrics, **record.merges}.items():
+        yield [
+            record.algorithm,
+            "" if weight is None else f"weight {weight}",
+            "" if record.seed is None else record.seed,
+            label.rpartition("@")[2],
+            own["id/test/top1"],
+            own["ood/mean/top1"],
+            own["id/val/top1"],
+            *(own[f"ood/{shift}/top1"] for shift in ("outline", "flat_emoji", "pixel")),
+        ]
+
+
+def write(path: Path, lines: Iterable[Sequence[object]], header: str = HEADER) -> Path:
+    text = io.StringIO()
+    csv.writer(text).writerows([header.split(","), *lines])
+    path.write_text(text.getvalue())
+    return path
+
+
+def judged(comparison: Comparison) -> dict[str, Any]:
+    """All that is said, but for where the numbers are from."""
+    return {**to_json(comparison), "sweep": "", "warnings": ()}
+
+
+def as_in_a_table(record: RunRecord) -> RunRecord:
+    """The run without what a table has no column for; no method is only a baseline there."""
+    if record.seed is None:
+        gone = ("id/val/top1", "gain/ood/top1")
+        kept = {name: it for name, it in record.metrics.items() if name not in gone}
+        return replace(record, metrics=kept)
+    trial = 0 if record.trial is None else record.trial + 1
+    params = {"setting": f"weight {record.params[KL]}"} if record.params else {}
+    return replace(record, role="trial", trial=trial, params=params)
+
+
+def test_a_table_of_a_sweeps_numbers_has_the_sweeps_verdict(tmp_path: Path) -> None:
+    records = kl_sweep()
+    file = write(tmp_path / "kl.csv", [line for record in records for line in cells(record)])
+    of_table = compare_sweeps([read_table(file)])
+    assert judged(of_table) == judged(compare(map(as_in_a_table, records)))
+    assert [row.arm.label for row in of_table.rows if row.arm.merge is None] == [
+        "zero_shot",
+        "fine_tune",
+        *(f"car_ft setting=weight {weight}" for weight in (0.1, 0.3, 1.0, 3.0)),
+    ]
+    assert of_table.verdicts[0].tried == 4
+
+
+def test_percent_says_what_fractions_say(tmp_path: Path) -> None:
+    lines = [[*line] for record in kl_sweep() for line in cells(record)]
+    fractions = read_table(write(tmp_path / "a.csv", lines))
+    in_percent = [[*line[:4], *(100 * float(str(it)) for it in line[4:])] for line in lines]
+    percent = read_table(write(tmp_path / "b.csv", in_percent))
+    for one, other in zip(fractions.records, percent.records, strict=True):
+        assert other.metrics == pytest.approx(one.metrics)
+        assert one.merges.keys() == other.merges.keys()
+    assert fractions.warnings == (
+        "the accuracies of a.csv are taken as fractions: none is above 1",
+    )
+    assert percent.warnings == ("the accuracies of b.csv are taken as percent",)
+
+
+def table(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "r.csv"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_the_fewest_columns_suffice_where_each_method_has_one_setting(tmp_path: Path) -> None:
+    part = read_table(table(tmp_path, SMALL))
+    check_table(part, USUAL)
+    comparison = compare_sweeps([part])
+    (verdict,) = comparison.verdicts
+    assert (verdict.pair.candidate.label, verdict.pair.reference.label) == ("car_ft", "fine_tune")
+    assert verdict.tried == 1
+    assert verdict.pair.ood is not None
+    assert verdict.pair.ood.mean == pytest.approx(0.05)
+    assert "no run gave a value" not in comparison.verdict
+    assert comparison.selected is None
+
+
+@pytest.mark.parametrize("reference", ["car_ft", "zero_shot"])
+def test_the_reference_may_be_another_method(tmp_path: Path, reference: str) -> None:
+    spec = ComparisonSpec(reference=reference)
+    part = read_table(table(tmp_path, SMALL))
+    check_table(part, spec)
+    verdicts = compare_sweeps([part], spec).verdicts
+    assert {verdict.pair.reference.label for verdict in verdicts} == {reference}
+
+
+def test_a_reference_that_no_line_has_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    part = read_table(table(tmp_path, SMALL))
+    with pytest.raises(TrackingError, match=r"'car_tf'; did you mean 'car_ft'\?.*--reference"):
+        check_table(part, ComparisonSpec(reference="car_tf"))
+    with pytest.raises(TrackingError, match=r"'fine_tune'; Known: A, B\."):
+        check_table(read_table(table(tmp_path, "method,seed,id,ood\nA,0,.5,.4\nB,0,.5,.4")), USUAL)
+
+
+def test_several_settings_need_what_to_choose_by(tmp_path: Path) -> None:
+    text = "method,setting,seed,id,ood\nfine_tune,,0,.5,.4\ncar_ft,a,0,.5,.4\ncar_ft,b,0,.5,.4\n"
+    part = read_table(table(tmp_path, text))
+    with pytest.raises(TrackingError, match=r"car_ft has 2 settings \(a, b\).*selected_by"):
+        check_table(part, USUAL)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "zero_shot,,,.5,.3\n",
+        "zero_shot,0,,.5,.3\nzero_shot,1,,.5,.3\n",
+        "fine_tune,0,0,.5,.3\n",
+        "fine_tune,0,0,.5,.3\nfine_tune,1,0,.5,.3\n",
+        "zero_shot,,,.5,.3\nfine_tune,1,0,.5,.3\n",
+    ],
+)
+def test_alpha_0_is_the_zero_shot_model_which_stands_once(tmp_path: Path, lines: str) -> None:
+    text = f"method,seed,alpha,id,ood\n{lines}fine_tune,0,,.6,.4\nfine_tune,1,1,.6,.4\n"
+    (zero_shot, *others) = read_table(table(tmp_path, text)).records
+    assert (zero_shot.algorithm, zero_shot.seed, zero_shot.is_zero_shot) == (
+        "zero_shot",
+        None,
+        True,
+    )
+    assert [(it.algorithm, it.seed, dict(it.merges)) for it in others] == [
+        ("fine_tune", 0, {}),
+        ("fine_tune", 1, {}),
+    ]
+    assert others[0].metrics["gain/ood/top1"] == pytest.approx(0.1)
+
+
+def test_zero_shot_models_that_differ_by_seed_belong_to_their_seeds(tmp_path: Path) -> None:
+    lines = "zero_shot,0,.5,.3\nzero_shot,1,.52,.3\nfine_tune,0,.6,.4\nfine_tune,1,.6,.4\n"
+    records = read_table(table(tmp_path, f"method,seed,id,ood\n{lines}")).records
+    assert [it.seed for it in records if it.is_zero_shot] == [0, 1]
+    assert [it.trains for it in records] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is empty; its first line names columns: method,seed,id,ood"),
+        ("\n \n", "is empty"),
+        ("method,seed,id,ood\n", "has no row below its columns"),
+        ("method,id,ood\n", "line 1: there is no column 'seed'; those needed are method, seed"),
+        ("method,seed,id,ood,seting\n", "line 1: unknown column 'seting'; did you mean 'setting'?"),
+        ("method,seed,id,ood,id\n", "line 1: the column 'id' stands there twice"),
+        ("method;seed;id;ood\n", "line 1: put commas between columns"),
+        ('method,seed,id,ood\na,0,"5', "line 2: is no CSV (unexpected end of data)"),
+        ("method,seed,id,ood\n\na,0,.5\n", "line 3: 3 cells for 4 columns"),
+        ("method,seed,id,ood\n,0,.5,.4\n", "line 2: method is empty"),
+        ("method,seed,id,ood\na\x1b,0,.5,.4\n", "line 2: method must be one line of at most 100"),
+        ("method,seed,id,ood\na,,.5,.4\n", "line 2: seed is empty, which only zero_shot may have"),
+        ("method,seed,id,ood\na,x,.5,.4\n", "line 2: seed 'x' is no whole number"),
+        ("method,seed,id,ood\na,1.5,.5,.4\n", "line 2: seed '1.5' is no whole number"),
+        ("method,seed,id,ood\na,0,.5,\n", "line 2: ood is empty"),
+        ('method,seed,id,ood\na,0,.5,"0,4"\n', "line 2: ood '0,4' is no number"),
+        ("method,seed,id,ood\na,0,.5,nan\n", "line 2: ood 'nan' is no number"),
+        ("method,seed,id,ood\na,0,.5,-1\n", "line 2: ood -1 is out of range"),
+        ("method,seed,id,ood\na,0,50,101\n", "line 2: ood 101 is out of range"),
+        (
+            "method,seed,id,ood\na,0,50,40\na,1,0.5,41\n",
+            "line 3: id 0.5 is a fraction, and id 50 in line 2 is in percent",
+        ),
+        (
+            "method,seed,id,ood\na,0,.5,.4\nb,0,.5,.4\na,0,.5,.4\n",
+            "line 4: the same method, setting, seed and alpha as in line 2",
+        ),
+        ("method,seed,alpha,id,ood\na,0,1.5,.5,.4\n", "line 2: alpha 1.5 is out of range: 0 to 1"),
+        (
+            "method,seed,alpha,id,ood\na,0,1,.5,.4\na,0,,.5,.4\n",
+            "line 3: the same method, setting, seed and alpha as in line 2",
+        ),
+        (
+            "method,seed,alpha,id,ood\na,0,1,.5,.4\na,1,.5,.5,.4\n",
+            "line 3: alpha 0.5 of a without the line of its unmerged model",
+        ),
+        (
+            "method,seed,alpha,id,ood\nzero_shot,,,.5,.4\na,1,0,.5,.3\n",
+            "line 3: other accuracies of zero-shot than in line 2",
+        ),
+        ("method,seed,id,ood,selected_by\na,0,.5,.4,\n", "line 2: selected_by is empty"),
+        (
+            "method,setting,seed,id,ood\nzero_shot,x,,.5,.4\n",
+            "line 2: zero_shot has neither a setting nor an alpha",
+        ),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(TrackingError, match=rf"r\.csv,? {re.escape(said)}"):
+        read_table(table(tmp_path, text))
+
+
+def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
+    lines = "".join(f"a,{seed},.5,x\n" for seed in range(12))
+    with pytest.raises(TrackingError) as raised:
+        read_table(table(tmp_path, f"method,seed,id,ood\n{lines}"))
+    message = str(raised.value).splitlines()
+    assert message[0] == "r.csv, line 2: ood 'x' is no number"
+    assert message[-1] == "and 2 more"
+    assert len(message) == 11
+
+
+def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match=r"no\.csv cannot be read: No such file"):
+        read_table(tmp_path / "no.csv")
+    with pytest.raises(TrackingError, match="is not a regular file"):
+        read_table(tmp_path)
+    file = tmp_path / "latin.csv"
+    file.write_bytes("method,seed,id,ood\na,0,.5,.4\nÄ,0,.5,.4\n".encode("latin-1"))
+    with pytest.raises(TrackingError, match=r"latin\.csv, line 3: is not UTF-8 text"):
+        read_table(file)
+    file.write_bytes(b"x" * (1 << 24))
+    with pytest.raises(TrackingError, match="at most 8388608 are read"):
+        read_table(file)
+    rows = "".join(f"a,{seed},.5,.4\n" for seed in range(MOST_ROWS + 1))
+    with pytest.raises(TrackingError, match="more than 20000 rows"):
+        read_table(table(tmp_path, f"method,seed,id,ood\n{rows}"))
+
+
+def test_what_spreadsheets_write_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "r.csv"
+    text = "\ufeffMethod, SEED ,Id,OOD,notes\r\na,0,50,40,first\r\n\r\n b ,1.0,51,41,\r\n"
+    file.write_bytes(text.encode())
+    part = read_table(file)
+    assert [(it.algorithm, it.seed) for it in part.records] == [("a", 0), ("b", 1)]
+    assert part.warnings[1] == "columns of r.csv that are not read: notes"
+
+
+def test_a_frame_is_what_its_csv_is(tmp_path: Path) -> None:
+    file = write(tmp_path / "kl.csv", [line for it in kl_sweep() for line in cells(it)])
+    frame = pd.read_csv(file)
+    of_file, of_frame = (load_comparison(it) for it in (file, frame))
+    assert judged(of_frame) == judged(of_file)
+    assert of_frame.sweep == "DataFrame"
+    of_path = to_json(load_comparison(str(file), conditions=["setting=weight 1.0"]))
+    assert [row["label"] for row in of_path["rows"] if row["algorithm"] == "car_ft"][:1] == [
+        "car_ft setting=weight 1.0"
+    ]
+    frame.loc[3, "ood"] = None
+    with pytest.raises(TrackingError, match="DataFrame, row 3: ood is empty"):
+        load_comparison(frame)
+    with pytest.raises(TrackingError, match="'carft'; did you mean 'car_ft'"):
+        load_comparison(file, reference="carft")
+    for beside in ({"tracking_uri": "http://127.0.0.1:9"}, {}):
+        with pytest.raises(TypeError, match="a table is compared alone"):
+            load_comparison(file, *(() if beside else ("toy",)), **beside)  # type: ignore[arg-type]
+
+
+def test_the_example_of_the_page_has_the_differences_of_its_lines(tmp_path: Path) -> None:
+    text = (ROOT / "docs/own-numbers.md").read_text()
+    example = text.partition("<<END\n")[2].partition("END\n")[0]
+    part = read_table(table(tmp_path, example))
+    check_table(part, USUAL)
+    (verdict,) = compare_sweeps([part]).verdicts
+    lines = pd.read_csv(io.StringIO(example)).query("alpha == 1")
+    means = lines.groupby("method")[["id", "ood"]].mean() / 100
+    change = means.loc["car_ft"] - means.loc["fine_tune"]
+    for test, column in ((verdict.pair.id, "id"), (verdict.pair.ood, "ood")):
+        assert test is not None
+        assert test.mean == pytest.approx(change[column])
+    assert {label for it in part.records for label in it.merges} == {"wise_ft@0.5"}
