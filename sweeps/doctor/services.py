@@ -47,8 +47,7 @@ from carft_sweep.tracking.location import (
     without_password,
 )
 from carft_sweep.tracking.program import program
-from carft_sweep.tracking.store.base import Tracker, describe
-from carft_sweep.tracking.store.memory_store import MemoryTracker
+from carft_sweep.tracking.store.base import TrackedRun, describe
 from carft_sweep.tracking.store.mlflow_client import (
     ask,
     check_reachable,
@@ -60,7 +59,7 @@ from carft_sweep.tracking.store.mlflow_client import (
     server_version,
     try_artifacts,
 )
-from carft_sweep.tracking.store.mlflow_store import open_store
+from carft_sweep.tracking.store.mlflow_store import MlflowStore, open_store
 
 if TYPE_CHECKING:
     from requests import Response
@@ -326,7 +325,9 @@ def _behind(scope: Scope) -> Iterator[Finding]:
     from carft_sweep.sweeps.results.projection import SweepProjection
 
     idle, is_well = [*_idle(scope)], True
-    store = _recorded(scope) if idle else MemoryTracker()
+    if not idle:
+        return
+    store = _recorded(scope)
     for ledger in idle:
         projection = SweepProjection(scope.home, ledger, store)
         projection.compare_with_store()
@@ -341,19 +342,28 @@ def _behind(scope: Scope) -> Iterator[Finding]:
         for digest, reason in projection.unreadable.items():
             yield wrong(f"{describe(digest)} of {ledger.name} cannot be read: {reason}")
         is_well = is_well and not (count or projection.is_end_behind or projection.unreadable)
-    if idle and is_well:
+    if is_well:
         yield ok("every run is recorded, in its state; whether its files are there is seen by sync")
 
 
-def _recorded(scope: Scope) -> Tracker:
-    """Open what a home's runs are recorded in; where that is still to be made, nothing is."""
+class _NothingRecorded(MlflowStore):
+    """A place that the first run makes."""
+
+    def runs_of(self, sweep: str) -> dict[str, TrackedRun]:
+        """Make no connection, which would create the database."""
+        del sweep
+        return {}
+
+
+def _recorded(scope: Scope) -> MlflowStore:
+    """Open what a home's runs are recorded in."""
     place = resolve_location(scope.home.path)
     file, root = sqlite_file(place.uri), place.artifacts
     check_reachable(place.named)
     begins = file is not None and not file.exists()
     is_moved = file is not None and root is not None and moved_from(file, place.experiment, root)
     if begins or is_moved or look_up_experiment(place.named, place.experiment) is None:
-        return MemoryTracker()
+        return _NothingRecorded(place.named)
     return open_store(scope.home.path)
 
 

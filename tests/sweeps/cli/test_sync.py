@@ -15,8 +15,8 @@ from carft_sweep.tracking.errors import (
     TrackingError,
 )
 from carft_sweep.tracking.store.base import RunStart
-from carft_sweep.tracking.store.memory_store import MemoryTracker
 from tests.sweeps.conftest import ONE_RUN, ToySweep
+from tests.tracking.memory_store import MemoryTracker
 
 
 class Away(MemoryTracker):

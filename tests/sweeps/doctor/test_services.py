@@ -340,6 +340,15 @@ def test_runs_that_the_server_lacks_are_counted_by_sweep(
     assert "7 runs of toy" in only(look("sent.behind", home), "warning"), "of another server"
 
 
+def test_a_database_that_is_still_to_be_made_lacks_every_run(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    toy.run()
+    assert "7 runs of toy" in only(look("sent.behind", toy.home.path), "warning")
+    assert not (toy.home.path / "mlflow.db").exists()
+
+
 def test_a_home_that_was_moved_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     before, after = tmp_path / "before", tmp_path / "after"

@@ -20,11 +20,11 @@ from carft_sweep.tracking.errors import (
 )
 from carft_sweep.tracking.mlflow_reader import MlflowReader
 from carft_sweep.tracking.store.base import RunKey, RunStart
-from carft_sweep.tracking.store.memory_store import MemoryTracker
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from tests.services.answering import Answer, answering
 from tests.services.mlflow_server import USER, MlflowServer
 from tests.services.postgres import Postgres
+from tests.tracking.memory_store import MemoryTracker
 
 SWEEP = RunKey("toy")
 PARENT = RunStart(SWEEP, "toy", 1)
