@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from carft_sweep.tracking.database import SECONDS, Database, inspect_database, is_host_not_found
-from carft_sweep.tracking.errors import HostNotFound, ServiceUnreachable, TrackingError
+from carft_sweep.tracking.database import Database, check_host, inspect_database
+from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import (
     PORTS,
     TRACKING_VARIABLE,
@@ -220,12 +220,9 @@ def check_reachable(uri: str) -> None:
             f"{uri} is a folder of files, which MLflow no longer keeps up; name a database, such "
             "as sqlite:///mlflow.db, or a server"
         )
-    file = sqlite_file(uri)
-    if file is not None:
-        _check_file(file)
-    elif is_server(uri):
+    if is_server(uri):
         _check_server(uri)
-    elif uri.startswith("postgresql"):
+    elif (file := sqlite_file(uri)) is None or file.exists():
         database = Database(uri, "MLflow's database", source_of(uri))
         if inspect_database(database).is_optunas:
             raise TrackingError(
@@ -234,46 +231,13 @@ def check_reachable(uri: str) -> None:
             )
 
 
-def _check_file(file: Path) -> None:
-    if not file.exists():
-        return
-    try:
-        # Not read-only: what a killed process has begun to write is rolled back on opening.
-        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True)) as connection:
-            rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            tables = {row[0] for row in rows}
-    except sqlite3.OperationalError as error:
-        raise ServiceUnreachable(f"cannot read {file}: {error}") from None
-    except sqlite3.DatabaseError as error:
-        raise TrackingError(
-            f"{file} is damaged, or not an SQLite database ({error}): move it away, or name "
-            f"another one in {TRACKING_VARIABLE}"
-        ) from None
-    if "studies" in tables and "experiments" not in tables:
-        raise TrackingError(
-            f"{file} is Optuna's database: MLflow needs one of its own, "
-            "name another file in MLFLOW_TRACKING_URI"
-        )
-
-
 def _check_server(uri: str) -> None:
-    """Connect to its port first: MLflow's client waits half a minute for lost packets."""
+    """Raise as `check_host` does, unless a proxy knows the host."""
     parts = urlsplit(uri)
     port = parts.port or PORTS.get(parts.scheme)
-    if not parts.hostname or port is None:
-        return
-    if parts.scheme in getproxies() and not proxy_bypass(parts.hostname):
-        return  # the proxy knows the host, we need not
-    place = without_password(uri)
-    try:
-        socket.create_connection((parts.hostname, port), timeout=SECONDS).close()
-    except OSError as error:
-        if is_host_not_found(error):
-            raise HostNotFound(
-                f"MLflow at {place} is on a host whose name cannot be resolved here: see to "
-                f"{source_of(uri)}"
-            ) from None
-        raise ServiceUnreachable(f"MLflow at {place} does not answer: {error}") from None
+    behind_proxy = parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
+    if parts.hostname and port is not None and not behind_proxy:
+        check_host(f"MLflow at {without_password(uri)}", parts.hostname, port, source_of(uri))
 
 
 PROBE_SECONDS = 5.0

@@ -261,7 +261,7 @@ def test_another_database_that_is_damaged_is_named_with_its_remedy(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{damaged}")
     assert main(["sync", "--home", str(toy.home.path)]) == 2
     told = capsys.readouterr().err
-    assert f"{damaged} is damaged, or not an SQLite database" in told
-    assert "move it away" in told
+    assert f"{damaged} cannot be used: file is not a database" in told
+    assert "name another one in MLFLOW_TRACKING_URI" in told
     assert "when the server answers" not in told
     assert damaged.read_bytes() == b"nothing"

@@ -101,7 +101,7 @@ def test_what_keeps_us_out_is_told_without_the_password(
         assert f'password authentication failed for user "{ADMIN}"' in told
         assert "not the one" not in told
         patch.setenv("CARFT_OPTUNA_STORAGE", postgres.url("nowhere"))
-        assert "CREATE DATABASE" in only(look("trials.study", tmp_path), "wrong")
+        assert "does not exist" in only(look("trials.study", tmp_path), "wrong")
     with postgres.away():
         told = only(look("trials.study", tmp_path), "unreachable")
     assert "start the database" in told

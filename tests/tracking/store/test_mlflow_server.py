@@ -112,7 +112,7 @@ def test_an_unknown_host_and_a_server_that_is_down_are_two_things(
     refused(
         MlflowStore("http://no-such-host.invalid:5000", experiment).preflight,
         HostNotFound,
-        "cannot be resolved here: see to MLFLOW_TRACKING_URI",
+        "cannot be resolved here: check MLFLOW_TRACKING_URI",
     )
     refused(
         MlflowStore("http://127.0.0.1:9", experiment).preflight,
@@ -220,7 +220,7 @@ DIRECT: Mapping[str, tuple[Callable[[Postgres, str], str], type[Exception], str]
     "wrong password": (
         lambda postgres, name: postgres.url(name, password=PASSWORD),
         AccessDenied,
-        "MLflow's database at .*see to user and password in MLFLOW_TRACKING_URI",
+        "MLflow's database at .*check user and password in MLFLOW_TRACKING_URI",
     ),
     "missing": (lambda postgres, _: postgres.url("nowhere"), TrackingError, "does not exist"),
     "unknown host": (
@@ -231,7 +231,7 @@ DIRECT: Mapping[str, tuple[Callable[[Postgres, str], str], type[Exception], str]
     "down": (
         lambda *_: f"postgresql://u:{PASSWORD}@127.0.0.1:9/x",
         ServiceUnreachable,
-        "no database answers",
+        "does not answer",
     ),
     "no rights": (
         lambda postgres, name: postgres.url(name, postgres.new_user(PASSWORD), PASSWORD),
