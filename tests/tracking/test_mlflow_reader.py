@@ -339,10 +339,10 @@ def test_a_wrong_address_is_looked_for_where_it_was_written(
 ) -> None:
     monkeypatch.setattr(Heard, "status", 404)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert "see to the address in --tracking-uri" in compare("--tracking-uri", other, expect=4)
+    assert "check the address in --tracking-uri" in compare("--tracking-uri", other, expect=4)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
     said = compare("--tracking-uri", other, expect=4)
-    assert "see to the address in MLFLOW_TRACKING_URI" in said
+    assert "check the address in MLFLOW_TRACKING_URI" in said
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,6 @@ def test_credentials_go_to_the_server_of_the_environment_alone(
     assert Heard.credentials != []
     assert {*Heard.credentials} == {None}
     assert "sent to the server in MLFLOW_TRACKING_URI alone: name this one there" in said
-    assert "gets no credentials from this machine" in caplog.text
     assert not any(value in said + caplog.text for value in variables.values())
     Heard.credentials.clear()
     compare("toy", "--tracking-uri", other.replace("//", "//me:mine@"), expect=2)

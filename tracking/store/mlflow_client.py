@@ -24,7 +24,6 @@ from carft_sweep.tracking.database import Database, check_host, inspect_database
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import (
     PORTS,
-    TRACKING_VARIABLE,
     TrackingLocation,
     is_named,
     is_server,
@@ -36,7 +35,6 @@ from carft_sweep.tracking.location import (
 from carft_sweep.tracking.ownership import is_shared
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.store.mlflow_errors import (
-    deleted_experiment,
     store_refuses,
     translated,
     uploading,
@@ -152,7 +150,12 @@ def find_experiment(client: MlflowClient | RestStore, uri: str, name: str) -> st
     if experiment is None:
         return None
     if experiment.lifecycle_stage == "deleted":
-        raise deleted_experiment(uri, name, experiment.experiment_id)
+        raise TrackingError(
+            f"the MLflow experiment {name!r} was deleted, and MLflow keeps its name: restore it "
+            f"with `MLFLOW_TRACKING_URI={without_password(uri)} mlflow experiments restore "
+            f"--experiment-id {experiment.experiment_id}`, or name another one in "
+            "MLFLOW_EXPERIMENT_NAME"
+        )
     return str(experiment.experiment_id)
 
 
@@ -268,16 +271,7 @@ def connect_to_read(uri: str) -> MlflowClient | RestStore:
     if is_named(uri) or urlsplit(uri).scheme not in ("http", "https"):
         return client
     from mlflow.store.tracking.rest_store import RestStore
-    from mlflow.utils.credentials import get_default_host_creds
 
-    own = get_default_host_creds(uri)
-    if own.token or own.password or own.auth or own.aws_sigv4 or own.client_cert_path:
-        logger.warning(
-            "%s gets no credentials from this machine: those are for the server in %s. Where it "
-            "requires some, name it there, or write http://USER:PASSWORD@HOST",
-            without_password(uri),
-            TRACKING_VARIABLE,
-        )
     return RestStore(functools.partial(host_credentials, uri))
 
 
