@@ -42,7 +42,7 @@ from carft_sweep.tracking.location import (
     without_password,
 )
 from carft_sweep.tracking.store import mlflow_store
-from carft_sweep.tracking.store.mlflow_client import ask, connect_to_read, find_experiment
+from carft_sweep.tracking.store.mlflow_client import connect_to_read, find_experiment, get
 from carft_sweep.tracking.store.mlflow_errors import translated
 
 if TYPE_CHECKING:
@@ -389,7 +389,7 @@ class MlflowReader:
         if parts.scheme != "mlflow-artifacts" or parts.netloc or ".." in parts.path.split("/"):
             raise TrackingError(f"{place} is not kept by the server itself")
         path = quote(f"{_ARTIFACTS}/{parts.path.strip('/')}/{name}")
-        with closing(ask(self._uri, path, **_STREAM)) as answer:
+        with closing(get(self._uri, path, **_STREAM)) as answer:
             if answer.status_code == HTTPStatus.NOT_FOUND:
                 return None
             if answer.status_code != HTTPStatus.OK:

@@ -49,9 +49,9 @@ from carft_sweep.tracking.location import (
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.store.base import TrackedRun, describe
 from carft_sweep.tracking.store.mlflow_client import (
-    ask,
     check_reachable,
     client_version,
+    get,
     latest_schema,
     look_up_experiment,
     moved_from,
@@ -153,7 +153,7 @@ def _where(scope: Scope) -> Iterator[Finding]:
         begins = file is not None and not file.exists()
         yield ok(f"{shown}{', which the first run begins' if begins else ''}")
         return
-    health = ask(place.named, "/health")
+    health = get(place.named, "/health")
     if health.status_code == 200 and health.text.strip() == "OK":
         yield ok(f"{shown} answers, experiment {place.experiment}")
     elif health.status_code >= 500:
@@ -226,7 +226,7 @@ def _of_experiment(place: TrackingLocation, answer: Response) -> Finding:
 
 def _experiment(place: TrackingLocation) -> Response:
     name = quote(place.experiment, safe="")
-    return ask(place.named, f"{_API}/experiments/get-by-name?experiment_name={name}")
+    return get(place.named, f"{_API}/experiments/get-by-name?experiment_name={name}")
 
 
 @check(
@@ -269,7 +269,7 @@ def _artifacts(scope: Scope) -> Iterator[Finding]:
     answer = _experiment(place)
     own = answer.status_code == 200
     if not own:
-        answer = ask(place.named, _ANY)
+        answer = get(place.named, _ANY)
     if answer.status_code != 200:
         return  # reported by another check
     location = str(answer.json()["experiment"]["artifact_location"])
@@ -305,12 +305,11 @@ def _artifacts(scope: Scope) -> Iterator[Finding]:
 )
 def _moved(scope: Scope) -> Iterator[Finding]:
     place = resolve_location(scope.home.path)
-    file = sqlite_file(place.named)
-    if file is None or place.artifacts is None:
-        return
-    before = moved_from(file, place.experiment, place.artifacts)
+    before = moved_from(place.named, place.experiment, place.artifacts)
     if before is not None:
-        moved = f"{file} keeps artifacts in {before}: this home was moved or copied"
+        moved = (
+            f"{sqlite_file(place.named)} keeps artifacts in {before}: this home was moved or copied"
+        )
         anew = "it puts the database aside and records every run anew, here"
         yield warning(moved, f"{scope.home.command('sync')}: {anew}")
 
@@ -358,10 +357,10 @@ class _NothingRecorded(MlflowStore):
 def _recorded(scope: Scope) -> MlflowStore:
     """Open what a home's runs are recorded in."""
     place = resolve_location(scope.home.path)
-    file, root = sqlite_file(place.uri), place.artifacts
+    file = sqlite_file(place.uri)
     check_reachable(place.named)
     begins = file is not None and not file.exists()
-    is_moved = file is not None and root is not None and moved_from(file, place.experiment, root)
+    is_moved = moved_from(place.named, place.experiment, place.artifacts) is not None
     if begins or is_moved or look_up_experiment(place.named, place.experiment) is None:
         return _NothingRecorded(place.named)
     return open_store(scope.home.path)

@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from carft_sweep.sweeps.cli import main
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.store.base import RunKey, RunStart
-from carft_sweep.tracking.store.mlflow_client import ask
+from carft_sweep.tracking.store.mlflow_client import get
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from carft_sweep.tracking.ui_server import ADMIN, Server, prepare, serve
 from tests.e2e.browser import IS_THERE, WHY_NOT, browser, show
@@ -274,12 +274,12 @@ def test_a_certificate_that_nobody_knows_and_a_port_without_tls_are_told(
 ) -> None:
     del client
     with pytest.raises(TrackingError, match="does not speak TLS"):
-        ask(team.address.replace("http:", "https:"), "/health")
+        get(team.address.replace("http:", "https:"), "/health")
     monkeypatch.delenv("MLFLOW_TRACKING_SERVER_CERT_PATH")
     with pytest.raises(TrackingError, match="not trusted here: MLFLOW_TRACKING_SERVER_CERT_PATH"):
-        ask(proxy.address, "/health")
+        get(proxy.address, "/health")
     with pytest.raises(ServiceUnreachable, match=r"MLflow at http://127\.0\.0\.1:1 does not"):
-        ask("http://me:secret@127.0.0.1:1", "/health")
+        get("http://me:secret@127.0.0.1:1", "/health")
 
 
 def look(secure: int, password: str, path: str = "") -> list[str]:

@@ -174,20 +174,26 @@ def experiment_id(uri: str, name: str) -> str | None:
         return None
 
 
-def is_own(file: Path, root: Path) -> bool:
-    """Tell whether a database is a home's own: several homes may use another one, each of which
-    has its artifacts where the first home has them.
+def own_file(uri: str, artifacts: Path | None) -> Path | None:
+    """Return the file of a home's own database, which lies beside its artifacts; None of any other.
+
+    Several homes may use another one, each of which has its artifacts where the first home has
+    them.
     """
-    return file.parent.resolve() == root.parent.resolve()
+    file = sqlite_file(uri)
+    if file is None or artifacts is None or file.parent.resolve() != artifacts.parent.resolve():
+        return None
+    return file
 
 
-def moved_from(file: Path, experiment: str, root: Path) -> str | None:
-    """Return where a home's own database keeps artifacts, if not in `root`: the home was moved or
-    copied. None where all is as it should be, or there is no database yet.
+def moved_from(uri: str, experiment: str, artifacts: Path | None) -> str | None:
+    """Return where a home's own database keeps artifacts, if not in `artifacts`: the home was moved
+    or copied. None where all is as it should be, or there is no database yet.
 
     MLflow keeps absolute paths, and would write below the old one.
     """
-    if not file.exists() or not is_own(file, root):
+    file = own_file(uri, artifacts)
+    if file is None or artifacts is None or not file.exists():
         return None
     query = "SELECT artifact_location FROM experiments WHERE name = ?"
     try:
@@ -196,16 +202,13 @@ def moved_from(file: Path, experiment: str, root: Path) -> str | None:
     except sqlite3.Error:
         return None  # whoever opens it says what is wrong with it
     place = None if row is None else str(row[0]).removeprefix("file://")
-    return None if place is None or Path(place) == root.resolve() else place
+    return None if place is None or Path(place) == artifacts.resolve() else place
 
 
 def refuse_if_moved(place: TrackingLocation) -> None:
     """Raise TrackingError where a home's own database keeps its artifacts in another place."""
-    file = sqlite_file(place.named)
-    if file is None or place.artifacts is None:
-        return
-    before = moved_from(file, place.experiment, place.artifacts)
-    if before is not None:
+    before = moved_from(place.named, place.experiment, place.artifacts)
+    if before is not None and (file := sqlite_file(place.named)) is not None:
         raise TrackingError(
             f"{file} keeps its artifacts in {before}: this home was moved or copied. To record its "
             f"runs anew here: {program()} sync --home {file.parent}"
@@ -275,8 +278,8 @@ def connect_to_read(uri: str) -> MlflowClient | RestStore:
     return RestStore(functools.partial(host_credentials, uri))
 
 
-def ask(uri: str, path: str, **options: Any) -> Response:
-    """Request a path as MLflow's client does, with its certificates and proxies, and
+def get(uri: str, path: str, **options: Any) -> Response:
+    """Request a path by GET as MLflow's client does, with its certificates and proxies, and
     `host_credentials`. `options` are those of `requests`.
 
     Raises:
@@ -289,29 +292,23 @@ def ask(uri: str, path: str, **options: Any) -> Response:
 
     settings = {"max_retries": 0, "timeout": PROBE_SECONDS, "raise_on_status": False, **options}
     try:
-        answer: Response = http_request(host_credentials(uri), path, "GET", **settings)
+        response: Response = http_request(host_credentials(uri), path, "GET", **settings)
     except MlflowException as error:
-        raise _unanswered(uri, str(error.message)) from None
-    return answer
-
-
-def _unanswered(uri: str, text: str) -> RuntimeError:
-    place = without_password(uri)
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return TrackingError(
-            f"the certificate of {place} is not trusted here: MLFLOW_TRACKING_SERVER_CERT_PATH "
-            "names the file of the authority that signed it"
-        )
-    if "SSLError" in text:
-        return TrackingError(f"{place} does not speak TLS as https:// needs it; is it http://?")
-    if "timed out" in text:
-        return ServiceUnreachable(f"MLflow at {place} does not answer within {PROBE_SECONDS:g} s")
-    return ServiceUnreachable(f"MLflow at {place} does not answer: {text[:300]}")
+        place, text = without_password(uri), str(error.message)[:300]
+        if "CERTIFICATE_VERIFY_FAILED" in text:
+            raise TrackingError(
+                f"the certificate of {place} is not trusted here: MLFLOW_TRACKING_SERVER_CERT_PATH "
+                "names the file of the authority that signed it"
+            ) from None
+        if "SSLError" in text:
+            raise TrackingError(f"{place} does not speak TLS as https:// needs it") from None
+        raise ServiceUnreachable(f"MLflow at {place} does not answer: {text}") from None
+    return response
 
 
 def server_version(uri: str) -> str | None:
-    """Read a server's version; None where it names none. Raises as `ask` does."""
-    answer = ask(uri, "/version")
+    """Read a server's version; None where it names none. Raises as `get` does."""
+    answer = get(uri, "/version")
     match = re.fullmatch(r"\d+\.\d+(\.\S+)?", answer.text.strip())
     return match[0] if answer.status_code == 200 and match else None
 
@@ -372,10 +369,6 @@ def try_artifacts(uri: str, location: str) -> bool:
         return True
 
 
-WRITTEN_BY = "carft.written_by"
-"""A tag of the experiment: the version of MLflow that wrote to it last."""
-
-
 def check_version(uri: str) -> None:
     """Compare a server's major version with the client's.
 
@@ -393,14 +386,6 @@ def check_version(uri: str) -> None:
         )
 
 
-def check_rights(client: MlflowClient, experiment: str) -> None:
-    """Write something harmless, since to read an experiment is allowed to many more.
-
-    Raises MLflow's own errors.
-    """
-    client.set_experiment_tag(experiment, WRITTEN_BY, f"mlflow {client_version()}")
-
-
 def check_artifacts(client: MlflowClient, uri: str, experiment: str) -> None:
     """List the experiment's artifacts where the server keeps them.
 
@@ -411,7 +396,7 @@ def check_artifacts(client: MlflowClient, uri: str, experiment: str) -> None:
 
     place = client.get_experiment(experiment).artifact_location
     if not place.startswith("mlflow-artifacts:"):
-        return  # the client's own way to the store is seen to when the first file takes it
+        return  # the client's own way to the store is checked when the first file takes it
     try:
         list_artifacts(artifact_uri=place, tracking_uri=uri)
     except (MlflowException, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -43,8 +44,8 @@ _OVERLOADED = "QueuePool limit"
 _READ_ONLY = "attempt to write a readonly database"
 _REFUSED = {"CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "UNAUTHENTICATED"}
 _UPLOAD_MISTAKES = {400, 404, 413}
-_UNKNOWN = "failed with error code 404"
-"""What MLflow's client says of a 404 that is not MLflow's own."""
+_UNKNOWN = re.compile(r"endpoint (\S+) failed with error code 404")
+"""The text of MLflow's client for a 404 that is not MLflow's own."""
 _STORES = {"azure", "boto3", "botocore", "google"}
 
 
@@ -72,8 +73,12 @@ def translate_error(uri: str, code: str, text: str, answers: Callable[[], bool])
         return TrackingError(f"MLflow at {place} rejected the request: {text}")
     if code == _DOUBTFUL and _OVERLOADED not in text:
         return RequestFailed(f"MLflow at {place} failed at a request: {text}")
-    if _UNKNOWN in text:
-        text += f": check the address in {source_of(uri)}, with its path where a proxy has one"
+    unknown = _UNKNOWN.search(text)
+    if unknown is not None:  # without the page that the client quotes
+        return ServiceUnreachable(
+            f"what answers at {place} does not know {unknown[1]} (404): check the address in "
+            f"{source_of(uri)}, with its path where a proxy has one"
+        )
     return ServiceUnreachable(f"MLflow at {place} does not answer: {text}")
 
 
