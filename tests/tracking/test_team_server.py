@@ -38,7 +38,7 @@ CLIENT = (
     "MLFLOW_TRACKING_USERNAME",
     "MLFLOW_TRACKING_PASSWORD",
 )
-ADA, HERS = "ada", "a password of hers"
+ADA, HERS, HIS = "ada", "a password of hers", "the administrator's own"
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx"),
@@ -84,17 +84,16 @@ def team(migrated: Path, home: Path, secure: int) -> Iterator[Server]:
             home / "mlartifacts",
             port=0,
             names=[NAME, f"{NAME}:{secure}"],
-            users=prepare(home, lambda: None),
+            users=prepare(home, lambda: HIS),
         )
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="module")
-def password(team: Server, home: Path) -> str:
-    """The administrator's, as it was made up."""
-    del team
-    return (home / "ui" / "admin-password").read_text().strip()
+def password() -> str:
+    """The administrator's."""
+    return HIS
 
 
 class Proxy:
