@@ -38,7 +38,6 @@ from carft_sweep.tracking.location import (
     stay_private,
     waiting,
     without_password,
-    write_once,
 )
 from carft_sweep.tracking.ownership import is_shared
 from carft_sweep.tracking.store.mlflow_client import check_reachable
@@ -138,7 +137,7 @@ class Users:
     """The users of a server: how it is started with them."""
 
     environ: dict[str, str]
-    """With the password of the administrator when there is none yet, and the key of sessions."""
+    """With the password of the administrator when there is none yet."""
     note: str
     """Who has access."""
 
@@ -163,16 +162,18 @@ def prepare(home: Path, ask_password: Callable[[], str | None]) -> Users:
             f"file system ({kind}), where SQLite loses data; name a configuration of MLflow's "
             f"basic-auth app with another database in {_OWN}"
         )
-    folder = _folder(home)
-    key = os.environ.get("MLFLOW_FLASK_SERVER_SECRET_KEY")
-    key = key or write_once(folder / "session-key", lambda: secrets.token_hex(32), 0o600)
+    # It signs the page for new users, of this server alone.
+    key = os.environ.get("MLFLOW_FLASK_SERVER_SECRET_KEY") or secrets.token_hex(32)
     environ = {"MLFLOW_FLASK_SERVER_SECRET_KEY": key}
     if own:
         return Users(environ, f"It asks for a name and a password, as {own} says.")
-    database = folder / "users.db"
-    config = folder / "basic_auth.ini"
+    folder = home / "ui"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    database, config = folder / "users.db", folder / "basic_auth.ini"
     uri = f"sqlite:///{database.resolve()}".replace("%", "%%")  # configparser's own sign
-    _private(config, _CONFIG.format(database=uri, admin=ADMIN))
+    config.touch(0o600)
+    config.write_text(_CONFIG.format(database=uri, admin=ADMIN), encoding="utf-8")
     environ[_OWN] = str(config.resolve())
     if _has_admin(database):
         return Users(environ, f"It asks for a name and a password; its users are in {database}.")
@@ -200,21 +201,6 @@ def _has_admin(database: Path) -> bool:
         raise TrackingError(
             f"{database} is not an SQLite database ({error}): move it away"
         ) from None
-
-
-def _folder(home: Path) -> Path:
-    folder = home / "ui"
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    return folder
-
-
-def _private(file: Path, text: str) -> None:
-    """Write a file that only its owner may read, at every moment."""
-    descriptor, new = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
-        opened.write(text)
-    Path(new).replace(file)
 
 
 _START_SECONDS = 120.0

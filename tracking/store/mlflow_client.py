@@ -59,6 +59,8 @@ _CLIENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
+_DATABASES = ("postgresql", "mysql", "mssql")
+
 
 @contextmanager
 def quieted(name: str, level: int, environ: Mapping[str, str]) -> Iterator[None]:
@@ -226,9 +228,10 @@ def check_reachable(uri: str) -> None:
             f"{uri} is a folder of files, which MLflow no longer keeps up; name a database, such "
             "as sqlite:///mlflow.db, or a server"
         )
+    file = sqlite_file(uri)
     if is_server(uri):
         _check_server(uri)
-    elif (file := sqlite_file(uri)) is None or file.exists():
+    elif uri.startswith(_DATABASES) or (file is not None and file.exists()):
         database = Database(uri, "MLflow's database", source_of(uri))
         if inspect_database(database).is_optunas:
             raise TrackingError(
