@@ -1,4 +1,4 @@
-"""Databases by their SQLAlchemy URLs: connecting in seconds, and errors in plain words."""
+"""Databases by their SQLAlchemy URLs: what they hold, and why one cannot be used."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import logging
 import re
 import socket
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
 
 from carft_sweep.tracking.errors import (
@@ -41,9 +41,8 @@ _OPTIONS: Mapping[str, int] = {
 _CREDENTIALS = re.compile(
     r"password authentication failed|no password supplied|role \S+ does not exist|no pg_hba\.conf"
 )
-_RIGHTS = re.compile(r"permission denied|must be owner")
-_MISSING = re.compile(r"database \S+ does not exist")
-_HOST = re.compile(r"failed to resolve host|could not translate host name")
+_SETUP = re.compile("does not exist|permission denied")
+"""Of a database or of rights, as the driver says of a connection that fails."""
 
 
 @dataclass(frozen=True)
@@ -89,17 +88,13 @@ def parse_url(uri: str, variable: str) -> URL:
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 
-    expected = f"{variable} is to be like postgresql://USER:PASSWORD@HOST:5432/DATABASE"
-    try:
+    url = None
+    with suppress(ArgumentError, ValueError):
         url = make_url(uri)
-    except (ArgumentError, ValueError):
-        raise TrackingError(f"{expected}; it is no URL of a database") from None
-    if url.drivername == "postgres":
-        raise TrackingError(f"{expected}: SQLAlchemy takes postgresql://, not postgres://")
-    if url.host is not None and re.search(r"[@/\s]", url.host):
+    if url is None or url.drivername == "postgres" or re.search(r"[@/\s]", url.host or ""):
         raise TrackingError(
-            f"{expected}; in a user's name or password write @ as %40, : as %3A, / as %2F and % "
-            "as %25"
+            f"{variable} must be like postgresql://USER:PASSWORD@HOST:5432/DATABASE (not "
+            "postgres://); in user and password write @ as %40, : as %3A, / as %2F and % as %25"
         )
     return url
 
@@ -155,21 +150,28 @@ def inspect_database(database: Database) -> DatabaseTables:
     """Read which tables a database has, within seconds also where it is away.
 
     Raises:
-        TrackingError: Its URL is none, or as of `translate_error`.
-        ServiceUnreachable: As of `translate_error`.
+        AccessDenied: The user or password is wrong.
+        HostNotFound: The host's name cannot be resolved.
+        ServiceUnreachable: The database is away, or has no free connection.
+        TrackingError: Its URL is none; it is missing or damaged, or its driver is; the user has no
+            right to its tables.
     """
     from sqlalchemy import create_engine, inspect, text
+    from sqlalchemy.exc import SQLAlchemyError
     from sqlalchemy.pool import NullPool
 
     url = parse_url(database.uri, database.variable)
-    _check_host(database, url)
-    with translated_errors(database):
+    if url.get_backend_name() == "postgresql" and url.host and "," not in url.host:
+        check_host(str(database), url.host, url.port or _PORT, database.variable)
+    try:
         engine = create_engine(url, poolclass=NullPool, connect_args=connect_args(url))
         with engine.connect() as connection:
             tables = frozenset(inspect(connection).get_table_names())
             row = None
             if "alembic_version" in tables:
                 row = connection.execute(text("SELECT version_num FROM alembic_version")).first()
+    except (SQLAlchemyError, ImportError) as error:
+        raise _translated(database, error) from None
     logger.debug("%s has %d tables", database, len(tables))
     return DatabaseTables(tables, None if row is None else str(row[0]))
 
@@ -181,89 +183,44 @@ def connect_args(url: URL) -> dict[str, int]:
     return {name: value for name, value in _OPTIONS.items() if name not in url.query}
 
 
-@contextmanager
-def translated_errors(database: Database) -> Iterator[None]:
-    """Raise errors of SQLAlchemy, or of a missing driver, as `translate_error` has them."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (SQLAlchemyError, ImportError) as error:
-        raise translate_error(database, error) from None
-
-
-def translate_error(database: Database, error: Exception) -> RuntimeError:
-    """Translate an error of SQLAlchemy's, its driver's, or that there is no driver.
-
-    Returns:
-        AccessDenied: The user or password is wrong.
-        HostNotFound: The host's name cannot be resolved.
-        TrackingError: The database, the right to its tables, or the dialect is missing.
-        ServiceUnreachable: The database is away, or has no free connection.
-    """
+def _translated(database: Database, error: Exception) -> RuntimeError:
+    """Translate an error of SQLAlchemy's, its driver's, or that there is no driver."""
     from sqlalchemy import exc
 
-    if isinstance(error, ImportError):
-        return TrackingError(
-            f"{database} needs the Python package {error.name}, which is not installed: "
-            'pip install "carft-sweep[cluster]" brings PostgreSQL\'s (psycopg; with SQLAlchemy '
-            "2.0 write postgresql+psycopg://)"
-        )
-    if isinstance(error, exc.NoSuchModuleError):
-        return TrackingError(f"{database.variable} names an unknown kind of database: {error}")
     cause = getattr(error, "orig", None) or error
     # Without PostgreSQL's picture of the place in the statement, and its advice.
     text = remove_passwords(str(cause), database.uri).strip().partition("\n")[0]
-    text = text.removeprefix("connection failed: ")
     if _CREDENTIALS.search(text):
         return AccessDenied(
-            f"{database} denied access ({text}): see to user and password in {database.variable}"
+            f"{database} denied access ({text}): check user and password in {database.variable}"
         )
-    if _HOST.search(text):
-        return host_not_found(database)
-    if _MISSING.search(text):
-        return TrackingError(
-            f"{database} is not there ({text}): create it, CREATE DATABASE name OWNER user, or "
-            f"correct {database.variable}"
-        )
-    if _RIGHTS.search(text) or getattr(cause, "sqlstate", None) == "42501":
-        return TrackingError(
-            f"{database} keeps its tables from the user of {database.variable} ({text}): let the "
-            "database belong to that user, ALTER DATABASE name OWNER TO user, and the tables in it"
-        )
-    if isinstance(error, exc.ProgrammingError | exc.DataError | exc.NotSupportedError):
-        return TrackingError(f"{database} rejected the request: {text}")
-    return ServiceUnreachable(f"{database} does not answer: {text}")
-
-
-def host_not_found(database: Database) -> HostNotFound:
-    """Make the error for a name that cannot be resolved."""
-    return HostNotFound(
-        f"{database} is on a host whose name cannot be resolved here: see to the host in "
-        f"{database.variable}"
+    passing = exc.OperationalError | exc.InterfaceError | exc.InternalError | exc.TimeoutError
+    if isinstance(error, passing) and not _SETUP.search(text):
+        return ServiceUnreachable(f"{database} does not answer: {text}")
+    if isinstance(error, ImportError):
+        text += ' (pip install "carft-sweep[cluster]" brings that of postgresql+psycopg://)'
+    return TrackingError(
+        f"{database} cannot be used: {text}. Mend that, or name another one in {database.variable}"
     )
 
 
-def _check_host(database: Database, url: URL) -> None:
-    """Connect to the port first: not every driver has a timeout for it."""
-    if url.get_backend_name() != "postgresql" or url.host is None or "," in url.host:
-        return
-    port = url.port or _PORT
+def check_host(service: str, host: str, port: int, variable: str) -> None:
+    """Connect to a port for a moment: a driver or client may wait long for lost packets.
+
+    Raises HostNotFound or ServiceUnreachable, which say that `variable` names the service.
+    """
     try:
-        socket.create_connection((url.host, port), timeout=SECONDS).close()
+        socket.create_connection((host, port), timeout=SECONDS).close()
     except OSError as error:
-        if is_host_not_found(error):
-            raise host_not_found(database) from None
+        # A name that does not exist, and not a name server that is away.
+        codes = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
+        if isinstance(error, socket.gaierror) and error.errno in codes:
+            raise HostNotFound(
+                f"{service} is on a host whose name cannot be resolved here: check {variable}"
+            ) from None
         raise ServiceUnreachable(
-            f"no database answers at {without_password(database.uri)} ({url.host}:{port}): "
-            f"{error}; {database.variable} names it"
+            f"{service} does not answer: {error}; {variable} names it"
         ) from None
-
-
-def is_host_not_found(error: Any) -> bool:
-    """Tell a name that does not exist from a name server that is away."""
-    codes = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
-    return isinstance(error, socket.gaierror) and error.errno in codes
 
 
 def remove_passwords(text: str, uri: str) -> str:

@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,13 +40,13 @@ def network_file_system(path: Path) -> str | None:
     return kind if kind in NETWORK else None
 
 
-def file_system(path: Path, mounts: Path | None = None) -> str | None:
+def file_system(path: Path) -> str | None:
     """Return the type of the file system that holds `path`, which need not exist yet.
 
-    `mounts` is the system's list when left out; None where there is none.
+    None where the system does not list its mounts.
     """
     try:
-        lines = (mounts or MOUNTS).read_text(errors="replace").splitlines()
+        lines = MOUNTS.read_text(errors="replace").splitlines()
     except OSError:
         return None
     place = existing_folder(path).resolve()
@@ -275,7 +275,8 @@ _LONGEST_LINE = 10_000
 
 
 def home_id(home: Path) -> str:
-    """Return a home's id, made on the first call. Raises TrackingError for what is none.
+    """Return a home's id, made on the first call; whoever was first. Raises TrackingError for what
+    is none, OSError, which names the file, where it cannot be written.
 
     On a server that several homes share it distinguishes sweeps of the same name.
     """
@@ -283,7 +284,16 @@ def home_id(home: Path) -> str:
     if made is not None:
         return made
     make_home(home)
-    return write_once(home / "id", lambda: uuid.uuid4().hex, 0o666)
+    file, text = home / "id", uuid.uuid4().hex
+    mine = home / f".id.{text}"
+    try:
+        mine.write_text(f"{text}\n")
+        _link(mine, file)
+    except OSError as error:  # of a full disk, which names no file
+        raise OSError(error.errno, error.strerror, str(file)) from None
+    finally:
+        mine.unlink(missing_ok=True)
+    return read_home_id(home) or text
 
 
 def read_home_id(home: Path) -> str | None:
@@ -292,43 +302,16 @@ def read_home_id(home: Path) -> str | None:
     """
     file = home / "id"
     try:
-        text = _read_line(file)
+        text = read_regular(file, _LONGEST_LINE).decode(errors="replace").strip()
     except FileNotFoundError:
         return None
+    except RefusedFile as error:
+        raise TrackingError(f"{file} {error.strerror}") from None
     if not _ID.fullmatch(text):
         raise TrackingError(
             f"{file} is no id of a home, 32 hexadecimal digits: remove it, and one is made anew"
         )
     return text
-
-
-def write_once(file: Path, make: Callable[[], str], mode: int) -> str:
-    """Read the line in a file, made on the first call; whoever was first.
-
-    Nobody whom `mode`, less the umask, keeps out can read it at any moment. Raises OSError, which
-    names the file, where it cannot be written, TrackingError where it is none to be read.
-    """
-    if file.exists():
-        return _read_line(file)
-    text, mine = make(), file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-    opened = os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        try:
-            with os.fdopen(opened, "w") as writer:
-                writer.write(f"{text}\n")
-        except OSError as error:  # of a full disk, which names no file
-            raise OSError(error.errno, error.strerror, str(file)) from None
-        _link(mine, file)
-    finally:
-        mine.unlink(missing_ok=True)
-    return _read_line(file)
-
-
-def _read_line(file: Path) -> str:
-    try:
-        return read_regular(file, _LONGEST_LINE).decode(errors="replace").strip()
-    except RefusedFile as error:
-        raise TrackingError(f"{file} {error.strerror}") from None
 
 
 def _link(mine: Path, file: Path) -> None:

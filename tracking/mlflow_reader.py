@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 from urllib.parse import quote, unquote, urlsplit
 
+from carft_sweep.regular_files import read_regular
 from carft_sweep.tracking.comparison.pooling import SweepRuns
 from carft_sweep.tracking.comparison.runs import (
     HAS_RESULT,
@@ -42,7 +43,7 @@ from carft_sweep.tracking.location import (
     without_password,
 )
 from carft_sweep.tracking.store import mlflow_store
-from carft_sweep.tracking.store.mlflow_client import ask, connect_to_read, find_experiment
+from carft_sweep.tracking.store.mlflow_client import connect_to_read, find_experiment, get
 from carft_sweep.tracking.store.mlflow_errors import translated
 
 if TYPE_CHECKING:
@@ -172,82 +173,59 @@ def read_part(
     begun since.
     """
     is_running = sweep.state == "running"
-    unreadable = dict(unread or {})
+    reasons = dict(unread or {})
     if settings is not None and str(settings.generation) != sweep.generation:
         logger.debug("%s: %s is of generation %s", sweep.place, SETTINGS, settings.generation)
         settings = None
-    listed = () if settings is None else settings.records
-    records = [_with_result(record, results, record.merges) for record in listed]
+    records = [] if settings is None else list(settings.records)
     if is_running:
         records = [
             replace(record, state=runs[record.digest].state) if record.digest in runs else record
             for record in records
         ]
     if settings is None or is_running:
-        listed_digests = {record.digest for record in listed}
+        listed = {record.digest for record in records}
         for digest, run in runs.items():
             generation = run.tags.get("carft.generation", sweep.generation)
-            if digest not in listed_digests and generation == sweep.generation:
+            if digest not in listed and generation == sweep.generation:
                 try:
-                    record = _begun(run, results.get(digest))
+                    records.append(_begun(run, results.get(digest)))
                 except ValueError as error:
-                    unreadable[digest] = str(error)
-                else:
-                    records.append(_with_result(record, results, None))
-    own = unreadable.pop("", None)
-    done = {record.digest for record in records if record.state == "done"}
-    lacking = done - results.keys() - unreadable.keys()
+                    reasons[digest] = str(error)
+    records = [_with_result(record, results.get(record.digest)) for record in records]
     warnings = []
+    unread_settings = reasons.pop("", None)
     if settings is None and runs:
-        lost = HAS_SETTINGS in sweep.run.tags and not is_running
-        why = "it has not ended"
-        if lost:
+        why = unread_settings or "it has not ended"
+        if unread_settings is None and HAS_SETTINGS in sweep.run.tags and not is_running:
             why = (
                 f"its {SETTINGS} is not at {sweep.run.artifacts}, where the server says, or is of "
                 "an earlier generation"
             )
-        if own is not None:
-            why = own
         warnings.append(f"of {sweep.name} only the runs that have begun are known: {why}")
-    if lacking:
-        have, are = ("run has", "is") if len(lacking) == 1 else ("runs have", "are")
-        digests = ", ".join(sorted(digest[:12] for digest in lacking)[:_NAMED])
-        more = ", ..." if len(lacking) > _NAMED else ""
-        warnings.append(
-            f"{len(lacking)} finished {have} no {RESULT} on the server and {are} left out: "
-            f"{digests}{more}"
-        )
-    if unreadable:
-        runs_are = "1 run is" if len(unreadable) == 1 else f"{len(unreadable)} runs are"
-        reasons = [f"{digest[:12]} ({why})" for digest, why in sorted(unreadable.items())]
+    for record in records:
+        if record.state == "done" and record.digest not in results:
+            reasons.setdefault(record.digest, f"no {RESULT} on the server")
+    if reasons:
+        shown = [f"{digest[:12]} ({why})" for digest, why in sorted(reasons.items())[:_NAMED]]
         more = ", ..." if len(reasons) > _NAMED else ""
-        warnings.append(
-            f"{runs_are} left out, of which something on the server cannot be read: "
-            f"{', '.join(reasons[:_NAMED])}{more}"
-        )
-    left_out = lacking | unreadable.keys()
+        count = "1 run is" if len(reasons) == 1 else f"{len(reasons)} runs are"
+        warnings.append(f"{count} left out of {sweep.name}: {', '.join(shown)}{more}")
     return SweepRuns(
         sweep=name,
-        records=[record for record in records if record.digest not in left_out],
+        records=[record for record in records if record.digest not in reasons],
         spec=_spec(sweep),
         fields={digest: result.fields for digest, result in results.items()},
         warnings=tuple(warnings),
     )
 
 
-def _with_result(
-    record: RunRecord, results: Mapping[str, Result], merges: Collection[str] | None
-) -> RunRecord:
-    """Add what was measured, of these merges or of all."""
-    result = results.get(record.digest)
+def _with_result(record: RunRecord, result: Result | None) -> RunRecord:
+    """Add what was measured, of the merges that the record names."""
     if result is None:
         return replace(record, metrics={}, merges={}, facts={})
-    measured = {
-        label: metrics
-        for label, metrics in result.merges.items()
-        if merges is None or label in merges
-    }
-    return replace(record, metrics=result.metrics, merges=measured, facts=result.facts)
+    merges = {label: each for label, each in result.merges.items() if label in record.merges}
+    return replace(record, metrics=result.metrics, merges=merges, facts=result.facts)
 
 
 def _begun(run: ServedRun, result: Result | None) -> RunRecord:
@@ -267,6 +245,7 @@ def _begun(run: ServedRun, result: Result | None) -> RunRecord:
         role=cast(Role, role),
         trial=_number(run, "carft.trial"),
         untrained=run.tags.get(TRAINS) == "false",
+        merges={} if result is None else result.merges,
     )
 
 
@@ -345,36 +324,31 @@ class MlflowReader:
         # Beside them the sweep has runs that summarise its arms: these are computed anew.
         children = {"mlflow.parentRunId": sweep.run_id, "carft.kind": "run"}
         for run in map(_plain, self._search(children)):
-            runs.setdefault(run.digest, run)
-        results: dict[str, Result] = {}
-        unread: dict[str, str] = {}
-
-        def read(digest: str, run: ServedRun) -> tuple[str, str | None, str | None]:
-            """Read a run's result, or of the digest "" the sweep's list of runs, or why not."""
-            name, tag = (RESULT, HAS_RESULT) if digest else (SETTINGS, HAS_SETTINGS)
-            try:
-                return (
-                    digest,
-                    self._text(run.artifacts, name) if run.tags.get(tag) == name else None,
-                    None,
-                )
-            except (TrackingError, ValueError, OSError) as error:
-                return digest, None, f"{name}: {error}"
-
-        settings = None
+            if run.digest:
+                runs.setdefault(run.digest, run)
         with ThreadPoolExecutor(THREADS) as pool:
-            for digest, text, why in pool.map(read, ("", *runs), (sweep.run, *runs.values())):
-                if why is not None:
-                    unread[digest] = why
-                elif text is not None and not digest:
-                    settings = read_settings(text)
-                elif text is not None:
-                    result = read_result(text)
-                    if result is None:
-                        unread[digest] = f"{RESULT} is not one"
-                    else:
-                        results[digest] = result
+            files = [*pool.map(self._kept, (sweep.run, *runs.values()))]
+        texts = dict(zip(("", *runs), files, strict=True))
+        unread = {digest: why for digest, (_, why) in texts.items() if why}
+        settings, results = read_settings(texts.pop("")[0] or ""), {}
+        for digest, (text, _) in texts.items():
+            if text is not None:
+                result = read_result(text)
+                if result is None:
+                    unread[digest] = f"{RESULT} is not one"
+                else:
+                    results[digest] = result
         return read_part(sweep, runs, settings, results, name or sweep.name, unread)
+
+    def _kept(self, run: ServedRun) -> tuple[str | None, str]:
+        """Read a run's result, or the sweep's list of runs; return it, or why it cannot be read."""
+        name, tag = (RESULT, HAS_RESULT) if run.digest else (SETTINGS, HAS_SETTINGS)
+        if run.tags.get(tag) != name:
+            return None, ""
+        try:
+            return self._text(run.artifacts, name), ""
+        except (TrackingError, ValueError, OSError) as error:
+            return None, f"{name}: {getattr(error, 'strerror', None) or error}"
 
     def _text(self, place: str, name: str) -> str | None:
         """Read a file of a run, whose files are at `place` as the run says; None when it is gone.
@@ -389,16 +363,16 @@ class MlflowReader:
         if parts.scheme != "mlflow-artifacts" or parts.netloc or ".." in parts.path.split("/"):
             raise TrackingError(f"{place} is not kept by the server itself")
         path = quote(f"{_ARTIFACTS}/{parts.path.strip('/')}/{name}")
-        with closing(ask(self._uri, path, **_STREAM)) as answer:
-            if answer.status_code == HTTPStatus.NOT_FOUND:
+        with closing(get(self._uri, path, **_STREAM)) as response:
+            if response.status_code == HTTPStatus.NOT_FOUND:
                 return None
-            if answer.status_code != HTTPStatus.OK:
-                raise TrackingError(f"the server answers {answer.status_code}")
+            if response.status_code != HTTPStatus.OK:
+                raise TrackingError(f"the server answers {response.status_code}")
             content = b""
-            for chunk in answer.iter_content(_CHUNK):
+            for chunk in response.iter_content(_CHUNK):
                 content += chunk
                 if len(content) > MOST:
-                    raise TrackingError(f"more than {MOST} bytes are not read")
+                    raise TrackingError(f"at most {MOST} bytes are read")
         return content.decode()
 
     def _roots(self) -> list[Path]:
@@ -407,9 +381,9 @@ class MlflowReader:
         homes = [home_folder(None), *([] if file is None else [file.parent])]
         return [(home / "mlartifacts").resolve() for home in homes]
 
-    def _search(self, tags: Mapping[str, str]) -> Iterator[Run]:
+    def _search(self, tags: Mapping[str, str]) -> list[Run]:
         with translated(self._uri):
-            yield from mlflow_store.search_runs(self._client, self._experiment, tags)
+            return mlflow_store.search_runs(self._client, self._experiment, tags)
 
 
 def _text_in(place: str, name: str, roots: Sequence[Path]) -> str | None:
@@ -421,13 +395,9 @@ def _text_in(place: str, name: str, roots: Sequence[Path]) -> str | None:
     if not any(file.is_relative_to(root) for root in roots):
         raise TrackingError(f"{place} is not beside the database, in {roots[-1]}")
     try:
-        with file.open("rb") as opened:
-            content = opened.read(MOST + 1)
+        return read_regular(file, MOST).decode()
     except FileNotFoundError:
         return None
-    if len(content) > MOST:
-        raise TrackingError(f"more than {MOST} bytes are not read")
-    return content.decode()
 
 
 def _plain(run: Run) -> ServedRun:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -18,14 +19,15 @@ PACKAGES = ("carft-sweep", "torch", "open_clip_torch", "optuna", "mlflow", "ray"
 
 _GIT_SECONDS = 5.0
 _NO_PROGRAMS = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
-_COUNT = "GIT_CONFIG_COUNT"
+_EMPTY = "CARFT_EMPTY"
 _NO_FETCHING = {"GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
 """Of a missing object, from a remote whose address may be a program; older versions of git know
 the second one only, and then fetch in vain."""
 _FILTER = re.compile(r"filter\..*\.(clean|smudge|process|required)", re.DOTALL)
 """Emptied by name: without the attributes that name them (`--attr-source`) git still reads those
 of `.git/info`."""
-_COMMIT, _VERSION = "mlflow.source.git.commit", "carft.version."
+_COMMIT, _DIRTY = "mlflow.source.git.commit", "carft.git.dirty"
+_VERSION = "carft.version."
 
 
 def provenance_tags(folder: Path | None = None) -> dict[str, str]:
@@ -38,14 +40,14 @@ def provenance_tags(folder: Path | None = None) -> dict[str, str]:
         "mlflow.user": user(),
         "mlflow.source.name": Path(sys.argv[0]).name or "python",
         "mlflow.source.type": "LOCAL",
-        "carft.version.python": ".".join(str(part) for part in sys.version_info[:3]),
+        f"{_VERSION}python": platform.python_version(),
     }
     for package in PACKAGES:
         try:
-            tags[f"carft.version.{package}"] = version(package)
+            tags[f"{_VERSION}{package}"] = version(package)
         except PackageNotFoundError:
             continue
-    return tags | (_git_tags(Path.cwd() if folder is None else folder) or _commit_of_environment())
+    return tags | _git_tags(Path.cwd() if folder is None else folder)
 
 
 def describe_code(tags: Mapping[str, str]) -> str:
@@ -57,7 +59,7 @@ def describe_code(tags: Mapping[str, str]) -> str:
     ]
     if _COMMIT not in tags:
         return ", ".join(versions)
-    changed = " with changes" if tags.get("carft.git.dirty") == "true" else ""
+    changed = " with changes" if tags.get(_DIRTY) == "true" else ""
     return f"commit {tags[_COMMIT]}{changed}; {', '.join(versions)}"
 
 
@@ -72,8 +74,9 @@ def user() -> str:
 def _git_tags(folder: Path) -> dict[str, str]:
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit:
-        return {}
-    tags = {"mlflow.source.git.commit": commit}
+        commit, _, suffix = os.environ.get(SOURCE_COMMIT, "").partition("-")
+        return {_COMMIT: commit, _DIRTY: str(bool(suffix)).lower()} if commit else {}
+    tags = {_COMMIT: commit}
     branch = _git(folder, "symbolic-ref", "--short", "HEAD")
     if branch:  # none on a detached head
         tags["mlflow.source.git.branch"] = branch
@@ -81,15 +84,8 @@ def _git_tags(folder: Path) -> dict[str, str]:
     short = ("--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")
     changes = _git(folder, "status", *short)
     if changes is not None:
-        tags["carft.git.dirty"] = "true" if changes else "false"
+        tags[_DIRTY] = str(bool(changes)).lower()
     return tags
-
-
-def _commit_of_environment() -> dict[str, str]:
-    commit, _, dirty = os.environ.get(SOURCE_COMMIT, "").partition("-")
-    if not commit:
-        return {}
-    return {"mlflow.source.git.commit": commit, "carft.git.dirty": "true" if dirty else "false"}
 
 
 def _git(folder: Path, *command: str) -> str | None:
@@ -121,15 +117,15 @@ def run_git(folder: Path, *command: str, seconds: float) -> subprocess.Completed
 def _git_process(
     folder: Path, command: Sequence[str], seconds: float, emptied: Iterable[str] = ()
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run git; the settings `emptied` go through the environment, since a name may hold `=`."""
-    environ, names = os.environ | _NO_FETCHING, list(emptied)
-    first = int(environ.get(_COUNT) or 0)
-    for number, name in enumerate(names, first):
-        environ |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": ""}
+    """Run git with the settings `emptied` as empty; a name may hold `=`."""
     return subprocess.run(
-        ["git", "--no-optional-locks", *_NO_PROGRAMS, *command],
+        [
+            *("git", "--no-optional-locks", *_NO_PROGRAMS),
+            *(f"--config-env={name}={_EMPTY}" for name in emptied),
+            *command,
+        ],
         cwd=folder,
-        env=environ | {_COUNT: str(first + len(names))},
+        env={**os.environ, **_NO_FETCHING, _EMPTY: ""},
         capture_output=True,
         timeout=seconds,
         check=False,

@@ -8,7 +8,6 @@ import http.client
 import ipaddress
 import logging
 import os
-import pwd
 import re
 import secrets
 import signal
@@ -39,7 +38,6 @@ from carft_sweep.tracking.location import (
     stay_private,
     waiting,
     without_password,
-    write_once,
 )
 from carft_sweep.tracking.ownership import is_shared
 from carft_sweep.tracking.store.mlflow_client import check_reachable
@@ -60,29 +58,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False  # a name, or an empty text, which stands for every address
-
-
-_FIRST_PERSON = 501 if sys.platform == "darwin" else 1000
-_NOBODY = 65534
-_NO_SHELLS = ("nologin", "false", "sync")
-
-
-def other_accounts() -> list[str]:
-    """List the accounts of people on this machine besides the user's own: each may open a server
-    that listens on it.
-    """
-    names = {
-        account.pw_uid: account.pw_name
-        for account in pwd.getpwall()
-        if Path(account.pw_shell).name not in _NO_SHELLS
-    }
-    home = Path.home()
-    if home.parent != Path(home.anchor):
-        # A directory service lists nobody, but whoever has logged in has a home folder.
-        with contextlib.suppress(OSError):
-            names = {folder.stat().st_uid: folder.name for folder in home.parent.iterdir()} | names
-    people = {uid: name for uid, name in names.items() if uid >= _FIRST_PERSON and uid != _NOBODY}
-    return sorted(name for uid, name in people.items() if uid != os.getuid())
 
 
 def check_name(name: str) -> None:
@@ -162,17 +137,17 @@ class Users:
     """The users of a server: how it is started with them."""
 
     environ: dict[str, str]
-    """With the password of the administrator when there is none yet, and the key of sessions."""
+    """With the password of the administrator when there is none yet."""
     note: str
-    """Who has access, and where the password is; without the password."""
+    """Who has access."""
 
 
 def prepare(home: Path, ask_password: Callable[[], str | None]) -> Users:
     """Prepare the users of a home, with an administrator when there are none.
 
     The administrator's first password is that of CARFT_UI_PASSWORD, else what `ask_password`
-    returns, else made up and kept in a file. Raises TrackingError where they cannot be kept safely,
-    or a package is missing.
+    returns. Raises TrackingError for one that is missing or too short, where users cannot be kept
+    safely, or a package is missing.
     """
     if find_spec("flask_wtf") is None:
         raise TrackingError(
@@ -187,65 +162,45 @@ def prepare(home: Path, ask_password: Callable[[], str | None]) -> Users:
             f"file system ({kind}), where SQLite loses data; name a configuration of MLflow's "
             f"basic-auth app with another database in {_OWN}"
         )
-    folder = _folder(home)
-    key = os.environ.get("MLFLOW_FLASK_SERVER_SECRET_KEY")
-    key = key or write_once(folder / "session-key", lambda: secrets.token_hex(32), 0o600)
+    # It signs the page for new users, of this server alone.
+    key = os.environ.get("MLFLOW_FLASK_SERVER_SECRET_KEY") or secrets.token_hex(32)
     environ = {"MLFLOW_FLASK_SERVER_SECRET_KEY": key}
     if own:
         return Users(environ, f"It asks for a name and a password, as {own} says.")
-    database = folder / "users.db"
-    config = folder / "basic_auth.ini"
+    folder = home / "ui"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    database, config = folder / "users.db", folder / "basic_auth.ini"
     uri = f"sqlite:///{database.resolve()}".replace("%", "%%")  # configparser's own sign
-    _private(config, _CONFIG.format(database=uri, admin=ADMIN))
+    config.touch(0o600)
+    config.write_text(_CONFIG.format(database=uri, admin=ADMIN), encoding="utf-8")
     environ[_OWN] = str(config.resolve())
     if _has_admin(database):
         return Users(environ, f"It asks for a name and a password; its users are in {database}.")
-    password, note = _first_password(folder, ask_password)
-    database.touch(0o600)
-    return Users({**environ, "MLFLOW_AUTH_ADMIN_PASSWORD": password}, note)
-
-
-def _first_password(folder: Path, ask_password: Callable[[], str | None]) -> tuple[str, str]:
     password = os.environ.get(VARIABLE) or ask_password()
-    if password is None:
-        file = folder / "admin-password"
-        made = write_once(file, lambda: secrets.token_urlsafe(18), 0o600)
-        return made, f"Its first user is {ADMIN}; the password was made up, and is in {file}."
-    if len(password) < SHORTEST:
-        raise TrackingError(f"the password of {ADMIN} must have {SHORTEST} characters or more")
-    return password, f"Its first user is {ADMIN}, with the password that you gave."
+    if password is None or len(password) < SHORTEST:
+        raise TrackingError(
+            f"the first user, {ADMIN}, needs a password of {SHORTEST} characters or more: in "
+            f"{VARIABLE}, in a file that {VARIABLE}_FILE names, or typed on a terminal"
+        )
+    database.touch(0o600)
+    environ["MLFLOW_AUTH_ADMIN_PASSWORD"] = password
+    return Users(environ, f"Its first user is {ADMIN}, with the password that you gave.")
 
 
 def _has_admin(database: Path) -> bool:
     """Tell whether MLflow has an administrator there already, whose password then stands."""
     if not database.exists():
         return False
-    connection = sqlite3.connect(database)
     try:
-        return bool(connection.execute("SELECT 1 FROM users WHERE is_admin").fetchone())
+        with contextlib.closing(sqlite3.connect(database)) as users:
+            return bool(users.execute("SELECT 1 FROM users WHERE is_admin").fetchone())
     except sqlite3.OperationalError:  # no tables yet
         return False
     except sqlite3.DatabaseError as error:
         raise TrackingError(
             f"{database} is not an SQLite database ({error}): move it away"
         ) from None
-    finally:
-        connection.close()
-
-
-def _folder(home: Path) -> Path:
-    folder = home / "ui"
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    return folder
-
-
-def _private(file: Path, text: str) -> None:
-    """Write a file that only its owner may read, at every moment."""
-    descriptor, new = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
-        opened.write(text)
-    Path(new).replace(file)
 
 
 _START_SECONDS = 120.0

@@ -677,7 +677,7 @@ def _tail(scene: Scene) -> str:
 
 def _have_no_store() -> None:
     import carft_sweep.sweeps.api as api
-    from carft_sweep.tracking.store.memory_store import MemoryTracker
+    from tests.tracking.memory_store import MemoryTracker
 
     setattr(api, "open_store", lambda _: MemoryTracker())  # noqa: B010 - a name that it imports
 

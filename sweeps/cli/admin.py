@@ -40,12 +40,11 @@ from carft_sweep.tracking.store.base import ARM, Tracker, describe
 from carft_sweep.tracking.store.mlflow_client import experiment_id, refuse_if_moved
 from carft_sweep.tracking.store.mlflow_pages import SWEEPS, run_page, runs_page
 from carft_sweep.tracking.store.mlflow_store import open_store
-from carft_sweep.tracking.ui_server import ADMIN, is_loopback, other_accounts, prepare, serve
+from carft_sweep.tracking.ui_server import ADMIN, is_loopback, prepare, serve
 
 LISTED_CLASSES = 30
 """Listed one by one; of more classes only the sums."""
 LISTED_TEXTS = 20
-NAMED_ACCOUNTS = 3
 LINKED_SWEEPS = 5
 """The newest ones, to whose pages `ui` leads."""
 
@@ -272,8 +271,11 @@ def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
         emit(users.note)
     if arguments.no_auth and not is_loopback(arguments.host):
         emit(f"Whoever reaches {arguments.host} may read, change and delete every run.")
-    if users is None and not arguments.no_auth and (others := other_accounts()):
-        emit(_warning(others))
+    if users is None and not arguments.no_auth:
+        emit(
+            "Every account of this machine may read, change and delete every run here: --auth "
+            "requires a password; --no-auth lets them in without this line."
+        )
     emit("Ctrl-C ends it.")
     try:
         server.wait()
@@ -301,15 +303,6 @@ def _pages(home: Home, place: TrackingLocation, address: str) -> Iterator[str]:
         yield f"  sweep   {address}/{run_page(experiment, run_id)}"
         if (home.sweep(name) / PAGE).exists():
             yield f"  report  {address}/{run_page(experiment, run_id, PAGE)}"
-
-
-def _warning(others: Sequence[str]) -> str:
-    names = ", ".join(others[:NAMED_ACCOUNTS]) + (", ..." if len(others) > NAMED_ACCOUNTS else "")
-    them = "another account" if len(others) == 1 else f"{len(others)} other accounts"
-    return (
-        f"This machine has {them} ({names}), which may read, change and delete every run here: "
-        "--auth requires a password; --no-auth lets them in without this line."
-    )
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -341,10 +334,10 @@ def _check_only_named(arguments: argparse.Namespace, address: str) -> None:
 
 
 def _password() -> str | None:
-    """Of the first user, typed twice; None where nobody sits before a terminal."""
+    """Ask for the first user's password twice; return None where nobody sits before a terminal."""
     if not sys.stdin.isatty():
         return None
-    first = getpass.getpass(f"A password for {ADMIN}, the first user (none: one is made up): ")
-    if first and getpass.getpass("Again: ") != first:
+    first = getpass.getpass(f"A password for {ADMIN}, the first user: ")
+    if getpass.getpass("Again: ") != first:
         raise RequestError("the two passwords differ")
-    return first or None
+    return first

@@ -40,8 +40,14 @@ from carft_sweep.tracking.location import EXPERIMENT
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.report import calibration
 from carft_sweep.tracking.report.formats import Owners, latex, markdown, to_csv, to_json
-from carft_sweep.tracking.report.table import MOST, TableOptions, resolve_columns, sort_rows
-from carft_sweep.tracking.report.terminal import terminal
+from carft_sweep.tracking.report.table import (
+    MOST,
+    TableOptions,
+    power_table,
+    resolve_columns,
+    sort_rows,
+)
+from carft_sweep.tracking.report.terminal import table_text, terminal
 
 _OVERRIDES = ("metric", "selection", "id_margin", "ood_margin", "by")
 
@@ -274,6 +280,8 @@ def _render(
         text = markdown(comparison, options=options)
     elif arguments.latex:
         text = latex(comparison, options=options, command=_command(arguments))
+    elif arguments.power:
+        text = table_text(power_table(comparison), width=PlainConsole().width)
     else:
         console = PlainConsole()
         colour = console.is_terminal

@@ -512,6 +512,7 @@ def _compare(parser: Parser) -> None:
     _flag(form, "--csv", "print as CSV, fractions")
     _flag(form, "--markdown", "print as Markdown")
     _flag(form, "--latex", "print as a LaTeX table (booktabs)")
+    _flag(form, "--power", "print which differences these seeds and test images find")
     _flag(parser, "--separate", "one comparison for each sweep")
     _repeated(parser, "--where", "CONDITION", "only these runs: algorithm=car_ft, kl_weight>=0.3")
     _value(parser, "--columns", "NAME,...", "headers or metrics, in this order")

@@ -47,12 +47,11 @@ from carft_sweep.tracking.location import (
     without_password,
 )
 from carft_sweep.tracking.program import program
-from carft_sweep.tracking.store.base import Tracker, describe
-from carft_sweep.tracking.store.memory_store import MemoryTracker
+from carft_sweep.tracking.store.base import TrackedRun, describe
 from carft_sweep.tracking.store.mlflow_client import (
-    ask,
     check_reachable,
     client_version,
+    get,
     latest_schema,
     look_up_experiment,
     moved_from,
@@ -60,7 +59,7 @@ from carft_sweep.tracking.store.mlflow_client import (
     server_version,
     try_artifacts,
 )
-from carft_sweep.tracking.store.mlflow_store import open_store
+from carft_sweep.tracking.store.mlflow_store import MlflowStore, open_store
 
 if TYPE_CHECKING:
     from requests import Response
@@ -154,7 +153,7 @@ def _where(scope: Scope) -> Iterator[Finding]:
         begins = file is not None and not file.exists()
         yield ok(f"{shown}{', which the first run begins' if begins else ''}")
         return
-    health = ask(place.named, "/health")
+    health = get(place.named, "/health")
     if health.status_code == 200 and health.text.strip() == "OK":
         yield ok(f"{shown} answers, experiment {place.experiment}")
     elif health.status_code >= 500:
@@ -227,7 +226,7 @@ def _of_experiment(place: TrackingLocation, answer: Response) -> Finding:
 
 def _experiment(place: TrackingLocation) -> Response:
     name = quote(place.experiment, safe="")
-    return ask(place.named, f"{_API}/experiments/get-by-name?experiment_name={name}")
+    return get(place.named, f"{_API}/experiments/get-by-name?experiment_name={name}")
 
 
 @check(
@@ -270,7 +269,7 @@ def _artifacts(scope: Scope) -> Iterator[Finding]:
     answer = _experiment(place)
     own = answer.status_code == 200
     if not own:
-        answer = ask(place.named, _ANY)
+        answer = get(place.named, _ANY)
     if answer.status_code != 200:
         return  # reported by another check
     location = str(answer.json()["experiment"]["artifact_location"])
@@ -306,12 +305,11 @@ def _artifacts(scope: Scope) -> Iterator[Finding]:
 )
 def _moved(scope: Scope) -> Iterator[Finding]:
     place = resolve_location(scope.home.path)
-    file = sqlite_file(place.named)
-    if file is None or place.artifacts is None:
-        return
-    before = moved_from(file, place.experiment, place.artifacts)
+    before = moved_from(place.named, place.experiment, place.artifacts)
     if before is not None:
-        moved = f"{file} keeps artifacts in {before}: this home was moved or copied"
+        moved = (
+            f"{sqlite_file(place.named)} keeps artifacts in {before}: this home was moved or copied"
+        )
         anew = "it puts the database aside and records every run anew, here"
         yield warning(moved, f"{scope.home.command('sync')}: {anew}")
 
@@ -326,7 +324,9 @@ def _behind(scope: Scope) -> Iterator[Finding]:
     from carft_sweep.sweeps.results.projection import SweepProjection
 
     idle, is_well = [*_idle(scope)], True
-    store = _recorded(scope) if idle else MemoryTracker()
+    if not idle:
+        return
+    store = _recorded(scope)
     for ledger in idle:
         projection = SweepProjection(scope.home, ledger, store)
         projection.compare_with_store()
@@ -341,19 +341,28 @@ def _behind(scope: Scope) -> Iterator[Finding]:
         for digest, reason in projection.unreadable.items():
             yield wrong(f"{describe(digest)} of {ledger.name} cannot be read: {reason}")
         is_well = is_well and not (count or projection.is_end_behind or projection.unreadable)
-    if idle and is_well:
+    if is_well:
         yield ok("every run is recorded, in its state; whether its files are there is seen by sync")
 
 
-def _recorded(scope: Scope) -> Tracker:
-    """Open what a home's runs are recorded in; where that is still to be made, nothing is."""
+class _NothingRecorded(MlflowStore):
+    """A place that the first run makes."""
+
+    def runs_of(self, sweep: str) -> dict[str, TrackedRun]:
+        """Make no connection, which would create the database."""
+        del sweep
+        return {}
+
+
+def _recorded(scope: Scope) -> MlflowStore:
+    """Open what a home's runs are recorded in."""
     place = resolve_location(scope.home.path)
-    file, root = sqlite_file(place.uri), place.artifacts
+    file = sqlite_file(place.uri)
     check_reachable(place.named)
     begins = file is not None and not file.exists()
-    is_moved = file is not None and root is not None and moved_from(file, place.experiment, root)
+    is_moved = moved_from(place.named, place.experiment, place.artifacts) is not None
     if begins or is_moved or look_up_experiment(place.named, place.experiment) is None:
-        return MemoryTracker()
+        return _NothingRecorded(place.named)
     return open_store(scope.home.path)
 
 

@@ -22,8 +22,8 @@ from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
 from carft_sweep.sweeps.scheduler.progress import Progress
 from carft_sweep.sweeps.scheduler.session import Projections, SweepResult, execute
 from carft_sweep.sweeps.spec.spec import load_spec
-from carft_sweep.tracking.store.memory_store import MemoryRun, MemoryTracker
 from tests.sweeps import toy_core
+from tests.tracking.memory_store import MemoryRun, MemoryTracker
 
 TOY = {
     "name": "toy",

@@ -25,8 +25,8 @@ from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.sweeps.spec.user_code import register_family
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.report.formats import to_json
-from carft_sweep.tracking.store.memory_store import MemoryTracker
 from tests.sweeps.conftest import TOY, ToySweep
+from tests.tracking.memory_store import MemoryTracker
 
 
 def test_a_file_gives_the_comparison_that_the_command_would_print(toy_cli: ToySweep) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from carft_sweep.tracking.location import stay_private
-from carft_sweep.tracking.store.memory_store import MemoryTracker
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from carft_sweep.tracking.ui_server import Server, serve
+from tests.tracking.memory_store import MemoryTracker
 from tests.tracking.mlflow_routes import Route, mlflow_routes
 from tests.tracking.subjects import Subject, look_into_memory, look_into_mlflow
 

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from carft_sweep.tracking.store.base import DatasetInput, RunKey, Tracker
-from carft_sweep.tracking.store.memory_store import MemoryTracker
+from tests.tracking.memory_store import MemoryTracker
 
 Points = list[tuple[int, int, str]]
 """(step, timestamp, value as text), sorted: NaN equals NaN."""

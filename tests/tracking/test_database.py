@@ -134,5 +134,5 @@ def test_who_takes_connections_and_says_nothing_is_not_waited_for(
 
 @pytest.mark.parametrize("uri", ["hello", "postgresql://u:p@db:port/x", "postgres://db/x"])
 def test_what_is_no_url_of_a_database_is_said_with_its_variable(uri: str) -> None:
-    with pytest.raises(TrackingError, match=r"^V is to be like postgresql://USER:PASSWORD@HOST"):
+    with pytest.raises(TrackingError, match=r"^V must be like postgresql://USER:PASSWORD@HOST"):
         parse_url(uri, "V")

@@ -117,11 +117,12 @@ def test_a_shown_address_holds_no_password(uri: str, shown: str) -> None:
 def test_an_id_that_finds_no_room_names_its_file_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(descriptor: int, *_: object) -> object:
-        os.close(descriptor)
-        return Path("/dev/full").open("w")
+    def full(file: Path, text: str) -> None:
+        file.touch()
+        with Path("/dev/full").open("w") as opened:
+            opened.write(text)
 
-    monkeypatch.setattr(os, "fdopen", full)
+    monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path / 'id'}'"):
         home_id(tmp_path)
     assert [*tmp_path.iterdir()] == []
@@ -480,10 +481,13 @@ def test_a_mount_below_a_network_file_system_may_be_local(
     assert network_file_system(tmp_path / "a b" / "home") is None
 
 
-def test_a_later_mount_on_the_same_place_covers_the_earlier(tmp_path: Path) -> None:
+def test_a_later_mount_on_the_same_place_covers_the_earlier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(f"/dev/a {tmp_path} ext4 rw 0 0\nserver:/x {tmp_path} nfs rw 0 0\n")
-    assert file_system(tmp_path, mounts) == "nfs"
+    monkeypatch.setattr("carft_sweep.tracking.location.MOUNTS", mounts)
+    assert file_system(tmp_path) == "nfs"
 
 
 def test_a_system_that_does_not_tell_counts_as_local(

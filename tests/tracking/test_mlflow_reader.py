@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import shutil
 import tempfile
 import threading
@@ -142,7 +143,8 @@ def test_finished_runs_without_a_result_are_named_and_left_out(copied: str, comp
     untag(copied, kept_results.HAS_RESULT)
     found = json.loads(compare("toy", "--json", *from_server(copied)))
     assert {row["n"] for row in found["rows"]} <= {0}
-    assert "10 finished runs have no result.json on the server and are left" in found["warnings"][0]
+    assert "10 runs are left out of toy: " in found["warnings"][0]
+    assert "(no result.json on the server), " in found["warnings"][0]
 
 
 def test_a_tag_on_the_server_decides_nowhere_what_is_written(
@@ -215,13 +217,13 @@ def test_a_file_without_end_is_not_read(
 ) -> None:
     monkeypatch.setattr(mlflow_reader, "MOST", 300)
     found = json.loads(compare("toy", "--json", *from_server(copied)))
-    assert "settings.json: more than 300 bytes are not read" in found["warnings"][0]
+    assert re.search("settings.json: has .* bytes; at most 300 are read", found["warnings"][0])
     assert "10 runs are left out" in found["warnings"][1]
     client = MlflowClient(server.address)
     name = uuid.uuid4().hex
     run = client.create_run(client.create_experiment(name))
     client.log_text(run.info.run_id, "x" * 301, "result.json")
-    with pytest.raises(TrackingError, match="more than 300 bytes"):
+    with pytest.raises(TrackingError, match="at most 300 bytes are read"):
         MlflowReader(server.address, name)._text(run.info.artifact_uri, "result.json")
 
 
@@ -275,7 +277,7 @@ def test_a_run_that_cannot_be_read_is_named_and_left_out(
         client.log_text(run.info.run_id, result, kept_results.RESULT)
     after = json.loads(compare("toy", "--json", *from_server(copied)))
     (warning,) = (text for text in after["warnings"] if text not in before["warnings"])
-    assert "1 run is left out, of which something on the server cannot be read: " in warning
+    assert "1 run is left out of toy: " in warning
     assert f"ffffffffffff ({why}" in warning
     assert after["rows"] == before["rows"]
 
@@ -339,10 +341,10 @@ def test_a_wrong_address_is_looked_for_where_it_was_written(
 ) -> None:
     monkeypatch.setattr(Heard, "status", 404)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert "see to the address in --tracking-uri" in compare("--tracking-uri", other, expect=4)
+    assert "check the address in --tracking-uri" in compare("--tracking-uri", other, expect=4)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
     said = compare("--tracking-uri", other, expect=4)
-    assert "see to the address in MLFLOW_TRACKING_URI" in said
+    assert "check the address in MLFLOW_TRACKING_URI" in said
 
 
 @pytest.mark.parametrize(
@@ -366,7 +368,6 @@ def test_credentials_go_to_the_server_of_the_environment_alone(
     assert Heard.credentials != []
     assert {*Heard.credentials} == {None}
     assert "sent to the server in MLFLOW_TRACKING_URI alone: name this one there" in said
-    assert "gets no credentials from this machine" in caplog.text
     assert not any(value in said + caplog.text for value in variables.values())
     Heard.credentials.clear()
     compare("toy", "--tracking-uri", other.replace("//", "//me:mine@"), expect=2)

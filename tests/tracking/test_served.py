@@ -123,15 +123,13 @@ def test_a_finished_run_without_a_result_is_named_and_left_out() -> None:
     assert [record.digest for record in part.records] == ["z"]
     assert "of toy only the runs that have begun are known: it has not ended" in part.warnings[0]
     assert part.warnings[1] == (
-        "1 finished run has no result.json on the server and is left out: aaaaaaaaaaaa"
+        "1 run is left out of toy: aaaaaaaaaaaa (no result.json on the server)"
     )
     several = [child(run("car_ft", seed, {}, digest=f"{seed}")) for seed in range(5)]
     assert (
         served(sweep(), *several)
         .warnings[1]
-        .endswith(
-            "5 finished runs have no result.json on the server and are left out: 0, 1, 2, ..."
-        )
+        .startswith("5 runs are left out of toy: 0 (no result.json on the server), 1 (")
     )
 
 

@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from carft_sweep.sweeps.cli import main
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.store.base import RunKey, RunStart
-from carft_sweep.tracking.store.mlflow_client import ask
+from carft_sweep.tracking.store.mlflow_client import get
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from carft_sweep.tracking.ui_server import ADMIN, Server, prepare, serve
 from tests.e2e.browser import IS_THERE, WHY_NOT, browser, show
@@ -38,7 +38,7 @@ CLIENT = (
     "MLFLOW_TRACKING_USERNAME",
     "MLFLOW_TRACKING_PASSWORD",
 )
-ADA, HERS = "ada", "a password of hers"
+ADA, HERS, HIS = "ada", "a password of hers", "the administrator's own"
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx"),
@@ -84,17 +84,16 @@ def team(migrated: Path, home: Path, secure: int) -> Iterator[Server]:
             home / "mlartifacts",
             port=0,
             names=[NAME, f"{NAME}:{secure}"],
-            users=prepare(home, lambda: None),
+            users=prepare(home, lambda: HIS),
         )
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="module")
-def password(team: Server, home: Path) -> str:
-    """The administrator's, as it was made up."""
-    del team
-    return (home / "ui" / "admin-password").read_text().strip()
+def password() -> str:
+    """The administrator's."""
+    return HIS
 
 
 class Proxy:
@@ -274,12 +273,12 @@ def test_a_certificate_that_nobody_knows_and_a_port_without_tls_are_told(
 ) -> None:
     del client
     with pytest.raises(TrackingError, match="does not speak TLS"):
-        ask(team.address.replace("http:", "https:"), "/health")
+        get(team.address.replace("http:", "https:"), "/health")
     monkeypatch.delenv("MLFLOW_TRACKING_SERVER_CERT_PATH")
     with pytest.raises(TrackingError, match="not trusted here: MLFLOW_TRACKING_SERVER_CERT_PATH"):
-        ask(proxy.address, "/health")
+        get(proxy.address, "/health")
     with pytest.raises(ServiceUnreachable, match=r"MLflow at http://127\.0\.0\.1:1 does not"):
-        ask("http://me:secret@127.0.0.1:1", "/health")
+        get("http://me:secret@127.0.0.1:1", "/health")
 
 
 def look(secure: int, password: str, path: str = "") -> list[str]:

@@ -13,7 +13,6 @@ import time
 import urllib.request
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import requests
@@ -26,13 +25,11 @@ from carft_sweep.tracking.store.base import RunKey, RunStart
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from carft_sweep.tracking.ui_server import (
     Server,
-    Users,
     _free_port,
     allowed_hosts,
     allowed_origins,
     check_name,
     is_loopback,
-    other_accounts,
     prepare,
     serve,
 )
@@ -349,36 +346,13 @@ def test_which_addresses_this_machine_alone_reaches(host: str, alone: bool) -> N
     assert is_loopback(host) == alone
 
 
-def test_accounts_of_people_are_those_of_the_system_and_who_has_a_home_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = tmp_path / "ada"
-    home.mkdir()
-    listed = [
-        SimpleNamespace(pw_name=name, pw_uid=uid, pw_shell=shell)
-        for name, uid, shell in (
-            *(("root", 0, "/bin/bash"), ("www-data", 33, "/usr/sbin/nologin")),
-            *(("bob", 1001, "/bin/bash"), ("robot", 1002, "/bin/false")),
-            *(("nobody", 65534, "/bin/sh"), ("ada", 60001, "/bin/zsh")),
-        )
-    ]
-    monkeypatch.setattr("pwd.getpwall", lambda: listed)
-    monkeypatch.setattr("os.getuid", lambda: 60001)
-    monkeypatch.setattr("pathlib.Path.home", lambda: home)
-    assert other_accounts() == ["bob"]
-    if os.geteuid() == 0:
-        (tmp_path / "cleo").mkdir()
-        os.chown(tmp_path / "cleo", 60002, 60002)  # of a directory service, which lists nobody
-        assert other_accounts() == ["bob", "cleo"]
-
-
 PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"
 KEY = "MLFLOW_FLASK_SERVER_SECRET_KEY"
 GIVEN = "a password that is given"
 
 
-def nobody() -> None:
-    """Nobody sits before a terminal."""
+def typed() -> str:
+    return GIVEN
 
 
 @pytest.fixture(autouse=True)
@@ -395,24 +369,19 @@ def begun(database: Path) -> None:
         opened.commit()
 
 
-def test_a_password_is_made_up_once_and_kept_for_the_owner_alone(tmp_path: Path) -> None:
-    first, again = prepare(tmp_path, nobody), prepare(tmp_path, nobody)
-    kept = tmp_path / "ui" / "admin-password"
-    assert first == again
-    assert first.environ[PASSWORD] == kept.read_text().strip()
-    assert len(first.environ[PASSWORD]) >= 20
+def test_what_a_first_start_makes_is_its_owners_alone(tmp_path: Path) -> None:
+    first, again = prepare(tmp_path, typed), prepare(tmp_path, typed)
+    assert len({first.environ[KEY], again.environ[KEY], ""}) == 3
     assert first.environ[PASSWORD] not in first.note
-    assert str(kept) in first.note
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "ui").iterdir()}
-    names = ("admin-password", "basic_auth.ini", "session-key", "users.db")
-    assert modes == dict.fromkeys(names, 0o600)
+    assert modes == dict.fromkeys(("basic_auth.ini", "users.db"), 0o600)
     assert (tmp_path / "ui").stat().st_mode & 0o777 == 0o700
 
 
 def test_the_configuration_names_a_database_of_its_own(tmp_path: Path) -> None:
     home = tmp_path / "50% of it"
     config = configparser.ConfigParser()
-    config.read(prepare(home, nobody).environ["MLFLOW_AUTH_CONFIG_PATH"])
+    config.read(prepare(home, typed).environ["MLFLOW_AUTH_CONFIG_PATH"])
     assert config["mlflow"]["database_uri"] == f"sqlite:///{home / 'ui' / 'users.db'}"
     assert config["mlflow"]["default_permission"] == "READ"
     assert "admin_password" not in config["mlflow"]
@@ -421,41 +390,23 @@ def test_the_configuration_names_a_database_of_its_own(tmp_path: Path) -> None:
 def test_a_given_password_is_taken_and_kept_nowhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    typed = prepare(tmp_path / "a", lambda: GIVEN)
-    assert typed.environ[PASSWORD] == GIVEN
+    assert prepare(tmp_path / "a", typed).environ[PASSWORD] == GIVEN
     monkeypatch.setenv("CARFT_UI_PASSWORD", GIVEN[::-1])
-    named = prepare(tmp_path / "b", lambda: GIVEN)
+    named = prepare(tmp_path / "b", typed)
     assert named.environ[PASSWORD] == GIVEN[::-1]
     for path in tmp_path.rglob("*"):
         assert path.is_dir() or GIVEN[:9] not in path.read_text() + path.read_text()[::-1]
     monkeypatch.setenv("CARFT_UI_PASSWORD", "short")
     with pytest.raises(TrackingError, match="12 characters or more"):
-        prepare(tmp_path / "c", lambda: GIVEN)
-
-
-@pytest.mark.parametrize("secret", ["token_hex", "token_urlsafe"])
-def test_two_first_starts_at_once_have_one_key_and_one_password(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str
-) -> None:
-    """The second one comes after the first has found none, and before that has written its own."""
-    others: list[Users | None] = []
-
-    def make(_: int) -> str:
-        if others:
-            return "of the second, which is faster"
-        others.append(None)
-        others[0] = prepare(tmp_path, nobody)
-        return "of the first, which is late"
-
-    monkeypatch.setattr(f"secrets.{secret}", make)
-    mine = prepare(tmp_path, nobody)
-    assert others == [mine]
-    assert mine.environ[PASSWORD] == (tmp_path / "ui" / "admin-password").read_text().strip()
-    assert sum(text.startswith("of the second") for text in mine.environ.values()) == 1
+        prepare(tmp_path / "c", typed)
+    monkeypatch.delenv("CARFT_UI_PASSWORD")
+    with pytest.raises(TrackingError, match="12 characters or more: in CARFT_UI_PASSWORD"):
+        prepare(tmp_path / "c", lambda: None)
+    assert not (tmp_path / "c" / "ui" / "users.db").exists()
 
 
 def test_where_there_is_an_administrator_no_password_is_asked_for(tmp_path: Path) -> None:
-    key = prepare(tmp_path, nobody).environ[KEY]
+    prepare(tmp_path, typed)
     database = tmp_path / "ui" / "users.db"
     begun(database)
 
@@ -464,7 +415,6 @@ def test_where_there_is_an_administrator_no_password_is_asked_for(tmp_path: Path
 
     later = prepare(tmp_path, asked)
     assert PASSWORD not in later.environ
-    assert later.environ[KEY] == key
     assert str(database) in later.note
 
 
@@ -473,7 +423,7 @@ def test_what_the_administrator_of_the_machine_has_set_stands(
 ) -> None:
     monkeypatch.setenv("MLFLOW_AUTH_CONFIG_PATH", "/etc/mlflow/auth.ini")
     monkeypatch.setenv(KEY, "a key of theirs")
-    users = prepare(tmp_path, nobody)
+    users = prepare(tmp_path, typed)
     assert users.environ == {KEY: "a key of theirs"}
     assert "/etc/mlflow/auth.ini" in users.note
 
@@ -483,7 +433,7 @@ def test_a_missing_package_is_named_before_a_server_is_started(
 ) -> None:
     monkeypatch.setattr("carft_sweep.tracking.ui_server.find_spec", lambda _: None)
     with pytest.raises(TrackingError, match=r'pip install "carft-sweep\[server\]"'):
-        prepare(tmp_path, nobody)
+        prepare(tmp_path, typed)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -494,7 +444,7 @@ def test_where_sqlite_would_lose_users_it_is_refused(
     home.mkdir()
     mount(monkeypatch, home, "nfs4")
     with pytest.raises(TrackingError, match=r"network file system \(nfs4\).*MLFLOW_AUTH_CONFIG"):
-        prepare(home, nobody)
+        prepare(home, typed)
     assert list(home.iterdir()) == []
 
 
@@ -502,4 +452,4 @@ def test_another_file_in_the_place_of_users_is_told(tmp_path: Path) -> None:
     (tmp_path / "ui").mkdir()
     (tmp_path / "ui" / "users.db").write_text("something else, longer than a header" * 9)
     with pytest.raises(TrackingError, match="is not an SQLite database"):
-        prepare(tmp_path, nobody)
+        prepare(tmp_path, typed)

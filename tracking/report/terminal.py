@@ -72,6 +72,17 @@ def terminal(
     return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
 
 
+def table_text(table: Table, *, width: int) -> str:
+    """Render one table with its title and notes in lines of `width`."""
+    console = PlainConsole(width=max(width, NARROWEST), file=io.StringIO(), highlight=False)
+    with console.capture() as captured:
+        _paragraph(console, table.title, style="bold")
+        _tables(console, table)
+        console.print()
+        _paragraph(console, " ".join(table.notes), style="dim")
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+
+
 def _tables(console: Console, table: Table) -> None:
     """Print the table, in parts where it is too wide."""
     names = [line.short or line.name for line in table.lines]

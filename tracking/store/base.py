@@ -22,10 +22,9 @@ _DIGITS = 12
 
 
 class RunKey(NamedTuple):
-    """Who a tracked run is, whatever the store calls it: idempotent over restarts.
+    """Store-independent identity of a run; the same after a restart.
 
-    A trained run has a digest, the summary of an arm the arm's label, the parent run of a sweep
-    neither.
+    A trained run has a digest, the summary of an arm the arm's label, the run of a sweep neither.
     """
 
     sweep: str
@@ -79,7 +78,7 @@ class DatasetInput:
 
 @dataclass(frozen=True)
 class RunStart:
-    """What is known of a run when it is opened."""
+    """Content of a run when it is opened."""
 
     key: RunKey
     name: str
@@ -112,12 +111,12 @@ class RunsView:
 class Tracker(ABC):
     """A place where runs are recorded. Each call may be repeated and then changes nothing more.
 
-    A call raises ServiceUnreachable while the store cannot be used, and TrackingError where what it
-    was given is at fault.
+    A call raises ServiceUnreachable while the store cannot be used, and TrackingError where its
+    arguments are at fault.
     """
 
     def preflight(self) -> None:
-        """Find out now whether the store accepts runs, where that depends on other people.
+        """Check now whether the store accepts runs, where that depends on other people.
 
         Raises AccessDenied or TrackingError where it never will as things are, and
         ServiceUnreachable where it will once it is there again.

@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from carft_sweep.tracking.database import SECONDS, Database, inspect_database, is_host_not_found
-from carft_sweep.tracking.errors import HostNotFound, ServiceUnreachable, TrackingError
+from carft_sweep.tracking.database import Database, check_host, inspect_database
+from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import (
     PORTS,
-    TRACKING_VARIABLE,
     TrackingLocation,
     is_named,
     is_server,
@@ -36,7 +35,6 @@ from carft_sweep.tracking.location import (
 from carft_sweep.tracking.ownership import is_shared
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.store.mlflow_errors import (
-    deleted_experiment,
     store_refuses,
     translated,
     uploading,
@@ -60,6 +58,8 @@ _CLIENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+
+_DATABASES = ("postgresql", "mysql", "mssql")
 
 
 @contextmanager
@@ -152,7 +152,12 @@ def find_experiment(client: MlflowClient | RestStore, uri: str, name: str) -> st
     if experiment is None:
         return None
     if experiment.lifecycle_stage == "deleted":
-        raise deleted_experiment(uri, name, experiment.experiment_id)
+        raise TrackingError(
+            f"the MLflow experiment {name!r} was deleted, and MLflow keeps its name: restore it "
+            f"with `MLFLOW_TRACKING_URI={without_password(uri)} mlflow experiments restore "
+            f"--experiment-id {experiment.experiment_id}`, or name another one in "
+            "MLFLOW_EXPERIMENT_NAME"
+        )
     return str(experiment.experiment_id)
 
 
@@ -171,20 +176,26 @@ def experiment_id(uri: str, name: str) -> str | None:
         return None
 
 
-def is_own(file: Path, root: Path) -> bool:
-    """Tell whether a database is a home's own: several homes may use another one, each of which
-    has its artifacts where the first home has them.
+def own_file(uri: str, artifacts: Path | None) -> Path | None:
+    """Return the file of a home's own database, which lies beside its artifacts; None of any other.
+
+    Several homes may use another one, each of which has its artifacts where the first home has
+    them.
     """
-    return file.parent.resolve() == root.parent.resolve()
+    file = sqlite_file(uri)
+    if file is None or artifacts is None or file.parent.resolve() != artifacts.parent.resolve():
+        return None
+    return file
 
 
-def moved_from(file: Path, experiment: str, root: Path) -> str | None:
-    """Return where a home's own database keeps artifacts, if not in `root`: the home was moved or
-    copied. None where all is as it should be, or there is no database yet.
+def moved_from(uri: str, experiment: str, artifacts: Path | None) -> str | None:
+    """Return where a home's own database keeps artifacts, if not in `artifacts`: the home was moved
+    or copied. None where all is as it should be, or there is no database yet.
 
     MLflow keeps absolute paths, and would write below the old one.
     """
-    if not file.exists() or not is_own(file, root):
+    file = own_file(uri, artifacts)
+    if file is None or artifacts is None or not file.exists():
         return None
     query = "SELECT artifact_location FROM experiments WHERE name = ?"
     try:
@@ -193,16 +204,13 @@ def moved_from(file: Path, experiment: str, root: Path) -> str | None:
     except sqlite3.Error:
         return None  # whoever opens it says what is wrong with it
     place = None if row is None else str(row[0]).removeprefix("file://")
-    return None if place is None or Path(place) == root.resolve() else place
+    return None if place is None or Path(place) == artifacts.resolve() else place
 
 
 def refuse_if_moved(place: TrackingLocation) -> None:
     """Raise TrackingError where a home's own database keeps its artifacts in another place."""
-    file = sqlite_file(place.named)
-    if file is None or place.artifacts is None:
-        return
-    before = moved_from(file, place.experiment, place.artifacts)
-    if before is not None:
+    before = moved_from(place.named, place.experiment, place.artifacts)
+    if before is not None and (file := sqlite_file(place.named)) is not None:
         raise TrackingError(
             f"{file} keeps its artifacts in {before}: this home was moved or copied. To record its "
             f"runs anew here: {program()} sync --home {file.parent}"
@@ -221,11 +229,9 @@ def check_reachable(uri: str) -> None:
             "as sqlite:///mlflow.db, or a server"
         )
     file = sqlite_file(uri)
-    if file is not None:
-        _check_file(file)
-    elif is_server(uri):
+    if is_server(uri):
         _check_server(uri)
-    elif uri.startswith("postgresql"):
+    elif uri.startswith(_DATABASES) or (file is not None and file.exists()):
         database = Database(uri, "MLflow's database", source_of(uri))
         if inspect_database(database).is_optunas:
             raise TrackingError(
@@ -234,46 +240,13 @@ def check_reachable(uri: str) -> None:
             )
 
 
-def _check_file(file: Path) -> None:
-    if not file.exists():
-        return
-    try:
-        # Not read-only: what a killed process has begun to write is rolled back on opening.
-        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True)) as connection:
-            rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            tables = {row[0] for row in rows}
-    except sqlite3.OperationalError as error:
-        raise ServiceUnreachable(f"cannot read {file}: {error}") from None
-    except sqlite3.DatabaseError as error:
-        raise TrackingError(
-            f"{file} is damaged, or not an SQLite database ({error}): move it away, or name "
-            f"another one in {TRACKING_VARIABLE}"
-        ) from None
-    if "studies" in tables and "experiments" not in tables:
-        raise TrackingError(
-            f"{file} is Optuna's database: MLflow needs one of its own, "
-            "name another file in MLFLOW_TRACKING_URI"
-        )
-
-
 def _check_server(uri: str) -> None:
-    """Connect to its port first: MLflow's client waits half a minute for lost packets."""
+    """Raise as `check_host` does, unless a proxy knows the host."""
     parts = urlsplit(uri)
     port = parts.port or PORTS.get(parts.scheme)
-    if not parts.hostname or port is None:
-        return
-    if parts.scheme in getproxies() and not proxy_bypass(parts.hostname):
-        return  # the proxy knows the host, we need not
-    place = without_password(uri)
-    try:
-        socket.create_connection((parts.hostname, port), timeout=SECONDS).close()
-    except OSError as error:
-        if is_host_not_found(error):
-            raise HostNotFound(
-                f"MLflow at {place} is on a host whose name cannot be resolved here: see to "
-                f"{source_of(uri)}"
-            ) from None
-        raise ServiceUnreachable(f"MLflow at {place} does not answer: {error}") from None
+    behind_proxy = parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
+    if parts.hostname and port is not None and not behind_proxy:
+        check_host(f"MLflow at {without_password(uri)}", parts.hostname, port, source_of(uri))
 
 
 PROBE_SECONDS = 5.0
@@ -304,21 +277,12 @@ def connect_to_read(uri: str) -> MlflowClient | RestStore:
     if is_named(uri) or urlsplit(uri).scheme not in ("http", "https"):
         return client
     from mlflow.store.tracking.rest_store import RestStore
-    from mlflow.utils.credentials import get_default_host_creds
 
-    own = get_default_host_creds(uri)
-    if own.token or own.password or own.auth or own.aws_sigv4 or own.client_cert_path:
-        logger.warning(
-            "%s gets no credentials from this machine: those are for the server in %s. Where it "
-            "requires some, name it there, or write http://USER:PASSWORD@HOST",
-            without_password(uri),
-            TRACKING_VARIABLE,
-        )
     return RestStore(functools.partial(host_credentials, uri))
 
 
-def ask(uri: str, path: str, **options: Any) -> Response:
-    """Request a path as MLflow's client does, with its certificates and proxies, and
+def get(uri: str, path: str, **options: Any) -> Response:
+    """Request a path by GET as MLflow's client does, with its certificates and proxies, and
     `host_credentials`. `options` are those of `requests`.
 
     Raises:
@@ -331,29 +295,23 @@ def ask(uri: str, path: str, **options: Any) -> Response:
 
     settings = {"max_retries": 0, "timeout": PROBE_SECONDS, "raise_on_status": False, **options}
     try:
-        answer: Response = http_request(host_credentials(uri), path, "GET", **settings)
+        response: Response = http_request(host_credentials(uri), path, "GET", **settings)
     except MlflowException as error:
-        raise _unanswered(uri, str(error.message)) from None
-    return answer
-
-
-def _unanswered(uri: str, text: str) -> RuntimeError:
-    place = without_password(uri)
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return TrackingError(
-            f"the certificate of {place} is not trusted here: MLFLOW_TRACKING_SERVER_CERT_PATH "
-            "names the file of the authority that signed it"
-        )
-    if "SSLError" in text:
-        return TrackingError(f"{place} does not speak TLS as https:// needs it; is it http://?")
-    if "timed out" in text:
-        return ServiceUnreachable(f"MLflow at {place} does not answer within {PROBE_SECONDS:g} s")
-    return ServiceUnreachable(f"MLflow at {place} does not answer: {text[:300]}")
+        place, text = without_password(uri), str(error.message)[:300]
+        if "CERTIFICATE_VERIFY_FAILED" in text:
+            raise TrackingError(
+                f"the certificate of {place} is not trusted here: MLFLOW_TRACKING_SERVER_CERT_PATH "
+                "names the file of the authority that signed it"
+            ) from None
+        if "SSLError" in text:
+            raise TrackingError(f"{place} does not speak TLS as https:// needs it") from None
+        raise ServiceUnreachable(f"MLflow at {place} does not answer: {text}") from None
+    return response
 
 
 def server_version(uri: str) -> str | None:
-    """Read a server's version; None where it names none. Raises as `ask` does."""
-    answer = ask(uri, "/version")
+    """Read a server's version; None where it names none. Raises as `get` does."""
+    answer = get(uri, "/version")
     match = re.fullmatch(r"\d+\.\d+(\.\S+)?", answer.text.strip())
     return match[0] if answer.status_code == 200 and match else None
 
@@ -414,10 +372,6 @@ def try_artifacts(uri: str, location: str) -> bool:
         return True
 
 
-WRITTEN_BY = "carft.written_by"
-"""A tag of the experiment: the version of MLflow that wrote to it last."""
-
-
 def check_version(uri: str) -> None:
     """Compare a server's major version with the client's.
 
@@ -435,14 +389,6 @@ def check_version(uri: str) -> None:
         )
 
 
-def check_rights(client: MlflowClient, experiment: str) -> None:
-    """Write something harmless, since to read an experiment is allowed to many more.
-
-    Raises MLflow's own errors.
-    """
-    client.set_experiment_tag(experiment, WRITTEN_BY, f"mlflow {client_version()}")
-
-
 def check_artifacts(client: MlflowClient, uri: str, experiment: str) -> None:
     """List the experiment's artifacts where the server keeps them.
 
@@ -453,7 +399,7 @@ def check_artifacts(client: MlflowClient, uri: str, experiment: str) -> None:
 
     place = client.get_experiment(experiment).artifact_location
     if not place.startswith("mlflow-artifacts:"):
-        return  # the client's own way to the store is seen to when the first file takes it
+        return  # the client's own way to the store is checked when the first file takes it
     try:
         list_artifacts(artifact_uri=place, tracking_uri=uri)
     except (MlflowException, OSError) as error:

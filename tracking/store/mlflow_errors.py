@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from carft_sweep.tracking.database import remove_passwords
 from carft_sweep.tracking.errors import (
@@ -62,87 +61,55 @@ def translate_error(uri: str, code: str, text: str, answers: Callable[[], bool])
     if file is not None and _READ_ONLY in text:
         return AccessDenied(not_writable(file))
     if "out-of-date database schema" in text:
-        return _other_schema(place, text)
+        return TrackingError(
+            f"{place} was made by another version of MLflow ({text.partition('.')[0]}). If by a "
+            "newer version: pip install -U mlflow. Else make a copy of it, then run "
+            f"`mlflow db upgrade {place}`, with user and password in the URL where it needs them"
+        )
     if code in _REFUSED:
-        return _not_let_in(uri, text)
+        return AccessDenied(f"MLflow at {place} denied access: {text}. {_remedy(uri, text)}")
     broken_here = code == "INTERNAL_ERROR" and not is_server(uri)
     if code in _MISTAKES or broken_here or ("too many 500 " in text and answers()):
         return TrackingError(f"MLflow at {place} rejected the request: {text}")
     if code == _DOUBTFUL and _OVERLOADED not in text:
         return RequestFailed(f"MLflow at {place} failed at a request: {text}")
     unknown = _UNKNOWN.search(text)
-    if unknown is not None:
+    if unknown is not None:  # without the page that the client quotes
         return ServiceUnreachable(
-            f"what answers at {place} does not know {unknown[1]} (404): see to the address in "
-            f"{source_of(uri)}, with its path where a proxy has one, and whether the server is "
-            "as new as the client"
+            f"what answers at {place} does not know {unknown[1]} (404): check the address in "
+            f"{source_of(uri)}, with its path where a proxy has one"
         )
     return ServiceUnreachable(f"MLflow at {place} does not answer: {text}")
 
 
-def _other_schema(place: str, text: str) -> TrackingError:
-    """Tell an older schema from a newer one, of which MLflow says the same."""
-    match = re.search(r"found version (\w+)", text)
-    if match is not None and not _is_known(match[1]):
-        return TrackingError(
-            f"{place} was made by a newer version of MLflow (schema {match[1]}) than the one "
-            "here: pip install -U mlflow"
-        )
-    return TrackingError(
-        f"{place} was made by another version of MLflow: make a copy of it, then run "
-        f"`mlflow db upgrade {place}`, with user and password in the URL where it needs them"
-    )
-
-
-def _is_known(revision: str) -> bool:
-    """Tell whether the installed MLflow has a migration to this schema."""
-    from mlflow.store import db_migrations
-
-    versions = Path(db_migrations.__path__[0]) / "versions"
-    return not versions.is_dir() or any(versions.glob(f"{revision}_*.py"))
-
-
-def _not_let_in(uri: str, text: str) -> AccessDenied:
-    """Name the remedy for each of the three ways in which a server denies access."""
+def _remedy(uri: str, text: str) -> str:
+    """Say what lets a user in whom a server denied access."""
     if "Invalid Host header" in text:
-        remedy = "Start the server with --allowed-hosts that names the host as you write it"
-    elif "403" in text:
-        remedy = (
+        return "Start the server with --allowed-hosts that names the host as you write it"
+    if "403" in text:
+        return (
             "Its administrator must give you the right (EDIT on the experiment), or name another "
             "experiment in MLFLOW_EXPERIMENT_NAME"
         )
-    elif not is_named(uri):
-        remedy = (
+    if not is_named(uri):
+        return (
             "MLFLOW_TRACKING_USERNAME, its password and MLFLOW_TRACKING_TOKEN are sent to the "
             f"server in {TRACKING_VARIABLE} alone: name this one there, or write "
             "http://USER:PASSWORD@HOST"
         )
-    else:
-        remedy = (
-            "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)"
-        )
-    return AccessDenied(f"MLflow at {without_password(uri)} denied access: {text}. {remedy}")
-
-
-def translate_os_error(uri: str, error: OSError) -> RuntimeError:
-    """Translate an error of `requests` (an upload) or of a local disk."""
-    answer = getattr(error, "response", None)
-    message = f"MLflow at {without_password(uri)}: {remove_passwords(str(error), uri)}"
-    if getattr(answer, "status_code", None) in _UPLOAD_MISTAKES:
-        return TrackingError(message)
-    return ServiceUnreachable(message)
+    return "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)"
 
 
 def store_refuses(uri: str, text: str) -> ServiceUnreachable:
-    """Make the error of a server that cannot reach the store of its artifacts.
+    """Make the error of an artifact store that rejects what the server or this machine sends.
 
-    It blames no record: the store may be back, or admit the server, any time.
+    It blames no record: the store may be back, or admit the sender, any time.
     """
     return ServiceUnreachable(
-        f"the artifact store of MLflow at {without_password(uri)} does not take what it is given "
-        f"({remove_passwords(text, uri)}). See to the server's --artifacts-destination: whether "
-        "the bucket is there, the server may write to it, and the store answers; the server's log "
-        "has the reason"
+        f"the artifact store of MLflow at {without_password(uri)} rejected the upload "
+        f"({remove_passwords(text, uri)}). Check the server's --artifacts-destination and its log; "
+        "where the server has none, this machine sends files itself, and needs the store's package "
+        '(pip install "carft-sweep[cluster]" brings S3\'s) and its keys in the environment'
     )
 
 
@@ -157,8 +124,11 @@ def translated(uri: str, answers: Callable[[], bool] = lambda: False) -> Iterato
         text = mlflow_limits.truncate(str(error.message), 1000)
         logger.debug("MLflow raised %s: %s", error.error_code, text)
         raise translate_error(uri, error.error_code, text, answers) from error
-    except OSError as error:  # requests' errors are OSErrors too
-        raise translate_os_error(uri, error) from error
+    except OSError as error:  # of an upload by `requests`, or of a local disk
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        kind = TrackingError if status in _UPLOAD_MISTAKES else ServiceUnreachable
+        message = f"MLflow at {without_password(uri)}: {remove_passwords(str(error), uri)}"
+        raise kind(message) from error
 
 
 @contextmanager
@@ -168,31 +138,12 @@ def uploading(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except MlflowException as error:
-        text = mlflow_limits.truncate(str(error.message), 300)
-        if is_server(uri) and "too many 5" in str(error.message):
-            raise store_refuses(uri, text) from error
-        raise
-    except ImportError as error:
-        raise ServiceUnreachable(
-            f"the artifacts of MLflow at {without_password(uri)} go to a store that needs the "
-            f'Python package {error.name} here: pip install "carft-sweep[cluster]" brings S3\'s'
-        ) from error
     except Exception as error:  # each store's client has errors of its own, and no common base
-        if type(error).__module__.partition(".")[0] not in _STORES:
+        if isinstance(error, MlflowException):
+            is_stores = is_server(uri) and "too many 5" in str(error.message)
+        else:
+            package = type(error).__module__.partition(".")[0]
+            is_stores = isinstance(error, ImportError) or package in _STORES
+        if not is_stores:
             raise
-        text = remove_passwords(mlflow_limits.truncate(str(error), 300), uri)
-        raise ServiceUnreachable(
-            f"the artifact store of MLflow at {without_password(uri)} does not take what this "
-            f"machine gives it ({text}). Keys for it must be in the environment, or the "
-            "server started with --artifacts-destination, which then passes it on"
-        ) from error
-
-
-def deleted_experiment(uri: str, name: str, experiment_id: str) -> TrackingError:
-    """Make the error for an experiment in MLflow's bin, whose name is still taken."""
-    return TrackingError(
-        f"the MLflow experiment {name!r} was deleted, and MLflow keeps its name: restore it with "
-        f"`MLFLOW_TRACKING_URI={without_password(uri)} mlflow experiments restore "
-        f"--experiment-id {experiment_id}`, or name another one in MLFLOW_EXPERIMENT_NAME"
-    )
+        raise store_refuses(uri, mlflow_limits.truncate(str(error), 300)) from error

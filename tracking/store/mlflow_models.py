@@ -9,13 +9,12 @@ import logging
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
+from typing import TYPE_CHECKING
 
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.location import TrackingLocation, without_password
@@ -41,8 +40,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SCRIPT = Path(__file__).with_name("pyfunc_model.py")
-ARTIFACT = "model"
-"""Under this name the script finds the export."""
+MODEL_ARTIFACT = "model"
+"""The name under which the script finds the export."""
 REQUIREMENTS = (
     "mlflow",
     "numpy",
@@ -69,7 +68,7 @@ def save(local: Path, folder: Path, model: LoggedModel) -> None:
     save_model(
         local,
         python_model=str(SCRIPT),  # its text: nothing is pickled
-        artifacts={ARTIFACT: str(folder)},
+        artifacts={MODEL_ARTIFACT: str(folder)},
         mlflow_model=Model(
             artifact_path=model.artifact_location,
             model_uuid=model.model_id,
@@ -114,23 +113,6 @@ def _requirements(folder: Path) -> Iterator[str]:
             yield f"{name}=={version(name).partition('+')[0]}"
         except PackageNotFoundError:
             yield name
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Show MLflow's own warnings alone, and take nothing from the current folder."""
-    from mlflow.utils import environment
-
-    # MLflow compares what a model requires with what is installed, and lists the files of every
-    # installed package for it, for a second and a half: it is what is installed.
-    check = "warn_dependency_requirement_mismatches"
-    with (
-        quieted("mlflow", logging.WARNING, _QUIET),
-        warnings.catch_warnings(),
-        patch.object(environment, check, lambda _: None, create=True),
-    ):
-        warnings.simplefilter("ignore")  # pandas' and pydantic's, of how MLflow calls them
-        yield
 
 
 _ILLEGAL = re.compile(r"[/:.%\"']")
@@ -230,10 +212,10 @@ class ModelStore:
                 self._link(run, kept)
             if not kept.metrics:
                 self._measure(runs[0], kept, start)
-            model = KeptModel(str(kept.model_id), is_new=before is None)
-            if register is None:
-                return model
-            return replace(model, registered=(register, self._version(kept, start, register)))
+            registered = None
+            if register is not None:
+                registered = (register, self._version(kept, start, register))
+        return KeptModel(str(kept.model_id), before is None, registered)
 
     def _run(self, key: RunKey) -> Run:
         query = mlflow_store.query_of(mlflow_store.identity(key, self._home))
@@ -276,7 +258,12 @@ class ModelStore:
                 ),
             )
         try:
-            with tempfile.TemporaryDirectory() as scratch, quiet():
+            with (
+                tempfile.TemporaryDirectory() as scratch,
+                quieted("mlflow", logging.WARNING, _QUIET),
+                warnings.catch_warnings(),
+            ):
+                warnings.simplefilter("ignore")  # pandas' and pydantic's, of how MLflow calls them
                 local = Path(scratch) / "model"
                 save(local, folder, model)
                 with translated(self._uri), uploading(self._uri):
@@ -323,11 +310,10 @@ class ModelStore:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        versions: Sequence[Any] = self._client.search_model_versions(f"name = '{name}'")
-        for each in versions:
-            if each.source == model.artifact_location:
-                return str(each.version)
-        made = self._client.create_model_version(
+        for earlier in self._client.search_model_versions(f"name = '{name}'"):
+            if earlier.source == model.artifact_location:
+                return str(earlier.version)
+        created = self._client.create_model_version(
             name,
             # Not models:/ID: a database's registry would look for that at the global address.
             source=model.artifact_location,
@@ -336,4 +322,4 @@ class ModelStore:
             description=without_remote_content(start.description),
             tags={"carft.digest": start.key.digest, "carft.label": start.label},
         )
-        return str(made.version)
+        return str(created.version)

@@ -8,9 +8,9 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from carft_sweep.regular_files import open_regular
 from carft_sweep.tracking.database import set_aside_if_damaged
@@ -41,13 +41,13 @@ from carft_sweep.tracking.store.base import (
 from carft_sweep.tracking.store.mlflow_client import (
     check_artifacts,
     check_reachable,
-    check_rights,
     check_version,
+    client_version,
     connect,
     create_database,
     find_experiment,
-    is_own,
     moved_from,
+    own_file,
 )
 from carft_sweep.tracking.store.mlflow_errors import translated, uploading
 from carft_sweep.tracking.store.mlflow_pages import (
@@ -63,12 +63,16 @@ from carft_sweep.tracking.store.mlflow_pages import (
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput as MlflowInput
-    from mlflow.entities import Run
+    from mlflow.entities import Metric as MlflowMetric
+    from mlflow.entities import Param, Run, RunTag
+    from mlflow.store.entities import PagedList
     from mlflow.store.tracking.rest_store import RestStore
 
 
 logger = logging.getLogger(__name__)
 
+WRITTEN_BY = "carft.written_by"
+"""A tag of the experiment: the version of MLflow that wrote to it last."""
 RUNS = 1000
 """As many as are asked for at once."""
 METRICS, TAGS = 1000, 100
@@ -78,23 +82,11 @@ BYTES = 900_000
 _AROUND = 150
 
 
-class Entry(Protocol):
-    """A metric, parameter or tag of MLflow."""
-
-    @property
-    def key(self) -> str:
-        """Its name."""
-
-    @property
-    def value(self) -> str | float:
-        """What it holds."""
-
-
-E = TypeVar("E", bound=Entry)
+E = TypeVar("E", bound="MlflowMetric | Param | RunTag")
 
 
 def batches(entries: Iterable[E], most: int) -> Iterator[list[E]]:
-    """The entries in order, `most` or fewer at a time, and no more than fit into a request."""
+    """Yield the entries in order, at most `most` at a time, and no more than a request holds."""
     batch: list[E] = []
     size = 0
     for entry in entries:
@@ -109,7 +101,7 @@ def batches(entries: Iterable[E], most: int) -> Iterator[list[E]]:
 
 
 def identity(key: RunKey, home: str) -> dict[str, str]:
-    """`carft.kind`, `carft.sweep`, `carft.home`; of a run `carft.run`, of an arm `carft.arm`."""
+    """Return `carft.kind`, `carft.sweep`, `carft.home`; also `carft.run` or `carft.arm`."""
     tags = {"carft.kind": key.kind, "carft.sweep": key.sweep}
     if key.digest:
         tags["carft.run"] = key.digest
@@ -121,30 +113,24 @@ def identity(key: RunKey, home: str) -> dict[str, str]:
 
 
 def query_of(tags: Mapping[str, str]) -> str:
-    """The filter in MLflow's language that finds runs with all these tags."""
+    """Write the filter in MLflow's language that finds runs with all these tags."""
     return " and ".join(f"tags.`{name}` = {_quoted(value)}" for name, value in tags.items())
 
 
 def search_runs(
     client: MlflowClient | RestStore, experiment: str, tags: Mapping[str, str]
-) -> Iterator[Run]:
-    """Yield every run with these tags, in the order in which they were begun."""
+) -> list[Run]:
+    """Return every run with these tags, in the order in which they were begun."""
     from mlflow.entities import ViewType
+    from mlflow.utils import get_results_from_paginated_fn
 
-    token: str | None = None
-    while True:
-        page = client.search_runs(
-            [experiment],
-            query_of(tags),
-            ViewType.ACTIVE_ONLY,
-            max_results=RUNS,
-            order_by=["attributes.start_time ASC"],
-            page_token=token,
-        )
-        yield from page
-        token = page.token
-        if not token:
-            return
+    query, order = query_of(tags), ["attributes.start_time ASC"]
+
+    def page(count: int, token: str | None) -> PagedList[Run]:
+        return client.search_runs([experiment], query, ViewType.ACTIVE_ONLY, count, order, token)
+
+    runs: list[Run] = get_results_from_paginated_fn(page, RUNS)
+    return runs
 
 
 def _quoted(value: str) -> str:
@@ -166,8 +152,8 @@ class MlflowStore(Tracker):
     """One experiment of an MLflow store. Makes no connection before it must.
 
     Runs are found again by their tags `carft.sweep`, `carft.run` and `carft.home`.
-    A verb raises ServiceUnreachable while the store cannot be used and TrackingError when what it
-    was told is wrong.
+    A call raises ServiceUnreachable while the store cannot be used and TrackingError when what it
+    was passed is wrong.
     """
 
     def __init__(
@@ -194,33 +180,31 @@ class MlflowStore(Tracker):
         if self._connected is None:
             self._connected = self._connect()
         client, experiment = self._connected
-        with self._translated():
+        with translated(self._uri):
             client.get_experiment(experiment)
 
     def preflight(self) -> None:
         """See Tracker. The home's own database is made anew where it cannot be read."""
-        file = sqlite_file(self._uri)
-        if file is None or self._artifact_root is None or not is_own(file, self._artifact_root):
+        if own_file(self._uri, self._artifact_root) is None:
             check_reachable(self._uri)
-        if file is not None:
+        if sqlite_file(self._uri) is not None:
             return
         if is_server(self._uri):
             check_version(self._uri)
         self.check()
-        client, experiment = self._store()
-        with self._translated():
-            check_rights(client, experiment)
+        with self._request() as (client, experiment):
+            # Something harmless is written: to read an experiment is allowed to many more.
+            client.set_experiment_tag(experiment, WRITTEN_BY, f"mlflow {client_version()}")
             if is_server(self._uri):
                 check_artifacts(client, self._uri, experiment)
 
     def start_run(self, start: RunStart) -> None:
         """Create the run, or set the one of the same key running again."""
-        client, experiment = self._store()
         tags = {**start.tags, **identity(start.key, self._home)}
         if DESCRIPTION in tags:
             tags[DESCRIPTION] = without_remote_content(tags[DESCRIPTION])
         tags = mlflow_limits.tags(tags)
-        with self._translated():
+        with self._request() as (client, experiment):
             if start.parent is not None:
                 tags["mlflow.parentRunId"] = self._id(start.parent)
             run = self._search(start.key)
@@ -234,48 +218,43 @@ class MlflowStore(Tracker):
             self._describe(run, start, tags)
 
     def log_metrics(self, key: RunKey, values: Sequence[Metric]) -> None:
-        """Log in batches; infinite values become a tag, names are made to fit (see `limits`)."""
-        client, _ = self._store()
-        from mlflow.entities import Metric as MlflowMetric
+        """Log in batches; infinite values become a tag, names are made to fit."""
+        finite, infinite_tags = mlflow_limits.metrics(values)
+        with self._request() as (client, _):
+            from mlflow.entities import Metric as MlflowMetric
 
-        kept, told = mlflow_limits.metrics(values)
-        with self._translated():
             run_id = self._id(key)
-            entries = (MlflowMetric(m.name, m.value, m.timestamp, m.step) for m in kept)
+            entries = (MlflowMetric(m.name, m.value, m.timestamp, m.step) for m in finite)
             for batch in batches(entries, METRICS):
                 client.log_batch(run_id, metrics=batch)
-            self._set_tags(run_id, told)
+            self._set_tags(run_id, infinite_tags)
 
     def set_tags(self, key: RunKey, values: Mapping[str, str]) -> None:
         """Set tags, names and values made to fit; links to artifacts lead to MLflow's page."""
-        _, experiment = self._store()
-        with self._translated():
+        with self._request() as (_, experiment):
             run_id = self._id(key)
             linked = _linked(values, experiment, run_id)
             self._set_tags(run_id, mlflow_limits.tags(linked))
 
     def log_artifact(self, key: RunKey, path: Path, *, folder: str = "") -> None:
         """Upload a file; the one of the same place and name is replaced."""
-        client, _ = self._store()
         try:
             os.close(open_regular(path))
         except OSError as error:
             raise TrackingError(f"cannot keep {path}: {error.strerror}") from error
         if (root := self._artifact_root) is not None:  # as MLflow makes it anybody may read it
             root.mkdir(mode=home_mode(root.parent), parents=True, exist_ok=True)
-        with self._translated(), uploading(self._uri):
+        with self._request() as (client, _), uploading(self._uri):
             client.log_artifact(self._id(key), str(path), artifact_path=folder or None)
 
     def end_run(self, key: RunKey, state: EndState, *, timestamp: int) -> None:
         """Set MLflow's status and the end time."""
-        client, _ = self._store()
-        with self._translated():
+        with self._request() as (client, _):
             client.set_terminated(self._id(key), status=_STATUS[state], end_time=timestamp)
 
     def remove_run(self, key: RunKey) -> None:
         """Move the run to MLflow's deleted ones, where `mlflow gc` finds it."""
-        client, _ = self._store()
-        with self._translated():
+        with self._request() as (client, _):
             run = self._search(key)
             if run is not None:
                 client.delete_run(run.info.run_id)
@@ -283,26 +262,22 @@ class MlflowStore(Tracker):
 
     def remove_sweep(self, sweep: str) -> None:
         """Move its runs to MLflow's deleted ones; the models that were made of them stay."""
-        client, experiment = self._store()
         tags = identity(RunKey(sweep), self._home)
         kind = tags.pop("carft.kind")
-        with self._translated():
-            while runs := client.search_runs([experiment], query_of(tags), max_results=RUNS):
-                for run in runs:
-                    if run.data.tags["carft.kind"] == kind:
-                        self._remove_view(f"{VIEW}{run.info.run_id}")
-                    client.delete_run(run.info.run_id)
+        with self._request() as (client, experiment):
+            for run in search_runs(client, experiment, tags):
+                view = f"{VIEW}{run.info.run_id}"
+                if (
+                    run.data.tags["carft.kind"] == kind
+                    and view in client.get_experiment(experiment).tags
+                ):
+                    client.delete_experiment_tag(experiment, view)
+                client.delete_run(run.info.run_id)
         self._ids = {key: id_ for key, id_ in self._ids.items() if key.sweep != sweep}
-
-    def _remove_view(self, tag: str) -> None:
-        client, experiment = self._store()
-        if tag in client.get_experiment(experiment).tags:
-            client.delete_experiment_tag(experiment, tag)
 
     def keep_view(self, view: RunsView, *, arms_of: RunKey | None = None, timestamp: int) -> None:
         """Keep the view in a tag of the experiment, under the id of the sweep's run."""
-        client, experiment = self._store()
-        with self._translated():
+        with self._request() as (client, experiment):
             name, query = SWEEPS, ""
             if arms_of is not None:
                 name = self._id(arms_of)
@@ -312,11 +287,10 @@ class MlflowStore(Tracker):
 
     def runs_of(self, sweep: str) -> dict[str, TrackedRun]:
         """Look up every run by the sweep's tags; of several of one key the first that was begun."""
-        client, experiment = self._store()
         tags = identity(RunKey(sweep), self._home)
         del tags["carft.kind"]
         runs: dict[str, TrackedRun] = {}
-        with self._translated():
+        with self._request() as (client, experiment):
             for run in search_runs(client, experiment, tags):
                 own = run.data.tags
                 key = RunKey(sweep, own.get("carft.run", ""), own.get("carft.arm", ""))
@@ -328,14 +302,13 @@ class MlflowStore(Tracker):
 
     def artifacts(self, key: RunKey) -> set[str]:
         """List the files."""
-        client, _ = self._store()
-        with self._translated(), uploading(self._uri):
+        with self._request() as (client, _), uploading(self._uri):
             return {entry.path for entry in client.list_artifacts(self._id(key))}
 
     def run_id(self, key: RunKey) -> str | None:
         """Return MLflow's id of a run."""
         if key not in self._ids:
-            with self._translated():
+            with self._request():
                 run = self._search(key)
             if run is not None:
                 self._ids[key] = run.info.run_id
@@ -350,7 +323,7 @@ class MlflowStore(Tracker):
         self._connected = None
 
     def _store(self) -> tuple[MlflowClient, str]:
-        """What to talk to. A store that cannot be used is no fault of the record told to it."""
+        """Return the connection. That a store cannot be used is no fault of what is sent to it."""
         if self._connected is None:
             try:
                 self._connected = self._connect()
@@ -363,21 +336,41 @@ class MlflowStore(Tracker):
         with ExitStack() as stack:
             if file is not None:  # two processes must not both create the tables
                 stack.enter_context(waiting(file.with_name(f"{file.name}.lock")))
-                if self._artifact_root is not None and is_own(file, self._artifact_root):
+                if own_file(self._uri, self._artifact_root) is not None:
                     set_aside_if_damaged(file)
-                    set_aside_if_moved(file, self._experiment, self._artifact_root)
+                    self._set_aside_if_moved(file)
                 if not file.exists():
                     create_database(file)
             client = connect(self._uri)
-            with self._translated():
+            with translated(self._uri):
                 return client, self._experiment_id(client)
+
+    def _set_aside_if_moved(self, file: Path) -> None:
+        """Put the database of a home that was moved or copied aside, with its artifacts: its runs
+        are recorded anew here, and nothing is written where it was before.
+        """
+        before, root = moved_from(self._uri, self._experiment, self._artifact_root), file.parent
+        if before is None:
+            return
+        places = (root / f"before-move-{number}" for number in itertools.count(1))
+        aside = next(place for place in places if not place.exists())
+        aside.mkdir()
+        logger.warning(
+            "this home was moved or copied: its MLflow database kept artifacts in %s; it is set "
+            "aside in %s, and the runs are recorded anew",
+            before,
+            aside,
+        )
+        for old in (*root.glob(f"{file.name}*"), self._artifact_root):
+            if old is not None and old.exists() and not old.name.endswith(".lock"):
+                old.rename(aside / old.name)
 
     def _experiment_id(self, client: MlflowClient) -> str:
         from mlflow.exceptions import MlflowException
 
-        found = find_experiment(client, self._uri, self._experiment)
-        if found is not None:
-            return found
+        experiment = find_experiment(client, self._uri, self._experiment)
+        if experiment is not None:
+            return experiment
         root = self._artifact_root
         try:
             return client.create_experiment(
@@ -390,33 +383,31 @@ class MlflowStore(Tracker):
             return self._experiment_id(client)  # another process was a moment earlier
 
     def _search(self, key: RunKey) -> Run | None:
-        """The run of this key that was created first, if any."""
+        """Return the run of this key that was created first, if any."""
         client, experiment = self._store()
         query = query_of(identity(key, self._home))
-        found = client.search_runs(
+        runs = client.search_runs(
             [experiment], query, order_by=["attributes.start_time ASC"], max_results=1
         )
-        return found[0] if found else None
+        return runs[0] if runs else None
 
     def _id(self, key: RunKey) -> str:
-        if key not in self._ids:
-            run = self._search(key)
-            if run is None:
-                raise TrackingError(f"{describe(key.name)} of sweep {key.sweep!r} was never opened")
-            self._ids[key] = run.info.run_id
-        return self._ids[key]
+        run_id = self.run_id(key)
+        if run_id is None:
+            raise TrackingError(f"{describe(key.name)} of sweep {key.sweep!r} was never opened")
+        return run_id
 
     def _describe(self, run: Run, start: RunStart, tags: Mapping[str, str]) -> None:
         from mlflow.entities import Param
 
         client, _ = self._store()
-        known = run.data.params
+        earlier = run.data.params
         params = mlflow_limits.params(start.params)
-        new = (Param(name, value) for name, value in params.items() if name not in known)
+        new = (Param(name, value) for name, value in params.items() if name not in earlier)
         for batch in batches(new, TAGS):
             client.log_batch(run.info.run_id, params=batch)
         missing = {name: text for name, text in tags.items() if run.data.tags.get(name) != text}
-        self._set_tags(run.info.run_id, missing | mlflow_limits.changed(known, params))
+        self._set_tags(run.info.run_id, missing | mlflow_limits.changed(earlier, params))
         inputs = [_input(dataset) for dataset in mlflow_limits.datasets(start.datasets)]
         if inputs:
             client.log_inputs(run.info.run_id, inputs)
@@ -429,11 +420,15 @@ class MlflowStore(Tracker):
         for batch in batches(entries, TAGS):
             client.log_batch(run_id, tags=batch)
 
-    def _translated(self) -> AbstractContextManager[None]:
-        return translated(self._uri, self._answers)
+    @contextmanager
+    def _request(self) -> Iterator[tuple[MlflowClient, str]]:
+        """Yield the client and the experiment; raise MLflow's errors as ours."""
+        connection = self._store()
+        with translated(self._uri, self._answers):
+            yield connection
 
     def _answers(self) -> bool:
-        """Whether the store does what it is asked, after it failed at something."""
+        """Tell whether the store does what it is asked, after it failed at something."""
         if self._connected is None:
             return False
         from mlflow.exceptions import MlflowException
@@ -446,27 +441,6 @@ class MlflowStore(Tracker):
         return True
 
 
-def set_aside_if_moved(file: Path, experiment: str, root: Path) -> None:
-    """Put the database of a home that was moved or copied aside, with its artifacts: its runs are
-    recorded anew here, and nothing is written where it was before.
-    """
-    before = moved_from(file, experiment, root)
-    if before is None:
-        return
-    numbers = itertools.count(1)
-    aside = next(place for n in numbers if not (place := file.parent / f"before-move-{n}").exists())
-    aside.mkdir()
-    logger.warning(
-        "this home was moved or copied: its MLflow database kept artifacts in %s; it is set aside "
-        "in %s, and the runs are recorded anew",
-        before,
-        aside,
-    )
-    for old in (*file.parent.glob(f"{file.name}*"), root):
-        if old.exists() and not old.name.endswith(".lock"):
-            old.rename(aside / old.name)
-
-
 def open_store(home: Path, environ: Mapping[str, str] | None = None) -> MlflowStore:
     """Open the place where a home's runs are recorded. Imports MLflow only when it is used.
 
@@ -477,7 +451,7 @@ def open_store(home: Path, environ: Mapping[str, str] | None = None) -> MlflowSt
 
 
 def _input(dataset: DatasetInput) -> MlflowInput:
-    """Metadata only, as `mlflow.data.meta_dataset.MetaDataset` writes it, without its imports."""
+    """Make what `mlflow.data.meta_dataset.MetaDataset` makes of metadata, without its imports."""
     from mlflow.entities import Dataset, InputTag
     from mlflow.entities import DatasetInput as MlflowInput
 
@@ -494,7 +468,7 @@ def _input(dataset: DatasetInput) -> MlflowInput:
 
 
 def _linked(tags: Mapping[str, str], experiment: str, run_id: str) -> Mapping[str, str]:
-    """With the links of a description leading to where MLflow's own pages show an artifact."""
+    """Let the links of a description lead to where MLflow's own pages show an artifact."""
     if DESCRIPTION not in tags:
         return tags
 

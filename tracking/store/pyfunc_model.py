@@ -44,16 +44,16 @@ class ServedModel(PythonModel):
         from safetensors.torch import load_file
 
         folder = Path(context.artifacts["model"])
-        told = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
-        self._classes, self._contexts = told["classes"], told["contexts"]
+        labels = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
+        self._classes, self._contexts = labels["classes"], labels["contexts"]
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         model, _, self._preprocess = open_clip.create_model_and_transforms(
             f"local-dir:{folder}", device=self._device
         )
         self._model = model.eval()
         self._head = load_file(folder / "head.safetensors")["weight"].to(self._device)
-        seen = load_file(folder / "contexts.safetensors")
-        self._w_ctx = (seen["logit_scale"] * seen["w_ctx"]).to(self._device)
+        contexts = load_file(folder / "contexts.safetensors")
+        self._w_ctx = (contexts["logit_scale"] * contexts["w_ctx"]).to(self._device)
 
     def predict(
         self,
@@ -61,22 +61,23 @@ class ServedModel(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """A row for each row of `model_input`, whose column `image` holds image files in base64.
+        """Return a row for each row of `model_input`, whose column `image` holds image files in
+        base64.
 
-        `params`: `top` classes and `contexts` templates are told of each. Raises MlflowException
-        (400 from a server) that names the row which is no image.
+        `params`: `top` classes and `contexts` templates are in each. Raises MlflowException (400
+        from a server) that names the row which is no image.
         """
         del context
         import torch
 
-        top, contexts = (int((params or {}).get(name, 5)) for name in ("top", "contexts"))
-        if min(top, contexts) < 1:
+        top, most_contexts = (int((params or {}).get(name, 5)) for name in ("top", "contexts"))
+        if min(top, most_contexts) < 1:
             raise MlflowException.invalid_parameter_value("top and contexts must be at least 1")
         if model_input.empty:
             raise MlflowException.invalid_parameter_value("there is no row: nothing to classify")
         rows = list(enumerate(model_input[COLUMN]))
         _check_amount([text for _, text in rows])
-        classes, seen = [], []
+        classes, contexts = [], []
         for first in range(0, len(rows), BATCH):
             # Each image becomes small before the next one is decoded.
             views = torch.stack(
@@ -86,13 +87,14 @@ class ServedModel(PythonModel):
                 images = views.to(self._device)
                 features = self._model.encode_image(images, normalize=True).float()
                 classes += _best(features @ self._head.T, self._classes, "label", top)
-                seen += _best(features @ self._w_ctx.T, self._contexts, "context", contexts)
+                logits = features @ self._w_ctx.T
+                contexts += _best(logits, self._contexts, "context", most_contexts)
         return pd.DataFrame(
             {
                 "label": [best[0]["label"] for best in classes],
                 "probability": [best[0]["probability"] for best in classes],
                 "top": classes,
-                "contexts": seen,
+                "contexts": contexts,
             }
         )
 
@@ -107,7 +109,7 @@ def _check_amount(texts: list[Any]) -> None:
 
 
 def _opened(text: Any, row: int) -> Any:
-    """Upright and in RGB, transparency on white. Raises MlflowException."""
+    """Decode an image upright and in RGB, transparency on white. Raises MlflowException."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not isinstance(text, str):
@@ -142,7 +144,7 @@ def _check_size(width: int, height: int, most: int) -> None:
 
 
 def _rgb(image: Any) -> Any:
-    """As carft-sweep reads its images, so that both say the same of one."""
+    """Convert as carft-sweep reads its images, so that both say the same of one."""
     from PIL import Image
 
     if image.mode == "F":
@@ -178,7 +180,7 @@ def _wrong(row: int, what: str) -> MlflowException:
 
 
 def _best(logits: Any, names: list[str], kind: str, count: int) -> list[list[dict[str, Any]]]:
-    """The most probable first, of equal ones the first."""
+    """Order by probability, of equal ones the first before."""
     probabilities = logits.cpu().double().softmax(dim=1)
     order = probabilities.argsort(dim=1, descending=True, stable=True)[:, :count]
     return [

@@ -36,9 +36,9 @@ from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.trials import LEDGER_FILE
 from carft_sweep.sweeps.scheduler.progress import LiveProgress, Progress, duration
 from carft_sweep.tracking.errors import ServiceUnreachable
-from carft_sweep.tracking.store.memory_store import MemoryTracker
 from docs.hooks.reference import on_page_markdown
 from tests.sweeps.conftest import ToySweep
+from tests.tracking.memory_store import MemoryTracker
 
 ROOT = Path(__file__).parents[3]
 

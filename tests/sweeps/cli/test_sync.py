@@ -15,8 +15,8 @@ from carft_sweep.tracking.errors import (
     TrackingError,
 )
 from carft_sweep.tracking.store.base import RunStart
-from carft_sweep.tracking.store.memory_store import MemoryTracker
 from tests.sweeps.conftest import ONE_RUN, ToySweep
+from tests.tracking.memory_store import MemoryTracker
 
 
 class Away(MemoryTracker):
@@ -261,7 +261,7 @@ def test_another_database_that_is_damaged_is_named_with_its_remedy(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{damaged}")
     assert main(["sync", "--home", str(toy.home.path)]) == 2
     told = capsys.readouterr().err
-    assert f"{damaged} is damaged, or not an SQLite database" in told
-    assert "move it away" in told
+    assert f"{damaged} cannot be used: file is not a database" in told
+    assert "name another one in MLFLOW_TRACKING_URI" in told
     assert "when the server answers" not in told
     assert damaged.read_bytes() == b"nothing"

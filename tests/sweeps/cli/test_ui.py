@@ -26,7 +26,6 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Started:
         return SimpleNamespace(address="http://here:5000", process=object(), wait=lambda: None)
 
     monkeypatch.setattr("carft_sweep.sweeps.cli.admin.serve", serve)
-    monkeypatch.setattr("carft_sweep.sweeps.cli.admin.other_accounts", list)
     monkeypatch.setenv("CARFT_HOME", str(tmp_path))
     for name in ("MLFLOW_TRACKING_URI", "CARFT_UI_PASSWORD", "MLFLOW_AUTH_CONFIG_PATH"):
         monkeypatch.delenv(name, raising=False)
@@ -46,26 +45,24 @@ def test_by_itself_it_is_this_machines_and_asks_for_nothing(
         "users": None,
         "prefix": "",
     }
-    first, banner, last = capsys.readouterr().out.splitlines()
+    first, banner, warning, last = capsys.readouterr().out.splitlines()
     assert first == "MLflow shows experiment carft-sweep at http://here:5000"
     assert "usage data does not apply" in banner
+    assert warning.startswith("Every account of this machine may read, change and delete every run")
     assert last == "Ctrl-C ends it."
 
 
-def test_where_other_people_have_accounts_it_says_that_they_are_let_in(
-    started: Started, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("protection", ["--auth", "--no-auth"])
+def test_that_other_accounts_are_let_in_is_said_where_nothing_protects(
+    started: Started,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    protection: str,
 ) -> None:
     del started
-    monkeypatch.setattr(
-        "carft_sweep.sweeps.cli.admin.other_accounts", lambda: ["ada", "bob", "cleo", "dan"]
-    )
-    assert main(["ui"]) == 0
-    output = capsys.readouterr().out
-    assert "has 4 other accounts (ada, bob, cleo, ...), which may read, change and delete" in output
-    assert "--auth requires a password" in output
-    for protection in ("--auth", "--no-auth"):
-        assert main(["ui", protection]) == 0
-        assert "other accounts" not in capsys.readouterr().out
+    monkeypatch.setenv("CARFT_UI_PASSWORD", "a password of mine")
+    assert main(["ui", protection]) == 0
+    assert "account of this machine" not in capsys.readouterr().out
 
 
 def test_ctrl_c_ends_it_well(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,16 +126,19 @@ def test_strangers_are_let_in_only_when_it_is_said(
     assert "may read, change and delete every run" in capsys.readouterr().out
 
 
-def test_with_auth_it_says_where_the_password_is(
-    started: Started, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_with_auth_it_needs_a_password_and_shows_none(
+    started: Started, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
     hosts = ["--allowed-hosts", "mlflow.lab.example, lab.example:8443"]
-    assert main(["ui", "--auth", "--host", "0.0.0.0", *hosts, "--static-prefix", "/mlflow"]) == 0
-    password = (tmp_path / "ui" / "admin-password").read_text().strip()
-    told = capsys.readouterr().out
-    assert str(tmp_path / "ui" / "admin-password") in told
-    assert password not in told
-    assert started["users"].environ["MLFLOW_AUTH_ADMIN_PASSWORD"] == password
+    words = ["ui", "--auth", "--host", "0.0.0.0", *hosts, "--static-prefix", "/mlflow"]
+    assert main(words) == 2
+    assert "12 characters or more: in CARFT_UI_PASSWORD, in a file that" in capsys.readouterr().err
+    assert started == {}
+    monkeypatch.setenv("CARFT_UI_PASSWORD", "a password of mine")
+    assert main(words) == 0
+    assert "a password of mine" not in capsys.readouterr().out
+    assert started["users"].environ["MLFLOW_AUTH_ADMIN_PASSWORD"] == "a password of mine"
     assert started["names"] == ("mlflow.lab.example", "lab.example:8443")
     assert started["prefix"] == "/mlflow"
 
@@ -154,9 +154,8 @@ def test_on_a_terminal_the_password_is_asked_for_twice(
     answers[:] = ["one password of mine"] * 2
     assert main(["ui", "--auth"]) == 0
     assert started["users"].environ["MLFLOW_AUTH_ADMIN_PASSWORD"] == "one password of mine"
-    answers[:] = [""]
-    assert main(["ui", "--auth"]) == 0
-    assert "was made up" in capsys.readouterr().out
+    answers[:] = ["", ""]
+    assert main(["ui", "--auth"]) == 2
 
 
 def test_a_password_may_come_from_a_file(
@@ -209,7 +208,7 @@ def test_it_leads_to_the_pages_of_the_newest_sweeps(
     assert main(["ui"]) == 0
     page = "http://here:5000/#/experiments/7/runs"
     training = "workflowType=machine_learning"
-    assert capsys.readouterr().out.splitlines()[:-2] == [
+    assert capsys.readouterr().out.splitlines()[:-3] == [
         f"MLflow shows experiment carft-sweep at {page}?{training}&viewStateShareKey=carft-sweeps",
         "second",
         f"  arms    {page}?{training}&viewStateShareKey=second/",

@@ -101,7 +101,7 @@ def test_what_keeps_us_out_is_told_without_the_password(
         assert f'password authentication failed for user "{ADMIN}"' in told
         assert "not the one" not in told
         patch.setenv("CARFT_OPTUNA_STORAGE", postgres.url("nowhere"))
-        assert "CREATE DATABASE" in only(look("trials.study", tmp_path), "wrong")
+        assert "does not exist" in only(look("trials.study", tmp_path), "wrong")
     with postgres.away():
         told = only(look("trials.study", tmp_path), "unreachable")
     assert "start the database" in told
@@ -338,6 +338,15 @@ def test_runs_that_the_server_lacks_are_counted_by_sweep(
     toy.run()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://lab:5000")
     assert "7 runs of toy" in only(look("sent.behind", home), "warning"), "of another server"
+
+
+def test_a_database_that_is_still_to_be_made_lacks_every_run(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    toy.run()
+    assert "7 runs of toy" in only(look("sent.behind", toy.home.path), "warning")
+    assert not (toy.home.path / "mlflow.db").exists()
 
 
 def test_a_home_that_was_moved_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

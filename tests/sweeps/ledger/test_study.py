@@ -496,8 +496,8 @@ def test_a_trial_that_runs_has_no_end(home: Home, ledger: Ledger) -> None:
     ("uri", "error", "expected"),
     [
         ("sqlite://", TrackingError, "in memory: write sqlite:////"),
-        ("no URL", TrackingError, "to be like postgresql://"),
-        ("postgres://u:s3cret@db/optuna", TrackingError, "takes postgresql://"),
+        ("no URL", TrackingError, "must be like postgresql://"),
+        ("postgres://u:s3cret@db/optuna", TrackingError, "not postgres://"),
     ],
 )
 def test_what_no_database_can_be_is_refused_beforehand(

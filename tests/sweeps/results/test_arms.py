@@ -27,9 +27,9 @@ from carft_sweep.tracking.comparison.spec import ComparisonSpec
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.report.table import TableOptions, usual_columns, visible_rows
 from carft_sweep.tracking.store.base import Metric, RunKey
-from carft_sweep.tracking.store.memory_store import MemoryRun, MemoryTracker
 from tests.sweeps.conftest import ToySweep
 from tests.tracking.made_up import KL, metrics, run, zero_shot
+from tests.tracking.memory_store import MemoryRun, MemoryTracker
 
 SEEDS = range(5)
 PARENT = RunKey("toy")

@@ -26,10 +26,10 @@ from carft_sweep.tracking.comparison.runs import read_result, read_settings
 from carft_sweep.tracking.comparison.spec import read_spec
 from carft_sweep.tracking.location import resolve_location
 from carft_sweep.tracking.store.base import RunKey
-from carft_sweep.tracking.store.memory_store import MemoryRun, MemoryTracker
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 from tests.sweeps.toy_runs import epoch_report
+from tests.tracking.memory_store import MemoryRun, MemoryTracker
 
 ONE = {"algorithm.kl_weight": {"values": [0.3]}}
 PRUNING: dict[str, Any] = {

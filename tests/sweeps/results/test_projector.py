@@ -26,9 +26,9 @@ from carft_sweep.sweeps.results.records import load_part
 from carft_sweep.tracking.comparison.pooling import SweepRuns
 from carft_sweep.tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
 from carft_sweep.tracking.store.base import Metric, RunKey, RunStart
-from carft_sweep.tracking.store.memory_store import MemoryRun, MemoryTracker
 from tests.sweeps.conftest import _one_shift
 from tests.sweeps.results.troubled import Crash, MadeSweep, Troubled, away, digest_of
+from tests.tracking.memory_store import MemoryRun, MemoryTracker
 
 SWEEP, RUN, OTHER = RunKey("made"), RunKey("made", digest_of(0)), RunKey("made", digest_of(1))
 NEXT: Mapping[str, Sequence[str]] = {

@@ -37,10 +37,10 @@ from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from carft_sweep.tracking.location import resolve_location
 from carft_sweep.tracking.provenance import describe_code, provenance_tags
 from carft_sweep.tracking.store.base import RunKey
-from carft_sweep.tracking.store.memory_store import MemoryTracker
 from tests.sweeps import reference_table
 from tests.sweeps.shown_home import NAME, make
 from tests.tracking.made_up import kl_sweep, metrics, run
+from tests.tracking.memory_store import MemoryTracker
 
 
 @pytest.fixture(scope="module")

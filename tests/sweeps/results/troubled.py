@@ -18,8 +18,8 @@ from carft_sweep.sweeps.results.projection import SweepProjection
 from carft_sweep.sweeps.results.records import load_part
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.store.base import EndState, Metric, RunKey, RunStart, Tracker
-from carft_sweep.tracking.store.memory_store import MemoryTracker
 from tests.sweeps.toy_runs import epoch_report
+from tests.tracking.memory_store import MemoryTracker
 
 SPEC: Mapping[str, Any] = {
     "name": "made",

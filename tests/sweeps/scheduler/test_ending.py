@@ -12,8 +12,8 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.results.report import keep
 from carft_sweep.tracking.provenance import provenance_tags
 from carft_sweep.tracking.store.base import RunKey
-from carft_sweep.tracking.store.memory_store import MemoryRun
 from tests.sweeps.conftest import ToySweep
+from tests.tracking.memory_store import MemoryRun
 
 ONE: dict[str, Any] = {"parameters": {"algorithm.kl_weight": {"values": [0.3]}}, "seeds": [0]}
 LINK = "[The report, with charts and images](artifact:report.html)"

@@ -33,9 +33,9 @@ from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
 from carft_sweep.sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
 from carft_sweep.sweeps.scheduler.session import Interruption, SweepResult
 from carft_sweep.tracking.errors import ServiceUnreachable
-from carft_sweep.tracking.store.memory_store import MemoryTracker
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ONE_RUN, ToySweep
+from tests.tracking.memory_store import MemoryTracker
 
 ROOT = Path(__file__).parents[3]
 SLEEPER = """

@@ -9,14 +9,14 @@ import pytest
 from requests import HTTPError, Response
 
 from carft_sweep.tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
-from carft_sweep.tracking.store.mlflow_errors import translate_error, translate_os_error, uploading
+from carft_sweep.tracking.store.mlflow_errors import translate_error, translated, uploading
 
 URI = "http://me:hidden@mlflow.lab"
 
 
 def test_a_store_that_needs_a_package_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)  # as where it is not installed
-    expected = r"http://mlflow\.lab .* package boto3 here"
+    expected = r"http://mlflow\.lab .*boto3.*brings S3"
     with pytest.raises(ServiceUnreachable, match=expected), uploading(URI):
         import_module("boto3")
 
@@ -45,8 +45,11 @@ def test_an_upload_is_blamed_only_for_what_is_its_own_fault(
 ) -> None:
     answer = Response()
     answer.status_code = status
-    assert type(translate_os_error(URI, HTTPError("no", response=answer))) is kind
+    with pytest.raises(kind) as caught, translated(URI):
+        raise HTTPError("no", response=answer)
+    assert type(caught.value) is kind
 
 
 def test_a_disk_that_is_full_is_no_fault_of_the_record() -> None:
-    assert type(translate_os_error("sqlite:///x", OSError("full"))) is ServiceUnreachable
+    with pytest.raises(ServiceUnreachable), translated("sqlite:///x"):
+        raise OSError("full")

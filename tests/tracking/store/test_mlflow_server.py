@@ -20,11 +20,11 @@ from carft_sweep.tracking.errors import (
 )
 from carft_sweep.tracking.mlflow_reader import MlflowReader
 from carft_sweep.tracking.store.base import RunKey, RunStart
-from carft_sweep.tracking.store.memory_store import MemoryTracker
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from tests.services.answering import Answer, answering
 from tests.services.mlflow_server import USER, MlflowServer
 from tests.services.postgres import Postgres
+from tests.tracking.memory_store import MemoryTracker
 
 SWEEP = RunKey("toy")
 PARENT = RunStart(SWEEP, "toy", 1)
@@ -112,7 +112,7 @@ def test_an_unknown_host_and_a_server_that_is_down_are_two_things(
     refused(
         MlflowStore("http://no-such-host.invalid:5000", experiment).preflight,
         HostNotFound,
-        "cannot be resolved here: see to MLFLOW_TRACKING_URI",
+        "cannot be resolved here: check MLFLOW_TRACKING_URI",
     )
     refused(
         MlflowStore("http://127.0.0.1:9", experiment).preflight,
@@ -170,7 +170,7 @@ def test_a_missing_bucket_loses_no_file(
     for key in mlflow_server.store.keys(mlflow_server.bucket):
         s3.delete_object(Bucket=mlflow_server.bucket, Key=key)
     s3.delete_bucket(Bucket=mlflow_server.bucket)
-    expected = r"artifact store .*--artifacts-destination: whether the bucket is there"
+    expected = r"artifact store .*--artifacts-destination and its log"
     try:
         refused(store.preflight, ServiceUnreachable, f"bucket does not exist.*|{expected}")
         refused(lambda: store.log_artifact(SWEEP, file), ServiceUnreachable, expected)
@@ -200,7 +200,7 @@ def test_an_s3_store_without_keys_of_ours_is_no_fault_of_the_record(
     refused(
         lambda: store.log_artifact(SWEEP, file),
         ServiceUnreachable,
-        "Keys for it must be",
+        "its keys in the environment",
     )
 
 
@@ -220,7 +220,7 @@ DIRECT: Mapping[str, tuple[Callable[[Postgres, str], str], type[Exception], str]
     "wrong password": (
         lambda postgres, name: postgres.url(name, password=PASSWORD),
         AccessDenied,
-        "MLflow's database at .*see to user and password in MLFLOW_TRACKING_URI",
+        "MLflow's database at .*check user and password in MLFLOW_TRACKING_URI",
     ),
     "missing": (lambda postgres, _: postgres.url("nowhere"), TrackingError, "does not exist"),
     "unknown host": (
@@ -231,7 +231,7 @@ DIRECT: Mapping[str, tuple[Callable[[Postgres, str], str], type[Exception], str]
     "down": (
         lambda *_: f"postgresql://u:{PASSWORD}@127.0.0.1:9/x",
         ServiceUnreachable,
-        "no database answers",
+        "does not answer",
     ),
     "no rights": (
         lambda postgres, name: postgres.url(name, postgres.new_user(PASSWORD), PASSWORD),

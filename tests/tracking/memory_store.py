@@ -78,9 +78,9 @@ class MemoryTracker(Tracker):
     def log_metrics(self, key: RunKey, values: Sequence[Metric]) -> None:
         """Add values. Raises TrackingError for a run never opened."""
         run = self._run(key)
-        kept, told = mlflow_limits.metrics(values)
-        run.tags |= told
-        for metric in kept:
+        finite, infinite_tags = mlflow_limits.metrics(values)
+        run.tags |= infinite_tags
+        for metric in finite:
             # One NaN object, so that two histories with the same NaN are equal.
             value = math.nan if math.isnan(metric.value) else metric.value
             points = run.history.setdefault(metric.name, [])
