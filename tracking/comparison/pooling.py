@@ -48,7 +48,7 @@ Owners = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Condition:
-    """What is asked of the runs that are compared; several values are alternatives."""
+    """`field operator value` on the runs that are compared; several values are alternatives."""
 
     text: str
     field: str
