@@ -280,9 +280,9 @@ def home_id(home: Path) -> str:
 
     On a server that several homes share it distinguishes sweeps of the same name.
     """
-    made = read_home_id(home)
-    if made is not None:
-        return made
+    existing = read_home_id(home)
+    if existing is not None:
+        return existing
     make_home(home)
     file, text = home / "id", uuid.uuid4().hex
     mine = home / f".id.{text}"

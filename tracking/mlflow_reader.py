@@ -353,7 +353,7 @@ class MlflowReader:
     def _text(self, place: str, name: str) -> str | None:
         """Read a file of a run, whose files are at `place` as the run says; None when it is gone.
 
-        Whoever wrote the run says so, and must not choose what is read: a server is asked for what
+        Whoever wrote the run says so, and must not choose what is read: a server hands out what
         it keeps itself, and beside a database the home's own folder is read. Raises TrackingError,
         ValueError or OSError for a place elsewhere, and for what is no text, or a larger one.
         """

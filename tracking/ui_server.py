@@ -374,8 +374,8 @@ def _end_of(server: Server, characters: int = 2000) -> str:
         return ""
     server._log.seek(0)
     lines = server._log.read().decode(errors="replace").splitlines()
-    kept = [line for line in lines if not line.startswith((" ", "Traceback "))]
-    text = "\n".join(kept)[-characters:].strip()
+    messages = [line for line in lines if not line.startswith((" ", "Traceback "))]
+    text = "\n".join(messages)[-characters:].strip()
     return re.sub(r"://[^/@\s]+@", "://", text)  # without the passwords of addresses
 
 

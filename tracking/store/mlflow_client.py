@@ -255,7 +255,7 @@ _FOLDER = "carft-sweep-doctor"
 
 
 def host_credentials(uri: str) -> MlflowHostCreds:
-    """Return with what a server is asked: MLflow's credentials of this machine go to no other
+    """Return the credentials for requests to a server: MLflow's own of this machine go to no other
     server than the one that MLFLOW_TRACKING_URI names.
     """
     from mlflow.utils.credentials import get_default_host_creds
@@ -362,7 +362,9 @@ def try_artifacts(uri: str, location: str) -> bool:
         store.log_artifact(str(file))
         read = Path(store.download_artifacts(file.name, str(back))).read_text(encoding="utf-8")
         if read != text:
-            raise TrackingError(f"the artifact store gives back other than it got: {location}")
+            raise TrackingError(
+                f"the artifact store returned another content than was sent: {location}"
+            )
         try:
             store.delete_artifacts()
         except (HTTPError, MlflowException) as error:

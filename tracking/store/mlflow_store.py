@@ -74,7 +74,7 @@ logger = logging.getLogger(__name__)
 WRITTEN_BY = "carft.written_by"
 """A tag of the experiment: the version of MLflow that wrote to it last."""
 RUNS = 1000
-"""As many as are asked for at once."""
+"""Runs of one page."""
 METRICS, TAGS = 1000, 100
 """As many as MLflow takes; parameters are counted as tags are."""
 BYTES = 900_000
@@ -428,7 +428,7 @@ class MlflowStore(Tracker):
             yield connection
 
     def _answers(self) -> bool:
-        """Tell whether the store does what it is asked, after it failed at something."""
+        """Tell whether the store answers a harmless request, after it failed at another."""
         if self._connected is None:
             return False
         from mlflow.exceptions import MlflowException

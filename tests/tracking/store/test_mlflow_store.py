@@ -397,6 +397,10 @@ def test_an_old_schema_is_named_with_its_remedy(new_database: NewDatabase) -> No
         MlflowStore(uri, unique()).check()
 
 
+def test_a_uri_of_one_of_mlflows_plugins_is_left_to_it() -> None:
+    check_reachable("azureml://lab.example/mlflow")
+
+
 @pytest.mark.parametrize("uri", ["file:///tmp/carft-none", "ftp://example.org"])
 def test_a_uri_that_mlflow_does_not_serve_is_one_clear_error(uri: str) -> None:
     with pytest.raises(TrackingError, match="MLflow"):
