@@ -128,7 +128,7 @@ def ood_bound(
     if ids.shape[-1] == 1:
         return highest_on_chords(ids, oods, at)
     chords, covers = _chords(ids, oods, at)
-    steps = np.diff(ids, axis=-1)
+    steps = _steps(ids)
     leads_on = steps[..., :-1] * steps[..., 1:] > 0
     none = np.full((*chords.shape[:-2], 1, chords.shape[-1]), np.inf)
     # The line of piece k, extended to its neighbours, bounds those.
@@ -149,7 +149,7 @@ def _chords(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the lines through neighbouring points at ID accuracies [..., K - 1, M], and whether
     these lie between the two points."""
-    steps = np.diff(ids, axis=-1)
+    steps = _steps(ids)
     slopes = np.diff(oods, axis=-1) / np.where(steps == 0, np.nan, steps)
     x = at[..., None, :]
     lines = oods[..., :-1, None] + slopes[..., None] * (x - ids[..., :-1, None])
@@ -157,6 +157,13 @@ def _chords(
     high = np.maximum(ids[..., :-1], ids[..., 1:])[..., None]
     covers = (x >= low) & (x <= high) & (steps != 0)[..., None]
     return np.where(steps[..., None] == 0, np.inf, lines), covers
+
+
+def _steps(ids: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the steps [..., K - 1] in ID; 0 where two accuracies differ by float rounding only, as
+    equal means over tasks do: the line through two such points would be nearly upright."""
+    steps = np.diff(ids, axis=-1)
+    return np.where(np.abs(steps) <= _ROUNDING, 0.0, steps)
 
 
 def _highest(values: NDArray[np.float64], covers: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -192,7 +199,8 @@ def curve_gain(
     shares = (np.arange(PLACES) + 0.5) / PLACES
     at = low[..., None] + (high - low)[..., None] * shares
     height = highest_on_chords(ids, oods, at)
-    has_range = low <= high if min(ids.shape[-1], other_ids.shape[-1]) == 1 else low < high
+    is_point = min(ids.shape[-1], other_ids.shape[-1]) == 1
+    has_range = low <= high if is_point else high - low > _ROUNDING
     gains = []
     for highest in (ood_bound, highest_on_chords):
         difference = height - highest(other_ids, other_oods, at)

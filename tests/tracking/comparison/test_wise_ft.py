@@ -159,6 +159,23 @@ def test_an_upright_piece_is_no_line_that_leads_on() -> None:
     assert (height(step, 0.55), bound(step, 0.55)) == (pytest.approx(0.35), None)
 
 
+def test_accuracies_that_differ_by_rounding_are_the_same_id() -> None:
+    # Means over two tasks of 36 and 24 images: 1/2 of 1/36 + 15/24 and of 7/36 + 11/24 are equal.
+    nearly = 0.6 + 2e-16
+    assert nearly != 0.6
+    even, uneven = (
+        ((0.5, 0.3), (0.6, 0.4), (x, 0.41), (0.7, 0.45), (0.8, 0.47)) for x in (0.6, nearly)
+    )
+    for x in (0.55, 0.65, 0.75):
+        assert bound(uneven, x) == (
+            None if bound(even, x) is None else pytest.approx(bound(even, x))
+        )
+    assert bound(uneven, 0.55) is None
+    assert gain(ARCH, uneven) == pytest.approx(gain(ARCH, even))
+    # Curves that share no more than one accuracy have no range in common.
+    assert np.isnan(gain(((0.4, 0.3), (0.5, 0.4), (nearly, 0.5)), ((0.6, 0.4), (0.7, 0.5)))).all()
+
+
 @given(st.floats(0.3, 1.2), st.floats(-0.1, 0.1), st.floats(0, 0.3), st.floats(0.01, 0.99))
 def test_a_curve_that_is_bent_upwards_lies_nowhere_above_its_bound(
     rise: float, slope: float, bend: float, alpha: float
