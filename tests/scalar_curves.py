@@ -59,12 +59,11 @@ def most_at(curve: Curve, x: float) -> float | None:
     line leads on to is bounded by its chord where another one lies higher, and else by nothing.
     """
     goes = [np.sign(round(two[0] - one[0], 12)) for one, two in itertools.pairwise(curve)]
-    highest, is_bounded, most = -np.inf, False, -np.inf
+    highest, bounds = height_at(curve, x), []
     for k in pieces_at(curve, x):
-        beside = [j for j in (k - 1, k + 1) if 0 <= j < len(goes) and goes[j] == goes[k]]
         chord = line(curve, k, x)
-        lines = [line(curve, j, x) for j in beside]
-        most = max(most, chord, min(lines, default=chord))
-        if chord > highest:
-            highest, is_bounded = chord, bool(lines)
-    return most if is_bounded else None
+        beside = [j for j in (k - 1, k + 1) if 0 <= j < len(goes) and goes[j] == goes[k]]
+        if not beside and highest is not None and chord > highest - 1e-12:
+            return None
+        bounds.append(max(chord, min((line(curve, j, x) for j in beside), default=chord)))
+    return max(bounds, default=None)

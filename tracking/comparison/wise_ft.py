@@ -123,7 +123,7 @@ def ood_bound(
     of the two, and below the chords before and behind it when these are extended: the lower one
     bounds it. A curve that is measured to be bent downwards there is bounded by its own chord, and
     so is one that turns back in ID, below the piece that it turned back from. NaN outside the
-    curve's ID range, and where no chord leads on, so that nothing bounds it.
+    curve's ID range, and where no chord leads on to a highest piece, so that nothing bounds it.
     """
     if ids.shape[-1] == 1:
         return highest_on_chords(ids, oods, at)
@@ -138,10 +138,9 @@ def ood_bound(
     )
     is_bounded = np.isfinite(extended)
     bounds = np.where(is_bounded, np.maximum(chords, extended), chords)
-    top = np.where(covers, chords, -np.inf).argmax(axis=-2)[..., None, :]
-    open_ended = ~np.take_along_axis(is_bounded, top, axis=-2)[..., 0, :]
-    highest = _highest(bounds, covers)
-    return np.where(open_ended, np.nan, highest)
+    top = np.where(covers, chords, -np.inf).max(axis=-2, keepdims=True)
+    open_ended = (covers & ~is_bounded & (chords >= top - _ROUNDING)).any(axis=-2)
+    return np.where(open_ended, np.nan, _highest(bounds, covers))
 
 
 def _chords(

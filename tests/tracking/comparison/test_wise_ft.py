@@ -138,6 +138,15 @@ def test_a_curve_of_one_piece_up_and_one_back_is_bounded_nowhere_between() -> No
     assert height(corner, 0.58) == pytest.approx(0.38)
 
 
+def test_a_piece_that_is_gone_back_on_the_same_line_is_bounded_nowhere() -> None:
+    # Counts of 36 and 40 images: rounding put one of the two equal chords first, or the other.
+    turn = (16 / 36, 11 / 24)
+    back = ((12 / 36, 12 / 36), (13 / 36, 127 / 360), turn, (18 / 36, 89 / 180), turn)
+    places = np.linspace(turn[0], 0.5, 66)[1:-1]
+    assert {bound(back, x) for x in places} == {None}
+    assert np.isnan(gain(ARCH, back).above_bound)
+
+
 def test_two_points_are_bounded_nowhere() -> None:
     assert bound(((0.5, 0.3), (0.6, 0.4)), 0.55) is None
     assert np.isnan(gain(ARCH, ((0.5, 0.3), (0.6, 0.4))).above_bound)
