@@ -200,7 +200,7 @@ def test_a_metric_weighs_its_splits_alike() -> None:
     assert hits.weights("id/val/top1") == pytest.approx([0, 1, 0, 0])
     assert hits.weights("ood/b/top1") == pytest.approx([0, 0, 0, 1])
     assert hits.weights(OOD) == pytest.approx([0, 0, 0.5, 0.5])
-    assert hits_of(by, outside=frozenset({"ood/a"})).weights(OOD) == pytest.approx([0, 0, 0, 1])
+    assert hits_of(by, outside=frozenset({2})).weights(OOD) == pytest.approx([0, 0, 0, 1])
     assert hits.weights("ood/c/top1") is None
     assert hits.weights("ood/mean/macro_f1") is None
     assert hits_of(images([("id/test", "x", True)])).weights(OOD) is None
@@ -230,6 +230,8 @@ def test_a_mean_over_tasks_weighs_tasks_alike_and_shifts_alike_in_each(tmp_path:
     assert hits is not None
     assert hits.splits == ("id/test", "ood/a", "ood/b") * 2
     assert hits.weights(ID) == pytest.approx([0.5, 0, 0, 0.5, 0, 0])
+    # What is outside the mean of the first task is in that of the second.
+    assert hits.weights(OOD) == pytest.approx([0, 0.5, 0, 0, 0.25, 0.25])
     assert hits.weights("ood/c/top1") is None
 
 
