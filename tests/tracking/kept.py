@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from zlib import crc32
 
 import numpy as np
@@ -42,9 +43,16 @@ def logits(accuracy: float, seed: int) -> Logits:
 
 
 def keep_predictions(
-    folder: Path, merge: str | None, said: Logits, class_names: Sequence[str] = ()
+    folder: Path,
+    merge: str | None,
+    said: Logits,
+    class_names: Sequence[str] = (),
+    units: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:
-    """Write `predictions.parquet` with the columns of docs/metrics.md that are read here."""
+    """Write `predictions.parquet` with the columns of docs/metrics.md that are read here.
+
+    Where a split has no `units`, each of its images is one.
+    """
     tables = []
     for split, (values, labels) in said.items():
         p, prediction = softmax(values), values.argmax(axis=1)
@@ -57,7 +65,7 @@ def keep_predictions(
                         [split] * len(labels), pa.dictionary(pa.int32(), pa.string())
                     ),
                     "id": images,
-                    "unit": images,
+                    "unit": list(units.get(split, images)),
                     "label": pa.array(labels, pa.int32()),
                     "prediction": pa.array(prediction, pa.int32()),
                     "confidence": pa.array(confidence, pa.float32()),

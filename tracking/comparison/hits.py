@@ -42,8 +42,8 @@ class Hits:
     """[U, S]."""
     images: NDArray[np.int32]
     """[U, S]."""
-    outside: frozenset[str] = frozenset()
-    """Shifts that are in no mean."""
+    outside: frozenset[int] = frozenset()
+    """Columns of shifts that are in no mean."""
     tasks: tuple[int, ...] = ()
     """[S] the task that a split belongs to, of a mean over several tasks."""
     _weights: dict[str, NDArray[np.float64] | None] = field(default_factory=dict, repr=False)
@@ -68,15 +68,15 @@ class Hits:
                 column
                 for column, name in enumerate(self.splits)
                 if tasks[column] == task
-                and (self._is_in_mean(name) if metric == OOD else name == split)
+                and (self._is_in_mean(column) if metric == OOD else name == split)
             ]
             if not own:
                 return None
             weights[own] = 1 / (len(own) * len({*tasks}))
         return weights
 
-    def _is_in_mean(self, split: str) -> bool:
-        return split.startswith("ood/") and split not in self.outside
+    def _is_in_mean(self, column: int) -> bool:
+        return self.splits[column].startswith("ood/") and column not in self.outside
 
     def same_images(self, other: Hits) -> bool:
         """Whether both are of as many images of the same units in the same splits."""
@@ -117,7 +117,7 @@ def read_hits(run: RunRecord, merge: str | None) -> Hits | None:
         tuple(map(str, splits)),
         np.bincount(cell[right], minlength=cells).astype(np.int32).reshape(shape),
         np.bincount(cell, minlength=cells).astype(np.int32).reshape(shape),
-        run.outside_means,
+        frozenset(n for n, split in enumerate(splits) if split in run.outside_means),
     )
 
 
@@ -127,6 +127,7 @@ def _joined(parts: Sequence[Hits | None]) -> Hits | None:
     if not every or len(every) < len(parts):
         return None
     names = [[f"{task:03d}/{unit}" for unit in part.units] for task, part in enumerate(every)]
+    columns = [(part, column) for part in every for column in range(len(part.splits))]
 
     def stacked(blocks: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
         shape = (sum(map(len, blocks)), sum(block.shape[1] for block in blocks))
@@ -142,7 +143,7 @@ def _joined(parts: Sequence[Hits | None]) -> Hits | None:
         tuple(split for part in every for split in part.splits),
         stacked([part.right for part in every]),
         stacked([part.images for part in every]),
-        frozenset().union(*(part.outside for part in every)),
+        frozenset(n for n, (part, column) in enumerate(columns) if column in part.outside),
         tuple(task for task, part in enumerate(every) for _ in part.splits),
     )
 

@@ -123,12 +123,12 @@ def ood_bound(
     of the two, and below the chords before and behind it when these are extended: the lower one
     bounds it. A curve that is measured to be bent downwards there is bounded by its own chord, and
     so is one that turns back in ID, below the piece that it turned back from. NaN outside the
-    curve's ID range, and where no chord leads on, so that nothing bounds it.
+    curve's ID range, and where no chord leads on to a highest piece, so that nothing bounds it.
     """
     if ids.shape[-1] == 1:
         return highest_on_chords(ids, oods, at)
     chords, covers = _chords(ids, oods, at)
-    steps = np.diff(ids, axis=-1)
+    steps = _steps(ids)
     leads_on = steps[..., :-1] * steps[..., 1:] > 0
     none = np.full((*chords.shape[:-2], 1, chords.shape[-1]), np.inf)
     # The line of piece k, extended to its neighbours, bounds those.
@@ -138,10 +138,9 @@ def ood_bound(
     )
     is_bounded = np.isfinite(extended)
     bounds = np.where(is_bounded, np.maximum(chords, extended), chords)
-    top = np.where(covers, chords, -np.inf).argmax(axis=-2)[..., None, :]
-    open_ended = ~np.take_along_axis(is_bounded, top, axis=-2)[..., 0, :]
-    highest = _highest(bounds, covers)
-    return np.where(open_ended, np.nan, highest)
+    top = np.where(covers, chords, -np.inf).max(axis=-2, keepdims=True)
+    open_ended = (covers & ~is_bounded & (chords >= top - _ROUNDING)).any(axis=-2)
+    return np.where(open_ended, np.nan, _highest(bounds, covers))
 
 
 def _chords(
@@ -149,7 +148,7 @@ def _chords(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the lines through neighbouring points at ID accuracies [..., K - 1, M], and whether
     these lie between the two points."""
-    steps = np.diff(ids, axis=-1)
+    steps = _steps(ids)
     slopes = np.diff(oods, axis=-1) / np.where(steps == 0, np.nan, steps)
     x = at[..., None, :]
     lines = oods[..., :-1, None] + slopes[..., None] * (x - ids[..., :-1, None])
@@ -157,6 +156,13 @@ def _chords(
     high = np.maximum(ids[..., :-1], ids[..., 1:])[..., None]
     covers = (x >= low) & (x <= high) & (steps != 0)[..., None]
     return np.where(steps[..., None] == 0, np.inf, lines), covers
+
+
+def _steps(ids: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the steps [..., K - 1] in ID; 0 where two accuracies differ by float rounding only, as
+    equal means over tasks do: the line through two such points would be nearly upright."""
+    steps = np.diff(ids, axis=-1)
+    return np.where(np.abs(steps) <= _ROUNDING, 0.0, steps)
 
 
 def _highest(values: NDArray[np.float64], covers: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -192,7 +198,8 @@ def curve_gain(
     shares = (np.arange(PLACES) + 0.5) / PLACES
     at = low[..., None] + (high - low)[..., None] * shares
     height = highest_on_chords(ids, oods, at)
-    has_range = low <= high if min(ids.shape[-1], other_ids.shape[-1]) == 1 else low < high
+    is_point = min(ids.shape[-1], other_ids.shape[-1]) == 1
+    has_range = low <= high if is_point else high - low > _ROUNDING
     gains = []
     for highest in (ood_bound, highest_on_chords):
         difference = height - highest(other_ids, other_oods, at)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from scipy import stats
 
 from carft_sweep.tracking.comparison.statistics import (
+    ImageError,
     Interval,
     PairedTest,
-    cluster_bootstrap,
+    adjusted_by_holm,
+    deciding_level,
     estimate,
     holm,
     mean,
-    percentile_interval,
     standard_error,
     t_interval,
 )
@@ -94,6 +96,7 @@ def test_a_paired_difference_turns_its_sign_with_its_sides(pairs: list[tuple]) -
     assert there.mean == -back.mean
     assert there.differences == tuple(-d for d in back.differences)
     assert there.p == back.p
+    assert there.p_above(0.0) == back.p_below(0.0)
     if there.ci95 is None:
         assert back.ci95 is None
     else:
@@ -110,13 +113,14 @@ def test_the_paired_test_is_scipys(pairs: list[tuple]) -> None:
 
 def test_equal_runs_are_no_difference() -> None:
     result = paired([0.4, 0.5, 0.6], [0.4, 0.5, 0.6])
-    assert (result.mean, result.p) == (0, None)
+    assert (result.mean, result.p, result.is_tie) == (0, None, True)
     assert result.ci95 is None
 
 
 def test_equal_differences_are_not_tested() -> None:
     result = paired([0.41, 0.51, 0.61], [0.40, 0.50, 0.60])
-    assert (result.p, result.p_above(0.0), result.ci95) == (None, None, None)
+    assert (result.p, result.p_above(0.0), result.p_below(0.0), result.ci95) == (None,) * 4
+    assert not result.is_tie
 
 
 @pytest.mark.parametrize(("step", "spreads"), [(0.0, True), (0.009, True), (0.01, False)])
@@ -159,79 +163,117 @@ def test_an_estimate_has_no_mean_when_one_seed_has_no_value() -> None:
     assert whole.half_width == pytest.approx(4.302653 * 0.1 / math.sqrt(3), abs=1e-6)
 
 
-def by_unit(values: Sequence[Sequence[float]]) -> tuple:
-    """One split: the items of each unit."""
-    totals = np.array([[float(sum(unit))] for unit in values])
-    counts = np.array([[len(unit)] for unit in values])
-    return totals, counts
+images = st.builds(
+    lambda se, freedom: ImageError(se**2, freedom, freedom + 1, freedom + 1),
+    st.floats(1e-4, 0.5),
+    st.integers(1, 2_000),
+)
+spread = st.lists(st.integers(-400, 400), min_size=3, max_size=10).filter(
+    lambda values: max(values) > min(values)
+)
+tests = st.builds(
+    lambda values, images: PairedTest(tuple(v / 1_000 for v in values), images=images),
+    spread,
+    st.none() | images,
+)
+levels = st.floats(0.5, 0.9999)
 
 
-def test_the_bootstrap_spreads_like_the_standard_error() -> None:
-    values = np.random.default_rng(2).random(400)
-    draws = cluster_bootstrap(*by_unit([[value] for value in values]))
-    assert draws.shape == (2_000, 1)
-    assert draws.mean() == pytest.approx(values.mean(), abs=0.002)
-    assert draws.std() == pytest.approx(values.std() / math.sqrt(400), rel=0.06)
+@given(st.lists(st.floats(-1, 1), min_size=3, max_size=9), st.lists(st.floats(-1, 1), min_size=3))
+def test_the_error_over_seeds_and_images_is_that_of_welchs_test(
+    seeds: list[float], others: list[float]
+) -> None:
+    # Two independent means: the degrees of freedom of their difference are Satterthwaite's too.
+    assume(np.std(seeds) > 1e-3 and np.std(others) > 1e-3)
+    of_others = ImageError(standard_error(others) ** 2, len(others) - 1, len(others), len(others))
+    test = PairedTest(tuple(value - mean(others) for value in seeds), images=of_others)
+    welch = stats.ttest_ind(seeds, others, equal_var=False)
+    assert test.freedom == pytest.approx(welch.df)
+    assert test.p == pytest.approx(welch.pvalue, abs=1e-9)
+    assert test.ci95 == pytest.approx(tuple(welch.confidence_interval(0.95)), abs=1e-9)
 
 
-def test_views_of_one_drawing_are_no_more_evidence_than_one() -> None:
-    values = (np.random.default_rng(3).random(200) < 0.4).astype(float)
-    once = cluster_bootstrap(*by_unit([[value] for value in values]), seed=4)
-    often = cluster_bootstrap(*by_unit([[value] * 6 for value in values]), seed=4)
-    np.testing.assert_allclose(once, often)
+def test_seeds_and_images_together_are_the_sum_by_hand() -> None:
+    # s = 0.01 over 4 seeds: 0.005 over seeds, and 0.012 over images, so 0.013 in all.
+    half = 0.01 * math.sqrt(3 / 2)
+    values = (0.02 - half, 0.02, 0.02, 0.02 + half)
+    test = PairedTest(values, images=ImageError(0.012**2, 99, 100, 100))
+    assert test.error == pytest.approx(0.013)
+    freedom = 0.013**4 / (0.005**4 / 3 + 0.012**4 / 99)
+    assert test.freedom == pytest.approx(freedom)
+    assert test.p == pytest.approx(2 * stats.t.sf(0.02 / 0.013, freedom))
 
 
-def test_shared_units_move_splits_together_and_others_do_not() -> None:
-    values = np.random.default_rng(5).random((300, 1))
-    ones = np.ones((300, 1), dtype=np.int64)
-    shared = cluster_bootstrap(np.hstack([values, values]), np.hstack([ones, ones]))
-    np.testing.assert_array_equal(shared[:, 0], shared[:, 1])
-    none = np.zeros_like(ones)
-    apart = cluster_bootstrap(
-        np.vstack([np.hstack([values, 0 * values]), np.hstack([0 * values, values])]),
-        np.vstack([np.hstack([ones, none]), np.hstack([none, ones])]),
-    )
-    correlation = np.atleast_2d(np.corrcoef(apart.T))[0, 1]
-    assert abs(correlation) < 0.08
+@given(spread, images)
+def test_images_only_add_to_the_error_and_their_freedom_is_between(
+    values: list[int], of_images: ImageError
+) -> None:
+    alone = PairedTest(tuple(value / 1_000 for value in values))
+    both = replace(alone, images=of_images)
+    assert both.error >= alone.error
+    least = min(alone.freedom, of_images.freedom)
+    assert least - 1e-9 <= both.freedom <= alone.freedom + of_images.freedom + 1e-9
+    none = replace(alone, images=of_images._replace(variance=0.0))
+    assert (none.error, none.p) == (alone.error, pytest.approx(alone.p))
 
 
-def test_the_bootstrap_interval_covers_about_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(6)
-    covered = 0
-    for index in range(200):
-        hits = (rng.random(80) < 0.6).astype(float)
-        draws = cluster_bootstrap(*by_unit([[h] for h in hits]), resamples=400, seed=index)
-        low, high = percentile_interval(draws[:, 0])
-        covered += low <= 0.6 <= high
-    assert 0.89 <= covered / 200 <= 0.985
+@given(tests, st.floats(-0.5, 0.5))
+def test_one_sided_ps_are_the_tails_of_students_distribution(
+    test: PairedTest, bound: float
+) -> None:
+    above, below = test.p_above(bound), test.p_below(bound)
+    assert above is not None
+    assert below is not None
+    own = stats.t(test.freedom, loc=test.mean, scale=test.error)
+    assert above == pytest.approx(own.cdf(bound), abs=1e-9)
+    assert below == pytest.approx(own.sf(bound), abs=1e-9)
+    assert test.p == pytest.approx(2 * min(own.cdf(0), own.sf(0)), abs=1e-9)
 
 
-def test_the_bootstrap_of_whole_units_is_scipys_of_units() -> None:
-    rng = np.random.default_rng(7)
-    counts = rng.integers(1, 7, (150, 1))  # views of a drawing
-    totals = rng.binomial(counts, rng.beta(3, 2, (150, 1))).astype(np.float64)
-    interval = percentile_interval(cluster_bootstrap(totals, counts, resamples=20_000)[:, 0])
-    expected = stats.bootstrap(
-        (totals[:, 0], counts[:, 0]),
-        lambda hits, items, axis: hits.sum(axis=axis) / items.sum(axis=axis),
-        paired=True,
-        method="percentile",
-        n_resamples=20_000,
-        rng=rng,
-    ).confidence_interval
-    width = expected.high - expected.low
-    assert interval == pytest.approx(expected, abs=0.03 * width)
-    # Accelerated and corrected for bias it lies at nearly the same place: no need for more.
-    bca = stats.bootstrap(
-        (totals[:, 0] / counts[:, 0],), np.mean, method="BCa", n_resamples=5_000, rng=rng
-    ).confidence_interval
-    even = percentile_interval(
-        cluster_bootstrap(totals / counts, np.ones_like(counts), resamples=5_000)[:, 0]
-    )
-    assert even == pytest.approx(bca, abs=0.06 * (bca.high - bca.low))
+@given(tests, levels, st.floats(-0.3, 0.3))
+def test_an_interval_is_all_that_a_one_sided_test_does_not_reject(
+    test: PairedTest, level: float, bound: float
+) -> None:
+    interval, above, below = test.interval(level), test.p_above(bound), test.p_below(bound)
+    assert interval is not None
+    assert above is not None
+    assert below is not None
+    tail = (1 - level) / 2
+    assume(min(abs(above - tail), abs(below - tail)) > 1e-9)
+    assert (interval.low > bound) == (above < tail)
+    assert (interval.high < bound) == (below < tail)
 
 
-def test_the_bootstrap_gives_the_same_draws_for_the_same_seed() -> None:
-    data = by_unit([[1.0], [0.0], [1.0, 0.0]])
-    np.testing.assert_array_equal(cluster_bootstrap(*data), cluster_bootstrap(*data))
-    assert not np.array_equal(cluster_bootstrap(*data), cluster_bootstrap(*data, seed=1))
+@given(st.lists(st.none() | st.floats(0, 1), max_size=6))
+def test_what_cannot_be_tested_counts_in_holms_rule_and_stays_untested(
+    ps: list[float | None],
+) -> None:
+    adjusted = adjusted_by_holm(ps)
+    expected = holm([1.0 if p is None else p for p in ps])
+    assert adjusted == [None if p is None else q for p, q in zip(ps, expected, strict=True)]
+
+
+@given(st.lists(tests, min_size=1, max_size=5))
+@example([PairedTest((0.1, 0.11, 0.12)), PairedTest((0.02, 0.021, 0.019))])
+def test_the_interval_that_decides_excludes_0_where_the_adjusted_p_does(
+    compared: list[PairedTest],
+) -> None:
+    ps = [test.p for test in compared]
+    for test, p, adjusted in zip(compared, ps, adjusted_by_holm(ps), strict=True):
+        assert adjusted is not None
+        assume(abs(adjusted - 0.05) > 1e-6)
+        level = deciding_level(p, adjusted, len(compared), 0.05)
+        assert level + 1e-12 >= 0.95
+        assert level <= 1 - 0.05 / len(compared) + 1e-12
+        interval = test.interval(level)
+        assert interval is not None
+        assert (interval.low > 0 or interval.high < 0) == (adjusted < 0.05)
+
+
+def test_the_level_that_decides_is_bonferronis_of_what_the_p_was_multiplied_by() -> None:
+    assert deciding_level(0.01, 0.03, 3, 0.05) == pytest.approx(1 - 0.05 / 3)
+    assert deciding_level(0.02, 0.03, 3, 0.05) == pytest.approx(1 - 0.05 / 1.5)
+    assert deciding_level(0.02, 0.02, 1, 0.05) == pytest.approx(0.95)
+    # Where nothing is left of a p, and where there is none, it is that of all.
+    for p, adjusted in ((0.5, 1.0), (0.0, 0.0), (None, None)):
+        assert deciding_level(p, adjusted, 4, 0.05) == pytest.approx(1 - 0.05 / 4)

@@ -2,25 +2,56 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from carft_sweep.tracking.comparison.runs import RunRecord, group
 from carft_sweep.tracking.comparison.wise_ft import (
     Curve,
+    CurveGain,
     Point,
-    dominating,
+    curve_gain,
+    highest_on_chords,
     mean_curve,
     ood_bound,
     seed_curves,
+    seed_points,
 )
-from tests.tracking.made_up import bent, metrics, run, zero_shot
+from tests.scalar_curves import above, common_range, height_at, most_at
+from tests.tracking.made_up import arm, bent, metrics, run, zero_shot
 
-ARCH = Curve(
-    "fine_tune",
-    (Point(0, 0.5, 0.3), Point(0.25, 0.6, 0.4), Point(0.75, 0.7, 0.36), Point(1, 0.65, 0.2)),
-)
+Points = Sequence[tuple[float, float]]
+"""ID and OOD accuracy by rising alpha."""
+ARCH = ((0.5, 0.3), (0.6, 0.4), (0.7, 0.36), (0.65, 0.2))
+"""It turns back behind its third point."""
+
+
+def axes(*curves: Points) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """IDs and OODs [curves, points]."""
+    points = np.array(curves, dtype=np.float64)
+    return points[..., 0], points[..., 1]
+
+
+def bound(curve: Points, x: float) -> float | None:
+    (most,) = ood_bound(*axes(curve), np.array([[x]]))[0]
+    return None if math.isnan(most) else float(most)
+
+
+def height(curve: Points, x: float) -> float | None:
+    (highest,) = highest_on_chords(*axes(curve), np.array([[x]]))[0]
+    return None if math.isnan(highest) else float(highest)
+
+
+def gain(ours: Points, theirs: Points) -> CurveGain:
+    """Of one curve above one other; numbers without a shape."""
+    return CurveGain(*(float(values[0]) for values in curve_gain(*axes(ours), *axes(theirs))))
 
 
 def curve_of(*runs: RunRecord, start: RunRecord | None = None) -> Curve | None:
@@ -64,81 +95,193 @@ def test_a_mean_curve_keeps_shared_alphas() -> None:
     assert [point.alpha for point in curve.points] == [0.5, 1]
 
 
+def test_a_run_without_merges_is_one_point() -> None:
+    (tuned,) = group(arm("flyp", [0.65, 0.66], [0.34, 0.35]))
+    points = seed_points(tuned, "id/test/top1", "ood/mean/top1")
+    assert points == {
+        0: Curve("flyp", (Point(1, 0.65, 0.34),)),
+        1: Curve("flyp", (Point(1, 0.66, 0.35),)),
+    }
+
+
 @pytest.mark.parametrize(
-    ("id_accuracy", "expected"),
+    ("id_accuracy", "chord", "most"),
     [
-        (0.5, 0.3),
-        (0.55, 0.42),  # On the chord from 0.75 to 0.25, extended; the chord itself has 0.35.
-        (0.6, 0.4),
-        (0.62, 0.42),  # On the chord from 0 to 0.25, extended; behind it the curve turns back.
-        (0.65, 0.45),  # Passed twice, the second time at 0.2.
-        (0.7, 0.36),
-        (0.49, None),
-        (0.71, None),
+        (0.55, 0.35, 0.42),  # Bounded by the piece behind it, extended.
+        (0.62, 0.392, 0.42),  # By the piece before it; behind it the curve turns back.
+        (0.68, 0.368, 0.48),  # Passed twice, the second time lower.
+        (0.49, None, None),
+        (0.71, None, None),
     ],
 )
 def test_the_curve_is_bounded_by_the_chords_beside_it(
-    id_accuracy: float, expected: float | None
+    id_accuracy: float, chord: float | None, most: float | None
 ) -> None:
-    bound = ood_bound(ARCH, id_accuracy)
-    assert bound == (None if expected is None else pytest.approx(expected))
+    assert height(ARCH, id_accuracy) == (None if chord is None else pytest.approx(chord))
+    assert bound(ARCH, id_accuracy) == (None if most is None else pytest.approx(most))
 
 
 def test_of_two_chords_that_lead_on_the_lower_one_bounds() -> None:
-    arch = Curve(
-        "x", (Point(0, 0.5, 0.3), Point(0.4, 0.6, 0.4), Point(0.6, 0.7, 0.42), Point(1, 0.8, 0.3))
-    )
-    assert ood_bound(arch, 0.61) == pytest.approx(0.41)  # of 0.41 and 0.528
-    assert ood_bound(arch, 0.69) == pytest.approx(0.432)  # of 0.49 and 0.432
+    arch = ((0.5, 0.3), (0.6, 0.4), (0.7, 0.42), (0.8, 0.3))
+    assert bound(arch, 0.61) == pytest.approx(0.41)  # of 0.41 and 0.528
+    assert bound(arch, 0.69) == pytest.approx(0.432)  # of 0.49 and 0.432
 
 
 def test_a_curve_bent_downwards_is_bounded_by_its_own_chord() -> None:
-    sagging = Curve(
-        "x", (Point(0, 0.5, 0.5), Point(0.4, 0.6, 0.4), Point(0.6, 0.7, 0.4), Point(1, 0.8, 0.5))
-    )
-    assert ood_bound(sagging, 0.65) == pytest.approx(0.4)
+    sagging = ((0.5, 0.5), (0.6, 0.4), (0.7, 0.4), (0.8, 0.5))
+    assert bound(sagging, 0.65) == pytest.approx(0.4)
 
 
 def test_a_curve_of_one_piece_up_and_one_back_is_bounded_nowhere_between() -> None:
-    corner = Curve("x", (Point(0, 0.5, 0.3), Point(0.5, 0.6, 0.4), Point(1, 0.55, 0.2)))
-    assert ood_bound(corner, 0.58) is None
-    assert ood_bound(corner, 0.6) == 0.4
+    corner = ((0.5, 0.3), (0.6, 0.4), (0.55, 0.2))
+    assert bound(corner, 0.58) is None
+    assert height(corner, 0.58) == pytest.approx(0.38)
 
 
-def test_an_upright_piece_is_bounded_by_its_top() -> None:
-    upright = Curve("x", (Point(0, 0.5, 0.3), Point(0.5, 0.5, 0.4), Point(1, 0.5, 0.2)))
-    assert ood_bound(upright, 0.5) == 0.4
+def test_a_piece_that_is_gone_back_on_the_same_line_is_bounded_nowhere() -> None:
+    # Counts of 36 and 40 images: rounding put one of the two equal chords first, or the other.
+    turn = (16 / 36, 11 / 24)
+    back = ((12 / 36, 12 / 36), (13 / 36, 127 / 360), turn, (18 / 36, 89 / 180), turn)
+    places = np.linspace(turn[0], 0.5, 66)[1:-1]
+    assert {bound(back, x) for x in places} == {None}
+    assert np.isnan(gain(ARCH, back).above_bound)
+
+
+def test_two_points_are_bounded_nowhere() -> None:
+    assert bound(((0.5, 0.3), (0.6, 0.4)), 0.55) is None
+    assert np.isnan(gain(ARCH, ((0.5, 0.3), (0.6, 0.4))).above_bound)
+    assert gain(ARCH, ((0.5, 0.2), (0.6, 0.3))).above_chords == pytest.approx(0.1)
+
+
+def test_a_single_point_is_compared_at_its_own_id_alone() -> None:
+    point = ((0.62, 0.45),)
+    assert gain(point, ARCH) == pytest.approx((0.45 - 0.42, 0.45 - 0.392))
+    assert gain(ARCH, point) == pytest.approx((0.392 - 0.45, 0.392 - 0.45))
+    assert gain(point, point) == (0, 0)
+    assert np.isnan(gain(((0.8, 0.45),), ARCH)).all()
+
+
+def test_an_upright_piece_is_no_line_that_leads_on() -> None:
+    upright = ((0.5, 0.3), (0.5, 0.4), (0.5, 0.2))
+    assert bound(upright, 0.5) is None
+    step = ((0.5, 0.3), (0.6, 0.4), (0.6, 0.45), (0.7, 0.44))
+    assert (height(step, 0.55), bound(step, 0.55)) == (pytest.approx(0.35), None)
+
+
+def test_accuracies_that_differ_by_rounding_are_the_same_id() -> None:
+    # Means over two tasks of 36 and 24 images: 1/2 of 1/36 + 15/24 and of 7/36 + 11/24 are equal.
+    nearly = 0.6 + 2e-16
+    assert nearly != 0.6
+    even, uneven = (
+        ((0.5, 0.3), (0.6, 0.4), (x, 0.41), (0.7, 0.45), (0.8, 0.47)) for x in (0.6, nearly)
+    )
+    for x in (0.55, 0.65, 0.75):
+        assert bound(uneven, x) == (
+            None if bound(even, x) is None else pytest.approx(bound(even, x))
+        )
+    assert bound(uneven, 0.55) is None
+    assert gain(ARCH, uneven) == pytest.approx(gain(ARCH, even))
+    # Curves that share no more than one accuracy have no range in common.
+    assert np.isnan(gain(((0.4, 0.3), (0.5, 0.4), (nearly, 0.5)), ((0.6, 0.4), (0.7, 0.5)))).all()
 
 
 @given(st.floats(0.3, 1.2), st.floats(-0.1, 0.1), st.floats(0, 0.3), st.floats(0.01, 0.99))
 def test_a_curve_that_is_bent_upwards_lies_nowhere_above_its_bound(
     rise: float, slope: float, bend: float, alpha: float
 ) -> None:
-    def at(alpha: float) -> Point:
-        return Point(
-            alpha, 0.5 + rise * alpha / 10, 0.4 + slope * alpha + bend * alpha * (1 - alpha)
-        )
+    def at(alpha: float) -> tuple[float, float]:
+        return 0.5 + rise * alpha / 10, 0.4 + slope * alpha + bend * alpha * (1 - alpha)
 
-    bound = ood_bound(Curve("x", tuple(at(i / 4) for i in range(5))), at(alpha).id)
-    assert bound is not None
-    assert bound >= at(alpha).ood - 1e-9
+    x, y = at(alpha)
+    most = bound([at(i / 4) for i in range(5)], x)
+    assert most is not None
+    assert most >= y - 1e-9
 
 
-fractions = st.floats(0, 1)
-curves = st.lists(st.tuples(fractions, fractions), min_size=2, max_size=6).map(
-    lambda ends: Curve("x", tuple(Point(i / 8, *end) for i, end in enumerate(ends)))
+# IDs are of few images, so that many are equal and curves turn back; OODs are drawn, since chords
+# that meet exactly leave open which of the two is the higher one.
+def drawn(points: tuple[Sequence[int], int]) -> Points:
+    ids, seed = points
+    oods = np.random.default_rng(seed).random(len(ids))
+    return [(step / 20, float(ood)) for step, ood in zip(ids, oods, strict=True)]
+
+
+polylines = st.tuples(st.lists(st.integers(0, 20), min_size=1, max_size=7), st.integers(0, 2**32))
+curves = polylines.map(drawn)
+same_lengths = st.integers(1, 7).flatmap(
+    lambda count: st.lists(
+        st.tuples(
+            st.lists(st.integers(0, 20), min_size=count, max_size=count), st.integers(0, 999)
+        ),
+        min_size=1,
+        max_size=4,
+    ).map(lambda many: [drawn(one) for one in many])
 )
+PLACES = [-0.01, *(np.sqrt(2) / 2 * np.arange(1, 29) / 20 + 0.001), 1.01]
+"""Of no point, since those are multiples of 1/20."""
+
+
+@given(same_lengths)
+def test_heights_and_bounds_of_many_curves_are_those_of_each_place_by_itself(
+    curves: list[Points],
+) -> None:
+    ids, oods = axes(*curves)
+    at = np.tile(PLACES, (len(curves), 1))
+    pairs = ((highest_on_chords, height_at), (ood_bound, most_at))
+    for of_all, of_one in pairs:
+        expected = [
+            [np.nan if (y := of_one(curve, x)) is None else y for x in PLACES] for curve in curves
+        ]
+        np.testing.assert_allclose(of_all(ids, oods, at), expected, rtol=0, atol=1e-9)
+
+
+@given(same_lengths, curves)
+def test_gains_of_many_curves_are_those_of_each_by_itself(
+    many: list[Points], other: Points
+) -> None:
+    assume(len(many[0]) > 1 and len(other) > 1)
+    others = [other] * len(many)
+    for ours, theirs in ((many, others), (others, many)):
+        gains = curve_gain(*axes(*ours), *axes(*theirs))
+        for of_all, their_height in zip(gains, (most_at, height_at), strict=True):
+            of_each = [above(*pair, their_height) for pair in zip(ours, theirs, strict=True)]
+            expected = [np.nan if value is None else value for value in of_each]
+            np.testing.assert_allclose(of_all, expected, rtol=0, atol=1e-9)
+
+
+@given(curves, curves, st.floats(-0.5, 0.5))
+def test_a_curve_that_is_higher_everywhere_gains_just_that(
+    ours: Points, theirs: Points, rise: float
+) -> None:
+    higher = [(x, y + rise) for x, y in ours]
+    lower = [(x, y - rise) for x, y in theirs]
+    before = np.array(gain(ours, theirs))
+    np.testing.assert_allclose(gain(higher, theirs), before + rise, atol=1e-9)
+    np.testing.assert_allclose(gain(ours, lower), before + rise, atol=1e-9)
+
+
+@given(curves, curves)
+def test_curve_to_curve_turns_its_sign_with_the_sides_and_the_bound_is_never_more(
+    ours: Points, theirs: Points
+) -> None:
+    there, back = gain(ours, theirs), gain(theirs, ours)
+    np.testing.assert_allclose(there.above_chords, -back.above_chords, atol=1e-9)
+    xs = np.linspace(*common_range(ours, theirs), 7) if common_range(ours, theirs) else []
+    for x in xs:
+        most, chord = bound(theirs, x), height(theirs, x)
+        assert most is None or chord is None or most >= chord - 1e-9
 
 
 @given(curves)
-def test_no_point_of_a_curve_lies_above_its_bound(curve: Curve) -> None:
-    for point in curve.points:
-        bound = ood_bound(curve, point.id)
-        assert bound is None or bound >= point.ood - 1e-9
+def test_a_curve_gains_nothing_over_itself(curve: Points) -> None:
+    same = gain(curve, curve)
+    assert np.isnan(same.above_bound) or same.above_bound <= 1e-12
+    assert np.isnan(same.above_chords) or same.above_chords == 0
 
 
-def test_a_model_that_is_as_good_on_both_and_better_on_one_dominates() -> None:
-    assert dominating(ARCH, 0.58, 0.39) == ARCH.points[1]
-    assert dominating(ARCH, 0.6, 0.35) == ARCH.points[1]
-    assert dominating(ARCH, 0.6, 0.4) is None
-    assert dominating(ARCH, 0.71, 0.1) is None
+@given(curves)
+def test_no_point_of_a_curve_lies_above_its_bound(curve: Points) -> None:
+    for x, y in curve:
+        most = bound(curve, x)
+        is_upright = any(x == one[0] == two[0] for one, two in itertools.pairwise(curve))
+        assert most is None or is_upright or most >= y - 1e-9

@@ -1,0 +1,426 @@
+"""What is kept of test images tells how far other images would move a difference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carft_sweep.tracking.comparison.hits import (
+    GROUPS,
+    KeptHits,
+    leave_out,
+    read_hits,
+)
+from carft_sweep.tracking.comparison.metrics import ID, OOD
+from carft_sweep.tracking.comparison.predictions import predictions_path
+from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
+from carft_sweep.tracking.comparison.statistics import ImageError
+from tests.tracking.drawn_images import (
+    Images,
+    answered,
+    drawings,
+    groups_of,
+    hits_of,
+    images,
+    value,
+)
+from tests.tracking.kept import keep_predictions
+from tests.tracking.made_up import metrics, run
+
+
+def keep(folder: Path, by: Images, merge: str | None = None) -> None:
+    said, units = {}, {}
+    for split, rows in by.groupby("split", sort=False):
+        right = rows.right.to_numpy(bool)
+        logits = np.where(np.stack([right, ~right], axis=1), 1.0, -1.0)
+        said[str(split)] = (logits, np.zeros(len(rows), np.int64))
+        units[str(split)] = rows.unit.tolist()
+    keep_predictions(folder, merge, said, units=units)
+
+
+def kept_run(home: Path, algorithm: str, seed: int | None, by: Images, **changes: Any) -> RunRecord:
+    folder = home / f"{algorithm}-{seed}"
+    keep(folder, by)
+    return run(algorithm, seed, metrics(0.6, 0.3), folder=folder, **changes)
+
+
+def from_memory(models: Mapping[str, Images]) -> KeptHits:
+    """Reads models by the digests of their runs."""
+    return KeptHits(lambda run, _merge: hits_of(models[run.digest]))
+
+
+def arm_of(algorithm: str, seeds: Sequence[int | None]) -> Arm:
+    return group([run(algorithm, seed, metrics(0.6, 0.3)) for seed in seeds])[0]
+
+
+def error_between(
+    ours: Sequence[Images], theirs: Sequence[Images], metric: str = OOD
+) -> ImageError | None:
+    """That of two arms with a model for each seed."""
+    seeds = range(len(ours))
+    arms = arm_of("car_ft", seeds), arm_of("fine_tune", seeds)
+    models = {
+        run.digest: model
+        for arm, of_seeds in zip(arms, (ours, theirs), strict=True)
+        for run, model in zip(arm.runs, of_seeds, strict=True)
+    }
+    return from_memory(models).difference_error([arms], seeds, metric)
+
+
+def difference(
+    ours: Sequence[Images], theirs: Sequence[Images], metric: str, times: pd.Series
+) -> float:
+    """Mean over seeds, with each unit counted so many times."""
+    pairs = [
+        [value(by, metric, times[by.unit].to_numpy(float)) for by in pair]
+        for pair in zip(ours, theirs, strict=True)
+    ]
+    return float(np.mean([one - two for one, two in pairs]))
+
+
+def used_units(models: Sequence[Images], metric: str) -> pd.Index:
+    start = "ood/" if metric == OOD else "id/test"
+    every = pd.concat(list(models))
+    return pd.Index(every[every.split.str.startswith(start)].unit.unique())
+
+
+def jackknife(ours: Sequence[Images], theirs: Sequence[Images], metric: str) -> float:
+    """The variance of the mean difference, from leaving out a unit after another."""
+    units = used_units([*ours, *theirs], metric)
+    ours, theirs = ([by[by.unit.isin(units)] for by in side] for side in (ours, theirs))
+    without = [difference(ours, theirs, metric, pd.Series(units != unit, units)) for unit in units]
+    return (len(units) - 1) * float(np.var(without))
+
+
+def bootstrap(
+    ours: Sequence[Images], theirs: Sequence[Images], metric: str, draws: int = 400
+) -> float:
+    """The same from drawing as many units again and again."""
+    rng = np.random.default_rng(0)
+    units = used_units([*ours, *theirs], metric)
+    ours, theirs = ([by[by.unit.isin(units)] for by in side] for side in (ours, theirs))
+    drawn = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), draws)
+    values = [difference(ours, theirs, metric, pd.Series(times, units)) for times in drawn]
+    return float(np.var(values, ddof=1))
+
+
+THEIRS = [drawings(seed) for seed in (1, 1, 1)]
+"""Of the same images for each seed."""
+OURS = [answered(by, seed) for seed, by in enumerate(THEIRS)]
+
+
+def test_a_file_is_counted_by_unit_and_split(tmp_path: Path) -> None:
+    by = drawings(0)
+    hits = read_hits(kept_run(tmp_path, "fine_tune", 0, by), None)
+    assert hits is not None
+    counted = by.groupby(["unit", "split"]).right.agg(["sum", "size"]).unstack().fillna(0)
+    assert hits.units.tolist() == sorted(by.unit.unique())
+    assert hits.splits == ("id/test", "ood/a", "ood/b")
+    np.testing.assert_array_equal(hits.right, counted["sum"])
+    np.testing.assert_array_equal(hits.images, counted["size"])
+    assert hits.sizes.tolist() == by.groupby("split").size().tolist()
+
+
+def test_merges_are_read_apart_and_what_is_not_kept_is_none(tmp_path: Path) -> None:
+    by = drawings(0)
+    record = kept_run(tmp_path, "fine_tune", 0, by)
+    assert record.folder is not None
+    keep(record.folder, answered(by, 1), "wise_ft@0.5")
+    unmerged, merged = (read_hits(record, merge) for merge in (None, "wise_ft@0.5"))
+    assert unmerged is not None
+    assert merged is not None
+    assert unmerged.same_images(merged)
+    assert not np.array_equal(unmerged.right, merged.right)
+    assert read_hits(record, "wise_ft@0.75") is None
+    assert read_hits(replace(record, folder=None), None) is None
+
+
+def test_each_file_is_read_once(tmp_path: Path) -> None:
+    record = kept_run(tmp_path, "fine_tune", 0, drawings(0))
+    kept = KeptHits()
+    first = kept.of(record, None)
+    assert record.folder is not None
+    predictions_path(record.folder, None).unlink()
+    assert kept.of(record, None) is first is not None
+
+
+def test_a_metric_weighs_its_splits_alike() -> None:
+    by = images([(s, s, True) for s in ("id/test", "id/val", "ood/a", "ood/b")])
+    hits = hits_of(by)
+    assert hits.weights(ID) == pytest.approx([1, 0, 0, 0])
+    assert hits.weights("id/val/top1") == pytest.approx([0, 1, 0, 0])
+    assert hits.weights("ood/b/top1") == pytest.approx([0, 0, 0, 1])
+    assert hits.weights(OOD) == pytest.approx([0, 0, 0.5, 0.5])
+    assert hits_of(by, outside=frozenset({2})).weights(OOD) == pytest.approx([0, 0, 0, 1])
+    assert hits.weights("ood/c/top1") is None
+    assert hits.weights("ood/mean/macro_f1") is None
+    assert hits_of(images([("id/test", "x", True)])).weights(OOD) is None
+
+
+def test_a_shift_outside_the_means_moves_none(tmp_path: Path) -> None:
+    facts = {"outside_means": ["ood/b"]}
+    own = [kept_run(tmp_path, "car_ft", n, by, facts=facts) for n, by in enumerate(OURS)]
+    other = [kept_run(tmp_path, "fine_tune", n, by, facts=facts) for n, by in enumerate(THEIRS)]
+    arms = group(own)[0], group(other)[0]
+    error = KeptHits().difference_error([arms], range(3), OOD)
+    without = ([by[by.split != "ood/b"] for by in side] for side in (OURS, THEIRS))
+    assert error == pytest.approx(error_between(*without))
+
+
+def tasks(home: Path, algorithm: str, seed: int, models: Sequence[Images]) -> RunRecord:
+    """A mean over tasks, each with images of its own."""
+    parts = [
+        kept_run(home / str(task), algorithm, seed, by, facts={"outside_means": ["ood/b"][task:]})
+        for task, by in enumerate(models)
+    ]
+    return run(algorithm, seed, metrics(0.6, 0.3), parts=tuple(parts))
+
+
+def test_a_mean_over_tasks_weighs_tasks_alike_and_shifts_alike_in_each(tmp_path: Path) -> None:
+    hits = read_hits(tasks(tmp_path, "car_ft", 0, (drawings(0), drawings(1))), None)
+    assert hits is not None
+    assert hits.splits == ("id/test", "ood/a", "ood/b") * 2
+    assert hits.weights(ID) == pytest.approx([0.5, 0, 0, 0.5, 0, 0])
+    # What is outside the mean of the first task is in that of the second.
+    assert hits.weights(OOD) == pytest.approx([0, 0.5, 0, 0, 0.25, 0.25])
+    assert hits.weights("ood/c/top1") is None
+
+
+def test_units_of_two_tasks_are_not_the_same(tmp_path: Path) -> None:
+    both = (drawings(1), drawings(2))
+    arms = [
+        group(
+            [tasks(tmp_path, name, n, [answered(by, 10 * n + add) for by in both]) for n in (0, 1)]
+        )[0]
+        for name, add in (("car_ft", 3), ("fine_tune", 4))
+    ]
+    error = KeptHits().difference_error([(arms[0], arms[1])], (0, 1), ID)
+    each = [
+        error_between(*([answered(by, 10 * n + add) for n in (0, 1)] for add in (3, 4)), ID)
+        for by in both
+    ]
+    assert error is not None
+    assert None not in each
+    assert error.units == sum(of.units for of in each if of)
+    # The variance of a mean of two that are independent, but for n / (n - 1).
+    shares = [of.variance * (of.units - 1) / of.units for of in each if of]
+    expected = sum(shares) / 4 * error.units / (error.units - 1)
+    assert error.variance == pytest.approx(expected)
+
+
+def test_a_mean_over_tasks_of_which_one_keeps_nothing_has_no_hits(tmp_path: Path) -> None:
+    whole = tasks(tmp_path, "car_ft", 0, (drawings(0), drawings(1)))
+    first, second = whole.parts
+    assert read_hits(replace(whole, parts=(first, replace(second, folder=None))), None) is None
+
+
+@pytest.mark.parametrize("metric", [ID, OOD])
+def test_the_variance_is_about_that_of_a_jackknife_and_of_a_bootstrap(metric: str) -> None:
+    error = error_between(OURS, THEIRS, metric)
+    assert error is not None
+    assert error.variance == pytest.approx(jackknife(OURS, THEIRS, metric), rel=0.06)
+    assert error.variance == pytest.approx(bootstrap(OURS, THEIRS, metric), rel=0.2)
+    assert (error.units, error.freedom) == (len(used_units(OURS, metric)), error.units - 1)
+    start = "ood/" if metric == OOD else "id/test"
+    assert error.images == sum(THEIRS[0].split.str.startswith(start))
+
+
+def test_of_equally_many_views_in_one_split_it_is_just_that_of_the_jackknife() -> None:
+    rng = np.random.default_rng(5)
+    rows = [("id/test", str(n // 3), bool(rng.random() < 0.5)) for n in range(60)]
+    theirs = [images(rows)] * 2
+    ours = [answered(by, seed) for seed, by in enumerate(theirs)]
+    error = error_between(ours, theirs, ID)
+    assert error is not None
+    assert error.variance == pytest.approx(jackknife(ours, theirs, ID))
+
+
+def test_photographs_that_are_units_have_the_variance_of_a_paired_test() -> None:
+    photos = [by[by.split == "id/test"] for by in (OURS[0], THEIRS[0])]
+    error = error_between(photos[:1], photos[1:], ID)
+    differences = photos[0].right - photos[1].right
+    assert error is not None
+    assert error.variance == pytest.approx(differences.sem() ** 2)
+
+
+def test_a_split_that_follows_the_seed_is_of_other_images_for_each() -> None:
+    rng = np.random.default_rng(6)
+    shown = [rng.permutation(60)[:40] for _ in range(3)]
+    theirs = [
+        images([("id/val", f"{n:02d}", bool(rng.random() < 0.5)) for n in sorted(numbers)])
+        for numbers in shown
+    ]
+    ours = [answered(by, seed) for seed, by in enumerate(theirs)]
+    error = error_between(ours, theirs, "id/val/top1")
+    # By hand: what an image adds to the mean of each seed that has it.
+    moves = dict.fromkeys((f"{n:02d}" for n in range(60)), 0.0)
+    for one, two in zip(ours, theirs, strict=True):
+        gains = (one.right - two.right).to_numpy()
+        for unit, gain in zip(one.unit, gains, strict=True):
+            moves[unit] += (gain - gains.mean()) / 40 / 3
+    units = len({*np.concatenate(shown)})
+    assert error is not None
+    assert (error.units, error.images) == (units, 40)
+    squares = sum(move**2 for move in moves.values())
+    assert error.variance == pytest.approx(units / (units - 1) * squares)
+
+
+def test_an_arm_without_seeds_has_its_one_model_for_each() -> None:
+    trained, zero_shot = arm_of("car_ft", range(3)), arm_of("zero_shot", [None])
+    models = {run.digest: by for run, by in zip(trained.runs, OURS, strict=True)}
+    kept = from_memory(models | {zero_shot.runs[0].digest: THEIRS[0]})
+    error = kept.difference_error([(trained, zero_shot)], range(3), OOD)
+    assert error == error_between(OURS, THEIRS[:1] * 3)
+    assert kept.by_seed(trained, (0, 1, 9)) is None
+
+
+def test_a_mean_over_pairs_is_that_of_all_their_models() -> None:
+    """As where the settings of other fields are averaged over."""
+    seeds = range(3)
+    arms = [arm_of(name, seeds) for name in ("a", "b", "c", "d")]
+    again = [answered(by, 7 + n) for n, by in enumerate(THEIRS)]
+    models = {
+        run.digest: model
+        for arm, of_seeds in zip(arms, (OURS, THEIRS, again, THEIRS), strict=True)
+        for run, model in zip(arm.runs, of_seeds, strict=True)
+    }
+    error = from_memory(models).difference_error(
+        [(arms[0], arms[1]), (arms[2], arms[3])], seeds, OOD
+    )
+    both = error_between([*OURS, *again], THEIRS * 2)
+    assert both is not None
+    assert error == pytest.approx(both)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(THEIRS[0].iloc[1:], id="an image less"),
+        pytest.param(THEIRS[0].replace("photo-000", "photo-999"), id="another image"),
+        pytest.param(THEIRS[0].replace("ood/b", "ood/c"), id="another shift"),
+    ],
+)
+def test_differences_between_other_images_have_no_error(other: Images) -> None:
+    assert error_between(OURS[:1], THEIRS[:1]) is not None
+    assert error_between(OURS[:1], [other]) is None
+
+
+def test_no_error_is_known_of_losses_of_one_unit_and_of_what_is_not_kept() -> None:
+    assert error_between(OURS, THEIRS, "ood/mean/nll") is None
+    assert error_between(OURS, THEIRS, "ood/mean/macro_f1") is None
+    same = [by.assign(unit="all") for by in THEIRS]
+    assert error_between(same, same) is None
+    arms = arm_of("car_ft", range(3)), arm_of("fine_tune", range(3))
+    nothing = KeptHits(lambda _run, _merge: None)
+    assert nothing.difference_error([arms], range(3), OOD) is None
+
+
+numbers = st.integers(0, 2**32)
+
+
+@given(numbers, numbers, st.sampled_from([ID, OOD]))
+def test_neither_the_order_nor_the_names_nor_the_sides_of_images_matter(
+    seed: int, other: int, metric: str
+) -> None:
+    theirs = [drawings(seed, 8)] * 2
+    ours = [answered(by, other + n) for n, by in enumerate(theirs)]
+    error = error_between(ours, theirs, metric)
+    assert error is not None
+    order = np.random.default_rng(other).permutation(len(theirs[0]))
+    shuffled = ([by.iloc[order] for by in side] for side in (ours, theirs))
+    assert error_between(*shuffled, metric) == error
+    assert error_between(theirs, ours, metric) == error
+    names = pd.Series(np.random.default_rng(seed).permutation(10**4), dtype=str)
+    renamed = (
+        [by.assign(unit=names[by.unit.astype("category").cat.codes].to_numpy()) for by in side]
+        for side in (ours, theirs)
+    )
+    assert error_between(*renamed, metric) == pytest.approx(error, rel=1e-9)
+
+
+@given(numbers, numbers)
+def test_more_views_of_the_same_drawings_are_no_more_evidence(seed: int, other: int) -> None:
+    theirs = [drawings(seed, 8)]
+    ours = [answered(by, other) for by in theirs]
+    error = error_between(ours, theirs)
+    twice = error_between(*([pd.concat([by, by]) for by in side] for side in (ours, theirs)))
+    assert error is not None
+    assert twice is not None
+    assert twice.variance == pytest.approx(error.variance, rel=1e-9)
+    assert (twice.units, twice.images) == (error.units, 2 * error.images)
+    # As drawings of their own they would be twice as many, with half the variance.
+    apart = error_between(
+        *([pd.concat([by, by.assign(unit=by.unit + "'")]) for by in s] for s in (ours, theirs))
+    )
+    assert apart is not None
+    exactly = error.variance * (error.units - 1) / error.units / 2
+    assert apart.variance * (apart.units - 1) / apart.units == pytest.approx(exactly, rel=1e-9)
+
+
+@given(numbers)
+def test_equal_models_differ_on_no_images(seed: int) -> None:
+    by = drawings(seed, 8)
+    error = error_between([by, by], [by, by])
+    assert error is not None
+    assert error.variance == 0
+
+
+@pytest.mark.parametrize("count", [12, 150])
+def test_accuracies_without_a_group_are_those_of_the_other_images(count: int) -> None:
+    first = drawings(3, count)
+    models = [answered(first, seed) for seed in range(3)]
+    result = leave_out([hits_of(by) for by in models], ID, OOD)
+    assert result is not None
+    left_out, units, seen = result
+    by_split = first.groupby("split").unit.nunique()
+    groups = min(GROUPS, int(by_split.min()))
+    assert (units, seen) == (first.unit.nunique(), len(first))
+    group = groups_of(first, groups)
+    for by, accuracies in zip(models, left_out, strict=True):
+        rest = [by[by.unit.map(group) != number] for number in range(groups)]
+        np.testing.assert_allclose(accuracies.id, [value(each, ID) for each in rest])
+        np.testing.assert_allclose(accuracies.ood, [value(each, OOD) for each in rest])
+
+
+def test_a_jackknife_over_groups_has_about_the_variance_over_units() -> None:
+    result = leave_out([hits_of(by) for by in (*OURS, *THEIRS)], ID, OOD)
+    assert result is not None
+    left_out, _, _ = result
+    ours, theirs = left_out[:3], left_out[3:]
+    for metric, axis in ((ID, 0), (OOD, 1)):
+        values = sum(one[axis] - two[axis] for one, two in zip(ours, theirs, strict=True)) / 3
+        groups = len(values)
+        error = error_between(OURS, THEIRS, metric)
+        assert error is not None
+        assert (groups - 1) * np.var(values) == pytest.approx(error.variance, rel=0.4)
+
+
+def test_units_that_only_some_models_have_are_left_out_of_these() -> None:
+    one = images([("id/test", f"{n:02d}", n % 2 == 0) for n in range(20)])
+    two = images([("id/test", f"{n:02d}", n % 3 == 0) for n in range(10, 40)])
+    both = [pd.concat([by, by.assign(split="ood/a")]) for by in (one, two)]
+    result = leave_out([hits_of(by) for by in both], ID, OOD)
+    assert result is not None
+    left_out, units, seen = result
+    assert (units, seen) == (40, 60)
+    # As many groups as the smaller model has units: each of its images is out once.
+    assert sorted(left_out[0].id) == pytest.approx(sorted((10 - one.right) / 19))
+    # Of the other each group has one image or two, of which each may be right.
+    possible = [(10 - right) / (30 - size) for size in (1, 2) for right in range(size + 1)]
+    assert np.isclose(left_out[1].id[:, None], possible).any(axis=1).all()
+
+
+def test_nothing_is_left_out_of_a_split_with_one_unit_or_a_metric_that_is_no_mean() -> None:
+    hits = hits_of(images([("id/test", "x", True), ("ood/a", "y", True), ("ood/a", "z", True)]))
+    assert leave_out([hits], ID, OOD) is None
+    whole = hits_of(THEIRS[0])
+    assert leave_out([whole], ID, "ood/mean/nll") is None
+    assert leave_out([whole], "id/val/top1", OOD) is None
