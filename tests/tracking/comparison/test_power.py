@@ -1,0 +1,119 @@
+"""Whether a comparison finds what `Power` says that it finds, as often as it says."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from statsmodels.stats.power import TTestPower
+
+from carft_sweep.tracking.comparison.power import MOST_SEEDS, POWER, Power
+from carft_sweep.tracking.comparison.statistics import ImageError, PairedTest
+
+DRAWS = 4000
+SLACK = 4 * math.sqrt(POWER * (1 - POWER) / DRAWS)
+"""Four standard errors of a share of `DRAWS`: 2.5 points."""
+OF_SEEDS = 0.0055
+"""Standard deviation over seeds of the paired OOD differences in the shipped sweep."""
+
+
+def of_images(error: float, freedom: int = 99) -> ImageError:
+    """Return the variance of a standard error over drawings."""
+    return ImageError(error**2, freedom, units=737, images=2204)
+
+
+def share_found(power: Power, difference: float, seeds: int, seed: int) -> float:
+    """Test measured differences with this true one, and return in how many draws it is found."""
+    rng = np.random.default_rng(seed)
+    over_seeds = power.of_seeds * rng.normal(size=(DRAWS, seeds))
+    images = power.images
+    error = 0.0 if images is None else math.sqrt(images.variance)
+    over_images = error * rng.normal(size=(DRAWS, 1))
+    scale = np.ones(DRAWS) if images is None else rng.chisquare(images.freedom, DRAWS)
+    count = 0
+    for values, chi in zip(difference + over_images + over_seeds, scale, strict=True):
+        seen = images and images._replace(variance=images.variance * chi / images.freedom)
+        interval = PairedTest(tuple(values.tolist()), images=seen).interval(power.level)
+        count += interval is not None and interval.low > 0
+    return count / DRAWS
+
+
+WORLDS = {
+    "five seeds, these images": (Power(OF_SEEDS, None), 5),
+    "ten seeds, these images": (Power(OF_SEEDS, None), 10),
+    "three seeds": (Power(OF_SEEDS, None), 3),
+    "five seeds, Holm over four arms": (Power(OF_SEEDS, None, 1 - 0.05 / 4), 5),
+    "images as in the shipped sweep": (Power(OF_SEEDS, of_images(0.005)), 5),
+    "few images": (Power(OF_SEEDS, of_images(0.02, 11)), 5),
+    "nearly no error of images": (Power(OF_SEEDS, of_images(0.0005)), 5),
+    "images and Holm": (Power(OF_SEEDS, of_images(0.005), 1 - 0.05 / 4), 20),
+}
+
+
+@pytest.mark.parametrize(("power", "seeds"), WORLDS.values(), ids=WORLDS)
+def test_the_smallest_difference_is_found_in_four_of_five_cases(power: Power, seeds: int) -> None:
+    share = share_found(power, power.smallest_difference(seeds), seeds, seed=seeds)
+    assert abs(share - POWER) < SLACK
+
+
+@pytest.mark.parametrize("name", [name for name, (power, _) in WORLDS.items() if not power.images])
+def test_without_images_it_is_the_power_of_a_paired_t_test(name: str) -> None:
+    power, seeds = WORLDS[name]
+    effect = TTestPower().solve_power(
+        nobs=seeds, alpha=(1 - power.level) / 2, power=POWER, alternative="larger"
+    )
+    assert power.smallest_difference(seeds) == pytest.approx(effect * OF_SEEDS, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("power", "difference"),
+    [
+        (Power(OF_SEEDS, None), 0.005),
+        (Power(OF_SEEDS, of_images(0.003)), 0.01),
+        (Power(OF_SEEDS, of_images(0.0005), 1 - 0.05 / 4), 0.006),
+    ],
+    ids=["these images", "images", "images and Holm"],
+)
+def test_so_many_seeds_find_a_difference_in_four_of_five_cases_and_one_fewer_does_not(
+    power: Power, difference: float
+) -> None:
+    seeds = power.seeds_for(difference, first=5)
+    assert seeds is not None
+    assert seeds > 5
+    assert power.smallest_difference(seeds) <= difference < power.smallest_difference(seeds - 1)
+    assert share_found(power, difference, seeds, seed=1) > POWER - SLACK
+    assert share_found(power, difference, seeds - 1, seed=2) < POWER + SLACK
+    assert power.seeds_for(difference, first=seeds + 3) == seeds + 3
+
+
+def test_no_number_of_seeds_makes_up_for_too_few_images() -> None:
+    power = Power(OF_SEEDS, of_images(0.005))
+    assert power.seeds_for(0.01, first=5) is None
+    share = share_found(power, 0.01, MOST_SEEDS, seed=1)
+    assert share < 0.6
+    assert share_found(power, 0.01, 20, seed=2) > share - 0.1
+
+
+def test_it_is_of_the_errors_that_a_comparison_measured() -> None:
+    differences = (0.004, 0.011, 0.007, 0.001, 0.012)
+    test = PairedTest(differences, images=of_images(0.004))
+    power = Power.of(test, 0.99)
+    assert power is not None
+    assert power.of_seeds == pytest.approx(np.std(differences, ddof=1))
+    assert (power.images, power.level) == (test.images, 0.99)
+    assert Power.of(PairedTest(differences[:2])) is None
+    assert Power.of(PairedTest((0.004,) * 5)) is None
+
+
+def test_power_of_measured_errors_is_about_that_of_the_true_ones() -> None:
+    """The median over sweeps: a standard deviation over five seeds is known to a third."""
+    rng = np.random.default_rng(4)
+    true = Power(OF_SEEDS, of_images(0.005))
+    smallest = []
+    for _ in range(300):
+        differences = tuple((OF_SEEDS * rng.normal(size=5)).tolist())
+        measured = Power.of(PairedTest(differences, images=true.images))
+        assert measured is not None
+        smallest.append(measured.smallest_difference(5))
+    assert np.median(smallest) == pytest.approx(true.smallest_difference(5), rel=0.05)
