@@ -101,13 +101,13 @@ def colour_of(algorithm: str, algorithms: Sequence[str]) -> str:
     return _colour_and_symbol(algorithm, algorithms)[0]
 
 
-def legend_of_series(series: Mapping[str, tuple[str, bool]], algorithms: Sequence[str]) -> Legend:
+def legend_of_methods(series: Mapping[str, tuple[str, bool]], algorithms: Sequence[str]) -> Legend:
     """Make a legend of algorithms: text to (algorithm, whether merged)."""
     styles = {
         text: _style(algorithm, algorithms, merged=merged, nth=0)
         for text, (algorithm, merged) in series.items()
     }
-    return Legend("series", styles)
+    return Legend("method", styles)
 
 
 def legend_of_rows(

@@ -56,7 +56,7 @@ def draw_response(data: ChartData) -> Picture | None:
     if not metrics:
         return None
     names = dict.fromkeys(row.arm.algorithm for row in rows)
-    legend = palette.legend_of_series({name: (name, False) for name in names}, data.algorithms)
+    legend = palette.legend_of_methods({name: (name, False) for name in names}, data.algorithms)
     points = [_point(row, parameters, metrics, len(rows)) for row in rows]
     levels = {metric: _levels(data, metric) for metric in metrics}
     of_seeds = {metric: _seed_points(rows, parameters, metric) for metric in metrics}
@@ -85,7 +85,7 @@ def _point(
 
 
 def _place(row: Row, parameters: Sequence[Parameter]) -> dict[str, Any]:
-    place: dict[str, Any] = {"setting": row.arm.label, "series": row.arm.algorithm}
+    place: dict[str, Any] = {"setting": row.arm.label, "method": row.arm.algorithm}
     for parameter in parameters:
         if parameter.name in row.arm.params:
             place[parameter.field] = parameter.shown(row.arm.params[parameter.name])
