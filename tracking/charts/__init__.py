@@ -10,7 +10,7 @@ from typing import Any
 from carft_sweep.tracking.charts.base import HALO, HALO_ON_WHITE, Chart, as_spec, fitted
 from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.charts.predictions import CALIBRATION, CLASSES
-from carft_sweep.tracking.charts.response import IMPORTANCE, PARAMETER_MAP, RESPONSE
+from carft_sweep.tracking.charts.response import RESPONSE
 from carft_sweep.tracking.charts.splits import CONTEXT, SHIFTS
 from carft_sweep.tracking.charts.tradeoff import ID_OOD
 from carft_sweep.tracking.charts.training import COST, LEARNING
@@ -26,8 +26,6 @@ CHARTS: Mapping[str, Chart] = {
         ID_OOD,
         RESPONSE,
         SHIFTS,
-        PARAMETER_MAP,
-        IMPORTANCE,
         CONTEXT,
         LEARNING,
         CLASSES,

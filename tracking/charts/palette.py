@@ -14,8 +14,6 @@ from carft_sweep.tracking.comparison.compare import Row
 
 NEUTRAL = "#7f7f7f"
 """Of rules and marks that belong to no algorithm; readable on white and on black."""
-RAMP = ("#2f6bcb", "#9557c2", "#bf560c")
-"""Low to high; readable on white and on black, below white words, and for the colour-blind."""
 # Okabe and Ito's colours for the colour-blind, as far as they are readable on white and on black.
 _KNOWN = {
     "zero_shot": (NEUTRAL, "cross"),
@@ -89,11 +87,6 @@ class Legend:
             "scale": alt.Scale(domain=list(self.styles), range=list(values)),
             "legend": shown if legend else None,
         }
-
-
-def ramp(low: float, high: float) -> alt.Scale:
-    """Make the colours of the values from low to high."""
-    return alt.Scale(domain=[low, high], range=list(RAMP), interpolate="lab", nice=False)
 
 
 def colour_of(algorithm: str, algorithms: Sequence[str]) -> str:

@@ -78,21 +78,6 @@ class Parameter:
             channel = {"type": "nominal", "sort": shown, "axis": axis}
         return {"field": self.field, "title": self.title, **channel}
 
-    def bands(self, *, upwards: bool = False) -> dict[str, Any]:
-        """Make the channel of an axis with a band for each value, rising to the right or up."""
-        order = [self.shown(value) for value in self.values]
-        axis = alt.Axis(labelAngle=0, labelLimit=110)
-        if self.numeric:
-            axis["labelExpr"] = _SHORT
-        sort = order[::-1] if upwards else order
-        return {
-            "field": self.field,
-            "title": self.title,
-            "type": "ordinal",
-            "sort": sort,
-            "axis": axis,
-        }
-
     def _round_ticks(self) -> list[float]:
         """Choose powers of ten; Vega labels every digit between them and hides what overlaps."""
         if self.scale == "linear":
