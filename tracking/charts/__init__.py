@@ -13,7 +13,7 @@ from carft_sweep.tracking.charts.predictions import CALIBRATION, CLASSES
 from carft_sweep.tracking.charts.response import RESPONSE
 from carft_sweep.tracking.charts.splits import CONTEXT, SHIFTS
 from carft_sweep.tracking.charts.tradeoff import ID_OOD
-from carft_sweep.tracking.charts.training import COST, LEARNING
+from carft_sweep.tracking.charts.training import LEARNING
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 
 __all__ = ["CHARTS", "Chart", "start_drawing", "write_figures"]
@@ -30,7 +30,6 @@ CHARTS: Mapping[str, Chart] = {
         LEARNING,
         CLASSES,
         CALIBRATION,
-        COST,
     )
 }
 """By name."""
