@@ -416,10 +416,16 @@ def set_aside(folder: Path) -> Path:
 
 
 def measured(folder: Path | str, label: str) -> Mapping[str, Any] | None:
-    """What was measured of one model of a run: `metrics`, `facts`, `step`, `values`, `digest`."""
+    """Return what was measured of one model of a run: `metrics`, `facts`, `step`, `values`,
+    `digest`. The metrics of the unmerged one have the seconds of its training too.
+    """
     # No Path: a comparison of ten thousand trials opens thirty thousand of these.
     file = f"{folder}/evaluations/{label}/metrics.json"
-    evaluation: Mapping[str, Any] | None = read_json(file, Evaluation)
+    evaluation: dict[str, Any] | None = read_json(file, Evaluation)
+    if evaluation is not None and label == UNMERGED:
+        with suppress(RequestError):  # damaged: what was measured is there all the same
+            if (trained := read_json(f"{folder}/trained.json", Trained)) is not None:
+                evaluation["metrics"]["system/train_seconds"] = float(trained["seconds"])
     return evaluation
 
 

@@ -22,7 +22,7 @@ MOST_NEW = 1_000
 """Files that were read anew, from which on they are kept: to write takes as long as to read some
 of them, and a small sweep is read at once.
 """
-_VERSION = 1
+_VERSION = 2
 """Of the format; raised where it changes."""
 
 logger = logging.getLogger(__name__)

@@ -26,7 +26,6 @@ from carft_sweep.sweeps.ledger.trials import Ledger
 from carft_sweep.sweeps.results.artifacts import FIGURES, PAGE
 from carft_sweep.sweeps.results.export import export_commands
 from carft_sweep.sweeps.results.sent_log import SentLog
-from carft_sweep.sweeps.space.parameters import parse_parameter
 from carft_sweep.sweeps.spec.document import read_text
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.predictions import Gallery, class_names, pick
@@ -340,56 +339,6 @@ def _format_time(seconds: float) -> str:
     return f"{at:%Y-%m-%d %H:%M} UTC"
 
 
-FEWEST = 10
-"""Complete trials below which there is no importance."""
-
-Shares = Mapping[str, Mapping[str, float]]
-"""By metric: parameter to its share, 0 to 1, together 1."""
-
-
-def importance(sweep: Ledger, comparison: Comparison) -> Shares | None:
-    """Return each parameter's share in the variance of the metric of selection, by fANOVA.
-
-    A parameter that not every complete trial has (a conditional one) is left out, as Optuna does.
-    None with fewer than ten trials, with fewer than two such parameters, and where all trials have
-    one value.
-    """
-    metric = comparison.rule.metric
-    values = {
-        row.arm.trial: row.arm.mean(metric)
-        for row in comparison.rows
-        if row.arm.merge == comparison.rule.merge
-    }
-    trials = [
-        (trial.params, value)
-        for trial in sweep.trials()
-        if trial.state == "complete" and (value := values.get(trial.number)) is not None
-    ]
-    if len(trials) < FEWEST or len({value for _, value in trials}) < 2:
-        return None
-
-    import optuna
-
-    from carft_sweep.sweeps.space.samplers import CompleteTrials, encode, optuna_distributions
-
-    plain = sweep.spec["parameters"].items()
-    space = [parse_parameter(name, data) for name, data in plain]
-    distributions = optuna_distributions(space)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    complete = []
-    for params, value in trials:
-        stored = encode(space, params)
-        own = {name: distributions[name] for name in stored}
-        trial = optuna.trial.create_trial(params=stored, distributions=own, value=value)
-        complete.append(trial)
-    # Not PED-ANOVA, Optuna's default: it asks what leads to the best tenth of the trials, which of
-    # ten trials is one. Deeper trees tell nothing new of a main effect, and take minutes with 2,000
-    # trials.
-    fanova = optuna.importance.FanovaImportanceEvaluator(n_trees=64, max_depth=6, seed=0)
-    shares = optuna.importance.get_param_importances(CompleteTrials(complete), evaluator=fanova)
-    return {metric: shares} if len(shares) > 1 else None
-
-
 @dataclass(frozen=True)
 class Page:
     """A report as HTML, and what its charts are drawn from."""
@@ -421,9 +370,7 @@ def page(
     deviations = calibration.calibrate(comparison.runs(), own_fields)
     comparison = calibration.with_warnings(comparison, deviations)
     view = view_data(home, sweeps, comparison)
-    # Trials of several sweeps share their numbers, and their spaces are not one.
-    shares = importance(sweeps[0], comparison) if len(sweeps) == 1 else None
-    data = ChartData(comparison, shares or {}, view.class_names)
+    data = ChartData(comparison, view.class_names)
     text = document(
         comparison,
         data,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from optuna import Study, create_study
@@ -19,7 +19,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.samplers.nsgaii import UniformCrossover
 from optuna.storages import InMemoryStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from carft_sweep.sweeps.space.distributions import (
     Categorical,
@@ -184,22 +184,3 @@ def study_of(
     for trial in trials:  # not by the study, which would look again whether each is valid
         storage.create_new_trial(study_id, template_trial=trial)
     return study
-
-
-class CompleteTrials(Study):
-    """A study of complete trials, for those of Optuna's evaluators that only read them.
-
-    Its own storage would copy each trial with everything in it, which takes longer than fANOVA.
-    """
-
-    def __init__(self, trials: Sequence[FrozenTrial]) -> None:
-        storage = InMemoryStorage()
-        super().__init__(create_study(storage=storage).study_name, storage)
-        self._complete = trials
-
-    def get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        """See Study."""
-        del deepcopy, states
-        return [*self._complete]

@@ -196,6 +196,9 @@ class Measured(Numbers):
         (folder,) = run
         if (folder, merge) not in self._metrics:
             self._metrics[folder, merge] = self._measure(folder, merge)
+            if merge is None:
+                seconds = json.loads((folder / "trained.json").read_text())["seconds"]
+                self._metrics[folder, merge]["system/train_seconds"] = seconds
         return self._metrics[folder, merge]
 
     def image_step(self, metric: str) -> float:

@@ -15,9 +15,6 @@ from tests.tracking.made_up import KL, SHIFTS, bent, metrics, run, zero_shot
 
 LR = "optim.lr"
 CLASS_NAMES = [f"thing {number}" for number in range(CLASSES)]
-IMPORTANCE = {
-    metric: {KL: 0.7, LR: 0.3} for metric in ("id/val/top1", "id/test/top1", "ood/mean/top1")
-}
 
 
 def context(moved: float) -> dict[str, float]:
@@ -71,7 +68,7 @@ def full_comparison(home: Path, seeds: int = 3) -> Comparison:
 def full(home: Path, seeds: int = 3) -> ChartData:
     """Every chart has something to show of it."""
     comparison = full_comparison(home, seeds)
-    return ChartData(comparison, importance=IMPORTANCE, class_names=CLASS_NAMES)
+    return ChartData(comparison, CLASS_NAMES)
 
 
 def searched(trials: int, seed: int = 0) -> ChartData:
@@ -95,7 +92,5 @@ def searched(trials: int, seed: int = 0) -> ChartData:
         ood = 0.35 + good + 0.01 * math.log10(kl + 1) + rng.gauss(0, 0.01)
         measured = metrics(test, ood, val=test - 0.01)
         runs.append(run("car_ft", 0, measured, trial=trial, params=params, merges=bent(test, ood)))
-    names = (KL, LR, "optim.weight_decay", "optim.epochs", "prompts.contexts")
-    shares = dict(zip(names, (0.2, 0.5, 0.1, 0.1, 0.1), strict=True))
     comparison = compare(runs, ComparisonSpec(rule=SelectionRule()), sweep="searched")
-    return ChartData(comparison, importance={"ood/mean/top1": shares, "id/test/top1": shares})
+    return ChartData(comparison)

@@ -10,10 +10,10 @@ from typing import Any
 from carft_sweep.tracking.charts.base import HALO, HALO_ON_WHITE, Chart, as_spec, fitted
 from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.charts.predictions import CALIBRATION, CLASSES
-from carft_sweep.tracking.charts.response import IMPORTANCE, PARAMETER_MAP, RESPONSE
+from carft_sweep.tracking.charts.response import RESPONSE
 from carft_sweep.tracking.charts.splits import CONTEXT, SHIFTS
 from carft_sweep.tracking.charts.tradeoff import ID_OOD
-from carft_sweep.tracking.charts.training import COST, LEARNING
+from carft_sweep.tracking.charts.training import LEARNING
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 
 __all__ = ["CHARTS", "Chart", "start_drawing", "write_figures"]
@@ -26,13 +26,10 @@ CHARTS: Mapping[str, Chart] = {
         ID_OOD,
         RESPONSE,
         SHIFTS,
-        PARAMETER_MAP,
-        IMPORTANCE,
         CONTEXT,
         LEARNING,
         CLASSES,
         CALIBRATION,
-        COST,
     )
 }
 """By name."""

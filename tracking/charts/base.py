@@ -123,6 +123,13 @@ def rule_at(value: float, along: Literal["x", "y"]) -> alt.Chart:
     return rule
 
 
+_WORDS = 12
+"""Pixels of the letters in every chart, so that they can be read on a screen and on paper."""
+_CONFIG = {
+    "axis": {"labelFontSize": _WORDS, "titleFontSize": _WORDS},
+    "legend": {"labelFontSize": _WORDS},
+    "text": {"fontSize": _WORDS},
+}
 NARROWEST = 250
 """Pixels of a panel's own width in one column, which fits a phone."""
 _ROWS = "rows"
@@ -149,6 +156,7 @@ def single(
         height=height,
         description=description,
         background="transparent",
+        config=_CONFIG,
     )
 
 
@@ -176,6 +184,7 @@ def panels(
         columns=1,
         description=description,
         background="transparent",
+        config=_CONFIG,
         usermeta=rules,
         resolve={"scale": dict.fromkeys(independent, "independent")},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from carft_sweep.tracking.charts.parameters import Parameter, varied_parameters
@@ -15,8 +15,6 @@ from carft_sweep.tracking.comparison.spec import REFERENCE
 logger = logging.getLogger(__name__)
 
 Seed = int | None
-Importance = Mapping[str, Mapping[str, float]]
-"""By metric: parameter to its share, 0 to 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +23,10 @@ class ChartData:
 
     Args:
         comparison: The rows and how they were judged.
-        importance: For each metric the share of each parameter; empty where it is unknown.
         class_names: Those of the family, in the order of its labels.
     """
 
     comparison: Comparison
-    importance: Importance = field(default_factory=dict)
     class_names: Sequence[str] = ()
 
     @cached_property
@@ -81,11 +77,8 @@ class ChartData:
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
-        """The fields that vary among the settings, the most important first."""
-        metrics = self.comparison.endpoint.ood, self.comparison.rule.metric
-        shares = next((self.importance[name] for name in metrics if name in self.importance), {})
-        varied = varied_parameters(self.settings)
-        return tuple(sorted(varied, key=lambda parameter: -shares.get(parameter.name, 0.0)))
+        """The fields that vary among the settings, in order of their names."""
+        return varied_parameters(self.settings)
 
     def value(self, row: Row) -> float | None:
         """Return what the selection saw of this row's setting."""

@@ -14,8 +14,6 @@ from carft_sweep.tracking.comparison.compare import Row
 
 NEUTRAL = "#7f7f7f"
 """Of rules and marks that belong to no algorithm; readable on white and on black."""
-RAMP = ("#2f6bcb", "#9557c2", "#bf560c")
-"""Low to high; readable on white and on black, below white words, and for the colour-blind."""
 # Okabe and Ito's colours for the colour-blind, as far as they are readable on white and on black.
 _KNOWN = {
     "zero_shot": (NEUTRAL, "cross"),
@@ -91,23 +89,18 @@ class Legend:
         }
 
 
-def ramp(low: float, high: float) -> alt.Scale:
-    """Make the colours of the values from low to high."""
-    return alt.Scale(domain=[low, high], range=list(RAMP), interpolate="lab", nice=False)
-
-
 def colour_of(algorithm: str, algorithms: Sequence[str]) -> str:
     """Return the colour of one of the comparison's algorithms."""
     return _colour_and_symbol(algorithm, algorithms)[0]
 
 
-def legend_of_series(series: Mapping[str, tuple[str, bool]], algorithms: Sequence[str]) -> Legend:
+def legend_of_methods(series: Mapping[str, tuple[str, bool]], algorithms: Sequence[str]) -> Legend:
     """Make a legend of algorithms: text to (algorithm, whether merged)."""
     styles = {
         text: _style(algorithm, algorithms, merged=merged, nth=0)
         for text, (algorithm, merged) in series.items()
     }
-    return Legend("series", styles)
+    return Legend("method", styles)
 
 
 def legend_of_rows(

@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import altair as alt
@@ -16,9 +15,8 @@ from carft_sweep.tracking.comparison.runs import Scalar, scalar_text
 from carft_sweep.tracking.comparison.statistics import mean
 
 Scale = Literal["linear", "log", "symlog", "categories"]
-_DECADE = 10.0
-_EVEN = 0.02
-"""Steps that differ by less than this share are even."""
+_DECADE = 10
+"""Two values that differ by this factor or more grow by it."""
 _FEW = 7
 """Values that have a tick each."""
 _WIDE = 30
@@ -78,21 +76,6 @@ class Parameter:
             channel = {"type": "nominal", "sort": shown, "axis": axis}
         return {"field": self.field, "title": self.title, **channel}
 
-    def bands(self, *, upwards: bool = False) -> dict[str, Any]:
-        """Make the channel of an axis with a band for each value, rising to the right or up."""
-        order = [self.shown(value) for value in self.values]
-        axis = alt.Axis(labelAngle=0, labelLimit=110)
-        if self.numeric:
-            axis["labelExpr"] = _SHORT
-        sort = order[::-1] if upwards else order
-        return {
-            "field": self.field,
-            "title": self.title,
-            "type": "ordinal",
-            "sort": sort,
-            "axis": axis,
-        }
-
     def _round_ticks(self) -> list[float]:
         """Choose powers of ten; Vega labels every digit between them and hides what overlaps."""
         if self.scale == "linear":
@@ -135,18 +118,27 @@ def varied_parameters(rows: Iterable[Row]) -> tuple[Parameter, ...]:
 
 
 def scale_of(values: Sequence[Scalar]) -> Scale:
-    """Choose the scale of an axis.
-
-    Log where positive numbers grow by a factor, or span a decade and lie more evenly there; symlog
-    with a zero among them; categories for what is not all numbers.
+    """Choose the scale on which values lie most evenly: a list of values in a sweep file does not
+    say it. Symlog is log with a zero among them; what is not all numbers is categories.
     """
     numbers = sorted(_numbers(values))
     if len(numbers) < len(values) or len(numbers) < 2:
         return "categories"
     positive = [number for number in numbers if number > 0]
-    if numbers[0] < 0 or not _grow_by_factors(positive):
+    if len(positive) < 2 or numbers[0] < 0:
+        return "linear"
+    if len(positive) == 2:
+        grow = round(positive[1] / positive[0], 6) >= _DECADE
+    else:
+        grow = _skew([math.log(number) for number in positive]) < _skew(positive)
+    if not grow:
         return "linear"
     return "log" if len(positive) == len(numbers) else "symlog"
+
+
+def _skew(numbers: Sequence[float]) -> float:
+    """Return how far the mean is from the middle, as a share of the span."""
+    return abs((mean(numbers) - numbers[0]) / (numbers[-1] - numbers[0]) - 0.5)
 
 
 def _order(value: Scalar) -> tuple[bool, float, str]:
@@ -164,26 +156,6 @@ def _numbers(values: Iterable[Scalar]) -> list[float]:
         for value in values
         if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     ]
-
-
-def _grow_by_factors(positive: Sequence[float]) -> bool:
-    if len(positive) < 2:
-        return False
-    logs = [math.log(number) for number in positive]
-    if len(positive) > 2 and (_are_even(logs) or _are_even(positive)):
-        return _are_even(logs)
-    wide = positive[-1] / positive[0] >= _DECADE * (1 - 1e-9)
-    return wide and abs(_middle(logs) - 0.5) <= abs(_middle(positive) - 0.5) + 1e-9
-
-
-def _are_even(numbers: Sequence[float]) -> bool:
-    steps = [two - one for one, two in pairwise(numbers)]
-    return max(steps) - min(steps) <= _EVEN * max(steps)
-
-
-def _middle(numbers: Sequence[float]) -> float:
-    """Return where the mean lies between the ends, 0 to 1."""
-    return (mean(numbers) - numbers[0]) / (numbers[-1] - numbers[0])
 
 
 def _end(name: str) -> str:

@@ -1,13 +1,11 @@
-"""Learning curves, and the cost of runs."""
+"""Learning curves."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -19,7 +17,6 @@ from carft_sweep.tracking.charts.base import (
     Marks,
     Picture,
     inline_data,
-    interval_rules,
     layered,
     panels,
     quantitative,
@@ -37,7 +34,6 @@ from carft_sweep.tracking.comparison.statistics import mean
 logger = logging.getLogger(__name__)
 
 LOSS = "train/loss"
-SPEED = "system/images_per_s"
 MOST_LEARNING = 12
 """Settings of which learning curves are drawn."""
 MOST_PRUNED = 30
@@ -47,32 +43,20 @@ _FEW = 12
 """Epochs that have a tick each."""
 
 
-@dataclass(frozen=True)
-class History:
-    """The epochs of one run; epoch 0 is the model before training."""
-
-    seconds: float
-    """Of training, without evaluation."""
-    metrics: Sequence[Mapping[str, float]]
-    """By epoch; finite numbers only."""
-
-    def values(self, metric: str) -> dict[int, float]:
-        """Return a metric by epoch, where it was measured."""
-        return {epoch: each[metric] for epoch, each in enumerate(self.metrics) if metric in each}
+History = Sequence[Mapping[str, float]]
+"""Finite metrics of a run by epoch; epoch 0 is the model before training."""
 
 
-def read_history(run: RunRecord) -> History | None:
-    """Read a run's `history.json`; None where it is missing here, or damaged."""
+def read_history(run: RunRecord) -> History:
+    """Read a run's `history.json`; nothing where it is missing here, or damaged."""
     if run.folder is None:
-        return None
+        return ()
     try:
         epochs = json.loads(read_regular(run.folder / "history.json"))
-        metrics = [_finite(epoch["metrics"]) for epoch in epochs]
-        seconds = sum(float(epoch["seconds"]) for epoch in epochs)
+        return [_finite(epoch["metrics"]) for epoch in epochs]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         logger.debug("no history of %s: %s", run.digest, error)
-        return None
-    return History(seconds, metrics) if metrics else None
+        return ()
 
 
 def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -83,9 +67,9 @@ def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _histories(row: Row, state: str = "done") -> list[History]:
+def _histories(row: Row, state: str) -> list[History]:
     read = (read_history(run) for run in row.arm.runs if run.state == state)
-    return [history for history in read if history is not None]
+    return [history for history in read if history]
 
 
 def draw_learning(data: ChartData) -> Picture | None:
@@ -134,7 +118,10 @@ def _learners(data: ChartData) -> list[tuple[str, Row]]:
 
 def _curve(metric: str, histories: Sequence[History]) -> list[dict[str, float]]:
     """Compute mean and range over seeds at the epochs that every seed has."""
-    curves = [history.values(metric) for history in histories]
+    curves = [
+        {epoch: measured[metric] for epoch, measured in enumerate(history) if metric in measured}
+        for history in histories
+    ]
     shared = set.intersection(*map(set, curves)) if curves else set()
     values = {epoch: [curve[epoch] for curve in curves] for epoch in sorted(shared)}
     return [
@@ -189,122 +176,5 @@ LEARNING = Chart(
         "different algorithms are different sums: compare their course, not their height."
     ),
     draw=draw_learning,
-    folded=True,
-)
-
-
-_BAR = 34
-_SPACE = "indexof(datum.label, ' ')"
-_TWO_LINES = alt.Axis(
-    labelLimit=140,
-    labelExpr=f"{_SPACE} < 0 ? datum.label : "
-    f"[slice(datum.label, 0, {_SPACE}), slice(datum.label, {_SPACE} + 1)]",
-)
-"""The algorithm above its setting, which is too long for a phone beside it."""
-_UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
-_OPACITY: Mapping[str, float] = {
-    "done": 1.0,
-    "pruned": 0.7,
-    "stopped": 0.55,
-    "failed": 0.4,
-    "running": 0.3,
-    "missing": 0.15,
-}
-"""Of a bar's part by the state of its runs, in the order of the parts."""
-
-
-def draw_cost(data: ChartData) -> Picture | None:
-    """Draw time and speed of training and how runs ended; None where nothing is trained."""
-    counts = run_counts(data)
-    if not counts:
-        return None
-    charts: list[alt.Chart | alt.LayerChart] = [*_cost_panels(data), _count_panel(data, counts)]
-    description = f"Cost of {sum(sum(states.values()) for states in counts.values())} runs"
-    return panels(charts, description, most=3, margin=150, least=360, independent=["color"])
-
-
-def _cost_panels(data: ChartData) -> list[alt.LayerChart]:
-    read = [(row, histories) for row in data.trained if (histories := _histories(row))]
-    if not read:
-        return []
-    longest = max(history.seconds for _, histories in read for history in histories)
-    factor, unit = next((size, name) for size, name in _UNITS if longest >= size or size == 1)
-    time, speed = f"training per run ({unit})", "images per second"
-    rows: list[dict[str, Any]] = []
-    for row, histories in read:
-        seconds = [history.seconds for history in histories]
-        speeds = [value for history in histories for value in history.values(SPEED).values()]
-        rows.append(
-            {
-                "setting": row.arm.label,
-                time: round(mean(seconds) / factor, 3),
-                f"{time} low": round(min(seconds) / factor, 3),
-                f"{time} high": round(max(seconds) / factor, 3),
-                "epochs": max(len(history.metrics) - 1 for history in histories),
-                "runs": len(seconds),
-                **({speed: round(mean(speeds), 1)} if speeds else {}),
-            }
-        )
-    legend = palette.legend_of_rows({row.arm.label: row for row, _ in read}, data.algorithms)
-    fields = [field for field in (time, speed) if any(field in row for row in rows)]
-    return [_cost_bars(rows, legend, field) for field in fields]
-
-
-def _cost_bars(rows: list[dict[str, Any]], legend: Legend, field: str) -> alt.LayerChart:
-    base = Marks(inline_data(rows)).encode(
-        alt.Y("setting:N", sort=list(legend.styles), title=None, axis=_TWO_LINES),
-        alt.X(**quantitative(field, field, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5))),
-    )
-    hints = tooltips("setting", (field, ".3~g"), ("epochs", "d"), ("runs", "d"))
-    bars = base.mark_bar().encode(legend.colour(legend=False), tooltip=hints)
-    return layered([bars, *interval_rules(base, "x", field, rows)], _BAR * len(rows))
-
-
-def run_counts(data: ChartData) -> dict[str, Counter[str]]:
-    """Count runs by algorithm and state, those of all tasks together, in the order of the table."""
-    counts: dict[str, Counter[str]] = {}
-    comparison = data.comparison
-    for part in comparison.tasks.values() if comparison.tasks else (comparison,):
-        for row in part.rows:
-            if row.arm.merge is None and row.arm.trains:
-                counts.setdefault(row.arm.algorithm, Counter()).update(row.arm.states)
-    return counts
-
-
-def _count_panel(data: ChartData, counts: Mapping[str, Counter[str]]) -> alt.Chart:
-    rows = [
-        {"algorithm": name, "state": state, "runs": count, "rank": list(_OPACITY).index(state)}
-        for name, states in counts.items()
-        for state, count in states.items()
-    ]
-    names = list(counts)
-    colours = [palette.colour_of(name, data.algorithms) for name in names]
-    states = [state for state in _OPACITY if any(row["state"] == state for row in rows)]
-    paler = alt.Scale(type="ordinal", domain=states, range=[_OPACITY[s] for s in states])
-    legend = alt.Legend(orient="bottom", title=None, symbolFillColor=NEUTRAL)
-    axis = alt.Axis(tickMinStep=1, format="d", labelFlush=False)
-    bars = Marks(inline_data(rows), height=_BAR * len(names)).mark_bar()
-    panel: alt.Chart = bars.encode(
-        alt.Y("algorithm:N", sort=names, title=None, axis=alt.Axis(labelLimit=130)),
-        alt.X("runs:Q", title="runs", axis=axis),
-        alt.Color("algorithm:N", scale=alt.Scale(domain=names, range=colours), legend=None),
-        alt.Opacity(
-            "state:N", sort=states, scale=paler, legend=legend if len(states) > 1 else None
-        ),
-        alt.Order("rank:Q"),
-        tooltip=tooltips("algorithm", "state", ("runs", "d")),
-    )
-    return panel
-
-
-COST = Chart(
-    name="cost",
-    title="Cost",
-    about=(
-        "Training of one run without evaluation, mean over seeds with the range behind it, on the "
-        "machine that did it: runs that shared it slowed each other. Merges cost no training. The "
-        "number of runs says how much was spent on tuning each algorithm."
-    ),
-    draw=draw_cost,
     folded=True,
 )

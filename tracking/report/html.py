@@ -370,7 +370,7 @@ def chart(comparison: Comparison, name: str = "id_ood", *, width: int = 720) -> 
     if drawn is None:
         raise TrackingError(f"{comparison.sweep} has nothing to show in the chart {name!r}")
     spec = fitted(as_spec(drawn), width)
-    spec["config"] = {"style": {HALO: HALO_ON_WHITE}}
+    spec["config"] |= {"style": {HALO: HALO_ON_WHITE}}
     # Transparent is for the report, which gives words the colours of its theme.
     spec.pop("background", None)
     assert isinstance(drawn, alt.SchemaBase)  # as every chart of Altair is

@@ -78,6 +78,15 @@ def test_a_second_look_parses_nothing_and_finds_the_same(
     assert first[0] == {"metrics": evaluation(0.07)["metrics"], "facts": FACTS}
 
 
+def test_the_seconds_of_training_are_a_metric_of_the_unmerged_model(folders: list[Path]) -> None:
+    first, second, *_ = folders
+    write_json(first / "trained.json", {"seconds": 12.5})
+    (second / "trained.json").write_text("torn")  # its results are there all the same
+    for _ in ("read", "kept"):
+        seconds = [one and one["metrics"].get("system/train_seconds") for one in read(folders)]
+        assert seconds == [12.5, None, None, None, None, None, None, None]
+
+
 def test_a_file_that_was_replaced_is_read_again(folders: list[Path]) -> None:
     read(folders)
     write(folders[1], "unmerged", evaluation(0.9))

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
-import random
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +13,7 @@ from carft_sweep.carft_core.files import write_json
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.ledger.trials import Ledger, Trial, find_ledger
+from carft_sweep.sweeps.ledger.trials import find_ledger
 from carft_sweep.sweeps.results import report as sweep_page
 from carft_sweep.sweeps.results.artifacts import FIGURES, PAGE
 from carft_sweep.sweeps.results.export import (
@@ -27,19 +22,18 @@ from carft_sweep.sweeps.results.export import (
     select_model,
 )
 from carft_sweep.sweeps.results.records import comparison
-from carft_sweep.sweeps.results.report import FEWEST, importance, provenance, view_data
+from carft_sweep.sweeps.results.report import provenance, view_data
 from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.tracking.charts import CHARTS
 from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.comparison.compare import compare
-from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from carft_sweep.tracking.location import resolve_location
 from carft_sweep.tracking.provenance import describe_code, provenance_tags
 from carft_sweep.tracking.store.base import RunKey
 from tests.sweeps import reference_table
 from tests.sweeps.shown_home import NAME, make
-from tests.tracking.made_up import kl_sweep, metrics, run
+from tests.tracking.made_up import kl_sweep
 from tests.tracking.memory_store import MemoryTracker
 
 
@@ -172,7 +166,6 @@ def test_several_sweeps_are_one_report(home: Home, capsys: pytest.CaptureFixture
     text = page.read_text()
     assert "<h1>shown + other</h1>" in text
     assert "37 done" in text  # every run is in both, and counts once
-    assert 'id="importance"' not in text
     assert text.count("data:image/png;base64") == 24
 
 
@@ -394,95 +387,3 @@ def test_a_report_that_fails_is_noted_and_nothing_is_raised(home: Home, tmp_path
     (note,) = notes
     assert note.startswith("the report was not written (TrackingError: ")
     assert "predictions.parquet holds no predictions" in note
-
-
-KL, LR, LAYERS = "algorithm.kl_weight", "optim.lr", "optim.warmup"
-PARAMETERS: Mapping[str, Any] = {
-    KL: {"values": [0.1, 0.3, 1.0, 3.0]},
-    LR: {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-2},
-    LAYERS: {"distribution": "uniform", "min": 0.0, "max": 0.9},
-}
-
-
-def points(count: int) -> list[dict[str, float]]:
-    draw = random.Random(1)
-    return [
-        {
-            KL: draw.choice(PARAMETERS[KL]["values"]),
-            LR: 10 ** draw.uniform(-5, -2),
-            LAYERS: draw.uniform(0.0, 0.9),
-        }
-        for _ in range(count)
-    ]
-
-
-def measured(point: Mapping[str, float]) -> dict[str, float]:
-    """ID goes by the learning rate alone, OOD by both in equal parts."""
-    rate = (math.log10(point[LR]) + 3.5) / 1.5
-    weight = {0.1: -1.0, 0.3: -1 / 3, 1.0: 1 / 3, 3.0: 1.0}[point[KL]]
-    held = 0.05 * weight * math.sqrt((1 / 3) / (5 / 9))  # as large a variance as the rate's
-    return metrics(0.6 + 0.05 * rate, 0.35 + 0.05 * rate + held)
-
-
-def swept(
-    where: Sequence[Mapping[str, float]], parameters: Mapping[str, Any] = PARAMETERS
-) -> tuple[Ledger, list[RunRecord]]:
-    """A sweep with one run at each point."""
-    sweep, records = Ledger(Path("swept/ledger.jsonl"), 1, {"parameters": parameters}, 0.0), []
-    for number, point in enumerate(where):
-        record = run("car_ft", 0, measured(point), trial=number, params=dict(point))
-        value = (record.metrics["id/val/top1"],)
-        known = {name: value for name, value in point.items() if name in parameters}
-        trial = Trial(number, number, known, "car_ft", runs={"0": record.digest}, merges=())
-        sweep._apply({"trial": replace(trial, state="complete", values=value)})
-        records.append(replace(record, params=known))
-    return sweep, records
-
-
-def test_what_decides_the_metric_of_selection_has_the_largest_share() -> None:
-    sweep, records = swept(points(300))
-    found = importance(sweep, compare(records, sweep="swept"))
-    assert found is not None
-    (shares,) = found.values()
-    assert {*found} == {"id/val/top1"}
-    assert sum(shares.values()) == pytest.approx(1)
-    assert shares[LR] > 0.95
-    assert {*shares} == {KL, LR, LAYERS}
-
-
-def test_it_is_the_same_each_time() -> None:
-    sweep, records = swept(points(30))
-    comparison = compare(records, sweep="swept")
-    assert importance(sweep, comparison) == importance(sweep, comparison)
-
-
-def test_too_few_trials_or_a_single_parameter_have_none() -> None:
-    for count, expected in ((FEWEST - 1, False), (FEWEST, True)):
-        sweep, records = swept(points(count))
-        found = importance(sweep, compare(records, sweep="swept"))
-        assert (found is not None) is expected
-    sweep, records = swept(points(30), {LR: PARAMETERS[LR]})
-    assert importance(sweep, compare(records, sweep="swept")) is None
-
-
-def test_failed_and_pruned_trials_do_not_count() -> None:
-    sweep, records = swept(points(12))
-    for number in range(3):
-        sweep._apply({"trial": replace(sweep.proposal(number), state="pruned", values=())})
-    assert importance(sweep, compare(records, sweep="swept")) is None
-
-
-def test_a_parameter_that_not_every_trial_has_is_left_out() -> None:
-    where = points(30)
-    sweep, records = swept(where)
-    partial = {KL: where[0][KL], LR: where[0][LR]}
-    sweep._apply({"trial": replace(sweep.proposal(0), params=partial)})
-    found = importance(sweep, compare(records, sweep="swept"))
-    assert found is not None
-    assert {*found["id/val/top1"]} == {KL, LR}
-
-
-def test_a_metric_that_is_the_same_everywhere_has_no_shares() -> None:
-    sweep, records = swept(points(12))
-    flat = [replace(r, metrics={**r.metrics, "id/val/top1": 0.3}) for r in records]
-    assert importance(sweep, compare(flat, sweep="swept")) is None

@@ -17,7 +17,7 @@ from tests.tracking.made_up import kl_sweep
 EVIDENCE = ChartData(compare(kl_sweep(3), sweep="kl_weight"))
 
 
-NAMES = ["id_ood", "response", "shifts", "cost"]
+NAMES = ["id_ood", "response", "shifts"]
 
 
 def test_png_and_svg_are_written_in_the_order_of_the_page(tmp_path: Path) -> None:

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from carft_sweep.tracking.charts.palette import (
     _COLOURS,
     NEUTRAL,
-    RAMP,
     colour_of,
+    legend_of_methods,
     legend_of_rows,
-    legend_of_series,
 )
 from carft_sweep.tracking.comparison.compare import compare
 from tests.tracking.made_up import arm, zero_shot
@@ -50,16 +49,11 @@ def lab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
-@pytest.mark.parametrize("colour", [*(colour_of(name, KNOWN) for name in KNOWN), *_COLOURS, *RAMP])
+@pytest.mark.parametrize("colour", [*(colour_of(name, KNOWN) for name in KNOWN), *_COLOURS])
 def test_a_mark_stands_out_on_white_and_on_a_dark_page(colour: str) -> None:
     """WCAG 2.2, 1.4.11: at least 3 to 1."""
     assert contrast(colour, WHITE) >= 3
     assert contrast(colour, DARK) >= 3
-
-
-@pytest.mark.parametrize("colour", RAMP)
-def test_white_words_are_read_on_cells(colour: str) -> None:
-    assert contrast(colour, WHITE) >= 4.5
 
 
 @pytest.mark.parametrize("seen", [np.eye(3), DEUTAN, PROTAN], ids=["full", "deutan", "protan"])
@@ -73,7 +67,7 @@ def test_the_known_algorithms_are_told_apart_by_any_eye(seen: NDArray[np.float64
 
 def test_own_algorithms_have_colours_and_symbols_of_their_own() -> None:
     algorithms = ("zero_shot", "fine_tune", "mine", "car_ft", "yours", "theirs")
-    styles = legend_of_series({name: (name, False) for name in algorithms}, algorithms).styles
+    styles = legend_of_methods({name: (name, False) for name in algorithms}, algorithms).styles
     assert len({style.colour for style in styles.values()}) == len(algorithms)
     assert len({style.symbol for style in styles.values()}) == len(algorithms)
     assert styles["zero_shot"].colour == NEUTRAL
@@ -81,11 +75,11 @@ def test_own_algorithms_have_colours_and_symbols_of_their_own() -> None:
 
 def test_a_merged_row_has_its_colour_and_symbol_and_is_hollow() -> None:
     series = {"car_ft": ("car_ft", False), "merged": ("car_ft", True)}
-    legend = legend_of_series(series, KNOWN)
+    legend = legend_of_methods(series, KNOWN)
     styles = legend.styles
     assert styles["car_ft"].colour == styles["merged"].colour
     assert styles["car_ft"].symbol == styles["merged"].symbol
-    rows = alt.InlineData(values=[{"series": name} for name in series])
+    rows = alt.InlineData(values=[{"method": name} for name in series])
     points = alt.Chart(rows).mark_point(filled=False).encode(*legend.symbols())
     svg = vl_convert.vegalite_to_svg(points.to_dict())
     colour = styles["car_ft"].colour
@@ -98,8 +92,8 @@ def test_a_merged_row_has_its_colour_and_symbol_and_is_hollow() -> None:
 
 def test_long_names_in_a_legend_keep_their_beginning_and_their_end() -> None:
     names = ["car_ft " + "x=1 " * 20, "car_ft " + "x=1 " * 20 + "+ wise_ft@0.5"]
-    legend = legend_of_series(dict.fromkeys(names, ("car_ft", False)), KNOWN)
-    data = alt.InlineData(values=[{"series": name} for name in names])
+    legend = legend_of_methods(dict.fromkeys(names, ("car_ft", False)), KNOWN)
+    data = alt.InlineData(values=[{"method": name} for name in names])
     chart = alt.Chart(data).mark_point().encode(legend.colour())
     svg = vl_convert.vegalite_to_svg(chart.to_dict())
     shown = [text for text in re.findall("<text[^>]*>([^<]*)</text>", svg) if "car_ft" in text]

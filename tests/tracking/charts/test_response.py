@@ -1,4 +1,4 @@
-"""Response, map of two parameters, importance."""
+"""The response to each varied parameter."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 
 from carft_sweep.tracking.charts import CHARTS
 from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.charts.palette import colour_of
 from carft_sweep.tracking.charts.response import MOST as MOST_PARAMETERS
 from carft_sweep.tracking.comparison.compare import compare
-from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
-from tests.tracking.charted import IMPORTANCE, LR, grid_runs, searched
+from tests.tracking.charted import LR, searched
 from tests.tracking.charts.drawn import channels, data_of, nodes, spec_of
 from tests.tracking.made_up import KL, arm, metrics, run, zero_shot
 
@@ -72,65 +72,30 @@ def test_an_accuracy_of_which_no_setting_has_a_mean_has_no_panel() -> None:
     }
 
 
-def test_of_many_parameters_the_most_important_ones_have_panels() -> None:
+def test_of_many_parameters_the_first_ones_have_panels() -> None:
     spec = spec_of("response", searched(30))
     titles = [x["title"] for x in channels(spec, "x")]
-    assert list(dict.fromkeys(titles))[:2] == ["lr", "kl_weight"]
+    assert list(dict.fromkeys(titles))[:2] == ["kl_weight", "batch_norm"]
     assert len(spec["concat"]) == 2 * MOST_PARAMETERS
     assert not any(node.get("type") == "line" for node in nodes(spec))
 
 
-def test_a_grid_is_a_heat_map_of_means_and_the_selected_cell_is_marked(
-    everything: ChartData,
+def test_words_and_line_of_zero_shot_and_the_reference_have_their_colours_and_own_ends(
+    plain: ChartData,
 ) -> None:
-    spec = spec_of("map", everything)
-    rows = data_of(spec, "kl_weight", "lr")
-    assert len(rows) == 12
-    assert any(node.get("type") == "rect" for node in nodes(spec))
-    selected = [row for row in rows if row.get("selected")]
-    assert everything.selected is not None
-    params = everything.selected.arm.params
-    assert [(row["kl_weight"], row["lr"]) for row in selected] == [(params[KL], params[LR])]
-    setting = next(row for row in everything.settings if row.arm.params == params)
-    assert selected[0]["ID val top-1"] == pytest.approx(100 * (setting.value or 0), abs=1e-3)
-
-
-def test_a_cell_is_the_mean_over_the_other_parameters() -> None:
-    runs = [
-        run("car_ft", 0, metrics(0.5 + i / 100, 0.3), trial=i, params={KL: a, LR: b, "x": c})
-        for i, (a, b, c) in enumerate([(1, 1, 0), (1, 1, 1), (1, 2, 0), (2, 1, 0), (2, 2, 1)])
-    ]
-    spec = spec_of("map", ChartData(compare(runs, sweep="three")))
-    cells = {(row["kl_weight"], row["lr"]): row for row in data_of(spec, "kl_weight", "lr")}
-    assert cells[1.0, 1.0]["ID val top-1"] == pytest.approx(50.5)
-    assert cells[1.0, 1.0]["settings"] == 2
-    assert cells[2.0, 2.0]["ID val top-1"] == pytest.approx(54)
-
-
-def test_a_search_is_a_scatter() -> None:
-    spec = spec_of("map", searched(30))
-    assert not any(node.get("type") == "rect" for node in nodes(spec))
-    assert len(data_of(spec, "lr", "kl_weight")) == 30
-
-
-def test_what_is_selected_through_a_merge_is_shown_as_such() -> None:
-    rule = SelectionRule(merge="wise_ft@0.5")
-    data = ChartData(compare(grid_runs(1), ComparisonSpec(rule=rule), sweep="merged"))
-    field = "ID val top-1, wise_ft@0.5"
-    rows = data_of(spec_of("map", data), field)
-    chosen = next(row for row in rows if row.get("selected"))
-    assert data.comparison.selected is not None
-    assert chosen[field] == pytest.approx(100 * data.comparison.selected.value, abs=1e-3)
-
-
-def test_importance_is_in_percent_with_the_largest_first(everything: ChartData) -> None:
-    spec = spec_of("importance", everything)
-    assert len(spec["concat"]) == len(IMPORTANCE)
-    rows = data_of(spec, "parameter", "share")
-    assert rows == [
-        {"parameter": "kl_weight", "share": 70.0},
-        {"parameter": "lr", "share": 30.0},
-    ]
+    """Where both are equally accurate, their names stand apart."""
+    algorithms = plain.algorithms
+    for panel in spec_of("response", plain)["concat"]:
+        colours = [
+            (node["mark"]["type"], node["mark"].get("align"), node["encoding"]["color"]["value"])
+            for node in panel["layer"]
+            if "value" in node["encoding"].get("color", {})
+        ]
+        assert colours == [
+            (mark, align if mark == "text" else None, colour_of(name, algorithms))
+            for name, align in (("zero_shot", "left"), ("fine_tune", "right"))
+            for mark in ("rule", "text")
+        ]
 
 
 def test_without_shifts_id_alone_is_shown() -> None:
@@ -141,4 +106,3 @@ def test_without_shifts_id_alone_is_shown() -> None:
     data = ChartData(compare([zero_shot(ood=None), *runs], sweep="no shifts"))
     assert CHARTS["id_ood"].draw(data) is None
     assert len(spec_of("response", data)["concat"]) == 2
-    assert len(spec_of("map", data)["concat"]) == 1
