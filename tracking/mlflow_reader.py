@@ -12,14 +12,12 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 from urllib.parse import quote, unquote, urlsplit
 
 from carft_sweep.regular_files import read_regular
 from carft_sweep.tracking.comparison.pooling import SweepRuns
 from carft_sweep.tracking.comparison.runs import (
-    HAS_RESULT,
-    HAS_SETTINGS,
     RESULT,
     RULE,
     SETTINGS,
@@ -42,7 +40,8 @@ from carft_sweep.tracking.location import (
     sqlite_file,
     without_password,
 )
-from carft_sweep.tracking.store import mlflow_store
+from carft_sweep.tracking.store import mlflow_limits, mlflow_store
+from carft_sweep.tracking.store.base import VARIED
 from carft_sweep.tracking.store.mlflow_client import connect_to_read, find_experiment, get
 from carft_sweep.tracking.store.mlflow_errors import translated
 
@@ -197,7 +196,7 @@ def read_part(
     unread_settings = reasons.pop("", None)
     if settings is None and runs:
         why = unread_settings or "it has not ended"
-        if unread_settings is None and HAS_SETTINGS in sweep.run.tags and not is_running:
+        if unread_settings is None and not is_running:
             why = (
                 f"its {SETTINGS} is not at {sweep.run.artifacts}, where the server says, or is of "
                 "an earlier generation"
@@ -237,39 +236,50 @@ def _begun(run: ServedRun, result: Result | None) -> RunRecord:
     if role not in get_args(Role):
         raise ValueError(f"its role is {role[:_SHOWN]!r}")
     return RunRecord(
-        algorithm=run.tags.get("carft.algorithm", "unknown"),
+        algorithm=run.params.get("algorithm", "unknown"),
         params=_params(run) if result is None else result.params,
-        seed=_number(run, "carft.seed"),
+        seed=_number(run.params, "seed"),
         digest=run.digest,
         state=run.state,
         role=cast(Role, role),
-        trial=_number(run, "carft.trial"),
+        trial=_number(run.tags, "carft.trial"),
         untrained=run.tags.get(TRAINS) == "false",
         merges={} if result is None else result.merges,
     )
 
 
-def _number(run: ServedRun, tag: str) -> int | None:
-    text = run.tags.get(tag, "none")
-    if text in ("none", "None"):
+def _number(texts: Mapping[str, str], name: str) -> int | None:
+    text = texts.get(name)
+    if text is None:
         return None
     if not re.fullmatch("[0-9]{1,12}", text):
-        raise ValueError(f"its tag {tag} is {text[:_SHOWN]!r}")
+        raise ValueError(f"its {name} is {text[:_SHOWN]!r}")
     return int(text)
 
 
 def _params(run: ServedRun) -> dict[str, Scalar]:
-    """Parse parameters as `mlflow_limits.param` writes them."""
+    """Parse the parameters that the sweep varies, as `mlflow_limits.param` writes them.
+
+    Raises ValueError for a list of them that is none.
+    """
+    text = run.tags.get(VARIED, "[]")
+    varied = _parsed(text)
+    if not isinstance(varied, list):
+        raise ValueError(f"its tag {VARIED} is {text[:_SHOWN]!r}")
     params: dict[str, Scalar] = {}
-    for name, text in run.params.items():
-        if name in ("algorithm", "seed"):
-            continue
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            value = text
+    for name in map(str, varied):
+        text = run.params.get(mlflow_limits.name(name), "null")
+        value = _parsed(text)
         params[name] = text if isinstance(value, (dict, list)) else value
     return params
+
+
+def _parsed(text: str) -> Any:
+    """Parse JSON; anything else is a text itself."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _spec(sweep: ServedSweep) -> ComparisonSpec:
@@ -342,9 +352,7 @@ class MlflowReader:
 
     def _kept(self, run: ServedRun) -> tuple[str | None, str]:
         """Read a run's result, or the sweep's list of runs; return it, or why it cannot be read."""
-        name, tag = (RESULT, HAS_RESULT) if run.digest else (SETTINGS, HAS_SETTINGS)
-        if run.tags.get(tag) != name:
-            return None, ""
+        name = RESULT if run.digest else SETTINGS
         try:
             return self._text(run.artifacts, name), ""
         except (TrackingError, ValueError, OSError) as error:

@@ -24,8 +24,8 @@ TIMED = ("system/", "train/seconds")
 """Beginnings of the metrics that no two executions have alike."""
 TAGS = frozenset(
     {
-        *("carft.kind", "carft.run", "carft.digest", "carft.sweep", "carft.state", "carft.trial"),
-        *("carft.failure", "carft.role", "carft.seed", "carft.verdict", "carft.verdict_state"),
+        *("carft.kind", "carft.run", "carft.sweep", "carft.state", "carft.trial"),
+        *("carft.failure", "carft.role", "carft.verdict", "carft.verdict_state"),
     }
 )
 FINAL = ("complete", "failed", "pruned")
@@ -183,7 +183,7 @@ def _mlflow(database: Path) -> dict[str, Any]:
     found: dict[str, list[Any]] = {}
     for entry in entries.values():
         tags = entry["tags"]
-        key = "/".join([tags.get("carft.kind", ""), tags.get("carft.digest", ""), entry["name"]])
+        key = "/".join([tags.get("carft.kind", ""), tags.get("carft.run", ""), entry["name"]])
         found.setdefault(key, []).append(entry)
     return found
 

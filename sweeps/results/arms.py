@@ -5,26 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from carft_sweep.tracking.comparison.compare import Comparison, Row
-from carft_sweep.tracking.comparison.metrics import ID, OOD
+from carft_sweep.sweeps.results.merged_metrics import CURVE, WHOLE, model_prefix
+from carft_sweep.tracking.comparison.compare import Comparison, Row, shown_rows
+from carft_sweep.tracking.comparison.metrics import shifts
 from carft_sweep.tracking.comparison.runs import Scalar, setting, split_merge
+from carft_sweep.tracking.comparison.spec import Endpoint
 from carft_sweep.tracking.comparison.verdict import Verdict
+from carft_sweep.tracking.comparison.wise_ft import WISE
 from carft_sweep.tracking.report.table import (
     SELECTED,
     TableOptions,
     usual_columns,
     visible_rows,
 )
-from carft_sweep.tracking.store.base import RunsView
+from carft_sweep.tracking.store.base import GROUP, RunsView
 
-VERSUS = "vs_reference/"
-"""What the names of differences begin with: MLflow's groups of charts are in the order of the
-alphabet, and these come behind the accuracies."""
-MOST_SCATTERS = 4
+MEAN, SELECTED_ARM, VERSUS = "mean/", "selected/", "vs_reference/"
+"""What the names begin with of an arm's means over seeds, of those of the selected arm and of its
+differences, which the sweep's own run has. No run has the same names: a maximum over all runs would
+mix a mean over seeds with single seeds."""
+LOW, HIGH = "_ci_low", "_ci_high"
+"""What they end with at the ends of an interval, which stand behind their mean in every list."""
+MOST_VARIED = 4
 """Varied parameters that have a chart of their own."""
+ARM_PARAM = "arm"
+"""The parameter with the name of an arm: the axis of a chart, where no point can be named."""
+_DIGITS = 6
+"""Of a fraction in a table: an image in a million is more than a mean is over. The files have
+every digit."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,8 @@ class ArmSummary:
     params: Mapping[str, Scalar]
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
-    """`mean/`, `ci_low/` and `ci_high/` of each metric of the table, and `n`."""
+    """The mean over seeds of each metric of the table, `mean/id/test/top1`, and behind that of a
+    split both ends of its interval, `mean/id/test/top1_ci_low`."""
 
     @property
     def kind(self) -> str:
@@ -49,53 +61,94 @@ class ArmSummary:
         return f"{self.kind} {_digest([self.name, self.params, self.tags, self.metrics])}"
 
 
-def arm_summaries(comparison: Comparison) -> list[ArmSummary]:
-    """Summarise the arms of the table, in its order."""
+def arm_summaries(comparison: Comparison, group: str = "") -> list[ArmSummary]:
+    """Summarise the arms of the table and of what is shown first, in the order of the table.
+
+    `group` is what those that are shown first have in common with their sweep.
+    """
     metrics = [column.metric for column in usual_columns(comparison)]
-    rows = visible_rows(comparison, TableOptions())
-    return [_summary(row, metrics) for row in rows if row.n]
+    first = {row.arm.label for row in shown_rows(comparison)}
+    shown = first.union(row.arm.label for row in visible_rows(comparison, TableOptions()))
+    endpoint = comparison.endpoint
+    splits = {endpoint.val, endpoint.test, endpoint.ood, comparison.rule.metric}
+    splits |= {metric for metric, _ in shifts(metrics, endpoint.by)}
+    every = (row for row in comparison.rows if row.n and row.arm.label in shown)
+    return [
+        _summary(
+            row, dict(_estimates(row, metrics, splits)), group if row.arm.label in first else ""
+        )
+        for row in every
+    ]
 
 
 def arms_view(comparison: Comparison, arms: Sequence[ArmSummary]) -> RunsView:
-    """Return how a store shows these arms: by OOD mean, or by ID where no shifts were measured."""
+    """Return how a store shows these arms: by OOD mean, or by ID where no shifts were measured.
+
+    A chart of ID against OOD cannot name its points, so charts of each against the arms' names
+    stand beside it.
+    """
     endpoint = comparison.endpoint
     measured = {name for arm in arms for name in arm.metrics}
     wanted = (endpoint.ood, endpoint.test, endpoint.val)
-    shown = [name for name in wanted if f"mean/{name}" in measured]
-    shown = shown or [comparison.rule.metric]
-    columns = [f"{end}/{name}" for name in shown for end in ("mean", "ci_low", "ci_high")]
+    means = [f"{MEAN}{name}" for name in wanted if f"{MEAN}{name}" in measured]
+    means = means or [f"{MEAN}{comparison.rule.metric}"]
+    columns = [
+        f"{mean}{end}"
+        for names in (means[:2], means[2:])  # OOD and ID stand side by side
+        for ends in (("",), (LOW, HIGH))
+        for mean in names
+        for end in ends
+    ]
     params = dict.fromkeys(name for arm in arms for name in arm.params)
-    varied = [name for name in params if name not in ("algorithm", "merge", "alpha")]
-    main = f"mean/{shown[0]}"
-    against_id = [(f"mean/{name}", main) for name in shown[1:2]]
+    varied = [name for name in params if name not in (ARM_PARAM, "algorithm", "merge", "alpha")]
+    by_name = [(ARM_PARAM, mean) for mean in means[:2]]
+    against_id = [(mean, means[0]) for mean in means[1:2]]
     return RunsView(
         title=f"{comparison.sweep}: arms",
-        metrics=[name for name in (*columns, "n") if name in measured],
-        params=list(params),
-        sort_by=main,
-        scatters=[*against_id, *((name, main) for name in varied[:MOST_SCATTERS])],
-        bars=[f"mean/{name}" for name in shown],
+        kind="arm",
+        metrics=[name for name in columns if name in measured],
+        params=[name for name in params if name != ARM_PARAM],
+        sort_by=means[0],
+        scatters=[*against_id, *by_name, *((name, means[0]) for name in varied[:MOST_VARIED])],
     )
 
 
-def sweeps_view(metric: str) -> RunsView:
-    """Return how a store shows every sweep; `metric` is what one selects by."""
-    accuracies = [*dict.fromkeys((metric, "id/val/top1", ID, OOD))]
-    difference = f"{VERSUS}{OOD}"
-    ends = (f"{difference}_ci_low", f"{difference}_ci_high")
+def runs_view(sweep: str, varied: Sequence[str], endpoint: Endpoint) -> RunsView:
+    """Return how a store shows the runs of a sweep, by seed: what is varied, and learning curves.
+
+    Of merged models the one at alpha 0.5 stands beside the run's own.
+    """
+    own = (endpoint.ood, endpoint.test, endpoint.val)
+    wise = [f"{model_prefix(f'{WISE}@{WHOLE:g}')}{name}" for name in own[:2]]
+    return RunsView(
+        title=f"{sweep}: runs",
+        kind="run",
+        metrics=[*own[:2], *wise, endpoint.val],
+        params=["algorithm", *varied, "seed"],
+        sort_by=own[0],
+        lines=["train/loss", endpoint.val, *(f"{CURVE}{WISE}/{name}" for name in own[:2])],
+    )
+
+
+def sweeps_view(endpoint: Endpoint) -> RunsView:
+    """Return how a store shows every sweep with its answer, and below it the arms."""
+    means = (f"{MEAN}{endpoint.ood}", f"{MEAN}{endpoint.test}")
+    difference = f"{VERSUS}{endpoint.ood}"
     return RunsView(
         title="Sweeps",
-        metrics=[*accuracies, difference, *ends, "seeds"],
-        lines=[*accuracies, "train/loss"],
+        kind="sweep",
+        tags=["carft.verdict_state"],
+        metrics=[*means, difference, f"{difference}{LOW}", f"{difference}{HIGH}"],
+        sort_by=GROUP,
+        scatters=[(means[1], means[0])],
     )
 
 
 def selected_values(comparison: Comparison) -> dict[str, float]:
     """Return what the sweep's own run has of the selected arm, and of its verdict.
 
-    Its means, over how many `seeds` they are, and its difference to the reference with both ends of
-    the interval that decided, NaN where there is none. Of a setting that was confirmed these are of
-    the fresh seeds.
+    Its means, and its difference to the reference with both ends of the interval that decided, NaN
+    where there is none. Of a setting that was confirmed these are of the fresh seeds.
     """
     if comparison.selected is None:
         return {}
@@ -103,16 +156,15 @@ def selected_values(comparison: Comparison) -> dict[str, float]:
     arm = comparison.selected.arm if verdict is None else verdict.pair.candidate
     names = dict.fromkeys((rule.metric, endpoint.val, endpoint.test, endpoint.ood))
     means = ((name, arm.mean(name)) for name in names)
-    values = {name: mean for name, mean in means if mean is not None}
-    values["seeds"] = float(len(arm.done))
+    values = {f"{SELECTED_ARM}{name}": mean for name, mean in means if mean is not None}
     for name in (endpoint.id_metric, endpoint.ood):
         test = None if verdict is None else verdict.pair.test(name)
         if test is not None:
             low, high = test.ci95 or (math.nan, math.nan)
             difference = f"{VERSUS}{name}"
             values |= {difference: test.mean}
-            values |= {f"{difference}_ci_low": low, f"{difference}_ci_high": high}
-    return values
+            values |= {f"{difference}{LOW}": low, f"{difference}{HIGH}": high}
+    return {name: round(value, _DIGITS) for name, value in values.items()}
 
 
 def selected_verdict(comparison: Comparison) -> Verdict | None:
@@ -125,47 +177,45 @@ def selected_verdict(comparison: Comparison) -> Verdict | None:
 
 def run_name(algorithm: str, params: Mapping[str, Scalar], seed: str | None) -> str:
     """Name a run of a store, which cuts long names: `kl_weight=3 s2 car_ft`, `fine_tune s2`."""
-    return _name(algorithm, params, "" if seed is None else f"s{seed}")
-
-
-def _name(algorithm: str, params: Mapping[str, Scalar], what: str) -> str:
-    varied = setting(params)
+    varied, what = setting(params), "" if seed is None else f"s{seed}"
     parts = (varied, what, algorithm) if varied else (algorithm, what)
     return " ".join(filter(None, parts))
 
 
-def _summary(row: Row, metrics: Sequence[str]) -> ArmSummary:
+def _summary(row: Row, metrics: Mapping[str, float], group: str) -> ArmSummary:
     arm = row.arm
-    params: dict[str, Scalar] = {"algorithm": arm.algorithm, **arm.params}
+    merged, params = run_name(arm.algorithm, arm.params, None), {}
     if arm.merge is not None:
         merge, alpha = split_merge(arm.merge)
-        params |= {"merge": merge} if alpha is None else {"merge": merge, "alpha": alpha}
+        params = {"merge": merge} if alpha is None else {"merge": merge, "alpha": alpha}
+        merged += f" + {arm.merge}"
     fresh = "fresh seed" if arm.confirms else "seed"
-    seeds = f"({row.n} {fresh}{'' if row.n == 1 else 's'})" if arm.has_seeds else ""
-    pointer = SELECTED if row.selected else ""
-    name = pointer + _name(arm.algorithm, arm.params, arm.merge or "")
+    seeds = f" ({row.n} {fresh}{'' if row.n == 1 else 's'})" if arm.has_seeds else ""
     return ArmSummary(
         label=arm.label,
-        name=f"{name} {seeds}".rstrip(),
-        params=params,
+        name=f"{SELECTED if row.selected else ''}{merged}{seeds}",
+        params={ARM_PARAM: arm.label, "algorithm": arm.algorithm, **arm.params, **params},
         tags={
-            "carft.algorithm": arm.algorithm,
             "carft.role": arm.role,
             "carft.is_selected": str(row.selected).lower(),
             "carft.marks": ", ".join(row.marks),
+            "carft.seeds": str(row.n),
+            GROUP: group,
         },
-        metrics={"n": float(row.n), **dict(_estimates(row, metrics))},
+        metrics=metrics,
     )
 
 
-def _estimates(row: Row, metrics: Sequence[str]) -> Iterator[tuple[str, float]]:
+def _estimates(
+    row: Row, metrics: Sequence[str], splits: Collection[str]
+) -> Iterator[tuple[str, float]]:
     for metric in metrics:
-        estimate = row.metric(metric)
+        estimate, name = row.metric(metric), f"{MEAN}{metric}"
         if estimate.mean is not None:
-            yield f"mean/{metric}", estimate.mean
-        if estimate.ci95 is not None:
-            yield f"ci_low/{metric}", estimate.ci95.low
-            yield f"ci_high/{metric}", estimate.ci95.high
+            yield name, round(estimate.mean, _DIGITS)
+        if estimate.ci95 is not None and metric in splits:
+            yield f"{name}{LOW}", round(estimate.ci95.low, _DIGITS)
+            yield f"{name}{HIGH}", round(estimate.ci95.high, _DIGITS)
 
 
 def _digest(plain: object) -> str:

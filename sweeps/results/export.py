@@ -20,10 +20,11 @@ from carft_sweep.sweeps.ledger.generations import Invocation
 from carft_sweep.sweeps.ledger.runs import RunStore, measured
 from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
+from carft_sweep.sweeps.results.merged_metrics import model_prefix
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.tracking.comparison.compare import Comparison
-from carft_sweep.tracking.comparison.runs import UNMERGED, Arm, RunRecord, split_merge
+from carft_sweep.tracking.comparison.runs import UNMERGED, Arm, RunRecord
 from carft_sweep.tracking.comparison.spec import REFERENCE, VAL
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import home_id, resolve_location
@@ -324,7 +325,6 @@ class Exporter:
         from carft_sweep.tracking.store.mlflow_models import ModelStart, ModelStore
 
         evaluation, config = _measured(self.home, model), self.config(model).data
-        merged = "" if model.label == UNMERGED else f"{split_merge(model.label)[0]}/"
         seed = {} if model.run.seed is None else {"seed": model.run.seed}
         start = ModelStart(
             key=RunKey(self.sweep.name, model.run.digest),
@@ -333,11 +333,10 @@ class Exporter:
             evaluation=evaluation["digest"],
             params={"algorithm": model.run.algorithm, **model.run.params, **seed},
             metrics={
-                f"{merged}{name}": value
+                f"{model_prefix(model.label)}{name}": value
                 for name, value in evaluation["metrics"].items()
                 if name.endswith("/top1")
             },
-            step=evaluation["step"] if merged else None,
             dataset=DatasetInput(
                 config.family, evaluation["facts"]["data"], place_of(config), "test"
             ),

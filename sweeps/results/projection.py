@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from carft_sweep.carft_core.data import open_data
-from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.config import flatten
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json
 from carft_sweep.carft_core.run_files import Claim
@@ -39,28 +39,29 @@ from carft_sweep.sweeps.results.arms import (
     arm_summaries,
     arms_view,
     run_name,
+    runs_view,
     selected_values,
     selected_verdict,
     sweeps_view,
 )
 from carft_sweep.sweeps.results.artifacts import COMPARED, COMPARISON, FIGURES, FILES, PAGE
+from carft_sweep.sweeps.results.datasets import run_datasets, sweep_datasets
+from carft_sweep.sweeps.results.merged_metrics import merged_metrics
 from carft_sweep.sweeps.results.projection_thread import SOON
 from carft_sweep.sweeps.results.records import CONFIG, comparison_spec, load_part
 from carft_sweep.sweeps.results.sent_log import STARTED, SentLog
-from carft_sweep.sweeps.spec.user_code import place_of
 from carft_sweep.tracking.comparison import runs as kept_results
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.metrics import has_series
 from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
 from carft_sweep.tracking.comparison.runs import (
-    HAS_RESULT,
-    HAS_SETTINGS,
     RESULT,
     RULE,
     SETTINGS,
     TRAINS,
     UNMERGED,
     RunRecord,
+    Scalar,
     scalar,
 )
 from carft_sweep.tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
@@ -68,11 +69,13 @@ from carft_sweep.tracking.location import resolve_location
 from carft_sweep.tracking.store.base import (
     ARM,
     ARTIFACT,
-    DatasetInput,
+    GROUP,
+    VARIED,
     EndState,
     Metric,
     RunKey,
     RunStart,
+    RunsView,
     TrackedRun,
     Tracker,
     describe,
@@ -442,7 +445,6 @@ class SweepProjection:
             tags |= {"carft.failure": "", "carft.failure_message": ""}
         if stand.status == "done":
             self._send_result(key, run, stand)
-            tags[HAS_RESULT] = RESULT
         elif stand.state is not None and stand.state.failure is not None:
             failure = stand.state.failure
             tags["carft.failure"] = failure["kind"]
@@ -466,21 +468,14 @@ class SweepProjection:
         self.sent += not key.arm
 
     def _start(self, key: RunKey, run: _Run, stand: _Stand) -> None:
-        state, parts = stand.state, stand.claimed.get("identity", {})
-        execution = self._execution(state)
+        state = stand.state
         tags = {
-            **execution.get("tags", {}),
+            **self._own_execution_tags(state),
             "carft.generation": str(run.generation),
-            "carft.digest": key.digest,
-            "carft.algorithm": run.setting.algorithm,
             "carft.role": run.setting.role,
-            "carft.seed": run.seed,
             "carft.state": "running",
+            VARIED: json.dumps([*run.setting.params]),
         }
-        if "data" in parts:
-            tags["carft.data"] = str(parts["data"]["digest"])
-        if "model" in parts:
-            tags["carft.weights"] = str(parts["model"])
         if run.setting.untrained:
             tags[TRAINS] = "false"
         if run.setting.trial is not None:
@@ -488,20 +483,9 @@ class SweepProjection:
         if state is None or state.sweep != self._sweep.sweep:
             tags["carft.reused_from"] = "elsewhere" if state is None else state.sweep
         tags |= self._attempt_tags(state)
-        params = {name: scalar(value) for name, value in run.setting.params.items()}
-        params = {"algorithm": run.setting.algorithm, **params}
-        if run.seed != NO_SEED:
-            params["seed"] = int(run.seed)
         began = _modified(stand.folder / CONFIG) if state is None else round(1000 * state.created)
-        start = RunStart(
-            key,
-            run.label,
-            began,
-            parent=self._sweep,
-            params=params,
-            tags=tags,
-            datasets=_datasets(stand.claimed),
-        )
+        params = _params(run, stand.claimed)
+        start = RunStart(key, run.label, began, parent=self._sweep, params=params, tags=tags)
         self._start_run(start)
         self._epochs.pop(key.digest, None)
         self._steps.pop(key.digest, None)
@@ -512,11 +496,25 @@ class SweepProjection:
             return {}
         return {"carft.attempt": str(state.attempts), "carft.worker": state.worker}
 
-    def _execution(self, state: RunState | None) -> Mapping[str, Any]:
-        """The start of a driver under which a run was made: the last one before its end."""
+    def _own_execution_tags(self, state: RunState | None) -> dict[str, str]:
+        """Return by whom and with which versions a run was made, where that differs from how the
+        sweep began: its own run says that. It was made under the last driver before its end.
+        """
         until = None if state is None else state.ended
-        known = [one for one in self._ledger.executions if until is None or one["at"] <= until]
-        return (known or self._ledger.executions or [{}])[-1]
+        before = [it for it in self._executions if until is None or it["at"] <= until]
+        tags: Mapping[str, str] = (before or [{}])[-1].get("tags", {})
+        return {name: text for name, text in tags.items() if self._first_tags.get(name) != text}
+
+    @property
+    def _executions(self) -> Sequence[Mapping[str, Any]]:
+        """Every start of a driver of the sweep."""
+        generations = (*self._ledger.earlier, self._ledger)
+        return [execution for ledger in generations for execution in ledger.executions]
+
+    @functools.cached_property
+    def _first_tags(self) -> Mapping[str, str]:
+        """By whom, and with which versions, the sweep was begun."""
+        return next(iter(self._executions), {}).get("tags", {})
 
     def _send_epochs(self, key: RunKey, stand: _Stand) -> None:
         sent = self._epochs.get(key.digest, -1)
@@ -543,6 +541,8 @@ class SweepProjection:
         """Send what was measured: the metrics of every model, and all of it as result.json."""
         evaluations = {label: measured(stand.folder, label) or {} for label in stand.labels}
         self._log_metrics(key, "results", list(_result_metrics(evaluations, stand)))
+        datasets = run_datasets(stand.claimed, evaluations[UNMERGED].get("facts", {}))
+        self._attempt(key.name, "datasets", lambda: self._store.log_datasets(key, datasets))
         record = RunRecord(
             run.setting.algorithm,
             {name: scalar(value) for name, value in run.setting.params.items()},
@@ -566,8 +566,10 @@ class SweepProjection:
             tags=self._sweep_tags(),
         )
         self._start_run(start)
-        view = sweeps_view(goals(self._ledger.spec)[0]["name"])
-        self._attempt("", "sweeps", lambda: self._store.keep_view(view, timestamp=start.timestamp))
+        spec, name = self._ledger.spec, self._sweep.sweep
+        endpoint = comparison_spec(spec).endpoint
+        for view in (sweeps_view(endpoint), runs_view(name, [*spec["parameters"]], endpoint)):
+            self._keep_view(view, start.timestamp)
         if (self._folder / SWEEP_FILE).exists():
             self._log_artifact(self._sweep, self._folder / SWEEP_FILE)
         self._sent.record("", self._store.run_id(self._sweep) or "", "running")
@@ -585,18 +587,24 @@ class SweepProjection:
         spec = self._ledger.spec
         execution = self._ledger.executions[-1] if self._ledger.executions else {}
         tags = {
-            **execution.get("tags", {}),
+            **self._first_tags,
             "carft.generation": str(self._ledger.generation),
             "carft.metric": goals(spec)[0]["name"],
             "carft.selection": str(spec["selection"]),
             RULE: comparison_spec(spec).model_dump_json(),
             "carft.state": "running",
+            GROUP: f"{self._group} and its arms",  # of two the longer one is the larger one
         }
         if spec["description"]:
             tags["mlflow.note.content"] = spec["description"]
         if execution.get("overrides"):
             tags["carft.overrides"] = " ".join(execution["overrides"])
         return tags
+
+    @property
+    def _group(self) -> str:
+        began = datetime.fromtimestamp(self._ledger.began, UTC)
+        return f"{began:%Y-%m-%d %H:%M:%S} {self._sweep.sweep}"
 
     def _send_end(self) -> None:
         """Send how the sweep ended, when it is driven no more and that is new."""
@@ -615,7 +623,9 @@ class SweepProjection:
         for file in files:
             self._log_artifact(self._sweep, file)
         self._log_text(self._sweep, SETTINGS, settings)
-        tags = {"carft.state": state, HAS_SETTINGS: SETTINGS}
+        datasets = sweep_datasets(part.records)
+        self._attempt("", "datasets", lambda: self._store.log_datasets(self._sweep, datasets))
+        tags = {"carft.state": state}
         if outcome.get("broken"):
             tags["carft.failure_message"] = outcome["broken"]
         ended = round(1000 * outcome.get("at", time.time()))
@@ -651,7 +661,8 @@ class SweepProjection:
         """Send the arms of the table and the values of the selected one. Return the tags of the
         verdict on it.
         """
-        arms = {RunKey(self._sweep.sweep, arm=arm.label): arm for arm in arm_summaries(comparison)}
+        summaries = arm_summaries(comparison, self._group)
+        arms = {RunKey(self._sweep.sweep, arm=arm.label): arm for arm in summaries}
         names = {key.name for key in arms}
         for name in [*self._sent.runs]:
             if name.startswith(ARM) and name not in names:
@@ -660,16 +671,16 @@ class SweepProjection:
             # The newest is MLflow's first: they stand there as in the table.
             self._send_arm(key, arm, when - place, when)
         if arms:
-            view = arms_view(comparison, [*arms.values()])
-            self._attempt(
-                "",
-                "view",
-                lambda: self._store.keep_view(view, arms_of=self._sweep, timestamp=when),
-            )
+            self._keep_view(arms_view(comparison, [*arms.values()]), when)
         values = selected_values(comparison)
         self._log_metrics(self._sweep, "selected", _metrics(values, when))
         verdict = selected_verdict(comparison)
         return {"carft.verdict_state": "" if verdict is None else verdict.state}
+
+    def _keep_view(self, view: RunsView, when: int) -> None:
+        what = f"view {view.title}"
+        keep = functools.partial(self._store.keep_view, view, self._sweep, timestamp=when)
+        self._attempt("", what, keep)
 
     def _send_arm(self, key: RunKey, arm: ArmSummary, began: int, when: int) -> None:
         """Send an arm, unless the store has it as it is."""
@@ -786,19 +797,23 @@ class SweepProjection:
         self.refused[step] = reason
 
 
-def _datasets(claimed: Mapping[str, Any]) -> list[DatasetInput]:
-    """The data of a run by its config; none where they are not to be found here."""
-    try:
-        config = DataConfig.model_validate(claimed["config"]["data"])
-        data = open_data(config)
-    except (RequestError, KeyError, ValueError, OSError) as error:
-        logger.info("the data of a run are not named: %s", error)
-        return []
-    shifts = [f"shift/{name}" for name in data.shifts]
-    return [
-        DatasetInput(config.family, data.digest, place_of(config), context)
-        for context in ("train", "val", "test", *shifts)
-    ]
+def _params(run: _Run, claimed: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Return the whole config of a run, flat: each field that is set, what the sweep varies, and
+    the digests of data and model. An algorithm that trains nothing has no optimiser.
+    """
+    config, identity = claimed.get("config", {}), claimed.get("identity", {})
+    fields = dict(flatten(config))
+    fields |= {"data.digest": (identity.get("data") or {}).get("digest")}
+    fields |= {"model.digest": identity.get("model")}
+    left_out = ("algorithm.name", *(("optim.",) if identity.get("optim") is None else ()))
+    params = {
+        name: scalar(value)
+        for name, value in fields.items()
+        if value is not None and not name.startswith(left_out)
+    }
+    params |= {name: scalar(value) for name, value in run.setting.params.items()}
+    params |= {"algorithm": run.setting.algorithm}
+    return params if run.seed == NO_SEED else {**params, "seed": int(run.seed)}
 
 
 def _metrics(values: Mapping[str, float], when: int) -> list[Metric]:
@@ -825,21 +840,20 @@ def _epoch_metrics(report: Mapping[str, Any]) -> Iterator[Metric]:
 def _result_metrics(
     evaluations: Mapping[str, Mapping[str, Any]], stand: _Stand
 ) -> Iterator[Metric]:
-    """The metrics of every evaluated model; of merged ones along the merge's own axis.
+    """The metrics of every evaluated model.
 
     What the report of the last epoch has is not sent again.
     """
     last: Mapping[str, Any] = stand.history[-1] if stand.history else {"epoch": 0, "metrics": {}}
+    epoch = int(last["epoch"])
     for label, evaluation in evaluations.items():
         when = _modified(_metrics_file(stand.folder, label))
+        if label != UNMERGED:
+            yield from merged_metrics(label, evaluation, epoch=epoch, timestamp=when)
+            continue
         for name, value in evaluation["metrics"].items():
-            if not has_series(name, merged=label != UNMERGED):
-                continue
-            if label != UNMERGED:
-                merged = f"{label.partition('@')[0]}/{name}"
-                yield Metric(merged, float(value), int(evaluation["step"]), when)
-            elif last["metrics"].get(name) != value:
-                yield Metric(_series(name), float(value), int(last["epoch"]), when)
+            if has_series(name) and last["metrics"].get(name) != value:
+                yield Metric(_series(name), float(value), epoch, when)
 
 
 def _ended(stand: _Stand) -> int:

@@ -270,7 +270,7 @@ def test_the_model_belongs_to_its_run_and_its_sweep_and_has_their_numbers(
         "algorithm.kl_weight": "0.3",
         "seed": str(kept["seed"]),
     }
-    assert model.tags["carft.digest"] == kept["digest"]
+    assert model.tags["carft.run"] == kept["digest"]
     measured = {metric.key: metric for metric in model.metrics or []}
     for name in ("id/val/top1", "id/test/top1", "ood/dark/top1", "ood/mean/top1", "gap/top1"):
         assert measured[name].value == kept["metrics"][name] == run.data.metrics[name]

@@ -89,7 +89,7 @@ def test_domainbed(smoke: Smoke, tmp_path: Path) -> None:
         (domain,) = re.findall("test_domain=(.*) s0", name)
         assert metrics >= top1(*(f"ood/{domain}{part}" for part in ("", "_out", "_all")))
         assert metrics >= {"id/val/mean_group_top1", *top1("id/val", "ood/mean")}
-        assert ("wise_ft/id/val/mean_group_top1" in metrics) == (not name.endswith("zero_shot"))
+        assert ("wise_ft_0.5/id/val/mean_group_top1" in metrics) == (not name.endswith("zero_shot"))
         assert not [metric for metric in metrics if metric.startswith("id/test")]
     table = smoke.call("compare", "domainbed_smoke")
     assert re.search(r"^algorithm +photo +sketch +Avg$", table, re.MULTILINE)
@@ -119,8 +119,8 @@ def test_imagenet(smoke: Smoke, imagenet_root: Path) -> None:
         assert metrics >= top1("id/val", "id/test", "id/test_r", "id/test_a", "gap", *shifts)
     assert children["car_ft s0"] >= {
         "train/context_kl",
-        "wise_ft/id/test/top1",
-        "wise_ft/ood/objectnet/top1",
+        "wise_ft_0.5/id/test/top1",
+        "wise_ft_0.5/ood/objectnet/top1",
     }
     table = smoke.call("compare", "imagenet_smoke")
     assert re.search(r"^setting +n +a +objectnet +r +sketch +v2$", table, re.MULTILINE)
@@ -173,7 +173,7 @@ def test_wilds(
     for metrics in children.values():
         for split in ("id/val", "id/test", "ood/val", "ood/test"):
             assert metrics >= {f"{split}/top1", f"{split}/{criterion}"}
-    assert f"wise_ft/ood/test/{criterion}" in children["car_ft s0"]
+    assert f"wise_ft_0.5/ood/test/{criterion}" in children["car_ft s0"]
     table = smoke.call("compare", sweep, "--columns", f"id/test/{criterion},ood/test/top1")
     assert f"judged by {words}" in " ".join(table.split())
     assert re.search(r"^setting +n +ID test +ood/test/top1$", table, re.MULTILINE)

@@ -155,8 +155,7 @@ def _one_shift(config: object) -> SimpleNamespace:
 def toy_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     """A home in `folder` whose runs are the toy core's."""
     monkeypatch.setattr("carft_sweep.sweeps.plan.tasks.identify", toy_core.toy_identity)
-    for module in ("carft_sweep.sweeps.plan.tasks", "carft_sweep.sweeps.results.projection"):
-        monkeypatch.setattr(f"{module}.open_data", _one_shift)
+    monkeypatch.setattr("carft_sweep.sweeps.plan.tasks.open_data", _one_shift)
     monkeypatch.setattr(
         "carft_sweep.sweeps.plan.tasks.check_measured", lambda *_: None
     )  # of a real family's splits

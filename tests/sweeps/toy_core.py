@@ -22,20 +22,21 @@ from tests.sweeps.toy_runs import act, epoch_report
 
 ENTRY = "tests.sweeps.toy_core:train_run"
 EPOCHS = 4
+IMAGES = {"id/val": 100, "id/test": 100, "ood/dark": 100}
+"""By split how many were measured, whatever the config says."""
 
 
 def toy_identity(config: TrialConfig, seed: int) -> Identity:
     """In the place of `identify`: opens nothing."""
     parts: dict[str, Any] = {
         "algorithm": config.as_dict()["algorithm"],
-        "optim": config.optim.model_dump(),
         "data": {"digest": "d" * 64, **domains_of(config)},
         "model": "m" * 64,
         "device": config.device,
         "precision": config.precision,
     }
     if config.algorithm.trains:
-        parts["seed"] = seed
+        parts |= {"seed": seed, "optim": config.optim.model_dump()}
     return Identity(digest_of(parts), parts)
 
 
@@ -94,7 +95,7 @@ def train_run(
                 "step": step,
                 "values": {},
                 "metrics": accuracies(known, top1),
-                "facts": {"data": "d", "images": {}},
+                "facts": {"data": "d" * 64, "images": IMAGES},
             },
         )
         _note(workdir, f"evaluated {label}")

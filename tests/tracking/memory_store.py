@@ -14,6 +14,7 @@ from carft_sweep.tracking.store import mlflow_limits
 from carft_sweep.tracking.store.base import (
     DatasetInput,
     EndState,
+    Kind,
     Metric,
     RunKey,
     RunStart,
@@ -54,7 +55,8 @@ class MemoryTracker(Tracker):
 
     def __init__(self) -> None:
         self.runs: dict[RunKey, MemoryRun] = {}
-        self.views: dict[RunKey | None, RunsView] = {}
+        self.views: dict[tuple[str, Kind], RunsView] = {}
+        """By sweep, of all sweeps by "", and by kind."""
         self.closed = False
 
     def start_run(self, start: RunStart) -> None:
@@ -68,12 +70,6 @@ class MemoryTracker(Tracker):
         params = mlflow_limits.params(start.params)
         run.tags |= mlflow_limits.tags(start.tags) | mlflow_limits.changed(run.params, params)
         run.params = params | run.params
-        known = {(dataset.name, dataset.digest) for dataset in run.datasets}
-        run.datasets += [
-            dataset
-            for dataset in mlflow_limits.datasets(start.datasets)
-            if (dataset.name, dataset.digest) not in known
-        ]
 
     def log_metrics(self, key: RunKey, values: Sequence[Metric]) -> None:
         """Add values. Raises TrackingError for a run never opened."""
@@ -87,6 +83,16 @@ class MemoryTracker(Tracker):
             point = Point(metric.step, metric.timestamp, value)
             if point not in points:
                 points.append(point)
+
+    def log_datasets(self, key: RunKey, datasets: Sequence[DatasetInput]) -> None:
+        """Add data sets. Raises TrackingError for a run never opened."""
+        run = self._run(key)
+        known = {(dataset.name, dataset.digest) for dataset in run.datasets}
+        run.datasets += [
+            dataset
+            for dataset in mlflow_limits.datasets(datasets)
+            if (dataset.name, dataset.digest) not in known
+        ]
 
     def set_tags(self, key: RunKey, values: Mapping[str, str]) -> None:
         """Set tags. Raises TrackingError for a run never opened."""
@@ -113,14 +119,13 @@ class MemoryTracker(Tracker):
     def remove_sweep(self, sweep: str) -> None:
         """Forget its runs and its view."""
         self.runs = {key: run for key, run in self.runs.items() if key.sweep != sweep}
-        self.views.pop(RunKey(sweep), None)
+        self.views = {key: view for key, view in self.views.items() if key[0] != sweep}
 
-    def keep_view(self, view: RunsView, *, arms_of: RunKey | None = None, timestamp: int) -> None:
+    def keep_view(self, view: RunsView, sweep: RunKey, *, timestamp: int) -> None:
         """Keep the view. Raises TrackingError for a sweep never opened."""
         del timestamp
-        if arms_of is not None:
-            self._run(arms_of)
-        self.views[arms_of] = view
+        self._run(sweep)
+        self.views["" if view.kind == "sweep" else sweep.sweep, view.kind] = view
 
     def runs_of(self, sweep: str) -> dict[str, TrackedRun]:
         """Look up the runs that were opened."""

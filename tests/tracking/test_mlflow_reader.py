@@ -132,19 +132,19 @@ def test_two_homes_with_a_sweep_of_one_name_are_listed_and_told_apart(
     )
 
 
-def untag(uri: str, tag: str) -> None:
-    client = MlflowClient(uri)
-    for run in all_runs(uri, EXPERIMENT):
-        if tag in run.data.tags:
-            client.delete_tag(run.info.run_id, tag)
+def done_runs(uri: str) -> list[Run]:
+    runs = all_runs(uri, EXPERIMENT)
+    return [run for run in runs if (folder_of(run) / kept_results.RESULT).exists()]
 
 
-def test_finished_runs_without_a_result_are_named_and_left_out(copied: str, compare: Any) -> None:
-    untag(copied, kept_results.HAS_RESULT)
+def test_finished_runs_without_a_result_are_named_and_left_out(
+    copied: str, compare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_reader, "RESULT", "gone.json")
     found = json.loads(compare("toy", "--json", *from_server(copied)))
     assert {row["n"] for row in found["rows"]} <= {0}
     assert "10 runs are left out of toy: " in found["warnings"][0]
-    assert "(no result.json on the server), " in found["warnings"][0]
+    assert "(no gone.json on the server), " in found["warnings"][0]
 
 
 def test_a_tag_on_the_server_decides_nowhere_what_is_written(
@@ -155,8 +155,9 @@ def test_a_tag_on_the_server_decides_nowhere_what_is_written(
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     client = MlflowClient(copied)
-    done = [r for r in all_runs(copied, EXPERIMENT) if kept_results.HAS_RESULT in r.data.tags]
-    for run, digest in zip(done, [str(victim), "../../victim", "../victim"], strict=False):
+    for run, digest in zip(
+        done_runs(copied), [str(victim), "../../victim", "../victim"], strict=False
+    ):
         client.set_tag(run.info.run_id, "carft.run", digest)
     before = {*tmp_path.iterdir()}
     compare("toy", *from_server(copied))
@@ -171,8 +172,7 @@ def folder_of(run: Run) -> Path:
 def test_a_file_that_is_gone_from_the_store_counts_as_none(copied: str) -> None:
     reader = MlflowReader(copied, EXPERIMENT)
     (sweep,) = reader.sweeps()
-    tag = kept_results.HAS_RESULT
-    run = next(run for run in all_runs(copied, EXPERIMENT) if tag in run.data.tags)
+    run = done_runs(copied)[0]
     assert reader._text(str(folder_of(run)), kept_results.RESULT) is not None
     assert reader._text(str(folder_of(run)), "gone.json") is None
     assert len(reader.part(sweep).records) == 11
@@ -235,9 +235,11 @@ FACT = '{"params": {}, "evaluations": {"unmerged": {"metrics": {}, "facts": {"im
 @pytest.mark.parametrize(
     ("tags", "result", "why"),
     [
-        ({"carft.seed": "²"}, None, "its tag carft.seed is '²'"),
-        ({"carft.seed": "9" * 4_500}, None, "its tag carft.seed is '99999999999999999999'"),
-        ({"carft.trial": "9" * 4_500}, None, "its tag carft.trial is '99999999999999999999'"),
+        ({"seed": "²"}, None, "its seed is '²'"),
+        ({"seed": "9" * 4_500}, None, "its seed is '99999999999999999999'"),
+        ({"carft.trial": "9" * 4_500}, None, "its carft.trial is '99999999999999999999'"),
+        ({"carft.varied": "7"}, None, "its tag carft.varied is '7'"),
+        ({"carft.varied": DEEP[:5_000]}, None, "its tag carft.varied is '[[[[[[[[[[[[[[[[[[[['"),
         ({"carft.role": "x"}, None, "its role is 'x'"),
         ({}, DEEP, "result.json is not one"),
         ({}, METRIC % ("9" * 400), "result.json is not one"),
@@ -267,13 +269,15 @@ def test_a_run_that_cannot_be_read_is_named_and_left_out(
         "carft.run": "f" * 64,
         "carft.state": "done",
         "carft.generation": sweep.data.tags["carft.generation"],
+        "carft.varied": '["deep"]',
         "mlflow.parentRunId": sweep.info.run_id,
         **tags,
     }
     run = client.create_run(sweep.info.experiment_id, tags=hostile, start_time=10**17)
     client.log_param(run.info.run_id, "deep", "[" * 6_000)
+    if "seed" in tags:
+        client.log_param(run.info.run_id, "seed", tags["seed"])
     if result is not None:
-        client.set_tag(run.info.run_id, kept_results.HAS_RESULT, kept_results.RESULT)
         client.log_text(run.info.run_id, result, kept_results.RESULT)
     after = json.loads(compare("toy", "--json", *from_server(copied)))
     (warning,) = (text for text in after["warnings"] if text not in before["warnings"])

@@ -44,15 +44,14 @@ def sweep(state: str = "done", *, generation: str = "1", home: str = "mine") -> 
 def child(record: RunRecord, **tags: str) -> ServedRun:
     told = {
         "carft.run": record.digest,
-        "carft.algorithm": record.algorithm,
         "carft.role": record.role,
-        "carft.seed": "none" if record.seed is None else str(record.seed),
-        "carft.trial": str(record.trial),
         "carft.state": record.state,
-        "carft.data": "d",
+        "carft.varied": json.dumps([KL, "optim.name"]),
         **{f"carft.{name}": value for name, value in tags.items()},
     }
-    own = {KL: "0.3", "algorithm": record.algorithm, "seed": "1", "optim.name": "adam"}
+    own = {KL: "0.3", "algorithm": record.algorithm, "optim.name": "adam", "optim.lr": "1e-05"}
+    own |= {} if record.seed is None else {"seed": str(record.seed)}
+    told |= {} if record.trial is None else {"carft.trial": str(record.trial)}
     return ServedRun(told, own)
 
 
@@ -119,7 +118,8 @@ def test_the_list_of_the_sweep_decides_which_runs_count_and_in_which_role() -> N
 
 def test_a_finished_run_without_a_result_is_named_and_left_out() -> None:
     result = Result({KL: 0.3}, {"id/test/top1": 0.6}, {})
-    part = served(sweep(), child(RECORD), child(zero_shot(digest="z")), results={"z": result})
+    runs = (child(RECORD), child(zero_shot(digest="z")))
+    part = served(sweep("running"), *runs, results={"z": result})
     assert [record.digest for record in part.records] == ["z"]
     assert "of toy only the runs that have begun are known: it has not ended" in part.warnings[0]
     assert part.warnings[1] == (
@@ -169,10 +169,10 @@ def test_a_list_of_an_earlier_generation_is_not_taken() -> None:
 
 
 def test_a_list_that_the_server_has_lost_is_told_from_one_that_it_never_had() -> None:
-    told = sweep()
-    tags = {**told.run.tags, kept_results.HAS_SETTINGS: kept_results.SETTINGS}
-    lost = replace(told, run=ServedRun(tags, artifacts="s3://gone"))
-    (said, *_), (usual, *_) = (served(one, child(RECORD)).warnings for one in (lost, told))
+    lost = replace(sweep(), run=ServedRun(sweep().run.tags, artifacts="s3://gone"))
+    (said, *_), (usual, *_) = (
+        served(one, child(RECORD)).warnings for one in (lost, sweep("running"))
+    )
     assert "settings.json is not at s3://gone" in said
     assert "it has not ended" in usual
 

@@ -59,15 +59,23 @@ def is_fraction(metric: str) -> bool:
     return is_accuracy(metric) or kind_of(metric) == "ece"
 
 
-def has_series(metric: str, *, merged: bool = False) -> bool:
-    """Whether a metric has a series of its own in MLflow, whose pages drown in hundreds of them.
+_SPLITS = ("id/", "ood/", "retention/")
+_CURVE = ("id/val", "id/test", "ood/mean")
+
+
+def has_series(metric: str, *, of: Literal["run", "merge", "alpha"] = "run") -> bool:
+    """Whether a metric has a name of its own in MLflow, whose pages drown in hundreds of them.
 
     Of every split its accuracies: top-1, and what its benchmark ranks by; the other kinds of
     validation (`id/val`, `ood/val`), test and the mean over shifts, and how far the context has
-    moved on each split, of the model that a run trained alone. `result.json` holds all.
+    moved on each split, `of` the model that a run trained. Of a merged model the accuracies of the
+    splits alone, and of one `alpha` among several those that a choice and a curve are made of.
+    `result.json` holds all.
     """
-    if merged:
-        return is_accuracy(metric)
+    split = metric.rpartition("/")[0]
+    if of != "run":
+        is_shown = split in _CURVE if of == "alpha" else split.startswith(_SPLITS)
+        return is_shown and is_accuracy(metric)
     if metric.startswith("ood/") and not metric.startswith(("ood/mean/", "ood/val/")):
         return is_accuracy(metric)
     return kind_of(metric) == "kl" or not metric.startswith("context/")

@@ -362,8 +362,6 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Scal
 RESULT = "result.json"
 SETTINGS = "settings.json"
 RULE = "carft.rule"
-HAS_RESULT, HAS_SETTINGS = "carft.result", "carft.settings"
-"""Tags that say that a run has the file, by its name."""
 TRAINS = "carft.trains"
 """Tag of a run that has a seed and trains nothing: `false`."""
 VERSION = 1

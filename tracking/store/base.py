@@ -10,6 +10,11 @@ from typing import Literal, NamedTuple
 
 EndState = Literal["finished", "failed", "killed"]
 State = Literal["running"] | EndState
+GROUP = "carft.group"
+"""The tag of a sweep and of those of its arms that a view of all sweeps shows: in its order the
+newest sweep is the first, and its arms are behind it. Empty of other arms."""
+VARIED = "carft.varied"
+"""The tag of a run that lists, as JSON, those of its parameters that the sweep varies."""
 ARTIFACT = "artifact:"
 """What the target of a link begins with, in a run's description, that is an artifact of the run."""
 
@@ -73,7 +78,7 @@ class DatasetInput:
     digest: str
     source: str
     context: str
-    """`train`, `val`, `test`, or `shift/<name>`."""
+    """`training`, `validation`, `test`, or `shift/<name>`."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,6 @@ class RunStart:
     parent: RunKey | None = None
     params: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
-    datasets: Sequence[DatasetInput] = ()
 
 
 @dataclass(frozen=True)
@@ -94,16 +98,18 @@ class RunsView:
     """How a store with pages shows runs: a table, and charts of all of them."""
 
     title: str
+    kind: Kind
+    """Of which runs of a sweep, `arm` or `run`; `sweep`: of all sweeps, with their arms."""
     metrics: Sequence[str]
     """The first columns of the table, in their order."""
     params: Sequence[str] = ()
     """Those behind them."""
-    sort_by: str | None = None
-    """The metric of which the largest comes first; None: the newest, each below its parent."""
+    tags: Sequence[str] = ()
+    """Those before them."""
+    sort_by: str = ""
+    """The metric, else the tag, of which the largest comes first."""
     scatters: Sequence[tuple[str, str]] = ()
-    """A metric or parameter, and the metric against it."""
-    bars: Sequence[str] = ()
-    """Metrics, one chart for each."""
+    """A metric or parameter, and the metric or parameter against it."""
     lines: Sequence[str] = ()
     """Metrics by step, one chart for each."""
 
@@ -132,6 +138,10 @@ class Tracker(ABC):
         """Add values; the same (name, step, timestamp, value) is kept once."""
 
     @abstractmethod
+    def log_datasets(self, key: RunKey, datasets: Sequence[DatasetInput]) -> None:
+        """Add the data sets that a run reads; one of the same name and digest is kept once."""
+
+    @abstractmethod
     def set_tags(self, key: RunKey, values: Mapping[str, str]) -> None:
         """Set tags; a later value replaces an earlier one.
 
@@ -157,10 +167,11 @@ class Tracker(ABC):
         """Remove all runs of a sweep, and its view; nothing happens where there are none."""
 
     @abstractmethod
-    def keep_view(self, view: RunsView, *, arms_of: RunKey | None = None, timestamp: int) -> None:
-        """Keep a view of the arms of a sweep, else one of everything, where there are pages.
+    def keep_view(self, view: RunsView, sweep: RunKey, *, timestamp: int) -> None:
+        """Keep a view, where there are pages; it replaces the earlier one of its kind.
 
-        It replaces the earlier one.
+        It is of the runs of `sweep`, else of all sweeps; the description of the group of all runs
+        leads to that one.
         """
 
     @abstractmethod

@@ -132,8 +132,6 @@ class ModelStart:
     params: Mapping[str, mlflow_limits.Param] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     """By the names under which the run has them; the model gets those values that it has."""
-    step: int | None = None
-    """Of these metrics in the run; None: the run's last."""
     dataset: DatasetInput | None = None
     """What they were measured on."""
     description: str = ""
@@ -251,7 +249,6 @@ class ModelStore:
                 tags=mlflow_limits.tags(
                     {
                         **self._tags(start),
-                        "carft.digest": start.key.digest,
                         "carft.label": start.label,
                         DESCRIPTION: without_remote_content(start.description),
                     }
@@ -295,9 +292,9 @@ class ModelStore:
         metrics = []
         for name, value in start.metrics.items():
             history = self._client.get_metric_history(run.info.run_id, mlflow_limits.name(name))
-            steps = [p for p in history if p.value == value and start.step in (None, p.step)]
-            if steps:
-                last = max(steps, key=lambda point: (point.step, point.timestamp))
+            points = [point for point in history if point.value == value]
+            if points:
+                last = max(points, key=lambda point: (point.step, point.timestamp))
                 metrics.append(Metric(last.key, value, last.timestamp, last.step, **own))
         if metrics:
             self._client.log_batch(run.info.run_id, metrics=metrics)
@@ -320,6 +317,6 @@ class ModelStore:
             run_id=model.source_run_id,
             model_id=model.model_id,
             description=without_remote_content(start.description),
-            tags={"carft.digest": start.key.digest, "carft.label": start.label},
+            tags={"carft.run": start.key.digest, "carft.label": start.label},
         )
         return str(created.version)

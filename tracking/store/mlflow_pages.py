@@ -28,11 +28,12 @@ _DEFLATED = "deflate;"
 """What a state begins with that is compressed, as tags are short."""
 _IMAGE = re.compile(rf"!\[(?![^][]*\]\({ARTIFACT})")
 """Begins an image that is no artifact of the run."""
-_CREATED = "attributes.start_time"
 _NAME = "attributes.`Run Name`"
 _SECTION = "main"
-_NAME_WIDTH, _WIDTH = 280, 160
-"""Pixels of columns."""
+_NAME_WIDTH, _LETTER, _AROUND = 290, 7, 32
+"""Pixels of columns: a name is told from others by its end, `_ci_low`."""
+_HEIGHT = 420
+"""Pixels of a chart."""
 
 
 def runs_page(experiment: str, view: str = "") -> str:
@@ -45,6 +46,11 @@ def run_page(experiment: str, run_id: str, artifact: str = "") -> str:
     """Return the address of a run, or of one of its artifacts in MLflow's frame."""
     file = f"/artifacts/{quote(artifact)}" if artifact else ""
     return f"#/experiments/{experiment}/runs/{run_id}{file}?{_WORKFLOW}"
+
+
+def leading_to_sweeps(experiment: str) -> str:
+    """Write the description of an experiment, of which MLflow shows one line above its runs."""
+    return f"Sweeps with their answers and arms: [open]({runs_page(experiment, SWEEPS)})"
 
 
 def artifact_source(run_id: str, artifact: str) -> str:
@@ -68,17 +74,31 @@ def saved_view(view: RunsView, query: str, timestamp: int) -> str:
 
 
 def _state(view: RunsView, query: str) -> dict[str, Any]:
-    columns = [*map(_metric, view.metrics), *(f"params.`{name}`" for name in view.params)]
+    shown = (("tags", view.tags), ("metrics", view.metrics), ("params", view.params))
+    widths = {
+        f"{kind}.`{name}`": _AROUND + _LETTER * len(name) for kind, names in shown for name in names
+    }
+    columns = [*widths]
+    sorted_by = "metrics" if view.sort_by in view.metrics else "tags"
     return {
         "searchFilter": query,
-        "orderByKey": _CREATED if view.sort_by is None else _metric(view.sort_by),
+        # By the time of their creation MLflow would hide runs below their parent.
+        "orderByKey": f"{sorted_by}.`{view.sort_by}`",
         "orderByAsc": False,
         "selectedColumns": columns,
         "columnOrder": [_NAME, *columns],
-        "columnWidths": {_NAME: _NAME_WIDTH, **dict.fromkeys(columns, _WIDTH)},
+        "columnWidths": {_NAME: _NAME_WIDTH, **widths},
         "runsHiddenMode": "SHOW_ALL",
         "compareRunSections": [
-            {"uuid": _SECTION, "name": view.title, "display": True, "isReordered": False}
+            {
+                "uuid": _SECTION,
+                "name": view.title,
+                "display": True,
+                "isReordered": False,
+                # Points have no names: in a narrow chart most are cut off in the legend too.
+                "columns": 1 if view.scatters else 2,
+                "cardHeight": _HEIGHT,
+            }
         ],
         "compareRunCharts": [
             {"uuid": str(place), "metricSectionId": _SECTION, "runsCountToCompare": 100, **chart}
@@ -89,16 +109,11 @@ def _state(view: RunsView, query: str) -> dict[str, Any]:
     }
 
 
-def _metric(name: str) -> str:
-    return f"metrics.`{name}`"
-
-
 def _charts(view: RunsView) -> Iterator[Mapping[str, Any]]:
-    for x, y in view.scatters:
-        kind = "PARAM" if x in view.params else "METRIC"
-        axes = {"xaxis": {"key": x, "type": kind}, "yaxis": {"key": y, "type": "METRIC"}}
-        yield {"type": "SCATTER", **axes}
-    for name in view.bars:
-        yield {"type": "BAR", "metricKey": name}
+    metrics = {*view.metrics, *view.lines}
+    for names in view.scatters:
+        kinds = ("METRIC" if name in metrics else "PARAM" for name in names)
+        x, y = ({"key": name, "type": kind} for name, kind in zip(names, kinds, strict=True))
+        yield {"type": "SCATTER", "xaxis": x, "yaxis": y}
     for name in view.lines:
         yield {"type": "LINE", "metricKey": name, "selectedMetricKeys": [name]}

@@ -27,6 +27,7 @@ from carft_sweep.tracking.ownership import home_mode
 from carft_sweep.tracking.store import mlflow_limits
 from carft_sweep.tracking.store.base import (
     ARTIFACT,
+    GROUP,
     DatasetInput,
     EndState,
     Metric,
@@ -55,6 +56,7 @@ from carft_sweep.tracking.store.mlflow_pages import (
     SWEEPS,
     VIEW,
     artifact_source,
+    leading_to_sweeps,
     run_page,
     saved_view,
     without_remote_content,
@@ -229,6 +231,13 @@ class MlflowStore(Tracker):
                 client.log_batch(run_id, metrics=batch)
             self._set_tags(run_id, infinite_tags)
 
+    def log_datasets(self, key: RunKey, datasets: Sequence[DatasetInput]) -> None:
+        """Log them as the run's inputs; of equal names and digests MLflow keeps the first."""
+        inputs = [_input(dataset) for dataset in mlflow_limits.datasets(datasets)]
+        if inputs:
+            with self._request() as (client, _):
+                client.log_inputs(self._id(key), inputs)
+
     def set_tags(self, key: RunKey, values: Mapping[str, str]) -> None:
         """Set tags, names and values made to fit; links to artifacts lead to MLflow's page."""
         with self._request() as (_, experiment):
@@ -266,22 +275,31 @@ class MlflowStore(Tracker):
         kind = tags.pop("carft.kind")
         with self._request() as (client, experiment):
             for run in search_runs(client, experiment, tags):
-                view = f"{VIEW}{run.info.run_id}"
-                if (
-                    run.data.tags["carft.kind"] == kind
-                    and view in client.get_experiment(experiment).tags
-                ):
-                    client.delete_experiment_tag(experiment, view)
+                if run.data.tags["carft.kind"] == kind:
+                    self._remove_views(run.info.run_id)
                 client.delete_run(run.info.run_id)
         self._ids = {key: id_ for key, id_ in self._ids.items() if key.sweep != sweep}
 
-    def keep_view(self, view: RunsView, *, arms_of: RunKey | None = None, timestamp: int) -> None:
-        """Keep the view in a tag of the experiment, under the id of the sweep's run."""
+    def _remove_views(self, sweep_id: str) -> None:
         with self._request() as (client, experiment):
-            name, query = SWEEPS, ""
-            if arms_of is not None:
-                name = self._id(arms_of)
-                query = query_of({**identity(arms_of, self._home), "carft.kind": "arm"})
+            for tag in client.get_experiment(experiment).tags:
+                if tag.startswith(f"{VIEW}{sweep_id}"):
+                    client.delete_experiment_tag(experiment, tag)
+
+    def keep_view(self, view: RunsView, sweep: RunKey, *, timestamp: int) -> None:
+        """Keep the view in a tag of the experiment; that of arms under the id of the sweep's run.
+
+        MLflow's default view has no column with a metric, so the description of an experiment that
+        has none leads to that of the sweeps.
+        """
+        with self._request() as (client, experiment):
+            sweep_id = self._id(sweep)
+            name, query = SWEEPS, f"tags.`{GROUP}` != ''"
+            if view.kind != "sweep":
+                name = sweep_id if view.kind == "arm" else f"{sweep_id}-{view.kind}s"
+                query = query_of({**identity(sweep, self._home), "carft.kind": view.kind})
+            elif not client.get_experiment(experiment).tags.get(DESCRIPTION):
+                client.set_experiment_tag(experiment, DESCRIPTION, leading_to_sweeps(experiment))
             text = saved_view(view, query, timestamp)
             client.set_experiment_tag(experiment, f"{VIEW}{name}", text)
 
@@ -408,9 +426,6 @@ class MlflowStore(Tracker):
             client.log_batch(run.info.run_id, params=batch)
         missing = {name: text for name, text in tags.items() if run.data.tags.get(name) != text}
         self._set_tags(run.info.run_id, missing | mlflow_limits.changed(earlier, params))
-        inputs = [_input(dataset) for dataset in mlflow_limits.datasets(start.datasets)]
-        if inputs:
-            client.log_inputs(run.info.run_id, inputs)
 
     def _set_tags(self, run_id: str, values: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag

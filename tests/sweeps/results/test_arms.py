@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from carft_sweep.sweeps.results.arms import (
     arm_summaries,
     arms_view,
     run_name,
+    runs_view,
     selected_values,
     sweeps_view,
 )
@@ -60,28 +63,41 @@ def test_each_row_of_the_table_is_an_arm_with_its_means_and_intervals(
     assert [arm.label for arm in arms] == [row.arm.label for row in rows]
     assert len(arms) == 6
     for arm, row in zip(arms, rows, strict=True):
-        assert arm.metrics == values_of(row, compared)
-    assert arms[0].metrics["n"] == 1
-    assert "ci_low/ood/mean/top1" not in arms[0].metrics
+        assert arm.metrics == pytest.approx(values_of(row, compared), abs=5e-7)
+    assert [arm.tags["carft.seeds"] for arm in arms[:2]] == ["1", "5"]
+    assert "mean/ood/mean/top1_ci_low" not in arms[0].metrics
+    own = arms[1].metrics
+    assert {
+        "mean/gap/top1",
+        "mean/ood/outline/top1_ci_high",
+        "mean/id/val/top1_ci_low",
+    } <= own.keys()
+    assert "mean/gap/top1_ci_low" not in own
 
 
 def values_of(row: Row, comparison: Comparison) -> dict[str, float]:
     """Compute what an arm should have from the comparison alone."""
-    values = {"n": float(row.n)}
+    values = {}
     for column in usual_columns(comparison):
-        found = row.metric(column.metric)
+        found, name = row.metric(column.metric), f"mean/{column.metric}"
         if found.mean is not None:
-            values[f"mean/{column.metric}"] = found.mean
-        if found.ci95 is not None:
-            values[f"ci_low/{column.metric}"] = found.ci95.low
-            values[f"ci_high/{column.metric}"] = found.ci95.high
+            values[name] = found.mean
+        if found.ci95 is not None and column.metric.startswith(("id/", "ood/")):
+            values |= {f"{name}_ci_low": found.ci95.low, f"{name}_ci_high": found.ci95.high}
     return values
+
+
+def test_numbers_of_a_table_have_six_digits_and_lose_nothing_else(compared: Comparison) -> None:
+    arms = arm_summaries(compared)
+    for values in (selected_values(compared), *(arm.metrics for arm in arms)):
+        assert {name: round(value, 6) for name, value in values.items()} == values
 
 
 def test_an_arm_has_the_fields_that_tell_it_apart_as_parameters(compared: Comparison) -> None:
     params = {arm.label: dict(arm.params) for arm in arm_summaries(compared)}
-    assert params["fine_tune"] == {"algorithm": "fine_tune"}
+    assert params["fine_tune"] == {"arm": "fine_tune", "algorithm": "fine_tune"}
     assert params["car_ft kl_weight=3 + wise_ft@0.5"] == {
+        "arm": "car_ft kl_weight=3 + wise_ft@0.5",
         "algorithm": "car_ft",
         KL: 3.0,
         "merge": "wise_ft",
@@ -96,9 +112,9 @@ def test_names_begin_with_what_differs_behind_the_mark_of_the_selected(
         "zero_shot",
         "fine_tune (5 seeds)",
         "kl_weight=0.3 car_ft (5 seeds)",
-        "kl_weight=0.3 wise_ft@0.5 car_ft (5 seeds)",
+        "kl_weight=0.3 car_ft + wise_ft@0.5 (5 seeds)",
         "▸ kl_weight=3 car_ft (5 seeds)",
-        "kl_weight=3 wise_ft@0.5 car_ft (5 seeds)",
+        "kl_weight=3 car_ft + wise_ft@0.5 (5 seeds)",
     ]
     assert run_name("car_ft", {KL: 3.0, "optim.lr": 1e-5}, "2") == "kl_weight=3 lr=1e-05 s2 car_ft"
     assert run_name("fine_tune", {}, "0") == "fine_tune s0"
@@ -111,15 +127,25 @@ def test_the_sweep_has_the_means_of_the_selected_arm_and_what_decided(
     selected = next(row for row in compared.rows if row.selected)
     values = selected_values(compared)
     for name in ("id/val/top1", "id/test/top1", "ood/mean/top1"):
-        assert values[name] == selected.metric(name).mean
-    assert values["seeds"] == 5
+        assert values[f"selected/{name}"] == pytest.approx(selected.metric(name).mean, abs=5e-7)
     (verdict,) = compared.verdicts
     test = verdict.pair.ood
     assert test is not None
     assert test.ci95 is not None
-    assert values["vs_reference/ood/mean/top1"] == test.mean
+    assert values["vs_reference/ood/mean/top1"] == pytest.approx(test.mean, abs=5e-7)
     ends = [values[f"vs_reference/ood/mean/top1_ci_{end}"] for end in ("low", "high")]
-    assert ends == [*test.ci95]
+    assert ends == pytest.approx([*test.ci95], abs=5e-7)
+
+
+def test_no_two_kinds_of_runs_share_the_name_of_a_metric(toy: ToySweep) -> None:
+    """Else a maximum over all runs mixes a mean over seeds with single seeds."""
+    toy.run()
+    names: dict[str, set[str]] = {"sweep": set(), "arm": set(), "run": set()}
+    for key, tracked in toy.tracker.runs.items():
+        names[key.kind] |= tracked.history.keys()
+    assert all(names.values())
+    for one, other in itertools.combinations(names.values(), 2):
+        assert not one & other
 
 
 def test_a_difference_without_an_interval_says_so() -> None:
@@ -142,21 +168,58 @@ def test_the_view_of_arms_is_by_ood_and_shows_each_varied_parameter(
     view = arms_view(compared, arms)
     assert view.sort_by == view.metrics[0] == "mean/ood/mean/top1"
     assert view.metrics[1:4] == [
-        "ci_low/ood/mean/top1",
-        "ci_high/ood/mean/top1",
         "mean/id/test/top1",
+        "mean/ood/mean/top1_ci_low",
+        "mean/ood/mean/top1_ci_high",
     ]
     assert view.scatters == [
         ("mean/id/test/top1", "mean/ood/mean/top1"),
+        ("arm", "mean/ood/mean/top1"),
+        ("arm", "mean/id/test/top1"),
         (KL, "mean/ood/mean/top1"),
     ]
     known = {name for arm in arms for name in (*arm.metrics, *arm.params)}
-    assert {*view.metrics, *view.params, *view.bars} <= known
+    charted = {name for pair in view.scatters for name in pair}
+    assert {*view.metrics, *view.params, *charted} <= known
 
 
-def test_the_view_of_sweeps_begins_with_what_they_select_by() -> None:
-    assert sweeps_view("id/val/nll").metrics[:2] == ["id/val/nll", "id/val/top1"]
-    assert sweeps_view("id/val/top1").metrics.count("id/val/top1") == 1
+def test_every_row_that_is_shown_first_is_an_arm_and_has_the_tag_of_its_sweep(
+    compared: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = replace(compared.rows[1], arm=compared.rows[1].arm.merged("wise_ft@0.9"), chosen=False)
+    more = replace(compared, rows=(*compared.rows, hidden))
+    assert "fine_tune + wise_ft@0.9" not in {arm.label for arm in arm_summaries(more)}
+    monkeypatch.setattr(
+        "carft_sweep.sweeps.results.arms.shown_rows", lambda _: (hidden, compared.rows[0])
+    )
+    arms = {arm.label: arm for arm in arm_summaries(more, "2026 toy")}
+    tagged = {label for label, arm in arms.items() if arm.tags["carft.group"] == "2026 toy"}
+    assert tagged == {"zero_shot", "fine_tune + wise_ft@0.9"}
+    assert {arm.tags["carft.group"] for arm in arms.values()} == {"2026 toy", ""}
+    assert arms["fine_tune + wise_ft@0.9"].name == "fine_tune + wise_ft@0.9 (5 seeds)"
+
+
+def test_the_views_of_sweeps_and_runs_show_what_these_have(toy: ToySweep) -> None:
+    ended = toy.run()
+    endpoint = ended.comparison.endpoint
+    for view, kinds in (
+        (sweeps_view(endpoint), ("sweep", "arm")),
+        (runs_view("toy", [KL], endpoint), ("run",)),
+    ):
+        runs = [run for key, run in toy.tracker.runs.items() if key.kind in kinds]
+        metrics = {name for run in runs for name in run.history}
+        assert {*view.metrics, *view.lines} <= metrics
+        assert {*view.params} <= {name for run in runs for name in run.params}
+        assert {*view.tags} <= {name for run in runs for name in run.tags}
+
+
+def test_in_the_order_of_the_group_a_sweep_is_before_its_arms(toy: ToySweep) -> None:
+    toy.run()
+    group = toy.tracker.runs[PARENT].tags["carft.group"]
+    of_arms = {arm.tags["carft.group"] for arm in toy.arms().values()} - {""}
+    assert len(of_arms) == 1
+    assert group > max(of_arms)
+    assert group.startswith(max(of_arms))
 
 
 def test_the_figures_of_a_sweeps_page_are_charts_of_the_report() -> None:
@@ -183,12 +246,13 @@ def test_a_sweep_that_has_ended_has_its_arms_below_it_in_the_order_of_the_table(
         arm = arms[summary.label]
         assert (arm.state, arm.parent) == ("finished", PARENT)
         assert {name: point.value for name, (point,) in arm.history.items()} == summary.metrics
+        assert arm.tags["carft.seeds"] == summary.tags["carft.seeds"]
     parent = toy.tracker.runs[PARENT]
     assert {name: point.value for name, (point,) in parent.history.items()} == pytest.approx(
         selected_values(ended.comparison), nan_ok=True
     )
     assert parent.tags["carft.verdict_state"] == "UNDECIDED"
-    assert {*toy.tracker.views} == {None, PARENT}
+    assert {*toy.tracker.views} == {("", "sweep"), ("toy", "arm"), ("toy", "run")}
 
 
 def test_arms_of_a_sweep_that_goes_on_are_changed_and_those_that_are_gone_removed(
@@ -201,8 +265,8 @@ def test_arms_of_a_sweep_that_goes_on_are_changed_and_those_that_are_gone_remove
     assert {*second} == {arm.label for arm in arm_summaries(ended.comparison)}
     gone = {label for label in first if "kl_weight=0.1" in label}
     assert {*first} - {*second} == gone
-    assert second["car_ft kl_weight=0.3"].history["n"][-1].value == 3
-    assert "ci_low/id/val/top1" in second["car_ft kl_weight=0.3"].history
+    assert second["car_ft kl_weight=0.3"].tags["carft.seeds"] == "3"
+    assert "mean/id/val/top1_ci_low" in second["car_ft kl_weight=0.3"].history
 
 
 def test_arms_are_those_of_a_place_that_was_sent_everything_at_once(toy: ToySweep) -> None:
@@ -262,7 +326,7 @@ def test_an_arm_that_is_refused_is_tried_by_the_next_driver(toy: ToySweep) -> No
     store.refuses = False
     toy.run()
     assert toy.complaints == []
-    assert toy.arms()["fine_tune"].history["n"][-1].value == 2
+    assert "mean/id/val/top1" in toy.arms()["fine_tune"].history
 
 
 def test_a_sweep_whose_driver_was_killed_has_no_arms_of_a_half(toy: ToySweep) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from carft_sweep.carft_core.config import flatten
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines.entry import LOG
@@ -25,7 +26,7 @@ from carft_sweep.tracking.comparison import runs as kept_results
 from carft_sweep.tracking.comparison.runs import read_result, read_settings
 from carft_sweep.tracking.comparison.spec import read_spec
 from carft_sweep.tracking.location import resolve_location
-from carft_sweep.tracking.store.base import RunKey
+from carft_sweep.tracking.store.base import VARIED, RunKey
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 from tests.sweeps.toy_runs import epoch_report
@@ -102,7 +103,7 @@ def test_what_a_sweep_is_judged_by_is_told_of_merged_models_too(
     toy.run(parameters=ONE, seeds=[0], report={"by": "macro_f1"})
     told = toy.tracked()["kl_weight=0.3 s0 car_ft"].history
     for metric in ("id/test", "ood/mean"):
-        assert told[f"wise_ft/{metric}/macro_f1"] == told[f"wise_ft/{metric}/top1"]
+        assert told[f"wise_ft_0.5/{metric}/macro_f1"] == told[f"wise_ft_0.5/{metric}/top1"]
     parent = toy.tracker.runs[RunKey("toy")]
     comparison = json.loads(parent.artifacts["comparison.json"])
     assert comparison["by"] == "macro_f1"
@@ -112,11 +113,60 @@ def test_what_a_sweep_is_judged_by_is_told_of_merged_models_too(
 def test_data_and_weights_are_named_in_every_run(toy: ToySweep) -> None:
     toy.run(parameters=ONE, seeds=[0], baselines=[])
     (child,) = toy.tracked().values()
-    (dataset,) = child.datasets
-    assert (dataset.name, dataset.source) == ("icon_shift", "builtin")
-    assert dataset.context == "train,val,test,shift/dark"
-    assert child.tags["carft.weights"] == "m" * 64
-    assert child.tags["carft.version.python"]
+    contexts = {entry.name: entry.context for entry in child.datasets}
+    assert contexts == {
+        "icon_shift/train": "training",
+        "icon_shift/id/val": "validation",
+        "icon_shift/id/test": "test",
+        "icon_shift/ood/dark": "shift/dark",
+    }
+    assert {(entry.digest, entry.source) for entry in child.datasets} == {("d" * 12, "builtin")}
+    assert toy.tracker.runs[RunKey("toy")].datasets == child.datasets
+    assert child.params["model.digest"] == "m" * 64
+    assert child.params["data.digest"] == "d" * 64
+
+
+def test_what_trains_nothing_has_no_training_data_and_no_optimiser(toy: ToySweep) -> None:
+    toy.run(seeds=[0])
+    run = toy.tracked()["zero_shot"]
+    assert "training" not in {entry.context for entry in run.datasets}
+    assert not [name for name in run.params if name.startswith("optim.")]
+    assert "seed" not in run.params
+    contexts = [entry.context for entry in toy.tracker.runs[RunKey("toy")].datasets]
+    assert contexts == ["training", "validation", "test", "shift/dark"]
+
+
+def test_every_field_of_the_config_that_is_set_is_a_parameter(toy: ToySweep) -> None:
+    toy.run(parameters=ONE, seeds=[0], baselines=[])
+    (run,) = toy.tracked().values()
+    (digest,) = toy.trained()
+    config = json.loads((toy.home.runs / digest / "config.json").read_text())["config"]
+    fields = {name: value for name, value in flatten(config) if value is not None}
+    del fields["algorithm.name"]
+    others = {"algorithm": "car_ft", "seed": "0"}
+    assert run.params.keys() == {*fields, *others, "model.digest", "data.digest"}
+    for name in ("optim.lr", "optim.epochs", "model.name", "data.family", "prompts.classes"):
+        assert run.params[name] == str(fields[name]), name
+    assert json.loads(run.tags[VARIED]) == ["algorithm.kl_weight"]
+
+
+def test_who_and_with_what_stands_once_at_the_sweep_unless_a_run_was_made_otherwise(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tags = {"carft.version.torch": "1", "mlflow.user": "ada"}
+    monkeypatch.setattr("carft_sweep.sweeps.ledger.generations.provenance_tags", lambda: tags)
+    toy.run(parameters=ONE, seeds=[0], baselines=[])
+    tags = {**tags, "carft.version.torch": "2"}
+    toy.run(parameters=ONE, seeds=[0, 1], baselines=[])
+    sweep = toy.tracker.runs[RunKey("toy")]
+    assert (sweep.tags["carft.version.torch"], sweep.tags["mlflow.user"]) == ("1", "ada")
+    first, second = (toy.tracked()[f"kl_weight=0.3 s{seed} car_ft"].tags for seed in (0, 1))
+    assert not [name for name in first if "version" in name or "user" in name]
+    assert (second["carft.version.torch"], "mlflow.user" in second) == ("2", False)
+    toy.tracker = MemoryTracker()
+    toy.run(parameters=ONE, seeds=[0, 1], baselines=[])
+    assert toy.tracker.runs[RunKey("toy")].tags["carft.version.torch"] == "1"
+    assert toy.tracked()["kl_weight=0.3 s1 car_ft"].tags["carft.version.torch"] == "2"
 
 
 def test_a_torn_line_of_the_sent_log_costs_one_sending_and_no_run(toy: ToySweep) -> None:
@@ -221,7 +271,7 @@ def whole(run: MemoryRun) -> tuple[Any, ...]:
     apart = ("carft.attempt", "carft.worker", "carft.reused_from")
     tags = {name: value for name, value in run.tags.items() if name not in apart}
     # As text: one NaN is not equal to another. What the sweep came to bears the time of its end.
-    of_run = "carft.digest" in run.tags
+    of_run = VARIED in run.tags
     history = {
         name: str(sorted(points) if of_run else [point.value for point in points])
         for name, points in run.history.items()
@@ -297,7 +347,6 @@ def test_the_sweep_tells_its_rule_and_its_runs_and_each_run_its_result(toy: ToyS
     parent = toy.tracker.runs[RunKey("toy")]
     spec = read_spec(parent.tags[kept_results.RULE])
     assert (spec.rule.within, spec.seeds, spec.endpoint.id_margin) == (0.01, (0, 1), 0.02)
-    assert parent.tags[kept_results.HAS_SETTINGS] == kept_results.SETTINGS
     listed = read_settings(parent.artifacts[kept_results.SETTINGS].decode())
     assert listed is not None
     states = [(r.algorithm, r.role, r.seed, r.state) for r in listed.records]
@@ -312,7 +361,7 @@ def test_the_sweep_tells_its_rule_and_its_runs_and_each_run_its_result(toy: ToyS
     assert set(found.merges) == {"wise_ft@0.5"}
     assert found.fields["optim.batch_size"] == 64
     failed = children["kl_weight=0.3 s1 car_ft"]
-    assert kept_results.HAS_RESULT not in failed.tags
+    assert kept_results.RESULT not in failed.artifacts
     assert child.tags["carft.generation"] == "1"
 
 

@@ -26,7 +26,6 @@ from carft_sweep.sweeps.results.records import load_part
 from carft_sweep.tracking.comparison.pooling import SweepRuns
 from carft_sweep.tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
 from carft_sweep.tracking.store.base import Metric, RunKey, RunStart
-from tests.sweeps.conftest import _one_shift
 from tests.sweeps.results.troubled import Crash, MadeSweep, Troubled, away, digest_of
 from tests.tracking.memory_store import MemoryRun, MemoryTracker
 
@@ -62,11 +61,6 @@ class Trouble:
                 raise Crash if self.is_crash else ServiceUnreachable("away")
 
         return (nothing, fail) if self.is_lost else (fail, nothing)
-
-
-@pytest.fixture(autouse=True)
-def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("carft_sweep.sweeps.results.projection.open_data", _one_shift)
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from carft_sweep.sweeps.results.projection import project
 from carft_sweep.sweeps.scheduler import session
 from carft_sweep.sweeps.scheduler.session import Projections
 from carft_sweep.tracking.store.base import RunKey
-from carft_sweep.tracking.store.memory_store import MemoryTracker
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from tests.sweeps.conftest import _one_shift
 from tests.sweeps.results.troubled import MadeSweep, Troubled, away, digest_of
+from tests.tracking.memory_store import MemoryTracker
 
 RUN = RunKey("made", digest_of(0))
 LOSS, CPU = "train/loss_step", "system/cpu_utilization_percentage"

@@ -87,10 +87,11 @@ def test_every_run_is_tracked_once_and_ended(toy: ToySweep) -> None:
     assert len(children) == RUNS == len(toy.tracker.runs) - 1 - len(toy.arms())
     assert {run.state for run in toy.tracker.runs.values()} == {"finished"}
     child = children["kl_weight=0.3 s1 car_ft"]
-    assert child.params == {"algorithm": "car_ft", "algorithm.kl_weight": "0.3", "seed": "1"}
+    own = {"algorithm": "car_ft", "algorithm.kl_weight": "0.3", "seed": "1"}
+    assert {name: child.params[name] for name in own} == own
     assert child.tags["carft.trial"] == "1"
     assert [point.step for point in child.history["train/loss"]] == list(range(toy_core.EPOCHS + 1))
-    assert [point.step for point in child.history["wise_ft/id/val/top1"]] == [1]
+    assert [point.step for point in child.history["curve/wise_ft/id/val/top1"]] == [1]
     assert {"config.json"} <= set(child.artifacts)
     parent = toy.tracker.runs[RunKey("toy")]
     assert {"sweep.yaml", "comparison.json", "comparison.md"} <= set(parent.artifacts)
@@ -123,8 +124,9 @@ def test_a_new_alpha_is_evaluated_and_nothing_is_trained(toy: ToySweep) -> None:
     assert ("car_ft", "wise_ft@0.7") in {
         (row.arm.algorithm, row.arm.merge) for row in ended.comparison.rows
     }
-    history = toy.tracked()["kl_weight=0.3 s1 car_ft"].history["wise_ft/id/val/top1"]
-    assert len(history) == 2
+    history = toy.tracked()["kl_weight=0.3 s1 car_ft"].history
+    assert len(history["curve/wise_ft/id/val/top1"]) == 2
+    assert {"wise_ft_0.5/id/val/top1", "wise_ft_0.7/id/val/top1"} <= history.keys()
     assert toy.ledger().generation == 1
 
 

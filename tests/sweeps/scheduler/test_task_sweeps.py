@@ -102,7 +102,7 @@ def test_the_split_of_a_run_is_that_of_its_seed(toy_sweep: ToySweep, ended: Swee
         assert claimed["config"]["data"]["split_seed"] == run.seed
         assert run.trains == (run.algorithm != "zero_shot")
     tags = {
-        child.tags["carft.algorithm"]: child.tags for child in toy_sweep.tracked("domains").values()
+        child.params["algorithm"]: child.tags for child in toy_sweep.tracked("domains").values()
     }
     assert tags["zero_shot"]["carft.trains"] == "false"
     assert "carft.trains" not in tags["fine_tune"]

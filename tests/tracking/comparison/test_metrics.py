@@ -36,8 +36,11 @@ def test_of_hundreds_of_metrics_mlflow_has_a_series_of_those_that_runs_are_compa
     assert has_series("ood/val/ece")  # settings may be chosen on it
     assert has_series("ood/test/worst_group_top1")
     assert not any(map(has_series, ("ood/x/ece", "ood/x/nll", "context/id/test/entropy")))
-    merged = {name for name in (*compared, "ood/x/macro_f1") if has_series(name, merged=True)}
-    assert merged == {"retention/dtd/top1", "ood/x/top1", "ood/x/macro_f1"}
+    names = (*compared, "ood/x/macro_f1", "id/val/top1", "ood/mean/macro_f1", "gap/top1")
+    of_all = {"retention/dtd/top1", "ood/x/top1", "ood/x/macro_f1"}
+    of_alpha = {"id/val/top1", "ood/mean/macro_f1"}
+    assert {name for name in names if has_series(name, of="merge")} == of_all | of_alpha
+    assert {name for name in names if has_series(name, of="alpha")} == of_alpha
 
 
 def test_accuracies_and_calibration_errors_are_fractions() -> None:

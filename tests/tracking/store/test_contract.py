@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.store.base import (
     DatasetInput,
     EndState,
+    Kind,
     Metric,
     RunKey,
     RunStart,
@@ -31,11 +33,10 @@ CHILD = RunStart(
     parent=SWEEP,
     params={"optim.lr": 1e-5, "algorithm.kl_weight": 1, "nothing": None, "flag": True, "e": ""},
     tags={"carft.seed": "1", "free": "text"},
-    datasets=[
-        DatasetInput("icon_shift", "d" * 64, "/data/icons", "train"),
-        DatasetInput("sketches", "e" * 8, "https://example.org/s.zip", "shift/sketch"),
-    ],
 )
+TRAIN = DatasetInput("icon_shift/train", "d" * 64, "/data/icons", "training")
+SKETCHES = DatasetInput("sketches", "e" * 8, "https://example.org/s.zip", "shift/sketch")
+VIEW = RunsView("v", "arm", ["id/val/top1"])
 
 
 def opened(subject: Subject) -> None:
@@ -66,16 +67,17 @@ class TestEveryTracker:
 
     def test_a_dataset_is_kept_once_with_a_digest_that_fits(self, subject: Subject) -> None:
         opened(subject)
-        subject.tracker.start_run(CHILD)
-        assert subject.see(RUN).datasets == [
-            DatasetInput("icon_shift", "d" * 36, "/data/icons", "train"),
-            DatasetInput("sketches", "e" * 8, "https://example.org/s.zip", "shift/sketch"),
-        ]
+        for _ in range(2):
+            subject.tracker.log_datasets(RUN, [TRAIN, SKETCHES])
+            subject.tracker.log_datasets(RUN, [])
+        assert subject.see(RUN).datasets == [replace(TRAIN, digest="d" * 36), SKETCHES]
+        with pytest.raises(TrackingError, match="never opened"):
+            subject.tracker.log_datasets(RunKey("unknown"), [TRAIN])
 
     def test_two_contexts_of_one_dataset_are_both_told(self, subject: Subject) -> None:
-        train = DatasetInput("icons", "1", "/data", "train")
-        subject.tracker.start_run(replace(PARENT, datasets=[train, replace(train, context="val")]))
-        assert [entry.context for entry in subject.see(SWEEP).datasets] == ["train,val"]
+        opened(subject)
+        subject.tracker.log_datasets(SWEEP, [TRAIN, replace(TRAIN, context="test")])
+        assert [entry.context for entry in subject.see(SWEEP).datasets] == ["training,test"]
 
     def test_opening_twice_is_opening_once(self, subject: Subject) -> None:
         opened(subject)
@@ -241,7 +243,7 @@ class TestEveryTracker:
         opened(subject)
         arm, other = RunKey(SWEEP.sweep, arm="an arm"), RunKey("another", RUN.digest)
         subject.tracker.start_run(RunStart(arm, "the arm", NOW, parent=SWEEP))
-        subject.tracker.keep_view(RunsView("v", ["id/val/top1"]), arms_of=SWEEP, timestamp=NOW)
+        subject.tracker.keep_view(VIEW, SWEEP, timestamp=NOW)
         subject.tracker.start_run(RunStart(other, "one more", NOW))
         for _ in range(2):
             subject.tracker.remove_sweep(SWEEP.sweep)
@@ -251,14 +253,16 @@ class TestEveryTracker:
         opened(subject)
         assert subject.see(RUN).state == "running"
 
-    def test_a_view_may_be_kept_of_everything_and_of_a_sweeps_arms(self, subject: Subject) -> None:
+    def test_a_view_may_be_kept_of_all_sweeps_and_of_the_arms_and_runs_of_one(
+        self, subject: Subject
+    ) -> None:
         opened(subject)
-        for title in ("one", "another"):
-            view = RunsView(title, ["id/val/top1"])
-            subject.tracker.keep_view(view, timestamp=NOW)
-            subject.tracker.keep_view(view, arms_of=SWEEP, timestamp=NOW)
+        kinds: tuple[Kind, ...] = ("sweep", "arm", "run")
+        for title, kind in itertools.product(("one", "another"), kinds):
+            view = replace(VIEW, title=title, kind=kind)
+            subject.tracker.keep_view(view, SWEEP, timestamp=NOW)
         with pytest.raises(TrackingError, match="never opened"):
-            subject.tracker.keep_view(view, arms_of=RunKey("unknown"), timestamp=NOW)
+            subject.tracker.keep_view(VIEW, RunKey("unknown"), timestamp=NOW)
 
 
 class TestWhatIsLookedUp:

@@ -30,8 +30,11 @@ START = ModelStart(
     label="wise_ft@0.5",
     evaluation="e" * 64,
     params={"algorithm.kl_weight": 0.3, "seed": 1},
-    metrics={"wise_ft/id/test/top1": 0.5, "wise_ft/ood/mean/top1": 0.25, "wise_ft/gap/top1": 0.3},
-    step=500,
+    metrics={
+        "wise_ft_0.5/id/test/top1": 0.5,
+        "wise_ft_0.5/ood/mean/top1": 0.25,
+        "wise_ft_0.5/gap/top1": 0.3,
+    },
     dataset=DatasetInput("icons", "f" * 64, "builtin", "test"),
     description="car_ft, the median of 3.",
 )
@@ -65,10 +68,10 @@ def place(
         KEY,
         [
             Metric("id/test/top1", 0.5, 1, NOW + 1),
-            Metric("wise_ft/id/test/top1", 0.4, 250, NOW + 2),
-            Metric("wise_ft/id/test/top1", 0.5, 500, NOW + 3),
-            Metric("wise_ft/ood/mean/top1", 0.25, 500, NOW + 3),
-            Metric("wise_ft/gap/top1", 0.9, 500, NOW + 3),
+            Metric("wise_ft_0.5/id/test/top1", 0.4, 5, NOW + 2),
+            Metric("wise_ft_0.5/id/test/top1", 0.5, 5, NOW + 3),
+            Metric("wise_ft_0.5/ood/mean/top1", 0.25, 5, NOW + 3),
+            Metric("wise_ft_0.5/gap/top1", 0.9, 5, NOW + 3),
         ],
     )
     return where
@@ -134,12 +137,12 @@ def test_its_metrics_are_those_points_of_the_run_that_have_its_values(
     kept = ModelStore(place, "mine").keep(START, folder)
     model = client(place).get_logged_model(kept.model_id)
     found = {metric.key: metric for metric in model.metrics or []}
-    assert set(found) == {"wise_ft/id/test/top1", "wise_ft/ood/mean/top1"}
-    point = found["wise_ft/id/test/top1"]
-    assert (point.value, point.step, point.timestamp) == (0.5, 500, NOW + 3)
+    assert set(found) == {"wise_ft_0.5/id/test/top1", "wise_ft_0.5/ood/mean/top1"}
+    point = found["wise_ft_0.5/id/test/top1"]
+    assert (point.value, point.step, point.timestamp) == (0.5, 5, NOW + 3)
     assert (point.dataset_name, point.dataset_digest) == ("icons", "f" * 36)
     run_id = str(model.source_run_id)
-    assert len(client(place).get_metric_history(run_id, "wise_ft/id/test/top1")) == 2
+    assert len(client(place).get_metric_history(run_id, "wise_ft_0.5/id/test/top1")) == 2
 
 
 def test_other_models_are_other_models(place: TrackingLocation, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,14 +15,15 @@ from carft_sweep.tracking.store.mlflow_pages import artifact_source, run_page, r
 
 VIEW = RunsView(
     "kl_weight: arms",
-    metrics=["mean/ood/mean/top1", "n"],
+    "arm",
+    tags=["carft.seeds"],
+    metrics=["mean/ood/mean/top1", "mean/id/test/top1"],
     params=["algorithm.kl_weight"],
     sort_by="mean/ood/mean/top1",
     scatters=[
         ("mean/id/test/top1", "mean/ood/mean/top1"),
         ("algorithm.kl_weight", "mean/ood/mean/top1"),
     ],
-    bars=["mean/ood/mean/top1"],
     lines=["train/loss"],
 )
 
@@ -62,9 +64,14 @@ def test_a_view_has_its_filter_columns_and_order() -> None:
         "state": "",
     }
     state = state_of(text)
-    columns = ["metrics.`mean/ood/mean/top1`", "metrics.`n`", "params.`algorithm.kl_weight`"]
+    columns = [
+        "tags.`carft.seeds`",
+        "metrics.`mean/ood/mean/top1`",
+        "metrics.`mean/id/test/top1`",
+        "params.`algorithm.kl_weight`",
+    ]
     assert state["searchFilter"] == "tags.`carft.kind` = 'arm'"
-    assert (state["orderByKey"], state["orderByAsc"]) == (columns[0], False)
+    assert (state["orderByKey"], state["orderByAsc"]) == (columns[1], False)
     assert state["selectedColumns"] == columns
     assert state["columnOrder"] == ["attributes.`Run Name`", *columns]
 
@@ -77,18 +84,23 @@ def test_a_view_has_its_charts_in_one_section_that_comes_first() -> None:
     assert [chart["type"] for chart in state["compareRunCharts"]] == [
         "SCATTER",
         "SCATTER",
-        "BAR",
         "LINE",
     ]
     kinds = [chart["xaxis"]["type"] for chart in state["compareRunCharts"][:2]]
     assert kinds == ["METRIC", "PARAM"]
 
 
-def test_without_an_order_the_newest_run_comes_first() -> None:
-    state = state_of(saved_view(RunsView("Sweeps", ["id/val/top1"]), "", 5))
-    assert state["orderByKey"] == "attributes.start_time"
+def test_what_is_no_metric_and_orders_the_runs_is_a_tag() -> None:
+    view = RunsView("Sweeps", "sweep", ["id/val/top1"], sort_by="carft.group")
+    assert state_of(saved_view(view, "", 5))["orderByKey"] == "tags.`carft.group`"
+
+
+def test_points_that_have_no_names_have_room_for_a_legend() -> None:
+    with_points = state_of(saved_view(VIEW, "", 5))["compareRunSections"]
+    without = state_of(saved_view(replace(VIEW, scatters=()), "", 5))["compareRunSections"]
+    assert [section["columns"] for section in (*with_points, *without)] == [1, 2]
 
 
 def test_a_view_of_many_columns_fits_into_a_tag() -> None:
     names = [f"mean/ood/a shift with a long name {number}/top1" for number in range(100)]
-    assert len(saved_view(RunsView("many", names, bars=names), "", 5)) < 5000
+    assert len(saved_view(RunsView("many", "arm", names, lines=names), "", 5)) < 5000

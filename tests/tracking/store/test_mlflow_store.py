@@ -28,9 +28,9 @@ from mlflow.utils.validation import (
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import home_id
 from carft_sweep.tracking.ownership import SHARED_HOMES_VARIABLE
-from carft_sweep.tracking.store.base import Metric, RunKey, RunStart, RunsView
+from carft_sweep.tracking.store.base import GROUP, Kind, Metric, RunKey, RunStart, RunsView
 from carft_sweep.tracking.store.mlflow_client import check_reachable
-from carft_sweep.tracking.store.mlflow_pages import SWEEPS, VIEW
+from carft_sweep.tracking.store.mlflow_pages import SWEEPS, VIEW, runs_page
 from carft_sweep.tracking.store.mlflow_store import METRICS, TAGS, MlflowStore, batches
 from carft_sweep.tracking.ui_server import Server
 from tests.services.answering import Answer, Asked, answering
@@ -141,22 +141,51 @@ def test_views_are_tags_of_the_experiment_under_ids_of_their_own(
 ) -> None:
     uri, name = new_database(), unique()
     store = MlflowStore(uri, name, home="mine")
-    store.start_run(PARENT)
-    view = RunsView("arms", ["n"], sort_by="n")
-    store.keep_view(view, timestamp=NOW)
-    store.keep_view(view, arms_of=SWEEP, timestamp=NOW)
-    found = MlflowClient(uri).get_experiment_by_name(name)
-    assert found is not None
-    views = {key: text for key, text in found.tags.items() if key.startswith(VIEW)}
-    assert {*views} == {f"{VIEW}{SWEEPS}", f"{VIEW}{store.run_id(SWEEP)}"}
-    query = state_of(views[f"{VIEW}{store.run_id(SWEEP)}"])["searchFilter"]
-    assert state_of(views[f"{VIEW}{SWEEPS}"])["searchFilter"] == ""
-    arm = RunKey(SWEEP.sweep, arm="car_ft")
-    store.start_run(RunStart(arm, "car_ft", NOW, parent=SWEEP))
+    store.start_run(replace(PARENT, tags={GROUP: "2026 sweep"}))
+    arm, other = (RunKey(SWEEP.sweep, arm=label) for label in ("car_ft", "untuned"))
+    store.start_run(RunStart(arm, "car_ft", NOW, parent=SWEEP, tags={GROUP: "2026"}))
+    store.start_run(RunStart(other, "untuned", NOW, parent=SWEEP, tags={GROUP: ""}))
     store.start_run(child(1))
     MlflowStore(uri, name, home="yours").start_run(RunStart(arm, "theirs", NOW))
-    (run,) = MlflowClient(uri).search_runs([found.experiment_id], query)
-    assert run.info.run_id == store.run_id(arm)
+    kinds: tuple[Kind, ...] = ("sweep", "arm", "run")
+    for kind in kinds:
+        store.keep_view(RunsView("v", kind, ["n"], sort_by="n"), SWEEP, timestamp=NOW)
+    client, run_id = MlflowClient(uri), store.run_id(SWEEP)
+    tags = client.get_experiment_by_name(name).tags  # type: ignore[union-attr]
+    views = {key.removeprefix(VIEW): text for key, text in tags.items() if key.startswith(VIEW)}
+    wanted = {
+        SWEEPS: [SWEEP, arm],
+        f"{run_id}": [arm, other],
+        f"{run_id}-runs": [child(1).key],
+    }
+    assert views.keys() == wanted.keys()
+    experiment = store.experiment()
+    assert experiment is not None
+    for view, keys in wanted.items():
+        runs = client.search_runs([experiment], state_of(views[view])["searchFilter"])
+        assert {run.info.run_id for run in runs} == {store.run_id(key) for key in keys}
+    store.remove_sweep(SWEEP.sweep)
+    tags = client.get_experiment(experiment).tags
+    assert {key for key in tags if key.startswith(VIEW)} == {f"{VIEW}{SWEEPS}"}
+
+
+def test_the_description_of_the_experiment_leads_to_the_sweeps_unless_it_has_one(
+    new_database: NewDatabase,
+) -> None:
+    uri = new_database()
+    view = RunsView("Sweeps", "sweep", ["n"])
+    client = MlflowClient(uri)
+    for own in ("", "Ada's own words"):
+        store = MlflowStore(uri, unique(), home="mine")
+        store.start_run(PARENT)
+        experiment = store.experiment()
+        assert experiment is not None
+        if own:
+            client.set_experiment_tag(experiment, "mlflow.note.content", own)
+        store.keep_view(view, SWEEP, timestamp=NOW)
+        description = client.get_experiment(experiment).tags["mlflow.note.content"]
+        (line,) = description.splitlines()
+        assert line == own or f"({runs_page(experiment, SWEEPS)})" in line
 
 
 def test_another_process_takes_up_the_same_runs(new_database: NewDatabase) -> None:

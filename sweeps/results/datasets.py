@@ -1,0 +1,71 @@
+"""The data of runs as a tracking store has them: an entry for each split that they read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import read_json
+from carft_sweep.carft_core.run_files import Claim
+from carft_sweep.sweeps.results.records import CONFIG
+from carft_sweep.sweeps.spec.user_code import place_of
+from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.store.base import DatasetInput
+
+TRAIN = "train"
+_DIGITS = 12
+"""Of the digest of the data, which stands behind the name; parameters have all."""
+
+logger = logging.getLogger(__name__)
+
+
+def run_datasets(claimed: Mapping[str, Any], facts: Mapping[str, Any]) -> list[DatasetInput]:
+    """Return the splits of a run: what it trained on, by its `config.json`, and what its model was
+    measured on, by the facts of the evaluation.
+    """
+    try:
+        config = DataConfig.model_validate(claimed["config"]["data"])
+        source, digest = place_of(config), str(facts["data"])[:_DIGITS]
+    except (RequestError, KeyError, ValueError) as error:
+        logger.info("the data of a run are not named: %s", error)
+        return []
+    trains = claimed["identity"].get("optim") is not None
+    splits = (*((TRAIN,) if trains else ()), *facts.get("images", ()))
+    return [
+        DatasetInput(f"{config.family}/{split}", digest, source, _context(split))
+        for split in splits
+    ]
+
+
+def sweep_datasets(records: Sequence[RunRecord]) -> list[DatasetInput]:
+    """Return the splits of all runs of a sweep; of runs with the same data one is looked at."""
+    entries = dict.fromkeys(entry for runs in _with_other_data(records) for entry in runs)
+    return sorted(entries, key=lambda entry: entry.context != _context(TRAIN))
+
+
+def _with_other_data(records: Sequence[RunRecord]) -> Iterator[list[DatasetInput]]:
+    known: set[tuple[Any, ...]] = set()
+    for record in records:
+        facts: Mapping[str, Any] = record.facts
+        data = (facts.get("data"), *facts.get("images", ()), record.trains)
+        if record.folder is None or data[0] is None or data in known:
+            continue
+        known.add(data)
+        try:
+            claimed = read_json(record.folder / CONFIG, Claim)
+        except RequestError as error:
+            logger.info("the data of a run are not named: %s", error)
+            continue
+        yield run_datasets(claimed or {}, facts)
+
+
+def _context(split: str) -> str:
+    """Return how MLflow calls the use of a split, by its name in metrics; of one out of
+    distribution its name.
+    """
+    if split.startswith("ood/"):
+        return f"shift/{split.removeprefix('ood/')}"
+    return {TRAIN: "training", "id/val": "validation"}.get(split, "test")

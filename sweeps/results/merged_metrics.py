@@ -1,0 +1,43 @@
+"""The metrics of merged models under the names that a tracking store has.
+
+A store shows the newest value of a name, so each merged model has names of its own: those of alpha
+0.5 begin with `wise_ft_0.5/`. The ends of a line have none: alpha 0 is the zero-shot model, which
+is a run, and alpha 1 the run's own model. The curve over alpha is a series beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from carft_sweep.tracking.comparison.metrics import has_series
+from carft_sweep.tracking.comparison.runs import UNMERGED, split_merge
+from carft_sweep.tracking.store.base import Metric
+
+CURVE = "curve/"
+WHOLE = 0.5
+"""The alpha of which every split has a name: WiSE-FT's own, without a choice. Of the others only
+what a choice and the curve need, else ten alphas and ten splits were a hundred names a run. When a
+run ends it is not known which alpha is chosen: all splits of that one are among the arms."""
+
+
+def model_prefix(label: str) -> str:
+    """Return what the names of a model's metrics begin with; nothing for the run's own model."""
+    return "" if label == UNMERGED or split_merge(label)[1] == 1 else f"{label.replace('@', '_')}/"
+
+
+def merged_metrics(
+    label: str, evaluation: Mapping[str, Any], *, epoch: int, timestamp: int
+) -> Iterator[Metric]:
+    """Yield the metrics of a merged model, and its point of the curve if it is one of a line.
+
+    `epoch` is the run's last, `timestamp` when the model was measured.
+    """
+    merge, alpha = split_merge(label)
+    shown = "merge" if alpha in (None, WHOLE) else "alpha"
+    for name, value in evaluation["metrics"].items():
+        if alpha is not None and has_series(name, of="alpha"):
+            curve = f"{CURVE}{merge}/{name}"
+            yield Metric(curve, float(value), int(evaluation["step"]), timestamp)
+        if alpha not in (0, 1) and has_series(name, of=shown):
+            yield Metric(f"{model_prefix(label)}{name}", float(value), epoch, timestamp)

@@ -1,0 +1,103 @@
+"""What MLflow's own server answers about a sweep to somebody who knows nothing of this program."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from carft_sweep.sweeps.results.projection import project
+from carft_sweep.tracking.location import EXPERIMENT
+from carft_sweep.tracking.store.mlflow_store import MlflowStore
+from carft_sweep.tracking.ui_server import serve
+from tests.sweeps.results.troubled import MadeSweep
+
+ALPHAS = {0.0: 0.1, 0.25: 0.2, 0.5: 0.4, 1.0: 0.3}
+"""To the OOD mean of the interpolated model; at 1 that of the run itself."""
+
+
+@dataclass
+class Served:
+    """A finished sweep on a real server."""
+
+    made: MadeSweep
+    client: MlflowClient
+    experiment: str
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """All of them, as they were when this was first looked up."""
+        return self.search("")
+
+    def search(self, query: str) -> list[Run]:
+        return [*self.client.search_runs([self.experiment], query)]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("served")
+    made = MadeSweep(folder)
+    made.start(made.propose())
+    made.ledger.remember("merges", [f"wise_ft@{alpha:g}" for alpha in ALPHAS])
+    made.epoch(0)
+    made.finish(0)
+    for alpha, ood in ALPHAS.items():
+        accuracies = {"id/val/top1": alpha, "ood/mean/top1": ood, "ood/dark/top1": ood / 2}
+        evaluation = {"step": round(1000 * alpha), "values": {}, "metrics": accuracies}
+        file = f"evaluations/wise_ft@{alpha:g}/metrics.json"
+        made.write(0, file, {**evaluation, "digest": "e", "facts": {}})
+    made.end()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        server = serve(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts", port=0)
+    try:
+        projection = project(made.home, "made", MlflowStore(server.address, EXPERIMENT))
+        assert not projection.refused
+        client = MlflowClient(server.address)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        assert experiment is not None
+        yield Served(made, client, experiment.experiment_id)
+    finally:
+        server.stop()
+
+
+def of_kind(runs: list[Run], kind: str) -> list[Run]:
+    return [run for run in runs if run.data.tags["carft.kind"] == kind]
+
+
+def test_the_merged_value_at_an_alpha_is_that_of_this_alpha(served: Served) -> None:
+    (run,) = of_kind(served.runs, "run")
+    values = run.data.metrics
+    assert values["wise_ft_0.5/ood/mean/top1"] == ALPHAS[0.5]
+    assert values["wise_ft_0.25/ood/mean/top1"] == ALPHAS[0.25]
+    merged = {name for name in values if "wise_ft" in name and not name.startswith("curve/")}
+    assert {name.partition("/")[0] for name in merged} == {"wise_ft_0.25", "wise_ft_0.5"}
+    shifts = [name for name in merged if "dark" in name]
+    assert shifts == ["wise_ft_0.5/ood/dark/top1"]
+
+
+def test_the_curve_over_alpha_is_a_series_of_its_own(served: Served) -> None:
+    (run,) = of_kind(served.runs, "run")
+    history = served.client.get_metric_history(run.info.run_id, "curve/wise_ft/ood/mean/top1")
+    points = {point.step / 1000: point.value for point in history}
+    assert points == ALPHAS
+
+
+def test_runs_are_filtered_by_a_merged_value_and_by_any_field(served: Served) -> None:
+    query = "metrics.`wise_ft_0.5/ood/mean/top1` > 0.35 and params.`data.family` = 'icon_shift'"
+    assert [run.data.params["seed"] for run in served.search(query)] == ["0"]
+    assert not served.search(query.replace("0.35", "0.45"))
+
+
+def test_a_sweep_sent_again_is_as_it_was(served: Served) -> None:
+    before = {run.info.run_id: run.to_dictionary() for run in served.runs}
+    project(served.made.home, "made", MlflowStore(served.client.tracking_uri, EXPERIMENT))
+    shutil.rmtree(served.made.home.sweep("made") / "sent")
+    project(served.made.home, "made", MlflowStore(served.client.tracking_uri, EXPERIMENT))
+    after = {run.info.run_id: run.to_dictionary() for run in served.search("")}
+    assert after == before
