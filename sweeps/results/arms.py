@@ -184,7 +184,8 @@ def run_name(algorithm: str, params: Mapping[str, Scalar], seed: str | None) -> 
 
 def _summary(row: Row, metrics: Mapping[str, float], group: str) -> ArmSummary:
     arm = row.arm
-    merged, params = run_name(arm.algorithm, arm.params, None), {}
+    merged = run_name(arm.algorithm, arm.params, None)
+    params: dict[str, Scalar] = {}
     if arm.merge is not None:
         merge, alpha = split_merge(arm.merge)
         params = {"merge": merge} if alpha is None else {"merge": merge, "alpha": alpha}

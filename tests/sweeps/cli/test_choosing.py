@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -101,9 +102,9 @@ def test_a_merged_model_that_no_run_has_is_told() -> None:
 
 def test_what_only_tasks_have_is_refused_elsewhere() -> None:
     for words in ({"selection": "leave_one_domain_out"}, {"metric": "ood/{task}_out/top1"}):
-        options = {"selection": "oracle", "metric": None, **words}
+        options: dict[str, Any] = {"selection": "oracle", "metric": None, **words}
         with pytest.raises(RequestError, match="go with tasks"):
-            override(TOLD, id_margin=None, **options)
+            override(TOLD, **options)
     told = ComparisonSpec(tasks="data.test_domain")
     found = override(told, metric=None, selection="leave_one_domain_out", id_margin=None)
     assert (found.rule.named, found.tasks) == ("leave_one_domain_out", "data.test_domain")

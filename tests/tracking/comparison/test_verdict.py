@@ -140,8 +140,8 @@ def test_a_difference_within_the_noise_is_undecided_and_says_what_would_decide()
 
 def test_ood_has_a_margin_of_its_own() -> None:
     close = [value + d for value, d in zip(LOW, [1e-3, -1e-3, 2e-3, 0, 0], strict=True)]
-    for more, state in (({}, "NO GAIN"), ({"ood_margin": 0.001}, "UNDECIDED")):
-        endpoint = Endpoint(id_margin=0.04, **more)
+    for margin, state in ((0.005, "NO GAIN"), (0.001, "UNDECIDED")):
+        endpoint = Endpoint(id_margin=0.04, ood_margin=margin)
         verdict = compared(FINE_TUNE, rival(NEAR, close), endpoint=endpoint).verdicts[0]
         assert verdict.state == state
 
