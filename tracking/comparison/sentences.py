@@ -106,15 +106,20 @@ def curve_claim(verdict: CurveVerdict, rule: SelectionRule) -> str:
     ood, of_id = named(endpoint.ood), named(endpoint.id_metric)
     rival = f"{pair.reference.name} + WiSE-FT"
     candidate = pair.candidate.name if pair.is_point else f"{pair.candidate.name} + WiSE-FT"
-    parts = []
-    if pair.gain is not None:
+    parts, common = [], pair.common_range
+    over = ""
+    if common is not None and not pair.is_point:
+        over = f" (mean over {100 * common.low:.1f} to {100 * common.high:.1f} %)"
+    is_worse = verdict.outcome == "worse_curve"
+    decided = pair.loss if is_worse else pair.gain
+    if decided is not None:
+        whose, other = (f"the {ood} of {rival}", candidate) if is_worse else (f"its {ood}", rival)
+        number = with_interval(decided.mean, decided.interval(verdict.level))
         curves = "" if pair.chords is None else f" (curve to curve {with_interval(pair.chords)})"
         parts.append(
-            f"at equal {of_id} its {ood} is {with_interval(pair.gain.mean, verdict.interval)} "
-            f"against the most that {pair.reference.name} + WiSE-FT can reach{curves}"
+            f"at equal {of_id}{over} {whose} is {number} against the most that {other} can "
+            f"reach{curves}"
         )
-    if (common := pair.common_range) is not None and not pair.is_point:
-        parts.append(f"mean over {of_id} {100 * common.low:.1f} to {100 * common.high:.1f}")
     margin = points(endpoint.ood_margin)
     match verdict.outcome:
         case "no_range":
@@ -131,7 +136,7 @@ def curve_claim(verdict: CurveVerdict, rule: SelectionRule) -> str:
     parts.append(_scope(pair.gain, len(pair.seeds), confirmed=pair.candidate.confirms))
     if verdict.state == "UNDECIDED" and verdict.outcome == "no_difference":
         parts.append(_of_power(pair.gain, verdict.level, endpoint.ood_margin))
-    p = verdict.p_worse if verdict.outcome == "worse_curve" else verdict.p_better
+    p = verdict.p_worse if is_worse else verdict.p_better
     parts += [_p_text(p, verdict.level, verdict.compared), _chosen_among(verdict.tried, rule)]
     return f"{verdict.state}: {candidate} against {rival}: {'; '.join(filter(None, parts))}."
 

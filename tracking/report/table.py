@@ -39,7 +39,7 @@ _SIGNS = {"untuned": "‡", "names domains": "†"}
 _BY_NAME, _BY_COUNT = "setting", "n"
 MEANING = (
     "the best of its column among all compared runs, and every row that the 95 % interval of the "
-    "paired difference over seeds does not distinguish from it; no mark where that is every row."
+    "paired difference does not distinguish from it; no mark where that is every row."
 )
 """What a mark says, behind the word for how it looks."""
 
@@ -476,7 +476,7 @@ def _notes(
     labels = {row.setting for row in rows}
     every = [row for row in comparison.rows if row.setting in labels]
     if any(row.arm.merge is not None for row in rows) and len(rows) < len(every):
-        notes.append("Of each merge only the row that the same rule chooses is shown.")
+        notes.append("Of merges the row that the same rule chooses is shown, and alpha 0.5.")
     pointers = {_pointer(comparison, row) for row in rows}
     settings, of = (sum(r.arm.merge is None for r in some) for some in (rows, comparison.rows))
     marks = {mark for row in rows for mark in row.marks}

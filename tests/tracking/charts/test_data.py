@@ -17,8 +17,10 @@ def test_on_show_is_what_stands_for_each_algorithm_and_its_merges() -> None:
     assert [row.arm.label for row in data.shown] == [
         "zero_shot",
         "fine_tune lr=0.0001",
+        "fine_tune lr=0.0001 + wise_ft@0.5",
         "fine_tune lr=0.0001 + wise_ft@0.75",
         "car_ft kl_weight=0 lr=0.001",
+        "car_ft kl_weight=0 lr=0.001 + wise_ft@0.5",
         "car_ft kl_weight=0 lr=0.001 + wise_ft@0.75",
         "flyp lr=0.0001",
     ]

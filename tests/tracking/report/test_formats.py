@@ -83,7 +83,7 @@ def test_a_number_that_is_not_there_is_a_dash() -> None:
 
 def test_every_row_has_as_many_cells_as_the_head() -> None:
     lines = [line for line in latex(SWEEP).splitlines() if line.endswith(r"\\")]
-    assert len(lines) == 12
+    assert len(lines) == 17
     assert len({line.count("&") for line in lines}) == 1
     columns = re.search(r"\\begin\{tabular\}\{l(r+)\}", latex(SWEEP))
     assert columns is not None

@@ -112,8 +112,8 @@ def test_a_name_that_is_too_long_breaks_and_loses_nothing() -> None:
         assert " ".join(named.split()) in " ".join(words)
 
 
-def test_only_the_chosen_alpha_is_shown_unless_all_are_asked_for() -> None:
-    assert report.terminal(SWEEP, width=120).count("+ wise_ft@") == 5
+def test_the_chosen_alpha_and_one_half_are_shown_unless_all_are_asked_for() -> None:
+    assert report.terminal(SWEEP, width=120).count("+ wise_ft@") == 10
     assert (
         report.terminal(SWEEP, width=120, options=TableOptions(all_alphas=True)).count("+ wise_ft@")
         == 15
@@ -158,7 +158,7 @@ def test_colour_is_asked_for_and_never_in_the_way() -> None:
     plain = report.terminal(SWEEP, width=100)
     coloured = report.terminal(SWEEP, width=100, colour=True)
     assert "\x1b[" not in plain
-    assert "\x1b[1mBETTER: car_ft kl_weight=1 against" in coloured
+    assert "\x1b[1mBETTER CURVE: car_ft kl_weight=1 + WiSE-FT against" in coloured
 
 
 def test_no_color_in_the_environment_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
