@@ -20,7 +20,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from carft_sweep.tracking.database import Database, check_host, inspect_database
+from carft_sweep.tracking.database import (
+    Database,
+    check_host,
+    inspect_database,
+    remove_passwords,
+)
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import (
     PORTS,
@@ -297,7 +302,7 @@ def get(uri: str, path: str, **options: Any) -> Response:
     try:
         response: Response = http_request(host_credentials(uri), path, "GET", **settings)
     except MlflowException as error:
-        place, text = without_password(uri), str(error.message)[:300]
+        place, text = without_password(uri), remove_passwords(str(error.message), uri)
         if "CERTIFICATE_VERIFY_FAILED" in text:
             raise TrackingError(
                 f"the certificate of {place} is not trusted here: MLFLOW_TRACKING_SERVER_CERT_PATH "
@@ -305,7 +310,7 @@ def get(uri: str, path: str, **options: Any) -> Response:
             ) from None
         if "SSLError" in text:
             raise TrackingError(f"{place} does not speak TLS as https:// needs it") from None
-        raise ServiceUnreachable(f"MLflow at {place} does not answer: {text}") from None
+        raise ServiceUnreachable(f"MLflow at {place} does not answer: {text[:300]}") from None
     return response
 
 

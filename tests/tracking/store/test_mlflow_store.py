@@ -29,7 +29,7 @@ from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import home_id
 from carft_sweep.tracking.ownership import SHARED_HOMES_VARIABLE
 from carft_sweep.tracking.store.base import GROUP, Kind, Metric, RunKey, RunStart, RunsView
-from carft_sweep.tracking.store.mlflow_client import check_reachable
+from carft_sweep.tracking.store.mlflow_client import check_reachable, get
 from carft_sweep.tracking.store.mlflow_pages import SWEEPS, VIEW, runs_page
 from carft_sweep.tracking.store.mlflow_store import METRICS, TAGS, MlflowStore, batches
 from carft_sweep.tracking.ui_server import Server
@@ -424,6 +424,12 @@ def test_an_old_schema_is_named_with_its_remedy(new_database: NewDatabase) -> No
     connection.close()
     with pytest.raises(TrackingError, match="mlflow db upgrade"):
         MlflowStore(uri, unique()).check()
+
+
+def test_a_server_that_is_away_is_named_without_its_password() -> None:
+    with pytest.raises(ServiceUnreachable, match=r"http://127\.0\.0\.1:9 does not ans") as caught:
+        get("http://me:secret@127.0.0.1:9", "/health")
+    assert "secret" not in str(caught.value)
 
 
 def test_a_uri_of_one_of_mlflows_plugins_is_left_to_it() -> None:
