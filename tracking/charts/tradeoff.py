@@ -204,7 +204,7 @@ def _draw_curves(data: ChartData, legend: Legend, axes: _Axes) -> list[alt.Chart
     algorithms = {row.arm.label: row.arm.algorithm for row in data.comparison.rows}
     rows = [
         {
-            "curve": curve.label,
+            "setting": curve.label,
             "method": method,
             "alpha": point.alpha,
             **axes.place(point.id, point.ood),
@@ -217,7 +217,9 @@ def _draw_curves(data: ChartData, legend: Legend, axes: _Axes) -> list[alt.Chart
         return []
     lines = Marks(inline_data(rows)).mark_line(strokeWidth=2, strokeDash=[6, 3], aria=False)
     return [
-        lines.encode(*axes.channels(), legend.colour(), alt.Detail("curve:N"), alt.Order("alpha:Q"))
+        lines.encode(
+            *axes.channels(), legend.colour(), alt.Detail("setting:N"), alt.Order("alpha:Q")
+        )
     ]
 
 

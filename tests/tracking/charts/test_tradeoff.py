@@ -106,8 +106,14 @@ def test_whoever_points_at_a_model_reads_its_distance_to_the_curve(plain: ChartD
 
 
 def test_the_curves_carry_their_alphas(plain: ChartData) -> None:
-    rows = data_of(spec_of("id_ood", plain), "curve", "alpha")
-    assert [row["alpha"] for row in rows if row["curve"] == "fine_tune"] == [0, 0.25, 0.5, 0.75, 1]
+    rows = data_of(spec_of("id_ood", plain), "setting", "alpha")
+    assert [row["alpha"] for row in rows if row["setting"] == "fine_tune"] == [
+        0,
+        0.25,
+        0.5,
+        0.75,
+        1,
+    ]
 
 
 def words_of(spec: Spec) -> list[str]:
