@@ -26,6 +26,7 @@ from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.tracking.charts import CHARTS
 from carft_sweep.tracking.charts.palette import colour_of
 from carft_sweep.tracking.location import resolve_location
+from carft_sweep.tracking.report.html import FIRST
 from tests.e2e.browser import CHROMIUM, IS_THERE, SWITCHES, WHY_NOT, browser, colours, show
 from tests.sweeps.shown_home import NAME, make
 
@@ -136,7 +137,7 @@ def test_on_a_desk_everything_is_drawn_without_network_and_reads_well_in_both_sc
 ) -> None:
     show(driver, url, width=1280)
     assert unfold(driver) == [*CHARTS]
-    for details in ("#table details", "#id_ood > details", "#provenance > details"):
+    for details in ("#id_ood > details", "#table details", "#provenance > details"):
         driver.find_element(By.CSS_SELECTOR, f"{details} > summary").click()
     rows = driver.find_elements(By.CSS_SELECTOR, '[data-of="id_ood"] tbody tr')
     assert len(rows) > 10
@@ -168,6 +169,75 @@ def test_on_a_phone_the_page_is_as_wide_as_the_screen_and_so_is_every_chart(
     assert wide == []
     assert driver.execute_script("return document.documentElement.scrollWidth") == 390
     assert console(driver) == []
+
+
+@pytest.mark.parametrize(("width", "screen"), [(1400, 600), (400, 900)])
+def test_verdict_and_chart_are_on_the_first_screen_and_every_word_is_readable(
+    driver: webdriver.Chrome, url: str, width: int, screen: int
+) -> None:
+    show(driver, url, width=width)
+    unfold(driver)
+    top, sentences = driver.execute_script(
+        "const top = (one) => one.getBoundingClientRect().top;"
+        "return [top(document.querySelector('[data-chart=id_ood] svg.marks')),"
+        "[...document.querySelectorAll('#verdict p')].map(top)]"
+    )
+    assert top < screen
+    assert sentences[0] < screen
+    assert len(sentences) == FIRST + 1, "and a link to the others"
+    assert driver.execute_script("return document.documentElement.scrollWidth") == width
+    assert min(sizes(driver, "svg.marks")) >= 12
+
+
+def sizes(driver: webdriver.Chrome, selector: str) -> list[float]:
+    """Of the letters in drawings, in pixels as they are shown."""
+    found: list[float] = driver.execute_script(
+        "return [...document.querySelectorAll(`${arguments[0]} text`)]"
+        ".filter((text) => text.textContent.trim() && text.getAttribute('opacity') !== '0')"
+        ".map((text) => [parseFloat(getComputedStyle(text).fontSize), text.getScreenCTM()])"
+        ".map(([size, to]) => size * Math.hypot(to.c, to.d))",
+        selector,
+    )
+    assert found
+    return found
+
+
+def test_a_table_that_is_wider_than_a_phone_says_so(driver: webdriver.Chrome, url: str) -> None:
+    script = (
+        "return [...document.querySelectorAll('#table > .wide, #gallery > .wide')].map((area) =>"
+        " [area.scrollWidth > area.clientWidth + 1,"
+        "  getComputedStyle(area.querySelector('caption'), '::after').content])"
+    )
+    for width in (400, 2000):
+        show(driver, url, width=width)
+        time.sleep(0.1)
+        tables = driver.execute_script(script)
+        assert len(tables) == 2
+        assert [is_wider for is_wider, _ in tables] == [width == 400] * 2
+        assert ["scroll" in words for _, words in tables] == [width == 400] * 2
+
+
+def test_the_numbers_behind_a_chart_have_the_names_of_its_axes(
+    driver: webdriver.Chrome, url: str
+) -> None:
+    show(driver, url, width=1400)
+    unfold(driver)
+    for details in driver.find_elements(By.CSS_SELECTOR, "details.data > summary"):
+        details.click()
+    heads = {
+        name: driver.execute_script(
+            "return [...document.querySelectorAll(`[data-of=${arguments[0]}] th`)]"
+            ".map((cell) => cell.textContent)",
+            name,
+        )
+        for name in CHARTS
+    }
+    assert all(heads.values())
+    assert {"ID test top-1 (%)", "OOD mean top-1 (%)", "method", "setting"} <= {*heads["id_ood"]}
+    assert {"epoch", "train loss", "ID val top-1 (%)"} <= {*heads["learning"]}
+    internal = {"on show", "front", "standing", "mean", "rank", "ID test", "low", "high"}
+    for name, words in heads.items():
+        assert not internal & {*words}, name
 
 
 def test_what_is_open_is_drawn_at_once_and_what_is_folded_when_it_is_unfolded(
@@ -247,6 +317,7 @@ def test_on_paper_nothing_is_cut_and_everything_is_light(
             ".map((one) => one.getBoundingClientRect().width)"
         )
         assert all(width > 650 for width in narrow)
+        assert min(sizes(driver, "#id_ood svg.marks")) >= 8 * 96 / 72, "points on paper"
         assert background(driver) == "rgb(255, 255, 255)"
         assert axis_title(driver) == "#1b1f24"
         for hidden in ("nav", "#more", "details.data", ".tools", ".runs", ".links"):

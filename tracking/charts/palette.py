@@ -24,7 +24,7 @@ _COLOURS = ("#009e73", "#c065a0", "#8f7a00", "#8a63d2", "#a0612e", "#2a8fa8")
 _SYMBOLS = ("triangle-up", "diamond", "triangle-down", "triangle-left", "triangle-right")
 _SHORT = 20
 """Letters of a name in a legend of two columns."""
-_LONG = 46
+_LONG = 38
 """Letters that a legend has room for on a phone."""
 _SOLID = (1, 0)
 _DASHES: Sequence[Sequence[int]] = (_SOLID, (6, 3), (2, 2), (9, 3, 2, 3), (1, 3), (12, 4))

@@ -296,8 +296,8 @@ def reliability(
             "accuracy": percent(float(hits[i] / share[i])),
             "images": int(images[i]),
             "share": percent(float(share[i])),
-            "low": percent(i / BINS),
-            "high": percent((i + 1) / BINS),
+            "from": percent(i / BINS),
+            "to": percent((i + 1) / BINS),
         }
         for i in range(BINS)
         if images[i]
@@ -327,8 +327,8 @@ def _diagram(title: str, rows: list[dict[str, Any]], legend: Legend) -> alt.Laye
 
 def _shares(title: str, rows: list[dict[str, Any]], legend: Legend) -> alt.LayerChart:
     """Draw steps over the bins, since bars of several rows would hide each other."""
-    middle = Marks(inline_data(rows)).transform_calculate(middle="(datum.low + datum.high) / 2")
-    hints = tooltips(_FIELD, ("low", ".1f"), ("high", ".1f"), ("share", ".1f"), ("images", "d"))
+    middle = Marks(inline_data(rows)).transform_calculate(middle="(datum.from + datum.to) / 2")
+    hints = tooltips(_FIELD, ("from", ".1f"), ("to", ".1f"), ("share", ".1f"), ("images", "d"))
     scale = alt.Scale(domain=[0, 100])
     lines = middle.mark_line(interpolate="step", strokeWidth=1.5, aria=False).encode(
         alt.X("middle:Q", title=f"confidence (%), {title}", scale=scale),

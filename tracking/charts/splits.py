@@ -125,8 +125,8 @@ SHIFTS = Chart(
 
 
 _TITLES = {
-    "kl": "KL to the zero-shot contexts (nats)",
-    "entropy": "Entropy of the contexts (nats)",
+    "kl": "KL to zero-shot (nats)",
+    "entropy": "Entropy (nats)",
 }
 
 

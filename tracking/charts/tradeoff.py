@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import altair as alt
@@ -42,6 +43,7 @@ _LETTER = 8
 """Pixels of a letter's width, at most."""
 _ROOMY = 420
 """Pixels of a plot from which on alphas have room."""
+_OF_REFERENCE = "OOD mean of the reference"
 _Rows = list[dict[str, Any]]
 
 
@@ -84,6 +86,7 @@ def draw_id_ood(data: ChartData) -> Picture | None:
         return None
     legend = _legend(data, models)
     layers: list[alt.Chart | alt.LayerChart] = [
+        *_draw_compared(data, axes),
         *_draw_curves(data, legend, axes),
         *seed_dots(_seed_rows(data, axes), *axes.channels(OF_A_SEED), legend.colour()),
         *_draw_models(models, legend, axes),
@@ -197,11 +200,51 @@ def _draw_models(rows: _Rows, legend: Legend, axes: _Axes) -> list[alt.Chart]:
     ]
 
 
+def _draw_compared(data: ChartData, axes: _Axes) -> list[alt.Chart]:
+    """Shade between the curves of the verdict's candidate and of the reference, over the ID
+    accuracy that both reach.
+    """
+    if not data.comparison.verdicts:
+        return []
+    candidate = data.comparison.verdicts[0].pair.candidate
+    setting = candidate.label.removesuffix(f" + {candidate.merge}")
+    curve, reference = _curve_of(data, setting), _reference_curve(data)
+    rows = [] if curve is None or reference is None else _between(curve, reference, axes)
+    if len(rows) < 2:
+        return []
+    colour = alt.ColorValue(palette.colour_of(candidate.algorithm, data.algorithms))
+    area = Marks(inline_data(rows)).mark_area(opacity=0.15, aria=False)
+    return [area.encode(*axes.channels(), alt.Y2(field=_OF_REFERENCE), colour)]
+
+
+def _between(curve: Curve, reference: Curve, axes: _Axes) -> _Rows:
+    """List both curves' OOD accuracy at each measured ID accuracy between the ends of both."""
+    ids = [[point.id for point in each.points] for each in (curve, reference)]
+    low, high = max(map(min, ids)), min(map(max, ids))
+    return [
+        {
+            **axes.place(place, _height(curve, place)),
+            _OF_REFERENCE: percent(_height(reference, place)),
+        }
+        for place in sorted({place for each in ids for place in each if low <= place <= high})
+    ]
+
+
+def _height(curve: Curve, id_accuracy: float) -> float:
+    """Return the OOD accuracy of the highest chord at an ID accuracy that the curve reaches."""
+    heights = [point.ood for point in curve.points if point.id == id_accuracy]
+    for one, two in pairwise(curve.points):
+        if min(one.id, two.id) < id_accuracy < max(one.id, two.id):
+            share = (id_accuracy - one.id) / (two.id - one.id)
+            heights.append(one.ood + share * (two.ood - one.ood))
+    return max(heights)
+
+
 def _draw_curves(data: ChartData, legend: Legend, axes: _Axes) -> list[alt.Chart]:
     algorithms = {row.arm.label: row.arm.algorithm for row in data.comparison.rows}
     rows = [
         {
-            "curve": curve.label,
+            "setting": curve.label,
             "method": method,
             "alpha": point.alpha,
             **axes.place(point.id, point.ood),
@@ -214,7 +257,9 @@ def _draw_curves(data: ChartData, legend: Legend, axes: _Axes) -> list[alt.Chart
         return []
     lines = Marks(inline_data(rows)).mark_line(strokeWidth=2, strokeDash=[6, 3], aria=False)
     return [
-        lines.encode(*axes.channels(), legend.colour(), alt.Detail("curve:N"), alt.Order("alpha:Q"))
+        lines.encode(
+            *axes.channels(), legend.colour(), alt.Detail("setting:N"), alt.Order("alpha:Q")
+        )
     ]
 
 
@@ -243,9 +288,10 @@ def _word_rows(data: ChartData, models: _Rows, axes: _Axes) -> _Rows:
 
 
 def _reference_curve(data: ChartData) -> Curve | None:
-    if data.reference is None:
-        return None
-    setting = data.reference.setting
+    return None if data.reference is None else _curve_of(data, data.reference.setting)
+
+
+def _curve_of(data: ChartData, setting: str) -> Curve | None:
     return next((curve for curve in data.comparison.curves if curve.label == setting), None)
 
 
@@ -275,9 +321,10 @@ ID_OOD = Chart(
     about=(
         "Every setting, mean over seeds: further right is better in distribution, further up is "
         "better under shift. Large symbols stand for their algorithms, with 95 % intervals over "
-        "seeds and, up to ten seeds, a dot for each; hollow ones are merged, and the dashed lines "
-        "are WiSE-FT curves, that of the reference with its alphas. A ring marks the Pareto front, "
-        "which no other model beats on both. Each symbol names its setting when it is pointed at."
+        "seeds and, up to ten seeds, a dot for each; hollow ones are merged. Dashed lines are "
+        "WiSE-FT curves, that of the reference with its alphas; shaded is what lies between it and "
+        "the candidate's, over the ID accuracy that both reach. A ring marks the Pareto front, "
+        "which no other model beats on both. Point at a symbol for its setting."
     ),
     draw=draw_id_ood,
 )

@@ -38,7 +38,7 @@ MOST_LEARNING = 12
 """Settings of which learning curves are drawn."""
 MOST_PRUNED = 30
 _HEIGHT = 260
-_MEAN = "mean"
+_MEAN, _LOWEST, _HIGHEST = "mean", "lowest seed", "highest seed"
 _FEW = 12
 """Epochs that have a tick each."""
 
@@ -128,8 +128,8 @@ def _curve(metric: str, histories: Sequence[History]) -> list[dict[str, float]]:
         {
             "epoch": epoch,
             _MEAN: scaled(metric, mean(each)),
-            "low": scaled(metric, min(each)),
-            "high": scaled(metric, max(each)),
+            _LOWEST: scaled(metric, min(each)),
+            _HIGHEST: scaled(metric, max(each)),
         }
         for epoch, each in values.items()
     ]
@@ -148,14 +148,16 @@ def _learning_panel(
     finished = place.transform_filter("datum.standing != 'pruned'")
     shown = place.transform_filter("datum.standing == 'shown'").encode(legend.colour())
     best = place.transform_filter("datum.standing == 'best'").encode(legend.colour())
-    low = alt.Y(field="low", type="quantitative", title=titled(metric))
+    low = alt.Y(field=_LOWEST, type="quantitative", title=titled(metric))
     number_format = tooltip_format(metric)
-    fields = [(name, number_format) for name in (_MEAN, "low", "high")]
-    dots = finished.encode(
-        y, *legend.symbols(), tooltip=tooltips("setting", ("epoch", "d"), *fields)
-    )
+    ends = [
+        alt.Tooltip(field=name, type="quantitative", format=number_format, title=name)
+        for name in (_LOWEST, _HIGHEST)
+    ]
+    hints = [*tooltips("setting", ("epoch", "d"), (_MEAN, number_format)), *ends]
+    dots = finished.encode(y, *legend.symbols(), tooltip=hints)
     layers = [
-        shown.mark_area(opacity=0.15, aria=False).encode(low, alt.Y2("high")),
+        shown.mark_area(opacity=0.15, aria=False).encode(low, alt.Y2(field=_HIGHEST)),
         shown.mark_line(strokeWidth=2.5).encode(y, legend.dash()),
         best.mark_line(strokeWidth=1.2, opacity=0.8).encode(y, legend.dash()),
         dots.mark_point(filled=False, size=30, aria=False),

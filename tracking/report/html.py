@@ -193,6 +193,12 @@ def without_user(text: str) -> str:
 HERE = Path(__file__).parent
 
 
+LEAD = "id_ood"
+"""The chart beside the verdict."""
+FIRST = 3
+"""Sentences of the verdict that stand there; the others are among the details."""
+
+
 @dataclass(frozen=True)
 class Section:
     """A part of the page, maybe with a chart."""
@@ -226,14 +232,18 @@ def document(
 
     script = (HERE / "page.js").read_text(encoding="utf-8")
     scripts = [_closed(text) for text in (library(cache), script)]
+    sections = list(_sections(comparison, data, pictures, provenance))
     return _template("page.html").render(
         comparison=comparison,
+        sentences=_sentences(comparison),
         description=description,
         headline=headline(comparison),
         full=full_table(comparison),
         tasks=task_table(comparison),
         settings={task: headline(part) for task, part in comparison.tasks.items()},
-        sections=list(_sections(comparison, data, pictures, provenance)),
+        sections=sections,
+        first=FIRST,
+        lead=next((section for section in sections if section.name == LEAD), None),
         gallery=None if pictures is None else pictures.gallery,
         groups=[] if pictures is None else list(pictures.groups()),
         provenance=provenance,
@@ -261,21 +271,28 @@ def _sections(
 ) -> Iterator[Section]:
     from carft_sweep.tracking.charts import CHARTS
 
-    yield Section("verdict", "Verdict")
-    if comparison.tasks:
-        yield Section("tasks", "Tasks")
-    yield Section("table", "Comparison")
     drawn = [(chart, picture) for chart in CHARTS.values() if (picture := chart.draw(data))]
     charts = [
         Section(chart.name, chart.title, chart.about, _spec(picture), chart.folded)
         for chart, picture in drawn
     ]
-    yield from (section for section in charts if not section.folded)
+    yield Section("verdict", "Verdict")
+    yield from (section for section in charts if section.name == LEAD)
+    if comparison.tasks:
+        yield Section("tasks", "Tasks")
+    yield Section("table", "Comparison")
+    if len(_sentences(comparison)) > FIRST or comparison.warnings:
+        yield Section("details", "Details")
+    yield from (section for section in charts if not section.folded and section.name != LEAD)
     if pictures is not None:
         yield Section("gallery", "Images kept and lost")
     yield from (section for section in charts if section.folded)
     if provenance is not None:
         yield Section("provenance", "Provenance", folded=True)
+
+
+def _sentences(comparison: Comparison) -> tuple[str, ...]:
+    return (*comparison.answer.lines, *comparison.statistics)
 
 
 def _csv(comparison: Comparison) -> str:
@@ -337,6 +354,7 @@ def cell(comparison: Comparison) -> str:
     tasks = task_table(comparison)
     return _template("cell.html").render(
         comparison=comparison,
+        sentences=_sentences(comparison),
         warnings=warnings,
         tables=[table] if tasks is None else [tasks, table],
         left=left,

@@ -40,7 +40,7 @@
   }
 
   const MENU = 38; // pixels that Vega-Embed leaves at the right to its menu, which a phone goes without
-  const PAPER = 840; // pixels: shrunk to the 700 between the margins of A4, so that more charts fit a sheet
+  const PAPER = 700; // pixels between the margins of A4
 
   async function draw(area) {
     const name = area.dataset.chart;
@@ -113,6 +113,14 @@
     }
   }
 
+  // A table that is wider than its place says so.
+  const sizes = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      target.classList.toggle("scrolls", target.scrollWidth > target.clientWidth + 1);
+    }
+  });
+  for (const area of document.querySelectorAll(".wide:not(.chart)")) sizes.observe(area);
+
   // Sorting.
   function value(row, column) {
     const text = row.cells[column].textContent;
@@ -160,44 +168,66 @@
     });
   }
 
-  // The numbers behind a chart.
-  function shown(found) {
-    if (typeof found === "number") return String(Number(found.toPrecision(6)));
-    return found === null || found === undefined ? "–" : String(found);
+  // The numbers behind a chart: of each of its data sets what is drawn of it, as its axes call it.
+  function titles(node, data, every = new Map()) {
+    const name = node.data?.name ?? data;
+    if (typeof node.field === "string") {
+      if (!every.has(name)) every.set(name, new Map());
+      const own = every.get(name);
+      own.set(node.field, node.title || own.get(node.field) || node.field);
+    }
+    for (const [key, part] of Object.entries(node)) {
+      const isPart = part !== null && typeof part === "object" && !["datasets", "sort"].includes(key);
+      if (isPart) titles(part, name, every);
+    }
+    return every;
   }
 
-  function rowsTable(rows, number) {
-    const fields = [...new Set(rows.flatMap(Object.keys))];
+  function shown(value) {
+    if (typeof value === "number") return String(Number(value.toPrecision(6)));
+    return value === null || value === undefined ? "–" : String(value);
+  }
+
+  function rowsTable(rows, columns, number) {
     const table = document.createElement("table");
     const most = rows.length > READ_AT_MOST ? `, the first ${READ_AT_MOST}` : "";
     table.createCaption().textContent = `Data ${number}: ${rows.length} rows${most}`;
     const head = table.createTHead().insertRow();
-    for (const field of fields) {
+    for (const [, title] of columns) {
       const cell = document.createElement("th");
       cell.scope = "col";
-      cell.textContent = field;
+      cell.textContent = title;
       head.append(cell);
     }
     const body = table.createTBody();
     for (const row of rows.slice(0, READ_AT_MOST)) {
       const line = body.insertRow();
-      for (const field of fields) line.insertCell().textContent = shown(row[field]);
+      for (const [field] of columns) line.insertCell().textContent = shown(row[field]);
     }
     return table;
+  }
+
+  function dataTables(chart) {
+    const every = titles(chart);
+    const tables = [];
+    for (const [name, rows] of Object.entries(chart.datasets ?? {})) {
+      const columns = [...(every.get(name) ?? [])].filter(([field]) => rows.some((row) => field in row));
+      if (columns.length) tables.push(rowsTable(rows, columns, tables.length + 1));
+    }
+    return tables;
   }
 
   for (const details of document.querySelectorAll("details.data")) {
     details.addEventListener(
       "toggle",
       () => {
-        const { datasets = {} } = spec(details.dataset.of);
-        Object.values(datasets).forEach((rows, index) => {
+        dataTables(spec(details.dataset.of)).forEach((table, index) => {
           const region = document.createElement("div");
           region.className = "wide";
           region.tabIndex = 0;
           region.setAttribute("role", "region");
           region.setAttribute("aria-label", `Data ${index + 1} of ${details.dataset.of}`);
-          region.append(rowsTable(rows, index + 1));
+          region.append(table);
           details.append(region);
         });
       },

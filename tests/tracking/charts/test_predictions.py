@@ -78,7 +78,7 @@ def test_a_bin_holds_its_upper_end_and_not_its_lower(tmp_path: Path) -> None:
     assert calibrated(data, "ood/mean") == (0.0, [])
     _, (only,) = calibrated(data, "id/test")
     # Float32 lies a hair above 1 / 15, and so does the metric's own bin of such a file.
-    assert only["low"] in (0.0, 6.667)
+    assert only["from"] in (0.0, 6.667)
     assert (only["images"], only["share"]) == (30, 100.0)
     assert only["accuracy"] == 6.667
 
@@ -92,7 +92,7 @@ def test_bins_are_of_all_images_and_shifts_count_the_same(tmp_path: Path) -> Non
         assert sum(part["images"] for part in bins) == images
         assert sum(part["share"] for part in bins) == pytest.approx(100, abs=0.01)
         for part in bins:
-            assert part["low"] <= part["confidence"] <= part["high"]
+            assert part["from"] <= part["confidence"] <= part["to"]
             assert 0 <= part["accuracy"] <= 100
 
 
@@ -206,11 +206,11 @@ def test_calibration_has_the_ece_in_its_legend(everything: ChartData) -> None:
     rows = [
         row
         for bins in spec_of("calibration", everything)["datasets"].values()
-        for row in {(row.get(NAMED), row.get("low")): row for row in bins}.values()
+        for row in {(row.get(NAMED), row.get("from")): row for row in bins}.values()
     ]
     assert everything.shown[0].arm.label == "zero_shot"
     named = f"zero_shot, ECE {100 * calibrated(everything, 'id/test')[0]:.1f} %"
-    bins = {row["low"]: row for row in rows if row.get(NAMED) == named}.values()
+    bins = {row["from"]: row for row in rows if row.get(NAMED) == named}.values()
     assert sum(row["share"] for row in bins) == pytest.approx(100, abs=0.05)
     assert sum(row["images"] for row in bins) == 120
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import vl_convert
 from hypothesis import given
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from carft_sweep.tracking.charts.base import fitted
 from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.charts.tradeoff import pareto_front
+from carft_sweep.tracking.comparison.wise_ft import Curve, Point
 from tests.tracking.charted import searched
 from tests.tracking.charts.drawn import Spec, data_of, nodes, spec_of
 
@@ -89,8 +92,52 @@ def test_merged_models_are_hollow_in_the_legend_too(name: str, plain: ChartData)
 
 
 def test_the_curves_carry_their_alphas(plain: ChartData) -> None:
-    rows = data_of(spec_of("id_ood", plain), "curve", "alpha")
-    assert [row["alpha"] for row in rows if row["curve"] == "fine_tune"] == [0, 0.25, 0.5, 0.75, 1]
+    rows = data_of(spec_of("id_ood", plain), "setting", "alpha")
+    assert [row["alpha"] for row in rows if row["setting"] == "fine_tune"] == [
+        0,
+        0.25,
+        0.5,
+        0.75,
+        1,
+    ]
+
+
+SHADED = "OOD mean of the reference"
+
+
+def test_shaded_is_what_lies_between_the_curves_over_the_id_that_both_reach(
+    plain: ChartData,
+) -> None:
+    rows = data_of(spec_of("id_ood", plain), SHADED)
+    reference, candidate = (
+        [(100 * point.id, 100 * point.ood) for point in curve.points]
+        for label in ("fine_tune", "car_ft kl_weight=1")
+        for curve in plain.comparison.curves
+        if curve.label == label
+    )
+    ends = [min(row["ID test"] for row in rows), max(row["ID test"] for row in rows)]
+    assert ends == pytest.approx(
+        [max(reference[0][0], candidate[0][0]), min(reference[-1][0], candidate[-1][0])], abs=1e-3
+    )
+    for row in rows:
+        for points, field in ((candidate, "OOD mean"), (reference, SHADED)):
+            expected = np.interp(row["ID test"], *zip(*points, strict=True))
+            assert row[field] == pytest.approx(expected, abs=1e-2)
+
+
+@pytest.mark.parametrize("apart", [0.0, 20.0])
+def test_curves_that_turn_back_or_share_no_id(plain: ChartData, apart: float) -> None:
+    """Of a curve that turns back its highest chord counts; without common ID nothing is shaded."""
+    candidate = [(0, 50, 30), (0.5, 60, 40), (1, 55, 32)]
+    reference = [(0, 50 + apart, 30), (1, 62 + apart, 36)]
+    curves = tuple(
+        Curve(label, tuple(Point(alpha, x / 100, y / 100) for alpha, x, y in points))
+        for label, points in (("car_ft kl_weight=1", candidate), ("fine_tune", reference))
+    )
+    spec = spec_of("id_ood", ChartData(replace(plain.comparison, curves=curves)))
+    rows = [row for each in spec["datasets"].values() for row in each if SHADED in row]
+    shaded = [(row["ID test"], row["OOD mean"], row[SHADED]) for row in rows]
+    assert shaded == ([] if apart else [(50, 30, 30), (55, 35, 32.5), (60, 40, 35)])
 
 
 def words_of(spec: Spec) -> list[str]:

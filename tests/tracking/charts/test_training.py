@@ -30,7 +30,9 @@ def test_a_curve_has_the_epochs_of_every_seed(tmp_path: Path) -> None:
     ]
     data = ChartData(compare(runs, sweep="s"))
     loss, accuracy = panels_of(spec_of("learning", data))
-    assert [(row["epoch"], row["mean"], row["low"], row["high"]) for row in loss] == [
+    assert [
+        (row["epoch"], row["mean"], row["lowest seed"], row["highest seed"]) for row in loss
+    ] == [
         (1, 2.5, 2.0, 3.0),
         (2, 1.5, 1.0, 2.0),
     ]
@@ -90,7 +92,9 @@ def test_learning_is_the_mean_and_range_over_seeds(everything: ChartData) -> Non
         for row in data_of(spec, "epoch", "mean", "standing")
         if row["setting"] == "fine_tune lr=0.0001" and row["mean"] < 2
     ]
-    assert [(row["epoch"], row["mean"], row["low"], row["high"]) for row in rows] == [
+    assert [
+        (row["epoch"], row["mean"], row["lowest seed"], row["highest seed"]) for row in rows
+    ] == [
         (1, 1.8, 1.8, 1.8),
         (2, 1.2, 1.2, 1.2),
         (3, pytest.approx(1.01), 1.0, 1.02),

@@ -267,5 +267,5 @@ def test_what_is_no_accuracy_is_refused() -> None:
 
 def test_the_page_names_no_other_accuracy(other: Comparison) -> None:
     footer = document(other, ChartData(other)).partition("<footer>")[2].partition("</footer>")[0]
-    assert "docs/metrics.md" in footer
+    assert "OOD mean" in footer
     assert "top-1" not in footer
