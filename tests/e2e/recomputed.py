@@ -8,8 +8,8 @@ numbers hold in fewer digits: another key of the JSON is another line here.
 from __future__ import annotations
 
 import functools
-import itertools
 import json
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,12 +24,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
-from scipy import special, stats
+from scipy import optimize, special, stats
+
+from tests.scalar_curves import Curve, above, common_range, height_at, most_at
 
 Values = dict[int | None, float]
 """By seed; that of zero-shot, which no seed changes, under None."""
 Run = tuple[Path, ...]
 """The folder of a run; of a mean over tasks those of its runs, a task after another."""
+ID, OOD = "id/test/top1", "ood/mean/top1"
 KL = "algorithm.kl_weight"
 BINS = 15
 OTHER_DIGITS = {"nll": 1e-6, "ece": 1e-6, "brier": 5e-3}
@@ -88,7 +91,7 @@ class Rule:
     within: float | None = None
     reference: str = "fine_tune"
     margin: float = 0.005
-    images: bool = False
+    ood_margin: float = 0.005
 
 
 @functools.cache
@@ -132,6 +135,10 @@ class Numbers(ABC):
     def image_step(self, metric: str) -> float:
         """What one image changes at most."""
 
+    @abstractmethod
+    def hits(self, run: Run, merge: str | None) -> pd.DataFrame:
+        """Of each test image `task`, `split`, `id`, `unit`, and whether it is `right`."""
+
     @property
     def tuned(self) -> list[Setting]:
         """Those that were selected among."""
@@ -140,6 +147,11 @@ class Numbers(ABC):
     @property
     def zero_shot(self) -> Run:
         return next(setting.runs[None] for setting in self.settings if not setting.trains)
+
+    @functools.cached_property
+    def curve_errors(self) -> dict[tuple[str, str], list[ImageError | None]]:
+        """By candidate and reference, once computed: they are the same by every rule."""
+        return {}
 
     def models(self, setting: Setting) -> list[str | None]:
         """The unmerged model and its merges."""
@@ -204,10 +216,17 @@ class Measured(Numbers):
     def image_step(self, metric: str) -> float:
         counts = predictions(*self.zero_shot, None).groupby("split", observed=True)
         sizes = {str(name): len(rows) for name, rows in counts}
-        if metric == "ood/mean/top1":
+        if metric == OOD:
             shifts = [size for name, size in sizes.items() if name.startswith("ood/")]
             return 1 / (len(shifts) * min(shifts))
         return 1 / sizes[metric.removesuffix("/top1")]
+
+    def hits(self, run: Run, merge: str | None) -> pd.DataFrame:
+        (folder,) = run
+        rows = predictions(folder, merge)
+        texts = {name: rows[name].astype(str) for name in ("split", "id", "unit")}
+        right = (rows.label == rows.prediction).astype(float)
+        return pd.DataFrame({"task": 0, **texts, "right": right})
 
     def _measure(self, folder: Path, merge: str | None) -> dict[str, float]:
         found: dict[str, float] = {}
@@ -231,10 +250,10 @@ class Measured(Numbers):
             shifts = [name for name in found if name.startswith("ood/")]
             of_metric = [found[name] for name in shifts if name.endswith(f"/{metric}")]
             found[f"ood/mean/{metric}"] = float(np.mean(of_metric))
-        test, ood = found["id/test/top1"], found["ood/mean/top1"]
+        test, ood = found[ID], found[OOD]
         start = found if is_frozen else self.metrics(self.zero_shot, None)
         found["gap/top1"], found["hmean/top1"] = test - ood, float(stats.hmean([test, ood]))
-        found["gain/ood/top1"] = ood - start["ood/mean/top1"]
+        found["gain/ood/top1"] = ood - start[OOD]
         return found
 
     @functools.cached_property
@@ -252,7 +271,8 @@ class Measured(Numbers):
     def tower(self, folder: Path, merge: str | None) -> dict[str, torch.Tensor]:
         """The weights of a run's image tower, or between these and the pre-trained."""
         alpha = 1.0 if merge is None else float(merge.partition("@")[2])
-        tuned = load_file(folder / "weights" / "last.safetensors")
+        weights = load_file(folder / "weights" / "last.safetensors")
+        tuned = {name.removeprefix("clip."): it for name, it in weights.items()}  # flyp's
         return {name: (1 - alpha) * it + alpha * tuned[name] for name, it in self.start.items()}
 
     @functools.cached_property
@@ -342,6 +362,14 @@ class Means(Numbers):
         """One image is of one task, and changes the mean by the less."""
         return max(of.image_step(metric) for of in self.each) / len(self.each)
 
+    def hits(self, run: Run, merge: str | None) -> pd.DataFrame:
+        """Those of all tasks: a unit is of one of them."""
+        tables = []
+        for task, (of, folder) in enumerate(zip(self.each, run, strict=True)):
+            own = of.hits((folder,), merge)
+            tables.append(own.assign(task=task, unit=f"{task:03d}/" + own.unit))
+        return pd.concat(tables, ignore_index=True)
+
 
 def document(measured: Measured | Mapping[str, Measured], rule: Rule) -> dict[str, Any]:
     """What `compare --json` should say of a sweep, or of one over several tasks."""
@@ -380,12 +408,11 @@ def close(value: Any, metric: str) -> Any:
 
 
 def estimate(values: Sequence[float | None], metric: str = "") -> dict[str, Any]:
-    whole = [value for value in values if value is not None]
-    lacks = len(whole) < len(values)
+    present = whole(values)
     return {
         "values": close(list(values), metric),
-        "mean": None if lacks else close(float(np.mean(whole)), metric),
-        "ci95": None if lacks else close(interval(whole), metric),
+        "mean": close(float(np.mean(present)), metric) if present else None,
+        "ci95": close(interval(present), metric) if present else None,
     }
 
 
@@ -413,6 +440,150 @@ def association(values: Sequence[Any], means: Sequence[float]) -> dict[str, Any]
         "rank_correlation": close(rho, ""),
         "ci95": close(np.tanh(z.interval(0.95)).tolist(), ""),
     }
+
+
+def weights(hits: pd.DataFrame, metric: str) -> pd.Series:
+    """Of each image that enters a metric, how much it counts: each split and each task alike."""
+    split = hits.split
+    enters = split.str.startswith("ood/") if metric == OOD else split == metric[: -len("/top1")]
+    used = hits[enters]
+    images = used.groupby(["task", "split"]).right.transform("size")
+    splits = used.groupby("task").split.transform("nunique")
+    return 1 / (images * splits * used.task.nunique())
+
+
+IMAGE = ["task", "split", "id", "unit"]
+ImageError = dict[str, Any]
+"""The variance of a difference over drawings of test images, and what it was estimated from."""
+
+
+def image_error(pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], metric: str) -> ImageError:
+    """That of the mean over pairs, with images of one unit alike: the units' own sums, whose mean
+    is 0, vary as those of other units would.
+    """
+    parts, images = [], 0
+    for one, two in pairs:
+        both = one.merge(two, on=IMAGE, suffixes=("", "_of_other"), validate="one_to_one")
+        assert len(both) == len(one) == len(two)
+        of_image = weights(both, metric)
+        both = both.loc[of_image.index]
+        difference = both.right - both.right_of_other
+        of_split = difference.groupby([both.task, both.split]).transform("mean")
+        parts.append((of_image * (difference - of_split)).groupby(both.unit).sum())
+        images = max(images, len(both))
+    sums = pd.concat(parts).groupby(level=0).sum() / len(pairs)
+    units = len(sums)
+    variance = float(units * sums.var(ddof=1))
+    return {"variance": variance, "freedom": units - 1, "units": units, "images": images}
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Differences by seed, tested with the variances over seeds and over images together."""
+
+    differences: Sequence[float]
+    step: float
+    images: ImageError | None
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.differences))
+
+    @property
+    def spreads(self) -> bool:
+        return bool(np.ptp(self.differences) > self.step + 1e-12)
+
+    @functools.cached_property
+    def distribution(self) -> Any:
+        """Student's around the mean; the degrees of freedom are Welch and Satterthwaite's."""
+        seeds = len(self.differences)
+        if seeds < 3 or not self.spreads:
+            return None
+        parts = [(stats.sem(self.differences) ** 2, seeds - 1)]
+        if self.images is not None:
+            parts.append((self.images["variance"], self.images["freedom"]))
+        variances, freedoms = np.array(parts).T
+        freedom = variances.sum() ** 2 / (variances**2 / freedoms).sum()
+        return stats.t(freedom, loc=self.mean, scale=np.sqrt(variances.sum()))
+
+    def interval(self, level: float) -> tuple[float, float] | None:
+        if self.distribution is None:
+            return None
+        low, high = self.distribution.interval(level)
+        return float(low), float(high)
+
+    def p_above(self, bound: float) -> float | None:
+        """One-sided, that the mean is at most `bound`."""
+        return None if self.distribution is None else float(self.distribution.cdf(bound))
+
+    def p_below(self, bound: float) -> float | None:
+        return None if self.distribution is None else float(self.distribution.sf(bound))
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided, that it is 0: twice the smaller tail."""
+        tails = self.p_above(0.0), self.p_below(0.0)
+        return None if tails[0] is None or tails[1] is None else 2 * min(tails[0], tails[1])
+
+    def document(self, level: float = 0.95) -> dict[str, Any]:
+        images = self.images
+        return {
+            "mean": close(self.mean, ""),
+            "values": close(list(self.differences), ""),
+            "spreads": self.spreads,
+            "level": level,
+            "interval": close(self.interval(level), ""),
+            "p": self.p,
+            "images": images and {"se": float(np.sqrt(images["variance"])), **images},
+        }
+
+    def power(self, level: float, margin: float) -> dict[str, Any] | None:
+        """What 80 % of such sweeps would find, and how many seeds find the margin."""
+        if self.distribution is None:
+            return None
+        own = len(self.differences)
+        seeds = np.array([own, *range(own, 201)])
+        of_seeds = np.var(self.differences, ddof=1) / seeds
+        of_images, freedom = 0.0, 1
+        if self.images is not None:
+            of_images, freedom = self.images["variance"], self.images["freedom"]
+        both = of_seeds + of_images
+        freedoms = both**2 / (of_seeds**2 / (seeds - 1) + of_images**2 / freedom)
+        critical = stats.t.ppf((1 + level) / 2, freedoms)
+        powers = stats.nct.sf(critical[1:], freedoms[1:], margin / np.sqrt(both[1:]))
+        shift = optimize.brentq(
+            lambda shift: stats.nct.sf(critical[0], freedoms[0], shift) - 0.8, 0, 100
+        )
+        return {
+            "smallest_difference": pytest.approx(shift * np.sqrt(both[0]), rel=1e-6),
+            "margin": margin,
+            "seeds_for_margin": int(seeds[1:][np.argmax(powers >= 0.8)])
+            if powers[-1] >= 0.8
+            else None,
+        }
+
+
+def doubled(*ps: float | None) -> float | None:
+    """The p of claims that must all hold, for both sides: 0.05 decides."""
+    return None if None in ps else min(1.0, 2 * max(p for p in ps if p is not None))
+
+
+def adjusted(ps: Sequence[float | None]) -> list[float | None]:
+    """Holm's; what cannot be tested counts."""
+    of_all = holms([1.0 if p is None else p for p in ps])
+    return [None if p is None else float(q) for p, q in zip(ps, of_all, strict=True)]
+
+
+def whole(values: Sequence[float | None]) -> list[float]:
+    """The values, or none where one is lacking."""
+    present = [value for value in values if value is not None]
+    return present if len(present) == len(values) else []
+
+
+def level_of(p: float | None, holm: float | None, compared: int) -> float:
+    """That at which an interval excludes 0 where Holm's p is below 0.05."""
+    times = compared if p is None or holm is None or holm >= 1 else holm / p
+    return 1 - 0.05 / times
 
 
 @dataclass(frozen=True)
@@ -490,6 +661,7 @@ class _Comparison:
         return {
             "metric_merge": self.rule.merge,
             "id_margin": self.rule.margin,
+            "ood_margin": self.rule.ood_margin,
             "seeds": self.seeds,
             "fresh_seeds": self.fresh,
             "rows": [
@@ -502,9 +674,10 @@ class _Comparison:
                 "value": close(self.mean((best, merge), self.rule.metric), self.rule.metric),
             },
             "answer": self.answer(best),
+            "curves": self.curve_tests(),
             "tests": self.tests(),
             "budgets": self.budgets,
-            "curves": [
+            "mean_curves": [
                 {"label": setting.label, "points": self.points(setting, list(setting.runs))}
                 for setting, merge in self.tested.values()
                 if setting.trains and merge is None
@@ -539,7 +712,7 @@ class _Comparison:
             for name in self.measured.metrics(next(iter(setting.runs.values())), merge)
         }
         stands = self.selected.get(setting.algorithm) == (setting, merge)
-        chosen = stands or self.merge_of.get(setting.label) == (merge or "")
+        chosen = stands or merge in (self.merge_of.get(setting.label, ""), "wise_ft@0.5")
         return {
             "label": named((setting, merge)),
             "merge": merge,
@@ -549,31 +722,7 @@ class _Comparison:
             "value": close(self.mean((setting, merge), self.rule.metric), self.rule.metric),
             "selected": is_best,
             "chosen": chosen,
-            "ci95_images": self.over_images((setting, merge))
-            if self.rule.images and (merge is None or chosen)
-            else {},
-            "above_wise_ft_curve": self.distance((setting, merge))
-            if chosen and setting.label in self.on_show
-            else None,
         }
-
-    @functools.cached_property
-    def on_show(self) -> set[str]:
-        """Settings that stand for something."""
-        best, _ = self.winner
-        return {best.label, *(setting.label for setting, _ in self.tested.values())}
-
-    def distance(self, model: Model) -> dict[str, Any] | None:
-        """To the reference's curve, of models that are trained and not on it, on the same seeds."""
-        reference, merge = self.tested[self.rule.reference]
-        same = model[0].algorithm == reference.algorithm and model[0].weight == reference.weight
-        if not model[0].trains or same or (model[0].role == "confirmation") != bool(self.fresh):
-            return None
-        seeds = [seed for seed in model[0].runs if seed is not None]
-        found: dict[str, Any] | None = self.against_curve(model, (reference, merge), seeds)[
-            "above_wise_ft_curve"
-        ]
-        return found
 
     def points(self, setting: Setting, seeds: Sequence[int | None]) -> list[dict[str, Any]]:
         """The mean WiSE-FT curve."""
@@ -589,146 +738,324 @@ class _Comparison:
         run = self.measured.zero_shot if alpha == 0 else setting.runs[seed]
         merge = None if alpha in (0, 1) else f"wise_ft@{alpha:g}"
         metrics = self.measured.metrics(run, merge)
-        return metrics["id/test/top1"], metrics["ood/mean/top1"]
+        return metrics[ID], metrics[OOD]
 
-    def curve(self, setting: Setting, seeds: Sequence[int | None]) -> NDArray[np.float64]:
-        """[A, 2] ID and OOD accuracy over the alphas, a mean over seeds."""
-        alphas = sorted({0.0, *self.measured.alphas, 1.0})
-        return np.mean([[self.point(setting, s, a) for a in alphas] for s in seeds], axis=0)
+    def alphas(self) -> list[float]:
+        return sorted({0.0, *self.measured.alphas, 1.0})
+
+    def curve(self, setting: Setting, seed: int | None) -> Curve:
+        return [self.point(setting, seed, alpha) for alpha in self.alphas()]
+
+    def curve_tests(self) -> list[dict[str, Any]]:
+        """The WiSE-FT curve of each rival against that of the reference."""
+        reference, _ = self.tested[self.rule.reference]
+        if not reference.trains:
+            return []
+        tests = [self.curve_test(setting, reference) for setting, _ in self.rivals]
+        one_sided = [
+            {name: doubled(None if of is None else of.p_above(0.0)) for name, of in test.items()}
+            for test, _ in tests
+        ]
+        gains, losses = (adjusted([ps[name] for ps in one_sided]) for name in ("gain", "loss"))
+        return [
+            self.curve_verdict(setting, reference, of, described, ps, gain, loss)
+            for (setting, _), (of, described), ps, gain, loss in zip(
+                self.rivals, tests, one_sided, gains, losses, strict=True
+            )
+        ]
+
+    def curve_test(
+        self, candidate: Setting, reference: Setting
+    ) -> tuple[dict[str, Paired | None], dict[str, Any]]:
+        """Gain and loss by seed, with their errors; and what is not tested."""
+        seeds = [seed for seed in candidate.runs if seed in reference.runs]
+        both = [(self.curve(candidate, s), self.curve(reference, s)) for s in seeds]
+        ranges = [common_range(*pair) for pair in both]
+        gains = [above(ours, theirs, most_at) for ours, theirs in both]
+        losses = [above(theirs, ours, most_at) for ours, theirs in both]
+        chords = [above(ours, theirs, height_at) for ours, theirs in both]
+        errors, key = self.measured.curve_errors, (candidate.label, reference.label)
+        if key not in errors:
+            errors[key] = self.jackknife(candidate, reference, seeds)
+        is_whole = all(low <= high for low, high in ranges)
+        tests = {
+            name: Paired(values, self.measured.image_step(OOD), images) if values else None
+            for name, values, images in zip(
+                ("gain", "loss"), (whole(gains), whole(losses)), errors[key], strict=True
+            )
+        }
+        return tests, {
+            "seeds": seeds,
+            "common_range": close(np.mean(ranges, axis=0).tolist(), "") if is_whole else None,
+            "curve_to_curve": close(float(np.mean(whole(chords))), "") if whole(chords) else None,
+        }
+
+    def jackknife(
+        self, candidate: Setting, reference: Setting, seeds: Sequence[int | None]
+    ) -> list[ImageError | None]:
+        """By a jackknife that leaves out a group of units after another from all models.
+
+        Groups are as many as the smallest split has units, at most 100; units go to them in
+        turn, sorted by the splits that they are in, then by the checksums of their names.
+        """
+        models = [
+            self.measured.hits(self.measured.zero_shot, None)
+            if alpha == 0
+            else self.measured.hits(
+                setting.runs[seed], None if alpha == 1 else f"wise_ft@{alpha:g}"
+            )
+            for seed in seeds
+            for setting in (candidate, reference)
+            for alpha in self.alphas()
+        ]
+        first = models[0]
+        assert all(model[IMAGE].equals(first[IMAGE]) for model in models)
+        right = np.stack([model.right for model in models])
+        tested = first.loc[weights(first, ID).index.union(weights(first, OOD).index)]
+        count = min(100, int(tested.groupby(["task", "split"]).unit.nunique().min()))
+        splits = pd.crosstab(first.unit, [first.task, first.split]) > 0
+        order = sorted(
+            splits.index, key=lambda unit: (*splits.loc[unit], zlib.crc32(unit.encode()), unit)
+        )
+        group_of = {unit: place % count for place, unit in enumerate(order)}
+        group = first.unit.map(group_of)
+        shape = (len(seeds), 2, len(self.alphas()))
+        without = []
+        for left_out in range(count):
+            kept = first[group != left_out]
+            of_id, of_ood = (weights(kept, metric) for metric in (ID, OOD))
+            xs, ys = ((right[:, w.index] @ w.to_numpy()).reshape(shape) for w in (of_id, of_ood))
+            curves = [
+                [[*zip(*xy, strict=True)] for xy in zip(*of, strict=True)]
+                for of in zip(xs, ys, strict=True)
+            ]
+            without.append(
+                (
+                    [above(ours, theirs, most_at) for ours, theirs in curves],
+                    [above(theirs, ours, most_at) for ours, theirs in curves],
+                )
+            )
+        units, images = tested.unit.nunique(), len(tested)
+        errors: list[ImageError | None] = []
+        for side in zip(*without, strict=True):
+            means = [np.mean(of_seeds) for of_seeds in side if None not in of_seeds]
+            if len(means) < 2:
+                return [None, None]
+            variance = float((len(means) - 1) * np.var(means))
+            counts = {"freedom": len(means) - 1, "units": units, "images": images}
+            errors.append({"variance": variance, **counts})
+        return errors
+
+    def curve_verdict(
+        self,
+        candidate: Setting,
+        reference: Setting,
+        tests: Mapping[str, Paired | None],
+        described: Mapping[str, Any],
+        raw: Mapping[str, float | None],
+        better: float | None,
+        worse: float | None,
+    ) -> dict[str, Any]:
+        gain, loss = tests["gain"], tests["loss"]
+        required = self.fresh or self.seeds
+        outcome = "no_difference"
+        if not {*required} <= {*described["seeds"]}:
+            outcome = "incomplete"
+        elif gain is None:
+            outcome = "no_range"
+        elif len(described["seeds"]) < 5:
+            outcome = "too_few_seeds"
+        elif better is None:
+            outcome = "no_spread"
+        elif better < 0.05:
+            outcome = "better_curve"
+        elif worse is not None and worse < 0.05:
+            outcome = "worse_curve"
+        decided = (raw["loss"], worse) if outcome == "worse_curve" else (raw["gain"], better)
+        level = level_of(*decided, len(self.rivals))
+        of_loss = None if loss is None else loss.interval(level)
+        excluded = of_loss is not None and -of_loss[0] < self.rule.ood_margin
+        states = {
+            "better_curve": "BETTER CURVE",
+            "worse_curve": "WORSE CURVE",
+            "no_difference": "NO GAIN" if excluded else "UNDECIDED",
+        }
+        return {
+            "candidate": candidate.label,
+            "reference": reference.label,
+            **described,
+            "gain": gain and gain.document(level),
+            "loss": loss and loss.document(level),
+            "p_better_holm": better,
+            "p_worse_holm": worse,
+            "compared": len(self.rivals),
+            "seeds_required": required,
+            "settings_tried": self.tried(candidate, reference),
+            "state": states.get(outcome, "UNDECIDED"),
+            "outcome": outcome,
+            "power": gain and gain.power(level, self.rule.ood_margin),
+        }
+
+    @property
+    def rivals(self) -> list[Model]:
+        """What is compared with the reference."""
+        own = self.rule.reference
+        return [m for name, m in self.tested.items() if name != own and m[0].trains]
+
+    def tried(self, *sides: Setting) -> int:
+        """Among how many settings one side was chosen on the seeds that are judged."""
+        settings = {of["algorithm"]: of["settings"] for of in self.budgets}
+        return 1 if self.fresh else max(settings.get(side.algorithm, 1) for side in sides)
 
     def tests(self) -> list[dict[str, Any]]:
-        reference = self.tested[self.rule.reference]
-        rivals = [
-            model
-            for name, model in self.tested.items()
-            if name != self.rule.reference and model[0].trains
-        ]
+        return self.judged(self.rivals, self.tested[self.rule.reference])
+
+    def judged(self, rivals: Sequence[Model], reference: Model) -> list[dict[str, Any]]:
+        """Each rival against the reference, by Holm's rule over all of them."""
         pairs = [self.pair(model, reference) for model in rivals]
-        holm = {}
-        for name in ("p_different", "p_better"):
-            ps = [1.0 if pair[name] is None else pair[name] for pair in pairs]
-            holm[name] = holms(ps)
+        ps = [self.p_values(pair) for pair in pairs]
+        holm = {
+            name: adjusted([of[name] for of in ps]) for name in ("different", "better", "worse")
+        }
         return [
             self.verdict(
                 model,
                 reference,
                 pair,
-                **{
-                    name: None if pair[name] is None else float(of[place])
-                    for name, of in holm.items()
-                },
+                {name: (raw[name], of[place]) for name, of in holm.items()},
                 compared=len(pairs),
             )
-            for place, (model, pair) in enumerate(zip(rivals, pairs, strict=True))
+            for place, (model, pair, raw) in enumerate(zip(rivals, pairs, ps, strict=True))
         ]
 
-    def pair(self, candidate: Model, reference: Model) -> dict[str, Any]:
-        side = candidate if candidate[0].trains else reference
-        seeds = [seed for seed in side[0].runs if seed is not None]
-        tests = {
-            metric: self.paired_test(candidate, reference, metric, seeds, bound)
-            for metric, bound in (("ood/mean/top1", 0.0), ("id/test/top1", -self.rule.margin))
+    def pair(self, candidate: Model, reference: Model) -> dict[str, Paired]:
+        seeds = self.seeds_of(candidate, reference)
+        return {
+            metric: self.paired_test(candidate, reference, metric, seeds) for metric in (OOD, ID)
         }
-        above = [test.pop("p_above") for test in tests.values()]
+
+    def seeds_of(self, candidate: Model, reference: Model) -> list[int]:
+        side = candidate if candidate[0].trains else reference
+        return [seed for seed in side[0].runs if seed is not None]
+
+    def p_values(self, pair: Mapping[str, Paired]) -> dict[str, float | None]:
+        margin, ood, of_id = self.rule.margin, pair[OOD], pair[ID]
+        return {
+            "different": ood.p,
+            "better": doubled(ood.p_above(0.0), of_id.p_above(-margin)),
+            "worse": doubled(ood.p_below(0.0), of_id.p_below(margin)),
+        }
+
+    def document_of(
+        self, candidate: Model, reference: Model, pair: Mapping[str, Paired], level: float = 0.95
+    ) -> dict[str, Any]:
         return {
             "candidate": named(candidate),
             "reference": named(reference),
-            "seeds": seeds,
-            **tests,
-            "p_different": tests["ood/mean/top1"]["p"],
-            "p_better": None if None in above else min(1.0, 2 * max(above)),
+            "seeds": self.seeds_of(candidate, reference),
+            **{metric: test.document(level) for metric, test in pair.items()},
+            **{f"p_{name}": p for name, p in self.p_values(pair).items()},
         }
 
     def paired_test(
-        self,
-        candidate: Model,
-        reference: Model,
-        metric: str,
-        seeds: Sequence[int],
-        bound: float,
-    ) -> dict[str, Any]:
+        self, candidate: Model, reference: Model, metric: str, seeds: Sequence[int]
+    ) -> Paired:
+        """What does not spread over seeds is not tested, whatever its images say."""
         one, two = (
             np.array(self.measured.paired(*model, metric, seeds))
             for model in (candidate, reference)
         )
-        differences = (one - two).tolist()
-        spreads = bool(np.ptp(differences) > self.measured.image_step(metric) + 1e-12)
-        p = p_above = None
-        if spreads and len(seeds) > 2:
-            p = float(stats.ttest_rel(one, two).pvalue)
-            p_above = float(stats.ttest_1samp(one - two, bound, alternative="greater").pvalue)
-        of_values = estimate(differences)
-        return {
-            **of_values,
-            "ci95": of_values["ci95"] if spreads else None,
-            "spreads": spreads,
-            "p": p,
-            "p_above": p_above,
-        }
+        test = Paired((one - two).tolist(), self.measured.image_step(metric), None)
+        if not test.spreads:
+            return test
+        hits = [
+            tuple(
+                self.measured.hits(setting.runs[seed if setting.trains else None], merge)
+                for setting, merge in (candidate, reference)
+            )
+            for seed in seeds
+        ]
+        return replace(test, images=image_error(hits, metric))
 
     def verdict(
         self,
         candidate: Model,
         reference: Model,
-        pair: Mapping[str, Any],
+        pair: Mapping[str, Paired],
+        ps: Mapping[str, tuple[float | None, float | None]],
         *,
-        p_different: float | None,
-        p_better: float | None,
         compared: int,
     ) -> dict[str, Any]:
-        seeds = pair["seeds"]
-        images = self.over_images(candidate, minus=reference) if self.rule.images else {}
-        tried = {of["algorithm"]: of["settings"] for of in self.budgets}
-        sides = [model[0].algorithm for model in (candidate, reference)]
-        outcome = self.outcome(pair, p_different, p_better)
-        ends = pair["ood/mean/top1"]["ci95"]
-        excluded = ends is not None and ends[1].expected < self.rule.margin
+        seeds = self.seeds_of(candidate, reference)
+        levels = {name: level_of(*both, compared) for name, both in ps.items()}
+        holm = {name: adjusted for name, (_, adjusted) in ps.items()}
+        outcome = self.outcome(pair, seeds, holm, levels["different"])
+        level = levels.get(outcome, levels["different"])
+        ends = pair[OOD].interval(level)
+        excluded = ends is not None and ends[1] < self.rule.ood_margin
+        states = {
+            "better": "BETTER",
+            "more_robust": "MORE ROBUST",
+            "trade_off": "TRADE-OFF",
+            "less_robust": "LESS ROBUST",
+            "worse": "WORSE",
+            "tie": "NO GAIN",
+            "no_difference": "NO GAIN" if excluded else "UNDECIDED",
+        }
+        gains = self.measured.paired(*candidate, "gain/ood/top1", seeds)
+        if not candidate[0].trains:
+            gains = [*self.measured.values(*candidate, "gain/ood/top1").values()]
         return {
-            **pair,
-            "p_different_holm": p_different,
-            "p_better_holm": p_better,
+            **self.document_of(candidate, reference, pair, level),
+            **{f"p_{name}_holm": p for name, p in holm.items()},
             "compared": compared,
             "seeds_required": self.fresh or self.seeds,
-            "settings_tried": 1 if self.fresh else max(tried.get(name, 1) for name in sides),
+            "settings_tried": self.tried(candidate[0], reference[0]),
             "confirmed": bool(self.fresh),
             "outcome": outcome,
-            "state": {
-                "better": "BETTER",
-                "trade_off": "MORE ROBUST",
-                "worse": "LESS ROBUST",
-                "tie": "NO GAIN",
-                "no_difference": "NO GAIN" if excluded else "UNDECIDED",
-            }.get(outcome, "UNDECIDED"),
-            "gain/ood/top1": estimate(
-                self.measured.paired(*candidate, "gain/ood/top1", seeds), "gain/ood/top1"
-            ),
-            **self.against_curve(candidate, reference, seeds),
+            "state": states.get(outcome, "UNDECIDED"),
+            "id_state": self.id_state(pair, level),
+            "endpoint": OOD,
+            "power": pair[OOD].power(level, self.rule.ood_margin),
+            "gain/ood/top1": estimate(gains, "gain/ood/top1"),
             "merged": self.merged(candidate, reference),
-            "ood_ci95_images": images.get("ood/mean/top1"),
-            "ci95_images": images,
         }
 
     def outcome(
-        self, pair: Mapping[str, Any], different: float | None, better: float | None
+        self,
+        pair: Mapping[str, Paired],
+        seeds: Sequence[int],
+        holm: Mapping[str, float | None],
+        level: float,
     ) -> str:
-        ood = pair["ood/mean/top1"]
-        if not {*(self.fresh or self.seeds)} <= {*pair["seeds"]}:
+        if not {*(self.fresh or self.seeds)} <= {*seeds}:
             return "incomplete"
-        if len(pair["seeds"]) < 5:
+        if len(seeds) < 5:
             return "too_few_seeds"
-        if self.is_tie(pair):
+        if all(abs(value) < 1e-12 for test in pair.values() for value in test.differences):
             return "tie"
-        if different is None:
+        if holm["different"] is None:
             return "no_spread"
-        if better is not None and better < 0.05:
-            return "better"
-        if different < 0.05:
-            return "worse" if ood["mean"].expected < 0 else "trade_off"
-        return "no_difference"
+        for name in ("better", "worse"):
+            p = holm[name]
+            if p is not None and p < 0.05:
+                return name
+        if holm["different"] >= 0.05:
+            return "no_difference"
+        gains = pair[OOD].mean > 0
+        if self.id_state(pair, level) == ("lost" if gains else "gained"):
+            return "trade_off"
+        return "more_robust" if gains else "less_robust"
 
-    def is_tie(self, pair: Mapping[str, Any]) -> bool:
-        tests = (pair["ood/mean/top1"], pair["id/test/top1"])
-        return all(abs(value.expected) < 1e-12 for test in tests for value in test["values"])
+    def id_state(self, pair: Mapping[str, Paired], level: float) -> str:
+        ends = pair[ID].interval(level)
+        if ends is None:
+            return "not tested"
+        if ends[0] > 0:
+            return "gained"
+        if ends[1] < 0:
+            return "lost"
+        return "kept" if ends[0] > -self.rule.margin else "open"
 
     def merged(self, candidate: Model, reference: Model) -> dict[str, Any]:
         """Both through WiSE-FT at one alpha, that with the best mean of what was selected."""
@@ -737,7 +1064,8 @@ class _Comparison:
             return {}
         sides = [self.selected[setting.algorithm][0] for setting, _ in both]
         label = self.best_merge(sides)
-        return {"wise_ft": self.pair((candidate[0], label), (reference[0], label))}
+        models = ((candidate[0], label), (reference[0], label))
+        return {"wise_ft": self.document_of(*models, self.pair(*models))}
 
     def best_merge(self, settings: Sequence[Setting]) -> str:
         """The alpha with the best mean value; within a margin the smallest."""
@@ -751,14 +1079,13 @@ class _Comparison:
         return next(merge for merge, value in pool if value >= max(values) - margin)
 
     def answer(self, best: Setting) -> dict[str, Any]:
-        tests, reference = self.tests(), self.tested[self.rule.reference]
-        rivals = [model for name, model in self.tested.items() if name != self.rule.reference]
-        rivals = [model for model in rivals if model[0].trains]
-        candidate = self.tested[best.algorithm]
+        reference, candidate = self.tested[self.rule.reference], self.tested[best.algorithm]
         if best.algorithm == self.rule.reference:
             # Values were selected on the seeds of the choice, and so on fresh ones on those.
-            candidate = max(rivals, key=lambda it: self.rule.sign * self.mean(it, self.rule.metric))
-        (tried,) = [it["settings_tried"] for it in tests if it["candidate"] == named(candidate)]
+            candidate = max(
+                self.rivals, key=lambda it: self.rule.sign * self.mean(it, self.rule.metric)
+            )
+        tried = self.tried(candidate[0], reference[0])
         zero_shot = next(setting for setting in self.measured.settings if not setting.trains)
         return {
             "strongest": self.strongest(reference),
@@ -776,7 +1103,7 @@ class _Comparison:
         names = sorted({name for setting in arms for name in setting.params})
         if names == [KL]:
             return {"effects": [self.effect(best, merge)], "associations": []}
-        means = [self.mean((setting, merge), "ood/mean/top1") for setting in arms]
+        means = [self.mean((setting, merge), OOD) for setting in arms]
         return {
             "effects": [],
             "associations": [
@@ -791,26 +1118,9 @@ class _Comparison:
         }
 
     def alone(self, candidate: Model, reference: Model, tried: int = 1) -> dict[str, Any]:
-        """A pair that is judged by itself, with neither merges nor curve."""
-        pair = self.pair(candidate, reference)
-        own = self.verdict(
-            candidate,
-            reference,
-            pair,
-            p_different=pair["p_different"],
-            p_better=pair["p_better"],
-            compared=1,
-        )
-        nothing: dict[str, Any] = {
-            "above_wise_ft_curve": None,
-            "dominated_by": None,
-            "merged": {},
-            "ci95_images": {},
-            "ood_ci95_images": None,
-        }
-        values = [*self.measured.values(*candidate, "gain/ood/top1").values()]
-        gain = {"gain/ood/top1": estimate(values, "gain/ood/top1")}
-        return {**own, **nothing, **gain, "settings_tried": tried}
+        """A pair that is judged by itself, without merges."""
+        (own,) = self.judged([candidate], reference)
+        return {**own, "merged": {}, "settings_tried": tried}
 
     def strongest(self, reference: Model) -> dict[str, Any]:
         """The highest OOD mean of those that keep ID, and the next."""
@@ -820,13 +1130,13 @@ class _Comparison:
             if not setting.trains:
                 models.append((setting, None))
             elif (setting.role == "confirmation") == role_is_confirmation:
-                models += [(setting, None), (setting, self.merge_of[setting.label])]
-        least = self.mean(reference, "id/test/top1") - self.rule.margin
-        keep = [model for model in models if self.mean(model, "id/test/top1") >= least - 1e-12]
-        keep.sort(key=lambda model: -round(self.mean(model, "ood/mean/top1"), 12))
+                models += [(setting, merge) for merge in self.measured.models(setting)]
+        least = self.mean(reference, ID) - self.rule.margin
+        keep = [model for model in models if self.mean(model, ID) >= least - 1e-12]
+        keep.sort(key=lambda model: -round(self.mean(model, OOD), 12))
 
         def described(model: Model) -> dict[str, Any]:
-            metrics = {"endpoint": "ood/mean/top1", "id": "id/test/top1"}
+            metrics = {"endpoint": OOD, "id": ID}
             values = {key: self.measured.values(*model, of) for key, of in metrics.items()}
             return {"label": named(model)} | {
                 key: estimate([*of.values()]) for key, of in values.items()
@@ -846,18 +1156,17 @@ class _Comparison:
         arms = [setting for setting in self.measured.settings if setting.role == "trial"]
         arms.sort(key=lambda setting: setting.weight or 0.0)
         models: list[Model] = [(setting, merge) for setting in arms]
-        heights = [self.mean(model, "ood/mean/top1") for model in models]
-        end = max((models[0], models[-1]), key=lambda model: self.mean(model, "ood/mean/top1"))
+        heights = [self.mean(model, OOD) for model in models]
+        end = max((models[0], models[-1]), key=lambda model: self.mean(model, OOD))
         top = int(np.argmax(heights))
         peak = models[top] if 0 < top < len(models) - 1 else None
         pairs = len(models) * (len(models) - 1) / 2
         difference, of_id = (
-            self.difference(models[-1], models[0], metric, 0.95)
-            for metric in ("ood/mean/top1", "id/test/top1")
+            self.difference(models[-1], models[0], metric, 0.95) for metric in (OOD, ID)
         )
 
         def level(model: Model) -> dict[str, Any]:
-            means = {"endpoint": "ood/mean/top1", "id": "id/test/top1"}
+            means = {"endpoint": OOD, "id": ID}
             return {"value": model[0].weight} | {k: self.mean(model, m) for k, m in means.items()}
 
         return {
@@ -869,86 +1178,12 @@ class _Comparison:
             "difference": difference,
             "id_difference": of_id,
             "peak": peak and level(peak),
-            "above_ends": peak and self.difference(peak, end, "ood/mean/top1", 1 - 0.05 / pairs),
+            "above_ends": peak and self.difference(peak, end, OOD, 1 - 0.05 / pairs),
             "selected": best.weight,
         }
 
-    def difference(
-        self, one: Model, other: Model, metric: str, confidence: float
-    ) -> dict[str, Any]:
-        tested = self.paired_test(one, other, metric, self.seeds, 0.0)
-        values = tested["values"]
-        exact = [value.expected for value in values]
-        return {
-            "mean": tested["mean"],
-            "level": confidence,
-            "interval": interval(exact, confidence) if tested["spreads"] else None,
-            "values": values,
-            "spreads": tested["spreads"],
-        }
-
-    def against_curve(
-        self, candidate: Model, against: Model, seeds: Sequence[int]
-    ) -> dict[str, Any]:
-        reference, merge = against
-        if not reference.trains or merge is not None:
-            return {"above_wise_ft_curve": None, "dominated_by": None}
-        xs, ys = (
-            self.measured.paired(*candidate, metric, seeds)
-            for metric in ("id/test/top1", "ood/mean/top1")
-        )
-        bounds = [
-            bound(self.curve(reference, [seed]), x) for seed, x in zip(seeds, xs, strict=True)
-        ]
-        above = [None if most is None else y - most for y, most in zip(ys, bounds, strict=True)]
-        mean, x, y = self.curve(reference, seeds), float(np.mean(xs)), float(np.mean(ys))
-        as_good = [
-            (float(id_test), float(ood), alpha)
-            for (id_test, ood), alpha in zip(
-                mean, sorted({0.0, *self.measured.alphas, 1.0}), strict=True
-            )
-            if min(id_test - x, ood - y) >= -1e-12 and max(id_test - x, ood - y) > 1e-12
-        ]
-        point = max(as_good, key=lambda point: point[1], default=None)
-        return {
-            "above_wise_ft_curve": estimate(above),
-            "dominated_by": point
-            and {"id": close(point[0], ""), "ood": close(point[1], ""), "alpha": point[2]},
-        }
-
-    def over_images(self, model: Model, *, minus: Model | None = None) -> dict[str, Any]:
-        """Scipy's bootstrap of the share of the runs that have an image right."""
-        shares = self.shares(model)
-        if minus is not None:
-            other = self.shares(minus)
-            shares = {split: share - other[split] for split, share in shares.items()}
-        found = {f"{split}/top1": self.bootstrap([share]) for split, share in shares.items()}
-        shifts = [share for split, share in shares.items() if split.startswith("ood/")]
-        return {**found, "ood/mean/top1": self.bootstrap(shifts)}
-
-    def shares(self, model: Model) -> dict[str, NDArray[np.float64]]:
-        setting, merge = model
-        right = []
-        for (folder,) in setting.runs.values():
-            rows = predictions(folder, merge).set_index(["split", "id"])
-            right.append(rows.label == rows.prediction)
-        mean = pd.concat(right, axis=1).mean(axis=1)
-        return {str(name): of.to_numpy(float) for name, of in mean.groupby("split", observed=True)}
-
-    def bootstrap(self, samples: Sequence[NDArray[np.float64]]) -> list[Any]:
-        def mean_of_means(*drawn: NDArray[np.float64], axis: int) -> Any:
-            return np.mean([of.mean(axis=axis) for of in drawn], axis=0)
-
-        if all(np.ptp(sample) == 0 for sample in samples):
-            middle = float(np.mean([sample.mean() for sample in samples]))
-            return [pytest.approx(middle, abs=1e-12)] * 2
-        ends = stats.bootstrap(
-            samples, mean_of_means, n_resamples=4_000, method="percentile", rng=1
-        ).confidence_interval
-        # Two samples of resamples: of 0.07 standard deviations an end is off, by the larger one.
-        width = float(ends.high - ends.low)
-        step = max(1 / len(sample) for sample in samples) / len(samples)
-        return [pytest.approx(float(end), abs=0.08 * width + step) for end in ends]
+    def difference(self, one: Model, other: Model, metric: str, level: float) -> dict[str, Any]:
+        return self.paired_test(one, other, metric, self.seeds).document(level)
 
 
 @dataclass(frozen=True)
@@ -961,8 +1196,7 @@ class _OfTasks(_Comparison):
     def made(cls, tasks: Mapping[str, Measured], rule: Rule) -> _OfTasks:
         each = list(tasks.values())
         parts = {task: _Comparison(of, rule) for task, of in tasks.items()}
-        # Intervals over images are of each task.
-        return cls(Means(each[0].alphas, each, rule), replace(rule, images=False), parts)
+        return cls(Means(each[0].alphas, each, rule), rule, parts)
 
     def document(self) -> dict[str, Any]:
         """Nothing is selected as a whole."""
@@ -978,7 +1212,7 @@ class _OfTasks(_Comparison):
             "rows": [{**row, "selected": False} for row in of_means["rows"]],
             "selected": None,
             "tasks": {
-                "metrics": dict.fromkeys(self.parts, "ood/mean/top1"),
+                "metrics": dict.fromkeys(self.parts, OOD),
                 "settings": {task: named(part.winner) for task, part in self.parts.items()},
                 "rows": [self.line(model) for model in models if named(model) in in_table],
                 "comparisons": {task: part.document() for task, part in self.parts.items()},
@@ -1000,7 +1234,7 @@ class _OfTasks(_Comparison):
         cells = {
             task: cell(
                 {
-                    seed: part.measured.metrics((run[place],), merge)["ood/mean/top1"]
+                    seed: part.measured.metrics((run[place],), merge)[OOD]
                     for seed, run in setting.runs.items()
                 }
             )
@@ -1009,7 +1243,7 @@ class _OfTasks(_Comparison):
         return {
             "label": named(model),
             "cells": cells,
-            "average": cell(self.measured.values(setting, merge, "ood/mean/top1")),
+            "average": cell(self.measured.values(setting, merge, OOD)),
         }
 
     @property
@@ -1029,23 +1263,3 @@ class _OfTasks(_Comparison):
     def of_fields(self) -> dict[str, Any]:
         """Each task has its own."""
         return {"effects": [], "associations": []}
-
-
-def bound(curve: NDArray[np.float64], x: float) -> float | None:
-    """The most that a curve bent upwards may have at an ID accuracy, from its measured points."""
-    runs, rises = np.diff(curve, axis=0).T
-    found: list[tuple[float, float | None]] = []
-    for place, (one, two) in enumerate(itertools.pairwise(curve)):
-        if on := [point[1] for point in (one, two) if abs(point[0] - x) < 1e-12]:
-            found.append((max(on), max(on)))
-        elif min(one[0], two[0]) < x < max(one[0], two[0]):
-            beside = [k for k in (place - 1, place + 1) if 0 <= k < len(runs)]
-            onwards = [k for k in beside if runs[k] * runs[place] > 0]
-            chord, *beyond = (
-                float(curve[k, 1] + rises[k] / runs[k] * (x - curve[k, 0]))
-                for k in (place, *onwards)
-            )
-            found.append((chord, max(chord, min(beyond)) if beyond else None))
-    if not found or max(found, key=lambda piece: piece[0])[1] is None:
-        return None
-    return float(max(chord if most is None else most for chord, most in found))

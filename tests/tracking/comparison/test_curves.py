@@ -1,0 +1,438 @@
+"""A method with WiSE-FT against the reference with WiSE-FT, as whole curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.curves import CurveVerdict
+from carft_sweep.tracking.comparison.hits import Hits
+from carft_sweep.tracking.comparison.metrics import ID, OOD
+from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint
+from carft_sweep.tracking.comparison.statistics import holm
+from tests.scalar_curves import Curve, above, height_at, most_at
+from tests.tracking.drawn_images import Images, drawings, groups_of, hits_of, value
+from tests.tracking.made_up import KL, arm, metrics, run, zero_shot
+
+ALPHAS = (0.25, 0.5, 0.75, 1)
+Seeds = Sequence[float]
+LUCK = (0.0, 0.0021, -0.0013, 0.0008, -0.0011)
+"""What each of five seeds adds to OOD."""
+LINE = ((0.58, 0.40), (0.60, 0.42), (0.62, 0.44), (0.64, 0.46))
+"""Straight, so that its bound is its chord; without a zero-shot model it begins at alpha 0.25."""
+
+
+def tuned(algorithm: str, curves: Sequence[Curve], **changes: Any) -> list[RunRecord]:
+    """A run for each seed with the models of its curve."""
+    runs = []
+    for seed, curve in enumerate(curves):
+        *merged, (x, y) = curve
+        merges = {
+            f"wise_ft@{alpha:g}": metrics(*point)
+            for alpha, point in zip(ALPHAS, merged, strict=False)
+        }
+        runs.append(run(algorithm, seed, metrics(x, y), merges=merges, **changes))
+    return runs
+
+
+def car_ft(curves: Sequence[Curve], **changes: Any) -> list[RunRecord]:
+    return tuned("car_ft", curves, trial=0, params={KL: 1.0}, **changes)
+
+
+def moved(curve: Curve, *, ood: float = 0.0, at: float = 0.0) -> Curve:
+    return tuple((x + at, y + ood) for x, y in curve)
+
+
+def raised(curve: Curve, by: float, luck: Seeds = LUCK) -> list[Curve]:
+    """The curve of each seed."""
+    return [moved(curve, ood=by + own) for own in luck]
+
+
+def same(curve: Curve, seeds: int = 5) -> list[Curve]:
+    return [curve] * seeds
+
+
+def judged(*groups: Sequence[RunRecord], **changes: Any) -> CurveVerdict:
+    (verdict,) = compared(*groups, **changes).curve_verdicts
+    return verdict
+
+
+def compared(
+    *groups: Sequence[RunRecord], spec: ComparisonSpec | None = None, **changes: Any
+) -> Comparison:
+    return compare([it for of in groups for it in of], spec or ComparisonSpec(), **changes)
+
+
+def test_a_curve_one_point_above_a_straight_one_gains_one_point() -> None:
+    verdict = judged(car_ft(raised(LINE, 0.01)), tuned("fine_tune", same(LINE)))
+    pair, gains = verdict.pair, 0.01 + np.array(LUCK)
+    assert pair.gain is not None
+    assert pair.loss is not None
+    assert pair.gain.differences == pytest.approx(gains)
+    assert pair.loss.differences == pytest.approx(-gains)
+    assert pair.chords == pytest.approx(gains.mean())
+    assert pair.common_range == pytest.approx((0.58, 0.64))
+    student = stats.ttest_1samp(gains, 0)
+    assert verdict.p_better == pytest.approx(student.pvalue)
+    assert verdict.interval == pytest.approx(tuple(student.confidence_interval(0.95)))
+    assert (verdict.outcome, verdict.state) == ("better_curve", "BETTER CURVE")
+    assert verdict.p_worse == 1
+
+
+def test_of_bent_curves_the_chords_gain_what_they_are_higher_and_the_bound_less() -> None:
+    arch = ((0.58, 0.40), (0.60, 0.43), (0.62, 0.45), (0.64, 0.455))
+    pair = judged(car_ft(raised(arch, 0.01)), tuned("fine_tune", same(arch))).pair
+    assert pair.chords == pytest.approx(0.01 + np.mean(LUCK))
+    assert pair.gain is not None
+    of_itself = above(arch, arch, most_at)
+    assert of_itself is not None
+    assert of_itself < 0
+    assert pair.gain.mean == pytest.approx(0.01 + np.mean(LUCK) + of_itself)
+
+
+def test_equal_curves_neither_gain_nor_lose() -> None:
+    arch = ((0.58, 0.40), (0.60, 0.43), (0.62, 0.45), (0.64, 0.455))
+    verdict = judged(car_ft(raised(arch, 0)), tuned("fine_tune", raised(arch, 0)))
+    pair = verdict.pair
+    assert pair.gain is not None
+    assert pair.loss is not None
+    assert max(*pair.gain.differences, *pair.loss.differences) < 0
+    assert pair.chords == 0
+    assert (verdict.outcome, verdict.state) == ("no_spread", "UNDECIDED")
+
+
+def test_a_curve_below_is_worse_and_the_interval_is_at_the_level_of_the_loss() -> None:
+    first, second = compared(
+        car_ft(raised(LINE, -0.01)),
+        tuned("flyp", raised(LINE, 0.0002, LUCK[::-1])),
+        tuned("fine_tune", same(LINE)),
+    ).curve_verdicts
+    assert (first.outcome, first.state) == ("worse_curve", "WORSE CURVE")
+    assert first.interval is not None
+    assert first.interval.high < 0
+    # Holm's rule has multiplied its p by 2, that of the other by 1.
+    assert (first.level, second.level) == pytest.approx((0.975, 0.975))
+    assert second.outcome == "no_difference"
+
+
+@pytest.mark.parametrize(("spread", "state"), [(0.2, "NO GAIN"), (10, "UNDECIDED")])
+def test_no_gain_is_said_where_the_loss_excludes_one_of_the_margin(
+    spread: float, state: str
+) -> None:
+    luck = [spread * own for own in LUCK]
+    verdict = judged(car_ft(raised(LINE, 0.0, luck)), tuned("fine_tune", same(LINE)))
+    assert (verdict.outcome, verdict.state) == ("no_difference", state)
+    assert verdict.pair.loss is not None
+    assert verdict.most == pytest.approx(-verdict.pair.loss.interval(verdict.level)[0])  # type: ignore[index]
+    wide = ComparisonSpec(endpoint=Endpoint(ood_margin=0.1))
+    groups = car_ft(raised(LINE, 0.0, luck)), tuned("fine_tune", same(LINE))
+    assert judged(*groups, spec=wide).state == "NO GAIN"
+
+
+def test_a_loss_that_only_the_bound_hides_is_no_gain_excluded() -> None:
+    """The bound lies above the curve, so a gain below 0 says nothing of what may be gained."""
+    arch = ((0.58, 0.40), (0.60, 0.46), (0.62, 0.48), (0.64, 0.485))
+    verdict = judged(car_ft(raised(arch, 0.0)), tuned("fine_tune", same(arch)))
+    assert verdict.interval is not None
+    assert verdict.interval.high < 0.005
+    assert verdict.state == "UNDECIDED"
+
+
+@pytest.mark.parametrize("at", [0.1, 0.06])
+def test_curves_that_share_no_id_accuracy_are_not_compared(at: float) -> None:
+    far = [moved(LINE, at=at, ood=own) for own in LUCK]
+    verdict = judged(car_ft(far), tuned("fine_tune", same(LINE)))
+    assert (verdict.outcome, verdict.state) == ("no_range", "UNDECIDED")
+    assert (verdict.pair.gain, verdict.pair.loss, verdict.pair.chords) == (None, None, None)
+    assert (verdict.pair.common_range is None) == (at > 0.06)
+
+
+def test_one_seed_without_a_common_range_leaves_nothing_to_test() -> None:
+    one = [*raised(LINE, 0.01)[:4], moved(LINE, at=0.1)]
+    assert judged(car_ft(one), tuned("fine_tune", same(LINE))).outcome == "no_range"
+
+
+def test_a_reference_that_nothing_bounds_is_not_compared() -> None:
+    ends = [(LINE[0], LINE[-1])] * 5  # of one piece
+    groups = car_ft(raised(LINE, 0.01)), tuned("fine_tune", ends)
+    verdict = judged(*groups)
+    assert verdict.outcome == "no_range"
+    assert verdict.pair.chords == pytest.approx(0.01 + np.mean(LUCK))
+
+
+def test_a_method_without_merges_is_compared_as_the_point_that_it_is() -> None:
+    points = arm("car_ft", [0.61] * 5, [0.43 + 0.01 + own for own in LUCK], trial=0)
+    verdict = judged(points, tuned("fine_tune", same(LINE)))
+    assert verdict.pair.is_point
+    assert verdict.pair.gain is not None
+    assert verdict.pair.gain.differences == pytest.approx(0.01 + np.array(LUCK))
+    assert verdict.pair.common_range == pytest.approx((0.61, 0.61))
+    assert verdict.outcome == "better_curve"
+    outside = arm("car_ft", [0.7] * 5, [0.5] * 5, trial=0)
+    assert judged(outside, tuned("fine_tune", same(LINE))).outcome == "no_range"
+
+
+def test_a_missing_seed_on_either_side_is_incomplete() -> None:
+    whole, four = raised(LINE, 0.01), raised(LINE, 0.01)[:4]
+    failed = [run("car_ft", 4, trial=0, params={KL: 1.0})]
+    for groups in (
+        (car_ft(four), failed, tuned("fine_tune", same(LINE))),
+        (car_ft(whole), tuned("fine_tune", same(LINE, 4)), [run("fine_tune", 4)]),
+    ):
+        verdict = judged(*groups)
+        assert verdict.outcome == "incomplete"
+        assert verdict.pair.seeds == (0, 1, 2, 3)
+        assert verdict.seeds == (0, 1, 2, 3, 4)
+
+
+def test_a_seed_without_its_merges_has_no_curve() -> None:
+    bare = [*raised(LINE, 0.01)[:4], LINE[-1:]]
+    verdict = judged(car_ft(bare), tuned("fine_tune", same(LINE)))
+    assert (verdict.outcome, verdict.pair.seeds) == ("incomplete", (0, 1, 2, 3))
+    assert not verdict.pair.is_point
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_four_seeds_are_too_few_for_a_claim(count: int) -> None:
+    verdict = judged(car_ft(raised(LINE, 0.1)[:count]), tuned("fine_tune", same(LINE, count)))
+    assert (verdict.outcome, verdict.state) == ("too_few_seeds", "UNDECIDED")
+
+
+def test_gains_that_spread_by_no_more_than_one_image_are_not_tested() -> None:
+    facts = {"images": {"id/test": 100, "ood/outline": 100, "ood/pixel": 100}}
+    verdict = judged(
+        car_ft(raised(LINE, 0.01), facts=facts), tuned("fine_tune", same(LINE), facts=facts)
+    )
+    assert (verdict.outcome, verdict.p_better, verdict.interval) == ("no_spread", None, None)
+
+
+def test_several_methods_are_adjusted_by_holms_rule() -> None:
+    verdicts = compared(
+        car_ft(raised(LINE, 0.002)),
+        tuned("flyp", raised(LINE, 0.004, LUCK[::-1])),
+        tuned("coral", [moved(LINE, at=0.3)] * 5),
+        tuned("fine_tune", same(LINE)),
+    ).curve_verdicts
+    by_name = {verdict.pair.candidate.algorithm: verdict for verdict in verdicts}
+    raw = [
+        stats.ttest_1samp(by + np.array(luck), 0).pvalue
+        for by, luck in ((0.002, LUCK), (0.004, LUCK[::-1]))
+    ]
+    # What has no range in common counts.
+    expected = holm([*raw, 1.0])
+    assert by_name["car_ft"].p_better == pytest.approx(expected[0])
+    assert by_name["flyp"].p_better == pytest.approx(expected[1])
+    assert by_name["coral"].p_better is None
+    assert {verdict.compared for verdict in verdicts} == {3}
+    assert by_name["flyp"].level == pytest.approx(1 - 0.05 / 3)
+    assert by_name["car_ft"].level == pytest.approx(1 - 0.05 / 2)
+
+
+def test_exchanging_the_sides_exchanges_gain_and_loss() -> None:
+    rng = np.random.default_rng(0)
+    curves = [tuple(map(tuple, np.array(LINE) + rng.normal(0, 0.004, (4, 2)))) for _ in range(10)]
+    ours, theirs = curves[:5], curves[5:]
+    groups = [zero_shot()], car_ft(ours), tuned("fine_tune", theirs)
+    there = judged(*groups)
+    back = judged(*groups, spec=ComparisonSpec(reference="car_ft"))
+    assert there.pair.gain is not None
+    assert there.pair.loss is not None
+    assert back.pair.gain is not None
+    assert there.pair.gain.differences == back.pair.loss.differences  # type: ignore[union-attr]
+    assert there.pair.loss.differences == back.pair.gain.differences
+    assert there.pair.chords == pytest.approx(-back.pair.chords)  # type: ignore[operator]
+    assert there.pair.common_range == back.pair.common_range
+
+
+def test_curves_begin_at_the_zero_shot_model() -> None:
+    verdict = judged([zero_shot()], car_ft(raised(LINE, 0.01)), tuned("fine_tune", same(LINE)))
+    assert [len(curve.points) for curve in verdict.pair.curves[0]] == [5, 5]
+    assert verdict.pair.common_range == pytest.approx((0.55, 0.64))
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        pytest.param(
+            lambda: (car_ft(raised(LINE, 0.01)), arm("fine_tune", [0.6] * 5, [0.4] * 5)),
+            id="a reference without merges",
+        ),
+        pytest.param(lambda: (car_ft(raised(LINE, 0.01)),), id="no reference"),
+        pytest.param(lambda: (tuned("fine_tune", same(LINE)),), id="the reference alone"),
+    ],
+)
+def test_without_a_curve_of_the_reference_there_is_no_such_claim(
+    groups: Callable[[], Sequence[Sequence[RunRecord]]],
+) -> None:
+    assert compared(*groups()).curve_verdicts == ()
+
+
+def test_how_many_settings_were_tried_is_said_of_the_side_with_more() -> None:
+    verdict = judged(
+        car_ft(raised(LINE, 0.01)),
+        tuned("fine_tune", same(LINE)),
+        tried={"car_ft": 4, "fine_tune": 7},
+    )
+    assert verdict.tried == 7
+
+
+World = Mapping[tuple[str, int | None, str | None], Images]
+"""Which images each model of an algorithm and seed has right."""
+
+
+def made(seed: int, seeds: int = 5, count: int = 40) -> World:
+    """Models that are right on the easiest images, but for some of each model's own."""
+    first = drawings(seed, count)
+    rng = np.random.default_rng(seed)
+    of_unit = dict(zip(first.unit.unique(), rng.random(first.unit.nunique()), strict=True))
+    hardness = 0.8 * first.unit.map(of_unit).to_numpy() + 0.2 * rng.random(len(first))
+
+    def model(alpha: float, gain: float = 0.0) -> Images:
+        """ID rises with alpha; OOD rises and falls again."""
+        share = np.where(
+            first.split == "id/test",
+            0.35 + 0.4 * alpha + gain * alpha,
+            0.4 + 0.3 * alpha * (1.4 - alpha) + gain * alpha,
+        )
+        noise = rng.normal(0, 0.03, len(first))
+        return first.assign(right=(hardness + noise < share).astype(float))
+
+    world: dict[tuple[str, int | None, str | None], Images] = {("zero_shot", None, None): model(0)}
+    for name, gain in (("car_ft", 0.06), ("fine_tune", 0.0)):
+        for own in range(seeds):
+            for alpha in ALPHAS:
+                label = None if alpha == 1 else f"wise_ft@{alpha:g}"
+                world[name, own, label] = model(alpha, gain)
+    return world
+
+
+def runs_of(world: World) -> list[RunRecord]:
+    runs = []
+    for (name, seed, label), by in world.items():
+        if label is not None:
+            continue
+        merges = {
+            other: metrics(value(images, ID), value(images, OOD))
+            for (algorithm, its_seed, other), images in world.items()
+            if (algorithm, its_seed) == (name, seed) and other is not None
+        }
+        trial = 0 if name == "car_ft" else None
+        measured = metrics(value(by, ID), value(by, OOD))
+        runs.append(run(name, seed, measured, merges=merges, trial=trial))
+    return runs
+
+
+def reader(world: World) -> Callable[[RunRecord, str | None], Hits | None]:
+    def read(record: RunRecord, merge: str | None) -> Hits | None:
+        by = world.get((record.algorithm, record.seed, merge))
+        return None if by is None else hits_of(by)
+
+    return read
+
+
+def curve_of(world: World, name: str, seed: int) -> Curve:
+    labels = [None if alpha == 1 else f"wise_ft@{alpha:g}" for alpha in ALPHAS]
+    models = [world["zero_shot", None, None], *(world[name, seed, label] for label in labels)]
+    return [(value(by, ID), value(by, OOD)) for by in models]
+
+
+def direct(world: World, groups: int, ours: str, theirs: str) -> float:
+    """The jackknife's variance of the mean gain, without a group of units after another."""
+    group = groups_of(world["zero_shot", None, None], groups)
+    values = []
+    for left_out in range(groups):
+        rest = {key: by[by.unit.map(group) != left_out] for key, by in world.items()}
+        gains = [
+            above(curve_of(rest, ours, seed), curve_of(rest, theirs, seed), most_at)
+            for seed in range(5)
+        ]
+        if None not in gains:
+            values.append(np.mean([gain for gain in gains if gain is not None]))
+    return (len(values) - 1) * float(np.var(values))
+
+
+def test_gains_and_their_errors_over_images_are_those_of_a_direct_computation() -> None:
+    world = made(2, count=12)
+    verdict = judged(runs_of(world), hits=reader(world))
+    pair = verdict.pair
+    first = world["zero_shot", None, None]
+    shifts = first[first.split != "id/test"]
+    groups = int(shifts.groupby("split").unit.nunique().min())
+    for test, sides in ((pair.gain, ("car_ft", "fine_tune")), (pair.loss, ("fine_tune", "car_ft"))):
+        ours, theirs = ([curve_of(world, name, seed) for seed in range(5)] for name in sides)
+        gains = [above(one, two, most_at) for one, two in zip(ours, theirs, strict=True)]
+        assert test is not None
+        assert test.differences == pytest.approx(gains)
+        assert test.images is not None
+        assert test.images.variance == pytest.approx(direct(world, groups, *sides))
+        assert test.images.units == first.unit.nunique()
+        assert test.images.images == len(first)
+    chords = [
+        above(curve_of(world, "car_ft", seed), curve_of(world, "fine_tune", seed), height_at)
+        for seed in range(5)
+    ]
+    assert pair.chords == pytest.approx(np.mean([value for value in chords if value is not None]))
+
+
+def test_the_claim_is_tested_with_both_errors() -> None:
+    world = made(3)
+    alone = judged(runs_of(world)).pair.gain
+    both = judged(runs_of(world), hits=reader(world)).pair.gain
+    assert alone is not None
+    assert both is not None
+    assert both.images is not None
+    assert alone.images is None
+    assert both.error**2 == pytest.approx(alone.error**2 + both.images.variance)
+
+
+@pytest.mark.parametrize(
+    "lacking",
+    [("zero_shot", None, None), ("fine_tune", 2, "wise_ft@0.5"), ("car_ft", 0, None)],
+    ids=str,
+)
+def test_where_one_model_keeps_no_predictions_the_claim_is_of_these_images(
+    lacking: tuple[str, int | None, str | None],
+) -> None:
+    world = made(3)
+    some = {key: by for key, by in world.items() if key != lacking}
+    pair = judged(runs_of(world), hits=reader(some)).pair
+    assert pair.gain is not None
+    assert pair.gain.images is None
+
+
+def test_a_seed_more_with_the_same_models_leaves_the_error_over_images() -> None:
+    """More seeds do not show more images."""
+    world = made(4, seeds=1)
+    repeated = dict(world)
+    for name, seed, label in world:
+        if seed is not None:
+            repeated |= {(name, own, label): world[name, seed, label] for own in range(5)}
+    once, often = (judged(runs_of(of), hits=reader(of)).pair.gain for of in (world, repeated))
+    assert once is not None
+    assert often is not None
+    assert once.images is not None
+    assert often.images is not None
+    assert often.images == pytest.approx(once.images)
+
+
+@given(st.floats(-0.03, 0.03), st.floats(0.2, 3.0), st.permutations(range(5)))
+def test_the_claim_is_students_test_of_the_gains_in_whatever_order(
+    by: float, spread: float, order: list[int]
+) -> None:
+    luck = [spread * LUCK[place] for place in order]
+    verdict = judged(car_ft(raised(LINE, by, luck)), tuned("fine_tune", same(LINE)))
+    gains = by + np.array(luck)
+    one_sided = stats.ttest_1samp(gains, 0, alternative="greater").pvalue
+    assert verdict.p_better == pytest.approx(min(1, 2 * one_sided), rel=1e-6)
+    assert verdict.p_worse == pytest.approx(min(1, 2 * (1 - one_sided)), rel=1e-6, abs=1e-12)
+    assert (verdict.outcome == "better_curve") == (verdict.p_better < 0.05)
+    assert verdict.interval is not None
+    assert (verdict.interval.low > 0) == (verdict.outcome == "better_curve")
