@@ -216,7 +216,7 @@ def _influence(
     )
     means = difference.sum(axis=0) / sizes
     influence: NDArray[np.float64] = ((difference - means * images) / sizes) @ weights[used]
-    is_measured: NDArray[np.bool_] = (images > 0).any(axis=1)
+    is_measured: NDArray[np.bool_] = images.sum(axis=1) > 0
     return influence, is_measured
 
 
@@ -281,7 +281,7 @@ def _by_group(
     splits = table.shape[1]
     cells = group[:, None] * splits + np.arange(splits)
     sums = np.bincount(cells.ravel(), weights=table.ravel(), minlength=groups * splits)
-    return sums.reshape(groups, splits)
+    return np.asarray(sums, np.float64).reshape(groups, splits)
 
 
 def _groups(names: NDArray[np.str_], hits: Hits, groups: int) -> NDArray[np.intp]:
