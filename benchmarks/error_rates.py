@@ -1,12 +1,19 @@
-"""How often a comparison claims what is not so, in sweeps that were made up without any effect.
+"""How often a comparison claims what is not so, and how often it finds what is, by simulation.
 
-    python -m benchmarks.error_rates --draws 10000        prints the rates of docs/verdict.md
+    python -m benchmarks.error_rates --draws 10000 --jobs 2      prints the rates of docs/verdict.md
+    python -m benchmarks.error_rates --only 'curve*population*'  these rows alone
 
-Each draw goes the whole way from records of runs to the verdict, through `compare`: a setting is
-selected by `id/val`, tested, adjusted for the others, and confirmed on fresh seeds where a null
-asks for it. Accuracies are normal: a part that every run of a seed shares (its split), and the luck
-of each run, which moves its validation, its test and its shifts alike. That is the worst case for a
-choice: what is lucky on validation is lucky everywhere.
+Each draw goes the whole way from records of runs to the verdict, through `compare`, with the hits
+of every model on every image. An image is right where a normal number lies below a threshold. The
+number is a sum of the image's difficulty, what its algorithm makes of the image in every run, and
+what is left of the run. Its shares are those that were measured on the 26 runs of the shipped sweep
+`kl_weight`, as are the numbers of drawings and views. A merged model's number is interpolated
+between that of zero-shot and that of its run, so that neighbouring alphas have images in common.
+Thresholds are set so that the accuracies are the wanted ones in truth, of which there are two:
+
+* *these images*: over all seeds, on the images at hand;
+* *population*: over all seeds and all images. Two algorithms that are equal so are not on the
+  images at hand, because each has a share of its own in every image.
 """
 
 from __future__ import annotations
@@ -15,255 +22,562 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from functools import partial
-from typing import Literal, NamedTuple
+from itertools import product
+from typing import Literal
+from zlib import crc32
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
+from scipy.special import ndtr, ndtri
 
 from carft_sweep.sweeps.bench.measurement import describe_machine
 from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.hits import Hits
 from carft_sweep.tracking.comparison.runs import RunRecord
-from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint
+from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM, ComparisonSpec, Endpoint
+from carft_sweep.tracking.comparison.verdict import DIFFERENT
 
-SEEDS, FRESH = tuple(range(5)), tuple(range(5, 10))
+Numbers = NDArray[np.float64]
+Truth = Literal["these images", "population"]
+Claim = Literal["different", "better", "strongest", "better curve", "worse curve"]
+
+VIEWS = {
+    "id/val": 578,
+    "id/test": 628,
+    "ood/outline": 684,
+    "ood/flat-emoji": 638,
+    "ood/duotone": 230,
+    "ood/pixel": 228,
+    "ood/3d-emoji": 212,
+    "ood/black-emoji": 212,
+}
+"""Images of each split: two of each drawing, four of some."""
+SPLITS = tuple(VIEWS)
+ID_TEST, SHIFTS = SPLITS.index("id/test"), slice(2, None)
+DRAWINGS = {
+    "id/val": 289,
+    "ood/flat-emoji": 215,
+    "id/test ood/outline": 96,
+    "id/test ood/outline ood/duotone": 95,
+    "ood/outline ood/flat-emoji ood/3d-emoji ood/black-emoji": 9,
+    "ood/flat-emoji ood/3d-emoji ood/black-emoji": 73,
+    "ood/pixel": 70,
+    "ood/outline": 54,
+    "id/test": 37,
+    "id/test ood/outline ood/pixel": 30,
+    "id/test ood/outline ood/flat-emoji ood/3d-emoji ood/black-emoji": 22,
+    "id/test ood/outline ood/3d-emoji ood/black-emoji": 2,
+    "id/test ood/duotone": 14,
+    "id/test ood/pixel": 12,
+    "ood/outline ood/duotone": 6,
+    "ood/outline ood/pixel": 2,
+}
+"""Drawings by the splits that their images are in: 1,026."""
+
+OF_ALGORITHM, OF_RUN = 0.049, 0.050
+"""Shares of the variance of a tuned model's number: latent correlations are 0.950 between seeds of
+an algorithm and 0.901 between algorithms; the image's difficulty is the rest."""
+SHARED = 0.82
+"""Of a run's own share what algorithms of one seed have in common: their correlation is 0.942."""
+WITH_ZERO_SHOT = 0.83
+"""Correlation of a tuned model with zero-shot: 0.79 to 0.86."""
+OF_DRAWING, OF_DRAWING_BY_ALGORITHM = 0.6, 0.3
+"""Of the difficulty, and of the algorithm's share, what all images of a drawing have in common."""
 MARGIN = Endpoint().id_margin
 KL = "algorithm.kl_weight"
-LUCK = 0.01
-"""Standard deviation of a run's luck, and of what the runs of a seed share, in accuracy."""
-VALIDATION = 0.003
-"""Standard deviation of what validation images add to it."""
-GAIN = 0.05
-"""A gain that no test misses: five standard deviations of a run."""
-Draw = Callable[[np.random.Generator], Comparison]
+SEEDS, FRESH = tuple(range(5)), tuple(range(5, 10))
+LUCK = 0.006
+"""Standard deviation of a run's luck, in accuracy, where a choice is judged: what is lucky on
+validation is lucky everywhere, which is the worst case."""
+LARGE = 0.05
+"""A difference that no test misses."""
 
 
-class Truth(NamedTuple):
-    """By how much a method differs from fine-tuning in truth."""
+@dataclass(frozen=True)
+class Layout:
+    """The images of all splits, sorted by drawing and split."""
 
-    ood: float = 0.0
+    drawing: NDArray[np.intp]
+    """[N] of each image."""
+    split: NDArray[np.intp]
+    """[N] of each image."""
+    starts: NDArray[np.intp]
+    """Where the images of each drawing in each split begin."""
+    images: Numbers
+    """[U, S] how many they are."""
+    names: NDArray[np.str_]
+    """[U] of drawings."""
+
+    @classmethod
+    def of(cls) -> Layout:
+        """Lay out `DRAWINGS` and `VIEWS`."""
+        patterns = [names.split() for names, count in DRAWINGS.items() for _ in range(count)]
+        images = np.array([[2.0 * (name in own) for name in SPLITS] for own in patterns])
+        for column, views in enumerate(VIEWS.values()):
+            rows = np.flatnonzero(images[:, column])
+            images[rows[: (views - 2 * len(rows)) // 2], column] = 4
+        drawing, split = np.nonzero(images)
+        counts = images[drawing, split].astype(int)
+        names = np.array([f"{row:04d}" for row in range(len(images))], np.str_)
+        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        return cls(np.repeat(drawing, counts), np.repeat(split, counts), starts, images, names)
+
+    def right(self, hits: NDArray[np.bool_]) -> Numbers:
+        """Count the hits [M, N] of models by drawing and split: [M, U, S]."""
+        counts = np.add.reduceat(hits.view(np.uint8), self.starts, axis=-1)
+        right = np.zeros((len(hits), *self.images.shape))
+        right[:, self.drawing[self.starts], self.split[self.starts]] = counts
+        return right
+
+    def means(self, values: Numbers) -> Numbers:
+        """Average values [M, N] of images by split: [M, S]."""
+        totals = np.stack([np.bincount(self.split, row, len(SPLITS)) for row in values])
+        mean: Numbers = totals / np.array([*VIEWS.values()])
+        return mean
+
+
+LAYOUT = Layout.of()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The true WiSE-FT curve: accuracies at a place from 0, zero-shot, to 1, the tuned model."""
+
+    id: Callable[[Numbers], Numbers]
+    ood: Callable[[Numbers], Numbers]
+
+
+def _gains_id(place: Numbers) -> Numbers:
+    return 0.36 + 0.11 * (1.6 * place - 0.6 * place**2)
+
+
+SHAPES: Mapping[str, Shape] = {
+    # As measured of fine-tuning: 34.9, 36.3, 36.2, 35.9 and 34.4 % from alpha 0 to 1.
+    "concave": Shape(_gains_id, lambda t: 0.35 - 0.01 * t + 0.06 * t * (1 - t)),
+    "convex": Shape(_gains_id, lambda t: 0.36 - 0.01 * t - 0.06 * t * (1 - t)),
+    "very convex": Shape(_gains_id, lambda t: 0.36 - 0.01 * t - 0.24 * t * (1 - t)),
+    "S-shaped": Shape(
+        lambda t: 0.36 + 0.11 * t, lambda t: 0.35 + 0.01 * t - 0.015 * np.sin(2 * np.pi * t)
+    ),
+    "flat": Shape(_gains_id, lambda t: 0.35 + 0 * t),
+    "falling line": Shape(lambda t: 0.36 + 0.11 * t, lambda t: 0.38 - 0.06 * t),
+    "turning back in ID": Shape(
+        lambda t: 0.36 + 0.25 * (t - t**2 / 1.4), lambda t: 0.35 - 0.02 * t + 0.06 * t * (1 - t)
+    ),
+    "hardly any ID range": Shape(lambda t: 0.36 + 0.01 * t, lambda t: 0.35 - 0.02 * t),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """An algorithm at one setting, in truth."""
+
+    name: str
+    reach: float = 1.0
+    """The place on the curve of its tuned model."""
     id: float = 0.0
+    """What it has more in distribution, at every place."""
+    ood: Callable[[Numbers], Numbers] = np.zeros_like
+    """What it has more out of distribution, by the share of the ID range."""
+    weight: float | None = None
+
+    @property
+    def differs(self) -> bool:
+        """Whether it is not on the curve."""
+        return self.id != 0 or self.ood is not np.zeros_like
+
+    def more(self, accuracies: Numbers, start: float) -> Numbers:
+        """Add what it has more to accuracies [A, S] of a curve, which begins at this ID."""
+        ids = accuracies[:, ID_TEST]
+        moved = accuracies.copy()
+        moved[:, :2] += self.id
+        moved[:, SHIFTS] += self.ood((ids - start) / (ids[-1] - start))[:, None]
+        return moved
 
 
-EQUAL = Truth()
-LOSES_THE_MARGIN = Truth(ood=GAIN, id=-MARGIN)
-"""Gains out of distribution; in distribution it loses the margin and no less."""
-GAINS_NOTHING = Truth(id=GAIN)
-"""Keeps ID for certain."""
+def constant(gain: float) -> Callable[[Numbers], Numbers]:
+    """Gain the same everywhere."""
+    return lambda x: np.full_like(x, gain)
 
 
-class Seed(NamedTuple):
-    """What the runs of a seed share."""
-
-    number: int
-    ood: float
-    id: float
+def crossing(height: float) -> Callable[[Numbers], Numbers]:
+    """Gain first and lose later, nothing on average."""
+    return lambda x: height * np.sin(2 * np.pi * x)
 
 
-def seeds_of(rng: np.random.Generator, numbers: Sequence[int]) -> list[Seed]:
-    """Draw what the runs of each seed share."""
-    return [Seed(number, *(LUCK * rng.normal(size=2))) for number in numbers]
+@dataclass
+class World:
+    """One draw of images, and of what each method makes of them."""
+
+    rng: np.random.Generator
+    truth: Truth
+    shape: Shape = SHAPES["concave"]
+    alphas: int = 0
+    """Measured, the ends included; 0: the tuned models alone."""
+    shared: float = SHARED
+    luck: float = 0.0
+    kept: dict[tuple[str, str | None], Hits] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Draw the images."""
+        difficulty = self._clustered(OF_DRAWING)
+        own = WITH_ZERO_SHOT / np.sqrt(1 - OF_ALGORITHM - OF_RUN)
+        self._difficulty = difficulty * np.sqrt(1 - OF_ALGORITHM - OF_RUN)
+        self._zero_shot = own * difficulty + np.sqrt(1 - own**2) * self._clustered(OF_DRAWING)
+        self._algorithm = self._clustered(OF_DRAWING_BY_ALGORITHM)
+        self._images: dict[str, Numbers] = {}
+        self._cuts: dict[str, Numbers] = {}
+        self._runs: dict[int, Numbers] = {}
+        self._weights: dict[str, Numbers | None] = {}
+
+    def _clustered(self, of_drawing: float) -> Numbers:
+        drawings = self.rng.standard_normal(len(LAYOUT.names))[LAYOUT.drawing]
+        images = self.rng.standard_normal(len(LAYOUT.drawing))
+        both: Numbers = np.sqrt(of_drawing) * drawings + np.sqrt(1 - of_drawing) * images
+        return both
+
+    @property
+    def steps(self) -> Numbers:
+        """The alphas above 0 that are measured."""
+        return np.linspace(0, 1, self.alphas)[1:] if self.alphas else np.ones(1)
+
+    def _center(self, method: Method) -> Numbers:
+        """Return the mean number of each image [N] over the method's runs."""
+        if method.name not in self._images:
+            own = self._algorithm
+            if self.truth == "population":
+                own = self._clustered(OF_DRAWING_BY_ALGORITHM)
+            self._images[method.name] = self._difficulty + np.sqrt(OF_ALGORITHM) * own
+        return self._images[method.name]
+
+    def _thresholds(self, method: Method) -> Numbers:
+        """Return [A, S] the thresholds of a method's models, for the wanted accuracies."""
+        if method.name not in self._cuts:
+            place = method.reach * self.steps
+            spread = np.sqrt((1 - place) ** 2 + place**2 + 2 * place * (1 - place) * WITH_ZERO_SHOT)
+            wanted = np.repeat(self.shape.ood(place)[:, None], len(SPLITS), axis=1)
+            wanted[:, :2] = self.shape.id(place)[:, None]
+            if method.differs and self.truth == "population":
+                wanted = method.more(wanted, self.shape.id(np.zeros(1))[0])
+            cuts = spread[:, None] * ndtri(wanted)
+            if method.differs and self.truth == "these images":
+                cuts = self._on_these_images(method, place[:, None], cuts)
+            self._cuts[method.name] = cuts
+        return self._cuts[method.name]
+
+    def _on_these_images(self, method: Method, place: Numbers, cuts: Numbers) -> Numbers:
+        """Move the thresholds [A, S] of the curve so that a method differs from it as wanted."""
+        centers = self._zero_shot + place * (self._center(method) - self._zero_shot)
+        scale = np.sqrt(OF_RUN) * place
+
+        def accuracies(cuts: Numbers) -> Numbers:
+            return LAYOUT.means(ndtr((cuts[:, LAYOUT.split] - centers) / scale))
+
+        start = self.zero_shot().metrics["id/test/top1"]
+        wanted = method.more(accuracies(cuts), start)
+        for width in (0.3, 0.05, 0.05):  # Newton's method
+            slopes = (accuracies(cuts + width) - accuracies(cuts - width)) / (2 * width)
+            cuts = cuts + (wanted - accuracies(cuts)) / slopes
+        return cuts
+
+    def zero_shot(self) -> RunRecord:
+        """Measure the zero-shot model."""
+        ends = self.shape.id(np.zeros(1))[0], self.shape.ood(np.zeros(1))[0]
+        cuts = ndtri(np.array([ends[0]] * 2 + [ends[1]] * (len(SPLITS) - 2)))
+        return self._record("zero_shot", None, (self._zero_shot < cuts[LAYOUT.split])[None])
+
+    def run(self, method: Method, seed: int, *, confirms: bool = False) -> RunRecord:
+        """Train a method with a seed, and measure its models."""
+        if seed not in self._runs:
+            self._runs[seed] = self.rng.standard_normal(len(LAYOUT.drawing))
+        residual = np.sqrt(self.shared) * self._runs[seed]
+        if self.shared < 1:
+            own = self.rng.standard_normal(len(LAYOUT.drawing))
+            residual = residual + np.sqrt(1 - self.shared) * own
+        tuned = self._center(method) + np.sqrt(OF_RUN) * residual
+        if self.luck:
+            # One point of accuracy is 0.026 of the number.
+            tuned = tuned - self.luck * self.rng.standard_normal() / stats.norm.pdf(ndtri(0.4))
+        place = method.reach * self.steps[:, None]
+        numbers = self._zero_shot + place * (tuned - self._zero_shot)
+        hits = numbers < self._thresholds(method)[:, LAYOUT.split]
+        return self._record(method.name, seed, hits, method.weight, confirms=confirms)
+
+    def _record(
+        self,
+        name: str,
+        seed: int | None,
+        hits: NDArray[np.bool_],
+        weight: float | None = None,
+        *,
+        confirms: bool = False,
+    ) -> RunRecord:
+        digest = f"{name}-{seed}"
+        right = LAYOUT.right(hits)
+        means = right.sum(axis=1) / LAYOUT.images.sum(axis=0)
+        labels = [*(f"wise_ft@{alpha:g}" for alpha in self.steps[:-1]), None]
+        measured = {}
+        for label, counts, of_splits in zip(labels[-len(hits) :], right, means, strict=True):
+            # Nothing is tested by validation: its drawings would only take time.
+            used = Hits(_UNITS, SPLITS[1:], counts[_TESTED, 1:], _IMAGES, _weights=self._weights)
+            self.kept[digest, label] = used
+            measured[label] = {
+                "id/val/top1": float(of_splits[0]),
+                "id/test/top1": float(of_splits[ID_TEST]),
+                "ood/mean/top1": float(of_splits[SHIFTS].mean()),
+            }
+        is_trial = weight is not None and not confirms
+        return RunRecord(
+            algorithm=name if weight is None else "car_ft",
+            params={} if weight is None else {KL: weight},
+            seed=seed,
+            digest=digest,
+            state="done",
+            role="confirmation" if confirms else "trial" if is_trial else "baseline",
+            trial=int(weight or 0) if is_trial else None,
+            metrics=measured.pop(None),
+            merges={label: values for label, values in measured.items() if label is not None},
+            facts={"images": VIEWS},
+        )
+
+    def compare(
+        self, runs: Sequence[RunRecord], spec: ComparisonSpec | None = None, *, keeps: bool = True
+    ) -> Comparison:
+        """Compare runs, whose predictions are kept or not."""
+
+        def read(run: RunRecord, merge: str | None) -> Hits | None:
+            return self.kept[run.digest, merge] if keeps else None
+
+        return compare(runs, spec or ComparisonSpec(), hits=read)
 
 
-def record(
-    rng: np.random.Generator,
-    seed: Seed,
-    algorithm: str,
-    truth: Truth = EQUAL,
-    *,
-    weight: float | None = None,
-    confirms: bool = False,
-) -> RunRecord:
-    """Draw a finished run."""
-    luck = LUCK * rng.normal()
-    id_test = 0.6 + truth.id + seed.id + luck
-    trial = None if weight is None or confirms else int(weight) - 1
-    return RunRecord(
-        algorithm=algorithm,
-        params={} if weight is None else {KL: weight},
-        seed=seed.number,
-        digest=f"{algorithm}-{weight}-{seed.number}",
-        state="done",
-        role="confirmation" if confirms else "baseline" if trial is None else "trial",
-        trial=trial,
-        metrics={
-            "id/val/top1": id_test + VALIDATION * rng.normal(),
-            "id/test/top1": id_test,
-            "ood/mean/top1": 0.4 + truth.ood + seed.ood + luck,
-        },
-    )
+_TESTED = LAYOUT.images[:, 0] == 0
+_UNITS, _IMAGES = LAYOUT.names[_TESTED], LAYOUT.images[_TESTED, 1:]
+FINE_TUNE = Method("fine_tune")
 
 
-def rivals(rng: np.random.Generator, truth: Truth, count: int) -> Comparison:
+def rivals(world: World, rival: Method, count: int, *, keeps: bool = True) -> Comparison:
     """Compare fine-tuning with so many algorithms of one setting each, all alike in truth."""
-    seeds = seeds_of(rng, SEEDS)
-    runs = [record(rng, seed, "fine_tune") for seed in seeds]
-    for number in range(count):
-        runs += [record(rng, seed, f"rival_{number}", truth) for seed in seeds]
-    return compare(runs)
+    methods = [FINE_TUNE, *(replace(rival, name=f"rival_{n}") for n in range(count))]
+    return world.compare([world.run(it, s) for it in methods for s in SEEDS], keeps=keeps)
 
 
 def choice(
-    rng: np.random.Generator, truth: Truth, settings: int, *, confirmed: bool = False
+    world: World, rival: Method, settings: int, *, confirmed: bool = False, keeps: bool = True
 ) -> Comparison:
     """Compare fine-tuning with the best by `id/val` of so many settings, all alike in truth."""
-    seeds, weights = seeds_of(rng, SEEDS), [float(n) for n in range(1, settings + 1)]
-    runs = [record(rng, seed, "fine_tune") for seed in seeds]
-    for weight in weights:
-        runs += [record(rng, seed, "car_ft", truth, weight=weight) for seed in seeds]
-    comparison = compare(runs, ComparisonSpec(seeds=SEEDS, confirm_seeds=()))
+    trials = [replace(rival, name=f"car_ft_{n}", weight=float(n)) for n in range(settings)]
+    runs = [world.run(it, s) for it in (FINE_TUNE, *trials) for s in SEEDS]
+    spec = ComparisonSpec(seeds=SEEDS, confirm_seeds=())
+    comparison = world.compare(runs, spec, keeps=keeps)
     if not confirmed or comparison.selected is None:
         return comparison
-    weight = weights[comparison.selected.arm.trial or 0]
-    for seed in seeds_of(rng, FRESH):
-        runs.append(record(rng, seed, "fine_tune", confirms=True))
-        runs.append(record(rng, seed, "car_ft", truth, weight=weight, confirms=True))
-    return compare(runs, ComparisonSpec(seeds=SEEDS, confirm_seeds=FRESH))
+    chosen = trials[comparison.selected.arm.trial or 0]
+    runs += [world.run(it, s, confirms=True) for it in (FINE_TUNE, chosen) for s in FRESH]
+    spec = ComparisonSpec(seeds=SEEDS, confirm_seeds=FRESH)
+    return world.compare(runs, spec, keeps=keeps)
 
 
-MEASURED = (0.25, 0.5, 0.75)
-"""The alphas at which the curve is measured, besides its ends."""
-OWN_LUCK, OF_IMAGES = 0.003, 0.001
-"""Of a run near the curve, and of what each of its models adds. Runs of more luck leave the curve's
-ID range, and nothing is claimed of them."""
+def curves(
+    world: World,
+    rival: Method,
+    *,
+    arms: int = 1,
+    seeds: int = 5,
+    base: float = 1.0,
+    keeps: bool = True,
+) -> Comparison:
+    """Compare the curve of fine-tuning, which reaches `base`, with those of methods."""
+    methods = [replace(FINE_TUNE, reach=base)]
+    methods += [replace(rival, name=f"rival_{n}") for n in range(arms)]
+    runs = [world.run(it, seed) for it in methods for seed in range(seeds)]
+    return world.compare([world.zero_shot(), *runs], keeps=keeps)
 
 
-def on_the_curve(rng: np.random.Generator, alpha: float, more: float = 0.0) -> Comparison:
-    """Compare fine-tuning with a model on its WiSE-FT curve, or `more` above it.
-
-    The curve is bent upwards, and a run's luck moves its models in proportion to alpha.
-    """
-
-    def at(alpha: float, luck: float = 0.0) -> dict[str, float]:
-        id_test = 0.55 + 0.10 * (1.6 * alpha - 0.6 * alpha**2)
-        ood = 0.38 - 0.04 * alpha + 0.16 * alpha * (1 - alpha)
-        of_id, of_ood = alpha * luck + OF_IMAGES * rng.normal(size=2)
-        accuracies = (id_test + of_id, id_test + of_id, ood + of_ood)
-        return dict(zip(("id/val/top1", "id/test/top1", "ood/mean/top1"), accuracies, strict=True))
-
-    def run(
-        algorithm: str,
-        seed: int | None,
-        metrics: Mapping[str, float],
-        merges: Mapping[str, Mapping[str, float]] | None = None,
-    ) -> RunRecord:
-        return RunRecord(
-            algorithm=algorithm,
-            params={},
-            seed=seed,
-            digest=f"{algorithm}-{seed}",
-            state="done",
-            role="baseline",
-            metrics=metrics,
-            merges=merges or {},
-        )
-
-    runs = [run("zero_shot", None, at(0.0))]
-    for seed in SEEDS:
-        tuned, rival = OWN_LUCK * rng.normal(size=2)
-        merges = {f"wise_ft@{a:g}": at(a, tuned) for a in MEASURED}
-        runs.append(run("fine_tune", seed, at(1.0, tuned), merges))
-        metrics = at(alpha, rival)
-        metrics["ood/mean/top1"] += more
-        runs.append(run("car_ft", seed, metrics))
-    return compare(runs)
-
-
-Claim = Literal["different", "better", "more than WiSE-FT gives", "strongest told apart"]
-
-
-DIFFERENT = ("better", "trade_off", "worse")
+def point(world: World, rival: Method, *, keeps: bool = True) -> Comparison:
+    """Compare the curve of fine-tuning with a method whose tuned model alone is measured."""
+    runs = [world.zero_shot(), *(world.run(FINE_TUNE, seed) for seed in SEEDS)]
+    runs += [replace(world.run(rival, seed), merges={}) for seed in SEEDS]
+    return world.compare(runs, keeps=keeps)
 
 
 def claims(comparison: Comparison, claim: Claim) -> bool:
     """Whether it says so of any rival."""
-    if claim == "strongest told apart":
-        strongest = comparison.answer.strongest
-        against_next = None if strongest is None else strongest.verdict
-        return against_next is not None and against_next.outcome in DIFFERENT
-    if claim == "better":
-        return any(verdict.outcome == "better" for verdict in comparison.verdicts)
-    if claim == "different":
-        return any(verdict.outcome in DIFFERENT for verdict in comparison.verdicts)
-    return any(verdict.gains_over_curve for verdict in comparison.verdicts)
+    match claim:
+        case "strongest":
+            strongest = comparison.answer.strongest
+            against_next = None if strongest is None else strongest.verdict
+            return against_next is not None and against_next.outcome in DIFFERENT
+        case "better":
+            return any(verdict.outcome == "better" for verdict in comparison.verdicts)
+        case "different":
+            return any(verdict.outcome in DIFFERENT for verdict in comparison.verdicts)
+        case "better curve":
+            return any(it.outcome == "better_curve" for it in comparison.curve_verdicts)
+        case "worse curve":
+            return any(it.outcome == "worse_curve" for it in comparison.curve_verdicts)
 
 
 @dataclass(frozen=True)
-class Null:
-    """A world without the effect that is claimed."""
+class Row:
+    """A world, the truth that is meant, and the claims that are counted in it."""
 
-    name: str
-    draw: Draw
-    claim: Claim
-    nominal: float | None
-    """The rate that the rules promise; None where they promise none, and say so."""
+    world: str
+    truth: Truth
+    keeps: bool
+    """Whether predictions are kept, so that test images are allowed for."""
+    compare: Callable[..., Comparison]
+    """Of a `World`."""
+    claims: Mapping[Claim, float | None]
+    """With the nominal rate; None: a power, or a rate that nothing is promised of."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """Of the `World`."""
 
-    def count(self, draws: int, seed: int) -> int:
-        """Count the false claims."""
-        rng = np.random.default_rng(seed)
-        return sum(claims(self.draw(rng), self.claim) for _ in range(draws))
+    @property
+    def name(self) -> str:
+        """What `--only` looks at."""
+        return f"{self.world}; {self.truth}; {'seeds and images' if self.keeps else 'seeds'}"
+
+    def count(self, draws: int) -> dict[Claim, int]:
+        """Count the claims; the numbers that are drawn follow from the row's name."""
+        rng = np.random.default_rng(crc32(self.name.encode()))
+        counts = dict.fromkeys(self.claims, 0)
+        for _ in range(draws):
+            world = World(rng, self.truth, **self.settings)  # type: ignore[arg-type]
+            comparison = self.compare(world, keeps=self.keeps)
+            for claim in counts:
+                counts[claim] += claims(comparison, claim)
+        return counts
 
 
-def nulls() -> Iterator[Null]:
-    """List the rows of the table."""
+EITHER: Mapping[Claim, float | None] = {"better curve": 0.025, "worse curve": 0.025}
+FOUND: Mapping[Claim, float | None] = {"better curve": None}
+
+
+def rows() -> Iterator[Row]:
+    """List the rows of the table: without kept predictions only these images are promised."""
+    conditions: Sequence[tuple[Truth, bool]] = (("these images", False), ("population", True))
+    for truth, keeps in conditions:
+        yield from _unmerged_rows(truth, keeps)
+        yield from _curve_rows(truth, keeps)
+    # What allows for other images too errs less often on these.
+    for row in (*_unmerged_rows("these images", True), *_curve_rows("these images", True)):
+        if row.world in _IN_BOTH:
+            yield row
+
+
+_IN_BOTH = {
+    "1 rival, equal",
+    "curve: the same, concave, 100 % against 100 %, 9 alphas",
+    "power: +0.5 points, 9 alphas",
+    "power: +1 points, 9 alphas",
+}
+
+
+def _unmerged_rows(truth: Truth, keeps: bool) -> Iterator[Row]:
+    equal = Method("rival")
+    loses_the_margin = Method("rival", id=-MARGIN, ood=constant(LARGE))
+    gains_nothing = Method("rival", id=LARGE)
+    worlds = {
+        "OOD gains, ID loses exactly the margin": loses_the_margin,
+        "ID gains, OOD does not": gains_nothing,
+    }
     for count in (1, 3, 6, 20):
         head = f"{count} rival{'s' * (count > 1)}"
-        yield Null(f"{head}, equal", partial(rivals, truth=EQUAL, count=count), "different", 0.05)
-        yield Null(
-            f"{head}: OOD gains, ID loses exactly the margin",
-            partial(rivals, truth=LOSES_THE_MARGIN, count=count),
-            "better",
-            0.025,
-        )
-        yield Null(
-            f"{head}: ID kept, no gain in OOD",
-            partial(rivals, truth=GAINS_NOTHING, count=count),
-            "better",
-            0.025,
-        )
-    for alpha in (0.375, 0.5, 0.625, 0.75):
-        draw = partial(on_the_curve, alpha=alpha)
-        name = f"on the WiSE-FT curve, at alpha {alpha:g}"
-        yield Null(name, draw, "more than WiSE-FT gives", 0.025)
-    worlds = {
-        "OOD gains, ID loses exactly the margin": LOSES_THE_MARGIN,
-        "ID kept, no gain in OOD": GAINS_NOTHING,
-    }
-    for settings in (4, 8, 20):
-        for name, truth in worlds.items():
-            for confirmed in (False, True):
-                yield Null(
-                    f"best of {settings} settings, {name}; "
-                    + ("confirmed on fresh seeds" if confirmed else "judged on the same seeds"),
-                    partial(choice, truth=truth, settings=settings, confirmed=confirmed),
-                    "better",
-                    0.025 if confirmed else None,
-                )
+        draw = partial(rivals, rival=equal, count=count)
+        yield Row(f"{head}, equal", truth, keeps, draw, {"different": 0.05, "better": 0.025})
+        for name, rival in worlds.items():
+            draw = partial(rivals, rival=rival, count=count)
+            yield Row(f"{head}, {name}", truth, keeps, draw, {"better": 0.025})
     for models in (2, 5, 20):
-        draw = partial(rivals, truth=EQUAL, count=models - 1)
-        yield Null(f"the highest of {models} equal models", draw, "strongest told apart", 0.05)
+        draw = partial(rivals, rival=equal, count=models - 1)
+        name = f"the highest of {models} equal models"
+        yield Row(name, truth, keeps, draw, {"strongest": 0.05})
+    for settings, (name, rival), confirmed in product((4, 20), worlds.items(), (False, True)):
+        draw = partial(choice, rival=rival, settings=settings, confirmed=confirmed)
+        nominal = 0.025 if confirmed else None
+        seeds = "fresh" if confirmed else "the same"
+        world = f"best of {settings} settings judged on {seeds} seeds, {name}"
+        yield Row(world, truth, keeps, draw, {"better": nominal}, {"luck": LUCK})
+
+
+def _curve_rows(truth: Truth, keeps: bool) -> Iterator[Row]:
+    same = Method("rival")
+
+    def row(
+        name: str,
+        draw: Callable[..., Comparison],
+        alphas: int,
+        claims: Mapping[Claim, float | None] = EITHER,
+        **settings: object,
+    ) -> Row:
+        world = f"{name}, {alphas} alphas"
+        return Row(world, truth, keeps, draw, claims, {"alphas": alphas, **settings})
+
+    for shape in SHAPES:
+        # Seeds alone take a quarter of the time; what images add depends little on the shape.
+        every = shape == "concave" or not keeps
+        reaches = [(1.0, 1.0), (0.6, 1.0), *([(1.0, 0.6)] if every else [])]
+        if shape == "concave":
+            reaches.append((1.0, 0.8))
+        for base, reach in reaches:
+            for alphas in (5, 9, 11) if shape == "concave" else (5, 9) if every else (9,):
+                draw = partial(curves, rival=replace(same, reach=reach), base=base)
+                lengths = f"{100 * reach:.0f} % against {100 * base:.0f} %"
+                name = f"curve: the same, {shape}, {lengths}"
+                yield row(name, draw, alphas, shape=SHAPES[shape])
+    for alphas, height in product((5, 9), (0.02, -0.02)):
+        draw = partial(curves, rival=replace(same, ood=crossing(height)))
+        yield row(f"curve: crossing, {100 * height:+g} points first", draw, alphas)
+    for seeds in (3, 10, 20):
+        nominal = 0.0 if seeds < SEEDS_FOR_CLAIM else 0.025
+        both: Mapping[Claim, float | None] = dict.fromkeys(EITHER, nominal)
+        draw = partial(curves, rival=same, seeds=seeds)
+        yield row(f"curve: the same, {seeds} seeds", draw, 9, both)
+    yield row(
+        "curve: the same, nothing common to a seed", partial(curves, rival=same), 9, shared=0.0
+    )
+    yield row("curve: the same, lucky runs", partial(curves, rival=same), 9, luck=LUCK)
+    for reach in (1.0, 0.6):
+        draw = partial(curves, rival=replace(same, reach=reach), arms=4)
+        yield row(f"curve: the same, 4 arms, {100 * reach:.0f} % against 100 %", draw, 9)
+    for place in (0.375, 0.5, 0.625, 0.75):
+        draw = partial(point, rival=replace(same, reach=place))
+        yield row(f"curve: one model on it at alpha {place:g}", draw, 5)
+    for gain, alphas in product((0.005, 0.01), (5, 9, 11)):
+        draw = partial(curves, rival=replace(same, ood=constant(gain)))
+        yield row(f"power: {100 * gain:+g} points", draw, alphas, FOUND)
+    for gain, seeds in product((0.005, 0.01), (10, 20)):
+        draw = partial(curves, rival=replace(same, ood=constant(gain)), seeds=seeds)
+        yield row(f"power: {100 * gain:+g} points, {seeds} seeds", draw, 9, FOUND)
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--draws", type=int, default=10_000, help="comparisons of each null")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--draws", type=int, default=10_000, help="comparisons of each row")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--only", default="*", help="rows whose name matches, such as 'curve*'")
+    parser.add_argument("--list", action="store_true", help="print the names of the rows alone")
     arguments = parser.parse_args()
+    chosen = [n for n, row in enumerate(rows()) if fnmatch(row.name, arguments.only)]
+    if arguments.list:
+        sys.stdout.write("".join(f"{row.name}\n" for n, row in enumerate(rows()) if n in chosen))
+        return
     began = time.monotonic()
-    sys.stdout.write("| no effect | claim | nominal | measured |\n| --- | --- | ---: | ---: |\n")
+    sys.stdout.write(
+        "| world | true of | allowed for | claim | nominal | measured |\n"
+        "| --- | --- | --- | --- | ---: | ---: |\n"
+    )
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        rows = [*nulls()]
-        counts = pool.map(partial(count, draws=arguments.draws), range(len(rows)))
-        for null, false in zip(rows, counts, strict=True):
-            ends = stats.binomtest(false, arguments.draws).proportion_ci(0.95)
-            nominal = "none" if null.nominal is None else f"{100 * null.nominal:g} %"
-            sys.stdout.write(
-                f"| {null.name} | {null.claim} | {nominal} | {100 * false / arguments.draws:.1f} % "
-                f"({100 * ends.low:.1f} to {100 * ends.high:.1f}) |\n"
-            )
+        tasks = [pool.submit(_lines, number, arguments.draws) for number in chosen]
+        for task in as_completed(tasks):
+            sys.stdout.write(task.result())
             sys.stdout.flush()
     minutes = (time.monotonic() - began) / 60
     sys.stdout.write(
@@ -271,9 +585,18 @@ def main() -> None:
     )
 
 
-def count(row: int, draws: int) -> int:
-    """Count the false claims of a row of the table, which numbers its generator too."""
-    return [*nulls()][row].count(draws, seed=row)
+def _lines(number: int, draws: int) -> str:
+    """Write the lines of a row of the table."""
+    row = [*rows()][number]
+    lines = []
+    for claim, count in row.count(draws).items():
+        nominal = row.claims[claim]
+        promise = "none" if nominal is None else f"{100 * nominal:g} %"
+        ends = stats.binomtest(count, draws).proportion_ci(0.95)
+        rate = f"{100 * count / draws:.1f} % ({100 * ends.low:.1f} to {100 * ends.high:.1f})"
+        allowed = "seeds and images" if row.keeps else "seeds"
+        lines.append(f"| {row.world} | {row.truth} | {allowed} | {claim} | {promise} | {rate} |\n")
+    return "".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Curve against curve: whether a method with WiSE-FT beats the reference with WiSE-FT.
 
 WiSE-FT costs nothing, so that a method is worth what its whole curve is. For each seed it is the
-mean, over the ID accuracies that both curves reach, of the candidate's curve (chords between its
-measured models) minus an upper bound of the reference's. Nobody chooses an alpha.
+mean, over the ID accuracies that both curves reach, of a lower bound of the candidate's curve minus
+an upper bound of the reference's. Nobody chooses an alpha.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,7 +27,14 @@ from carft_sweep.tracking.comparison.statistics import (
     deciding_level,
     mean,
 )
-from carft_sweep.tracking.comparison.wise_ft import Curve, CurveGain, curve_gain, wise_alpha
+from carft_sweep.tracking.comparison.wise_ft import (
+    Curve,
+    Point,
+    curve_gain,
+    curve_sag,
+    highest_on_chords,
+    wise_alpha,
+)
 
 CurveOutcome = Literal[
     "better_curve",
@@ -76,21 +84,14 @@ class CurvePair:
         return Interval(*(mean(ends) for ends in zip(*ranges, strict=True)))
 
     @cached_property
-    def _gains(self) -> tuple[CurveGain, CurveGain]:
-        """By seed: the candidate above the reference, and the reference above the candidate."""
-        pairs = [tuple(map(_axes, pair)) for pair in self.curves.values()]
-        both = [
-            [curve_gain(*ours, *theirs) for ours, theirs in pairs],
-            [curve_gain(*theirs, *ours) for ours, theirs in pairs],
-        ]
-        one, two = (
-            CurveGain(*(np.array(values) for values in zip(*of, strict=True))) for of in both
-        )
+    def _sides(self) -> tuple[_Side, _Side]:
+        """Those of the candidate and of the reference, at the alphas that all their seeds have."""
+        one, two = (_side(curves) for curves in zip(*self.curves.values(), strict=True))
         return one, two
 
     @cached_property
     def gain(self) -> PairedTest | None:
-        """The candidate's chords minus the most that the reference may have.
+        """The least that the candidate may have minus the most that the reference may have.
 
         None where one of the seeds has no common range.
         """
@@ -98,19 +99,24 @@ class CurvePair:
 
     @cached_property
     def loss(self) -> PairedTest | None:
-        """The reference's chords minus the most that the candidate may have; None likewise."""
+        """The reference's least minus the most that the candidate may have; None likewise."""
         return self._test(1)
 
     @property
     def chords(self) -> float | None:
-        """Chords minus chords, mean over seeds: a description that nothing is tested by."""
-        values = self._gains[0].above_chords if self.curves else np.array([np.nan])
-        return float(values.mean()) if np.isfinite(values).all() else None
+        """Chords minus chords, mean over seeds: a description that nothing is tested by, since it
+        favours the shorter of two curves that are bent upwards."""
+        if not self.curves:
+            return None
+        own, other = self._sides
+        gains = curve_gain(own.ids, own.oods, other.ids, other.oods, highest_on_chords)
+        value = float(gains.mean())
+        return value if math.isfinite(value) else None
 
     def _test(self, side: int) -> PairedTest | None:
         if not self.curves:
             return None
-        values = self._gains[side].above_bound
+        values = _gains(self._sides[side], self._sides[1 - side])
         if not np.isfinite(values).all():
             return None
         runs = (*self.candidate.done, *self.reference.done)
@@ -122,45 +128,36 @@ class CurvePair:
     def _image_errors(self) -> tuple[ImageError, ImageError] | None:
         """Those of gain and loss, by leaving out groups of units in turn: Wolter, Introduction to
         Variance Estimation (2007), chapter 4. None where predictions are not kept."""
-        sides: list[list[list[Hits]]] = []
+        models = []
         for side, arm in enumerate((self.candidate, self.reference)):
             runs = {run.seed: run for run in arm.done}
-            of_seeds = []
-            for seed, pair in self.curves.items():
-                models = [
-                    self._hits(runs[seed], point.alpha, self.zero_shots[side])
-                    for point in pair[side].points
-                ]
-                present = [hits for hits in models if hits is not None]
-                if len(present) < len(models):
-                    return None
-                of_seeds.append(present)
-            sides.append(of_seeds)
-        flat = [hits for of_seeds in sides for models in of_seeds for hits in models]
-        left_out = leave_out(flat, self.endpoint.id_metric, self.endpoint.ood)
+            models += [
+                self._hits(runs[seed], alpha, self.zero_shots[side])
+                for seed in self.curves
+                for alpha in self._sides[side].alphas
+            ]
+        present = [hits for hits in models if hits is not None]
+        if len(present) < len(models):
+            return None
+        left_out = leave_out(present, self.endpoint.id_metric, self.endpoint.ood)
         if left_out is None:
             return None
-        accuracies, units, images = iter(left_out[0]), *left_out[1:]
-        curves = [[[next(accuracies) for _ in models] for models in of_seeds] for of_seeds in sides]
-        totals = [np.zeros(()), np.zeros(())]
-        for ours, theirs in zip(*curves, strict=True):
-            one, two = (
-                (
-                    np.stack([model.id for model in models], axis=-1),
-                    np.stack([model.ood for model in models], axis=-1),
-                )
-                for models in (ours, theirs)
-            )
-            totals[0] = totals[0] + curve_gain(*one, *two).above_bound
-            totals[1] = totals[1] + curve_gain(*two, *one).above_bound
+        accuracies, units, images = left_out
+        sides, begin = [], 0
+        for alphas, ids, _ in self._sides:
+            own = accuracies[begin : begin + ids.size]
+            begin += ids.size
+            axes = (np.stack(values, axis=-1) for values in zip(*own, strict=True))
+            sides.append(_Side(alphas, *(axis.reshape(-1, *ids.shape) for axis in axes)))
         errors = []
-        for total in totals:
-            values = total[np.isfinite(total)] / len(self.curves)
+        for one, two in (sides, sides[::-1]):
+            means = _gains(one, two).mean(axis=-1)
+            values = means[np.isfinite(means)]
             if len(values) < 2:
                 return None
-            groups = len(values)
-            variance = (groups - 1) / groups * float(((values - values.mean()) ** 2).sum())
-            errors.append(ImageError(variance, groups - 1, units, images))
+            # Each group that was left out counts for those that leave no common range.
+            variance = (len(means) - 1) * float(((values - values.mean()) ** 2).mean())
+            errors.append(ImageError(variance, len(values) - 1, units, images))
         return errors[0], errors[1]
 
     def _hits(self, run: RunRecord, alpha: float, zero_shot: Arm | None) -> Hits | None:
@@ -177,8 +174,35 @@ class CurvePair:
         return self.kept.of(same[0], None) if same else None
 
 
-def _axes(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return np.array([p.id for p in curve.points]), np.array([p.ood for p in curve.points])
+_AXES = ("id", "ood")
+
+
+class _Side(NamedTuple):
+    """The curves of one arm."""
+
+    alphas: tuple[float, ...]
+    ids: NDArray[np.float64]
+    """[..., S, K] by seed and alpha."""
+    oods: NDArray[np.float64]
+
+
+def _side(curves: Sequence[Curve]) -> _Side:
+    """Take the points at the alphas that all curves have; NaN where there is none."""
+    by_alpha = [{point.alpha: point for point in curve.points} for curve in curves]
+    alphas = tuple(sorted(set.intersection(*map(set, by_alpha)))) or (math.nan,)
+    nowhere = Point(math.nan, math.nan, math.nan)
+    points = [[own.get(alpha, nowhere) for alpha in alphas] for own in by_alpha]
+    ids, oods = (np.array([[getattr(it, axis) for it in own] for own in points]) for axis in _AXES)
+    return _Side(alphas, ids, oods)
+
+
+def _gains(one: _Side, two: _Side) -> NDArray[np.float64]:
+    """Compute by seed [..., S] the least that one curve lies above another.
+
+    How far it may lie below its chords is seen by the mean curve: that of a seed is bent by luck.
+    """
+    sag = curve_sag(one.ids.mean(axis=-2), one.oods.mean(axis=-2), two.ids.mean(axis=-2))
+    return curve_gain(one.ids, one.oods, two.ids, two.oods) - sag[..., None]
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,7 @@ def _influence(
     )
     means = difference.sum(axis=0) / sizes
     influence: NDArray[np.float64] = ((difference - means * images) / sizes) @ weights[used]
-    is_measured: NDArray[np.bool_] = np.any(images > 0, axis=1)
+    is_measured: NDArray[np.bool_] = images.sum(axis=1) > 0
     return influence, is_measured
 
 
@@ -274,12 +274,13 @@ def leave_out(
     if groups < 2:
         return None
     group = _groups(names, models[0], groups)
-    left_out = []
+    left_out: list[LeftOut] = []
+    images, counted = np.zeros(0), np.zeros(0)
     for hits, rows, (of_id, of_ood) in zip(models, place, axes, strict=True):
-        right, images = (
-            table.sum(axis=0) - _by_group(table, group[rows], groups)
-            for table in (hits.right, hits.images)
-        )
+        if not np.array_equal(hits.images, counted):  # most models are of the same images
+            counted = hits.images
+            images = hits.sizes - _by_group(hits.images, group[rows], groups)
+        right = hits.right.sum(axis=0) - _by_group(hits.right, group[rows], groups)
         accuracies = right / np.maximum(images, 1)  # a split without images is in neither metric
         left_out.append(LeftOut(accuracies @ of_id, accuracies @ of_ood))
     return left_out, int(used.sum()), images_seen
@@ -289,8 +290,10 @@ def _by_group(
     table: NDArray[np.int32], group: NDArray[np.intp], groups: int
 ) -> NDArray[np.float64]:
     """Sum the rows [U, S] of each group: [G, S]."""
-    columns = [np.bincount(group, weights=column, minlength=groups) for column in table.T]
-    return np.stack(columns, axis=1)
+    splits = table.shape[1]
+    cells = group[:, None] * splits + np.arange(splits)
+    sums = np.bincount(cells.ravel(), weights=table.ravel(), minlength=groups * splits)
+    return np.asarray(sums, np.float64).reshape(groups, splits)
 
 
 def _groups(names: NDArray[np.str_], hits: Hits, groups: int) -> NDArray[np.intp]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -125,19 +125,39 @@ def ood_bound(
     so is one that turns back in ID, below the piece that it turned back from. NaN outside the
     curve's ID range, and where no chord leads on to a highest piece, so that nothing bounds it.
     """
+    return _bound(ids, oods, at, np.fmin, np.maximum)
+
+
+def ood_floor(
+    ids: NDArray[np.float64], oods: NDArray[np.float64], at: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Bound the OOD accuracy [..., M] of curves at ID accuracies from below, as `ood_bound` does
+    from above: a curve that is measured to be bent downwards lies below its chords.
+    """
+    return _bound(ids, oods, at, np.fmax, np.minimum)
+
+
+def _bound(
+    ids: NDArray[np.float64],
+    oods: NDArray[np.float64],
+    at: NDArray[np.float64],
+    nearer: np.ufunc,
+    outer: np.ufunc,
+) -> NDArray[np.float64]:
+    """Bound curves by the `outer` of each chord and the `nearer` of its neighbours' lines."""
     if ids.shape[-1] == 1:
         return highest_on_chords(ids, oods, at)
     chords, covers = _chords(ids, oods, at)
     steps = _steps(ids)
-    leads_on = steps[..., :-1] * steps[..., 1:] > 0
-    none = np.full((*chords.shape[:-2], 1, chords.shape[-1]), np.inf)
+    leads_on = (steps[..., :-1] * steps[..., 1:] > 0)[..., None]
+    none = np.full((*chords.shape[:-2], 1, chords.shape[-1]), np.nan)
     # The line of piece k, extended to its neighbours, bounds those.
-    extended = np.minimum(
-        np.concatenate([none, np.where(leads_on[..., None], chords[..., :-1, :], np.inf)], axis=-2),
-        np.concatenate([np.where(leads_on[..., None], chords[..., 1:, :], np.inf), none], axis=-2),
+    extended = nearer(
+        np.concatenate([none, np.where(leads_on, chords[..., :-1, :], np.nan)], axis=-2),
+        np.concatenate([np.where(leads_on, chords[..., 1:, :], np.nan), none], axis=-2),
     )
     is_bounded = np.isfinite(extended)
-    bounds = np.where(is_bounded, np.maximum(chords, extended), chords)
+    bounds = np.where(is_bounded, outer(chords, extended), chords)
     top = np.where(covers, chords, -np.inf).max(axis=-2, keepdims=True)
     open_ended = (covers & ~is_bounded & (chords >= top - _ROUNDING)).any(axis=-2)
     return np.where(open_ended, np.nan, _highest(bounds, covers))
@@ -170,17 +190,12 @@ def _highest(values: NDArray[np.float64], covers: NDArray[np.bool_]) -> NDArray[
     return np.where(np.isfinite(highest), highest, np.nan)
 
 
-PLACES = 64
+PLACES = 32
 """Equally spaced ID accuracies at which two curves are compared."""
-
-
-class CurveGain(NamedTuple):
-    """How far one curve lies above another one, mean over the ID accuracies that both reach."""
-
-    above_bound: NDArray[np.float64]
-    """[...] its chords minus the most that the other curve may have; what is claimed."""
-    above_chords: NDArray[np.float64]
-    """[...] its chords minus the other's: a description, which favours the longer curve."""
+_Heights = Callable[
+    [NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]
+]
+"""Of curves with `ids` and `oods`, at ID accuracies."""
 
 
 def curve_gain(
@@ -188,22 +203,41 @@ def curve_gain(
     oods: NDArray[np.float64],
     other_ids: NDArray[np.float64],
     other_oods: NDArray[np.float64],
-) -> CurveGain:
-    """Compare curves [..., K] with others [..., L] at `PLACES` ID accuracies that both reach.
+    highest: _Heights = ood_bound,
+) -> NDArray[np.float64]:
+    """Compute how far the chords of curves [..., K] lie above the `highest` of others [..., L].
 
-    NaN where there is no such accuracy, or the other curve is bounded at none of them.
+    It is the mean over `PLACES` ID accuracies that both reach; NaN where there is none, or the
+    other curve is bounded at none of them.
     """
+    at = _common_places(ids, other_ids)
+    return _mean(highest_on_chords(ids, oods, at) - highest(other_ids, other_oods, at))
+
+
+def curve_sag(
+    ids: NDArray[np.float64], oods: NDArray[np.float64], other_ids: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Compute how far curves [..., K] may lie below their chords, mean over the ID accuracies that
+    others [..., L] reach too; NaN as in `curve_gain`. One point has no chord to lie below."""
+    if ids.shape[-1] == 1:
+        return np.zeros(ids.shape[:-1])
+    at = _common_places(ids, other_ids)
+    return _mean(highest_on_chords(ids, oods, at) - ood_floor(ids, oods, at))
+
+
+def _common_places(ids: NDArray[np.float64], other_ids: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the ID accuracies [..., M] at which two curves are compared; NaN without a range."""
     low = np.maximum(ids.min(axis=-1), other_ids.min(axis=-1))
     high = np.minimum(ids.max(axis=-1), other_ids.max(axis=-1))
-    shares = (np.arange(PLACES) + 0.5) / PLACES
-    at = low[..., None] + (high - low)[..., None] * shares
-    height = highest_on_chords(ids, oods, at)
     is_point = min(ids.shape[-1], other_ids.shape[-1]) == 1
     has_range = low <= high if is_point else high - low > _ROUNDING
-    gains = []
-    for highest in (ood_bound, highest_on_chords):
-        difference = height - highest(other_ids, other_oods, at)
-        count = np.isfinite(difference).sum(axis=-1)
-        total = np.nansum(difference, axis=-1)
-        gains.append(np.where(has_range & (count > 0), total / np.maximum(count, 1), np.nan))
-    return CurveGain(*gains)
+    shares = (np.arange(PLACES) + 0.5) / PLACES
+    at: NDArray[np.float64] = low[..., None] + (high - low)[..., None] * shares
+    return np.where(has_range[..., None], at, np.nan)
+
+
+def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average the finite ones of the last axis; NaN where there are none."""
+    count = np.isfinite(values).sum(axis=-1)
+    total: NDArray[np.float64] = np.nansum(values, axis=-1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

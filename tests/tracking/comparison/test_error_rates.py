@@ -9,6 +9,9 @@ more than MOST_ONE_SIDED.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from fnmatch import fnmatch
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,19 +20,27 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from benchmarks.error_rates import (
-    GAINS_NOTHING,
-    LOSES_THE_MARGIN,
-    Null,
+    LARGE,
+    LUCK,
+    Claim,
+    Method,
+    Row,
     Truth,
+    World,
     choice,
     claims,
-    nulls,
-    on_the_curve,
+    constant,
+    crossing,
+    curves,
+    point,
+    rivals,
+    rows,
 )
+from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.runs import group
 from carft_sweep.tracking.comparison.spec import ALPHA, Endpoint
 from carft_sweep.tracking.comparison.statistics import PairedTest, holm, t_interval
-from carft_sweep.tracking.comparison.verdict import judge
+from carft_sweep.tracking.comparison.verdict import DIFFERENT, judge
 from tests.tracking.made_up import arm
 
 TIMES, SEEDS = 10_000, 5
@@ -117,7 +128,7 @@ def test_the_procedure_for_arrays_is_the_one_that_judges() -> None:
         outcomes = [verdict.outcome for verdict in judge(rivals, base, Endpoint())]
         judged.append(
             (
-                [outcome in {"better", "trade_off", "worse"} for outcome in outcomes],
+                [outcome in DIFFERENT for outcome in outcomes],
                 [outcome == "better" for outcome in outcomes],
             )
         )
@@ -155,46 +166,151 @@ def test_what_gains_and_keeps_id_is_mostly_called_better() -> None:
     assert better.mean() > 0.9
 
 
-AMONG = "chosen among 20 settings on these same seeds, which p does not allow for"
-DRAWS = 200
-"""Of each null through the whole of `compare`; `python -m benchmarks.error_rates` has more."""
+RIVAL = Method("rival")
+LOSES_THE_MARGIN = Method("rival", id=-MARGIN, ood=constant(LARGE))
+GAINS_NOTHING = Method("rival", id=LARGE)
+TRIED = (
+    "1 rival, equal; *",
+    "6 rivals, equal; population; *",
+    "1 rival, OOD gains, ID loses exactly the margin; *",
+    "1 rival, ID gains, OOD does not; these images; seeds",
+    "the highest of 5 equal models; population; *",
+    "best of 4 settings judged on fresh seeds, OOD gains*; population; *",
+    "curve: the same, concave, 100 % against 100 %, 9 alphas; *",
+    "curve: the same, turning back in ID, 60 % against 100 %, 9 alphas; these images; seeds",
+    "curve: the same, hardly any ID range, 60 % against 100 %, 9 alphas; these images; seeds",
+    "curve: the same, very convex, 100 % against 60 %, 5 alphas; these images; seeds",
+    "curve: crossing, +2 points first, 9 alphas; *; seeds and images",
+    "curve: the same, 3 seeds, 9 alphas; these images; seeds",
+    "curve: the same, 4 arms, 60 % against 100 %, 9 alphas; these images; seeds",
+    "curve: one model on it at alpha 0.375, 5 alphas; *; seeds and images",
+)
+"""Rows of the table that go through the whole of `compare` here too, with few draws."""
+DRAWS, DRAWS_WITH_IMAGES = 100, 30
+"""`python -m benchmarks.error_rates` has more."""
 
 
 @pytest.mark.parametrize(
-    ("number", "null"),
-    [(number, null) for number, null in enumerate(nulls()) if null.nominal is not None],
-    ids=lambda it: it.name if isinstance(it, Null) else "",
+    "row",
+    [row for row in rows() if any(fnmatch(row.name, pattern) for pattern in TRIED)],
+    ids=lambda row: row.name,
 )
-def test_what_the_page_promises_holds_through_the_whole_of_compare(number: int, null: Null) -> None:
-    assert null.nominal is not None
-    assert null.count(DRAWS, seed=number) <= stats.binom.ppf(0.999, DRAWS, null.nominal)
+def test_what_the_page_promises_holds_through_the_whole_of_compare(row: Row) -> None:
+    draws = DRAWS_WITH_IMAGES if row.keeps else DRAWS
+    for claim, count in row.count(draws).items():
+        nominal = row.claims[claim]
+        assert nominal is not None
+        assert count <= stats.binom.ppf(0.999, draws, nominal)
 
 
-@pytest.mark.parametrize("truth", [LOSES_THE_MARGIN, GAINS_NOTHING], ids=["margin", "no gain"])
-def test_a_choice_among_twenty_claims_too_often_and_says_among_how_many(truth: Truth) -> None:
-    rng = np.random.default_rng(110)
-    drawn = [choice(rng, truth, settings=20) for _ in range(DRAWS)]
-    assert sum(claims(one, "better") for one in drawn) > stats.binom.ppf(0.999, DRAWS, 0.025)
-    for one in drawn:
-        assert one.verdicts[0].tried == 20
-        assert "chosen among 20 settings" in one.answer.lines[0]
-        assert one.verdicts[0].outcome != "better" or AMONG in one.statistics[0]
+def test_each_pattern_is_of_a_row_and_each_row_has_a_name_of_its_own() -> None:
+    names = [row.name for row in rows()]
+    assert len(names) == len({*names})
+    assert all(any(fnmatch(name, pattern) for name in names) for pattern in TRIED)
 
 
-@pytest.mark.parametrize("truth", [LOSES_THE_MARGIN, GAINS_NOTHING], ids=["margin", "no gain"])
-def test_a_choice_that_was_confirmed_says_so_and_counts_as_none(truth: Truth) -> None:
-    rng = np.random.default_rng(120)
-    for one in (choice(rng, truth, settings=20, confirmed=True) for _ in range(20)):
-        assert (one.fresh_seeds, one.verdicts[0].tried) == ((5, 6, 7, 8, 9), 1)
-        assert "chosen among" not in one.verdict
-        assert "over 5 fresh seeds" in one.statistics[0]
+def share(
+    claim: Claim, draws: int, draw: Callable[[World], Comparison], truth: Truth, alphas: int = 0
+) -> float:
+    """Count in how many worlds of this truth something is claimed."""
+    rng = np.random.default_rng(draws)
+    return sum(claims(draw(World(rng, truth, alphas=alphas)), claim) for _ in range(draws)) / draws
 
 
-@pytest.mark.parametrize("alpha", [0.375, 0.5, 0.625])
-def test_a_model_well_above_the_curve_is_mostly_called_one(alpha: float) -> None:
-    rng = np.random.default_rng(int(1000 * alpha) + 1)
-    drawn = [on_the_curve(rng, alpha, more=0.03) for _ in range(100)]
-    assert sum(claims(one, "more than WiSE-FT gives") for one in drawn) > 90
+def test_without_images_more_is_claimed_of_the_population_than_is_promised() -> None:
+    def without(world: World) -> Comparison:
+        return rivals(world, RIVAL, 1, keeps=False)
+
+    def both(world: World) -> Comparison:
+        return rivals(world, RIVAL, 1)
+
+    assert share("different", 100, without, "population") > 0.12
+    assert share("different", 100, both, "population") < 0.10
+    assert share("different", 100, without, "these images") < 0.12
+
+
+def test_without_images_a_curve_is_claimed_of_the_population_too_often() -> None:
+    draw = partial(curves, rival=RIVAL, keeps=False)
+    assert share("better curve", 100, draw, "population", alphas=9) > 0.06
+
+
+@pytest.mark.parametrize("alphas", [5, 9])
+def test_a_curve_that_is_a_point_higher_is_mostly_called_better(alphas: int) -> None:
+    higher = partial(curves, rival=replace(RIVAL, ood=constant(0.01)), keeps=False)
+    lower = partial(curves, rival=replace(RIVAL, ood=constant(-0.01)), keeps=False)
+    assert share("better curve", 30, higher, "these images", alphas) > 0.8
+    assert share("worse curve", 30, lower, "these images", alphas) > 0.8
+
+
+def test_a_curve_that_is_three_points_higher_is_mostly_called_better_of_the_population() -> None:
+    draw = partial(curves, rival=replace(RIVAL, ood=constant(0.03)))
+    assert share("better curve", 20, draw, "population", alphas=9) > 0.8
+
+
+@pytest.mark.parametrize("place", [0.375, 0.5, 0.625])
+def test_a_model_well_above_the_curve_is_mostly_called_one(place: float) -> None:
+    draw = partial(point, rival=Method("rival", reach=place, ood=constant(0.03)), keeps=False)
+    assert share("better curve", 50, draw, "these images", alphas=5) > 0.8
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Method("rival", reach=0.6),
+        Method("rival", ood=crossing(0.02)),
+        Method("rival", ood=constant(0.01)),
+        LOSES_THE_MARGIN,
+    ],
+    ids=["shorter", "crossing", "gain", "margin"],
+)
+def test_these_images_have_the_wanted_truth_over_all_seeds(method: Method) -> None:
+    world = World(np.random.default_rng(1), "these images", alphas=5)
+    base = Method("fine_tune", reach=method.reach)
+    means = []
+    for it in (method, base):
+        runs = [world.run(it, seed) for seed in range(400)]
+        of_labels = [[run.metrics_of(label) for run in runs] for label in (*runs[0].merges, None)]
+        means.append(
+            [
+                [np.mean([run[metric] for run in of_label]) for of_label in of_labels]
+                for metric in ("id/test/top1", "ood/mean/top1")
+            ]
+        )
+    (ids, oods), (base_ids, base_oods) = np.array(means)
+    start = world.zero_shot().metrics["id/test/top1"]
+    expected = method.ood((base_ids - start) / (base_ids[-1] - start))
+    assert ids - base_ids == pytest.approx(np.full(4, method.id), abs=0.0015)
+    assert oods - base_oods == pytest.approx(expected, abs=0.001)
+
+
+def test_the_runs_spread_as_the_shipped_sweep_does() -> None:
+    rng = np.random.default_rng(2)
+    spreads: dict[str, list[float]] = {"id/test/top1": [], "ood/mean/top1": []}
+    for _ in range(10):
+        world = World(rng, "population")
+        runs = [world.run(RIVAL, seed).metrics for seed in range(20)]
+        for metric, values in spreads.items():
+            values.append(float(np.var([run[metric] for run in runs], ddof=1)))
+    assert np.sqrt(np.mean(spreads["id/test/top1"])) == pytest.approx(0.0085, abs=0.0015)
+    assert np.sqrt(np.mean(spreads["ood/mean/top1"])) == pytest.approx(0.0053, abs=0.001)
+
+
+@pytest.mark.parametrize("method", [LOSES_THE_MARGIN, GAINS_NOTHING], ids=["margin", "no gain"])
+def test_a_choice_among_twenty_says_among_how_many(method: Method) -> None:
+    world = World(np.random.default_rng(110), "these images", luck=LUCK)
+    comparison = choice(world, method, settings=20)
+    (verdict,) = comparison.verdicts
+    assert verdict.tried == 20
+    assert "chosen among 20 settings" in " ".join(comparison.answer.lines)
+
+
+@pytest.mark.parametrize("method", [LOSES_THE_MARGIN, GAINS_NOTHING], ids=["margin", "no gain"])
+def test_a_choice_that_was_confirmed_says_so_and_counts_as_none(method: Method) -> None:
+    world = World(np.random.default_rng(120), "population", luck=LUCK)
+    comparison = choice(world, method, settings=4, confirmed=True)
+    assert (comparison.fresh_seeds, comparison.verdicts[0].tried) == ((5, 6, 7, 8, 9), 1)
+    assert "chosen among" not in comparison.verdict
+    assert "fresh seeds" in comparison.verdict
 
 
 @pytest.mark.parametrize("rivals", [1, 3, 10])
