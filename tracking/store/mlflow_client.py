@@ -20,12 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from carft_sweep.tracking.database import (
-    Database,
-    check_host,
-    inspect_database,
-    remove_passwords,
-)
+from carft_sweep.tracking.database import Database, check_host, inspect_database, remove_passwords
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import (
     PORTS,
