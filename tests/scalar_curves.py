@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+PLACES = 32
 Curve = Sequence[tuple[float, float]]
 """ID and OOD accuracy of its models by rising alpha."""
 
@@ -20,13 +21,13 @@ def common_range(one: Curve, two: Curve) -> tuple[float, float]:
 def above(
     ours: Curve, theirs: Curve, their_height: Callable[[Curve, float], float | None]
 ) -> float | None:
-    """How much our chords lie above a height of the other curve, at 64 places of the range."""
+    """How much our chords lie above a height of the other curve, at 32 places of the range."""
     low, high = common_range(ours, theirs)
     if not low < high - 1e-12:
         return None
     differences = []
-    for place in range(64):
-        x = low + (high - low) * (2 * place + 1) / 128
+    for place in range(PLACES):
+        x = low + (high - low) * (2 * place + 1) / (2 * PLACES)
         height, other = height_at(ours, x), their_height(theirs, x)
         if height is not None and other is not None:
             differences.append(height - other)
@@ -58,6 +59,18 @@ def most_at(curve: Curve, x: float) -> float | None:
     leads on to a piece where the curve does not turn back in ID between the two. A piece that no
     line leads on to is bounded by its chord where another one lies higher, and else by nothing.
     """
+    return _end_at(curve, x, min, max)
+
+
+def least_at(curve: Curve, x: float) -> float | None:
+    """The least that a curve bent downwards may have: the mirror image of the most, of the pieces
+    of a curve that turns back that of the highest one."""
+    return _end_at(curve, x, max, min)
+
+
+def _end_at(
+    curve: Curve, x: float, nearer: Callable[..., float], outer: Callable[..., float]
+) -> float | None:
     goes = [np.sign(round(two[0] - one[0], 12)) for one, two in itertools.pairwise(curve)]
     highest, bounds = height_at(curve, x), []
     for k in pieces_at(curve, x):
@@ -65,5 +78,29 @@ def most_at(curve: Curve, x: float) -> float | None:
         beside = [j for j in (k - 1, k + 1) if 0 <= j < len(goes) and goes[j] == goes[k]]
         if not beside and highest is not None and chord > highest - 1e-12:
             return None
-        bounds.append(max(chord, min((line(curve, j, x) for j in beside), default=chord)))
+        bounds.append(outer(chord, nearer((line(curve, j, x) for j in beside), default=chord)))
     return max(bounds, default=None)
+
+
+def sag(ours: Curve, theirs: Curve) -> float:
+    """How far our curve may lie below its chords, over the range that both reach; of one point
+    nothing."""
+    if len(ours) == 1:
+        return 0.0
+    low, high = common_range(ours, theirs)
+    falls = []
+    for place in range(PLACES):
+        x = low + (high - low) * (2 * place + 1) / (2 * PLACES)
+        height, least = height_at(ours, x), least_at(ours, x)
+        if height is not None and least is not None:
+            falls.append(height - least)
+    return float(np.mean(falls)) if falls else float("nan")
+
+
+def gains_of(pairs: Sequence[Sequence[Curve]]) -> list[float | None]:
+    """By seed, how much the least of our curve lies above the most of the other one. How far ours
+    may lie below its chords is seen by the mean curve."""
+    ours, theirs = (np.mean([pair[side] for pair in pairs], axis=0).tolist() for side in (0, 1))
+    fall = sag(ours, theirs)
+    gains = [above(*pair, most_at) for pair in pairs]
+    return [None if gain is None or np.isnan(fall) else gain - fall for gain in gains]

@@ -26,7 +26,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from scipy import optimize, special, stats
 
-from tests.scalar_curves import Curve, above, common_range, height_at, most_at
+from tests.scalar_curves import Curve, above, common_range, gains_of, height_at
 
 Values = dict[int | None, float]
 """By seed; that of zero-shot, which no seed changes, under None."""
@@ -771,8 +771,7 @@ class _Comparison:
         seeds = [seed for seed in candidate.runs if seed in reference.runs]
         both = [(self.curve(candidate, s), self.curve(reference, s)) for s in seeds]
         ranges = [common_range(*pair) for pair in both]
-        gains = [above(ours, theirs, most_at) for ours, theirs in both]
-        losses = [above(theirs, ours, most_at) for ours, theirs in both]
+        gains, losses = gains_of(both), gains_of([pair[::-1] for pair in both])
         chords = [above(ours, theirs, height_at) for ours, theirs in both]
         errors, key = self.measured.curve_errors, (candidate.label, reference.label)
         if key not in errors:
@@ -829,12 +828,7 @@ class _Comparison:
                 [[*zip(*xy, strict=True)] for xy in zip(*of, strict=True)]
                 for of in zip(xs, ys, strict=True)
             ]
-            without.append(
-                (
-                    [above(ours, theirs, most_at) for ours, theirs in curves],
-                    [above(theirs, ours, most_at) for ours, theirs in curves],
-                )
-            )
+            without.append((gains_of(curves), gains_of([pair[::-1] for pair in curves])))
         units, images = tested.unit.nunique(), len(tested)
         errors: list[ImageError | None] = []
         for side in zip(*without, strict=True):

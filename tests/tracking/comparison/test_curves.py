@@ -18,7 +18,7 @@ from carft_sweep.tracking.comparison.metrics import ID, OOD
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint
 from carft_sweep.tracking.comparison.statistics import holm
-from tests.scalar_curves import Curve, above, height_at, most_at
+from tests.scalar_curves import Curve, above, gains_of, height_at, most_at
 from tests.tracking.drawn_images import Images, drawings, groups_of, hits_of, value
 from tests.tracking.made_up import KL, arm, metrics, run, zero_shot
 
@@ -350,10 +350,9 @@ def direct(world: World, groups: int, ours: str, theirs: str) -> float:
     values = []
     for left_out in range(groups):
         rest = {key: by[by.unit.map(group) != left_out] for key, by in world.items()}
-        gains = [
-            above(curve_of(rest, ours, seed), curve_of(rest, theirs, seed), most_at)
-            for seed in range(5)
-        ]
+        gains = gains_of(
+            [(curve_of(rest, ours, seed), curve_of(rest, theirs, seed)) for seed in range(5)]
+        )
         if None not in gains:
             values.append(np.mean([gain for gain in gains if gain is not None]))
     return (len(values) - 1) * float(np.var(values))
@@ -367,8 +366,7 @@ def test_gains_and_their_errors_over_images_are_those_of_a_direct_computation() 
     shifts = first[first.split != "id/test"]
     groups = int(shifts.groupby("split").unit.nunique().min())
     for test, sides in ((pair.gain, ("car_ft", "fine_tune")), (pair.loss, ("fine_tune", "car_ft"))):
-        ours, theirs = ([curve_of(world, name, seed) for seed in range(5)] for name in sides)
-        gains = [above(one, two, most_at) for one, two in zip(ours, theirs, strict=True)]
+        gains = gains_of([[curve_of(world, name, seed) for name in sides] for seed in range(5)])
         assert test is not None
         assert test.differences == pytest.approx(gains)
         assert test.images is not None

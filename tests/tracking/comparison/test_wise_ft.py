@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,16 +16,16 @@ from numpy.typing import NDArray
 from carft_sweep.tracking.comparison.runs import RunRecord, group
 from carft_sweep.tracking.comparison.wise_ft import (
     Curve,
-    CurveGain,
     Point,
     curve_gain,
     highest_on_chords,
     mean_curve,
     ood_bound,
+    ood_floor,
     seed_curves,
     seed_points,
 )
-from tests.scalar_curves import above, common_range, height_at, most_at
+from tests.scalar_curves import above, common_range, height_at, least_at, most_at
 from tests.tracking.made_up import arm, bent, metrics, run, zero_shot
 
 Points = Sequence[tuple[float, float]]
@@ -49,9 +50,16 @@ def height(curve: Points, x: float) -> float | None:
     return None if math.isnan(highest) else float(highest)
 
 
-def gain(ours: Points, theirs: Points) -> CurveGain:
+class Gain(NamedTuple):
     """Of one curve above one other; numbers without a shape."""
-    return CurveGain(*(float(values[0]) for values in curve_gain(*axes(ours), *axes(theirs))))
+
+    above_bound: float
+    above_chords: float
+
+
+def gain(ours: Points, theirs: Points) -> Gain:
+    heights = (ood_bound, highest_on_chords)
+    return Gain(*(float(curve_gain(*axes(ours), *axes(theirs), of)[0]) for of in heights))
 
 
 def curve_of(*runs: RunRecord, start: RunRecord | None = None) -> Curve | None:
@@ -227,7 +235,7 @@ def test_heights_and_bounds_of_many_curves_are_those_of_each_place_by_itself(
 ) -> None:
     ids, oods = axes(*curves)
     at = np.tile(PLACES, (len(curves), 1))
-    pairs = ((highest_on_chords, height_at), (ood_bound, most_at))
+    pairs = ((highest_on_chords, height_at), (ood_bound, most_at), (ood_floor, least_at))
     for of_all, of_one in pairs:
         expected = [
             [np.nan if (y := of_one(curve, x)) is None else y for x in PLACES] for curve in curves
@@ -242,8 +250,8 @@ def test_gains_of_many_curves_are_those_of_each_by_itself(
     assume(len(many[0]) > 1 and len(other) > 1)
     others = [other] * len(many)
     for ours, theirs in ((many, others), (others, many)):
-        gains = curve_gain(*axes(*ours), *axes(*theirs))
-        for of_all, their_height in zip(gains, (most_at, height_at), strict=True):
+        for highest, their_height in ((ood_bound, most_at), (highest_on_chords, height_at)):
+            of_all = curve_gain(*axes(*ours), *axes(*theirs), highest)
             of_each = [above(*pair, their_height) for pair in zip(ours, theirs, strict=True)]
             expected = [np.nan if value is None else value for value in of_each]
             np.testing.assert_allclose(of_all, expected, rtol=0, atol=1e-9)
