@@ -201,14 +201,12 @@ def _draw_models(rows: _Rows, legend: Legend, axes: _Axes) -> list[alt.Chart]:
 
 
 def _draw_compared(data: ChartData, axes: _Axes) -> list[alt.Chart]:
-    """Shade between the curves of the verdict's candidate and of the reference, over the ID
-    accuracy that both reach.
-    """
-    if not data.comparison.verdicts:
+    """Shade between the two curves of the claim, over the ID accuracy that both reach."""
+    verdict = data.comparison.answer.curve
+    if verdict is None:
         return []
-    candidate = data.comparison.verdicts[0].pair.candidate
-    setting = candidate.label.removesuffix(f" + {candidate.merge}")
-    curve, reference = _curve_of(data, setting), _reference_curve(data)
+    candidate = verdict.pair.candidate
+    curve, reference = _curve_of(data, candidate.label), _reference_curve(data)
     rows = [] if curve is None or reference is None else _between(curve, reference, axes)
     if len(rows) < 2:
         return []
