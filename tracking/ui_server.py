@@ -28,6 +28,7 @@ from types import FrameType
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from carft_sweep.regular_files import open_regular
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import (
     UI_HOST,
@@ -172,8 +173,9 @@ def prepare(home: Path, ask_password: Callable[[], str | None]) -> Users:
     folder.chmod(0o700)
     database, config = folder / "users.db", folder / "basic_auth.ini"
     uri = f"sqlite:///{database.resolve()}".replace("%", "%%")  # configparser's own sign
-    config.touch(0o600)
-    config.write_text(_CONFIG.format(database=uri, admin=ADMIN), encoding="utf-8")
+    with os.fdopen(open_regular(config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w") as writer:
+        os.fchmod(writer.fileno(), 0o600)
+        writer.write(_CONFIG.format(database=uri, admin=ADMIN))
     environ[_OWN] = str(config.resolve())
     if _has_admin(database):
         return Users(environ, f"It asks for a name and a password; its users are in {database}.")

@@ -448,6 +448,16 @@ def test_where_sqlite_would_lose_users_it_is_refused(
     assert list(home.iterdir()) == []
 
 
+def test_a_link_in_the_place_of_the_configuration_is_not_followed(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("a file of somebody's")
+    (tmp_path / "ui").mkdir()
+    (tmp_path / "ui" / "basic_auth.ini").symlink_to(elsewhere)
+    with pytest.raises(OSError, match="is a link, which is not followed"):
+        prepare(tmp_path, typed)
+    assert elsewhere.read_text() == "a file of somebody's"
+
+
 def test_another_file_in_the_place_of_users_is_told(tmp_path: Path) -> None:
     (tmp_path / "ui").mkdir()
     (tmp_path / "ui" / "users.db").write_text("something else, longer than a header" * 9)
