@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from carft_sweep.tracking.charts.data import ChartData
-from carft_sweep.tracking.charts.training import run_counts
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
 from carft_sweep.tracking.comparison.runs import RunRecord
@@ -454,10 +453,3 @@ def test_a_step_that_domainbed_would_not_take_is_told(method: str, result: str, 
         table = compared(runs, RULES[method]).task_table
         assert table is not None
         assert (said in table.caption) == (kept == result)
-
-
-def test_the_cost_of_an_algorithm_counts_its_runs_on_all_tasks() -> None:
-    data = ChartData(compared(two_domains(seeds=3)))
-    counts = {name: dict(states) for name, states in run_counts(data).items()}
-    # Two domains and three seeds, of CAR-FT at two settings.
-    assert counts == {"fine_tune": {"done": 6}, "car_ft": {"done": 12}}
