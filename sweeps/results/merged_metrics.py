@@ -8,7 +8,7 @@ is a run, and alpha 1 the run's own model. The curve over alpha is a series besi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from carft_sweep.tracking.comparison.metrics import has_series
 from carft_sweep.tracking.comparison.runs import UNMERGED, split_merge
@@ -34,7 +34,7 @@ def merged_metrics(
     `epoch` is the run's last, `timestamp` when the model was measured.
     """
     merge, alpha = split_merge(label)
-    shown = "merge" if alpha in (None, WHOLE) else "alpha"
+    shown: Literal["merge", "alpha"] = "merge" if alpha in (None, WHOLE) else "alpha"
     for name, value in evaluation["metrics"].items():
         if alpha is not None and has_series(name, of="alpha"):
             curve = f"{CURVE}{merge}/{name}"
