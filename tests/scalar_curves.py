@@ -102,5 +102,5 @@ def gains_of(pairs: Sequence[Sequence[Curve]]) -> list[float | None]:
     may lie below its chords is seen by the mean curve."""
     ours, theirs = (np.mean([pair[side] for pair in pairs], axis=0).tolist() for side in (0, 1))
     fall = sag(ours, theirs)
-    gains = [above(*pair, most_at) for pair in pairs]
+    gains = [above(one, two, most_at) for one, two in pairs]
     return [None if gain is None or np.isnan(fall) else gain - fall for gain in gains]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 from zlib import crc32
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from carft_sweep.tracking.comparison.hits import Hits
 from carft_sweep.tracking.comparison.metrics import OOD
 
-Images = pd.DataFrame
+Images: TypeAlias = pd.DataFrame
 """`split` and `unit` of each image, and whether a model has it `right`."""
 Model = Sequence[tuple[str, str, bool]]
 
@@ -46,8 +46,8 @@ def hits_of(by: Images, **changes: Any) -> Hits:
     """Counts as they would be read."""
     units, row = np.unique(by.unit.to_numpy(np.str_), return_inverse=True)
     splits, column = np.unique(by.split.to_numpy(np.str_), return_inverse=True)
-    right, images = np.zeros((2, len(units), len(splits)))
-    np.add.at(right, (row, column), by.right)
+    right, images = np.zeros((2, len(units), len(splits)), np.int32)
+    np.add.at(right, (row, column), by.right.to_numpy(np.int32))
     np.add.at(images, (row, column), 1)
     return Hits(units, tuple(map(str, splits)), right, images, **changes)
 

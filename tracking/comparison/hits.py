@@ -275,7 +275,8 @@ def leave_out(
         return None
     group = _groups(names, models[0], groups)
     left_out: list[LeftOut] = []
-    images, counted = np.zeros(0), np.zeros(0)
+    images: NDArray[np.float64] = np.zeros(0)
+    counted: NDArray[np.int32] = np.zeros(0, np.int32)
     for hits, rows, (of_id, of_ood) in zip(models, place, axes, strict=True):
         if not np.array_equal(hits.images, counted):  # most models are of the same images
             counted = hits.images

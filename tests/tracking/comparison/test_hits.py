@@ -61,15 +61,13 @@ def arm_of(algorithm: str, seeds: Sequence[int | None]) -> Arm:
     return group([run(algorithm, seed, metrics(0.6, 0.3)) for seed in seeds])[0]
 
 
-def error_between(
-    ours: Sequence[Images], theirs: Sequence[Images], metric: str = OOD
-) -> ImageError | None:
+def error_between(sides: Sequence[Sequence[Images]], metric: str = OOD) -> ImageError | None:
     """That of two arms with a model for each seed."""
-    seeds = range(len(ours))
+    seeds = range(len(sides[0]))
     arms = arm_of("car_ft", seeds), arm_of("fine_tune", seeds)
     models = {
         run.digest: model
-        for arm, of_seeds in zip(arms, (ours, theirs), strict=True)
+        for arm, of_seeds in zip(arms, sides, strict=True)
         for run, model in zip(arm.runs, of_seeds, strict=True)
     }
     return from_memory(models).difference_error([arms], seeds, metric)
@@ -171,8 +169,8 @@ def test_a_shift_outside_the_means_moves_none(tmp_path: Path) -> None:
     other = [kept_run(tmp_path, "fine_tune", n, by, facts=facts) for n, by in enumerate(THEIRS)]
     arms = group(own)[0], group(other)[0]
     error = KeptHits().difference_error([arms], range(3), OOD)
-    without = ([by[by.split != "ood/b"] for by in side] for side in (OURS, THEIRS))
-    assert error == pytest.approx(error_between(*without))
+    without = [[by[by.split != "ood/b"] for by in side] for side in (OURS, THEIRS)]
+    assert error == pytest.approx(error_between(without))
 
 
 def tasks(home: Path, algorithm: str, seed: int, models: Sequence[Images]) -> RunRecord:
@@ -204,7 +202,7 @@ def test_units_of_two_tasks_are_not_the_same(tmp_path: Path) -> None:
     ]
     error = KeptHits().difference_error([(arms[0], arms[1])], (0, 1), ID)
     each = [
-        error_between(*([answered(by, 10 * n + add) for n in (0, 1)] for add in (3, 4)), ID)
+        error_between([[answered(by, 10 * n + add) for n in (0, 1)] for add in (3, 4)], ID)
         for by in both
     ]
     assert error is not None
@@ -224,7 +222,7 @@ def test_a_mean_over_tasks_of_which_one_keeps_nothing_has_no_hits(tmp_path: Path
 
 @pytest.mark.parametrize("metric", [ID, OOD])
 def test_the_variance_is_about_that_of_a_jackknife_and_of_a_bootstrap(metric: str) -> None:
-    error = error_between(OURS, THEIRS, metric)
+    error = error_between((OURS, THEIRS), metric)
     assert error is not None
     assert error.variance == pytest.approx(jackknife(OURS, THEIRS, metric), rel=0.06)
     assert error.variance == pytest.approx(bootstrap(OURS, THEIRS, metric), rel=0.2)
@@ -238,14 +236,14 @@ def test_of_equally_many_views_in_one_split_it_is_just_that_of_the_jackknife() -
     rows = [("id/test", str(n // 3), bool(rng.random() < 0.5)) for n in range(60)]
     theirs = [images(rows)] * 2
     ours = [answered(by, seed) for seed, by in enumerate(theirs)]
-    error = error_between(ours, theirs, ID)
+    error = error_between((ours, theirs), ID)
     assert error is not None
     assert error.variance == pytest.approx(jackknife(ours, theirs, ID))
 
 
 def test_photographs_that_are_units_have_the_variance_of_a_paired_test() -> None:
     photos = [by[by.split == "id/test"] for by in (OURS[0], THEIRS[0])]
-    error = error_between(photos[:1], photos[1:], ID)
+    error = error_between((photos[:1], photos[1:]), ID)
     differences = photos[0].right - photos[1].right
     assert error is not None
     assert error.variance == pytest.approx(differences.sem() ** 2)
@@ -259,7 +257,7 @@ def test_a_split_that_follows_the_seed_is_of_other_images_for_each() -> None:
         for numbers in shown
     ]
     ours = [answered(by, seed) for seed, by in enumerate(theirs)]
-    error = error_between(ours, theirs, "id/val/top1")
+    error = error_between((ours, theirs), "id/val/top1")
     # By hand: what an image adds to the mean of each seed that has it.
     moves = dict.fromkeys((f"{n:02d}" for n in range(60)), 0.0)
     for one, two in zip(ours, theirs, strict=True):
@@ -278,7 +276,7 @@ def test_an_arm_without_seeds_has_its_one_model_for_each() -> None:
     models = {run.digest: by for run, by in zip(trained.runs, OURS, strict=True)}
     kept = from_memory(models | {zero_shot.runs[0].digest: THEIRS[0]})
     error = kept.difference_error([(trained, zero_shot)], range(3), OOD)
-    assert error == error_between(OURS, THEIRS[:1] * 3)
+    assert error == error_between((OURS, THEIRS[:1] * 3))
     assert kept.by_seed(trained, (0, 1, 9)) is None
 
 
@@ -295,7 +293,7 @@ def test_a_mean_over_pairs_is_that_of_all_their_models() -> None:
     error = from_memory(models).difference_error(
         [(arms[0], arms[1]), (arms[2], arms[3])], seeds, OOD
     )
-    both = error_between([*OURS, *again], THEIRS * 2)
+    both = error_between(([*OURS, *again], THEIRS * 2))
     assert both is not None
     assert error == pytest.approx(both)
 
@@ -309,15 +307,15 @@ def test_a_mean_over_pairs_is_that_of_all_their_models() -> None:
     ],
 )
 def test_differences_between_other_images_have_no_error(other: Images) -> None:
-    assert error_between(OURS[:1], THEIRS[:1]) is not None
-    assert error_between(OURS[:1], [other]) is None
+    assert error_between((OURS[:1], THEIRS[:1])) is not None
+    assert error_between((OURS[:1], [other])) is None
 
 
 def test_no_error_is_known_of_losses_of_one_unit_and_of_what_is_not_kept() -> None:
-    assert error_between(OURS, THEIRS, "ood/mean/nll") is None
-    assert error_between(OURS, THEIRS, "ood/mean/macro_f1") is None
+    assert error_between((OURS, THEIRS), "ood/mean/nll") is None
+    assert error_between((OURS, THEIRS), "ood/mean/macro_f1") is None
     same = [by.assign(unit="all") for by in THEIRS]
-    assert error_between(same, same) is None
+    assert error_between((same, same)) is None
     arms = arm_of("car_ft", range(3)), arm_of("fine_tune", range(3))
     nothing = KeptHits(lambda _run, _merge: None)
     assert nothing.difference_error([arms], range(3), OOD) is None
@@ -332,33 +330,33 @@ def test_neither_the_order_nor_the_names_nor_the_sides_of_images_matter(
 ) -> None:
     theirs = [drawings(seed, 8)] * 2
     ours = [answered(by, other + n) for n, by in enumerate(theirs)]
-    error = error_between(ours, theirs, metric)
+    error = error_between((ours, theirs), metric)
     assert error is not None
     order = np.random.default_rng(other).permutation(len(theirs[0]))
-    shuffled = ([by.iloc[order] for by in side] for side in (ours, theirs))
-    assert error_between(*shuffled, metric) == error
-    assert error_between(theirs, ours, metric) == error
+    shuffled = [[by.iloc[order] for by in side] for side in (ours, theirs)]
+    assert error_between(shuffled, metric) == error
+    assert error_between((theirs, ours), metric) == error
     names = pd.Series(np.random.default_rng(seed).permutation(10**4), dtype=str)
-    renamed = (
+    renamed = [
         [by.assign(unit=names[by.unit.astype("category").cat.codes].to_numpy()) for by in side]
         for side in (ours, theirs)
-    )
-    assert error_between(*renamed, metric) == pytest.approx(error, rel=1e-9)
+    ]
+    assert error_between(renamed, metric) == pytest.approx(error, rel=1e-9)
 
 
 @given(numbers, numbers)
 def test_more_views_of_the_same_drawings_are_no_more_evidence(seed: int, other: int) -> None:
     theirs = [drawings(seed, 8)]
     ours = [answered(by, other) for by in theirs]
-    error = error_between(ours, theirs)
-    twice = error_between(*([pd.concat([by, by]) for by in side] for side in (ours, theirs)))
+    error = error_between((ours, theirs))
+    twice = error_between([[pd.concat([by, by]) for by in side] for side in (ours, theirs)])
     assert error is not None
     assert twice is not None
     assert twice.variance == pytest.approx(error.variance, rel=1e-9)
     assert (twice.units, twice.images) == (error.units, 2 * error.images)
     # As drawings of their own they would be twice as many, with half the variance.
     apart = error_between(
-        *([pd.concat([by, by.assign(unit=by.unit + "'")]) for by in s] for s in (ours, theirs))
+        [[pd.concat([by, by.assign(unit=by.unit + "'")]) for by in s] for s in (ours, theirs)]
     )
     assert apart is not None
     exactly = error.variance * (error.units - 1) / error.units / 2
@@ -368,7 +366,7 @@ def test_more_views_of_the_same_drawings_are_no_more_evidence(seed: int, other: 
 @given(numbers)
 def test_equal_models_differ_on_no_images(seed: int) -> None:
     by = drawings(seed, 8)
-    error = error_between([by, by], [by, by])
+    error = error_between(([by, by], [by, by]))
     assert error is not None
     assert error.variance == 0
 
@@ -396,9 +394,10 @@ def test_a_jackknife_over_groups_has_about_the_variance_over_units() -> None:
     left_out, _, _ = result
     ours, theirs = left_out[:3], left_out[3:]
     for metric, axis in ((ID, 0), (OOD, 1)):
-        values = sum(one[axis] - two[axis] for one, two in zip(ours, theirs, strict=True)) / 3
+        differences = [one[axis] - two[axis] for one, two in zip(ours, theirs, strict=True)]
+        values = np.mean(differences, axis=0)
         groups = len(values)
-        error = error_between(OURS, THEIRS, metric)
+        error = error_between((OURS, THEIRS), metric)
         assert error is not None
         assert (groups - 1) * np.var(values) == pytest.approx(error.variance, rel=0.4)
 

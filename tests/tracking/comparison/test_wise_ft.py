@@ -274,8 +274,7 @@ def test_curve_to_curve_turns_its_sign_with_the_sides_and_the_bound_is_never_mor
 ) -> None:
     there, back = gain(ours, theirs), gain(theirs, ours)
     np.testing.assert_allclose(there.above_chords, -back.above_chords, atol=1e-9)
-    xs = np.linspace(*common_range(ours, theirs), 7) if common_range(ours, theirs) else []
-    for x in xs:
+    for x in np.linspace(*common_range(ours, theirs), 7):
         most, chord = bound(theirs, x), height(theirs, x)
         assert most is None or chord is None or most >= chord - 1e-9
 
