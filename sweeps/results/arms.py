@@ -137,7 +137,7 @@ def sweeps_view(endpoint: Endpoint) -> RunsView:
     return RunsView(
         title="Sweeps",
         kind="sweep",
-        tags=["carft.verdict_state"],
+        tags=["carft.answer"],
         metrics=[*means, difference, f"{difference}{LOW}", f"{difference}{HIGH}"],
         sort_by=GROUP,
         scatters=[(means[1], means[0])],

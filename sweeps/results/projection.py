@@ -41,7 +41,6 @@ from carft_sweep.sweeps.results.arms import (
     run_name,
     runs_view,
     selected_values,
-    selected_verdict,
     sweeps_view,
 )
 from carft_sweep.sweeps.results.artifacts import COMPARED, COMPARISON, FIGURES, FILES, PAGE
@@ -64,6 +63,7 @@ from carft_sweep.tracking.comparison.runs import (
     Scalar,
     scalar,
 )
+from carft_sweep.tracking.comparison.sentences import short_answer
 from carft_sweep.tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import resolve_location
 from carft_sweep.tracking.store.base import (
@@ -675,8 +675,7 @@ class SweepProjection:
             self._keep_view(arms_view(comparison, [*arms.values()]), when)
         values = selected_values(comparison)
         self._log_metrics(self._sweep, "selected", _metrics(values, when))
-        verdict = selected_verdict(comparison)
-        return {"carft.verdict_state": "" if verdict is None else verdict.state}
+        return {"carft.answer": short_answer(comparison.answer)}
 
     def _keep_view(self, view: RunsView, when: int) -> None:
         what = f"view {view.title}"

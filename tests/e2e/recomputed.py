@@ -865,9 +865,9 @@ class _Comparison:
             outcome = "better_curve"
         elif worse is not None and worse < 0.05:
             outcome = "worse_curve"
-        decided = (raw["loss"], worse) if outcome == "worse_curve" else (raw["gain"], better)
-        level = level_of(*decided, len(self.rivals))
-        of_loss = None if loss is None else loss.interval(level)
+        level = level_of(raw["gain"], better, len(self.rivals))
+        level_of_loss = level_of(raw["loss"], worse, len(self.rivals))
+        of_loss = None if loss is None else loss.interval(level_of_loss)
         excluded = of_loss is not None and -of_loss[0] < self.rule.ood_margin
         states = {
             "better_curve": "BETTER CURVE",
@@ -879,7 +879,7 @@ class _Comparison:
             "reference": reference.label,
             **described,
             "gain": gain and gain.document(level),
-            "loss": loss and loss.document(level),
+            "loss": loss and loss.document(level_of_loss),
             "p_better_holm": better,
             "p_worse_holm": worse,
             "compared": len(self.rivals),

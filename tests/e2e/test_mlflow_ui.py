@@ -169,8 +169,8 @@ def assert_sweeps_are_shown_with_their_answers_and_arms(driver: webdriver.Chrome
         values = values_of(driver, column)
         assert len(values) >= 3, column
         assert all(0 <= value <= 1 for value in values), column
-    answers = driver.find_elements(By.CSS_SELECTOR, '[col-id*="verdict_state"][role="gridcell"]')
-    assert [answer.text for answer in answers if answer.text.isupper()]
+    answers = driver.find_elements(By.CSS_SELECTOR, '[col-id*="carft.answer"][role="gridcell"]')
+    assert [answer.text for answer in answers if answer.text.startswith("UNDECIDED")]
 
 
 def test_whoever_opens_the_experiment_itself_is_led_to_the_sweeps(

@@ -215,8 +215,10 @@ class CurveVerdict:
     """That the gain is above 0, doubled so that 0.05 decides; Holm-adjusted."""
     p_worse: float | None
     """That the loss is above 0, likewise."""
-    level: float
-    """That of the interval which decides."""
+    gain_level: float
+    """That of the gain's interval which decides."""
+    loss_level: float
+    """That of the loss's."""
     compared: int
     seeds: tuple[int, ...]
     """Required on both sides."""
@@ -224,14 +226,19 @@ class CurveVerdict:
     """The most settings that one side was chosen among on these very seeds."""
 
     @property
+    def level(self) -> float:
+        """That of the interval in its sentence."""
+        return self.loss_level if self.outcome == "worse_curve" else self.gain_level
+
+    @property
     def interval(self) -> Interval | None:
         """That of the gain which decides."""
-        return None if self.pair.gain is None else self.pair.gain.interval(self.level)
+        return None if self.pair.gain is None else self.pair.gain.interval(self.gain_level)
 
     @property
     def most(self) -> float | None:
         """The upper end of what the true gain may be, from the loss."""
-        of_loss = None if self.pair.loss is None else self.pair.loss.interval(self.level)
+        of_loss = None if self.pair.loss is None else self.pair.loss.interval(self.loss_level)
         return None if of_loss is None else -of_loss.low
 
     @property
@@ -263,14 +270,16 @@ def judge_curves(
     verdicts = []
     for pair, raw, p_better, p_worse in zip(pairs, ps, better, worse, strict=True):
         outcome = _outcome(pair, p_better, p_worse, seeds)
-        decided = (raw.worse, p_worse) if outcome == "worse_curve" else (raw.better, p_better)
+        loss_level = deciding_level(raw.worse, p_worse, len(pairs), ALPHA)
+        gain_level = deciding_level(raw.better, p_better, len(pairs), ALPHA)
         verdicts.append(
             CurveVerdict(
                 pair,
                 outcome,
                 p_better,
                 p_worse,
-                deciding_level(*decided, len(pairs), ALPHA),
+                gain_level,
+                loss_level,
                 len(pairs),
                 tuple(seeds),
                 max(tried.get(arm.algorithm, 1) for arm in (pair.candidate, pair.reference)),

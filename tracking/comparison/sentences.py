@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from carft_sweep.tracking.comparison.answer import Model, Strongest
+from carft_sweep.tracking.comparison.answer import Answer, Model, Strongest
 from carft_sweep.tracking.comparison.caveats import few
 from carft_sweep.tracking.comparison.curves import CurveVerdict
 from carft_sweep.tracking.comparison.effects import Association, Effect, Level
@@ -53,6 +53,20 @@ def claim(verdict: Verdict, rule: SelectionRule) -> str:
     parts += [_power(verdict), _p(verdict), _among(verdict, rule)]
     statement = "; ".join(filter(None, parts))
     return f"{verdict.state}: {pair.candidate.name} against {pair.reference.name}: {statement}."
+
+
+def short_answer(answer: Answer) -> str:
+    """Write the two claims for a table's cell: states, differences and intervals."""
+    parts = []
+    if (curve := answer.curve) is not None:
+        gain = curve.pair.gain
+        number = gain and f"+ WiSE-FT {with_interval(gain.mean, curve.interval)}"
+        parts.append(": ".join(filter(None, (curve.state, number))))
+    if (verdict := answer.verdict) is not None:
+        metric, test = verdict.pair.endpoint.metric, verdict.pair.tested
+        number = test and f"{named(metric)} {with_interval(test.mean, verdict.interval(metric))}"
+        parts.append(": ".join(filter(None, (verdict.state, number))))
+    return "; ".join(parts)
 
 
 def _what_is_shown(verdict: Verdict) -> str:
@@ -135,7 +149,7 @@ def curve_claim(verdict: CurveVerdict, rule: SelectionRule) -> str:
             parts.append("the differences spread by no more than one image: nothing is tested")
     parts.append(_scope(pair.gain, len(pair.seeds), confirmed=pair.candidate.confirms))
     if verdict.state == "UNDECIDED" and verdict.outcome == "no_difference":
-        parts.append(_of_power(pair.gain, verdict.level, endpoint.ood_margin))
+        parts.append(_of_power(pair.gain, verdict.gain_level, endpoint.ood_margin))
     p = verdict.p_worse if is_worse else verdict.p_better
     parts += [_p_text(p, verdict.level, verdict.compared), _chosen_among(verdict.tried, rule)]
     return f"{verdict.state}: {candidate} against {rival}: {'; '.join(filter(None, parts))}."

@@ -214,8 +214,8 @@ def _json_curve(verdict: CurveVerdict) -> dict[str, Any]:
         "seeds": pair.seeds,
         "seeds_required": verdict.seeds,
         "common_range": pair.common_range,
-        "gain": _json_test(pair.gain, verdict.level),
-        "loss": _json_test(pair.loss, verdict.level),
+        "gain": _json_test(pair.gain, verdict.gain_level),
+        "loss": _json_test(pair.loss, verdict.loss_level),
         "curve_to_curve": pair.chords,
         "p_better_holm": verdict.p_better,
         "p_worse_holm": verdict.p_worse,
@@ -223,7 +223,7 @@ def _json_curve(verdict: CurveVerdict) -> dict[str, Any]:
         "settings_tried": verdict.tried,
         "state": verdict.state,
         "outcome": verdict.outcome,
-        "power": _json_power(pair.gain, verdict.level, pair.endpoint.ood_margin),
+        "power": _json_power(pair.gain, verdict.gain_level, pair.endpoint.ood_margin),
     }
 
 

@@ -205,7 +205,7 @@ def power_table(comparison: Comparison) -> Table:
     claims: list[tuple[str, PairedTest | None, float, float]] = []
     for curve in comparison.curve_verdicts:
         name = f"{curve.pair.candidate.name} + WiSE-FT, curve"
-        claims.append((name, curve.pair.gain, curve.level, endpoint.ood_margin))
+        claims.append((name, curve.pair.gain, curve.gain_level, endpoint.ood_margin))
     for verdict in comparison.verdicts:
         name, margins = verdict.pair.candidate.name, {endpoint.id_metric: endpoint.id_margin}
         for metric in dict.fromkeys((endpoint.metric, endpoint.id_metric)):

@@ -417,7 +417,7 @@ def test_the_next_run_of_a_finished_sweep_mends_what_its_store_has_lost(
 
 def test_a_sweep_whose_driver_was_killed_keeps_the_verdict_of_its_last_end(toy: ToySweep) -> None:
     toy.run()
-    kept = {"carft.verdict", "carft.verdict_state", "carft.selected", "mlflow.note.content"}
+    kept = {"carft.verdict", "carft.answer", "carft.selected", "mlflow.note.content"}
     before = {name: toy.tracker.runs[RunKey("toy")].tags[name] for name in kept}
     toy.ledger().remember(OUTCOME, {"state": "running"})
     (toy.home.sweep("toy") / "comparison.json").unlink()

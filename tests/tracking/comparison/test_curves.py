@@ -131,7 +131,7 @@ def test_no_gain_is_said_where_the_loss_excludes_one_of_the_margin(
     verdict = judged(car_ft(raised(LINE, 0.0, luck)), tuned("fine_tune", same(LINE)))
     assert (verdict.outcome, verdict.state) == ("no_difference", state)
     assert verdict.pair.loss is not None
-    assert verdict.most == pytest.approx(-verdict.pair.loss.interval(verdict.level)[0])  # type: ignore[index]
+    assert verdict.most == pytest.approx(-verdict.pair.loss.interval(verdict.loss_level)[0])  # type: ignore[index]
     wide = ComparisonSpec(endpoint=Endpoint(ood_margin=0.1))
     groups = car_ft(raised(LINE, 0.0, luck)), tuned("fine_tune", same(LINE))
     assert judged(*groups, spec=wide).state == "NO GAIN"
