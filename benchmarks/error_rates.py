@@ -324,7 +324,8 @@ class World:
         measured = {}
         for label, counts, of_splits in zip(labels[-len(hits) :], right, means, strict=True):
             # Nothing is tested by validation: its drawings would only take time.
-            used = Hits(_UNITS, SPLITS[1:], counts[_TESTED, 1:], _IMAGES, _weights=self._weights)
+            tested = counts[_TESTED, 1:].astype(np.int32)
+            used = Hits(_UNITS, SPLITS[1:], tested, _IMAGES, _weights=self._weights)
             self.kept[digest, label] = used
             measured[label] = {
                 "id/val/top1": float(of_splits[0]),
@@ -357,7 +358,7 @@ class World:
 
 
 _TESTED = LAYOUT.images[:, 0] == 0
-_UNITS, _IMAGES = LAYOUT.names[_TESTED], LAYOUT.images[_TESTED, 1:]
+_UNITS, _IMAGES = LAYOUT.names[_TESTED], LAYOUT.images[_TESTED, 1:].astype(np.int32)
 FINE_TUNE = Method("fine_tune")
 
 

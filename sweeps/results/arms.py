@@ -184,18 +184,18 @@ def run_name(algorithm: str, params: Mapping[str, Scalar], seed: str | None) -> 
 
 def _summary(row: Row, metrics: Mapping[str, float], group: str) -> ArmSummary:
     arm = row.arm
-    merged = run_name(arm.algorithm, arm.params, None)
-    params: dict[str, Scalar] = {}
+    name = run_name(arm.algorithm, arm.params, None)
+    params: dict[str, Scalar] = {ARM_PARAM: arm.label, "algorithm": arm.algorithm, **arm.params}
     if arm.merge is not None:
         merge, alpha = split_merge(arm.merge)
-        params = {"merge": merge} if alpha is None else {"merge": merge, "alpha": alpha}
-        merged += f" + {arm.merge}"
+        params |= {"merge": merge} if alpha is None else {"merge": merge, "alpha": alpha}
+        name += f" + {arm.merge}"
     fresh = "fresh seed" if arm.confirms else "seed"
     seeds = f" ({row.n} {fresh}{'' if row.n == 1 else 's'})" if arm.has_seeds else ""
     return ArmSummary(
         label=arm.label,
-        name=f"{SELECTED if row.selected else ''}{merged}{seeds}",
-        params={ARM_PARAM: arm.label, "algorithm": arm.algorithm, **arm.params, **params},
+        name=f"{SELECTED if row.selected else ''}{name}{seeds}",
+        params=params,
         tags={
             "carft.role": arm.role,
             "carft.is_selected": str(row.selected).lower(),

@@ -514,8 +514,8 @@ class SweepProjection:
     @functools.cached_property
     def _first_tags(self) -> Mapping[str, str]:
         """By whom, and with which versions, the sweep was begun."""
-        first: Mapping[str, str] = next(iter(self._executions), {}).get("tags", {})
-        return first
+        tags: Mapping[str, str] = next(iter(self._executions), {}).get("tags", {})
+        return tags
 
     def _send_epochs(self, key: RunKey, stand: _Stand) -> None:
         sent = self._epochs.get(key.digest, -1)

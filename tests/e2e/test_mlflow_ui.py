@@ -18,6 +18,8 @@ from tests.e2e.browser import IS_THERE, WHY_NOT, browser, printed, show
 from tests.e2e.conftest import make_tiny
 
 SECONDS = 90
+ALL_CHARTS = 2600
+"""Pixels of a window with all charts: MLflow draws those that are seen."""
 COLUMNS = ("id/test/top1", "ood/mean/top1", "gap/top1", "algorithm.kl_weight")
 
 pytestmark = pytest.mark.skipif(not IS_THERE, reason=WHY_NOT)
@@ -127,10 +129,10 @@ def test_the_description_of_a_sweep_tells_its_verdict_and_leads_to_the_report(
     assert [entry["message"] for entry in logged if address_inside in entry["message"]] == []
 
 
-def go(driver: webdriver.Chrome, url: str) -> None:
+def go(driver: webdriver.Chrome, url: str, *, height: int = 800) -> None:
     """Open a link in a window that has another page: MLflow's addresses differ behind the #."""
-    show(driver, "about:blank", width=1900)
-    show(driver, url, width=1900)
+    show(driver, "about:blank", width=1900, height=height)
+    show(driver, url, width=1900, height=height)
 
 
 def values_of(driver: webdriver.Chrome, column: str) -> list[float]:
@@ -151,12 +153,36 @@ def test_the_first_link_of_ui_lands_on_the_sweeps_with_what_they_came_to(
 ) -> None:
     assert "usage data does not apply" in lines[-1]
     go(driver, links["at"])
+    assert_sweeps_are_shown_with_their_answers_and_arms(driver)
+
+
+def assert_sweeps_are_shown_with_their_answers_and_arms(driver: webdriver.Chrome) -> None:
+    """A sweep comes first, below it what stands for each algorithm, with its accuracies."""
     wait_for(driver, By.LINK_TEXT, "kl_weight")
-    wait_for(driver, By.CSS_SELECTOR, '[col-id*="ood/mean/top1"][role="gridcell"]')
     assert_nothing_is_in_the_way(driver)
-    for column in ("id/val/top1", "id/test/top1", "`ood/mean/top1"):
-        assert all(0 <= value <= 1 for value in values_of(driver, column)), column
-        assert values_of(driver, column), column
+    names = [link.text for link in driver.find_elements(By.CSS_SELECTOR, "a[href*='/runs/']")]
+    rows = names[names.index("kl_weight") :]
+    assert rows[1] == "zero_shot"
+    assert [name for name in rows if name.startswith("fine_tune")]
+    assert [name for name in rows if "▸" in name]
+    for column in ("`mean/ood/mean/top1`", "`mean/id/test/top1`"):
+        values = values_of(driver, column)
+        assert len(values) >= 3, column
+        assert all(0 <= value <= 1 for value in values), column
+    answers = driver.find_elements(By.CSS_SELECTOR, '[col-id*="verdict_state"][role="gridcell"]')
+    assert [answer.text for answer in answers if answer.text.isupper()]
+
+
+def test_whoever_opens_the_experiment_itself_is_led_to_the_sweeps(
+    driver: webdriver.Chrome, address: str
+) -> None:
+    go(driver, f"{address}/#/experiments/1/runs")
+    line = wait_for(driver, By.XPATH, "//*[contains(text(), 'Sweeps with their answers')]")
+    link = line.find_element(By.LINK_TEXT, "open").get_attribute("href")
+    assert link is not None
+    go(driver, link)
+    wait_for(driver, By.CSS_SELECTOR, '[col-id*="mean/ood/mean/top1"][role="gridcell"]')
+    assert_sweeps_are_shown_with_their_answers_and_arms(driver)
 
 
 def test_the_link_to_its_arms_lands_on_a_table_of_them_by_ood(
@@ -166,7 +192,7 @@ def test_the_link_to_its_arms_lands_on_a_table_of_them_by_ood(
     wait_for(driver, By.PARTIAL_LINK_TEXT, "kl_weight=1 car_ft (")
     assert_nothing_is_in_the_way(driver)
     assert not driver.find_elements(By.LINK_TEXT, "kl_weight")
-    oods = values_of(driver, "`mean/ood/mean/top1")
+    oods = values_of(driver, "`mean/ood/mean/top1`")
     assert len(oods) >= 3
     assert oods == sorted(oods, reverse=True)
 
@@ -174,10 +200,22 @@ def test_the_link_to_its_arms_lands_on_a_table_of_them_by_ood(
 def test_the_arms_have_charts_of_id_against_ood_and_of_the_varied_parameter(
     driver: webdriver.Chrome, links: Mapping[str, str]
 ) -> None:
-    go(driver, f"{links['arms']}&compareRunsMode=CHART")
-    for drawn in ("mean/id/test/top1", "algorithm.kl_weight"):
+    go(driver, f"{links['arms']}&compareRunsMode=CHART", height=ALL_CHARTS)
+    for drawn in ("mean/id/test/top1", "arm", "algorithm.kl_weight"):
         wait_for(driver, By.CSS_SELECTOR, f'h4[title="{drawn} vs. mean/ood/mean/top1"]')
     assert "kl_weight: arms" in driver.find_element(By.TAG_NAME, "body").text
+
+
+def test_the_runs_of_a_sweep_have_a_view_with_what_is_varied_and_learning_curves(
+    driver: webdriver.Chrome, links: Mapping[str, str]
+) -> None:
+    go(driver, f"{links['arms']}-runs")
+    wait_for(driver, By.LINK_TEXT, "kl_weight=1 s0 car_ft")
+    for column in ("metrics.`ood/mean/top1`", "`wise_ft_0.5/ood/mean/top1`"):
+        assert values_of(driver, column), column
+    go(driver, f"{links['arms']}-runs&compareRunsMode=CHART", height=ALL_CHARTS)
+    for drawn in ("train/loss", "curve/wise_ft/ood/mean/top1"):
+        wait_for(driver, By.CSS_SELECTOR, f'h4[title="{drawn}"]')
 
 
 def test_the_page_of_a_sweep_has_its_charts_and_the_values_of_the_selected_arm(

@@ -121,7 +121,8 @@ def test_shaded_is_what_lies_between_the_curves_over_the_id_that_both_reach(
     )
     for row in rows:
         for points, field in ((candidate, "OOD mean"), (reference, SHADED)):
-            expected = np.interp(row["ID test"], *zip(*points, strict=True))
+            ids, heights = (np.array(values) for values in zip(*points, strict=True))
+            expected = np.interp(row["ID test"], ids, heights)
             assert row[field] == pytest.approx(expected, abs=1e-2)
 
 
