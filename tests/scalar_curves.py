@@ -44,7 +44,11 @@ def pieces_at(curve: Curve, x: float) -> list[int]:
     """Those between whose ends an ID accuracy lies."""
     ends = [(one[0], two[0]) for one, two in itertools.pairwise(curve)]
     spans = [(min(pair), max(pair)) for pair in ends]
-    return [k for k, (low, high) in enumerate(spans) if low <= x <= high and low < high - 1e-12]
+    return [
+        k
+        for k, (low, high) in enumerate(spans)
+        if low - 1e-12 <= x <= high + 1e-12 and low < high - 1e-12
+    ]
 
 
 def height_at(curve: Curve, x: float) -> float | None:

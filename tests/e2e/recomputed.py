@@ -795,7 +795,8 @@ class _Comparison:
         """By a jackknife that leaves out a group of units after another from all models.
 
         Groups are as many as the smallest split has units, at most 100; units go to them in
-        turn, sorted by the splits that they are in, then by the checksums of their names.
+        turn, sorted by the splits that they are in, then by the checksums of their names. Groups
+        without which there is no common range are taken to vary as the others.
         """
         models = [
             self.measured.hits(self.measured.zero_shot, None)
@@ -835,7 +836,7 @@ class _Comparison:
             means = [np.mean(of_seeds) for of_seeds in side if None not in of_seeds]
             if len(means) < 2:
                 return [None, None]
-            variance = float((len(means) - 1) * np.var(means))
+            variance = float((count - 1) * np.var(means))
             counts = {"freedom": len(means) - 1, "units": units, "images": images}
             errors.append({"variance": variance, **counts})
         return errors

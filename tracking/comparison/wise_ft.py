@@ -174,7 +174,7 @@ def _chords(
     lines = oods[..., :-1, None] + slopes[..., None] * (x - ids[..., :-1, None])
     low = np.minimum(ids[..., :-1], ids[..., 1:])[..., None]
     high = np.maximum(ids[..., :-1], ids[..., 1:])[..., None]
-    covers = (x >= low) & (x <= high) & (steps != 0)[..., None]
+    covers = (x >= low - _ROUNDING) & (x <= high + _ROUNDING) & (steps != 0)[..., None]
     return np.where(steps[..., None] == 0, np.inf, lines), covers
 
 

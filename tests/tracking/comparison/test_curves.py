@@ -355,7 +355,7 @@ def direct(world: World, groups: int, ours: str, theirs: str) -> float:
         )
         if None not in gains:
             values.append(np.mean([gain for gain in gains if gain is not None]))
-    return (len(values) - 1) * float(np.var(values))
+    return (groups - 1) * float(np.var(values))
 
 
 def test_gains_and_their_errors_over_images_are_those_of_a_direct_computation() -> None:

@@ -155,6 +155,14 @@ def test_a_piece_that_is_gone_back_on_the_same_line_is_bounded_nowhere() -> None
     assert np.isnan(gain(ARCH, back).above_bound)
 
 
+def test_a_place_at_a_measured_point_is_of_both_of_its_pieces_whatever_rounding_says() -> None:
+    # Nothing leads on to the piece before 0.6, whose end lies above the piece behind it.
+    fall = ((0.5, 0.3), (0.6, 0.4), (0.6, 0.35), (0.7, 0.5), (0.8, 0.55))
+    places = [np.nextafter(0.6, 0.5), 0.6, np.nextafter(0.6, 0.7)]
+    assert [height(fall, x) for x in places] == pytest.approx([0.4] * 3)
+    assert [bound(fall, x) for x in places] == [None] * 3
+
+
 def test_two_points_are_bounded_nowhere() -> None:
     assert bound(((0.5, 0.3), (0.6, 0.4)), 0.55) is None
     assert np.isnan(gain(ARCH, ((0.5, 0.3), (0.6, 0.4))).above_bound)
