@@ -36,7 +36,7 @@ def terminal(
     colour: bool = False,
     options: TableOptions | None = None,
 ) -> str:
-    """Render warnings, the table, what its signs mean, and the answer in lines of `width`.
+    """Render warnings, the table, what else was tested, and the answer in lines of `width`.
 
     Where the table does not fit, the shifts get tables of their own. With NO_COLOR in the
     environment there are no colours, whoever requests them.
@@ -64,11 +64,12 @@ def terminal(
         notes = table.notes_with("Underlined") if colour else table.notes
         _paragraph(console, " ".join(notes), style="dim")
         console.print()
-        for number, line in enumerate(comparison.answer.lines):
-            _paragraph(console, line, style="" if number else "bold")
-        console.print()
         for sentence in comparison.statistics:
             _paragraph(console, sentence)
+        # Last, where a terminal shows it without scrolling.
+        console.print()
+        for number, line in enumerate(comparison.answer.lines):
+            _paragraph(console, line, style="" if number else "bold")
     return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
 
 
