@@ -180,7 +180,7 @@ def _of_power(test: PairedTest | None, level: float, margin: float) -> str:
     if power is None or test is None:
         return ""
     seeds = len(test.differences)
-    shown = points(power.smallest_difference(seeds))
+    shown = f"{100 * power.smallest_difference(seeds):.2f} pp"
     needed = power.seeds_for(margin, seeds)
     text = f"80 % of such sweeps find a difference of {shown}"
     if needed is not None:

@@ -195,7 +195,7 @@ HERE = Path(__file__).parent
 
 LEAD = "id_ood"
 """The chart beside the verdict."""
-FIRST = 3
+FIRST = 2
 """Sentences of the verdict that stand there; the others are among the details."""
 
 

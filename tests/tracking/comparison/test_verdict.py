@@ -134,7 +134,7 @@ def test_a_difference_within_the_noise_is_undecided_and_says_what_would_decide()
     assert test is not None
     power = Power.of(test)
     assert power is not None
-    assert found[1] == f"{100 * power.smallest_difference(5):.3g}"
+    assert found[1] == f"{100 * power.smallest_difference(5):.2f}"
     assert int(found[2]) == power.seeds_for(0.005, 5)
 
 
