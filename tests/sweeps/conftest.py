@@ -142,10 +142,13 @@ class ToySweep:
 
 def _one_shift(config: object) -> SimpleNamespace:
     del config
-    measured = dict.fromkeys(("id/test", "ood/dark"))
+    images = SimpleNamespace(units=tuple(map(str, range(400))))
+    measured = dict.fromkeys(("id/test", "ood/dark"), images)
     return SimpleNamespace(
         train=range(10_000),
-        shifts={"dark": None},
+        test=images,
+        shifts={"dark": images},
+        outside_mean=frozenset(),
         digest="d" * 64,
         notes=(),
         measured=lambda: measured,

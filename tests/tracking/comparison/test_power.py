@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.power import TTestPower
 
-from carft_sweep.tracking.comparison.power import MOST_SEEDS, POWER, Power
+from carft_sweep.tracking.comparison.power import MOST_SEEDS, POWER, UNIT_SPREAD, Power
 from carft_sweep.tracking.comparison.statistics import ImageError, PairedTest
 
 DRAWS = 4000
@@ -117,3 +117,22 @@ def test_power_of_measured_errors_is_about_that_of_the_true_ones() -> None:
         assert measured is not None
         smallest.append(measured.smallest_difference(5))
     assert np.median(smallest) == pytest.approx(true.smallest_difference(5), rel=0.05)
+
+
+def test_the_expected_error_over_images_is_that_of_units_that_vary_by_themselves() -> None:
+    alone = Power.expected([[str(n) for n in range(400)]], of_seeds=0.01)
+    assert alone.images is not None
+    assert alone.images.variance == pytest.approx(UNIT_SPREAD**2 / 400)
+    # Six views of a drawing are no more than one, and a second shift of other drawings halves it.
+    views = Power.expected([[str(n // 6) for n in range(2_400)]], of_seeds=0.01)
+    other = [[str(n) for n in range(400)], [str(n) for n in range(400, 800)]]
+    both = Power.expected(other, of_seeds=0.01)
+    assert views.images is not None
+    assert both.images is not None
+    assert views.images.variance == pytest.approx(alone.images.variance)
+    assert both.images.variance == pytest.approx(alone.images.variance / 2)
+
+
+def test_the_chance_of_the_smallest_difference_is_eighty_percent() -> None:
+    power = Power.expected([[str(n) for n in range(400)]], of_seeds=0.005)
+    assert power.chance(power.smallest_difference(7), 7) == pytest.approx(0.8, abs=1e-6)
