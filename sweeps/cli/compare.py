@@ -221,8 +221,8 @@ def _flips(arguments: argparse.Namespace, emit: Emit) -> int:
 def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
     """Read a table, or sweeps from the home or the server that `--tracking-uri` names."""
     if (table := _table(arguments)) is not None:
-        if arguments.images or arguments.flips or arguments.tracking_uri:
-            raise RequestError("a table has neither --images nor --flips nor a --tracking-uri")
+        if arguments.flips or arguments.tracking_uri:
+            raise RequestError("a table has neither --flips nor a --tracking-uri")
         return [read_table(table)]
     if arguments.tracking_uri is None:
         if arguments.experiment is not None:

@@ -59,13 +59,15 @@ def short_answer(answer: Answer) -> str:
     """Write the two claims for a table's cell: states, differences and intervals."""
     parts = []
     if (curve := answer.curve) is not None:
-        gain = curve.pair.gain
-        number = gain and f"+ WiSE-FT {with_interval(gain.mean, curve.interval)}"
-        parts.append(": ".join(filter(None, (curve.state, number))))
+        gain, text = curve.pair.gain, str(curve.state)
+        if gain is not None:
+            text += f": + WiSE-FT {with_interval(gain.mean, curve.interval)}"
+        parts.append(text)
     if (verdict := answer.verdict) is not None:
-        metric, test = verdict.pair.endpoint.metric, verdict.pair.tested
-        number = test and f"{named(metric)} {with_interval(test.mean, verdict.interval(metric))}"
-        parts.append(": ".join(filter(None, (verdict.state, number))))
+        metric, test, text = verdict.pair.endpoint.metric, verdict.pair.tested, str(verdict.state)
+        if test is not None:
+            text += f": {named(metric)} {with_interval(test.mean, verdict.interval(metric))}"
+        parts.append(text)
     return "; ".join(parts)
 
 

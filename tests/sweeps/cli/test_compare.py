@@ -233,7 +233,7 @@ def test_a_table_of_results_is_compared_without_a_home(
         (("none.csv",), "none.csv cannot be read"),
         (("wrong.csv",), "wrong.csv, line 2: ood 'x' is no number"),
         (("results.csv", "toy"), "a table is compared alone"),
-        (("results.csv", "--images"), "a table has neither --images nor --flips nor"),
+        (("results.csv", "--flips", "a", "b"), "a table has neither --flips nor a --tracking-uri"),
         (("results.csv", "--reference", "carft"), "'carft'; did you mean 'car_ft'?"),
         (("results.csv", "--where", "method=car_ft"), "unknown field 'method'"),
     ],
