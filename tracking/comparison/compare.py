@@ -340,6 +340,7 @@ def compare(
             *caveats.better_baseline(rule, arms, best, seeds),
             *caveats.unfinished(arms),
             *caveats.outlying_seeds(tested.values(), endpoint),
+            *kept.unreadable,
             *caveats.missing_values(arms, endpoint),
         ),
         curves=tuple(_mean_curves(tested.values(), curves)),

@@ -25,6 +25,7 @@ from carft_sweep.tracking.comparison.predictions import (
 )
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord
 from carft_sweep.tracking.comparison.statistics import ImageError
+from carft_sweep.tracking.errors import TrackingError
 
 GROUPS = 100
 """Groups of units that the jackknife leaves out in turn: more change the variance little."""
@@ -159,12 +160,18 @@ class KeptHits:
         self.read = read
         self._by_model: dict[tuple[str, str | None], Hits | None] = {}
         self._last: Hits | None = None
+        self.unreadable: dict[str, None] = {}
+        """Why files could not be read, each once."""
 
     def of(self, run: RunRecord, merge: str | None) -> Hits | None:
-        """Return what is kept of a run's model; None where it is nothing."""
+        """Return what is kept of a run's model; None where it is nothing, or cannot be read."""
         key = (run.digest, merge)
         if key not in self._by_model:
-            hits = self.read(run, merge)
+            try:
+                hits = self.read(run, merge)
+            except TrackingError as error:
+                self.unreadable[str(error)] = None
+                hits = None
             if hits is not None and self._last is not None and hits.same_images(self._last):
                 # Of large data sets the names of units are most of it.
                 hits = replace(hits, units=self._last.units, images=self._last.images)

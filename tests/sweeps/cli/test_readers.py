@@ -40,7 +40,7 @@ class Made:
             "description": "",
             "seeds": [0],
             "selection": "best_val",
-            "report": {"id_margin": 0.005},
+            "report": {"id_margin": 0.005, "ood_margin": 0.005},
             "parameters": {"algorithm.kl_weight": {"min": 0.0, "max": 100.0}},
             **({"metric": goals[0]} if len(goals) == 1 else {"metrics": list(goals)}),
         }

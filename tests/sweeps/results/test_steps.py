@@ -15,7 +15,6 @@ from carft_sweep.sweeps.scheduler import session
 from carft_sweep.sweeps.scheduler.session import Projections
 from carft_sweep.tracking.store.base import RunKey
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
-from tests.sweeps.conftest import _one_shift
 from tests.sweeps.results.troubled import MadeSweep, Troubled, away, digest_of
 from tests.tracking.memory_store import MemoryTracker
 
@@ -24,9 +23,8 @@ LOSS, CPU = "train/loss_step", "system/cpu_utilization_percentage"
 
 
 @pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MadeSweep:
+def made(tmp_path: Path) -> MadeSweep:
     """A run in its second epoch."""
-    monkeypatch.setattr("carft_sweep.sweeps.results.projection.open_data", _one_shift)
     made = MadeSweep(tmp_path)
     made.start(made.propose())
     made.epoch(0)

@@ -26,7 +26,7 @@ SPEC: Mapping[str, Any] = {
     "description": "",
     "metric": {"name": "id/val/top1", "goal": "maximize", "merge": None},
     "selection": "best_val",
-    "report": {"id_margin": 0.005},
+    "report": {"id_margin": 0.005, "ood_margin": 0.005},
     "parameters": {"algorithm.kl_weight": {"values": [0, 1, 2, 3]}},
     "seeds": [0],
 }

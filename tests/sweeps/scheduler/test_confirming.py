@@ -74,7 +74,7 @@ def test_the_verdict_is_of_the_fresh_seeds_alone_and_says_so(toy: ToySweep) -> N
     }
     assert found.fresh_seeds == (7, 8, 9, 10, 11)
     assert found.verdicts[0].pair.seeds == (7, 8, 9, 10, 11)
-    assert "car_ft kl_weight=0.3 minus fine_tune: OOD mean" in found.verdict
+    assert ": car_ft kl_weight=0.3 against fine_tune: OOD mean" in found.verdict
     assert "over 5 fresh seeds" in found.verdict
     assert found.verdict.endswith(
         "The settings were chosen on seeds 0, 1 and judged on seeds 7 to 11, which no choice has "
@@ -195,7 +195,7 @@ def test_a_choice_by_a_merge_is_judged_by_the_merge(toy: ToySweep) -> None:
     assert (
         found.verdicts[0].pair.candidate.label == "car_ft kl_weight=0.3 (confirmed) + wise_ft@0.5"
     )
-    assert "car_ft kl_weight=0.3 + wise_ft@0.5 minus fine_tune + wise_ft@0.5" in found.verdict
+    assert "car_ft kl_weight=0.3 + wise_ft@0.5 against fine_tune + wise_ft@0.5" in found.verdict
 
 
 def test_an_algorithm_among_the_parameters_is_confirmed_at_its_own_best(toy: ToySweep) -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carft_sweep.tracking.comparison.compare import compare
 from carft_sweep.tracking.comparison.hits import (
     GROUPS,
     KeptHits,
@@ -32,7 +33,7 @@ from tests.tracking.drawn_images import (
     images,
     value,
 )
-from tests.tracking.kept import keep_predictions
+from tests.tracking.kept import keep_predictions, with_folder
 from tests.tracking.made_up import metrics, run
 
 
@@ -423,3 +424,20 @@ def test_nothing_is_left_out_of_a_split_with_one_unit_or_a_metric_that_is_no_mea
     whole = hits_of(THEIRS[0])
     assert leave_out([whole], ID, "ood/mean/nll") is None
     assert leave_out([whole], "id/val/top1", OOD) is None
+
+
+def test_a_file_that_holds_no_predictions_leaves_the_claim_to_these_images(tmp_path: Path) -> None:
+    runs = []
+    for seed in range(5):
+        for name, trial, ood in (("fine_tune", None, 0.3), ("car_ft", 0, 0.4)):
+            measured = metrics(0.6 + seed / 1_000, ood + seed * (seed % 2) * (ood > 0.3) / 1_000)
+            runs.append(with_folder(run(name, seed, measured, trial=trial), tmp_path))
+    whole = compare(runs, sweep="s")
+    assert "for other seeds and other test images" in whole.answer.lines[0]
+    folder = runs[0].folder
+    assert folder is not None
+    predictions_path(folder, None).write_bytes(b"torn")
+    torn = compare(runs, sweep="s")
+    assert "on these test images" in torn.answer.lines[0]
+    (warning,) = [text for text in torn.warnings if "holds no predictions" in text]
+    assert str(folder) in warning
