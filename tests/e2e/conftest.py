@@ -60,11 +60,13 @@ class Tiny:
         return found
 
     def outcomes(self) -> dict[float, Any]:
-        """KL weight to the trial's value and to every metric of its run."""
-        return {
-            trial["params"]["algorithm.kl_weight"]: (trial["value"], trial["runs"][0]["metrics"])
-            for trial in self.show()["trials"]
-        }
+        """KL weight to the trial's value and to every metric of its run, but for its time."""
+        values = {}
+        for trial in self.show()["trials"]:
+            metrics = dict(trial["runs"][0]["metrics"])
+            metrics.pop("system/train_seconds")
+            values[trial["params"]["algorithm.kl_weight"]] = (trial["value"], metrics)
+        return values
 
     def workers(self) -> list[int]:
         """The processes that train runs of the home, whoever started them (Linux)."""

@@ -237,7 +237,8 @@ def test_every_number_of_a_sentence_is_one_of_the_json(folder: Path, sweep: str,
     # Of a p that is smaller, and the share of sweeps and the most seeds that power is computed for.
     known = {"0.001", "80", "200"}
     for number in numbers:
-        known |= {f"{number:g}", f"{number:.3f}", f"{100 * number:.3g}", f"{100 * number:.1f}"}
+        known |= {f"{number:g}", f"{number:.3f}", f"{100 * number:.3g}"}
+        known |= {f"{100 * number:.1f}", f"{100 * number:.2f}"}
         known |= {f"{100 * number:+.2f}", f"{100 * number:+.1f}", f"{number:+.2f}"}
     tokens = re.findall(r"(?<![\w@.])[-+]?\d+(?:\.\d+)?", sentences)
     assert tokens
