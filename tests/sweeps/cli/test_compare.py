@@ -277,3 +277,9 @@ def test_flips_are_refused_where_there_are_none(told: Told) -> None:
     assert "--flips prints one table, or --json" in told("toy", *arms, "--csv", expect=2)
     server = ("--tracking-uri", "sqlite:////none.db")
     assert "--flips reads the runs' folders" in told("toy", *arms, *server, expect=2)
+
+
+def test_power_prints_what_the_seeds_would_find(told: Told) -> None:
+    text = told("toy", "--power")
+    assert text.startswith("The true difference that is found in 80 % of such sweeps, in points:")
+    assert "car_ft kl_weight=0.3, OOD mean" in text

@@ -6,13 +6,16 @@ import pytest
 
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.metrics import shifts
+from carft_sweep.tracking.comparison.power import Power
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.report import formats
 from carft_sweep.tracking.report import terminal as report
 from carft_sweep.tracking.report.table import (
+    POWER_SEEDS,
     Column,
     TableOptions,
+    power_table,
     resolve_columns,
     sort_rows,
     visible_rows,
@@ -212,3 +215,25 @@ def test_the_mean_over_shifts_and_the_gain_stand_beside_id_and_the_shifts_behind
     assert headers == [
         *("ID val", "ID test", "OOD mean", "gain", "gap", "flat_emoji", "outline", "pixel")
     ]
+
+
+def test_the_table_of_power_has_a_line_for_each_claim_and_its_numbers() -> None:
+    table = power_table(SWEEP)
+    assert [line.name for line in table.lines] == [
+        "car_ft kl_weight=1 + WiSE-FT, curve",
+        "car_ft kl_weight=1, OOD mean",
+        "car_ft kl_weight=1, ID test",
+    ]
+    assert len(table.heads) == 1 + len(table.lines[0].cells)
+    ood = SWEEP.verdicts[0].pair.ood
+    assert ood is not None
+    power = Power.of(ood)
+    assert power is not None
+    numbers = [cell.number for cell in table.lines[1].cells]
+    assert numbers[0] == f"{100 * power.of_seeds:.2f}"
+    assert numbers[1] == "–", "no predictions are kept"
+    smallest = [f"{100 * power.smallest_difference(n):.2f}" for n in (5, *POWER_SEEDS)]
+    assert numbers[2:-1] == smallest
+    assert numbers[-1] == str(power.seeds_for(0.005, 5))
+    few = power_table(compare(kl_sweep(2), sweep="s"))
+    assert {cell.number for line in few.lines for cell in line.cells} == {"–"}
