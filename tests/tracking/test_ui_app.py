@@ -62,6 +62,14 @@ def test_every_other_route_is_closed(routes: frozenset[Route], server: Server) -
     assert {route: status for route, status in statuses.items() if status != 404} == {}
 
 
+def test_the_list_of_the_gateway_is_empty_and_nothing_is_sent_on(server: Server) -> None:
+    proxy = f"{server.address}/ajax-api/2.0/mlflow/gateway-proxy"
+    for place in ("api/2.0/endpoints/", "http://127.0.0.1:9/"):
+        answer = requests.get(proxy, params={"gateway_path": place}, timeout=10)
+        assert (answer.status_code, answer.json()) == (200, {"endpoints": []})
+        assert requests.post(proxy, json={"gateway_path": place}, timeout=10).status_code == 404
+
+
 @pytest.mark.parametrize(
     "path",
     [
