@@ -139,7 +139,9 @@ def curve_claim(verdict: CurveVerdict, rule: SelectionRule) -> str:
     margin = points(endpoint.ood_margin)
     match verdict.outcome:
         case "no_range":
-            parts.append(f"the two curves have no {of_id} in common that {rival} is measured at")
+            without = f"the two curves have no {of_id} in common"
+            unbounded = "too few alphas are measured to bound the curves"
+            parts.append(without if common is None else unbounded)
         case "no_difference":
             excluded = "" if verdict.state == "NO GAIN" else "not "
             parts.append(f"a gain of {margin} is {excluded}excluded")
