@@ -18,7 +18,7 @@ import pytest
 from tests.clusters.by_hand import ALL, Cluster
 from tests.clusters.conftest import SCRIPTS, VENV, call, ran_on, variables
 from tests.clusters.hosts import Host
-from tests.e2e.conftest import Tiny, make_tiny
+from tests.e2e.conftest import Tiny, make_tiny, repeatable
 from tests.e2e.test_things_go_wrong import end, until
 from tests.services.mlflow_server import USER, USER_PASSWORD
 
@@ -79,7 +79,7 @@ def outcomes(trials: list[dict[str, Any]]) -> dict[float, Any]:
     """As Tiny.outcomes."""
     values = {}
     for trial in trials:
-        metrics = {k: v for k, v in trial["runs"][0]["metrics"].items() if k[:7] != "system/"}
+        metrics = repeatable(trial["runs"][0]["metrics"])
         values[trial["params"]["algorithm.kl_weight"]] = (trial["value"], metrics)
     return values
 

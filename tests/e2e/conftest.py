@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ EPOCHS = 4
 APART = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CARFT_WEBHOOK", "COVERAGE_PROCESS_CONFIG")
 """Variables of the caller's that no test should see. Without the last one no coverage is measured,
 which takes a command a quarter longer: what it runs is covered by tests beside the code."""
+
+
+def repeatable(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What two executions share: all but times."""
+    return {name: value for name, value in metrics.items() if not name.startswith("system/")}
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,7 @@ class Tiny:
         """KL weight to the trial's value and to every metric of its run, but for its time."""
         values = {}
         for trial in self.show()["trials"]:
-            metrics = dict(trial["runs"][0]["metrics"])
-            metrics.pop("system/train_seconds")
+            metrics = repeatable(trial["runs"][0]["metrics"])
             values[trial["params"]["algorithm.kl_weight"]] = (trial["value"], metrics)
         return values
 

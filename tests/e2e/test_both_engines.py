@@ -11,7 +11,7 @@ import pytest
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.status import summary_of
 from carft_sweep.sweeps.ledger.trials import find_ledger
-from tests.e2e.conftest import MakeTiny, Tiny
+from tests.e2e.conftest import MakeTiny, Tiny, repeatable
 from tests.e2e.test_things_go_wrong import end, until
 
 pytestmark = pytest.mark.timeout(900)
@@ -30,7 +30,7 @@ def seen(sweep: Tiny) -> list[dict[str, Any]]:
                 for run in trial["runs"]
                 if (Path(run["folder"]) / "history.json").exists()
             ],
-            "metrics": [run["metrics"] for run in trial["runs"]],
+            "metrics": [repeatable(run["metrics"]) for run in trial["runs"]],
         }
         for trial in sweep.show()["trials"]
     ]
