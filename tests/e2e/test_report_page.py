@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
 
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore
@@ -224,15 +225,19 @@ def test_the_numbers_behind_a_chart_have_the_names_of_its_axes(
     unfold(driver)
     for details in driver.find_elements(By.CSS_SELECTOR, "details.data > summary"):
         details.click()
-    heads = {
-        name: driver.execute_script(
-            "return [...document.querySelectorAll(`[data-of=${arguments[0]}] th`)]"
-            ".map((cell) => cell.textContent)",
-            name,
-        )
-        for name in CHARTS
-    }
-    assert all(heads.values())
+
+    def read(driver: webdriver.Chrome) -> dict[str, list[str]]:
+        heads = {
+            name: driver.execute_script(
+                "return [...document.querySelectorAll(`[data-of=${arguments[0]}] th`)]"
+                ".map((cell) => cell.textContent)",
+                name,
+            )
+            for name in CHARTS
+        }
+        return heads if all(heads.values()) else {}  # a chart that is drawn late has its table late
+
+    heads = WebDriverWait(driver, 60).until(read)
     assert {"ID test top-1 (%)", "OOD mean top-1 (%)", "method", "setting"} <= {*heads["id_ood"]}
     assert {"epoch", "train loss", "ID val top-1 (%)"} <= {*heads["learning"]}
     internal = {"on show", "front", "standing", "mean", "rank", "ID test", "low", "high"}
