@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from functools import partial
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 from zlib import crc32
 
 import numpy as np
@@ -436,7 +436,7 @@ class Row:
     """Of a `World`."""
     claims: Mapping[Claim, float | None]
     """With the nominal rate; None: a power, or a rate that nothing is promised of."""
-    settings: Mapping[str, object] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     """Of the `World`."""
 
     @property
@@ -449,7 +449,7 @@ class Row:
         rng = np.random.default_rng(crc32(self.name.encode()))
         counts = dict.fromkeys(self.claims, 0)
         for _ in range(draws):
-            world = World(rng, self.truth, **self.settings)  # type: ignore[arg-type]
+            world = World(rng, self.truth, **self.settings)
             comparison = self.compare(world, keeps=self.keeps)
             for claim in counts:
                 counts[claim] += claims(comparison, claim)

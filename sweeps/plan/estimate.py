@@ -316,7 +316,8 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
         *(_work(tasks[0].config) for tasks in trained),
         *_to_come(planner, len(to_come)),
     ]
-    estimate.obstacles, estimate.power = obstacles_of(planner), power_of(planner)
+    estimate.obstacles = obstacles_of(planner)
+    estimate.power = "" if estimate.obstacles else power_of(planner)
     estimate.epochs = sum(work.epochs for work in estimate.work)
     return estimate
 

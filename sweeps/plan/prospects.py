@@ -105,9 +105,12 @@ def obstacles_of(planner: Planner) -> tuple[Obstacle, ...]:
 
 
 def power_of(planner: Planner) -> str:
-    """Say what a sweep's seeds and test images can show; empty where it has no verdict."""
+    """Say what the seeds and test images of a sweep without obstacles can show.
+
+    Empty where there are several tasks: their units differ.
+    """
     spec = planner.spec
-    if spec.tasks is not None or obstacles_of(planner):
+    if spec.tasks is not None:
         return ""
     seeds = len(spec.confirm_seeds or spec.seeds)
     return describe_power(planner.data(), seeds, spec.report.id_margin)

@@ -8,13 +8,13 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from carft_sweep.sweeps.results.merged_metrics import CURVE, WHOLE, model_prefix
+from carft_sweep.sweeps.results.merged_metrics import CURVE, model_prefix
 from carft_sweep.tracking.comparison.compare import Comparison, Row, shown_rows
 from carft_sweep.tracking.comparison.metrics import shifts
 from carft_sweep.tracking.comparison.runs import Scalar, setting, split_merge
 from carft_sweep.tracking.comparison.spec import Endpoint
 from carft_sweep.tracking.comparison.verdict import Verdict
-from carft_sweep.tracking.comparison.wise_ft import WISE
+from carft_sweep.tracking.comparison.wise_ft import PAPER_ALPHA, WISE
 from carft_sweep.tracking.report.table import (
     SELECTED,
     TableOptions,
@@ -119,7 +119,7 @@ def runs_view(sweep: str, varied: Sequence[str], endpoint: Endpoint) -> RunsView
     Of merged models the one at alpha 0.5 stands beside the run's own.
     """
     own = (endpoint.ood, endpoint.test, endpoint.val)
-    wise = [f"{model_prefix(f'{WISE}@{WHOLE:g}')}{name}" for name in own[:2]]
+    wise = [f"{model_prefix(f'{WISE}@{PAPER_ALPHA:g}')}{name}" for name in own[:2]]
     return RunsView(
         title=f"{sweep}: runs",
         kind="run",

@@ -12,13 +12,10 @@ from typing import Any, Literal
 
 from carft_sweep.tracking.comparison.metrics import has_series
 from carft_sweep.tracking.comparison.runs import UNMERGED, split_merge
+from carft_sweep.tracking.comparison.wise_ft import PAPER_ALPHA
 from carft_sweep.tracking.store.base import Metric
 
 CURVE = "curve/"
-WHOLE = 0.5
-"""The alpha of which every split has a name: WiSE-FT's own, without a choice. Of the others only
-what a choice and the curve need, else ten alphas and ten splits were a hundred names a run. When a
-run ends it is not known which alpha is chosen: all splits of that one are among the arms."""
 
 
 def model_prefix(label: str) -> str:
@@ -31,10 +28,13 @@ def merged_metrics(
 ) -> Iterator[Metric]:
     """Yield the metrics of a merged model, and its point of the curve if it is one of a line.
 
-    `epoch` is the run's last, `timestamp` when the model was measured.
+    `epoch` is the run's last, `timestamp` when the model was measured. Of WiSE-FT's own alpha,
+    without a choice, every split has a name; of the others only what a choice and the curve need,
+    else ten alphas and ten splits were a hundred names a run. When a run ends it is not known
+    which alpha is chosen: all splits of that one are among the arms.
     """
     merge, alpha = split_merge(label)
-    shown: Literal["merge", "alpha"] = "merge" if alpha in (None, WHOLE) else "alpha"
+    shown: Literal["merge", "alpha"] = "merge" if alpha in (None, PAPER_ALPHA) else "alpha"
     for name, value in evaluation["metrics"].items():
         if alpha is not None and has_series(name, of="alpha"):
             curve = f"{CURVE}{merge}/{name}"

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carft_sweep.tracking.comparison.hits import Hits, KeptHits, leave_out
-from carft_sweep.tracking.comparison.runs import Arm, RunRecord
+from carft_sweep.tracking.comparison.runs import Arm, RunRecord, largest_image_step
 from carft_sweep.tracking.comparison.spec import ALPHA, SEEDS_FOR_CLAIM, Endpoint
 from carft_sweep.tracking.comparison.statistics import (
     ImageError,
@@ -119,8 +119,7 @@ class CurvePair:
         values = _gains(self._sides[side], self._sides[1 - side])
         if not np.isfinite(values).all():
             return None
-        runs = (*self.candidate.done, *self.reference.done)
-        step = max((run.image_step(self.endpoint.ood) for run in runs), default=0.0)
+        step = largest_image_step((self.candidate, self.reference), self.endpoint.ood)
         errors = self._image_errors
         return PairedTest(tuple(map(float, values)), step, errors and errors[side])
 
@@ -167,11 +166,8 @@ class CurvePair:
         for label in run.merges:
             if wise_alpha(label) == alpha:
                 return self.kept.of(run, label)
-        own = [] if zero_shot is None else zero_shot.done
-        same = [it for it in own if it.seed == run.seed] or (
-            list(own) if zero_shot is not None and not zero_shot.has_seeds else []
-        )
-        return self.kept.of(same[0], None) if same else None
+        start = None if zero_shot is None else self.kept.by_seed(zero_shot, [run.seed])
+        return start[0] if start else None
 
 
 _AXES = ("id", "ood")

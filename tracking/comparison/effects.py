@@ -10,7 +10,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from carft_sweep.tracking.comparison.hits import KeptHits
-from carft_sweep.tracking.comparison.runs import Arm, Scalar, scalar_text
+from carft_sweep.tracking.comparison.runs import Arm, Scalar, largest_image_step, scalar_text
 from carft_sweep.tracking.comparison.selection import SWEEP
 from carft_sweep.tracking.comparison.spec import ALPHA, SEEDS_FOR_CLAIM, Endpoint
 from carft_sweep.tracking.comparison.statistics import DIGITS, Interval, PairedTest, mean
@@ -193,12 +193,11 @@ def _effect(
         sides = [by_seed(scalar_text(level.value), metric) for level in (one, other)]
         if sides[0] is None or sides[1] is None:
             return None
-        both = [block[scalar_text(level.value)] for block in blocks for level in (one, other)]
-        step = max(run.image_step(metric) for arm in both for run in arm.done) / len(blocks)
+        pairs = [(b[scalar_text(one.value)], b[scalar_text(other.value)]) for b in blocks]
+        step = largest_image_step((arm for pair in pairs for arm in pair), metric) / len(blocks)
         test = PairedTest(tuple(a - b for a, b in zip(*sides, strict=True)), step)
         if not test.spreads:
             return test
-        pairs = [(b[scalar_text(one.value)], b[scalar_text(other.value)]) for b in blocks]
         return replace(test, images=kept.difference_error(pairs, seeds, metric))
 
     numeric = all(_is_number(value) for value in values.values())

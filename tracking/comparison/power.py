@@ -6,7 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from carft_sweep.tracking.comparison.statistics import ImageError, PairedTest, standard_error
+from carft_sweep.tracking.comparison.statistics import (
+    ImageError,
+    PairedTest,
+    combined_error,
+    standard_error,
+)
 
 POWER = 0.8
 """The share of cases in which a difference is to be found."""
@@ -73,14 +78,8 @@ class Power:
         """Return the standard error, its degrees of freedom, and the critical value of t."""
         from scipy.special import stdtrit
 
-        of_seeds, of_images = self.of_seeds**2 / seeds, 0.0
-        both = of_seeds**2 / (seeds - 1)
-        if self.images is not None:
-            of_images = self.images.variance
-            both += of_images**2 / self.images.freedom
-        freedom = (of_seeds + of_images) ** 2 / both
-        critical = float(stdtrit(freedom, (1 + self.level) / 2))
-        return math.sqrt(of_seeds + of_images), freedom, critical
+        error, freedom = combined_error(self.of_seeds**2 / seeds, seeds, self.images)
+        return error, freedom, float(stdtrit(freedom, (1 + self.level) / 2))
 
     def seeds_for(self, difference: float, first: int) -> int | None:
         """Return how many seeds, `first` or more, find a difference in 80 % of cases; None where

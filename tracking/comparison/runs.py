@@ -259,6 +259,11 @@ def group(records: Iterable[RunRecord]) -> tuple[Arm, ...]:
     )
 
 
+def largest_image_step(arms: Iterable[Arm], metric: str) -> float:
+    """Return the most that one image changes a finished run of these arms; 0 without any."""
+    return max((run.image_step(metric) for arm in arms for run in arm.done), default=0.0)
+
+
 def setting(params: Mapping[str, Scalar]) -> str:
     """Write `kl_weight=1 lr=0.0003`, with a field's whole name where two end alike."""
     fields = {name: value for name, value in params.items() if name != "algorithm.name"}

@@ -37,8 +37,7 @@ class ImageError(NamedTuple):
 class PairedTest:
     """Differences of two arms in one metric, seed by seed, with the paired t test.
 
-    Its variance is that over seeds and, where the images are known, that over test images; the
-    degrees of freedom are Satterthwaite's, Biometrics Bulletin 2 (1946).
+    Its variance is that over seeds and, where the images are known, that over test images.
     """
 
     differences: tuple[float, ...]
@@ -57,21 +56,20 @@ class PairedTest:
         """Whether the differences spread over seeds by more than one image."""
         return max(self.differences) - min(self.differences) > self.step + _ROUNDING
 
-    @cached_property
+    @property
     def error(self) -> float:
         """The standard error of the mean."""
-        of_images = 0.0 if self.images is None else self.images.variance
-        return math.sqrt(standard_error(self.differences) ** 2 + of_images)
+        return self._combined[0]
 
-    @cached_property
+    @property
     def freedom(self) -> float:
         """The degrees of freedom of this error."""
-        of_seeds, seeds = standard_error(self.differences) ** 2, len(self.differences) - 1
-        if self.images is None:
-            return seeds
-        of_images = self.images.variance
-        both = of_seeds**2 / seeds + of_images**2 / self.images.freedom
-        return (of_seeds + of_images) ** 2 / both
+        return self._combined[1]
+
+    @cached_property
+    def _combined(self) -> tuple[float, float]:
+        of_seeds = standard_error(self.differences) ** 2
+        return combined_error(of_seeds, len(self.differences), self.images)
 
     @cached_property
     def ci95(self) -> Interval | None:
@@ -176,6 +174,19 @@ def standard_error(values: Sequence[float]) -> float:
         return 0.0
     variance = math.fsum(d * d for d in deviations) / (len(values) - 1)
     return math.sqrt(variance / len(values))
+
+
+def combined_error(of_seeds: float, seeds: int, images: ImageError | None) -> tuple[float, float]:
+    """Return the standard error of a mean over seeds and images, and its degrees of freedom.
+
+    `of_seeds` is the variance of the mean over its seeds. The degrees of freedom are
+    Satterthwaite's, Biometrics Bulletin 2 (1946).
+    """
+    if images is None:
+        return math.sqrt(of_seeds), seeds - 1
+    variance = of_seeds + images.variance
+    both = of_seeds**2 / (seeds - 1) + images.variance**2 / images.freedom
+    return math.sqrt(variance), variance**2 / both
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from carft_sweep.tracking.comparison.hits import KeptHits
 from carft_sweep.tracking.comparison.metrics import OOD, TOP1
-from carft_sweep.tracking.comparison.runs import Arm
+from carft_sweep.tracking.comparison.runs import Arm, largest_image_step
 from carft_sweep.tracking.comparison.spec import ALPHA, SEEDS_FOR_CLAIM, Endpoint
 from carft_sweep.tracking.comparison.statistics import (
     Estimate,
@@ -77,8 +77,7 @@ class Pair:
         if metric not in self._tests:
             one, two = self._values(metric)
             differences = tuple(one[s] - two[s] for s in self.seeds if s in one and s in two)
-            runs = (*self.candidate.done, *self.reference.done)
-            step = max((run.image_step(metric) for run in runs), default=0.0)
+            step = largest_image_step((self.candidate, self.reference), metric)
             test = PairedTest(differences, step) if differences else None
             if test is not None and test.spreads:
                 arms = [(self.candidate, self.reference)]

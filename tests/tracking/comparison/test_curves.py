@@ -131,7 +131,9 @@ def test_no_gain_is_said_where_the_loss_excludes_one_of_the_margin(
     verdict = judged(car_ft(raised(LINE, 0.0, luck)), tuned("fine_tune", same(LINE)))
     assert (verdict.outcome, verdict.state) == ("no_difference", state)
     assert verdict.pair.loss is not None
-    assert verdict.most == pytest.approx(-verdict.pair.loss.interval(verdict.loss_level)[0])  # type: ignore[index]
+    interval = verdict.pair.loss.interval(verdict.loss_level)
+    assert interval is not None
+    assert verdict.most == pytest.approx(-interval[0])
     wide = ComparisonSpec(endpoint=Endpoint(ood_margin=0.1))
     groups = car_ft(raised(LINE, 0.0, luck)), tuned("fine_tune", same(LINE))
     assert judged(*groups, spec=wide).state == "NO GAIN"
@@ -246,9 +248,11 @@ def test_exchanging_the_sides_exchanges_gain_and_loss() -> None:
     assert there.pair.gain is not None
     assert there.pair.loss is not None
     assert back.pair.gain is not None
-    assert there.pair.gain.differences == back.pair.loss.differences  # type: ignore[union-attr]
+    assert back.pair.loss is not None
+    assert back.pair.chords is not None
+    assert there.pair.gain.differences == back.pair.loss.differences
     assert there.pair.loss.differences == back.pair.gain.differences
-    assert there.pair.chords == pytest.approx(-back.pair.chords)  # type: ignore[operator]
+    assert there.pair.chords == pytest.approx(-back.pair.chords)
     assert there.pair.common_range == back.pair.common_range
 
 

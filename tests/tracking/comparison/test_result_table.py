@@ -283,9 +283,10 @@ def test_a_frame_is_what_its_csv_is(tmp_path: Path) -> None:
         load_comparison(frame)
     with pytest.raises(TrackingError, match="'carft'; did you mean 'car_ft'"):
         load_comparison(file, reference="carft")
-    for beside in ({"tracking_uri": "http://127.0.0.1:9"}, {}):
-        with pytest.raises(TypeError, match="a table is compared alone"):
-            load_comparison(file, *(() if beside else ("toy",)), **beside)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a table is compared alone"):
+        load_comparison(file, tracking_uri="http://127.0.0.1:9")
+    with pytest.raises(TypeError, match="a table is compared alone"):
+        load_comparison(file, "toy")
 
 
 def test_the_example_of_the_page_has_the_differences_of_its_lines(tmp_path: Path) -> None:

@@ -151,7 +151,9 @@ def test_views_are_tags_of_the_experiment_under_ids_of_their_own(
     for kind in kinds:
         store.keep_view(RunsView("v", kind, ["n"], sort_by="n"), SWEEP, timestamp=NOW)
     client, run_id = MlflowClient(uri), store.run_id(SWEEP)
-    tags = client.get_experiment_by_name(name).tags  # type: ignore[union-attr]
+    by_name = client.get_experiment_by_name(name)
+    assert by_name is not None
+    tags = by_name.tags
     views = {key.removeprefix(VIEW): text for key, text in tags.items() if key.startswith(VIEW)}
     wanted = {
         SWEEPS: [SWEEP, arm],
