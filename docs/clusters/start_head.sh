@@ -19,6 +19,11 @@ case $HEAD/$address in
     ;;
 esac
 
+if [ ${#RAY_SCRATCH} -gt 26 ]; then # Ray would start without its dashboard, and not say so
+  echo "RAY_SCRATCH=$RAY_SCRATCH is too long for the names of Ray's sockets: 26 characters at most" >&2
+  exit 2
+fi
+
 (umask 077 && mkdir -p "$CARFT_HOME") # where there is none; a shared one is made by hand
 if [ "$RAY_AUTH_MODE" = token ] && [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then
   (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$RAY_AUTH_TOKEN_PATH")

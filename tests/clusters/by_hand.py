@@ -111,7 +111,7 @@ def running(machines: Sequence[Host], home: Path, **environ: str) -> Iterator[Cl
     known = variables(Tiny(home, home), HEAD=here.address, **environ)
     known |= {name: str(free_port()) for name in OF_THE_HEAD}
     # The path of pytest's folder leaves no room for the names of sockets.
-    with tempfile.TemporaryDirectory(prefix="carft-hand-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="hand-") as scratch:
         made = Cluster(here.address, workers, known, Path(scratch))
         try:
             call(str(SCRIPTS / "start_head.sh"), "--num-cpus", "0", environ=made.on(here))

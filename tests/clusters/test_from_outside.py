@@ -21,7 +21,7 @@ from tests.clusters.by_hand import Cluster
 from tests.clusters.conftest import VENV, call, variables
 from tests.clusters.hosts import Host
 from tests.clusters.test_ray_by_hand import WEIGHTS, has
-from tests.e2e.conftest import LIMIT, Tiny, make_tiny
+from tests.e2e.conftest import LIMIT, Tiny, make_tiny, repeatable
 from tests.services.mlflow_server import USER_PASSWORD, MlflowServer
 
 pytestmark = [
@@ -146,5 +146,8 @@ def training(cluster: Cluster, sweep: str) -> Host | None:
 
 
 def compared(sweep: Tiny, environ: dict[str, Any]) -> Any:
-    """The comparison as `compare --json` tells it."""
-    return json.loads(sweep.call("compare", "--json", **environ)[0])
+    """The comparison as `compare --json` tells it, but for times."""
+    comparison = json.loads(sweep.call("compare", "--json", **environ)[0])
+    for row in comparison["rows"]:
+        row["metrics"] = repeatable(row["metrics"])
+    return comparison

@@ -8,6 +8,8 @@ import re
 import socket
 import stat
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,7 @@ def test_who_has_not_the_token_is_refused(cluster: Cluster, sweep: Tiny, tmp_pat
     [
         ("start_head.sh", {"HEAD": "loop"}, "loop is 127.0.1.1 here, where no other machine"),
         ("start_head.sh", {"HEAD": "no.such.machine"}, "nobody knows where no.such.machine is"),
+        ("start_head.sh", {"HEAD": "10.0.0.9", "RAY_SCRATCH": f"/tmp/{22 * 'r'}"}, "too long"),
         ("start_worker.sh", {"HEAD": "no.such.machine"}, "nobody knows where no.such.machine is"),
         ("start_worker.sh", {"HEAD": "192.0.2.1"}, "ray-token is not here: is the home mounted"),
     ],
@@ -158,9 +161,18 @@ def test_what_cannot_be_a_cluster_is_said_at_once(
     assert not (tmp_path / "home").exists()
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path leaves room for the names of sockets."""
+    with tempfile.TemporaryDirectory(prefix="") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("script", ["start_head.sh", "start_worker.sh"])
-def test_rays_folder_lies_in_one_that_nobody_could_make_first(tmp_path: Path, script: str) -> None:
-    scratch, programs = tmp_path / "scratch", tmp_path / "venv" / "bin"
+def test_rays_folder_lies_in_one_that_nobody_could_make_first(
+    tmp_path: Path, short_folder: Path, script: str
+) -> None:
+    scratch, programs = short_folder / "s", tmp_path / "venv" / "bin"
     for folder in (scratch, programs, tmp_path / "home"):
         folder.mkdir(parents=True)
     scratch.chmod(0o1777)
