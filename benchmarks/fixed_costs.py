@@ -1,7 +1,7 @@
 """What is fixed in a sweep: its driver's time and memory before the first run and behind the last.
 
 Runs a sweep of four short runs through the command line in an empty home, and looks at the driver
-from outside (Linux).
+from outside.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.machine import usage_of
+import psutil
+
 from carft_sweep.sweeps.bench.sweeping import sweep_file
 
 LOOK = 0.02
@@ -44,6 +45,7 @@ class Watch:
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
+        self._usage = psutil.Process(self._process.pid)
         self.first: Look | None = None
         """When the first run began in a worker."""
         self.last: Look | None = None
@@ -74,12 +76,13 @@ class Watch:
 
     def _look(self, before: Look) -> Look:
         try:
-            usage = usage_of(self._process.pid)
-        except OSError:
+            with self._usage.oneshot():
+                memory, cpu = self._usage.memory_info().rss, sum(self._usage.cpu_times()[:2])
+        except psutil.Error:
             return before
-        if not usage.memory:  # it has ended, and nobody has waited for it yet
+        if not memory:  # it has ended, and nobody has waited for it yet
             return before
-        return Look(time.perf_counter() - self._began, usage.cpu_s, usage.memory / 1e6)
+        return Look(time.perf_counter() - self._began, cpu, memory / 1e6)
 
 
 def measure(engine: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import re
 import sys
 from collections.abc import Iterator
@@ -295,3 +296,13 @@ def test_the_architecture_names_what_there_is() -> None:
         modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "__main__"}
         packages = {path.parent.name for path in folder.glob("*/__init__.py")}
         assert modules | packages <= rooms, package
+
+
+@pytest.mark.parametrize("walk", ["image", "kl_weight"])
+def test_the_functions_of_a_walk_exist(walk: str) -> None:
+    page = (DOCS / "architecture.md").read_text()
+    table = page.split(f"<!-- walk: {walk} -->")[1].split("\n### ")[0]
+    functions = re.findall(r"^\| `([\w.]+)` \|", table, re.MULTILINE)
+    assert functions
+    for function in functions:
+        assert callable(pkgutil.resolve_name(f"carft_sweep.carft_core.{function}"))
