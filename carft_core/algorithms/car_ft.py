@@ -30,7 +30,7 @@ class CarFt(Algorithm):
     as a sum over contexts and a mean over the batch; the teacher sees the same view.
 
     Source: Mao et al. 2022, "Context-Aware Robust Fine-Tuning" (arXiv 2211.16175). Public
-    re-implementations differ in scale, direction and reduction; docs/car-ft.md says why the
+    re-implementations differ in scale, direction and reduction; docs/methods.md#car_ft says why the
     defaults are what they are.
     """
 

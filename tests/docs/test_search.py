@@ -22,7 +22,7 @@ ANSWERS = {
     "slurm": "slurm",
     "kubernetes": "kubernetes",
     "docker": "server",
-    "LaTeX": "paper-table",
+    "LaTeX": "tables",
     "notebook": "notebooks",
     "early termination": "search",
 }

@@ -290,7 +290,7 @@ def test_a_frame_is_what_its_csv_is(tmp_path: Path) -> None:
 
 
 def test_the_example_of_the_page_has_the_differences_of_its_lines(tmp_path: Path) -> None:
-    text = (ROOT / "docs/own-numbers.md").read_text()
+    text = (ROOT / "docs/tables.md").read_text()
     example = text.partition("<<END\n")[2].partition("END\n")[0]
     part = read_table(table(tmp_path, example))
     check_table(part, USUAL)
