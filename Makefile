@@ -35,7 +35,7 @@ sweep: $(VENV)/.installed-run
 # What steps and starts take beside their floors, against ratios that were measured before: fails
 # where one has doubled. Alone, since other work would be measured with it.
 bench: $(VENV)/.installed-dev
-	OMP_WAIT_POLICY=passive $(BIN)/carft-sweep bench --quick --rounds 3 --suite step --suite start \
+	OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks.floor --quick --rounds 3 --suite step --suite start \
 	  --compare benchmarks/ratios.json
 
 test: check docs pytest

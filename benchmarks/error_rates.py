@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import ndtr, ndtri
 
-from carft_sweep.sweeps.bench.measurement import describe_machine
+from benchmarks.floor.measurement import describe_machine
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.hits import Hits
 from carft_sweep.tracking.comparison.runs import RunRecord

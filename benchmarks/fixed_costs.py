@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import psutil
 
-from carft_sweep.sweeps.bench.sweeping import sweep_file
+from benchmarks.floor.sweeping import sweep_file
 
 LOOK = 0.02
 """Seconds between two looks."""

@@ -8,7 +8,7 @@ under cProfile, which counts processor time; it makes small functions look slowe
 `--again`: behind an earlier run with the same seed, so that the bank has what runs share.
 
 `--sweep`: the seconds on the clock from the start of the command to its exit, of a sweep of four
-short runs (that of `carft-sweep bench --suite sweep --quick`). They are those of the driver's main
+short runs (that of `benchmarks.floor --suite sweep --quick`). They are those of the driver's main
 thread under cProfile; when runs are at work is read from their folders.
 """
 
@@ -29,12 +29,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks.floor.measurement import describe_machine
+from benchmarks.floor.preload import recipe_config
+from benchmarks.floor.sweeping import sweep_file
+from benchmarks.photographs import make
 from carft_sweep.carft_core.config import TrialConfig, trial_config
 from carft_sweep.carft_core.train import train
-from carft_sweep.sweeps.bench.data import make
-from carft_sweep.sweeps.bench.measurement import describe_machine
-from carft_sweep.sweeps.bench.preload import recipe_config
-from carft_sweep.sweeps.bench.sweeping import sweep_file
 
 Times = Mapping[tuple[str, str], float]
 """Seconds of functions, by (folder/file, name)."""

@@ -32,8 +32,8 @@ from typing import Any
 from benchmarks.chaos import laws
 from benchmarks.chaos.planted_faults import CGROUP, plant_faults
 from benchmarks.chaos.scene import CRASHED, NAME, Command, Ended, Scene, captured
+from benchmarks.floor.measurement import describe_machine
 from benchmarks.simulated_runs import control, front
-from carft_sweep.sweeps.bench.measurement import describe_machine
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.trials import Ledger, begun_sweeps
 from carft_sweep.tracking.location import TRACKING_VARIABLE

@@ -32,8 +32,8 @@ import torch
 
 from benchmarks.chaos.input_kinds import KINDS, MADE, Kind, make_home
 from benchmarks.chaos.mutations import mutate
+from benchmarks.floor.measurement import describe_machine
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.sweeps.bench.measurement import describe_machine
 from carft_sweep.tracking.errors import TrackingError
 
 BOUND = 1024

@@ -54,12 +54,12 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.floor.measurement import describe_machine
 from carft_sweep.carft_core.config import TrialConfig, trial_config
 from carft_sweep.carft_core.device import arithmetic, to_device
 from carft_sweep.carft_core.run import RunFolder
 from carft_sweep.carft_core.teacher import on_device
 from carft_sweep.carft_core.train import epochs, train
-from carft_sweep.sweeps.bench.measurement import describe_machine
 from carft_sweep.sweeps.engines.base import Decision, Job
 from carft_sweep.sweeps.engines.ranks import RANKS
 from carft_sweep.sweeps.engines.supervisor import Supervisor

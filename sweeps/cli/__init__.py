@@ -43,7 +43,6 @@ MODULES = {
         "export": ("export", "predict"),
         "check": ("check",),
         "data": ("data",),
-        "bench": ("bench",),
         "submit": ("submit",),
         "completion": ("completion",),
         "removal": ("clean", "remove"),

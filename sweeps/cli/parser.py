@@ -23,7 +23,6 @@ from carft_sweep.tracking.program import NAME, program
 
 T = TypeVar("T")
 ENGINES = ("auto", "local", "ray")
-SUITES = ("step", "run", "sweep", "data", "tracking", "start")
 PACKAGES = ("carft-sweep", "torch", "open-clip-torch", "mlflow", "optuna", "ray")
 """Those whose versions `--version` prints."""
 KEYS: Mapping[str, str] = {
@@ -582,15 +581,6 @@ def _doctor(parser: Parser) -> None:
     _json(parser, "print as JSON")
 
 
-def _bench(parser: Parser) -> None:
-    purpose = "one of them; may be repeated; left out, all"
-    parser.add_argument("--suite", action="append", choices=SUITES, help=purpose)
-    _value(parser, "--rounds", "N", "how often each side has its turn (5)", type=_count, default=5)
-    _flag(parser, "--quick", "less work a turn, for a first look")
-    _value(parser, "--compare", "FILE", "an earlier result; exit code 1 where a ratio has doubled")
-    _json(parser, "print as JSON, for --compare")
-
-
 def _schema(parser: Parser) -> None:
     _flag(parser, "--family", "of family files instead of sweep files")
 
@@ -632,7 +622,6 @@ COMMANDS: Mapping[str, Command] = {
     "sync": ("deliver to the tracking server what it missed", _sync),
     "ui": ("start MLflow's server on this home", _ui),
     "doctor": ("check what sweeps need, and say what to do where it is missing", _doctor),
-    "bench": ("measure what sweeps cost beside what the same work costs at least", _bench),
     "schema": ("the JSON schema of sweep files or family files, for an editor", _schema),
     "remove": (
         "remove a sweep: its folder, runs of no other sweep, study, runs in MLflow",
@@ -647,7 +636,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "run": ("run", "resume", "stop", "submit"),
     "look": ("watch", "list", "show", "compare", "report", "ui"),
     "use a model": ("export", "predict"),
-    "upkeep": ("sync", "remove", "clean", "doctor", "bench", "schema", "completion"),
+    "upkeep": ("sync", "remove", "clean", "doctor", "schema", "completion"),
 }
 """The commands as the help shows them."""
 EXAMPLES: Mapping[str, str] = {

@@ -19,7 +19,7 @@ WORDS = {
         for name in ("resume", "stop", "watch", "show", "compare", "report", "export", "remove")
     },
 }
-OPENS_NONE = {"init", "data", "submit", "schema", "bench", "completion"}
+OPENS_NONE = {"init", "data", "submit", "schema", "completion"}
 """`submit` names the home of a cluster, and `completion` offers nothing of such a home."""
 
 

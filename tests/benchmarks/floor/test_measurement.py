@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
-from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.sweeps.bench.measurement import Measurement, earlier_ratios, take_turns
+from benchmarks.floor.measurement import Measurement, earlier_ratios, take_turns
 
 
 def test_sides_take_turns_and_the_order_turns_too() -> None:
@@ -29,25 +26,6 @@ def test_a_ratio_is_the_median_of_those_of_the_rounds() -> None:
     assert line.ratios == [2.0, 1.0, 5.0]
     assert line.ratio == 2.0
     assert line.as_dict()["ratio"] == 2.0
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "there is no file"),
-        ("[]", "is damaged"),
-        ('{"machine": "m", "suites": {"step": [{"name": "a", "ratio": "x"}]}}', "is damaged"),
-        ('{"machine": "m", "suites": {"step": [{"name": "a", "ratio": NaN}]}}', "finite"),
-    ],
-)
-def test_a_file_that_is_no_result_is_refused(
-    tmp_path: Path, text: str | None, message: str
-) -> None:
-    file = tmp_path / "earlier.json"
-    if text is not None:
-        file.write_text(text)
-    with pytest.raises(RequestError, match=message):
-        earlier_ratios(file)
 
 
 def test_earlier_ratios_are_by_suite_and_name(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.floor.measurement import Effort, Measurement, take_turns
 from carft_sweep import sweeps
-from carft_sweep.sweeps.bench.measurement import Effort, Measurement, take_turns
 
 PYTHON, TORCH = "python -c pass", "import torch"
 COMMANDS: Mapping[str, tuple[Sequence[str], str]] = {

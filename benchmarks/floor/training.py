@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.floor.bare import Bare
+from benchmarks.floor.measurement import Effort, Measurement, take_turns
+from benchmarks.floor.preload import preload, recipe_config
 from carft_sweep.carft_core.config import TrialConfig
 from carft_sweep.carft_core.train import epochs, train
-from carft_sweep.sweeps.bench.bare import Bare
-from carft_sweep.sweeps.bench.measurement import Effort, Measurement, take_turns
-from carft_sweep.sweeps.bench.preload import preload, recipe_config
 
 KL_WEIGHT = 1.0
 SEED = 0

@@ -16,11 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.floor.measurement import Effort, Measurement, take_turns
 from carft_sweep.carft_core.config import trial_config
 from carft_sweep.carft_core.train import Decision, EpochReport, train
-from carft_sweep.sweeps.bench.data import IMAGES, QUICK_IMAGES, make
-from carft_sweep.sweeps.bench.measurement import Effort, Measurement, take_turns
-from carft_sweep.sweeps.bench.photographs import PUBLISHED, trial_on
 
 Tell = Callable[[Mapping[str, float]], None]
 SEEDS, QUICK_SEEDS = (0, 1), (0,)
@@ -31,34 +29,30 @@ QUICK: Mapping[str, Any] = {
 ONE_PROCESS = "its runs in one process"
 RUNS = """
 import json, sys
-from carft_sweep.sweeps.bench.sweeping import train_in_trial
+from benchmarks.floor.sweeping import train_in_trial
 for trial, seed in json.loads(sys.argv[1]):
     train_in_trial(trial, seed, lambda metrics: None)
 """
 STOCK = "Ray Tune, OptunaSearch, MLflow's callback"
-STOCK_PUBLISHED = f"{STOCK}, {PUBLISHED}"
-OURS, THEIRS = "sweeping:train_in_trial", "photographs:train_as_published"
-"""What a trial of Ray Tune's calls, of this package's modules."""
 TUNE = """
-import importlib, json, sys
+import json, sys
 import ray
 from ray import tune
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.tune.search.optuna import OptunaSearch
+from benchmarks.floor.sweeping import train_in_trial
 
 def run(chosen):
-    module, _, function = chosen["call"].partition(":")
-    call = getattr(importlib.import_module(f"carft_sweep.sweeps.bench.{module}"), function)
-    call(*chosen["runs"][chosen["run"]], lambda metrics: tune.report(dict(metrics)))
+    train_in_trial(*chosen["runs"][chosen["run"]], lambda metrics: tune.report(dict(metrics)))
     tune.report({"id/val/top1": 0.0})
 
-runs, place, call = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+runs, place = json.loads(sys.argv[1]), sys.argv[2]
 mlflow = f"sqlite:///{place}/mlflow.db"
 ray.init(address="local", include_dashboard=False)
 numbers = list(range(len(runs)))
 results = tune.Tuner(
     tune.with_resources(run, {"cpu": 1}),
-    param_space={"run": tune.choice(numbers), "runs": runs, "call": call},
+    param_space={"run": tune.choice(numbers), "runs": runs},
     tune_config=tune.TuneConfig(
         metric="id/val/top1",
         mode="max",
@@ -91,34 +85,11 @@ def measure_sweeps(effort: Effort) -> Iterator[Measurement]:
     for name, way in ways.items():
         sides[name] = (lambda changed: lambda: _sweep(changed))({**spec, **way})
     if has_ray:
-        sides[STOCK] = lambda: _stock(runs, OURS)
+        sides[STOCK] = lambda: _stock(runs)
     seconds = take_turns(effort.rounds, sides)
     for floor in (ONE_PROCESS, STOCK):
         for name in ways if floor in sides else ():
             yield Measurement(f"sweep, {name}", floor, seconds[floor], seconds[name])
-    if has_ray:
-        yield _measure_on_photographs(effort)
-
-
-def _measure_on_photographs(effort: Effort) -> Measurement:
-    """Measure a sweep on JPEGs beside one that somebody with wise-ft's loop and Ray Tune has. Ours
-    has an empty cache each time.
-    """
-    count = QUICK_IMAGES if effort.quick else IMAGES
-    with tempfile.TemporaryDirectory(prefix="carft-bench-") as scratch:
-        folder = Path(scratch) / "photographs"
-        make(folder, count, tests=count)
-        spec = sweep_file(quick=effort.quick)
-        algorithm = spec["trial"]["algorithm"]
-        spec["trial"] = {**trial_on(folder), "algorithm": algorithm}
-        runs = json.dumps([*_runs(spec)])
-        sides = {
-            STOCK_PUBLISHED: lambda: _stock(runs, THEIRS),
-            "ours": lambda: _sweep({**spec, "engine": "local"}, has_cache=False),
-        }
-        seconds = take_turns(effort.rounds, sides)
-    name = f"sweep on {count} JPEGs, engine local"
-    return Measurement(name, STOCK_PUBLISHED, seconds[STOCK_PUBLISHED], seconds["ours"])
 
 
 def train_in_trial(trial: Mapping[str, Any], seed: int, tell: Tell) -> None:
@@ -161,26 +132,23 @@ def _runs(spec: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], int]]:
             yield {**spec["trial"], "algorithm": algorithm}, seed
 
 
-def _sweep(spec: Mapping[str, Any], *, has_cache: bool = True) -> float:
+def _sweep(spec: Mapping[str, Any]) -> float:
     with tempfile.TemporaryDirectory(prefix="carft-bench-") as folder:
         file = Path(folder) / "bench.yaml"
         file.write_text(json.dumps(spec), encoding="utf-8")
         home = str(Path(folder) / "home")
         command = [sys.executable, "-m", "carft_sweep", "run", str(file), "--home", home]
-        return _seconds(command, **({} if has_cache else {"CARFT_CACHE": f"{folder}/cache"}))
+        return _seconds(command)
 
 
-def _stock(runs: str, call: str) -> float:
+def _stock(runs: str) -> float:
     with tempfile.TemporaryDirectory(prefix="carft-bench-") as folder:
-        return _seconds([sys.executable, "-c", TUNE, runs, folder, call])
+        return _seconds([sys.executable, "-c", TUNE, runs, folder])
 
 
-def _seconds(command: list[str], **changed: str) -> float:
-    """Seconds of a command, with these variables of its environment changed. Raises RuntimeError
-    with what it printed where it fails.
-    """
-    environ = {**os.environ, **changed}
-    environ.pop("RAY_ADDRESS", None)
+def _seconds(command: list[str]) -> float:
+    """Return the seconds of a command. Raises RuntimeError with what it printed where it fails."""
+    environ = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     began = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=environ)
     seconds = time.perf_counter() - began

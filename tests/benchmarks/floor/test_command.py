@@ -1,4 +1,4 @@
-"""`carft-sweep bench`, as it is typed."""
+"""`python -m benchmarks.floor`, as it is typed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from carft_sweep.sweeps.bench import starting
-from carft_sweep.sweeps.bench.measurement import Effort, Measurement
-from carft_sweep.sweeps.cli import main
+from benchmarks.floor.__main__ import SUITES, main
+from benchmarks.floor.measurement import Effort, Measurement
 
 
 @pytest.fixture
@@ -22,14 +21,14 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Effort]:
         efforts.append(effort)
         yield Measurement("--help", "python -c pass", [0.1] * effort.rounds, [0.3] * effort.rounds)
 
-    monkeypatch.setattr(starting, "measure_starts", measure)
+    monkeypatch.setitem(SUITES, "start", measure)
     return efforts
 
 
 def test_a_line_gives_the_floor_ours_the_ratio_and_the_spread(
     measured: list[Effort], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["bench", "--suite", "start", "--rounds", "3", "--quick"]) == 0
+    assert main(["--suite", "start", "--rounds", "3", "--quick"]) == 0
     machine, header, row = capsys.readouterr().out.splitlines()
     assert "cores" in machine
     assert header.split("  ")[0] == "measured"
@@ -48,24 +47,15 @@ def test_a_ratio_that_has_doubled_fails_the_command(
     before: float,
     code: int,
 ) -> None:
-    assert main(["bench", "--suite", "start", "--json"]) == 0
+    assert main(["--suite", "start", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["suites"]["start"][0]["ratio"] == pytest.approx(3)
     result["suites"]["start"][0]["ratio"] = before
     file = tmp_path / "earlier.json"
     file.write_text(json.dumps(result))
-    assert main(["bench", "--suite", "start", "--compare", str(file)]) == code
+    assert main(["--suite", "start", "--compare", str(file)]) == code
     printed = capsys.readouterr()
     assert f"{before:.2f}" in printed.out
     expected = "start: --help takes 3.00 times its floor, and took 1.00 times before\n"
     assert printed.err == (expected if code else "")
     assert len(measured) == 2
-
-
-def test_what_is_wrong_is_said_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["bench", "--suite", "stpe"]) == 2
-    assert "did you mean 'step'" in capsys.readouterr().err
-    assert main(["bench", "--compare", str(tmp_path / "none.json")]) == 2
-    assert "there is no file" in capsys.readouterr().err

@@ -1,16 +1,20 @@
-"""`carft-sweep bench`: what sweeps cost beside what the same work costs at least."""
+"""What sweeps cost beside what the same work costs at least.
+
+    python -m benchmarks.floor [--suite step] [--rounds 5] [--quick] [--json] [--compare FILE]
+
+Exits with 1 where a ratio has doubled against the result of an earlier `--json`.
+"""
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from carft_sweep.sweeps.bench.measurement import (
+from benchmarks.floor.measurement import (
     GROSS,
     Effort,
     Measurement,
@@ -18,56 +22,45 @@ from carft_sweep.sweeps.bench.measurement import (
     earlier_ratios,
     median_and_range,
 )
-from carft_sweep.sweeps.cli import FAILED, Emit
-from carft_sweep.sweeps.cli.parser import SUITES
+from benchmarks.floor.starting import measure_starts
+from benchmarks.floor.sweeping import measure_sweeps
+from benchmarks.floor.training import measure_runs, measure_steps
 from carft_sweep.sweeps.cli.table import table_lines
 
-MEASURES: Mapping[str, Mapping[str, str]] = {
-    "step": {"training": "measure_steps"},
-    "run": {"training": "measure_runs"},
-    "sweep": {"sweeping": "measure_sweeps"},
-    "data": {
-        "data": "measure_data",
-        "shards": "measure_shards",
-        "photographs": "measure_photographs",
-    },
-    "tracking": {"recording": "measure_recording"},
-    "start": {"starting": "measure_starts"},
+SUITES: dict[str, Callable[[Effort], Iterator[Measurement]]] = {
+    "step": measure_steps,
+    "run": measure_runs,
+    "sweep": measure_sweeps,
+    "start": measure_starts,
 }
-"""The modules of each suite, and the function in each."""
+_COLUMNS = ("measured", "floor", "floor, s", "ours, s", "ratio", "earlier ratio")
 
 
-def bench_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command. Raises RequestError for a file to compare with that is no result."""
-    earlier = earlier_ratios(Path(arguments.compare)) if arguments.compare else {}
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, and return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--suite", action="append", choices=SUITES, help="left out, all")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
+    parser.add_argument("--quick", action="store_true", help="less work a turn")
+    parser.add_argument("--compare", type=Path, help="an earlier result")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args(argv)
+    earlier = earlier_ratios(arguments.compare) if arguments.compare else {}
     effort = Effort(arguments.rounds, arguments.quick)
     machine = describe_machine()
-    suites: dict[str, list[Measurement]] = {}
-    for suite in arguments.suite or SUITES:
-        suites[suite] = [*_measure(suite, effort)]
+    suites = {suite: [*SUITES[suite](effort)] for suite in arguments.suite or SUITES}
     if arguments.json:
         lines = {suite: [line.as_dict() for line in of] for suite, of in suites.items()}
-        emit(json.dumps({"machine": machine, **vars(effort), "suites": lines}, indent=1))
+        print(json.dumps({"machine": machine, **vars(effort), "suites": lines}, indent=1))  # noqa: T201
     else:
-        emit(machine)
+        print(machine)  # noqa: T201
         columns = _COLUMNS if earlier else _COLUMNS[:-1]
         for line in table_lines(columns, [*_rows(suites, earlier)], right=_COLUMNS[2:]):
-            emit(line)
+            print(line)  # noqa: T201
     worse = [*_regressions(suites, earlier)]
     for text in worse:
         sys.stderr.write(f"{text}\n")
-    return FAILED if worse else 0
-
-
-def _measure(suite: str, effort: Effort) -> Iterator[Measurement]:
-    for module, function in MEASURES[suite].items():
-        measure: Callable[[Effort], Iterator[Measurement]] = getattr(
-            importlib.import_module(f"carft_sweep.sweeps.bench.{module}"), function
-        )
-        yield from measure(effort)
-
-
-_COLUMNS = ("measured", "floor", "floor, s", "ours, s", "ratio", "earlier ratio")
+    return 1 if worse else 0
 
 
 def _rows(
@@ -93,3 +86,7 @@ def _regressions(
                     f"{suite}: {line.name} takes {line.ratio:.2f} times its floor, and took "
                     f"{before:.2f} times before"
                 )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

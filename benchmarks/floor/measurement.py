@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import statistics
@@ -12,11 +13,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.files import read_json
-from carft_sweep.carft_core.run_files import FINITE
 from carft_sweep.sweeps.engines.resources import usable_cpus
 
 GROSS = 2.0
@@ -110,29 +108,7 @@ def median_and_range(values: Sequence[float], digits: int = 2) -> str:
     return f"{median} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-@dataclass(frozen=True)
-class _KeptLine:
-    __pydantic_config__: ClassVar[Any] = FINITE
-
-    name: str
-    ratio: float
-
-
-@dataclass(frozen=True)
-class _KeptResult:
-    """What is read of an earlier result."""
-
-    machine: str
-    suites: Mapping[str, Sequence[_KeptLine]]
-
-
 def earlier_ratios(file: Path) -> dict[tuple[str, str], float]:
-    """Read an earlier result: ratios by (suite, name). Raises RequestError for what is none."""
-    result = read_json(file, _KeptResult)
-    if result is None:
-        raise RequestError(f"--compare: there is no file {file}")
-    return {
-        (suite, line["name"]): line["ratio"]
-        for suite, lines in result["suites"].items()
-        for line in lines
-    }
+    """Read an earlier result: ratios by (suite, name)."""
+    suites = json.loads(file.read_text(encoding="utf-8"))["suites"]
+    return {(suite, it["name"]): it["ratio"] for suite, lines in suites.items() for it in lines}

@@ -1,11 +1,11 @@
 """A run as a bare PyTorch loop over preloaded tensors: what training and evaluation cost at least.
 
-    python -m carft_sweep.sweeps.bench.bare TENSORS.pt [--kl-weight 1.0]
+    python -m benchmarks.floor.bare TENSORS.pt [--kl-weight 1.0]
 
 No line of the product: torch and open_clip alone. channels_last, fused AdamW, the losses, the
 schedule, the validation after each epoch and the final evaluation (top-1, NLL, ECE, Brier, context
 KL and entropy in float64, WiSE-FT in between) that a run of the product has; no checkpoints, no
-files, no rendering of images. TENSORS.pt is what `sweeps.bench.preload.preload` made.
+files, no rendering of images. TENSORS.pt is what `benchmarks.floor.preload.preload` made.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.floor.bare import Bare
+from benchmarks.floor.preload import preload, recipe_config
+from benchmarks.floor.training import ALGORITHMS
 from carft_sweep.carft_core.train import epochs, train
-from carft_sweep.sweeps.bench.bare import Bare
-from carft_sweep.sweeps.bench.preload import preload, recipe_config
-from carft_sweep.sweeps.bench.training import ALGORITHMS
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

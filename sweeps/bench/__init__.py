@@ -1,1 +1,0 @@
-"""What sweeps cost, each beside what the same work costs at least on the same machine."""
