@@ -8,33 +8,25 @@ import os
 from pathlib import Path
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.sweeps.cli import Emit
+from carft_sweep.sweeps.cli import INTERRUPTED, Emit
 from carft_sweep.sweeps.cli.parser import overrides, parse
 from carft_sweep.sweeps.scheduler.progress import to_stderr
 from carft_sweep.sweeps.spec.user_code import resolve
-from carft_sweep.sweeps.submit.client import JobClient, exit_code, follow, unencrypted
-from carft_sweep.sweeps.submit.package import job_variables, pip_requirements
+from carft_sweep.sweeps.submit.client import JobClient, exit_code, unencrypted
 from carft_sweep.sweeps.submit.submission import Submission, send
 from carft_sweep.tracking.errors import ServiceUnreachable
 from carft_sweep.tracking.location import HOME_VARIABLE
-
-DETACHED = 3
-_REPEATED = {"overrides": "--set", "profiles": "--profile"}
-_ONCE = {"data_root": "--data-root", "parallel": "--parallel", "timeout": "--timeout"}
-_FLAGS = {"fresh": "--fresh", "quiet": "--quiet", "trust_home": "--trust-home"}
+from carft_sweep.tracking.ownership import TRUST_OPTION
 
 
 def submit_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises RequestError and ServiceUnreachable."""
     submission = load_submission(arguments)
-    bundle = submission.pack(exclude=arguments.exclude, max_bytes=arguments.max_bundle)
-    variables = job_variables(os.environ, arguments.env, arguments.secret)
-    pip = pip_requirements(arguments.pip)
     if warning := unencrypted(arguments.address):
         to_stderr(warning)
     client = JobClient(arguments.address)
     id_ = send(
-        client, submission, bundle, variables, pip=pip, python=arguments.python, note=to_stderr
+        client, submission, exclude=arguments.exclude, assignments=arguments.env, note=to_stderr
     )
     if arguments.no_wait:
         emit(json.dumps({"id": id_, "address": client.shown}) if arguments.json else id_)
@@ -51,10 +43,10 @@ def load_submission(arguments: argparse.Namespace) -> Submission:
             "where is the home? Give an absolute path that every node of the cluster sees, with "
             f"--home or {HOME_VARIABLE}"
         )
-    data_root = arguments.data_root
-    if data_root is not None and not data_root.startswith("/"):
-        raise RequestError(f"--data-root {data_root}: must be an absolute path on the cluster")
-    options = run_options(arguments)
+    options = [word for it in arguments.overrides for word in ("--set", it)]
+    options += [word for it in arguments.profiles for word in ("--profile", it)]
+    options += [TRUST_OPTION] if arguments.trust_home else []
+    options += arguments.more
     run = parse(["run", arguments.file, *options])
     if run.in_process or run.address:
         raise RequestError("a job runs on its cluster: no --in-process and no --address for it")
@@ -69,30 +61,18 @@ def load_submission(arguments: argparse.Namespace) -> Submission:
     )
 
 
-def run_options(arguments: argparse.Namespace) -> list[str]:
-    """Return the options that `run` has as well, then what stood behind `--`."""
-    given = vars(arguments)
-    words: list[str] = []
-    for name, option in _REPEATED.items():
-        words += [word for value in given[name] for word in (option, value)]
-    for name, option in _ONCE.items():
-        words += [] if given[name] is None else [option, given[name]]
-    words += [option for name, option in _FLAGS.items() if given[name]]
-    return words + list(arguments.more)
-
-
 def _follow(client: JobClient, id_: str, emit: Emit, *, as_json: bool) -> int:
     ray = f"ray job logs --address {client.shown} --follow {id_}"
     try:
-        job = follow(client, id_, to_stderr if as_json else emit, to_stderr)
+        job = client.follow(id_, to_stderr if as_json else emit)
     except KeyboardInterrupt:
         stop = f"ray job stop --address {client.shown} {id_}"
         to_stderr(f"{id_} continues. To follow it: {ray}. To stop it: {stop}")
-        return DETACHED
+        return INTERRUPTED
     except ServiceUnreachable as error:
         error.add_note(f"The job may continue. To follow it: {ray}")
         raise
-    code = exit_code(job) or 0
+    code = exit_code(job)
     message = (job.message or "").strip()
     if as_json:
         result = {"id": id_, "status": job.status.value, "message": message}

@@ -1,7 +1,8 @@
-"""Ray's job client with time-outs and clear errors, and following a job over lost connections."""
+"""Ray's job client with time limits and clear errors, and following a job to its end."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -13,38 +14,34 @@ import requests
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines.ray_tokens import require_ray
-from carft_sweep.sweeps.submit.package import LOCAL_HOSTS
 from carft_sweep.tracking.errors import ServiceUnreachable
 from carft_sweep.tracking.location import without_password
 
 require_ray()  # says how to get it
+import aiohttp  # noqa: E402
 from ray.exceptions import RayError  # noqa: E402
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient  # noqa: E402
 
-logger = logging.getLogger(__name__)
-# It reports each upload on a terminal, where what is sent is listed already.
-logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
+# They report each upload on a terminal, where what is sent is listed already.
+for _module in ("dashboard.modules.dashboard_sdk", "_private.runtime_env.packaging"):
+    logging.getLogger(f"ray.{_module}").setLevel(logging.WARNING)
 
 JOBS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 30.0
 UPLOAD_SECONDS = 600.0
 PAUSE = 1.0
-"""Seconds between two requests, at least."""
-PATIENCE = 1800.0
-"""Seconds without an answer after which following ends."""
-_LONGEST_PAUSE = 30.0
-_BYTES_PER_SECOND = 200_000
-"""The API returns the whole log each time: a long one is requested less often."""
+"""Seconds between two looks at whether a job has ended, once its log has."""
 _HINT = (
     "is it the dashboard of a running head, with ray[default] installed, and reachable from here "
     "(ray start --head --dashboard-host=0.0.0.0)?"
 )
+_LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _EXIT_CODES = (1, 2, 3, 4)
 
 
 class JobClient(JobSubmissionClient):
-    """Ray's job client with time-outs.
+    """Ray's job client with time limits.
 
     Every method raises RequestError where the cluster rejects the request, and ServiceUnreachable
     where it does not answer.
@@ -100,13 +97,34 @@ class JobClient(JobSubmissionClient):
         except RayError as error:
             raise RequestError(f"{self.shown}: {error}") from None
         except requests.RequestException as error:
-            what = type(error).__name__
-            raise ServiceUnreachable(f"{self.shown} does not answer ({what}); {_HINT}") from None
+            raise self._unreachable(error) from None
         if answer.status_code >= 500:
             raise ServiceUnreachable(f"{self.shown} answers {_reason(answer)}")
         if not answer.ok and not (is_file and answer.status_code == 404):
             raise RequestError(f"{self.shown} answers {_reason(answer)}")
         return answer
+
+    def follow(self, id_: str, emit: Callable[[str], None]) -> JobDetails:
+        """Emit each line of a job's log until the job ends, and return how it ended."""
+        try:
+            asyncio.run(self._tail(id_, emit))
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:
+            raise self._unreachable(error) from None
+        while not (job := self.get_job_info(id_)).status.is_terminal():
+            time.sleep(PAUSE)
+        return job
+
+    async def _tail(self, id_: str, emit: Callable[[str], None]) -> None:
+        rest = ""
+        async for text in self.tail_job_logs(id_):
+            *lines, rest = f"{rest}{text}".split("\n")
+            for line in lines:
+                emit(line)
+        if rest:
+            emit(rest)
+
+    def _unreachable(self, error: Exception) -> ServiceUnreachable:
+        return ServiceUnreachable(f"{self.shown} does not answer ({type(error).__name__}); {_HINT}")
 
 
 def _address(option: str | None) -> str:
@@ -124,7 +142,8 @@ def unencrypted(option: str | None) -> str | None:
     """Return a warning where Ray's token or a password would go over HTTP to another machine."""
     parts = _parts(_address(option))
     has_token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
-    if parts.scheme != "http" or parts.hostname in LOCAL_HOSTS or not (has_token or parts.password):
+    is_local = parts.hostname in _LOCAL_HOSTS
+    if parts.scheme != "http" or is_local or not (has_token or parts.password):
         return None
     return (
         f"{'The token' if has_token else 'The password'} goes to {parts.hostname} over http:// and "
@@ -140,50 +159,10 @@ def _reason(answer: requests.Response) -> str:
     return f"{answer.status_code}: {lines[-1][:300] if lines else answer.reason}"
 
 
-def exit_code(job: JobDetails) -> int | None:
-    """Return the driver's own exit code; 3 for a stopped job, 1 for one that failed in another
-    way, None while it runs.
-    """
-    if not job.status.is_terminal():
-        return None
+def exit_code(job: JobDetails) -> int:
+    """Return the driver's own exit code; 3 for a stopped job, 1 for one that failed otherwise."""
     if job.status == JobStatus.STOPPED:
         return 3
     if job.status == JobStatus.SUCCEEDED:
         return 0
     return job.driver_exit_code if job.driver_exit_code in _EXIT_CODES else 1
-
-
-def follow(
-    client: JobClient, id_: str, emit: Callable[[str], None], note: Callable[[str], None]
-) -> JobDetails:
-    """Emit each line of a job's log once, until the job ends; `note` gets lost connections.
-
-    Raises ServiceUnreachable after PATIENCE without an answer, and RequestError where the cluster
-    does not know the job.
-    """
-    log, emitted, pause, answered = "", 0, PAUSE, time.monotonic()
-    while True:
-        try:
-            job = client.get_job_info(id_)  # before its log, which is whole once the job has ended
-            log = client.get_job_logs(id_) or ""
-        except ServiceUnreachable as error:
-            logger.info("no answer for %.0f s: %s", time.monotonic() - answered, error)
-            if time.monotonic() - answered > PATIENCE:
-                raise
-            if pause == PAUSE:
-                note(f"{error}; the job continues, trying again")
-            pause = min(2 * pause, _LONGEST_PAUSE)
-        else:
-            if pause > PAUSE:
-                note("connected again")
-            pause, answered = PAUSE, time.monotonic()
-            is_last = job.status.is_terminal()
-            if len(log) < emitted:  # its node has lost what there was
-                emitted = 0
-            end = len(log) if is_last else log.rfind("\n") + 1  # the last line may still grow
-            for line in log[emitted:end].splitlines():
-                emit(line)
-            emitted = max(emitted, end)
-            if is_last:
-                return job
-        time.sleep(max(pause, len(log) / _BYTES_PER_SECOND))

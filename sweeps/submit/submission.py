@@ -1,42 +1,56 @@
-"""A sweep as a job of a Ray cluster: what is sent, and the command that runs it there."""
+"""A sweep as a job of a Ray cluster: its command, and the files and variables that are sent."""
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import shlex
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.files import format_size
 from carft_sweep.sweeps.engines.ray_tokens import check_version
+from carft_sweep.sweeps.secrets import NAMES, SUFFIX
 from carft_sweep.sweeps.spec.spec import FOLDER, SweepSpec, load_spec, locate
 from carft_sweep.sweeps.submit.client import JobClient
-from carft_sweep.sweeps.submit.package import (
-    Bundle,
-    Variables,
-    pack,
-    repository_of,
-    secret_values,
-    source_commit,
-    word_has_secret,
+from carft_sweep.tracking.location import HOME, HOME_VARIABLE, home_folder, without_password
+from carft_sweep.tracking.provenance import SOURCE_COMMIT, provenance_tags, user
+
+STOP_SECONDS = 600
+"""What a stopped job has until Ray kills it: an epoch ends within it, or is lost."""
+SECRET_FILES = (
+    *(".env", ".env.*", "*.env", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.ppk"),
+    *("*.keystore", "*.kdbx", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.asc", "*.ovpn"),
+    *(".netrc", "_netrc", ".pgpass", ".my.cnf", ".pypirc", ".npmrc", ".htpasswd", ".*_history"),
+    *("pip.conf", ".git-credentials", ".dockercfg", ".dockerconfigjson", "kubeconfig*"),
+    *("credentials", "credentials.*", "*[-_.]credentials.*", "service[-_]account*.json"),
+    *("client_secret*.json", "*[-_.]key.json", "*api[-_]key*", "kaggle.json", ".databrickscfg"),
+    *(".s3cfg", ".boto", "rclone.conf", "*.tfstate", "*.tfstate.*", "*.tfvars"),
+    *("secret", "secret.*", "secrets", "secrets.*", "*.secret", "*.secrets"),
+    *("token", "token.*", "auth_token", "*[-_.]token", "*[-_.]token.txt", "*[-_.]token.json"),
+    *("password", "passwords", "password.*", "passwords.*", "*[-_.]password", "*[-_.]password.*"),
+    *("cookies.txt", "*[-_.]cookies.txt", "optuna[-_]url"),
+    *("!*.py", "!*.pub", "!*.example", "!*.sample", "!*.template", "!*.md"),
+    *(".aws/", ".azure/", ".docker/", ".gnupg/", ".huggingface/", ".kube/", ".password-store/"),
+    *(".ssh/", "**/gh/hosts.yml", "secret/", ".secret/", "secrets/", ".secrets/"),
 )
-from carft_sweep.tracking.errors import ServiceUnreachable
-from carft_sweep.tracking.location import home_folder
-from carft_sweep.tracking.provenance import SOURCE_COMMIT, user
-
-logger = logging.getLogger(__name__)
-
-_SHOWN = 5
-"""Names of doubtful files in one line, at most."""
+"""Patterns as in a .gitignore of what is never sent."""
+_SECRET_NAME = re.compile(
+    r"PASSWORD|PASSWD|PASSPHRASE|TOKEN|SECRET|KEY|CREDENTIAL|WEBHOOK|HEADER|COOKIE|SIGNATURE"
+    r"|_(?:PASS|PWD|DSN)$",
+    re.IGNORECASE,
+)
+_NO_SECRET_ALONE = "MLFLOW_TRACKING_USERNAME"
+_SHORTEST = 8
+"""A shorter secret may stand anywhere by chance."""
+_PREFIXES = ("MLFLOW_", "CARFT_")
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]{0,40}://.*", re.DOTALL)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -74,162 +88,175 @@ class Submission:
         is_recipe = path.parent == FOLDER and not Path(file).is_file()
         return cls(spec, path.stem if is_recipe else path, tuple(imports), home, tuple(options))
 
-    def pack(self, *, exclude: Sequence[str], max_bytes: int) -> Bundle | None:
-        """Pack the repository of the sweep file, else the folder that it is run from.
+    @property
+    def root(self) -> Path | None:
+        """The folder that is sent: the repository of the sweep file, else where it is run from.
 
-        Returns None for a recipe without files of the user's own outside of a repository. Raises
-        RequestError where a file that the sweep needs would not be sent.
+        None for a recipe without files of the user's own outside of a repository.
         """
-        needed = [Path(item) for item in self.spec.imports if Path(item).is_absolute()]
-        folder = Path.cwd()
-        if isinstance(self.file, Path):
-            needed.append(self.file)
-            folder = self.file.absolute().parent
-        root = repository_of(folder)
-        if root is None and not needed:
+        start = Path.cwd().resolve()
+        folder = self.file.resolve().parent if isinstance(self.file, Path) else start
+        for top in (folder, *folder.parents):
+            if (top / ".git").exists():
+                return top
+        if not isinstance(self.file, Path) and not any(map(os.path.isabs, self.spec.imports)):
             return None
-        if root is None:
-            root = Path.cwd() if folder.is_relative_to(Path.cwd()) else folder
-        logger.info("sending the files of %s", root)
-        bundle = pack(
-            root,
-            home=home_folder(None).resolve(),
-            exclude=exclude,
-            secrets=secret_values(os.environ),
-            max_bytes=max_bytes,
-        )
-        for file in needed:
-            path = file.parent.resolve() / file.name
-            if not path.is_relative_to(bundle.root):
-                raise RequestError(
-                    f"{file} is needed, but lies outside of {bundle.root}, which is sent"
-                )
-            name = path.relative_to(bundle.root).as_posix()
-            if name not in bundle.names:
-                reasons = [note for note in bundle.notes if name in note]
-                raise RequestError(
-                    f"{name} is needed, but is not among the files that are sent"
-                    f" ({reasons[0] if reasons else 'git ignores it'})"
-                )
-        return bundle if bundle.names else None
+        return start if folder.is_relative_to(start) else folder
 
-    def entrypoint(self, root: Path | None, python: str = "python") -> str:
+    def entrypoint(self) -> str:
         """Return the job's command: `cd FOLDER && exec python -m carft_sweep run FILE ...`.
 
-        `root` is the folder that is sent, None where nothing is. Paths are relative to the
-        current folder, there as here. Raises RequestError for a secret among the options.
+        Paths are relative to the current folder, there as here. Raises RequestError for a file
+        that is not sent, and for a secret among the options.
         """
-        here = Path.cwd().resolve()
-        start = here if root is not None and here.is_relative_to(root) else root
+        root, start = self.root, Path.cwd().resolve()
+        if root is not None and not start.is_relative_to(root):
+            start = root
 
         def there(path: Path) -> str:
             path = path.parent.resolve() / path.name
-            if root is None or start is None or not path.is_relative_to(root):
-                raise RequestError(f"{path} lies outside of what is sent ({root or 'nothing'})")
+            if root is None or not path.is_relative_to(root):
+                raise RequestError(
+                    f"{path} is needed, but lies outside of {root or 'nothing'}, which is sent"
+                )
             return Path(os.path.relpath(path, start)).as_posix()
 
         file = there(self.file) if isinstance(self.file, Path) else self.file
-        words = [python, "-m", "carft_sweep", "run", file, "--address", "auto", "--home", self.home]
+        words = ["python", "-m", "carft_sweep", "run", file]
+        words += ["--address", "auto", "--home", self.home]
         for item in self.imports:
             words += ["--import", there(Path(item)) if Path(item).is_absolute() else item]
         words += self.options
         secrets = secret_values(os.environ)
-        if any(word_has_secret(word) or any(s in word for s in secrets) for word in words):
+        if any(_has_password(word) or any(s in word for s in secrets) for word in words):
             raise RequestError(
                 "an option has a password or the value of a secret variable, and everybody who "
-                "sees the cluster can read a job's command: give it as a secret (--secret, or in "
-                "the environment of the head)"
+                "sees the cluster can read a job's command: give it in the environment of the "
+                "head, or in a file there: --env NAME_FILE=/path"
             )
         command = f"exec {shlex.join(words)}"
-        if root is None or start is None or start == root:
+        if root is None or start == root:
             return command
         folder = shlex.quote(start.relative_to(root).as_posix())
         return f"mkdir -p {folder} && cd {folder} && {command}"
 
 
+def is_secret(name: str, value: str) -> bool:
+    """Return whether a variable must not be sent: by its name, or by a password in an address."""
+    return name in NAMES or bool(_SECRET_NAME.search(name)) or _has_password(value)
+
+
+def _has_password(word: str) -> bool:
+    address = _ADDRESS.search(word)
+    return address is not None and without_password(address[0]) != address[0]
+
+
+def secret_values(environ: Mapping[str, str]) -> list[str]:
+    """Return the values of this environment that must stand in no command and no variable."""
+    return [
+        value
+        for name, value in environ.items()
+        if is_secret(name, value)
+        and name != _NO_SECRET_ALONE
+        and len(value) >= _SHORTEST
+        and not value.startswith("/")  # a path
+    ]
+
+
+def job_variables(
+    environ: Mapping[str, str], assignments: Sequence[str] = ()
+) -> tuple[dict[str, str], list[str]]:
+    """Return the variables of a job, and the names of the secrets among them that are not sent.
+
+    They are MLFLOW_* and CARFT_* of `environ`, and the assignments `NAME=VALUE`. Raises
+    RequestError for a secret among the assignments that is not named by a file on the cluster.
+    """
+    values = secret_values(environ)
+
+    def holds_secret(name: str, value: str) -> bool:
+        return is_secret(name, value) or any(secret in value for secret in values)
+
+    sent = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
+    withheld = []
+    for name, value in sorted(environ.items()):
+        if not value or name == HOME_VARIABLE or not (name in NAMES or name.startswith(_PREFIXES)):
+            continue
+        if not holds_secret(name, value):
+            sent[name] = value
+        elif name != "RAY_AUTH_TOKEN":  # this machine's own
+            withheld.append(name)
+    for item in assignments:
+        name, equals, value = item.partition("=")
+        if not equals or not _VARIABLE.fullmatch(name):
+            shown = name if _VARIABLE.fullmatch(name) else "..."  # the whole may be a secret
+            raise RequestError(f"--env {shown}: must be NAME=VALUE")
+        secret = name.removesuffix(SUFFIX)
+        if secret != name and secret in NAMES and value.startswith("/"):
+            withheld = [other for other in withheld if other != secret]
+        elif holds_secret(name, value):
+            raise RequestError(
+                f"--env {name}: this is a secret, and everybody who sees the cluster can read the "
+                f"variables of a job: put it into a file there and give --env {secret}_FILE=/path"
+            )
+        sent[name] = value
+    return sent, withheld
+
+
+def excluded(root: Path, patterns: Sequence[str]) -> list[str]:
+    """Return patterns of what is not sent: secrets, homes, links that lead out, and `patterns`."""
+    home = home_folder(None).resolve()
+    homes = [f"/{home.relative_to(root).as_posix()}"] if home.is_relative_to(root) else []
+    return [*SECRET_FILES, ".git", f"{HOME}/", *homes, *_links_out(root), *patterns]
+
+
+def _links_out(root: Path) -> Iterator[str]:
+    """Yield the links that lead out of a folder: Ray would send what they lead to."""
+    for place, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                yield f"/{path.relative_to(root).as_posix()}"
+        folders[:] = [name for name in folders if not name.startswith(".")]
+
+
 def send(
     client: JobClient,
     submission: Submission,
-    bundle: Bundle | None,
-    variables: Variables,
     *,
-    pip: Sequence[str] = (),
-    python: str = "python",
+    exclude: Sequence[str] = (),
+    assignments: Sequence[str] = (),
     note: Callable[[str], None],
 ) -> str:
-    """Submit a sweep and return the job's id; what is sent and what is not is named first."""
-    entrypoint = submission.entrypoint(None if bundle is None else bundle.root, python)
-    _check_version(client, note)
+    """Submit a sweep and return the job's id; `note` gets what is sent and what is not."""
+    entrypoint, root = submission.entrypoint(), submission.root
+    sent, withheld = job_variables(os.environ, assignments)
+    there, here = client.ray_version(), version("ray")
+    check_version(there, "the cluster")
+    if there != here:
+        note(f"The cluster has Ray {there}, this machine {here}: the job runs with the cluster's.")
     if client.is_open():
         note(
             f"{client.shown} takes jobs from whoever reaches it: the cluster asks for no token "
             "(start its nodes with RAY_AUTH_MODE=token)"
         )
-    commit = None if bundle is None else source_commit(bundle.root)
-    for line in describe(bundle, variables):
-        note(line)
-    name = re.sub(r"[^A-Za-z0-9_-]", "-", submission.spec.name)
-    id_ = f"carft-{name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+    if withheld:
+        note(
+            f"Not sent, since secret: {', '.join(withheld)}. Where the job needs them, the head's "
+            "environment must have them, or name a file there: --env NAME_FILE=/path"
+        )
     metadata = {"carft_sweep": submission.spec.name, "carft_user": user()}
-    environment = dict(variables.sent)
-    if commit is not None:
-        metadata["carft_commit"] = environment[SOURCE_COMMIT] = commit
-    runtime_env: dict[str, Any] = {"env_vars": environment}
-    if pip:
-        runtime_env["pip"] = list(pip)
-    with tempfile.TemporaryDirectory() as folder:
-        if bundle is not None:
-            archive = Path(folder) / "files.zip"
-            archive.write_bytes(bundle.data)
-            runtime_env["working_dir"] = str(archive)
-        return _submit(
-            client,
-            {
-                "entrypoint": entrypoint,
-                "submission_id": id_,
-                "runtime_env": runtime_env,
-                "metadata": metadata,
-            },
-        )
-
-
-def describe(bundle: Bundle | None, variables: Variables) -> list[str]:
-    """Return a line each for what is sent, and for what is withheld."""
-    lines = []
-    if bundle is not None:
-        sizes = f"{format_size(bundle.size)}, packed {format_size(len(bundle.data))}"
-        lines += [*bundle.notes, f"{len(bundle.names)} files of {bundle.root} are sent, {sizes}."]
-        if bundle.doubtful:
-            more = len(bundle.doubtful) - _SHOWN
-            names = ", ".join(bundle.doubtful[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-            lines.append(
-                "These are sent, and hold an address with what looks like a password or a token: "
-                f"{names}. Look at them, or leave them out with --exclude."
-            )
-        if bundle.has_product:
-            lines.append("They hold carft-sweep itself: the job runs with these sources.")
-    lines += variables.notes
-    if variables.withheld:
-        lines.append(
-            f"Not sent, since secret: {', '.join(variables.withheld)}. Where the job needs them, "
-            "the head's environment must have them, or name a file there: --secret NAME=/path"
-        )
-    return lines
-
-
-def _submit(client: JobClient, request: Mapping[str, Any]) -> str:
-    try:
-        return str(client.submit_job(**request))
-    except ServiceUnreachable as error:
-        logger.info("the answer to the submission is lost; looking for the job")
-        try:
-            return str(client.get_job_info(request["submission_id"]).submission_id)
-        except (RequestError, ServiceUnreachable):
-            raise error from None
-
-
-def _check_version(client: JobClient, note: Callable[[str], None]) -> None:
-    there, here = client.ray_version(), version("ray")
-    check_version(there, "the cluster")
-    if there != here:
-        note(f"The cluster has Ray {there}, this machine {here}: the job runs with the cluster's.")
+    runtime_env: dict[str, Any] = {"env_vars": sent}
+    if root is not None:
+        note(f"{root} is sent, without what git ignores and what looks like a secret by its name.")
+        runtime_env |= {"working_dir": str(root), "excludes": excluded(root, exclude)}
+        tags = provenance_tags(root)
+        if commit := tags.get("mlflow.source.git.commit"):
+            dirty = "-dirty" if tags.get("carft.git.dirty") == "true" else ""
+            metadata["carft_commit"] = sent[SOURCE_COMMIT] = f"{commit}{dirty}"
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", submission.spec.name)
+    return client.submit_job(
+        entrypoint=entrypoint,
+        submission_id=f"carft-{name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}",
+        runtime_env=runtime_env,
+        metadata=metadata,
+    )

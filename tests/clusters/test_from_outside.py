@@ -96,7 +96,7 @@ def test_it_ends_as_a_local_one_though_a_node_is_killed(
     there = replace(project, home=Path(cluster.environ["CARFT_HOME"]))
     with (tmp_path / "said").open("w+") as told:
         process = subprocess.Popen(
-            [python, "-m", "carft_sweep", "submit", project.file.name, "--python", python],
+            [python, "-m", "carft_sweep", "submit", project.file.name],
             cwd=project.file.parent,
             env=outside(cluster),
             stdout=told,

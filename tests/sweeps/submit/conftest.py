@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,6 +59,12 @@ def git(project: Path) -> Git:
     call("add", "-A")
     call("commit", "-qm", "first")
     return call
+
+
+def names_in(archive: bytes) -> set[str]:
+    """The files of a zip."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        return {name for name in opened.namelist() if not name.endswith("/")}
 
 
 @dataclass

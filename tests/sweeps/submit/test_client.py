@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import aiohttp
 import pytest
 from ray.job_submission import JobDetails
 
@@ -15,7 +17,6 @@ from carft_sweep.sweeps.submit.client import (
     JOBS_VARIABLE,
     JobClient,
     exit_code,
-    follow,
     unencrypted,
 )
 from carft_sweep.tracking.errors import ServiceUnreachable
@@ -23,7 +24,6 @@ from tests.services.answering import Answer
 from tests.sweeps.submit.conftest import fake_head
 
 VERSION = {"GET /api/version": Answer({"ray_version": "2.60.0", "version": "4"})}
-Step = tuple[str, str] | None
 
 
 @pytest.fixture(autouse=True)
@@ -99,102 +99,46 @@ def job(status: str, **more: Any) -> JobDetails:
     return JobDetails(type="SUBMISSION", status=status, entrypoint="", **more)
 
 
-class Scripted:
-    """A client that answers (status, log) in turn, and does not for None."""
+class Tailed(JobClient):
+    """A client that is sent these pieces of a log, and then sees these states of the job."""
 
-    def __init__(self, *steps: Step) -> None:
-        self.steps = list(steps)
-        self.log = ""
+    def __init__(self, pieces: Sequence[str | Exception], states: Sequence[str]) -> None:
+        self.shown = "http://head"
+        self._pieces, self._states = pieces, iter(states)
 
-    def get_job_info(self, _: str) -> JobDetails:
-        step = self.steps.pop(0)
-        if step is None:
-            raise ServiceUnreachable("nobody answers")
-        status, self.log = step
-        return job(status, driver_exit_code=0)
+    async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        del job_id
+        for piece in self._pieces:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
 
-    def get_job_logs(self, _: str) -> str:
-        if self.log == "away":
-            raise ServiceUnreachable("nobody answers")
-        return self.log
-
-
-@pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses, which take no time but by the clock."""
-    pauses: list[float] = []
-    clock = [0.0]
-
-    def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-        clock[0] += seconds
-
-    monkeypatch.setattr("carft_sweep.sweeps.submit.client.time.sleep", sleep)
-    monkeypatch.setattr("carft_sweep.sweeps.submit.client.time.monotonic", lambda: clock[0])
-    return pauses
+    def get_job_info(self, job_id: str) -> JobDetails:
+        del job_id
+        return job(next(self._states))
 
 
-def followed(*steps: Step) -> tuple[JobDetails, list[str], list[str]]:
+def test_each_line_is_emitted_once_and_whole_until_the_job_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "PAUSE", 0.0)
     lines: list[str] = []
-    notes: list[str] = []
-    client: Any = Scripted(*steps)
-    return follow(client, "a", lines.append, notes.append), lines, notes
-
-
-def test_each_line_is_emitted_once_and_whole(slept: list[float]) -> None:
-    ended, lines, notes = followed(
-        ("PENDING", ""),
-        ("RUNNING", "one\ntw"),
-        ("RUNNING", "one\ntwo\n"),
-        ("RUNNING", "one\ntwo\n"),
-        ("SUCCEEDED", "one\ntwo\nthree\nno newline"),
-    )
+    client = Tailed(["one\ntw", "o\n", "three\nno newline"], ["RUNNING", "SUCCEEDED"])
+    assert exit_code(client.follow("a", lines.append)) == 0
     assert lines == ["one", "two", "three", "no newline"]
-    assert notes == []
-    assert exit_code(ended) == 0
-    assert slept == [1.0] * 4
 
 
-def test_a_lost_connection_is_tried_again_ever_more_slowly(slept: list[float]) -> None:
-    _, lines, notes = followed(
-        ("RUNNING", "one\n"),
-        *[None] * 6,
-        ("RUNNING", "away"),
-        ("RUNNING", "one\ntwo\n"),
-        None,
-        ("SUCCEEDED", "one\ntwo\nthree\n"),
-    )
-    assert lines == ["one", "two", "three"]
-    assert notes == [
-        "nobody answers; the job continues, trying again",
-        "connected again",
-        "nobody answers; the job continues, trying again",
-        "connected again",
-    ]
-    assert slept[:8] == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
-
-
-def test_following_ends_after_half_an_hour_without_an_answer(slept: list[float]) -> None:
-    with pytest.raises(ServiceUnreachable):
-        followed(("RUNNING", "one\n"), *[None] * 1000)
-    assert module.PATIENCE < sum(slept) < module.PATIENCE + 100
-
-
-def test_a_log_that_began_anew_is_emitted_anew(slept: list[float]) -> None:
-    del slept
-    _, lines, _ = followed(("RUNNING", "one\ntwo\n"), ("SUCCEEDED", "again\n"))
-    assert lines == ["one", "two", "again"]
-
-
-def test_a_long_log_is_requested_less_often(slept: list[float]) -> None:
-    followed(("RUNNING", "x" * 1_000_000 + "\n"), ("SUCCEEDED", ""))
-    assert slept == [pytest.approx(5.0, abs=0.1)]
+@pytest.mark.parametrize("error", [aiohttp.ClientError("x"), RuntimeError("x"), OSError("x")])
+def test_a_lost_connection_ends_the_following(error: Exception) -> None:
+    lines: list[str] = []
+    with pytest.raises(ServiceUnreachable, match="http://head does not answer"):
+        Tailed(["one\n", error], []).follow("a", lines.append)
+    assert lines == ["one"]
 
 
 @pytest.mark.parametrize(
     ("fields", "code"),
     [
-        ({"status": "RUNNING"}, None),
         ({"status": "SUCCEEDED", "driver_exit_code": 0}, 0),
         ({"status": "STOPPED"}, 3),
         *(({"status": "FAILED", "driver_exit_code": code}, code) for code in (1, 2, 3, 4)),
@@ -203,7 +147,7 @@ def test_a_long_log_is_requested_less_often(slept: list[float]) -> None:
         ({"status": "FAILED"}, 1),
     ],
 )
-def test_the_exit_code_is_the_drivers_own(fields: dict[str, Any], code: int | None) -> None:
+def test_the_exit_code_is_the_drivers_own(fields: dict[str, Any], code: int) -> None:
     assert exit_code(job(**fields)) == code
 
 
