@@ -152,4 +152,3 @@ def test_what_needs_ray_says_how_to_get_it(clean: Path, tmp_path: Path) -> None:
         said = call(clean, tmp_path, *words, expect=2)
         assert 'pip install "carft-sweep[ray]"' in said
         assert "Traceback" not in said
-    assert "no cluster is named" in call(clean, tmp_path, "doctor")

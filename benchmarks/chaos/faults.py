@@ -48,7 +48,7 @@ ROOMS = (0, 4, 16, 64, 128, 256, 512, 1024)
 MEMORY = 400 * 2**20
 """Bytes that the kernel lets a worker have."""
 LOOKING = (("list",), ("show", NAME), ("clean",), ("sync",), ("doctor", "home"))
-SUBJECTS = ("home", "trials", "mlflow", "sent")
+SUBJECTS = ("home", "mlflow", "sent")
 """Of `doctor`."""
 ALL = ("ledger", "study", "mlflow", "compare", "list", "files", "metrics")
 """The parts of a snapshot."""

@@ -423,9 +423,9 @@ def _load_all() -> None:
     import open_clip  # noqa: F401
     import scipy.stats  # noqa: F401
 
-    import carft_sweep.sweeps.cli.admin
     import carft_sweep.sweeps.cli.compare
     import carft_sweep.sweeps.cli.run
+    import carft_sweep.sweeps.cli.sync
     import carft_sweep.sweeps.engines.ray_tune
     import carft_sweep.tracking.store.mlflow_store  # noqa: F401
     from carft_sweep.tracking.location import stay_private

@@ -16,7 +16,7 @@ from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.merges import MERGES
 from carft_sweep.sweeps.cli.parser import COMMANDS
-from carft_sweep.sweeps.doctor.examination import CHECKS
+from carft_sweep.sweeps.doctor.checks import CHECKS
 from carft_sweep.sweeps.ledger.generations import EXTEND, REEVALUATE
 from carft_sweep.sweeps.space.parameters import DISTRIBUTIONS, Parameter
 from carft_sweep.sweeps.spec.normalize import IGNORED, OF_METRIC, UNSUPPORTED

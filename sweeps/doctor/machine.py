@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
-import platform
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 
 from carft_sweep.carft_core.requirements import (
@@ -20,63 +17,20 @@ from carft_sweep.carft_core.requirements import (
     requirements,
     upgrade_command,
 )
-from carft_sweep.sweeps.doctor.base import Check, Finding, Scope, declare, ok, warning, wrong
+from carft_sweep.sweeps.doctor.checks import Finding, check, ok, warning, wrong
 from carft_sweep.sweeps.engines.resources import (
-    available_memory,
     cpu_quota,
-    memory_limit,
     usable_cpus,
     visible_gpus,
 )
+from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.secrets import read_from
-from carft_sweep.tracking.location import existing_folder, file_system, network_file_system, waiting
+from carft_sweep.tracking.location import existing_folder, waiting
 from carft_sweep.tracking.ownership import SHARED_HOMES_VARIABLE, is_shared, other_writer
 from carft_sweep.tracking.program import program
-from carft_sweep.tracking.provenance import provenance_tags
-
-CHECKS: list[Check] = []
-check = functools.partial(declare, CHECKS)
-
 
 SHOWN = ("torch", "torchvision", "open_clip_torch", "optuna", "mlflow", "ray", "SQLAlchemy")
 """Named with their versions, though others are checked as well."""
-
-
-@check(
-    "versions.own",
-    "carft-sweep's version, and a digest of its sources, by which two machines are compared",
-    "install carft-sweep again from one source on every machine",
-)
-def _own(_: Scope) -> Iterator[Finding]:
-    """Report the version and the sources: two machines with this line in common run the same."""
-    from carft_sweep.sweeps.spec.user_code import SOURCES_ROOT, source_digest
-
-    version = installed_version(PROJECT) or "(not installed)"
-    commit = provenance_tags().get("mlflow.source.git.commit")
-    at = f", commit {commit[:12]} around the working folder" if commit else ""
-    yield ok(f"{PROJECT} {version}, sources {source_digest()[:12]} in {SOURCES_ROOT}{at}")
-
-
-@check(
-    "versions.python",
-    "Python against what the package requires",
-    "make a new environment with a Python that the package supports",
-)
-def _python(_: Scope) -> Iterator[Finding]:
-    from packaging.specifiers import SpecifierSet
-
-    here = platform.python_version()
-    message = f"Python {here} on {platform.system()} {platform.machine()}"
-    try:
-        wanted = metadata.metadata(PROJECT)["Requires-Python"] or ""
-    except metadata.PackageNotFoundError:
-        wanted = ""
-    if SpecifierSet(wanted).contains(here, prereleases=True):
-        yield ok(message)
-    else:
-        yield wrong(
-            f"{message}; {PROJECT} needs {wanted}", "make a new environment with that Python"
-        )
 
 
 @check(
@@ -84,7 +38,7 @@ def _python(_: Scope) -> Iterator[Finding]:
     "every required package against the range that the package requires",
     "install a version in the range; `make install-run` brings those that were tested",
 )
-def _packages(_: Scope) -> Iterator[Finding]:
+def _packages(_: Home) -> Iterator[Finding]:
     from packaging.version import Version
 
     required = requirements()
@@ -110,7 +64,6 @@ def _packages(_: Scope) -> Iterator[Finding]:
 
 SHARED = Path("/dev/shm")
 _GIB = 2**30
-_LITTLE_MEMORY = 2 * _GIB
 _LITTLE_SHARED = _GIB
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -120,7 +73,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
     "usable cores against a container's quota and OMP_NUM_THREADS",
     "let threads and cores agree: resources.cpus in the sweep file, OMP_NUM_THREADS unset",
 )
-def _cores(_: Scope) -> Iterator[Finding]:
+def _cores(_: Home) -> Iterator[Finding]:
     cores, share = usable_cpus(), cpu_quota()
     message = f"{cores} of {os.cpu_count()} cores usable"
     if share is not None and share < cores:
@@ -138,27 +91,11 @@ def _cores(_: Scope) -> Iterator[Finding]:
 
 
 @check(
-    "machine.memory",
-    "memory that is available, and a container's limit; less than 2 GiB is little",
-    "end what else runs here, or give the container more (docker run --memory)",
-)
-def _memory(_: Scope) -> Iterator[Finding]:
-    free, limit = available_memory(), memory_limit()
-    if free is None:
-        return
-    message = f"{free / _GIB:.1f} GiB of memory available"
-    if limit is not None:
-        message += f", the container's limit is {limit / _GIB:.1f} GiB"
-        free = min(free, limit)
-    yield ok(message) if free >= _LITTLE_MEMORY else warning(message)
-
-
-@check(
     "machine.shared_memory",
     "room in /dev/shm, through which Ray and loaders pass data; less than 1 GiB is little",
     "docker run --shm-size 8g; in Kubernetes mount an emptyDir of medium Memory at /dev/shm",
 )
-def _shared(_: Scope) -> Iterator[Finding]:
+def _shared(_: Home) -> Iterator[Finding]:
     if not SHARED.is_dir():
         return
     size = shutil.disk_usage(SHARED)
@@ -176,7 +113,7 @@ _LITTLE_GPU_MEMORY = 2 * _GIB
     "supports it",
     seconds=60.0,
 )
-def _gpus(_: Scope) -> Iterator[Finding]:
+def _gpus(_: Home) -> Iterator[Finding]:
     import torch
 
     if torch.cuda.is_available():
@@ -252,8 +189,8 @@ _LITTLE, _TOO_LITTLE = 5000.0, 200.0
     "name another folder with --home or CARFT_HOME, or mend its permissions; on a network file "
     "system locks must reach every host",
 )
-def _folder(scope: Scope) -> Iterator[Finding]:
-    path = scope.home.path
+def _folder(home: Home) -> Iterator[Finding]:
+    path = home.path
     if path.is_dir():
         try:
             with tempfile.TemporaryDirectory(prefix=".doctor-", dir=path) as scratch:
@@ -277,25 +214,12 @@ def _folder(scope: Scope) -> Iterator[Finding]:
 
 
 @check(
-    "home.file_system",
-    "on which kind of file system it lies, and whether its databases are safe there",
-    "put it on a local disk, or on a shared file system with databases elsewhere",
-)
-def _kind(scope: Scope) -> Iterator[Finding]:
-    scope.home.check()
-    kind = file_system(scope.home.path)
-    shared = network_file_system(scope.home.path)
-    reach = "shared by other machines" if shared else "of this machine alone"
-    yield ok(f"on {kind or 'a file system that the system does not name'}, {reach}")
-
-
-@check(
     "home.disk",
     "free room: below 5 GB is little, below 200 MB too little",
     f"{program()} clean lists what can go",
 )
-def _disk(scope: Scope) -> Iterator[Finding]:
-    place = existing_folder(scope.home.path)
+def _disk(home: Home) -> Iterator[Finding]:
+    place = existing_folder(home.path)
     free = shutil.disk_usage(place).free / _MIB
     message = f"{free:.0f} MB free"
     level = wrong if free < _TOO_LITTLE else warning if free < _LITTLE else ok
@@ -310,8 +234,8 @@ def _disk(scope: Scope) -> Iterator[Finding]:
     "whether another account could write it, which every other command refuses",
     "take the right to write away from others, or name the home in CARFT_SHARED_HOMES",
 )
-def _private(scope: Scope) -> Iterator[Finding]:
-    path = scope.home.path.absolute()
+def _private(home: Home) -> Iterator[Finding]:
+    path = home.path.absolute()
     writer = other_writer(path) if path.is_dir() else None
     if writer is None:
         return
@@ -320,38 +244,6 @@ def _private(scope: Scope) -> Iterator[Finding]:
         yield ok(f"{message}; {SHARED_HOMES_VARIABLE} says that it is shared on purpose")
     else:
         yield warning(message, writer.remedy)
-
-
-@check(
-    "data.root",
-    "the folder that CARFT_DATA names, and whose families' folders are in it",
-    f"{program()} data list says what is expected where",
-    seconds=60.0,
-)
-def _root(_: Scope) -> Iterator[Finding]:
-    from carft_sweep.carft_core.data import FAMILIES
-    from carft_sweep.carft_core.data.folders import VARIABLE, found_folder
-
-    named = os.environ.get(VARIABLE)
-    if not named:
-        yield ok(f"{VARIABLE} is not set; icon_shift needs none")
-        return
-    root = Path(named).expanduser().absolute()
-    if not root.is_dir():
-        yield wrong(f"{VARIABLE}: {root} is no folder")
-        return
-    if not os.access(root, os.R_OK | os.X_OK):
-        yield wrong(f"{VARIABLE}: {root} cannot be read")
-        return
-    there = [
-        family.name
-        for family in FAMILIES.values()
-        if any(found_folder(root, folder) for folder in family.folders.values())
-    ]
-    if there:
-        yield ok(f"{root} has folders of {', '.join(there)}")
-    else:
-        yield warning(f"{root} has no folder that a family reads")
 
 
 _GIVEN = ("/run/secrets", "/var/run/secrets")
@@ -363,8 +255,8 @@ _GIVEN = ("/run/secrets", "/var/run/secrets")
     "who may read the files that NAME_FILE variables name, Ray's token, and those of ui --auth",
     "chmod 600 the file",
 )
-def _files(scope: Scope) -> Iterator[Finding]:
-    own = sorted(file for file in (scope.home.path / "ui").glob("*") if file.is_file())
+def _files(home: Home) -> Iterator[Finding]:
+    own = sorted(file for file in (home.path / "ui").glob("*") if file.is_file())
     files = {
         **read_from(),
         **{f"ui --auth, {file.name}": file for file in own},

@@ -9,17 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from carft_sweep.sweeps.doctor.base import Check, Finding, Scope, ok, unreachable, warning, wrong
-from carft_sweep.sweeps.doctor.examination import CHECKS, SUBJECTS, examine
+from carft_sweep.sweeps.doctor.checks import (
+    CHECKS,
+    SUBJECTS,
+    Check,
+    Finding,
+    examine,
+    ok,
+    unreachable,
+    warning,
+    wrong,
+)
 from carft_sweep.sweeps.home import Home
 from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable
 
 SECRET = "p/w:with@signs"
 EVERY = pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-
-
-def asked(home: Path) -> Scope:
-    return Scope(Home(home))
 
 
 def test_names_are_distinct_and_subjects_stand_together() -> None:
@@ -49,7 +54,7 @@ def test_nothing_is_made_and_no_secret_is_told_where_nothing_is_there(
     monkeypatch.setenv("CARFT_WEBHOOK", f"http://127.0.0.1:1/{SECRET}")
     monkeypatch.setenv("CARFT_DATA", str(home.path / "data"))
     begun = time.monotonic()
-    found = examine(check, Scope(home, address="127.0.0.1:1", nodes=True))
+    found = examine(check, home)
     assert time.monotonic() - begun < check.seconds
     for finding in found:
         assert SECRET not in finding.message + finding.advice
@@ -60,7 +65,7 @@ def test_nothing_is_made_and_no_secret_is_told_where_nothing_is_there(
 
 
 def of(*findings: Finding | Exception, todo: str = "do this instead") -> Check:
-    def look(_: Scope) -> Iterator[Finding]:
+    def look(_: Home) -> Iterator[Finding]:
         for finding in findings:
             if isinstance(finding, Exception):
                 raise finding
@@ -75,19 +80,19 @@ def test_a_check_that_raises_has_found_something(tmp_path: Path) -> None:
         AccessDenied("gone"): "wrong",
         ValueError("gone"): "wrong",
     }.items():
-        first, last = examine(of(ok("so far"), error), asked(tmp_path))
+        first, last = examine(of(ok("so far"), error), Home(tmp_path))
         assert first == ok("so far")
         assert (last.level, last.advice) == (level, "do this instead")
         assert "gone" in last.message
 
 
 def test_a_check_that_hangs_is_given_up_and_what_it_found_by_then_is_told(tmp_path: Path) -> None:
-    def look(_: Scope) -> Iterator[Finding]:
+    def look(_: Home) -> Iterator[Finding]:
         yield warning("so far", "this")
         time.sleep(30)
 
     hanging = Check("a.b", "a thing of the test's", "wait for it", look, seconds=0.1)
-    assert examine(hanging, asked(tmp_path)) == [
+    assert examine(hanging, Home(tmp_path)) == [
         warning("so far", "this"),
         unreachable("no answer within 0.1 s", "wait for it"),
     ]
@@ -100,6 +105,6 @@ def test_secrets_of_the_environment_are_hidden(
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
     monkeypatch.setenv("HF_TOKEN", "on")  # too short to be told from a word
     told = wrong(f"ada said {SECRET} on\n  postgresql://me:other@host/x", f"set {SECRET}")
-    assert examine(of(told), asked(tmp_path)) == [
+    assert examine(of(told), Home(tmp_path)) == [
         wrong("ada said *** on postgresql://host/x", "set ***")
     ]

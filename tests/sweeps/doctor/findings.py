@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from carft_sweep.sweeps.doctor.base import Finding, Level, Scope
-from carft_sweep.sweeps.doctor.examination import CHECKS, examine
+from carft_sweep.sweeps.doctor.checks import CHECKS, Finding, Level, examine
 from carft_sweep.sweeps.home import Home
 
 
-def look(
-    name: str, home: Path, *, address: str | None = None, nodes: bool = False
-) -> list[Finding]:
+def look(name: str, home: Path) -> list[Finding]:
     """What it finds."""
     (check,) = (check for check in CHECKS if check.name == name)
-    return examine(check, Scope(Home(home), address, nodes))
+    return examine(check, Home(home))
 
 
 def only(found: list[Finding], level: Level) -> str:

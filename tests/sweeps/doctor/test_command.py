@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from carft_sweep.sweeps.cli import main
-from carft_sweep.sweeps.doctor.examination import CHECKS, SUBJECTS
+from carft_sweep.sweeps.doctor.checks import CHECKS, SUBJECTS
 
 VARIABLES = ("MLFLOW_TRACKING_URI", "CARFT_OPTUNA_STORAGE", "CARFT_WEBHOOK", "RAY_ADDRESS")
 
@@ -28,7 +28,7 @@ def test_on_a_fresh_machine_nothing_is_wrong_and_nothing_is_made(
     lines = capsys.readouterr().out.splitlines()
     heads = [line for line in lines[:-1] if not line.startswith(" ")]
     assert heads == [name for name in SUBJECTS.values() if name in heads]
-    assert {"Versions", "Home", "Trials (Optuna)", "Runs (MLflow)", "Ray"} <= {*heads}
+    assert {"Versions", "This machine", "GPU", "Home", "Runs (MLflow)"} <= {*heads}
     assert not (tmp_path / "home").exists()
 
 
@@ -36,12 +36,12 @@ def test_what_is_not_well_is_counted_and_has_a_line_of_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "home").touch()
-    monkeypatch.setenv("CARFT_DATA", str(tmp_path))
-    assert main(["doctor", "home.folder", "data"]) == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "999")
+    assert main(["doctor", "home.folder", "machine.cores"]) == 2
     told = capsys.readouterr().out.splitlines()
-    assert told[0] == "Home"
-    assert told[1] == f"  wrong        {tmp_path / 'home'} is no folder"
-    assert told[2].startswith("               -> name another folder with --home")
+    at = told.index("Home")
+    assert told[at + 1] == f"  wrong        {tmp_path / 'home'} is no folder"
+    assert told[at + 2].startswith("               -> name another folder with --home")
     assert told[-1] == "1 thing is wrong, 1 warning."
 
 
@@ -49,10 +49,10 @@ def test_a_service_that_is_away_is_4_and_the_rest_of_its_subject_is_not_asked(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    assert main(["doctor", "--json", "mlflow", "sent", "data"]) == 4
+    assert main(["doctor", "--json", "mlflow", "home.folder"]) == 4
     checks = json.loads(capsys.readouterr().out)["checks"]
     assert [(one["check"], one["level"]) for one in checks] == [
-        ("data.root", "ok"),
+        ("home.folder", "ok"),
         ("mlflow.place", "unreachable"),
     ]
     assert all(bool(one["advice"]) == (one["level"] != "ok") for one in checks)

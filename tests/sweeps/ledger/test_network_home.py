@@ -145,7 +145,7 @@ def test_no_command_makes_mlflows_database_there(
     run(shared)
     capsys.readouterr()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    monkeypatch.setattr("carft_sweep.sweeps.cli.admin.open_store", open_store)
+    monkeypatch.setattr("carft_sweep.sweeps.cli.sync.open_store", open_store)
     assert main([command]) == 2
     assert "name a server in MLFLOW_TRACKING_URI" in capsys.readouterr().err
     assert not list(shared.home.path.rglob("mlflow.db*"))

@@ -464,18 +464,3 @@ def test_a_driver_that_is_killed_on_one_host_is_gone_on_with_on_another(
         for home in (shared.home.path, tmp_path / "undisturbed")
     ]
     assert compared[0] == compared[1]
-
-
-def test_a_database_without_a_certificate_is_refused_where_one_is_wanted(
-    shared: ToySweep,
-    database: str,
-    postgres: Postgres,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """As docker/kuberay/settings.env wants one: libpq itself is content with plain text."""
-    del shared
-    wanted = "?sslmode=verify-full&sslrootcert=/etc/ssl/certs/ca-certificates.crt"
-    monkeypatch.setenv("CARFT_OPTUNA_STORAGE", postgres.url(database) + wanted)
-    assert main(["doctor", "trials.study"]) in (2, 4)
-    assert "server does not support SSL" in capsys.readouterr().out

@@ -266,7 +266,7 @@ def test_sync_makes_the_page_anew_where_its_links_lead_nowhere(
     sent(copy)
     page = copy.sweep(NAME) / PAGE
     page.write_text(page_of(copy))
-    monkeypatch.setattr("carft_sweep.sweeps.cli.admin.open_store", lambda _: store)
+    monkeypatch.setattr("carft_sweep.sweeps.cli.sync.open_store", lambda _: store)
     for _ in range(2):
         assert main(["--home", str(copy.path), "sync"]) == 0
         pages.append(page.read_text())
@@ -298,7 +298,7 @@ def test_looking_runs_no_module_that_a_home_names(
     planted = copy.path / "carft_planted.py"
     planted.write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\n")
     name_module(copy, str(planted))
-    monkeypatch.setattr("carft_sweep.sweeps.cli.admin.open_store", lambda _: MemoryTracker())
+    monkeypatch.setattr("carft_sweep.sweeps.cli.sync.open_store", lambda _: MemoryTracker())
     for command in (
         ["list"],
         ["show", NAME],
@@ -306,7 +306,7 @@ def test_looking_runs_no_module_that_a_home_names(
         ["watch", NAME],
         ["report", NAME],
         ["clean", "--yes"],
-        ["doctor", "home", "trials", "sent"],
+        ["doctor", "home", "sent"],
         ["sync"],
     ):
         assert main(["--home", str(copy.path), *command]) == 0, command

@@ -1,4 +1,4 @@
-"""Every check of `doctor`, and running them."""
+"""What a check of `doctor` is, and running one."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
 from urllib.parse import unquote
 
 from carft_sweep.carft_core.errors import RequestError, unknown
-from carft_sweep.sweeps.doctor import machine, services
-from carft_sweep.sweeps.doctor.base import FAULTS, Check, Finding, Scope, unreachable, wrong
+from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.secrets import NAMES
 from carft_sweep.tracking.errors import (
     AccessDenied,
@@ -24,20 +25,79 @@ from carft_sweep.tracking.errors import (
 
 logger = logging.getLogger(__name__)
 
-CHECKS: tuple[Check, ...] = (*machine.CHECKS, *services.CHECKS)
+Level = Literal["ok", "warning", "wrong", "unreachable"]
+FAULTS: Mapping[Level, int] = {"wrong": 2, "unreachable": 4}
+"""The exit code for each; what is wrong goes before what is away."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the result."""
+
+    level: Level
+    message: str
+    advice: str = ""
+    """What to do; left out, the check's own."""
+
+
+ok = partial(Finding, "ok")
+warning = partial(Finding, "warning")
+"""Of what works, and may not for long."""
+wrong = partial(Finding, "wrong")
+"""Of what cannot work as it is requested."""
+unreachable = partial(Finding, "unreachable")
+"""Of a service that does not answer."""
+Run = Callable[[Home], Iterable[Finding]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """Checks one thing, within a time limit."""
+
+    name: str
+    """Its subject and what of it: `home.disk`."""
+    purpose: str
+    """What is checked."""
+    advice: str
+    """What to do in general when it is not well."""
+    run: Run
+    """Yields nothing where it does not apply. What it raises becomes a finding too."""
+    seconds: float = 20.0
+    """Its time limit."""
+    is_gate: bool = False
+    """Whether the rest of its subject is skipped where this one is not well."""
+
+    @property
+    def subject(self) -> str:
+        """`home`."""
+        return self.name.partition(".")[0]
+
+
+CHECKS: list[Check] = []
+"""Every check, as the modules of this package declare them."""
 SUBJECTS: Mapping[str, str] = {
     "versions": "Versions",
     "machine": "This machine",
     "gpu": "GPU",
     "home": "Home",
-    "data": "Data",
     "secrets": "Secrets",
-    "trials": "Trials (Optuna)",
     "mlflow": "Runs (MLflow)",
-    "sent": "What MLflow was sent",
+    "sent": "What MLflow and Optuna were sent",
     "ray": "Ray",
 }
 """What the subject of a check is called."""
+
+
+def check(
+    name: str, purpose: str, advice: str, *, seconds: float = 20.0, is_gate: bool = False
+) -> Callable[[Run], Run]:
+    """Make the decorated function a check."""
+
+    def decorated(run: Run) -> Run:
+        CHECKS.append(Check(name, purpose, advice, run, seconds, is_gate))
+        return run
+
+    return decorated
 
 
 def select_checks(names: Sequence[str]) -> list[Check]:
@@ -49,27 +109,19 @@ def select_checks(names: Sequence[str]) -> list[Check]:
     return [check for check in CHECKS if not names or {check.subject, check.name} & {*names}]
 
 
-def run_checks(checks: Iterable[Check], scope: Scope) -> Iterator[tuple[Check, Finding]]:
+def run_checks(checks: Iterable[Check], home: Home) -> Iterator[tuple[Check, Finding]]:
     """Run them in turn: each imports what it needs, and they would only wait for each other."""
     skipped = set()
     for check in checks:
         if check.subject in skipped:
             continue
-        for finding in examine(check, scope):
+        for finding in examine(check, home):
             yield check, finding
             if check.is_gate and finding.level in FAULTS:
                 skipped.add(check.subject)
 
 
-HIDDEN = "***"
-_URLS = ("CARFT_OPTUNA_STORAGE", "MLFLOW_TRACKING_URI")
-"""Addresses that may be shown but for the password in them."""
-_SHOWN = ("MLFLOW_TRACKING_USERNAME",)
-_SHORTEST = 4
-"""A shorter secret is not looked for: it would hide letters of ordinary words."""
-
-
-def examine(check: Check, scope: Scope) -> list[Finding]:
+def examine(check: Check, home: Home) -> list[Finding]:
     """Run a check; each finding has advice unless it is well. Never raises.
 
     The check runs in a thread, which is left behind when it takes longer than its time limit.
@@ -77,7 +129,7 @@ def examine(check: Check, scope: Scope) -> list[Finding]:
     findings: list[Finding] = []
     began = time.monotonic()
     thread = threading.Thread(
-        target=_run, args=(check, scope, findings), name=f"carft-{check.name}", daemon=True
+        target=_run, args=(check, home, findings), name=f"carft-{check.name}", daemon=True
     )
     thread.start()
     thread.join(check.seconds)
@@ -88,9 +140,9 @@ def examine(check: Check, scope: Scope) -> list[Finding]:
     return [_finished(finding, check) for finding in results]
 
 
-def _run(check: Check, scope: Scope, findings: list[Finding]) -> None:
+def _run(check: Check, home: Home, findings: list[Finding]) -> None:
     try:
-        for finding in check.run(scope):
+        for finding in check.run(home):
             findings.append(finding)  # noqa: PERF402 - what came before an error counts too
     except (RequestError, TrackingError, AccessDenied, HostNotFound) as error:
         findings.append(wrong(str(error)))
@@ -106,6 +158,14 @@ def _finished(finding: Finding, check: Check) -> Finding:
     message = hide_secrets(" ".join(finding.message.split()))
     advice = "" if finding.level == "ok" else hide_secrets(finding.advice or check.advice)
     return replace(finding, message=message, advice=advice)
+
+
+HIDDEN = "***"
+_URLS = ("CARFT_OPTUNA_STORAGE", "MLFLOW_TRACKING_URI")
+"""Addresses that may be shown but for the password in them."""
+_SHOWN = ("MLFLOW_TRACKING_USERNAME",)
+_SHORTEST = 4
+"""A shorter secret is not looked for: it would hide letters of ordinary words."""
 
 
 def hide_secrets(text: str) -> str:
