@@ -11,7 +11,6 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from carft_sweep.sweeps.cli.parser import parse
@@ -32,25 +31,14 @@ INTERRUPTED = 3
 UNREACHABLE = 4
 WRONG = 2
 MODULES = {
-    command: module
-    for module, commands in {
-        "run": ("run",),
-        "resume": ("resume",),
-        "stop": ("stop",),
-        "status": ("list", "watch"),
-        "show": ("show",),
-        "compare": ("compare", "report"),
-        "export": ("export", "predict"),
-        "check": ("check",),
-        "data": ("data",),
-        "submit": ("submit",),
-        "completion": ("completion",),
-        "removal": ("clean", "remove"),
-        "admin": ("init", "doctor", "schema", "sync", "ui"),
-    }.items()
-    for command in commands
+    "list": "status",
+    "watch": "status",
+    "report": "compare",
+    "predict": "export",
+    "clean": "removal",
+    "remove": "removal",
 }
-"""The module of each command; only that of the requested one is imported."""
+"""The module of each command that does not have its name. Only the requested one is imported."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         read_secret_files()
         # Whoever calls this with arguments of its own is no process that has yet to import it all.
         with _logging(arguments.verbose), _worker_ahead(arguments, is_process=argv is None):
-            _name_sweeps(arguments)
-            module = importlib.import_module(f"carft_sweep.sweeps.cli.{MODULES[arguments.command]}")
+            name = MODULES.get(arguments.command, arguments.command)
+            module = importlib.import_module(f"carft_sweep.sweeps.cli.{name}")
             command = getattr(module, f"{arguments.command}_command")
             code: int = command(arguments, _emit)
     except SystemExit as leaving:  # argparse's way to say 0 or 2, and SIGTERM's in `ui`
@@ -107,33 +95,6 @@ def _worker_ahead(arguments: argparse.Namespace, *, is_process: bool) -> Iterato
 
     with contextlib.closing(WorkerAhead()) as arguments.ahead:
         yield
-
-
-def _name_sweeps(arguments: argparse.Namespace) -> None:
-    """Put the names of sweeps where their files or folders are given, and say so."""
-    if getattr(arguments, "tracking_uri", None):
-        return  # what is named there may not be known here
-    for key in ("sweep", "sweeps", "model"):
-        given = getattr(arguments, key, None)
-        texts = [given] if isinstance(given, str) else given or []
-        is_export = key == "model" and isinstance(given, str) and Path(given).is_dir()
-        if is_export or not any(map(_may_be_path, texts)):
-            continue
-        from carft_sweep.sweeps.cli.sweep_paths import sweep_at
-
-        names = [sweep_at(text, arguments) for text in texts]
-        for text, name in zip(texts, names, strict=True):
-            if name != text:
-                print(_printable(f"{text} is the sweep {name}."), file=sys.stderr)
-        setattr(arguments, key, names[0] if isinstance(given, str) else names)
-
-
-def _may_be_path(text: str) -> bool:
-    if text.lower().endswith(".csv"):  # a table of results
-        return False
-    return "/" in text or any(
-        text.endswith(end) or Path(f"{text}{end}").exists() for end in (".yaml", ".yml")
-    )
 
 
 class _StandardError(logging.Handler):

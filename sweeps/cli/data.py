@@ -1,15 +1,12 @@
-"""The commands on data sets: data list, data check, data prepare."""
+"""The commands on data sets: data list, data check."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import re
 import textwrap
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +19,10 @@ from carft_sweep.carft_core.data.folders import VARIABLE, data_root, found_folde
 from carft_sweep.carft_core.data.splits import bad_files_of, without
 from carft_sweep.carft_core.data.survey import Survey, survey
 from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError
-from carft_sweep.carft_core.files import user_cache
 from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.parser import keys
 from carft_sweep.sweeps.cli.table import table_lines
-from carft_sweep.sweeps.scheduler.progress import duration, to_stderr
+from carft_sweep.sweeps.scheduler.progress import to_stderr
 from carft_sweep.sweeps.spec.document import COMMAND_LINE, Place, SpecDocument
 from carft_sweep.sweeps.spec.normalize import apply_overrides
 from carft_sweep.sweeps.spec.spec import place_data
@@ -150,43 +146,35 @@ def _family_lines(family: Mapping[str, Any], width: int, *, sought: bool) -> Ite
         yield f"  {line}"
 
 
-SHORTEST = 8
-"""Characters of a digest that `--expect` needs."""
-
-
-def unexpected_digest(survey: Survey, digest: str) -> str | None:
-    """Return why the data are not those of a digest, or of its beginning. Raises RequestError."""
-    wanted = digest.strip().lower()
-    if not re.fullmatch(rf"[0-9a-f]{{{SHORTEST},64}}", wanted):
-        raise RequestError(
-            f"--expect: must be a digest, or {SHORTEST} or more of its first characters, "
-            f"got {digest[:80]!r}"
-        )
-    if survey.data is None:
-        return f"--expect: the data have no digest, for a run would refuse them; {wanted} is wanted"
-    if not survey.data.digest.startswith(wanted):
-        return f"--expect: the digest of the data is {survey.data.digest}, not {wanted}"
-    return None
-
-
 SHOWN = 8
 """So many characters of a digest stand in the table."""
 
 
+NAMED = 50
+"""So many unreadable images are named one by one; JSON has them all."""
+BadImages = Mapping[str, Mapping[str, str]]
+"""By split the ids of unreadable images, and what is wrong with each."""
+
+
 def check_data(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises RequestError, after the table, when a run would refuse the data, or
-    they are not those that are expected.
+    with `--read` when not even `data.bad_files: skip` could use its images.
     """
-    result = survey(data_config(arguments))
-    wrong = [] if result.refusal is None else [result.refusal]
-    if arguments.expect is not None:
-        wrong += filter(None, [unexpected_digest(result, arguments.expect)])
+    config = data_config(arguments)
+    result, bad = survey(config), None
+    refusal = result.refusal
+    if arguments.read and refusal is None:
+        data = open_whole(config)
+        bad = _read_images(data)
+        refusal = _refusal(data, bad)
     if arguments.json:
-        emit(json.dumps(_survey_as_dict(result), indent=1))
+        emit(json.dumps(_survey_as_dict(result) | {"refusal": refusal, "bad": bad}, indent=1))
     else:
         emit("\n".join(_survey_lines(result)))
-    if wrong:
-        raise RequestError("\n".join(wrong))
+        if bad is not None:
+            emit("\n".join(_bad_lines(bad, refusal)))
+    if refusal is not None:
+        raise RequestError(refusal)
     return 0
 
 
@@ -209,7 +197,6 @@ def _survey_as_dict(result: Survey) -> dict[str, Any]:
             for name, split in result.splits.items()
         },
         "notes": [] if result.data is None else list(result.data.notes),
-        "refusal": result.refusal,
         "usable_shifts": None if result.usable is None else list(result.usable),
     }
 
@@ -258,48 +245,7 @@ def _number_or_blank(count: int | None) -> str:
     return "" if count is None else f"{count:,}"
 
 
-NAMED = 50
-"""So many images are named one by one; JSON has them all."""
-
-
-@dataclass(frozen=True)
-class DecodedSplit:
-    """A split of which every image was decoded."""
-
-    images: int
-    bad: Mapping[str, str]
-    """The ids of unreadable images, and what is wrong with each."""
-    seconds: float | None
-    """None where the result of an earlier time still holds."""
-
-
-def prepare_data(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command. Raises RequestError when the data cannot be used, whole images or not."""
-    config = data_config(arguments)
-    began = time.monotonic()
-    data = open_whole(config)
-    listed = time.monotonic() - began
-    decoded = _decode(data)
-    refusal = _refusal(data, decoded)
-    if arguments.json:
-        preparation = {
-            "family": config.family,
-            "digest": data.digest,
-            "listing_seconds": round(listed, 3),
-            "splits": {name: asdict(split) for name, split in decoded.items()},
-            "cache": str(user_cache()),
-            "refusal": refusal,
-        }
-        emit(json.dumps(preparation, indent=1))
-    else:
-        emit(f"{config.family}: listed in {_time(listed)}, digest {data.digest[:8]}")
-        emit("\n".join(_decoded_lines(decoded, refusal)))
-    if refusal is not None:
-        raise RequestError(refusal)
-    return 0
-
-
-def _decode(data: FamilyData) -> dict[str, DecodedSplit]:
+def _read_images(data: FamilyData) -> BadImages:
     """Decode every image, with a bar on a terminal and a line for each split elsewhere."""
     console = PlainConsole(stderr=True)
     columns = (
@@ -308,75 +254,51 @@ def _decode(data: FamilyData) -> dict[str, DecodedSplit]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    decoded = {}
+    unreadable = {}
     with Progress(*columns, console=console, disable=not console.is_terminal) as shown:
         for name, split in data.splits.items():
             # Of a part the whole is looked at, once for all its parts.
             every = len(split.whole or split)
             task = shown.add_task(name, total=every)
-            began, seen = time.monotonic(), 0
 
             def advance(count: int, task: Any = task) -> None:
-                nonlocal seen
-                seen = count
                 shown.update(task, completed=count)
 
-            bad = bad_files_of(data, name, advance)
-            seconds = round(time.monotonic() - began, 3) if seen else None
+            unreadable[name] = bad_files_of(data, name, advance)
             shown.update(task, completed=every)
-            decoded[name] = DecodedSplit(len(split), bad, seconds)
             if not console.is_terminal:
-                to_stderr(f"{name}: {len(split):,} images, {len(bad):,} cannot be read")
-    return decoded
+                count = len(unreadable[name])
+                to_stderr(f"{name}: {len(split):,} images, {count:,} cannot be read")
+    return unreadable
 
 
-def _refusal(data: FamilyData, decoded: Mapping[str, DecodedSplit]) -> str | None:
+def _refusal(data: FamilyData, bad: BadImages) -> str | None:
     """Return why not even `data.bad_files: skip` could use the data."""
     try:
-        without(data, {name: split.bad for name, split in decoded.items() if split.bad})
+        without(data, {name: files for name, files in bad.items() if files})
     except RequestError as error:
         return str(error)
     return None
 
 
-def _decoded_lines(decoded: Mapping[str, DecodedSplit], refusal: str | None) -> Iterator[str]:
-    rows = [
-        [
-            name,
-            f"{split.images:,}",
-            f"{len(split.bad):,}",
-            "earlier" if split.seconds is None else _time(split.seconds),
-        ]
-        for name, split in decoded.items()
-    ]
-    columns = ["split", "images", "cannot be read", "decoded in"]
-    yield from table_lines(columns, rows, right=columns[1:3])
-    bad = [f"{item}: {why}" for split in decoded.values() for item, why in split.bad.items()]
-    yield from (f"! {text}" for text in bad[:NAMED])
-    if len(bad) > NAMED:
-        yield f"  and {len(bad) - NAMED:,} more; --json names them all"
-    if not bad:
+def _bad_lines(bad: BadImages, refusal: str | None) -> Iterator[str]:
+    texts = [f"{item}: {why}" for files in bad.values() for item, why in files.items()]
+    yield from (f"! {text}" for text in texts[:NAMED])
+    if len(texts) > NAMED:
+        yield f"  and {len(texts) - NAMED:,} more; --json names them all"
+    if not texts:
         yield "Every image can be read."
     elif refusal is not None:
         yield "A run refuses these data, with data.bad_files: skip as well."
     else:
-        left = ", ".join(
-            f"{split.images - len(split.bad):,} of {split.images:,} in {name}"
-            for name, split in decoded.items()
-            if split.bad
-        )
+        counts = ", ".join(f"{len(files):,} of {name}" for name, files in bad.items() if files)
         yield (
             "A run ends at the first of them. Repair them, or set data.bad_files: skip, which "
-            f"leaves {left}, and says so above every table."
+            f"leaves out {counts}, and says so above every table."
         )
-    yield f"Kept in {user_cache()}: later starts list and decode only what has changed."
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
 
 
 def data_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run one of the three. Raises RequestError as it does."""
-    actions = {"list": list_families, "check": check_data, "prepare": prepare_data}
+    """Run one of the two. Raises RequestError as it does."""
+    actions = {"list": list_families, "check": check_data}
     return actions[arguments.action](arguments, emit)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import itertools
 import json
 import platform
 import re
-import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -32,27 +30,8 @@ KEYS: Mapping[str, str] = {
     "data_root": "data.root",
 }
 """Options that stand for a key of the sweep file, and the key."""
-SHELLS = ("bash", "zsh", "fish")
-OF_FILES = ("run", "check", "submit", "resume")
-"""The commands of sweep files, whose keys are often taken for options."""
-OTHER_COMMANDS: Mapping[str, str] = {
-    "agent": "run",
-    "delete": "remove",
-    "status": "watch",
-    "sweep": "run",
-}
-"""Commands as other programs call them, and ours."""
-OF_OUTPUT = ("-o", "--out", "--output")
-OTHER_OPTIONS: Mapping[str, str] = {
-    "V": "version",
-    "force": "yes",
-    "o": "out",
-    "output": "out",
-}
-"""Options as other programs call them, and ours."""
 EVERYWHERE = ("--home", TRUST_OPTION, "--verbose")
 """What every command takes, before its name or after it."""
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 class _Versions(argparse.Action):
@@ -79,15 +58,9 @@ class Parser(argparse.ArgumentParser):
             kind = f"value of {option[1]}:" if option else "command"
             allowed = re.findall(r"[\w-]+", wrong[2])
             message = unknown(kind, wrong[1], allowed)
-            if kind == "command" and (meant := OTHER_COMMANDS.get(wrong[1])) in allowed:
-                message = f"unknown command {wrong[1]!r}; did you mean {meant!r}?"
         self.exit(
             2, f"{self.prog}: {message}\nSee {self.prog.replace(NAME, program(), 1)} --help.\n"
         )
-
-    def actions(self) -> list[argparse.Action]:
-        """Return its arguments and options, in order."""
-        return self._actions
 
     def options(self) -> list[str]:
         """Return the names of the options."""
@@ -100,79 +73,30 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     words, more = _split(arguments)
     namespace, extra = parser.parse_known_args(words)
     namespace.more = more
-    if namespace.command is None:
-        if extra:
-            parser.error("\n".join(_unknown_options(parser, words, extra)))
+    if namespace.command is None and not extra:
         parser.print_help()
         parser.exit(2)
     if extra:
         action = getattr(namespace, "action", None)
-        command = commands[f"{namespace.command} {action}" if action else namespace.command]
-        if not any(word.startswith("-") for word in extra):
-            command.error(_surplus(command, words, extra[0]))
-        command.error("\n".join(_unknown_options(command, words, extra)))
+        name = f"{namespace.command} {action}" if action else namespace.command
+        command = commands.get(name, parser)
+        options = [word.partition("=")[0] for word in extra if word.startswith("-")]
+        if not options:
+            is_change = "=" in extra[0] and "--set" in command.options()
+            hint = f"; did you mean --set {extra[0]}?" if is_change else ""
+            command.error(f"unexpected argument {extra[0]!r}{hint}")
+        command.error("\n".join(_unknown_option(command, option) for option in options))
     return namespace
 
 
-def _surplus(command: Parser, words: Sequence[str], extra: str) -> str:
-    """Say what is meant by an argument that a command does not take."""
-    for option, key, value in zip(words, words[1:], words[2:], strict=False):
-        if option == "--set" and "=" not in key:
-            return f"--set takes KEY=VALUE, got {key!r}; did you mean --set {key}={value}?"
-    before = words[words.index(extra) - 1]
-    if before in ("--csv", "--json", "--latex", "--markdown"):
-        return f"{before} takes no file, it prints; did you mean {before} > {shlex.quote(extra)}?"
-    if "=" in extra and "--set" in command.options():
-        return f"{extra!r} is one argument too many; did you mean --set {shlex.quote(extra)}?"
-    return f"what is {extra!r} for? It is one argument too many"
-
-
-def _unknown_options(command: Parser, words: Sequence[str], extra: Sequence[str]) -> Iterator[str]:
-    """Say of each option that a command does not have which one is meant, or which key."""
-    surplus = sum(not word.startswith("-") for word in extra)
-    for option in (word for word in extra if word.startswith("-")):
-        behind = itertools.takewhile(lambda word: word[:1] != "-", words[words.index(option) + 1 :])
-        # Of the words behind it argparse may have taken the first for the command's own.
-        values = [*behind][:surplus]
-        surplus -= len(values)
-        name, equals, value = option.partition("=")
-        yield f"unknown option {name!r}{_meant(command, name, [value] if equals else values)}"
-
-
-def _meant(command: Parser, option: str, values: Sequence[str]) -> str:
-    """Suggest what is meant by an option that a command does not have."""
+def _unknown_option(command: Parser, option: str) -> str:
     own = {name.lstrip("-"): name for name in command.options()}
-    verb = command.prog.rpartition(" ")[2]
-    if (other := OTHER_OPTIONS.get(option.lstrip("-"))) in own:
-        return f"; did you mean {own[other]!r}?"
-    if option in OF_OUTPUT and "json" in own:
-        return "; the result is printed: > FILE writes it into a file"
-    if option.replace("-", "") == "dryrun" and verb in OF_FILES:
-        return f"; to plan and run nothing: {program()} check FILE"
-    if (verb, option) == ("init", "--test"):
-        return "; it is test_fraction in the family file that init writes"
-    if (verb, option) == ("resume", "--set"):
-        settings = [shlex.quote(value) for value in values]
-        return _with_changes(f"--set {settings[0] if settings else 'KEY=VALUE'}")
     near = difflib.get_close_matches(option.lstrip("-"), own, n=1, cutoff=0.75)
     if near:
-        return f"; did you mean {own[near[0]]!r}?"
-    if verb not in OF_FILES:
-        return ""
-    from carft_sweep.sweeps.spec.normalize import keys_called  # which imports torch
-
-    value = values[0] if len(values) == 1 else f"[{','.join(values)}]" if values else "..."
-    settings = [shlex.quote(f"{key}={value}") for key in keys_called(option.lstrip("-"))]
-    if option == "--seed":
-        settings.insert(0, shlex.quote(f"seeds=[{','.join(values) or '...'}]"))
-    words = " or ".join(f"--set {setting}" for setting in settings)
-    if not words:
-        return ""
-    return _with_changes(words) if verb == "resume" else f"; it is a key of the sweep file: {words}"
-
-
-def _with_changes(words: str) -> str:
-    return f"; it goes on as it was run. To change that: {program()} run FILE {words}"
+        return f"unknown option {option!r}; did you mean {own[near[0]]!r}?"
+    if "--set" in command.options():
+        return f"unknown option {option!r}; a key of the sweep file is changed by --set KEY=VALUE"
+    return f"unknown option {option!r}"
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -409,19 +333,14 @@ def _data_list(parser: Parser) -> None:
     _json(parser)
 
 
-def _data_family(parser: Parser) -> None:
+def _data_check(parser: Parser) -> None:
     _data_root(parser)
     _value(parser, "family", "FAMILY", "its name, or a family file")
     purpose = "a field of data: --set data.shifts=[v2,r]"
     _repeated(parser, "--set", "KEY=VALUE", purpose, "overrides")
     _imports(parser, "families")
+    _flag(parser, "--read", "decode every image too, once; the first run then need not")
     _json(parser)
-
-
-def _data_check(parser: Parser) -> None:
-    _data_family(parser)
-    purpose = "the digest that the data must have, or 8 or more of its first characters"
-    _value(parser, "--expect", "DIGEST", f"{purpose}; another one gives exit code 2")
 
 
 def _run(parser: Parser) -> None:
@@ -465,19 +384,8 @@ def _submit(parser: Parser) -> None:
     _value(parser, "--address", "URL", "of the head's dashboard (RAY_API_SERVER_ADDRESS)")
     _json(parser)
     _flag(parser, "--no-wait", "only submit, and print the job's id")
-    _value(parser, "--parallel", "N", "most runs at once")
-    _value(parser, "--timeout", "TIME", "a run that takes longer has failed")
-    _value(parser, "--data-root", "FOLDER", "where the data are on the cluster")
-    _fresh(parser)
-    _flag(parser, "--quiet", "no progress in the job's log")
-    _repeated(parser, "--exclude", "PATTERN", "files or folders that are not sent")
-    most = _size("100MB")
-    _value(parser, "--max-bundle", "SIZE", "most that is sent (100MB)", type=_size, default=most)
-    _repeated(parser, "--pip", "PACKAGE|FILE", "install it for the job")
+    _repeated(parser, "--exclude", "PATTERN", "what is not sent, as in a .gitignore")
     _repeated(parser, "--env", "NAME=VALUE", "a variable of the job")
-    _repeated(parser, "--secret", "NAME=PATH", "a secret that is in a file on the cluster")
-    purpose = "of the cluster, for the driver (python)"
-    _value(parser, "--python", "PATH", purpose, default="python")
 
 
 def _watch(parser: Parser) -> None:
@@ -575,9 +483,7 @@ def _ui(parser: Parser) -> None:
 
 
 def _doctor(parser: Parser) -> None:
-    _value(parser, "only", "SUBJECT", "home, trials, mlflow, ray.nodes, ...; all", nargs="*")
-    _value(parser, "--address", "ADDRESS", "of a Ray cluster (RAY_ADDRESS)")
-    _flag(parser, "--nodes", "check each node of the cluster too, by a task there")
+    _value(parser, "only", "SUBJECT", "home, mlflow, gpu, home.disk, ...; all", nargs="*")
     _json(parser, "print as JSON")
 
 
@@ -588,13 +494,6 @@ def _schema(parser: Parser) -> None:
 def _clean(parser: Parser) -> None:
     _flag(parser, "--yes", "remove; without it only list")
     _json(parser, "print as JSON")
-
-
-def _completion(parser: Parser) -> None:
-    purpose = 'bash, zsh or fish; for bash: eval "$(carft-sweep completion bash)"'
-    _value(parser, "shell", "SHELL", purpose, nargs="?", choices=SHELLS)
-    purpose = "only print what the last of these words, with tabs between, may become"
-    _value(parser, "--line", "WORDS", purpose)
 
 
 def _remove(parser: Parser) -> None:
@@ -627,7 +526,6 @@ COMMANDS: Mapping[str, Command] = {
         "remove a sweep: its folder, runs of no other sweep, study, runs in MLflow",
         _remove,
     ),
-    "completion": ("the script with which a shell completes commands and sweeps", _completion),
     "clean": ("remove what no sweep needs any more", _clean),
 }
 """What each command is for, and what adds its options."""
@@ -636,7 +534,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "run": ("run", "resume", "stop", "submit"),
     "look": ("watch", "list", "show", "compare", "report", "ui"),
     "use a model": ("export", "predict"),
-    "upkeep": ("sync", "remove", "clean", "doctor", "schema", "completion"),
+    "upkeep": ("sync", "remove", "clean", "doctor", "schema"),
 }
 """The commands as the help shows them."""
 EXAMPLES: Mapping[str, str] = {
@@ -647,7 +545,6 @@ EXAMPLES: Mapping[str, str] = {
 DATA_ACTIONS: Mapping[str, Command] = {
     "list": ("what each family reads, where to get it, and whether it is there", _data_list),
     "check": ("images, classes and digests of a family, and all that is wrong", _data_check),
-    "prepare": ("do once what is slow, ahead of the first run, and read every image", _data_family),
 }
 
 
@@ -717,15 +614,6 @@ def _accuracy(text: str) -> str:
     if text not in KINDS:
         raise ValueError(unknown("accuracy", text, KINDS))
     return text
-
-
-@_checked
-def _size(text: str) -> int:
-    """Parse `50MB`."""
-    match = re.fullmatch(r"([0-9]{1,6})\s*([KMG]B)?", text.upper())
-    if match is None or int(match[1]) == 0:
-        raise ValueError(f"must be a size like 50MB, got {text!r}")
-    return int(match[1]) * _UNITS[match[2] or ""]
 
 
 @_checked

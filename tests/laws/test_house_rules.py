@@ -112,7 +112,6 @@ OPENS_NO_FILE_OF_A_HOME = {
     "sweeps/engines/ray_tune.py": "Ray's own folder",
     "sweeps/engines/resources.py": "what the system says of itself",
     "sweeps/spec/user_code.py": "modules that are imported",
-    "sweeps/submit/package.py": "a checkout, within which links are resolved",
     "tracking/report/html.py": "the page's own script, and its cache",
     "tracking/store/mlflow_client.py": "what it has downloaded",
     "tracking/store/mlflow_models.py": "a model that it has made",

@@ -193,7 +193,7 @@ def toy_cli(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     monkeypatch.setattr(
         "carft_sweep.sweeps.api.make_engine", lambda *_, **__: InProcessEngine(toy_core.ENTRY)
     )
-    for module in ("api", "cli.admin", "cli.removal"):
+    for module in ("api", "cli.sync", "cli.removal"):
         monkeypatch.setattr(f"carft_sweep.sweeps.{module}.open_store", lambda _: toy.tracker)
     return toy
 

@@ -19,8 +19,8 @@ WORDS = {
         for name in ("resume", "stop", "watch", "show", "compare", "report", "export", "remove")
     },
 }
-OPENS_NONE = {"init", "data", "submit", "schema", "completion"}
-"""`submit` names the home of a cluster, and `completion` offers nothing of such a home."""
+OPENS_NONE = {"init", "data", "submit", "schema"}
+"""`submit` names the home of a cluster."""
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Started:
         told.update(how, uri=uri, artifacts=artifacts)
         return SimpleNamespace(address="http://here:5000", process=object(), wait=lambda: None)
 
-    monkeypatch.setattr("carft_sweep.sweeps.cli.admin.serve", serve)
+    monkeypatch.setattr("carft_sweep.sweeps.cli.ui.serve", serve)
     monkeypatch.setenv("CARFT_HOME", str(tmp_path))
     for name in ("MLFLOW_TRACKING_URI", "CARFT_UI_PASSWORD", "MLFLOW_AUTH_CONFIG_PATH"):
         monkeypatch.delenv(name, raising=False)
@@ -72,7 +72,7 @@ def test_ctrl_c_ends_it_well(started: Started, monkeypatch: pytest.MonkeyPatch) 
         raise KeyboardInterrupt
 
     made = SimpleNamespace(address="http://here:5000", process=object(), wait=interrupted)
-    monkeypatch.setattr("carft_sweep.sweeps.cli.admin.serve", lambda *_, **__: made)
+    monkeypatch.setattr("carft_sweep.sweeps.cli.ui.serve", lambda *_, **__: made)
     assert main(["ui"]) == 0
 
 
@@ -201,7 +201,7 @@ def test_it_leads_to_the_pages_of_the_newest_sweeps(
 ) -> None:
     del started
     monkeypatch.setenv("CARFT_HOME", str(toy_cli.home.path))
-    monkeypatch.setattr("carft_sweep.sweeps.cli.admin.experiment_id", lambda *_: "7")
+    monkeypatch.setattr("carft_sweep.sweeps.cli.ui.experiment_id", lambda *_: "7")
     toy_cli.run()
     toy_cli.run(name="second")
     (toy_cli.home.sweep("second") / "report.html").write_text("<p>")

@@ -1,0 +1,106 @@
+"""`carft-sweep sync`: deliver to the tracking server and to Optuna's study what they missed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import closing
+from typing import NamedTuple
+
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.cli import Emit
+from carft_sweep.sweeps.home import Home, find_home
+from carft_sweep.sweeps.ledger.claim import holder
+from carft_sweep.sweeps.ledger.study import mend_studies
+from carft_sweep.sweeps.ledger.trials import begun_sweeps, sweep_folder
+from carft_sweep.sweeps.results.export import log_missing_model
+from carft_sweep.sweeps.results.projection import project
+from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable
+from carft_sweep.tracking.location import resolve_location, without_password
+from carft_sweep.tracking.store.base import Tracker, describe
+from carft_sweep.tracking.store.mlflow_store import open_store
+
+
+def sync_command(arguments: argparse.Namespace, emit: Emit) -> int:
+    """Run the command. Raises ServiceUnreachable when the server does not answer."""
+    home = find_home(arguments.home, trust=arguments.trust_home)
+    for name in arguments.sweeps:
+        sweep_folder(home, name)
+    names = dict.fromkeys(arguments.sweeps) or begun_sweeps(home)
+    if not names:
+        raise RequestError(f"no sweep was run in {home.path} yet: there is nothing to send")
+    driven = {name: driver for name in names if (driver := holder(home.sweep(name))) is not None}
+    for name, driver in driven.items():
+        emit(f"{name} is being run by {driver}, which sends its runs.")
+    idle, news, code = [name for name in names if name not in driven], 0, 0
+    with closing(open_store(home.path)) as store:
+        _preflight(store)
+        for name in idle:
+            for line in _sync(home, name, store):
+                emit(f"{name}: {line.text}")
+                news += 1
+                code = max(code, line.code)
+    for name in idle:
+        for line in _sync_study(home, name):
+            emit(f"{name}: {line.text}")
+            news += 1
+            code = max(code, line.code)
+    if not news and not driven:
+        emit(f"{without_password(resolve_location(home.path).uri)} has every run as it is here.")
+    return code
+
+
+_LATER = "Nothing is lost: sync again when the server answers"
+
+
+def _preflight(store: Tracker) -> None:
+    try:
+        store.preflight()
+    except AccessDenied:
+        raise
+    except ServiceUnreachable as away:
+        raise ServiceUnreachable(f"{away}. {_LATER}") from away
+
+
+class _News(NamedTuple):
+    """What `sync` did of a sweep, or could not do."""
+
+    text: str
+    code: int = 0
+    """The exit code that follows."""
+
+
+def _sync(home: Home, name: str, store: Tracker) -> Iterator[_News]:
+    """Send what the tracking store lacks of a sweep."""
+    try:
+        projection = project(home, name, store)
+    except AccessDenied:
+        raise
+    except ServiceUnreachable as away:
+        raise ServiceUnreachable(f"{away}; the runs of {name} are not all sent. {_LATER}") from away
+    if projection.sent:
+        yield _News(f"{projection.sent} run{'' if projection.sent == 1 else 's'} sent.")
+    yield from map(_News, projection.notes)
+    note = log_missing_model(home, name)
+    if note is not None:
+        yield _News(note)
+    for (run, what), reason in projection.refused.items():
+        yield _News(f"{what} of {describe(run)} was refused: {reason}")
+    if projection.unlisted:
+        yield _News(f"the files of its runs could not be listed: {projection.unlisted}")
+    for run, reason in projection.unreadable.items():
+        yield _News(f"{describe(run)} is not sent, since it cannot be read: {reason}", 1)
+
+
+def _sync_study(home: Home, name: str) -> Iterator[_News]:
+    """Write what the Optuna studies of a sweep lack."""
+    try:
+        count = mend_studies(home, name)
+    except ServiceUnreachable as away:
+        yield _News(f"its Optuna study is not written: {away}", 4)
+    except Exception as error:  # whatever Optuna and the drivers of databases raise
+        lines = str(error).splitlines() or [type(error).__name__]
+        yield _News(f"its Optuna study is not written: {lines[0]}", 1)
+    else:
+        if count:
+            yield _News(f"{count} trial{'' if count == 1 else 's'} written to its Optuna study.")
