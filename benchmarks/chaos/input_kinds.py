@@ -349,7 +349,7 @@ MADE: dict[str, Path] = {}
 """Folders that several kinds copy from."""
 LOOKS: Sequence[Sequence[str]] = (
     *(("list", "--json"), ("list",), ("show", SWEEP, "--all"), ("show", SWEEP, "--json")),
-    *(("compare", SWEEP), ("compare", SWEEP, "--json"), ("watch", SWEEP, "--once")),
+    *(("compare", SWEEP), ("compare", SWEEP, "--json"), ("watch", SWEEP)),
     *(("clean", "--json"), ("doctor", "home", "sent")),
 )
 """Commands that read a home in a moment."""

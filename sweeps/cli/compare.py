@@ -149,7 +149,7 @@ def written(option: str, place: Path) -> Iterator[None]:
 
 @nothing_collected()
 def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command. Several sweeps are one comparison, with `--separate` one after another."""
+    """Run the command. Several sweeps are one comparison."""
     if arguments.tracking_uri and not arguments.sweeps:
         return _list(arguments, emit)
     if arguments.flips:
@@ -161,30 +161,23 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
         all_alphas=arguments.all_alphas,
     )
     sweeps = override_specs(_read(arguments), arguments)
-    groups = [[part] for part in sweeps] if arguments.separate else [sweeps]
-    several = len(sweeps) > 1 and (not arguments.separate or arguments.csv)
-    rendered = []
-    for group in groups:
-        comparison = compare_sweeps(group, where=arguments.where)
-        fields = {digest: own for part in group for digest, own in part.fields.items()}
-        deviations = calibration.calibrate(comparison.runs(), fields)
-        comparison = calibration.with_warnings(comparison, deviations)
-        options = replace(options, deviations=deviations)
-        of_runs = owners(group) if several else None
-        rendered.append(_render(comparison, options, of_runs, arguments))
+    comparison = compare_sweeps(sweeps, where=arguments.where)
+    fields = {digest: own for part in sweeps for digest, own in part.fields.items()}
+    deviations = calibration.calibrate(comparison.runs(), fields)
+    comparison = calibration.with_warnings(comparison, deviations)
+    options = replace(options, deviations=deviations)
+    rendered = _render(comparison, options, owners(sweeps) if len(sweeps) > 1 else None, arguments)
     if arguments.json:
-        whole = rendered[0] if len(rendered) == 1 else rendered
         # Not indented: that takes four times as long, half a minute for ten thousand trials.
-        rendered = [json.dumps(whole, allow_nan=False)]
-    is_table = not (arguments.json or arguments.csv or arguments.markdown or arguments.latex)
-    for text in rendered:
-        emit(text, styled=is_table)
+        rendered = json.dumps(rendered, allow_nan=False)
+    is_plain = arguments.json or arguments.csv or arguments.markdown or arguments.latex
+    emit(rendered, styled=not is_plain)
     return 0
 
 
 def _flips(arguments: argparse.Namespace, emit: Emit) -> int:
     """Print which images one setting wins and loses against another."""
-    if arguments.separate or arguments.csv or arguments.markdown or arguments.latex:
+    if arguments.csv or arguments.markdown or arguments.latex:
         raise RequestError("--flips prints one table, or --json")
     sweeps = override_specs(_read(arguments), arguments)
     flips = find_flips(compare_sweeps(sweeps, where=arguments.where), *arguments.flips)

@@ -7,7 +7,6 @@ import difflib
 import json
 import re
 import shlex
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.cli import FAILED, Emit
 from carft_sweep.sweeps.cli.compare import written
-from carft_sweep.sweeps.cli.table import table_lines
 from carft_sweep.sweeps.home import find_home
 from carft_sweep.sweeps.ledger.trials import sweep_folder
 from carft_sweep.sweeps.results.export import SelectedModel, exporter, select_model
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
 
 DETAILED = 5
 """So many images are shown with several classes and contexts; of more each has a line."""
-LISTED = 30
-"""So many classes are listed of them, those of most images."""
 
 
 def export_command(arguments: argparse.Namespace, emit: Emit) -> int:
@@ -91,7 +87,7 @@ def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
     images = list(_images([Path(text).expanduser() for text in arguments.images]))
     model = Predictor.load(_folder(arguments), _device(arguments.device))
-    shown = _Summary(model.class_names, images) if len(images) > DETAILED else None
+    width = max(len(str(image)) for image in images)
     predictions: list[dict[str, Any]] = []
     unreadable: list[dict[str, str]] = []
     outcomes = model.attempt(images, top=arguments.top, contexts=arguments.contexts)
@@ -105,83 +101,19 @@ def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
         predictions.append({"image": str(image), **_prediction_as_dict(prediction)})
         if arguments.json:
             continue
-        emit(
-            "\n".join(_prediction_lines(image, prediction))
-            if shown is None
-            else shown.line(image, prediction.classes[0])
-        )
+        if len(images) > DETAILED:
+            name, probability = prediction.classes[0]
+            emit(f"{image!s:{width}}  {100 * probability:5.1f} %  {name}")
+        else:
+            emit("\n".join(_prediction_lines(image, prediction)))
     if arguments.json:
         emit(json.dumps({"predictions": predictions, "unreadable": unreadable}, indent=1))
         return 0 if predictions else FAILED
-    if shown is not None and predictions:
-        emit("\n".join(("", *shown.lines())))
     if unreadable:
         emit(f"{len(unreadable)} of {len(images)} could not be read:")
         for item in unreadable:
             emit(f"  {item['reason']}")
     return 0 if predictions else FAILED
-
-
-class _Summary:
-    """Of many images: a line each, and at the end how many are of which class, and how many of
-    those are right that lie in a folder named like a class.
-    """
-
-    def __init__(self, class_names: Sequence[str], images: Sequence[Path]) -> None:
-        self._classes = {_plain(name): name for name in class_names}
-        self._width = max(len(str(image)) for image in images)
-        self._predicted: Counter[str] = Counter()
-        self._labelled: Counter[str] = Counter()
-        self._right: Counter[str] = Counter()
-
-    def line(self, image: Path, best: Guess) -> str:
-        """Return the line of one image, and count it."""
-        self._predicted[best.name] += 1
-        label = self._classes.get(_plain(image.absolute().parent.name))
-        wrong = ""
-        if label is not None:
-            self._labelled[label] += 1
-            self._right[label] += best.name == label
-            wrong = "" if best.name == label else f"  wrong: {label}"
-        return f"{image!s:{self._width}}  {100 * best.probability:5.1f} %  {best.name}{wrong}"
-
-    def lines(self) -> Iterator[str]:
-        """Yield the summary."""
-        count, labelled = self._predicted.total(), self._labelled.total()
-        if labelled:
-            right = self._right.total()
-            rest = "" if labelled == count else f"; {count - labelled} lie in other folders"
-            yield (
-                f"{right} of {labelled} are right ({100 * right / labelled:.1f} %), by the names "
-                f"of their folders{rest}"
-            )
-        else:
-            yield f"{count} images; --json has more classes and the contexts of each"
-        counts = {
-            name: max(self._predicted[name], self._labelled[name])
-            for name in self._classes.values()
-        }
-        ranked = sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])
-        columns = ["class", "predicted", *(["in its folder", "right"] if labelled else [])]
-        yield from table_lines(columns, map(self._row, ranked[:LISTED]), right=columns[1:])
-        if len(ranked) > LISTED:
-            yield f"and {len(ranked) - LISTED} more classes"
-
-    def _row(self, name: str) -> list[str]:
-        row = [name, str(self._predicted[name])]
-        if not self._labelled:
-            return row
-        labelled = self._labelled[name]
-        return [
-            *row,
-            str(labelled),
-            f"{100 * self._right[name] / labelled:.1f} %" if labelled else "",
-        ]
-
-
-def _plain(name: str) -> str:
-    """Return what a class and its folder have in common: `Red_Square` is `red square`."""
-    return " ".join(re.split(r"[\s_-]+", name.casefold())).strip()
 
 
 def _folder(arguments: argparse.Namespace) -> Path:

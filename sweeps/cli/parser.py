@@ -362,9 +362,6 @@ def _check(parser: Parser) -> None:
 def _resume(parser: Parser) -> None:
     _sweep(parser)
     _flag(parser, "--failed", "retry all failed trials, including those that became NaN")
-    _value(
-        parser, "--trials", "+N", "so many trials more, which the next resume keeps", type=_count
-    )
     _json(parser)
     _execution(parser)
     _data_root(parser)
@@ -390,8 +387,6 @@ def _submit(parser: Parser) -> None:
 
 def _watch(parser: Parser) -> None:
     _sweep(parser)
-    _flag(parser, "--once", "print it and end")
-    _value(parser, "--interval", "SECONDS", "between two updates (2)", type=_seconds, default=2.0)
 
 
 def _list(parser: Parser) -> None:
@@ -406,10 +401,7 @@ def _show(parser: Parser) -> None:
         choices=["running", "complete", "pruned", "failed"],
         help="only the trials in this state",
     )
-    number = parser.add_mutually_exclusive_group()
-    _value(number, "--limit", "N", "unfinished trials and the best, N in all (50)", type=_count)
-    _flag(number, "--all", "every trial")
-    _flag(parser, "--ids", "MLflow's ids of the runs too")
+    _flag(parser, "--all", "every trial, not the unfinished ones and the best, 50 in all")
 
 
 def _compare(parser: Parser) -> None:
@@ -420,7 +412,6 @@ def _compare(parser: Parser) -> None:
     _flag(form, "--markdown", "print as Markdown")
     _flag(form, "--latex", "print as a LaTeX table (booktabs)")
     _flag(form, "--power", "print which differences these seeds and test images find")
-    _flag(parser, "--separate", "one comparison for each sweep")
     _repeated(parser, "--where", "CONDITION", "only these runs: algorithm=car_ft, kl_weight>=0.3")
     _value(parser, "--columns", "NAME,...", "headers or metrics, in this order")
     _value(parser, "--sort", "COLUMN", "rows by this column; COLUMN:asc, COLUMN:desc")

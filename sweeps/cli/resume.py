@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.parser import keys
 from carft_sweep.sweeps.home import Home, find_home
@@ -16,10 +14,7 @@ from carft_sweep.sweeps.ledger.generations import Invocation
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import has_work_left, summary_of
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
-from carft_sweep.tracking.program import command, program
-
-if TYPE_CHECKING:
-    from carft_sweep.sweeps.spec.spec import SweepSpec
+from carft_sweep.tracking.program import command
 
 
 def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
@@ -28,7 +23,7 @@ def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
     ledger = find_ledger(home, arguments.sweep)
     before, folder = Invocation.last(ledger), home.sweep(arguments.sweep)
     overrides = keys(arguments)
-    as_it_was = not overrides and not arguments.imports and arguments.trials is None
+    as_it_was = not overrides and not arguments.imports
     # Of a sweep as it was run the ledger says enough, and nothing that trains is imported.
     if as_it_was and _is_done(home, ledger, failed_again=arguments.failed):
         emit(_nothing_to_do(ledger, arguments.home))
@@ -45,9 +40,6 @@ def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
         for key, value in overrides.items():
             now = now.with_override(key, value)
         spec, changed = now.load(folder, vet)
-        if arguments.trials is not None:
-            now = now.with_override("run_cap", _cap(spec, arguments.trials))
-            spec, changed = now.load(folder, vet)
         address = arguments.address
         if address is None and spec.engine != "local":
             address = vet_address(before.address, home)  # the cluster that it was run on
@@ -60,20 +52,6 @@ def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
             notes=[note for note in (changed, lost) if note],
             failed_again=arguments.failed,
         )
-
-
-def _cap(spec: SweepSpec, more: int) -> int:
-    """The `run_cap` with which there are `more` trials. Raises RequestError for a whole grid."""
-    if spec.method != "grid":
-        return spec.trial_count + more
-    whole = spec.model_copy(update={"run_cap": None}).trial_count
-    if spec.trial_count == whole:
-        raise RequestError(
-            f"the grid of {spec.name} has {whole} point{'' if whole == 1 else 's'} and no more; "
-            f"give its parameters more values in {spec.source_path}, then: {program()} run "
-            f"{spec.source_path}"
-        )
-    return min(spec.trial_count + more, whole)
 
 
 def _is_done(home: Home, ledger: Ledger, *, failed_again: bool) -> bool:

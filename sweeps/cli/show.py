@@ -22,7 +22,7 @@ from carft_sweep.tracking.comparison.runs import UNMERGED, setting
 from carft_sweep.tracking.location import resolve_location
 
 MOST = 50
-"""Trials that are printed, unless more are asked for."""
+"""Trials that are printed, without `--all`."""
 STATES: Sequence[State] = ("running", "complete", "pruned", "failed")
 """In the order in which they are shown when there are too many."""
 _BESIDE = {"baseline": "baselines", "confirmation of": "confirmations", "soup": "soups"}
@@ -35,15 +35,14 @@ def show_command(arguments: argparse.Namespace, emit: Emit) -> int:
     ledger = find_ledger(home, arguments.sweep)
     on_front = _front(ledger)
     trials = [trial for trial in ledger.trials() if arguments.state in (None, trial.state)]
-    most = arguments.limit or MOST
-    if not (arguments.json or arguments.all or len(trials) <= most):
-        trials = _ranked(trials, ledger, on_front)[:most]
+    if not (arguments.json or arguments.all or len(trials) <= MOST):
+        trials = _ranked(trials, ledger, on_front)[:MOST]
     sweep = _sweep_as_dict(home, ledger, trials, on_front)
     if arguments.json:
         emit(json.dumps(sweep, allow_nan=False))
         return 0
     driven = holder(home.sweep(arguments.sweep)) is not None
-    lines = _lines(sweep, arguments.state, driven=driven, ids=arguments.ids)
+    lines = _lines(sweep, arguments.state, driven=driven)
     emit("\n".join(lines))
     return 0
 
@@ -129,9 +128,7 @@ def _run_as_dict(runs: RunStore, ids: Mapping[str, str], seed: str, digest: str)
     }
 
 
-def _lines(
-    sweep: Mapping[str, Any], state: str | None, *, driven: bool, ids: bool
-) -> Iterator[str]:
+def _lines(sweep: Mapping[str, Any], state: str | None, *, driven: bool) -> Iterator[str]:
     names = ", ".join(goal["name"] for goal in sweep["metrics"])
     yield f"{sweep['sweep']} (generation {sweep['generation']}), by {names}"
     counts, trials = dict(sweep["counts"]), sweep["trials"]
@@ -148,7 +145,7 @@ def _lines(
     for word, key in _BESIDE.items():
         for item in sweep[key]:
             yield f"\n{word} {item['algorithm']} {setting(item['params'])}".rstrip()
-            yield from _run_lines(item["runs"], ids=ids)
+            yield from _run_lines(item["runs"])
     for trial in trials:
         name = f"{trial['algorithm']} {setting(trial['params'])}".rstrip()
         values = " / ".join(
@@ -161,21 +158,16 @@ def _lines(
         yield "\n" + "  ".join(word for word in words if word)
         if trial["reason"]:
             yield f"  {trial['reason']['kind']}: {trial['reason']['message']}"
-        yield from _run_lines(trial["runs"], ids=ids)
+        yield from _run_lines(trial["runs"])
     left = (total if state is None else counts[state]) - len(trials)
     if left:
-        yield (
-            f"\n{left} more trials. --limit N shows the best N, --all every one, "
-            "--state failed those that failed."
-        )
+        yield (f"\n{left} more trials. --all shows every one, --state failed those that failed.")
 
 
-def _run_lines(runs: Sequence[Mapping[str, Any]], *, ids: bool) -> Iterator[str]:
+def _run_lines(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for run in runs:
         seed = "no seed" if run["seed"] is None else f"seed {run['seed']}"
         words = [seed, run["state"], run["digest"][:12], figures(run["metrics"])]
-        if ids and run["mlflow_run_id"]:
-            words.append(f"MLflow {run['mlflow_run_id']}")
         yield f"  {'  '.join(word for word in words if word)}"
         if run["failure"] and run["state"] == "failed":
             yield f"    {run['failure']['kind']}: {run['failure']['message']}"

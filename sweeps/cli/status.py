@@ -234,6 +234,8 @@ def _params(best: Mapping[str, Any]) -> str:
 
 
 PLAIN_WIDTH = 200
+PAUSE = 2.0
+"""Seconds between two updates of `watch`."""
 
 
 def state_word(state: str, *, driven: bool) -> str:
@@ -246,13 +248,13 @@ def watch_command(arguments: argparse.Namespace, emit: Emit) -> int:
     home = find_home(arguments.home, trust=arguments.trust_home)
     status = sweep_status(home, arguments.sweep)
     console = PlainConsole()
-    if arguments.once or not console.is_terminal:
+    if not console.is_terminal:
         emit(as_text(status, arguments.home))
         return 0
     try:
         with Live(render(status, arguments.home), console=console, auto_refresh=False) as live:
             while status.driver is not None:
-                time.sleep(arguments.interval)
+                time.sleep(PAUSE)
                 status = sweep_status(home, arguments.sweep)
                 live.update(render(status, arguments.home), refresh=True)
     except KeyboardInterrupt:

@@ -8,21 +8,20 @@ import os
 import re
 import statistics
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.folders import (
     EXTENSIONS,
     Listing,
-    copies_of_training,
     images,
     listed,
     name_files,
 )
 from carft_sweep.carft_core.data.images import image_errors, open_image
-from carft_sweep.carft_core.data.splits import test_share, val_share
+from carft_sweep.carft_core.data.splits import test_share
 from carft_sweep.carft_core.errors import RequestError
 
 logger = logging.getLogger(__name__)
@@ -37,10 +36,7 @@ ROLES = {
 ALIKE = 0.5
 """Folders that share this part of the classes of the smaller one are of the same classes."""
 LEFT_OUT = "left out the"
-IMBALANCE = 10
-"""Ratio of the largest class to the smallest from which on it is reported."""
 FEW_IN_ALL = 100
-FEW_OF_A_CLASS = 5
 FEW_TO_TRAIN = 10
 SAMPLE = 24
 """Images that are opened, to see how large they are."""
@@ -277,17 +273,6 @@ class Inventory:
         return {name: test_share(len(paths), TEST_FRACTION) for name, paths in train.items()}
 
     @property
-    def val_count(self) -> int:
-        """About how many images settings are chosen on: val, or what is carved from train."""
-        if self.layout.val is not None:
-            return sum(map(len, self.splits["val"].values()))
-        tested = {} if self.layout.test is not None else self.test_counts
-        return sum(
-            val_share(len(paths) - tested.get(name, 0), DataConfig().val_fraction)
-            for name, paths in self.splits["train"].items()
-        )
-
-    @property
     def trained(self) -> int:
         """About how many images are left for training and selection."""
         whole = sum(map(len, self.splits["train"].values()))
@@ -366,61 +351,33 @@ def _leave_out(layout: Layout, names: Sequence[str], reason: str) -> None:
         layout.assumed.append(text)
 
 
-@dataclass(frozen=True)
-class ImageSample:
-    """Some images that were opened."""
-
-    median_side: int | None
-    """Of the longer sides, in pixels; None when no image could be opened."""
-    unreadable: tuple[str, ...]
-    size: int
-    """How many were tried."""
-
-
-def sample_images(inventory: Inventory) -> ImageSample:
-    """Open some images, spread evenly over train."""
+def usual_side(inventory: Inventory) -> int | None:
+    """Return the median of the longer sides of some images of train, in pixels; None where none of
+    them can be opened.
+    """
     by_class = list(inventory.splits["train"].values())
     step = max(1, len(by_class) // SAMPLE)  # not of the first classes alone where there are many
     rounds = itertools.chain.from_iterable(itertools.zip_longest(*by_class[::step]))
-    paths = itertools.islice((path for path in rounds if path is not None), SAMPLE)
-    sides, unreadable = [], []
-    for path in paths:
-        try:
-            with image_errors(path), open_image(inventory.layout.root / path) as image:
-                sides.append(max(image.size))
-        except RequestError:
-            unreadable.append(path)
-    median = round(statistics.median(sides)) if sides else None
-    return ImageSample(median, tuple(unreadable), len(sides) + len(unreadable))
+    sides = []
+    for path in itertools.islice(filter(None, rounds), SAMPLE):
+        with (
+            suppress(RequestError),
+            image_errors(path),
+            open_image(inventory.layout.root / path) as image,
+        ):
+            sides.append(max(image.size))
+    return round(statistics.median(sides)) if sides else None
 
 
-def find_doubts(inventory: Inventory, sample: ImageSample) -> Iterator[str]:
+def find_doubts(inventory: Inventory) -> Iterator[str]:
     """Yield a sentence for each thing that may not be as it was meant."""
     layout, splits = inventory.layout, inventory.splits
-    train = {name: len(paths) for name, paths in splits["train"].items()}
-    most, least = max(train, key=train.__getitem__), min(train, key=train.__getitem__)
-    if train[most] >= IMBALANCE * train[least]:
-        yield (
-            f"the classes of train are uneven: {train[most]} images of {most}, {train[least]} of "
-            f"{least}; accuracy is dominated by the large ones"
-        )
-    few = [name for name, count in train.items() if count < FEW_TO_TRAIN]
+    few = [name for name, paths in splits["train"].items() if len(paths) < FEW_TO_TRAIN]
     if few:
         yield f"train has fewer than {FEW_TO_TRAIN} images of {listed(few)}"
-    test = inventory.test_counts
-    total = sum(test.values())
-    if total < FEW_IN_ALL or min(test.values()) < FEW_OF_A_CLASS:
-        yield (
-            f"the test is small: {total} images, {min(test.values())} in its smallest class; "
-            f"{_uncertainty(total)}"
-        )
-    chosen_on = inventory.val_count
-    if chosen_on < FEW_IN_ALL:
-        yield (
-            f"the validation part, on which settings are chosen, is small: about {chosen_on} "
-            f"images; {_uncertainty(chosen_on)}"
-        )
+    counts = {"the test": sum(inventory.test_counts.values())}
     for name in layout.shifts:
+        counts[f"the shift {name}"] = sum(map(len, splits[name].values()))
         lacking = [one for one in inventory.classes if one not in splits[name]]
         if lacking:
             there = len(inventory.classes) - len(lacking)
@@ -428,19 +385,10 @@ def find_doubts(inventory: Inventory, sample: ImageSample) -> Iterator[str]:
                 f"the shift {name} has {there} of {len(inventory.classes)} classes, not "
                 f"{listed(lacking)}; on it the model chooses among its own alone"
             )
-        total = sum(map(len, splits[name].values()))
-        if total < FEW_IN_ALL:
-            yield f"the shift {name} is small: {total} images; {_uncertainty(total)}"
-    yield from copies_of_training(layout.root, splits)
+    for what, count in counts.items():
+        if count < FEW_IN_ALL:
+            yield f"{what} is small: {count} images"
     for folder in (layout.train, layout.test, *layout.shifts.values()):
         if folder is not None and folder.loose and folder.folders:
             where = layout.root.name if folder.path == layout.root else layout.below(folder)
             yield f"images outside the class folders of {where}/ are left out: {folder.loose}"
-    if sample.unreadable:
-        tried = f"{len(sample.unreadable)} of {sample.size} images that were tried"
-        yield f"{tried} cannot be opened: {listed(sample.unreadable)}"
-
-
-def _uncertainty(count: int) -> str:
-    """Half of the widest 95 % interval of a proportion: 1.96 * sqrt(1/4 / n)."""
-    return f"an accuracy on it is uncertain by up to {98 / count**0.5:.0f} points"

@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.data.folders import plain_name
 from carft_sweep.carft_core.errors import RequestError
@@ -21,8 +23,8 @@ from carft_sweep.sweeps.scaffold.scan import (
     find_doubts,
     list_images,
     recognise_layout,
-    sample_images,
     scan_folder,
+    usual_side,
 )
 from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM
 from carft_sweep.tracking.program import program
@@ -74,126 +76,33 @@ def family_text(
     inventory: Inventory, name: str, root: str, sweep_file: str, names_file: str
 ) -> str:
     """Return the family file; `names_file` is empty where there is none."""
-    return "\n".join(
-        [
-            "# Written by `carft-sweep init`, and yours to change. What does not fit is named by",
-            f"# `carft-sweep check {shlex.quote(sweep_file)}`; docs/own-images.md has every key.",
-            f"name: {name}",
-            f"root: {quoted(root)} # of all folders; it may be relative to this file",
-            "",
-            *_in_distribution(inventory),
-            "",
-            *_shifts(inventory),
-            "",
-            *_class_names(inventory, names_file),
-            "",
-            "# What the classifier and CAR-FT's contexts say: a set by its name, or templates.",
-            "prompts:",
-            "  classes: openai",
-            '  contexts: openai # e.g. ["a photo of a {}", "a sketch of a {}"]',
-            "",
-            *_domains(inventory),
-        ]
+    layout, is_listed = inventory.layout, len(inventory.classes) <= MOST_NAMES
+    return _TEMPLATES.get_template("family.yaml.j2").render(
+        name=name,
+        root=root,
+        sweep_file=shlex.quote(sweep_file),
+        layout=layout,
+        test_fraction=TEST_FRACTION,
+        exclude=inventory.exclude,
+        names_file=names_file,
+        class_names=class_names(inventory.classes) if is_listed else {},
+        domains=[re.sub(r"[_.-]+", " ", name) for name in layout.shifts],
     )
-
-
-def _in_distribution(inventory: Inventory) -> Iterator[str]:
-    layout = inventory.layout
-    yield "# In distribution. Several folders are joined by a list: [train, more_train]"
-    yield f"train: {quoted(layout.below(layout.train))}"
-    if layout.val is not None:
-        yield f"val: {quoted(layout.below(layout.val))} # settings are chosen on it"
-    else:
-        yield "# val: FOLDER # left out, data.val_fraction of train is carved, a tenth"
-    if layout.test is not None:
-        yield f"test: {quoted(layout.below(layout.test))}"
-    else:
-        yield f"test_fraction: {TEST_FRACTION} # of each class; instead of it: `test: FOLDER`"
-    if inventory.exclude:
-        yield f"exclude: {_list(inventory.exclude)} # class folders that are left out"
-
-
-def _shifts(inventory: Inventory) -> Iterator[str]:
-    layout = inventory.layout
-    if not layout.shifts:
-        yield "# Out of distribution: the same classes, seen otherwise. Without a shift there are"
-        yield "# no ood/ metrics, and nothing tells what fine-tuning costs."
-        yield "# shifts:"
-        yield "#   sketch: FOLDER"
-        return
-    yield "# Out of distribution: a name, which becomes part of ood/NAME/top1, and a folder."
-    yield "shifts:"
-    for name, folder in layout.shifts.items():
-        yield f"  {quoted(name)}: {quoted(layout.below(folder))}"
-    yield "  # where its folders differ from train's: {folders: ..., exclude: [...], rename: {...}}"
-
-
-def _class_names(inventory: Inventory, names_file: str) -> Iterator[str]:
-    if names_file:
-        yield "# What prompts call each class folder."
-        yield f"class_names_file: {quoted(names_file)}"
-        return
-    if len(inventory.classes) > MOST_NAMES:
-        yield "# class_names: {FOLDER: name} # what prompts call a class; else its folder's name"
-        return
-    yield "# What prompts call each class folder. Words that a caption would have are best."
-    yield "class_names:"
-    for folder, name in class_names(inventory.classes).items():
-        yield f"  {quoted(folder)}: {quoted(name)}"
-
-
-def _domains(inventory: Inventory) -> Iterator[str]:
-    yield "# Words for the domains: a row whose contexts name one of them is marked in comparisons."
-    words = [re.sub(r"[_.-]+", " ", name) for name in inventory.layout.shifts]
-    yield f"domains: {_list(words)}"
-    yield ""
 
 
 def sweep_text(inventory: Inventory, name: str, family_file: str, side: int | None) -> str:
     """Return the sweep file; `side` is that of a usual image in pixels."""
-    return "\n".join(
-        [
-            "# Does holding on to the context help on these images, and how strongly to hold it?",
-            "# Written by `carft-sweep init`; docs/sweep-file.md has every key.",
-            f"name: {name}",
-            "method: grid",
-            "# What a setting is chosen by: a part of train, never the test or a shift.",
-            "metric: {name: id/val/top1, goal: maximize}",
-            "parameters:",
-            "  algorithm.kl_weight: {values: [0.3, 1.0, 3.0]} # 0 is fine-tuning",
-            f"seeds: {list(SEEDS)} # as many as a verdict needs",
-            "baselines: [zero_shot, fine_tune] # same data, budget and seeds",
-            "trial:",
-            *_model(side),
-            f"  data: {{family: {quoted(family_file)}}}",
-            "  algorithm: {name: car_ft}",
-            *_optim(inventory, side),
-            "  # Each run is also measured between its zero-shot and its tuned weights.",
-            "  merges: [{name: wise_ft, alphas: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]}]",
-            "  # workers: 4 # processes that decode images; helps where a GPU waits for them",
-            "",
-        ]
+    epochs, batch_size = budget(inventory.trained)
+    return _TEMPLATES.get_template("sweep.yaml.j2").render(
+        name=name,
+        seeds=list(SEEDS),
+        side=side,
+        is_tiny=side is not None and side <= TINY,
+        family_file=family_file,
+        images=inventory.trained,
+        epochs=epochs,
+        batch_size=batch_size,
     )
-
-
-def _model(side: int | None) -> Iterator[str]:
-    if side is not None and side <= TINY:
-        yield f"  # The images are tiny (about {side} pixels), and so is the built-in model."
-        yield "  # For larger ones: {name: ViT-B-32, pretrained: openai}"
-        yield "  model: {name: builtin}"
-        return
-    yield "  # Its weights are downloaded once. Without a network `pretrained` may be a file, and"
-    yield "  # `name` a folder with open_clip_config.json: docs/models.md."
-    yield "  model: {name: ViT-B-32, pretrained: openai}"
-
-
-def _optim(inventory: Inventory, side: int | None) -> Iterator[str]:
-    images = inventory.trained
-    epochs, batch_size = budget(images)
-    rate = "5e-4" if side is not None and side <= TINY else "1e-5"
-    yield f"  # Modest for {images} images. If accuracy still rises at the end: more epochs."
-    yield "  # If memory is short: micro_batch: 16, which computes the same in parts."
-    yield f"  optim: {{lr: {rate}, epochs: {epochs}, batch_size: {batch_size}}}"
 
 
 def quoted(text: str) -> str:
@@ -204,8 +113,14 @@ def quoted(text: str) -> str:
     return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
 
 
-def _list(items: Sequence[str]) -> str:
-    return f"[{', '.join(map(quoted, items))}]"
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    trim_blocks=True,
+    keep_trailing_newline=True,
+    undefined=StrictUndefined,
+    autoescape=False,  # it is YAML, and `quoted` quotes it
+)
+_TEMPLATES.filters["quoted"] = quoted
 
 
 def write_scaffold(
@@ -228,7 +143,6 @@ def write_scaffold(
         raise RequestError(f"{error.filename} cannot be read: {error.strerror}") from None
     name = _checked_name(name, images)
     family, sweep = out / f"{name}.family.yaml", out / f"{name}.yaml"
-    sample = sample_images(inventory)
     names_file = inventory.class_names_file
     texts = {
         family: family_text(
@@ -238,7 +152,7 @@ def write_scaffold(
             sweep.name,
             "" if names_file is None else _relative(names_file, out),
         ),
-        sweep: sweep_text(inventory, name, family.name, sample.median_side),
+        sweep: sweep_text(inventory, name, family.name, usual_side(inventory)),
     }
     _write(texts, force=force)
     shown = shlex.quote(os.path.relpath(sweep))
@@ -253,7 +167,7 @@ def write_scaffold(
             for split, by_class in inventory.splits.items()
         },
         "assumed": inventory.layout.assumed,
-        "doubts": [*find_doubts(inventory, sample), *_obstacles(inventory)],
+        "doubts": [*find_doubts(inventory), *_obstacles(inventory)],
         "problems": inventory.problems,
         "next": [f"{program()} check {shown}", f"{program()} run {shown}"],
     }

@@ -471,31 +471,17 @@ def test_predict_answers_with_the_model_of_its_own_home_as_it_is(
     assert guesses("small", "--home", copy) != rolled
 
 
-def test_predict_of_many_images_has_a_line_each_and_the_accuracy_by_the_folders_names(
-    kept: dict[str, Any], command: Command, root: Path, tmp_path: Path
+def test_predict_of_many_images_has_a_line_each(
+    kept: dict[str, Any], command: Command, root: Path
 ) -> None:
     images = sorted((root / "test").rglob("*.png"))
     told = command("predict", kept["folder"], root / "test", "--json")["predictions"]
     best = {item["image"]: item["classes"][0]["class"] for item in told}
-    text = command("predict", kept["folder"], root / "test")["out"]
-    lines = text.splitlines()
-    for image, line in zip(images, lines, strict=False):
+    lines = command("predict", kept["folder"], root / "test")["out"].splitlines()
+    assert len(lines) == len(images)
+    for image, line in zip(images, lines, strict=True):
         assert line.startswith(f"{image} ")
-        label = image.parent.name
-        end = best[str(image)] if best[str(image)] == label else f"wrong: {label}"
-        assert line.endswith(end)
-    right = sum(best[str(image)] == image.parent.name for image in images)
-    share = f"{100 * right / len(images):.1f} %"
-    assert f"{right} of {len(images)} are right ({share}), by the names of their folders" in lines
-    table = lines[lines.index("") + 2 :]
-    assert table[0].split() == ["class", "predicted", "in", "its", "folder", "right"]
-    assert {line.split()[0] for line in table[1:]} == {*best.values(), *CLASSES}
-    others = [tmp_path / f"{number}.png" for number in range(6)]
-    for number, other in enumerate(others):
-        other.write_bytes(images[number].read_bytes())
-    text = command("predict", kept["folder"], tmp_path)["out"]
-    assert "6 images" in text
-    assert "right" not in text
+        assert line.endswith(best[str(image)])
 
 
 def test_predict_names_what_it_cannot_read_and_goes_on(

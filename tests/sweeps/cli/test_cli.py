@@ -120,8 +120,6 @@ def test_show_gives_every_trial_and_run_with_its_tracked_id(
     assert "trial 1  complete  80.5 %  car_ft kl_weight=0.3" in text
     assert max(map(len, text.splitlines())) < 80
     assert "MLflow" not in text
-    assert main(["show", "toy", "--ids"]) == 0
-    assert all(f"MLflow {r['mlflow_run_id']}" in capsys.readouterr().out for r in runs[:1])
 
 
 def test_the_end_says_what_failed_and_why_with_its_log_and_how_to_try_again(
@@ -445,7 +443,6 @@ def test_a_wrong_file_is_told_without_a_traceback_and_exits_with_2(
         (["run", "x.yaml", "--webhook", "https://host/x"], "unknown value of --webhook"),
         (["run", "kl_weight", "--import", "nowhere_to_be_found"], "no module 'nowhere_to_be"),
         (["watch", "nowhere"], "no sweep 'nowhere'"),
-        (["watch", "x", "--interval", "0"], "--interval: must be a number of seconds over 0"),
         (["stop"], "SWEEP"),
         (["resume", "nowhere"], "no sweep 'nowhere'"),
         (["sync", "nowhere"], "no sweep 'nowhere'"),

@@ -82,17 +82,6 @@ def test_a_run_of_both_sweeps_has_the_merged_models_of_both(told: Told) -> None:
     assert {label.rpartition("@")[2] for label in shared} == {"0.25", "0.5"}
 
 
-def test_apart_each_sweep_has_its_own_comparison(told: Told) -> None:
-    both = json.loads(told("toy", "learning", "--separate", "--json"))
-    alone = [json.loads(told(name, "--json")) for name in ("toy", "learning")]
-    assert both == alone
-    assert "sweeps" not in alone[0]
-    assert told("toy", "learning", "--separate").count("settings chosen by") == 2
-    tables = told("toy", "learning", "--separate", "--csv").split("setting,")[1:]
-    whose = [{row["sweeps"] for row in csv.DictReader(io.StringIO(f"setting,{t}"))} for t in tables]
-    assert whose == [{"toy"}, {"learning"}]
-
-
 def test_a_condition_leaves_out_what_it_is_about_and_the_table_says_so(told: Told) -> None:
     found = json.loads(told("toy", "learning", "--where", "kl_weight>=0.3", "--json"))
     labels = [row["label"] for row in found["rows"] if row["merge"] is None]

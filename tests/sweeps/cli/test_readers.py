@@ -203,8 +203,6 @@ def crowd(crowded: Made, monkeypatch: pytest.MonkeyPatch) -> Made:
     ("options", "expected"),
     [
         ((), [60, 30, 29, 31]),
-        (("--limit", "3"), [60, 30, 29]),
-        (("--state", "complete", "--limit", "2"), [30, 29]),
         (("--state", "pruned"), [61]),
         (("--state", "failed"), [62]),
         (("--state", "running"), [60]),

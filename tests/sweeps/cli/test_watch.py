@@ -197,7 +197,7 @@ def test_watch_prints_once_where_there_is_no_terminal(
 @pytest.mark.parametrize(
     ("command", "shown"),
     [
-        (["watch", "toy", "--once"], "toy"),
+        (["watch", "toy"], "toy"),
         (["stop", "toy"], "toy"),
         (["list"], "toy"),
         (["clean"], "remove"),
@@ -224,7 +224,7 @@ def test_watch_lives_on_a_terminal_until_the_sweep_ends(toy: ToySweep) -> None:
     claim = Claim(toy.home.sweep("toy"))
     claim.__enter__()
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "carft_sweep", "watch", "toy", "--interval", "0.1"]
+    command = [sys.executable, "-m", "carft_sweep", "watch", "toy"]
     environ = {**os.environ, "COLUMNS": "160", "LINES": "40", "TERM": "xterm"}
     process = subprocess.Popen(
         [*command, "--home", str(toy.home.path)], cwd=ROOT, stdout=theirs, env=environ

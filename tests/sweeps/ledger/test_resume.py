@@ -103,31 +103,6 @@ def test_a_trial_that_became_nan_is_tried_again_only_when_that_is_asked(
     assert "nothing left to do" in capsys.readouterr().out
 
 
-def test_more_trials_are_more_each_time_and_the_next_resume_knows(toy_cli: ToySweep) -> None:
-    run(toy_cli, **RANDOM)
-    first = trials(toy_cli)
-    assert resume("--trials", "+3") == 0
-    assert len(trials(toy_cli)) == 5
-    assert trials(toy_cli)[:2] == first
-    assert resume() == 0
-    assert len(trials(toy_cli)) == 5
-    assert resume("--trials", "1") == 0
-    assert len(trials(toy_cli)) == 6
-    assert Invocation.read(toy_cli.home, "toy").overrides == ("run_cap=6",)
-
-
-def test_a_grid_has_no_more_points_than_its_values_make(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run(toy_cli, "--set", "run_cap=1")
-    assert len(trials(toy_cli)) == 1
-    assert resume("--trials", "+5") == 0
-    assert len(trials(toy_cli)) == 2
-    capsys.readouterr()
-    assert resume("--trials", "+1") == 2
-    assert "the grid of toy has 2 points and no more" in capsys.readouterr().err
-
-
 def test_the_file_goes_on_as_it_was_run_and_that_it_has_changed_is_said(
     toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,14 +188,6 @@ def test_an_unknown_sweep_and_one_of_which_too_little_is_kept_are_told(
     (toy_cli.home.sweep("toy") / "sweep.yaml").unlink()
     assert resume() == 2
     assert "run its file instead: carft-sweep run FILE" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("number", ["0", "-1", "two", "+", "1.5"])
-def test_a_number_of_trials_that_is_none_is_told(
-    number: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["resume", "toy", f"--trials={number}"]) == 2
-    assert "--trials: must be a whole number from 1 on" in capsys.readouterr().err
 
 
 def test_an_override_takes_the_place_of_earlier_ones_of_its_key() -> None:

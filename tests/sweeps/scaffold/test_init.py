@@ -198,34 +198,16 @@ def test_what_looks_suspicious_is_told(place: Path, capsys: pytest.CaptureFixtur
     root = plant(place / "birds", {"train/n01440764": 40, "train/n01443537": 3})
     plant(root, {"test/n01440764": 2, "test/n01443537": 1})
     (root / "train" / "loose.png").write_bytes((root / "test/n01440764/0.png").read_bytes())
-    (root / "train" / "n01443537" / "0.png").write_bytes(b"no image")
     told = "\n".join(begun(capsys, "birds")["doubts"])
     for text in (
-        "the classes of train are uneven: 40 images of n01440764, 3 of n01443537",
         "train has fewer than 10 images of n01443537",
-        "the test is small: 3 images, 1 in its smallest class; an accuracy on it is uncertain by",
+        "the test is small: 3 images",
         "images outside the class folders of train/ are left out: 1",
-        "1 of 24 images that were tried cannot be opened: train/n01443537/0.png",
     ):
         assert text in told, text
 
 
-@pytest.mark.parametrize(
-    ("folders", "count"),
-    [({"train": 20, "val": 8, "test": 3}, 24), ({"train": 30, "test": 3}, 9), ({"train": 30}, 6)],
-)
-def test_a_small_validation_part_is_told(
-    place: Path, capsys: pytest.CaptureFixture[str], folders: Mapping[str, int], count: int
-) -> None:
-    plant(place / "birds", classes(folders))
-    (told,) = (text for text in begun(capsys, "birds")["doubts"] if "validation part" in text)
-    assert told.startswith(
-        f"the validation part, on which settings are chosen, is small: about {count} images; "
-        "an accuracy on it is uncertain by"
-    )
-
-
-def test_copies_of_training_images_are_told_by_init_check_and_data_check(
+def test_copies_of_training_images_are_told_by_check_and_data_check(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = plant(place / "birds", classes({"train": 6, "val": 2, "test": 3, "shifts/night": 2}))
@@ -235,9 +217,8 @@ def test_copies_of_training_images_are_told_by_init_check_and_data_check(
     other = bytearray((root / "train/rook/1.png").read_bytes())
     other[-1] ^= 1
     (root / "test/rook/z.png").write_bytes(other)
-    doubts = begun(capsys, "birds")["doubts"]
-    told = [text for text in doubts if "byte by byte" in text]
-    assert told == [
+    begun(capsys, "birds")
+    told = [
         f"{split} from train, byte by byte, such as {path}, which is train/owl/0.png: it measures "
         "memory"
         for split, path in (
@@ -246,10 +227,11 @@ def test_copies_of_training_images_are_told_by_init_check_and_data_check(
             ("night has 1 of its 7 images", "shifts/night/owl/a.png"),
         )
     ]
-    assert main(["check", "birds.yaml", "--set", "model={name: builtin}"]) == 0
-    assert told[1] in capsys.readouterr().out
-    assert main(["data", "check", "birds.family.yaml"]) == 0
-    assert told[1] in capsys.readouterr().out
+    for command in (["check", "birds.yaml", "--set", "model={name: builtin}"], ["data", "check"]):
+        family = [] if "birds.yaml" in command else ["birds.family.yaml"]
+        assert main([*command, *family]) == 0
+        printed = capsys.readouterr().out
+        assert [text for text in told if text not in printed] == []
 
 
 def test_names_of_classes_come_from_a_file_where_there_is_one(
