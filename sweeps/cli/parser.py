@@ -62,6 +62,10 @@ class Parser(argparse.ArgumentParser):
             2, f"{self.prog}: {message}\nSee {self.prog.replace(NAME, program(), 1)} --help.\n"
         )
 
+    def actions(self) -> list[argparse.Action]:
+        """Return its arguments and options, in order."""
+        return self._actions
+
     def options(self) -> list[str]:
         """Return the names of the options."""
         return [name for action in self._actions for name in action.option_strings]

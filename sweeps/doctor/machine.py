@@ -108,7 +108,7 @@ _LITTLE_GPU_MEMORY = 2 * _GIB
 
 @check(
     "gpu.devices",
-    "each GPU: seen by torch, compiled for, computing, bf16, free memory",
+    "each GPU: seen by torch, computing, bf16, free memory",
     "see nvidia-smi for what else holds the GPU, and for its driver; install a torch that "
     "supports it",
     seconds=60.0,
@@ -142,12 +142,6 @@ def _cuda(index: int) -> Iterator[Finding]:
     gpu = torch.cuda.get_device_properties(index)
     capability = f"{gpu.major}.{gpu.minor}"
     name = f"cuda:{index} {gpu.name}"
-    compiled = _compiled(gpu.major, gpu.minor, torch.cuda.get_arch_list())
-    if not compiled:
-        yield wrong(
-            f"{name}: torch {torch.__version__} is not compiled for capability {capability}"
-        )
-        return
     try:
         free, total = torch.cuda.mem_get_info(index)
         one = torch.ones(64, 64, device=torch.device("cuda", index))
@@ -162,21 +156,6 @@ def _cuda(index: int) -> Iterator[Finding]:
         f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
     )
     yield ok(message) if free >= _LITTLE_GPU_MEMORY else warning(message)
-
-
-def _compiled(major: int, minor: int, built: list[str]) -> bool:
-    """Return whether code for `sm_XY`, or for a driver to compile (`compute_XY`), fits the GPU."""
-    for name in built:
-        kind, _, number = name.partition("_")
-        digits = number.rstrip("af")
-        if not digits.isdigit():
-            continue
-        there = (int(digits[:-1]), int(digits[-1]))
-        if kind == "compute" and there <= (major, minor):
-            return True
-        if kind == "sm" and there[0] == major and there[1] <= minor:
-            return True
-    return False
 
 
 _MIB = 2**20

@@ -328,14 +328,6 @@ def release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2])
 
 
-def latest_schema() -> str:
-    """Return the revision of a database's tables that the installed MLflow needs."""
-    stay_private()
-    from mlflow.store.db.utils import _get_latest_schema_revision
-
-    return str(_get_latest_schema_revision())
-
-
 def try_artifacts(uri: str, location: str) -> bool:
     """Write a small file below an experiment's `location`, read it, and remove it; no run is made.
 

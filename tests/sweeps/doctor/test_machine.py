@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from carft_sweep.sweeps.doctor import machine
-from carft_sweep.sweeps.doctor.machine import SHOWN, _compiled
+from carft_sweep.sweeps.doctor.machine import SHOWN
 from carft_sweep.sweeps.engines import resources
 from carft_sweep.sweeps.engines.resources import Gpu
 from carft_sweep.sweeps.secrets import read_secret_files
@@ -209,23 +209,6 @@ def test_rays_token_that_others_can_read_is_told(
     )
 
 
-@pytest.mark.parametrize(
-    ("capability", "built", "fits"),
-    [
-        ((9, 0), ["sm_80", "sm_90"], True),
-        ((8, 6), ["sm_80"], True),
-        ((12, 0), ["sm_90", "sm_90a"], False),
-        ((12, 0), ["sm_90", "compute_90"], True),
-        ((6, 1), ["sm_75", "compute_75"], False),
-        ((9, 0), [], False),
-    ],
-)
-def test_a_gpu_runs_what_was_compiled_for_its_kind(
-    capability: tuple[int, int], built: list[str], fits: bool
-) -> None:
-    assert _compiled(*capability, built) == fits
-
-
 def test_gpus_are_tried_and_what_torch_does_not_see_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,9 +225,6 @@ def test_gpus_are_tried_and_what_torch_does_not_see_is_told(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(**kind))
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_90"])
-    assert "not compiled for capability 8.0" in only(look("gpu.devices", tmp_path), "wrong")
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80"])
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**30, 2**36))
     monkeypatch.setattr(torch, "device", lambda *_: "cpu")
     told = only(look("gpu.devices", tmp_path), "warning")

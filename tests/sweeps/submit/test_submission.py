@@ -135,9 +135,9 @@ def test_a_repository_is_sent_and_its_job_followed_to_its_exit_code(
     monkeypatch.setattr(JobClient, "tail_job_logs", one_line)
     (project / "mine.py").write_text("X = 2\n")
     (project / "hf_token").write_text("planted-password")
-    assert main(["submit", "tiny.yaml", "--", "--webhook", "no"]) == 2
+    assert main(["submit", "tiny.yaml", "--", "--quiet"]) == 2
     asked = request(head)
-    assert asked["entrypoint"].endswith("--home /shared/home --webhook no")
+    assert asked["entrypoint"].endswith("--home /shared/home --quiet")
     commit = f"{git('rev-parse', 'HEAD')}-dirty"
     assert asked["runtime_env"]["env_vars"]["CARFT_SOURCE_COMMIT"] == commit
     assert asked["metadata"]["carft_sweep"] == "tiny"
