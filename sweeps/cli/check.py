@@ -35,7 +35,6 @@ from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.plan.estimate import SweepEstimate, estimate_sweep, timing_history
 from carft_sweep.sweeps.scheduler.progress import duration
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
-from carft_sweep.tracking.comparison.spec import LEAVE_ONE_OUT
 from carft_sweep.tracking.report import calibration
 
 
@@ -180,9 +179,6 @@ def _search_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
     if estimate.tasks:
         each = ", ".join(f"{task} {count} runs" for task, count in estimate.tasks.items())
         yield f"  tasks by {spec.tasks}: {each}; settings are chosen for each apart"
-    if estimate.tasks and spec.selection.rule == LEAVE_ONE_OUT:
-        beside = len(spec.cells) // len(estimate.tasks) - 1
-        yield f"  of each setting on each task {beside} more runs a seed leave out another domain"
     if spec.metric.target is not None:
         yield f"  ends when {spec.metric.name} has reached {spec.metric.target:g}"
     if spec.run_cap is not None:

@@ -27,11 +27,10 @@ from carft_sweep.tracking.comparison.flips import find_flips
 from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps, owners
 from carft_sweep.tracking.comparison.result_table import check_table, is_table, read_table
 from carft_sweep.tracking.comparison.spec import (
-    LEAVE_ONE_OUT,
-    NAMED,
     REFERENCE,
     SELECTION_RULES,
     TASK,
+    TRAINING_DOMAIN,
     ComparisonSpec,
     SelectionRule,
 )
@@ -85,8 +84,8 @@ def override(
     margins = {"id_margin": id_margin, "ood_margin": ood_margin}
     endpoint |= {name: value for name, value in margins.items() if value is not None}
     changed = {**spec.rule.model_dump(), **rule}
-    if spec.tasks is None and (TASK in changed["metric"] or changed["named"] == LEAVE_ONE_OUT):
-        raise RequestError(f"--selection {LEAVE_ONE_OUT} and {TASK} in --metric go with tasks")
+    if spec.tasks is None and TASK in changed["metric"]:
+        raise RequestError(f"{TASK} in --metric goes with tasks")
     try:
         new = SelectionRule.model_validate(changed)
     except ValidationError as error:
@@ -120,7 +119,7 @@ def _metric(text: str) -> dict[str, object]:
 def _selection(text: str) -> dict[str, object]:
     """Parse a rule's name, or `within=0.005`."""
     if text in SELECTION_RULES:
-        named = text if text in NAMED else None
+        named = TRAINING_DOMAIN if text == TRAINING_DOMAIN else None
         return {"within": None, "oracle": text == "oracle", "named": named}
     name, _, margin = text.partition("=")
     try:

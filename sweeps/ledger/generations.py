@@ -24,7 +24,6 @@ from carft_sweep.sweeps.ledger.trials import (
     find_ledger,
     sweep_names,
 )
-from carft_sweep.tracking.comparison.spec import LEAVE_ONE_OUT
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.provenance import provenance_tags
 
@@ -173,8 +172,7 @@ class Change:
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """List every field in which two sweeps, as plain data, differ."""
     return [
-        Change(field, old, new, _effect(field, old, new))
-        for field, old, new in _differing(before, now, "")
+        Change(field, old, new, _effect(field)) for field, old, new in _differing(before, now, "")
     ]
 
 
@@ -186,9 +184,7 @@ def effect(differences: list[Change]) -> Effect | None:
     return None
 
 
-def _effect(field: str, before: Any, now: Any) -> Effect:
-    if field == "selection" and LEAVE_ONE_OUT in (before, now):
-        return "restart"  # its settings run on other domains too
+def _effect(field: str) -> Effect:
     if _is_in(field, REEVALUATE):
         return "reevaluate"
     return "extend" if _is_in(field, EXTEND) else "restart"

@@ -22,7 +22,12 @@ from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.metrics import TOP1
 from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
 from carft_sweep.tracking.comparison.runs import UNMERGED, RunRecord, State, fields, scalar
-from carft_sweep.tracking.comparison.spec import NAMED, ComparisonSpec, Endpoint, SelectionRule
+from carft_sweep.tracking.comparison.spec import (
+    TRAINING_DOMAIN,
+    ComparisonSpec,
+    Endpoint,
+    SelectionRule,
+)
 from carft_sweep.tracking.comparison.tasks import RESULT
 
 Values = Sequence[float]
@@ -86,7 +91,7 @@ def comparison_spec(spec: Mapping[str, Any]) -> ComparisonSpec:
             merge=metric["merge"],
             within=selection["within"] if isinstance(selection, Mapping) else None,
             oracle=selection == "oracle",
-            named=next((name for name in NAMED if name == selection), None),
+            named=TRAINING_DOMAIN if selection == TRAINING_DOMAIN else None,
             strength=STRENGTH,
         ),
         endpoint=Endpoint(

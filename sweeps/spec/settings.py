@@ -24,7 +24,7 @@ from carft_sweep.sweeps.space.distributions import Categorical, Distribution, Pa
 from carft_sweep.sweeps.spec.durations import FORM, NUMBER, seconds
 from carft_sweep.sweeps.spec.metrics import PATTERN, Goal, natural_goal, problem
 from carft_sweep.tracking.comparison.metrics import By
-from carft_sweep.tracking.comparison.spec import LEAVE_ONE_OUT, SELECTION_RULES, TASK, VAL_DOMAIN
+from carft_sweep.tracking.comparison.spec import SELECTION_RULES, TASK
 
 WEBHOOK_VARIABLE = "CARFT_WEBHOOK"
 """The environment's variable that serves too."""
@@ -334,9 +334,7 @@ class Metric(Section):
 class Selection(Section):
     """How the one setting that represents a sweep is chosen (design, section 7)."""
 
-    rule: Literal["best_val", "within", "oracle", "training_domain", "leave_one_domain_out"] = (
-        "best_val"
-    )
+    rule: Literal["best_val", "within", "oracle", "training_domain"] = "best_val"
     within: Annotated[float, Field(gt=0, lt=1)] | None = None
     """The strongest regularisation whose metric is within this margin of the best."""
 
@@ -666,18 +664,7 @@ class Settings(Section):
         return varied.values if isinstance(varied, Categorical) else ()
 
     def cells_of(self, space: Sequence[Distribution]) -> tuple[Params, ...]:
-        """Return the part of a point that every setting runs with: each task, or once nothing.
-
-        With leave-one-domain-out also each task with every other domain left out: by those runs
-        the task's settings are chosen.
-        """
+        """Return the part of a point that every setting runs with: each task, or once nothing."""
         if self.tasks is None:
             return ({},)
-        tasks = self.tasks_of(space)
-        if self.selection.rule != LEAVE_ONE_OUT:
-            return tuple({self.tasks: task} for task in tasks)
-        return tuple(
-            {self.tasks: task} if other == task else {self.tasks: task, VAL_DOMAIN: other}
-            for task in tasks
-            for other in (task, *(one for one in tasks if one != task))
-        )
+        return tuple({self.tasks: task} for task in self.tasks_of(space))

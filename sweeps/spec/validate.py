@@ -28,7 +28,7 @@ from carft_sweep.sweeps.spec.metrics import is_reported, is_selectable
 from carft_sweep.sweeps.spec.settings import RUN_CAP, EarlyTerminate, Report, Settings
 from carft_sweep.sweeps.spec.space_checks import TrialSpace
 from carft_sweep.tracking.comparison.metrics import TOP1
-from carft_sweep.tracking.comparison.spec import LEAVE_ONE_OUT, TASK, TEST_DOMAIN, VAL_DOMAIN
+from carft_sweep.tracking.comparison.spec import TASK
 
 MOST_SHOWN = 20
 logger = logging.getLogger(__name__)
@@ -238,9 +238,7 @@ def _check_tasks(document: SpecDocument, space: Sequence[Distribution], settings
             message = f"a setting is the same on every task; leave the condition on {name} out"
             document.add_error(("parameters", other.name, "when"), message)
     _check_beside_tasks(document)
-    if document.get(("selection",)) == LEAVE_ONE_OUT:
-        _check_left_out(document, varied)
-    _warn_of_run_cap(document, settings, len(varied.values), len(settings.cells_of(space)))
+    _warn_of_run_cap(document, settings, len(varied.values))
 
 
 def _task_parameter(
@@ -282,37 +280,22 @@ def _check_beside_tasks(document: SpecDocument) -> None:
 
 def _check_without_tasks(document: SpecDocument) -> None:
     """Report what only tasks give a meaning."""
-    if document.get(("selection",)) == LEAVE_ONE_OUT:
-        document.add_error(("selection",), f"{LEAVE_ONE_OUT} needs tasks: {TEST_DOMAIN}")
     if TASK in str(document.mapping(("metric",)).get("name")):
         message = f"{TASK} stands for the name of a task, and there are no tasks"
         document.add_error(("metric", "name"), message)
 
 
-def _check_left_out(document: SpecDocument, varied: Categorical) -> None:
-    if varied.name != TEST_DOMAIN:
-        document.add_error(("selection",), f"{LEAVE_ONE_OUT} needs tasks: {TEST_DOMAIN}")
-    elif len(varied.values) < 3:
-        message = f"are {len(varied.values)} domains; {LEAVE_ONE_OUT} leaves out two, so list all"
-        document.add_error(("parameters", TEST_DOMAIN), message)
-    for route in (("parameters", VAL_DOMAIN), ("trial", *VAL_DOMAIN.split("."))):
-        if document.get(route) is not None:
-            document.add_error(route, f"is what {LEAVE_ONE_OUT} varies by itself; leave it out")
-
-
-def _warn_of_run_cap(document: SpecDocument, settings: Settings, tasks: int, count: int) -> None:
-    """Warn where the last setting would miss some tasks; `count` runs are a whole setting."""
+def _warn_of_run_cap(document: SpecDocument, settings: Settings, tasks: int) -> None:
+    """Warn where the last setting would miss some tasks."""
     cap = settings.run_cap
     if cap is None and settings.method == "random":
         cap = RUN_CAP
-    if cap is not None and cap % count:
-        left = count - cap % count
-        of = f"the {tasks} tasks"
-        of += f", each with {count // tasks - 1} domains left out" if count > tasks else ""
+    if cap is not None and cap % tasks:
+        left = tasks - cap % tasks
         document.add_warning(
             ("run_cap",),
-            f"{cap} trials are no multiple of {of}, so the last setting lacks {left} of them; say "
-            f"run_cap: {cap + left}",
+            f"{cap} trials are no multiple of the {tasks} tasks, so the last setting lacks {left} "
+            f"of them; say run_cap: {cap + left}",
         )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from carft_sweep.tracking.comparison.runs import RunRecord
 
-FIELD, VAL_DOMAIN = "data.test_domain", "data.val_domain"
+FIELD = "data.test_domain"
 DOMAINS = ("art", "cartoon", "photo", "sketch")
 GROUPS = "id/val/mean_group_top1"
 OUT = "ood/{task}_out/top1"
@@ -25,20 +25,17 @@ def domain_run(
     val: float,
     ood: float,
     out: float = 0.0,
-    val_domain: str | None = None,
     merges: Mapping[str, Mapping[str, float]] | None = None,
 ) -> RunRecord:
     """A finished run with `domain` held out; the trial number stands for the setting."""
     params: dict[str, str | int] = {FIELD: domain}
     if trial is not None:
         params["optim.weight_decay"] = trial
-    if val_domain is not None:
-        params[VAL_DOMAIN] = val_domain
     return RunRecord(
         algorithm=algorithm,
         params=params,
         seed=seed,
-        digest=f"{algorithm}-{domain}-{val_domain}-{trial}-{seed}",
+        digest=f"{algorithm}-{domain}-{trial}-{seed}",
         state="done",
         role="baseline" if trial is None else "trial",
         trial=trial,
@@ -59,14 +56,13 @@ def measured(domain: str, *, val: float, ood: float, out: float = 0.0) -> dict[s
 
 
 def random_runs(rng: np.random.Generator, *, settings: int, seeds: int) -> list[RunRecord]:
-    """Accuracies on a grid of 25 images, so that ties are common; every pair of domains too."""
+    """Accuracies on a grid of 25 images, so that ties are common."""
     runs = []
     for algorithm in ("fine_tune", "car_ft"):
         for setting, domain, seed in itertools.product(range(settings), DOMAINS, range(seeds)):
-            for other in (None, *(name for name in DOMAINS if name != domain)):
-                val, ood, out = (rng.integers(10, 25, size=3) / 25).tolist()
-                made = (algorithm, domain, seed, setting)
-                runs.append(domain_run(*made, val=val, ood=ood, out=out, val_domain=other))
+            val, ood, out = (rng.integers(10, 25, size=3) / 25).tolist()
+            made = (algorithm, domain, seed, setting)
+            runs.append(domain_run(*made, val=val, ood=ood, out=out))
     return runs
 
 
@@ -79,7 +75,7 @@ class Table:
 
 
 def domainbed(records: Sequence[RunRecord], algorithm: str, method: str) -> Table:
-    """`collect_results.py` for one algorithm: IID, LOO or oracle; percent, mean and error."""
+    """`collect_results.py` for one algorithm: IID or oracle; percent, mean and error."""
     runs = [run for run in records if run.algorithm == algorithm]
     seeds = sorted({run.seed for run in runs if run.seed is not None})
     accuracies = {
@@ -95,31 +91,13 @@ def domainbed(records: Sequence[RunRecord], algorithm: str, method: str) -> Tabl
 def selected(records: Sequence[RunRecord], domain: str, seed: int, method: str) -> float:
     """The test accuracy of the hyperparameters with the best validation accuracy."""
     of_hparams: dict[int, tuple[float, float]] = {}
-    for hparams_seed, (main, pairs) in hparams(records, domain, seed):
-        if method == "IID":
-            val = main.metrics[GROUPS]
-        elif method == "oracle":
-            val = main.metrics[f"ood/{domain}_out/top1"]
-        else:
-            val = sum(run.metrics["id/val/top1"] for run in pairs) / (len(DOMAINS) - 1)
-        of_hparams[hparams_seed] = (val, main.metrics[f"ood/{domain}/top1"])
+    for run in records:
+        if (run.seed, run.params[FIELD]) == (seed, domain) and run.trial is not None:
+            val = run.metrics[GROUPS if method == "IID" else f"ood/{domain}_out/top1"]
+            of_hparams[run.trial] = (val, run.metrics[f"ood/{domain}/top1"])
     # Sorting is stable and then turned round: of equal ones the largest hparams_seed is first.
     order = sorted(sorted(of_hparams), key=lambda number: round(of_hparams[number][0], 9))
     return of_hparams[order[::-1][0]][1]
-
-
-def hparams(
-    records: Sequence[RunRecord], domain: str, seed: int
-) -> Iterator[tuple[int, tuple[RunRecord, list[RunRecord]]]]:
-    """By hparams_seed the run with one test domain, and those with a second one."""
-    for number in sorted({run.trial for run in records if run.trial is not None}):
-        runs = [
-            run
-            for run in records
-            if (run.trial, run.seed, run.params[FIELD]) == (number, seed, domain)
-        ]
-        main = next(run for run in runs if VAL_DOMAIN not in run.params)
-        yield number, (main, [run for run in runs if VAL_DOMAIN in run.params])
 
 
 def format_mean(data: Sequence[float]) -> tuple[float, float]:

@@ -29,7 +29,6 @@ from carft_sweep.tracking.comparison.tasks import (
     compare_tasks,
     split_by_task,
     task_of,
-    without_left_out,
 )
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 
@@ -243,7 +242,7 @@ def _remaining(
 
 def _tried(records: Sequence[RunRecord], task: str | None) -> dict[str, int]:
     """Count the settings of each algorithm; of several tasks, those of the task with the most."""
-    tasks = [records] if task is None else split_by_task(without_left_out(records), task).values()
+    tasks = [records] if task is None else split_by_task(records, task).values()
     counts: dict[str, int] = {}
     for budget in (budget for own in tasks for budget in budgets(group(own))):
         counts[budget.algorithm] = max(budget.settings, counts.get(budget.algorithm, 0))

@@ -12,16 +12,11 @@ from carft_sweep.tracking.errors import TrackingError, unknown_name
 
 TASK = "{task}"
 """Stands in a metric for the name of each task."""
-Named = Literal["training_domain", "leave_one_domain_out"]
-NAMED: tuple[Named, ...] = ("training_domain", "leave_one_domain_out")
-"""DomainBed's names of its rules of selection."""
-SELECTION_RULES = ("best_val", "oracle", *NAMED)
+Named = Literal["training_domain"]
+TRAINING_DOMAIN: Named = "training_domain"
+"""DomainBed's name of its selection by validation."""
+SELECTION_RULES = ("best_val", "oracle", TRAINING_DOMAIN)
 """Of selection, by name."""
-LEAVE_ONE_OUT: Named = "leave_one_domain_out"
-TEST_DOMAIN = "data.test_domain"
-"""The field that names the domain held out."""
-VAL_DOMAIN = "data.val_domain"
-"""The field that names a further domain left out; such a run is measured on it as `id/val`."""
 VAL = "id/val/top1"
 HONEST = ("id/val/", "train/", "ood/val/")
 """What a metric's name begins with when no test split and no shift is behind it; `ood/val` is a

@@ -12,9 +12,7 @@ from carft_sweep.tracking.comparison.metrics import SPLITS, kind_of
 from carft_sweep.tracking.comparison.runs import Role, RunRecord, State, group
 from carft_sweep.tracking.comparison.selection import Budget, select
 from carft_sweep.tracking.comparison.spec import (
-    LEAVE_ONE_OUT,
     TASK,
-    VAL_DOMAIN,
     ComparisonSpec,
     Endpoint,
     SelectionRule,
@@ -161,69 +159,6 @@ def _why_lacking(selection: PerSeedSelection, by_task: ByTask) -> State:
     return "missing"
 
 
-def seen_as(metric: str) -> str:
-    """Name `id/val/left_out/top1` of `id/val/top1`: of runs that leave out a further domain."""
-    split, _, kind = metric.rpartition("/")
-    return f"{split}/left_out/{kind}"
-
-
-def without_left_out(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """Return the runs that are rows: those that leave out a further domain serve a selection, where
-    others leave out none."""
-    main = [run for run in records if run.params.get(VAL_DOMAIN) is None]
-    rows = main and len(main) < len(records)
-    return [_without_further(run) for run in main] if rows else list(records)
-
-
-def with_left_out(
-    records: Sequence[RunRecord], field: str, rule: SelectionRule
-) -> tuple[list[RunRecord], SelectionRule]:
-    """Return the runs that leave out their task's domain alone, each with what the rule is to see.
-
-    That is the mean over the runs of the same setting, task and seed that leave out one domain
-    more, and is there only if all other tasks are left out once. Those runs are no rows.
-    """
-    tasks = {str(run.params.get(field)) for run in records}
-    beside: dict[tuple[str, str, int | None], dict[str, RunRecord]] = {}
-    for run in records:
-        domain = run.params.get(VAL_DOMAIN)
-        if domain is not None and run.state == "done":
-            beside.setdefault(_setting(run), {})[str(domain)] = run
-    rows = []
-    for run in without_left_out(records):
-        runs = beside.get(_setting(run), {})
-        others = tasks - {str(run.params.get(field))}
-        own = [runs[task] for task in sorted(others) if task in runs]
-        rows.append(_with_values(run, own, rule.metric) if len(own) == len(others) else run)
-    return rows, rule.model_copy(update={"metric": seen_as(rule.metric)})
-
-
-def _without_further(run: RunRecord) -> RunRecord:
-    params = {name: value for name, value in run.params.items() if name != VAL_DOMAIN}
-    return replace(run, params=params)
-
-
-def _setting(run: RunRecord) -> tuple[str, str, int | None]:
-    """Return the algorithm and fields, with task and seed."""
-    return *_without_further(run).setting, run.seed
-
-
-def _with_values(run: RunRecord, beside: Sequence[RunRecord], metric: str) -> RunRecord:
-    def mean(label: str | None) -> dict[str, float]:
-        values = [other.value(metric, label) for other in beside]
-        present = [value for value in values if value is not None]
-        complete = present and len(present) == len(values)
-        return {seen_as(metric): fmean(present)} if complete else {}
-
-    merges = {label: {**values, **mean(label)} for label, values in run.merges.items()}
-    return replace(run, metrics={**run.metrics, **mean(None)}, merges=merges)
-
-
-NAMES = {
-    "training_domain": "training-domain validation",
-    LEAVE_ONE_OUT: "leave-one-domain-out cross-validation",
-}
-"""DomainBed's rules in its own words."""
 RESULT = "result"
 """The fact that says whether a run was measured at its last or its best step."""
 DOMAINBED = "id/val/mean_group_top1"
@@ -293,19 +228,17 @@ def _rule(rule: SelectionRule) -> str:
     on = rule.metric if rule.merge is None else f"{rule.metric} of {rule.merge}"
     if rule.oracle:
         return f"test-domain validation (oracle) on {on}" if rule.is_of_task else f"oracle on {on}"
-    return f"{rule.name if rule.named is None else NAMES[rule.named]} on {on}"
+    return f"{rule.name if rule.named is None else 'training-domain validation'} on {on}"
 
 
 def _other_than_domainbed(rule: SelectionRule, results: Collection[object]) -> Iterator[str]:
     """Name the differences that are known; `results` are the steps that runs were measured at."""
-    if rule.named == "training_domain" and rule.metric != DOMAINBED:
+    if rule.named is not None and rule.metric != DOMAINBED:
         yield f"DomainBed chooses by the mean over the training domains, {DOMAINBED}."
-    if rule.named == "training_domain" and "last" in results:
+    if rule.named is not None and "last" in results:
         yield "DomainBed takes the step with the best validation (keep.result: best_val)."
     if rule.oracle and rule.is_of_task and "best_val" in results:
         yield "DomainBed takes the last step here (keep.result: last)."
-    if rule.named == LEAVE_ONE_OUT:
-        yield "DomainBed chooses the step as well in this way; here each run has its own result."
 
 
 def task_of(run: RunRecord, field: str) -> str:
@@ -343,10 +276,6 @@ def compare_tasks(
     own. Nothing is selected as a whole. Raises TrackingError for a run without a task.
     """
     field, rule, records = spec.tasks or "", spec.rule, list(runs)
-    if rule.named == LEAVE_ONE_OUT:
-        records, rule = with_left_out(records, field, rule)
-    else:
-        records = without_left_out(records)
     by_task = split_by_task(records, field)
     seeds = spec.seeds
     if seeds is None:

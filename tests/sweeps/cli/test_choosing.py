@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pytest
 
@@ -74,9 +73,9 @@ def test_a_margin_is_of_the_verdict_alone() -> None:
         ("id/val/top1:max", None, "unknown direction 'max'; Known: maximize, minimize."),
         ("ood/mean/top1", None, "(--selection oracle)"),
         ("id/test/top1", "best_val", "(--selection oracle)"),
-        (None, "within", "leave_one_domain_out, or within=0.005"),
-        (None, "within=2", "leave_one_domain_out, or within=0.005"),
-        (None, "margin=0.1", "leave_one_domain_out, or within=0.005"),
+        (None, "within", "training_domain, or within=0.005"),
+        (None, "within=2", "training_domain, or within=0.005"),
+        (None, "margin=0.1", "training_domain, or within=0.005"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_remedy(
@@ -101,13 +100,11 @@ def test_a_merged_model_that_no_run_has_is_told() -> None:
 
 
 def test_what_only_tasks_have_is_refused_elsewhere() -> None:
-    for words in ({"selection": "leave_one_domain_out"}, {"metric": "ood/{task}_out/top1"}):
-        options: dict[str, Any] = {"selection": "oracle", "metric": None, **words}
-        with pytest.raises(RequestError, match="go with tasks"):
-            override(TOLD, **options)
+    with pytest.raises(RequestError, match="goes with tasks"):
+        override(TOLD, selection="oracle", metric="ood/{task}_out/top1")
     told = ComparisonSpec(tasks="data.test_domain")
-    found = override(told, metric=None, selection="leave_one_domain_out", id_margin=None)
-    assert (found.rule.named, found.tasks) == ("leave_one_domain_out", "data.test_domain")
+    found = override(told, metric=None, selection="training_domain", id_margin=None)
+    assert (found.rule.named, found.tasks) == ("training_domain", "data.test_domain")
 
 
 def test_another_accuracy_is_of_the_verdict_alone_and_of_every_task() -> None:

@@ -13,7 +13,6 @@ from carft_sweep.carft_core.errors import InvalidConfig
 from carft_sweep.sweeps.ledger.generations import changes, effect
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
-LEFT_OUT, VAL_DOMAIN = "leave_one_domain_out", "data.val_domain"
 DOMAINS = ["art", "cartoon", "photo"]
 LR = {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-3}
 GRID: dict[str, Any] = {
@@ -108,21 +107,6 @@ def test_a_cap_that_cuts_a_setting_short_is_told(tmp_path: Path) -> None:
     assert load(tmp_path, GRID).warnings == ()
 
 
-def test_leaving_domains_out_multiplies_the_trials_of_a_setting(tmp_path: Path) -> None:
-    spec = load(tmp_path, {**GRID, "selection": LEFT_OUT})
-    assert spec.trial_count == 2 * 9
-    assert spec.setting_of(10) == (1, {"data.test_domain": "art", VAL_DOMAIN: "cartoon"})
-    assert spec.config_for(spec.points()[10]).data.val_domain == "cartoon"
-    found = [point.params for point in spec.baseline_configs() if point.algorithm == "zero_shot"]
-    assert found == list(spec.cells)
-    drawn_ = drawn(load(tmp_path, {**RANDOM, "selection": LEFT_OUT, "run_cap": 18}))
-    assert len({point["optim.lr"] for point in drawn_}) == 2
-    assert [point.get(VAL_DOMAIN) for point in drawn_[:4]] == [None, "cartoon", "photo", None]
-    (told,) = load(tmp_path, {**RANDOM, "selection": LEFT_OUT, "run_cap": 10}).warnings
-    assert "10 trials are no multiple of the 3 tasks, each with 2 domains left out" in told
-    assert told.endswith("lacks 8 of them; say run_cap: 18")
-
-
 PARAMETERS: dict[str, Any] = GRID["parameters"]
 CONDITIONAL = {**PARAMETERS["optim.lr"], "when": {"data.test_domain": "art"}}
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -180,29 +164,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "try_first[0].data.test_domain: is a task, and a point is tried on every one",
     ),
     "number": ({"tasks": 3}, "tasks: "),
-    "left out of what": (
-        {"tasks": None, "selection": LEFT_OUT},
-        "selection: leave_one_domain_out needs tasks: data.test_domain",
-    ),
-    "left out of data sets": (
-        {
-            "tasks": "data.family",
-            "selection": LEFT_OUT,
-            "parameters": {"data.family": {"values": ["icon_shift", "icon_shift_dev"]}},
-        },
-        "selection: leave_one_domain_out needs tasks: data.test_domain",
-    ),
-    "two of two": (
-        {
-            "selection": LEFT_OUT,
-            "parameters": {"data.test_domain": {"values": ["art", "photo"]}},
-        },
-        "are 2 domains; leave_one_domain_out leaves out two, so list all",
-    ),
-    "left out by hand": (
-        {"selection": LEFT_OUT, "trial": {"algorithm": "car_ft", "data": {"val_domain": "art"}}},
-        "data.val_domain: is what leave_one_domain_out varies by itself",
-    ),
     "task of no tasks": (
         {
             "tasks": None,

@@ -28,7 +28,7 @@ EVERY = [
     ComparisonSpec(seeds=(), endpoint=Endpoint(id_margin=0.02)),
     ComparisonSpec(seeds=(1,), confirm_seeds=(2, 3)),
     ComparisonSpec(rule=SelectionRule(metric="ood/{task}_out/top1", oracle=True), tasks=TASKS),
-    ComparisonSpec(rule=SelectionRule(named="leave_one_domain_out"), seeds=(0,), tasks=TASKS),
+    ComparisonSpec(rule=SelectionRule(named="training_domain"), seeds=(0,), tasks=TASKS),
     ComparisonSpec(endpoint=Endpoint(by="macro_f1"), reference="flyp"),
     ComparisonSpec(endpoint=Endpoint(by_task={"a": "macro_f1", "b": "top1"}), tasks="data.family"),
 ]
