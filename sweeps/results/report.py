@@ -28,7 +28,8 @@ from carft_sweep.sweeps.results.export import export_commands
 from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.sweeps.spec.document import read_text
 from carft_sweep.tracking.comparison.compare import Comparison
-from carft_sweep.tracking.comparison.predictions import Gallery, class_names, pick
+from carft_sweep.tracking.comparison.flips import Gallery, pick
+from carft_sweep.tracking.comparison.predictions import class_names
 from carft_sweep.tracking.comparison.runs import RunRecord, fields
 from carft_sweep.tracking.comparison.verdict import Pair, zero_shot_of
 from carft_sweep.tracking.location import is_server, pages_address, resolve_location
@@ -158,7 +159,7 @@ def _gallery(pair: Pair, comparison: Comparison) -> Gallery | None:
     zero_shot = zero_shot_of(pair.reference, zero_shots)
     if zero_shot is None:
         return None
-    return pick(pair.candidate, pair.reference, zero_shot.done[0], pair.seeds)
+    return pick(pair.candidate, pair.reference, zero_shot, pair.seeds)
 
 
 def _shown_pair(comparison: Comparison) -> Pair | None:

@@ -1,16 +1,15 @@
-"""The predictions of runs: which images are right, their intervals, counts and votes."""
+"""The predictions that runs keep, as files and by image."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice, zip_longest
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,45 +26,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the runs of an arm predict for every image, in an order that all files share."""
+    """What the runs of an arm predict for the images of the ID test and of the shifts that are in
+    the OOD mean, in an order that all files share."""
 
     split: NDArray[np.str_]
-    """[N] `id/val`, `id/test` or `ood/<shift>`."""
+    """[N] `id/test` or `ood/<shift>`."""
     item: NDArray[np.str_]
     unit: NDArray[np.str_]
     label: NDArray[np.int64]
     prediction: NDArray[np.int64]
     """[runs, N]."""
-    outside: frozenset[str] = frozenset()
-    """Splits that are in no mean."""
 
     def same_items(self, other: Predictions) -> bool:
         """Whether both are of the same images."""
         pairs = ((self.split, other.split), (self.item, other.item), (self.label, other.label))
         return all(np.array_equal(one, two) for one, two in pairs)
 
-    @property
+    @cached_property
     def share(self) -> NDArray[np.float64]:
         """[N] of the runs that have the image right."""
         right: NDArray[np.float64] = np.mean(self.prediction == self.label, axis=0)
         return right
 
-    @property
-    def in_means(self) -> NDArray[np.bool_]:
-        """[N] whether the image is of a shift that is in the OOD mean."""
-        shift: NDArray[np.bool_] = np.char.startswith(self.split, "ood/")
-        return shift & ~np.isin(self.split, sorted(self.outside))
-
-    def only(self, mask: NDArray[np.bool_]) -> Predictions:
-        """Return the same of some images."""
-        return Predictions(
-            self.split[mask],
-            self.item[mask],
-            self.unit[mask],
-            self.label[mask],
-            self.prediction[:, mask],
-            self.outside,
-        )
+    @cached_property
+    def right(self) -> NDArray[np.bool_]:
+        """[N] whether more than half of the runs have the image right."""
+        right: NDArray[np.bool_] = self.share > 0.5
+        return right
 
 
 def predictions_path(folder: Path, merge: str | None) -> Path:
@@ -187,31 +174,32 @@ def class_names(run: RunRecord) -> tuple[str, ...]:
     return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
-def read_predictions(runs: Sequence[RunRecord], merge: str | None) -> Predictions | None:
-    """Read what the runs predict; None where one keeps no predictions or they see other images.
+def read_predictions(arm: Arm, seeds: Sequence[int | None]) -> Predictions | None:
+    """Read what an arm's runs with these seeds predict; None where one keeps no predictions, or
+    they see other images. An arm that no seed changes has its one run.
 
     Raises TrackingError for a file that is none.
     """
-    paths = [predictions_path(run.folder, merge) for run in runs if run.folder is not None]
+    runs = [run for run in arm.done if run.seed in seeds or not arm.has_seeds]
+    paths = [predictions_path(run.folder, arm.merge) for run in runs if run.folder is not None]
     if not paths or len(paths) < len(runs) or not all(path.is_file() for path in paths):
         return None
-    each = [_read(path, runs[0].outside_means) for path in paths]
-    first = each[0]
-    if not all(first.same_items(other) for other in each):
+    first, *others = (_read(path, runs[0].outside_means) for path in paths)
+    if not all(first.same_items(other) for other in others):
         return None
-    stacked = np.concatenate([one.prediction for one in each])
-    return Predictions(
-        first.split, first.item, first.unit, first.label, stacked, runs[0].outside_means
-    )
+    return replace(first, prediction=np.concatenate([it.prediction for it in (first, *others)]))
 
 
 def _read(path: Path, outside: frozenset[str]) -> Predictions:
     table = read_columns(path, ("split", "id", "unit", "label", "prediction"))
     split, item, unit = (texts(table[name]) for name in ("split", "id", "unit"))
     label, prediction = (numbers(table[name]).astype(np.int64) for name in ("label", "prediction"))
+    in_means = np.char.startswith(split, "ood/") & ~np.isin(split, sorted(outside))
     order = np.lexsort((item, split))
-    columns = (split[order], item[order], unit[order], label[order], prediction[order][None])
-    return Predictions(*columns, outside)
+    order = order[(in_means | (split == "id/test"))[order]]
+    return Predictions(
+        split[order], item[order], unit[order], label[order], prediction[order][None]
+    )
 
 
 # `to_numpy` imports pandas, which takes 0.2 s and 60 MB.
@@ -248,159 +236,6 @@ def _sorted(dictionary: pa.Array) -> tuple[NDArray[np.str_], NDArray[np.intp]]:
 def numbers(column: pa.ChunkedArray) -> NDArray[Any]:
     """Return a column of numbers."""
     return np.from_dlpack(column.combine_chunks())
-
-
-EACH_WAY = 12
-"""Most images that one of the two kept and the other lost, and as many the other way round."""
-Keeper = Literal["candidate", "reference"]
-
-
-@dataclass(frozen=True)
-class Counts:
-    """The images of one split that zero-shot had right, by who kept them."""
-
-    split: str
-    right: int
-    both: int
-    candidate: int
-    """Kept by the candidate alone."""
-    reference: int
-    """Kept by the reference alone."""
-    neither: int
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The votes of an arm's runs on an image."""
-
-    right: int
-    """Runs that have it right."""
-    of: int
-    wrong: int | None
-    """The class that they most often take it for, where they are wrong; None: nowhere."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One image to show."""
-
-    split: str
-    item: str
-    label: int
-    kept_by: Keeper
-    zero_shot: Answer
-    reference: Answer
-    candidate: Answer
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """The four cells of every split, and images of the two in which the models differ."""
-
-    candidate: str
-    reference: str
-    counts: tuple[Counts, ...]
-    """Of the test split and the shifts."""
-    pictures: tuple[Picture, ...]
-    """Of the shifts: those that the candidate kept first."""
-
-
-def pick(
-    candidate: Arm,
-    reference: Arm,
-    zero_shot: RunRecord,
-    seeds: Sequence[int | None],
-    *,
-    each_way: int = EACH_WAY,
-) -> Gallery | None:
-    """Pick images that `zero_shot` had right, over the runs with these seeds.
-
-    An arm keeps an image when more than half of its runs have it right, else it has lost it. Of
-    the two cells in which the arms differ, up to `each_way` images each: in turn from every
-    shift, the clearest first, one of each unit, and else in an order that only the names of the
-    images decide. None where predictions were not kept, or are of other images. Raises
-    TrackingError for files that are none.
-    """
-    every = [
-        read_predictions([zero_shot], None),
-        *(
-            read_predictions([run for run in arm.done if run.seed in seeds], arm.merge)
-            for arm in (candidate, reference)
-        ),
-    ]
-    sides = [arm.only(arm.in_means | (arm.split == "id/test")) for arm in every if arm]
-    if len(sides) < len(every) or not all(sides[0].same_items(other) for other in sides[1:]):
-        return None
-    votes = _Votes(*sides)
-    pictures = [
-        picture
-        for keeper in ("candidate", "reference")
-        for picture in islice(votes.pictures(keeper), each_way)
-    ]
-    return Gallery(candidate.label, reference.label, tuple(votes.counts()), tuple(pictures))
-
-
-def _answer(predictions: Predictions, index: int) -> Answer:
-    """Count the votes on an image; of classes with equally many the first one counts."""
-    votes = predictions.prediction[:, index]
-    classes, counts = np.unique(votes[votes != predictions.label[index]], return_counts=True)
-    wrong = int(classes[counts.argmax()]) if len(classes) else None
-    return Answer(len(votes) - int(counts.sum()), len(votes), wrong)
-
-
-@dataclass(frozen=True)
-class _Votes:
-    zero_shot: Predictions
-    candidate: Predictions
-    reference: Predictions
-
-    def counts(self) -> Iterator[Counts]:
-        right = self.zero_shot.share > 0.5
-        candidate, reference = self.candidate.share > 0.5, self.reference.share > 0.5
-        for split in np.unique(self.zero_shot.split):
-            here = right & (self.zero_shot.split == split)
-            yield Counts(
-                split=str(split),
-                right=int(here.sum()),
-                both=int((here & candidate & reference).sum()),
-                candidate=int((here & candidate & ~reference).sum()),
-                reference=int((here & ~candidate & reference).sum()),
-                neither=int((here & ~candidate & ~reference).sum()),
-            )
-
-    def pictures(self, keeper: Keeper) -> Iterator[Picture]:
-        """Yield all there are, in turn from every shift, one of each unit."""
-        kept, lost = self.candidate.share, self.reference.share
-        if keeper == "reference":
-            kept, lost = lost, kept
-        cell = (self.zero_shot.share > 0.5) & (kept > 0.5) & (lost <= 0.5)
-        shifts: dict[str, list[int]] = {}
-        for index in map(int, np.flatnonzero(cell)):
-            shifts.setdefault(str(self.zero_shot.split[index]), []).append(index)
-        shifts.pop("id/test", None)
-
-        def clearest(index: int) -> tuple[float, bytes]:
-            item = str(self.zero_shot.item[index])
-            return float(lost[index] - kept[index]), hashlib.sha256(item.encode()).digest()
-
-        in_order: list[list[int]] = []
-        for name in sorted(shifts):
-            by_unit: dict[str, int] = {}
-            for index in sorted(shifts[name], key=clearest):
-                by_unit.setdefault(str(self.zero_shot.unit[index]), index)
-            in_order.append(list(by_unit.values()))
-        for turn in zip_longest(*in_order):
-            for index in turn:
-                if index is not None:
-                    yield Picture(
-                        split=str(self.zero_shot.split[index]),
-                        item=str(self.zero_shot.item[index]),
-                        label=int(self.zero_shot.label[index]),
-                        kept_by=keeper,
-                        zero_shot=_answer(self.zero_shot, index),
-                        reference=_answer(self.reference, index),
-                        candidate=_answer(self.candidate, index),
-                    )
 
 
 BINS = 15

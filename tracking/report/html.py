@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carft_sweep.tracking.comparison.compare import Comparison
-from carft_sweep.tracking.comparison.predictions import Answer, Gallery, Picture
+from carft_sweep.tracking.comparison.flips import Answer, Gallery, Picture
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 from carft_sweep.tracking.ownership import other_writer
 from carft_sweep.tracking.report.formats import to_csv

@@ -21,12 +21,10 @@ from hypothesis import strategies as st
 from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.charts.predictions import all_class_differences, reliability
 from carft_sweep.tracking.comparison.compare import compare
+from carft_sweep.tracking.comparison.flips import Answer, Counts, Gallery, pick
 from carft_sweep.tracking.comparison.predictions import (
-    Answer,
-    Counts,
-    Gallery,
+    Predictions,
     class_names,
-    pick,
     predictions_path,
     read_columns,
     read_predictions,
@@ -69,6 +67,13 @@ def kept_run(folder: Path, seed: int = 0, algorithm: str = "fine_tune") -> RunRe
     return run(algorithm, seed, metrics(0.6, 0.3), trial=trial, folder=folder)
 
 
+def read(*runs: RunRecord, merge: str | None = None) -> Predictions | None:
+    """What the arm of these runs predicts."""
+    (unmerged,) = group(runs)
+    arm = unmerged if merge is None else unmerged.merged(merge)
+    return read_predictions(arm, [run.seed for run in runs])
+
+
 RNG = np.random.default_rng(0)
 HITS = [(RNG.random(100) < share).astype(int).tolist() for share in (0.7, 0.4, 0.2)]
 
@@ -97,7 +102,7 @@ def test_what_classes_are_called_stands_beside_the_predictions(
 def test_hits_are_read_in_one_order_whatever_the_files(tmp_path: Path) -> None:
     keep(tmp_path / "a", HITS)
     keep(tmp_path / "b", HITS, backwards=True)
-    a, b = (read_predictions([kept_run(tmp_path / name)], None) for name in "ab")
+    a, b = (read(kept_run(tmp_path / name)) for name in "ab")
     assert a is not None
     assert b is not None
     assert a.same_items(b)
@@ -124,10 +129,10 @@ def test_without_predictions_or_with_other_images_there_are_none(tmp_path: Path)
     keep(tmp_path / "a", HITS)
     keep(tmp_path / "b", [units[:50] for units in HITS])
     a, b = kept_run(tmp_path / "a"), kept_run(tmp_path / "b", 1)
-    assert read_predictions([a, b], None) is None
-    assert read_predictions([a], "wise_ft@0.5") is None
-    assert read_predictions([a, run("fine_tune", 1, metrics(0.6, 0.3))], None) is None
-    assert read_predictions([], None) is None
+    assert read(a, b) is None
+    assert read(a, merge="wise_ft@0.5") is None
+    assert read(a, run("fine_tune", 1, metrics(0.6, 0.3))) is None
+    assert read_predictions(group([a])[0], []) is None
 
 
 @pytest.mark.parametrize("content", [b"torn", None])
@@ -139,7 +144,7 @@ def test_a_file_that_holds_no_predictions_is_named(tmp_path: Path, content: byte
     else:
         path.write_bytes(content)
     with pytest.raises(TrackingError, match=rf"{path} holds no predictions .*remove the folder"):
-        read_predictions([kept_run(tmp_path)], None)
+        read(kept_run(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +207,7 @@ def kept(folder: Path, algorithm: str, seed: int | None, said: Said, **options: 
 def picked(zero_shot: RunRecord, *runs: RunRecord, **options: Any) -> Gallery | None:
     arms = {arm.algorithm: arm for arm in group(runs)}
     seeds = [run.seed for run in arms["car_ft"].runs]
-    return pick(arms["car_ft"], arms["fine_tune"], zero_shot, seeds, **options)
+    return pick(arms["car_ft"], arms["fine_tune"], group([zero_shot])[0], seeds, **options)
 
 
 def one_seed(
@@ -319,7 +324,7 @@ def test_only_the_common_seeds_count(tmp_path: Path) -> None:
         )
     }
     zero_shot = kept(tmp_path, "zero_shot", None, {"ood/a": [3]})
-    gallery = pick(arms["car_ft"], arms["fine_tune"], zero_shot, [0])
+    gallery = pick(arms["car_ft"], arms["fine_tune"], group([zero_shot])[0], [0])
     assert gallery is not None
     assert gallery.pictures[0].candidate == Answer(right=1, of=1, wrong=None)
 
@@ -360,7 +365,7 @@ def test_charts_of_the_mean_are_over_the_shifts_alone(data: ChartData) -> None:
 
 def test_the_gallery_shows_the_test_and_the_shifts(runs: list[RunRecord]) -> None:
     first, fine_tune, car_ft = group(runs)
-    gallery = pick(car_ft, fine_tune, first.done[0], (0, 1))
+    gallery = pick(car_ft, fine_tune, first, (0, 1))
     assert gallery is not None
     assert {row.split for row in gallery.counts} == {"id/test", "ood/outline", "ood/flat_emoji"}
     assert "ood/pixel" not in {picture.split for picture in gallery.pictures}
@@ -404,6 +409,6 @@ def test_predictions_elsewhere_are_not_read(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.symlink_to(predictions_path(tmp_path / "elsewhere", None))
     one = kept_run(tmp_path / "home")
-    for read in (class_names, lambda run: read_predictions([run], None)):
+    for reader in (class_names, read):
         with pytest.raises(TrackingError, match="is a link, which is not followed"):
-            read(one)
+            reader(one)

@@ -22,7 +22,7 @@ import pytest
 from carft_sweep.tracking.charts import CHARTS
 from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.comparison.compare import Comparison, compare
-from carft_sweep.tracking.comparison.predictions import Answer, Counts, Gallery, Picture
+from carft_sweep.tracking.comparison.flips import Answer, Counts, Gallery, Picture
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.report.html import (
