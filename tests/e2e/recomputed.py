@@ -644,7 +644,7 @@ class _Comparison:
     def merge_of(self) -> dict[str, str]:
         """By setting, the alpha that stands for WiSE-FT: as it was chosen, of fresh runs too."""
         tuned = [setting for setting in self.measured.tuned if setting.trains]
-        labels = {setting.label: self.best_merge([setting]) for setting in tuned}
+        labels = {setting.label: self.best_merge(setting) for setting in tuned}
         for setting in self.measured.settings:
             if setting.role == "confirmation":
                 labels[setting.label] = labels[setting.label.removesuffix(" (confirmed)")]
@@ -997,9 +997,6 @@ class _Comparison:
             "tie": "NO GAIN",
             "no_difference": "NO GAIN" if excluded else "UNDECIDED",
         }
-        gains = self.measured.paired(*candidate, "gain/ood/top1", seeds)
-        if not candidate[0].trains:
-            gains = [*self.measured.values(*candidate, "gain/ood/top1").values()]
         return {
             **self.document_of(candidate, reference, pair, level),
             **{f"p_{name}_holm": p for name, p in holm.items()},
@@ -1012,8 +1009,6 @@ class _Comparison:
             "id_state": self.id_state(pair, level),
             "endpoint": OOD,
             "power": pair[OOD].power(level, self.rule.ood_margin),
-            "gain/ood/top1": estimate(gains, "gain/ood/top1"),
-            "merged": self.merged(candidate, reference),
         }
 
     def outcome(
@@ -1052,23 +1047,10 @@ class _Comparison:
             return "lost"
         return "kept" if ends[0] > -self.rule.margin else "open"
 
-    def merged(self, candidate: Model, reference: Model) -> dict[str, Any]:
-        """Both through WiSE-FT at one alpha, that with the best mean of what was selected."""
-        both = (candidate, reference)
-        if not all(setting.trains and merge is None for setting, merge in both):
-            return {}
-        sides = [self.selected[setting.algorithm][0] for setting, _ in both]
-        label = self.best_merge(sides)
-        models = ((candidate[0], label), (reference[0], label))
-        return {"wise_ft": self.document_of(*models, self.pair(*models))}
-
-    def best_merge(self, settings: Sequence[Setting]) -> str:
-        """The alpha with the best mean value; within a margin the smallest."""
-        merges = [merge for merge in self.measured.models(settings[0]) if merge is not None]
-        values = [
-            self.rule.sign * np.mean([self.mean((one, it), self.rule.metric) for one in settings])
-            for it in merges
-        ]
+    def best_merge(self, setting: Setting) -> str:
+        """The alpha with the best value; within a margin the smallest."""
+        merges = [merge for merge in self.measured.models(setting) if merge is not None]
+        values = [self.rule.sign * self.mean((setting, it), self.rule.metric) for it in merges]
         margin = (self.rule.within or 0.0) + 1e-12
         pool = zip(merges, values, strict=True)
         return next(merge for merge, value in pool if value >= max(values) - margin)
@@ -1113,9 +1095,9 @@ class _Comparison:
         }
 
     def alone(self, candidate: Model, reference: Model, tried: int = 1) -> dict[str, Any]:
-        """A pair that is judged by itself, without merges."""
+        """A pair that is judged by itself."""
         (own,) = self.judged([candidate], reference)
-        return {**own, "merged": {}, "settings_tried": tried}
+        return {**own, "settings_tried": tried}
 
     def strongest(self, reference: Model) -> dict[str, Any]:
         """The highest OOD mean of those that keep ID, and the next."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,13 +10,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from carft_sweep.tracking.comparison import caveats, sentences
-from carft_sweep.tracking.comparison.answer import (
-    Answer,
-    find_strongest,
-    find_verdict,
-    judge_against_zero_shot,
-    measured_models,
-)
 from carft_sweep.tracking.comparison.curves import CurvePair, CurveVerdict, judge_curves
 from carft_sweep.tracking.comparison.domainbed import DomainBedTable
 from carft_sweep.tracking.comparison.effects import Association, Effect, measure_effects
@@ -31,15 +25,16 @@ from carft_sweep.tracking.comparison.selection import (
     select,
     select_each,
     select_merges,
-    select_shared_merges,
 )
+from carft_sweep.tracking.comparison.sentences import Answer
 from carft_sweep.tracking.comparison.spec import USUAL, ComparisonSpec, Endpoint, SelectionRule
-from carft_sweep.tracking.comparison.statistics import SEEDS_FOR_INTERVAL, Estimate, estimate
+from carft_sweep.tracking.comparison.statistics import SEEDS_FOR_INTERVAL, Estimate
 from carft_sweep.tracking.comparison.verdict import (
     Pair,
     Verdict,
-    gain_over_zero_shot,
+    find_strongest,
     judge,
+    measured_models,
     zero_shot_of,
 )
 from carft_sweep.tracking.comparison.wise_ft import (
@@ -78,7 +73,7 @@ class Row:
     @property
     def setting(self) -> str:
         """The label of its arm, unmerged: trials of several sweeps share their numbers."""
-        return self.arm.label.removesuffix(f" + {self.arm.merge}")
+        return self.arm.setting_label
 
     @property
     def n(self) -> int:
@@ -97,7 +92,7 @@ class Row:
 
     def metric(self, name: str) -> Estimate:
         """Estimate one metric over the finished runs; no mean where one of them lacks it."""
-        return estimate([run.value(name, self.arm.merge) for run in self.arm.done])
+        return self.arm.estimate(name)
 
 
 @dataclass(frozen=True)
@@ -190,8 +185,8 @@ class Comparison:
 
     @cached_property
     def _pairs(self) -> dict[tuple[str, str], Pair]:
-        every = [pair for it in self.verdicts for pair in (it.pair, *it.merged.values())]
-        return {(pair.candidate.label, pair.reference.label): pair for pair in every}
+        pairs = [verdict.pair for verdict in self.verdicts]
+        return {(pair.candidate.label, pair.reference.label): pair for pair in pairs}
 
     @property
     def verdict(self) -> str:
@@ -251,32 +246,25 @@ def compare(
     spent = budgets(arms)
     if tried is None:
         tried = {it.algorithm: it.settings for it in spent}
+    by_label = {arm.label: arm for arm in arms}
     curves = {
-        arm.label: seed_curves(arm, zero_shot_of(arm, zero_shots), endpoint.id_metric, endpoint.ood)
-        for arm in tested.values()
-        if arm.merge is None
+        label: seed_curves(arm, zero_shot_of(arm, zero_shots), endpoint.id_metric, endpoint.ood)
+        for label in dict.fromkeys(arm.setting_label for arm in tested.values())
+        for arm in [by_label[label]]
     }
     verdicts: tuple[Verdict, ...] = ()
     curve_verdicts: tuple[CurveVerdict, ...] = ()
     if reference is not None:
         candidates = [arm for arm in tested.values() if arm is not reference and arm.trains]
-        chosen_on = selections[spec.reference].arm
-        verdicts = judge(
-            candidates,
-            reference,
-            endpoint,
-            seeds=judged_on,
-            tried={} if fresh else tried,
-            zero_shots=zero_shots,
-            merges={
-                arm.label: select_shared_merges([selections[arm.algorithm].arm, chosen_on], rule)
+        tries = {} if fresh else tried
+        verdicts = judge(candidates, reference, endpoint, kept, seeds=judged_on, tried=tries)
+        base = by_label[reference.setting_label]
+        if curves[base.label] and endpoint.has_shifts:
+            pairs = [
+                _curve_pair(by_label[arm.setting_label], base, curves, zero_shots, endpoint, kept)
                 for arm in candidates
-                if arm.merge is None and reference.merge is None
-            },
-            kept=kept,
-        )
-        curve_pairs = _curve_pairs(arms, candidates, reference, endpoint, kept)
-        curve_verdicts = judge_curves(curve_pairs, judged_on, {} if fresh else tried)
+            ]
+            curve_verdicts = judge_curves(pairs, judged_on, tries)
     fewer = less_tried(arms)
     domains = caveats.named_domains(arms)
     marks_domains = caveats.domains_differ(domains)
@@ -310,7 +298,7 @@ def compare(
     judged = [*selections.values(), *([best] if best else [])]
     models = [arm for arm in arms if arm.confirms == bool(fresh) or not arm.trains]
     answer, statistics = _answer(
-        arms, spec, best, tested, verdicts, curve_verdicts, measured_models(models), judged_on, kept
+        arms, spec, best, tested, verdicts, curve_verdicts, models, judged_on, kept
     )
     return Comparison(
         sweep=sweep,
@@ -351,37 +339,23 @@ def compare(
     )
 
 
-def _curve_pairs(
-    arms: Sequence[Arm],
-    candidates: Sequence[Arm],
+def _curve_pair(
+    candidate: Arm,
     reference: Arm,
+    curves: Mapping[str, Mapping[int | None, Curve]],
+    zero_shots: Sequence[Arm],
     endpoint: Endpoint,
     kept: KeptHits,
-) -> list[CurvePair]:
-    """Pair each candidate's curve with the reference's; none where the reference has no curve.
+) -> CurvePair:
+    """Pair the curves of two unmerged arms by seed.
 
     A candidate without a WiSE-FT model of its own is compared as the one point that it is.
     """
-    zero_shots = [arm for arm in arms if arm.is_zero_shot]
-    by_setting = {(arm.label, arm.confirms): arm for arm in arms}
-
-    def curves_of(arm: Arm) -> tuple[Arm, Arm | None, dict[int | None, Curve]]:
-        name = arm.label.removesuffix(f" + {arm.merge}")
-        unmerged = by_setting[name, arm.confirms]
-        zero_shot = zero_shot_of(unmerged, zero_shots)
-        axes = (endpoint.id_metric, endpoint.ood)
-        return unmerged, zero_shot, seed_curves(unmerged, zero_shot, *axes)
-
-    base, base_zero_shot, base_curves = curves_of(reference)
-    if not base_curves or not endpoint.has_shifts:
-        return []
-    pairs = []
-    for candidate in candidates:
-        unmerged, zero_shot, own = curves_of(candidate)
-        own = own or seed_points(unmerged, endpoint.id_metric, endpoint.ood)
-        both = {seed: (own[seed], base_curves[seed]) for seed in own if seed in base_curves}
-        pairs.append(CurvePair(unmerged, base, endpoint, both, (zero_shot, base_zero_shot), kept))
-    return pairs
+    own = curves[candidate.label] or seed_points(candidate, endpoint.id_metric, endpoint.ood)
+    other = curves[reference.label]
+    both = {seed: (own[seed], other[seed]) for seed in own if seed in other}
+    starts = zero_shot_of(candidate, zero_shots), zero_shot_of(reference, zero_shots)
+    return CurvePair(candidate, reference, endpoint, both, starts, kept)
 
 
 def _mean_curves(
@@ -389,7 +363,7 @@ def _mean_curves(
 ) -> Iterator[Curve]:
     """Average the curves of each arm of which every finished run has one."""
     for arm in arms:
-        by_seed = curves.get(arm.label, {})
+        by_seed = {} if arm.merge is not None else curves[arm.label]
         curve = mean_curve([*by_seed.values()]) if len(by_seed) == len(arm.done) else None
         if curve is not None:
             yield curve
@@ -408,19 +382,21 @@ def _answer(
 ) -> tuple[Answer, tuple[str, ...]]:
     """Answer what to use and how sure that is; return what else was tested too.
 
-    `models` are those among which the strongest is, on the `seeds` that the verdicts are of.
+    `models` are the arms among which the strongest is, on the `seeds` that the verdicts are of.
     """
     zero_shots = [arm for arm in arms if arm.is_zero_shot]
     endpoint, rule, reference = spec.endpoint, spec.rule, tested.get(spec.reference)
     selected = None if best is None else tested[best.arm.algorithm]
-    strongest = find_strongest(models, reference, endpoint, seeds, kept)
-    verdict = find_verdict(verdicts, best, rule)
+    strongest = find_strongest(measured_models(models), reference, endpoint, kept, seeds)
+    verdict = _verdict_of_selected(verdicts, best, rule)
     curve = None if verdict is None else _curve_of(verdict, curve_verdicts)
     candidate = selected if verdict is None else verdict.pair.candidate
     against = None
     if candidate is not None and not (verdict and verdict.pair.reference.is_zero_shot):
-        tried = 1 if verdict is None else verdict.tried
-        against = judge_against_zero_shot(candidate, zero_shots, endpoint, seeds, tried, kept)
+        zero_shot = zero_shot_of(candidate, zero_shots)
+        tried = {candidate.algorithm: 1 if verdict is None else verdict.tried}
+        if zero_shot is not None and candidate.trains:
+            (against,) = judge([candidate], zero_shot, endpoint, kept, seeds=seeds, tried=tried)
     measured_effects: list[Effect | Association] = []
     if best is not None:
         merge = best.arm.merge
@@ -439,8 +415,6 @@ def _answer(
         lines.append(sentences.claim(verdict, rule))
     elif selected is not None:
         lines.append(sentences.no_reference(selected, spec.reference))
-        gain = gain_over_zero_shot(selected, zero_shots, endpoint.ood)
-        statistics += sentences.gain_sentence(gain, endpoint)
     if against is not None:
         lines.append(sentences.claim(against, rule))
     if strongest is not None:
@@ -456,10 +430,27 @@ def _answer(
             if of_curve is not None:
                 statistics.append(sentences.curve_claim(of_curve, rule))
             statistics.append(sentences.claim(other, rule))
-    statistics += [sentences.merged_pair(pair) for it in verdicts for pair in it.merged.values()]
     statistics += sentences.associations(associations, endpoint)
     answer = Answer(tuple(lines), curve, strongest, verdict, against, effects, associations)
     return answer, tuple(statistics)
+
+
+def _verdict_of_selected(
+    verdicts: Sequence[Verdict], best: Selection | None, rule: SelectionRule
+) -> Verdict | None:
+    """Find the verdict of the selected setting's algorithm.
+
+    Where that is the reference itself, take the candidate with the best value of selection.
+    """
+    for verdict in verdicts if best is not None else ():
+        if verdict.pair.candidate.algorithm == best.arm.algorithm:
+            return verdict
+
+    def value(verdict: Verdict) -> float:
+        mean = verdict.pair.candidate.mean(rule.metric)
+        return -math.inf if mean is None else rule.better(mean)
+
+    return max(verdicts, key=value, default=None)
 
 
 def _curve_of(verdict: Verdict, curve_verdicts: Sequence[CurveVerdict]) -> CurveVerdict | None:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from carft_sweep.tracking.comparison.hits import Hits, KeptHits, leave_out
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord, largest_image_step
-from carft_sweep.tracking.comparison.spec import ALPHA, SEEDS_FOR_CLAIM, Endpoint
+from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM, Endpoint
 from carft_sweep.tracking.comparison.statistics import (
+    ALPHA,
     ImageError,
     Interval,
     PairedTest,
@@ -266,8 +267,8 @@ def judge_curves(
     verdicts = []
     for pair, raw, p_better, p_worse in zip(pairs, ps, better, worse, strict=True):
         outcome = _outcome(pair, p_better, p_worse, seeds)
-        loss_level = deciding_level(raw.worse, p_worse, len(pairs), ALPHA)
-        gain_level = deciding_level(raw.better, p_better, len(pairs), ALPHA)
+        loss_level = deciding_level(raw.worse, p_worse, len(pairs))
+        gain_level = deciding_level(raw.better, p_better, len(pairs))
         verdicts.append(
             CurveVerdict(
                 pair,

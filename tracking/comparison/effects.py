@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
 from typing import NamedTuple
 
 from carft_sweep.tracking.comparison.hits import KeptHits
-from carft_sweep.tracking.comparison.runs import Arm, Scalar, largest_image_step, scalar_text
+from carft_sweep.tracking.comparison.runs import Arm, Scalar, scalar_text
 from carft_sweep.tracking.comparison.selection import SWEEP
-from carft_sweep.tracking.comparison.spec import ALPHA, SEEDS_FOR_CLAIM, Endpoint
-from carft_sweep.tracking.comparison.statistics import DIGITS, Interval, PairedTest, mean
+from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM, Endpoint
+from carft_sweep.tracking.comparison.statistics import ALPHA, DIGITS, Interval, PairedTest, mean
 
 FEWEST_SETTINGS = 10
 """Below it a rank correlation says nothing."""
@@ -124,7 +124,7 @@ def measure_effects(
     selected: Arm,
     endpoint: Endpoint,
     seeds: Sequence[int],
-    kept: KeptHits | None = None,
+    kept: KeptHits,
 ) -> Iterator[Effect | Association]:
     """Yield one for each varied field of the selected setting's algorithm, by name.
 
@@ -147,7 +147,7 @@ def measure_effects(
             continue
         whole = _whole_blocks(own, name, len(values))
         if whole:
-            yield _effect(name, values, whole, selected, endpoint, kept or KeptHits())
+            yield _effect(name, values, whole, selected, endpoint, kept)
         else:
             yield _association(name, own, endpoint)
 
@@ -194,11 +194,8 @@ def _effect(
         if sides[0] is None or sides[1] is None:
             return None
         pairs = [(b[scalar_text(one.value)], b[scalar_text(other.value)]) for b in blocks]
-        step = largest_image_step((arm for pair in pairs for arm in pair), metric) / len(blocks)
-        test = PairedTest(tuple(a - b for a, b in zip(*sides, strict=True)), step)
-        if not test.spreads:
-            return test
-        return replace(test, images=kept.difference_error(pairs, seeds, metric))
+        differences = (a - b for a, b in zip(*sides, strict=True))
+        return kept.paired_test(differences, pairs, seeds, metric)
 
     numeric = all(_is_number(value) for value in values.values())
     levels = []

@@ -7,7 +7,7 @@ error of its own, which does not shrink with more seeds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -23,8 +23,8 @@ from carft_sweep.tracking.comparison.predictions import (
     predictions_path,
     read_columns,
 )
-from carft_sweep.tracking.comparison.runs import Arm, RunRecord
-from carft_sweep.tracking.comparison.statistics import ImageError
+from carft_sweep.tracking.comparison.runs import Arm, RunRecord, largest_image_step
+from carft_sweep.tracking.comparison.statistics import ImageError, PairedTest
 from carft_sweep.tracking.errors import TrackingError
 
 GROUPS = 100
@@ -188,6 +188,20 @@ class KeptHits:
         kept = [None if run is None else self.of(run, arm.merge) for run in own]
         present = [hits for hits in kept if hits is not None]
         return present if present and len(present) == len(kept) else None
+
+    def paired_test(
+        self,
+        differences: Iterable[float],
+        pairs: Sequence[tuple[Arm, Arm]],
+        seeds: Sequence[int | None],
+        metric: str,
+    ) -> PairedTest:
+        """Test the differences of two arms by seed; of several pairs they are those of the mean."""
+        step = largest_image_step((arm for pair in pairs for arm in pair), metric) / len(pairs)
+        test = PairedTest(tuple(differences), step)
+        if not test.spreads:
+            return test
+        return replace(test, images=self.difference_error(pairs, seeds, metric))
 
     def difference_error(
         self, pairs: Sequence[tuple[Arm, Arm]], seeds: Sequence[int | None], metric: str

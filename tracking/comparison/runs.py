@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from carft_sweep.tracking.comparison.metrics import is_accuracy
+from carft_sweep.tracking.comparison.statistics import Estimate, estimate
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -136,6 +137,11 @@ class Arm:
         return self.label.replace(CONFIRMED, "")
 
     @property
+    def setting_label(self) -> str:
+        """The label of the unmerged arm of the same runs."""
+        return self.label.removesuffix(f" + {self.merge}")
+
+    @property
     def confirms(self) -> bool:
         """Whether these are the runs of a selected setting on fresh seeds."""
         return self.role == "confirmation"
@@ -186,6 +192,10 @@ class Arm:
         measured = [value for value in values if value is not None]
         complete = measured and len(measured) == len(values)
         return math.fsum(measured) / len(measured) if complete else None
+
+    def estimate(self, metric: str) -> Estimate:
+        """Estimate a metric over the finished runs; no mean where one of them lacks it."""
+        return estimate([run.value(metric, self.merge) for run in self.done])
 
     def is_complete(self, seeds: Sequence[int]) -> bool:
         """Whether every required seed is done and nothing else of it failed."""

@@ -10,7 +10,6 @@ from typing import TypeVar
 
 from carft_sweep.tracking.comparison.runs import Arm, Scalar, params_key, split_merge
 from carft_sweep.tracking.comparison.spec import VAL, SelectionRule
-from carft_sweep.tracking.comparison.wise_ft import wise_alpha
 
 T = TypeVar("T")
 _ROUNDING = 1e-12
@@ -86,43 +85,21 @@ def select_merges(arms: Sequence[Arm], rule: SelectionRule) -> dict[str, dict[st
     stands, since alpha 0 is the zero-shot model. Runs that confirm a setting take the setting's.
     """
     tuned = [arm for arm in arms if not arm.is_zero_shot and not arm.confirms]
-    selected: dict[str, dict[str, str]] = {arm.label: {} for arm in tuned}
-    for arm in tuned:
-        selected[arm.label] = _select_labels([arm], arm.merge_labels, rule)
+    selected = {arm.label: _select_labels(arm, rule) for arm in tuned}
     fresh = [(arm, other) for arm in arms if arm.confirms for other in tuned]
     confirming = {a.label: selected[b.label] for a, b in fresh if a.is_setting_of(b)}
     return {**selected, **confirming}
 
 
-def select_shared_merges(arms: Sequence[Arm], rule: SelectionRule) -> dict[str, str]:
-    """Select the label of each merge at which unmerged arms are compared, by their mean value.
-
-    One label for all of them, since a difference between two alphas is no difference between two
-    methods. Neither end of WiSE-FT is taken: there it is the zero-shot or the unmerged model.
-    """
-    shared = [
-        label
-        for label in arms[0].merge_labels
-        if all(label in arm.merge_labels for arm in arms) and wise_alpha(label) not in (0.0, 1.0)
-    ]
-    return _select_labels(arms, shared, rule)
-
-
-def _select_labels(
-    arms: Sequence[Arm], labels: Iterable[str], rule: SelectionRule
-) -> dict[str, str]:
-    """Select a label of each merge by the mean over these arms."""
+def _select_labels(arm: Arm, rule: SelectionRule) -> dict[str, str]:
     by_merge: dict[str, list[str]] = {}
-    for label in labels:
+    for label in arm.merge_labels:
         by_merge.setdefault(split_merge(label)[0], []).append(label)
     selected = {}
-    for name, of_merge in by_merge.items():
+    for name, labels in by_merge.items():
         for metric in dict.fromkeys((rule.metric, VAL)):
-            valued = [
-                (label, mean)
-                for label in of_merge
-                if (mean := _shared_mean(arms, label, metric)) is not None
-            ]
+            means = [(label, arm.merged(label).mean(metric)) for label in labels]
+            valued = [(label, mean) for label, mean in means if mean is not None]
             if valued:
                 # The margin is in the unit of the rule's own metric.
                 own = rule if metric == rule.metric else SelectionRule()
@@ -132,13 +109,6 @@ def _select_labels(
                 selected[name] = best[0]
                 break
     return selected
-
-
-def _shared_mean(arms: Sequence[Arm], label: str, metric: str) -> float | None:
-    """Average a metric of a merged model over these arms; None where one of them lacks it."""
-    means = [arm.merged(label).mean(metric) for arm in arms]
-    present = [mean for mean in means if mean is not None]
-    return math.fsum(present) / len(present) if len(present) == len(arms) else None
 
 
 def _merge_strength(label: str) -> tuple[float, ...]:

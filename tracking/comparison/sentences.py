@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from carft_sweep.tracking.comparison.answer import Answer, Model, Strongest
 from carft_sweep.tracking.comparison.caveats import few
 from carft_sweep.tracking.comparison.curves import CurveVerdict
 from carft_sweep.tracking.comparison.effects import Association, Effect, Level
@@ -13,8 +13,27 @@ from carft_sweep.tracking.comparison.power import MOST_SEEDS, Power
 from carft_sweep.tracking.comparison.runs import Arm, scalar_text
 from carft_sweep.tracking.comparison.selection import Confirmation
 from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM, Endpoint, SelectionRule
-from carft_sweep.tracking.comparison.statistics import Estimate, Interval, PairedTest
-from carft_sweep.tracking.comparison.verdict import Pair, Verdict
+from carft_sweep.tracking.comparison.statistics import Interval, PairedTest
+from carft_sweep.tracking.comparison.verdict import Pair, Strongest, Verdict
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said first."""
+
+    lines: tuple[str, ...]
+    """A sentence each: the candidate's curve against the reference's, the candidate against the
+    reference, against zero-shot, the strongest model, and what each varied field does."""
+    curve: CurveVerdict | None = None
+    """Of the candidate with WiSE-FT against the reference with WiSE-FT; None without merges."""
+    strongest: Strongest | None = None
+    verdict: Verdict | None = None
+    """Of the candidate against the reference."""
+    against_zero_shot: Verdict | None = None
+    """Of the same candidate; None where zero-shot is the reference or was not run."""
+    effects: tuple[Effect, ...] = ()
+    associations: tuple[Association, ...] = ()
+
 
 NO_VALUE = "UNDECIDED: no run gave a value to select on."
 NO_SHIFTS = "No shift was measured, so nothing is said of robustness."
@@ -222,26 +241,6 @@ def _chosen_among(tried: int, rule: SelectionRule) -> str:
     return f"chosen among {tried} settings by {rule.metric} on these same seeds" * (tried > 1)
 
 
-def merged_pair(pair: Pair) -> str:
-    """Describe the difference with the same merged model on both sides."""
-    head = f"With {pair.candidate.merge or ''} on both"
-    numbers = [
-        f"{named(metric)} {with_interval(test.mean, test.ci95)}"
-        for metric in dict.fromkeys((pair.endpoint.ood, pair.endpoint.id_metric))
-        if (test := pair.test(metric)) is not None
-    ]
-    if not pair.seeds:
-        return f"{head} there is no seed in common."
-    return f"{head}: {', '.join(numbers)}; not part of the verdict."
-
-
-def gain_sentence(gain: Estimate | None, endpoint: Endpoint) -> Iterator[str]:
-    """State the difference to zero-shot."""
-    if gain is not None and gain.mean is not None:
-        number = with_interval(gain.mean, gain.ci95)
-        yield f"Against zero-shot its {named(endpoint.ood)} is {number} on these test images."
-
-
 def same_models(arms: Sequence[Arm]) -> Iterator[str]:
     """Name the arms for which validation chose no WiSE-FT model but the tuned one."""
     if arms:
@@ -270,11 +269,9 @@ def strongest_line(
     strongest: Strongest, selected: Arm | None, reference: Arm | None, endpoint: Endpoint
 ) -> str:
     """Say which measured model has the highest endpoint among those that keep ID."""
-    best, verdict = strongest.model, strongest.verdict
+    best = strongest.arm
     is_selected = (
-        selected is not None
-        and selected.is_setting_of(best.arm)
-        and selected.merge == best.arm.merge
+        selected is not None and selected.is_setting_of(best) and selected.merge == best.merge
     )
     metric, of_id = named(endpoint.metric), named(endpoint.id_metric)
     among = f"{strongest.models} models"
@@ -283,18 +280,19 @@ def strongest_line(
             f"the {strongest.eligible} of {among} whose {of_id} is within "
             f"{points(endpoint.id_margin)} of that of {reference.name} or above it"
         )
-    numbers = ", ".join(f"{named(name)} {value}" for name, value in _means(best, endpoint).items())
+    metrics = dict.fromkeys((endpoint.metric, endpoint.id_metric))
+    numbers = ", ".join(f"{named(name)} {_percent(best.mean(name))}" for name in metrics)
     parts = [
-        f"{best.arm.name} ({numbers}), seen by test data"
+        f"{best.name} ({numbers}), seen by test data"
         + (", and also the selected one" if is_selected else " and not selected")
     ]
-    if strongest.runner_up is not None and verdict is not None:
-        pair = verdict.pair
+    if strongest.verdict is not None:
+        pair = strongest.verdict.pair
         if pair.is_tie:
-            parts.append(f"equal in every seed to the next, {strongest.runner_up.arm.name}")
+            parts.append(f"equal in every seed to the next, {pair.reference.name}")
         elif (test := pair.tested) is not None:
             number = with_interval(test.mean, test.ci95)
-            parts.append(f"{number} against the next, {strongest.runner_up.arm.name}")
+            parts.append(f"{number} against the next, {pair.reference.name}")
     return f"Highest {metric} of {among}: {'; '.join(parts)}."
 
 
@@ -354,12 +352,6 @@ def associations(found: Sequence[Association], endpoint: Endpoint) -> Iterator[s
                 f"{association.rank_correlation:+.2f}{interval} over {association.settings} "
                 "settings, which differ in other fields too: an association, not an effect."
             )
-
-
-def _means(model: Model, endpoint: Endpoint) -> dict[str, str]:
-    """Return the endpoint and ID in percent, by metric; without shifts they are one."""
-    numbers = {endpoint.metric: model.endpoint, endpoint.id_metric: model.id}
-    return {metric: _percent(estimate.mean) for metric, estimate in numbers.items()}
 
 
 def _percent(value: float | None) -> str:

@@ -24,8 +24,6 @@ validation set that a benchmark made out of distribution."""
 REFERENCE = "fine_tune"
 SEEDS_FOR_CLAIM = 5
 """Common seeds that a claim needs."""
-ALPHA = 0.05
-"""Significance level of the two-sided, Holm-adjusted test."""
 
 
 def looks_at_tests(metric: str) -> bool:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
+ALPHA = 0.05
+"""Significance level of the two-sided, Holm-adjusted test."""
 SEEDS_FOR_INTERVAL = 3
 """Below it a standard deviation says nothing: no interval and no t test."""
 DIGITS = 12
@@ -224,11 +226,11 @@ def adjusted_by_holm(ps: Sequence[float | None]) -> list[float | None]:
     return [None if p is None else q for p, q in zip(ps, adjusted, strict=True)]
 
 
-def deciding_level(p: float | None, adjusted: float | None, compared: int, alpha: float) -> float:
+def deciding_level(p: float | None, adjusted: float | None, compared: int) -> float:
     """Return the level of the interval that excludes the null where the adjusted p is below alpha.
 
     Holm's rule multiplies each p by a number of its own, up to how many are `compared`.
     """
     if p is None or adjusted is None or p <= 0:
-        return 1 - alpha / compared
-    return 1 - alpha / (adjusted / p if adjusted < 1 else compared)
+        return 1 - ALPHA / compared
+    return 1 - ALPHA / (adjusted / p if adjusted < 1 else compared)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 from carft_sweep.tracking.comparison.hits import KeptHits
-from carft_sweep.tracking.comparison.metrics import OOD, TOP1
-from carft_sweep.tracking.comparison.runs import Arm, largest_image_step
-from carft_sweep.tracking.comparison.spec import ALPHA, SEEDS_FOR_CLAIM, Endpoint
+from carft_sweep.tracking.comparison.metrics import TOP1
+from carft_sweep.tracking.comparison.runs import Arm
+from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM, Endpoint
 from carft_sweep.tracking.comparison.statistics import (
-    Estimate,
+    ALPHA,
+    DIGITS,
     Interval,
     PairedTest,
     adjusted_by_holm,
     deciding_level,
-    estimate,
 )
+from carft_sweep.tracking.comparison.wise_ft import wise_alpha
 
 GAIN = "gain/ood/top1"
 Outcome = Literal[
@@ -61,7 +63,7 @@ class Pair:
     candidate: Arm
     reference: Arm
     endpoint: Endpoint
-    kept: KeptHits = field(default_factory=KeptHits, compare=False, repr=False)
+    kept: KeptHits = field(compare=False, repr=False)
     _tests: dict[str, PairedTest | None] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
@@ -76,13 +78,10 @@ class Pair:
         """Test candidate minus reference over the common seeds; None where a side has no value."""
         if metric not in self._tests:
             one, two = self._values(metric)
-            differences = tuple(one[s] - two[s] for s in self.seeds if s in one and s in two)
-            step = largest_image_step((self.candidate, self.reference), metric)
-            test = PairedTest(differences, step) if differences else None
-            if test is not None and test.spreads:
-                arms = [(self.candidate, self.reference)]
-                test = replace(test, images=self.kept.difference_error(arms, self.seeds, metric))
-            self._tests[metric] = test
+            arms = [(self.candidate, self.reference)]
+            differences = [one[s] - two[s] for s in self.seeds if s in one and s in two]
+            tested = differences and self.kept.paired_test(differences, arms, self.seeds, metric)
+            self._tests[metric] = tested or None
         return self._tests[metric]
 
     @property
@@ -166,10 +165,6 @@ class Verdict:
     """Required on both sides."""
     tried: int
     """The most settings that one side was chosen among on these very seeds."""
-    gain: Estimate | None
-    """OOD mean minus zero-shot's, by seed."""
-    merged: Mapping[str, Pair] = field(default_factory=dict)
-    """By merge: the pair with the merge on both, at the same label (`wise_ft@0.5`)."""
 
     @property
     def state(self) -> State:
@@ -206,12 +201,10 @@ def judge(
     candidates: Sequence[Arm],
     reference: Arm,
     endpoint: Endpoint,
+    kept: KeptHits,
     *,
     seeds: Sequence[int] = (),
     tried: Mapping[str, int] | None = None,
-    zero_shots: Sequence[Arm] = (),
-    merges: Mapping[str, Mapping[str, str]] | None = None,
-    kept: KeptHits | None = None,
 ) -> tuple[Verdict, ...]:
     """Judge every candidate against the reference, Holm-adjusted over all of them.
 
@@ -221,13 +214,10 @@ def judge(
         candidates: The arm that stands for each algorithm.
         reference: What they are compared with.
         endpoint: What is tested, and the margins.
+        kept: Where predictions are read from.
         seeds: Of a complete arm; where one is lacking on a side, nothing is claimed.
         tried: By algorithm, the settings that its arm was chosen among on the seeds of its runs.
-        zero_shots: Where the gain over zero-shot begins.
-        merges: By the label of an unmerged candidate, the label at which each merge is compared.
-        kept: Where predictions are read from.
     """
-    kept = kept or KeptHits()
     pairs = [Pair(candidate, reference, endpoint, kept) for candidate in candidates]
     different = adjusted_by_holm([pair.p_different for pair in pairs])
     better = adjusted_by_holm([pair.p_better for pair in pairs])
@@ -235,31 +225,15 @@ def judge(
     verdicts = []
     for pair, *ps in zip(pairs, different, better, worse, strict=True):
         p_different, p_better, p_worse = ps
-        level = deciding_level(pair.p_different, p_different, len(pairs), ALPHA)
+        level = deciding_level(pair.p_different, p_different, len(pairs))
         outcome = _outcome(pair, p_different, p_better, p_worse, level, seeds)
         if outcome == "better":
-            level = deciding_level(pair.p_better, p_better, len(pairs), ALPHA)
+            level = deciding_level(pair.p_better, p_better, len(pairs))
         if outcome == "worse":
-            level = deciding_level(pair.p_worse, p_worse, len(pairs), ALPHA)
+            level = deciding_level(pair.p_worse, p_worse, len(pairs))
+        most = max((tried or {}).get(arm.algorithm, 1) for arm in (pair.candidate, reference))
         verdicts.append(
-            Verdict(
-                pair,
-                outcome,
-                p_different,
-                p_better,
-                p_worse,
-                level,
-                len(pairs),
-                tuple(seeds),
-                max((tried or {}).get(arm.algorithm, 1) for arm in (pair.candidate, reference)),
-                gain_over_zero_shot(pair.candidate, zero_shots, endpoint.ood),
-                merged={
-                    merge: Pair(
-                        pair.candidate.merged(label), reference.merged(label), endpoint, kept
-                    )
-                    for merge, label in (merges or {}).get(pair.candidate.label, {}).items()
-                },
-            )
+            Verdict(pair, outcome, *ps, level, len(pairs), seeds=tuple(seeds), tried=most)
         )
     return tuple(verdicts)
 
@@ -271,25 +245,6 @@ def zero_shot_of(arm: Arm, zero_shots: Sequence[Arm]) -> Arm | None:
         if zero_shot.done and all(arm.params[key] == value for key, value in shared.items()):
             return zero_shot
     return None
-
-
-def gain_over_zero_shot(
-    arm: Arm, zero_shots: Sequence[Arm], ood_metric: str = OOD
-) -> Estimate | None:
-    """Subtract zero-shot's OOD mean by seed: as the run measured it, else from the zero-shot arm.
-
-    Runs measure it of top-1 alone.
-    """
-    seeds = [run.seed for run in arm.done]
-    measured = arm.values(GAIN) if ood_metric == OOD else {}
-    if measured and len(measured) == len(seeds):
-        return estimate([*measured.values()])
-    base = zero_shot_of(arm, zero_shots)
-    starts = {} if base is None else base.values(ood_metric, seeds)
-    if not seeds or not all(seed in starts for seed in seeds):
-        return None
-    values = arm.values(ood_metric)
-    return estimate([values[s] - starts[s] if s in values else None for s in seeds])
 
 
 def _outcome(
@@ -326,3 +281,60 @@ def _outcome(
     if of_id == ("lost" if gains else "gained"):
         return "trade_off"
     return "more_robust" if gains else "less_robust"
+
+
+@dataclass(frozen=True)
+class Strongest:
+    """The model with the best endpoint among those that keep ID: described, never selected."""
+
+    arm: Arm
+    verdict: Verdict | None
+    """Against the next one; None where it is alone."""
+    eligible: int
+    """How many models keep ID."""
+    models: int
+    """How many have all seeds and both values."""
+
+
+def find_strongest(
+    models: Iterable[Arm],
+    reference: Arm | None,
+    endpoint: Endpoint,
+    kept: KeptHits,
+    seeds: Sequence[int],
+) -> Strongest | None:
+    """Find the highest mean of the endpoint among complete arms, and compare it with the next.
+
+    Left out are arms whose mean ID is below the reference's by more than the margin. Of means that
+    are equal, or differ by float rounding only, the earlier arm's counts. None where no arm has
+    all seeds and both means.
+    """
+    valued = []
+    for arm in models:
+        height, id_mean = arm.mean(endpoint.metric), arm.mean(endpoint.id_metric)
+        if height is not None and id_mean is not None and arm.is_complete(seeds):
+            valued.append((height, id_mean, arm))
+    base = None if reference is None else reference.mean(endpoint.id_metric)
+    least = -math.inf if base is None or not endpoint.has_shifts else base - endpoint.id_margin
+    eligible = [
+        (round(height, DIGITS), arm)
+        for height, id_mean, arm in valued
+        if round(id_mean - least, DIGITS) >= 0
+    ]
+    if not eligible:
+        return None
+    best, *others = (arm for _, arm in sorted(eligible, key=lambda item: -item[0]))
+    verdicts = judge([best], others[0], endpoint, kept, seeds=seeds) if others else [None]
+    return Strongest(best, verdicts[0], len(eligible), len(valued))
+
+
+def measured_models(arms: Iterable[Arm]) -> Iterator[Arm]:
+    """Yield each arm unmerged and through every merged model that was measured.
+
+    Neither end of WiSE-FT is a model of its own: it is the zero-shot or the unmerged one.
+    """
+    for arm in arms:
+        yield arm
+        for label in () if arm.is_zero_shot else arm.merge_labels:
+            if wise_alpha(label) not in (0.0, 1.0):
+                yield arm.merged(label)

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from carft_sweep.tracking.comparison.answer import Answer
 from carft_sweep.tracking.comparison.caveats import datasets
 from carft_sweep.tracking.comparison.compare import Comparison, Row
 from carft_sweep.tracking.comparison.curves import CurveVerdict
@@ -18,7 +17,9 @@ from carft_sweep.tracking.comparison.domainbed import AVERAGE, DomainBedTable, T
 from carft_sweep.tracking.comparison.effects import Effect
 from carft_sweep.tracking.comparison.metrics import metric_order
 from carft_sweep.tracking.comparison.power import Power
-from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.runs import Arm, RunRecord
+from carft_sweep.tracking.comparison.sentences import Answer
+from carft_sweep.tracking.comparison.spec import Endpoint
 from carft_sweep.tracking.comparison.statistics import Estimate, PairedTest
 from carft_sweep.tracking.comparison.tasks import TOGETHER
 from carft_sweep.tracking.comparison.verdict import Pair, Verdict
@@ -59,7 +60,7 @@ def to_json(
         "seeds": comparison.seeds,
         "fresh_seeds": comparison.fresh_seeds,
         "verdict": comparison.verdict,
-        "answer": _json_answer(comparison.answer),
+        "answer": _json_answer(comparison.answer, endpoint),
         "statistics": comparison.statistics,
         "warnings": comparison.warnings,
         "rows": [_json_row(row, owners) for row in comparison.rows],
@@ -113,23 +114,23 @@ def _json_estimate(estimate: Estimate | None) -> dict[str, Any] | None:
     return {"mean": estimate.mean, "ci95": estimate.ci95, "values": estimate.values}
 
 
-def _json_answer(answer: Answer) -> dict[str, Any]:
+def _json_answer(answer: Answer, endpoint: Endpoint) -> dict[str, Any]:
     strongest = answer.strongest
+
+    def model(arm: Arm) -> dict[str, Any]:
+        means = {"endpoint": endpoint.metric, "id": endpoint.id_metric}
+        return {name: _json_estimate(arm.estimate(metric)) for name, metric in means.items()}
+
     return {
         "lines": answer.lines,
         "strongest": strongest
         and {
-            "label": strongest.model.arm.label,
+            "label": strongest.arm.label,
             "eligible": strongest.eligible,
             "models": strongest.models,
-            "endpoint": _json_estimate(strongest.model.endpoint),
-            "id": _json_estimate(strongest.model.id),
-            "runner_up": strongest.runner_up
-            and {
-                "label": strongest.runner_up.arm.label,
-                "endpoint": _json_estimate(strongest.runner_up.endpoint),
-                "id": _json_estimate(strongest.runner_up.id),
-            },
+            **model(strongest.arm),
+            "runner_up": (runner_up := strongest.verdict and strongest.verdict.pair.reference)
+            and {"label": runner_up.label, **model(runner_up)},
             "test": strongest.verdict and _json_verdict(strongest.verdict),
         },
         "candidate": answer.verdict and answer.verdict.pair.candidate.label,
@@ -201,8 +202,6 @@ def _json_verdict(verdict: Verdict) -> dict[str, Any]:
         "id_state": verdict.id_state,
         "endpoint": endpoint.metric,
         "power": _json_power(verdict.pair.tested, verdict.level, endpoint.margin),
-        f"gain/ood/{endpoint.by}": _json_estimate(verdict.gain),
-        "merged": {name: _json_pair(pair) for name, pair in verdict.merged.items()},
     }
 
 
@@ -424,7 +423,8 @@ def markdown(comparison: Comparison, *, options: TableOptions | None = None) -> 
     lines += _markdown_table(table)
     lines += ["", _escape_markdown(f"{table.title}. {' '.join(table.notes_with('Bold'))}"), ""]
     lines += [f"- {_escape_markdown(line)}" for line in comparison.answer.lines]
-    lines += ["", *map(_escape_markdown, comparison.statistics)]
+    if comparison.statistics:
+        lines += ["", *map(_escape_markdown, comparison.statistics)]
     return "\n".join(lines) + "\n"
 
 

@@ -63,7 +63,8 @@ def terminal(
         console.print()
         notes = table.notes_with("Underlined") if colour else table.notes
         _paragraph(console, " ".join(notes), style="dim")
-        console.print()
+        if comparison.statistics:
+            console.print()
         for sentence in comparison.statistics:
             _paragraph(console, sentence)
         # Last, where a terminal shows it without scrolling.

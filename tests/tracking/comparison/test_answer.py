@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from carft_sweep.tracking.comparison.answer import find_strongest
 from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.hits import KeptHits
 from carft_sweep.tracking.comparison.runs import RunRecord, group
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint, SelectionRule
-from carft_sweep.tracking.comparison.verdict import DIFFERENT
+from carft_sweep.tracking.comparison.verdict import DIFFERENT, find_strongest
 from carft_sweep.tracking.report.formats import to_json
 from tests.tracking.made_up import arm, bent, kl_sweep, metrics, run, zero_shot
 
@@ -74,7 +74,7 @@ def test_the_strongest_has_the_highest_ood_of_what_keeps_id() -> None:
     strongest = comparison.answer.strongest
     assert strongest is not None
     # Zero-shot and flyp have a higher OOD mean, and an ID test below the margin.
-    assert strongest.model.arm.label == "fine_tune"
+    assert strongest.arm.label == "fine_tune"
     assert (strongest.eligible, strongest.models) == (1, 3)
     assert comparison.answer.lines[2] == (
         "Highest OOD mean of the 1 of 3 models whose ID test is within 0.5 pp of that of fine_tune "
@@ -85,7 +85,7 @@ def test_the_strongest_has_the_highest_ood_of_what_keeps_id() -> None:
     within = arm("flyp", [value - 0.004 for value in NEAR], HIGH, trial=1)
     strongest = compared(arm("fine_tune", STEADY, LOW), within).answer.strongest
     assert strongest is not None
-    assert strongest.model.arm.label == "flyp"
+    assert strongest.arm.label == "flyp"
 
 
 def test_a_merged_model_may_be_the_strongest_and_is_not_selected_for_it() -> None:
@@ -97,7 +97,7 @@ def test_a_merged_model_may_be_the_strongest_and_is_not_selected_for_it() -> Non
     comparison = compared([zero_shot()], tuned, arm("car_ft", NEAR, HIGH, trial=0))
     strongest = comparison.answer.strongest
     assert strongest is not None
-    assert strongest.model.arm.label == "fine_tune + wise_ft@0.5"
+    assert strongest.arm.label == "fine_tune + wise_ft@0.5"
     assert (
         "fine_tune + wise_ft@0.5 (OOD mean 40.0, ID test 65.5), seen by test data and not"
         in (comparison.answer.lines[3])
@@ -111,14 +111,14 @@ def test_a_model_that_lacks_a_seed_is_not_the_strongest() -> None:
     failed = [*arm("car_ft", NEAR[:4], HIGH[:4], trial=0), run("car_ft", 4, trial=0)]
     strongest = compared(arm("fine_tune", STEADY, LOW), failed).answer.strongest
     assert strongest is not None
-    assert strongest.model.arm.label == "fine_tune"
+    assert strongest.arm.label == "fine_tune"
 
 
 def test_without_a_reference_every_model_may_be_the_strongest() -> None:
     comparison = compared([zero_shot()], arm("car_ft", NEAR, HIGH, trial=0))
     strongest = comparison.answer.strongest
     assert strongest is not None
-    assert strongest.model.arm.label == "zero_shot"
+    assert strongest.arm.label == "zero_shot"
     assert comparison.answer.verdict is None
     assert comparison.answer.against_zero_shot is not None
 
@@ -172,7 +172,7 @@ def test_the_answer_on_fresh_seeds_is_of_these_alone() -> None:
     comparison = compared(runs, fresh, confirm_seeds=(5, 6, 7, 8, 9), seeds=(0, 1, 2, 3, 4))
     strongest = comparison.answer.strongest
     assert strongest is not None
-    assert strongest.model.arm.confirms
+    assert strongest.arm.confirms
     assert strongest.verdict is not None
     assert strongest.verdict.seeds == (5, 6, 7, 8, 9)
     assert (
@@ -228,7 +228,7 @@ def test_of_equal_models_the_strongest_is_seldom_told_apart_from_the_next(models
     assert told_apart.sum() <= stats.binom.ppf(0.999, SWEEPS, 0.05)
     for sweep, is_apart in zip(oods[:CHECKED], told_apart, strict=False):
         runs = [record for n in range(models) for record in arm(f"m{n}", STEADY, sweep[:, n])]
-        strongest = find_strongest(group(runs), None, Endpoint(), range(5))
+        strongest = find_strongest(group(runs), None, Endpoint(), KeptHits(), range(5))
         assert strongest is not None
         assert strongest.verdict is not None
         assert (strongest.verdict.outcome in DIFFERENT) == is_apart
@@ -270,8 +270,8 @@ def test_rounding_neither_leaves_out_the_strongest_nor_makes_it() -> None:
     strongest = comparison.answer.strongest
     assert strongest is not None
     assert (strongest.eligible, strongest.models) == (3, 3)
-    assert strongest.model.arm.label == "fine_tune"
+    assert strongest.arm.label == "fine_tune"
     runs = [*arm("fine_tune", [0.035] * 5, [0.2] * 5), *at_the_margin, *later]
     strongest = compared(runs).answer.strongest
     assert strongest is not None
-    assert strongest.model.arm.algorithm == "flyp"
+    assert strongest.arm.algorithm == "flyp"

@@ -13,8 +13,7 @@ from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.effects import Effect
 from carft_sweep.tracking.comparison.runs import RunRecord, Scalar
 from carft_sweep.tracking.comparison.sentences import with_interval
-from carft_sweep.tracking.comparison.spec import ALPHA
-from carft_sweep.tracking.comparison.statistics import t_interval
+from carft_sweep.tracking.comparison.statistics import ALPHA, t_interval
 from carft_sweep.tracking.report.formats import to_json
 from tests.tracking.made_up import KL, metrics, run, zero_shot
 

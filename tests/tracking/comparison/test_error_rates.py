@@ -37,9 +37,10 @@ from benchmarks.error_rates import (
     rows,
 )
 from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.comparison.hits import KeptHits
 from carft_sweep.tracking.comparison.runs import group
-from carft_sweep.tracking.comparison.spec import ALPHA, Endpoint
-from carft_sweep.tracking.comparison.statistics import PairedTest, holm, t_interval
+from carft_sweep.tracking.comparison.spec import Endpoint
+from carft_sweep.tracking.comparison.statistics import ALPHA, PairedTest, holm, t_interval
 from carft_sweep.tracking.comparison.verdict import DIFFERENT, judge
 from tests.tracking.made_up import arm
 
@@ -125,7 +126,7 @@ def test_the_procedure_for_arrays_is_the_one_that_judges() -> None:
             group(arm(f"a_{k}", ids[time, k].tolist(), oods[time, k].tolist(), trial=k))[0]
             for k in range(4)
         )
-        outcomes = [verdict.outcome for verdict in judge(rivals, base, Endpoint())]
+        outcomes = [verdict.outcome for verdict in judge(rivals, base, Endpoint(), KeptHits())]
         judged.append(
             (
                 [outcome in DIFFERENT for outcome in outcomes],

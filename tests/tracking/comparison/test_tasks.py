@@ -272,10 +272,12 @@ def test_zero_shot_on_the_split_of_each_seed_is_no_training() -> None:
     assert (zero_shot.arm.algorithm, zero_shot.n, zero_shot.arm.trains) == ("zero_shot", 5, False)
     assert [budget.algorithm for budget in comparison.budgets] == ["fine_tune", "car_ft"]
     assert [verdict.pair.candidate.algorithm for verdict in comparison.verdicts] == ["car_ft"]
-    gain = comparison.verdicts[0].gain
-    assert gain is not None
+    against = comparison.answer.against_zero_shot
+    assert against is not None
+    assert against.pair.tested is not None
     # Seed by seed: 0.66 + 1.5 thousandths a seed minus 0.4 + a hundredth a seed.
-    assert gain.values == pytest.approx([0.26 - 0.0085 * seed for seed in range(5)])
+    differences = [0.26 - 0.0085 * seed for seed in range(5)]
+    assert against.pair.tested.differences == pytest.approx(differences)
 
 
 def test_as_json_it_has_each_task_and_the_table() -> None:

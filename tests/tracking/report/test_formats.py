@@ -95,7 +95,7 @@ def test_notes_verdict_and_command_are_comments() -> None:
     head = text.partition(r"\begin")[0].splitlines()
     assert head[0] == "% carft-sweep compare kl_weight --latex"
     assert all(line.startswith("% ") for line in head)
-    assert SWEEP.statistics[0] in text
+    assert all(line in text for line in SWEEP.answer.lines)
     assert r"\usepackage{booktabs}" in head[1]
 
 
