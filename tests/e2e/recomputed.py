@@ -425,23 +425,6 @@ def holms(ps: Sequence[float]) -> NDArray[np.float64]:
     return adjusted
 
 
-def association(values: Sequence[Any], means: Sequence[float]) -> dict[str, Any]:
-    """Spearman's rank correlation of a numeric field over ten settings or more, with its interval.
-
-    The variance of Fisher's z is Bonett and Wright's. Means that differ by rounding are equal.
-    """
-    rho: float | None = None
-    if len(values) >= 10 and not any(isinstance(value, (str, bool)) for value in values):
-        rho = float(stats.spearmanr(values, np.round(means, 12)).statistic)
-    if rho is None:
-        return {"rank_correlation": None, "ci95": None}
-    z = stats.norm(np.arctanh(rho), np.sqrt((1 + rho**2 / 2) / (len(values) - 3)))
-    return {
-        "rank_correlation": close(rho, ""),
-        "ci95": close(np.tanh(z.interval(0.95)).tolist(), ""),
-    }
-
-
 def weights(hits: pd.DataFrame, metric: str) -> pd.Series:
     """Of each image that enters a metric, how much it counts: each split and each task alike."""
     split = hits.split
@@ -1074,25 +1057,11 @@ class _Comparison:
         }
 
     def of_fields(self) -> dict[str, Any]:
-        """The KL weight where it alone varies; else how each field goes with the OOD mean."""
+        """The KL weight where it alone varies."""
         best, merge = self.winner
         arms = [setting for setting in self.measured.settings if setting.role == "trial"]
-        names = sorted({name for setting in arms for name in setting.params})
-        if names == [KL]:
-            return {"effects": [self.effect(best, merge)], "associations": []}
-        means = [self.mean((setting, merge), OOD) for setting in arms]
-        return {
-            "effects": [],
-            "associations": [
-                {
-                    "parameter": name,
-                    "algorithm": best.algorithm,
-                    "settings": len(arms),
-                    **association([setting.params[name] for setting in arms], means),
-                }
-                for name in names
-            ],
-        }
+        names = {name for setting in arms for name in setting.params}
+        return {"effects": [self.effect(best, merge)] if names == {KL} else []}
 
     def alone(self, candidate: Model, reference: Model, tried: int = 1) -> dict[str, Any]:
         """A pair that is judged by itself."""
@@ -1239,4 +1208,4 @@ class _OfTasks(_Comparison):
 
     def of_fields(self) -> dict[str, Any]:
         """Each task has its own."""
-        return {"effects": [], "associations": []}
+        return {"effects": []}

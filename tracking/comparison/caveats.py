@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
-from typing import NamedTuple
 
-from carft_sweep.tracking.comparison.metrics import NOUNS, TOP1, is_fraction
+from carft_sweep.tracking.comparison.metrics import NOUNS, TOP1
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord
 from carft_sweep.tracking.comparison.selection import Budget, Selection
 from carft_sweep.tracking.comparison.spec import Endpoint, SelectionRule
@@ -47,38 +46,25 @@ Labelled = tuple[str, RunRecord]
 """A finished run with the label of its arm."""
 
 
-class _Runs(NamedTuple):
-    """Finished runs, and their facts: most have the very same ones, which are looked at once."""
-
-    labelled: Sequence[Labelled]
-    facts: Sequence[Mapping[str, object]]
-
-    @classmethod
-    def of(cls, labelled: Sequence[Labelled]) -> _Runs:
-        """Find the distinct facts of runs."""
-        return cls(labelled, [*{id(run.facts): run.facts for _, run in labelled}.values()])
-
-
 def mixed_facts(arms: Sequence[Arm]) -> Iterator[str]:
     """Name each fact in which finished runs differ; a run that lacks it says nothing."""
     done = [(arm.label, run) for arm in arms for run in arm.done]
     trained = [(label, run) for label, run in done if run.trains]
-    every, of_trained = _Runs.of(done), _Runs.of(trained)
-    by_seed = [*map(_Runs.of, _split_by_seed(done))]
+    by_seed = _split_by_seed(done)
     for name in sorted(_COMPARED):
-        runs = of_trained if name in _OF_TRAINING else every
+        runs = trained if name in _OF_TRAINING else done
         alike = by_seed if name in _OF_DATA and by_seed else [runs]
         if differing := next(filter(None, (_differing(some, name) for some in alike)), ""):
             yield f"mixed {_COMPARED[name]}, these rows are not comparable: {differing}"
-    if not _differing(every, _REVISION):
+    if not _differing(done, _REVISION):
         for algorithm in dict.fromkeys(run.algorithm for _, run in done):
             own = [(label, run) for label, run in done if run.algorithm == algorithm]
-            if differing := _differing(_Runs.of(own), _OWN_CODE):
+            if differing := _differing(own, _OWN_CODE):
                 yield f"mixed versions of {algorithm}, these rows are not comparable: {differing}"
-    versions = (facts.get(_VERSIONS) for facts in every.facts)
+    versions = (run.facts.get(_VERSIONS) for _, run in done)
     installed = (packages for packages in versions if isinstance(packages, Mapping))
     for package in dict.fromkeys(name for packages in installed for name in packages):
-        if differing := _differing(every, _VERSIONS, package):
+        if differing := _differing(done, _VERSIONS, package):
             yield f"mixed versions of {package}, which may give other numbers: {differing}"
 
 
@@ -91,15 +77,14 @@ def _split_by_seed(done: Sequence[Labelled]) -> list[list[Labelled]]:
     return [[(label, run) for label, run in done if run.seed == seed] for seed in seeds]
 
 
-def _differing(runs: _Runs, *path: str) -> str:
+def _differing(runs: Sequence[Labelled], *path: str) -> str:
     """Return `10 epochs in fine_tune; 20 epochs in car_ft` of a fact; empty if all agree."""
-    texts = {id(facts): _text(facts, path) for facts in runs.facts}
-    if len({*texts.values()} - {None}) < 2:
-        return ""
     by_value: dict[str, dict[str, None]] = {}  # the labels are a set that keeps its order
-    for label, run in runs.labelled:
-        if (text := texts[id(run.facts)]) is not None:
+    for label, run in runs:
+        if (text := _text(run.facts, path)) is not None:
             by_value.setdefault(text, {})[label] = None
+    if len(by_value) < 2:
+        return ""
     # As short as tells them apart: of digests the beginning, of objects the fields that differ.
     parts = {value: _fields(value) for value in by_value}
     shared = set.intersection(*({*some} for some in parts.values()))
@@ -140,12 +125,11 @@ def of_selection(
     rule: SelectionRule, arms: Sequence[Arm], selections: Sequence[Selection]
 ) -> Iterator[str]:
     """Qualify how settings were selected: unfinished ones, ties, a margin without a strength."""
-    unfinished = (
+    yield from dict.fromkeys(
         f"no setting of {it.arm.algorithm} has all its seeds; {it.arm.label} stands for it"
         for it in selections
         if not it.complete
     )
-    yield from dict.fromkeys(unfinished)
     tied: dict[str, Selection] = {}
     for item in sorted(selections, key=lambda item: -len(item.tied)):
         tied.setdefault(item.arm.label, item)
@@ -159,29 +143,6 @@ def of_selection(
     if rule.within is not None and not varied & {*rule.strength}:
         # A margin asks for the strongest regularisation; nothing here says how strong it is.
         yield "no regularisation field is varied, so within its margin the best value was chosen"
-
-
-def better_baseline(
-    rule: SelectionRule, arms: Sequence[Arm], best: Selection | None, seeds: Sequence[int]
-) -> Iterator[str]:
-    """Warn where a baseline, which is never selected, has the better value of selection."""
-    own = None if best is None else best.arm.mean(rule.metric)
-    valued = [
-        (rule.better(value), value, arm.label)
-        for arm in arms
-        if arm.role == "baseline" and arm.is_complete(seeds)
-        if (value := arm.mean(rule.metric)) is not None
-    ]
-    if own is None or not valued:
-        return
-    height, value, label = max(valued)
-    if height > rule.better(own):
-        in_percent = is_fraction(rule.metric)
-        numbers = [f"{100 * it:.1f}" if in_percent else f"{it:.3g}" for it in (value, own)]
-        yield (
-            f"the baseline {label} has the better {rule.metric} ({' against '.join(numbers)}); "
-            "only trials are selected, and `export --setting` takes a baseline"
-        )
 
 
 def oracle(rule: SelectionRule) -> Iterator[str]:

@@ -12,7 +12,7 @@ from functools import cached_property
 from carft_sweep.tracking.comparison import caveats, sentences
 from carft_sweep.tracking.comparison.curves import CurvePair, CurveVerdict, judge_curves
 from carft_sweep.tracking.comparison.domainbed import DomainBedTable
-from carft_sweep.tracking.comparison.effects import Association, Effect, measure_effects
+from carft_sweep.tracking.comparison.effects import Effect, measure_effects
 from carft_sweep.tracking.comparison.hits import HitsReader, KeptHits, read_hits
 from carft_sweep.tracking.comparison.metrics import metric_order
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
@@ -325,7 +325,6 @@ def compare(
             *caveats.contexts(domains),
             *caveats.unequal_budgets(fewer, spent),
             *caveats.of_selection(rule, arms, judged),
-            *caveats.better_baseline(rule, arms, best, seeds),
             *caveats.unfinished(arms),
             *caveats.outlying_seeds(tested.values(), endpoint),
             *kept.unreadable,
@@ -397,13 +396,11 @@ def _answer(
         tried = {candidate.algorithm: 1 if verdict is None else verdict.tried}
         if zero_shot is not None and candidate.trains:
             (against,) = judge([candidate], zero_shot, endpoint, kept, seeds=seeds, tried=tried)
-    measured_effects: list[Effect | Association] = []
+    effects, unmeasured = list[Effect](), list[str]()
     if best is not None:
         merge = best.arm.merge
         varied = arms if merge is None else [arm.merged(merge) for arm in arms]
-        measured_effects += measure_effects(varied, best.arm, endpoint, spec.seeds or (), kept)
-    effects = tuple(it for it in measured_effects if isinstance(it, Effect))
-    associations = tuple(it for it in measured_effects if isinstance(it, Association))
+        effects, unmeasured = measure_effects(varied, best.arm, endpoint, spec.seeds or (), kept)
     lines, statistics = list[str](), list[str]()
     # What a sweep is for comes first: pages and tags show the first line alone.
     values = [arm.mean(rule.metric) for arm in tested.values()]
@@ -430,8 +427,8 @@ def _answer(
             if of_curve is not None:
                 statistics.append(sentences.curve_claim(of_curve, rule))
             statistics.append(sentences.claim(other, rule))
-    statistics += sentences.associations(associations, endpoint)
-    answer = Answer(tuple(lines), curve, strongest, verdict, against, effects, associations)
+    statistics += sentences.not_compared(unmeasured)
+    answer = Answer(tuple(lines), curve, strongest, verdict, against, tuple(effects))
     return answer, tuple(statistics)
 
 

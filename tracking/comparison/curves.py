@@ -104,6 +104,17 @@ class CurvePair:
         return self._test(1)
 
     @property
+    def p_better(self) -> float | None:
+        """Return p of the claim that the gain is above 0, at one-sided 2.5 %: doubled, so that 0.05
+        decides. None where nothing can be tested."""
+        return _doubled(self.gain)
+
+    @property
+    def p_worse(self) -> float | None:
+        """Return that of the claim that the loss is above 0."""
+        return _doubled(self.loss)
+
+    @property
     def chords(self) -> float | None:
         """Chords minus chords, mean over seeds: a description that nothing is tested by, since it
         favours the shorter of two curves that are bent upwards."""
@@ -128,18 +139,16 @@ class CurvePair:
     def _image_errors(self) -> tuple[ImageError, ImageError] | None:
         """Those of gain and loss, by leaving out groups of units in turn: Wolter, Introduction to
         Variance Estimation (2007), chapter 4. None where predictions are not kept."""
-        models = []
-        for side, arm in enumerate((self.candidate, self.reference)):
-            runs = {run.seed: run for run in arm.done}
-            models += [
-                self._hits(runs[seed], alpha, self.zero_shots[side])
-                for seed in self.curves
-                for alpha in self._sides[side].alphas
-            ]
-        present = [hits for hits in models if hits is not None]
-        if len(present) < len(models):
-            return None
-        left_out = leave_out(present, self.endpoint.id_metric, self.endpoint.ood)
+        models = [
+            self._hits(run, alpha, zero_shot)
+            for arm, zero_shot, side in zip(
+                (self.candidate, self.reference), self.zero_shots, self._sides, strict=True
+            )
+            for run in arm.done
+            if run.seed in self.curves
+            for alpha in side.alphas
+        ]
+        left_out = leave_out(models, self.endpoint.id_metric, self.endpoint.ood)
         if left_out is None:
             return None
         accuracies, units, images = left_out
@@ -209,9 +218,9 @@ class CurveVerdict:
     pair: CurvePair
     outcome: CurveOutcome
     p_better: float | None
-    """That the gain is above 0, doubled so that 0.05 decides; Holm-adjusted."""
+    """Of the claim "better", Holm-adjusted over all candidates of the comparison."""
     p_worse: float | None
-    """That the loss is above 0, likewise."""
+    """Of the claim "worse", adjusted likewise."""
     gain_level: float
     """That of the gain's interval which decides."""
     loss_level: float
@@ -241,48 +250,35 @@ class CurveVerdict:
     @property
     def state(self) -> CurveState:
         """What the sentence begins with. NO GAIN: one of the margin's size is excluded."""
-        match self.outcome:
-            case "better_curve":
-                return "BETTER CURVE"
-            case "worse_curve":
-                return "WORSE CURVE"
-            case "no_difference":
-                no_gain = self.most is not None and self.most < self.pair.endpoint.ood_margin
-                return "NO GAIN" if no_gain else "UNDECIDED"
-            case _:
-                return "UNDECIDED"
-
-
-class _PValues(NamedTuple):
-    better: float | None
-    worse: float | None
+        states: Mapping[CurveOutcome, CurveState] = {
+            "better_curve": "BETTER CURVE",
+            "worse_curve": "WORSE CURVE",
+        }
+        if self.outcome == "no_difference" and self.most is not None:
+            return "NO GAIN" if self.most < self.pair.endpoint.ood_margin else "UNDECIDED"
+        return states.get(self.outcome, "UNDECIDED")
 
 
 def judge_curves(
     pairs: Sequence[CurvePair], seeds: Sequence[int], tried: Mapping[str, int]
 ) -> tuple[CurveVerdict, ...]:
     """Judge each candidate's curve against the reference's, Holm-adjusted over all of them."""
-    ps = [_PValues(_doubled(pair.gain), _doubled(pair.loss)) for pair in pairs]
-    better, worse = (adjusted_by_holm(of) for of in zip(*ps, strict=True)) if ps else ((), ())
-    verdicts = []
-    for pair, raw, p_better, p_worse in zip(pairs, ps, better, worse, strict=True):
-        outcome = _outcome(pair, p_better, p_worse, seeds)
-        loss_level = deciding_level(raw.worse, p_worse, len(pairs))
-        gain_level = deciding_level(raw.better, p_better, len(pairs))
-        verdicts.append(
-            CurveVerdict(
-                pair,
-                outcome,
-                p_better,
-                p_worse,
-                gain_level,
-                loss_level,
-                len(pairs),
-                tuple(seeds),
-                max(tried.get(arm.algorithm, 1) for arm in (pair.candidate, pair.reference)),
-            )
+    better = adjusted_by_holm([pair.p_better for pair in pairs])
+    worse = adjusted_by_holm([pair.p_worse for pair in pairs])
+    return tuple(
+        CurveVerdict(
+            pair,
+            _outcome(pair, p_better, p_worse, seeds),
+            p_better,
+            p_worse,
+            gain_level=deciding_level(pair.p_better, p_better, len(pairs)),
+            loss_level=deciding_level(pair.p_worse, p_worse, len(pairs)),
+            compared=len(pairs),
+            seeds=tuple(seeds),
+            tried=max(tried.get(arm.algorithm, 1) for arm in (pair.candidate, pair.reference)),
         )
-    return tuple(verdicts)
+        for pair, p_better, p_worse in zip(pairs, better, worse, strict=True)
+    )
 
 
 def _doubled(test: PairedTest | None) -> float | None:

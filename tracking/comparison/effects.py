@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from statistics import NormalDist
 from typing import NamedTuple
 
 from carft_sweep.tracking.comparison.hits import KeptHits
 from carft_sweep.tracking.comparison.runs import Arm, Scalar, scalar_text
 from carft_sweep.tracking.comparison.selection import SWEEP
 from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM, Endpoint
-from carft_sweep.tracking.comparison.statistics import ALPHA, DIGITS, Interval, PairedTest, mean
+from carft_sweep.tracking.comparison.statistics import ALPHA, Interval, PairedTest, mean
 
-FEWEST_SETTINGS = 10
-"""Below it a rank correlation says nothing."""
 _NAMES = ("algorithm.name", SWEEP)
 """Fields whose values are compared as algorithms, or tell sweeps apart."""
 
@@ -66,11 +62,6 @@ class Effect:
         return self.levels[-1]
 
     @property
-    def better_end(self) -> Level:
-        """Of the first and the last level the one with the higher endpoint."""
-        return max(self.low, self.high, key=lambda level: level.endpoint)
-
-    @property
     def adjusted_level(self) -> float:
         """The level of an interval between levels that were picked by their means.
 
@@ -99,36 +90,17 @@ class Effect:
         return len(self.difference.differences) >= SEEDS_FOR_CLAIM
 
 
-@dataclass(frozen=True)
-class Association:
-    """A field over settings that differ in other fields too, so that no effect is measured."""
-
-    parameter: str
-    algorithm: str
-    settings: int
-    rank_correlation: float | None
-    """Spearman's, of the field and the endpoint's mean; None for categories and few settings."""
-
-    @cached_property
-    def ci95(self) -> Interval | None:
-        """By Fisher's z with the variance of Bonett and Wright, Psychometrika 65 (2000)."""
-        rho = self.rank_correlation
-        if rho is None or abs(rho) >= 1:
-            return None
-        z = NormalDist(math.atanh(rho), math.sqrt((1 + rho**2 / 2) / (self.settings - 3)))
-        return Interval(math.tanh(z.inv_cdf(ALPHA / 2)), math.tanh(z.inv_cdf(1 - ALPHA / 2)))
-
-
 def measure_effects(
     arms: Sequence[Arm],
     selected: Arm,
     endpoint: Endpoint,
     seeds: Sequence[int],
     kept: KeptHits,
-) -> Iterator[Effect | Association]:
-    """Yield one for each varied field of the selected setting's algorithm, by name.
+) -> tuple[list[Effect], list[str]]:
+    """Measure the effect of each varied field of the selected setting's algorithm, by name.
 
-    A setting that lacks a seed or a value is left out.
+    A setting that lacks a seed or a value is left out. Beside them stand the fields of which no
+    effect can be measured: no two settings differ in them alone, at all of their values.
     """
     settings = [
         arm
@@ -139,17 +111,17 @@ def measure_effects(
         and arm.is_complete(seeds)
         and arm.mean(endpoint.metric) is not None
     ]
-    names = sorted({name for arm in settings for name in arm.params} - {*_NAMES})
-    for name in names:
+    effects, unmeasured = [], []
+    for name in sorted({name for arm in settings for name in arm.params} - {*_NAMES}):
         own = [arm for arm in settings if name in arm.params]
         values = {scalar_text(arm.params[name]): arm.params[name] for arm in own}
         if len(values) < 2:
             continue
-        whole = _whole_blocks(own, name, len(values))
-        if whole:
-            yield _effect(name, values, whole, selected, endpoint, kept)
+        if whole := _whole_blocks(own, name, len(values)):
+            effects.append(_effect(name, values, whole, selected, endpoint, kept))
         else:
-            yield _association(name, own, endpoint)
+            unmeasured.append(name)
+    return effects, unmeasured
 
 
 _Point = tuple[tuple[str, bool, Scalar], ...]
@@ -223,19 +195,6 @@ def _effect(
         above_ends=None if peak is None else minus(peak, end, endpoint.metric),
         selected=selected.params.get(name),
     )
-
-
-def _association(name: str, arms: Sequence[Arm], endpoint: Endpoint) -> Association:
-    values = [arm.params[name] for arm in arms]
-    correlation = None
-    if len(arms) >= FEWEST_SETTINGS and all(map(_is_number, values)):
-        from scipy.stats import spearmanr  # seconds of import, of no use to fewer settings
-
-        # Counts of images often make equal means, and float rounding must not rank them.
-        means = [round(arm.mean(endpoint.metric) or 0.0, DIGITS) for arm in arms]
-        if len({*means}) > 1:
-            correlation = float(spearmanr(values, means).statistic)
-    return Association(name, arms[0].algorithm, len(arms), correlation)
 
 
 def _is_number(value: Scalar) -> bool:

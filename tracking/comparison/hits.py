@@ -274,13 +274,15 @@ class LeftOut(NamedTuple):
 
 
 def leave_out(
-    models: Sequence[Hits], id_metric: str, ood_metric: str
+    every: Sequence[Hits | None], id_metric: str, ood_metric: str
 ) -> tuple[list[LeftOut], int, int] | None:
     """Compute both accuracies of each model without each of `GROUPS` groups of units, the same
-    groups for all, and count units and images. None where a metric is no mean of accuracies.
+    groups for all, and count units and images. None where a model is not kept, or a metric is no
+    mean of accuracies.
     """
+    models = [hits for hits in every if hits is not None]
     axes = [(hits.weights(id_metric), hits.weights(ood_metric)) for hits in models]
-    if any(weights is None for pair in axes for weights in pair):
+    if len(models) < len(every) or any(weights is None for pair in axes for weights in pair):
         return None
     names, place = _aligned([hits.units for hits in models])
     used = np.zeros(len(names), bool)

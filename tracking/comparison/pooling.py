@@ -103,12 +103,21 @@ def _whole_name(name: str, fields: Sequence[str]) -> str:
 
 def filter_runs(
     records: Sequence[RunRecord], conditions: Sequence[Condition], sweeps: Owners
-) -> list[RunRecord]:
-    """Return the runs of which every condition holds. Raises TrackingError when none is left."""
+) -> tuple[list[RunRecord], list[str]]:
+    """Return the runs of which every condition holds, and name the conditions that hold of no run
+    that has their field. Raises TrackingError when no run is left.
+    """
+    unmet = []
     for it in conditions:
-        values = [value for record in records for value in _values(record, it.field, sweeps)]
+        values = {value for record in records for value in _values(record, it.field, sweeps)}
         if it.operator in _ORDER and values and all(_number(value) is None for value in values):
             raise TrackingError(f"--where {it.text!r}: {it.field} is no number; use = or !=")
+        if values and not any(it.holds([value]) for value in values):
+            texts = sorted(map(scalar_text, values))
+            hint = f"holds of no {it.field}; Known: {', '.join(texts)}."
+            if it.operator == "=":
+                hint = unknown_name(it.field, ",".join(it.values), texts)
+            unmet.append(f"--where {it.text}: {hint}")
     filtered = [
         record
         for record in records
@@ -116,23 +125,8 @@ def filter_runs(
     ]
     if records and not filtered:
         where = " and ".join(it.text for it in conditions)
-        reasons = unmet(records, conditions, sweeps)
-        raise TrackingError("; ".join([f"no run is left where {where}", *reasons]))
-    return filtered
-
-
-def unmet(
-    records: Sequence[RunRecord], conditions: Sequence[Condition], sweeps: Owners
-) -> Iterator[str]:
-    """Name the conditions that hold of no run that has their field, with the values that exist."""
-    for it in conditions:
-        values = {value for record in records for value in _values(record, it.field, sweeps)}
-        if values and not any(it.holds([value]) for value in values):
-            texts = sorted(map(scalar_text, values))
-            hint = f"holds of no {it.field}; Known: {', '.join(texts)}."
-            if it.operator == "=":
-                hint = unknown_name(it.field, ",".join(it.values), texts)
-            yield f"--where {it.text}: {hint}"
+        raise TrackingError("; ".join([f"no run is left where {where}", *unmet]))
+    return filtered, unmet
 
 
 def _values(record: RunRecord, name: str, sweeps: Owners) -> Sequence[Scalar]:
@@ -204,7 +198,7 @@ def compare_sweeps(
     filtered, tried = records, None
     if where:
         names, conditions = owners(sweeps), [parse_condition(text, records) for text in where]
-        filtered = filter_runs(records, conditions, names)
+        filtered, unmet = filter_runs(records, conditions, names)
         tried = _tried(records, spec.tasks)
         spec = spec.model_copy(
             update={
@@ -215,10 +209,7 @@ def compare_sweeps(
         warnings[:0] = [
             f"only the runs where {' and '.join(it.text for it in conditions)}: {len(filtered)} of "
             f"{len(records)}; choice and verdict are of these",
-            *(
-                f"{text} Only runs without such a field are left."
-                for text in unmet(records, conditions, names)
-            ),
+            *(f"{text} Only runs without such a field are left." for text in unmet),
         ]
     algorithms = sorted({record.algorithm for record in filtered})
     if spec.reference != REFERENCE and spec.reference not in algorithms:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,9 +36,9 @@ class Power:
     """That of the two-sided test."""
 
     @classmethod
-    def of(cls, test: PairedTest, level: float = 0.95) -> Power | None:
+    def of(cls, test: PairedTest | None, level: float = 0.95) -> Power | None:
         """Take the errors of measured differences; None where they are too few or do not spread."""
-        if test.ci95 is None:
+        if test is None or test.ci95 is None:
             return None
         n = len(test.differences)
         return cls(standard_error(test.differences) * math.sqrt(n), test.images, level)
@@ -55,7 +56,8 @@ class Power:
                 shares[unit] = shares.get(unit, 0.0) + 1 / (len(units) * len(splits))
         variance = UNIT_SPREAD**2 * math.fsum(share**2 for share in shares.values())
         images = sum(map(len, splits))
-        return cls(of_seeds, ImageError(variance, max(1, len(shares) - 1), len(shares), images))
+        error = ImageError(variance, max(1, len(shares) - 1), len(shares), images)
+        return cls(of_seeds, error)
 
     def smallest_difference(self, seeds: int) -> float:
         """Return the smallest true difference that so many seeds find in 80 % of cases.
@@ -86,11 +88,5 @@ class Power:
         `MOST_SEEDS` do not: then the test images are too few."""
         if self.smallest_difference(MOST_SEEDS) > difference:
             return None
-        low, high = first, MOST_SEEDS
-        while low < high:
-            middle = (low + high) // 2
-            if self.smallest_difference(middle) <= difference:
-                high = middle
-            else:
-                low = middle + 1
-        return low
+        counts = range(first, MOST_SEEDS)
+        return first + bisect_left(counts, -difference, key=lambda n: -self.smallest_difference(n))

@@ -28,7 +28,7 @@ ACCURACIES: Mapping[str, str] = {"id": ID, "ood": OOD, "selected_by": VAL}
 """Columns of accuracies, and the metrics that they are; `ood/<shift>` is that of a shift."""
 COLUMNS = (*REQUIRED, "setting", "alpha", "selected_by")
 ZERO_SHOT = "zero_shot"
-MOST_BYTES, MOST_ROWS, MOST_COLUMNS, MOST_CHARACTERS = 1 << 23, 20_000, 200, 100
+MOST_BYTES, MOST_ROWS, MOST_CHARACTERS = 1 << 23, 20_000, 100
 """Of a table, and of a name in it."""
 MOST_MISTAKES = 10
 """That a message lists."""
@@ -76,7 +76,7 @@ def read_table(source: str | Path | pd.DataFrame) -> SweepRuns:
 
 
 def _read_rows(path: Path) -> list[Row]:
-    """Read the rows of a CSV file that are not empty, one more than are compared at most."""
+    """Read the rows of a CSV file that are not empty."""
     try:
         content = read_regular(path, MOST_BYTES, follow=True)
     except OSError as error:
@@ -87,16 +87,11 @@ def _read_rows(path: Path) -> list[Row]:
         line = content[: error.start].count(b"\n") + 1
         raise TrackingError(f"{path}, line {line}: is not UTF-8 text; save it as UTF-8") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows: list[Row] = []
     try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                rows.append((f"line {reader.line_num}", cells))
-            if len(rows) > MOST_ROWS + 1:
-                break
+        rows = [(f"line {reader.line_num}", cells) for cells in reader]
     except csv.Error as error:
         raise TrackingError(f"{path}, line {reader.line_num}: is no CSV ({error})") from None
-    return rows
+    return [row for row in rows if any(cell.strip() for cell in row[1])]
 
 
 def check_table(part: SweepRuns, spec: ComparisonSpec) -> None:
@@ -135,12 +130,11 @@ def _table_runs(name: str, header: Row, rows: Sequence[Row]) -> SweepRuns:
         except ValueError as error:
             mistakes.append(f"{place}: {error}")
     in_percent = any(number > 1 for line in lines for number in line.numbers.values())
-    mistakes += _wrong_units(lines) if in_percent else ()
-    mistakes += _repeated(lines)
-    _refuse(name, mistakes)
-    records = [*_zero_shots(name, lines, 100 if in_percent else 1)]
-    starts = {record.seed: record.metrics[OOD] for record in records}
-    records += _trained(name, lines, 100 if in_percent else 1, starts)
+    unit = 100 if in_percent else 1
+    _refuse(name, [*mistakes, *(_wrong_units(lines) if in_percent else ()), *_repeated(lines)])
+    zero_shots = [*_zero_shots(name, lines, unit)]
+    starts = {record.seed: record.metrics[OOD] for record in zero_shots}
+    records = [*zero_shots, *_trained(name, lines, unit, starts)]
     taken = "percent" if in_percent else "fractions: none is above 1"
     warnings = [f"the accuracies of {name} are taken as {taken}"]
     if unread:
@@ -159,15 +153,13 @@ def _refuse(name: str, mistakes: Sequence[str]) -> None:
 
 def _columns(name: str, place: str, header: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the columns by their own names, and those that are not read."""
-    columns = [column.strip() for column in header]
-    columns = [it.lower() if it.lower() in COLUMNS else it for it in columns]
+    stripped = (column.strip() for column in header)
+    columns = [it.lower() if it.lower() in COLUMNS else it for it in stripped]
     mistakes = [
         f"there is no column {column!r}; those needed are {', '.join(REQUIRED)}"
         for column in REQUIRED
         if column not in columns
     ]
-    if len(columns) > MOST_COLUMNS:
-        mistakes.append(f"{len(columns)} are more than {MOST_COLUMNS}")
     unread = []
     for column in dict.fromkeys(columns):
         if columns.count(column) > 1:
@@ -204,12 +196,8 @@ def _line(place: str, columns: Sequence[str], cells: Sequence[str]) -> _Line:
         if column in ACCURACIES or _SHIFT.fullmatch(column)
         if texts[column] or column in REQUIRED
     }
-    if (
-        "selected_by" in texts
-        and "selected_by" not in numbers
-        and alpha == 1
-        and method != ZERO_SHOT
-    ):
+    is_chosen_among = alpha == 1 and method != ZERO_SHOT
+    if is_chosen_among and "selected_by" in texts and "selected_by" not in numbers:
         raise ValueError("selected_by is empty")
     return _Line(place, (method, setting), seed, 0.0 if method == ZERO_SHOT else alpha, numbers)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from carft_sweep.tracking.comparison.metrics import is_accuracy
-from carft_sweep.tracking.comparison.statistics import Estimate, estimate
+from carft_sweep.tracking.comparison.statistics import Estimate, estimate, mean_of
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -184,14 +184,7 @@ class Arm:
 
     def mean(self, metric: str) -> float | None:
         """Average a metric over the finished runs; None unless each has a finite value."""
-        done = self.done
-        if len(done) == 1:
-            value = done[0].value(metric, self.merge)
-            return None if value is None else float(value)
-        values = [run.value(metric, self.merge) for run in self.done]
-        measured = [value for value in values if value is not None]
-        complete = measured and len(measured) == len(values)
-        return math.fsum(measured) / len(measured) if complete else None
+        return mean_of([run.value(metric, self.merge) for run in self.done])
 
     def estimate(self, metric: str) -> Estimate:
         """Estimate a metric over the finished runs; no mean where one of them lacks it."""

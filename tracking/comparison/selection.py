@@ -86,9 +86,11 @@ def select_merges(arms: Sequence[Arm], rule: SelectionRule) -> dict[str, dict[st
     """
     tuned = [arm for arm in arms if not arm.is_zero_shot and not arm.confirms]
     selected = {arm.label: _select_labels(arm, rule) for arm in tuned}
-    fresh = [(arm, other) for arm in arms if arm.confirms for other in tuned]
-    confirming = {a.label: selected[b.label] for a, b in fresh if a.is_setting_of(b)}
-    return {**selected, **confirming}
+    for arm in arms:
+        for setting in tuned if arm.confirms else ():
+            if arm.is_setting_of(setting):
+                selected[arm.label] = selected[setting.label]
+    return selected
 
 
 def _select_labels(arm: Arm, rule: SelectionRule) -> dict[str, str]:
@@ -205,16 +207,24 @@ class Budget:
 
 def budgets(arms: Sequence[Arm]) -> tuple[Budget, ...]:
     """Count for each algorithm that trains, in the order of the arms; not what confirms."""
-    by_algorithm: dict[str, list[Arm]] = {}
-    for arm in _tried(arms):
-        by_algorithm.setdefault(arm.algorithm, []).append(arm)
     counted = []
-    for algorithm, settings in by_algorithm.items():
+    tried = _tried(arms)
+    for algorithm in dict.fromkeys(arm.algorithm for arm in tried):
+        settings = [arm for arm in tried if arm.algorithm == algorithm]
         runs = [run for arm in settings for run in arm.runs if run.state != "missing"]
-        epochs = [run.epochs for run in runs if run.epochs is not None]
-        total = sum(epochs) if len(epochs) == len(runs) else None
-        counted.append(Budget(algorithm, len(settings), len(runs), total))
+        epochs = total_epochs(run.epochs for run in runs)
+        counted.append(Budget(algorithm, len(settings), len(runs), epochs))
     return tuple(counted)
+
+
+def total_epochs(every: Iterable[int | None]) -> int | None:
+    """Sum epochs; None where one of them is unknown."""
+    total = 0
+    for epochs in every:
+        if epochs is None:
+            return None
+        total += epochs
+    return total
 
 
 def less_tried(arms: Sequence[Arm]) -> dict[str, set[str]]:
@@ -230,11 +240,11 @@ def less_tried(arms: Sequence[Arm]) -> dict[str, set[str]]:
     varied = {name: {key for point in points for key in point} for name, points in params.items()}
     fewer: dict[str, set[str]] = {}
     for pair in combinations(params, 2):
-        own = [
-            {key for key in varied[name] - varied[other] if key.startswith(OWN_FIELDS)}
-            for name, other in (pair, pair[::-1])
-        ]
-        ignored = set() if all(own) else own[0] | own[1]
+        one, other = (
+            {key for key in varied[name] - varied[rival] if key.startswith(OWN_FIELDS)}
+            for name, rival in (pair, pair[::-1])
+        )
+        ignored = set() if one and other else one | other
         counts = {
             name: len(
                 {

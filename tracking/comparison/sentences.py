@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from carft_sweep.tracking.comparison.caveats import few
 from carft_sweep.tracking.comparison.curves import CurveVerdict
-from carft_sweep.tracking.comparison.effects import Association, Effect, Level
+from carft_sweep.tracking.comparison.effects import Effect, Level
 from carft_sweep.tracking.comparison.metrics import NOUNS, named
 from carft_sweep.tracking.comparison.power import MOST_SEEDS, Power
 from carft_sweep.tracking.comparison.runs import Arm, scalar_text
 from carft_sweep.tracking.comparison.selection import Confirmation
 from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM, Endpoint, SelectionRule
 from carft_sweep.tracking.comparison.statistics import Interval, PairedTest
-from carft_sweep.tracking.comparison.verdict import Pair, Strongest, Verdict
+from carft_sweep.tracking.comparison.verdict import Strongest, Verdict
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,6 @@ class Answer:
     against_zero_shot: Verdict | None = None
     """Of the same candidate; None where zero-shot is the reference or was not run."""
     effects: tuple[Effect, ...] = ()
-    associations: tuple[Association, ...] = ()
 
 
 NO_VALUE = "UNDECIDED: no run gave a value to select on."
@@ -60,18 +59,29 @@ def no_reference(arm: Arm, reference: str) -> str:
 
 def claim(verdict: Verdict, rule: SelectionRule) -> str:
     """State what came of one comparison: the differences, what they are of, and how sure it is."""
-    pair = verdict.pair
+    pair, endpoint = verdict.pair, verdict.pair.endpoint
     numbers = [
         f"{named(metric)} {with_interval(test.mean, verdict.interval(metric))}"
-        for metric in dict.fromkeys((pair.endpoint.ood, pair.endpoint.id_metric))
+        for metric in dict.fromkeys((endpoint.ood, endpoint.id_metric))
         if verdict.outcome != "tie" and (test := pair.test(metric)) is not None
     ]
     parts = [", ".join(numbers), _what_is_shown(verdict)]
     if verdict.outcome not in ("no_pairs", "not_measured"):
-        parts.append(_scope(pair.tested, len(pair.seeds), confirmed=_is_fresh(pair)))
-    parts += [_power(verdict), _p(verdict), _among(verdict, rule)]
+        is_fresh = pair.candidate.confirms or pair.reference.confirms
+        parts.append(_scope(pair.tested, len(pair.seeds), confirmed=is_fresh))
+    if verdict.state == "UNDECIDED" and verdict.outcome == "no_difference":
+        parts.append(_power(pair.tested, verdict.level, endpoint.margin))
+    if verdict.outcome not in _WITHOUT_P:
+        ps = {"better": verdict.p_better, "worse": verdict.p_worse}
+        p = ps.get(verdict.outcome, verdict.p_different)
+        parts.append(_p_value(p, verdict.level, verdict.compared))
+    if not pair.reference.is_zero_shot:  # of which nothing is chosen
+        parts.append(_chosen_among(verdict.tried, rule))
     statement = "; ".join(filter(None, parts))
     return f"{verdict.state}: {pair.candidate.name} against {pair.reference.name}: {statement}."
+
+
+_WITHOUT_P = ("incomplete", "too_few_seeds", "no_shifts", "no_pairs", "not_measured", "tie")
 
 
 def short_answer(answer: Answer) -> str:
@@ -172,9 +182,9 @@ def curve_claim(verdict: CurveVerdict, rule: SelectionRule) -> str:
             parts.append("the differences spread by no more than one image: nothing is tested")
     parts.append(_scope(pair.gain, len(pair.seeds), confirmed=pair.candidate.confirms))
     if verdict.state == "UNDECIDED" and verdict.outcome == "no_difference":
-        parts.append(_of_power(pair.gain, verdict.gain_level, endpoint.ood_margin))
+        parts.append(_power(pair.gain, verdict.gain_level, endpoint.ood_margin))
     p = verdict.p_worse if is_worse else verdict.p_better
-    parts += [_p_text(p, verdict.level, verdict.compared), _chosen_among(verdict.tried, rule)]
+    parts += [_p_value(p, verdict.level, verdict.compared), _chosen_among(verdict.tried, rule)]
     return f"{verdict.state}: {candidate} against {rival}: {'; '.join(filter(None, parts))}."
 
 
@@ -187,20 +197,10 @@ def _scope(test: PairedTest | None, seeds: int, *, confirmed: bool) -> str:
     return f"for other seeds and other test images ({count}, {test.images.units:,} {of}images)"
 
 
-def _is_fresh(pair: Pair) -> bool:
-    return pair.candidate.confirms or pair.reference.confirms
-
-
-def _power(verdict: Verdict) -> str:
-    if verdict.state != "UNDECIDED" or verdict.outcome != "no_difference":
-        return ""
-    return _of_power(verdict.pair.tested, verdict.level, verdict.pair.endpoint.margin)
-
-
-def _of_power(test: PairedTest | None, level: float, margin: float) -> str:
+def _power(test: PairedTest | None, level: float, margin: float) -> str:
     """Say what would have been shown, and how many seeds the margin needs."""
-    power = None if test is None else Power.of(test, level)
-    if power is None or test is None:
+    power = Power.of(test, level)
+    if test is None or power is None:
         return ""
     seeds = len(test.differences)
     shown = f"{100 * power.smallest_difference(seeds):.2f} pp"
@@ -213,28 +213,14 @@ def _of_power(test: PairedTest | None, level: float, margin: float) -> str:
     return f"{text}; one of {points(margin)} takes more test images"
 
 
-def _p(verdict: Verdict) -> str:
+def _p_value(p: float | None, level: float, compared: int) -> str:
     """Write the p that decided."""
-    by_outcome = {"better": verdict.p_better, "worse": verdict.p_worse}
-    p = by_outcome.get(verdict.outcome, verdict.p_different)
-    silent = ("incomplete", "too_few_seeds", "no_shifts", "no_pairs", "not_measured", "tie")
-    if verdict.outcome in silent:
-        return ""
-    return _p_text(p, verdict.level, verdict.compared)
-
-
-def _p_text(p: float | None, level: float, compared: int) -> str:
     if p is None:
         return ""
     text = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     if compared > 1:
         text += f" by Holm's rule over {compared}, intervals of {100 * level:.3g} %"
     return text
-
-
-def _among(verdict: Verdict, rule: SelectionRule) -> str:
-    # Of zero-shot nothing is chosen, and the line before has said it of the candidate.
-    return "" if verdict.pair.reference.is_zero_shot else _chosen_among(verdict.tried, rule)
 
 
 def _chosen_among(tried: int, rule: SelectionRule) -> str:
@@ -305,18 +291,21 @@ def effect_line(effect: Effect, endpoint: Endpoint, rule: SelectionRule) -> str:
     number = _difference(effect, effect.difference, effect.interval)
     if effect.numeric:
         head += f" {_value(effect.low)} to {_value(effect.high)}"
-        ends = (effect.low.endpoint, effect.high.endpoint)
-        sides = [f"{_moves(effect, effect.difference, metric, ends, endpoint.margin)}, {number}"]
+        low, high = effect.low, effect.high
+        moves = _moves(
+            effect, effect.difference, metric, (low.endpoint, high.endpoint), endpoint.margin
+        )
+        parts = [f"{moves}, {number}"]
         if (test := effect.id_difference) is not None:
-            id_ends, id_name = (effect.low.id, effect.high.id), named(endpoint.id_metric)
-            moves = _moves(effect, test, id_name, id_ends, endpoint.id_margin)
-            sides.append(f"{moves}, {with_interval(test.mean, test.ci95)}")
-        parts = sides
+            of_id = named(endpoint.id_metric)
+            moves = _moves(effect, test, of_id, (low.id, high.id), endpoint.id_margin)
+            parts.append(f"{moves}, {with_interval(test.mean, test.ci95)}")
         if effect.peak is not None and effect.above_ends is not None:
             above = _difference(effect, effect.above_ends, effect.above_ends_interval)
+            better_end = max(low, high, key=lambda level: level.endpoint)
             parts.append(
                 f"the highest {metric} is in between, {_percent(effect.peak.endpoint)} at "
-                f"{_value(effect.peak)}, {above} against {_value(effect.better_end)}"
+                f"{_value(effect.peak)}, {above} against {_value(better_end)}"
             )
     else:
         best, worst = effect.high, effect.low
@@ -334,24 +323,13 @@ def effect_line(effect: Effect, endpoint: Endpoint, rule: SelectionRule) -> str:
     return f"{head}: {'; '.join(parts)}."
 
 
-def associations(found: Sequence[Association], endpoint: Endpoint) -> Iterator[str]:
-    """Say what is known of fields that never vary alone."""
-    metric = named(endpoint.metric)
-    for association in found:
-        name = _short(association.parameter)
-        if association.rank_correlation is None:
-            yield (
-                f"No comparison of {name}: no setting of the other fields was tried at all of its "
-                "values."
-            )
-        else:
-            ends = association.ci95
-            interval = "" if ends is None else f" [{ends.low:+.2f}, {ends.high:+.2f}]"
-            yield (
-                f"{name} and {metric} have a rank correlation of "
-                f"{association.rank_correlation:+.2f}{interval} over {association.settings} "
-                "settings, which differ in other fields too: an association, not an effect."
-            )
+def not_compared(parameters: Sequence[str]) -> Iterator[str]:
+    """Name the fields that never vary alone."""
+    for parameter in parameters:
+        yield (
+            f"No comparison of {_short(parameter)}: no setting of the other fields was tried at "
+            "all of its values."
+        )
 
 
 def _percent(value: float | None) -> str:

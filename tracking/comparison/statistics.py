@@ -147,20 +147,16 @@ class Estimate:
 
 def estimate(values: Sequence[float | None]) -> Estimate:
     """Estimate a mean; there is none where a value is missing or not finite."""
-    if len(values) == 1:  # as most of a sweep of thousands of trials have it
-        return _estimate_one(values[0])
     finite = tuple(v if v is not None and math.isfinite(v) else None for v in values)
     measured = [value for value in finite if value is not None]
-    if not measured or len(measured) < len(finite):
-        return Estimate(finite, None, None)
-    return Estimate(finite, mean(measured), t_interval(measured))
+    whole = len(measured) == len(finite)
+    return Estimate(finite, mean_of(finite), t_interval(measured) if whole else None)
 
 
-def _estimate_one(value: float | None) -> Estimate:
-    """Estimate the mean of one value, which has no interval."""
-    if value is None or not math.isfinite(value):
-        return Estimate((None,), None, None)
-    return Estimate((value,), float(value), None)
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """Average values; None where one of them is missing, or there is none."""
+    measured = [value for value in values if value is not None]
+    return mean(measured) if measured and len(measured) == len(values) else None
 
 
 def mean(values: Sequence[float]) -> float:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import fmean
 
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.domainbed import DomainBedTable, TaskCell, TaskLine
 from carft_sweep.tracking.comparison.metrics import SPLITS, kind_of
-from carft_sweep.tracking.comparison.runs import Role, RunRecord, State, group
-from carft_sweep.tracking.comparison.selection import Budget, select
+from carft_sweep.tracking.comparison.runs import RunRecord, group
+from carft_sweep.tracking.comparison.selection import Budget, select, total_epochs
 from carft_sweep.tracking.comparison.spec import (
     TASK,
     ComparisonSpec,
@@ -25,19 +25,12 @@ ByTask = Mapping[str, Sequence[RunRecord]]
 """The runs of each task, without the task among their params."""
 
 
-@dataclass(frozen=True)
-class PerSeedSelection:
-    """The runs that stand for an algorithm on one seed."""
-
-    algorithm: str
-    seed: int | None
-    runs: Mapping[str, RunRecord]
-    """By task; lacking where no run of it gave a value."""
+Selected = Mapping[tuple[str, int | None], Mapping[str, RunRecord]]
+"""By algorithm and seed: the run that stands for it on each task; lacking where none gave a value.
+"""
 
 
-def select_per_seed(
-    by_task: ByTask, rule: SelectionRule, seeds: Sequence[int]
-) -> list[PerSeedSelection]:
+def select_per_seed(by_task: ByTask, rule: SelectionRule, seeds: Sequence[int]) -> Selected:
     """Select for every algorithm and every seed that it has, zero-shot first.
 
     For each task the run with the best value that the rule sees on this seed, as DomainBed selects
@@ -45,7 +38,7 @@ def select_per_seed(
     the largest `hparams_seed` wins.
     """
     every = [run for runs in by_task.values() for run in runs if run.role != "confirmation"]
-    selections = []
+    selected = {}
     for algorithm in dict.fromkeys(arm.algorithm for arm in group(every)):
         own = {
             task: [r for r in runs if r.algorithm == algorithm and r.role != "confirmation"]
@@ -54,41 +47,45 @@ def select_per_seed(
         has_seeds = any(run.seed is not None for runs in own.values() for run in runs)
         for seed in seeds if has_seeds else (None,):
             best = {task: _best(runs, rule.on(task), seed) for task, runs in own.items()}
-            selected = {task: run for task, run in best.items() if run is not None}
-            selections.append(PerSeedSelection(algorithm, seed, selected))
-    return selections
+            selected[algorithm, seed] = {task: run for task, run in best.items() if run is not None}
+    return selected
 
 
 def mean_record(
-    selection: PerSeedSelection, by_task: ByTask, rule: SelectionRule, endpoint: Endpoint
+    algorithm: str,
+    seed: int | None,
+    runs: Mapping[str, RunRecord],
+    by_task: ByTask,
+    rule: SelectionRule,
+    endpoint: Endpoint,
 ) -> RunRecord:
-    """Average over tasks as a run; one that is not done where a task lacks its run.
+    """Average the selected runs of all tasks as a run; one that is not done where a task lacks its
+    own.
 
     It has the metrics, and merged models, that the selected runs of all tasks have; what the rule
     sees, and what tasks are judged by, also where each task has it under a name of its own.
     """
-    runs = {task: selection.runs[task] for task in by_task if task in selection.runs}
-    every = [run for of in by_task.values() for run in of if run.algorithm == selection.algorithm]
-    role: Role = "trial" if any(run.role == "trial" for run in every) else "baseline"
-    whole = len(runs) == len(by_task)
-    models = [{None: run.metrics, **run.merges} for run in runs.values()] if whole else []
+    every = [run for of in by_task.values() for run in of if run.algorithm == algorithm]
+    lacking = [run for task in by_task if task not in runs for run in by_task[task]]
+    states = (it.state for it in lacking if (it.algorithm, it.seed) == (algorithm, seed))
+    is_whole = len(runs) == len(by_task)
+    models = [{None: run.metrics, **run.merges} for run in runs.values()] if is_whole else []
     means = {
         label: _mean({task: run.metrics_of(label) for task, run in runs.items()}, rule, endpoint)
         for label in (models[0] if models else ())
         if all(label in model for model in models)
     }
-    epochs = [run.epochs for run in runs.values() if run.epochs is not None]
     return RunRecord(
-        algorithm=selection.algorithm,
+        algorithm=algorithm,
         params={},
-        seed=selection.seed,
+        seed=seed,
         digest=TOGETHER.join(run.digest for run in runs.values()),
-        state="done" if whole else _why_lacking(selection, by_task),
-        role=role,
+        state="done" if is_whole else next((it for it in states if it != "done"), "missing"),
+        role="trial" if any(run.role == "trial" for run in every) else "baseline",
         metrics=means.pop(None, {}),
         merges={label: values for label, values in means.items() if label is not None},
         facts=combined({task: run.facts for task, run in runs.items()}),
-        epochs=sum(epochs) if len(epochs) == len(runs) else None,
+        epochs=total_epochs(run.epochs for run in runs.values()),
         untrained=any(run.untrained for run in every),
         parts=tuple(runs.values()),
     )
@@ -149,16 +146,6 @@ def _mean(
     return means
 
 
-def _why_lacking(selection: PerSeedSelection, by_task: ByTask) -> State:
-    """Return the state of a run that should be there."""
-    for task, runs in by_task.items():
-        for run in runs if task not in selection.runs else ():
-            same = (run.algorithm, run.seed) == (selection.algorithm, selection.seed)
-            if same and run.state != "done":
-                return run.state
-    return "missing"
-
-
 RESULT = "result"
 """The fact that says whether a run was measured at its last or its best step."""
 DOMAINBED = "id/val/mean_group_top1"
@@ -169,18 +156,17 @@ def domainbed_table(
     field: str,
     whole: Comparison,
     parts: Mapping[str, Comparison],
-    selections: Sequence[PerSeedSelection],
+    selected: Selected,
 ) -> DomainBedTable:
     """Build the table for the rows of `whole` that stand for something."""
     endpoints = {task: part.endpoint.metric for task, part in parts.items()}
 
     def cell(algorithm: str, merge: str | None, task: str) -> TaskCell:
-        own = {
-            it.seed: it.runs[task]
-            for it in selections
-            if it.algorithm == algorithm and task in it.runs
+        values = {
+            seed: runs[task].value(endpoints[task], merge)
+            for (name, seed), runs in selected.items()
+            if name == algorithm and task in runs
         }
-        values = {seed: run.value(endpoints[task], merge) for seed, run in own.items()}
         return TaskCell({seed: value for seed, value in values.items() if value is not None})
 
     lines = tuple(
@@ -296,31 +282,30 @@ def compare_tasks(
         )
         for task, own in by_task.items()
     }
-    selections = select_per_seed(by_task, rule, seeds)
+    selected = select_per_seed(by_task, rule, seeds)
     endpoint = spec.endpoint.over(by_task)
     spent = _budgets(parts)
     whole = compare(
-        [mean_record(selection, by_task, rule, endpoint) for selection in selections],
+        [mean_record(*it, runs, by_task, rule, endpoint) for it, runs in selected.items()],
         spec.model_copy(update={"rule": rule, "endpoint": endpoint, "seeds": seeds}),
         sweep=sweep,
         # A mean is of runs that were chosen on its own seed, on each task.
         tried=tried or {budget.algorithm: budget.settings for budget in spent},
     )
-    table = domainbed_table(field, whole, parts, selections)
+    table = domainbed_table(field, whole, parts, selected)
     every = [row for part in parts.values() for row in part.rows]
     untuned = {row.arm.algorithm for row in every if "untuned" in row.marks}
-    rows = (
-        replace(row, selected=False, marks=("untuned", *row.marks))
-        if row.arm.role == "baseline" and row.arm.algorithm in untuned
-        else replace(row, selected=False)
-        for row in whole.rows
-    )
+    rows = []
+    for row in whole.rows:
+        is_untuned = row.arm.role == "baseline" and row.arm.algorithm in untuned
+        marks = (*(["untuned"] if is_untuned else []), *row.marks)
+        rows.append(replace(row, selected=False, marks=marks))
     return replace(
         whole,
         rows=tuple(rows),
         selected=None,
         statistics=(*whole.statistics, *_sentences(table)),
-        warnings=(*_warnings({task: part.warnings for task, part in parts.items()}, whole),),
+        warnings=tuple(_warnings({task: part.warnings for task, part in parts.items()}, whole)),
         budgets=spent,
         tasks=parts,
         task_table=table,
@@ -356,10 +341,12 @@ def _budgets(parts: Mapping[str, Comparison]) -> tuple[Budget, ...]:
     for part in parts.values():
         for budget in part.budgets:
             by_algorithm.setdefault(budget.algorithm, []).append(budget)
-    totals = []
-    for algorithm, each in by_algorithm.items():
-        epochs = [budget.epochs for budget in each if budget.epochs is not None]
-        total = sum(epochs) if len(epochs) == len(each) else None
-        settings, runs = max(b.settings for b in each), sum(b.runs for b in each)
-        totals.append(Budget(algorithm, settings, runs, total))
-    return tuple(totals)
+    return tuple(
+        Budget(
+            algorithm,
+            max(budget.settings for budget in each),
+            sum(budget.runs for budget in each),
+            total_epochs(budget.epochs for budget in each),
+        )
+        for algorithm, each in by_algorithm.items()
+    )

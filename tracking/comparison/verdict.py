@@ -223,17 +223,25 @@ def judge(
     better = adjusted_by_holm([pair.p_better for pair in pairs])
     worse = adjusted_by_holm([pair.p_worse for pair in pairs])
     verdicts = []
-    for pair, *ps in zip(pairs, different, better, worse, strict=True):
-        p_different, p_better, p_worse = ps
+    for pair, p_different, p_better, p_worse in zip(pairs, different, better, worse, strict=True):
         level = deciding_level(pair.p_different, p_different, len(pairs))
         outcome = _outcome(pair, p_different, p_better, p_worse, level, seeds)
         if outcome == "better":
             level = deciding_level(pair.p_better, p_better, len(pairs))
         if outcome == "worse":
             level = deciding_level(pair.p_worse, p_worse, len(pairs))
-        most = max((tried or {}).get(arm.algorithm, 1) for arm in (pair.candidate, reference))
         verdicts.append(
-            Verdict(pair, outcome, *ps, level, len(pairs), seeds=tuple(seeds), tried=most)
+            Verdict(
+                pair,
+                outcome,
+                p_different,
+                p_better,
+                p_worse,
+                level,
+                compared=len(pairs),
+                seeds=tuple(seeds),
+                tried=max((tried or {}).get(it.algorithm, 1) for it in (pair.candidate, reference)),
+            )
         )
     return tuple(verdicts)
 

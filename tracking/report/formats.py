@@ -136,7 +136,6 @@ def _json_answer(answer: Answer, endpoint: Endpoint) -> dict[str, Any]:
         "candidate": answer.verdict and answer.verdict.pair.candidate.label,
         "against_zero_shot": answer.against_zero_shot and _json_verdict(answer.against_zero_shot),
         "effects": [_json_effect(effect) for effect in answer.effects],
-        "associations": [{**asdict(it), "ci95": it.ci95} for it in answer.associations],
     }
 
 
@@ -147,9 +146,7 @@ def _json_effect(effect: Effect) -> dict[str, Any]:
         "numeric": effect.numeric,
         "levels": [level._asdict() for level in effect.levels],
         "settings": effect.settings,
-        "difference": _json_test(
-            effect.difference, 0.95 if effect.numeric else effect.adjusted_level
-        ),
+        "difference": _json_test(effect.difference, effect.level),
         "id_difference": _json_test(effect.id_difference),
         "peak": effect.peak and effect.peak._asdict(),
         "above_ends": _json_test(effect.above_ends, effect.adjusted_level),
@@ -227,7 +224,7 @@ def _json_curve(verdict: CurveVerdict) -> dict[str, Any]:
 
 
 def _json_power(test: PairedTest | None, level: float, margin: float) -> dict[str, Any] | None:
-    power = None if test is None else Power.of(test, level)
+    power = Power.of(test, level)
     if power is None or test is None:
         return None
     seeds = len(test.differences)

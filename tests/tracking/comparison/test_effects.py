@@ -7,7 +7,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.effects import Effect
@@ -154,50 +153,16 @@ def random_points(count: int) -> list[dict[str, Scalar]]:
     ]
 
 
-def test_fields_that_never_vary_alone_have_an_association_and_no_effect() -> None:
-    comparison = sweep(
-        random_points(12), lambda it: (0.6, 0.3 + 0.001 * float(it[KL] or 0)), noise=0.003
-    )
-    answer = comparison.answer
-    assert answer.effects == ()
-    assert [it.parameter for it in answer.associations] == [KL, LR, WORDS]
-    of_kl = answer.associations[0]
-    assert of_kl.rank_correlation is not None
-    assert 0.7 < of_kl.rank_correlation < 1
-    assert of_kl.ci95 is not None
-    assert of_kl.ci95.low < of_kl.rank_correlation < of_kl.ci95.high
-    text = next(text for text in comparison.statistics if text.startswith("kl_weight"))
-    assert text.endswith("which differ in other fields too: an association, not an effect.")
-    assert any(text.startswith("No comparison of contexts: ") for text in comparison.statistics)
-    document = to_json(comparison)["answer"]
-    assert document["associations"][0]["rank_correlation"] == of_kl.rank_correlation
-    assert document["associations"][0]["ci95"] == of_kl.ci95
-
-
-def test_of_few_settings_there_is_no_association_either() -> None:
-    comparison = sweep(random_points(9), lambda _: (0.6, 0.3))
-    assert all(it.rank_correlation is None for it in comparison.answer.associations)
+def test_fields_that_never_vary_alone_have_no_effect() -> None:
+    comparison = sweep(random_points(12), lambda it: (0.6, 0.3 + 0.001 * float(it[KL] or 0)))
+    assert comparison.answer.effects == ()
+    for name in ("contexts", "kl_weight", "lr"):
+        assert any(text.startswith(f"No comparison of {name}: ") for text in comparison.statistics)
 
 
 def test_a_search_of_one_field_alone_compares_its_ends() -> None:
     points = over(*(float(10**weight) for weight in np.random.default_rng(2).uniform(-1, 1, 12)))
     assert len(only(sweep(points, lambda it: (0.6, 0.3 + 0.01 * float(it[KL] or 0)))).levels) == 12
-
-
-def test_of_settings_with_equal_means_there_is_no_rank_correlation() -> None:
-    comparison = sweep(random_points(12), lambda _: (0.6, 0.3), noise=0.0)
-    assert all(it.rank_correlation is None for it in comparison.answer.associations)
-
-
-def test_settings_whose_means_differ_by_rounding_share_a_rank() -> None:
-    points = random_points(12)
-    heights = [0.3 if place % 2 else 0.1 + 0.2 for place in range(10)] + [0.2, 0.4]
-    assert len({*heights}) == 4
-    by_weight = {point[KL]: height for point, height in zip(points, heights, strict=True)}
-    comparison = sweep(points, lambda it: (0.6, by_weight[it[KL]]), noise=0.0)
-    (of_kl, *_) = comparison.answer.associations
-    expected = stats.spearmanr([it[KL] for it in points], np.round(heights, 9)).statistic
-    assert of_kl.rank_correlation == pytest.approx(expected)
 
 
 def test_the_plain_data_has_the_numbers_of_the_sentence() -> None:

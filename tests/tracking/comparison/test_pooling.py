@@ -280,7 +280,7 @@ SWEEPS = {RUNS[0].digest: ["a", "b"], RUNS[1].digest: ["a"], RUNS[2].digest: ["b
 
 def filtered(records: list[RunRecord], *texts: str) -> list[RunRecord]:
     """The records of which every condition holds."""
-    return filter_runs(records, [parse_condition(text, records) for text in texts], SWEEPS)
+    return filter_runs(records, [parse_condition(text, records) for text in texts], SWEEPS)[0]
 
 
 def kept(*texts: str) -> list[int]:

@@ -262,7 +262,7 @@ def test_the_interval_that_decides_excludes_0_where_the_adjusted_p_does(
     for test, p, adjusted in zip(compared, ps, adjusted_by_holm(ps), strict=True):
         assert adjusted is not None
         assume(abs(adjusted - 0.05) > 1e-6)
-        level = deciding_level(p, adjusted, len(compared), 0.05)
+        level = deciding_level(p, adjusted, len(compared))
         assert level + 1e-12 >= 0.95
         assert level <= 1 - 0.05 / len(compared) + 1e-12
         interval = test.interval(level)
@@ -271,9 +271,9 @@ def test_the_interval_that_decides_excludes_0_where_the_adjusted_p_does(
 
 
 def test_the_level_that_decides_is_bonferronis_of_what_the_p_was_multiplied_by() -> None:
-    assert deciding_level(0.01, 0.03, 3, 0.05) == pytest.approx(1 - 0.05 / 3)
-    assert deciding_level(0.02, 0.03, 3, 0.05) == pytest.approx(1 - 0.05 / 1.5)
-    assert deciding_level(0.02, 0.02, 1, 0.05) == pytest.approx(0.95)
+    assert deciding_level(0.01, 0.03, 3) == pytest.approx(1 - 0.05 / 3)
+    assert deciding_level(0.02, 0.03, 3) == pytest.approx(1 - 0.05 / 1.5)
+    assert deciding_level(0.02, 0.02, 1) == pytest.approx(0.95)
     # Where nothing is left of a p, and where there is none, it is that of all.
     for p, adjusted in ((0.5, 1.0), (0.0, 0.0), (None, None)):
-        assert deciding_level(p, adjusted, 4, 0.05) == pytest.approx(1 - 0.05 / 4)
+        assert deciding_level(p, adjusted, 4) == pytest.approx(1 - 0.05 / 4)
