@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
 
-from carft_sweep.tracking.comparison.metrics import NOUNS, TOP1
+from carft_sweep.tracking.comparison.metrics import NOUNS, TOP1, is_fraction
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord
 from carft_sweep.tracking.comparison.selection import Budget, Selection
 from carft_sweep.tracking.comparison.spec import Endpoint, SelectionRule
@@ -143,6 +143,29 @@ def of_selection(
     if rule.within is not None and not varied & {*rule.strength}:
         # A margin asks for the strongest regularisation; nothing here says how strong it is.
         yield "no regularisation field is varied, so within its margin the best value was chosen"
+
+
+def better_baseline(
+    rule: SelectionRule, arms: Sequence[Arm], best: Selection | None, seeds: Sequence[int]
+) -> Iterator[str]:
+    """Warn where a baseline, which is never selected, has the better value of selection."""
+    own = None if best is None else best.arm.mean(rule.metric)
+    valued = [
+        (rule.better(value), value, arm.label)
+        for arm in arms
+        if arm.role == "baseline" and arm.is_complete(seeds)
+        if (value := arm.mean(rule.metric)) is not None
+    ]
+    if own is None or not valued:
+        return
+    height, value, label = max(valued)
+    if height > rule.better(own):
+        in_percent = is_fraction(rule.metric)
+        numbers = [f"{100 * it:.1f}" if in_percent else f"{it:.3g}" for it in (value, own)]
+        yield (
+            f"the baseline {label} has the better {rule.metric} ({' against '.join(numbers)}); "
+            "only trials are selected, and `export --setting` takes a baseline"
+        )
 
 
 def oracle(rule: SelectionRule) -> Iterator[str]:

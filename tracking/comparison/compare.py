@@ -325,6 +325,7 @@ def compare(
             *caveats.contexts(domains),
             *caveats.unequal_budgets(fewer, spent),
             *caveats.of_selection(rule, arms, judged),
+            *caveats.better_baseline(rule, arms, best, seeds),
             *caveats.unfinished(arms),
             *caveats.outlying_seeds(tested.values(), endpoint),
             *kept.unreadable,
