@@ -30,7 +30,6 @@ from carft_sweep.tracking.comparison.spec import (
     REFERENCE,
     SELECTION_RULES,
     TASK,
-    TRAINING_DOMAIN,
     ComparisonSpec,
     SelectionRule,
 )
@@ -119,8 +118,7 @@ def _metric(text: str) -> dict[str, object]:
 def _selection(text: str) -> dict[str, object]:
     """Parse a rule's name, or `within=0.005`."""
     if text in SELECTION_RULES:
-        named = TRAINING_DOMAIN if text == TRAINING_DOMAIN else None
-        return {"within": None, "oracle": text == "oracle", "named": named}
+        return {"within": None, "oracle": text == "oracle"}
     name, _, margin = text.partition("=")
     try:
         within = float(margin)
@@ -131,7 +129,7 @@ def _selection(text: str) -> dict[str, object]:
             f"--selection {text}: say {', '.join(SELECTION_RULES)}, "
             "or within=0.005 (a margin between 0 and 1)"
         )
-    return {"within": within, "oracle": False, "named": None}
+    return {"within": within, "oracle": False}
 
 
 @contextmanager
@@ -181,7 +179,7 @@ def _flips(arguments: argparse.Namespace, emit: Emit) -> int:
     sweeps = override_specs(_read(arguments), arguments)
     flips = find_flips(compare_sweeps(sweeps, where=arguments.where), *arguments.flips)
     if arguments.json:
-        plain = [{**asdict(it), "net": it.net, "p_mcnemar": it.p_mcnemar} for it in flips.splits]
+        plain = [{**asdict(it), "net": it.net} for it in flips.splits]
         emit(json.dumps({**asdict(flips), "splits": plain}, indent=1))
         return 0
     emit(f"What {flips.candidate} wins and loses against {flips.reference}.")
@@ -190,14 +188,13 @@ def _flips(arguments: argparse.Namespace, emit: Emit) -> int:
             f"An image counts as right where more than half of {len(flips.seeds)} seeds have it so."
         )
     emit("")
-    heads = ("split", "images", "won", "lost", "net", "net pp", "mean pp", "p")
+    heads = ("split", "images", "won", "lost", "net", "net pp", "mean pp")
     rows = [
         (
             it.split.removeprefix("ood/"),
             *map(str, (it.images, it.won, it.lost)),
             f"{it.net:+d}",
             *(f"{100 * share + 0.0:+.1f}" for share in (it.net / it.images, it.difference)),
-            "< 0.001" if it.p_mcnemar < 0.001 else f"{it.p_mcnemar:.3f}",
         )
         for it in flips.splits
     ]
@@ -205,8 +202,6 @@ def _flips(arguments: argparse.Namespace, emit: Emit) -> int:
         emit(line)
     emit("")
     emit("net: won minus lost; mean pp: the difference in accuracy, mean over the seeds.")
-    emit("p: McNemar's exact test over these images, as if they were independent: it describes")
-    emit("them, and says nothing of other images, other seeds, or the method.")
     return 0
 
 

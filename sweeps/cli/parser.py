@@ -305,7 +305,7 @@ def _selection(parser: Parser) -> None:
     _value(parser, "--reference", "ALGORITHM", purpose, default="fine_tune")
     purpose = "select by this metric: id/val/nll, wise_ft@0.5/id/val/top1"
     _value(parser, "--metric", "NAME", purpose)
-    purpose = "select by best_val, within=0.005, oracle or training_domain"
+    purpose = "select by best_val, within=0.005 or oracle"
     _value(parser, "--selection", "RULE", purpose)
     purpose = "by how much ID may be lower and still count as not worse"
     _value(parser, "--id-margin", "FRACTION", purpose, type=_fraction)

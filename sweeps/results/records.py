@@ -23,15 +23,15 @@ from carft_sweep.tracking.comparison.metrics import TOP1
 from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
 from carft_sweep.tracking.comparison.runs import UNMERGED, RunRecord, State, fields, scalar
 from carft_sweep.tracking.comparison.spec import (
-    TRAINING_DOMAIN,
     ComparisonSpec,
     Endpoint,
     SelectionRule,
 )
-from carft_sweep.tracking.comparison.tasks import RESULT
 
 Values = Sequence[float]
 T = TypeVar("T")
+RESULT = "result"
+"""The fact that says whether a run was measured at its last or its best step."""
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,6 @@ def comparison_spec(spec: Mapping[str, Any]) -> ComparisonSpec:
             merge=metric["merge"],
             within=selection["within"] if isinstance(selection, Mapping) else None,
             oracle=selection == "oracle",
-            named=TRAINING_DOMAIN if selection == TRAINING_DOMAIN else None,
             strength=STRENGTH,
         ),
         endpoint=Endpoint(

@@ -334,7 +334,7 @@ class Metric(Section):
 class Selection(Section):
     """How the one setting that represents a sweep is chosen (design, section 7)."""
 
-    rule: Literal["best_val", "within", "oracle", "training_domain"] = "best_val"
+    rule: Literal["best_val", "within", "oracle"] = "best_val"
     within: Annotated[float, Field(gt=0, lt=1)] | None = None
     """The strongest regularisation whose metric is within this margin of the best."""
 

@@ -440,8 +440,8 @@ def _verdict_of_selected(
 
     Where that is the reference itself, take the candidate with the best value of selection.
     """
-    for verdict in verdicts if best is not None else ():
-        if verdict.pair.candidate.algorithm == best.arm.algorithm:
+    for verdict in verdicts:
+        if best is not None and verdict.pair.candidate.algorithm == best.arm.algorithm:
             return verdict
 
     def value(verdict: Verdict) -> float:

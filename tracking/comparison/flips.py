@@ -35,14 +35,6 @@ class SplitFlips:
         """Images won minus images lost."""
         return self.won - self.lost
 
-    @property
-    def p_mcnemar(self) -> float:
-        """Exact two-sided p of McNemar's test, as if images were independent."""
-        from scipy.stats import binomtest  # takes a second to import
-
-        flips = self.won + self.lost
-        return float(binomtest(self.won, flips).pvalue) if flips else 1.0
-
 
 @dataclass(frozen=True)
 class Flips:

@@ -12,10 +12,7 @@ from carft_sweep.tracking.errors import TrackingError, unknown_name
 
 TASK = "{task}"
 """Stands in a metric for the name of each task."""
-Named = Literal["training_domain"]
-TRAINING_DOMAIN: Named = "training_domain"
-"""DomainBed's name of its selection by validation."""
-SELECTION_RULES = ("best_val", "oracle", TRAINING_DOMAIN)
+SELECTION_RULES = ("best_val", "oracle")
 """Of selection, by name."""
 VAL = "id/val/top1"
 HONEST = ("id/val/", "train/", "ood/val/")
@@ -49,8 +46,6 @@ class SelectionRule(_Frozen):
     within: float | None = None
     """Select the strongest regularisation whose value is so close to the best, in its unit."""
     oracle: bool = False
-    named: Named | None = None
-    """A benchmark's name for selecting the best value; with neither margin nor oracle."""
     strength: Mapping[str, int] = Field(default_factory=dict)
     """Regularisation fields by importance: +1 where larger is stronger, -1 where smaller."""
 
@@ -79,12 +74,9 @@ class SelectionRule(_Frozen):
     @property
     def name(self) -> str:
         """`best_val`, `within 0.005`, or either after the word oracle."""
-        base: str = self.named or "best_val"
-        if self.within is not None:
-            base = f"within {self.within:g}"
-        if not self.oracle:
-            return base
-        return "oracle" if self.within is None else f"oracle, {base}"
+        if self.within is None:
+            return "oracle" if self.oracle else "best_val"
+        return f"{'oracle, ' if self.oracle else ''}within {self.within:g}"
 
     def better(self, value: float) -> float:
         """Turn the value so that larger is better."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -146,12 +146,6 @@ def _mean(
     return means
 
 
-RESULT = "result"
-"""The fact that says whether a run was measured at its last or its best step."""
-DOMAINBED = "id/val/mean_group_top1"
-"""What DomainBed's training-domain validation looks at: the mean over the domains that train."""
-
-
 def domainbed_table(
     field: str,
     whole: Comparison,
@@ -206,25 +200,13 @@ def _notes(
     if counts:
         among = ", ".join(f"{name} {count}" for name, count in counts.items())
         yield f"Settings chosen among on each task: {among}."
-    runs = (run for part in parts.values() for run in part.runs() if run.state == "done")
-    yield from _other_than_domainbed(whole.rule, {run.facts.get(RESULT) for run in runs})
 
 
 def _rule(rule: SelectionRule) -> str:
     on = rule.metric if rule.merge is None else f"{rule.metric} of {rule.merge}"
     if rule.oracle:
         return f"test-domain validation (oracle) on {on}" if rule.is_of_task else f"oracle on {on}"
-    return f"{rule.name if rule.named is None else 'training-domain validation'} on {on}"
-
-
-def _other_than_domainbed(rule: SelectionRule, results: Collection[object]) -> Iterator[str]:
-    """Name the differences that are known; `results` are the steps that runs were measured at."""
-    if rule.named is not None and rule.metric != DOMAINBED:
-        yield f"DomainBed chooses by the mean over the training domains, {DOMAINBED}."
-    if rule.named is not None and "last" in results:
-        yield "DomainBed takes the step with the best validation (keep.result: best_val)."
-    if rule.oracle and rule.is_of_task and "best_val" in results:
-        yield "DomainBed takes the last step here (keep.result: last)."
+    return f"{rule.name} on {on}"
 
 
 def task_of(run: RunRecord, field: str) -> str:

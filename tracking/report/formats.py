@@ -116,6 +116,7 @@ def _json_estimate(estimate: Estimate | None) -> dict[str, Any] | None:
 
 def _json_answer(answer: Answer, endpoint: Endpoint) -> dict[str, Any]:
     strongest = answer.strongest
+    against = None if strongest is None else strongest.verdict
 
     def model(arm: Arm) -> dict[str, Any]:
         means = {"endpoint": endpoint.metric, "id": endpoint.id_metric}
@@ -129,9 +130,9 @@ def _json_answer(answer: Answer, endpoint: Endpoint) -> dict[str, Any]:
             "eligible": strongest.eligible,
             "models": strongest.models,
             **model(strongest.arm),
-            "runner_up": (runner_up := strongest.verdict and strongest.verdict.pair.reference)
-            and {"label": runner_up.label, **model(runner_up)},
-            "test": strongest.verdict and _json_verdict(strongest.verdict),
+            "runner_up": against
+            and {"label": against.pair.reference.label, **model(against.pair.reference)},
+            "test": against and _json_verdict(against),
         },
         "candidate": answer.verdict and answer.verdict.pair.candidate.label,
         "against_zero_shot": answer.against_zero_shot and _json_verdict(answer.against_zero_shot),

@@ -51,7 +51,6 @@ def test_a_metric_brings_its_own_direction_and_maybe_a_merged_model(
         ("best_val", "best_val"),
         ("within=0.02", "within 0.02"),
         ("oracle", "oracle"),
-        ("training_domain", "training_domain"),
     ],
 )
 def test_a_selection_replaces_the_sweeps_own(selection: str, name: str) -> None:
@@ -73,9 +72,9 @@ def test_a_margin_is_of_the_verdict_alone() -> None:
         ("id/val/top1:max", None, "unknown direction 'max'; Known: maximize, minimize."),
         ("ood/mean/top1", None, "(--selection oracle)"),
         ("id/test/top1", "best_val", "(--selection oracle)"),
-        (None, "within", "training_domain, or within=0.005"),
-        (None, "within=2", "training_domain, or within=0.005"),
-        (None, "margin=0.1", "training_domain, or within=0.005"),
+        (None, "within", "oracle, or within=0.005"),
+        (None, "within=2", "oracle, or within=0.005"),
+        (None, "margin=0.1", "oracle, or within=0.005"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_remedy(
@@ -103,8 +102,7 @@ def test_what_only_tasks_have_is_refused_elsewhere() -> None:
     with pytest.raises(RequestError, match="goes with tasks"):
         override(TOLD, selection="oracle", metric="ood/{task}_out/top1")
     told = ComparisonSpec(tasks="data.test_domain")
-    found = override(told, metric=None, selection="training_domain", id_margin=None)
-    assert (found.rule.named, found.tasks) == ("training_domain", "data.test_domain")
+    assert override(told, selection="oracle", metric="ood/{task}_out/top1").rule.is_of_task
 
 
 def test_another_accuracy_is_of_the_verdict_alone_and_of_every_task() -> None:

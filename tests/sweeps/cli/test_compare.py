@@ -155,7 +155,7 @@ def test_one_sweep_may_be_chosen_in_another_way_if_that_is_honest_or_said_to_be_
             ("toy", "--columns", "val/top1"),
             "unknown column 'val/top1'; did you mean 'id/val/top1'?\n",
         ),
-        (("toy", "--selection", "best"), "training_domain, or within=0.005"),
+        (("toy", "--selection", "best"), "oracle, or within=0.005"),
         (("toy", "--metric", "id/val/top"), "unknown metric 'id/val/top'"),
         (("toy", "--metric", "id/val/nll:maximize"), "is better the other way round"),
         (("toy", "--id-margin", "2"), "must be a number from 0 to below 1"),

@@ -156,9 +156,6 @@ def test_the_rule_may_be_another_afterwards(told: Told) -> None:
     # On that part the toy is the better the worse it is elsewhere.
     assert set(plain["tasks"]["settings"].values()) == {"car_ft kl_weight=0.1"}
     assert "test-domain validation (oracle)" in plain["tasks"]["caption"]
-    domain = json.loads(told("compare", "domains", "--json", "--selection", "training_domain"))
-    assert "training-domain validation on id/val/top1" in domain["tasks"]["caption"]
-    assert "mean_group_top1" in domain["tasks"]["caption"]
 
 
 def test_a_model_is_that_of_a_run_and_of_no_sweep(ended: SweepResult, told: Told) -> None:

@@ -21,14 +21,13 @@ RULES = [
     SelectionRule(metric="id/val/nll", goal="minimize", within=0.01, strength={"optim.lr": -1}),
     SelectionRule(metric="ood/mean/top1", oracle=True),
     SelectionRule(merge="wise_ft@0.5"),
-    SelectionRule(named="training_domain"),
 ]
 EVERY = [
     *(ComparisonSpec(rule=rule, seeds=(0, 3)) for rule in RULES),
     ComparisonSpec(seeds=(), endpoint=Endpoint(id_margin=0.02)),
     ComparisonSpec(seeds=(1,), confirm_seeds=(2, 3)),
     ComparisonSpec(rule=SelectionRule(metric="ood/{task}_out/top1", oracle=True), tasks=TASKS),
-    ComparisonSpec(rule=SelectionRule(named="training_domain"), seeds=(0,), tasks=TASKS),
+    ComparisonSpec(seeds=(0,), tasks=TASKS),
     ComparisonSpec(endpoint=Endpoint(by="macro_f1"), reference="flyp"),
     ComparisonSpec(endpoint=Endpoint(by_task={"a": "macro_f1", "b": "top1"}), tasks="data.family"),
 ]

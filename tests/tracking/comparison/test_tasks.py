@@ -35,7 +35,7 @@ from tests.tracking.domains import (
 )
 
 RULES = {
-    "IID": SelectionRule(metric=GROUPS, named="training_domain"),
+    "IID": SelectionRule(metric=GROUPS),
     "oracle": SelectionRule(metric=OUT, oracle=True),
 }
 
@@ -390,21 +390,6 @@ def test_epochs_are_known_where_every_run_tells_them() -> None:
     assert {budget.epochs for budget in compared(runs).budgets} == {30, 60}
     some = [replace(run, epochs=None) if run.seed == 0 else run for run in runs]
     assert {budget.epochs for budget in compared(some).budgets} == {None}
-
-
-@pytest.mark.parametrize(
-    ("method", "result", "said"),
-    [
-        ("IID", "last", "DomainBed takes the step with the best validation"),
-        ("oracle", "best_val", "DomainBed takes the last step here"),
-    ],
-)
-def test_a_step_that_domainbed_would_not_take_is_told(method: str, result: str, said: str) -> None:
-    for kept in ("last", "best_val"):
-        runs = [replace(run, facts={"result": kept}) for run in two_domains()]
-        table = compared(runs, RULES[method]).task_table
-        assert table is not None
-        assert (said in table.caption) == (kept == result)
 
 
 def test_settings_of_a_task_that_a_condition_leaves_out_still_count_as_tried() -> None:
