@@ -157,7 +157,11 @@ class Comparison:
             if stands and row.arm.done and _UNRANKED.isdisjoint(row.marks):
                 facts = row.arm.done[0].facts
                 groups.setdefault(tuple(str(facts.get(name)) for name in _SAME), []).append(row)
-        return [rows for rows in groups.values() if sum(map(_may_have_interval, rows)) > 1]
+
+        def may_have_interval(row: Row) -> bool:
+            return row.n >= SEEDS_FOR_INTERVAL or not row.arm.has_seeds
+
+        return [rows for rows in groups.values() if sum(map(may_have_interval, rows)) > 1]
 
     @cached_property
     def rivals(self) -> Mapping[tuple[str, str | None], int]:
@@ -198,11 +202,6 @@ class Comparison:
         rows = f"{len(self.rows)} row{'' if len(self.rows) == 1 else 's'}"
         verdict = textwrap.shorten(self.verdict, _REPR_VERDICT, placeholder=" ...")
         return f"<Comparison of {self.sweep!r}, {rows}\n {verdict}>"
-
-
-def _may_have_interval(row: Row) -> bool:
-    """Whether a row has seeds enough for an interval, or none changes it."""
-    return row.n >= SEEDS_FOR_INTERVAL or not row.arm.has_seeds
 
 
 def compare(

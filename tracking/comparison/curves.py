@@ -28,6 +28,7 @@ from carft_sweep.tracking.comparison.statistics import (
     deciding_level,
     mean,
 )
+from carft_sweep.tracking.comparison.verdict import Judgement
 from carft_sweep.tracking.comparison.wise_ft import (
     Curve,
     Point,
@@ -211,25 +212,16 @@ def _gains(one: _Side, two: _Side) -> NDArray[np.float64]:
     return curve_gain(one.ids, one.oods, two.ids, two.oods) - sag[..., None]
 
 
-@dataclass(frozen=True)
-class CurveVerdict:
+@dataclass(frozen=True, kw_only=True)
+class CurveVerdict(Judgement):
     """The curve of one candidate against that of the reference."""
 
     pair: CurvePair
     outcome: CurveOutcome
-    p_better: float | None
-    """Of the claim "better", Holm-adjusted over all candidates of the comparison."""
-    p_worse: float | None
-    """Of the claim "worse", adjusted likewise."""
     gain_level: float
     """That of the gain's interval which decides."""
     loss_level: float
     """That of the loss's."""
-    compared: int
-    seeds: tuple[int, ...]
-    """Required on both sides."""
-    tried: int
-    """The most settings that one side was chosen among on these very seeds."""
 
     @property
     def level(self) -> float:
@@ -267,10 +259,10 @@ def judge_curves(
     worse = adjusted_by_holm([pair.p_worse for pair in pairs])
     return tuple(
         CurveVerdict(
-            pair,
-            _outcome(pair, p_better, p_worse, seeds),
-            p_better,
-            p_worse,
+            pair=pair,
+            outcome=_outcome(pair, p_better, p_worse, seeds),
+            p_better=p_better,
+            p_worse=p_worse,
             gain_level=deciding_level(pair.p_better, p_better, len(pairs)),
             loss_level=deciding_level(pair.p_worse, p_worse, len(pairs)),
             compared=len(pairs),

@@ -80,11 +80,6 @@ class Effect:
         return self.difference.interval(self.level)
 
     @property
-    def above_ends_interval(self) -> Interval | None:
-        """That of the peak above the better end, at the adjusted level."""
-        return None if self.above_ends is None else self.above_ends.interval(self.adjusted_level)
-
-    @property
     def has_seeds(self) -> bool:
         """Whether there are as many seeds as a claim needs."""
         return len(self.difference.differences) >= SEEDS_FOR_CLAIM

@@ -69,15 +69,16 @@ class Hits:
                 column
                 for column, name in enumerate(self.splits)
                 if tasks[column] == task
-                and (self._is_in_mean(column) if metric == OOD else name == split)
+                and (
+                    name.startswith("ood/") and column not in self.outside
+                    if metric == OOD
+                    else name == split
+                )
             ]
             if not own:
                 return None
             weights[own] = 1 / (len(own) * len({*tasks}))
         return weights
-
-    def _is_in_mean(self, column: int) -> bool:
-        return self.splits[column].startswith("ood/") and column not in self.outside
 
     def same_images(self, other: Hits) -> bool:
         """Whether both are of as many images of the same units in the same splits."""

@@ -205,11 +205,7 @@ class Arm:
     def merged(self, label: str) -> Arm:
         """Return the arm of the same runs through one of their merged models."""
         if label not in self._merged:
-            merged = (f"{self.label} + {label}", self.algorithm, label, self.params)
-            arm = Arm(*merged, self.role, self.trial, self.runs)
-            # Its runs are the same: what is known of them need not be found out again.
-            vars(arm).update(done=self.done, trains=self.trains, has_seeds=self.has_seeds)
-            self._merged[label] = arm
+            self._merged[label] = replace(self, label=f"{self.label} + {label}", merge=label)
         return self._merged[label]
 
     @cached_property

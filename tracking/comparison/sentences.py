@@ -301,7 +301,8 @@ def effect_line(effect: Effect, endpoint: Endpoint, rule: SelectionRule) -> str:
             moves = _moves(effect, test, of_id, (low.id, high.id), endpoint.id_margin)
             parts.append(f"{moves}, {with_interval(test.mean, test.ci95)}")
         if effect.peak is not None and effect.above_ends is not None:
-            above = _difference(effect, effect.above_ends, effect.above_ends_interval)
+            interval = effect.above_ends.interval(effect.adjusted_level)
+            above = _difference(effect, effect.above_ends, interval)
             better_end = max(low, high, key=lambda level: level.endpoint)
             parts.append(
                 f"the highest {metric} is in between, {_percent(effect.peak.endpoint)} at "

@@ -145,26 +145,32 @@ class Pair:
         return bool(tests) and all(test.is_tie for test in tests)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """One candidate against the reference."""
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What both claims on a candidate have, that on its unmerged model and that on its curve."""
 
-    pair: Pair
-    outcome: Outcome
-    p_different: float | None
-    """Of the endpoint's difference, Holm-adjusted over all candidates of the comparison."""
     p_better: float | None
-    """Of the claim "better", adjusted likewise."""
+    """Of the claim "better", Holm-adjusted over all candidates of the comparison."""
     p_worse: float | None
     """Of the claim "worse", adjusted likewise."""
-    level: float
-    """That of the intervals which decide: above 95 % where several candidates are compared."""
     compared: int
     """How many candidates the adjustment is over."""
     seeds: tuple[int, ...]
     """Required on both sides."""
     tried: int
     """The most settings that one side was chosen among on these very seeds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict(Judgement):
+    """One candidate against the reference."""
+
+    pair: Pair
+    outcome: Outcome
+    p_different: float | None
+    """Of the endpoint's difference, Holm-adjusted over all candidates of the comparison."""
+    level: float
+    """That of the intervals which decide: above 95 % where several candidates are compared."""
 
     @property
     def state(self) -> State:
@@ -232,12 +238,12 @@ def judge(
             level = deciding_level(pair.p_worse, p_worse, len(pairs))
         verdicts.append(
             Verdict(
-                pair,
-                outcome,
-                p_different,
-                p_better,
-                p_worse,
-                level,
+                pair=pair,
+                outcome=outcome,
+                p_different=p_different,
+                p_better=p_better,
+                p_worse=p_worse,
+                level=level,
                 compared=len(pairs),
                 seeds=tuple(seeds),
                 tried=max((tried or {}).get(it.algorithm, 1) for it in (pair.candidate, reference)),

@@ -80,15 +80,3 @@ def test_no_part_of_a_curve_gains_over_another_part_of_the_same(
     assert curve_gain(ids, oods, other_ids, other_oods) - sag <= 1e-12
     gains_by_chords = curve_gain(ids, oods, other_ids, other_oods) > 1e-6
     assert gains_by_chords == (by < 0 and lengths == (1.0, 0.6)), "which is why the sag is taken"
-
-
-def test_many_curves_at_once_are_each_compared_by_themselves() -> None:
-    rng = np.random.default_rng(2)
-    ids, other_ids = IDS + 0.002 * rng.normal(size=(2, 7, 5, 6))
-    oods, other_oods = 0.35 + 0.01 * rng.normal(size=(2, 7, 5, 6))
-    together = curve_gain(ids, oods, other_ids, other_oods)
-    assert together.shape == (7, 5)
-    alone = curve_gain(ids[3, 2], oods[3, 2], other_ids[3, 2], other_oods[3, 2])
-    assert together[3, 2] == pytest.approx(alone)
-    sag = curve_sag(ids, oods, other_ids)[3, 2]
-    assert sag == pytest.approx(curve_sag(ids[3, 2], oods[3, 2], other_ids[3, 2]))

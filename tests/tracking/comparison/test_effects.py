@@ -92,11 +92,13 @@ def test_a_best_value_in_between_is_said_plainly(peak: float, is_apart: bool) ->
     assert effect.peak.value == 1.0
     assert effect.adjusted_level == pytest.approx(1 - ALPHA / 3)
     assert "; the highest OOD mean is in between, " in line(comparison)
-    assert effect.above_ends_interval is not None
     assert effect.above_ends is not None
-    said = with_interval(effect.above_ends.mean, effect.above_ends_interval)
+    interval = effect.above_ends.interval(effect.adjusted_level)
+    assert interval is not None
+    assert effect.above_ends is not None
+    said = with_interval(effect.above_ends.mean, interval)
     assert f" at 1, {said} at 98.33 % against " in line(comparison)
-    assert (effect.above_ends_interval.low > 0) == is_apart
+    assert (interval.low > 0) == is_apart
 
 
 def test_a_rise_to_the_end_has_no_peak() -> None:

@@ -151,14 +151,6 @@ def test_what_gains_out_of_distribution_and_loses_the_margin_is_seldom_called_be
     assert 0 < better.any(axis=-1).sum() <= MOST_ONE_SIDED
 
 
-@pytest.mark.parametrize("rivals", [1, 3, 6, 20])
-def test_what_keeps_id_and_gains_nothing_is_seldom_called_better(rivals: int) -> None:
-    rng = np.random.default_rng(80 + rivals)
-    oods = seeds(rng, TIMES, rivals + 1)
-    _, better = called(oods[:, 1:] - oods[:, :1])
-    assert 0 < better.any(axis=-1).sum() <= MOST_ONE_SIDED
-
-
 def test_what_gains_and_keeps_id_is_mostly_called_better() -> None:
     rng = np.random.default_rng(100)
     oods, ids = seeds(rng, TIMES, 4), seeds(rng, TIMES, 4) / 10
@@ -321,34 +313,6 @@ def test_equal_methods_are_called_different_in_at_most_one_of_twenty_comparisons
     rng = np.random.default_rng(rivals)
     both = seeds(rng, TIMES, rivals + 1)
     assert alarms(both[:, 1:], both[:, 0]).any(axis=-1).sum() <= MOST
-
-
-@pytest.mark.parametrize("better", [1, 2])
-def test_methods_that_are_better_leave_the_equal_one_its_error_rate(better: int) -> None:
-    rng = np.random.default_rng(20 + better)
-    both = seeds(rng, TIMES, 4)
-    both[:, 1 : 1 + better] += 0.05
-    alarm = alarms(both[:, 1:], both[:, 0])
-    assert alarm[:, better:].any(axis=-1).sum() <= MOST
-    assert alarm[:, :better].mean() > 0.9
-
-
-def test_skewed_seeds_do_not_raise_the_error_rate() -> None:
-    rng = np.random.default_rng(30)
-    both = 0.4 + 0.01 * rng.exponential(size=(TIMES, 4, SEEDS))
-    assert alarms(both[:, 1:], both[:, 0]).any(axis=-1).sum() <= MOST
-
-
-def test_the_best_of_many_alarms_too_often_on_its_own_seeds_and_not_on_fresh_ones() -> None:
-    rng = np.random.default_rng(40)
-    both = seeds(rng, TIMES, 21)
-    settings, reference = both[:, 1:], both[:, 0]
-    # What makes a seed lucky on validation images makes it lucky elsewhere too.
-    validation = settings.mean(axis=-1) + 0.003 * rng.normal(size=(TIMES, 20))
-    taken = settings[np.arange(TIMES), validation.argmax(axis=-1)]
-    assert alarms(taken[:, None], reference).sum() > 2 * MOST
-    again = seeds(rng, TIMES, 2)
-    assert alarms(again[:, :1], again[:, 1]).sum() <= MOST
 
 
 def test_paired_tests_and_holm_agree_with_other_peoples_on_the_same_data() -> None:
