@@ -56,7 +56,6 @@ logger = logging.getLogger(__name__)
 class DataView:
     """What a report shows of the data, as far as it is there."""
 
-    class_names: tuple[str, ...] = ()
     pictures: Pictures | None = None
     digest: str = ""
     """Of the data that the pictures are of."""
@@ -68,7 +67,7 @@ class DataView:
 
 
 def view_data(home: Home, sweeps: Sequence[Ledger], comparison: Comparison) -> DataView:
-    """Return the class names of the data that the selected setting was trained on, and its gallery.
+    """Return the gallery of the data that the selected setting was trained on.
 
     Nothing that the home names is imported: names are those beside the predictions, thumbnails
     those that the sweep's end has kept. Others are made of data that this process knows how to
@@ -76,16 +75,16 @@ def view_data(home: Home, sweeps: Sequence[Ledger], comparison: Comparison) -> D
     no gallery. Raises TrackingError for predictions that are none.
     """
     pair = _shown_pair(comparison)
-    runs = _runs(comparison) if pair is None else pair.candidate.done
-    names = next(filter(None, map(class_names, runs)), ())
     gallery = None if pair is None else _gallery(pair, comparison)
-    if gallery is None:
-        return DataView(names)
+    if pair is None or gallery is None:
+        return DataView()
+    runs = pair.candidate.done
+    names = next(filter(None, map(class_names, runs)), ())
     claim = next((claim for run in runs if (claim := _claim(run)) is not None), None)
     if claim is None:
-        return DataView(names, Pictures(gallery, {}, names))
+        return DataView(Pictures(gallery, {}, names))
     pictures = Pictures(gallery, _thumbnails(home, sweeps, claim, gallery), names)
-    return DataView(names, pictures, claim["identity"]["data"]["digest"])
+    return DataView(pictures, claim["identity"]["data"]["digest"])
 
 
 Thumbnails = Mapping[tuple[str, str], bytes]
@@ -174,10 +173,6 @@ def _shown_pair(comparison: Comparison) -> Pair | None:
         if selected and pair.candidate.name == selected.arm.label:
             return pair
     return pairs[0] if pairs else None
-
-
-def _runs(comparison: Comparison) -> list[RunRecord]:
-    return [run for row in comparison.rows if row.arm.merge is None for run in row.arm.done]
 
 
 def _claim(run: RunRecord) -> dict[str, Any] | None:
@@ -371,7 +366,7 @@ def page(
     deviations = calibration.calibrate(comparison.runs(), own_fields)
     comparison = calibration.with_warnings(comparison, deviations)
     view = view_data(home, sweeps, comparison)
-    data = ChartData(comparison, view.class_names)
+    data = ChartData(comparison)
     text = document(
         comparison,
         data,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 import xml.etree.ElementTree as ElementTree
 from typing import Any
@@ -21,16 +20,8 @@ from tests.tracking.charted import full, grid_runs, searched
 from tests.tracking.charts.drawn import Spec, nodes, spec_of
 from tests.tracking.made_up import kl_sweep, metrics, run, zero_shot
 
-BUILT_IN: tuple[str, ...] = (
-    "id_ood",
-    "response",
-    "shifts",
-    "context",
-    "learning",
-    "classes",
-    "calibration",
-)
-WITH_FOLDERS = {"learning", "classes", "calibration"}
+BUILT_IN: tuple[str, ...] = ("id_ood", "response", "shifts", "context", "learning")
+WITH_FOLDERS = {"learning"}
 SVG = "{http://www.w3.org/2000/svg}"
 PHONE, DESKTOP = 340, 1060
 """Pixels that a page leaves to a chart."""
@@ -172,7 +163,7 @@ def test_an_algorithm_has_one_colour_in_every_chart(
         for pair in zip(*_domain_and_range(node.get(channel)), strict=True)
     ]
     for text, colour in found:
-        known = colour_of(re.split(r"[ ,]", text)[0], everything.algorithms)
+        known = colour_of(text.split()[0], everything.algorithms)
         assert colour in (known, "transparent"), text  # Merged ones are hollow.
     assert found
 

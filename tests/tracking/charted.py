@@ -10,11 +10,10 @@ from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
-from tests.tracking.kept import CLASSES, with_folder
+from tests.tracking.kept import with_folder
 from tests.tracking.made_up import KL, SHIFTS, bent, metrics, run, zero_shot
 
 LR = "optim.lr"
-CLASS_NAMES = [f"thing {number}" for number in range(CLASSES)]
 
 
 def context(moved: float) -> dict[str, float]:
@@ -67,8 +66,7 @@ def full_comparison(home: Path, seeds: int = 3) -> Comparison:
 
 def full(home: Path, seeds: int = 3) -> ChartData:
     """Every chart has something to show of it."""
-    comparison = full_comparison(home, seeds)
-    return ChartData(comparison, CLASS_NAMES)
+    return ChartData(full_comparison(home, seeds))
 
 
 def searched(trials: int, seed: int = 0) -> ChartData:

@@ -9,7 +9,6 @@ from typing import Any
 
 from carft_sweep.tracking.charts.base import HALO, HALO_ON_WHITE, Chart, as_spec, fitted
 from carft_sweep.tracking.charts.data import ChartData
-from carft_sweep.tracking.charts.predictions import CALIBRATION, CLASSES
 from carft_sweep.tracking.charts.response import RESPONSE
 from carft_sweep.tracking.charts.splits import CONTEXT, SHIFTS
 from carft_sweep.tracking.charts.tradeoff import ID_OOD
@@ -21,16 +20,7 @@ __all__ = ["CHARTS", "Chart", "start_drawing", "write_figures"]
 logger = logging.getLogger(__name__)
 
 CHARTS: Mapping[str, Chart] = {
-    chart.name: chart
-    for chart in (
-        ID_OOD,
-        RESPONSE,
-        SHIFTS,
-        CONTEXT,
-        LEARNING,
-        CLASSES,
-        CALIBRATION,
-    )
+    chart.name: chart for chart in (ID_OOD, RESPONSE, SHIFTS, CONTEXT, LEARNING)
 }
 """By name."""
 

@@ -168,13 +168,12 @@ def panels(
     most: int = 2,
     margin: int = 70,
     least: int = 300,
-    independent: Sequence[str] = (),
 ) -> alt.ConcatChart:
     """Put charts in rows of at most `most`, in a column until `fitted` to a width.
 
     `margin` is what axes and space take of a column, `least` the narrowest column, in pixels. Both
     stand in the spec's `usermeta`, since Vega-Lite itself fits no panels to a page. Legends are
-    shared but for `independent` channels; `rows` are for layers without their own.
+    shared; `rows` are for layers without their own.
     """
     rules = {"panels": {"most": min(most, len(charts)), "margin": margin, "least": least}}
     return alt.ConcatChart(
@@ -186,7 +185,6 @@ def panels(
         background="transparent",
         config=_CONFIG,
         usermeta=rules,
-        resolve={"scale": dict.fromkeys(independent, "independent")},
     )
 
 

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from carft_sweep.tracking.charts.parameters import Parameter, varied_parameters
 from carft_sweep.tracking.comparison.compare import Comparison, Row, shown_rows
-from carft_sweep.tracking.comparison.predictions import Tally, predictions_path, read_tallies
 from carft_sweep.tracking.comparison.spec import REFERENCE
-
-logger = logging.getLogger(__name__)
-
-Seed = int | None
 
 
 @dataclass(frozen=True, eq=False)
 class ChartData:
-    """A comparison as charts read it; each part is computed at its first use.
-
-    Args:
-        comparison: The rows and how they were judged.
-        class_names: Those of the family, in the order of its labels.
-    """
+    """A comparison as charts read it; each part is computed at its first use."""
 
     comparison: Comparison
-    class_names: Sequence[str] = ()
 
     @cached_property
     def settings(self) -> tuple[Row, ...]:
@@ -84,25 +72,6 @@ class ChartData:
         """Return what the selection saw of this row's setting."""
         return self._values.get(row.setting)
 
-    def class_name(self, number: int) -> str:
-        """Return the name of a class, `class 12` where no names are known."""
-        named = number < len(self.class_names)
-        return self.class_names[number] if named else f"class {number}"
-
-    def tallies(self, row: Row) -> Mapping[Seed, Mapping[str, Tally]]:
-        """Count the predictions by seed and split, of every finished run that keeps them."""
-        if row.arm.label not in self._tallies:
-            counted: dict[Seed, Mapping[str, Tally]] = {}
-            for run in row.arm.done:
-                path = run.folder and predictions_path(run.folder, row.arm.merge)
-                tallies = None if path is None else read_tallies(path)
-                if tallies is None:
-                    logger.debug("%s seed %s keeps no predictions", row.arm.label, run.seed)
-                else:
-                    counted[run.seed] = tallies
-            self._tallies[row.arm.label] = counted
-        return self._tallies[row.arm.label]
-
     @cached_property
     def _values(self) -> Mapping[str, float]:
         return {
@@ -110,7 +79,3 @@ class ChartData:
             for row in self.comparison.rows
             if row.arm.merge == self.comparison.rule.merge and row.value is not None
         }
-
-    @cached_property
-    def _tallies(self) -> dict[str, Mapping[Seed, Mapping[str, Tally]]]:
-        return {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,10 +48,10 @@ class Legend:
     styles: Mapping[str, Style]
     orient: Literal["bottom", "top"] = "bottom"
 
-    def colour(self, *, legend: bool = True) -> alt.Color:
+    def colour(self) -> alt.Color:
         """Make the channel of colours."""
         colours = [style.colour for style in self.styles.values()]
-        return alt.Color(**self._channel(colours, legend=legend))
+        return alt.Color(**self._channel(colours))
 
     def symbols(self) -> tuple[alt.Color, alt.Fill, alt.Shape]:
         """Make the channels of points, which are drawn with `filled=False`."""
@@ -71,7 +71,7 @@ class Legend:
         ]
         return alt.StrokeDashValue(_SOLID, **({"condition": conditions} if conditions else {}))
 
-    def _channel(self, values: Sequence[Any], *, legend: bool = True) -> dict[str, Any]:
+    def _channel(self, values: Sequence[Any]) -> dict[str, Any]:
         # Two short names stand side by side on a phone. The columns do not depend on the width of
         # the chart: Vega would reserve too little height when it fits the width afterwards.
         longest = max(map(len, self.styles))
@@ -85,7 +85,7 @@ class Legend:
             "field": self.field,
             "type": "nominal",
             "scale": alt.Scale(domain=list(self.styles), range=list(values)),
-            "legend": shown if legend else None,
+            "legend": shown,
         }
 
 
@@ -103,22 +103,20 @@ def legend_of_methods(series: Mapping[str, tuple[str, bool]], algorithms: Sequen
     return Legend("method", styles)
 
 
-def legend_of_rows(
-    rows: Mapping[str, Row], algorithms: Sequence[str], field: str = "setting"
-) -> Legend:
-    """Make a legend of rows by the text that stands for each.
+def legend_of_rows(rows: Iterable[Row], algorithms: Sequence[str]) -> Legend:
+    """Make a legend of rows by their labels.
 
     The colour is the algorithm's and merged rows are hollow; several settings of one algorithm
     differ in symbol and dash.
     """
     counts: Counter[tuple[str, bool]] = Counter()
     styles = {}
-    for text, row in rows.items():
+    for row in rows:
         merged = row.arm.merge is not None
         nth = counts[row.arm.algorithm, merged]
         counts[row.arm.algorithm, merged] += 1
-        styles[text] = _style(row.arm.algorithm, algorithms, merged=merged, nth=nth)
-    return Legend(field, styles)
+        styles[row.arm.label] = _style(row.arm.algorithm, algorithms, merged=merged, nth=nth)
+    return Legend("setting", styles)
 
 
 def _style(algorithm: str, algorithms: Sequence[str], *, merged: bool, nth: int) -> Style:

@@ -48,12 +48,12 @@ def draw_shifts(data: ChartData) -> Picture | None:
     metrics = [endpoint.id_metric, endpoint.ood, *(metric for metric, _ in every)]
     others = [row for row in data.shown if row.arm.label != reference.arm.label]
     rows, dots_of_seeds = list[dict[str, Any]](), list[dict[str, Any]]()
-    compared = {}
+    compared = set()
     for metric in metrics:
         for row in others:
             test = data.comparison.pair(row.arm, reference.arm).test(metric)
             if test is not None:
-                compared[row.arm.label] = row
+                compared.add(row.arm.label)
                 place = {
                     "setting": row.arm.label,
                     "split": split_name(metric.rpartition("/")[0]),
@@ -69,7 +69,7 @@ def draw_shifts(data: ChartData) -> Picture | None:
                 )
     if not rows:
         return None
-    in_order = {row.arm.label: row for row in others if row.arm.label in compared}
+    in_order = (row for row in others if row.arm.label in compared)
     legend = palette.legend_of_rows(in_order, data.algorithms)
     title = f"{capitalised(TITLES[endpoint.by])} minus {reference.arm.label} (points)"
     dots, height = _dots(rows, legend, _VALUE, title, "+.2f", of_seeds=dots_of_seeds)
@@ -144,7 +144,7 @@ def draw_context(data: ChartData) -> Picture | None:
     if not rows:
         return None
     labels = {row["setting"] for row in rows}
-    shown = {row.arm.label: row for row in data.shown if row.arm.label in labels}
+    shown = (row for row in data.shown if row.arm.label in labels)
     legend = palette.legend_of_rows(shown, data.algorithms)
     charts = []
     for kind, title in _TITLES.items():

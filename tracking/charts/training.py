@@ -88,7 +88,7 @@ def draw_learning(data: ChartData) -> Picture | None:
                 drawn[row.arm.label] = row
     if not drawn:
         return None
-    legend = palette.legend_of_rows(drawn, data.algorithms)
+    legend = palette.legend_of_rows(drawn.values(), data.algorithms)
     charts = [
         _learning_panel(metric, rows, legend)
         for metric, rows in points.items()

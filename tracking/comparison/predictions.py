@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -236,65 +236,3 @@ def _sorted(dictionary: pa.Array) -> tuple[NDArray[np.str_], NDArray[np.intp]]:
 def numbers(column: pa.ChunkedArray) -> NDArray[Any]:
     """Return a column of numbers."""
     return np.from_dlpack(column.combine_chunks())
-
-
-BINS = 15
-"""As many as the metric `ece` has; the i-th is (i / 15, (i + 1) / 15]."""
-
-
-@dataclass(frozen=True)
-class Tally:
-    """The images of one split."""
-
-    images: NDArray[np.int64]
-    """[C] of each class."""
-    hits: NDArray[np.int64]
-    """[C] those of them that are classified correctly."""
-    binned: NDArray[np.int64]
-    """[15] images by confidence."""
-    binned_hits: NDArray[np.int64]
-    confidence: NDArray[np.float64]
-    """[15] sums of the confidences."""
-
-    @property
-    def ece(self) -> float:
-        """The metric `ece` of docs/metrics.md, from these bins."""
-        return float(np.abs(self.binned_hits - self.confidence).sum() / self.binned.sum())
-
-
-def read_tallies(path: Path) -> Mapping[str, Tally] | None:
-    """Count by split (`id/test`, `ood/<shift>`, `id/val`); None where there are no predictions."""
-    import pyarrow as arrow
-
-    try:
-        table = read_columns(path, ("split", "label", "prediction", "confidence"))
-        # A file written by hand may hold plain strings.
-        splits = table["split"].combine_chunks().cast(arrow.string()).dictionary_encode()
-    except (TrackingError, arrow.ArrowException):
-        return None
-    label, prediction = (numbers(table[name]).astype(np.int64) for name in ("label", "prediction"))
-    confidence = numbers(table["confidence"]).astype(np.float64)
-    which = np.from_dlpack(splits.indices)
-    return {
-        str(name): _tally(label[here], prediction[here], confidence[here])
-        for number, name in enumerate(splits.dictionary.to_pylist())
-        if len(here := np.flatnonzero(which == number))
-    }
-
-
-def _tally(
-    label: NDArray[np.int64],
-    prediction: NDArray[np.int64],
-    confidence: NDArray[np.float64],
-) -> Tally:
-    # Of one split: those of retention are of other tasks, with classes of their own.
-    classes = int(max(label.max(), prediction.max())) + 1
-    hit = label == prediction
-    bins = np.searchsorted(np.arange(1, BINS) / BINS, confidence, side="left")
-    return Tally(
-        images=np.bincount(label, minlength=classes),
-        hits=np.bincount(label[hit], minlength=classes),
-        binned=np.bincount(bins, minlength=BINS),
-        binned_hits=np.bincount(bins[hit], minlength=BINS),
-        confidence=np.bincount(bins, weights=confidence, minlength=BINS).astype(np.float64),
-    )

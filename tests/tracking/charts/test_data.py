@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from carft_sweep.tracking.charts import CHARTS
 from carft_sweep.tracking.charts.data import ChartData
-from carft_sweep.tracking.charts.predictions import all_class_differences
 from carft_sweep.tracking.comparison.compare import compare
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from tests.tracking.charted import grid_runs
@@ -51,7 +50,6 @@ def test_without_candidates_fine_tuning_is_the_reference_and_without_it_nobody()
     )
     assert other.reference is None
     assert CHARTS["shifts"].draw(other) is None
-    assert all_class_differences(other) == []
 
 
 def test_confirmed_choices_are_shown_on_their_fresh_seeds() -> None:

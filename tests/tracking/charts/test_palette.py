@@ -106,8 +106,7 @@ def test_settings_of_one_algorithm_differ_in_symbol_and_dash() -> None:
     runs = [zero_shot()]
     for trial in range(5):
         runs += arm("car_ft", [0.6], [0.3], trial=trial, params={"optim.lr": trial})
-    rows = {row.arm.label: row for row in compare(runs, sweep="s").rows}
-    every = legend_of_rows(rows, KNOWN).styles.items()
+    every = legend_of_rows(compare(runs, sweep="s").rows, KNOWN).styles.items()
     styles = [style for text, style in every if "car_ft" in text]
     assert len({style.colour for style in styles}) == 1
     assert len({(style.symbol, tuple(style.dash)) for style in styles}) == 5

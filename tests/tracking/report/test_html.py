@@ -204,7 +204,7 @@ def test_what_a_reader_asks_first_is_open_and_the_rest_folded_under_more(page: s
     assert not any("open" in tag for tag in read.of("details"))
     assert "Provenance" in read.inside["h3"]
     folded = [chart.name for chart in CHARTS.values() if chart.folded]
-    assert folded == ["context", "learning", "classes", "calibration"]
+    assert folded == ["context", "learning"]
 
 
 def test_links_lead_somewhere_and_names_are_given_once(page: str) -> None:
