@@ -35,7 +35,6 @@ from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.plan.estimate import SweepEstimate, estimate_sweep, timing_history
 from carft_sweep.sweeps.scheduler.progress import duration
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
-from carft_sweep.tracking.report import calibration
 
 
 def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
@@ -163,7 +162,7 @@ def _estimate_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
         yield from _disk_lines(estimate)
     if estimate.power:
         yield f"  {estimate.power}"
-    yield from calibration.sentences(estimate.calibration)
+    yield from estimate.calibration
 
 
 def _search_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:

@@ -36,7 +36,7 @@ from carft_sweep.tracking.comparison.spec import (
 from carft_sweep.tracking.console import PlainConsole
 from carft_sweep.tracking.location import EXPERIMENT
 from carft_sweep.tracking.program import program
-from carft_sweep.tracking.report import calibration
+from carft_sweep.tracking.report.calibration import calibrate
 from carft_sweep.tracking.report.formats import Owners, latex, markdown, to_csv, to_json
 from carft_sweep.tracking.report.table import (
     MOST,
@@ -160,9 +160,8 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
     sweeps = override_specs(_read(arguments), arguments)
     comparison = compare_sweeps(sweeps, where=arguments.where)
     fields = {digest: own for part in sweeps for digest, own in part.fields.items()}
-    deviations = calibration.calibrate(comparison.runs(), fields)
-    comparison = calibration.with_warnings(comparison, deviations)
-    options = replace(options, deviations=deviations)
+    comparison, sentences = calibrate(comparison, fields)
+    options = replace(options, calibration=sentences)
     rendered = _render(comparison, options, owners(sweeps) if len(sweeps) > 1 else None, arguments)
     if arguments.json:
         # Not indented: that takes four times as long, half a minute for ten thousand trials.
@@ -323,8 +322,7 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
             files = write_figures(made.data, figures)
     if arguments.json:
         paths = {"page": str(out), "figures": [str(file) for file in files]}
-        calibrated = [deviation.as_dict() for deviation in made.deviations]
-        plain = {**paths, "verdict": comparison.verdict, "calibration": calibrated}
+        plain = {**paths, "verdict": comparison.verdict, "calibration": made.calibration}
         emit(json.dumps(plain, indent=1))
         return 0
     emit("\n".join((*comparison.answer.lines, f"The report is {out}")))

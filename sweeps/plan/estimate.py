@@ -38,8 +38,7 @@ from carft_sweep.sweeps.plan.tasks import (
 from carft_sweep.sweeps.spec.settings import After, RunsOf
 from carft_sweep.sweeps.spec.spec import SweepSpec
 from carft_sweep.tracking.comparison.runs import CONFIRMED, UNMERGED
-from carft_sweep.tracking.report.calibration import Deviation, deviations
-from carft_sweep.tracking.report.calibration import warnings as calibration_warnings
+from carft_sweep.tracking.report import calibration
 
 MOST = 200
 """Runs of a home that are read, the newest."""
@@ -188,7 +187,7 @@ class SweepEstimate:
     """By earlier runs; else at most, by the size of the model's weights."""
     at_once: int = 1
     """Runs side by side."""
-    calibration: tuple[Deviation, ...] = ()
+    calibration: tuple[str, ...] = ()
     """Of the zero-shot models from LAION's table, or what to expect of them."""
     at_most: bool = False
     """Whether the sweep may well need less: it stops trials early, or when a target is reached,
@@ -232,7 +231,6 @@ class SweepEstimate:
         """Return plain data."""
         own = ("work", "of_a_seed", "obstacles")
         plain = {key: value for key, value in vars(self).items() if key not in own}
-        plain["calibration"] = [deviation.as_dict() for deviation in self.calibration]
         return {**plain, "wall_seconds": self.wall_seconds}
 
 
@@ -304,10 +302,9 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     for tasks in settings:
         estimate.rows.append(_row(estimate, tasks, runs, seen))
     zero_shots = (task for tasks in settings for task in tasks if _is_zero_shot(task.config))
-    estimate.calibration = tuple(
-        dict.fromkeys(it for task in zero_shots for it in _deviations(task, runs))
-    )
-    estimate.warnings += tuple(calibration_warnings(estimate.calibration))
+    deviations = dict.fromkeys(it for task in zero_shots for it in _deviations(task, runs))
+    estimate.calibration = calibration.sentences(deviations)
+    estimate.warnings += calibration.warnings(deviations)
     estimate.done, estimate.to_evaluate, estimate.to_train = (
         sum(row[state] for row in estimate.rows) for state in ("done", "evaluate", "train")
     )
@@ -440,7 +437,7 @@ def _is_zero_shot(config: TrialConfig) -> bool:
     return not config.algorithm.trains and config.algorithm.starts_at_zero_shot
 
 
-def _deviations(task: RunTask, runs: RunStore) -> Iterator[Deviation]:
+def _deviations(task: RunTask, runs: RunStore) -> Iterator[calibration.Deviation]:
     """Compare a zero-shot run with LAION's table, as the home has it; else say what to expect."""
     config = task.config
     own = measured(runs.folder(task.digest), UNMERGED)
@@ -454,8 +451,8 @@ def _deviations(task: RunTask, runs: RunStore) -> Iterator[Deviation]:
         "prompts.classes": config.prompts.classes,
     }
     if own:
-        return deviations(fields, own["facts"].get("images", {}), own["metrics"])
-    return deviations(fields, images, metrics=None)
+        return calibration.deviations(fields, own["facts"].get("images", {}), own["metrics"])
+    return calibration.deviations(fields, images, metrics=None)
 
 
 def _work(config: TrialConfig, folder: Path | None = None) -> RemainingWork:

@@ -25,7 +25,7 @@ from carft_sweep.sweeps.results.export import Exporter, SelectedModel, unkept_mo
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.sweeps.results.report import keep
 from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
-from carft_sweep.tracking.report.calibration import calibrate, with_warnings
+from carft_sweep.tracking.report.calibration import calibrate
 from carft_sweep.tracking.report.formats import markdown, to_csv, to_json
 from carft_sweep.tracking.report.table import TableOptions
 
@@ -39,9 +39,8 @@ PAGE, EXPORT = "page", "export"
 
 def write_comparison(folder: Path, part: SweepRuns) -> Comparison:
     """Compare the runs of a sweep, and write that into its folder, for people and programs."""
-    compared = compare_sweeps([part])
-    deviations = calibrate(compared.runs(), part.fields)
-    compared, options = with_warnings(compared, deviations), TableOptions(deviations=deviations)
+    compared, sentences = calibrate(compare_sweeps([part]), part.fields)
+    options = TableOptions(calibration=sentences)
     table, rows, plain = COMPARED
     write_text(folder / table, markdown(compared, options=options))
     write_text(folder / rows, to_csv(compared, options=options))

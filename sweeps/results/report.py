@@ -34,7 +34,7 @@ from carft_sweep.tracking.comparison.runs import RunRecord, fields
 from carft_sweep.tracking.comparison.verdict import Pair, zero_shot_of
 from carft_sweep.tracking.location import is_server, pages_address, resolve_location
 from carft_sweep.tracking.provenance import describe_code, provenance_tags
-from carft_sweep.tracking.report import calibration
+from carft_sweep.tracking.report.calibration import calibrate
 from carft_sweep.tracking.report.html import (
     Export,
     Pictures,
@@ -234,7 +234,7 @@ def provenance(
     sweeps: Sequence[Ledger],
     comparison: Comparison,
     options: Sequence[str] = (),
-    deviations: Sequence[calibration.Deviation] = (),
+    calibration: tuple[str, ...] = (),
 ) -> Provenance:
     """Collect what a reader needs to judge the numbers, and to make them again.
 
@@ -247,8 +247,8 @@ def provenance(
         commands.append(command)
         files += [] if file is None else [file]
     facts = dict(_facts(home, sweeps, comparison))
-    if deviations:
-        facts["zero-shot and LAION's table"] = tuple(calibration.sentences(deviations))
+    if calibration:
+        facts["zero-shot and LAION's table"] = calibration
     return Provenance(
         facts=facts,
         commands=(*commands, shlex.join(["carft-sweep", "report", *names, *options])),
@@ -343,8 +343,8 @@ class Page:
     data: ChartData
     thumbnails: Mapping[str, bytes]
     """PNG files of its gallery by name, as far as there are any."""
-    deviations: tuple[calibration.Deviation, ...] = ()
-    """Of the zero-shot models from LAION's table."""
+    calibration: tuple[str, ...] = ()
+    """Sentences on the zero-shot models beside LAION's table."""
 
     def write(self, path: Path) -> None:
         """Write the page atomically. Raises OSError where it cannot be written."""
@@ -363,8 +363,7 @@ def page(
 
     claims = ((run.digest, _claim(run)) for run in comparison.runs() if run.is_zero_shot)
     own_fields = {digest: fields(claim) for digest, claim in claims if claim is not None}
-    deviations = calibration.calibrate(comparison.runs(), own_fields)
-    comparison = calibration.with_warnings(comparison, deviations)
+    comparison, sentences = calibrate(comparison, own_fields)
     view = view_data(home, sweeps, comparison)
     data = ChartData(comparison)
     text = document(
@@ -372,12 +371,12 @@ def page(
         data,
         description=sweeps[0].spec["description"] if len(sweeps) == 1 else "",
         pictures=view.pictures,
-        provenance=provenance(home, sweeps, comparison, options, deviations),
+        provenance=provenance(home, sweeps, comparison, options, sentences),
         run_pages=_run_pages(home, sweeps),
         exports=_exports(sweeps, comparison, options),
         cache=user_cache(),
     )
-    return Page(text, data, view.files(), deviations)
+    return Page(text, data, view.files(), sentences)
 
 
 def table_page(table: Path, comparison: Comparison, *, options: Sequence[str] = ()) -> Page:

@@ -4,45 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from carft_sweep.tracking.comparison.metrics import named
-from carft_sweep.tracking.comparison.runs import RunRecord, Scalar
+from carft_sweep.tracking.comparison.runs import Scalar
 
 if TYPE_CHECKING:
     from carft_sweep.tracking.comparison.compare import Comparison
 
 FILE = Path(__file__).with_name("calibration.yaml")
-
-
-class Subject(NamedTuple):
-    """Backbone and family of a run, as its config names them."""
-
-    model: str
-    pretrained: str | None
-    family: str
-
-    @classmethod
-    def of(cls, fields: Mapping[str, Scalar]) -> Subject:
-        """Return that of a run with these fields, by their dotted names."""
-        pretrained = fields.get("model.pretrained")
-        return cls(
-            str(fields.get("model.name")),
-            None if pretrained is None else str(pretrained),
-            str(fields.get("data.family")),
-        )
-
-    @property
-    def backbone(self) -> str:
-        """`ViT-B-16 openai`: the weights of OpenAI have quick GELU under either name."""
-        model = self.model.removesuffix("-quickgelu") if self.pretrained == "openai" else self.model
-        return f"{model} {self.pretrained}" if self.pretrained else model
-
-    def __str__(self) -> str:
-        tag = f" ({self.pretrained})" if self.pretrained else ""
-        return f"{self.model}{tag} on {self.family}"
 
 
 class ReferenceSplit(NamedTuple):
@@ -66,10 +38,9 @@ class CalibrationTable(NamedTuple):
     """The data file."""
 
     title: str
-    source: str
     columns: tuple[ReferenceSplit, ...]
     rows: Mapping[str, Sequence[float]]
-    """Percent, by `Subject.backbone`."""
+    """Percent, by backbone."""
 
 
 @functools.cache
@@ -79,59 +50,36 @@ def calibration_table() -> CalibrationTable:
 
     data = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     columns = tuple(ReferenceSplit(**column) for column in data["columns"])
-    return CalibrationTable(data["title"], data["source"], columns, data["rows"])
+    return CalibrationTable(data["title"], columns, data["rows"])
 
 
-@dataclass(frozen=True)
-class Deviation:
-    """One zero-shot accuracy against the table's; fractions."""
+class Deviation(NamedTuple):
+    """One zero-shot accuracy against the table's, in percent."""
 
-    subject: Subject
+    model: str
+    """Backbone and family in words."""
+    templates: str
     split: ReferenceSplit
     expected: float
     measured: float | None
     """None where nothing has been measured yet."""
-    templates: str
 
     @property
-    def points(self) -> float | None:
+    def points(self) -> float:
         """How many points the measured accuracy is above the table's, with its two decimals."""
-        if self.measured is None:
-            return None
         # Adding 0.0 turns a rounded -0.0 into 0.0.
-        return round(100 * (self.measured - self.expected), 2) + 0.0
+        return 0.0 if self.measured is None else round(self.measured - self.expected, 2) + 0.0
 
     @property
     def is_beyond(self) -> bool:
         """Whether it differs by more than the tolerance, with the same prompts."""
-        is_large = abs(self.points or 0.0) > self.split.tolerance
-        return is_large and self.templates == self.split.templates
+        return abs(self.points) > self.split.tolerance and self.templates == self.split.templates
 
     @property
-    def where(self) -> str:
-        """`ID test`, `v2`, `ID test mean-per-class accuracy`."""
-        return named(self.split.metric).removeprefix("ood/")
-
-    @property
-    def note(self) -> str:
-        """What else differs there, in brackets, as it stands behind a number."""
-        return f" ({self.split.note})" if self.split.note else ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        return {
-            **self.subject._asdict(),
-            "metric": self.split.metric,
-            "measured": self.measured,
-            "expected": self.expected,
-            "points": self.points,
-            "tolerance": self.split.tolerance,
-            "beyond": self.is_beyond,
-            "templates": self.templates,
-            "expected_templates": self.split.templates,
-            "note": self.split.note,
-            "source": calibration_table().source,
-        }
+    def place(self) -> str:
+        """Name the split, and what else differs there: `ID test`, `v2 (...)`."""
+        note = f" ({self.split.note})" if self.split.note else ""
+        return named(self.split.metric).removeprefix("ood/") + note
 
 
 def deviations(
@@ -148,81 +96,83 @@ def deviations(
         In the order of the table; nothing for a backbone or a family that it has not, nor for a
         split that was not measured.
     """
-    table, subject = calibration_table(), Subject.of(fields)
-    for split, number in zip(table.columns, table.rows.get(subject.backbone, ()), strict=False):
+    model, weights = fields.get("model.name"), fields.get("model.pretrained")
+    family, templates = fields.get("data.family"), str(fields.get("prompts.classes"))
+    # OpenAI's weights have quick GELU under either name.
+    name = str(model).removesuffix("-quickgelu") if weights == "openai" else model
+    backbone, words = (f"{name} {weights}", f" ({weights})") if weights else (str(name), "")
+    table = calibration_table()
+    for split, expected in zip(table.columns, table.rows.get(backbone, ()), strict=False):
         if (
-            split.family == subject.family
+            split.family == family
             and images.get(split.metric.rpartition("/")[0]) == split.images
             and (metrics is None or split.metric in metrics)
             and not (split.restricted and fields.get("data.restrict") == "never")
         ):
-            measured = None if metrics is None else metrics[split.metric]
-            templates = str(fields.get("prompts.classes"))
-            yield Deviation(subject, split, number / 100, measured, templates)
+            measured = None if metrics is None else 100 * metrics[split.metric]
+            yield Deviation(f"{model}{words} on {family}", templates, split, expected, measured)
+
+
+def sentences(every: Iterable[Deviation]) -> tuple[str, ...]:
+    """Say by how many points each zero-shot model differs, or what to expect of one."""
+    title, texts = calibration_table().title, []
+    for group in _grouped(every):
+        first = group[0]
+        if first.measured is None:
+            numbers = ", ".join(f"{it.place}: {it.expected:.2f}" for it in group)
+            text = f"Expect of zero-shot {first.model}, by {title}: {numbers}."
+        else:
+            numbers = ", ".join(f"{it.points:+.2f} on {it.place}" for it in group)
+            text = f"Zero-shot {first.model} differs from {title} by, in points: {numbers}."
+        if first.templates != first.split.templates:
+            text += (
+                f" Its templates are {first.templates}, there {first.split.templates}: some "
+                "difference is to be expected."
+            )
+        texts.append(text)
+    return tuple(texts)
+
+
+def warnings(every: Iterable[Deviation]) -> tuple[str, ...]:
+    """Warn of each zero-shot model that differs by more than the tolerance."""
+    texts = []
+    for group in _grouped(deviation for deviation in every if deviation.is_beyond):
+        numbers = ", ".join(
+            f"{it.points:+.2f} points on {it.place} ({it.measured:.2f}, there {it.expected:.2f}; "
+            f"up to {it.split.tolerance:g} is usual)"
+            for it in group
+        )
+        texts.append(
+            f"zero-shot {group[0].model} differs from LAION's table: {numbers}; look at "
+            "images, transform and weights before you trust the rows"
+        )
+    return tuple(texts)
 
 
 def calibrate(
-    runs: Iterable[RunRecord], fields: Mapping[str, Mapping[str, Scalar]]
-) -> tuple[Deviation, ...]:
+    comparison: Comparison, fields: Mapping[str, Mapping[str, Scalar]]
+) -> tuple[Comparison, tuple[str, ...]]:
     """Compare the finished zero-shot runs with the table, each accuracy once.
 
-    `fields` are those of the runs by digest; a run without is passed over.
+    Args:
+        fields: Those of the runs by digest; a run without is passed over.
+
+    Returns:
+        The comparison with its warnings and these, and a sentence for each model.
     """
     every: dict[Deviation, None] = {}
-    for run in runs:
+    for run in comparison.runs():
         if run.state == "done" and run.is_zero_shot and run.digest in fields:
             images = run.facts.get("images")
             counts = images if isinstance(images, Mapping) else {}
             every |= dict.fromkeys(deviations(fields[run.digest], counts, run.metrics))
-    return tuple(every)
-
-
-def sentences(every: Sequence[Deviation]) -> list[str]:
-    """Say by how many points each zero-shot model differs, or what to expect of one."""
-    return [_sentence(group) for group in _grouped(every)]
-
-
-def _sentence(group: Sequence[Deviation]) -> str:
-    first, title = group[0], calibration_table().title
-    if first.measured is None:
-        numbers = ", ".join(f"{it.where} {100 * it.expected:.2f}{it.note}" for it in group)
-        text = f"Expect of zero-shot {first.subject}, by {title}: {numbers}."
-    else:
-        numbers = ", ".join(f"{it.points:+.2f} on {it.where}{it.note}" for it in group)
-        text = f"Zero-shot {first.subject} differs from {title} by, in points: {numbers}."
-    if first.templates == first.split.templates:
-        return text
-    return (
-        f"{text} Its templates are {first.templates}, there {first.split.templates}: some "
-        "difference is to be expected."
-    )
-
-
-def warnings(every: Sequence[Deviation]) -> list[str]:
-    """Warn of each zero-shot model that differs by more than the tolerance."""
-    texts = []
-    for group in _grouped([deviation for deviation in every if deviation.is_beyond]):
-        parts = [
-            f"{it.points:+.2f} points on {it.where} ({100 * (it.measured or 0):.2f}, there "
-            f"{100 * it.expected:.2f}; up to {it.split.tolerance:g} is usual){it.note}"
-            for it in group
-        ]
-        texts.append(
-            f"zero-shot {group[0].subject} differs from LAION's table: {', '.join(parts)}; look at "
-            "images, transform and weights before you trust the rows"
-        )
-    return texts
-
-
-def with_warnings(comparison: Comparison, every: Sequence[Deviation]) -> Comparison:
-    """Return the comparison with these warnings, each once, behind its own."""
     texts = dict.fromkeys((*comparison.warnings, *warnings(every)))
-    return replace(comparison, warnings=tuple(texts))
+    return replace(comparison, warnings=tuple(texts)), sentences(every)
 
 
-def _grouped(every: Sequence[Deviation]) -> Iterator[list[Deviation]]:
-    """Yield those of one model, family and template set, measured ones apart from the others."""
-    groups: dict[tuple[object, ...], list[Deviation]] = {}
+def _grouped(every: Iterable[Deviation]) -> Iterable[Sequence[Deviation]]:
+    """Group by model, family and template set, measured ones apart from the others."""
+    groups: dict[tuple[str, str, bool], list[Deviation]] = {}
     for it in every:
-        groups.setdefault((it.subject, it.templates, it.measured is None), []).append(it)
-    yield from groups.values()
+        groups.setdefault((it.model, it.templates, it.measured is None), []).append(it)
+    return groups.values()

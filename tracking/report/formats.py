@@ -85,7 +85,7 @@ def to_json(
     if owners is not None:
         document["sweeps"] = comparison.sweep.split(" + ")
     if options is not None:
-        document["calibration"] = [deviation.as_dict() for deviation in options.deviations]
+        document["calibration"] = options.calibration
     return document
 
 

@@ -25,7 +25,6 @@ from carft_sweep.tracking.comparison.power import Power
 from carft_sweep.tracking.comparison.statistics import Interval, PairedTest
 from carft_sweep.tracking.comparison.verdict import GAIN
 from carft_sweep.tracking.errors import TrackingError, unknown_name
-from carft_sweep.tracking.report import calibration
 
 NOTHING = "–"
 MOST = 50
@@ -56,8 +55,8 @@ class TableOptions:
     """None: every trial."""
     all_alphas: bool = False
     """Whether every merged model has a row, or the selected one of each merge alone."""
-    deviations: tuple[calibration.Deviation, ...] = ()
-    """Of the zero-shot models, from LAION's table."""
+    calibration: tuple[str, ...] = ()
+    """Sentences on the zero-shot models beside LAION's table."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def build_table(
         lines=tuple(lines),
         notes=(
             *_notes(comparison, rows, columns, spread=any(c.half for some in cells for c in some)),
-            *calibration.sentences(options.deviations),
+            *options.calibration,
         ),
         fixed=2,
         shifts=frozenset(2 + column for column in apart),
