@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -67,15 +66,3 @@ class ChartData:
     def parameters(self) -> tuple[Parameter, ...]:
         """The fields that vary among the settings, in order of their names."""
         return varied_parameters(self.settings)
-
-    def value(self, row: Row) -> float | None:
-        """Return what the selection saw of this row's setting."""
-        return self._values.get(row.setting)
-
-    @cached_property
-    def _values(self) -> Mapping[str, float]:
-        return {
-            row.setting: row.value
-            for row in self.comparison.rows
-            if row.arm.merge == self.comparison.rule.merge and row.value is not None
-        }

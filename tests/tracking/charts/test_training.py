@@ -10,7 +10,7 @@ import pytest
 
 from carft_sweep.tracking.charts import CHARTS
 from carft_sweep.tracking.charts.data import ChartData
-from carft_sweep.tracking.charts.training import MOST_LEARNING, read_history
+from carft_sweep.tracking.charts.training import read_history
 from carft_sweep.tracking.comparison.compare import compare
 from carft_sweep.tracking.comparison.runs import RunRecord
 from tests.tracking.charts.drawn import Spec, data_of, spec_of
@@ -44,25 +44,15 @@ def panels_of(spec: Spec) -> list[list[dict[str, Any]]]:
     return [spec["datasets"][panel["data"]["name"]] for panel in spec["concat"]]
 
 
-def test_the_best_settings_are_drawn_and_pruned_ones_apart(tmp_path: Path) -> None:
+def test_only_the_settings_on_show_are_drawn(tmp_path: Path) -> None:
     runs = []
-    for trial in range(20):
-        record = run(
-            "car_ft", 0, metrics(0.5 + trial / 100, 0.3), trial=trial, params={KL: trial + 1}
-        )
-        if trial < 3:
-            record = replace(record, state="pruned")
+    for trial in range(3):
+        record = run("car_ft", 0, metrics(0.5 + trial / 100, 0.3), trial=trial, params={KL: trial})
         runs.append(trained(record, tmp_path / str(trial), [1.0]))
     data = ChartData(compare(runs, sweep="s"))
-    standing: dict[str, list[int | None]] = {}
-    trials = {row.arm.label: row.arm.trial for row in data.comparison.rows}
-    _, accuracy = panels_of(spec_of("learning", data))
-    for row in accuracy:
-        if row["epoch"] == 1:
-            standing.setdefault(row["standing"], []).append(trials[row["setting"]])
-    assert standing["shown"] == [19]
-    assert standing["best"] == list(range(18, 19 - MOST_LEARNING, -1))
-    assert standing["pruned"] == [0, 1, 2]
+    rows = data_of(spec_of("learning", data), "epoch", "mean")
+    assert {row["setting"] for row in rows} == {row.arm.label for row in data.trained}
+    assert len(data.trained) == 1
 
 
 @pytest.mark.parametrize(
@@ -89,7 +79,7 @@ def test_learning_is_the_mean_and_range_over_seeds(everything: ChartData) -> Non
     spec = spec_of("learning", everything)
     rows = [
         row
-        for row in data_of(spec, "epoch", "mean", "standing")
+        for row in data_of(spec, "epoch", "mean")
         if row["setting"] == "fine_tune lr=0.0001" and row["mean"] < 2
     ]
     assert [
@@ -99,5 +89,3 @@ def test_learning_is_the_mean_and_range_over_seeds(everything: ChartData) -> Non
         (2, 1.2, 1.2, 1.2),
         (3, pytest.approx(1.01), 1.0, 1.02),
     ]
-    standing = {row["setting"]: row["standing"] for row in data_of(spec, "epoch", "standing")}
-    assert sorted(standing.values()) == ["best"] * 9 + ["pruned"] + ["shown"] * 3
