@@ -35,7 +35,6 @@ SELECTED = "▸ "
 """Before the name of the selected setting."""
 _SIGNS = {"untuned": "‡", "names domains": "†"}
 """Of marks, behind the name of a row."""
-_BY_NAME, _BY_COUNT = "setting", "n"
 MEANING = (
     "the best of its column among all compared runs, and every row that the 95 % interval of the "
     "paired difference does not distinguish from it; no mark where that is every row."
@@ -258,15 +257,13 @@ def resolve_columns(comparison: Comparison, names: Sequence[str] = ()) -> tuple[
     return tuple(_column(comparison, name, usual) for name in names) if names else usual
 
 
-def _column(
-    comparison: Comparison, name: str, usual: Sequence[Column], besides: Sequence[str] = ()
-) -> Column:
+def _column(comparison: Comparison, name: str, usual: Sequence[Column]) -> Column:
     for column in usual:
         if name == column.metric or name.lower() == column.header.lower():
             return column
     if name in comparison.metric_names:
         return Column(name, name)
-    headers = [*besides, *(column.header for column in usual)]
+    headers = [column.header for column in usual]
     raise TrackingError(unknown_name("column", name, [*headers, *sorted(comparison.metric_names)]))
 
 
@@ -326,30 +323,18 @@ def _best_labels(comparison: Comparison, most: int) -> set[str]:
 
 
 def sort_rows(comparison: Comparison, by: str) -> Comparison:
-    """Return the same with its rows by a column, best first: `OOD mean`, `gap:desc`, `n`.
+    """Return the same with its rows by a column or metric: the better end first, else the larger.
 
-    Behind a colon stands `asc` or `desc`; without it the better end comes first, and where neither
-    end is better the larger. Rows without a number come last. Raises TrackingError for a column
-    that no row has.
+    Rows without a number come last. Raises TrackingError for a column that no row has.
     """
-    name, _, turn = by.rpartition(":")
-    if not name or turn not in ("asc", "desc"):
-        name, turn = by, ""
-    if name == _BY_NAME:
-        rows = sorted(comparison.rows, key=lambda row: row.arm.label, reverse=turn == "desc")
-        return replace(comparison, rows=tuple(rows))
-    values = {row.arm.label: float(row.n) for row in comparison.rows}
-    down = True
-    if name != _BY_COUNT:
-        usual = usual_columns(comparison)
-        metric = _column(comparison, name, usual, (_BY_NAME, _BY_COUNT)).metric
-        means = {row.arm.label: row.metric(metric).mean for row in comparison.rows}
-        values = {label: mean for label, mean in means.items() if mean is not None}
-        down = direction(metric) >= 0
-    sign = -1 if turn == "desc" or (down and not turn) else 1
-    ranks = {label: sign * value for label, value in values.items()}
-    rows = sorted(comparison.rows, key=lambda row: ranks.get(row.arm.label, math.inf))
-    return replace(comparison, rows=tuple(rows))
+    (column,) = resolve_columns(comparison, (by,))
+    sign = -1 if direction(column.metric) >= 0 else 1
+
+    def rank(row: Row) -> float:
+        value = row.metric(column.metric).mean
+        return math.inf if value is None else sign * value
+
+    return replace(comparison, rows=tuple(sorted(comparison.rows, key=rank)))
 
 
 def best_rows(
