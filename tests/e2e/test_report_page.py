@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import time
@@ -353,26 +352,6 @@ def test_a_click_sorts_the_table_and_another_one_turns_it(
     assert orders[0] == sorted(orders[0], reverse=True)
     assert orders[1] == sorted(orders[0])
     assert len({*orders[0]}) > 2
-
-
-def test_a_button_saves_the_numbers_without_network(
-    driver: webdriver.Chrome, url: str, tmp_path: Path
-) -> None:
-    show(driver, url, width=1280)
-    asked_for(driver)
-    allowed = {"behavior": "allow", "downloadPath": str(tmp_path)}
-    driver.execute_cdp_cmd("Browser.setDownloadBehavior", allowed)
-    driver.find_element(By.CSS_SELECTOR, "[data-csv]").click()
-    file, until = tmp_path / f"{NAME}.csv", time.monotonic() + SECONDS
-    while not file.exists():
-        assert time.monotonic() < until, [*tmp_path.iterdir()]
-        time.sleep(0.05)
-    lines = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
-    rows = driver.find_elements(By.CSS_SELECTOR, "#table details tbody tr")
-    assert len(lines) == len(rows) > 10
-    assert 0 < float(lines[0]["ood/mean/top1"]) < 1
-    assert [it for it in asked_for(driver) if not it.startswith(("data:", "blob:"))] == []
-    assert console(driver) == []
 
 
 def test_a_seed_in_the_table_is_a_link_to_its_run(driver: webdriver.Chrome, url: str) -> None:

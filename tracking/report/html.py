@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,15 +21,12 @@ from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.flips import Answer, Gallery, Picture
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 from carft_sweep.tracking.ownership import other_writer
-from carft_sweep.tracking.report.formats import to_csv
 from carft_sweep.tracking.report.table import (
-    MOST_ON_PAGE,
     TableOptions,
     build_table,
     full_table,
     headline,
     task_table,
-    usual_columns,
     visible_rows,
 )
 
@@ -249,7 +246,6 @@ def document(
         provenance=provenance,
         run_pages=run_pages,
         exports=exports,
-        csv=_in_script(_csv(comparison)),
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         scripts=[Markup(text) for text in scripts],
         policy=_policy(scripts),
@@ -295,24 +291,13 @@ def _sentences(comparison: Comparison) -> tuple[str, ...]:
     return (*comparison.answer.lines, *comparison.statistics)
 
 
-def _csv(comparison: Comparison) -> str:
-    """Write the rows of the largest table of the page, and its metrics, as CSV."""
-    rows = visible_rows(comparison, TableOptions(max_trials=MOST_ON_PAGE))
-    columns = tuple(column.metric for column in usual_columns(comparison))
-    return to_csv(replace(comparison, rows=rows), options=TableOptions(columns=columns))
-
-
 def _spec(chart: TopLevelMixin) -> str:
-    from carft_sweep.tracking.charts.base import as_spec
-
-    return _in_script(as_spec(chart))
-
-
-def _in_script(plain: object) -> str:
-    """Write plain data as JSON that can stand in a script element."""
+    """Write Vega-Lite as JSON that can stand in a script element."""
     from markupsafe import Markup
 
-    text = json.dumps(plain, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    from carft_sweep.tracking.charts.base import as_spec
+
+    text = json.dumps(as_spec(chart), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     # In a script element only `<` could begin something else than the script.
     return Markup(text.replace("<", "\\u003c"))
 

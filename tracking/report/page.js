@@ -155,19 +155,6 @@
     });
   }
 
-  // The CSV, where a page may give a file: in MLflow's frame it may not.
-  for (const button of document.querySelectorAll("[data-csv]")) {
-    button.hidden = location.protocol === "blob:" || location.protocol === "about:";
-    button.addEventListener("click", () => {
-      const text = JSON.parse(document.getElementById("csv").textContent);
-      const link = document.createElement("a");
-      link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
-      link.download = button.dataset.csv;
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-    });
-  }
-
   // The numbers behind a chart: of each of its data sets what is drawn of it, as its axes call it.
   function titles(node, data, every = new Map()) {
     const name = node.data?.name ?? data;

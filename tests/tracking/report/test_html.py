@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
-import io
 import json
 import os
 import re
@@ -174,7 +172,7 @@ def test_every_chart_with_something_to_show_has_heading_words_place_and_data(pag
     specs = {
         attributes["id"].removeprefix("spec-"): json.loads(text)
         for attributes, text in zip(read.of("script"), read.inside["script"], strict=True)
-        if attributes.get("type") == "application/json" and attributes["id"] != "csv"
+        if attributes.get("type") == "application/json"
     }
     assert [*specs] == expected
     assert all(spec["datasets"] for spec in specs.values())
@@ -249,28 +247,6 @@ def test_the_headline_has_what_stands_for_each_algorithm_and_the_details_the_res
     assert {*names} < {line.name for line in whole.lines}
     assert [line.selected for line in short.lines].count(True) == 1
     assert "settings, the best by" not in " ".join(whole.notes)
-
-
-def test_the_page_holds_its_numbers_as_csv(page: str) -> None:
-    comparison = replace(compared(kl_sweep()), sweep=HOSTILE)
-    read = Read(page)
-    (text,) = (
-        json.loads(text)
-        for attributes, text in zip(read.of("script"), read.inside["script"], strict=True)
-        if attributes.get("id") == "csv"
-    )
-    lines = list(csv.DictReader(io.StringIO(text)))
-    whole = full_table(comparison)
-    assert whole is not None
-    assert [line["setting"] for line in lines] == [
-        line.name.strip("▸• ").strip() for line in whole.lines
-    ]
-    tuned = next(line for line in lines if line["setting"] == "fine_tune")
-    mean = comparison.rows[1].metric("ood/pixel/top1").mean
-    assert float(tuned["ood/pixel/top1"]) == mean
-    assert json.loads(tuned["id/test/top1 values"]) == [0.65, 0.654, 0.647, 0.652, 0.649]
-    (button,) = (tag for tag in read.of("button") if "data-csv" in tag)
-    assert button["data-csv"] == f"{HOSTILE}.csv"
 
 
 def test_a_seed_leads_to_its_run_where_mlflow_has_an_address(cache: Path) -> None:
