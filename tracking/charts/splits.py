@@ -102,7 +102,11 @@ def _dots(
     )
     base = Marks().encode(*place, alt.X(**quantitative(value, title, scale=scale)))
     of_a_seed = alt.X(**quantitative(value + OF_A_SEED, title, scale=scale))
-    ends = [(f"{value} {end}", number_format) for end in ("low", "high")]
+    ends = [
+        (end, number_format)
+        for end in (f"{value} low", f"{value} high")
+        if any(end in row for row in rows)
+    ]
     points = base.mark_point(filled=False, size=42, opacity=1).encode(
         *legend.symbols(), tooltip=tooltips("setting", "split", (value, number_format), *ends)
     )

@@ -8,7 +8,7 @@ from carft_sweep.tracking.charts.base import seed_rows
 from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.comparison.compare import compare
 from carft_sweep.tracking.comparison.statistics import PairedTest
-from tests.tracking.charts.drawn import data_of, spec_of
+from tests.tracking.charts.drawn import data_of, nodes, spec_of
 from tests.tracking.made_up import arm
 
 
@@ -69,3 +69,11 @@ def test_the_context_probe_has_each_split_and_no_validation(everything: ChartDat
     probes = [row for row in rows if row["setting"] == "fine_tune lr=0.0001"]
     assert all(row["kl"] == pytest.approx(0.5 + 0.002 / 3, abs=1e-5) for row in probes)
     assert all(row["kl low"] < row["kl"] < row["kl high"] for row in probes)
+
+
+def test_one_seed_has_no_interval_at_its_symbol() -> None:
+    """Vega writes a number that is not there as NaN."""
+    runs = [*arm("fine_tune", [0.6], [0.3]), *arm("car_ft", [0.61], [0.31], trial=0)]
+    spec = spec_of("shifts", ChartData(compare(runs, sweep="s")))
+    hints = [hint["field"] for node in nodes(spec) for hint in node.get("tooltip", ())]
+    assert hints == ["setting", "split", "difference"]
