@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from carft_sweep.tracking.charts.base import HALO, HALO_ON_WHITE, Chart, as_spec, fitted
 from carft_sweep.tracking.charts.data import ChartData
@@ -13,7 +13,6 @@ from carft_sweep.tracking.charts.response import RESPONSE
 from carft_sweep.tracking.charts.splits import CONTEXT, SHIFTS
 from carft_sweep.tracking.charts.tradeoff import ID_OOD
 from carft_sweep.tracking.charts.training import LEARNING
-from carft_sweep.tracking.errors import TrackingError, unknown_name
 
 __all__ = ["CHARTS", "Chart", "start_drawing", "write_figures"]
 
@@ -24,6 +23,7 @@ CHARTS: Mapping[str, Chart] = {
 }
 """By name."""
 
+Kind = Literal["png", "svg"]
 WIDTH = 720
 """Pixels of an SVG."""
 _CONFIG = {
@@ -38,7 +38,7 @@ _CONFIG = {
 def write_figures(
     data: ChartData,
     folder: Path,
-    kinds: Sequence[str] = ("png", "svg"),
+    kinds: Sequence[Kind] = ("png", "svg"),
     names: Collection[str] | None = None,
     *,
     scale: float = 2.0,
@@ -46,18 +46,9 @@ def write_figures(
     """Write every chart that has something to show as `<name>.<kind>`, without a browser.
 
     `names` are those of the charts that are wanted; None: all. A PNG has `scale` times the pixels
-    of an SVG.
-
-    Returns:
-        The files in the order of the page.
-
-    Raises:
-        TrackingError: A kind is unknown.
-        OSError: The folder cannot be written.
+    of an SVG. Return the files in the order of the page. Raises OSError where the folder cannot be
+    written.
     """
-    for kind in kinds:
-        if kind not in _CONVERTERS:
-            raise TrackingError(unknown_name("kind of figure", kind, _CONVERTERS))
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for chart in CHARTS.values():
@@ -71,28 +62,19 @@ def write_figures(
         spec.pop("background", None)
         for kind in kinds:
             file = folder / f"{chart.name}.{kind}"
-            file.write_bytes(_CONVERTERS[kind](spec, scale))
+            file.write_bytes(_convert(spec, kind, scale))
             files.append(file)
     return files
 
 
 def start_drawing() -> None:
     """Start the JavaScript engine that `write_figures` needs, which takes a third of a second."""
-    _svg({"mark": "point"}, 1.0)
+    _convert({"mark": "point"}, "svg", 1.0)
 
 
-def _png(spec: dict[str, Any], scale: float) -> bytes:
+def _convert(spec: dict[str, Any], kind: Kind, scale: float) -> bytes:
     import vl_convert
 
+    if kind == "svg":
+        return vl_convert.vegalite_to_svg(spec, config=_CONFIG).encode()
     return vl_convert.vegalite_to_png(spec, scale=scale, config=_CONFIG)
-
-
-def _svg(spec: dict[str, Any], scale: float) -> bytes:
-    import vl_convert
-
-    del scale
-
-    return vl_convert.vegalite_to_svg(spec, config=_CONFIG).encode()
-
-
-_CONVERTERS: Mapping[str, Callable[[dict[str, Any], float], bytes]] = {"png": _png, "svg": _svg}
