@@ -1,9 +1,8 @@
-"""ID against OOD accuracy, with the Pareto front and WiSE-FT curves."""
+"""ID against OOD accuracy, with WiSE-FT curves."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -29,16 +28,14 @@ from carft_sweep.tracking.charts.base import (
     with_halo,
 )
 from carft_sweep.tracking.charts.data import ChartData
-from carft_sweep.tracking.charts.palette import NEUTRAL, Legend
+from carft_sweep.tracking.charts.palette import Legend
 from carft_sweep.tracking.comparison.metrics import TOP1, named
 from carft_sweep.tracking.comparison.runs import split_merge
-from carft_sweep.tracking.comparison.statistics import Estimate
 from carft_sweep.tracking.comparison.wise_ft import WISE, Curve
 
 _HEIGHT = 420
-_SMALL, _LARGE, _RING = 40, 100, 260
-"""Square pixels of other settings, of what stands for an algorithm, and of the ring around those on
-the front."""
+_SMALL, _LARGE = 40, 100
+"""Square pixels of other settings, and of what stands for an algorithm."""
 _LETTER = 8
 """Pixels of a letter's width, at most."""
 _ROOMY = 420
@@ -97,17 +94,6 @@ def draw_id_ood(data: ChartData) -> Picture | None:
     return single(layers, _HEIGHT, description, models)
 
 
-def pareto_front(points: Iterable[tuple[float, float]]) -> set[tuple[float, float]]:
-    """Return the points that no other one reaches on both coordinates and beats on one."""
-    front: set[tuple[float, float]] = set()
-    highest = float("-inf")
-    for x, y in sorted(set(points), reverse=True):
-        if y > highest:
-            front.add((x, y))
-            highest = y
-    return front
-
-
 def _model_rows(data: ChartData, axes: _Axes) -> _Rows:
     """List every setting, what stands for its merges, and the inner points of the curves."""
     shown = {row.arm.label for row in data.shown}
@@ -120,9 +106,10 @@ def _model_rows(data: ChartData, axes: _Axes) -> _Rows:
                 "method": _method(row.arm.algorithm, row.arm.merge),
                 **axes.place(id_test.mean, ood.mean),
                 "on show": label in shown,
-                "runs": row.n,
-                **(_intervals(id_test, ood, axes) if label in shown else {}),
             }
+            if label in shown:
+                models[label] |= interval_ends(id_test.ci95, axes.id)
+                models[label] |= interval_ends(ood.ci95, axes.ood)
     algorithms = {row.arm.label: row.arm.algorithm for row in data.comparison.rows}
     for curve in data.comparison.curves:
         for point in curve.points:
@@ -135,10 +122,7 @@ def _model_rows(data: ChartData, axes: _Axes) -> _Rows:
                     **axes.place(point.id, point.ood),
                     "on show": False,
                 }
-    front = pareto_front((model[axes.id], model[axes.ood]) for model in models.values())
-    return [
-        {**model, "front": (model[axes.id], model[axes.ood]) in front} for model in models.values()
-    ]
+    return [*models.values()]
 
 
 def _seed_rows(data: ChartData, axes: _Axes) -> _Rows:
@@ -152,16 +136,6 @@ def _seed_rows(data: ChartData, axes: _Axes) -> _Rows:
         }
         rows += seed_rows(place, values)
     return rows
-
-
-def _intervals(id_test: Estimate, ood: Estimate, axes: _Axes) -> dict[str, Any]:
-    ends: dict[str, Any] = {}
-    for kind, name, summary in (("ID", axes.id, id_test), ("OOD", axes.ood, ood)):
-        if summary.ci95 is not None:
-            low, high = 100 * summary.ci95.low, 100 * summary.ci95.high
-            ends |= interval_ends(summary.ci95, name)
-            ends[f"interval of {kind}"] = f"{low:.1f} to {high:.1f}"
-    return ends
 
 
 def _method(algorithm: str, merge: str | None) -> str:
@@ -182,13 +156,9 @@ def _legend(data: ChartData, models: _Rows) -> Legend:
 
 def _draw_models(rows: _Rows, legend: Legend, axes: _Axes) -> list[alt.Chart]:
     place = Marks().encode(*axes.channels())
-    hints = tooltips(
-        *("setting", (axes.id, ".1f"), (axes.ood, ".1f"), ("runs", "d")),
-        *("interval of ID", "interval of OOD"),
-    )
+    hints = tooltips("setting", (axes.id, ".1f"), (axes.ood, ".1f"))
     points = place.encode(*legend.symbols(), tooltip=hints)
     others = points.transform_filter("!datum['on show']")
-    rings = place.transform_filter("datum.front")
     return [
         *interval_rules(place.encode(legend.colour()), "x", axes.id, rows),
         *interval_rules(place.encode(legend.colour()), "y", axes.ood, rows),
@@ -196,7 +166,6 @@ def _draw_models(rows: _Rows, legend: Legend, axes: _Axes) -> list[alt.Chart]:
         points.transform_filter("datum['on show']").mark_point(
             filled=False, size=_LARGE, opacity=1
         ),
-        rings.mark_point(filled=False, size=_RING, color=NEUTRAL, strokeWidth=1.5, aria=False),
     ]
 
 
@@ -321,8 +290,7 @@ ID_OOD = Chart(
         "better under shift. Large symbols stand for their algorithms, with 95 % intervals over "
         "seeds and, up to ten seeds, a dot for each; hollow ones are merged. Dashed lines are "
         "WiSE-FT curves, that of the reference with its alphas; shaded is what lies between it and "
-        "the candidate's, over the ID accuracy that both reach. A ring marks the Pareto front, "
-        "which no other model beats on both. Point at a symbol for its setting."
+        "the candidate's, over the ID accuracy that both reach. Point at a symbol for its setting."
     ),
     draw=draw_id_ood,
 )

@@ -1,4 +1,4 @@
-"""The chart of ID against OOD: points, front, curves and distances."""
+"""The chart of ID against OOD: points, curves and distances."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import vl_convert
-from hypothesis import given
-from hypothesis import strategies as st
 
 from carft_sweep.tracking.charts.base import fitted
 from carft_sweep.tracking.charts.data import ChartData
-from carft_sweep.tracking.charts.tradeoff import pareto_front
 from carft_sweep.tracking.comparison.wise_ft import Curve, Point
 from tests.tracking.charted import searched
 from tests.tracking.charts.drawn import Spec, data_of, nodes, spec_of
@@ -22,28 +19,14 @@ from tests.tracking.charts.drawn import Spec, data_of, nodes, spec_of
 SVG = "{http://www.w3.org/2000/svg}"
 AXIS = 50
 """Pixels of the upright axis and its words, at least."""
-fractions = st.integers(0, 6).map(lambda n: n / 6)
 
 
-points = st.lists(st.tuples(fractions, fractions), max_size=12)
-
-
-@given(points)
-def test_on_the_front_is_exactly_what_no_other_beats(points: list[tuple[float, float]]) -> None:
-    beaten = {
-        (x, y) for x, y in points if any(a >= x and b >= y and (a, b) != (x, y) for a, b in points)
-    }
-    assert pareto_front(points) == set(points) - beaten
-
-
-def test_every_model_is_there_once_and_the_front_is_of_all_of_them(plain: ChartData) -> None:
+def test_every_model_is_there_once(plain: ChartData) -> None:
     rows = data_of(spec_of("id_ood", plain), "ID test", "OOD mean", "on show")
     labels = [row["setting"] for row in rows]
     assert len(labels) == len(set(labels))
     # Six settings, and three points of the curves of fine-tuning and the chosen CAR-FT.
     assert len(labels) == 6 + 2 * 3
-    best = {(row["ID test"], row["OOD mean"]) for row in rows if row["front"]}
-    assert best == pareto_front((row["ID test"], row["OOD mean"]) for row in rows)
     assert {row["setting"] for row in rows if row["on show"]} == {
         row.arm.label for row in plain.shown
     }
