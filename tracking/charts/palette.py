@@ -1,8 +1,7 @@
-"""Colours, symbols and dashes: an algorithm looks the same in every chart."""
+"""Colours and symbols: an algorithm looks the same in every chart."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,8 +25,6 @@ _SHORT = 20
 """Letters of a name in a legend of two columns."""
 _LONG = 38
 """Letters that a legend has room for on a phone."""
-_SOLID = (1, 0)
-_DASHES: Sequence[Sequence[int]] = (_SOLID, (6, 3), (2, 2), (9, 3, 2, 3), (1, 3), (12, 4))
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,6 @@ class Style:
 
     colour: str
     symbol: str
-    dash: Sequence[int]
     hollow: bool
 
 
@@ -60,16 +56,6 @@ class Legend:
         shapes = [style.symbol for style in styles]
         fill, shape = self._channel(fills), self._channel(shapes)
         return self.colour(), alt.Fill(**fill), alt.Shape(**shape)
-
-    def dash(self) -> alt.StrokeDashValue:
-        """Make the channel of dashes; without a scale, since a legend has no room for them."""
-        field = json.dumps(self.field)
-        conditions = [
-            {"test": f"datum[{field}] === {json.dumps(text)}", "value": list(style.dash)}
-            for text, style in self.styles.items()
-            if style.dash != _SOLID
-        ]
-        return alt.StrokeDashValue(_SOLID, **({"condition": conditions} if conditions else {}))
 
     def _channel(self, values: Sequence[Any]) -> dict[str, Any]:
         # Two short names stand side by side on a phone. The columns do not depend on the width of
@@ -107,7 +93,7 @@ def legend_of_rows(rows: Iterable[Row], algorithms: Sequence[str]) -> Legend:
     """Make a legend of rows by their labels.
 
     The colour is the algorithm's and merged rows are hollow; several settings of one algorithm
-    differ in symbol and dash.
+    differ in symbol.
     """
     counts: Counter[tuple[str, bool]] = Counter()
     styles = {}
@@ -124,7 +110,7 @@ def _style(algorithm: str, algorithms: Sequence[str], *, merged: bool, nth: int)
     if nth:
         others = [name for name in _SYMBOLS if name != symbol]
         symbol = others[(nth - 1) % len(others)]
-    return Style(colour, symbol, _DASHES[(2 * nth + merged) % len(_DASHES)], merged)
+    return Style(colour, symbol, merged)
 
 
 def _colour_and_symbol(algorithm: str, algorithms: Sequence[str]) -> tuple[str, str]:

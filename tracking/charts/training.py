@@ -122,7 +122,7 @@ def _panel(metric: str, points: Sequence[dict[str, Any]], legend: Legend) -> alt
     dots = place.encode(y, *legend.symbols(), tooltip=hints)
     layers = [
         lines.mark_area(opacity=0.15, aria=False).encode(low, alt.Y2(field=_HIGHEST)),
-        lines.mark_line(strokeWidth=2.5).encode(y, legend.dash()),
+        lines.mark_line(strokeWidth=2.5).encode(y),
         dots.mark_point(filled=False, size=30, aria=False),
     ]
     return layered(layers, _HEIGHT)
