@@ -22,12 +22,10 @@ from carft_sweep.tracking.comparison.flips import Answer, Gallery, Picture
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 from carft_sweep.tracking.ownership import other_writer
 from carft_sweep.tracking.report.table import (
-    TableOptions,
     build_table,
     full_table,
     headline,
     task_table,
-    visible_rows,
 )
 
 if TYPE_CHECKING:
@@ -43,20 +41,13 @@ logger = logging.getLogger(__name__)
 def library(cache: Path | None = None) -> str:
     """Bundle Vega, Vega-Lite and Vega-Embed as JavaScript that defines `window.vegaEmbed`.
 
-    Bundling takes seconds, so the text is cached in the folder `cache` by the versions in it, for
-    each user apart: reports run it, so what another account could have written is not taken.
+    Bundling takes seconds, so the text is cached in the folder `cache` by its version, for each
+    user apart: reports run it, so what another account could have written is not taken.
     """
-    import vl_convert
-
     if cache is None:
         return _bundle()
-    versions = (
-        version("vl-convert-python"),
-        vl_convert.get_vega_version(),
-        vl_convert.get_vegalite_versions()[-1],
-        vl_convert.get_vega_embed_version(),
-    )
-    file = cache / f"page-{os.geteuid()}" / f"vega-{'-'.join(versions)}.js"
+    # Each version of the package has one of Vega, of Vega-Lite and of Vega-Embed.
+    file = cache / f"page-{os.geteuid()}" / f"vega-{version('vl-convert-python')}.js"
     try:
         if _is_own(file):
             return file.read_text(encoding="utf-8")
@@ -319,30 +310,23 @@ def _policy(scripts: Sequence[str]) -> str:
     )
 
 
-MOST_ROWS = 200
-"""Beyond them only what stands for each algorithm is shown: a cell is no place to look one up."""
 MOST_WARNINGS = 5
 
 
 def cell(comparison: Comparison) -> str:
-    """Render a notebook's cell: the rows that a terminal shows, as long as they are few.
+    """Render a notebook's cell: the table that a terminal shows, warnings and the answer.
 
     Everything that it quotes is escaped. It has no script, no colours and no links.
     """
-    rows, left = visible_rows(comparison, TableOptions()), ""
-    table = build_table(comparison, rows=rows) if len(rows) <= MOST_ROWS else headline(comparison)
-    if len(table.lines) < len(rows):
-        left = f"{len(rows) - len(table.lines)} more rows are in rows_frame(comparison)."
     warnings = list(comparison.warnings[:MOST_WARNINGS])
     if more := len(comparison.warnings) - len(warnings):
         warnings.append(f"and {more} more, in its warnings")
-    tasks = task_table(comparison)
+    tables = (task_table(comparison), build_table(comparison))
     return _template("cell.html").render(
         comparison=comparison,
         sentences=_sentences(comparison),
         warnings=warnings,
-        tables=[table] if tasks is None else [tasks, table],
-        left=left,
+        tables=[table for table in tables if table is not None],
     )
 
 
@@ -357,9 +341,9 @@ def show_in_notebooks() -> None:
 def chart(comparison: Comparison, name: str = "id_ood", *, width: int = 720) -> TopLevelMixin:
     """Draw a chart of the report, `width` pixels wide, on white as Altair's own are.
 
-    What is read from the folders of runs (learning curves, classes, calibration) is there in the
-    home that made them, not after reading from a tracking server. Raises TrackingError for a name
-    that no chart has, and where the sweep has nothing to show in it.
+    Learning curves, which are read from the folders of runs, are there in the home that made them,
+    not after reading from a tracking server. Raises TrackingError for a name that no chart has, and
+    where the sweep has nothing to show in it.
     """
     import altair as alt
 

@@ -24,7 +24,6 @@ from carft_sweep.tracking.comparison.flips import Answer, Counts, Gallery, Pictu
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.report.html import (
-    MOST_ROWS,
     MOST_WARNINGS,
     Export,
     Pictures,
@@ -38,11 +37,9 @@ from carft_sweep.tracking.report.html import (
     without_user,
 )
 from carft_sweep.tracking.report.table import (
-    TableOptions,
     build_table,
     full_table,
     headline,
-    visible_rows,
 )
 from tests.tracking.made_up import KL, arm, bent, kl_sweep, metrics, run, zero_shot
 
@@ -480,14 +477,12 @@ def test_however_large_a_sweep_is_its_cell_and_its_repr_are_not() -> None:
     large = replace(many(400), warnings=("odd",) * 1000)
     read = ReadCell(cell(large))
     rows = read.rows()
-    assert len(large.rows) > 10 * MOST_ROWS
-    assert 3 <= len(rows) <= MOST_ROWS
+    assert len(large.rows) > 5 * len(rows) > 15
     assert any(bold for _, bold in rows)
     assert len(read.texts["li"]) == MOST_WARNINGS + 1
     assert read.texts["li"][-1] == "and 995 more, in its warnings"
-    left = len(visible_rows(large, TableOptions())) - len(rows)
-    assert read.texts["small"][-1].endswith(f" {left} more rows are in rows_frame(comparison).")
-    assert len(cell(large)) < 200_000
+    assert " 101 of 801 settings, the best by" in read.texts["small"][-1]
+    assert len(cell(large)) < 300_000
     assert len(repr(large)) < 400
     assert repr(large).count("\n") == 1
 
