@@ -16,15 +16,6 @@ from carft_sweep.tracking.comparison.statistics import Interval
 Rows = Sequence[Mapping[str, Any]]
 
 
-class Marks(alt.Chart):
-    """Marks of one kind: what the charts here are put together from."""
-
-    def __deepcopy__(self, memo: object = None) -> Marks:
-        # Half of a report's time were Altair's copies of all that is in a chart, each time that it
-        # is put into another one. No part is changed afterwards, so that charts may share them.
-        return self.copy(deep=False)
-
-
 def inline_data(rows: Rows) -> alt.InlineData:
     """Wrap rows of numbers and words."""
     # A tuple: Altair copies every list in a chart, again and again as charts are put together.
@@ -97,7 +88,7 @@ def seed_dots(rows: Rows, *channels: alt.SchemaBase) -> list[alt.Chart]:
     if not rows:
         return []
     # Rings so small that they are dots: what is filled would fill the legend's symbols too.
-    dots = Marks(inline_data(rows)).mark_point(
+    dots = alt.Chart(inline_data(rows)).mark_point(
         filled=False, shape="circle", size=4, opacity=0.75, strokeWidth=2.5, aria=False
     )
     return [dots.encode(*channels)]
@@ -118,7 +109,7 @@ def rule_at(value: float, along: Literal["x", "y"]) -> alt.Chart:
     datum = alt.XDatum if along == "x" else alt.YDatum
     # Without it, the first layer would take the grid from the others.
     channel = datum(value, axis=alt.Axis(grid=True))
-    mark = Marks(inline_data([{}])).mark_rule(color=NEUTRAL, strokeWidth=1, aria=False)
+    mark = alt.Chart(inline_data([{}])).mark_rule(color=NEUTRAL, strokeWidth=1, aria=False)
     rule: alt.Chart = mark.encode(channel)
     return rule
 
@@ -132,8 +123,6 @@ _CONFIG = {
 }
 NARROWEST = 250
 """Pixels of a panel's own width in one column, which fits a phone."""
-_ROWS = "rows"
-"""Data by name and not inline: Altair checks every inline value, and of thousands that is slow."""
 Spec = dict[str, Any]
 
 
@@ -150,8 +139,7 @@ def single(
     `rows` are for layers without their own.
     """
     return alt.LayerChart(
-        data=alt.NamedData(name=_ROWS),
-        datasets={_ROWS: rows},
+        data=inline_data(rows),
         layer=list(charts),
         height=height,
         description=description,
@@ -177,8 +165,7 @@ def panels(
     """
     rules = {"panels": {"most": min(most, len(charts)), "margin": margin, "least": least}}
     return alt.ConcatChart(
-        data=alt.Undefined if rows is None else alt.NamedData(name=_ROWS),
-        datasets=alt.Undefined if rows is None else {_ROWS: rows},
+        data=alt.Undefined if rows is None else inline_data(rows),
         concat=[chart.properties(width=NARROWEST) for chart in charts],
         columns=1,
         description=description,
@@ -189,20 +176,9 @@ def panels(
 
 
 def as_spec(chart: alt.TopLevelMixin) -> Spec:
-    """Convert a chart to Vega-Lite as plain data.
-
-    The data that it has by name are put in as they are: Altair would look through every value of
-    thousands of rows, which are plain already.
-    """
+    """Convert a chart to Vega-Lite as plain data."""
     assert isinstance(chart, alt.SchemaBase)  # as every chart of Altair is
-    named = chart["datasets"]
-    if named is alt.Undefined:
-        return chart.to_dict(validate=False)
-    bare = chart.copy(deep=False)
-    bare["datasets"] = {name: [] for name in named}
-    spec: Spec = bare.to_dict(validate=False)
-    spec["datasets"] |= named
-    return spec
+    return chart.to_dict(validate=False)
 
 
 def fitted(spec: Mapping[str, Any], width: int) -> Spec:

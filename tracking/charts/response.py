@@ -11,7 +11,6 @@ from carft_sweep.tracking.charts import palette
 from carft_sweep.tracking.charts.base import (
     OF_A_SEED,
     Chart,
-    Marks,
     Picture,
     inline_data,
     interval_ends,
@@ -113,7 +112,7 @@ def _panel(
 ) -> alt.LayerChart:
     field = short(metric)
     measured = f"isValid(datum['{parameter.field}']) && isValid(datum['{field}'])"
-    base = Marks().transform_filter(measured).encode(alt.X(**parameter.axis()), _y(metric))
+    base = alt.Chart().transform_filter(measured).encode(alt.X(**parameter.axis()), _y(metric))
     lines = base.encode(legend.colour())
     hints = tooltips("setting", parameter.tooltip, (field, ".1f"))
     few = len(points) <= _MOST_INTERVALS
@@ -156,7 +155,7 @@ def _levels(data: ChartData, metric: str) -> list[alt.Chart]:
     for row, value, end in levels:
         rows = [{"setting": row.arm.label, short(metric): percent(value)}]
         colour = alt.ColorValue(palette.colour_of(row.arm.algorithm, data.algorithms))
-        base = Marks(inline_data(rows)).encode(_y(metric), colour)
+        base = alt.Chart(inline_data(rows)).encode(_y(metric), colour)
         rule = base.mark_rule(strokeWidth=2, strokeDash=[2, 2], aria=False)
         name = base.mark_text(dy=-9 if value > mean(others) else 10, fontWeight="bold", **end)
         layers += [rule, name.encode(alt.Text("setting:N"))]

@@ -12,7 +12,6 @@ from carft_sweep.tracking.charts import palette
 from carft_sweep.tracking.charts.base import (
     OF_A_SEED,
     Chart,
-    Marks,
     Picture,
     interval_ends,
     interval_rules,
@@ -100,7 +99,7 @@ def _dots(
         alt.YOffset("setting:N", sort=settings, scale=alt.Scale(domain=settings)),
         legend.colour(),
     )
-    base = Marks().encode(*place, alt.X(**quantitative(value, title, scale=scale)))
+    base = alt.Chart().encode(*place, alt.X(**quantitative(value, title, scale=scale)))
     of_a_seed = alt.X(**quantitative(value + OF_A_SEED, title, scale=scale))
     ends = [
         (end, number_format)

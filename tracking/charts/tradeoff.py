@@ -13,7 +13,6 @@ from carft_sweep.tracking.charts import palette
 from carft_sweep.tracking.charts.base import (
     OF_A_SEED,
     Chart,
-    Marks,
     Picture,
     inline_data,
     interval_ends,
@@ -155,7 +154,7 @@ def _legend(data: ChartData, models: _Rows) -> Legend:
 
 
 def _draw_models(rows: _Rows, legend: Legend, axes: _Axes) -> list[alt.Chart]:
-    place = Marks().encode(*axes.channels())
+    place = alt.Chart().encode(*axes.channels())
     hints = tooltips("setting", (axes.id, ".1f"), (axes.ood, ".1f"))
     points = place.encode(*legend.symbols(), tooltip=hints)
     others = points.transform_filter("!datum['on show']")
@@ -180,7 +179,7 @@ def _draw_compared(data: ChartData, axes: _Axes) -> list[alt.Chart]:
     if len(rows) < 2:
         return []
     colour = alt.ColorValue(palette.colour_of(candidate.algorithm, data.algorithms))
-    area = Marks(inline_data(rows)).mark_area(opacity=0.15, aria=False)
+    area = alt.Chart(inline_data(rows)).mark_area(opacity=0.15, aria=False)
     return [area.encode(*axes.channels(), alt.Y2(field=_OF_REFERENCE), colour)]
 
 
@@ -222,7 +221,7 @@ def _draw_curves(data: ChartData, legend: Legend, axes: _Axes) -> list[alt.Chart
     ]
     if not rows:
         return []
-    lines = Marks(inline_data(rows)).mark_line(strokeWidth=2, strokeDash=[6, 3], aria=False)
+    lines = alt.Chart(inline_data(rows)).mark_line(strokeWidth=2, strokeDash=[6, 3], aria=False)
     return [
         lines.encode(
             *axes.channels(), legend.colour(), alt.Detail("setting:N"), alt.Order("alpha:Q")
@@ -270,7 +269,7 @@ def _draw_words(rows: _Rows, axes: _Axes) -> list[alt.Chart]:
     place = f"scale('x', datum[{json.dumps(axes.id)}])"
     is_inside = f"{place} + {_LETTER} * (length(datum.words) + 1) < width"
     # By a name of its own it is not among the numbers behind the chart.
-    words = Marks(alt.InlineData(values=rows, name="words"))
+    words = alt.Chart(alt.InlineData(values=rows, name="words"))
     return with_halo(
         words.encode(*axes.channels(), alt.Text("words:N")),
         baseline="middle",

@@ -14,7 +14,6 @@ from carft_sweep.regular_files import read_regular
 from carft_sweep.tracking.charts import palette
 from carft_sweep.tracking.charts.base import (
     Chart,
-    Marks,
     Picture,
     inline_data,
     layered,
@@ -117,7 +116,7 @@ def _panel(metric: str, points: Sequence[dict[str, Any]], legend: Legend) -> alt
         for name in (_LOWEST, _HIGHEST)
     ]
     hints = [*tooltips("setting", ("epoch", "d"), (_MEAN, number_format)), *ends]
-    place = Marks(inline_data(points)).encode(x)
+    place = alt.Chart(inline_data(points)).encode(x)
     lines = place.encode(legend.colour())
     dots = place.encode(y, *legend.symbols(), tooltip=hints)
     layers = [

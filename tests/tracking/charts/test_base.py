@@ -40,7 +40,7 @@ def test_a_single_chart_takes_the_width_of_its_place_with_its_axes() -> None:
     assert "width" not in spec
     assert fitted(spec, 500)["width"] == 500
     assert fitted(spec, 500)["autosize"] == {"type": "fit-x", "contains": "padding"}
-    assert spec["datasets"] == {"rows": [{"x": 1}]}
+    assert [*spec["datasets"].values()] == [({"x": 1},)]
 
 
 @pytest.mark.parametrize(
