@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import altair as alt
+import numpy as np
 
 from carft_sweep.tracking.charts import palette
 from carft_sweep.tracking.charts.base import (
@@ -30,7 +30,7 @@ from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.charts.palette import Legend
 from carft_sweep.tracking.comparison.metrics import TOP1, named
 from carft_sweep.tracking.comparison.runs import split_merge
-from carft_sweep.tracking.comparison.wise_ft import WISE, Curve
+from carft_sweep.tracking.comparison.wise_ft import WISE, Curve, highest_on_chords
 
 _HEIGHT = 420
 _SMALL, _LARGE = 40, 100
@@ -185,25 +185,18 @@ def _draw_compared(data: ChartData, axes: _Axes) -> list[alt.Chart]:
 
 def _between(curve: Curve, reference: Curve, axes: _Axes) -> _Rows:
     """List both curves' OOD accuracy at each measured ID accuracy between the ends of both."""
-    ids = [[point.id for point in each.points] for each in (curve, reference)]
-    low, high = max(map(min, ids)), min(map(max, ids))
-    return [
-        {
-            **axes.place(place, _height(curve, place)),
-            _OF_REFERENCE: percent(_height(reference, place)),
-        }
-        for place in sorted({place for each in ids for place in each if low <= place <= high})
+    sides = [
+        np.transpose([(point.id, point.ood) for point in it.points]) for it in (curve, reference)
     ]
-
-
-def _height(curve: Curve, id_accuracy: float) -> float:
-    """Return the OOD accuracy of the highest chord at an ID accuracy that the curve reaches."""
-    heights = [point.ood for point in curve.points if point.id == id_accuracy]
-    for one, two in pairwise(curve.points):
-        if min(one.id, two.id) < id_accuracy < max(one.id, two.id):
-            share = (id_accuracy - one.id) / (two.id - one.id)
-            heights.append(one.ood + share * (two.ood - one.ood))
-    return max(heights)
+    ids = [own for own, _ in sides]
+    low, high = max(map(np.min, ids)), min(map(np.max, ids))
+    at = np.unique(np.concatenate(ids))
+    at = at[(low <= at) & (at <= high)]
+    heights = (highest_on_chords(*side, at).tolist() for side in sides)
+    return [
+        {**axes.place(place, ood), _OF_REFERENCE: percent(other)}
+        for place, ood, other in zip(at.tolist(), *heights, strict=True)
+    ]
 
 
 def _draw_curves(data: ChartData, legend: Legend, axes: _Axes) -> list[alt.Chart]:
