@@ -22,10 +22,10 @@ _FEW = 7
 _WIDE = 30
 """Letters of all categories that fit in one line on a phone."""
 _SHORT = (
-    "abs(datum.value) > 0 && abs(datum.value) < 1e-3"
+    "!datum.label ? '' : abs(datum.value) > 0 && abs(datum.value) < 1e-3"
     " ? format(datum.value, '~e') : format(datum.value, '~g')"
 )
-"""Vega's label expression that writes 0.00003 as 3e-5."""
+"""Writes 0.00003 as 3e-5 in Vega, and nothing at ticks that Vega leaves bare."""
 
 
 @dataclass(frozen=True)
@@ -65,28 +65,17 @@ class Parameter:
         """Make the channel of a continuous axis, or of bands for categories."""
         shown = [self.shown(value) for value in self.values]
         if self.numeric:
-            axis = alt.Axis(labelExpr=_SHORT, labelOverlap=True)
-            ticks = shown if len(shown) <= _FEW else self._round_ticks()
-            if ticks:
-                axis["values"] = ticks
+            axis = alt.Axis(
+                labelExpr=_SHORT, labelOverlap="greedy", labelSeparation=8, tickCount=_FEW
+            )
+            if len(shown) <= _FEW:
+                axis["values"] = shown
             channel = {"type": "quantitative", "scale": self._scale(), "axis": axis}
         else:
             in_one_line = sum(map(len, map(str, shown))) < _WIDE
             axis = alt.Axis(labelAngle=0 if in_one_line else -40, labelLimit=110)
             channel = {"type": "nominal", "sort": shown, "axis": axis}
         return {"field": self.field, "title": self.title, **channel}
-
-    def _round_ticks(self) -> list[float]:
-        """Choose powers of ten; Vega labels every digit between them and hides what overlaps."""
-        if self.scale == "linear":
-            return []
-        positive = [number for number in _numbers(self.values) if number > 0]
-        low, high = positive[0], positive[-1]
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        factors = (1, 3) if len(decades) < _FEW - 1 else (1,)
-        every = [factor * 10.0**decade for decade in decades for factor in factors]
-        zero = [0.0] if self.scale == "symlog" else []
-        return [*zero, *(tick for tick in every if low <= tick <= high)]
 
     def _scale(self) -> alt.Scale:
         if self.scale == "symlog":
