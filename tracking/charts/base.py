@@ -62,38 +62,6 @@ def interval_rules(
     return [rule.encode(start, second(field=f"{field} high"))]
 
 
-_MOST_SEEDS = 10
-"""Seeds up to which an interval says less than the seeds themselves."""
-OF_A_SEED = " of a seed"
-"""Ends the field of a number of one seed."""
-
-
-def seed_rows(
-    place: Mapping[str, Any], values: Mapping[str, Sequence[float | None]]
-) -> list[dict[str, Any]]:
-    """List what each seed gives at a place, in percent; nothing for one seed, or beyond ten."""
-    of_seeds = [*zip(*values.values(), strict=True)]
-    if not 1 < len(of_seeds) <= _MOST_SEEDS:
-        return []
-    names = [f"{name}{OF_A_SEED}" for name in values]
-    return [
-        {**place, **{name: percent(it) for name, it in zip(names, one, strict=True)}}
-        for one in of_seeds
-        if None not in one
-    ]
-
-
-def seed_dots(rows: Rows, *channels: alt.SchemaBase) -> list[alt.Chart]:
-    """Draw a small dot for each seed; no layer where there is none."""
-    if not rows:
-        return []
-    # Rings so small that they are dots: what is filled would fill the legend's symbols too.
-    dots = alt.Chart(inline_data(rows)).mark_point(
-        filled=False, shape="circle", size=4, opacity=0.75, strokeWidth=2.5, aria=False
-    )
-    return [dots.encode(*channels)]
-
-
 HALO = "halo"
 """The style of words that stand behind others, in the colour of the page."""
 HALO_ON_WHITE = {"stroke": "white", "fill": "white", "strokeWidth": 3, "strokeJoin": "round"}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import altair as alt
 
 from carft_sweep.tracking.charts import palette
 from carft_sweep.tracking.charts.base import (
-    OF_A_SEED,
     Chart,
     Picture,
     inline_data,
@@ -19,8 +18,6 @@ from carft_sweep.tracking.charts.base import (
     panels,
     percent,
     quantitative,
-    seed_dots,
-    seed_rows,
     short,
     titled,
     tooltips,
@@ -29,7 +26,6 @@ from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.charts.palette import Legend
 from carft_sweep.tracking.charts.parameters import Parameter
 from carft_sweep.tracking.comparison.compare import Row
-from carft_sweep.tracking.comparison.statistics import mean
 
 MOST = 6
 """Parameters with panels."""
@@ -53,12 +49,11 @@ def draw_response(data: ChartData) -> Picture | None:
     names = dict.fromkeys(row.arm.algorithm for row in rows)
     legend = palette.legend_of_methods({name: (name, False) for name in names}, data.algorithms)
     points = [_point(row, parameters, metrics, len(rows)) for row in rows]
-    levels = {metric: _levels(data, metric) for metric in metrics}
-    of_seeds = {metric: _seed_points(rows, parameters, metric) for metric in metrics}
+    levels = {metric: [*_levels(data, metric)] for metric in metrics}
     # Where anything else varies too, a line through the points would say nothing.
     joined = len(data.parameters) == 1 and parameters[0].numeric
     charts = [
-        _panel(points, levels[metric], of_seeds[metric], legend, parameter, metric, joined=joined)
+        _panel(points, levels[metric], legend, parameter, metric, joined=joined)
         for parameter in parameters
         for metric in metrics
     ]
@@ -69,7 +64,10 @@ def draw_response(data: ChartData) -> Picture | None:
 def _point(
     row: Row, parameters: Sequence[Parameter], metrics: Sequence[str], settings: int
 ) -> dict[str, Any]:
-    point = _place(row, parameters)
+    point: dict[str, Any] = {"setting": row.arm.label, "method": row.arm.algorithm}
+    for parameter in parameters:
+        if parameter.name in row.arm.params:
+            point[parameter.field] = parameter.shown(row.arm.params[parameter.name])
     for metric in metrics:
         summary = row.metric(metric)
         if summary.mean is not None:
@@ -79,31 +77,9 @@ def _point(
     return point
 
 
-def _place(row: Row, parameters: Sequence[Parameter]) -> dict[str, Any]:
-    place: dict[str, Any] = {"setting": row.arm.label, "method": row.arm.algorithm}
-    for parameter in parameters:
-        if parameter.name in row.arm.params:
-            place[parameter.field] = parameter.shown(row.arm.params[parameter.name])
-    return place
-
-
-def _seed_points(
-    rows: Sequence[Row], parameters: Sequence[Parameter], metric: str
-) -> list[dict[str, Any]]:
-    """List each seed of the settings, where they are few enough for intervals."""
-    if len(rows) > _MOST_INTERVALS:
-        return []
-    return [
-        point
-        for row in rows
-        for point in seed_rows(_place(row, parameters), {short(metric): row.metric(metric).values})
-    ]
-
-
 def _panel(
     points: Sequence[dict[str, Any]],
     levels: Sequence[alt.Chart],
-    of_seeds: Sequence[dict[str, Any]],
     legend: Legend,
     parameter: Parameter,
     metric: str,
@@ -119,23 +95,21 @@ def _panel(
     # Settings with the same value lie upon each other: they show through.
     size, opacity = (50, 0.8) if few else (20, 0.5)
     symbols = base.encode(*legend.symbols(), tooltip=hints)
-    seeds = seed_dots(of_seeds, alt.X(**parameter.axis()), _y(metric, OF_A_SEED), legend.colour())
     layers = [
         *([lines.mark_line(strokeWidth=1.5, aria=False)] if joined else []),
         *interval_rules(lines, "y", field, points),
-        *(dots.transform_filter(f"isValid(datum['{parameter.field}'])") for dots in seeds),
         symbols.mark_point(filled=False, size=size, opacity=opacity, aria=few),
         *levels,
     ]
     return layered(layers, _HEIGHT)
 
 
-def _y(metric: str, end: str = "") -> alt.Y:
+def _y(metric: str) -> alt.Y:
     scale = alt.Scale(zero=False, nice=True, padding=18)
-    return alt.Y(**quantitative(short(metric) + end, titled(metric), scale=scale))
+    return alt.Y(**quantitative(short(metric), titled(metric), scale=scale))
 
 
-def _levels(data: ChartData, metric: str) -> list[alt.Chart]:
+def _levels(data: ChartData, metric: str) -> Iterator[alt.Chart]:
     """Draw dotted lines at the accuracy of zero-shot, named at its left end, and of the reference,
     named at its right end: two that lie upon each other have their own words and colours.
     """
@@ -148,28 +122,23 @@ def _levels(data: ChartData, metric: str) -> list[alt.Chart]:
         for row, end in ends
         if row is not None and (value := row.metric(metric).mean) is not None
     ]
-    others = [value for _, value, _ in levels]
-    if len(levels) == 1:
-        others = [value for row in data.settings if (value := row.metric(metric).mean) is not None]
-    layers: list[alt.Chart] = []
+    highest = max((value for _, value, _ in levels), default=0.0)
     for row, value, end in levels:
         rows = [{"setting": row.arm.label, short(metric): percent(value)}]
         colour = alt.ColorValue(palette.colour_of(row.arm.algorithm, data.algorithms))
         base = alt.Chart(inline_data(rows)).encode(_y(metric), colour)
-        rule = base.mark_rule(strokeWidth=2, strokeDash=[2, 2], aria=False)
-        name = base.mark_text(dy=-9 if value > mean(others) else 10, fontWeight="bold", **end)
-        layers += [rule, name.encode(alt.Text("setting:N"))]
-    return layers
+        yield base.mark_rule(strokeWidth=2, strokeDash=[2, 2], aria=False)
+        name = base.mark_text(dy=10 if value < highest else -9, fontWeight="bold", **end)
+        yield name.encode(alt.Text("setting:N"))
 
 
 RESPONSE = Chart(
     name="response",
     title="Response to each parameter",
     about=(
-        "Each symbol is a setting, mean over seeds, where settings are few with its 95 % interval "
-        "and, up to ten seeds, a dot for each; a line joins them where nothing else varies. Those "
-        "with the same value differ in other parameters. Dotted lines are zero-shot and the "
-        "reference."
+        "Each symbol is a setting, mean over seeds, where settings are few with its 95 % interval; "
+        "a line joins them where nothing else varies. Those with the same value differ in other "
+        "parameters. Dotted lines are zero-shot and the reference."
     ),
     draw=draw_response,
 )

@@ -10,9 +10,9 @@ import altair as alt
 
 from carft_sweep.tracking.charts import palette
 from carft_sweep.tracking.charts.base import (
-    OF_A_SEED,
     Chart,
     Picture,
+    inline_data,
     interval_ends,
     interval_rules,
     layered,
@@ -21,8 +21,6 @@ from carft_sweep.tracking.charts.base import (
     quantitative,
     rule_at,
     scaled,
-    seed_dots,
-    seed_rows,
     single,
     split_name,
     tooltips,
@@ -35,7 +33,9 @@ from carft_sweep.tracking.comparison.metrics import NOUNS, TITLES, TOP1, capital
 _DOT = 11
 """Pixels of height that a dot takes."""
 _SPACE = 10
-_VALUE = "difference"
+_VALUE, _SEED = "difference", "difference of a seed"
+_MOST_SEEDS = 10
+"""Seeds up to which an interval says less than the seeds themselves."""
 
 
 def draw_shifts(data: ChartData) -> Picture | None:
@@ -46,7 +46,7 @@ def draw_shifts(data: ChartData) -> Picture | None:
     every = shifts(data.comparison.metric_names, endpoint.by)
     metrics = [endpoint.id_metric, endpoint.ood, *(metric for metric, _ in every)]
     others = [row for row in data.shown if row.arm.label != reference.arm.label]
-    rows, dots_of_seeds = list[dict[str, Any]](), list[dict[str, Any]]()
+    rows, of_seeds = list[dict[str, Any]](), list[dict[str, Any]]()
     compared = set()
     for metric in metrics:
         for row in others:
@@ -57,7 +57,8 @@ def draw_shifts(data: ChartData) -> Picture | None:
                     "setting": row.arm.label,
                     "split": split_name(metric.rpartition("/")[0]),
                 }
-                dots_of_seeds += seed_rows(place, {_VALUE: test.differences})
+                if 1 < len(test.differences) <= _MOST_SEEDS:
+                    of_seeds += [{**place, _SEED: percent(it)} for it in test.differences]
                 rows.append(
                     {
                         **place,
@@ -71,7 +72,7 @@ def draw_shifts(data: ChartData) -> Picture | None:
     in_order = (row for row in others if row.arm.label in compared)
     legend = palette.legend_of_rows(in_order, data.algorithms)
     title = f"{capitalised(TITLES[endpoint.by])} minus {reference.arm.label} (points)"
-    dots, height = _dots(rows, legend, _VALUE, title, "+.2f", of_seeds=dots_of_seeds)
+    dots, height = _dots(rows, legend, _VALUE, title, "+.2f", of_seeds=of_seeds)
     kind = "top-1 accuracy" if endpoint.by == TOP1 else NOUNS[endpoint.by]
     description = f"Differences in {kind} to {reference.arm.label}, by split"
     return single([rule_at(0, "x"), *dots], height, description, rows)
@@ -100,7 +101,6 @@ def _dots(
         legend.colour(),
     )
     base = alt.Chart().encode(*place, alt.X(**quantitative(value, title, scale=scale)))
-    of_a_seed = alt.X(**quantitative(value + OF_A_SEED, title, scale=scale))
     ends = [
         (end, number_format)
         for end in (f"{value} low", f"{value} high")
@@ -110,8 +110,14 @@ def _dots(
         *legend.symbols(), tooltip=tooltips("setting", "split", (value, number_format), *ends)
     )
     height = len(splits) * (_DOT * len(settings) + _SPACE)
-    dots = seed_dots(of_seeds, *place, of_a_seed)
-    return [*interval_rules(base, "x", value, rows), *dots, points], height
+    layers = interval_rules(base, "x", value, rows)
+    if of_seeds:
+        # Rings so small that they are dots: what is filled would fill the legend's symbols too.
+        dots = alt.Chart(inline_data(of_seeds)).mark_point(
+            filled=False, shape="circle", size=4, opacity=0.75, strokeWidth=2.5, aria=False
+        )
+        layers.append(dots.encode(*place, alt.X(**quantitative(_SEED, title))))
+    return [*layers, points], height
 
 
 SHIFTS = Chart(

@@ -11,7 +11,6 @@ import numpy as np
 
 from carft_sweep.tracking.charts import palette
 from carft_sweep.tracking.charts.base import (
-    OF_A_SEED,
     Chart,
     Picture,
     inline_data,
@@ -19,8 +18,6 @@ from carft_sweep.tracking.charts.base import (
     interval_rules,
     percent,
     quantitative,
-    seed_dots,
-    seed_rows,
     single,
     titled,
     tooltips,
@@ -58,10 +55,10 @@ class _Axes:
     def ood(self) -> str:
         return named(self.ood_metric)
 
-    def channels(self, end: str = "") -> tuple[alt.X, alt.Y]:
+    def channels(self) -> tuple[alt.X, alt.Y]:
         scale = alt.Scale(zero=False, nice=False, padding=25)
         x, y = (
-            quantitative(field + end, titled(metric), scale=scale, axis=axis)
+            quantitative(field, titled(metric), scale=scale, axis=axis)
             for field, metric, axis in (
                 (self.id, self.id_metric, alt.Axis(tickCount=alt.ExprRef("width / 80"))),
                 (self.ood, self.ood_metric, None),
@@ -84,7 +81,6 @@ def draw_id_ood(data: ChartData) -> Picture | None:
     layers: list[alt.Chart | alt.LayerChart] = [
         *_draw_compared(data, axes),
         *_draw_curves(data, legend, axes),
-        *seed_dots(_seed_rows(data, axes), *axes.channels(OF_A_SEED), legend.colour()),
         *_draw_models(models, legend, axes),
         *_draw_words(_word_rows(data, models, axes), axes),
     ]
@@ -122,19 +118,6 @@ def _model_rows(data: ChartData, axes: _Axes) -> _Rows:
                     "on show": False,
                 }
     return [*models.values()]
-
-
-def _seed_rows(data: ChartData, axes: _Axes) -> _Rows:
-    """List the seeds of each row on show."""
-    rows: _Rows = []
-    for row in data.shown:
-        place = {"setting": row.arm.label, "method": _method(row.arm.algorithm, row.arm.merge)}
-        values = {
-            axes.id: row.metric(axes.id_metric).values,
-            axes.ood: row.metric(axes.ood_metric).values,
-        }
-        rows += seed_rows(place, values)
-    return rows
 
 
 def _method(algorithm: str, merge: str | None) -> str:
@@ -280,9 +263,9 @@ ID_OOD = Chart(
     about=(
         "Every setting, mean over seeds: further right is better in distribution, further up is "
         "better under shift. Large symbols stand for their algorithms, with 95 % intervals over "
-        "seeds and, up to ten seeds, a dot for each; hollow ones are merged. Dashed lines are "
-        "WiSE-FT curves, that of the reference with its alphas; shaded is what lies between it and "
-        "the candidate's, over the ID accuracy that both reach. Point at a symbol for its setting."
+        "seeds; hollow ones are merged. Dashed lines are WiSE-FT curves, that of the reference "
+        "with its alphas; shaded is what lies between it and the candidate's, over the ID accuracy "
+        "that both reach. Point at a symbol for its setting."
     ),
     draw=draw_id_ood,
 )

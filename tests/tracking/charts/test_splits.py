@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from carft_sweep.tracking.charts.base import seed_rows
 from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.comparison.compare import compare
 from carft_sweep.tracking.comparison.statistics import PairedTest
@@ -48,9 +47,14 @@ def test_up_to_ten_seeds_each_has_a_dot(plain: ChartData) -> None:
 
 @pytest.mark.parametrize(("seeds", "dots"), [(1, 0), (2, 2), (10, 10), (11, 0)])
 def test_one_seed_has_no_dot_beside_itself_and_many_would_be_a_cloud(seeds: int, dots: int) -> None:
-    rows = seed_rows({"split": "ID test"}, {"x": [0.5] * seeds, "y": [0.25] * seeds})
-    assert rows == dots * [{"split": "ID test", "x of a seed": 50.0, "y of a seed": 25.0}]
-    assert seed_rows({}, {"x": [0.5, None, 0.25]}) == [{"x of a seed": 50.0}, {"x of a seed": 25.0}]
+    runs = [
+        *arm("fine_tune", [0.6] * seeds, [0.3] * seeds),
+        *arm("car_ft", [0.6] * seeds, [0.4] * seeds, trial=0),
+    ]
+    spec = spec_of("shifts", ChartData(compare(runs, sweep="s")))
+    points = [row for rows in spec["datasets"].values() for row in rows]
+    of_ood = [row for row in points if row.get("split") == "OOD mean"]
+    assert sum("difference of a seed" in row for row in of_ood) == dots
 
 
 def test_two_seeds_give_differences_without_intervals() -> None:

@@ -50,20 +50,6 @@ def test_every_setting_stands_at_its_means(plain: ChartData) -> None:
     assert "ID test low" not in by_label["car_ft kl_weight=0.1"]
 
 
-def test_each_seed_of_what_is_on_show_is_a_dot(plain: ChartData) -> None:
-    spec = spec_of("id_ood", plain)
-    fields = ("ID test of a seed", "OOD mean of a seed")
-    rows = data_of(spec, *fields)
-    tuned = next(row for row in plain.shown if row.arm.label == "fine_tune")
-    for field, metric in zip(fields, ("id/test/top1", "ood/mean/top1"), strict=True):
-        own = [row[field] for row in rows if row["setting"] == "fine_tune"]
-        expected = [100 * (value or 0) for value in tuned.metric(metric).values]
-        assert own == pytest.approx(expected, abs=1e-3)
-    assert {row["setting"] for row in rows} == {
-        row.arm.label for row in plain.shown if row.arm.has_seeds
-    }
-
-
 @pytest.mark.parametrize("name", ["id_ood", "shifts"])
 def test_merged_models_are_hollow_in_the_legend_too(name: str, plain: ChartData) -> None:
     svg = vl_convert.vegalite_to_svg(spec_of(name, plain))
