@@ -87,7 +87,6 @@ def predictions(
     `class` and `predicted` (names), `correct`, `confidence` (the probability of what is
     predicted), `setting` and `algorithm`, `seed` (missing where nothing is trained), `merge` and
     `alpha` (missing for the model that the run trained), and `image`, the path or key in its data.
-    Sweep and data are in the frame's `attrs`.
 
     Which images does CAR-FT gain over fine-tuning, and which does it lose, by shift and class?
 

@@ -26,13 +26,12 @@ def quantitative(
     field: str,
     title: str | None,
     *,
-    zero: bool = False,
     scale: alt.Scale | None = None,
     axis: alt.Axis | None = None,
 ) -> dict[str, Any]:
     """Make a channel of numbers, which need not begin at zero."""
     channel: dict[str, Any] = {"field": field, "type": "quantitative", "title": title}
-    channel["scale"] = alt.Scale(zero=zero, nice=True, padding=8) if scale is None else scale
+    channel["scale"] = alt.Scale(zero=False, nice=True, padding=8) if scale is None else scale
     channel["axis"] = alt.Axis() if axis is None else axis.copy()
     # Moved inwards from its tick, the first or last number would touch the one beside it.
     channel["axis"]["labelFlush"] = False
@@ -121,17 +120,16 @@ def panels(
     description: str,
     *,
     rows: Rows | None = None,
-    most: int = 2,
     margin: int = 70,
     least: int = 300,
 ) -> alt.ConcatChart:
-    """Put charts in rows of at most `most`, in a column until `fitted` to a width.
+    """Put charts in rows of at most two, in a column until `fitted` to a width.
 
     `margin` is what axes and space take of a column, `least` the narrowest column, in pixels. Both
     stand in the spec's `usermeta`, since Vega-Lite itself fits no panels to a page. Legends are
     shared; `rows` are for layers without their own.
     """
-    rules = {"panels": {"most": min(most, len(charts)), "margin": margin, "least": least}}
+    rules = {"panels": {"most": min(2, len(charts)), "margin": margin, "least": least}}
     return alt.ConcatChart(
         data=alt.Undefined if rows is None else inline_data(rows),
         concat=[chart.properties(width=NARROWEST) for chart in charts],

@@ -270,8 +270,7 @@ def rows_frame(comparison: Comparison, *, intervals: bool = False) -> pd.DataFra
     Fractions, not percent; NaN where a row has no mean. With `intervals` the ends of the 95 % t
     interval over seeds stand beside each mean, as `<metric> low` and `<metric> high`.
     """
-    frame = _frame([_frame_row(row, intervals=intervals) for row in comparison.rows])
-    return with_origin(frame, comparison)
+    return _frame([_frame_row(row, intervals=intervals) for row in comparison.rows])
 
 
 def runs_frame(comparison: Comparison) -> pd.DataFrame:
@@ -285,13 +284,7 @@ def runs_frame(comparison: Comparison) -> pd.DataFrame:
         lines = [{field: task, **line} for task, it in tasks for line in _frame_runs(it)]
     else:
         lines = [*_frame_runs(comparison)]
-    return with_origin(_frame(lines), comparison)
-
-
-def with_origin(frame: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
-    """Note in a frame's `attrs` of which `sweep` it is, and of which `data`."""
-    frame.attrs |= {"sweep": comparison.sweep, "data": comparison.datasets}
-    return frame
+    return _frame(lines)
 
 
 def _frame_runs(comparison: Comparison) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,6 @@ from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.predictions import class_names, predictions_path, read_columns
 from carft_sweep.tracking.comparison.runs import UNMERGED, RunRecord, split_merge
 from carft_sweep.tracking.errors import TrackingError, unknown_name
-from carft_sweep.tracking.report.formats import with_origin
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +87,7 @@ def predictions_frame(
     tables = [_table(_Model(*model), wanted_splits) for model in models.to_numpy()]
     whole = arrow.concat_tables(tables, promote_options="default").unify_dictionaries()
     frame = whole.to_pandas(split_blocks=True, self_destruct=True)
-    return with_origin(frame.astype({"seed": "Int64"}), comparison)
+    return frame.astype({"seed": "Int64"})
 
 
 def _models(comparison: Comparison) -> Iterator[_Model]:

@@ -44,49 +44,46 @@ def terminal(
     options = options or TableOptions()
     colour = colour and not os.environ.get("NO_COLOR")
     table = build_table(comparison, options)
-    console = PlainConsole(
-        width=max(width, NARROWEST),
-        file=io.StringIO(),
-        force_terminal=colour,
-        no_color=not colour,
-        highlight=False,
-    )
-    with console.capture() as captured:
-        for warning in comparison.warnings:
-            _paragraph(console, f"! {warning}", style="yellow", hang=2)
-        _paragraph(console, table.title, style="bold")
-        if (tasks := task_table(comparison)) is not None:
-            _tables(console, tasks)
-            console.print()
-            _paragraph(console, " ".join(tasks.notes), style="dim")
-        _tables(console, table)
+    console = _console(width, colour=colour)
+    for warning in comparison.warnings:
+        _paragraph(console, f"! {warning}", style="yellow", hang=2)
+    _paragraph(console, table.title, style="bold")
+    if (tasks := task_table(comparison)) is not None:
+        _tables(console, tasks, tasks.notes)
+    _tables(console, table, table.notes_with("Underlined") if colour else table.notes)
+    if comparison.statistics:
         console.print()
-        notes = table.notes_with("Underlined") if colour else table.notes
-        _paragraph(console, " ".join(notes), style="dim")
-        if comparison.statistics:
-            console.print()
-        for sentence in comparison.statistics:
-            _paragraph(console, sentence)
-        # Last, where a terminal shows it without scrolling.
-        console.print()
-        for number, line in enumerate(comparison.answer.lines):
-            _paragraph(console, line, style="" if number else "bold")
-    return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+    for sentence in comparison.statistics:
+        _paragraph(console, sentence)
+    # Last, where a terminal shows it without scrolling.
+    console.print()
+    for number, line in enumerate(comparison.answer.lines):
+        _paragraph(console, line, style="" if number else "bold")
+    return _text(console)
 
 
 def table_text(table: Table, *, width: int) -> str:
     """Render one table with its title and notes in lines of `width`."""
-    console = PlainConsole(width=max(width, NARROWEST), file=io.StringIO(), highlight=False)
-    with console.capture() as captured:
-        _paragraph(console, table.title, style="bold")
-        _tables(console, table)
-        console.print()
-        _paragraph(console, " ".join(table.notes), style="dim")
-    return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+    console = _console(width)
+    _paragraph(console, table.title, style="bold")
+    _tables(console, table, table.notes)
+    return _text(console)
 
 
-def _tables(console: Console, table: Table) -> None:
-    """Print the table, in parts where it is too wide."""
+def _console(width: int, *, colour: bool = False) -> Console:
+    return PlainConsole(
+        width=max(width, NARROWEST), file=io.StringIO(), force_terminal=colour, highlight=False
+    )
+
+
+def _text(console: Console) -> str:
+    """Return what was printed, without blanks at the ends of lines."""
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+
+def _tables(console: Console, table: Table, notes: Sequence[str]) -> None:
+    """Print the table, in parts where it is too wide, and its notes."""
     names = [line.short or line.name for line in table.lines]
     for heads, columns in _parts(table, names, console.width):
         grid = Grid(box=None, padding=(0, _BETWEEN, 0, 0), pad_edge=False, header_style="bold")
@@ -103,6 +100,8 @@ def _tables(console: Console, table: Table) -> None:
             grid.add_row(*(cells[c] for c in columns), style="bold" if line.selected else "")
         console.print()
         console.print(grid)
+    console.print()
+    _paragraph(console, " ".join(notes), style="dim")
 
 
 def _parts(table: Table, names: Sequence[str], width: int) -> Iterator[tuple[list[str], list[int]]]:

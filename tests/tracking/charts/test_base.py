@@ -18,7 +18,7 @@ from carft_sweep.tracking.charts.base import (
 )
 from carft_sweep.tracking.comparison.statistics import Interval
 
-PANELS = panels([alt.Chart().mark_point()] * 3, "three", most=2, margin=60, least=300).to_dict()
+PANELS = panels([alt.Chart().mark_point()] * 3, "three", margin=60, least=300).to_dict()
 
 
 @pytest.mark.parametrize(

@@ -216,8 +216,6 @@ def test_every_table_says_of_which_family_version_and_digest_it_is() -> None:
     assert to_json(comparison)["data"] == (name,)
     lines = list(csv.DictReader(io.StringIO(to_csv(comparison))))
     assert {line["data"] for line in lines} == {name}
-    for frame in (rows_frame(comparison), runs_frame(comparison)):
-        assert frame.attrs == {"sweep": "kl_weight", "data": (name,)}
 
 
 @pytest.mark.parametrize(

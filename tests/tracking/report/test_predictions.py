@@ -58,7 +58,6 @@ def test_each_image_of_each_split_and_model_has_a_row(swept: Comparison) -> None
     of_one = ["split", "image", "setting", "seed", "merge"]
     assert not frame.duplicated(of_one).any()
     assert {*frame["split"]} == {*SPLITS}
-    assert frame.attrs == {"sweep": "kl_weight", "data": ()}
     zero = frame[frame["setting"] == "zero_shot"]
     assert zero["seed"].isna().all()
     assert zero["merge"].isna().all()
