@@ -28,11 +28,6 @@ class ChartData:
         return shown_rows(self.comparison)
 
     @cached_property
-    def trained(self) -> tuple[Row, ...]:
-        """Those on show that were trained, unmerged."""
-        return tuple(row for row in self.shown if row.arm.merge is None and row.arm.trains)
-
-    @cached_property
     def algorithms(self) -> tuple[str, ...]:
         """All of them, in the order of the table, which decides their colours."""
         return tuple(dict.fromkeys(row.arm.algorithm for row in self.comparison.rows))

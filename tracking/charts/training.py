@@ -68,7 +68,9 @@ def draw_learning(data: ChartData) -> Picture | None:
     metrics = (LOSS, data.comparison.endpoint.val)
     points: dict[str, list[dict[str, Any]]] = {metric: [] for metric in metrics}
     drawn: dict[str, Row] = {}
-    for row in data.trained:
+    for row in data.shown:
+        if row.arm.merge is not None or not row.arm.trains:
+            continue
         histories = [history for run in row.arm.done if (history := read_history(run))]
         for metric in metrics:
             for point in _curve(metric, histories):

@@ -456,10 +456,6 @@ _ESCAPES = str.maketrans(
         "•": r"$\bullet$",
         "†": r"$\dagger$",
         "‡": r"$\ddagger$",
-        "α": r"$\alpha$",
-        "λ": r"$\lambda$",
-        "·": r"$\cdot$",
-        "×": r"$\times$",
     }
 )
 

@@ -254,17 +254,17 @@ def resolve_columns(comparison: Comparison, names: Sequence[str] = ()) -> tuple[
     Raises TrackingError with the nearest name for one that no row has.
     """
     usual = usual_columns(comparison)
-    return tuple(_column(comparison, name, usual) for name in names) if names else usual
-
-
-def _column(comparison: Comparison, name: str, usual: Sequence[Column]) -> Column:
-    for column in usual:
-        if name == column.metric or name.lower() == column.header.lower():
-            return column
-    if name in comparison.metric_names:
-        return Column(name, name)
-    headers = [column.header for column in usual]
-    raise TrackingError(unknown_name("column", name, [*headers, *sorted(comparison.metric_names)]))
+    by_metric = {name: Column(name, name) for name in sorted(comparison.metric_names)}
+    by_metric |= {column.metric: column for column in usual}
+    by_header = {column.header.lower(): column for column in usual}
+    columns = []
+    for name in names:
+        column = by_metric.get(name) or by_header.get(name.lower())
+        if column is None:
+            headers = [column.header for column in usual]
+            raise TrackingError(unknown_name("column", name, [*headers, *by_metric]))
+        columns.append(column)
+    return tuple(columns) or usual
 
 
 def usual_columns(comparison: Comparison) -> tuple[Column, ...]:
