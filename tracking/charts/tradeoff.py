@@ -171,11 +171,11 @@ def _between(curve: Curve, reference: Curve, axes: _Axes) -> _Rows:
     sides = [
         np.transpose([(point.id, point.ood) for point in it.points]) for it in (curve, reference)
     ]
-    ids = [own for own, _ in sides]
-    low, high = max(map(np.min, ids)), min(map(np.max, ids))
-    at = np.unique(np.concatenate(ids))
+    reached = [ids for ids, _ in sides]
+    low, high = max(map(np.min, reached)), min(map(np.max, reached))
+    at = np.unique(np.concatenate(reached))
     at = at[(low <= at) & (at <= high)]
-    heights = (highest_on_chords(*side, at).tolist() for side in sides)
+    heights = (highest_on_chords(ids, oods, at).tolist() for ids, oods in sides)
     return [
         {**axes.place(place, ood), _OF_REFERENCE: percent(other)}
         for place, ood, other in zip(at.tolist(), *heights, strict=True)
