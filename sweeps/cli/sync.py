@@ -87,7 +87,7 @@ def _sync(home: Home, name: str, store: Tracker) -> Iterator[_News]:
     for (run, what), reason in projection.refused.items():
         yield _News(f"{what} of {describe(run)} was refused: {reason}")
     if projection.unlisted:
-        yield _News(f"the files of its runs could not be listed: {projection.unlisted}")
+        yield _News(f"its files could not be listed: {projection.unlisted}")
     for run, reason in projection.unreadable.items():
         yield _News(f"{describe(run)} is not sent, since it cannot be read: {reason}", 1)
 

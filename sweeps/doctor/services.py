@@ -218,7 +218,7 @@ def _runs(home: Home) -> Iterator[Finding]:
             yield wrong(f"{describe(digest)} of {ledger.name} cannot be read: {reason}")
         is_well = is_well and not (count or projection.is_end_behind or projection.unreadable)
     if is_well:
-        yield ok("every run is recorded, in its state; whether its files are there is seen by sync")
+        yield ok("every run is recorded, in its state")
 
 
 def _idle(home: Home) -> Iterator[Ledger]:

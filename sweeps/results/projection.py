@@ -12,8 +12,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -49,20 +48,11 @@ from carft_sweep.sweeps.results.merged_metrics import merged_metrics
 from carft_sweep.sweeps.results.projection_thread import SOON
 from carft_sweep.sweeps.results.records import CONFIG, comparison_spec, load_part
 from carft_sweep.sweeps.results.sent_log import STARTED, SentLog
-from carft_sweep.tracking.comparison import runs as kept_results
 from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.comparison.input_file import COMPARISON_INPUT, comparison_input
 from carft_sweep.tracking.comparison.metrics import has_series
 from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
-from carft_sweep.tracking.comparison.runs import (
-    RESULT,
-    RULE,
-    SETTINGS,
-    TRAINS,
-    UNMERGED,
-    RunRecord,
-    Scalar,
-    scalar,
-)
+from carft_sweep.tracking.comparison.runs import UNMERGED, Scalar, scalar
 from carft_sweep.tracking.comparison.sentences import short_answer
 from carft_sweep.tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import resolve_location
@@ -95,8 +85,8 @@ _REMOVED = "removed"
 """What an arm was sent as that the table has no more."""
 _OPEN = (STARTED, "running")
 """What a run was sent as that has no end."""
-_THREADS = 8
-"""Requests at once that list the files of runs."""
+_INPUT_PAUSE = 20
+"""Between two sendings of the file of all runs of a sweep that runs, in times that one takes."""
 TRIES = 5
 """A request that may not be at fault is set aside when it failed so many times."""
 
@@ -171,7 +161,7 @@ class SweepProjection:
         is_thorough: bool = False,
     ) -> None:
         """`owner` is the claimant of a living driver's runs; without one nothing is running. One
-        that `is_thorough` lists the files of every run in the store, and mends those of the sweep.
+        that `is_thorough` mends the files of the sweep in its folder.
         """
         self.refused: dict[tuple[str, str], str] = {}
         """What the store refused for good, by `RunKey.name` and request: why."""
@@ -180,7 +170,7 @@ class SweepProjection:
         self.notes: list[str] = []
         """What was mended in the sweep's folder, or could not be."""
         self.unlisted = ""
-        """Why the store did not list files, where it did not."""
+        """Why the store did not list the sweep's files, where it did not."""
         self.sent = 0
         """How many runs were sent to their end, the sweep's own among them."""
         self._home, self._ledger, self._store = home, ledger, store
@@ -202,6 +192,8 @@ class SweepProjection:
         """And the last step with a point."""
         self._looked_at = time.monotonic()
         """When the runs that are under way were last news without being reported."""
+        self._has_ended_runs, self._input_due = False, 0.0
+        """Since the file of all runs was sent, and when it may be sent again."""
         self._failures: Counter[tuple[str, str]] = Counter()
 
     def note(self, digest: str) -> None:
@@ -227,24 +219,16 @@ class SweepProjection:
         """Whether the store lacks how the sweep ended."""
         return (self._sent.sent_as("") or STARTED) in _OPEN
 
-    def compare_with_store(self, *, files: bool = False) -> None:
-        """Look up what the store has, and count every run as not sent that it lacks, or has in
-        another state, or without its files. These are listed of the sweep's own run, and of all
-        others with `files` or where that one lacks some.
+    def compare_with_store(self) -> None:
+        """Look up what the store has, and count every run as not sent that it lacks or has in
+        another state, and all of them where it lacks a file of the sweep's own run.
         """
         tracked = self._store.runs_of(self._sweep.sweep)
         lost = self._differing(tracked)
-        if "" not in tracked:  # each run names it as its parent
+        # Of a run that is gone each other one names it as its parent; with a file of the sweep's
+        # own run those of all others may be gone.
+        if "" not in tracked or self._lacks_files():
             lost |= self._sent.runs.keys()
-        try:
-            lost |= self._without_files({"": self._own_files()} if "" in tracked else {})
-            if files or "" in lost:
-                lost |= self._without_files(self._files_of_runs(tracked.keys() - lost))
-        except RequestError:
-            raise
-        except Exception as error:  # whatever a client of an artifact store raises
-            logger.info("the files of %s are not listed: %s", self._sweep.sweep, error)
-            self.unlisted = str(error)
         if any(name.startswith(ARM) for name in lost):
             lost.add("")
         for name in lost:
@@ -267,27 +251,19 @@ class SweepProjection:
         unknown = tracked.keys() - self._sent.runs.keys()
         return lost | {n for n in unknown if n.startswith(ARM) or tracked[n].state == "running"}
 
-    def _own_files(self) -> set[str]:
+    def _lacks_files(self) -> bool:
+        """Tell whether the store lacks a file of the sweep's own run, which was sent to its end."""
+        if (self._sent.sent_as("") or STARTED) in _OPEN:
+            return False
         names = {name for name in (SWEEP_FILE, *FILES) if (self._folder / name).exists()}
-        return {*names, SETTINGS}
-
-    def _files_of_runs(self, digests: Set[str]) -> dict[str, set[str]]:
-        """Return the files that were sent of every one of these runs."""
-        files: dict[str, set[str]] = {}
-        for digest, run in self._every_run().items():
-            stand = self._stand(run) if digest in digests else None
-            if stand is not None and stand.sent_as(run) == self._sent.sent_as(digest):
-                results = {RESULT} if stand.status == "done" else set()
-                files[digest] = {*(file.name for file in stand.files), *results}
-        return files
-
-    def _without_files(self, files: Mapping[str, set[str]]) -> set[str]:
-        """Return which runs lack some of these files, of those that were sent to their end."""
-        sweep = self._sweep.sweep
-        ended = [name for name in files if (self._sent.sent_as(name) or STARTED) not in _OPEN]
-        with ThreadPoolExecutor(_THREADS) as pool:
-            kept = pool.map(self._store.artifacts, (RunKey(sweep, name) for name in ended))
-            return {name for name, names in zip(ended, kept, strict=True) if files[name] - names}
+        try:
+            return bool({*names, COMPARISON_INPUT} - self._store.artifacts(self._sweep))
+        except RequestError:
+            raise
+        except Exception as error:  # whatever a client of an artifact store raises
+            logger.info("the files of %s are not listed: %s", self._sweep.sweep, error)
+            self.unlisted = str(error)
+            return False
 
     def update(self) -> bool:
         """Send what the store lacks; False where something waits for another try.
@@ -354,7 +330,7 @@ class SweepProjection:
 
     def _look_through(self) -> None:
         """Mark every run as news of which the store lacks something."""
-        self.compare_with_store(files=self._is_thorough)
+        self.compare_with_store()
         if self._sent.sent_as("") is not None:
             self._sent.note_experiment(self._store.experiment())
         runs = self._every_run()
@@ -444,7 +420,7 @@ class SweepProjection:
         if (sent_as or "").startswith("failed"):
             tags |= {"carft.failure": "", "carft.failure_message": ""}
         if stand.status == "done":
-            self._send_result(key, run, stand)
+            self._send_result(key, stand)
         elif stand.state is not None and stand.state.failure is not None:
             failure = stand.state.failure
             tags["carft.failure"] = failure["kind"]
@@ -465,6 +441,7 @@ class SweepProjection:
             sent_as += " not whole"
         self._sent.record(name, self._store.run_id(key) or "", sent_as)
         self._started.discard(name)
+        self._has_ended_runs = True
         self.sent += not key.arm
 
     def _start(self, key: RunKey, run: _Run, stand: _Stand) -> None:
@@ -476,8 +453,6 @@ class SweepProjection:
             "carft.state": "running",
             VARIED: json.dumps([*run.setting.params]),
         }
-        if run.setting.untrained:
-            tags[TRAINS] = "false"
         if run.setting.trial is not None:
             tags["carft.trial"] = str(run.setting.trial.number)
         if state is None or state.sweep != self._sweep.sweep:
@@ -538,23 +513,12 @@ class SweepProjection:
             self._log_metrics(key, f"steps from {sent + 1}", values)
             self._steps[key.digest] = new[-1]["step"]
 
-    def _send_result(self, key: RunKey, run: _Run, stand: _Stand) -> None:
-        """Send what was measured: the metrics of every model, and all of it as result.json."""
+    def _send_result(self, key: RunKey, stand: _Stand) -> None:
+        """Send what was measured: the metrics of every model."""
         evaluations = {label: measured(stand.folder, label) or {} for label in stand.labels}
         self._log_metrics(key, "results", list(_result_metrics(evaluations, stand)))
         datasets = run_datasets(stand.claimed, evaluations[UNMERGED].get("facts", {}))
         self._attempt(key.name, "datasets", lambda: self._store.log_datasets(key, datasets))
-        record = RunRecord(
-            run.setting.algorithm,
-            {name: scalar(value) for name, value in run.setting.params.items()},
-            None if run.seed == NO_SEED else int(run.seed),
-            run.digest,
-            "done",
-            run.setting.role,
-            None if run.setting.trial is None else run.setting.trial.number,
-        )
-        result = kept_results.result(record, stand.claimed, evaluations)
-        self._log_text(key, RESULT, json.dumps(result))
 
     def _start_sweep(self) -> None:
         """Start the sweep's own run, when there is news of one of its runs."""
@@ -592,7 +556,6 @@ class SweepProjection:
             "carft.generation": str(self._ledger.generation),
             "carft.metric": goals(spec)[0]["name"],
             "carft.selection": str(spec["selection"]),
-            RULE: comparison_spec(spec).model_dump_json(),
             "carft.state": "running",
             GROUP: f"{self._group} and its arms",  # of two the longer one is the larger one
         }
@@ -610,20 +573,21 @@ class SweepProjection:
     def _send_end(self) -> None:
         """Send how the sweep ended, when it is driven no more and that is new."""
         if self._owner is not None:
+            self._send_input_so_far()
             return
         outcome = self._ledger.recall(OUTCOME, {"state": "running"})
         state = "interrupted" if outcome["state"] == "running" else outcome["state"]
-        part = self._part = self._part or load_part(self._ledger, self._runs)
+        part = self._part = self._part or load_part(self._ledger, self._runs, with_fields=True)
         is_mended = self._is_thorough and "at" in outcome and self._mend_files(part)
         files = [self._folder / name for name in FILES if (self._folder / name).exists()]
-        settings = json.dumps(kept_results.settings(part.records, self._ledger.generation))
-        content = f"{state} {_content(files, settings)}"
+        runs = comparison_input(part, self._ledger.generation)
+        content = f"{state} {_content(files, runs)}"
         if content == self._sent.sent_as("") and not is_mended:
             return
         self._start_sweep()
         for file in files:
             self._log_artifact(self._sweep, file)
-        self._log_text(self._sweep, SETTINGS, settings)
+        self._log_text(self._sweep, COMPARISON_INPUT, runs)
         datasets = sweep_datasets(part.records)
         self._attempt("", "datasets", lambda: self._store.log_datasets(self._sweep, datasets))
         tags = {"carft.state": state}
@@ -639,6 +603,18 @@ class SweepProjection:
             "", "end", lambda: self._store.end_run(self._sweep, ENDS[state], timestamp=ended)
         )
         self._record_end(self._sweep, content)
+
+    def _send_input_so_far(self) -> None:
+        """Send what can be compared of a sweep that runs, after a run has ended. A large sweep
+        waits in between: its file holds every run.
+        """
+        began = time.monotonic()
+        if self._has_ended_runs and began >= self._input_due:
+            part = load_part(self._ledger, self._runs, with_fields=True)
+            text = comparison_input(part, self._ledger.generation)
+            self._log_text(self._sweep, COMPARISON_INPUT, text)
+            self._has_ended_runs = False
+            self._input_due = began + _INPUT_PAUSE * (time.monotonic() - began)
 
     def _mend_files(self, part: SweepRuns) -> bool:
         """Write the comparison anew where it is gone or damaged, and the page where its links lead
@@ -889,9 +865,9 @@ def _modified(file: Path) -> int:
     return file.stat().st_mtime_ns // 1_000_000
 
 
-def _content(files: Sequence[Path], settings: str) -> str:
+def _content(files: Sequence[Path], runs: str) -> str:
     """One word that changes with what the files hold. The report follows from the others."""
-    hashed = hashlib.sha256(settings.encode())
+    hashed = hashlib.sha256(runs.encode())
     for file in files:
         with suppress(RefusedFile):  # nor is it sent
             hashed.update(b"" if file.name == PAGE else read_regular(file))

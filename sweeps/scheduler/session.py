@@ -320,7 +320,7 @@ def _end(
     ledger, folder = driver.ledger, home.sweep(driver.ledger.name)
     before = _read(folder / COMPARISON)
     with nothing_collected():
-        part = load_part(ledger, driver.runs)
+        part = load_part(ledger, driver.runs, with_fields=True)
         compared = write_comparison(folder, part)
     # Of earlier executions too: this one need not have looked at them.
     done = len({run.digest for run in part.records if run.state == "done"})

@@ -6,7 +6,6 @@ import http.server
 import json
 import re
 import shutil
-import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from mlflow.entities import Run
 
 from carft_sweep.sweeps.cli import main
 from carft_sweep.tracking import mlflow_reader
-from carft_sweep.tracking.comparison import runs as kept_results
+from carft_sweep.tracking.comparison.input_file import COMPARISON_INPUT
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.mlflow_reader import MlflowReader
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
@@ -119,7 +118,7 @@ def copied(told: tuple[ToySweep, str], tmp_path: Path) -> str:
 def test_two_homes_with_a_sweep_of_one_name_are_listed_and_told_apart(
     copied: str, compare: Any
 ) -> None:
-    parent = next(r for r in all_runs(copied, EXPERIMENT) if r.data.tags["carft.kind"] == "sweep")
+    parent = sweep_run(copied)
     tags = {**parent.data.tags, "carft.home": "yours"}
     MlflowClient(copied).create_run(parent.info.experiment_id, tags=tags)
     said = compare("toy", *from_server(copied), expect=2)
@@ -132,58 +131,46 @@ def test_two_homes_with_a_sweep_of_one_name_are_listed_and_told_apart(
     )
 
 
-def done_runs(uri: str) -> list[Run]:
-    runs = all_runs(uri, EXPERIMENT)
-    return [run for run in runs if (folder_of(run) / kept_results.RESULT).exists()]
-
-
-def test_finished_runs_without_a_result_are_named_and_left_out(
-    copied: str, compare: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mlflow_reader, "RESULT", "gone.json")
-    found = json.loads(compare("toy", "--json", *from_server(copied)))
-    assert {row["n"] for row in found["rows"]} <= {0}
-    assert "10 runs are left out of toy: " in found["warnings"][0]
-    assert "(no gone.json on the server), " in found["warnings"][0]
-
-
-def test_a_tag_on_the_server_decides_nowhere_what_is_written(
-    copied: str, compare: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whoever may make a run on a server of a team sets its tags."""
-    scratch, victim = tmp_path / "scratch", tmp_path / "victim"
-    scratch.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    client = MlflowClient(copied)
-    for run, digest in zip(
-        done_runs(copied), [str(victim), "../../victim", "../victim"], strict=False
-    ):
-        client.set_tag(run.info.run_id, "carft.run", digest)
-    before = {*tmp_path.iterdir()}
-    compare("toy", *from_server(copied))
-    assert {*tmp_path.iterdir()} == before
-    assert [*scratch.iterdir()] == []
+def sweep_run(uri: str) -> Run:
+    (run,) = (r for r in all_runs(uri, EXPERIMENT) if r.data.tags["carft.kind"] == "sweep")
+    return run
 
 
 def folder_of(run: Run) -> Path:
     return Path(run.info.artifact_uri.removeprefix("file://"))
 
 
-def test_a_file_that_is_gone_from_the_store_counts_as_none(copied: str) -> None:
-    reader = MlflowReader(copied, EXPERIMENT)
-    (sweep,) = reader.sweeps()
-    run = done_runs(copied)[0]
-    assert reader._text(str(folder_of(run)), kept_results.RESULT) is not None
-    assert reader._text(str(folder_of(run)), "gone.json") is None
-    assert len(reader.part(sweep).records) == 11
+def test_a_file_that_is_gone_from_the_store_is_named(copied: str, compare: Any) -> None:
+    file = folder_of(sweep_run(copied)) / COMPARISON_INPUT
+    aside = file.rename(file.with_suffix(".aside"))
+    try:
+        said = compare("toy", *from_server(copied), expect=2)
+    finally:
+        aside.rename(file)
+    assert f"toy@mine cannot be compared: it has no comparison_input.json at {file.parent}" in said
 
 
-def test_a_file_that_is_gone_from_a_server_is_named_or_counts_as_none(server: Server) -> None:
+def test_a_file_that_is_gone_from_a_server_counts_as_none(server: Server) -> None:
     client = MlflowClient(server.address)
     name = uuid.uuid4().hex
     run = client.create_run(client.create_experiment(name))
     reader = MlflowReader(server.address, name)
-    assert reader._text(run.info.artifact_uri, kept_results.RESULT) is None
+    assert reader._text(run.info.artifact_uri, COMPARISON_INPUT) is None
+
+
+def test_a_sweep_that_runs_is_compared_as_of_the_last_end_of_a_run(
+    copied: str, compare: Any
+) -> None:
+    client, run_id = MlflowClient(copied), sweep_run(copied).info.run_id
+    before = json.loads(compare("toy", "--json", *from_server(copied)))
+    client.set_tag(run_id, "carft.state", "running")
+    after = json.loads(compare("toy", "--json", *from_server(copied)))
+    said = "toy still runs: compared is what it sent when a run ended last"
+    assert said in after["warnings"]
+    assert after["rows"] == before["rows"]
+    client.set_tag(run_id, "carft.generation", "2")
+    said = compare("toy", *from_server(copied), expect=2)
+    assert "toy@mine cannot be compared: none of its runs has ended yet" in said
 
 
 @pytest.mark.parametrize("form", ["{place}", "file://{place}"])
@@ -193,14 +180,14 @@ def test_no_file_but_those_beside_the_database_is_read(
     """The row of a run in somebody else's database says where its files are."""
     private = tmp_path / "private"
     private.mkdir()
-    (private / "result.json").write_text("{}")
+    (private / COMPARISON_INPUT).write_text("{}")
     reader = MlflowReader(copied, EXPERIMENT)
     with pytest.raises(TrackingError, match="is not beside the database"):
-        reader._text(form.format(place=private), "result.json")
+        reader._text(form.format(place=private), COMPARISON_INPUT)
     link = Path(copied.removeprefix("sqlite:///")).parent / "mlartifacts" / tmp_path.name
     link.symlink_to(private)
     with pytest.raises(TrackingError, match="is not beside the database"):
-        reader._text(form.format(place=link), "result.json")
+        reader._text(form.format(place=link), COMPARISON_INPUT)
 
 
 @pytest.mark.parametrize(
@@ -209,98 +196,32 @@ def test_no_file_but_those_beside_the_database_is_read(
 def test_no_other_host_is_asked_than_the_server(server: Server, place: str) -> None:
     reader = MlflowReader(server.address, "Default")
     with pytest.raises(TrackingError, match="is not kept by the server itself"):
-        reader._text(place, "result.json")
+        reader._text(place, COMPARISON_INPUT)
 
 
 def test_a_file_without_end_is_not_read(
     copied: str, server: Server, compare: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mlflow_reader, "MOST", 300)
-    found = json.loads(compare("toy", "--json", *from_server(copied)))
-    assert re.search("settings.json: has .* bytes; at most 300 are read", found["warnings"][0])
-    assert "10 runs are left out" in found["warnings"][1]
+    said = compare("toy", *from_server(copied), expect=2)
+    assert re.search("toy@mine cannot be compared: has .* bytes; at most 300 are read", said)
     client = MlflowClient(server.address)
     name = uuid.uuid4().hex
     run = client.create_run(client.create_experiment(name))
-    client.log_text(run.info.run_id, "x" * 301, "result.json")
+    client.log_text(run.info.run_id, "x" * 301, COMPARISON_INPUT)
     with pytest.raises(TrackingError, match="at most 300 bytes are read"):
-        MlflowReader(server.address, name)._text(run.info.artifact_uri, "result.json")
+        MlflowReader(server.address, name)._text(run.info.artifact_uri, COMPARISON_INPUT)
 
 
-DEEP = "[" * 200_000
-METRIC = '{"params": {}, "evaluations": {"unmerged": {"metrics": {"id/test/top1": %s}}}}'
-FACT = '{"params": {}, "evaluations": {"unmerged": {"metrics": {}, "facts": {"images": %s}}}}'
-
-
-@pytest.mark.parametrize(
-    ("tags", "result", "why"),
-    [
-        ({"seed": "²"}, None, "its seed is '²'"),
-        ({"seed": "9" * 4_500}, None, "its seed is '99999999999999999999'"),
-        ({"carft.trial": "9" * 4_500}, None, "its carft.trial is '99999999999999999999'"),
-        ({"carft.varied": "7"}, None, "its tag carft.varied is '7'"),
-        ({"carft.varied": DEEP[:5_000]}, None, "its tag carft.varied is '[[[[[[[[[[[[[[[[[[[['"),
-        ({"carft.role": "x"}, None, "its role is 'x'"),
-        ({}, DEEP, "result.json is not one"),
-        ({}, METRIC % ("9" * 400), "result.json is not one"),
-        ({}, METRIC % ("9" * 5_000), "result.json is not one"),
-        ({}, METRIC % "1e308", "result.json is not one"),
-        ({}, FACT % '{"id/test": "x"}', "result.json is not one"),
-        ({}, FACT % '{"id/test": 0}', "result.json is not one"),
-        ({}, FACT % "7", "result.json is not one"),
-        ({}, "\x00", "result.json is not one"),
-    ],
-    ids=lambda value: str(value)[:30],
-)
-def test_a_run_that_cannot_be_read_is_named_and_left_out(
-    copied: str, compare: Any, tags: dict[str, str], result: str | None, why: str
-) -> None:
-    """Whoever may make a run on a team's server decides what stands in it."""
-    client = MlflowClient(copied)
-    (sweep,) = (r for r in all_runs(copied, EXPERIMENT) if r.data.tags["carft.kind"] == "sweep")
-    client.set_tag(
-        sweep.info.run_id, "carft.state", "running"
-    )  # more runs may be there than listed
-    before = json.loads(compare("toy", "--json", *from_server(copied)))
-    hostile = {
-        "carft.kind": "run",
-        "carft.sweep": "toy",
-        "carft.home": "mine",
-        "carft.run": "f" * 64,
-        "carft.state": "done",
-        "carft.generation": sweep.data.tags["carft.generation"],
-        "carft.varied": '["deep"]',
-        "mlflow.parentRunId": sweep.info.run_id,
-        **tags,
-    }
-    run = client.create_run(sweep.info.experiment_id, tags=hostile, start_time=10**17)
-    client.log_param(run.info.run_id, "deep", "[" * 6_000)
-    if "seed" in tags:
-        client.log_param(run.info.run_id, "seed", tags["seed"])
-    if result is not None:
-        client.log_text(run.info.run_id, result, kept_results.RESULT)
-    after = json.loads(compare("toy", "--json", *from_server(copied)))
-    (warning,) = (text for text in after["warnings"] if text not in before["warnings"])
-    assert "1 run is left out of toy: " in warning
-    assert f"ffffffffffff ({why}" in warning
-    assert after["rows"] == before["rows"]
-
-
-@pytest.mark.parametrize(
-    "text", [DEEP, '{"generation": 1e999, "runs": []}', "7"], ids=["deep", "infinite", "7"]
-)
-def test_a_list_of_runs_that_is_none_costs_no_traceback(
-    copied: str, compare: Any, text: str
-) -> None:
-    (sweep,) = (r for r in all_runs(copied, EXPERIMENT) if r.data.tags["carft.kind"] == "sweep")
-    file = folder_of(sweep) / kept_results.SETTINGS
+@pytest.mark.parametrize("content", [b"7", b"\xff"])
+def test_a_file_that_is_none_costs_no_traceback(copied: str, compare: Any, content: bytes) -> None:
+    file = folder_of(sweep_run(copied)) / COMPARISON_INPUT
     before = file.read_bytes()
-    file.write_text(text)
+    file.write_bytes(content)
     try:
-        found = json.loads(compare("toy", "--json", *from_server(copied)))
+        assert "toy@mine cannot be compared: " in compare("toy", *from_server(copied), expect=2)
     finally:
         file.write_bytes(before)
-    assert "only the runs that have begun are known" in found["warnings"][0]
 
 
 def test_sweeps_with_impossible_tags_and_times_are_listed(copied: str, compare: Any) -> None:

@@ -70,7 +70,7 @@ def has_series(metric: str, *, of: Literal["run", "merge", "alpha"] = "run") -> 
     validation (`id/val`, `ood/val`), test and the mean over shifts, and how far the context has
     moved on each split, `of` the model that a run trained. Of a merged model the accuracies of the
     splits alone, and of one `alpha` among several those that a choice and a curve are made of.
-    `result.json` holds all.
+    `comparison_input.json` holds all.
     """
     split = metric.rpartition("/")[0]
     if of != "run":

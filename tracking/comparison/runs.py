@@ -1,4 +1,4 @@
-"""Runs as records, grouped into arms; the files that keep them."""
+"""Runs as records, grouped into arms."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from carft_sweep.tracking.comparison.metrics import is_accuracy
 from carft_sweep.tracking.comparison.statistics import Estimate, estimate, mean_of
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
 CONFIRMED = " (confirmed)"
 """Ends the label of an arm that was run again on fresh seeds."""
@@ -361,125 +358,3 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Scal
             yield from _flat(value, f"{name}.")
         else:
             yield name, scalar(value)
-
-
-RESULT = "result.json"
-SETTINGS = "settings.json"
-RULE = "carft.rule"
-TRAINS = "carft.trains"
-"""Tag of a run that has a seed and trains nothing: `false`."""
-VERSION = 1
-"""Of both files; raised where what they hold changes, so that they are sent again."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What was measured of one finished run."""
-
-    params: Mapping[str, Scalar]
-    metrics: Mapping[str, float]
-    merges: Mapping[str, Mapping[str, float]]
-    facts: Mapping[str, object] = field(default_factory=dict)
-    fields: Mapping[str, Scalar] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The runs of a sweep without what was measured, and which merges were asked for."""
-
-    generation: int
-    records: tuple[RunRecord, ...]
-    """`merges` holds empty mappings: the labels that are compared."""
-
-
-def result(
-    record: RunRecord, claimed: Mapping[str, Any], evaluations: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Return a finished run as plain data, with its `config.json` and its evaluations by label."""
-    return {
-        "digest": record.digest,
-        "algorithm": record.algorithm,
-        "seed": record.seed,
-        "params": dict(record.params),
-        "config": claimed.get("config"),
-        "identity": claimed.get("identity"),
-        "evaluations": {
-            label: {key: each.get(key) for key in ("step", "values", "metrics", "facts")}
-            for label, each in evaluations.items()
-        },
-    }
-
-
-def read_result(text: str) -> Result | None:
-    """Read what `result` writes; None for anything else."""
-    try:
-        data = json.loads(text)
-        metrics = {
-            label: {name: _measured(value) for name, value in each["metrics"].items()}
-            for label, each in data["evaluations"].items()
-        }
-        return Result(
-            params={name: scalar(value) for name, value in data["params"].items()},
-            metrics=metrics.pop(UNMERGED, {}),
-            merges=metrics,
-            facts=_checked(data["evaluations"].get(UNMERGED, {}).get("facts") or {}),
-            fields=fields(data),
-        )
-    except _UNREADABLE:
-        return None
-
-
-_UNREADABLE = (*(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError),)
-"""What a file raises that somebody else has written, who may write anything on a server."""
-_LARGEST = 1e30
-"""Of a measured value: sums of larger ones overflow."""
-
-
-def _measured(value: Any) -> float:
-    number = float(value)
-    if math.isfinite(number) and abs(number) > _LARGEST:
-        raise ValueError(f"{number} was not measured")
-    return number
-
-
-def _checked(facts: Mapping[str, Any]) -> dict[str, object]:
-    """Return the facts of a run. Raises ValueError where those that are computed with are none."""
-    images = dict(facts.get("images") or {})
-    if not all(type(count) is int and 0 < count < _LARGEST for count in images.values()):
-        raise ValueError("the numbers of images are none")
-    return dict(facts)
-
-
-_LISTED = ("algorithm", "params", "seed", "digest", "state", "role", "trial", "epochs", "untrained")
-"""The fields of a run in a sweep's list."""
-
-
-@cache
-def _record() -> TypeAdapter[RunRecord]:
-    from pydantic import TypeAdapter  # to build it takes longer than most commands look at it
-
-    return TypeAdapter(RunRecord)
-
-
-def settings(records: Sequence[RunRecord], generation: int) -> dict[str, Any]:
-    """Return the runs of a sweep as plain data."""
-    runs = [
-        {**{name: getattr(record, name) for name in _LISTED}, "merges": list(record.merges)}
-        for record in records
-    ]
-    return {"generation": generation, "runs": runs}
-
-
-def read_settings(text: str) -> Settings | None:
-    """Read what `settings` writes; None for anything else."""
-    try:
-        data = json.loads(text)
-        # Nothing else: a folder, for one, is where this machine would read.
-        runs = (
-            {name: run[name] for name in _LISTED if name in run}
-            | {"merges": {label: {} for label in run["merges"]}}
-            for run in data["runs"]
-        )
-        return Settings(int(data["generation"]), tuple(map(_record().validate_python, runs)))
-    except _UNREADABLE:
-        return None

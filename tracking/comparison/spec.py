@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from carft_sweep.tracking.comparison.metrics import BENCHMARK, ID, KINDS, OOD, TOP1
 from carft_sweep.tracking.errors import TrackingError, unknown_name
@@ -171,14 +171,6 @@ class ComparisonSpec(_Frozen):
 
 
 USUAL = ComparisonSpec()
-
-
-def read_spec(text: str) -> ComparisonSpec:
-    """Read a spec from its JSON. Raises TrackingError for anything else."""
-    try:
-        return ComparisonSpec.model_validate_json(text)
-    except ValidationError as error:
-        raise TrackingError(f"this is no rule of a sweep: {error.errors()[0]['msg']}") from None
 
 
 def agreed(by_sweep: Mapping[str, ComparisonSpec]) -> ComparisonSpec:

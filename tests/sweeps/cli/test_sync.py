@@ -169,7 +169,7 @@ def test_files_that_the_server_does_not_list_are_not_said_to_be_there(
     monkeypatch.setattr(MemoryTracker, "artifacts", denied)
     capsys.readouterr()
     assert main(["sync"]) == 0
-    told = "toy: the files of its runs could not be listed: 403 for ListBucket\n"
+    told = "toy: its files could not be listed: 403 for ListBucket\n"
     assert capsys.readouterr().out == told
 
 

@@ -22,9 +22,7 @@ from carft_sweep.sweeps.ledger.trials import Ledger, Setting
 from carft_sweep.sweeps.results.projection import project
 from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.sweeps.scheduler.pruning import SeedwisePruner
-from carft_sweep.tracking.comparison import runs as kept_results
-from carft_sweep.tracking.comparison.runs import read_result, read_settings
-from carft_sweep.tracking.comparison.spec import read_spec
+from carft_sweep.tracking.comparison.input_file import COMPARISON_INPUT, read_comparison_input
 from carft_sweep.tracking.location import resolve_location
 from carft_sweep.tracking.store.base import VARIED, RunKey
 from tests.sweeps import toy_core
@@ -32,6 +30,7 @@ from tests.sweeps.conftest import ToySweep
 from tests.sweeps.toy_runs import epoch_report
 from tests.tracking.memory_store import MemoryRun, MemoryTracker
 
+KL = "algorithm.kl_weight"
 ONE = {"algorithm.kl_weight": {"values": [0.3]}}
 PRUNING: dict[str, Any] = {
     "parameters": {"algorithm.kl_weight": {"values": [0.3, 0.4, 3.0]}},
@@ -227,7 +226,7 @@ def test_a_link_that_leads_out_of_the_home_is_not_sent(toy: ToySweep) -> None:
         assert "a private key" not in str(run.artifacts)
         assert str(toy.folder) not in str({**run.tags, "carft.overrides": ""})
     (run,) = toy.tracked().values()
-    assert (run.state, "result.json" in run.artifacts) == ("finished", True)
+    assert (run.state, "config.json" in run.artifacts) == ("finished", True)
 
 
 def test_runs_that_a_link_keeps_on_another_disk_are_sent(toy: ToySweep) -> None:
@@ -237,7 +236,7 @@ def test_runs_that_a_link_keeps_on_another_disk_are_sent(toy: ToySweep) -> None:
     toy.tracker = MemoryTracker()
     assert not project(toy.home, "toy", toy.tracker).refused
     (run,) = toy.tracked().values()
-    assert "result.json" in run.artifacts
+    assert "config.json" in run.artifacts
 
 
 @pytest.mark.parametrize("digest", ["../../elsewhere", "/elsewhere", "..", ".locks", ""])
@@ -341,28 +340,22 @@ def test_a_run_that_is_told_late_ended_when_it_was_measured(toy: ToySweep) -> No
     assert child.ended == 1_790_000_000_000
 
 
-def test_the_sweep_tells_its_rule_and_its_runs_and_each_run_its_result(toy: ToySweep) -> None:
+def test_the_sweep_sends_its_rule_and_its_runs_with_their_results(toy: ToySweep) -> None:
     toy.plan({"0.3/1": [{"do": "raise", "error": "nan"}]})
     toy.run(selection={"within": 0.01}, report={"id_margin": 0.02})
     parent = toy.tracker.runs[RunKey("toy")]
-    spec = read_spec(parent.tags[kept_results.RULE])
+    generation, part = read_comparison_input(parent.artifacts[COMPARISON_INPUT].decode(), "toy")
+    assert (generation, parent.tags["carft.generation"]) == (1, "1")
+    spec = part.spec
     assert (spec.rule.within, spec.seeds, spec.endpoint.id_margin) == (0.01, (0, 1), 0.02)
-    listed = read_settings(parent.artifacts[kept_results.SETTINGS].decode())
-    assert listed is not None
-    states = [(r.algorithm, r.role, r.seed, r.state) for r in listed.records]
+    states = [(r.algorithm, r.role, r.seed, r.state) for r in part.records]
     assert states[0] == ("zero_shot", "baseline", None, "done")
     assert states[-1] == ("car_ft", "trial", 1, "failed")
     assert len(states) == 7
-    children = toy.tracked()
-    child = children["kl_weight=0.3 s0 car_ft"]
-    found = read_result(child.artifacts[kept_results.RESULT].decode())
-    assert found is not None
-    assert found.params == {"algorithm.kl_weight": 0.3}
-    assert set(found.merges) == {"wise_ft@0.5"}
-    assert found.fields["optim.batch_size"] == 64
-    failed = children["kl_weight=0.3 s1 car_ft"]
-    assert kept_results.RESULT not in failed.artifacts
-    assert child.tags["carft.generation"] == "1"
+    done = next(run for run in part.records if (run.params.get(KL), run.seed) == (0.3, 0))
+    assert set(done.merges) == {"wise_ft@0.5"}
+    assert part.fields[done.digest]["optim.batch_size"] == 64
+    assert toy.tracked()["kl_weight=0.3 s0 car_ft"].tags["carft.generation"] == "1"
 
 
 def test_news_of_a_run_is_sent_without_a_look_at_all_others(
@@ -376,11 +369,13 @@ def test_news_of_a_run_is_sent_without_a_look_at_all_others(
         return settings(ledger)
 
     monkeypatch.setattr(Ledger, "settings", counted)
+    # The file of all runs, for which all are looked at, goes at most once.
+    monkeypatch.setattr("carft_sweep.sweeps.results.projection._INPUT_PAUSE", 1e9)
     values = [round(0.1 + 0.05 * step, 2) for step in range(12)]
     toy.run(parameters={"algorithm.kl_weight": {"values": values}}, seeds=[0], baselines=[])
     assert len(toy.tracked()) == len(values)
-    # Once when the projection begins, and when the sweep has ended.
-    assert len([numbers for numbers in listed if 0 < numbers < len(values)]) <= 1, listed
+    # Once when the projection begins, for that file, and when the sweep has ended.
+    assert len([numbers for numbers in listed if 0 < numbers < len(values)]) <= 2, listed
 
 
 def newest(run: MemoryRun) -> tuple[Any, ...]:

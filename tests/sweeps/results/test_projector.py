@@ -23,6 +23,7 @@ from carft_sweep.sweeps.ledger.trials import Ledger
 from carft_sweep.sweeps.results.projection import TRIES, SweepProjection, project
 from carft_sweep.sweeps.results.projection_thread import Projector
 from carft_sweep.sweeps.results.records import load_part
+from carft_sweep.tracking.comparison.input_file import COMPARISON_INPUT, read_comparison_input
 from carft_sweep.tracking.comparison.pooling import SweepRuns
 from carft_sweep.tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
 from carft_sweep.tracking.store.base import Metric, RunKey, RunStart
@@ -273,7 +274,7 @@ def test_a_request_that_fails_is_tried_some_times_while_others_go_on(
     projection.note(RUN.digest)
     assert projection.update()
     assert store.runs[RUN].state == "finished"
-    assert "result.json" in store.runs[RUN].artifacts
+    assert "config.json" in store.runs[RUN].artifacts
 
 
 def test_a_run_whose_start_is_refused_is_held_back_and_tried_by_the_next_driver(
@@ -309,13 +310,14 @@ def test_an_artifact_that_is_refused_costs_no_result(two: MadeSweep) -> None:
     projection = two.projection(store)
     assert projection.update()
     assert store.runs[RUN].state == "finished"
-    assert {what for _, what in projection.refused} == {"result.json", "config.json"}
+    assert {what for _, what in projection.refused} == {"config.json", COMPARISON_INPUT}
     assert two.projection(store).behind() == 1
     mended = Troubled()
     mended.runs = store.runs
     again = two.projection(mended)
     assert again.update()
-    assert {*mended.runs[RUN].artifacts} == {"result.json", "config.json"}
+    assert {*mended.runs[RUN].artifacts} == {"config.json"}
+    assert {*mended.runs[SWEEP].artifacts} == {COMPARISON_INPUT}
     assert again.behind() == 0
 
 
@@ -328,9 +330,9 @@ def test_the_runs_of_a_sweep_are_read_once_however_often_its_end_is_sent(
 
     readings: list[Ledger] = []
 
-    def reading(ledger: Ledger, runs: RunStore) -> SweepRuns:
+    def reading(ledger: Ledger, runs: RunStore, *, with_fields: bool) -> SweepRuns:
         readings.append(ledger)
-        return load_part(ledger, runs)
+        return load_part(ledger, runs, with_fields=with_fields)
 
     monkeypatch.setattr("carft_sweep.sweeps.results.projection.load_part", reading)
     two.finish(0)
@@ -340,6 +342,35 @@ def test_the_runs_of_a_sweep_are_read_once_however_often_its_end_is_sent(
         updates += 1
     assert updates >= TRIES
     assert len(readings) == 1
+
+
+@pytest.mark.parametrize("pause", [0, 1e9])
+def test_a_sweep_that_runs_can_be_compared_as_of_an_end_of_a_run(
+    two: MadeSweep, monkeypatch: pytest.MonkeyPatch, pause: float
+) -> None:
+    """A large sweep does not send all of its runs at each end of one."""
+    monkeypatch.setattr("carft_sweep.sweeps.results.projection._INPUT_PAUSE", pause)
+    store = Troubled()
+
+    def sent_states() -> list[str]:
+        text = store.runs[SWEEP].artifacts[COMPARISON_INPUT].decode()
+        return [run.state for run in read_comparison_input(text, "made")[1].records[:2]]
+
+    projection = two.projection(store)
+    assert projection.update()
+    assert COMPARISON_INPUT not in store.runs[SWEEP].artifacts
+    two.finish(0)
+    projection.note(RUN.digest)
+    assert projection.update()
+    assert sent_states() == ["done", "running"]
+    two.finish(1)
+    projection.note(OTHER.digest)
+    assert projection.update()
+    assert sent_states() == ["done", "running" if pause else "done"]
+    two.end()
+    projection.end_driver()
+    assert projection.update()
+    assert sent_states() == ["done", "done"]
 
 
 def test_a_run_that_another_sweep_works_on_is_sent_when_it_is_done(
@@ -366,7 +397,7 @@ def test_the_sweep_has_the_files_of_its_folder_once_it_has_ended(two: MadeSweep)
     assert two.projection(store, driven=False).update()
     sweep = store.runs[SWEEP]
     tables = {"comparison.json", "comparison.md", "comparison.csv"}
-    assert {*sweep.artifacts} == {"report.html", "settings.json", *tables}
+    assert {*sweep.artifacts} == {"report.html", COMPARISON_INPUT, *tables}
     assert (sweep.state, sweep.ended) == ("finished", 2000)
     assert sweep.tags["carft.verdict"] == compared["verdict"] != ""
     assert sweep.tags["carft.selected"] == compared["selected"]["label"] == "car_ft kl_weight=0"

@@ -285,12 +285,13 @@ DAMAGES: dict[str, tuple[Callable[[Home], None], str]] = {
     "every run's state": (lambda home: set_status(home, "run", "KILLED", None), "runs sent."),
     "the sweep's state": (lambda home: set_status(home, "sweep", "RUNNING"), "toy: 1 run sent."),
     "an arm's state": (lambda home: set_status(home, "arm", "RUNNING"), "toy: 1 run sent."),
-    "a result": (lambda home: delete_files(home, "run", "result.json"), "toy: 2 runs sent."),
-    "every config": (lambda home: delete_files(home, "run", "config.json", None), "runs sent."),
-    "the files of a run": (lambda home: delete_files(home, "run"), "toy: 2 runs sent."),
+    "what is compared": (
+        lambda home: delete_files(home, "sweep", "comparison_input.json"),
+        "runs sent.",
+    ),
     "a file of the sweep": (
         lambda home: delete_files(home, "sweep", "comparison.csv"),
-        "toy: 1 run sent.",
+        "runs sent.",
     ),
     "all files": (lambda home: shutil.rmtree(home.path / "mlartifacts"), "runs sent."),
     "the comparison": (
@@ -348,14 +349,10 @@ def test_one_sync_mends_every_projection_and_says_so(
     assert "has every run as it is here." in capsys.readouterr().out
     main(["doctor", "sent", *home])
     assert capsys.readouterr().out.endswith("All is well.\n")
-    # Of artifacts the doctor looks at those of the sweep alone, and says so.
     assert ("All is well" in report) == (damage in UNSEEN), report
 
 
-UNSEEN = (
-    *("a result", "every config", "the files of a run"),
-    *("the comparison", "a damaged comparison", "the table"),
-)
+UNSEEN = ("the comparison", "a damaged comparison", "the table")
 """What `doctor` does not look at."""
 
 

@@ -19,9 +19,8 @@ from carft_sweep.sweeps.ledger.status import summary_of
 from carft_sweep.sweeps.results.export import part_of, select_model
 from carft_sweep.sweeps.results.records import load_part
 from carft_sweep.sweeps.scheduler.session import SweepResult
-from carft_sweep.tracking.comparison import runs as kept_results
+from carft_sweep.tracking.comparison.input_file import COMPARISON_INPUT, read_comparison_input
 from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
-from carft_sweep.tracking.comparison.spec import read_spec
 from carft_sweep.tracking.report.formats import to_json
 from carft_sweep.tracking.report.table import task_table
 from carft_sweep.tracking.store.base import RunKey
@@ -101,11 +100,6 @@ def test_the_split_of_a_run_is_that_of_its_seed(toy_sweep: ToySweep, ended: Swee
         claimed = json.loads((toy_sweep.home.runs / run.digest / "config.json").read_text())
         assert claimed["config"]["data"]["split_seed"] == run.seed
         assert run.trains == (run.algorithm != "zero_shot")
-    tags = {
-        child.params["algorithm"]: child.tags for child in toy_sweep.tracked("domains").values()
-    }
-    assert tags["zero_shot"]["carft.trains"] == "false"
-    assert "carft.trains" not in tags["fine_tune"]
 
 
 def test_it_ends_with_the_table_and_selects_nothing_as_a_whole(
@@ -191,17 +185,9 @@ def test_the_plan_tells_the_runs_of_each_task(toy_sweep: ToySweep, told: Told) -
 
 def test_a_server_has_what_the_comparison_needs(toy_sweep: ToySweep, ended: SweepResult) -> None:
     parent = toy_sweep.tracker.runs[RunKey("domains")]
-    spec = read_spec(parent.tags[kept_results.RULE])
-    assert spec.tasks == "data.test_domain"
-    listed = kept_results.read_settings(parent.artifacts[kept_results.SETTINGS].decode())
-    assert listed is not None
-    home = load_part(toy_sweep.ledger("domains"), RunStore(toy_sweep.home.runs), with_fields=True)
-    assert home.spec == spec
-    known = {run.digest: run for run in home.records}
-    assert [run.untrained for run in listed.records] == [run.untrained for run in home.records]
-    served = [known[run.digest] for run in listed.records]
-    again = compare_sweeps([SweepRuns("domains", served, spec)])
-    assert to_json(again) == to_json(ended.comparison)
+    _, served = read_comparison_input(parent.artifacts[COMPARISON_INPUT].decode(), "domains")
+    assert served.spec.tasks == "data.test_domain"
+    assert to_json(compare_sweeps([served])) == to_json(ended.comparison)
 
 
 def test_two_sweeps_whose_splits_follow_their_seeds_have_the_settings_of_both(

@@ -1,0 +1,76 @@
+"""The file by which a sweep can be compared without its home: its runs, and how it judges them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from carft_sweep.tracking.comparison.pooling import SweepRuns
+from carft_sweep.tracking.comparison.runs import RunRecord, scalar
+from carft_sweep.tracking.comparison.spec import ComparisonSpec
+from carft_sweep.tracking.errors import TrackingError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+COMPARISON_INPUT = "comparison_input.json"
+_FIELDS = (
+    *("algorithm", "params", "seed", "digest", "state", "role", "trial", "epochs", "untrained"),
+    *("metrics", "merges", "facts"),
+)
+"""Those of a record that are in the file. A folder is none: a reader would look into its own."""
+_LARGEST = 1e30
+"""Of a measured value: sums of larger ones overflow."""
+
+
+def comparison_input(part: SweepRuns, generation: int) -> str:
+    """Write the runs of a sweep, in whatever state, and its rule as JSON."""
+    runs = [
+        {name: getattr(record, name) for name in _FIELDS}
+        | {"fields": part.fields.get(record.digest)}
+        for record in part.records
+    ]
+    rule = part.spec.model_dump(mode="json")
+    return json.dumps({"generation": generation, "rule": rule, "runs": runs}, default=dict)
+
+
+def read_comparison_input(text: str, sweep: str) -> tuple[int, SweepRuns]:
+    """Read what `comparison_input` writes: the generation, and the runs under the name `sweep`.
+
+    Raises TrackingError for anything else, which whoever may write to a server can put there.
+    """
+    try:
+        data = json.loads(text)
+        fields = {
+            run["digest"]: {name: scalar(value) for name, value in run["fields"].items()}
+            for run in data["runs"]
+            if run["fields"] is not None
+        }
+        rule = ComparisonSpec.model_validate(data["rule"])
+        records = [*map(_record, data["runs"])]
+        return int(data["generation"]), SweepRuns(sweep, records, rule, fields)
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
+        raise TrackingError(f"{COMPARISON_INPUT} is not one") from None
+
+
+def _record(run: Mapping[str, Any]) -> RunRecord:
+    """Return a run. Raises ValueError where what is computed with is no measurement."""
+    plain = {name: run[name] for name in _FIELDS}
+    record = _adapter().validate_python(plain)
+    for metrics in (record.metrics, *record.merges.values()):
+        if any(math.isfinite(value) and abs(value) > _LARGEST for value in metrics.values()):
+            raise ValueError("a value was not measured")
+    images = dict(plain["facts"].get("images") or {})
+    if not all(type(count) is int and 0 < count < _LARGEST for count in images.values()):
+        raise ValueError("the numbers of images are none")
+    return record
+
+
+@cache
+def _adapter() -> TypeAdapter[RunRecord]:
+    from pydantic import TypeAdapter  # to build it takes longer than most commands look at it
+
+    return TypeAdapter(RunRecord)
