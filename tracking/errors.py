@@ -23,9 +23,6 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> str:
 class ServiceUnreachable(RuntimeError):
     """Failure of a tracking server to answer; the command line exits with 4."""
 
-    retry_after: float | None = None
-    """Seconds after which the server wants the next request, if it says so."""
-
 
 class RequestFailed(ServiceUnreachable):
     """Failure of a store at one request, by trouble of its own or because of its content.

@@ -120,7 +120,6 @@ ADMIN = "admin"
 SHORTEST = 12
 """Characters of a password, as MLflow wants them."""
 VARIABLE = "CARFT_UI_PASSWORD"
-_OWN = "MLFLOW_AUTH_CONFIG_PATH"
 # To look at a password costs a tenth of a second of a core, on purpose, and every request of a
 # sweep brings one. What is remembered is forgotten at once when a password is changed: the server
 # has one worker.
@@ -155,19 +154,15 @@ def prepare(home: Path, ask_password: Callable[[], str | None]) -> Users:
             'users need packages that are not installed here: pip install "carft-sweep[server]" '
             "brings them"
         )
-    own = os.environ.get(_OWN)  # an administrator's configuration stands as it is
-    kind = None if own else network_file_system(home)
+    kind = network_file_system(home)
     if kind is not None:
         raise TrackingError(
             f"--auth keeps users in an SQLite database in {home / 'ui'}, which lies on a network "
-            f"file system ({kind}), where SQLite loses data; name a configuration of MLflow's "
-            f"basic-auth app with another database in {_OWN}"
+            f"file system ({kind}), where SQLite loses data; name a home on a local disk with "
+            "--home, or start MLflow's own server"
         )
     # It signs the page for new users, of this server alone.
     key = os.environ.get("MLFLOW_FLASK_SERVER_SECRET_KEY") or secrets.token_hex(32)
-    environ = {"MLFLOW_FLASK_SERVER_SECRET_KEY": key}
-    if own:
-        return Users(environ, f"It asks for a name and a password, as {own} says.")
     folder = home / "ui"
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
@@ -176,7 +171,10 @@ def prepare(home: Path, ask_password: Callable[[], str | None]) -> Users:
     with os.fdopen(open_regular(config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w") as writer:
         os.fchmod(writer.fileno(), 0o600)
         writer.write(_CONFIG.format(database=uri, admin=ADMIN))
-    environ[_OWN] = str(config.resolve())
+    environ = {
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": key,
+        "MLFLOW_AUTH_CONFIG_PATH": str(config.resolve()),
+    }
     if _has_admin(database):
         return Users(environ, f"It asks for a name and a password; its users are in {database}.")
     password = os.environ.get(VARIABLE) or ask_password()
