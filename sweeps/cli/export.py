@@ -44,8 +44,8 @@ def export_command(arguments: argparse.Namespace, emit: Emit) -> int:
         )
         with written("--out", out):
             models.write(model, out, force=arguments.force)
-        if arguments.mlflow or arguments.register:
-            kept = models.keep(model, out, register=arguments.register)
+        if arguments.mlflow:
+            kept = models.keep(model, out)
     if arguments.json:
         emit(json.dumps(_export_as_dict(model, out, kept), indent=1, allow_nan=False))
         return 0
@@ -54,9 +54,6 @@ def export_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _export_as_dict(model: SelectedModel, out: Path, kept: KeptModel | None) -> dict[str, Any]:
-    registered = None
-    if kept is not None and kept.registered is not None:
-        registered = dict(zip(("name", "version"), kept.registered, strict=True))
     return {
         "folder": str(out),
         "setting": model.setting,
@@ -66,7 +63,6 @@ def _export_as_dict(model: SelectedModel, out: Path, kept: KeptModel | None) -> 
         "label": model.label,
         "metrics": model.metrics,
         "model_id": kept.model_id if kept else None,
-        "registered": registered,
     }
 
 
@@ -77,8 +73,6 @@ def _export_lines(model: SelectedModel, shown: Path, kept: KeptModel | None) -> 
     yield f"  on images: {program()} predict {shlex.quote(str(shown))} IMAGE"
     if kept is not None:
         yield f"MLflow: {kept.uri}" + ("" if kept.is_new else " (was there already)")
-    if kept is not None and kept.registered is not None:
-        yield "  registered as {} version {}".format(*kept.registered)
 
 
 def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:

@@ -447,7 +447,6 @@ def _export(parser: Parser) -> None:
     _value(parser, "--merge", "LABEL", "a merged model of the run: wise_ft@0.5; or unmerged")
     _value(parser, "--out", "FOLDER", "where to (SWEEP-model)")
     _flag(parser, "--mlflow", "keep it in MLflow too, where it can be served")
-    _value(parser, "--register", "NAME", "and make it a version of this registered model there")
     _flag(parser, "--force", "replace another exported model; nothing else is ever replaced")
     _json(parser)
 

@@ -20,7 +20,6 @@ from carft_sweep.sweeps.ledger.generations import Invocation
 from carft_sweep.sweeps.ledger.runs import RunStore, measured
 from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
-from carft_sweep.sweeps.results.merged_metrics import model_prefix
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.tracking.comparison.compare import Comparison
@@ -30,7 +29,7 @@ from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import home_id, resolve_location
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.report.html import Export
-from carft_sweep.tracking.store.base import DatasetInput, RunKey
+from carft_sweep.tracking.store.base import RunKey
 
 if TYPE_CHECKING:
     from carft_sweep.carft_core.config import TrialConfig
@@ -319,31 +318,21 @@ class Exporter:
             force=force,
         )
 
-    def keep(self, model: SelectedModel, folder: Path, *, register: str | None = None) -> KeptModel:
+    def keep(self, model: SelectedModel, folder: Path) -> KeptModel:
         """Keep its export in `folder` in MLflow; raises as `ModelStore` does."""
-        from carft_sweep.sweeps.spec.user_code import place_of
         from carft_sweep.tracking.store.mlflow_models import ModelStart, ModelStore
 
-        evaluation, config = _measured(self.home, model), self.config(model).data
         seed = {} if model.run.seed is None else {"seed": model.run.seed}
         start = ModelStart(
             key=RunKey(self.sweep.name, model.run.digest),
             name=self.sweep.name,
             label=model.label,
-            evaluation=evaluation["digest"],
+            evaluation=_measured(self.home, model)["digest"],
             params={"algorithm": model.run.algorithm, **model.run.params, **seed},
-            metrics={
-                f"{model_prefix(model.label)}{name}": value
-                for name, value in evaluation["metrics"].items()
-                if name.endswith("/top1")
-            },
-            dataset=DatasetInput(
-                config.family, evaluation["facts"]["data"], place_of(config), "test"
-            ),
             description=f"{model}. {self.comparison.verdict}".rstrip(),
         )
         store = ModelStore(resolve_location(self.home.path), home_id(self.home.path))
-        return store.keep(start, folder, register)
+        return store.keep(start, folder)
 
     def folder(self, model: SelectedModel) -> Path:
         """Return the folder of its run."""

@@ -158,13 +158,13 @@ def command(home: Home, capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture(scope="module")
 def kept(home: Home, root: Path) -> dict[str, Any]:
-    """The selected model exported, kept in MLflow, and registered."""
+    """The selected model exported, and kept in MLflow."""
     del root
     out = home.path.parent / "kept"
     text: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("carft_sweep.sweeps.cli._emit", text.append)
-        words = ["--out", str(out), "--mlflow", "--register", "tiny", "--json"]
+        words = ["--out", str(out), "--mlflow", "--json"]
         assert main(["export", "small", *words]) == 0
     told: dict[str, Any] = json.loads(text[0])
     return told
@@ -253,9 +253,7 @@ def test_open_clip_alone_says_of_every_view_of_icon_shift_what_the_run_said(
         assert [row["prediction"] for row in rows] == logits.argmax(dim=1).tolist()
 
 
-def test_the_model_belongs_to_its_run_and_its_sweep_and_has_their_numbers(
-    home: Home, kept: dict[str, Any]
-) -> None:
+def test_the_model_belongs_to_its_run_and_its_sweep(home: Home, kept: dict[str, Any]) -> None:
     client = MlflowClient(uri(home))
     model = client.get_logged_model(kept["model_id"])
     run = client.get_run(str(model.source_run_id))
@@ -271,14 +269,6 @@ def test_the_model_belongs_to_its_run_and_its_sweep_and_has_their_numbers(
         "seed": str(kept["seed"]),
     }
     assert model.tags["carft.run"] == kept["digest"]
-    measured = {metric.key: metric for metric in model.metrics or []}
-    for name in ("id/val/top1", "id/test/top1", "ood/dark/top1", "ood/mean/top1", "gap/top1"):
-        assert measured[name].value == kept["metrics"][name] == run.data.metrics[name]
-        assert measured[name].dataset_name == "image_folder"
-        assert len(client.get_metric_history(run.info.run_id, name)) <= 2  # once an epoch
-    (version,) = client.search_model_versions("name = 'tiny'")
-    assert version.source == model.artifact_location
-    assert str(version.description).startswith("car_ft kl_weight=0.3, seed")
 
 
 def test_nothing_in_the_kept_model_is_pickled(home: Home, kept: dict[str, Any]) -> None:
@@ -311,14 +301,9 @@ def test_what_is_pickled_would_be_seen() -> None:
     assert is_pickle(pickle.dumps({"a": [1]}))
 
 
-def test_the_same_model_is_kept_and_registered_once(
-    home: Home, kept: dict[str, Any], command: Command
-) -> None:
-    again = command(
-        "export", "small", "--out", kept["folder"], "--mlflow", "--register", "tiny", "--json"
-    )
+def test_the_same_model_is_kept_once(home: Home, kept: dict[str, Any], command: Command) -> None:
+    again = command("export", "small", "--out", kept["folder"], "--mlflow", "--json")
     assert again["model_id"] == kept["model_id"]
-    assert again["registered"] == {"name": "tiny", "version": "1"}
     text = command("export", "small", "--out", kept["folder"], "--mlflow")["out"]
     assert f"MLflow: models:/{kept['model_id']} (was there already)" in text
     client = MlflowClient(uri(home))
@@ -689,7 +674,8 @@ def test_mlflow_serves_it(home: Home, kept: dict[str, Any], root: Path, tmp_path
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",  # MLflow calls uvicorn by its name
     }
-    words = ["models", "serve", "--model-uri", "models:/tiny/1", "--env-manager", "local"]
+    model = f"models:/{kept['model_id']}"
+    words = ["models", "serve", "--model-uri", model, "--env-manager", "local"]
     with subprocess.Popen(
         [sys.executable, "-m", "mlflow", *words, "--port", str(port)],
         cwd=tmp_path,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import logging
 import re
@@ -20,7 +18,7 @@ from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.location import TrackingLocation, without_password
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.store import mlflow_limits, mlflow_store
-from carft_sweep.tracking.store.base import DatasetInput, RunKey
+from carft_sweep.tracking.store.base import RunKey
 from carft_sweep.tracking.store.mlflow_client import (
     connect,
     find_experiment,
@@ -31,7 +29,6 @@ from carft_sweep.tracking.store.mlflow_errors import translated, uploading
 from carft_sweep.tracking.store.mlflow_pages import DESCRIPTION, without_remote_content
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
     from mlflow.models import ModelSignature
@@ -60,11 +57,9 @@ _QUIET = {"MLFLOW_UV_AUTO_DETECT": "false", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BA
 
 def save(local: Path, folder: Path, model: LoggedModel) -> None:
     """Write the export in `folder` as MLflow's model to `local`, which does not exist yet."""
-    import pandas as pd
     from mlflow.models import Model
     from mlflow.pyfunc import save_model
 
-    example = pd.DataFrame({"image": [_example()]})
     save_model(
         local,
         python_model=str(SCRIPT),  # its text: nothing is pickled
@@ -75,13 +70,13 @@ def save(local: Path, folder: Path, model: LoggedModel) -> None:
             run_id=model.source_run_id,
             model_id=model.model_id,
         ),
-        signature=_signature(example),
-        input_example=example,
+        signature=_signature(),
         pip_requirements=list(_requirements(folder)),
     )
 
 
-def _signature(example: pd.DataFrame) -> ModelSignature:
+def _signature() -> ModelSignature:
+    import pandas as pd
     from mlflow.models import infer_signature
 
     answer = {
@@ -90,16 +85,8 @@ def _signature(example: pd.DataFrame) -> ModelSignature:
         "top": [{"label": "cat", "probability": 1.0}],
         "contexts": [{"context": "a photo of a {}.", "probability": 1.0}],
     }
-    return infer_signature(example, type(example)([answer]), {"top": 5, "contexts": 5})
-
-
-def _example() -> str:
-    """Make a small image in base64: a gradient."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.linear_gradient("L").resize((32, 32)).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
+    rows = pd.DataFrame({"image": ["an image file in base64"]}), pd.DataFrame([answer])
+    return infer_signature(*rows, {"top": 5, "contexts": 5})
 
 
 def _requirements(folder: Path) -> Iterator[str]:
@@ -130,10 +117,6 @@ class ModelStart:
     evaluation: str
     """The digest of its evaluation: no other model has it."""
     params: Mapping[str, mlflow_limits.Param] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """By the names under which the run has them; the model gets those values that it has."""
-    dataset: DatasetInput | None = None
-    """What they were measured on."""
     description: str = ""
 
 
@@ -144,8 +127,6 @@ class KeptModel:
     model_id: str
     is_new: bool
     """False when the store had it already."""
-    registered: tuple[str, str] | None = None
-    """The name and the version under which it is registered."""
 
     @property
     def uri(self) -> str:
@@ -194,11 +175,8 @@ class ModelStore:
             )
         self._experiment = experiment
 
-    def keep(self, start: ModelStart, folder: Path, register: str | None = None) -> KeptModel:
-        """Keep the export in `folder` beside its run and its sweep, unless it is there already.
-
-        It becomes a version of the registered model `register`, unless it is one.
-        """
+    def keep(self, start: ModelStart, folder: Path) -> KeptModel:
+        """Keep the export in `folder` beside its run and its sweep, unless it is there already."""
         with translated(self._uri):
             runs = [self._run(key) for key in (start.key, RunKey(start.key.sweep))]
             before = self._kept_before(start)
@@ -208,12 +186,7 @@ class ModelStore:
         with translated(self._uri):
             for run in runs:
                 self._link(run, kept)
-            if not kept.metrics:
-                self._measure(runs[0], kept, start)
-            registered = None
-            if register is not None:
-                registered = (register, self._version(kept, start, register))
-        return KeptModel(str(kept.model_id), before is None, registered)
+        return KeptModel(str(kept.model_id), before is None)
 
     def _run(self, key: RunKey) -> Run:
         query = mlflow_store.query_of(mlflow_store.identity(key, self._home))
@@ -279,44 +252,3 @@ class ModelStore:
         outputs = run.outputs.model_outputs if run.outputs else []
         if model.model_id not in {output.model_id for output in outputs}:
             self._client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
-
-    def _measure(self, run: Run, model: LoggedModel, start: ModelStart) -> None:
-        """Log the run's own points as the model's: of equal ones MLflow keeps one."""
-        from mlflow.entities import Metric
-
-        dataset = {}
-        if start.dataset is not None:
-            (short,) = mlflow_limits.datasets([start.dataset])
-            dataset = {"dataset_name": short.name, "dataset_digest": short.digest}
-        own = {"model_id": model.model_id, "run_id": run.info.run_id, **dataset}
-        metrics = []
-        for name, value in start.metrics.items():
-            history = self._client.get_metric_history(run.info.run_id, mlflow_limits.name(name))
-            points = [point for point in history if point.value == value]
-            if points:
-                last = max(points, key=lambda point: (point.step, point.timestamp))
-                metrics.append(Metric(last.key, value, last.timestamp, last.step, **own))
-        if metrics:
-            self._client.log_batch(run.info.run_id, metrics=metrics)
-
-    def _version(self, model: LoggedModel, start: ModelStart, name: str) -> str:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self._client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        for earlier in self._client.search_model_versions(f"name = '{name}'"):
-            if earlier.source == model.artifact_location:
-                return str(earlier.version)
-        created = self._client.create_model_version(
-            name,
-            # Not models:/ID: a database's registry would look for that at the global address.
-            source=model.artifact_location,
-            run_id=model.source_run_id,
-            model_id=model.model_id,
-            description=without_remote_content(start.description),
-            tags={"carft.run": start.key.digest, "carft.label": start.label},
-        )
-        return str(created.version)
