@@ -34,11 +34,7 @@ from carft_sweep.tracking.location import (
 )
 from carft_sweep.tracking.ownership import is_shared
 from carft_sweep.tracking.program import program
-from carft_sweep.tracking.store.mlflow_errors import (
-    store_refuses,
-    translated,
-    uploading,
-)
+from carft_sweep.tracking.store.mlflow_errors import translated, uploading
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -251,7 +247,7 @@ def _check_server(uri: str) -> None:
 
 PROBE_SECONDS = 5.0
 """That a server may take for an answer."""
-_FOLDER = "carft-sweep-doctor"
+_FOLDER = "carft-sweep-check"
 
 
 def host_credentials(uri: str) -> MlflowHostCreds:
@@ -381,20 +377,3 @@ def check_version(uri: str) -> None:
             f"major versions must be the same; upgrade the server, after a copy of its database, "
             f"or install mlflow {release(server)[0]} here, where carft-sweep takes it"
         )
-
-
-def check_artifacts(client: MlflowClient, uri: str, experiment: str) -> None:
-    """List the experiment's artifacts where the server keeps them.
-
-    Raises ServiceUnreachable where its store is not there.
-    """
-    from mlflow.artifacts import list_artifacts
-    from mlflow.exceptions import MlflowException
-
-    place = client.get_experiment(experiment).artifact_location
-    if not place.startswith("mlflow-artifacts:"):
-        return  # the client's own way to the store is checked when the first file takes it
-    try:
-        list_artifacts(artifact_uri=place, tracking_uri=uri)
-    except (MlflowException, OSError) as error:
-        raise store_refuses(uri, str(error)) from None

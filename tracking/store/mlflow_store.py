@@ -40,7 +40,6 @@ from carft_sweep.tracking.store.base import (
     describe,
 )
 from carft_sweep.tracking.store.mlflow_client import (
-    check_artifacts,
     check_reachable,
     check_version,
     client_version,
@@ -49,6 +48,7 @@ from carft_sweep.tracking.store.mlflow_client import (
     find_experiment,
     moved_from,
     own_file,
+    try_artifacts,
 )
 from carft_sweep.tracking.store.mlflow_errors import translated, uploading
 from carft_sweep.tracking.store.mlflow_pages import (
@@ -197,8 +197,9 @@ class MlflowStore(Tracker):
         with self._request() as (client, experiment):
             # Something harmless is written: to read an experiment is allowed to many more.
             client.set_experiment_tag(experiment, WRITTEN_BY, f"mlflow {client_version()}")
-            if is_server(self._uri):
-                check_artifacts(client, self._uri, experiment)
+            location = client.get_experiment(experiment).artifact_location
+            if location.startswith("mlflow-artifacts:"):  # else the client's own way to the store
+                try_artifacts(self._uri, location)
 
     def start_run(self, start: RunStart) -> None:
         """Create the run, or set the one of the same key running again."""
