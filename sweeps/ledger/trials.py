@@ -10,12 +10,12 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.files import append_lines, checked_json, parse_json, read_lines
+from carft_sweep.carft_core.files import append_lines, parse_json, read_lines
 from carft_sweep.carft_core.run_files import FINITE, check_label, check_time
 from carft_sweep.sweeps.home import Home
 from carft_sweep.tracking.program import program
@@ -77,49 +77,10 @@ class Trial:
         check_time(self.began)
         _check_end(self.ended, self.reason)
 
-    def ended_by(self, end: _End) -> Trial:
-        """Return it as it has ended; either was checked when it was read."""
-        ended = object.__new__(Trial)
-        vars(ended).update(vars(self) | vars(end))
-        return ended
-
     @property
     def value(self) -> float | None:
         """By the first goal."""
         return self.values[0] if self.values else None
-
-
-@dataclass(frozen=True)
-class Setting:
-    """An algorithm at one setting, whose runs differ in their seeds alone."""
-
-    role: Role
-    algorithm: str
-    params: Mapping[str, Any]
-    runs: Mapping[str, str]
-    """Seed as text to training digest."""
-    merges: Sequence[str] = ()
-    untrained: bool = False
-    result: str | None = None
-    members: Sequence[str] = ()
-    """The digests that a soup is made of."""
-    trial: Trial | None = None
-    """None beside the trials: a baseline, what is confirmed, a soup."""
-
-
-class _Beside(NamedTuple):
-    """By digest the settings that are no trials: those that come before trials, and behind."""
-
-    facts: Mapping[str, Any]
-    """What they were read from, with the spec: of others they are to be read again."""
-    spec: Mapping[str, Any]
-    before: Mapping[str, Setting]
-    behind: Mapping[str, Setting]
-
-
-def _by_run(settings: Sequence[Setting]) -> dict[str, Setting]:
-    """Index settings by the digests of their runs; the first of several counts."""
-    return {digest: one for one in reversed(settings) for digest in one.runs.values()}
 
 
 _SEED = re.compile(r"none|-?\d{1,20}")
@@ -146,19 +107,32 @@ def _check_end(ended: float | None, reason: Mapping[str, str] | None) -> None:
 
 @dataclass(frozen=True)
 class KeptSetting:
-    """A setting as a fact keeps it."""
+    """An algorithm at one setting, whose runs differ in their seeds alone, as a fact keeps it."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     algorithm: str
     params: Mapping[str, Any]
     runs: Mapping[str, str]
+    """Seed as text to training digest."""
     merges: Sequence[str] = ()
     untrained: bool = False
     result: str | None = None
     members: Sequence[str] = ()
+    """The digests that a soup is made of."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for what is no seed, digest or label."""
         check_runs(self.runs, self.merges)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting(KeptSetting):
+    """One that the sweep asks for."""
+
+    role: Role
+    trial: Trial | None = None
+    """None beside the trials: a baseline, what is confirmed, a soup."""
 
 
 @dataclass(frozen=True)
@@ -259,12 +233,6 @@ class _Change:
     trial: Trial | _End | None = None
 
 
-_MADE = frozenset({"report", "trial"})
-"""Changes that are checked as a whole, and taken as they were made then; most lines are of these.
-Of the others parts are checked, and what they hold is all that was read.
-"""
-
-
 @contextmanager
 def damage_named(source: object) -> Iterator[None]:
     """Raise RequestError that names `source` where something is missing or wrong in its data."""
@@ -308,10 +276,6 @@ class Ledger:
         """Replaced as a whole: the thread that sends to MLflow reads them too."""
         self._trials: dict[int, Trial] = {}
         self._number_at: dict[int, int] = {}
-        self._numbers_with: dict[str, tuple[int, ...]] = {}
-        """By digest the trials that have the run."""
-        self._beside_with: _Beside | None = None
-        """What else has a run."""
 
     @classmethod
     def create(
@@ -425,24 +389,6 @@ class Ledger:
         yield from self.soups()
         yield from self.confirmations()
 
-    def setting_with(self, digest: str) -> Setting | None:
-        """Return the first of the settings that have this run, without a look at the others."""
-        beside, facts, spec = self._beside_with, self._facts, self.spec
-        if beside is None or beside.facts is not facts or beside.spec is not spec:
-            behind = _by_run([*self.soups(), *self.confirmations()])
-            self._beside_with = beside = _Beside(facts, spec, _by_run(self.baselines()), behind)
-        if digest in beside.before:
-            return beside.before[digest]
-        trials = (self._trials[number] for number in self._numbers_with.get(digest, ()))
-        asked_for = [
-            trial
-            for trial in trials
-            if self._number_at[trial.point] == trial.number and self._is_asked_for(trial)
-        ]
-        if asked_for:
-            return self._setting_of(min(asked_for, key=lambda trial: trial.point))
-        return beside.behind.get(digest)
-
     def _is_asked_for(self, trial: Trial) -> bool:
         """Whether the file, which may ask for fewer now, still asks for a trial."""
         count = self.recall("trial_count")
@@ -451,20 +397,20 @@ class Ledger:
     def _setting_of(self, trial: Trial) -> Setting:
         own = "merges" in self.spec["parameters"]
         return Setting(
-            "trial",
-            trial.algorithm,
-            trial.params,
-            trial.runs,
-            trial.merges if own else self.recall("merges", ()),
-            trial.untrained,
-            trial.result,
+            role="trial",
+            algorithm=trial.algorithm,
+            params=trial.params,
+            runs=trial.runs,
+            merges=trial.merges if own else self.recall("merges", ()),
+            untrained=trial.untrained,
+            result=trial.result,
             trial=trial,
         )
 
     def baselines(self) -> list[Setting]:
         """List the settings that trials are compared with."""
         kept = self.recall("baselines", ())
-        return [_setting("soup" if "members" in item else "baseline", item) for item in kept]
+        return [Setting(role="soup" if "members" in item else "baseline", **item) for item in kept]
 
     def beside_trials(self) -> list[Setting]:
         """List the settings that are no trials."""
@@ -473,12 +419,12 @@ class Ledger:
     def confirmations(self) -> list[Setting]:
         """List the settings that run again on fresh seeds, where the sweep still asks for it."""
         kept = self.recall(CONFIRMATIONS, ()) if self.spec.get("confirm_seeds") else ()
-        return [_setting("confirmation", item) for item in kept]
+        return [Setting(role="confirmation", **item) for item in kept]
 
     def soups(self) -> list[Setting]:
         """List the soups of finished runs, where the sweep still asks for any."""
         kept = self.recall(SOUPS, ()) if self.spec.get("after") else ()
-        return [_setting("soup", item) for item in kept]
+        return [Setting(role="soup", **item) for item in kept]
 
     def _end(self, number: int, change: Mapping[str, Any]) -> Trial:
         if self._trials[number].state != "running":
@@ -492,7 +438,7 @@ class Ledger:
             for change in changes
         ]
         try:
-            parsed = [_parse(line.encode()) for line in lines]
+            parsed = [parse_json(line.encode(), "it", _Change) for line in lines]
         except RequestError as error:
             raise RequestError(f"{self.file}: a line that {error} is not written") from None
         append_lines(self.file, lines, durable=durable)
@@ -514,14 +460,13 @@ class Ledger:
             case "report":
                 number, epoch, value = data
                 self._trials[number].reports[epoch] = math.nan if value is None else value
-            case "trial" if isinstance(data, _End):
-                self._trials[data.number] = self._trials[data.number].ended_by(data)
+            case "trial" if "point" in data:
+                trial = Trial(**data)
+                self._trials[trial.number] = trial
+                self._number_at[trial.point] = trial.number
             case "trial":
-                self._trials[data.number] = data
-                self._number_at[data.point] = data.number
-                for digest in data.runs.values():
-                    others = self._numbers_with.get(digest, ())
-                    self._numbers_with[digest] = (*others, data.number)
+                number = data["number"]
+                self._trials[number] = replace(self._trials[number], **data)
             case _:
                 raise ValueError(f"unknown kind of line {kind!r}")
 
@@ -545,19 +490,12 @@ def read_generations(file: Path) -> list[Ledger]:
 
 def _read_line(file: Path, line: bytes, ledgers: list[Ledger]) -> None:
     """Apply one line to the last of the ledgers, or begin the next."""
-    change = _parse(line)
+    change = parse_json(line, "it", _Change)
     if "begin" in change:
         head = change["begin"]
         first_line = (head["generation"], head["spec"], head["began"])
         ledgers.append(Ledger(file, *first_line, earlier=tuple(ledgers)))
     ledgers[-1]._apply(change)
-
-
-def _parse(line: bytes) -> Mapping[str, Any]:
-    """Return the change that a line is. Raises RequestError."""
-    made = vars(checked_json(line, "it", _Change)).items()
-    change = {kind: data for kind, data in made if data is not None}
-    return change if change.keys() <= _MADE else parse_json(line, "it")
 
 
 def newest_generation(home: Home, name: str) -> Ledger | None:
@@ -621,8 +559,3 @@ def no_such_sweep(home: Home, name: str) -> RequestError:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"Known: {', '.join(names) or 'none'}."
     return RequestError(f"no sweep {name!r} in {home.path}; {hint}")
-
-
-def _setting(role: Role, kept: Mapping[str, Any]) -> Setting:
-    names = (each.name for each in fields(KeptSetting))
-    return Setting(role, **{name: kept[name] for name in names if name in kept})

@@ -312,15 +312,10 @@ class SweepProjection:
 
     def _run(self, digest: str) -> _Run | None:
         """Return a run of any generation; one that several settings share is of the first."""
-        for ledger in (self._ledger, *reversed(self._ledger.earlier)):
-            setting = ledger.setting_with(digest)
-            if setting is not None:
-                seed = next(seed for seed, own in setting.runs.items() if own == digest)
-                return _Run(setting, seed, digest, ledger.generation)
-        return None
+        return self._every_run().get(digest)
 
     def _every_run(self) -> Mapping[str, _Run]:
-        """Return by digest what `_run` returns for one."""
+        """Return every run of any generation by digest."""
         runs: dict[str, _Run] = {}
         for ledger in (self._ledger, *reversed(self._ledger.earlier)):
             for item in ledger.settings():

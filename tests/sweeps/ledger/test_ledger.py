@@ -469,38 +469,3 @@ def test_reading_imports_no_heavy_package(home: Home, ledger: Ledger) -> None:
         "print(json.dumps([ledger.trials()[0].value, sorted(heavy)]))"
     )
     assert json.loads(run_apart(script, home)) == [0.5, []]
-
-
-RUNS = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=2)
-
-
-@settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    trials=st.lists(st.tuples(st.integers(0, 4), RUNS), max_size=7),
-    baselines=st.lists(RUNS, max_size=2),
-    confirmed=st.lists(RUNS, max_size=2),
-    count=st.none() | st.integers(0, 5),
-)
-def test_the_setting_of_a_run_is_the_first_that_has_it(
-    home: Home,
-    trials: list[tuple[int, list[str]]],
-    baselines: list[list[str]],
-    confirmed: list[list[str]],
-    count: int | None,
-) -> None:
-    def kept(digests: list[str], name: str) -> dict[str, Any]:
-        runs = {str(seed): digest for seed, digest in enumerate(digests)}
-        return {"algorithm": name, "params": {}, "runs": runs, "merges": []}
-
-    ledger = begin(home, confirm_seeds=[5])
-    for point, digests in trials:
-        ledger.propose(point, kept(digests, "car_ft"))
-        ledger.setting_with(digests[0])  # what was looked up before changes nothing
-    ledger.remember("confirmations", [kept(digests, "fresh") for digests in confirmed])
-    ledger.remember("baselines", [kept(digests, "fine_tune") for digests in baselines])
-    ledger.remember("trial_count", count)
-    for digest in "abcdefg":
-        first = next((one for one in ledger.settings() if digest in one.runs.values()), None)
-        assert ledger.setting_with(digest) == first
