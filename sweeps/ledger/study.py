@@ -13,20 +13,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import append_lines, write_atomically
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.claim import undriven
-from carft_sweep.sweeps.ledger.runs import RunStore, measured
 from carft_sweep.sweeps.ledger.status import goals
 from carft_sweep.sweeps.ledger.trials import Ledger, Trial, find_ledger
 from carft_sweep.sweeps.space.distributions import Distribution
 from carft_sweep.sweeps.space.parameters import parse_parameter
-from carft_sweep.tracking.comparison.metrics import ID, OOD
-from carft_sweep.tracking.comparison.runs import UNMERGED
 from carft_sweep.tracking.database import (
     Database,
     connect_args,
@@ -50,8 +46,6 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
-
-    from carft_sweep.sweeps.space.samplers import KeptTrial
 
 STORAGE_VARIABLE = "CARFT_OPTUNA_STORAGE"
 DATABASE, JOURNAL = "optuna.db", "optuna.journal"
@@ -202,14 +196,14 @@ def frozen_trial(
     parameters: Sequence[Distribution],
     goal_count: int,
     distributions: Mapping[str, BaseDistribution] | None = None,
-) -> KeptTrial:
+) -> FrozenTrial:
     """Build a trial as Optuna's studies and samplers have it.
 
     `distributions` are the parameters as Optuna has them, where many trials are built.
     """
-    from optuna.trial import TrialState
+    from optuna.trial import FrozenTrial, TrialState
 
-    from carft_sweep.sweeps.space.samplers import KeptTrial, encode, optuna_distributions
+    from carft_sweep.sweeps.space.samplers import encode, optuna_distributions
 
     params = encode(parameters, trial.params)
     if distributions is None:
@@ -220,7 +214,7 @@ def frozen_trial(
         facts["reason"] = dict(trial.reason)
     # With several goals Optuna takes no value of an epoch.
     reports = dict(trial.reports) if goal_count == 1 else {}
-    return KeptTrial(
+    return FrozenTrial(
         number=trial.number,
         trial_id=trial.number,
         state=TrialState[_STATES[trial.state]],
@@ -300,15 +294,6 @@ def mend_studies(home: Home, name: str) -> int:
     return lacking
 
 
-class _OpenTrial(NamedTuple):
-    """A trial that the study has without its end."""
-
-    trial_id: int
-    """In the storage."""
-    reports: dict[int, float]
-    """What it has of it, by epoch."""
-
-
 class _Study:
     def __init__(self, storage: BaseStorage, home: Home, ledger: Ledger) -> None:
         self._storage, self._ledger = storage, ledger
@@ -318,17 +303,8 @@ class _Study:
         self._distributions = optuna_distributions(self._parameters)
         self._directions = [goal["goal"] for goal in goals(ledger.spec)]
         self._name = study_name(home, ledger.name, ledger.generation)
-        self._runs = RunStore(home.runs)
         self._study = self._opened()
         self._id = storage.get_study_id_from_name(self._name)
-        written = self._trials_of(self._study)
-        self._count = len(written)
-        self._open = {
-            trial.number: _OpenTrial(trial._trial_id, dict(trial.intermediate_values))
-            for trial in written
-            if not trial.state.is_finished()
-        }
-        """By number the trials that have no end there."""
 
     def update(self) -> None:
         names = [goal["name"] for goal in goals(self._ledger.spec)]
@@ -337,18 +313,16 @@ class _Study:
         for key, value in (("generation", self._ledger.generation), ("spec", self._ledger.spec)):
             if self._study.user_attrs.get(key) != value:
                 self._study.set_user_attr(key, value)
-        for number in sorted(self._open):
-            self._catch_up(self._ledger.proposal(number))
-        for number in range(self._count, self._ledger.next_number):
-            trial = self._ledger.proposal(number)
-            frozen = self._frozen(trial)  # a copy: the driver goes on meanwhile
-            if frozen.state.is_finished():
-                frozen.user_attrs |= self._accuracies(trial)
+        from optuna.trial import TrialState
+
+        states = (TrialState.RUNNING,)
+        running = self._storage.get_all_trials(self._id, deepcopy=False, states=states)
+        for written in running:
+            self._catch_up(written, self._frozen(self._ledger.proposal(written.number)))
+        for number in range(self._storage.get_n_trials(self._id), self._ledger.next_number):
             # Not by the study, whose storage would keep every trial in memory.
-            trial_id = self._storage.create_new_trial(self._id, template_trial=frozen)
-            self._count = number + 1
-            if not frozen.state.is_finished():
-                self._open[number] = _OpenTrial(trial_id, dict(frozen.intermediate_values))
+            frozen = self._frozen(self._ledger.proposal(number))
+            self._storage.create_new_trial(self._id, template_trial=frozen)
 
     def _name_values(self, names: list[str]) -> None:
         from optuna.exceptions import ExperimentalWarning
@@ -357,37 +331,21 @@ class _Study:
             warnings.simplefilter("ignore", ExperimentalWarning)
             self._study.set_metric_names(names)
 
-    def _catch_up(self, trial: Trial) -> None:
-        wanted = self._frozen(trial)
-        trial_id, written = self._open[trial.number]
+    def _catch_up(self, written: FrozenTrial, wanted: FrozenTrial) -> None:
+        """Write what a trial, that the study has without its end, lacks of one of the ledger."""
+        trial_id = written._trial_id
         for epoch, value in wanted.intermediate_values.items():
             # A mean over more seeds replaces that of fewer. As text, since NaN is not equal to NaN.
-            if str(written.get(epoch)) != str(value):
+            if str(written.intermediate_values.get(epoch)) != str(value):
                 self._storage.set_trial_intermediate_value(trial_id, epoch, value)
-                written[epoch] = value
         if wanted.state.is_finished():
-            if trial.reason is not None:
-                self._storage.set_trial_user_attr(trial_id, "reason", dict(trial.reason))
-            for name, value in self._accuracies(trial).items():
-                self._storage.set_trial_user_attr(trial_id, name, value)
+            if "reason" in wanted.user_attrs:
+                self._storage.set_trial_user_attr(trial_id, "reason", wanted.user_attrs["reason"])
             self._storage.set_trial_state_values(trial_id, wanted.state, wanted.values)
-            del self._open[trial.number]
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         goal_count = len(self._directions)
         return frozen_trial(trial, self._parameters, goal_count, self._distributions)
-
-    def _accuracies(self, trial: Trial) -> dict[str, float]:
-        """Average over the runs of a trial what a reader of the study asks for, as far as each run
-        has it.
-        """
-        runs = [measured(self._runs.folder(digest), UNMERGED) for digest in trial.runs.values()]
-        accuracies = {}
-        for name in (ID, OOD):
-            values = [run["metrics"][name] for run in runs if run and name in run["metrics"]]
-            if values and len(values) == len(runs):
-                accuracies[name] = fmean(values)
-        return accuracies
 
     def _opened(self) -> Study:
         """The study, where it is one of this ledger, however far behind; else a new one."""
