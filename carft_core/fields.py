@@ -176,7 +176,8 @@ def _unknown_field(place: tuple[str | int, ...], known: Iterable[str]) -> str:
 
 def _rule(item: Any) -> str:
     """`be a valid integer`."""
-    return item["msg"].partition(" should ")[2] or str(item["msg"])
+    rule = item["msg"].partition(" should ")[2] or str(item["msg"])
+    return rule.replace("valid tuple", "list")
 
 
 def _is_branch(place: tuple[str | int, ...]) -> bool:

@@ -116,7 +116,7 @@ def _make_sweep(folder: Path) -> None:
             "optim.epochs": {"min": 2, "max": 4},
         },
         "run_cap": 12,
-        "early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 3},
+        "early_terminate": {"type": "asha", "reduction_factor": 3},
         "seeds": [0, 1, 2],
         "baselines": ["zero_shot", {"name": "fine_tune"}],
         "selection": {"within": 0.005},

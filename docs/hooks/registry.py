@@ -18,8 +18,7 @@ from carft_sweep.carft_core.merges import MERGES
 from carft_sweep.sweeps.cli.parser import COMMANDS
 from carft_sweep.sweeps.doctor.checks import CHECKS
 from carft_sweep.sweeps.ledger.generations import EXTEND, REEVALUATE
-from carft_sweep.sweeps.space.parameters import DISTRIBUTIONS, Parameter
-from carft_sweep.sweeps.spec.normalize import IGNORED, OF_METRIC, UNSUPPORTED
+from carft_sweep.sweeps.space.parameters import DISTRIBUTIONS
 from carft_sweep.sweeps.spec.settings import METHODS
 from carft_sweep.sweeps.spec.spec import recipes
 
@@ -104,19 +103,15 @@ def methods() -> str:
 
 
 def distributions() -> str:
-    """A row for each kind of distribution: its names, its keys with defaults, what it draws."""
-    kinds: dict[type[Parameter], list[str]] = {}
-    for name, cls in DISTRIBUTIONS.items():
-        kinds.setdefault(cls, []).append(f"`{name}`")
+    """A row for each distribution: its name, its keys with defaults, what it draws."""
     rows = ["| `distribution` | keys | draws |", "|---|---|---|"]
-    for cls, names in kinds.items():
+    for name, cls in DISTRIBUTIONS.items():
         keys = ", ".join(
             f"`{key}`" if info.default in (None, PydanticUndefined) else f"`{key}` ({info.default})"
             for key, info in cls.model_fields.items()
             if key not in ("distribution", "when")
-            and not (key == "q" and cls.model_fields["distribution"].default == "int_uniform")
         )
-        rows.append(f"| {', '.join(names)} | {keys} | {' '.join((cls.__doc__ or '').split())} |")
+        rows.append(f"| `{name}` | {keys} | {' '.join((cls.__doc__ or '').split())} |")
     return "\n".join(rows)
 
 
@@ -135,15 +130,6 @@ def changes() -> str:
     )
 
 
-def wandb() -> str:
-    """A row for each key of W&B's that is refused or ignored."""
-    rows = ["| key of W&B's | here |", "|---|---|"]
-    rows += [f"| `{key}` | refused: {instead} |" for key, instead in UNSUPPORTED.items()]
-    rows += [f"| `metric.{key}` | refused: {instead} |" for key, instead in OF_METRIC.items()]
-    rows.append(f"| {', '.join(f'`{key}`' for key in IGNORED)} | ignored, and named |")
-    return "\n".join(rows)
-
-
 TABLES: Mapping[str, Callable[[], str]] = {
     "algorithms": lambda: models("algorithm", ALGORITHMS),
     "changes": changes,
@@ -152,7 +138,6 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "merges": lambda: models("merge", MERGES),
     "methods": methods,
     "recipes": shipped,
-    "wandb": wandb,
     "doctor": doctor,
     "families": families,
     "map": source_map,

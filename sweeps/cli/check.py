@@ -46,7 +46,6 @@ def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
     estimate = estimate_sweep(spec, home, supply.hardware)
     history = timing_history(RunStore(home.runs))
     estimate.add_times(history)
-    estimate.add_disk(history)
     estimate.at_once = supply.at_once
     peak = history.peak_mb(estimate.work[-1].config) if estimate.work else None
     warning = memory_warning(supply.need, supply.nodes, peak)
@@ -159,7 +158,8 @@ def _estimate_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
     if estimate.work:
         yield from _time_lines(estimate, spec)
     if estimate.disk_bytes:
-        yield from _disk_lines(estimate)
+        yield f"The runs will keep at most about {format_size(estimate.disk_bytes)} on disk."
+        yield "  by the size of the model's weights; trial.keep.weights=false keeps no models"
     if estimate.power:
         yield f"  {estimate.power}"
     yield from estimate.calibration
@@ -175,9 +175,9 @@ def _search_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
         )
     goals = [f"{goal.goal} {goal.name}" for goal in spec.goals]
     yield f"  goal: {', '.join(goals)}"
-    if estimate.tasks:
-        each = ", ".join(f"{task} {count} runs" for task, count in estimate.tasks.items())
-        yield f"  tasks by {spec.tasks}: {each}; settings are chosen for each apart"
+    if spec.tasks is not None:
+        tasks = ", ".join(map(str, spec.task_values))
+        yield f"  tasks by {spec.tasks}: {tasks}; settings are chosen for each apart"
     if spec.metric.target is not None:
         yield f"  ends when {spec.metric.name} has reached {spec.metric.target:g}"
     if spec.run_cap is not None:
@@ -212,15 +212,6 @@ def _time_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
     yield "  by earlier runs with the same model, family, batch size and device"
     if spec.time_budget is not None and estimate.wall_seconds > spec.time_budget:
         yield f"  more than the time budget: the sweep ends after {duration(spec.time_budget)}"
-
-
-def _disk_lines(estimate: SweepEstimate) -> Iterator[str]:
-    if estimate.disk_measured:
-        yield f"The runs will keep about {format_size(estimate.disk_bytes)} on disk."
-        yield "  by earlier runs with the same model; trial.keep.weights=false keeps no models"
-    else:
-        yield f"The runs will keep at most about {format_size(estimate.disk_bytes)} on disk."
-        yield "  by the size of the model's weights; trial.keep.weights=false keeps no models"
 
 
 def _disk_warnings(estimate: SweepEstimate, home: Home) -> Iterator[str]:

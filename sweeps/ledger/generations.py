@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import shlex
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.files import parse_json
+from carft_sweep.carft_core.files import checked_json
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.trials import (
     POINTS,
@@ -22,7 +21,6 @@ from carft_sweep.sweeps.ledger.trials import (
     Ledger,
     Trial,
     find_ledger,
-    sweep_names,
 )
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.provenance import provenance_tags
@@ -93,16 +91,10 @@ class Invocation:
                 f"how the sweep {ledger.name} was run is not kept in {folder}; run its file "
                 f"instead: {program()} run FILE"
             )
-        known = ledger.executions[-1]
-        content = json.dumps(known).encode()
-        parse_json(content, f"{ledger.file}: the last execution in it", cls)
-        return cls(
-            known["file"],
-            tuple(known["overrides"]),
-            tuple(known["imports"]),
-            known["folder"],
-            known["address"],
-        )
+        content = json.dumps(ledger.executions[-1]).encode()
+        source = f"{ledger.file}: the last execution in it"
+        invocation: Invocation = checked_json(content, source, cls)
+        return invocation
 
     def as_execution(self) -> dict[str, Any]:
         """Build the ledger's record of a driver that starts now, with its code as tags."""
@@ -200,12 +192,9 @@ def _differing(
     for key in dict.fromkeys([*before, *now]):
         old, new = before.get(key, _ABSENT), now.get(key, _ABSENT)
         field = f"{prefix}{key}"
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
+        if all(isinstance(value, Mapping) or value is _ABSENT for value in (old, new)):
+            old, new = ({} if value is _ABSENT else value for value in (old, new))
             yield from _differing(old, new, f"{field}.")
-        elif old is _ABSENT and isinstance(new, Mapping) and new:
-            yield from _differing({}, new, f"{field}.")
-        elif new is _ABSENT and isinstance(old, Mapping) and old:
-            yield from _differing(old, {}, f"{field}.")
         elif old != new:
             yield field, old, new
 
@@ -242,24 +231,18 @@ def planned_points(spec: SweepSpec, points: Sequence[Mapping[str, Any]]) -> list
     return [*points, *map(spec.point, more)]
 
 
-def taken_name(home: Home, spec: SweepSpec, newest: Ledger | None) -> str | None:
+def taken_name(spec: SweepSpec, newest: Ledger | None) -> str | None:
     """Say that another file, which is still there, was run under the sweep's name, as its newest
     generation; None if none, or one that says the same.
     """
-    from carft_sweep.sweeps.spec.document import name_of
-
     if newest is None or not newest.executions:
         return None
     other = Path(newest.executions[-1]["file"])
     if other == spec.source_path.absolute() or not other.exists():
         return None
-    if not changes(newest.spec, json.loads(json.dumps(spec.as_dict()))):
+    if not changes(newest.spec, spec.as_dict()):
         return None
-    numbered = (f"{spec.name}-{number}" for number in itertools.count(2))
-    names = sweep_names(home)
-    own = name_of(spec.source_path)
-    free = own if own not in names else next(name for name in numbered if name not in names)
-    return f"{spec.name} was run from {other}; --set name={shlex.quote(free)} keeps both sweeps"
+    return f"{spec.name} was run from {other}; --set name=ANOTHER keeps both sweeps"
 
 
 def open_generation(
@@ -278,7 +261,7 @@ def open_generation(
     others than the file asks for now, because code, model or data changed. `fresh` begins anew in
     any case.
     """
-    plain = json.loads(json.dumps(spec.as_dict()))
+    plain = spec.as_dict()
     execution = Invocation.of(spec, address).as_execution()
     folder = home.sweep(spec.name)
     if newest is None:
@@ -287,7 +270,7 @@ def open_generation(
         )
     differences = changes(newest.spec, plain)
     outcome = effect(differences)
-    taken = taken_name(home, spec, newest)
+    taken = taken_name(spec, newest)
     notes = (*([] if taken is None else [taken]), *(str(change) for change in differences))
     number = newest.generation + 1
 

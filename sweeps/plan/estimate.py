@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import logging
 import statistics
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,7 +31,6 @@ from carft_sweep.sweeps.plan.tasks import (
     digests,
     merge_labels,
     run_label,
-    typical_config,
 )
 from carft_sweep.sweeps.spec.settings import After, RunsOf
 from carft_sweep.sweeps.spec.spec import SweepSpec
@@ -64,8 +61,6 @@ class TimedRun:
     times: RunTimes
     peak_mb: float | None = None
     """The most GPU memory that it took."""
-    kept_bytes: int | None = None
-    """The size of its folder."""
 
 
 class TimingHistory:
@@ -86,13 +81,6 @@ class TimingHistory:
         """Return the most GPU memory that a run with the same model, family and batch took."""
         peaks = (run.peak_mb for run in self._alike(config))
         return max((peak for peak in peaks if peak is not None), default=None)
-
-    def kept_bytes(self, config: TrialConfig) -> float | None:
-        """Return the median size of what runs with the same model and `keep` left on disk."""
-        keep = config.as_dict()["keep"]
-        alike = [run for run in self._alike(config) if run.config.get("keep") == keep]
-        sizes = [run.kept_bytes for run in alike if run.kept_bytes]
-        return statistics.median(sizes) if sizes else None
 
     def _alike(self, config: TrialConfig) -> list[TimedRun]:
         likeness = _likeness(config.as_dict())
@@ -136,12 +124,7 @@ def _timed(runs: RunStore, folder: Path) -> Iterator[TimedRun]:
     is_cuda = known["config"]["device"].startswith("cuda")
     peaks = [epoch["metrics"][PEAK] for epoch in epochs if PEAK in epoch["metrics"]]
     peak = max(peaks) if peaks and is_cuda else None
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    yield TimedRun(known["config"], times, peak, size)
-
-
-TYPICAL = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Quantiles of its ranges at which a point is assumed that is still to be proposed."""
+    yield TimedRun(known["config"], times, peak)
 
 
 @dataclass(frozen=True)
@@ -164,8 +147,6 @@ class SweepEstimate:
     runs: int
     points: int | None = None
     """Different ones that the trials can have, where these are more."""
-    tasks: dict[str, int] = field(default_factory=dict)
-    """How many of the runs each task has, where there are tasks."""
     done: int = 0
     reused: int = 0
     """Of those that are done: trained by another sweep, or the same as an earlier one of this."""
@@ -182,9 +163,7 @@ class SweepEstimate:
     seconds: float | None = None
     """Of work, one run after another; None where no earlier run is like one of these."""
     disk_bytes: int = 0
-    """That the runs to be trained will keep."""
-    disk_measured: bool = True
-    """By earlier runs; else at most, by the size of the model's weights."""
+    """The most that the runs to be trained will keep, by the size of the models' weights."""
     at_once: int = 1
     """Runs side by side."""
     calibration: tuple[str, ...] = ()
@@ -216,16 +195,6 @@ class SweepEstimate:
         seconds = _seconds(self.of_a_seed, timings)
         if seconds is not None and self.of_a_seed:
             self.seconds_of_a_run = seconds / len(self.of_a_seed)
-
-    def add_disk(self, timings: TimingHistory) -> None:
-        """Fill in the disk space."""
-        size = 0.0
-        for work in self.work:
-            if work.epochs:
-                measured = timings.kept_bytes(work.config)
-                self.disk_measured &= measured is not None
-                size += _weights_bytes(work.config) if measured is None else measured
-        self.disk_bytes = round(size)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -264,15 +233,14 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     ledger = newest_generation(home, spec.name)
     spec = in_kept_order(spec, ledger)
     planner = Planner(spec, hardware, notes.append)
-    taken = taken_name(home, spec, ledger)
+    taken = taken_name(spec, ledger)
     known = dict(_known_trials(planner, ledger))
     planned = [tasks for tasks in known.values() if tasks]
     settings = [*planner.baselines(), *planned]
     trained = [tasks for tasks in settings if tasks[0].config.algorithm.trains]
     numbers = (number for number in range(spec.trial_count) if number not in known)
     to_come = [*itertools.islice(numbers, max(0, spec.distinct_trials - len(planned)))]
-    unknown = sum(map(spec.most_runs, to_come))
-    by_task = _by_task(spec, settings, to_come)
+    unknown = spec.runs_per_trial * len(to_come)
     fresh = list(_known_confirmations(planner, ledger))
     confirmed = {tasks[0].algorithm for tasks in fresh}
     to_confirm = [name for name in spec.trained_algorithms if name not in confirmed]
@@ -290,7 +258,6 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
         spec.trial_count,
         sum(map(len, settings)) + unknown + len(confirming) + to_combine,
         spec.distinct_trials if spec.distinct_trials < spec.trial_count else None,
-        by_task,
         unknown=unknown,
         to_confirm=len(confirming),
         to_combine=to_combine,
@@ -316,6 +283,7 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     estimate.obstacles = obstacles_of(planner)
     estimate.power = "" if estimate.obstacles else power_of(planner)
     estimate.epochs = sum(work.epochs for work in estimate.work)
+    estimate.disk_bytes = sum(_weights_bytes(work.config) for work in estimate.work if work.epochs)
     return estimate
 
 
@@ -323,37 +291,22 @@ def _known_trials(planner: Planner, ledger: Ledger | None) -> Iterator[tuple[int
     """Yield of a grid every point, with its number; else what was proposed already and still is
     what it was. There are no runs at a point that was pruned, or whose runs are those of another.
     """
-    spec, trials = planner.spec, [] if ledger is None else ledger.trials()
-    pruned = _pruned_points(spec, ledger)
-    if spec.method == "grid":
-        for number, params in enumerate(spec.points()):
-            yield number, [] if number in pruned else planner.trial(params)
-        return
-    planned: dict[frozenset[str], list[list[RunTask]]] = {}
-    for trial in trials:
-        own_task = spec.setting_of(trial.point)[1]
-        is_of_space = trial.point < spec.trial_count and own_task.items() <= trial.params.items()
-        runs = frozenset(trial.runs.values())
-        if is_of_space and trial.point in pruned:
-            yield trial.point, []
-        elif is_of_space and trial.state != "pruned" and runs in planned:
-            yield from ((trial.point, []) for _ in planned[runs])
-        elif is_of_space and trial.state != "pruned":
-            plan = partial(planner.trial, trial.params, trial.number)
-            planned[runs] = [*_unchanged(trial.runs, plan)]
-            yield from ((trial.point, tasks) for tasks in planned[runs])
-
-
-def _pruned_points(spec: SweepSpec, ledger: Ledger | None) -> set[int]:
-    """List the points whose trials were pruned; none where the file has changed so that they are
-    judged anew.
-    """
-    if ledger is None:
-        return set()
-    plain = json.loads(json.dumps(spec.as_dict()))
-    if effect(changes(ledger.spec, plain)) in ("restart", "reevaluate"):
-        return set()
-    return {trial.point for trial in ledger.trials() if trial.state == "pruned"}
+    spec, seen = planner.spec, set[frozenset[str]]()
+    outcome = None if ledger is None else effect(changes(ledger.spec, spec.as_dict()))
+    trials = {} if ledger is None else {trial.point: trial for trial in ledger.trials()}
+    numbers = range(spec.trial_count) if spec.method == "grid" else [*trials]
+    for number in numbers:
+        trial = trials.get(number) if outcome in (None, "extend") else None
+        if number >= spec.trial_count or (spec.is_adaptive and outcome == "restart"):
+            continue
+        params = trials[number].params if spec.is_adaptive else spec.point(number)
+        tasks = planner.trial(params, number)
+        runs = frozenset(digests(tasks).values())
+        if spec.is_adaptive and trial is not None and runs != {*trial.runs.values()}:
+            continue  # code, model or data changed: the sweep begins anew
+        is_pruned = trial is not None and trial.state == "pruned"
+        yield number, [] if is_pruned or runs in seen else tasks
+        seen.add(runs)
 
 
 def _unchanged(
@@ -366,20 +319,6 @@ def _unchanged(
         return
     if digests(tasks) == dict(runs):
         yield tasks
-
-
-def _by_task(
-    spec: SweepSpec, settings: Sequence[Sequence[RunTask]], to_come: Sequence[int]
-) -> dict[str, int]:
-    """Runs by task: those of known settings, and of trials whose point is still to be drawn."""
-    if spec.tasks is None:
-        return {}
-    counts = Counter({str(task): 0 for task in spec.task_values})
-    for number in to_come:
-        counts[str(spec.setting_of(number)[1][spec.tasks])] += spec.most_runs(number)
-    for runs in settings:
-        counts[str(runs[0].params[spec.tasks])] += len(runs)
-    return dict(counts)
 
 
 def _known_confirmations(planner: Planner, ledger: Ledger | None) -> Iterator[list[RunTask]]:
@@ -406,7 +345,7 @@ def _typical_runs(
     """Assume that the setting of an algorithm that will be chosen is like its first one."""
     configs = (tasks[0].config for tasks in settings if tasks[0].algorithm == algorithm)
     config = next(configs, None)
-    return list(_to_come(planner, count)) if config is None else [_work(config)] * count
+    return _to_come(planner, count) if config is None else [_work(config)] * count
 
 
 def _row(
@@ -471,8 +410,8 @@ def _work(config: TrialConfig, folder: Path | None = None) -> RemainingWork:
     return RemainingWork(config, steps, epochs, models)
 
 
-def _to_come(planner: Planner, count: int) -> Iterator[RemainingWork]:
-    """Yield runs at points that are still to be chosen, spread over the space."""
-    typical = (typical_config(planner.spec, share) for share in TYPICAL[:count])
-    works = [_work(planner.hardware.resolve(config)) for config in typical]
-    yield from itertools.islice(itertools.cycle(works), count)
+def _to_come(planner: Planner, count: int) -> list[RemainingWork]:
+    """Assume that runs at points that are still to be chosen are like one in their middle."""
+    if not count:
+        return []
+    return [_work(planner.hardware.resolve(planner.spec.typical_config()))] * count

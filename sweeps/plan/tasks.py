@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from carft_sweep.carft_core.prepare import other_data
 from carft_sweep.carft_core.run import models_of
 from carft_sweep.sweeps.engines.resources import Hardware
 from carft_sweep.sweeps.ledger.runs import NO_SEED
-from carft_sweep.sweeps.space.points import baseline_at, sample_point
+from carft_sweep.sweeps.space.points import baseline_at
 from carft_sweep.sweeps.spec.metrics import check_measured
 from carft_sweep.sweeps.spec.settings import After
 from carft_sweep.sweeps.spec.spec import BaselinePoint, SweepSpec
@@ -67,12 +66,6 @@ def run_label(algorithm: str, params: Mapping[str, Any], seed: int | str | None)
     return " ".join(part for part in parts if part)
 
 
-def typical_config(spec: SweepSpec, share: float) -> TrialConfig:
-    """Make the config of a trial at this quantile of every distribution, 0 to 1."""
-    params = sample_point(spec.parameters, operator.methodcaller("quantile", share))
-    return spec.config_for(params).for_seed(spec.seeds[0])
-
-
 class Planner:
     """Maker of a sweep's run tasks."""
 
@@ -94,7 +87,7 @@ class Planner:
         if spec.method == "grid":
             config = spec.config_for(spec.points()[0]).for_seed(spec.seeds[0])
         else:
-            config = typical_config(spec, 0.5)
+            config = spec.typical_config()
         return open_data(config.data)
 
     def baselines(self) -> list[list[RunTask]]:

@@ -15,7 +15,6 @@ from carft_sweep.sweeps.plan.tasks import Planner, RunTask, merge_labels, settin
 from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial
 from carft_sweep.sweeps.space.samplers import (
     POPULATION,
-    KeptTrial,
     encode,
     optuna_distributions,
     sampler,
@@ -24,6 +23,8 @@ from carft_sweep.sweeps.space.samplers import (
 )
 
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
     from carft_sweep.sweeps.spec.spec import SweepSpec
 
 
@@ -48,10 +49,10 @@ class KnownTrials:
     def __init__(self, spec: SweepSpec, ledger: Ledger) -> None:
         self._spec, self._ledger = spec, ledger
         self._distributions = optuna_distributions(spec.parameters)
-        self._ended: dict[int, KeptTrial] = {}
+        self._ended: dict[int, FrozenTrial] = {}
         """By number."""
 
-    def __iter__(self) -> Iterator[KeptTrial]:
+    def __iter__(self) -> Iterator[FrozenTrial]:
         """Yield every trial, each with its generation.
 
         One that was tried again has that of its point; the points of an earlier ledger and those of
@@ -70,7 +71,7 @@ class KnownTrials:
                 self._ended[trial.number] = frozen
             yield frozen
 
-    def _frozen(self, trial: Trial, generation: int) -> KeptTrial:
+    def _frozen(self, trial: Trial, generation: int) -> FrozenTrial:
         goals = len(self._spec.goals)
         frozen = frozen_trial(trial, self._spec.parameters, goals, self._distributions)
         frozen.system_attrs = {**frozen.system_attrs, GENERATION: generation}

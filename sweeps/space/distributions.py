@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any
 
 from carft_sweep.carft_core.errors import Route
 
 Params = dict[str, Any]
 """One point: dotted trial config field -> value."""
-Shape = Literal["normal", "log_normal", "beta", "log_uniform_values"]
-
-SHAPES: Mapping[Shape, tuple[str, str]] = {
-    "normal": ("mu", "sigma"),
-    "log_normal": ("mu", "sigma"),
-    "beta": ("a", "b"),
-    "log_uniform_values": ("min", "max"),
-}
-"""The parametric distributions, and the two numbers of each."""
-TAIL = 0.001
-"""The share cut from each tail of a parametric distribution: so all its draws lie between known
-ends, which are checked before the sweep begins."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +40,9 @@ class ConditionalBase(ABC):
         when = {condition.name: list(condition.values) for condition in self.when}
         return self._description() | ({"when": when} if when else {})
 
-    def grid_values(self) -> tuple[Any, ...] | None:
+    @abstractmethod
+    def grid_values(self) -> Sequence[Any] | None:
         """Return the values that a grid takes, in order; None when there is no end of them."""
-        return None
 
     @abstractmethod
     def quantile(self, u: float) -> Any:
@@ -78,185 +63,125 @@ class Categorical(ConditionalBase):
 
     name: str
     values: tuple[Any, ...]
-    probabilities: tuple[float, ...] | None = None
-    """One for each value, together 1; None: all alike."""
 
     def grid_values(self) -> tuple[Any, ...]:
         return self.values
 
     def quantile(self, u: float) -> Any:
-        if self.probabilities is None:
-            return self.values[_index(len(self.values), u)]
-        sums = list(itertools.accumulate(self.probabilities))
-        possible = bisect.bisect_left(sums, sums[-1])
-        return self.values[min(bisect.bisect_right(sums, u * sums[-1]), possible)]
+        return self.values[_index(len(self.values), u)]
 
     def boundary_values(self) -> list[tuple[Route, Any]]:
         return [(("values", index), value) for index, value in enumerate(self.values)]
 
     def _description(self) -> dict[str, Any]:
-        if self.probabilities is None:
-            return {"values": list(self.values)}
-        return {"values": list(self.values), "probabilities": list(self.probabilities)}
+        return {"values": list(self.values)}
 
 
-class _Range(ConditionalBase):
-    """Numbers between two ends."""
+@dataclass(frozen=True)
+class Uniform(ConditionalBase):
+    """The numbers from low to high, all alike: every one, or low, low + step, ..., up to high.
 
-    low: float
-    high: float
+    They are integers where low and the step are.
+    """
+
+    name: str
+    low: int | float
+    high: int | float
+    step: int | float | None = None
+
+    @property
+    def count(self) -> int:
+        """How many numbers there are; 0 where there is no end of them."""
+        if self.step is None:
+            return 0
+        span = Decimal(repr(self.high)) - Decimal(repr(self.low))
+        return int(span / Decimal(repr(self.step))) + 1
+
+    def at(self, index: int) -> int | float:
+        """Return the number of that index: 0.1 + 2 * 0.1 is 0.3, not 0.30000000000000004."""
+        value = Decimal(repr(self.low)) + index * Decimal(repr(self.step))
+        return int(value) if self.is_integer else float(value)
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether the numbers are integers."""
+        return isinstance(self.low, int) and isinstance(self.step, int)
+
+    def grid_values(self) -> Sequence[int | float] | None:
+        match self.low, self.high, self.step:
+            case int(low), int(high), int(step):
+                return range(low, high + 1, step)
+        return None if self.step is None else tuple(map(self.at, range(self.count)))
+
+    def quantile(self, u: float) -> int | float:
+        if self.step is not None:
+            return self.at(_index(self.count, u))
+        return min(max(self.low + u * (self.high - self.low), self.low), self.high)
+
+    def nearest(self, value: float) -> int | float:
+        """Return the number of these that is nearest to one between the ends."""
+        if self.step is None:
+            return float(value)
+        return self.at(round((value - self.low) / self.step))
 
     def boundary_values(self) -> list[tuple[Route, Any]]:
         return [(("min",), self.low), (("max",), self.high)]
 
-
-@dataclass(frozen=True)
-class IntUniform(_Range):
-    """The integers low, low + step, ..., up to and with high."""
-
-    name: str
-    low: int
-    high: int
-    step: int = 1
-
-    @property
-    def count(self) -> int:
-        """How many integers there are."""
-        return (self.high - self.low) // self.step + 1
-
-    def grid_values(self) -> tuple[int, ...]:
-        return tuple(range(self.low, self.high + 1, self.step))
-
-    def quantile(self, u: float) -> int:
-        return self.low + self.step * _index(self.count, u)
-
     def _description(self) -> dict[str, Any]:
         ends = {"min": self.low, "max": self.high}
-        if self.step == 1:
+        if self.step is None:
+            return {"distribution": "uniform", **ends}
+        if self.is_integer and self.step == 1:
             return {"distribution": "int_uniform", **ends}
         return {"distribution": "q_uniform", **ends, "q": self.step}
 
 
 @dataclass(frozen=True)
-class SteppedUniform(_Range):
-    """The numbers low, low + step, ..., up to and with high, computed in decimal."""
+class LogUniform(ConditionalBase):
+    """Numbers from low to high whose logarithms are all alike.
 
-    name: str
-    low: float
-    high: float
-    step: float
-
-    @property
-    def count(self) -> int:
-        """How many numbers there are."""
-        span = Decimal(repr(self.high)) - Decimal(repr(self.low))
-        return int(span / Decimal(repr(self.step))) + 1
-
-    def at(self, index: int) -> float:
-        """Return the number of that index: 0.1 + 2 * 0.1 is 0.3, not 0.30000000000000004."""
-        return float(Decimal(repr(self.low)) + index * Decimal(repr(self.step)))
-
-    def grid_values(self) -> tuple[float, ...]:
-        return tuple(self.at(index) for index in range(self.count))
-
-    def quantile(self, u: float) -> float:
-        return self.at(_index(self.count, u))
-
-    def _description(self) -> dict[str, Any]:
-        return {"distribution": "q_uniform", "min": self.low, "max": self.high, "q": self.step}
-
-
-@dataclass(frozen=True)
-class FloatUniform(_Range):
-    """All numbers from low to high, uniform in the value or (`log`) in its logarithm."""
-
-    name: str
-    low: float
-    high: float
-    log: bool = False
-
-    def quantile(self, u: float) -> float:
-        return _between(self.low, self.high, u, log=self.log)
-
-    def _description(self) -> dict[str, Any]:
-        kind = "log_uniform_values" if self.log else "uniform"
-        return {"distribution": kind, "min": self.low, "max": self.high}
-
-
-@dataclass(frozen=True)
-class Parametric(ConditionalBase):
-    """Numbers of a shape that no sampler of Optuna's has; only random and qmc draw them.
-
-    With `q` they are rounded to multiples of it, to integers where it is one.
+    With `step` they are rounded to multiples of it, to integers where it is one.
     """
 
     name: str
-    shape: Shape
-    numbers: tuple[float, float]
-    """In the order of SHAPES."""
-    q: int | float | None = None
+    low: int | float
+    high: int | float
+    step: int | float | None = None
     down: bool = False
     """Rounded to the multiple below, and not to the nearest."""
 
-    @property
-    def kind(self) -> str:
-        """The distribution's name in a sweep file."""
-        return self.shape if self.q is None else f"q_{self.shape}"
-
-    @property
-    def ends(self) -> tuple[int | float, int | float]:
-        """The least and the greatest number that is drawn."""
-        return self.quantile(0.0), self.quantile(1.0)
+    def grid_values(self) -> None:
+        return None
 
     def quantile(self, u: float) -> int | float:
-        first, second = self.numbers
-        share = TAIL + (1 - 2 * TAIL) * u
-        if self.shape == "log_uniform_values":
-            value = _between(first, second, u, log=True)
-        elif self.shape == "beta":
-            from scipy.special import betaincinv
+        start, end = math.log(self.low), math.log(self.high)
+        value = math.exp(start + u * (end - start))
+        return self.nearest(min(max(value, self.low), self.high))
 
-            value = float(betaincinv(first, second, share))
-        else:
-            value = first + second * NormalDist().inv_cdf(share)
-            value = math.exp(value) if self.shape == "log_normal" else value
-        return rounded(value, self.q, down=self.down)
+    def nearest(self, value: float) -> int | float:
+        """Compute W&B's `round(X / q) * q`, in decimal; with `down` the multiple below X."""
+        if self.step is None:
+            return float(value)
+        step = Decimal(repr(self.step))
+        steps = int(Decimal(repr(value)) // step) if self.down else round(value / self.step)
+        return steps * self.step if isinstance(self.step, int) else float(steps * step)
 
     def boundary_values(self) -> list[tuple[Route, Any]]:
-        return [(("distribution",), end) for end in self.ends]
+        return [(("min",), self.nearest(self.low)), (("max",), self.nearest(self.high))]
 
     def _description(self) -> dict[str, Any]:
-        numbers = dict(zip(SHAPES[self.shape], self.numbers, strict=True))
-        step = {} if self.q is None else {"q": self.q}
+        ends = {"min": self.low, "max": self.high}
+        if self.step is None:
+            return {"distribution": "log_uniform_values", **ends}
         down = {"rounding": "down"} if self.down else {}
-        return {"distribution": self.kind, **numbers, **step, **down}
+        return {"distribution": "q_log_uniform_values", **ends, "q": self.step, **down}
 
 
-Distribution = Categorical | IntUniform | SteppedUniform | FloatUniform | Parametric
-
-
-def rounded(value: float, q: int | float | None, *, down: bool = False) -> int | float:
-    """Compute W&B's `round(X / q) * q`, in decimal; an integer where `q` is one.
-
-    With `down` the multiple of `q` that is not above X.
-    """
-    if q is None:
-        return value
-    steps = math.floor(value / q) if down else round(value / q)
-    return steps * q if isinstance(q, int) else float(steps * Decimal(repr(q)))
+Distribution = Categorical | Uniform | LogUniform
 
 
 def _index(count: int, u: float) -> int:
     return min(int(u * count), count - 1)
-
-
-def _between(low: float, high: float, u: float, *, log: bool) -> float:
-    if log:
-        start, end = math.log(low), math.log(high)
-        value = math.exp(start + u * (end - start))
-    else:
-        value = low + u * (high - low)
-    return min(max(value, low), high)
 
 
 def canonical(value: Any) -> str:

@@ -6,34 +6,21 @@ import dataclasses
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import (
-    Field,
-    PlainValidator,
-    ValidationError,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import Field, PlainValidator, ValidationError, WithJsonSchema, model_validator
 
 from carft_sweep.carft_core.errors import InvalidConfig, Problem, unknown
 from carft_sweep.carft_core.fields import Section, error_of, explained
+from carft_sweep.sweeps.space import distributions
 from carft_sweep.sweeps.space.distributions import (
     Categorical,
     Condition,
     Distribution,
-    FloatUniform,
-    IntUniform,
-    Parametric,
-    Shape,
-    SteppedUniform,
     canonical,
 )
 
 MAX_VALUES = 1000
-MAX_EXPONENT = 700
-"""exp(700) is about the greatest number there is."""
 MAX_STEPS = 2**53
 """Up to here a float knows every integer."""
 
@@ -43,20 +30,6 @@ def _number(value: object) -> int | float:
         raise ValueError(f"must be a number, got {_shown(value)}")
     if not math.isfinite(value):
         raise ValueError(f"must be finite, got {value}")
-    return value
-
-
-def _exponent(value: object) -> int | float:
-    if abs(_number(value)) > MAX_EXPONENT:
-        raise ValueError(
-            f"is an exponent of e and must be from -{MAX_EXPONENT} to {MAX_EXPONENT}, got {value}"
-        )
-    return _number(value)
-
-
-def _whole(value: object) -> int:
-    if type(value) is not int:
-        raise ValueError(f"must be a whole number for int_uniform, got {_shown(value)}")
     return value
 
 
@@ -73,20 +46,6 @@ def _values(value: object) -> object:
     if twice:
         raise error_of(twice)
     return tuple(value)
-
-
-def _probabilities(value: object) -> object:
-    if value is None:
-        return None
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(f"must be a list with one number for each value, got {_shown(value)}")
-    for item in value:
-        if isinstance(item, bool) or not isinstance(item, (int, float)) or not 0 <= item <= 1:
-            raise ValueError(f"must be numbers from 0 to 1, got {_shown(item)}")
-    total = math.fsum(value)
-    if abs(total - 1) >= 1e-6:
-        raise ValueError(f"must sum to 1, got {total:g}")
-    return tuple(map(float, value))
 
 
 def _conditions(value: object) -> object:
@@ -111,8 +70,6 @@ Positive = Annotated[
     Field(gt=0),
     WithJsonSchema({**_NUMBER, "exclusiveMinimum": 0}),
 ]
-Exponent = Annotated[float, PlainValidator(_exponent), WithJsonSchema(_NUMBER)]
-Whole = Annotated[int, PlainValidator(_whole), WithJsonSchema({"type": "integer"})]
 
 
 class Parameter(Section):
@@ -130,17 +87,6 @@ class Parameter(Section):
     def build(self, name: str) -> Distribution:
         """Make the distribution, without its conditions."""
 
-    def problems(self) -> Iterator[Problem]:
-        """Yield what is wrong with keys that are right one by one."""
-        return iter(())
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        problems = list(self.problems())
-        if problems:
-            raise error_of(problems)
-        return self
-
 
 class Constant(Parameter):
     """The only value."""
@@ -155,194 +101,131 @@ class Constant(Parameter):
 class Choice(Parameter):
     """One of some values."""
 
-    distribution: Literal["categorical", "categorical_w_probabilities"] = "categorical"
+    distribution: Literal["categorical"] = "categorical"
     values: Annotated[
         tuple[Any, ...],
         PlainValidator(_values),
         WithJsonSchema({"type": "array", "minItems": 1, "maxItems": MAX_VALUES}),
     ]
-    probabilities: Annotated[
-        tuple[float, ...] | None,
-        PlainValidator(_probabilities),
-        WithJsonSchema({"type": "array", "items": {**_NUMBER, "minimum": 0, "maximum": 1}}),
-    ] = None
-    """One for each value."""
 
     def build(self, name: str) -> Distribution:
-        return Categorical(name, self.values, self.probabilities)
-
-    def problems(self) -> Iterator[Problem]:
-        count, given = len(self.values), self.probabilities
-        if given is None and self.distribution != "categorical":
-            yield Problem(("probabilities",), "is required")
-        if given is not None and len(given) != count:
-            yield Problem(
-                ("probabilities",),
-                f"must be a list with one number for each of the {count} values, got {len(given)}",
-            )
+        return Categorical(name, self.values)
 
 
-class _Stepped(Parameter):
-    """Numbers, which some distributions round to multiples of `q`."""
-
-    q: Positive | None = None
-    """The step; left out, 1."""
-
-    @property
-    def step(self) -> int | float | None:
-        """The step; None where the distribution has none."""
-        if not self.distribution.startswith("q_"):
-            return None
-        return 1 if self.q is None else self.q
-
-    def problems(self) -> Iterator[Problem]:
-        if self.q is not None and self.step is None:
-            yield Problem(("q",), f"does not go with {self.distribution}")
-            return
-        own = self.build("")
-        if not isinstance(own, Parametric):
-            return
-        exact = dataclasses.replace(own, q=None).ends
-        if not all(map(math.isfinite, exact)):
-            yield Problem((), "draws numbers that are too large")
-        elif own.q is not None and max(map(abs, exact)) / own.q >= MAX_STEPS:
-            yield Problem(("q",), f"is too small a step for such large numbers, got {own.q}")
-        elif own.ends[0] == own.ends[1]:
-            yield Problem((), f"draws {own.ends[0]} and nothing else; use value")
-
-
-class _Between(_Stepped):
+class _Range(Parameter):
     """Numbers from `min` to `max`."""
 
     min: Number
     max: Number
 
-    def problems(self) -> Iterator[Problem]:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if self.min >= self.max:
             ends = f"got {self.min} and {self.max}"
-            yield Problem((), f"min must be less than max, {ends}; for one value, use value")
-        else:
-            yield from super().problems()
+            message = f"min must be less than max, {ends}; for one value, use value"
+            raise error_of([Problem((), message)])
+        if problems := list(self.problems()):
+            raise error_of(problems)
+        return self
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what is wrong with keys that are right one by one."""
+        return iter(())
 
 
-class Integers(_Between):
+class Integers(_Range):
     """Integers, all alike."""
 
     distribution: Literal["int_uniform"] = "int_uniform"
-    min: Whole
-    max: Whole
+    min: int
+    max: int
 
     def build(self, name: str) -> Distribution:
-        return IntUniform(name, self.min, self.max)
+        return distributions.Uniform(name, self.min, self.max, 1)
 
 
-class Uniform(_Between):
+class Uniform(_Range):
     """Numbers, all alike."""
 
-    distribution: Literal["uniform", "q_uniform"] = "uniform"
+    distribution: Literal["uniform"] = "uniform"
 
     def build(self, name: str) -> Distribution:
+        return distributions.Uniform(name, float(self.min), float(self.max))
+
+
+class SteppedUniform(_Range):
+    """Numbers, all alike, in steps from `min`."""
+
+    distribution: Literal["q_uniform"] = "q_uniform"
+    q: Positive = 1
+    """The step."""
+
+    def build(self, name: str) -> Distribution:
+        ends = (self.min, self.max, self.q)
+        is_integer = all(isinstance(number, int) for number in ends)
+        low, high, step = ends if is_integer else map(float, ends)
+        wide = distributions.Uniform(name, low, high, step)
         # The upper end is the last number that a step reaches.
-        low, high, step = self.min, self.max, self.step
-        if step is None:
-            return FloatUniform(name, float(low), float(high))
-        if isinstance(low, int) and isinstance(high, int) and isinstance(step, int):
-            return IntUniform(name, low, low + (high - low) // step * step, step)
-        wide = SteppedUniform(name, float(low), float(high), float(step))
         return dataclasses.replace(wide, high=wide.at(wide.count - 1))
 
     def problems(self) -> Iterator[Problem]:
-        step, width = self.step, self.max - self.min
-        if step is not None and 0 < width < step:
-            yield Problem(("q",), f"must be greater than 0 and at most max - min, got {step}")
-        elif step is not None and width > 0 and not isinstance(self.build(""), IntUniform):
-            count = int((Decimal(repr(self.max)) - Decimal(repr(self.min))) / Decimal(repr(step)))
-            if count >= MAX_VALUES:
-                yield Problem(("q",), f"makes more than {MAX_VALUES} steps; use uniform instead")
-        else:
-            yield from super().problems()
+        own = distributions.Uniform("", self.min, self.max, self.q)
+        if own.count < 2:
+            yield Problem(("q",), f"must be greater than 0 and at most max - min, got {self.q}")
+        elif own.count > MAX_VALUES and not own.is_integer:
+            yield Problem(("q",), f"makes more than {MAX_VALUES} steps; use uniform instead")
 
 
-class LogUniform(_Between):
+class LogUniform(_Range):
     """Numbers whose logarithms are all alike."""
 
-    distribution: Literal[
-        "log_uniform_values", "inv_log_uniform_values", "q_log_uniform_values"
-    ] = "log_uniform_values"
+    distribution: Literal["log_uniform_values"] = "log_uniform_values"
     min: Positive
     max: Positive
+
+    def build(self, name: str) -> Distribution:
+        return distributions.LogUniform(name, float(self.min), float(self.max))
+
+
+class SteppedLogUniform(_Range):
+    """The same, rounded to multiples of `q`."""
+
+    distribution: Literal["q_log_uniform_values"] = "q_log_uniform_values"
+    min: Positive
+    max: Positive
+    q: Positive = 1
+    """The step."""
     rounding: Literal["nearest", "down"] = "nearest"
     """To which multiple of `q`."""
 
     def build(self, name: str) -> Distribution:
         down = self.rounding == "down"
-        return _log_uniform(name, self.min, self.max, self.step, down=down)
-
-
-class LogUniformExponents(_Between):
-    """The same, with exponents of e as ends."""
-
-    distribution: Literal["log_uniform", "inv_log_uniform", "q_log_uniform"] = "log_uniform"
-    min: Exponent
-    max: Exponent
-
-    def build(self, name: str) -> Distribution:
-        low, high = self.min, self.max
-        if self.distribution == "inv_log_uniform":
-            low, high = -high, -low  # log(1/X) = -log(X)
-        return _log_uniform(name, math.exp(low), math.exp(high), self.step)
-
-
-def _log_uniform(
-    name: str, low: float, high: float, step: int | float | None, *, down: bool = False
-) -> Distribution:
-    if step is None:
-        return FloatUniform(name, float(low), float(high), log=True)
-    return Parametric(name, "log_uniform_values", (low, high), step, down)
-
-
-class Normal(_Stepped):
-    """Numbers, or their logarithms, that are normally distributed."""
-
-    distribution: Literal["normal", "log_normal", "q_normal", "q_log_normal"] = "normal"
-    mu: Number = 0
-    sigma: Positive = 1
-
-    def build(self, name: str) -> Distribution:
-        shape: Shape = "log_normal" if self.distribution.endswith("log_normal") else "normal"
-        return Parametric(name, shape, (self.mu, self.sigma), self.step)
+        return distributions.LogUniform(name, self.min, self.max, self.q, down)
 
     def problems(self) -> Iterator[Problem]:
-        furthest = abs(self.mu) + 4 * self.sigma
-        if self.distribution.endswith("log_normal") and furthest > MAX_EXPONENT:
-            message = f"mu and sigma are of a logarithm, and exp({furthest:g}) is too large"
-            yield Problem((), message)
-        else:
-            yield from super().problems()
+        if self.max / self.q >= MAX_STEPS:
+            yield Problem(("q",), f"is too small a step for such large numbers, got {self.q}")
 
 
-class Beta(_Stepped):
-    """Numbers from 0 to 1 that are beta distributed."""
-
-    distribution: Literal["beta", "q_beta"] = "beta"
-    a: Positive = 1
-    b: Positive = 1
-
-    def build(self, name: str) -> Distribution:
-        return Parametric(name, "beta", (self.a, self.b), self.step)
-
-
-_MODELS = (Constant, Choice, Integers, Uniform, LogUniform, LogUniformExponents, Normal, Beta)
 AnyParameter = (
-    Constant | Choice | Integers | Uniform | LogUniform | LogUniformExponents | Normal | Beta
+    Constant | Choice | Integers | Uniform | SteppedUniform | LogUniform | SteppedLogUniform
 )
 DISTRIBUTIONS: Mapping[str, type[Parameter]] = {
-    name: model
-    for model in _MODELS
-    for name in get_args(model.model_fields["distribution"].annotation)
+    model.model_fields["distribution"].default: model for model in get_args(AnyParameter)
 }
-"""The model of each distribution of W&B's."""
-KEYS = tuple(dict.fromkeys(key for model in _MODELS for key in model.model_fields))
+"""The model of each distribution, by W&B's name."""
+INSTEAD: Mapping[str, str] = {
+    **dict.fromkeys(("log_uniform", "inv_log_uniform", "loguniform"), "log_uniform_values"),
+    "inv_log_uniform_values": "log_uniform_values",
+    "q_log_uniform": "q_log_uniform_values",
+    **dict.fromkeys(("normal", "beta"), "uniform"),
+    **dict.fromkeys(("q_normal", "q_beta"), "q_uniform"),
+    "log_normal": "log_uniform_values",
+    "q_log_normal": "q_log_uniform_values",
+    "categorical_w_probabilities": "categorical",
+}
+"""Distributions of other programs that are not here, each with the nearest that is."""
+KEYS = tuple(dict.fromkeys(key for model in DISTRIBUTIONS.values() for key in model.model_fields))
 
 
 def parse_parameter(name: str, data: object) -> Distribution:
@@ -353,21 +236,14 @@ def parse_parameter(name: str, data: object) -> Distribution:
     if not isinstance(data, Mapping):
         form = "{values: [...]}" if isinstance(data, list) else "{values: [...]} or {value: ...}"
         raise InvalidConfig([Problem((), f"must be a mapping such as {form}, got {_shown(data)}")])
-    strange = [key for key in data if key not in KEYS]
-    if strange:
-        known = (*KEYS, "parameters")
-        raise InvalidConfig(Problem((key,), unknown("key", key, known)) for key in strange)
+    kind = data.get("distribution")
+    if isinstance(kind, str) and kind in INSTEAD:
+        message = f"{kind} is not available; the nearest is {INSTEAD[kind]}"
+        raise InvalidConfig([Problem(("distribution",), message)])
+    if strange := [key for key in data if key not in KEYS]:
+        raise InvalidConfig(Problem((key,), unknown("key", key, KEYS)) for key in strange)
     kind = _distribution_of(data)
     model = DISTRIBUTIONS[kind]
-    own = [key for key in model.model_fields if key not in ("distribution", "when")]
-    if not kind.startswith("q_"):
-        own = [key for key in own if key not in ("q", "rounding")]
-    stray = [key for key in data if key not in (*own, "distribution", "when")]
-    if stray:
-        *some, last = own
-        listed = f"{', '.join(some)} and {last}" if some else last
-        message = f"does not go with {kind}, which has {listed}"
-        raise InvalidConfig(Problem((key,), message) for key in stray)
     try:
         parameter = model.model_validate({**data, "distribution": kind})
     except ValidationError as error:
@@ -387,11 +263,6 @@ def _distribution_of(data: Mapping[str, Any]) -> str:
         return "constant"
     if "values" in data:
         return "categorical"
-    for key in ("mu", "sigma", "a", "b"):
-        if key in data:
-            kinds = [name for name, model in DISTRIBUTIONS.items() if key in model.model_fields]
-            message = f"needs a distribution beside it: {', '.join(kinds)}"
-            raise InvalidConfig([Problem((key,), message)])
     if "min" not in data and "max" not in data:
         raise InvalidConfig([Problem((), "give values, value, or min and max")])
     if "q" in data:

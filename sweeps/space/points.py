@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import graphlib
 import hashlib
+import itertools
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -67,10 +67,11 @@ def grid(space: Sequence[Distribution]) -> list[Params]:
 
     Raises ValueError when a distribution has no end of values, or there are too many points.
     """
-    size = grid_size(space, MAX_POINTS)
-    if size > MAX_POINTS:
-        raise ValueError(f"make a grid of {size} points, more than {MAX_POINTS}; use random or tpe")
     axes = _axes(space)
+    expanded = _expanded(topological_order(space), axes, {})
+    points = [*itertools.islice(expanded, MAX_POINTS + 1)]
+    if len(points) > MAX_POINTS:
+        raise ValueError(f"make a grid of more than {MAX_POINTS} points; use random or tpe")
     places = {name: {canonical(v): i for i, v in enumerate(axis)} for name, axis in axes.items()}
 
     def rank(point: Params) -> list[int]:
@@ -78,29 +79,20 @@ def grid(space: Sequence[Distribution]) -> list[Params]:
             place[canonical(point[name])] if name in point else 0 for name, place in places.items()
         ]
 
-    points = sorted(_expanded(topological_order(space), axes, {}), key=rank)
+    points.sort(key=rank)
     return [{name: point[name] for name in axes if name in point} for point in points]
 
 
 def grid_size(space: Sequence[Distribution], most: int) -> int:
-    """Count the points of a grid without making them, until there are more than `most`.
+    """Count the points of a grid, as far as `most`.
 
     Raises ValueError when a distribution has no end of values.
     """
-    axes = _axes(space)
-    deciding = {condition.name for item in space for condition in item.when}
-    deciding.add("algorithm.name")
-    others = [item for item in space if item.name not in deciding]
-    size = 0
-    deciders = [item for item in topological_order(space) if item.name in deciding]
-    for point in _expanded(deciders, axes, {}):
-        size += math.prod(len(axes[item.name]) for item in others if is_active(item, point))
-        if size > most:
-            break
-    return size
+    expanded = _expanded(topological_order(space), _axes(space), {})
+    return sum(1 for _ in itertools.islice(expanded, most))
 
 
-def _axes(space: Sequence[Distribution]) -> dict[str, tuple[Any, ...]]:
+def _axes(space: Sequence[Distribution]) -> dict[str, Sequence[Any]]:
     axes = {item.name: item.grid_values() for item in space}
     if None in axes.values():
         raise ValueError("a grid takes parameters with listed values")

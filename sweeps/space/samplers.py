@@ -18,21 +18,17 @@ from optuna.distributions import (
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.samplers.nsgaii import UniformCrossover
-from optuna.storages import InMemoryStorage
-from optuna.trial import FrozenTrial
 
 from carft_sweep.sweeps.space.distributions import (
     Categorical,
     Distribution,
-    FloatUniform,
-    IntUniform,
-    Parametric,
+    LogUniform,
     Params,
-    SteppedUniform,
+    Uniform,
 )
 
 if TYPE_CHECKING:
-    from optuna.trial import Trial
+    from optuna.trial import FrozenTrial, Trial
 
 STARTUP_TRIALS = 10
 """Trials that are drawn at random before TPE or a Gaussian process models their values."""
@@ -49,15 +45,13 @@ def _optuna_distribution(item: Distribution) -> BaseDistribution:
     match item:
         case Categorical():
             return CategoricalDistribution(tuple(_to_stored(item, v) for v in item.values))
-        case IntUniform():
-            return IntDistribution(item.low, item.high, step=item.step)
-        case SteppedUniform():
+        case Uniform(low=int(low), high=int(high), step=int(step)):
+            return IntDistribution(low, high, step=step)
+        case Uniform():
             return FloatDistribution(item.low, item.high, step=item.step)
-        case FloatUniform():
-            return FloatDistribution(item.low, item.high, log=item.log)
-        case Parametric():
-            low, high = item.ends
-            return FloatDistribution(low, high, log=low > 0 and item.shape.startswith("log"))
+        case LogUniform():
+            least, most = item.nearest(item.low), item.nearest(item.high)
+            return FloatDistribution(least, most, log=least > 0)
         case _:
             assert_never(item)
 
@@ -75,16 +69,14 @@ def suggest(space: Sequence[Distribution], trial: Trial) -> Params:
     )
 
     def suggested(item: Distribution) -> Any:
-        name = item.name
         match _optuna_distribution(item):
             case CategoricalDistribution(choices=choices):
-                return from_stored(item, trial.suggest_categorical(name, choices))
+                stored = trial.suggest_categorical(item.name, choices)
             case IntDistribution(low=low, high=high, step=step):
-                return trial.suggest_int(name, low, high, step=step)
+                stored = trial.suggest_int(item.name, low, high, step=step)
             case FloatDistribution(low=low, high=high, step=step, log=log):
-                return from_stored(item, trial.suggest_float(name, low, high, step=step, log=log))
-            case other:
-                raise TypeError(f"nothing suggests from {other}")
+                stored = trial.suggest_float(item.name, low, high, step=step, log=log)
+        return from_stored(item, stored)
 
     return sample_point(space, suggested)
 
@@ -139,14 +131,10 @@ def sampler(method: Literal["tpe", "gp", "nsga2"], seed: int, point: int) -> Bas
 
 def from_stored(item: Distribution, stored: Any) -> Any:
     """Convert a value that Optuna stores, or suggests, to the sweep's: the inverse of `encode`."""
-    if isinstance(item, Categorical) and _is_json(item):
-        return json.loads(stored)
-    if isinstance(item, SteppedUniform):
-        # Optuna's low + k * step carries the noise of binary fractions; a grid's does not.
-        return item.at(round((stored - item.low) / item.step))
-    if isinstance(item, Parametric) and isinstance(item.q, int):
-        return int(stored)  # Optuna keeps a float
-    return stored
+    if isinstance(item, Categorical):
+        return json.loads(stored) if _is_json(item) else stored
+    # Optuna's low + k * step carries the noise of binary fractions; a grid's does not.
+    return item.nearest(stored)
 
 
 def _to_stored(item: Distribution, value: Any) -> Any:
@@ -160,27 +148,12 @@ def _is_json(item: Categorical) -> bool:
     return any(isinstance(value, (list, dict)) for value in item.values)
 
 
-class KeptTrial(FrozenTrial):
-    """A trial that storages take as it is. They replace what they change of one.
-
-    A storage in memory would copy each trial with everything in it: for each proposal all trials
-    before it.
-    """
-
-    def __deepcopy__(self, memo: object) -> KeptTrial:
-        """Return the trial itself."""
-        return self
-
-
 def study_of(
-    trials: Iterable[KeptTrial],
+    trials: Iterable[FrozenTrial],
     directions: Sequence[Literal["minimize", "maximize"]],
     sampler: BaseSampler,
 ) -> Study:
     """Make a study in memory of trials that stand in the order of their numbers."""
-    storage = InMemoryStorage()
-    study = create_study(storage=storage, directions=directions, sampler=sampler)
-    study_id = storage.get_study_id_from_name(study.study_name)
-    for trial in trials:  # not by the study, which would look again whether each is valid
-        storage.create_new_trial(study_id, template_trial=trial)
+    study = create_study(directions=directions, sampler=sampler)
+    study.add_trials(trials)
     return study

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -26,13 +26,13 @@ _TAG = "tag:yaml.org,2002:"
 _SCALARS = {
     "null": re.compile(r"(?:~|null|Null|NULL|)\Z"),
     "bool": re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"),
-    "int": re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z"),
+    "int": re.compile(r"[-+]?[0-9]+\Z"),
     "float": re.compile(
         r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
         r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
     ),
 }
-"""The core schema of YAML 1.2; every other scalar is text."""
+"""The core schema of YAML 1.2, without its octal and hexadecimal numbers; all else is text."""
 _SURROGATE_OR_NUL = re.compile("[\ud800-\udfff\0]")
 # PyYAML's messages, and what they mean to somebody who writes a sweep file.
 _PLAINER = (
@@ -123,6 +123,8 @@ def parse(text: str) -> Document:
     except ReaderError as error:
         line = text[: error.position].count("\n") + 1
         raise YamlError(line, f"the character {chr(error.character)!r} is not allowed") from None
+    except RecursionError:
+        raise YamlError(1, f"nested more than {MAX_DEPTH} levels deep") from None
     except YamlError:
         raise
     except (ValueError, OverflowError) as error:
@@ -139,8 +141,7 @@ def name_of(file: Path) -> str:
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the scalars of YAML 1.2, the line of each value, and two limits.
 
-    An alias costs nothing to compose and is expanded to plain data afterwards, so the limits hold
-    in both passes: ten lines of aliases can expand to a billion values.
+    Aliases are expanded, and ten lines of them can expand to a billion values.
     """
 
     yaml_implicit_resolvers: Any = {}  # noqa: RUF012 - without those of YAML 1.1
@@ -149,20 +150,16 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self.lines: dict[Route, int] = {}
         self.mistakes: list[Mistake] = []
-        self._depth = self._composed = self._read = 0
-
-    def compose_node(self, parent: Node | None, index: int) -> Node | None:
-        self._composed += 1
-        self._depth += 1
-        _limit(self._composed, self._depth, self.peek_event().start_mark.line + 1)  # type: ignore[no-untyped-call]
-        node: Node | None = super().compose_node(parent, index)
-        self._depth -= 1
-        return node
+        self._count = 0
 
     def value(self, node: Node, route: Route, line: int) -> Any:
         """Convert a node and all below it to plain data."""
-        self._read += 1
-        _limit(self._read, len(route) + 1, line)
+        self._count += 1
+        if self._count > MAX_NODES:
+            raise YamlError(line, f"more than {MAX_NODES} values (aliases count each time)")
+        if len(route) >= MAX_DEPTH:
+            deep = f"nested more than {MAX_DEPTH} levels deep"
+            raise YamlError(line, f"{deep}, or an alias (*) inside its own anchor (&)")
         self.lines[route] = line
         kind = node.tag.removeprefix(_TAG)
         if isinstance(node, ScalarNode) and kind in (*_SCALARS, "str"):
@@ -179,40 +176,19 @@ class _Loader(yaml.SafeLoader):
         return None
 
     def _mapping(self, node: MappingNode, route: Route) -> dict[str, Any]:
-        own: dict[str, Any] = {}
-        merged: dict[str, Any] = {}
-        for key, value, is_own in self._pairs(node, route, len(route) + 1):
+        mapping: dict[str, Any] = {}
+        for key, value in node.value:
             line, name = key.start_mark.line + 1, key.value
             if key.tag != f"{_TAG}str" or _SURROGATE_OR_NUL.search(name):
                 shown = repr(name) if isinstance(key, ScalarNode) else "a list or mapping"
                 self.mistakes.append(Mistake(line, route, f"a key must be text, got {shown}"))
-            elif is_own and name in own:
+            elif name in mapping:
                 first = self.lines[(*route, name)]
                 message = f"is given a second time; the first is on line {first}"
                 self.mistakes.append(Mistake(line, (*route, name), message))
-            elif name not in own and name not in merged:
-                (own if is_own else merged)[name] = self.value(value, (*route, name), line)
-        return {**merged, **own}
-
-    def _pairs(
-        self, node: MappingNode, route: Route, depth: int
-    ) -> Iterator[tuple[Node, Node, bool]]:
-        """Yield each key and value, own ones first, then what `<<: *base` adds."""
-        bases: list[Node] = []
-        for key, value in node.value:
-            if isinstance(key, ScalarNode) and key.value == "<<" and key.style is None:
-                bases += value.value if isinstance(value, SequenceNode) else [value]
             else:
-                yield key, value, True
-        for base in bases:
-            line = base.start_mark.line + 1
-            self._read += 1 + len(base.value)  # also of a key that is not taken
-            _limit(self._read, depth, line)
-            if isinstance(base, MappingNode):
-                for key, value, _ in self._pairs(base, route, depth + 1):
-                    yield key, value, False
-            else:
-                self.mistakes.append(Mistake(line, route, "`<<` takes an alias of a mapping"))
+                mapping[name] = self.value(value, (*route, name), line)
+        return mapping
 
     def _scalar(self, kind: str, text: str, route: Route, line: int) -> Any:
         if kind in _SCALARS and not _SCALARS[kind].match(text):
@@ -224,8 +200,7 @@ class _Loader(yaml.SafeLoader):
         elif kind == "float":
             return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         elif kind == "int":
-            base = {"0o": 8, "0x": 16}.get(text[:2], 10)
-            value = int(text.removeprefix("0o"), base) if len(text) < 100 else 1 << 63
+            value = int(text) if len(text) < 100 else 1 << 63
             if abs(value) < 1 << 63:
                 return value
             problem = f"the number {text if len(text) < 30 else f'{text[:30]}...'} is too large"
@@ -239,16 +214,6 @@ class _Loader(yaml.SafeLoader):
 
 for _kind, _form in _SCALARS.items():
     _Loader.add_implicit_resolver(_TAG + _kind, _form, None)
-
-
-def _limit(nodes: int, depth: int, line: int) -> None:
-    if nodes > MAX_NODES:
-        raise YamlError(line, f"more than {MAX_NODES} values (aliases count each time)")
-    if depth > MAX_DEPTH:
-        raise YamlError(
-            line,
-            f"nested more than {MAX_DEPTH} levels deep, or an alias (*) inside its own anchor (&)",
-        )
 
 
 MOST_SHOWN = 100

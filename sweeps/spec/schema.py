@@ -13,7 +13,7 @@ from carft_sweep.carft_core.data.declaration import Declaration
 from carft_sweep.carft_core.merges import MERGES
 from carft_sweep.sweeps.space.parameters import AnyParameter
 from carft_sweep.sweeps.spec.normalize import IGNORED
-from carft_sweep.sweeps.spec.settings import ASHA_SYNONYMS, MAX_RETRIES, Hyperband, Settings
+from carft_sweep.sweeps.spec.settings import Settings
 
 Schema = dict[str, Any]
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -27,40 +27,17 @@ def sweep_schema() -> Schema:
     """
     schema = Settings.model_json_schema(ref_template="#/$defs/{model}")
     properties, definitions = schema["properties"], schema["$defs"]
-    short = {"type": "integer", "minimum": 0, "maximum": MAX_RETRIES}
-    properties["retries"] = _one_of(properties["retries"], short, {"$ref": "#/$defs/Retries"})
-    text = {"type": "string"}
-    listed = {"type": "array", "items": text}
-    properties["import"] = _one_of(properties["import"], text, listed)
-    asha = definitions["Asha"]["properties"]
-    asha |= {name: asha[field] for name, field in ASHA_SYNONYMS.items()}
-    rules = properties["early_terminate"]["anyOf"][0]["oneOf"]
     for kind in definitions.keys() & {"Median", "Asha", "Patience", "Threshold"}:
         definitions[kind]["required"] = ["type"]
-    definitions["Hyperband"] = Hyperband.model_json_schema() | {"required": ["type"]}
-    properties["early_terminate"] = _one_of(
-        properties["early_terminate"], *rules, {"$ref": "#/$defs/Hyperband"}
-    )
     parameter = TypeAdapter(AnyParameter).json_schema(ref_template="#/$defs/{model}")
     definitions |= parameter.pop("$defs")
-    nested = {
-        "type": "object",
-        "properties": {"parameters": {"$ref": "#/properties/parameters"}},
-        "required": ["parameters"],
-        "additionalProperties": False,
-    }
-    definitions["Parameter"] = {"anyOf": [*parameter["anyOf"], nested]}
+    definitions["Parameter"] = parameter
     one = {"$ref": "#/$defs/Parameter"}
     properties |= {
-        "allow_grid": {
-            "type": "boolean",
-            "default": False,
-            "description": "The same in `early_terminate`, which it may be given beside.",
-        },
         "parameters": {
             "type": "object",
-            "description": "What varies: fields of the trial, dotted, nested or by alias. A grid "
-            "without any is one trial.",
+            "description": "What varies: fields of the trial, dotted. A grid without any is one "
+            "trial.",
             "properties": dict.fromkeys(field_names(), one),
             "additionalProperties": one,
         },
@@ -71,11 +48,6 @@ def sweep_schema() -> Schema:
             "x-words": "list of names or mappings",
         },
         "trial": _trial(),
-        "aliases": {
-            "type": "object",
-            "additionalProperties": {"enum": list(field_names())},
-            "description": "Short names for fields of the trial: `{lr: optim.lr}`.",
-        },
         "profiles": {
             "type": "object",
             "additionalProperties": {"type": "object"},
@@ -103,12 +75,6 @@ def family_schema() -> Schema:
     return {"$schema": _DRAFT, **schema, "title": "carft-sweep family file"}
 
 
-def _one_of(field: Schema, *forms: Schema) -> Schema:
-    """Return a field that may be written in each of these forms."""
-    shared: Schema = {key: field[key] for key in ("default", "description") if key in field}
-    return {"anyOf": [*forms], **shared}
-
-
 def _trial() -> Schema:
     schema = TrialConfig.model_json_schema(by_alias=False)["properties"]
     closed = {"additionalProperties": False}
@@ -128,8 +94,7 @@ def _trial() -> Schema:
             **{key: schema[key] for key in SCALARS},
         },
         "patternProperties": {"^[a-z_]+\\.[a-z_.]+$": {}},
-        # An alias may be here as well.
-        "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
+        "additionalProperties": False,
     }
 
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     Field,
     ValidationError,
@@ -34,35 +33,17 @@ MAX_SEEDS = 1000
 MOST_PER_GPU = 100
 MAX_RETRIES = 100
 WEBHOOK = r"env:[A-Za-z_][A-Za-z0-9_]*"
-METHOD_ALIASES: Mapping[str, str] = {"bayes": "tpe"}
-_OF_RAY = {"cpu": "cpus", "cpus": "cpus", "gpu": "gpus", "gpus": "gpus"}
-_NO_RESOURCE = ("memory", "object_store_memory")
+RESOURCE = r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,99}"
 
-SEEDS_SCHEMA: dict[str, Any] = {
-    "anyOf": [
-        {"type": "integer", "minimum": 1, "maximum": MAX_SEEDS},
-        {
-            "type": "array",
-            "items": {"type": "integer", "minimum": 0, "maximum": MAX_SEED},
-            "minItems": 1,
-            "maxItems": MAX_SEEDS,
-            "uniqueItems": True,
-        },
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+SeedList = (
+    Annotated[int, Field(ge=1, le=MAX_SEEDS)]
+    | Annotated[
+        list[Seed],
+        Field(min_length=1, max_length=MAX_SEEDS, json_schema_extra={"uniqueItems": True}),
     ]
-}
-SELECTION_SCHEMA: dict[str, Any] = {
-    "anyOf": [
-        {"enum": [*SELECTION_RULES]},
-        {
-            "type": "object",
-            "properties": {
-                "within": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
-            },
-            "required": ["within"],
-            "additionalProperties": False,
-        },
-    ]
-}
+)
+"""Seeds, or how many, as a sweep file writes them."""
 
 
 def check_name(value: str) -> str:
@@ -75,39 +56,18 @@ def check_name(value: str) -> str:
     )
 
 
-def expand_method(value: object) -> object:
-    """Translate W&B's names. Raises ValueError for those of another search program."""
-    if value in ("custom", "ax"):
-        raise ValueError(
-            f"{value} hands the search to a scheduler of W&B's, which is not here; "
-            "name the search itself: grid, random, tpe, gp, qmc or nsga2"
-        )
-    return METHOD_ALIASES.get(value, value) if isinstance(value, str) else value
-
-
 def expand_seeds(value: object) -> tuple[Any, ...]:
     """Expand a number n to 0, ..., n - 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, list, tuple)):
-        raise ValueError(f"must be a list of seeds, or how many, got {value!r}")
-    if isinstance(value, int):
-        if not 1 <= value <= MAX_SEEDS:
-            raise ValueError(f"must be 1 to {MAX_SEEDS} seeds, got {value}")
+    if type(value) is int and 1 <= value <= MAX_SEEDS:
         return tuple(range(value))
-    if not 1 <= len(value) <= MAX_SEEDS:
-        raise ValueError(f"must be 1 to {MAX_SEEDS} seeds, got a list of {len(value)}")
+    if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= MAX_SEEDS:
+        raise ValueError(
+            f"must be a list of seeds, or how many, 1 to {MAX_SEEDS}, got {repr(value)[:80]}"
+        )
     twice = [seed for index, seed in enumerate(value) if seed in value[:index]]
     if twice:
         raise ValueError(f"the seed {twice[0]!r} is in the list twice")
     return tuple(value)
-
-
-def check_search_seed(value: object) -> object:
-    """Refuse a list: those are the seeds of the runs."""
-    if isinstance(value, (list, tuple)):
-        raise ValueError(
-            f"is one number, the seed of the search; for the runs write seeds: {list(value)}"[:200]
-        )
-    return value
 
 
 def expand_fresh_seeds(value: object, info: ValidationInfo) -> tuple[Any, ...]:
@@ -153,24 +113,6 @@ def check_race(value: RaceSeeds | None, info: ValidationInfo) -> RaceSeeds | Non
     return value
 
 
-def check_goals(value: object) -> object:
-    """Refuse what is no list of several goals."""
-    if not isinstance(value, (list, tuple)) or not 2 <= len(value) <= MOST_GOALS:
-        shown = f"{len(value)} of them" if isinstance(value, (list, tuple)) else repr(value)[:80]
-        raise ValueError(
-            f"must be a list of 2 to {MOST_GOALS} goals {{name: ..., goal: ...}}, got {shown}"
-        )
-    return value
-
-
-def check_points(value: object) -> object:
-    """Refuse what is no list of points."""
-    if not isinstance(value, (list, tuple)):
-        form = "[{optim.lr: 1e-4}]"
-        raise ValueError(f"must be a list of points such as {form}, got {repr(value)[:80]}")
-    return value
-
-
 def check_metric(value: str) -> str:
     """Refuse a name that no metric has."""
     wrong = problem(value)
@@ -181,33 +123,25 @@ def check_metric(value: str) -> str:
 
 def expand_selection(value: object) -> object:
     """Expand a rule's name to a mapping with the rule alone."""
-    if isinstance(value, str):
+    if isinstance(value, str) and value in SELECTION_RULES:
         return {"rule": value}
     if isinstance(value, Mapping) and set(value) == {"within"}:
         return {"rule": "within", **value}
-    if isinstance(value, Mapping) and (key := misspelt("within", value, ["within"])):
-        raise error_of([Problem((key,), unknown("field", key, ["within"]))])
     raise ValueError(f"must be {', '.join(SELECTION_RULES)}, or {{within: 0.005}}, got {value!r}")
 
 
-def short_for(key: str) -> BeforeValidator:
-    """Expand a text to a mapping with this key alone."""
-    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+def short_for(key: str, kind: Any) -> BeforeValidator:
+    """Expand a text to a mapping of this kind with this key alone."""
+
+    def expand(value: object) -> object:
+        return {key: value} if isinstance(value, str) else value
+
+    return BeforeValidator(expand, json_schema_input_type=str | kind)
 
 
 def expand_retries(value: object) -> object:
-    """Expand a number n to n more attempts after a crash, and n after a timeout.
-
-    Raises ValueError when it is no such number, no mapping and no model.
-    """
-    if isinstance(value, (Mapping, BaseModel)):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"must be a number, or {{crashed: 1, timeout: 1, ...}}, got {value!r}")
-    if not 0 <= value <= MAX_RETRIES:
-        bound = "greater than or equal to 0" if value < 0 else f"at most {MAX_RETRIES}"
-        raise ValueError(f"must be {bound}, got {value}")
-    return {"crashed": value, "timeout": value}
+    """Expand a number n to n more attempts after a crash, and n after a timeout."""
+    return {"crashed": value, "timeout": value} if type(value) is int else value
 
 
 def check_gpus(value: float) -> float:
@@ -236,29 +170,9 @@ def _share(runs: int) -> float:
     return int(10_000 / runs) / 10_000
 
 
-def check_resource(value: str) -> str:
-    """Refuse what is no name of a custom resource of a Ray cluster."""
-    own = _OF_RAY.get(value.lower())
-    if own:
-        raise ValueError(f"is no custom resource; write it as resources.{own}")
-    if value in _NO_RESOURCE:
-        raise ValueError("cannot be requested here; runs do not share out Ray's memory")
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,99}", value):
-        raise ValueError("must be at most 100 letters, digits, '_', '-', '.', ':' and '/'")
-    return value
-
-
-def expand_imports(value: object) -> tuple[str, ...]:
-    """Expand one module to a list of one. Raises ValueError when it is no list of texts."""
-    given = [value] if isinstance(value, str) else value
-    if not isinstance(given, (list, tuple)) or not all(
-        isinstance(item, str) and item for item in given
-    ):
-        raise ValueError(
-            "must be a list of modules such as my_lab.methods, or of .py files, "
-            f"got {repr(value)[:80]}"
-        )
-    return tuple(given)
+def expand_imports(value: object) -> object:
+    """Expand one module to a list of one."""
+    return [value] if isinstance(value, str) else value
 
 
 RUN_CAP = 20
@@ -272,6 +186,8 @@ METHODS: Mapping[Method, str] = {
     "qmc": "a quasi-random sequence, which fills the space evenly",
     "nsga2": "Optuna's genetic algorithm, made for several goals",
 }
+ADAPTIVE = ("tpe", "gp", "nsga2")
+"""The methods whose proposals depend on how earlier trials end."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Duration = Annotated[
     float,
@@ -310,9 +226,6 @@ class Metric(Section):
     @classmethod
     def _without_empty(cls, data: Any) -> Any:
         """Drop empty keys, and fill in the metric's own direction."""
-        if isinstance(data, str):
-            form = f"{{name: {'id/val/top1' if problem(data) else data}}}"
-            raise ValueError(f"must be a mapping such as {form}, got {data[:80]!r}")
         if not isinstance(data, Mapping):
             return data
         given = {key: value for key, value in data.items() if value is not None}
@@ -331,11 +244,21 @@ class Metric(Section):
         return self.model_copy(update={"name": self.name.replace(TASK, task)})
 
 
+RuleName = Literal["best_val", "oracle"]
+Margin = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Within(Section):
+    """The strongest regularisation whose metric is within a margin of the best."""
+
+    within: Margin
+
+
 class Selection(Section):
     """How the one setting that represents a sweep is chosen (design, section 7)."""
 
-    rule: Literal["best_val", "within", "oracle"] = "best_val"
-    within: Annotated[float, Field(gt=0, lt=1)] | None = None
+    rule: RuleName | Literal["within"] = "best_val"
+    within: Margin | None = None
     """The strongest regularisation whose metric is within this margin of the best."""
 
     @model_serializer
@@ -375,7 +298,7 @@ class Resources(Section):
     """A whole number, or 1/n such as 0.25 for n runs on one GPU; left out, one where there is one.
     `auto`: as many runs on one GPU as its memory holds, by what the first one takes."""
     custom: Mapping[
-        Annotated[str, AfterValidator(check_resource)],
+        Annotated[str, Field(pattern=f"^{RESOURCE}$")],
         Annotated[Finite, Field(ge=0.0001)],
     ] = Field(default_factory=dict)
     """Resources of a Ray cluster by name: `{big_memory: 1}`."""
@@ -442,43 +365,6 @@ class Threshold(_Rule):
         return self
 
 
-class Hyperband(_EarlyTermination):
-    """W&B's rule: brackets at min_iter times powers of eta, or at max_iter divided by them.
-
-    It runs as asha, whose first rung is the first bracket.
-    """
-
-    type: Literal["hyperband"] = "hyperband"
-    min_iter: PositiveInt | None = None
-    max_iter: PositiveInt | None = None
-    s: PositiveInt | None = None
-    eta: Annotated[int, Field(ge=2)] = 3
-    strict: bool | None = None
-    """Has no meaning here."""
-
-    def as_asha(self) -> dict[str, Any]:
-        """Return the fields of the same rule of ours.
-
-        `max_iter: 27, s: 2, eta: 3` has brackets at 9 and 3: the first decision after 3 epochs.
-        """
-        first = self.min_iter
-        if self.max_iter is not None and self.s is not None:
-            first = self.max_iter
-            for _ in range(min(self.s, 64)):
-                first = first // self.eta if first >= self.eta else first
-        own = {"type": "asha", "min_epochs": first, "reduction_factor": self.eta}
-        return own | self.model_dump(include={"metric", "allow_grid"}, exclude_defaults=True)
-
-    @model_validator(mode="after")
-    def _has_iterations(self) -> Self:
-        if self.min_iter is not None and (self.max_iter, self.s) != (None, None):
-            key = "s" if self.max_iter is None else "max_iter"
-            raise error_of([Problem((key,), "give min_iter, or max_iter and s, not both")])
-        if self.min_iter is None and (self.max_iter is None or self.s is None):
-            raise ValueError("hyperband needs min_iter, or max_iter and s")
-        return self
-
-
 EarlyTerminate = Annotated[Median | Asha | Patience | Threshold, Field(discriminator="type")]
 EARLY_TERMINATION: Mapping[str, type[Median | Asha | Patience | Threshold]] = {
     "median": Median,
@@ -491,29 +377,16 @@ EARLY_TERMINATION: Mapping[str, type[Median | Asha | Patience | Threshold]] = {
 def read_rule(value: object) -> object:
     """Read a rule by its type, in whose words its mistakes are reported."""
     types = [*EARLY_TERMINATION]
-    if not isinstance(value, Mapping):
-        form = f"{{type: median}} ({', '.join(types)})"
-        raise ValueError(f"must be a mapping such as {form}, got {repr(value)[:80]}")
-    kind = value.get("type")
-    if kind is None and (key := misspelt("type", value)):
+    kind = value.get("type") if isinstance(value, Mapping) else None
+    if isinstance(value, Mapping) and kind is None and (key := misspelt("type", value)):
         raise error_of([Problem((key,), unknown("field", key, ["type"]))])
     if kind not in types:
-        allowed = f"must be {', '.join(map(repr, types[:-1]))} or {types[-1]!r}"
-        message = f"{allowed}, got {repr(kind)[:80]}" if "type" in value else "is required"
-        raise error_of([Problem(("type",), message)])
-    model = EARLY_TERMINATION[kind]
+        raise ValueError(f"must be a mapping with a type: {', '.join(types)}; got {value!r}"[:200])
+    model = EARLY_TERMINATION[str(kind)]
     try:
         return model.model_validate(value)
     except ValidationError as error:
         raise error_of(explained(error, model)) from None
-
-
-ASHA_SYNONYMS: Mapping[str, str] = {
-    "grace_period": "min_epochs",
-    "min_resource": "min_epochs",
-    "eta": "reduction_factor",
-}
-"""The names that Ray, Optuna and W&B have for the fields of asha."""
 
 
 class RaceSeeds(Section):
@@ -553,14 +426,12 @@ class After(Section):
 
     algorithm: Annotated[
         Mapping[str, Any],
-        short_for("name"),
-        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object", "required": ["name"]}]}),
+        short_for("name", Mapping[str, Any]),
     ]
     """A soup by name, with its own fields."""
     of: Annotated[
         RunsOf,
-        short_for("algorithm"),
-        WithJsonSchema({"anyOf": [{"type": "string"}, RunsOf.model_json_schema()]}),
+        short_for("algorithm", RunsOf),
     ]
     """Which runs; the name of an algorithm is short for its selected setting."""
 
@@ -577,28 +448,21 @@ class Settings(Section):
     """Shown beside the name."""
     method: Annotated[
         Method,
-        BeforeValidator(expand_method),
-        WithJsonSchema({"enum": [*METHODS, *METHOD_ALIASES]}),
+        WithJsonSchema({"enum": [*METHODS, "bayes"]}),
     ] = "grid"
     """How points of the space are chosen."""
     metric: Metric = Metric()
     """What a trial is valued by."""
     metrics: Annotated[
-        tuple[Metric, ...],
-        BeforeValidator(check_goals),
-        Field(strict=False, json_schema_extra={"minItems": 2, "maxItems": MOST_GOALS}),
+        tuple[Metric, ...], Field(strict=False, min_length=2, max_length=MOST_GOALS)
     ] = ()
     """Several goals, instead of `metric`; selection and tables go by the first."""
     seeds: Annotated[
-        tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...],
-        BeforeValidator(expand_seeds),
-        WithJsonSchema(SEEDS_SCHEMA),
+        tuple[Seed, ...], BeforeValidator(expand_seeds, json_schema_input_type=SeedList)
     ] = (0,)
     """Runs per trial: a list of seeds, or how many; 3 is `[0, 1, 2]`."""
     confirm_seeds: Annotated[
-        tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...],
-        BeforeValidator(expand_fresh_seeds),
-        WithJsonSchema(SEEDS_SCHEMA),
+        tuple[Seed, ...], BeforeValidator(expand_fresh_seeds, json_schema_input_type=SeedList)
     ] = ()
     """Runs of what was chosen on seeds that no choice has seen: it is judged on these."""
     after: Annotated[tuple[After, ...], Field(strict=False)] = ()
@@ -609,26 +473,29 @@ class Settings(Section):
     """How many trials there are; left out, a whole grid, or 20."""
     time_budget: Duration | None = None
     """For the sweep, over all its executions; then no run is started any more."""
-    seed: Annotated[int, BeforeValidator(check_search_seed), Field(ge=0, le=MAX_SEED)] = 0
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     """For the search: with it the same points are proposed again."""
     tasks: str | None = None
     """The parameter whose values are tasks: every setting runs on each, settings are chosen for
     each apart, and tables have a column for each."""
-    try_first: Annotated[
-        tuple[Mapping[str, Any], ...], BeforeValidator(check_points), Field(strict=False)
-    ] = ()
+    try_first: Annotated[tuple[Mapping[str, Any], ...], Field(strict=False)] = ()
     """Points that are tried before the method proposes any; what they leave out is proposed."""
     early_terminate: Annotated[EarlyTerminate | None, BeforeValidator(read_rule)] = None
     """Stops trials that are not worth continuing."""
     selection: Annotated[
         Selection,
-        BeforeValidator(expand_selection),
-        WithJsonSchema(SELECTION_SCHEMA),
+        BeforeValidator(expand_selection, json_schema_input_type=RuleName | Within),
     ] = Selection()
     """How the one setting that represents the sweep is chosen."""
     report: Report = Report()
     """What the verdict goes by, and what a sweep leaves at its end."""
-    retries: Annotated[Retries, BeforeValidator(expand_retries)] = Retries()
+    retries: Annotated[
+        Retries,
+        BeforeValidator(
+            expand_retries,
+            json_schema_input_type=Annotated[int, Field(ge=0, le=MAX_RETRIES)] | Retries,
+        ),
+    ] = Retries()
     """How often a run that failed is tried again: a number, or one for each class of failure."""
     timeout: Duration | None = None
     """For one run; one that takes longer has failed."""
@@ -649,7 +516,11 @@ class Settings(Section):
     ] = None
     """`env:NAME`, for the variable that holds an address: it is notified of the end, of failures
     and of the breaker."""
-    imports: Annotated[tuple[str, ...], BeforeValidator(expand_imports)] = Field((), alias="import")
+    imports: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...],
+        BeforeValidator(expand_imports, json_schema_input_type=str | list[str]),
+        Field(strict=False),
+    ] = Field((), alias="import")
     """Modules with algorithms, merges and families of your own: names, or paths relative to the
     file."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import graphlib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,12 +21,10 @@ from carft_sweep.carft_core.errors import (
 )
 from carft_sweep.carft_core.prompts import template_set
 from carft_sweep.sweeps.space.distributions import (
-    Categorical,
     Condition,
     Distribution,
-    IntUniform,
-    Parametric,
     Params,
+    Uniform,
     canonical,
     is_among,
 )
@@ -47,112 +44,46 @@ from carft_sweep.sweeps.spec.settings import After, Settings
 MAX_VALUES_SHOWN = 10
 
 
-def resolve_conditions(
+def check_conditions(
     document: SpecDocument, space: Sequence[Distribution]
 ) -> tuple[Distribution, ...]:
-    """Reduce conditions to those on each other; report every mistake in them.
-
-    Aliases become names. A condition on a field that `trial` fixes is decided here and now: a
-    parameter for which it does not hold never varies, and is left out with a warning.
-    """
+    """Report every mistake in the conditions of parameters on each other, and drop those."""
     known = {item.name: item for item in space}
-    sound = [_with_known_names(document, item, known) for item in space]
-    left: dict[str, Distribution] = {}
-    for item in _ordered(document, sound):
-        fixed = [on for on in item.when if on.name not in known]
-        lost = [on for on in item.when if on.name in known and on.name not in left]
-        unmet = [
-            on
-            for on in fixed
-            if not is_among(document.get(("trial", *on.name.split("."))), on.values)
-        ]
-        if unmet or lost:
-            first = (unmet or lost)[0]
-            values = " or ".join(map(canonical, first.values))[:80]
-            document.add_warning(
-                ("parameters", item.name, "when"),
-                f"{item.name} does not vary, since {first.name} is never {values}",
-            )
-        else:
-            when = tuple(on for on in item.when if on.name in known)
-            left[item.name] = dataclasses.replace(item, when=when)
-    return tuple(left[item.name] for item in sound if item.name in left)
-
-
-def activating_values(
-    distribution: Distribution, space: Sequence[Distribution], among: Mapping[str, Sequence[Any]]
-) -> dict[str, Any] | None:
-    """Find values of other parameters with which this one is active; None if there are none.
-
-    Of the parameters in `among` only the values there are taken.
-    """
-    known = {item.name: item for item in space}
-    allowed: dict[str, list[Any]] = {}
-    waiting, seen = [distribution], {distribution.name}
-    while waiting:
-        for name, values in _requirements(waiting.pop(), known):
-            left = allowed.get(name, among.get(name, known[name].grid_values() or ()))
-            allowed[name] = [value for value in left if is_among(value, values)]
-            if name not in seen:
-                seen.add(name)
-                waiting.append(known[name])
-    return {name: values[0] for name, values in allowed.items()} if all(allowed.values()) else None
-
-
-def _requirements(
-    distribution: Distribution, known: Mapping[str, Distribution]
-) -> Iterator[tuple[str, Sequence[Any]]]:
-    """Yield what must hold for one parameter, its algorithm included."""
-    yield from ((item.name, item.values) for item in distribution.when if item.name in known)
-    varied = known.get("algorithm.name")
-    if isinstance(varied, Categorical) and distribution is not varied:
-        names = [name for name in varied.values if isinstance(name, str) and name in ALGORITHMS]
-        if not all(applies(distribution.name, name) for name in names):
-            yield varied.name, [name for name in names if applies(distribution.name, name)]
-
-
-def _with_known_names(
-    document: SpecDocument, distribution: Distribution, known: Mapping[str, Distribution]
-) -> Distribution:
-    """Return the distribution with those of its conditions that are sound."""
-    aliases = document.mapping(("aliases",))
-    when: dict[str, Condition] = {}
-    for condition in distribution.when:
-        route: Route = ("parameters", distribution.name, "when", condition.name)
-        name = str(aliases.get(condition.name, condition.name))
-        wrong = _wrong(document, distribution, name, condition.values, known)
-        if name in when:
-            wrong = f"is given twice, also as {name}"
-        if wrong is not None:
-            document.add_error(route, wrong)
-        elif name in known or not _is_described(document, name):
-            when[name] = Condition(name, condition.values)
-    return dataclasses.replace(distribution, when=tuple(when.values()))
+    sound = []
+    for item in space:
+        when = []
+        for condition in item.when:
+            wrong = _wrong(item, condition, known)
+            if wrong is None:
+                when.append(condition)
+            elif condition.name not in document.mapping(("parameters",)) or condition.name in known:
+                # Else that parameter has a mistake itself, which is reported there.
+                route = ("parameters", item.name, "when", condition.name)
+                document.add_error(route, wrong)
+        sound.append(dataclasses.replace(item, when=tuple(when)))
+    try:
+        topological_order(sound)
+    except graphlib.CycleError as error:
+        circle = error.args[1][::-1]  # each depends on the next
+        route = ("parameters", circle[0], "when", circle[1])
+        document.add_error(route, f"forms a circle: {' -> '.join(circle)}")
+        return tuple(dataclasses.replace(item, when=()) for item in sound)
+    return tuple(sound)
 
 
 def _wrong(
-    document: SpecDocument,
-    distribution: Distribution,
-    name: str,
-    values: Sequence[Any],
-    known: Mapping[str, Distribution],
+    distribution: Distribution, condition: Condition, known: Mapping[str, Distribution]
 ) -> str | None:
     """Return what is wrong with a condition, None when nothing is."""
-    if name not in field_names():
-        return unknown("field", name, (*known, *document.mapping(("aliases",))))
-    if name == distribution.name:
-        return "a parameter cannot decide on itself"
+    name = condition.name
     if distribution.name == "algorithm.name":
         return "algorithm.name decides which fields there are, and has no conditions"
     if name not in known:
-        *section, field = name.split(".")
-        if _is_described(document, name) or field in document.mapping(("trial", *section)):
-            return None
-        return f"{name} is neither a parameter nor fixed under trial"
+        return unknown("parameter", name, known)
     possible = known[name].grid_values()
     if possible is None:
         return f"{name} is a range without steps; a condition needs one with listed values"
-    for value in values:
+    for value in condition.values:
         if not is_among(value, possible):
             shown = ", ".join(map(canonical, possible[:MAX_VALUES_SHOWN]))
             more = ", ..." if len(possible) > MAX_VALUES_SHOWN else ""
@@ -160,38 +91,8 @@ def _wrong(
     return None
 
 
-def _ordered(document: SpecDocument, space: list[Distribution]) -> list[Distribution]:
-    """Sort topologically; report conditions that form a circle, and drop those of one member."""
-    while True:
-        try:
-            return topological_order(space)
-        except graphlib.CycleError as error:
-            circle = error.args[1][::-1]  # each depends on the next
-        route: Route = ("parameters", circle[0], "when", circle[1])
-        document.add_error(route, f"forms a circle: {' -> '.join(circle)}")
-        place = next(i for i, item in enumerate(space) if item.name == circle[0])
-        space[place] = dataclasses.replace(space[place], when=())
-
-
-def _is_described(document: SpecDocument, name: str) -> bool:
-    """Whether a parameter is in the file, if only with mistakes that are reported elsewhere."""
-    return name in document.mapping(("parameters",))
-
-
 ENOUGH = 20
 """With more mistakes in what all trials share, single values are not checked."""
-DRAWN_BY = ("random", "qmc")
-"""The methods that draw by quantiles, and so from every distribution."""
-
-INSTEAD: Mapping[str, str] = {
-    "normal": "uniform",
-    "q_normal": "q_uniform",
-    "log_normal": "log_uniform_values",
-    "beta": "uniform",
-    "q_beta": "q_uniform",
-}
-"""The nearest distribution that every method of search draws from; without one, `values`."""
-
 Placed = tuple[Route, Any]
 """A value of a parameter, with its place below the name."""
 
@@ -204,7 +105,7 @@ class TrialSpace:
 
     def __init__(self, document: SpecDocument, settings: Settings) -> None:
         self.document, self.settings = document, settings
-        self.space = resolve_conditions(document, list(self._parameters()))
+        self.space = check_conditions(document, list(self._parameters()))
         self.trial: Mapping[str, Any] = document.mapping(("trial",))
         self.varied: Distribution | None = next(
             (item for item in self.space if item.name == "algorithm.name"), None
@@ -230,9 +131,7 @@ class TrialSpace:
         """Yield what varies; report what is wrong with it, or is fixed as well."""
         for name, data in self.document.mapping(("parameters",)).items():
             try:
-                item = parse_parameter(name, data)
-                self._warn_of_exponents(name, data)
-                yield item
+                yield parse_parameter(name, data)
             except InvalidConfig as error:
                 for problem in error.problems:
                     route = ("parameters", name, *problem.path)
@@ -245,29 +144,12 @@ class TrialSpace:
                 message = f"is set here and also listed under parameters ({other})"
                 self.document.add_error(fixed, f"{message}; remove one of them")
 
-    def _warn_of_exponents(self, name: str, data: object) -> None:
-        """Say what the exponents of W&B's `log_uniform` make where they look like values."""
-        if not isinstance(data, Mapping):
-            return
-        kind = data.get("distribution")
-        if kind in ("log_uniform", "q_log_uniform") and data["min"] > 0:
-            low, high = (f"{math.exp(data[end]):.4g}" for end in ("min", "max"))
-            self.document.add_warning(
-                ("parameters", name),
-                f"{name} varies from {low} to {high}, since {kind} takes exponents of e, as in "
-                f"W&B; {kind}_values takes the values themselves",
-            )
-
     def _check_values(self) -> None:
         """Report every mistake in the trial and in the values of its parameters."""
         if self.document.get(("trial",)) is not None and not self.trial:
             return
         suited = self._suited()
         space = [item for item in self.space if item.name in suited]
-        for item in space:
-            if activating_values(item, space, {}) is None:
-                message = "never holds: its conditions exclude each other"
-                self.document.add_error(("parameters", item.name, "when"), message)
         done: set[str] = set()
         for end in [None] if self.varied is None else self.varied.boundary_values():
             self._check_with({} if end is None else {"algorithm.name": end}, space, done)
@@ -316,7 +198,7 @@ class TrialSpace:
         return suited
 
     def _check_method(self) -> None:
-        """Report a search of nothing, and distributions that the method cannot draw from."""
+        """Report a search of nothing."""
         method = self.settings.method
         if self.document.is_wrong(("method",)):
             return
@@ -325,19 +207,6 @@ class TrialSpace:
         if method != "grid" and not self.space and not is_open:
             message = "searches parameters, and there are none; vary one, or use grid"
             self.document.add_error(("method",), message)
-        for item in () if method in DRAWN_BY else self.space:
-            if isinstance(item, Parametric):
-                key, kind, other = "distribution", item.kind, INSTEAD.get(item.kind, "values")
-            elif isinstance(item, Categorical) and item.probabilities is not None:
-                key, kind, other = "probabilities", "a choice with probabilities", "values alone"
-            else:
-                continue
-            other = "values" if method == "grid" else other
-            message = (
-                f"{kind} is drawn by the methods {' and '.join(DRAWN_BY)} only, "
-                f"and this one is {method}; change it, or use {other}"
-            )
-            self.document.add_error(("parameters", item.name, key), message)
 
     def _check_with(
         self, fixed: Mapping[str, Placed], space: Sequence[Distribution], done: set[str]
@@ -350,21 +219,27 @@ class TrialSpace:
         known = self._probe(space, first, None, [])
         if len(known) > ENOUGH:
             return
-        among = {name: [value] for name, (_, value) in fixed.items()}
         for item in space:
-            wanted = activating_values(item, space, among)
-            if wanted is None or item.name in (*done, "algorithm.name"):
+            others = {**self._activating(item), **fixed}
+            is_active = item.name in _sampled(space, first | others)
+            if not is_active or item.name in (*done, "algorithm.name"):
                 continue
             if not item.name.startswith("algorithm."):
                 done.add(item.name)
-            others = {
-                other.name: _placed(other, wanted[other.name])
-                for other in space
-                if other.name in wanted
-            }
             for probed in item.boundary_values()[0 if item.when else 1 :]:
-                values = first | others | {item.name: probed}
-                self._probe(space, values, item.name, known)
+                self._probe(space, first | others | {item.name: probed}, item.name, known)
+
+    def _activating(self, item: Distribution) -> dict[str, Placed]:
+        """Return values of other parameters with which one varies, each with its place."""
+        by_name = {other.name: other for other in self.space}
+        values: dict[str, Placed] = {}
+        waiting = [item]
+        while waiting:
+            for on in waiting.pop().when:
+                if on.name not in values:
+                    values[on.name] = _placed(by_name[on.name], on.values[0])
+                    waiting.append(by_name[on.name])
+        return values
 
     def _probe(
         self,
@@ -374,7 +249,7 @@ class TrialSpace:
         known: Sequence[Problem],
     ) -> list[Problem]:
         """Return the problems of the config with these values; report those not known before."""
-        params = sample_point(space, lambda item: values[item.name][1])
+        params = _sampled(space, values)
         problems = self._problems(params)
         self.problems += problems
         for problem in problems:
@@ -416,14 +291,13 @@ class TrialSpace:
         """Report values without end, too many points, and points that make no valid config."""
         for item in self.space:
             route = ("parameters", item.name)
-            if isinstance(item, IntUniform) and item.count > MAX_VALUES:
+            if isinstance(item, Uniform) and item.count > MAX_VALUES:
                 message = f"has {item.count} values, more than {MAX_VALUES} for a grid"
                 self.document.add_error(route, message)
                 return
             if item.grid_values() is None:
-                if not isinstance(item, Parametric):  # which is reported with the method
-                    message = "a grid takes values, or min, max and q; else use random or tpe"
-                    self.document.add_error(route, message)
+                message = "a grid takes values, or min, max and q; else use random or tpe"
+                self.document.add_error(route, message)
                 return
         try:
             points = grid(self.space)
@@ -492,14 +366,22 @@ class TrialSpace:
         if item in self.settings.after[: int(route[1])]:
             self.document.add_error(route, "is in the list twice")
             return
-        soup, members = self._soup(item, route), self._members(item, route)
-        if soup is None or members is None:
+        soups = {name: cls for name, cls in ALGORITHMS.items() if issubclass(cls, Soup)}
+        name, of = item.algorithm.get("name"), item.of.algorithm
+        place, members = (*route, "algorithm"), self._members(of, (*route, "of", "algorithm"))
+        if self._is_misspelt(item.algorithm, "name", place):
+            return
+        if not isinstance(name, str) or name not in soups:
+            self.document.add_error((*place, "name"), unknown("soup", name, soups))
+            return
+        self._check_algorithm(item.algorithm, place)
+        if members is None:
             return
         if not members.algorithm.keeps_shape:
-            message = f"{item.of.algorithm} gives models of another shape than the zero-shot one"
+            message = f"{of} gives models of another shape than the zero-shot one"
             self.document.add_error((*route, "of", "algorithm"), message)
         if not members.keep.weights:
-            message = f"{soup.name} (after) is made of the runs' weights, so they must be kept"
+            message = f"{name} (after) is made of the runs' weights, so they must be kept"
             self.document.add_error(("trial", "keep", "weights"), message)
         if members.follows_seed:
             message = (
@@ -507,14 +389,28 @@ class TrialSpace:
                 "validated on images that some of its runs were trained on"
             )
             self.document.add_error(route, message)
-        seeds = len(self.settings.seeds)
-        if item.of.settings == "selected" and seeds < soup.least_members:
+        seeds, least = len(self.settings.seeds), soups[name].least_members
+        if item.of.settings == "selected" and seeds < least:
             message = (
-                f"{soup.name} is made of {soup.least_members} runs or more, and a setting has as "
-                f"many as there are seeds: {seeds}; give more seeds, or say "
-                "of: {algorithm: " + item.of.algorithm + ", settings: all}"
+                f"{name} is made of {least} runs or more, and a setting has as many as there are "
+                f"seeds: {seeds}; give more seeds, or say "
+                f"of: {{algorithm: {of}, settings: all}}"
             )
             self.document.add_error(route, message)
+
+    def _members(self, name: str, place: Route) -> TrialConfig | None:
+        """Return the config of the runs that a soup is made of, but for what varies, if any."""
+        played: dict[str, Mapping[str, Any]] = {one: {"name": one} for one in self.algorithms}
+        played |= {str(baseline["name"]): baseline for baseline in self.baselines}
+        trained = {one: fields for one, fields in played.items() if ALGORITHMS[one].trains}
+        if name not in trained:
+            kind = "algorithm of this sweep that trains"
+            self.document.add_error(place, unknown(kind, name, trained))
+            return None
+        try:
+            return baseline_at(self.trial, trained[name], {})
+        except InvalidConfig:  # reported at its own place
+            return None
 
     def _is_misspelt(self, fields: Mapping[str, Any], name: str, route: Route) -> bool:
         """Whether a name is missing and another key is meant to be it, after reporting that."""
@@ -523,42 +419,10 @@ class TrialSpace:
             self.document.add_error((*route, key), unknown("field", key, [name]))
         return key is not None
 
-    def _soup(self, item: After, route: Route) -> type[Soup] | None:
-        """Return the class of the soup, unless something is wrong with it."""
-        soups = sorted(name for name, cls in ALGORITHMS.items() if issubclass(cls, Soup))
-        name, place = item.algorithm.get("name"), (*route, "algorithm")
-        cls = ALGORITHMS.get(name) if isinstance(name, str) else None
-        if self._is_misspelt(item.algorithm, "name", place):
-            return None
-        if cls is None:
-            self.document.add_error((*place, "name"), unknown("soup", name, soups))
-        elif not issubclass(cls, Soup):
-            message = f"{name} is not made of other runs; after takes {', '.join(soups)}"
-            self.document.add_error((*place, "name"), message)
-        elif "members" in item.algorithm:
-            message = "are the runs that `of` names; leave it out, or name the soup in baselines"
-            self.document.add_error((*place, "members"), message)
-        else:
-            self._check_algorithm(item.algorithm, place)
-            return cls
-        return None
 
-    def _members(self, item: After, route: Route) -> TrialConfig | None:
-        """Return the config of the runs that a soup is made of, but for what varies, if any."""
-        name, place = item.of.algorithm, (*route, "of", "algorithm")
-        played: dict[str, Mapping[str, Any]] = {one: {"name": one} for one in self.algorithms}
-        played |= {str(baseline["name"]): baseline for baseline in self.baselines}
-        if name not in played:
-            self.document.add_error(place, unknown("algorithm of this sweep", name, played))
-        elif not ALGORITHMS[name].trains:
-            message = f"{name} trains nothing, so there is nothing to make a soup of"
-            self.document.add_error(place, message)
-        else:
-            try:
-                return baseline_at(self.trial, played[name], {})
-            except InvalidConfig:  # reported at its own place
-                return None
-        return None
+def _sampled(space: Sequence[Distribution], values: Mapping[str, Placed]) -> Params:
+    """Return the point of the parameters that are active with these values."""
+    return sample_point(space, lambda item: values[item.name][1])
 
 
 def _placed(distribution: Distribution, value: Any) -> Placed:

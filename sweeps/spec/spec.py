@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import logging
@@ -19,8 +18,8 @@ from carft_sweep.carft_core.config import TrialConfig
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.folders import VARIABLE
-from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.sweeps.space.distributions import Distribution, Params, canonical
+from carft_sweep.carft_core.errors import RequestError, unknown
+from carft_sweep.sweeps.space.distributions import Categorical, Distribution, Params
 from carft_sweep.sweeps.space.points import (
     baseline_at,
     baseline_params,
@@ -35,8 +34,7 @@ from carft_sweep.sweeps.space.points import (
 )
 from carft_sweep.sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, name_of, read_text
 from carft_sweep.sweeps.spec.normalize import normalize
-from carft_sweep.sweeps.spec.settings import RUN_CAP, Metric, Settings
-from carft_sweep.sweeps.spec.space_checks import DRAWN_BY
+from carft_sweep.sweeps.spec.settings import ADAPTIVE, RUN_CAP, Metric, Settings
 from carft_sweep.sweeps.spec.user_code import Vet, import_all, name_families, refuse_family_file
 from carft_sweep.sweeps.spec.validate import validate
 
@@ -110,23 +108,8 @@ def locate(given: str | Path) -> Path:
         return recipe
     if exists:
         return path
-    raise RequestError(_missing(path))
-
-
-def _missing(path: Path) -> str:
-    beside = [
-        str(item) for pattern in ("*.yaml", "*.yml") for item in sorted(path.parent.glob(pattern))
-    ]
-    known = [*beside, *recipes()]
-    near = difflib.get_close_matches(str(path), known, n=1) or difflib.get_close_matches(
-        path.stem, recipes(), n=1
-    )
-    hint = f"; did you mean {near[0]}?" if near else "."
-    return (
-        f"there is no sweep file {path}{hint} In {path.parent.absolute().name or '/'}/: "
-        f"{', '.join(Path(name).name for name in beside[:10]) or 'no .yaml file'}. "
-        f"Shipped recipes: {', '.join(recipes()) or 'none'}."
-    )
+    beside = (str(item) for item in sorted(path.parent.glob("*.y*ml")))
+    raise RequestError(unknown("sweep file", str(path), [*beside, *recipes()]))
 
 
 SEEDING = ("algorithm.name", "data.family", "data.split_seed")
@@ -170,7 +153,7 @@ class SweepSpec(Settings):
     @property
     def is_adaptive(self) -> bool:
         """Whether a proposal depends on how earlier trials end."""
-        return self.method not in ("grid", *DRAWN_BY)
+        return self.method in ADAPTIVE
 
     def points(self) -> list[Params]:
         """Return the trials of a method that does not learn from them, up to `run_cap`.
@@ -254,28 +237,13 @@ class SweepSpec(Settings):
         points = grid_size(settings, self.trial_count) * len(self.cells)
         return min(points, self.trial_count)
 
-    def most_runs(self, number: int) -> int:
-        """Return how many runs a trial has; the most, where its point is still to be chosen.
-
-        A method that does not train has one, whatever the seeds are.
-        """
-        if not any(item.name in SEEDING for item in self.parameters):
-            return self._runs_at({})
-        return len(self.seeds) if self.is_adaptive else self._runs_at(self.point(number))
-
-    def _runs_at(self, params: Params) -> int:
-        """Return how many runs a trial has; alike at points alike in what decides on it."""
-        key = canonical({name: params[name] for name in SEEDING if name in params})
-        if key not in self._runs_by_key:
-            whole = sample_point(self.parameters, operator.methodcaller("quantile", 0.5)) | params
-            config = self.config_for(whole)
-            has_seeds = config.algorithm.trains or config.follows_seed
-            self._runs_by_key[key] = len(self.seeds) if has_seeds else 1
-        return self._runs_by_key[key]
-
     @functools.cached_property
-    def _runs_by_key(self) -> dict[str, int]:
-        return {}
+    def runs_per_trial(self) -> int:
+        """How many runs a trial has at most; one where nothing trains, whatever the seeds are."""
+        if any(item.name in SEEDING for item in self.parameters):
+            return len(self.seeds)
+        config = self.typical_config()
+        return len(self.seeds) if config.algorithm.trains or config.follows_seed else 1
 
     @property
     def most_at_once(self) -> int | None:
@@ -286,14 +254,21 @@ class SweepSpec(Settings):
     def trained_algorithms(self) -> tuple[str, ...]:
         """Those of the trials and of the baselines that train: for each a setting is chosen."""
         varied = next((item for item in self.parameters if item.name == "algorithm.name"), None)
-        own = varied.grid_values() if varied is not None else None
-        names = own or [self.trial["algorithm"]["name"]]
-        names = [*names, *(baseline["name"] for baseline in self.baselines)]
+        names = [baseline["name"] for baseline in self.baselines]
+        if isinstance(varied, Categorical):
+            names = [*varied.values, *names]
+        else:
+            names = [self.trial["algorithm"]["name"], *names]
         return tuple(name for name in dict.fromkeys(names) if ALGORITHMS[name].trains)
 
     def config_for(self, params: Mapping[str, Any]) -> TrialConfig:
         """Make the trial config at one point (dotted field -> value) of the space."""
         return config_at(self.trial, params)
+
+    def typical_config(self) -> TrialConfig:
+        """Make the config of a trial in the middle of the space, with the first seed."""
+        point = sample_point(self.parameters, operator.methodcaller("quantile", 0.5))
+        return self.config_for(point).for_seed(self.seeds[0])
 
     def baseline_configs(self) -> list[BaselinePoint]:
         """Make every baseline at every point of the sweep, with the fields that it has.
@@ -313,7 +288,7 @@ class SweepSpec(Settings):
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the sweep as plain data, however its file wrote it.
+        """Return the sweep as plain data, as JSON has it, however its file wrote it.
 
         It loads again to an equal sweep. A later version that knows more keys does not differ by
         them, since keys at their defaults are left out.
@@ -323,7 +298,9 @@ class SweepSpec(Settings):
         whole = self.model_dump(mode="json", by_alias=True, exclude=own)
         changed = self.model_dump(by_alias=True, exclude=own, exclude_defaults=True)
         plain = {key: value for key, value in whole.items() if key in ALWAYS or key in changed}
-        return plain | {"parameters": {item.name: item.to_dict() for item in self.parameters}}
+        plain |= {"parameters": {item.name: item.to_dict() for item in self.parameters}}
+        own_copy: dict[str, Any] = json.loads(json.dumps(plain))  # of lists, without a tuple
+        return own_copy
 
     def _baseline_points(self, baseline: Mapping[str, Any]) -> list[Params]:
         if self.is_adaptive:

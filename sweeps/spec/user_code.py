@@ -156,19 +156,37 @@ def refuse_unimported(sweep: Mapping[str, Any], imports: Sequence[str]) -> None:
     """Raise InvalidConfig where a sweep, as plain data, names something of the user's own that
     none of its `imports` brings: this process may know it, workers and `resume` would not.
     """
-    fields = {**dict(flatten(sweep["trial"])), **sweep["parameters"]}
-    beside = [sweep["baselines"], sweep.get("after")]
+    files = {Path(item).resolve() for item in imports if _is_path(item)}
+    modules = [item for item in imports if not is_family_file(item)]
+    tops = (_located(Path(item))[0] if _is_path(item) else item for item in modules)
+    brought = PRODUCT.union(*(brings(top.partition(".")[0]) for top in tops))
+    beside = [sweep["baselines"], sweep.get("after", [])]
+    names = set(_texts([*sweep["trial"].values(), *sweep["parameters"].values(), *beside]))
     problems = []
-    for registry, sections, more in (
-        (ALGORITHMS, "algorithm.", beside),
-        (MERGES, "merges", []),
-        (FAMILIES, ("data.family", "eval.retention"), []),
-    ):
-        values = [value for field, value in fields.items() if field.startswith(sections)]
-        for name in dict.fromkeys(_texts([*values, *more])):
-            file = _unimported(registry[name], imports) if name in registry else None
-            if file is not None:
-                problems.append(Problem((), f"{registry.kind} {name!r} {_remedy(name, file)}"))
+    for registry in (ALGORITHMS, MERGES, FAMILIES):
+        for name in sorted(names & {*registry}):
+            thing = registry[name]
+            declared = _declared(thing) if isinstance(thing, Family) else None
+            code = thing.open if isinstance(thing, Family) else thing
+            module = getattr(code, "func", code).__module__  # of a functools.partial, what it calls
+            file: Path | None
+            if declared is not None:
+                file, is_brought = declared.file, declared.file.resolve() in files
+            else:
+                top = module.partition(".")[0]
+                file = None if top == "__main__" else module_place(top)
+                is_brought = top in brought
+            if not is_brought:
+                here, path = Path.cwd(), file or Path(f"{name}.py")
+                item = path.relative_to(here) if path.is_relative_to(here) else path
+                problems.append(
+                    Problem(
+                        (),
+                        f"{registry.kind} {name!r} is of {file or 'no file'}, which the sweep does "
+                        f'not import, so no worker would know it; say imports=["{item}"] '
+                        "(`import:` in a sweep file)",
+                    )
+                )
     if problems:
         raise InvalidConfig(problems)
 
@@ -177,44 +195,9 @@ def _texts(value: object) -> Iterator[str]:
     """Yield every text in plain data, keys aside."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, Mapping):
-        yield from _texts([*value.values()])
     elif isinstance(value, Iterable):
-        for item in value:
+        for item in value.values() if isinstance(value, Mapping) else value:
             yield from _texts(item)
-
-
-def _unimported(thing: Any, imports: Sequence[str]) -> str | None:
-    """Return the file that defines something no import brings, "" where it is in no file; None
-    for what one brings, and for the product's own.
-    """
-    declared = _declared(thing) if isinstance(thing, Family) else None
-    if declared is not None:
-        files = {Path(item).resolve() for item in imports}
-        return None if declared.file.resolve() in files else str(declared.file)
-    code = thing.open if isinstance(thing, Family) else thing
-    module = getattr(code, "func", code).__module__  # of a functools.partial, what it calls
-    tops = {
-        (_located(Path(item))[0] if _is_path(item) else item).partition(".")[0]
-        for item in imports
-        if not item.endswith(FAMILY_SUFFIXES)
-    }
-    top = module.partition(".")[0]
-    if top in PRODUCT or top in set().union(*map(brings, tops)):
-        return None
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return "" if file is None or top == "__main__" else file
-
-
-def _remedy(name: str, file: str) -> str:
-    if not file:
-        reason = f"is defined in no file that can be imported; put it into one, such as {name}.py,"
-        item = f"{name}.py"
-    else:
-        reason = f"is of {file}, which the sweep does not import, so no worker would know it;"
-        here, path = Path.cwd(), Path(file)
-        item = str(path.relative_to(here) if path.is_relative_to(here) else path)
-    return f'{reason} say imports=["{item}"] (`import:` in a sweep file)'
 
 
 FAMILY_SUFFIXES = (".yaml", ".yml")
@@ -269,14 +252,18 @@ def load(imports: Sequence[str]) -> None:
         name = item
         if _is_path(item):
             name, folder = _located(Path(item))
-            _refuse_taken(item, name.partition(".")[0], folder)
             if str(folder) not in sys.path:
                 sys.path.append(str(folder))
         importlib.invalidate_caches()
         try:
-            importlib.import_module(name)
+            file = getattr(importlib.import_module(name), "__file__", None)
         except (Exception, SystemExit) as error:  # whatever a module of the user's own raises
-            raise RequestError(f"cannot import {item}: {_reason(error, name)}") from error
+            raise RequestError(f"cannot import {item}: {reason(error, name)}") from error
+        if _is_path(item) and (file is None or Path(file).resolve() != Path(item).resolve()):
+            raise RequestError(
+                f"cannot import {item}: the name {name!r} is taken by another module "
+                f"({file or 'built into Python'}); rename yours"
+            )
         logger.debug("imported %s", item)
 
 
@@ -286,13 +273,9 @@ def _is_path(item: str) -> bool:
 
 def _located(file: Path) -> tuple[str, Path]:
     """Return the module's name of a file, and the folder that holds the name's first part."""
-    if file.name == "__init__.py" and not file.exists() and file.parent.is_dir():
-        raise RequestError(f"import: {file.parent} is no package: it has no __init__.py")
     if not file.is_file():
         near = nearest(file.name, _modules_in(file.parent, ".py"))
         raise RequestError(f"import: {file} does not exist{near}")
-    if file.suffix != ".py":
-        raise RequestError(f"import: {file} is no Python file: its name must end in .py")
     path = file.parent if file.name == "__init__.py" else file
     parts = [path.name.removesuffix(".py")]
     folder = path.parent
@@ -306,36 +289,6 @@ def _located(file: Path) -> tuple[str, Path]:
                 "digits and '_' only"
             )
     return ".".join(parts), folder
-
-
-def _refuse_taken(item: str, top: str, folder: Path) -> None:
-    """Raise RequestError when `top` is another module than the one in `folder`."""
-    importlib.invalidate_caches()
-    known = sys.modules.get(top)
-    if known is not None:
-        file = getattr(known, "__file__", None)
-    else:
-        spec = importlib.util.find_spec(top)
-        file = None if spec is None else spec.origin
-        if file is None:  # nothing, or a folder without __init__.py, behind which ours is found
-            return
-    own = [(folder / name).resolve() for name in (f"{top}.py", f"{top}/__init__.py")]
-    if file is None or Path(file).resolve() not in own:
-        raise RequestError(
-            f"cannot import {item}: the name {top!r} is taken by another module "
-            f"({file or 'built into Python'}); rename yours"
-        )
-
-
-def _reason(error: BaseException, name: str) -> str:
-    """Say what went wrong, in one line, and at which line of the user's own."""
-    missing = error.name if isinstance(error, ModuleNotFoundError) else None
-    if missing is not None and f"{name}.".startswith(f"{missing}."):
-        package = sys.modules.get(missing.rpartition(".")[0])
-        known = pkgutil.iter_modules(None if package is None else getattr(package, "__path__", []))
-        near = nearest(missing.rpartition(".")[2], [module.name for module in known])
-        return f"there is no module {missing!r}{near}"
-    return reason(error, name)
 
 
 def _modules_in(folder: Path, suffix: str = "") -> list[str]:

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from carft_sweep.carft_core.clip import brings_weights, find_model
-from carft_sweep.carft_core.config import field_names
-from carft_sweep.carft_core.data import FAMILIES, Family
+from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.errors import RequestError, Route, unknown
 from carft_sweep.sweeps.space.distributions import (
     Categorical,
     Distribution,
-    IntUniform,
-    Parametric,
     Params,
-    SteppedUniform,
     canonical,
-    rounded,
 )
-from carft_sweep.sweeps.space.points import applies
 from carft_sweep.sweeps.spec.document import SpecDocument, validated_in_part
 from carft_sweep.sweeps.spec.metrics import is_reported, is_selectable
 from carft_sweep.sweeps.spec.settings import RUN_CAP, EarlyTerminate, Report, Settings
@@ -109,8 +102,6 @@ def _check_honest(document: SpecDocument, name: str, route: Route) -> None:
 
 
 FAMILY = "data.family"
-_REPORT_BY = ("report", "by")
-_BY_FAMILY = ("report", "by_family")
 
 
 def _report(document: SpecDocument, settings: Settings) -> Report:
@@ -121,48 +112,37 @@ def _report(document: SpecDocument, settings: Settings) -> Report:
     """
     report = settings.report
     names = document.field_values(FAMILY)
-    families = [FAMILIES[name] for name in names if isinstance(name, str) and name in FAMILIES]
-    if report.by is not None and report.by_family:
-        other = document.place(_REPORT_BY).text
-        document.add_error(_BY_FAMILY, f"is given beside by at {other}; remove one of them")
-    elif report.by is not None:
-        for family in families:
-            _check_measured_by(document, family, report.by, _REPORT_BY)
-    elif report.by_family and settings.tasks != FAMILY:
-        message = f"goes with tasks: {FAMILY}; say by, which is of all runs"
-        document.add_error(_BY_FAMILY, message)
-    elif report.by_family:
-        by_name = {family.name: family for family in families}
-        for name, kind in report.by_family.items():
-            if name in by_name:
-                _check_measured_by(document, by_name[name], kind, (*_BY_FAMILY, name))
-            else:
-                document.add_error((*_BY_FAMILY, name), unknown("task", name, by_name))
-    else:
-        own = {family.name: family.ranked_by for family in families}
-        kinds = {*own.values()}
-        if kinds <= {TOP1}:
-            return report
-        if len(kinds) == 1:
-            return report.model_copy(update={"by": kinds.pop()})
-        if settings.tasks == FAMILY:
-            return report.model_copy(update={"by_family": own})
-        each = ", ".join(f"{name} by {kind}" for name, kind in own.items())
-        document.add_warning(
-            ("parameters", FAMILY),
-            f"these families are ranked differently ({each}); the verdict is by top1, unless "
-            f"report.by names another or tasks: {FAMILY}",
-        )
+    families = {
+        name: FAMILIES[name] for name in names if isinstance(name, str) and name in FAMILIES
+    }
+    route: Route = ("report", "by_family" if report.by_family else "by")
+    if report.by_family and (report.by is not None or settings.tasks != FAMILY):
+        document.add_error(route, f"goes with tasks: {FAMILY}, and not beside by")
+    given = report.by_family
+    if report.by is not None and not given:
+        given = dict.fromkeys(families, report.by)
+    for name, kind in given.items():
+        kinds = [TOP1, *families[name].metrics] if name in families else []
+        if not kinds:
+            document.add_error(route, unknown("task", name, families))
+        elif kind not in kinds:
+            message = unknown(f"accuracy of {name}", kind, kinds)
+            document.add_error(route, f"{message} It is measured by these alone.")
+    own = {name: family.ranked_by for name, family in families.items()}
+    kinds = [*dict.fromkeys(own.values())]
+    if given or kinds in ([], [TOP1]):
+        return report
+    if len(kinds) == 1:
+        return report.model_copy(update={"by": kinds[0]})
+    if settings.tasks == FAMILY:
+        return report.model_copy(update={"by_family": own})
+    each = ", ".join(f"{name} by {kind}" for name, kind in own.items())
+    document.add_warning(
+        ("parameters", FAMILY),
+        f"these families are ranked differently ({each}); the verdict is by top1, unless "
+        f"report.by names another or tasks: {FAMILY}",
+    )
     return report
-
-
-def _check_measured_by(
-    document: SpecDocument, family: Family, kind: str, route: tuple[str, ...]
-) -> None:
-    kinds = [TOP1, *family.metrics]
-    if kind not in kinds:
-        message = unknown(f"accuracy of {family.name}", kind, kinds)
-        document.add_error(route, f"{message} It is measured by these alone.")
 
 
 _METHOD: Route = ("method",)
@@ -220,46 +200,29 @@ def _check_tasks(document: SpecDocument, space: Sequence[Distribution], settings
         _check_without_tasks(document)
     if not isinstance(name, str):
         return  # or it is reported with the settings
-    varied = _task_parameter(document, space, name)
-    if varied is None:
+    if document.is_wrong(("parameters", name)):
         return
-    route = ("parameters", name)
-    if len(varied.values) < 2:
-        document.add_error(route, "is the tasks of this sweep, and there is one; name at least two")
-    if not all(isinstance(value, (str, int, float)) for value in varied.values):
-        document.add_error(
-            route, "is the tasks of this sweep: they have names, not lists or mappings"
-        )
-    if varied.when or varied.probabilities is not None:
-        message = "is the tasks of this sweep, on which every setting runs; list its values alone"
-        document.add_error(route, message)
+    varied = next((item for item in space if item.name == name), None)
+    fields = [item.name for item in space if item.name.startswith("data.")]
+    if name not in fields or name == "data.root":
+        message = f"{unknown('parameter', name, fields)} Its values, fields of data, are the tasks."
+        document.add_error(_TASKS, message)
+        return
+    if (
+        not isinstance(varied, Categorical)
+        or varied.when
+        or len(varied.values) < 2
+        or not all(isinstance(task, (str, int, float)) for task in varied.values)
+    ):
+        message = "is the tasks of this sweep: list two values or more, texts or numbers, alone"
+        document.add_error(("parameters", name), message)
+        return
     for other in space:
         if any(condition.name == name for condition in other.when):
             message = f"a setting is the same on every task; leave the condition on {name} out"
             document.add_error(("parameters", other.name, "when"), message)
     _check_beside_tasks(document)
     _warn_of_run_cap(document, settings, len(varied.values))
-
-
-def _task_parameter(
-    document: SpecDocument, space: Sequence[Distribution], name: str
-) -> Categorical | None:
-    """Return the parameter that `tasks` names; None after reporting what is wrong."""
-    if document.is_wrong(("parameters", name)):
-        return None
-    if name not in document.mapping(("parameters",)):
-        names = [item.name for item in space if item.name.startswith("data.")]
-        document.add_error(_TASKS, f"{unknown('parameter', name, names)} Its values are the tasks.")
-        return None
-    if not name.startswith("data.") or name == "data.root":
-        document.add_error(
-            _TASKS, f"a task is a field of data such as data.test_domain, not {name}"
-        )
-        return None
-    varied = next((item for item in space if item.name == name), None)
-    if varied is not None and not isinstance(varied, Categorical):
-        document.add_error(("parameters", name), "is the tasks of this sweep; list them as values")
-    return varied if isinstance(varied, Categorical) else None
 
 
 def _check_beside_tasks(document: SpecDocument) -> None:
@@ -314,100 +277,44 @@ def _try_first(
             document.add_error(_TRY_FIRST, "does not go with grid, which tries every point")
         return ()
     # A point is tried on every task: the task is none of its fields.
-    free = [item for item in space if item.name != settings.tasks]
-    trials = -(-(settings.run_cap or RUN_CAP) // max(1, len(settings.cells_of(space))))
-    if len(points) > trials and not document.is_wrong(("run_cap",)):
-        message = f"has {len(points)} points, and run_cap allows {trials} trials in all"
-        document.add_error(_TRY_FIRST, message)
-    read = [
-        _point(document, free, item, (*_TRY_FIRST, index), settings.tasks)
-        for index, item in enumerate(points)
-    ]
-    seen: set[str] = set()
-    for index, point in enumerate(read):
-        key = json.dumps(point, sort_keys=True)
-        if point and key in seen:
-            document.add_error((*_TRY_FIRST, index), "is in the list twice")
-        seen.add(key)
-    return tuple(read)
+    free = {item.name: item for item in space if item.name != settings.tasks}
+    return tuple(
+        _point(document, free, item, (*_TRY_FIRST, index)) for index, item in enumerate(points)
+    )
 
 
 def _point(
     document: SpecDocument,
-    space: Sequence[Distribution],
+    space: Mapping[str, Distribution],
     item: Mapping[str, Any],
     route: Route,
-    tasks: str | None,
 ) -> Params:
-    if not item:
-        document.add_error(route, "must be a mapping of parameters to values, got {}")
-    aliases = document.mapping(("aliases",))
-    known = {distribution.name: distribution for distribution in space}
     point: Params = {}
-    for key, value in item.items():
-        name = str(aliases.get(key, key))
-        if name in point:
-            document.add_error((*route, key), f"gives {name} a second time")
-        elif name in known:
-            point[name] = _own_value(document, known[name], value, (*route, key))
-        elif name == tasks:
-            if not document.is_wrong(_TASKS, ("parameters", name)):
-                message = "is a task, and a point is tried on every one; leave it out"
-                document.add_error((*route, key), message)
-        elif name in field_names():
-            # A parameter that is itself wrong is reported in its own place.
-            if not document.is_wrong(("parameters", name)):
-                message = f"does not vary; the parameters are {', '.join(known) or 'none'}"
-                document.add_error((*route, key), message)
-        else:
-            document.add_error((*route, key), unknown("parameter", name, known))
-    for name in point:
-        other = _switched_off_by(known[name], point)
-        if other is not None:
-            document.add_error(route, f"{name} does not vary where {other} is {point[other]}")
-    return {name: point[name] for name in known if name in point}
-
-
-def _switched_off_by(distribution: Distribution, point: Params) -> str | None:
-    """Return the other field of a point with whose value this parameter does not vary."""
-    algorithm = point.get("algorithm.name")
-    if isinstance(algorithm, str) and not applies(distribution.name, algorithm):
-        return "algorithm.name"
-    return next(
-        (on.name for on in distribution.when if on.name in point and not on.is_met(point)), None
-    )
+    for name, value in item.items():
+        if name in space:
+            point[name] = _own_value(document, space[name], value, (*route, name))
+        elif not document.is_wrong(_TASKS, ("parameters", name)):
+            document.add_error((*route, name), unknown("parameter", name, space))
+    return {name: point[name] for name in space if name in point}
 
 
 def _own_value(
     document: SpecDocument, distribution: Distribution, value: object, route: Route
 ) -> Any:
     """Return the value as the space holds it; report one outside of the space."""
-    wrong: str | None = "must be a number"
     if isinstance(distribution, Categorical):
         own = {canonical(one): one for one in distribution.values}
         if canonical(value) in own:
             return own[canonical(value)]
-        wrong = f"must be one of {', '.join([*own][:MOST_SHOWN])}"
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        wrong = _outside(distribution, value)
-    if wrong is not None or not isinstance(value, (int, float)):
-        document.add_error(route, f"{wrong}, got {repr(value)[:80]}")
-        return None
-    if isinstance(distribution, Parametric):
-        return rounded(value, distribution.q)
-    return int(value) if isinstance(distribution, IntUniform) else float(value)
-
-
-def _outside(distribution: Distribution, value: float) -> str | None:
-    (_, low), (_, high) = distribution.boundary_values()
-    if not low <= value <= high:
-        return f"must be from {low:g} to {high:g}"
-    if isinstance(distribution, Parametric) and value != rounded(value, distribution.q):
-        return f"must be a multiple of {distribution.q:g}"
-    if isinstance(distribution, IntUniform) and (value - low) % distribution.step:
-        return f"must be {low} and a multiple of {distribution.step}"
-    if isinstance(distribution, SteppedUniform):
-        index = round((value - distribution.low) / distribution.step)
-        if value != distribution.at(index):
-            return f"must be {low:g} and a multiple of {distribution.step:g}"
+        allowed = f"must be one of {', '.join([*own][:MOST_SHOWN])}"
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        allowed = "must be a number"
+    else:
+        (_, low), (_, high) = distribution.boundary_values()
+        allowed = f"must be from {low:g} to {high:g}"
+        if low <= value <= high:
+            if (nearest := distribution.nearest(value)) == value:
+                return nearest
+            allowed = f"must be a step of {distribution.step}, of which the nearest is {nearest}"
+    document.add_error(route, f"{allowed}, got {repr(value)[:80]}")
     return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from carft_sweep.carft_core.files import read_json, write_json
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.engines.resources import Gpu, Node
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.ledger.trials import find_ledger
 from carft_sweep.sweeps.plan.estimate import (
     RemainingWork,
     RunTimes,
@@ -68,12 +66,11 @@ def test_a_plan_counts_what_is_done_and_what_is_left(
     assert later["seconds"] is not None
 
 
-def test_the_disk_that_the_runs_keep_is_by_the_models_size_and_later_as_measured(
+def test_the_disk_that_the_runs_keep_is_by_the_models_size(
     toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = find_model("builtin").weights.stat().st_size
-    found = plan(toy_cli, capsys)
-    assert (found["disk_bytes"], found["disk_measured"]) == (6 * weights, False)
+    assert plan(toy_cli, capsys)["disk_bytes"] == 6 * weights
     text = check(toy_cli, capsys)
     assert f"The runs will keep at most about {6 * weights / 1e6:.1f} MB on disk." in text
     no_models = ("--set", "trial.keep.weights=false")
@@ -81,20 +78,6 @@ def test_the_disk_that_the_runs_keep_is_by_the_models_size_and_later_as_measured
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 10**6))
     assert "! the runs will keep about" in (text := check(toy_cli, capsys))
     assert "and 1.0 MB is free in " in text
-    toy_cli.run()
-    done = find_ledger(toy_cli.home, "toy").trials()[0].runs["0"]
-    folder = toy_cli.home.runs / done
-    (folder / "weights").mkdir()
-    (folder / "weights" / "last.safetensors").write_bytes(bytes(10**6))
-    sizes = [
-        sum(file.stat().st_size for file in run.rglob("*") if file.is_file())
-        for run in toy_cli.home.runs.iterdir()
-        if (run / "history.json").exists()
-    ]
-    found = plan(toy_cli, capsys, "--set", "seeds=3")
-    assert (found["to_train"], found["disk_measured"]) == (3, True)
-    assert found["disk_bytes"] == pytest.approx(3 * statistics.median(sizes), rel=0.01)
-    assert "! the runs will keep" not in check(toy_cli, capsys, "--set", "seeds=3")
 
 
 def test_runs_of_another_sweep_are_reused(
@@ -443,7 +426,7 @@ def test_a_name_that_another_file_has_is_said_by_check_and_run(
     other.write_text(first.read_text().replace("id/val/top1", "id/val/nll"))
     same = first.with_name("same.yaml")
     same.write_text(first.read_text())
-    said = f"toy was run from {first}; --set name=low keeps both sweeps"
+    said = f"toy was run from {first}; --set name=ANOTHER keeps both sweeps"
     capsys.readouterr()
     assert main(["check", str(same)]) == 0
     assert "was run from" not in capsys.readouterr().out
@@ -453,8 +436,6 @@ def test_a_name_that_another_file_has_is_said_by_check_and_run(
     assert f"! {said}" in capsys.readouterr().out
     assert main(["run", str(other), "--set", "seeds=[0]"]) == 0
     assert said in capsys.readouterr().err
-    assert main(["check", str(first)]) == 0
-    assert "--set name=toy-2 keeps both sweeps" in capsys.readouterr().out
 
 
 def test_a_batch_larger_than_the_training_images_is_warned_of(

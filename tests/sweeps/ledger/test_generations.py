@@ -81,7 +81,7 @@ def test_a_change_extends_reevaluates_or_restarts_the_sweep(
 
 def test_every_key_that_may_change_is_tried_here() -> None:
     tried = {key for keys, _ in CHANGES.values() for key in keys}
-    assert tried == {*KEYS} - {"name", "aliases", "allow_grid", "profiles"}
+    assert tried == {*KEYS} - {"name", "profiles"}
 
 
 def test_an_early_termination_that_changes_is_shown_field_by_field(tmp_path: Path) -> None:

@@ -191,22 +191,21 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no soup": (
         soup_of("car_ft", "fine_tune"),
-        "fine_tune is not made of other runs; after takes model_stock, uniform_soup",
+        "unknown soup 'fine_tune'; Known: model_stock, uniform_soup",
     ),
     "field": (
         soup_of("car_ft", {"name": "uniform_soup", "scale": 1}),
         r"after\[0\]\.algorithm\.scale: unknown field 'scale'",
     ),
-    "members": (
-        soup_of("car_ft", {"name": "uniform_soup", "members": []}),
-        r"after\[0\]\.algorithm\.members: are the runs that `of` names",
-    ),
     "of nothing": ({"after": [{"algorithm": "uniform_soup"}]}, r"after\[0\]\.of: is required"),
     "of another": (
         soup_of("flyp"),
-        r"after\[0\]\.of\.algorithm: unknown algorithm of this sweep 'flyp'",
+        r"after\[0\]\.of\.algorithm: unknown algorithm of this sweep that trains 'flyp'",
     ),
-    "of zero_shot": (soup_of("zero_shot"), "zero_shot trains nothing, so there is nothing"),
+    "of zero_shot": (
+        soup_of("zero_shot"),
+        "unknown algorithm of this sweep that trains 'zero_shot'",
+    ),
     "settings": (
         soup_of({"algorithm": "car_ft", "settings": "some"}),
         r"after\[0\]\.of\.settings: must be 'selected' or 'all'",

@@ -38,9 +38,9 @@ PARAMETERS = {
     "optim.warmup": {"min": 0.0, "max": 0.5, "when": {"optim.clip": 1.0}},
 }
 DRAWN = {
-    "algorithm.kl_weight": {"distribution": "log_normal", "sigma": 0.5},
+    "algorithm.kl_weight": {"distribution": "log_uniform_values", "min": 0.5, "max": 2},
     "optim.batch_size": {"distribution": "q_log_uniform_values", "min": 32, "max": 256, "q": 8},
-    "optim.clip": {"values": [None, 1.0], "probabilities": [0.25, 0.75]},
+    "optim.clip": {"values": [None, 1.0]},
 }
 
 Value = Callable[[dict[str, Any]], float]

@@ -165,22 +165,10 @@ def test_a_model_is_that_of_a_run_and_of_no_sweep(ended: SweepResult, told: Told
         select_model(ended.comparison, run="zzz")
 
 
-def test_the_plan_tells_the_runs_of_each_task(toy_sweep: ToySweep, told: Told) -> None:
+def test_the_plan_names_the_tasks(toy_sweep: ToySweep, told: Told) -> None:
     file = str(toy_sweep.file(**OVER_DOMAINS))
     text = told("check", file)
-    assert "tasks by data.test_domain: art 8 runs, photo 8 runs, sketch 8 runs;" in text
-    drawn = {
-        **OVER_DOMAINS,
-        "method": "random",
-        "run_cap": 7,
-        "parameters": {
-            "data.test_domain": {"values": list(DOMAINS)},
-            "algorithm.kl_weight": {"min": 0.1, "max": 1.0},
-        },
-    }
-    plan = json.loads(told("check", str(toy_sweep.file(**drawn)), "--json"))
-    assert plan["tasks"] == {"art": 10, "photo": 8, "sketch": 8}
-    assert plan["runs"] == sum(plan["tasks"].values())
+    assert "tasks by data.test_domain: art, photo, sketch;" in text
 
 
 def test_a_server_has_what_the_comparison_needs(toy_sweep: ToySweep, ended: SweepResult) -> None:

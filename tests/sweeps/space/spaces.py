@@ -11,10 +11,8 @@ from carft_sweep.sweeps.space.distributions import (
     Categorical,
     Condition,
     Distribution,
-    FloatUniform,
-    IntUniform,
-    Parametric,
-    SteppedUniform,
+    LogUniform,
+    Uniform,
     canonical,
 )
 from carft_sweep.sweeps.space.samplers import from_stored
@@ -27,70 +25,46 @@ VALUES = st.one_of(
 )
 
 
-def dimensions(name: str = "x", kinds: tuple[type, ...] = ()) -> st.SearchStrategy[Any]:
-    """A dimension of any kind, or of one of these, without conditions."""
+def dimensions(name: str = "x", *, listed: bool = False) -> st.SearchStrategy[Any]:
+    """A dimension of any kind, or of one that a grid takes, without conditions."""
     choices = st.lists(VALUES, min_size=1, max_size=5, unique_by=canonical).map(tuple)
-    q = st.one_of(st.none(), st.sampled_from([1, 2, 0.1, 0.25]))
-    positive = st.floats(0.1, 5.0)
+    integers = st.builds(
+        lambda low, steps, step: Uniform(name, low, low + steps * step, step),
+        st.integers(-10, 10),
+        st.integers(1, 6),
+        st.integers(1, 4),
+    )
+    stepped = st.builds(
+        lambda low, steps, step: Uniform(name, low, Uniform(name, low, low, step).at(steps), step),
+        st.sampled_from([-0.3, 0.0, 0.1, 1.0]),
+        st.integers(1, 8),
+        st.sampled_from([0.1, 0.25, 0.3]),
+    )
+    endless = st.builds(
+        lambda low, wide: Uniform(name, low, low + wide),
+        st.floats(1e-6, 1.0),
+        st.floats(1e-3, 10.0),
+    )
     by_kind: dict[type, st.SearchStrategy[Any]] = {
-        Categorical: st.one_of(
-            st.builds(Categorical, st.just(name), choices),
-            choices.flatmap(lambda values: weighted(name, values)),
-        ),
-        IntUniform: st.builds(
-            lambda low, steps, step: IntUniform(name, low, low + steps * step, step),
-            st.integers(-10, 10),
-            st.integers(1, 6),
-            st.integers(1, 4),
-        ),
-        SteppedUniform: st.builds(
-            lambda low, steps, step: (lambda wide: SteppedUniform(name, low, wide.at(steps), step))(
-                SteppedUniform(name, low, low + 10 * step, step)
-            ),
-            st.sampled_from([-0.3, 0.0, 0.1, 1.0]),
-            st.integers(1, 8),
-            st.sampled_from([0.1, 0.25, 0.3]),
-        ),
-        FloatUniform: st.builds(
-            lambda low, wide, log: FloatUniform(name, low, low + wide, log),
-            st.floats(1e-6, 1.0),
-            st.floats(1e-3, 10.0),
+        Categorical: st.builds(Categorical, st.just(name), choices),
+        Uniform: st.one_of(integers, stepped) if listed else st.one_of(integers, stepped, endless),
+        LogUniform: st.builds(
+            lambda low, wide, q, down: LogUniform(name, low, low + wide, q, down),
+            st.floats(1e-3, 1.0),
+            st.floats(1, 100),
+            st.one_of(st.none(), st.sampled_from([1, 2, 0.1, 0.25])),
             st.booleans(),
         ),
-        Parametric: st.one_of(
-            st.builds(
-                lambda m, s, q: Parametric(name, "normal", (m, s), q), st.floats(-9, 9), positive, q
-            ),
-            st.builds(
-                lambda m, s, q: Parametric(name, "log_normal", (m, s), q),
-                st.floats(-3, 3),
-                positive,
-                q,
-            ),
-            st.builds(lambda a, b: Parametric(name, "beta", (a, b)), positive, positive),
-            st.builds(
-                lambda low, wide, q: Parametric(name, "log_uniform_values", (low, low + wide), q),
-                st.floats(1e-3, 1.0),
-                st.floats(1, 100),
-                q,
-            ),
-        ),
     }
-    return st.one_of(*(by_kind[kind] for kind in kinds or by_kind))
-
-
-def weighted(name: str, values: tuple[Any, ...]) -> st.SearchStrategy[Categorical]:
-    """A choice with probabilities."""
-    return st.lists(st.integers(1, 9), min_size=len(values), max_size=len(values)).map(
-        lambda weights: Categorical(name, values, tuple(w / sum(weights) for w in weights))
-    )
+    kinds = (Categorical, Uniform) if listed else (*by_kind,)
+    return st.one_of(*(by_kind[kind] for kind in kinds))
 
 
 @st.composite
-def spaces(draw: st.DrawFn, kinds: tuple[type, ...] = ()) -> tuple[Distribution, ...]:
-    """A few dimensions, some of which depend on others; of these kinds only, if any are named."""
+def spaces(draw: st.DrawFn, *, listed: bool = False) -> tuple[Distribution, ...]:
+    """A few dimensions, some of which depend on others; `listed` for a grid."""
     count = draw(st.integers(1, 4))
-    made: list[Distribution] = [draw(dimensions(name, kinds)) for name in "abcd"[:count]]
+    made: list[Distribution] = [draw(dimensions(name, listed=listed)) for name in "abcd"[:count]]
     # Each may depend on some before it; declared in any order.
     for index in range(1, count):
         deciding = [item for item in made[:index] if item.grid_values() is not None]

@@ -18,10 +18,8 @@ from carft_sweep.sweeps.space.distributions import (
     Categorical,
     Condition,
     Distribution,
-    FloatUniform,
-    IntUniform,
-    Parametric,
-    SteppedUniform,
+    LogUniform,
+    Uniform,
 )
 from carft_sweep.sweeps.space.points import (
     distinct,
@@ -43,15 +41,15 @@ from carft_sweep.sweeps.space.samplers import (
 from tests.sweeps.space.spaces import decode, dimensions, spaces
 
 SPACE: tuple[Distribution, ...] = (
-    FloatUniform("optim.lr", 1e-5, 1e-2, log=True),
-    FloatUniform("optim.label_smoothing", 0.0, 0.3),
-    SteppedUniform("optim.warmup", 0.1, 0.7, 0.1),
-    IntUniform("optim.epochs", 2, 10, 4),
+    LogUniform("optim.lr", 1e-5, 1e-2),
+    Uniform("optim.label_smoothing", 0.0, 0.3),
+    Uniform("optim.warmup", 0.1, 0.7, 0.1),
+    Uniform("optim.epochs", 2, 10, 4),
     Categorical("optim.clip", (None, 1.0, 5.0)),
     Categorical("merges", ([], [{"name": "wise_ft", "alphas": [0.5]}])),
 )
 A_IS_2 = (Condition("a", (2,)),)
-ENDLESS = FloatUniform("optim.lr", 1e-5, 1e-2)
+ENDLESS = Uniform("optim.lr", 1e-5, 1e-2)
 
 
 @given(space=spaces(), seed=st.integers(0, 1000))
@@ -83,9 +81,7 @@ def test_a_distribution_is_storable_and_contains_every_value(dimension: Any, u: 
         assert held._contains(internal)
 
 
-@given(
-    space=spaces((Categorical, IntUniform, SteppedUniform, FloatUniform)), seed=st.integers(0, 1000)
-)
+@given(space=spaces(), seed=st.integers(0, 1000))
 @settings(max_examples=60, deadline=None)
 def test_a_suggested_point_has_what_is_active_and_decodes_from_what_optuna_kept(
     space: tuple[Distribution, ...], seed: int
@@ -105,7 +101,7 @@ def test_an_enqueued_point_is_suggested_as_it_is() -> None:
 
 
 def test_steps_are_decimal_and_no_binary_noise() -> None:
-    assert SteppedUniform("optim.warmup", 0.1, 0.7, 0.1).grid_values() == (
+    assert Uniform("optim.warmup", 0.1, 0.7, 0.1).grid_values() == (
         0.1,
         0.2,
         0.3,
@@ -114,9 +110,8 @@ def test_steps_are_decimal_and_no_binary_noise() -> None:
         0.6,
         0.7,
     )
-    assert IntUniform("optim.epochs", 2, 10, 4).grid_values() == (2, 6, 10)
+    assert [*(Uniform("optim.epochs", 2, 10, 4).grid_values() or ())] == [2, 6, 10]
     assert ENDLESS.grid_values() is None
-    assert Parametric("optim.lr", "beta", (1, 1)).grid_values() is None
 
 
 def test_the_first_parameter_of_a_grid_is_the_slowest() -> None:
@@ -162,7 +157,7 @@ def test_a_conditional_grid_is_written_out_in_declared_order() -> None:
     assert [item.name for item in topological_order(space)] == ["a", "b", "c"]
 
 
-@given(space=spaces((Categorical, IntUniform, SteppedUniform)))
+@given(space=spaces(listed=True))
 @settings(max_examples=60, deadline=None)
 def test_a_grid_is_the_product_with_each_active_part_once_where_it_first_comes(
     space: tuple[Distribution, ...],
@@ -172,24 +167,18 @@ def test_a_grid_is_the_product_with_each_active_part_once_where_it_first_comes(
     every = [dict(zip(names, values, strict=True)) for values in itertools.product(*axes)]
     active = [sample_point(space, chosen(point)) for point in every]
     assert list(map(repr, grid(space))) == list(map(repr, distinct(active)))
-    assert grid_size(space, 10**9) == len(grid(space))
+    assert grid_size(space, 10_000) == len(grid(space))
 
 
 def chosen(point: dict[str, Any]) -> Callable[[Distribution], Any]:
     return lambda dimension: point[dimension.name]
 
 
-def test_the_size_of_a_grid_is_counted_without_making_it() -> None:
-    wide = tuple(IntUniform(name, 1, 1000) for name in "abcdefgh")
-    assert grid_size(wide, 10_000) == 1000**8
-    deep: tuple[Distribution, ...] = (
-        Categorical("a", (1, 2)),
-        *(IntUniform(name, 1, 1000, when=A_IS_2) for name in "bcd"),
-    )
-    assert grid_size(deep, 10_000) == 1 + 1000**3
-    deciding = tuple(IntUniform(name, 1, 1000) for name in "bcd")
-    last = Categorical("e", (1,), when=tuple(Condition(name, (1,)) for name in "bcd"))
-    assert 10_000 < grid_size((*deciding, last), 10_000) <= 1000**3
+def test_a_grid_is_counted_as_far_as_anybody_asks() -> None:
+    wide = tuple(Uniform(name, 1, 1 << 60, 1) for name in "abcdefgh")
+    assert grid_size(wide, 1000) == 1000
+    with pytest.raises(ValueError, match="make a grid of more than 10000 points"):
+        grid(wide)
 
 
 def test_a_circle_of_conditions_has_no_order() -> None:

@@ -45,11 +45,7 @@ def test_its_fields_vary_and_the_canonical_form_loads_again(file: Path) -> None:
     assert load_spec(file).as_dict() == spec.as_dict()
 
 
-def test_nested_parameters_short_names_and_the_command_line_reach_it(file: Path) -> None:
-    nested = {"algorithm": {"parameters": {"of": {"parameters": {"kl_weight": {"value": 2.0}}}}}}
-    assert inner(load(file, nested, EMA))[0]["kl_weight"] == 2
-    short = load(file, {"kl": {"value": 3.0}}, EMA, aliases={"kl": "algorithm.of.kl_weight"})
-    assert inner(short)[0]["kl_weight"] == 3
+def test_dotted_fields_and_the_command_line_reach_it(file: Path) -> None:
     told = load(file, {}, "ema", "algorithm.of=car_ft", "algorithm.of.kl_weight=4")
     assert inner(told)[0]["kl_weight"] == 4
     dotted = load_dotted(file)

@@ -100,7 +100,7 @@ def test_families_that_are_no_tasks_are_judged_by_top1_with_a_warning(tmp_path: 
             ["fmow", "cifar10"],
             True,
             {"by": "top1", "by_family": {"fmow": "top1"}},
-            "is given beside by",
+            "and not beside by",
         ),
     ],
 )

@@ -16,7 +16,6 @@ from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
 FILE = """\
 name: plain
-aliases: {lr: optim.lr}
 parameters:
   algorithm.kl_weight: {values: [0.1, 1.0]}
 seeds: [0, 1, 2]
@@ -31,7 +30,7 @@ profiles:
     parameters.algorithm.kl_weight.values: [0.1]
   slow:
     trial.optim.epochs: 20
-    lr: 3e-4
+    optim.lr: 3e-4
     name: "{name}_slow"
 """
 
@@ -64,7 +63,7 @@ def test_a_mistake_in_a_value_is_told_with_its_line_once_the_profile_is_taken(
 ) -> None:
     text = FILE.replace("trial.optim.epochs: 20", "trial.optim.epochs: none at all")
     assert load(tmp_path, text=text).name == "plain"
-    with pytest.raises(InvalidConfig, match=r"sweep\.yaml:16: optim\.epochs: "):
+    with pytest.raises(InvalidConfig, match=r"sweep\.yaml:15: optim\.epochs: "):
         load(tmp_path, "profile=slow", text=text)
 
 
@@ -76,7 +75,7 @@ def test_keys_that_nobody_knows_are_told_also_of_profiles_that_nobody_takes(
         with pytest.raises(InvalidConfig) as error:
             load(tmp_path, *overrides, text=text)
         (told,) = str(error.value).splitlines()
-        assert told.startswith("sweep.yaml:16: profiles.slow: unknown key 'optim.epoch'")
+        assert told.startswith("sweep.yaml:15: profiles.slow: unknown key 'optim.epoch'")
         assert "optim.epochs" in told
 
 
@@ -85,7 +84,7 @@ def test_keys_that_nobody_knows_are_told_also_of_profiles_that_nobody_takes(
     [
         (FILE, "profile=quik", "--set profile=quik: unknown profile 'quik'; did you mean 'quick'?"),
         (FILE.partition("profiles:")[0], "profile=quick", "the file has no profiles"),
-        (f"{FILE}  odd: 3\n", "seeds=[1]", "sweep.yaml:19: profiles.odd: must be a mapping, got 3"),
+        (f"{FILE}  odd: 3\n", "seeds=[1]", "sweep.yaml:18: profiles.odd: must be a mapping, got 3"),
     ],
 )
 def test_what_is_no_profile_is_told(tmp_path: Path, text: str, override: str, words: str) -> None:

@@ -112,15 +112,12 @@ def test_the_schema_refuses_a_mistake(change: dict[str, Any]) -> None:
         {"confirm_seeds": [7, 8, 9]},
         {"method": "bayes"},
         {"selection": {"within": 0.005}},
-        {"aliases": {"lr": "optim.lr"}, "parameters": {"lr": {"values": [1e-4]}}},
-        {"parameters": {"algorithm": {"parameters": {"kl_weight": {"values": [1]}}}}},
         {"trial": {"algorithm": {"name": "car_ft"}, "optim.lr": 1e-4}},
         {"program": "train.py", "command": ["python"], "project": "robust", "entity": "me"},
         {"metric": {"name": "id/val/top1", "target": 0.9}},
         {"metrics": [{"name": "id/val/top1"}, {"name": "id/val/nll", "merge": "wise_ft@0.5"}]},
         *({"early_terminate": {"type": kind}} for kind in EARLY_TERMINATION),
-        {"early_terminate": {"type": "asha", "eta": 3, "grace_period": 2}, "allow_grid": True},
-        {"early_terminate": {"type": "hyperband", "max_iter": 27, "s": 2, "strict": True}},
+        {"early_terminate": {"type": "asha", "min_epochs": 2, "allow_grid": True}},
         {"race_seeds": {"margin": 0.02, "after": 2}},
         {"try_first": [{"optim.lr": 1e-4}, {"lr": 1e-3}]},
         {"time_budget": "1d2h30m", "timeout": 90},
@@ -131,7 +128,7 @@ def test_the_schema_refuses_a_mistake(change: dict[str, Any]) -> None:
         {"resources": {"cpus": 4, "gpus": 0.5, "custom": {"tpu": 1}}},
         {"webhook": "env:MY_HOOK", "import": "my_lab.methods"},
         {"import": ["a", "./b.py"]},
-        {"parameters": {"optim.lr": {"distribution": "normal", "mu": 1, "sigma": 0.1}}},
+        {"parameters": {"optim.lr": {"distribution": "uniform", "min": 1, "max": 2}}},
         {
             "parameters": {
                 "algorithm.kl_weight": {"min": 0.1, "max": 1, "when": {"algorithm.name": "car_ft"}}

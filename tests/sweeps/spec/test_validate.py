@@ -15,12 +15,10 @@ from carft_sweep.carft_core.config import field_names
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.space.parameters import DISTRIBUTIONS, KEYS
 from carft_sweep.sweeps.spec.metrics import problem
-from carft_sweep.sweeps.spec.normalize import IGNORED, OF_METRIC, TRIAL_KEYS, UNSUPPORTED
+from carft_sweep.sweeps.spec.normalize import IGNORED, TRIAL_KEYS
 from carft_sweep.sweeps.spec.normalize import KEYS as TOP_KEYS
 from carft_sweep.sweeps.spec.settings import (
-    ASHA_SYNONYMS,
     EARLY_TERMINATION,
-    Hyperband,
     RaceSeeds,
     Resources,
     Retries,
@@ -29,37 +27,37 @@ from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec, recipes
 
 FOLDER = Path(__file__).parent / "broken"
 
-EXPECTED: dict[str, list[str]] = yaml.safe_load(
-    FOLDER.with_name("broken_messages.yaml").read_text()
-)
+BROKEN: dict[str, dict[str, Any]] = yaml.safe_load(FOLDER.with_suffix(".yaml").read_text())
+"""By what is wrong: the text of a file, unless YAML cannot hold it, and what its message says."""
 
 
-@pytest.mark.parametrize("name", EXPECTED)
-def test_a_broken_file_is_refused_with_its_line_and_its_remedy(name: str) -> None:
+def message_of(name: str, folder: Path) -> str:
+    """What is said of a broken file."""
+    file = FOLDER / f"{name}.yaml"
+    if "text" in BROKEN[name]:
+        file = folder / file.name
+        file.write_text(BROKEN[name]["text"])
     with pytest.raises(RequestError) as caught:
-        load_spec(FOLDER / f"{name}.yaml")
-    message = str(caught.value)
-    for fragment in EXPECTED[name]:
+        load_spec(file)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_refused_with_its_line_and_its_remedy(name: str, tmp_path: Path) -> None:
+    message = message_of(name, tmp_path)
+    for fragment in BROKEN[name]["says"]:
         assert fragment in message
     assert all(line.startswith(f"{name}.yaml:") for line in message.splitlines())
 
 
-def test_every_broken_file_has_its_message_here() -> None:
-    assert {path.stem for path in FOLDER.iterdir()} == set(EXPECTED)
-    assert len(EXPECTED) >= 180
+@pytest.mark.parametrize("name", ["merge_alpha_alone", "device", "gpus_no_share"])
+def test_one_mistake_is_one_line(name: str, tmp_path: Path) -> None:
+    assert len(message_of(name, tmp_path).splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["merge_alpha_alone", "device", "gpus_no_share", "retries_many"])
-def test_one_mistake_is_one_line(name: str) -> None:
-    with pytest.raises(RequestError) as caught:
-        load_spec(FOLDER / f"{name}.yaml")
-    assert len(str(caught.value).splitlines()) == 1
-
-
-def test_all_mistakes_come_at_once_in_the_order_of_their_lines() -> None:
-    with pytest.raises(RequestError) as caught:
-        load_spec(FOLDER / "many_mistakes.yaml")
-    lines = [int(line.split(":")[1]) for line in str(caught.value).splitlines()]
+def test_all_mistakes_come_at_once_in_the_order_of_their_lines(tmp_path: Path) -> None:
+    message = message_of("many_mistakes", tmp_path)
+    lines = [int(line.split(":")[1]) for line in message.splitlines()]
     assert lines == sorted(lines)
     assert set(lines) == {1, 2, 3, 4, 6, 7, 9}
 
@@ -91,19 +89,17 @@ def test_a_device_is_refused() -> None:
 
 def test_a_missing_file_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
     (tmp_path / "learning.yaml").write_text("name: learning\n")
-    with pytest.raises(RequestError, match=r"did you mean .*/learning\.yaml\?"):
+    with pytest.raises(RequestError, match=r"did you mean '.*/learning\.yaml'\?"):
         load_spec(tmp_path / "lerning.yaml")
-    with pytest.raises(
-        RequestError, match=r"did you mean kl_weight\? In .* Shipped recipes: compare"
-    ):
+    with pytest.raises(RequestError, match="did you mean 'kl_weight'"):
         load_spec("kl_wieght")
-    with pytest.raises(RequestError, match=r"there is no sweep file lab\. In .*/: "):
-        load_spec("lab")
+    with pytest.raises(RequestError, match=r"unknown sweep file 'zzz'; Known: .*, kl_weight, "):
+        load_spec("zzz")
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
 def test_an_impossible_path_is_refused(name: str) -> None:
-    with pytest.raises(RequestError, match="no sweep file"):
+    with pytest.raises(RequestError, match="sweep file"):
         load_spec(name)
 
 
@@ -148,16 +144,12 @@ def test_a_recipe_with_a_slip_is_a_sweep_or_a_wrong_request(
 WORDS = sorted(
     {*TOP_KEYS, *TRIAL_KEYS, *field_names(), *KEYS, *DISTRIBUTIONS}
     | {
-        *UNSUPPORTED,
         *IGNORED,
-        *OF_METRIC,
-        *ASHA_SYNONYMS,
-        *Hyperband.model_fields,
         *Resources.model_fields,
     }
     | {key for model in EARLY_TERMINATION.values() for key in model.model_fields}
     | {*RaceSeeds.model_fields, *Retries.model_fields}
-    | {"median", "asha", "hyperband", "threshold", "2h30m", "env:HOOK", "ray", "local", "nsga2"}
+    | {"median", "asha", "threshold", "2h30m", "env:HOOK", "ray", "local", "nsga2"}
     | {"name", "goal", "merge", "within", "oracle", "lr", "tpe", "random", "car_ft", "fine_tune"}
     | {"zero_shot", "wise_ft", "alphas", "wise_ft@0.5", "id/val/top1", "icon_shift", "~nobody/x"}
 )
@@ -178,7 +170,7 @@ TREES = st.recursive(
 
 
 # A module that is imported may do anything, so none is drawn.
-DRAWN_KEYS = sorted({*TOP_KEYS, *UNSUPPORTED} - {"import"})
+DRAWN_KEYS = sorted({*TOP_KEYS} - {"import"})
 
 
 @given(tree=st.dictionaries(st.sampled_from(DRAWN_KEYS), TREES))
@@ -215,11 +207,12 @@ NAMED: dict[str, list[str]] = {
     TRIAL + "metric: {nmae: id/val/nll}": [
         "2: metric.nmae: unknown field 'nmae'; did you mean 'name'?"
     ],
-    TRIAL + "metric: id/val/nll": [
-        "2: metric: must be a mapping such as {name: id/val/nll}, got 'id/val/nll'"
+    TRIAL + "metric: id/val/nll": ["2: metric: must be a mapping of fields, got 'id/val/nll'"],
+    TRIAL + "selection: within": [
+        "2: selection: must be best_val, oracle, or {within: 0.005}, got 'within'"
     ],
     TRIAL + "selection: {witin: 0.1}": [
-        "2: selection.witin: unknown field 'witin'; did you mean 'within'?"
+        "2: selection: must be best_val, oracle, or {within: 0.005}, got {'witin': 0.1}"
     ],
     TRIAL + "method: tpe\nparameters: {lr: {values: [1]}}\nearly_terminate: {tpye: asha}": [
         "3: parameters.lr: unknown parameter 'lr'; did you mean 'optim.lr'?",
@@ -234,9 +227,7 @@ NAMED: dict[str, list[str]] = {
     TRIAL + "seeds: 2\nafter: [{algorithm: {nmae: uniform_soup}, of: car_ft}]": [
         "3: after[0].algorithm.nmae: unknown field 'nmae'; did you mean 'name'?"
     ],
-    TRIAL + "seed: [0, 1]": [
-        "2: seed: is one number, the seed of the search; for the runs write seeds: [0, 1]"
-    ],
+    TRIAL + "seed: [0, 1]": ["2: seed: must be a valid integer, got [0, 1]"],
     TRIAL + "gpus: 2": ["2: gpus: unknown key 'gpus'; did you mean 'resources.gpus'?"],
     "trial: {algorithm: car_ft, optim: {wd: 0.1, optimiser: adamw}}": [
         "1: optim.wd: unknown field 'wd'; did you mean 'weight_decay'?",
@@ -249,7 +240,7 @@ NAMED: dict[str, list[str]] = {
     TRIAL + "method: tpee\ntasks: lr\nparameters: {optim.lr: {values: [1.0e-4, 1.0e-3]}}\n"
     "try_first: [{optim.lr: 1.0e-4}]\nearly_terminate: {type: median}": [
         "2: method: must be 'grid', 'random', 'tpe', 'gp', 'qmc' or 'nsga2', got 'tpee'",
-        "3: tasks: unknown parameter 'lr'; Known: none. Its values are the tasks.",
+        "3: tasks: unknown parameter 'lr'; Known: none. Its values, fields of data, are the tasks.",
     ],
     TRIAL + "method: random\nparameters: {data.test_domian: {values: [a, b]}}\n"
     "tasks: data.test_domian\ntry_first: [{data.test_domian: a}]": [
