@@ -376,23 +376,16 @@ class SpecDocument:
             holder.pop(route[-1], None)
 
     def move(self, old: Route, new: Route) -> None:
-        """Move the value at `old`, with its places, to `new`, unless there is one."""
+        """Move the value at `old` to `new`, unless there is one."""
+        value, place, is_spoilt = self.get(old), self.place(old), old in self._spoilt
+        self.remove(old)
         holder = self.get(new[:-1])
         if isinstance(holder, dict) and new[-1] in holder:
-            message = f"is given twice, also at {self.place(new).text}"
-            self.add_error_at(self.place(old), message, new)
-            self.remove(old)
+            self.add_error_at(place, f"is given twice, also at {self.place(new).text}", new)
             return
-        value = self.get(old)
-        self.remove(old)
-        length = len(old)
-        self._places |= {
-            (*new, *route[length:]): place
-            for route, place in self._places.items()
-            if route[:length] == old
-        }
-        self._spoilt |= {(*new, *route[length:]) for route in self._spoilt if route[:length] == old}
-        self._put(new, value)
+        self.set(new, value, place)
+        if is_spoilt:
+            self._spoilt.add(new)
 
     def _put(self, route: Route, value: Any) -> None:
         holder: Any = self.data

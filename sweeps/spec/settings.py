@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -19,7 +19,6 @@ from pydantic import (
 
 from carft_sweep.carft_core.errors import Problem, misspelt, unknown
 from carft_sweep.carft_core.fields import PositiveInt, Section, error_of, explained
-from carft_sweep.sweeps.space.distributions import Categorical, Distribution, Params
 from carft_sweep.sweeps.spec.durations import FORM, NUMBER, seconds
 from carft_sweep.sweeps.spec.metrics import PATTERN, Goal, natural_goal, problem
 from carft_sweep.tracking.comparison.metrics import By
@@ -528,14 +527,3 @@ class Settings(Section):
     def goals(self) -> tuple[Metric, ...]:
         """One, or several; selection, early termination and tables go by the first."""
         return self.metrics or (self.metric,)
-
-    def tasks_of(self, space: Sequence[Distribution]) -> tuple[Any, ...]:
-        """Return the values of the parameter that `tasks` names, as far as they are listed."""
-        varied = next((item for item in space if item.name == self.tasks), None)
-        return varied.values if isinstance(varied, Categorical) else ()
-
-    def cells_of(self, space: Sequence[Distribution]) -> tuple[Params, ...]:
-        """Return the part of a point that every setting runs with: each task, or once nothing."""
-        if self.tasks is None:
-            return ({},)
-        return tuple({self.tasks: task} for task in self.tasks_of(space))

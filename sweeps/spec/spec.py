@@ -200,12 +200,15 @@ class SweepSpec(Settings):
     @property
     def task_values(self) -> tuple[Any, ...]:
         """The tasks; none where the sweep has none."""
-        return self.tasks_of(self.parameters)
+        varied = next((item for item in self.parameters if item.name == self.tasks), None)
+        return varied.values if isinstance(varied, Categorical) else ()
 
     @property
     def cells(self) -> tuple[Params, ...]:
         """The part of a point that every setting runs with: each task, or once with nothing."""
-        return self.cells_of(self.parameters)
+        if self.tasks is None:
+            return ({},)
+        return tuple({self.tasks: task} for task in self.task_values)
 
     def setting_of(self, trial: int) -> tuple[int, Params]:
         """Return the number of a trial's setting, and its cell: of C cells n // C and n % C."""

@@ -182,22 +182,20 @@ def _early_terminate(document: SpecDocument, settings: Settings) -> EarlyTermina
 
 METHODS_OF_TASKS = ("grid", "random")
 """Those whose points are known without results: then every setting can run on every task."""
-APART = {
-    "confirm_seeds": "confirms one choice, and here each task has its own",
-    "after": "makes a soup of one choice, and here each task has its own",
-    "early_terminate": "compares trials with each other, and those of several tasks are not alike",
-    "race_seeds": "compares trials with each other, and those of several tasks are not alike",
-    "metrics": "is for fronts over all trials, and those of several tasks are not alike",
-}
-"""Settings that do not go with tasks, and why."""
+APART: tuple[Route, ...] = (
+    *(("confirm_seeds",), ("after",), ("early_terminate",), ("race_seeds",), ("metrics",)),
+    ("metric", "target"),
+)
+"""What compares trials with each other, or is of one choice: neither goes with tasks."""
 _TASKS: Route = ("tasks",)
 
 
 def _check_tasks(document: SpecDocument, space: Sequence[Distribution], settings: Settings) -> None:
     """Report what is wrong with `tasks`, and warn of settings that miss some of them."""
     name = document.get(_TASKS)
-    if name is None:
-        _check_without_tasks(document)
+    if name is None and TASK in str(document.mapping(("metric",)).get("name")):
+        message = f"{TASK} stands for the name of a task, and there are no tasks"
+        document.add_error(("metric", "name"), message)
     if not isinstance(name, str):
         return  # or it is reported with the settings
     if document.is_wrong(("parameters", name)):
@@ -233,19 +231,10 @@ def _check_beside_tasks(document: SpecDocument) -> None:
             f"task, whatever the results of others; this one is {method}"
         )
         document.add_error(_TASKS, message)
-    for key, why in APART.items():
-        if document.get((key,)) is not None:
-            document.add_error((key,), f"does not go with tasks: it {why}")
-    if document.mapping(("metric",)).get("target") is not None:
-        message = "does not go with tasks: a value reached on one says nothing of the others"
-        document.add_error(("metric", "target"), message)
-
-
-def _check_without_tasks(document: SpecDocument) -> None:
-    """Report what only tasks give a meaning."""
-    if TASK in str(document.mapping(("metric",)).get("name")):
-        message = f"{TASK} stands for the name of a task, and there are no tasks"
-        document.add_error(("metric", "name"), message)
+    for route in APART:
+        if document.get(route) is not None:
+            message = "does not go with tasks, which are apart: each has settings of its own"
+            document.add_error(route, message)
 
 
 def _warn_of_run_cap(document: SpecDocument, settings: Settings, tasks: int) -> None:
