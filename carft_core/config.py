@@ -83,9 +83,7 @@ class EvalConfig(Section):
     """Whether it is measured how well features still tell contexts apart."""
     logits: Literal["auto", "always", "never"] = "auto"
     """Whether full logits are kept beside the predictions; `auto`: below 50 MB a split."""
-    retention: Annotated[
-        tuple[FamilyName, ...], Field(strict=False), AfterValidator(each_once)
-    ] = ()
+    retention: Annotated[tuple[FamilyName, ...], AfterValidator(each_once)] = ()
     """Other families: how much of the zero-shot model's accuracy on their tests is left. The
     run's own among them is left out."""
     retention_root: str | None = None
@@ -148,7 +146,6 @@ class TrialConfig(Section):
     optim: OptimConfig
     merges: Annotated[
         tuple[Merge, ...],
-        Field(strict=False),
         BeforeValidator(_listed),
         AfterValidator(_named_once),
     ] = ()

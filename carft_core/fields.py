@@ -11,7 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
@@ -84,10 +91,31 @@ def describe(cls: type[BaseModel], schema: JsonSchemaValue) -> JsonSchemaValue:
     return schema
 
 
+def _accept_lists(schema: Any) -> None:
+    """Let each tuple within a schema be given as a list."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "tuple":
+            schema["strict"] = False
+        for part in schema.values():
+            _accept_lists(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            _accept_lists(part)
+
+
 class Section(BaseModel):
-    """A part of the trial config."""
+    """A part of the trial config. Fields take no other type than their own, but a list, which is
+    what files hold, for a tuple."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[BaseModel], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        schema = handler(source)
+        _accept_lists(handler.resolve_ref_schema(schema))
+        return schema
 
     @classmethod
     def __get_pydantic_json_schema__(

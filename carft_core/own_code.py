@@ -112,11 +112,11 @@ def reason(error: BaseException, name: str) -> str:
     first = text.strip().partition("\n")[0]
     kind = type(error).__name__
     what = first if isinstance(error, RequestError) else f"{kind}: {first}" if first else kind
-    places = list(_own_lines(error, name))
+    places = list(own_lines(error, name))
     return f"{what} (at {places[-1]})" if places else what
 
 
-def _own_lines(error: BaseException, name: str) -> Iterator[str]:
+def own_lines(error: BaseException, name: str) -> Iterator[str]:
     """Yield `file:line` of each line of the user's own that the error passed, innermost last."""
     place = module_place(_top(name))
     if place is None:

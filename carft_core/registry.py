@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, TypeVar, cast
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
@@ -21,7 +20,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from carft_sweep.carft_core.errors import Problem, RequestError, misspelt, unknown
-from carft_sweep.carft_core.fields import describe, error_of, explained
+from carft_sweep.carft_core.fields import Section, error_of, explained
 
 T = TypeVar("T")
 Anything = TypeVar("Anything")
@@ -72,7 +71,7 @@ class Registry(dict[str, T]):
         return f"{code.__module__}.{code.__qualname__}"
 
 
-class Registered(BaseModel):
+class Registered(Section):
     """A frozen model whose fields are settings, and which configs name: `{name: car_ft, kl_weight:
     3}`, or `car_ft` alone.
 
@@ -81,7 +80,8 @@ class Registered(BaseModel):
     class that is registered under the name, and a dump has the name again.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    # A default `1` of a float is 1.0 then, as it is in a worker, whose config went through JSON.
+    model_config = ConfigDict(validate_default=True)
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -123,9 +123,7 @@ class Registered(BaseModel):
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         if "registry" not in vars(cls):
-            shown = handler(schema)
-            describe(cls, handler.resolve_ref_schema(shown))
-            return shown
+            return super().__get_pydantic_json_schema__(schema, handler)
         named = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
         return {"anyOf": [{"type": "string"}, named]}
 

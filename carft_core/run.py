@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from carft_sweep.carft_core.algorithms import Soup
+from carft_sweep.carft_core.algorithms import Soup, blame_own_code
 from carft_sweep.carft_core.clip import Classifier
 from carft_sweep.carft_core.config import TrialConfig, trial_config
 from carft_sweep.carft_core.errors import RequestError
@@ -314,7 +314,8 @@ def finish(workdir: Path, config: TrialConfig, seed: int) -> RunResult:
         missing = {label: it for label, it in models_of(config).items() if label in labels}
         if not folder.is_trained(config):
             raise RequestError(f"{workdir} is not trained to its end; train it first")
-        _evaluate(folder, config, missing)
+        with blame_own_code(config.algorithm):
+            _evaluate(folder, config, missing)
     world.agree(True)  # the files are there
     if not config.keep.weights and folder.writes:
         for kind in ("last", "best_val"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import pickle
 from collections import Counter
@@ -53,8 +52,12 @@ def must_be_plain_settings(cls: type[BaseModel], name: str) -> None:
         except ValidationError:
             continue
         raise BrokenContract(f"{name}: it must be frozen, but {field} can be set")
-    again = cls.model_validate(json.loads(settings.model_dump_json()))
-    must(again == settings, f"{name}: its fields must survive JSON; got {again!r}")
+    text = settings.model_dump_json()
+    again = cls.model_validate_json(text)
+    must(
+        again == settings and again.model_dump_json() == text,
+        f"{name}: its fields must survive JSON; got {again!r}",
+    )
     must(
         pickle.loads(pickle.dumps(settings)) == settings,
         f"{name}: it must survive pickle, since it goes to other processes",
@@ -337,7 +340,12 @@ def all_that_outlives_a_step_is_in_its_state(cls: type[Algorithm], teacher: Teac
             algorithm.after_step(model, number, 10)
         algorithm.after_epoch(model, {"id/val/top1": 0.5})
     again = algorithm.build(teacher)
-    again.load_state_dict(model.state_dict())
+    try:
+        again.load_state_dict(model.state_dict())
+    except RuntimeError as error:
+        raise BrokenContract(
+            f"{cls.name}: its state after some steps must be loaded again: {error}"
+        ) from error
     images = batch_for(teacher).images
     for part in (model, again):
         with torch.no_grad():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import logging
 import math
 import tempfile
@@ -20,16 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from carft_sweep.carft_core.algorithms import Batch, loss_and_terms
+from carft_sweep.carft_core.algorithms import Batch, blame_own_code, loss_and_terms
 from carft_sweep.carft_core.bank import Bank, Kind
-from carft_sweep.carft_core.clip import Classifier, checkpoint_gradients, is_plain
+from carft_sweep.carft_core.clip import Classifier, checkpoint_gradients
 from carft_sweep.carft_core.compilation import compile_towers
 from carft_sweep.carft_core.config import TrialConfig
 from carft_sweep.carft_core.data.loader import Batches, Loaded, Part, Share, training_plan
 from carft_sweep.carft_core.device import autocast, peak_memory_mb, reset_peak_memory, to_device
 from carft_sweep.carft_core.errors import NonFinite, RequestError
 from carft_sweep.carft_core.evaluate import predict, split_metrics
-from carft_sweep.carft_core.files import parse_json
 from carft_sweep.carft_core.identity import check_ranks, identify
 from carft_sweep.carft_core.optim import (
     Schedule,
@@ -40,7 +38,6 @@ from carft_sweep.carft_core.optim import (
 )
 from carft_sweep.carft_core.prepare import RETENTION, Prepared, prepared
 from carft_sweep.carft_core.run import DAMAGED, RunFolder, RunResult, finish
-from carft_sweep.carft_core.run_files import History
 from carft_sweep.carft_core.step_log import Logs, StepLog
 from carft_sweep.carft_core.teacher import on_device, to_views
 from carft_sweep.carft_core.world import here
@@ -155,7 +152,8 @@ def _begin(config: TrialConfig, seed: int, workdir: Path) -> Run | None:
     if not config.algorithm.trains:
         folder.mark_trained(seconds=0.0)
         return None
-    return Run(config, seed, folder, prepared(config))
+    with blame_own_code(config.algorithm):
+        return Run(config, seed, folder, prepared(config))
 
 
 class Run:
@@ -165,14 +163,7 @@ class Run:
         self.config, self.seed, self.folder, self.prepared = config, seed, folder, stand
         self.teacher, self.device, self.world = stand.teacher, stand.device, here()
         self.algorithm, self.optim = config.algorithm, config.optim
-        with _seeded(seed, 0, self.device):
-            model = self.algorithm.build(self.teacher)
-        self.model = on_device(model, self.device)
-        if self.optim.grad_checkpointing and not self.algorithm.solves:
-            checkpoint_gradients(self.model, self.teacher.classifier.visual)
-        groups = self.algorithm.groups(self.model, self.optim)
-        self.trained = freeze_all_but(self.model, groups)
-        self.optimiser = self.algorithm.optimiser(groups, self.optim)
+        self._build()
         images, balanced = self.teacher.splits["train"], config.data.balanced
         self.plan = training_plan(
             images,
@@ -202,6 +193,17 @@ class Run:
         self.step_log = StepLog(folder.path, self.device, writes=folder.writes)
         self.best = -math.inf
         self.saved_at, self.saving_took = time.monotonic(), FIRST_SAVING
+
+    def _build(self) -> None:
+        """Make module and optimiser as they are before the first step."""
+        with _seeded(self.seed, 0, self.device):
+            model = self.algorithm.build(self.teacher)
+        self.model = on_device(model, self.device)
+        if self.optim.grad_checkpointing and not self.algorithm.solves:
+            checkpoint_gradients(self.model, self.teacher.classifier.visual)
+        groups = self.algorithm.groups(self.model, self.optim)
+        self.trained = freeze_all_but(self.model, groups)
+        self.optimiser = self.algorithm.optimiser(groups, self.optim)
 
     @functools.cached_property
     def views(self) -> list[object]:
@@ -234,6 +236,10 @@ class Run:
 
     def epochs(self) -> Generator[EpochReport, None, None]:
         """Train behind what is there, epoch by epoch."""
+        with blame_own_code(self.algorithm):
+            yield from self._epochs()
+
+    def _epochs(self) -> Generator[EpochReport, None, None]:
         reset_peak_memory(self.device)
         resumed = self._resume()
         if self.world.agree([resumed, self.step]) != [resumed, self.step]:
@@ -263,43 +269,22 @@ class Run:
         self.folder.mark_trained(seconds=seconds, warnings=self.warnings)
 
     def _resume(self) -> bool:
-        """Whether there was a checkpoint, which training goes on from."""
+        """Load the checkpoint, and return whether there was one that fits."""
         progress = self.folder.load_checkpoint()
         if progress is None:
             return False
-        reason = self._damage_of(progress)
-        if reason is not None:
+        try:
+            self.model.load_state_dict(progress["model"])
+            self.optimiser.load_state_dict(progress["optimiser"])
+            step, best, history = progress["step"], progress["best"], progress["history"]
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             _LOG.warning(DAMAGED, self.folder.checkpoint, reason)
+            self._build()  # some of it may have been loaded
             return False
-        self.model.load_state_dict(progress["model"])
-        self.optimiser.load_state_dict(progress["optimiser"])
-        self.step, self.best = progress["step"], progress["best"]
-        self.history = progress["history"]
+        self.step, self.best, self.history = step, best, history
         self._write_history()
         return True
-
-    def _damage_of(self, progress: object) -> str | None:
-        """Why a run cannot go on from what its checkpoint holds; None where it can."""
-        keys = {"model", "optimiser", "step", "best", "history"}
-        if not isinstance(progress, dict) or progress.keys() != keys:
-            return f"it does not hold {', '.join(sorted(keys))}"
-        step, best, history = progress["step"], progress["best"], progress["history"]
-        if not isinstance(step, int) or not 0 <= step <= self.steps:
-            return f"step {step!r} is none of {self.steps}"
-        if not isinstance(best, float) or math.isnan(best):
-            return f"the best value is {best!r}"
-        try:
-            parse_json(json.dumps(history).encode(), "its history", History)
-        except (RequestError, TypeError, ValueError, RecursionError) as error:
-            return str(error)
-        reached = [report["epoch"] for report in history]
-        if not reached or len(reached) > self.epoch_count + 1 or reached != [*range(len(reached))]:
-            return f"its epochs are {reached[:10]}"
-        if not _fits(progress["model"], self.model.state_dict()):
-            return "its tensors are not those of the model"
-        if not _fits_optimiser(progress["optimiser"], self.optimiser):
-            return "its state is not that of the optimiser"
-        return None
 
     def _save_checkpoint(self) -> None:
         began = time.monotonic()
@@ -404,7 +389,7 @@ class Run:
         was logged of it, on the device."""
         rate = learning_rate(self.step, steps=self.steps, warmup=self.warmup, peak=self.optim.lr)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate * group["lr_scale"]
+            group["lr"] = rate * group.get("lr_scale", 1.0)
         logs: list[dict[str, Tensor]] = []
 
         def closure() -> Tensor:
@@ -508,70 +493,6 @@ class Run:
                     f"{group}{name} is {value} in epoch {epoch}, step {self.step}, "
                     f"at optim.lr {self.optim.lr:g}"
                 )
-
-
-def _fits(state: object, own: Mapping[str, Any]) -> bool:
-    """Whether a state dict has the names, shapes and types of another, and only finite numbers."""
-    return (
-        isinstance(state, dict)
-        and state.keys() == own.keys()
-        and all(
-            isinstance(state[name], Tensor)
-            and state[name].shape == tensor.shape
-            and state[name].dtype == tensor.dtype
-            and _is_finite(state[name])
-            for name, tensor in own.items()
-            if isinstance(tensor, Tensor)
-        )
-    )
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds every number that it shows, and each is finite."""
-    return is_plain(tensor) and bool(torch.isfinite(tensor).all())
-
-
-def _fits_optimiser(state: object, optimiser: torch.optim.Optimizer) -> bool:
-    """Whether an optimiser's state has its groups, and tensors as large as the parameters.
-
-    Of an optimiser that is not torch's own the latter is not known.
-    """
-    if not isinstance(state, dict) or not isinstance(state.get("state"), dict):
-        return False
-
-    def settings(groups: object) -> object:
-        """The groups without their rates, which follow the step."""
-        if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
-            return None
-        return [{key: group[key] for key in group if key != "lr"} for group in groups]
-
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    if settings(state.get("param_groups")) != settings(optimiser.state_dict()["param_groups"]):
-        return False
-    if not all(isinstance(group.get("lr"), float) for group in state["param_groups"]):
-        return False
-    is_torchs = type(optimiser).__module__.startswith("torch.optim")
-    names = [
-        {name: type(value) for name, value in kept.items()}
-        for kept in state["state"].values()
-        if isinstance(kept, dict)
-    ]
-    if is_torchs and any(own != names[0] for own in names):
-        return False
-    return all(
-        isinstance(number, int)
-        and 0 <= number < len(parameters)
-        and isinstance(kept, dict)
-        and all(
-            not isinstance(value, Tensor)
-            or (
-                (value.numel() == 1 or not is_torchs or value.shape == parameters[number].shape)
-                and _is_finite(value)
-            )
-            for value in kept.values()
-        )
-        for number, kept in state["state"].items()
-    )
 
 
 def set_mode(model: nn.Module, *, train: bool, batch_norm: Literal["frozen", "train"]) -> None:

@@ -10,6 +10,7 @@ from carft_sweep.carft_core.algorithms.base import (
     Loss,
     Soup,
     Wrapper,
+    blame_own_code,
     loss_and_terms,
 )
 from carft_sweep.carft_core.algorithms.car_ft import CarFt
@@ -46,5 +47,6 @@ __all__ = [
     "Loss",
     "Soup",
     "Wrapper",
+    "blame_own_code",
     "loss_and_terms",
 ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -17,8 +18,9 @@ from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from carft_sweep.carft_core.clip import Classifier
-from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.errors import NonFinite, RequestError
 from carft_sweep.carft_core.optim import OPTIMISERS, Group, OptimConfig, decay_groups
+from carft_sweep.carft_core.own_code import is_own, own_lines, reason
 from carft_sweep.carft_core.registry import Registered, Registry, no_concrete
 from carft_sweep.carft_core.teacher import Teacher
 
@@ -186,15 +188,35 @@ class Algorithm(Registered):
 
 
 def loss_and_terms(algorithm: Algorithm, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-    """The loss of a batch and its terms. Raises RequestError where `loss` returns other things."""
+    """Return the loss of a batch and its terms, which may be numbers. Raises RequestError where
+    `loss` returns other things."""
     returned: object = algorithm.loss(model, batch, teacher)
     match returned:
         case (Tensor() as loss, Mapping() as terms):
-            return loss, terms
+            return loss, {
+                name: torch.as_tensor(term, device=loss.device) for name, term in terms.items()
+            }
     raise RequestError(
         f"loss of {algorithm.name} must return (loss, dict of terms), two things, and not "
         f"a {type(returned).__name__}; without terms: return loss, {{}}"
     )
+
+
+@contextlib.contextmanager
+def blame_own_code(algorithm: Algorithm) -> Iterator[None]:
+    """Raise RequestError, with the line, for a mistake in the code of a user's own algorithm: tried
+    again it would fail again. What may pass, such as a lack of memory, is raised as it is."""
+    try:
+        yield
+    except (RequestError, NonFinite, OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever their code raises
+        inner = algorithm.of if isinstance(algorithm, Wrapper) else algorithm
+        for cls in (type(algorithm), type(inner)):
+            if is_own(cls) and any(own_lines(error, cls.__module__)) and "CUDA" not in str(error):
+                mistake = reason(error, cls.__module__)
+                raise RequestError(f"algorithm.name: {algorithm.name}: {mistake}") from error
+        raise
 
 
 class Soup(Algorithm):
@@ -208,7 +230,7 @@ class Soup(Algorithm):
     starts_at_zero_shot: ClassVar[bool] = False
     least_members: ClassVar[int] = 1
 
-    members: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    members: tuple[str, ...] = ()
     """The digests of the runs, in any order; in a sweep file `after` fills it in."""
 
     @field_validator("members")
@@ -286,7 +308,7 @@ class Wrapper(Algorithm):
     A subclass whose module holds more than that of `of` overrides `build` and `inner`.
     """
 
-    of: Algorithm = Field(default="fine_tune", validate_default=True)
+    of: Algorithm = Field(default="fine_tune")  # type: ignore[assignment]
     """The algorithm that trains, with its own fields."""
 
     @model_validator(mode="after")

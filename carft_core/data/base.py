@@ -86,9 +86,7 @@ class DataConfig(Section):
     balanced: bool = False
     """Whether a batch has `optim.batch_size` images of each domain that trains; families of domains
     say true."""
-    shifts: Annotated[
-        Annotated[tuple[ShiftName, ...], Field(strict=False)] | None, AfterValidator(each_once)
-    ] = None
+    shifts: Annotated[tuple[ShiftName, ...] | None, AfterValidator(each_once)] = None
     """The shifts that are measured, maybe none; left out, the family's choice. `c-fog` stands for
     every shift that begins with `c-fog-`."""
 

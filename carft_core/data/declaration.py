@@ -80,8 +80,8 @@ _TEXTS = WithJsonSchema(
 )
 Text = Annotated[str, AfterValidator(_text)]
 Folder = Annotated[str, AfterValidator(_folder)]
-Folders = Annotated[tuple[Folder, ...], Field(strict=False), BeforeValidator(_listed), _TEXTS]
-Texts = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_listed), _TEXTS]
+Folders = Annotated[tuple[Folder, ...], BeforeValidator(_listed), _TEXTS]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_listed), _TEXTS]
 
 
 class ShiftFolders(Section):
@@ -142,7 +142,7 @@ class Declaration(Section):
         None, description="A classes.json or classes.txt with these names, relative to this file."
     )
     prompts: Prompts = Field(default_factory=Prompts, description="What prompts say.")
-    domains: Annotated[tuple[Text, ...], Field(strict=False)] = Field(
+    domains: tuple[Text, ...] = Field(
         (), description="Words for its domains: contexts that name one are marked."
     )
     defaults: Mapping[str, Any] = Field(

@@ -90,7 +90,7 @@ class Line(Merge):
 
     point_fields: ClassVar[frozenset[str]] = frozenset({"alphas"})
 
-    alphas: Annotated[tuple[Alpha, ...], Field(strict=False, min_length=1)] = (0.5,)
+    alphas: Annotated[tuple[Alpha, ...], Field(min_length=1)] = (0.5,)
     """Where on the line models are made; each is evaluated, and none trains anything."""
 
     @field_validator("alphas")
