@@ -136,6 +136,12 @@ class Classifier(nn.Module):
     """Whether its features lie in CLIP's own space, where contexts and other tasks' heads are
     measured."""
 
+    @property
+    def parts(self) -> tuple[Classifier, ...]:
+        """The classifiers whose features, side by side, are its own; by default itself. A merge of
+        several at many points names them, so that each passes the images once."""
+        return (self,)
+
     def features(self, images: Tensor) -> Tensor:
         """Unit-norm float32 features [B, d] of normalised images [B, 3, S, S]."""
         raise NotImplementedError

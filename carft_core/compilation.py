@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 from typing import Literal
@@ -19,6 +20,8 @@ two are spent at the start, and a fifth of what a ViT-B takes for so many, 10 to
 H100, is saved."""
 BACKEND = "inductor"
 
+_compiled: list[tuple[str, str, int]] = []
+"""What this process has graphs of: a model's digest, a precision, and a batch size."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -29,13 +32,30 @@ def pays(setting: bool | Literal["auto"], device: torch.device, images: int) -> 
     return setting
 
 
+def eager_unless(compiled: int, size: int) -> contextlib.AbstractContextManager[object]:
+    """Within: batches of `size` images are computed as they are written, unless towers are compiled
+    for this size; `compiled` is 0 where none is."""
+    if compiled in (0, size):
+        return contextlib.nullcontext()
+    eager: contextlib.AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return eager
+
+
 def compile_towers(model: nn.Module, teacher: Teacher, batch_size: int) -> str | None:
     """Compile the towers within `model` and the teacher's for batches of this size, in place: no
-    name of a state dict changes, and a copy of a module is not compiled.
+    name of a state dict changes, and a copy of a module is not compiled. Other sizes are for
+    `eager_unless`.
 
     It is tried on copies, one step of each. Where that fails nothing is compiled; gives why, and
     logs it. Raises OutOfMemoryError.
     """
+    # PyTorch keeps 8 graphs of a function, and without a word computes no other; a run has 2 or 4.
+    kind = (teacher.clip.digest, teacher.precision, batch_size)
+    if kind not in _compiled:
+        if len(_compiled) == 2:
+            torch._dynamo.reset()
+            _compiled.clear()
+        _compiled.append(kind)
     own = teacher.classifier.visual
     try:
         for tower in [*towers_in(model, own), own]:

@@ -24,6 +24,7 @@ from carft_sweep.carft_core.metrics import (
     mean_group_top1,
     mean_per_class_top1,
     nll,
+    on_float64_device,
     top1,
     worst_group_top1,
 )
@@ -75,16 +76,24 @@ def measure(
     waiting = dict(models)
     while waiting:
         classifiers: dict[str, Classifier] = {}
-        room = MEMORY_FOR_MODELS
+        room, parts = _room(stand.device), set[Classifier]()
         for label in list(waiting):
-            classifier = on_device(waiting[label](), stand.device)
-            room -= sum(tensor.nbytes for tensor in classifier.state_dict().values())
-            classifiers[label] = classifier
+            classifiers[label] = on_device(waiting[label](), stand.device)
+            for part in {*classifiers[label].parts} - parts:
+                parts.add(part)
+                room -= sum(tensor.nbytes for tensor in part.state_dict().values())
             del waiting[label]
             if room <= 0:
                 break
         metrics |= _measure_together(classifiers, stand, config, files)
     return {label: metrics[label] for label in models}
+
+
+def _room(device: torch.device) -> int:
+    """Return how many bytes models may take together: on CUDA a quarter of what is free."""
+    if device.type != "cuda":
+        return MEMORY_FOR_MODELS
+    return max(MEMORY_FOR_MODELS, torch.cuda.mem_get_info(device)[0] // 4)
 
 
 def _measure_together(
@@ -121,19 +130,25 @@ def _features(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The teacher's features of a split and those of each classifier, all in one pass.
 
-    A classifier that stands under two labels, as the tuned one does for WiSE-FT at alpha 1, passes
-    once.
+    A part of several classifiers, as the tuned one of a logit ensemble at every alpha, passes once.
     """
     frozen = teacher.kept_features(name)
     known: dict[Classifier, Tensor] = {}
     if frozen is not None:
         known[teacher.classifier] = frozen.to(teacher.device)
-    each = dict.fromkeys((teacher.classifier, *classifiers.values()))
+    parts = (part for classifier in classifiers.values() for part in classifier.parts)
+    each = dict.fromkeys((teacher.classifier, *parts))
     if passing := [classifier for classifier in each if classifier not in known]:
         known |= zip(passing, teacher.encode(passing, name), strict=True)
     if frozen is None:
         teacher.keep_features(name, known[teacher.classifier].cpu())
-    return known[teacher.classifier], {label: known[it] for label, it in classifiers.items()}
+    joined_parts = {
+        label: torch.cat([known[part] for part in classifier.parts], dim=1)
+        if len(classifier.parts) > 1
+        else known[classifier.parts[0]]
+        for label, classifier in classifiers.items()
+    }
+    return known[teacher.classifier], joined_parts
 
 
 def _predictions(classifier: Classifier, features: Tensor, split: Split, name: str) -> Predictions:
@@ -189,7 +204,7 @@ class _Report:
         labels = split.labels.to(features.device)
         with torch.inference_mode():
             logits = head(features)
-        self.retained[name] = top1(logits, labels)
+        self.retained[name] = top1(*on_float64_device(logits, labels))
         if self.write is not None:
             self.write(Predictions(name, split.ids, split.units, labels, logits, split.groups))
 
@@ -301,7 +316,8 @@ def split_metrics(predictions: Predictions, further: Collection[str] = ()) -> di
     `further` names some of FURTHER_METRICS besides; those of groups are absent where no item has
     one. Raises NonFinite when a logit is NaN or +inf.
     """
-    logits, labels, groups = predictions.logits, predictions.labels, predictions.groups
+    logits, labels = on_float64_device(predictions.logits, predictions.labels)
+    groups = predictions.groups
     of_classes = {name: OF_CLASSES[name] for name in further if name in OF_CLASSES}
     values = {name: metric(logits, labels) for name, metric in (METRICS | of_classes).items()}
     if groups is not None and any(groups):
@@ -353,9 +369,9 @@ def context_probe(
     logit scale. `kl` is the mean of KL(p_ctx(teacher) || p_ctx(student)), `entropy` the mean
     entropy of the student's p_ctx, both in nats.
     """
+    contexts, *both = on_float64_device(w_ctx, teacher_features, student_features)
     teacher, student = (
-        F.log_softmax(scale * features.double() @ w_ctx.double().T, dim=1)
-        for features in (teacher_features, student_features)
+        F.log_softmax(scale * features.double() @ contexts.double().T, dim=1) for features in both
     )
     return {"kl": kl_divergence(teacher, student), "entropy": entropy(student)}
 

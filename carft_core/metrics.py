@@ -16,6 +16,11 @@ from carft_sweep.carft_core.errors import NonFinite
 ECE_BINS = 15
 
 
+def on_float64_device(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return tensors on a device that has float64: MPS, a Mac's GPU, has not."""
+    return tuple(tensor.cpu() if tensor.device.type == "mps" else tensor for tensor in tensors)
+
+
 def top1(logits: Tensor, labels: Tensor) -> float:
     """The fraction of items whose greatest logit is their label's; of equal logits the first.
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from carft_sweep.carft_core.algorithms import Soup, blame_own_code
+from carft_sweep.carft_core.algorithms.base import Loaded
 from carft_sweep.carft_core.clip import Classifier
 from carft_sweep.carft_core.config import TrialConfig, trial_config
 from carft_sweep.carft_core.errors import RequestError
@@ -266,8 +267,9 @@ def load_classifier(folder: RunFolder, config: TrialConfig, stand: Prepared) -> 
 
 def _members(
     folder: RunFolder, config: TrialConfig, soup: Soup, stand: Prepared
-) -> list[Classifier]:
-    """The classifiers of a soup's runs, at the epoch that the soup's `keep.result` names.
+) -> Sequence[Classifier]:
+    """The classifiers of a soup's runs, at the epoch that the soup's `keep.result` names, each
+    loaded when it is taken.
 
     Raises RequestError for one that is not there or not trained, and for one of another model, of
     other classes, or of other data: it may have trained on what the soup is validated on.
@@ -275,7 +277,7 @@ def _members(
     if not soup.members:
         raise RequestError(f"algorithm.members: which runs is {soup.name} made of?")
     own = folder.claimed()["identity"]
-    classifiers = []
+    members: list[tuple[RunFolder, TrialConfig]] = []
     for digest in soup.members:
         member, where = folder.member(digest), f"algorithm.members: run {digest[:12]}"
         claimed = read_json(member.path / "config.json", Claim)
@@ -288,8 +290,8 @@ def _members(
             raise RequestError(f"{where} is not trained to its end")
         its_config = trial_config(claimed["config"]).for_seed(claimed["seed"])
         its_config = its_config.model_copy(update={"keep": config.keep})
-        classifiers.append(load_classifier(member, its_config, stand))
-    return classifiers
+        members.append((member, its_config))
+    return Loaded(lambda number: load_classifier(*members[number], stand), len(members))
 
 
 def merged(model: Model, tuned: Classifier, stand: Prepared) -> Classifier:

@@ -22,7 +22,7 @@ from torch.nn.utils import clip_grad_norm_
 from carft_sweep.carft_core.algorithms import Batch, blame_own_code, loss_and_terms
 from carft_sweep.carft_core.bank import Bank, Kind
 from carft_sweep.carft_core.clip import Classifier, checkpoint_gradients
-from carft_sweep.carft_core.compilation import compile_towers
+from carft_sweep.carft_core.compilation import compile_towers, eager_unless
 from carft_sweep.carft_core.config import TrialConfig
 from carft_sweep.carft_core.data.loader import Batches, Loaded, Part, Share, training_plan
 from carft_sweep.carft_core.device import autocast, peak_memory_mb, reset_peak_memory, to_device
@@ -186,6 +186,8 @@ class Run:
         self.steps, self.epoch_count = self.schedule.steps, self.schedule.epochs
         self.warmup = warmup_steps(self.optim.warmup, self.steps)
         self.step = 0
+        self.compiled_size = 0
+        """Of the batches that the towers are compiled for; 0: they are not."""
         self.warnings: list[str] = []
         self.history: list[dict[str, Any]] = []
         self.reported = {report["epoch"]: report for report in self.folder.history()}
@@ -251,6 +253,7 @@ class Run:
             set_mode(self.model, train=True, batch_norm=self.optim.batch_norm)
             warning = compile_towers(self.model, self.teacher, self._micro_batch_size())
             self.warnings = [] if warning is None else [warning]
+            self.compiled_size = 0 if warning else self._micro_batch_size()
         self.teacher.loader.expect(self._parts())
         try:
             if not self.history:
@@ -397,9 +400,11 @@ class Run:
             values: dict[str, Tensor] = {}
             for of_batch, part in self._micro_batches(batch):
                 share = of_step * of_batch
-                with autocast(self.device, self.teacher.precision):
-                    loss, terms = loss_and_terms(self.algorithm, self.model, part, self.teacher)
-                (share * loss).backward()
+                size = min(len(part.labels), self.optim.micro_batch or len(part.labels))
+                with eager_unless(self.compiled_size, size):
+                    with autocast(self.device, self.teacher.precision):
+                        loss, terms = loss_and_terms(self.algorithm, self.model, part, self.teacher)
+                    (share * loss).backward()
                 for name, value in {"loss": loss, **terms}.items():
                     values[name] = values.get(name, 0) + share * value.detach()
             values = self.world.sum_gradients(self.trained, values)

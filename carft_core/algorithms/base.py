@@ -8,7 +8,7 @@ import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -28,6 +28,7 @@ USES = frozenset({"contexts", "text", "domains"})
 """What an algorithm may say that it uses beside images and labels."""
 Loss = tuple[Tensor, Mapping[str, Tensor]]
 """What is minimised, a scalar, and the scalars that are logged beside it, by name."""
+T = TypeVar("T")
 State = Mapping[str, Tensor]
 """A state dict of a classifier: encoder and head, parameters and buffers."""
 
@@ -219,6 +220,22 @@ def blame_own_code(algorithm: Algorithm) -> Iterator[None]:
         raise
 
 
+@dataclass(frozen=True)
+class Loaded(Sequence[T]):
+    """A sequence whose items are loaded when they are taken, and not kept."""
+
+    load: Callable[[int], T]
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: Any) -> Any:
+        """Load an item, or a list of them for a slice."""
+        numbers = range(self.length)[index]
+        return self.load(numbers) if isinstance(numbers, int) else [*map(self.load, numbers)]
+
+
 class Soup(Algorithm):
     """A model made of other runs of the same home, each of the same model, classes and data.
 
@@ -252,20 +269,22 @@ class Soup(Algorithm):
     def combine(self, teacher: Teacher, members: Sequence[Classifier]) -> Classifier:
         """The soup of the members' classifiers, which are on the device and stay as they are.
 
-        By default a classifier with the weights of `state`. Raises RequestError when a member has
-        other tensors than the zero-shot model.
+        A member is loaded each time it is taken from `members`, so that one after another needs the
+        memory of one. By default a classifier with the weights of `state`. Raises RequestError when
+        a member has other tensors than the zero-shot model.
         """
         zero_shot = teacher.classifier.state_dict()
-        states = [member.state_dict() for member in members]
-        for digest, state in zip(self.members, states, strict=True):
-            check_same_tensors(
-                zero_shot,
-                state,
-                f"{self.name} needs runs of the zero-shot model's shape, and run {digest[:12]} has "
-                "another",
-            )
+
+        def state_of(number: int) -> State:
+            state = members[number].state_dict()
+            digest = self.members[number][:12]
+            message = f"{self.name} needs runs of the zero-shot model's shape, and run {digest} has"
+            check_same_tensors(zero_shot, state, f"{message} another")
+            return state
+
+        state = self.state(zero_shot, Loaded(state_of, len(members)))
         soup = copy.deepcopy(members[0])
-        soup.load_state_dict(dict(self.state(zero_shot, states)))
+        soup.load_state_dict(dict(state))
         return soup
 
     def state(self, zero_shot: State, members: Sequence[State]) -> State:

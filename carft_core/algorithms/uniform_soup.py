@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from carft_sweep.carft_core.algorithms.base import Soup, State
 
@@ -25,11 +26,18 @@ class UniformSoup(Soup):
     summary: ClassVar[str] = "The mean of the weights of several runs"
 
     def state(self, zero_shot: State, members: Sequence[State]) -> State:
-        """The members' mean."""
+        """The members' mean, from one after another."""
         del zero_shot
+        soup: dict[str, Tensor] = {}
+        dtypes: dict[str, torch.dtype] = {}
+        for member in members:
+            for name, tensor in member.items():
+                if name not in soup:
+                    dtypes[name] = tensor.dtype
+                    soup[name] = tensor.float() if tensor.is_floating_point() else tensor
+                elif tensor.is_floating_point():
+                    soup[name] = soup[name] + tensor
         return {
-            name: torch.stack([member[name].float() for member in members]).mean(dim=0).to(it.dtype)
-            if it.is_floating_point()
-            else it
-            for name, it in members[0].items()
+            name: (tensor / len(members)).to(dtypes[name]) if tensor.is_floating_point() else tensor
+            for name, tensor in soup.items()
         }

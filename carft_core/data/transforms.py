@@ -116,11 +116,14 @@ class Transform:
         pixels = images.to(torch.float32, copy=True)
         if images.dtype == torch.uint8:
             pixels.div_(255)
-        mean, std = (
-            torch.tensor(values, device=pixels.device).view(1, 3, 1, 1)
-            for values in (self.mean, self.std)
-        )
+        mean, std = (_per_channel(values, pixels.device) for values in (self.mean, self.std))
         return pixels.sub_(mean).div_(std)
+
+
+@functools.lru_cache(maxsize=32)  # a copy to a GPU waits for what it computes
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # it is kept, and may be trained through later
+        return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
 class Box(NamedTuple):

@@ -49,6 +49,11 @@ class TwoClassifiers(Classifier):
         self.zero_shot, self.tuned, self.alpha = teacher.classifier, tuned, alpha
         self.width = teacher.w_cls.shape[1]
 
+    @property
+    def parts(self) -> tuple[Classifier, ...]:
+        """The two, each of which passes the images once for every alpha."""
+        return self.zero_shot, self.tuned
+
     def features(self, images: Tensor) -> Tensor:
         """The zero-shot model's features [B, d], then the tuned one's, in one row an image."""
         return torch.cat([self.zero_shot.features(images), self.tuned.features(images)], dim=1)

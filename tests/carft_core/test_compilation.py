@@ -14,10 +14,12 @@ import torch
 from torch import nn
 
 from carft_sweep.carft_core import compilation
+from carft_sweep.carft_core.clip import OpenedClip
 from carft_sweep.carft_core.compilation import IMAGES_THAT_PAY, pays
 from carft_sweep.carft_core.config import TrialConfig
 from carft_sweep.carft_core.prepare import prepared
 from carft_sweep.carft_core.run import RunFolder, load_weights
+from carft_sweep.carft_core.testing import toy_teacher
 from carft_sweep.carft_core.train import Decision, EpochReport, train
 
 Config = Callable[..., TrialConfig]
@@ -134,3 +136,28 @@ def test_the_compiler_of_this_machine_gives_the_weights_up_to_rounding(
     before = prepared(toy_config(changes)).teacher.classifier.visual.state_dict()
     moved = [(weights[0][f"visual.{name}"] - old).abs().max() for name, old in before.items()]
     assert min(moved) > 10 * ABSOLUTE
+
+
+def test_each_batch_size_of_a_warm_worker_is_compiled(
+    tiny_clip: OpenedClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch keeps eight graphs of a function, and computes on without a word when it has them."""
+    graphs = 0
+
+    def counting(module: nn.Module, _: object) -> Callable[..., Any]:
+        nonlocal graphs
+        graphs += 1
+        return module.forward
+
+    monkeypatch.setattr(compilation, "BACKEND", counting)
+    teacher = toy_teacher(tiny_clip)
+    for size in (8, 7, 6, 5):
+        graphs, model = 0, teacher.new_classifier()
+        assert compilation.compile_towers(model, teacher, size) is None
+        assert graphs == 2, f"{size}: that of the student and that of the teacher"
+        for count in (size, size - 4):
+            images = torch.zeros(count, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+            with compilation.eager_unless(size, count):
+                model.features(images).sum().backward()
+                teacher.image_features(images)
+        assert graphs == 2, f"{size}: the short last batch is computed as it is written"

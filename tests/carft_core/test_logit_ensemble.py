@@ -10,14 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from carft_sweep.carft_core import clip
 from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.clip import Classifier, OpenedClip
 from carft_sweep.carft_core.config import TrialConfig
 from carft_sweep.carft_core.merges.logit_ensemble import LogitEnsemble
-from carft_sweep.carft_core.run import RunFolder
+from carft_sweep.carft_core.prepare import prepared
+from carft_sweep.carft_core.run import RunFolder, finish
 from carft_sweep.carft_core.teacher import Teacher
 from carft_sweep.carft_core.testing import batch_for, toy_teacher
-from carft_sweep.carft_core.train import train
+from carft_sweep.carft_core.train import epochs, train
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +104,29 @@ def test_a_run_measures_the_sum_of_the_logits_that_it_stores(
     measured = result.merges["logit_ensemble@0.25"]["metrics"]
     assert "id/test/top1" in measured
     assert not any(name.startswith("context/") for name in measured)
+
+
+def test_both_models_pass_each_image_once_whatever_the_number_of_alphas(
+    toy_config: Callable[..., TrialConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interpolated logits follow from the features of both."""
+    merges = [{"name": "logit_ensemble", "alphas": [0, 0.25, 0.5, 0.75, 1]}]
+    config = toy_config({"merges": merges, "optim.epochs": 1, "algorithm": "fine_tune"})
+    assert all(True for _ in epochs(config, 0, workdir=tmp_path))
+    images: list[int] = []
+    outputs = clip.tower_outputs
+
+    def counting(tower: nn.Module, batch: Tensor) -> Tensor:
+        images.append(len(batch))
+        return outputs(tower, batch)
+
+    monkeypatch.setattr(clip, "tower_outputs", counting)
+    stand = prepared(config)
+    to_measure = sum(map(len, stand.measured().values()))
+    cached = sum(
+        len(split)
+        for name, split in stand.measured().items()
+        if stand.teacher.kept_features(name) is not None
+    )
+    finish(tmp_path, config, 0)
+    assert sum(images) == 2 * to_measure - cached

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from carft_sweep.carft_core import run as run_module
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Soup
 from carft_sweep.carft_core.algorithms.model_stock import ModelStock
 from carft_sweep.carft_core.algorithms.uniform_soup import UniformSoup
@@ -187,6 +190,31 @@ def trained(toy_config: Build, tmp_path_factory: pytest.TempPathFactory) -> tupl
         train(config, seed, workdir=runs / digest)
         digests.append(digest)
     return runs, digests
+
+
+def test_a_uniform_soup_holds_one_member_at_a_time(
+    trained: tuple[Path, list[str]], toy_config: Build
+) -> None:
+    """72 members of a large model would not fit on a GPU together."""
+    runs, digests = trained
+    config = soup_config(toy_config, "uniform_soup", digests)
+    folder = RunFolder(runs / identify(config, 0).digest)
+    folder.claim(config, 0, identify(config, 0))
+    alive: list[int] = []
+    members: list[weakref.ref[torch.nn.Module]] = []
+    load = run_module.load_classifier
+
+    def counting(*args: Any) -> Any:
+        alive.append(sum(member() is not None for member in members))
+        member = load(*args)
+        members.append(weakref.ref(member))
+        return member
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "load_classifier", counting)
+        load(folder, config, prepared(config))
+    assert set(alive) == {0}
+    shutil.rmtree(folder.path)
 
 
 def soup_config(toy_config: Build, name: str, members: Sequence[str], **more: Any) -> TrialConfig:
