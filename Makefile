@@ -69,7 +69,7 @@ test-oldest: $(VENV)/.installed-dev
 	$(BIN)/uv pip install --quiet --python $(OLDEST) --compile-bytecode \
 	  editables hypothesis ipython pytest pytest-timeout pytest-xdist
 	$(ON_OLDEST) tests/carft_core/test_clip_weights.py tests/carft_core/test_requirements.py \
-	  tests/carft_core/test_shards.py tests/sweeps/cli/test_check.py tests/tracking/report \
+	  tests/sweeps/cli/test_check.py tests/tracking/report \
 	  tests/tracking/charts \
 	  --deselect "tests/tracking/report/test_terminal.py::$(DIGITS)"
 	$(ON_OLDEST) -m slow tests/e2e/test_both_engines.py -k tpe

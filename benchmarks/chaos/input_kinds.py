@@ -19,12 +19,10 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from benchmarks.chaos.mutations import packed_tar
 from carft_sweep.carft_core.clip import CONFIG, PICKLED_WEIGHTS, SAFE_WEIGHTS, open_model
 from carft_sweep.carft_core.config import trial_config
 from carft_sweep.carft_core.data import FAMILIES, Transform
 from carft_sweep.carft_core.data.base import DataConfig
-from carft_sweep.carft_core.data.image_folder import IMAGE_FOLDER
 from carft_sweep.carft_core.data.images import read_rgb
 from carft_sweep.carft_core.data.transforms import evaluation_view
 from carft_sweep.carft_core.errors import NonFinite, RequestError
@@ -222,35 +220,6 @@ def _read_image(folder: Path, target: Path, rng: random.Random) -> None:
         raise Meaningless(f"{image.mode} {view.shape}")
 
 
-def _make_shards(folder: Path) -> None:
-    for number, split in enumerate(("train", "test")):
-        members: dict[str, bytes] = {}
-        for index in range(6):
-            file, suffix = io.BytesIO(), ("jpg", "png")[index % 2]
-            _picture(10 * number + index).save(file, {"jpg": "JPEG"}.get(suffix, "PNG"))
-            members[f"{index}.{suffix}"] = file.getvalue()
-            label = CLASSES[index % 3]
-            name, text = (
-                (f"{index}.cls", label)
-                if index < 3
-                else (f"{index}.json", json.dumps({"label": label}))
-            )
-            members[name] = text.encode()
-        shard = folder / "data" / split / f"{split}-0000.tar"
-        shard.parent.mkdir(parents=True)
-        shard.write_bytes(packed_tar(members))
-
-
-def _read_shards(folder: Path, target: Path, rng: random.Random) -> None:
-    del target, rng
-    data = IMAGE_FOLDER.open(DataConfig(family="image_folder", root=str(folder / "data")))
-    transform = Transform(32, (0.5,) * 3, (0.25,) * 3)
-    for split in data.splits.values():
-        views = split.views(range(len(split)), transform=transform, seed=None, epoch=0)
-        if len(views) != len(split) or int(split.labels.max()) >= len(data.class_names):
-            raise Meaningless("labels or images that are not there")
-
-
 def _make_weights(folder: Path) -> None:
     write_clip(folder / "safe")
     for name, is_zip in (("zip", True), ("bare", False)):
@@ -425,14 +394,6 @@ KINDS = {
             lambda _, it: ["check", "kl_weight", "--set", f"trial.prompts.contexts={it}"],
         ),
         Kind("images", _make_images, ["*"], _read_image),
-        Kind(
-            "tar shards",
-            _make_shards,
-            ["data/*/*.tar"],
-            _read_shards,
-            lambda folder, _: ["data", "check", "image_folder", "--data-root", f"{folder}/data"],
-            ("\n  train/ ", "\n  test/ "),
-        ),
         Kind(
             "weights",
             _make_weights,

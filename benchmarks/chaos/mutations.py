@@ -1,4 +1,4 @@
-"""Seeded mutations of files: of bytes, text, values, tar and zip archives, pickles, tables."""
+"""Seeded mutations of files: of bytes, text, values, zip archives, pickles, tables."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import pickle
 import random
 import re
 import struct
-import tarfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +116,6 @@ def _ways(path: Path, data: bytes, trap: Path) -> dict[str, list[tuple[str, Byte
             ways |= {"text": _named(TEXT), "values": _named((json_value,))}
         case ".jsonl":
             ways |= {"text": _named(TEXT), "values": _named((line_value,))}
-        case ".tar":
-            ways |= {"members": _named(MEMBERS)}
         case ".pt" | ".bin" | ".pth":
             pickles = [("code", _code(trap)), ("bare code", _bare_code(trap))]
             ways |= {"values": _named(OBJECTS), "pickles": pickles}
@@ -394,137 +391,6 @@ def line_value(rng: random.Random, data: bytes) -> bytes:
     place = rng.randrange(len(lines))
     lines[place] = _dumped(rng, change_value(rng, json.loads(lines[place])))
     return b"\n".join(lines) + b"\n"
-
-
-# Tar archives
-
-Members = list[tuple[tarfile.TarInfo, bytes]]
-
-
-def _members(data: bytes) -> Members:
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        members = tar.getmembers()
-        files = [tar.extractfile(member) for member in members]
-        return [(m, f.read() if f else b"") for m, f in zip(members, files, strict=True)]
-
-
-def _packed(members: Members, kind: int) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w", format=kind) as tar:
-        for member, content in members:
-            tar.addfile(member, io.BytesIO(content))
-    return packed.getvalue()
-
-
-def packed_tar(files: Mapping[str, bytes]) -> bytes:
-    """Pack files into a tar archive."""
-    members = []
-    for name, content in files.items():
-        member = tarfile.TarInfo(name)
-        member.size = len(content)
-        members.append((member, content))
-    return _packed(members, tarfile.USTAR_FORMAT)
-
-
-def special_member(rng: random.Random, data: bytes) -> bytes:
-    """Make a member a link, device, pipe or folder, one of several extended types, or unknown."""
-    members = _members(data)
-    member, _ = rng.choice(members)
-    member.type = rng.choice(
-        (
-            *(tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE),
-            *(tarfile.FIFOTYPE, tarfile.CONTTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE),
-            *(tarfile.GNUTYPE_SPARSE, b"Z", b"\0"),
-        )
-    )
-    member.linkname = rng.choice((member.name, "/dev/zero", "../../etc/passwd", "", "x" * 90))
-    return _packed(members, tarfile.GNU_FORMAT)
-
-
-def member_name(rng: random.Random, data: bytes) -> bytes:
-    """Give a member another name: absolute, outside, another's, very long, no text."""
-    members = _members(data)
-    member, _ = rng.choice(members)
-    stem, dot, suffix = member.name.rpartition(".")
-    names = (f"/{member.name}", f"../../{member.name}", "x" * 5000 + dot + suffix, stem, ".", "/")
-    member.name = rng.choice((*names, rng.choice(members)[0].name, f"{stem}\udcff{dot}{suffix}"))
-    return _packed(members, rng.choice((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)))
-
-
-def member_size(rng: random.Random, data: bytes) -> bytes:
-    """Let a header say another size, with a right checksum."""
-    headers = [
-        place for place in range(0, len(data), 512) if data[place + 257 : place + 262] == b"ustar"
-    ]
-    place = rng.choice(headers)
-    header = bytearray(data[place : place + 512])
-    sizes = (b"77777777777\0", b"00000000001\0", b"\x80" + b"\0" * 6 + b"\x40" + b"\0" * 4)
-    header[124:136] = rng.choice((*sizes, b"\xff" * 12, b"-0000000001\0", b"zzzzzzzzzzz\0"))
-    header[148:156] = b" " * 8
-    header[148:156] = f"{sum(header):06o}\0 ".encode()
-    return data[:place] + bytes(header) + data[place + 512 :]
-
-
-def extended_header(rng: random.Random, data: bytes) -> bytes:
-    """Give a member headers of the pax format that contradict it."""
-    members = _members(data)
-    member, _ = rng.choice(members)
-    key = rng.choice(("size", "path", "linkpath", "mtime", "hdrcharset", "GNU.sparse.size"))
-    more = {"GNU.sparse.map": "0,1", "GNU.sparse.numblocks": "1", "GNU.sparse.major": "1"}
-    text = rng.choice(("-1", "99999999999999", "", "abc", "../x", "1e9", "x" * 10_000))
-    member.pax_headers = {key: text, **(more if key.startswith("GNU") else {})}
-    return _packed(members, tarfile.PAX_FORMAT)
-
-
-def sparse_member(rng: random.Random, data: bytes) -> bytes:
-    """Add a sparse member of the GNU format that reads as gigabytes of zeros."""
-    members = _members(data)
-    size = rng.choice((1 << 20, 6 << 30, 1 << 50))
-    name = rng.choice(("bomb.cls", "bomb.json", "bomb.jpg", rng.choice(members)[0].name))
-    info = tarfile.TarInfo(name)
-    info.type = tarfile.GNUTYPE_SPARSE
-    header = bytearray(info.tobuf(tarfile.GNU_FORMAT)[:512])
-    header[156:157] = tarfile.GNUTYPE_SPARSE
-    header[386:482] = b"0" * 11 + b"\0" + b"0" * 11 + b"\0" + b"\0" * 72
-    header[483:495] = b"\x80" + size.to_bytes(11, "big")
-    header[148:156] = b" " * 8
-    header[148:156] = f"{sum(header):06o}\0 ".encode()
-    return bytes(header) + data
-
-
-def member_content(rng: random.Random, data: bytes) -> bytes:
-    """Give a member other content: that of another one, mutated, deep, large, none."""
-    members = _members(data)
-    place = rng.randrange(len(members))
-    member, content = members[place]
-    kinds = (b"", b"[" * 200_000, b'{"label": 1e999}', b'{"label": null}', b"\xff", b" x" * 100_000)
-    more = (rng.choice(members)[1], flip_bits(rng, content or b"x"), b'{"label": ["a"]}', b"a\nb")
-    changed = rng.choice((*kinds, *more))
-    member.size = len(changed)
-    members[place] = member, changed
-    return _packed(members, tarfile.GNU_FORMAT)
-
-
-def member_order(rng: random.Random, data: bytes) -> bytes:
-    """Drop, repeat or move a member, or pack none."""
-    members = _members(data)
-    place = rng.randrange(len(members))
-    match rng.randrange(4):
-        case 0:
-            del members[place]
-        case 1:
-            members.append(members[place])
-        case 2:
-            rng.shuffle(members)
-        case _:
-            members.clear()
-    return _packed(members, tarfile.GNU_FORMAT)
-
-
-MEMBERS = (
-    *(special_member, member_name, member_size, extended_header, sparse_member, member_content),
-    member_order,
-)
 
 
 # Pickles and the archives of PyTorch

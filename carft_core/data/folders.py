@@ -1,4 +1,4 @@
-"""Images on disk: folders and tar shards below a data root, listed once."""
+"""Images on disk: folders below a data root, listed once."""
 
 from __future__ import annotations
 
@@ -9,23 +9,19 @@ import hashlib
 import itertools
 import json
 import os
-import tarfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, ClassVar
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
-from carft_sweep.carft_core.data.base import DataConfig, DataFolder, FoundSplit, Source
-from carft_sweep.carft_core.data.images import THREADS, FileState, Part, read_rgb, state_of
+from carft_sweep.carft_core.data.base import DataConfig, DataFolder, FoundSplit
+from carft_sweep.carft_core.data.images import THREADS
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import keep, read_regular, user_cache
 
@@ -444,267 +440,6 @@ def repeated(names: Mapping[str, str], where: str = "classes.json") -> list[str]
         for name, same in folders.items()
         if len(same) > 1 and name
     ]
-
-
-_LABELS = (".cls", ".json")
-LABEL_BYTES = 1 << 16
-"""Of a member that holds a label; the label itself is a name like a class folder's."""
-NAME_LENGTH = 1000
-"""Of a label, or of a member's path."""
-HEADER_BYTES = 1 << 20
-"""What tar itself may say of one member."""
-MOST_MEMBERS = 50_000_000
-"""Of the shards of a split."""
-MOST_TEXT = 1 << 32
-"""Characters of all names and labels of a split."""
-MOST_PROBLEMS = 1000
-"""So many are noted of the shards of a split."""
-
-
-@dataclass(frozen=True, eq=False)
-class ShardIndex:
-    """The images of one split, in the order of shards and of images in a shard."""
-
-    shards: tuple[str, ...]
-    """Paths below the root, sorted."""
-    states: tuple[FileState, ...]
-    """Of the shards, when they were indexed."""
-    ids: Sequence[str]
-    """`train/0000.tar/n01440764_10026.jpg`: a shard's path and the image's name in it."""
-    labels: Sequence[str]
-    """As the shards have them: text."""
-    places: npt.NDArray[np.int64]
-    """[N, 3]: the number of the shard, the offset of the image in it, and its size in bytes."""
-
-
-def shards_in(folder: Path) -> list[Path]:
-    """The visible tar files right in a folder, by name."""
-    return sorted(file for file in folder.glob("[!.]*.tar") if file.is_file())
-
-
-def indexed(root: Path, split: str, suffixes: Sequence[str], problems: list[str]) -> ShardIndex:
-    """The index of the shards in `root/split`; images are what ends in one of `suffixes`.
-
-    It is kept in the user's cache, by what tells these files in this state from all others, unless
-    something is wrong with them, which is added to `problems`. Raises OSError for what cannot be
-    read.
-    """
-    files = shards_in(root / split)
-    names = tuple(f"{split}/{file.name}" for file in files)
-    statuses = [file.stat() for file in files]
-    known_by = [
-        # A file's times can be set, but for the last, which says when they were.
-        (name, str(file.resolve()), status.st_dev, *FileState.of(status), status.st_ctime_ns)
-        for name, file, status in zip(names, files, statuses, strict=True)
-    ]
-    key = hashlib.sha256(json.dumps([VERSION, suffixes, known_by]).encode()).hexdigest()
-    kept = user_cache() / "shards" / f"{key}.parquet"
-    table = _kept_table(kept)
-    if table is None:
-        reader = _ShardReader(suffixes)
-        parts = []
-        for number, (name, file) in enumerate(zip(names, files, strict=True)):
-            rows = [{"shard": number, **row} for row in reader.images_of(name, file)]
-            parts.append(pa.Table.from_pylist(rows, _SCHEMA))
-        problems += reader.problems
-        table = pa.concat_tables([_SCHEMA.empty_table(), *parts])
-        if not reader.problems:
-            _keep_table(kept, table)
-    # `to_numpy` would import pandas, which takes 0.2 s and 60 MB.
-    columns = (table[name].combine_chunks() for name in ("shard", "offset", "size"))
-    places = np.stack([np.from_dlpack(column) for column in columns], axis=1)
-    states = tuple(map(FileState.of, statuses))
-    return ShardIndex(names, states, table["id"].to_pylist(), table["label"].to_pylist(), places)
-
-
-_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("label", pa.string()),
-        ("shard", pa.int64()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-    ]
-)
-
-
-class _Headers:
-    """A shard of which tarfile reads headers alone: it would read as much as one says, and seek as
-    far."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self.tell = file, file.tell
-        self._size = os.fstat(file.fileno()).st_size
-        self.left = HEADER_BYTES
-
-    def read(self, size: int) -> bytes:
-        """Raises ReadError when more is wanted than `left`."""
-        self.left -= size
-        if self.left < 0:
-            raise tarfile.ReadError(f"a header of more than {HEADER_BYTES:,} bytes")
-        return self._file.read(size)
-
-    def seek(self, place: int) -> int:
-        """Raises ReadError for a place behind the end."""
-        if not 0 <= place <= self._size:
-            raise tarfile.ReadError("unexpected end of data")
-        return self._file.seek(place)
-
-
-class _ShardReader:
-    """Lists the images of one split's shards. `problems` are what is wrong with them so far."""
-
-    def __init__(self, suffixes: Sequence[str]) -> None:
-        self.suffixes, self.problems = suffixes, list[str]()
-        self.members = self.text = 0
-
-    def _report(self, problem: str) -> None:
-        if len(self.problems) < MOST_PROBLEMS:
-            self.problems.append(problem)
-
-    def images_of(self, name: str, file: Path) -> Iterator[dict[str, object]]:
-        """The images of one shard with their labels: members that share a name up to its first
-        dot."""
-        images: dict[str, tuple[str, int, int]] = {}
-        labels: dict[str, str] = {}
-        try:
-            with file.open("rb") as opened:
-                for member in self._members(name, opened):
-                    key, suffix = _parts(member.name)
-                    if suffix in self.suffixes and key in images:
-                        self._report(f"{name} has two images named {key}")
-                    elif suffix in self.suffixes:
-                        images[key] = (member.name, member.offset_data, member.size)
-                    elif (label := self._label(name, opened, member, suffix)) is not None:
-                        labels[key] = label
-        except OSError:
-            raise
-        except Exception as error:  # of foreign bytes tarfile makes nearly any
-            self._report(f"{name} cannot be read as a tar file ({error})")
-            return
-        lacking = [key for key in images if key not in labels]
-        if lacking:
-            self._report(
-                f"{name} says no label of {lacking[0]} ({len(lacking)} images): {_EXPECTED}"
-            )
-        for key, (member_name, offset, size) in images.items():
-            if key not in labels:
-                continue
-            if size == 0:
-                self._report(f"{name}: {member_name} is empty")
-            row = {"label": labels[key], "offset": offset, "size": size}
-            yield {"id": f"{name}/{member_name}", **row}
-
-    def _members(self, name: str, opened: BinaryIO) -> Iterator[tarfile.TarInfo]:
-        """The images and labels that lie in the file as they are. Raises TarError."""
-        headers = _Headers(opened)
-        with tarfile.open(fileobj=headers, mode="r:") as shard:  # type: ignore[call-overload]
-            while (member := shard.next()) is not None:
-                shard.members = []  # tarfile would hold them all
-                headers.left = HEADER_BYTES
-                self.members += 1
-                self.text += len(member.name)
-                if self.members > MOST_MEMBERS or self.text > MOST_TEXT:
-                    raise tarfile.ReadError(
-                        f"a split has more than {MOST_MEMBERS:,} members, or {MOST_TEXT:,} "
-                        "characters of names and labels"
-                    )
-                _, suffix = _parts(member.name)
-                if member.isdir() or suffix not in (*self.suffixes, *_LABELS):
-                    continue
-                shown = member.name[:100]
-                if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
-                    self._report(
-                        f"{name}: {shown} is a link, sparse or another special member; "
-                        "only plain files are read"
-                    )
-                elif len(member.name) > NAME_LENGTH:
-                    self._report(
-                        f"{name}: {shown}... is a name of more than {NAME_LENGTH} characters"
-                    )
-                elif not is_text(member.name):
-                    self._report(f"{name}: {shown!r} is not a name in UTF-8")
-                else:
-                    yield member
-            # At a header that is damaged tarfile stops as at the end.
-            headers.left = HEADER_BYTES
-            headers.seek(shard.offset)
-            if any(headers.read(tarfile.BLOCKSIZE)):
-                raise tarfile.ReadError(f"a damaged header at byte {shard.offset:,}")
-
-    def _label(
-        self, name: str, opened: BinaryIO, member: tarfile.TarInfo, suffix: str
-    ) -> str | None:
-        """None for what holds none."""
-        if member.size > LABEL_BYTES:
-            self._report(
-                f"{name}: {member.name} has {member.size:,} bytes; a label takes at most "
-                f"{LABEL_BYTES:,}"
-            )
-            return None
-        opened.seek(member.offset_data)
-        try:
-            text = opened.read(member.size).decode().strip()
-            label = text if suffix == ".cls" else json.loads(text).get("label")
-            label = str(label) if isinstance(label, (str, int)) else ""
-        except (ValueError, AttributeError, RecursionError):
-            return None
-        if not label or len(label) > NAME_LENGTH or not is_text(label):
-            return None
-        self.text += len(label)
-        return label
-
-
-_EXPECTED = "expected <key>.cls with a label in it, or <key>.json with a field label"
-
-
-def _parts(member: str) -> tuple[str, str]:
-    """`a/b.seg.PNG` as (`a/b`, `.seg.png`). Source: webdataset's `base_plus_ext`."""
-    path = PurePosixPath(member)
-    stem, dot, suffix = path.name.partition(".")
-    return str(path.parent / stem), dot + suffix.lower()
-
-
-@dataclass(frozen=True, eq=False)
-class Shards(Source):
-    """Images in tar shards."""
-
-    decodes: ClassVar[bool] = True
-
-    root: Path
-    shards: tuple[str, ...]
-    """Paths below `root`."""
-    states: tuple[FileState, ...]
-    """Of the shards, when they were indexed; in another state none of their images is read."""
-    members: pa.Array
-    """By row the image's name, for messages."""
-    places: npt.NDArray[np.int64]
-    """By row: the number of the shard, the offset of the image in it, and its size in bytes."""
-
-    @functools.cached_property
-    def state(self) -> str:
-        """Sizes and times of the shards."""
-        return state_of([self.root / shard for shard in self.shards])
-
-    def read(self, row: int) -> Image.Image:
-        """Decode one image."""
-        return read_rgb(*self._place(row))
-
-    def read_reduced(self, row: int, least: int) -> Image.Image:
-        """Decode one image to no larger a scale than is needed."""
-        return read_rgb(*self._place(row), least=least)
-
-    def _place(self, row: int) -> tuple[Path, Part]:
-        shard, offset, size = self.places[row].tolist()
-        part = Part(self.members[row].as_py(), offset, size, self.states[shard])
-        return self.root / self.shards[shard], part
-
-
-def shard_source(root: Path, ids: Sequence[str], index: ShardIndex) -> Shards:
-    """That of some or all images of an index, whose shards lie below `root`."""
-    rows = {image: row for row, image in enumerate(index.ids)}
-    places = index.places[[rows[image] for image in ids]]
-    return Shards(root, index.shards, index.states, pa.array(ids, pa.string()), places)
 
 
 def look_at(root: Path, expected: DataFolder) -> FoundSplit:

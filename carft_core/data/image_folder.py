@@ -1,4 +1,4 @@
-"""A user's own images: class folders or tar shards, as they lie or as a family file declares it."""
+"""A user's own images in class folders, as they lie or as a family file declares it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,10 @@ from carft_sweep.carft_core.data.base import (
 )
 from carft_sweep.carft_core.data.declaration import Declaration, ShiftFolders, shift_name
 from carft_sweep.carft_core.data.folders import (
-    EXTENSIONS,
     Listing,
-    ShardIndex,
     copies_of_training,
     existing,
     images,
-    indexed,
     listed,
     listing_digest,
     name_files,
@@ -42,8 +39,6 @@ from carft_sweep.carft_core.data.folders import (
     readable,
     refusal,
     repeated,
-    shard_source,
-    shards_in,
     visible_folders,
 )
 from carft_sweep.carft_core.data.images import read_rgb
@@ -54,9 +49,8 @@ Route = tuple[str | int, ...]
 """A key of a declaration: `("shifts", "night", "classes", 0)`."""
 Report = Callable[[Route, str], None]
 """Notes what is wrong, and at which key of the declaration."""
-ClassFolders = Mapping[str, Sequence[str | Mapping[str, int]]]
-"""Class folder -> where it lies below the root, in the order in which its parents are declared; of
-a class in shards its images, as in a Listing."""
+ClassFolders = Mapping[str, Sequence[str]]
+"""Class folder -> where it lies below the root, in the order in which its parents are declared."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +58,9 @@ class Tree:
     """What lies there. Of a tree with mistakes it is what is left of it."""
 
     classes: tuple[str, ...]
-    """Train's class folders that count, sorted (labels of shards that are numbers, by number); a
-    label is an index into them."""
+    """Train's class folders that count, sorted; a label is an index into them."""
     splits: Mapping[str, Listing]
     """`train`, `val` and `test` as far as they are declared, and the shifts as `shifts/<name>`."""
-    shards: Mapping[str, ShardIndex]
-    """Of the splits that are tar shards; the others are class folders."""
 
 
 def declared_folders(declared: Declaration) -> dict[str, Sequence[str]]:
@@ -89,7 +80,6 @@ class Reader:
         self, declared: Declaration, root: Path, report: Report, *, advises: bool = True
     ) -> None:
         self.declared, self.root, self.report, self.advises = declared, root, report, advises
-        self.shards: dict[str, ShardIndex] = {}
         self.train: ClassFolders = {}
         self.classes: tuple[str, ...] = ()
 
@@ -108,13 +98,11 @@ class Reader:
                 folders = self._by_class(_route(name), folders)
             splits[name] = self._listing(_route(name), folders)
         self._check_apart(splits)
-        return Tree(self.classes, splits, self.shards)
+        return Tree(self.classes, splits)
 
     def _class_folders(self, name: str, folders: Sequence[str]) -> ClassFolders:
         """What lies in the folders of one split, joined."""
         route = _route(name)
-        if len(folders) == 1 and shards_in(self.root / folders[0]):
-            return self._shards(name, folders[0])
         places: dict[str, list[str]] = {}
         for index, folder in enumerate(folders):
             where = route if len(folders) == 1 else (*route, index)
@@ -131,25 +119,6 @@ class Reader:
                     places.setdefault(below, []).append(place)
         return places
 
-    def _shards(self, name: str, folder: str) -> ClassFolders:
-        """The images of a split in shards, by label as if that were their folder."""
-        route, problems = _route(name), list[str]()
-        index = self.shards[name] = indexed(self.root, folder, EXTENSIONS, problems)
-        for problem in problems:
-            self.report(route, problem)
-        if beside := visible_folders(self.root / folder):
-            self.report(route, f"has shards and folders ({listed(beside)}): keep one of them")
-        by_label: dict[str, dict[str, int]] = {}
-        for image, label, size in zip(index.ids, index.labels, index.places[:, 2], strict=True):
-            by_label.setdefault(label, {})[image] = int(size)
-        if not by_label:
-            self.report(route, "has shards without images")
-        given = self.declared
-        if _are_numbers(by_label) and not (given.class_names or given.class_names_file):
-            names = "class_names" if self.advises else "classes.json"
-            self.report(route, f"has numbers as labels: {names} must say what they mean")
-        return {label: [files] for label, files in by_label.items()}
-
     def _classes(self, anywhere: Collection[str]) -> tuple[str, ...]:
         """The classes: train's folders, without those that are left out.
 
@@ -162,8 +131,7 @@ class Reader:
         self._check_names(("classes",), of_train, enumerate(declared.classes or ()), train)
         self._check_names(("exclude",), "class folder", enumerate(declared.exclude or ()), anywhere)
         chosen = {*train} if declared.classes is None else {*declared.classes} & {*train}
-        by_number = "train" in self.shards and _are_numbers(train)
-        classes = sorted(chosen - {*(declared.exclude or ())}, key=int if by_number else None)
+        classes = sorted(chosen - {*(declared.exclude or ())})
         if len(classes) < 2:
             only = f"the single class {classes[0]!r}" if classes else "no class"
             self.report(("train",), f"has {only}; two are the least")
@@ -222,7 +190,7 @@ class Reader:
         self._check_names((*route, "exclude"), "class or folder", named, allowed, shown)
         self._check_names(at_rename, "folder of the shift", sources, folders)
         self._check_names(at_rename, "class", renamed.items(), train, classes)
-        kept: dict[str, list[str | Mapping[str, int]]] = {}
+        kept: dict[str, list[str]] = {}
         strange = []
         for folder, places in folders.items():
             target = renamed.get(folder, folder)
@@ -245,7 +213,9 @@ class Reader:
         """The images by class, in the order of their paths."""
         problems: list[str] = []
         listing = {
-            name: dict(sorted(chain.from_iterable(self._images(at, problems) for at in places)))
+            name: dict(
+                sorted(chain.from_iterable(images(self.root, at, problems) for at in places))
+            )
             for name, places in folders.items()
         }
         for problem in problems:
@@ -255,13 +225,6 @@ class Reader:
             advice = "; `exclude` leaves them out" if self.advises else ""
             self.report(route, f"has class folders without images: {listed(empty)}{advice}")
         return listing
-
-    def _images(
-        self, place: str | Mapping[str, int], problems: list[str]
-    ) -> Iterable[tuple[str, int]]:
-        if isinstance(place, str):
-            return images(self.root, place, problems)
-        return place.items()
 
     def _check_apart(self, splits: Mapping[str, Listing]) -> None:
         """Nothing is measured on images that were trained on, and val is no part of test."""
@@ -284,10 +247,6 @@ def _route(split: str) -> Route:
     return tuple(split.split("/", 1))
 
 
-def _are_numbers(labels: Collection[str]) -> bool:
-    return len(labels) > 0 and all(label.isdecimal() for label in labels)
-
-
 def _missing(root: Path, folder: str) -> str:
     """That a folder is not there, and what is."""
     parent = (root / folder).parent
@@ -302,7 +261,7 @@ def _missing(root: Path, folder: str) -> str:
 
 LAYOUT = (
     "expected train/<class>/<image>, test/<class>/<image>, optionally val/<class>/<image> and "
-    "shifts/<name>/<class>/<image>; or tar shards in the place of <class>/<image>"
+    "shifts/<name>/<class>/<image>"
 )
 
 
@@ -430,10 +389,7 @@ def _opened(layout: Layout, root: Path) -> FamilyData:
     if problems:
         ordered = sorted(problems, key=lambda text: problems[text])
         raise RequestError(refusal(layout.title(root), ordered))
-    splits = {
-        name: _split(root, listing, tree.classes, tree.shards.get(name))
-        for name, listing in tree.splits.items()
-    }
+    splits = {name: _split(root, listing, tree.classes) for name, listing in tree.splits.items()}
     digests = {name: listing_digest(listing) for name, listing in tree.splits.items()}
     if declared.test_fraction is not None:
         splits["train"], splits["test"] = carve_test(splits["train"], declared.test_fraction)
@@ -446,7 +402,7 @@ def _opened(layout: Layout, root: Path) -> FamilyData:
         shifts={name: splits[f"shifts/{name}"] for name in declared.shifts},
         digest=_digest(tree, names, splits),
         digests=digests,
-        notes=tuple(copies_of_training(root, tree.splits)) if not tree.shards else (),
+        notes=tuple(copies_of_training(root, tree.splits)),
     )
 
 
@@ -469,9 +425,7 @@ def _names(
     return found
 
 
-def _split(
-    root: Path, listing: Listing, classes: Sequence[str], shards: ShardIndex | None
-) -> Split:
+def _split(root: Path, listing: Listing, classes: Sequence[str]) -> Split:
     """The split that holds the images of a listing, in the order of `classes`."""
     ids = tuple(path for name in classes for path in listing.get(name, ()))
     counts = torch.tensor([len(listing.get(name, ())) for name in classes])
@@ -479,9 +433,7 @@ def _split(
     return Split(
         ids=ids,
         labels=torch.repeat_interleave(torch.arange(len(classes)), counts),
-        source=Files(root, pa.array(ids, pa.string()), read_rgb)
-        if shards is None
-        else shard_source(root, ids, shards),
+        source=Files(root, pa.array(ids, pa.string()), read_rgb),
         classes=None if len(present) == len(classes) else present,
     )
 

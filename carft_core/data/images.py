@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import io
 import math
@@ -14,7 +13,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -58,20 +56,6 @@ _UPRIGHT = {
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-class FileState(NamedTuple):
-    """What tells one state of a file from another."""
-
-    size: int
-    """In bytes."""
-    mtime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> FileState:
-        """That of a file whose status was read."""
-        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
-
-
 def state_of(files: Sequence[Path]) -> str:
     """Digest the sizes and times of files: it differs where another file took the place of one.
 
@@ -93,17 +77,6 @@ def _sizes_and_times(files: Sequence[Path]) -> bytes:
             status = file.stat()
             numbers[row] = status.st_size, status.st_mtime_ns, status.st_ctime_ns
     return numbers.tobytes()
-
-
-class Part(NamedTuple):
-    """Where in a larger file an image lies."""
-
-    name: str
-    offset: int
-    size: int
-    """In bytes, as is `offset`."""
-    file: FileState
-    """The larger file as it was when the image was found in it."""
 
 
 def most_pixels() -> int:
@@ -171,16 +144,13 @@ def _check_size(file: Path | io.BytesIO, most: int) -> None:
         raise ValueError(f"it has {size:,} bytes, and an image at most {most:,}")
 
 
-def read_rgb(path: Path, part: Part | None = None, *, least: int | None = None) -> Image.Image:
+def read_rgb(path: Path, *, least: int | None = None) -> Image.Image:
     """The first frame of an image file, upright and in 8-bit RGB, transparency shown on white.
 
-    With `part` the image lies in a part of the file; `least` is as for `reduce_scale`. Raises
-    RequestError naming the file and the part when it cannot be decoded to its end, or is too large.
+    `least` is as for `reduce_scale`. Raises RequestError naming the file when it cannot be decoded
+    to its end, or is too large.
     """
-    with (
-        image_errors(path if part is None else f"{part.name} in {path}"),
-        open_image(path if part is None else _bytes(path, part)) as image,
-    ):
+    with image_errors(path), open_image(path) as image:
         reduce_scale(image, least)
         image.load()
         return upright_rgb(image)
@@ -224,18 +194,6 @@ def image_errors(named: object) -> Iterator[None]:
             f"{named} {UNREADABLE} ({str(error) or type(error).__name__}); "
             "replace it or take it out"
         ) from error
-
-
-def _bytes(path: Path, part: Part) -> io.BytesIO:
-    with path.open("rb") as file:
-        if FileState.of(os.fstat(file.fileno())) != part.file:
-            # An error of the system's: nothing is wrong with the image, and no other may be taken
-            # for it.
-            raise OSError(errno.ESTALE, "the file changed since its images were listed")
-        if part.size > most_pixels() * BYTES_PER_PIXEL:
-            raise ValueError(f"it has {part.size:,} bytes")
-        file.seek(part.offset)
-        return io.BytesIO(file.read(part.size))
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
