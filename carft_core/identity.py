@@ -26,8 +26,8 @@ TRAINING_REVISION = 1
 (tests/golden) fails where numbers move and this does not."""
 MEASURING_REVISION = 1
 """The same of what is measured of given weights."""
-OUTSIDE = {"root", "shifts", "restrict", "augmentation", "bad_files", "balanced", "decode"}
-"""Fields of `data` that do not stand there as such; what the last four come to does."""
+OUTSIDE = {"root", "shifts", "restrict", "augmentation", "bad_files", "balanced"}
+"""Fields of `data` that do not stand there as such; what the last three come to does."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def identify(config: TrialConfig, seed: int) -> Identity:
     `data.root`, `data.shifts`, `merges`, `eval`, `keep`, `compile`, `workers` and
     `optim.grad_checkpointing` are outside; so are the number of ranks, and `optim.micro_batch`
     unless items of a batch are coupled, and what the algorithm does not use of contexts. Inside is
-    what an augmentation does, not its name, which images training lacks, not `data.bad_files`, and
-    a reduced `data.decode`. An algorithm that trains nothing has no seed, no optimiser, no
+    what an augmentation does, not its name, and which images training lacks, not `data.bad_files`.
+    An algorithm that trains nothing has no seed, no optimiser, no
     augmentation and no balance, but may have the split of a seed; one that solves its problem has
     of these the seed alone, and a soup has the epoch of its members' weights. `auto` for device or
     precision is what it is on this machine.
@@ -62,7 +62,6 @@ def identify(config: TrialConfig, seed: int) -> Identity:
         "data": {
             "digest": data.digest_of_training,
             **_present(**config.data.model_dump(exclude=OUTSIDE)),
-            **_present(reduced=config.data.decode == "reduced"),
             "skipped": _skipped(data, training=True),
         },
         "classes": template_set(config.prompts.classes).digest,

@@ -112,7 +112,7 @@ def _prepared(
     others = {f"{RETENTION}{name}": it for name, it in other_data(data_config, evaluation).items()}
     training = {"train": data.train, "id/val": data.id_val}
     measured = {**data.measured(), **{name: it.id_test for name, it in others.items()}}
-    transform = replace(clip.transform, reduced=data_config.decode == "reduced")
+    transform = clip.transform
     if data_config.augmentation is not None:
         transform = replace(transform, augmentation=AUGMENTATIONS[data_config.augmentation])
     teacher = open_teacher(

@@ -63,7 +63,7 @@ def open_data(config: DataConfig) -> FamilyData:
     """
     config = _placed(config)
     # The views are the transform's, the batches the loader's: the data are the same.
-    plain = config.model_copy(update={"augmentation": None, "balanced": False, "decode": "full"})
+    plain = config.model_copy(update={"augmentation": None, "balanced": False})
     data = _prepared(plain, FAMILIES[config.family].open)
     if config.balanced and data.train.groups is None:
         raise RequestError(

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -93,9 +93,6 @@ class DataConfig(Section):
     augmentation: AugmentationName | None = None
     """What training views draw; left out, the family's. Some families have views of their own, and
     take none."""
-    decode: Literal["full", "reduced"] = "full"
-    """How large photographs are decoded. `reduced`: JPEGs to a half, a quarter or an eighth of
-    their sides where twice what a view needs is left; faster, but not CLIP's view to the pixel."""
     restrict: Literal["auto", "never"] = "auto"
     """Among which classes a shift that lacks some is scored: those that it has (`auto`), or all
     (`never`)."""
@@ -136,27 +133,11 @@ class Source:
         """The RGB image of a row. Raises RequestError naming one that is broken."""
         raise NotImplementedError
 
-    def read_reduced(self, row: int, least: int) -> Image.Image:
-        """The same, maybe at a smaller scale that leaves `least` pixels of the shorter side."""
-        del least
-        return self.read(row)
-
     def views(
         self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
         """What `Split.views` gives of the rows of the whole split."""
-        read: Callable[[int], Image.Image] = self.read
-        if transform.reduced:
-            least = transform.least_side(training=seed is not None)
-            read = functools.partial(self.read_reduced, least=least)
-        return photo_views(read, rows, transform=transform, seed=seed, epoch=epoch)
-
-
-class Decode(Protocol):
-    """Reads an image file."""
-
-    def __call__(self, path: Path, /, *, least: int | None = None) -> Image.Image:
-        """Read a file, as `read_rgb` does. Raises RequestError naming one that is broken."""
+        return photo_views(self.read, rows, transform=transform, seed=seed, epoch=epoch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,8 +149,8 @@ class Files(Source):
     root: Path
     paths: pa.Array
     """Below `root`, by row. Arrow: forked workers count no references in it, so it stays shared."""
-    decode: Decode
-    """A function of a module."""
+    decode: Callable[[Path], Image.Image]
+    """A function of a module, such as `read_rgb`: raises RequestError naming a broken file."""
 
     @functools.cached_property
     def state(self) -> str:
@@ -179,10 +160,6 @@ class Files(Source):
     def read(self, row: int) -> Image.Image:
         """Decode one file."""
         return self.decode(self.root / self.paths[row].as_py())
-
-    def read_reduced(self, row: int, least: int) -> Image.Image:
-        """Decode one file to no larger a scale than is needed."""
-        return self.decode(self.root / self.paths[row].as_py(), least=least)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import math
 import os
 import re
 import stat
@@ -115,15 +114,6 @@ def open_image(file: Path | io.BytesIO) -> Image.Image:
     return image
 
 
-def reduce_scale(image: Image.Image, least: int | None) -> None:
-    """Let a JPEG that is not decoded yet be decoded to a half, a quarter or an eighth of its sides,
-    as long as the shorter one keeps `least` pixels; None: in full.
-    """
-    if least is not None and least < min(image.size):
-        scale = least / min(image.size)
-        image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
-
-
 def _too_large(size: str, limit: int) -> str:
     return (
         f"it has {size}, and at most {limit // 1_000_000} million are decoded; {VARIABLE} "
@@ -144,33 +134,28 @@ def _check_size(file: Path | io.BytesIO, most: int) -> None:
         raise ValueError(f"it has {size:,} bytes, and an image at most {most:,}")
 
 
-def read_rgb(path: Path, *, least: int | None = None) -> Image.Image:
-    """The first frame of an image file, upright and in 8-bit RGB, transparency shown on white.
+def read_rgb(path: Path) -> Image.Image:
+    """Read the first frame of an image file, upright and in 8-bit RGB, transparency on white.
 
-    `least` is as for `reduce_scale`. Raises RequestError naming the file when it cannot be decoded
-    to its end, or is too large.
+    Raises RequestError naming the file when it cannot be decoded to its end, or is too large.
     """
     with image_errors(path), open_image(path) as image:
-        reduce_scale(image, least)
         image.load()
         return upright_rgb(image)
 
 
-def read_plain(path: Path, *, least: int | None = None) -> Image.Image:
-    """The first frame of an image file as torchvision's own loader gives it, which published
+def read_plain(path: Path) -> Image.Image:
+    """Read the first frame of an image file as torchvision's own loader gives it, which published
     numbers were measured with: not turned by its EXIF data, transparency dropped.
 
-    `least` is as for `reduce_scale`. Raises RequestError naming the file when it cannot be decoded
-    to its end, or is too large.
+    Raises RequestError as `read_rgb` does.
     """
     with image_errors(path), open_image(path) as image:
-        reduce_scale(image, least)
         return image.convert("RGB")
 
 
-def read_inside_border(path: Path, *, least: int | None = None) -> Image.Image:
-    """The same without 2 pixels at each edge, where ObjectNet's images have a red border."""
-    del least  # at another scale the border has another width
+def read_inside_border(path: Path) -> Image.Image:
+    """Read the same without 2 pixels at each edge, where ObjectNet's images have a red border."""
     image = read_plain(path)
     with image_errors(path):
         return image.crop((BORDER, BORDER, image.width - BORDER, image.height - BORDER))

@@ -72,7 +72,6 @@ AUGMENTATIONS: Mapping[str, Augmentation] = {
 
 
 ATTEMPTS = 10
-MARGIN = 2
 COLOURS = ("brightness", "contrast", "saturation", "hue")
 CENTRAL = 224 / 256
 """What lipsum-ft keeps of the shorter side when it finds no crop."""
@@ -93,21 +92,8 @@ class Transform:
     resize_mode: str = "shortest"
     """How an evaluation view becomes square: `shortest` side resized and cropped, `squash`ed, or
     the `longest` side resized and filled up."""
-    reduced: bool = False
-    """Whether a JPEG may be decoded at a smaller scale, down to `least_side`."""
     augmentation: Augmentation = field(default=Augmentation(), repr=False)
     """What training views draw, in a family that follows `data.augmentation`."""
-
-    def least_side(self, *, training: bool) -> int:
-        """Pixels of the shorter side that an image must have, so that the smallest part of it that
-        a view shows is still MARGIN times the view: resized from there, a view differs from that of
-        the whole image by half a level of 255 on average.
-        """
-        crop = self.augmentation
-        share = 1.0
-        if training and crop.crop != "fixed":
-            share = min(1.0, math.sqrt(crop.area[0] * min(crop.ratio[0], 1 / crop.ratio[1])))
-        return math.ceil(MARGIN * self.size / share)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images [B, 3, S, S], uint8 or float in [0, 1], to what the tower was trained on: float32

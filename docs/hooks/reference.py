@@ -4,7 +4,7 @@ A page says where: `<!-- options: run -->`, `<!-- keys: optim -->`. Lines below 
 to what has more about it, from the page's own folder:
 
     <!-- keys: data
-    decode: data.md#decoding
+    family: data.md
     -->
 
 Each row has an anchor: `run--set`, `optim.lr`; where a heading of the page has it, the row links

@@ -68,7 +68,6 @@ def test_what_does_not_decide_the_weights_is_outside(
         {"data.split_seed": 1},
         {"data.augmentation": "domainbed"},
         {"data.augmentation": "none"},
-        {"data.decode": "reduced"},
         {"prompts.classes": "openai"},
         {"prompts.contexts": "openai"},
         {"precision": "bf16"},

@@ -7,7 +7,6 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -179,29 +178,12 @@ def photograph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.mark.parametrize("read", [read_rgb, read_plain])
-@pytest.mark.parametrize(
-    ("least", "size"),
-    [(96, (128, 96)), (97, (256, 192)), (384, (512, 384)), (500, (1024, 768)), (9999, (1024, 768))],
-)
-def test_a_jpeg_is_decoded_at_the_smallest_scale_that_leaves_enough(
-    photograph: Path, read: Callable[..., Image.Image], least: int, size: tuple[int, int]
-) -> None:
-    assert read(photograph, least=least).size == size
-    assert read(photograph).size == (1024, 768)
-
-
 def test_a_border_of_two_pixels_is_cut_off_the_whole_image(photograph: Path) -> None:
-    assert read_inside_border(photograph, least=96).size == (1020, 764)
+    assert read_inside_border(photograph).size == (1020, 764)
 
 
-def test_other_formats_are_decoded_in_full(photograph: Path, tmp_path: Path) -> None:
-    Image.open(photograph).save(tmp_path / "a.png")
-    assert read_rgb(tmp_path / "a.png", least=96).size == (1024, 768)
-
-
-def test_an_image_turned_by_its_exif_data_is_reduced_and_turned(tmp_path: Path) -> None:
+def test_an_image_is_turned_by_its_exif_data(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (800, 400), "red").save(tmp_path / "a.jpg", exif=exif)
-    assert read_rgb(tmp_path / "a.jpg", least=100).size == (100, 200)
+    assert read_rgb(tmp_path / "a.jpg").size == (400, 800)
