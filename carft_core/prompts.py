@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -18,7 +17,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from carft_sweep.carft_core.clip import OpenedClip
 from carft_sweep.carft_core.data.base import DataConfig, held_out
@@ -105,21 +103,21 @@ def read_template_file(path: Path) -> TemplateSet:
         lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
         places = [f"line {number}" for number, _ in lines]
         return _of_file(path, path.stem, [line for _, line in lines], places)
-    fields = _yaml_mapping(path, text)
+    fields = _yaml_fields(path, text)
     problems = [
         Problem((str(path),), unknown("field", key, FILE_FIELDS))
         for key in fields
         if key not in FILE_FIELDS
     ]
-    name = fields.get("name", _scalar(path.stem))
-    if not isinstance(name, ScalarNode) or name.tag != f"{_TAG}str" or not name.value:
+    name = fields.get("name", path.stem)
+    if not isinstance(name, str) or not name:
         problems.append(Problem((f"{path}: name",), "must be a text"))
-    templates = _list_of_texts(fields.get("templates"), f"{path}: templates", problems)
-    domains = _list_of_texts(fields.get("domains", _EMPTY), f"{path}: domains", problems)
+    templates = _texts(fields.get("templates"), f"{path}: templates", problems)
+    domains = _texts(fields.get("domains", []), f"{path}: domains", problems)
     if problems:
         raise InvalidConfig(problems)
     places = [f"templates[{index}]" for index in range(len(templates))]
-    return _of_file(path, str(name.value), [text.strip() for text in templates], places, domains)
+    return _of_file(path, str(name), [text.strip() for text in templates], places, domains)
 
 
 def _of_file(
@@ -149,11 +147,11 @@ def _text(path: Path) -> str:
         raise RequestError(f"{path.absolute()} cannot be read: {error.strerror or error}") from None
 
 
-def _yaml_mapping(path: Path, text: str) -> dict[str, Node]:
-    """The nodes of a mapping by key. None is constructed: numbers, dates and aliases of a few bytes
-    may take any time, or be impossible, and nothing but text is wanted."""
+def _yaml_fields(path: Path, text: str) -> dict[str, object]:
+    """Read a mapping of texts and lists. By YAML's base schema, in which every scalar is text:
+    numbers and dates of a few bytes may take any time to make, or be impossible."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        fields = yaml.load(text, Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
@@ -164,52 +162,23 @@ def _yaml_mapping(path: Path, text: str) -> dict[str, Node]:
     except (ValueError, OverflowError) as error:
         # PyYAML hands the number in "\UFFFFFFFF" or in a directive to Python without a check.
         raise RequestError(f"{path}: not YAML: an impossible number: {error}") from None
-    if not isinstance(root, MappingNode):
+    if not isinstance(fields, dict):
         raise RequestError(
             f"{path}: must be a mapping with `templates:`, a list of texts with one {{}} each"
         )
-    for node in chain.from_iterable(root.value):
-        if not node.tag.startswith(_TAG) or node.tag.startswith(f"{_TAG}python/"):
-            line = node.start_mark.line + 1
-            raise RequestError(f"{path}: line {line}: not YAML: the tag {node.tag} is not allowed")
-    return {_key(key): value for key, value in root.value}
+    return {key if isinstance(key, str) else "a list": value for key, value in fields.items()}
 
 
-def _key(node: Node) -> str:
-    return str(node.value) if isinstance(node, ScalarNode) else "a list or mapping"
-
-
-_TAG = "tag:yaml.org,2002:"
-_EMPTY = SequenceNode(f"{_TAG}seq", [])
-_KINDS = {"seq": "list", "map": "mapping", "null": "nothing", "timestamp": "date"}
-
-
-def _scalar(text: str) -> ScalarNode:
-    return ScalarNode(f"{_TAG}str", text)
-
-
-def _list_of_texts(node: Node | None, place: str, problems: list[Problem]) -> list[str]:
-    if not isinstance(node, SequenceNode):
+def _texts(values: object, place: str, problems: list[Problem]) -> list[str]:
+    """Return a list of texts, or note what is wrong with it."""
+    if not isinstance(values, list):
         problems.append(Problem((place,), "must be a list of texts"))
         return []
-    return _texts(node.value, place, problems)
-
-
-def _texts(nodes: Sequence[Node], place: str, problems: list[Problem]) -> list[str]:
-    texts = []
-    for index, node in enumerate(nodes):
-        if isinstance(node, ScalarNode) and node.tag == f"{_TAG}str":
-            texts.append(str(node.value))
-        elif isinstance(node, MappingNode) and not node.value:
-            problems.append(
-                Problem((place, index), 'YAML reads a bare {} as a mapping: write "{}"')
-            )
-        else:
-            kind = node.tag.removeprefix(_TAG)
-            problems.append(
-                Problem((place, index), f"must be a text in quotes, not {_KINDS.get(kind, kind)}")
-            )
-    return texts
+    for index, value in enumerate(values):
+        if not isinstance(value, str):
+            bare = ': YAML reads a bare {} as a mapping, write "{}"' if value == {} else ""
+            problems.append(Problem((place, index), f"must be a text{bare}"))
+    return [value for value in values if isinstance(value, str)]
 
 
 def _own_sets() -> Iterator[TemplateSet]:

@@ -96,12 +96,12 @@ def test_all_mistakes_of_a_text_file_come_at_once_with_their_lines(tmp_path: Pat
         ("a photo of a {}", ["must be a mapping with `templates:`"]),
         ("domains: [a]", ["templates: must be a list of texts"]),
         ("templates: a {}", ["templates: must be a list of texts"]),
-        ("templates:\n  - {}", ["templates[0]: YAML reads a bare {} as a mapping"]),
+        ("templates:\n  - {}", ["templates[0]: must be a text: YAML reads a bare {} as a mapping"]),
         (
             "templates:\n  - no\n  - 3\n  - a {}",
-            ["templates[0]: must be a text in quotes, not bool", "templates[1]: must be a text"],
+            ["templates[0]: 'no' has no {}", "templates[1]: '3' has no {}"],
         ),
-        ("templates: &a [*a]", ["templates[0]: must be a text in quotes, not list"]),
+        ("templates: &a [*a]", ["line 1: not YAML: found unconstructable recursive node"]),
         (
             "templates: ['a {}']\ntemplate: 1\ndomains: sketch\nname: [x]",
             [
@@ -113,7 +113,10 @@ def test_all_mistakes_of_a_text_file_come_at_once_with_their_lines(tmp_path: Pat
         ("templates:\n  - a\n  - the {}\n", ["templates[0]: 'a' has no {}"]),
         ("templates: [\n'a {}'\n", ["line 3: not YAML"]),
         ("templates:\n\t- a {}", ["line 2: not YAML"]),
-        ("a: !!python/object/apply:os.system ['x']", ["line 1: not YAML"]),
+        (
+            "a: !!python/object/apply:os.system ['x']\ntemplates: [\"a {}\"]",
+            ["unknown field 'a'"],
+        ),
         ("[" * 600, ["nested too deeply"]),
     ],
 )
@@ -168,18 +171,11 @@ def test_any_bytes_are_a_set_or_one_refusal(tmp_path: Path, content: bytes, endi
     assert all(template.count("{}") == 1 for template in templates)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        f"name: {'9' * 5000}\ntemplates: ['a {{}}']",
-        "name: 2024-99-99\ntemplates: ['a {}']",
-        f"name: 1{':1' * 400_000}\ntemplates: ['a {{}}']",
-        f"name: 1{':1' * 400_000}.5\ntemplates: ['a {{}}']",
-    ],
-)
-def test_a_number_or_date_that_is_none_is_no_name(tmp_path: Path, text: str) -> None:
-    with pytest.raises(RequestError, match=r"mine\.yaml: name: must be a text"):
-        read_template_file(written(tmp_path, "mine.yaml", text))
+@pytest.mark.parametrize("name", ["9" * 5000, "2024-99-99", f"1{':1' * 400_000}"])
+def test_what_looks_like_a_number_or_a_date_is_text(tmp_path: Path, name: str) -> None:
+    """Python would take any time to make one of the last."""
+    path = written(tmp_path, "mine.yaml", f"name: {name}\ntemplates: ['a {{}}']")
+    assert read_template_file(path).name == name
 
 
 @pytest.mark.parametrize("text", [r'name: "\UFFFFFFFF"', "%YAML 1." + "9" * 5000 + "\n---\n"])
