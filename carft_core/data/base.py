@@ -360,37 +360,6 @@ class DataFolder:
 
 
 @dataclass(frozen=True)
-class FoundSplit:
-    """What lies there of one split, whether or not a run could use it."""
-
-    folder: Path | None = None
-    """Where; None where it is missing, or lies in no folder of its own."""
-    is_there: bool = True
-    images: int | None = None
-    """None: nobody could look."""
-    published: int | None = None
-    """How many images its makers published."""
-    classes: int | None = None
-    """How many of its classes have an image."""
-    expected_classes: int | None = None
-    digest: str | None = None
-    """sha256 of what is there, independent of where it lies."""
-    problems: tuple[str, ...] = ()
-    """Why a run refuses it."""
-
-    @property
-    def status(self) -> str:
-        """`missing`, `wrong`, `unseen`, `differs` (in number from the published) or `ok`."""
-        if not self.is_there:
-            return "missing"
-        if self.problems:
-            return "wrong"
-        if self.images is None:
-            return "unseen"
-        return "ok" if self.published in (None, self.images) else "differs"
-
-
-@dataclass(frozen=True)
 class Family:
     """The declaration of a family, as registered in `carft_core.data.FAMILIES`."""
 
@@ -417,10 +386,6 @@ class Family:
     version: int = 1
     """Raised by hand when its images, labels or splits change on purpose; a digest says whether
     they did."""
-    look: Callable[[DataConfig], Mapping[str, FoundSplit]] | None = None
-    """What is there of each split that is asked for, named as in `FamilyData.splits`, wrong or not.
-
-    Raises RequestError where there is nothing to look at. None: only `open` knows."""
 
 
 HELD_OUT_FIELDS = ("test_domain", "val_domain")

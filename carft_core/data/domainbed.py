@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +21,6 @@ from carft_sweep.carft_core.data.base import (
     Family,
     FamilyData,
     Files,
-    FoundSplit,
     Split,
     check_held_out,
     held_out,
@@ -32,7 +31,6 @@ from carft_sweep.carft_core.data.folders import (
     count_notes,
     data_root,
     find_folders,
-    look_at,
     plain_name,
     read_folders,
     readable,
@@ -278,47 +276,6 @@ def _digest(family: str, manifests: Mapping[str, Manifest]) -> str:
     return digest.hexdigest()
 
 
-def look_domain_bed(config: DataConfig) -> Mapping[str, FoundSplit]:
-    """What is found of each split, and how many images it would have of the set as published.
-
-    Of each domain, as if it were a shift, where none is held out that the set has. Raises
-    RequestError where there is no data root, or a folder that cannot be read.
-    """
-    benchmark = SETS[config.family]
-    root = data_root(config, benchmark.folders)
-    with readable():
-        domains = {name: look_at(root, folder) for name, folder in benchmark.folders.items()}
-    test = config.test_domain
-    if test not in domains:
-        return {f"shifts/{name}": domain for name, domain in domains.items()}
-    kept = {name: int(it.images * config.val_fraction) for name, it in benchmark.folders.items()}
-    greater = {name: it.images - kept[name] for name, it in benchmark.folders.items()}
-    training = [name for name in domains if name not in held_out(config)]
-    parts = {
-        "train": {name: greater[name] for name in training},
-        "val": {name: kept[name] for name in training},
-        f"shifts/{test}": {test: greater[test]},
-        f"extras/{test}_out": {test: kept[test]},
-    }
-    if config.val_domain in domains:
-        parts["val"] = {config.val_domain: greater[config.val_domain]}
-    return {
-        split: _part([domains[name] for name in sizes], sum(sizes.values()))
-        for split, sizes in parts.items()
-    }
-
-
-def _part(domains: Iterable[FoundSplit], published: int) -> FoundSplit:
-    """A split that is made of parts of domains; how many images it has is known once it opens."""
-    parts = list(domains)
-    return FoundSplit(
-        parts[0].folder if len(parts) == 1 else None,
-        is_there=all(domain.is_there for domain in parts),
-        published=published,
-        problems=tuple(problem for domain in parts for problem in domain.problems),
-    )
-
-
 def _family(name: str, contexts: str, *, lr: float, steps_per_epoch: int = 300) -> Family:
     benchmark = SETS[name]
     return Family(
@@ -341,7 +298,6 @@ def _family(name: str, contexts: str, *, lr: float, steps_per_epoch: int = 300) 
         folders=benchmark.folders,
         metrics=(CRITERION, "worst_group_top1"),
         validated_by=CRITERION,
-        look=look_domain_bed,
     )
 
 

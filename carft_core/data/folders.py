@@ -13,14 +13,14 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from carft_sweep.carft_core.data.base import DataConfig, DataFolder, FoundSplit
+from carft_sweep.carft_core.data.base import DataConfig, DataFolder
 from carft_sweep.carft_core.data.images import THREADS
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import keep, read_regular, user_cache
@@ -440,29 +440,6 @@ def repeated(names: Mapping[str, str], where: str = "classes.json") -> list[str]
         for name, same in folders.items()
         if len(same) > 1 and name
     ]
-
-
-def look_at(root: Path, expected: DataFolder) -> FoundSplit:
-    """What is there of a folder below the data root.
-
-    The images of its class folders are counted, where it has such. Raises OSError for what cannot
-    be read.
-    """
-    folder, classes = found_folder(root, expected), expected.classes
-    split = FoundSplit(folder, published=expected.images, expected_classes=len(classes) or None)
-    if folder is None:
-        return replace(split, is_there=False, problems=(missing_folder(expected),))
-    if not classes:
-        return split
-    manifest = read_manifest(folder)
-    counts = [manifest.counts.get(name, 0) for name in classes]
-    return replace(
-        split,
-        images=sum(counts),
-        classes=sum(count > 0 for count in counts),
-        digest=manifest.digest,
-        problems=tuple(f"{folder}: {it}" for it in problems_of(folder, manifest, expected)),
-    )
 
 
 def read_folders(

@@ -18,7 +18,6 @@ from carft_sweep.carft_core.data.base import (
     Family,
     FamilyData,
     Files,
-    FoundSplit,
     Split,
     opened_once,
     refuse_held_out,
@@ -333,37 +332,6 @@ class Layout:
         with readable():
             return _opened(self, root)
 
-    def look(self, config: DataConfig) -> Mapping[str, FoundSplit]:
-        """Each split as it is, whatever is wrong in the others.
-
-        Raises RequestError when there is no root.
-        """
-        root, problems = self.root_of(config), dict[str, list[str]]()
-
-        def report(route: Route, problem: str) -> None:
-            split = "/".join(map(str, route[: 2 if route[0] == "shifts" else 1]))
-            problems.setdefault(split, []).append(self.message(route, problem))
-
-        with readable():
-            declared = self.declare(root, report)
-            tree = Reader(declared, root, report, advises=self.advises).read()
-        splits = {}
-        for name, folders in declared_folders(declared).items():
-            listing = tree.splits[name]
-            # A part of this train becomes the test: neither has a listing of its own.
-            is_carved = declared.test_fraction is not None and name == "train"
-            splits[name] = FoundSplit(
-                root / folders[0] if len(folders) == 1 else None,
-                images=sum(map(len, listing.values())),
-                classes=sum(bool(listing.get(folder)) for folder in tree.classes),
-                expected_classes=len(tree.classes),
-                digest=None if is_carved else listing_digest(listing),
-                problems=tuple(problems.get(name, ())),
-            )
-            if not folders:
-                splits[name] = FoundSplit(is_there=False)
-        return splits
-
 
 @opened_once(4)
 def _opened(layout: Layout, root: Path) -> FamilyData:
@@ -490,7 +458,6 @@ IMAGE_FOLDER = Family(
         "prompts.classes": "openai",
         "prompts.contexts": "openai",
     },
-    look=FIXED.look,
 )
 
 
@@ -512,7 +479,7 @@ class Declared(Layout):
         """As it is to be registered, with its defaults for the fields of a trial."""
         given = self.declaration
         known = {"data.augmentation": "wise_ft", **defaults}
-        return Family(given.name, given.summary, self.open, known, given.domains, look=self.look)
+        return Family(given.name, given.summary, self.open, known, given.domains)
 
     @property
     def root(self) -> Path:

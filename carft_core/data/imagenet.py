@@ -19,7 +19,6 @@ from carft_sweep.carft_core.data.base import (
     Family,
     FamilyData,
     Files,
-    FoundSplit,
     Split,
     named_shifts,
     opened_once,
@@ -30,7 +29,6 @@ from carft_sweep.carft_core.data.folders import (
     count_notes,
     data_root,
     find_folders,
-    look_at,
     read_folders,
     readable,
 )
@@ -192,16 +190,6 @@ def open_imagenet(config: DataConfig) -> FamilyData:
         return _opened(tuple(places.items()))
 
 
-def look_imagenet(config: DataConfig) -> Mapping[str, FoundSplit]:
-    """Each folder by itself: one that is missing or wrong hides nothing of the others.
-
-    Raises RequestError where there is no data root, or for a shift that nobody knows.
-    """
-    root, folders = _wanted(config)
-    with readable():
-        return {_key(name): look_at(root, folder) for name, folder in folders.items()}
-
-
 def _wanted(config: DataConfig) -> tuple[Path, dict[str, DataFolder]]:
     """The data root, and the folders of what is asked for."""
     refuse_held_out(config, "data.shifts says what is measured out of distribution")
@@ -302,5 +290,4 @@ IMAGENET = Family(
     },
     folders=FOLDERS,
     shared_names=("missile", "sunglasses"),
-    look=look_imagenet,
 )

@@ -20,7 +20,6 @@ from carft_sweep.carft_core.data.base import (
     Family,
     FamilyData,
     Files,
-    FoundSplit,
     Split,
     opened_once,
     refuse_held_out,
@@ -30,7 +29,6 @@ from carft_sweep.carft_core.data.folders import (
     data_root,
     find_folders,
     listed,
-    look_at,
     read_manifest,
     readable,
 )
@@ -161,18 +159,6 @@ class Benchmark:
         with readable():
             return _opened(folder, self)
 
-    def look(self, config: DataConfig) -> dict[str, FoundSplit]:
-        """Each split that is asked for, all in one folder, which is there or not.
-
-        Raises RequestError where there is no data root.
-        """
-        whole = look_at(data_root(config, {"train": self.whole}), self.whole)
-        return {
-            OURS[name]: replace(whole, published=count)
-            for name, count in self.counts.items()
-            if name != "test" or config.shifts is None or name in config.shifts
-        }
-
 
 @opened_once(4)
 def _opened(folder: Path, benchmark: Benchmark) -> FamilyData:
@@ -296,7 +282,6 @@ IWILDCAM = Family(
         "prompts.contexts": "openai",
     },
     folders=IWILDCAM_BENCHMARK.folders(),
-    look=IWILDCAM_BENCHMARK.look,
     shared_names=("lowland paca", "jaguarundi", "unknown bird", "central american red brocket"),
     metrics=("macro_f1", "mean_per_class_top1"),
     validated_by="macro_f1",
@@ -394,7 +379,6 @@ FMOW = Family(
         "prompts.contexts": "fmow",
     },
     folders=FMOW_BENCHMARK.folders(),
-    look=FMOW_BENCHMARK.look,
     metrics=("worst_group_top1",),
     ranked_by="worst_group_top1",
 )

@@ -14,10 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from carft_sweep.carft_core.config import trial_config
 from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, open_whole
-from carft_sweep.carft_core.data.base import DataConfig, DataFolder, FoundSplit
+from carft_sweep.carft_core.data.base import DataConfig, DataFolder
 from carft_sweep.carft_core.data.folders import VARIABLE, data_root, found_folder
 from carft_sweep.carft_core.data.splits import bad_files_of, without
-from carft_sweep.carft_core.data.survey import Survey, survey
+from carft_sweep.carft_core.data.survey import FoundSplit, Survey, survey
 from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError
 from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.parser import keys
@@ -192,18 +192,18 @@ def _survey_as_dict(result: Survey) -> dict[str, Any]:
                 "classes": split.classes,
                 "expected_classes": split.expected_classes,
                 "digest": split.digest,
-                "problems": list(split.problems),
             }
             for name, split in result.splits.items()
         },
         "notes": [] if result.data is None else list(result.data.notes),
-        "usable_shifts": None if result.usable is None else list(result.usable),
     }
 
 
 def _survey_lines(result: Survey) -> Iterator[str]:
     place = place_of(result.config)
     yield f"{result.config.family}{'' if place == 'builtin' else f' in {place}'}"
+    if not result.splits:
+        return
     columns = ["split", "images", "published", "classes", "digest", "status"]
     rows = [_row(name, split) for name, split in result.splits.items()]
     head, *body = table_lines(columns, rows, right=columns[1:4])
@@ -221,28 +221,17 @@ def _survey_lines(result: Survey) -> Iterator[str]:
             share = f"data.val_fraction {result.config.val_fraction:g}"
             yield f"{len(result.data.val):,} images of train become id/val ({share})"
         yield from (f"! {note}" for note in result.data.notes)
-    if result.usable is not None:
-        choice = f"data.shifts=[{', '.join(result.usable)}]"
-        yield f"What is whole can be used: --set '{choice}', or in the sweep file"
-        yield f"  data: {{family: {result.config.family}, shifts: [{', '.join(result.usable)}]}}"
 
 
 def _row(name: str, split: FoundSplit) -> list[str]:
-    classes = _number_or_blank(split.classes)
-    if split.classes is not None and split.expected_classes is not None:
-        classes = f"{split.classes}/{split.expected_classes}"
     return [
         name,
-        _number_or_blank(split.images),
-        _number_or_blank(split.published),
-        classes,
-        (split.digest or "")[:SHOWN],
+        f"{split.images:,}",
+        "" if split.published is None else f"{split.published:,}",
+        f"{split.classes}/{split.expected_classes}",
+        split.digest[:SHOWN],
         split.status,
     ]
-
-
-def _number_or_blank(count: int | None) -> str:
-    return "" if count is None else f"{count:,}"
 
 
 def _read_images(data: FamilyData) -> BadImages:

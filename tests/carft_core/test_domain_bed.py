@@ -15,7 +15,6 @@ from carft_sweep.carft_core.data import FAMILIES, FamilyData, Transform, open_da
 from carft_sweep.carft_core.data.base import DataConfig, Derived
 from carft_sweep.carft_core.data.domainbed import SETS, classes_of, names_of
 from carft_sweep.carft_core.data.folders import Manifest
-from carft_sweep.carft_core.data.survey import Survey, survey
 from carft_sweep.carft_core.data.transforms import AUGMENTATIONS
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.testing import check_family
@@ -320,51 +319,3 @@ def test_a_whole_set_says_nothing_of_its_size(
     data = opened(tmp_path)
     assert data.notes == ()
     assert (len(data.shifts["sketch"]), len(data.extras["sketch_out"])) == (3144, 785)
-
-
-# What is told before a run
-
-
-def found(place: Path, test: str | None = "sketch", **more: Any) -> Survey:
-    fields = {"family": "pacs", "root": str(place), "test_domain": test, "val_fraction": 0.2}
-    return survey(DataConfig.model_validate(fields | more))
-
-
-def test_each_split_is_told_with_the_size_it_has_of_the_whole_set(pacs_root: Path) -> None:
-    told = found(pacs_root).splits
-    assert {name: (it.images, it.published, it.status) for name, it in told.items()} == {
-        "train": (120, 1639 + 1876 + 1336, "differs"),
-        "val": (30, 409 + 468 + 334, "differs"),
-        "shifts/sketch": (40, 3144, "differs"),
-        "extras/sketch_out": (10, 785, "differs"),
-    }
-    assert told["shifts/sketch"].folder == pacs_root / "PACS" / "sketch"
-    chosen = found(pacs_root, val_domain="photo").splits
-    assert (chosen["val"].images, chosen["val"].published) == (40, 1336)
-    assert (chosen["train"].images, chosen["train"].published) == (80, 1639 + 1876)
-
-
-def test_where_no_domain_is_held_out_each_is_told(pacs_root: Path) -> None:
-    told = found(pacs_root, None)
-    assert told.refusal is not None
-    assert told.refusal.startswith("data.test_domain: which domain is held out?")
-    assert [*told.splits] == [f"shifts/{domain}" for domain in DOMAINS]
-    for split in told.splits.values():
-        assert (split.images, split.classes, split.expected_classes) == (50, 7, 7)
-
-
-def test_a_domain_that_is_missing_or_wrong_hides_nothing_of_the_others(
-    pacs_root: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(pacs_root, tmp_path, dirs_exist_ok=True)
-    shutil.rmtree(tmp_path / "PACS" / "photo")
-    shutil.rmtree(tmp_path / "PACS" / "sketch" / "dog")
-    told = found(tmp_path)
-    statuses = {name: split.status for name, split in told.splits.items()}
-    assert statuses == {
-        **dict.fromkeys(("train", "val"), "missing"),
-        **dict.fromkeys(("shifts/sketch", "extras/sketch_out"), "wrong"),
-    }
-    assert told.refusal is not None
-    assert "PACS/photo with <class>/<image>, 1,670 images" in told.refusal
-    assert "sketch: lacks 1 of 7 class folders: dog" in told.refusal

@@ -1,4 +1,4 @@
-"""What is there of a family, told split by split, also where a run would refuse it."""
+"""What is there of a family, split by split, and why a run would refuse it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from carft_sweep.carft_core.data import (
     Split,
     open_data,
 )
-from carft_sweep.carft_core.data.base import Arrays, DataConfig, FoundSplit
+from carft_sweep.carft_core.data.base import Arrays, DataConfig
 from carft_sweep.carft_core.data.folders import data_root, find_folders
 from carft_sweep.carft_core.data.survey import Survey, survey
 from carft_sweep.carft_core.errors import RequestError
@@ -79,11 +79,7 @@ def looked(root: Path, **data: object) -> Survey:
     return survey(DataConfig.model_validate({"family": "mine", "root": str(root), **data}))
 
 
-def statuses(found: Survey) -> dict[str, str]:
-    return {name: split.status for name, split in found.splits.items()}
-
-
-def test_a_family_that_says_nothing_of_its_folders_is_told_of_by_its_splits(root: Path) -> None:
+def test_each_split_is_counted_beside_what_was_published(root: Path) -> None:
     found = looked(root)
     assert found.refusal is None
     assert found.data is not None
@@ -98,81 +94,25 @@ def test_a_family_that_says_nothing_of_its_folders_is_told_of_by_its_splits(root
     less = looked(root).splits["test"]
     assert (less.images, less.status) == (3, "differs")
     assert less.digest != train.digest
+    assert list(looked(root, shifts=["snow"]).splits) == ["train", "test", "shifts/snow"]
 
 
-def test_a_shift_that_is_missing_hides_nothing_of_the_others(root: Path) -> None:
+def test_of_data_that_cannot_be_opened_every_mistake_is_told(root: Path) -> None:
     shutil.rmtree(root / "mine/fog-2")
     found = looked(root)
-    assert found.data is None
-    assert found.usable == ("fog-1", "snow")
-    assert statuses(found) == {
-        "train": "ok",
-        "test": "ok",
-        "shifts/fog-1": "ok",
-        "shifts/fog-2": "missing",
-        "shifts/snow": "ok",
-    }
+    assert (found.data, found.splits) == (None, {})
     assert "mine/fog-2 with <label>_<number>, 4 images; from https://example.org" in str(
         found.refusal
     )
-    assert str(found.refusal).count("mine/fog-2") == 1
+    assert "which folder holds the data" in str(survey(DataConfig(family="mine")).refusal)
+    assert "did you mean 'mine'" in str(survey(DataConfig(family="mime")).refusal)
 
 
-def test_a_family_that_declares_no_folders_is_told_of_as_well(root: Path) -> None:
-    FAMILIES.register(Family("plain", "without folders", open_mine))
+def test_a_family_without_folders_or_test_is_counted_as_well(root: Path) -> None:
+    FAMILIES.register(Family("plain", "without folders", open_domains))
     found = survey(DataConfig(family="plain", root=str(root)))
-    assert statuses(found)["shifts/snow"] == "ok"
-    assert found.splits["train"].folder is found.splits["train"].published is None
-    shutil.rmtree(root / "mine/test")
-    refused = survey(DataConfig(family="plain", root=str(root)))
-    assert (refused.splits, refused.usable) == ({}, None)
-    assert "mine/test with" in str(refused.refusal)
-
-
-def test_a_family_without_a_test_and_with_extras_is_told_of_as_well(root: Path) -> None:
-    FAMILIES.register(Family("domains", "without a test", open_domains, folders=FOLDERS))
-    found = survey(DataConfig(family="domains", root=str(root)))
     assert list(found.splits) == ["train", "shifts/fog-1", "shifts/fog-2", "extras/snow"]
-    extra = found.splits["extras/snow"]
-    assert (extra.folder, extra.published, extra.status) == (root / "mine/snow", 4, "ok")
-
-
-def test_class_folders_that_are_declared_are_counted(root: Path) -> None:
-    fog = replace(FOLDERS["fog-1"], layout="<class>/<image>", classes=("zero", "one"))
-    FAMILIES.register(Family("classes", "told whole", open_mine, folders={**FOLDERS, "fog-1": fog}))
-    shutil.rmtree(root / "mine/snow")
-    image = root / "mine/fog-1/zero/0.png"
-    image.parent.mkdir()
-    image.write_bytes(b"x")
-    split = survey(DataConfig(family="classes", root=str(root))).splits["shifts/fog-1"]
-    assert (split.images, split.classes, split.expected_classes) == (1, 1, 2)
-    assert split.problems == (f"{root / 'mine/fog-1'}: lacks 1 of 2 class folders: one",)
-
-
-def test_folders_may_be_named_as_the_splits_are(root: Path) -> None:
-    named = {"train": FOLDERS["train"], "shifts/test": FOLDERS["test"], "extras/x": FOLDERS["snow"]}
-    FAMILIES.register(Family("named", "as WILDS' are", open_mine, folders=named))
-    shutil.rmtree(root / "mine/train")
-    config = DataConfig(family="named", root=str(root))
-    assert list(survey(config).splits) == ["train", "shifts/test", "extras/x"]
-    less = config.model_copy(update={"shifts": ("snow",)})
-    assert list(survey(less).splits) == ["train", "extras/x"]
-
-
-def test_only_shifts_that_are_asked_for_are_looked_at(root: Path) -> None:
-    shutil.rmtree(root / "mine/fog-2")
-    assert list(looked(root, shifts=["snow"]).splits) == ["train", "test", "shifts/snow"]
-    found = looked(root, shifts=["fog"])
-    assert list(found.splits) == ["train", "test", "shifts/fog-1", "shifts/fog-2"]
-    assert found.usable == ("fog-1",)
-
-
-def test_without_train_no_choice_of_shifts_helps(root: Path) -> None:
-    shutil.rmtree(root / "mine/train")
-    shutil.rmtree(root / "mine/snow")
-    found = looked(root)
-    assert found.usable is None
-    assert {*statuses(found).items()} >= {("train", "missing"), ("test", "unseen")}
+    assert found.splits["train"].folder is found.splits["train"].published is None
 
 
 def test_too_little_to_carve_val_from_is_told_beside_what_is_there(root: Path) -> None:
@@ -180,16 +120,7 @@ def test_too_little_to_carve_val_from_is_told_beside_what_is_there(root: Path) -
         (root / "mine" / split / "1_1").unlink()
     found = looked(root)
     assert "train has a single image of one" in str(found.refusal)
-    assert (statuses(found)["train"], statuses(found)["shifts/snow"]) == ("differs", "ok")
-
-
-def test_where_there_is_nothing_to_look_at_it_is_refused(root: Path) -> None:
-    with pytest.raises(RequestError, match=r"data\.root: which folder"):
-        survey(DataConfig(family="mine"))
-    with pytest.raises(RequestError, match="did you mean 'mine'"):
-        survey(DataConfig(family="mime", root=str(root)))
-    with pytest.raises(RequestError, match="unknown shift 'sketh'; did you mean 'sketch'"):
-        survey(DataConfig(family="imagenet", root=str(root), shifts=("sketh",)))
+    assert (found.splits["train"].status, found.splits["shifts/snow"].status) == ("differs", "ok")
 
 
 def in_memory(config: DataConfig) -> FamilyData:
@@ -263,12 +194,3 @@ def test_what_a_users_family_raises_is_told_with_its_line(memory: DataConfig) ->
     assert re.fullmatch(line, str(survey(memory).refusal))
     with pytest.raises(RequestError, match=line):
         open_data(memory)
-
-
-def test_what_a_users_look_raises_is_told_with_its_line(memory: DataConfig) -> None:
-    def look(config: DataConfig) -> dict[str, FoundSplit]:
-        raise KeyError(config.family)
-
-    FAMILIES.register(Family("blind", "of arrays", in_memory, look=look))
-    with pytest.raises(RequestError, match=r"data.family: blind: KeyError: 'blind' \(at .*py:\d+"):
-        survey(memory.model_copy(update={"family": "blind"}))

@@ -382,7 +382,6 @@ def test_a_survey_tells_of_each_split_what_was_published(
     without = survey(config.model_copy(update={"shifts": ()}))
     assert set(published) - set(without.splits) == {"shifts/test"}
     nothing = survey(config.model_copy(update={"root": str(tmp_path)}))
-    assert {split.status for split in nothing.splits.values()} == {"missing"}
     assert nothing.refusal is not None
     assert nothing.refusal.count(benchmark.folder) == 1
 
