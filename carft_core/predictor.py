@@ -19,7 +19,6 @@ from carft_sweep.carft_core.clip import ImageClassifier, open_image_tower
 from carft_sweep.carft_core.data import Transform
 from carft_sweep.carft_core.data.images import (
     image_errors,
-    most_pixels,
     open_image,
     read_rgb,
     upright_rgb,
@@ -141,10 +140,8 @@ class Predictor:
     ) -> Iterator[Prediction | RequestError]:
         """The same of each image in turn, and of one that cannot be read the reason.
 
-        One image is held at a time, and the small views of a batch. Raises RequestError where the
-        variable that limits pixels is wrong.
+        One image is held at a time, and the small views of a batch.
         """
-        most_pixels()
         rest = iter(images)
         while batch := list(itertools.islice(rest, BATCH)):
             outcomes = [self._view(image) for image in batch]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
-import re
 import stat
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,18 +20,11 @@ FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 """Pillow's names of the formats in `folders.EXTENSIONS`, and GIF, which published data sets have
 behind such names; its JPEG includes MPO. It goes by a file's content whatever the name: of its
 other formats one starts Ghostscript."""
-VARIABLE = "CARFT_MAX_MEGAPIXELS"
-"""Raises or lowers `MEGAPIXELS`."""
 MEGAPIXELS = 64
 """So many million pixels are decoded at most. A camera's largest photographs have about 60."""
-BYTES_PER_PIXEL = 8
-"""Of a file: sixteen bits in each of four channels, not compressed. A larger one holds something
-else than an image."""
 LONGEST = 100
 """Times the shorter side. The shorter one becomes the model's image size, and the longer one what
 follows from that, before the rest is cut off."""
-STRIP = 1 << 22
-"""So many pixels are converted at a time, beside the image itself."""
 THREADS, STATED = 8, 1000
 """So many threads list and look at files, since that mostly waits for the disk; so many files at a
 time."""
@@ -51,7 +42,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Ours is stricter, and what it says is an error.
+# Ours is stricter, and says what is wrong.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
@@ -78,60 +69,30 @@ def _sizes_and_times(files: Sequence[Path]) -> bytes:
     return numbers.tobytes()
 
 
-def most_pixels() -> int:
-    """How many pixels of an image are decoded. Raises RequestError for a wrong `VARIABLE`."""
-    text = os.environ.get(VARIABLE) or str(MEGAPIXELS)
-    if not re.fullmatch("[1-9][0-9]{0,5}", text):
-        raise RequestError(f"{VARIABLE} must be a whole number of million pixels, got {text!r}")
-    return int(text) * 1_000_000
-
-
 def open_image(file: Path | io.BytesIO) -> Image.Image:
     """Open an image file; as with Pillow's own function its pixels are decoded on demand.
 
-    Raises ValueError for a file that is none, or is larger than `most_pixels`, and whatever
-    Pillow's decoders make of arbitrary bytes.
+    Raises ValueError for a file that is none or too large, such as a pipe, and whatever Pillow's
+    decoders make of arbitrary bytes.
     """
-    limit = most_pixels()
-    _check_size(file, limit * BYTES_PER_PIXEL)
-    if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = limit  # that of the whole process, where the user raised ours
+    if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError("it is not a regular file")
     try:
         image = Image.open(file, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ValueError(_too_large("more pixels than that", limit)) from None
+        raise ValueError(f"it has more than {MEGAPIXELS} million pixels") from None
     except UnidentifiedImageError:
         raise ValueError(f"no image of a known format: {', '.join(FORMATS)}") from None
     width, height = image.size
-    if width * height > limit:
+    wrong = ""
+    if width * height > MEGAPIXELS * 1_000_000:
+        wrong = f"at most {MEGAPIXELS} million are decoded"
+    elif max(width, height) > LONGEST * min(width, height):
+        wrong = f"a side is at most {LONGEST} times the other"
+    if wrong:
         image.close()
-        raise ValueError(_too_large(f"{width} x {height} pixels", limit))
-    if max(width, height) > LONGEST * min(width, height):
-        image.close()
-        raise ValueError(
-            f"it has {width} x {height} pixels; a side is at most {LONGEST} times the other"
-        )
+        raise ValueError(f"it has {width} x {height} pixels; {wrong}")
     return image
-
-
-def _too_large(size: str, limit: int) -> str:
-    return (
-        f"it has {size}, and at most {limit // 1_000_000} million are decoded; {VARIABLE} "
-        "sets how many million"
-    )
-
-
-def _check_size(file: Path | io.BytesIO, most: int) -> None:
-    """Raises ValueError for what is no regular file, such as a pipe, or is too large for one."""
-    if isinstance(file, io.BytesIO):
-        size = file.getbuffer().nbytes
-    else:
-        status = file.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is not a regular file")
-        size = status.st_size
-    if size > most:
-        raise ValueError(f"it has {size:,} bytes, and an image at most {most:,}")
 
 
 def read_rgb(path: Path) -> Image.Image:
@@ -184,27 +145,15 @@ def image_errors(named: object) -> Iterator[None]:
 def upright_rgb(image: Image.Image) -> Image.Image:
     """A loaded image as `read_rgb` gives one."""
     method = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
-    return _rgb(image if method is None else image.transpose(method))
+    return _converted(image if method is None else image.transpose(method))
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """The image itself where it is in RGB already."""
+def _converted(image: Image.Image) -> Image.Image:
+    """Convert to RGB; an image that is in RGB already is given as it is."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range")
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    rows = max(1, STRIP // image.width)
-    if image.height <= rows:
-        return _converted(image)
-    shown = Image.new("RGB", image.size)
-    for top in range(0, image.height, rows):
-        box = (0, top, image.width, min(top + rows, image.height))
-        shown.paste(_converted(image.crop(box)), box)
-    return shown
-
-
-def _converted(image: Image.Image) -> Image.Image:
-    """Pixel by pixel, so that a part of an image is converted as the whole is."""
     if image.mode.startswith("I"):
         # Sixteen bits of grey (32 hold what older Pillows read of such a PNG). Pillow's own
         # conversion cuts values off at 255, which leaves a white image.

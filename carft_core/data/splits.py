@@ -20,7 +20,7 @@ import numpy as np
 
 from carft_sweep.carft_core.data.base import FamilyData, Split
 from carft_sweep.carft_core.data.folders import listed
-from carft_sweep.carft_core.data.images import most_pixels
+from carft_sweep.carft_core.data.images import MEGAPIXELS
 from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import keep, read_json, user_cache
@@ -48,7 +48,7 @@ def bad_files(split: Split, digest: str, seen: Seen | None = None) -> dict[str, 
     cannot read a file: then the disk is at fault, not the image.
     """
     whole = split.whole or split
-    content = json.dumps([whole.ids, digest, version("pillow"), most_pixels()])
+    content = json.dumps([whole.ids, digest, version("pillow"), MEGAPIXELS])
     key = hashlib.sha256(content.encode()).hexdigest()
     file = user_cache() / "bad_files" / f"{key}.json"
     bad: dict[str, str] | None = _kept(file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 import subprocess
@@ -15,7 +14,7 @@ from PIL import Image
 
 from carft_sweep.carft_core.data import images
 from carft_sweep.carft_core.data.folders import EXTENSIONS
-from carft_sweep.carft_core.data.images import open_image, read_inside_border, read_plain, read_rgb
+from carft_sweep.carft_core.data.images import read_inside_border, read_plain, read_rgb
 from carft_sweep.carft_core.errors import RequestError
 from tests.image_files import claimed_png
 
@@ -72,29 +71,8 @@ def test_an_image_of_more_pixels_than_are_decoded_is_named(
 ) -> None:
     (tmp_path / "large.png").write_bytes(claimed_png(*size))
     for read in (read_rgb, read_plain):
-        with pytest.raises(
-            RequestError, match=r"large\.png .*, and at most 64 million are"
-        ) as told:
+        with pytest.raises(RequestError, match=r"large\.png .* (at most|more than) 64 million"):
             read(tmp_path / "large.png")
-        assert "CARFT_MAX_MEGAPIXELS sets how many" in str(told.value)
-
-
-def test_a_variable_sets_how_many_pixels_are_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-    file = saved(tmp_path, Image.new("L", (1500, 1000)))
-    monkeypatch.setenv("CARFT_MAX_MEGAPIXELS", "1")
-    with pytest.raises(RequestError, match="it has 1500 x 1000 pixels, and at most 1 million"):
-        read_rgb(file)
-    monkeypatch.setenv("CARFT_MAX_MEGAPIXELS", "2")
-    assert read_rgb(file).size == (1500, 1000)
-    monkeypatch.setenv("CARFT_MAX_MEGAPIXELS", "200")  # more than Pillow's own limit
-    assert open_image(io.BytesIO(claimed_png(13_300, 13_300))).size == (13_300, 13_300)
-    for wrong in ("0", "64.5", "lots", "-1"):
-        monkeypatch.setenv("CARFT_MAX_MEGAPIXELS", wrong)
-        with pytest.raises(RequestError, match=r"^CARFT_MAX_MEGAPIXELS must be a whole number"):
-            read_rgb(file)
 
 
 def test_an_image_that_is_a_thread_is_named(tmp_path: Path) -> None:
@@ -111,14 +89,6 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
             read_rgb(tmp_path / name)
 
 
-def test_a_file_of_more_bytes_than_an_image_has_is_not_read(tmp_path: Path) -> None:
-    file = saved(tmp_path, Image.new("L", (8, 8)))
-    with file.open("r+b") as opened:
-        opened.truncate(1 << 40)  # a hole
-    with pytest.raises(RequestError, match="it has 1,099,511,627,776 bytes, and an image at most"):
-        read_rgb(file)
-
-
 def test_an_image_smaller_than_its_border_is_named(tmp_path: Path) -> None:
     file = saved(tmp_path, Image.new("RGB", (3, 3)))
     with pytest.raises(RequestError, match=r"a\.png cannot be read as an image"):
@@ -130,21 +100,6 @@ def test_every_value_of_sixteen_bits_is_rounded(tmp_path: Path) -> None:
     file = saved(tmp_path, Image.fromarray(deep))
     expected = np.rint(deep / 257).astype(np.uint8)
     assert np.array_equal(np.asarray(read_rgb(file))[:, :, 0], expected)
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "P", "1", "I;16", "CMYK"])
-def test_an_image_is_converted_in_strips_as_in_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
-) -> None:
-    rng = np.random.default_rng(0)
-    if mode == "I;16":
-        image = Image.fromarray(rng.integers(0, 65536, (50, 40), dtype=np.uint16))
-    else:
-        image = Image.fromarray(rng.integers(0, 256, (50, 40, 4), dtype=np.uint8)).convert(mode)
-    file = saved(tmp_path, image, "a.tif" if mode == "CMYK" else "a.png")
-    whole = np.asarray(read_rgb(file))
-    monkeypatch.setattr(images, "STRIP", 40 * 7)
-    assert np.array_equal(np.asarray(read_rgb(file)), whole)
 
 
 MEASURED = """

@@ -183,14 +183,6 @@ def test_one_image_is_held_at_a_time(
     assert len(predictor.predict([file] * 5)) == len(held) == 5
 
 
-def test_a_wrong_limit_of_pixels_is_no_images_fault(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CARFT_MAX_MEGAPIXELS", "many")
-    with pytest.raises(RequestError, match=r"^CARFT_MAX_MEGAPIXELS must be a whole number"):
-        list(predictor.attempt([b""]))
-
-
 def test_of_images_that_cannot_be_read_the_reason_comes_in_their_place(
     predictor: Predictor, toy_root: Path
 ) -> None:

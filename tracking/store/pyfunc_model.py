@@ -10,7 +10,6 @@ import base64
 import binascii
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,8 @@ MOST_BYTES = 1 << 28
 """Of the images of a request, in base64."""
 # As carft-sweep opens images; its law compares both.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-VARIABLE = "CARFT_MAX_MEGAPIXELS"
 MEGAPIXELS = 64
 LONGEST = 100
-STRIP = 1 << 22
 
 
 class ServedModel(PythonModel):
@@ -119,48 +116,32 @@ def _opened(text: Any, row: int) -> Any:
         content = base64.b64decode("".join(encoded.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise _wrong(row, f"is not base64 ({error})") from None
-    most = int(os.environ.get(VARIABLE) or MEGAPIXELS) * 1_000_000
-    Image.MAX_IMAGE_PIXELS = max(most, Image.MAX_IMAGE_PIXELS or 0)  # of this process
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
-        _check_size(*image.size, most)
+        _check_size(*image.size)
         image.load()
-        return _rgb(ImageOps.exif_transpose(image))
+        return _converted(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise _wrong(row, "is no image of a known format") from None
     except Exception as error:  # decoders meet arbitrary bytes, and raise anything
         raise _wrong(row, f"is no readable image ({str(error) or type(error).__name__})") from None
 
 
-def _check_size(width: int, height: int, most: int) -> None:
-    if width * height > most:
-        raise ValueError(
-            f"it has {width} x {height} pixels, and at most {most // 1_000_000} million are decoded"
-        )
+def _check_size(width: int, height: int) -> None:
+    size = f"it has {width} x {height} pixels"
+    if width * height > MEGAPIXELS * 1_000_000:
+        raise ValueError(f"{size}; at most {MEGAPIXELS} million are decoded")
     if max(width, height) > LONGEST * min(width, height):
-        raise ValueError(
-            f"it has {width} x {height} pixels; a side is at most {LONGEST} times the other"
-        )
+        raise ValueError(f"{size}; a side is at most {LONGEST} times the other")
 
 
-def _rgb(image: Any) -> Any:
+def _converted(image: Any) -> Any:
     """Convert as carft-sweep reads its images, so that both say the same of one."""
+    import numpy as np
     from PIL import Image
 
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range")
-    shown = Image.new("RGB", image.size)
-    rows = max(1, STRIP // image.width)
-    for top in range(0, image.height, rows):
-        box = (0, top, image.width, min(top + rows, image.height))
-        shown.paste(_converted(image.crop(box)), box)
-    return shown
-
-
-def _converted(image: Any) -> Any:
-    import numpy as np
-    from PIL import Image
-
     if image.mode.startswith("I"):  # sixteen bits of grey
         grey = np.asarray(image).clip(0, 65535).astype(np.uint16)
         rounded = grey // 257 + (grey % 257 > 128)
