@@ -148,7 +148,7 @@ def test_a_mistake_in_an_own_method_is_told_with_its_line(
         summary: ClassVar[str] = "It takes what is not there"
 
     def fail(*_: object, **__: object) -> None:
-        {}["missing"]
+        raise KeyError("missing")
 
     monkeypatch.setattr(Mistaken, method, fail)
     ALGORITHMS.register(Mistaken)
