@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-from carft_sweep.carft_core.algorithms import Algorithm, Soup, Wrapper
+from carft_sweep.carft_core.algorithms import Algorithm, Soup
 from carft_sweep.carft_core.clip import draws_at_random, weights_digest
 from carft_sweep.carft_core.config import TrialConfig
 from carft_sweep.carft_core.data import FAMILIES, FamilyData, open_data
@@ -194,10 +194,11 @@ def own_code_of(config: TrialConfig) -> str | None:
 
 
 def _classes(algorithm: Algorithm) -> Iterator[type[Algorithm]]:
-    """That of an algorithm, and of the one that it wraps."""
+    """Yield that of an algorithm, and of those in its fields, such as the one that it wraps."""
     yield type(algorithm)
-    if isinstance(algorithm, Wrapper):
-        yield from _classes(algorithm.of)
+    for _, value in algorithm:
+        if isinstance(value, Algorithm):
+            yield from _classes(value)
 
 
 def facts_of(config: TrialConfig, stand: Prepared) -> dict[str, Any]:

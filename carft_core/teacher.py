@@ -132,7 +132,7 @@ class Teacher:
         return features if here().all(features is not None) else None
 
     def _read_features(self, name: str) -> Tensor | None:
-        with contextlib.suppress(FileNotFoundError, SafetensorError):
+        with contextlib.suppress(OSError, SafetensorError):  # it costs time alone
             features = load_file(str(self._cache_file(name)))["features"]
             if len(features) == len(self.splits[name]):
                 return features
@@ -262,7 +262,9 @@ def open_teacher(
     """The teacher of a task on a device. Raises RequestError for a prompt that CLIP cannot read."""
     one_attention_path()
     w_raw = text_features(clip, classes, class_names, device=device)
-    w_ctx = context_weights(text_features(clip, contexts, class_names, device=device))
+    same = contexts.templates == classes.templates
+    of_contexts = w_raw if same else text_features(clip, contexts, class_names, device=device)
+    w_ctx = context_weights(of_contexts)
     w_cls = class_weights(w_raw)
     classifier = on_device(zero_shot_classifier(clip, w_cls), device)
     return Teacher(

@@ -233,7 +233,7 @@ class Run:
             key,
             steps=self.schedule.steps,
             per_epoch=self.schedule.per_epoch,
-            like=like.expand(len(self.plan(0).rows), *like.shape),
+            like=like.expand(len(self.world.mine(self.plan(0).rows)), *like.shape),
         )
 
     def epochs(self) -> Generator[EpochReport, None, None]:

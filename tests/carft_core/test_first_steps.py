@@ -10,17 +10,19 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from pydantic import Field
 from torch import nn
 
-from carft_sweep.carft_core.algorithms import ALGORITHMS, Batch, Loss
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss
 from carft_sweep.carft_core.algorithms.fine_tune import FineTune
 from carft_sweep.carft_core.clip import ImageClassifier
 from carft_sweep.carft_core.config import TrialConfig, trial_config
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.identity import evaluation_digest, identify
+from carft_sweep.carft_core.identity import evaluation_digest, identify, own_code_of
 from carft_sweep.carft_core.merges import MERGES
 from carft_sweep.carft_core.merges.wise_ft import WiseFt
 from carft_sweep.carft_core.optim import Group, OptimConfig
+from carft_sweep.carft_core.own_code import own_code
 from carft_sweep.carft_core.run import RunFolder, load_weights, models_of
 from carft_sweep.carft_core.teacher import Teacher
 from carft_sweep.carft_core.testing import BrokenContract, check_algorithm
@@ -190,3 +192,17 @@ def test_the_laws_find_a_checkpoint_that_does_not_fit() -> None:
     ALGORITHMS.register(Grows)
     with pytest.raises(BrokenContract, match=r"grows: .*must be loaded again"):
         check_algorithm(Grows)
+
+
+class Partnered(FineTune):
+    name: ClassVar[str] = "partnered"
+    summary: ClassVar[str] = "Another algorithm in a field, which it does not wrap"
+    partner: Algorithm = Field(default="fine_tune")  # type: ignore[assignment]
+
+
+def test_the_code_of_an_algorithm_in_any_field_is_in_the_digest(toy_config: Config) -> None:
+    ALGORITHMS.register(Partnered)
+    ALGORITHMS.register(Grows)
+    config = toy_config({"algorithm": {"name": "partnered", "partner": "grows"}})
+    assert own_code_of(config) == own_code(Partnered, Grows)
+    assert own_code_of(toy_config({"algorithm": "partnered"})) == own_code(Partnered)

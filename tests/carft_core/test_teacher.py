@@ -81,6 +81,14 @@ def test_a_damaged_file_is_computed_anew(stand: Prepared, cache: Path, damage: s
     assert file.read_bytes() == whole
 
 
+def test_a_cache_that_cannot_be_read_costs_time_alone(stand: Prepared, cache: Path) -> None:
+    computed = stand.teacher.features("id/test")
+    (file,) = kept_files(cache)
+    file.unlink()
+    file.mkdir()  # even the superuser cannot read it
+    assert torch.equal(stand.teacher.features("id/test"), computed)
+
+
 def changed(teacher: Teacher, **fields: Any) -> Teacher:
     return replace(teacher, **fields)
 
