@@ -227,7 +227,7 @@ def datasets(runs: Iterable[RunRecord]) -> tuple[str, ...]:
     """
     by_family: dict[str, dict[str, None]] = {}
     for run in runs:
-        for part in run.parts or (run,):
+        for part in run.parts.values() or (run,):
             digest = part.facts.get("data")
             if part.state == "done" and isinstance(digest, str):
                 family = str(part.facts.get(FAMILY, "data"))

@@ -11,7 +11,6 @@ from functools import cached_property
 
 from carft_sweep.tracking.comparison import caveats, sentences
 from carft_sweep.tracking.comparison.curves import CurvePair, CurveVerdict, judge_curves
-from carft_sweep.tracking.comparison.domainbed import DomainBedTable
 from carft_sweep.tracking.comparison.effects import Effect, measure_effects
 from carft_sweep.tracking.comparison.hits import HitsReader, KeptHits, read_hits
 from carft_sweep.tracking.comparison.metrics import metric_order
@@ -122,7 +121,6 @@ class Comparison:
     """What the verdict is judged on, where selected settings are confirmed; else `seeds`."""
     tasks: Mapping[str, Comparison] = field(default_factory=dict)
     """That of each task, where there are several; then the rows are means over them."""
-    task_table: DomainBedTable | None = None
 
     @property
     def rule(self) -> SelectionRule:

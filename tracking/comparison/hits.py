@@ -105,7 +105,7 @@ def read_hits(run: RunRecord, merge: str | None) -> Hits | None:
     Raises TrackingError for a file that is none.
     """
     if run.parts:
-        return _joined([read_hits(part, merge) for part in run.parts])
+        return _joined([read_hits(part, merge) for part in run.parts.values()])
     path = None if run.folder is None else predictions_path(run.folder, merge)
     if path is None or not path.is_file():
         return None

@@ -50,8 +50,8 @@ class RunRecord:
     """How many were trained, in any state; None where it is unknown."""
     untrained: bool = False
     """Nothing is trained, and yet there is a seed: the split follows it (`data.split_seed`)."""
-    parts: Sequence[RunRecord] = ()
-    """Of a mean over tasks the runs that it is of, one of each task."""
+    parts: Mapping[str, RunRecord] = field(default_factory=dict)
+    """Of a mean over tasks the run that it is of by task."""
 
     @property
     def setting(self) -> tuple[str, str]:
@@ -89,7 +89,7 @@ class RunRecord:
         if not is_accuracy(metric):
             return 0.0
         if self.parts:
-            return max(part.image_step(metric) for part in self.parts) / len(self.parts)
+            return max(it.image_step(metric) for it in self.parts.values()) / len(self.parts)
         images = self.facts.get("images")
         counts = {str(k): int(n) for k, n in images.items()} if isinstance(images, Mapping) else {}
         split = metric.rpartition("/")[0]

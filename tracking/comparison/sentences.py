@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from carft_sweep.tracking.comparison.caveats import few
-from carft_sweep.tracking.comparison.curves import CurveVerdict
+from carft_sweep.tracking.comparison.curves import CurvePair, CurveVerdict
 from carft_sweep.tracking.comparison.effects import Effect, Level
 from carft_sweep.tracking.comparison.metrics import NOUNS, named
 from carft_sweep.tracking.comparison.power import MOST_SEEDS, Power
@@ -14,7 +14,7 @@ from carft_sweep.tracking.comparison.runs import Arm, scalar_text
 from carft_sweep.tracking.comparison.selection import Confirmation
 from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM, Endpoint, SelectionRule
 from carft_sweep.tracking.comparison.statistics import Interval, PairedTest
-from carft_sweep.tracking.comparison.verdict import Strongest, Verdict
+from carft_sweep.tracking.comparison.verdict import Pair, Strongest, Verdict
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,18 @@ def claim(verdict: Verdict, rule: SelectionRule) -> str:
         for metric in dict.fromkeys((endpoint.ood, endpoint.id_metric))
         if verdict.outcome != "tie" and (test := pair.test(metric)) is not None
     ]
-    parts = [", ".join(numbers), _what_is_shown(verdict)]
-    if verdict.outcome not in ("no_pairs", "not_measured"):
-        is_fresh = pair.candidate.confirms or pair.reference.confirms
-        parts.append(_scope(pair.tested, len(pair.seeds), confirmed=is_fresh))
-    if verdict.state == "UNDECIDED" and verdict.outcome == "no_difference":
-        parts.append(_power(pair.tested, verdict.level, endpoint.margin))
-    if verdict.outcome not in _WITHOUT_P:
-        ps = {"better": verdict.p_better, "worse": verdict.p_worse}
-        p = ps.get(verdict.outcome, verdict.p_different)
-        parts.append(_p_value(p, verdict.level, verdict.compared))
-    if not pair.reference.is_zero_shot:  # of which nothing is chosen
-        parts.append(_chosen_among(verdict.tried, rule))
+    p = {"better": verdict.p_better, "worse": verdict.p_worse}.get(
+        verdict.outcome, verdict.p_different
+    )
+    parts = [
+        ", ".join(numbers),
+        _what_is_shown(verdict),
+        "" if verdict.outcome in ("no_pairs", "not_measured") else _scope(pair.tested, pair),
+        _power(verdict, pair.tested, endpoint.margin),
+        "" if verdict.outcome in _WITHOUT_P else _p_value(p, verdict),
+        # Of zero-shot nothing is chosen.
+        "" if pair.reference.is_zero_shot else _chosen_among(verdict, rule),
+    ]
     statement = "; ".join(filter(None, parts))
     return f"{verdict.state}: {pair.candidate.name} against {pair.reference.name}: {statement}."
 
@@ -180,27 +180,31 @@ def curve_claim(verdict: CurveVerdict, rule: SelectionRule) -> str:
             parts.append(_too_few(len(pair.seeds)))
         case "no_spread":
             parts.append("the differences spread by no more than one image: nothing is tested")
-    parts.append(_scope(pair.gain, len(pair.seeds), confirmed=pair.candidate.confirms))
-    if verdict.state == "UNDECIDED" and verdict.outcome == "no_difference":
-        parts.append(_power(pair.gain, verdict.gain_level, endpoint.ood_margin))
-    p = verdict.p_worse if is_worse else verdict.p_better
-    parts += [_p_value(p, verdict.level, verdict.compared), _chosen_among(verdict.tried, rule)]
+    parts += [
+        _scope(pair.gain, pair),
+        _power(verdict, pair.gain, endpoint.ood_margin),
+        _p_value(verdict.p_worse if is_worse else verdict.p_better, verdict),
+        _chosen_among(verdict, rule),
+    ]
     return f"{verdict.state}: {candidate} against {rival}: {'; '.join(filter(None, parts))}."
 
 
-def _scope(test: PairedTest | None, seeds: int, *, confirmed: bool) -> str:
+def _scope(test: PairedTest | None, pair: Pair | CurvePair) -> str:
     """Say what a claim is of: other seeds, and other test images where these are known."""
-    count = f"{seeds} {'fresh ' if confirmed else ''}seed{'' if seeds == 1 else 's'}"
+    is_fresh = pair.candidate.confirms or pair.reference.confirms
+    seeds = len(pair.seeds)
+    count = f"{seeds} {'fresh ' if is_fresh else ''}seed{'' if seeds == 1 else 's'}"
     if test is None or test.images is None:
         return f"on these test images, over {count}"
     of = "" if test.images.units == test.images.images else "groups of "
     return f"for other seeds and other test images ({count}, {test.images.units:,} {of}images)"
 
 
-def _power(test: PairedTest | None, level: float, margin: float) -> str:
-    """Say what would have been shown, and how many seeds the margin needs."""
-    power = Power.of(test, level)
-    if test is None or power is None:
+def _power(verdict: Verdict | CurveVerdict, test: PairedTest | None, margin: float) -> str:
+    """Say of what is undecided what would have been shown, and how many seeds the margin needs."""
+    power = Power.of(test, verdict.level)
+    is_open = verdict.state == "UNDECIDED" and verdict.outcome == "no_difference"
+    if test is None or power is None or not is_open:
         return ""
     seeds = len(test.differences)
     shown = f"{100 * power.smallest_difference(seeds):.2f} pp"
@@ -213,18 +217,21 @@ def _power(test: PairedTest | None, level: float, margin: float) -> str:
     return f"{text}; one of {points(margin)} takes more test images"
 
 
-def _p_value(p: float | None, level: float, compared: int) -> str:
+def _p_value(p: float | None, verdict: Verdict | CurveVerdict) -> str:
     """Write the p that decided."""
     if p is None:
         return ""
     text = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    if compared > 1:
-        text += f" by Holm's rule over {compared}, intervals of {100 * level:.3g} %"
+    if verdict.compared > 1:
+        level = f"intervals of {100 * verdict.level:.3g} %"
+        text += f" by Holm's rule over {verdict.compared}, {level}"
     return text
 
 
-def _chosen_among(tried: int, rule: SelectionRule) -> str:
-    return f"chosen among {tried} settings by {rule.metric} on these same seeds" * (tried > 1)
+def _chosen_among(verdict: Verdict | CurveVerdict, rule: SelectionRule) -> str:
+    if verdict.tried < 2:
+        return ""
+    return f"chosen among {verdict.tried} settings by {rule.metric} on these same seeds"
 
 
 def same_models(arms: Sequence[Arm]) -> Iterator[str]:

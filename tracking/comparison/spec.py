@@ -35,8 +35,8 @@ class _Frozen(BaseModel):
 class SelectionRule(_Frozen):
     """How the setting of an algorithm is selected.
 
-    Raises ValueError for a metric of a test split or a shift unless `oracle`, and for a margin
-    below 0.
+    Raises ValueError for a metric of a test split or a shift unless `oracle`, a margin below 0,
+    or a strength other than +1 and -1.
     """
 
     metric: str = VAL
@@ -57,6 +57,9 @@ class SelectionRule(_Frozen):
             )
         if self.within is not None and not self.within >= 0:
             raise ValueError(f"selection within {self.within}: the margin must be at least 0")
+        wrong = {name: sign for name, sign in self.strength.items() if sign not in (1, -1)}
+        if wrong:
+            raise ValueError(f"strength must be +1 or -1 for each field, got {wrong}")
         return self
 
     def on(self, task: str) -> SelectionRule:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from statistics import fmean
+from dataclasses import dataclass, replace
+from statistics import fmean, pstdev
 
 from carft_sweep.tracking.comparison.compare import Comparison, compare
-from carft_sweep.tracking.comparison.domainbed import DomainBedTable, TaskCell, TaskLine
 from carft_sweep.tracking.comparison.metrics import SPLITS, kind_of
-from carft_sweep.tracking.comparison.runs import RunRecord, group
+from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
 from carft_sweep.tracking.comparison.selection import Budget, select, total_epochs
 from carft_sweep.tracking.comparison.spec import (
     TASK,
@@ -87,7 +87,7 @@ def mean_record(
         facts=combined({task: run.facts for task, run in runs.items()}),
         epochs=total_epochs(run.epochs for run in runs.values()),
         untrained=any(run.untrained for run in every),
-        parts=tuple(runs.values()),
+        parts=runs,
     )
 
 
@@ -146,42 +146,97 @@ def _mean(
     return means
 
 
-def domainbed_table(
-    field: str,
-    whole: Comparison,
-    parts: Mapping[str, Comparison],
-    selected: Selected,
-) -> DomainBedTable:
-    """Build the table for the rows of `whole` that stand for something."""
+AVERAGE = "Avg"
+
+
+@dataclass(frozen=True)
+class TaskCell:
+    """An accuracy over seeds, in fractions."""
+
+    by_seed: Mapping[int | None, float]
+
+    @property
+    def mean(self) -> float | None:
+        """None where no seed has it."""
+        return fmean(self.by_seed.values()) if self.by_seed else None
+
+    @property
+    def error(self) -> float | None:
+        """The standard error with which DomainBed prints its means; None below two seeds.
+
+        The spread has the divisor n, not n - 1 (`collect_results.format_mean`, NumPy's default).
+        """
+        values = list(self.by_seed.values())
+        return pstdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+@dataclass(frozen=True)
+class TaskLine:
+    """One algorithm, unmerged or through one merge."""
+
+    label: str
+    """As the row of the comparison has it."""
+    cells: Mapping[str, TaskCell]
+    """By task."""
+
+    @property
+    def average(self) -> TaskCell:
+        """For each seed the mean over the tasks first: of the seeds that every task has.
+
+        Where no seed changes a value it counts for each.
+        """
+        columns = list(self.cells.values())
+        shared = [seed for seed in columns[0].by_seed if all(seed in c.by_seed for c in columns)]
+        return TaskCell({seed: fmean(c.by_seed[seed] for c in columns) for seed in shared})
+
+
+@dataclass(frozen=True)
+class DomainBedTable:
+    """The table, and how it came about."""
+
+    field: str
+    """The parameter whose values are the tasks."""
+    endpoints: Mapping[str, str]
+    """By task: the metric in its column."""
+    lines: tuple[TaskLine, ...]
+    notes: tuple[str, ...]
+    """What the numbers are, and how settings were chosen."""
+    settings: Mapping[str, str]
+    """By task: the setting with the best value over all seeds, where there is one."""
+
+    @property
+    def caption(self) -> str:
+        """One paragraph."""
+        return " ".join(self.notes)
+
+    def of(self, label: str) -> TaskLine | None:
+        """Find the line of a row of the comparison."""
+        return next((line for line in self.lines if line.label == label), None)
+
+
+def domainbed_table(comparison: Comparison) -> DomainBedTable | None:
+    """Build the table for the rows that stand for something; None without tasks."""
+    parts = comparison.tasks
+    if not parts:
+        return None
     endpoints = {task: part.endpoint.metric for task, part in parts.items()}
 
-    def cell(algorithm: str, merge: str | None, task: str) -> TaskCell:
-        values = {
-            seed: runs[task].value(endpoints[task], merge)
-            for (name, seed), runs in selected.items()
-            if name == algorithm and task in runs
-        }
+    def cell(arm: Arm, task: str) -> TaskCell:
+        own = {run.seed: run.parts[task] for run in arm.runs if task in run.parts}
+        values = {seed: run.value(endpoints[task], arm.merge) for seed, run in own.items()}
         return TaskCell({seed: value for seed, value in values.items() if value is not None})
 
     lines = tuple(
-        TaskLine(
-            row.arm.label,
-            {task: cell(row.arm.algorithm, row.arm.merge, task) for task in endpoints},
-        )
-        for row in whole.rows
+        TaskLine(row.arm.label, {task: cell(row.arm, task) for task in endpoints})
+        for row in comparison.rows
         if row.arm.merge is None or row.chosen
     )
     settings = {task: part.selected.arm.label for task, part in parts.items() if part.selected}
-    notes = tuple(_notes(field, whole, parts, endpoints))
+    field, notes = comparison.spec.tasks or "", tuple(_notes(comparison, endpoints))
     return DomainBedTable(field, endpoints, lines, notes, settings)
 
 
-def _notes(
-    field: str,
-    whole: Comparison,
-    parts: Mapping[str, Comparison],
-    endpoints: Mapping[str, str],
-) -> Iterator[str]:
+def _notes(whole: Comparison, endpoints: Mapping[str, str]) -> Iterator[str]:
     by_kind = len({kind_of(metric) for metric in endpoints.values()}) > 1
     metrics: dict[str, list[str]] = {}
     for task, metric in endpoints.items():
@@ -189,12 +244,13 @@ def _notes(
     each = (f"{m} ({', '.join(of)})" if by_kind else m for m, of in metrics.items())
     n = len(whole.seeds)
     yield (
-        f"Tasks by {field}: {' or '.join(each)} in percent, mean ± standard error (divisor n) "
-        f"over {n} seed{'' if n == 1 else 's'}; Avg: for each seed the mean over tasks first."
+        f"Tasks by {whole.spec.tasks}: {' or '.join(each)} in percent, mean ± standard error "
+        f"(divisor n) over {n} seed{'' if n == 1 else 's'}; Avg: for each seed the mean over "
+        "tasks first."
     )
     yield f"For each task and seed settings are chosen by {_rule(whole.rule)}, of equals the later."
     counts = {
-        algorithm: max(part.rivals[algorithm, None] for part in parts.values())
+        algorithm: max(part.rivals[algorithm, None] for part in whole.tasks.values())
         for algorithm in dict.fromkeys(row.arm.algorithm for row in whole.rows if row.arm.trains)
     }
     if counts:
@@ -274,7 +330,6 @@ def compare_tasks(
         # A mean is of runs that were chosen on its own seed, on each task.
         tried=tried or {budget.algorithm: budget.settings for budget in spent},
     )
-    table = domainbed_table(field, whole, parts, selected)
     every = [row for part in parts.values() for row in part.rows]
     untuned = {row.arm.algorithm for row in every if "untuned" in row.marks}
     rows = []
@@ -286,22 +341,21 @@ def compare_tasks(
         whole,
         rows=tuple(rows),
         selected=None,
-        statistics=(*whole.statistics, *_sentences(table)),
+        statistics=(*whole.statistics, *_sentences(parts)),
         warnings=tuple(_warnings({task: part.warnings for task, part in parts.items()}, whole)),
         budgets=spent,
         tasks=parts,
-        task_table=table,
     )
 
 
-def _sentences(table: DomainBedTable) -> Iterator[str]:
+def _sentences(parts: Mapping[str, Comparison]) -> Iterator[str]:
     yield (
-        f"Each number is the mean over {len(table.endpoints)} tasks "
-        f"({', '.join(table.endpoints)}), with settings chosen for each task and seed."
+        f"Each number is the mean over {len(parts)} tasks ({', '.join(parts)}), with settings "
+        "chosen for each task and seed."
     )
-    if table.settings:
-        each = "; ".join(f"{task}: {label}" for task, label in table.settings.items())
-        yield f"Over all seeds the best setting of each task is {each}."
+    best = [f"{task}: {it.selected.arm.label}" for task, it in parts.items() if it.selected]
+    if best:
+        yield f"Over all seeds the best setting of each task is {'; '.join(best)}."
 
 
 def _warnings(by_task: Mapping[str, Sequence[str]], whole: Comparison) -> Iterator[str]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from carft_sweep.tracking.comparison.caveats import datasets
 from carft_sweep.tracking.comparison.compare import Comparison, Row
 from carft_sweep.tracking.comparison.curves import CurveVerdict
-from carft_sweep.tracking.comparison.domainbed import AVERAGE, DomainBedTable, TaskCell
 from carft_sweep.tracking.comparison.effects import Effect
 from carft_sweep.tracking.comparison.metrics import metric_order
 from carft_sweep.tracking.comparison.power import Power
@@ -21,7 +20,13 @@ from carft_sweep.tracking.comparison.runs import Arm, RunRecord
 from carft_sweep.tracking.comparison.sentences import Answer
 from carft_sweep.tracking.comparison.spec import Endpoint
 from carft_sweep.tracking.comparison.statistics import Estimate, PairedTest
-from carft_sweep.tracking.comparison.tasks import TOGETHER
+from carft_sweep.tracking.comparison.tasks import (
+    AVERAGE,
+    TOGETHER,
+    DomainBedTable,
+    TaskCell,
+    domainbed_table,
+)
 from carft_sweep.tracking.comparison.verdict import Pair, Verdict
 from carft_sweep.tracking.report.table import (
     Cell,
@@ -79,9 +84,9 @@ def to_json(
             for curve in comparison.curves
         ],
     }
-    if comparison.task_table is not None:
+    if (table := domainbed_table(comparison)) is not None:
         parts = {task: to_json(part) for task, part in comparison.tasks.items()}
-        document["tasks"] = {**_json_tasks(comparison.task_table), "comparisons": parts}
+        document["tasks"] = {**_json_tasks(table), "comparisons": parts}
     if owners is not None:
         document["sweeps"] = comparison.sweep.split(" + ")
     if options is not None:
@@ -279,8 +284,8 @@ def runs_frame(comparison: Comparison) -> pd.DataFrame:
     `merge` is None for the model that the run trained, else the merge's label. Of several tasks
     the runs of all, with a column for the parameter that tells them apart.
     """
-    if comparison.task_table is not None:
-        field, tasks = comparison.task_table.field, comparison.tasks.items()
+    if (field := comparison.spec.tasks) is not None and comparison.tasks:
+        tasks = comparison.tasks.items()
         lines = [{field: task, **line} for task, it in tasks for line in _frame_runs(it)]
     else:
         lines = [*_frame_runs(comparison)]
@@ -363,7 +368,7 @@ def to_csv(
     options name. With `owners` each row says whose its runs are.
     """
     options = options or TableOptions()
-    table, lines = comparison.task_table, list[dict[str, Any]]()
+    table, lines = domainbed_table(comparison), list[dict[str, Any]]()
     for row in comparison.rows:
         line = _frame_row(row, intervals=True, values=True)
         if data := datasets(row.arm.done):

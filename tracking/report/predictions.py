@@ -93,8 +93,7 @@ def predictions_frame(
 def _models(comparison: Comparison) -> Iterator[_Model]:
     """Yield every evaluated model of every finished run."""
     parts: list[tuple[Mapping[str, str], Comparison]] = [({}, comparison)]
-    if comparison.task_table is not None:
-        field = comparison.task_table.field
+    if (field := comparison.spec.tasks) is not None and comparison.tasks:
         parts = [({field: task}, part) for task, part in comparison.tasks.items()]
     for task, part in parts:
         arms = [row.arm for row in part.rows if row.arm.merge is None]

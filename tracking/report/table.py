@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 
 from carft_sweep.tracking.comparison.caveats import few
 from carft_sweep.tracking.comparison.compare import Comparison, Row, shown_rows
-from carft_sweep.tracking.comparison.domainbed import AVERAGE
 from carft_sweep.tracking.comparison.metrics import (
     BENCHMARK,
     NOUNS,
@@ -23,6 +22,7 @@ from carft_sweep.tracking.comparison.metrics import (
 )
 from carft_sweep.tracking.comparison.power import Power
 from carft_sweep.tracking.comparison.statistics import Interval, PairedTest
+from carft_sweep.tracking.comparison.tasks import AVERAGE, domainbed_table
 from carft_sweep.tracking.comparison.verdict import GAIN
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 
@@ -180,7 +180,7 @@ def build_table(
 
 def task_table(comparison: Comparison) -> Table | None:
     """Build DomainBed's table, a column for each task; None where there is one task only."""
-    table = comparison.task_table
+    table = domainbed_table(comparison)
     if table is None:
         return None
     lines = []

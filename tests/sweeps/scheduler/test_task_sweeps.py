@@ -21,6 +21,7 @@ from carft_sweep.sweeps.results.records import load_part
 from carft_sweep.sweeps.scheduler.session import SweepResult
 from carft_sweep.tracking.comparison.input_file import COMPARISON_INPUT, read_comparison_input
 from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
+from carft_sweep.tracking.comparison.tasks import domainbed_table
 from carft_sweep.tracking.report.formats import to_json
 from carft_sweep.tracking.report.table import task_table
 from carft_sweep.tracking.store.base import RunKey
@@ -108,14 +109,15 @@ def test_it_ends_with_the_table_and_selects_nothing_as_a_whole(
     found = ended.comparison
     assert list(found.tasks) == list(DOMAINS)
     assert found.selected is None
-    assert found.task_table is not None
+    table = domainbed_table(found)
+    assert table is not None
     # The toy is best at 0.3, with 0.8 and a hundredth a seed, and measures half of it.
-    line = found.task_table.of("car_ft")
+    line = table.of("car_ft")
     assert line is not None
     cells = (*line.cells.values(), line.average)
     assert [cell.mean for cell in cells] == pytest.approx([0.4025] * 4)
     assert [cell.error for cell in cells] == pytest.approx([0.0025 / 2**0.5] * 4)
-    assert set(found.task_table.settings.values()) == {"car_ft kl_weight=0.3"}
+    assert set(table.settings.values()) == {"car_ft kl_weight=0.3"}
     folder = toy_sweep.home.sweep("domains")
     text = (folder / "comparison.md").read_text()
     assert "| algorithm | art | photo | sketch | Avg |" in text
@@ -210,6 +212,7 @@ def test_an_oracle_of_each_task_values_its_trials_by_its_own_metric(
     values = {trial.params["algorithm.kl_weight"]: trial.value for trial in trials}
     # 1 minus the mean over seeds of 0.8 - |kl - 0.3| / 10 + a hundredth a seed.
     assert values == pytest.approx({0.1: 0.215, 0.3: 0.195})
-    assert found.comparison.task_table is not None
-    assert "(oracle)" in found.comparison.task_table.caption
+    table = domainbed_table(found.comparison)
+    assert table is not None
+    assert "(oracle)" in table.caption
     assert Path(toy_sweep.home.sweep("oracle") / "comparison.csv").read_text().count("oracle") > 3

@@ -182,7 +182,7 @@ def test_data_that_differ_are_all_named_and_those_of_a_mean_over_tasks_too() -> 
 
     by_seed = [on("pacs v1", f"{seed}f", seed) for seed in range(5)]
     assert caveats.datasets(by_seed) == ("pacs v1 0f0f0f, 1f1f1f, 2f2f2f, 2 more",)
-    parts = [on("dtd v1", "1a", 0), on("eurosat v3", "2b", 0)]
+    parts = {"dtd": on("dtd v1", "1a", 0), "eurosat": on("eurosat v3", "2b", 0)}
     both = run("fine_tune", 0, metrics(0.6, 0.3), parts=parts, facts={"data": "3c" * 32})
     assert caveats.datasets([both]) == ("dtd v1 1a1a1a", "eurosat v3 2b2b2b")
     assert caveats.datasets([on(None, "4d", 0)]) == ("data 4d4d4d",)

@@ -176,11 +176,13 @@ def test_a_shift_outside_the_means_moves_none(tmp_path: Path) -> None:
 
 def tasks(home: Path, algorithm: str, seed: int, models: Sequence[Images]) -> RunRecord:
     """A mean over tasks, each with images of its own."""
-    parts = [
-        kept_run(home / str(task), algorithm, seed, by, facts={"outside_means": ["ood/b"][task:]})
-        for task, by in enumerate(models)
-    ]
-    return run(algorithm, seed, metrics(0.6, 0.3), parts=tuple(parts))
+    parts = {
+        f"task {n}": kept_run(
+            home / str(n), algorithm, seed, by, facts={"outside_means": ["ood/b"][n:]}
+        )
+        for n, by in enumerate(models)
+    }
+    return run(algorithm, seed, metrics(0.6, 0.3), parts=parts)
 
 
 def test_a_mean_over_tasks_weighs_tasks_alike_and_shifts_alike_in_each(tmp_path: Path) -> None:
@@ -217,8 +219,8 @@ def test_units_of_two_tasks_are_not_the_same(tmp_path: Path) -> None:
 
 def test_a_mean_over_tasks_of_which_one_keeps_nothing_has_no_hits(tmp_path: Path) -> None:
     whole = tasks(tmp_path, "car_ft", 0, (drawings(0), drawings(1)))
-    first, second = whole.parts
-    assert read_hits(replace(whole, parts=(first, replace(second, folder=None))), None) is None
+    parts = {**whole.parts, "task 1": replace(whole.parts["task 1"], folder=None)}
+    assert read_hits(replace(whole, parts=parts), None) is None
 
 
 @pytest.mark.parametrize("metric", [ID, OOD])

@@ -187,9 +187,11 @@ def test_the_rule_is_named_as_the_sweep_file_names_it() -> None:
     )
 
 
-@pytest.mark.parametrize("wrong", [{"within": -0.1}, {"within": math.nan}], ids=str)
+@pytest.mark.parametrize(
+    "wrong", [{"within": -0.1}, {"within": math.nan}, {"strength": {KL: 2}}], ids=str
+)
 def test_a_rule_without_a_meaning_is_refused(wrong: dict) -> None:
-    with pytest.raises(ValueError, match="margin"):
+    with pytest.raises(ValueError, match=r"margin|strength"):
         SelectionRule(**wrong)
 
 
