@@ -202,38 +202,6 @@ def test_notes_on_the_data_are_told_above_the_table_once_each() -> None:
     assert many[-2:] == ("note 7", "and 12 more notes on the data")
 
 
-def grid(baseline: list[dict[str, float]], trials: list[dict[str, float]]) -> Comparison:
-    runs = [run("fine_tune", 0, metrics(0.6, 0.3), params=params) for params in baseline]
-    runs += [
-        run("car_ft", 0, metrics(0.6, 0.3), trial=trial, params=params)
-        for trial, params in enumerate(trials)
-    ]
-    return compare(runs, sweep="s")
-
-
-LR = "optim.lr"
-
-
-@pytest.mark.parametrize(
-    ("baseline", "trials", "untuned"),
-    [
-        ([{}], [{KL: 1.0}, {KL: 3.0}], False),
-        ([{}], [{KL: 1.0, LR: 1.0}, {KL: 1.0, LR: 2.0}], True),
-        ([{LR: 1.0}], [{KL: 1.0, LR: 1.0}, {KL: 1.0, LR: 2.0}], True),
-        ([{LR: 1.0}, {LR: 2.0}], [{KL: k, LR: x} for k in (1.0, 3.0) for x in (1.0, 2.0)], False),
-        ([{}], [{"prompts.contexts": 1.0}, {"prompts.contexts": 2.0}], False),
-    ],
-    ids=["its own field", "not varied", "one point", "projected grid", "contexts"],
-)
-def test_a_baseline_with_fewer_points_than_the_space_has_for_it_is_untuned(
-    baseline: list, trials: list, untuned: bool
-) -> None:
-    comparison = grid(baseline, trials)
-    marks = [mark for r in comparison.rows if r.arm.role == "baseline" for mark in r.marks]
-    assert ("untuned" in marks) == untuned
-    assert warned(comparison, "unequal tuning budgets") == untuned
-
-
 def test_settings_with_the_same_value_are_called_tied_and_which_was_taken() -> None:
     runs = [
         run("car_ft", seed, metrics(0.6, 0.3), trial=trial, params={KL: weight})

@@ -163,12 +163,6 @@ def test_a_place_at_a_measured_point_is_of_both_of_its_pieces_whatever_rounding_
     assert [bound(fall, x) for x in places] == [None] * 3
 
 
-def test_two_points_are_bounded_nowhere() -> None:
-    assert bound(((0.5, 0.3), (0.6, 0.4)), 0.55) is None
-    assert np.isnan(gain(ARCH, ((0.5, 0.3), (0.6, 0.4))).above_bound)
-    assert gain(ARCH, ((0.5, 0.2), (0.6, 0.3))).above_chords == pytest.approx(0.1)
-
-
 def test_a_single_point_is_compared_at_its_own_id_alone() -> None:
     point = ((0.62, 0.45),)
     assert gain(point, ARCH) == pytest.approx((0.45 - 0.42, 0.45 - 0.392))
