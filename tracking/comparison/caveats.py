@@ -251,8 +251,7 @@ def unfinished(arms: Sequence[Arm]) -> Iterator[str]:
         counts = {arm.label: sum(arm.states.get(state, 0) for state in states) for arm in lacking}
         where = [f"{label}: {count}" for label, count in counts.items() if count]
         if total := sum(counts.values()):
-            noun = "run" if total == 1 else "runs"
-            yield f"{total} {word} {noun} ({few(where)}): in no mean, test or curve"
+            yield f"{counted(total, f'{word} run')} ({few(where)}): in no mean, test or curve"
 
 
 def missing_values(arms: Sequence[Arm], endpoint: Endpoint) -> Iterator[str]:
@@ -305,8 +304,8 @@ def unequal_budgets(fewer: Mapping[str, set[str]], spent: Iterable[Budget]) -> I
     """List what each algorithm was given, where some were tried at fewer settings than others."""
     concerned = {*fewer}.union(*fewer.values())
     counts = [
-        f"{budget.algorithm} {_count(budget.settings, 'setting')} ({_count(budget.runs, 'run')}"
-        + ("" if budget.epochs is None else f", {_count(budget.epochs, 'epoch')}")
+        f"{budget.algorithm} {counted(budget.settings, 'setting')} ({counted(budget.runs, 'run')}"
+        + ("" if budget.epochs is None else f", {counted(budget.epochs, 'epoch')}")
         + ")"
         for budget in spent
         if budget.algorithm in concerned
@@ -322,5 +321,6 @@ def few(parts: Sequence[str], separator: str = ", ") -> str:
     return f"{shown}{separator}{rest} more" if rest > 0 else shown
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Write `1 seed` or `2 seeds`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -52,6 +52,20 @@ class _Line:
     numbers: Mapping[str, float]
     """By column, in the unit of the table."""
 
+    def metrics(self, unit: float, start: float | None = None) -> dict[str, float]:
+        """Return the numbers as fractions; `start` is the OOD accuracy of zero-shot."""
+        metrics = {
+            ACCURACIES.get(column, f"{column}/top1"): number / unit
+            for column, number in self.numbers.items()
+        }
+        metrics["gap/top1"] = metrics[ID] - metrics[OOD]
+        return metrics if start is None else {**metrics, "gain/ood/top1": metrics[OOD] - start}
+
+    def is_same_model(self, other: _Line) -> bool:
+        """Whether all numbers that both have are equal."""
+        shared = self.numbers.keys() & other.numbers
+        return all(self.numbers[it] == other.numbers[it] for it in shared)
+
 
 def is_table(name: str | Path) -> bool:
     """Whether a name is that of a table of results instead of a sweep."""
@@ -250,15 +264,6 @@ def _label(alpha: float) -> str | None:
     return None if alpha == 1 else f"{WISE}@{alpha:g}"
 
 
-def _metrics(line: _Line, unit: float, start: float | None = None) -> dict[str, float]:
-    metrics = {
-        ACCURACIES.get(column, f"{column}/top1"): number / unit
-        for column, number in line.numbers.items()
-    }
-    metrics["gap/top1"] = metrics[ID] - metrics[OOD]
-    return metrics if start is None else {**metrics, "gain/ood/top1": metrics[OOD] - start}
-
-
 def _zero_shots(name: str, lines: Iterable[_Line], unit: float) -> Iterator[RunRecord]:
     """Yield the zero-shot model, that of each seed where they differ: with a split of its own.
 
@@ -273,11 +278,11 @@ def _zero_shots(name: str, lines: Iterable[_Line], unit: float) -> Iterator[RunR
         [
             f"{line.place}: other accuracies of zero-shot than in {other.place}"
             for line, other in pairs
-            if not _is_same_model(line, other)
+            if not line.is_same_model(other)
         ],
     )
     zero_shots = [*by_seed.values()]
-    differ = not all(_is_same_model(line, zero_shots[0]) for line in zero_shots)
+    differ = not all(line.is_same_model(zero_shots[0]) for line in zero_shots)
     for line in zero_shots if differ else zero_shots[:1]:
         yield RunRecord(
             algorithm=ZERO_SHOT,
@@ -287,13 +292,9 @@ def _zero_shots(name: str, lines: Iterable[_Line], unit: float) -> Iterator[RunR
             state="done",
             role="baseline",
             # It is not chosen among, so no value of selection.
-            metrics={it: v for it, v in _metrics(line, unit).items() if it != VAL},
+            metrics={it: v for it, v in line.metrics(unit).items() if it != VAL},
             untrained=differ,
         )
-
-
-def _is_same_model(line: _Line, other: _Line) -> bool:
-    return all(line.numbers[it] == other.numbers[it] for it in line.numbers.keys() & other.numbers)
 
 
 def _trained(
@@ -315,7 +316,7 @@ def _trained(
     trials = {setting: number for number, setting in enumerate(dict.fromkeys(s for s, _ in models))}
     for (setting, seed), own in models.items():
         start = starts.get(seed, starts.get(None))
-        metrics = {label: _metrics(line, unit, start) for label, line in own.items()}
+        metrics = {label: line.metrics(unit, start) for label, line in own.items()}
         yield RunRecord(
             algorithm=setting[0],
             params={"setting": setting[1]} if setting[1] else {},

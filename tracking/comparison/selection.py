@@ -10,9 +10,9 @@ from typing import TypeVar
 
 from carft_sweep.tracking.comparison.runs import Arm, Scalar, params_key, split_merge
 from carft_sweep.tracking.comparison.spec import VAL, SelectionRule
+from carft_sweep.tracking.comparison.statistics import ROUNDING
 
 T = TypeVar("T")
-_ROUNDING = 1e-12
 SWEEP = "sweep"
 """The field that tells two runs apart which differ in nothing that a config says."""
 OWN_FIELDS = ("algorithm.", "prompts.contexts")
@@ -51,7 +51,7 @@ def select(arms: Sequence[Arm], rule: SelectionRule, seeds: Sequence[int]) -> Se
     if rule.within is not None:
         same = [item for item in pool if item[0].algorithm == best.algorithm]
         best, value = _strongest(same, rule, lambda arm: _strength(arm, rule.strength))
-    equal = (arm for arm, other in pool if arm is not best and abs(other - value) <= _ROUNDING)
+    equal = (arm for arm, other in pool if arm is not best and abs(other - value) <= ROUNDING)
     return Selection(best, value, complete=bool(complete), tied=tuple(equal))
 
 
@@ -122,7 +122,7 @@ def _near_best(
     pool: Sequence[tuple[T, float]], rule: SelectionRule, margin: float = 0.0
 ) -> list[tuple[T, float]]:
     """Filter those within a margin of the best, in their order."""
-    threshold = max(rule.better(value) for _, value in pool) - margin - _ROUNDING
+    threshold = max(rule.better(value) for _, value in pool) - margin - ROUNDING
     return [item for item in pool if rule.better(item[1]) >= threshold]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from carft_sweep.tracking.comparison.caveats import few
+from carft_sweep.tracking.comparison.caveats import counted, few
 from carft_sweep.tracking.comparison.curves import CurvePair, CurveVerdict
 from carft_sweep.tracking.comparison.effects import Effect, Level
 from carft_sweep.tracking.comparison.metrics import NOUNS, named
@@ -192,8 +192,7 @@ def curve_claim(verdict: CurveVerdict, rule: SelectionRule) -> str:
 def _scope(test: PairedTest | None, pair: Pair | CurvePair) -> str:
     """Say what a claim is of: other seeds, and other test images where these are known."""
     is_fresh = pair.candidate.confirms or pair.reference.confirms
-    seeds = len(pair.seeds)
-    count = f"{seeds} {'fresh ' if is_fresh else ''}seed{'' if seeds == 1 else 's'}"
+    count = counted(len(pair.seeds), "fresh seed" if is_fresh else "seed")
     if test is None or test.images is None:
         return f"on these test images, over {count}"
     of = "" if test.images.units == test.images.images else "groups of "
@@ -292,7 +291,7 @@ def strongest_line(
 def effect_line(effect: Effect, endpoint: Endpoint, rule: SelectionRule) -> str:
     """Say how the endpoint and ID move with one field, by how much, and which value is selected."""
     metric, head = named(endpoint.metric), _short(effect.parameter)
-    over = _seed_count(len(effect.difference.differences))
+    over = counted(len(effect.difference.differences), "seed")
     if effect.settings > 1:
         over += f", means over {effect.settings} settings of the other fields"
     number = _difference(effect, effect.difference, effect.interval)
@@ -344,12 +343,8 @@ def _percent(value: float | None) -> str:
     return "unknown" if value is None else f"{100 * value:.1f}"
 
 
-def _seed_count(n: int) -> str:
-    return f"{n} seed{'' if n == 1 else 's'}"
-
-
 def _too_few(n: int) -> str:
-    return f"{_seed_count(n)}, and a claim needs {SEEDS_FOR_CLAIM}"
+    return f"{counted(n, 'seed')}, and a claim needs {SEEDS_FOR_CLAIM}"
 
 
 def _seeds(seeds: Sequence[int]) -> str:

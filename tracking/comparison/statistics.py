@@ -13,7 +13,7 @@ ALPHA = 0.05
 SEEDS_FOR_INTERVAL = 3
 """Below it a standard deviation says nothing: no interval and no t test."""
 DIGITS = 12
-_ROUNDING = 10.0**-DIGITS
+ROUNDING = 10.0**-DIGITS
 """Fractions that are equal to `DIGITS`, or closer than this, differ by float rounding only."""
 
 
@@ -56,7 +56,7 @@ class PairedTest:
     @cached_property
     def spreads(self) -> bool:
         """Whether the differences spread over seeds by more than one image."""
-        return max(self.differences) - min(self.differences) > self.step + _ROUNDING
+        return max(self.differences) - min(self.differences) > self.step + ROUNDING
 
     @property
     def error(self) -> float:
@@ -108,7 +108,7 @@ class PairedTest:
     @property
     def is_tie(self) -> bool:
         """Whether both have the same value in every pair, but for float rounding."""
-        return max(map(abs, self.differences)) < _ROUNDING
+        return max(map(abs, self.differences)) < ROUNDING
 
 
 # scipy.special, not scipy.stats: the same t distribution, a tenth of the import time. Where there
@@ -168,7 +168,7 @@ def standard_error(values: Sequence[float]) -> float:
     """Divide the standard deviation (n - 1) by the root of n; 0 if values differ by rounding."""
     middle = mean(values)
     deviations = [value - middle for value in values]
-    if max(map(abs, deviations)) < _ROUNDING:
+    if max(map(abs, deviations)) < ROUNDING:
         return 0.0
     variance = math.fsum(d * d for d in deviations) / (len(values) - 1)
     return math.sqrt(variance / len(values))

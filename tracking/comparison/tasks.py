@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 
+from carft_sweep.tracking.comparison.caveats import counted
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.metrics import SPLITS, kind_of
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
@@ -242,11 +243,10 @@ def _notes(whole: Comparison, endpoints: Mapping[str, str]) -> Iterator[str]:
     for task, metric in endpoints.items():
         metrics.setdefault(metric, []).append(task)
     each = (f"{m} ({', '.join(of)})" if by_kind else m for m, of in metrics.items())
-    n = len(whole.seeds)
+    seeds = counted(len(whole.seeds), "seed")
     yield (
         f"Tasks by {whole.spec.tasks}: {' or '.join(each)} in percent, mean ± standard error "
-        f"(divisor n) over {n} seed{'' if n == 1 else 's'}; Avg: for each seed the mean over "
-        "tasks first."
+        f"(divisor n) over {seeds}; Avg: for each seed the mean over tasks first."
     )
     yield f"For each task and seed settings are chosen by {_rule(whole.rule)}, of equals the later."
     counts = {

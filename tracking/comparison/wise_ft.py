@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from carft_sweep.tracking.comparison.metrics import ID, OOD
 from carft_sweep.tracking.comparison.runs import Arm, split_merge
-from carft_sweep.tracking.comparison.statistics import mean
+from carft_sweep.tracking.comparison.statistics import ROUNDING, mean
 
 WISE = "wise_ft"
 PAPER_ALPHA = 0.5
 """What WiSE-FT recommends without any choice (Wortsman et al., CVPR 2022, section 4)."""
-_ROUNDING = 1e-12
 
 
 class Point(NamedTuple):
@@ -107,7 +106,7 @@ def highest_on_chords(
     `ids` and `oods` [..., K] are points by rising alpha, `at` is [..., M]; NaN outside a curve.
     """
     if ids.shape[-1] == 1:
-        return np.where(np.abs(at - ids) <= _ROUNDING, oods, np.nan)
+        return np.where(np.abs(at - ids) <= ROUNDING, oods, np.nan)
     chords, covers = _chords(ids, oods, at)
     return _highest(chords, covers)
 
@@ -159,7 +158,7 @@ def _bound(
     is_bounded = np.isfinite(extended)
     bounds = np.where(is_bounded, outer(chords, extended), chords)
     top = np.where(covers, chords, -np.inf).max(axis=-2, keepdims=True)
-    open_ended = (covers & ~is_bounded & (chords >= top - _ROUNDING)).any(axis=-2)
+    open_ended = (covers & ~is_bounded & (chords >= top - ROUNDING)).any(axis=-2)
     return np.where(open_ended, np.nan, _highest(bounds, covers))
 
 
@@ -174,7 +173,7 @@ def _chords(
     lines = oods[..., :-1, None] + slopes[..., None] * (x - ids[..., :-1, None])
     low = np.minimum(ids[..., :-1], ids[..., 1:])[..., None]
     high = np.maximum(ids[..., :-1], ids[..., 1:])[..., None]
-    covers = (x >= low - _ROUNDING) & (x <= high + _ROUNDING) & (steps != 0)[..., None]
+    covers = (x >= low - ROUNDING) & (x <= high + ROUNDING) & (steps != 0)[..., None]
     return np.where(steps[..., None] == 0, np.inf, lines), covers
 
 
@@ -182,7 +181,7 @@ def _steps(ids: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the steps [..., K - 1] in ID; 0 where two accuracies differ by float rounding only, as
     equal means over tasks do: the line through two such points would be nearly upright."""
     steps = np.diff(ids, axis=-1)
-    return np.where(np.abs(steps) <= _ROUNDING, 0.0, steps)
+    return np.where(np.abs(steps) <= ROUNDING, 0.0, steps)
 
 
 def _highest(values: NDArray[np.float64], covers: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -230,7 +229,7 @@ def _common_places(ids: NDArray[np.float64], other_ids: NDArray[np.float64]) -> 
     low = np.maximum(ids.min(axis=-1), other_ids.min(axis=-1))
     high = np.minimum(ids.max(axis=-1), other_ids.max(axis=-1))
     is_point = min(ids.shape[-1], other_ids.shape[-1]) == 1
-    has_range = low <= high if is_point else high - low > _ROUNDING
+    has_range = low <= high if is_point else high - low > ROUNDING
     shares = (np.arange(PLACES) + 0.5) / PLACES
     at: NDArray[np.float64] = low[..., None] + (high - low)[..., None] * shares
     return np.where(has_range[..., None], at, np.nan)
