@@ -20,7 +20,7 @@ from carft_sweep.sweeps.cli.table import table_lines
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
-from carft_sweep.sweeps.results.records import load_part, load_parts, nothing_collected
+from carft_sweep.sweeps.results.records import load_part, load_parts
 from carft_sweep.sweeps.spec.metrics import PATTERN, natural_goal, problem
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.flips import find_flips
@@ -144,7 +144,6 @@ def written(option: str, place: Path) -> Iterator[None]:
         raise RequestError(f"{option}: {place} cannot be written: {error.strerror}") from None
 
 
-@nothing_collected()
 def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Several sweeps are one comparison."""
     if arguments.tracking_uri and not arguments.sweeps:
@@ -308,9 +307,8 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
         sweeps = [find_ledger(home, name) for name in dict.fromkeys(arguments.sweeps)]
         out = _out(arguments.out, _usual_place(home, sweeps, PAGE))
         runs, several = RunStore(home.runs), len(sweeps) > 1
-        with nothing_collected():
-            parts = [load_part(sweep, runs, with_fields=several) for sweep in sweeps]
-            comparison = compare_sweeps(override_specs(parts, arguments))
+        parts = [load_part(sweep, runs, with_fields=several) for sweep in sweeps]
+        comparison = compare_sweeps(override_specs(parts, arguments))
         made = page(home, sweeps, comparison, options=options)
     with written("--out", out):
         made.write(out)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,10 +11,9 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json
 from carft_sweep.carft_core.run_files import Claim
 from carft_sweep.sweeps.home import Home
-from carft_sweep.sweeps.ledger.runs import NO_SEED, RunState, RunStore, history
+from carft_sweep.sweeps.ledger.runs import NO_SEED, RunState, RunStore, history, measured
 from carft_sweep.sweeps.ledger.status import goals
 from carft_sweep.sweeps.ledger.trials import Ledger, Setting, damage_named, find_ledger
-from carft_sweep.sweeps.results.measurements import Measurements
 from carft_sweep.tracking.comparison.caveats import NOTES
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.metrics import TOP1
@@ -37,30 +34,24 @@ logger = logging.getLogger(__name__)
 
 
 def front(values: Mapping[int, Values], maximized: Sequence[bool]) -> set[int]:
-    """The trials (by number) on the front, equal ones with each other.
+    """Return the trials (by number) on the Pareto front, equal ones with each other.
 
     One trial beats another when it is as good by every goal and better by one. `maximized` says
     of each goal whether more is better.
     """
-    import numpy as np
+    signs = [1 if more else -1 for more in maximized]
+    points = {
+        number: [sign * value for sign, value in zip(signs, own, strict=True)]
+        for number, own in values.items()
+    }
 
-    if not values:
-        return set()
-    numbers = np.array(list(values))
-    turned = np.array([list(found) for found in values.values()], dtype=np.float64)
-    turned *= np.where(maximized, 1.0, -1.0)
-    # The best by the first goal, then by the second and so on: whoever beats a trial comes before
-    # it, and so does one on the front.
-    order = np.lexsort(-turned.T[::-1])
-    kept: list[int] = []
-    best = np.empty_like(turned)
-    for index in order:
-        ahead = best[: len(kept)]
-        own = turned[index]
-        if not np.any(np.all(ahead >= own, axis=1) & np.any(ahead > own, axis=1)):
-            best[len(kept)] = own
-            kept.append(int(numbers[index]))
-    return set(kept)
+    def is_beaten(own: Values) -> bool:
+        return any(
+            other != own and all(a >= b for a, b in zip(other, own, strict=True))
+            for other in points.values()
+        )
+
+    return {number for number, own in points.items() if not is_beaten(own)}
 
 
 STRENGTH: Mapping[str, int] = {
@@ -76,8 +67,7 @@ STRENGTH: Mapping[str, int] = {
 
 def comparison(sweep: Ledger, runs: RunStore) -> Comparison:
     """Compare the runs of a sweep as far as it has come: what it ends with."""
-    with nothing_collected():
-        return compare_sweeps([load_part(sweep, runs)])
+    return compare_sweeps([load_part(sweep, runs)])
 
 
 def comparison_spec(spec: Mapping[str, Any]) -> ComparisonSpec:
@@ -106,35 +96,22 @@ def comparison_spec(spec: Mapping[str, Any]) -> ComparisonSpec:
 
 def records(ledger: Ledger, runs: RunStore) -> list[RunRecord]:
     """Read one record for each run of each setting, in whatever state."""
-    kept_facts: list[Mapping[str, Any]] = []
-    evaluations = Measurements(runs.path, ledger.name)
-    loaded = [
-        record
-        for item in ledger.settings()
-        for record in _records(runs, item, evaluations, kept_facts)
-    ]
-    evaluations.keep()
-    return loaded
+    return [record for item in ledger.settings() for record in _records(runs, item)]
 
 
-def _records(
-    runs: RunStore,
-    item: Setting,
-    evaluations: Measurements,
-    kept_facts: list[Mapping[str, Any]],
-) -> Iterator[RunRecord]:
+def _records(runs: RunStore, item: Setting) -> Iterator[RunRecord]:
     trial = item.trial
     params = {name: scalar(value) for name, value in item.params.items()}
     for seed, digest in item.runs.items():
         folder = runs.results(digest)
-        own = _undamaged(evaluations.of, folder.name, UNMERGED)
+        own = _undamaged(measured, folder, UNMERGED)
         if trial is not None and trial.state == "pruned":
             state: State = "pruned"
         elif own and (folder.name != digest or (trial is not None and trial.state == "complete")):
             state = "done"  # also while somebody works on it again
         else:
             state = state_of(_undamaged(runs.read, digest), done=own is not None)
-        merges = {label: _undamaged(evaluations.of, folder.name, label) for label in item.merges}
+        merges = {label: _undamaged(measured, folder, label) for label in item.merges}
         trains = seed != NO_SEED and not item.untrained
         yield RunRecord(
             algorithm=item.algorithm,
@@ -147,8 +124,8 @@ def _records(
             metrics=own["metrics"] if own else {},
             merges={label: found["metrics"] for label, found in merges.items() if found},
             folder=folder,
-            facts=_once(_facts(own, item.result if trains else None) if own else {}, kept_facts),
-            epochs=_epochs(folder, own),
+            facts=_facts(own, item.result if trains else None) if own else {},
+            epochs=_epochs(folder),
             untrained=item.untrained,
         )
 
@@ -160,19 +137,6 @@ def _undamaged(read: Callable[..., T | None], *place: Any) -> T | None:
     except RequestError as error:
         logger.warning("%s; it counts as missing, and resuming the sweep makes it again", error)
         return None
-
-
-_KEPT = 100
-"""Different facts of a sweep that are kept once, at most: to look among more takes long."""
-
-
-def _once(facts: Mapping[str, Any], kept: list[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return the first of equal facts: nearly all runs of a sweep have the same."""
-    if facts in kept:
-        return kept[kept.index(facts)]
-    if len(kept) < _KEPT:
-        kept.append(facts)
-    return facts
 
 
 def _facts(own: Mapping[str, Any], asked: str | None) -> Mapping[str, Any]:
@@ -190,11 +154,8 @@ def _facts(own: Mapping[str, Any], asked: str | None) -> Mapping[str, Any]:
     return {**facts, NOTES: [*facts.get(NOTES, ()), note]}
 
 
-def _epochs(folder: Path, own: Mapping[str, Any] | None) -> int:
-    """How many a run has trained, by its budget where it is done: ten thousand files less."""
-    count, _, unit = str(own["facts"].get("budget") if own else None).partition(" ")
-    if unit == "epochs":
-        return int(count)
+def _epochs(folder: Path) -> int:
+    """Return how many epochs a run has trained so far."""
     epochs = _undamaged(history, folder)
     return int(epochs[-1]["epoch"]) if epochs else 0
 
@@ -206,20 +167,6 @@ def state_of(known: RunState | None, *, done: bool) -> State:
     if known.state == "running":
         return "running" if known.is_live else "stopped"
     return known.state
-
-
-@contextmanager
-def nothing_collected() -> Iterator[None]:
-    """Millions of objects are made here and kept: to look for garbage among them, again and again,
-    takes a fifth of the time.
-    """
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
 
 
 CONFIG = "config.json"

@@ -32,7 +32,7 @@ from carft_sweep.sweeps.results.artifacts import COMPARISON, PAGE
 from carft_sweep.sweeps.results.ending import Ending, write_comparison
 from carft_sweep.sweeps.results.projection import SweepProjection
 from carft_sweep.sweeps.results.projection_thread import Projector
-from carft_sweep.sweeps.results.records import load_part, nothing_collected
+from carft_sweep.sweeps.results.records import load_part
 from carft_sweep.sweeps.scheduler.driver import SweepDriver
 from carft_sweep.sweeps.scheduler.progress import Progress
 from carft_sweep.sweeps.scheduler.webhook import Event, Webhook
@@ -319,9 +319,8 @@ def _end(
     """Write what a sweep came to, and record its end; return it with the runs."""
     ledger, folder = driver.ledger, home.sweep(driver.ledger.name)
     before = _read(folder / COMPARISON)
-    with nothing_collected():
-        part = load_part(ledger, driver.runs, with_fields=True)
-        compared = write_comparison(folder, part)
+    part = load_part(ledger, driver.runs, with_fields=True)
+    compared = write_comparison(folder, part)
     # Of earlier executions too: this one need not have looked at them.
     done = len({run.digest for run in part.records if run.state == "done"})
     if driver.is_out_of_time and not done and not driver.outcomes:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from carft_sweep.carft_core.files import read_json, write_json
-from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.runs import RunStore, measured
 from carft_sweep.sweeps.results.records import comparison
 from tests.sweeps.conftest import toy_in
 
@@ -31,3 +31,18 @@ def test_runs_that_another_sweep_measured_at_another_epoch_are_told(
     assert told("last") == []
     (note,) = told("best_val")
     assert "anew with keep.result: best_val, where this one asks for last" in note
+
+
+def test_the_seconds_of_training_are_a_metric_of_the_unmerged_model(tmp_path: Path) -> None:
+    evaluation = {"digest": "d", "label": "", "step": 0, "values": {}, "facts": {}}
+    for label in ("unmerged", "wise_ft@0.5"):
+        file = tmp_path / "evaluations" / label / "metrics.json"
+        write_json(file, {**evaluation, "metrics": {"id/val/top1": 0.5}})
+
+    def seconds(label: str) -> float | None:
+        return (measured(tmp_path, label) or {})["metrics"].get("system/train_seconds")
+
+    write_json(tmp_path / "trained.json", {"seconds": 12.5})
+    assert (seconds("unmerged"), seconds("wise_ft@0.5")) == (12.5, None)
+    (tmp_path / "trained.json").write_text("torn")  # its results are there all the same
+    assert seconds("unmerged") is None
