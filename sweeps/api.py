@@ -15,10 +15,8 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines.factory import make_engine
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.study import check_storage
-from carft_sweep.sweeps.results.ending import Ending
-from carft_sweep.sweeps.results.export import log_selected
 from carft_sweep.sweeps.scheduler.progress import Progress, to_stderr
-from carft_sweep.sweeps.scheduler.session import Projections, SweepResult, execute
+from carft_sweep.sweeps.scheduler.session import SweepResult, execute
 from carft_sweep.sweeps.scheduler.webhook import Webhook, webhook_url
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 from carft_sweep.sweeps.spec.user_code import refuse_unimported
@@ -50,8 +48,8 @@ def perform(
     """Run a sweep, or resume it.
 
     `address` is of the Ray cluster, where one was named; `resume` knows it again. `notify` sends
-    messages to the webhook, where there is one. `ahead` may have a worker already. `ended` is
-    called before the tracking server is waited for, `undelivered` with what that lacks in the end.
+    messages to the webhook, where there is one. `ahead` may have a worker already. `ended` and
+    `undelivered` are as for `execute`.
     Raises RequestError when the request cannot be met, ServiceUnreachable when no Ray answers,
     AccessDenied or TrackingError when the tracking server accepts no runs as it is.
     """
@@ -71,16 +69,6 @@ def perform(
             progress.note(note)
         _preflight(store, progress)
 
-        def conclude(result: SweepResult, projections: Projections, ending: Ending) -> None:
-            progress.close()
-            ended(result)
-            # Where somebody wants it to end, and Slurm kills it soon.
-            is_sent = projections.flush(haste=result.interrupted)
-            for complaint in projections.complaints():
-                undelivered(complaint)
-            if is_sent:
-                _keep_model(spec, home, result, ending, progress)
-
         return execute(
             spec,
             home,
@@ -91,7 +79,8 @@ def perform(
             fresh=fresh,
             failed_again=failed_again,
             webhook=hook,
-            ended=conclude,
+            ended=ended,
+            undelivered=undelivered,
         )
 
 
@@ -105,16 +94,6 @@ def _preflight(store: Tracker, progress: Progress) -> None:
         if isinstance(away, AccessDenied):
             raise
         progress.note(f"{away}. The sweep runs all the same; its runs are sent when it answers")
-
-
-def _keep_model(
-    spec: SweepSpec, home: Home, result: SweepResult, ending: Ending, progress: Progress
-) -> None:
-    """Keep the selected model in MLflow, whose runs are there now."""
-    if result.state == "done" and spec.report.model:
-        note = log_selected(home, spec, result.comparison, ending.write)
-        if note is not None:
-            progress.note(note)
 
 
 class SweepFailed(RuntimeError):

@@ -6,20 +6,15 @@ next job, its scheduler whether a run continues. The local engine has the same s
 
 from __future__ import annotations
 
-import logging
 import time
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from carft_sweep.sweeps.engines.resources import Hardware
-
-
-logger = logging.getLogger(__name__)
 
 POLL = 0.25
 """Seconds between two looks at the clock and at whether to stop."""
@@ -29,7 +24,7 @@ FailureClass = Literal["nan", "out_of_memory", "data", "preempted", "crashed", "
 
 @dataclass(frozen=True)
 class Job:
-    """One run to be executed, or what else a worker does: all it needs, as plain data."""
+    """One run to be executed: all it needs, as plain data."""
 
     digest: str
     label: str
@@ -40,8 +35,6 @@ class Job:
     workdir: str
     imports: Sequence[str] = ()
     """Modules of the user's own to import first: names, or paths of files."""
-    entry: str | None = None
-    """What executes it, as `module:function`; None: the engine's own, which trains."""
 
 
 @dataclass(frozen=True)
@@ -104,46 +97,6 @@ class Handler(Protocol):
         """The run failed; `next_job` may give it again."""
 
 
-class Errands:
-    """A Handler of jobs beside a sweep's runs, each of which is given once."""
-
-    def __init__(self, jobs: Iterable[Job]) -> None:
-        self._jobs = deque(jobs)
-        self.results: dict[str, Mapping[str, Any]] = {}
-        """What those returned that finished, by their digests."""
-        self.failures: dict[str, Failure] = {}
-        """Why others did not."""
-
-    def next_job(self) -> Job | Wait:
-        """See Handler."""
-        return self._jobs.popleft() if self._jobs else Wait.NEVER
-
-    def started(self, job: Job, worker: str) -> None:
-        """See Handler."""
-        logger.debug("%s makes %s", worker, job.label)
-
-    def alive(self, job: Job) -> None:
-        """See Handler."""
-
-    def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
-        """See Handler."""
-        del job, report
-        return Decision.CONTINUE
-
-    def finished(self, job: Job, result: Mapping[str, Any]) -> None:
-        """See Handler."""
-        self.results[job.digest] = result
-
-    def stopped(self, job: Job) -> None:
-        """See Handler."""
-
-    def failed(self, job: Job, failure: Failure) -> None:
-        """See Handler."""
-        logger.info("no worker made %s (%s): %s", job.label, failure.kind, failure.message)
-        logger.debug("%s", failure.log_tail)
-        self.failures[job.digest] = failure
-
-
 def one_by_one(handler: Handler, stopping: Callable[[], bool]) -> Iterator[Job]:
     """The handler's jobs, each when the one before has ended, until none is left or `stopping`."""
     while not stopping():
@@ -177,9 +130,6 @@ class Engine(ABC):
 
         May be called from a signal handler or another thread.
         """
-
-    def release(self) -> None:  # noqa: B027 - what lets go at once need not say so
-        """Let workers that have no job end, without waiting for them."""
 
     @abstractmethod
     def close(self) -> None:

@@ -14,8 +14,6 @@ from carft_sweep.sweeps.engines.base import Decision, FailureClass
 
 CORE = "carft_sweep.sweeps.engines.training:train_with_core"
 """The entry of every job outside tests, as `module:function`."""
-ENDING = "carft_sweep.sweeps.results.ending:get_ready"
-"""What a worker calls once nothing is left to be started: it may have a page to make soon."""
 _NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 """PyTorch raises a bare RuntimeError for it."""
 LOG = "log.txt"
@@ -65,13 +63,8 @@ def run_entry(name: str, job: Mapping[str, Any], report: Report) -> Mapping[str,
 
 def load_entry(name: str) -> Entry:
     """Import the entry that `module:function` names."""
-    return cast(Entry, load_function(name))
-
-
-def load_function(name: str) -> Callable[..., Any]:
-    """Import what `module:function` names."""
     module, _, function = name.partition(":")
-    return cast(Callable[..., Any], getattr(importlib.import_module(module), function))
+    return cast(Entry, getattr(importlib.import_module(module), function))
 
 
 def classify(error: BaseException) -> tuple[FailureClass, str]:

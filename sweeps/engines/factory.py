@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines.base import Engine
-from carft_sweep.sweeps.engines.entry import ENDING
 from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine, SharedMemory
 from carft_sweep.sweeps.engines.ray_tokens import require_ray
 from carft_sweep.sweeps.engines.resources import (
@@ -61,20 +59,6 @@ def make_engine(
             ahead.close()
         return _ray(spec, address_of(address), home)
     return _local(spec, this_machine(), ahead)
-
-
-@contextmanager
-def workers_here(engine: Engine) -> Iterator[Engine | None]:
-    """Within: an engine whose workers are on this machine. Those of `engine` are warm; where its
-    own are elsewhere another one is made; None where it has none.
-    """
-    if isinstance(engine, LocalEngine):
-        yield engine
-    elif isinstance(engine, InProcessEngine):
-        yield None
-    else:
-        with closing(LocalEngine()) as own:
-            yield own
 
 
 def is_ray(spec: SweepSpec, *, address: str | None = None) -> bool:
@@ -200,7 +184,6 @@ def _local(spec: SweepSpec, machine: Node, ahead: WorkerAhead | None) -> Engine:
         timeout=spec.timeout,
         threads=resources.cpus if at_once == 1 else int(need.cpus),
         ahead=ahead,
-        afterwards=ENDING if spec.report.page else None,
     )
 
 

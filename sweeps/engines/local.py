@@ -97,7 +97,7 @@ class InProcessEngine(Engine):
 
         try:
             self._running = threading.current_thread()
-            result = run_entry(job.entry or self._entry, vars(job), report)
+            result = run_entry(self._entry, vars(job), report)
         except Interrupted:
             handler.stopped(job)
             return
@@ -162,8 +162,7 @@ class LocalEngine(Engine):
     them ("": none; None: those that this process sees). So many runs are executed at once, as far
     as `memory` (None: any) holds them. `silence` is how many seconds a worker may show no life,
     `timeout` how many a run may take (None: any), `threads` how many each run computes with (None:
-    as torch decides). `ahead` may have a worker already. A worker that must wait for the run of
-    another one calls the function `afterwards` (`module:function`), once.
+    as torch decides). `ahead` may have a worker already.
     """
 
     def __init__(
@@ -176,7 +175,6 @@ class LocalEngine(Engine):
         timeout: float | None = None,
         threads: int | None = None,
         ahead: WorkerAhead | None = None,
-        afterwards: str | None = None,
     ) -> None:
         kills = KillCount()
         self._workers = {
@@ -193,7 +191,6 @@ class LocalEngine(Engine):
         }
         self._memory = SharedMemory({}) if memory is None else memory
         self._threads = threads
-        self._afterwards = afterwards
         # Plain flags: a signal handler that took a lock could wait for itself.
         self._stopping = False
         self._stopping_now = False
@@ -226,8 +223,6 @@ class LocalEngine(Engine):
                 job = handler.next_job()
                 if isinstance(job, Wait):
                     ask_again = time.monotonic() + POLL
-                    if job is Wait.LATER and self._afterwards is not None:
-                        worker.get_ready(self._afterwards)  # mostly others have the last runs
                     break
                 worker.begin(job)
             busy = self._busy()
@@ -247,14 +242,10 @@ class LocalEngine(Engine):
         self._stopping = True
         self._stopping_now = self._stopping_now or now
 
-    def release(self) -> None:
-        """See Engine."""
-        for worker in self._workers:
-            worker.release()
-
     def close(self) -> None:
         """See Engine."""
-        self.release()  # they end side by side
+        for worker in self._workers:
+            worker.release()  # they end side by side
         for worker in self._workers:
             worker.close()
 
@@ -262,14 +253,14 @@ class LocalEngine(Engine):
         return [worker for worker in self._workers if worker.job is not None]
 
     def _free(self) -> Supervisor | None:
-        """A worker that has no run and may have one, rather one that is ready for it."""
+        """Return a worker that has no run and may have one."""
         running = Counter(self._workers[worker] for worker in self._busy())
-        free = [
+        free = (
             worker
             for worker, seen in self._workers.items()
             if worker.job is None and running[seen] < self._memory.holds(seen)
-        ]
-        return max(free, key=lambda worker: worker.is_ready, default=None)
+        )
+        return next(free, None)
 
     def _follow(self, handler: Handler, worker: Supervisor) -> None:
         """Pass on what has happened to the run of a worker."""

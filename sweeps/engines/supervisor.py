@@ -297,8 +297,6 @@ class Supervisor:
         self._clock = ListeningClock()
         self._heard = 0.0
         """When the worker last showed life."""
-        self.is_ready = False
-        """Whether its worker process has called what `get_ready` says."""
         self._kills = KillCount() if kills is None else kills
         self._kills_before = 0
 
@@ -315,15 +313,6 @@ class Supervisor:
         """Start the worker process before there is a job, so that none waits for its imports."""
         if self._worker is None:
             self._worker = self._fresh()
-
-    def get_ready(self, call: str) -> None:
-        """Let a worker process that has ended its job call the function `module:function` before
-        the next one; once.
-        """
-        if self._worker is not None and self._job is None and self._began and not self.is_ready:
-            self.is_ready = True
-            with suppress(WorkerDied):  # whoever gives it a job is told
-                self._worker.send({"kind": "ready", "call": call})
 
     def begin(self, job: Job) -> None:
         """Start a job. One that still runs is ended."""
@@ -374,7 +363,6 @@ class Supervisor:
         if self._worker is not None:
             self._worker.kill()
         self._worker = self._job = self._offered = None
-        self.is_ready = False
 
     def release(self) -> None:
         """Let a worker process that has ended its job end itself, without waiting for that."""

@@ -15,20 +15,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines.base import Decision, FailureClass
-from carft_sweep.sweeps.engines.entry import (
-    classify,
-    load_entry,
-    load_function,
-    open_log,
-    run_entry,
-)
+from carft_sweep.sweeps.engines.entry import classify, load_entry, open_log, run_entry
 from carft_sweep.sweeps.engines.ranks import count_ranks, die_with, forget_torchrun, started_ranks
 from carft_sweep.sweeps.secrets import WORKERS, read_secret_files
 from carft_sweep.tracking.location import waiting
@@ -90,17 +84,14 @@ def main(arguments: list[str]) -> int:
         os.dup2(nothing.fileno(), 0)
         os.dup2(nothing.fileno(), 1)
     channel.beat()
-    _get_ready(load_entry, entry)
+    _import_entry(entry)
     while (frame := channel.receive())["kind"] != "close":
-        if frame["kind"] == "ready":
-            _get_ready(lambda call: load_function(call)(), frame["call"])
-        else:
-            _serve(channel, frame["entry"] or entry, frame)
+        _serve(channel, entry, frame)
     return 0
 
 
-def _get_ready(prepare: Callable[[str], object], name: str) -> None:
-    """Import what a job will need by calling `prepare` with a name, while no job is there.
+def _import_entry(name: str) -> None:
+    """Import what jobs will need, while none is there.
 
     What imports print is no run's, and nothing for the terminal. What fails fails again, with the
     job, whose log tells it.
@@ -114,7 +105,7 @@ def _get_ready(prepare: Callable[[str], object], name: str) -> None:
     gc.disable()
     try:
         with suppress(Exception):
-            prepare(name)
+            load_entry(name)
     finally:
         gc.freeze()
         gc.enable()

@@ -7,7 +7,7 @@ import logging
 import math
 import shlex
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -384,37 +384,6 @@ def selected_in_cache(home: Home, name: str) -> Path:
 
 
 @dataclass(frozen=True)
-class UnkeptModel:
-    """The selected model of a sweep, which is not in MLflow yet."""
-
-    exporter: Exporter
-    model: SelectedModel
-    evaluation: str
-    """The digest of its evaluation."""
-    sent: Path
-    """The file that says which model MLflow has."""
-
-
-def unkept_model(
-    home: Home, spec: SweepSpec, ledger: Ledger, comparison: Comparison
-) -> UnkeptModel | None:
-    """Return the selected model of a sweep; None where there is none, without kept weights, and
-    where MLflow has it. Raises RequestError as `select_model` and `Exporter.config`.
-    """
-    if comparison.selected is None:
-        return None
-    model = select_model(comparison)
-    models = Exporter(home, spec, ledger, comparison)
-    if not models.has_weights(model):
-        return None
-    evaluation = _measured(home, model)["digest"]
-    sent = SentLog(home.sweep(comparison.sweep), resolve_location(home.path)).model
-    if _sent_model(sent).get("evaluation") == evaluation:
-        return None
-    return UnkeptModel(models, model, evaluation, sent)
-
-
-@dataclass(frozen=True)
 class _SentModel:
     evaluation: str
     model_id: str
@@ -428,27 +397,29 @@ def _sent_model(file: Path) -> Mapping[str, str]:
         return {}
 
 
-def log_selected(
-    home: Home,
-    spec: SweepSpec,
-    comparison: Comparison,
-    write: Callable[[Exporter, SelectedModel, Path], None] = Exporter.write,
-) -> str | None:
-    """Keep the selected model of a finished sweep in MLflow; return a note, None for nothing new.
+def log_selected(home: Home, spec: SweepSpec, comparison: Comparison) -> str | None:
+    """Keep the selected model of a finished sweep in MLflow; return a note, None for nothing new:
+    where none is selected, its weights were not kept, or MLflow has it.
 
-    Call it once the tracker was flushed: the model belongs to runs that MLflow must have. `write`
-    provides its export. Never raises: the note says what went wrong.
+    Call it once the tracker was flushed: the model belongs to runs that MLflow must have. Never
+    raises: the note says what went wrong.
     """
+    if comparison.selected is None:
+        return None
     try:
-        unkept = unkept_model(home, spec, find_ledger(home, comparison.sweep), comparison)
-        if unkept is None:
+        model = select_model(comparison)
+        models = Exporter(home, spec, find_ledger(home, comparison.sweep), comparison)
+        if not models.has_weights(model):
             return None
-        models, model = unkept.exporter, unkept.model
+        evaluation = _measured(home, model)["digest"]
+        sent = SentLog(home.sweep(comparison.sweep), resolve_location(home.path)).model
+        if _sent_model(sent).get("evaluation") == evaluation:
+            return None
         with tempfile.TemporaryDirectory(prefix="carft-export-") as scratch:
             folder = Path(scratch) / comparison.sweep
-            write(models, model, folder)
+            models.write(model, folder)
             logged = models.keep(model, folder)
-        write_json(unkept.sent, {"evaluation": unkept.evaluation, "model_id": logged.model_id})
+        write_json(sent, {"evaluation": evaluation, "model_id": logged.model_id})
         return f"the selected model is in MLflow as {logged.uri}: {model}."
     except Exception as error:  # MLflow's artifact stores raise anything, and the sweep is done
         text = " ".join(str(error).split()).removesuffix(".")

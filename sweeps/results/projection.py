@@ -42,7 +42,14 @@ from carft_sweep.sweeps.results.arms import (
     selected_values,
     sweeps_view,
 )
-from carft_sweep.sweeps.results.artifacts import COMPARED, COMPARISON, FIGURES, FILES, PAGE
+from carft_sweep.sweeps.results.artifacts import (
+    COMPARED,
+    COMPARISON,
+    FIGURES,
+    FILES,
+    PAGE,
+    write_comparison,
+)
 from carft_sweep.sweeps.results.datasets import run_datasets, sweep_datasets
 from carft_sweep.sweeps.results.merged_metrics import merged_metrics
 from carft_sweep.sweeps.results.projection_thread import SOON
@@ -615,7 +622,6 @@ class SweepProjection:
         """Write the comparison anew where it is gone or damaged, and the page where its links lead
         to runs that the store has no more. Return whether one was written.
         """
-        from carft_sweep.sweeps.results.ending import write_comparison
         from carft_sweep.sweeps.results.report import has_dead_links, keep
 
         mended = []

@@ -28,11 +28,12 @@ from carft_sweep.sweeps.ledger.study import StudyProjection
 from carft_sweep.sweeps.ledger.trials import Ledger, Trial, check_case, newest_generation
 from carft_sweep.sweeps.plan.prospects import Obstacle, obstacles_of
 from carft_sweep.sweeps.plan.tasks import Planner, digests
-from carft_sweep.sweeps.results.artifacts import COMPARISON, PAGE
-from carft_sweep.sweeps.results.ending import Ending, write_comparison
+from carft_sweep.sweeps.results.artifacts import COMPARISON, PAGE, write_comparison
+from carft_sweep.sweeps.results.export import log_selected
 from carft_sweep.sweeps.results.projection import SweepProjection
 from carft_sweep.sweeps.results.projection_thread import Projector
 from carft_sweep.sweeps.results.records import load_part
+from carft_sweep.sweeps.results.report import keep
 from carft_sweep.sweeps.scheduler.driver import SweepDriver
 from carft_sweep.sweeps.scheduler.progress import Progress
 from carft_sweep.sweeps.scheduler.webhook import Event, Webhook
@@ -106,14 +107,15 @@ def execute(
     fresh: bool = False,
     failed_again: bool = False,
     webhook: Webhook | None = None,
-    ended: Callable[[SweepResult, Projections, Ending], None] = lambda *_: None,
+    ended: Callable[[SweepResult], None] = lambda _: None,
+    undelivered: Callable[[str], None] = lambda _: None,
 ) -> SweepResult:
     """Run a sweep, or resume it.
 
     `address` is of the Ray cluster, where one was named; `resume` knows it again. With
-    `failed_again` also trials that became NaN are tried again. `ended` is called before the
-    projections are let go of. Raises RequestError when another driver has the sweep, or takes it
-    over, or the request cannot be met.
+    `failed_again` also trials that became NaN are tried again. `ended` is called before the page
+    is made and the store is waited for, `undelivered` with what that lacks in the end. Raises
+    RequestError when another driver has the sweep, or takes it over, or the request cannot be met.
     """
     folder, hook = home.sweep(spec.name), webhook or Webhook(None)
     interruption = Interruption(engine, progress)
@@ -163,14 +165,22 @@ def execute(
                 projections.end_driver()  # nothing stays running when its driver is gone
                 projections.flush(haste=True)
                 raise
-            with closing(Ending(home, spec, progress.note)) as ending:
-                result, part = _end(
-                    driver, home, engine, ending, obstacles, interrupted=interrupted
-                )
-                projections.end_driver(part, result.comparison)
-                engine.release()
-                ended(result, projections, ending)
-            engine.close()
+            before = _read(folder / COMPARISON)
+            result, part = _end(driver, folder, obstacles, interrupted=interrupted)
+            progress.close()
+            ended(result)
+            is_new = not (folder / PAGE).exists() or _read(folder / COMPARISON) != before
+            if result.state == "done" and spec.report.page and is_new:
+                keep(home, ledger, result.comparison, progress.note)
+            projections.end_driver(part, result.comparison)
+            # Not where somebody wants it to end, and Slurm kills it soon.
+            is_sent = projections.flush(haste=result.interrupted)
+            for complaint in projections.complaints():
+                undelivered(complaint)
+            if is_sent and result.state == "done" and spec.report.model:
+                note = log_selected(home, spec, result.comparison)
+                if note is not None:
+                    progress.note(note)
     verdict = result.comparison.verdict
     text = _in_a_word(result)
     hook.send(EVENTS[result.state], spec.name, text, state=result.state, verdict=verdict)
@@ -273,27 +283,8 @@ def _identity(folder: Path) -> dict[str, Any]:
 
 
 def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> bool:
-    """Let the engine run; whether it was stopped with something left to run. The engine is closed
-    where that raises, and else has its workers still.
-    """
+    """Let the engine run, and close it; whether it was stopped with something left to run."""
     interruption.phase = "running"
-    try:
-        _run(driver, engine)
-    except BaseException:
-        engine.close()
-        raise
-    finally:
-        interruption.phase = "writing"
-    if driver.broken is not None:
-        driver.progress.note(f"The sweep was stopped: {driver.broken}")
-    elif driver.is_out_of_time and not interruption.asked:
-        driver.progress.note(
-            "the time budget is used up; with a larger one the same command resumes the sweep"
-        )
-    return interruption.asked and driver.has_work_left
-
-
-def _run(driver: SweepDriver, engine: Engine) -> None:
     try:
         engine.run(driver)
     except ClaimLost:
@@ -304,22 +295,24 @@ def _run(driver: SweepDriver, engine: Engine) -> None:
             driver.ledger.remember(OUTCOME, {"state": "interrupted", "at": time.time()})
             driver.close()
         raise
+    finally:
+        engine.close()
+        interruption.phase = "writing"
     driver.close()
+    if driver.broken is not None:
+        driver.progress.note(f"The sweep was stopped: {driver.broken}")
+    elif driver.is_out_of_time and not interruption.asked:
+        driver.progress.note(
+            "the time budget is used up; with a larger one the same command resumes the sweep"
+        )
+    return interruption.asked and driver.has_work_left
 
 
 def _end(
-    driver: SweepDriver,
-    home: Home,
-    engine: Engine,
-    ending: Ending,
-    obstacles: tuple[Obstacle, ...],
-    *,
-    interrupted: bool,
+    driver: SweepDriver, folder: Path, obstacles: tuple[Obstacle, ...], *, interrupted: bool
 ) -> tuple[SweepResult, SweepRuns]:
     """Write what a sweep came to, and record its end; return it with the runs."""
-    ledger, folder = driver.ledger, home.sweep(driver.ledger.name)
-    before = _read(folder / COMPARISON)
-    part = load_part(ledger, driver.runs, with_fields=True)
+    part = load_part(driver.ledger, driver.runs, with_fields=True)
     compared = write_comparison(folder, part)
     # Of earlier executions too: this one need not have looked at them.
     done = len({run.digest for run in part.records if run.state == "done"})
@@ -328,10 +321,7 @@ def _end(
     state: State = "interrupted" if interrupted else "done" if done else "failed"
     if driver.broken is not None:
         state = "failed"
-    if state == "done":
-        is_new = not (folder / PAGE).exists() or _read(folder / COMPARISON) != before
-        ending.make(engine, ledger, compared, page=is_new and driver.planner.spec.report.page)
-    ledger.remember(OUTCOME, {"state": state, "at": time.time(), "broken": driver.broken})
+    driver.ledger.remember(OUTCOME, {"state": state, "at": time.time(), "broken": driver.broken})
     failures = [failure for failure in driver.outcomes.values() if failure is not None]
     result = SweepResult(
         state,

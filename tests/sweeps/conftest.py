@@ -20,7 +20,7 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.study import open_storage, study_name
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
 from carft_sweep.sweeps.scheduler.progress import Progress
-from carft_sweep.sweeps.scheduler.session import Projections, SweepResult, execute
+from carft_sweep.sweeps.scheduler.session import SweepResult, execute
 from carft_sweep.sweeps.spec.spec import load_spec
 from tests.sweeps import toy_core
 from tests.tracking.memory_store import MemoryRun, MemoryTracker
@@ -89,6 +89,7 @@ class ToySweep:
     ) -> SweepResult:
         self.home.prepare()
         self.lines.clear()
+        self.complaints.clear()
         return execute(
             load_spec(self.file(**changes)),
             self.home,
@@ -97,13 +98,8 @@ class ToySweep:
             Progress(self.lines.append),
             fresh=fresh,
             failed_again=failed_again,
-            ended=lambda _, projections, __: self.take(projections),
+            undelivered=self.complaints.append,
         )
-
-    def take(self, projections: Projections) -> None:
-        """Wait until the store has everything, and keep what is complained of."""
-        projections.flush()
-        self.complaints = [*projections.complaints()]
 
     def ledger(self, name: str = "toy") -> Ledger:
         return find_ledger(self.home, name)
@@ -164,7 +160,7 @@ def toy_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     )  # of a real family's splits
     # The page takes longer than all the rest.
     monkeypatch.setattr("carft_sweep.sweeps.scheduler.session.PACE", 0.01)
-    monkeypatch.setattr("carft_sweep.sweeps.results.ending.keep", lambda *_: None)
+    monkeypatch.setattr("carft_sweep.sweeps.scheduler.session.keep", lambda *_: None)
     return ToySweep(folder, monkeypatch)
 
 

@@ -16,7 +16,6 @@ from carft_sweep.sweeps.engines.entry import Report
 ENTRY = "tests.sweeps.toy_runs:act"
 REPLAY = "tests.sweeps.toy_runs:replay"
 ENVIRONMENT = "tests.sweeps.toy_runs:environment"
-READINESS = "tests.sweeps.toy_runs:readiness"
 
 
 class NonFinite(RuntimeError):
@@ -65,23 +64,6 @@ def environment(config: Mapping[str, Any], seed: int, **_: Any) -> dict[str, Any
     assert "torch" not in sys.modules
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES")
     return {name: os.environ.get(name) for name in config.get("names", names)}
-
-
-def get_ready() -> None:
-    """Say where this was called, for `readiness`."""
-    os.environ["READY_TIMES"] = str(int(os.environ.get("READY_TIMES", "0")) + 1)
-
-
-def get_ready_in_vain() -> None:
-    """As where a library is missing."""
-    raise ImportError("no module named charts")
-
-
-def readiness(config: Mapping[str, Any], seed: int, **_: Any) -> dict[str, Any]:
-    """Tell how often this worker was made ready, and wait where that is asked for."""
-    del seed
-    time.sleep(config.get("seconds", 0))
-    return {"pid": os.getpid(), "times": int(os.environ.get("READY_TIMES", "0")), "warnings": []}
 
 
 def act(

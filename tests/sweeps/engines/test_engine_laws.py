@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from carft_sweep.sweeps.engines.base import Decision, Engine, Errands, Job, Wait
+from carft_sweep.sweeps.engines.base import Decision, Engine, Job, Wait
 from carft_sweep.sweeps.scheduler.pruning import SeedwisePruner
 from carft_sweep.sweeps.spec.settings import Asha
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob, by_job, has_two
@@ -148,18 +148,6 @@ def test_a_module_of_the_users_own_is_imported_before_the_run(
     assert "good" in recorder.results
     assert recorder.failures["bad"].kind == "data"
     assert "half written" in recorder.failures["bad"].message
-
-
-def test_errands_name_their_entries_and_each_comes_to_its_result_or_failure(
-    engine: Engine, job: MakeJob
-) -> None:
-    values = Job(**{**vars(job("values", values=[0.5, 0.7])), "entry": REPLAY})
-    errands = Errands([values, job("wrong", do="raise", error="request")])
-    engine.run(errands)
-    assert set(errands.results) == {"values"}
-    assert errands.results["values"]["seed"] == 5
-    assert errands.failures["wrong"].kind == "data"
-    assert errands.next_job() is Wait.NEVER
 
 
 def test_a_worker_that_dies_costs_its_run_and_a_fresh_one_goes_on(

@@ -16,7 +16,7 @@ from carft_sweep.sweeps.engines.base import Decision, Failure, Job, Wait
 from carft_sweep.sweeps.engines.local import PEAK, LocalEngine, SharedMemory
 from carft_sweep.sweeps.engines.supervisor import KillCount, WorkerAhead
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
-from tests.sweeps.toy_runs import ENTRY, ENVIRONMENT, READINESS, Recorder, epoch_report, is_running
+from tests.sweeps.toy_runs import ENTRY, ENVIRONMENT, Recorder, epoch_report, is_running
 
 
 class Watching(Recorder):
@@ -267,36 +267,3 @@ def test_workers_that_never_had_a_job_end_at_once_with_the_engine(on_local: Make
     assert len(started) == 2  # one more than fits before anything is known
     engine.close()
     assert not any(map(is_running, started))
-
-
-class LastIsLong(Recorder):
-    """Job a runs long, and whoever has nothing to do waits for it."""
-
-    def next_job(self) -> Job | Wait:
-        return super().next_job() if self.jobs or "a" in self.results else Wait.LATER
-
-
-def test_a_worker_that_waits_for_the_last_run_gets_ready_and_is_the_first_to_be_asked(
-    on_local: MakeEngine, job: MakeJob
-) -> None:
-    engine = on_local(READINESS, devices=[None] * 2, afterwards="tests.sweeps.toy_runs:get_ready")
-    recorder = LastIsLong([job("a", seconds=2.0), job("b")])
-    engine.run(recorder)
-    assert {result["times"] for result in recorder.results.values()} == {0}
-    errand = Recorder([job("page")])
-    engine.run(errand)
-    assert errand.results["page"]["pid"] == recorder.results["b"]["pid"]
-    assert errand.results["page"]["times"] == 1
-
-
-@pytest.mark.parametrize("vain", ["tests.sweeps.toy_runs:get_ready_in_vain", "tests.no_module:f"])
-def test_a_worker_that_cannot_get_ready_does_the_next_job_all_the_same(
-    on_local: MakeEngine, job: MakeJob, vain: str
-) -> None:
-    engine = on_local(READINESS, devices=[None] * 2, afterwards=vain)
-    recorder = LastIsLong([job("a", seconds=2.0), job("b")])
-    engine.run(recorder)
-    errand = Recorder([job("page")])
-    engine.run(errand)
-    assert errand.results["page"]["pid"] == recorder.results["b"]["pid"]
-    assert not recorder.failures

@@ -13,7 +13,7 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.ledger.trials import Ledger
-from carft_sweep.sweeps.results.ending import write_comparison
+from carft_sweep.sweeps.results.artifacts import write_comparison
 from carft_sweep.sweeps.results.projection import SweepProjection
 from carft_sweep.sweeps.results.records import load_part
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError

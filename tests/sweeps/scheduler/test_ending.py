@@ -30,7 +30,7 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         page.write_text("a page")
         return [page]
 
-    monkeypatch.setattr("carft_sweep.sweeps.results.ending.keep", make)
+    monkeypatch.setattr("carft_sweep.sweeps.scheduler.session.keep", make)
     return made
 
 
@@ -75,7 +75,7 @@ def test_a_page_that_cannot_be_made_costs_the_sweep_nothing(
     def broken(*_: object) -> None:
         raise RuntimeError("no font")
 
-    monkeypatch.setattr("carft_sweep.sweeps.results.ending.keep", keep)
+    monkeypatch.setattr("carft_sweep.sweeps.scheduler.session.keep", keep)
     monkeypatch.setattr("carft_sweep.sweeps.results.report.page", broken)
     assert toy.run(**ONE).exit_code == 0
     assert any("the report was not written (RuntimeError: no font)" in line for line in toy.lines)
