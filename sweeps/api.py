@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from carft_sweep.carft_core.data.base import forget_data
 from carft_sweep.carft_core.errors import RequestError
@@ -26,9 +26,6 @@ from carft_sweep.tracking.report.html import show_in_notebooks
 from carft_sweep.tracking.store.base import Tracker
 from carft_sweep.tracking.store.mlflow_store import open_store
 
-if TYPE_CHECKING:
-    from carft_sweep.sweeps.engines.supervisor import WorkerAhead
-
 
 def perform(
     spec: SweepSpec,
@@ -41,14 +38,13 @@ def perform(
     notes: Sequence[str] = (),
     fresh: bool = False,
     failed_again: bool = False,
-    ahead: WorkerAhead | None = None,
     ended: Callable[[SweepResult], None] = lambda _: None,
     undelivered: Callable[[str], None] = lambda _: None,
 ) -> SweepResult:
     """Run a sweep, or resume it.
 
     `address` is of the Ray cluster, where one was named; `resume` knows it again. `notify` sends
-    messages to the webhook, where there is one. `ahead` may have a worker already. `ended` and
+    messages to the webhook, where there is one. `ended` and
     `undelivered` are as for `execute`.
     Raises RequestError when the request cannot be met, ServiceUnreachable when no Ray answers,
     AccessDenied or TrackingError when the tracking server accepts no runs as it is.
@@ -59,7 +55,7 @@ def perform(
     with (
         closing(progress),
         closing(
-            make_engine(spec, address=address, in_process=in_process, home=home.path, ahead=ahead)
+            make_engine(spec, address=address, in_process=in_process, home=home.path)
         ) as engine,
         closing(Webhook(url, progress.note)) as hook,
         closing(open_store(home.path)) as store,

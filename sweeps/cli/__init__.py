@@ -56,8 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         read_secret_files()
-        # Whoever calls this with arguments of its own is no process that has yet to import it all.
-        with _logging(arguments.verbose), _worker_ahead(arguments, is_process=argv is None):
+        with _logging(arguments.verbose):
             name = MODULES.get(arguments.command, arguments.command)
             module = importlib.import_module(f"carft_sweep.sweeps.cli.{name}")
             command = getattr(module, f"{arguments.command}_command")
@@ -77,24 +76,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ServiceUnreachable as error:
         return _report_error(error, UNREACHABLE)
     return code
-
-
-@contextlib.contextmanager
-def _worker_ahead(arguments: argparse.Namespace, *, is_process: bool) -> Iterator[None]:
-    """Within: `arguments.ahead` has a worker that starts now, where a sweep will want one."""
-    arguments.ahead = None
-    if (
-        not is_process
-        or arguments.command != "run"
-        or arguments.in_process
-        or (arguments.engine == "ray" or arguments.address or os.environ.get("RAY_ADDRESS"))
-    ):
-        yield
-        return
-    from carft_sweep.sweeps.engines.supervisor import WorkerAhead
-
-    with contextlib.closing(WorkerAhead()) as arguments.ahead:
-        yield
 
 
 class _StandardError(logging.Handler):

@@ -67,7 +67,6 @@ def carry_out(
             notes=notes,
             fresh=fresh,
             failed_again=failed_again,
-            ahead=arguments.ahead,
             ended=lambda ended: _tell(ended, arguments, emit),
             undelivered=out,
         )

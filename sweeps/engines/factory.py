@@ -28,7 +28,6 @@ from carft_sweep.sweeps.engines.resources import (
 from carft_sweep.tracking.ownership import TRUST_OPTION
 
 if TYPE_CHECKING:
-    from carft_sweep.sweeps.engines.supervisor import WorkerAhead
     from carft_sweep.sweeps.home import Home
     from carft_sweep.sweeps.spec.spec import SweepSpec
 
@@ -43,22 +42,18 @@ def make_engine(
     address: str | None = None,
     in_process: bool = False,
     home: Path | None = None,
-    ahead: WorkerAhead | None = None,
 ) -> Engine:
     """Make the engine of a sweep, connected and able to run it.
 
-    `home` is the folder that a cluster's nodes must share; `ahead` may have a worker for an engine
-    on this machine. Raises RequestError when a run needs
+    `home` is the folder that a cluster's nodes must share. Raises RequestError when a run needs
     what is not there, ServiceUnreachable when no Ray answers.
     """
     if in_process:
         gpus = spec.resources.gpus
         return InProcessEngine(gpus=None if gpus == "auto" else gpus, cpus=spec.resources.cpus)
     if is_ray(spec, address=address):
-        if ahead is not None:
-            ahead.close()
         return _ray(spec, address_of(address), home)
-    return _local(spec, this_machine(), ahead)
+    return _local(spec, this_machine())
 
 
 def is_ray(spec: SweepSpec, *, address: str | None = None) -> bool:
@@ -161,7 +156,7 @@ def _has_unlisted_gpu(spec: SweepSpec, machine: Node) -> bool:
     return hardware_here(None, None).device != "cpu"
 
 
-def _local(spec: SweepSpec, machine: Node, ahead: WorkerAhead | None) -> Engine:
+def _local(spec: SweepSpec, machine: Node) -> Engine:
     resources = spec.resources
     need, at_once, by_memory = share_of_machine(spec, machine)
     logger.debug("engine local: %s, %d at once", need, at_once)
@@ -183,7 +178,6 @@ def _local(spec: SweepSpec, machine: Node, ahead: WorkerAhead | None) -> Engine:
         memory=memory,
         timeout=spec.timeout,
         threads=resources.cpus if at_once == 1 else int(need.cpus),
-        ahead=ahead,
     )
 
 

@@ -30,7 +30,6 @@ from carft_sweep.sweeps.engines.supervisor import (
     SILENCE,
     KillCount,
     Supervisor,
-    WorkerAhead,
     dispatch,
 )
 
@@ -162,7 +161,7 @@ class LocalEngine(Engine):
     them ("": none; None: those that this process sees). So many runs are executed at once, as far
     as `memory` (None: any) holds them. `silence` is how many seconds a worker may show no life,
     `timeout` how many a run may take (None: any), `threads` how many each run computes with (None:
-    as torch decides). `ahead` may have a worker already.
+    as torch decides).
     """
 
     def __init__(
@@ -174,7 +173,6 @@ class LocalEngine(Engine):
         silence: float = SILENCE,
         timeout: float | None = None,
         threads: int | None = None,
-        ahead: WorkerAhead | None = None,
     ) -> None:
         kills = KillCount()
         self._workers = {
@@ -185,7 +183,6 @@ class LocalEngine(Engine):
                 threads=threads,
                 devices=seen,
                 kills=kills,
-                ahead=ahead,
             ): seen
             for seen in devices
         }

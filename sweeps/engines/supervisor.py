@@ -6,7 +6,6 @@ import json
 import os
 import re
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +18,6 @@ from typing import Any
 
 from carft_sweep.sweeps.engines.base import Decision, Failure, FailureClass, Handler, Job
 from carft_sweep.sweeps.engines.entry import CORE, log_tail
-from carft_sweep.sweeps.engines.resources import whole_cpus
 from carft_sweep.sweeps.secrets import of_workers
 
 _ROOT = Path(__file__).parents[3]
@@ -125,38 +123,6 @@ class WorkerProcess:
         self._process.wait()
 
 
-def _computing_with(threads: int) -> dict[str, str]:
-    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-
-
-class WorkerAhead:
-    """A worker process that starts before the sweep is read, so that it imports beside the driver.
-
-    Its environment is the one that the local engine's workers mostly have on this machine; whoever
-    wants a worker in just this one, and in this folder, takes it.
-    """
-
-    def __init__(self, entry: str = CORE) -> None:
-        # Without GPUs a run has one thread; with one GPU it has all that there are.
-        alone = shutil.which("nvidia-smi") is not None or whole_cpus() == 1
-        environ = of_workers(os.environ) | ({} if alone else _computing_with(1))
-        self._for = (entry, environ, Path.cwd())
-        self._worker: WorkerProcess | None = WorkerProcess(entry, environ)
-
-    def take(self, entry: str, environ: Mapping[str, str], cwd: str | None) -> WorkerProcess | None:
-        """Return the worker where it is as it is wanted; once."""
-        if (entry, environ, Path(cwd or Path.cwd())) != self._for:
-            return None
-        worker, self._worker = self._worker, None
-        return worker
-
-    def close(self) -> None:
-        """End the worker, unless it was taken."""
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker = None
-
-
 def _with_this_package(path: str) -> str:
     """The search path with this very package first, whatever else is named `sweeps`."""
     # An empty part would stand for the folder that one happens to be in.
@@ -260,8 +226,7 @@ class Supervisor:
     (None: any), `threads` how many it computes with (None: as torch decides), `devices` the GPUs
     that it sees, as CUDA_VISIBLE_DEVICES names them ("": none; None: those that this process sees).
     `place` begins the names of workers (`local`, `ray:HOST`), `cwd` is where the worker runs, if
-    that folder is here. Supervisors of one machine share their `kills`, and `ahead`, which may have
-    a worker already.
+    that folder is here. Supervisors of one machine share their `kills`.
     """
 
     def __init__(
@@ -275,15 +240,13 @@ class Supervisor:
         place: str = "local",
         cwd: str | None = None,
         kills: KillCount | None = None,
-        ahead: WorkerAhead | None = None,
     ) -> None:
         self._entry = entry
-        self._ahead = ahead
         self._silence = silence
         self._timeout = timeout
         self._environ: dict[str, str] = {}
         if threads is not None:
-            self._environ |= _computing_with(threads)
+            self._environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
         if devices is not None:
             self._environ["CUDA_VISIBLE_DEVICES"] = devices
         self._place = place
@@ -379,8 +342,7 @@ class Supervisor:
 
     def _fresh(self) -> WorkerProcess:
         environ = of_workers(os.environ) | self._environ
-        ahead = self._ahead and self._ahead.take(self._entry, environ, self._cwd)
-        return ahead or WorkerProcess(self._entry, environ, cwd=self._cwd)
+        return WorkerProcess(self._entry, environ, cwd=self._cwd)
 
     def _give(self, job: Job, worker: WorkerProcess) -> None:
         self._worker, self._job = worker, job

@@ -56,37 +56,6 @@ def test_run_ends_with_the_table_and_the_verdict(
     assert "UNDECIDED: " in told.out
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["run", "no-such.yaml"], ["start", "close"]),
-        (["run", "no-such.yaml", "--in-process"], []),
-        (["run", "no-such.yaml", "--address", "ray://there"], []),
-        (["run", "no-such.yaml", "--engine", "ray"], []),
-        (["list"], []),
-    ],
-)
-def test_only_a_sweep_on_this_machine_starts_a_worker_before_it_is_read(
-    words: list[str], expected: list[str], toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[str] = []
-
-    class Ahead:
-        def __init__(self) -> None:
-            seen.append("start")
-
-        def close(self) -> None:
-            seen.append("close")
-
-    monkeypatch.setattr("carft_sweep.sweeps.engines.supervisor.WorkerAhead", Ahead)
-    monkeypatch.setattr("sys.argv", ["carft-sweep", *words])
-    assert main() == (2 if words[0] == "run" else 0)
-    assert seen == expected
-    assert main(words) == (2 if words[0] == "run" else 0)  # of a process that has its imports
-    assert seen == expected
-    del toy_cli
-
-
 def test_quiet_leaves_the_end_and_json_is_all_of_it(
     toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
 ) -> None:

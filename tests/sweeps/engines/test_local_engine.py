@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from carft_sweep.sweeps.engines.supervisor import (
     TURN,
     ListeningClock,
     Supervisor,
-    WorkerAhead,
 )
 from carft_sweep.sweeps.secrets import NAMES
 from carft_sweep.tracking.location import Lock
@@ -236,21 +234,15 @@ def test_a_label_is_one_line_of_the_log(on_local: MakeEngine, job: MakeJob, tmp_
     assert not any(line.startswith("touch") for line in text.splitlines())
 
 
-@pytest.mark.parametrize("is_ahead", [False, True])
 def test_a_run_has_none_of_the_drivers_secrets_and_what_it_needs_itself(
-    on_local: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch, is_ahead: bool
+    on_local: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor_module, "whole_cpus", lambda: 4)
-    monkeypatch.setattr("shutil.which", lambda _: None)  # no GPUs
     kept = {"HF_TOKEN": "t", "HTTPS_PROXY": "http://proxy", "WANDB_API_KEY": "of the user's code"}
     for name, value in (dict.fromkeys(NAMES, "secret") | kept).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:secret@mlflow.lab/x")
-    with closing(WorkerAhead(ENVIRONMENT)) if is_ahead else nullcontext() as ahead:
-        recorder = Recorder([job("a", names=[*NAMES, *kept, "MLFLOW_TRACKING_URI"])])
-        on_local(ENVIRONMENT, threads=1, ahead=ahead).run(recorder)
-        if isinstance(ahead, WorkerAhead):
-            assert ahead._worker is None
+    recorder = Recorder([job("a", names=[*NAMES, *kept, "MLFLOW_TRACKING_URI"])])
+    on_local(ENVIRONMENT, threads=1).run(recorder)
     found = {name: value for name, value in recorder.results["a"].items() if value is not None}
     assert found == {**kept, "MLFLOW_TRACKING_URI": "https://mlflow.lab/x"}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ import pytest
 from carft_sweep.sweeps.engines import supervisor as supervisor_module
 from carft_sweep.sweeps.engines.base import Decision, Failure, Job, Wait
 from carft_sweep.sweeps.engines.local import PEAK, LocalEngine, SharedMemory
-from carft_sweep.sweeps.engines.supervisor import KillCount, WorkerAhead
+from carft_sweep.sweeps.engines.supervisor import KillCount
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
-from tests.sweeps.toy_runs import ENTRY, ENVIRONMENT, Recorder, epoch_report, is_running
+from tests.sweeps.toy_runs import ENVIRONMENT, Recorder, epoch_report, is_running
 
 
 class Watching(Recorder):
@@ -144,33 +143,6 @@ def test_a_worker_that_was_started_and_is_dead_costs_no_run(
     recorder = Recorder([job("a")])
     engine.run(recorder)
     assert recorder.events[-1] == ("finished", "a")
-
-
-def test_a_worker_that_was_started_ahead_serves_the_first_run_of_an_engine_that_wants_just_it(
-    on_local: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervisor_module, "whole_cpus", lambda: 4)
-    monkeypatch.setattr("shutil.which", lambda _: None)  # no GPUs
-    with closing(WorkerAhead(ENTRY)) as ahead:
-        assert ahead._worker is not None
-        pid = ahead._worker.pid
-        others: list[dict[str, Any]] = [{"threads": 2}, {"threads": 1, "devices": ["GPU-a"]}]
-        for other in others:
-            engine = on_local(ahead=ahead, **other)
-            engine.start()
-            engine.close()
-            assert is_running(pid)
-        recorder = Recorder([job("a"), job("b")])
-        on_local(ahead=ahead, threads=1).run(recorder)
-        assert recorder.pids() == [pid, pid]
-
-
-def test_a_worker_that_was_started_ahead_and_nobody_wants_ends(tmp_path: Path) -> None:
-    with closing(WorkerAhead(ENTRY)) as ahead:
-        assert ahead._worker is not None
-        pid = ahead._worker.pid
-        assert ahead.take(ENTRY, dict(os.environ), str(tmp_path)) is None
-    assert not is_running(pid)
 
 
 def report_of(megabytes: float) -> dict[str, Any]:
