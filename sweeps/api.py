@@ -17,7 +17,6 @@ from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.study import check_storage
 from carft_sweep.sweeps.scheduler.progress import Progress, to_stderr
 from carft_sweep.sweeps.scheduler.session import SweepResult, execute
-from carft_sweep.sweeps.scheduler.webhook import Webhook, webhook_url
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 from carft_sweep.sweeps.spec.user_code import refuse_unimported
 from carft_sweep.tracking.comparison.compare import Comparison
@@ -34,7 +33,6 @@ def perform(
     *,
     address: str | None = None,
     in_process: bool = False,
-    notify: bool = True,
     notes: Sequence[str] = (),
     fresh: bool = False,
     failed_again: bool = False,
@@ -43,13 +41,11 @@ def perform(
 ) -> SweepResult:
     """Run a sweep, or resume it.
 
-    `address` is of the Ray cluster, where one was named; `resume` knows it again. `notify` sends
-    messages to the webhook, where there is one. `ended` and
-    `undelivered` are as for `execute`.
-    Raises RequestError when the request cannot be met, ServiceUnreachable when no Ray answers,
-    AccessDenied or TrackingError when the tracking server accepts no runs as it is.
+    `address` is of the Ray cluster, where one was named; `resume` knows it again. `ended` and
+    `undelivered` are as for `execute`. Raises RequestError when the request cannot be met,
+    ServiceUnreachable when no Ray answers, AccessDenied or TrackingError when the tracking server
+    accepts no runs as it is.
     """
-    url = webhook_url(spec.webhook) if notify else None
     home.prepare()
     check_storage(home)
     with (
@@ -57,7 +53,6 @@ def perform(
         closing(
             make_engine(spec, address=address, in_process=in_process, home=home.path)
         ) as engine,
-        closing(Webhook(url, progress.note)) as hook,
         closing(open_store(home.path)) as store,
     ):
         engine.start()
@@ -74,7 +69,6 @@ def perform(
             address=address,
             fresh=fresh,
             failed_again=failed_again,
-            webhook=hook,
             ended=ended,
             undelivered=undelivered,
         )

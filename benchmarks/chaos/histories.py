@@ -761,7 +761,7 @@ def prepare(folder: Path) -> Mapping[str, Any]:
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", chain_core.PAUSE: "0"}
     os.environ |= {"ARROW_DEFAULT_MEMORY_POOL": "system", kills.MARK: str(os.getpid())}
     os.environ |= {chain_core.LOG: TRAINED, planted_faults.PLAN: str(folder / "plan.json")}
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CARFT_WEBHOOK", "CARFT_OPTUNA_STORAGE"):
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CARFT_OPTUNA_STORAGE"):
         os.environ.pop(name, None)
     kills._load_all()
     calibration_table()

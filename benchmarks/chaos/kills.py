@@ -104,7 +104,7 @@ def main() -> int:
     # Before anything loads torch: threads would not survive a fork.
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     os.environ |= {"ARROW_DEFAULT_MEMORY_POOL": "system", MARK: str(os.getpid())}
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CARFT_WEBHOOK", "CARFT_OPTUNA_STORAGE"):
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CARFT_OPTUNA_STORAGE"):
         os.environ.pop(name, None)
     began = time.monotonic()
     tally = Tally(arguments.engine, arguments.core, arguments.seed)

@@ -127,7 +127,7 @@ class Product:
             "--home",
             str(self._folder / "home"),
         ]
-        environ = {"PYTHONPATH": str(ROOT), **os.environ, **environ, "CARFT_WEBHOOK": ""}
+        environ = {"PYTHONPATH": str(ROOT), **os.environ, **environ}
         done = subprocess.run(
             command, cwd=self._folder, env=environ, capture_output=True, text=True, check=False
         )

@@ -275,11 +275,6 @@ def _execution(parser: Parser) -> None:
     _flag(parser, "--quiet", "no progress, only failures and the end")
     purpose = "a run that takes longer has failed: seconds, or 90m, 2h30m"
     _value(parser, "--timeout", "TIME", purpose, type=_seconds)
-    parser.add_argument(
-        "--webhook",
-        choices=["no"],
-        help="no: notify no webhook, whatever the file and CARFT_WEBHOOK say",
-    )
 
 
 def _fresh(parser: Parser) -> None:

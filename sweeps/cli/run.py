@@ -63,7 +63,6 @@ def carry_out(
             _progress(spec.name, arguments, console),
             address=address,
             in_process=arguments.in_process,
-            notify=arguments.webhook != "no",
             notes=notes,
             fresh=fresh,
             failed_again=failed_again,

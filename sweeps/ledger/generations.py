@@ -37,7 +37,7 @@ values from them."""
 
 EXTEND = (
     *("description", "baselines", "run_cap", "time_budget", "metric.target", "report", "import"),
-    *("retries", "timeout", "breaker", "engine", "parallel", "resources", "webhook"),
+    *("retries", "timeout", "breaker", "engine", "parallel", "resources"),
     *("confirm_seeds", "after", "selection"),
     *("trial.merges", "trial.data.root", "trial.workers", "trial.device"),
 )

@@ -22,7 +22,6 @@ from carft_sweep.sweeps.scheduler.progress import Progress
 from carft_sweep.sweeps.scheduler.proposer import TrialProposer
 from carft_sweep.sweeps.scheduler.pruning import PruningController
 from carft_sweep.sweeps.scheduler.retries import CircuitBreaker, GiveUp, Retry, RetryPolicy, halved
-from carft_sweep.sweeps.scheduler.webhook import Webhook
 from carft_sweep.tracking.comparison.runs import UNMERGED
 
 logger = logging.getLogger(__name__)
@@ -73,7 +72,6 @@ class SweepDriver:
         claim: Claim,
         progress: Progress,
         note: Callable[[str], None],
-        webhook: Webhook,
         fresh: bool = False,
         failed_again: bool = False,
     ) -> None:
@@ -87,7 +85,7 @@ class SweepDriver:
         self.broken: str | None = None
         """Why the sweep was given up."""
         self._spec = planner.spec
-        self._claim, self._note, self._webhook = claim, note, webhook
+        self._claim, self._note = claim, note
         self._proposer = TrialProposer(planner, ledger, failed_again=failed_again)
         self._final_runs = FinalRuns(planner, ledger, runs, progress)
         self._pruning = PruningController(planner.spec, ledger, runs)
@@ -430,17 +428,12 @@ class SweepDriver:
 
     def _note_failure(self, task: RunTask, failure: Failure, *, again: bool) -> None:
         self.progress.fail(task.label, failure.kind, failure.message, again=again)
-        if not again:
-            text = f"{task.label} failed ({failure.kind}): {failure.message}"
-            self._webhook.send("run_failed", self.ledger.name, text)
         if again and failure.kind in ("out_of_memory", "preempted"):
             return  # with less to hold, or elsewhere, it may do: nothing is broken yet
         setting = task.role if task.trial is None else f"trial {task.trial}"
         if self.broken is not None:
             return  # a run that was still under way
         self.broken = self._breaker.failed(failure, setting)
-        if self.broken is not None:
-            self._webhook.send("breaker", self.ledger.name, self.broken)
 
     def _retry_waiting(self) -> None:
         """Queue what waited for a run that is free now."""

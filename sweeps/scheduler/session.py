@@ -36,7 +36,6 @@ from carft_sweep.sweeps.results.records import load_part
 from carft_sweep.sweeps.results.report import keep
 from carft_sweep.sweeps.scheduler.driver import SweepDriver
 from carft_sweep.sweeps.scheduler.progress import Progress
-from carft_sweep.sweeps.scheduler.webhook import Event, Webhook
 from carft_sweep.sweeps.spec.spec import SweepSpec
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.pooling import SweepRuns
@@ -61,12 +60,6 @@ PATIENCE = 30.0
 CLOSING = 15.0
 """Seconds that closing them waits for a request that is under way."""
 EXIT_CODES: Mapping[State, int] = {"done": 0, "failed": 1, "interrupted": 3}
-EVENTS: Mapping[State, Event] = {
-    "interrupted": "interrupted",
-    "done": "finished",
-    "failed": "failed",
-}
-"""How a webhook is told of them."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +99,6 @@ def execute(
     address: str | None = None,
     fresh: bool = False,
     failed_again: bool = False,
-    webhook: Webhook | None = None,
     ended: Callable[[SweepResult], None] = lambda _: None,
     undelivered: Callable[[str], None] = lambda _: None,
 ) -> SweepResult:
@@ -117,7 +109,7 @@ def execute(
     is made and the store is waited for, `undelivered` with what that lacks in the end. Raises
     RequestError when another driver has the sweep, or takes it over, or the request cannot be met.
     """
-    folder, hook = home.sweep(spec.name), webhook or Webhook(None)
+    folder = home.sweep(spec.name)
     interruption = Interruption(engine, progress)
     check_case(home, spec.name)
     with (
@@ -149,7 +141,6 @@ def execute(
                 claim=claim,
                 progress=progress,
                 note=projections.note,
-                webhook=hook,
                 fresh=fresh,
                 failed_again=failed_again,
             )
@@ -181,9 +172,6 @@ def execute(
                 note = log_selected(home, spec, result.comparison)
                 if note is not None:
                     progress.note(note)
-    verdict = result.comparison.verdict
-    text = _in_a_word(result)
-    hook.send(EVENTS[result.state], spec.name, text, state=result.state, verdict=verdict)
     return result
 
 
@@ -333,15 +321,6 @@ def _end(
         obstacles,
     )
     return result, part
-
-
-def _in_a_word(ended: SweepResult) -> str:
-    """One line for people who are told from afar."""
-    name = ended.comparison.sweep
-    if ended.broken is not None:
-        return f"{name} was stopped: {ended.broken}"
-    failed = f", {len(ended.failures)} runs failed" if ended.failures else ""
-    return f"{name} is {ended.state}: {ended.done} runs done{failed}. {ended.comparison.verdict}"
 
 
 def _read(file: Path) -> bytes | None:

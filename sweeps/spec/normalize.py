@@ -100,10 +100,8 @@ def apply_overrides(document: SpecDocument, overrides: Sequence[str]) -> None:
     """Put each `key=value` of `--set`, or `profile=NAME`, over a normalised file."""
     for index, override in enumerate(overrides):
         key, equals, text = override.partition("=")
-        # What is no env:NAME may be the address itself, which is a secret.
-        is_secret = key.strip() == "webhook" and not text.strip().startswith("env:")
-        shown = "webhook=..." if is_secret else override
-        place = Place(COMMAND_LINE + index, f"--set {shown[:60]}{'...' * (len(shown) > 60)}")
+        shown = f"{override[:60]}{'...' * (len(override) > 60)}"
+        place = Place(COMMAND_LINE + index, f"--set {shown}")
         if key.strip() == PROFILE_KEY and equals:
             _put_profile(document, text.strip().strip("\"'"), place)
             continue

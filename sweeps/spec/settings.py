@@ -24,14 +24,11 @@ from carft_sweep.sweeps.spec.metrics import PATTERN, Goal, natural_goal, problem
 from carft_sweep.tracking.comparison.metrics import By
 from carft_sweep.tracking.comparison.spec import SELECTION_RULES, TASK
 
-WEBHOOK_VARIABLE = "CARFT_WEBHOOK"
-"""The environment's variable that serves too."""
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 MAX_SEED = 2**32 - 1
 MAX_SEEDS = 1000
 MOST_PER_GPU = 100
 MAX_RETRIES = 100
-WEBHOOK = r"env:[A-Za-z_][A-Za-z0-9_]*"
 RESOURCE = r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,99}"
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
@@ -90,16 +87,6 @@ def expand_fresh_seeds(value: object, info: ValidationInfo) -> tuple[Any, ...]:
     if wrong:
         raise error_of(wrong)
     return seeds
-
-
-def check_webhook(value: object) -> object:
-    """Refuse an address: whoever has it can post, and the file is kept with the results."""
-    if value is None or (isinstance(value, str) and re.fullmatch(WEBHOOK, value)):
-        return value
-    raise ValueError(
-        f"must be env:NAME, for a variable that holds the address (or set {WEBHOOK_VARIABLE} and "
-        "leave it out): the address is a secret, and this file is kept with the results"
-    )
 
 
 def check_race(value: RaceSeeds | None, info: ValidationInfo) -> RaceSeeds | None:
@@ -508,13 +495,6 @@ class Settings(Section):
     """The most runs at once; `auto`: as many as GPUs, or cores and memory, hold."""
     resources: Resources = Resources()
     """What one run may use."""
-    webhook: Annotated[
-        str | None,
-        BeforeValidator(check_webhook),
-        WithJsonSchema({"type": "string", "pattern": f"^{WEBHOOK}$"}),
-    ] = None
-    """`env:NAME`, for the variable that holds an address: it is notified of the end, of failures
-    and of the breaker."""
     imports: Annotated[
         tuple[Annotated[str, Field(min_length=1)], ...],
         BeforeValidator(expand_imports, json_schema_input_type=str | list[str]),

@@ -31,7 +31,7 @@ LIMIT = 120
 KEYS = {*ALL_KEYS} - {"import"}  # a page's modules are not there
 ELSEWHERE = ("docs/add-an-algorithm.md", "docs/add-a-family.md")
 """Their sweep files import a file of the page; tests/test_docs.py runs them."""
-APART = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CARFT_WEBHOOK", "CARFT_HOME", "CARFT_DATA")
+APART = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CARFT_HOME", "CARFT_DATA")
 
 
 def ids(block: Block) -> str:

@@ -20,7 +20,7 @@ LIMIT = 300
 """Seconds for one command, with the start of Ray."""
 WEIGHTS = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
 EPOCHS = 4
-APART = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CARFT_WEBHOOK", "COVERAGE_PROCESS_CONFIG")
+APART = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "COVERAGE_PROCESS_CONFIG")
 """Variables of the caller's that no test should see. Without the last one no coverage is measured,
 which takes a command a quarter longer: what it runs is covered by tests beside the code."""
 

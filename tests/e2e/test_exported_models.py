@@ -134,7 +134,7 @@ def home(
     }
     (folder / "small.yaml").write_text(json.dumps(sweep))
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CARFT_WEBHOOK"):
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
             patch.delenv(name, raising=False)
         patch.setenv("CARFT_HOME", str(folder / "home"))
         patch.chdir(folder)

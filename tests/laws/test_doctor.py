@@ -51,7 +51,6 @@ def test_nothing_is_made_and_no_secret_is_told_where_nothing_is_there(
     place = f"ada:{SECRET.replace('@', '%40').replace('/', '%2F')}@127.0.0.1:1"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{place}")
     monkeypatch.setenv("CARFT_OPTUNA_STORAGE", f"postgresql://{place}/trials")
-    monkeypatch.setenv("CARFT_WEBHOOK", f"http://127.0.0.1:1/{SECRET}")
     monkeypatch.setenv("CARFT_DATA", str(home.path / "data"))
     begun = time.monotonic()
     found = examine(check, home)

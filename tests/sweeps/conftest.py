@@ -184,8 +184,7 @@ def labels() -> Callable[[ToySweep], list[str]]:
 def toy_cli(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     """The commands on the toy core, with runs kept in memory behind a real projection."""
     monkeypatch.setenv("CARFT_HOME", str(toy.home.path))
-    for name in ("CARFT_WEBHOOK", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(
         "carft_sweep.sweeps.api.make_engine", lambda *_, **__: InProcessEngine(toy_core.ENTRY)
     )

@@ -81,11 +81,11 @@ def test_a_file_that_cannot_serve_is_named_and_not_quoted(
 def test_a_command_reads_them_and_ends_with_2_where_one_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("CARFT_WEBHOOK_FILE", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("CARFT_UI_PASSWORD_FILE", str(tmp_path / "nowhere"))
     assert main(["schema"]) == 2
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err == (
-        f"carft-sweep: CARFT_WEBHOOK_FILE: {tmp_path}/nowhere cannot be read: "
+        f"carft-sweep: CARFT_UI_PASSWORD_FILE: {tmp_path}/nowhere cannot be read: "
         "No such file or directory\n"
     )

@@ -34,8 +34,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[ToySweep]:
     monkeypatch.setattr(
         "carft_sweep.sweeps.api.make_engine", lambda *_, **__: InProcessEngine(toy_core.ENTRY)
     )
-    for name in ("CARFT_WEBHOOK", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     # What is imported late, some at the second time, may lie where only root reads it.
     monkeypatch.setenv("CARFT_HOME", str(folder / "first"))
     for words in (["run", str(toy.file())], ["sync"], ["remove", "toy", "--yes"]) * 2:

@@ -10,7 +10,7 @@ import pytest
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.doctor.checks import CHECKS, SUBJECTS
 
-VARIABLES = ("MLFLOW_TRACKING_URI", "CARFT_OPTUNA_STORAGE", "CARFT_WEBHOOK", "RAY_ADDRESS")
+VARIABLES = ("MLFLOW_TRACKING_URI", "CARFT_OPTUNA_STORAGE", "RAY_ADDRESS")
 
 
 @pytest.fixture(autouse=True)

@@ -43,7 +43,6 @@ CHANGES: dict[str, tuple[dict[str, Any], Effect]] = {
     "engine": ({"engine": "ray"}, "extend"),
     "parallel": ({"parallel": 4}, "extend"),
     "resources": ({"resources": {"gpus": 0.5, "custom": {"tpu": 1}}}, "extend"),
-    "webhook": ({"webhook": "env:HOOK"}, "extend"),
     "import": ({"import": "json"}, "extend"),
     "seeds": ({"seeds": 3}, "reevaluate"),
     "seed": ({"seed": 1}, "restart"),

@@ -90,7 +90,6 @@ def test_the_schema_knows_every_key_section_algorithm_and_merge() -> None:
         {"resources": {"gpus": -1}},
         {"resources": {"gpus": "all"}},
         {"resources": {"custom": {"tpu": 0}}},
-        {"webhook": "https://hooks.example.org/x"},
         {"import": 3},
         {"parameters": {"optim.lr": {"values": [1e-4], "probabilities": [2]}}},
         {"parameters": {"optim.lr": {"values": [1e-4], "when": {}}}},
@@ -126,7 +125,7 @@ def test_the_schema_refuses_a_mistake(change: dict[str, Any]) -> None:
         {"engine": "ray", "parallel": 8},
         {"engine": "local", "parallel": "auto", "resources": {"gpus": "auto"}},
         {"resources": {"cpus": 4, "gpus": 0.5, "custom": {"tpu": 1}}},
-        {"webhook": "env:MY_HOOK", "import": "my_lab.methods"},
+        {"import": "my_lab.methods"},
         {"import": ["a", "./b.py"]},
         {"parameters": {"optim.lr": {"distribution": "uniform", "min": 1, "max": 2}}},
         {

@@ -1,4 +1,4 @@
-"""Short ways to write a setting: lengths of time, shares of a GPU, and where a webhook is named."""
+"""Short ways to write a setting: lengths of time, and shares of a GPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carft_sweep.sweeps.spec.durations import LONGEST, seconds
-from carft_sweep.sweeps.spec.settings import check_gpus, check_webhook
+from carft_sweep.sweeps.spec.settings import check_gpus
 
 
 @pytest.mark.parametrize(
@@ -101,21 +101,3 @@ def test_whole_gpus_none_and_a_rounded_share_are_taken(written: float, expected:
 def test_another_share_is_refused_with_the_nearest(written: float, nearest: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"the nearest is {nearest}")):
         check_gpus(written)
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        *("", "secret", "https://hooks.example.org/services/T0/secret", "env:", "env:1"),
-        *("env:MY-SECRET", 3, ["https://x/secret"]),
-    ],
-)
-def test_a_webhook_is_a_variables_name_and_what_is_none_is_refused_and_not_shown(
-    given: object,
-) -> None:
-    assert check_webhook("env:MY_HOOK") == "env:MY_HOOK"
-    with pytest.raises(ValueError, match="must be env:NAME") as caught:
-        check_webhook(given)
-    assert "secret" not in str(caught.value).removesuffix("kept with the results").replace(
-        "is a secret", ""
-    )

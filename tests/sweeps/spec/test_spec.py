@@ -129,7 +129,7 @@ def test_a_file_with_name_and_algorithm_alone_is_one_trial_with_the_defaults(loa
     assert spec.retries == Retries(crashed=1, timeout=1, preempted=10, out_of_memory=3)
     assert (spec.early_terminate, spec.race_seeds, spec.try_first) == (None, None, ())
     assert spec.confirm_seeds == ()
-    assert (spec.time_budget, spec.timeout, spec.webhook, spec.imports) == (None, None, None, ())
+    assert (spec.time_budget, spec.timeout, spec.imports) == (None, None, ())
     assert (spec.breaker, spec.engine, spec.parallel) == (5, "auto", "auto")
     assert spec.resources == Resources(cpus=None, gpus=None, custom={})
     assert spec.goals == (spec.metric,)
@@ -217,7 +217,6 @@ breaker: 0
 engine: ray
 parallel: 8
 resources: {cpus: 2, gpus: 0.333, custom: {big_memory: 1}}
-webhook: env:MY_HOOK
 import: json
 trial: {algorithm: car_ft, merges: [wise_ft]}
 """
@@ -241,7 +240,7 @@ def test_every_setting_is_read_and_the_canonical_form_loads_again_to_an_equal_sw
     assert spec.retries == Retries(crashed=2, timeout=1, preempted=4, out_of_memory=3)
     assert (spec.breaker, spec.engine, spec.parallel) == (0, "ray", 8)
     assert spec.resources == Resources(cpus=2, gpus=0.3333, custom={"big_memory": 1.0})
-    assert (spec.webhook, spec.imports) == ("env:MY_HOOK", ("json",))
+    assert spec.imports == ("json",)
     Draft202012Validator(sweep_schema()).validate(parse(WHOLE).data)
     Draft202012Validator(sweep_schema()).validate(spec.as_dict())
     again = load(yaml.safe_dump(spec.as_dict(), sort_keys=False))
@@ -351,20 +350,6 @@ def test_a_number_of_retries_is_for_crashes_and_timeouts_and_its_parts_can_be_se
     assert load(text).as_dict()["retries"] == four.model_dump()
     assert load(text, "retries.preempted=7").retries == four.model_copy(update={"preempted": 7})
     assert load(text, "retries=0").retries == Retries(crashed=0, timeout=0)
-
-
-HOOK = "https://me:pw@hooks.example.org:8443/services/T0/B0/s3cret"
-
-
-def test_the_address_of_a_webhook_is_refused_without_showing_it(load: Load) -> None:
-    with pytest.raises(InvalidConfig, match=r"^x\.yaml:2: webhook: must be env:NAME") as caught:
-        load(f"name: x\nwebhook: {HOOK} # ours\n{TRIAL}")
-    assert "s3cret" not in str(caught.value)
-    with pytest.raises(InvalidConfig, match=r"^--set webhook=\.\.\.: webhook: must be") as caught:
-        load(f"name: x\n{TRIAL}", f"webhook={HOOK}")
-    assert "s3cret" not in str(caught.value)
-    assert load(f"name: x\n{TRIAL}", "webhook=env:HOOK").webhook == "env:HOOK"
-    assert load(f"name: x\nwebhook: env:HOOK\n{TRIAL}", "webhook=null").webhook is None
 
 
 MODULE = '''"""An algorithm of one's own."""
