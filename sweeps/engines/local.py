@@ -28,7 +28,6 @@ from carft_sweep.sweeps.engines.resources import Hardware, hardware_here
 from carft_sweep.sweeps.engines.supervisor import (
     NODE,
     SILENCE,
-    KillCount,
     Supervisor,
     dispatch,
 )
@@ -174,7 +173,6 @@ class LocalEngine(Engine):
         timeout: float | None = None,
         threads: int | None = None,
     ) -> None:
-        kills = KillCount()
         self._workers = {
             Supervisor(
                 entry,
@@ -182,7 +180,6 @@ class LocalEngine(Engine):
                 timeout=timeout,
                 threads=threads,
                 devices=seen,
-                kills=kills,
             ): seen
             for seen in devices
         }

@@ -180,27 +180,6 @@ def oom_kills() -> int:
     return int(found[1]) if found else 0
 
 
-class KillCount:
-    """The kernel's kills for want of memory, each charged to one worker of this process at most.
-
-    The kernel counts its victims and does not name them.
-    """
-
-    def __init__(self) -> None:
-        self._charged = 0
-
-    def uncharged(self) -> int:
-        """Count those so far that no worker was charged with."""
-        return oom_kills() - self._charged
-
-    def charge(self, before: int) -> bool:
-        """Charge a worker with one that came after so many uncharged ones; whether there is any."""
-        if self.uncharged() <= before:
-            return False
-        self._charged += 1
-        return True
-
-
 def dispatch(handler: Handler, job: Job, event: Event) -> Decision | None:
     """Call the handler's method for an event; return its decision when the event is a report."""
     match event["kind"]:
@@ -226,7 +205,7 @@ class Supervisor:
     (None: any), `threads` how many it computes with (None: as torch decides), `devices` the GPUs
     that it sees, as CUDA_VISIBLE_DEVICES names them ("": none; None: those that this process sees).
     `place` begins the names of workers (`local`, `ray:HOST`), `cwd` is where the worker runs, if
-    that folder is here. Supervisors of one machine share their `kills`.
+    that folder is here.
     """
 
     def __init__(
@@ -239,7 +218,6 @@ class Supervisor:
         devices: str | None = None,
         place: str = "local",
         cwd: str | None = None,
-        kills: KillCount | None = None,
     ) -> None:
         self._entry = entry
         self._silence = silence
@@ -254,14 +232,12 @@ class Supervisor:
         self._worker: WorkerProcess | None = None
         self._job: Job | None = None
         """What the worker has, until its end is reported."""
-        self._offered: Job | None = None
-        """The job that a warm worker was given and has not begun."""
         self._began = 0.0  # no job yet: a process that was only started has nothing to end
         self._clock = ListeningClock()
         self._heard = 0.0
         """When the worker last showed life."""
-        self._kills = KillCount() if kills is None else kills
         self._kills_before = 0
+        """Of the kernel's for want of memory, when the worker was given its job."""
 
     @property
     def job(self) -> Job | None:
@@ -281,9 +257,7 @@ class Supervisor:
         """Start a job. One that still runs is ended."""
         if self._job is not None:
             self.kill()
-        warm = self._warm()
-        self._offered = job if warm is not None else None
-        self._give(job, warm or self._fresh())
+        self._give(job, self._warm() or self._fresh())
 
     def next(self, within: float) -> Event | None:
         """The next event of the job; None when nothing happens within so many seconds."""
@@ -291,13 +265,7 @@ class Supervisor:
         try:
             frame = worker.receive(within)
         except WorkerDied as died:
-            if self._offered is None:
-                return self._died(died)
-            # It was ending when it got the job, so the job has cost nothing yet.
-            job, self._offered = self._offered, None
-            self.kill()
-            self._give(job, self._fresh())
-            return None
+            return self._died(died)
         self._clock.turn()
         if frame is not None:  # else the pipe is empty: nothing that it has said is overlooked
             self._heard = self._clock.now
@@ -312,7 +280,6 @@ class Supervisor:
         if ended:
             self._job = None
         if frame["kind"] == "started":
-            self._offered = None
             return {**frame, "worker": f"{self._place}:{worker.pid}"}
         return frame
 
@@ -325,7 +292,7 @@ class Supervisor:
         """End the worker process at once, and the job with it."""
         if self._worker is not None:
             self._worker.kill()
-        self._worker = self._job = self._offered = None
+        self._worker = self._job = None
 
     def release(self) -> None:
         """Let a worker process that has ended its job end itself, without waiting for that."""
@@ -349,7 +316,7 @@ class Supervisor:
         self._began = time.monotonic()
         self._clock.turn()
         self._heard = self._clock.now
-        self._kills_before = self._kills.uncharged()
+        self._kills_before = oom_kills()
         with suppress(WorkerDied):  # the next event tells
             worker.send({"kind": "job", **vars(job)})
 
@@ -371,7 +338,7 @@ class Supervisor:
 
     def _died(self, died: WorkerDied) -> Event:
         """By the kernel's OOM killer, where that has killed since the job was given; or else."""
-        if died.code == -signal.SIGKILL and self._kills.charge(self._kills_before):
+        if died.code == -signal.SIGKILL and oom_kills() > self._kills_before:
             return self._failed("out_of_memory", f"{died}: the machine ran out of memory")
         return self._failed("crashed", str(died))
 

@@ -59,27 +59,6 @@ def test_a_worker_that_died_between_two_runs_costs_none(on_local: MakeEngine, jo
     assert recorder.events[-1] == ("finished", "b")
 
 
-def test_a_worker_that_dies_as_it_gets_a_job_costs_none(job: MakeJob) -> None:
-    """The pipe took the job, and nobody read it."""
-
-    def until_the_end() -> Mapping[str, Any]:
-        while (event := supervisor.next(POLL)) is None or event["kind"] not in ENDS:
-            if event is not None and event["kind"] == "report":
-                supervisor.answer(Decision.CONTINUE)
-        return event
-
-    supervisor = Supervisor(ENTRY)
-    supervisor.begin(job("a"))
-    worker = until_the_end()["result"]["pid"]
-    os.kill(worker, signal.SIGSTOP)
-    supervisor.begin(job("b"))
-    os.kill(worker, signal.SIGKILL)
-    event = until_the_end()
-    supervisor.close()
-    assert event["kind"] == "finished"
-    assert event["result"]["pid"] != worker
-
-
 def test_what_a_worker_has_written_already_is_read_before_it_is_called_silent(
     job: MakeJob, tmp_path: Path
 ) -> None:
