@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 import signal
-import socket
-import stat
 import tempfile
 import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import services, worker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.sweeps.engines.ray_tokens import check_version, own_token, refuses_token
+from carft_sweep.sweeps.engines.ray_tokens import check_version, own_token
 from carft_sweep.sweeps.engines.resources import Gpu, Node, this_machine
 from carft_sweep.sweeps.spec.user_code import FAMILY_SUFFIXES, source_digest
-from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
-from carft_sweep.tracking.location import Lock, LockHeld
+from carft_sweep.tracking.errors import ServiceUnreachable
 
 logger = logging.getLogger(__name__)
 
@@ -139,8 +134,6 @@ def _not_shared(home: str | Path) -> str:
 
 
 ROOT = Path(__file__).parents[3]
-_SCRATCH, _LOCK = "carft-ray-", "lock"
-_CONNECT_SECONDS = 10.0
 _OBJECT_STORE_BYTES = 100 * 2**20  # runs send a few kilobytes through it
 _NOT_CUSTOM = ("node:", "memory", "object_store_memory", "CPU", "GPU")
 _QUIET = {
@@ -161,11 +154,9 @@ class Cluster:
         ServiceUnreachable when nobody answers there.
         """
         check_version(ray.__version__, "this machine")
-        remove_left_behind()
         self._end = ExitStack()
-        self.scratch, lock = make_scratch()
+        self.scratch = _make_scratch()
         """For what Ray writes and nobody needs afterwards; removed at the end."""
-        self._end.callback(lock.release)
         self._end.callback(shutil.rmtree, self.scratch, ignore_errors=True)
         if ray.is_initialized():
             return
@@ -181,10 +172,6 @@ class Cluster:
             self.close()
             raise
         self._end.callback(_disconnect)
-        # Ray prints to stdout what it thinks of nodes that went, whatever `log_to_driver` says, at
-        # any time and into the midst of what a command prints.
-        self._end.callback(setattr, worker, "print_to_stdstream", worker.print_to_stdstream)
-        worker.print_to_stdstream = _ignored
 
     def nodes(self) -> list[Node]:
         """What each living node has."""
@@ -250,42 +237,17 @@ def signals_kept() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _place() -> str:
-    return os.environ.get("RAY_TMPDIR", "/tmp")
-
-
-def make_scratch() -> tuple[Path, Lock]:
-    """Make a folder that is the user's alone, and hold its lock: whoever has it lives.
-
-    Raises RequestError where none can be made.
-    """
+def _make_scratch() -> Path:
+    """Make a folder that is the user's alone. Raises RequestError where none can be made."""
+    # Not in TMPDIR, which may be long: the paths of Ray's sockets are limited to 107 bytes.
+    place = os.environ.get("RAY_TMPDIR", "/tmp")
     try:
-        while True:
-            # Not in TMPDIR, which may be long: the paths of Ray's sockets are limited to 107 bytes.
-            folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=_place()))
-            with suppress(LockHeld):  # by another driver, which took it for left behind
-                return folder, Lock(folder / _LOCK)
-    except (OSError, TrackingError) as error:
+        return Path(tempfile.mkdtemp(prefix="carft-ray-", dir=place))
+    except OSError as error:
         raise RequestError(
-            f"{_place()} cannot hold Ray's sockets and logs ({_first(error)}): name another local "
+            f"{place} cannot hold Ray's sockets and logs ({_first(error)}): name another local "
             "folder in RAY_TMPDIR"
         ) from None
-
-
-def remove_left_behind() -> None:
-    """Remove the scratch folders of this user's drivers that were killed.
-
-    The folder they lie in may be shared with other users, who make there what they like, and with
-    other containers, where the same process ids are other processes.
-    """
-    for folder in Path(_place()).glob(f"{_SCRATCH}*"):
-        with suppress(LockHeld, OSError, TrackingError):
-            status = folder.lstat()
-            is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
-            if is_own and (folder / _LOCK).is_file():
-                lock = Lock(folder / _LOCK)
-                shutil.rmtree(folder, ignore_errors=True)
-                lock.release()
 
 
 def _connect(address: str) -> None:
@@ -294,57 +256,16 @@ def _connect(address: str) -> None:
             f"{address}: the driver takes part in the cluster and cannot be a Ray client; start it "
             "on a machine of the cluster and give --address HOST:6379, or auto"
         )
-    _see_somebody(address)
-    place: str | None = address
-    if address == "auto":
-        with suppress(ConnectionError):  # there is none: to connect says so
-            place = services.canonicalize_bootstrap_address(address)
-    if place not in (None, "auto") and refuses_token(place):
-        raise _refused(address)
     try:
         ray.init(address=address, **_options("${PYTHONPATH}"))
-    except ConnectionError as error:
-        if isinstance(error.__cause__, ray.exceptions.AuthenticationError):
-            raise _refused(address) from None
-        raise ServiceUnreachable(f"no Ray cluster at {address}: {_first(error)}") from None
+    except ConnectionError as error:  # Ray says so of a token that it refuses too
+        raise ServiceUnreachable(
+            f"no Ray cluster at {address} that accepts this process: {_first(error)}. Where one "
+            "runs there, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN as its "
+            "nodes do"
+        ) from None
     except (RuntimeError, ValueError) as error:  # another version of Ray or Python, a bad address
-        told = _versions(str(error)) or f"the Ray cluster at {address} cannot be used: {error}"
-        raise RequestError(told) from None
-
-
-def _refused(address: str) -> RequestError:
-    mode = os.environ.get("RAY_AUTH_MODE", "")
-    given = "our token" if mode.lower() == "token" else "a driver without a token"
-    return RequestError(
-        f"the Ray cluster at {address} does not accept {given}: set RAY_AUTH_MODE=token and "
-        "RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN as its nodes do"
-    )
-
-
-def _versions(error: str) -> str | None:
-    """What Ray's error says of versions, and what to do; None when it is another one."""
-    found = re.findall(r"^\s*(Ray|Python): (\S+)$", error, re.MULTILINE)
-    if "Version mismatch" not in error or len(found) != 4:
-        return None
-    there, here = (" and ".join(f"{k} {v}" for k, v in found[at : at + 2]) for at in (0, 2))
-    return (
-        f"the cluster was started with {there}, this process has {here}: both must be equal on "
-        "every machine. Start the driver with the cluster's Python, let `carft-sweep submit` start "
-        "it there, or install the same versions everywhere and restart Ray"
-    )
-
-
-def _see_somebody(address: str) -> None:
-    """Ray itself would try for a minute."""
-    host, _, port = address.rpartition(":")
-    if address == "auto":
-        return
-    if not host or not port.isdigit():
-        raise RequestError(f"an address of Ray is HOST:PORT (the port is 6379), got {address!r}")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
-    except OSError as error:
-        raise ServiceUnreachable(f"no Ray cluster at {address}: {_first(error)}") from None
+        raise RequestError(f"the Ray cluster at {address} cannot be used: {error}") from None
 
 
 def _options(path: str) -> dict[str, Any]:
@@ -355,10 +276,6 @@ def _options(path: str) -> dict[str, Any]:
         "logging_level": logging.ERROR,
         "runtime_env": {"env_vars": {"PYTHONPATH": search}},
     }
-
-
-def _ignored(*_: Any, **__: Any) -> None:
-    """In the place of what prints."""
 
 
 def _name(node: dict[str, Any], hosts: Counter[str]) -> str:

@@ -6,14 +6,12 @@ installed Ray lacks it: scripts that start Ray call it first.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.requirements import installed_version
@@ -21,7 +19,6 @@ from carft_sweep.carft_core.requirements import installed_version
 OLDEST = (2, 59)
 """The first Ray whose local clusters ask for a token; before 2.52 none can."""
 _MODE, _TOKEN, _PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
-logger = logging.getLogger(__name__)
 
 
 def check_version(version: str, place: str) -> None:
@@ -58,47 +55,6 @@ def own_token() -> Iterator[None]:
         changes[_TOKEN] = secrets.token_hex(32)
     with _variables(changes):
         yield
-
-
-def asks_for_token(address: str) -> bool:
-    """Return whether the Ray at `address` (`HOST:PORT`) refuses somebody who has none.
-
-    For a process that is connected to no Ray: its own mode is another meanwhile.
-    """
-    with _variables({_MODE: "disabled"}):
-        return refuses_token(address)
-
-
-def refuses_token(address: str) -> bool:
-    """Return whether the Ray at `address` refuses the token of this process, or that it has none.
-
-    Ray's own way to connect tries for half a minute, and then says that nobody is there.
-    """
-    from ray._raylet import GcsClient  # type: ignore[attr-defined] # compiled
-    from ray.exceptions import AuthenticationError
-
-    with _nothing_printed():
-        try:
-            GcsClient(address=address)
-        except AuthenticationError:
-            return True
-        except Exception as error:
-            # Compiled code raises what it likes: to connect says what is wrong.
-            logger.info("%s was not asked about its token: %s", address, error)
-    return False
-
-
-@contextmanager
-def _nothing_printed() -> Iterator[None]:
-    """Hide what compiled code writes to standard error: its log level is fixed by its import."""
-    before = os.dup(2)
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)
 
 
 @contextmanager

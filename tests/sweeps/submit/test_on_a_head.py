@@ -223,21 +223,14 @@ def test_a_missing_and_a_wrong_token_are_reported(
     assert f"{on_head.url}: Authentication required" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("own", "said"),
-    [
-        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "x" * 32}, "does not accept our token"),
-        ({}, "does not accept a driver without a token"),
-    ],
-)
-def test_a_driver_with_another_token_or_none_is_told_so_at_once(
-    head: Head, tmp_path: Path, own: dict[str, str], said: str
+@pytest.mark.parametrize("own", [{"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "x" * 32}, {}])
+def test_a_driver_with_another_token_or_none_is_told_what_to_set(
+    head: Head, tmp_path: Path, own: dict[str, str]
 ) -> None:
-    """Ray itself tries for half a minute, and then says that nobody answers."""
+    """Ray tries for twenty seconds, and then says that nobody answers."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     address = (head.folder / "ray_current_cluster").read_text()
     command = [sys.executable, "-m", "carft_sweep", "check", "kl_weight", "--address", address]
-    began = time.monotonic()
     done = subprocess.run(
         command,
         env={**environ, **own, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
@@ -246,10 +239,10 @@ def test_a_driver_with_another_token_or_none_is_told_so_at_once(
         text=True,
         timeout=120,
     )
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"carft-sweep: the Ray cluster at {address} {said}: set RAY_AUTH")
+    assert done.returncode == 4
+    assert done.stderr.startswith(f"carft-sweep: no Ray cluster at {address} that accepts this")
+    assert "set RAY_AUTH_MODE=token" in done.stderr
     assert len(done.stderr.splitlines()) == 1
-    assert time.monotonic() - began < 25
 
 
 JOINS = """
