@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import statistics
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from carft_sweep.sweeps.ledger.runs import RunStore, history
@@ -140,51 +139,10 @@ class SeedwisePruner:
         return self._studies[seed_index]
 
     def _reason(self, trial: int, seed_index: int, epoch: int) -> str:
-        rule = self._rule
-        means = self._means[trial, seed_index]
-        name, after = rule.metric or "the judged metric", f"after {_count(epoch, 'epoch')}"
-        if rule.type == "asha":
-            reached = sum(
-                epoch in at for (_, seed), at in self._means.items() if seed == seed_index
-            )
-            return (
-                f"{name} {means[epoch]:.4g} {after} is not among the best "
-                f"1/{rule.reduction_factor} of {_count(reached, 'trial')}"
-            )
-        if rule.type == "patience":
-            return (
-                f"{name} {means[epoch]:.4g} {after}: no improvement by more than "
-                f"{rule.min_delta:g} for {_count(rule.patience, 'epoch')}"
-            )
-        if rule.type == "median":
-            return self._below_median(name, after, seed_index, epoch, means)
-        is_low = rule.lower is not None and means[epoch] < rule.lower
-        value, bound = _apart(means[epoch], rule.lower if is_low else rule.upper)
-        side = f"below lower, {bound}" if is_low else f"above upper, {bound}"
-        return f"{name} {value} {after} is {side}"
-
-    def _below_median(
-        self, name: str, after: str, seed_index: int, epoch: int, means: Mapping[int, float]
-    ) -> str:
-        from optuna.trial import TrialState
-
-        complete = self._studies[seed_index].get_trials(
-            deepcopy=False, states=(TrialState.COMPLETE,)
-        )
-        others = [
-            trial.intermediate_values[epoch]
-            for trial in complete
-            if epoch in trial.intermediate_values
-        ]
-        best: Callable[..., float] = max if self._sign > 0 else min
-        own = best(mean for mean in means.values() if not math.isnan(mean))
-        value, median = _apart(own, statistics.median(others))
-        at_best = "" if own == means[epoch] else " at best"
-        side = "below" if self._sign > 0 else "above"
-        return (
-            f"{name} {value}{at_best} {after} is {side} the median {median} "
-            f"of {_count(len(others), 'trial')}"
-        )
+        """Say in one line what the value was and which rule it did not meet."""
+        value = self._means[trial, seed_index][epoch]
+        name = self._rule.metric or "the judged metric"
+        return f"{name} {value:.4g} after {_count(epoch, 'epoch')}, by {self._rule.type}"
 
 
 def pruner(rule: EarlyTerminate) -> BasePruner:
@@ -257,13 +215,6 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _apart(one: float, other: float | None) -> tuple[str, str]:
-    """Both with the fewest digits, from four, that tell them apart."""
-    bound = math.nan if other is None else other
-    texts = [(f"{one:.{digits}g}", f"{bound:.{digits}g}") for digits in (4, 6, 9, 17)]
-    return next((pair for pair in texts if pair[0] != pair[1]), texts[-1])
-
-
 class PruningController:
     """Early termination and the race of seeds, as the sweep file asks for them.
 
@@ -276,8 +227,6 @@ class PruningController:
         self.metric = (rule.metric if rule else None) or spec.metric.name
         """The name of the value that is judged, and kept in the ledger after each epoch."""
         self._judge = None if rule is None else SeedwisePruner(rule, natural_goal(self.metric))
-        self._known: set[tuple[int, int, int | None]] = set()
-        """Trial, seed and epoch (None: the run's end) of what the judge was told."""
         self._curves: dict[int, dict[int, dict[int, float]]] = {}
         """Of open trials: epoch to seed to value."""
         self._best: tuple[float, list[float]] | None = None
@@ -296,8 +245,12 @@ class PruningController:
             return None
         seed = trial.seed_index(task.digest)
         self._keep(trial, seed, epoch, value)
-        # Nothing is saved by stopping at the last epoch.
-        return self._tell(trial.number, seed, epoch, value, decide=epoch < report["epochs"])
+        if self._judge is None:
+            return None
+        if epoch < report["epochs"]:
+            return self._judge.heard(trial.number, seed, epoch, value)
+        self._judge.recall(trial.number, seed, epoch, value)  # nothing is saved by stopping here
+        return None
 
     def catch_up(self, trial: ActiveTrial, task: RunTask) -> str | None:
         """Before a run goes on from a checkpoint: hear the epochs that it has behind it.
@@ -316,8 +269,9 @@ class PruningController:
     def seed_done(self, trial: ActiveTrial, task: RunTask) -> str | None:
         """One seed's run is complete: why the trial needs no more of them, or None."""
         seed = trial.seed_index(task.digest)
-        self._recall(trial.number, seed, task.digest)
-        self._run_ended(trial.number, seed)
+        if self._judge is not None:
+            self._recall(self._judge, trial.number, seed, self._history(task.digest))
+            self._judge.run_ended(trial.number, seed)
         race, done = self._spec.race_seeds, seed + 1
         if race is None or self._best is None or not race.after <= done < len(trial.tasks):
             return None
@@ -336,39 +290,24 @@ class PruningController:
     def _begin(self) -> None:
         """Know again what an earlier driver knew."""
         for trial in self._ledger.trials():
-            for seed, digest in enumerate(trial.runs.values()):
-                if self._judge is None:
-                    break
-                is_trained = (self._runs.folder(digest) / "trained.json").exists()
-                is_open = trial.state == "running" and not is_trained
-                self._recall(trial.number, seed, digest, but_last=is_open)
-                if is_trained:
-                    self._run_ended(trial.number, seed)
+            if self._judge is not None:
+                for seed, digest in enumerate(trial.runs.values()):
+                    is_trained = (self._runs.folder(digest) / "trained.json").exists()
+                    reports = list(self._history(digest))
+                    if trial.state == "running" and not is_trained:
+                        del reports[-1:]  # the decision on it may have died with its driver
+                    self._recall(self._judge, trial.number, seed, reports)
+                    if is_trained:
+                        self._judge.run_ended(trial.number, seed)
             self.ended(trial)
 
-    def _recall(self, number: int, seed: int, digest: str, *, but_last: bool = False) -> None:
-        reports = list(self._history(digest))
-        for report in reports[:-1] if but_last else reports:
+    def _recall(
+        self, judge: SeedwisePruner, trial: int, seed: int, reports: Iterable[Mapping[str, Any]]
+    ) -> None:
+        for report in reports:
             value = report["metrics"].get(self.metric)
             if value is not None:
-                self._tell(number, seed, int(report["epoch"]), value, decide=False)
-
-    def _tell(
-        self, number: int, seed: int, epoch: int, value: float, *, decide: bool
-    ) -> str | None:
-        """Report an epoch to the judge, once; return its decision where one is wanted."""
-        if self._judge is None or (number, seed, epoch) in self._known:
-            return None
-        self._known.add((number, seed, epoch))
-        if decide:
-            return self._judge.heard(number, seed, epoch, value)
-        self._judge.recall(number, seed, epoch, value)
-        return None
-
-    def _run_ended(self, number: int, seed: int) -> None:
-        if self._judge is not None and (number, seed, None) not in self._known:
-            self._known.add((number, seed, None))
-            self._judge.run_ended(number, seed)
+                judge.recall(trial, seed, int(report["epoch"]), value)
 
     def _keep(self, trial: ActiveTrial, seed: int, epoch: int, value: float) -> None:
         """In the ledger: the mean over the seeds that have come so far, for plots and samplers."""
