@@ -6,9 +6,8 @@ next job, its scheduler whether a run continues. The local engine has the same s
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -95,18 +94,6 @@ class Handler(Protocol):
 
     def failed(self, job: Job, failure: Failure) -> None:
         """The run failed; `next_job` may give it again."""
-
-
-def one_by_one(handler: Handler, stopping: Callable[[], bool]) -> Iterator[Job]:
-    """The handler's jobs, each when the one before has ended, until none is left or `stopping`."""
-    while not stopping():
-        job = handler.next_job()
-        if job is Wait.NEVER:
-            return
-        if isinstance(job, Wait):
-            time.sleep(POLL)
-            continue
-        yield job
 
 
 class Engine(ABC):

@@ -21,7 +21,6 @@ from carft_sweep.sweeps.engines.base import (
     Handler,
     Job,
     Wait,
-    one_by_one,
 )
 from carft_sweep.sweeps.engines.entry import CORE, classify, run_entry
 from carft_sweep.sweeps.engines.resources import Hardware, hardware_here
@@ -60,8 +59,14 @@ class InProcessEngine(Engine):
 
     def run(self, handler: Handler) -> None:
         """See Engine."""
-        for job in one_by_one(handler, lambda: self._stopping):
-            self._execute(handler, job)
+        while not self._stopping:
+            job = handler.next_job()
+            if job is Wait.NEVER:
+                return
+            if isinstance(job, Wait):
+                time.sleep(POLL)
+            else:
+                self._execute(handler, job)
 
     def stop(self, *, now: bool = False) -> None:
         """See Engine. `now` raises where the run is, in the handler of a signal.

@@ -19,7 +19,6 @@ import ray
 from ray import tune
 from ray.tune import Trainable
 from ray.tune.experiment import Trial
-from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -469,21 +468,7 @@ class RayEngine(Engine):
             trial_name_creator=_name,
             trial_dirname_creator=_name,
             verbose=0,
-            callbacks=[_Silent()],
         )
-
-
-class _Silent(TrialProgressCallback):
-    """In the place of the callback that prints, whatever `verbose` says."""
-
-    def on_trial_result(self, *_: Any, **__: Any) -> None:
-        """See Callback."""
-
-    def on_trial_error(self, *_: Any, **__: Any) -> None:
-        """See Callback."""
-
-    def on_trial_complete(self, *_: Any, **__: Any) -> None:
-        """See Callback."""
 
 
 def _name(trial: Trial) -> str:

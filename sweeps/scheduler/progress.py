@@ -14,9 +14,9 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     ProgressColumn,
-    Task,
     TaskID,
     TextColumn,
+    TimeElapsedColumn,
 )
 from rich.progress import Progress as ProgressBars
 from rich.table import Column
@@ -174,14 +174,6 @@ class Progress:
         return f"  {duration(left)} left" if left else ""
 
 
-class _Elapsed(ProgressColumn):
-    """`70 s elapsed`."""
-
-    def render(self, task: Task) -> Text:
-        """Return the text of a row."""
-        return Text(f"{duration(task.elapsed or 0.0)} elapsed")
-
-
 class _Bars(ProgressBars):
     """Bars, and lines of text below them."""
 
@@ -213,7 +205,7 @@ class LiveProgress(Progress):
             TextColumn("{task.description}", table_column=one_line),
             BarColumn(12),
             MofNCompleteColumn(),
-            _Elapsed(Column(no_wrap=True)),
+            TimeElapsedColumn(),
             TextColumn("{task.fields[state]}", table_column=one_line),
             console=console,
             refresh_per_second=4,

@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from carft_sweep.sweeps.ledger.status import is_target_reached, is_tried_again
 from carft_sweep.sweeps.ledger.study import frozen_trial
@@ -41,71 +41,37 @@ class Proposal(NamedTuple):
     sampler: Mapping[str, Any] = MappingProxyType({})
 
 
-class KnownTrials:
-    """The trials of a ledger as samplers see them. One that has ended is made once: a sweep of ten
-    thousand trials would make fifty million.
+def known_trials(spec: SweepSpec, ledger: Ledger) -> Iterator[FrozenTrial]:
+    """Yield every trial of a ledger as samplers see it, with its generation.
+
+    One that was tried again has that of its point; the points of an earlier ledger and those of
+    `try_first`, which no sampler has seen, are counted off.
     """
-
-    def __init__(self, spec: SweepSpec, ledger: Ledger) -> None:
-        self._spec, self._ledger = spec, ledger
-        self._distributions = optuna_distributions(spec.parameters)
-        self._ended: dict[int, FrozenTrial] = {}
-        """By number."""
-
-    def __iter__(self) -> Iterator[FrozenTrial]:
-        """Yield every trial, each with its generation.
-
-        One that was tried again has that of its point; the points of an earlier ledger and those of
-        `try_first`, which no sampler has seen, are counted off.
-        """
-        trials = self._ledger.proposals()
-        noted = {
-            trial.point: trial.sampler[GENERATION]
-            for trial in trials
-            if GENERATION in trial.sampler
-        }
-        for trial in trials:
-            generation = noted.get(trial.point, trial.point // POPULATION)
-            frozen = self._ended.get(trial.number) or self._frozen(trial, generation)
-            if trial.state != "running":
-                self._ended[trial.number] = frozen
-            yield frozen
-
-    def _frozen(self, trial: Trial, generation: int) -> FrozenTrial:
-        goals = len(self._spec.goals)
-        frozen = frozen_trial(trial, self._spec.parameters, goals, self._distributions)
+    trials, distributions = ledger.proposals(), optuna_distributions(spec.parameters)
+    noted = {
+        trial.point: trial.sampler[GENERATION] for trial in trials if GENERATION in trial.sampler
+    }
+    for trial in trials:
+        frozen = frozen_trial(trial, spec.parameters, len(spec.goals), distributions)
+        generation = noted.get(trial.point, trial.point // POPULATION)
         frozen.system_attrs = {**frozen.system_attrs, GENERATION: generation}
-        return frozen
+        yield frozen
 
 
-def propose(
-    spec: SweepSpec, ledger: Ledger, point: int, known: KnownTrials | None = None
-) -> Proposal:
-    """Return the point of that number: the one that is planned, or what a sampler proposes by
+def propose(spec: SweepSpec, ledger: Ledger, point: int) -> Proposal:
+    """Return the point of that number: the one that is planned, or what a new sampler proposes by
     nothing but the sweep, the trials of its ledger and the number.
 
-    `known` is that of the ledger, where many points are proposed.
+    The sampler looks at a copy of the study in memory, so a crash while it thinks leaves nothing
+    behind, and a restart changes nothing. What `try_first` leaves out of a point is proposed.
     """
     planned = ledger.recall(POINTS, ())
     if point < len(planned):
         return Proposal(planned[point])
-    match spec.method:
-        case "tpe" | "gp" | "nsga2":
-            return _asked(spec, spec.method, known or KnownTrials(spec, ledger), point)
-        case method:
-            raise ValueError(f"the points of a {method} sweep are planned before it runs")
-
-
-def _asked(
-    spec: SweepSpec, method: Literal["tpe", "gp", "nsga2"], known: KnownTrials, point: int
-) -> Proposal:
-    """What a new sampler proposes, looking at a copy of the study in memory.
-
-    So a crash while it thinks leaves nothing behind, and a restart changes nothing. What
-    `try_first` leaves out of a point is proposed.
-    """
+    if spec.method not in ("tpe", "gp", "nsga2"):
+        raise ValueError(f"the points of a {spec.method} sweep are planned before it runs")
     directions = [goal.goal for goal in spec.goals]
-    study = study_of(known, directions, sampler(method, spec.seed, point))
+    study = study_of(known_trials(spec, ledger), directions, sampler(spec.method, spec.seed, point))
     if given := spec.given(point):
         study.enqueue_trial(encode(spec.parameters, given))
     trial = study.ask()
@@ -122,7 +88,6 @@ class TrialProposer:
 
     def __init__(self, planner: Planner, ledger: Ledger, *, failed_again: bool = False) -> None:
         self._planner, self._ledger, self._spec = planner, ledger, planner.spec
-        self._known = KnownTrials(planner.spec, ledger)
         self._failed_again = failed_again
         self._points = deque(self._asked())
         self._twins: dict[frozenset[str], Trial] = {}
@@ -173,7 +138,7 @@ class TrialProposer:
         spec, ledger = self._spec, self._ledger
         proposal = Proposal(params or {})
         if params is None:
-            proposal = propose(spec, ledger, point, self._known)
+            proposal = propose(spec, ledger, point)
         tasks = self._planner.trial(proposal.params, ledger.next_number)
         trial = self._as_its_twin(ledger.propose(point, setting_record(tasks), proposal.sampler))
         logger.info("trial %d: %s", trial.number, dict(proposal.params))

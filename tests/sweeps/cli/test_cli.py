@@ -702,7 +702,7 @@ def test_a_terminal_shows_a_bar_for_the_sweep_and_for_each_run_under_way() -> No
     assert "1/4" in text
     assert "loss 0.5" in text
     assert "starting" in text
-    assert "0 s elapsed" in text
+    assert "0:00:00" in text
     assert text.rstrip().endswith("more: carft-sweep compare toy")
     assert "best so far" not in text
     out.truncate(0)

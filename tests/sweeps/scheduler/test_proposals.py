@@ -20,7 +20,7 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.generations import planned_points
 from carft_sweep.sweeps.ledger.study import frozen_trial
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
-from carft_sweep.sweeps.scheduler.proposer import GENERATION, KnownTrials, Proposal, propose
+from carft_sweep.sweeps.scheduler.proposer import GENERATION, Proposal, propose
 from carft_sweep.sweeps.space.points import grid, is_active
 from carft_sweep.sweeps.space.samplers import POPULATION
 from carft_sweep.sweeps.spec import spec as spec_module
@@ -139,27 +139,6 @@ def test_asking_again_changes_neither_the_answer_nor_the_ledger(
     assert answers[0] == answers[1]
     assert made.ledger.file.read_bytes() == before
     assert propose(made.spec, made.ledger, 13) != answers[0]
-
-
-@pytest.mark.parametrize("goals", [1, 2])
-@pytest.mark.parametrize("method", ADAPTIVE)
-def test_trials_that_samplers_were_shown_before_are_the_same_again(
-    search: Callable[..., Search], method: str, goals: int
-) -> None:
-    made = search(**keys_of(method, goals))
-    known, running = KnownTrials(made.spec, made.ledger), list[int]()
-    for point in range(24):
-        anew = propose(made.spec, made.ledger, point)
-        again = propose(made.spec, made.ledger, point, known)
-        assert again == anew
-        running.append(made.keep(point, again))
-        made.ledger.report(running[-1], 1, closeness(dict(again.params)))
-        if point % 3 == 2:  # two of them end now, a third goes on
-            made.end(running.pop(0), closeness(dict(again.params)))
-            made.ledger.fail(running.pop(0), "nan", "train/loss is nan in epoch 2")
-    assert [vars(trial) for trial in known] == [
-        vars(trial) for trial in KnownTrials(made.spec, made.ledger)
-    ]
 
 
 @pytest.mark.parametrize("method", METHODS)
