@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from carft_sweep.carft_core.errors import RequestError
@@ -53,13 +53,6 @@ def own_token() -> Iterator[None]:
     changes = {_MODE: mode}
     if mode.lower() == "token" and not (os.environ.get(_TOKEN) or os.environ.get(_PATH)):
         changes[_TOKEN] = secrets.token_hex(32)
-    with _variables(changes):
-        yield
-
-
-@contextmanager
-def _variables(changes: Mapping[str, str]) -> Iterator[None]:
-    """Set variables of Ray's, which Ray finds; afterwards they are as before."""
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
     _read_anew()

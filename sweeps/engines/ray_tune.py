@@ -125,27 +125,6 @@ _LOST = re.compile(r"actor is dead because ([^.:]*)|actor is temporarily (unavai
 
 
 @dataclass
-class Stop:
-    """What was asked: plain flags, since a signal handler must not wait for a lock."""
-
-    asked: bool = False
-    now: bool = False
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where runs go, and how each is supervised there."""
-
-    cluster: Cluster
-    need: RunRequirements
-    parallel: int | None
-    silence: float
-    """Seconds that a worker may show no life."""
-    supervision: str
-    """The options of the Supervisor, as JSON."""
-
-
-@dataclass
 class _Active:
     """A job that one of Tune's trials has now."""
 
@@ -166,11 +145,9 @@ class Loop:
     makes Tune remember no more of them than run at once.
     """
 
-    def __init__(self, handler: Handler, place: Place, stop: Stop) -> None:
+    def __init__(self, handler: Handler, engine: RayEngine) -> None:
         self.error: Exception | None = None
-        self._handler = handler
-        self._place = place
-        self._stop = stop
+        self._handler, self._engine = handler, engine
         self._clock = ListeningClock()
         self._active: dict[str, _Active] = {}
         self._slots = 0
@@ -179,7 +156,7 @@ class Loop:
 
     def next(self, trial: str) -> dict[str, str] | str | None:
         """The next job as a trial's config; None for not now."""
-        if self._stop.asked or self._is_over:
+        if self._engine.is_stopping or self._is_over:
             return str(Searcher.FINISHED)
         job = self._next_job()
         if job is Wait.NEVER and not self._active:
@@ -187,7 +164,7 @@ class Loop:
         if isinstance(job, Wait):  # a run that fails may be given again
             return None
         self._active[trial] = _Active(job, self._clock.now)
-        return {"job": json.dumps(vars(job)), "supervision": self._place.supervision}
+        return {"job": json.dumps(vars(job)), "supervision": self._engine.supervision}
 
     def _next_job(self) -> Job | Wait:
         self._count_slots()
@@ -210,7 +187,7 @@ class Loop:
             _actor(trial),
         )
         with self._kept():
-            if self._stop.now:
+            if self._engine.is_stopping_now:
                 self._end(trial)
                 self._handler.stopped(active.job)
                 return str(FIFOScheduler.STOP)
@@ -219,14 +196,14 @@ class Loop:
                 if event["kind"] in ENDS:
                     self._end(trial)
                     return self._go_on(trial, active)
-                if decision is Decision.STOP or (decision is not None and self._stop.asked):
+                if decision is Decision.STOP or (decision is not None and self._engine.is_stopping):
                     # Before Tune asks for the next step, which is what the actor does next.
                     active.actor.decide.remote(Decision.STOP.value)
         return str(FIFOScheduler.CONTINUE)
 
     def _go_on(self, trial: Trial, ended: _Active) -> str:
         """Give the worker that has just ended a run the next one, if there is any for it now."""
-        job = Wait.NEVER if self._stop.asked else self._next_job()
+        job = Wait.NEVER if self._engine.is_stopping else self._next_job()
         self._is_over = job is Wait.NEVER and not self._active  # and is not asked for once more
         if isinstance(job, Wait):
             return str(FIFOScheduler.STOP)
@@ -244,7 +221,7 @@ class Loop:
         if active.actor is not None:
             ray.kill(active.actor)  # out of reach is not dead
         with self._kept():
-            if self._stop.now:
+            if self._engine.is_stopping_now:
                 self._handler.stopped(active.job)
             else:
                 failure = active.given_up or _failure(trial, active)
@@ -255,7 +232,7 @@ class Loop:
         in every turn of Tune's loop.
         """
         self._clock.turn()
-        if self._stop.asked:
+        if self._engine.is_stopping:
             for trial in [t for t in controller.get_live_trials() if t.status == Trial.PENDING]:
                 controller.stop_trial(trial)
                 active = self._active.get(trial.trial_id)
@@ -278,7 +255,7 @@ class Loop:
             with self._kept():
                 self._handler.alive(active.job)
             return
-        patience = STOP_GRACE if self._stop.now else self._place.silence + GRACE
+        patience = STOP_GRACE if self._engine.is_stopping_now else self._engine.silence + GRACE
         if active.given_up is None and now - active.heard > patience:
             message = f"nothing was heard of the node for {patience:g} s"
             active.given_up = Failure("timeout", message, log_tail(active.job.workdir), active.node)
@@ -288,8 +265,8 @@ class Loop:
         """Count now and then how many runs fit: nodes come and go."""
         if time.monotonic() >= self._count_again:
             self._count_again = time.monotonic() + LOOK
-            place = self._place
-            self._slots = max_concurrent_runs(place.need, place.cluster.nodes(), place.parallel)
+            engine = self._engine
+            self._slots = max_concurrent_runs(engine.need, engine.cluster.nodes(), engine.parallel)
 
     def _end(self, trial: Trial) -> None:
         del self._active[trial.trial_id]
@@ -421,8 +398,11 @@ class RayEngine(Engine):
             "devices": None if need.gpus else "",
             "cwd": str(Path.cwd()),
         }
-        self._place = Place(cluster, need, parallel, silence, json.dumps(supervision))
-        self._stop = Stop()
+        self.cluster, self.need, self.parallel, self.silence = cluster, need, parallel, silence
+        self.supervision = json.dumps(supervision)
+        """The options of each Supervisor."""
+        # Plain flags: a signal handler that took a lock could wait for itself.
+        self.is_stopping = self.is_stopping_now = False
         self._hardware = hardware_of(need, cluster.nodes() if supply is None else supply)
 
     @property
@@ -432,7 +412,7 @@ class RayEngine(Engine):
 
     def run(self, handler: Handler) -> None:
         """See Engine."""
-        loop = Loop(handler, self._place, self._stop)
+        loop = Loop(handler, self)
         with _quiet(), signals_kept():
             try:
                 self._tune(loop)
@@ -444,16 +424,15 @@ class RayEngine(Engine):
 
     def stop(self, *, now: bool = False) -> None:
         """See Engine."""
-        self._stop.asked = True
-        self._stop.now = self._stop.now or now
+        self.is_stopping = True
+        self.is_stopping_now = self.is_stopping_now or now
 
     def close(self) -> None:
         """See Engine."""
-        self._place.cluster.close()
+        self.cluster.close()
 
     def _tune(self, loop: Loop) -> None:
-        need = self._place.need
-        bundle = {"CPU": need.cpus, "GPU": need.gpus, **need.custom}
+        bundle = {"CPU": self.need.cpus, "GPU": self.need.gpus, **self.need.custom}
         tune.run(
             WarmRun,
             name=uuid.uuid4().hex,
@@ -464,7 +443,7 @@ class RayEngine(Engine):
             reuse_actors=True,
             max_failures=0,  # it cannot tell one failure from another
             raise_on_failed_trial=False,
-            storage_path=str(self._place.cluster.scratch),
+            storage_path=str(self.cluster.scratch),
             trial_name_creator=_name,
             trial_dirname_creator=_name,
             verbose=0,

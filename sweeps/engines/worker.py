@@ -6,7 +6,6 @@ JSON, on copies of stdin and stdout that nothing else knows; what a run prints g
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import queue
@@ -99,16 +98,10 @@ def _import_entry(name: str) -> None:
     terminal = os.dup(2)
     with open(os.devnull, "wb") as nothing:  # noqa: PTH123 - a descriptor, not a path's content
         os.dup2(nothing.fileno(), 2)
-    # What modules hold lives as long as the process: to look through it again and again took a
-    # quarter of the time of the imports, and 1.3 s at the end. What a run has left does not.
-    gc.collect()
-    gc.disable()
     try:
         with suppress(Exception):
             load_entry(name)
     finally:
-        gc.freeze()
-        gc.enable()
         os.dup2(terminal, 2)
         os.close(terminal)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from carft_sweep.carft_core.data.base import DataConfig
@@ -41,25 +41,17 @@ def run_datasets(claimed: Mapping[str, Any], facts: Mapping[str, Any]) -> list[D
 
 
 def sweep_datasets(records: Sequence[RunRecord]) -> list[DatasetInput]:
-    """Return the splits of all runs of a sweep; of runs with the same data one is looked at."""
-    entries = dict.fromkeys(entry for runs in _with_other_data(records) for entry in runs)
-    return sorted(entries, key=lambda entry: entry.context != _context(TRAIN))
-
-
-def _with_other_data(records: Sequence[RunRecord]) -> Iterator[list[DatasetInput]]:
-    known: set[tuple[Any, ...]] = set()
+    """Return the splits of all runs of a sweep, those to train on first."""
+    entries: dict[DatasetInput, None] = {}
     for record in records:
-        facts: Mapping[str, Any] = record.facts
-        data = (facts.get("data"), *facts.get("images", ()), record.trains)
-        if record.folder is None or data[0] is None or data in known:
-            continue
-        known.add(data)
-        try:
-            claimed = read_json(record.folder / CONFIG, Claim)
-        except RequestError as error:
-            logger.info("the data of a run are not named: %s", error)
-            continue
-        yield run_datasets(claimed or {}, facts)
+        if record.folder is not None and record.facts:
+            try:
+                claimed = read_json(record.folder / CONFIG, Claim) or {}
+            except RequestError as error:
+                logger.info("the data of a run are not named: %s", error)
+                continue
+            entries |= dict.fromkeys(run_datasets(claimed, record.facts))
+    return sorted(entries, key=lambda entry: entry.context != _context(TRAIN))
 
 
 def _context(split: str) -> str:

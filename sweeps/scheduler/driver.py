@@ -243,7 +243,6 @@ class SweepDriver:
         """Queue the runs of the next trial; False when there is none, or not yet."""
         if self._proposer.is_adaptive and self._waiting and not self._active:
             return False  # another sweep trains what the next proposal depends on
-        self._forget_ended_trials()
         trial = self._proposer.next_trial()
         if trial is None:
             return False
@@ -261,15 +260,6 @@ class SweepDriver:
             del tasks[1:]
         self._queue.extend(tasks)
         return True
-
-    def _forget_ended_trials(self) -> None:
-        """Let go of the trials that have their end and no run under way; nothing is queued now."""
-        busy = {task.trial for task in (*self._active.values(), *self._waiting)}
-        self._open = {
-            number: trial
-            for number, trial in self._open.items()
-            if not trial.recorded or number in busy
-        }
 
     def _conclude(self) -> bool:
         """Queue the runs that are made of what was chosen, when every other run has ended."""

@@ -106,7 +106,6 @@ OPENS_NO_FILE_OF_A_HOME = {
     "carft_core/files.py": "what it has written itself, to wait for the disk",
     "carft_core/own_code.py": "modules that are imported",
     "carft_core/run.py": "a temporary file that it has just made",
-    "sweeps/results/measurements.py": "the user's cache",
     "sweeps/secrets.py": "files that variables name",
     "sweeps/engines/ray_tune.py": "Ray's own folder",
     "sweeps/engines/resources.py": "what the system says of itself",

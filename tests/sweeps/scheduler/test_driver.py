@@ -22,7 +22,6 @@ from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine
 from carft_sweep.sweeps.ledger.claim import Claim
 from carft_sweep.sweeps.ledger.runs import Lease, RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME
-from carft_sweep.sweeps.results import ending
 from carft_sweep.sweeps.results.records import records
 from carft_sweep.sweeps.scheduler import session
 from carft_sweep.sweeps.scheduler.progress import Progress
@@ -245,7 +244,7 @@ def test_an_interrupt_after_which_nothing_is_left_to_run_ends_the_sweep_as_done(
 def test_an_interrupt_while_results_are_written_lets_them_be_finished_and_a_second_does_not(
     toy: ToySweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    presses, write = [1], ending.write_comparison
+    presses, write = [1], session.write_comparison
 
     def interrupted(*given: Any) -> Comparison:
         for _ in range(presses.pop()):
