@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,19 +174,6 @@ def test_an_actor_that_tells_nothing_is_given_up(
     assert recorder.events[-1] == ("finished", "a")
 
 
-def test_what_ray_has_to_say_of_its_nodes_never_stands_in_what_a_command_prints(
-    ray_nodes: Any, capfd: pytest.CaptureFixture[str]
-) -> None:
-    del ray_nodes
-    from ray._private import utils, worker
-
-    connected: Any = worker.global_worker
-    utils.publish_error_to_driver("node", "a node is gone", connected.gcs_client)
-    time.sleep(2)  # a thread of Ray's listens
-    said = capfd.readouterr()
-    assert "a node is gone" not in said.out + said.err
-
-
 def test_room_grows_with_the_nodes_and_what_a_lost_node_had_goes_on_elsewhere(
     ray_nodes: Any,
     on_ray: MakeEngine,
@@ -264,19 +250,16 @@ def test_a_run_whose_folder_is_not_there_fails_before_it_writes_anywhere(
 
 
 @pytest.mark.parametrize(
-    ("address", "error", "said"),
+    ("address", "said"),
     [
-        ("ray://head:10001", RequestError, "cannot be a Ray client"),
-        ("head", RequestError, "at head cannot be used: Invalid address format"),
-        ("127.0.0.1:1", ServiceUnreachable, "no Ray cluster at 127.0.0.1:1"),
+        ("ray://head:10001", "cannot be a Ray client"),
+        ("head", "at head cannot be used: Invalid address format"),
     ],
 )
-def test_an_address_where_no_ray_is_says_so(
-    address: str, error: type[Exception], said: str
-) -> None:
+def test_an_address_that_is_none_is_refused(address: str, said: str) -> None:
     from carft_sweep.sweeps.engines.ray_cluster import _connect
 
-    with pytest.raises(error, match=said):
+    with pytest.raises(RequestError, match=said):
         _connect(address)
 
 
