@@ -409,7 +409,6 @@ def test_a_wrong_file_is_told_without_a_traceback_and_exits_with_2(
         (["run", "x.yaml", "--engine", "rai"], "unknown value of --engine: 'rai'; did you mean"),
         (["run", "x.yaml", "--parallel", "0"], "--parallel: must be a whole number from 1 on"),
         (["run", "x.yaml", "--timeout", "soon"], "--timeout: must be a number of seconds over 0"),
-        (["run", "x.yaml", "--webhook", "https://host/x"], "unknown value of --webhook"),
         (["run", "kl_weight", "--import", "nowhere_to_be_found"], "no module 'nowhere_to_be"),
         (["watch", "nowhere"], "no sweep 'nowhere'"),
         (["stop"], "SWEEP"),
