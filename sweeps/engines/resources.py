@@ -190,18 +190,12 @@ def whole_cpus() -> int:
 
 
 def cpu_quota() -> float | None:
-    """Return the cores that a control group leaves, by version 2 or 1; None for no limit."""
+    """Return the cores that a control group (version 2) leaves; None for no limit."""
     try:
         quota, period = (CGROUP / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = (CGROUP / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-            period = (CGROUP / "cpu" / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    if not (quota.isdigit() and period.isdigit() and int(period)):
-        return None  # `max`, or -1
-    return int(quota) / int(period)
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # there is none, or `max`
+        return None
 
 
 def available_memory() -> int | None:
@@ -218,16 +212,11 @@ def available_memory() -> int | None:
 
 
 def memory_limit() -> int | None:
-    """Return the bytes that a control group leaves, by version 2 or 1; None for no limit."""
-    for file in (CGROUP / "memory.max", CGROUP / "memory" / "memory.limit_in_bytes"):
-        try:
-            text = file.read_text().strip()
-        except OSError:
-            continue
-        # Version 1 has no word for "none": the largest number of pages stands for it.
-        if text.isdigit() and int(text) < 2**60:
-            return int(text)
-    return None
+    """Return the bytes that a control group (version 2) leaves; None for no limit."""
+    try:
+        return int((CGROUP / "memory.max").read_text())
+    except (OSError, ValueError):  # there is none, or `max`
+        return None
 
 
 def memory_for_runs_mb() -> float:

@@ -96,9 +96,7 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Group:
 
 def test_a_quota_below_the_cores_is_told_with_what_to_write(group: Group, tmp_path: Path) -> None:
     assert "8 of" in only(look("machine.cores", tmp_path), "ok")
-    group(cpu__cpu_dot_cfs_quota_us="-1", cpu__cpu_dot_cfs_period_us="100000")
-    only(look("machine.cores", tmp_path), "ok")
-    group(cpu__cpu_dot_cfs_quota_us="150000")
+    group(cpu_dot_max="150000 100000")
     told = only(look("machine.cores", tmp_path), "warning")
     assert "the container gets 1.5 of them" in told
     assert "resources: {cpus: 1}" in told
