@@ -61,14 +61,14 @@ def test_an_epoch_that_is_trained_again_behind_a_checkpoint_is_told_once(
     def report(epoch: int, epochs: int) -> dict[str, Any]:
         return {**epoch_report(epoch, epochs), "timestamp": next(clock)}
 
-    def judged(
-        self: SeedwisePruner, number: int, seed: int, epoch: int, value: float
-    ) -> str | None:
-        heard.append((self, epoch))
-        return hear(self, number, seed, epoch, value)
+    def judged(self: SeedwisePruner, number: int, seed: int, epoch: int, value: float) -> Any:
+        handle = tell(self, number, seed, epoch, value)
+        if handle is not None:  # it is new
+            heard.append((self, epoch))
+        return handle
 
-    hear = SeedwisePruner.heard
-    monkeypatch.setattr(SeedwisePruner, "heard", judged)
+    tell = SeedwisePruner._tell
+    monkeypatch.setattr(SeedwisePruner, "_tell", judged)
     monkeypatch.setattr(toy_core, "epoch_report", report)
     toy.plan({"0.3/0": [{"do": "raise", "error": "key", "forget": 2}]})
     sweep = {**PRUNING, "parameters": ONE, "baselines": []}
@@ -82,7 +82,9 @@ def test_an_epoch_that_is_trained_again_behind_a_checkpoint_is_told_once(
         points = run.history[name]
         assert [point.step for point in points] == list(range(toy_core.EPOCHS + 1)), name
     first = heard[0][0]
-    assert [epoch for judge, epoch in heard if judge is first] == list(range(1, toy_core.EPOCHS))
+    assert [epoch for judge, epoch in heard if judge is first] == list(
+        range(1, toy_core.EPOCHS + 1)
+    )
 
 
 def test_what_a_sweep_is_judged_by_is_told_of_merged_models_too(
