@@ -108,7 +108,6 @@ OPENS_NO_FILE_OF_A_HOME = {
     "carft_core/run.py": "a temporary file that it has just made",
     "sweeps/secrets.py": "files that variables name",
     "sweeps/engines/ray_tune.py": "Ray's own folder",
-    "sweeps/engines/resources.py": "what the system says of itself",
     "sweeps/spec/user_code.py": "modules that are imported",
     "tracking/report/html.py": "the page's own script, and its cache",
     "tracking/store/mlflow_client.py": "what it has downloaded",
