@@ -169,9 +169,9 @@ def execute(
             for complaint in projections.complaints():
                 undelivered(complaint)
             if is_sent and result.state == "done" and spec.report.model:
-                note = log_selected(home, spec, result.comparison)
-                if note is not None:
-                    progress.note(note)
+                outcome = log_selected(home, spec, result.comparison)
+                if outcome is not None:
+                    progress.note(outcome)
     return result
 
 
