@@ -159,7 +159,12 @@ def execute(
             before = _read(folder / COMPARISON)
             result, part = _end(driver, folder, obstacles, interrupted=interrupted)
             progress.close()
-            ended(result)
+            try:
+                ended(result)
+            except Exception:  # whoever reads the output has closed it
+                projections.end_driver(part, result.comparison)
+                projections.flush(haste=True)
+                raise
             is_new = not (folder / PAGE).exists() or _read(folder / COMPARISON) != before
             if result.state == "done" and spec.report.page and is_new:
                 keep(home, ledger, result.comparison, progress.note)

@@ -85,6 +85,7 @@ class ToySweep:
         *,
         fresh: bool = False,
         failed_again: bool = False,
+        ended: Callable[[SweepResult], None] = lambda _: None,
         **changes: Any,
     ) -> SweepResult:
         self.home.prepare()
@@ -98,6 +99,7 @@ class ToySweep:
             Progress(self.lines.append),
             fresh=fresh,
             failed_again=failed_again,
+            ended=ended,
             undelivered=self.complaints.append,
         )
 

@@ -10,6 +10,7 @@ import pytest
 
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.results.report import keep
+from carft_sweep.sweeps.scheduler.session import SweepResult
 from carft_sweep.tracking.provenance import provenance_tags
 from carft_sweep.tracking.store.base import RunKey
 from tests.sweeps.conftest import ToySweep
@@ -80,6 +81,15 @@ def test_a_page_that_cannot_be_made_costs_the_sweep_nothing(
     assert toy.run(**ONE).exit_code == 0
     assert any("the report was not written (RuntimeError: no font)" in line for line in toy.lines)
     assert "artifact:" not in parent(toy).tags["mlflow.note.content"]
+
+
+def test_who_cannot_be_shown_the_answer_leaves_no_run_open_in_mlflow(toy: ToySweep) -> None:
+    def show(_: SweepResult) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        toy.run(**ONE, ended=show)
+    assert {run.state for run in toy.tracker.runs.values()} == {"finished"}
 
 
 def test_each_start_of_a_driver_is_in_the_ledger_with_its_code(toy: ToySweep) -> None:
