@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carft_sweep.sweeps.engines import resources
 from carft_sweep.sweeps.engines.resources import (
+    FREE_SHARE,
     Gpu,
     Node,
     RunRequirements,
@@ -166,3 +169,16 @@ def test_this_machine_is_told_as_it_is() -> None:
     assert machine.cpus >= 1
     assert machine.fits(RunRequirements(1, 0)) >= 1
     assert visible_gpus({}, "no devices were found\n") == []
+
+
+def test_a_control_groups_limit_bounds_the_memory_of_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "meminfo").write_text(f"MemAvailable: {2**30} kB\n")
+    monkeypatch.setattr(resources, "MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(resources, "CGROUP", tmp_path)
+    limits = {None: 2**20, "max": 2**20, str(2**30): 2**10}
+    for limit, megabytes in limits.items():
+        if limit is not None:
+            (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert resources.memory_for_runs_mb() == pytest.approx(FREE_SHARE * megabytes)

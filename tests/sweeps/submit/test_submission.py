@@ -227,7 +227,6 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_go_on(
         ((), "the following arguments are required: FILE"),
         (("tiny.yaml", "--home", "here"), "the home here must be an absolute path"),
         (("tiny.yaml", "--set", "engine=local"), "engine: local would leave the cluster idle"),
-        (("tiny.yaml", "--set", "webhook=https://h/hidden-x"), "webhook: must be env:NAME"),
         (("tiny.yaml", "--", "--in-process"), "no --in-process and no --address"),
         (("tiny.yaml", "--", "--home", "/x"), "--home goes before `--`"),
         (("tiny.yaml", "--", "--nonsense"), "unknown option '--nonsense'"),
@@ -256,20 +255,6 @@ def test_a_home_must_be_named(
     monkeypatch.delenv("CARFT_HOME")
     assert main(["submit", "tiny.yaml"]) == 2
     assert "where is the home? Give an absolute path" in capsys.readouterr().err
-
-
-def test_a_sweep_file_that_holds_a_secret_is_not_sent(
-    project: Path,
-    head: FakeHead,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    del head
-    text = (project / "tiny.yaml").read_text()
-    (project / "tiny.yaml").write_text(f"{text}webhook: https://host/hidden-x\n")
-    assert main(["submit", "tiny.yaml"]) == 2
-    told = capsys.readouterr().err
-    assert "webhook: must be env:NAME, for a variable that holds the address" in told
-    assert "hidden-x" not in told
 
 
 def test_a_secret_in_an_option_is_not_sent(
