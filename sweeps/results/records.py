@@ -39,19 +39,13 @@ def front(values: Mapping[int, Values], maximized: Sequence[bool]) -> set[int]:
     One trial beats another when it is as good by every goal and better by one. `maximized` says
     of each goal whether more is better.
     """
-    signs = [1 if more else -1 for more in maximized]
-    points = {
-        number: [sign * value for sign, value in zip(signs, own, strict=True)]
-        for number, own in values.items()
-    }
+    import numpy as np
 
-    def is_beaten(own: Values) -> bool:
-        return any(
-            other != own and all(a >= b for a, b in zip(other, own, strict=True))
-            for other in points.values()
-        )
-
-    return {number for number, own in points.items() if not is_beaten(own)}
+    if not values:
+        return set()
+    points = np.array([*values.values()]) * np.where(maximized, 1.0, -1.0)
+    beaten = (((points >= own).all(axis=1) & (points > own).any(axis=1)).any() for own in points)
+    return {number for number, is_beaten in zip(values, beaten, strict=True) if not is_beaten}
 
 
 STRENGTH: Mapping[str, int] = {
