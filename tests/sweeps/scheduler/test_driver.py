@@ -22,8 +22,8 @@ from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine
 from carft_sweep.sweeps.ledger.claim import Claim
 from carft_sweep.sweeps.ledger.runs import Lease, RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME
+from carft_sweep.sweeps.results.artifacts import write_comparison
 from carft_sweep.sweeps.results.records import records
-from carft_sweep.sweeps.scheduler import session
 from carft_sweep.sweeps.scheduler.progress import Progress
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.store.base import RunKey
@@ -244,14 +244,15 @@ def test_an_interrupt_after_which_nothing_is_left_to_run_ends_the_sweep_as_done(
 def test_an_interrupt_while_results_are_written_lets_them_be_finished_and_a_second_does_not(
     toy: ToySweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    presses, write = [1], session.write_comparison
+    presses = [1]
 
     def interrupted(*given: Any) -> Comparison:
         for _ in range(presses.pop()):
             os.kill(os.getpid(), signal.SIGINT)
-        return write(*given)
+        return write_comparison(*given)
 
-    monkeypatch.setattr(session, "write_comparison", interrupted)
+    place = "carft_sweep.sweeps.scheduler.session.write_comparison"
+    monkeypatch.setattr(place, interrupted)
     assert toy.run(**ONE_RUN).state == "done"
     assert toy.lines[-1].startswith("the results are being written")
     presses.append(2)
