@@ -26,7 +26,6 @@ from carft_sweep.sweeps.engines.resources import (
     RunRequirements,
     hardware_of,
     max_concurrent_runs,
-    memory_warning,
     requirements_of,
     this_machine,
 )
@@ -44,16 +43,12 @@ def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
     home.check()
     supply = _supply(spec, arguments.address, home)
     estimate = estimate_sweep(spec, home, supply.hardware)
-    history = timing_history(RunStore(home.runs))
-    estimate.add_times(history)
+    estimate.add_times(timing_history(RunStore(home.runs)))
     estimate.at_once = supply.at_once
-    peak = history.peak_mb(estimate.work[-1].config) if estimate.work else None
-    warning = memory_warning(supply.need, supply.nodes, peak)
     estimate.warnings += (
         *_obstacle_lines(estimate),
         *supply.warnings,
         *_disk_warnings(estimate, home),
-        *([] if warning is None else [warning]),
     )
     if arguments.json:
         nodes = [str(_resources(node)) for node in supply.nodes]

@@ -143,19 +143,6 @@ def infeasible_reason(need: RunRequirements, supply: Sequence[Node]) -> str | No
     return "\n".join(lines if supply else [*lines, "  no nodes"])
 
 
-def memory_warning(
-    need: RunRequirements, supply: Sequence[Node], peak_mb: float | None
-) -> str | None:
-    """Say that a share of a GPU is smaller than what earlier runs took, where both are known."""
-    known = [min(node.gpu_memory_mb) for node in supply if node.gpu_memory_mb and node.fits(need)]
-    if not 0 < need.gpus < 1 or peak_mb is None or not known or peak_mb <= min(known) * need.gpus:
-        return None
-    return (
-        f"resources.gpus: {need.gpus:g} of a GPU is {min(known) * need.gpus:.0f} MiB, and earlier "
-        f"runs of this model and batch took {peak_mb:.0f} MiB"
-    )
-
-
 def this_machine() -> Node:
     """Return what this machine has, as far as this process may use it."""
     gpus = visible_gpus()

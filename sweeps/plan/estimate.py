@@ -39,7 +39,6 @@ from carft_sweep.tracking.report import calibration
 
 MOST = 200
 """Runs of a home that are read, the newest."""
-PEAK = "system/peak_memory_mb"
 logger = logging.getLogger(__name__)
 
 
@@ -59,8 +58,6 @@ class TimedRun:
 
     config: Mapping[str, Any]
     times: RunTimes
-    peak_mb: float | None = None
-    """The most GPU memory that it took."""
 
 
 class TimingHistory:
@@ -76,11 +73,6 @@ class TimingHistory:
         # Medians: a run that slept for a night counts no more than another.
         parts = zip(*(run.times for run in same or alike), strict=True)
         return RunTimes(*map(statistics.median, parts)) if alike else None
-
-    def peak_mb(self, config: TrialConfig) -> float | None:
-        """Return the most GPU memory that a run with the same model, family and batch took."""
-        peaks = (run.peak_mb for run in self._alike(config))
-        return max((peak for peak in peaks if peak is not None), default=None)
 
     def _alike(self, config: TrialConfig) -> list[TimedRun]:
         likeness = _likeness(config.as_dict())
@@ -121,10 +113,7 @@ def _timed(runs: RunStore, folder: Path) -> Iterator[TimedRun]:
     times = RunTimes(
         statistics.median(steps), statistics.median(waits), max(0.0, end) / max(1, models)
     )
-    is_cuda = known["config"]["device"].startswith("cuda")
-    peaks = [epoch["metrics"][PEAK] for epoch in epochs if PEAK in epoch["metrics"]]
-    peak = max(peaks) if peaks and is_cuda else None
-    yield TimedRun(known["config"], times, peak)
+    yield TimedRun(known["config"], times)
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,9 @@ def plan(
     return found
 
 
-def timed(step: float = 1.0, peak: float | None = None, **changes: Any) -> TimedRun:
+def timed(step: float = 1.0, **changes: Any) -> TimedRun:
     config = trial_config({**CONFIG, **changes}).as_dict()
-    return TimedRun(config, RunTimes(step, 0.0, 0.0), peak)
+    return TimedRun(config, RunTimes(step, 0.0, 0.0))
 
 
 def test_a_plan_counts_what_is_done_and_what_is_left(
@@ -250,17 +250,6 @@ def test_the_time_comes_from_the_runs_most_like_it() -> None:
     assert TimingHistory(alike).times_of(config) == timed(2.0).times
 
 
-def test_the_memory_is_the_most_of_runs_with_the_same_model_and_batch() -> None:
-    config = trial_config({**CONFIG, "device": "cuda"})
-    alike = [timed(peak=peak, device="cuda:0") for peak in (900.0, 1000.0, None)]
-    others = [
-        timed(peak=9000.0, device="cuda", optim={"micro_batch": 2}),
-        timed(peak=9000.0, device="cuda", model={"name": "ViT-L-14"}),
-    ]
-    assert TimingHistory([*alike, *others]).peak_mb(config) == 1000.0
-    assert TimingHistory(others).peak_mb(config) is None
-
-
 def test_time_adds_up_over_the_runs() -> None:
     config = trial_config(CONFIG)
     known = TimingHistory([TimedRun(config.as_dict(), RunTimes(0.5, 3.0, 7.0))])
@@ -292,7 +281,7 @@ def test_the_pace_of_a_run_is_read_from_its_history(tmp_path: Path) -> None:
             "step": 10 * epoch,
             "seconds": 5.0 * (epoch > 0),
             "timestamp": 1000 * 7 * epoch,
-            "metrics": {"system/peak_memory_mb": 800.0 + epoch} if epoch else {},
+            "metrics": {},
         }
         for epoch in range(4)
     ]
@@ -307,7 +296,6 @@ def test_the_pace_of_a_run_is_read_from_its_history(tmp_path: Path) -> None:
     assert (times.step, times.epoch) == (0.5, 2.0)
     assert times.model == pytest.approx(6.0)
     assert found.times_of(trial_config({**CONFIG, "device": "cpu"})) is None
-    assert found.peak_mb(trial_config({**CONFIG, "device": "cuda"})) == 803.0
 
 
 def test_a_request_that_no_machine_can_meet_is_refused_with_need_and_supply(
@@ -375,14 +363,10 @@ def test_the_nodes_that_could_hold_a_run_are_asked_whether_they_share_the_home(
     toy_cli: ToySweep,
     capsys: pytest.CaptureFixture[str],
     asked: list[Any],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     toy_cli.home.prepare()
     assert "2 runs at once on:\n  big: 8 CPUs" in check(toy_cli, capsys, *ON_CLUSTER)
     assert asked == [(["b1g"], toy_cli.home.path.absolute(), ())]
-    monkeypatch.setattr(TimingHistory, "peak_mb", lambda *_: 600.0)
-    text = check(toy_cli, capsys, *ON_CLUSTER)
-    assert "! resources.gpus: 0.5 of a GPU is 500 MiB, and earlier runs of this model" in text
     (toy_cli.home.path / "apart").touch()
     assert main(["check", str(toy_cli.file()), *ON_CLUSTER]) == 2
     assert "big: does not share the home" in capsys.readouterr().err

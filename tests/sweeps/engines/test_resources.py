@@ -18,7 +18,6 @@ from carft_sweep.sweeps.engines.resources import (
     RunRequirements,
     infeasible_reason,
     max_concurrent_runs,
-    memory_warning,
     requirements_of,
     this_machine,
     visible_gpus,
@@ -100,35 +99,6 @@ def test_only_what_no_node_can_ever_meet_is_refused() -> None:
         "  workstation: 16 CPUs, 2 GPUs, 0 fast",
     ]
     assert infeasible_reason(RunRequirements(1), []) is not None
-
-
-@given(st.integers(2, 100), st.floats(1, 100_000))
-def test_a_share_is_warned_of_exactly_when_earlier_runs_took_more(runs: int, peak: float) -> None:
-    need = RunRequirements(1, share_of_gpu(1 / runs))
-    warning = memory_warning(need, [WORKSTATION, SERVER], peak)
-    assert (warning is not None) == (peak > 24_000 * need.gpus)
-
-
-def test_a_share_that_is_too_small_is_named_with_what_it_is() -> None:
-    assert memory_warning(RunRequirements(1, 0.25), [SERVER, WORKSTATION], 7_900.0) == (
-        "resources.gpus: 0.25 of a GPU is 6000 MiB, and earlier runs of this model and batch took "
-        "7900 MiB"
-    )
-
-
-@pytest.mark.parametrize(
-    ("need", "supply", "peak"),
-    [
-        (RunRequirements(1, 1), [WORKSTATION], 90_000.0),
-        (RunRequirements(1, 0.5), [WORKSTATION], None),
-        (RunRequirements(1, 0.5), [Node("unknown", 8, 1)], 90_000.0),
-        (RunRequirements(1, 0), [WORKSTATION], 90_000.0),
-    ],
-)
-def test_memory_that_is_unknown_or_not_shared_warns_of_nothing(
-    need: RunRequirements, supply: list[Node], peak: float | None
-) -> None:
-    assert memory_warning(need, supply, peak) is None
 
 
 LISTING = "0, GPU-aaaa, 24000, 7.5\n1, GPU-bbbb, 80000, 9.0\n2, GPU-cccc, [N/A], [N/A]\n"
