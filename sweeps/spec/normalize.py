@@ -73,6 +73,7 @@ def normalize(document: SpecDocument, overrides: Sequence[str]) -> None:
     for key in list(document.mapping(("trial",))):
         if key in field_names() and "." in key:
             document.move(("trial", key), ("trial", *key.split(".")))
+    _name_by_dots(document, ("parameters",), "")
     unknown_fields: list[str] = []
     for name in list(document.mapping(("parameters",))):
         if name not in field_names():
@@ -86,6 +87,44 @@ def normalize(document: SpecDocument, overrides: Sequence[str]) -> None:
     if document.get(("method",)) == BAYES:
         document.add_warning(("method",), f"method {BAYES} runs as tpe")
         document.set(("method",), "tpe")
+    _read_hyperband(document)
+
+
+def _name_by_dots(document: SpecDocument, route: Route, prefix: str) -> None:
+    """Move W&B's nested parameters: `optim: {parameters: {lr: ...}}` is `optim.lr`."""
+    for key, value in list(document.mapping(route).items()):
+        if isinstance(value, Mapping) and "parameters" in value:
+            for other in value.keys() - {"parameters"}:
+                document.add_error((*route, key, other), "does not go with nested parameters")
+            _name_by_dots(document, (*route, key, "parameters"), f"{prefix}{key}.")
+            document.remove((*route, key))
+        elif prefix:
+            document.move((*route, key), ("parameters", f"{prefix}{key}"))
+
+
+def _read_hyperband(document: SpecDocument) -> None:
+    """Translate W&B's early termination to asha, whose first rung is the first bracket.
+
+    Brackets are at min_iter times powers of eta, or at max_iter divided by up to s of them.
+    """
+    rule: Route = ("early_terminate",)
+    fields = document.mapping(rule)
+    if fields.get("type") != "hyperband":
+        return
+    document.add_warning((*rule, "type"), "early_terminate hyperband runs as asha")
+    document.set((*rule, "type"), "asha")
+    if "strict" in fields:
+        document.ignore((*rule, "strict"), "strict is W&B's and ignored here")
+    eta, longest, brackets = fields.get("eta", 3), fields.get("max_iter"), fields.get("s")
+    if all(type(number) is int and number > 0 for number in (eta, longest, brackets)):
+        document.move((*rule, "max_iter"), (*rule, "min_iter"))
+        document.remove((*rule, "s"))
+        document.set((*rule, "min_iter"), max(1, longest // eta ** min(brackets, 64)))
+    if "eta" not in fields:
+        document.set((*rule, "eta"), eta)
+    for theirs, ours in (("min_iter", "min_epochs"), ("eta", "reduction_factor")):
+        if theirs in document.mapping(rule):
+            document.move((*rule, theirs), (*rule, ours))
 
 
 def names_unknown_algorithm(document: SpecDocument) -> bool:

@@ -17,6 +17,7 @@ from carft_sweep.carft_core.errors import InvalidConfig
 from carft_sweep.sweeps.space.distributions import Categorical, LogUniform, Uniform
 from carft_sweep.sweeps.spec.document import parse
 from carft_sweep.sweeps.spec.schema import sweep_schema
+from carft_sweep.sweeps.spec.settings import Asha
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
 OURS = """
@@ -149,14 +150,22 @@ ANSWERED = {
         f"{GRID}metric: {{name: id/val/top1, impute: best}}\n",
         ["3: metric.impute: unknown field 'impute'; Known: goal, merge, name, target."],
     ),
-    "hyperband": (
+    "hyperband without its brackets": (
         "method: random\nparameters: {optim.lr: {min: 0.1, max: 0.2}}\n"
-        "early_terminate: {type: hyperband, min_iter: 3}\n",
-        ["3: early_terminate: must be a mapping with a type: median, asha, patience, threshold"],
+        "early_terminate: {type: hyperband, max_iter: 9}\n",
+        ["3: early_terminate.max_iter: unknown field 'max_iter'; Known: "],
     ),
-    "parameters in parameters": (
-        "method: grid\nparameters:\n  optim: {parameters: {lr: {values: [1e-4]}}}\n",
-        ["3: parameters.optim: unknown parameter 'optim'"],
+    "hyperband with a factor that is not whole": (
+        "method: random\nparameters: {optim.lr: {min: 0.1, max: 0.2}}\n"
+        "early_terminate: {type: hyperband, min_iter: 3, eta: 2.5}\n",
+        ["3: early_terminate.reduction_factor: "],
+    ),
+    "an unknown name in nested parameters": (
+        "method: grid\nparameters:\n  optim: {parameters: {rate: {values: [1e-4]}}, value: 1}\n",
+        [
+            "3: parameters.optim.value: does not go with nested parameters",
+            "3: parameters.optim.rate: unknown parameter 'optim.rate'",
+        ],
     ),
     "the template's slip": (
         "method: random\nparameter: {optim.lr: {value: 0.1}}\n",
@@ -185,3 +194,33 @@ def test_what_is_not_here_is_answered_by_its_name_and_its_line(
     assert len(lines) == len(expected)
     for line, start in zip(lines, expected, strict=True):
         assert re.match(re.escape(f"theirs.yaml:{start}"), line), line
+
+
+@pytest.mark.parametrize(
+    ("rule", "min_epochs", "factor"),
+    [
+        ("{type: hyperband, min_iter: 3}", 3, 3),
+        ("{type: hyperband, min_iter: 2, eta: 2}", 2, 2),
+        ("{type: hyperband, s: 2, eta: 3, max_iter: 27}", 3, 3),
+        ("{type: hyperband, max_iter: 16, s: 3, eta: 2, strict: true}", 2, 2),
+        # Brackets below one iteration do not count, as in W&B.
+        ("{type: hyperband, max_iter: 9, s: 5}", 1, 3),
+    ],
+)
+def test_hyperband_runs_as_asha_with_the_same_brackets(
+    rule: str, min_epochs: int, factor: int, tmp_path: Path
+) -> None:
+    head = "method: random\nparameters: {optim.lr: {min: 0.1, max: 0.2}}\nearly_terminate: "
+    spec = load(tmp_path, f"{head}{rule}\n")
+    assert spec.early_terminate == Asha(
+        metric="id/val/top1", min_epochs=min_epochs, reduction_factor=factor
+    )
+    warnings = [warning.partition(": ")[2] for warning in spec.warnings]
+    assert warnings[0] == "early_terminate hyperband runs as asha"
+    assert warnings[1:] == (["strict is W&B's and ignored here"] if "strict" in rule else [])
+
+
+def test_nested_parameters_are_the_dotted_ones(tmp_path: Path) -> None:
+    nested = "method: grid\nparameters:\n  optim: {parameters: {lr: {values: [1, 2]}}}\n"
+    spec = load(tmp_path, nested + "  optim.weight_decay: {values: [0.1]}\n")
+    assert {dimension.name for dimension in spec.parameters} == {"optim.lr", "optim.weight_decay"}
