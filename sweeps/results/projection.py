@@ -286,10 +286,12 @@ class SweepProjection:
                 raise
         self._note_running()
         waiting: list[str] = []
-        for digest in [*self.news]:
+        news = [*self.news]
+        runs = self._every_run() if news else {}
+        for digest in news:
             self.news.pop(digest)
             try:
-                run = self._run(digest)
+                run = runs.get(digest)
                 if run is not None:
                     self._send(run)
                 elif self._sent.sent_as(digest) in _OPEN:
@@ -317,12 +319,8 @@ class SweepProjection:
             self._looked_at = time.monotonic()
             self.news |= dict.fromkeys(self._started - {""})
 
-    def _run(self, digest: str) -> _Run | None:
-        """Return a run of any generation; one that several settings share is of the first."""
-        return self._every_run().get(digest)
-
     def _every_run(self) -> Mapping[str, _Run]:
-        """Return every run of any generation by digest."""
+        """Return every run of any generation by digest; one of several settings is of the first."""
         runs: dict[str, _Run] = {}
         for ledger in (self._ledger, *reversed(self._ledger.earlier)):
             for item in ledger.settings():

@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,6 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines.entry import LOG
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME
-from carft_sweep.sweeps.ledger.trials import Ledger, Setting
 from carft_sweep.sweeps.results.projection import project
 from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.sweeps.scheduler.pruning import SeedwisePruner
@@ -358,26 +356,6 @@ def test_the_sweep_sends_its_rule_and_its_runs_with_their_results(toy: ToySweep)
     assert set(done.merges) == {"wise_ft@0.5"}
     assert part.fields[done.digest]["optim.batch_size"] == 64
     assert toy.tracked()["kl_weight=0.3 s0 car_ft"].tags["carft.generation"] == "1"
-
-
-def test_news_of_a_run_is_sent_without_a_look_at_all_others(
-    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    listed: list[int] = []
-    settings = Ledger.settings
-
-    def counted(ledger: Ledger) -> Iterator[Setting]:
-        listed.append(ledger.next_number)
-        return settings(ledger)
-
-    monkeypatch.setattr(Ledger, "settings", counted)
-    # The file of all runs, for which all are looked at, goes at most once.
-    monkeypatch.setattr("carft_sweep.sweeps.results.projection._INPUT_PAUSE", 1e9)
-    values = [round(0.1 + 0.05 * step, 2) for step in range(12)]
-    toy.run(parameters={"algorithm.kl_weight": {"values": values}}, seeds=[0], baselines=[])
-    assert len(toy.tracked()) == len(values)
-    # Once when the projection begins, for that file, and when the sweep has ended.
-    assert len([numbers for numbers in listed if 0 < numbers < len(values)]) <= 2, listed
 
 
 def newest(run: MemoryRun) -> tuple[Any, ...]:
