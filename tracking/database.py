@@ -121,7 +121,7 @@ def identity(uri: str) -> str | None:
     return f"{kind}://{host}:{url.port or _PORT}/{url.database or ''}"
 
 
-def is_damaged(file: Path) -> bool:
+def _is_damaged(file: Path) -> bool:
     """Tell whether a file is there and no SQLite database; one that is locked is not damaged."""
     if not file.exists():
         return False
@@ -138,7 +138,7 @@ def is_damaged(file: Path) -> bool:
 
 def set_aside_if_damaged(file: Path) -> None:
     """Rename a database that is written anew where it is gone, and cannot be read any more."""
-    if is_damaged(file):
+    if _is_damaged(file):
         aside = file.with_name(f"{file.name}.damaged")
         for suffix in ("-journal", "-wal", "-shm", ""):
             with suppress(FileNotFoundError):

@@ -36,15 +36,6 @@ def network_file_system(path: Path) -> str | None:
 
     None on a local disk, and where the system does not list its mounts.
     """
-    kind = file_system(path)
-    return kind if kind in NETWORK else None
-
-
-def file_system(path: Path) -> str | None:
-    """Return the type of the file system that holds `path`, which need not exist yet.
-
-    None where the system does not list its mounts.
-    """
     try:
         lines = MOUNTS.read_text(errors="replace").splitlines()
     except OSError:
@@ -58,7 +49,7 @@ def file_system(path: Path) -> str | None:
         mounted = Path(fields[1].replace("\\040", " "))
         if place.is_relative_to(mounted) and len(mounted.parts) >= best[0]:
             best = (len(mounted.parts), fields[2])
-    return best[1]
+    return best[1] if best[1] in NETWORK else None
 
 
 def existing_folder(path: Path) -> Path:
@@ -160,13 +151,13 @@ UI_HOST, UI_PORT = "127.0.0.1", 5000
 """Where `carft-sweep ui` serves a home, unless another address is requested."""
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 PORTS = {"http": 80, "https": 443}
-SECRET_OPTION = (
-    r"(?:[\w-]{0,40}(?:password|passwd|token|secret|key|signature|credential)|sig|pwd)=[^&\s#]+"
-)
-"""What an address has among its options that nobody else may read, without regard to case."""
 _SECRET_OPTION = re.compile(
-    rf"(?<=[?&#;])(?:{SECRET_OPTION}|(?:user|passfile)=[^&#]*)&?", re.IGNORECASE
+    r"(?<=[?&#;])(?:"
+    r"(?:[\w-]{0,40}(?:password|passwd|token|secret|key|signature|credential)|sig|pwd)=[^&\s#]+"
+    r"|(?:user|passfile)=[^&#]*)&?",
+    re.IGNORECASE,
 )
+"""What an address has among its options that nobody else may read."""
 
 
 @dataclass(frozen=True)

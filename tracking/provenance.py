@@ -89,33 +89,28 @@ def _git_tags(folder: Path) -> dict[str, str]:
 
 
 def _git(folder: Path, *command: str) -> str | None:
-    """Run a git command that only reads; None when it fails."""
+    """Run a git command that only reads, and no program that the checkout's own settings name;
+    None when it fails.
+
+    A checkout that was unpacked brings settings, and these may name programs: a monitor of the
+    file system, hooks, filters of content, remotes. What the user's own settings name does run.
+    """
+    listing = ("config", "--list", "--includes", "--show-scope", "--name-only", "-z")
     try:
-        process = run_git(folder, *command, seconds=_GIT_SECONDS)
+        words = os.fsdecode(_git_process(folder, listing).stdout).split("\0")
+        filters = (
+            name
+            for scope, name in zip(words[::2], words[1::2], strict=False)
+            if scope in ("local", "worktree") and _FILTER.fullmatch(name)
+        )
+        process = _git_process(folder, command, filters)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return os.fsdecode(process.stdout).strip() if process.returncode == 0 else None
 
 
-def run_git(folder: Path, *command: str, seconds: float) -> subprocess.CompletedProcess[bytes]:
-    """Run a git command that only reads, and no program that the checkout's own settings name.
-
-    A checkout that was unpacked brings settings, and these may name programs: a monitor of the
-    file system, hooks, filters of content, remotes. What the user's own settings name does run.
-    Raises OSError without git, TimeoutExpired after `seconds`.
-    """
-    listing = ("config", "--list", "--includes", "--show-scope", "--name-only", "-z")
-    words = os.fsdecode(_git_process(folder, listing, seconds).stdout).split("\0")
-    filters = (
-        name
-        for scope, name in zip(words[::2], words[1::2], strict=False)
-        if scope in ("local", "worktree") and _FILTER.fullmatch(name)
-    )
-    return _git_process(folder, command, seconds, filters)
-
-
 def _git_process(
-    folder: Path, command: Sequence[str], seconds: float, emptied: Iterable[str] = ()
+    folder: Path, command: Sequence[str], emptied: Iterable[str] = ()
 ) -> subprocess.CompletedProcess[bytes]:
     """Run git with the settings `emptied` as empty; a name may hold `=`."""
     return subprocess.run(
@@ -127,6 +122,6 @@ def _git_process(
         cwd=folder,
         env={**os.environ, **_NO_FETCHING, _EMPTY: ""},
         capture_output=True,
-        timeout=seconds,
+        timeout=_GIT_SECONDS,
         check=False,
     )

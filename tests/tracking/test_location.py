@@ -19,7 +19,6 @@ from carft_sweep.tracking.location import (
     QUIET,
     Lock,
     LockHeld,
-    file_system,
     home_id,
     network_file_system,
     read_home_id,
@@ -447,8 +446,8 @@ def test_what_is_not_there_yet_lies_on_the_nearest_mount_above(
     share = tmp_path / "share"
     share.mkdir()
     mount(monkeypatch, share, kind)
-    assert file_system(share / "not" / "there") == network_file_system(share / "not") == kind
-    assert file_system(tmp_path / "share2") == "ext4"
+    assert network_file_system(share / "not" / "there") == kind
+    assert network_file_system(tmp_path / "share2") is None
     assert network_file_system(tmp_path) is None
 
 
@@ -478,12 +477,11 @@ def test_a_later_mount_on_the_same_place_covers_the_earlier(
     mounts = tmp_path / "mounts"
     mounts.write_text(f"/dev/a {tmp_path} ext4 rw 0 0\nserver:/x {tmp_path} nfs rw 0 0\n")
     monkeypatch.setattr("carft_sweep.tracking.location.MOUNTS", mounts)
-    assert file_system(tmp_path) == "nfs"
+    assert network_file_system(tmp_path) == "nfs"
 
 
 def test_a_system_that_does_not_tell_counts_as_local(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("carft_sweep.tracking.location.MOUNTS", tmp_path / "no such file")
-    assert file_system(tmp_path) is None
     assert network_file_system(tmp_path) is None
