@@ -43,9 +43,9 @@ def test_what_is_compared_is_read_back_as_it_was_written() -> None:
 
 def test_a_list_of_runs_names_no_folder_to_read() -> None:
     data = json.loads(comparison_input(PART, 1))
-    data["runs"][0] |= {"folder": "/home/ada/.ssh", "parts": [{"folder": "/home/ada"}]}
+    data["runs"][0] |= {"folder": "/home/ada/.ssh", "parts": {"art": {"folder": "/home/ada"}}}
     _, part = read_comparison_input(json.dumps(data), "toy")
-    assert (part.records[0].folder, part.records[0].parts) == (None, ())
+    assert (part.records[0].folder, part.records[0].parts) == (None, {})
 
 
 DEEP = "[" * 200_000
