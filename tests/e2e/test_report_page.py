@@ -324,7 +324,7 @@ def test_on_paper_nothing_is_cut_and_everything_is_light(
         assert min(sizes(driver, "#id_ood svg.marks")) >= 8 * 96 / 72, "points on paper"
         assert background(driver) == "rgb(255, 255, 255)"
         assert axis_title(driver) == "#1b1f24"
-        for hidden in ("nav", "#more", "details.data", ".tools", ".runs", ".links"):
+        for hidden in ("nav", "#more", "details.data", ".runs", ".links"):
             assert not driver.find_element(By.CSS_SELECTOR, hidden).is_displayed()
     finally:
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
