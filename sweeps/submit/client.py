@@ -108,6 +108,8 @@ class JobClient(JobSubmissionClient):
         """Emit each line of a job's log until the job ends, and return how it ended."""
         try:
             asyncio.run(self._tail(id_, emit))
+        except BrokenPipeError:  # of whoever reads what is emitted
+            raise
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
             raise self._unreachable(error) from None
         while not (job := self.get_job_info(id_)).status.is_terminal():

@@ -136,6 +136,14 @@ def test_a_lost_connection_ends_the_following(error: Exception) -> None:
     assert lines == ["one"]
 
 
+def test_whoever_has_read_enough_of_the_log_is_no_lost_connection() -> None:
+    def closed(_: str) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        Tailed(["one\n"], []).follow("a", closed)
+
+
 @pytest.mark.parametrize(
     ("fields", "code"),
     [
