@@ -96,9 +96,8 @@ def override(
 
 
 def _metric(text: str) -> dict[str, object]:
-    """Parse `id/val/nll`, `wise_ft@0.5/id/val/top1`, either with `:minimize` behind it."""
-    name, _, goal = text.partition(":")
-    merge = None
+    """Parse `id/val/nll` or `wise_ft@0.5/id/val/top1`."""
+    name, merge = text, None
     if not re.fullmatch(PATTERN, name):
         head, _, rest = name.partition("/")
         if "@" in head and re.fullmatch(PATTERN, rest):
@@ -106,13 +105,7 @@ def _metric(text: str) -> dict[str, object]:
     wrong = problem(name)
     if wrong:
         raise RequestError(f"--metric: {wrong}")
-    natural = natural_goal(name)
-    if goal and goal not in ("minimize", "maximize"):
-        allowed = unknown("direction", goal, ("minimize", "maximize"))
-        raise RequestError(f"--metric {text}: {allowed}")
-    if goal and goal != natural:
-        raise RequestError(f"--metric {text}: {name} is better the other way round; say {natural}")
-    return {"metric": name, "goal": natural, "merge": merge}
+    return {"metric": name, "goal": natural_goal(name), "merge": merge}
 
 
 def _selection(text: str) -> dict[str, object]:

@@ -156,7 +156,6 @@ def test_one_sweep_may_be_chosen_in_another_way_if_that_is_honest_or_said_to_be_
         ),
         (("toy", "--selection", "best"), "oracle, or within=0.005"),
         (("toy", "--metric", "id/val/top"), "unknown metric 'id/val/top'"),
-        (("toy", "--metric", "id/val/nll:maximize"), "is better the other way round"),
         (("toy", "--id-margin", "2"), "must be a number from 0 to below 1"),
         (("toy", "--experiment", "x"), "--experiment goes with --tracking-uri"),
         (("toy", "--csv", "--latex"), "not allowed with"),
