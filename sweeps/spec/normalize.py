@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -115,8 +116,9 @@ def _read_hyperband(document: SpecDocument) -> None:
     document.set((*rule, "type"), "asha")
     if "strict" in fields:
         document.ignore((*rule, "strict"), "strict is W&B's and ignored here")
-    eta, longest, brackets = fields.get("eta", 3), fields.get("max_iter"), fields.get("s")
-    if all(type(number) is int and number > 0 for number in (eta, longest, brackets)):
+    numbers: list[Any] = [fields.get("eta", 3), fields.get("max_iter"), fields.get("s")]
+    eta, longest, brackets = numbers
+    if all(type(number) is int and number > 0 for number in numbers):
         document.move((*rule, "max_iter"), (*rule, "min_iter"))
         document.remove((*rule, "s"))
         document.set((*rule, "min_iter"), max(1, longest // eta ** min(brackets, 64)))
