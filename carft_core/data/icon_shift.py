@@ -111,7 +111,13 @@ def render_views(drawings: Tensor, monochrome: Tensor, keys: Keys, size: int) ->
             f"{len(drawings)} drawings, {len(monochrome)} flags, {len(keys)} keys: "
             "they must be as many"
         )
-    parameters = view_parameters(keys)
+    return draw_views(drawings, monochrome, view_parameters(keys), size)
+
+
+def draw_views(
+    drawings: Tensor, monochrome: Tensor, parameters: ViewParameters, size: int
+) -> Tensor:
+    """`render_views` with geometry and colours that the caller chose."""
     views = torch.empty(len(drawings), 3, size, size)
     # One-colour icons, the majority, need only their mask resampled: a quarter of the work.
     mono = monochrome.nonzero().squeeze(1)
