@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +15,23 @@ from safetensors import safe_open
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.data.base import DataConfig, Split
-from carft_sweep.carft_core.data.icon_shift import ICON_SHIFT_DEV, ICON_TEMPLATES
+from carft_sweep.carft_core.data.icon_shift import ICON_SHIFT_DEV, ICON_TEMPLATES, view_keys
 from carft_sweep.carft_core.data.transforms import Transform
-from tools.builtin.batches import Batches
+from tools.builtin.augment import strong_views
+from tools.builtin.batches import Batches, related
 from tools.builtin.corpus import Corpus
 from tools.builtin.manifest import Item, Pair, read_classes, subset_of
 from tools.builtin.source import Drawing
 from tools.builtin.tiny_clip import (
     CONFIG,
+    MODELS,
     NAME,
     Recipe,
+    Training,
     contrastive_loss,
     export,
     learning_rate,
+    model_name,
     train,
 )
 
@@ -143,34 +148,102 @@ def _corpus(count: int) -> Corpus:
     return Corpus(pairs, pixels, flags, items, pixels[:2], flags[:2])
 
 
-def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
-    corpus, recipe = _corpus(20), Recipe(steps=3, batch_size=4, warmup=1)
-    whole = train(recipe, corpus, tmp_path / "whole", every=1)
+TINY = {
+    "convnext": Recipe(
+        steps=3, batch_size=4, warmup=1, cooldown=1, ema=0.5, strong_views=True, spare_related=True
+    ),
+    "vit": Recipe(steps=3, batch_size=4, warmup=1, cooldown=1, ema=0.5, patch_dropout=0.5),
+}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, recipe = _corpus(20), TINY[name]
+    whole = train(name, recipe, corpus, tmp_path / "whole", every=2)
     work = tmp_path / "killed"
-    killed = iter([1])
 
     class KilledError(Exception):
         pass
 
-    def die(path: Path, row: dict[str, float]) -> None:
-        del path, row
-        if next(killed, None) is None:
-            raise KilledError
+    def die(*_: object) -> None:
+        raise KilledError
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tools.builtin.tiny_clip._append", die)
+    # Killed after each of its steps: once it has written the checkpoint, before the log.
+    monkeypatch.setattr("tools.builtin.tiny_clip._write_log", die)
+    for _ in range(recipe.steps):
         with pytest.raises(KilledError):
-            train(recipe, corpus, work, every=1)
-    resumed = train(recipe, corpus, work, every=1)
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
+            train(name, recipe, corpus, work, every=2, seconds=0)
+    monkeypatch.undo()
+    resumed = train(name, recipe, corpus, work, every=2)
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+    logs = [torch.load(folder / "last.pt")["log"] for folder in (work, tmp_path / "whole")]
+    assert [(row["step"], row["loss"]) for row in logs[0]] == [
+        (row["step"], row["loss"]) for row in logs[1]
+    ]
     with pytest.raises(SystemExit, match="another recipe"):
-        train(Recipe(steps=4, batch_size=4, warmup=1), corpus, work, every=1)
-    export(whole, corpus, tmp_path / "whole.safetensors")
-    shutil.copy(CONFIG / "open_clip_config.json", tmp_path)
-    (tmp_path / "whole.safetensors").rename(tmp_path / "open_clip_model.safetensors")
-    opened = open_clip.create_model(f"local-dir:{tmp_path}")
-    assert torch.equal(opened.logit_scale, whole.logit_scale.half().float())
+        train(name, replace(recipe, lr=1.0), corpus, work)
+
+
+def test_the_steps_may_change_until_the_rate_falls(tmp_path: Path) -> None:
+    corpus, recipe = _corpus(20), replace(TINY["vit"], steps=4, cooldown=2)
+
+    def training(steps: int, done: int) -> None:
+        training = Training("vit", replace(recipe, steps=steps))
+        training.step = done
+        training.save(tmp_path / "last.pt")
+
+    training(9, 2)
+    train("vit", recipe, corpus, tmp_path)
+    training(9, 8)
+    with pytest.raises(SystemExit, match="another recipe"):
+        train("vit", recipe, corpus, tmp_path)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_an_export_is_an_open_clip_model_that_drops_no_patch(name: str, tmp_path: Path) -> None:
+    model = Training(name, TINY[name]).result()
+    config = MODELS / name / "open_clip_config.json"
+    shutil.copy(config, tmp_path)
+    tokenizer = open_clip.get_tokenizer(model_name(name))
+    export(model, tokenizer, _corpus(20), tmp_path / "open_clip_model.safetensors")
+    opened = open_clip.create_model(f"local-dir:{tmp_path}").train()
+    assert torch.equal(opened.logit_scale, model.logit_scale.half().float())
+    views = torch.rand(2, 3, 32, 32)
+    assert torch.equal(opened.encode_image(views), opened.encode_image(views))
+    text = tokenizer(["an icon of a thing 7"])
+    assert torch.allclose(opened.encode_text(text), model.encode_text(text), atol=0.02)
+
+
+def test_strong_views_are_a_function_of_the_draw_and_stay_images() -> None:
+    draw = np.random.default_rng(0)
+    drawings = torch.from_numpy(draw.integers(0, 255, (64, 48, 48, 4), dtype=np.uint8))
+    before = drawings.clone()
+    monochrome = torch.arange(64) % 2 == 0
+    keys = view_keys(0, "pretraining", 0, range(64))
+
+    def views(seed: int) -> torch.Tensor:
+        return strong_views(drawings, monochrome, keys, np.random.default_rng(seed), 32)
+
+    assert torch.equal(views(1), views(1))
+    assert not torch.equal(views(1), views(2))
+    assert views(1).shape == (64, 3, 32, 32)
+    low, high = views(1).aminmax()
+    assert low >= 0
+    assert high <= 1
+    assert torch.equal(drawings, before)
+
+
+def test_a_name_within_another_is_no_wrong_answer() -> None:
+    names = [frozenset(name.split()) for name in ("rocket launch", "rocket", "map", "world map")]
+    expected = torch.zeros(4, 4, dtype=torch.bool)
+    expected[0, 1] = expected[1, 0] = expected[2, 3] = expected[3, 2] = True
+    assert torch.equal(related(names), expected)
+    features = torch.ones(4, 1)
+    spared = contrastive_loss(features, features, torch.tensor(1.0), expected)
+    assert float(spared) == pytest.approx(np.log(3))
 
 
 def test_the_loss_is_least_on_the_diagonal() -> None:
@@ -187,3 +260,10 @@ def test_the_rate_warms_up_and_falls_to_zero() -> None:
     assert rates[10] == pytest.approx(1.0)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] < 0.01
+
+
+def test_the_rate_stays_until_the_cooldown_where_there_is_one() -> None:
+    recipe = Recipe(steps=100, warmup=10, lr=1.0, cooldown=40)
+    rates = [learning_rate(recipe, step) for step in range(100)]
+    assert set(rates[9:61]) == {1.0}
+    assert rates[60:] == pytest.approx([(100 - step) / 40 for step in range(60, 100)])

@@ -18,6 +18,7 @@ from carft_sweep.carft_core.data.icon_shift import (
     render_views,
     view_keys,
 )
+from tools.builtin.augment import strong_views
 from tools.builtin.manifest import Pair
 
 PLAIN_SHARE = 0.25
@@ -32,6 +33,9 @@ class Batch:
 
     images: Tensor
     texts: Tensor
+    related: Tensor
+    """[B, B] bool: whether one concept's words are all in the other's ("rocket launch", "rocket");
+    False on the diagonal."""
 
 
 class Batches:
@@ -47,8 +51,10 @@ class Batches:
         size: int,
         batch_size: int,
         tokenizer: SimpleTokenizer,
+        strong: bool = False,
     ) -> None:
-        """`pixels` [N, 48, 48, 4] and `monochrome` [N] are aligned with `pairs`."""
+        """`pixels` [N, 48, 48, 4] and `monochrome` [N] are aligned with `pairs`; `strong`: views
+        more varied than the benchmark's."""
         groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for index, pair in enumerate(pairs):
             groups[pair.concept][pair.drawing.style].append(index)
@@ -56,12 +62,14 @@ class Batches:
         self._pixels = pixels
         self._monochrome = monochrome
         self._groups = [list(styles.values()) for styles in groups.values()]
+        self._words = [frozenset(concept.split()) for concept in groups]
         counts = np.array([sum(map(len, styles)) for styles in self._groups], dtype=np.float64)
         self._log_weights = CONCEPT_POWER * np.log(counts)
         self._seed = seed
         self._size = size
         self._batch_size = batch_size
         self._tokenizer = tokenizer
+        self._strong = strong
         self._tokens: dict[str, Tensor] = {}
 
     @property
@@ -78,13 +86,14 @@ class Batches:
         items = [self._drawing(self._groups[concept], draw) for concept in chosen]
         texts = torch.stack([self._tokenise(self._caption(item, draw)) for item in items])
         order = np.array(items)
-        images = render_views(
-            torch.from_numpy(self._pixels[order]),
-            torch.from_numpy(self._monochrome[order]),
-            view_keys(self._seed, "pretraining", step, np.arange(len(items))),
-            self._size,
-        )
-        return Batch(images, texts)
+        drawings = torch.from_numpy(self._pixels[order])
+        monochrome = torch.from_numpy(self._monochrome[order])
+        keys = view_keys(self._seed, "pretraining", step, np.arange(len(items)))
+        if self._strong:
+            images = strong_views(drawings, monochrome, keys, draw, self._size)
+        else:
+            images = render_views(drawings, monochrome, keys, self._size)
+        return Batch(images, texts, related([self._words[concept] for concept in chosen]))
 
     @staticmethod
     def _drawing(styles: list[list[int]], draw: np.random.Generator) -> int:
@@ -103,3 +112,13 @@ class Batches:
         if caption not in self._tokens:
             self._tokens[caption] = self._tokenizer([caption])[0]
         return self._tokens[caption]
+
+
+def related(names: Sequence[frozenset[str]]) -> Tensor:
+    """[B, B] bool: whether all words of one name are among the other's; False on the diagonal."""
+    words = {word: column for column, word in enumerate(sorted(frozenset().union(*names)))}
+    holds = torch.zeros(len(names), len(words))
+    for row, name in enumerate(names):
+        holds[row, [words[word] for word in name]] = 1
+    common, length = holds @ holds.T, holds.sum(dim=1)
+    return (common >= torch.minimum(length[:, None], length[None, :])).fill_diagonal_(False)

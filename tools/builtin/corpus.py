@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -69,7 +70,7 @@ def load_corpus(source: Path, work: Path) -> Corpus:
     pairs = [pair for pair in pairs if pair.drawing.id in where]
     candidate_rows = np.array([where[item.drawing.id] for item in candidates])
     pair_rows = np.array([where[pair.drawing.id] for pair in pairs])
-    copies = near_copies(fingerprints(pixels[pair_rows]), fingerprints(pixels[candidate_rows]))
+    copies = _copies(pixels, pair_rows, candidate_rows, work)
     pairs = [pair for pair, copy in zip(pairs, copies, strict=True) if not copy]
     pair_rows = pair_rows[~copies]
     items = choose_items(candidates, pixels[candidate_rows], plan)
@@ -95,6 +96,26 @@ def _check_known(items: Sequence[Item], pairs: Sequence[Pair]) -> None:
             f"fewer than {MIN_DRAWINGS} pre-training drawings of {', '.join(rare)}: "
             "name them under excluded_classes in benchmark.yaml"
         )
+
+
+def _copies(
+    pixels: Pixels,
+    pair_rows: npt.NDArray[np.intp],
+    candidate_rows: npt.NDArray[np.intp],
+    work: Path,
+) -> npt.NDArray[np.bool_]:
+    """Which pairs are near copies of a candidate; cached, since a resumed training waits for it."""
+    key = hashlib.sha256(Path(near_copies.__code__.co_filename).read_bytes())
+    key.update((work / "pixels.json").read_bytes())
+    for rows in (pair_rows, candidate_rows):
+        key.update(rows.astype(np.int64).tobytes())
+    path = work / f"copies-{key.hexdigest()[:16]}.npy"
+    if not path.exists():
+        prints = fingerprints(pixels[pair_rows]), fingerprints(pixels[candidate_rows])
+        np.save(path.with_suffix(".partial.npy"), near_copies(*prints))
+        path.with_suffix(".partial.npy").replace(path)
+    copies: npt.NDArray[np.bool_] = np.load(path)
+    return copies
 
 
 def _rendered(drawings: Sequence[Drawing], work: Path) -> tuple[Pixels, dict[str, int]]:

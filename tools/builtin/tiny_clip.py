@@ -1,7 +1,9 @@
-"""Pre-train the tiny CLIP on named icons.
+"""Pre-train a built-in CLIP on named icons.
 
-`python -m tools.builtin.tiny_clip --source node_modules/@iconify/json --work <folder>`.
-A killed run goes on from its last checkpoint; batches are a function of (seed, step).
+`python -m tools.builtin.tiny_clip --model convnext --source node_modules/@iconify/json
+--cache <folder> --work <folder>`. The same command resumes a killed training from its last
+checkpoint, and ends with the weights that it would have had: batches and random numbers are a
+function of (seed, step).
 """
 
 from __future__ import annotations
@@ -9,14 +11,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
+from open_clip.transformer import PatchDropout
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -27,31 +32,77 @@ from tools.builtin.zero_shot import DevelopmentSet
 
 CONFIG = Path(__file__).parents[2] / "carft_core" / "builtin" / "tiny_clip"
 NAME = f"local-dir:{CONFIG}"
+MODELS = Path(__file__).parent / "models"
 MAX_LOGIT_SCALE = math.log(100)
+CHECKPOINT_SECONDS = 180
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the tiny CLIP is trained."""
+    """How a model is trained; the defaults are those of the shipped one."""
 
     steps: int = 5000
     batch_size: int = 256
     lr: float = 1.5e-3
     weight_decay: float = 0.05
     warmup: int = 300
+    cooldown: int = 0
+    """Over how many last steps the rate falls in a line from `lr`, which it has until then; 0: the
+    rate falls in a cosine from the warm-up on."""
     clip: float = 1.0
     layer_scale: float = 0.1
+    ema: float = 0.0
+    """What the averaged weights, which are then the result, keep of themselves in a step; 0: the
+    weights themselves are."""
+    strong_views: bool = False
+    spare_related: bool = False
+    """Whether "rocket launch" is no wrong answer to "rocket"."""
+    patch_dropout: float = 0.0
+    """Share of a ViT's patches that a step leaves out; the result leaves out none."""
+    bf16: bool = False
     seed: int = 0
 
 
-def create_model(seed: int, layer_scale: float) -> open_clip.CLIP:
+RECIPES: dict[str, Recipe] = {
+    "shipped": Recipe(),
+    "convnext": Recipe(
+        steps=24000,
+        lr=1e-3,
+        warmup=500,
+        cooldown=6000,
+        ema=0.999,
+        strong_views=True,
+        spare_related=True,
+    ),
+    "vit": Recipe(
+        steps=24000,
+        lr=1e-3,
+        weight_decay=0.1,
+        warmup=1000,
+        cooldown=6000,
+        ema=0.999,
+        strong_views=True,
+        spare_related=True,
+        bf16=True,
+    ),
+}
+
+
+def model_name(model: str) -> str:
+    """What open_clip opens: the shipped folder, or a config beside this file."""
+    return NAME if model == "shipped" else f"local-dir:{MODELS / model}"
+
+
+def create_model(model: str, recipe: Recipe) -> open_clip.CLIP:
     """The untrained model; ConvNeXt's usual layer scale, 1e-6, is for much longer training."""
-    torch.manual_seed(seed)
-    model: open_clip.CLIP = open_clip.create_model(NAME, load_weights=False)
-    for name, parameter in model.named_parameters():
+    torch.manual_seed(recipe.seed)
+    clip: open_clip.CLIP = open_clip.create_model(model_name(model), load_weights=False)
+    for name, parameter in clip.named_parameters():
         if name.endswith(".gamma"):
-            nn.init.constant_(parameter, layer_scale)
-    return model.to(memory_format=torch.channels_last)
+            nn.init.constant_(parameter, recipe.layer_scale)
+    if recipe.patch_dropout:
+        clip.visual.patch_dropout = PatchDropout(recipe.patch_dropout)
+    return clip.to(memory_format=torch.channels_last)
 
 
 def create_optimizer(model: open_clip.CLIP, recipe: Recipe) -> torch.optim.AdamW:
@@ -69,101 +120,185 @@ def create_optimizer(model: open_clip.CLIP, recipe: Recipe) -> torch.optim.AdamW
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then a cosine down to zero."""
+    """Linear warm-up, then a cosine down to zero, or constant with a line down to zero."""
     if step < recipe.warmup:
         return recipe.lr * (step + 1) / recipe.warmup
+    if recipe.cooldown:
+        return recipe.lr * min(1.0, (recipe.steps - step) / recipe.cooldown)
     done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """CLIP's symmetric loss of unit features [B, d]; the pairs lie on the diagonal."""
+def contrastive_loss(
+    images: Tensor, texts: Tensor, scale: Tensor, spared: Tensor | None = None
+) -> Tensor:
+    """CLIP's symmetric loss of unit features [B, d]; the pairs lie on the diagonal.
+
+    `spared` [B, B] bool: pairs that are no wrong answers to one another.
+    """
     logits = scale * images @ texts.T
+    if spared is not None:
+        logits = logits.masked_fill(spared, -torch.inf)
     target = torch.arange(len(logits))
     by_image = functional.cross_entropy(logits, target)
     return (by_image + functional.cross_entropy(logits.T, target)) / 2
 
 
+class Training:
+    """A model in training: everything that a checkpoint holds."""
+
+    def __init__(self, model: str, recipe: Recipe) -> None:
+        self.name, self.recipe = model, recipe
+        self.clip = create_model(model, recipe)
+        self.optimizer = create_optimizer(self.clip, recipe)
+        self.average = {
+            name: value.detach().clone() for name, value in self.clip.state_dict().items()
+        }
+        self.step = 0
+        self.losses: list[float] = []
+        """Since the last row of the log."""
+        self.log: list[dict[str, float]] = []
+
+    def update(self, pixels: Tensor, batch: Batch) -> None:
+        """One step on normalised images [B, 3, S, S]."""
+        recipe, clip = self.recipe, self.clip
+        # Dropped patches are then a function of the step, as a resumed training needs.
+        torch.manual_seed(recipe.seed * 1_000_003 + self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, self.step)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+            images = clip.encode_image(pixels.contiguous(memory_format=torch.channels_last))
+        loss = contrastive_loss(
+            functional.normalize(images.float(), dim=-1),
+            clip.encode_text(batch.texts, normalize=True),
+            clip.logit_scale.exp(),
+            batch.related if recipe.spare_related else None,
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(clip.parameters(), recipe.clip)
+        self.optimizer.step()
+        with torch.no_grad():
+            clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+        self.losses.append(float(loss.detach()))
+        self.step += 1
+        self._follow()
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        # Early on the average would otherwise hold on to the random weights.
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        for name, value in self.clip.state_dict().items():
+            if value.is_floating_point():
+                self.average[name].lerp_(value, 1 - decay)
+            else:
+                self.average[name].copy_(value)
+
+    def result(self) -> open_clip.CLIP:
+        """A model with the averaged weights, which are the weights themselves where `ema` is 0."""
+        clip: open_clip.CLIP = open_clip.create_model(model_name(self.name), load_weights=False)
+        clip.load_state_dict(self.average)
+        return clip.eval()
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint, whole or not at all, even where the machine goes down."""
+        state = {
+            "model": self.name,
+            "recipe": asdict(self.recipe),
+            "weights": self.clip.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "losses": self.losses,
+            "log": self.log,
+        }
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Take over a checkpoint, if there is one; SystemExit where it is of another recipe.
+
+        Another number of steps is the same recipe while the rate has not begun to fall.
+        """
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True)
+        recipe = Recipe(**state["recipe"])
+        same = recipe
+        if all(r.cooldown and state["step"] <= r.steps - r.cooldown for r in (recipe, self.recipe)):
+            same = replace(recipe, steps=self.recipe.steps, cooldown=self.recipe.cooldown)
+        if (state["model"], same) != (self.name, self.recipe):
+            raise SystemExit(f"{path} is of another recipe: {state['model']}, {recipe}")
+        self.clip.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average = state["average"]
+        self.step, self.losses, self.log = state["step"], state["losses"], state["log"]
+
+
 def train(
-    recipe: Recipe, corpus: Corpus, work: Path, *, every: int = 250, keep: int = 1000
+    model: str,
+    recipe: Recipe,
+    corpus: Corpus,
+    work: Path,
+    *,
+    every: int = 250,
+    seconds: float = CHECKPOINT_SECONDS,
 ) -> open_clip.CLIP:
-    """Train or go on: log in `log.jsonl`, checkpoint `last.pt`, snapshots `step-N.safetensors`."""
+    """Train or resume: `log.jsonl` gets a row each `every` steps, `last.pt` is the checkpoint."""
     work.mkdir(parents=True, exist_ok=True)
-    model = create_model(recipe.seed, recipe.layer_scale)
-    optimizer = create_optimizer(model, recipe)
-    normalise = _normaliser(model)
-    size = int(model.visual.image_size[0])
-    batches = _batches(recipe, corpus, size)
-    development = DevelopmentSet(corpus, open_clip.get_tokenizer(NAME), size)
-    start = _resume(work / "last.pt", recipe, model, optimizer)
-    seen, clock, total = 0, time.monotonic(), 0.0
-    with ThreadPoolExecutor(1) as loader:
-        coming = loader.submit(batches, start)
-        for step in range(start, recipe.steps):
-            batch: Batch = coming.result()
-            coming = loader.submit(batches, step + 1)
-            loss = _update(model, optimizer, recipe, step, normalise(batch.images), batch.texts)
-            seen, total = seen + len(batch.images), total + loss
-            done = step + 1
-            if done % every == 0 or done == recipe.steps:
-                rate = seen / (time.monotonic() - clock)
-                row = {
-                    "step": done,
-                    "loss": round(total * recipe.batch_size / seen, 4),
-                    "lr": round(learning_rate(recipe, step), 6),
-                    "logit_scale": round(float(model.logit_scale.detach().exp()), 2),
-                    "images_per_s": round(rate),
-                    **development.zero_shot(model, normalise),
-                }
-                _append(work / "log.jsonl", row)
-                _save(work / "last.pt", recipe, model, optimizer, done)
-                seen, clock, total = 0, time.monotonic(), 0.0
-            if done % keep == 0:
-                export(model, corpus, work / f"step-{done}.safetensors")
-    return model
-
-
-def _batches(recipe: Recipe, corpus: Corpus, size: int) -> Batches:
-    return Batches(
+    training = Training(model, recipe)
+    training.resume(work / "last.pt")
+    clip = training.clip
+    normalise, size = _normaliser(clip), int(clip.visual.image_size[0])
+    tokenizer = open_clip.get_tokenizer(model_name(model))
+    batches = Batches(
         corpus.pairs,
         corpus.pixels,
         corpus.monochrome,
         seed=recipe.seed,
         size=size,
         batch_size=recipe.batch_size,
-        tokenizer=open_clip.get_tokenizer(NAME),
+        tokenizer=tokenizer,
+        strong=recipe.strong_views,
     )
+    development = DevelopmentSet(corpus, tokenizer, size)
+    clock, start, saved = time.monotonic(), training.step, time.monotonic()
+    with ThreadPoolExecutor(1) as loader:
+        coming = loader.submit(batches, start)
+        while training.step < recipe.steps:
+            batch = coming.result()
+            coming = loader.submit(batches, training.step + 1)
+            training.update(normalise(batch.images), batch)
+            row_due = training.step % every == 0 or training.step == recipe.steps
+            if row_due:
+                rate = recipe.batch_size * (training.step - start) / (time.monotonic() - clock)
+                row = {
+                    "step": training.step,
+                    "loss": round(sum(training.losses) / len(training.losses), 4),
+                    "lr": round(learning_rate(recipe, training.step - 1), 6),
+                    "logit_scale": round(float(clip.logit_scale.detach().exp()), 2),
+                    "images_per_s": round(rate),
+                    **development.zero_shot(training.result(), normalise),
+                }
+                print(json.dumps(row), flush=True)  # noqa: T201
+                training.log.append(row)
+                training.losses = []
+                clock, start = time.monotonic(), training.step
+            if row_due or time.monotonic() - saved > seconds:
+                training.save(work / "last.pt")
+                _write_log(training.log, work / "log.jsonl")
+                saved = time.monotonic()
+    return training.result()
 
 
-def _update(
-    model: open_clip.CLIP,
-    optimizer: torch.optim.AdamW,
-    recipe: Recipe,
-    step: int,
-    pixels: Tensor,
-    texts: Tensor,
-) -> float:
-    """One step on normalised images [B, 3, S, S] and tokens [B, L]; returns the loss before it."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(recipe, step)
-    images = model.encode_image(
-        pixels.contiguous(memory_format=torch.channels_last), normalize=True
-    )
-    loss = contrastive_loss(
-        images, model.encode_text(texts, normalize=True), model.logit_scale.exp()
-    )
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-    optimizer.step()
-    with torch.no_grad():
-        model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-    return float(loss.detach())
-
-
-def export(model: open_clip.CLIP, corpus: Corpus, path: Path) -> None:
+def export(
+    model: open_clip.CLIP, tokenizer: open_clip.SimpleTokenizer, corpus: Corpus, path: Path
+) -> None:
     """Write an open_clip checkpoint in fp16; rows of tokens that no caption holds are zero."""
-    tokenizer = open_clip.get_tokenizer(NAME)
     used = torch.zeros(model.token_embedding.num_embeddings, dtype=torch.bool)
     for text in corpus.captions():
         used[tokenizer([text])[0]] = True
@@ -182,55 +317,41 @@ def _normaliser(model: open_clip.CLIP) -> Callable[[Tensor], Tensor]:
     return lambda pixels: (pixels - mean) / std
 
 
-def _append(path: Path, row: dict[str, float]) -> None:
-    print(json.dumps(row), flush=True)  # noqa: T201
-    with path.open("a", encoding="utf-8") as log:
-        log.write(json.dumps(row) + "\n")
-
-
-def _save(
-    path: Path, recipe: Recipe, model: open_clip.CLIP, optimizer: torch.optim.Optimizer, step: int
-) -> None:
-    state = {
-        "recipe": asdict(recipe),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-    }
+def _write_log(rows: list[dict[str, float]], path: Path) -> None:
     partial = path.with_suffix(".partial")
-    torch.save(state, partial)
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     partial.replace(path)
 
 
-def _resume(
-    path: Path, recipe: Recipe, model: open_clip.CLIP, optimizer: torch.optim.Optimizer
-) -> int:
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    if state["recipe"] != asdict(recipe):
-        raise SystemExit(f"{path} is of another recipe: {state['recipe']}")
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    step: int = state["step"]
-    return step
+def _recipe(model: str, changes: dict[str, Any]) -> Recipe:
+    """The model's recipe with the fields that the command line names."""
+    changed = {name: value for name, value in changes.items() if value is not None}
+    return replace(RECIPES[model], **changed)
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=list(RECIPES), required=True)
     parser.add_argument("--source", type=Path, required=True, help="folder of @iconify/json")
-    parser.add_argument("--work", type=Path, required=True, help="cache, log and checkpoints")
-    parser.add_argument("--out", type=Path, default=CONFIG / "open_clip_model.safetensors")
+    parser.add_argument("--cache", type=Path, required=True, help="of rendered drawings")
+    parser.add_argument("--work", type=Path, required=True, help="log and checkpoint")
+    parser.add_argument("--out", type=Path, help="default: <work>/open_clip_model.safetensors")
     parser.add_argument("--threads", type=int, default=2)
-    for name, value in asdict(Recipe()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    for field in fields(Recipe):
+        kind = type(field.default)
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=(lambda text: text == "true") if kind is bool else kind,
+        )
     given = vars(parser.parse_args())
     torch.set_num_threads(given["threads"])
-    recipe = Recipe(**{name: given[name] for name in asdict(Recipe())})
-    corpus = load_corpus(given["source"], given["work"])
-    model = train(recipe, corpus, given["work"])
-    export(model, corpus, given["out"])
+    model, work = given["model"], given["work"]
+    recipe = _recipe(model, {field.name: given[field.name] for field in fields(Recipe)})
+    corpus = load_corpus(given["source"], given["cache"])
+    clip = train(model, recipe, corpus, work)
+    tokenizer = open_clip.get_tokenizer(model_name(model))
+    export(clip, tokenizer, corpus, given["out"] or work / "open_clip_model.safetensors")
 
 
 if __name__ == "__main__":
