@@ -32,6 +32,7 @@ from tools.builtin.tiny_clip import (
     export,
     learning_rate,
     model_name,
+    prototype_loss,
     train,
 )
 
@@ -150,10 +151,21 @@ def _corpus(count: int) -> Corpus:
 
 TINY = {
     "convnext": Recipe(
-        steps=3, batch_size=4, warmup=1, cooldown=1, ema=0.5, strong_views=True, spare_related=True
+        steps=3,
+        batch_size=4,
+        warmup=1,
+        cooldown=1,
+        ema=0.5,
+        strong_views=True,
+        spare_related=True,
+        prototypes=1.0,
     ),
     "vit": Recipe(steps=3, batch_size=4, warmup=1, cooldown=1, ema=0.5, patch_dropout=0.5),
 }
+
+
+NONE_RELATED = torch.zeros(10, 10, dtype=torch.bool)
+"""Of the concepts that `_pairs` has."""
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -191,7 +203,7 @@ def test_the_steps_may_change_until_the_rate_falls(tmp_path: Path) -> None:
     corpus, recipe = _corpus(20), replace(TINY["vit"], steps=4, cooldown=2)
 
     def training(steps: int, done: int) -> None:
-        training = Training("vit", replace(recipe, steps=steps))
+        training = Training("vit", replace(recipe, steps=steps), NONE_RELATED)
         training.step = done
         training.save(tmp_path / "last.pt")
 
@@ -204,7 +216,7 @@ def test_the_steps_may_change_until_the_rate_falls(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", TINY)
 def test_an_export_is_an_open_clip_model_that_drops_no_patch(name: str, tmp_path: Path) -> None:
-    model = Training(name, TINY[name]).result()
+    model = Training(name, TINY[name], NONE_RELATED).result()
     config = MODELS / name / "open_clip_config.json"
     shutil.copy(config, tmp_path)
     tokenizer = open_clip.get_tokenizer(model_name(name))
@@ -241,9 +253,10 @@ def test_a_name_within_another_is_no_wrong_answer() -> None:
     expected = torch.zeros(4, 4, dtype=torch.bool)
     expected[0, 1] = expected[1, 0] = expected[2, 3] = expected[3, 2] = True
     assert torch.equal(related(names), expected)
-    features = torch.ones(4, 1)
-    spared = contrastive_loss(features, features, torch.tensor(1.0), expected)
-    assert float(spared) == pytest.approx(np.log(3))
+    features, scale = torch.ones(4, 1), torch.tensor(1.0)
+    assert float(contrastive_loss(features, features, scale, expected)) == pytest.approx(np.log(3))
+    loss = prototype_loss(features, features, scale, torch.arange(4), expected)
+    assert float(loss) == pytest.approx(np.log(3))
 
 
 def test_the_loss_is_least_on_the_diagonal() -> None:

@@ -33,9 +33,8 @@ class Batch:
 
     images: Tensor
     texts: Tensor
-    related: Tensor
-    """[B, B] bool: whether one concept's words are all in the other's ("rocket launch", "rocket");
-    False on the diagonal."""
+    concepts: Tensor
+    """[B] number of each one's concept."""
 
 
 class Batches:
@@ -62,7 +61,8 @@ class Batches:
         self._pixels = pixels
         self._monochrome = monochrome
         self._groups = [list(styles.values()) for styles in groups.values()]
-        self._words = [frozenset(concept.split()) for concept in groups]
+        self.related = related([frozenset(concept.split()) for concept in groups])
+        """[C, C] of the concepts, as `related` says."""
         counts = np.array([sum(map(len, styles)) for styles in self._groups], dtype=np.float64)
         self._log_weights = CONCEPT_POWER * np.log(counts)
         self._seed = seed
@@ -93,7 +93,7 @@ class Batches:
             images = strong_views(drawings, monochrome, keys, draw, self._size)
         else:
             images = render_views(drawings, monochrome, keys, self._size)
-        return Batch(images, texts, related([self._words[concept] for concept in chosen]))
+        return Batch(images, texts, torch.from_numpy(chosen))
 
     @staticmethod
     def _drawing(styles: list[list[int]], draw: np.random.Generator) -> int:
@@ -115,7 +115,10 @@ class Batches:
 
 
 def related(names: Sequence[frozenset[str]]) -> Tensor:
-    """[B, B] bool: whether all words of one name are among the other's; False on the diagonal."""
+    """[N, N] bool: whether all words of one name are in the other ("rocket launch", "rocket").
+
+    False on the diagonal.
+    """
     words = {word: column for column, word in enumerate(sorted(frozenset().union(*names)))}
     holds = torch.zeros(len(names), len(words))
     for row, name in enumerate(names):

@@ -33,6 +33,7 @@ from tools.builtin.zero_shot import DevelopmentSet
 CONFIG = Path(__file__).parents[2] / "carft_core" / "builtin" / "tiny_clip"
 NAME = f"local-dir:{CONFIG}"
 MODELS = Path(__file__).parent / "models"
+IMAGE_SIZE = 32
 MAX_LOGIT_SCALE = math.log(100)
 CHECKPOINT_SECONDS = 180
 
@@ -55,6 +56,9 @@ class Recipe:
     """What the averaged weights, which are then the result, keep of themselves in a step; 0: the
     weights themselves are."""
     strong_views: bool = False
+    prototypes: float = 0.0
+    """Weight of a second loss, which classifies images and captions among one learned vector of
+    each concept; they are not part of the result. 0: there is none."""
     spare_related: bool = False
     """Whether "rocket launch" is no wrong answer to "rocket"."""
     patch_dropout: float = 0.0
@@ -71,7 +75,7 @@ RECIPES: dict[str, Recipe] = {
         warmup=500,
         cooldown=6000,
         ema=0.999,
-        strong_views=True,
+        prototypes=1.0,
         spare_related=True,
     ),
     "vit": Recipe(
@@ -81,7 +85,7 @@ RECIPES: dict[str, Recipe] = {
         warmup=1000,
         cooldown=6000,
         ema=0.999,
-        strong_views=True,
+        prototypes=1.0,
         spare_related=True,
         bf16=True,
     ),
@@ -105,10 +109,12 @@ def create_model(model: str, recipe: Recipe) -> open_clip.CLIP:
     return clip.to(memory_format=torch.channels_last)
 
 
-def create_optimizer(model: open_clip.CLIP, recipe: Recipe) -> torch.optim.AdamW:
+def create_optimizer(
+    model: open_clip.CLIP, prototypes: nn.Parameter, recipe: Recipe
+) -> torch.optim.AdamW:
     """AdamW; matrices decay, while norms, biases, scales and embeddings do not."""
     decay: list[nn.Parameter] = []
-    still: list[nn.Parameter] = []
+    still = [prototypes] if recipe.prototypes else []
     for name, parameter in model.named_parameters():
         small = parameter.ndim < 2 or "embedding" in name
         (still if small else decay).append(parameter)
@@ -144,13 +150,30 @@ def contrastive_loss(
     return (by_image + functional.cross_entropy(logits.T, target)) / 2
 
 
+def prototype_loss(
+    features: Tensor, prototypes: Tensor, scale: Tensor, target: Tensor, spared: Tensor | None
+) -> Tensor:
+    """Cross entropy of unit features [B, d] among the concepts' prototypes [C, d].
+
+    `spared` [B, C] bool: concepts that are no wrong answers.
+    """
+    logits = scale * features @ functional.normalize(prototypes, dim=-1).T
+    if spared is not None:
+        logits = logits.masked_fill(spared, -torch.inf)
+    return functional.cross_entropy(logits, target)
+
+
 class Training:
     """A model in training: everything that a checkpoint holds."""
 
-    def __init__(self, model: str, recipe: Recipe) -> None:
+    def __init__(self, model: str, recipe: Recipe, related: Tensor) -> None:
+        """`related` [C, C] bool: concepts that are no wrong answers to one another."""
         self.name, self.recipe = model, recipe
+        self.related = related
         self.clip = create_model(model, recipe)
-        self.optimizer = create_optimizer(self.clip, recipe)
+        width = self.clip.text_projection.shape[1]
+        self.prototypes = nn.Parameter(torch.randn(len(related), width) / width**0.5)
+        self.optimizer = create_optimizer(self.clip, self.prototypes, recipe)
         self.average = {
             name: value.detach().clone() for name, value in self.clip.state_dict().items()
         }
@@ -168,19 +191,23 @@ class Training:
             group["lr"] = learning_rate(recipe, self.step)
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
             images = clip.encode_image(pixels.contiguous(memory_format=torch.channels_last))
-        loss = contrastive_loss(
-            functional.normalize(images.float(), dim=-1),
-            clip.encode_text(batch.texts, normalize=True),
-            clip.logit_scale.exp(),
-            batch.related if recipe.spare_related else None,
-        )
+        images = functional.normalize(images.float(), dim=-1)
+        texts, scale = clip.encode_text(batch.texts, normalize=True), clip.logit_scale.exp()
+        spared = self.related[batch.concepts] if recipe.spare_related else None
+        among = None if spared is None else spared[:, batch.concepts]
+        loss = contrastive_loss(images, texts, scale, among)
+        self.losses.append(float(loss.detach()))
+        if recipe.prototypes:
+            both, twice = torch.cat([images, texts]), torch.cat([batch.concepts] * 2)
+            mask = None if spared is None else torch.cat([spared] * 2)
+            second = prototype_loss(both, self.prototypes, scale, twice, mask)
+            loss = loss + recipe.prototypes * second
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(clip.parameters(), recipe.clip)
         self.optimizer.step()
         with torch.no_grad():
             clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-        self.losses.append(float(loss.detach()))
         self.step += 1
         self._follow()
 
@@ -207,6 +234,7 @@ class Training:
             "recipe": asdict(self.recipe),
             "weights": self.clip.state_dict(),
             "average": self.average,
+            "prototypes": self.prototypes.detach(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "losses": self.losses,
@@ -234,6 +262,7 @@ class Training:
         if (state["model"], same) != (self.name, self.recipe):
             raise SystemExit(f"{path} is of another recipe: {state['model']}, {recipe}")
         self.clip.load_state_dict(state["weights"])
+        self.prototypes.data.copy_(state["prototypes"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average = state["average"]
         self.step, self.losses, self.log = state["step"], state["losses"], state["log"]
@@ -250,22 +279,22 @@ def train(
 ) -> open_clip.CLIP:
     """Train or resume: `log.jsonl` gets a row each `every` steps, `last.pt` is the checkpoint."""
     work.mkdir(parents=True, exist_ok=True)
-    training = Training(model, recipe)
-    training.resume(work / "last.pt")
-    clip = training.clip
-    normalise, size = _normaliser(clip), int(clip.visual.image_size[0])
     tokenizer = open_clip.get_tokenizer(model_name(model))
     batches = Batches(
         corpus.pairs,
         corpus.pixels,
         corpus.monochrome,
         seed=recipe.seed,
-        size=size,
+        size=IMAGE_SIZE,
         batch_size=recipe.batch_size,
         tokenizer=tokenizer,
         strong=recipe.strong_views,
     )
-    development = DevelopmentSet(corpus, tokenizer, size)
+    training = Training(model, recipe, batches.related)
+    training.resume(work / "last.pt")
+    clip = training.clip
+    normalise = _normaliser(clip)
+    development = DevelopmentSet(corpus, tokenizer, IMAGE_SIZE)
     clock, start, saved = time.monotonic(), training.step, time.monotonic()
     with ThreadPoolExecutor(1) as loader:
         coming = loader.submit(batches, start)
