@@ -61,8 +61,8 @@ class Batches:
         self._pixels = pixels
         self._monochrome = monochrome
         self._groups = [list(styles.values()) for styles in groups.values()]
-        self.related = related([frozenset(concept.split()) for concept in groups])
-        """[C, C] of the concepts, as `related` says."""
+        self.concepts = tuple(groups)
+        """Their names, in the order of a batch's numbers."""
         counts = np.array([sum(map(len, styles)) for styles in self._groups], dtype=np.float64)
         self._log_weights = CONCEPT_POWER * np.log(counts)
         self._seed = seed
@@ -71,11 +71,6 @@ class Batches:
         self._tokenizer = tokenizer
         self._strong = strong
         self._tokens: dict[str, Tensor] = {}
-
-    @property
-    def concepts(self) -> int:
-        """How many concepts there are."""
-        return len(self._groups)
 
     def __call__(self, step: int) -> Batch:
         """The batch of this step."""

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -26,7 +26,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tools.builtin.batches import Batch, Batches
+from carft_sweep.carft_core.data.icon_shift import PLAIN_TEMPLATES
+from tools.builtin.batches import Batch, Batches, related
 from tools.builtin.corpus import Corpus, load_corpus
 from tools.builtin.zero_shot import DevelopmentSet
 
@@ -59,6 +60,8 @@ class Recipe:
     prototypes: float = 0.0
     """Weight of a second loss, which classifies images and captions among one learned vector of
     each concept; they are not part of the result. 0: there is none."""
+    prototypes_from: int = 0
+    """The step from which there is that loss; the vectors begin as features of captions."""
     spare_related: bool = False
     """Whether "rocket launch" is no wrong answer to "rocket"."""
     patch_dropout: float = 0.0
@@ -76,6 +79,7 @@ RECIPES: dict[str, Recipe] = {
         cooldown=6000,
         ema=0.999,
         prototypes=1.0,
+        prototypes_from=4000,
         spare_related=True,
     ),
     "vit": Recipe(
@@ -86,6 +90,7 @@ RECIPES: dict[str, Recipe] = {
         cooldown=6000,
         ema=0.999,
         prototypes=1.0,
+        prototypes_from=4000,
         spare_related=True,
         bf16=True,
     ),
@@ -166,13 +171,12 @@ def prototype_loss(
 class Training:
     """A model in training: everything that a checkpoint holds."""
 
-    def __init__(self, model: str, recipe: Recipe, related: Tensor) -> None:
-        """`related` [C, C] bool: concepts that are no wrong answers to one another."""
-        self.name, self.recipe = model, recipe
-        self.related = related
+    def __init__(self, model: str, recipe: Recipe, concepts: Sequence[str]) -> None:
+        self.name, self.recipe, self.concepts = model, recipe, concepts
+        self.related = related([frozenset(concept.split()) for concept in concepts])
         self.clip = create_model(model, recipe)
         width = self.clip.text_projection.shape[1]
-        self.prototypes = nn.Parameter(torch.randn(len(related), width) / width**0.5)
+        self.prototypes = nn.Parameter(torch.zeros(len(concepts), width))
         self.optimizer = create_optimizer(self.clip, self.prototypes, recipe)
         self.average = {
             name: value.detach().clone() for name, value in self.clip.state_dict().items()
@@ -197,7 +201,9 @@ class Training:
         among = None if spared is None else spared[:, batch.concepts]
         loss = contrastive_loss(images, texts, scale, among)
         self.losses.append(float(loss.detach()))
-        if recipe.prototypes:
+        if recipe.prototypes and self.step >= recipe.prototypes_from:
+            if self.step == recipe.prototypes_from:
+                self._begin_prototypes()
             both, twice = torch.cat([images, texts]), torch.cat([batch.concepts] * 2)
             mask = None if spared is None else torch.cat([spared] * 2)
             second = prototype_loss(both, self.prototypes, scale, twice, mask)
@@ -210,6 +216,13 @@ class Training:
             clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
         self.step += 1
         self._follow()
+
+    @torch.no_grad()
+    def _begin_prototypes(self) -> None:
+        tokenizer = open_clip.get_tokenizer(model_name(self.name))
+        tokens = tokenizer([PLAIN_TEMPLATES[0].format(concept) for concept in self.concepts])
+        features = [self.clip.encode_text(part, normalize=True) for part in tokens.split(512)]
+        self.prototypes.copy_(torch.cat(features))
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -290,7 +303,7 @@ def train(
         tokenizer=tokenizer,
         strong=recipe.strong_views,
     )
-    training = Training(model, recipe, batches.related)
+    training = Training(model, recipe, batches.concepts)
     training.resume(work / "last.pt")
     clip = training.clip
     normalise = _normaliser(clip)
