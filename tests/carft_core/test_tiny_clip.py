@@ -33,6 +33,7 @@ from tools.builtin.tiny_clip import (
     learning_rate,
     model_name,
     prototype_loss,
+    so_far,
     train,
 )
 
@@ -200,19 +201,20 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
         train(name, replace(recipe, lr=1.0), corpus, work)
 
 
-def test_the_steps_may_change_until_the_rate_falls(tmp_path: Path) -> None:
-    corpus, recipe = _corpus(20), replace(TINY["vit"], steps=4, cooldown=2)
-
-    def training(steps: int, done: int) -> None:
-        training = Training("vit", replace(recipe, steps=steps), CONCEPTS)
-        training.step = done
-        training.save(tmp_path / "last.pt")
-
-    training(9, 2)
-    train("vit", recipe, corpus, tmp_path)
-    training(9, 8)
-    with pytest.raises(SystemExit, match="another recipe"):
-        train("vit", recipe, corpus, tmp_path)
+def test_what_a_recipe_says_of_later_steps_may_change(tmp_path: Path) -> None:
+    recipe = replace(TINY["convnext"], steps=100, cooldown=20, prototypes_from=50)
+    other = replace(recipe, steps=90, cooldown=10, prototypes=0.0)
+    assert so_far(recipe, 50) == so_far(other, 50)
+    assert so_far(recipe, 51) != so_far(other, 51)
+    assert so_far(recipe, 80) == so_far(replace(recipe, steps=90, cooldown=10), 80)
+    assert so_far(recipe, 81) != so_far(replace(recipe, steps=90, cooldown=10), 81)
+    assert so_far(Recipe(), 0) != so_far(Recipe(steps=9), 0)
+    training = Training("convnext", recipe, CONCEPTS)
+    training.step = 50
+    training.save(tmp_path / "last.pt")
+    resumed = Training("convnext", other, CONCEPTS)
+    resumed.resume(tmp_path / "last.pt")
+    assert resumed.step == 50
 
 
 @pytest.mark.parametrize("name", TINY)

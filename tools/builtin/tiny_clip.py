@@ -73,28 +73,39 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "shipped": Recipe(),
     "convnext": Recipe(
-        steps=24000,
+        steps=48000,
+        batch_size=128,
         lr=1e-3,
-        warmup=500,
-        cooldown=6000,
-        ema=0.999,
+        warmup=1000,
+        cooldown=12000,
+        ema=0.9995,
         prototypes=1.0,
-        prototypes_from=4000,
+        prototypes_from=8000,
         spare_related=True,
     ),
     "vit": Recipe(
-        steps=24000,
+        steps=48000,
+        batch_size=128,
         lr=1e-3,
         weight_decay=0.1,
         warmup=1000,
-        cooldown=6000,
-        ema=0.999,
+        cooldown=12000,
+        ema=0.9995,
         prototypes=1.0,
-        prototypes_from=4000,
+        prototypes_from=8000,
         spare_related=True,
         bf16=True,
     ),
 }
+
+
+def so_far(recipe: Recipe, step: int) -> Recipe:
+    """The recipe without what it says of later steps only: a fall of the rate, prototypes."""
+    if recipe.cooldown and step <= recipe.steps - recipe.cooldown:
+        recipe = replace(recipe, steps=0, cooldown=0)
+    if not recipe.prototypes or step <= recipe.prototypes_from:
+        recipe = replace(recipe, prototypes=0.0, prototypes_from=0)
+    return recipe
 
 
 def model_name(model: str) -> str:
@@ -119,7 +130,7 @@ def create_optimizer(
 ) -> torch.optim.AdamW:
     """AdamW; matrices decay, while norms, biases, scales and embeddings do not."""
     decay: list[nn.Parameter] = []
-    still = [prototypes] if recipe.prototypes else []
+    still = [prototypes]
     for name, parameter in model.named_parameters():
         small = parameter.ndim < 2 or "embedding" in name
         (still if small else decay).append(parameter)
@@ -263,17 +274,14 @@ class Training:
     def resume(self, path: Path) -> None:
         """Take over a checkpoint, if there is one; SystemExit where it is of another recipe.
 
-        Another number of steps is the same recipe while the rate has not begun to fall.
+        Recipes that have made no difference until then are the same.
         """
         if not path.exists():
             return
         state = torch.load(path, weights_only=True)
-        recipe = Recipe(**state["recipe"])
-        same = recipe
-        if all(r.cooldown and state["step"] <= r.steps - r.cooldown for r in (recipe, self.recipe)):
-            same = replace(recipe, steps=self.recipe.steps, cooldown=self.recipe.cooldown)
-        if (state["model"], same) != (self.name, self.recipe):
-            raise SystemExit(f"{path} is of another recipe: {state['model']}, {recipe}")
+        saved, step = Recipe(**state["recipe"]), state["step"]
+        if (state["model"], so_far(saved, step)) != (self.name, so_far(self.recipe, step)):
+            raise SystemExit(f"{path} is of another recipe: {state['model']}, {saved}")
         self.clip.load_state_dict(state["weights"])
         self.prototypes.data.copy_(state["prototypes"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -287,10 +295,14 @@ def train(
     corpus: Corpus,
     work: Path,
     *,
-    every: int = 250,
+    every: int = 500,
+    keep: int = 4000,
     seconds: float = CHECKPOINT_SECONDS,
 ) -> open_clip.CLIP:
-    """Train or resume: `log.jsonl` gets a row each `every` steps, `last.pt` is the checkpoint."""
+    """Train or resume: `log.jsonl` gets a row each `every` steps, `last.pt` is the checkpoint.
+
+    `step-N.pt` is a copy of it each `keep` steps: taken as `last.pt`, it begins another ending.
+    """
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = open_clip.get_tokenizer(model_name(model))
     batches = Batches(
@@ -334,6 +346,8 @@ def train(
                 training.save(work / "last.pt")
                 _write_log(training.log, work / "log.jsonl")
                 saved = time.monotonic()
+            if training.step % keep == 0:
+                training.save(work / f"step-{training.step}.pt")
     return training.result()
 
 
