@@ -79,8 +79,6 @@ RECIPES: dict[str, Recipe] = {
         warmup=1000,
         cooldown=12000,
         ema=0.9995,
-        prototypes=1.0,
-        prototypes_from=8000,
         spare_related=True,
     ),
     "vit": Recipe(
@@ -91,8 +89,6 @@ RECIPES: dict[str, Recipe] = {
         warmup=1000,
         cooldown=12000,
         ema=0.9995,
-        prototypes=1.0,
-        prototypes_from=8000,
         spare_related=True,
         bf16=True,
     ),
