@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import json
 import logging
 import math
 import tempfile
@@ -21,13 +22,14 @@ from torch.nn.utils import clip_grad_norm_
 
 from carft_sweep.carft_core.algorithms import Batch, blame_own_code, loss_and_terms
 from carft_sweep.carft_core.bank import Bank, Kind
-from carft_sweep.carft_core.clip import Classifier, checkpoint_gradients
+from carft_sweep.carft_core.clip import Classifier, checkpoint_gradients, is_plain
 from carft_sweep.carft_core.compilation import compile_towers, eager_unless
 from carft_sweep.carft_core.config import TrialConfig
 from carft_sweep.carft_core.data.loader import Batches, Loaded, Part, Share, training_plan
 from carft_sweep.carft_core.device import autocast, peak_memory_mb, reset_peak_memory, to_device
 from carft_sweep.carft_core.errors import NonFinite, RequestError
 from carft_sweep.carft_core.evaluate import predict, split_metrics
+from carft_sweep.carft_core.files import parse_json
 from carft_sweep.carft_core.identity import check_ranks, identify
 from carft_sweep.carft_core.optim import (
     Schedule,
@@ -38,6 +40,7 @@ from carft_sweep.carft_core.optim import (
 )
 from carft_sweep.carft_core.prepare import RETENTION, Prepared, prepared
 from carft_sweep.carft_core.run import DAMAGED, RunFolder, RunResult, finish
+from carft_sweep.carft_core.run_files import History
 from carft_sweep.carft_core.step_log import Logs, StepLog
 from carft_sweep.carft_core.teacher import on_device, to_views
 from carft_sweep.carft_core.world import here
@@ -279,8 +282,24 @@ class Run:
         try:
             self.model.load_state_dict(progress["model"])
             self.optimiser.load_state_dict(progress["optimiser"])
+            _check_state(self.optimiser)
             step, best, history = progress["step"], progress["best"], progress["history"]
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            parse_json(json.dumps(history).encode(), "its history", History)
+            reached = [report["epoch"] for report in history]
+            if not 1 <= len(reached) <= self.epoch_count + 1 or reached != [*range(len(reached))]:
+                raise ValueError(f"its epochs are {reached[:10]}")
+            if type(step) is not int or not 0 <= step <= self.steps:
+                raise ValueError(f"step {step!r} is none of {self.steps}")
+            if type(best) is not float or math.isnan(best):
+                raise ValueError(f"the best value is {best!r}")
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+            RequestError,
+        ) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             _LOG.warning(DAMAGED, self.folder.checkpoint, reason)
             self._build()  # some of it may have been loaded
@@ -498,6 +517,27 @@ class Run:
                     f"{group}{name} is {value} in epoch {epoch}, step {self.step}, "
                     f"at optim.lr {self.optim.lr:g}"
                 )
+
+
+def _check_state(optimiser: torch.optim.Optimizer) -> None:
+    """Raise ValueError where a tensor of the state is not as large as its parameter.
+
+    torch's fused kernels read it without a look at its shape. Of an optimiser that is not torch's
+    own the shapes are not known.
+    """
+    is_torchs = type(optimiser).__module__.startswith("torch.optim")
+    if any(optimiser.defaults.keys() - group.keys() for group in optimiser.param_groups):
+        raise ValueError("a group lacks a setting")
+    types = [{name: type(value) for name, value in own.items()} for own in optimiser.state.values()]
+    if is_torchs and any(own != types[0] for own in types):
+        raise ValueError("parameters have states of several kinds")
+    for parameter, state in optimiser.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and not (
+                is_plain(value)
+                and (not is_torchs or value.numel() == 1 or value.shape == parameter.shape)
+            ):
+                raise ValueError(f"{name} does not fit its parameter of {list(parameter.shape)}")
 
 
 def set_mode(model: nn.Module, *, train: bool, batch_norm: Literal["frozen", "train"]) -> None:
