@@ -17,7 +17,7 @@ ANSWERS = {
     "openai weights": "troubleshooting",
     "delete": "homes",
     "remove": "homes",
-    "ViT-B-32": "vit-b-32",
+    "ViT-B-32": "models",
     "resume": "commands",
     "slurm": "slurm",
     "kubernetes": "kubernetes",
