@@ -19,7 +19,7 @@ from carft_sweep.carft_core.prepare import prepared
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.spec.spec import load_spec
 
-PAGE = (Path(__file__).parents[2] / "docs" / "verify.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
 NAMES = ("zeroshot", "checkpoint_10")
 MODELING = """
 import pickle
@@ -78,7 +78,7 @@ def test_the_page_can_be_followed_with_checkpoints_in_wise_fts_layout(
     }
     changes = [f"{name}={value}" for name, value in tiny.items()]
     _pickle_models(changes, file)
-    exec(compile(block("python", "ImageClassifier"), "docs/verify.md", "exec"), {})
+    exec(compile(block("python", "ImageClassifier"), "docs/benchmarks.md", "exec"), {})
     for name in NAMES:
         state = torch.load(f"{name}.state.pt")  # tensors alone, or this refuses it
         assert state["classification_head.bias"].abs().max() == 0
