@@ -183,7 +183,7 @@ class Split:
     """[N] int64, each an index into `FamilyData.class_names`."""
     source: Source
     units: tuple[str, ...] = ()
-    """What the bootstrap over images draws: the image (when left out), or in IconShift the
+    """What intervals over images take as one: the image (when left out), or in IconShift the
     drawing."""
     classes: tuple[int, ...] | None = None
     """The classes that can occur here, when they are a subset; logits are restricted to them."""
