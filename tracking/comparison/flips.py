@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.comparison.metrics import NOUNS
 from carft_sweep.tracking.comparison.predictions import Predictions, read_predictions
 from carft_sweep.tracking.comparison.runs import Arm
 from carft_sweep.tracking.errors import TrackingError, unknown_name
@@ -59,8 +60,14 @@ def find_flips(comparison: Comparison, reference: str, candidate: str) -> Flips:
     for label in (reference, candidate):
         if label not in arms:
             raise TrackingError(f"--flips: {unknown_name('setting', label, arms)}")
-    seeds = comparison.pair(arms[candidate], arms[reference]).seeds
+    seeds, endpoint = comparison.pair(arms[candidate], arms[reference]).seeds, comparison.endpoint
     if not seeds:
+        for arm in (arms[reference], arms[candidate]):
+            if not arm.values(endpoint.metric):
+                noun = NOUNS[endpoint.by]
+                raise TrackingError(
+                    f"--flips: no {noun} was measured: {arm.label} has no {endpoint.metric}"
+                )
         raise TrackingError(f"--flips: {reference} and {candidate} have no finished seed in common")
     sides = []
     for arm in (arms[reference], arms[candidate]):
