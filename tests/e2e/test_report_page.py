@@ -204,7 +204,7 @@ def sizes(driver: webdriver.Chrome, selector: str) -> list[float]:
 
 def test_a_table_that_is_wider_than_a_phone_says_so(driver: webdriver.Chrome, url: str) -> None:
     script = (
-        "return [...document.querySelectorAll('#table > .wide, #gallery > .wide')].map((area) =>"
+        "return [...document.querySelectorAll('#table > .wide')].map((area) =>"
         " [area.scrollWidth > area.clientWidth + 1,"
         "  getComputedStyle(area.querySelector('caption'), '::after').content])"
     )
