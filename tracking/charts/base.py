@@ -168,7 +168,7 @@ def split_name(split: str) -> str:
 
 
 def short(metric: str) -> str:
-    """Name a metric without its unit: `ID test top-1`, `train loss`."""
+    """Name a metric without its unit: `ID test top-1`, `ID val NLL`."""
     split, _, kind = metric.rpartition("/")
     return f"{split_name(split)} {_KINDS.get(kind, kind)}".strip()
 
@@ -181,11 +181,6 @@ def titled(metric: str) -> str:
 def scaled(metric: str, value: float) -> float:
     """Convert to percent with three decimals, or keep the value with six digits."""
     return percent(value) if is_fraction(metric) else float(f"{value:.6g}")
-
-
-def tooltip_format(metric: str) -> str:
-    """Return the number format of a metric in tooltips."""
-    return ".1f" if is_fraction(metric) else ".4g"
 
 
 def percent(fraction: float) -> float:

@@ -285,9 +285,7 @@ def show_in_notebooks() -> None:
 def chart(comparison: Comparison, name: str = "id_ood", *, width: int = 720) -> TopLevelMixin:
     """Draw a chart of the report, `width` pixels wide, on white as Altair's own are.
 
-    Learning curves, which are read from the folders of runs, are there in the home that made them,
-    not after reading from a tracking server. Raises TrackingError for a name that no chart has, and
-    where the sweep has nothing to show in it.
+    Raises TrackingError for a name that no chart has, and where there is nothing to show in it.
     """
     import altair as alt
 

@@ -14,7 +14,6 @@ from carft_sweep.tracking.charts.base import (
     scaled,
     single,
     titled,
-    tooltip_format,
 )
 from carft_sweep.tracking.comparison.statistics import Interval
 
@@ -51,7 +50,6 @@ def test_a_single_chart_takes_the_width_of_its_place_with_its_axes() -> None:
         ("ood/mean/top1", "OOD mean top-1 (%)"),
         ("ood/outline/nll", "outline NLL (nats)"),
         ("context/ood/outline/kl", "context/ood/outline KL (nats)"),
-        ("train/loss", "train loss"),
         ("ood/mean/brier", "OOD mean Brier score"),
     ],
 )
@@ -62,7 +60,6 @@ def test_an_axis_says_what_it_shows(metric: str, title: str) -> None:
 def test_fractions_are_in_percent_and_the_rest_as_it_is() -> None:
     assert scaled("id/test/top1", 0.65432109) == 65.432
     assert scaled("train/loss", 1.23456789) == 1.23457
-    assert (tooltip_format("id/test/top1"), tooltip_format("train/loss")) == (".1f", ".4g")
     assert str(percent(-1e-9)) == "0.0"
     assert interval_ends(Interval(0.1, 0.2), "x") == {"x low": 10.0, "x high": 20.0}
     assert interval_ends(None, "x") == {}

@@ -187,7 +187,7 @@ def test_what_a_reader_asks_first_is_open_and_the_rest_folded_under_more(page: s
     assert not any("open" in tag for tag in read.of("details"))
     assert "Provenance" in read.inside["h3"]
     folded = [chart.name for chart in CHARTS.values() if chart.folded]
-    assert folded == ["context", "learning"]
+    assert folded == ["context"]
 
 
 def test_links_lead_somewhere_and_names_are_given_once(page: str) -> None:
@@ -210,14 +210,12 @@ def test_whoever_does_not_see_gets_words_for_full_table(page: str) -> None:
     assert all(tag["tabindex"] == "0" and tag["aria-label"] for tag in regions)
 
 
-def test_it_says_the_verdict_the_warnings_and_what_each_model_said(page: str) -> None:
+def test_it_says_the_verdict_and_the_warnings(page: str) -> None:
     comparison = compared(kl_sweep())
     read = Read(page)
     said = [text for text in read.inside["p"] if text and text in comparison.verdict]
     assert said == [*comparison.answer.lines, *comparison.statistics]
     assert HOSTILE in read.inside["li"]
-    said = [text.strip() for text in read.inside["dd"]]
-    assert said[:3] == ["✓", "✗ key, right in 1 of 3 runs", "✓ 2 of 3 runs"]
 
 
 def test_the_headline_has_what_stands_for_each_algorithm_and_the_details_the_rest() -> None:
@@ -513,7 +511,5 @@ def test_a_chart_that_is_not_there_or_has_nothing_to_show_is_an_error(
 ) -> None:
     with pytest.raises(TrackingError, match="unknown chart 'id_odd'; did you mean 'id_ood'"):
         chart(comparison, "id_odd")
-    with pytest.raises(
-        TrackingError, match="kl_weight has nothing to show in the chart 'learning'"
-    ):
-        chart(comparison, "learning")
+    with pytest.raises(TrackingError, match="kl_weight has nothing to show in the chart 'context'"):
+        chart(comparison, "context")
