@@ -364,7 +364,7 @@ def test_a_last_part_that_two_fields_share_must_be_given_whole() -> None:
 def test_truth_and_nothing_are_written_as_labels_show_them(value: Any, text: str) -> None:
     runs = [run("car_ft", 0, metrics(0.6, 0.3), params={"optim.x": value})]
     assert filtered(runs, f"x={text}") == runs
-    with pytest.raises(TrackingError, match="unknown optim.x"):
+    with pytest.raises(TrackingError, match=r"unknown optim\.x"):
         filtered(runs, "x=1")
 
 
