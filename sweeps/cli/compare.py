@@ -283,7 +283,7 @@ def _command(arguments: argparse.Namespace) -> str:
 
 def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Several sweeps are one comparison; a table is one too."""
-    # Draws charts, and loads torch where thumbnails are still to be made.
+    # Draws charts.
     from carft_sweep.sweeps.results.artifacts import PAGE
     from carft_sweep.sweeps.results.report import page, table_page
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import logging
 import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.files import read_json, user_cache, write_folder, write_text
+from carft_sweep.carft_core.files import read_json, user_cache, write_text
 from carft_sweep.carft_core.run_files import Claim
-from carft_sweep.regular_files import RefusedFile, read_regular
+from carft_sweep.regular_files import read_regular
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.generations import COPY, Invocation
 from carft_sweep.sweeps.ledger.runs import RunStore
@@ -28,16 +26,12 @@ from carft_sweep.sweeps.results.export import export_commands
 from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.sweeps.spec.document import read_text
 from carft_sweep.tracking.comparison.compare import Comparison
-from carft_sweep.tracking.comparison.flips import Gallery, pick
-from carft_sweep.tracking.comparison.predictions import class_names
 from carft_sweep.tracking.comparison.runs import RunRecord, fields
-from carft_sweep.tracking.comparison.verdict import Pair, zero_shot_of
 from carft_sweep.tracking.location import is_server, pages_address, resolve_location
 from carft_sweep.tracking.provenance import describe_code, provenance_tags
 from carft_sweep.tracking.report.calibration import calibrate
 from carft_sweep.tracking.report.html import (
     Export,
-    Pictures,
     Provenance,
     RunPages,
     without_user,
@@ -52,127 +46,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class DataView:
-    """What a report shows of the data, as far as it is there."""
-
-    pictures: Pictures | None = None
-    digest: str = ""
-    """Of the data that the pictures are of."""
-
-    def files(self) -> dict[str, bytes]:
-        """Return the thumbnails by the names of their files."""
-        thumbnails = {} if self.pictures is None else self.pictures.thumbnails
-        return {_thumbnail_name(self.digest, *key): png for key, png in thumbnails.items()}
-
-
-def view_data(home: Home, sweeps: Sequence[Ledger], comparison: Comparison) -> DataView:
-    """Return the gallery of the data that the selected setting was trained on.
-
-    Nothing that the home names is imported: names are those beside the predictions, thumbnails
-    those that the sweep's end has kept. Others are made of data that this process knows how to
-    open, as far as they are here and have not changed. Runs without predictions have no names and
-    no gallery. Raises TrackingError for predictions that are none.
-    """
-    pair = _shown_pair(comparison)
-    gallery = None if pair is None else _gallery(pair, comparison)
-    if pair is None or gallery is None:
-        return DataView()
-    runs = pair.candidate.done
-    names = next(filter(None, map(class_names, runs)), ())
-    claim = next((claim for run in runs if (claim := _claim(run)) is not None), None)
-    if claim is None:
-        return DataView(Pictures(gallery, {}, names))
-    pictures = Pictures(gallery, _thumbnails(home, sweeps, claim, gallery), names)
-    return DataView(pictures, claim["identity"]["data"]["digest"])
-
-
-Thumbnails = Mapping[tuple[str, str], bytes]
-"""PNG files by split and item."""
-THUMBNAILS = "thumbnails"
-"""Where a sweep's folder has those of its own page, so that a later report needs no data."""
-_LARGEST = 1_000_000
-"""Bytes of one."""
-
-
-def _thumbnails(
-    home: Home, sweeps: Sequence[Ledger], claim: Mapping[str, Any], gallery: Gallery
-) -> Thumbnails:
-    """Read what is kept of a gallery's thumbnails, and make the others as far as possible."""
-    digest = claim["identity"]["data"]["digest"]
-    thumbnails: dict[tuple[str, str], bytes] = {}
-    lacking: dict[str, list[str]] = {}
-    for picture in gallery.pictures:
-        name = _thumbnail_name(digest, picture.split, picture.item)
-        for sweep in sweeps:
-            with suppress(FileNotFoundError, RefusedFile):
-                file = home.sweep(sweep.name) / THUMBNAILS / name
-                thumbnails[picture.split, picture.item] = read_regular(file, _LARGEST)
-                break
-        else:
-            lacking.setdefault(picture.split, []).append(picture.item)
-    if lacking:
-        try:
-            thumbnails |= _made(sweeps, claim, lacking)
-        except RequestError as error:
-            logger.info("the report lacks thumbnails: %s", error)
-    return thumbnails
-
-
-def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
-    for name, png in files.items():
-        (folder / name).write_bytes(png)
-
-
-def _thumbnail_name(digest: str, split: str, item: str) -> str:
-    """Name the file of a thumbnail: other data, of whatever name, have others."""
-    return f"{hashlib.sha256(json.dumps([digest, split, item]).encode()).hexdigest()[:32]}.png"
-
-
-def _made(
-    sweeps: Sequence[Ledger],
-    claim: Mapping[str, Any],
-    items: Mapping[str, Sequence[str]],
-) -> Thumbnails:
-    """Make thumbnails. Raises RequestError where the data cannot be opened, or are others now."""
-    from carft_sweep.carft_core.config import trial_config
-    from carft_sweep.carft_core.thumbnails import thumbnails
-
-    config = trial_config(claim["config"])
-    root = config.data.root
-    if root is not None and not root.startswith("~"):  # relative to where the sweep was run
-        folder = Invocation.last(_owner(sweeps, claim["digest"])).folder or ""
-        data = config.data.model_copy(update={"root": str(Path(folder, root))})
-        config = config.model_copy(update={"data": data})
-    return thumbnails(config, items, data_digest=claim["identity"]["data"]["digest"])
-
-
 def _owner(sweeps: Sequence[Ledger], digest: str) -> Ledger:
     """Return the sweep that has a run, of several the first."""
     owners = (one for one in sweeps for item in one.settings() if digest in item.runs.values())
     return next(owners, sweeps[0])
-
-
-def _gallery(pair: Pair, comparison: Comparison) -> Gallery | None:
-    zero_shots = [row.arm for row in comparison.rows if row.arm.is_zero_shot]
-    zero_shot = zero_shot_of(pair.reference, zero_shots)
-    if zero_shot is None:
-        return None
-    return pick(pair.candidate, pair.reference, zero_shot, pair.seeds)
-
-
-def _shown_pair(comparison: Comparison) -> Pair | None:
-    """Return the tested pair of the selected setting, else the first one."""
-    selected = comparison.selected
-    pairs = [
-        verdict.pair
-        for verdict in comparison.verdicts
-        if verdict.pair.candidate.trains and verdict.pair.reference.trains and verdict.pair.seeds
-    ]
-    for pair in pairs:
-        if selected and pair.candidate.name == selected.arm.label:
-            return pair
-    return pairs[0] if pairs else None
 
 
 def _claim(run: RunRecord) -> dict[str, Any] | None:
@@ -341,8 +218,6 @@ class Page:
 
     text: str
     data: ChartData
-    thumbnails: Mapping[str, bytes]
-    """PNG files of its gallery by name, as far as there are any."""
     calibration: tuple[str, ...] = ()
     """Sentences on the zero-shot models beside LAION's table."""
 
@@ -364,19 +239,17 @@ def page(
     claims = ((run.digest, _claim(run)) for run in comparison.runs() if run.is_zero_shot)
     own_fields = {digest: fields(claim) for digest, claim in claims if claim is not None}
     comparison, sentences = calibrate(comparison, own_fields)
-    view = view_data(home, sweeps, comparison)
     data = ChartData(comparison)
     text = document(
         comparison,
         data,
         description=sweeps[0].spec["description"] if len(sweeps) == 1 else "",
-        pictures=view.pictures,
         provenance=provenance(home, sweeps, comparison, options, sentences),
         run_pages=_run_pages(home, sweeps),
         exports=_exports(sweeps, comparison, options),
         cache=user_cache(),
     )
-    return Page(text, data, view.files(), sentences)
+    return Page(text, data, sentences)
 
 
 def table_page(table: Path, comparison: Comparison, *, options: Sequence[str] = ()) -> Page:
@@ -395,14 +268,14 @@ def table_page(table: Path, comparison: Comparison, *, options: Sequence[str] = 
     )
     data = ChartData(comparison)
     text = document(comparison, data, provenance=provenance, cache=user_cache())
-    return Page(text, data, {})
+    return Page(text, data)
 
 
 def keep(
     home: Home, sweep: Ledger, comparison: Comparison, note: Callable[[str], None]
 ) -> list[Path]:
-    """Write the page, its main charts and its thumbnails into the sweep's folder. Return the files
-    that are for people, or nothing when that failed.
+    """Write the page and its main charts into the sweep's folder. Return the files, or nothing when
+    that failed.
 
     Why it failed is noted: the results that it would show are there without it.
     """
@@ -414,8 +287,6 @@ def keep(
         for name in FIGURES:
             (folder / name).unlink(missing_ok=True)  # this comparison may have less to show
         names = [Path(name).stem for name in FIGURES]
-        if made.thumbnails:
-            write_folder(folder / THUMBNAILS, lambda new: _fill(new, made.thumbnails))
         figures = write_figures(made.data, folder, ["png"], names, scale=1.0)
         made.write(folder / PAGE)  # last: where it is, the others are
     except Exception as error:  # whatever goes wrong in a picture, the sweep has ended well

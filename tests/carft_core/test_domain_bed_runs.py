@@ -12,12 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from carft_sweep.carft_core.config import TrialConfig, trial_config
-from carft_sweep.carft_core.data import Family, open_data
+from carft_sweep.carft_core.data import Family
 from carft_sweep.carft_core.data.domainbed import DOMAIN_BED
 from carft_sweep.carft_core.export import export
 from carft_sweep.carft_core.identity import identify
 from carft_sweep.carft_core.run import RunFolder, RunResult
-from carft_sweep.carft_core.thumbnails import thumbnails
 from carft_sweep.carft_core.train import Decision, EpochReport, train
 
 Config = Callable[..., TrialConfig]
@@ -150,12 +149,3 @@ def test_the_export_has_a_card_without_an_id_test(
     contexts = json.loads((tmp_path / "model" / "classes.json").read_text())["contexts"]
     assert "a sketch of a {}" not in contexts
     assert "a cartoon of a {}" in contexts
-
-
-def test_thumbnails_are_made_of_what_is_measured(
-    config: Config,
-) -> None:
-    data = open_data(config().data)
-    wanted = {f"ood/{name}": (it.ids[0],) for name, it in {**data.shifts, **data.extras}.items()}
-    found = thumbnails(config(), wanted, data_digest=data.digest)
-    assert [split for split, _ in found] == ["ood/sketch", "ood/sketch_out"]

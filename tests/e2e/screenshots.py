@@ -56,7 +56,6 @@ WIDE, SLIM = 1400, 400
 SHOTS = (
     Shot("report-desktop", WIDE, 1700, "light", None),
     Shot("report-dark", WIDE, 1640, "dark", "id_ood"),
-    Shot("report-gallery", WIDE, 1000, "light", "gallery"),
     Shot("report-phone", SLIM, 1500, "light", "table"),
     Shot("report-phone-dark", SLIM, 1500, "dark", "id_ood"),
 )

@@ -20,8 +20,7 @@ from tests.tracking.charted import full, grid_runs, searched
 from tests.tracking.charts.drawn import Spec, nodes, spec_of
 from tests.tracking.made_up import kl_sweep, metrics, run, zero_shot
 
-BUILT_IN: tuple[str, ...] = ("id_ood", "response", "shifts", "context", "learning")
-WITH_FOLDERS = {"learning"}
+BUILT_IN: tuple[str, ...] = ("id_ood", "response", "shifts", "context")
 SVG = "{http://www.w3.org/2000/svg}"
 PHONE, DESKTOP = 340, 1060
 """Pixels that a page leaves to a chart."""
@@ -128,9 +127,8 @@ def test_a_chart_of_one_algorithm_and_one_seed_is_none_or_whole(name: str) -> No
 
 
 @each_chart
-def test_without_folders_only_what_needs_them_is_left_out(name: str) -> None:
-    left_out = CHARTS[name].draw(of(*grid_runs())) is None
-    assert left_out == (name in WITH_FOLDERS)
+def test_none_needs_the_folders_of_runs(name: str) -> None:
+    assert CHARTS[name].draw(of(*grid_runs())) is not None
 
 
 @each_chart

@@ -12,15 +12,12 @@ from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.charts.response import RESPONSE
 from carft_sweep.tracking.charts.splits import CONTEXT, SHIFTS
 from carft_sweep.tracking.charts.tradeoff import ID_OOD
-from carft_sweep.tracking.charts.training import LEARNING
 
 __all__ = ["CHARTS", "Chart", "start_drawing", "write_figures"]
 
 logger = logging.getLogger(__name__)
 
-CHARTS: Mapping[str, Chart] = {
-    chart.name: chart for chart in (ID_OOD, RESPONSE, SHIFTS, CONTEXT, LEARNING)
-}
+CHARTS: Mapping[str, Chart] = {chart.name: chart for chart in (ID_OOD, RESPONSE, SHIFTS, CONTEXT)}
 """By name."""
 
 Kind = Literal["png", "svg"]

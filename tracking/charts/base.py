@@ -10,7 +10,7 @@ import altair as alt
 
 from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.charts.palette import NEUTRAL
-from carft_sweep.tracking.comparison.metrics import SPLITS, TITLES, is_fraction
+from carft_sweep.tracking.comparison.metrics import SPLITS, TITLES
 from carft_sweep.tracking.comparison.statistics import Interval
 
 Rows = Sequence[Mapping[str, Any]]
@@ -158,34 +158,20 @@ def fitted(spec: Mapping[str, Any], width: int) -> Spec:
     return {**spec, "columns": columns, "concat": charts}
 
 
-_KINDS = {**TITLES, "nll": "NLL", "ece": "ECE", "brier": "Brier score", "kl": "KL"}
-_NATS = frozenset({"nll", "kl", "entropy"})
-
-
 def split_name(split: str) -> str:
     """Name a split: `ID test r` of `id/test_r`, `outline` of `ood/outline`."""
     return SPLITS.get(split, split.removeprefix("ood/").replace("id/test_", "ID test "))
 
 
 def short(metric: str) -> str:
-    """Name a metric without its unit: `ID test top-1`, `train loss`."""
+    """Name an accuracy without its unit: `ID test top-1`."""
     split, _, kind = metric.rpartition("/")
-    return f"{split_name(split)} {_KINDS.get(kind, kind)}".strip()
+    return f"{split_name(split)} {TITLES[kind]}"
 
 
 def titled(metric: str) -> str:
-    """Name a metric with its unit: `ID test top-1 (%)`."""
-    return short(metric) + _unit(metric)
-
-
-def scaled(metric: str, value: float) -> float:
-    """Convert to percent with three decimals, or keep the value with six digits."""
-    return percent(value) if is_fraction(metric) else float(f"{value:.6g}")
-
-
-def tooltip_format(metric: str) -> str:
-    """Return the number format of a metric in tooltips."""
-    return ".1f" if is_fraction(metric) else ".4g"
+    """Name an accuracy with its unit: `ID test top-1 (%)`."""
+    return f"{short(metric)} (%)"
 
 
 def percent(fraction: float) -> float:
@@ -199,12 +185,6 @@ def interval_ends(ci95: Interval | None, name: str) -> dict[str, float]:
     if ci95 is None:
         return {}
     return {f"{name} low": percent(ci95.low), f"{name} high": percent(ci95.high)}
-
-
-def _unit(metric: str) -> str:
-    if is_fraction(metric):
-        return " (%)"
-    return " (nats)" if metric.rpartition("/")[2] in _NATS else ""
 
 
 Picture = alt.TopLevelMixin

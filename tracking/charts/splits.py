@@ -20,7 +20,6 @@ from carft_sweep.tracking.charts.base import (
     percent,
     quantitative,
     rule_at,
-    scaled,
     single,
     split_name,
     tooltips,
@@ -168,14 +167,17 @@ def _probe(row: Row, split: str) -> dict[str, Any]:
     """Return setting and split, and what was measured there."""
     probe: dict[str, Any] = {"setting": row.arm.label, "split": split_name(split)}
     for kind in _TITLES:
-        metric = f"context/{split}/{kind}"
-        summary = row.metric(metric)
+        summary = row.metric(f"context/{split}/{kind}")
         if summary.mean is not None:
-            probe[kind] = scaled(metric, summary.mean)
+            probe[kind] = _short(summary.mean)
         if summary.ci95 is not None:
-            probe[f"{kind} low"] = scaled(metric, summary.ci95.low)
-            probe[f"{kind} high"] = scaled(metric, summary.ci95.high)
+            probe[f"{kind} low"] = _short(summary.ci95.low)
+            probe[f"{kind} high"] = _short(summary.ci95.high)
     return probe
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 CONTEXT = Chart(

@@ -27,7 +27,7 @@ from carft_sweep.tracking.comparison.selection import (
 )
 from carft_sweep.tracking.comparison.sentences import Answer
 from carft_sweep.tracking.comparison.spec import USUAL, ComparisonSpec, Endpoint, SelectionRule
-from carft_sweep.tracking.comparison.statistics import SEEDS_FOR_INTERVAL, Estimate
+from carft_sweep.tracking.comparison.statistics import Estimate
 from carft_sweep.tracking.comparison.verdict import (
     Pair,
     Verdict,
@@ -47,10 +47,6 @@ from carft_sweep.tracking.comparison.wise_ft import (
 
 _REPR_VERDICT = 240
 """Characters of the verdict in a repr; the first sentence has fewer."""
-_SAME = ("model", "data", "transform")
-"""The facts that rows must share to be ranked together."""
-_UNRANKED = frozenset({"oracle", "incomplete"})
-"""Marks of rows that are not ranked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,24 +138,6 @@ class Comparison:
         """Every metric of some row."""
         every = ((run, row.arm.merge) for row in self.rows for run in row.arm.done)
         return frozenset().union(*(run.metrics_of(merge) for run, merge in every))
-
-    @cached_property
-    def ranked(self) -> Sequence[Sequence[Row]]:
-        """Group the rows that may be ranked by those that may be so with each other.
-
-        Left out are groups in which no two have an interval: nothing in them is told apart.
-        """
-        groups: dict[tuple[str, ...], list[Row]] = {}
-        for row in self.rows:
-            stands = row.arm.merge is None or row.chosen or row.selected
-            if stands and row.arm.done and _UNRANKED.isdisjoint(row.marks):
-                facts = row.arm.done[0].facts
-                groups.setdefault(tuple(str(facts.get(name)) for name in _SAME), []).append(row)
-
-        def may_have_interval(row: Row) -> bool:
-            return row.n >= SEEDS_FOR_INTERVAL or not row.arm.has_seeds
-
-        return [rows for rows in groups.values() if sum(map(may_have_interval, rows)) > 1]
 
     @cached_property
     def rivals(self) -> Mapping[tuple[str, str | None], int]:

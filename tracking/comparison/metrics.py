@@ -1,4 +1,4 @@
-"""Names, directions and kinds of metrics."""
+"""Names and kinds of metrics."""
 
 from __future__ import annotations
 
@@ -46,9 +46,6 @@ def named(metric: str) -> str:
     return where if kind == TOP1 else f"{where} {TITLES.get(kind, kind)}"
 
 
-Direction = Literal[1, -1, 0]
-
-
 def is_accuracy(metric: str) -> bool:
     """Whether it is a share of right answers, of any kind."""
     return kind_of(metric) in (*KINDS, BENCHMARK)
@@ -79,18 +76,6 @@ def has_series(metric: str, *, of: Literal["run", "merge", "alpha"] = "run") -> 
     if metric.startswith("ood/") and not metric.startswith(("ood/mean/", "ood/val/")):
         return is_accuracy(metric)
     return kind_of(metric) == "kl" or not metric.startswith("context/")
-
-
-def direction(metric: str) -> Direction:
-    """Return 1 where more is better (accuracies), -1 where less is (losses of a split), else 0.
-
-    A small gap is no merit, since a model that has learned nothing has none; nor is how far a model
-    has moved (`context/...`), what it cost (`system/...`), or a training loss, which is another sum
-    for each algorithm.
-    """
-    if kind_of(metric) in LOSSES:
-        return -1
-    return 1 if is_accuracy(metric) and not metric.startswith("gap/") else 0
 
 
 def shifts(names: Collection[str], by: str = TOP1) -> list[tuple[str, str]]:

@@ -103,21 +103,21 @@ def _whole_name(name: str, fields: Sequence[str]) -> str:
 
 def filter_runs(
     records: Sequence[RunRecord], conditions: Sequence[Condition], sweeps: Owners
-) -> tuple[list[RunRecord], list[str]]:
-    """Return the runs of which every condition holds, and name the conditions that hold of no run
-    that has their field. Raises TrackingError when no run is left.
+) -> list[RunRecord]:
+    """Return the runs of which every condition holds.
+
+    Raises TrackingError for a value that no run with the field has, and when no run is left.
     """
-    unmet = []
     for it in conditions:
         values = {value for record in records for value in _values(record, it.field, sweeps)}
         if it.operator in _ORDER and values and all(_number(value) is None for value in values):
             raise TrackingError(f"--where {it.text!r}: {it.field} is no number; use = or !=")
-        if values and not any(it.holds([value]) for value in values):
+        if values and it.operator != "!=" and not any(it.holds([v]) for v in values):
             texts = sorted(map(scalar_text, values))
             hint = f"holds of no {it.field}; Known: {', '.join(texts)}."
             if it.operator == "=":
                 hint = unknown_name(it.field, ",".join(it.values), texts)
-            unmet.append(f"--where {it.text}: {hint}")
+            raise TrackingError(f"--where {it.text}: {hint}")
     filtered = [
         record
         for record in records
@@ -125,8 +125,8 @@ def filter_runs(
     ]
     if records and not filtered:
         where = " and ".join(it.text for it in conditions)
-        raise TrackingError("; ".join([f"no run is left where {where}", *unmet]))
-    return filtered, unmet
+        raise TrackingError(f"no run is left where {where}")
+    return filtered
 
 
 def _values(record: RunRecord, name: str, sweeps: Owners) -> Sequence[Scalar]:
@@ -198,7 +198,7 @@ def compare_sweeps(
     filtered, tried = records, None
     if where:
         names, conditions = owners(sweeps), [parse_condition(text, records) for text in where]
-        filtered, unmet = filter_runs(records, conditions, names)
+        filtered = filter_runs(records, conditions, names)
         tried = _tried(records, spec.tasks)
         spec = spec.model_copy(
             update={
@@ -206,11 +206,11 @@ def compare_sweeps(
                 "confirm_seeds": _remaining(spec.confirm_seeds, conditions),
             }
         )
-        warnings[:0] = [
+        warnings.insert(
+            0,
             f"only the runs where {' and '.join(it.text for it in conditions)}: {len(filtered)} of "
             f"{len(records)}; choice and verdict are of these",
-            *(f"{text} Only runs without such a field are left." for text in unmet),
-        ]
+        )
     algorithms = sorted({record.algorithm for record in filtered})
     if spec.reference != REFERENCE and spec.reference not in algorithms:
         raise TrackingError(f"--reference: {unknown_name('algorithm', spec.reference, algorithms)}")

@@ -7,7 +7,6 @@ import os
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,29 +25,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the runs of an arm predict for the images of the ID test and of the shifts that are in
-    the OOD mean, in an order that all files share."""
+    """Which images of the ID test and of the shifts that are in the OOD mean an arm's runs have
+    right, in an order that all files share."""
 
     split: NDArray[np.str_]
     """[N] `id/test` or `ood/<shift>`."""
     item: NDArray[np.str_]
-    unit: NDArray[np.str_]
     label: NDArray[np.int64]
-    prediction: NDArray[np.int64]
-    """[runs, N]."""
+    share: NDArray[np.float64]
+    """[N] of the runs that have the image right."""
 
     def same_items(self, other: Predictions) -> bool:
         """Whether both are of the same images."""
         pairs = ((self.split, other.split), (self.item, other.item), (self.label, other.label))
         return all(np.array_equal(one, two) for one, two in pairs)
 
-    @cached_property
-    def share(self) -> NDArray[np.float64]:
-        """[N] of the runs that have the image right."""
-        right: NDArray[np.float64] = np.mean(self.prediction == self.label, axis=0)
-        return right
-
-    @cached_property
+    @property
     def right(self) -> NDArray[np.bool_]:
         """[N] whether more than half of the runs have the image right."""
         right: NDArray[np.bool_] = self.share > 0.5
@@ -187,19 +179,18 @@ def read_predictions(arm: Arm, seeds: Sequence[int | None]) -> Predictions | Non
     first, *others = (_read(path, runs[0].outside_means) for path in paths)
     if not all(first.same_items(other) for other in others):
         return None
-    return replace(first, prediction=np.concatenate([it.prediction for it in (first, *others)]))
+    return replace(first, share=np.mean([it.share for it in (first, *others)], axis=0))
 
 
 def _read(path: Path, outside: frozenset[str]) -> Predictions:
-    table = read_columns(path, ("split", "id", "unit", "label", "prediction"))
-    split, item, unit = (texts(table[name]) for name in ("split", "id", "unit"))
+    table = read_columns(path, ("split", "id", "label", "prediction"))
+    split, item = (texts(table[name]) for name in ("split", "id"))
     label, prediction = (numbers(table[name]).astype(np.int64) for name in ("label", "prediction"))
     in_means = np.char.startswith(split, "ood/") & ~np.isin(split, sorted(outside))
     order = np.lexsort((item, split))
     order = order[(in_means | (split == "id/test"))[order]]
-    return Predictions(
-        split[order], item[order], unit[order], label[order], prediction[order][None]
-    )
+    right = (prediction == label).astype(np.float64)
+    return Predictions(split[order], item[order], label[order], right[order])
 
 
 # `to_numpy` imports pandas, which takes 0.2 s and 60 MB.

@@ -417,7 +417,7 @@ def markdown(comparison: Comparison, *, options: TableOptions | None = None) -> 
     if (tasks := task_table(comparison)) is not None:
         lines += [*_markdown_table(tasks), "", _escape_markdown(" ".join(tasks.notes)), ""]
     lines += _markdown_table(table)
-    lines += ["", _escape_markdown(f"{table.title}. {' '.join(table.notes_with('Bold'))}"), ""]
+    lines += ["", _escape_markdown(f"{table.title}. {' '.join(table.notes)}"), ""]
     lines += [f"- {_escape_markdown(line)}" for line in comparison.answer.lines]
     if comparison.statistics:
         lines += ["", *map(_escape_markdown, comparison.statistics)]
@@ -429,7 +429,7 @@ def _markdown_table(table: Table) -> Iterator[str]:
     yield "| --- |" + " ---: |" * (len(table.heads) - 1)
     for line in table.lines:
         name = line.name.strip()
-        cells = (f"**{cell.text}**" if cell.best else cell.text for cell in line.cells)
+        cells = (cell.text for cell in line.cells)
         yield _markdown_line([f"**{name}**" if line.selected else name, *cells])
 
 
@@ -468,8 +468,8 @@ _ESCAPES = str.maketrans(
 def latex(comparison: Comparison, *, options: TableOptions | None = None, command: str = "") -> str:
     r"""Render a `tabular` for `booktabs`; above it as comments `command`, title and verdict.
 
-    The best of each column is bold. Below it stands in small print what signs and numbers mean. Of
-    several tasks their table comes first.
+    Below it stands in small print what signs and numbers mean. Of several tasks their table comes
+    first.
     """
     table = build_table(comparison, options or TableOptions())
     warnings = [f"! {warning}" for warning in comparison.warnings]
@@ -496,7 +496,7 @@ def _latex_table(table: Table) -> list[str]:
         rf"\begin{{tabular}}{{l{'r' * (len(table.heads) - 1)}}}",
         *(r"\toprule", head, r"\midrule", *body, r"\bottomrule"),
         *(r"\end{tabular}", r"\par\smallskip"),
-        rf"{{\footnotesize {escape_latex(' '.join(table.notes_with('Bold')))}\par}}",
+        rf"{{\footnotesize {escape_latex(' '.join(table.notes))}\par}}",
     ]
 
 
@@ -504,8 +504,6 @@ def _latex_cell(cell: Cell) -> str:
     # With a minus as long as a plus.
     digits = escape_latex(cell.number.removeprefix("-"))
     number = f"$-${digits}" if cell.number.startswith("-") else digits
-    if cell.best:
-        number = rf"\textbf{{{number}}}"
     if cell.half.startswith(" "):  # as DomainBed prints it
         return rf"{number} $\pm${cell.half}"
     return rf"{number} {{\scriptsize $\pm${cell.half}}}" if cell.half else number

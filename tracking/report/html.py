@@ -15,10 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from carft_sweep.tracking.comparison.compare import Comparison
-from carft_sweep.tracking.comparison.flips import Answer, Gallery, Picture
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 from carft_sweep.tracking.ownership import other_writer
 from carft_sweep.tracking.report.table import (
@@ -83,55 +82,6 @@ def _bundle() -> str:
     text = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     # In a page a carriage return would be read as a line feed, and its digest be another one.
     return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """A gallery with its thumbnails, as far as there are any."""
-
-    gallery: Gallery
-    thumbnails: Mapping[tuple[str, str], bytes]
-    """PNG files by (split, item)."""
-    class_names: Sequence[str]
-
-    def groups(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """Yield the title and the pictures of both cells in which the two settings differ."""
-        names = {"candidate": self.gallery.candidate, "reference": self.gallery.reference}
-        for keeper, loser in (("candidate", "reference"), ("reference", "candidate")):
-            pictures = [
-                self._picture(it)
-                for it in self.gallery.pictures
-                if it.kept_by == keeper and (it.split, it.item) in self.thumbnails
-            ]
-            if pictures:
-                yield f"Kept by {names[keeper]}, lost by {names[loser]}", pictures
-
-    def _picture(self, picture: Picture) -> dict[str, Any]:
-        encoded = base64.b64encode(self.thumbnails[picture.split, picture.item]).decode()
-        answers = (
-            ("zero_shot", picture.zero_shot),
-            (self.gallery.reference, picture.reference),
-            (self.gallery.candidate, picture.candidate),
-        )
-        return {
-            "source": f"data:image/png;base64,{encoded}",
-            "label": self._class_name(picture.label),
-            "shift": picture.split.removeprefix("ood/"),
-            "answers": [(name, *self._answer(answer)) for name, answer in answers],
-        }
-
-    def _answer(self, answer: Answer) -> tuple[str, bool]:
-        """Write `✓ 3 of 3 runs`, or `✗ bathtub, right in 1 of 3 runs`."""
-        kept = answer.right > answer.of / 2
-        wrong = "" if kept or answer.wrong is None else self._class_name(answer.wrong)
-        runs = f"{answer.right} of {answer.of} runs" if answer.of > 1 else ""
-        if wrong and runs:
-            runs = f", right in {runs}"
-        return f"{'✓' if kept else '✗'} {wrong}{runs}".rstrip(), kept
-
-    def _class_name(self, number: int) -> str:
-        is_named = 0 <= number < len(self.class_names)
-        return self.class_names[number] if is_named else f"class {number}"
 
 
 @dataclass(frozen=True)
@@ -204,7 +154,6 @@ def document(
     data: ChartData,
     *,
     description: str = "",
-    pictures: Pictures | None = None,
     provenance: Provenance | None = None,
     run_pages: RunPages | None = None,
     exports: Sequence[Export] = (),
@@ -220,7 +169,7 @@ def document(
 
     script = (HERE / "page.js").read_text(encoding="utf-8")
     scripts = [_closed(text) for text in (library(cache), script)]
-    sections = list(_sections(comparison, data, pictures, provenance))
+    sections = list(_sections(comparison, data, provenance))
     return _template("page.html").render(
         comparison=comparison,
         sentences=_sentences(comparison),
@@ -232,8 +181,6 @@ def document(
         sections=sections,
         first=FIRST,
         lead=next((section for section in sections if section.name == LEAD), None),
-        gallery=None if pictures is None else pictures.gallery,
-        groups=[] if pictures is None else list(pictures.groups()),
         provenance=provenance,
         run_pages=run_pages,
         exports=exports,
@@ -253,7 +200,6 @@ def _template(name: str) -> Template:
 def _sections(
     comparison: Comparison,
     data: ChartData,
-    pictures: Pictures | None,
     provenance: Provenance | None,
 ) -> Iterator[Section]:
     from carft_sweep.tracking.charts import CHARTS
@@ -271,8 +217,6 @@ def _sections(
     if len(_sentences(comparison)) > FIRST or comparison.warnings:
         yield Section("details", "Details")
     yield from (section for section in charts if not section.folded and section.name != LEAD)
-    if pictures is not None:
-        yield Section("gallery", "Images kept and lost")
     yield from (section for section in charts if section.folded)
     if provenance is not None:
         yield Section("provenance", "Provenance", folded=True)
@@ -341,9 +285,7 @@ def show_in_notebooks() -> None:
 def chart(comparison: Comparison, name: str = "id_ood", *, width: int = 720) -> TopLevelMixin:
     """Draw a chart of the report, `width` pixels wide, on white as Altair's own are.
 
-    Learning curves, which are read from the folders of runs, are there in the home that made them,
-    not after reading from a tracking server. Raises TrackingError for a name that no chart has, and
-    where the sweep has nothing to show in it.
+    Raises TrackingError for a name that no chart has, and where there is nothing to show in it.
     """
     import altair as alt
 

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from carft_sweep.tracking.comparison.caveats import few
 from carft_sweep.tracking.comparison.compare import Comparison, Row, shown_rows
 from carft_sweep.tracking.comparison.metrics import (
     BENCHMARK,
+    LOSSES,
     NOUNS,
     TITLES,
     TOP1,
     capitalised,
-    direction,
     is_fraction,
     kind_of,
     named,
     shifts,
 )
 from carft_sweep.tracking.comparison.power import Power
-from carft_sweep.tracking.comparison.statistics import Interval, PairedTest
+from carft_sweep.tracking.comparison.statistics import PairedTest
 from carft_sweep.tracking.comparison.tasks import AVERAGE, domainbed_table
 from carft_sweep.tracking.comparison.verdict import GAIN
 from carft_sweep.tracking.errors import TrackingError, unknown_name
@@ -35,11 +35,6 @@ SELECTED = "▸ "
 """Before the name of the selected setting."""
 _SIGNS = {"untuned": "‡", "names domains": "†"}
 """Of marks, behind the name of a row."""
-MEANING = (
-    "the best of its column among all compared runs, and every row that the 95 % interval of the "
-    "paired difference does not distinguish from it; no mark where that is every row."
-)
-"""What a mark says, behind the word for how it looks."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +88,6 @@ class Cell:
     number: str
     half: str = ""
     """What stands behind the ±, if anything."""
-    best: bool = False
-    """Whether it is marked, as `MEANING` says."""
 
     @property
     def text(self) -> str:
@@ -130,15 +123,6 @@ class Table:
     shifts: frozenset[int] = field(default_factory=frozenset)
     """Columns that stand apart where the table is too wide."""
 
-    @property
-    def ranked(self) -> bool:
-        """Whether some number is marked as the best of its column."""
-        return any(cell.best for line in self.lines for cell in line.cells)
-
-    def notes_with(self, look: str) -> tuple[str, ...]:
-        """Return the notes, and where something is ranked what its mark means: `Bold: ...`."""
-        return (*self.notes, f"{look}: {MEANING}") if self.ranked else self.notes
-
 
 def build_table(
     comparison: Comparison,
@@ -151,14 +135,7 @@ def build_table(
     """
     columns = resolve_columns(comparison, options.columns)
     rows = visible_rows(comparison, options) if rows is None else rows
-    best = [best_rows(comparison, column.metric, column.number) for column in columns]
-    cells = [
-        [
-            replace(column.cell(row), best=row.arm.label in labels)
-            for column, labels in zip(columns, best, strict=True)
-        ]
-        for row in rows
-    ]
+    cells = [[column.cell(row) for column in columns] for row in rows]
     lines = [
         _line(comparison, row, options, [Cell(_count(comparison, row)), *of_row])
         for row, of_row in zip(rows, cells, strict=True)
@@ -328,71 +305,13 @@ def sort_rows(comparison: Comparison, by: str) -> Comparison:
     Rows without a number come last. Raises TrackingError for a column that no row has.
     """
     (column,) = resolve_columns(comparison, (by,))
-    sign = -1 if direction(column.metric) >= 0 else 1
+    sign = 1 if kind_of(column.metric) in LOSSES else -1
 
     def rank(row: Row) -> float:
         value = row.metric(column.metric).mean
         return math.inf if value is None else sign * value
 
     return replace(comparison, rows=tuple(sorted(comparison.rows, key=rank)))
-
-
-def best_rows(
-    comparison: Comparison, metric: str, number: Callable[[float], str]
-) -> frozenset[str]:
-    """Return the labels of the rows that share the best of a metric.
-
-    These are the row with the best mean, those that print the same `number`, and those that are
-    not distinguished from it; none where that is every row, and none of a metric that has no good
-    side. Ranked are all rows of the comparison, whichever of them a table shows: settings with all
-    their runs, unmerged and at the selected label of each merge, among those of the same backbone,
-    data and transform. Nothing is ranked of an oracle.
-    """
-    sign = direction(metric)
-    best: set[str] = set()
-    for together in comparison.ranked if sign else ():
-        means = ((row, row.arm.mean(metric)) for row in together)
-        rows = [(row, mean) for row, mean in means if mean is not None]
-        if not rows:
-            continue
-        top, highest = max(rows, key=lambda item: sign * item[1])
-        printed, interval = number(highest), _interval(top, metric)
-        if interval is None:
-            continue  # nothing is distinguished from it
-        level = [
-            row.arm.label
-            for row, mean in rows
-            if not _is_distinguished(comparison, row, top, interval, metric)
-            or number(mean) == printed
-        ]
-        if len(level) < len(rows):
-            best.update(level)
-    return frozenset(best)
-
-
-def _is_distinguished(
-    comparison: Comparison, row: Row, top: Row, interval: Interval, metric: str
-) -> bool:
-    """Whether the interval of the paired difference excludes 0; that of the best row is there.
-
-    Where the difference has none (fewer than three common seeds, no spread), whether the rows' own
-    intervals lie apart.
-    """
-    own = _interval(row, metric)
-    if own is None:
-        return False
-    test = comparison.pair(row.arm, top.arm).test(metric)
-    if test is not None and test.ci95 is not None:
-        return not test.ci95.low <= 0 <= test.ci95.high
-    return own.high < interval.low or interval.high < own.low
-
-
-def _interval(row: Row, metric: str) -> Interval | None:
-    """Return the interval of a row; of a model that no seed changes its value alone."""
-    estimate = row.metric(metric)
-    if estimate.mean is not None and not row.arm.has_seeds:
-        return Interval(estimate.mean, estimate.mean)
-    return estimate.ci95
 
 
 def _pointer(comparison: Comparison, row: Row) -> str:

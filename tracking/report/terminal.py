@@ -15,7 +15,6 @@ from rich.text import Text
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.console import PlainConsole
 from carft_sweep.tracking.report.table import (
-    Cell,
     Table,
     TableOptions,
     build_table,
@@ -50,7 +49,7 @@ def terminal(
     _paragraph(console, table.title, style="bold")
     if (tasks := task_table(comparison)) is not None:
         _tables(console, tasks, tasks.notes)
-    _tables(console, table, table.notes_with("Underlined") if colour else table.notes)
+    _tables(console, table, table.notes)
     if comparison.statistics:
         console.print()
     for sentence in comparison.statistics:
@@ -96,7 +95,7 @@ def _tables(console: Console, table: Table, notes: Sequence[str]) -> None:
             else:
                 grid.add_column(top, justify="right", no_wrap=True)
         for name, line in zip(names, table.lines, strict=True):
-            cells = [Text(name), *map(_cell_text, line.cells)]
+            cells = [Text(name), *(Text(cell.text) for cell in line.cells)]
             grid.add_row(*(cells[c] for c in columns), style="bold" if line.selected else "")
         console.print()
         console.print(grid)
@@ -134,13 +133,6 @@ def _parts(table: Table, names: Sequence[str], width: int) -> Iterator[tuple[lis
             part.append(column)
         if group:
             yield [heads[c] for c in part], part
-
-
-def _cell_text(cell: Cell) -> Text:
-    text = Text(cell.text)
-    if cell.best:
-        text.stylize("underline", 0, len(cell.number))
-    return text
 
 
 def _paragraph(console: Console, text: str, *, style: str = "", hang: int = 0) -> None:

@@ -22,7 +22,7 @@ from carft_sweep.sweeps.results.export import (
     select_model,
 )
 from carft_sweep.sweeps.results.records import comparison
-from carft_sweep.sweeps.results.report import provenance, view_data
+from carft_sweep.sweeps.results.report import provenance
 from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.tracking.charts import CHARTS
 from carft_sweep.tracking.charts.data import ChartData
@@ -63,9 +63,8 @@ def test_the_command_writes_page_and_figures_and_says_where(
     page = Path(told["page"])
     assert page == home.sweep(NAME) / "report.html"
     text = page.read_text()
-    for name in (*CHARTS, "gallery", "provenance"):
+    for name in (*CHARTS, "provenance"):
         assert f'id="{name}"' in text, name
-    assert text.count("data:image/png;base64") == 24
     assert str(home.path) not in text
     assert told["figures"] == [str(folder / f"{name}.svg") for name in CHARTS]
     assert told["verdict"].startswith("UNDECIDED: ")
@@ -166,7 +165,6 @@ def test_several_sweeps_are_one_report(home: Home, capsys: pytest.CaptureFixture
     text = page.read_text()
     assert "<h1>shown + other</h1>" in text
     assert "37 done" in text  # every run is in both, and counts once
-    assert text.count("data:image/png;base64") == 24
 
 
 @pytest.mark.parametrize(
@@ -225,24 +223,6 @@ def test_the_code_of_each_execution_is_named_once(home: Home) -> None:
     here, *others = found.facts["shown ran with"]
     assert here == describe_code(provenance_tags())
     assert others == ["commit abc with changes; torch 9"]
-
-
-def test_data_that_has_changed_has_its_old_names_and_no_thumbnails_but_counts(
-    home: Home, tmp_path: Path
-) -> None:
-    copy = Home(tmp_path / "home")
-    shutil.copytree(home.path, copy.path)
-    for file in copy.runs.glob("*/config.json"):
-        claimed = json.loads(file.read_text())
-        claimed["identity"]["data"]["digest"] = "of another time"
-        write_json(file, claimed)
-    sweep = find_ledger(copy, NAME)
-    found = view_data(copy, [sweep], comparison(sweep, RunStore(copy.runs)))
-    assert found.pictures is not None
-    assert found.pictures.class_names[:2] == ("alarm clock", "ambulance")
-    assert found.pictures.gallery.counts
-    assert not found.pictures.thumbnails
-    assert not [*found.pictures.groups()]
 
 
 class WithPages(MemoryTracker):
@@ -323,34 +303,17 @@ def test_looking_runs_no_module_that_a_home_names(
     assert not ran.exists()
 
 
-def test_the_page_of_a_family_of_ones_own_shows_its_names_and_what_its_end_has_kept(
+def test_the_page_of_a_family_of_ones_own_needs_neither_its_module_nor_its_data(
     home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing opens the family: its module is not imported, and its data may be elsewhere."""
     copy = Home(tmp_path / "home")
     shutil.copytree(home.path, copy.path)
-    sweep = find_ledger(copy, NAME)
-    compared = comparison(sweep, RunStore(copy.runs))
-    assert sweep_page.keep(copy, sweep, compared, lambda _: None)
     for file in copy.runs.glob("*/config.json"):
         claimed = json.loads(file.read_text())
         claimed["config"]["data"]["family"] = "mine"
         write_json(file, claimed)
     assert main(["--home", str(copy.path), "report", NAME]) == 0
-    text = Path(capsys.readouterr().out.split("The report is ")[1].strip()).read_text()
-    assert text.count("data:image/png;base64") == 24
-    assert "alarm clock" in text
-    (tmp_path / "private").write_text("a private key")
-    for file in copy.sweep(NAME).glob("thumbnails/*.png"):
-        file.unlink()
-        file.symlink_to(tmp_path / "private")
-    views = view_data(copy, [sweep], compared)
-    assert views.pictures is not None
-    assert not views.pictures.thumbnails, "a link leads elsewhere"
-    shutil.rmtree(copy.sweep(NAME) / "thumbnails")
-    views = view_data(copy, [sweep], compared)
-    assert views.pictures is not None
-    assert not views.pictures.thumbnails
+    assert "The report is " in capsys.readouterr().out
 
 
 def test_the_zero_shot_models_distance_from_laions_table_is_warned_of_and_in_the_provenance(
@@ -379,11 +342,10 @@ def test_the_zero_shot_models_distance_from_laions_table_is_warned_of_and_in_the
 def test_a_report_that_fails_is_noted_and_nothing_is_raised(home: Home, tmp_path: Path) -> None:
     copy = Home(tmp_path / "home")
     shutil.copytree(home.path, copy.path)
-    for file in copy.runs.glob("*/evaluations/unmerged/predictions.parquet"):
-        file.write_bytes(b"torn")
+    (copy.sweep(NAME) / PAGE).unlink(missing_ok=True)
+    (copy.sweep(NAME) / PAGE).mkdir()
     sweep = find_ledger(copy, NAME)
     notes: list[str] = []
     assert sweep_page.keep(copy, sweep, comparison(sweep, RunStore(copy.runs)), notes.append) == []
     (note,) = notes
-    assert note.startswith("the report was not written (TrackingError: ")
-    assert "predictions.parquet holds no predictions" in note
+    assert note.startswith("the report was not written (IsADirectoryError: ")

@@ -11,10 +11,8 @@ from carft_sweep.tracking.charts.base import (
     interval_ends,
     panels,
     percent,
-    scaled,
     single,
     titled,
-    tooltip_format,
 )
 from carft_sweep.tracking.comparison.statistics import Interval
 
@@ -47,22 +45,17 @@ def test_a_single_chart_takes_the_width_of_its_place_with_its_axes() -> None:
     ("metric", "title"),
     [
         ("id/val/top1", "ID val top-1 (%)"),
-        ("id/test/ece", "ID test ECE (%)"),
         ("ood/mean/top1", "OOD mean top-1 (%)"),
-        ("ood/outline/nll", "outline NLL (nats)"),
-        ("context/ood/outline/kl", "context/ood/outline KL (nats)"),
-        ("train/loss", "train loss"),
-        ("ood/mean/brier", "OOD mean Brier score"),
+        ("ood/outline/macro_f1", "outline macro-F1 (%)"),
+        ("id/test_r/benchmark", "ID test r benchmark accuracy (%)"),
     ],
 )
 def test_an_axis_says_what_it_shows(metric: str, title: str) -> None:
     assert titled(metric) == title
 
 
-def test_fractions_are_in_percent_and_the_rest_as_it_is() -> None:
-    assert scaled("id/test/top1", 0.65432109) == 65.432
-    assert scaled("train/loss", 1.23456789) == 1.23457
-    assert (tooltip_format("id/test/top1"), tooltip_format("train/loss")) == (".1f", ".4g")
+def test_fractions_are_in_percent() -> None:
+    assert percent(0.65432109) == 65.432
     assert str(percent(-1e-9)) == "0.0"
     assert interval_ends(Interval(0.1, 0.2), "x") == {"x low": 10.0, "x high": 20.0}
     assert interval_ends(None, "x") == {}

@@ -1,26 +1,8 @@
-"""Every metric has a unit and a direction, and both agree with what sweeps select by."""
+"""Which metrics have a series of their own in MLflow, and which are fractions."""
 
 from __future__ import annotations
 
-import pytest
-
-from carft_sweep.sweeps.spec.metrics import NAMES, natural_goal
-from carft_sweep.tracking.comparison.metrics import direction, has_series, is_fraction
-
-
-@pytest.mark.parametrize(
-    "name", [name.replace("SHIFT", "x").replace("SPLIT", "x") for name in NAMES]
-)
-def test_what_is_better_is_better_for_the_selection_too(name: str) -> None:
-    if direction(name):
-        assert (direction(name) > 0) == (natural_goal(name) == "maximize")
-
-
-def test_what_moved_and_what_it_cost_is_neither_better_nor_worse() -> None:
-    assert [direction(n) for n in ("context/id/test/kl", "system/images_per_s")] == [0, 0]
-    assert [direction(n) for n in ("retention/gain/top1", "id/val/macro_f1")] == [1, 1]
-    assert [direction(n) for n in ("gap/top1", "id/test/ece", "hmean/top1")] == [0, -1, 1]
-    assert direction("train/loss") == 0
+from carft_sweep.tracking.comparison.metrics import has_series, is_fraction
 
 
 def test_of_hundreds_of_metrics_mlflow_has_a_series_of_those_that_runs_are_compared_by() -> None:

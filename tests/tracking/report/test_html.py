@@ -20,13 +20,11 @@ import pytest
 from carft_sweep.tracking.charts import CHARTS
 from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.comparison.compare import Comparison, compare
-from carft_sweep.tracking.comparison.flips import Answer, Counts, Gallery, Picture
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.report.html import (
     MOST_WARNINGS,
     Export,
-    Pictures,
     Provenance,
     RunPages,
     cell,
@@ -87,14 +85,6 @@ def compared(records: list[RunRecord], sweep: str = "kl_weight") -> Comparison:
     return compare(records, sweep=sweep)
 
 
-def one_picture() -> Pictures:
-    answers = (Answer(1, 1, None), Answer(1, 3, 0), Answer(2, 3, 1))
-    picture = Picture("ood/outline", "bell#0", 1, "candidate", *answers)
-    counts = Counts("ood/outline", right=9, both=5, candidate=2, reference=1, neither=1)
-    gallery = Gallery("car_ft kl_weight=1", "fine_tune", (counts,), (picture,))
-    return Pictures(gallery, {("ood/outline", "bell#0"): b"\x89PNG"}, ("key", HOSTILE))
-
-
 @pytest.fixture(scope="module")
 def page(cache: Path) -> str:
     """A page with all its parts, some of them hostile."""
@@ -103,7 +93,6 @@ def page(cache: Path) -> str:
         comparison,
         ChartData(comparison),
         description=HOSTILE,
-        pictures=one_picture(),
         provenance=Provenance({"data": (HOSTILE,)}, (HOSTILE,), ((HOSTILE, HOSTILE),)),
         cache=cache,
     )
@@ -114,7 +103,7 @@ def test_it_is_well_formed_and_what_it_quotes_stays_text(page: str) -> None:
     assert read.stack == []
     assert len(read.of("h1")) == 1
     assert not [attributes for _, attributes in read.tags if "onerror" in attributes]
-    assert [attributes["src"][:21] for attributes in read.of("img")] == ["data:image/png;base64"]
+    assert read.of("img") == []
     assert read.inside["h1"] == [HOSTILE]
 
 
@@ -184,14 +173,13 @@ def test_what_a_reader_asks_first_is_open_and_the_rest_folded_under_more(page: s
         *(
             "Response to each parameter",
             "Difference on every split",
-            "Images kept and lost",
             "More",
         ),
     ]
     assert read.inside["h2"] == titles
     links = [tag["href"] for tag in read.of("a") if tag["href"] != "#content"]
     assert links == [
-        *("#verdict", "#id_ood", "#table", "#details", "#response", "#shifts", "#gallery", "#more"),
+        *("#verdict", "#id_ood", "#table", "#details", "#response", "#shifts", "#more"),
         "#details",
     ]
     parts = [tag for tag in read.of("details") if tag.get("class") == "part"]
@@ -199,7 +187,7 @@ def test_what_a_reader_asks_first_is_open_and_the_rest_folded_under_more(page: s
     assert not any("open" in tag for tag in read.of("details"))
     assert "Provenance" in read.inside["h3"]
     folded = [chart.name for chart in CHARTS.values() if chart.folded]
-    assert folded == ["context", "learning"]
+    assert folded == ["context"]
 
 
 def test_links_lead_somewhere_and_names_are_given_once(page: str) -> None:
@@ -208,29 +196,26 @@ def test_links_lead_somewhere_and_names_are_given_once(page: str) -> None:
     assert names.most_common(1)[0][1] == 1
     links = [attributes["href"].removeprefix("#") for attributes in read.of("a")]
     assert set(links) <= {*names}
-    assert {"verdict", "table", "gallery", "more", "content"} <= {*links}
+    assert {"verdict", "table", "more", "content"} <= {*links}
 
 
 def test_whoever_does_not_see_gets_words_for_full_table(page: str) -> None:
     read = Read(page)
     assert read.of("html") == [{"lang": "en"}]
     tables = len(read.of("table"))
-    assert tables == len(read.of("caption")) >= 3
+    assert tables == len(read.of("caption")) >= 2
     assert all(attributes.get("scope") in ("col", "row") for attributes in read.of("th"))
-    assert all(attributes["alt"] for attributes in read.of("img"))
     regions = [tag for _, tag in read.tags if tag.get("role") == "region"]
     assert regions
     assert all(tag["tabindex"] == "0" and tag["aria-label"] for tag in regions)
 
 
-def test_it_says_the_verdict_the_warnings_and_what_each_model_said(page: str) -> None:
+def test_it_says_the_verdict_and_the_warnings(page: str) -> None:
     comparison = compared(kl_sweep())
     read = Read(page)
     said = [text for text in read.inside["p"] if text and text in comparison.verdict]
     assert said == [*comparison.answer.lines, *comparison.statistics]
     assert HOSTILE in read.inside["li"]
-    said = [text.strip() for text in read.inside["dd"]]
-    assert said[:3] == ["✓", "✗ key, right in 1 of 3 runs", "✓ 2 of 3 runs"]
 
 
 def test_the_headline_has_what_stands_for_each_algorithm_and_the_details_the_rest() -> None:
@@ -526,7 +511,5 @@ def test_a_chart_that_is_not_there_or_has_nothing_to_show_is_an_error(
 ) -> None:
     with pytest.raises(TrackingError, match="unknown chart 'id_odd'; did you mean 'id_ood'"):
         chart(comparison, "id_odd")
-    with pytest.raises(
-        TrackingError, match="kl_weight has nothing to show in the chart 'learning'"
-    ):
-        chart(comparison, "learning")
+    with pytest.raises(TrackingError, match="kl_weight has nothing to show in the chart 'context'"):
+        chart(comparison, "context")
