@@ -625,7 +625,7 @@ def test_what_is_served_says_what_predict_says_of_every_kind_of_image(
         ),
         (
             base64.b64encode(claimed_png(9000, 9000)).decode(),
-            "it has 9000 x 9000 pixels, and at most 64 million are decoded",
+            "it has 9000 x 9000 pixels; at most 64 million are decoded",
         ),
         (
             base64.b64encode(claimed_png(13_300, 1)).decode(),
