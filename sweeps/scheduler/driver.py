@@ -237,7 +237,7 @@ class SweepDriver:
         """How many runs a trial was counted with at the beginning: none where it must repeat
         those of another.
         """
-        return self._spec.runs_per_trial if point < self._spec.distinct_trials else 0
+        return self._spec.expected_runs(point) if point < self._spec.distinct_trials else 0
 
     def _ask(self) -> bool:
         """Queue the runs of the next trial; False when there is none, or not yet."""

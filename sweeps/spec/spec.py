@@ -245,7 +245,15 @@ class SweepSpec(Settings):
         """How many runs a trial has at most; one where nothing trains, whatever the seeds are."""
         if any(item.name in SEEDING for item in self.parameters):
             return len(self.seeds)
-        config = self.typical_config()
+        return self._runs_of(self.typical_config())
+
+    def expected_runs(self, number: int) -> int:
+        """Return how many runs a trial has; the most, where its point is still to be chosen."""
+        if self.is_adaptive or not any(item.name in SEEDING for item in self.parameters):
+            return self.runs_per_trial
+        return self._runs_of(self.config_for(self.point(number)))
+
+    def _runs_of(self, config: TrialConfig) -> int:
         return len(self.seeds) if config.algorithm.trains or config.follows_seed else 1
 
     @property

@@ -230,7 +230,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_go_on(
         (("tiny.yaml", "--", "--in-process"), "no --in-process and no --address"),
         (("tiny.yaml", "--", "--home", "/x"), "--home goes before `--`"),
         (("tiny.yaml", "--", "--nonsense"), "unknown option '--nonsense'"),
-        (("tiny.yam",), "did you mean tiny.yaml"),
+        (("tiny.yam",), "did you mean 'tiny.yaml'"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_sent(
