@@ -163,7 +163,8 @@ class LogUniform(ConditionalBase):
         if self.step is None:
             return float(value)
         step = Decimal(repr(self.step))
-        steps = int(Decimal(repr(value)) // step) if self.down else round(value / self.step)
+        # Twelve digits: what is 1.5 but for the last bit has fifteen tenths.
+        steps = int(Decimal(f"{value:.12g}") // step) if self.down else round(value / self.step)
         return steps * self.step if isinstance(self.step, int) else float(steps * step)
 
     def boundary_values(self) -> list[tuple[Route, Any]]:

@@ -110,9 +110,7 @@ def test_the_description_of_a_sweep_tells_its_verdict_and_leads_to_the_report(
     show(driver, f"{address}/#/experiments/1/runs", width=1900)
     wait_for(driver, By.LINK_TEXT, "kl_weight").click()
     link = wait_for(driver, By.LINK_TEXT, "The report, with charts and images")
-    described = link.find_element(
-        By.XPATH, "ancestor::div[.//*[contains(., 'Statistics.')]][1]"
-    ).text
+    described = link.find_element(By.XPATH, "ancestor::div[.//*[contains(., 'Selected.')]][1]").text
     assert "car_ft" in described
     page = link.get_attribute("href")
     assert page is not None

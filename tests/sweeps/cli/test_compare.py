@@ -146,7 +146,10 @@ def test_one_sweep_may_be_chosen_in_another_way_if_that_is_honest_or_said_to_be_
         (("toy", "--tracking-uri", "lab:5000"), "for a server write http://lab:5000"),
         (("toy", "--where", "kl_wieght>1"), "unknown field 'kl_wieght'; did you mean 'kl_weight'?"),
         (("toy", "--where", "kl_weight"), "write FIELD=VALUE"),
-        (("toy", "--where", "kl_weight>9", "--where", "algorithm=car_ft"), "holds of no algorithm.kl_weight; Known: 0.1, 0.3"),
+        (
+            ("toy", "--where", "kl_weight>9", "--where", "algorithm=car_ft"),
+            "holds of no algorithm.kl_weight; Known: 0.1, 0.3",
+        ),
         (("toy", "--columns", "OOD meen"), "unknown column 'OOD meen'; did you mean 'OOD mean'?"),
         (("toy", "--sort", "od mean"), "unknown column 'od mean'; did you mean 'OOD mean'?"),
         (("toy", "--columns", "OOD"), "unknown column 'OOD'; did you mean 'OOD mean'?"),

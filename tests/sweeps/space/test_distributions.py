@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter
 from decimal import Decimal
 from typing import Any
@@ -165,3 +166,8 @@ def test_what_is_given_is_kept_and_decides_on_what_depends_on_it() -> None:
     assert draw_point(space, lambda _: 0.25, {"a": 2}) == {"b": 0.25, "a": 2}
     assert draw_point(space, lambda _: 0.75, {"b": 0.1}) == {"b": 0.1, "a": 2}
     assert draw_point(space, lambda _: 0.25, {"b": 0.1}) == {"a": 1}
+
+
+def test_a_number_that_is_a_multiple_but_for_its_last_bit_loses_no_step() -> None:
+    dimension = LogUniform("x", 0.5, 1.5, step=0.1, down=True)
+    assert dimension.nearest(math.nextafter(1.5, 0)) == pytest.approx(1.5)
