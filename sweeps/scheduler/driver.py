@@ -107,7 +107,7 @@ class SweepDriver:
         self.ledger.remember("baselines", [setting_record(tasks) for tasks in settings])
         self.ledger.remember("trial_count", self._spec.trial_count)
         self._queue.extend(task for tasks in settings for task in tasks)
-        of_trials = sum(map(self._expected_runs, range(self._spec.trial_count)))
+        of_trials = sum(map(self._spec.expected_runs, range(self._spec.trial_count)))
         self.ledger.remember(TRIAL_RUNS, of_trials)
         self.progress.begin(len(self._queue) + of_trials + self._final_runs.begin())
         for trial in self.ledger.trials():
@@ -233,12 +233,6 @@ class SweepDriver:
     def _trial(self, task: RunTask) -> ActiveTrial | None:
         return None if task.trial is None else self._open[task.trial]
 
-    def _expected_runs(self, point: int) -> int:
-        """How many runs a trial was counted with at the beginning: none where it must repeat
-        those of another.
-        """
-        return self._spec.expected_runs(point) if point < self._spec.distinct_trials else 0
-
     def _ask(self) -> bool:
         """Queue the runs of the next trial; False when there is none, or not yet."""
         if self._proposer.is_adaptive and self._waiting and not self._active:
@@ -248,7 +242,7 @@ class SweepDriver:
             return False
         self._open[trial.number] = trial
         tasks = list(trial.tasks)
-        self.progress.skip(self._expected_runs(trial.trial.point) - len(tasks))
+        self.progress.skip(self._spec.expected_runs(trial.trial.point) - len(tasks))
         if trial.trial.state == "pruned":
             trial.pruned = True
             self.progress.skip(len(tasks))

@@ -109,21 +109,19 @@ def _read_hyperband(document: SpecDocument) -> None:
     Brackets are at min_iter times powers of eta, or at max_iter divided by up to s of them.
     """
     rule: Route = ("early_terminate",)
-    fields = document.mapping(rule)
+    fields: Any = document.mapping(rule)
     if fields.get("type") != "hyperband":
         return
     document.add_warning((*rule, "type"), "early_terminate hyperband runs as asha")
     document.set((*rule, "type"), "asha")
     if "strict" in fields:
         document.ignore((*rule, "strict"), "strict is W&B's and ignored here")
-    numbers: list[Any] = [fields.get("eta", 3), fields.get("max_iter"), fields.get("s")]
-    eta, longest, brackets = numbers
+    eta, longest, brackets = numbers = fields.get("eta", 3), fields.get("max_iter"), fields.get("s")
     if all(type(number) is int and number > 0 for number in numbers):
         document.move((*rule, "max_iter"), (*rule, "min_iter"))
         document.remove((*rule, "s"))
         document.set((*rule, "min_iter"), max(1, longest // eta ** min(brackets, 64)))
-    if "eta" not in fields:
-        document.set((*rule, "eta"), eta)
+    document.set((*rule, "eta"), eta)
     for theirs, ours in (("min_iter", "min_epochs"), ("eta", "reduction_factor")):
         if theirs in document.mapping(rule):
             document.move((*rule, theirs), (*rule, ours))

@@ -248,7 +248,9 @@ class SweepSpec(Settings):
         return self._runs_of(self.typical_config())
 
     def expected_runs(self, number: int) -> int:
-        """Return how many runs a trial has; the most, where its point is still to be chosen."""
+        """Return how many runs a trial has at most; none where it must repeat another one."""
+        if number >= self.distinct_trials:
+            return 0
         if self.is_adaptive or not any(item.name in SEEDING for item in self.parameters):
             return self.runs_per_trial
         return self._runs_of(self.config_for(self.point(number)))
