@@ -504,7 +504,7 @@ COMMANDS: Mapping[str, Command] = {
     "list": ("the sweeps of this home", _list),
     "show": ("trials and runs of one sweep", _show),
     "compare": ("the comparison and the verdict of sweeps", _compare),
-    "report": ("the comparison as one HTML page, with charts and images", _report),
+    "report": ("the comparison as one HTML page, with charts", _report),
     "export": ("a model of a sweep as a folder that plain open_clip loads", _export),
     "predict": ("classify images with an exported model", _predict),
     "sync": ("deliver to the tracking server what it missed", _sync),

@@ -687,7 +687,7 @@ class SweepProjection:
         }
         parts = []
         if (self._folder / PAGE).exists():
-            parts.append(f"[The report, with charts and images]({ARTIFACT}{PAGE})")
+            parts.append(f"[The report, with charts]({ARTIFACT}{PAGE})")
         answer, statistics = comparison.answer.lines, comparison.statistics
         parts += ["\n".join(f"- {line}" for line in answer)] if answer else []
         figures = [name for name in FIGURES if (self._folder / name).exists()]

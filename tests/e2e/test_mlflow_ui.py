@@ -109,7 +109,7 @@ def test_the_description_of_a_sweep_tells_its_verdict_and_leads_to_the_report(
 ) -> None:
     show(driver, f"{address}/#/experiments/1/runs", width=1900)
     wait_for(driver, By.LINK_TEXT, "kl_weight").click()
-    link = wait_for(driver, By.LINK_TEXT, "The report, with charts and images")
+    link = wait_for(driver, By.LINK_TEXT, "The report, with charts")
     described = link.find_element(By.XPATH, "ancestor::div[.//*[contains(., 'Selected.')]][1]").text
     assert "car_ft" in described
     page = link.get_attribute("href")

@@ -17,7 +17,7 @@ from tests.sweeps.conftest import ToySweep
 from tests.tracking.memory_store import MemoryRun
 
 ONE: dict[str, Any] = {"parameters": {"algorithm.kl_weight": {"values": [0.3]}}, "seeds": [0]}
-LINK = "[The report, with charts and images](artifact:report.html)"
+LINK = "[The report, with charts](artifact:report.html)"
 
 
 @pytest.fixture
