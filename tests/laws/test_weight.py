@@ -18,7 +18,7 @@ LINES = {
     ("benchmarks", "tools"): 10_050,
 }
 """Of Python, blank ones too."""
-WORDS, PAGES = 39_900, 36
+WORDS, PAGES = 39_950, 36
 """Of docs/, without the decisions."""
 
 
