@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-from carft_sweep.carft_core.algorithms import Algorithm, Soup
+from carft_sweep.carft_core.algorithms import Soup
+from carft_sweep.carft_core.algorithms.base import classes_of
 from carft_sweep.carft_core.clip import draws_at_random, weights_digest
 from carft_sweep.carft_core.config import TrialConfig
 from carft_sweep.carft_core.data import FAMILIES, FamilyData, open_data
@@ -190,15 +191,7 @@ def _skipped(data: FamilyData, *, training: bool) -> dict[str, list[str]]:
 def own_code_of(config: TrialConfig) -> str | None:
     """The digest of the user's own code that trains a run, of its algorithm and its family; None
     where both are the product's."""
-    return own_code(*_classes(config.algorithm), FAMILIES[config.data.family].open)
-
-
-def _classes(algorithm: Algorithm) -> Iterator[type[Algorithm]]:
-    """Yield that of an algorithm, and of those in its fields, such as the one that it wraps."""
-    yield type(algorithm)
-    for _, value in algorithm:
-        if isinstance(value, Algorithm):
-            yield from _classes(value)
+    return own_code(*classes_of(config.algorithm), FAMILIES[config.data.family].open)
 
 
 def facts_of(config: TrialConfig, stand: Prepared) -> dict[str, Any]:

@@ -203,6 +203,14 @@ def loss_and_terms(algorithm: Algorithm, model: nn.Module, batch: Batch, teacher
     )
 
 
+def classes_of(algorithm: Algorithm) -> Iterator[type[Algorithm]]:
+    """Yield that of an algorithm, and of those in its fields, such as the one that it wraps."""
+    yield type(algorithm)
+    for _, value in algorithm:
+        if isinstance(value, Algorithm):
+            yield from classes_of(value)
+
+
 @contextlib.contextmanager
 def blame_own_code(algorithm: Algorithm) -> Iterator[None]:
     """Raise RequestError, with the line, for a mistake in the code of a user's own algorithm: tried
@@ -212,8 +220,7 @@ def blame_own_code(algorithm: Algorithm) -> Iterator[None]:
     except (RequestError, NonFinite, OSError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever their code raises
-        inner = algorithm.of if isinstance(algorithm, Wrapper) else algorithm
-        for cls in (type(algorithm), type(inner)):
+        for cls in classes_of(algorithm):
             if is_own(cls) and any(own_lines(error, cls.__module__)) and "CUDA" not in str(error):
                 mistake = reason(error, cls.__module__)
                 raise RequestError(f"algorithm.name: {algorithm.name}: {mistake}") from error
