@@ -70,28 +70,19 @@ class Recipe:
     seed: int = 0
 
 
+_LONG = Recipe(
+    steps=48000,
+    batch_size=128,
+    lr=1e-3,
+    warmup=1000,
+    cooldown=12000,
+    ema=0.9995,
+    spare_related=True,
+)
 RECIPES: dict[str, Recipe] = {
     "shipped": Recipe(),
-    "convnext": Recipe(
-        steps=48000,
-        batch_size=128,
-        lr=1e-3,
-        warmup=1000,
-        cooldown=12000,
-        ema=0.9995,
-        spare_related=True,
-    ),
-    "vit": Recipe(
-        steps=48000,
-        batch_size=128,
-        lr=1e-3,
-        weight_decay=0.1,
-        warmup=1000,
-        cooldown=12000,
-        ema=0.9995,
-        spare_related=True,
-        bf16=True,
-    ),
+    "convnext": _LONG,
+    "vit": replace(_LONG, weight_decay=0.1, bf16=True),
 }
 
 
