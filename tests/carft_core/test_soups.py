@@ -198,8 +198,7 @@ def test_a_uniform_soup_holds_one_member_at_a_time(
     """72 members of a large model would not fit on a GPU together."""
     runs, digests = trained
     config = soup_config(toy_config, "uniform_soup", digests)
-    folder = RunFolder(runs / identify(config, 0).digest)
-    folder.claim(config, 0, identify(config, 0))
+    folder = claimed(runs, config)
     alive: list[int] = []
     members: list[weakref.ref[torch.nn.Module]] = []
     load = run_module.load_classifier
@@ -215,6 +214,12 @@ def test_a_uniform_soup_holds_one_member_at_a_time(
         load(folder, config, prepared(config))
     assert set(alive) == {0}
     shutil.rmtree(folder.path)
+
+
+def claimed(runs: Path, config: TrialConfig) -> RunFolder:
+    folder = RunFolder(runs / identify(config, 0).digest)
+    folder.claim(config, 0, identify(config, 0))
+    return folder
 
 
 def soup_config(toy_config: Build, name: str, members: Sequence[str], **more: Any) -> TrialConfig:
@@ -253,8 +258,7 @@ def test_its_weights_are_those_of_its_members_classifiers(
 ) -> None:
     runs, digests = trained
     config = soup_config(toy_config, "uniform_soup", digests)
-    folder = RunFolder(runs / identify(config, 0).digest)
-    folder.claim(config, 0, identify(config, 0))
+    folder = claimed(runs, config)
     soup = load_classifier(folder, config, prepared(config)).state_dict()
     one, two = (load_weights(RunFolder(runs / digest).weights("last")) for digest in digests)
     for key, value in soup.items():
