@@ -15,7 +15,7 @@ LINES = {
     ("sweeps",): 19_500,
     ("tracking",): 12_050,
     ("tests",): 65_850,
-    ("benchmarks", "tools"): 10_050,
+    ("benchmarks", "tools"): 10_000,
 }
 """Of Python, blank ones too."""
 WORDS, PAGES = 39_950, 36
