@@ -1,4 +1,4 @@
-"""Errors of places where runs are recorded."""
+"""Errors of places where runs are recorded, and words of messages."""
 
 from __future__ import annotations
 
@@ -44,3 +44,8 @@ class HostNotFound(ServiceUnreachable):
 
 class TrackingError(RuntimeError):
     """Mistake in a request, or a store that cannot be used as it is; the message says why."""
+
+
+def counted(number: int, noun: str) -> str:
+    """Write `1 seed` or `2 seeds`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -34,6 +34,7 @@ from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.plan.estimate import SweepEstimate, estimate_sweep, timing_history
 from carft_sweep.sweeps.scheduler.progress import duration
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
+from carft_sweep.tracking.errors import counted
 
 
 def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
@@ -127,9 +128,7 @@ def _estimate_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
     for warning in estimate.warnings:
         yield f"! {warning}"
     counts = {"trial": estimate.trials, "seed": len(spec.seeds), "run": estimate.runs}
-    words = ", ".join(
-        f"{count} {word}{'' if count == 1 else 's'}" for word, count in counts.items()
-    )
+    words = ", ".join(counted(count, word) for word, count in counts.items())
     yield f"{estimate.sweep}: {estimate.method}, {words}"
     yield from _search_lines(estimate, spec)
     width = max((len(row["label"]) for row in estimate.rows), default=0)

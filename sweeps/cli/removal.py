@@ -28,7 +28,7 @@ from carft_sweep.sweeps.ledger.trials import (
     sweep_names,
 )
 from carft_sweep.sweeps.results.sent_log import SentLog
-from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, TrackingError
+from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, TrackingError, counted
 from carft_sweep.tracking.location import (
     TRACKING_VARIABLE,
     resolve_location,
@@ -214,16 +214,18 @@ class Removal:
 
     def lines(self) -> Iterator[str]:
         """Say what would go, and what stays."""
-        runs = f" and {_runs(len(self.runs))} that no other sweep uses" if self.runs else ""
+        runs = (
+            f" and {counted(len(self.runs), 'run')} that no other sweep uses" if self.runs else ""
+        )
         yield f"  {self.home.sweep(self.name)}{runs}: {format_size(self.bytes)}"
         if self.tracked:
-            runs = _runs(self.tracked)
+            runs = counted(self.tracked, "run")
             yield f"  {runs} in MLflow at {self.place}, which keeps them among its deleted ones"
         if self.generations and self._has_studies:
             yield f"  {self.generations} Optuna {'study' if self.generations == 1 else 'studies'}"
         if self.kept:
             stay = "stays" if len(self.kept) == 1 else "stay"
-            yield f"{_runs(len(self.kept))} of it {stay}, which others use."
+            yield f"{counted(len(self.kept), 'run')} of it {stay}, which others use."
         for place in self.elsewhere:
             yield (
                 f"What {place} has of it stays there; to remove that too, do it first with "
@@ -256,7 +258,7 @@ class Removal:
             with closing(open_store(self.home.path)) as store:
                 store.remove_sweep(self.name)
         except (ServiceUnreachable, TrackingError, AccessDenied) as error:
-            return f"{_runs(self.tracked)} in MLflow: {error}"
+            return f"{counted(self.tracked, 'run')} in MLflow: {error}"
         return None
 
     def _remove_studies(self) -> str | None:
@@ -268,10 +270,6 @@ class Removal:
             reason = str(error).partition("\n")[0]
             return f"the Optuna study: {reason or type(error).__name__}"
         return None
-
-
-def _runs(count: int) -> str:
-    return f"{count} run{'' if count == 1 else 's'}"
 
 
 def remove_command(arguments: argparse.Namespace, emit: Emit) -> int:

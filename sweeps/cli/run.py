@@ -24,7 +24,7 @@ from carft_sweep.sweeps.scheduler.session import SweepResult
 from carft_sweep.sweeps.spec.spec import SweepSpec, is_recipe, load_spec
 from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM
 from carft_sweep.tracking.console import PlainConsole
-from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
+from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError, counted
 from carft_sweep.tracking.program import command, program
 from carft_sweep.tracking.report.formats import to_json
 from carft_sweep.tracking.report.terminal import terminal
@@ -137,8 +137,7 @@ def _last_words(ended: SweepResult, home: Home, arguments: argparse.Namespace) -
     name = ended.comparison.sweep
     resume = command("resume", name, arguments.home)
     if ended.failures:
-        count = len(ended.failures)
-        yield f"{count} run{'' if count == 1 else 's'} failed."
+        yield f"{counted(len(ended.failures), 'run')} failed."
         yield from _causes(failed_runs(home, find_ledger(home, name), most=50))
         yield f"To try what failed again: {resume} --failed"
     if ended.broken is not None:

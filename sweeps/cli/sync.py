@@ -15,7 +15,7 @@ from carft_sweep.sweeps.ledger.study import mend_studies
 from carft_sweep.sweeps.ledger.trials import begun_sweeps, sweep_folder
 from carft_sweep.sweeps.results.export import log_missing_model
 from carft_sweep.sweeps.results.projection import project
-from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable
+from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, counted
 from carft_sweep.tracking.location import resolve_location, without_password
 from carft_sweep.tracking.store.base import Tracker, describe
 from carft_sweep.tracking.store.mlflow_store import open_store
@@ -79,7 +79,7 @@ def _sync(home: Home, name: str, store: Tracker) -> Iterator[_News]:
     except ServiceUnreachable as away:
         raise ServiceUnreachable(f"{away}; the runs of {name} are not all sent. {_LATER}") from away
     if projection.sent:
-        yield _News(f"{projection.sent} run{'' if projection.sent == 1 else 's'} sent.")
+        yield _News(f"{counted(projection.sent, 'run')} sent.")
     yield from map(_News, projection.notes)
     note = log_missing_model(home, name)
     if note is not None:
@@ -103,4 +103,4 @@ def _sync_study(home: Home, name: str) -> Iterator[_News]:
         yield _News(f"its Optuna study is not written: {lines[0]}", 1)
     else:
         if count:
-            yield _News(f"{count} trial{'' if count == 1 else 's'} written to its Optuna study.")
+            yield _News(f"{counted(count, 'trial')} written to its Optuna study.")

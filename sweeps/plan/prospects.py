@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from carft_sweep.tracking.comparison.power import ID_SPREAD, OOD_SPREAD, Power
 from carft_sweep.tracking.comparison.spec import REFERENCE, SEEDS_FOR_CLAIM
+from carft_sweep.tracking.errors import counted
 
 if TYPE_CHECKING:
     from carft_sweep.carft_core.data.base import FamilyData
@@ -56,7 +57,7 @@ def find_obstacles(
     if len(judged_on) < SEEDS_FOR_CLAIM:
         missing = SEEDS_FOR_CLAIM - len(judged_on)
         fresh = "fresh " if confirm_seeds else ""
-        count = f"{len(judged_on)} {fresh}seed{'' if len(judged_on) == 1 else 's'}"
+        count = counted(len(judged_on), f"{fresh}seed")
         runs = missing * (len(algorithms) if confirm_seeds else settings)
         yield Obstacle(
             f"{count}: no verdict is possible ({SEEDS_FOR_CLAIM} needed)",

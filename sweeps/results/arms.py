@@ -15,6 +15,7 @@ from carft_sweep.tracking.comparison.runs import Scalar, setting, split_merge
 from carft_sweep.tracking.comparison.spec import Endpoint
 from carft_sweep.tracking.comparison.verdict import Verdict
 from carft_sweep.tracking.comparison.wise_ft import PAPER_ALPHA, WISE
+from carft_sweep.tracking.errors import counted
 from carft_sweep.tracking.report.table import (
     SELECTED,
     TableOptions,
@@ -191,7 +192,7 @@ def _summary(row: Row, metrics: Mapping[str, float], group: str) -> ArmSummary:
         params |= {"merge": merge} if alpha is None else {"merge": merge, "alpha": alpha}
         name += f" + {arm.merge}"
     fresh = "fresh seed" if arm.confirms else "seed"
-    seeds = f" ({row.n} {fresh}{'' if row.n == 1 else 's'})" if arm.has_seeds else ""
+    seeds = f" ({counted(row.n, fresh)})" if arm.has_seeds else ""
     return ArmSummary(
         label=arm.label,
         name=f"{SELECTED if row.selected else ''}{name}{seeds}",

@@ -39,6 +39,7 @@ from carft_sweep.sweeps.scheduler.progress import Progress
 from carft_sweep.sweeps.spec.spec import SweepSpec
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.pooling import SweepRuns
+from carft_sweep.tracking.errors import counted
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.store.base import Tracker, describe
 
@@ -218,9 +219,9 @@ class Projections:
         """Say what the projections lack in the end, and why."""
         if self._runs.refused:
             (name, what), reason = next(iter(self._runs.refused.items()))
-            count = len(self._runs.refused)
+            requests = counted(len(self._runs.refused), "request")
             yield (
-                f"the tracking server refused {count} request{'' if count == 1 else 's'}, first "
+                f"the tracking server refused {requests}, first "
                 f"{what} of {describe(name)}: {reason}; what was refused is not "
                 f"in MLflow, and `{program()} sync` tries it again"
             )

@@ -11,6 +11,7 @@ from carft_sweep.tracking.comparison.runs import Arm, RunRecord
 from carft_sweep.tracking.comparison.selection import Budget, Selection
 from carft_sweep.tracking.comparison.spec import Endpoint, SelectionRule
 from carft_sweep.tracking.comparison.statistics import SEEDS_FOR_INTERVAL
+from carft_sweep.tracking.errors import counted
 
 _REVISION = "revision"
 """The fact that holds the revisions of the code that trains and measures."""
@@ -319,8 +320,3 @@ def few(parts: Sequence[str], separator: str = ", ") -> str:
     rest = len(parts) - 3
     shown = separator.join(parts[:3])
     return f"{shown}{separator}{rest} more" if rest > 0 else shown
-
-
-def counted(number: int, noun: str) -> str:
-    """Write `1 seed` or `2 seeds`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -44,6 +44,7 @@ from carft_sweep.tracking.comparison.wise_ft import (
     seed_points,
     wise_alpha,
 )
+from carft_sweep.tracking.errors import counted
 
 _REPR_VERDICT = 240
 """Characters of the verdict in a repr; the first sentence has fewer."""
@@ -175,7 +176,7 @@ class Comparison:
 
     def __repr__(self) -> str:
         """Write at most two lines: that of a dataclass would print every run."""
-        rows = f"{len(self.rows)} row{'' if len(self.rows) == 1 else 's'}"
+        rows = counted(len(self.rows), "row")
         verdict = textwrap.shorten(self.verdict, _REPR_VERDICT, placeholder=" ...")
         return f"<Comparison of {self.sweep!r}, {rows}\n {verdict}>"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from carft_sweep.tracking.comparison.caveats import counted, few
+from carft_sweep.tracking.comparison.caveats import few
 from carft_sweep.tracking.comparison.curves import CurvePair, CurveVerdict
 from carft_sweep.tracking.comparison.effects import Effect, Level
 from carft_sweep.tracking.comparison.metrics import NOUNS, named
@@ -15,6 +15,7 @@ from carft_sweep.tracking.comparison.selection import Confirmation
 from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM, Endpoint, SelectionRule
 from carft_sweep.tracking.comparison.statistics import Interval, PairedTest
 from carft_sweep.tracking.comparison.verdict import Pair, Strongest, Verdict
+from carft_sweep.tracking.errors import counted
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 
-from carft_sweep.tracking.comparison.caveats import counted
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.metrics import SPLITS, kind_of
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
@@ -18,7 +17,7 @@ from carft_sweep.tracking.comparison.spec import (
     Endpoint,
     SelectionRule,
 )
-from carft_sweep.tracking.errors import TrackingError
+from carft_sweep.tracking.errors import TrackingError, counted
 
 TOGETHER = "+"
 """Between the digests of the runs of a mean."""

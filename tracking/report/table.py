@@ -24,7 +24,7 @@ from carft_sweep.tracking.comparison.power import Power
 from carft_sweep.tracking.comparison.statistics import PairedTest
 from carft_sweep.tracking.comparison.tasks import AVERAGE, domainbed_table
 from carft_sweep.tracking.comparison.verdict import GAIN
-from carft_sweep.tracking.errors import TrackingError, unknown_name
+from carft_sweep.tracking.errors import TrackingError, counted, unknown_name
 
 NOTHING = "–"
 MOST = 50
@@ -353,7 +353,7 @@ def title(comparison: Comparison) -> str:
     rule = comparison.rule
     on = rule.metric if rule.merge is None else f"{rule.metric} of {rule.merge}"
     n = len(comparison.seeds)
-    seeds = f", {n} seed{'' if n == 1 else 's'}" if n else ""
+    seeds = f", {counted(n, 'seed')}" if n else ""
     if comparison.tasks:
         seeds = f", for each of {len(comparison.tasks)} tasks and each seed{seeds}"
     by = comparison.endpoint.by
