@@ -68,7 +68,7 @@ def propose(spec: SweepSpec, ledger: Ledger, point: int) -> Proposal:
     planned = ledger.recall(POINTS, ())
     if point < len(planned):
         return Proposal(planned[point])
-    if spec.method not in ("tpe", "gp", "nsga2"):
+    if spec.method not in ("tpe", "gp", "nsga2"):  # as a type checker reads it
         raise ValueError(f"the points of a {spec.method} sweep are planned before it runs")
     directions = [goal.goal for goal in spec.goals]
     study = study_of(known_trials(spec, ledger), directions, sampler(spec.method, spec.seed, point))

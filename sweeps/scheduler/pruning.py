@@ -14,6 +14,7 @@ from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, seed_values
 from carft_sweep.sweeps.spec.metrics import Goal, natural_goal
 from carft_sweep.sweeps.spec.settings import EarlyTerminate, RaceSeeds
 from carft_sweep.sweeps.spec.spec import SweepSpec
+from carft_sweep.tracking.errors import counted
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -142,7 +143,7 @@ class SeedwisePruner:
         """Say in one line what the value was and which rule it did not meet."""
         value = self._means[trial, seed_index][epoch]
         name = self._rule.metric or "the judged metric"
-        return f"{name} {value:.4g} after {_count(epoch, 'epoch')}, by {self._rule.type}"
+        return f"{name} {value:.4g} after {counted(epoch, 'epoch')}, by {self._rule.type}"
 
 
 def pruner(rule: EarlyTerminate) -> BasePruner:
@@ -209,10 +210,6 @@ def clearly_worse(
 
 def _finite(value: float) -> float:
     return min(max(value, -_FAR), _FAR)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 class PruningController:

@@ -21,15 +21,13 @@ from carft_sweep.sweeps.spec.document import (
     YamlError,
     parse,
 )
-from carft_sweep.sweeps.spec.settings import Settings, expand_retries
+from carft_sweep.sweeps.spec.settings import BAYES, Settings, expand_retries
 
 PROFILES: Route = ("profiles",)
 PROFILE_KEY = "profile"
 """What `--set` calls it: `--set profile=smoke` is `--profile smoke`."""
 IGNORED = ("program", "command", "project", "entity", "apiVersion", "kind")
 """Keys of W&B's without a meaning here."""
-BAYES = "bayes"
-"""W&B's name of a search that learns."""
 ELSEWHERE: Mapping[str, str] = {
     **SYNONYMS,
     **dict.fromkeys(("num_gpus", "n_gpus"), "resources.gpus"),

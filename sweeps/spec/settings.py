@@ -172,6 +172,8 @@ METHODS: Mapping[Method, str] = {
     "qmc": "a quasi-random sequence, which fills the space evenly",
     "nsga2": "Optuna's genetic algorithm, made for several goals",
 }
+BAYES = "bayes"
+"""W&B's name of a search that learns."""
 ADAPTIVE = ("tpe", "gp", "nsga2")
 """The methods whose proposals depend on how earlier trials end."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -434,7 +436,7 @@ class Settings(Section):
     """Shown beside the name."""
     method: Annotated[
         Method,
-        WithJsonSchema({"enum": [*METHODS, "bayes"]}),
+        WithJsonSchema({"enum": [*METHODS, BAYES]}),
     ] = "grid"
     """How points of the space are chosen."""
     metric: Metric = Metric()
