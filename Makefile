@@ -68,7 +68,7 @@ test-oldest: $(VENV)/.installed-dev
 	  --resolution lowest-direct -e ".[cluster]"
 	$(BIN)/uv pip install --quiet --python $(OLDEST) --compile-bytecode \
 	  editables hypothesis ipython pytest pytest-timeout pytest-xdist
-	$(ON_OLDEST) tests/carft_core/test_clip_weights.py tests/carft_core/test_requirements.py \
+	$(ON_OLDEST) tests/carft_core/models/test_weights.py tests/carft_core/test_requirements.py \
 	  tests/sweeps/cli/test_check.py tests/tracking/report \
 	  tests/tracking/charts \
 	  --deselect "tests/tracking/report/test_terminal.py::$(DIGITS)"

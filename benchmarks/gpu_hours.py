@@ -24,13 +24,13 @@ import open_clip
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from carft_sweep.carft_core.clip import find_model
-from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import FAMILIES, open_data
-from carft_sweep.carft_core.data.downstream_tasks import CLASSES
-from carft_sweep.carft_core.data.imagenet import SHIFTS
-from carft_sweep.carft_core.optim import schedule_of
-from carft_sweep.carft_core.run import models_of
+from carft_sweep.carft_core.data.families.downstream_tasks import CLASSES
+from carft_sweep.carft_core.data.families.imagenet import SHIFTS
+from carft_sweep.carft_core.models.clip import find_model
+from carft_sweep.carft_core.runs.folder import models_of
+from carft_sweep.carft_core.training.optim import schedule_of
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
 PASSES = 3

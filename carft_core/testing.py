@@ -14,16 +14,16 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, USES, Algorithm, Batch, loss_and_terms
-from carft_sweep.carft_core.clip import Classifier, OpenedClip, open_model
-from carft_sweep.carft_core.config import trial_config
+from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Split, Transform, open_data
 from carft_sweep.carft_core.data.base import RESERVED, DataConfig, Source
 from carft_sweep.carft_core.data.contract import TRANSFORM, missing_classes, wrong_items
-from carft_sweep.carft_core.evaluate import FURTHER_METRICS, METRICS
+from carft_sweep.carft_core.evaluation.measure import FURTHER_METRICS, METRICS
 from carft_sweep.carft_core.merges import MERGES, Merge
-from carft_sweep.carft_core.optim import OptimConfig, freeze_all_but
-from carft_sweep.carft_core.prompts import template_set
-from carft_sweep.carft_core.teacher import Teacher, open_teacher
+from carft_sweep.carft_core.models.clip import Classifier, OpenedClip, open_model
+from carft_sweep.carft_core.models.prompts import template_set
+from carft_sweep.carft_core.models.teacher import Teacher, open_teacher
+from carft_sweep.carft_core.training.optim import OptimConfig, freeze_all_but
 
 
 class BrokenContract(AssertionError):

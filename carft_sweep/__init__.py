@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss, Soup, Wrapper
     from carft_sweep.carft_core.algorithms.fine_tune import FineTune
-    from carft_sweep.carft_core.clip import Classifier, ImageClassifier
-    from carft_sweep.carft_core.config import trial_config
+    from carft_sweep.carft_core.config.trial import trial_config
     from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Source, Split, Transform
     from carft_sweep.carft_core.data.base import Arrays, DataConfig, Files
     from carft_sweep.carft_core.errors import RequestError
+    from carft_sweep.carft_core.export.predictor import Predictor
     from carft_sweep.carft_core.merges import MERGES, Merge, MergePoint
-    from carft_sweep.carft_core.optim import Group, OptimConfig, decay_groups
-    from carft_sweep.carft_core.predictor import Predictor
-    from carft_sweep.carft_core.prompts import register_templates
-    from carft_sweep.carft_core.teacher import Teacher
+    from carft_sweep.carft_core.models.clip import Classifier, ImageClassifier
+    from carft_sweep.carft_core.models.prompts import register_templates
+    from carft_sweep.carft_core.models.teacher import Teacher
     from carft_sweep.carft_core.testing import check_algorithm, check_family, check_merge
-    from carft_sweep.carft_core.train import train
+    from carft_sweep.carft_core.training.loop import train
+    from carft_sweep.carft_core.training.optim import Group, OptimConfig, decay_groups
     from carft_sweep.sweeps.api import SweepFailed, run_sweep
     from carft_sweep.sweeps.results.loading import load_comparison, predictions
     from carft_sweep.tracking.report.formats import rows_frame, runs_frame
@@ -95,18 +95,18 @@ __all__ = [
 _NAMES = {
     "carft_core.algorithms": ("ALGORITHMS", "Algorithm", "Batch", "Loss", "Soup", "Wrapper"),
     "carft_core.algorithms.fine_tune": ("FineTune",),
-    "carft_core.clip": ("Classifier", "ImageClassifier"),
-    "carft_core.config": ("trial_config",),
+    "carft_core.models.clip": ("Classifier", "ImageClassifier"),
+    "carft_core.config.trial": ("trial_config",),
     "carft_core.data": ("FAMILIES", "Family", "FamilyData", "Source", "Split", "Transform"),
     "carft_core.data.base": ("Arrays", "DataConfig", "Files"),
     "carft_core.errors": ("RequestError",),
     "carft_core.merges": ("MERGES", "Merge", "MergePoint"),
-    "carft_core.optim": ("Group", "OptimConfig", "decay_groups"),
-    "carft_core.predictor": ("Predictor",),
-    "carft_core.prompts": ("register_templates",),
-    "carft_core.teacher": ("Teacher",),
+    "carft_core.training.optim": ("Group", "OptimConfig", "decay_groups"),
+    "carft_core.export.predictor": ("Predictor",),
+    "carft_core.models.prompts": ("register_templates",),
+    "carft_core.models.teacher": ("Teacher",),
     "carft_core.testing": ("check_algorithm", "check_family", "check_merge"),
-    "carft_core.train": ("train",),
+    "carft_core.training.loop": ("train",),
     "sweeps.api": ("SweepFailed", "run_sweep"),
     "sweeps.results.loading": ("load_comparison", "predictions"),
     "tracking.report.formats": ("rows_frame", "runs_frame"),

@@ -24,10 +24,10 @@ from safetensors.torch import save_file
 from sqlalchemy import Engine, event
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS
-from carft_sweep.carft_core.clip import OpenedClip, open_model
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.merges import MERGES
-from carft_sweep.carft_core.prompts import TEMPLATE_SETS
+from carft_sweep.carft_core.models.clip import OpenedClip, open_model
+from carft_sweep.carft_core.models.prompts import TEMPLATE_SETS
 from tests import imagenet_tree
 
 pytest_plugins = ["tests.services.fixtures"]

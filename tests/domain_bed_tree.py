@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from carft_sweep.carft_core.data.domainbed import SETS, classes_of
+from carft_sweep.carft_core.data.families.domainbed import SETS, classes_of
 
 
 def pictures(count: int = 5) -> list[bytes]:

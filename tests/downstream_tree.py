@@ -16,7 +16,7 @@ import pytest
 from scipy.io import savemat
 from torchvision import datasets
 
-from carft_sweep.carft_core.data.downstream_tasks import CLASSES, TASKS
+from carft_sweep.carft_core.data.families.downstream_tasks import CLASSES, TASKS
 from tests.imagenet_tree import pictures
 
 TRAIN = 3

@@ -16,14 +16,14 @@ import pytest
 import torch
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
-from carft_sweep.carft_core.clip import OpenedClip
 from carft_sweep.carft_core.data import FAMILIES, Family, Transform
 from carft_sweep.carft_core.data.base import DataConfig
-from carft_sweep.carft_core.data.declaration import Declaration, Prompts, ShiftFolders
+from carft_sweep.carft_core.data.families.declaration import Declaration, Prompts, ShiftFolders
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.merges import MERGES
-from carft_sweep.carft_core.prompts import template_set
-from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.models.clip import OpenedClip
+from carft_sweep.carft_core.models.prompts import template_set
+from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.testing import batch_for, check_algorithm, toy_teacher
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.spec.spec import load_spec

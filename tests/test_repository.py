@@ -91,12 +91,13 @@ def test_what_only_reads_the_home_loads_no_training_core(module: str, tmp_path: 
     assert core <= {
         "carft_sweep.carft_core.errors",
         "carft_sweep.carft_core.files",
-        "carft_sweep.carft_core.run_files",
+        "carft_sweep.carft_core.runs",
+        "carft_sweep.carft_core.runs.result",
     }
 
 
 def test_the_core_trains_without_orchestration_and_tracking(tmp_path: Path) -> None:
-    loaded = modules_after("import carft_sweep.carft_core.train", cwd=tmp_path)
+    loaded = modules_after("import carft_sweep.carft_core.training.loop", cwd=tmp_path)
     assert "torch" in loaded
     assert not loaded & {"sweeps", "tracking", "ray", "optuna", "mlflow"}
 

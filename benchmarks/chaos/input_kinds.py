@@ -19,17 +19,17 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from carft_sweep.carft_core.clip import CONFIG, PICKLED_WEIGHTS, SAFE_WEIGHTS, open_model
-from carft_sweep.carft_core.config import trial_config
+from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.carft_core.data import FAMILIES, Transform
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.images import read_rgb
-from carft_sweep.carft_core.data.transforms import evaluation_view
+from carft_sweep.carft_core.data.views import evaluation_view
 from carft_sweep.carft_core.errors import NonFinite, RequestError
-from carft_sweep.carft_core.predictor import Predictor
-from carft_sweep.carft_core.prompts import TEMPLATE_SETS, read_template_file
-from carft_sweep.carft_core.run import RunFolder
-from carft_sweep.carft_core.train import epochs
+from carft_sweep.carft_core.export.predictor import Predictor
+from carft_sweep.carft_core.models.clip import CONFIG, PICKLED_WEIGHTS, SAFE_WEIGHTS, open_model
+from carft_sweep.carft_core.models.prompts import TEMPLATE_SETS, read_template_file
+from carft_sweep.carft_core.runs.folder import RunFolder
+from carft_sweep.carft_core.training.loop import epochs
 from carft_sweep.sweeps.cli import main as carft_sweep
 from carft_sweep.sweeps.spec.spec import load_spec
 from carft_sweep.sweeps.spec.user_code import register_family

@@ -14,9 +14,9 @@ IMAGES = {"train": 12, "test": 4, "shifts/dark": 4}
 """Folder to images of each class."""
 OFTEN = '''"""Checkpoints at every epoch, not every five minutes."""
 
-import carft_sweep.carft_core.train
+import carft_sweep.carft_core.training.loop
 
-carft_sweep.carft_core.train.CHECKPOINT_EVERY = 0.0
+carft_sweep.carft_core.training.loop.CHECKPOINT_EVERY = 0.0
 '''
 _CLIP = {
     "embed_dim": 32,

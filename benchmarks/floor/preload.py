@@ -11,10 +11,10 @@ import yaml
 from torch import Tensor
 
 from carft_sweep import carft_core, sweeps
-from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.data.loader import Batches, Passes
-from carft_sweep.carft_core.prepare import prepared
-from carft_sweep.carft_core.teacher import Teacher, to_views
+from carft_sweep.carft_core.models.teacher import Teacher, to_views
+from carft_sweep.carft_core.training.setup import prepared
 
 Preloaded = list[tuple[Tensor, Tensor]]
 """(images [B, 3, S, S] float32 normalised, labels [B] int64) of each batch."""

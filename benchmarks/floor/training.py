@@ -11,8 +11,8 @@ from typing import Any
 from benchmarks.floor.bare import Bare
 from benchmarks.floor.measurement import Effort, Measurement, take_turns
 from benchmarks.floor.preload import preload, recipe_config
-from carft_sweep.carft_core.config import TrialConfig
-from carft_sweep.carft_core.train import epochs, train
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.training.loop import epochs, train
 
 KL_WEIGHT = 1.0
 SEED = 0

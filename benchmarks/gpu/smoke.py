@@ -55,11 +55,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.floor.measurement import describe_machine
-from carft_sweep.carft_core.config import TrialConfig, trial_config
-from carft_sweep.carft_core.device import arithmetic, to_device
-from carft_sweep.carft_core.run import RunFolder
-from carft_sweep.carft_core.teacher import on_device
-from carft_sweep.carft_core.train import epochs, train
+from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
+from carft_sweep.carft_core.models.teacher import on_device
+from carft_sweep.carft_core.runs.folder import RunFolder
+from carft_sweep.carft_core.training.loop import epochs, train
+from carft_sweep.carft_core.training.numerics import arithmetic, to_device
 from carft_sweep.sweeps.engines.base import Decision, Job
 from carft_sweep.sweeps.engines.ranks import RANKS
 from carft_sweep.sweeps.engines.supervisor import Supervisor

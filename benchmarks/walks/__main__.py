@@ -28,7 +28,7 @@ another is none, since the core's own walks are in docs/architecture.md.
    the bare number (alone, in text, in dictionaries and sequences; an object that holds it is
    a sealed envelope, and passing it on is no step), before a torch optimiser is constructed. Main
    threads only, and neither `tracking` nor `sweeps/results`, which pass it to MLflow. Beside it how
-   often `carft_core.config.trial_config` got it. The sweep has one trial, of random search.
+   often `carft_core.config.trial.trial_config` got it. The sweep has one trial, of random search.
 5. Out of memory to retry: entries, from the `torch.OutOfMemoryError` that a loss raises in the
    worker to the start of the next worker process.
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from benchmarks.walks.recorder import LOGGED, mark
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss
-from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.models.teacher import Teacher
 
 
 @ALGORITHMS.register

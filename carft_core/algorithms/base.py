@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
-from carft_sweep.carft_core.clip import Classifier
+from carft_sweep.carft_core.config.registry import Registered, Registry, no_concrete
+from carft_sweep.carft_core.config.user_code import is_own, own_lines, reason
 from carft_sweep.carft_core.errors import NonFinite, RequestError
-from carft_sweep.carft_core.optim import OPTIMISERS, Group, OptimConfig, decay_groups
-from carft_sweep.carft_core.own_code import is_own, own_lines, reason
-from carft_sweep.carft_core.registry import Registered, Registry, no_concrete
-from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.models.clip import Classifier
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.training.optim import OPTIMISERS, Group, OptimConfig, decay_groups
 
 USES = frozenset({"contexts", "text", "domains"})
 """What an algorithm may say that it uses beside images and labels."""

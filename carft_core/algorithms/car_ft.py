@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
-from carft_sweep.carft_core.clip import Classifier
-from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.models.clip import Classifier
+from carft_sweep.carft_core.models.teacher import Teacher
 
 KL_TOO_SMALL = 1e-3
 """A weighted KL below this is beneath the noise of the cross-entropy."""

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
-from carft_sweep.carft_core.clip import Classifier, ImageClassifier
-from carft_sweep.carft_core.fields import PositiveInt
-from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.config.fields import PositiveInt
+from carft_sweep.carft_core.models.clip import Classifier, ImageClassifier
+from carft_sweep.carft_core.models.teacher import Teacher
 
 
 class Adapter(nn.Module):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
-from carft_sweep.carft_core.clip import ImageClassifier
-from carft_sweep.carft_core.fields import NonNegative
-from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.config.fields import NonNegative
+from carft_sweep.carft_core.models.clip import ImageClassifier
+from carft_sweep.carft_core.models.teacher import Teacher
 
 
 class Coral(Algorithm):

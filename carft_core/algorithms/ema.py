@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from carft_sweep.carft_core.algorithms.base import Wrapper
-from carft_sweep.carft_core.clip import Classifier
-from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.models.clip import Classifier
+from carft_sweep.carft_core.models.teacher import Teacher
 
 
 class Averaged(nn.Module):

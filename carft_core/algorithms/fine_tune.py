@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import nn
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
-from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.models.teacher import Teacher
 
 
 class FineTune(Algorithm):

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
-from carft_sweep.carft_core.clip import ImageClassifier, tower_outputs
-from carft_sweep.carft_core.prompts import TEXTS_PER_BATCH, class_weights
-from carft_sweep.carft_core.teacher import Teacher, evaluating, linear_head
+from carft_sweep.carft_core.models.clip import ImageClassifier, tower_outputs
+from carft_sweep.carft_core.models.prompts import TEXTS_PER_BATCH, class_weights
+from carft_sweep.carft_core.models.teacher import Teacher, evaluating, linear_head
 
 
 class ContrastiveClip(nn.Module):

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from carft_sweep.carft_core.algorithms.base import Algorithm
-from carft_sweep.carft_core.clip import ImageClassifier, file_digest, fit, read_state
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import existing
-from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.models.clip import ImageClassifier, file_digest, fit, read_state
+from carft_sweep.carft_core.models.teacher import Teacher
 
 OTHER_NAMES = {"image_encoder.model.": "", "classification_head.": "head."}
 """How names begin in the checkpoints of WiSE-FT's code and its descendants, and how here."""

@@ -8,8 +8,9 @@ from typing import ClassVar
 from torch import nn
 
 from carft_sweep.carft_core.algorithms.base import Algorithm
-from carft_sweep.carft_core.clip import ImageClassifier
-from carft_sweep.carft_core.optim import (
+from carft_sweep.carft_core.models.clip import ImageClassifier
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.training.optim import (
     CONVERGED,
     Group,
     OptimConfig,
@@ -17,7 +18,6 @@ from carft_sweep.carft_core.optim import (
     decay_groups,
     unsolved,
 )
-from carft_sweep.carft_core.teacher import Teacher
 
 
 class LinearProbe(Probe, Algorithm):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from carft_sweep.carft_core.config.registry import Registry
 from carft_sweep.carft_core.data.base import (
     DataConfig,
     DataFolder,
@@ -18,17 +19,16 @@ from carft_sweep.carft_core.data.base import (
     opened_once,
 )
 from carft_sweep.carft_core.data.contract import opened
-from carft_sweep.carft_core.data.domainbed import DOMAIN_BED
-from carft_sweep.carft_core.data.downstream import DOWNSTREAM
-from carft_sweep.carft_core.data.folders import listed
-from carft_sweep.carft_core.data.icon_shift import ICON_SHIFT, ICON_SHIFT_DEV
-from carft_sweep.carft_core.data.image_folder import IMAGE_FOLDER
-from carft_sweep.carft_core.data.imagenet import IMAGENET
+from carft_sweep.carft_core.data.families.domainbed import DOMAIN_BED
+from carft_sweep.carft_core.data.families.downstream import DOWNSTREAM
+from carft_sweep.carft_core.data.families.icon_shift import ICON_SHIFT, ICON_SHIFT_DEV
+from carft_sweep.carft_core.data.families.image_folder import IMAGE_FOLDER
+from carft_sweep.carft_core.data.families.imagenet import IMAGENET
+from carft_sweep.carft_core.data.families.wilds import FMOW, IWILDCAM
+from carft_sweep.carft_core.data.listing import listed
 from carft_sweep.carft_core.data.splits import carve, take_fraction, take_shots, without_bad_files
-from carft_sweep.carft_core.data.transforms import Transform
-from carft_sweep.carft_core.data.wilds import FMOW, IWILDCAM
+from carft_sweep.carft_core.data.views import Transform
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.registry import Registry
 
 
 def _refusal(thing: object) -> str | None:

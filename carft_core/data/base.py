@@ -18,10 +18,7 @@ from PIL import Image
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
-from carft_sweep.carft_core.data.images import state_of
-from carft_sweep.carft_core.data.transforms import AUGMENTATIONS, Transform, photo_views
-from carft_sweep.carft_core.errors import RequestError, unknown
-from carft_sweep.carft_core.fields import (
+from carft_sweep.carft_core.config.fields import (
     Fraction,
     OpenFraction,
     PositiveInt,
@@ -29,6 +26,9 @@ from carft_sweep.carft_core.fields import (
     ShiftName,
     each_once,
 )
+from carft_sweep.carft_core.data.images import state_of
+from carft_sweep.carft_core.data.views import AUGMENTATIONS, Transform, photo_views
+from carft_sweep.carft_core.errors import RequestError, unknown
 
 T = TypeVar("T")
 _CACHES: list[functools._lru_cache_wrapper[Any]] = []
@@ -377,7 +377,7 @@ class Family:
     shared_names: tuple[str, ...] = ()
     """Names that several of its classes have, as published: their prompts are the same."""
     metrics: tuple[str, ...] = ()
-    """What its splits are measured by besides, of `carft_core.evaluate.FURTHER_METRICS`."""
+    """What its splits are measured by besides, of `evaluation.measure.FURTHER_METRICS`."""
     validated_by: str = "top1"
     """The metric of `id/val` by which the best epoch is known, where that is the result."""
     ranked_by: str = "top1"

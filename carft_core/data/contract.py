@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
+from carft_sweep.carft_core.config.user_code import is_own, told
 from carft_sweep.carft_core.data.base import Arrays, DataConfig, FamilyData, Source, Split
-from carft_sweep.carft_core.data.folders import listed
+from carft_sweep.carft_core.data.listing import listed
 from carft_sweep.carft_core.data.splits import IN_DISTRIBUTION
-from carft_sweep.carft_core.data.transforms import Transform
+from carft_sweep.carft_core.data.views import Transform
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.own_code import is_own, told
 
 TRANSFORM = Transform(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 """That of the views by which a family is held to its contract."""

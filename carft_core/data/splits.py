@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from carft_sweep.carft_core.data.base import FamilyData, Split
-from carft_sweep.carft_core.data.folders import listed
 from carft_sweep.carft_core.data.images import MEGAPIXELS
-from carft_sweep.carft_core.data.transforms import Transform
+from carft_sweep.carft_core.data.listing import listed
+from carft_sweep.carft_core.data.views import Transform
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import keep, read_json, user_cache
 

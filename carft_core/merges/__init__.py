@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 
 from carft_sweep.carft_core.algorithms.base import State
+from carft_sweep.carft_core.config.registry import Registry, no_concrete
 from carft_sweep.carft_core.merges.base import Merge, MergePoint, Model
 from carft_sweep.carft_core.merges.logit_ensemble import LogitEnsemble
 from carft_sweep.carft_core.merges.wise_ft import WiseFt
-from carft_sweep.carft_core.registry import Registry, no_concrete
 
 MERGES: Registry[type[Merge]] = Registry("merge", functools.partial(no_concrete, Merge))
 Merge.registry = MERGES

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from carft_sweep.carft_core.algorithms import Algorithm
-from carft_sweep.carft_core.clip import Classifier
 from carft_sweep.carft_core.merges.base import Line, MergePoint
-from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.models.clip import Classifier
+from carft_sweep.carft_core.models.teacher import Teacher
 
 
 class LogitEnsemble(Line):

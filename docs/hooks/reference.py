@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from carft_sweep.carft_core.config import SCALARS, SECTIONS
+from carft_sweep.carft_core.config.trial import SCALARS, SECTIONS
 from carft_sweep.sweeps.cli.parser import EVERYWHERE, parsers
 from carft_sweep.sweeps.spec.normalize import IGNORED
 from carft_sweep.sweeps.spec.schema import sweep_schema

@@ -12,10 +12,10 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from carft_sweep.carft_core.config import trial_config
+from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, open_whole
 from carft_sweep.carft_core.data.base import DataConfig, DataFolder
-from carft_sweep.carft_core.data.folders import VARIABLE, data_root, found_folder
+from carft_sweep.carft_core.data.listing import VARIABLE, data_root, found_folder
 from carft_sweep.carft_core.data.splits import bad_files_of, without
 from carft_sweep.carft_core.data.survey import FoundSplit, Survey, survey
 from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError

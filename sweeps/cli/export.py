@@ -21,7 +21,7 @@ from carft_sweep.sweeps.scheduler.progress import figures
 from carft_sweep.tracking.program import program
 
 if TYPE_CHECKING:
-    from carft_sweep.carft_core.predictor import Guess, Prediction
+    from carft_sweep.carft_core.export.predictor import Guess, Prediction
     from carft_sweep.tracking.store.mlflow_models import KeptModel
 
 
@@ -77,7 +77,7 @@ def _export_lines(model: SelectedModel, shown: Path, kept: KeptModel | None) -> 
 
 def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. 1 when no image could be read."""
-    from carft_sweep.carft_core.predictor import Predictor
+    from carft_sweep.carft_core.export.predictor import Predictor
 
     images = list(_images([Path(text).expanduser() for text in arguments.images]))
     model = Predictor.load(_folder(arguments), _device(arguments.device))
@@ -112,7 +112,7 @@ def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 def _folder(arguments: argparse.Namespace) -> Path:
     """The export that the first argument names, or that of the sweep's selected model."""
-    from carft_sweep.carft_core.export import FACTS
+    from carft_sweep.carft_core.export.export import FACTS
     from carft_sweep.sweeps.results.export import selected_in_cache
 
     folder = Path(arguments.model).expanduser()
@@ -134,7 +134,7 @@ def _folder(arguments: argparse.Namespace) -> Path:
 
 
 def _device(text: str) -> str:
-    from carft_sweep.carft_core.config import DEVICE
+    from carft_sweep.carft_core.config.trial import DEVICE
 
     if not re.fullmatch(DEVICE, text):
         raise RequestError(f"--device must be auto, cpu, cuda, cuda:N or mps, got {text!r}")
@@ -143,7 +143,7 @@ def _device(text: str) -> str:
 
 def _images(paths: Sequence[Path]) -> Iterator[Path]:
     """The files, and the images below the folders."""
-    from carft_sweep.carft_core.data.folders import EXTENSIONS
+    from carft_sweep.carft_core.data.listing import EXTENSIONS
 
     for path in paths:
         if not path.is_dir():

@@ -1,8 +1,8 @@
 """The processes of a run on several GPUs: a worker is the first and starts the others for the run.
 
 Run as `python -m carft_sweep.sweeps.engines.ranks ENTRY WORKER_PID`, with the job as a line of JSON
-on stdin. The environment is torchrun's, which `carft_core.world` reads. A rank that fails says so
-in a line of JSON on stdout; what it prints goes to the run's log.
+on stdin. The environment is torchrun's, which `carft_core.training.ranks` reads. A rank that fails
+says so in a line of JSON on stdout; what it prints goes to the run's log.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def started_ranks(entry: str, job: Mapping[str, Any], size: int, broken: Broken)
         yield
         for other in others:
             other.wait(GRACE)
-        from carft_sweep.carft_core.world import leave
+        from carft_sweep.carft_core.training.ranks import leave
 
         leave()
     except Exception as error:
@@ -176,7 +176,7 @@ def main(arguments: list[str]) -> int:
         os.write(answers, (json.dumps(classify(error)) + "\n").encode())
         # Not by way of exit handlers: the other ranks may be waiting in an exchange.
         os._exit(1)
-    from carft_sweep.carft_core.world import leave
+    from carft_sweep.carft_core.training.ranks import leave
 
     leave()
     return 0

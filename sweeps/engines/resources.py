@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from carft_sweep.carft_core.errors import RequestError
 
 if TYPE_CHECKING:
-    from carft_sweep.carft_core.config import TrialConfig
+    from carft_sweep.carft_core.config.trial import TrialConfig
     from carft_sweep.sweeps.spec.settings import Resources
 
 
@@ -292,7 +292,7 @@ class Hardware:
         import torch
 
         from carft_sweep.carft_core.data.loader import default_workers
-        from carft_sweep.carft_core.device import resolve_precision
+        from carft_sweep.carft_core.training.numerics import resolve_precision
 
         device = self.device if config.device == "auto" else config.device
         self._check(device)
@@ -329,7 +329,7 @@ def hardware_here(gpus: float | None, cpus: int | None) -> Hardware:
     """Return what a run gets on this machine: so many GPUs, or a share of one; None takes all."""
     import torch
 
-    from carft_sweep.carft_core.device import resolve_precision
+    from carft_sweep.carft_core.training.numerics import resolve_precision
 
     cores = cpus or usable_cpus()
     if gpus == 0:

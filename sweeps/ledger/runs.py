@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json, write_json
-from carft_sweep.carft_core.run_files import (
+from carft_sweep.carft_core.runs.result import (
     FINITE,
     Claim,
     Evaluation,

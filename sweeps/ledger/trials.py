@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import append_lines, parse_json, read_lines
-from carft_sweep.carft_core.run_files import FINITE, check_label, check_time
+from carft_sweep.carft_core.runs.result import FINITE, check_label, check_time
 from carft_sweep.sweeps.home import Home
 from carft_sweep.tracking.program import program
 

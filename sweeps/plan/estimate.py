@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from carft_sweep.carft_core.clip import find_model
-from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import open_data
 from carft_sweep.carft_core.files import read_json
-from carft_sweep.carft_core.optim import schedule_of
-from carft_sweep.carft_core.run import is_complete
-from carft_sweep.carft_core.run_files import Claim, Trained
+from carft_sweep.carft_core.models.clip import find_model
+from carft_sweep.carft_core.runs.folder import is_complete
+from carft_sweep.carft_core.runs.result import Claim, Trained
+from carft_sweep.carft_core.training.optim import schedule_of
 from carft_sweep.sweeps.engines.resources import Hardware
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.generations import changes, effect, in_kept_order, taken_name

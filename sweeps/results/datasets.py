@@ -9,7 +9,7 @@ from typing import Any
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json
-from carft_sweep.carft_core.run_files import Claim
+from carft_sweep.carft_core.runs.result import Claim
 from carft_sweep.sweeps.results.records import CONFIG
 from carft_sweep.sweeps.spec.user_code import place_of
 from carft_sweep.tracking.comparison.runs import RunRecord

@@ -32,8 +32,8 @@ from carft_sweep.tracking.report.html import Export
 from carft_sweep.tracking.store.base import RunKey
 
 if TYPE_CHECKING:
-    from carft_sweep.carft_core.config import TrialConfig
-    from carft_sweep.carft_core.export import MeasuredRow
+    from carft_sweep.carft_core.config.trial import TrialConfig
+    from carft_sweep.carft_core.export.export import MeasuredRow
     from carft_sweep.sweeps.spec.spec import SweepSpec
     from carft_sweep.sweeps.spec.user_code import Vet
     from carft_sweep.tracking.store.mlflow_models import KeptModel
@@ -264,8 +264,8 @@ class Exporter:
         return self._of_setting(model).for_seed(model.run.seed or 0)
 
     def _of_setting(self, model: SelectedModel) -> TrialConfig:
-        from carft_sweep.carft_core.config import trial_config
-        from carft_sweep.carft_core.run import RunFolder
+        from carft_sweep.carft_core.config.trial import trial_config
+        from carft_sweep.carft_core.runs.folder import RunFolder
 
         digest = model.run.digest
         for trial in self.sweep.trials():
@@ -290,15 +290,15 @@ class Exporter:
 
     def has_weights(self, model: SelectedModel) -> bool:
         """Return whether what the run trained is on the disk."""
-        from carft_sweep.carft_core.run import RunFolder
+        from carft_sweep.carft_core.runs.folder import RunFolder
 
         config = self.config(model)
         file = RunFolder(self.folder(model)).weights(config.keep.result)
         return file.exists() or not config.algorithm.trains
 
     def write(self, model: SelectedModel, out: Path, *, force: bool = False) -> None:
-        """Export the model to the folder `out`. Raises RequestError as `carft_core.export`."""
-        from carft_sweep.carft_core.export import export
+        """Export the model to the folder `out`. Raises RequestError as the core's `export`."""
+        from carft_sweep.carft_core.export.export import export
 
         if not self.has_weights(model):
             kept = self.config(model).keep.weights
@@ -365,9 +365,9 @@ def selected_in_cache(home: Home, name: str) -> Path:
 
     A home has its own, of the weights that it has now: what it says of them may be another's.
     """
-    from carft_sweep.carft_core.clip import file_digest
-    from carft_sweep.carft_core.export import read_facts
-    from carft_sweep.carft_core.run import RunFolder
+    from carft_sweep.carft_core.export.export import read_facts
+    from carft_sweep.carft_core.models.clip import file_digest
+    from carft_sweep.carft_core.runs.folder import RunFolder
 
     model = select_model(comparison(find_ledger(home, name), RunStore(home.runs)))
     evaluation: str = _measured(home, model)["digest"]
@@ -487,7 +487,7 @@ def _measured(home: Home, model: SelectedModel) -> Mapping[str, Any]:
 
 def _rows(comparison: Comparison, model: SelectedModel) -> Iterator[MeasuredRow]:
     """Yield the rows of the card: the setting over its seeds, zero-shot, the reference."""
-    from carft_sweep.carft_core.export import MeasuredRow
+    from carft_sweep.carft_core.export.export import MeasuredRow
 
     for row in comparison.rows:
         arm = row.arm

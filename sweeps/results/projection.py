@@ -20,11 +20,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from carft_sweep.carft_core.config import flatten
+from carft_sweep.carft_core.config.trial import flatten
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json
-from carft_sweep.carft_core.run_files import Claim
-from carft_sweep.carft_core.step_log import EVERY, read_points
+from carft_sweep.carft_core.runs.result import Claim
+from carft_sweep.carft_core.training.step_log import EVERY, read_points
 from carft_sweep.regular_files import RefusedFile, read_regular
 from carft_sweep.sweeps.engines.entry import LOG
 from carft_sweep.sweeps.home import Home

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json
-from carft_sweep.carft_core.run_files import Claim
+from carft_sweep.carft_core.runs.result import Claim
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import NO_SEED, RunState, RunStore, history, measured
 from carft_sweep.sweeps.ledger.status import goals

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json, user_cache, write_text
-from carft_sweep.carft_core.run_files import Claim
+from carft_sweep.carft_core.runs.result import Claim
 from carft_sweep.regular_files import read_regular
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.generations import COPY, Invocation

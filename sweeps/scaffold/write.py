@@ -11,11 +11,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from carft_sweep.carft_core.config.registry import NAME
 from carft_sweep.carft_core.data import FAMILIES
-from carft_sweep.carft_core.data.folders import plain_name
+from carft_sweep.carft_core.data.listing import plain_name
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import atomic_file
-from carft_sweep.carft_core.registry import NAME
 from carft_sweep.sweeps.plan.prospects import find_obstacles
 from carft_sweep.sweeps.scaffold.scan import (
     TEST_FRACTION,

@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from carft_sweep.carft_core.config import trial_config
-from carft_sweep.carft_core.run import is_complete
+from carft_sweep.carft_core.config.trial import trial_config
+from carft_sweep.carft_core.runs.folder import is_complete
 from carft_sweep.sweeps.engines.base import Decision, Failure, Job, Wait
 from carft_sweep.sweeps.ledger.claim import Claim
 from carft_sweep.sweeps.ledger.runs import RunState, RunStore, measured

@@ -9,8 +9,8 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from carft_sweep.carft_core.config import TrialConfig
-from carft_sweep.carft_core.identity import couples_items
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.runs.identity import couples_items
 from carft_sweep.sweeps.engines.base import Failure
 from carft_sweep.sweeps.spec.settings import Retries
 

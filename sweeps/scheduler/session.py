@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json, write_text
-from carft_sweep.carft_core.step_log import EVERY
+from carft_sweep.carft_core.training.step_log import EVERY
 from carft_sweep.regular_files import read_regular
 from carft_sweep.sweeps.engines.base import Engine
 from carft_sweep.sweeps.home import Home

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, PlainValidator, ValidationError, WithJsonSchema, model_validator
 
+from carft_sweep.carft_core.config.fields import Section, error_of, explained
 from carft_sweep.carft_core.errors import InvalidConfig, Problem, unknown
-from carft_sweep.carft_core.fields import Section, error_of, explained
 from carft_sweep.sweeps.space import distributions
 from carft_sweep.sweeps.space.distributions import (
     Categorical,

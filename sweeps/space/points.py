@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS
-from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.sweeps.space.distributions import Distribution, Params, canonical
 
 MAX_POINTS = 10_000

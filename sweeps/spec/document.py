@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from yaml.reader import ReaderError
 
+from carft_sweep.carft_core.config.fields import explained
 from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError, Route, dotted
-from carft_sweep.carft_core.fields import explained
 from carft_sweep.regular_files import RefusedFile, read_regular
 
 MAX_BYTES = 1 << 20

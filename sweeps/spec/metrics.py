@@ -10,7 +10,7 @@ from carft_sweep.carft_core.errors import RequestError, unknown
 from carft_sweep.tracking.comparison.metrics import KINDS, LOSSES, TOP1
 
 if TYPE_CHECKING:
-    from carft_sweep.carft_core.config import TrialConfig
+    from carft_sweep.carft_core.config.trial import TrialConfig
     from carft_sweep.carft_core.data import FamilyData
 
 Goal = Literal["maximize", "minimize"]

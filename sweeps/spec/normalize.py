@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS
-from carft_sweep.carft_core.config import SCALARS, SECTIONS, field_names
+from carft_sweep.carft_core.config.fields import SYNONYMS
+from carft_sweep.carft_core.config.trial import SCALARS, SECTIONS, field_names
 from carft_sweep.carft_core.errors import Route, unknown
-from carft_sweep.carft_core.fields import SYNONYMS
 from carft_sweep.sweeps.space.parameters import KEYS as PARAMETER_KEYS
 from carft_sweep.sweeps.spec.document import (
     COMMAND_LINE,

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS
-from carft_sweep.carft_core.config import SCALARS, SECTIONS, TrialConfig, field_names
-from carft_sweep.carft_core.data.declaration import Declaration
+from carft_sweep.carft_core.config.trial import SCALARS, SECTIONS, TrialConfig, field_names
+from carft_sweep.carft_core.data.families.declaration import Declaration
 from carft_sweep.carft_core.merges import MERGES
 from carft_sweep.sweeps.space.parameters import AnyParameter
 from carft_sweep.sweeps.spec.normalize import IGNORED

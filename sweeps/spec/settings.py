@@ -17,8 +17,8 @@ from pydantic import (
     model_validator,
 )
 
+from carft_sweep.carft_core.config.fields import PositiveInt, Section, error_of, explained
 from carft_sweep.carft_core.errors import Problem, misspelt, unknown
-from carft_sweep.carft_core.fields import PositiveInt, Section, error_of, explained
 from carft_sweep.sweeps.spec.durations import FORM, NUMBER, seconds
 from carft_sweep.sweeps.spec.metrics import PATTERN, Goal, natural_goal, problem
 from carft_sweep.tracking.comparison.metrics import By

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Soup
-from carft_sweep.carft_core.config import PromptsConfig, TrialConfig, field_names
+from carft_sweep.carft_core.config.trial import PromptsConfig, TrialConfig, field_names
 from carft_sweep.carft_core.errors import (
     InvalidConfig,
     Problem,
@@ -19,7 +19,7 @@ from carft_sweep.carft_core.errors import (
     misspelt,
     unknown,
 )
-from carft_sweep.carft_core.prompts import template_set
+from carft_sweep.carft_core.models.prompts import template_set
 from carft_sweep.sweeps.space.distributions import (
     Condition,
     Distribution,

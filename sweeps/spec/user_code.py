@@ -17,18 +17,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS
-from carft_sweep.carft_core.config import SECTIONS, flatten
+from carft_sweep.carft_core.config.fields import explained
+from carft_sweep.carft_core.config.trial import SECTIONS, flatten
+from carft_sweep.carft_core.config.user_code import PRODUCT, brings, module_place, reason
 from carft_sweep.carft_core.data import FAMILIES, Family
 from carft_sweep.carft_core.data.base import DataConfig
-from carft_sweep.carft_core.data.declaration import Declaration, Prompts, names_a_set
-from carft_sweep.carft_core.data.folders import nearest
-from carft_sweep.carft_core.data.image_folder import Declared
+from carft_sweep.carft_core.data.families.declaration import Declaration, Prompts, names_a_set
+from carft_sweep.carft_core.data.families.image_folder import Declared
+from carft_sweep.carft_core.data.listing import nearest
 from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError, Route, unknown
-from carft_sweep.carft_core.fields import explained
 from carft_sweep.carft_core.files import existing
 from carft_sweep.carft_core.merges import MERGES
-from carft_sweep.carft_core.own_code import PRODUCT, brings, module_place, reason
-from carft_sweep.carft_core.prompts import (
+from carft_sweep.carft_core.models.prompts import (
     TEMPLATE_SETS,
     TemplateSet,
     mistakes,

@@ -14,9 +14,9 @@ from benchmarks.chaos import input_kinds, inputs
 from benchmarks.chaos.input_kinds import KINDS, SWEEP, Kind
 from benchmarks.chaos.inputs import attempt
 from benchmarks.chaos.mutations import Payload, canary, mutate
-from carft_sweep.carft_core.config import trial_config
-from carft_sweep.carft_core.export import export
-from carft_sweep.carft_core.train import train
+from carft_sweep.carft_core.config.trial import trial_config
+from carft_sweep.carft_core.export.export import export
+from carft_sweep.carft_core.training.loop import train
 from tests.sweeps.conftest import toy_in
 
 MUTATIONS = 20

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from benchmarks.gpu import smoke
-from carft_sweep.carft_core import compilation
+from carft_sweep.carft_core.training import compilation
 
 
 def test_the_smoke_runs_on_a_cpu(

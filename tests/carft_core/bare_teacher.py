@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from carft_sweep.carft_core.data import Split, Transform
-from carft_sweep.carft_core.device import Precision
-from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.training.numerics import Precision
 
 
 def bare_teacher(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from tests import domain_bed_tree
 
 CLASSES = ("anchor", "bell", "cat")

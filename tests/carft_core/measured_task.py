@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from carft_sweep.carft_core.clip import ImageClassifier
-from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data.base import Derived
-from carft_sweep.carft_core.prepare import Prepared, prepared
+from carft_sweep.carft_core.models.clip import ImageClassifier
+from carft_sweep.carft_core.training.setup import Prepared, prepared
 
 OTHER_TASK = "retention/dark"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from carft_sweep.carft_core.predictions import Predictions
+from carft_sweep.carft_core.evaluation.predictions import Predictions
 
 CLASSES = 6
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from carft_sweep.carft_core.world import leave
+from carft_sweep.carft_core.training.ranks import leave
 
 SECONDS = 120
 

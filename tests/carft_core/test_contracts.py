@@ -16,19 +16,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss
-from carft_sweep.carft_core.clip import Classifier, ImageClassifier
 from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Source, Split, Transform
 from carft_sweep.carft_core.data.base import DataConfig, Derived
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.merges import MERGES, Merge, MergePoint, State
-from carft_sweep.carft_core.optim import Group, OptimConfig, decay_groups
-from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.models.clip import Classifier, ImageClassifier
+from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.testing import (
     BrokenContract,
     check_algorithm,
     check_family,
     check_merge,
 )
+from carft_sweep.carft_core.training.optim import Group, OptimConfig, decay_groups
 
 pytestmark = pytest.mark.usefixtures("registries")
 

@@ -15,7 +15,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import (
     append_lines,
@@ -26,9 +26,9 @@ from carft_sweep.carft_core.files import (
     write_atomically,
     write_json,
 )
-from carft_sweep.carft_core.identity import identify
-from carft_sweep.carft_core.run import RunFolder, load_weights, save_weights
-from carft_sweep.carft_core.run_files import Evaluation
+from carft_sweep.carft_core.runs.folder import RunFolder, load_weights, save_weights
+from carft_sweep.carft_core.runs.identity import identify
+from carft_sweep.carft_core.runs.result import Evaluation
 
 Config = Callable[..., TrialConfig]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from carft_sweep.carft_core.clip import read_state
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.models.clip import read_state
 from carft_sweep.carft_core.requirements import missed_floor, refuse_outdated, requirements
-from carft_sweep.carft_core.run import RunFolder
+from carft_sweep.carft_core.runs.folder import RunFolder
 
 Install = Callable[[str, str], None]
 

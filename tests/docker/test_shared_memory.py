@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from carft_sweep.carft_core.config import EvalConfig
+from carft_sweep.carft_core.config.trial import EvalConfig
 from carft_sweep.carft_core.data.loader import MOST_WORKERS
 from carft_sweep.sweeps.spec.spec import load_spec
 from tests.docker.composed import ROOT, services

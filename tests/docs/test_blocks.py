@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
-from carft_sweep.carft_core.data.declaration import Declaration
-from carft_sweep.carft_core.prompts import FILE_FIELDS
+from carft_sweep.carft_core.data.families.declaration import Declaration
+from carft_sweep.carft_core.models.prompts import FILE_FIELDS
 from carft_sweep.sweeps.cli.parser import parse
 from carft_sweep.sweeps.spec.document import parse as parse_yaml
 from carft_sweep.sweeps.spec.normalize import IGNORED

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from carft_sweep.carft_core.data.icon_shift import DATA, SHIFTS
+from carft_sweep.carft_core.data.families.icon_shift import DATA, SHIFTS
 from tools.builtin.check import read_labels
 from tools.builtin.copies import NEAR_COPY
 from tools.builtin.corpus import MIN_DRAWINGS

@@ -31,13 +31,13 @@ from mlflow.pyfunc.model import PythonModelContext
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from carft_sweep.carft_core.config import trial_config
+from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.export import export
-from carft_sweep.carft_core.predictor import Predictor
-from carft_sweep.carft_core.prepare import prepared
-from carft_sweep.carft_core.run import RunFolder
-from carft_sweep.carft_core.train import train
+from carft_sweep.carft_core.export.export import export
+from carft_sweep.carft_core.export.predictor import Predictor
+from carft_sweep.carft_core.runs.folder import RunFolder
+from carft_sweep.carft_core.training.loop import train
+from carft_sweep.carft_core.training.setup import prepared
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore

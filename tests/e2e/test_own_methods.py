@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Source, Split, Transform
-from carft_sweep.carft_core.prompts import TemplateSet
-from carft_sweep.carft_core.teacher import Teacher
-from carft_sweep.carft_core.prompts import register_templates
+from carft_sweep.carft_core.models.prompts import TemplateSet
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.models.prompts import register_templates
 from my_colours import COLOURS
 
 

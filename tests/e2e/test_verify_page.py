@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from carft_sweep.carft_core.prepare import prepared
+from carft_sweep.carft_core.training.setup import prepared
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.spec.spec import load_spec
 

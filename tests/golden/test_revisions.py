@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS
-from carft_sweep.carft_core.identity import MEASURING_REVISION, TRAINING_REVISION
 from carft_sweep.carft_core.merges import MERGES
+from carft_sweep.carft_core.runs.identity import MEASURING_REVISION, TRAINING_REVISION
 from tests.golden.write import Numbers, numbers_of_algorithm, numbers_of_merge, read
 
 BUILT_IN, BUILT_IN_MERGES = tuple(ALGORITHMS), tuple(MERGES)
@@ -31,8 +31,8 @@ def check(name: str, numbers: Numbers, kept: Numbers | None, revision: str) -> N
         pytest.fail(
             f"{name} gives other numbers than its revision says (kept, now): {differing}. If that "
             f"is a mistake, mend it. If numbers are to move, raise {revision} in "
-            "carft_core/identity.py, so that runs made before are not taken for runs made after, "
-            f"and write the file anew with `{WRITE}`"
+            "carft_core/runs/identity.py, so that runs made before are not taken for runs made "
+            f"after, and write the file anew with `{WRITE}`"
         )
 
 

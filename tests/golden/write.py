@@ -3,8 +3,8 @@
     python -m tests.golden.write
 
 writes the file anew. Do it when an algorithm or a merge is new, and after raising
-TRAINING_REVISION or MEASURING_REVISION in `carft_core/identity.py` because numbers are meant to
-move: runs that were made before then are not taken for those made after.
+TRAINING_REVISION or MEASURING_REVISION in `carft_core/runs/identity.py` because numbers are meant
+to move: runs that were made before then are not taken for those made after.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ import torch
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Soup
 from carft_sweep.carft_core.algorithms.from_checkpoint import FromCheckpoint
-from carft_sweep.carft_core.clip import Classifier, open_model
-from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.data import FAMILIES, FamilyData
-from carft_sweep.carft_core.evaluate import measure
-from carft_sweep.carft_core.identity import MEASURING_REVISION, TRAINING_REVISION
+from carft_sweep.carft_core.evaluation.measure import measure
 from carft_sweep.carft_core.merges import MERGES
-from carft_sweep.carft_core.prepare import Prepared
-from carft_sweep.carft_core.prompts import context_weights, template_set, text_features
-from carft_sweep.carft_core.run import UNMERGED, RunFolder, save_weights
-from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.models.clip import Classifier, open_model
+from carft_sweep.carft_core.models.prompts import context_weights, template_set, text_features
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.runs.folder import UNMERGED, RunFolder, save_weights
+from carft_sweep.carft_core.runs.identity import MEASURING_REVISION, TRAINING_REVISION
 from carft_sweep.carft_core.testing import toy_teacher
-from carft_sweep.carft_core.train import Run
+from carft_sweep.carft_core.training.loop import Run
+from carft_sweep.carft_core.training.setup import Prepared
 
 FILE = Path(__file__).with_name("revisions.json")
 STEPS = 20

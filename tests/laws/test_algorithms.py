@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
-from carft_sweep.carft_core.clip import OpenedClip
-from carft_sweep.carft_core.config import trial_config
-from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.config.trial import trial_config
+from carft_sweep.carft_core.models.clip import OpenedClip
+from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.testing import ALGORITHM_LAWS, check_algorithm, toy_teacher
 
 BUILT_IN = tuple(ALGORITHMS)

@@ -14,8 +14,8 @@ from PIL import Image
 from carft_sweep.carft_core.data import FAMILIES, open_data
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.contract import TRANSFORM
-from carft_sweep.carft_core.data.domainbed import SETS
-from carft_sweep.carft_core.data.downstream_tasks import TASKS
+from carft_sweep.carft_core.data.families.domainbed import SETS
+from carft_sweep.carft_core.data.families.downstream_tasks import TASKS
 from carft_sweep.carft_core.testing import (
     FAMILY_LAWS,
     Opened,

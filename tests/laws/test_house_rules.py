@@ -99,13 +99,13 @@ def test_images_are_opened_in_one_place() -> None:
 
 
 OPENS_NO_FILE_OF_A_HOME = {
-    "carft_core/bank.py": "the user's cache, with O_NOFOLLOW of its own",
-    "carft_core/clip.py": "weights that the user names",
-    "carft_core/data/folders.py": "the data, which may be links",
-    "carft_core/data/icon_shift.py": "the product's own images",
+    "carft_core/data/bank.py": "the user's cache, with O_NOFOLLOW of its own",
+    "carft_core/models/clip.py": "weights that the user names",
+    "carft_core/data/listing.py": "the data, which may be links",
+    "carft_core/data/families/icon_shift.py": "the product's own images",
     "carft_core/files.py": "what it has written itself, to wait for the disk",
-    "carft_core/own_code.py": "modules that are imported",
-    "carft_core/run.py": "a temporary file that it has just made",
+    "carft_core/config/user_code.py": "modules that are imported",
+    "carft_core/runs/folder.py": "a temporary file that it has just made",
     "sweeps/secrets.py": "files that variables name",
     "sweeps/engines/ray_tune.py": "Ray's own folder",
     "sweeps/spec/user_code.py": "modules that are imported",

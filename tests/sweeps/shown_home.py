@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import FamilyData, Split, open_data
-from carft_sweep.carft_core.evaluate import split_metrics
-from carft_sweep.carft_core.evaluate import summary as flat
-from carft_sweep.carft_core.predictions import Predictions, write_predictions
+from carft_sweep.carft_core.evaluation.measure import split_metrics
+from carft_sweep.carft_core.evaluation.measure import summary as flat
+from carft_sweep.carft_core.evaluation.predictions import Predictions, write_predictions
 from carft_sweep.sweeps.engines.resources import Hardware
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.generations import Invocation

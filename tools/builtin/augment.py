@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from carft_sweep.carft_core.data.icon_shift import Keys, draw_views, view_parameters
+from carft_sweep.carft_core.data.families.icon_shift import Keys, draw_views, view_parameters
 
 MIRRORED = 0.5
 STRETCH, SHEAR = 0.15, 0.15

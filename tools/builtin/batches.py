@@ -12,7 +12,7 @@ import torch
 from open_clip import SimpleTokenizer
 from torch import Tensor
 
-from carft_sweep.carft_core.data.icon_shift import (
+from carft_sweep.carft_core.data.families.icon_shift import (
     PLAIN_TEMPLATES,
     STYLE_TEMPLATES,
     render_views,

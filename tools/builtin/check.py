@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from carft_sweep.carft_core.data.icon_shift import DATA
+from carft_sweep.carft_core.data.families.icon_shift import DATA
 from tools.builtin.copies import NEAR_COPY, fingerprints, nearest
 from tools.builtin.corpus import Corpus, load_corpus
 from tools.builtin.icon_shift import check_version, collect, write_parquet

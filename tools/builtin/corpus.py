@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from carft_sweep.carft_core.data.icon_shift import PLAIN_TEMPLATES, STYLE_TEMPLATES
+from carft_sweep.carft_core.data.families.icon_shift import PLAIN_TEMPLATES, STYLE_TEMPLATES
 from tools.builtin.copies import choose_items, fingerprints, near_copies
 from tools.builtin.manifest import (
     Item,

@@ -10,8 +10,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from carft_sweep.carft_core.data.base import FamilyData
-from carft_sweep.carft_core.data.icon_shift import read_subset
-from carft_sweep.carft_core.data.transforms import Transform
+from carft_sweep.carft_core.data.families.icon_shift import read_subset
+from carft_sweep.carft_core.data.views import Transform
 
 LEFT, TOP, CELL, GAP = 112, 24, 80, 8
 """Pixels beside and above the images, of an image, and between two."""

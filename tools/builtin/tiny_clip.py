@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from carft_sweep.carft_core.data.icon_shift import PLAIN_TEMPLATES
+from carft_sweep.carft_core.data.families.icon_shift import PLAIN_TEMPLATES
 from tools.builtin.batches import Batch, Batches, related
 from tools.builtin.corpus import Corpus, load_corpus
 from tools.builtin.zero_shot import DevelopmentSet

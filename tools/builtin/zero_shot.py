@@ -11,7 +11,7 @@ import torch
 from open_clip import SimpleTokenizer
 from torch import Tensor, nn
 
-from carft_sweep.carft_core.data.icon_shift import ICON_TEMPLATES, render_views, view_keys
+from carft_sweep.carft_core.data.families.icon_shift import ICON_TEMPLATES, render_views, view_keys
 from tools.builtin.corpus import Corpus
 from tools.builtin.manifest import subset_of
 

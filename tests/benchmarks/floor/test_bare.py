@@ -9,7 +9,7 @@ import pytest
 from benchmarks.floor.bare import Bare
 from benchmarks.floor.preload import preload, recipe_config
 from benchmarks.floor.training import ALGORITHMS
-from carft_sweep.carft_core.train import epochs, train
+from carft_sweep.carft_core.training.loop import epochs, train
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

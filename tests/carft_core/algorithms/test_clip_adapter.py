@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.clip_adapter import Adapter, ClipAdapter
-from carft_sweep.carft_core.clip import OpenedClip
-from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.export import export
-from carft_sweep.carft_core.run import RunFolder, load_weights
+from carft_sweep.carft_core.export.export import export
+from carft_sweep.carft_core.models.clip import OpenedClip
+from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
 from carft_sweep.carft_core.testing import batch_for, toy_teacher
-from carft_sweep.carft_core.train import Decision, EpochReport, train
+from carft_sweep.carft_core.training.loop import Decision, EpochReport, train
 
 Config = Callable[..., TrialConfig]
 

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.algorithms.coral import Coral, distance_of_domains
-from carft_sweep.carft_core.clip import ImageClassifier, OpenedClip
-from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.identity import couples_items, identify
-from carft_sweep.carft_core.run import RunFolder, load_weights
-from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.models.clip import ImageClassifier, OpenedClip
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
+from carft_sweep.carft_core.runs.identity import couples_items, identify
 from carft_sweep.carft_core.testing import batch_for, started, toy_teacher
-from carft_sweep.carft_core.train import Decision, EpochReport, train
+from carft_sweep.carft_core.training.loop import Decision, EpochReport, train
 
 Config = Callable[..., TrialConfig]
 

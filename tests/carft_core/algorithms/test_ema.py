@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss, Wrapper
 from carft_sweep.carft_core.algorithms.ema import Averaged, Ema
-from carft_sweep.carft_core.clip import OpenedClip
-from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.errors import InvalidConfig
-from carft_sweep.carft_core.identity import couples_items, identify
-from carft_sweep.carft_core.optim import OptimConfig
-from carft_sweep.carft_core.run import RunFolder, finish, load_weights
-from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.models.clip import OpenedClip
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.runs.folder import RunFolder, finish, load_weights
+from carft_sweep.carft_core.runs.identity import couples_items, identify
 from carft_sweep.carft_core.testing import batch_for, started, toy_teacher
-from carft_sweep.carft_core.train import Decision, EpochReport, train
+from carft_sweep.carft_core.training.loop import Decision, EpochReport, train
+from carft_sweep.carft_core.training.optim import OptimConfig
 
 Config = Callable[..., TrialConfig]
 EMA = {"name": "ema", "decay": 0.3, "of": {"name": "car_ft", "kl_weight": 3.0}}

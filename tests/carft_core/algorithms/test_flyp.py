@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.flyp import ContrastiveClip, Flyp
-from carft_sweep.carft_core.clip import ImageClassifier, OpenedClip
-from carft_sweep.carft_core.config import TrialConfig
-from carft_sweep.carft_core.identity import identify
+from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.merges.wise_ft import WiseFt
-from carft_sweep.carft_core.optim import OptimConfig
-from carft_sweep.carft_core.prompts import TemplateSet
-from carft_sweep.carft_core.run import RunFolder, load_weights
-from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.models.clip import ImageClassifier, OpenedClip
+from carft_sweep.carft_core.models.prompts import TemplateSet
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
+from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.testing import batch_for, toy_teacher
-from carft_sweep.carft_core.train import Decision, EpochReport, train
+from carft_sweep.carft_core.training.loop import Decision, EpochReport, train
+from carft_sweep.carft_core.training.optim import OptimConfig
 
 Config = Callable[..., TrialConfig]
 ONE = TemplateSet("one", ("a photo of a {}.",))

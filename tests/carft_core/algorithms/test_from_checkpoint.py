@@ -12,14 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from carft_sweep.carft_core.algorithms.from_checkpoint import FromCheckpoint
-from carft_sweep.carft_core.clip import ImageClassifier, OpenedClip
-from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.identity import identify
-from carft_sweep.carft_core.run import RunFolder, is_complete
-from carft_sweep.carft_core.teacher import Teacher
+from carft_sweep.carft_core.models.clip import ImageClassifier, OpenedClip
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.runs.folder import RunFolder, is_complete
+from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.testing import toy_teacher
-from carft_sweep.carft_core.train import train
+from carft_sweep.carft_core.training.loop import train
 
 Config = Callable[..., TrialConfig]
 State = dict[str, Tensor]

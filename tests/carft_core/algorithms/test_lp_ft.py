@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from carft_sweep.carft_core.config import TrialConfig
-from carft_sweep.carft_core.run import RunFolder, load_weights
-from carft_sweep.carft_core.train import Decision, EpochReport, epochs, train
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
+from carft_sweep.carft_core.training.loop import Decision, EpochReport, epochs, train
 
 Config = Callable[..., TrialConfig]
 LP_FT = {"name": "lp_ft", "C": 3.0}

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from carft_sweep.carft_core import data as families
-from carft_sweep.carft_core.data import FAMILIES, image_folder, imagenet
+from carft_sweep.carft_core.data import FAMILIES
+from carft_sweep.carft_core.data.families import image_folder, imagenet
 from carft_sweep.sweeps.cli import main
 from tests.imagenet_tree import OBJECTNET, V2, WNIDS
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.identity import identify
-from carft_sweep.carft_core.run import RunFolder
+from carft_sweep.carft_core.runs.folder import RunFolder
+from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.sweeps.engines.factory import make_engine
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.engines.resources import (

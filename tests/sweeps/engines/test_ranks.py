@@ -27,7 +27,7 @@ def add_up(
     import torch
     from torch import nn
 
-    from carft_sweep.carft_core.world import here
+    from carft_sweep.carft_core.training.ranks import here
 
     del seed
     os.environ |= {RANKS: config["ranks"]} if "ranks" in config else {}

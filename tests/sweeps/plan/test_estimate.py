@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.engines.resources import Hardware

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from carft_sweep.carft_core.config import flatten
+from carft_sweep.carft_core.config.trial import flatten
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines.entry import LOG

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from mlflow import MlflowClient
 
-from carft_sweep.carft_core.step_log import FILE
+from carft_sweep.carft_core.training.step_log import FILE
 from carft_sweep.sweeps.results.projection import project
 from carft_sweep.sweeps.scheduler import session
 from carft_sweep.sweeps.scheduler.session import Projections

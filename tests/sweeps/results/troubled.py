@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from carft_sweep.carft_core.files import append_lines
-from carft_sweep.carft_core.step_log import FILE, read_points
+from carft_sweep.carft_core.training.step_log import FILE, read_points
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME

@@ -16,7 +16,7 @@ import pytest
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import digest_of, write_json
-from carft_sweep.carft_core.identity import Identity
+from carft_sweep.carft_core.runs.identity import Identity
 from carft_sweep.sweeps.engines.base import Decision, Failure, Handler, Job, Wait
 from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine
 from carft_sweep.sweeps.ledger.claim import Claim

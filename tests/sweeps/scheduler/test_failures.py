@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from carft_sweep.carft_core.config import trial_config
+from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.sweeps.engines.base import Failure, Handler, Job
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.ledger.runs import RunStore

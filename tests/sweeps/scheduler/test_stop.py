@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json
-from carft_sweep.carft_core.identity import Identity
+from carft_sweep.carft_core.runs.identity import Identity
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.engines.base import Handler, Job
 from carft_sweep.sweeps.engines.local import InProcessEngine

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from carft_sweep.carft_core.data.domainbed import DOMAIN_BED
+from carft_sweep.carft_core.data.families.domainbed import DOMAIN_BED
 from carft_sweep.sweeps.space.points import hashed
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 from carft_sweep.tracking.comparison.compare import compare

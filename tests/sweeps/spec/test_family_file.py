@@ -14,10 +14,10 @@ from PIL import Image
 
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.data.base import DataConfig
-from carft_sweep.carft_core.data.declaration import Declaration
+from carft_sweep.carft_core.data.families.declaration import Declaration
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.identity import identify
-from carft_sweep.carft_core.prompts import template_set
+from carft_sweep.carft_core.models.prompts import template_set
+from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.testing import check_family
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.home import Home

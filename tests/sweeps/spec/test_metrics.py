@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from carft_sweep.carft_core.config import TrialConfig, trial_config
+from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.data import open_data
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.cli import main

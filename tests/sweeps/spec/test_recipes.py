@@ -10,9 +10,9 @@ from typing import Any
 import open_clip
 import pytest
 
-from carft_sweep.carft_core.config import TrialConfig
+from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import FAMILIES
-from carft_sweep.carft_core.data.domainbed import DOMAIN_BED
+from carft_sweep.carft_core.data.families.domainbed import DOMAIN_BED
 from carft_sweep.sweeps.spec.document import parse
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec, recipes
 

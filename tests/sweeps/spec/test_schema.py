@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS
-from carft_sweep.carft_core.config import SECTIONS
+from carft_sweep.carft_core.config.trial import SECTIONS
 from carft_sweep.carft_core.merges import MERGES
 from carft_sweep.sweeps.spec.document import parse
 from carft_sweep.sweeps.spec.normalize import IGNORED, KEYS

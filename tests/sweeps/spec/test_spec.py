@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS
-from carft_sweep.carft_core.config import field_names, flatten, trial_config
+from carft_sweep.carft_core.config.trial import field_names, flatten, trial_config
 from carft_sweep.carft_core.errors import InvalidConfig, RequestError
-from carft_sweep.carft_core.evaluate import summary
+from carft_sweep.carft_core.evaluation.measure import summary
 from carft_sweep.sweeps.space.distributions import (
     Categorical,
     LogUniform,

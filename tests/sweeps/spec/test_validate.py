@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carft_sweep.carft_core.config import field_names
+from carft_sweep.carft_core.config.trial import field_names
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.space.parameters import DISTRIBUTIONS, KEYS
 from carft_sweep.sweeps.spec.metrics import problem

@@ -1,0 +1,159 @@
+"""Registries: the algorithms, merges and families by name, and how a config speaks of one."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self, TypeVar, cast
+
+from pydantic import (
+    ConfigDict,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    SerializationInfo,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from carft_sweep.carft_core.config.fields import Section, error_of, explained
+from carft_sweep.carft_core.errors import Problem, RequestError, misspelt, unknown
+
+T = TypeVar("T")
+Anything = TypeVar("Anything")
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class Registry(dict[str, T]):
+    """Things of one kind by their own `name`, in the order in which they came."""
+
+    def __init__(
+        self,
+        kind: str,
+        refusal: Callable[[Any], str | None],
+        *,
+        code: Callable[[T], Any] = lambda thing: thing,
+    ) -> None:
+        """`kind` is for messages: "algorithm". `refusal` says what keeps a thing from being one,
+        None when nothing does. `code` is the class or function that defines the thing."""
+        super().__init__()
+        self.kind, self._refusal, self._code = kind, refusal, code
+
+    def register(self, thing: Anything) -> Anything:
+        """Add a thing under its own name and give it back, so that it serves as a decorator.
+
+        What is defined in the same place again, as by a module that is reloaded, takes the place
+        of the old. Raises RequestError when it is none of the kind, or when its name is taken.
+        """
+        wrong = self._refusal(thing) or _misnamed(thing) or self._taken(cast(T, thing))
+        if wrong:
+            shown = getattr(thing, "__qualname__", repr(getattr(thing, "name", thing))[:80])
+            raise RequestError(f"{self.kind} {shown} cannot be registered: {wrong}")
+        self[vars(thing)["name"]] = cast(T, thing)
+        return thing
+
+    def unknown(self, name: object) -> str:
+        """Say that nothing is registered under a name: the nearest one, or all and how to add."""
+        own = " One of your own is registered in a file that `import:` or --import names."
+        return unknown(self.kind, name, self, own)
+
+    def _taken(self, thing: T) -> str | None:
+        name = vars(thing)["name"]
+        if name not in self or self._origin(self[name]) == self._origin(thing):
+            return None
+        return f"the name {name!r} is taken by {self._origin(self[name])}; give it another"
+
+    def _origin(self, thing: T) -> str:
+        code = self._code(thing)
+        return f"{code.__module__}.{code.__qualname__}"
+
+
+class Registered(Section):
+    """A frozen model whose fields are settings, and which configs name: `{name: car_ft, kl_weight:
+    3}`, or `car_ft` alone.
+
+    The base class of a kind has a `registry`. Wherever a field is annotated with it, in the trial
+    config or in another algorithm (`of: Algorithm`), such a mapping becomes an instance of the
+    class that is registered under the name, and a dump has the name again.
+    """
+
+    # A default `1` of a float is 1.0 then, as it is in a worker, whose config went through JSON.
+    model_config = ConfigDict(validate_default=True)
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    registry: ClassVar[Registry[Any]]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _by_name(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        fields = {"name": value} if isinstance(value, str) else value
+        if "registry" not in vars(cls):
+            if isinstance(fields, Mapping) and fields.get("name") == cls.name:
+                fields = {key: field for key, field in fields.items() if key != "name"}
+            return handler(fields)
+        if isinstance(value, cls):
+            return value
+        registry = cls.registry
+        if not isinstance(fields, Mapping) and fields is not None:
+            raise ValueError(f"must be a mapping of fields, got {value!r}")
+        name = (fields or {}).get("name")
+        if name is None and (key := misspelt("name", fields or ())):
+            raise error_of([Problem((key,), unknown("field", key, ["name"]))])
+        if name is None:
+            message = f"which {registry.kind}? Known: {', '.join(sorted(registry))}."
+            raise error_of([Problem(("name",), message)])
+        if not isinstance(name, str) or name not in registry:
+            raise error_of([Problem(("name",), registry.unknown(name))])
+        try:
+            return cast(Self, registry[name].model_validate(fields))
+        except ValidationError as error:
+            raise error_of(explained(error, registry[name])) from None
+
+    @model_serializer
+    def _with_name(self, info: SerializationInfo) -> dict[str, Any]:
+        fields = {"name": self.name, **dict(self)}
+        return {key: field for key, field in fields.items() if key not in (info.exclude or ())}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        if "registry" not in vars(cls):
+            return super().__get_pydantic_json_schema__(schema, handler)
+        named = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+        return {"anyOf": [{"type": "string"}, named]}
+
+
+def no_concrete(base: type, thing: object) -> str | None:
+    """What keeps a thing from being a complete subclass of `base`; None when nothing does."""
+    if not isinstance(thing, type):
+        what = "its instance" if isinstance(thing, base) else "something else"
+        return f"it must be a class derived from {base.__name__}, not {what}"
+    if not issubclass(thing, base) or thing is base:
+        return f"it must be a class derived from {base.__name__}"
+    if inspect.isabstract(thing):
+        return f"it lacks {', '.join(sorted(getattr(thing, '__abstractmethods__', ())))}"
+    return None
+
+
+def _misnamed(thing: object) -> str | None:
+    """What is wrong with the name and the summary that everything has of its own."""
+    own = vars(thing)
+    for field in ("name", "summary"):
+        if not isinstance(own.get(field), str):
+            sample = (
+                f'{field}: ClassVar[str] = "..."' if isinstance(thing, type) else f'{field}="..."'
+            )
+            return f"it has no `{field}` of its own, as in {sample}"
+    if not NAME.fullmatch(own["name"]):
+        return (
+            f"its name {own['name']!r} must be lower-case letters, digits and '_', beginning with "
+            "a letter, such as 'my_method'"
+        )
+    if not own["summary"].strip() or "\n" in own["summary"]:
+        return "its summary must be one line that says what it is"
+    return None

@@ -1,0 +1,311 @@
+"""DomainBed's five benchmarks: domains of which one is held out."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from carft_sweep.carft_core.data.base import (
+    DataConfig,
+    DataFolder,
+    Derived,
+    Family,
+    FamilyData,
+    Files,
+    Split,
+    check_held_out,
+    held_out,
+    opened_once,
+)
+from carft_sweep.carft_core.data.images import read_plain
+from carft_sweep.carft_core.data.listing import (
+    Manifest,
+    count_notes,
+    data_root,
+    find_folders,
+    plain_name,
+    read_folders,
+    readable,
+)
+from carft_sweep.carft_core.errors import RequestError
+
+
+class Parts(NamedTuple):
+    """The places of a domain's images in their order on disk, in the order that DomainBed draws."""
+
+    train: tuple[int, ...]
+    """The greater part, DomainBed's `in`."""
+    kept: tuple[int, ...]
+    """The smaller part, its `out`."""
+
+
+def divided(count: int, fraction: float, *, trial_seed: int, environment: int) -> Parts:
+    """The `count` images of a domain divided; `int(count * fraction)` of them are kept back.
+
+    `environment` is the domain's place in DomainBed's order. Equal to the order of
+    `split_dataset` in `domainbed/lib/misc.py` as `domainbed/scripts/train.py` calls it for a
+    domain that trains; the stream of `RandomState` is frozen.
+    """
+    order = np.arange(count)
+    np.random.RandomState(seed_hash(trial_seed, environment)).shuffle(order)
+    places = tuple(order.tolist())
+    kept = int(count * fraction)
+    return Parts(places[kept:], places[:kept])
+
+
+def seed_hash(*of: object) -> int:
+    """A seed below 2**31, of anything that has a text. Source: `domainbed/lib/misc.py`."""
+    return int(hashlib.md5(str(of).encode(), usedforsecurity=False).hexdigest(), 16) % 2**31
+
+
+CLASSES = Path(__file__).parents[1] / "classes" / "domainbed"
+LAYOUT = "<class>/<image>"
+
+
+@functools.cache
+def classes_of(family: str) -> tuple[str, ...]:
+    """The class folders, in torchvision's order; a label is an index into them."""
+    return tuple((CLASSES / f"{family}.txt").read_text(encoding="utf-8").splitlines())
+
+
+def names_of(family: str) -> tuple[str, ...]:
+    """What prompts call the classes."""
+    return tuple(plain_name(folder) for folder in classes_of(family))
+
+
+@dataclass(frozen=True)
+class DomainSet:
+    """One of the data sets."""
+
+    title: str
+    """As papers write it."""
+    folders: Mapping[str, DataFolder]
+    """By domain, in the order of DomainBed's environments: the place of one decides its split."""
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Their names here: DomainBed's folders in small letters, with `_` for a space."""
+        return tuple(self.folders)
+
+
+def _set(title: str, root: str, origin: str, counts: Mapping[str, int]) -> DomainSet:
+    """`counts` are the images of each environment, by its folder in DomainBed; `root`'s name is the
+    family's but for capitals."""
+    folders = {
+        environment.replace(" ", "_").lower(): DataFolder(
+            tuple(f"{root}/{name}" for name in _spelled(environment)),
+            LAYOUT,
+            origin,
+            images,
+            classes_of(root.lower()),
+        )
+        for environment, images in counts.items()
+    }
+    return DomainSet(title, MappingProxyType(folders))
+
+
+def _spelled(environment: str) -> tuple[str, ...]:
+    """The usual one first: mirrors of Office-Home write the space in other ways."""
+    others = (environment.replace(" ", "_"), environment.replace(" ", ""))
+    return tuple(dict.fromkeys((environment, *others)))
+
+
+SETS: Mapping[str, DomainSet] = MappingProxyType(
+    {
+        "pacs": _set(
+            "PACS",
+            "PACS",
+            "https://domaingeneralization.github.io",
+            {"art_painting": 2_048, "cartoon": 2_344, "photo": 1_670, "sketch": 3_929},
+        ),
+        "vlcs": _set(
+            "VLCS",
+            "VLCS",
+            "https://github.com/facebookresearch/DomainBed",
+            {"Caltech101": 1_415, "LabelMe": 2_656, "SUN09": 3_282, "VOC2007": 3_376},
+        ),
+        "office_home": _set(
+            "Office-Home",
+            "office_home",
+            "https://www.hemanthdv.org/officeHomeDataset.html",
+            {"Art": 2_427, "Clipart": 4_365, "Product": 4_439, "Real World": 4_357},
+        ),
+        "terra_incognita": _set(
+            "TerraIncognita",
+            "terra_incognita",
+            "https://lila.science/datasets/caltech-camera-traps",
+            {
+                "location_100": 4_879,
+                "location_38": 9_767,
+                "location_43": 4_020,
+                "location_46": 6_122,
+            },
+        ),
+        "domain_net": _set(
+            "DomainNet",
+            "domain_net",
+            "https://ai.bu.edu/M3SDA",
+            {
+                "clipart": 48_129,
+                "infograph": 51_605,
+                "painting": 72_266,
+                "quickdraw": 172_500,
+                "real": 172_947,
+                "sketch": 69_128,
+            },
+        ),
+    }
+)
+"""By family. Folders and their order: `domainbed/datasets.py` of facebookresearch/DomainBed.
+Counts: its `misc/vlcs_files.txt`; else those that make the totals of the DomainBed paper, 9,991,
+15,588, 24,788 and 586,575 (DomainNet without the duplicates that DomainBed takes out)."""
+
+
+CRITERION = "mean_group_top1"
+"""DomainBed's training-domain validation: each domain that trains counts the same."""
+
+UNEVEN = "a domain is divided without regard to classes, and some have few images"
+
+
+class _WholeSet(NamedTuple):
+    """A set as it lies on the disk, whatever is held out of it."""
+
+    images: Split
+    """Of all domains, one domain after another, each in torchvision's order."""
+    counts: Mapping[str, int]
+    """Images of each domain."""
+    digest: str
+    notes: tuple[str, ...]
+
+
+def open_domain_bed(config: DataConfig) -> FamilyData:
+    """Open the set of `config.family` below `data.root` with `data.test_domain` held out.
+
+    `train` is the greater part of each other domain, and `val` their smaller parts; a
+    `data.val_domain` does not train either, and then its greater part is `val`. The held-out domain
+    is measured on its greater part, as DomainBed does, besides on the smaller one and on both.
+
+    Raises RequestError for a domain that the set does not have, naming every folder that is
+    missing, or every mistake in those that are there. Images are not decoded here: a broken one
+    raises when its turn comes.
+    """
+    benchmark = SETS[config.family]
+    test = check_held_out(config, benchmark.domains)
+    places = find_folders(data_root(config, benchmark.folders), benchmark.folders)
+    with readable():
+        whole = _opened(config.family, tuple(places.items()))
+    parts = _parts_of(whole.counts, config)
+    training = [parts[name] for name in benchmark.domains if name not in held_out(config)]
+    if config.val_domain is None:
+        val = [row for part in training for row in part.kept]
+    else:
+        val = [*parts[config.val_domain].train]
+    # A part of one domain has no groups to tell apart.
+    shift, out = (replace(whole.images.subset(rows), groups=None) for rows in parts[test])
+    return FamilyData(
+        class_names=names_of(config.family),
+        train=whole.images.subset([row for part in training for row in part.train]),
+        val=whole.images.subset(val),
+        test=None,
+        shifts={test: shift},
+        extras={f"{test}_out": out},
+        derived={f"ood/{test}_all": Derived((f"ood/{test}", f"ood/{test}_out"))},
+        uneven=UNEVEN,
+        digest=whole.digest,
+        notes=whole.notes,
+    )
+
+
+def _parts_of(counts: Mapping[str, int], config: DataConfig) -> Mapping[str, Parts]:
+    """The parts of each domain, as rows of the whole set."""
+    parts, first = {}, 0
+    for environment, (domain, count) in enumerate(counts.items()):
+        places = divided(
+            count, config.val_fraction, trial_seed=config.split_number, environment=environment
+        )
+        if not places.kept:
+            raise RequestError(
+                f"data.val_fraction: {config.val_fraction:g} of the {count} images of {domain} "
+                "keeps none back; give a greater fraction"
+            )
+        parts[domain] = Parts(*(tuple(first + place for place in part) for part in places))
+        first += count
+    return parts
+
+
+@opened_once(2)
+def _opened(family: str, places: tuple[tuple[str, Path], ...]) -> _WholeSet:
+    folders, published = dict(places), SETS[family].folders
+    manifests = read_folders(family, folders, published)
+    files = [(domain, path) for domain, manifest in manifests.items() for path in manifest.paths]
+    paths = [f"{folders[domain]}/{path}" for domain, path in files]
+    # Every domain has every class folder and no other, so they count in the classes' order.
+    counts = torch.tensor([[*manifest.counts.values()] for manifest in manifests.values()])
+    labels = torch.arange(counts.shape[1]).repeat(len(places)).repeat_interleave(counts.flatten())
+    return _WholeSet(
+        Split(
+            ids=tuple(f"{domain}/{path}" for domain, path in files),
+            labels=labels,
+            source=Files(Path(), pa.array(paths, pa.string()), read_plain),
+            groups=tuple(domain for domain, _ in files),
+        ),
+        {domain: len(manifest.paths) for domain, manifest in manifests.items()},
+        _digest(family, manifests),
+        count_notes(
+            family,
+            {name: (len(it.paths), published[name].images) for name, it in manifests.items()},
+        ),
+    )
+
+
+def _digest(family: str, manifests: Mapping[str, Manifest]) -> str:
+    """Over the classes, and each domain's images by path and size; whatever is held out."""
+    digest = hashlib.sha256(f"{family}/1\n".encode())
+    digest.update("\0".join(classes_of(family)).encode())
+    for domain, manifest in manifests.items():
+        digest.update(f"\n{domain}\0{manifest.digest}".encode())
+    return digest.hexdigest()
+
+
+def _family(name: str, contexts: str, *, lr: float, steps_per_epoch: int = 300) -> Family:
+    benchmark = SETS[name]
+    return Family(
+        name=name,
+        summary=f"DomainBed's {benchmark.title} under data.root, with data.test_domain held out",
+        open=open_domain_bed,
+        defaults={
+            "data.augmentation": "domainbed",
+            "data.balanced": True,
+            "data.val_fraction": 0.2,
+            "prompts.classes": "photo",
+            "prompts.contexts": contexts,
+            "optim.lr": lr,
+            "optim.steps": 5000,
+            "optim.steps_per_epoch": steps_per_epoch,
+            "optim.batch_size": 32,
+            "keep.result": "best_val",
+        },
+        domains=benchmark.domains,
+        folders=benchmark.folders,
+        metrics=(CRITERION, "worst_group_top1"),
+        validated_by=CRITERION,
+    )
+
+
+# Rates: `scripts.sh` of thuml/CLIPood, which trains CLIP on these sets by AdamW with cosine decay
+# and the weight decay 0.1. Steps and batch: DomainBed's `datasets.py` and `hparams_registry.py`.
+PACS = _family("pacs", "known_domain_words", lr=5e-6)
+VLCS = _family("vlcs", "openai", lr=5e-6)
+OFFICE_HOME = _family("office_home", "known_domain_words", lr=1e-5)
+TERRA_INCOGNITA = _family("terra_incognita", "openai", lr=5e-6)
+DOMAIN_NET = _family("domain_net", "known_domain_words", lr=1e-5, steps_per_epoch=1000)
+DOMAIN_BED = (PACS, VLCS, OFFICE_HOME, TERRA_INCOGNITA, DOMAIN_NET)

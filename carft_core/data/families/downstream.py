@@ -1,0 +1,295 @@
+"""Downstream tasks as CLIP is judged on: other classes, few images."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from carft_sweep.carft_core.data.base import (
+    Arrays,
+    DataConfig,
+    Family,
+    FamilyData,
+    Files,
+    Split,
+    opened_once,
+    refuse_held_out,
+)
+from carft_sweep.carft_core.data.families.downstream_tasks import BATCH_SIZE, TASKS, Classes, Task
+from carft_sweep.carft_core.data.images import read_plain
+from carft_sweep.carft_core.data.listing import (
+    count_notes,
+    data_root,
+    find_folders,
+    listed,
+    nearest,
+    read_manifest,
+    refusal,
+)
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import read_regular
+
+MOST_OF_TABLE = 1 << 24
+"""Bytes of a table in a MATLAB file, unpacked. The largest that is read, the labels of Stanford
+Cars, is estimated at a fifth of it."""
+COMPRESSED = 15
+"""The type of an element that is packed."""
+Splits = dict[str, Split]
+"""`train` and `test`."""
+
+
+def opened(dataset: str, root: Path, arguments: Mapping[str, object]) -> Any:
+    """A data set of `torchvision.datasets` below `root`, of which nothing is downloaded.
+
+    Raises whatever torchvision does for what is missing, damaged or another layout.
+    """
+    from torchvision import datasets
+
+    return getattr(datasets, dataset)(str(root), **arguments)
+
+
+def file_classes(dataset: Any, root: Path) -> dict[str, str]:
+    """The path below `root` of each image -> its class's name in the data set.
+
+    By attributes that torchvision's classes have had since 0.12: `__getitem__` would decode every
+    image to tell its class.
+    """
+    start = f"{root}/"
+    # As text: SUN397 has a hundred thousand of them.
+    return {os.fspath(file).removeprefix(start): name for file, name in _labelled(dataset)}
+
+
+def pixels_of(dataset: Any) -> tuple[NDArray[np.uint8], list[str]]:
+    """Images [N, 32, 32, 3] of one of the CIFARs, and the name of each one's class."""
+    return dataset.data, [dataset.classes[label] for label in dataset.targets]
+
+
+def _labelled(dataset: Any) -> Iterable[tuple[str | Path, str]]:
+    """Each file, and its class's name in the data set; most data sets name both lists alike."""
+    match type(dataset).__name__:
+        case "Caltech101":
+            for number, label in zip(dataset.index, dataset.y, strict=True):
+                name = dataset.categories[label]
+                yield f"{dataset.root}/101_ObjectCategories/{name}/image_{number:04d}.jpg", name
+        case "Flowers102":  # which has no names, so by the numbers in `imagelabels.mat`
+            for file, label in zip(dataset._image_files, dataset._labels, strict=True):
+                yield file, str(label + 1)
+        case "StanfordCars":
+            for file, label in dataset._samples:
+                yield file, dataset.classes[label]
+        case kind:
+            files = dataset._images if kind == "OxfordIIITPet" else dataset._image_files
+            for file, label in zip(files, dataset._labels, strict=True):
+                yield file, dataset.classes[label]
+
+
+def open_downstream(config: DataConfig) -> FamilyData:
+    """Open the task that the family is. A process reads its lists once.
+
+    Raises RequestError naming what is missing, damaged, or of no class of the task. Image files
+    are not decoded here: a broken one raises when its turn comes.
+    """
+    task = TASKS[config.family]
+    refuse_held_out(config, "leave the field out")
+    if config.shifts:
+        raise RequestError(f"data.shifts: {task.name} has no shifts; leave the field out")
+    folders = {"test": task.folders["test"]}
+    root = data_root(config, folders)
+    find_folders(root, folders)
+    return _opened(task.name, root)
+
+
+@opened_once(len(TASKS))
+def _opened(name: str, root: Path) -> FamilyData:
+    task = TASKS[name]
+    folder = root / task.folder
+    lacking = [need for need in task.needs if not (folder / need).exists()]
+    if lacking:
+        raise RequestError(f"data.root: {folder} lacks {', '.join(lacking)}; from {task.origin}")
+    try:
+        _check_tables(task, folder)
+        read = _pixels if task.dataset.startswith("CIFAR") else _files
+        splits, content = read(task, root)
+    except RequestError:
+        raise
+    # torchvision meets arbitrary bytes here and raises whatever those lead to: RuntimeError for a
+    # checksum, OSError, KeyError, ValueError, scipy's own, ...
+    except Exception as error:
+        raise RequestError(
+            f"data.root: {folder} is not {task.title} as published, or is damaged "
+            f"({_told(error)}); fetch it again from {task.origin}"
+        ) from error
+    names = tuple(task.classes().values())
+    return FamilyData(
+        class_names=names,
+        train=splits["train"],
+        val=None,
+        test=splits["test"],
+        shifts={},
+        digest=_digest(task, names, splits, content),
+        notes=count_notes(
+            task.name,
+            {name: (len(split), task.folders[name].images) for name, split in splits.items()},
+        ),
+    )
+
+
+def _check_tables(task: Task, folder: Path) -> None:
+    """Raise RequestError for a MATLAB file that would take much memory."""
+    for table in [folder / need for need in task.needs if need.endswith(".mat")]:
+        if unpacked_size(table) > MOST_OF_TABLE:
+            raise RequestError(
+                f"data.root: {table} unpacks to more than {MOST_OF_TABLE:,} bytes, which no table "
+                f"of {task.title} does; fetch it again from {task.origin}"
+            )
+
+
+def unpacked_size(file: Path) -> int:
+    """Return how many bytes scipy would read from a MATLAB file, or more than `MOST_OF_TABLE`.
+
+    scipy unpacks whatever a file says, and `whosmat` does not look into structures. Raises
+    RequestError for a file that is itself larger than that. Source: "MAT-File Format" (MathWorks),
+    level 5: 128 bytes, then elements of a type, a length and so many bytes.
+    """
+    content = read_regular(file, MOST_OF_TABLE)
+    order = "<" if content[126:128] == b"IM" else ">"
+    size, place = len(content), 128
+    while place + 8 <= len(content) and size <= MOST_OF_TABLE:
+        kind, length = struct.unpack_from(f"{order}II", content, place)
+        if kind == COMPRESSED:
+            with contextlib.suppress(zlib.error):  # which scipy says
+                packed = content[place + 8 : place + 8 + length]
+                size += len(zlib.decompressobj().decompress(packed, MOST_OF_TABLE))
+        place += 8 + length
+    return size
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, RuntimeError):  # it advises to download, which is not done here
+        return "torchvision finds files missing, or of another checksum"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _pixels(task: Task, root: Path) -> tuple[Splits, str]:
+    """A CIFAR and the checksums by which torchvision knows its files."""
+    splits, checksums = {}, []
+    for split, arguments in (("train", task.train[0]), ("test", task.test)):
+        dataset = opened(task.dataset, root, arguments)
+        pixels, classes = pixels_of(dataset)
+        _check(task, root / task.folder, {split: classes})
+        ids = [f"{task.folder}/{split}/{number:05d}" for number in range(len(pixels))]
+        splits[split] = Split(tuple(ids), _labels(task, classes), Arrays(pixels))
+        checksums = [*dataset.train_list, *dataset.test_list]
+    return splits, str(checksums)
+
+
+def _files(task: Task, root: Path) -> tuple[Splits, str]:
+    """A task of image files, and the digest of their listing."""
+    folder = root / task.folder
+    parts = dict(zip(("train", "test"), _parts(task, root), strict=True))
+    paths = [path for part in parts.values() for path in part]
+    below = {str(PurePosixPath(path).parent.relative_to(task.folder)) for path in paths}
+    manifest = read_manifest(folder, sorted(below))
+    present, empty = (
+        {f"{task.folder}/{path}" for path in some} for some in (manifest.paths, manifest.empty)
+    )
+    _check(
+        task,
+        folder,
+        {name: [*part.values()] for name, part in parts.items()},
+        missing=[path for path in paths if path not in present],
+        empty=[path for path in paths if path in empty],
+    )
+    return {name: _split(task, root, part) for name, part in parts.items()}, manifest.digest
+
+
+def _split(task: Task, root: Path, part: Classes) -> Split:
+    paths = pa.array([*part], pa.string())
+    return Split((*part,), _labels(task, [*part.values()]), Files(root, paths, read_plain))
+
+
+def _parts(task: Task, root: Path) -> tuple[Classes, Classes]:
+    if task.divide is not None:
+        whole = file_classes(opened(task.dataset, root, {}), root)
+        return task.divide(root / task.folder, whole)
+    train: dict[str, str] = {}
+    for arguments in task.train:
+        train |= file_classes(opened(task.dataset, root, arguments), root)
+    return train, file_classes(opened(task.dataset, root, task.test), root)
+
+
+def _check(
+    task: Task,
+    folder: Path,
+    classes: dict[str, list[str]],
+    missing: Sequence[str] = (),
+    empty: Sequence[str] = (),
+) -> None:
+    """Raises RequestError for classes that are none or have no image, and for files."""
+    classes_of_task = task.classes()
+    count = len(classes_of_task)
+    problems = []
+    for split, names in classes.items():
+        lacking = [name for name in classes_of_task if name not in {*names}]
+        strange = sorted({*names} - {*classes_of_task})
+        if lacking:
+            problems.append(
+                f"{split} has no image of {len(lacking)} of {count} classes: {listed(lacking)}"
+            )
+        if strange:
+            near = nearest(strange[0], lacking)
+            problems.append(f"{split} has classes that are none of it: {listed(strange)}{near}")
+    if missing:
+        problems.append(f"lacks {len(missing)} of its images: {listed(missing)}")
+    if empty:
+        problems.append(f"has files that are empty or links to nothing: {listed(empty)}")
+    if problems:
+        title = f"data.root: {folder} cannot be used as {task.title} (from {task.origin}):"
+        raise RequestError(refusal(title, problems))
+
+
+def _labels(task: Task, classes: Sequence[str]) -> Tensor:
+    """[N] int64, in CLIP's order, of the classes' names in the data set."""
+    label = {name: index for index, name in enumerate(task.classes())}
+    return torch.tensor([label[name] for name in classes], dtype=torch.int64)
+
+
+def _digest(task: Task, names: Sequence[str], splits: Splits, content: str) -> str:
+    """Over the names of the classes, each split's images and labels, and what the images hold."""
+    digest = hashlib.sha256(f"{task.name}/1\n{content}\n".encode())
+    digest.update("\0".join(names).encode())
+    for split in splits.values():
+        digest.update(f"\n{list(zip(split.ids, split.labels.tolist(), strict=True))}".encode())
+    return digest.hexdigest()
+
+
+def _family(task: Task) -> Family:
+    return Family(
+        name=task.name,
+        summary=f"{task.title}, {len(task.classes())} classes, under data.root; no shifts",
+        open=open_downstream,
+        defaults={
+            "data.augmentation": "wise_ft",
+            "optim.batch_size": BATCH_SIZE,
+            "prompts.classes": task.name,
+            "prompts.contexts": task.contexts or task.name,
+        },
+        folders=task.folders,
+        metrics=("mean_per_class_top1",) if task.per_class else (),
+        ranked_by="mean_per_class_top1" if task.per_class else "top1",
+    )
+
+
+DOWNSTREAM = tuple(_family(task) for task in TASKS.values())

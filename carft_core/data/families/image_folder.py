@@ -1,0 +1,525 @@
+"""A user's own images in class folders, as they lie or as a family file declares it."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import ClassVar
+
+import pyarrow as pa
+import torch
+
+from carft_sweep.carft_core.data.base import (
+    DataConfig,
+    Family,
+    FamilyData,
+    Files,
+    Split,
+    opened_once,
+    refuse_held_out,
+)
+from carft_sweep.carft_core.data.families.declaration import Declaration, ShiftFolders, shift_name
+from carft_sweep.carft_core.data.images import read_rgb
+from carft_sweep.carft_core.data.listing import (
+    Listing,
+    copies_of_training,
+    existing,
+    images,
+    listed,
+    listing_digest,
+    name_files,
+    names_in,
+    nearest,
+    no_class_folders,
+    plain_name,
+    readable,
+    refusal,
+    repeated,
+    visible_folders,
+)
+from carft_sweep.carft_core.data.splits import IN_DISTRIBUTION, TRAINING_SPLITS, carve_test
+from carft_sweep.carft_core.errors import RequestError, dotted
+
+Route = tuple[str | int, ...]
+"""A key of a declaration: `("shifts", "night", "classes", 0)`."""
+Report = Callable[[Route, str], None]
+"""Notes what is wrong, and at which key of the declaration."""
+ClassFolders = Mapping[str, Sequence[str]]
+"""Class folder -> where it lies below the root, in the order in which its parents are declared."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What lies there. Of a tree with mistakes it is what is left of it."""
+
+    classes: tuple[str, ...]
+    """Train's class folders that count, sorted; a label is an index into them."""
+    splits: Mapping[str, Listing]
+    """`train`, `val` and `test` as far as they are declared, and the shifts as `shifts/<name>`."""
+
+
+def declared_folders(declared: Declaration) -> dict[str, Sequence[str]]:
+    """The folders of each declared split, by its name in `Tree.splits`."""
+    folders = {"train": declared.train, "val": declared.val, "test": declared.test}
+    folders |= {f"shifts/{name}": shift.folders for name, shift in declared.shifts.items()}
+    return {name: paths for name, paths in folders.items() if paths is not None}
+
+
+class Reader:
+    """Lists what a declaration says below a root.
+
+    `advises` says whether a message may advise to change the declaration.
+    """
+
+    def __init__(
+        self, declared: Declaration, root: Path, report: Report, *, advises: bool = True
+    ) -> None:
+        self.declared, self.root, self.report, self.advises = declared, root, report, advises
+        self.train: ClassFolders = {}
+        self.classes: tuple[str, ...] = ()
+
+    def read(self) -> Tree:
+        """Raises OSError for what cannot be read."""
+        folders_of = {
+            name: self._class_folders(name, paths)
+            for name, paths in declared_folders(self.declared).items()
+        }
+        self.train, splits = folders_of["train"], {}
+        self.classes = self._classes(
+            {folder for name in IN_DISTRIBUTION for folder in folders_of.get(name, ())}
+        )
+        for name, folders in folders_of.items():
+            if self.classes and folders:
+                folders = self._by_class(_route(name), folders)
+            splits[name] = self._listing(_route(name), folders)
+        self._check_apart(splits)
+        return Tree(self.classes, splits)
+
+    def _class_folders(self, name: str, folders: Sequence[str]) -> ClassFolders:
+        """What lies in the folders of one split, joined."""
+        route = _route(name)
+        places: dict[str, list[str]] = {}
+        for index, folder in enumerate(folders):
+            where = route if len(folders) == 1 else (*route, index)
+            path = self.root / folder
+            if folder in folders[:index]:
+                self.report(where, f"{folder}/ is in the list twice")
+            elif not path.is_dir():
+                self.report(where, _missing(self.root, folder))
+            elif not (names := visible_folders(path)):
+                self.report(where, f"{folder}/ {no_class_folders(path)}")
+            else:
+                for below in names:
+                    place = below if folder == "." else f"{folder}/{below}"
+                    places.setdefault(below, []).append(place)
+        return places
+
+    def _classes(self, anywhere: Collection[str]) -> tuple[str, ...]:
+        """The classes: train's folders, without those that are left out.
+
+        What is left out may also be a folder of val or test alone: `anywhere` has all three.
+        """
+        declared, train = self.declared, self.train
+        if not train:
+            return ()
+        of_train = "class folder of train"
+        self._check_names(("classes",), of_train, enumerate(declared.classes or ()), train)
+        self._check_names(("exclude",), "class folder", enumerate(declared.exclude or ()), anywhere)
+        chosen = {*train} if declared.classes is None else {*declared.classes} & {*train}
+        classes = sorted(chosen - {*(declared.exclude or ())})
+        if len(classes) < 2:
+            only = f"the single class {classes[0]!r}" if classes else "no class"
+            self.report(("train",), f"has {only}; two are the least")
+        names = declared.class_names
+        self._check_names(("class_names",), of_train, zip(names, names, strict=True), train)
+        return tuple(classes)
+
+    def _check_names(
+        self,
+        route: Route,
+        kind: str,
+        names: Iterable[tuple[str | int, str]],
+        allowed: Collection[str],
+        shown: Collection[str] = (),
+    ) -> None:
+        """Report each name that is none of the `allowed`, of which `shown` are told, at its key."""
+        for key, name in names:
+            if name not in allowed:
+                others = sorted(shown or allowed)
+                near = nearest(name, others)
+                message = f"no {kind} is named {name!r}{near}; there are {listed(others)}"
+                self.report((*route, key), message)
+
+    def _by_class(self, route: Route, folders: ClassFolders) -> ClassFolders:
+        """The folders of a split that count, in the order of the classes."""
+        if route[0] == "shifts":
+            folders = self._of_shift(route, self.declared.shifts[str(route[1])], folders)
+        else:
+            self._check_complete(route, folders)
+        return {name: folders[name] for name in self.classes if name in folders}
+
+    def _check_complete(self, route: Route, folders: ClassFolders) -> None:
+        """An in-distribution split has every class, and no others but those that are left out."""
+        allowed = {*self.train, *(self.declared.exclude or ())}
+        self._check_strange(route, [name for name in folders if name not in allowed])
+        missing = [name for name in self.classes if name not in folders]
+        if missing:
+            advice = "; `exclude` leaves classes out" if self.advises else ""
+            self.report(route, f"lacks classes that train has: {listed(missing)}{advice}")
+
+    def _check_strange(self, route: Route, strange: Sequence[str], advice: str = "") -> None:
+        if strange:
+            near = nearest(strange[0], self.classes)
+            advice = advice or f"; train has {len(self.classes)}: {listed(self.classes)}"
+            message = f"has folders that are no class of train: {listed(strange)}{near}{advice}"
+            self.report(route, message)
+
+    def _of_shift(self, route: Route, shift: ShiftFolders, folders: ClassFolders) -> ClassFolders:
+        """The folders of a shift by class."""
+        train, classes = self.train, self.classes
+        only, excluded, renamed = shift.classes or (), shift.exclude or (), shift.rename
+        allowed, shown = {*folders, *train}, {*classes, *folders}
+        sources, at_rename = zip(renamed, renamed, strict=True), (*route, "rename")
+        self._check_names((*route, "classes"), "class", enumerate(only), classes)
+        named = enumerate(excluded)
+        self._check_names((*route, "exclude"), "class or folder", named, allowed, shown)
+        self._check_names(at_rename, "folder of the shift", sources, folders)
+        self._check_names(at_rename, "class", renamed.items(), train, classes)
+        kept: dict[str, list[str]] = {}
+        strange = []
+        for folder, places in folders.items():
+            target = renamed.get(folder, folder)
+            if folder in excluded or target in excluded:
+                continue
+            if target in classes and target in (only or classes):
+                kept.setdefault(target, []).extend(places)
+            elif target not in train and shift.classes is None:
+                strange.append(folder)
+        advice = "; `rename` says which class a folder is, `exclude` leaves it out"
+        self._check_strange(route, strange, advice if self.advises else "")
+        if not kept and not strange:
+            self.report(route, "no class of it is left")
+        for index, name in enumerate(only):
+            if name in classes and name not in kept:
+                self.report((*route, "classes", index), f"{name!r} has no folder here")
+        return kept
+
+    def _listing(self, route: Route, folders: ClassFolders) -> Listing:
+        """The images by class, in the order of their paths."""
+        problems: list[str] = []
+        listing = {
+            name: dict(
+                sorted(chain.from_iterable(images(self.root, at, problems) for at in places))
+            )
+            for name, places in folders.items()
+        }
+        for problem in problems:
+            self.report(route, problem)
+        empty = [name for name, files in listing.items() if not files]
+        if empty:
+            advice = "; `exclude` leaves them out" if self.advises else ""
+            self.report(route, f"has class folders without images: {listed(empty)}{advice}")
+        return listing
+
+    def _check_apart(self, splits: Mapping[str, Listing]) -> None:
+        """Nothing is measured on images that were trained on, and val is no part of test."""
+        paths = {
+            name: frozenset(chain.from_iterable(listing.values()))
+            for name, listing in splits.items()
+        }
+        for name, own in paths.items():
+            for other in TRAINING_SPLITS:
+                if other not in paths or other == name or (name, other) == ("train", "val"):
+                    continue
+                shared = sorted(own & paths[other])
+                if shared:
+                    message = f"shares {len(shared)} images with {other}, such as {shared[0]}"
+                    self.report(_route(name), message)
+
+
+def _route(split: str) -> Route:
+    """The key of a declaration that says where a split lies."""
+    return tuple(split.split("/", 1))
+
+
+def _missing(root: Path, folder: str) -> str:
+    """That a folder is not there, and what is."""
+    parent = (root / folder).parent
+    if not parent.is_dir():
+        return f"there is no {folder}/ in {root}"
+    names = visible_folders(parent)
+    return (
+        f"there is no {folder}/ in {root}{nearest(Path(folder).name, names)}; "
+        f"there are {listed(names) or 'no folders'}"
+    )
+
+
+LAYOUT = (
+    "expected train/<class>/<image>, test/<class>/<image>, optionally val/<class>/<image> and "
+    "shifts/<name>/<class>/<image>"
+)
+
+
+class Layout:
+    """Says which folder below a root is what, here those with the names of the splits: the
+    declaration with all defaults."""
+
+    advises: ClassVar[bool] = False
+    """Whether a message may advise to change the declaration."""
+
+    def root_of(self, config: DataConfig) -> Path:
+        """That of `data.root`."""
+        if config.root is None:
+            raise RequestError(f"data.root: which folder holds the images? image_folder {LAYOUT}")
+        refuse_held_out(
+            config, "leave the field out and put what is to be held out into shifts/<name>/"
+        )
+        return existing(Path(config.root), f"; {LAYOUT}")
+
+    def declare(self, root: Path, report: Report) -> Declaration:
+        """What is there; an absent split has no folders."""
+        folders, files = visible_folders(root), name_files(root)
+        shifts = visible_folders(root / "shifts") if "shifts" in folders else []
+        _report_misnamed(folders, report)
+        for name in shifts:
+            try:
+                shift_name(name)
+            except ValueError as error:
+                report(("shifts", name), f"{error}; rename it")
+        if len(files) > 1:
+            report(
+                ("class_names_file",),
+                f"{' and '.join(f.name for f in files)} are both there; keep one of them",
+            )
+        # Not validated: what is wrong with these names has been reported, with the folder's.
+        return Declaration.model_construct(
+            name="image_folder",
+            train=("train",) if "train" in folders else (),
+            val=("val",) if "val" in folders else None,
+            test=("test",) if "test" in folders else (),
+            shifts={
+                name: ShiftFolders.model_construct(folders=(f"shifts/{name}",)) for name in shifts
+            },
+            class_names_file=str(files[0]) if len(files) == 1 else None,
+        )
+
+    def message(self, route: Route, problem: str) -> str:
+        """Beginning with the folder."""
+        folder = f"{'/'.join(map(str, route))}/"
+        is_named = problem.startswith(folder) or route[0] in ("class_names", "class_names_file")
+        return problem if is_named else f"{folder} {problem}"
+
+    def line(self, route: Route) -> int:
+        """In the order in which they are found."""
+        del route
+        return 0
+
+    def title(self, root: Path) -> str:
+        """With the layout that is expected."""
+        return f"data.root: {root} cannot be used ({LAYOUT}):"
+
+    def open(self, config: DataConfig) -> FamilyData:
+        """Open what lies below `data.root`, else below the declared root; once in a process.
+
+        Raises RequestError with every mistake at once. Images are not decoded here: a broken one
+        raises when its turn comes.
+        """
+        root = self.root_of(config)
+        with readable():
+            return _opened(self, root)
+
+
+@opened_once(4)
+def _opened(layout: Layout, root: Path) -> FamilyData:
+    problems: dict[str, int] = {}
+
+    def report(route: Route, problem: str) -> None:
+        problems[layout.message(route, problem)] = layout.line(route)
+
+    declared = layout.declare(root, report)
+    tree = Reader(declared, root, report, advises=layout.advises).read()
+    names = _names(
+        declared, tree.classes, report, where="class_names" if layout.advises else "classes.json"
+    )
+    if declared.test_fraction is not None:
+        least = 2 if declared.val else 3
+        few = [name for name, files in tree.splits["train"].items() if 0 < len(files) < least]
+        if few:
+            report(
+                ("test_fraction",),
+                f"a class needs {least} images of which one becomes a test; there are less of "
+                f"{listed(few)}; add images, or `exclude` it",
+            )
+    if problems:
+        ordered = sorted(problems, key=lambda text: problems[text])
+        raise RequestError(refusal(layout.title(root), ordered))
+    splits = {name: _split(root, listing, tree.classes) for name, listing in tree.splits.items()}
+    digests = {name: listing_digest(listing) for name, listing in tree.splits.items()}
+    if declared.test_fraction is not None:
+        splits["train"], splits["test"] = carve_test(splits["train"], declared.test_fraction)
+        del digests["train"]
+    return FamilyData(
+        class_names=names,
+        train=splits["train"],
+        val=splits.get("val"),
+        test=splits["test"],
+        shifts={name: splits[f"shifts/{name}"] for name in declared.shifts},
+        digest=_digest(tree, names, splits),
+        digests=digests,
+        notes=tuple(copies_of_training(root, tree.splits)),
+    )
+
+
+def _names(
+    declared: Declaration, classes: Sequence[str], report: Report, *, where: str
+) -> tuple[str, ...]:
+    """What prompts call each class; `where` they may be given."""
+    if declared.class_names_file is None:
+        names = {name: declared.class_names.get(name) or plain_name(name) for name in classes}
+        for problem in repeated(names, where):
+            report(("class_names",), problem)
+        return tuple(names.values())
+    file = Path(declared.class_names_file)
+    try:
+        found, problems = names_in(file, classes)
+    except OSError as error:
+        found, problems = (), [f"{file} cannot be read: {error.strerror}"]
+    for problem in problems:
+        report(("class_names_file",), problem)
+    return found
+
+
+def _split(root: Path, listing: Listing, classes: Sequence[str]) -> Split:
+    """The split that holds the images of a listing, in the order of `classes`."""
+    ids = tuple(path for name in classes for path in listing.get(name, ()))
+    counts = torch.tensor([len(listing.get(name, ())) for name in classes])
+    present = tuple(index for index, name in enumerate(classes) if name in listing)
+    return Split(
+        ids=ids,
+        labels=torch.repeat_interleave(torch.arange(len(classes)), counts),
+        source=Files(root, pa.array(ids, pa.string()), read_rgb),
+        classes=None if len(present) == len(classes) else present,
+    )
+
+
+def _digest(tree: Tree, names: Sequence[str], splits: Mapping[str, Split]) -> str:
+    """Digest the classes, their names, and every image's split, class, path below the root and size
+    in bytes: to read a million images would take minutes.
+
+    Neither where the root lies counts, nor how a family file says it.
+    """
+    sizes = {
+        path: size
+        for listing in tree.splits.values()
+        for files in listing.values()
+        for path, size in files.items()
+    }
+    digest = hashlib.sha256(b"images/2\n")
+    for folder, name in zip(tree.classes, names, strict=True):
+        digest.update(f"class\0{folder}\0{name}\n".encode())
+    for name in sorted(splits):
+        split = splits[name]
+        digest.update(f"split\0{name}\0{split.classes}\n".encode())
+        for path, label in sorted(zip(split.ids, split.labels.tolist(), strict=True)):
+            digest.update(f"image\0{label}\0{path}\0{sizes[path]}\n".encode())
+    return digest.hexdigest()
+
+
+def _report_misnamed(folders: Sequence[str], report: Report) -> None:
+    """Splits that are missing, and folders that look like one under another name."""
+    splits = (*IN_DISTRIBUTION, "shifts")
+    others = [name for name in folders if name not in splits]
+    for name in splits:
+        if name in folders:
+            continue
+        like = [other for other in others if other.lower().startswith(name)]
+        like += difflib.get_close_matches(name, others, n=1, cutoff=0.75)
+        if name in ("train", "test"):
+            report((name,), "is missing" + (f"; is it {like[0]}/?" if like else ""))
+        elif like:
+            report(
+                (like[0],),
+                f"is not read, and there is no {name}/; rename it to {name}/, or to .{like[0]}/ "
+                "if it is to be left out",
+            )
+
+
+FIXED = Layout()
+IMAGE_FOLDER = Family(
+    name="image_folder",
+    summary="your own images, in class folders under data.root",
+    open=FIXED.open,
+    defaults={
+        "data.augmentation": "wise_ft",
+        "prompts.classes": "openai",
+        "prompts.contexts": "openai",
+    },
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Declared(Layout):
+    """A declaration with the file that it stands in. It equals nothing but itself."""
+
+    declaration: Declaration
+    file: Path
+    """Absolute; `root` and `class_names_file` are relative to its folder."""
+    text: str
+    """What the file held."""
+    lines: Mapping[Route, int]
+    """Where each value stands in it, for messages."""
+
+    advises = True
+
+    def family(self, defaults: Mapping[str, object]) -> Family:
+        """As it is to be registered, with its defaults for the fields of a trial."""
+        given = self.declaration
+        known = {"data.augmentation": "wise_ft", **defaults}
+        return Family(given.name, given.summary, self.open, known, given.domains)
+
+    @property
+    def root(self) -> Path:
+        """The declared folder of all images."""
+        return self.file.parent / Path(self.declaration.root).expanduser()
+
+    def root_of(self, config: DataConfig) -> Path:
+        """That of `data.root`, else the declared one."""
+        refuse_held_out(
+            config,
+            "leave the field out, and declare what is held out as one of the shifts in "
+            f"{self.file.name}",
+        )
+        if config.root is not None:
+            return existing(Path(config.root))
+        return existing(self.root, named=self.place(("root",)))
+
+    def declare(self, root: Path, report: Report) -> Declaration:
+        """What the file says, whatever lies there."""
+        del root, report
+        if self.declaration.class_names_file is None:
+            return self.declaration
+        file = self.file.parent / Path(self.declaration.class_names_file).expanduser()
+        return self.declaration.model_copy(update={"class_names_file": str(file)})
+
+    def place(self, route: Route) -> str:
+        """`birds.family.yaml:7: shifts.night`, or without the line where there is none."""
+        line = self.line(route)
+        return f"{self.file.name}{f':{line}' if line else ''}: {dotted(route)}"
+
+    def message(self, route: Route, problem: str) -> str:
+        """Beginning with the line."""
+        return f"{self.place(route)}: {problem}"
+
+    def line(self, route: Route) -> int:
+        """Of what stands at `route`, else of the nearest thing around it; 0 for a default."""
+        while route and route not in self.lines:
+            route = route[:-1]
+        return self.lines.get(route, 0) if route else 0
+
+    def title(self, root: Path) -> str:
+        """With its name."""
+        return f"data.family: {self.declaration.name} is not as declared in {root}:"

@@ -1,0 +1,293 @@
+"""ImageNet and its shifts: V2, R, A, Sketch, ObjectNet and C."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import pyarrow as pa
+import torch
+
+from carft_sweep.carft_core.data.base import (
+    DataConfig,
+    DataFolder,
+    Derived,
+    Family,
+    FamilyData,
+    Files,
+    Split,
+    named_shifts,
+    opened_once,
+    refuse_held_out,
+)
+from carft_sweep.carft_core.data.images import read_inside_border, read_plain
+from carft_sweep.carft_core.data.listing import (
+    Manifest,
+    count_notes,
+    data_root,
+    find_folders,
+    read_folders,
+    readable,
+)
+
+LISTS = Path(__file__).parents[1] / "classes" / "imagenet"
+CLASSES = 1000
+
+
+@functools.cache
+def wnids() -> tuple[str, ...]:
+    """The classes' WordNet ids; the place of each is its index, which is their order by name."""
+    return tuple((LISTS / "wnids.txt").read_text().split())
+
+
+@functools.cache
+def labels_of(split: str) -> Mapping[str, int]:
+    """Class folder -> class, of `train`, `test` or a shift; the folders that it must have.
+
+    ObjectNet's has the class that stands for all that its folder is.
+    """
+    everything = {wnid: index for index, wnid in enumerate(wnids())}
+    if split == "v2":
+        return {str(index): index for index in range(CLASSES)}
+    if split in ("r", "a"):
+        return {wnid: everything[wnid] for wnid in (LISTS / f"{split}.txt").read_text().split()}
+    if split == "objectnet":
+        return {folder: indices[0] for folder, indices in _objectnet().items()}
+    return everything
+
+
+@functools.cache
+def alike_in(split: str) -> Mapping[int, tuple[int, ...]]:
+    """The classes that count as one, by the class that stands for them (ObjectNet's only).
+
+    Source: wise-ft's `src/datasets/objectnet.py`, where the logit of a folder is the greatest of
+    its classes'.
+    """
+    if split != "objectnet":
+        return {}
+    return {indices[0]: indices for indices in _objectnet().values()}
+
+
+@functools.cache
+def _objectnet() -> Mapping[str, tuple[int, ...]]:
+    """Folder -> the classes that it is, in wise-ft's order."""
+    lines = (line.split() for line in (LISTS / "objectnet.txt").read_text().splitlines())
+    return {folder: tuple(int(index) for index in indices) for folder, *indices in lines}
+
+
+SHIFTS = ("v2", "r", "a", "sketch", "objectnet")
+"""Those that CAR-FT is reported on."""
+CORRUPTIONS = (
+    *("gaussian_noise", "shot_noise", "impulse_noise"),
+    *("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    *("snow", "frost", "fog", "brightness"),
+    *("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+)
+EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+SEVERITIES = range(1, 6)
+WNIDS = "<wnid>/<image>"
+_ROOTS = ("imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")
+
+
+def _in_imagenet(part: str, images: int) -> DataFolder:
+    names = tuple(f"{root}/{part}" for root in _ROOTS)
+    return DataFolder(names, WNIDS, "https://www.image-net.org/download.php", images)
+
+
+_PUBLISHED = {
+    "train": replace(_in_imagenet("train", 1_281_167), is_prefixed=True),
+    "test": _in_imagenet("val", 50_000),
+    "v2": DataFolder(
+        ("imagenetv2-matched-frequency-format-val", "ImageNetV2-matched-frequency"),
+        "<0 to 999>/<image>",
+        "https://github.com/modestyachts/ImageNetV2",
+        10_000,
+    ),
+    "r": DataFolder(("imagenet-r",), WNIDS, "https://github.com/hendrycks/imagenet-r", 30_000),
+    "a": DataFolder(
+        ("imagenet-a",), WNIDS, "https://github.com/hendrycks/natural-adv-examples", 7_500
+    ),
+    "sketch": DataFolder(
+        ("sketch", "imagenet-sketch"),
+        WNIDS,
+        "https://github.com/HaohanWang/ImageNet-Sketch",
+        50_889,
+    ),
+    "objectnet": DataFolder(
+        ("objectnet-1.0/images",),
+        "<object>/<image>",
+        "https://objectnet.dev",
+        18_574,
+        has_others=True,  # objects that are no classes of ImageNet
+    ),
+}
+_ADVICE = (
+    ": sort them into folders by their classes, as torchvision.datasets.ImageNet does with the "
+    "archive of val and the development kit"
+)
+FOLDERS: Mapping[str, DataFolder] = MappingProxyType(
+    {
+        name: replace(folder, classes=tuple(labels_of(name)), advice=_ADVICE)
+        for name, folder in _PUBLISHED.items()
+    }
+    | {
+        "c": DataFolder(
+            ("imagenet-c", "ImageNet-C"),
+            "<corruption>/<1 to 5>/<wnid>/<image>",
+            "https://github.com/hendrycks/robustness",
+            50_000 * len(CORRUPTIONS) * len(SEVERITIES),
+        )
+    }
+)
+"""Sources of the counts: the ILSVRC 2012 development kit's readme; for the shifts the sizes in
+datacomp's `tasklist.yml`, where ObjectNet's is that of the 113 classes."""
+
+
+def corrupted() -> Mapping[str, str]:
+    """ImageNet-C's shifts and the folder of each below its own: `c-fog-3` in `fog/3`.
+
+    The four corruptions outside of the benchmark's mean are `c_extra-spatter-3` and so on.
+    """
+    kinds = {"c": CORRUPTIONS, "c_extra": EXTRA_CORRUPTIONS}
+    return {
+        f"{kind}-{corruption}-{severity}": f"{corruption}/{severity}"
+        for kind, corruptions in kinds.items()
+        for corruption in corruptions
+        for severity in SEVERITIES
+    }
+
+
+def folder_of(shift: str) -> DataFolder:
+    """The folder of one shift, ImageNet-C's by corruption and severity."""
+    below = corrupted().get(shift)
+    if below is None:
+        return FOLDERS[shift]
+    whole = FOLDERS["c"]
+    names = tuple(f"{name}/{below}" for name in whole.names)
+    return replace(FOLDERS["test"], names=names, origin=whole.origin)
+
+
+IN_DISTRIBUTION = ("train", "test")
+ADVICE = (
+    f"The OOD mean is over the shifts in data.shifts, {', '.join(SHIFTS)} where it is left out: "
+    "name those that you have, or [] for none."
+)
+
+
+def open_imagenet(config: DataConfig) -> FamilyData:
+    """Open what lies below `data.root`: train, the official val as test, and `data.shifts`.
+
+    Raises RequestError naming every folder that is missing, or every mistake in those that are
+    there. Images are not decoded here: a broken one raises when its turn comes.
+    """
+    root, folders = _wanted(config)
+    places = find_folders(root, folders, advice=ADVICE)
+    with readable():
+        return _opened(tuple(places.items()))
+
+
+def _wanted(config: DataConfig) -> tuple[Path, dict[str, DataFolder]]:
+    """The data root, and the folders of what is asked for."""
+    refuse_held_out(config, "data.shifts says what is measured out of distribution")
+    root = data_root(config, {name: FOLDERS[name] for name in (*IN_DISTRIBUTION, *SHIFTS)})
+    allowed = (*SHIFTS, *corrupted())
+    shifts = SHIFTS if config.shifts is None else named_shifts(config.shifts, allowed)
+    return root, {name: folder_of(name) for name in (*IN_DISTRIBUTION, *shifts)}
+
+
+def _key(name: str) -> str:
+    """What `FamilyData.splits` calls it."""
+    return name if name in IN_DISTRIBUTION else f"shifts/{name}"
+
+
+@opened_once(4)
+def _opened(places: tuple[tuple[str, Path], ...]) -> FamilyData:
+    folders = {name: folder_of(name) for name, _ in places}
+    manifests = read_folders("imagenet", dict(places), folders)
+    splits = {name: _split(name, folder, manifests[name]) for name, folder in places}
+    counts = {name: (len(split), folders[name].images) for name, split in splits.items()}
+    train, test = splits.pop("train"), splits.pop("test")
+    digests = {name: manifest.digest for name, manifest in manifests.items()}
+    return FamilyData(
+        class_names=_class_names(),
+        train=train,
+        val=None,
+        test=test,
+        shifts=splits,
+        digest=_digest(digests),
+        training_digest=_digest({"train": digests["train"]}),
+        derived={
+            f"id/test_{name}": Derived(("id/test",), tuple(sorted(labels_of(name).values())))
+            for name in ("r", "a")
+        },
+        own_means=_means_of_corruptions(splits),
+        notes=count_notes("imagenet", counts),
+        digests={_key(name): digest for name, digest in digests.items()},
+    )
+
+
+def _means_of_corruptions(shifts: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """`ood/c` and `ood/c_extra`: 75 corruptions are one benchmark, not as many shifts."""
+    means: dict[str, tuple[str, ...]] = {}
+    corruptions = corrupted()
+    for name in shifts:
+        if name in corruptions:
+            mean = f"ood/{name.partition('-')[0]}"
+            means[mean] = (*means.get(mean, ()), f"ood/{name}")
+    return means
+
+
+def _split(name: str, folder: Path, manifest: Manifest) -> Split:
+    labels = labels_of(name)
+    groups = [
+        (labels[folder_name], paths)
+        for folder_name, paths in manifest.groups()
+        if folder_name in labels
+    ]
+    counts = torch.tensor([len(paths) for _, paths in groups])
+    present = tuple(sorted(labels.values()))
+    paths = [path for _, below in groups for path in below]
+    decode = read_inside_border if name == "objectnet" else read_plain
+    return Split(
+        ids=tuple(f"{name}/{path}" for path in paths),
+        labels=torch.repeat_interleave(torch.tensor([label for label, _ in groups]), counts),
+        source=Files(folder, pa.array(paths, pa.string()), decode),
+        classes=None if len(present) == CLASSES else present,
+        alike=alike_in(name),
+    )
+
+
+def _class_names() -> tuple[str, ...]:
+    # It takes a second to import, and every command that reads a config names this family.
+    from open_clip import IMAGENET_CLASSNAMES
+
+    return tuple(IMAGENET_CLASSNAMES)
+
+
+def _digest(manifests: Mapping[str, str]) -> str:
+    """Over the names of the classes, and of each split the class of every folder and its images."""
+    digest = hashlib.sha256(b"imagenet/1\n")
+    digest.update("\0".join(_class_names()).encode())
+    for name, content in manifests.items():
+        digest.update(f"\n{name}\0{sorted(labels_of(name).items())}\0{alike_in(name)}".encode())
+        digest.update(f"\0{content}".encode())
+    return digest.hexdigest()
+
+
+IMAGENET = Family(
+    name="imagenet",
+    summary="ImageNet-1k under data.root, with V2, R, A, Sketch, ObjectNet, and C when asked for",
+    open=open_imagenet,
+    defaults={
+        "data.augmentation": "wise_ft",
+        "data.val_fraction": 0.02,
+        "prompts.classes": "openai",
+        "prompts.contexts": "openai",
+    },
+    folders=FOLDERS,
+    shared_names=("missile", "sunglasses"),
+)

@@ -1,0 +1,410 @@
+"""The one evaluation: each split is read once for all models of a run, then metrics."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.data import Split
+from carft_sweep.carft_core.evaluation.metrics import (
+    brier,
+    ece,
+    entropy,
+    kl_divergence,
+    macro_f1,
+    mean_group_top1,
+    mean_per_class_top1,
+    nll,
+    on_float64_device,
+    top1,
+    worst_group_top1,
+)
+from carft_sweep.carft_core.evaluation.predictions import Predictions, predictions_file
+from carft_sweep.carft_core.models.clip import Classifier
+from carft_sweep.carft_core.models.teacher import Teacher, on_device
+from carft_sweep.carft_core.training.setup import RETENTION, Prepared
+
+METRICS = {"top1": top1, "nll": nll, "ece": ece, "brier": brier}
+OF_CLASSES = {"macro_f1": macro_f1, "mean_per_class_top1": mean_per_class_top1}
+OF_GROUPS = {"mean_group_top1": mean_group_top1, "worst_group_top1": worst_group_top1}
+FURTHER_METRICS = (*OF_CLASSES, *OF_GROUPS)
+"""What a family may ask for besides; those of groups are of the splits that have groups."""
+
+
+MEMORY_FOR_MODELS = 2**31
+"""Bytes of weights that are on the device at once, and at least one model's."""
+
+
+def predict(classifier: Classifier, name: str, teacher: Teacher) -> Predictions:
+    """Classify the evaluation view of every item of one of the teacher's splits.
+
+    The image tower runs in the run's precision, what comes behind it in float32. Raises
+    RequestError when an image cannot be used, ValueError for an empty split or a label outside
+    `split.classes`.
+    """
+    split = teacher.splits[name]
+    _check_labels(split, name)
+    if classifier is teacher.classifier:
+        features = teacher.features(name).to(teacher.device)
+    else:
+        (features,) = teacher.encode([classifier], name)
+    return _predictions(classifier, features, split, name)
+
+
+def measure(
+    models: Mapping[str, Callable[[], Classifier]],
+    stand: Prepared,
+    config: TrialConfig,
+    files: Mapping[str, Path],
+) -> dict[str, dict[str, float]]:
+    """The metrics of each model on everything that is measured; see docs/metrics.md.
+
+    `models` make classifiers on any device, or give the teacher's own; a model whose label is in
+    `files` leaves its predictions there. Each image is read once for as many models as fit into
+    MEMORY_FOR_MODELS. Raises RequestError when an image cannot be used, NonFinite when a logit is
+    NaN or +inf.
+    """
+    metrics: dict[str, dict[str, float]] = {}
+    waiting = dict(models)
+    while waiting:
+        classifiers: dict[str, Classifier] = {}
+        room, parts = _room(stand.device), set[Classifier]()
+        for label in list(waiting):
+            classifiers[label] = on_device(waiting[label](), stand.device)
+            for part in {*classifiers[label].parts} - parts:
+                parts.add(part)
+                room -= sum(tensor.nbytes for tensor in part.state_dict().values())
+            del waiting[label]
+            if room <= 0:
+                break
+        metrics |= _measure_together(classifiers, stand, config, files)
+    return {label: metrics[label] for label in models}
+
+
+def _room(device: torch.device) -> int:
+    """Return how many bytes models may take together: on CUDA a quarter of what is free."""
+    if device.type != "cuda":
+        return MEMORY_FOR_MODELS
+    return max(MEMORY_FOR_MODELS, torch.cuda.mem_get_info(device)[0] // 4)
+
+
+def _measure_together(
+    classifiers: Mapping[str, Classifier],
+    stand: Prepared,
+    config: TrialConfig,
+    files: Mapping[str, Path],
+) -> dict[str, dict[str, float]]:
+    teacher = stand.teacher
+    probes = config.eval.context_probe
+    reports = {label: _Report(it, stand, probes) for label, it in classifiers.items()}
+    # What gains are measured against; how far its contexts moved is asked of the others alone.
+    zero_shot = _Report(teacher.classifier, stand, False)
+    with contextlib.ExitStack() as stack:
+        for label, report in reports.items():
+            if label in files:
+                shapes, names = _shapes(stand, report), stand.data.class_names
+                file = predictions_file(files[label], shapes, config.eval.logits, names)
+                report.write = stack.enter_context(file)
+        splits = stand.measured()
+        if any(classifier is not teacher.classifier for classifier in classifiers.values()):
+            teacher.loader.expect(map(teacher.part, splits))
+        for name, split in splits.items():
+            _check_labels(split, name)
+            frozen, features = _features(classifiers, name, teacher)
+            zero_shot.add(name, frozen, frozen)
+            for label, report in reports.items():
+                report.add(name, features[label], frozen)
+    return {label: report.metrics(zero_shot) for label, report in reports.items()}
+
+
+def _features(
+    classifiers: Mapping[str, Classifier], name: str, teacher: Teacher
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The teacher's features of a split and those of each classifier, all in one pass.
+
+    A part of several classifiers, as the tuned one of a logit ensemble at every alpha, passes once.
+    """
+    frozen = teacher.kept_features(name)
+    known: dict[Classifier, Tensor] = {}
+    if frozen is not None:
+        known[teacher.classifier] = frozen.to(teacher.device)
+    parts = (part for classifier in classifiers.values() for part in classifier.parts)
+    each = dict.fromkeys((teacher.classifier, *parts))
+    if passing := [classifier for classifier in each if classifier not in known]:
+        known |= zip(passing, teacher.encode(passing, name), strict=True)
+    if frozen is None:
+        teacher.keep_features(name, known[teacher.classifier].cpu())
+    joined_parts = {
+        label: torch.cat([known[part] for part in classifier.parts], dim=1)
+        if len(classifier.parts) > 1
+        else known[classifier.parts[0]]
+        for label, classifier in classifiers.items()
+    }
+    return known[teacher.classifier], joined_parts
+
+
+def _predictions(classifier: Classifier, features: Tensor, split: Split, name: str) -> Predictions:
+    with torch.no_grad():
+        logits = among(classifier.logits(features), split.classes, split.alike)
+    return Predictions(
+        split=name,
+        ids=split.ids,
+        units=split.units,
+        labels=split.labels.to(features.device),
+        logits=logits,
+        groups=split.groups,
+    )
+
+
+class _Split(NamedTuple):
+    """What a model says of a split, and how the teacher sees it."""
+
+    predictions: Predictions
+    features: Tensor
+    """[N, d] by the model."""
+    frozen: Tensor
+    """[N, d] by the teacher."""
+
+
+class _Report:
+    """What is measured of one model, split by split."""
+
+    def __init__(self, classifier: Classifier, stand: Prepared, probes_contexts: bool) -> None:
+        self.classifier, self.stand = classifier, stand
+        self.probes_contexts = probes_contexts and classifier.clip_features
+        self.write: Callable[[Predictions], None] | None = None
+        self.values: dict[str, Mapping[str, float]] = {}
+        self.contexts: dict[str, Mapping[str, float]] = {}
+        self.retained: dict[str, float] = {}
+        self.waiting: dict[str, _Split] = {}
+        """What sets derived from several splits still need."""
+
+    def add(self, name: str, features: Tensor, frozen: Tensor) -> None:
+        """Count a split, given its features [N, d] by the model and by the teacher."""
+        split = self.stand.teacher.splits[name]
+        if name.startswith(RETENTION):
+            if self.classifier.clip_features:
+                self._add_other_task(name, features)
+            return
+        predictions = _predictions(self.classifier, features, split, name)
+        self.waiting[name] = _Split(predictions, features, frozen)
+        self._count(self.waiting[name])
+        self._count_derived()
+
+    def _add_other_task(self, name: str, features: Tensor) -> None:
+        split, head = self.stand.teacher.splits[name], self.stand.other_heads[name]
+        labels = split.labels.to(features.device)
+        with torch.inference_mode():
+            logits = head(features)
+        self.retained[name] = top1(*on_float64_device(logits, labels))
+        if self.write is not None:
+            self.write(Predictions(name, split.ids, split.units, labels, logits, split.groups))
+
+    def _count_derived(self) -> None:
+        """The sets whose last split has come; then forget what none needs any more."""
+        derived = self.stand.data.derived
+        for name, part in derived.items():
+            if name not in self.values and self.waiting.keys() >= {*part.of}:
+                self._count(joined(name, [self.waiting[of] for of in part.of], part.classes))
+        needed = {of for name, it in derived.items() if name not in self.values for of in it.of}
+        self.waiting = {name: it for name, it in self.waiting.items() if name in needed}
+
+    def _count(self, split: _Split) -> None:
+        name, teacher = split.predictions.split, self.stand.teacher
+        self.values[name] = split_metrics(split.predictions, self.stand.family.metrics)
+        if self.probes_contexts:
+            self.contexts[name] = context_probe(
+                split.frozen, split.features, teacher.w_ctx, teacher.scale
+            )
+        if self.write is not None:
+            self.write(split.predictions)
+
+    def metrics(self, zero_shot: _Report) -> dict[str, float]:
+        """All of it under flat names, with what it gains over the zero-shot model."""
+        data = self.stand.data
+        flat = summary(
+            self.values, zero_shot.values, outside=data.outside_mean, own_means=data.own_means
+        )
+        for name, values in self.contexts.items():
+            flat |= {f"context/{name}/{key}": value for key, value in values.items()}
+        return flat | retention_metrics(self.retained, zero_shot.retained)
+
+
+def rows_of(labels: Tensor, classes: Sequence[int] | None) -> Tensor:
+    """The rows of labels [N] that are among `classes`; None is all of them."""
+    if classes is None:
+        return torch.arange(len(labels), device=labels.device)
+    return torch.isin(labels, torch.tensor(classes, device=labels.device)).nonzero()[:, 0]
+
+
+def joined(name: str, splits: Sequence[_Split], classes: Sequence[int] | None) -> _Split:
+    """The items of some classes of several splits, one after another, predicted among these
+    classes alone. Raises ValueError when there is none."""
+    rows = [rows_of(split.predictions.labels, classes) for split in splits]
+    if not sum(map(len, rows)):
+        raise ValueError(f"{name} has no items")
+    return _Split(
+        _among_rows(name, [split.predictions for split in splits], rows, classes),
+        torch.cat([split.features[row] for split, row in zip(splits, rows, strict=True)]),
+        torch.cat([split.frozen[row] for split, row in zip(splits, rows, strict=True)]),
+    )
+
+
+def _among_rows(
+    name: str,
+    predictions: Sequence[Predictions],
+    rows: Sequence[Tensor],
+    classes: Sequence[int] | None,
+) -> Predictions:
+    parts = [part.take(row) for part, row in zip(predictions, rows, strict=True)]
+    groups = [part.groups for part in parts if part.groups is not None]
+    return Predictions(
+        split=name,
+        ids=[item for part in parts for item in part.ids],
+        units=[item for part in parts for item in part.units],
+        labels=torch.cat([part.labels for part in parts]),
+        logits=among(torch.cat([part.logits for part in parts]), classes),
+        groups=[it for of in groups for it in of] if len(groups) == len(parts) else None,
+    )
+
+
+def _shapes(stand: Prepared, report: _Report) -> dict[str, tuple[int, int]]:
+    """The shapes [N, C] of the logits of everything of which predictions are kept."""
+    splits, classes = stand.measured(), len(stand.data.class_names)
+    shapes = {name: (len(split), classes) for name, split in splits.items()}
+    for name, head in stand.other_heads.items():
+        shapes[name] = len(splits[name]), head.out_features
+        if not report.classifier.clip_features:
+            del shapes[name]
+    for name, part in stand.data.derived.items():
+        sizes = [len(rows_of(splits[of].labels, part.classes)) for of in part.of]
+        shapes[name] = sum(sizes), classes
+    return shapes
+
+
+def among(
+    logits: Tensor,
+    classes: Sequence[int] | None,
+    alike: Mapping[int, Sequence[int]] = MappingProxyType({}),
+) -> Tensor:
+    """Logits [N, C] of a choice among `classes`: -inf for the others; None is all of them.
+
+    A class takes the greatest logit of those that are `alike`, which are looked up under it.
+    Source: wise-ft's `project_logits`, which masks, and of ObjectNet takes the maximum.
+    """
+    if classes is None:
+        return logits
+    masked = torch.full_like(logits, -torch.inf)
+    possible = list(classes)
+    masked[:, possible] = logits[:, possible]
+    for number, same in alike.items():
+        masked[:, number] = logits[:, list(same)].amax(dim=1)
+    return masked
+
+
+def split_metrics(predictions: Predictions, further: Collection[str] = ()) -> dict[str, float]:
+    """`top1`, `nll`, `ece` and `brier` of one split; definitions in docs/metrics.md.
+
+    `further` names some of FURTHER_METRICS besides; those of groups are absent where no item has
+    one. Raises NonFinite when a logit is NaN or +inf.
+    """
+    logits, labels = on_float64_device(predictions.logits, predictions.labels)
+    groups = predictions.groups
+    of_classes = {name: OF_CLASSES[name] for name in further if name in OF_CLASSES}
+    values = {name: metric(logits, labels) for name, metric in (METRICS | of_classes).items()}
+    if groups is not None and any(groups):
+        of_groups = {name: OF_GROUPS[name] for name in further if name in OF_GROUPS}
+        values |= {name: metric(logits, labels, groups) for name, metric in of_groups.items()}
+    return values
+
+
+def summary(
+    per_split: Mapping[str, Mapping[str, float]],
+    zero_shot: Mapping[str, Mapping[str, float]] | None = None,
+    *,
+    outside: Collection[str] = (),
+    own_means: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> dict[str, float]:
+    """Flat metrics `<split>/<metric>`, and what follows from several splits.
+
+    `ood/mean/<metric>` is the mean over shifts, each counting the same; `gap/top1` is ID test
+    minus OOD mean, `hmean/top1` their harmonic mean; `gain/ood/top1` the OOD mean minus that of
+    `zero_shot`, which is given like `per_split`. A name whose splits are not there is absent.
+    Splits `outside` are not in it; `own_means` are means of some of these, by their names.
+    """
+    flat = {
+        f"{split}/{metric}": value
+        for split, metrics in per_split.items()
+        for metric, value in metrics.items()
+    }
+    for name, splits in own_means.items():
+        flat |= {f"{name}/{metric}": value for metric, value in _means(per_split, splits).items()}
+    shifts = [name for name in per_split if name.startswith("ood/") and name not in outside]
+    means = _means(per_split, shifts)
+    flat |= {f"ood/mean/{metric}": mean for metric, mean in means.items()}
+    test, ood = flat.get("id/test/top1"), means.get("top1")
+    if test is not None and ood is not None:
+        flat["gap/top1"] = test - ood
+        flat["hmean/top1"] = 2 * test * ood / (test + ood) if test + ood > 0 else 0.0
+    reference = _means(zero_shot or {}, shifts).get("top1")
+    if ood is not None and reference is not None:
+        flat["gain/ood/top1"] = ood - reference
+    return flat
+
+
+def context_probe(
+    teacher_features: Tensor, student_features: Tensor, w_ctx: Tensor, scale: float
+) -> dict[str, float]:
+    """How far the context distribution has moved on one split.
+
+    Features [N, d] of the same items and `w_ctx` [K, d] have unit-norm rows, `scale` is CLIP's
+    logit scale. `kl` is the mean of KL(p_ctx(teacher) || p_ctx(student)), `entropy` the mean
+    entropy of the student's p_ctx, both in nats.
+    """
+    contexts, *both = on_float64_device(w_ctx, teacher_features, student_features)
+    teacher, student = (
+        F.log_softmax(scale * features.double() @ contexts.double().T, dim=1) for features in both
+    )
+    return {"kl": kl_divergence(teacher, student), "entropy": entropy(student)}
+
+
+def retention_metrics(
+    retained: Mapping[str, float], zero_shot: Mapping[str, float]
+) -> dict[str, float]:
+    """`retention/<family>/top1`, their mean, and what that is above the zero-shot model's.
+
+    Both are given as the top-1 of each other task by its metric name; nothing where there is none.
+    A negative gain is what was forgotten.
+    """
+    if not retained:
+        return {}
+    mean = sum(retained.values()) / len(retained)
+    before = sum(zero_shot.values()) / len(zero_shot)
+    metrics = {f"{name}/top1": value for name, value in retained.items()}
+    return {**metrics, "retention/mean/top1": mean, "retention/gain/top1": mean - before}
+
+
+def _means(per_split: Mapping[str, Mapping[str, float]], splits: Sequence[str]) -> dict[str, float]:
+    """Of each metric the mean over those of the splits that have it."""
+    values: dict[str, list[float]] = {}
+    for split in splits:
+        for metric, value in per_split.get(split, {}).items():
+            values.setdefault(metric, []).append(value)
+    return {metric: sum(of) / len(of) for metric, of in values.items()}
+
+
+def _check_labels(split: Split, name: str) -> None:
+    if len(split) == 0:
+        raise ValueError(f"{name} has no items")
+    if split.classes is None:
+        return
+    if not bool(torch.isin(split.labels, torch.tensor(split.classes)).all()):
+        raise ValueError(f"{name} has labels outside the classes that it declares")

@@ -1,0 +1,1 @@
+"""A tuned model as a folder of its own, and a predictor of it."""

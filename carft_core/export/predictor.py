@@ -1,0 +1,212 @@
+"""An exported model at work: images to classes, and to the contexts that it sees them in."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from carft_sweep.carft_core.data import Transform
+from carft_sweep.carft_core.data.images import (
+    image_errors,
+    open_image,
+    read_rgb,
+    upright_rgb,
+)
+from carft_sweep.carft_core.data.views import evaluation_view
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.export.export import CLASSES, CONTEXTS, FACTS, HEAD, read_facts
+from carft_sweep.carft_core.files import read_json
+from carft_sweep.carft_core.models.clip import ImageClassifier, open_image_tower
+from carft_sweep.carft_core.models.teacher import linear_head
+from carft_sweep.carft_core.runs.folder import load_weights
+from carft_sweep.carft_core.training.numerics import resolve_device
+
+BATCH = 64
+Picture = Path | bytes | Image.Image
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What is read of `classes.json`."""
+
+    classes: list[str]
+    contexts: list[str]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where there is no name."""
+        if not self.classes or not self.contexts:
+            raise ValueError("there are no classes, or no contexts")
+
+
+class Guess(NamedTuple):
+    """A class or a context, and how probable it is, in [0, 1]."""
+
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image, the most probable first."""
+
+    classes: tuple[Guess, ...]
+    contexts: tuple[Guess, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """The classifier of an export. Needs its folder and nothing of what it was trained on."""
+
+    facts: Mapping[str, Any]
+    """`carft.json`: the run's digest, the label, the config, the metrics."""
+    class_names: tuple[str, ...]
+    contexts: tuple[str, ...]
+    """Templates."""
+    _classifier: ImageClassifier
+    _w_ctx: Tensor
+    _scale: float
+    _transform: Transform
+    _device: torch.device
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "auto") -> Self:
+        """Raises RequestError when the folder holds no export, or one that is damaged."""
+        facts = read_facts(folder)
+        if facts is None:
+            raise RequestError(f"{folder} holds no exported model: there is no {FACTS}")
+        place = resolve_device(device)
+        texts = read_json(folder / CLASSES, Texts, follow=True)
+        if texts is None:
+            raise RequestError(f"{folder} is not whole: there is no {CLASSES}")
+        classes, templates = len(texts["classes"]), len(texts["contexts"])
+        head = _tensors(folder / HEAD, {"weight": (classes, None)})
+        width = head["weight"].shape[1]
+        contexts = _tensors(folder / CONTEXTS, {"w_ctx": (templates, width), "logit_scale": ()})
+        tower, transform = open_image_tower(folder)
+        classifier = ImageClassifier(tower, linear_head(head["weight"]))
+        model = cls(
+            facts=facts,
+            class_names=tuple(texts["classes"]),
+            contexts=tuple(texts["contexts"]),
+            _classifier=classifier.eval().to(place),
+            _w_ctx=contexts["w_ctx"].to(place),
+            _scale=float(contexts["logit_scale"]),
+            _transform=transform,
+            _device=place,
+        )
+        model._check(folder)
+        return model
+
+    def _check(self, folder: Path) -> None:
+        """Raise RequestError where the parts of an export do not fit together, or overflow."""
+        side = self._transform.size
+        black = Image.new("RGB", (side, side))
+        try:
+            (prediction,) = self.predict([black])
+        except RuntimeError as error:  # torch's for shapes that do not go together
+            reason = str(error).partition("\n")[0]
+            raise RequestError(f"{folder}: its files do not fit together: {reason}") from None
+        guesses = (*prediction.classes, *prediction.contexts)
+        if not all(math.isfinite(guess.probability) for guess in guesses):
+            raise RequestError(f"{folder}: the model gives NaN: its weights are too large")
+
+    def predict(
+        self, images: Sequence[Picture], *, top: int = 5, contexts: int = 3
+    ) -> list[Prediction]:
+        """The `top` classes and `contexts` templates of each image, fewer where there are fewer.
+
+        An image is a path, the bytes of a file, or opened. Raises RequestError for one that cannot
+        be read.
+        """
+        predictions = []
+        for outcome in self.attempt(images, top=top, contexts=contexts):
+            if isinstance(outcome, RequestError):
+                raise outcome
+            predictions.append(outcome)
+        return predictions
+
+    def attempt(
+        self, images: Iterable[Picture], *, top: int = 5, contexts: int = 3
+    ) -> Iterator[Prediction | RequestError]:
+        """The same of each image in turn, and of one that cannot be read the reason.
+
+        One image is held at a time, and the small views of a batch.
+        """
+        rest = iter(images)
+        while batch := list(itertools.islice(rest, BATCH)):
+            outcomes = [self._view(image) for image in batch]
+            views = [view for view in outcomes if isinstance(view, Tensor)]
+            predictions = iter(self._of_views(views, top, contexts))
+            for view in outcomes:
+                yield view if isinstance(view, RequestError) else next(predictions)
+
+    def _view(self, image: Picture) -> Tensor | RequestError:
+        try:
+            return evaluation_view(read_image(image), self._transform)
+        except RequestError as error:
+            return error
+
+    @torch.inference_mode()
+    def _of_views(self, views: Sequence[Tensor], top: int, contexts: int) -> Iterable[Prediction]:
+        if not views:
+            return ()
+        images = self._transform.normalise(torch.stack([*views]).to(self._device))
+        features = self._classifier.features(images)
+        in_classes = self._classifier.logits(features)
+        in_contexts = self._scale * features @ self._w_ctx.T
+        both = (
+            _best(in_classes, self.class_names, top),
+            _best(in_contexts, self.contexts, contexts),
+        )
+        return (Prediction(classes, seen) for classes, seen in zip(*both, strict=True))
+
+
+def read_image(image: Picture) -> Image.Image:
+    """Upright and in RGB, as the images of a family are read. Raises RequestError."""
+    if isinstance(image, Path):
+        return read_rgb(image)
+    with image_errors("this image"):
+        opened = open_image(io.BytesIO(image)) if isinstance(image, bytes) else image
+        opened.load()
+        return upright_rgb(opened)
+
+
+def _tensors(file: Path, shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, Tensor]:
+    """Read these tensors; None is any number of columns. Raises RequestError for others."""
+    try:
+        tensors = load_weights(file, follow=True)
+    except FileNotFoundError:
+        raise RequestError(f"{file.parent} is not whole: there is no {file.name}") from None
+    for name, wanted in shapes.items():
+        tensor = tensors.get(name)
+        if tensor is None:
+            raise RequestError(f"{file} is not whole: there is no {name} in it")
+        shape = tuple(tensor.shape)
+        fits = len(shape) == len(wanted) and all(
+            w in (None, n) for n, w in zip(shape, wanted, strict=True)
+        )
+        if not fits or tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
+            described = " x ".join("any" if n is None else str(n) for n in wanted) or "one number"
+            raise RequestError(
+                f"{file}: {name} is {list(shape)} of {tensor.dtype}, or not finite; {CLASSES} "
+                f"beside it asks for {described} in float32"
+            )
+    return tensors
+
+
+def _best(logits: Tensor, names: Sequence[str], count: int) -> Iterator[tuple[Guess, ...]]:
+    """Of equal ones the first, as in the metric top1."""
+    probabilities = F.softmax(logits.cpu().double(), dim=1)
+    order = probabilities.argsort(dim=1, descending=True, stable=True)[:, :count]
+    for row, best in zip(probabilities, order.tolist(), strict=True):
+        yield tuple(Guess(names[index], float(row[index])) for index in best)

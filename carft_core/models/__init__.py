@@ -1,0 +1,1 @@
+"""The CLIP that a run starts from: its weights, its prompts, and the zero-shot teacher."""

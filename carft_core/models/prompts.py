@@ -1,0 +1,370 @@
+"""Prompts: template sets and class names become the text features of heads and contexts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from carft_sweep.carft_core.config.registry import NAME
+from carft_sweep.carft_core.data.base import DataConfig, held_out
+from carft_sweep.carft_core.data.families.icon_shift import ICON_SHIFT, ICON_TEMPLATES
+from carft_sweep.carft_core.data.listing import is_text
+from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError, unknown
+from carft_sweep.carft_core.files import existing, keep, read_regular, user_cache
+from carft_sweep.carft_core.models.clip import OpenedClip
+from carft_sweep.carft_core.training.numerics import arithmetic
+
+OWN_FILES = Path(__file__).parents[1] / "templates"
+SUFFIXES = (".txt", ".yaml", ".yml")
+FILE_FIELDS = ("name", "templates", "domains")
+MAX_BYTES = 1_000_000
+EXAMPLE = 'such as "a photo of a {}"'
+TEXTS_PER_BATCH = 256
+TEXT_REVISION = 2
+"""Raised by hand when a text becomes another feature."""
+KNOWN_WORDS = "known_domain_words"
+"""The set that a run takes without the templates that name a domain held out of it."""
+
+
+@dataclass(frozen=True)
+class TemplateSet:
+    """Templates, each with one `{}` for the class. Raises InvalidConfig for others, or for none."""
+
+    name: str
+    templates: tuple[str, ...]
+    domains: tuple[str, ...] = ()
+    """Domain words that the set stands for, beside those that its templates say: a comparison on
+    such a domain is marked."""
+
+    def __post_init__(self) -> None:
+        if not self.templates:
+            raise RequestError(f"template set {self.name} is empty")
+        problems = [Problem((self.name, index), text) for index, text in mistakes(self.templates)]
+        if problems:
+            raise InvalidConfig(problems)
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the templates in their order; name and domains change no feature."""
+        return _sha256(list(self.templates))
+
+    def texts(self, class_names: Sequence[str]) -> Iterator[str]:
+        """The K * C prompts, template by template."""
+        for template in self.templates:
+            for name in class_names:
+                yield template.replace("{}", name)
+
+
+def mistakes(templates: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """(index, what is wrong) for every template that is not text with exactly one `{}`, or that
+    stands in the set already."""
+    first_at: dict[str, int] = {}
+    for index, template in enumerate(templates):
+        first = first_at.setdefault(template, index)
+        count = template.count("{}")
+        rest = template.replace("{}", "")
+        if not template.strip():
+            yield index, f"is empty; a template is a text with one {{}}, {EXAMPLE}"
+        elif not is_text(template):
+            yield index, f"{template!r} holds an impossible character"
+        elif "{" in rest or "}" in rest:
+            yield index, f"{template!r} has other braces; the class is written {{}}, {EXAMPLE}"
+        elif count != 1:
+            often = "no" if count == 0 else f"{count} times"
+            yield index, f"{template!r} has {often} {{}}; it takes exactly one, {EXAMPLE}"
+        elif first < index:
+            yield index, f"{template!r} is in the set twice; each template counts once"
+
+
+def read_template_file(path: Path) -> TemplateSet:
+    """Read a `.txt` file (blank lines and lines that begin with # are skipped) or a YAML mapping
+    `{name?, templates, domains?}`. The name is by default the file's.
+
+    Raises RequestError with all mistakes, each with its line or place.
+    """
+    if path.suffix not in SUFFIXES:
+        raise RequestError(f"{path}: a file of templates ends in one of {', '.join(SUFFIXES)}")
+    text = _text(path)
+    if path.suffix == ".txt":
+        lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+        lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
+        places = [f"line {number}" for number, _ in lines]
+        return _of_file(path, path.stem, [line for _, line in lines], places)
+    fields = _yaml_fields(path, text)
+    problems = [
+        Problem((str(path),), unknown("field", key, FILE_FIELDS))
+        for key in fields
+        if key not in FILE_FIELDS
+    ]
+    name = fields.get("name", path.stem)
+    if not isinstance(name, str) or not name:
+        problems.append(Problem((f"{path}: name",), "must be a text"))
+    templates = _texts(fields.get("templates"), f"{path}: templates", problems)
+    domains = _texts(fields.get("domains", []), f"{path}: domains", problems)
+    if problems:
+        raise InvalidConfig(problems)
+    places = [f"templates[{index}]" for index in range(len(templates))]
+    return _of_file(path, str(name), [text.strip() for text in templates], places, domains)
+
+
+def _of_file(
+    path: Path,
+    name: str,
+    templates: Sequence[str],
+    places: Sequence[str],
+    domains: Sequence[str] = (),
+) -> TemplateSet:
+    """The set; its mistakes are reported at their places in the file."""
+    if not templates:
+        raise RequestError(f"{path} holds no template; one a line, {EXAMPLE}")
+    problems = [
+        Problem((f"{path}: {places[index]}",), message) for index, message in mistakes(templates)
+    ]
+    if problems:
+        raise InvalidConfig(problems)
+    return TemplateSet(name, tuple(templates), tuple(domains))
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_regular(path, MAX_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise RequestError(f"{path} is not text in UTF-8") from None
+    except OSError as error:
+        raise RequestError(f"{path.absolute()} cannot be read: {error.strerror or error}") from None
+
+
+def _yaml_fields(path: Path, text: str) -> dict[str, object]:
+    """Read a mapping of texts and lists. By YAML's base schema, in which every scalar is text:
+    numbers and dates of a few bytes may take any time to make, or be impossible."""
+    try:
+        fields = yaml.load(text, Loader=yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise RequestError(f"{path}:{line} not YAML: {problem}") from None
+    except RecursionError:
+        raise RequestError(f"{path}: not a set of templates: nested too deeply") from None
+    except (ValueError, OverflowError) as error:
+        # PyYAML hands the number in "\UFFFFFFFF" or in a directive to Python without a check.
+        raise RequestError(f"{path}: not YAML: an impossible number: {error}") from None
+    if not isinstance(fields, dict):
+        raise RequestError(
+            f"{path}: must be a mapping with `templates:`, a list of texts with one {{}} each"
+        )
+    return {key if isinstance(key, str) else "a list": value for key, value in fields.items()}
+
+
+def _texts(values: object, place: str, problems: list[Problem]) -> list[str]:
+    """Return a list of texts, or note what is wrong with it."""
+    if not isinstance(values, list):
+        problems.append(Problem((place,), "must be a list of texts"))
+        return []
+    for index, value in enumerate(values):
+        if not isinstance(value, str):
+            bare = ': YAML reads a bare {} as a mapping, write "{}"' if value == {} else ""
+            problems.append(Problem((place, index), f"must be a text{bare}"))
+    return [value for value in values if isinstance(value, str)]
+
+
+def _own_sets() -> Iterator[TemplateSet]:
+    yield from (read_template_file(path) for path in sorted(OWN_FILES.iterdir()))
+    yield TemplateSet("icon_shift", ICON_TEMPLATES, ICON_SHIFT.domains)
+    words = read_template_file(OWN_FILES / "domain_words.yaml")
+    yield replace(words, name=KNOWN_WORDS)
+
+
+TEMPLATE_SETS: dict[str, TemplateSet] = {templates.name: templates for templates in _own_sets()}
+"""The sets by name: those of the files in `templates/`, IconShift's, and what users register."""
+
+
+def register_templates(templates: TemplateSet, *, again: bool = False) -> TemplateSet:
+    """Make a set known to `prompts.classes` and `prompts.contexts`; gives it back.
+
+    The same set may come again, and `again` lets it take the place of an earlier one. Raises
+    RequestError when its name is another's, or no name.
+    """
+    name = templates.name
+    if not NAME.fullmatch(name):
+        raise RequestError(
+            f"template set {name!r} cannot be registered: its name must be lower-case letters, "
+            "digits and '_', beginning with a letter"
+        )
+    if not again and TEMPLATE_SETS.get(name, templates) != templates:
+        raise RequestError(
+            f"template set {name!r} cannot be registered: another set has this name; give it "
+            "another"
+        )
+    TEMPLATE_SETS[name] = templates
+    return templates
+
+
+def template_set(name_or_path: str) -> TemplateSet:
+    """A set by name, or a user's own file (`.txt`, `.yaml`).
+
+    Raises RequestError for a name nobody knows and for each mistake in a file.
+    """
+    if name_or_path in TEMPLATE_SETS:
+        return TEMPLATE_SETS[name_or_path]
+    path = existing(name_or_path)
+    if path is not None or Path(name_or_path).suffix in SUFFIXES:
+        return read_template_file(path or Path(name_or_path))
+    raise RequestError(
+        f"{unknown('template set', name_or_path, TEMPLATE_SETS)} Or give the path of a file "
+        f"({', '.join(SUFFIXES)})."
+    )
+
+
+def context_set(name: str, data: DataConfig) -> TemplateSet:
+    """What `prompts.contexts: <name>` stands for in a run on `data`.
+
+    Raises RequestError for a name nobody knows, for each mistake in a file, and where every
+    template names a domain that is held out.
+    """
+    templates = template_set(name)
+    words = held_out(data)
+    if name != KNOWN_WORDS or not named_domains(templates, words):
+        return templates
+    return without(templates, words)
+
+
+def without(templates: TemplateSet, words: Iterable[str]) -> TemplateSet:
+    """The templates that name none of the words, under a name that says so.
+
+    Raises RequestError when none is left.
+    """
+    words = tuple(words)
+    left = tuple(text for text in templates.templates if not _spoken(words, [text]))
+    name = f"{templates.name} without {', '.join(words)}"
+    if not left:
+        raise RequestError(f"prompts.contexts: nothing is left of {name}")
+    return TemplateSet(name, left, _spoken(templates.domains, left))
+
+
+def named_domains(templates: TemplateSet, words: Iterable[str]) -> tuple[str, ...]:
+    """Which of `words` the set declares, or has in a template as whole words.
+
+    `art_painting`, `art-painting` and `art painting` are the same.
+    """
+    words = tuple(words)
+    declared = {_plain(word) for word in templates.domains}
+    spoken = _spoken(words, templates.templates)
+    return tuple(word for word in words if _plain(word) in declared or word in spoken)
+
+
+def words_to_mark(contexts: TemplateSet, data: DataConfig, domains: Iterable[str]) -> list[str]:
+    """The domains that contexts name and should not know: those held out; of a family that holds
+    none out, any of its `domains`."""
+    return sorted(named_domains(contexts, held_out(data) or domains))
+
+
+def _spoken(words: Iterable[str], templates: Iterable[str]) -> tuple[str, ...]:
+    """The words that stand in a template, whole."""
+    text = " | ".join(_plain(template) for template in templates)
+    return tuple(word for word in words if re.search(rf"\b{re.escape(_plain(word))}\b", text))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[-_\s]+", " ", text).lower()
+
+
+def text_features(
+    clip: OpenedClip, templates: TemplateSet, class_names: Sequence[str], *, device: torch.device
+) -> Tensor:
+    """W_raw [K, C, d]: unit-norm float32 text features of each template and class, on the CPU.
+
+    Encoded on `device`, in fp32 without TF32 whatever the run computes in: 1000 classes with 80
+    templates are 80,000 prompts. Kept in the user's cache by the digest of all that they depend on;
+    a damaged file is computed anew. Raises RequestError when there is no class, or when a prompt
+    is longer than the model reads.
+    """
+    if not class_names:
+        raise RequestError("prompts need at least one class name")
+    shape = (len(templates.templates), len(class_names))
+    key = _sha256(
+        {
+            "clip": clip.digest,
+            "templates": list(templates.templates),
+            "classes": list(class_names),
+            # Devices round differently; what is kept must be what would be computed.
+            "device": device.type,
+            "revision": [TEXT_REVISION, version("open_clip_torch")],
+        }
+    )
+    file = user_cache() / "text_features" / f"{key}.safetensors"
+    stored = _stored(file)
+    if stored is not None and stored.shape[:2] == shape:
+        return stored
+    w_raw = _encoded(clip, templates, class_names, device).view(*shape, -1)
+    facts = {"sha256": _content(w_raw), "templates": templates.name, "model": clip.name}
+    keep(file, lambda new: save_file({"w_raw": w_raw}, new, metadata=facts))
+    return w_raw
+
+
+def class_weights(w_raw: Tensor) -> Tensor:
+    """W_cls [C, d]: the normalised mean over the templates of W_raw [K, C, d].
+
+    What open_clip's build_zero_shot_classifier gives, transposed. The mean is taken in float64, so
+    that it does not depend on the order of the templates.
+    """
+    return F.normalize(w_raw.mean(dim=0, dtype=torch.float64), dim=-1).to(w_raw.dtype)
+
+
+def context_weights(w_raw: Tensor) -> Tensor:
+    """W_ctx [K, d]: the normalised mean of W_raw [K, C, d] over the classes, in any order."""
+    return F.normalize(w_raw.mean(dim=1, dtype=torch.float64), dim=-1).to(w_raw.dtype)
+
+
+def _encoded(
+    clip: OpenedClip, templates: TemplateSet, class_names: Sequence[str], device: torch.device
+) -> Tensor:
+    """[K * C, d] on the CPU."""
+    texts = list(templates.texts(class_names))
+    batches = [texts[i : i + TEXTS_PER_BATCH] for i in range(0, len(texts), TEXTS_PER_BATCH)]
+    for number, batch in enumerate(batches):
+        for index in clip.cut_texts(batch):
+            template, name = divmod(number * TEXTS_PER_BATCH + index, len(class_names))
+            raise RequestError(
+                f"template {templates.templates[template]!r} with class {class_names[name]!r} is "
+                f"longer than the {clip.context_length} tokens that {clip.name} reads; shorten "
+                "either"
+            )
+    if device.type != "cpu":
+        # The image tower stays behind: it is not used, and the larger one.
+        text_side = deepcopy(clip.model, {id(clip.model.visual): nn.Identity()})
+        clip = replace(clip, model=text_side.to(device))
+    with arithmetic(device, "fp32"):
+        return torch.cat([clip.encode_text(batch).cpu() for batch in batches])
+
+
+def _stored(file: Path) -> Tensor | None:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            w_raw: Tensor = opened.get_tensor("w_raw")
+            content = (opened.metadata() or {}).get("sha256")
+    except (OSError, SafetensorError):
+        return None
+    # safetensors checks lengths, not content.
+    return w_raw if content == _content(w_raw) else None
+
+
+def _content(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().numpy().data).hexdigest()
+
+
+def _sha256(data: object) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,334 @@
+"""The teacher: the frozen zero-shot CLIP that a run starts from and is compared with."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+import PIL
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from carft_sweep.carft_core.data import Split, Transform
+from carft_sweep.carft_core.data.bank import Bank
+from carft_sweep.carft_core.data.loader import Batches, Loader, Part, Passes, Share
+from carft_sweep.carft_core.files import digest_of, keep, user_cache
+from carft_sweep.carft_core.models.clip import Classifier, ImageClassifier, OpenedClip
+from carft_sweep.carft_core.models.prompts import (
+    TemplateSet,
+    class_weights,
+    context_weights,
+    text_features,
+)
+from carft_sweep.carft_core.training.numerics import (
+    Precision,
+    arithmetic,
+    autocast,
+    one_attention_path,
+    to_device,
+)
+from carft_sweep.carft_core.training.ranks import here
+
+VIEWS_REVISION = 1
+"""Raised by hand when an image is shown otherwise."""
+LIBRARIES = (torch.__version__, version("torchvision"), PIL.__version__)
+"""What views are made with; torchvision is not imported for its version, which takes a second."""
+FEATURES_REVISION = 1
+"""Raised by hand when equal weights give other features of an image."""
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A CLIP as the zero-shot classifier of a task, with the task's data; it never changes."""
+
+    clip: OpenedClip
+    """With the text tower, on the CPU."""
+    class_names: tuple[str, ...]
+    splits: Mapping[str, Split]
+    """`train`, and by metric name what is measured: `id/val`, `ood/<shift>`, ..."""
+    digests: Mapping[str, str]
+    """sha256 of the data that each split is of, and the digest of the user's own code that shows
+    them."""
+    transform: Transform
+    classes: TemplateSet
+    contexts: TemplateSet
+    w_raw: Tensor
+    """[K, C, d] unit-norm text features of each class template and class, on the CPU."""
+    w_cls: Tensor
+    """[C, d] unit-norm rows, on the device."""
+    w_ctx: Tensor
+    """[K', d] unit-norm rows, one a context, on the device."""
+    classifier: ImageClassifier
+    """Image tower and head `scale * w_cls`: frozen, in evaluation mode, on the device."""
+    device: torch.device
+    precision: Precision = "fp32"
+    deterministic: bool = False
+    convolutional: bool = False
+    """Whether the tower convolves; see `training.numerics.arithmetic`."""
+    compiled: bool = False
+    """Whether the towers are to be compiled for the steps of training."""
+    batch_size: int = 256
+    """Of passes over fixed views."""
+    workers: int = 0
+
+    @property
+    def scale(self) -> float:
+        """CLIP's frozen logit scale, such as 100."""
+        return self.clip.logit_scale
+
+    def new_classifier(self) -> ImageClassifier:
+        """A trainable copy of the zero-shot classifier, on its device."""
+        classifier = copy.deepcopy(self.classifier)
+        for name, parameter in classifier.named_parameters():
+            parameter.requires_grad_(name not in self.clip.fixed)
+        return classifier
+
+    def arithmetic(self) -> contextlib.AbstractContextManager[None]:
+        """Within: PyTorch computes as the run asks; see `training.numerics.arithmetic`."""
+        return arithmetic(
+            self.device,
+            self.precision,
+            deterministic=self.deterministic,
+            convolutional=self.convolutional,
+        )
+
+    @torch.no_grad()
+    def image_features(self, images: Tensor) -> Tensor:
+        """Unit-norm features [B, d] of normalised views [B, 3, S, S]."""
+        return self.classifier.features(images)
+
+    def context_log_probs(self, features: Tensor, scale: float | None = None) -> Tensor:
+        """log p_ctx [B, K] of unit-norm features [B, d], in fp32 whatever the precision."""
+        scale = self.scale if scale is None else scale
+        with torch.autocast(features.device.type, enabled=False):
+            return F.log_softmax(scale * features.float() @ self.w_ctx.T, dim=1)
+
+    def features(self, name: str) -> Tensor:
+        """Unit-norm features [N, d] on the CPU of the fixed views of a split, `train` or a metric
+        name such as `id/val`; kept in the user's cache.
+
+        Raises RequestError when an image cannot be used.
+        """
+        features = self.kept_features(name)
+        if features is None:
+            (features,) = self.encode([self.classifier], name)
+            features = features.cpu()
+            self.keep_features(name, features)
+        return features
+
+    def kept_features(self, name: str) -> Tensor | None:
+        """Those of `features` if they are in the cache, and whole; of all ranks' caches."""
+        features = self._read_features(name)
+        return features if here().all(features is not None) else None
+
+    def _read_features(self, name: str) -> Tensor | None:
+        with contextlib.suppress(OSError, SafetensorError):  # it costs time alone
+            features = load_file(str(self._cache_file(name)))["features"]
+            if len(features) == len(self.splits[name]):
+                return features
+        return None
+
+    def keep_features(self, name: str, features: Tensor) -> None:
+        """Put the features of a split into the cache."""
+        if not here().leads:
+            return
+        tensors = {"features": features.contiguous()}
+        keep(self._cache_file(name), lambda file: save_file(tensors, str(file)))
+
+    def _cache_file(self, name: str) -> Path:
+        place = [*self._views_key(name), self.device.type, self.precision]
+        digest = digest_of([FEATURES_REVISION, self.clip.digest, *place])
+        return user_cache() / "image_features" / f"{digest}.safetensors"
+
+    def training_views(self, seed: int, *plan: object) -> list[object]:
+        """Plain data that decides the training views of the batch of a step.
+
+        `plan` decides which views a batch has.
+        """
+        split = self.splits["train"]
+        rows = b"" if split.rows is None else split.rows.tobytes()
+        drawn = [repr(self.transform.augmentation), hashlib.sha256(rows).hexdigest(), seed, *plan]
+        return [VIEWS_REVISION, *self._views_key("train"), *LIBRARIES, *drawn]
+
+    def training_features(self, micro_batch: int | None, views: Sequence[object]) -> list[object]:
+        """Plain data that decides the features of the batch of a step with these training views.
+
+        The last bits depend on which images a batch has, on threads and kernels. With these in it,
+        features that one process kept are what another would compute, to the bit on one kind of
+        processor.
+        """
+        bits = torch.get_num_threads() if self.device.type == "cpu" else self.deterministic
+        own = [FEATURES_REVISION, self.clip.digest, self.device.type, self.precision]
+        own += ["compiled"] if self.compiled else []
+        return [*own, bits, micro_batch, *views]
+
+    def _views_key(self, name: str) -> list[str]:
+        """What decides the fixed views of a split; a digest may be over names and sizes alone."""
+        split = self.splits[name]
+        state = split.source.state
+        return [self.digests[name], split.digest_of_ids, state, repr(self.transform)]
+
+    @functools.cached_property
+    def loader(self) -> Loader:
+        """What loads the splits, for training and for evaluation; each `with` of it may be within
+        another, and the outermost ends its workers."""
+        return Loader(
+            self.splits,
+            transform=self.transform,
+            workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def encode(self, classifiers: Sequence[Classifier], name: str) -> list[Tensor]:
+        """The features [N, d] of a split's fixed views by each classifier, on the device.
+
+        Each image is read once, whatever the number of classifiers, and by one of the ranks. Raises
+        RequestError when an image cannot be used.
+        """
+        parts: list[list[Tensor]] = [[] for _ in classifiers]
+        with self.arithmetic(), torch.inference_mode(), contextlib.ExitStack() as modes:
+            if self.compiled:  # not for the last batch of every split
+                modes.enter_context(torch.compiler.set_stance("force_eager"))
+            for classifier in classifiers:
+                modes.enter_context(evaluating(classifier))
+            for images in self.views(name):
+                for classifier, features in zip(classifiers, parts, strict=True):
+                    with autocast(self.device, self.precision):
+                        features.append(classifier.features(images))
+        count = len(self.splits[name])
+        return [here().gather(torch.cat(features), count) for features in parts]
+
+    def views(self, name: str) -> Iterator[Tensor]:
+        """This rank's of the fixed views of a split, normalised, on the device, in batches."""
+        with self.loader as loader:
+            for batch in loader.steps(*self.part(name)):
+                yield to_views(batch.images, self.transform, self.device)
+
+    def part(self, name: str) -> Part:
+        """What the loader gives of a split's fixed views to this rank."""
+        world = here()
+        passes = Passes(len(self.splits[name]), self.batch_size * world.size)
+        if world.size > 1:
+            return Batches(name, Share(passes, world), None), range(passes.steps)
+        return Batches(name, passes, None, self._bank_of(name, passes)), range(passes.steps)
+
+    def _bank_of(self, name: str, plan: Passes) -> Bank | None:
+        """Where the fixed views of a split are kept, in one file; None where its digest is
+        unknown."""
+        if name not in self.digests:
+            return None
+        side = self.transform.size
+        return Bank(
+            "views",
+            [VIEWS_REVISION, *self._views_key(name), *LIBRARIES],
+            steps=plan.steps,
+            per_epoch=plan.steps,
+            like=torch.empty(min(plan.batch_size, plan.count), 3, side, side, dtype=torch.uint8),
+        )
+
+
+def to_views(images: Tensor, transform: Transform, device: torch.device) -> Tensor:
+    """uint8 images [B, 3, S, S] as the tower wants them on the device: float32, normalised."""
+    views = transform.normalise(to_device(images, device))
+    return views.contiguous(memory_format=torch.channels_last)
+
+
+def open_teacher(
+    clip: OpenedClip,
+    class_names: Sequence[str],
+    splits: Mapping[str, Split],
+    digests: Mapping[str, str],
+    *,
+    transform: Transform,
+    classes: TemplateSet,
+    contexts: TemplateSet,
+    device: torch.device,
+    precision: Precision = "fp32",
+    deterministic: bool = False,
+    compiled: bool = False,
+    batch_size: int = 256,
+    workers: int = 0,
+) -> Teacher:
+    """The teacher of a task on a device. Raises RequestError for a prompt that CLIP cannot read."""
+    one_attention_path()
+    w_raw = text_features(clip, classes, class_names, device=device)
+    same = contexts.templates == classes.templates
+    of_contexts = w_raw if same else text_features(clip, contexts, class_names, device=device)
+    w_ctx = context_weights(of_contexts)
+    w_cls = class_weights(w_raw)
+    classifier = on_device(zero_shot_classifier(clip, w_cls), device)
+    return Teacher(
+        clip=clip,
+        class_names=tuple(class_names),
+        splits=splits,
+        digests=digests,
+        transform=transform,
+        classes=classes,
+        contexts=contexts,
+        w_raw=w_raw,
+        w_cls=w_cls.to(device),
+        w_ctx=w_ctx.to(device),
+        classifier=classifier.requires_grad_(False).eval(),
+        device=device,
+        precision=precision,
+        deterministic=deterministic,
+        convolutional=is_convolutional(classifier.visual),
+        compiled=compiled,
+        batch_size=batch_size,
+        workers=workers,
+    )
+
+
+def zero_shot_classifier(clip: OpenedClip, w_cls: Tensor) -> ImageClassifier:
+    """The image tower with a head of rows `logit_scale * w_cls[c]` and no bias."""
+    visual = clip.model.visual
+    if not isinstance(visual, nn.Module):
+        raise TypeError(f"{clip.name} has no image tower `visual`")
+    return ImageClassifier(copy.deepcopy(visual), linear_head(clip.logit_scale * w_cls))
+
+
+def linear_head(rows: Tensor) -> nn.Linear:
+    """A head without bias whose weight is `rows` [C, d]."""
+    classes, width = rows.shape
+    head = nn.Linear(width, classes, bias=False, device=rows.device)
+    with torch.no_grad():
+        head.weight.copy_(rows)
+    return head
+
+
+def is_convolutional(tower: nn.Module) -> bool:
+    """Whether an image tower convolves: a ViT's only convolution cuts the image into patches."""
+    return sum(isinstance(module, nn.Conv2d) for module in tower.modules()) > 1
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def on_device(module: M, device: torch.device) -> M:
+    """The module there in channels_last, in which convolutions are faster on every device, and
+    equal up to rounding."""
+    # Not in the stubs of `to`.
+    module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return module
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards every submodule's own mode again (frozen batch norms)."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

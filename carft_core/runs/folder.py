@@ -1,0 +1,401 @@
+"""A run on disk: its folder, the measuring of its models, and what is read back of them."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from carft_sweep.carft_core.algorithms import Soup, blame_own_code
+from carft_sweep.carft_core.algorithms.base import Loaded
+from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.evaluation.measure import measure
+from carft_sweep.carft_core.files import (
+    check_archive,
+    check_regular,
+    open_regular,
+    read_json,
+    write_atomically,
+    write_json,
+)
+from carft_sweep.carft_core.merges import Model
+from carft_sweep.carft_core.models.clip import Classifier
+from carft_sweep.carft_core.requirements import refuse_outdated
+from carft_sweep.carft_core.runs.identity import Identity, evaluation_digest, facts_of
+from carft_sweep.carft_core.runs.result import Claim, Evaluation, History, Trained
+from carft_sweep.carft_core.training.ranks import here
+from carft_sweep.carft_core.training.setup import Prepared, prepared
+
+UNMERGED = "unmerged"
+"""The label of the run's own model."""
+
+DAMAGED = "%s is damaged (%s); the run begins again"
+"""What is logged of a checkpoint, with its file and the reason."""
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to. Metric names are those of docs/metrics.md; top-1 is in [0, 1]."""
+
+    digest: str
+    seed: int | None
+    metrics: Mapping[str, float]
+    """Of the run's own model."""
+    merges: Mapping[str, Mapping[str, Any]]
+    """By label (`wise_ft@0.5`): `step`, `values` and `metrics`."""
+    warnings: Sequence[str]
+    seconds: float
+    """Of training, without evaluation."""
+    facts: Mapping[str, Any]
+    """What a fair comparison must share: model, data, transform, budget, contexts."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run, under `runs/<digest>/`."""
+
+    path: Path
+    writes: bool = True
+    """Whether this process keeps them; of the ranks of one run the first does."""
+
+    @property
+    def checkpoint(self) -> Path:
+        """What an unfinished run goes on from; gone once it is trained."""
+        return self.path / "checkpoint.pt"
+
+    def weights(self, kind: str) -> Path:
+        """The state dict of the trained module at the `last` or the `best_val` epoch."""
+        return self.path / "weights" / f"{kind}.safetensors"
+
+    def metrics(self, label: str) -> Path:
+        """The metrics of one evaluated model."""
+        return self.path / "evaluations" / label / "metrics.json"
+
+    def predictions(self, label: str) -> Path:
+        """The predictions of one evaluated model, per split and image."""
+        return self.path / "evaluations" / label / "predictions.parquet"
+
+    def member(self, digest: str) -> RunFolder:
+        """The folder of another run of the same home, for a soup."""
+        return RunFolder(self.path.parent / digest)
+
+    def claim(self, config: TrialConfig, seed: int, identity: Identity) -> None:
+        """Write what this folder's run is, and remove what a process that was killed was writing
+        of its large files. Raises RequestError when it is another's, or is named by the digest of
+        another one.
+        """
+        if not self.writes:
+            return
+        name, digest = self.path.name, identity.digest
+        if re.fullmatch("[0-9a-f]{64}", name) and name != digest:
+            raise RequestError(
+                f"{self.path} is the folder of run {name[:12]}, but here the run would be "
+                f"{digest[:12]}: model, data, code, device or precision differ from its name"
+            )
+        file = self.path / "config.json"
+        claimed = read_json(file, Claim)
+        if claimed is None:
+            parts = {"digest": identity.digest, "identity": dict(identity.parts)}
+            write_json(file, {**parts, "seed": seed, "config": config.as_dict()})
+        elif claimed["digest"] != identity.digest:
+            raise RequestError(
+                f"{self.path} holds another run ({claimed['digest'][:12]}), not "
+                f"{identity.digest[:12]}; give each run a folder of its own"
+            )
+        # Others may be written by the driver just now.
+        for left in (*self.path.glob(".checkpoint.pt.*"), *self.path.glob("weights/.*.*")):
+            left.unlink(missing_ok=True)
+
+    def claimed(self) -> dict[str, Any]:
+        """What `claim` wrote. Raises RequestError when there is no run here."""
+        claimed: dict[str, Any] | None = read_json(self.path / "config.json", Claim)
+        if claimed is None:
+            raise RequestError(f"{self.path} holds no run")
+        return claimed
+
+    def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Every epoch's report so far."""
+        if self.writes:
+            write_json(self.path / "history.json", list(history))
+
+    def history(self) -> list[dict[str, Any]]:
+        """What `write_history` wrote."""
+        return read_json(self.path / "history.json", History) or []
+
+    def save_checkpoint(self, progress: Mapping[str, Any]) -> None:
+        """Keep what a run needs to go on exactly: tensors and plain data, atomically."""
+        if self.writes:
+            write_atomically(self.checkpoint, functools.partial(_save, progress))
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """What `save_checkpoint` wrote; None when there is none, or it is damaged, which is logged.
+
+        A damaged file costs its run a start from the beginning, not the sweep. Raises OSError when
+        the disk does not give it: then another try may. Raises RequestError where torch is too old
+        to read it without risk.
+        """
+        if self.checkpoint.exists():
+            risk = f"{self.checkpoint} is a pickle: a crafted one may run code when it is read"
+            refuse_outdated("torch", risk)
+        try:
+            with open_regular(self.checkpoint) as file:
+                check_archive(self.checkpoint, sums=True)
+                progress: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            return None
+        except MemoryError:
+            raise
+        except Exception as error:  # foreign bytes make the unpickler raise nearly anything
+            # torch seeks before the beginning of a file that is cut short.
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise
+            if self.checkpoint.is_dir():  # nothing can take its place
+                raise
+            reason = str(error).partition("\n")[0]
+            _LOG.warning(DAMAGED, self.checkpoint, reason[:200])
+            return None
+        return progress
+
+    def save_weights(self, kind: str, state: Mapping[str, Tensor]) -> None:
+        """Keep a module's state dict as safetensors, atomically."""
+        if self.writes:
+            save_weights(self.weights(kind), state)
+
+    def mark_trained(self, *, seconds: float, warnings: Sequence[str] = ()) -> None:
+        """Training is complete; written last, with what its machine has to say of it. What it went
+        on from goes."""
+        if not self.writes:
+            return
+        mark = {"seconds": seconds, "ended": time.time(), "warnings": list(warnings)}
+        write_json(self.path / "trained.json", mark)
+        self.checkpoint.unlink(missing_ok=True)
+
+    def trained(self) -> dict[str, Any] | None:
+        """What `mark_trained` wrote; None before the end of training."""
+        mark: dict[str, Any] | None = read_json(self.path / "trained.json", Trained)
+        return mark
+
+    def is_trained(self, config: TrialConfig) -> bool:
+        """Whether the weights that `config` asks for are there."""
+        if self.trained() is None:
+            return False
+        return not config.algorithm.trains or self.weights(config.keep.result).exists()
+
+
+def _save(progress: Mapping[str, Any], path: Path) -> None:
+    with path.open("wb") as file:  # PyTorch does not say why it cannot write to a path
+        try:
+            torch.save(dict(progress), file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # such as a full disk
+                raise error.__context__ from None
+            raise
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a state dict as safetensors, on the CPU, atomically."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    write_atomically(path, lambda file: save_file(tensors, str(file)))
+
+
+def load_weights(path: Path, *, follow: bool = False) -> dict[str, Tensor]:
+    """Read the state dict that `save_weights` wrote, `follow` as for `read_json`. Raises
+    RequestError when it is none.
+    """
+    check_regular(path, follow=follow)
+    try:
+        return load_file(str(path))
+    except SafetensorError as error:
+        raise RequestError(f"{path} is not a safetensors file: {error}") from None
+
+
+def models_of(config: TrialConfig) -> dict[str, Model]:
+    """By label: the run's own model, then each point of each merge.
+
+    A merge with the zero-shot model has nothing to say of the zero-shot model.
+    """
+    models: dict[str, Model] = {UNMERGED: None}
+    algorithm = config.algorithm
+    if algorithm.trains or not algorithm.starts_at_zero_shot:
+        for merge in config.merges:
+            models |= {point.label: (merge, point) for point in merge.points()}
+    return models
+
+
+def load_classifier(folder: RunFolder, config: TrialConfig, stand: Prepared) -> Classifier:
+    """The classifier that the run came to, on the device.
+
+    Raises RequestError when its weights are not kept, or are not of this model.
+    """
+    algorithm, teacher = config.algorithm, stand.teacher
+    if not algorithm.trains and algorithm.starts_at_zero_shot:
+        return teacher.classifier
+    if isinstance(algorithm, Soup):
+        return algorithm.combine(teacher, _members(folder, config, algorithm, stand))
+    model = algorithm.build(teacher)
+    if algorithm.trains:
+        file = folder.weights(config.keep.result)
+        if not file.exists():
+            raise RequestError(
+                f"the weights of the run in {folder.path} are not kept (keep.weights: false); "
+                "train it again with keep.weights: true"
+            )
+        try:
+            model.load_state_dict(load_weights(file))
+        except RuntimeError as error:
+            raise RequestError(f"{file} does not fit {algorithm.name}: {error}") from None
+    return algorithm.classifier(model.to(stand.device), teacher)
+
+
+def _members(
+    folder: RunFolder, config: TrialConfig, soup: Soup, stand: Prepared
+) -> Sequence[Classifier]:
+    """The classifiers of a soup's runs, at the epoch that the soup's `keep.result` names, each
+    loaded when it is taken.
+
+    Raises RequestError for one that is not there or not trained, and for one of another model, of
+    other classes, or of other data: it may have trained on what the soup is validated on.
+    """
+    if not soup.members:
+        raise RequestError(f"algorithm.members: which runs is {soup.name} made of?")
+    own = folder.claimed()["identity"]
+    members: list[tuple[RunFolder, TrialConfig]] = []
+    for digest in soup.members:
+        member, where = folder.member(digest), f"algorithm.members: run {digest[:12]}"
+        claimed = read_json(member.path / "config.json", Claim)
+        if claimed is None:
+            raise RequestError(f"{where} is not in this home ({member.path.parent})")
+        for part, name in (("model", "model"), ("classes", "prompts.classes"), ("data", "data")):
+            if claimed["identity"][part] != own[part]:
+                raise RequestError(f"{where} differs from the {soup.name} in {name}")
+        if member.trained() is None:
+            raise RequestError(f"{where} is not trained to its end")
+        its_config = trial_config(claimed["config"]).for_seed(claimed["seed"])
+        its_config = its_config.model_copy(update={"keep": config.keep})
+        members.append((member, its_config))
+    return Loaded(lambda number: load_classifier(*members[number], stand), len(members))
+
+
+def merged(model: Model, tuned: Classifier, stand: Prepared) -> Classifier:
+    """One of a run's models, given its own classifier."""
+    if model is None:
+        return tuned
+    merge, point = model
+    return merge.model(point, stand.teacher, tuned)
+
+
+def finish(workdir: Path, config: TrialConfig, seed: int) -> RunResult:
+    """Evaluate a trained run on every split, unmerged and at every point of its merges.
+
+    What was evaluated before is not evaluated again. Raises RequestError when the folder holds no
+    trained run.
+    """
+    world = here()
+    config, folder = config.for_seed(seed), RunFolder(workdir, writes=world.leads)
+    # Decided by rank 0, once it has written what training left.
+    labels = world.agree([label for label, _ in _missing(folder, config)] if world.leads else [])
+    if labels:
+        missing = {label: it for label, it in models_of(config).items() if label in labels}
+        if not folder.is_trained(config):
+            raise RequestError(f"{workdir} is not trained to its end; train it first")
+        with blame_own_code(config.algorithm):
+            _evaluate(folder, config, missing)
+    world.agree(True)  # the files are there
+    if not config.keep.weights and folder.writes:
+        for kind in ("last", "best_val"):
+            folder.weights(kind).unlink(missing_ok=True)
+    return read_result(workdir, config)
+
+
+def is_complete(workdir: Path, config: TrialConfig) -> bool:
+    """Whether the run is claimed, trained, and measured on every model that `config` asks for."""
+    folder = RunFolder(workdir)
+    is_trained = (workdir / "config.json").exists() and folder.trained() is not None
+    return is_trained and not any(True for _ in _missing(folder, config))
+
+
+def read_result(workdir: Path, config: TrialConfig) -> RunResult:
+    """The result of a complete run, for the merges that `config` asks for.
+
+    Raises RequestError when an evaluation is missing.
+    """
+    folder = RunFolder(workdir)
+    claimed = folder.claimed()
+    evaluations: dict[str, dict[str, Any]] = {}
+    for label in models_of(config):
+        evaluation = read_json(folder.metrics(label), Evaluation)
+        if evaluation is None:
+            raise RequestError(f"{workdir} has no evaluation of {label}")
+        evaluations[label] = evaluation
+    own = evaluations.pop(UNMERGED)
+    trained = folder.trained() or {}
+    warnings = config.algorithm.warnings([item["metrics"] for item in folder.history()])
+    return RunResult(
+        digest=claimed["digest"],
+        seed=claimed["seed"] if config.algorithm.trains else None,
+        metrics=own["metrics"],
+        merges={
+            label: {key: item[key] for key in ("step", "values", "metrics")}
+            for label, item in evaluations.items()
+        },
+        warnings=[*warnings, *trained.get("warnings", ())],
+        seconds=trained.get("seconds", 0.0),
+        facts=own["facts"],
+    )
+
+
+def _missing(folder: RunFolder, config: TrialConfig) -> Iterator[tuple[str, Model]]:
+    claimed = folder.claimed()
+    config, digest = config.for_seed(claimed["seed"]), claimed["digest"]
+    for label, model in models_of(config).items():
+        evaluation = read_json(folder.metrics(label), Evaluation)
+        if evaluation is None or evaluation["digest"] != evaluation_digest(digest, model, config):
+            yield label, model
+
+
+def _evaluate(folder: RunFolder, config: TrialConfig, models: Mapping[str, Model]) -> None:
+    stand = prepared(config)
+    tuned = load_classifier(folder, config, stand)
+    files = {label: folder.predictions(label) for label in models if folder.writes}
+    for left in folder.path.glob("evaluations/*/.predictions.parquet.*") if folder.writes else ():
+        left.unlink(missing_ok=True)  # by a process that was killed while it measured
+    classifiers = {
+        label: functools.partial(merged, model, tuned, stand) for label, model in models.items()
+    }
+    with stand.teacher.loader:
+        measured = measure(classifiers, stand, config, files if config.keep.predictions else {})
+    if not folder.writes:
+        return
+    digest = folder.claimed()["digest"]
+    facts = facts_of(config, stand)
+    for label, metrics in measured.items():
+        point = None if (model := models[label]) is None else model[1]
+        write_json(
+            folder.metrics(label),
+            {
+                "digest": evaluation_digest(digest, model, config),
+                "label": label,
+                "step": 0 if point is None else point.step,
+                "values": {} if point is None else dict(point.values),
+                "metrics": metrics,
+                "facts": facts,
+            },
+        )

@@ -1,0 +1,250 @@
+"""What makes two runs the same: the digests of a run and of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from carft_sweep.carft_core.algorithms import Soup
+from carft_sweep.carft_core.algorithms.base import classes_of
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.config.user_code import own_code
+from carft_sweep.carft_core.data import FAMILIES, FamilyData, open_data
+from carft_sweep.carft_core.data.splits import TRAINING_SPLITS
+from carft_sweep.carft_core.data.views import AUGMENTATIONS
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.files import digest_of
+from carft_sweep.carft_core.merges import Model
+from carft_sweep.carft_core.models.clip import draws_at_random, weights_digest
+from carft_sweep.carft_core.models.prompts import context_set, template_set, words_to_mark
+from carft_sweep.carft_core.training.numerics import resolve_device, resolve_precision
+from carft_sweep.carft_core.training.setup import Prepared, other_data, templates_of
+
+TRAINING_REVISION = 1
+"""Raised by hand with every change of the code that moves the weights of some run; the golden test
+(tests/golden) fails where numbers move and this does not."""
+MEASURING_REVISION = 1
+"""The same of what is measured of given weights."""
+OUTSIDE = {"root", "shifts", "restrict", "augmentation", "bad_files", "balanced"}
+"""Fields of `data` that do not stand there as such; what the last three come to does."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A run's digest, and what it was made of."""
+
+    digest: str
+    parts: Mapping[str, Any]
+
+
+def identify(config: TrialConfig, seed: int) -> Identity:
+    """The identity of one run: whatever decides its weights, and nothing else.
+
+    `data.root`, `data.shifts`, `merges`, `eval`, `keep`, `compile`, `workers` and
+    `optim.grad_checkpointing` are outside; so are the number of ranks, and `optim.micro_batch`
+    unless items of a batch are coupled, and what the algorithm does not use of contexts. Inside is
+    what an augmentation does, not its name, and which images training lacks, not `data.bad_files`.
+    An algorithm that trains nothing has no seed, no optimiser, no
+    augmentation and no balance, but may have the split of a seed; one that solves its problem has
+    of these the seed alone, and a soup has the epoch of its members' weights. `auto` for device or
+    precision is what it is on this machine.
+
+    Raises RequestError when model or data cannot be opened.
+    """
+    config = config.for_seed(seed)
+    algorithm = config.algorithm
+    data = open_data(config.data)
+    computing = _computing(config)
+    parts: dict[str, Any] = {
+        "revision": TRAINING_REVISION,
+        "model": weights_digest(config.model.name, config.model.pretrained),
+        "data": {
+            "digest": data.digest_of_training,
+            **_present(**config.data.model_dump(exclude=OUTSIDE)),
+            "skipped": _skipped(data, training=True),
+        },
+        "classes": template_set(config.prompts.classes).digest,
+        "algorithm": {"name": algorithm.name, **algorithm.identity()},
+        **computing,
+        **_present(own_code=own_code_of(config)),
+        # A CPU gives the same bits with it and without.
+        **_present(deterministic=config.deterministic and computing["device"] != "cpu"),
+    }
+    if "contexts" in algorithm.uses:
+        parts["contexts"] = context_set(config.prompts.contexts, config.data).digest
+    if "domains" in algorithm.uses and len(set(data.train.groups or ())) < 2:
+        raise RequestError(
+            f"algorithm.name: {algorithm.name} needs two domains that train or more, and in this "
+            f"config {config.data.family} has fewer (data.family, data.test_domain)"
+        )
+    if isinstance(algorithm, Soup):
+        parts["result"] = config.keep.result
+    if algorithm.trains:
+        parts["seed"] = seed
+    if algorithm.trains and not algorithm.solves:
+        # A whole batch is not in it anyhow, and who needs no answer does without open_clip.
+        coupled = config.optim.micro_batch is not None and couples_items(config)
+        outside = {"grad_checkpointing"} | (set() if coupled else {"micro_batch"})
+        parts["optim"] = _present(**config.optim.model_dump(mode="json", exclude=outside))
+        views = config.data.augmentation
+        parts["augmentation"] = None if views is None else asdict(AUGMENTATIONS[views])
+        parts |= _present(balanced=config.data.balanced)
+    return Identity(digest_of(parts), parts)
+
+
+def couples_items(config: TrialConfig) -> bool:
+    """Whether what an item does to the weights depends on which others are in its micro-batch.
+
+    Raises RequestError when the model cannot be found.
+    """
+    return coupling(config) is not None
+
+
+def coupling(config: TrialConfig) -> str | None:
+    """What couples the items of a micro-batch: a loss that is no mean over images, batch norms that
+    are trained, layers that draw masks for each of them anew. None where nothing does.
+
+    Raises RequestError when the model cannot be found.
+    """
+    if config.algorithm.couples_items:
+        return f"the loss of {config.algorithm.name}"
+    if config.optim.batch_norm == "train":
+        return "optim.batch_norm: train"
+    name, pretrained = config.model.name, config.model.pretrained
+    digest = weights_digest(name, pretrained)
+    if not config.algorithm.solves and draws_at_random(name, pretrained, digest):
+        return f"the dropout or stochastic depth of {name}"
+    return None
+
+
+def check_ranks(config: TrialConfig, size: int) -> None:
+    """Raise RequestError for a run that `size` processes cannot share."""
+    cause = coupling(config) if size > 1 and config.algorithm.trains else None
+    if cause is not None:
+        raise RequestError(
+            f"{cause} couples the images of a batch, so a run cannot be divided among {size} "
+            "processes; set resources.gpus: 1"
+        )
+
+
+def _computing(config: TrialConfig) -> dict[str, str]:
+    """What a run computes on and how: what its config says, whatever this machine has. `auto`,
+    where no driver has resolved it, is what this machine has.
+    """
+    if "auto" not in (config.device, config.precision):
+        return {"device": config.device.partition(":")[0], "precision": config.precision}
+    device = resolve_device(config.device)
+    return {"device": device.type, "precision": resolve_precision(config.precision, device)}
+
+
+def _present(**fields: Any) -> dict[str, Any]:
+    """Without those that are None or False, so that a new field makes no old run another."""
+    return {
+        name: value for name, value in fields.items() if value is not None and value is not False
+    }
+
+
+def evaluation_digest(training_digest: str, model: Model, config: TrialConfig) -> str:
+    """The digest of one evaluated model of a run: a new alpha, shift or task of `eval.retention` is
+    evaluated, not trained.
+
+    Raises RequestError when the data cannot be opened.
+    """
+    data = open_data(config.data)
+    others = other_data(config.data, config.eval)
+    parts_of_others: list[type | Callable[..., object]] = [FAMILIES[name].open for name in others]
+    parts: dict[str, Any] = {
+        "revision": MEASURING_REVISION,
+        "training": training_digest,
+        "data": data.digest,
+        "result": config.keep.result,
+        "logits": config.eval.logits,
+        "predictions": config.keep.predictions,
+        "skipped": _skipped(data, training=False),
+    }
+    if config.eval.context_probe:
+        parts["contexts"] = context_set(config.prompts.contexts, config.data).digest
+    if model is not None:
+        merge, point = model
+        fields = merge.model_dump(mode="json")
+        parts["merge"] = {key: fields[key] for key in fields if key not in merge.point_fields}
+        parts["point"] = dict(point.values)
+        parts_of_others.append(type(merge))
+    if others:
+        parts["retention"] = {
+            name: [other.digest, templates_of(name).digest] for name, other in others.items()
+        }
+    return digest_of(parts | _present(own_code=own_code(*parts_of_others)))
+
+
+def _skipped(data: FamilyData, *, training: bool) -> dict[str, list[str]]:
+    """The images that were left out of what trains, or of what is only measured."""
+    return {
+        name: sorted(bad)
+        for name, bad in data.skipped.items()
+        if (name in TRAINING_SPLITS) == training
+    }
+
+
+def own_code_of(config: TrialConfig) -> str | None:
+    """The digest of the user's own code that trains a run, of its algorithm and its family; None
+    where both are the product's."""
+    return own_code(*classes_of(config.algorithm), FAMILIES[config.data.family].open)
+
+
+def facts_of(config: TrialConfig, stand: Prepared) -> dict[str, Any]:
+    """The facts of a run, as plain data.
+
+    `own_weights` are another's than the zero-shot model's though nothing was trained, as a soup's.
+    `transform` is what evaluation shows, `augmentation` what training drew: None where nothing is
+    trained, or where the family has training views of its own.
+    """
+    teacher, data = stand.teacher, stand.data
+    contexts = teacher.contexts
+    domains = stand.family.domains
+    budget = (
+        f"{config.optim.epochs} epochs" if config.optim.epochs else f"{config.optim.steps} steps"
+    )
+    if config.data.balanced:
+        budget += ", balanced"
+    trains = config.algorithm.trains
+    steps = trains and not config.algorithm.solves
+    others = other_data(config.data, config.eval)
+    follows = steps and config.data.augmentation is not None
+    return {
+        "model": teacher.clip.digest,
+        "data": data.digest,
+        "family": f"{stand.family.name} v{stand.family.version}",
+        "split": config.data.split_number,
+        "transform": repr(teacher.transform),
+        "augmentation": repr(teacher.transform.augmentation) if follows else None,
+        "budget": budget if steps else None,
+        "result": config.keep.result if trains else None,
+        **_present(own_weights=not trains and not config.algorithm.starts_at_zero_shot),
+        **_present(members=_members(config)),
+        "precision": teacher.precision,
+        "device": stand.device.type,
+        "contexts": contexts.name,
+        "contexts_name": words_to_mark(contexts, config.data, domains),
+        "skipped": {name: sorted(bad) for name, bad in data.skipped.items()},
+        "outside_means": sorted(data.outside_mean),
+        "images": {name: len(split) for name, split in stand.measured().items()},
+        "retention": _retention(others) if others else None,
+        "data_notes": [text for it in (data, *others.values()) for text in it.notes],
+        "revision": f"{TRAINING_REVISION}.{MEASURING_REVISION}",
+        "own_code": own_code_of(config),
+        "versions": {name: version(name) for name in ("torch", "torchvision", "open_clip_torch")},
+    }
+
+
+def _members(config: TrialConfig) -> list[str] | None:
+    """The digests of the runs that a soup is made of; None of anything else."""
+    return list(config.algorithm.members) if isinstance(config.algorithm, Soup) else None
+
+
+def _retention(others: Mapping[str, FamilyData]) -> str:
+    """As `Name(field=value)`, as a transform is: a warning shows the fields that differ."""
+    digests = (f"{name}={other.digest[:12]}" for name, other in others.items())
+    return f"Retention({', '.join(digests)})"

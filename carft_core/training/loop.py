@@ -1,0 +1,572 @@
+"""The one training loop, whatever the algorithm."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from carft_sweep.carft_core.algorithms import Batch, blame_own_code, loss_and_terms
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.data.bank import Bank, Kind
+from carft_sweep.carft_core.data.loader import Batches, Loaded, Part, Share, training_plan
+from carft_sweep.carft_core.errors import NonFinite, RequestError
+from carft_sweep.carft_core.evaluation.measure import predict, split_metrics
+from carft_sweep.carft_core.files import parse_json
+from carft_sweep.carft_core.models.clip import Classifier, checkpoint_gradients, is_plain
+from carft_sweep.carft_core.models.teacher import on_device, to_views
+from carft_sweep.carft_core.runs.folder import DAMAGED, RunFolder, RunResult, finish
+from carft_sweep.carft_core.runs.identity import check_ranks, identify
+from carft_sweep.carft_core.runs.result import History
+from carft_sweep.carft_core.training.compilation import compile_towers, eager_unless
+from carft_sweep.carft_core.training.numerics import (
+    autocast,
+    peak_memory_mb,
+    reset_peak_memory,
+    to_device,
+)
+from carft_sweep.carft_core.training.optim import (
+    Schedule,
+    freeze_all_but,
+    learning_rate,
+    schedule_of,
+    warmup_steps,
+)
+from carft_sweep.carft_core.training.ranks import here
+from carft_sweep.carft_core.training.setup import RETENTION, Prepared, prepared
+from carft_sweep.carft_core.training.step_log import Logs, StepLog
+
+_LOG = logging.getLogger(__name__)
+
+FINITE_CHECK_EVERY = 50
+"""Steps between two looks at whether the loss is finite: a look waits for the device."""
+CHECKPOINT_SHARE, CHECKPOINT_EVERY = 0.01, 300.0
+"""Checkpoints take this share of the time, more where they would be so many seconds apart. What is
+behind the last one is what a crash costs."""
+FIRST_SAVING = 0.1
+"""Seconds that a run's first checkpoint is taken to need."""
+
+
+class Decision(Enum):
+    """What `report` wants of a run."""
+
+    CONTINUE = "continue"
+    STOP = "stop"
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """Where a run stands. Epoch 0 is the model before training."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    metrics: Mapping[str, float]
+    seconds: float = 0.0
+    timestamp: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+    """Milliseconds since the Unix epoch, when it was measured."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+Report = Callable[[EpochReport], Decision]
+
+
+def unwatched(report: EpochReport) -> Decision:
+    """Go on, whatever happens."""
+    del report
+    return Decision.CONTINUE
+
+
+def train(
+    config: TrialConfig,
+    seed: int,
+    *,
+    report: Report = unwatched,
+    workdir: Path | None = None,
+) -> RunResult | None:
+    """Train one run and evaluate it. None when `report` said STOP before the last epoch.
+
+    With a `workdir` the run resumes there, and is only evaluated when it is trained already.
+    Where it is one of several ranks (`training.ranks`), rank 0's `report` and `workdir` count.
+    Raises RequestError for what cannot be opened, NonFinite when the loss is not finite.
+    """
+    world = here()
+    with contextlib.ExitStack() as stack:
+        if workdir is None:
+            workdir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="carft-")))
+        workdir = Path(world.agree(str(workdir)))
+        run = _begin(config, seed, workdir)
+        if run is not None:
+            stack.enter_context(run.teacher.loader)  # its workers evaluate the run as well
+            with contextlib.closing(run.epochs()) as reports:
+                for epoch in reports:
+                    stops = world.agree(report(epoch) is Decision.STOP)
+                    if stops and epoch.epoch < epoch.epochs:
+                        return None
+            del run  # optimiser and gradients, which would lie on the device meanwhile
+        return finish(workdir, config, seed)
+
+
+def epochs(
+    config: TrialConfig, seed: int, *, workdir: Path | None = None
+) -> Generator[EpochReport, None, None]:
+    """Train, and yield after each epoch; may be closed between two epochs.
+
+    With a `workdir` the history is kept there at every epoch, and a checkpoint as often as
+    `CHECKPOINT_SHARE` allows and when the generator is closed. Called again, training goes on
+    behind the checkpoint, to bit-identical weights on one CPU with the same number of threads;
+    epochs that came after it are trained and yielded again. A run that is trained yields nothing.
+
+    Raises RequestError when model or data cannot be used as asked, NonFinite when the loss is not
+    finite, OSError when a checkpoint cannot be read from its disk.
+    """
+    if workdir is None:
+        with tempfile.TemporaryDirectory(prefix="carft-") as scratch:
+            yield from epochs(config, seed, workdir=Path(scratch))
+        return
+    run = _begin(config, seed, workdir)
+    if run is not None:
+        with run.teacher.loader:
+            yield from run.epochs()
+
+
+def _begin(config: TrialConfig, seed: int, workdir: Path) -> Run | None:
+    """Claim a run's folder, and open the run; None where nothing is left to train."""
+    world = here()
+    config, folder = config.for_seed(seed), RunFolder(workdir, writes=world.leads)
+    check_ranks(config, world.size)
+    if world.leads:
+        folder.claim(config, seed, identify(config, seed))
+    if world.agree(folder.is_trained(config)):
+        return None
+    if not config.algorithm.trains:
+        folder.mark_trained(seconds=0.0)
+        return None
+    with blame_own_code(config.algorithm):
+        return Run(config, seed, folder, prepared(config))
+
+
+class Run:
+    """One run while it trains."""
+
+    def __init__(self, config: TrialConfig, seed: int, folder: RunFolder, stand: Prepared) -> None:
+        self.config, self.seed, self.folder, self.prepared = config, seed, folder, stand
+        self.teacher, self.device, self.world = stand.teacher, stand.device, here()
+        self.algorithm, self.optim = config.algorithm, config.optim
+        self._build()
+        images, balanced = self.teacher.splits["train"], config.data.balanced
+        self.plan = training_plan(
+            images,
+            batch_size=self.optim.batch_size,
+            seed=seed,
+            balanced=balanced,
+            whole_passes=self.optim.steps_per_epoch is None,
+        )
+        self.schedule = schedule_of(self.optim, images, balanced=balanced)
+        if self.algorithm.solves:
+            self.schedule = Schedule(steps=1, per_epoch=1)
+        # Workers hide what loading costs, and would have to wait for the disk.
+        is_worth_keeping = images.source.decodes and not self.teacher.workers
+        self.batches = Batches(
+            "train",
+            self.plan if self.world.size == 1 else Share(self.plan, self.world),
+            seed,
+            self.view_bank if is_worth_keeping else None,
+        )
+        self.steps, self.epoch_count = self.schedule.steps, self.schedule.epochs
+        self.warmup = warmup_steps(self.optim.warmup, self.steps)
+        self.step = 0
+        self.compiled_size = 0
+        """Of the batches that the towers are compiled for; 0: they are not."""
+        self.warnings: list[str] = []
+        self.history: list[dict[str, Any]] = []
+        self.reported = {report["epoch"]: report for report in self.folder.history()}
+        """By epoch what an earlier attempt reported, until it is reported again."""
+        self.step_log = StepLog(folder.path, self.device, writes=folder.writes)
+        self.best = -math.inf
+        self.saved_at, self.saving_took = time.monotonic(), FIRST_SAVING
+
+    def _build(self) -> None:
+        """Make module and optimiser as they are before the first step."""
+        with _seeded(self.seed, 0, self.device):
+            model = self.algorithm.build(self.teacher)
+        self.model = on_device(model, self.device)
+        if self.optim.grad_checkpointing and not self.algorithm.solves:
+            checkpoint_gradients(self.model, self.teacher.classifier.visual)
+        groups = self.algorithm.groups(self.model, self.optim)
+        self.trained = freeze_all_but(self.model, groups)
+        self.optimiser = self.algorithm.optimiser(groups, self.optim)
+
+    @functools.cached_property
+    def views(self) -> list[object]:
+        """What decides the views of the batch of a step, as plain data."""
+        whole_passes = self.optim.steps_per_epoch is None
+        plan = self.config.data.balanced, whole_passes, self.optim.batch_size
+        return self.teacher.training_views(self.seed, *plan, *self.world.part())
+
+    @functools.cached_property
+    def view_bank(self) -> Bank:
+        """Where the training views of photographs are kept."""
+        side = self.teacher.transform.size
+        return self._bank("views", self.views, torch.empty(3, side, side, dtype=torch.uint8))
+
+    @functools.cached_property
+    def feature_bank(self) -> Bank:
+        """Where the teacher's features of this run's batches are kept."""
+        key = self.teacher.training_features(self.optim.micro_batch, self.views)
+        return self._bank("features", key, self.teacher.w_cls[0].cpu())
+
+    def _bank(self, kind: Kind, key: list[object], like: Tensor) -> Bank:
+        """One of tensors like one of an image."""
+        return Bank(
+            kind,
+            key,
+            steps=self.schedule.steps,
+            per_epoch=self.schedule.per_epoch,
+            like=like.expand(len(self.world.mine(self.plan(0).rows)), *like.shape),
+        )
+
+    def epochs(self) -> Generator[EpochReport, None, None]:
+        """Train behind what is there, epoch by epoch."""
+        with blame_own_code(self.algorithm):
+            yield from self._epochs()
+
+    def _epochs(self) -> Generator[EpochReport, None, None]:
+        reset_peak_memory(self.device)
+        resumed = self._resume()
+        if self.world.agree([resumed, self.step]) != [resumed, self.step]:
+            raise RuntimeError("another rank resumed from another checkpoint")
+        if not resumed:
+            with self.teacher.arithmetic(), _seeded(self.seed, 0, self.device):
+                self.algorithm.start(self.model, self.teacher)
+        if self.teacher.compiled:
+            set_mode(self.model, train=True, batch_norm=self.optim.batch_norm)
+            warning = compile_towers(self.model, self.teacher, self._micro_batch_size())
+            self.warnings = [] if warning is None else [warning]
+            self.compiled_size = 0 if warning else self._micro_batch_size()
+        self.teacher.loader.expect(self._parts())
+        try:
+            if not self.history:
+                yield self._record(0, self._validate(), seconds=0.0)
+            for epoch in range(len(self.history), self.epoch_count + 1):
+                began = time.perf_counter()
+                metrics = self._solve() if self.algorithm.solves else self._train_epoch(epoch)
+                seconds = time.perf_counter() - began
+                metrics |= self._validate()
+                self.algorithm.after_epoch(self.model, metrics)
+                yield self._record(epoch, metrics, seconds)
+        except GeneratorExit:  # closed between two epochs
+            self._save_checkpoint()
+            raise
+        seconds = sum(item["seconds"] for item in self.history)
+        self.folder.mark_trained(seconds=seconds, warnings=self.warnings)
+
+    def _resume(self) -> bool:
+        """Load the checkpoint, and return whether there was one that fits."""
+        progress = self.folder.load_checkpoint()
+        if progress is None:
+            return False
+        try:
+            self.model.load_state_dict(progress["model"])
+            self.optimiser.load_state_dict(progress["optimiser"])
+            _check_state(self.optimiser)
+            step, best, history = progress["step"], progress["best"], progress["history"]
+            parse_json(json.dumps(history).encode(), "its history", History)
+            reached = [report["epoch"] for report in history]
+            if not 1 <= len(reached) <= self.epoch_count + 1 or reached != [*range(len(reached))]:
+                raise ValueError(f"its epochs are {reached[:10]}")
+            if type(step) is not int or not 0 <= step <= self.steps:
+                raise ValueError(f"step {step!r} is none of {self.steps}")
+            if type(best) is not float or math.isnan(best):
+                raise ValueError(f"the best value is {best!r}")
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+            RequestError,
+        ) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            _LOG.warning(DAMAGED, self.folder.checkpoint, reason)
+            self._build()  # some of it may have been loaded
+            return False
+        self.step, self.best, self.history = step, best, history
+        self._write_history()
+        return True
+
+    def _save_checkpoint(self) -> None:
+        began = time.monotonic()
+        self.folder.save_checkpoint(
+            {
+                "model": self.model.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "step": self.step,
+                "best": self.best,
+                "history": self.history,
+            }
+        )
+        self.saved_at = time.monotonic()
+        self.saving_took = self.saved_at - began
+
+    def _record(self, epoch: int, metrics: Mapping[str, float], seconds: float) -> EpochReport:
+        """Make the epoch durable, then hand it out. Raises NonFinite for what is no number."""
+        self._check_finite(metrics, epoch)
+        report = EpochReport(epoch, self.epoch_count, self.step, self.steps, dict(metrics), seconds)
+        earlier = self.reported.get(epoch)
+        if earlier is not None and _results(earlier["metrics"]) == _results(metrics):
+            # Trained again, behind a checkpoint: with its first time it is tracked once.
+            report = EpochReport(**earlier)
+        self.history.append(report.as_dict())
+        validated = metrics[f"id/val/{self.prepared.family.validated_by}"]
+        if self.config.keep.result == "best_val" and epoch > 0 and validated > self.best:
+            self.best = validated
+            self.folder.save_weights("best_val", self.model.state_dict())
+        if epoch == self.epoch_count:
+            self.folder.save_weights("last", self.model.state_dict())
+        # Before the checkpoint: behind one that is ahead of it, this epoch would never be reported.
+        self._write_history()
+        wait = min(CHECKPOINT_EVERY, self.saving_took / CHECKPOINT_SHARE)
+        if epoch < self.epoch_count and time.monotonic() - self.saved_at > wait:
+            self._save_checkpoint()
+        return report
+
+    def _write_history(self) -> None:
+        """Keep the reports, and those of epochs that are still to be trained again."""
+        written = {report["epoch"] for report in self.history}
+        ahead = [report for epoch, report in self.reported.items() if epoch not in written]
+        self.folder.write_history([*self.history, *ahead])
+
+    def _solve(self) -> dict[str, float]:
+        """The one epoch of an algorithm that solves its problem."""
+        with self.teacher.arithmetic(), _seeded(self.seed, 1, self.device):
+            values = self.algorithm.solve(self.model, self.teacher)
+        self.world.copy(self.model.state_dict())
+        self.step = 1
+        self._check_finite(values, 1, "train/")
+        return {
+            **{f"train/{name}": value for name, value in values.items()},
+            "system/peak_memory_mb": peak_memory_mb(self.device),
+        }
+
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the training split, or `optim.steps_per_epoch`; the last may be cut.
+
+        Logged are means over the epoch's images, and the values of the run's first step.
+        """
+        sums, first = Logs(), Logs()
+        began = time.perf_counter()
+        set_mode(self.model, train=True, batch_norm=self.optim.batch_norm)
+        self.world.copy(self.model.state_dict())  # so that roundings of devices never add up
+        self.step_log.begin_epoch()
+        with self.teacher.arithmetic(), _seeded(self.seed, epoch, self.device, self.world.rank):
+            steps = self.schedule.of_epoch(epoch)
+            for number, loaded in enumerate(self.teacher.loader.steps(self.batches, steps)):
+                count = len(loaded.labels)
+                if self.world.size > 1:
+                    count = len(self.plan(self.step).rows)
+                values = self._update(self._batch(loaded), self.world.share(count))
+                if self.step == 1:
+                    first.add(values, 1)
+                sums.add(values, count)
+                rate = self.optimiser.param_groups[0]["lr"]
+                self.step_log.add(self.step, values["loss"], rate, count)
+                if number % FINITE_CHECK_EVERY == 0:
+                    self._check_finite(sums.means(), epoch, "train/")
+        means = sums.means()
+        self._check_finite(means, epoch, "train/")
+        self._check_same()
+        return {
+            **{f"train/{name}": value for name, value in means.items()},
+            **{f"train/first/{name}": value for name, value in first.means().items()},
+            "train/lr": self.optimiser.param_groups[0]["lr"],
+            "system/images_per_s": sums.weight / (time.perf_counter() - began),
+            "system/peak_memory_mb": peak_memory_mb(self.device),
+        }
+
+    def _check_same(self) -> None:
+        """Raise RequestError where ranks have come to different models."""
+        differing = self.world.differing(self.model.state_dict())
+        if differing:
+            raise RequestError(
+                f"{self.algorithm.name} changes {', '.join(differing[:3])} by the images of each "
+                "process, so it cannot be trained on several GPUs; set resources.gpus: 1"
+            )
+
+    def _update(self, batch: Batch, of_step: float = 1.0) -> dict[str, Tensor]:
+        """One optimiser step, given this rank's part of its images and what fraction that is; what
+        was logged of it, on the device."""
+        rate = learning_rate(self.step, steps=self.steps, warmup=self.warmup, peak=self.optim.lr)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+        logs: list[dict[str, Tensor]] = []
+
+        def closure() -> Tensor:
+            self.optimiser.zero_grad(set_to_none=True)
+            values: dict[str, Tensor] = {}
+            for of_batch, part in self._micro_batches(batch):
+                share = of_step * of_batch
+                size = min(len(part.labels), self.optim.micro_batch or len(part.labels))
+                with eager_unless(self.compiled_size, size):
+                    with autocast(self.device, self.teacher.precision):
+                        loss, terms = loss_and_terms(self.algorithm, self.model, part, self.teacher)
+                    (share * loss).backward()
+                for name, value in {"loss": loss, **terms}.items():
+                    values[name] = values.get(name, 0) + share * value.detach()
+            values = self.world.sum_gradients(self.trained, values)
+            if self.optim.clip is not None:
+                clip_grad_norm_(self.trained, self.optim.clip)
+            logs.append(values)
+            return values["loss"]
+
+        self.optimiser.step(closure)  # type: ignore[arg-type]  # a tensor is a float to it
+        with torch.no_grad():
+            self.algorithm.after_step(self.model, self.step, self.steps)
+        self.step += 1
+        return logs[0]  # sam computes a second loss, elsewhere
+
+    def _micro_batches(self, batch: Batch) -> Iterator[tuple[float, Batch]]:
+        """The batch in parts that fit into memory, each with its share of the images.
+
+        Where its items are coupled the whole is one part, and the loss divides it itself.
+        """
+        size = self.optim.micro_batch or len(batch.labels)
+        if self.algorithm.couples_items or size >= len(batch.labels):
+            yield 1.0, batch
+            return
+        for first in range(0, len(batch.labels), size):
+            part = batch.part(slice(first, first + size))
+            yield len(part.labels) / len(batch.labels), part
+
+    def _micro_batch_size(self) -> int:
+        """How many images pass a tower at once."""
+        size = len(self.world.mine(self.plan(0).rows))
+        return min(size, self.optim.micro_batch or size)
+
+    def _batch(self, loaded: Loaded) -> Batch:
+        images, labels, index, domain = loaded
+        views = to_views(images, self.teacher.transform, self.device)
+        return Batch(
+            images=views,
+            labels=to_device(labels, self.device),
+            index=to_device(index, self.device),
+            domain=None if domain is None else to_device(domain, self.device),
+            step=self.step,
+            steps=self.steps,
+            label_smoothing=self.optim.label_smoothing,
+            micro_batch=self.optim.micro_batch,
+            teacher_features=functools.partial(self._teacher_features, views, index, self.step),
+        )
+
+    def _teacher_features(self, views: Tensor, rows: Tensor, step: int, images: Tensor) -> Tensor:
+        """The teacher's features of images, which are in the bank where they are a step's views."""
+        features = self.feature_bank.read(step, rows) if images is views else None
+        if features is not None:
+            if self.device.type == "cuda":
+                features = features.pin_memory()
+            return to_device(features, self.device)
+        with autocast(self.device, self.teacher.precision):
+            parts = images.split(self.optim.micro_batch or len(images))
+            features = torch.cat([self.teacher.image_features(part) for part in parts])
+        if images is views:
+            self.feature_bank.write(step, rows, features)
+        return features
+
+    def _parts(self) -> Iterator[Part]:
+        """All that is to be loaded until the run is trained, in order."""
+        for epoch in range(len(self.history), self.epoch_count + 1):
+            if epoch and not self.algorithm.solves:
+                yield self.batches, self.schedule.of_epoch(epoch)
+            yield from map(self.teacher.part, self._validated())
+
+    def _validated(self) -> list[str]:
+        """What each epoch predicts: `id/val`; with `eval.every_epoch` test and shifts too."""
+        names = list(self.prepared.measured()) if self.config.eval.every_epoch else ["id/val"]
+        return [name for name in names if not name.startswith(RETENTION)]
+
+    def _validate(self) -> dict[str, float]:
+        """The metrics of the model as it is."""
+        if not self.step and self.algorithm.starts_at_zero_shot:
+            classifier: Classifier = self.teacher.classifier
+        else:
+            classifier = self.algorithm.classifier(self.model, self.teacher)
+        metrics = {}
+        for name in self._validated():
+            predictions = predict(classifier, name, self.teacher)
+            for metric, value in split_metrics(predictions, self.prepared.family.metrics).items():
+                metrics[f"{name}/{metric}"] = value
+        return metrics
+
+    def _check_finite(self, values: Mapping[str, float], epoch: int, group: str = "") -> None:
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise NonFinite(
+                    f"{group}{name} is {value} in epoch {epoch}, step {self.step}, "
+                    f"at optim.lr {self.optim.lr:g}"
+                )
+
+
+def _check_state(optimiser: torch.optim.Optimizer) -> None:
+    """Raise ValueError where a tensor of the state is not as large as its parameter.
+
+    torch's fused kernels read it without a look at its shape. Of an optimiser that is not torch's
+    own the shapes are not known.
+    """
+    is_torchs = type(optimiser).__module__.startswith("torch.optim")
+    if any(optimiser.defaults.keys() - group.keys() for group in optimiser.param_groups):
+        raise ValueError("a group lacks a setting")
+    types = [{name: type(value) for name, value in own.items()} for own in optimiser.state.values()]
+    if is_torchs and any(own != types[0] for own in types):
+        raise ValueError("parameters have states of several kinds")
+    for parameter, state in optimiser.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and not (
+                is_plain(value)
+                and (not is_torchs or value.numel() == 1 or value.shape == parameter.shape)
+            ):
+                raise ValueError(f"{name} does not fit its parameter of {list(parameter.shape)}")
+
+
+def set_mode(model: nn.Module, *, train: bool, batch_norm: Literal["frozen", "train"]) -> None:
+    """Training or evaluation mode; frozen batch norms keep the pre-training's statistics."""
+    model.train(train)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train(train and batch_norm == "train")
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, epoch: int, device: torch.device, rank: int = 0) -> Iterator[None]:
+    """Global random state (dropout, stochastic depth) as a function of (seed, epoch, rank) alone.
+
+    So a resumed epoch draws what it would have drawn, and nobody else's state is touched.
+    """
+    devices = [device] if device.type == "cuda" else []
+    name = f"{seed}/{epoch}/{rank}" if rank else f"{seed}/{epoch}"
+    digest = hashlib.sha256(name.encode()).digest()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        yield
+
+
+def _results(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What does not depend on the clock."""
+    return {name: value for name, value in metrics.items() if not name.startswith("system/")}

@@ -1,0 +1,329 @@
+"""The optimiser, its learning rate over a run, how long a run trains, and a probe's solver."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from carft_sweep.carft_core.config.fields import NonNegative, Positive, PositiveInt, Section
+from carft_sweep.carft_core.data import Split
+
+Group = dict[str, Any]
+"""A parameter group of torch's; `lr_scale` (by default 1) multiplies the learning rate."""
+
+
+class OptimConfig(Section):
+    """The optimiser, with warm-up and cosine decay.
+
+    The defaults are WiSE-FT's recipe, at the learning rate of FLYP's and LDIFS' scripts; WiSE-FT's
+    own, 3e-5, is that of `sweeps/imagenet.yaml`. CAR-FT's was not found.
+    """
+
+    name: Literal["adamw", "sgd", "sam"] = "adamw"
+    """`sgd` has a momentum of 0.9; `sam` takes AdamW's steps by the gradient at the sharpest point
+    nearby."""
+    rho: Positive | None = None
+    """How far `sam` looks; left out, 0.05."""
+    lr: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 1e-5
+    """The learning rate at its highest, after warm-up."""
+    weight_decay: NonNegative = 0.1
+    """Decoupled in `adamw` and `sam`, as AdamW has it."""
+    decay_norms_and_biases: bool = True
+    """Whether norms and biases decay too, as WiSE-FT has it."""
+    epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Passes over train; left out, and without `steps`, the family's or 10."""
+    steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Steps of the optimiser, instead of `epochs`."""
+    steps_per_epoch: PositiveInt | None = None
+    """With `steps`: after so many `id/val` is measured, which is called an epoch; left out, a
+    pass."""
+    batch_size: PositiveInt = 512
+    """Images a step."""
+    micro_batch: PositiveInt | None = None
+    """The part of a batch that fits into memory; left out, the whole batch."""
+    grad_checkpointing: bool = False
+    """Keep only the activations between the tower's blocks and compute the others again: less
+    memory, about a third more time, equal gradients."""
+    warmup: NonNegative = 0.1
+    """Below 1 the fraction of all steps, from 1 on a number of steps."""
+    clip: Positive | None = 1.0
+    """The norm that the gradient is cut to; null: it is not."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The share of each label that is spread over all classes."""
+    batch_norm: Literal["frozen", "train"] = "frozen"
+    """Whether batch norms keep the statistics of pre-training, or train."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("give epochs or steps, not both")
+        if self.steps is None and self.steps_per_epoch is not None:
+            raise ValueError("steps_per_epoch needs steps, the number of all")
+        return self
+
+    @model_validator(mode="after")
+    def _rho_of_sam(self) -> Self:
+        if self.rho is not None and self.name != "sam":
+            raise ValueError(f"rho is for sam, and the optimiser is {self.name}")
+        return self
+
+
+def decay_groups(
+    parameters: Iterable[tuple[str, nn.Parameter]], optim: OptimConfig, *, lr_scale: float = 1.0
+) -> list[Group]:
+    """The named parameters that require a gradient, in groups with their weight decay.
+
+    WiSE-FT decays all of them; with `decay_norms_and_biases` false, vectors (norms, biases) and
+    scalars are left out of the decay.
+    """
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for _, parameter in parameters:
+        if parameter.requires_grad:
+            vector = parameter.ndim <= 1
+            (plain if vector and not optim.decay_norms_and_biases else decayed).append(parameter)
+    groups: list[Group] = [
+        {"params": decayed, "weight_decay": optim.weight_decay, "lr_scale": lr_scale},
+        {"params": plain, "weight_decay": 0.0, "lr_scale": lr_scale},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def freeze_all_but(model: nn.Module, groups: list[Group]) -> list[nn.Parameter]:
+    """Let the parameters of the groups train, and no other; gives those that do."""
+    trained = [parameter for group in groups for parameter in group["params"]]
+    model.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    return trained
+
+
+def _adamw(groups: list[Group], optim: OptimConfig) -> Optimizer:
+    fused = all(p.device.type in {"cpu", "cuda"} for group in groups for p in group["params"])
+    return torch.optim.AdamW(groups, lr=optim.lr, fused=fused)
+
+
+def _sgd(groups: list[Group], optim: OptimConfig) -> Optimizer:
+    return torch.optim.SGD(groups, lr=optim.lr, momentum=0.9)
+
+
+def _sam(groups: list[Group], optim: OptimConfig) -> Optimizer:
+    return Sam(_adamw(groups, optim), rho=optim.rho or 0.05)
+
+
+class Sam(Optimizer):
+    """Sharpness-aware minimisation: another optimiser's step, by the gradient at `w + e(w)`.
+
+    `e(w) = rho * g / ||g||` over all parameters together, and g is the gradient at w. Source: Foret
+    et al. 2021, "Sharpness-Aware Minimization for Efficiently Improving Generalization" (arXiv
+    2010.01412), equation 2 for p = 2. Two passes a step.
+    """
+
+    def __init__(self, base: Optimizer, *, rho: float) -> None:
+        super().__init__(base.param_groups, {})
+        self.base, self.rho = base, rho
+        # The same objects, so that a rate set here is the base's too.
+        self.param_groups, self.state = base.param_groups, base.state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """That of the base, which holds all there is."""
+        self.base.load_state_dict(state_dict)
+        self.param_groups, self.state = self.base.param_groups, self.base.state
+
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor:  # type: ignore[override]
+        """One step; `closure` computes the gradients anew and gives the loss, here at w.
+
+        Raises ValueError without a closure.
+        """
+        if closure is None:
+            raise ValueError("sam needs a closure that computes the gradients again")
+        with torch.enable_grad():
+            loss = closure()
+        with torch.no_grad():
+            trained = [p for g in self.param_groups for p in g["params"] if p.grad is not None]
+            norm = torch.stack([p.grad.norm() for p in trained if p.grad is not None]).norm()
+            before = [p.clone() for p in trained]
+            for p in trained:
+                if p.grad is not None:
+                    p.add_(p.grad * (self.rho / (norm + 1e-12)))
+        with torch.enable_grad():
+            closure()
+        with torch.no_grad():
+            for p, value in zip(trained, before, strict=True):
+                p.copy_(value)
+        self.base.step()
+        return loss
+
+
+OPTIMISERS: Mapping[str, Callable[[list[Group], OptimConfig], Optimizer]] = MappingProxyType(
+    {"adamw": _adamw, "sgd": _sgd, "sam": _sam}
+)
+"""By `optim.name`."""
+
+
+def learning_rate(step: int, *, steps: int, warmup: int, peak: float) -> float:
+    """The rate of the 0-based `step` of `steps`: linear warm-up, then half a cosine to 0.
+
+    Source: WiSE-FT's `cosine_lr`: `peak * (step + 1) / warmup`, then
+    `peak * (1 + cos(pi * (step - warmup) / (steps - warmup))) / 2`.
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return 0.5 * peak * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+def warmup_steps(warmup: float, steps: int) -> int:
+    """`optim.warmup` in steps: a fraction of all below 1, else a number; under `steps`."""
+    rising = round(warmup * steps) if warmup < 1 else round(warmup)
+    return min(rising, steps - 1)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps of the optimiser, counted from 0; epochs from 1."""
+
+    steps: int
+    per_epoch: int
+
+    @property
+    def epochs(self) -> int:
+        """How many there are; the last may be shorter."""
+        return math.ceil(self.steps / self.per_epoch)
+
+    def of_epoch(self, epoch: int) -> range:
+        """The steps of one epoch."""
+        return range((epoch - 1) * self.per_epoch, min(epoch * self.per_epoch, self.steps))
+
+
+def schedule_of(optim: OptimConfig, train: Split, *, balanced: bool) -> Schedule:
+    """That of a run on `train`: an epoch is `optim.steps_per_epoch`, else as many steps as a pass
+    takes; with `data.balanced`, as many as show as many images as a pass."""
+    groups = len(set(train.groups)) if balanced and train.groups else 1
+    per_epoch = optim.steps_per_epoch or math.ceil(len(train) / (optim.batch_size * groups))
+    return Schedule(optim.steps or (optim.epochs or 1) * per_epoch, per_epoch)
+
+
+CONVERGED = 1e-6
+"""The largest absolute gradient of a solution; scikit-learn's own default is 1e-4."""
+LOGITS_AT_ONCE = 2**25
+"""How many logits a probe has in memory together, in float64."""
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The minimum of a regularised logistic regression, and how it was reached."""
+
+    weight: Tensor
+    """[C, d] float64."""
+    loss: float
+    """Mean cross-entropy and penalty together."""
+    cross_entropy: float
+    gradient: float
+    """The largest absolute gradient of the loss."""
+    iterations: int
+
+
+class Probe(Section):
+    """What a linear probe asks, for the algorithms that have one."""
+
+    C: Positive = 10.0
+    """The inverse strength of the penalty, as scikit-learn's `C`: the penalty weighs less the more
+    images there are. It is for features of unit norm: CLIP's own 0.316 is for features of a norm
+    near 10, for which 100 times as much has the same solution here."""
+    init: Literal["zeros", "zero_shot"] = "zeros"
+    """Where the head starts and what the penalty pulls it to: zeros, as in scikit-learn, or the
+    zero-shot head, which a small `C` then leaves as it is."""
+    max_iter: PositiveInt = 1000
+    """At most so many iterations of L-BFGS."""
+
+    def fit(
+        self, head: nn.Linear, zero_shot: nn.Linear, features: Tensor, labels: Tensor
+    ) -> Solution:
+        """Put the solution for features [N, d] and labels [N] into the head, on whose device it is
+        computed; what did not converge is logged."""
+        centre, device = zero_shot.weight, head.weight.device
+        solution = logistic_regression(
+            features.to(device),
+            labels.to(device),
+            centre if self.init == "zero_shot" else torch.zeros_like(centre),
+            c=self.C,
+            max_iter=self.max_iter,
+        )
+        if solution.gradient > CONVERGED:
+            _LOG.warning(unsolved(solution.gradient))
+        with torch.no_grad():
+            head.weight.copy_(solution.weight)
+        return solution
+
+
+def logistic_regression(
+    features: Tensor, labels: Tensor, centre: Tensor, *, c: float, max_iter: int
+) -> Solution:
+    """Minimise `mean CE(V f, y) + |V - centre|^2 / (2 c N)` over V [C, d] from `centre` [C, d].
+
+    By L-BFGS in float64, in which it converges where float32 would stall, of features [N, d] and
+    labels [N] on one device. Source: Liu and Nocedal 1989, "On the limited memory BFGS method for
+    large scale optimization"; 10 pairs, and steps that meet the strong Wolfe conditions.
+    """
+    if features.device.type == "mps":  # it has no float64
+        features, labels, centre = features.cpu(), labels.cpu(), centre.cpu()
+    count, classes = len(labels), len(centre)
+    rows = max(1, LOGITS_AT_ONCE // classes)
+    parts = list(zip(features.split(rows), labels.split(rows), strict=True))
+    centre = centre.detach().double()
+    weight = centre.clone().requires_grad_()
+    optimiser = torch.optim.LBFGS(
+        [weight],
+        max_iter=max_iter,
+        tolerance_grad=CONVERGED,
+        tolerance_change=0.0,
+        history_size=10,
+        line_search_fn="strong_wolfe",
+    )
+
+    def cross_entropy() -> Tensor:
+        """Its gradient is added to the weight's, part by part."""
+        total = weight.new_zeros(())
+        for some, targets in parts:
+            logits = some.double() @ weight.T
+            part = F.cross_entropy(logits, targets, reduction="sum") / count
+            part.backward()
+            total += part.detach()
+        return total
+
+    def penalty() -> Tensor:
+        value = (weight - centre).square().sum() / (2 * c * count)
+        value.backward()
+        return value.detach()
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        return cross_entropy() + penalty()
+
+    optimiser.step(closure)
+    optimiser.zero_grad()
+    fit, cost = float(cross_entropy()), float(penalty())
+    assert weight.grad is not None
+    gradient = float(weight.grad.abs().max())
+    iterations = int(optimiser.state[weight]["n_iter"])
+    return Solution(weight.detach(), fit + cost, fit, gradient, iterations)
+
+
+def unsolved(gradient: float) -> str:
+    """What to say of a gradient that is left."""
+    return (
+        f"the linear probe was not solved to the end: its gradient is {gradient:.1e}, not "
+        f"{CONVERGED:g}; raise algorithm.max_iter, or lower algorithm.C"
+    )

@@ -1,0 +1,149 @@
+"""CAR-FT's formula, and the traps that silently turn it into fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from carft_sweep.carft_core.algorithms.base import Batch
+from carft_sweep.carft_core.algorithms.car_ft import CarFt
+from carft_sweep.carft_core.models.clip import ImageClassifier, OpenedClip
+from carft_sweep.carft_core.models.prompts import context_weights, template_set, text_features
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.testing import batch_for, toy_teacher
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_clip: OpenedClip) -> Teacher:
+    """With 80 contexts."""
+    teacher, contexts = toy_teacher(tiny_clip), template_set("openai")
+    w_ctx = context_weights(
+        text_features(tiny_clip, contexts, teacher.class_names, device=teacher.device)
+    )
+    return replace(teacher, contexts=contexts, w_ctx=w_ctx)
+
+
+@pytest.fixture
+def batch(teacher: Teacher) -> Batch:
+    return batch_for(teacher)
+
+
+def logged(algorithm: CarFt, student: ImageClassifier, batch: Batch, teacher: Teacher) -> float:
+    """The KL that is logged."""
+    _, logs = algorithm.loss(student, batch, teacher)
+    return float(logs["context_kl"].detach())
+
+
+def naive_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exp / exp.sum(axis=1, keepdims=True)
+
+
+def moved(teacher: Teacher) -> ImageClassifier:
+    """A student that has left the teacher a little."""
+    student = teacher.new_classifier()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return student.eval()
+
+
+@pytest.mark.parametrize("direction", ["teacher_student", "student_teacher"])
+def test_the_kl_is_the_papers_formula(teacher: Teacher, batch: Batch, direction: str) -> None:
+    student = moved(teacher)
+    kl = logged(CarFt(kl_direction=direction), student, batch, teacher)  # type: ignore[arg-type]
+    w_ctx = teacher.w_ctx.double().numpy()
+    with torch.no_grad():
+        tuned = student.features(batch.images).double().numpy()
+    frozen = batch.zero_shot().double().numpy()
+    p = naive_softmax(teacher.scale * frozen @ w_ctx.T)
+    q = naive_softmax(teacher.scale * tuned @ w_ctx.T)
+    if direction == "student_teacher":
+        p, q = q, p
+    expected = (p * (np.log(p) - np.log(q))).sum(axis=1).mean()
+    assert expected > 1e-3
+    assert kl == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("kl_weight", [0.3, 2.0])
+def test_the_loss_is_the_cross_entropy_plus_the_weighted_kl(
+    teacher: Teacher, batch: Batch, kl_weight: float
+) -> None:
+    smoothed = replace(batch, label_smoothing=0.1)
+    student = moved(teacher)
+    loss, logs = CarFt(kl_weight=kl_weight).loss(student, smoothed, teacher)
+    expected = F.cross_entropy(student(batch.images), batch.labels, label_smoothing=0.1)
+    assert float(logs["cross_entropy"].detach()) == pytest.approx(float(expected.detach()))
+    total = logs["cross_entropy"] + kl_weight * logs["context_kl"]
+    assert float(loss.detach()) == pytest.approx(float(total.detach()))
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in student.parameters())
+
+
+def test_the_kl_is_exactly_zero_before_the_first_step(teacher: Teacher, batch: Batch) -> None:
+    student = teacher.new_classifier().eval()
+    assert logged(CarFt(), student, batch, teacher) == 0.0
+    assert logged(CarFt(), student.train(), batch, teacher) == 0.0
+
+
+def test_a_context_scale_of_one_makes_the_kl_vanish(teacher: Teacher, batch: Batch) -> None:
+    student = moved(teacher)
+    with_scale = logged(CarFt(), student, batch, teacher)
+    without = logged(CarFt(context_scale=1.0), student, batch, teacher)
+    assert without < with_scale / 50
+
+
+def test_the_kl_does_not_depend_on_the_batch_size(teacher: Teacher, batch: Batch) -> None:
+    student = moved(teacher)
+    doubled = replace(
+        batch,
+        images=batch.images.repeat(2, 1, 1, 1),
+        labels=batch.labels.repeat(2),
+        index=batch.index.repeat(2),
+    )
+    one, two = (logged(CarFt(), student, it, teacher) for it in (batch, doubled))
+    assert one == pytest.approx(two, rel=1e-5)
+
+
+def test_weight_zero_is_logged_but_not_in_the_graph(teacher: Teacher, batch: Batch) -> None:
+    student = moved(teacher)
+    loss, logs = CarFt(kl_weight=0.0).loss(student, batch, teacher)
+    assert float(logs["context_kl"]) > 0
+    assert not logs["context_kl"].requires_grad
+    assert loss is logs["cross_entropy"]
+
+
+def test_the_teachers_context_entropy_is_that_of_its_softmax(
+    teacher: Teacher, batch: Batch
+) -> None:
+    frozen = batch.zero_shot().double().numpy()
+    p = naive_softmax(teacher.scale * frozen @ teacher.w_ctx.double().numpy().T)
+    expected = -(p * np.log(p)).sum(axis=1).mean()
+    _, logs = CarFt().loss(moved(teacher), batch, teacher)
+    assert float(logs["teacher_context_entropy"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_batch_without_the_teacher_is_refused(teacher: Teacher, batch: Batch) -> None:
+    with pytest.raises(ValueError, match="without the teacher's features"):
+        CarFt().loss(moved(teacher), replace(batch, teacher_features=None), teacher)
+
+
+def test_a_kl_too_small_to_act_is_warned_of() -> None:
+    small = [{"train/context_kl": 0.0}, {"train/context_kl": 2e-4}]
+    large = [{"train/context_kl": 0.0}, {"train/context_kl": 0.2}]
+    assert "too small to act" in CarFt(kl_weight=1.0).warnings(small)[0]
+    assert "a single template?" in CarFt(kl_weight=1.0).warnings([small[0], small[0]])[0]
+    assert CarFt(kl_weight=1.0).warnings(large) == []
+    assert CarFt(kl_weight=0.0).warnings(small) == []
+
+
+@pytest.mark.parametrize("kl_weight", [-1.0, float("nan"), float("inf"), "1", True])
+def test_a_kl_weight_must_be_a_finite_number_from_zero_on(kl_weight: object) -> None:
+    with pytest.raises(ValueError, match="kl_weight"):
+        CarFt(kl_weight=kl_weight)  # type: ignore[arg-type]

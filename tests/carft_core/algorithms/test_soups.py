@@ -1,0 +1,312 @@
+"""Soups: runs made of other runs, by the formulas of their papers, from end to end."""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Soup
+from carft_sweep.carft_core.algorithms.model_stock import ModelStock
+from carft_sweep.carft_core.algorithms.uniform_soup import UniformSoup
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.errors import InvalidConfig, RequestError
+from carft_sweep.carft_core.export.export import export
+from carft_sweep.carft_core.export.predictor import Predictor
+from carft_sweep.carft_core.models.clip import OpenedClip
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.runs import folder as run_module
+from carft_sweep.carft_core.runs.folder import (
+    RunFolder,
+    finish,
+    is_complete,
+    load_classifier,
+    load_weights,
+    read_result,
+)
+from carft_sweep.carft_core.runs.identity import identify
+from carft_sweep.carft_core.testing import toy_teacher
+from carft_sweep.carft_core.training.loop import train
+from carft_sweep.carft_core.training.setup import prepared
+
+Build = Callable[..., TrialConfig]
+DIGESTS = tuple(f"{number:064x}" for number in range(1, 4))
+SOUPS = ("uniform_soup", "model_stock")
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_clip: OpenedClip) -> Teacher:
+    return toy_teacher(tiny_clip)
+
+
+def random_states(count: int) -> list[dict[str, Tensor]]:
+    """Of a matrix, a vector in half precision, and a batch count."""
+    generator = torch.Generator().manual_seed(3)
+    return [
+        {
+            "w": torch.randn(4, 3, generator=generator),
+            "h": torch.randn(5, generator=generator).half(),
+            "n": torch.tensor(number),
+        }
+        for number in range(count)
+    ]
+
+
+def plain_stock(start: Sequence[float], tuned: Sequence[Sequence[float]]) -> list[float]:
+    """Model Stock of one layer in plain Python: the angle by arccos, then the paper's ratio."""
+    count = len(tuned)
+    offsets = [[a - b for a, b in zip(layer, start, strict=True)] for layer in tuned]
+    angles = [
+        math.acos(
+            sum(a * b for a, b in zip(offsets[i], offsets[j], strict=True))
+            / (math.hypot(*offsets[i]) * math.hypot(*offsets[j]))
+        )
+        for i in range(count)
+        for j in range(i)
+    ]
+    cosine = sum(map(math.cos, angles)) / len(angles)
+    ratio = count * cosine / (1 + (count - 1) * cosine)
+    means = [sum(column) / count for column in zip(*tuned, strict=True)]
+    return [ratio * mean + (1 - ratio) * a for mean, a in zip(means, start, strict=True)]
+
+
+def test_a_uniform_soup_is_the_mean_in_fp32_with_the_firsts_counts() -> None:
+    zero_shot, *members = random_states(4)
+    soup = UniformSoup().state(zero_shot, members)
+    for name in ("w", "h"):
+        columns = zip(*(member[name].flatten().tolist() for member in members), strict=True)
+        expected = torch.tensor([math.fsum(column) / 3 for column in columns])
+        assert torch.allclose(soup[name].flatten().float(), expected.to(soup[name].dtype).float())
+    assert soup["h"].dtype == torch.float16
+    assert int(soup["n"]) == 1
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_model_stock_is_the_papers_formula_layer_by_layer(count: int) -> None:
+    zero_shot, *members = random_states(1 + count)
+    for member in members:  # Runs of one recipe move alike.
+        member["w"] += 2
+        member["h"] += 2
+    soup = ModelStock().state(zero_shot, members)
+    for name, tolerance in (("w", 1e-6), ("h", 2e-3)):
+        start, *tuned = (state[name].flatten().tolist() for state in (zero_shot, *members))
+        expected = torch.tensor(plain_stock(start, tuned))
+        assert torch.allclose(soup[name].flatten().float(), expected, atol=tolerance)
+
+
+def test_model_stock_of_two_at_sixty_degrees_goes_two_thirds_of_the_way() -> None:
+    """2 cos 60 / (1 + cos 60) = 2 / 3, whatever the lengths."""
+    zero_shot = {"w": torch.tensor([1.0, 1.0])}
+    members = [
+        {"w": torch.tensor([1.0 + 2, 1.0])},
+        {"w": torch.tensor([1.0 + 2 * 0.5, 1.0 + 2 * math.sqrt(0.75)])},
+    ]
+    middle = torch.tensor([1.0 + 1.5, 1.0 + math.sqrt(0.75)])
+    soup = ModelStock().state(zero_shot, members)["w"]
+    assert torch.allclose(soup - 1, (middle - 1) * 2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ([[3.0, 1.0], [3.0, 1.0]], [3.0, 1.0]),
+        ([[3.0, 1.0], [1.0, 3.0]], [1.0, 1.0]),
+        ([[3.0, 1.0], [-1.0, 1.5]], [1.0, 1.0]),
+        ([[1.0, 1.0], [1.0, 1.0]], [1.0, 1.0]),
+    ],
+    ids=["agree", "orthogonal", "opposed", "unmoved"],
+)
+def test_model_stock_stays_between_the_zero_shot_weights_and_the_mean(
+    members: list[list[float]], expected: list[float]
+) -> None:
+    states = [{"w": torch.tensor(member)} for member in members]
+    soup = ModelStock().state({"w": torch.tensor([1.0, 1.0])}, states)["w"]
+    assert torch.allclose(soup, torch.tensor(expected))
+
+
+def test_the_order_of_members_is_nothing() -> None:
+    one, two = (UniformSoup(members=order) for order in (DIGESTS, DIGESTS[::-1]))
+    assert one == two
+    assert one.members == DIGESTS
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "message"),
+    [
+        ("uniform_soup", ["fine_tune"], "'fine_tune' is no digest of a run"),
+        ("uniform_soup", [DIGESTS[0], DIGESTS[0]], "a run is in the list twice"),
+        ("model_stock", [DIGESTS[0]], "model_stock is made of 2 runs or more"),
+    ],
+)
+def test_members_that_make_no_soup_are_refused_at_once(
+    toy_config: Build, name: str, members: list[str], message: str
+) -> None:
+    with pytest.raises(InvalidConfig, match=rf"algorithm\.members.*{message}"):
+        toy_config({"algorithm": {"name": name, "members": members}})
+
+
+@pytest.mark.parametrize("name", SOUPS)
+def test_members_of_another_shape_are_refused_by_their_tensors(name: str, teacher: Teacher) -> None:
+    cls = ALGORITHMS[name]
+    assert issubclass(cls, Soup)
+    fitting, other = teacher.new_classifier(), teacher.new_classifier()
+    other.head = torch.nn.Linear(32, 3, bias=True)
+    with pytest.raises(RequestError, match=rf"run {'0' * 12} has another; .*differ: head\.bias"):
+        cls(members=DIGESTS[:2]).combine(teacher, [fitting, other])
+
+
+@pytest.mark.parametrize("name", SOUPS)
+def test_a_soup_leaves_its_members_as_they_are(name: str, teacher: Teacher) -> None:
+    cls = ALGORITHMS[name]
+    assert issubclass(cls, Soup)
+    members = [teacher.new_classifier() for _ in range(2)]
+    with torch.no_grad():
+        for factor, member in enumerate(members, start=2):
+            for parameter in member.parameters():
+                parameter.mul_(factor)
+    before = copy.deepcopy([member.state_dict() for member in members])
+    soup = cls(members=DIGESTS[:2]).combine(teacher, members)
+    assert not torch.equal(soup.state_dict()["head.weight"], before[0]["head.weight"])
+    for member, state in zip(members, before, strict=True):
+        assert all(torch.equal(value, state[key]) for key, value in member.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def trained(toy_config: Build, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Two seeds of fine_tune under `runs/`, and their digests."""
+    runs = tmp_path_factory.mktemp("home") / "runs"
+    config = toy_config({"algorithm": "fine_tune", "optim.epochs": 1})
+    digests = []
+    for seed in (0, 1):
+        digest = identify(config, seed).digest
+        train(config, seed, workdir=runs / digest)
+        digests.append(digest)
+    return runs, digests
+
+
+def test_a_uniform_soup_holds_one_member_at_a_time(
+    trained: tuple[Path, list[str]], toy_config: Build
+) -> None:
+    """72 members of a large model would not fit on a GPU together."""
+    runs, digests = trained
+    config = soup_config(toy_config, "uniform_soup", digests)
+    folder = claimed(runs, config)
+    alive: list[int] = []
+    members: list[weakref.ref[torch.nn.Module]] = []
+    load = run_module.load_classifier
+
+    def counting(*args: Any) -> Any:
+        alive.append(sum(member() is not None for member in members))
+        member = load(*args)
+        members.append(weakref.ref(member))
+        return member
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "load_classifier", counting)
+        load(folder, config, prepared(config))
+    assert set(alive) == {0}
+    shutil.rmtree(folder.path)
+
+
+def claimed(runs: Path, config: TrialConfig) -> RunFolder:
+    folder = RunFolder(runs / identify(config, 0).digest)
+    folder.claim(config, 0, identify(config, 0))
+    return folder
+
+
+def soup_config(toy_config: Build, name: str, members: Sequence[str], **more: Any) -> TrialConfig:
+    return toy_config({"algorithm": {"name": name, "members": members}, **more})
+
+
+@pytest.mark.parametrize("name", SOUPS)
+def test_a_soup_is_a_run(
+    name: str, trained: tuple[Path, list[str]], toy_config: Build, tmp_path: Path
+) -> None:
+    runs, digests = trained
+    merges = {"merges": [{"name": "wise_ft", "alphas": [0.5]}, {"name": "logit_ensemble"}]}
+    config = soup_config(toy_config, name, digests, **merges)
+    identity = identify(config, 0)
+    assert identity.parts["algorithm"]["members"] == sorted(digests)
+    assert identify(config, 7).digest == identity.digest
+    assert identify(soup_config(toy_config, name, digests[::-1]), 0).digest == identity.digest
+    folder = RunFolder(runs / identity.digest)
+    result = train(config, 0, workdir=folder.path)
+    assert result is not None
+    assert (result.seed, result.facts["members"]) == (None, sorted(digests))
+    assert {"id/test/top1", "ood/mean/top1", "context/id/val/kl"} <= result.metrics.keys()
+    assert result.merges.keys() == {"wise_ft@0.5", "logit_ensemble@0.5"}
+    assert (result.facts["budget"], result.facts["own_weights"]) == (None, True)
+    assert is_complete(folder.path, config)
+    assert finish(folder.path, config, 0) == read_result(folder.path, config) == result
+    export(folder.path, config, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"tuned by `{name}`" in card
+    assert "One run with one seed" not in card
+    assert Predictor.load(tmp_path / "out").facts["config"]["algorithm"]["name"] == name
+
+
+def test_its_weights_are_those_of_its_members_classifiers(
+    trained: tuple[Path, list[str]], toy_config: Build
+) -> None:
+    runs, digests = trained
+    config = soup_config(toy_config, "uniform_soup", digests)
+    folder = claimed(runs, config)
+    soup = load_classifier(folder, config, prepared(config)).state_dict()
+    one, two = (load_weights(RunFolder(runs / digest).weights("last")) for digest in digests)
+    for key, value in soup.items():
+        assert torch.allclose(value, (one[key] + two[key]) / 2, atol=1e-7)
+
+
+def test_a_soup_of_one_is_that_run(trained: tuple[Path, list[str]], toy_config: Build) -> None:
+    runs, digests = trained
+    config = soup_config(toy_config, "uniform_soup", digests[:1])
+    result = train(config, 0, workdir=runs / identify(config, 0).digest)
+    member = read_result(runs / digests[0], toy_config({"algorithm": "fine_tune"}))
+    assert result is not None
+    assert result.metrics == pytest.approx(dict(member.metrics), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "members", "message"),
+    [
+        ({}, [], "which runs is uniform_soup made of"),
+        ({}, ["ab" * 32], "run abababababab is not in this home"),
+        ({"prompts.classes": "openai"}, None, r"differs from the uniform_soup in prompts\.classes"),
+        ({"data.split_seed": 3}, None, "differs from the uniform_soup in data"),
+        ({"keep": {"result": "best_val"}}, None, "are not kept"),
+    ],
+    ids=["none", "missing", "classes", "split", "epoch"],
+)
+def test_members_that_cannot_be_used_are_refused(
+    trained: tuple[Path, list[str]],
+    toy_config: Build,
+    changes: dict[str, Any],
+    members: list[str] | None,
+    message: str,
+) -> None:
+    runs, digests = trained
+    config = soup_config(
+        toy_config, "uniform_soup", digests if members is None else members, **changes
+    )
+    with pytest.raises(RequestError, match=message):
+        train(config, 0, workdir=runs / identify(config, 0).digest)
+
+
+def test_a_member_that_is_still_in_training_is_refused(
+    trained: tuple[Path, list[str]], toy_config: Build
+) -> None:
+    runs, _ = trained
+    waiting = toy_config({"algorithm": "fine_tune", "optim.epochs": 3})
+    identity = identify(waiting, 0)
+    RunFolder(runs / identity.digest).claim(waiting, 0, identity)
+    config = soup_config(toy_config, "uniform_soup", [identity.digest])
+    with pytest.raises(RequestError, match="is not trained to its end"):
+        train(config, 0, workdir=runs / identify(config, 0).digest)

@@ -1,0 +1,208 @@
+"""What authors of methods write first: integers for defaults, bare groups, numbers for terms,
+optimisers that keep state in their groups."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from pydantic import Field
+from torch import nn
+
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss
+from carft_sweep.carft_core.algorithms.fine_tune import FineTune
+from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
+from carft_sweep.carft_core.config.user_code import own_code
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.merges import MERGES
+from carft_sweep.carft_core.merges.wise_ft import WiseFt
+from carft_sweep.carft_core.models.clip import ImageClassifier
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.runs.folder import RunFolder, load_weights, models_of
+from carft_sweep.carft_core.runs.identity import evaluation_digest, identify, own_code_of
+from carft_sweep.carft_core.testing import BrokenContract, check_algorithm
+from carft_sweep.carft_core.training.loop import epochs, train
+from carft_sweep.carft_core.training.optim import Group, OptimConfig
+
+Config = Callable[..., TrialConfig]
+pytestmark = pytest.mark.usefixtures("registries")
+
+
+class IntegerDefault(FineTune):
+    name: ClassVar[str] = "integer_default"
+    summary: ClassVar[str] = "An integer where a float is meant"
+    alpha: float = 1
+    pairs: tuple[tuple[float, float], ...] = ((0, 1),)
+
+
+class IntegerStrength(WiseFt):
+    name: ClassVar[str] = "integer_strength"
+    summary: ClassVar[str] = "An integer where a float is meant"
+    strength: float = 1
+
+
+def through_json(config: TrialConfig) -> TrialConfig:
+    """The config as a worker gets it."""
+    return trial_config(json.loads(json.dumps(config.as_dict())))
+
+
+def test_an_integer_default_of_a_float_is_the_same_run_in_the_worker(toy_config: Config) -> None:
+    ALGORITHMS.register(IntegerDefault)
+    MERGES.register(IntegerStrength)
+    config = toy_config({"algorithm": "integer_default", "merges": ["integer_strength"]})
+    again = through_json(config)
+    assert config.as_dict() == again.as_dict()
+    assert json.dumps(config.as_dict()) == json.dumps(again.as_dict())
+    digest = identify(config, 0).digest
+    assert identify(again, 0).digest == digest
+    assert [evaluation_digest(digest, it, config) for it in models_of(config).values()] == [
+        evaluation_digest(digest, it, again) for it in models_of(again).values()
+    ]
+
+
+def test_lists_of_a_file_are_tuples_of_a_field(toy_config: Config) -> None:
+    ALGORITHMS.register(IntegerDefault)
+    config = toy_config({"algorithm": {"name": "integer_default", "pairs": [[0.5, 2]]}})
+    assert config.algorithm.model_dump()["pairs"] == ((0.5, 2.0),)
+    with pytest.raises(RequestError, match=r"algorithm\.pairs\[0\]\[1\]: must be a valid number"):
+        toy_config({"algorithm": {"name": "integer_default", "pairs": [[0.5, "2"]]}})
+
+
+class CountingSgd(torch.optim.SGD):
+    """Counts its steps in its groups, as ScheduleFree and Prodigy do."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            group["k"] += 1
+        return super().step(closure)
+
+
+class StatefulGroups(FineTune):
+    name: ClassVar[str] = "stateful_groups"
+    summary: ClassVar[str] = "An optimiser with state in its groups"
+
+    def optimiser(self, groups: list[Group], optim: OptimConfig) -> torch.optim.Optimizer:
+        for group in groups:
+            group["k"] = 0
+        return CountingSgd(groups, lr=optim.lr)
+
+
+class InfiniteBuffer(FineTune):
+    name: ClassVar[str] = "infinite_buffer"
+    summary: ClassVar[str] = "A module with the best loss so far, at first infinite"
+
+    def build(self, teacher: Teacher) -> nn.Module:
+        model = super().build(teacher)
+        model.register_buffer("best", torch.tensor(torch.inf))
+        return model
+
+
+@pytest.mark.parametrize("cls", [StatefulGroups, InfiniteBuffer])
+def test_what_an_optimiser_or_a_module_keeps_does_not_hinder_resuming(
+    cls: type[FineTune], toy_config: Config, tmp_path: Path
+) -> None:
+    ALGORITHMS.register(cls)
+    config = toy_config({"algorithm": cls.name, "optim.epochs": 3, "merges": []})
+    reports = epochs(config, 0, workdir=tmp_path / "closed")
+    next(reports), next(reports)
+    reports.close()
+    assert [it.epoch for it in epochs(config, 0, workdir=tmp_path / "closed")] == [2, 3]
+    assert len(list(epochs(config, 0, workdir=tmp_path / "whole"))) == 4
+    closed, whole = (
+        load_weights(RunFolder(tmp_path / name).weights("last")) for name in ("closed", "whole")
+    )
+    assert all(torch.equal(closed[name], whole[name]) for name in whole)
+
+
+class BareGroups(FineTune):
+    name: ClassVar[str] = "bare_groups"
+    summary: ClassVar[str] = "Groups as torch wants them, and a term that is a number"
+
+    def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
+        del optim
+        assert isinstance(model, ImageClassifier)
+        return [{"params": list(model.head.parameters())}]
+
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        loss, terms = super().loss(model, batch, teacher)
+        return loss, {**terms, "constant": 2.5}  # type: ignore[dict-item]
+
+
+def test_bare_groups_and_terms_that_are_numbers_train(toy_config: Config, tmp_path: Path) -> None:
+    ALGORITHMS.register(BareGroups)
+    check_algorithm(BareGroups)
+    config = toy_config({"algorithm": "bare_groups", "optim.epochs": 1})
+    assert train(config, 0, workdir=tmp_path) is not None
+    metrics = RunFolder(tmp_path).history()[-1]["metrics"]
+    assert metrics["train/constant"] == 2.5
+
+
+@pytest.mark.parametrize("method", ["build", "loss", "after_step", "classifier"])
+def test_a_mistake_in_an_own_method_is_told_with_its_line(
+    method: str, toy_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mistaken(FineTune):
+        name: ClassVar[str] = "mistaken"
+        summary: ClassVar[str] = "It takes what is not there"
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("missing")
+
+    monkeypatch.setattr(Mistaken, method, fail)
+    ALGORITHMS.register(Mistaken)
+    with pytest.raises(
+        RequestError, match=r"algorithm\.name: mistaken: KeyError: 'missing' \(at .*steps\.py:\d+\)"
+    ):
+        train(toy_config({"algorithm": "mistaken", "optim.epochs": 1}), 0)
+
+
+def test_memory_that_runs_out_in_an_own_method_is_no_mistake_in_it(toy_config: Config) -> None:
+    class Large(FineTune):
+        name: ClassVar[str] = "large"
+        summary: ClassVar[str] = "It takes more than there is"
+
+        def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+            del model, batch, teacher
+            raise torch.OutOfMemoryError("out of memory")
+
+    ALGORITHMS.register(Large)
+    with pytest.raises(torch.OutOfMemoryError):
+        train(toy_config({"algorithm": "large"}), 0)
+
+
+class Grows(FineTune):
+    name: ClassVar[str] = "grows"
+    summary: ClassVar[str] = "A buffer whose shape follows the steps"
+
+    def build(self, teacher: Teacher) -> nn.Module:
+        model = super().build(teacher)
+        model.register_buffer("seen", torch.zeros(0))
+        return model
+
+    def after_step(self, model: nn.Module, step: int, steps: int) -> None:
+        del steps
+        model.register_buffer("seen", torch.zeros(step + 1))
+
+
+def test_the_laws_find_a_checkpoint_that_does_not_fit() -> None:
+    ALGORITHMS.register(Grows)
+    with pytest.raises(BrokenContract, match=r"grows: .*must be loaded again"):
+        check_algorithm(Grows)
+
+
+class Partnered(FineTune):
+    name: ClassVar[str] = "partnered"
+    summary: ClassVar[str] = "Another algorithm in a field, which it does not wrap"
+    partner: Algorithm = Field(default="fine_tune")  # type: ignore[assignment]
+
+
+def test_the_code_of_an_algorithm_in_any_field_is_in_the_digest(toy_config: Config) -> None:
+    ALGORITHMS.register(Partnered)
+    ALGORITHMS.register(Grows)
+    config = toy_config({"algorithm": {"name": "partnered", "partner": "grows"}})
+    assert own_code_of(config) == own_code(Partnered, Grows)
+    assert own_code_of(toy_config({"algorithm": "partnered"})) == own_code(Partnered)

@@ -1,0 +1,379 @@
+"""A declared family: what it reads from the folders, what it refuses, and when it is the same."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carft_sweep.carft_core.data import FamilyData
+from carft_sweep.carft_core.data.base import DataConfig, Split
+from carft_sweep.carft_core.data.families.declaration import Declaration
+from carft_sweep.carft_core.data.families.image_folder import IMAGE_FOLDER, Declared, Reader, Route
+from carft_sweep.carft_core.errors import RequestError
+
+NAMES = ("cat", "hot_dog", "zebra")
+
+
+def fill(root: Path, folder: str, names: Mapping[str, int]) -> None:
+    """Files of different sizes that end like images; nothing here decodes one."""
+    for name, count in names.items():
+        place = root / folder / name
+        place.mkdir(parents=True)
+        for index in range(count):
+            (place / f"{index}.png").write_bytes(b"x" * (1 + index))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    fill(folder, "one", dict.fromkeys(NAMES, 4))
+    fill(folder, "two", {"cat": 2})
+    fill(folder, "held_out", dict.fromkeys(NAMES, 2))
+    fill(folder, "shifts/night", {"cat": 2, "Zebras": 1, "junk": 1})
+    return folder
+
+
+def declare(root: Path, **keys: Any) -> Declared:
+    given = {"name": "mine", "root": root.name, "train": ["one", "two"], "test": "held_out", **keys}
+    given = {key: value for key, value in given.items() if value is not None}
+    lines: Mapping[Route, int] = {(key,): line for line, key in enumerate(given, 1)}
+    declaration = Declaration.model_validate(given)
+    return Declared(declaration, root.parent / "mine.family.yaml", "", lines)
+
+
+def opened(root: Path, **keys: Any) -> FamilyData:
+    return declare(root, **keys).open(DataConfig(family="mine"))
+
+
+def refusal(root: Path, **keys: Any) -> list[str]:
+    with pytest.raises(RequestError) as caught:
+        opened(root, **keys)
+    first, *rest = str(caught.value).splitlines()
+    assert first == f"data.family: mine is not as declared in {root}:"
+    return [line.removeprefix("  mine.family.yaml") for line in rest]
+
+
+def counts(data: FamilyData, split: Split) -> dict[str, int]:
+    labels = split.labels.tolist()
+    found = {name: labels.count(index) for index, name in enumerate(data.class_names)}
+    return {name: count for name, count in found.items() if count}
+
+
+def test_folders_of_any_name_are_joined_and_named(root: Path) -> None:
+    data = opened(root, class_names={"cat": "tabby"})
+    assert data.class_names == ("tabby", "hot dog", "zebra")
+    assert counts(data, data.train) == {"tabby": 6, "hot dog": 4, "zebra": 4}
+    assert counts(data, data.id_test) == {"tabby": 2, "hot dog": 2, "zebra": 2}
+    assert data.train.ids[3:6] == ("one/cat/3.png", "two/cat/0.png", "two/cat/1.png")
+    assert (data.val, data.shifts, data.train.classes) == (None, {}, None)
+
+
+def test_a_shift_knows_some_classes_and_names_them_its_own_way(root: Path) -> None:
+    night = {"folders": "shifts/night", "rename": {"Zebras": "zebra"}, "exclude": "junk"}
+    few = {"folders": "shifts/night", "classes": ["cat"]}
+    same = {"folders": "held_out", "exclude": ["hot_dog"]}
+    data = opened(root, shifts={"night": night, "few": few, "part": same})
+    assert counts(data, data.shifts["night"]) == {"cat": 2, "zebra": 1}
+    assert data.shifts["night"].classes == (0, 2)
+    assert data.shifts["few"].classes == (0,)
+    assert counts(data, data.shifts["part"]) == {"cat": 2, "zebra": 2}
+
+
+@pytest.mark.parametrize("keys", [{"exclude": ["zebra"]}, {"classes": ["hot_dog", "cat"]}])
+def test_a_family_may_have_some_of_the_classes(root: Path, keys: dict[str, Any]) -> None:
+    shift = {"night": {"folders": "held_out"}}
+    data = opened(root, **keys, shifts=shift)
+    assert data.class_names == ("cat", "hot dog")
+    for split in (data.train, data.id_test, data.shifts["night"]):
+        assert counts(data, split).keys() == {"cat", "hot dog"}
+        assert split.classes is None
+    assert data.digest == opened(root, exclude="zebra", shifts=shift).digest
+
+
+def test_what_is_left_out_may_be_a_folder_of_the_test_alone(root: Path) -> None:
+    fill(root, "held_out", {"junk": 1})
+    assert len(opened(root, exclude="junk").class_names) == 3
+
+
+def test_the_root_itself_may_be_a_folder_of_classes(tmp_path: Path) -> None:
+    fill(tmp_path / "images", ".", dict.fromkeys(NAMES, 5))
+    data = opened(tmp_path / "images", train=".", test=None, test_fraction=0.2)
+    assert counts(data, data.id_test) == {"cat": 1, "hot dog": 1, "zebra": 1}
+    assert counts(data, data.train) == {"cat": 4, "hot dog": 4, "zebra": 4}
+    assert not set(data.id_test.ids) & set(data.train.ids)
+    assert all(name.count("/") == 1 for name in data.id_test.ids)
+
+
+def test_a_carved_test_stays_when_other_images_come_and_seeds_change(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    fill(folder, "all", dict.fromkeys(NAMES, 20))
+    keys: dict[str, Any] = {"train": "all", "test": None, "test_fraction": 0.25}
+    before = opened(folder, **keys)
+    assert len(before.id_test) == 15
+    other = declare(folder, **keys).open(DataConfig(family="mine", split_seed=7))
+    assert other.id_test.ids == before.id_test.ids
+    (folder / "all" / "cat" / "new.png").write_bytes(b"x")
+    after = opened(folder, **keys)
+    assert len(set(before.id_test.ids) - set(after.id_test.ids)) <= 1
+
+
+def test_data_root_goes_before_the_declared_root(root: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(root, tmp_path / "elsewhere" / "pictures")
+    shutil.rmtree(root)
+    data = declare(root).open(DataConfig(family="mine", root=str(moved)))
+    assert len(data.train) == 14
+    with pytest.raises(RequestError, match=r"mine\.family\.yaml:2: root: .*images does not exist"):
+        opened(root)
+    with pytest.raises(RequestError, match=r"^data\.root: .*gone does not exist"):
+        declare(root).open(DataConfig(family="mine", root=str(tmp_path / "gone")))
+
+
+def test_the_digest_is_of_the_content_and_not_of_the_place(root: Path, tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"shifts": {"night": {"folders": "shifts/night", "classes": ["cat"]}}}
+    before = opened(root, **keys).digest
+    moved = shutil.copytree(root, tmp_path / "elsewhere" / "pictures")
+    assert opened(moved, **keys).digest == before
+    assert opened(root, **keys, summary="another word for it").digest == before
+    others = [
+        opened(root).digest,
+        opened(root, **keys, class_names={"cat": "tabby"}).digest,
+        opened(root, **keys, exclude=["zebra"]).digest,
+        opened(root, **{**keys, "train": "one"}).digest,
+        opened(root, **{**keys, "train": "held_out", "test": "one"}).digest,
+        opened(root, shifts={"dark": keys["shifts"]["night"]}).digest,
+    ]
+    (root / "one" / "cat" / "0.png").write_bytes(b"another size")
+    others.append(opened(root, **keys).digest)
+    assert len({before, *others}) == 8
+
+
+def test_the_fixed_layout_declared_has_the_same_splits(tmp_path: Path) -> None:
+    for folder in ("train", "val", "test", "shifts/dark"):
+        fill(tmp_path / "images", folder, dict.fromkeys(NAMES, 2))
+    fixed = IMAGE_FOLDER.open(DataConfig(family="image_folder", root=str(tmp_path / "images")))
+    shifts = {"dark": "shifts/dark"}
+    said = opened(tmp_path / "images", train="train", val="val", test="test", shifts=shifts)
+    assert said.class_names == fixed.class_names
+    for one, other in (
+        (said.train, fixed.train),
+        (said.val, fixed.val),
+        (said.test, fixed.test),
+        (said.shifts["dark"], fixed.shifts["dark"]),
+    ):
+        assert one is not None
+        assert other is not None
+        assert one.ids == other.ids
+        assert one.labels.tolist() == other.labels.tolist()
+
+
+def test_a_file_may_say_what_classes_are_called(root: Path) -> None:
+    (root.parent / "classes.txt").write_text(
+        "cat tabby cat\nhot_dog sausage\nzebra striped horse\n"
+    )
+    data = opened(root, class_names_file="classes.txt")
+    assert data.class_names == ("tabby cat", "sausage", "striped horse")
+    (root.parent / "classes.txt").write_text("cat tabby cat\n")
+    assert refusal(root, class_names_file="classes.txt") == [
+        ":5: class_names_file: classes.txt has no name for the class folder 'hot_dog'",
+        ":5: class_names_file: classes.txt has no name for the class folder 'zebra'",
+    ]
+    (said,) = refusal(root, class_names_file="none.txt")
+    assert said.endswith("none.txt cannot be read: No such file or directory")
+
+
+THERE = "there are held_out, one, shifts, two"
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"train": "oen"}, f":3: train: there is no oen/ in ROOT; did you mean 'one'?; {THERE}"),
+    ({"train": ["one", "x/y"]}, ":3: train[1]: there is no x/y/ in ROOT"),
+    ({"train": ["one", "one"]}, ":3: train[1]: one/ is in the list twice"),
+    ({"train": "one/cat"}, ":3: train: one/cat/ has no class folders; its images lie outside them"),
+    ({"classes": ["cat"]}, ":3: train: has the single class 'cat'; two are the least"),
+    (
+        {"classes": ["cat", "zebra", "owl"]},
+        ":5: classes[2]: no class folder of train is named 'owl'; there are cat, hot_dog, zebra",
+    ),
+    (
+        {"exclude": ["zebrra"]},
+        ":5: exclude[0]: no class folder is named 'zebrra'; did you mean 'zebra'?; "
+        "there are cat, hot_dog, zebra",
+    ),
+    (
+        {"class_names": {"cta": "a cat"}},
+        ":5: class_names.cta: no class folder of train is named 'cta'; did you mean 'cat'?; "
+        "there are cat, hot_dog, zebra",
+    ),
+    (
+        {"class_names": {"cat": "zebra"}},
+        ":5: class_names: the classes cat, zebra have one name, 'zebra'; give each its own in "
+        "class_names",
+    ),
+    (
+        {"test": "two"},
+        ":4: test: lacks classes that train has: hot_dog, zebra; `exclude` leaves classes out",
+    ),
+    (
+        {"test": "shifts/night"},
+        ":4: test: has folders that are no class of train: Zebras, junk; "
+        "did you mean 'zebra'?; train has 3: cat, hot_dog, zebra",
+    ),
+    ({"test": "one"}, ":4: test: shares 12 images with train, such as one/cat/0.png"),
+    ({"val": "held_out"}, ":4: test: shares 6 images with val, such as held_out/cat/0.png"),
+    (
+        {"shifts": {"night": "shifts/night"}},
+        ":5: shifts.night: has folders that are no class of train: Zebras, junk; did you mean "
+        "'zebra'?; `rename` says which class a folder is, `exclude` leaves it out",
+    ),
+    (
+        {"shifts": {"night": {"folders": "shifts/night", "classes": ["cat", "zebra"]}}},
+        ":5: shifts.night.classes[1]: 'zebra' has no folder here",
+    ),
+    (
+        {"shifts": {"night": {"folders": "shifts/night", "classes": ["cat", "Cat"]}}},
+        ":5: shifts.night.classes[1]: no class is named 'Cat'; did you mean 'cat'?; "
+        "there are cat, hot_dog, zebra",
+    ),
+    (
+        {
+            "shifts": {
+                "night": {
+                    "folders": "shifts/night",
+                    "exclude": ["Zebras", "junks"],
+                    "classes": ["cat"],
+                }
+            }
+        },
+        ":5: shifts.night.exclude[1]: no class or folder is named 'junks'; did you mean 'junk'?; "
+        "there are Zebras, cat, hot_dog, junk, zebra",
+    ),
+    (
+        {
+            "shifts": {
+                "night": {
+                    "folders": "shifts/night",
+                    "classes": ["cat"],
+                    "rename": {"Zebra": "zebra"},
+                }
+            }
+        },
+        ":5: shifts.night.rename.Zebra: no folder of the shift is named 'Zebra'; did you mean "
+        "'Zebras'?; there are Zebras, cat, junk",
+    ),
+    (
+        {
+            "shifts": {
+                "night": {
+                    "folders": "shifts/night",
+                    "classes": ["cat"],
+                    "rename": {"Zebras": "zebr"},
+                }
+            }
+        },
+        ":5: shifts.night.rename.Zebras: no class is named 'zebr'; did you mean 'zebra'?; "
+        "there are cat, hot_dog, zebra",
+    ),
+    (
+        {"shifts": {"night": {"folders": "shifts/night", "exclude": ["cat", "Zebras", "junk"]}}},
+        ":5: shifts.night: no class of it is left",
+    ),
+    (
+        {"shifts": {"night": "one"}},
+        ":5: shifts.night: shares 12 images with train, such as one/cat/0.png",
+    ),
+    (
+        {"train": "held_out", "test": None, "test_fraction": 0.5},
+        ":4: test_fraction: a class needs 3 images of which one becomes a test; there are less of "
+        "cat, hot_dog, zebra; add images, or `exclude` it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("keys", "message"), WRONG, ids=lambda value: str(value)[:40])
+def test_what_does_not_fit_is_told_with_its_line(
+    root: Path, keys: dict[str, Any], message: str
+) -> None:
+    found = refusal(root, **keys)
+    assert message.replace("ROOT", str(root)) in found
+    assert len(found) == (2 if keys.get("test") in ("two", "shifts/night") else 1)
+
+
+def test_everything_wrong_comes_at_once_in_the_order_of_the_lines(root: Path) -> None:
+    (root / "one" / "cat" / "0.png").write_bytes(b"")
+    (root / "held_out" / "cat" / "broken.jpg").symlink_to(root / "nowhere")
+    (root / "one" / "empty").mkdir()
+    found = refusal(root, shifts={"x": "nowhere"}, class_names={"catt": "x"})
+    assert [line.split(" ")[0] for line in found] == [":3:", ":3:", ":4:", ":4:", ":5:", ":6:"]
+    assert found[0] == ":3: train: one/cat/0.png is empty"
+    assert found[1].startswith(":3: train: has class folders without images: empty; `exclude`")
+    assert found[3] == ":4: test: held_out/cat/broken.jpg is a link to nothing"
+
+
+def test_many_mistakes_are_counted(root: Path) -> None:
+    for index in range(30):
+        (root / "one" / "cat" / f"e{index}.png").touch()
+    found = refusal(root)
+    assert len(found) == 21
+    assert found[-1] == "  and 10 more"
+
+
+def test_a_domain_cannot_be_held_out(root: Path) -> None:
+    config = DataConfig(family="mine", test_domain="art")
+    with pytest.raises(RequestError, match=r"one of the shifts in mine\.family\.yaml"):
+        declare(root).open(config)
+
+
+CLASS = st.sampled_from("abcd")
+
+
+@given(
+    trees=st.lists(st.dictionaries(CLASS, st.integers(1, 3), min_size=1), min_size=1, max_size=2),
+    shift=st.dictionaries(st.sampled_from("abcdXYZ"), st.integers(1, 2), min_size=1),
+    rename=st.dictionaries(st.sampled_from("aXYZ"), CLASS),
+    exclude=st.sets(st.sampled_from("abXY")),
+    only=st.none() | st.sets(CLASS, min_size=1),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_shift_has_each_image_once_under_its_class_or_not_at_all(
+    tmp_path_factory: pytest.TempPathFactory,
+    trees: list[dict[str, int]],
+    shift: dict[str, int],
+    rename: dict[str, str],
+    exclude: set[str],
+    only: set[str] | None,
+) -> None:
+    root = tmp_path_factory.mktemp("tree")
+    for index, tree in enumerate(trees):
+        fill(root, f"train{index}", tree)
+    fill(root, "shift", shift)
+    rules = {"folders": "shift", "rename": rename}
+    rules |= {"exclude": sorted(exclude)} if exclude else {}
+    rules |= {"classes": sorted(only)} if only is not None else {}
+    declared = Declaration.model_validate(
+        {
+            "name": "x",
+            "train": [f"train{index}" for index in range(len(trees))],
+            "test_fraction": 0.5,
+            "shifts": {"s": rules},
+        }
+    )
+    told: list[Route] = []
+    found = Reader(declared, root, lambda route, _: told.append(route)).read()
+    known = {name for tree in trees for name in tree}
+    assert set(found.classes) == known
+    expected: dict[str, int] = {}
+    for folder, count in shift.items():
+        target = rename.get(folder, folder)
+        wanted = target in known and (only is None or target in only)
+        if wanted and not {folder, target} & exclude:
+            expected[target] = expected.get(target, 0) + count
+    listing = found.splits["shifts/s"]
+    assert {name: len(files) for name, files in listing.items()} == expected
+    assert list(listing) == sorted(expected)
+    if not told:  # then nothing was lost silently but what was to be left out
+        lost = {folder for folder in shift if rename.get(folder, folder) not in expected}
+        assert only is not None or all({one, rename.get(one, one)} & exclude for one in lost)

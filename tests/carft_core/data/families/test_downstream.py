@@ -1,0 +1,362 @@
+"""The downstream tasks: which class is which, how they are divided, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.io import savemat
+from torchvision import datasets
+
+from carft_sweep.carft_core.config.trial import trial_config
+from carft_sweep.carft_core.data import FAMILIES, FamilyData, Transform, open_data
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.families.downstream import _opened
+from carft_sweep.carft_core.data.families.downstream_tasks import TASKS, by_lists, by_number
+from carft_sweep.carft_core.data.views import evaluation_view
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.models.prompts import template_set
+from tests import downstream_tree
+
+PLAIN = Transform(size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+SIZES = {
+    "cifar10": (10, 18, 50_000, 10_000),
+    "cifar100": (100, 18, 50_000, 10_000),
+    "caltech101": (101, 34, 3_030, 5_647),
+    "flowers102": (102, 1, 2_040, 6_149),
+    "food101": (101, 1, 75_750, 25_250),
+    "stanford_cars": (196, 8, 8_144, 8_041),
+    "sun397": (397, 2, 19_850, 19_850),
+    "dtd": (47, 8, 3_760, 1_880),
+    "oxford_pets": (37, 1, 3_680, 3_669),
+    "fgvc_aircraft": (100, 2, 6_667, 3_333),
+}
+"""Classes, CLIP's templates, images of train and test: CLIP's paper, table 9, and prompts.md; its
+Caltech-101 has 30 and 438 more, of a background class."""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data root with all ten; it is shared: copy what is to be changed."""
+    folder = tmp_path_factory.mktemp("downstream")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in TASKS:
+            downstream_tree.make(folder, name, patch)
+        yield folder
+
+
+def opened(name: str, root: Path, **fields: Any) -> FamilyData:
+    return FAMILIES[name].open(DataConfig(family=name, root=str(root), **fields))
+
+
+def refusal(name: str, root: Path, **fields: Any) -> str:
+    with pytest.raises(RequestError) as caught:
+        opened(name, root, **fields)
+    return str(caught.value)
+
+
+def copied(root: Path, name: str, there: Path) -> Path:
+    """The folder of one of them, in a data root of its own, with links in the place of images."""
+    folder = TASKS[name].folder
+    shutil.copytree(root / folder, there / folder, copy_function=_linked)
+    return there / folder
+
+
+def _linked(source: str, target: str) -> str:
+    if source.endswith(".jpg"):
+        Path(target).symlink_to(source)
+        return target
+    return shutil.copy2(source, target)
+
+
+# Classes
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_classes_templates_and_published_counts_are_clips(name: str) -> None:
+    task, family = TASKS[name], FAMILIES[name]
+    counts = [family.folders[split].images for split in ("train", "test")]
+    templates = template_set(name).templates
+    assert (len(task.classes()), len(templates), *counts) == SIZES[name]
+    config = trial_config({"data": {"family": name}, "algorithm": "car_ft"})
+    assert config.prompts.classes == name
+    assert len(template_set(config.prompts.contexts).templates) > 1, "else nothing would be held"
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "index", "ours"),
+    [
+        ("cifar10", "truck", 9, "truck"),
+        ("cifar100", "sweet_pepper", 83, "sweet pepper"),
+        ("caltech101", "Faces", 0, "off-center face"),
+        ("caltech101", "crocodile_head", 29, "head of a crocodile"),
+        ("caltech101", "yin_yang", 100, "yin and yang symbol"),
+        ("flowers102", "1", 0, "pink primrose"),
+        ("flowers102", "93", 92, "air plant"),
+        ("food101", "cheese_plate", 16, "cheese plate"),
+        ("food101", "cheesecake", 17, "cheesecake"),
+        ("stanford_cars", "Ram C/V Cargo Van Minivan 2012", 173, "Ram C/V Cargo Van Minivan 2012"),
+        ("sun397", "jail_cell", 206, "jail cell"),
+        ("sun397", "jail/indoor", 207, "jail indoor"),
+        ("dtd", "polka-dotted", 30, "polka-dotted"),
+        ("oxford_pets", "Sphynx", 11, "Sphynx"),
+        ("oxford_pets", "American Bulldog", 12, "american bulldog"),
+        ("oxford_pets", "Yorkshire Terrier", 36, "yorkshire terrier"),
+        ("fgvc_aircraft", "F-16A/B", 72, "F-16A/B"),
+    ],
+)
+def test_classes_that_are_easily_confused_are_where_clip_has_them(
+    name: str, theirs: str, index: int, ours: str
+) -> None:
+    known = TASKS[name].classes()
+    assert [*known].index(theirs) == index
+    assert known[theirs] == ours
+
+
+def test_lists_are_torchvisions_own_where_it_has_them(root: Path) -> None:
+    def theirs(dataset: Any) -> list[str]:
+        return list(dataset.classes)
+
+    for name, dataset in (
+        ("cifar10", datasets.CIFAR10(str(root))),
+        ("cifar100", datasets.CIFAR100(str(root))),
+        ("food101", datasets.Food101(str(root))),
+        ("stanford_cars", datasets.StanfordCars(str(root))),
+        ("dtd", datasets.DTD(str(root))),
+        ("fgvc_aircraft", datasets.FGVCAircraft(str(root))),
+    ):
+        assert theirs(dataset) == [*TASKS[name].classes()]
+    assert datasets.Caltech101(str(root)).categories == [*TASKS["caltech101"].classes()]
+    for name, permuted in (("sun397", datasets.SUN397), ("oxford_pets", datasets.OxfordIIITPet)):
+        listed = theirs(permuted(str(root)))
+        assert listed != [*TASKS[name].classes()]
+        assert sorted(listed) == sorted(TASKS[name].classes())
+    # Names in lower case, but for the three that CLIP's authors changed.
+    flowers = [*TASKS["flowers102"].classes().values()]
+    changed = [(a, b) for a, b in zip(datasets.Flowers102.classes, flowers, strict=True) if a != b]
+    assert changed == [
+        ("globe-flower", "globe flower"),
+        ("pink-yellow dahlia?", "pink and yellow dahlia"),
+        ("ball moss", "air plant"),
+    ]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_image_has_the_label_that_its_own_class_has(root: Path, name: str) -> None:
+    data = opened(name, root)
+    known = TASKS[name].classes()
+    assert data.class_names == tuple(known.values())
+    assert data.test is not None
+    assert sorted(data.test.labels.tolist()) == sorted(
+        label for label in range(len(known)) for _ in range(2 if name == "caltech101" else 1)
+    )
+    folders = {"caltech101", "food101", "dtd", "sun397"}
+    for id_, label in zip(data.test.ids, data.test.labels.tolist(), strict=True):
+        theirs = [*known][label]
+        if name in folders:
+            assert f"/{theirs}/" in id_
+        elif name == "stanford_cars":
+            assert f"/{label + 1:03d}_" in id_
+        elif name == "oxford_pets":
+            assert Path(id_).stem.rsplit("_", 1)[0].lower() == theirs.lower().replace(" ", "_")
+
+
+# Splits
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_train_is_what_is_published_as_train_and_val(root: Path, name: str) -> None:
+    data = opened(name, root)
+    each = 30 if name == "caltech101" else downstream_tree.TRAIN
+    assert data.train.labels.bincount().tolist() == [each] * len(data.class_names)
+    assert data.val is None
+    assert not data.shifts
+    assert not {*data.train.ids} & {*data.id_test.ids}
+
+
+def test_caltech_is_divided_by_names_alone() -> None:
+    names = {f"caltech101/{c}/{n}.jpg": c for c in ("ant", "bass") for n in range(40)}
+    train, test = by_number(Path(), names)
+    assert [list(train.values()).count(name) for name in ("ant", "bass")] == [30, 30]
+    assert {*train, *test} == {*names}
+    assert by_number(Path(), dict(reversed(names.items())))[1].keys() == test.keys()
+    fewer = dict(list(names.items())[1:])
+    assert len(test.keys() ^ by_number(Path(), fewer)[1].keys()) <= 2, "others keep their places"
+
+
+def test_sun_follows_its_lists_in_their_order(tmp_path: Path) -> None:
+    folder = tmp_path / "SUN397"
+    folder.mkdir()
+    (folder / "Training_01.txt").write_text("/a/abbey/sun_b.jpg\n/a/abbey/sun_a.jpg\n")
+    (folder / "Testing_01.txt").write_text("/a/alley/sun_c.jpg\n/a/alley/sun_gone.jpg\n")
+    whole = {f"SUN397/a/{name}": name.split("/")[0] for name in ("abbey/sun_a.jpg",)}
+    whole |= {"SUN397/a/abbey/sun_b.jpg": "abbey", "SUN397/a/alley/sun_c.jpg": "alley"}
+    train, test = by_lists(folder, {**whole, "SUN397/a/alley/sun_in_no_list.jpg": "alley"})
+    assert [*train] == ["SUN397/a/abbey/sun_b.jpg", "SUN397/a/abbey/sun_a.jpg"]
+    assert test == {"SUN397/a/alley/sun_c.jpg": "alley"}
+
+
+def test_other_counts_are_noted_not_refused(root: Path) -> None:
+    assert opened("dtd", root).notes == (
+        "dtd: train has 141 images here, 3,760 as published; its numbers are not those of papers",
+        "dtd: test has 47 images here, 1,880 as published; its numbers are not those of papers",
+    )
+    (note,) = opened("caltech101", root).notes
+    assert "test has 202 images here, 5,647 as published" in note
+
+
+# Images
+
+
+def test_cifars_pixels_are_seen_as_torchvision_gives_them(root: Path) -> None:
+    test = opened("cifar100", root).id_test
+    theirs = datasets.CIFAR100(str(root), train=False)
+    image, label = theirs[7]
+    assert test.labels[7] == label
+    ours = test.views([7], transform=PLAIN, seed=None, epoch=0)[0]
+    assert torch.equal(ours, evaluation_view(image, PLAIN))
+
+
+def test_files_are_seen_as_torchvision_gives_them(root: Path, tmp_path: Path) -> None:
+    folder = copied(root, "dtd", tmp_path)
+    theirs = datasets.DTD(str(tmp_path), split="test")
+    file = Path(theirs._image_files[3])
+    file.unlink()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a camera; torchvision does not turn it back
+    Image.new("RGB", (20, 10), "red").save(file, exif=exif)
+    test = opened("dtd", tmp_path).id_test
+    assert test.ids[3] == f"dtd/{file.relative_to(folder).as_posix()}"
+    ours = test.views([3], transform=PLAIN, seed=None, epoch=0)[0]
+    assert np.array_equal(ours, evaluation_view(theirs[3][0], PLAIN))
+
+
+# What is refused
+
+
+def test_a_missing_folder_is_named_with_its_source(tmp_path: Path) -> None:
+    for name, task in TASKS.items():
+        told = refusal(name, tmp_path)
+        assert f"{tmp_path} lacks folders:\n  {task.folder} with {', '.join(task.needs)}" in told
+        assert f"{task.test_images:,} images; from {task.origin}" in told
+    with pytest.raises(RequestError, match="--data-root or CARFT_DATA; dtd looks there for dtd"):
+        FAMILIES["dtd"].open(DataConfig(family="dtd"))
+
+
+def test_suns_lists_are_asked_for(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "SUN397"
+    folder.mkdir()
+    shutil.copy(root / "SUN397/ClassName.txt", folder)
+    told = refusal("sun397", tmp_path)
+    assert f"{folder} lacks Training_01.txt, Testing_01.txt; from https://vision" in told
+    assert "Partitions.zip" in told
+
+
+def test_a_checksum_that_does_not_match_is_told(root: Path, tmp_path: Path) -> None:
+    for name, file in (("cifar10", "data_batch_3"), ("flowers102", "setid.mat")):
+        folder = copied(root, name, tmp_path)
+        (folder / file).write_bytes(b"another")
+        told = refusal(name, tmp_path)
+        assert f"data.root: {folder} is not {TASKS[name].title} as published, or is damaged" in told
+        assert "torchvision finds files missing, or of another checksum" in told
+        assert "download=True" not in told
+
+
+def test_lists_that_cannot_be_read_are_told(root: Path, tmp_path: Path) -> None:
+    folder = copied(root, "food101", tmp_path)
+    (folder / "meta/test.json").write_text("{")
+    assert "is damaged (JSONDecodeError: " in refusal("food101", tmp_path)
+
+
+def test_a_table_that_unpacks_to_a_thousand_times_its_size_is_refused_unread(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a variable, in several, and in a field of one, of which a glance tells no size."""
+    zeros = np.zeros((1, 10_000_000), np.uint8)
+    folder = copied(root, "stanford_cars", tmp_path)
+    monkeypatch.setattr(
+        datasets.StanfordCars, "__init__", lambda *_, **__: pytest.fail("it was read")
+    )
+    field = np.array([(zeros, zeros)], [("class", object), ("fname", object)])
+    for content in ({"annotations": field}, {"a": zeros, "b": zeros}):
+        savemat(folder / "devkit/cars_train_annos.mat", content, do_compression=True)
+        assert (folder / "devkit/cars_train_annos.mat").stat().st_size < 100_000
+        told = refusal("stanford_cars", tmp_path)
+        assert "cars_train_annos.mat unpacks to more than 16,777,216 bytes" in told
+
+
+def test_images_and_classes_that_are_not_there_are_named(root: Path, tmp_path: Path) -> None:
+    folder = copied(root, "food101", tmp_path)
+    (folder / "images/waffles/9.jpg").unlink()
+    (folder / "images/waffles/0.jpg").unlink()
+    (folder / "images/waffles/0.jpg").touch()
+    told = refusal("food101", tmp_path)
+    assert "lacks 1 of its images: food-101/images/waffles/9.jpg" in told
+    assert "has files that are empty or links to nothing: food-101/images/waffles/0.jpg" in told
+    listed = json.loads((folder / "meta/train.json").read_text())
+    listed["wafles"] = listed.pop("waffles")
+    (folder / "meta/train.json").write_text(json.dumps(listed))
+    told = refusal("food101", tmp_path)
+    assert "train has no image of 1 of 101 classes: waffles" in told
+    assert "train has classes that are none of it: wafles; did you mean 'waffles'?" in told
+
+
+def test_domains_and_shifts_are_refused_and_no_shifts_are_fine(root: Path) -> None:
+    assert "data.test_domain: dtd has no domains" in refusal("dtd", root, test_domain="x")
+    assert "data.shifts: dtd has no shifts" in refusal("dtd", root, shifts=("x",))
+    assert not opened("dtd", root, shifts=()).shifts
+
+
+# What it is known by
+
+
+def test_the_digest_knows_content_not_place(root: Path, tmp_path: Path) -> None:
+    assert len({opened(name, root).digest for name in TASKS}) == len(TASKS)
+    folder = copied(root, "oxford_pets", tmp_path)
+    before = opened("oxford_pets", tmp_path).digest
+    assert before == opened("oxford_pets", root).digest
+    file = next((folder / "images").glob("*_9.jpg"))
+    file.unlink()
+    Image.new("RGB", (50, 50)).save(file)
+    _opened.cache_clear()  # as in the next process
+    assert opened("oxford_pets", tmp_path).digest != before
+
+
+# Few shots
+
+
+def test_few_shots_are_of_each_class_and_nested(root: Path) -> None:
+    def train(shots: int | None, seed: int = 0) -> FamilyData:
+        name = "caltech101"
+        return open_data(DataConfig(family=name, root=str(root), shots=shots, split_seed=seed))
+
+    four, sixteen, whole = train(4), train(16), train(None)
+    assert four.train.labels.bincount().tolist() == [4] * 101
+    assert {*four.train.ids} < {*sixteen.train.ids} < {*whole.train.ids}
+    assert four.val is not None
+    assert whole.val is not None
+    assert four.val.ids == whole.val.ids
+    assert {*train(4, seed=1).train.ids} != {*four.train.ids}
+    assert four.digest == whole.digest
+    assert not any("shots" in note for note in sixteen.notes)
+
+
+def test_a_class_with_fewer_gives_all_and_is_noted(root: Path) -> None:
+    data = open_data(DataConfig(family="dtd", root=str(root), shots=9))
+    assert data.train.labels.bincount().tolist() == [2] * 47  # one of three is val
+    assert data.notes[-1] == (
+        "data.shots: train has fewer than 9 images of banded, blotchy, braided, bubbly, bumpy, "
+        "chequered, cobwebbed, cracked and 39 more"
+    )
+
+
+def test_shots_and_a_fraction_do_not_go_together() -> None:
+    with pytest.raises(RequestError, match="data: give shots or train_fraction, not both"):
+        trial_config({"data": {"shots": 4, "train_fraction": 0.5}, "algorithm": "fine_tune"})

@@ -1,0 +1,419 @@
+"""The packed benchmark keeps its promises, and the build that makes it holds them on any source."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from carft_sweep.carft_core.data.base import DataConfig, FamilyData
+from carft_sweep.carft_core.data.families.icon_shift import (
+    DATA,
+    EVAL_VIEWS,
+    ICON_SHIFT,
+    ICON_SHIFT_DEV,
+    ICON_TEMPLATES,
+    SHIFTS,
+    TRAIN_VIEWS,
+    decode,
+)
+from carft_sweep.carft_core.data.views import Transform
+from carft_sweep.carft_core.errors import RequestError
+from tools.builtin.check import read_labels
+from tools.builtin.copies import (
+    NEAR_COPY,
+    Fingerprints,
+    choose_items,
+    fingerprints,
+    near_copies,
+    nearest,
+)
+from tools.builtin.manifest import (
+    alias_table,
+    benchmark_items,
+    evaluation_designers,
+    pretraining_pairs,
+    read_benchmark,
+    read_classes,
+    select_items,
+    subset_of,
+)
+from tools.builtin.render import Pixels
+from tools.builtin.source import (
+    Drawing,
+    read_drawings,
+    read_sets,
+    read_styles,
+    split_name,
+)
+
+ID_SPLITS = ("train", "val", "test")
+TRANSFORM = Transform(size=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+Rows = list[dict[str, Any]]
+Packed = tuple[Rows, Fingerprints]
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    columns = [name for name in pq.read_schema(DATA).names if name != "png"]
+    rows: Rows = pq.read_table(DATA, columns=columns).to_pylist()
+    return rows
+
+
+@pytest.fixture(scope="module")
+def packed() -> Packed:
+    table: Rows = pq.read_table(DATA, columns=["id", "split", "png"]).to_pylist()
+    return table, fingerprints([decode(row["png"]) for row in table])
+
+
+@pytest.fixture(scope="module")
+def report() -> FamilyData:
+    return ICON_SHIFT.open(DataConfig(family="icon_shift"))
+
+
+@pytest.fixture(scope="module")
+def development() -> FamilyData:
+    return ICON_SHIFT_DEV.open(DataConfig(family="icon_shift_dev"))
+
+
+# The packed file
+
+
+def test_the_digest_beside_the_file_is_the_files_own() -> None:
+    stated = DATA.with_suffix(".sha256").read_text().split()
+    assert stated == [hashlib.sha256(DATA.read_bytes()).hexdigest(), DATA.name]
+
+
+def test_the_package_stays_small() -> None:
+    assert sum(path.stat().st_size for path in DATA.parent.iterdir()) < 16 * 2**20
+
+
+def test_splits_of_the_id_style_are_by_designer(rows: Rows) -> None:
+    designers = defaultdict(set)
+    for row in rows:
+        designers[row["split"]].add(row["designer"])
+    for split in ID_SPLITS:
+        others = [name for name in designers if name != split]
+        if split == "train":
+            assert not any(designers["train"] & designers[other] for other in others)
+    assert not designers["val"] & designers["test"]
+    assert all(row["style"] == "solid" for row in rows if row["split"] in ID_SPLITS)
+    assert not any(row["style"] == "solid" for row in rows if row["split"] in SHIFTS)
+
+
+def test_every_class_has_drawings_in_every_split_that_must_have_some(rows: Rows) -> None:
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        counts[row["class"]][row["split"]] += 1
+    least = read_benchmark()["minimum"]
+    assert all(counts[name][split] >= n for name in counts for split, n in least.items())
+
+
+def test_subsets_share_no_class_and_are_large_enough(rows: Rows) -> None:
+    classes = defaultdict(set)
+    for row in rows:
+        classes[row["subset"]].add(row["class"])
+        assert row["subset"] == subset_of(row["class"])
+    assert not classes["report"] & classes["development"]
+    assert len(classes["report"]) >= 80
+    assert len(classes["development"]) >= 60
+
+
+def test_ids_are_unique_and_licences_allowed_and_listed(rows: Rows) -> None:
+    assert len({row["id"] for row in rows}) == len(rows)
+    styles = read_styles()
+    page = (DATA.parent / "LICENSES.md").read_text()
+    for row in rows:
+        assert row["licence"] in styles["licences"] or row["set"] in styles["share_alike"]
+    for name, licence in {(row["set"], row["licence"]) for row in rows}:
+        assert any(
+            line.startswith(f"| {name} |") and f"| {licence} |" in line
+            for line in page.splitlines()
+        )
+
+
+# The families
+
+
+def test_both_families_open_with_all_shifts(report: FamilyData, development: FamilyData) -> None:
+    for data in (report, development):
+        assert tuple(data.shifts) == SHIFTS
+        assert data.val is not None
+        splits = [data.train, data.val, data.id_test, *data.shifts.values()]
+        for split in splits:
+            assert len(split.ids) == len(split.units) == len(split.labels) == len(set(split.ids))
+            assert int(split.labels.max()) < len(data.class_names)
+        train, *others = [set(split.units) for split in splits]
+        assert not train & set().union(*others)
+    assert not set(report.class_names) & set(development.class_names)
+    assert report.digest != development.digest
+
+
+def test_views_of_a_drawing_are_its_unit(report: FamilyData) -> None:
+    for split, views in ((report.id_test, EVAL_VIEWS), (report.train, TRAIN_VIEWS)):
+        drawings = Counter(name.rpartition("#")[0] for name in split.ids)
+        assert set(drawings.values()) == {views}
+        seen: dict[str, str] = {}
+        for name, unit in zip(split.ids, split.units, strict=True):
+            assert seen.setdefault(name.rpartition("#")[0], unit) == unit
+
+
+def test_a_drawing_in_several_styles_is_one_unit(rows: Rows) -> None:
+    styles = defaultdict(set)
+    for row in rows:
+        assert row["unit"].startswith(f"{row['designer']}:")
+        if row["set"].startswith("fluent-emoji"):
+            styles[row["unit"]].add(row["style"])
+    assert styles
+    assert {"3d", "flat", "black"} in styles.values()
+    assert sum(found == {"3d", "flat", "black"} for found in styles.values()) > len(styles) / 2
+
+
+def test_no_training_drawing_is_a_near_copy_of_an_evaluation_drawing(packed: Packed) -> None:
+    rows, prints = packed
+    training = np.array([row["split"] == "train" for row in rows])
+    correlation, which = nearest(prints[training], prints[~training])
+    worst = int(correlation.argmax())
+    assert correlation[worst] <= NEAR_COPY, (
+        [row["id"] for row in rows if row["split"] == "train"][worst],
+        [row["id"] for row in rows if row["split"] != "train"][int(which[worst])],
+    )
+
+
+def test_no_designer_alone_carries_more_than_a_third_of_the_ood_mean(rows: Rows) -> None:
+    designers = defaultdict(set)
+    for row in rows:
+        designers[row["split"]].add(row["designer"])
+    alone = Counter(next(iter(designers[shift])) for shift in SHIFTS if len(designers[shift]) == 1)
+    assert all(3 * count <= len(SHIFTS) for count in alone.values())
+
+
+# Near copies
+
+
+def _icon(draw: Callable[[ImageDraw.ImageDraw], None], colour: str = "black") -> Pixels:
+    mask = Image.new("L", (192, 192))
+    draw(ImageDraw.Draw(mask))
+    icon = Image.new("RGBA", mask.size, colour)
+    icon.putalpha(mask)
+    return np.array(icon.resize((48, 48), Image.Resampling.BOX))
+
+
+def _cup(width: int, left: int = 20, scale: float = 1) -> Callable[[ImageDraw.ImageDraw], None]:
+    def draw(pen: ImageDraw.ImageDraw) -> None:
+        def box(x: int, y: int, right: int, bottom: int) -> tuple[float, float, float, float]:
+            return left + scale * x, 40 + scale * y, left + scale * right, 40 + scale * bottom
+
+        pen.rectangle(box(0, 0, 100, 100), outline=255, width=width)
+        pen.ellipse(box(90, 20, 140, 70), outline=255, width=width)
+
+    return draw
+
+
+def test_a_copy_is_found_whatever_its_stroke_place_size_colour_or_side() -> None:
+    original = fingerprints([_icon(_cup(12))])
+    copies = [
+        _icon(_cup(8)),
+        _icon(_cup(16)),
+        _icon(_cup(12, left=10)),
+        _icon(_cup(9, scale=0.75)),
+        _icon(_cup(12), colour="navy"),
+        np.ascontiguousarray(_icon(_cup(12))[:, ::-1]),
+    ]
+    assert near_copies(fingerprints(copies), original).all()
+
+
+def test_another_drawing_is_no_copy_nor_is_anything_of_nothing() -> None:
+    cup, star = _icon(_cup(12)), _icon(lambda pen: pen.regular_polygon((96, 96, 80), 3, fill=255))
+    assert not near_copies(fingerprints([star]), fingerprints([cup])).any()
+    assert not near_copies(fingerprints([cup]), fingerprints([])).any()
+    assert near_copies(fingerprints([]), fingerprints([cup])).tolist() == []
+    blank = np.zeros((48, 48, 4), dtype=np.uint8)
+    assert not near_copies(fingerprints([blank]), fingerprints([cup, blank])).any()
+
+
+def test_labels_judged_by_eye_are_whole() -> None:
+    labels = read_labels()
+    assert Counter(label.sample for label in labels) == {
+        "threshold": 164,
+        "nearest left": 50,
+        "left": 105,
+    }
+    assert sum(label.is_copy for label in labels if label.sample != "threshold") == 11
+
+
+def test_a_training_drawing_that_copies_an_evaluation_drawing_is_left_out() -> None:
+    plan = read_benchmark()
+    items = benchmark_items(_items({**plan["minimum"], "train": 4}), read_classes(), plan)
+    draw = np.random.default_rng(0)
+    pixels = [_icon(_scribble(draw)) for _ in items]
+    train = [at for at, item in enumerate(items) if item.split == "train"]
+    pixels[train[0]] = pixels[next(at for at, item in enumerate(items) if item.split == "outline")]
+    kept = {item.drawing.id for item in choose_items(items, pixels, plan)}
+    assert kept == {item.drawing.id for item in items} - {items[train[0]].drawing.id}
+
+
+def _scribble(draw: np.random.Generator) -> Callable[[ImageDraw.ImageDraw], None]:
+    points = [(int(x), int(y)) for x, y in draw.integers(10, 180, (9, 2))]
+    return lambda pen: pen.line(points, fill=255, width=12)
+
+
+def test_training_views_change_with_seed_and_epoch_and_evaluation_views_do_not(
+    development: FamilyData,
+) -> None:
+    split, items = development.train, [0, 7, 3]
+    first = split.views(items, transform=TRANSFORM, seed=0, epoch=0)
+    assert first.shape == (3, 3, 32, 32)
+    assert torch.equal(first, split.views(items, transform=TRANSFORM, seed=0, epoch=0))
+    assert torch.equal(first[1:2], split.views([7], transform=TRANSFORM, seed=0, epoch=0))
+    assert not torch.equal(first, split.views(items, transform=TRANSFORM, seed=1, epoch=0))
+    assert not torch.equal(first, split.views(items, transform=TRANSFORM, seed=0, epoch=1))
+    fixed = split.views(items, transform=TRANSFORM, seed=None, epoch=0)
+    assert torch.equal(fixed, split.views(items, transform=TRANSFORM, seed=None, epoch=5))
+
+
+def test_a_root_is_refused() -> None:
+    with pytest.raises(RequestError, match="leave it out"):
+        ICON_SHIFT.open(DataConfig(family="icon_shift", root="/data"))
+
+
+def test_templates_have_one_place_for_the_class() -> None:
+    assert 9 <= len(ICON_TEMPLATES) <= 20
+    assert all(template.count("{}") == 1 for template in ICON_TEMPLATES)
+    assert all("{}" not in domain for domain in ICON_SHIFT.domains)
+
+
+# The build
+
+
+def test_no_two_classes_claim_one_name() -> None:
+    assert alias_table(read_classes())
+    with pytest.raises(ValueError, match="claimed"):
+        alias_table({"car": ("car", "auto"), "bus": ("bus", "auto")})
+
+
+@pytest.mark.parametrize(
+    ("set_name", "name", "expected"),
+    [
+        ("mdi", "rocket-launch-outline", ("rocket launch", "outline")),
+        ("mdi", "rocket", ("rocket", "solid")),
+        ("ic", "twotone-anchor", ("anchor", "duotone")),
+        ("ic", "round-anchor", ("anchor", None)),
+        ("ph", "cat-duotone", ("cat", "duotone")),
+        ("solar", "bell-bold", ("bell", "solid")),
+        ("fluent", "key-24-filled", ("key", "solid")),
+        ("streamline-plump", "star-remix", ("star remix", None)),
+        ("pixelarticons", "heart-solid", ("heart", "pixel")),
+        ("fluent-emoji", "hot-beverage", ("hot beverage", "3d")),
+    ],
+)
+def test_names_say_concept_and_style(
+    set_name: str, name: str, expected: tuple[str, str | None]
+) -> None:
+    rules = next(sets[set_name] for sets in read_styles()["families"].values() if set_name in sets)
+    assert split_name(name, rules if isinstance(rules, dict) else {"style": rules}) == expected
+
+
+BODY = '<path fill="currentColor" d="M2 2h{}v20H2z"/>'
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small @iconify/json: the same four things by designers of every split and others."""
+    folder = tmp_path_factory.mktemp("iconify")
+    (folder / "json").mkdir()
+    licences = {"gg": "GPL-3.0"}
+    solid = ("ph", "mdi", "tabler", "openmoji", "game-icons", "whh", "vaadin", "gg", "ion")
+    sets = (*solid, "lucide", "carbon", "hugeicons")
+    names = ("rocket", "rocket-launch-off", "bell", "windmill")
+    catalogue = {}
+    for number, prefix in enumerate(sets):
+        catalogue[prefix] = {
+            "name": prefix,
+            "author": {"name": "A designer", "url": "https://example.org"},
+            "license": {"spdx": licences.get(prefix, "MIT")},
+        }
+        icons: dict[str, dict[str, Any]] = {
+            name: {"body": BODY.format(4 + number + 2 * at)} for at, name in enumerate(names)
+        }
+        icons["bell-filled"] = {"body": BODY.format(9), "hidden": True}
+        content = {"prefix": prefix, "icons": icons, "width": 24, "height": 24}
+        (folder / "json" / f"{prefix}.json").write_text(json.dumps(content))
+    (folder / "collections.json").write_text(json.dumps(catalogue))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawings(source: Path) -> list[Drawing]:
+    return list(read_drawings(source))
+
+
+def test_sets_with_barred_licences_are_not_read(source: Path, drawings: list[Drawing]) -> None:
+    assert "gg" not in {icon_set.prefix for icon_set in read_sets(source)}
+    assert "gg" not in {drawing.set for drawing in drawings}
+    assert not any(drawing.id.endswith("-filled") for drawing in drawings)
+
+
+def test_the_pretraining_sees_no_benchmark_drawing(drawings: list[Drawing]) -> None:
+    classes, plan = read_classes(), read_benchmark()
+    table = alias_table(classes)
+    pairs = pretraining_pairs(drawings, classes, plan, share_alike=read_styles()["share_alike"])
+    held_out = evaluation_designers(plan)
+    classes_seen = [pair.drawing for pair in pairs if pair.drawing.concept in table]
+    assert not any(drawing.designer in held_out for drawing in classes_seen)
+    # Solid ones are by nobody; what the others draw of the classes in other styles is seen.
+    assert {drawing.style for drawing in classes_seen} == {"outline"}
+    # A name that merely contains a class is held out as well; their other drawings are not.
+    assert not any(
+        pair.drawing.designer in held_out and "rocket" in pair.drawing.concept for pair in pairs
+    )
+    assert ("phosphor", "windmill") in {
+        (pair.drawing.designer, pair.drawing.concept) for pair in pairs
+    }
+    assert not any(pair.drawing.set == "openmoji" for pair in pairs)
+    items = benchmark_items(drawings, classes, plan)
+    assert items
+    assert not {item.drawing.id for item in items} & {pair.drawing.id for pair in pairs}
+
+
+def test_rare_names_are_no_concepts(drawings: list[Drawing]) -> None:
+    lone = Drawing("ion:windmill-old", "windmill old", "solid", "ion", "MIT", "<svg/>")
+    pairs = pretraining_pairs([*drawings, lone], read_classes(), read_benchmark())
+    concepts = {pair.concept for pair in pairs}
+    assert "windmill" in concepts
+    assert "windmill old" not in concepts
+
+
+def _made(count: int, split: str, style: str, designer: str) -> Iterator[Drawing]:
+    for number in range(count):
+        yield Drawing(f"{designer}:{split}{number}", "rocket", style, designer, "MIT", "<svg/>")
+
+
+def _items(counts: Mapping[str, int]) -> list[Drawing]:
+    plan = read_benchmark()
+    drawings: list[Drawing] = []
+    for split, count in counts.items():
+        rule = plan["shifts"].get(split, {"style": plan["id_style"]})
+        designer = rule.get("designers", plan["id"].get(split, ["anybody"]))[0]
+        drawings += _made(count, split, rule["style"], designer)
+    return drawings
+
+
+def test_classes_need_drawings_everywhere_and_are_capped() -> None:
+    plan, classes = read_benchmark(), read_classes()
+    enough = _items({**plan["minimum"], "train": 30})
+    items = benchmark_items(enough, classes, plan)
+    chosen = select_items(items, plan)
+    assert Counter(item.split for item in chosen)["train"] == plan["maximum"]["train"]
+    assert select_items(list(reversed(items)), plan) == chosen
+    short = [drawing for drawing in enough if drawing.style != "black"]
+    assert select_items(benchmark_items(short, classes, plan), plan) == []

@@ -1,0 +1,124 @@
+"""A view depends on its drawing and its key, and on nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from carft_sweep.carft_core.data.families.icon_shift import (
+    render_views,
+    uniforms,
+    view_keys,
+    view_parameters,
+)
+
+COUNT = 24
+
+
+@pytest.fixture(scope="module")
+def drawings() -> Tensor:
+    """A disc, a bar and a corner, in turn, in red."""
+    pixels = torch.zeros(COUNT, 48, 48, 4, dtype=torch.uint8)
+    pixels[..., 0] = 255
+    y, x = torch.meshgrid(torch.arange(48), torch.arange(48), indexing="ij")
+    masks = [(x - 24) ** 2 + (y - 24) ** 2 < 300, abs(x - 24) < 3, (x < 24) & (y < 24)]
+    for index in range(COUNT):
+        pixels[index, ..., 3] = masks[index % 3].to(torch.uint8) * 255
+    return pixels
+
+
+@pytest.fixture(scope="module")
+def monochrome() -> Tensor:
+    return torch.arange(COUNT) % 2 == 0
+
+
+def test_views_are_pixels_of_the_asked_size(drawings: Tensor, monochrome: Tensor) -> None:
+    views = render_views(drawings, monochrome, view_keys(0, "train", 0, range(COUNT)), 40)
+    assert views.shape == (COUNT, 3, 40, 40)
+    assert views.dtype == torch.float32
+    assert views.min() >= 0
+    assert views.max() <= 1
+
+
+def test_a_view_does_not_depend_on_its_batch(drawings: Tensor, monochrome: Tensor) -> None:
+    keys = view_keys(3, "train", 1, range(COUNT))
+    together = render_views(drawings, monochrome, keys, 32)
+    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0))
+    shuffled = render_views(drawings[order], monochrome[order], keys[order.numpy()], 32)
+    assert torch.equal(shuffled, together[order])
+    for index in range(COUNT):
+        one = slice(index, index + 1)
+        alone = render_views(drawings[one], monochrome[one], keys[one], 32)
+        assert torch.equal(alone[0], together[index])
+
+
+def test_global_random_state_is_neither_used_nor_moved(
+    drawings: Tensor, monochrome: Tensor
+) -> None:
+    keys = view_keys(0, "train", 0, range(COUNT))
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = render_views(drawings, monochrome, keys, 32)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    assert torch.equal(first, render_views(drawings, monochrome, keys, 32))
+
+
+def test_keys_are_the_same_whoever_asks_with_them() -> None:
+    whole = view_keys(7, "train", 2, range(100))
+    assert np.array_equal(whole[40:60], view_keys(7, "train", 2, range(40, 60)))
+    assert np.array_equal(whole[[5]], view_keys(7, "train", 2, [5]))
+
+
+def test_other_seeds_splits_epochs_and_indices_give_other_keys() -> None:
+    keys = np.concatenate(
+        [
+            view_keys(seed, split, epoch, range(500))
+            for seed in (0, 1)
+            for split in ("train", "test")
+            for epoch in (0, 1)
+        ]
+    )
+    assert len(np.unique(keys)) == len(keys)
+
+
+def test_keys_never_change() -> None:
+    """Published numbers hang on them: a change here is a new benchmark."""
+    assert view_keys(0, "train", 0, [0, 1]).tolist() == KEYS
+    assert uniforms(view_keys(0, "train", 0, [0]), 2)[0].tolist() == pytest.approx(NUMBERS)
+
+
+KEYS = [10190284756966462071, 18177740455115040680]
+NUMBERS = [0.7549043893814087, 0.4126448631286621]
+
+
+def test_uniforms_are_uniform() -> None:
+    numbers = uniforms(view_keys(0, "train", 0, range(4000)), 8)
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    assert np.abs(numbers.mean(axis=0) - 0.5).max() < 0.02
+    assert np.abs(np.corrcoef(numbers.T) - np.eye(8)).max() < 0.06
+
+
+def test_ground_and_tint_never_meet() -> None:
+    parameters = view_parameters(view_keys(0, "train", 0, range(2000)))
+    difference = (parameters.ground - parameters.tint).abs().sum(dim=1)
+    assert difference.min() > 0.4
+
+
+def test_only_one_colour_icons_are_tinted(drawings: Tensor) -> None:
+    keys = view_keys(0, "train", 0, range(COUNT))
+    coloured = render_views(drawings, torch.zeros(COUNT, dtype=torch.bool), keys, 32)
+    tinted = render_views(drawings, torch.ones(COUNT, dtype=torch.bool), keys, 32)
+    parameters = view_parameters(keys)
+    disc = 0
+    assert torch.allclose(coloured[disc, :, 16, 16], torch.tensor([1.0, 0.0, 0.0]), atol=1e-3)
+    assert torch.allclose(tinted[disc, :, 16, 16], parameters.tint[disc], atol=1e-3)
+    assert torch.allclose(tinted[disc, :, 0, 0], parameters.ground[disc], atol=1e-3)
+
+
+def test_unequal_lengths_are_refused(drawings: Tensor, monochrome: Tensor) -> None:
+    with pytest.raises(ValueError, match="as many"):
+        render_views(drawings, monochrome, view_keys(0, "train", 0, range(3)), 32)

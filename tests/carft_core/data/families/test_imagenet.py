@@ -1,0 +1,414 @@
+"""ImageNet and its shifts: which class is which, what is refused, and how it is measured."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+from torchvision.datasets import ImageFolder
+
+from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
+from carft_sweep.carft_core.data import FamilyData, Split, Transform, open_data
+from carft_sweep.carft_core.data.base import DataConfig, Derived
+from carft_sweep.carft_core.data.families.imagenet import IMAGENET, folder_of
+from carft_sweep.carft_core.data.images import read_inside_border, read_plain, read_rgb
+from carft_sweep.carft_core.data.listing import count_notes
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.evaluation.measure import predict, split_metrics
+from carft_sweep.carft_core.evaluation.predictions import Predictions
+from carft_sweep.carft_core.models.clip import ImageClassifier
+from carft_sweep.carft_core.runs.folder import finish, is_complete
+from carft_sweep.carft_core.runs.identity import identify
+from carft_sweep.carft_core.training.loop import train
+from tests.carft_core.bare_teacher import bare_teacher
+from tests.imagenet_tree import OBJECTNET, OBJECTS, V2, WNIDS
+
+PLAIN = Transform(size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+FIVE = ("v2", "r", "a", "sketch", "objectnet")
+
+
+def opened(root: Path, shifts: Sequence[str] | None = None) -> FamilyData:
+    config = DataConfig(family="imagenet", root=str(root), shifts=shifts)  # type: ignore[arg-type]
+    return IMAGENET.open(config)
+
+
+def refusal(root: Path, shifts: Sequence[str] | None = None) -> str:
+    with pytest.raises(RequestError) as caught:
+        opened(root, shifts)
+    return str(caught.value)
+
+
+@pytest.fixture
+def changed(imagenet_root: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A data root that shares all folders with the tests' but has its own copies of some."""
+
+    def build(*own: str) -> Path:
+        parts = ("imagenet/train", "imagenet/val", V2, "imagenet-r", "imagenet-a", "sketch")
+        for part in (*parts, OBJECTNET):
+            there = tmp_path / part
+            there.parent.mkdir(exist_ok=True)
+            if part in own:
+                shutil.copytree(imagenet_root / part, there)
+            else:
+                there.symlink_to(imagenet_root / part)
+        return tmp_path
+
+    return build
+
+
+# Classes
+
+
+def test_the_order_of_the_classes_is_that_of_torchvision_and_of_open_clips_names(
+    imagenet_root: Path,
+) -> None:
+    data = opened(imagenet_root)
+    theirs = ImageFolder(str(imagenet_root / "imagenet" / "train"))
+    assert theirs.classes == list(WNIDS)
+    ours = [id_.removeprefix("train/") for id_ in data.train.ids]
+    assert ours == [f"{Path(p).parent.name}/{Path(p).name}" for p, _ in theirs.samples]
+    assert data.train.labels.tolist() == theirs.targets
+    assert data.class_names == tuple(open_clip.IMAGENET_CLASSNAMES)
+
+
+@pytest.mark.parametrize(
+    ("wnid", "index", "name"),
+    [
+        ("n01440764", 0, "tench"),
+        ("n02012849", 134, "crane bird"),
+        ("n03126707", 517, "construction crane"),
+        ("n03710637", 638, "tights"),
+        ("n03710721", 639, "one-piece bathing suit"),
+        ("n03773504", 657, "missile"),
+        ("n04008634", 744, "missile"),
+        ("n04355933", 836, "sunglasses"),
+        ("n04356056", 837, "sunglasses"),
+        ("n15075141", 999, "toilet paper"),
+    ],
+)
+def test_classes_that_are_easily_confused_are_where_others_have_them(
+    imagenet_root: Path, wnid: str, index: int, name: str
+) -> None:
+    data = opened(imagenet_root)
+    for split in (data.id_test, data.shifts["sketch"]):
+        labels = [
+            label
+            for id_, label in zip(split.ids, split.labels.tolist(), strict=True)
+            if f"/{wnid}/" in id_
+        ]
+        assert labels == [index]
+    assert data.class_names[index] == name
+
+
+def test_the_folders_of_v2_are_indices_not_names_in_their_order(imagenet_root: Path) -> None:
+    split = opened(imagenet_root).shifts["v2"]
+    for id_, label in zip(split.ids, split.labels.tolist(), strict=True):
+        assert id_.split("/")[1] == str(label)
+    assert sorted(split.labels.tolist()) == list(range(1000))
+
+
+def test_r_and_a_have_200_classes_each_and_share_86(imagenet_root: Path) -> None:
+    data = opened(imagenet_root)
+    r, a = (data.shifts[name].classes or () for name in ("r", "a"))
+    assert (len(r), len(a), len({*r} & {*a})) == (200, 200, 86)
+    assert data.derived == {
+        "id/test_r": Derived(("id/test",), r),
+        "id/test_a": Derived(("id/test",), a),
+    }
+    # The first and last of wise-ft's CLASS_SUBLISTs, by their indices.
+    assert (r[:3], r[-1]) == ((1, 2, 4), 988)
+    assert (a[:3], a[-1]) == ((6, 11, 13), 988)
+    for name, classes in (("r", r), ("a", a)):
+        assert sorted(data.shifts[name].labels.tolist()) == sorted(classes)
+
+
+def test_objectnet_has_113_of_its_objects_and_125_classes(imagenet_root: Path) -> None:
+    split = opened(imagenet_root).shifts["objectnet"]
+    assert len(split) == len(split.classes or ()) == len(split.alike) == 113
+    assert not any("air_freshener" in id_ for id_ in split.ids)
+    grouped = [index for group in split.alike.values() for index in group]
+    assert len(grouped) == len(set(grouped)) == 125
+    names = open_clip.IMAGENET_CLASSNAMES
+    told = {
+        id_.split("/")[1]: [names[index] for index in split.alike[label]]
+        for id_, label in zip(split.ids, split.labels.tolist(), strict=True)
+    }
+    assert told["chair"] == ["barber chair", "folding chair", "rocking chair"]
+    assert told["tie"] == ["bow tie", "Windsor tie"]
+    assert told["wok"] == ["wok"]
+
+
+class Echo(nn.Module):
+    """A tower whose features are given beforehand, in the order of the images."""
+
+    def __init__(self, features: torch.Tensor) -> None:
+        super().__init__()
+        self.features, self.at = features, 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.at += len(images)
+        return self.features[self.at - len(images) : self.at]
+
+
+def predicted(split: Split, seed: int = 0) -> tuple[Predictions, torch.Tensor]:
+    """What a random classifier says of a split, and its 1000 logits before any restriction."""
+    generator = torch.Generator().manual_seed(seed)
+    head = nn.Linear(16, 1000, bias=False)
+    head.weight.data = torch.randn(1000, 16, generator=generator)
+    features = torch.randn(len(split), 16, generator=generator)
+    teacher = bare_teacher(split, PLAIN, name="ood/x", batch_size=64)
+    made = predict(ImageClassifier(Echo(features), head), "ood/x", teacher)
+    return made, F.normalize(features, dim=1) @ head.weight.data.T
+
+
+def test_objectnet_is_scored_by_wise_fts_rule(imagenet_root: Path) -> None:
+    split = opened(imagenet_root).shifts["objectnet"]
+    made, logits = predicted(split)
+    # Its rule: 113 logits in the order of the folders' names, each the maximum over the folder's
+    # classes; the label is the place of the folder among the names.
+    folders = sorted(OBJECTS)
+    projected = np.stack(
+        [np.max(logits.numpy()[:, OBJECTS[name]], axis=1) for name in folders], axis=1
+    )
+    labels = [folders.index(id_.split("/")[1]) for id_ in split.ids]
+    found = split_metrics(made)
+    assert found["top1"] == np.mean(projected.argmax(axis=1) == labels)
+    log_p = torch.log_softmax(torch.tensor(projected).double(), dim=1)
+    assert found["nll"] == pytest.approx(-float(log_p[range(113), labels].mean()), rel=1e-5)
+    assert int(made.logits.isfinite().sum(dim=1).unique()) == 113
+
+
+@pytest.mark.parametrize("name", ["r", "a"])
+def test_r_and_a_are_scored_among_their_own_classes(imagenet_root: Path, name: str) -> None:
+    split = opened(imagenet_root).shifts[name]
+    made, logits = predicted(split)
+    # wise-ft masks 1000 logits to the columns of the sublist, and counts labels within it.
+    wnids = sorted({id_.split("/")[1] for id_ in split.ids})
+    masked = logits[:, [wnid in wnids for wnid in WNIDS]]
+    labels = torch.tensor([wnids.index(id_.split("/")[1]) for id_ in split.ids])
+    assert split_metrics(made)["top1"] == float((masked.argmax(dim=1) == labels).double().mean())
+
+
+# Images
+
+
+def test_objectnet_is_seen_without_its_border(tmp_path: Path) -> None:
+    pixels = np.full((20, 30, 3), 100, np.uint8)
+    pixels[:2] = pixels[-2:] = (255, 0, 0)
+    pixels[:, :2] = pixels[:, -2:] = (255, 0, 0)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    inside = read_inside_border(tmp_path / "x.png")
+    assert inside.size == (26, 16)
+    assert np.all(np.asarray(inside) == 100)
+
+
+def test_images_are_read_as_torchvision_reads_them(tmp_path: Path) -> None:
+    folder = tmp_path / "n01440764"
+    folder.mkdir()
+    upright = Image.new("RGB", (20, 10), "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.save(folder / "turned.jpg", exif=exif)
+    Image.new("CMYK", (4, 4), (10, 20, 30, 40)).save(folder / "cmyk.jpg")
+    Image.new("RGBA", (4, 4), (10, 20, 30, 40)).save(folder / "clear.png")
+    for path, _ in ImageFolder(str(tmp_path)).samples:
+        theirs = ImageFolder(str(tmp_path)).loader(path)
+        assert np.array_equal(np.asarray(read_plain(Path(path))), np.asarray(theirs))
+    assert read_plain(folder / "turned.jpg").size == (20, 10)
+    assert read_rgb(folder / "turned.jpg").size == (10, 20)
+
+
+def test_a_broken_image_is_named(changed: Callable[..., Path]) -> None:
+    root = changed("sketch")
+    file = next((root / "sketch" / WNIDS[0]).iterdir())
+    file.write_bytes(file.read_bytes()[:200])
+    split = opened(root, ["sketch"]).shifts["sketch"]
+    with pytest.raises(RequestError, match=f"{file.name} cannot be read as an image"):
+        split.views([0], transform=PLAIN, seed=None, epoch=0)
+
+
+# Where it lies
+
+
+def test_the_default_shifts_are_the_papers_five_in_their_order(imagenet_root: Path) -> None:
+    assert tuple(opened(imagenet_root).shifts) == FIVE
+
+
+@pytest.mark.parametrize("name", ["ILSVRC2012", "ILSVRC/Data/CLS-LOC"])
+def test_other_names_of_imagenet_are_known_and_change_nothing(
+    imagenet_root: Path, tmp_path: Path, name: str
+) -> None:
+    place = tmp_path / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(imagenet_root / "imagenet")
+    here, there = opened(tmp_path, []), opened(imagenet_root, [])
+    assert here.digest == there.digest
+    assert here.train.ids == there.train.ids
+
+
+def test_every_missing_folder_is_named_with_where_to_get_it(tmp_path: Path) -> None:
+    told = refusal(tmp_path)
+    for part in ("imagenet/train", "imagenet/val", V2, "imagenet-r", "sketch", OBJECTNET):
+        assert f"  {part}" in told
+    assert "(or ILSVRC2012/val, ILSVRC/Data/CLS-LOC/val) with <wnid>/<image>" in told
+    assert "18,574 images; from https://objectnet.dev" in told
+    assert "data.shifts, v2, r, a, sketch, objectnet where it is left out" in told
+
+
+def test_a_root_that_is_one_folder_too_deep_is_recognised(imagenet_root: Path) -> None:
+    told = refusal(imagenet_root / "imagenet", [])
+    assert "train lies in " in told
+    assert "the data root is the folder around imagenet/" in told
+
+
+def test_without_a_root_it_says_what_it_looks_for() -> None:
+    with pytest.raises(RequestError, match="--data-root or CARFT_DATA; imagenet looks there for"):
+        IMAGENET.open(DataConfig(family="imagenet"))
+
+
+def test_a_root_that_is_not_there_and_a_domain_are_refused(tmp_path: Path) -> None:
+    assert "nowhere does not exist" in refusal(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    assert "file is not a folder" in refusal(tmp_path / "file")
+    with pytest.raises(RequestError, match=r"data\.test_domain: imagenet has no domains"):
+        IMAGENET.open(DataConfig(family="imagenet", root=str(tmp_path), test_domain="v2"))
+
+
+# What lies in it
+
+
+def test_a_class_folder_that_is_missing_or_strange_is_named(changed: Callable[..., Path]) -> None:
+    root = changed("imagenet/train", "imagenet-r")
+    (root / "imagenet/train/n01440764").rename(root / "imagenet/train/n01440746")
+    shutil.rmtree(root / "imagenet-r/n01443537")
+    told = refusal(root)
+    assert "imagenet/train: lacks 1 of 1000 class folders: n01440764" in told
+    assert "has 1 folders that are no class of it: n01440746; did you mean 'n01440764'?" in told
+    assert "imagenet-r: lacks 1 of 200 class folders: n01443537" in told
+
+
+def test_folders_and_files_without_content_are_named(changed: Callable[..., Path]) -> None:
+    root = changed("sketch", "imagenet-a")
+    next((root / "sketch/n01440764").iterdir()).unlink()
+    first = next((root / "imagenet-a").iterdir())
+    next(first.iterdir()).write_bytes(b"")
+    told = refusal(root)
+    assert "sketch: has class folders without images: n01440764" in told
+    assert f"has files that are empty or links to nothing: {first.name}/" in told
+
+
+def test_a_val_without_class_folders_is_told_how_to_get_them(changed: Callable[..., Path]) -> None:
+    root = changed()
+    (root / "imagenet/val").unlink()
+    (root / "imagenet/val").mkdir()
+    assert "has no class folders, expected <wnid>/<image>" in refusal(root)
+    (root / "imagenet/val/ILSVRC2012_val_00000001.JPEG").write_bytes(b"x")
+    assert "sort them into folders by their classes" in refusal(root)
+
+
+def test_what_differs_from_the_published_counts_is_noted_not_refused(imagenet_root: Path) -> None:
+    notes = "\n".join(opened(imagenet_root).notes)
+    assert "imagenet: train has 3,000 images here, 1,281,167 as published" in notes
+    assert "objectnet has 113 images here, 18,574 as published" in notes
+    assert notes.count("\n") == 6
+
+
+def test_published_counts_are_no_news() -> None:
+    published = {"objectnet": 18_574, "c-fog-3": 50_000}
+    counts = {name: (count, folder_of(name).images) for name, count in published.items()}
+    assert count_notes("imagenet", counts) == ()
+    assert len(count_notes("imagenet", counts | {"objectnet": (18_573, 18_574)})) == 1
+
+
+# Which shifts
+
+
+def test_corruptions_are_asked_for_by_name_kind_or_all(
+    imagenet_root: Path, changed: Callable[..., Path]
+) -> None:
+    root = changed()
+    val = imagenet_root / "imagenet" / "val"
+    for corruption in ("fog", "snow", "spatter"):
+        (root / "imagenet-c" / corruption).mkdir(parents=True)
+        for severity in "12345":
+            (root / "imagenet-c" / corruption / severity).symlink_to(val)
+    fog = opened(root, ["c-fog"]).shifts
+    assert list(fog) == [f"c-fog-{severity}" for severity in range(1, 6)]
+    assert fog["c-fog-3"].ids[0].startswith("c-fog-3/n01440764/")
+    chosen = opened(root, ["r", "c-snow-5", "c_extra-spatter-1"]).shifts
+    assert list(chosen) == ["r", "c-snow-5", "c_extra-spatter-1"]
+    data = opened(root, ["c-fog-2", "r", "c-snow-5", "c_extra-spatter-1"])
+    assert data.own_means == {
+        "ood/c": ("ood/c-fog-2", "ood/c-snow-5"),
+        "ood/c_extra": ("ood/c_extra-spatter-1",),
+    }
+    assert {*data.measured()} - data.outside_mean == {"id/test", "ood/r"}
+    told = refusal(root, ["c"])
+    assert "imagenet-c/gaussian_noise/1 (or ImageNet-C/gaussian_noise/1)" in told
+    assert told.count("imagenet-c/") == 13 * 5
+
+
+def test_an_unknown_shift_is_named_with_those_that_there_are(imagenet_root: Path) -> None:
+    assert "did you mean 'sketch'?" in refusal(imagenet_root, ["sketches"])
+    assert refusal(imagenet_root, ["v3"]) == (
+        "data.shifts: unknown shift 'v3'; Known: a, c, c_extra, objectnet, r, sketch, v2."
+    )
+
+
+def test_shifts_decide_what_is_measured_not_what_is_trained(imagenet_root: Path) -> None:
+    five, two = opened(imagenet_root), opened(imagenet_root, ["r", "a"])
+    assert five.training_digest == two.training_digest
+    assert five.digest != two.digest
+
+
+def test_a_run_is_measured_on_another_shift_without_being_trained_again(
+    imagenet_root: Path, tiny_clip_files: Path, tmp_path: Path
+) -> None:
+    def config(*shifts: str) -> TrialConfig:
+        return trial_config(
+            {
+                "model": {"name": str(tiny_clip_files)},
+                "data": {"family": "imagenet", "root": str(imagenet_root), "shifts": shifts},
+                "prompts": {"classes": "class_only", "contexts": "class_only"},
+                "algorithm": "fine_tune",
+                "optim": {"steps": 1, "batch_size": 8},
+                "device": "cpu",
+            }
+        )
+
+    first, more = config("a"), config("a", "objectnet")
+    assert identify(first, 0).digest == identify(more, 0).digest
+    result = train(first, 0, workdir=tmp_path / "run")
+    assert result is not None
+    assert set(result.facts["images"]) == {"id/val", "id/test", "ood/a"}
+    assert {"id/test_r/top1", "id/test_a/ece", "context/id/test_r/kl"} <= set(result.metrics)
+    assert result.metrics["ood/mean/nll"] == result.metrics["ood/a/nll"]
+    assert is_complete(tmp_path / "run", first)
+    assert not is_complete(tmp_path / "run", more)
+    weights = (tmp_path / "run" / "weights" / "last.safetensors").read_bytes()
+    again = finish(tmp_path / "run", more, 0)
+    assert again.metrics["ood/a/nll"] == result.metrics["ood/a/nll"]
+    assert again.metrics["ood/mean/nll"] == pytest.approx(
+        (again.metrics["ood/a/nll"] + again.metrics["ood/objectnet/nll"]) / 2
+    )
+    assert (tmp_path / "run" / "weights" / "last.safetensors").read_bytes() == weights
+    assert again.facts["data"] != result.facts["data"]
+
+
+def test_val_is_carved_from_train_two_in_a_hundred(imagenet_root: Path) -> None:
+    config = trial_config(
+        {"data": {"family": "imagenet", "root": str(imagenet_root)}, "algorithm": "fine_tune"}
+    )
+    assert config.data.val_fraction == 0.02
+    data = open_data(config.data.model_copy(update={"shifts": ()}))
+    assert data.val is not None
+    assert len(data.val) == 1000  # at least one image of a class
+    assert {id_.split("/")[0] for id_ in (*data.val.ids, *data.train.ids)} == {"train"}

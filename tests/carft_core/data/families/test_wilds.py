@@ -1,0 +1,428 @@
+"""iWildCam and FMoW of WILDS: which image is in which split, class and region; refusals."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from sklearn.metrics import f1_score
+
+from carft_sweep.carft_core.config.trial import trial_config
+from carft_sweep.carft_core.data import FAMILIES, FamilyData, Split, Transform, open_data
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.families.wilds import FMOW_BENCHMARK as FMOW
+from carft_sweep.carft_core.data.families.wilds import IWILDCAM_BENCHMARK as IWILDCAM
+from carft_sweep.carft_core.data.families.wilds import Benchmark, _opened, read_fmow, split_of
+from carft_sweep.carft_core.data.listing import VARIABLE, count_notes
+from carft_sweep.carft_core.data.survey import survey
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.models.prompts import template_set
+from carft_sweep.carft_core.runs.folder import RunFolder
+from carft_sweep.carft_core.training.loop import train
+from tests import wilds_tree
+from tests.wilds_tree import CATEGORIES, fmow_row, fmow_rows, iwildcam_row, iwildcam_rows
+
+FEW = [
+    iwildcam_row("train", 0, 0, 0),
+    iwildcam_row("train", 0, 0, 1),
+    *(
+        iwildcam_row(split, 0, 1 + n)
+        for n, split in enumerate(("id_val", "id_test", "val", "test"))
+    ),
+]
+"""A burst of two images to train on, and an image of each other split; all empty of animals."""
+PLAIN = Transform(size=36, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both data sets; shared: nothing in it is changed."""
+    return wilds_tree.make(tmp_path_factory.mktemp("wilds"))
+
+
+def opened(root: Path, family: str) -> FamilyData:
+    return FAMILIES[family].open(DataConfig(family=family, root=str(root)))
+
+
+def refusal(root: Path, family: str) -> str:
+    with pytest.raises(RequestError) as caught:
+        opened(root, family)
+    return str(caught.value)
+
+
+def of_wilds(data: FamilyData) -> dict[str, Split]:
+    """The splits by the names that WILDS has for them."""
+    assert data.val is not None
+    return {
+        "train": data.train,
+        "id_val": data.val,
+        "id_test": data.id_test,
+        "val": data.extras["val"],
+        "test": data.shifts["test"],
+    }
+
+
+def files(split: Split) -> list[str]:
+    return [item.rpartition("/")[2] for item in split.ids]
+
+
+# What is published
+
+
+def test_the_published_counts_are_those_of_wilds() -> None:
+    # iWildCam 2.0 has 203,029 images; the five splits of FMoW are 141,696 of its 470,086 rows.
+    assert IWILDCAM.whole.images == 203_029
+    assert FMOW.whole.images == 141_696
+    assert {name: folder.images for name, folder in FAMILIES["fmow"].folders.items()} == {
+        "train": 76_863,
+        "val": 11_483,
+        "test": 11_327,
+        "extras/val": 19_915,
+        "shifts/test": 22_108,
+    }
+
+
+def test_iwildcams_classes_are_those_of_wise_ft_four_names_twice() -> None:
+    names = IWILDCAM.class_names()
+    assert len(names) == 182
+    assert (names[0], names[1], names[52], names[181]) == (
+        "empty",
+        "white-lipped peccary",
+        "günther's dik-dik",
+        "central american red brocket",
+    )
+    twice = {name: tuple(np.flatnonzero(np.array(names) == name)) for name in set(names)}
+    assert {name: places for name, places in twice.items() if len(places) > 1} == {
+        "lowland paca": (3, 148),
+        "jaguarundi": (19, 174),
+        "unknown bird": (82, 178),
+        "central american red brocket": (153, 181),
+    }
+    assert set(FAMILIES["iwildcam"].shared_names) == {n for n in twice if len(twice[n]) > 1}
+
+
+def test_fmows_classes_are_those_of_wilds_in_their_order() -> None:
+    names = FMOW.class_names()
+    assert (len(names), names[0], names[-1]) == (62, "airport", "zoo")
+    assert list(names) == sorted(names)
+
+
+def test_templates_are_those_of_wise_ft() -> None:
+    assert template_set("iwildcam").templates == ("a photo of {}.", "{} in the wild.")
+    fmow = template_set("fmow").templates
+    assert len(fmow) == 14
+    assert fmow[:2] == ("satellite photo of a {}.", "aerial photo of a {}.")
+
+
+@pytest.mark.parametrize("benchmark", [IWILDCAM, FMOW], ids=lambda it: it.family)
+def test_only_counts_that_are_not_the_published_are_noted(benchmark: Benchmark) -> None:
+    counts = {name: (count, count) for name, count in benchmark.counts.items()}
+    assert count_notes(benchmark.family, counts) == ()
+    less = counts | {"val": (7, benchmark.counts["val"])}
+    assert [note.partition(" as")[0] for note in count_notes(benchmark.family, less)] == [
+        f"{benchmark.family}: val has 7 images here, {benchmark.counts['val']:,}"
+    ]
+
+
+def test_the_data_root_may_come_from_the_environment(root: Path) -> None:
+    told = refusal(root / "nowhere", "fmow")
+    assert "does not exist" in told
+    with pytest.raises(RequestError, match=rf"{VARIABLE}; fmow looks there for fmow_v1\.1$"):
+        FAMILIES["fmow"].open(DataConfig(family="fmow"))
+
+
+# Which image is where
+
+
+def test_every_image_of_iwildcam_is_in_the_split_and_class_of_its_row(root: Path) -> None:
+    data = opened(root, "iwildcam")
+    for name, split in of_wilds(data).items():
+        rows = [row for row in iwildcam_rows() if row["split"] == name]
+        assert files(split) == [row["filename"] for row in rows]
+        assert split.labels.tolist() == [row["y"] for row in rows]
+        assert split.groups is None
+    assert data.derived == {}
+    assert list(data.measured()) == ["id/test", "ood/test", "ood/val"]
+
+
+def test_the_images_of_a_burst_are_one_unit(root: Path) -> None:
+    split = opened(root, "iwildcam").train
+    assert split.units[:3] == ("sequence 0/0", "sequence 0/0", "sequence 1/0")
+    assert set(Counter(split.units).values()) == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("original", "time", "split"),
+    [
+        ("train", "2002-01-01T00:00:00Z", "train"),
+        ("train", "2012-12-31T23:59:59Z", "train"),
+        ("train", "2013-01-01T00:00:00Z", None),
+        ("train", "2016-06-01T00:00:00Z", None),
+        ("val", "2012-12-31T23:59:59.999Z", "id_val"),
+        ("val", "2013-01-01T00:00:00.000Z", "val"),
+        ("val", "2015-12-31T23:59:59Z", "val"),
+        ("val", "2016-01-01T00:00:00Z", None),
+        ("test", "2012-12-31T23:59:59Z", "id_test"),
+        ("test", "2015-12-31T23:59:59Z", None),
+        ("test", "2016-01-01T00:00:00Z", "test"),
+        ("test", "2017-09-09T12:00:00Z", "test"),
+        ("seq", "2010-01-01T00:00:00Z", None),
+        ("seq", "2016-01-01T00:00:00Z", None),
+    ],
+)
+def test_fmow_is_divided_by_original_split_and_year(
+    tmp_path: Path, original: str, time: str, split: str | None
+) -> None:
+    wilds_tree.make_fmow(tmp_path / "x", [fmow_row(original, "zoo", time, "FRA")])
+    found = read_fmow(tmp_path / "x", FMOW.class_names())
+    assert [image.split for image in found] == ([] if split is None else [split])
+    year = datetime.datetime.fromisoformat(time).year
+    assert split_of(original, year) == split
+
+
+def test_the_number_of_an_image_of_fmow_is_its_row_with_all_rows_counted(root: Path) -> None:
+    rows, data = fmow_rows(), opened(root, "fmow")
+    for split in of_wilds(data).values():
+        for file, label in zip(files(split), split.labels.tolist(), strict=True):
+            row = rows[int(file.removeprefix("rgb_img_").removesuffix(".png"))]
+            assert CATEGORIES[label] == row["category"]
+            assert row["split"] != "seq"
+    assert sum(map(len, of_wilds(data).values())) == 6 * len(CATEGORIES)
+
+
+def test_regions_are_the_countries_and_other_is_none(root: Path) -> None:
+    rows, split = fmow_rows(), opened(root, "fmow").shifts["test"]
+    regions = {"CHN": "Asia", "FRA": "Europe", "KEN": "Africa", "USA": "Americas"}
+    countries = [rows[int(file[8:-4])]["country_code"] for file in files(split)]
+    expected = [(regions | {"AUS": "Oceania"}).get(str(country), "") for country in countries]
+    assert {"ATA", "XKX", "ZZZ", ""} < set(countries)
+    assert split.groups == tuple(expected)
+
+
+def test_the_images_of_a_place_are_one_unit(tmp_path: Path) -> None:
+    rows = [
+        fmow_row("train", "zoo", "2010-01-01T00:00:00Z", "FRA", place=7),
+        fmow_row("train", "zoo", "2011-01-01T00:00:00Z", "FRA", place=7),
+        fmow_row("train", "zoo", "2011-01-01T00:00:00Z", "FRA", place=8),
+    ]
+    wilds_tree.make_fmow(tmp_path / "x", rows)
+    one, two, other = read_fmow(tmp_path / "x", FMOW.class_names())
+    assert one.unit == two.unit == "train/zoo/zoo_7"
+    assert other.unit == "train/zoo/zoo_8"
+    bare = [{name: row[name] for name in row if name != "img_path"} for row in rows]
+    wilds_tree.make_fmow(tmp_path / "y", bare)
+    assert len({image.unit for image in read_fmow(tmp_path / "y", FMOW.class_names())}) == 3
+
+
+@pytest.mark.parametrize("family", ["iwildcam", "fmow"])
+def test_a_view_is_of_the_file_that_the_id_names(root: Path, family: str) -> None:
+    folder = {"iwildcam": "iwildcam_v2.0/train", "fmow": "fmow_v1.1/images"}[family]
+    for split in of_wilds(opened(root, family)).values():
+        last = len(split) - 1
+        view = split.views([last], transform=PLAIN, seed=None, epoch=0)
+        with Image.open(root / folder / files(split)[last]) as image:
+            centre = np.asarray(image.convert("RGB"))[:, 2:38]
+        assert np.array_equal(view[0].numpy(), centre.transpose(2, 0, 1))
+
+
+# The identity
+
+
+def test_the_digest_knows_rows_names_and_sizes_but_no_place(tmp_path: Path) -> None:
+    def digest(name: str, change: Callable[[Path], object]) -> str:
+        root = tmp_path / name
+        change(wilds_tree.make_iwildcam(root / wilds_tree.IWILDCAM, FEW))
+        return opened(root, "iwildcam").digest
+
+    same = {
+        digest("as it is", lambda _: None),
+        digest("a file more", lambda it: (it / "train" / "more.jpg").write_bytes(b"x")),
+        digest("a table more", lambda it: (it / "categories.csv").write_text("y")),
+    }
+    others = {
+        digest("another size", lambda it: (it / "train" / "0-0.jpg").write_bytes(b"xy")),
+        digest("another class", replaced("train,0,0,", "train,0,5,")),
+        digest("another burst", replaced("train,0,0,0,", "train,0,0,7,")),
+        digest("another split", replaced("train,", "val,")),
+    }
+    assert (len(same), len(others | same)) == (1, 5)
+
+
+def test_no_images_are_listed_twice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As if the folder had not just been made.
+    monkeypatch.setattr("carft_sweep.carft_core.data.listing.SETTLED", -1_000_000_000_000)
+    before = _opened.__wrapped__(root / wilds_tree.FMOW, FMOW)
+    monkeypatch.setattr("carft_sweep.carft_core.data.listing._images", None)
+    assert _opened.__wrapped__(root / wilds_tree.FMOW, FMOW).digest == before.digest
+
+
+# What is refused
+
+
+Change = Callable[[Path], object]
+
+
+def replaced(old: str, new: str, file: str = "metadata.csv") -> Change:
+    def change(folder: Path) -> None:
+        text = (folder / file).read_text()
+        assert old in text
+        (folder / file).write_text(text.replace(old, new, 1))
+
+    return change
+
+
+def as_folder(file: str) -> Change:
+    def change(folder: Path) -> None:
+        (folder / file).unlink()
+        (folder / file).mkdir()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (shutil.rmtree, "iwildcam_v2.0 with metadata.csv and train/<image>, 203,029 images; from"),
+        (lambda it: (it / "metadata.csv").unlink(), "metadata.csv is missing; it is in WILDS'"),
+        (as_folder("metadata.csv"), "metadata.csv cannot be read"),
+        (lambda it: (it / "metadata.csv").write_text(""), "not the table that WILDS publishes"),
+        (replaced(",y,", ",label,"), "lacks columns: y; it has split, location_remapped, label"),
+        (replaced("train,0,0,", "train,0,zero,"), "not the table that WILDS publishes: In CSV"),
+        (replaced("train,0,0,", "train,0,,"), "metadata.csv: row 0 has no y"),
+        (replaced("train,0,0,", "train,0,182,"), "row 0 has y 182, expected 0 to 181"),
+        (replaced("id_val,", "idval,"), "unknown split 'idval'; did you mean 'id_val'?"),
+        (lambda it: shutil.rmtree(it / "train"), "lacks the folder train/ with its images"),
+        (
+            lambda it: (it / "train" / "0-1.jpg").unlink(),
+            "train lacks 1 of the 6 images that the table names: 0-1.jpg",
+        ),
+        (
+            lambda it: (it / "train" / "0-1.jpg").write_bytes(b""),
+            "has files that are empty or links to nothing: 0-1.jpg",
+        ),
+        (replaced("0-1.jpg", "0-0.jpg"), "its table names images twice: 0-0.jpg"),
+        (replaced("0-1.jpg", "../metadata.csv"), "that the table names: ../metadata.csv"),
+        (replaced("id_val,", "train,"), "its table names no image of id_val"),
+    ],
+)
+def test_a_tree_that_is_not_wilds_is_refused_with_what_is_wrong(
+    tmp_path: Path, change: Change, told: str
+) -> None:
+    change(wilds_tree.make_iwildcam(tmp_path / wilds_tree.IWILDCAM, FEW))
+    assert told in refusal(tmp_path, "iwildcam")
+
+
+def test_a_category_or_split_of_fmow_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    folder = wilds_tree.make_fmow(
+        tmp_path / wilds_tree.FMOW, [fmow_row("train", "zo", "2010-01-01T00:00:00Z", "FRA")]
+    )
+    assert "row 0: unknown category 'zo'; did you mean 'zoo'?" in refusal(tmp_path, "fmow")
+    replaced("train,", "training,", "rgb_metadata.csv")(folder)
+    assert "row 0: unknown split 'training'; did you mean 'train'?" in refusal(tmp_path, "fmow")
+    (folder / "country_code_mapping.csv").unlink()
+    replaced("training,", "train,", "rgb_metadata.csv")(folder)
+    replaced(",zo,", ",zoo,", "rgb_metadata.csv")(folder)
+    assert "country_code_mapping.csv is missing" in refusal(tmp_path, "fmow")
+
+
+@pytest.mark.parametrize("family", ["iwildcam", "fmow"])
+def test_there_are_no_domains_to_hold_out_and_one_shift(root: Path, family: str) -> None:
+    config = DataConfig(family=family, root=str(root), test_domain="Asia")
+    with pytest.raises(RequestError, match=r"data\.test_domain: .* its splits are official"):
+        FAMILIES[family].open(config)
+    with pytest.raises(RequestError, match=r"unknown shift 'tests'; did you mean 'test'"):
+        open_data(DataConfig(family=family, root=str(root), shifts=("tests",)))
+    none = open_data(DataConfig(family=family, root=str(root), shifts=()))
+    assert list(none.measured()) == ["id/test", "ood/val"]
+
+
+def test_what_the_system_cannot_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wilds_tree.make_iwildcam(tmp_path / wilds_tree.IWILDCAM, FEW)
+
+    def broken(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "train")
+
+    monkeypatch.setattr("carft_sweep.carft_core.data.families.wilds.read_manifest", broken)
+    assert refusal(tmp_path, "iwildcam") == "data.root: train cannot be read: Permission denied"
+
+
+def test_a_bad_file_may_be_the_last_of_its_class_where_classes_lack_anyhow(tmp_path: Path) -> None:
+    more = [*FEW, iwildcam_row("id_val", 1, 9), iwildcam_row("train", 1, 10)]
+    for name, broken in {"one": "9-0.jpg", "two": "10-0.jpg"}.items():
+        folder = wilds_tree.make_iwildcam(tmp_path / name / wilds_tree.IWILDCAM, more)
+        (folder / "train" / broken).write_bytes(b"no image")
+    one, two = (
+        DataConfig(family="iwildcam", root=str(tmp_path / name), bad_files="skip")
+        for name in ("one", "two")
+    )
+    assert list(open_data(one).skipped["val"]) == ["val/9-0.jpg"]
+    with pytest.raises(RequestError, match="train has no image of white-lipped peccary"):
+        open_data(two)
+
+
+@pytest.mark.parametrize("benchmark", [IWILDCAM, FMOW], ids=lambda it: it.family)
+def test_a_survey_tells_of_each_split_what_was_published(
+    root: Path, tmp_path: Path, benchmark: Benchmark
+) -> None:
+    config = DataConfig(family=benchmark.family, root=str(root))
+    found = survey(config)
+    published = {name: folder.images for name, folder in benchmark.folders().items()}
+    assert {name: split.published for name, split in found.splits.items()} == published
+    assert {split.status for split in found.splits.values()} == {"differs"}
+    assert {split.folder for split in found.splits.values()} == {root / benchmark.folder}
+    without = survey(config.model_copy(update={"shifts": ()}))
+    assert set(published) - set(without.splits) == {"shifts/test"}
+    nothing = survey(config.model_copy(update={"root": str(tmp_path)}))
+    assert nothing.refusal is not None
+    assert nothing.refusal.count(benchmark.folder) == 1
+
+
+# How they are measured
+
+
+@pytest.mark.parametrize("family", ["iwildcam", "fmow"])
+def test_zero_shot_is_measured_by_the_benchmarks_own_metric(
+    root: Path, tiny_clip_files: Path, tmp_path: Path, family: str
+) -> None:
+    config = trial_config(
+        {
+            "model": {"name": str(tiny_clip_files)},
+            "data": {"family": family, "root": str(root)},
+            "prompts": {"contexts": family},
+            "algorithm": "zero_shot",
+            "device": "cpu",
+        }
+    )
+    result = train(config, 0, workdir=tmp_path / "run")
+    assert result is not None
+    metrics, data = result.metrics, opened(root, family)
+    assert set(result.facts["images"]) == {"id/val", "id/test", "ood/test", "ood/val"}
+    table = pq.read_table(RunFolder(tmp_path / "run").predictions("unmerged")).to_pydict()
+    for name, split in {"id/val": data.val, **data.measured()}.items():
+        assert split is not None
+        inside = [index for index, of in enumerate(table["split"]) if of == name]
+        label = np.array([table["label"][index] for index in inside])
+        told = np.array([table["prediction"][index] for index in inside])
+        assert label.tolist() == split.labels.tolist()
+        if family == "iwildcam":
+            expected = f1_score(
+                label, told, average="macro", labels=np.unique(label), zero_division=0
+            )
+            assert metrics[f"{name}/macro_f1"] == pytest.approx(expected)
+        else:
+            groups = np.array(split.groups)
+            hits = [(label == told)[groups == region].mean() for region in set(groups) - {""}]
+            assert len(hits) == 5
+            assert metrics[f"{name}/worst_group_top1"] == pytest.approx(min(hits))
+    own = "macro_f1" if family == "iwildcam" else "worst_group_top1"
+    assert metrics[f"ood/mean/{own}"] == metrics[f"ood/test/{own}"]
+    assert metrics["ood/mean/nll"] == metrics["ood/test/nll"] != metrics["ood/val/nll"]

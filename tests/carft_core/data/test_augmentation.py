@@ -1,0 +1,181 @@
+"""Training views by name: those of the recipes, each a pure function of its place."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import functional as F
+
+from carft_sweep.carft_core.data.views import (
+    ATTEMPTS,
+    AUGMENTATIONS,
+    Augmentation,
+    Box,
+    Transform,
+    _recipe,
+    box_by_height,
+    evaluation_view,
+    training_view,
+    view_seed,
+)
+
+DOMAINBED, LIPSUM = AUGMENTATIONS["domainbed"], AUGMENTATIONS["lipsum"]
+DRAWING = sorted(AUGMENTATIONS.keys() - {"none"})
+
+
+def transform(augmentation: Augmentation, size: int = 24) -> Transform:
+    return Transform(size, (0.5,) * 3, (0.25,) * 3, augmentation=augmentation)
+
+
+def noise(width: int = 60, height: int = 45, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def numbers(seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(ATTEMPTS, 4, dtype=torch.float64, generator=generator)
+
+
+def view(
+    augmentation: Augmentation, index: int, image: Image.Image | None = None, **more: int
+) -> torch.Tensor:
+    place = {"seed": 0, "epoch": 1, "index": index} | more
+    return training_view(image or noise(), transform(augmentation), **place)
+
+
+# As the papers' repositories write them.
+RECIPES: dict[str, list[Any]] = {
+    "wise_ft": [
+        transforms.RandomResizedCrop(24, scale=(0.9, 1.0), interpolation=InterpolationMode.BICUBIC),
+    ],
+    "domainbed": [
+        transforms.RandomResizedCrop(24, scale=(0.7, 1.0)),
+        transforms.RandomHorizontalFlip(),
+        transforms.ColorJitter(0.3, 0.3, 0.3, 0.3),
+        transforms.RandomGrayscale(),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@given(index=st.integers(0, 10**6), width=st.integers(8, 90), height=st.integers(8, 90))
+@settings(deadline=None, max_examples=30)
+def test_a_view_is_that_of_the_papers_own_recipe_to_the_pixel(
+    name: str, index: int, width: int, height: int
+) -> None:
+    image = noise(width, height)
+    ours = view(AUGMENTATIONS[name], index, image)
+    theirs = transforms.Compose([*RECIPES[name], transforms.PILToTensor()])
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(view_seed(0, 1, index))
+        assert torch.equal(ours, theirs(image))
+
+
+def test_lipsums_views_are_its_crop_mirrored_half_of_the_time() -> None:
+    image, mirrored = noise(40, 30), 0
+    for index in range(400):
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(view_seed(0, 1, index))
+            box = box_by_height(40, 30, torch.rand(ATTEMPTS, 4, dtype=torch.float64), LIPSUM)
+        crop = F.pil_to_tensor(F.resized_crop(image, *box, [24, 24], InterpolationMode.BICUBIC))
+        ours = view(LIPSUM, index, image)
+        is_mirrored = not torch.equal(ours, crop)
+        assert torch.equal(ours.flip(-1) if is_mirrored else ours, crop)
+        mirrored += is_mirrored
+    assert abs(mirrored - 200) < 50  # binomial, a standard deviation of 10
+
+
+def test_seeds_of_views_are_far_apart_and_the_same_on_every_machine() -> None:
+    assert view_seed(0, 1, 2) == 9447251188159676786
+    seeds = {view_seed(s, e, i) % 2**32 for s in range(3) for e in range(3) for i in range(200)}
+    assert len(seeds) == 1800
+
+
+def test_crops_and_mirror_images_are_spread_as_declared() -> None:
+    """Over many rows, whose generators are seeded one by one and not in a stream."""
+    count, ramp = 3000, np.tile(np.arange(128, dtype=np.uint8)[None, :, None] * 2, (128, 1, 3))
+    image = Image.fromarray(ramp)
+    only = Augmentation(area=(0.25, 0.25), ratio=(1.0, 1.0), flip=0.5)
+    views_ = torch.stack([view(only, index, image)[0].float() for index in range(count)])
+    mirrored = views_[:, 12, 0] > views_[:, 12, -1]
+    assert abs(int(mirrored.sum()) - count / 2) < 5 * math.sqrt(count / 4)
+    # The left edge of a crop of 64 of 128 pixels is even in 0 to 64, that of the ramp in 0 to 128.
+    left = views_[:, 12].min(dim=1).values / 2
+    bins = torch.histc(left, bins=8, min=0, max=65)
+    assert (bins - count / 8).abs().max() < 5 * math.sqrt(count / 8)
+
+
+def test_flyp_uses_what_wise_ft_uses() -> None:
+    assert AUGMENTATIONS["flyp"] == AUGMENTATIONS["wise_ft"] == Augmentation()
+
+
+def test_none_trains_on_the_evaluation_view() -> None:
+    plain = transform(AUGMENTATIONS["none"])
+    views = [training_view(noise(), plain, seed=0, epoch=e, index=e) for e in range(3)]
+    assert all(torch.equal(view, evaluation_view(noise(), plain)) for view in views)
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_a_view_depends_on_seed_epoch_and_index_and_on_nothing_else(name: str) -> None:
+    # Of 60 x 45 pixels few crops are as wide as 4:3, and many views are the same central one.
+    chosen, image = AUGMENTATIONS[name], noise(200, 190)
+    torch.manual_seed(0)
+    first, state = view(chosen, 0, image), torch.get_rng_state()
+    torch.manual_seed(1)
+    assert torch.equal(view(chosen, 0, image), first)
+    torch.manual_seed(0)
+    assert torch.equal(torch.get_rng_state(), state)
+    others = [view(chosen, 0, image, seed=2), view(chosen, 0, image, epoch=2)]
+    others.append(view(chosen, 1, image))
+    assert not any(torch.equal(other, first) for other in others)
+
+
+def test_what_is_not_declared_is_not_done() -> None:
+    (crop,) = _recipe(Augmentation(), 24).transforms
+    assert isinstance(crop, v2.RandomResizedCrop)
+    assert [type(step).__name__ for step in _recipe(DOMAINBED, 24).transforms] == [
+        *("RandomResizedCrop", "RandomHorizontalFlip", "ColorJitter", "RandomGrayscale")
+    ]
+
+
+@given(st.integers(2, 300), st.integers(2, 300), st.integers(0, 10**6))
+@settings(deadline=None)
+def test_lipsums_crop_lies_inside_and_shows_a_tenth(width: int, height: int, seed: int) -> None:
+    box = box_by_height(width, height, numbers(seed), LIPSUM)
+    assert 0 <= box.top <= height - box.height
+    assert 0 <= box.left <= width - box.width
+    side = int(224 / 256 * min(width, height))
+    central = Box((height - side + 1) // 2, (width - side + 1) // 2, side, side)
+    if box != central:
+        assert 0.1 <= box.width * box.height / (width * height) < 1
+        # The width is rounded, never the ratio: half a pixel of it.
+        assert (box.width - 0.5) / box.height <= 4 / 3
+        assert (box.width + 0.5) / box.height >= 3 / 4
+
+
+def test_lipsums_heights_are_drawn_evenly() -> None:
+    """TensorFlow draws the height, torchvision the area: small crops are more common here."""
+    square = Augmentation(crop="height", area=(0.25, 1.0), ratio=(1.0, 1.0))
+    heights = torch.tensor(
+        [box_by_height(99, 99, numbers(i), square).height for i in range(5000)]
+    ).float()
+    # 50, 51, ..., 98, and the central crop, 86, where the whole image was drawn.
+    bins = torch.tensor([(heights == height).sum() for height in range(50, 99) if height != 86])
+    assert heights.min() == 50
+    assert (bins - 100).abs().max() < 50
+    assert abs(int((heights == 86).sum()) - 200) < 70
+
+
+def test_where_no_crop_shows_enough_lipsum_takes_the_central_square() -> None:
+    # The widest crop of 2000 x 100 is 133 x 100: 6.65 %.
+    assert box_by_height(2000, 100, numbers(0), LIPSUM) == Box(7, 957, 87, 87)

@@ -1,0 +1,623 @@
+"""What runs share of their batches: kept once, and what each would compute itself."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from carft_sweep.carft_core.algorithms import ALGORITHMS
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.data.bank import RECENT, VARIABLE, Bank
+from carft_sweep.carft_core.data.base import Source, Split, forget_data
+from carft_sweep.carft_core.data.families import image_folder
+from carft_sweep.carft_core.data.images import read_rgb
+from carft_sweep.carft_core.data.views import AUGMENTATIONS
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.models.clip import OpenedClip
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
+from carft_sweep.carft_core.runs.identity import identify
+from carft_sweep.carft_core.testing import takes_steps, toy_teacher
+from carft_sweep.carft_core.training.loop import Run, epochs, train
+from carft_sweep.carft_core.training.setup import prepared
+from tests.golden import write as golden
+
+Config = Callable[..., TrialConfig]
+ROWS, WIDTH = torch.arange(4), 8
+FEATURES = torch.arange(4.0 * WIDTH).view(4, WIDTH)
+
+
+def bank(views: str = "views", *, steps: int = 6) -> Bank:
+    """One whose epochs have three steps."""
+    return Bank("features", views, steps=steps, per_epoch=3, like=FEATURES)
+
+
+def files(cache: Path) -> list[Path]:
+    return sorted((cache / "bank").glob("features-*"))
+
+
+def used(cache: Path, seconds_ago: float) -> list[Path]:
+    """The files, after setting when they were used last."""
+    for file in files(cache):
+        os.utime(file, (time.time() - seconds_ago,) * 2)
+    return files(cache)
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images the teacher was shown, call by call."""
+    sizes: list[int] = []
+    image_features = Teacher.image_features
+
+    def counted(teacher: Teacher, images: Tensor) -> Tensor:
+        sizes.append(len(images))
+        return image_features(teacher, images)
+
+    monkeypatch.setattr(Teacher, "image_features", counted)
+    return sizes
+
+
+def last(config: TrialConfig, folder: Path, seed: int = 0) -> dict[str, float]:
+    """The numbers of the last epoch of a run."""
+    reports = list(epochs(config, seed, workdir=folder))
+    return {name: it for name, it in reports[-1].metrics.items() if not name.startswith("system/")}
+
+
+def test_what_one_bank_keeps_another_of_the_same_views_reads(cache: Path) -> None:
+    assert bank().read(1, ROWS) is None
+    bank().write(1, ROWS, FEATURES)
+    bank().write(2, ROWS[:3], FEATURES[:3])  # the last batch of a pass
+    features = bank().read(1, ROWS)
+    assert features is not None
+    assert torch.equal(features, FEATURES)
+    short = bank().read(2, ROWS[:3])
+    assert short is not None
+    assert torch.equal(short, FEATURES[:3])
+    assert bank().read(0, ROWS) is None
+    assert bank().read(4, ROWS) is None  # the same place, in the next epoch
+    assert bank("others").read(1, ROWS) is None
+    assert bank().read(1, ROWS.flip(0)) is None  # of other images
+    assert len(files(cache)) == 1
+
+
+def test_a_shorter_last_epoch_is_another_file(cache: Path) -> None:
+    bank().write(4, ROWS, FEATURES)
+    assert bank(steps=5).read(4, ROWS) is None
+    assert len(files(cache)) == 1
+
+
+def damage(file: Path, kind: str) -> None:
+    content = bytearray(file.read_bytes())
+    if kind == "bit":
+        content[10] ^= 1
+        file.write_bytes(content)
+    elif kind == "cut":
+        file.write_bytes(content[: FEATURES.nbytes // 2])
+    elif kind == "emptied":
+        file.write_bytes(bytes(len(content)))
+    else:
+        file.unlink()
+        {"folder": file.mkdir, "pipe": lambda: os.mkfifo(file), "gone": lambda: None}[kind]()
+
+
+@pytest.mark.parametrize("kind", ["bit", "cut", "emptied", "gone", "folder", "pipe"])
+def test_what_is_damaged_is_missing_and_may_be_written_again(cache: Path, kind: str) -> None:
+    bank().write(0, ROWS, FEATURES)
+    (file,) = files(cache)
+    damage(file, kind)
+    again = bank()
+    assert again.read(0, ROWS) is None
+    again.write(0, ROWS, FEATURES)
+    features = again.read(0, ROWS)
+    if kind in ("folder", "pipe"):
+        assert features is None
+    else:
+        assert features is not None
+        assert torch.equal(features, FEATURES)
+
+
+def test_a_file_that_is_deleted_meanwhile_is_made_anew(cache: Path) -> None:
+    own = bank()
+    own.write(0, ROWS, FEATURES)
+    files(cache)[0].unlink()
+    own.write(1, ROWS, FEATURES)
+    assert own.read(0, ROWS) is None
+    assert own.read(1, ROWS) is not None
+
+
+LARGE = torch.arange(512)
+
+
+def large_bank() -> Bank:
+    """One whose batches have a megabyte."""
+    return Bank("features", "views", steps=1, per_epoch=1, like=torch.empty(len(LARGE), 512))
+
+
+def write_for_ever(features: Tensor) -> None:
+    own = large_bank()
+    while True:
+        own.write(0, LARGE, features)
+
+
+@pytest.mark.usefixtures("cache")
+def test_of_writers_at_once_that_are_killed_nothing_half_written_is_read() -> None:
+    """Two that disagree, as no two runs do: half of one and half of the other would be seen."""
+    own, seen, until = large_bank(), set[float](), time.monotonic() + 120
+    context = multiprocessing.get_context("fork")
+    writers = [
+        context.Process(target=write_for_ever, args=(torch.full((len(LARGE), 512), value),))
+        for value in (1.0, 2.0)
+    ]
+    for writer in writers:
+        writer.start()
+    try:
+        while len(seen) < 2 and time.monotonic() < until:
+            features = own.read(0, LARGE)
+            if features is not None:
+                assert len(features.unique()) == 1
+                seen.add(float(features[0, 0]))
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.join()
+    assert seen == {1.0, 2.0}
+    features = own.read(0, LARGE)
+    assert features is None or len(features.unique()) == 1
+    own.write(0, LARGE, torch.zeros(len(LARGE), 512))
+    features = own.read(0, LARGE)
+    assert features is not None
+    assert not features.any()
+
+
+def test_what_was_used_longest_ago_makes_room(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 3 * (FEATURES.nbytes + 4)
+    monkeypatch.setenv(VARIABLE, f"{2.5 * size / 1e9:.9f}")
+    bank("first").write(0, ROWS, FEATURES)
+    (first,) = used(cache, 3 * RECENT)
+    bank("second").write(0, ROWS, FEATURES)
+    second = next(file for file in files(cache) if file != first)
+    os.utime(second, (time.time() - 2 * RECENT,) * 2)
+    assert bank("first").read(0, ROWS) is not None  # is used now
+    bank("third").write(0, ROWS, FEATURES)
+    assert first in files(cache)
+    assert second not in files(cache)
+    assert bank("third").read(0, ROWS) is not None
+    assert sum(file.stat().st_size for file in files(cache)) <= 2.5 * size
+
+
+def test_what_was_used_lately_makes_no_room(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, f"{5 * FEATURES.nbytes / 1e9:.9f}")
+    bank("first").write(0, ROWS, FEATURES)
+    bank("second").write(0, ROWS, FEATURES)
+    assert bank("second").read(0, ROWS) is None
+    assert bank("first").read(0, ROWS) is not None
+    used(cache, 2 * RECENT)
+    monkeypatch.setenv(VARIABLE, f"{2 * FEATURES.nbytes / 1e9:.9f}")
+    bank("second").write(0, ROWS, FEATURES)
+    assert len(files(cache)) == 1  # nothing is deleted for what would not fit either
+
+
+def test_views_leave_features_a_quarter_of_the_room(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    size = 3 * (views.nbytes + 4)
+    monkeypatch.setenv(VARIABLE, f"{4 * size / 1e9:.9f}")
+    for name in ("first", "second", "third", "fourth"):
+        Bank("views", [name], steps=3, per_epoch=3, like=views).write(0, ROWS, views)
+    assert len([*(cache / "bank").glob("views-*")]) == 3
+    bank().write(0, ROWS, FEATURES)
+    assert bank().read(0, ROWS) is not None
+
+
+def test_half_of_what_the_disk_has_free_stays_free(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 3 * (FEATURES.nbytes + 4)
+
+    class Usage:
+        free = 2 * size - 2
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
+    bank().write(0, ROWS, FEATURES)
+    assert files(cache) == []
+    Usage.free = 2 * size
+    bank().write(0, ROWS, FEATURES)
+    assert len(files(cache)) == 1
+
+
+def test_at_a_bound_of_zero_nothing_is_kept_or_read(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank().write(0, ROWS, FEATURES)
+    monkeypatch.setenv(VARIABLE, "0")
+    assert bank().read(0, ROWS) is None
+    bank("others").write(0, ROWS, FEATURES)
+    assert len(files(cache)) == 1
+
+
+@pytest.mark.parametrize("wrong", ["-1", "20GB", "1e3", "nan"])
+def test_a_bound_that_is_no_number_is_refused(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, wrong)
+    with pytest.raises(RequestError, match=f"^{VARIABLE} must be a number of gigabytes"):
+        bank()
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CARFT_CACHE", str(tmp_path / "file"))
+    own = bank()
+    own.write(0, ROWS, FEATURES)
+    assert own.read(0, ROWS) is None
+
+
+@pytest.fixture
+def teacher(tiny_clip: OpenedClip) -> Teacher:
+    return toy_teacher(tiny_clip)
+
+
+def other_ids(split: Split) -> Split:
+    return replace(split, ids=(*split.ids[1:], "another"))
+
+
+CHANGES: dict[str, Callable[[Teacher], Teacher]] = {
+    "weights": lambda it: replace(it, clip=replace(it.clip, digest="1" * 64)),
+    "data": lambda it: replace(it, digests={**it.digests, "train": "others"}),
+    "images": lambda it: replace(it, splits={**it.splits, "train": other_ids(it.splits["train"])}),
+    "rows": lambda it: replace(
+        it, splits={**it.splits, "train": it.splits["train"].subset(range(12))}
+    ),
+    "size": lambda it: replace(it, transform=replace(it.transform, size=40)),
+    "augmentation": lambda it: replace(
+        it, transform=replace(it.transform, augmentation=AUGMENTATIONS["domainbed"])
+    ),
+    "precision": lambda it: replace(it, precision="bf16"),
+    "device": lambda it: replace(it, device=torch.device("cuda")),
+}
+
+
+OF_THE_TEACHER = ("weights", "precision", "device")
+"""What changes its features and not what it is shown."""
+
+
+def names(teacher: Teacher, seed: int = 0, *plan: object) -> tuple[str, str]:
+    """What the views and the features of a step are known by."""
+    views = teacher.training_views(seed, *plan)
+    return json.dumps(views), json.dumps(teacher.training_features(None, views))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_teacher_data_or_view_has_another_name(teacher: Teacher, change: str) -> None:
+    (views, features), (own_views, own_features) = names(CHANGES[change](teacher)), names(teacher)
+    assert features != own_features
+    assert (views == own_views) == (change in OF_THE_TEACHER)
+
+
+def test_another_seed_batch_or_revision_has_another_name(
+    teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = [names(teacher), names(teacher, 1), names(teacher, 0, 8)]
+    assert [len({*each}) for each in zip(*known, strict=True)] == [3, 3]
+    monkeypatch.setattr("carft_sweep.carft_core.models.teacher.FEATURES_REVISION", 1000)
+    views, features = names(teacher)
+    assert views == known[0][0]
+    assert features not in [of for _, of in known]
+    monkeypatch.setattr("carft_sweep.carft_core.models.teacher.VIEWS_REVISION", 1000)
+    assert names(teacher)[0] not in [of for of, _ in known]
+
+
+SHARED: list[dict[str, Any]] = [
+    {"optim.lr": 1e-4},
+    {"algorithm": {"name": "car_ft", "kl_weight": 3.0}},
+    {"algorithm": {"name": "ema", "of": {"name": "car_ft"}}},
+    {"algorithm": "clip_adapter"},
+    {"optim.name": "sam", "optim.rho": 0.05},
+    {"optim.epochs": 1},
+    {"prompts.contexts": "openai"},
+]
+APART: list[dict[str, Any]] = [
+    {"optim.batch_size": 6},
+    {"optim.micro_batch": 3},
+    {"data.augmentation": "domainbed"},
+    {"data.split_seed": 1},
+    {"data.val_fraction": 0.5},
+    {"optim.epochs": None, "optim.steps": 6, "optim.steps_per_epoch": 3},
+]
+
+
+@pytest.fixture(scope="module")
+def filled(
+    toy_config: Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[TrialConfig, dict[str, float]]]:
+    """A cache in which a run of car_ft has left its features, its config and its numbers."""
+    folder = tmp_path_factory.mktemp("filled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CARFT_CACHE", str(folder / "cache"))
+        config = toy_config()
+        yield config, last(config, folder / "run")
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.parametrize("changes", SHARED, ids=str)
+def test_runs_that_show_the_teacher_the_same_compute_nothing(
+    toy_config: Config, computed: list[int], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    last(toy_config(changes), tmp_path)
+    assert computed == []
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.parametrize("changes", APART, ids=str)
+def test_runs_that_show_it_something_else_compute_all(
+    toy_config: Config, computed: list[int], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    config = toy_config(changes)
+    last(config, tmp_path)
+    images = sum(computed)
+    assert images >= 12
+    last(config, tmp_path / "again")
+    assert sum(computed) == images
+
+
+def test_a_run_out_of_the_bank_has_the_same_numbers_and_begins_at_a_kl_of_exactly_zero(
+    filled: tuple[TrialConfig, dict[str, float]], computed: list[int], tmp_path: Path
+) -> None:
+    config, numbers = filled
+    reports = list(epochs(config, 0, workdir=tmp_path))
+    assert computed == []
+    assert reports[1].metrics["train/first/context_kl"] == 0.0
+    assert {name: reports[-1].metrics[name] for name in numbers} == numbers
+
+
+def test_what_a_run_lacks_of_an_epoch_it_computes(
+    toy_config: Config, cache: Path, computed: list[int], tmp_path: Path
+) -> None:
+    """As behind a killed run, or beside one that is under way: of 18 images in batches of 8."""
+    config = toy_config()
+    numbers = last(config, tmp_path / "first")
+    assert computed == [8, 8, 2] * 2
+    first, second = files(cache)
+    first.unlink()
+    damage(second, "bit")
+    computed.clear()
+    assert last(config, tmp_path / "second") == numbers
+    assert sorted(computed) == [2, 8, 8, 8]
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_second_pass_and_its_parts_ask_once_a_batch(
+    toy_config: Config, computed: list[int], tmp_path: Path
+) -> None:
+    """`sam` computes the loss of a step twice."""
+    changes = {"optim.name": "sam", "optim.rho": 0.05, "optim.micro_batch": 5, "optim.epochs": 1}
+    last(toy_config(changes), tmp_path)
+    assert computed == [5, 3, 5, 3, 2]
+
+
+@pytest.mark.usefixtures("cache")
+def test_of_other_images_than_the_batch_came_with_the_features_are_computed(
+    toy_config: Config, computed: list[int], tmp_path: Path
+) -> None:
+    """As where a loss mixes images and hands them on."""
+    config = toy_config({"optim.micro_batch": 5})
+    run = Run(config, 0, RunFolder(tmp_path), prepared(config))
+    batch = run._batch(next(run.teacher.loader.steps(run.batches, range(1))))
+    for own in (batch, batch.part(slice(5, 8))):
+        features, mixed = own.zero_shot(), own.images.flip(0)
+        computed.clear()
+        assert torch.equal(own.zero_shot(), features)
+        assert computed == []
+        torch.testing.assert_close(replace(own, images=mixed).zero_shot(), features.flip(0))
+        assert sum(computed) == len(mixed)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    **{name: {"name": name} for name, it in ALGORITHMS.items() if takes_steps(it())},
+    "ema of car_ft": {"name": "ema", "of": {"name": "car_ft"}},
+    "car_ft in parts": {"name": "car_ft"},
+    "coral in parts": {"name": "coral"},
+    "car_ft by sam": {"name": "car_ft"},
+}
+ASK = {name for name in CASES if "car_ft" in name} | {"clip_adapter"}
+"""Whose loss needs the teacher's features."""
+
+
+def trained(run: Run) -> dict[str, Tensor]:
+    """The state after all epochs."""
+    with run.teacher.loader:
+        list(run.epochs())
+    return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_algorithm_trains_to_the_same_weights_with_the_bank_and_without(
+    case: str,
+    teacher: Teacher,
+    cache: Path,
+    computed: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fields = CASES[case]
+    config = golden.config_of(ALGORITHMS[fields["name"]].model_validate(fields))
+    changes: dict[str, Any] = {"steps": 4, "steps_per_epoch": 2}
+    changes |= {"micro_batch": 4} if "parts" in case else {}
+    changes |= {"name": "sam", "rho": 0.05} if "sam" in case else {}
+    config = config.model_copy(update={"optim": config.optim.model_copy(update=changes)})
+    stand = replace(golden.task(), teacher=teacher)
+    results, images = [], []
+    with golden.one_thread():
+        for attempt, bound in enumerate(["0", "1", "1"]):
+            monkeypatch.setenv(VARIABLE, bound)
+            computed.clear()
+            results.append(trained(Run(config, 0, RunFolder(tmp_path / str(attempt)), stand)))
+            images.append(sum(computed))
+    without, first, second = results
+    for other in (first, second):
+        assert without.keys() == other.keys()
+        assert all(torch.equal(without[key], other[key]) for key in without)
+    assert images == ([24, 24, 0] if case in ASK else [0, 0, 0])
+    assert len(files(cache)) == (2 if case in ASK else 0)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many fixed views were made, call by call."""
+    sizes: list[int] = []
+    views = Source.views
+
+    def counted(source: Source, rows: Sequence[int], **how: Any) -> Tensor:
+        sizes.extend([len(rows)] if how["seed"] is None else [])
+        return views(source, rows, **how)
+
+    monkeypatch.setattr(Source, "views", counted)
+    return sizes
+
+
+def test_the_fixed_views_of_a_split_are_made_once_for_all_runs(
+    toy_config: Config, made: list[int], tmp_path: Path
+) -> None:
+    train(toy_config(), 0, workdir=tmp_path / "first")
+    first = sum(made)
+    assert first > 0
+    made.clear()
+    again = train(toy_config({"algorithm": {"name": "fine_tune"}}), 0, workdir=tmp_path / "second")
+    assert again is not None
+    assert made == []
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Two classes of six JPEGs to train on, and of one to test on."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 1)):
+        for name in ("bell", "cat"):
+            for number in range(count):
+                file = tmp_path / "photographs" / split / name / f"{number}.jpg"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(file)
+    return tmp_path / "photographs"
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that were decoded."""
+    files: list[Path] = []
+
+    def counted(path: Path, **how: Any) -> Image.Image:
+        files.append(path)
+        return read_rgb(path, **how)
+
+    monkeypatch.setattr(image_folder, "read_rgb", counted)
+    return files
+
+
+def test_photographs_are_decoded_once_for_all_runs_of_a_seed(
+    toy_config: Config,
+    photographs: Path,
+    decoded: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    data = {"family": "image_folder", "root": str(photographs), "val_fraction": 0.3}
+
+    def run(name: str, **fields: Any) -> dict[str, float]:
+        decoded.clear()
+        return last(toy_config({"data": data, "workers": 0, **fields}), tmp_path / name)
+
+    first = run("first")
+    assert len(decoded) > 0
+    assert run("again") == first
+    assert decoded == []
+    run("faster", **{"optim.lr": 2e-3})
+    assert decoded == []
+    run("augmented", data={**data, "augmentation": "domainbed"})
+    assert len(decoded) > 0
+    monkeypatch.setenv(VARIABLE, "0")
+    assert run("without") == first
+    assert len(decoded) > 0
+
+
+def test_what_workers_load_for_training_is_not_kept(
+    toy_config: Config, photographs: Path, cache: Path, tmp_path: Path
+) -> None:
+    """They hide what it costs, and would have to wait for the disk."""
+    data = {"family": "image_folder", "root": str(photographs), "val_fraction": 0.3}
+    last(toy_config({"data": data, "workers": 1}), tmp_path / "run")
+    assert len([*(cache / "bank").glob("views-*")]) == 1  # of id/val
+
+
+def bitmaps(root: Path, seed: int) -> None:
+    """Write BMPs of two classes to train and test on, whose sizes do not depend on what they show.
+
+    Files that they replace leave them their times.
+    """
+    before = {file: file.stat() for file in root.rglob("*") if file.is_file()}
+    rng = np.random.default_rng(seed)
+    for split, count in (("train", 6), ("test", 3)):
+        for name in ("bell", "cat"):
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                image = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
+                image.save(root / split / name / f"{number}.bmp")
+    for file, status in before.items():
+        assert file.stat().st_size == status.st_size
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("algorithm", ["car_ft", "linear_probe"])
+@pytest.mark.usefixtures("cache")
+def test_images_that_others_of_their_size_replaced_are_neither_trained_nor_tested_on(
+    algorithm: str,
+    toy_config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = tmp_path / "bitmaps"
+    data = {"family": "image_folder", "root": str(root), "val_fraction": 0.3}
+    config = toy_config({"data": data, "algorithm": algorithm, "workers": 0})
+
+    def run(name: str) -> tuple[dict[str, float], dict[str, Tensor]]:
+        forget_data()  # as in a process of its own
+        result = train(config, 0, workdir=tmp_path / name)
+        assert result is not None
+        numbers = {key: it for key, it in result.metrics.items() if not key.startswith("system/")}
+        return numbers, load_weights(RunFolder(tmp_path / name).weights("last"))
+
+    bitmaps(root, seed=0)
+    before, digest = run("before"), identify(config, 0).digest
+    assert run("again")[0] == before[0]
+    bitmaps(root, seed=1)
+    after = run("after")
+    assert identify(config, 0).digest == digest
+    monkeypatch.setenv("CARFT_CACHE", str(tmp_path / "another cache"))
+    alone = run("alone")
+    assert after[0] == alone[0]
+    assert all(torch.equal(after[1][name], alone[1][name]) for name in alone[1])
+    assert after[0] != before[0]
+    assert any(not torch.equal(after[1][name], before[1][name]) for name in alone[1])
+
+
+def test_views_out_of_the_bank_are_those_that_are_made(
+    toy_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = prepared(toy_config()).teacher
+    first, second = (torch.cat([*teacher.views("id/test")]) for _ in range(2))
+    monkeypatch.setenv(VARIABLE, "0")
+    assert torch.equal(first, second)
+    assert torch.equal(first, torch.cat([*teacher.views("id/test")]))

@@ -1,0 +1,92 @@
+"""What a run's data are known by stays what it is: a changed digest trains every run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from carft_sweep.carft_core.data import FAMILIES
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.families.declaration import Declaration
+from carft_sweep.carft_core.data.families.image_folder import Declared
+from tests import domain_bed_tree, imagenet_tree, wilds_tree
+
+KNOWN = {
+    "icon_shift": "896bf7c9453875a02bb57cac0cfdcfcfd410b16a486355310156b6c13f00bc36",
+    "icon_shift_dev": "7f92433026804a79d52187236b24ddf882373ac5258f9ba4bffa091bb468825f",
+    "image_folder": "8b0086ccfaccbda730215b5418c197e910ac8dc0276801720eaa6a1e90147fc3",
+    "imagenet": "ceed6ad831ce2cd9f1ad80d804cf0345685c0ca88160b5215dc24ddc73f238a0",
+    "imagenet, training": "d05dd402a2f52972f7e7622950c3988830d97f31a36808d0183250495c73bfae",
+    "iwildcam": "9458e23236e8dde4acf3639bbfd20b50bbd2f07adca830ec9f30d7016b1bb5a3",
+    "fmow": "f609f2e37c2bad27168858c332eca09d00a61552e8ebf471959dbdc7686c2a7a",
+    "pacs": "3412227198b9b2eafae4405721f08c4e3eaaafcea072e65118d6b0d152fdb234",
+    "vlcs": "8e8d56f9d51aa392d847e882ad82214c8cd9044403b5a7e2f722786857530b6b",
+    "declared": "af59b78745303e552fdafc2f123714867a5122b03a1a7ee13d12a94dfed50f15",
+}
+TREES: dict[str, Callable[[Path], object]] = {
+    "imagenet": imagenet_tree.make,
+    "iwildcam": wilds_tree.make,
+    "fmow": wilds_tree.make,
+    "pacs": lambda root: domain_bed_tree.make(root, "pacs", per_domain=50),
+    "vlcs": lambda root: domain_bed_tree.make(root, "vlcs", per_class=2),
+}
+
+
+@pytest.fixture
+def plain_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files whose sizes no version of Pillow decides; nothing here decodes one."""
+    for module in (domain_bed_tree, imagenet_tree, wilds_tree):
+        monkeypatch.setattr(
+            module, "pictures", lambda count=5: [b"x" * (10 + kind) for kind in range(count)]
+        )
+
+
+def images(root: Path) -> Path:
+    for split in ("train", "test", "shifts/dark"):
+        for number, name in enumerate(("cat", "hot_dog", "zebra")):
+            if (split, name) != ("shifts/dark", "cat"):
+                folder = root / split / name
+                folder.mkdir(parents=True)
+                for image in range(4):
+                    (folder / f"{image}.png").write_bytes(b"x" * (1 + number + image))
+    return root
+
+
+@pytest.mark.usefixtures("plain_bytes")
+@pytest.mark.parametrize("family", TREES)
+def test_the_digest_of_a_benchmark_stays(family: str, tmp_path: Path) -> None:
+    TREES[family](tmp_path)
+    held_out = {"pacs": "sketch", "vlcs": "sun09"}.get(family)
+    config = DataConfig(family=family, root=str(tmp_path), test_domain=held_out)
+    data = FAMILIES[family].open(config)
+    assert data.digest == KNOWN[family]
+    assert data.digest_of_training == KNOWN.get(f"{family}, training", data.digest)
+
+
+@pytest.mark.parametrize("family", ["icon_shift", "icon_shift_dev"])
+def test_the_digest_of_the_built_in_family_stays(family: str) -> None:
+    assert FAMILIES[family].open(DataConfig(family=family)).digest == KNOWN[family]
+
+
+def test_the_digest_of_a_folder_tree_stays(tmp_path: Path) -> None:
+    images(tmp_path)
+    (tmp_path / "classes.txt").write_text("cat a cat\nhot_dog a sausage\nzebra a zebra\n")
+    config = DataConfig(family="image_folder", root=str(tmp_path))
+    assert FAMILIES["image_folder"].open(config).digest == KNOWN["image_folder"]
+
+
+def test_the_digest_of_a_declared_family_stays(tmp_path: Path) -> None:
+    declaration = Declaration.model_validate(
+        {
+            "name": "mine",
+            "root": str(images(tmp_path)),
+            "train": ["train", "test"],
+            "test_fraction": 0.25,
+            "shifts": {"dark": {"folders": "shifts/dark", "exclude": "zebra"}},
+            "class_names": {"cat": "tabby"},
+        }
+    )
+    declared = Declared(declaration, tmp_path / "mine.family.yaml", "", {})
+    assert declared.open(DataConfig(family="mine")).digest == KNOWN["declared"]

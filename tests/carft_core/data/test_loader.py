@@ -1,0 +1,362 @@
+"""Batches are the same whatever loads them."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from carft_sweep.carft_core.data.base import DataConfig, Files, Source, Split
+from carft_sweep.carft_core.data.families.icon_shift import ICON_SHIFT_DEV
+from carft_sweep.carft_core.data.images import read_plain
+from carft_sweep.carft_core.data.loader import (
+    Batches,
+    Loader,
+    Part,
+    Passes,
+    default_workers,
+    shuffled,
+)
+from carft_sweep.carft_core.data.views import Transform
+from carft_sweep.carft_core.errors import RequestError
+
+TRANSFORM = Transform(size=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Numbered(Source):
+    """A view's pixels tell the item, the seed (255 for none) and the pass that it was made for."""
+
+    broken: int | None = None
+    calls: list[int] = field(default_factory=list)
+
+    def views(
+        self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+    ) -> Tensor:
+        self.calls.append(len(rows))
+        if self.broken in rows:
+            raise RequestError(f"item {self.broken} is broken")
+        told = 255 if seed is None else seed % 255
+        values = torch.tensor([[row, told, epoch] for row in rows]).byte()
+        return values[:, :, None, None].expand(-1, -1, transform.size, transform.size)
+
+
+def numbered(count: int, broken: int | None = None) -> Split:
+    ids = tuple(f"item {index}" for index in range(count))
+    return Split(ids=ids, labels=torch.arange(count) % 3, source=Numbered(broken))
+
+
+def loader_of(split: Split, *, workers: int = 0) -> Loader:
+    return Loader({"train": split}, transform=TRANSFORM, workers=workers)
+
+
+def batches_of(split: Split, *, seed: int | None = None, batch_size: int = 4) -> Batches:
+    return Batches("train", Passes(len(split), batch_size, seed), seed)
+
+
+def a_pass(count: int, number: int = 1, batch_size: int = 4) -> range:
+    per_pass = -(-count // batch_size)
+    return range((number - 1) * per_pass, number * per_pass)
+
+
+def loaded(
+    split: Split, *, seed: int | None = None, epoch: int = 1, batch_size: int = 4, workers: int = 0
+) -> list[tuple[list[int], list[int], list[int]]]:
+    """One pass."""
+    batches = batches_of(split, seed=seed, batch_size=batch_size)
+    with loader_of(split, workers=workers) as loader:
+        return [
+            (batch.images[:, 0, 0, 0].tolist(), batch.labels.tolist(), batch.index.tolist())
+            for batch in loader.steps(batches, a_pass(len(split), epoch, batch_size))
+        ]
+
+
+def test_evaluation_goes_through_the_split_in_order_and_drops_nothing() -> None:
+    assert loaded(numbered(6)) == [
+        ([0, 1, 2, 3], [0, 1, 2, 0], [0, 1, 2, 3]),
+        ([4, 5], [1, 2], [4, 5]),
+    ]
+
+
+@given(
+    count=st.integers(0, 40),
+    batch_size=st.integers(1, 50),
+    seed=st.one_of(st.none(), st.integers(0, 2**63 - 1)),
+)
+@settings(deadline=None)
+def test_every_item_comes_once_an_epoch_with_its_own_label_and_view(
+    count: int, batch_size: int, seed: int | None
+) -> None:
+    split = numbered(count)
+    seen = loaded(split, seed=seed, batch_size=batch_size)
+    indices = [index for _, _, part in seen for index in part]
+    assert sorted(indices) == list(range(count))
+    assert [len(part) for _, _, part in seen[:-1]] == [batch_size] * (len(seen) - 1)
+    for images, labels, part in seen:
+        assert images == part
+        assert labels == split.labels[part].tolist()
+
+
+def test_a_batch_is_one_call_of_the_split() -> None:
+    split = numbered(10)
+    loaded(split, seed=3)
+    assert isinstance(split.source, Numbered)
+    assert split.source.calls == [4, 4, 2]
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+@pytest.mark.parametrize("workers", [1, 2, 9])
+def test_workers_change_nothing(seed: int | None, workers: int) -> None:
+    split = numbered(11)
+    assert loaded(split, seed=seed, workers=workers) == loaded(split, seed=seed)
+
+
+def test_views_are_asked_for_by_seed_and_pass() -> None:
+    split = numbered(3)
+    (batch,) = loader_of(split).steps(batches_of(split, seed=7), range(4, 5))
+    assert batch.images[:, 1].unique().tolist() == [7]
+    assert batch.images[:, 2].unique().tolist() == [5]
+    assert batch.images.dtype == torch.uint8
+
+
+def test_a_pass_has_the_order_of_its_number() -> None:
+    for number in (1, 2, 5):
+        items = [item for _, _, rows in loaded(numbered(11), seed=3, epoch=number) for item in rows]
+        assert items == shuffled(11, seed=3, epoch=number).tolist()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_part_of_a_split_has_the_views_of_the_whole(workers: int) -> None:
+    part = numbered(9).subset([7, 2, 5])
+    assert loaded(part, workers=workers) == [([7, 2, 5], [1, 2, 2], [0, 1, 2])]
+
+
+def test_the_order_differs_between_seeds_and_epochs_and_not_between_calls() -> None:
+    orders = {(s, e): tuple(shuffled(50, seed=s, epoch=e)) for s in range(3) for e in range(3)}
+    assert len(set(orders.values())) == len(orders)
+    assert all(tuple(shuffled(50, seed=s, epoch=e)) == order for (s, e), order in orders.items())
+
+
+def test_the_order_is_the_same_on_every_machine_and_in_every_version() -> None:
+    """Kept results rest on it: a change here makes every run another run."""
+    assert shuffled(10, seed=0, epoch=1).tolist() == [1, 9, 2, 8, 3, 5, 0, 4, 7, 6]
+
+
+def test_the_order_tells_even_great_seeds_apart() -> None:
+    great = 2**64 - 2
+    assert (
+        shuffled(50, seed=great, epoch=1).tolist() != shuffled(50, seed=great + 1, epoch=1).tolist()
+    )
+
+
+def test_each_place_gets_each_item_about_as_often() -> None:
+    counts = torch.zeros(5, 5)
+    for seed in range(1000):
+        for place, item in enumerate(shuffled(5, seed=seed, epoch=1)):
+            counts[place, item] += 1
+    # Binomial(1000, 1/5) has a standard deviation of 12.6; five of them.
+    assert (counts - 200).abs().max() < 63
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_global_random_state_is_neither_used_nor_touched(workers: int) -> None:
+    torch.manual_seed(1)
+    first = loaded(numbered(9), seed=2, workers=workers)
+    after = torch.get_rng_state()
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), after)
+    torch.manual_seed(999)
+    assert loaded(numbered(9), seed=2, workers=workers) == first
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_image_is_told_in_its_own_words(workers: int) -> None:
+    with pytest.raises(RequestError) as caught:
+        loaded(numbered(9, broken=6), workers=workers)
+    assert str(caught.value) == "item 6 is broken"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_before_a_broken_image_still_come(workers: int) -> None:
+    split = numbered(9, broken=6)
+    with loader_of(split, workers=workers) as loader:
+        stream = loader.steps(batches_of(split, batch_size=3), range(3))
+        assert next(stream).index.tolist() == [0, 1, 2]
+        assert next(stream).index.tolist() == [3, 4, 5]
+        with pytest.raises(RequestError):
+            next(stream)
+
+
+def test_workers_end_with_the_error_even_while_it_is_still_being_told() -> None:
+    with pytest.raises(RequestError) as told:
+        loaded(numbered(9, broken=0), workers=2)
+    assert told.traceback
+    assert not multiprocessing.active_children()
+
+
+def test_workers_serve_all_steps_until_they_are_ended() -> None:
+    split = numbered(9)
+    loader, batches = loader_of(split, workers=2), batches_of(split, batch_size=2)
+    assert not multiprocessing.active_children()
+    next(loader.steps(batches, range(5)))  # and the rest is not wanted
+    workers = {process.pid for process in multiprocessing.active_children()}
+    assert len(workers) == 2
+    rows = [batch.index.tolist() for batch in loader.steps(batches, range(3, 6))]
+    assert rows == [[6, 7], [8], [0, 1]]
+    assert {process.pid for process in multiprocessing.active_children()} == workers
+    stream = loader.steps(batches, range(5))
+    next(stream)
+    loader.close()
+    assert not multiprocessing.active_children()
+
+
+def test_workers_serve_several_splits_until_the_outermost_with_ends() -> None:
+    splits = {"train": numbered(9), "id/val": numbered(5)}
+    with Loader(splits, transform=TRANSFORM, workers=2) as loader:
+        processes = []
+        for name, split in splits.items():
+            with loader:
+                batches = Batches(name, Passes(len(split), 4), None)
+                rows = [batch.index for batch in loader.steps(batches, a_pass(len(split)))]
+                assert torch.cat(rows).tolist() == [*range(len(split))]
+            processes.append({process.pid for process in multiprocessing.active_children()})
+        assert processes[0] == processes[1]
+        assert len(processes[0]) == 2
+    assert not multiprocessing.active_children()
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Parts of three splits, and what they hold."""
+
+    parts: list[Part]
+    held: list[list[list[int]]]
+    loader: Loader
+
+    def load(self, number: int) -> list[list[int]]:
+        batches = self.loader.steps(*self.parts[number])
+        return [batch.images[:, :, 0, 0].flatten().tolist() for batch in batches]
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    splits = {name: numbered(count) for name, count in {"a": 9, "b": 3, "c": 12}.items()}
+    parts: list[Part] = [
+        (Batches(name, Passes(len(split), 2, seed), seed), a_pass(len(split), number, 2))
+        for number in (1, 2)
+        for seed, (name, split) in zip((7, None, None), splits.items(), strict=True)
+    ]
+    scene = Scene(parts, [], Loader(splits, transform=TRANSFORM))
+    held = [scene.load(number) for number in range(len(parts))]
+    with Loader(splits, transform=TRANSFORM, workers=2) as loader:
+        yield Scene(parts, held, loader)
+
+
+ORDERS = st.lists(st.integers(0, 5), max_size=6)
+
+
+@given(expected=ORDERS, called=ORDERS)
+@settings(deadline=None, max_examples=5)
+def test_what_is_expected_changes_no_batch(
+    scene: Scene, expected: list[int], called: list[int]
+) -> None:
+    scene.loader.expect(scene.parts[number] for number in expected)
+    for place, number in enumerate(called):
+        if place % 3 == 2:  # and the rest is not wanted
+            next(scene.loader.steps(*scene.parts[number]))
+        assert scene.load(number) == scene.held[number]
+
+
+def test_what_is_expected_is_loaded_before_its_turn(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restarts: list[Part] = []
+    restart = Loader._restart
+
+    def counted(self: Loader, part: Part) -> None:
+        restarts.append(part)
+        restart(self, part)
+
+    monkeypatch.setattr(Loader, "_restart", counted)
+    scene.loader.expect(scene.parts)
+    for number in range(1, len(scene.parts)):  # the first was not needed after all
+        assert scene.load(number) == scene.held[number]
+    assert restarts == [scene.parts[1]]
+
+
+def test_an_iteration_that_ends_late_moves_no_other(scene: Scene) -> None:
+    scene.loader.expect(scene.parts)
+    late = scene.loader.steps(*scene.parts[1])
+    next(late), next(late)  # its last, and its end is not seen yet
+    next(scene.loader.steps(*scene.parts[2]))
+    assert not [*late]
+    assert scene.load(3) == scene.held[3]
+
+
+def test_two_iterations_at_once_are_refused(scene: Scene) -> None:
+    first = scene.loader.steps(*scene.parts[0])
+    next(first)
+    next(scene.loader.steps(*scene.parts[2]))
+    with pytest.raises(RuntimeError, match="other batches"):
+        next(first)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_asking_for_pinned_memory_is_harmless_without_cuda(workers: int) -> None:
+    split = numbered(2)
+    with Loader({"train": split}, transform=TRANSFORM, workers=workers, pin_memory=True) as loader:
+        (batch,) = loader.steps(batches_of(split), range(1))
+        pinned = torch.cuda.is_available()
+        assert batch.images.is_pinned() == batch.labels.is_pinned() == pinned
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_that_are_not_forked_load_the_same(
+    method: str,
+) -> None:
+    train = ICON_SHIFT_DEV.open(DataConfig(family="icon_shift_dev")).train.subset(range(5, 17))
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(method, force=True)
+    try:
+        with loader_of(train, workers=1) as loader:
+            by_worker = list(loader.steps(batches_of(train, seed=1), range(3)))
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    here = loader_of(train).steps(batches_of(train, seed=1), range(3))
+    for one, other in zip(by_worker, here, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.index, other.index)
+
+
+def test_workers_are_sent_no_objects_by_the_row() -> None:
+    """A million Python strings would be pickled for, or copied into, each worker."""
+    names = [f"{number}.png" for number in range(50_000)]
+    split = Split(
+        ids=tuple(f"train/{name}" for name in names),
+        labels=torch.zeros(len(names), dtype=torch.int64),
+        source=Files(Path("/images"), pa.array(names), read_plain),
+    )
+    sent = loader_of(split.subset(range(0, 50_000, 2)))._views
+    things: list[object] = []
+
+    class Watched(pickle.Pickler):
+        def persistent_id(self, thing: object) -> None:
+            things.append(thing)
+
+    Watched(io.BytesIO()).dump(sent)
+    assert len(things) < 200
+
+
+def test_a_gpu_gets_all_cores_but_one_and_a_cpu_keeps_its_own() -> None:
+    assert [default_workers("cuda", cores) for cores in (1, 2, 8, 64)] == [1, 1, 7, 16]
+    assert default_workers("cpu", 8) == 0

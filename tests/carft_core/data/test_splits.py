@@ -1,0 +1,285 @@
+"""Carving and taking fractions: stratified, by unit, by the split seed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from carft_sweep.carft_core.data import _unrestricted, open_data
+from carft_sweep.carft_core.data.base import DataConfig, FamilyData, Source, Split
+from carft_sweep.carft_core.data.splits import carve, take_fraction
+from carft_sweep.carft_core.data.views import Transform
+from carft_sweep.carft_core.errors import RequestError
+
+TRANSFORM = Transform(size=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+class Places(Source):
+    """A view's pixel is the item's place in the whole split."""
+
+    def views(
+        self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+    ) -> Tensor:
+        del transform, seed, epoch
+        return torch.tensor(rows).byte().view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
+
+
+def split_of(units: Sequence[str], labels: Sequence[int], **fields: Any) -> Split:
+    """Items of given units and labels."""
+    return Split(
+        ids=tuple(f"{unit}#{index}" for index, unit in enumerate(units)),
+        units=tuple(units),
+        labels=torch.tensor(labels, dtype=torch.int64),
+        source=Places(),
+        **fields,
+    )
+
+
+def unit_split(units_per_class: Sequence[int], views: int = 1) -> Split:
+    named = [
+        (f"{label}/{unit}", label)
+        for _ in range(views)
+        for label, count in enumerate(units_per_class)
+        for unit in range(count)
+    ]
+    return split_of([unit for unit, _ in named], [label for _, label in named])
+
+
+def units_per_class(split: Split) -> dict[int, int]:
+    pairs = set(zip(split.units, split.labels.tolist(), strict=True))
+    return {label: sum(label == other for _, other in pairs) for _, label in pairs}
+
+
+COUNTS = st.lists(st.integers(2, 12), min_size=1, max_size=5)
+FRACTIONS = st.floats(0.01, 0.99)
+
+
+@given(COUNTS, st.integers(1, 3), FRACTIONS, st.integers(0, 9))
+@settings(deadline=None)
+def test_carving_divides_the_split_and_leaves_every_class_on_both_sides(
+    counts: list[int], views: int, fraction: float, seed: int
+) -> None:
+    whole = unit_split(counts, views)
+    train, val = carve(whole, val_fraction=fraction, split_seed=seed)
+    assert sorted((*train.ids, *val.ids)) == sorted(whole.ids)
+    for part in (train, val):
+        assert set(part.labels.tolist()) == set(range(len(counts)))
+        assert list(part.ids) == sorted(part.ids, key=whole.ids.index)
+
+
+@given(COUNTS, st.integers(2, 3), FRACTIONS, st.integers(0, 9))
+@settings(deadline=None)
+def test_views_of_one_drawing_never_lie_on_both_sides(
+    counts: list[int], views: int, fraction: float, seed: int
+) -> None:
+    whole = unit_split(counts, views)
+    train, val = carve(whole, val_fraction=fraction, split_seed=seed)
+    assert not set(train.units) & set(val.units)
+    part = take_fraction(whole, fraction, seed)
+    assert all(part.units.count(unit) == views for unit in part.units)
+
+
+@given(COUNTS, FRACTIONS, st.integers(0, 9))
+@settings(deadline=None)
+def test_each_class_gives_its_share_to_within_half_a_unit(
+    counts: list[int], fraction: float, seed: int
+) -> None:
+    whole = unit_split(counts)
+    _, val = carve(whole, val_fraction=fraction, split_seed=seed)
+    kept = take_fraction(whole, fraction, seed)
+    for label, count in enumerate(counts):
+        for part, most in ((val, count - 1), (kept, count)):
+            got = units_per_class(part)[label]
+            assert abs(got - count * fraction) <= 0.5 + 1e-9 or got in (1, most)
+
+
+@given(COUNTS, FRACTIONS, FRACTIONS, st.integers(0, 9))
+@settings(deadline=None)
+def test_a_smaller_fraction_is_a_part_of_a_greater_one(
+    counts: list[int], one: float, other: float, seed: int
+) -> None:
+    whole = unit_split(counts)
+    small, great = (set(take_fraction(whole, f, seed).ids) for f in sorted((one, other)))
+    assert small <= great
+
+
+@given(st.integers(0, 9), st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_what_is_carved_depends_on_names_not_on_the_order_of_the_items(
+    seed: int, random: object
+) -> None:
+    whole = unit_split([6, 9])
+    order = list(range(15))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    mixed = split_of([whole.units[i] for i in order], whole.labels[order].tolist())
+    first, second = (carve(split, val_fraction=0.3, split_seed=seed)[1] for split in (whole, mixed))
+    assert set(first.units) == set(second.units)
+
+
+def test_split_seeds_carve_differently_and_the_same_seed_carves_the_same() -> None:
+    whole = unit_split([20, 20])
+    carved = [carve(whole, val_fraction=0.2, split_seed=seed)[1].ids for seed in range(8)]
+    assert len(set(carved)) == 8
+    assert carve(whole, val_fraction=0.2, split_seed=3)[1].ids == carved[3]
+
+
+def test_carving_does_not_touch_global_random_state() -> None:
+    before = torch.get_rng_state()
+    carve(unit_split([5, 5]), val_fraction=0.2, split_seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_kept_fraction_is_not_the_carved_part_in_disguise() -> None:
+    whole = unit_split([200])
+    _, val = carve(whole, val_fraction=0.5, split_seed=0)
+    kept = take_fraction(whole, 0.5, 0)
+    assert 30 < len(set(val.ids) & set(kept.ids)) < 70
+
+
+def test_a_class_with_a_single_unit_cannot_be_carved_and_is_named() -> None:
+    whole = unit_split([4, 1, 1])
+    with pytest.raises(RequestError, match=r"data\.val_fraction.*single image of cat, dog"):
+        carve(whole, val_fraction=0.1, split_seed=0, class_names=("ant", "cat", "dog"))
+    with pytest.raises(RequestError, match="single image of 1, 2:"):
+        carve(unit_split([4, 1, 1], views=3), val_fraction=0.1, split_seed=0)
+
+
+def test_a_long_list_of_such_classes_is_cut_short() -> None:
+    with pytest.raises(RequestError, match="of 0, 1, 2, 3, 4, 5, 6, 7 and 92 more:"):
+        carve(unit_split([1] * 100), val_fraction=0.1, split_seed=0)
+
+
+def test_a_unit_of_several_classes_is_refused() -> None:
+    with pytest.raises(RequestError, match="unit 'a' holds images of several classes"):
+        take_fraction(split_of(["a", "a", "b"], [0, 1, 1]), 0.5, 0)
+
+
+def test_the_whole_fraction_is_the_split_itself() -> None:
+    whole = unit_split([3, 3])
+    assert take_fraction(whole, 1.0, 0) is whole
+
+
+def test_a_subset_shows_the_items_of_the_whole_under_new_indices() -> None:
+    whole = replace(unit_split([3, 3]), classes=(0, 1), groups=tuple("aabbcc"))
+    inner = whole.subset([5, 3, 1]).subset([2, 0])
+    assert inner.whole is whole
+    assert inner.groups == ("a", "c")
+    assert inner.domains is not None
+    assert inner.domains.tolist() == [0, 1]
+    assert inner.ids == (whole.ids[1], whole.ids[5])
+    assert inner.units == (whole.units[1], whole.units[5])
+    assert inner.labels.tolist() == [0, 1]
+    assert inner.classes == (0, 1)
+    views = inner.views([1, 0], transform=TRANSFORM, seed=None, epoch=0)
+    assert views[:, 0, 0, 0].tolist() == [5, 1]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for split, count in (("train", 10), ("test", 1)):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(count):
+                colour = (number, len(split), ord(name[0]))
+                Image.new("RGB", (4, 4), colour).save(tmp_path / split / name / f"{number}.png")
+    return tmp_path
+
+
+def config(root: Path | str, **fields: object) -> DataConfig:
+    return DataConfig.model_validate({"family": "image_folder", "root": str(root), **fields})
+
+
+def test_prepare_carves_val_and_takes_the_fraction_of_what_is_left(root: Path) -> None:
+    data = open_data(config(root, val_fraction=0.2, train_fraction=0.5))
+    assert data.val is not None
+    assert (len(data.train), len(data.val), len(data.id_test)) == (8, 4, 2)
+    assert not set(data.train.ids) & set(data.val.ids)
+
+
+def test_val_is_the_same_for_every_fraction_of_train(root: Path) -> None:
+    few, many = (open_data(config(root, train_fraction=fraction)) for fraction in (0.2, 1.0))
+    assert few.val is not None
+    assert many.val is not None
+    assert few.val.ids == many.val.ids
+    assert set(few.train.ids) < set(many.train.ids)
+
+
+def test_an_official_val_split_is_kept(root: Path) -> None:
+    for name in ("cat", "dog"):
+        (root / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(root / "val" / name / "one.png")
+    data = open_data(config(root))
+    assert data.val is not None
+    assert data.val.ids == ("val/cat/one.png", "val/dog/one.png")
+    assert len(data.train) == 20
+
+
+def test_a_process_prepares_the_same_data_once(root: Path) -> None:
+    assert open_data(config(root)) is open_data(config(root))
+    assert open_data(config(root)) is not open_data(config(root, split_seed=1))
+
+
+def test_a_relative_root_is_read_from_where_the_process_stands(
+    root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    monkeypatch.chdir(root.parent)
+    assert len(open_data(config(root.name)).train) == 18
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    with pytest.raises(RequestError, match="does not exist"):
+        open_data(config(root.name))
+
+
+def test_shifts_are_chosen_by_name_and_in_their_order(root: Path) -> None:
+    for name in ("c-fog-1", "c-fog-2", "c-snow-1", "r"):
+        (root / "shifts" / name / "cat").mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(root / "shifts" / name / "cat" / "1.png")
+    everything = open_data(config(root))
+
+    def chosen(*names: str) -> FamilyData:
+        return open_data(config(root).model_copy(update={"shifts": names}))
+
+    assert list(chosen("r", "c-fog").shifts) == ["r", "c-fog-1", "c-fog-2"]
+    assert list(chosen("c", "r", "c-fog-1").shifts) == ["c-fog-1", "c-fog-2", "c-snow-1", "r"]
+    assert dict(chosen().shifts) == {}
+    assert chosen("c", "r").digest == everything.digest
+    assert chosen("r").digest != everything.digest
+    assert chosen("r").digest_of_training == everything.digest_of_training
+    with pytest.raises(RequestError, match=r"data\.shifts: unknown shift 'c-f'"):
+        chosen("c-f")
+
+
+def test_an_unknown_family_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(RequestError, match="did you mean 'image_folder'"):
+        open_data(DataConfig(family="image_folders"))
+
+
+def test_a_shift_may_be_scored_among_all_classes(root: Path) -> None:
+    (root / "shifts" / "pale" / "cat").mkdir(parents=True)
+    Image.new("RGB", (4, 4), "white").save(root / "shifts" / "pale" / "cat" / "1.png")
+    usual = open_data(config(root))
+    never = open_data(config(root, restrict="never"))
+    assert (usual.shifts["pale"].classes, never.shifts["pale"].classes) == ((0,), None)
+    assert never.notes == ("data.restrict: never: ood/pale lack classes, and are scored among all",)
+    assert never.digest != usual.digest
+    assert never.digest_of_training == usual.digest_of_training
+
+
+def test_where_no_shift_lacks_classes_there_is_nothing_to_restrict(root: Path) -> None:
+    usual, never = open_data(config(root)), open_data(config(root, restrict="never"))
+    assert (never.digest, never.notes) == (usual.digest, ())
+
+
+def test_of_classes_that_count_as_one_only_one_is_left() -> None:
+    whole = replace(split_of("abcd", [0, 1, 2, 3]), classes=(0, 2), alike={0: (0, 3), 2: (2,)})
+    data = FamilyData(tuple("wxyz"), whole, None, None, {"x": whole}, "d" * 64)
+    assert _unrestricted(data).shifts["x"].classes == (0, 1, 2)
+    assert _unrestricted(data).train.classes == (0, 2)

@@ -1,0 +1,253 @@
+"""Images that cannot be read stop a run by name, or are left out of it and told of."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.data import FamilyData, open_data
+from carft_sweep.carft_core.data import splits as module
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.runs.folder import RunFolder
+from carft_sweep.carft_core.runs.identity import evaluation_digest, identify
+from carft_sweep.carft_core.training.loop import train
+
+Config = Callable[..., TrialConfig]
+BAD = ("train/cat/3.png", "test/bell/1.png", "shifts/dark/cat/0.png")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CARFT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def root(toy_root: Path, tmp_path: Path) -> Path:
+    """The toy tree, three images of which are cut off."""
+    copied = tmp_path / "tree"
+    shutil.copytree(toy_root, copied)
+    for name in BAD:
+        spoil(copied / name)
+    return copied
+
+
+def spoil(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:700])
+
+
+def opened(root: Path, policy: str = "skip") -> FamilyData:
+    config = {"family": "image_folder", "root": str(root), "bad_files": policy}
+    return open_data(DataConfig.model_validate(config))
+
+
+def ids(data: FamilyData) -> set[str]:
+    assert data.val is not None
+    splits = (data.train, data.val, data.id_test, *data.shifts.values())
+    return {item for split in splits for item in split.ids}
+
+
+def test_bad_files_are_left_out_named_and_counted(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = opened(root, "refuse")
+    with caplog.at_level(logging.WARNING):
+        data = opened(root)
+    assert ids(whole) - ids(data) == {*BAD}
+    assert {name: [*bad] for name, bad in data.skipped.items()} == {
+        "train": [BAD[0]],
+        "test": [BAD[1]],
+        "shifts/dark": [BAD[2]],
+    }
+    for name in BAD:
+        assert f"left out of {name.rpartition('/')[0].rpartition('/')[0]}: {name}" in caplog.text
+    assert caplog.text.count("cannot be read as an image") == 3
+    assert whole.skipped == {}
+
+
+def test_a_bad_file_moves_no_other_image(root: Path) -> None:
+    """Neither between train and val nor in its view: only its own place is empty."""
+    whole, data = opened(root, "refuse"), opened(root)
+    assert whole.val is not None
+    assert data.val is not None
+    assert [i for i in whole.train.ids if i in ids(data)] == [*data.train.ids]
+    assert [i for i in whole.val.ids if i in ids(data)] == [*data.val.ids]
+    transform = module.LOOKED_AT
+    for index, item in enumerate(data.train.ids):
+        there = whole.train.ids.index(item)
+        views = [
+            split.views([at], transform=transform, seed=1, epoch=1)
+            for split, at in ((data.train, index), (whole.train, there))
+        ]
+        assert torch.equal(*views)
+
+
+def test_images_are_looked_at_once_for_each_user(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = opened(root)
+    monkeypatch.setattr(module, "_bad_files", lambda *_: pytest.fail("looked at again"))
+    moved = root.with_name("moved")
+    root.rename(moved)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        again = opened(moved)
+    assert again.skipped == first.skipped
+    assert caplog.text.count("left out of") == 3
+    assert len([*cache.rglob("*.json")]) == 2 + len(again.shifts)
+
+
+def test_other_images_are_looked_at_anew(root: Path) -> None:
+    assert len(opened(root).skipped["train"]) == 1
+    copied = root.with_name("more")
+    shutil.copytree(root, copied)
+    spoil(copied / "train/bell/2.png")
+    assert set(opened(copied).skipped["train"]) == {BAD[0], "train/bell/2.png"}
+
+
+def test_more_images_than_one_thread_takes_are_all_looked_at(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PART", 5)
+    train = opened(root, "refuse").train
+    spoil(root / train.ids[-1])
+    told: list[int] = []
+    found = module.bad_files(train, "d", told.append)
+    assert {*found} == {train.ids[-1], *({BAD[0]} & {*train.ids})}
+    every = len(train.whole or train)
+    assert every > len(train)
+    assert told == [*range(5, every, 5), every]
+
+
+def test_of_two_parts_the_whole_is_looked_at_once(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = opened(root, "refuse")
+    assert data.val is not None
+    found = module.bad_files(data.train, "d")
+    monkeypatch.setattr(module, "_bad_files", None)
+    found |= module.bad_files(data.val, "d")
+    assert BAD[0] in found
+    assert {*found} <= {*data.train.ids, *data.val.ids}
+
+
+def test_what_was_interrupted_goes_on_where_it_was(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PART", 5)
+    monkeypatch.setattr(module, "KEPT_EVERY", -1.0)
+    whole = module.bad_files(opened(root, "refuse").train, "elsewhere")
+    train = opened(root, "refuse").train
+    spoilt = train.ids.index(BAD[0])
+
+    def interrupted(count: int) -> None:
+        if count > spoilt:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        module.bad_files(train, "d", interrupted)
+    assert len([*cache.rglob("*.part")]) == 1
+    told: list[int] = []
+    monkeypatch.setattr(module, "_wrong", lambda _, piece: [None] * len(piece))
+    assert module.bad_files(train, "d", told.append) == whole
+    assert all(count > spoilt + 1 for count in told)
+    assert not [*cache.rglob("*.part")]
+
+
+def test_a_class_without_images_is_refused(root: Path) -> None:
+    for file in (root / "test/cat").iterdir():
+        spoil(file)
+    with pytest.raises(RequestError, match=r"bad_files: test has no image of cat that is whole"):
+        opened(root)
+
+
+def test_a_shift_may_lose_a_class_but_not_all(root: Path) -> None:
+    for file in (root / "shifts/pale/cat").iterdir():
+        spoil(file)
+    assert len(opened(root).shifts["pale"]) == 3
+    copied = root.with_name("none")
+    shutil.copytree(root, copied)
+    for file in (copied / "shifts/pale").rglob("*.png"):
+        spoil(file)
+    with pytest.raises(RequestError, match=r"shifts/pale has no image of anchor, cat"):
+        opened(copied)
+
+
+def test_what_the_system_cannot_read_is_refused_and_not_kept(root: Path, cache: Path) -> None:
+    """A disk that fails, or a file that goes away meanwhile, says nothing of the image."""
+    data = opened(root, "refuse")
+    (root / "test/cat/0.png").unlink()
+    with pytest.raises(RequestError, match=r"test/cat/0\.png cannot be read as an image"):
+        module.bad_files(data.id_test, data.digest)
+    assert not cache.exists()
+
+
+def test_skipped_images_make_it_another_run(root: Path, toy_config: Config) -> None:
+    there = {"data.root": str(root)}
+    skipping = toy_config({**there, "data.bad_files": "skip"})
+    assert identify(skipping, 0).digest != identify(toy_config(there), 0).digest
+
+
+def test_an_image_of_a_test_or_shift_is_measured_anew_and_trains_nothing(
+    toy_root: Path, toy_config: Config, tmp_path: Path
+) -> None:
+    copied = tmp_path / "measured"
+    shutil.copytree(toy_root, copied)
+    for name in BAD[1:]:
+        spoil(copied / name)
+    config = toy_config({"data.root": str(copied)})
+    skipping = toy_config({"data.root": str(copied), "data.bad_files": "skip"})
+    digest = identify(config, 0).digest
+    assert identify(skipping, 0).digest == digest
+    evaluated = [evaluation_digest(digest, None, one) for one in (config, skipping)]
+    assert evaluated[0] != evaluated[1]
+
+
+def test_with_another_choice_of_shifts_nothing_is_looked_at_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(root)
+    monkeypatch.setattr(module, "_bad_files", lambda *_: pytest.fail("looked at again"))
+    config = {"family": "image_folder", "root": str(root), "bad_files": "skip", "shifts": ["dark"]}
+    data = open_data(DataConfig.model_validate(config))
+    assert set(data.skipped) == {"train", "test", "shifts/dark"}
+
+
+def test_a_damaged_cache_is_made_anew(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = opened(root, "refuse").id_test
+    found = module.bad_files(split, "d")
+    for file in [*cache.rglob("*.json")]:
+        file.write_bytes(b"[")
+        file.with_suffix(".part").write_text('["5", {}]')
+    assert module.bad_files(split, "d") == found == {BAD[1]: found[BAD[1]]}
+    monkeypatch.setenv("CARFT_CACHE", str(root / BAD[0]))  # a file, so nothing can be kept
+    assert module.bad_files(split, "d") == found
+
+
+def test_a_run_says_what_it_skipped(root: Path, toy_config: Config, tmp_path: Path) -> None:
+    there = {"data.root": str(root), "optim.epochs": 1, "workers": 2}
+    with pytest.raises(RequestError, match=r"\.png cannot be read as an image"):
+        train(toy_config(there), 0)
+    result = train(toy_config({**there, "data.bad_files": "skip"}), 0, workdir=tmp_path / "run")
+    assert result is not None
+    assert result.facts["skipped"] == {
+        "train": [BAD[0]],
+        "test": [BAD[1]],
+        "shifts/dark": [BAD[2]],
+    }
+    assert result.facts["data_notes"][1] == (
+        f"1 image of test cannot be read and was skipped, all numbers are of the others: {BAD[1]}"
+    )
+    predicted = pq.read_table(RunFolder(tmp_path / "run").predictions("unmerged")).to_pydict()
+    assert len(predicted["id"]) == sum(result.facts["images"].values())
+    assert not {*BAD} & {*predicted["id"]}

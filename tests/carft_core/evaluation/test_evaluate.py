@@ -1,0 +1,429 @@
+"""Predictions of a small classifier, their metrics, and the table in which they are kept."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from carft_sweep.carft_core.data.base import Source, Split
+from carft_sweep.carft_core.data.views import Transform
+from carft_sweep.carft_core.evaluation.measure import (
+    _Split,
+    among,
+    context_probe,
+    joined,
+    predict,
+    split_metrics,
+    summary,
+)
+from carft_sweep.carft_core.evaluation.metrics import macro_f1, worst_group_top1
+from carft_sweep.carft_core.evaluation.predictions import Predictions
+from carft_sweep.carft_core.models.clip import ImageClassifier
+from tests.carft_core.bare_teacher import bare_teacher
+from tests.carft_core.random_predictions import CLASSES, random_predictions
+
+TRANSFORM = Transform(size=4, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+WIDTH = 8
+
+
+class Noise(Source):
+    """Images of noise, a pure function of the row; only evaluation views."""
+
+    def views(
+        self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+    ) -> Tensor:
+        del epoch
+        assert seed is None, "an evaluation asked for training views"
+        shape = (3, transform.size, transform.size)
+        generators = [torch.Generator().manual_seed(row) for row in rows]
+        return torch.stack(
+            [torch.randint(256, shape, dtype=torch.uint8, generator=it) for it in generators]
+        )
+
+
+def noise_split(
+    labels: Sequence[int],
+    classes: tuple[int, ...] | None = None,
+    alike: Mapping[int, tuple[int, ...]] | None = None,
+) -> Split:
+    return Split(
+        ids=tuple(f"image {index}" for index in range(len(labels))),
+        units=tuple(f"drawing {index // 2}" for index in range(len(labels))),
+        labels=torch.tensor(labels, dtype=torch.int64),
+        source=Noise(),
+        classes=classes,
+        alike=alike or {},
+    )
+
+
+@pytest.fixture
+def classifier() -> ImageClassifier:
+    """Batch norm with statistics of its own, and dropout: a wrong mode would show."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        norm = nn.BatchNorm2d(3)
+        norm.running_mean = torch.randn(3)
+        visual = nn.Sequential(norm, nn.Flatten(), nn.Linear(48, WIDTH), nn.Dropout(0.5))
+        head = nn.Linear(WIDTH, CLASSES, bias=False)
+    return ImageClassifier(visual, head)
+
+
+SPLIT = noise_split([0, 1, 2, 3, 4, 5, 0, 1, 2])
+
+
+def predicted(
+    classifier: ImageClassifier,
+    split: Split = SPLIT,
+    *,
+    batch_size: int = 4,
+    workers: int = 0,
+    precision: Literal["fp32", "bf16"] = "fp32",
+) -> Predictions:
+    how: dict[str, Any] = {"precision": precision, "batch_size": batch_size, "workers": workers}
+    return predict(classifier, "id/test", bare_teacher(split, TRANSFORM, **how))
+
+
+def encoded(classifier: ImageClassifier, *, precision: Literal["fp32", "bf16"] = "fp32") -> Tensor:
+    """The features of SPLIT."""
+    teacher = bare_teacher(SPLIT, TRANSFORM, precision=precision, batch_size=4)
+    (features,) = teacher.encode([classifier], "id/test")
+    return features
+
+
+# predict
+
+
+def test_predictions_are_those_of_the_classifier_in_evaluation_mode(
+    classifier: ImageClassifier,
+) -> None:
+    made = predicted(classifier)
+    images = TRANSFORM.normalise(
+        SPLIT.views(range(len(SPLIT)), transform=TRANSFORM, seed=None, epoch=0)
+    )
+    classifier.eval()
+    with torch.no_grad():
+        expected = classifier(images)
+        features = classifier.features(images)
+    torch.testing.assert_close(made.logits, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(encoded(classifier), features, rtol=1e-5, atol=1e-6)
+    assert (made.ids, made.units, made.split) == (SPLIT.ids, SPLIT.units, "id/test")
+    assert torch.equal(made.labels, SPLIT.labels)
+
+
+def test_features_are_unit_norm_float32(classifier: ImageClassifier) -> None:
+    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+    for precision in precisions:
+        features = encoded(classifier, precision=precision)
+        assert features.dtype == torch.float32
+        torch.testing.assert_close(features.norm(dim=1), torch.ones(len(SPLIT)))
+
+
+def test_bf16_computes_the_tower_in_bf16_and_the_head_in_float32(
+    classifier: ImageClassifier,
+) -> None:
+    half, full = encoded(classifier, precision="bf16"), encoded(classifier)
+    assert not torch.equal(half, full)
+    logits = predicted(classifier, precision="bf16").logits
+    assert logits.dtype == torch.float32
+    head = classifier.head.weight.detach()
+    torch.testing.assert_close(logits, half @ head.T, rtol=1e-6, atol=1e-6)
+
+
+def test_classes_that_are_alike_count_as_the_one_that_stands_for_them(
+    classifier: ImageClassifier,
+) -> None:
+    plain = predicted(classifier, noise_split([1, 3, 4, 1]))
+    split = noise_split([1, 3, 4, 1], classes=(1, 3, 4), alike={3: (3, 5), 1: (0, 1, 2)})
+    made = predicted(classifier, split).logits
+    assert torch.equal(made[:, 1], plain.logits[:, :3].amax(dim=1))
+    assert torch.equal(made[:, 3], plain.logits[:, [3, 5]].amax(dim=1))
+    assert torch.equal(made[:, 4], plain.logits[:, 4])
+    assert torch.isneginf(made[:, [0, 2, 5]]).all()
+    assert torch.equal(among(plain.logits, None), plain.logits)
+
+
+def measured(predictions: Predictions, seed: int = 0) -> _Split:
+    """Of a model, and of a teacher that sees something else."""
+    items = len(predictions.labels)
+    model, teacher = (directions(seed + place, items) for place in (0, 10))
+    return _Split(predictions, model, teacher)
+
+
+def test_a_part_is_the_items_of_its_classes_among_these_alone() -> None:
+    whole = random_predictions(items=40)
+    of_whole = measured(whole)
+    part = joined("id/test_r", [of_whole], (1, 4))
+    some = part.predictions
+    kept = [index for index, label in enumerate(whole.labels.tolist()) if label in (1, 4)]
+    assert some.split == "id/test_r"
+    assert some.ids == [whole.ids[index] for index in kept]
+    assert some.units == [whole.units[index] for index in kept]
+    assert torch.equal(part.features, of_whole.features[kept])
+    assert torch.equal(part.frozen, of_whole.frozen[kept])
+    assert torch.equal(some.logits[:, [1, 4]], whole.logits[kept][:, [1, 4]])
+    assert torch.isneginf(some.logits[:, [0, 2, 3, 5]]).all()
+    accurate = (whole.logits[kept][:, 4] > whole.logits[kept][:, 1]) == (some.labels == 4)
+    assert split_metrics(some)["top1"] == float(accurate.double().mean())
+    with pytest.raises(ValueError, match="id/test_x has no items"):
+        joined("id/test_x", [measured(random_predictions(items=3, possible=2))], (5,))
+
+
+def test_a_part_of_the_test_split_is_in_no_mean() -> None:
+    per_split = {"id/test": {"top1": 0.8}, "ood/x": {"top1": 0.5}, "id/test_x": {"top1": 0.1}}
+    found = summary(per_split, per_split)
+    assert found["id/test_x/top1"] == 0.1
+    assert found["ood/mean/top1"] == 0.5
+    assert found["gap/top1"] == pytest.approx(0.3)
+
+
+def test_splits_outside_are_in_no_mean_and_every_other_metric_has_one() -> None:
+    tuned = {
+        "ood/x": {"top1": 0.5, "macro_f1": 0.2},
+        "ood/y": {"top1": 0.7, "macro_f1": 0.4},
+        "ood/x_all": {"top1": 0.1, "macro_f1": 0.1},
+    }
+    zero_shot = {name: {"top1": 0.4} for name in tuned} | {"ood/x_all": {"top1": 0.9}}
+    found = summary(tuned, zero_shot, outside={"ood/x_all"})
+    assert found["ood/x_all/top1"] == 0.1
+    assert found["ood/mean/top1"] == pytest.approx(0.6)
+    assert found["ood/mean/macro_f1"] == pytest.approx(0.3)
+    assert found["gain/ood/top1"] == pytest.approx(0.2)
+    assert not {"gap/top1", "hmean/top1"} & set(found)
+
+
+def test_a_set_of_corruptions_has_a_mean_of_its_own() -> None:
+    tuned = {
+        "id/test": {"top1": 0.9},
+        "ood/v2": {"top1": 0.6},
+        "ood/c-fog-1": {"top1": 0.5, "nll": 2.0},
+        "ood/c-fog-2": {"top1": 0.1, "nll": 4.0},
+    }
+    corruptions = ("ood/c-fog-1", "ood/c-fog-2")
+    found = summary(tuned, tuned, outside={*corruptions, "ood/c"}, own_means={"ood/c": corruptions})
+    assert found["ood/c/top1"] == pytest.approx(0.3)
+    assert found["ood/c/nll"] == pytest.approx(3.0)
+    assert found["ood/mean/top1"] == 0.6
+    assert found["gap/top1"] == pytest.approx(0.3)
+    assert "ood/mean/nll" not in found
+    alone = {name: tuned[name] for name in ("id/test", *corruptions)}
+    assert not any(
+        name.startswith(("ood/mean", "gap", "gain"))
+        for name in summary(alone, alone, outside=corruptions)
+    )
+
+
+def test_further_metrics_are_told_when_asked_for_those_of_groups_where_there_are_groups() -> None:
+    plain = random_predictions(items=12)
+    grouped = replace(plain, groups=("a", "b", "c") * 4)
+    asked = ("macro_f1", "worst_group_top1")
+    assert split_metrics(plain, asked).keys() == {*split_metrics(plain), "macro_f1"}
+    measured = split_metrics(grouped, asked)
+    assert measured["worst_group_top1"] == worst_group_top1(
+        plain.logits, plain.labels, ("a", "b", "c") * 4
+    )
+    assert measured["macro_f1"] == macro_f1(plain.logits, plain.labels)
+    of_none = replace(plain, groups=("",) * 12)
+    assert split_metrics(of_none, asked).keys() == split_metrics(plain, asked).keys()
+
+
+def test_splits_taken_together_are_all_their_items_with_their_groups() -> None:
+    one = replace(random_predictions("ood/x", items=4), groups=("a",) * 4)
+    two = replace(random_predictions("ood/y", items=3), groups=("b",) * 3)
+    parts = [measured(one), measured(two, 1)]
+    union = joined("ood/all", parts, None)
+    both = union.predictions
+    assert both.split == "ood/all"
+    assert both.ids == [*one.ids, *two.ids]
+    assert both.units == [*one.units, *two.units]
+    assert both.groups == ["a"] * 4 + ["b"] * 3
+    for name in ("labels", "logits"):
+        assert torch.equal(getattr(both, name), torch.cat([getattr(one, name), getattr(two, name)]))
+    for name in ("features", "frozen"):
+        assert torch.equal(getattr(union, name), torch.cat([getattr(it, name) for it in parts]))
+    of_none = measured(replace(two, groups=None))
+    assert joined("ood/all", [parts[0], of_none], None).predictions.groups is None
+    hits = 4 * split_metrics(one)["top1"] + 3 * split_metrics(two)["top1"]
+    assert split_metrics(both)["top1"] == pytest.approx(hits / 7)
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (5, 0), (100, 0), (2, 2)])
+def test_neither_batch_size_nor_workers_change_what_is_predicted(
+    classifier: ImageClassifier, batch_size: int, workers: int
+) -> None:
+    first = predicted(classifier)
+    again = predicted(classifier, batch_size=batch_size, workers=workers)
+    torch.testing.assert_close(again.logits, first.logits, rtol=1e-5, atol=1e-6)
+    assert torch.equal(again.labels, first.labels)
+
+
+class Failing(ImageClassifier):
+    """Fails at its first images."""
+
+    def features(self, images: Tensor) -> Tensor:
+        raise ValueError(f"{len(images)} images")
+
+
+def test_no_worker_outlives_a_model_that_fails(classifier: ImageClassifier) -> None:
+    failing = Failing(classifier.visual, classifier.head)
+    with pytest.raises(ValueError, match="4 images") as caught:
+        predicted(failing, workers=1)
+    assert caught.traceback  # which holds the frames
+    assert not multiprocessing.active_children()
+
+
+def test_predicting_twice_gives_the_very_same_numbers(classifier: ImageClassifier) -> None:
+    assert torch.equal(predicted(classifier).logits, predicted(classifier).logits)
+
+
+def test_every_module_keeps_its_own_mode_and_no_statistics_move(
+    classifier: ImageClassifier,
+) -> None:
+    classifier.train()
+    norm = classifier.get_submodule("visual.0")
+    norm.eval()
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    predicted(classifier)
+    assert classifier.training
+    assert not norm.training
+    assert classifier.get_submodule("visual.3").training
+    for name, value in classifier.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_predictions_are_ordinary_tensors_that_can_take_part_in_a_gradient(
+    classifier: ImageClassifier,
+) -> None:
+    made = predicted(classifier)
+    weight = torch.ones(CLASSES, requires_grad=True)
+    (made.logits @ weight).sum().backward()
+    assert weight.grad is not None
+    assert not made.logits.requires_grad
+
+
+def test_classes_that_cannot_occur_are_never_predicted(classifier: ImageClassifier) -> None:
+    whole = predicted(classifier, noise_split([1, 4, 4, 1])).logits
+    part = predicted(classifier, noise_split([1, 4, 4, 1], classes=(1, 4))).logits
+    assert torch.equal(part[:, [1, 4]], whole[:, [1, 4]])
+    assert (part[:, [0, 2, 3, 5]] == -torch.inf).all()
+    assert set(part.argmax(dim=1).tolist()) <= {1, 4}
+
+
+def test_an_empty_split_is_refused(classifier: ImageClassifier) -> None:
+    with pytest.raises(ValueError, match="id/test has no items"):
+        predicted(classifier, noise_split([]))
+
+
+def test_a_label_outside_the_declared_classes_is_refused(classifier: ImageClassifier) -> None:
+    with pytest.raises(ValueError, match="id/test has labels outside the classes"):
+        predicted(classifier, noise_split([1, 2], classes=(1, 4)))
+
+
+# split_metrics and summary
+
+
+def test_a_split_is_measured_by_the_four_metrics() -> None:
+    item = random_predictions()
+    measured = split_metrics(item)
+    assert list(measured) == ["top1", "nll", "ece", "brier"]
+    assert measured["nll"] == pytest.approx(float(F.cross_entropy(item.logits, item.labels)))
+    assert measured["top1"] == float((item.logits.argmax(1) == item.labels).double().mean())
+
+
+def four(value: float) -> dict[str, float]:
+    return {"top1": value, "nll": 2 * value, "ece": value / 10, "brier": value / 2}
+
+
+def test_a_summary_has_exactly_the_names_of_the_design() -> None:
+    splits = ("id/val", "id/test", "ood/outline", "ood/3d")
+    flat = summary({name: four(0.5) for name in splits}, {"ood/outline": four(0.4)})
+    metrics = ("top1", "nll", "ece", "brier")
+    assert set(flat) == {
+        *(f"{split}/{metric}" for split in (*splits, "ood/mean") for metric in metrics),
+        "gap/top1",
+        "hmean/top1",
+        "gain/ood/top1",
+    }
+
+
+def test_a_summary_is_what_follows_from_the_splits() -> None:
+    tuned = {"id/test": four(0.8), "ood/a": four(0.3), "ood/b": four(0.5)}
+    zero_shot = {"id/test": four(0.6), "ood/a": four(0.4), "ood/b": four(0.7)}
+    flat = summary(tuned, zero_shot)
+    assert flat["id/test/nll"] == 1.6
+    assert flat["ood/mean/top1"] == pytest.approx(0.4)
+    assert flat["ood/mean/nll"] == pytest.approx(0.8)
+    assert flat["ood/mean/ece"] == pytest.approx(0.04)
+    assert flat["ood/mean/brier"] == pytest.approx(0.2)
+    assert flat["gap/top1"] == pytest.approx(0.4)
+    assert flat["hmean/top1"] == pytest.approx(2 * 0.8 * 0.4 / 1.2)
+    assert flat["gain/ood/top1"] == pytest.approx(0.4 - 0.55)
+
+
+def test_the_zero_shot_model_gains_nothing_over_itself() -> None:
+    zero_shot = {"id/test": four(0.6), "ood/a": four(0.4), "ood/b": four(0.7)}
+    assert summary(zero_shot, zero_shot)["gain/ood/top1"] == 0.0
+
+
+def test_without_shifts_nothing_is_said_of_them() -> None:
+    flat = summary({"id/val": four(0.5), "id/test": four(0.5)}, {"id/test": four(0.4)})
+    assert set(flat) == {f"id/{s}/{m}" for s in ("val", "test") for m in four(0.5)}
+
+
+def test_without_a_zero_shot_row_there_is_no_gain() -> None:
+    assert "gain/ood/top1" not in summary({"id/test": four(0.5), "ood/a": four(0.5)})
+
+
+def test_the_harmonic_mean_of_two_zeros_is_zero() -> None:
+    assert summary({"id/test": four(0.0), "ood/a": four(0.0)})["hmean/top1"] == 0.0
+
+
+# context_probe
+
+
+def directions(seed: int, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(count, WIDTH, generator=generator), dim=1)
+
+
+def test_an_unmoved_student_has_a_context_kl_of_exactly_zero() -> None:
+    features = directions(0, 20)
+    probe = context_probe(features, features.clone(), directions(1, 9), 100.0)
+    assert probe["kl"] == 0.0
+    assert probe["entropy"] > 0
+
+
+def test_the_context_probe_is_the_divergence_from_the_teacher_and_the_students_entropy() -> None:
+    teacher, student, contexts, scale = directions(0, 5), directions(1, 5), directions(2, 4), 7.0
+    p, q = (
+        torch.softmax(scale * features.double() @ contexts.double().T, dim=1).numpy()
+        for features in (teacher, student)
+    )
+    probe = context_probe(teacher, student, contexts, scale)
+    assert probe["kl"] == pytest.approx((p * np.log(p / q)).sum() / 5, rel=1e-9)
+    assert probe["entropy"] == pytest.approx(-(q * np.log(q)).sum() / 5, rel=1e-9)
+
+
+def test_the_context_probe_needs_clips_scale_to_see_anything() -> None:
+    teacher = directions(0, 50)
+    student = F.normalize(teacher + 0.05 * directions(1, 50), dim=1)
+    # Templates are much alike: their cosines with an image differ by a few hundredths.
+    contexts = F.normalize(directions(2, 1) + 0.05 * directions(3, 9), dim=1)
+    with_scale, without = (
+        context_probe(teacher, student, contexts, scale)["kl"] for scale in (100.0, 1.0)
+    )
+    assert with_scale > 1000 * without
+
+
+def test_equal_contexts_leave_the_student_undecided() -> None:
+    contexts = directions(3, 1).expand(8, -1)
+    probe = context_probe(directions(0, 4), directions(1, 4), contexts, 50.0)
+    assert probe == pytest.approx({"kl": 0.0, "entropy": math.log(8)}, abs=1e-9)

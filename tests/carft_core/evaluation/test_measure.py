@@ -1,0 +1,243 @@
+"""The models of a run measured together: the numbers of a straightforward evaluation of each."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor
+
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.data import Source
+from carft_sweep.carft_core.data.bank import VARIABLE
+from carft_sweep.carft_core.evaluation import measure as evaluate
+from carft_sweep.carft_core.evaluation.measure import (
+    among,
+    context_probe,
+    measure,
+    predict,
+    split_metrics,
+    summary,
+)
+from carft_sweep.carft_core.evaluation.metrics import top1
+from carft_sweep.carft_core.evaluation.predictions import (
+    CLASS_NAMES,
+    Predictions,
+    write_predictions,
+)
+from carft_sweep.carft_core.models.clip import Classifier
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.training.setup import Prepared
+from tests.carft_core.measured_task import OTHER_TASK, measured_task, moved_classifier
+
+pytestmark = pytest.mark.usefixtures("cache")
+Config = Callable[..., TrialConfig]
+SPLITS = ("id/val", "id/test", "ood/dark", "ood/pale", "ood/again", OTHER_TASK)
+ORDER = ("id/val", "id/test", "id/test_ends", "ood/dark", "ood/pale", "ood/both", "ood/again")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a classifier says of a set."""
+
+    predictions: Predictions
+    features: Tensor
+
+
+def everything(classifier: Classifier, stand: Prepared) -> dict[str, Said]:
+    """All at once, each split predicted by itself, in the order of measuring."""
+    teacher = stand.teacher
+    said: dict[str, Said] = {}
+    for name, split in stand.measured().items():
+        (features,) = teacher.encode([classifier], name)
+        head = stand.other_heads.get(name)
+        if head is None:
+            said[name] = Said(predict(classifier, name, teacher), features)
+        else:
+            logits = head(features).detach()
+            made = Predictions(name, split.ids, split.units, split.labels, logits)
+            said[name] = Said(made, features)
+    test, dark, pale = (said[name] for name in ("id/test", "ood/dark", "ood/pale"))
+    rows = torch.isin(test.predictions.labels, torch.tensor([0, 2])).nonzero()[:, 0]
+    ends = test.predictions.take(rows)
+    logits = among(ends.logits, (0, 2))
+    said["id/test_ends"] = Said(
+        Predictions("id/test_ends", ends.ids, ends.units, ends.labels, logits), test.features[rows]
+    )
+    one, two = dark.predictions, pale.predictions
+    both = Predictions(
+        split="ood/both",
+        ids=[*one.ids, *two.ids],
+        units=[*one.units, *two.units],
+        labels=torch.cat([one.labels, two.labels]),
+        logits=torch.cat([one.logits, two.logits]),
+    )
+    said["ood/both"] = Said(both, torch.cat([dark.features, pale.features]))
+    return {name: said[name] for name in (*ORDER, OTHER_TASK)}
+
+
+def expected_metrics(classifier: Classifier, stand: Prepared) -> dict[str, float]:
+    ours, theirs = everything(classifier, stand), everything(stand.teacher.classifier, stand)
+    metrics = summary(
+        {name: split_metrics(ours[name].predictions) for name in ORDER},
+        {name: split_metrics(theirs[name].predictions) for name in ORDER},
+        outside={"ood/again", "ood/both"},
+    )
+    teacher = stand.teacher
+    for name in ORDER:
+        features = theirs[name].features, ours[name].features
+        probe = context_probe(*features, teacher.w_ctx, teacher.scale)
+        metrics |= {f"context/{name}/{key}": value for key, value in probe.items()}
+    kept, before = (
+        top1(of[OTHER_TASK].predictions.logits, of[OTHER_TASK].predictions.labels)
+        for of in (ours, theirs)
+    )
+    metrics |= {f"{OTHER_TASK}/top1": kept, "retention/mean/top1": kept}
+    return metrics | {"retention/gain/top1": kept - before}
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[int, int]]:
+    """How often each image was read, by its source and row."""
+    counts: Counter[tuple[int, int]] = Counter()
+    views = Source.views
+
+    def counted(self: Source, rows: Sequence[int], **how: Any) -> Tensor:
+        counts.update((id(self), row) for row in rows)
+        return views(self, rows, **how)
+
+    monkeypatch.setattr(Source, "views", counted)
+    return counts
+
+
+@pytest.mark.parametrize("room", [1, 2**31])
+def test_metrics_and_tables_are_those_of_each_model_by_itself(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """In one pass for all models, and in one for each."""
+    monkeypatch.setattr(evaluate, "MEMORY_FOR_MODELS", room)
+    stand = measured_task(toy_config())
+    classifiers: dict[str, Classifier] = {
+        "unmerged": moved_classifier(stand),
+        "wise_ft@0": stand.teacher.classifier,
+        "wise_ft@0.5": moved_classifier(stand, 1.02),
+    }
+    models = {label: lambda it=it: it for label, it in classifiers.items()}
+    files = {label: tmp_path / label for label in ("unmerged", "wise_ft@0")}
+    measured = measure(models, stand, toy_config(), files)
+    assert list(measured) == list(classifiers)
+    for label, classifier in classifiers.items():
+        assert measured[label] == expected_metrics(classifier, stand), label
+    for label, file in files.items():
+        said = everything(classifiers[label], stand)
+        write_predictions(tmp_path / "expected", [it.predictions for it in said.values()])
+        table = pq.read_table(file)
+        names = json.loads(table.schema.metadata[CLASS_NAMES.encode()])
+        assert tuple(names) == stand.data.class_names
+        assert table.to_pylist() == pq.read_table(tmp_path / "expected").to_pylist()
+        assert list(dict.fromkeys(table["split"].to_pylist())) == [*ORDER, OTHER_TASK]
+    assert {file.name for file in tmp_path.iterdir()} >= {*files}
+    assert not (tmp_path / "wise_ft@0.5").exists(), "nobody asked for its predictions"
+
+
+def test_each_image_is_read_once_for_all_models_that_fit_into_memory(
+    toy_config: Config, reads: Counter[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "0")  # else each view is made once for good
+    stand, config = measured_task(toy_config()), toy_config()
+    images = sum(len(split) for split in stand.measured().values())
+    classifiers = [moved_classifier(stand, factor) for factor in (1.0, 1.1, 1.2)]
+    models: dict[str, Callable[[], Classifier]] = {
+        str(number): lambda it=it: it  # type: ignore[misc]
+        for number, it in enumerate(classifiers)
+    }
+    together = measure(models, stand, config, {})
+    assert reads.total() == images
+    of_one = sum(tensor.nbytes for tensor in classifiers[0].state_dict().values())
+    for room, passes in ((of_one + 1, 2), (1, 3)):
+        reads.clear()
+        monkeypatch.setattr(evaluate, "MEMORY_FOR_MODELS", room)
+        assert measure(models, stand, config, {}) == together
+        assert reads.total() == passes * images
+    reads.clear()
+    measure({"zero_shot": lambda: stand.teacher.classifier}, stand, config, {})
+    assert not reads, "the zero-shot model's features are kept"
+
+
+def test_a_model_of_two_labels_passes_once(
+    toy_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """WiSE-FT at alpha 1 is the tuned model itself."""
+    stand = measured_task(toy_config())
+    measure({"zero_shot": lambda: stand.teacher.classifier}, stand, toy_config(), {})
+    classifier = moved_classifier(stand)
+    passes: list[int] = []
+    encode = type(stand.teacher).encode
+
+    def counted(self: Teacher, classifiers: Sequence[Classifier], name: str) -> list[Tensor]:
+        passes.append(len(classifiers))
+        return encode(self, classifiers, name)
+
+    monkeypatch.setattr(type(stand.teacher), "encode", counted)
+    models = dict.fromkeys(("unmerged", "wise_ft@1"), lambda: classifier)
+    both = measure(models, stand, toy_config(), {})
+    assert both["unmerged"] == both["wise_ft@1"]
+    assert passes == [1] * len(stand.measured())
+
+
+@pytest.mark.parametrize("probe", [True, False])
+def test_predictions_stay_in_memory_only_as_long_as_a_derived_set_needs_them(
+    toy_config: Config, monkeypatch: pytest.MonkeyPatch, probe: bool
+) -> None:
+    """Those of `dark` until `pale` has come, six shifts later; of the others one at a time."""
+    alive: WeakSet[Predictions] = WeakSet()
+    most: list[int] = []
+    made = Predictions.__init__
+
+    def counted(self: Predictions, *args: Any, **fields: Any) -> None:
+        made(self, *args, **fields)
+        alive.add(self)
+        most.append(len(alive))
+
+    monkeypatch.setattr(Predictions, "__init__", counted)
+    config = toy_config({"eval": {"context_probe": probe}})
+    stand = measured_task(config, copies=6)
+    classifier = moved_classifier(stand)
+    measure({"unmerged": lambda: classifier}, stand, config, {})
+    # The model's and the zero-shot model's: of two shifts, their parts, and the union.
+    assert max(most) <= 2 * 2 + 2 + 2
+    assert not alive
+
+
+def test_without_a_file_nothing_is_written(toy_config: Config, tmp_path: Path) -> None:
+    stand = measured_task(toy_config())
+    models = {"zero_shot": lambda: stand.teacher.classifier}
+    file = tmp_path / "kept" / "predictions.parquet"
+    kept = measure(models, stand, toy_config(), {"zero_shot": file})
+    file.unlink()
+    assert measure(models, stand, toy_config(), {}) == kept
+    assert not list(file.parent.iterdir())
+
+
+def test_features_of_another_kind_are_measured_where_no_clip_is_needed(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    """An adapter's features lie in no space of CLIP's: no contexts, and no heads of other tasks."""
+    stand = measured_task(toy_config())
+    classifier = moved_classifier(stand)
+    whole = measure({"it": lambda: classifier}, stand, toy_config(), {})["it"]
+    classifier.clip_features = False
+    file = tmp_path / "predictions.parquet"
+    found = measure({"it": lambda: classifier}, stand, toy_config(), {"it": file})["it"]
+    lost = {name for name in whole if name.startswith(("context/", "retention/"))}
+    assert lost
+    assert found == {name: value for name, value in whole.items() if name not in lost}
+    assert dict.fromkeys(pq.read_table(file)["split"].to_pylist()) == dict.fromkeys(ORDER)

@@ -1,0 +1,273 @@
+"""Metrics against hand computation, naive loops and laws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sklearn_metrics
+from torch import Tensor
+
+from carft_sweep.carft_core.evaluation.metrics import (
+    brier,
+    ece,
+    entropy,
+    kl_divergence,
+    macro_f1,
+    mean_group_top1,
+    mean_per_class_top1,
+    nll,
+    top1,
+    worst_group_top1,
+)
+
+LABELLED = (top1, nll, ece, brier)
+EVEN = torch.zeros(1, 4)
+
+
+def logits_of(*rows: list[float]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64).log()
+
+
+@st.composite
+def predictions(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """Random logits, some of them with classes that cannot occur, and possible labels."""
+    items, classes = draw(st.integers(1, 40)), draw(st.integers(1, 7))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    logits = torch.randn(items, classes, generator=generator) * draw(st.sampled_from([0.1, 3, 30]))
+    possible = draw(st.integers(1, classes))
+    logits[:, possible:] = -torch.inf
+    return logits, torch.randint(possible, (items,), generator=generator)
+
+
+def naive_softmax(row: np.ndarray) -> np.ndarray:
+    powers = np.exp(row - row.max())
+    probabilities: np.ndarray = powers / powers.sum()
+    return probabilities
+
+
+def naive_ece(logits: np.ndarray, labels: np.ndarray, bins: int) -> float:
+    """The definition, bin by bin and item by item."""
+    total = 0.0
+    for number in range(bins):
+        hits, confidences = [], []
+        for row, label in zip(logits, labels, strict=True):
+            p = naive_softmax(row)
+            if number / bins < p.max() <= (number + 1) / bins:
+                hits.append(p.argmax() == label)
+                confidences.append(p.max())
+        if hits:
+            total += len(hits) / len(labels) * abs(np.mean(hits) - np.mean(confidences))
+    return total
+
+
+def test_metrics_of_two_items_are_those_computed_by_hand() -> None:
+    logits = logits_of([0.7, 0.2, 0.1], [0.5, 0.3, 0.2])
+    labels = torch.tensor([0, 1])
+    assert top1(logits, labels) == 0.5
+    assert nll(logits, labels) == pytest.approx(-(math.log(0.7) + math.log(0.3)) / 2, rel=1e-12)
+    # Confidences 0.7 (right) and 0.5 (wrong) lie in bins of their own: (0.3 + 0.5) / 2.
+    assert ece(logits, labels) == pytest.approx(0.4, rel=1e-12)
+    by_hand = (0.3**2 + 0.2**2 + 0.1**2 + 0.5**2 + 0.7**2 + 0.2**2) / 2
+    assert brier(logits, labels) == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_items_of_one_bin_may_make_up_for_each_other_in_ece() -> None:
+    logits = logits_of([0.75, 0.25], [0.75, 0.25], [0.75, 0.25], [0.75, 0.25])
+    assert ece(logits, torch.tensor([0, 0, 0, 1])) == pytest.approx(0.0, abs=1e-12)
+    assert ece(logits, torch.tensor([0, 0, 1, 1])) == pytest.approx(0.25, rel=1e-12)
+
+
+@given(predictions())
+@settings(deadline=None)
+def test_every_metric_equals_its_definition_computed_in_a_loop(case: tuple[Tensor, Tensor]) -> None:
+    logits, labels = (part.numpy() for part in case)
+    rows = [naive_softmax(row.astype(np.float64)) for row in logits]
+    pairs = list(zip(rows, labels, strict=True))
+    assert top1(*case) == pytest.approx(np.mean([p.argmax() == y for p, y in pairs]))
+    assert nll(*case) == pytest.approx(np.mean([-np.log(p[y]) for p, y in pairs]), rel=1e-9)
+    squares = [sum((p[c] - (c == y)) ** 2 for c in range(len(p))) for p, y in pairs]
+    assert brier(*case) == pytest.approx(np.mean(squares), abs=1e-9)
+    assert ece(*case) == pytest.approx(naive_ece(logits.astype(np.float64), labels, 15), abs=1e-9)
+
+
+@given(predictions(), st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_metrics_do_not_depend_on_the_order_of_items(
+    case: tuple[Tensor, Tensor], random: object
+) -> None:
+    logits, labels = case
+    order = list(range(len(labels)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    for metric in LABELLED:
+        assert metric(logits[order], labels[order]) == pytest.approx(metric(*case), abs=1e-12)
+
+
+@given(predictions())
+@settings(deadline=None)
+def test_metrics_stay_in_their_ranges(case: tuple[Tensor, Tensor]) -> None:
+    assert 0 <= top1(*case) <= 1
+    assert nll(*case) >= 0
+    assert 0 <= ece(*case) <= 1
+    assert -1e-12 <= brier(*case) <= 2
+    assert nll(*case) < math.inf
+
+
+@given(predictions())
+@settings(deadline=None)
+def test_classes_that_cannot_occur_count_as_if_they_were_not_there(
+    case: tuple[Tensor, Tensor],
+) -> None:
+    logits, labels = case
+    wider = torch.cat([logits, torch.full((len(logits), 3), -torch.inf)], dim=1)
+    for metric in LABELLED:
+        assert metric(wider, labels) == pytest.approx(metric(logits, labels), rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.75])
+def test_a_confidence_on_the_edge_of_a_bin_belongs_to_the_lower_bin(confidence: float) -> None:
+    edge = logits_of([confidence, 1 - confidence])
+    above = logits_of([confidence + 1e-6, 1 - confidence - 1e-6])
+    below = logits_of([confidence - 1e-6, 1 - confidence + 1e-6])
+    labels = torch.tensor([0, 1])
+    # One item right and one wrong: in one bin they make up for each other, in two they do not.
+    if confidence > 0.5:
+        together = ece(torch.cat([below, edge]), labels, bins=4)
+        assert together == pytest.approx(abs(0.5 - confidence), abs=1e-5)
+    apart = ece(torch.cat([edge, above]), labels, bins=4)
+    assert apart == pytest.approx(0.5, abs=1e-5)
+
+
+def test_a_single_class_is_always_right_and_certain() -> None:
+    logits, labels = torch.tensor([[3.0], [-2.0]]), torch.tensor([0, 0])
+    assert [metric(logits, labels) for metric in LABELLED] == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_among_equal_logits_the_first_class_is_the_prediction() -> None:
+    assert top1(EVEN, torch.tensor([0])) == 1.0
+    assert top1(EVEN, torch.tensor([1])) == 0.0
+
+
+def test_a_label_that_was_held_impossible_costs_infinitely_much() -> None:
+    assert nll(torch.tensor([[0.0, -torch.inf]]), torch.tensor([1])) == math.inf
+
+
+@pytest.mark.parametrize("metric", LABELLED)
+def test_metrics_of_no_items_are_refused(metric: Callable[[Tensor, Tensor], float]) -> None:
+    with pytest.raises(ValueError, match="at least one row"):
+        metric(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("metric", LABELLED)
+def test_labels_that_do_not_fit_the_logits_are_refused(
+    metric: Callable[[Tensor, Tensor], float],
+) -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        metric(EVEN, torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("metric", LABELLED)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_logits_of_a_diverged_model_are_refused(
+    metric: Callable[[Tensor, Tensor], float], bad: float
+) -> None:
+    with pytest.raises(FloatingPointError, match="not finite"):
+        metric(torch.tensor([[0.0, bad]]), torch.tensor([0]))
+
+
+def test_entropy_is_zero_for_certainty_and_log_k_for_ignorance() -> None:
+    certain = torch.tensor([[0.0, -torch.inf, -torch.inf]])
+    assert entropy(certain) == 0.0
+    assert entropy(torch.full((5, 8), -math.log(8))) == pytest.approx(math.log(8), rel=1e-6)
+
+
+def test_kl_of_two_coins_is_that_computed_by_hand() -> None:
+    p, q = logits_of([0.5, 0.5]), logits_of([0.9, 0.1])
+    expected = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
+    assert kl_divergence(p, q) == pytest.approx(expected, rel=1e-12)
+    assert kl_divergence(q, p) != pytest.approx(expected, rel=1e-2)
+
+
+def test_kl_is_a_mean_over_items() -> None:
+    p, q = logits_of([0.5, 0.5], [0.9, 0.1]), logits_of([0.9, 0.1], [0.9, 0.1])
+    assert kl_divergence(p, q) == pytest.approx(kl_divergence(p[:1], q[:1]) / 2, rel=1e-12)
+
+
+def test_kl_adds_nothing_where_p_is_zero_and_everything_where_only_q_is() -> None:
+    corner, middle = logits_of([1.0, 0.0]), logits_of([0.5, 0.5])
+    assert kl_divergence(corner, middle) == pytest.approx(math.log(2), rel=1e-12)
+    assert kl_divergence(corner, corner) == 0.0
+    assert kl_divergence(middle, corner) == math.inf
+
+
+def test_kl_of_undefined_distributions_is_not_hidden() -> None:
+    assert math.isnan(kl_divergence(torch.full((1, 2), torch.nan), logits_of([0.5, 0.5])))
+
+
+@given(st.integers(0, 2**32), st.integers(1, 9), st.floats(0.01, 50))
+@settings(deadline=None)
+def test_kl_is_never_negative_and_zero_for_equal_distributions(
+    seed: int, contexts: int, scale: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    p, q = (
+        torch.log_softmax(scale * torch.randn(6, contexts, generator=generator), dim=1)
+        for _ in range(2)
+    )
+    assert kl_divergence(p, q) >= 0
+    assert kl_divergence(p, p) == 0
+    assert 0 <= entropy(p) <= math.log(contexts) + 1e-6
+
+
+def test_distributions_of_different_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match="shape"):
+        kl_divergence(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+def certain(*classes: int) -> Tensor:
+    """Logits that predict these of four classes."""
+    return torch.eye(4)[list(classes)]
+
+
+def test_accuracies_by_class_and_by_group_of_five_items() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 2])
+    logits = certain(0, 0, 1, 1, 3)
+    assert mean_per_class_top1(logits, labels) == pytest.approx((2 / 3 + 1 + 0) / 3)
+    groups = ("sea", "land", "sea", "land", "land")
+    assert mean_group_top1(logits, labels, groups) == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert worst_group_top1(logits, labels, groups) == 0.5
+    with pytest.raises(ValueError, match="4 groups do not fit 5 items"):
+        worst_group_top1(logits, labels, groups[:4])
+
+
+def test_an_item_whose_group_is_empty_belongs_to_none() -> None:
+    labels, logits = torch.tensor([0, 0, 0, 1, 2]), certain(0, 0, 1, 1, 3)
+    groups = ("sea", "land", "", "land", "")
+    assert mean_group_top1(logits, labels, groups) == 1.0
+    assert worst_group_top1(logits, labels, groups) == 1.0
+    with pytest.raises(ValueError, match="no item belongs to a group"):
+        worst_group_top1(logits, labels, ("",) * 5)
+
+
+@given(data=predictions(), number=st.integers(1, 5), seed=st.integers(0, 99))
+def test_macro_f1_and_accuracies_by_group_are_those_of_scikit_learn(
+    data: tuple[Tensor, Tensor], number: int, seed: int
+) -> None:
+    logits, labels = data
+    told, true = logits.argmax(dim=1).numpy(), labels.numpy()
+    f1 = sklearn_metrics.f1_score(
+        true, told, average="macro", labels=np.unique(true), zero_division=0
+    )
+    assert macro_f1(logits, labels) == pytest.approx(f1)
+    per_class = sklearn_metrics.recall_score(true, told, average="macro", labels=np.unique(true))
+    assert mean_per_class_top1(logits, labels) == pytest.approx(per_class)
+    group = np.random.default_rng(seed).integers(number, size=len(true))
+    accuracies = [(told == true)[group == one].mean() for one in np.unique(group)]
+    names = [f"group {one}" for one in group]
+    assert mean_group_top1(logits, labels, names) == pytest.approx(np.mean(accuracies))
+    assert worst_group_top1(logits, labels, names) == pytest.approx(min(accuracies))

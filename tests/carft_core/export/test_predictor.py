@@ -1,0 +1,215 @@
+"""What an exported model says of a file is what its run said, from the export's folder alone."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import shutil
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.export import predictor as module
+from carft_sweep.carft_core.export.export import export
+from carft_sweep.carft_core.export.predictor import Picture, Prediction, Predictor, read_image
+from carft_sweep.carft_core.files import read_json, write_json
+from carft_sweep.carft_core.runs.folder import RunFolder, load_weights, save_weights
+from carft_sweep.carft_core.training.loop import train
+from carft_sweep.carft_core.training.setup import prepared
+
+Config = Callable[..., TrialConfig]
+CLASSES = ("anchor", "bell", "cat")
+
+
+@pytest.fixture(scope="module")
+def exported(toy_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export `model` of a run in `run`."""
+    folder = tmp_path_factory.mktemp("exported")
+    config = toy_config()
+    train(config, 0, workdir=folder / "run")
+    export(folder / "run", config, folder / "model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(exported: Path) -> Predictor:
+    return Predictor.load(exported / "model", "cpu")
+
+
+def as_bytes(file: Path) -> Picture:
+    return file.read_bytes()
+
+
+def opened(file: Path) -> Picture:
+    return Image.open(file)
+
+
+@pytest.mark.parametrize("form", [Path, as_bytes, opened])
+def test_it_says_of_every_image_what_the_run_said(
+    exported: Path, predictor: Predictor, toy_root: Path, form: Callable[[Path], Picture]
+) -> None:
+    rows = pq.read_table(RunFolder(exported / "run").predictions("unmerged")).to_pylist()
+    tested: list[dict[str, Any]] = [row for row in rows if row["split"] == "id/test"]
+    assert len(tested) == 12
+    told = predictor.predict([form(toy_root / row["id"]) for row in tested])
+    for row, prediction in zip(tested, told, strict=True):
+        assert [CLASSES.index(guess.name) for guess in prediction.classes] == row["top5"]
+        assert prediction.classes[0].probability == pytest.approx(row["confidence"], abs=1e-5)
+        assert sum(guess.probability for guess in prediction.classes) == pytest.approx(1)
+
+
+def test_contexts_are_the_softmax_over_the_templates(
+    exported: Path, predictor: Predictor, toy_config: Config, toy_root: Path
+) -> None:
+    stand = prepared(toy_config())
+    classifier = stand.teacher.new_classifier()
+    classifier.load_state_dict(load_file(RunFolder(exported / "run").weights("last")))
+    image = stand.teacher.transform.normalise(
+        stand.data.id_test.views([0], transform=stand.teacher.transform, seed=None, epoch=0)
+    )
+    with torch.no_grad():
+        features = classifier.eval().features(image)
+        expected = stand.teacher.context_log_probs(features).exp()[0]
+    (told,) = predictor.predict([toy_root / stand.data.id_test.ids[0]], contexts=2)
+    for guess in told.contexts:
+        place = stand.teacher.contexts.templates.index(guess.name)
+        assert guess.probability == pytest.approx(float(expected[place]), abs=1e-5)
+    assert [g.probability for g in told.contexts] == pytest.approx(
+        expected.sort(descending=True).values[:2].tolist(), abs=1e-5
+    )
+
+
+def test_so_many_are_told_as_are_asked_for_and_are_there(
+    predictor: Predictor, toy_root: Path
+) -> None:
+    file = next((toy_root / "test").rglob("*.png"))
+    (told,) = predictor.predict([file], top=99, contexts=0)
+    assert {guess.name for guess in told.classes} == set(CLASSES)
+    assert told.contexts == ()
+    assert predictor.predict([]) == []
+    many = predictor.predict([file] * 70, top=1)
+    assert [prediction.classes[0].name for prediction in many] == [told.classes[0].name] * 70
+
+
+def test_it_needs_nothing_that_it_was_trained_on(
+    exported: Path, toy_root: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    shutil.copytree(exported / "model", tmp_path / "elsewhere")
+    moved = Predictor.load(tmp_path / "elsewhere")
+    file = next((toy_root / "test").rglob("*.png"))
+    found: list[Prediction] = [one.predict([file])[0] for one in (moved, predictor)]
+    assert found[0] == found[1]
+
+
+def test_what_is_no_export_is_told(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"holds no exported model: there is no carft\.json"):
+        Predictor.load(tmp_path)
+    for name in ("classes.json", "head.safetensors", "contexts.safetensors"):
+        folder = tmp_path / name
+        shutil.copytree(exported / "model", folder)
+        (folder / name).unlink()
+        with pytest.raises(RequestError, match=f"is not whole: there is no {name}"):
+            Predictor.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("classes.json", {"classes": []}),
+        ("classes.json", {"classes": "abc"}),
+        ("classes.json", {"contexts": [1]}),
+        ("head.safetensors", {"weight": torch.zeros(2, 3)}),
+        ("head.safetensors", {"weight": None}),
+        ("contexts.safetensors", {"logit_scale": torch.zeros(2)}),
+        ("contexts.safetensors", {"w_ctx": torch.tensor([[math.nan]])}),
+        ("model: unknown interpolation", {"preprocess_cfg": {"interpolation": "shortest"}}),
+    ],
+)
+def test_an_export_that_is_damaged_is_refused_by_name(
+    exported: Path, tmp_path: Path, name: str, change: dict[str, Any]
+) -> None:
+    shutil.copytree(exported / "model", tmp_path / "model")
+    file = tmp_path / "model" / (name if "." in name else "open_clip_config.json")
+    if file.suffix == ".json":
+        write_json(file, {**read_json(file), **change})
+    else:
+        tensors = {**load_weights(file), **change}
+        save_weights(file, {key: it for key, it in tensors.items() if it is not None})
+    with pytest.raises(RequestError, match=name):
+        Predictor.load(tmp_path / "model")
+
+
+def test_an_export_whose_files_do_not_fit_together_is_named(exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported / "model", tmp_path / "model")
+    file = tmp_path / "model" / "open_clip_model.safetensors"
+    tensors = load_weights(file)
+    save_weights(file, {name: torch.full_like(it, 1e38) for name, it in tensors.items()})
+    with pytest.raises(RequestError, match=r"model: the model gives NaN"):
+        Predictor.load(tmp_path / "model")
+
+
+def test_no_tokenizer_is_opened(
+    exported: Path, toy_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda *_, **__: pytest.fail("opened"))
+    file = next((toy_root / "test").rglob("*.png"))
+    assert Predictor.load(exported / "model", "cpu").predict([file])[0].classes
+
+
+def test_one_image_is_held_at_a_time(
+    predictor: Predictor, toy_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[Image.Image]] = []
+
+    def read(picture: Picture) -> Image.Image:
+        assert [image for image in held if image() is not None] == []
+        image = read_image(picture)
+        held.append(weakref.ref(image))
+        return image
+
+    monkeypatch.setattr(module, "read_image", read)
+    file = next((toy_root / "test").rglob("*.png"))
+    assert len(predictor.predict([file] * 5)) == len(held) == 5
+
+
+def test_of_images_that_cannot_be_read_the_reason_comes_in_their_place(
+    predictor: Predictor, toy_root: Path
+) -> None:
+    file = next((toy_root / "test").rglob("*.png"))
+    pictures: list[Picture] = [b"%!PS-Adobe-3.0 EPSF-3.0", *[file] * 64, b"", file]
+    outcomes = list(predictor.attempt(pictures, top=1))
+    assert [isinstance(one, RequestError) for one in outcomes] == [
+        True,
+        *[False] * 64,
+        True,
+        False,
+    ]
+    (alone,) = predictor.predict([file], top=1)
+    for outcome in (outcomes[1], outcomes[-1]):
+        assert isinstance(outcome, Prediction)
+        assert outcome.classes[0].name == alone.classes[0].name
+
+
+def test_what_is_no_image_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="no image of a known format"):
+        read_image(b"hello")
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(file, "PNG")
+    with pytest.raises(RequestError, match="cannot be read"):
+        read_image(file.getvalue()[:1500])
+    with pytest.raises(RequestError, match=r"none\.png cannot be read as an image"):
+        read_image(tmp_path / "none.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(RequestError, match=r"pipe\.png .*not a regular file"):
+        read_image(tmp_path / "pipe.png")

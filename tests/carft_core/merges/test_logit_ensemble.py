@@ -1,0 +1,132 @@
+"""The logit ensemble: the line between the outputs of two classifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor, nn
+
+from carft_sweep.carft_core.algorithms import ALGORITHMS
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.merges.logit_ensemble import LogitEnsemble
+from carft_sweep.carft_core.models import clip
+from carft_sweep.carft_core.models.clip import Classifier, OpenedClip
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.runs.folder import RunFolder, finish
+from carft_sweep.carft_core.testing import batch_for, toy_teacher
+from carft_sweep.carft_core.training.loop import epochs, train
+from carft_sweep.carft_core.training.setup import prepared
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_clip: OpenedClip) -> Teacher:
+    return toy_teacher(tiny_clip)
+
+
+class Narrow(Classifier):
+    """A tuned classifier of another shape: five features that are no CLIP's."""
+
+    clip_features = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
+        self.head = nn.Linear(5, 3)
+
+    def features(self, images: Tensor) -> Tensor:
+        out: Tensor = self.tower(images)
+        return out
+
+    def logits(self, features: Tensor) -> Tensor:
+        out: Tensor = self.head(features)
+        return out
+
+
+def at(alpha: float, teacher: Teacher, tuned: Classifier) -> Classifier:
+    merge = LogitEnsemble(alphas=(alpha,))
+    return merge.model(merge.points()[0], teacher, tuned)
+
+
+@torch.no_grad()
+def test_it_interpolates_the_logits_of_any_classifier(teacher: Teacher) -> None:
+    images, tuned = batch_for(teacher).images, Narrow().eval()
+    ensemble = at(0.3, teacher, tuned).eval()
+    expected = 0.7 * teacher.classifier(images) + 0.3 * tuned(images)
+    assert torch.allclose(ensemble(images), expected, atol=1e-6)
+    assert ensemble.features(images).shape == (len(images), 32 + 5)
+    assert not ensemble.clip_features
+
+
+def test_alpha_zero_and_one_are_the_two_classifiers(teacher: Teacher) -> None:
+    tuned = Narrow()
+    assert at(0, teacher, tuned) is teacher.classifier
+    assert at(1, teacher, tuned) is tuned
+
+
+def test_it_refuses_no_algorithm() -> None:
+    assert {LogitEnsemble().refuses(cls()) for cls in ALGORITHMS.values()} == {None}
+
+
+def test_points_are_named_by_alpha() -> None:
+    points = LogitEnsemble(alphas=(0.5, 0.25)).points()
+    assert [(it.label, it.step) for it in points] == [
+        ("logit_ensemble@0.25", 250),
+        ("logit_ensemble@0.5", 500),
+    ]
+
+
+def test_a_run_measures_the_sum_of_the_logits_that_it_stores(
+    toy_config: Callable[..., TrialConfig], tmp_path: Path
+) -> None:
+    merges = [{"name": "logit_ensemble", "alphas": [0, 0.25, 1]}]
+    config = toy_config(
+        {"merges": merges, "optim.epochs": 1, "eval": {"logits": "always"}, "optim.lr": 0.01}
+    )
+    result = train(config, 0, workdir=tmp_path)
+    assert result is not None
+    folder = RunFolder(tmp_path)
+
+    def logits(label: str, split: str) -> Tensor:
+        table = pq.read_table(folder.predictions(label)).to_pylist()
+        return torch.tensor([row["logits"] for row in table if row["split"] == split])
+
+    # They are kept in half precision, of which a logit near 16 has steps of 0.016.
+    for split in ("id/test", "ood/dark"):
+        before, after = (logits(f"logit_ensemble@{alpha}", split) for alpha in (0, 1))
+        assert not torch.allclose(before, after, atol=0.1)
+        between = logits("logit_ensemble@0.25", split)
+        assert torch.allclose(between, 0.75 * before + 0.25 * after, atol=0.02)
+        assert torch.equal(after, logits("unmerged", split))
+    measured = result.merges["logit_ensemble@0.25"]["metrics"]
+    assert "id/test/top1" in measured
+    assert not any(name.startswith("context/") for name in measured)
+
+
+def test_both_models_pass_each_image_once_whatever_the_number_of_alphas(
+    toy_config: Callable[..., TrialConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interpolated logits follow from the features of both."""
+    merges = [{"name": "logit_ensemble", "alphas": [0, 0.25, 0.5, 0.75, 1]}]
+    config = toy_config({"merges": merges, "optim.epochs": 1, "algorithm": "fine_tune"})
+    assert all(True for _ in epochs(config, 0, workdir=tmp_path))
+    images: list[int] = []
+    outputs = clip.tower_outputs
+
+    def counting(tower: nn.Module, batch: Tensor) -> Tensor:
+        images.append(len(batch))
+        return outputs(tower, batch)
+
+    monkeypatch.setattr(clip, "tower_outputs", counting)
+    stand = prepared(config)
+    to_measure = sum(map(len, stand.measured().values()))
+    cached = sum(
+        len(split)
+        for name, split in stand.measured().items()
+        if stand.teacher.kept_features(name) is not None
+    )
+    finish(tmp_path, config, 0)
+    assert sum(images) == 2 * to_measure - cached

@@ -1,0 +1,729 @@
+"""An opened CLIP is open_clip's own model, frozen; its classifier sees what open_clip sees."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import open_clip
+import pytest
+import timm
+import torch
+from open_clip import factory
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from carft_sweep.carft_core.data.views import Transform
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.models import clip as clip_module
+from carft_sweep.carft_core.models.clip import (
+    ImageClassifier,
+    OpenedClip,
+    draws_at_random,
+    open_model,
+    weights_digest,
+)
+
+TEXTS = ["a photo of a cat", "an icon of a dog", "é", "a " * 70]
+TINY = "tiny-test-ViT"
+VISION = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+DIGESTS = {
+    ("ViT-B-16", "openai"): "0e9eb6e7f15aa54f",
+    ("ViT-B-32", "laion2b_s34b_b79k"): "d50fec2ce50b080f",
+    ("RN50", "openai"): "89e0e0c5eea6d714",
+    ("ViT-B-16-SigLIP", "webli"): "e1bb41ac8acb9863",
+}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "vit": {"embed_dim": 32, "vision_cfg": VISION, "text_cfg": TEXT},
+    "vit_quickgelu": {"embed_dim": 32, "vision_cfg": VISION, "text_cfg": TEXT, "quick_gelu": True},
+    "resnet": {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16},
+        "text_cfg": TEXT,
+    },
+    "convnext": {
+        "embed_dim": 32,
+        "vision_cfg": {
+            "timm_model_name": "convnext_atto",
+            "timm_model_pretrained": True,
+            "timm_pool": "",
+            "timm_proj": "linear",
+            "image_size": 32,
+        },
+        "text_cfg": TEXT,
+    },
+    "siglip": {
+        "embed_dim": 32,
+        "init_logit_bias": -10,
+        "custom_text": True,
+        "vision_cfg": VISION,
+        "text_cfg": {**TEXT, "no_causal_mask": True, "pool_type": "last", "proj_bias": True},
+    },
+    "coca": {
+        "embed_dim": 32,
+        "custom_text": True,
+        "multimodal_cfg": {**TEXT, "context_length": 76, "dim_head": 16, "mlp_ratio": 4},
+        "vision_cfg": {**VISION, "attentional_pool": True, "output_tokens": True},
+        "text_cfg": {**TEXT, "context_length": 76, "embed_cls": True, "output_tokens": True},
+    },
+}
+
+
+def images(count: int = 3, size: int = 32) -> Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[OpenedClip, nn.Module]:
+    """A folder opened by us and by open_clip, for each kind of tower."""
+    folder = tmp_path_factory.mktemp(request.param)
+    config = copy.deepcopy(ARCHITECTURES[request.param])
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        made = factory.create_model(f"local-dir:{folder}", load_weights=False)
+        for module in made.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_()  # type: ignore[union-attr]
+    torch.save(made.state_dict(), folder / "open_clip_pytorch_model.bin")
+    return open_model(str(folder)), factory.create_model(f"local-dir:{folder}").eval()
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The tiny architecture under a name that open_clip knows for one test."""
+    monkeypatch.setattr(factory, "_MODEL_CONFIG_PATHS", [*factory._MODEL_CONFIG_PATHS])
+    monkeypatch.setattr(factory, "_MODEL_CONFIGS", {**factory._MODEL_CONFIGS})
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / f"{TINY}.json").write_text(json.dumps(ARCHITECTURES["vit"]))
+    open_clip.add_model_config(tmp_path / "configs")
+    return TINY
+
+
+@pytest.fixture
+def state(tiny_clip_files: Path) -> dict[str, Tensor]:
+    return load_file(tiny_clip_files / "open_clip_model.safetensors")
+
+
+def same(left: OpenedClip, right: OpenedClip) -> bool:
+    one, other = left.model.state_dict(), right.model.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_images_and_texts_are_encoded_as_by_open_clip(pair: tuple[OpenedClip, nn.Module]) -> None:
+    ours, theirs = pair
+    tokens = ours.tokenizer(TEXTS)
+    with torch.no_grad():
+        image = theirs.encode_image(images(), normalize=True)  # type: ignore[operator]
+        text = theirs.encode_text(tokens, normalize=True)  # type: ignore[operator]
+    classifier = ImageClassifier(ours.model.visual, nn.Linear(32, 3, bias=False))  # type: ignore[arg-type]
+    # The same weights elsewhere in memory may add up in another order: not equal to the last bit.
+    assert torch.allclose(classifier.features(images()), image, atol=1e-6)
+    assert torch.allclose(ours.encode_text(TEXTS), text, atol=1e-6)
+    assert ours.logit_scale == pytest.approx(float(theirs.logit_scale.detach().exp()))  # type: ignore[operator]
+
+
+def test_the_classifier_with_scaled_text_features_gives_clips_own_logits(
+    pair: tuple[OpenedClip, nn.Module],
+) -> None:
+    ours, theirs = pair
+    head = nn.Linear(32, len(TEXTS), bias=False)
+    with torch.no_grad():
+        head.weight.copy_(ours.logit_scale * ours.encode_text(TEXTS))
+        image = theirs.encode_image(images(), normalize=True)  # type: ignore[operator]
+        text = theirs.encode_text(ours.tokenizer(TEXTS), normalize=True)  # type: ignore[operator]
+        scale = theirs.logit_scale.exp()  # type: ignore[operator]
+    classifier = ImageClassifier(ours.model.visual, head)  # type: ignore[arg-type]
+    assert torch.allclose(classifier(images()), scale * image @ text.T, atol=1e-4)
+
+
+def test_features_have_unit_norm_in_float32_even_under_bf16_autocast(
+    pair: tuple[OpenedClip, nn.Module],
+) -> None:
+    visual = copy.deepcopy(pair[0].model.visual)
+    classifier = ImageClassifier(visual, nn.Linear(32, 3, bias=False))  # type: ignore[arg-type]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = classifier.features(images())
+        logits = classifier.logits(features)
+    assert features.dtype == logits.dtype == torch.float32
+    assert torch.allclose(features.norm(dim=1), torch.ones(3), atol=1e-6)
+    assert torch.equal(logits, features @ classifier.head.weight.T)
+
+
+def test_every_parameter_of_tower_and_head_gets_a_gradient(
+    pair: tuple[OpenedClip, nn.Module],
+) -> None:
+    visual = copy.deepcopy(pair[0].model.visual)
+    classifier = ImageClassifier(visual, nn.Linear(32, 3, bias=False))  # type: ignore[arg-type]
+    classifier.requires_grad_(True)
+    F.cross_entropy(classifier(images()), torch.tensor([0, 1, 2])).backward()
+    without = [name for name, value in classifier.named_parameters() if value.grad is None]
+    assert without == []
+
+
+def test_channels_last_gives_the_same_features(pair: tuple[OpenedClip, nn.Module]) -> None:
+    visual = copy.deepcopy(pair[0].model.visual)
+    classifier = ImageClassifier(visual, nn.Linear(32, 3, bias=False))  # type: ignore[arg-type]
+    expected = classifier.features(images())
+    turning: Any = classifier  # whether `to` is typed with this keyword depends on torch's version
+    turning.to(memory_format=torch.channels_last)
+    turned = classifier.features(images().contiguous(memory_format=torch.channels_last))
+    assert torch.allclose(turned, expected, atol=1e-5)
+
+
+def test_an_opened_clip_is_frozen_in_eval_mode_and_float32_on_the_cpu(
+    pair: tuple[OpenedClip, nn.Module],
+) -> None:
+    model = pair[0].model
+    assert not any(module.training for module in model.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert {value.dtype for value in model.state_dict().values()} <= {torch.float32, torch.int64}
+    assert {value.device.type for value in model.state_dict().values()} == {"cpu"}
+
+
+def test_the_tower_carries_the_preprocessing_that_open_clip_sets(
+    pair: tuple[OpenedClip, nn.Module],
+) -> None:
+    ours, theirs = pair
+    assert ours.model.visual.preprocess_cfg == theirs.visual.preprocess_cfg  # type: ignore[union-attr]
+
+
+def test_opening_leaves_global_random_state_as_it_was(tiny_clip_files: Path) -> None:
+    before = torch.get_rng_state()
+    open_model(str(tiny_clip_files))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("layout", ["state.pt", "state.safetensors", "training.pt", "half.bin"])
+def test_an_open_clip_name_opens_with_a_file_in_every_official_layout(
+    registered: str, state: dict[str, Tensor], tiny_clip: OpenedClip, tmp_path: Path, layout: str
+) -> None:
+    path = tmp_path / layout
+    if layout == "state.safetensors":
+        save_file(state, path)
+    elif layout == "training.pt":
+        prefixed = {f"module.{key}": value for key, value in state.items()}
+        torch.save({"epoch": 1, "name": "x", "state_dict": prefixed, "optimizer": {}}, path)
+    else:
+        torch.save(state, path)
+    opened = open_model(registered, str(path))
+    assert same(opened, tiny_clip)
+    reference = open_clip.create_model(registered, pretrained=str(path)).eval()
+    with torch.no_grad():
+        expected = reference.encode_image(images())
+    assert torch.equal(opened.model.encode_image(images()), expected)  # type: ignore[operator]
+
+
+def test_weights_of_the_plain_layout_fit_a_model_with_a_text_tower_of_its_own(
+    tiny_clip: OpenedClip, tiny_clip_files: Path, tmp_path: Path
+) -> None:
+    folder = edited_config(
+        tiny_clip_files, tmp_path / "m", lambda config: config["model_cfg"].update(custom_text=True)
+    )
+    state = load_file(folder / "open_clip_model.safetensors")
+    # Checkpoints of old text towers carry the positions, which no model asks for any more.
+    state["text.transformer.embeddings.position_ids"] = torch.arange(77)
+    save_file(state, folder / "open_clip_model.safetensors")
+    opened = open_model(str(folder))
+    assert isinstance(opened.model, open_clip.CustomTextCLIP)
+    assert torch.equal(opened.encode_text(TEXTS), tiny_clip.encode_text(TEXTS))
+
+
+def test_a_misfitting_file_names_the_model_and_the_tensors(
+    registered: str, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    del state["ln_final.bias"]
+    state["visual.conv1.weight"] = torch.zeros(32, 3, 4, 4)
+    torch.save(state, tmp_path / "other.pt")
+    with pytest.raises(RequestError) as caught:
+        open_model(registered, str(tmp_path / "other.pt"))
+    assert caught.match(f"other.pt does not fit {TINY}: 1 missing in the file: ln_final.bias; ")
+    assert caught.match(r"visual\.conv1\.weight \(\[32, 3, 8, 8\] in the model, \[32, 3, 4, 4\]")
+
+
+def test_a_checkpoint_for_another_image_size_is_refused_not_resized(
+    registered: str, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    state["visual.positional_embedding"] = torch.zeros(26, 32)
+    torch.save(state, tmp_path / "large.pt")
+    with pytest.raises(RequestError, match=r"visual\.positional_embedding \(\[17, 32\] in the"):
+        open_model(registered, str(tmp_path / "large.pt"))
+
+
+def test_a_tag_decides_activation_and_preprocessing(
+    registered: str, tiny_clip_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = str(tiny_clip_files / "open_clip_model.safetensors")
+    tags = {
+        "quick": {"file": file, "quick_gelu": True, "mean": (0.1, 0.2, 0.3)},
+        "plain": {"file": file, "std": (0.5, 0.5, 0.5), "interpolation": "bilinear"},
+    }
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, TINY, tags)
+    quick, plain = open_model(registered, "quick"), open_model(registered, "plain")
+    reference = open_clip.create_model(registered, pretrained=file, force_quick_gelu=True).eval()
+    with torch.no_grad():
+        expected = reference.encode_image(images())
+    assert torch.equal(quick.model.encode_image(images()), expected)  # type: ignore[operator]
+    assert not torch.equal(plain.model.encode_image(images()), expected)  # type: ignore[operator]
+    assert quick.digest != plain.digest
+    assert quick.transform.mean == (0.1, 0.2, 0.3)
+    assert plain.transform == Transform(
+        32, open_clip.OPENAI_DATASET_MEAN, (0.5, 0.5, 0.5), "bilinear"
+    )
+
+
+def edited_config(folder: Path, target: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    shutil.copytree(folder, target)
+    config = json.loads((target / "open_clip_config.json").read_text())
+    change(config)
+    (target / "open_clip_config.json").write_text(json.dumps(config))
+    return target
+
+
+def test_the_transform_comes_from_the_config_but_its_size_from_the_tower(
+    tiny_clip_files: Path, tmp_path: Path
+) -> None:
+    half = [0.5, 0.5, 0.5]
+    preprocess = {"size": 99, "mean": half, "std": half, "interpolation": "bilinear"}
+    folder = edited_config(
+        tiny_clip_files, tmp_path / "m", lambda config: config.update(preprocess_cfg=preprocess)
+    )
+    assert open_model(str(folder)).transform == Transform(
+        32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["model_cfg"].update(no_such=1), r"cannot build .*TypeError.*no_such"),
+        (lambda c: c["model_cfg"].update(vision_cfg=3), "vision_cfg must be a mapping"),
+        (
+            lambda c: c["model_cfg"].update(vision_cfg={"timm_model_name": "convnext_bas"}),
+            "'convnext_bas' is no image tower of timm; near names: convnext_base,",
+        ),
+        (
+            lambda c: c["model_cfg"].update(vision_cfg={"timm_model_name": ["convnext_base"]}),
+            "timm_model_name must be a text",
+        ),
+        (lambda c: c.update(preprocess_cfg={"mean": [0.5]}), "three numbers each, not"),
+        (lambda c: c.update(preprocess_cfg={"std": "abc"}), "three numbers each, not 'abc'"),
+    ],
+)
+def test_a_config_that_describes_no_model_is_one_message(
+    tiny_clip_files: Path,
+    tmp_path: Path,
+    change: Callable[[dict[str, Any]], None],
+    message: str,
+) -> None:
+    folder = edited_config(tiny_clip_files, tmp_path / "m", change)
+    with pytest.raises(RequestError, match=message):
+        open_model(str(folder))
+
+
+@pytest.mark.parametrize("name", ["hf-hub:org/model", "local-dir:/etc", "hf_hub:org/model"])
+def test_a_model_cannot_name_the_image_tower_of_another_place(
+    tiny_clip_files: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        pytest.fail("timm was asked for it")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    folder = edited_config(
+        tiny_clip_files,
+        tmp_path / "m",
+        lambda config: config["model_cfg"]["vision_cfg"].update(timm_model_name=name),
+    )
+    with pytest.raises(RequestError, match=f"timm_model_name: '{name}' is no image tower of timm"):
+        open_model(str(folder))
+
+
+def test_every_model_of_open_clips_has_an_image_tower_and_numbers_that_a_model_may_have(
+    tmp_path: Path,
+) -> None:
+    for name in open_clip.list_models():
+        clip_module._check_architecture(tmp_path, open_clip.get_model_config(name))
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "number", "most"),
+    [
+        ("text_cfg", "vocab_size", 60_000_000, "1,000,000"),
+        ("text_cfg", "context_length", 100_000, "4,096"),
+        ("vision_cfg", "image_size", 20_000, "1,024"),
+        ("vision_cfg", "image_size", [20_000, 20_000], "1,024"),
+        ("vision_cfg", "layers", 1_000_000, "1,000"),
+        ("vision_cfg", "width", math.nan, "1,000,000"),
+    ],
+)
+def test_a_number_too_large_for_any_model_is_refused_before_it_is_built(
+    tiny_clip_files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    section: str,
+    key: str,
+    number: object,
+    most: str,
+) -> None:
+    def fail(*_: object) -> None:
+        pytest.fail("it was built")
+
+    monkeypatch.setattr(clip_module, "_build", fail)
+    folder = edited_config(
+        tiny_clip_files,
+        tmp_path / "m",
+        lambda config: config["model_cfg"][section].update({key: number}),
+    )
+    with pytest.raises(RequestError, match=rf"{section}\.{key} is .*; at most {most}$"):
+        open_model(str(folder))
+
+
+def test_an_architecture_that_its_weights_do_not_fill_takes_no_memory(
+    tiny_clip_files: Path, tmp_path: Path
+) -> None:
+    """Its tokens alone would have 400 GB."""
+    folder = with_text(tiny_clip_files, tmp_path / "m", vocab_size=10**6, width=10**5, heads=1)
+    with pytest.raises(RequestError, match=r"does not fit .*token_embedding\.weight"):
+        open_model(str(folder))
+
+
+def test_a_model_of_oblong_images_is_refused(tmp_path: Path) -> None:
+    config = copy.deepcopy(ARCHITECTURES["vit"])
+    config["vision_cfg"]["image_size"] = [32, 64]
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    save_file(open_clip.CLIP(**config).state_dict(), tmp_path / "open_clip_model.safetensors")
+    with pytest.raises(RequestError, match=r"wants \(32, 64\) pixels; images here are square"):
+        open_model(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (ModuleNotFoundError("transformers"), "needs the package transformers"),
+        (OSError("no\nnetwork"), r"could not be loaded \(no network\)\. Without a network put"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_had_names_the_remedy(
+    tiny_clip_files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Exception,
+    message: str,
+) -> None:
+    def fail(_: str, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", fail)
+    folder = edited_config(
+        tiny_clip_files,
+        tmp_path / "m",
+        lambda config: config["model_cfg"]["text_cfg"].update(hf_tokenizer_name="org/words"),
+    )
+    with pytest.raises(RequestError, match=f"its tokenizer org/words {message}"):
+        open_model(str(folder))
+
+
+def test_a_models_own_tokenizer_is_open_clips(
+    tiny_clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = edited_config(
+        tiny_clip_files,
+        tmp_path / "m",
+        lambda config: config["model_cfg"]["text_cfg"].update(hf_tokenizer_name="org/words"),
+    )
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda name, **_: (name, "its tokenizer"))
+    tokenizer: object = open_model(str(folder)).tokenizer
+    assert tokenizer == (f"local-dir:{folder}", "its tokenizer")
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    """What open_clip has transformers load, which need not be installed."""
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    class AutoTokenizer:
+        @staticmethod
+        def from_pretrained(name: object, **options: Any) -> object:
+            calls.append((str(name), options))
+            return SimpleNamespace()
+
+    stand_in: Any = ModuleType("transformers")
+    stand_in.AutoTokenizer = AutoTokenizer
+    monkeypatch.setitem(sys.modules, "transformers", stand_in)
+    return calls
+
+
+def with_text(tiny_clip_files: Path, target: Path, **text: object) -> Path:
+    """The built-in model whose config says more of its text tower."""
+    return edited_config(
+        tiny_clip_files, target, lambda config: config["model_cfg"]["text_cfg"].update(text)
+    )
+
+
+def test_a_tokenizer_of_a_models_own_is_loaded_without_running_its_code(
+    tiny_clip_files: Path, tmp_path: Path, loaded: list[tuple[str, dict[str, Any]]]
+) -> None:
+    options = {"clean": "canonicalize"}
+    folder = with_text(
+        tiny_clip_files, tmp_path / "m", hf_tokenizer_name="x", tokenizer_kwargs=options
+    )
+    open_model(str(folder))
+    ((name, given),) = loaded
+    assert name == str(folder)
+    assert given["trust_remote_code"] is False
+
+
+@pytest.mark.parametrize("hf", [{}, {"hf_tokenizer_name": "x"}])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("trust_remote_code", True),
+        ("bpe_path", "/etc/passwd.gz"),
+        ("reduction_mask", "syntax"),
+        ("cache_dir", "/tmp"),
+    ],
+)
+def test_a_model_cannot_choose_how_its_tokenizer_is_opened(
+    tiny_clip_files: Path,
+    tmp_path: Path,
+    loaded: list[tuple[str, dict[str, Any]]],
+    option: str,
+    value: object,
+    hf: dict[str, str],
+) -> None:
+    options = {"clean": "lower", option: value}
+    folder = with_text(tiny_clip_files, tmp_path / "m", tokenizer_kwargs=options, **hf)
+    with pytest.raises(RequestError, match=f"tokenizer_kwargs: {option} cannot be set"):
+        open_model(str(folder))
+    assert loaded == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ({"tokenizer_kwargs": ["clean"]}, "tokenizer_kwargs must be a mapping"),
+        ({"tokenizer_kwargs": {"clean": "nobody's"}}, "its tokenizer  ?could not be loaded"),
+        ({"hf_tokenizer_name": ["x"]}, "hf_tokenizer_name must be a text"),
+        ({"hf_model_name": "evil/tower"}, "'evil/tower' is no text tower that open_clip itself"),
+    ],
+)
+def test_a_config_of_a_text_tower_that_cannot_be_used_is_named(
+    tiny_clip_files: Path, tmp_path: Path, text: dict[str, object], message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        open_model(str(with_text(tiny_clip_files, tmp_path / "m", **text)))
+
+
+def test_every_model_of_open_clips_has_options_that_a_model_may_have() -> None:
+    for name in open_clip.list_models():
+        text = open_clip.get_model_config(name)["text_cfg"]
+        assert {*text.get("tokenizer_kwargs", {})} <= {*clip_module.TOKENIZER_OPTIONS}, name
+
+
+def test_texts_are_cut_from_the_length_on_at_which_open_clip_cuts(tiny_clip: OpenedClip) -> None:
+    # Start and end take two of the 77 tokens; each "a" takes one.
+    texts = ["", "a " * 74, "a " * 75, "a " * 76, "a " * 300]
+    assert tiny_clip.context_length == 77
+    assert tiny_clip.cut_texts(texts) == [3, 4]
+    full = tiny_clip.tokenizer([texts[2]])
+    assert torch.equal(full, tiny_clip.tokenizer([texts[3]]))
+
+
+@pytest.mark.parametrize("kind", ["end", "start, end", "padded by the end mark", "class mark last"])
+@pytest.mark.parametrize("length", [5, 9])
+def test_cut_texts_are_found_with_every_kind_of_tokenizer(
+    tiny_clip: OpenedClip, kind: str, length: int
+) -> None:
+    start, end, mark, padding = 1, 2, 3, 2 if kind == "padded by the end mark" else 0
+    before = [start] if kind in ("start, end", "class mark last") else []
+    after = [mark] if kind == "class mark last" else []
+
+    def tokenize(texts: list[str], context_length: int = length) -> Tensor:
+        rows = []
+        for text in texts:
+            room = context_length - len(before) - 1 - len(after)
+            words = range(10, 10 + min(len(text.split()), room))
+            row = [*before, *words, end]
+            rows.append([*row, *[padding] * (context_length - len(row) - len(after)), *after])
+        return torch.tensor(rows)
+
+    tokenize.context_length = length  # type: ignore[attr-defined]
+    clip = dataclasses.replace(tiny_clip, tokenizer=tokenize)
+    fits = length - len(before) - 1 - len(after)
+    texts = ["a " * count for count in range(length + 3)]
+    assert clip.cut_texts(texts) == list(range(fits + 1, length + 3))
+
+
+def test_a_short_context_cuts_earlier(tiny_clip_files: Path, tmp_path: Path) -> None:
+    folder = edited_config(
+        tiny_clip_files,
+        tmp_path / "m",
+        lambda config: config["model_cfg"]["text_cfg"].update(context_length=6),
+    )
+    state = load_file(folder / "open_clip_model.safetensors")
+    state["positional_embedding"] = state["positional_embedding"][:6].clone()
+    save_file(state, folder / "open_clip_model.safetensors")
+    assert open_model(str(folder)).cut_texts(["a a a a", "a a a a a"]) == [1]
+
+
+def test_the_digest_is_of_architecture_and_weights_and_of_nothing_else(
+    registered: str, state: dict[str, Tensor], tiny_clip_files: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    files = [tmp_path / "a.safetensors", tmp_path / "elsewhere" / "b.safetensors"]
+    for file in files:
+        shutil.copy(tiny_clip_files / "open_clip_model.safetensors", file)
+    digests = {weights_digest(registered, str(file)) for file in files}
+    assert len(digests) == 1
+    assert len(digests.pop()) == 64
+    state["logit_scale"] += 1
+    save_file(state, tmp_path / "other.safetensors")
+    other = weights_digest(registered, str(tmp_path / "other.safetensors"))
+    assert other != weights_digest(registered, str(files[0]))
+    deeper = edited_config(
+        tiny_clip_files,
+        tmp_path / "m",
+        lambda config: config["model_cfg"].update(quick_gelu=True),
+    )
+    assert weights_digest(str(deeper)) != weights_digest(str(tiny_clip_files))
+
+
+def test_the_digest_is_of_the_tokenizer_too_that_a_folder_brings(
+    tiny_clip_files: Path, tmp_path: Path
+) -> None:
+    """Equal weights with another vocabulary give other features of texts."""
+    plain, own = tmp_path / "plain", tmp_path / "own"
+    shutil.copytree(tiny_clip_files, plain)
+    with_text(tiny_clip_files, own, hf_tokenizer_name="x")
+    for folder in (plain, own):
+        (folder / "tokenizer.json").write_text('{"a": 1, "b": 2}')
+    before = weights_digest(str(plain)), weights_digest(str(own))
+    assert before[0] == weights_digest(str(tiny_clip_files))
+    moved = shutil.copytree(own, tmp_path / "moved")
+    (moved / "README.md").write_text("what it is")
+    assert weights_digest(str(moved)) == before[1]
+    for folder in (plain, own):
+        (folder / "tokenizer.json").write_text('{"a": 2, "b": 1}')
+    assert weights_digest(str(plain)) == before[0]
+    edited = weights_digest(str(own))
+    (own / "merges.txt").write_text("a b")
+    assert len({before[1], edited, weights_digest(str(own))}) == 3
+
+
+@pytest.mark.parametrize(
+    ("vision", "expected"),
+    [
+        ({}, False),
+        ({"patch_dropout": 0.25}, True),
+        ({"timm_model_name": "convnext_atto", "timm_drop_path": 0.1}, True),
+        ({"timm_model_name": "convnext_atto", "timm_drop": 0.1}, True),
+        ({"timm_model_name": "convnext_atto", "timm_drop_path": 0.0}, False),
+        ({"timm_model_name": "swin_tiny_patch4_window7_224"}, True),  # by timm's own default
+        ({"layers": [1, 1, 1, 1], "width": 8}, False),
+    ],
+    ids=str,
+)
+def test_an_image_tower_that_draws_at_random_while_it_trains_is_known(
+    vision: dict[str, object], expected: bool, tiny_clip_files: Path, tmp_path: Path
+) -> None:
+    folder = edited_config(
+        tiny_clip_files,
+        tmp_path / "m",
+        lambda config: config["model_cfg"]["vision_cfg"].update(image_size=224, **vision),
+    )
+    assert draws_at_random(str(folder), None, weights_digest(str(folder))) is expected
+
+
+def test_the_digest_needs_no_model(
+    tiny_clip: OpenedClip,
+    tiny_clip_files: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(source: object) -> None:
+        pytest.fail(f"{source} was built")
+
+    monkeypatch.setattr(clip_module, "_build", fail)
+    for _ in range(2):
+        assert weights_digest(str(tiny_clip_files)) == tiny_clip.digest
+    assert len(list((cache / "weights").iterdir())) == 1
+
+
+def test_the_builtin_clip_opens_at_32_pixels() -> None:
+    opened = open_model("builtin")
+    assert opened.transform.size == 32
+    assert opened.digest == weights_digest("builtin")
+    features = opened.encode_text(["an icon of a cat", "an icon of a dog"])
+    assert torch.allclose(features.norm(dim=1), torch.ones(2), atol=1e-6)
+    assert float(features[0] @ features[1]) < 0.99
+
+
+@pytest.mark.slow
+def test_vit_b_32_opens_from_a_training_checkpoint_in_open_clips_layout(tmp_path: Path) -> None:
+    model = open_clip.create_model("ViT-B-32").eval()
+    path = tmp_path / "epoch_1.pt"
+    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, path)
+    opened = open_model("ViT-B-32", str(path))
+    pixels = images(1, 224)
+    with torch.no_grad():
+        expected = model.encode_image(pixels, normalize=True)
+    classifier = ImageClassifier(opened.model.visual, nn.Linear(512, 2, bias=False))  # type: ignore[arg-type]
+    assert torch.equal(classifier.features(pixels), expected)
+    assert opened.transform.size == 224
+
+
+def test_the_digests_of_models_that_were_opened_before_stay_what_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Runs are known by them; these were computed before the opener was last rewritten."""
+    assert weights_digest("builtin").startswith("e52b84f925f6f749")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: "/somewhere")
+    monkeypatch.setattr(clip_module, "file_digest", lambda _: "0" * 64)
+    digests = {
+        (name, tag): weights_digest(name, tag)[:16]
+        for name, tag in [
+            ("ViT-B-16", "openai"),
+            ("ViT-B-32", "laion2b_s34b_b79k"),
+            ("RN50", "openai"),
+            ("ViT-B-16-SigLIP", "webli"),
+        ]
+    }
+    assert digests == DIGESTS
+
+
+def test_opening_says_nothing_and_gives_the_root_logger_no_handler(
+    tiny_clip_files: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = (
+        "import logging, sys; from carft_sweep.carft_core.models.clip import open_model; "
+        "open_model(sys.argv[1]); "
+        "assert not logging.getLogger().handlers and not logging.getLogger().filters"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_clip_files)], capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    open_model(str(tiny_clip_files))
+    assert caplog.records == []
+
+
+def test_attention_is_computed_one_way_once_a_model_was_opened(tiny_clip: OpenedClip) -> None:
+    assert not torch.backends.mha.get_fastpath_enabled()
+    block = copy.deepcopy(tiny_clip.model.visual)
+    with torch.no_grad():
+        frozen = block(images())  # type: ignore[operator]
+    assert torch.equal(block.requires_grad_(True)(images()), frozen)  # type: ignore[operator]

@@ -1,0 +1,356 @@
+"""Template sets and text features: open_clip's classifier, kept on disk only while it is true."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from carft_sweep.carft_core.data.families.icon_shift import ICON_TEMPLATES
+from carft_sweep.carft_core.errors import InvalidConfig, RequestError
+from carft_sweep.carft_core.models import prompts
+from carft_sweep.carft_core.models.clip import OpenedClip
+from carft_sweep.carft_core.models.prompts import (
+    TEMPLATE_SETS,
+    TemplateSet,
+    class_weights,
+    context_weights,
+    named_domains,
+    template_set,
+    text_features,
+)
+from carft_sweep.carft_core.training.numerics import arithmetic
+
+CPU = torch.device("cpu")
+NAMES = ["tench", "goldfish", "kite (bird of prey)", "{odd} name", "tench"]
+THREE = TemplateSet("three", ("a photo of a {}.", "{}", "a sketch of the {}"))
+
+
+@pytest.mark.parametrize("name", TEMPLATE_SETS)
+def test_every_set_is_valid_and_known_under_its_own_name(name: str) -> None:
+    templates = template_set(name)
+    assert templates.name == name
+    assert templates is TEMPLATE_SETS[name]
+    assert len(templates.digest) == 64
+    assert list(templates.texts(["cat"])) == [t.replace("{}", "cat") for t in templates.templates]
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("openai", open_clip.OPENAI_IMAGENET_TEMPLATES),
+        ("simple", open_clip.SIMPLE_IMAGENET_TEMPLATES),
+    ],
+)
+def test_open_clips_sets_say_what_open_clips_functions_say(
+    name: str, theirs: Sequence[Any]
+) -> None:
+    ours = template_set(name)
+    assert list(ours.texts(["kite (bird of prey)"])) == [f("kite (bird of prey)") for f in theirs]
+    assert len(ours.templates) == {"openai": 80, "simple": 7}[name]
+
+
+def test_the_icon_set_is_icon_shifts_own() -> None:
+    assert template_set("icon_shift").templates == ICON_TEMPLATES
+
+
+def test_domain_words_cover_the_domains_of_domainbed_and_declare_them() -> None:
+    templates = template_set("domain_words")
+    domainbed = {
+        *("art painting", "cartoon", "photo", "sketch"),
+        *("art", "clipart", "product", "real-world"),
+        *("clipart", "infograph", "painting", "quickdraw", "real", "sketch"),
+        "camera trap",
+    }
+    assert domainbed == set(templates.domains)
+    written = " ".join(templates.templates)
+    assert all(word in written for word in domainbed)
+
+
+def test_class_only_is_the_bare_name() -> None:
+    assert list(template_set("class_only").texts(["a", "b"])) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "domains"),
+    [
+        ("openai", {"photo", "art", "painting", "cartoon", "sketch"}),
+        ("simple", {"photo", "art"}),
+        ("class_only", set()),
+    ],
+)
+def test_a_set_says_which_domain_words_it_names(name: str, domains: set[str]) -> None:
+    words = template_set("domain_words").domains
+    assert set(named_domains(template_set(name), words)) == domains
+
+
+def test_a_users_file_names_what_it_declares_and_what_its_templates_say(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text('templates: ["a sketch of a {}", "a scan of a {}"]\ndomains: [x-ray]\n')
+    templates = template_set(str(path))
+    assert templates.name == "own"
+    words = ["sketch", "x-ray", "photo"]
+    assert named_domains(templates, words) == ("sketch", "x-ray")
+
+
+def test_named_domains_are_whole_words_or_declared() -> None:
+    templates = TemplateSet("s", ("an Art-Painting of a {}", "an outlined {}"), ("snow",))
+    words = ["art_painting", "outline", "art", "snow", "clipart", "a of"]
+    assert named_domains(templates, words) == ("art_painting", "art", "snow")
+
+
+def test_an_unknown_set_names_the_nearest_and_the_way_to_a_file() -> None:
+    with pytest.raises(RequestError) as caught:
+        template_set("opneai")
+    assert "did you mean 'openai'?" in str(caught.value)
+    assert ".txt, .yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "\0", "~nobody-here", "a" * 5000])
+def test_a_name_that_could_be_nothing_is_an_unknown_set(name: str) -> None:
+    with pytest.raises(RequestError, match="unknown template set"):
+        template_set(name)
+
+
+def test_a_path_is_read_as_a_file_and_its_mistakes_are_told(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("a photo\n")
+    with pytest.raises(RequestError, match=r"own\.txt: line 1: 'a photo' has no \{\}"):
+        template_set(str(tmp_path / "own.txt"))
+    with pytest.raises(RequestError, match=r"gone\.yaml cannot be read"):
+        template_set(str(tmp_path / "gone.yaml"))
+    with pytest.raises(RequestError, match="ends in one of"):
+        template_set(str(tmp_path))
+
+
+def test_no_invalid_set_can_be_made() -> None:
+    with pytest.raises(RequestError, match="template set none is empty"):
+        TemplateSet("none", ())
+    with pytest.raises(InvalidConfig, match=r"bad\[1\]: 'b' has no .*\nbad\[2\]: .*twice"):
+        TemplateSet("bad", ("a {}", "b", "a {}"))
+
+
+def test_the_digest_is_of_the_templates_in_their_order_only() -> None:
+    one = TemplateSet("one", ("a {}", "b {}"), ("x",))
+    assert one.digest == TemplateSet("two", ("a {}", "b {}")).digest
+    assert one.digest != TemplateSet("one", ("b {}", "a {}"), ("x",)).digest
+
+
+@pytest.mark.parametrize("name", ["openai", "simple", "domain_words"])
+@pytest.mark.parametrize("as_functions", [False, True])
+def test_class_weights_equal_open_clips_zero_shot_classifier(
+    tiny_clip: OpenedClip, name: str, as_functions: bool
+) -> None:
+    templates = template_set(name)
+    # open_clip fills with str.format, which our odd name survives as an argument.
+    theirs: list[Any] = list(templates.templates)
+    if as_functions:
+        theirs = [lambda c, t=t: t.replace("{}", c) for t in theirs]
+    expected = open_clip.build_zero_shot_classifier(
+        tiny_clip.model, tiny_clip.tokenizer, NAMES, theirs, num_classes_per_batch=2
+    )
+    w_cls = class_weights(text_features(tiny_clip, templates, NAMES, device=CPU))
+    assert torch.allclose(w_cls.T, expected, atol=1e-6, rtol=0)
+
+
+def test_each_feature_is_that_of_its_own_prompt(tiny_clip: OpenedClip) -> None:
+    w_raw = text_features(tiny_clip, THREE, NAMES, device=CPU)
+    assert w_raw.shape == (3, 5, 32)
+    assert w_raw.dtype == torch.float32
+    for k, template in enumerate(THREE.templates):
+        for c, name in enumerate(NAMES):
+            alone = tiny_clip.encode_text([template.replace("{}", name)])[0]
+            assert torch.allclose(w_raw[k, c], alone, atol=1e-6)
+
+
+def test_all_weights_have_unit_norm(tiny_clip: OpenedClip) -> None:
+    w_raw = text_features(tiny_clip, template_set("openai"), NAMES, device=CPU)
+    for weights in (w_raw, class_weights(w_raw), context_weights(w_raw)):
+        norms = weights.norm(dim=-1)
+        assert torch.allclose(norms, torch.ones_like(norms), atol=1e-6)
+
+
+def test_means_are_over_templates_and_over_classes() -> None:
+    w_raw = torch.eye(4).view(2, 2, 4)
+    half = 0.5**0.5
+    expected_cls = torch.tensor([[half, 0, half, 0], [0, half, 0, half]])
+    expected_ctx = torch.tensor([[half, half, 0, 0], [0, 0, half, half]])
+    assert torch.allclose(class_weights(w_raw), expected_cls)
+    assert torch.allclose(context_weights(w_raw), expected_ctx)
+
+
+@settings(max_examples=30, deadline=None)
+@given(order=st.permutations(range(5)))
+def test_context_weights_do_not_depend_on_the_order_of_classes(
+    tiny_clip: OpenedClip, order: list[int]
+) -> None:
+    w_raw = text_features(tiny_clip, THREE, NAMES, device=CPU)
+    assert torch.equal(context_weights(w_raw[:, order]), context_weights(w_raw))
+    shuffled = text_features(tiny_clip, THREE, [NAMES[index] for index in order], device=CPU)
+    assert torch.allclose(context_weights(shuffled), context_weights(w_raw), atol=1e-6)
+    assert torch.allclose(class_weights(shuffled), class_weights(w_raw)[order], atol=1e-6)
+
+
+def test_the_features_do_not_depend_on_the_size_of_the_batches(
+    tiny_clip: OpenedClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = text_features(tiny_clip, THREE, NAMES, device=CPU)
+    monkeypatch.setenv("CARFT_CACHE", str(tmp_path))
+    monkeypatch.setattr(prompts, "TEXTS_PER_BATCH", 2)
+    assert torch.allclose(text_features(tiny_clip, THREE, NAMES, device=CPU), whole, atol=1e-6)
+
+
+@pytest.mark.usefixtures("cache")
+def test_no_batch_is_larger_than_the_bound(tiny_clip: OpenedClip) -> None:
+    sizes: list[int] = []
+
+    def counting(texts: list[str], **kwargs: Any) -> Tensor:
+        sizes.append(len(texts))
+        return tiny_clip.tokenizer(texts, **kwargs)
+
+    counting.context_length = 77  # type: ignore[attr-defined]
+    counted = dataclasses.replace(tiny_clip, tokenizer=counting)
+    names = [f"thing {number}" for number in range(100)]
+    assert text_features(counted, THREE, names, device=CPU).shape == (3, 100, 32)
+    assert max(sizes) == prompts.TEXTS_PER_BATCH
+
+
+def test_features_carry_no_graph(tiny_clip: OpenedClip) -> None:
+    assert not text_features(tiny_clip, THREE, NAMES, device=CPU).requires_grad
+
+
+def test_on_another_device_only_the_text_side_is_copied_and_the_model_stays_where_it_is(
+    tiny_clip: OpenedClip, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device is a fake: its type is no cpu, and what is moved there stays."""
+    moved: list[nn.Module] = []
+
+    def stay(model: nn.Module, device: torch.device) -> nn.Module:
+        del device
+        moved.append(model)
+        return model
+
+    monkeypatch.setattr(nn.Module, "to", stay)
+    expected = prompts._encoded(tiny_clip, THREE, NAMES, CPU)
+    got = text_features(tiny_clip, THREE, NAMES, device=torch.device("mps"))
+    assert torch.equal(got.view(len(expected), -1), expected)
+    (copy,) = moved
+    assert copy is not tiny_clip.model
+    assert not [name for name, _ in copy.named_parameters() if name.startswith("visual")]
+    assert isinstance(tiny_clip.model.visual, nn.Module)
+    assert len(kept_files(cache)) == 1
+    text_features(tiny_clip, THREE, NAMES, device=CPU)
+    assert len(kept_files(cache)) == 2, "another device rounds differently"
+
+
+def test_features_are_in_fp32_without_tf32_whatever_is_set(
+    tiny_clip: OpenedClip, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del cache
+    seen: list[bool] = []
+    encode = OpenedClip.encode_text
+
+    def watched(clip: OpenedClip, texts: Sequence[str]) -> Tensor:
+        seen.append(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
+        return encode(clip, texts)
+
+    monkeypatch.setattr(OpenedClip, "encode_text", watched)
+    with arithmetic(CPU, "tf32"):
+        text_features(tiny_clip, THREE, NAMES, device=CPU)
+        assert torch.backends.cudnn.allow_tf32
+    assert seen == [False]
+
+
+def test_a_prompt_that_the_tokenizer_would_cut_is_refused_by_template_and_class(
+    tiny_clip: OpenedClip,
+) -> None:
+    templates = TemplateSet("long", ("a {}", "a " * 70 + "{}"))
+    with pytest.raises(RequestError) as caught:
+        text_features(tiny_clip, templates, ["cat", "dog " * 6], device=CPU)
+    assert caught.match(r"^template 'a a .*a \{\}' with class 'dog dog .*' is longer than the 77")
+    assert text_features(tiny_clip, templates, ["cat"], device=CPU).shape == (2, 1, 32)
+
+
+def test_no_class_is_refused(tiny_clip: OpenedClip) -> None:
+    with pytest.raises(RequestError, match="at least one class"):
+        text_features(tiny_clip, THREE, [], device=CPU)
+
+
+def kept_files(cache: Path) -> list[Path]:
+    return sorted((cache / "text_features").iterdir())
+
+
+def never(*_: object) -> Tensor:
+    return pytest.fail("encoded again")
+
+
+def test_what_is_kept_equals_what_was_computed_bit_for_bit_and_is_not_computed_again(
+    tiny_clip: OpenedClip, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = prompts._encoded(tiny_clip, THREE, NAMES, CPU).view(3, len(NAMES), -1)
+    first = text_features(tiny_clip, THREE, NAMES, device=CPU)
+    monkeypatch.setattr(prompts, "_encoded", never)
+    kept = text_features(tiny_clip, THREE, NAMES, device=CPU)
+    assert torch.equal(first, computed)
+    assert torch.equal(kept, computed)
+    assert len(kept_files(cache)) == 1
+
+
+@pytest.mark.usefixtures("cache")
+def test_the_name_of_a_set_is_not_in_the_key(
+    tiny_clip: OpenedClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = text_features(tiny_clip, THREE, NAMES, device=CPU)
+    monkeypatch.setattr(prompts, "_encoded", never)
+    renamed = dataclasses.replace(THREE, name="other", domains=("sketch",))
+    assert torch.equal(text_features(tiny_clip, renamed, NAMES, device=CPU), first)
+
+
+@pytest.mark.parametrize(
+    "change", ["clip", "template", "order of templates", "class", "order of classes", "revision"]
+)
+def test_a_change_in_anything_that_matters_is_computed_anew(
+    tiny_clip: OpenedClip, cache: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    text_features(tiny_clip, THREE, NAMES, device=CPU)
+    clip, templates, names = tiny_clip, THREE, NAMES
+    if change == "clip":
+        clip = dataclasses.replace(clip, digest="0" * 64)
+    elif change == "template":
+        templates = TemplateSet("three", (*THREE.templates[:2], "art of the {}"))
+    elif change == "order of templates":
+        templates = TemplateSet("three", THREE.templates[::-1])
+    elif change == "class":
+        names = [*NAMES[:-1], "shark"]
+    elif change == "order of classes":
+        names = NAMES[::-1]
+    else:
+        monkeypatch.setattr(prompts, "TEXT_REVISION", -1)
+    got = text_features(clip, templates, names, device=CPU)
+    computed = prompts._encoded(clip, templates, names, CPU)
+    assert torch.equal(got, computed.view(3, len(names), -1))
+    assert len(kept_files(cache)) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "empty", "foreign"])
+def test_a_damaged_file_is_computed_anew_and_mended(
+    tiny_clip: OpenedClip, cache: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    expected = text_features(tiny_clip, THREE, NAMES, device=CPU)
+    (file,) = kept_files(cache)
+    good = file.read_bytes()
+    changed = bytearray(good)
+    changed[-1] ^= 1
+    contents = {"cut": good[:-7], "bit": bytes(changed), "empty": b"", "foreign": b"<html>" * 9}
+    file.write_bytes(contents[damage])
+    assert torch.equal(text_features(tiny_clip, THREE, NAMES, device=CPU), expected)
+    assert kept_files(cache) == [file]
+    monkeypatch.setattr(prompts, "_encoded", never)
+    assert torch.equal(text_features(tiny_clip, THREE, NAMES, device=CPU), expected)

@@ -1,0 +1,455 @@
+"""Every way to name a model: what it finds, and what it says when it finds nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import open_clip
+import pytest
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+from carft_sweep.carft_core.errors import DownloadFailed, RequestError
+from carft_sweep.carft_core.models.clip import TINY_CLIP, find_model, open_model
+
+HALF = (0.5, 0.5, 0.5)
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache, empty, with no network; the folder is returned."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def put_in_hub(hub: Path, repo: str, files: Path) -> Path:
+    """A repository as the hub's client keeps it after a download."""
+    folder = hub / f"models--{repo.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(REVISION)
+    shutil.copytree(files, folder / "snapshots" / REVISION)
+    return folder / "snapshots" / REVISION
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"not opened here")
+    return str(path)
+
+
+@pytest.mark.parametrize("name", open_clip.list_models())
+def test_every_open_clip_name_takes_a_local_file(name: str, file: str) -> None:
+    source = find_model(name, file)
+    assert source.weights == Path(file)
+    assert source.architecture == open_clip.get_model_config(name)
+    assert source.tokenizer == name
+
+
+@pytest.mark.parametrize(("name", "tag"), open_clip.list_pretrained())
+def test_every_tag_brings_its_own_activation_and_preprocessing(
+    name: str, tag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def found(repo: str, file: str) -> str:
+        asked.append(f"{repo}/{file}")
+        return "/somewhere"
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", found)
+    published = open_clip.get_pretrained_cfg(name, tag)
+    source = find_model(name, tag)
+    assert asked[0].startswith(published["hf_hub"].rsplit(".", 1)[0])
+    assert source.preprocess["mean"] == published["mean"]
+    assert source.preprocess["std"] == published["std"]
+    assert source.preprocess["interpolation"] == published["interpolation"]
+    if published.get("quick_gelu"):
+        assert source.architecture["quick_gelu"] is True
+
+
+def test_the_openai_tag_of_the_plain_name_is_a_quickgelu_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: "/somewhere")
+    plain, marked = find_model("ViT-B-32", "openai"), find_model("ViT-B-32-quickgelu", "openai")
+    assert plain.architecture == marked.architecture
+    assert "quick_gelu" not in find_model("ViT-B-32", "laion2b_s34b_b79k").architecture
+
+
+def test_a_tag_may_be_written_with_dashes_and_a_name_with_a_slash(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: "/somewhere")
+    assert find_model("ViT-B/32", "laion2b-s34b-b79k").tokenizer == "ViT-B-32"
+
+
+@pytest.mark.parametrize(
+    ("name", "mean"),
+    [
+        ("ViT-B-16-SigLIP", HALF),
+        ("ViT-B-32", open_clip.OPENAI_DATASET_MEAN),
+        ("RN50", open_clip.OPENAI_DATASET_MEAN),
+    ],
+)
+def test_a_file_takes_the_preprocessing_on_which_all_tags_of_its_name_agree(
+    name: str, mean: tuple[float, ...], file: str
+) -> None:
+    assert tuple(find_model(name, file).preprocess["mean"]) == mean
+
+
+def test_where_the_tags_differ_the_file_takes_open_clips_default(file: str) -> None:
+    preprocess = find_model("ViT-L-14", file).preprocess
+    assert "mean" not in preprocess
+    assert preprocess["interpolation"] == "bicubic"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [
+        ("ViT-B32", "ViT-B-32"),
+        ("vit_b_16", "ViT-B-16"),
+        ("RN-50", "RN50"),
+        ("convnext_bas", "convnext_base"),
+    ],
+)
+def test_an_unknown_name_lists_the_near_ones_and_every_form(wrong: str, near: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        find_model(wrong, "openai")
+    message = str(caught.value)
+    assert near in message.partition("near names: ")[2].partition(". Allowed")[0].split(", ")
+    assert "builtin" in message
+    assert "hf-hub:<org>/<model>" in message
+    assert "open_clip_config.json" in message
+
+
+@pytest.mark.parametrize("name", ["", "\0", "~nobody-here", "a" * 5000, "hf-hub:", "local-dir:"])
+def test_a_name_that_could_be_nothing_is_refused_like_any_other(name: str) -> None:
+    with pytest.raises(RequestError, match=r"model\.name|could not be downloaded"):
+        find_model(name)
+    with pytest.raises(RequestError, match=r"^model\."):
+        find_model("RN50" if name else name, name)
+
+
+def test_a_name_near_to_none_says_so() -> None:
+    with pytest.raises(RequestError, match=r"unknown model 'zzzz'; near names: none\."):
+        find_model("zzzz")
+
+
+def test_a_name_without_weights_is_refused_with_its_tags() -> None:
+    with pytest.raises(
+        RequestError,
+        match=r"RN50 alone has random weights; give model\.pretrained\. Tags of RN50: cc12m, ",
+    ):
+        find_model("RN50")
+    with pytest.raises(RequestError, match=r"Tags of ViT-S-16: none\. Or the path"):
+        find_model("ViT-S-16")
+
+
+def test_an_unknown_tag_names_the_nearest_and_all_of_that_model() -> None:
+    with pytest.raises(
+        RequestError, match=r"unknown tag 'opnai'; did you mean 'openai'\? Tags of RN50: cc12m"
+    ):
+        find_model("RN50", "opnai")
+
+
+@pytest.mark.parametrize("path", ["./no.pt", "/no/where", "~/no.pt", "no.safetensors"])
+def test_a_path_that_is_not_there_is_called_a_file_not_a_tag(path: str) -> None:
+    with pytest.raises(RequestError, match="there is no file"):
+        find_model("RN50", path)
+
+
+def test_a_folder_as_weights_and_a_file_as_name_say_where_they_belong(
+    tmp_path: Path, file: str
+) -> None:
+    with pytest.raises(
+        RequestError, match=r"is a folder; give a file, or name a folder .* in model\.name"
+    ):
+        find_model("RN50", str(tmp_path))
+    with pytest.raises(RequestError, match=r"is a file; the file belongs in model\.pretrained"):
+        find_model(file)
+    with pytest.raises(RequestError, match="there is no folder /no/where"):
+        find_model("/no/where")
+
+
+@pytest.mark.parametrize("name", ["builtin", "hf-hub:org/model", "local-dir:/some"])
+def test_a_name_that_brings_its_weights_takes_no_others(name: str) -> None:
+    with pytest.raises(RequestError, match="brings its own weights; leave it out"):
+        find_model(name, "openai")
+
+
+def test_builtin_is_the_embedded_tiny_clip() -> None:
+    source = find_model("builtin")
+    assert source.weights == TINY_CLIP / "open_clip_model.safetensors"
+    assert source.architecture["vision_cfg"]["image_size"] == 32
+
+
+@pytest.mark.parametrize("prefix", ["", "local-dir:"])
+def test_a_folder_is_a_model_with_or_without_open_clips_prefix(
+    tiny_clip_files: Path, prefix: str
+) -> None:
+    source = find_model(f"{prefix}{tiny_clip_files}")
+    assert source.weights == tiny_clip_files / "open_clip_model.safetensors"
+    assert source.tokenizer == f"local-dir:{tiny_clip_files}"
+
+
+def test_a_folder_without_config_says_which_file_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"there is no file .*open_clip_config\.json"):
+        find_model(str(tmp_path))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_clip_files: Path) -> Path:
+    """A folder with a config and no weights."""
+    target = tmp_path / "model"
+    target.mkdir()
+    shutil.copy(tiny_clip_files / "open_clip_config.json", target)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("files", "chosen"),
+    [
+        (
+            ["open_clip_pytorch_model.bin", "open_clip_model.safetensors", "a.pt"],
+            "open_clip_model.safetensors",
+        ),
+        (["open_clip_pytorch_model.bin", "a.pt"], "open_clip_pytorch_model.bin"),
+        (["epoch_3.pt", "README.md"], "epoch_3.pt"),
+    ],
+)
+def test_a_folders_weights_are_the_file_open_clip_writes_or_the_only_one(
+    folder: Path, files: list[str], chosen: str
+) -> None:
+    for name in files:
+        (folder / name).touch()
+    assert find_model(str(folder)).weights == folder / chosen
+
+
+@pytest.mark.parametrize(
+    ("files", "found"), [([], "none"), (["b.pt", "a.safetensors"], r"a\.safetensors, b\.pt")]
+)
+def test_a_folder_with_no_weights_or_several_asks_which(
+    folder: Path, files: list[str], found: str
+) -> None:
+    for name in files:
+        (folder / name).touch()
+    with pytest.raises(RequestError, match=f"which file holds the weights\\? Found: {found}\\."):
+        find_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("{", "is not a model config: "),
+        ("\udcff", "is not a model config: "),
+        ("[]", "lacks embed_dim, vision_cfg, text_cfg"),
+        ('{"model_cfg": 3}', "lacks embed_dim, vision_cfg, text_cfg"),
+        ('{"model_cfg": {"embed_dim": 3, "text_cfg": {}}}', "its model_cfg lacks vision_cfg$"),
+        (
+            '{"model_cfg": {"embed_dim": 3, "text_cfg": {}, "vision_cfg": {}}, '
+            '"preprocess_cfg": 1}',
+            "preprocess_cfg must be a mapping",
+        ),
+    ],
+)
+def test_a_broken_config_says_what_is_wrong_with_it(
+    folder: Path, config: str, message: str
+) -> None:
+    (folder / "open_clip_config.json").write_bytes(config.encode(errors="surrogateescape"))
+    with pytest.raises(RequestError, match=message):
+        find_model(str(folder))
+
+
+def test_a_config_states_its_preprocessing(folder: Path) -> None:
+    (folder / "a.pt").touch()
+    config: dict[str, Any] = json.loads((folder / "open_clip_config.json").read_text())
+    config["preprocess_cfg"] = {"mean": HALF, "std": HALF, "interpolation": "bilinear", "size": 99}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    preprocess = find_model(str(folder)).preprocess
+    assert preprocess == {"mean": [*HALF], "std": [*HALF], "interpolation": "bilinear"}
+
+
+def test_a_hub_model_that_was_downloaded_once_needs_no_network(
+    offline: Path, tiny_clip_files: Path
+) -> None:
+    snapshot = put_in_hub(offline, "org/tiny", tiny_clip_files)
+    source = find_model("hf-hub:org/tiny")
+    assert source.weights == snapshot / "open_clip_model.safetensors"
+    assert source.architecture["embed_dim"] == 32
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "asked"),
+    [
+        ("hf-hub:org/tiny", None, "hf-hub:org/tiny"),
+        ("ViT-B-32", "openai", r"model\.pretrained: openai \(of ViT-B-32\)"),
+    ],
+)
+def test_a_download_that_fails_names_the_way_without_a_network(
+    offline: Path, name: str, pretrained: str | None, asked: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        find_model(name, pretrained)
+    assert caught.match(f"^{asked} could not be downloaded \\(")
+    assert caught.match(r"use a local file, model\.name: .* with model\.pretrained: <path")
+    assert "\n" not in str(caught.value)
+    assert not offline.exists()
+
+
+def test_a_malformed_hub_name_says_what_the_hub_allows() -> None:
+    with pytest.raises(RequestError, match=r"hf-hub:a b could not be downloaded .*alphanumeric"):
+        find_model("hf-hub:a b")
+
+
+def test_without_a_network_only_one_name_is_waited_for(
+    offline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def unreachable(repo: str, file: str) -> str:
+        asked.append(f"{repo}/{file}")
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+    with pytest.raises(RequestError, match="no network"):
+        find_model("RN50", "openai")
+    assert asked == ["timm/resnet50_clip.openai/open_clip_model.safetensors"]
+    assert not offline.exists()
+
+
+def test_where_no_name_is_resolved_the_hub_is_not_asked_again_and_again(
+    offline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*where: object) -> None:
+        raise socket.gaierror(f"{where[0]} not known")
+
+    def proxied(*_: str) -> str:
+        raise LocalEntryNotFoundError("asked")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", proxied)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr("carft_sweep.carft_core.models.clip.getproxies", dict)
+    with pytest.raises(
+        DownloadFailed, match=r"could not be downloaded \(huggingface\.co not known"
+    ):
+        find_model("RN50", "openai")
+    proxies = {"https": "proxy:3128"}
+    monkeypatch.setattr("carft_sweep.carft_core.models.clip.getproxies", lambda: proxies)
+    with pytest.raises(DownloadFailed, match="asked"):
+        find_model("RN50", "openai")
+    del offline
+
+
+class Answered(OSError):
+    """An answer of the hub's, whose class differs between its client's versions."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.response = SimpleNamespace(status_code=status)
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (LocalEntryNotFoundError("no network"), True),
+        (ConnectionResetError("by peer"), True),
+        (Answered(503), True),
+        (Answered(429), True),
+        (Answered(404), False),
+        (Answered(401), False),
+        (EntryNotFoundError("no such file"), False),
+        (ValueError("not a name"), False),
+    ],
+)
+def test_what_may_succeed_later_is_told_from_what_never_will(
+    offline: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, passes: bool
+) -> None:
+    def fail(*_: str) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(RequestError, match="could not be downloaded") as caught:
+        find_model("hf-hub:org/tiny")
+    assert isinstance(caught.value, DownloadFailed) is passes
+    del offline
+
+
+def test_a_repository_without_safetensors_gives_its_pickled_file(
+    offline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def only_bin(repo: str, file: str) -> str:
+        if file.endswith(".safetensors"):
+            raise EntryNotFoundError(file)
+        return f"/{repo}/{file}"
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", only_bin)
+    assert find_model("RN50", "openai").weights.name == "open_clip_pytorch_model.bin"
+    vitamin = find_model("ViTamin-S", "datacomp1b").weights
+    assert vitamin == Path("/jienengchen/ViTamin-S/pytorch_model.bin")
+    assert not offline.exists()
+
+
+def test_a_tag_outside_the_hub_is_fetched_by_open_clip_and_a_failure_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "weights.pt").write_bytes(b"abc")
+    tags = open_clip.pretrained._PRETRAINED["RN50"]
+    monkeypatch.setitem(tags, "here", {"url": (tmp_path / "weights.pt").as_uri()})
+    monkeypatch.setitem(tags, "gone", {"url": (tmp_path / "gone.pt").as_uri()})
+    assert find_model("RN50", "here").weights.read_bytes() == b"abc"
+    with pytest.raises(RequestError, match=r"gone \(of RN50\) could not be downloaded"):
+        find_model("RN50", "gone")
+
+
+def test_a_config_without_open_clips_key_is_none(folder: Path) -> None:
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    (folder / "open_clip_config.json").write_text(json.dumps(config["model_cfg"]))
+    with pytest.raises(RequestError, match="its model_cfg lacks embed_dim, vision_cfg, text_cfg"):
+        find_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("text", "tokenizer"), [({}, "local-dir:"), ({"hf_tokenizer_name": "org/words"}, "hf-hub:")]
+)
+def test_the_hub_has_the_tokenizer_of_its_model_unless_it_is_clips_own(
+    offline: Path, folder: Path, text: dict[str, str], tokenizer: str
+) -> None:
+    (folder / "open_clip_model.safetensors").touch()
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"] |= text
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    put_in_hub(offline, "org/tiny", folder)
+    assert find_model("hf-hub:org/tiny").tokenizer.startswith(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("repo", "is_taken"), [("org/tiny", True), ("xlm-roberta-base", True), ("evil/words", False)]
+)
+def test_a_model_of_the_hub_takes_its_tokenizer_from_no_unknown_repository(
+    offline: Path,
+    tiny_clip_files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    repo: str,
+    is_taken: bool,
+) -> None:
+    file = put_in_hub(offline, "org/tiny", tiny_clip_files) / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = repo
+    file.write_text(json.dumps(config))
+    opened: list[dict[str, object]] = []
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda _, **options: opened.append(options))
+    if is_taken:
+        open_model("hf-hub:org/tiny")
+    else:
+        with pytest.raises(RequestError, match=f"tokenizer is that of another repository, {repo}"):
+            open_model("hf-hub:org/tiny")
+    assert opened == ([{"trust_remote_code": False}] if is_taken else [])

@@ -1,0 +1,152 @@
+"""The zero-shot features of fixed views, and the cache in which they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.data import Source
+from carft_sweep.carft_core.data.views import AUGMENTATIONS
+from carft_sweep.carft_core.models.clip import open_model
+from carft_sweep.carft_core.models.teacher import Teacher, is_convolutional
+from carft_sweep.carft_core.training.setup import Prepared, prepared
+
+Config = Callable[..., TrialConfig]
+
+
+@pytest.fixture
+def stand(toy_config: Config, cache: Path) -> Prepared:
+    """With a cache that has nothing in it."""
+    assert not cache.exists()
+    return prepared(toy_config())
+
+
+def kept_files(cache: Path) -> list[Path]:
+    return sorted((cache / "image_features").glob("*"))
+
+
+@pytest.mark.parametrize("name", ["train", "id/val", "ood/pale"])
+def test_features_are_those_of_the_zero_shot_tower_on_fixed_views(
+    stand: Prepared, name: str
+) -> None:
+    teacher = stand.teacher
+    split = teacher.splits[name]
+    views = split.views(range(len(split)), transform=teacher.transform, seed=None, epoch=0)
+    with torch.no_grad():
+        expected = teacher.classifier.features(teacher.transform.normalise(views))
+    for _ in range(2):
+        features = teacher.features(name)
+        assert (features.dtype, features.device.type) == (torch.float32, "cpu")
+        torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_they_are_computed_once_and_take_part_in_a_gradient(
+    stand: Prepared, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = stand.teacher
+    assert teacher.kept_features("id/val") is None
+    computed = teacher.features("id/val")
+    assert len(kept_files(cache)) == 1
+    monkeypatch.setattr(Source, "views", lambda *_, **__: pytest.fail("an image was read"))
+    again = teacher.features("id/val")
+    assert torch.equal(again, computed)
+    for features in (computed, again):
+        head = torch.ones(features.shape[1], requires_grad=True)
+        (features @ head).sum().backward()
+        assert head.grad is not None
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut", "other", "gone"])
+def test_a_damaged_file_is_computed_anew(stand: Prepared, cache: Path, damage: str) -> None:
+    teacher = stand.teacher
+    computed = teacher.features("id/test")
+    (file,) = kept_files(cache)
+    whole = file.read_bytes()
+    if damage == "garbage":
+        file.write_bytes(b"no safetensors")
+    elif damage == "cut":
+        file.write_bytes(whole[:-7])
+    elif damage == "other":
+        teacher.keep_features("id/test", computed[:-1])  # of another number of images
+    else:
+        file.unlink()
+    assert teacher.kept_features("id/test") is None
+    assert torch.equal(teacher.features("id/test"), computed)
+    assert file.read_bytes() == whole
+
+
+def test_a_cache_that_cannot_be_read_costs_time_alone(stand: Prepared, cache: Path) -> None:
+    computed = stand.teacher.features("id/test")
+    (file,) = kept_files(cache)
+    file.unlink()
+    file.mkdir()  # even the superuser cannot read it
+    assert torch.equal(stand.teacher.features("id/test"), computed)
+
+
+def changed(teacher: Teacher, **fields: Any) -> Teacher:
+    return replace(teacher, **fields)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda it: changed(it, digests={**it.digests, "id/val": "0" * 64}),
+        lambda it: changed(it, clip=replace(it.clip, digest="0" * 64)),
+        lambda it: changed(it, transform=replace(it.transform, interpolation="bilinear")),
+        lambda it: changed(it, precision="bf16"),
+        lambda it: changed(it, device=torch.device("meta")),
+        lambda it: changed(it, splits={"id/val": it.splits["id/val"].subset([1, 0, 2, 3, 4, 5])}),
+    ],
+    ids=["data", "model", "transform", "precision", "device", "order"],
+)
+def test_whatever_decides_a_feature_is_a_part_of_the_key(
+    stand: Prepared, change: Callable[[Teacher], Teacher]
+) -> None:
+    stand.teacher.features("id/val")
+    assert change(stand.teacher).kept_features("id/val") is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda it: changed(
+            it, transform=replace(it.transform, augmentation=AUGMENTATIONS["domainbed"])
+        ),
+        lambda it: changed(it, batch_size=2, workers=2),
+        lambda it: changed(it, w_ctx=-it.w_ctx, class_names=("a", "b", "c")),
+    ],
+    ids=["augmentation", "batches", "text"],
+)
+def test_what_decides_no_feature_is_not(
+    stand: Prepared, change: Callable[[Teacher], Teacher]
+) -> None:
+    features = stand.teacher.features("id/val")
+    kept = change(stand.teacher).kept_features("id/val")
+    assert kept is not None
+    assert torch.equal(kept, features)
+
+
+def test_a_split_of_the_same_images_under_another_name_is_the_same(
+    stand: Prepared, cache: Path
+) -> None:
+    teacher = stand.teacher
+    named = replace(
+        teacher,
+        splits={"ood/again": teacher.splits["ood/dark"]},
+        digests={"ood/again": teacher.digests["ood/dark"]},
+    )
+    assert torch.equal(named.features("ood/again"), teacher.features("ood/dark"))
+    assert len(kept_files(cache)) == 1
+
+
+def test_a_residual_network_is_convolutional_and_a_vit_is_not(stand: Prepared) -> None:
+    assert not stand.teacher.convolutional
+    tower = open_model("builtin").model.visual
+    assert isinstance(tower, torch.nn.Module)
+    assert is_convolutional(tower)

@@ -1,0 +1,210 @@
+"""A user's own templates: both forms, and one message for each mistake, with its place."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.models.prompts import (
+    MAX_BYTES,
+    TemplateSet,
+    mistakes,
+    read_template_file,
+)
+
+
+def written(tmp_path: Path, name: str, content: str | bytes) -> Path:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_a_text_file_has_one_template_a_line(tmp_path: Path) -> None:
+    path = written(tmp_path, "mine.txt", "# my set\na photo of a {}\n\n  the {}, é \n")
+    assert read_template_file(path) == TemplateSet("mine", ("a photo of a {}", "the {}, é"), ())
+
+
+def test_a_byte_order_mark_and_windows_lines_are_no_part_of_a_template(tmp_path: Path) -> None:
+    path = written(tmp_path, "mine.txt", b"\xef\xbb\xbfa {}\r\nthe {}\r\n")
+    assert read_template_file(path).templates == ("a {}", "the {}")
+
+
+@pytest.mark.parametrize("ending", [".yaml", ".yml"])
+def test_yaml_gives_name_templates_and_domains(tmp_path: Path, ending: str) -> None:
+    text = 'name: styles\ntemplates: ["a sketch of a {}", a photo of a {}]\ndomains: [sketch]\n'
+    expected = TemplateSet("styles", ("a sketch of a {}", "a photo of a {}"), ("sketch",))
+    # `a photo of a {}` is a plain scalar only outside a flow list.
+    text = text.replace(", a photo of a {}]", ', "a photo of a {}"]')
+    assert read_template_file(written(tmp_path, f"f{ending}", text)) == expected
+
+
+def test_yaml_needs_only_templates(tmp_path: Path) -> None:
+    path = written(tmp_path, "own.yaml", 'templates:\n  - a {} here\n  - "{}"\n')
+    assert read_template_file(path) == TemplateSet("own", ("a {} here", "{}"), ())
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("a photo", "'a photo' has no {}; it takes exactly one"),
+        ("{} and {}", "'{} and {}' has 2 times {}; it takes exactly one"),
+        ("a {domain} of a {}", "has other braces; the class is written {}"),
+        ("a {c}", "has other braces; the class is written {}"),
+        ("a {0}", "has other braces; the class is written {}"),
+        ("a {{}}", "has other braces; the class is written {}"),
+        ("a } {}", "has other braces; the class is written {}"),
+        ("", "is empty"),
+        ("  ", "is empty"),
+        ("a {}", "'a {}' is in the set twice"),
+    ],
+)
+def test_each_mistake_in_a_template_has_its_message(template: str, message: str) -> None:
+    ((index, found),) = mistakes(["a {}", template])
+    assert index == 1
+    assert message in found
+
+
+@given(st.text("{} ab", max_size=8))
+def test_a_template_passes_exactly_when_it_has_one_placeholder_and_no_other_brace(
+    template: str,
+) -> None:
+    parts = template.split("{}")
+    good = len(parts) == 2 and not any(brace in part for part in parts for brace in "{}")
+    assert (not list(mistakes([template]))) == good
+
+
+def test_all_mistakes_of_a_text_file_come_at_once_with_their_lines(tmp_path: Path) -> None:
+    path = written(tmp_path, "mine.txt", "# set\na photo\n\na {}\na {x}\na {}\n")
+    with pytest.raises(RequestError) as caught:
+        read_template_file(path)
+    lines = str(caught.value).splitlines()
+    assert [line.partition(": ")[2].partition(":")[0] for line in lines] == [
+        "line 2",
+        "line 5",
+        "line 6",
+    ]
+    assert all(line.startswith(str(path)) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("templates: []", ["holds no template"]),
+        ("", ["must be a mapping with `templates:`"]),
+        ('- "a {}"', ["must be a mapping with `templates:`"]),
+        ("a photo of a {}", ["must be a mapping with `templates:`"]),
+        ("domains: [a]", ["templates: must be a list of texts"]),
+        ("templates: a {}", ["templates: must be a list of texts"]),
+        ("templates:\n  - {}", ["templates[0]: must be a text: YAML reads a bare {} as a mapping"]),
+        (
+            "templates:\n  - no\n  - 3\n  - a {}",
+            ["templates[0]: 'no' has no {}", "templates[1]: '3' has no {}"],
+        ),
+        ("templates: &a [*a]", ["line 1: not YAML: found unconstructable recursive node"]),
+        (
+            "templates: ['a {}']\ntemplate: 1\ndomains: sketch\nname: [x]",
+            [
+                "unknown field 'template'; did you mean 'templates'?",
+                "mine.yaml: name: must be a text",
+                "mine.yaml: domains: must be a list of texts",
+            ],
+        ),
+        ("templates:\n  - a\n  - the {}\n", ["templates[0]: 'a' has no {}"]),
+        ("templates: [\n'a {}'\n", ["line 3: not YAML"]),
+        ("templates:\n\t- a {}", ["line 2: not YAML"]),
+        (
+            "a: !!python/object/apply:os.system ['x']\ntemplates: [\"a {}\"]",
+            ["unknown field 'a'"],
+        ),
+        ("[" * 600, ["nested too deeply"]),
+    ],
+)
+def test_each_mistake_in_yaml_is_told_with_its_place(
+    tmp_path: Path, text: str, messages: list[str]
+) -> None:
+    path = written(tmp_path, "mine.yaml", text)
+    with pytest.raises(RequestError) as caught:
+        read_template_file(path)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(messages)
+    for line, message in zip(lines, messages, strict=True):
+        assert line.startswith(str(path))
+        assert message in line
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "# only a comment\n"])
+def test_a_text_file_without_templates_is_refused(tmp_path: Path, content: str) -> None:
+    with pytest.raises(RequestError, match=r"holds no template; one a line, such as"):
+        read_template_file(written(tmp_path, "mine.txt", content))
+
+
+def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"no\.txt cannot be read: No such file"):
+        read_template_file(tmp_path / "no.txt")
+    with pytest.raises(RequestError, match=f"^{Path.cwd() / 'no.txt'} cannot be read: No such"):
+        read_template_file(Path("no.txt"))
+    (tmp_path / "folder.txt").mkdir()
+    with pytest.raises(RequestError, match=r"folder\.txt cannot be read: Is a directory"):
+        read_template_file(tmp_path / "folder.txt")
+    with pytest.raises(RequestError, match=r"latin\.txt is not text in UTF-8"):
+        read_template_file(written(tmp_path, "latin.txt", b"caf\xe9 {}"))
+    with pytest.raises(RequestError, match=r"big\.txt has \d+ bytes; at most \d+ are read"):
+        read_template_file(written(tmp_path, "big.txt", b"a" * (MAX_BYTES + 1)))
+    with pytest.raises(RequestError, match=r"ends in one of \.txt, \.yaml, \.yml"):
+        read_template_file(written(tmp_path, "mine.json", "{}"))
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(content=st.binary(max_size=200), ending=st.sampled_from([".txt", ".yaml"]))
+def test_any_bytes_are_a_set_or_one_refusal(tmp_path: Path, content: bytes, ending: str) -> None:
+    path = written(tmp_path, f"any{ending}", content)
+    refusal = ""
+    templates: tuple[str, ...] = ()
+    try:
+        templates = read_template_file(path).templates
+    except RequestError as error:
+        refusal = str(error)
+    assert (str(path) in refusal) != bool(templates)
+    assert all(template.count("{}") == 1 for template in templates)
+
+
+@pytest.mark.parametrize("name", ["9" * 5000, "2024-99-99", f"1{':1' * 400_000}"])
+def test_what_looks_like_a_number_or_a_date_is_text(tmp_path: Path, name: str) -> None:
+    """Python would take any time to make one of the last."""
+    path = written(tmp_path, "mine.yaml", f"name: {name}\ntemplates: ['a {{}}']")
+    assert read_template_file(path).name == name
+
+
+@pytest.mark.parametrize("text", [r'name: "\UFFFFFFFF"', "%YAML 1." + "9" * 5000 + "\n---\n"])
+def test_an_impossible_number_of_an_escape_is_one_message(tmp_path: Path, text: str) -> None:
+    with pytest.raises(RequestError, match=r"mine\.yaml: not YAML: an impossible number"):
+        read_template_file(written(tmp_path, "mine.yaml", text))
+
+
+def test_half_a_character_is_no_template(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"templates\[0\]: .* holds an impossible character"):
+        read_template_file(written(tmp_path, "mine.yaml", r'templates: ["\ud800 {}"]'))
+
+
+def test_many_templates_are_checked_in_linear_time() -> None:
+    started = time.process_time()
+    assert not list(mistakes([f"{number} {{}}" for number in range(50_000)]))
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "mine.yaml"])
+def test_a_device_and_a_pipe_are_not_opened(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(RequestError, match="is not a regular file"):
+        read_template_file(tmp_path / name)
+    os.mkfifo(tmp_path / f"pipe.{name}")
+    with pytest.raises(RequestError, match="is not a regular file"):
+        read_template_file(tmp_path / f"pipe.{name}")

@@ -1,0 +1,87 @@
+"""CAR-FT on a real architecture: ViT-B-32 from a checkpoint file in open_clip's layout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.data import open_data
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.evaluation.measure import predict
+from carft_sweep.carft_core.models.clip import open_model
+from carft_sweep.carft_core.models.prompts import class_weights, template_set, text_features
+from carft_sweep.carft_core.models.teacher import zero_shot_classifier
+from carft_sweep.carft_core.training.loop import train
+from tests.carft_core.bare_teacher import bare_teacher
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training checkpoint as open_clip's own script saves it; random weights."""
+    torch.manual_seed(0)
+    model = open_clip.create_model("ViT-B-32")
+    path = tmp_path_factory.mktemp("vit") / "epoch_1.pt"
+    state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"epoch": 1, "name": "test", "state_dict": state}, path)
+    return path
+
+
+@pytest.mark.slow  # the tiny CLIP is trained by every other test
+def test_car_ft_trains_vit_b_32_from_a_checkpoint_file(
+    toy_config: Callable[..., TrialConfig], checkpoint: Path, tmp_path: Path
+) -> None:
+    config = toy_config(
+        {
+            "model": {"name": "ViT-B-32", "pretrained": str(checkpoint)},
+            "algorithm": {"name": "car_ft", "kl_weight": 1.0},
+            "optim": {"lr": 1e-5, "steps": 2, "batch_size": 4, "micro_batch": 2},
+            "merges": [{"name": "wise_ft", "alphas": [0.5]}],
+            "keep": {"weights": False},
+        }
+    )
+    result = train(config, 0, workdir=tmp_path / "run")
+    assert result is not None
+    assert result.facts["budget"] == "2 steps"
+    assert "Transform(size=224" in result.facts["transform"]
+    assert result.metrics["context/id/test/kl"] > 0
+    assert all(math.isfinite(value) for value in result.metrics.values())
+    assert 0 <= result.merges["wise_ft@0.5"]["metrics"]["id/test/top1"] <= 1
+
+
+def test_zero_shot_on_imagenet_gives_the_logits_of_open_clip(
+    checkpoint: Path, imagenet_root: Path
+) -> None:
+    names, places = open_clip.IMAGENET_CLASSNAMES[650:660], (0, 134, 517, 999)
+    clip = open_model("ViT-B-32", str(checkpoint))
+    w_cls = class_weights(
+        text_features(clip, template_set("simple"), names, device=torch.device("cpu"))
+    )
+    data = open_data(DataConfig(family="imagenet", root=str(imagenet_root), shifts=()))
+    teacher = bare_teacher(data.id_test.subset(places), clip.transform, batch_size=3)
+    ours = predict(zero_shot_classifier(clip, w_cls), "id/test", teacher)
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        "ViT-B-32", pretrained=str(checkpoint), weights_only=False
+    )
+    model.eval()
+    weights = open_clip.build_zero_shot_classifier(
+        model,
+        open_clip.get_tokenizer("ViT-B-32"),
+        names,
+        open_clip.SIMPLE_IMAGENET_TEMPLATES,
+        device="cpu",
+    )
+    folder = imagenet_root / "imagenet" / "val"
+    files = [folder / data.id_test.ids[index].removeprefix("test/") for index in places]
+    with torch.no_grad():
+        images = torch.stack([preprocess(Image.open(file)) for file in files])
+        features = model.encode_image(images, normalize=True)
+        theirs = model.logit_scale.exp() * features @ weights
+    assert float(ours.logits.std()) > 1e-3
+    torch.testing.assert_close(ours.logits, theirs, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,335 @@
+"""Weight files: what is read, what is refused, and how a misfit is told."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.models.clip import file_digest, fit, open_model, read_state
+
+STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
+
+
+class RunsCode:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {self.proof}",)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("state.pt", STATE),
+        ("hub.bin", STATE),
+        ("lightning.ckpt", {"state_dict": STATE, "epoch": 3}),
+        (
+            "open_clip_training.pt",
+            {
+                "epoch": 3,
+                "name": "run",
+                "state_dict": {f"module.{key}": value for key, value in STATE.items()},
+                "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": []},
+            },
+        ),
+    ],
+)
+def test_every_layout_in_which_open_clip_weights_come_is_read(
+    tmp_path: Path, file: str, content: Mapping[str, Any]
+) -> None:
+    torch.save(content, tmp_path / file)
+    state = read_state(tmp_path / file)
+    assert state.keys() == STATE.keys()
+    assert all(torch.equal(state[key], STATE[key]) for key in STATE)
+
+
+def test_safetensors_are_read(tmp_path: Path) -> None:
+    save_file(STATE, tmp_path / "state.safetensors")
+    assert torch.equal(read_state(tmp_path / "state.safetensors")["weight"], STATE["weight"])
+
+
+def test_a_name_is_only_cut_when_every_name_has_the_prefix(tmp_path: Path) -> None:
+    torch.save({"module.weight": torch.ones(1), "scale": torch.ones(1)}, tmp_path / "mixed.pt")
+    assert set(read_state(tmp_path / "mixed.pt")) == {"module.weight", "scale"}
+
+
+def test_a_file_that_would_run_code_is_refused_unrun_and_the_call_is_named(tmp_path: Path) -> None:
+    proof = tmp_path / "proof"
+    torch.save({"state_dict": RunsCode(proof)}, tmp_path / "evil.pt")
+    with pytest.raises(RequestError, match=r"evil\.pt holds more than tensors \(\w+\.system\)"):
+        read_state(tmp_path / "evil.pt")
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps(RunsCode(proof)))
+    with pytest.raises(RequestError, match=r"raw\.pt is not a checkpoint of PyTorch"):
+        read_state(tmp_path / "raw.pt")
+    assert not proof.exists()
+
+
+def test_a_checkpoint_with_python_objects_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    torch.save({"args": argparse.Namespace(lr=1), "state_dict": STATE}, tmp_path / "run.pt")
+    with pytest.raises(RequestError, match=r"argparse\.Namespace.*Save the state dict alone"):
+        read_state(tmp_path / "run.pt")
+
+
+def test_a_torchscript_archive_is_refused_and_the_tag_named(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), tmp_path / "ViT-B-32.pt")
+    with pytest.raises(RequestError, match=r"TorchScript archive .* Use the tag `openai`"):
+        read_state(tmp_path / "ViT-B-32.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"epoch": 1, "model": {"weight": torch.ones(1)}}, "not tensors are epoch, model"),
+        ({}, "holds no state dict but dict"),
+        ([torch.ones(1)], "holds no state dict but list"),
+        ({"state_dict": 3}, "holds no state dict but int"),
+        ({3: torch.ones(1)}, "not tensors are 3"),
+        ({"w": torch.ones(1).to_sparse()}, "not tensors are w"),
+        ({"w": torch.empty(1, device="meta")}, "not tensors are w"),
+        ({"w": torch.ones(1, dtype=torch.complex64)}, "not tensors are w"),
+    ],
+)
+def test_a_file_without_a_state_dict_says_what_it_holds(
+    tmp_path: Path, content: object, message: str
+) -> None:
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(RequestError, match=message):
+        read_state(tmp_path / "other.pt")
+
+
+def test_another_ending_lists_the_endings_that_are_read(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"\.safetensors, \.pt, \.pth, \.bin, \.ckpt"):
+        read_state(tmp_path / "weights.npz")
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    "content", [b"", b"<!DOCTYPE html>", b"version https://git-lfs", b"\x00" * 99]
+)
+def test_bytes_that_are_no_weights_give_one_message_with_the_path(
+    tmp_path: Path, ending: str, content: bytes
+) -> None:
+    path = tmp_path / f"broken{ending}"
+    path.write_bytes(content)
+    with pytest.raises(RequestError, match="broken"):
+        read_state(path)
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_a_damaged_file_is_refused_or_read_but_never_a_crash(
+    tmp_path: Path, ending: str, data: st.DataObject
+) -> None:
+    path = tmp_path / f"damaged{ending}"
+    if ending == ".pt":
+        torch.save(STATE, path)
+    else:
+        save_file(STATE, path)
+    content = bytearray(path.read_bytes())
+    end = data.draw(st.integers(0, len(content)))
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=3)):
+        content[place] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(bytes(content[:end]))
+    refusal, state = "", {}
+    try:
+        state = read_state(path)
+    except RequestError as error:
+        refusal = str(error)
+    assert (str(path) in refusal) != bool(state)
+    assert all(isinstance(value, Tensor) for value in state.values())
+
+
+def fitted(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    fit(model, state, name="ViT-X", path=Path("file.pt"))
+
+
+def test_a_misfit_names_what_is_missing_unexpected_and_of_another_shape() -> None:
+    state = {"weight": torch.ones(2, 4), "gain": torch.ones(2)}
+    with pytest.raises(RequestError) as caught:
+        fitted(nn.Linear(3, 2), state)
+    assert str(caught.value) == (
+        "file.pt does not fit ViT-X: 1 missing in the file: bias; 1 unexpected: gain; "
+        "1 of another shape: weight ([2, 3] in the model, [2, 4] in the file)"
+    )
+
+
+def test_a_compressed_archive_is_refused_unread(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(1 << 20)}, tmp_path / "w.pt")
+    with zipfile.ZipFile(tmp_path / "w.pt") as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    with pytest.raises(RequestError, match=r"w\.pt is compressed"):
+        read_state(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, ending: str) -> None:
+    os.mkfifo(tmp_path / f"w{ending}")
+    with pytest.raises(RequestError, match=rf"w\{ending} is not a regular file"):
+        read_state(tmp_path / f"w{ending}")
+
+
+def test_a_model_that_does_not_fit_is_left_as_it_was() -> None:
+    model = nn.Linear(3, 2)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(RequestError):
+        fitted(model, {"weight": torch.zeros(2, 3)})
+    assert all(torch.equal(model.state_dict()[key], before[key]) for key in before)
+
+
+def test_a_long_list_of_differences_is_cut_after_ten() -> None:
+    state = {**STATE, **{f"extra{number:02}": torch.ones(1) for number in range(13)}}
+    with pytest.raises(RequestError, match=r"13 unexpected: extra00, .*extra09 and 3 more$"):
+        fitted(nn.Linear(3, 2), state)
+
+
+def test_half_precision_weights_become_the_models_float32() -> None:
+    model = nn.Linear(3, 2)
+    fitted(model, {key: value.half() for key, value in STATE.items()})
+    assert model.weight.dtype == torch.float32
+    assert torch.equal(model.weight, STATE["weight"])
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_logit_scale_fits_as_scalar_or_vector_and_openais_numbers_are_dropped(
+    shape: tuple[int, ...],
+) -> None:
+    class WithScale(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(3, 2)
+            self.logit_scale = nn.Parameter(torch.zeros(shape))
+
+    model = WithScale()
+    scale = torch.full((1,) if shape == () else (), 4.5)
+    fitted(model, {**STATE, "logit_scale": scale, "input_resolution": torch.tensor(224)})
+    assert float(model.logit_scale.detach()) == 4.5
+
+
+def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
+    file = tmp_path / "weights.bin"
+    file.write_bytes(b"abc" * 1000)
+    expected = hashlib.sha256(b"abc" * 1000).hexdigest()
+    assert file_digest(file) == expected
+    moved = file.rename(tmp_path / "moved.bin")
+    assert file_digest(moved) == expected
+
+
+def test_a_second_digest_does_not_read_the_file_and_one_that_was_replaced_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by one of its size and with its time of modification, as `cp -p` leaves it."""
+    file = tmp_path / "weights.bin"
+    file.write_bytes(b"old")
+    old = file_digest(file)
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("it was read"))
+        assert file_digest(file) == old
+    stat = file.stat()
+    file.write_bytes(b"new")
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert file_digest(file) == hashlib.sha256(b"new").hexdigest()
+
+
+def test_a_file_that_is_written_to_while_it_is_read_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "weights.bin"
+    file.write_bytes(b"half")
+    whole = hashlib.file_digest
+
+    def slow(stream: Any, kind: str) -> Any:
+        digest = whole(stream, kind)
+        file.write_bytes(b"half and half")
+        return digest
+
+    monkeypatch.setattr(hashlib, "file_digest", slow)
+    assert file_digest(file) == hashlib.sha256(b"half").hexdigest()
+    monkeypatch.undo()
+    assert file_digest(file) == hashlib.sha256(b"half and half").hexdigest()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe\x00",
+        b"[]",
+        b"null",
+        json.dumps({"sha256": "0" * 64}).encode(),
+    ],
+)
+def test_a_damaged_entry_of_the_cache_is_computed_anew_and_mended(
+    tmp_path: Path, cache: Path, damage: bytes
+) -> None:
+    file = tmp_path / "weights.bin"
+    file.write_bytes(b"abc")
+    right = file_digest(file)
+    (entry,) = (cache / "weights").iterdir()
+    good = entry.read_bytes()
+    entry.write_bytes(damage)
+    assert file_digest(file) == right
+    assert entry.read_bytes() == good
+
+
+@pytest.mark.parametrize("digest", ["", "x" * 64, "0" * 63, 7, None])
+def test_an_entry_whose_digest_is_none_is_not_believed(
+    tmp_path: Path, cache: Path, digest: object
+) -> None:
+    file = tmp_path / "weights.bin"
+    file.write_bytes(b"abc")
+    right = file_digest(file)
+    (entry,) = (cache / "weights").iterdir()
+    entry.write_text(json.dumps({**json.loads(entry.read_text()), "sha256": digest}))
+    assert file_digest(file) == right
+
+
+def test_a_link_and_its_file_share_one_entry(tmp_path: Path, cache: Path) -> None:
+    file = tmp_path / "weights.bin"
+    file.write_bytes(b"abc")
+    (tmp_path / "link.bin").symlink_to(file)
+    assert file_digest(tmp_path / "link.bin") == file_digest(file)
+    assert len(list((cache / "weights").iterdir())) == 1
+
+
+def test_the_tiny_checkpoint_is_read_as_it_was_written(tiny_clip_files: Path) -> None:
+    file = tiny_clip_files / "open_clip_model.safetensors"
+    written, read = load_file(file), read_state(file)
+    assert written.keys() == read.keys()
+    assert all(torch.equal(written[key], read[key]) for key in written)
+
+
+@pytest.mark.parametrize("number", [1e38, float("nan")])
+def test_weights_that_overflow_are_refused_when_texts_are_read(
+    tiny_clip_files: Path, tmp_path: Path, number: float
+) -> None:
+    state = load_file(tiny_clip_files / "open_clip_model.safetensors")
+    state["token_embedding.weight"].fill_(number)
+    shutil.copy(tiny_clip_files / "open_clip_config.json", tmp_path)
+    save_file(state, tmp_path / "open_clip_model.safetensors")
+    with pytest.raises(RequestError, match=f"{tmp_path.name}: its weights give NaN"):
+        open_model(str(tmp_path)).encode_text(["a cat"])

@@ -1,0 +1,236 @@
+"""What makes two runs the same, and what does not."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.data import open_data
+from carft_sweep.carft_core.files import digest_of
+from carft_sweep.carft_core.merges import Merge, MergePoint, Model
+from carft_sweep.carft_core.merges.wise_ft import WiseFt
+from carft_sweep.carft_core.runs import identity
+from carft_sweep.carft_core.runs.folder import RunFolder, finish, is_complete
+from carft_sweep.carft_core.runs.identity import evaluation_digest, identify
+from carft_sweep.carft_core.training.loop import train
+from carft_sweep.carft_core.training.setup import prepared
+
+Config = Callable[..., TrialConfig]
+
+
+def wise_ft(*alphas: float) -> tuple[Merge, MergePoint]:
+    """The first point of a merge."""
+    merge = WiseFt(alphas=alphas)
+    return merge, merge.points()[0]
+
+
+HALF = wise_ft(0.5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"merges": [{"name": "wise_ft", "alphas": [0.3]}]},
+        {"eval": {"batch_size": 3}},
+        {"keep": {"result": "best_val"}},
+        {"workers": 2},
+        {"optim.micro_batch": 4},
+        {"data.shifts": ["pale"]},
+        {"data.augmentation": "flyp"},  # the same views as wise_ft
+        {"data.bad_files": "skip"},  # of none
+    ],
+)
+def test_what_does_not_decide_the_weights_is_outside(
+    toy_config: Config, change: dict[str, Any]
+) -> None:
+    assert identify(toy_config(change), 0).digest == identify(toy_config(), 0).digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"algorithm": {"name": "car_ft", "kl_weight": 2.0}},
+        {"algorithm": {"name": "fine_tune"}},
+        {"optim.lr": 2e-3},
+        {"optim.epochs": 3},
+        {"optim.batch_size": 4},
+        {"data.val_fraction": 0.5},
+        {"data.train_fraction": 0.5},
+        {"data.shots": 2},
+        {"data.split_seed": 1},
+        {"data.augmentation": "domainbed"},
+        {"data.augmentation": "none"},
+        {"prompts.classes": "openai"},
+        {"prompts.contexts": "openai"},
+        {"precision": "bf16"},
+    ],
+)
+def test_what_decides_the_weights_is_inside(toy_config: Config, change: dict[str, Any]) -> None:
+    assert identify(toy_config(change), 0).digest != identify(toy_config(), 0).digest
+
+
+def test_a_micro_batch_is_inside_where_items_of_a_batch_are_coupled(toy_config: Config) -> None:
+    def digest(micro_batch: int, **fields: Any) -> str:
+        return identify(toy_config({**fields, "optim.micro_batch": micro_batch}), 0).digest
+
+    assert digest(8) == digest(64)
+    trained = {"optim.batch_norm": "train"}
+    assert digest(8, **trained) != digest(64, **trained)
+
+
+def test_a_micro_batch_is_inside_where_the_image_tower_draws_at_random(
+    toy_config: Config, dropping_clip_files: Path, tmp_path: Path
+) -> None:
+    """Each micro-batch has masks of its own, so another size trains to other weights."""
+
+    def config(micro_batch: int, **fields: Any) -> TrialConfig:
+        model = {"name": str(dropping_clip_files)}
+        return toy_config({"model": model, "optim.micro_batch": micro_batch, **fields})
+
+    def loss(micro_batch: int) -> float:
+        result = train(config(micro_batch), 0, workdir=tmp_path / str(micro_batch))
+        assert result is not None
+        return result.metrics["id/val/nll"]
+
+    assert loss(4) != pytest.approx(loss(8), rel=1e-4)
+    digests = {identify(config(size), 0).digest for size in (2, 4, 8)}
+    assert len(digests) == 3
+    probes = {identify(config(size, algorithm="linear_probe"), 0).digest for size in (4, 8)}
+    assert len(probes) == 1  # it is solved on features of the tower as it is evaluated
+
+
+def test_a_model_whose_files_changed_is_opened_anew(
+    toy_config: Config, tiny_clip_files: Path, tmp_path: Path
+) -> None:
+    """Also within a process, as in a notebook: else its run would bear the digest of another."""
+    folder = shutil.copytree(tiny_clip_files, tmp_path / "clip")
+    config = toy_config({"model": {"name": str(folder)}})
+    before = prepared(config).teacher.clip.digest
+    state = load_file(folder / "open_clip_model.safetensors")
+    state["logit_scale"] += 0.1
+    save_file(state, folder / "open_clip_model.safetensors")
+    after = prepared(config).teacher.clip
+    assert identify(config, 0).parts["model"] == after.digest != before
+    assert after.logit_scale == pytest.approx(float(state["logit_scale"].exp()))
+
+
+@pytest.mark.parametrize("revision", ["TRAINING_REVISION", "MEASURING_REVISION"])
+def test_a_revision_decides_what_it_is_of(
+    revision: str, toy_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def digests() -> tuple[str, str]:
+        config = toy_config()
+        return identify(config, 0).digest, evaluation_digest("a" * 64, None, config)
+
+    before = digests()
+    monkeypatch.setattr(identity, revision, 10**6)
+    after = digests()
+    assert [old != new for old, new in zip(before, after, strict=True)] == [
+        revision == "TRAINING_REVISION",
+        revision == "MEASURING_REVISION",
+    ]
+
+
+def test_a_split_that_follows_the_seed_is_that_number(toy_config: Config) -> None:
+    follows = toy_config({"data.split_seed": "seed"})
+    assert follows.follows_seed
+    assert follows.for_seed(3) == toy_config({"data.split_seed": 3})
+    assert toy_config().for_seed(3) == toy_config()
+    assert identify(follows, 3) == identify(follows.for_seed(3), 3)
+    with pytest.raises(ValueError, match="see for_seed"):
+        open_data(follows.data)
+
+
+def test_what_trains_nothing_depends_on_a_seed_through_its_split(toy_config: Config) -> None:
+    zero_shot = {"algorithm": {"name": "zero_shot"}}
+    assert identify(toy_config(zero_shot), 0) == identify(toy_config(zero_shot), 1)
+    follows = toy_config({**zero_shot, "data.split_seed": "seed"})
+    assert identify(follows, 0).digest != identify(follows, 1).digest
+    assert "seed" not in identify(follows, 1).parts
+
+
+def test_a_run_folder_holds_the_number_of_its_split(toy_config: Config, tmp_path: Path) -> None:
+    config = toy_config({"algorithm": {"name": "zero_shot"}, "data.split_seed": "seed"})
+    found = train(config, 4, workdir=tmp_path)
+    assert found is not None
+    assert RunFolder(tmp_path).claimed()["config"]["data"]["split_seed"] == 4
+    assert finish(tmp_path, config, 4).metrics == found.metrics
+    assert is_complete(tmp_path, config)
+
+
+def test_the_seed_is_inside_unless_nothing_is_trained(toy_config: Config) -> None:
+    assert identify(toy_config(), 0).digest != identify(toy_config(), 1).digest
+    zero_shot = toy_config({"algorithm": "zero_shot"})
+    assert identify(zero_shot, 0).digest == identify(zero_shot, 1).digest
+    for change in ({"optim.lr": 1e-9}, {"data.augmentation": "lipsum"}):
+        other = toy_config({"algorithm": "zero_shot", **change})
+        assert identify(zero_shot, 0).digest == identify(other, 0).digest
+
+
+def test_a_field_that_is_none_or_false_stands_in_no_identity(toy_config: Config) -> None:
+    """So that one which comes later makes no old run another."""
+    parts = identify(toy_config({"optim.decay_norms_and_biases": False}), 0).parts
+    assert {"test_domain", "val_domain"}.isdisjoint(parts["data"])
+    assert {"steps", "steps_per_epoch", "decay_norms_and_biases"}.isdisjoint(parts["optim"])
+    assert "balanced" not in parts
+    assert parts["data"]["split_seed"] == parts["optim"]["label_smoothing"] == 0
+    steps = {"optim.epochs": None, "optim.steps": 6}
+    plain, by_step = (toy_config({**steps, "optim.steps_per_epoch": n}) for n in (None, 2))
+    assert identify(plain, 0).digest != identify(by_step, 0).digest
+
+
+def test_moving_the_data_changes_nothing(
+    toy_config: Config, toy_root: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(toy_root, moved)
+    there = toy_config({"data.root": str(moved)})
+    assert identify(there, 0).digest == identify(toy_config(), 0).digest
+
+
+def test_another_shift_is_another_evaluation_of_the_same_run(toy_config: Config) -> None:
+    whole, some, one = (
+        evaluation_digest("a" * 64, wise_ft(0.5), toy_config({"data.shifts": shifts}))
+        for shifts in (None, ["dark", "pale"], ["pale"])
+    )
+    assert whole == some != one
+
+
+def test_an_evaluation_is_named_by_run_model_and_what_is_measured(toy_config: Config) -> None:
+    def digest(model: Model = HALF, training: str = "a" * 64, **changes: Any) -> str:
+        return evaluation_digest(training, model, toy_config(changes))
+
+    one = digest()
+    assert digest(eval={"batch_size": 2}) == one
+    assert digest(wise_ft(0.5, 0.9)) == one, "another point of the merge is another evaluation"
+    others = [
+        digest(wise_ft(0.6)),
+        digest(None),
+        digest(training="b" * 64),
+        digest(keep={"result": "best_val"}),
+        digest(eval={"logits": "always"}),
+    ]
+    assert len({one, *others}) == 1 + len(others)
+
+
+def test_contexts_are_in_an_evaluation_that_probes_them(toy_config: Config) -> None:
+    def digest(contexts: str, *, probe: bool) -> str:
+        config = toy_config({"prompts.contexts": contexts, "eval": {"context_probe": probe}})
+        return evaluation_digest("a" * 64, None, config)
+
+    assert digest("simple", probe=True) != digest("openai", probe=True)
+    assert digest("simple", probe=False) == digest("openai", probe=False)
+    assert digest("simple", probe=False) != digest("simple", probe=True)
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.floats(allow_nan=False, allow_infinity=False)))
+def test_a_digest_does_not_depend_on_the_order_of_keys(data: dict[str, float]) -> None:
+    assert digest_of(data) == digest_of(dict(reversed(data.items())))

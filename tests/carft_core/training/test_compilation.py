@@ -1,0 +1,163 @@
+"""Compiled towers: what they leave alone, when they pay, and what happens when they cannot be."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.models.clip import OpenedClip
+from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
+from carft_sweep.carft_core.testing import toy_teacher
+from carft_sweep.carft_core.training import compilation
+from carft_sweep.carft_core.training.compilation import IMAGES_THAT_PAY, pays
+from carft_sweep.carft_core.training.loop import Decision, EpochReport, train
+from carft_sweep.carft_core.training.setup import prepared
+
+Config = Callable[..., TrialConfig]
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+RELATIVE, ABSOLUTE = 1e-4, 1e-5
+"""Tolerances of weights after a few steps of AdamW, which makes a whole step of the smallest
+gradient."""
+
+
+@pytest.mark.parametrize(
+    ("setting", "device", "images", "expected"),
+    [
+        ("auto", CUDA, IMAGES_THAT_PAY, True),
+        ("auto", CUDA, IMAGES_THAT_PAY - 1, False),
+        ("auto", CPU, 10 * IMAGES_THAT_PAY, False),
+        (True, CPU, 1, True),
+        (False, CUDA, 10 * IMAGES_THAT_PAY, False),
+    ],
+)
+def test_auto_compiles_long_runs_on_cuda(
+    *, setting: Any, device: torch.device, images: int, expected: bool
+) -> None:
+    assert pays(setting, device, images) is expected
+
+
+@pytest.mark.slow
+def test_what_cannot_be_compiled_is_trained_as_it_is_written_and_says_so(
+    toy_config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("InvalidCxxCompiler:\n no working C++ compiler was found")
+
+    monkeypatch.setattr(compilation, "_try", broken)
+    with caplog.at_level(logging.WARNING):
+        result = train(toy_config({"compile": True}), 0, workdir=tmp_path / "one")
+    assert result is not None
+    (warning,) = result.warnings
+    assert "InvalidCxxCompiler: no working C++ compiler was found" in warning
+    assert [it.getMessage() for it in caplog.records].count(warning) == 1
+    plain = train(toy_config(), 0, workdir=tmp_path / "two")
+    assert plain is not None
+    assert plain.warnings == []
+    assert plain.digest == result.digest
+    assert plain.metrics == result.metrics
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["car_ft", {"name": "ema", "of": "car_ft"}])
+def test_a_compiled_run_is_that_of_the_plain_one_up_to_rounding(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: object
+) -> None:
+    """With merges, a checkpoint in between, and a micro-batch."""
+    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")
+    changes: dict[str, Any] = {
+        "algorithm": algorithm,
+        "optim.micro_batch": 3,
+        "optim.grad_checkpointing": True,
+        "merges": ["wise_ft"],
+    }
+
+    def stop(epoch: EpochReport) -> Decision:
+        return Decision.STOP if epoch.epoch == 1 else Decision.CONTINUE
+
+    results, weights = [], []
+    for compile_ in (False, True):
+        config, folder = toy_config({**changes, "compile": compile_}), tmp_path / str(compile_)
+        assert train(config, 0, workdir=folder, report=stop) is None
+        results.append(train(config, 0, workdir=folder))
+        weights.append(load_weights(RunFolder(folder).weights("last")))
+    plain, compiled = results
+    assert plain is not None
+    assert compiled is not None
+    assert compiled.warnings == plain.warnings == []
+    assert compiled.digest == plain.digest
+    assert compiled.metrics == pytest.approx(plain.metrics, rel=1e-3, abs=1e-4)
+    assert weights[0].keys() == weights[1].keys()
+    torch.testing.assert_close(weights[1], weights[0], rtol=RELATIVE, atol=ABSOLUTE)
+    tower = prepared(toy_config({**changes, "compile": True})).teacher.classifier.visual
+    assert tower._compiled_call_impl is not None
+    assert copy.deepcopy(tower)._compiled_call_impl is None
+
+
+@pytest.mark.slow
+def test_a_compiler_that_fails_is_reported(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(module: nn.Module, _: object) -> Any:
+        raise ValueError(f"no code for {type(module).__name__}")
+
+    monkeypatch.setattr(compilation, "BACKEND", broken)
+    result = train(toy_config({"compile": True, "optim.lr": 2e-3}), 0, workdir=tmp_path)
+    assert result is not None
+    assert "no code for GraphModule" in result.warnings[0]
+    assert json.loads((tmp_path / "trained.json").read_text())["warnings"] == result.warnings
+
+
+@pytest.mark.slow
+def test_the_compiler_of_this_machine_gives_the_weights_up_to_rounding(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    # AdamW makes whole steps of the gradient of the keys' biases, which is nothing but rounding.
+    changes = {"algorithm": "fine_tune", "optim.epochs": 1, "optim.name": "sgd", "optim.lr": 0.1}
+    weights = []
+    for compile_ in (False, True):
+        folder = tmp_path / str(compile_)
+        result = train(toy_config({**changes, "compile": compile_}), 0, workdir=folder)
+        assert result is not None
+        assert result.warnings == []
+        weights.append(load_weights(RunFolder(folder).weights("last")))
+    torch.testing.assert_close(weights[1], weights[0], rtol=RELATIVE, atol=ABSOLUTE)
+    before = prepared(toy_config(changes)).teacher.classifier.visual.state_dict()
+    moved = [(weights[0][f"visual.{name}"] - old).abs().max() for name, old in before.items()]
+    assert min(moved) > 10 * ABSOLUTE
+
+
+def test_each_batch_size_of_a_warm_worker_is_compiled(
+    tiny_clip: OpenedClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch keeps eight graphs of a function, and computes on without a word when it has them."""
+    graphs = 0
+
+    def counting(module: nn.Module, _: object) -> Callable[..., Any]:
+        nonlocal graphs
+        graphs += 1
+        return module.forward
+
+    monkeypatch.setattr(compilation, "BACKEND", counting)
+    teacher = toy_teacher(tiny_clip)
+    for size in (8, 7, 6, 5):
+        graphs, model = 0, teacher.new_classifier()
+        assert compilation.compile_towers(model, teacher, size) is None
+        assert graphs == 2, f"{size}: that of the student and that of the teacher"
+        for count in (size, size - 4):
+            images = torch.zeros(count, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+            with compilation.eager_unless(size, count):
+                model.features(images).sum().backward()
+                teacher.image_features(images)
+        assert graphs == 2, f"{size}: the short last batch is computed as it is written"

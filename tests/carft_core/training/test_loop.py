@@ -1,0 +1,491 @@
+"""The training loop: exact resume, exact equalities, and what it reports."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from torch import nn
+
+from carft_sweep.carft_core.algorithms.base import Batch, Loss
+from carft_sweep.carft_core.algorithms.car_ft import CarFt
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.errors import NonFinite, RequestError
+from carft_sweep.carft_core.evaluation.measure import METRICS
+from carft_sweep.carft_core.models.clip import ImageClassifier, checkpoint_gradients, open_model
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.runs.folder import (
+    RunFolder,
+    finish,
+    is_complete,
+    load_weights,
+    read_result,
+)
+from carft_sweep.carft_core.training import loop as train_module
+from carft_sweep.carft_core.training.loop import Decision, EpochReport, epochs, set_mode, train
+
+Config = Callable[..., TrialConfig]
+
+
+def weights(folder: Path, kind: str = "last") -> dict[str, torch.Tensor]:
+    return load_weights(RunFolder(folder).weights(kind))
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def run(config: TrialConfig, folder: Path, seed: int = 0) -> dict[str, torch.Tensor]:
+    assert train(config, seed, workdir=folder) is not None
+    return weights(folder)
+
+
+def test_kl_weight_zero_gives_the_weights_of_fine_tuning_to_the_bit(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    plain = run(toy_config({"algorithm": "fine_tune"}), tmp_path / "ft")
+    zero = run(toy_config({"algorithm": {"name": "car_ft", "kl_weight": 0.0}}), tmp_path / "zero")
+    held = run(toy_config({"algorithm": {"name": "car_ft", "kl_weight": 1.0}}), tmp_path / "held")
+    assert same(plain, zero)
+    assert not same(plain, held)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    torch.manual_seed(123)
+    one = run(toy_config(), tmp_path / "a")
+    torch.manual_seed(321)
+    two = run(toy_config(), tmp_path / "b")
+    assert same(one, two)
+    assert not same(one, run(toy_config(), tmp_path / "c", seed=1))
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 2])
+def test_a_run_closed_between_epochs_and_called_again_ends_in_the_same_weights(
+    toy_config: Config, tmp_path: Path, stop_after: int
+) -> None:
+    config = toy_config({"optim.epochs": 3})
+    expected = run(config, tmp_path / "whole")
+
+    def report(epoch: EpochReport) -> Decision:
+        return Decision.STOP if epoch.epoch == stop_after else Decision.CONTINUE
+
+    folder = tmp_path / "stopped"
+    assert train(config, 0, workdir=folder, report=report) is None
+    seen: list[int] = []
+
+    def watch(epoch: EpochReport) -> Decision:
+        seen.append(epoch.epoch)
+        return Decision.CONTINUE
+
+    assert train(config, 0, workdir=folder, report=watch) is not None
+    assert seen == list(range(stop_after + 1, 4))
+    assert same(weights(folder), expected)
+    whole, stopped = RunFolder(tmp_path / "whole").history(), RunFolder(folder).history()
+    losses = [[item["metrics"].get("train/loss") for item in h] for h in (whole, stopped)]
+    assert losses[0] == losses[1]
+
+
+def killed_after(epoch: int, config: TrialConfig, folder: Path) -> list[EpochReport]:
+    """The reports of a run that ends without a word behind an epoch, as by SIGKILL."""
+    reports = epochs(config, 0, workdir=folder)
+    before = [next(reports) for _ in range(epoch + 1)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "save_checkpoint", lambda *_: None)  # it has no time for it
+        reports.close()
+    return before
+
+
+def numbers(report: EpochReport) -> dict[str, float]:
+    """What a report says that does not depend on the clock."""
+    return {key: it for key, it in report.metrics.items() if not key.startswith("system/")}
+
+
+@pytest.mark.parametrize(("checkpoints", "resumed_from"), [(None, 0), (2, 3)])
+def test_what_was_trained_behind_the_checkpoint_is_trained_and_reported_again(
+    toy_config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoints: int | None,
+    resumed_from: int,
+) -> None:
+    """Killed after epoch 3 of 4: without a checkpoint, and with one of epoch 2."""
+    config, folder = toy_config({"optim.epochs": 4}), RunFolder(tmp_path / "killed")
+    expected = list(epochs(config, 0, workdir=tmp_path / "whole"))
+    if checkpoints is not None:
+        save = RunFolder.save_checkpoint
+
+        def save_one(self: RunFolder, progress: Mapping[str, Any]) -> None:
+            if len(progress["history"]) == checkpoints + 1:
+                save(self, progress)
+
+        monkeypatch.setattr(train_module, "CHECKPOINT_EVERY", 0.0)
+        monkeypatch.setattr(RunFolder, "save_checkpoint", save_one)
+    before = killed_after(3, config, folder.path)
+    monkeypatch.undo()
+    assert [report["epoch"] for report in folder.history()] == [0, 1, 2, 3]
+    assert folder.checkpoint.exists() == (checkpoints is not None)
+    again = []
+    for report in epochs(config, 0, workdir=folder.path):
+        again.append(report)
+        assert len(folder.history()) == max(4, report.epoch + 1), "what was reported stays"
+    assert [report.epoch for report in again] == list(range(resumed_from, 5))
+    # An epoch that is trained again has its first time: whoever tracks it twice tracks it once.
+    assert again[: 4 - resumed_from] == before[resumed_from:]
+    assert list(map(numbers, again)) == list(map(numbers, expected[resumed_from:]))
+    assert [report["epoch"] for report in folder.history()] == [0, 1, 2, 3, 4]
+    assert same(weights(folder.path), weights(tmp_path / "whole"))
+
+
+def test_the_history_is_never_behind_the_checkpoint(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a process that ends between the two leaves an epoch that nobody is ever told of."""
+    save, known = RunFolder.save_checkpoint, []
+
+    def saved(self: RunFolder, progress: Mapping[str, Any]) -> None:
+        known.append((len(self.history()), len(progress["history"])))
+        save(self, progress)
+
+    monkeypatch.setattr(train_module, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(RunFolder, "save_checkpoint", saved)
+    list(epochs(toy_config({"optim.epochs": 3}), 0, workdir=tmp_path))
+    assert known == [(1, 1), (2, 2), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda kept: kept.pop("best"),
+        lambda kept: kept["model"].popitem(),
+        lambda kept: kept["model"].update(dict.fromkeys(kept["model"], torch.zeros(3))),
+        lambda kept: kept["optimiser"].update(state=3),
+        lambda kept: kept["optimiser"].update(param_groups=[]),
+        lambda kept: kept["optimiser"]["state"][0].update(exp_avg=torch.zeros(2, 3)),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_costs_a_start_from_the_beginning(
+    toy_config: Config,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    change: Callable[[dict[str, Any]], object],
+) -> None:
+    config, folder = toy_config({"optim.epochs": 1}), RunFolder(tmp_path)
+    with contextlib.closing(epochs(config, 0, workdir=tmp_path)) as reports:
+        next(reports)
+    progress = folder.load_checkpoint()
+    assert progress is not None
+    progress["optimiser"]["state"].setdefault(0, {})
+    change(progress)
+    folder.save_checkpoint(progress)
+    with contextlib.closing(epochs(config, 0, workdir=tmp_path)) as reports:
+        assert next(reports).epoch == 0
+    assert f"{folder.checkpoint} is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("numbers", [1_000, 1_000_000])
+def test_a_checkpoint_that_cannot_be_written_says_why(tmp_path: Path, numbers: int) -> None:
+    """PyTorch's own message is: unexpected pos 768 vs 662."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000 if numbers < 10_000 else 400_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large: '/"):
+            RunFolder(tmp_path).save_checkpoint({"model": {"weights": torch.zeros(numbers)}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_checkpoints_are_saved_by_the_clock_and_when_the_run_is_closed(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, saved = toy_config({"optim.epochs": 3}), list[int]()
+    save = RunFolder.save_checkpoint
+
+    def counted(self: RunFolder, progress: Mapping[str, Any]) -> None:
+        saved.append(progress["history"][-1]["epoch"])
+        save(self, progress)
+
+    monkeypatch.setattr(RunFolder, "save_checkpoint", counted)
+    run(config, tmp_path / "short")
+    assert saved == [], "it takes less than ten seconds"
+    with contextlib.closing(epochs(config, 0, workdir=tmp_path / "closed")) as reports:
+        next(reports)
+        next(reports)
+    assert saved == [1]
+    saved.clear()
+    monkeypatch.setattr(train_module, "CHECKPOINT_EVERY", 0.0)
+    run(config, tmp_path / "long")
+    assert saved == [0, 1, 2], "the weights of the last epoch are saved by themselves"
+    for folder in ("short", "long"):
+        assert not RunFolder(tmp_path / folder).checkpoint.exists()
+
+
+@pytest.mark.parametrize(
+    ("takes", "saved_at"), [(0.05, [4, 6, 8]), (0.1, [4, 8]), (1000.0, [4, 105])]
+)
+def test_a_checkpoint_is_kept_as_often_as_it_takes_a_hundredth_of_the_time(
+    toy_config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    takes: float,
+    saved_at: list[int],
+) -> None:
+    """Of epochs of three seconds; and every five minutes, however long it takes."""
+    now, saved = [0.0], list[int]()
+
+    def save(_: RunFolder, progress: Mapping[str, Any]) -> None:
+        saved.append(progress["history"][-1]["epoch"])
+        now[0] += takes
+
+    clock = SimpleNamespace(**{**vars(time), "monotonic": lambda: now[0]})
+    monkeypatch.setattr(train_module, "time", clock)
+    monkeypatch.setattr(RunFolder, "save_checkpoint", save)
+    config = toy_config({"optim.epochs": saved_at[-1] + 1})
+    for _ in epochs(config, 0, workdir=tmp_path):
+        now[0] += 3.0
+    assert saved == saved_at
+
+
+def test_a_run_closed_behind_its_last_epoch_has_nothing_left_to_train(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    config, folder = toy_config(), RunFolder(tmp_path)
+    with contextlib.closing(epochs(config, 0, workdir=tmp_path)) as reports:
+        for _ in range(3):
+            next(reports)
+    assert not folder.is_trained(config)
+    assert list(epochs(config, 0, workdir=tmp_path)) == []
+    assert [report["epoch"] for report in folder.history()] == [0, 1, 2]
+    assert folder.is_trained(config)
+    assert not folder.checkpoint.exists()
+
+
+def test_micro_batches_add_up_to_the_batch(toy_config: Config, tmp_path: Path) -> None:
+    whole = run(toy_config(), tmp_path / "whole")
+    parts = run(toy_config({"optim.micro_batch": 3}), tmp_path / "parts")
+    assert all(torch.allclose(whole[k], parts[k], atol=2e-3) for k in whole)
+    assert not same(whole, run(toy_config({"optim.batch_size": 3}), tmp_path / "small"))
+
+
+@pytest.mark.parametrize("algorithm", ["car_ft", "flyp", {"name": "ema", "of": "fine_tune"}])
+def test_activations_that_are_computed_again_give_the_same_weights(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: object
+) -> None:
+    """On one CPU the very same; on a GPU up to rounding."""
+    calls: list[object] = []
+    again = open_clip.transformer.checkpoint
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args[0])
+        return again(*args, **kwargs)
+
+    monkeypatch.setattr(open_clip.transformer, "checkpoint", counted)
+    plain = run(toy_config({"algorithm": algorithm, "optim.epochs": 1}), tmp_path / "plain")
+    assert not calls
+    changes = {"algorithm": algorithm, "optim.epochs": 1, "optim.grad_checkpointing": True}
+    saving = run(toy_config(changes), tmp_path / "saving")
+    assert calls
+    assert same(plain, saving)
+    digests = [RunFolder(tmp_path / name).claimed()["digest"] for name in ("plain", "saving")]
+    assert digests[0] == digests[1]
+
+
+def test_a_tower_that_cannot_compute_its_activations_again_is_refused() -> None:
+    """open_clip's ResNets have the method, which does nothing; a ConvNeXt of timm's can."""
+    resnet = open_clip.modified_resnet.ModifiedResNet((1, 1, 1, 1), 8, 2, image_size=32, width=8)
+    head = nn.Linear(8, 3, bias=False)
+    with pytest.raises(RequestError, match="grad_checkpointing: the image tower ModifiedResNet"):
+        checkpoint_gradients(ImageClassifier(resnet, head), resnet)
+    checkpoint_gradients(head, resnet)  # an adapter, beside which the tower is frozen
+    convnext = open_model("builtin").model.visual
+    assert isinstance(convnext, nn.Module)
+    checkpoint_gradients(ImageClassifier(convnext, head), convnext)
+
+
+def test_no_more_than_a_micro_batch_is_held_at_once(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    loss = CarFt.loss
+
+    def counting(self: CarFt, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        seen.append(len(batch.labels))
+        return loss(self, model, batch, teacher)
+
+    monkeypatch.setattr(CarFt, "loss", counting)
+    one = {"optim": {"lr": 1e-3, "steps": 1, "batch_size": 8}}
+    _, parts = epochs(toy_config({**one, "optim.micro_batch": 3}), 0, workdir=tmp_path / "parts")
+    assert seen == [3, 3, 2]
+    _, whole = epochs(toy_config(one), 0, workdir=tmp_path / "whole")
+    for name in ("train/loss", "train/cross_entropy", "train/teacher_context_entropy"):
+        assert parts.metrics[name] == pytest.approx(whole.metrics[name], rel=1e-5)
+
+
+def test_a_loss_that_is_no_number_at_the_first_step_ends_the_run_there(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: CarFt, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        del self, teacher
+        loss = sum(p.sum() for p in model.parameters()) * batch.images.sum() * float("nan")
+        assert isinstance(loss, torch.Tensor)
+        return loss, {"cross_entropy": loss}
+
+    monkeypatch.setattr(CarFt, "loss", broken)
+    with pytest.raises(NonFinite, match=r"train/loss is nan in epoch 1, step 1, at optim\.lr"):
+        list(epochs(toy_config(), 0, workdir=tmp_path))
+    assert not RunFolder(tmp_path).checkpoint.exists()
+    assert [report["epoch"] for report in RunFolder(tmp_path).history()] == [0]
+
+
+def test_a_loss_without_its_terms_is_told_in_words(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bare(self: CarFt, model: nn.Module, batch: Batch, teacher: Teacher) -> Any:
+        del self, teacher
+        return batch.cross_entropy(model(batch.images))
+
+    monkeypatch.setattr(CarFt, "loss", bare)
+    words = r"loss of car_ft must return \(loss, dict of terms\), two things, and not a Tensor"
+    with pytest.raises(RequestError, match=words):
+        list(epochs(toy_config(), 0, workdir=tmp_path))
+
+
+def test_epoch_zero_tells_of_the_model_before_training(toy_config: Config, tmp_path: Path) -> None:
+    reports = list(epochs(toy_config(), 0, workdir=tmp_path))
+    assert [r.epoch for r in reports] == [0, 1, 2]
+    assert reports[0].metrics.keys() == {f"id/val/{name}" for name in METRICS}
+    assert reports[-1].step == reports[-1].steps
+    first = reports[1].metrics
+    assert first["train/first/context_kl"] == 0.0
+    assert first["train/first/loss"] == first["train/first/cross_entropy"]
+    assert first["train/teacher_context_entropy"] >= 0
+    terms = {"loss", "cross_entropy", "context_kl", "teacher_context_entropy"}
+    assert {name.rpartition("/")[2] for name in first if name.startswith("train/first/")} == terms
+    assert not any(name.startswith("train/first/") for name in reports[2].metrics)
+    for report in reports[1:]:
+        assert report.metrics["train/context_kl"] > 0
+        assert report.metrics["system/images_per_s"] > 0
+        assert not any(name.startswith(("id/test", "ood/")) for name in report.metrics)
+
+
+def test_every_epoch_opts_in_to_test_and_shifts(toy_config: Config, tmp_path: Path) -> None:
+    report = next(epochs(toy_config({"eval": {"every_epoch": True}}), 0, workdir=tmp_path))
+    assert {"id/test/top1", "ood/dark/top1", "ood/pale/top1"} <= {*report.metrics}
+
+
+def test_steps_cut_the_last_epoch(toy_config: Config, tmp_path: Path) -> None:
+    config = toy_config({"optim": {"lr": 1e-3, "steps": 4, "batch_size": 8}})
+    reports = list(epochs(config, 0, workdir=tmp_path))
+    assert [r.step for r in reports] == [0, 3, 4]
+
+
+def test_epochs_may_be_so_many_steps(toy_config: Config, tmp_path: Path) -> None:
+    optim = {"lr": 1e-3, "steps": 5, "steps_per_epoch": 2, "batch_size": 8}
+    config = toy_config({"optim": optim})
+    assert [report.step for report in epochs(config, 0, workdir=tmp_path)] == [0, 2, 4, 5]
+    one = toy_config({"optim": {**optim, "steps_per_epoch": 5}})
+    assert same(weights(tmp_path), run(one, tmp_path / "one"))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_says_where(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    config = toy_config({"optim.clip": None, "optim.warmup": 0.0})
+    config = config.model_copy(update={"optim": config.optim.model_copy(update={"lr": 1e30})})
+    with pytest.raises(NonFinite, match=r"train/.* in epoch \d, step \d+, at optim\.lr 1e\+30"):
+        train(config, 0, workdir=tmp_path)
+
+
+def test_the_result_is_the_last_epoch_or_the_best_on_val(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    config = toy_config({"optim.epochs": 3, "keep": {"result": "best_val"}})
+    result = train(config, 0, workdir=tmp_path)
+    assert result is not None
+    assert weights(tmp_path, "best_val")
+    history = RunFolder(tmp_path).history()[1:]
+    assert result.metrics["id/val/top1"] == max(h["metrics"]["id/val/top1"] for h in history)
+    last = finish(tmp_path, toy_config({"optim.epochs": 3}), 0)
+    assert last.metrics["id/val/top1"] == history[-1]["metrics"]["id/val/top1"]
+
+
+def test_a_folder_of_another_run_is_refused(toy_config: Config, tmp_path: Path) -> None:
+    run(toy_config(), tmp_path)
+    with pytest.raises(RequestError, match="holds another run"):
+        train(toy_config(), 1, workdir=tmp_path)
+
+
+def test_adding_an_alpha_evaluates_and_does_not_train(toy_config: Config, tmp_path: Path) -> None:
+    merges: list[dict[str, Any]] = [{"name": "wise_ft", "alphas": [0.5]}]
+    train(toy_config({"merges": merges}), 0, workdir=tmp_path)
+    more = toy_config({"merges": [{"name": "wise_ft", "alphas": [0.25, 0.5]}]})
+    assert not is_complete(tmp_path, more)
+    before = RunFolder(tmp_path).metrics("wise_ft@0.5").stat().st_mtime_ns
+    assert list(epochs(more, 0, workdir=tmp_path)) == []
+    result = train(more, 0, workdir=tmp_path)
+    assert result is not None
+    assert [*result.merges] == ["wise_ft@0.25", "wise_ft@0.5"]
+    assert RunFolder(tmp_path).metrics("wise_ft@0.5").stat().st_mtime_ns == before
+    assert is_complete(tmp_path, more)
+
+
+def test_what_is_kept_of_a_done_run(toy_config: Config, tmp_path: Path) -> None:
+    train(toy_config(), 0, workdir=tmp_path / "all")
+    assert not RunFolder(tmp_path / "all").checkpoint.exists()
+    kept = sorted(file.name for file in (tmp_path / "all" / "weights").iterdir())
+    assert kept == ["last.safetensors"]
+    lean = toy_config({"keep": {"weights": False, "predictions": False}})
+    train(lean, 0, workdir=tmp_path / "lean")
+    left = {str(p.relative_to(tmp_path / "lean")) for p in (tmp_path / "lean").rglob("*.*")}
+    assert left == {
+        "config.json",
+        "history.json",
+        "trained.json",
+        "evaluations/unmerged/metrics.json",
+    }
+    assert is_complete(tmp_path / "lean", lean)
+    again = train(lean, 0, workdir=tmp_path / "lean")
+    assert again == read_result(tmp_path / "lean", lean)
+
+
+def test_frozen_batch_norm_keeps_its_statistics() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout())
+    set_mode(model, train=True, batch_norm="frozen")
+    assert [module.training for module in model] == [True, False, True]
+    set_mode(model, train=True, batch_norm="train")
+    assert [module.training for module in model] == [True, True, True]
+
+
+def test_one_set_of_workers_serves_a_run(
+    toy_config: Config, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its epochs, what each of them predicts, and the evaluation of all its models."""
+    merges = [{"name": "wise_ft", "alphas": [0.5]}]
+    config = toy_config({"eval": {"every_epoch": True}, "merges": merges})
+    alone = train(config, 0, workdir=tmp_path / "alone")
+    shutil.rmtree(cache)  # so that every image is loaded again
+    start, processes = BaseProcess.start, list[BaseProcess]()
+
+    def counted(process: BaseProcess) -> None:
+        processes.append(process)
+        start(process)
+
+    monkeypatch.setattr(BaseProcess, "start", counted)
+    both = train(config.model_copy(update={"workers": 2}), 0, workdir=tmp_path / "both")
+    assert len(processes) == 2
+    assert not any(process.is_alive() for process in processes)
+    assert same(weights(tmp_path / "alone"), weights(tmp_path / "both"))
+    assert alone is not None
+    assert both is not None
+    assert (alone.metrics, alone.merges) == (both.metrics, both.merges)

@@ -1,0 +1,301 @@
+"""One run on two processes: the sums, what is refused, and runs equal to those of one process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from carft_sweep.carft_core.algorithms.base import Batch, Loss
+from carft_sweep.carft_core.algorithms.fine_tune import FineTune
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.data.loader import Passes, Share
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
+from carft_sweep.carft_core.training.loop import Decision, EpochReport, train
+from carft_sweep.carft_core.training.ranks import World, here
+from tests.carft_core.ranks import on_ranks
+
+Config = Callable[..., TrialConfig]
+RELATIVE, ABSOLUTE = 1e-5, 1e-6
+"""Tolerances of weights that SGD came to. AdamW makes a whole step of a gradient that is 0 but for
+rounding, as that of the biases of an attention's keys is; there what is measured is compared."""
+
+
+def test_every_row_of_a_batch_is_of_one_rank() -> None:
+    plan = Passes(11, 4, seed=3)
+    for step in range(plan.steps):
+        rows, passes = plan(step)
+        worlds = [World(rank, 2) for rank in range(2)]
+        drawn = [Share(plan, world)(step) for world in worlds]
+        assert np.array_equal(drawn[0].rows, rows[0::2])
+        assert np.array_equal(drawn[1].rows, rows[1::2])
+        assert np.array_equal(drawn[1].passes, passes[1::2])
+        assert sum(world.share(len(rows)) for world in worlds) == 1
+
+
+def test_a_rank_without_a_row_has_the_first_and_no_share_of_it() -> None:
+    world = World(2, 3)
+    assert list(world.mine(np.array([7, 8]))) == [7]
+    assert world.share(2) == 0.0
+    assert [World(rank, 3).share(2) for rank in range(2)] == [0.5, 0.5]
+
+
+def _exchange() -> dict[str, Any]:
+    world = here()
+    both, one, none = (nn.Parameter(torch.zeros(2, 2)) for _ in range(3))
+    both.grad = torch.full((2, 2), 1.0 + world.rank).to(memory_format=torch.contiguous_format)
+    if world.rank == 1:
+        one.grad = torch.eye(2)
+    values = world.sum_gradients([both, one, none], {"loss": torch.tensor(0.25)})
+    rows = torch.arange(5.0)[:, None].expand(5, 3)
+    state = {"same": torch.ones(3), "other": torch.ones(3) * (1 + world.rank)}
+    differing = world.differing(state)
+    world.copy(state)
+    return {
+        "both": both.grad.tolist(),
+        "one": None if one.grad is None else one.grad.tolist(),
+        "none": none.grad,
+        "loss": float(values["loss"]),
+        "rows": world.gather(world.mine(rows), 5)[:, 2].tolist(),
+        "single": world.gather(world.mine(rows[:1]), 1).tolist(),
+        "agreed": world.agree({"from": world.rank, "text": "ä"}),
+        "all": [world.all(True), world.all(world.rank == 0)],
+        "differing": differing,
+        "copied": state["other"].tolist(),
+    }
+
+
+def test_what_ranks_exchange() -> None:
+    expected = {
+        "both": [[3.0, 3.0], [3.0, 3.0]],
+        "one": [[1.0, 0.0], [0.0, 1.0]],
+        "none": None,
+        "loss": 0.5,
+        "rows": [0.0, 1.0, 2.0, 3.0, 4.0],
+        "single": [[0.0, 0.0, 0.0]],
+        "agreed": {"from": 0, "text": "ä"},
+        "all": [True, False],
+        "differing": ["other"],
+        "copied": [1.0, 1.0, 1.0],
+    }
+    assert on_ranks(2, _exchange) == [expected, expected]
+
+
+def test_a_process_alone_exchanges_nothing() -> None:
+    world, parameter = World(), nn.Parameter(torch.zeros(2))
+    assert here() == world
+    loss = torch.tensor(0.1, dtype=torch.float64)
+    assert world.sum_gradients([parameter], {"loss": loss})["loss"] is loss
+    rows = torch.ones(3, 2)
+    assert world.gather(rows, 3) is rows
+    assert world.agree(rows) is rows
+    assert world.share(7) == 1.0
+    assert world.differing({"a": rows}) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("cuda:0", "cuda:0 is one device"), ("mps", "mps is one device"), ("cuda", "sees 1 GPUs")],
+)
+def test_a_device_that_a_rank_cannot_have_is_refused(
+    monkeypatch: pytest.MonkeyPatch, device: str, message: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(RequestError, match=message):
+        World(1, 2).device(torch.device(device))
+    assert World().device(torch.device(device)) == torch.device(device)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert World(0, 2).device(torch.device("cuda")) == torch.device("cuda", 0)
+
+
+def numbers(report: EpochReport) -> dict[str, float]:
+    return {key: it for key, it in report.metrics.items() if not key.startswith("system/")}
+
+
+def trained(config: TrialConfig, folder: Path, stop_after: int | None = None) -> dict[str, Any]:
+    """A run, closed once behind an epoch; what it reported and came to."""
+    reports: list[dict[str, float]] = []
+
+    def report(epoch: EpochReport) -> Decision:
+        reports.append(numbers(epoch))
+        return Decision.STOP if epoch.epoch == stop_after else Decision.CONTINUE
+
+    result = train(config, 0, workdir=folder, report=report)
+    if stop_after is not None:
+        assert result is None
+        stop_after = None
+        result = train(config, 0, workdir=folder, report=report)
+    assert result is not None
+    return {"reports": reports, "metrics": dict(result.metrics), "merges": dict(result.merges)}
+
+
+SGD = {"optim.name": "sgd", "optim.lr": 0.01}
+CASES: dict[str, dict[str, Any]] = {
+    "fine_tune": {"algorithm": "fine_tune", "optim.batch_size": 7},
+    "fine_tune_sgd": {"algorithm": "fine_tune", "optim.batch_size": 17, **SGD},
+    "car_ft": {"optim.batch_size": 17, "optim.micro_batch": 3, "merges": ["wise_ft"]},
+    "car_ft_sgd": {"optim.batch_size": 7, "optim.micro_batch": 3, **SGD},
+    "lp_ft": {"algorithm": "lp_ft", **SGD},
+    "ema": {"algorithm": {"name": "ema", "of": "car_ft"}, "optim.micro_batch": 2},
+    "ema_sgd": {"algorithm": {"name": "ema", "of": "car_ft"}, "optim.micro_batch": 2, **SGD},
+    "sam": {"algorithm": "fine_tune", "optim.name": "sam"},
+    "linear_probe": {"algorithm": "linear_probe"},
+    "zero_shot": {"algorithm": "zero_shot"},
+}
+
+
+def check_equal(config: TrialConfig, folder: Path, stop_after: int | None = None) -> None:
+    """Two ranks come to what one process comes to."""
+    expected = trained(config, folder / "one", stop_after)
+    both = on_ranks(2, lambda: trained(config, folder / "two", stop_after))
+    for result in both:
+        assert len(result["reports"]) == len(expected["reports"])
+        for ours, theirs in zip(result["reports"], expected["reports"], strict=True):
+            assert ours == pytest.approx(theirs, rel=2e-4, abs=2e-5)
+        assert result["metrics"] == pytest.approx(expected["metrics"], rel=2e-3, abs=1e-4)
+        assert result["merges"].keys() == expected["merges"].keys()
+    if config.algorithm.trains and config.optim.name == "sgd":
+        one, two = (load_weights(RunFolder(folder / it).weights("last")) for it in ("one", "two"))
+        torch.testing.assert_close(two, one, rtol=RELATIVE, atol=ABSOLUTE)
+    claims = [RunFolder(folder / name).claimed() for name in ("one", "two")]
+    assert claims[0] == claims[1]
+    files = [
+        sorted(str(it.relative_to(folder / name)) for it in (folder / name).rglob("*"))
+        for name in ("one", "two")
+    ]
+    assert files[0] == files[1]
+
+
+def test_two_ranks_come_to_what_one_comes_to(toy_config: Config, tmp_path: Path) -> None:
+    check_equal(toy_config({**CASES["car_ft_sgd"], "optim.epochs": 1}), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks_come_to_what_one_comes_to_whatever_the_run(
+    toy_config: Config, tmp_path: Path, name: str
+) -> None:
+    check_equal(toy_config(CASES[name]), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["car_ft", "ema_sgd", "car_ft_sgd"])
+def test_two_ranks_resume_together(toy_config: Config, tmp_path: Path, name: str) -> None:
+    check_equal(toy_config({**CASES[name], "optim.epochs": 3}), tmp_path, stop_after=1)
+
+
+@pytest.mark.slow
+def test_what_one_process_began_two_may_end(toy_config: Config, tmp_path: Path) -> None:
+    config = toy_config({"optim.epochs": 3})
+    expected = trained(config, tmp_path / "one")
+
+    def stop(epoch: EpochReport) -> Decision:
+        return Decision.STOP if epoch.epoch == 1 else Decision.CONTINUE
+
+    assert train(config, 0, workdir=tmp_path / "two", report=stop) is None
+    results = on_ranks(2, lambda: trained(config, tmp_path / "two"))
+    assert results[0]["reports"][-1] == pytest.approx(expected["reports"][-1], rel=2e-4, abs=2e-5)
+
+
+def refusal(config: TrialConfig, folder: Path) -> str:
+    with pytest.raises(RequestError) as caught:
+        train(config, 0, workdir=folder)
+    return str(caught.value)
+
+
+def refusal_on_ranks(config: TrialConfig, folder: Path) -> str:
+    """What two ranks say, alike, before they write anything."""
+    (message, other) = on_ranks(2, lambda: refusal(config, folder))
+    assert message == other
+    assert not (folder / "config.json").exists()
+    return message
+
+
+def test_a_run_whose_image_tower_draws_at_random_is_refused(
+    toy_config: Config, dropping_clip_files: Path, tmp_path: Path
+) -> None:
+    """Each rank would draw masks of its own: another result for the same run."""
+    config = toy_config({"model": {"name": str(dropping_clip_files)}})
+    message = refusal_on_ranks(config, tmp_path)
+    assert message.startswith(f"the dropout or stochastic depth of {dropping_clip_files} couples")
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"algorithm": "flyp"}, "the loss of flyp"),
+        ({"algorithm": {"name": "ema", "of": "flyp"}}, "the loss of ema"),
+        ({"optim.batch_norm": "train"}, "optim.batch_norm: train"),
+    ],
+)
+def test_a_run_whose_images_are_coupled_is_refused(
+    toy_config: Config, tmp_path: Path, changes: dict[str, Any], cause: str
+) -> None:
+    message = (
+        f"{cause} couples the images of a batch, so a run cannot be divided among 2 processes; set "
+        "resources.gpus: 1"
+    )
+    assert refusal_on_ranks(toy_config(changes), tmp_path) == message
+
+
+class Remembers(FineTune):
+    """Keeps something of each image in the module, as a memory bank does, in the loss."""
+
+    name: ClassVar[str] = "remembers"
+
+    def build(self, teacher: Teacher) -> nn.Module:
+        model = super().build(teacher)
+        model.register_buffer("seen", torch.zeros(len(teacher.splits["train"])))
+        return model
+
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        with torch.no_grad():
+            model.seen[batch.index] += 1  # type: ignore[index,operator]
+        return super().loss(model, batch, teacher)
+
+
+class Breaks(FineTune):
+    """Has a loss that is no number where one image is in the batch."""
+
+    name: ClassVar[str] = "breaks"
+
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        loss, logs = super().loss(model, batch, teacher)
+        return torch.where((batch.index == 3).any(), loss * math.nan, loss), logs
+
+
+def failure(config: TrialConfig, folder: Path) -> str:
+    try:
+        train(config, 0, workdir=folder)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "none"
+
+
+@pytest.mark.slow
+def test_a_module_that_each_rank_changes_by_its_own_images_is_refused(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    config = toy_config({}).model_copy(update={"algorithm": Remembers()})
+    messages = on_ranks(2, lambda: failure(config, tmp_path))
+    assert messages[0] == messages[1]
+    assert messages[0].startswith("RequestError: remembers changes seen by the images of each")
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_on_one_rank_ends_all_alike(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    config = toy_config({}).model_copy(update={"algorithm": Breaks()})
+    messages = on_ranks(2, lambda: failure(config, tmp_path))
+    assert messages[0] == messages[1]
+    assert messages[0].startswith("NonFinite: train/loss is nan in epoch 1")

@@ -1,0 +1,346 @@
+"""Bugs of the core's first edition, each with a run that shows it; red at 695e0e9."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+from weakref import WeakSet
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Batch, Loss
+from carft_sweep.carft_core.algorithms.fine_tune import FineTune
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.merges import MERGES, Merge, MergePoint
+from carft_sweep.carft_core.models.clip import Classifier, ImageClassifier
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.runs.folder import RunFolder, finish, load_weights
+from carft_sweep.carft_core.runs.identity import evaluation_digest, identify
+from carft_sweep.carft_core.training.loop import epochs, train
+from carft_sweep.carft_core.training.optim import Group, OptimConfig, decay_groups
+
+pytestmark = pytest.mark.usefixtures("registries")
+Config = Callable[..., TrialConfig]
+
+
+def trained(config: TrialConfig, folder: Path) -> dict[str, Tensor]:
+    """The weights of a run."""
+    assert train(config, 0, workdir=folder) is not None
+    return load_weights(RunFolder(folder).weights("last"))
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+class Activation:
+    """A tensor that a graph keeps for its backward pass."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def test_b2_no_graph_outlives_its_micro_batch(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B2: the terms of a micro-batch lived while the next one was computed, and the last ones
+    through validation, so that `micro_batch` saved half of what it should."""
+    alive: WeakSet[Activation] = WeakSet()
+    at_loss: list[int] = []
+    at_encoding: list[int] = []
+    loss, encode = FineTune.loss, Teacher.encode
+
+    def packed(tensor: Tensor) -> Activation:
+        activation = Activation(tensor)
+        alive.add(activation)
+        return activation
+
+    def watched(self: FineTune, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        at_loss.append(len(alive))
+        with torch.autograd.graph.saved_tensors_hooks(packed, lambda it: it.tensor):
+            made = loss(self, model, batch, teacher)
+        assert alive, "the hooks see what a graph keeps"
+        return made
+
+    def encoding(self: Teacher, classifiers: Sequence[Classifier], name: str) -> list[Tensor]:
+        at_encoding.append(len(alive))
+        return encode(self, classifiers, name)
+
+    monkeypatch.setattr(FineTune, "loss", watched)
+    monkeypatch.setattr(Teacher, "encode", encoding)
+    train(toy_config({"algorithm": "fine_tune", "optim.micro_batch": 3}), 0, workdir=tmp_path)
+    assert len(at_loss) > 2 * 6
+    assert set(at_loss) == {0}
+    assert set(at_encoding) == {0}
+
+
+def test_b3_all_fields_of_a_merge_are_in_its_evaluations_digest(toy_config: Config) -> None:
+    """B3: two strengths of one label had one digest, so the first one's numbers were shown for
+    both."""
+
+    @MERGES.register
+    class Mine(Merge):
+        """With a field that is in no label."""
+
+        name: ClassVar[str] = "mine"
+        summary: ClassVar[str] = "Mine"
+        strength: float = 1.0
+
+        def points(self) -> Sequence[MergePoint]:
+            return (MergePoint("mine", 0, {}),)
+
+    def digest(strength: float) -> str:
+        merge = Mine(strength=strength)
+        return evaluation_digest("a" * 64, (merge, merge.points()[0]), toy_config())
+
+    assert digest(1.0) == digest(1.0)
+    assert digest(1.0) != digest(0.1)
+
+
+def test_b4_a_micro_batch_is_in_the_digest_where_batch_norms_are_trained(
+    toy_config: Config,
+) -> None:
+    """B4: a retry after too little memory halves the micro-batch, which changes the statistics of
+    trained batch norms, under the same digest."""
+
+    def digest(micro_batch: int, batch_norm: str) -> str:
+        changes = {"optim.batch_norm": batch_norm, "optim.micro_batch": micro_batch}
+        return identify(toy_config(changes), 0).digest
+
+    assert digest(4, "frozen") == digest(2, "frozen")
+    assert digest(4, "train") != digest(2, "train")
+
+
+def test_b5_contexts_are_in_the_digest_of_what_uses_them_alone(toy_config: Config) -> None:
+    """B5: fine-tuning was trained once for each set of contexts, to the same weights."""
+
+    def digest(algorithm: str, contexts: str) -> str:
+        config = toy_config({"algorithm": algorithm, "prompts.contexts": contexts})
+        return identify(config, 0).digest
+
+    assert digest("fine_tune", "openai") == digest("fine_tune", "simple")
+    assert digest("zero_shot", "openai") == digest("zero_shot", "simple")
+    assert digest("car_ft", "openai") != digest("car_ft", "simple")
+
+
+class Layered(Classifier):
+    """A classifier of another shape than the zero-shot one: two layers on the features."""
+
+    clip_features = False
+
+    def __init__(self, inner: ImageClassifier) -> None:
+        super().__init__()
+        self.inner = inner
+        self.adapter = nn.Linear(inner.head.in_features, 5)
+        self.top = nn.Linear(5, inner.head.out_features)
+
+    def features(self, images: Tensor) -> Tensor:
+        hidden: Tensor = self.adapter(self.inner.features(images))
+        return torch.tanh(hidden)
+
+    def logits(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.top(features)
+        return logits
+
+
+def test_b6_a_classifier_of_another_shape_is_evaluated(toy_config: Config, tmp_path: Path) -> None:
+    """B6: an algorithm whose classifier is another module trained to its end, and then failed."""
+
+    @ALGORITHMS.register
+    class Foreign(FineTune):
+        """Fine-tuning below a head of two layers."""
+
+        name: ClassVar[str] = "foreign"
+        summary: ClassVar[str] = "Two layers"
+        starts_at_zero_shot: ClassVar[bool] = False
+        keeps_shape: ClassVar[bool] = False
+
+        def build(self, teacher: Teacher) -> nn.Module:
+            return Layered(teacher.new_classifier())
+
+    config = toy_config({"algorithm": "foreign"})
+    result = train(config, 0, workdir=tmp_path)
+    assert result is not None
+    last = RunFolder(tmp_path).history()[-1]["metrics"]
+    assert result.metrics["id/val/top1"] == last["id/val/top1"]
+    assert result.metrics["id/val/nll"] == pytest.approx(last["id/val/nll"])
+    assert "ood/mean/top1" in result.metrics
+    with pytest.raises(RequestError, match=r"wise_ft cannot be made of foreign: .* another shape"):
+        toy_config({"algorithm": "foreign", "merges": [{"name": "wise_ft"}]})
+
+
+def test_b7_a_run_computes_in_its_own_precision_whatever_ran_before(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B7: the flag for TF32 was set when model and data were opened, which a process keeps, so a
+    run in fp32 behind one in bf16 convolved in TF32 under the digest of fp32."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    seen: set[tuple[bool, bool]] = set()
+    loss, encode = FineTune.loss, Teacher.encode
+
+    def watched(self: FineTune, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        seen.add((matmul.allow_tf32, cudnn.allow_tf32))
+        return loss(self, model, batch, teacher)
+
+    def encoding(self: Teacher, classifiers: Sequence[Classifier], name: str) -> list[Tensor]:
+        return encode(self, [Watched(it) for it in classifiers], name)
+
+    class Watched(Classifier):
+        """Looks at the flags when it sees images."""
+
+        def __init__(self, inner: Classifier) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def features(self, images: Tensor) -> Tensor:
+            seen.add((matmul.allow_tf32, cudnn.allow_tf32))
+            return self.inner.features(images)
+
+    monkeypatch.setattr(FineTune, "loss", watched)
+    monkeypatch.setattr(Teacher, "encode", encoding)
+    monkeypatch.setattr(matmul, "allow_tf32", True)
+    monkeypatch.setattr(cudnn, "allow_tf32", True)
+    for number in range(2):  # the second time with what the process keeps
+        train(toy_config({"algorithm": "fine_tune"}), number, workdir=tmp_path / str(number))
+    assert seen == {(False, False)}
+    assert (matmul.allow_tf32, cudnn.allow_tf32) == (True, True), "others' flags stay as they are"
+
+
+def closed_after_an_epoch(config: TrialConfig, folder: Path) -> Path:
+    """The checkpoint of a run that was closed."""
+    reports = epochs(config, 0, workdir=folder)
+    next(reports)
+    next(reports)
+    reports.close()
+    return RunFolder(folder).checkpoint
+
+
+def test_b8_a_damaged_checkpoint_is_logged_and_costs_a_start_from_the_beginning(
+    toy_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """B8: whatever went wrong in reading a checkpoint began the run again without a word."""
+    expected = trained(toy_config(), tmp_path / "whole")
+    folder = tmp_path / "damaged"
+    closed_after_an_epoch(toy_config(), folder).write_bytes(b"torn")
+    with caplog.at_level(logging.WARNING):
+        assert same(trained(toy_config(), folder), expected)
+    assert "checkpoint.pt is damaged" in caplog.text
+
+
+def test_b8_a_checkpoint_that_the_disk_does_not_give_is_not_given_up(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B8: so it did after a hiccup of a network's file system, and hours were lost."""
+    expected = trained(toy_config(), tmp_path / "whole")
+    folder = tmp_path / "hiccup"
+    closed_after_an_epoch(toy_config(), folder)
+
+    def stale(*_: object, **__: object) -> None:
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", stale)
+        with pytest.raises(OSError, match="Stale"):
+            list(epochs(toy_config(), 0, workdir=folder))
+    again = list(epochs(toy_config(), 0, workdir=folder))
+    assert [report.epoch for report in again] == [2]
+    assert same(load_weights(RunFolder(folder).weights("last")), expected)
+
+
+def test_b9_what_is_in_no_group_gets_no_gradient(toy_config: Config, tmp_path: Path) -> None:
+    """B9: what an algorithm left out of training got gradients all the same, which nobody zeroed:
+    three times the cost of a linear probe."""
+    without: list[set[str]] = []
+
+    @ALGORITHMS.register
+    class Probe(FineTune):
+        """Only the head trains."""
+
+        name: ClassVar[str] = "probe"
+        summary: ClassVar[str] = "Only the head"
+
+        def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
+            assert isinstance(model, ImageClassifier)
+            return decay_groups(model.head.named_parameters(), optim)
+
+        def after_step(self, model: nn.Module, step: int, steps: int) -> None:
+            del step, steps
+            without.append({name for name, p in model.named_parameters() if p.grad is None})
+
+    before = trained(toy_config({"algorithm": "probe", "optim.lr": 1e-9}), tmp_path / "still")
+    after = trained(toy_config({"algorithm": "probe"}), tmp_path / "run")
+    tower = {name for name in after if name.startswith("visual.")}
+    assert all(names >= tower - {"visual.positional_embedding"} for names in without)
+    assert all(torch.equal(before[name], after[name]) for name in tower)
+    assert not torch.equal(before["head.weight"], after["head.weight"])
+
+
+def test_b10_each_group_has_its_own_learning_rate(toy_config: Config, tmp_path: Path) -> None:
+    """B10: the loop set one rate for all groups, whatever the algorithm had given them."""
+    optimisers: list[torch.optim.Optimizer] = []
+    rates: list[list[float]] = []
+
+    @ALGORITHMS.register
+    class TwoRates(FineTune):
+        """The head ten times as fast as the tower."""
+
+        name: ClassVar[str] = "two_rates"
+        summary: ClassVar[str] = "Two rates"
+
+        def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
+            assert isinstance(model, ImageClassifier)
+            tower = decay_groups(model.visual.named_parameters(), optim)
+            return tower + decay_groups(model.head.named_parameters(), optim, lr_scale=10)
+
+        def optimiser(self, groups: list[Group], optim: OptimConfig) -> torch.optim.Optimizer:
+            optimisers.append(super().optimiser(groups, optim))
+            return optimisers[-1]
+
+        def after_step(self, model: nn.Module, step: int, steps: int) -> None:
+            del model, step, steps
+            rates.append([group["lr"] for group in optimisers[-1].param_groups])
+
+    config = toy_config({"algorithm": "two_rates", "optim.lr": 1e-4})
+    trained(config, tmp_path)
+    assert len(rates) == 6
+    assert all(head == pytest.approx(10 * tower) for tower, head in rates)
+    assert max(tower for tower, _ in rates) == pytest.approx(1e-4)
+
+
+def test_b14_the_best_weights_are_written_where_they_are_the_result(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    """B14: each improvement wrote the weights once more, though the last ones were the result."""
+    for result, files in (("last", {"last"}), ("best_val", {"last", "best_val"})):
+        folder = tmp_path / result
+        trained(toy_config({"keep": {"result": result}}), folder)
+        assert {file.stem for file in (folder / "weights").iterdir()} == files
+
+
+def test_b15_the_classifier_is_made_once_an_epoch(toy_config: Config, tmp_path: Path) -> None:
+    """B15: it was made twice, for validation and for the weights; FLYP encodes all prompts for
+    it."""
+    made: list[str] = []
+
+    @ALGORITHMS.register
+    class Counting(FineTune):
+        """Counts how often its classifier is made."""
+
+        name: ClassVar[str] = "counting"
+        summary: ClassVar[str] = "Counts"
+
+        def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
+            made.append("classifier")
+            return super().classifier(model, teacher)
+
+    config = toy_config({"algorithm": "counting", "optim.epochs": 3})
+    counts = [len(made) for _ in epochs(config, 0, workdir=tmp_path)]
+    assert counts == [0, 1, 2, 3], "before training it is the teacher's"
+    made.clear()
+    finish(tmp_path, config, 0)
+    assert len(made) == 1

@@ -1,0 +1,284 @@
+"""The optimisers: SAM against its two steps written out, and what holds for each by name."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.errors import InvalidConfig
+from carft_sweep.carft_core.models.teacher import to_views
+from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
+from carft_sweep.carft_core.runs.identity import identify
+from carft_sweep.carft_core.training.loop import Decision, EpochReport, Run, train
+from carft_sweep.carft_core.training.optim import (
+    OPTIMISERS,
+    Group,
+    OptimConfig,
+    Sam,
+    decay_groups,
+    learning_rate,
+    warmup_steps,
+)
+from carft_sweep.carft_core.training.setup import prepared
+
+Config = Callable[..., TrialConfig]
+RHO = 0.2
+
+
+class WrittenOut:
+    """SAM with AdamW from their papers: Foret et al. 2021, algorithm 1 and equation 2 with p = 2,
+    and Loshchilov and Hutter 2019, algorithm 2."""
+
+    def __init__(self, parameters: list[nn.Parameter], decays: list[float], rho: float) -> None:
+        self.parameters, self.decays, self.rho = parameters, decays, rho
+        self.first = [torch.zeros_like(p) for p in parameters]
+        self.second = [torch.zeros_like(p) for p in parameters]
+        self.t = 0
+
+    def step(self, gradients: Callable[[], list[Tensor]], lr: float) -> None:
+        """`gradients` computes those at the parameters as they are."""
+        g = gradients()
+        norm = math.sqrt(sum(float(it.double().square().sum()) for it in g))
+        weights = [p.detach().clone() for p in self.parameters]
+        with torch.no_grad():
+            for p, it in zip(self.parameters, g, strict=True):
+                p.copy_(p + self.rho * it / norm)
+        sharp = gradients()
+        self.t += 1
+        with torch.no_grad():
+            for i, (p, w, it) in enumerate(zip(self.parameters, weights, sharp, strict=True)):
+                self.first[i] = 0.9 * self.first[i] + 0.1 * it
+                self.second[i] = 0.999 * self.second[i] + 0.001 * it * it
+                m = self.first[i] / (1 - 0.9**self.t)
+                v = self.second[i] / (1 - 0.999**self.t)
+                p.copy_(w - lr * (m / (v.sqrt() + 1e-8) + self.decays[i] * w))
+
+
+def network() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).double()
+
+
+def data(step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return (
+        torch.randn(6, 5, generator=generator, dtype=torch.float64),
+        torch.randint(3, (6,), generator=generator),
+    )
+
+
+def stepped(
+    model: nn.Module, optimiser: torch.optim.Optimizer, steps: range, lr: float = 1e-2
+) -> None:
+    """Take steps as the loop does, with a rate of each step's own."""
+    for step in steps:
+        images, labels = data(step)
+
+        def closure(images: Tensor = images, labels: Tensor = labels) -> Tensor:
+            optimiser.zero_grad()
+            loss = F.cross_entropy(model(images), labels)
+            loss.backward()
+            return loss.detach()
+
+        for group in optimiser.param_groups:
+            group["lr"] = lr * (step + 1)
+        optimiser.step(closure)  # type: ignore[arg-type]
+
+
+def made(name: str, model: nn.Module, **fields: Any) -> torch.optim.Optimizer:
+    optim = OptimConfig(name=name, lr=1e-2, **fields)  # type: ignore[arg-type]
+    return OPTIMISERS[name](decay_groups(model.named_parameters(), optim), optim)
+
+
+def test_sam_is_its_two_steps_with_decay_and_a_rate_that_changes() -> None:
+    ours, theirs = network(), network()
+    fields = {"weight_decay": 0.3, "decay_norms_and_biases": False}
+    optimiser = made("sam", ours, rho=RHO, **fields)
+    parameters = list(theirs.parameters())
+    written = WrittenOut(parameters, [0.3 if p.ndim > 1 else 0.0 for p in parameters], RHO)
+    for step in range(5):
+        images, labels = data(step)
+
+        def gradients(images: Tensor = images, labels: Tensor = labels) -> list[Tensor]:
+            loss = F.cross_entropy(theirs(images), labels)
+            return list(torch.autograd.grad(loss, parameters))
+
+        stepped(ours, optimiser, range(step, step + 1))
+        written.step(gradients, 1e-2 * (step + 1))
+        for one, two in zip(ours.parameters(), parameters, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+def test_sam_looks_as_far_as_rho_and_by_default_0_05() -> None:
+    model = network()
+    for fields, rho in (({}, 0.05), ({"rho": 0.7}, 0.7)):
+        optimiser = made("sam", model, **fields)
+        assert isinstance(optimiser, Sam)
+        seen: list[list[Tensor]] = []
+
+        def closure(optimiser: Sam = optimiser, seen: list[list[Tensor]] = seen) -> Tensor:
+            optimiser.zero_grad()
+            images, labels = data(0)
+            loss = F.cross_entropy(model(images), labels)
+            loss.backward()
+            seen.append([p.detach().clone() for p in model.parameters()])
+            return loss.detach()
+
+        optimiser.step(closure)
+        moved = [(b - a).square().sum() for a, b in zip(*seen, strict=True)]
+        assert float(torch.stack(moved).sum().sqrt()) == pytest.approx(rho, rel=1e-6)
+
+
+def test_sam_without_a_gradient_leaves_the_weights_and_needs_a_closure() -> None:
+    model = network()
+    optimiser = made("sam", model, weight_decay=0.0)
+    before = copy.deepcopy(model.state_dict())
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss: Tensor = 0.0 * sum(p.sum() for p in model.parameters())  # type: ignore[assignment]
+        loss.backward()
+        return loss.detach()
+
+    optimiser.step(closure)  # type: ignore[arg-type]
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    with pytest.raises(ValueError, match="closure"):
+        optimiser.step()
+
+
+def test_sgd_is_momentum_with_the_decay_in_the_gradient() -> None:
+    ours, theirs = network(), network()
+    optimiser = made("sgd", ours, weight_decay=0.3)
+    parameters = list(theirs.parameters())
+    momentum = [torch.zeros_like(p) for p in parameters]
+    for step in range(4):
+        stepped(ours, optimiser, range(step, step + 1))
+        images, labels = data(step)
+        loss = F.cross_entropy(theirs(images), labels)
+        gradients = torch.autograd.grad(loss, parameters)
+        with torch.no_grad():
+            for i, (p, g) in enumerate(zip(parameters, gradients, strict=True)):
+                momentum[i] = 0.9 * momentum[i] + g + 0.3 * p
+                p.sub_(1e-2 * (step + 1) * momentum[i])
+        for one, two in zip(ours.parameters(), parameters, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_an_optimiser_steps_with_a_closure_and_goes_on_from_its_state_to_the_bit(
+    name: str, tmp_path: Path
+) -> None:
+    whole = network()
+    optimiser = made(name, whole, weight_decay=0.1)
+    stepped(whole, optimiser, range(6))
+    assert not torch.equal(next(network().parameters()), next(whole.parameters()))
+    half = network()
+    optimiser = made(name, half, weight_decay=0.1)
+    stepped(half, optimiser, range(3))
+    torch.save((half.state_dict(), optimiser.state_dict()), tmp_path / "x.pt")
+    model, state = torch.load(tmp_path / "x.pt", weights_only=True)
+    again = network()
+    again.load_state_dict(model)
+    optimiser = made(name, again, weight_decay=0.1)
+    optimiser.load_state_dict(state)
+    stepped(again, optimiser, range(3, 6))
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters()))  # noqa: B905
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_groups_keep_their_own_scale_of_the_rate_and_decay(name: str) -> None:
+    model = network()
+    optim = OptimConfig(name=name, lr=1e-2)  # type: ignore[arg-type]
+    groups: list[Group] = [
+        *decay_groups(model[0].named_parameters(), optim, lr_scale=0.0),  # type: ignore[index]
+        *decay_groups(model[2].named_parameters(), optim),  # type: ignore[index]
+    ]
+    optimiser = OPTIMISERS[name](groups, optim)
+    assert [group["lr_scale"] for group in optimiser.param_groups] == [0.0, 1.0]
+    assert {group["weight_decay"] for group in optimiser.param_groups} == {0.1}
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_a_run_with_it_resumes_to_the_bit(toy_config: Config, tmp_path: Path, name: str) -> None:
+    config = toy_config({"optim.name": name, "algorithm": "fine_tune", "optim.micro_batch": 3})
+
+    def report(epoch: EpochReport) -> Decision:
+        return Decision.STOP if epoch.epoch == 1 else Decision.CONTINUE
+
+    assert train(config, 0, workdir=tmp_path / "whole") is not None
+    assert train(config, 0, workdir=tmp_path / "stopped", report=report) is None
+    assert train(config, 0, workdir=tmp_path / "stopped") is not None
+    one, two = (
+        load_weights(RunFolder(tmp_path / folder).weights("last"))
+        for folder in ("whole", "stopped")
+    )
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    whole, stopped = (RunFolder(tmp_path / folder).history() for folder in ("whole", "stopped"))
+    for a, b in zip(whole, stopped, strict=True):
+        assert a["metrics"].get("train/loss") == b["metrics"].get("train/loss")
+
+
+def test_a_run_with_sam_is_its_two_steps_with_micro_batches_clipping_and_the_schedule(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    fields = {"name": "sam", "rho": RHO, "lr": 1e-3, "weight_decay": 0.3, "clip": 0.5}
+    optim = {**fields, "epochs": 2, "batch_size": 8, "micro_batch": 3, "warmup": 2}
+    config = toy_config({"algorithm": "fine_tune", "optim": optim})
+    stand = prepared(config)
+    run = Run(config, 0, RunFolder(tmp_path), stand)
+    losses, size = [], 0.0
+    theirs = stand.teacher.new_classifier()
+    parameters = [p for p in theirs.parameters() if p.requires_grad]
+    written = WrittenOut(parameters, [0.3] * len(parameters), RHO)
+    warmup = warmup_steps(2, run.steps)
+    for step, loaded in enumerate(stand.teacher.loader.steps(run.batches, range(run.steps))):
+        images = to_views(loaded.images, stand.teacher.transform, stand.device)
+
+        def gradients(images: Tensor = images, labels: Tensor = loaded.labels) -> list[Tensor]:
+            nonlocal size
+            loss = F.cross_entropy(theirs(images), labels)
+            losses.append(float(loss.detach()))
+            whole = torch.autograd.grad(loss, parameters)
+            size = float(torch.stack([it.norm() for it in whole]).norm())
+            return [it * min(1.0, 0.5 / (size + 1e-6)) for it in whole]
+
+        written.step(gradients, learning_rate(step, steps=run.steps, warmup=warmup, peak=1e-3))
+        assert size > 0.5  # else nothing is clipped
+    history = [report.metrics for report in run.epochs()]
+    own = load_weights(RunFolder(tmp_path).weights("last"))
+    start, end = stand.teacher.classifier.state_dict(), theirs.state_dict()
+    # Not each by itself: a key's bias has no gradient but rounding, of which Adam takes the sign.
+    moved = torch.cat([(end[key] - start[key]).flatten() for key in end])
+    apart = torch.cat([(end[key] - own[key]).flatten() for key in end])
+    assert float(apart.norm()) < 0.002 * float(moved.norm())
+    per_epoch = len(losses) // 4
+    first = [losses[2 * step] for step in range(per_epoch)]
+    assert history[1]["train/first/loss"] == pytest.approx(losses[0], rel=1e-5)
+    assert min(first) <= history[1]["train/loss"] <= max(first)
+
+
+def test_rho_is_for_sam_alone_and_a_part_of_the_digest(toy_config: Config) -> None:
+    for name in ("adamw", "sgd"):
+        with pytest.raises(InvalidConfig, match=f"rho is for sam, and the optimiser is {name}"):
+            toy_config({"optim.name": name, "optim.rho": 0.1})
+    for rho in (0.0, -1.0, math.inf):
+        with pytest.raises(InvalidConfig, match=r"optim\.rho"):
+            toy_config({"optim.name": "sam", "optim.rho": rho})
+    with pytest.raises(InvalidConfig, match=r"optim\.name"):
+        toy_config({"optim.name": "adam"})
+    configs = [
+        toy_config(),
+        *(toy_config({"optim.name": "sam", "optim.rho": rho}) for rho in (0.1, 0.2)),
+        toy_config({"optim.name": "sgd"}),
+    ]
+    assert len({identify(config, 0).digest for config in configs}) == len(configs)

@@ -1,0 +1,259 @@
+"""The points within an epoch: how many, their numbers, and what a resume and a crash leave."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
+from carft_sweep.carft_core.training import step_log
+from carft_sweep.carft_core.training.loop import epochs, train
+from carft_sweep.carft_core.training.step_log import EVERY, StepLog, read_points
+from tests.carft_core.ranks import on_ranks
+
+Config = Callable[..., TrialConfig]
+CPU = torch.device("cpu")
+
+
+class Training:
+    """A loop on a clock that the test moves: a step has loss `step`, and two images."""
+
+    def __init__(self, folder: Path, device: torch.device = CPU, *, writes: bool = True) -> None:
+        self.now, self.step = 0.0, 0
+        self.log = StepLog(folder, device, writes=writes, clock=lambda: self.now)
+        self.log.begin_epoch()
+
+    def steps(self, count: int, seconds: float, loss: float | None = None) -> None:
+        for _ in range(count):
+            self.step += 1
+            self.now += seconds
+            value = torch.tensor(float(self.step) if loss is None else loss)
+            self.log.add(self.step, value, rate=self.step / 100, images=2)
+
+    def validate(self, seconds: float) -> None:
+        self.now += seconds
+        self.log.begin_epoch()
+
+
+def series(folder: Path, name: str) -> dict[int, float]:
+    return {point["step"]: point["metrics"][name] for point in read_points(folder)}
+
+
+def test_points_are_ten_seconds_of_training_apart_and_a_short_run_has_none(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    training.steps(3, 3.0)
+    assert not list(tmp_path.iterdir())
+    training.validate(1000.0)  # is no training
+    training.steps(5, 3.0)
+    assert [point["step"] for point in read_points(tmp_path)] == [4, 8]
+    training.steps(2, 25.0)
+    assert [point["step"] for point in read_points(tmp_path)] == [4, 8, 9, 10]
+
+
+def test_a_day_of_short_steps_has_a_bounded_number_of_points(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    training.steps(2000, 1.5)
+    assert 0 < len(read_points(tmp_path)) <= 3000 / EVERY
+
+
+def test_a_point_has_the_mean_since_the_last_one_and_the_speed_without_validation(
+    tmp_path: Path,
+) -> None:
+    training = Training(tmp_path)
+    training.steps(2, 4.0)
+    training.validate(60.0)
+    training.steps(1, 2.0)
+    training.steps(2, 8.0)
+    assert series(tmp_path, "train/loss_step") == {3: (1 + 2 + 3) / 3, 5: (4 + 5) / 2}
+    assert series(tmp_path, "train/lr_step") == {3: 0.03, 5: 0.05}
+    assert series(tmp_path, "system/images_per_s_step") == {3: 6 / 10, 5: 4 / 16}
+
+
+def test_steps_that_are_trained_again_have_the_points_of_the_first_time(tmp_path: Path) -> None:
+    first = Training(tmp_path)
+    first.steps(5, 5.0)
+    before = (tmp_path / "steps.jsonl").read_bytes()
+    again = Training(tmp_path)
+    again.steps(4, 60.0)
+    assert (tmp_path / "steps.jsonl").read_bytes() == before
+    again.steps(3, 6.0)
+    assert series(tmp_path, "train/loss_step") == {2: 1.5, 4: 3.5, 6: 5.5}
+    assert series(tmp_path, "system/images_per_s_step")[6] == 4 / 12
+
+
+def test_a_line_that_a_crash_or_a_disk_damaged_costs_that_line(tmp_path: Path) -> None:
+    file = tmp_path / "steps.jsonl"
+    Training(tmp_path).steps(4, 10.0)
+    lines = file.read_bytes().splitlines(keepends=True)
+    bad = [
+        b'{"step": 2}\n',
+        b"\0" * 20 + b"\n",
+        b'{"step": NaN}\n',
+        lines[1].replace(b"1", b'"', 1),
+    ]
+    for damaged in bad:
+        file.write_bytes(lines[0] + damaged + lines[2] + lines[3][:-20])
+        assert [*series(tmp_path, "train/lr_step")] == [1, 3]
+        Training(tmp_path).steps(5, 10.0)
+        assert [*series(tmp_path, "train/lr_step")] == [1, 3, 4, 5]
+    assert [point["step"] for point in read_points(tmp_path, behind=3)] == [4, 5]
+
+
+def test_a_loss_that_is_no_number_has_no_point_and_the_loop_finds_it(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    training.steps(1, 10.0, loss=math.nan)
+    training.steps(1, 10.0, loss=math.inf)
+    training.steps(1, 10.0)
+    assert series(tmp_path, "train/loss_step") == {3: 3.0}
+
+
+def test_a_point_that_cannot_be_written_costs_no_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = Training(tmp_path / "gone")
+    with caplog.at_level(logging.WARNING):
+        training.steps(1, 10.0)
+    assert "the point of step 1 is not kept: " in caplog.text
+    (tmp_path / "gone").mkdir()
+    training.steps(1, 10.0)
+    assert [*series(tmp_path / "gone", "train/lr_step")] == [2]
+
+
+def test_the_device_is_waited_for_at_points_alone(tmp_path: Path) -> None:
+    reads: list[int] = []
+
+    class Loss(torch.Tensor):
+        def __float__(self) -> float:
+            reads.append(1)
+            return 1.0
+
+    training = Training(tmp_path)
+    for _ in range(20):
+        training.step += 1
+        training.now += 1.0
+        loss = torch.tensor(1.0).as_subclass(Loss)
+        training.log.add(training.step, loss, rate=0.1, images=2)
+    assert len(reads) == len(read_points(tmp_path)) == 2
+
+
+def test_samples_have_the_names_and_units_of_mlflows_monitors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, too, which answers as `nvidia-ml-py` does, or not at all."""
+    rates = SimpleNamespace(gpu=40)
+    memory = SimpleNamespace(used=3_000_000_000, total=8_000_000_000)
+    nvml: Any = SimpleNamespace(
+        NVMLError=RuntimeError,
+        nvmlDeviceGetMemoryInfo=lambda _: memory,
+        nvmlDeviceGetUtilizationRates=lambda _: rates,
+        nvmlDeviceGetPowerUsage=lambda _: 1,
+        nvmlDeviceGetEnforcedPowerLimit=lambda _: 2,
+    )
+    monkeypatch.setattr("mlflow.system_metrics.metrics.gpu_monitor.pynvml", nvml, raising=False)
+    cpu, gpu = CPUMonitor(), GPUMonitor.__new__(GPUMonitor)  # it would ask for a GPU
+    gpu._metrics, gpu.gpu_handles = defaultdict(list), [0]
+    for monitor in (cpu, gpu):
+        monitor.collect_metrics()
+    theirs = cpu.aggregate_metrics() | gpu.aggregate_metrics()
+
+    free = memory.total - memory.used
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, memory.total))
+    monkeypatch.setattr(torch.cuda, "utilization", lambda _: rates.gpu)
+    training = Training(tmp_path, torch.device("cuda"))
+    training.steps(1, EVERY)
+    (point,) = read_points(tmp_path)
+    ours = {
+        name.removeprefix("system/"): value
+        for name, value in point["metrics"].items()
+        if name.startswith("system/") and not name.endswith("_step")
+    }
+    assert ours.keys() == theirs.keys() - {name for name in theirs if "power" in name}
+    assert {name: it for name, it in ours.items() if "gpu" in name}.items() <= theirs.items()
+    share, megabytes = "system_memory_usage_percentage", "system_memory_usage_megabytes"
+    assert ours[megabytes] / ours[share] == pytest.approx(
+        theirs[megabytes] / theirs[share], rel=0.1
+    )
+    assert 0 <= ours["cpu_utilization_percentage"] <= 100
+
+    def unknown(_: object) -> int:
+        raise ModuleNotFoundError("nvidia-ml-py does not seem to be installed")
+
+    monkeypatch.setattr(torch.cuda, "utilization", unknown)
+    training.steps(1, EVERY)
+    known = [name for name in read_points(tmp_path)[1]["metrics"] if "gpu" in name]
+    assert known == [
+        "system/gpu_0_memory_usage_megabytes",
+        "system/gpu_0_memory_usage_percentage",
+    ]
+
+
+def test_points_change_no_number_and_their_mean_is_that_of_the_epoch(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toy_config({"optim.batch_size": 7})
+    train(config, 0, workdir=tmp_path / "without")
+    assert not (tmp_path / "without" / "steps.jsonl").exists()
+    monkeypatch.setattr(step_log, "EVERY", 0.0)
+    train(config, 0, workdir=tmp_path / "with")
+    one, other = (RunFolder(tmp_path / name) for name in ("without", "with"))
+    weights = [load_weights(folder.weights("last")) for folder in (one, other)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    losses = series(other.path, "train/loss_step")
+    history = other.history()
+    assert [*losses] == list(range(1, history[-1]["step"] + 1))
+    for before, epoch in itertools.pairwise(history):
+        assert epoch["metrics"]["train/lr"] == series(other.path, "train/lr_step")[epoch["step"]]
+        own = [losses[step] for step in range(before["step"] + 1, epoch["step"] + 1)]
+        images = [7] * (len(own) - 1) + [18 - 7 * (len(own) - 1)]
+        mean = sum(loss * count for loss, count in zip(own, images, strict=True)) / sum(images)
+        assert epoch["metrics"]["train/loss"] == pytest.approx(mean, rel=1e-6)
+
+
+def test_a_run_that_resumes_behind_its_points_never_has_two_of_one_step(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed behind its second epoch without a checkpoint, it is trained from the beginning."""
+    monkeypatch.setattr(step_log, "EVERY", 0.0)
+    config = toy_config({"optim.epochs": 4})
+    train(config, 0, workdir=tmp_path / "whole")
+    reports = epochs(config, 0, workdir=tmp_path / "killed")
+    for _ in range(3):
+        next(reports)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "save_checkpoint", lambda *_: None)
+        reports.close()
+    before = (tmp_path / "killed" / "steps.jsonl").read_text()
+    train(config, 0, workdir=tmp_path / "killed")
+    assert (tmp_path / "killed" / "steps.jsonl").read_text().startswith(before)
+    for name in ("train/loss_step", "train/lr_step"):
+        assert series(tmp_path / "killed", name) == series(tmp_path / "whole", name)
+    lines = (tmp_path / "killed" / "steps.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == sorted(set(steps))
+
+
+def test_one_of_the_ranks_of_a_run_writes_its_points(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_log, "EVERY", 0.0)
+    config = toy_config({"algorithm": "fine_tune", "optim.batch_size": 7})
+    train(config, 0, workdir=tmp_path / "one")
+    on_ranks(2, lambda: train(config, 0, workdir=tmp_path / "two") and None)
+    one, two = (series(tmp_path / name, "train/loss_step") for name in ("one", "two"))
+    assert [*one] == [*two]
+    assert two == pytest.approx(one, rel=2e-4, abs=2e-5)
+    lines = (tmp_path / "two" / "steps.jsonl").read_text().splitlines()
+    assert len(lines) == len(one)
