@@ -28,7 +28,7 @@ from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import FAMILIES, open_data
 from carft_sweep.carft_core.data.families.downstream_tasks import CLASSES
 from carft_sweep.carft_core.data.families.imagenet import SHIFTS
-from carft_sweep.carft_core.models.clip import find_model
+from carft_sweep.carft_core.models.source import find_model
 from carft_sweep.carft_core.runs.folder import models_of
 from carft_sweep.carft_core.training.optim import schedule_of
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec

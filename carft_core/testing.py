@@ -20,7 +20,8 @@ from carft_sweep.carft_core.data.base import RESERVED, DataConfig, Source
 from carft_sweep.carft_core.data.contract import TRANSFORM, missing_classes, wrong_items
 from carft_sweep.carft_core.evaluation.measure import FURTHER_METRICS, METRICS
 from carft_sweep.carft_core.merges import MERGES, Merge
-from carft_sweep.carft_core.models.clip import Classifier, OpenedClip, open_model
+from carft_sweep.carft_core.models.classifier import Classifier
+from carft_sweep.carft_core.models.clip import OpenedClip, open_model
 from carft_sweep.carft_core.models.prompts import template_set
 from carft_sweep.carft_core.models.teacher import Teacher, open_teacher
 from carft_sweep.carft_core.training.optim import OptimConfig, freeze_all_but

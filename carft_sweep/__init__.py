@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from carft_sweep.carft_core.errors import RequestError
     from carft_sweep.carft_core.export.predictor import Predictor
     from carft_sweep.carft_core.merges import MERGES, Merge, MergePoint
-    from carft_sweep.carft_core.models.clip import Classifier, ImageClassifier
+    from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier
     from carft_sweep.carft_core.models.prompts import register_templates
     from carft_sweep.carft_core.models.teacher import Teacher
     from carft_sweep.carft_core.testing import check_algorithm, check_family, check_merge

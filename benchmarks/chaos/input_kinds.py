@@ -26,8 +26,9 @@ from carft_sweep.carft_core.data.images import read_rgb
 from carft_sweep.carft_core.data.views import evaluation_view
 from carft_sweep.carft_core.errors import NonFinite, RequestError
 from carft_sweep.carft_core.export.predictor import Predictor
-from carft_sweep.carft_core.models.clip import CONFIG, PICKLED_WEIGHTS, SAFE_WEIGHTS, open_model
+from carft_sweep.carft_core.models.clip import open_model
 from carft_sweep.carft_core.models.prompts import TEMPLATE_SETS, read_template_file
+from carft_sweep.carft_core.models.source import CONFIG, PICKLED_WEIGHTS, SAFE_WEIGHTS
 from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.training.loop import epochs
 from carft_sweep.sweeps.cli import main as carft_sweep

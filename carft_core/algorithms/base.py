@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from carft_sweep.carft_core.config.registry import Registered, Registry, no_concrete
 from carft_sweep.carft_core.config.user_code import is_own, own_lines, reason
 from carft_sweep.carft_core.errors import NonFinite, RequestError
-from carft_sweep.carft_core.models.clip import Classifier
+from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.training.optim import OPTIMISERS, Group, OptimConfig, decay_groups
 

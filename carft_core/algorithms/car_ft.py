@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
-from carft_sweep.carft_core.models.clip import Classifier
+from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
 
 KL_TOO_SMALL = 1e-3

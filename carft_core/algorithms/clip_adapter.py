@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
 from carft_sweep.carft_core.config.fields import PositiveInt
-from carft_sweep.carft_core.models.clip import Classifier, ImageClassifier
+from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
 from carft_sweep.carft_core.config.fields import NonNegative
-from carft_sweep.carft_core.models.clip import ImageClassifier
+from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
 
 

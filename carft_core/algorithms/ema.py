@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from carft_sweep.carft_core.algorithms.base import Wrapper
-from carft_sweep.carft_core.models.clip import Classifier
+from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
 
 

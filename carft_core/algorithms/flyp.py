@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
-from carft_sweep.carft_core.models.clip import ImageClassifier, tower_outputs
+from carft_sweep.carft_core.models.classifier import ImageClassifier, tower_outputs
 from carft_sweep.carft_core.models.prompts import TEXTS_PER_BATCH, class_weights
 from carft_sweep.carft_core.models.teacher import Teacher, evaluating, linear_head
 

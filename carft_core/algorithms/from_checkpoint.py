@@ -11,8 +11,9 @@ from torch import Tensor
 from carft_sweep.carft_core.algorithms.base import Algorithm
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import existing
-from carft_sweep.carft_core.models.clip import ImageClassifier, file_digest, fit, read_state
+from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.models.weights import file_digest, fit, read_state
 
 OTHER_NAMES = {"image_encoder.model.": "", "classification_head.": "head."}
 """How names begin in the checkpoints of WiSE-FT's code and its descendants, and how here."""

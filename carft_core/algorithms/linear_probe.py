@@ -8,16 +8,10 @@ from typing import ClassVar
 from torch import nn
 
 from carft_sweep.carft_core.algorithms.base import Algorithm
-from carft_sweep.carft_core.models.clip import ImageClassifier
+from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.training.optim import (
-    CONVERGED,
-    Group,
-    OptimConfig,
-    Probe,
-    decay_groups,
-    unsolved,
-)
+from carft_sweep.carft_core.training.logistic_regression import CONVERGED, Probe, unsolved
+from carft_sweep.carft_core.training.optim import Group, OptimConfig, decay_groups
 
 
 class LinearProbe(Probe, Algorithm):

@@ -7,9 +7,9 @@ from typing import ClassVar
 from torch import nn
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
-from carft_sweep.carft_core.models.clip import ImageClassifier
+from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.training.optim import Probe
+from carft_sweep.carft_core.training.logistic_regression import Probe
 
 
 class LpFt(Probe, Algorithm):

@@ -26,7 +26,8 @@ from carft_sweep.carft_core.data.families.image_folder import IMAGE_FOLDER
 from carft_sweep.carft_core.data.families.imagenet import IMAGENET
 from carft_sweep.carft_core.data.families.wilds import FMOW, IWILDCAM
 from carft_sweep.carft_core.data.listing import listed
-from carft_sweep.carft_core.data.splits import carve, take_fraction, take_shots, without_bad_files
+from carft_sweep.carft_core.data.splits import carve, take_fraction, take_shots
+from carft_sweep.carft_core.data.unreadable import without_bad_files
 from carft_sweep.carft_core.data.views import Transform
 from carft_sweep.carft_core.errors import RequestError
 

@@ -1,8 +1,7 @@
-"""Images on disk: folders below a data root, listed once."""
+"""Images on disk: listed once, and known again by name, size and time."""
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
 import hashlib
@@ -10,8 +9,8 @@ import itertools
 import json
 import os
 import time
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from carft_sweep.carft_core.data.base import DataConfig, DataFolder
 from carft_sweep.carft_core.data.images import THREADS
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.files import keep, read_regular, user_cache
-
-VARIABLE = "CARFT_DATA"
-"""Taken for a `data.root` that is left out, by whoever reads the sweep file."""
+from carft_sweep.carft_core.files import keep, user_cache
 
 
 def _keep_table(file: Path, table: pa.Table) -> None:
@@ -42,85 +37,16 @@ def _kept_table(file: Path) -> pa.Table | None:
         return None
 
 
-def data_root(config: DataConfig, folders: Mapping[str, DataFolder]) -> Path:
-    """The folder that holds the data sets. Raises RequestError when none is named or there."""
-    if config.root is None:
-        usual = ", ".join(folder.names[0] for folder in folders.values())
-        raise RequestError(
-            f"data.root: which folder holds the data sets? Give data.root, --data-root or "
-            f"{VARIABLE}; {config.family} looks there for {usual}"
-        )
-    return existing(Path(config.root), "; it must hold a folder for each data set")
-
-
-def existing(folder: Path, advice: str = "", *, named: str = "data.root") -> Path:
-    """A folder's absolute path. Raises RequestError where it is none, with `advice`; `named` is the
-    field that says it."""
-    folder = folder.expanduser().absolute()
-    try:
-        is_there = folder.is_dir()
-    except OSError as error:  # a name that is too long
-        raise RequestError(f"{named}: {folder} cannot be read: {error.strerror}") from None
-    if not is_there:
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise RequestError(f"{named}: {folder} {what}{advice}")
-    return folder
-
-
-def find_folders(
-    root: Path, folders: Mapping[str, DataFolder], *, advice: str = ""
-) -> dict[str, Path]:
-    """Where each folder lies. Raises RequestError naming all that are missing, then `advice`."""
-    places = {name: found_folder(root, folder) for name, folder in folders.items()}
-    missing = [folders[name] for name, path in places.items() if path is None]
-    if missing:
-        raise RequestError("\n".join(_told(root, missing, advice)))
-    return {name: path for name, path in places.items() if path is not None}
-
-
-def found_folder(root: Path, folder: DataFolder) -> Path | None:
-    """Where it lies; None where it is missing."""
-    return next((root / name for name in folder.names if (root / name).is_dir()), None)
-
-
-def missing_folder(folder: DataFolder) -> str:
-    """What is said of one that is missing: its names, what it holds, where to get it."""
-    others = f" (or {', '.join(folder.names[1:])})" if len(folder.names) > 1 else ""
-    return (
-        f"{folder.names[0]}{others} with {folder.layout}, {folder.images:,} images; "
-        f"from {folder.origin}"
-    )
-
-
-def _told(root: Path, missing: Iterable[DataFolder], advice: str) -> Iterable[str]:
-    yield f"data.root: {root} lacks folders:"
-    for folder in missing:
-        yield f"  {missing_folder(folder)}"
-        deeper = Path(folder.names[0]).parts
-        if len(deeper) > 1 and root.joinpath(*deeper[1:]).is_dir():
-            yield (
-                f"    {Path(*deeper[1:])} lies in {root} itself: the data root is the folder "
-                f"around {deeper[0]}/"
-            )
-    if advice:
-        yield advice
-
-
-@contextlib.contextmanager
-def readable(named: str = "data.root") -> Iterator[None]:
-    """Raises RequestError for what the system cannot read meanwhile; `named` is the field that said
-    where it lies."""
-    try:
-        yield
-    except OSError as error:
-        raise RequestError(f"{named}: {error.filename} cannot be read: {error.strerror}") from None
-
-
 VERSION = 1
 """Of what the cache holds of listings and indices: another is made anew."""
+
+
 SETTLED = 2_000_000_000
 """Nanoseconds: what changed shorter ago than this may change again and bear the same time."""
+
+
 _ABOUT = b"carft.manifest"
+
 
 Files = Sequence[tuple[str, int]]
 """Names and sizes in bytes, in the order of the names."""
@@ -232,11 +158,13 @@ def _sha256(text: str) -> str:
 
 # torchvision's IMG_EXTENSIONS; its module would import every data set that it knows.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
 LISTED_AT_MOST = 8
+
+
 PROBLEMS_SHOWN = 20
-CLASS_FILES = ("classes.json", "classes.txt")
-MOST_NAMES = 1 << 24
-"""Bytes of such a file."""
+
 
 Listing = Mapping[str, Mapping[str, int]]
 """Class folder -> path below the root -> size in bytes, in the order of the paths."""
@@ -294,42 +222,6 @@ def _content(file: Path) -> str:
             return hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError:
         return str(file)
-
-
-def name_files(root: Path) -> list[Path]:
-    """The files in a folder that say what its classes are called."""
-    return [root / name for name in CLASS_FILES if (root / name).exists()]
-
-
-def plain_name(folder: str) -> str:
-    """What prompts call a class of which nobody says more: spaces for underscores."""
-    return folder.replace("_", " ").strip()
-
-
-def names_in(file: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """What a file calls each class, and what is wrong with that.
-
-    JSON: folder -> name, or a list of names of which the first counts; else a line `folder name`
-    each. Raises OSError when it cannot be read.
-    """
-    try:
-        text = read_regular(file, MOST_NAMES).decode("utf-8-sig")
-        pairs = _json_pairs(text) if file.suffix == ".json" else _text_pairs(text)
-    except ValueError as error:
-        return (), [f"{file.name}: {error}"]
-    except RecursionError:
-        return (), [f"{file.name}: nested too deeply"]
-    names = dict(pairs)
-    counts = Counter(folder for folder, _ in pairs)
-    problems = [f"{file.name} names {f!r} twice" for f, count in counts.items() if count > 1]
-    missing = [folder for folder in classes if not names.get(folder)]
-    for folder in missing[:3]:
-        near = nearest(folder, [name for name in names if name not in classes])
-        problems.append(f"{file.name} has no name for the class folder {folder!r}{near}")
-    if len(missing) > 3:
-        problems.append(f"{file.name} lacks {len(missing) - 3} more class folders")
-    chosen = {folder: names.get(folder, "") for folder in classes}
-    return tuple(chosen.values()), [*problems, *repeated(chosen)]
 
 
 def nearest(name: str, allowed: Collection[str]) -> str:
@@ -401,110 +293,3 @@ def is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _json_pairs(text: str) -> list[tuple[str, str]]:
-    """Raises ValueError for what is not a mapping of folders to names."""
-    pairs = json.loads(text, object_pairs_hook=list)
-    if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
-        raise ValueError("must be one mapping of class folders to names")
-    named = []
-    for folder, value in pairs:
-        name = value[0] if isinstance(value, list) and value else value
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"the name of {folder!r} must be text, or a list of texts")
-        named.append((folder, name.strip()))
-    return named
-
-
-def _text_pairs(text: str) -> list[tuple[str, str]]:
-    """Lines of a folder, white space and its name; a tab divides them if there is one."""
-    named = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        folder, _, name = line.strip().partition("\t" if "\t" in line.strip() else " ")
-        if not name.strip():
-            raise ValueError(f"line {number} has no name after the folder {folder!r}")
-        named.append((folder.strip(), name.strip()))
-    return named
-
-
-def repeated(names: Mapping[str, str], where: str = "classes.json") -> list[str]:
-    """Classes, by folder, that a text tower could not tell apart; `where` names are given."""
-    folders: dict[str, list[str]] = {}
-    for folder, name in names.items():
-        folders.setdefault(name, []).append(folder)
-    return [
-        f"the classes {listed(same)} have one name, {name!r}; give each its own in {where}"
-        for name, same in folders.items()
-        if len(same) > 1 and name
-    ]
-
-
-def read_folders(
-    family: str, places: Mapping[str, Path], folders: Mapping[str, DataFolder]
-) -> dict[str, Manifest]:
-    """The images of each of the folders.
-
-    Raises RequestError with all that is wrong with them, OSError for what cannot be read.
-    """
-    manifests = {name: read_manifest(place) for name, place in places.items()}
-    problems = [
-        f"{place}: {problem}"
-        for name, place in places.items()
-        for problem in problems_of(place, manifests[name], folders[name])
-    ]
-    if problems:
-        raise RequestError(refusal(f"data.root: {family} cannot be used:", problems))
-    return manifests
-
-
-def count_notes(family: str, counts: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
-    """By split (how many images are here, how many are published): where the two differ."""
-    return tuple(
-        f"{family}: {name} has {here:,} images here, {published:,} as published; its numbers are "
-        "not those of papers"
-        for name, (here, published) in counts.items()
-        if here != published
-    )
-
-
-def problems_of(folder: Path, manifest: Manifest, expected: DataFolder) -> Iterator[str]:
-    """Why a folder is not what its makers publish; numbers of images are no reason."""
-    counts, classes = manifest.counts, dict.fromkeys(expected.classes)
-    if not counts:
-        yield no_class_folders(folder, f", expected {expected.layout}", expected.advice)
-        return
-    # Only then: to look for folders among a million images takes as long as to list them.
-    others = [] if classes.keys() & counts.keys() else [*counts]
-    deeper = [name for name in others if classes.keys() <= {*visible_folders(folder / name)}]
-    if deeper:
-        yield f"has its class folders one level too deep, in {deeper[0]}/: move them up"
-        return
-    missing = [name for name in classes if name not in counts]
-    if missing:
-        yield f"lacks {len(missing)} of {len(classes)} class folders: {listed(missing)}"
-    strange = [] if expected.has_others else [name for name in counts if name not in classes]
-    if strange:
-        near = nearest(strange[0], missing)
-        yield f"has {len(strange)} folders that are no class of it: {listed(strange)}{near}"
-    bare = [name for name, count in counts.items() if count == 0 and name in classes]
-    if bare:
-        yield f"has class folders without images: {listed(bare)}"
-    empty = [path for path in manifest.empty if path.partition("/")[0] in classes]
-    if empty:
-        yield f"has files that are empty or links to nothing: {listed(empty)}"
-    if expected.is_prefixed and (strays := list(_strays(manifest, classes))):
-        yield (
-            f"has {len(strays)} images in the folder of another class than their names say: "
-            f"{listed(strays)}"
-        )
-
-
-def _strays(manifest: Manifest, classes: Collection[str]) -> Iterator[str]:
-    for folder, paths in manifest.groups():
-        for path in paths:
-            owner = path[len(folder) + 1 :].partition("_")[0]
-            if owner != folder and owner in classes:
-                yield path

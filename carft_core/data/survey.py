@@ -9,7 +9,7 @@ from pathlib import Path
 
 from carft_sweep.carft_core.data import FAMILIES, as_used, open_whole
 from carft_sweep.carft_core.data.base import DataConfig, FamilyData, Split
-from carft_sweep.carft_core.data.listing import found_folder
+from carft_sweep.carft_core.data.folders import found_folder
 from carft_sweep.carft_core.errors import RequestError
 
 

@@ -28,7 +28,7 @@ from carft_sweep.carft_core.evaluation.metrics import (
     worst_group_top1,
 )
 from carft_sweep.carft_core.evaluation.predictions import Predictions, predictions_file
-from carft_sweep.carft_core.models.clip import Classifier
+from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher, on_device
 from carft_sweep.carft_core.training.setup import RETENTION, Prepared
 

@@ -13,13 +13,13 @@ import torch
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError, unknown
 from carft_sweep.carft_core.files import existing, read_json, write_folder, write_json, write_text
-from carft_sweep.carft_core.models.clip import (
+from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.models.source import (
     BUILTIN,
     CONFIG,
     FOLDER,
     PREPROCESS_KEYS,
     SAFE_WEIGHTS,
-    ImageClassifier,
     find_model,
 )
 from carft_sweep.carft_core.runs.folder import (

@@ -26,7 +26,8 @@ from carft_sweep.carft_core.data.views import evaluation_view
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.export.export import CLASSES, CONTEXTS, FACTS, HEAD, read_facts
 from carft_sweep.carft_core.files import read_json
-from carft_sweep.carft_core.models.clip import ImageClassifier, open_image_tower
+from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.models.clip import open_image_tower
 from carft_sweep.carft_core.models.teacher import linear_head
 from carft_sweep.carft_core.runs.folder import load_weights
 from carft_sweep.carft_core.training.numerics import resolve_device

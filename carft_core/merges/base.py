@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from carft_sweep.carft_core.algorithms import Algorithm
 from carft_sweep.carft_core.algorithms.base import State
 from carft_sweep.carft_core.config.registry import Registered
-from carft_sweep.carft_core.models.clip import Classifier
+from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.result import check_label
 

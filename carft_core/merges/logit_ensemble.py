@@ -9,7 +9,7 @@ from torch import Tensor
 
 from carft_sweep.carft_core.algorithms import Algorithm
 from carft_sweep.carft_core.merges.base import Line, MergePoint
-from carft_sweep.carft_core.models.clip import Classifier
+from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
 
 

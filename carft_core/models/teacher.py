@@ -23,7 +23,8 @@ from carft_sweep.carft_core.data import Split, Transform
 from carft_sweep.carft_core.data.bank import Bank
 from carft_sweep.carft_core.data.loader import Batches, Loader, Part, Passes, Share
 from carft_sweep.carft_core.files import digest_of, keep, user_cache
-from carft_sweep.carft_core.models.clip import Classifier, ImageClassifier, OpenedClip
+from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier
+from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.prompts import (
     TemplateSet,
     class_weights,

@@ -31,9 +31,10 @@ from carft_sweep.carft_core.files import (
     write_json,
 )
 from carft_sweep.carft_core.merges import Model
-from carft_sweep.carft_core.models.clip import Classifier
+from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.requirements import refuse_outdated
-from carft_sweep.carft_core.runs.identity import Identity, evaluation_digest, facts_of
+from carft_sweep.carft_core.runs.facts import facts_of
+from carft_sweep.carft_core.runs.identity import Identity, evaluation_digest
 from carft_sweep.carft_core.runs.result import Claim, Evaluation, History, Trained
 from carft_sweep.carft_core.training.ranks import here
 from carft_sweep.carft_core.training.setup import Prepared, prepared

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Any
 
 from carft_sweep.carft_core.algorithms import Soup
@@ -18,15 +17,19 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import digest_of
 from carft_sweep.carft_core.merges import Model
 from carft_sweep.carft_core.models.clip import draws_at_random, weights_digest
-from carft_sweep.carft_core.models.prompts import context_set, template_set, words_to_mark
+from carft_sweep.carft_core.models.prompts import context_set, template_set
 from carft_sweep.carft_core.training.numerics import resolve_device, resolve_precision
-from carft_sweep.carft_core.training.setup import Prepared, other_data, templates_of
+from carft_sweep.carft_core.training.setup import other_data, templates_of
 
 TRAINING_REVISION = 1
 """Raised by hand with every change of the code that moves the weights of some run; the golden test
 (tests/golden) fails where numbers move and this does not."""
+
+
 MEASURING_REVISION = 1
 """The same of what is measured of given weights."""
+
+
 OUTSIDE = {"root", "shifts", "restrict", "augmentation", "bad_files", "balanced"}
 """Fields of `data` that do not stand there as such; what the last three come to does."""
 
@@ -62,15 +65,15 @@ def identify(config: TrialConfig, seed: int) -> Identity:
         "model": weights_digest(config.model.name, config.model.pretrained),
         "data": {
             "digest": data.digest_of_training,
-            **_present(**config.data.model_dump(exclude=OUTSIDE)),
+            **present(**config.data.model_dump(exclude=OUTSIDE)),
             "skipped": _skipped(data, training=True),
         },
         "classes": template_set(config.prompts.classes).digest,
         "algorithm": {"name": algorithm.name, **algorithm.identity()},
         **computing,
-        **_present(own_code=own_code_of(config)),
+        **present(own_code=own_code_of(config)),
         # A CPU gives the same bits with it and without.
-        **_present(deterministic=config.deterministic and computing["device"] != "cpu"),
+        **present(deterministic=config.deterministic and computing["device"] != "cpu"),
     }
     if "contexts" in algorithm.uses:
         parts["contexts"] = context_set(config.prompts.contexts, config.data).digest
@@ -87,10 +90,10 @@ def identify(config: TrialConfig, seed: int) -> Identity:
         # A whole batch is not in it anyhow, and who needs no answer does without open_clip.
         coupled = config.optim.micro_batch is not None and couples_items(config)
         outside = {"grad_checkpointing"} | (set() if coupled else {"micro_batch"})
-        parts["optim"] = _present(**config.optim.model_dump(mode="json", exclude=outside))
+        parts["optim"] = present(**config.optim.model_dump(mode="json", exclude=outside))
         views = config.data.augmentation
         parts["augmentation"] = None if views is None else asdict(AUGMENTATIONS[views])
-        parts |= _present(balanced=config.data.balanced)
+        parts |= present(balanced=config.data.balanced)
     return Identity(digest_of(parts), parts)
 
 
@@ -139,7 +142,7 @@ def _computing(config: TrialConfig) -> dict[str, str]:
     return {"device": device.type, "precision": resolve_precision(config.precision, device)}
 
 
-def _present(**fields: Any) -> dict[str, Any]:
+def present(**fields: Any) -> dict[str, Any]:
     """Without those that are None or False, so that a new field makes no old run another."""
     return {
         name: value for name, value in fields.items() if value is not None and value is not False
@@ -176,7 +179,7 @@ def evaluation_digest(training_digest: str, model: Model, config: TrialConfig) -
         parts["retention"] = {
             name: [other.digest, templates_of(name).digest] for name, other in others.items()
         }
-    return digest_of(parts | _present(own_code=own_code(*parts_of_others)))
+    return digest_of(parts | present(own_code=own_code(*parts_of_others)))
 
 
 def _skipped(data: FamilyData, *, training: bool) -> dict[str, list[str]]:
@@ -192,59 +195,3 @@ def own_code_of(config: TrialConfig) -> str | None:
     """The digest of the user's own code that trains a run, of its algorithm and its family; None
     where both are the product's."""
     return own_code(*classes_of(config.algorithm), FAMILIES[config.data.family].open)
-
-
-def facts_of(config: TrialConfig, stand: Prepared) -> dict[str, Any]:
-    """The facts of a run, as plain data.
-
-    `own_weights` are another's than the zero-shot model's though nothing was trained, as a soup's.
-    `transform` is what evaluation shows, `augmentation` what training drew: None where nothing is
-    trained, or where the family has training views of its own.
-    """
-    teacher, data = stand.teacher, stand.data
-    contexts = teacher.contexts
-    domains = stand.family.domains
-    budget = (
-        f"{config.optim.epochs} epochs" if config.optim.epochs else f"{config.optim.steps} steps"
-    )
-    if config.data.balanced:
-        budget += ", balanced"
-    trains = config.algorithm.trains
-    steps = trains and not config.algorithm.solves
-    others = other_data(config.data, config.eval)
-    follows = steps and config.data.augmentation is not None
-    return {
-        "model": teacher.clip.digest,
-        "data": data.digest,
-        "family": f"{stand.family.name} v{stand.family.version}",
-        "split": config.data.split_number,
-        "transform": repr(teacher.transform),
-        "augmentation": repr(teacher.transform.augmentation) if follows else None,
-        "budget": budget if steps else None,
-        "result": config.keep.result if trains else None,
-        **_present(own_weights=not trains and not config.algorithm.starts_at_zero_shot),
-        **_present(members=_members(config)),
-        "precision": teacher.precision,
-        "device": stand.device.type,
-        "contexts": contexts.name,
-        "contexts_name": words_to_mark(contexts, config.data, domains),
-        "skipped": {name: sorted(bad) for name, bad in data.skipped.items()},
-        "outside_means": sorted(data.outside_mean),
-        "images": {name: len(split) for name, split in stand.measured().items()},
-        "retention": _retention(others) if others else None,
-        "data_notes": [text for it in (data, *others.values()) for text in it.notes],
-        "revision": f"{TRAINING_REVISION}.{MEASURING_REVISION}",
-        "own_code": own_code_of(config),
-        "versions": {name: version(name) for name in ("torch", "torchvision", "open_clip_torch")},
-    }
-
-
-def _members(config: TrialConfig) -> list[str] | None:
-    """The digests of the runs that a soup is made of; None of anything else."""
-    return list(config.algorithm.members) if isinstance(config.algorithm, Soup) else None
-
-
-def _retention(others: Mapping[str, FamilyData]) -> str:
-    """As `Name(field=value)`, as a transform is: a warning shows the fields that differ."""
-    digests = (f"{name}={other.digest[:12]}" for name, other in others.items())
-    return f"Retention({', '.join(digests)})"

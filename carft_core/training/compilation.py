@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from carft_sweep.carft_core.models.clip import tower_outputs, towers_in
+from carft_sweep.carft_core.models.classifier import tower_outputs, towers_in
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.training.numerics import autocast
 

@@ -27,8 +27,10 @@ from carft_sweep.carft_core.data.loader import Batches, Loaded, Part, Share, tra
 from carft_sweep.carft_core.errors import NonFinite, RequestError
 from carft_sweep.carft_core.evaluation.measure import predict, split_metrics
 from carft_sweep.carft_core.files import parse_json
-from carft_sweep.carft_core.models.clip import Classifier, checkpoint_gradients, is_plain
+from carft_sweep.carft_core.models.classifier import Classifier
+from carft_sweep.carft_core.models.clip import checkpoint_gradients
 from carft_sweep.carft_core.models.teacher import on_device, to_views
+from carft_sweep.carft_core.models.weights import is_plain
 from carft_sweep.carft_core.runs.folder import DAMAGED, RunFolder, RunResult, finish
 from carft_sweep.carft_core.runs.identity import check_ranks, identify
 from carft_sweep.carft_core.runs.result import History

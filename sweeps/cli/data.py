@@ -15,9 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, open_whole
 from carft_sweep.carft_core.data.base import DataConfig, DataFolder
-from carft_sweep.carft_core.data.listing import VARIABLE, data_root, found_folder
-from carft_sweep.carft_core.data.splits import bad_files_of, without
+from carft_sweep.carft_core.data.folders import VARIABLE, data_root, found_folder
 from carft_sweep.carft_core.data.survey import FoundSplit, Survey, survey
+from carft_sweep.carft_core.data.unreadable import bad_files_of, without
 from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError
 from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.parser import keys

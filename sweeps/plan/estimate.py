@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import open_data
 from carft_sweep.carft_core.files import read_json
-from carft_sweep.carft_core.models.clip import find_model
+from carft_sweep.carft_core.models.source import find_model
 from carft_sweep.carft_core.runs.folder import is_complete
 from carft_sweep.carft_core.runs.result import Claim, Trained
 from carft_sweep.carft_core.training.optim import schedule_of

@@ -366,7 +366,7 @@ def selected_in_cache(home: Home, name: str) -> Path:
     A home has its own, of the weights that it has now: what it says of them may be another's.
     """
     from carft_sweep.carft_core.export.export import read_facts
-    from carft_sweep.carft_core.models.clip import file_digest
+    from carft_sweep.carft_core.models.weights import file_digest
     from carft_sweep.carft_core.runs.folder import RunFolder
 
     model = select_model(comparison(find_ledger(home, name), RunStore(home.runs)))

@@ -13,14 +13,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from carft_sweep.carft_core.data.class_names import name_files
 from carft_sweep.carft_core.data.images import image_errors, open_image
-from carft_sweep.carft_core.data.listing import (
-    EXTENSIONS,
-    Listing,
-    images,
-    listed,
-    name_files,
-)
+from carft_sweep.carft_core.data.listing import EXTENSIONS, Listing, images, listed
 from carft_sweep.carft_core.data.splits import test_share
 from carft_sweep.carft_core.errors import RequestError
 

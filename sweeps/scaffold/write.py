@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from carft_sweep.carft_core.config.registry import NAME
 from carft_sweep.carft_core.data import FAMILIES
-from carft_sweep.carft_core.data.listing import plain_name
+from carft_sweep.carft_core.data.class_names import plain_name
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import atomic_file
 from carft_sweep.sweeps.plan.prospects import find_obstacles

@@ -17,7 +17,7 @@ from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.data.base import DataConfig
-from carft_sweep.carft_core.data.listing import VARIABLE
+from carft_sweep.carft_core.data.folders import VARIABLE
 from carft_sweep.carft_core.errors import RequestError, unknown
 from carft_sweep.sweeps.space.distributions import Categorical, Distribution, Params
 from carft_sweep.sweeps.space.points import (

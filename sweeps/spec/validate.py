@@ -9,7 +9,7 @@ from typing import Any
 
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.errors import RequestError, Route, unknown
-from carft_sweep.carft_core.models.clip import brings_weights, find_model
+from carft_sweep.carft_core.models.source import brings_weights, find_model
 from carft_sweep.sweeps.space.distributions import (
     Categorical,
     Distribution,

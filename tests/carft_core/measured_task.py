@@ -9,7 +9,7 @@ from torch import nn
 
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data.base import Derived
-from carft_sweep.carft_core.models.clip import ImageClassifier
+from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.training.setup import Prepared, prepared
 
 OTHER_TASK = "retention/dark"

@@ -20,7 +20,7 @@ from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Source, Sp
 from carft_sweep.carft_core.data.base import DataConfig, Derived
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.merges import MERGES, Merge, MergePoint, State
-from carft_sweep.carft_core.models.clip import Classifier, ImageClassifier
+from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.testing import (
     BrokenContract,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.models.clip import read_state
+from carft_sweep.carft_core.models.weights import read_state
 from carft_sweep.carft_core.requirements import missed_floor, refuse_outdated, requirements
 from carft_sweep.carft_core.runs.folder import RunFolder
 

@@ -28,7 +28,8 @@ from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.data import FAMILIES, FamilyData
 from carft_sweep.carft_core.evaluation.measure import measure
 from carft_sweep.carft_core.merges import MERGES
-from carft_sweep.carft_core.models.clip import Classifier, open_model
+from carft_sweep.carft_core.models.classifier import Classifier
+from carft_sweep.carft_core.models.clip import open_model
 from carft_sweep.carft_core.models.prompts import context_weights, template_set, text_features
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import UNMERGED, RunFolder, save_weights

@@ -100,7 +100,7 @@ def test_images_are_opened_in_one_place() -> None:
 
 OPENS_NO_FILE_OF_A_HOME = {
     "carft_core/data/bank.py": "the user's cache, with O_NOFOLLOW of its own",
-    "carft_core/models/clip.py": "weights that the user names",
+    "carft_core/models/weights.py": "weights that the user names",
     "carft_core/data/listing.py": "the data, which may be links",
     "carft_core/data/families/icon_shift.py": "the product's own images",
     "carft_core/files.py": "what it has written itself, to wait for the disk",

@@ -26,16 +26,16 @@ from carft_sweep.carft_core.data.base import (
     held_out,
     opened_once,
 )
-from carft_sweep.carft_core.data.images import read_plain
-from carft_sweep.carft_core.data.listing import (
-    Manifest,
+from carft_sweep.carft_core.data.class_names import plain_name
+from carft_sweep.carft_core.data.folders import (
     count_notes,
     data_root,
     find_folders,
-    plain_name,
     read_folders,
     readable,
 )
+from carft_sweep.carft_core.data.images import read_plain
+from carft_sweep.carft_core.data.listing import Manifest
 from carft_sweep.carft_core.errors import RequestError
 
 

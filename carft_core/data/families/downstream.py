@@ -28,16 +28,9 @@ from carft_sweep.carft_core.data.base import (
     refuse_held_out,
 )
 from carft_sweep.carft_core.data.families.downstream_tasks import BATCH_SIZE, TASKS, Classes, Task
+from carft_sweep.carft_core.data.folders import count_notes, data_root, find_folders
 from carft_sweep.carft_core.data.images import read_plain
-from carft_sweep.carft_core.data.listing import (
-    count_notes,
-    data_root,
-    find_folders,
-    listed,
-    nearest,
-    read_manifest,
-    refusal,
-)
+from carft_sweep.carft_core.data.listing import listed, nearest, read_manifest, refusal
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_regular
 

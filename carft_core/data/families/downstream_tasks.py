@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from carft_sweep.carft_core.data.base import DataFolder
-from carft_sweep.carft_core.data.listing import MOST_NAMES
+from carft_sweep.carft_core.data.class_names import MOST_NAMES
 from carft_sweep.carft_core.files import read_regular
 
 Classes = Mapping[str, str]

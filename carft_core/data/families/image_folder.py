@@ -22,23 +22,19 @@ from carft_sweep.carft_core.data.base import (
     opened_once,
     refuse_held_out,
 )
+from carft_sweep.carft_core.data.class_names import name_files, names_in, plain_name, repeated
 from carft_sweep.carft_core.data.families.declaration import Declaration, ShiftFolders, shift_name
+from carft_sweep.carft_core.data.folders import existing, readable
 from carft_sweep.carft_core.data.images import read_rgb
 from carft_sweep.carft_core.data.listing import (
     Listing,
     copies_of_training,
-    existing,
     images,
     listed,
     listing_digest,
-    name_files,
-    names_in,
     nearest,
     no_class_folders,
-    plain_name,
-    readable,
     refusal,
-    repeated,
     visible_folders,
 )
 from carft_sweep.carft_core.data.splits import IN_DISTRIBUTION, TRAINING_SPLITS, carve_test

@@ -24,15 +24,15 @@ from carft_sweep.carft_core.data.base import (
     opened_once,
     refuse_held_out,
 )
-from carft_sweep.carft_core.data.images import read_inside_border, read_plain
-from carft_sweep.carft_core.data.listing import (
-    Manifest,
+from carft_sweep.carft_core.data.folders import (
     count_notes,
     data_root,
     find_folders,
     read_folders,
     readable,
 )
+from carft_sweep.carft_core.data.images import read_inside_border, read_plain
+from carft_sweep.carft_core.data.listing import Manifest
 
 LISTS = Path(__file__).parents[1] / "classes" / "imagenet"
 CLASSES = 1000

@@ -24,15 +24,9 @@ from carft_sweep.carft_core.data.base import (
     opened_once,
     refuse_held_out,
 )
+from carft_sweep.carft_core.data.folders import count_notes, data_root, find_folders, readable
 from carft_sweep.carft_core.data.images import read_plain
-from carft_sweep.carft_core.data.listing import (
-    count_notes,
-    data_root,
-    find_folders,
-    listed,
-    read_manifest,
-    readable,
-)
+from carft_sweep.carft_core.data.listing import listed, read_manifest
 from carft_sweep.carft_core.errors import RequestError, unknown
 
 

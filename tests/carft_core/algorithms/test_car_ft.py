@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import Batch
 from carft_sweep.carft_core.algorithms.car_ft import CarFt
-from carft_sweep.carft_core.models.clip import ImageClassifier, OpenedClip
+from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.prompts import context_weights, template_set, text_features
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.testing import batch_for, toy_teacher

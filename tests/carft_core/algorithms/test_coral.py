@@ -16,7 +16,8 @@ from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.algorithms.coral import Coral, distance_of_domains
 from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.models.clip import ImageClassifier, OpenedClip
+from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
 from carft_sweep.carft_core.runs.identity import couples_items, identify

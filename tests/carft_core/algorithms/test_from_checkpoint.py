@@ -14,7 +14,8 @@ from torch import Tensor
 from carft_sweep.carft_core.algorithms.from_checkpoint import FromCheckpoint
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.models.clip import ImageClassifier, OpenedClip
+from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder, is_complete
 from carft_sweep.carft_core.runs.identity import identify

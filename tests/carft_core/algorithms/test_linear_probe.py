@@ -18,8 +18,8 @@ from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
 from carft_sweep.carft_core.runs.identity import identify
+from carft_sweep.carft_core.training.logistic_regression import CONVERGED, logistic_regression
 from carft_sweep.carft_core.training.loop import EpochReport, epochs, train
-from carft_sweep.carft_core.training.optim import CONVERGED, logistic_regression
 
 Config = Callable[..., TrialConfig]
 
@@ -68,7 +68,9 @@ def test_little_room_leaves_the_centre_as_it_is() -> None:
 def test_parts_of_the_images_have_the_solution_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = problem()
     whole = logistic_regression(features, labels, torch.zeros(4, 12), c=10.0, max_iter=1000)
-    monkeypatch.setattr("carft_sweep.carft_core.training.optim.LOGITS_AT_ONCE", 4 * 33)
+    monkeypatch.setattr(
+        "carft_sweep.carft_core.training.logistic_regression.LOGITS_AT_ONCE", 4 * 33
+    )
     parts = logistic_regression(features, labels, torch.zeros(4, 12), c=10.0, max_iter=1000)
     assert torch.allclose(whole.weight, parts.weight, rtol=1e-3, atol=1e-4)
 

@@ -20,7 +20,7 @@ from carft_sweep.carft_core.config.user_code import own_code
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.merges import MERGES
 from carft_sweep.carft_core.merges.wise_ft import WiseFt
-from carft_sweep.carft_core.models.clip import ImageClassifier
+from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights, models_of
 from carft_sweep.carft_core.runs.identity import evaluation_digest, identify, own_code_of

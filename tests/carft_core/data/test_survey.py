@@ -22,7 +22,7 @@ from carft_sweep.carft_core.data import (
     open_data,
 )
 from carft_sweep.carft_core.data.base import Arrays, DataConfig
-from carft_sweep.carft_core.data.listing import data_root, find_folders
+from carft_sweep.carft_core.data.folders import data_root, find_folders
 from carft_sweep.carft_core.data.survey import Survey, survey
 from carft_sweep.carft_core.errors import RequestError
 

@@ -13,7 +13,7 @@ import torch
 
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import FamilyData, open_data
-from carft_sweep.carft_core.data import splits as module
+from carft_sweep.carft_core.data import unreadable as module
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.runs.folder import RunFolder

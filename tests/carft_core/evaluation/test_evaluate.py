@@ -27,7 +27,7 @@ from carft_sweep.carft_core.evaluation.measure import (
 )
 from carft_sweep.carft_core.evaluation.metrics import macro_f1, worst_group_top1
 from carft_sweep.carft_core.evaluation.predictions import Predictions
-from carft_sweep.carft_core.models.clip import ImageClassifier
+from carft_sweep.carft_core.models.classifier import ImageClassifier
 from tests.carft_core.bare_teacher import bare_teacher
 from tests.carft_core.random_predictions import CLASSES, random_predictions
 

@@ -33,7 +33,7 @@ from carft_sweep.carft_core.evaluation.predictions import (
     Predictions,
     write_predictions,
 )
-from carft_sweep.carft_core.models.clip import Classifier
+from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.training.setup import Prepared
 from tests.carft_core.measured_task import OTHER_TASK, measured_task, moved_classifier

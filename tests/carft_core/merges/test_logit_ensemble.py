@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.merges.logit_ensemble import LogitEnsemble
-from carft_sweep.carft_core.models import clip
-from carft_sweep.carft_core.models.clip import Classifier, OpenedClip
+from carft_sweep.carft_core.models import classifier
+from carft_sweep.carft_core.models.classifier import Classifier
+from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder, finish
 from carft_sweep.carft_core.testing import batch_for, toy_teacher
@@ -114,13 +115,13 @@ def test_both_models_pass_each_image_once_whatever_the_number_of_alphas(
     config = toy_config({"merges": merges, "optim.epochs": 1, "algorithm": "fine_tune"})
     assert all(True for _ in epochs(config, 0, workdir=tmp_path))
     images: list[int] = []
-    outputs = clip.tower_outputs
+    outputs = classifier.tower_outputs
 
     def counting(tower: nn.Module, batch: Tensor) -> Tensor:
         images.append(len(batch))
         return outputs(tower, batch)
 
-    monkeypatch.setattr(clip, "tower_outputs", counting)
+    monkeypatch.setattr(classifier, "tower_outputs", counting)
     stand = prepared(config)
     to_measure = sum(map(len, stand.measured().values()))
     cached = sum(

@@ -27,8 +27,9 @@ from torch.nn import functional as F
 from carft_sweep.carft_core.data.views import Transform
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models import clip as clip_module
+from carft_sweep.carft_core.models import source
+from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.clip import (
-    ImageClassifier,
     OpenedClip,
     draws_at_random,
     open_model,
@@ -356,7 +357,7 @@ def test_every_model_of_open_clips_has_an_image_tower_and_numbers_that_a_model_m
     tmp_path: Path,
 ) -> None:
     for name in open_clip.list_models():
-        clip_module._check_architecture(tmp_path, open_clip.get_model_config(name))
+        source._check_architecture(tmp_path, open_clip.get_model_config(name))
 
 
 @pytest.mark.parametrize(
@@ -531,7 +532,7 @@ def test_a_config_of_a_text_tower_that_cannot_be_used_is_named(
 def test_every_model_of_open_clips_has_options_that_a_model_may_have() -> None:
     for name in open_clip.list_models():
         text = open_clip.get_model_config(name)["text_cfg"]
-        assert {*text.get("tokenizer_kwargs", {})} <= {*clip_module.TOKENIZER_OPTIONS}, name
+        assert {*text.get("tokenizer_kwargs", {})} <= {*source.TOKENIZER_OPTIONS}, name
 
 
 def test_texts_are_cut_from_the_length_on_at_which_open_clip_cuts(tiny_clip: OpenedClip) -> None:

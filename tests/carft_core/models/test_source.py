@@ -15,7 +15,8 @@ import pytest
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from carft_sweep.carft_core.errors import DownloadFailed, RequestError
-from carft_sweep.carft_core.models.clip import TINY_CLIP, find_model, open_model
+from carft_sweep.carft_core.models.clip import open_model
+from carft_sweep.carft_core.models.source import TINY_CLIP, find_model
 
 HALF = (0.5, 0.5, 0.5)
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -336,13 +337,13 @@ def test_where_no_name_is_resolved_the_hub_is_not_asked_again_and_again(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", proxied)
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    monkeypatch.setattr("carft_sweep.carft_core.models.clip.getproxies", dict)
+    monkeypatch.setattr("carft_sweep.carft_core.models.source.getproxies", dict)
     with pytest.raises(
         DownloadFailed, match=r"could not be downloaded \(huggingface\.co not known"
     ):
         find_model("RN50", "openai")
     proxies = {"https": "proxy:3128"}
-    monkeypatch.setattr("carft_sweep.carft_core.models.clip.getproxies", lambda: proxies)
+    monkeypatch.setattr("carft_sweep.carft_core.models.source.getproxies", lambda: proxies)
     with pytest.raises(DownloadFailed, match="asked"):
         find_model("RN50", "openai")
     del offline

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.models.clip import file_digest, fit, open_model, read_state
+from carft_sweep.carft_core.models.clip import open_model
+from carft_sweep.carft_core.models.weights import file_digest, fit, read_state
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
 

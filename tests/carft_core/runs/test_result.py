@@ -12,7 +12,7 @@ from torch import Tensor
 
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.models.clip import Classifier
+from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder, finish, is_complete
 from carft_sweep.carft_core.runs.identity import MEASURING_REVISION, TRAINING_REVISION

@@ -22,7 +22,8 @@ from carft_sweep.carft_core.algorithms.car_ft import CarFt
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import NonFinite, RequestError
 from carft_sweep.carft_core.evaluation.measure import METRICS
-from carft_sweep.carft_core.models.clip import ImageClassifier, checkpoint_gradients, open_model
+from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.models.clip import checkpoint_gradients, open_model
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import (
     RunFolder,

@@ -17,7 +17,7 @@ from carft_sweep.carft_core.algorithms.fine_tune import FineTune
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.merges import MERGES, Merge, MergePoint
-from carft_sweep.carft_core.models.clip import Classifier, ImageClassifier
+from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder, finish, load_weights
 from carft_sweep.carft_core.runs.identity import evaluation_digest, identify

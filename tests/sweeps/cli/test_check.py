@@ -13,7 +13,7 @@ import pytest
 from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json, write_json
-from carft_sweep.carft_core.models.clip import find_model
+from carft_sweep.carft_core.models.source import find_model
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.engines.resources import Gpu, Node
 from carft_sweep.sweeps.ledger.runs import RunStore

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from torchvision.datasets import ImageFolder
 
-from carft_sweep.carft_core.data import FAMILIES, FamilyData, Transform, open_data, splits
+from carft_sweep.carft_core.data import FAMILIES, FamilyData, Transform, open_data, unreadable
 from carft_sweep.carft_core.data.base import DataConfig, Derived
 from carft_sweep.carft_core.data.families.domainbed import SETS, classes_of, names_of
 from carft_sweep.carft_core.data.listing import Manifest
@@ -211,7 +211,7 @@ def test_bad_files_are_looked_for_once_whatever_is_held_out(
     assert left is not None
     assert full is not None
     assert set(full.ids) - set(left.ids) == {"photo/dog/7.jpg"}
-    monkeypatch.setattr(splits, "_bad_files", lambda *_: pytest.fail("looked at again"))
+    monkeypatch.setattr(unreadable, "_bad_files", lambda *_: pytest.fail("looked at again"))
     other = opened(copied, "photo", split_seed=1, bad_files="skip")
     assert [list(bad) for bad in other.skipped.values()] == [["photo/dog/7.jpg"]]
     assert set(other.skipped) <= {"shifts/photo", "extras/photo_out"}
@@ -296,7 +296,7 @@ def test_a_folder_that_the_disk_does_not_give_is_named(
         raise PermissionError(errno.EACCES, "Permission denied", str(folder))
 
     shutil.copytree(pacs_root, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr("carft_sweep.carft_core.data.listing.read_manifest", refusing)
+    monkeypatch.setattr("carft_sweep.carft_core.data.folders.read_manifest", refusing)
     with pytest.raises(RequestError) as caught:
         opened(tmp_path)
     place = tmp_path / "PACS" / "art_painting"
@@ -315,7 +315,7 @@ def test_a_whole_set_says_nothing_of_its_size(
         return Manifest(paths, (1,) * len(paths), counts, "")
 
     shutil.copytree(pacs_root, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr("carft_sweep.carft_core.data.listing.read_manifest", listed)
+    monkeypatch.setattr("carft_sweep.carft_core.data.folders.read_manifest", listed)
     data = opened(tmp_path)
     assert data.notes == ()
     assert (len(data.shifts["sketch"]), len(data.extras["sketch_out"])) == (3144, 785)

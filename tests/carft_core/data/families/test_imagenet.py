@@ -19,12 +19,12 @@ from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.data import FamilyData, Split, Transform, open_data
 from carft_sweep.carft_core.data.base import DataConfig, Derived
 from carft_sweep.carft_core.data.families.imagenet import IMAGENET, folder_of
+from carft_sweep.carft_core.data.folders import count_notes
 from carft_sweep.carft_core.data.images import read_inside_border, read_plain, read_rgb
-from carft_sweep.carft_core.data.listing import count_notes
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.evaluation.measure import predict, split_metrics
 from carft_sweep.carft_core.evaluation.predictions import Predictions
-from carft_sweep.carft_core.models.clip import ImageClassifier
+from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.runs.folder import finish, is_complete
 from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.training.loop import train

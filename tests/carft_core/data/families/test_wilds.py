@@ -20,7 +20,7 @@ from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.families.wilds import FMOW_BENCHMARK as FMOW
 from carft_sweep.carft_core.data.families.wilds import IWILDCAM_BENCHMARK as IWILDCAM
 from carft_sweep.carft_core.data.families.wilds import Benchmark, _opened, read_fmow, split_of
-from carft_sweep.carft_core.data.listing import VARIABLE, count_notes
+from carft_sweep.carft_core.data.folders import VARIABLE, count_notes
 from carft_sweep.carft_core.data.survey import survey
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.prompts import template_set

@@ -1,0 +1,164 @@
+"""The folders of published data sets below a data root, and what is wrong with them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from carft_sweep.carft_core.data.base import DataConfig, DataFolder
+from carft_sweep.carft_core.data.listing import (
+    Manifest,
+    listed,
+    nearest,
+    no_class_folders,
+    read_manifest,
+    refusal,
+    visible_folders,
+)
+from carft_sweep.carft_core.errors import RequestError
+
+VARIABLE = "CARFT_DATA"
+"""Taken for a `data.root` that is left out, by whoever reads the sweep file."""
+
+
+def data_root(config: DataConfig, folders: Mapping[str, DataFolder]) -> Path:
+    """The folder that holds the data sets. Raises RequestError when none is named or there."""
+    if config.root is None:
+        usual = ", ".join(folder.names[0] for folder in folders.values())
+        raise RequestError(
+            f"data.root: which folder holds the data sets? Give data.root, --data-root or "
+            f"{VARIABLE}; {config.family} looks there for {usual}"
+        )
+    return existing(Path(config.root), "; it must hold a folder for each data set")
+
+
+def existing(folder: Path, advice: str = "", *, named: str = "data.root") -> Path:
+    """A folder's absolute path. Raises RequestError where it is none, with `advice`; `named` is the
+    field that says it."""
+    folder = folder.expanduser().absolute()
+    try:
+        is_there = folder.is_dir()
+    except OSError as error:  # a name that is too long
+        raise RequestError(f"{named}: {folder} cannot be read: {error.strerror}") from None
+    if not is_there:
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise RequestError(f"{named}: {folder} {what}{advice}")
+    return folder
+
+
+def find_folders(
+    root: Path, folders: Mapping[str, DataFolder], *, advice: str = ""
+) -> dict[str, Path]:
+    """Where each folder lies. Raises RequestError naming all that are missing, then `advice`."""
+    places = {name: found_folder(root, folder) for name, folder in folders.items()}
+    missing = [folders[name] for name, path in places.items() if path is None]
+    if missing:
+        raise RequestError("\n".join(_told(root, missing, advice)))
+    return {name: path for name, path in places.items() if path is not None}
+
+
+def found_folder(root: Path, folder: DataFolder) -> Path | None:
+    """Where it lies; None where it is missing."""
+    return next((root / name for name in folder.names if (root / name).is_dir()), None)
+
+
+def missing_folder(folder: DataFolder) -> str:
+    """What is said of one that is missing: its names, what it holds, where to get it."""
+    others = f" (or {', '.join(folder.names[1:])})" if len(folder.names) > 1 else ""
+    return (
+        f"{folder.names[0]}{others} with {folder.layout}, {folder.images:,} images; "
+        f"from {folder.origin}"
+    )
+
+
+def _told(root: Path, missing: Iterable[DataFolder], advice: str) -> Iterable[str]:
+    yield f"data.root: {root} lacks folders:"
+    for folder in missing:
+        yield f"  {missing_folder(folder)}"
+        deeper = Path(folder.names[0]).parts
+        if len(deeper) > 1 and root.joinpath(*deeper[1:]).is_dir():
+            yield (
+                f"    {Path(*deeper[1:])} lies in {root} itself: the data root is the folder "
+                f"around {deeper[0]}/"
+            )
+    if advice:
+        yield advice
+
+
+@contextlib.contextmanager
+def readable(named: str = "data.root") -> Iterator[None]:
+    """Raises RequestError for what the system cannot read meanwhile; `named` is the field that said
+    where it lies."""
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(f"{named}: {error.filename} cannot be read: {error.strerror}") from None
+
+
+def read_folders(
+    family: str, places: Mapping[str, Path], folders: Mapping[str, DataFolder]
+) -> dict[str, Manifest]:
+    """The images of each of the folders.
+
+    Raises RequestError with all that is wrong with them, OSError for what cannot be read.
+    """
+    manifests = {name: read_manifest(place) for name, place in places.items()}
+    problems = [
+        f"{place}: {problem}"
+        for name, place in places.items()
+        for problem in problems_of(place, manifests[name], folders[name])
+    ]
+    if problems:
+        raise RequestError(refusal(f"data.root: {family} cannot be used:", problems))
+    return manifests
+
+
+def count_notes(family: str, counts: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
+    """By split (how many images are here, how many are published): where the two differ."""
+    return tuple(
+        f"{family}: {name} has {here:,} images here, {published:,} as published; its numbers are "
+        "not those of papers"
+        for name, (here, published) in counts.items()
+        if here != published
+    )
+
+
+def problems_of(folder: Path, manifest: Manifest, expected: DataFolder) -> Iterator[str]:
+    """Why a folder is not what its makers publish; numbers of images are no reason."""
+    counts, classes = manifest.counts, dict.fromkeys(expected.classes)
+    if not counts:
+        yield no_class_folders(folder, f", expected {expected.layout}", expected.advice)
+        return
+    # Only then: to look for folders among a million images takes as long as to list them.
+    others = [] if classes.keys() & counts.keys() else [*counts]
+    deeper = [name for name in others if classes.keys() <= {*visible_folders(folder / name)}]
+    if deeper:
+        yield f"has its class folders one level too deep, in {deeper[0]}/: move them up"
+        return
+    missing = [name for name in classes if name not in counts]
+    if missing:
+        yield f"lacks {len(missing)} of {len(classes)} class folders: {listed(missing)}"
+    strange = [] if expected.has_others else [name for name in counts if name not in classes]
+    if strange:
+        near = nearest(strange[0], missing)
+        yield f"has {len(strange)} folders that are no class of it: {listed(strange)}{near}"
+    bare = [name for name, count in counts.items() if count == 0 and name in classes]
+    if bare:
+        yield f"has class folders without images: {listed(bare)}"
+    empty = [path for path in manifest.empty if path.partition("/")[0] in classes]
+    if empty:
+        yield f"has files that are empty or links to nothing: {listed(empty)}"
+    if expected.is_prefixed and (strays := list(_strays(manifest, classes))):
+        yield (
+            f"has {len(strays)} images in the folder of another class than their names say: "
+            f"{listed(strays)}"
+        )
+
+
+def _strays(manifest: Manifest, classes: Collection[str]) -> Iterator[str]:
+    for folder, paths in manifest.groups():
+        for path in paths:
+            owner = path[len(folder) + 1 :].partition("_")[0]
+            if owner != folder and owner in classes:
+                yield path

@@ -1,0 +1,81 @@
+"""What is evaluated: a classifier of images, and the image tower with a head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Classifier(nn.Module):
+    """What is evaluated: unit-norm features [B, d] of images, and logits [B, C] of these.
+
+    Whatever an algorithm or a merge returns derives from it.
+    """
+
+    clip_features: bool = True
+    """Whether its features lie in CLIP's own space, where contexts and other tasks' heads are
+    measured."""
+
+    @property
+    def parts(self) -> tuple[Classifier, ...]:
+        """The classifiers whose features, side by side, are its own; by default itself. A merge of
+        several at many points names them, so that each passes the images once."""
+        return (self,)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Unit-norm float32 features [B, d] of normalised images [B, 3, S, S]."""
+        raise NotImplementedError
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits [B, C] in float32 of such features."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, C] of normalised images [B, 3, S, S]."""
+        return self.logits(self.features(images))
+
+
+class ImageClassifier(Classifier):
+    """An image tower and a linear head without bias on its unit-norm features.
+
+    The head's rows are `logit_scale * W_cls[c]` at the start; its state dict is what merges
+    interpolate.
+    """
+
+    def __init__(self, visual: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.visual = visual
+        self.head = head
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The tower's float32 outputs [B, d], before they are normalised."""
+        return tower_outputs(self.visual, images)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Unit-norm float32 features [B, d] of normalised images [B, 3, S, S].
+
+        float32 under autocast too: in bf16 a norm is off by up to 0.4 %, and scale times that
+        would show in every logit.
+        """
+        return F.normalize(self.embed(images), dim=-1)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits [B, C] in float32 of unit-norm features [B, d]; see `features` for why."""
+        with torch.autocast(features.device.type, enabled=False):
+            out: Tensor = self.head(features)
+        return out
+
+
+def towers_in(model: nn.Module, like: nn.Module) -> list[nn.Module]:
+    """The image towers within a module, whatever wraps them: those of the type of another one."""
+    return [part for part in model.modules() if type(part) is type(like)]
+
+
+def tower_outputs(visual: nn.Module, images: Tensor) -> Tensor:
+    """float32 outputs [B, d] of one of open_clip's image towers for images [B, 3, S, S]."""
+    out = visual(images)
+    if isinstance(out, (tuple, list)):
+        out = out[0]  # Towers that also return tokens (CoCa) return the pooled feature first.
+    pooled: Tensor = out.float()
+    return pooled
