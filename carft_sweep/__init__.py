@@ -95,7 +95,7 @@ __all__ = [
 _NAMES = {
     "carft_core.algorithms": ("ALGORITHMS", "Algorithm", "Batch", "Loss", "Soup", "Wrapper"),
     "carft_core.algorithms.fine_tune": ("FineTune",),
-    "carft_core.models.clip": ("Classifier", "ImageClassifier"),
+    "carft_core.models.classifier": ("Classifier", "ImageClassifier"),
     "carft_core.config.trial": ("trial_config",),
     "carft_core.data": ("FAMILIES", "Family", "FamilyData", "Source", "Split", "Transform"),
     "carft_core.data.base": ("Arrays", "DataConfig", "Files"),
