@@ -124,10 +124,23 @@ def open_model(name: str, pretrained: str | None = None) -> OpenedClip:
     found, read, downloaded, or fitted together.
     """
     source = find_model(name, pretrained)
-    model, transform = _open(source)
+    return _opened(source, *_open(source))
+
+
+def open_shapes(name: str, pretrained: str | None = None) -> OpenedClip:
+    """Open a CLIP without its weights: its tensors are on the device `meta` and have no numbers.
+
+    Raises RequestError as `open_model` does.
+    """
+    source = find_model(name, pretrained)
+    model = _build(source, "meta")
+    return _opened(source, model, _transform(model, name))
+
+
+def _opened(source: ModelSource, model: nn.Module, transform: Transform) -> OpenedClip:
     fixed = frozenset(key for key, value in model.named_parameters() if not value.requires_grad)
     model = model.float().eval().requires_grad_(False)
-    return OpenedClip(name, model, _tokenizer(source), transform, _digest(source), fixed)
+    return OpenedClip(source.name, model, _tokenizer(source), transform, _digest(source), fixed)
 
 
 def open_image_tower(folder: Path) -> tuple[nn.Module, Transform]:

@@ -48,7 +48,8 @@ class OptimConfig(Section):
     batch_size: PositiveInt = 512
     """Images a step."""
     micro_batch: PositiveInt | None = None
-    """The part of a batch that fits into memory; left out, the whole batch."""
+    """The part of a batch that is computed at once; left out, the whole batch, or on a GPU that
+    does not hold it the largest half, quarter, ... that fits, where that changes no result."""
     grad_checkpointing: bool = False
     """Keep only the activations between the tower's blocks and compute the others again: less
     memory, about a third more time, equal gradients."""

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from carft_sweep.carft_core.files import format_size
 from carft_sweep.sweeps.cli import Emit
@@ -32,6 +32,14 @@ from carft_sweep.sweeps.engines.resources import (
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.plan.estimate import SweepEstimate, estimate_sweep, timing_history
+from carft_sweep.sweeps.plan.gpu_cost import (
+    DECODED,
+    UTILISATION,
+    GpuTime,
+    hardware_with,
+    memory_lines,
+    time_on,
+)
 from carft_sweep.sweeps.scheduler.progress import duration
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 from carft_sweep.tracking.errors import counted
@@ -43,6 +51,8 @@ def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
     spec = load_spec(arguments.file, overrides(arguments), arguments.imports)
     home.check()
     supply = _supply(spec, arguments.address, home)
+    if arguments.gpu is not None:
+        supply = replace(supply, hardware=hardware_with(arguments.gpu, supply.hardware))
     estimate = estimate_sweep(spec, home, supply.hardware)
     estimate.add_times(timing_history(RunStore(home.runs)))
     estimate.at_once = supply.at_once
@@ -51,12 +61,13 @@ def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
         *supply.warnings,
         *_disk_warnings(estimate, home),
     )
+    gpu = [*_gpu_lines(estimate, supply.hardware, arguments.gpu)]
     if arguments.json:
         nodes = [str(_resources(node)) for node in supply.nodes]
-        plain = {**estimate.as_dict(), "need": str(supply.need), "nodes": nodes}
+        plain = {**estimate.as_dict(), "need": str(supply.need), "nodes": nodes, "gpu": gpu}
         emit(json.dumps(plain, indent=1))
     else:
-        emit("\n".join((*_estimate_lines(estimate, spec), *_resource_lines(supply))))
+        emit("\n".join((*_estimate_lines(estimate, spec), *_resource_lines(supply), *gpu)))
     return 0
 
 
@@ -226,6 +237,38 @@ def _resource_lines(supply: _Supply) -> Iterator[str]:
     yield f"One run takes {supply.need}; {at_once} on:"
     for node in supply.nodes:
         yield f"  {node.name}: {_resources(node)}"
+
+
+def _gpu_lines(estimate: SweepEstimate, hardware: Hardware, name: str | None) -> Iterator[str]:
+    """Say what the runs take of the GPU that they get, or would get."""
+    lines = [] if hardware.room is None else [*memory_lines(estimate.work, hardware.room)]
+    if hardware.room is None or not lines:
+        if name is not None:
+            yield f"No run that is to be trained would take a {name} (device)."
+        return
+    yield (
+        f"Memory of a run on {name or 'its GPU'}, computed from the shapes of its tensors; "
+        f"{format_size(hardware.room)} are there for them:"
+    )
+    for line in lines:
+        yield f"  {line}"
+    if name is not None:
+        yield from _gpu_time_lines(name, time_on(name, estimate.work, hardware.cpus))
+
+
+def _gpu_time_lines(name: str, time: GpuTime | None) -> Iterator[str]:
+    if time is None:
+        return
+    yield (
+        f"About {duration(time.computing)} of one {name}, at {UTILISATION:.0%} of its peak: an "
+        "estimate by operations"
+    )
+    if time.decoding:
+        limit = "decoding" if time.decoding > time.computing else "the GPU"
+        yield (
+            f"  beside {duration(time.decoding)} to decode the images, {DECODED} a second and "
+            f"core: {limit} is the limit"
+        )
 
 
 def _resources(node: Node) -> RunRequirements:

@@ -353,6 +353,12 @@ def _run(parser: Parser) -> None:
 
 def _check(parser: Parser) -> None:
     _sweep_file(parser)
+    parser.add_argument(
+        "--gpu",
+        metavar="NAME",
+        help="say what the runs would take of a GPU that need not be here, such as H100: memory, "
+        "hours",
+    )
     _json(parser)
     _data_root(parser)
     _engine(parser)

@@ -37,6 +37,8 @@ FREE_SHARE = 0.8
 """Of the memory that is available, what runs may take together; other programs want some too."""
 GPU_SHARE = 0.9
 """Of a GPU's memory likewise: what allocators leave in pieces is lost."""
+GPU_CONTEXT = 1024.0
+"""MiB that CUDA's context and its libraries take at most, and no tensor."""
 
 
 @dataclass(frozen=True)
@@ -278,20 +280,34 @@ class Hardware:
     """Whether every GPU on which the run may land is known to compute bf16."""
     why_fp32: str = ""
     """Why `bf16` is False where there are GPUs."""
+    gpu_memory: float | None = None
+    """MiB of a GPU that the run gets; None where that is unknown."""
 
     @property
     def device(self) -> Literal["cpu", "cuda", "mps"]:
         """What `device: auto` comes to."""
         return "cuda" if self.gpus else "mps" if self.mps else "cpu"
 
+    @property
+    def room(self) -> int | None:
+        """Bytes that the tensors of a run may take on its GPU; None where that is unknown."""
+        if self.gpu_memory is None:
+            return None
+        return int((GPU_SHARE * self.gpu_memory - GPU_CONTEXT) * 2**20)
+
     def resolve(self, config: TrialConfig) -> TrialConfig:
-        """Return `config` with its device, precision and workers decided.
+        """Return `config` with its device, precision, workers and micro-batch decided.
+
+        A micro-batch that it leaves out is decided where the batch does not fit the GPU, and where
+        that changes no result.
 
         Raises RequestError for a device that the run does not get, or a precision that it lacks.
         """
         import torch
 
         from carft_sweep.carft_core.data.loader import default_workers
+        from carft_sweep.carft_core.runs.identity import couples_items
+        from carft_sweep.carft_core.training.memory import fit_micro_batch
         from carft_sweep.carft_core.training.numerics import resolve_precision
 
         device = self.device if config.device == "auto" else config.device
@@ -302,12 +318,17 @@ class Hardware:
         workers = config.workers
         if workers == "auto":
             workers = default_workers(device.partition(":")[0], self.cpus)
-        return config.model_copy(
+        resolved = config.model_copy(
             update={
                 "device": device,
                 "precision": resolve_precision(precision, torch.device(device)),
                 "workers": workers,
             }
+        )
+        if not _is_cuda(device) or self.room is None or config.optim.micro_batch is not None:
+            return resolved
+        return (
+            resolved if couples_items(resolved) else fit_micro_batch(resolved, self.room, self.gpus)
         )
 
     def notes(self, config: TrialConfig) -> Iterator[str]:
@@ -340,7 +361,14 @@ def hardware_here(gpus: float | None, cpus: int | None) -> Hardware:
     able = (resolve_precision("auto", torch.device("cuda", i)) == "bf16" for i in range(count))
     bf16 = all(able)
     why = "" if bf16 else "a GPU of this machine computes no bf16"
-    return Hardware(cores, count if gpus is None else math.ceil(gpus), bf16=bf16, why_fp32=why)
+    memory = min(torch.cuda.get_device_properties(i).total_memory for i in range(count)) / 2**20
+    return Hardware(
+        cores,
+        count if gpus is None else math.ceil(gpus),
+        bf16=bf16,
+        why_fp32=why,
+        gpu_memory=memory * min(1.0, gpus or 1.0),
+    )
 
 
 def hardware_of(need: RunRequirements, supply: Sequence[Node]) -> Hardware:
@@ -357,7 +385,9 @@ def hardware_of(need: RunRequirements, supply: Sequence[Node]) -> Hardware:
     elif unknown or not able:
         names = ", ".join(unknown) or "the nodes"
         why = f"it is unknown whether the GPUs of {names} compute bf16"
-    return Hardware(cores, gpus, bf16=not why, why_fp32=why)
+    sizes = [size for node in able for size in node.gpu_memory_mb]
+    memory = min(sizes) * min(1.0, need.gpus) if sizes else None
+    return Hardware(cores, gpus, bf16=not why, why_fp32=why, gpu_memory=memory)
 
 
 def _is_cuda(device: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from carft_sweep.sweeps.plan.estimate import (
     TimingHistory,
     timing_history,
 )
-from tests.sweeps.conftest import Told, ToySweep
+from tests.sweeps.conftest import TOY, Told, ToySweep
 
 RANDOM: dict[str, Any] = {
     "method": "random",
@@ -430,3 +431,20 @@ def test_a_batch_larger_than_the_training_images_is_warned_of(
     assert warning not in check(toy_cli, capsys, "--set", "optim.batch_size=1")
     varied = check(toy_cli, capsys, "--set", "parameters.optim.batch_size.values=[99999,100000]")
     assert "one step an epoch\n" in varied, "--set optim.batch_size would be refused"
+
+
+def test_a_gpu_that_is_not_here_is_planned_for(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = {**dict[str, Any](TOY["trial"]), "device": "auto"}  # type: ignore[arg-type]
+    text = check(toy_cli, capsys, "--gpu", "H100", trial=trial)
+    assert "Memory of a run on H100" in text
+    assert re.search(r"car_ft, optim.batch_size 64: [0-9.]+ MB to train", text)
+    assert "of one H100, at 35% of its peak" in text
+    trial |= {"optim": {"batch_size": 100_000}}
+    text = check(toy_cli, capsys, "--gpu", "T4", trial=trial)
+    assert re.search(r"fine_tune, optim.batch_size 100000, micro_batch [0-9]+: ", text)
+    assert "a T4 computes no bf16" in text
+    assert "would take a T4 (device)" in check(toy_cli, capsys, "--gpu", "T4")
+    assert main(["check", str(toy_cli.file()), "--gpu", "H10"]) == 2
+    assert "unknown GPU 'H10'; did you mean 'H100'?" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -129,7 +130,10 @@ def test_a_device_that_a_run_does_not_get_is_refused(
 def gpu_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine as one with a GPU that computes bf16."""
     cuda = SimpleNamespace(
-        is_available=lambda: True, device_count=lambda: 1, get_device_capability=lambda _: (9, 0)
+        is_available=lambda: True,
+        device_count=lambda: 1,
+        get_device_capability=lambda _: (9, 0),
+        get_device_properties=lambda _: SimpleNamespace(total_memory=80 * 2**30),
     )
     monkeypatch.setattr(torch, "cuda", cuda)
 
@@ -212,3 +216,17 @@ def test_a_worker_without_what_the_job_says_fails_and_is_not_tried_again(toy: To
     assert [(r["kind"], r["message"]) for r in reasons] == [
         ("data", "device: cuda is not there; torch sees 0 CUDA devices")
     ] * 2
+
+
+def test_a_batch_that_does_not_fit_the_gpu_is_parted_unless_the_file_says_how() -> None:
+    large = Hardware(8, 1, bf16=True, gpu_memory=80_000.0)
+    small = replace(large, gpu_memory=1_500.0)
+
+    def part(hardware: Hardware, algorithm: str = "fine_tune", **optim: int) -> int | None:
+        asked = {"batch_size": 1024, **optim}
+        return hardware.resolve(config(algorithm=algorithm, optim=asked)).optim.micro_batch
+
+    assert part(large) is None
+    assert part(small) == 512
+    assert part(small, micro_batch=900) == 900
+    assert part(small, "flyp") is None  # it would be another run

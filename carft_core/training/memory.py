@@ -1,0 +1,317 @@
+"""How much memory a run takes, and how many operations, before anything runs.
+
+A step is computed with tensors that have shapes and no numbers. So neither weights, data nor the
+device are needed, and a batch of 10,000 images takes as long as one of two.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import weakref
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import FlopCounterMode
+
+from carft_sweep.carft_core.algorithms import Batch, loss_and_terms
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.data import open_data
+from carft_sweep.carft_core.files import digest_of, keep, read_json, user_cache, write_json
+from carft_sweep.carft_core.models.classifier import ImageClassifier, tower_outputs
+from carft_sweep.carft_core.models.clip import (
+    OpenedClip,
+    checkpoint_gradients,
+    open_shapes,
+    weights_digest,
+)
+from carft_sweep.carft_core.models.prompts import TemplateSet, context_set, template_set
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.runs.folder import models_of
+from carft_sweep.carft_core.runs.identity import own_code_of
+from carft_sweep.carft_core.training.numerics import autocast
+from carft_sweep.carft_core.training.optim import freeze_all_but
+
+_LOG = logging.getLogger(__name__)
+REVISION = 1
+"""Raised by hand when the same config gives another cost."""
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """What the largest moments of a run take."""
+
+    training: int
+    """Bytes that the tensors of a step hold at most, with the models, the optimiser and the
+    teacher; without what the libraries of a device take for themselves."""
+    evaluation: int
+    """Bytes likewise while the run's own model and all merged ones are evaluated."""
+    step: int
+    """Floating-point operations of a step; a multiplication and an addition count as two."""
+    image: int
+    """Those of one model for one image that is evaluated."""
+
+    @property
+    def peak(self) -> int:
+        """Bytes."""
+        return max(self.training, self.evaluation)
+
+
+def run_cost(config: TrialConfig) -> RunCost | None:
+    """Compute what a run with gradient steps takes, or read it from the user's cache.
+
+    Args:
+        config: One whose precision and split are decided.
+
+    Returns:
+        None for an algorithm without steps, and for one whose steps cannot be computed without the
+        values of tensors.
+
+    Raises RequestError when model, data or prompts cannot be used as the config says.
+    """
+    if not config.algorithm.trains or config.algorithm.solves:
+        return None
+    names = open_data(config.data).class_names
+    model = config.model
+    classes = template_set(config.prompts.classes)
+    contexts = context_set(config.prompts.contexts, config.data)
+    decisive = {
+        "revision": REVISION,
+        "libraries": [version(name) for name in ("torch", "open_clip_torch", "timm")],
+        "model": weights_digest(model.name, model.pretrained),
+        "classes": [names, classes.digest],
+        "contexts": contexts.digest,
+        "algorithm": {"name": config.algorithm.name, **config.algorithm.identity()},
+        "own_code": own_code_of(config),
+        "optim": config.optim.model_dump(mode="json"),
+        "models": len(models_of(config)),
+        "evaluation": config.eval.batch_size,
+        "precision": config.precision,
+    }
+    file = user_cache() / "run_cost" / f"{digest_of(decisive)}.json"
+    stored = read_json(file, dict[str, int] | None)
+    if file.is_file():
+        return RunCost(**stored) if stored else None
+    clip = open_shapes(model.name, model.pretrained)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), _AsOnCuda():
+            cost = _compute(config, _teacher(clip, names, classes, contexts, config))
+    except Exception as error:  # whatever an algorithm raises that looks at numbers
+        _LOG.info("the memory of %s cannot be computed: %s", config.algorithm.name, error)
+        cost = None
+    keep(file, lambda path: write_json(path, asdict(cost) if cost else None))
+    return cost
+
+
+def fit_micro_batch(config: TrialConfig, room: int, ranks: int = 1) -> TrialConfig:
+    """Return the config with the largest half, quarter, ... of its batch as micro-batch with which
+    a step takes at most `room` bytes of each of so many GPUs.
+
+    As it is where the batch fits, where nothing does, and where nobody can say.
+    """
+
+    def smaller(size: int) -> TrialConfig:
+        optim = config.optim.model_copy(update={"micro_batch": size})
+        return config.model_copy(update={"optim": optim})
+
+    def fits(size: int) -> bool:
+        cost = run_cost(smaller(size))
+        return cost is None or cost.training <= room
+
+    whole = size = math.ceil(config.optim.batch_size / ranks)
+    while size > 1 and not fits(size):
+        size = math.ceil(size / 2)
+    return config if size in (1, whole) else smaller(size)
+
+
+class PeakMemory(TorchDispatchMode):
+    """The bytes of all storages that are made within, and their greatest sum so far."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._sizes: dict[int, int] = {}
+        self.now = self.peak = 0
+
+    def add(self, tensor: Tensor) -> None:
+        """Count a tensor's storage, once, until it is freed."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._sizes:
+            return
+        self._sizes[key] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._release, key)
+
+    def _release(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Compute, and count what comes out."""
+        out = operation(*args, **(kwargs or {}))
+        for item in tree_iter(out):
+            if isinstance(item, Tensor):
+                self.add(item)
+        return out
+
+
+class _AsOnCuda(TorchFunctionMode):
+    """Let tensors of the CPU without numbers be computed with as those of a GPU are.
+
+    Under autocast norms and softmaxes are in float32 there, and in the type of their input on the
+    CPU. And let them be copied, which PyTorch does not.
+    """
+
+    IN_FLOAT32 = frozenset(
+        {F.layer_norm, F.softmax, torch.softmax, Tensor.softmax, F.log_softmax, torch.log_softmax}
+    )
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Compute."""
+        if function is Tensor.__deepcopy__:
+            tensor, copies = args
+            copied = copies[id(tensor)] = _like(tensor, tensor.detach().clone())
+            return copied
+        if function in self.IN_FLOAT32 and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return function(args[0].float(), *args[1:], **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+class _ClipWithoutNumbers(OpenedClip):
+    logit_scale = 100.0
+
+
+def _teacher(
+    clip: OpenedClip,
+    class_names: tuple[str, ...],
+    classes: TemplateSet,
+    contexts: TemplateSet,
+    config: TrialConfig,
+) -> Teacher:
+    """Make the teacher of a task, without numbers."""
+    model = clip.model
+    for module in model.modules():
+        stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for tensors in stores:
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    # In channels_last, as `on_device` puts it.
+                    layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+                    empty = torch.empty(tensor.shape, dtype=tensor.dtype, memory_format=layout)
+                    tensors[name] = _like(tensor, empty)
+    visual = model.visual
+    assert isinstance(visual, nn.Module)  # its image tower
+    side = clip.transform.size
+    with torch.no_grad():
+        width = tower_outputs(visual, torch.empty(1, 3, side, side)).shape[1]
+    head = nn.Linear(width, len(class_names), bias=False)
+    classifier = ImageClassifier(copy.deepcopy(visual), head)
+    return Teacher(
+        clip=_ClipWithoutNumbers(
+            clip.name, model, clip.tokenizer, clip.transform, clip.digest, clip.fixed
+        ),
+        class_names=class_names,
+        splits={},
+        digests={},
+        transform=clip.transform,
+        classes=classes,
+        contexts=contexts,
+        w_raw=torch.empty(len(classes.templates), len(class_names), width),
+        w_cls=torch.empty(len(class_names), width),
+        w_ctx=torch.empty(len(contexts.templates), width),
+        classifier=classifier.requires_grad_(False).eval(),
+        device=CPU,
+        precision="fp32" if config.precision == "auto" else config.precision,
+    )
+
+
+def _like(tensor: Tensor, values: Tensor) -> Tensor:
+    """Make values a parameter where a tensor is one."""
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(values, requires_grad=tensor.requires_grad)
+    return values
+
+
+def _compute(config: TrialConfig, teacher: Teacher) -> RunCost:
+    """Train a step, and evaluate a batch."""
+    algorithm, optim = config.algorithm, config.optim
+    size = min(optim.batch_size, optim.micro_batch or optim.batch_size)
+    parts = 1 if algorithm.couples_items else math.ceil(optim.batch_size / size)
+    # Behind the first part of a batch its gradients are there; a third one changes nothing.
+    computed = min(parts, 2)
+    with PeakMemory() as memory:
+        for tensor in (*_tensors(teacher.classifier), teacher.w_cls, teacher.w_ctx):
+            memory.add(tensor)
+        model = algorithm.build(teacher)
+        if optim.grad_checkpointing:
+            checkpoint_gradients(model, teacher.classifier.visual)
+        groups = algorithm.groups(model, optim)
+        trained = freeze_all_but(model, groups)
+        optimiser = algorithm.optimiser(groups, optim)
+
+        def make_state() -> Tensor:
+            for parameter in trained:
+                parameter.grad = torch.empty_like(parameter)
+            return torch.empty(())
+
+        def closure() -> Tensor:
+            optimiser.zero_grad(set_to_none=True)
+            loss = torch.empty(())
+            for _ in range(computed):
+                batch = _batch(teacher, optim.batch_size if parts == 1 else size, config)
+                with autocast(CPU, teacher.precision):
+                    loss, _ = loss_and_terms(algorithm, model, batch, teacher)
+                loss.backward()
+            return loss.detach()
+
+        optimiser.step(make_state)  # type: ignore[arg-type]  # a tensor is a float to it
+        optimiser.zero_grad(set_to_none=True)
+        memory.peak = memory.now
+        with FlopCounterMode(display=False) as counter:
+            optimiser.step(closure)  # type: ignore[arg-type]
+        training = memory.peak
+        optimiser.state.clear()
+        memory.peak = memory.now
+        images = _batch(teacher, config.eval.batch_size, config).images
+        forward = FlopCounterMode(display=False)
+        with torch.no_grad(), autocast(CPU, teacher.precision), forward:
+            teacher.classifier(images)
+        others = len(models_of(config)) * sum(it.nbytes for it in _tensors(teacher.classifier))
+    return RunCost(
+        training,
+        memory.peak + others,
+        counter.get_total_flops() * parts // computed,
+        forward.get_total_flops() // len(images),
+    )
+
+
+def _batch(teacher: Teacher, count: int, config: TrialConfig) -> Batch:
+    side, optim = teacher.transform.size, config.optim
+    return Batch(
+        images=torch.empty(count, 3, side, side).contiguous(memory_format=torch.channels_last),
+        labels=torch.zeros(count, dtype=torch.int64),
+        index=torch.zeros(count, dtype=torch.int64),
+        domain=torch.zeros(count, dtype=torch.int64),
+        label_smoothing=optim.label_smoothing,
+        micro_batch=optim.micro_batch,
+        teacher_features=teacher.image_features,
+    )
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
