@@ -36,7 +36,6 @@ from carft_sweep.carft_core.models.clip import (
 )
 from carft_sweep.carft_core.models.prompts import TemplateSet, context_set, template_set
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.runs.folder import models_of
 from carft_sweep.carft_core.runs.identity import own_code_of
 from carft_sweep.carft_core.training.numerics import autocast
 from carft_sweep.carft_core.training.optim import freeze_all_but
@@ -55,7 +54,7 @@ class RunCost:
     """Bytes that the tensors of a step hold at most, with the models, the optimiser and the
     teacher; without what the libraries of a device take for themselves."""
     evaluation: int
-    """Bytes likewise while the run's own model and all merged ones are evaluated."""
+    """Bytes likewise while a model is evaluated; more of them at once only where there is room."""
     step: int
     """Floating-point operations of a step; a multiplication and an addition count as two."""
     image: int
@@ -94,7 +93,6 @@ def run_cost(config: TrialConfig) -> RunCost | None:
         "algorithm": {"name": config.algorithm.name, **config.algorithm.identity()},
         "own_code": own_code_of(config),
         "optim": config.optim.model_dump(mode="json"),
-        "models": len(models_of(config)),
         "evaluation": config.eval.batch_size,
         "precision": config.precision,
     }
@@ -291,10 +289,9 @@ def _compute(config: TrialConfig, teacher: Teacher) -> RunCost:
         forward = FlopCounterMode(display=False)
         with torch.no_grad(), autocast(CPU, teacher.precision), forward:
             teacher.classifier(images)
-        others = len(models_of(config)) * sum(it.nbytes for it in _tensors(teacher.classifier))
     return RunCost(
         training,
-        memory.peak + others,
+        memory.peak,
         counter.get_total_flops() * parts // computed,
         forward.get_total_flops() // len(images),
     )

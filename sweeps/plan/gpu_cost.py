@@ -78,13 +78,12 @@ def _memory_row(config: TrialConfig, room: int) -> str:
         batch += f", micro_batch {optim.micro_batch}"
     if cost is None:
         return f"{name}, {batch}: unknown, since its loss depends on the numbers in a batch"
-    needs = f"{format_size(cost.training)} to train, {format_size(cost.evaluation)} to evaluate"
-    if cost.peak <= room:
-        return f"{name}, {batch}: {needs}"
-    remedy = "a smaller optim.micro_batch, or optim.grad_checkpointing: true"
-    if cost.training <= room:
-        remedy = "a smaller eval.batch_size, or fewer points of merges"
-    return f"! {name}, {batch}: {needs}, of {format_size(room)}; {remedy}"
+    if cost.training > room:
+        remedy = "a smaller optim.micro_batch, or optim.grad_checkpointing: true"
+        return f"! {name}, {batch}: {format_size(cost.training)}; {remedy}"
+    if cost.evaluation > room:
+        return f"! {name}: {format_size(cost.evaluation)} to evaluate; a smaller eval.batch_size"
+    return f"{name}, {batch}: {format_size(cost.peak)}"
 
 
 class GpuTime(NamedTuple):

@@ -439,7 +439,7 @@ def test_a_gpu_that_is_not_here_is_planned_for(
     trial = {**dict[str, Any](TOY["trial"]), "device": "auto"}  # type: ignore[arg-type]
     text = check(toy_cli, capsys, "--gpu", "H100", trial=trial)
     assert "Memory of a run on H100" in text
-    assert re.search(r"car_ft, optim.batch_size 64: [0-9.]+ MB to train", text)
+    assert re.search(r"car_ft, optim.batch_size 64: [0-9.]+ MB", text)
     assert "of one H100, at 35% of its peak" in text
     trial |= {"optim": {"batch_size": 100_000}}
     text = check(toy_cli, capsys, "--gpu", "T4", trial=trial)
