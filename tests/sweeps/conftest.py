@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import optuna
 import pytest
@@ -195,16 +195,30 @@ def toy_cli(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     return toy
 
 
-Told = Callable[..., Any]
+class Said(NamedTuple):
+    """What a command wrote."""
+
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Carft(Protocol):
+    """`carft("check", file)`: a command in this process, which must exit with `code`."""
+
+    def __call__(self, *words: object, code: int = 0) -> Said: ...
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Told:
-    """`told("check", file)`: what a command prints as JSON."""
+def carft(capsys: pytest.CaptureFixture[str]) -> Carft:
+    """Run commands, and read what each of them wrote."""
 
-    def run(*command: str) -> Any:
+    def run(*words: object, code: int = 0) -> Said:
         capsys.readouterr()
-        assert main([*command, "--json"]) == 0
-        return json.loads(capsys.readouterr().out)
+        assert main([*map(str, words)]) == code
+        return Said(*capsys.readouterr())
 
     return run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,6 @@ from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json, write_json
 from carft_sweep.carft_core.models.source import find_model
-from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.engines.resources import Gpu, Node
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.plan.estimate import (
@@ -26,7 +24,7 @@ from carft_sweep.sweeps.plan.estimate import (
     TimingHistory,
     timing_history,
 )
-from tests.sweeps.conftest import TOY, Told, ToySweep
+from tests.sweeps.conftest import TOY, Carft, ToySweep
 
 RANDOM: dict[str, Any] = {
     "method": "random",
@@ -36,16 +34,12 @@ RANDOM: dict[str, Any] = {
 CONFIG = {"algorithm": {"name": "fine_tune"}, "device": "cpu"}
 
 
-def check(toy: ToySweep, capsys: pytest.CaptureFixture[str], *more: str, **changes: Any) -> str:
-    capsys.readouterr()
-    assert main(["check", str(toy.file(**changes)), *more]) == 0
-    return capsys.readouterr().out
+def check(toy: ToySweep, carft: Carft, *more: str, **changes: Any) -> str:
+    return carft("check", toy.file(**changes), *more).out
 
 
-def plan(
-    toy: ToySweep, capsys: pytest.CaptureFixture[str], *more: str, **changes: Any
-) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(check(toy, capsys, "--json", *more, **changes))
+def plan(toy: ToySweep, carft: Carft, *more: str, **changes: Any) -> dict[str, Any]:
+    found: dict[str, Any] = carft("check", toy.file(**changes), "--json", *more).json
     return found
 
 
@@ -54,68 +48,58 @@ def timed(step: float = 1.0, **changes: Any) -> TimedRun:
     return TimedRun(config, RunTimes(step, 0.0, 0.0))
 
 
-def test_a_plan_counts_what_is_done_and_what_is_left(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
-    first = plan(toy_cli, capsys)
+def test_a_plan_counts_what_is_done_and_what_is_left(toy_cli: ToySweep, carft: Carft) -> None:
+    first = plan(toy_cli, carft)
     assert (first["runs"], first["done"], first["to_evaluate"], first["to_train"]) == (7, 0, 1, 6)
     assert first["seconds"] is None
     assert not toy_cli.home.path.exists()
     toy_cli.run()
-    later = plan(toy_cli, capsys, "--set", "seeds=3")
+    later = plan(toy_cli, carft, "--set", "seeds=3")
     assert (later["runs"], later["done"], later["reused"], later["to_train"]) == (10, 7, 0, 3)
     assert later["seconds"] is not None
+    other = plan(toy_cli, carft, name="other")
+    assert (other["done"], other["reused"], other["to_train"]) == (7, 7, 0)
+    assert "7 done already (7 reused)" in check(toy_cli, carft, name="other")
 
 
 def test_the_disk_that_the_runs_keep_is_by_the_models_size(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    toy_cli: ToySweep, carft: Carft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = find_model("builtin").weights.stat().st_size
-    assert plan(toy_cli, capsys)["disk_bytes"] == 6 * weights
-    text = check(toy_cli, capsys)
+    assert plan(toy_cli, carft)["disk_bytes"] == 6 * weights
+    text = check(toy_cli, carft)
     assert f"The runs will keep at most about {6 * weights / 1e6:.1f} MB on disk." in text
     no_models = ("--set", "trial.keep.weights=false")
-    assert plan(toy_cli, capsys, *no_models)["disk_bytes"] == 0
+    assert plan(toy_cli, carft, *no_models)["disk_bytes"] == 0
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 10**6))
-    assert "! the runs will keep about" in (text := check(toy_cli, capsys))
+    assert "! the runs will keep about" in (text := check(toy_cli, carft))
     assert "and 1.0 MB is free in " in text
 
 
-def test_runs_of_another_sweep_are_reused(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_was_cut_off_needs_only_what_it_lacks(toy_cli: ToySweep, carft: Carft) -> None:
     toy_cli.run()
-    found = plan(toy_cli, capsys, name="other")
-    assert (found["done"], found["reused"], found["to_train"]) == (7, 7, 0)
-    assert "7 done already (7 reused)" in check(toy_cli, capsys, name="other")
-
-
-def test_a_run_that_was_cut_off_needs_only_what_it_lacks(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
-    toy_cli.run()
-    whole = plan(toy_cli, capsys, "--set", "seeds=3")["epochs"]
+    whole = plan(toy_cli, carft, "--set", "seeds=3")["epochs"]
     digest = toy_cli.ledger().trials()[0].runs["0"]
     folder = toy_cli.home.runs / digest
     (folder / "trained.json").unlink()
     write_json(folder / "history.json", read_json(folder / "history.json")[:2])
     (folder / "checkpoint.pt").write_text("")
     per_run = whole // 3
-    assert plan(toy_cli, capsys, "--set", "seeds=3")["epochs"] == whole + per_run - 1
+    assert plan(toy_cli, carft, "--set", "seeds=3")["epochs"] == whole + per_run - 1
     (folder / "checkpoint.pt").unlink()
-    assert plan(toy_cli, capsys, "--set", "seeds=3")["epochs"] == whole + per_run
+    assert plan(toy_cli, carft, "--set", "seeds=3")["epochs"] == whole + per_run
 
 
 def test_runs_that_a_sampler_has_yet_to_choose_are_counted_as_typical_ones(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+    toy_cli: ToySweep, carft: Carft
 ) -> None:
-    found = plan(toy_cli, capsys, **RANDOM)
+    found = plan(toy_cli, carft, **RANDOM)
     assert (found["trials"], found["unknown"], found["to_train"]) == (3, 6, 2)
     assert found["epochs"] % 8 == 0
     toy_cli.run(**{**RANDOM, "run_cap": 2})
-    found = plan(toy_cli, capsys, **RANDOM)
+    found = plan(toy_cli, carft, **RANDOM)
     assert (found["unknown"], found["done"]) == (2, 7)
-    assert "and 2 runs at points that random has yet to choose" in check(toy_cli, capsys, **RANDOM)
+    assert "and 2 runs at points that random has yet to choose" in check(toy_cli, carft, **RANDOM)
 
 
 FEW: dict[str, Any] = {
@@ -128,20 +112,20 @@ FEW: dict[str, Any] = {
 
 @pytest.mark.parametrize("method", ["bayes", "random"])
 def test_a_search_of_a_space_with_fewer_points_than_trials_is_planned_by_the_points(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], method: str
+    toy_cli: ToySweep, carft: Carft, method: str
 ) -> None:
     few = {**FEW, "method": method}
-    found = plan(toy_cli, capsys, **few)
+    found = plan(toy_cli, carft, **few)
     assert (found["trials"], found["points"], found["runs"]) == (20, 3, 9)
     assert (found["unknown"], found["at_most"]) == (6, True)
-    text = check(toy_cli, capsys, **few)
+    text = check(toy_cli, carft, **few)
     assert "the space has 3 different points: the other trials repeat them" in text
     toy_cli.run(**{**few, "run_cap": 2})
     tried = len(set(toy_cli.values()))
-    found = plan(toy_cli, capsys, **few)
+    found = plan(toy_cli, carft, **few)
     assert (found["runs"], found["unknown"]) == (9, 2 * (3 - tried))
     toy_cli.run(**few)
-    found = plan(toy_cli, capsys, **few)
+    found = plan(toy_cli, carft, **few)
     assert found["done"] == 3 + 2 * len(set(toy_cli.values()))
 
 
@@ -153,22 +137,20 @@ PRUNED: dict[str, Any] = {
 
 @pytest.mark.parametrize("method", ["grid", "random"])
 def test_a_finished_sweep_with_pruned_trials_leaves_nothing_to_do(
-    toy_cli: ToySweep, told: Told, method: str
+    toy_cli: ToySweep, carft: Carft, method: str
 ) -> None:
     changes = {**PRUNED, "method": method, "baselines": []}
     toy_cli.run(**changes)
     assert {trial.state for trial in toy_cli.ledger().trials()} == {"complete", "pruned"}
-    plan = told("check", str(toy_cli.file(**changes)))
+    plan = carft("check", toy_cli.file(**changes), "--json").json
     assert (plan["to_train"], plan["unknown"], plan["epochs"]) == (0, 0, 0)
     # Other rules judge every trial anew.
     changes["early_terminate"] = {"type": "patience", "allow_grid": True}
-    plan = told("check", str(toy_cli.file(**changes)))
+    plan = carft("check", toy_cli.file(**changes), "--json").json
     assert plan["to_train"] + plan["unknown"] > 0
 
 
-def test_a_finished_search_that_has_a_point_twice_leaves_nothing_to_do(
-    toy_cli: ToySweep, told: Told
-) -> None:
+def test_a_search_with_a_point_twice_can_be_finished(toy_cli: ToySweep, carft: Carft) -> None:
     space = {
         "optim.clip": {"values": [None, 1.0]},
         "algorithm.kl_weight": {"min": 0.1, "max": 1.0, "when": {"optim.clip": 1.0}},
@@ -178,24 +160,18 @@ def test_a_finished_search_that_has_a_point_twice_leaves_nothing_to_do(
     toy_cli.run(**changes)
     runs = {digest for trial in toy_cli.ledger().trials() for digest in trial.runs.values()}
     assert len(runs) < 12
-    plan = told("check", str(toy_cli.file(**changes)))
+    plan = carft("check", toy_cli.file(**changes), "--json").json
     assert (plan["runs"], plan["done"], plan["unknown"]) == (len(runs), len(runs), 0)
 
 
-def test_a_search_with_as_many_points_as_trials_says_nothing_of_points(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for few in ({**FEW, "run_cap": 3}, RANDOM):
-        assert plan(toy_cli, capsys, **few)["points"] is None
-        assert "different points" not in check(toy_cli, capsys, **few)
-
-
-def test_what_decides_on_the_search_is_shown(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_decides_on_the_search_is_shown(toy_cli: ToySweep, carft: Carft) -> None:
+    goals = [{"name": "id/val/top1"}, {"name": "id/val/nll"}]
+    text = check(toy_cli, carft, metrics=goals)
+    assert "goal: maximize id/val/top1, minimize id/val/nll" in text
+    assert not plan(toy_cli, carft, **RANDOM)["at_most"]
     text = check(
         toy_cli,
-        capsys,
+        carft,
         **{
             **RANDOM,
             "metric": {"name": "id/val/top1", "target": 0.9},
@@ -212,30 +188,6 @@ def test_what_decides_on_the_search_is_shown(
     assert "tries 1 given points first" in text
     assert "stops trials early: median on id/val/top1" in text
     assert "stops seeds early: after 1, when worse by more than 0.02" in text
-    assert "to train (at most " in text
-
-
-def test_every_goal_is_shown(toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]) -> None:
-    goals = [{"name": "id/val/top1"}, {"name": "id/val/nll"}]
-    text = check(toy_cli, capsys, metrics=goals)
-    assert "goal: maximize id/val/top1, minimize id/val/nll" in text
-
-
-@pytest.mark.parametrize(
-    ("rule", "changes"),
-    [
-        ("early_terminate", {"type": "median"}),
-        ("race_seeds", {"margin": 0.02}),
-        ("metric", {"name": "id/val/top1", "target": 0.9}),
-    ],
-)
-def test_a_sweep_that_may_end_earlier_is_told_an_upper_bound(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], rule: str, changes: Mapping[str, Any]
-) -> None:
-    assert not plan(toy_cli, capsys, **RANDOM)["at_most"]
-    toy_cli.run()
-    text = check(toy_cli, capsys, **{**RANDOM, rule: changes, "seeds": 3})
-    assert "At most about " in text
     assert "to train (at most " in text
 
 
@@ -299,29 +251,17 @@ def test_the_pace_of_a_run_is_read_from_its_history(tmp_path: Path) -> None:
     assert found.times_of(trial_config({**CONFIG, "device": "cpu"})) is None
 
 
-def test_a_request_that_no_machine_can_meet_is_refused_with_need_and_supply(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = str(toy_cli.file())
-    for engine in ("local", "ray"):
-        arguments = ["check", file, "--engine", engine, "--set", "resources.cpus=4096"]
-        assert main(arguments) == 2
-        told = capsys.readouterr().err
-        assert "one run needs 4096 CPUs" in told
-        assert "this machine: " in told
-
-
 def test_runs_side_by_side_shorten_the_wait(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    toy_cli: ToySweep, carft: Carft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("carft_sweep.sweeps.cli.check.this_machine", lambda: Node("big", 8.0))
     toy_cli.run()
     arguments = ("--engine", "ray", "--parallel", "4", "--set", "seeds=3")
-    found = plan(toy_cli, capsys, *arguments)
+    found = plan(toy_cli, carft, *arguments)
     assert found["at_once"] == 4
     assert found["wall_seconds"] == pytest.approx(found["seconds"] / 4)
     assert found["need"] == "2 CPUs, 0 GPUs"
-    text = check(toy_cli, capsys, *arguments)
+    text = check(toy_cli, carft, *arguments)
     assert "with 4 at once" in text
     assert "4 runs at once on:\n  big: 8 CPUs, 0 GPUs" in text
 
@@ -361,22 +301,19 @@ ON_CLUSTER = ("--address", "head:6379", "--set", "resources.gpus=0.5")
 
 
 def test_the_nodes_that_could_hold_a_run_are_asked_whether_they_share_the_home(
-    toy_cli: ToySweep,
-    capsys: pytest.CaptureFixture[str],
-    asked: list[Any],
+    toy_cli: ToySweep, carft: Carft, asked: list[Any]
 ) -> None:
     toy_cli.home.prepare()
-    assert "2 runs at once on:\n  big: 8 CPUs" in check(toy_cli, capsys, *ON_CLUSTER)
+    assert "2 runs at once on:\n  big: 8 CPUs" in check(toy_cli, carft, *ON_CLUSTER)
     assert asked == [(["b1g"], toy_cli.home.path.absolute(), ())]
     (toy_cli.home.path / "apart").touch()
-    assert main(["check", str(toy_cli.file()), *ON_CLUSTER]) == 2
-    assert "big: does not share the home" in capsys.readouterr().err
+    assert "big: does not share the home" in carft("check", toy_cli.file(), *ON_CLUSTER, code=2).err
 
 
 def test_a_home_that_is_not_there_yet_is_not_made_to_ask_the_nodes_and_that_is_said(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], asked: list[Any]
+    toy_cli: ToySweep, carft: Carft, asked: list[Any]
 ) -> None:
-    text = check(toy_cli, capsys, *ON_CLUSTER)
+    text = check(toy_cli, carft, *ON_CLUSTER)
     assert f"! {toy_cli.home.path} does not exist yet, so the nodes were not asked whether" in text
     assert "2 runs at once on:" in text
     assert asked == []
@@ -384,67 +321,50 @@ def test_a_home_that_is_not_there_yet_is_not_made_to_ask_the_nodes_and_that_is_s
 
 
 def test_a_cluster_on_which_no_node_could_hold_a_run_is_refused_and_not_asked(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], asked: list[Any]
+    toy_cli: ToySweep, carft: Carft, asked: list[Any]
 ) -> None:
     toy_cli.home.prepare()
-    assert main(["check", str(toy_cli.file()), *ON_CLUSTER, "--set", "resources.gpus=2"]) == 2
-    assert "one run needs 1 CPU, 2 GPUs" in capsys.readouterr().err
+    assert (
+        "one run needs 1 CPU, 2 GPUs"
+        in carft("check", toy_cli.file(), *ON_CLUSTER, "--set", "resources.gpus=2", code=2).err
+    )
     assert asked == []
 
 
-def test_a_time_budget_that_is_too_small_is_said(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    toy_cli.run()
-    slow = RunTimes(1.0, 0.0, 0.0)
-    monkeypatch.setattr(TimingHistory, "times_of", lambda *_: slow)
-    text = check(toy_cli, capsys, "--set", "time_budget=1s", "--set", "seeds=3")
-    assert "more than the time budget: the sweep ends after 1 s" in text
-
-
-def test_a_name_that_another_file_has_is_said_by_check_and_run(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_name_of_another_file_is_warned_of(toy_cli: ToySweep, carft: Carft) -> None:
     first = toy_cli.file()
-    assert main(["run", str(first)]) == 0
+    carft("run", first)
     other = first.with_name("low.yaml")
     other.write_text(first.read_text().replace("id/val/top1", "id/val/nll"))
     same = first.with_name("same.yaml")
     same.write_text(first.read_text())
     said = f"toy was run from {first}; --set name=ANOTHER keeps both sweeps"
-    capsys.readouterr()
-    assert main(["check", str(same)]) == 0
-    assert "was run from" not in capsys.readouterr().out
-    assert main(["check", str(other), "--set", "name=low"]) == 0
-    assert "was run from" not in capsys.readouterr().out
-    assert main(["check", str(other), "--set", "seeds=[0]"]) == 0
-    assert f"! {said}" in capsys.readouterr().out
-    assert main(["run", str(other), "--set", "seeds=[0]"]) == 0
-    assert said in capsys.readouterr().err
+    assert "was run from" not in carft("check", same).out
+    assert "was run from" not in carft("check", other, "--set", "name=low").out
+    assert f"! {said}" in carft("check", other, "--set", "seeds=[0]").out
+    assert said in carft("run", other, "--set", "seeds=[0]").err
 
 
 def test_a_batch_larger_than_the_training_images_is_warned_of(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+    toy_cli: ToySweep, carft: Carft
 ) -> None:
     warning = "one step an epoch; --set optim.batch_size="
-    assert warning in check(toy_cli, capsys, "--set", "optim.batch_size=100000")
-    assert warning not in check(toy_cli, capsys, "--set", "optim.batch_size=1")
-    varied = check(toy_cli, capsys, "--set", "parameters.optim.batch_size.values=[99999,100000]")
+    assert warning in check(toy_cli, carft, "--set", "optim.batch_size=100000")
+    assert warning not in check(toy_cli, carft, "--set", "optim.batch_size=1")
+    varied = check(toy_cli, carft, "--set", "parameters.optim.batch_size.values=[99999,100000]")
     assert "one step an epoch\n" in varied, "--set optim.batch_size would be refused"
 
 
-def test_a_gpu_that_is_not_here_is_planned_for(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_gpu_that_is_not_here_is_planned_for(toy_cli: ToySweep, carft: Carft) -> None:
     trial = {**dict[str, Any](TOY["trial"]), "device": "auto"}  # type: ignore[arg-type]
-    text = check(toy_cli, capsys, "--gpu", "H100", trial=trial)
+    text = check(toy_cli, carft, "--gpu", "H100", trial=trial)
     assert "Memory of a run on H100" in text
     assert re.search(r"car_ft, optim.batch_size 64: [0-9.]+ MB", text)
     assert "of one H100, at 35% of its peak" in text
     trial |= {"optim": {"batch_size": 100_000}}
-    text = check(toy_cli, capsys, "--gpu", "T4", trial=trial)
+    text = check(toy_cli, carft, "--gpu", "T4", trial=trial)
     assert re.search(r"fine_tune, optim.batch_size 100000, micro_batch [0-9]+: ", text)
     assert "a T4 computes no bf16" in text
-    assert "would take a T4 (device)" in check(toy_cli, capsys, "--gpu", "T4")
-    assert main(["check", str(toy_cli.file()), "--gpu", "H10"]) == 2
-    assert "unknown GPU 'H10'; did you mean 'H100'?" in capsys.readouterr().err
+    assert "would take a T4 (device)" in check(toy_cli, carft, "--gpu", "T4")
+    told = carft("check", toy_cli.file(), "--gpu", "H10", code=2).err
+    assert "unknown GPU 'H10'; did you mean 'H100'?" in told

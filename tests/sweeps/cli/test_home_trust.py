@@ -8,7 +8,7 @@ import pytest
 
 from carft_sweep.sweeps.cli import MODULES, main
 from tests.owners import give_away
-from tests.sweeps.conftest import ToySweep
+from tests.sweeps.conftest import Carft, ToySweep
 
 WORDS = {
     "run": ["kl_weight"],
@@ -35,12 +35,9 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("command", sorted(set(MODULES) - OPENS_NONE))
-def test_a_home_of_another_account_is_refused(
-    foreign: Path, capsys: pytest.CaptureFixture[str], command: str
-) -> None:
+def test_a_home_of_another_account_is_refused(foreign: Path, carft: Carft, command: str) -> None:
     words = [word.format(image=foreign / "image.png") for word in WORDS.get(command, [])]
-    assert main([command, *words]) == 2
-    message = capsys.readouterr().err
+    message = carft(command, *words, code=2).err
     assert message.startswith("carft-sweep: the home .carft belongs to user ")
     assert "--trust-home for this call" in message
     assert f"CARFT_SHARED_HOMES={foreign / '.carft'} for a home that is shared" in message
@@ -48,18 +45,17 @@ def test_a_home_of_another_account_is_refused(
 
 
 def test_trust_is_given_for_a_call_before_or_behind_the_command(
-    foreign: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    foreign: Path, carft: Carft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for words in (["list", "--trust-home"], ["--trust-home", "list"]):
-        assert main(words) == 0
-        assert "No sweep was run in .carft yet" in capsys.readouterr().out
+        assert "No sweep was run in .carft yet" in carft(*words).out
     assert main(["list"]) == 2
     monkeypatch.setenv("CARFT_SHARED_HOMES", str(foreign / ".carft"))
     assert main(["list"]) == 0
 
 
 def test_names_of_a_home_do_not_steer_the_terminal(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], carft: Carft
 ) -> None:
     """A title, a colour, a whole screen: whatever a name, a label or a log holds is written out."""
     toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
@@ -77,9 +73,7 @@ def test_names_of_a_home_do_not_steer_the_terminal(
         ["compare", "toy"],
         ["compare", "toy", "--csv"],
     ):
-        assert main(words) == 0
-        shown = capsys.readouterr().out
+        shown = carft(*words).out
         assert "\x1b" not in shown, words
         assert "\\x1b]0;owned" in shown, words
-    assert main(["show", f"x{evil}"]) == 2
-    assert "\x1b" not in capsys.readouterr().err
+    assert "\x1b" not in carft("show", f"x{evil}", code=2).err

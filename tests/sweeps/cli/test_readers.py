@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,17 +11,14 @@ import optuna
 import pytest
 
 from carft_sweep.carft_core.files import write_json
-from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.ledger.status import (
-    OUTCOME,
-    summaries,
-)
+from carft_sweep.sweeps.ledger.status import OUTCOME, summaries
 from carft_sweep.sweeps.ledger.study import StudyProjection, open_storage
 from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.tracking.program import command
+from tests.sweeps.conftest import Carft
 
 TOP1 = {"name": "id/val/top1", "goal": "maximize", "merge": None}
 NLL = {"name": "id/val/nll", "goal": "minimize", "merge": None}
@@ -92,12 +88,6 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     return Made(Home(tmp_path / "home"), TOP1)
 
 
-def told(capsys: pytest.CaptureFixture[str], *command: str) -> str:
-    capsys.readouterr()
-    assert main(command) == 0
-    return capsys.readouterr().out
-
-
 def trials_in(text: str) -> list[int]:
     lines = [line.split() for line in text.splitlines()]
     return [int(words[1]) for words in lines if words[:1] == ["trial"]]
@@ -113,22 +103,20 @@ def test_a_sweep_has_the_name_of_its_folder_whatever_its_files_say(made: Made) -
     assert [summary["name"] for summary in summaries(made.home)] == ["made"]
 
 
-def test_a_pruned_trial_is_counted_and_shown_with_its_reason(
-    made: Made, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pruned_trial_is_counted_and_shown_with_its_reason(made: Made, carft: Carft) -> None:
     made.complete(1, 0.8)
     pruned = made.prune(2)
     made.fail(3)
     made.trial(4)
     made.ledger.remember(OUTCOME, {"state": "interrupted"})
-    (listed,) = json.loads(told(capsys, "list", "--json"))
+    (listed,) = carft("list", "--json").json
     counts = {"asked": None, "complete": 1, "failed": 1, "pruned": 1}
     assert {key: listed["trials"].get(key) for key in counts} == counts
-    assert "1 pruned, 1 failed" in told(capsys, "list")
-    text = told(capsys, "show", "made")
+    assert "1 pruned, 1 failed" in carft("list").out
+    text = carft("show", "made").out
     assert "4 trials: 1 unfinished, 1 complete, 1 pruned, 1 failed" in text
     assert f"trial {pruned}  pruned  car_ft kl_weight=2\n  asha: not in the best quarter" in text
-    shown = json.loads(told(capsys, "show", "made", "--json"))
+    shown = carft("show", "made", "--json").json
     assert shown["counts"] == {"trials": 4, "running": 1, "complete": 1, "pruned": 1, "failed": 1}
     assert shown["trials"][1]["reason"]["kind"] == "asha"
     assert shown["trials"][1]["runs"][0]["state"] == "stopped"
@@ -151,34 +139,28 @@ def test_a_pruned_trial_enters_no_mean_and_the_comparison_counts_it(made: Made) 
 
 
 def test_with_several_goals_the_front_is_shown_and_the_first_goal_selects(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
     monkeypatch.setenv("CARFT_HOME", str(tmp_path / "home"))
     made = Made(Home(tmp_path / "home"), TOP1, NLL)
     accurate, calibrated = made.complete(1, 0.8, 1.5), made.complete(2, 0.7, 0.5)
     beaten = made.complete(3, 0.7, 1.0)
     made.prune(4)
-    text = told(capsys, "show", "made")
+    text = carft("show", "made").out
     assert "by id/val/top1, id/val/nll" in text
     assert "Pareto front: 2 trials that no other one beats: 0, 1" in text
     assert f"trial {accurate}  complete  80.0 % / 1.5000  front  car_ft" in text
     assert f"trial {calibrated}  complete  70.0 % / 0.5000  front  car_ft" in text
     assert f"trial {beaten}  complete  70.0 % / 1.0000  car_ft" in text
-    shown = json.loads(told(capsys, "show", "made", "--json"))
+    shown = carft("show", "made", "--json").json
     assert shown["front"] == [accurate, calibrated]
     assert [goal["name"] for goal in shown["metrics"]] == ["id/val/top1", "id/val/nll"]
     assert shown["trials"][1]["values"] == [0.7, 0.5]
     StudyProjection(made.home, made.ledger).update()
     study = optuna.load_study(study_name="made", storage=open_storage(made.home))
     assert shown["front"] == [trial.number for trial in study.best_trials]
-    found = json.loads(told(capsys, "compare", "made", "--json"))
+    found = carft("compare", "made", "--json").json
     assert (found["metric"], found["selected"]["trial"]) == ("id/val/top1", accurate)
-
-
-def test_with_one_goal_there_is_no_front(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
-    made.complete(1, 0.8)
-    assert "front" not in told(capsys, "show", "made")
-    assert "front" not in json.loads(told(capsys, "show", "made", "--json"))
 
 
 @pytest.fixture(scope="module")
@@ -210,43 +192,17 @@ def crowd(crowded: Made, monkeypatch: pytest.MonkeyPatch) -> Made:
     ],
 )
 def test_of_many_trials_the_ones_that_matter_are_shown(
-    crowd: Made,
-    capsys: pytest.CaptureFixture[str],
-    options: Sequence[str],
-    expected: Sequence[int],
+    crowd: Made, carft: Carft, options: Sequence[str], expected: Sequence[int]
 ) -> None:
     del crowd
-    text = told(capsys, "show", "made", *options)
+    text = carft("show", "made", *options).out
     found = trials_in(text)
     assert found[: len(expected)] == expected
     assert len(found) == (50 if options == () else len(expected))
     assert ("13 more trials" in text) == (options == ())
 
 
-def test_json_has_every_trial_unless_a_state_is_asked_for(
-    crowd: Made, capsys: pytest.CaptureFixture[str]
-) -> None:
-    del crowd
-    assert len(json.loads(told(capsys, "show", "made", "--json"))["trials"]) == 63
-    (one,) = json.loads(told(capsys, "show", "made", "--json", "--state", "pruned"))["trials"]
-    assert one["number"] == 61
-
-
-def test_compare_shows_the_best_settings_and_all_of_them_when_asked(
-    crowd: Made, capsys: pytest.CaptureFixture[str]
-) -> None:
-    del crowd
-    assert told(capsys, "compare", "made").count("\n  car_ft kl_weight=") < 60
-    assert told(capsys, "compare", "made", "--all").count("\n  car_ft kl_weight=") == 62
-    rows = json.loads(told(capsys, "compare", "made", "--json"))["rows"]
-    assert len(rows) == 63
-    twice = json.loads(told(capsys, "compare", "made", "made", "--json"))
-    assert twice["rows"] == rows  # the same sweep named twice is one
-
-
-def test_readers_say_the_same_without_the_study(
-    crowd: Made, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_readers_say_the_same_without_the_study(crowd: Made, carft: Carft) -> None:
     """It is a projection, which no command reads."""
     commands = [
         ("list",),
@@ -254,36 +210,10 @@ def test_readers_say_the_same_without_the_study(
         ("show", "made"),
         ("compare", "made", "--json"),
     ]
-    before = [told(capsys, *command) for command in commands]
+    before = [carft(*command).out for command in commands]
     for file in crowd.home.path.glob("optuna.*"):
         file.unlink()
-    assert [told(capsys, *command) for command in commands] == before
-
-
-def test_a_torn_last_line_is_not_seen_and_a_damaged_one_named(
-    made: Made, capsys: pytest.CaptureFixture[str]
-) -> None:
-    made.complete(1, 0.8)
-    whole = made.ledger.file.read_bytes()
-    made.ledger.file.write_bytes(whole + b'{"trial":{"num')
-    assert "1 trials: 1 complete" in told(capsys, "show", "made")
-    made.ledger.file.write_bytes(whole + b"damage\n")
-    capsys.readouterr()
-    assert main(["show", "made"]) == 2
-    said = capsys.readouterr().err
-    assert f"{made.ledger.file}:{whole.count(bytes([10])) + 1} is damaged" in said
-    assert "\n" not in said.strip()
-
-
-def test_clean_keeps_the_runs_of_every_trial(
-    made: Made, capsys: pytest.CaptureFixture[str]
-) -> None:
-    made.complete(1, 0.8)
-    number = made.trial(2)
-    made.runs.release(f"{number:064d}", "stopped")
-    told(capsys, "clean", "--yes")
-    assert made.runs.folder(f"{number:064d}").exists()
-    assert made.ledger.file.exists()
+    assert [carft(*command).out for command in commands] == before
 
 
 def test_a_hint_can_be_pasted_into_a_shell() -> None:

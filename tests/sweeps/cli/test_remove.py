@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import sys
@@ -23,7 +22,7 @@ from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.tracking.errors import ServiceUnreachable
 from carft_sweep.tracking.location import resolve_location
 from carft_sweep.tracking.store.mlflow_store import open_store
-from tests.sweeps.conftest import ONE_RUN, ToySweep
+from tests.sweeps.conftest import ONE_RUN, Carft, ToySweep
 
 SMALLER: dict[str, Any] = {"seeds": [0], "baselines": ["fine_tune"]}
 
@@ -46,13 +45,9 @@ def studies(toy: ToySweep) -> list[str]:
     return sorted(study.study_name for study in open_storage(toy.home).get_all_studies())
 
 
-def test_without_yes_and_a_terminal_it_only_says_what_would_go(
-    two: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_yes_and_a_terminal_it_only_says_what_would_go(two: ToySweep, carft: Carft) -> None:
     before = {*two.home.path.rglob("*")}
-    capsys.readouterr()
-    assert main(["remove", "toy"]) == 2
-    told = capsys.readouterr().out
+    told = carft("remove", "toy", code=2).out
     assert f"{two.home.sweep('toy')} and 2 runs that no other sweep uses" in told
     assert "1 Optuna study" in told
     assert "1 run of it stays, which others use." in told
@@ -61,32 +56,23 @@ def test_without_yes_and_a_terminal_it_only_says_what_would_go(
     assert studies(two) == ["other", "toy"]
 
 
-@pytest.mark.parametrize(("answer", "is_removed"), [("y", True), ("yes", True), ("", False)])
+@pytest.mark.parametrize(("answer", "is_removed"), [("y", True), ("", False)])
 def test_on_a_terminal_it_asks(
-    two: ToySweep,
-    answer: str,
-    is_removed: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    two: ToySweep, answer: str, is_removed: bool, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     sys.stdin.write(f"{answer}\n")
     sys.stdin.seek(0)
-    assert main(["remove", "toy"]) == 0
-    assert "Remove it? [y/N]" in capsys.readouterr().err
+    assert "Remove it? [y/N]" in carft("remove", "toy").err
     assert ("toy" not in sweep_names(two.home)) == is_removed
 
 
-def test_it_removes_the_folder_the_runs_of_no_other_sweep_the_study_and_the_tracked_runs(
-    two: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_removes_what_no_other_sweep_uses(two: ToySweep, carft: Carft) -> None:
     mine, shared = digests(two, "toy") - digests(two, "other"), digests(two, "other")
     (two.home.runs / f".{min(mine)}.before").mkdir()
     (two.home.sweep("toy") / "sent").mkdir(exist_ok=True)
     (two.home.sweep("toy") / "sent" / "abcd.jsonl").write_text('{"place": "https://lab.example"}\n')
-    capsys.readouterr()
-    assert main(["remove", "toy", "--yes"]) == 0
-    told = capsys.readouterr().out
+    told = carft("remove", "toy", "--yes").out
     assert "What https://lab.example has of it stays there; to remove that too" in told
     assert told.endswith("toy is removed.\n")
     runs = RunStore(two.home.runs)
@@ -113,14 +99,10 @@ def test_what_a_soup_of_another_sweep_is_made_of_stays(two: ToySweep) -> None:
     assert mine <= {*RunStore(two.home.runs).digests()}
 
 
-def test_every_generation_goes_and_json_says_which_runs(
-    two: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_generation_goes_and_json_says_which_runs(two: ToySweep, carft: Carft) -> None:
     two.run(**SMALLER, fresh=True)
     assert studies(two) == ["other", "toy", "toy@2"]
-    capsys.readouterr()
-    assert main(["remove", "toy", "--yes", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
+    result = carft("remove", "toy", "--yes", "--json").json
     assert (result["sweep"], result["removed"], result["left"]) == ("toy", True, [])
     assert {*result["kept"]} == digests(two, "other")
     assert len(result["runs"]) == 2
@@ -167,7 +149,7 @@ def test_a_service_that_is_away_is_named_with_what_is_left_and_how_that_goes_lat
 
 
 def test_a_server_that_is_gone_for_good_keeps_no_sweep_alive(
-    two: ToySweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    two: ToySweep, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
     monkeypatch.setattr("carft_sweep.sweeps.cli.removal.open_store", open_store)
     (two.home.path / "mlflow.db").unlink()
@@ -175,22 +157,19 @@ def test_a_server_that_is_gone_for_good_keeps_no_sweep_alive(
         patched.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         log = SentLog(two.home.sweep("toy"), resolve_location(two.home.path))
         log.record("", "id", "done")
-        capsys.readouterr()
-        assert main(["remove", "toy", "--yes"]) == 4
-        told = capsys.readouterr().out
+        told = carft("remove", "toy", "--yes", code=4).out
         assert "Left: 1 run in MLflow: MLflow at http://127.0.0.1:9 does not answer" in told
-    assert main(["remove", "toy", "--yes"]) == 0
-    assert "What http://127.0.0.1:9 (experiment carft-sweep) has of it" in capsys.readouterr().out
+    assert (
+        "What http://127.0.0.1:9 (experiment carft-sweep) has of it"
+        in carft("remove", "toy", "--yes").out
+    )
     assert sweep_names(two.home) == ["other"]
 
 
-def test_a_home_whose_other_ledger_is_damaged_loses_nothing(
-    two: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_home_whose_other_ledger_is_damaged_loses_nothing(two: ToySweep, carft: Carft) -> None:
     with two.ledger("other").file.open("a") as file:
         file.write("{}\n{}\n")
-    assert main(["remove", "toy", "--yes"]) == 2
-    assert "is damaged" in capsys.readouterr().err
+    assert "is damaged" in carft("remove", "toy", "--yes", code=2).err
     assert "toy" in sweep_names(two.home)
 
 
@@ -218,9 +197,7 @@ def killed_at(step: int, work: Callable[[], object]) -> bool:
     return os.waitstatus_to_exitcode(status) == 9
 
 
-def test_killed_at_any_instant_it_can_be_repeated_and_others_lose_nothing(
-    two: ToySweep, tmp_path: Path
-) -> None:
+def test_killed_at_any_instant_it_can_be_repeated(two: ToySweep, tmp_path: Path) -> None:
     whole, home = tmp_path / "whole", two.home.path
     shutil.copytree(home, whole)
     shared, step, died = digests(two, "other"), 1, True

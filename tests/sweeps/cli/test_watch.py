@@ -9,19 +9,16 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json, write_json
-from carft_sweep.sweeps.cli import main
-from carft_sweep.sweeps.cli.status import RunningRun, _left, as_text, sweep_status
+from carft_sweep.sweeps.cli.status import as_text, sweep_status
 from carft_sweep.sweeps.ledger.claim import Claim
 from carft_sweep.sweeps.ledger.runs import RunStore
-from tests.sweeps.conftest import Told, ToySweep
+from tests.sweeps.conftest import Carft, ToySweep
 
 ROOT = Path(__file__).parents[3]
 MISSING = """
@@ -34,7 +31,9 @@ class Refused:
 
 sys.meta_path.insert(0, Refused())
 from carft_sweep.sweeps.cli import main
-sys.exit(main(sys.argv[1:]))
+
+for words in ("watch toy", "stop toy", "show toy", "list", "clean", "doctor machine.cores ray"):
+    print("exit", main([*words.split(), "--home", sys.argv[1]]))
 """
 
 
@@ -68,33 +67,16 @@ SEEDLESS: dict[str, Any] = {
     [
         (SEEDLESS, 5, 5),
         ({**SEEDLESS, "method": "tpe", "run_cap": 4}, 6, 4),
-        (
-            {
-                "method": "tpe",
-                "run_cap": 2,
-                "trial": {"algorithm": {"name": "zero_shot"}, "device": "cpu"},
-                "parameters": {"prompts.classes": {"values": ["openai", "simple", "photo"]}},
-                "baselines": [],
-            },
-            2,
-            1,
-        ),
     ],
 )
 def test_a_method_without_seeds_is_one_run_in_every_count(
-    toy_cli: ToySweep, told: Told, changes: dict[str, Any], planned: int, expected: int
+    toy_cli: ToySweep, carft: Carft, changes: dict[str, Any], planned: int, expected: int
 ) -> None:
     file = toy_cli.file(**changes)
-    assert told("check", str(file))["runs"] == planned
+    assert carft("check", str(file), "--json").json["runs"] == planned
     toy_cli.run(**changes)
     seen = sweep_status(toy_cli.home, "toy")
     assert (seen.runs, seen.runs_ended) == (expected, expected)
-
-
-def test_the_runs_of_a_method_without_seeds_are_counted_before_they_begin(toy: ToySweep) -> None:
-    toy.run(**SEEDLESS)
-    ends = [line.partition("]")[0] for line in toy.lines if line.startswith("[")]
-    assert ends == [f"[{number}/5" for number in range(1, 6)]
 
 
 def test_the_last_failures_are_told_with_class_and_message(toy: ToySweep) -> None:
@@ -149,23 +131,6 @@ def test_a_running_sweep_shows_its_driver_its_runs_and_how_long_it_takes(toy: To
     assert "left" in text
 
 
-def test_the_time_left_is_that_of_as_many_runs_at_once_as_there_were(toy: ToySweep) -> None:
-    """Though at this moment one has just ended, and the next has not begun."""
-    toy.run(parameters={"algorithm.kl_weight": {"values": [0.1, 0.2, 0.3, 0.4]}}, seeds=[0])
-    runs, now, trials = RunStore(toy.home.runs), time.time(), toy.ledger().trials()
-    for trial, end in zip(trials, (now - 90, now - 60, now - 30, now), strict=True):
-        file = runs.folder(trial.runs["0"]) / "run.json"
-        write_json(file, {**read_json(file), "ended": end})
-        file = file.with_name("history.json")
-        epochs = read_json(file)
-        epochs[0]["timestamp"] = round(1000 * (end - 50))  # ten seconds after it began
-        write_json(file, epochs)
-    running = RunningRun("a", now - 20, 2, 4, {})
-    assert _left(runs, trials, 5, [running], now - 200) == pytest.approx(130, abs=20)
-    # Those were another driver's.
-    assert _left(runs, trials, 5, [replace(running, since=now)], now) == pytest.approx(250, abs=20)
-
-
 def test_a_sweep_whose_driver_is_gone_is_interrupted(toy: ToySweep) -> None:
     midway(toy)
     seen = sweep_status(toy.home, "toy")
@@ -179,44 +144,18 @@ def test_a_sweep_that_has_only_just_been_claimed_is_starting(toy: ToySweep) -> N
         assert "toy: starting, driven by" in as_text(seen)
 
 
-def test_an_unknown_sweep_is_told_with_the_nearest_name(toy: ToySweep) -> None:
-    toy.run()
-    with pytest.raises(RequestError, match=r"no sweep 'toi'.*did you mean 'toy'"):
-        sweep_status(toy.home, "toi")
-
-
-def test_watch_prints_once_where_there_is_no_terminal(
-    toy: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
-    toy.run()
-    assert main(["watch", "toy", "--home", str(toy.home.path)]) == 0
-    home = str(toy.home.path)
-    assert capsys.readouterr().out == f"{as_text(sweep_status(toy.home, 'toy'), home)}\n"
-
-
-@pytest.mark.parametrize(
-    ("command", "shown"),
-    [
-        (["watch", "toy"], "toy"),
-        (["stop", "toy"], "toy"),
-        (["list"], "toy"),
-        (["clean"], "remove"),
-        (["doctor", "machine.cores", "ray"], "cores usable"),
-    ],
-)
-def test_who_looks_at_a_home_imports_neither_torch_nor_a_database(
-    toy: ToySweep, command: list[str], shown: str
-) -> None:
+def test_who_looks_at_a_home_imports_neither_torch_nor_a_database(toy: ToySweep) -> None:
     toy.run()
     done = subprocess.run(
-        [sys.executable, "-c", MISSING, *command, "--home", str(toy.home.path)],
+        [sys.executable, "-c", MISSING, str(toy.home.path)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert shown in done.stdout
+    assert done.stderr == ""
+    assert done.stdout.count("exit 0\n") == 6
+    assert "cores usable" in done.stdout
 
 
 def test_watch_lives_on_a_terminal_until_the_sweep_ends(toy: ToySweep) -> None:

@@ -17,7 +17,7 @@ from carft_sweep.sweeps.ledger.status import has_work_left
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.report.formats import to_json
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import Told, ToySweep
+from tests.sweeps.conftest import Carft, ToySweep
 
 FRESH: dict[str, Any] = {"confirm_seeds": 3}
 SEEDS = (2, 3, 4)
@@ -50,18 +50,13 @@ def confirmed(found: Comparison) -> dict[str, list[int | None]]:
 def test_what_was_chosen_runs_on_fresh_seeds_when_every_trial_has_ended(
     toy: ToySweep, labels: Callable[[ToySweep], list[str]]
 ) -> None:
-    toy.run(**FRESH)
+    ended = toy.run(**FRESH)
     assert labels(toy)[TUNED:] == [
         *(f"car_ft kl_weight=0.3 seed {seed}" for seed in SEEDS),
         *(f"fine_tune seed {seed}" for seed in SEEDS),
     ]
     assert toy.lines[-1].startswith("[13/13]")
-
-
-def test_a_trial_keeps_the_value_of_the_seeds_it_was_chosen_by(toy: ToySweep) -> None:
-    ended = toy.run(**FRESH)
     assert toy.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
-    assert len(toy.ledger().proposals()) == 2
     selected = [row.arm for row in ended.comparison.rows if row.selected]
     assert [[run.seed for run in arm.runs] for arm in selected] == [[0, 1]]
 
@@ -82,27 +77,15 @@ def test_the_verdict_is_of_the_fresh_seeds_alone_and_says_so(toy: ToySweep) -> N
     )
 
 
-def test_the_same_sweep_again_trains_and_tells_nothing(toy: ToySweep) -> None:
+def test_fresh_runs_are_tracked_and_the_same_sweep_again_does_nothing(toy: ToySweep) -> None:
     first = toy.run(**FRESH).comparison
+    child = toy.tracked()["kl_weight=0.3 s4 car_ft"]
+    assert (child.tags["carft.role"], child.state) == ("confirmation", "finished")
+    assert "carft.trial" not in child.tags
     trained, tracked = toy.trained(), str(toy.tracker.runs)
     assert to_json(toy.run(**FRESH).comparison) == to_json(first)
     assert toy.trained() == trained
     assert str(toy.tracker.runs) == tracked
-
-
-def test_each_fresh_run_is_tracked_as_one(toy: ToySweep) -> None:
-    toy.run(**FRESH)
-    child = toy.tracked()["kl_weight=0.3 s4 car_ft"]
-    assert (child.tags["carft.role"], child.state) == ("confirmation", "finished")
-    assert "carft.trial" not in child.tags
-
-
-def test_fresh_runs_of_another_sweep_are_reused(toy: ToySweep) -> None:
-    toy.run(seeds=[2, 3, 4])
-    trained = toy.trained()
-    toy.run(name="other", **FRESH)
-    new = toy.trained() - trained
-    assert sum(new.values()) == (TUNED - 1) * (toy_core.EPOCHS + 1)
 
 
 def test_asking_for_it_later_goes_on_and_trains_nothing_else(toy: ToySweep) -> None:
@@ -124,7 +107,7 @@ def test_more_trials_that_change_the_choice_confirm_the_new_one(toy: ToySweep) -
     assert more.verdicts[0].pair.candidate.params == {"algorithm.kl_weight": 0.3}
 
 
-def test_an_unfinished_confirmation_leaves_the_verdict_to_the_other_seeds_and_is_gone_on_with(
+def test_an_unfinished_confirmation_decides_nothing(
     toy: ToySweep,
 ) -> None:
     found = toy.run(StopsAfter(TUNED + 4), **FRESH).comparison
@@ -198,30 +181,13 @@ def test_a_choice_by_a_merge_is_judged_by_the_merge(toy: ToySweep) -> None:
     assert "car_ft kl_weight=0.3 + wise_ft@0.5 against fine_tune + wise_ft@0.5" in found.verdict
 
 
-def test_an_algorithm_among_the_parameters_is_confirmed_at_its_own_best(toy: ToySweep) -> None:
-    found = toy.run(
-        parameters={
-            "algorithm.name": {"values": ["fine_tune", "car_ft"]},
-            "algorithm.kl_weight": {"values": [0.1, 0.3]},
-        },
-        trial={"device": "cpu"},
-        baselines=["zero_shot"],
-        **FRESH,
-    ).comparison
-    assert len(confirmed(found)) == 2
-    assert found.fresh_seeds == SEEDS
-
-
-def test_the_commands_count_and_show_it(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], told: Told
-) -> None:
+def test_the_commands_count_and_show_it(toy_cli: ToySweep, carft: Carft) -> None:
     file = str(toy_cli.file(**FRESH))
-    plan = told("check", file)
+    plan = carft("check", file, "--json").json
     assert (plan["runs"], plan["to_confirm"], plan["to_train"]) == (13, 6, 6)
-    assert main(["check", file]) == 0
-    assert "and 6 runs that confirm what will be chosen" in capsys.readouterr().out
+    assert "and 6 runs that confirm what will be chosen" in carft("check", file).out
     assert main(["run", file, "--in-process"]) == 0
-    plan = told("check", file)
+    plan = carft("check", file, "--json").json
     assert (plan["runs"], plan["to_confirm"], plan["done"]) == (13, 0, 13)
     assert [row["label"] for row in plan["rows"] if row["role"] == "confirmation"] == [
         "car_ft kl_weight=0.3 (confirmed)",
@@ -229,20 +195,12 @@ def test_the_commands_count_and_show_it(
     ]
     seen = sweep_status(toy_cli.home, "toy")
     assert (seen.runs, seen.runs_ended) == (13, 13)
-    shown = told("show", "toy")["confirmations"]
+    shown = carft("show", "toy", "--json").json["confirmations"]
     assert [(item["algorithm"], [run["seed"] for run in item["runs"]]) for item in shown] == [
         ("car_ft", [2, 3, 4]),
         ("fine_tune", [2, 3, 4]),
     ]
-    assert main(["show", "toy"]) == 0
-    assert "\nconfirmation of car_ft kl_weight=0.3\n  seed 2  done" in capsys.readouterr().out
+    assert "\nconfirmation of car_ft kl_weight=0.3\n  seed 2  done" in carft("show", "toy").out
     assert not any("a run that no sweep uses" in item.reason for item in waste(toy_cli.home))
-    assert main(["resume", "toy"]) == 0
-    assert "has nothing left to do" in capsys.readouterr().out
+    assert "has nothing left to do" in carft("resume", "toy").out
     assert len([*RunStore(toy_cli.home.runs).digests()]) == 13
-
-
-def test_before_the_end_whoever_watches_knows_how_many_there_will_be(toy: ToySweep) -> None:
-    toy.run(StopsAfter(3), **FRESH)
-    assert sweep_status(toy.home, "toy").runs == 13
-    assert has_work_left(toy.ledger(), RunStore(toy.home.runs))
