@@ -7,8 +7,6 @@ import io
 import json
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,6 @@ from carft_sweep.sweeps.ledger.trials import (
     sweep_names,
 )
 
-ROOT = Path(__file__).parents[3]
 SPEC: dict[str, Any] = {
     "name": "toy",
     "seeds": [0],
@@ -55,17 +52,6 @@ def begin(
     home: Home, name: str = "toy", generation: int = 1, *earlier: Ledger, **changes: Any
 ) -> Ledger:
     return Ledger.create(home.sweep(name), generation, {**SPEC, **changes}, EXECUTION, earlier)
-
-
-def run_apart(script: str, home: Home) -> str:
-    """What a process of its own prints, given the home."""
-    return subprocess.run(
-        [sys.executable, "-c", script, str(home.path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
 
 
 def propose(ledger: Ledger, point: int, lr: float = 0.1, **more: Any) -> int:
@@ -181,33 +167,6 @@ def test_a_sweep_whose_first_line_is_torn_was_never_begun(home: Home, written: i
     assert contents(read(home)) == contents(again)
 
 
-def test_a_proposed_trial_is_running_with_all_that_is_known_of_it(
-    home: Home, ledger: Ledger
-) -> None:
-    propose(ledger, 0, sampler={"generation": 3})
-    (trial,) = read(home).trials()
-    assert (trial.number, trial.point, trial.state) == (0, 0, "running")
-    assert trial.params == {"optim.lr": 0.1, "prompts": ["a", 'of "them"\n\u2028']}
-    assert (trial.runs, trial.merges) == ({"0": "d"}, ["wise_ft@0.5"])
-    assert trial.sampler == {"generation": 3}
-    assert trial.began > 0
-    assert (trial.value, trial.values, trial.reason, trial.ended) == (None, (), None, None)
-
-
-def test_a_running_trial_of_a_dead_driver_is_ended_by_its_number(
-    home: Home, ledger: Ledger
-) -> None:
-    for point in range(3):
-        propose(ledger, point)
-    later = read(home)
-    later.complete(1, [0.75])
-    later.fail(2, "crashed", "it broke")
-    states = [(t.number, t.state, t.value) for t in read(home).trials()]
-    assert states == [(0, "running", None), (1, "complete", 0.75), (2, "failed", None)]
-    assert read(home).trials()[2].reason == {"kind": "crashed", "message": "it broke"}
-    assert (read(home).trials()[1].ended or 0) >= read(home).trials()[1].began
-
-
 def test_a_trial_ends_once(ledger: Ledger) -> None:
     number = propose(ledger, 0)
     ledger.complete(number, [0.5])
@@ -262,9 +221,7 @@ def test_a_change_is_on_the_disk_before_it_is_acted_upon(
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_report_that_is_no_number_is_nan_and_a_value_must_be_one(
-    home: Home, ledger: Ledger, value: float
-) -> None:
+def test_a_report_may_be_nan_and_a_value_not(home: Home, ledger: Ledger, value: float) -> None:
     number = propose(ledger, 0)
     ledger.report(number, 1, value)
     assert math.isnan(read(home).trials()[0].reports[1])
@@ -327,32 +284,6 @@ def test_a_full_disk_is_an_os_error_and_leaves_the_ledger_as_it_was(
     assert contents(read(home)) == contents(ledger)
 
 
-def test_a_file_that_is_too_large_for_its_limit_is_not_torn(home: Home) -> None:
-    """The kernel's own short write, and then its refusal."""
-    script = (
-        "import resource, signal, sys\n"
-        "from pathlib import Path\n"
-        "from carft_sweep.sweeps.home import Home\n"
-        "from tests.sweeps.ledger.test_ledger import begin, propose\n"
-        "ledger = begin(Home(Path(sys.argv[1])))\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "size = ledger.file.stat().st_size + 1000\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))\n"
-        "for point in range(100):\n"
-        "    try:\n"
-        "        propose(ledger, point)\n"
-        "    except OSError as error:\n"
-        "        print(error.errno, Path(error.filename).name, len(ledger.trials()))\n"
-        "        break\n"
-    )
-    number, name, count = run_apart(script, home).split()
-    assert int(number) in (errno.ENOSPC, errno.EFBIG)
-    assert name == LEDGER_FILE
-    assert len(read(home).trials()) == int(count) > 1
-    data = (home.sweep("toy") / LEDGER_FILE).read_bytes()
-    assert data.endswith(b"\n")
-
-
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write every file")
 def test_a_ledger_that_may_not_be_written_is_an_os_error(ledger: Ledger) -> None:
     propose(ledger, 0)
@@ -366,34 +297,25 @@ def test_a_ledger_that_may_not_be_written_is_an_os_error(ledger: Ledger) -> None
         b"not JSON",
         b"\xff\xfe",
         b"[1]",
-        b"{}",
-        b"null",
         b'{"what":1}',
         b'{"trial":{"number":7}}',
         b'{"trial":{"number":0,"colour":"red"}}',
         b'{"report":[9,1,0.5]}',
-        b'{"begin":{}}',
         b'{"facts":{},"spec":{}}',
         b"",
         b"[" * 100_000,
-        b'{"begin":{"generation":"1","spec":{},"began":0}}',
         b'{"begin":{"generation":1,"spec":{},"began":1e300}}',
         b'{"spec":{"seeds":[0.5]}}',
-        b'{"spec":{"metric":{"name":"id/val/top1","goal":"up"}}}',
-        b'{"facts":{"trial_count":"3"}}',
         b'{"facts":{"merges":["../../x"]}}',
         b'{"facts":{"merges":["' + b"x" * 300 + b'"]}}',
         b'{"facts":{"outcome":{"state":"finished"}}}',
         b'{"facts":{"baselines":[{"algorithm":"zero_shot","params":{},"runs":{"0":"../x"}}]}}',
-        b'{"trial":{"number":0,"ended":1.0,"state":"complete","values":["0.5"]}}',
         b'{"trial":{"number":0,"ended":1.0,"state":"complete","values":[1e999]}}',
         b'{"trial":{"number":0,"ended":1.0,"state":"failed","reason":{"kind":"nan"}}}',
         b'{"trial":{"number":1,"point":1,"params":{},"algorithm":"a","runs":{"x":"d"},"merges":[]}}',
     ],
 )
-def test_a_damaged_line_is_named_and_what_is_before_it_kept(
-    home: Home, ledger: Ledger, line: bytes
-) -> None:
+def test_a_damaged_line_is_named(home: Home, ledger: Ledger, line: bytes) -> None:
     propose(ledger, 0)
     before = ledger.file.read_bytes().splitlines(keepends=True)
     damaged = b"".join([*before, line, b"\n", b'{"facts":{"key":1}}\n'])
@@ -420,25 +342,6 @@ def test_a_line_before_the_first_generation_is_damage(home: Home, ledger: Ledger
         read(home)
 
 
-def test_the_newest_generation_counts_and_the_earlier_ones_are_kept(
-    home: Home, ledger: Ledger
-) -> None:
-    ledger.complete(propose(ledger, 0), [0.5])
-    second = begin(home, "toy", 2, ledger, seeds=[0, 1])
-    propose(second, 0)
-    assert (read(home).generation, read(home).spec["seeds"]) == (2, [0, 1])
-    assert [trial.state for trial in read(home).trials()] == ["running"]
-    earlier, newest = read_generations(ledger.file)
-    assert contents(earlier) == contents(ledger)
-    assert contents(newest) == contents(second)
-
-
-def test_each_start_of_a_driver_is_kept_in_order(home: Home, ledger: Ledger) -> None:
-    ledger.execute({**EXECUTION, "overrides": ["seeds=2"]})
-    kept = [execution["overrides"] for execution in read(home).executions]
-    assert kept == [[], ["seeds=2"]]
-
-
 def test_sweeps_are_apart_and_known_by_their_folders(home: Home, ledger: Ledger) -> None:
     begin(home, "toy.2")
     begin(home, "toy2", 4)
@@ -457,15 +360,3 @@ def test_an_unknown_sweep_names_the_near_ones(home: Home) -> None:
         find_ledger(home, "x")
     with pytest.raises(RequestError, match="there is no home"):
         find_ledger(Home(home.path / "nowhere"), "toy")
-
-
-def test_reading_imports_no_heavy_package(home: Home, ledger: Ledger) -> None:
-    ledger.complete(propose(ledger, 0), [0.5])
-    script = (
-        "import json, sys; from pathlib import Path; from carft_sweep.sweeps.home import Home; "
-        "from carft_sweep.sweeps.ledger.trials import find_ledger; "
-        "ledger = find_ledger(Home(Path(sys.argv[1])), 'toy'); "
-        "heavy = {'optuna', 'sqlalchemy', 'torch', 'numpy', 'ray', 'mlflow'} & set(sys.modules); "
-        "print(json.dumps([ledger.trials()[0].value, sorted(heavy)]))"
-    )
-    assert json.loads(run_apart(script, home)) == [0.5, []]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import has_work_left
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import SEARCH, ToySweep
+from tests.sweeps.conftest import SEARCH, Carft, ToySweep
 from tests.sweeps.scheduler.dying import dying
 
 SMALL_FILES = [
@@ -47,18 +46,14 @@ def test_work_is_left_until_every_run_has_ended(toy: ToySweep) -> None:
     assert is_work_left(toy, failed_again=True)
 
 
-def test_a_trial_that_reaches_the_target_leaves_no_work(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_trial_that_reaches_the_target_leaves_no_work(toy_cli: ToySweep, carft: Carft) -> None:
     search = {**SEARCH, "metric": {"target": 0.5}}
     toy_cli.run(**search)
     assert len(toy_cli.ledger().trials()) == 1
     assert not is_work_left(toy_cli)
     toy_cli.file(**search)
     main(["run", str(toy_cli.folder / "toy.yaml"), "--in-process"])
-    capsys.readouterr()
-    assert main(["resume", "toy", "--in-process"]) == 0
-    assert "nothing left to do" in capsys.readouterr().out
+    assert "nothing left to do" in carft("resume", "toy", "--in-process").out
 
 
 def test_a_run_folder_that_was_deleted_is_work_that_resume_does(
@@ -76,7 +71,7 @@ def test_a_run_folder_that_was_deleted_is_work_that_resume_does(
 
 @pytest.mark.parametrize("name", SMALL_FILES)
 def test_a_damaged_file_of_a_run_is_named_set_aside_and_made_again(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], name: str
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], carft: Carft, name: str
 ) -> None:
     assert main(["run", str(toy_cli.file()), "--in-process"]) == 0
     values, trained = toy_cli.values(), toy_cli.trained()
@@ -84,8 +79,7 @@ def test_a_damaged_file_of_a_run_is_named_set_aside_and_made_again(
     file.write_bytes(b"{damage")
     capsys.readouterr()
     assert main(["compare", "toy"]) == 0
-    assert main(["run", str(toy_cli.file()), "--in-process"]) == 0
-    assert f"{file} is" in capsys.readouterr().err
+    assert f"{file} is" in carft("run", toy_cli.file(), "--in-process").err
     assert (file.parent / f"{file.name}.damaged").read_bytes() == b"{damage"
     assert toy_cli.values() == values
     assert toy_cli.trained().total() - trained.total() in (0, toy_core.EPOCHS + 1)
@@ -100,13 +94,9 @@ def test_a_budget_that_is_used_up_before_the_first_run_has_failed_nothing(toy: T
     assert (ended.state, ended.exit_code, ended.failures) == ("interrupted", 3, ())
 
 
-def test_a_damaged_ledger_hides_no_other_sweep(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_ledger_hides_no_other_sweep(toy_cli: ToySweep, carft: Carft) -> None:
     toy_cli.run()
     toy_cli.run(name="other")
     with toy_cli.home.sweep("other").joinpath("ledger.jsonl").open("a") as file:
         file.write("damage\n")
-    capsys.readouterr()
-    assert main(["list", "--json"]) == 0
-    assert [sweep["name"] for sweep in json.loads(capsys.readouterr().out)] == ["toy"]
+    assert [sweep["name"] for sweep in carft("list", "--json").json] == ["toy"]
