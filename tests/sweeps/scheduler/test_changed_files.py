@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.sweeps.engines.local import LocalEngine
 from carft_sweep.sweeps.ledger.trials import Ledger, read_generations
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import SEARCH, ToySweep, toy_in
@@ -35,9 +34,9 @@ def undisturbed(toy: ToySweep, **changes: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("method", "cap"), [("grid", None), ("qmc", 6), ("random", 6), ("tpe", 6), ("nsga2", 6)]
+    ("method", "cap", "first_cap"),
+    [("grid", None, None), ("grid", None, 3), ("random", 6, None), ("tpe", 6, 3), ("nsga2", 6, 3)],
 )
-@pytest.mark.parametrize("first_cap", [None, 3])
 def test_parameters_that_change_places_leave_the_points_as_they_are(
     toy: ToySweep, method: str, cap: int | None, first_cap: int | None
 ) -> None:
@@ -52,10 +51,8 @@ def test_parameters_that_change_places_leave_the_points_as_they_are(
     assert points(toy.ledger()) == undisturbed(toy, **last, parameters=TWO)
 
 
-@pytest.mark.parametrize("method", ["tpe", "gp", "nsga2", "random"])
-def test_a_driver_that_dies_behind_a_change_of_seeds_keeps_the_points(
-    toy: ToySweep, method: str
-) -> None:
+@pytest.mark.parametrize("method", ["tpe", "nsga2"])
+def test_points_survive_a_crash_behind_a_change_of_seeds(toy: ToySweep, method: str) -> None:
     search = {**SEARCH, "method": method, "run_cap": 11}
     toy.run(**search)
     before = points(toy.ledger())
@@ -80,11 +77,9 @@ def test_what_is_to_run_is_in_the_line_that_begins_a_generation(toy: ToySweep) -
 
 
 def test_a_changed_selection_trains_nothing_and_keeps_the_points(toy: ToySweep) -> None:
-    two = LocalEngine(toy_core.ENTRY, devices=(None, None))
-    toy.run(two, **SEARCH)
+    toy.run(**SEARCH)
     before, trained = points(toy.ledger()), toy.trained()
-    again = LocalEngine(toy_core.ENTRY, devices=(None, None))
-    toy.run(again, **SEARCH, selection={"within": 0.02})
+    toy.run(**SEARCH, selection={"within": 0.02})
     assert toy.ledger().generation == 1
     assert points(toy.ledger()) == before
     assert toy.trained() == trained
@@ -115,7 +110,7 @@ def test_a_line_that_cannot_be_read_is_not_written(toy: ToySweep) -> None:
     assert toy.run().state == "done"
 
 
-def test_a_name_that_differs_in_case_alone_is_refused_before_anything_is_written(
+def test_a_name_that_differs_in_case_alone_is_refused(
     toy: ToySweep,
 ) -> None:
     toy.run()

@@ -39,9 +39,7 @@ def parent(toy: ToySweep) -> MemoryRun:
     return toy.tracker.runs[RunKey("toy")]
 
 
-def test_the_answer_stands_in_mlflow_with_a_link_to_the_page(
-    toy: ToySweep, pages: list[str]
-) -> None:
+def test_the_answer_and_its_page_are_in_mlflow(toy: ToySweep, pages: list[str]) -> None:
     ended = toy.run(**ONE, description="Does the term help?")
     assert ended.comparison.statistics == ()  # one seed: nothing is tested
     told = parent(toy)
@@ -62,12 +60,6 @@ def test_the_page_is_made_again_only_when_something_is_new(toy: ToySweep, pages:
     assert LINK in parent(toy).tags["mlflow.note.content"]
     toy.run(**{**ONE, "seeds": [0, 1]})
     assert pages == ["toy", "toy"]
-
-
-def test_without_a_page_nothing_links_to_one(toy: ToySweep, pages: list[str]) -> None:
-    toy.run(**ONE, report={"page": False})
-    assert pages == []
-    assert "artifact:" not in parent(toy).tags["mlflow.note.content"]
 
 
 def test_a_page_that_cannot_be_made_costs_the_sweep_nothing(

@@ -87,16 +87,5 @@ def writes(tmp_path_factory: pytest.TempPathFactory) -> int:
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
-def test_a_disk_that_is_full_at_a_write_costs_nothing_but_time(
-    toy: ToySweep, writes: int, share: float
-) -> None:
+def test_a_full_disk_costs_only_time(toy: ToySweep, writes: int, share: float) -> None:
     check_full_from(toy, 1 + round(share * writes))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_a_disk_that_is_full_at_any_write_costs_nothing_but_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
-) -> None:
-    for number in range(1, writes + 1):
-        check_full_from(toy_in(tmp_path / f"{number}", monkeypatch), number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import re
@@ -13,28 +12,24 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.files import read_json
 from carft_sweep.carft_core.runs.identity import Identity
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.engines.base import Handler, Job
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.home import Home
-from carft_sweep.sweeps.ledger.claim import DRIVER, EVERY, FILE, Claim, ask_to_stop
-from carft_sweep.sweeps.ledger.runs import Lease
-from carft_sweep.sweeps.ledger.status import OUTCOME
-from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
+from carft_sweep.sweeps.ledger.claim import FILE, Claim, ask_to_stop
+from carft_sweep.sweeps.ledger.trials import Ledger
 from carft_sweep.sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
 from carft_sweep.sweeps.scheduler.session import Interruption, SweepResult
 from carft_sweep.tracking.errors import ServiceUnreachable
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import ONE_RUN, ToySweep
+from tests.sweeps.conftest import ONE_RUN, Carft, ToySweep
 from tests.tracking.memory_store import MemoryTracker
 
 ROOT = Path(__file__).parents[3]
@@ -73,16 +68,6 @@ def driver(folder: Path, lasting: float = 0.0) -> subprocess.Popen[str]:
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
-
-
-@pytest.mark.parametrize("now", [False, True])
-def test_a_request_reaches_the_driver_once(tmp_path: Path, now: bool) -> None:
-    process = driver(tmp_path, lasting=1.2)
-    asked = ask_to_stop(tmp_path, now=now)
-    assert asked is not None
-    assert asked.pid == process.pid
-    assert process.communicate(timeout=60)[0] == f"[{now}]\n"
-    assert not (tmp_path / FILE).exists()
 
 
 def test_each_request_is_passed_on(tmp_path: Path) -> None:
@@ -144,9 +129,7 @@ def test_a_driver_that_is_stopping_already_is_hurried_only_by_a_request_for_now(
         (signal.SIGHUP, [False]),  # a terminal that is closed sends it twice
     ],
 )
-def test_a_signal_stops_after_the_epoch_and_the_next_one_at_once(
-    number: signal.Signals, asked: list[bool]
-) -> None:
+def test_the_second_signal_stops_at_once(number: signal.Signals, asked: list[bool]) -> None:
     engine = Written()
     before = signal.getsignal(number)
     interruption = Interruption(engine, Progress(lambda _: None))
@@ -204,35 +187,9 @@ def test_a_driver_whose_terminal_is_closed_stops_after_the_epoch(tmp_path: Path)
     assert ended.read_text() == "True"
 
 
-def test_the_claim_of_a_run_is_renewed_while_an_epoch_takes_long(
-    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("carft_sweep.sweeps.ledger.runs.RENEW_AFTER", 0.05)
-    train = toy_core.train_run
-
-    def patient(*arguments: Any, workdir: Path, **named: Any) -> Any:
-        first = read_json(workdir / "run.json")["lease"]
-        until(lambda: read_json(workdir / "run.json")["lease"] != first)
-        return train(*arguments, workdir=workdir, **named)
-
-    monkeypatch.setattr(toy_core, "train_run", patient)
-    assert toy.run(**ONE_RUN).exit_code == 0
-
-
 def test_nobody_is_asked_when_nobody_drives(tmp_path: Path) -> None:
     assert ask_to_stop(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_driver_that_was_replaced_leaves_a_request_to_its_successor(tmp_path: Path) -> None:
-    received: list[bool] = []
-    with Claim(tmp_path, received.append):
-        Lease.mine().write(tmp_path / DRIVER)
-        assert ask_to_stop(tmp_path) is not None
-        time.sleep(3 * EVERY)
-        assert (tmp_path / FILE).exists()
-    assert (tmp_path / FILE).exists()
-    assert received == []
 
 
 def test_the_thread_ends_with_the_driver(tmp_path: Path) -> None:
@@ -263,36 +220,19 @@ def test_stop_waits_until_the_driver_is_gone(
     assert f"toy has stopped. To go on: carft-sweep resume toy --home {tmp_path}" in told
 
 
-def test_stop_says_so_when_the_sweep_finishes_meanwhile(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = begun(Home(tmp_path))
-    find_ledger(Home(tmp_path), "toy").remember(OUTCOME, {"state": "done"})
-    collecting = threading.Thread(target=driver(folder).communicate)
-    collecting.start()
-    assert main(["stop", "toy", "--home", str(tmp_path)]) == 0
-    collecting.join()
-    shown = capsys.readouterr().out
-    assert f"finished meanwhile. The result: carft-sweep compare toy --home {tmp_path}" in shown
-    assert "To go on" not in shown
-
-
-def test_stop_now_and_no_wait(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stop_now_and_no_wait(tmp_path: Path, carft: Carft) -> None:
     process = driver(begun(Home(tmp_path)))
-    assert main(["stop", "toy", "--now", "--no-wait", "--home", str(tmp_path)]) == 0
-    assert "at once" in capsys.readouterr().out
+    assert "at once" in carft("stop", "toy", "--now", "--no-wait", "--home", tmp_path).out
     assert process.communicate(timeout=60)[0] == "[True]\n"
 
 
 def test_stop_says_when_nothing_runs_and_names_the_nearest_when_nothing_is_known(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], carft: Carft
 ) -> None:
     begun(Home(tmp_path))
-    assert main(["stop", "toy", "--home", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "toy is not running.\n"
+    assert carft("stop", "toy", "--home", tmp_path).out == "toy is not running.\n"
     for name in ("other", "../sweeps/toy"):
-        assert main(["stop", name, "--home", str(tmp_path)]) == 2
-        assert "Known: toy." in capsys.readouterr().err
+        assert "Known: toy." in carft("stop", name, "--home", tmp_path, code=2).err
     main(["stop", "toi", "--home", str(tmp_path)])
     assert "did you mean 'toy'?" in capsys.readouterr().err
 
@@ -438,27 +378,6 @@ class AskedInARun(InProcessEngine):
         assert ask_to_stop(self.folder, self.now) is not None
         until(lambda: self._stopping)
         super()._execute(handler, job)
-
-
-def test_show_calls_a_trial_running_only_while_somebody_runs_the_sweep(
-    toy: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
-    engine = AskedInARun(toy_core.ENTRY)
-    engine.folder = toy.home.sweep("toy")
-    assert toy.run(engine, baselines=[], seeds=1).interrupted
-    show = ["show", "toy", "--home", str(toy.home.path)]
-    main(show)
-    told = capsys.readouterr().out
-    assert "1 trials: 1 unfinished" in told
-    assert "trial 0  unfinished  car_ft kl_weight=0.1" in told
-    with Claim(toy.home.sweep("toy")):
-        main(show)
-    told = capsys.readouterr().out
-    assert "1 trials: 1 running" in told
-    assert "trial 0  running  car_ft" in told
-    main([*show, "--json"])
-    shown = json.loads(capsys.readouterr().out)
-    assert (shown["counts"]["running"], shown["trials"][0]["state"]) == (1, "running")
 
 
 def test_a_line_of_a_signals_handler_may_come_within_another_line(

@@ -80,17 +80,6 @@ def test_what_passes_between_two_runs_and_is_tried_again_is_all_that_is_missing(
         assert truth - 0.1 * truth - 2 * RUN <= left <= truth + RUN
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 3, 4])
-def test_after_short_baselines_the_time_left_is_soon_that_of_the_trials(
-    monkeypatch: pytest.MonkeyPatch, at_once: int
-) -> None:
-    told = history(monkeypatch, [RUN / 2] * 5 + [RUN] * 40, at_once)
-    for left, truth in told:
-        assert truth / 2 - RUN <= left <= truth + RUN
-    for left, truth in told[13:]:  # behind ten trials
-        assert left == pytest.approx(truth, abs=RUN)
-
-
 def test_the_last_runs_are_not_divided_among_places_that_have_none() -> None:
     ended = [(0.0, 60.0), (0.0, 60.0)]
     assert seconds_left(ended, [60.0], 1, now=70.0) == 50.0
