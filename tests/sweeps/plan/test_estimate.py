@@ -11,7 +11,6 @@ import pytest
 
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.engines.resources import Hardware
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore
@@ -25,7 +24,7 @@ from carft_sweep.sweeps.plan.estimate import (
 )
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 from tests import domain_bed_tree
-from tests.sweeps.conftest import SEARCH, ToySweep
+from tests.sweeps.conftest import SEARCH, Carft, ToySweep
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +71,9 @@ def test_a_plan_counts_steps_as_training_does(
 
 
 def test_a_domain_to_hold_out_is_asked_for_in_one_line(
-    root: Path, tiny_clip_files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, tiny_clip_files: Path, tmp_path: Path, carft: Carft
 ) -> None:
-    assert main(["check", str(written(tmp_path, root, tiny_clip_files, {}))]) == 2
-    told = capsys.readouterr().err
+    told = carft("check", written(tmp_path, root, tiny_clip_files, {}), code=2).err
     assert "data.test_domain: which domain is held out? pacs has art_painting, cartoon" in told
     assert "Traceback" not in told
 

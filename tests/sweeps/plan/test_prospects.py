@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.plan.prospects import Obstacle, find_obstacles
-from tests.sweeps.conftest import SEARCH, ToySweep
+from tests.sweeps.conftest import SEARCH, Carft, ToySweep
 
 SHIFTED = ("id/test", "ood/dark")
 BOTH = ("fine_tune", "car_ft")
@@ -37,9 +35,7 @@ def test_five_seeds_of_two_algorithms_with_shifts_have_no_obstacle() -> None:
         ([7, 9], "seeds=[7,9,10,11,12]", 15),
     ],
 )
-def test_the_seeds_that_are_lacking_come_with_the_runs_they_add(
-    seeds: list[int], override: str, runs: int
-) -> None:
+def test_lacking_seeds_come_with_their_runs(seeds: list[int], override: str, runs: int) -> None:
     (obstacle,) = found(seeds, settings=5)
     assert (obstacle.override, obstacle.runs) == (override, runs)
 
@@ -80,21 +76,16 @@ def test_without_an_id_test_shifts_are_enough() -> None:
     assert found(splits=["ood/sketch"]) == []
 
 
-def test_check_says_it_with_the_time_where_that_is_known(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_says_it_with_the_time_where_that_is_known(toy_cli: ToySweep, carft: Carft) -> None:
     words = ["check", str(toy_cli.file())]
-    assert main(words) == 0
-    said = capsys.readouterr().out.splitlines()
+    said = carft(*words).out.splitlines()
     assert said[0] == "! 2 seeds: no verdict is possible (5 needed); `--set seeds=5` adds 9 runs"
     toy_cli.run()
-    assert main(words) == 0
-    said = capsys.readouterr().out.splitlines()
+    said = carft(*words).out.splitlines()
     assert said[0].startswith(
         "! 2 seeds: no verdict is possible (5 needed); `--set seeds=5` adds 9 runs, about "
     )
-    assert main([*words, "--set", "seeds=5", "--json"]) == 0
-    plan = json.loads(capsys.readouterr().out)
+    plan = carft(*words, "--set", "seeds=5", "--json").json
     assert plan["power"].startswith(
         "5 seeds and 400 groups of shifted test images find a true OOD difference of 1.9 pp in 80 %"
     )
@@ -102,38 +93,29 @@ def test_check_says_it_with_the_time_where_that_is_known(
     assert plan["to_train"] == 9
 
 
-def test_the_start_of_a_run_says_it_too(toy: ToySweep) -> None:
-    toy.run()
-    assert "2 seeds: no verdict is possible (5 needed); `--set seeds=5` adds 9 runs" in toy.lines
-    toy.run(seeds=5)
-    assert not any("no verdict" in line for line in toy.lines)
-
-
 def test_of_a_search_without_baselines_there_is_nothing_to_compare_with(toy: ToySweep) -> None:
     toy.run(**{**SEARCH, "seeds": 5, "run_cap": 1})
     assert any(line.startswith("no fine_tune among the algorithms") for line in toy.lines)
 
 
-def test_the_end_of_a_run_names_the_pages_and_the_command_for_a_verdict(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_end_names_the_command_for_a_verdict(toy_cli: ToySweep, carft: Carft) -> None:
     toy_cli.home.sweep("toy").mkdir(parents=True)
     page = toy_cli.home.sweep("toy") / "report.html"
     page.write_text("")
     file = str(toy_cli.file())
     sets = ["--set", "parallel=1", "--set", "seeds=3"]
-    assert main(["run", file, "--in-process", *sets]) == 0
-    assert capsys.readouterr().err.splitlines()[-4:] == [
+    assert carft("run", file, "--in-process", *sets).err.splitlines()[-4:] == [
         f"Report: {page}",
         "All sweeps: carft-sweep ui",
         "3 seeds: no verdict is possible (5 needed). With 6 more runs it is:",
         f"  carft-sweep run {file} --set parallel=1 --set seeds=5",
     ]
-    assert main(["run", file, "--in-process", "--set", "seeds=5"]) == 0
-    assert capsys.readouterr().err.splitlines()[-2:] == [
+    assert carft("run", file, "--in-process", "--set", "seeds=5").err.splitlines()[-2:] == [
         "To judge what was chosen on seeds that no choice has seen:",
         f"  carft-sweep run {file} --set seeds=5 --set confirm_seeds=5",
     ]
     fresh = ["--set", "seeds=5", "--set", "confirm_seeds=5"]
-    assert main(["run", file, "--in-process", *fresh]) == 0
-    assert capsys.readouterr().err.splitlines()[-1] == "All sweeps: carft-sweep ui"
+    assert (
+        carft("run", file, "--in-process", *fresh).err.splitlines()[-1]
+        == "All sweeps: carft-sweep ui"
+    )

@@ -11,11 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carft_sweep.carft_core.errors import InvalidConfig, RequestError
-from carft_sweep.sweeps.space.distributions import (
-    Categorical,
-    LogUniform,
-    Uniform,
-)
+from carft_sweep.sweeps.space.distributions import Categorical, LogUniform, Uniform
 from carft_sweep.sweeps.space.parameters import DISTRIBUTIONS, INSTEAD, KEYS, parse_parameter
 from carft_sweep.sweeps.space.points import draw_point, hashed
 from carft_sweep.sweeps.spec.settings import METHODS
@@ -38,7 +34,6 @@ def read(data: object) -> tuple[Any, list[str]]:
         ({"min": 1, "max": 4}, Uniform("x", 1, 4, 1)),
         ({"min": 1, "max": 4.0}, Uniform("x", 1.0, 4.0)),
         ({"min": 1, "max": 8, "q": 3}, Uniform("x", 1, 7, 3)),
-        ({"min": 0.1, "max": 0.5, "q": 0.1}, Uniform("x", 0.1, 0.5, 0.1)),
         ({"distribution": "q_uniform", "min": 1, "max": 4}, Uniform("x", 1, 4, 1)),
         (
             {"distribution": "log_uniform_values", "min": 0.01, "max": 1},
@@ -90,19 +85,10 @@ def test_each_distribution_with_its_defaults_alone_is_read_or_says_what_it_needs
             "q: is too small a step",
         ),
         (
-            {"distribution": "q_log_uniform_values", "min": 1, "max": 9, "rounding": "up"},
-            "rounding: must be 'nearest' or 'down', got 'up'",
-        ),
-        (
             {"distribution": "log_uniform_values", "min": 1, "max": 9, "rounding": "down"},
             "rounding: unknown field 'rounding'; Known: distribution, max, min, when.",
         ),
-        (
-            {"distribution": "q_log_uniform_values", "min": 0, "max": 9},
-            "min: must be greater than 0",
-        ),
         ({"values": [1, 1.0]}, "values.1: 1.0 is in the list twice"),
-        ({"value": 1, "when": "x"}, "when: must be a mapping such as"),
         ({"value": 1, "when": {"a": []}}, "when.a: can never hold"),
     ],
     ids=str,

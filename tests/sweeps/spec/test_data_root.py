@@ -11,7 +11,6 @@ import pytest
 
 from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.cli.parser import overrides, parse
 from carft_sweep.sweeps.engines.resources import Hardware
 from carft_sweep.sweeps.home import Home
@@ -69,9 +68,7 @@ def test_a_relative_folder_is_one_of_where_the_command_was_given(
 
 
 @pytest.mark.parametrize("data", [None, {}, {"family": "icon_shift"}, {"family": "image_folder"}])
-def test_families_that_lie_elsewhere_do_not_look_at_the_environment(
-    load: Load, data: object
-) -> None:
+def test_families_that_lie_elsewhere_ignore_the_environment(load: Load, data: object) -> None:
     assert load(data, environment="/data").config_for({}).data.root is None
 
 
@@ -133,14 +130,3 @@ def test_check_tells_what_of_the_data_is_not_as_published(
     told = [warning for warning in plan.warnings if "as published" in warning]
     assert len(told) == 7  # once, whatever number of runs
     assert told[0].startswith("imagenet: train has 3,000 images here")
-
-
-def test_what_is_missing_is_told_by_check(
-    tmp_path: Path, tiny_clip_files: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "shifts.yaml"
-    file.write_text(sweep(tmp_path, tiny_clip_files))
-    assert main(["check", str(file), "--home", str(tmp_path / "home")]) == 2
-    assert "lacks folders:\n  imagenet/train (or" in capsys.readouterr().err
-    with pytest.raises(RequestError, match="lacks folders"):
-        estimate_sweep(load_spec(file), Home(tmp_path / "home"), Hardware(1))

@@ -8,15 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from scipy import stats
 
 from carft_sweep.carft_core.data.families.domainbed import DOMAIN_BED
 from carft_sweep.sweeps.space.points import hashed
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
-from carft_sweep.tracking.comparison.compare import compare
-from carft_sweep.tracking.comparison.runs import RunRecord
 
 DRAWS, SEED = 20_000, 0
 SETTINGS = 20
@@ -91,53 +88,3 @@ def test_each_algorithm_has_twenty_settings_on_each_domain_the_default_first(fam
     # As there, the algorithms share what they draw in common.
     shared = [{name: point[name] for name in tuned[0]} for point in spec.points()]
     assert tuned == shared
-
-
-def test_the_settings_are_the_same_whenever_the_file_is_read() -> None:
-    assert search().points() == search().points()
-    assert search().points()[:40] == search("run_cap=40").points()
-
-
-def test_no_budget_is_called_unequal() -> None:
-    spec = search()
-    points = [("car_ft", "trial", number, point) for number, point in enumerate(spec.points())]
-    tuned = [
-        (it.algorithm, "baseline", None, it.params)
-        for it in spec.baseline_configs()
-        if it.config.algorithm.trains
-    ]
-    runs = [
-        RunRecord(
-            algorithm=algorithm,
-            params={k: v for k, v in params.items() if k != "data.test_domain"},
-            seed=0,
-            digest=f"{algorithm}-{number}",
-            state="done",
-            role="trial" if role == "trial" else "baseline",
-            trial=number,
-            metrics={"id/val/top1": 0.5},
-        )
-        for algorithm, role, number, params in [*points, *tuned]
-        if params["data.test_domain"] == "sketch"
-    ]
-    comparison = compare(runs)
-    assert {it.algorithm: it.settings for it in comparison.budgets} == {
-        "fine_tune": SETTINGS,
-        "car_ft": SETTINGS,
-    }
-    assert not [text for text in comparison.warnings if "budget" in text]
-    assert not [row for row in comparison.rows if "untuned" in row.marks]
-
-
-def test_the_decay_of_its_default_is_none_in_single_precision() -> None:
-    def trained(weight_decay: float) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(0)
-        weights = torch.randn(512, generator=generator).requires_grad_()
-        optimiser = torch.optim.AdamW([weights], 5e-5, weight_decay=weight_decay, fused=True)
-        for _ in range(100):
-            weights.grad = torch.randn(512, generator=generator)
-            optimiser.step()
-        return weights.detach()
-
-    assert torch.equal(trained(1e-6), trained(0.0))
-    assert not torch.equal(trained(1e-2), trained(0.0))

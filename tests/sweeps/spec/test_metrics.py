@@ -11,9 +11,9 @@ import pytest
 from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.data import open_data
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.spec.metrics import check_measured
 from tests import domain_bed_tree
+from tests.sweeps.conftest import Carft
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +52,12 @@ def test_what_is_measured_passes(pacs: TrialConfig, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["id/test/top1", "gap/top1", "hmean/top1", "ood/photo/top1"])
-def test_a_split_that_is_not_there_is_named_with_those_that_are(
-    pacs: TrialConfig, name: str
-) -> None:
+def test_a_missing_split_is_named_with_those_there_are(pacs: TrialConfig, name: str) -> None:
     splits = "id/val, ood/sketch, ood/sketch_out, ood/sketch_all, ood/mean"
     assert told(name, pacs) == f"metric: pacs has no {name}; it is measured on {splits}"
 
 
-def test_a_kind_that_a_split_has_not_is_named_with_those_that_it_has(
-    pacs: TrialConfig, icons: TrialConfig
-) -> None:
+def test_a_missing_kind_is_named_with_the_others(pacs: TrialConfig, icons: TrialConfig) -> None:
     usual = "top1, nll, ece, brier"
     assert told("id/val/mean_group_top1", icons) == (
         f"metric: icon_shift has no id/val/mean_group_top1; of id/val it has {usual}"
@@ -80,13 +76,13 @@ def test_corruptions_alone_have_a_mean_of_their_own_and_no_other(icons: TrialCon
         check_measured("gain/ood/top1", icons, data)
 
 
-def test_a_run_of_such_a_sweep_trains_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_of_such_a_sweep_trains_nothing(tmp_path: Path, carft: Carft) -> None:
     file = tmp_path / "sweep.json"
     sweep = {"name": "groups", "metric": {"name": "id/val/macro_f1"}}
     file.write_text(json.dumps({**sweep, "trial": {"algorithm": "fine_tune"}}))
     home = ["--home", str(tmp_path / "home")]
-    assert main(["run", str(file), *home, "--in-process"]) == 2
-    assert "metric: icon_shift has no id/val/macro_f1" in capsys.readouterr().err
+    assert (
+        "metric: icon_shift has no id/val/macro_f1"
+        in carft("run", file, *home, "--in-process", code=2).err
+    )
     assert not [*(tmp_path / "home").glob("runs/*/history.json")]

@@ -82,19 +82,12 @@ def test_families_that_are_no_tasks_are_judged_by_top1_with_a_warning(tmp_path: 
     ("families", "tasks", "report", "said"),
     [
         (["fmow"], False, {"by": "macro_f1"}, "Known: top1, worst_group_top1. It is measured by"),
-        (["fmow"], False, {"by": "f1"}, "report.by"),
         (["fmow"], False, {"by_family": {"fmow": "top1"}}, "goes with tasks: data.family"),
         (
             ["fmow", "cifar10"],
             True,
             {"by_family": {"cifar": "top1"}},
             "did you mean 'cifar10'?",
-        ),
-        (
-            ["fmow", "cifar10"],
-            True,
-            {"by_family": {"cifar10": "macro_f1"}},
-            "unknown accuracy of cifar10 'macro_f1'",
         ),
         (
             ["fmow", "cifar10"],

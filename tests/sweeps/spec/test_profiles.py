@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from carft_sweep.carft_core.errors import InvalidConfig
-from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.ledger.generations import Invocation
 from carft_sweep.sweeps.spec.schema import sweep_schema
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
+from tests.sweeps.conftest import Carft
 
 FILE = """\
 name: plain
@@ -58,7 +58,7 @@ def test_later_profiles_go_before_earlier_and_set_goes_before_all(tmp_path: Path
     assert said.config_for({}).optim.epochs == 7
 
 
-def test_a_mistake_in_a_value_is_told_with_its_line_once_the_profile_is_taken(
+def test_a_mistake_in_a_profile_that_is_used_has_its_line(
     tmp_path: Path,
 ) -> None:
     text = FILE.replace("trial.optim.epochs: 20", "trial.optim.epochs: none at all")
@@ -67,7 +67,7 @@ def test_a_mistake_in_a_value_is_told_with_its_line_once_the_profile_is_taken(
         load(tmp_path, "profile=slow", text=text)
 
 
-def test_keys_that_nobody_knows_are_told_also_of_profiles_that_nobody_takes(
+def test_unknown_keys_of_any_profile_are_mistakes(
     tmp_path: Path,
 ) -> None:
     text = FILE.replace("trial.optim.epochs: 20", "optim.epoch: 20")
@@ -93,13 +93,10 @@ def test_what_is_no_profile_is_told(tmp_path: Path, text: str, override: str, wo
     assert words in str(error.value)
 
 
-def test_the_option_is_kept_for_a_later_resume(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_option_is_kept_for_a_later_resume(tmp_path: Path, carft: Carft) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_text(FILE)
-    assert main(["check", str(file), "--profile", "quick", "--set", "seeds=[4]"]) == 0
-    assert "quick" in capsys.readouterr().out
+    assert "quick" in carft("check", file, "--profile", "quick", "--set", "seeds=[4]").out
     spec = load(tmp_path, "profile=quick", "seeds=[4]")
     assert Invocation.of(spec).overrides == ("profile=quick", "seeds=[4]")
     again = load_spec(file, Invocation.of(spec).overrides, text=spec.text)

@@ -9,8 +9,7 @@ import pytest
 
 from carft_sweep.carft_core.algorithms import Algorithm
 from carft_sweep.carft_core.merges import MERGES, Merge, MergePoint, State
-from carft_sweep.sweeps.cli import main
-from tests.sweeps.conftest import ToySweep
+from tests.sweeps.conftest import Carft, ToySweep
 
 
 class Picky(Merge):
@@ -49,37 +48,27 @@ def picky(registries: None) -> None:
     MERGES.register(Picky)
 
 
-def told(toy: ToySweep, capsys: pytest.CaptureFixture[str], command: str, **changes: Any) -> str:
-    """What a command says of a request that is wrong, having trained nothing."""
-    assert main([command, str(toy.file(**changes))]) == 2
-    assert not toy.trained()
-    return capsys.readouterr().err
-
-
 @pytest.mark.parametrize("command", ["check", "run"])
 def test_a_merge_that_an_algorithm_is_not_fit_for_is_a_mistake_of_the_file(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], command: str
+    toy_cli: ToySweep, carft: Carft, command: str
 ) -> None:
-    text = told(toy_cli, capsys, command, trial=TRIAL)
+    text = carft(command, toy_cli.file(trial=TRIAL), code=2).err
     assert f"toy.yaml:1: merges[1]: {REFUSAL} 0.1" in text
+    assert not toy_cli.trained()
 
 
-def test_the_trial_of_a_grid_that_is_refused_is_named(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_trial_of_a_grid_that_is_refused_is_named(toy_cli: ToySweep, carft: Carft) -> None:
     lax = {**TRIAL, "merges": [{"name": "picky", "allowed": 0.2}]}
-    text = told(toy_cli, capsys, "check", trial=lax)
+    text = carft("check", toy_cli.file(trial=lax), code=2).err
     assert "parameters.algorithm.kl_weight" in text
     assert f"{REFUSAL} 0.3" in text
 
 
-def test_a_baseline_that_is_refused_is_named_and_one_that_trains_nothing_is_not_asked(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_refused_baseline_is_named(toy_cli: ToySweep, carft: Carft) -> None:
     changes: dict[str, Any] = {
         "trial": {**TRIAL, "algorithm": {"name": "fine_tune"}},
         "parameters": {"optim.lr": {"values": [0.001]}},
     }
-    text = told(toy_cli, capsys, "check", **changes, baselines=["zero_shot", "car_ft"])
-    assert f"baselines[1]: {REFUSAL} 1" in text
-    assert main(["check", str(toy_cli.file(**changes, baselines=["zero_shot"]))]) == 0
+    file = toy_cli.file(**changes, baselines=["zero_shot", "car_ft"])
+    assert f"baselines[1]: {REFUSAL} 1" in carft("check", file, code=2).err
+    carft("check", toy_cli.file(**changes, baselines=["zero_shot"]))

@@ -17,10 +17,7 @@ from carft_sweep.sweeps.spec.settings import EARLY_TERMINATION
 from carft_sweep.sweeps.spec.spec import load_spec, recipes
 
 VALIDATOR = Draft202012Validator(sweep_schema())
-
-
-def test_the_schema_is_one() -> None:
-    Draft202012Validator.check_schema(sweep_schema())
+Draft202012Validator.check_schema(sweep_schema())
 
 
 @pytest.mark.parametrize("name", recipes())
@@ -45,55 +42,29 @@ def test_the_schema_knows_every_key_section_algorithm_and_merge() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"name": "two words"},
         {"naem": "x"},
-        {"method": "grit"},
         {"metric": {"name": "id/val/top5"}},
-        {"metric": {"goal": "max"}},
-        {"seeds": []},
         {"seeds": [0, 0]},
-        {"seeds": -1},
-        {"confirm_seeds": 0},
-        {"confirm_seeds": [5, 5]},
         {"run_cap": 0},
-        {"selection": "best_test"},
         {"selection": {"within": 2}},
         {"baselines": ["nobody"]},
         {"baselines": [{"name": "fine_tune", "kl_weight": 1.0}]},
         {"parameters": {"optim.lr": [1e-4]}},
-        {"parameters": {"optim.lr": {"vals": [1e-4]}}},
         {"parameters": {"optim.lr": {"distribution": "loguniform", "min": 1, "max": 2}}},
         {"trial": {"optim": {"lr": -1}}},
-        {"trial": {"optim": {"rate": 1}}},
-        {"trial": {"optim": {"epochs": 1.5}}},
         {"trial": {"algorithm": {"name": "car_ft", "kl_wight": 1}}},
         {"trial": {"merges": [{"name": "wise_ft", "alphas": [2]}]}},
-        {"trial": {"precision": "fp16"}},
-        {"trial": {"device": "gpu"}},
-        {"metric": {"target": "high"}},
         {"metrics": [{"name": "id/val/top1"}]},
-        {"early_terminate": "asha"},
         {"early_terminate": {"type": "medain"}},
         {"early_terminate": {"type": "median", "patience": 3}},
-        {"early_terminate": {"min_epochs": 3}},
         {"race_seeds": {"after": 1}},
-        {"race_seeds": {"margin": 0}},
         {"try_first": {"optim.lr": 1e-4}},
         {"time_budget": "2 hours"},
-        {"timeout": 0},
-        {"retries": -1},
         {"retries": {"nan": 1}},
-        {"breaker": -1},
         {"engine": "slurm"},
-        {"parallel": 0},
         {"parallel": "all"},
-        {"resources": {"gpus": -1}},
         {"resources": {"gpus": "all"}},
-        {"resources": {"custom": {"tpu": 0}}},
-        {"import": 3},
         {"parameters": {"optim.lr": {"values": [1e-4], "probabilities": [2]}}},
-        {"parameters": {"optim.lr": {"values": [1e-4], "when": {}}}},
-        {"scheduler": {"engine": "optuna"}},
     ],
     ids=str,
 )
@@ -108,24 +79,17 @@ def test_the_schema_refuses_a_mistake(change: dict[str, Any]) -> None:
     [
         {"seeds": 3},
         {"seeds": 3, "confirm_seeds": 5},
-        {"confirm_seeds": [7, 8, 9]},
         {"method": "bayes"},
-        {"selection": {"within": 0.005}},
         {"trial": {"algorithm": {"name": "car_ft"}, "optim.lr": 1e-4}},
         {"program": "train.py", "command": ["python"], "project": "robust", "entity": "me"},
         {"metric": {"name": "id/val/top1", "target": 0.9}},
         {"metrics": [{"name": "id/val/top1"}, {"name": "id/val/nll", "merge": "wise_ft@0.5"}]},
         *({"early_terminate": {"type": kind}} for kind in EARLY_TERMINATION),
-        {"early_terminate": {"type": "asha", "min_epochs": 2, "allow_grid": True}},
-        {"race_seeds": {"margin": 0.02, "after": 2}},
         {"try_first": [{"optim.lr": 1e-4}, {"lr": 1e-3}]},
         {"time_budget": "1d2h30m", "timeout": 90},
-        {"retries": 3},
         {"retries": {"crashed": 1, "out_of_memory": 0}, "breaker": 0},
-        {"engine": "ray", "parallel": 8},
         {"engine": "local", "parallel": "auto", "resources": {"gpus": "auto"}},
         {"resources": {"cpus": 4, "gpus": 0.5, "custom": {"tpu": 1}}},
-        {"import": "my_lab.methods"},
         {"import": ["a", "./b.py"]},
         {"parameters": {"optim.lr": {"distribution": "uniform", "min": 1, "max": 2}}},
         {

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from carft_sweep.carft_core.errors import InvalidConfig
-from carft_sweep.sweeps.ledger.generations import changes, effect
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
 DOMAINS = ["art", "cartoon", "photo"]
@@ -83,20 +82,6 @@ def test_baselines_run_on_every_task(tmp_path: Path, data: Mapping[str, Any]) ->
     assert not any(point.untuned for point in tuned)
 
 
-def test_a_task_alone_leaves_no_baseline_untuned(tmp_path: Path) -> None:
-    only = {"data.test_domain": {"values": DOMAINS}}
-    spec = load(tmp_path, {**RANDOM, "parameters": only, "run_cap": 3})
-    assert not any(point.untuned for point in spec.baseline_configs())
-
-
-def test_plain_data_of_such_a_sweep_loads_again(tmp_path: Path) -> None:
-    spec = load(tmp_path, {**GRID, "tasks": "data.test_domain"})
-    plain = spec.as_dict()
-    assert plain["tasks"] == "data.test_domain"
-    assert load(tmp_path, plain).as_dict() == plain
-    assert "tasks" not in load(tmp_path, {**GRID, "tasks": None}).as_dict()
-
-
 def test_a_cap_that_cuts_a_setting_short_is_told(tmp_path: Path) -> None:
     assert load(tmp_path, RANDOM).warnings == ()
     (told,) = load(tmp_path, {**RANDOM, "run_cap": 7}).warnings
@@ -112,7 +97,6 @@ CONDITIONAL = {**PARAMETERS["optim.lr"], "when": {"data.test_domain": "art"}}
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "method": ({"method": "tpe", "run_cap": 6}, "tasks: go with the methods grid and random"),
     "nowhere": ({"tasks": "data.tset_domain"}, "did you mean 'data.test_domain'? "),
-    "no data": ({"tasks": "optim.lr"}, "unknown parameter 'optim.lr'"),
     "one": (
         {"parameters": {"data.test_domain": {"values": ["art"]}}},
         "data.test_domain: is the tasks of this sweep: list two values or more",
@@ -124,36 +108,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         },
         "list two values or more, texts or numbers, alone",
     ),
-    "range": (
-        {
-            "tasks": "data.split_seed",
-            "parameters": {"data.split_seed": {"min": 0, "max": 3}},
-        },
-        "data.split_seed: is the tasks of this sweep: list two values or more",
-    ),
     "conditional": (
         {"parameters": {**PARAMETERS, "optim.lr": CONDITIONAL}},
         "optim.lr.when: a setting is the same on every task",
     ),
-    "sometimes": (
-        {
-            "parameters": {
-                **PARAMETERS,
-                "data.test_domain": {"values": DOMAINS, "when": {"optim.lr": 1e-4}},
-            }
-        },
-        "list two values or more, texts or numbers, alone",
-    ),
     "confirmed": ({"confirm_seeds": 3}, "confirm_seeds: does not go with tasks"),
     "raced": ({"race_seeds": {"margin": 0.1}}, "race_seeds: does not go with tasks"),
-    "stopped": (
-        {"early_terminate": {"type": "median", "allow_grid": True}},
-        "early_terminate: does not go with tasks",
-    ),
-    "goals": (
-        {"metrics": [{"name": "id/val/top1"}, {"name": "id/val/ece"}]},
-        "metrics: does not go with tasks",
-    ),
     "target": ({"metric": {"target": 0.9}}, "metric.target: does not go with tasks"),
     "first": (
         {
@@ -163,7 +123,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         },
         "try_first[0].data.test_domain: unknown parameter",
     ),
-    "number": ({"tasks": 3}, "tasks: "),
     "task of no tasks": (
         {
             "tasks": None,
@@ -182,16 +141,3 @@ def test_what_does_not_go_with_tasks_is_refused(tmp_path: Path, name: str) -> No
         load(tmp_path, {**GRID, **changed})
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
-
-
-def test_tasks_are_set_on_the_command_line(tmp_path: Path) -> None:
-    assert load(tmp_path, GRID, "tasks=null").tasks is None
-    without = {**GRID, "tasks": None}
-    assert load(tmp_path, without, "tasks=data.test_domain").tasks == "data.test_domain"
-
-
-def test_other_tasks_restart_a_sweep(tmp_path: Path) -> None:
-    with_tasks, without = load(tmp_path, GRID), load(tmp_path, {**GRID, "tasks": None})
-    found = changes(with_tasks.as_dict(), without.as_dict())
-    assert [str(change) for change in found] == ["tasks: data.test_domain -> (not given)"]
-    assert effect(found) == "restart"
