@@ -92,9 +92,3 @@ def test_before_any_trial_is_complete_nothing_is_selected() -> None:
     assert select_model(found, setting="zero_shot").run.seed is None
     with pytest.raises(RequestError, match=r"no run of car_ft kl_weight=0\.3 in toy is done"):
         select_model(found, setting="car_ft kl_weight=0.3")
-
-
-def test_very_many_settings_are_not_all_listed() -> None:
-    found = compared(*(trial(0.1 + number, number, VALS[:1]) for number in range(30)))
-    with pytest.raises(RequestError, match=r"and 21 more\.$"):
-        select_model(found, setting="fine_tune")

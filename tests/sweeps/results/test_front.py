@@ -29,17 +29,3 @@ def test_the_front_is_optunas(goals: tuple[list[bool], list[list[float]]]) -> No
         study.add_trial(optuna.trial.create_trial(values=point))
     expected = {trial.number for trial in study.best_trials}
     assert front(dict(enumerate(points)), maximized) == expected
-
-
-def test_known_fronts() -> None:
-    values = {4: [0.9, 10.0], 5: [0.8, 5.0], 6: [0.7, 7.0], 7: [0.9, 10.0], 8: [0.1, 1.0]}
-    assert front(values, [True, False]) == {4, 5, 7, 8}
-    assert front(values, [True, True]) == {4, 7}
-    assert front({}, [True, False]) == set()
-
-
-def test_a_front_of_thousands_is_found_too() -> None:
-    values = {i: [i / 5000, 1 - i / 5000] for i in range(5000)}
-    assert front(values, [True, True]) == set(range(5000))
-    beaten = {i + 5000: [i / 5000 - 0.5, 0.5 - i / 5000] for i in range(5000)}
-    assert front({**values, **beaten}, [True, True]) == set(range(5000))

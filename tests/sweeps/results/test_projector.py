@@ -17,14 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME
-from carft_sweep.sweeps.ledger.trials import Ledger
 from carft_sweep.sweeps.results.projection import TRIES, SweepProjection, project
 from carft_sweep.sweeps.results.projection_thread import Projector
-from carft_sweep.sweeps.results.records import load_part
 from carft_sweep.tracking.comparison.input_file import COMPARISON_INPUT, read_comparison_input
-from carft_sweep.tracking.comparison.pooling import SweepRuns
 from carft_sweep.tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
 from carft_sweep.tracking.store.base import Metric, RunKey, RunStart
 from tests.sweeps.results.troubled import Crash, MadeSweep, Troubled, away, digest_of
@@ -93,7 +89,7 @@ UPDATE = st.builds(Trouble, st.integers(0, 8), st.booleans(), st.booleans())
 
 @settings(max_examples=150, deadline=None)
 @given(steps=st.lists(ACT | UPDATE, min_size=5, max_size=30))
-def test_a_crash_at_any_call_gives_the_same_runs_as_none(
+def test_a_crash_at_any_call_changes_no_run(
     steps: list[tuple[int, int] | Trouble],
 ) -> None:
     """A driver dies at some of its calls, and another one goes on, or the store goes away there,
@@ -140,22 +136,6 @@ def test_a_crash_at_any_call_gives_the_same_runs_as_none(
 
 def nothing() -> None:
     return
-
-
-def test_what_was_sent_is_not_sent_again(two: MadeSweep) -> None:
-    store = Troubled()
-    projection = two.projection(store)
-    assert projection.update()
-    for number in range(2):
-        two.finish(number)
-        projection.note(digest_of(number))
-    two.end()
-    projection.end_driver()
-    assert projection.update()
-    calls = store.calls
-    assert project(two.home, "made", store).sent == 0
-    assert store.calls == calls
-    assert {run.state for run in store.runs.values()} == {"finished"}
 
 
 def test_a_store_that_is_away_costs_nothing_and_is_sent_everything_later(two: MadeSweep) -> None:
@@ -208,7 +188,7 @@ def test_an_error_that_nobody_expects_does_not_end_the_thread() -> None:
     thread.close(1)
 
 
-def test_a_slow_store_is_sent_more_at_a_time_by_one_thread_and_nothing_is_lost(
+def test_a_slow_store_is_sent_more_at_a_time(
     made: MadeSweep,
 ) -> None:
     class Slow(Troubled):
@@ -258,9 +238,7 @@ def test_metrics_that_are_refused_cost_no_others(two: MadeSweep) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyError("bug"), RequestFailed("pool exhausted")])
-def test_a_request_that_fails_is_tried_some_times_while_others_go_on(
-    two: MadeSweep, error: Exception
-) -> None:
+def test_a_failing_request_holds_up_no_other(two: MadeSweep, error: Exception) -> None:
     store = Troubled()
     store.poison = {"bug": error}
     two.epoch(0, {"bug": 1.0})
@@ -277,7 +255,7 @@ def test_a_request_that_fails_is_tried_some_times_while_others_go_on(
     assert "config.json" in store.runs[RUN].artifacts
 
 
-def test_a_run_whose_start_is_refused_is_held_back_and_tried_by_the_next_driver(
+def test_a_start_that_is_refused_is_tried_by_the_next_driver(
     two: MadeSweep,
 ) -> None:
     class Picky(Troubled):
@@ -321,29 +299,6 @@ def test_an_artifact_that_is_refused_costs_no_result(two: MadeSweep) -> None:
     assert again.behind() == 0
 
 
-def test_the_runs_of_a_sweep_are_read_once_however_often_its_end_is_sent(
-    two: MadeSweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Busy(Troubled):
-        def log_artifact(self, *_: object, **__: object) -> None:
-            raise RequestFailed("pool exhausted")
-
-    readings: list[Ledger] = []
-
-    def reading(ledger: Ledger, runs: RunStore, *, with_fields: bool) -> SweepRuns:
-        readings.append(ledger)
-        return load_part(ledger, runs, with_fields=with_fields)
-
-    monkeypatch.setattr("carft_sweep.sweeps.results.projection.load_part", reading)
-    two.finish(0)
-    two.end()
-    projection, updates = two.projection(Busy(), driven=False), 1
-    while not projection.update():
-        updates += 1
-    assert updates >= TRIES
-    assert len(readings) == 1
-
-
 @pytest.mark.parametrize("pause", [0, 1e9])
 def test_a_sweep_that_runs_can_be_compared_as_of_an_end_of_a_run(
     two: MadeSweep, monkeypatch: pytest.MonkeyPatch, pause: float
@@ -373,7 +328,7 @@ def test_a_sweep_that_runs_can_be_compared_as_of_an_end_of_a_run(
     assert sent_states() == ["done", "done"]
 
 
-def test_a_run_that_another_sweep_works_on_is_sent_when_it_is_done(
+def test_a_run_of_another_sweep_is_sent_when_it_is_done(
     two: MadeSweep,
 ) -> None:
     store = Troubled()
@@ -407,9 +362,7 @@ def test_the_sweep_has_the_files_of_its_folder_once_it_has_ended(two: MadeSweep)
 
 
 @pytest.mark.parametrize("is_lost", [False, True])
-def test_a_crash_at_any_call_of_an_end_leaves_each_arm_once_and_as_it_is(
-    tmp_path: Path, is_lost: bool
-) -> None:
+def test_a_crash_at_any_call_leaves_each_arm_once(tmp_path: Path, is_lost: bool) -> None:
     """The sweep has ended before, with another table: an arm has changed, one is new, one gone."""
     for calls in itertools.count():
         made, store = MadeSweep(tmp_path / str(calls)), Troubled()

@@ -1,9 +1,7 @@
-"""What MLflow's own server answers about a sweep to somebody who knows nothing of this program."""
+"""What MLflow's own client finds about a sweep to somebody who knows nothing of this program."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +12,6 @@ from mlflow.entities import Run
 from carft_sweep.sweeps.results.projection import project
 from carft_sweep.tracking.location import EXPERIMENT
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
-from carft_sweep.tracking.ui_server import serve
 from tests.sweeps.results.troubled import MadeSweep
 
 ALPHAS = {0.0: 0.1, 0.25: 0.2, 0.5: 0.4, 1.0: 0.3}
@@ -23,7 +20,7 @@ ALPHAS = {0.0: 0.1, 0.25: 0.2, 0.5: 0.4, 1.0: 0.3}
 
 @dataclass
 class Served:
-    """A finished sweep on a real server."""
+    """A finished sweep in a database of MLflow's."""
 
     made: MadeSweep
     client: MlflowClient
@@ -39,7 +36,7 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     folder = tmp_path_factory.mktemp("served")
     made = MadeSweep(folder)
     made.start(made.propose())
@@ -52,26 +49,18 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         file = f"evaluations/wise_ft@{alpha:g}/metrics.json"
         made.write(0, file, {**evaluation, "digest": "e", "facts": {}})
     made.end()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
-        server = serve(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts", port=0)
-    try:
-        projection = project(made.home, "made", MlflowStore(server.address, EXPERIMENT))
-        assert not projection.refused
-        client = MlflowClient(server.address)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        assert experiment is not None
-        yield Served(made, client, experiment.experiment_id)
-    finally:
-        server.stop()
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    store = MlflowStore(uri, EXPERIMENT, folder / "artifacts")
+    assert not project(made.home, "made", store).refused
+    store.close()
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    return Served(made, client, experiment.experiment_id)
 
 
-def of_kind(runs: list[Run], kind: str) -> list[Run]:
-    return [run for run in runs if run.data.tags["carft.kind"] == kind]
-
-
-def test_the_merged_value_at_an_alpha_is_that_of_this_alpha(served: Served) -> None:
-    (run,) = of_kind(served.runs, "run")
+def test_each_alpha_has_its_value_and_its_point_of_the_curve(served: Served) -> None:
+    (run,) = (run for run in served.runs if run.data.tags["carft.kind"] == "run")
     values = run.data.metrics
     assert values["wise_ft_0.5/ood/mean/top1"] == ALPHAS[0.5]
     assert values["wise_ft_0.25/ood/mean/top1"] == ALPHAS[0.25]
@@ -79,25 +68,11 @@ def test_the_merged_value_at_an_alpha_is_that_of_this_alpha(served: Served) -> N
     assert {name.partition("/")[0] for name in merged} == {"wise_ft_0.25", "wise_ft_0.5"}
     shifts = [name for name in merged if "dark" in name]
     assert shifts == ["wise_ft_0.5/ood/dark/top1"]
-
-
-def test_the_curve_over_alpha_is_a_series_of_its_own(served: Served) -> None:
-    (run,) = of_kind(served.runs, "run")
     history = served.client.get_metric_history(run.info.run_id, "curve/wise_ft/ood/mean/top1")
-    points = {point.step / 1000: point.value for point in history}
-    assert points == ALPHAS
+    assert {point.step / 1000: point.value for point in history} == ALPHAS
 
 
 def test_runs_are_filtered_by_a_merged_value_and_by_any_field(served: Served) -> None:
     query = "metrics.`wise_ft_0.5/ood/mean/top1` > 0.35 and params.`data.family` = 'icon_shift'"
     assert [run.data.params["seed"] for run in served.search(query)] == ["0"]
     assert not served.search(query.replace("0.35", "0.45"))
-
-
-def test_a_sweep_sent_again_is_as_it_was(served: Served) -> None:
-    before = {run.info.run_id: run.to_dictionary() for run in served.runs}
-    project(served.made.home, "made", MlflowStore(served.client.tracking_uri, EXPERIMENT))
-    shutil.rmtree(served.made.home.sweep("made") / "sent")
-    project(served.made.home, "made", MlflowStore(served.client.tracking_uri, EXPERIMENT))
-    after = {run.info.run_id: run.to_dictionary() for run in served.search("")}
-    assert after == before

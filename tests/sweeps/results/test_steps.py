@@ -15,7 +15,7 @@ from carft_sweep.sweeps.scheduler import session
 from carft_sweep.sweeps.scheduler.session import Projections
 from carft_sweep.tracking.store.base import RunKey
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
-from tests.sweeps.results.troubled import MadeSweep, Troubled, away, digest_of
+from tests.sweeps.results.troubled import MadeSweep, Troubled, digest_of
 from tests.tracking.memory_store import MemoryTracker
 
 RUN = RunKey("made", digest_of(0))
@@ -81,21 +81,6 @@ def test_the_thread_of_a_driver_sends_them_without_news(
         projections.close()
 
 
-def test_a_server_that_was_away_is_sent_them_in_the_end(made: MadeSweep) -> None:
-    made.point(0)
-    store = Troubled()
-    store.before = away
-    projection = made.projection(store)
-    with pytest.raises(Exception, match="away"):
-        projection.update()
-    made.point(0)
-    made.finish(0)
-    made.end()
-    store.before = lambda: None
-    project(made.home, "made", store)
-    assert steps(store) == [1, 2]
-
-
 def test_a_run_without_points_and_one_with_a_damaged_file_are_sent(made: MadeSweep) -> None:
     made.finish(0)
     made.end()
@@ -108,21 +93,7 @@ def test_a_run_without_points_and_one_with_a_damaged_file_are_sent(made: MadeSwe
     assert (again.runs[RUN].state, steps(again)) == ("finished", [])
 
 
-def test_a_link_in_the_place_of_the_file_is_not_followed(made: MadeSweep, tmp_path: Path) -> None:
-    made.point(0)
-    made.finish(0)
-    made.end()
-    file = made.runs.folder(digest_of(0)) / FILE
-    file.rename(tmp_path / "elsewhere")
-    file.symlink_to(tmp_path / "elsewhere")
-    store = MemoryTracker()
-    assert f"{file} is a link" in project(made.home, "made", store).unreadable[digest_of(0)]
-    assert steps(store) == []
-
-
-def test_mlflow_has_them_once_by_step_beside_the_series_by_epoch(
-    made: MadeSweep, tmp_path: Path
-) -> None:
+def test_mlflow_has_them_once_beside_the_epochs(made: MadeSweep, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     for _ in range(3):
         made.point(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,11 +158,6 @@ class MadeSweep:
         file = self.runs.folder(digest_of(number)) / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(data))
-
-    def keys(self) -> Iterator[RunKey]:
-        yield RunKey("made")
-        for trial in self.ledger.proposals():
-            yield RunKey("made", digest_of(trial.number))
 
 
 def digest_of(number: int) -> str:
