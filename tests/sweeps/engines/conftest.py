@@ -13,7 +13,7 @@ import pytest
 from carft_sweep.sweeps.engines.base import Engine, Job
 from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine
 from carft_sweep.sweeps.engines.resources import RunRequirements
-from tests.sweeps.toy_runs import ENTRY, Recorder
+from tests.sweeps.toy_runs import ENTRY
 
 CORES = 2
 """Of Ray's first node, whatever this machine has."""
@@ -82,21 +82,6 @@ def on_local() -> Iterator[MakeEngine]:
         engine.close()
 
 
-def by_job(engine: Engine, recorder: Recorder) -> list[tuple[str, str]]:
-    """What was told of one job after another; of an engine with one run at a time, in the order in
-    which it was told.
-    """
-    told = sorted(recorder.events, key=lambda event: recorder.queued.index(event[1]))
-    if not has_two(engine):
-        assert told == recorder.events
-    return told
-
-
-def has_two(engine: Engine) -> bool:
-    """Whether two runs may be under way at once."""
-    return isinstance(engine, LocalEngine) and len(engine._workers) == 2
-
-
 RAY = pytest.param("ray", marks=pytest.mark.xdist_group("ray"))
 SLOW_RAY = pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")])
 
@@ -107,7 +92,7 @@ def on_two_workers(on_local: MakeEngine) -> MakeEngine:
     return functools.partial(on_local, devices=[None, None])
 
 
-@pytest.fixture(params=["local", "two_workers", RAY])
+@pytest.fixture(params=["local", RAY])
 def make(request: pytest.FixtureRequest) -> MakeEngine:
     """Makes engines that supervise worker processes, of each kind."""
     made: MakeEngine = request.getfixturevalue(f"on_{request.param}")
@@ -123,14 +108,14 @@ def make_for_two(request: pytest.FixtureRequest) -> MakeEngine:
     return made
 
 
-@pytest.fixture(params=["local", "two_workers", SLOW_RAY])
+@pytest.fixture(params=["local", SLOW_RAY])
 def supervised(request: pytest.FixtureRequest) -> MakeEngine:
     """The same, of what their supervisors decide: Ray's actors hand on what theirs tell."""
     made: MakeEngine = request.getfixturevalue(f"on_{request.param}")
     return made
 
 
-@pytest.fixture(params=["in process", "local", "two_workers", RAY])
+@pytest.fixture(params=["in process", "local", RAY])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """One engine of each kind."""
     if request.param != "in process":

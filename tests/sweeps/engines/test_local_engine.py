@@ -18,12 +18,7 @@ from carft_sweep.carft_core.errors import DownloadFailed, RequestError
 from carft_sweep.sweeps.engines import supervisor as supervisor_module
 from carft_sweep.sweeps.engines.base import POLL, Decision, Failure, Job
 from carft_sweep.sweeps.engines.entry import classify, log_tail
-from carft_sweep.sweeps.engines.supervisor import (
-    ENDS,
-    TURN,
-    ListeningClock,
-    Supervisor,
-)
+from carft_sweep.sweeps.engines.supervisor import ENDS, TURN, ListeningClock, Supervisor
 from carft_sweep.sweeps.secrets import NAMES
 from carft_sweep.tracking.location import Lock
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
@@ -59,9 +54,7 @@ def test_a_worker_that_died_between_two_runs_costs_none(on_local: MakeEngine, jo
     assert recorder.events[-1] == ("finished", "b")
 
 
-def test_what_a_worker_has_written_already_is_read_before_it_is_called_silent(
-    job: MakeJob, tmp_path: Path
-) -> None:
+def test_what_was_written_is_read_before_silence(job: MakeJob, tmp_path: Path) -> None:
     """Two frames come in one piece, and the driver is busy for long with the first."""
     supervisor = Supervisor(ENTRY, silence=0.5)
     supervisor.begin(job("a", epochs=1))
@@ -80,7 +73,7 @@ def test_what_a_worker_has_written_already_is_read_before_it_is_called_silent(
     assert events == ["started", "report"]
 
 
-def test_silence_is_not_counted_while_the_loop_is_busy_or_the_process_was_stopped(
+def test_silence_is_counted_while_listening_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seconds = iter([0.0, 0.5, 100.0, 100.5, 101.0, 201.0, 201.0, 301.0, 302.0])
@@ -118,10 +111,7 @@ def test_memory_that_pytorch_cannot_allocate_on_the_cpu_is_out_of_memory() -> No
         torch.empty(2**55, dtype=torch.uint8)
     assert classify(caught.value)[0] == "out_of_memory"
     assert classify(RuntimeError("shapes differ"))[0] == "crashed"
-
-
-def test_a_download_that_may_succeed_later_is_tried_again_and_a_wrong_name_is_not() -> None:
-    assert classify(DownloadFailed("no network"))[0] == "crashed"
+    assert classify(DownloadFailed("no network"))[0] == "crashed", "it may succeed later"
     assert classify(RequestError("no such model"))[0] == "data"
 
 
@@ -180,28 +170,25 @@ def test_a_user_module_of_the_current_folder_does_not_stand_for_another(
     assert recorder.events[-1] == ("finished", "a")
 
 
-@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "folder"])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
 def test_a_log_that_is_no_regular_file_is_neither_written_nor_read(
     on_local: MakeEngine, job: MakeJob, tmp_path: Path, kind: str
 ) -> None:
     """A home of others may hold one."""
     elsewhere, log = tmp_path / "bashrc", tmp_path / "a" / "log.txt"
     log.parent.mkdir()
+    elsewhere.write_text("secret\n")
     if kind == "pipe":
         os.mkfifo(log)
-    elif kind == "folder":
-        log.mkdir()
     else:
         log.symlink_to(elsewhere)
-    if kind == "link":
-        elsewhere.write_text("secret\n")
     recorder = Recorder([job("a"), job("b")])
     on_local().run(recorder)
     failure = recorder.failures["a"]
     assert (failure.kind, failure.log_tail) == ("data", "")
     reason = "is a link, which is not followed" if "link" in kind else "is not a regular file"
     assert failure.message == f"{log} {reason}; remove it"
-    assert not elsewhere.exists() or elsewhere.read_text() == "secret\n"
+    assert elsewhere.read_text() == "secret\n"
     assert set(recorder.results) == {"b"}
 
 

@@ -80,19 +80,6 @@ def test_a_run_gets_a_process_for_each_gpu_that_it_sees(monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-def test_two_runs_after_each_other_have_two_ranks_each(on_local: MakeEngine, job: MakeJob) -> None:
-    jobs = [job("a"), job("b")]
-    recorder = Recorder([*jobs])
-    on_local(ENTRY).run(recorder)
-    assert recorder.failures == {}
-    assert recorder.results["a"]["total"] == recorder.results["b"]["total"] == 9.0
-    first, second = map(pids, jobs)
-    assert first[0] == second[0], "the worker stays warm"
-    assert first[1] != second[1]
-    assert all(gone_within(10, pid) for pid in (first[1], second[1]))
-
-
-@pytest.mark.slow
 def test_a_worker_of_ray_starts_ranks_too(on_ray: MakeEngine, job: MakeJob) -> None:
     """The first run puts the number where the second finds it: Ray has its own environment."""
     recorder = Recorder([job("a", ranks="2"), job("b")])

@@ -20,7 +20,7 @@ from carft_sweep.sweeps.engines import ray_cluster
 from carft_sweep.sweeps.engines import ray_tune as ray_loop
 from carft_sweep.sweeps.engines.base import Failure, Job, Wait
 from carft_sweep.sweeps.engines.ray_cluster import Cluster, check_nodes
-from carft_sweep.sweeps.engines.resources import Node, RunRequirements, infeasible_reason
+from carft_sweep.sweeps.engines.resources import Node, RunRequirements
 from carft_sweep.tracking.errors import ServiceUnreachable
 from tests.sweeps.engines.conftest import CORES, MakeEngine, MakeJob
 from tests.sweeps.toy_runs import Recorder, gone_within, is_running, parent_of
@@ -82,12 +82,6 @@ def test_as_many_runs_as_fit_are_there_at_once(
     first_end = min(recorder.events.index(("finished", d)) for d in "ab")
     assert recorder.events.index(("started", "c")) > first_end
     assert len(set(recorder.pids())) == CORES
-
-
-def test_parallel_is_the_most_runs_at_once(on_ray: MakeEngine, job: MakeJob) -> None:
-    recorder = Recorder([job("a", epochs=1), job("b", epochs=1)])
-    on_ray(need=RunRequirements(1), parallel=1).run(recorder)
-    assert [event for event, _ in recorder.events] == ["started", "epoch 1", "finished"] * 2
 
 
 def test_runs_that_follow_each_other_are_one_trial_of_tunes(
@@ -201,17 +195,7 @@ def test_room_grows_with_the_nodes_and_what_a_lost_node_had_goes_on_elsewhere(
     assert "the run was lost: " in recorder.failures["b"].message
 
 
-def test_a_request_that_no_node_can_meet_is_told_with_what_each_has(ray_nodes: object) -> None:
-    del ray_nodes
-    told = infeasible_reason(RunRequirements(CORES + 1, 0.5, {"spot": 1}), Cluster().nodes())
-    assert told is not None
-    assert "one run needs 3 CPUs, 0.5 GPUs, 1 spot" in told
-    assert "2 CPUs, 0 GPUs, 0 spot" in told
-
-
-def test_nodes_that_share_the_home_are_taken_and_nothing_stays_in_it(
-    ray_nodes: Any, tmp_path: Path
-) -> None:
+def test_nodes_that_share_the_home_are_accepted(ray_nodes: Any, tmp_path: Path) -> None:
     nodes = first_node(ray_nodes)
     assert check_nodes(nodes, tmp_path).keys() == nodes.keys()
     assert list(tmp_path.iterdir()) == []
@@ -232,9 +216,7 @@ def test_a_node_that_lacks_an_imported_file_is_named(ray_nodes: Any, tmp_path: P
         check_nodes(nodes, tmp_path, imports=["installed_package", "/nowhere/own.py"])
 
 
-def test_a_node_that_has_gone_meanwhile_is_none_of_the_clusters(
-    ray_nodes: Any, tmp_path: Path
-) -> None:
+def test_a_node_that_has_gone_is_left_out(ray_nodes: Any, tmp_path: Path) -> None:
     nodes = first_node(ray_nodes)
     gone = {"0123abcd" * 7: Node("gone-node", 1)}
     assert check_nodes(nodes | gone, tmp_path).keys() == nodes.keys()
@@ -249,18 +231,11 @@ def test_a_run_whose_folder_is_not_there_fails_before_it_writes_anywhere(
     assert not (tmp_path / "unshared").exists()
 
 
-@pytest.mark.parametrize(
-    ("address", "said"),
-    [
-        ("ray://head:10001", "cannot be a Ray client"),
-        ("head", "at head cannot be used: Invalid address format"),
-    ],
-)
-def test_an_address_that_is_none_is_refused(address: str, said: str) -> None:
-    from carft_sweep.sweeps.engines.ray_cluster import _connect
-
-    with pytest.raises(RequestError, match=said):
-        _connect(address)
+def test_an_address_that_is_none_is_refused() -> None:
+    with pytest.raises(RequestError, match="cannot be a Ray client"):
+        ray_cluster._connect("ray://head:10001")
+    with pytest.raises(RequestError, match="at head cannot be used: Invalid address format"):
+        ray_cluster._connect("head")
 
 
 @pytest.mark.parametrize(
@@ -336,18 +311,17 @@ def driver(tmp_path: Path, **config: Any) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_a_ray_of_our_own_is_silent_leaves_signals_alone_and_nothing_behind(
-    tmp_path: Path, number: signal.Signals
+def test_a_ray_of_our_own_leaves_no_trace_and_no_port_open(
+    tmp_path: Path,
 ) -> None:
-    """Ctrl-C at a terminal, or its end, reaches every process of the group: Ray's own must not
+    """Ctrl-C at a terminal reaches every process of the group: Ray's own must not
     mind. Its ports are open to the network: only its own processes have the token, and its folder
     is the user's.
     """
     with driver(tmp_path, epochs=200, pause=0.1) as process:
         assert process.stdout is not None
         worker = int(process.stdout.readline())
-        os.killpg(process.pid, number)
+        os.killpg(process.pid, signal.SIGINT)
         told, errors = process.communicate(timeout=120)
     assert errors == ""
     assert json.loads(told) == {
@@ -363,6 +337,7 @@ def test_a_ray_of_our_own_is_silent_leaves_signals_alone_and_nothing_behind(
     assert gone_within(10, worker)
 
 
+@pytest.mark.slow  # it starts one more Ray
 def test_a_driver_that_is_killed_takes_its_ray_and_workers_along(tmp_path: Path) -> None:
     with driver(tmp_path, do="sleep", seconds=300) as process:
         assert process.stdout is not None

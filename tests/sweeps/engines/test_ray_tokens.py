@@ -26,7 +26,7 @@ def variables() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
 
 
-@pytest.mark.parametrize("version", ["2.44.0", "2.51.2", "2.58.1", "2.9.3", "1.13"])
+@pytest.mark.parametrize("version", ["2.58.1", "2.9.3"])
 def test_a_ray_that_starts_without_a_token_is_refused(version: str) -> None:
     with pytest.raises(RequestError) as refused:
         check_version(version, "the cluster")
@@ -34,7 +34,7 @@ def test_a_ray_that_starts_without_a_token_is_refused(version: str) -> None:
     assert message.startswith(f"the cluster has Ray {version}; carft-sweep needs 2.59 or newer")
 
 
-@pytest.mark.parametrize("version", ["2.59.0", "2.60.0", "2.100.0", "3.0.0.dev0"])
+@pytest.mark.parametrize("version", ["2.59.0", "2.100.0", "3.0.0.dev0"])
 def test_a_ray_with_tokens_is_not(version: str) -> None:
     check_version(version, "the cluster")
 
@@ -58,7 +58,8 @@ def test_scripts_ask_for_the_version_by_a_command(tmp_path: Path) -> None:
             command, env={**os.environ, **search}, cwd=tmp_path, capture_output=True, text=True
         )
 
-    assert (call(ROOT).returncode, call(ROOT).stderr) == (0, "")
+    done = call(ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
     (tmp_path / "ray-2.44.0.dist-info").mkdir()
     (tmp_path / "ray-2.44.0.dist-info" / "METADATA").write_text("Name: ray\nVersion: 2.44.0\n")
     done = call(tmp_path)

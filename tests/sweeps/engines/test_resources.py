@@ -74,11 +74,9 @@ def test_runs_at_once_are_the_sum_over_nodes_and_at_most_parallel() -> None:
     [
         ({}, [LAPTOP], None, RunRequirements(1)),
         ({}, [LAPTOP], 2, RunRequirements(4)),
-        ({}, [LAPTOP], 100, RunRequirements(1)),
         ({}, [LAPTOP, SERVER], 2, RunRequirements(8, 1, {})),
         ({}, [WORKSTATION], None, RunRequirements(8, 1)),
         ({"gpus": 0.5}, [WORKSTATION], None, RunRequirements(4, 0.5)),
-        ({"gpus": 0}, [WORKSTATION], None, RunRequirements(1, 0)),
         ({"cpus": 3}, [SERVER], None, RunRequirements(3, 1)),
         ({"cpus": 2, "custom": {"fast": 1}}, [SERVER], 4, RunRequirements(2, 1, {"fast": 1})),
     ],
@@ -114,7 +112,6 @@ def named(**gpus: Gpu) -> list[Gpu]:
     [
         ({}, named(GPU_aaaa=TURING, GPU_bbbb=HOPPER, GPU_cccc=UNKNOWN)),
         ({"CUDA_VISIBLE_DEVICES": ""}, []),
-        ({"CUDA_VISIBLE_DEVICES": "-1"}, []),
         ({"CUDA_VISIBLE_DEVICES": "1,0"}, named(**{"1": HOPPER, "0": TURING})),
         ({"CUDA_VISIBLE_DEVICES": "GPU-bb"}, named(GPU_bb=HOPPER)),
         ({"CUDA_VISIBLE_DEVICES": "0,7,1"}, named(**{"0": TURING})),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import pytest
 from carft_sweep.sweeps.engines.base import Decision, Failure, Job, Wait
 from carft_sweep.sweeps.engines.local import PEAK, LocalEngine, SharedMemory
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
-from tests.sweeps.toy_runs import ENVIRONMENT, Recorder, epoch_report, gone_within, is_running
+from tests.sweeps.toy_runs import Recorder, epoch_report, is_running
 
 
 class Watching(Recorder):
@@ -74,9 +72,7 @@ def test_one_that_crashes_costs_the_other_nothing_and_its_place_goes_on(
     assert len(set(recorder.pids())) == 3
 
 
-def test_a_job_that_waits_for_a_running_one_begins_when_that_has_ended(
-    on_two_workers: MakeEngine, job: MakeJob
-) -> None:
+def test_a_waiting_job_begins_when_one_has_ended(on_two_workers: MakeEngine, job: MakeJob) -> None:
     class Waiting(Recorder):
         def next_job(self) -> Job | Wait:
             if len(self.jobs) == 1 and "a" not in self.results:
@@ -88,9 +84,7 @@ def test_a_job_that_waits_for_a_running_one_begins_when_that_has_ended(
     assert recorder.events.index(("finished", "a")) < recorder.events.index(("started", "b"))
 
 
-def test_a_run_that_fails_last_is_given_again_though_nothing_was_left(
-    on_two_workers: MakeEngine, job: MakeJob
-) -> None:
+def test_the_last_run_can_be_tried_again(on_two_workers: MakeEngine, job: MakeJob) -> None:
     class Again(Recorder):
         def failed(self, job: Job, failure: Failure) -> None:
             super().failed(job, failure)
@@ -103,18 +97,7 @@ def test_a_run_that_fails_last_is_given_again_though_nothing_was_left(
     assert set(recorder.results) == {"a", "b again"}
 
 
-def test_each_worker_sees_its_own_gpus_and_all_have_the_same_threads(
-    on_local: MakeEngine, job: MakeJob
-) -> None:
-    engine = on_local(ENVIRONMENT, devices=["GPU-a", "GPU-b"], threads=3)
-    recorder = Recorder([job("a"), job("b")])
-    engine.run(recorder)
-    seen = {result["CUDA_VISIBLE_DEVICES"] for result in recorder.results.values()}
-    assert seen <= {"GPU-a", "GPU-b"}
-    assert {result["OMP_NUM_THREADS"] for result in recorder.results.values()} == {"3"}
-
-
-def test_workers_that_are_started_before_there_is_a_job_serve_the_first_runs(
+def test_workers_started_early_serve_the_first_runs(
     on_two_workers: MakeEngine, job: MakeJob
 ) -> None:
     engine = on_two_workers()
@@ -127,21 +110,6 @@ def test_workers_that_are_started_before_there_is_a_job_serve_the_first_runs(
     assert set(recorder.pids()) <= started
     engine.close()
     assert not any(map(is_running, started))
-
-
-def test_a_worker_that_was_started_and_is_dead_costs_no_run(
-    on_local: MakeEngine, job: MakeJob
-) -> None:
-    engine = on_local()
-    engine.start()
-    assert isinstance(engine, LocalEngine)
-    (worker,) = engine._workers
-    assert worker._worker is not None
-    os.kill(worker._worker.pid, signal.SIGKILL)
-    assert gone_within(10, worker._worker.pid)
-    recorder = Recorder([job("a")])
-    engine.run(recorder)
-    assert recorder.events[-1] == ("finished", "a")
 
 
 def report_of(megabytes: float) -> dict[str, Any]:
@@ -161,9 +129,7 @@ def test_one_run_has_a_memory_until_it_has_reported_and_then_as_many_as_fit() ->
     assert memory.holds(None) > 1000
 
 
-def test_the_first_run_is_alone_until_it_has_said_what_it_takes(
-    on_local: MakeEngine, job: MakeJob
-) -> None:
+def test_the_first_run_is_alone_until_it_reports(on_local: MakeEngine, job: MakeJob) -> None:
     class Begun(Recorder):
         def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
             taken = {PEAK: 300.0} if report["epoch"] > 1 else {}
@@ -213,14 +179,3 @@ def test_a_run_that_was_out_of_memory_beside_another_is_alone_the_next_time(
     assert not second.narrowed
     assert set(recorder.results) == {"a", "c", "d"}
     assert recorder.most == (1 if narrowed else 2)
-
-
-def test_workers_that_never_had_a_job_end_at_once_with_the_engine(on_local: MakeEngine) -> None:
-    """As when the sweep is refused while they still import."""
-    engine = on_local(devices=[None] * 3, memory=SharedMemory({None: 700.0}))
-    engine.start()
-    assert isinstance(engine, LocalEngine)
-    started = {worker._worker.pid for worker in engine._workers if worker._worker is not None}
-    assert len(started) == 2  # one more than fits before anything is known
-    engine.close()
-    assert not any(map(is_running, started))
