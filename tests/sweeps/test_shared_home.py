@@ -25,20 +25,33 @@ ADA, BOB, LAB = 61_001, 61_002, 61_100
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as two accounts")
 
 
-@pytest.fixture
-def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[ToySweep]:
-    """A shared home in a folder that both may enter, on the toy core and with MLflow in it."""
-    folder = Path(tempfile.mkdtemp(prefix="carft-lab-"))
-    folder.chmod(0o755)
-    toy = toy_in(folder, monkeypatch)
-    monkeypatch.setattr(
+def toy_of_root(folder: Path, patch: pytest.MonkeyPatch) -> ToySweep:
+    """The commands on the toy core."""
+    patch.setattr(
         "carft_sweep.sweeps.api.make_engine", lambda *_, **__: InProcessEngine(toy_core.ENTRY)
     )
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    # What is imported late, some at the second time, may lie where only root reads it.
-    monkeypatch.setenv("CARFT_HOME", str(folder / "first"))
-    for words in (["run", str(toy.file())], ["sync"], ["remove", "toy", "--yes"]) * 2:
-        main(words)
+    patch.delenv("RAY_ADDRESS", raising=False)
+    return toy_in(folder, patch)
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is imported late, some at the second time, and may lie where only root reads it."""
+    folder = tmp_path_factory.mktemp("imported")
+    with pytest.MonkeyPatch.context() as patch:
+        toy = toy_of_root(folder, patch)
+        patch.setenv("CARFT_HOME", str(folder / "home"))
+        for words in (["run", str(toy.file())], ["sync"], ["remove", "toy", "--yes"]) * 2:
+            main(words)
+
+
+@pytest.fixture
+def lab(imported: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[ToySweep]:
+    """A shared home in a folder that both may enter, on the toy core and with MLflow in it."""
+    del imported
+    folder = Path(tempfile.mkdtemp(prefix="carft-lab-"))
+    folder.chmod(0o755)
+    toy = toy_of_root(folder, monkeypatch)
     # install -d -m 2770 -g lab
     toy.home.path.mkdir()
     os.chown(toy.home.path, 0, LAB)
@@ -100,7 +113,7 @@ def test_a_second_account_works_in_the_home_of_the_first(lab: ToySweep) -> None:
     assert (code, "wise_ft" in said) == (0, True), said
 
 
-def test_an_account_whose_files_nobody_else_may_write_is_named_with_the_remedy(
+def test_an_account_whose_umask_shuts_others_out_is_named(
     lab: ToySweep,
 ) -> None:
     code, said = as_account(ADA, lab, "run", str(lab.file()), umask=0o022)
@@ -111,7 +124,7 @@ def test_an_account_whose_files_nobody_else_may_write_is_named_with_the_remedy(
     assert f"chmod g+w {lock}" in said
 
 
-def test_a_database_that_this_account_may_not_write_is_named_with_its_owner(
+def test_a_database_of_another_account_is_named(
     lab: ToySweep,
 ) -> None:
     assert as_account(ADA, lab, "run", str(lab.file()))[0] == 0

@@ -6,12 +6,11 @@ import json
 
 import pytest
 
-from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from tests.services.mlflow_server import USER_PASSWORD, MlflowServer
 from tests.services.postgres import Postgres
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import ONE_RUN, ToySweep
+from tests.sweeps.conftest import ONE_RUN, Carft, ToySweep
 
 
 @pytest.fixture
@@ -33,11 +32,10 @@ def test_a_sweep_is_on_the_server_and_leaves_no_password_behind(
     mlflow_server: MlflowServer,
     postgres: Postgres,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    carft: Carft,
 ) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "served")
-    assert main(["run", str(served.file(**ONE_RUN)), "--json"]) == 0
-    told = capsys.readouterr()
+    told = carft("run", served.file(**ONE_RUN), "--json")
     assert "not in MLflow" not in told.err
     assert json.loads(told.out)["sweep"] == "toy", "MLflow prints nothing between"
     ids = "SELECT experiment_id FROM experiments WHERE name = 'served'"
@@ -56,34 +54,3 @@ def test_a_sweep_is_on_the_server_and_leaves_no_password_behind(
     kept |= dict(zip(tables, (row.encode() for row in rows), strict=True))
     for secret in (USER_PASSWORD, "open sesame", "open%20sesame", "open+sesame"):
         assert [name for name, content in kept.items() if secret.encode() in content] == []
-
-
-def test_a_wrong_password_is_said_before_training(
-    served: ToySweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong one")
-    assert main(["run", str(served.file(**ONE_RUN))]) == 2
-    told = capsys.readouterr().err
-    assert "denied access" in told
-    assert len(told.splitlines()) == 1
-    assert "wrong one" not in told
-    assert served.trained() == {}
-
-
-@pytest.mark.slow  # a server anew; test_sync.py begins without one, and e2e delivers later
-def test_a_sweep_begins_while_the_server_is_down_and_is_delivered_later(
-    served: ToySweep,
-    mlflow_server: MlflowServer,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr("carft_sweep.sweeps.scheduler.session.PATIENCE", 0.1)
-    with mlflow_server.away():
-        assert main(["run", str(served.file(**ONE_RUN))]) == 0
-        told = capsys.readouterr().err
-        assert "does not answer" in told
-        assert "in MLflow as" in told
-        assert main(["sync"]) == 4
-        assert "Nothing is lost" in capsys.readouterr().err
-    assert main(["sync"]) == 0
-    assert "runs sent." in capsys.readouterr().out

