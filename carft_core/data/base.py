@@ -81,8 +81,6 @@ class DataConfig(Section):
     """The seed by which splits are drawn; `seed`: each run's own, as DomainBed's trial seed."""
     test_domain: str | None = None
     """The domain that does not train and is measured; required in families of domains."""
-    val_domain: str | None = None
-    """One more domain that does not train; settings are chosen on it instead."""
     balanced: bool = False
     """Whether a batch has `optim.batch_size` images of each domain that trains; families of domains
     say true."""
@@ -388,43 +386,23 @@ class Family:
     they did."""
 
 
-HELD_OUT_FIELDS = ("test_domain", "val_domain")
-
-
-def held_out(config: DataConfig) -> tuple[str, ...]:
-    """The domains that do not train: the tested one, and the one that settings are chosen on."""
-    domains = (config.test_domain, config.val_domain)
-    return tuple(domain for domain in domains if domain is not None)
-
-
 def check_held_out(config: DataConfig, domains: Collection[str]) -> str:
-    """The domain that is tested. Raises RequestError where it or `val_domain` is none of `domains`.
-
-    Or where both are the same.
-    """
+    """Return the domain that is tested. Raises RequestError where it is none of `domains`."""
     if config.test_domain is None:
         raise RequestError(
             f"data.test_domain: which domain is held out? {config.family} has {', '.join(domains)}"
         )
-    for name in HELD_OUT_FIELDS:
-        domain = getattr(config, name)
-        if domain is not None and domain not in domains:
-            raise RequestError(f"data.{name}: {unknown('domain', domain, domains)}")
-    if config.val_domain == config.test_domain:
-        raise RequestError(
-            f"data.val_domain: {config.val_domain} is tested (data.test_domain), and nothing is "
-            "chosen on what is tested; name another domain"
-        )
+    if config.test_domain not in domains:
+        raise RequestError(f"data.test_domain: {unknown('domain', config.test_domain, domains)}")
     return config.test_domain
 
 
 def refuse_held_out(config: DataConfig, instead: str) -> None:
     """Raise RequestError where a domain is to be held out of a family that has none."""
-    for name in HELD_OUT_FIELDS:
-        if getattr(config, name) is not None:
-            raise RequestError(
-                f"data.{name}: {config.family} has no domains to hold out; {instead}"
-            )
+    if config.test_domain is not None:
+        raise RequestError(
+            f"data.test_domain: {config.family} has no domains to hold out; {instead}"
+        )
 
 
 SHIFT_NAME = re.compile(r"[A-Za-z0-9_.-]+")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.config.registry import NAME
-from carft_sweep.carft_core.data.base import DataConfig, held_out
+from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.families.icon_shift import ICON_SHIFT, ICON_TEMPLATES
 from carft_sweep.carft_core.data.listing import is_text
 from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError, unknown
@@ -235,11 +235,10 @@ def context_set(name: str, data: DataConfig) -> TemplateSet:
     Raises RequestError for a name nobody knows, for each mistake in a file, and where every
     template names a domain that is held out.
     """
-    templates = template_set(name)
-    words = held_out(data)
-    if name != KNOWN_WORDS or not named_domains(templates, words):
+    templates, held_out = template_set(name), data.test_domain
+    if name != KNOWN_WORDS or held_out is None or not named_domains(templates, [held_out]):
         return templates
-    return without(templates, words)
+    return without(templates, [held_out])
 
 
 def without(templates: TemplateSet, words: Iterable[str]) -> TemplateSet:
@@ -267,9 +266,10 @@ def named_domains(templates: TemplateSet, words: Iterable[str]) -> tuple[str, ..
 
 
 def words_to_mark(contexts: TemplateSet, data: DataConfig, domains: Iterable[str]) -> list[str]:
-    """The domains that contexts name and should not know: those held out; of a family that holds
-    none out, any of its `domains`."""
-    return sorted(named_domains(contexts, held_out(data) or domains))
+    """Return the domains that contexts name and should not know: the one held out; of a family
+    that holds none out, any of its `domains`."""
+    held_out = data.test_domain
+    return sorted(named_domains(contexts, domains if held_out is None else [held_out]))
 
 
 def _spoken(words: Iterable[str], templates: Iterable[str]) -> tuple[str, ...]:

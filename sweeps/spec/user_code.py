@@ -299,7 +299,7 @@ def _modules_in(folder: Path, suffix: str = "") -> list[str]:
     return files + [path.parent.name for path in folder.glob("*/__init__.py")]
 
 
-APART = ("data.family", "data.root", "data.test_domain", "data.val_domain", "data.balanced")
+APART = ("data.family", "data.root", "data.test_domain", "data.balanced")
 """Fields of a trial for which a family has no default."""
 NEEDS = "a family file has at least test, or test_fraction"
 

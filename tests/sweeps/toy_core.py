@@ -43,7 +43,7 @@ def toy_identity(config: TrialConfig, seed: int) -> Identity:
 def domains_of(config: TrialConfig) -> dict[str, Any]:
     """What a run on domains depends on besides; of other data nothing."""
     data = config.data.model_dump()
-    names = ("test_domain", "val_domain", "split_seed") if config.data.test_domain else ()
+    names = ("test_domain", "split_seed") if config.data.test_domain else ()
     return {name: data[name] for name in names if name in data}
 
 

@@ -23,7 +23,6 @@ from carft_sweep.carft_core.data.base import (
     Files,
     Split,
     check_held_out,
-    held_out,
     opened_once,
 )
 from carft_sweep.carft_core.data.class_names import plain_name
@@ -190,9 +189,9 @@ class _WholeSet(NamedTuple):
 def open_domain_bed(config: DataConfig) -> FamilyData:
     """Open the set of `config.family` below `data.root` with `data.test_domain` held out.
 
-    `train` is the greater part of each other domain, and `val` their smaller parts; a
-    `data.val_domain` does not train either, and then its greater part is `val`. The held-out domain
-    is measured on its greater part, as DomainBed does, besides on the smaller one and on both.
+    `train` is the greater part of each other domain, and `val` their smaller parts. The held-out
+    domain is measured on its greater part, as DomainBed does, besides on the smaller one and on
+    both.
 
     Raises RequestError for a domain that the set does not have, naming every folder that is
     missing, or every mistake in those that are there. Images are not decoded here: a broken one
@@ -204,17 +203,13 @@ def open_domain_bed(config: DataConfig) -> FamilyData:
     with readable():
         whole = _opened(config.family, tuple(places.items()))
     parts = _parts_of(whole.counts, config)
-    training = [parts[name] for name in benchmark.domains if name not in held_out(config)]
-    if config.val_domain is None:
-        val = [row for part in training for row in part.kept]
-    else:
-        val = [*parts[config.val_domain].train]
+    training = [parts[name] for name in benchmark.domains if name != test]
     # A part of one domain has no groups to tell apart.
     shift, out = (replace(whole.images.subset(rows), groups=None) for rows in parts[test])
     return FamilyData(
         class_names=names_of(config.family),
         train=whole.images.subset([row for part in training for row in part.train]),
-        val=whole.images.subset(val),
+        val=whole.images.subset([row for part in training for row in part.kept]),
         test=None,
         shifts={test: shift},
         extras={f"{test}_out": out},

@@ -17,7 +17,6 @@ from carft_sweep.carft_core.data.families.domainbed import SETS, classes_of, nam
 from carft_sweep.carft_core.data.listing import Manifest
 from carft_sweep.carft_core.data.views import AUGMENTATIONS
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.testing import check_family
 from tests import domain_bed_tree
 from tests.carft_core.data.families.test_domain_bed_split import by_description
 
@@ -127,23 +126,10 @@ def test_one_domain_is_measured_and_the_others_train_and_validate(pacs_root: Pat
     assert all(split.groups is None for split in data.measured().values())
 
 
-def test_a_second_domain_may_be_left_out_to_choose_on(pacs_root: Path) -> None:
-    data, without = opened(pacs_root, val_domain="photo"), opened(pacs_root)
-    assert data.val is not None
-    assert Counter(data.train.groups) == {"art_painting": 40, "cartoon": 40}
-    assert Counter(data.val.groups) == {"photo": 40}
-    assert set(data.train.ids) < set(without.train.ids)
-    assert set(data.val.ids) == {i for i in without.train.ids if i.startswith("photo/")}
-    assert data.shifts["sketch"].ids == without.shifts["sketch"].ids
-    fields = {"test_domain": "sketch", "val_domain": "photo", "val_fraction": 0.2}
-    config = {"family": "pacs", "root": str(pacs_root), **fields}
-    check_family(FAMILIES["pacs"], DataConfig.model_validate(config))
-
-
 def test_an_image_looks_the_same_whatever_is_held_out(pacs_root: Path) -> None:
     item = opened(pacs_root).train.ids[0]
     views = []
-    for split in (opened(pacs_root).train, opened(pacs_root, "cartoon", val_domain="photo").train):
+    for split in (opened(pacs_root).train, opened(pacs_root, "cartoon").train):
         at = split.ids.index(item)
         views.append(split.views([at], transform=_transform(), seed=3, epoch=2))
     assert bool((views[0] == views[1]).all())
@@ -229,8 +215,6 @@ def test_bad_files_are_looked_for_once_whatever_is_held_out(
             "sketch",
         ),
         ({"test_domain": "sketsh"}, "data.test_domain: unknown domain 'sketsh'; did you mean"),
-        ({"val_domain": "pohto"}, "data.val_domain: unknown domain 'pohto'; did you mean 'photo'"),
-        ({"val_domain": "sketch"}, "data.val_domain: sketch is tested (data.test_domain)"),
         ({"val_fraction": 0.01}, "data.val_fraction: 0.01 of the 50 images of art_painting keeps"),
         ({"root": None}, "data.root: which folder holds the data sets?"),
         ({"root": "/nowhere/at/all"}, "data.root: /nowhere/at/all does not exist"),
@@ -276,11 +260,10 @@ def test_every_mistake_in_the_folders_comes_at_once(pacs_root: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("family", ["icon_shift", "image_folder", "imagenet", "fmow", "food101"])
-@pytest.mark.parametrize("field", ["test_domain", "val_domain"])
-def test_families_without_domains_hold_none_out(family: str, field: str, tmp_path: Path) -> None:
+def test_families_without_domains_hold_none_out(family: str, tmp_path: Path) -> None:
     root = None if family == "icon_shift" else str(tmp_path)
-    config = DataConfig.model_validate({"family": family, "root": root, field: "sketch"})
-    with pytest.raises(RequestError, match=rf"data\.{field}: {family} has no domains to hold out"):
+    config = DataConfig.model_validate({"family": family, "root": root, "test_domain": "sketch"})
+    with pytest.raises(RequestError, match=rf"data\.test_domain: {family} has no domains"):
         FAMILIES[family].open(config)
 
 

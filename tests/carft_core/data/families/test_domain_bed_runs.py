@@ -131,7 +131,6 @@ def test_runs_differ_by_what_is_held_out_and_by_balance(
     changes: list[dict[str, Any]] = [
         {},
         {"test_domain": "photo"},
-        {"val_domain": "photo"},
         {"split_seed": 1},
         {"balanced": False},
     ]
