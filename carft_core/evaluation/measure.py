@@ -110,8 +110,10 @@ def _measure_together(
     with contextlib.ExitStack() as stack:
         for label, report in reports.items():
             if label in files:
-                shapes, names = _shapes(stand, report), stand.data.class_names
-                file = predictions_file(files[label], shapes, config.eval.logits, names)
+                names = [*stand.measured(), *stand.data.derived]
+                file = predictions_file(
+                    files[label], names, config.eval.logits, stand.data.class_names
+                )
                 report.write = stack.enter_context(file)
         splits = stand.measured()
         if any(classifier is not teacher.classifier for classifier in classifiers.values()):
@@ -274,20 +276,6 @@ def _among_rows(
         logits=among(torch.cat([part.logits for part in parts]), classes),
         groups=[it for of in groups for it in of] if len(groups) == len(parts) else None,
     )
-
-
-def _shapes(stand: Prepared, report: _Report) -> dict[str, tuple[int, int]]:
-    """The shapes [N, C] of the logits of everything of which predictions are kept."""
-    splits, classes = stand.measured(), len(stand.data.class_names)
-    shapes = {name: (len(split), classes) for name, split in splits.items()}
-    for name, head in stand.other_heads.items():
-        shapes[name] = len(splits[name]), head.out_features
-        if not report.classifier.clip_features:
-            del shapes[name]
-    for name, part in stand.data.derived.items():
-        sizes = [len(rows_of(splits[of].labels, part.classes)) for of in part.of]
-        shapes[name] = sum(sizes), classes
-    return shapes
 
 
 def among(

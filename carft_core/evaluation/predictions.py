@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -59,41 +58,23 @@ class Predictions:
         )
 
 
-def write_predictions(
-    path: Path,
-    predictions: Sequence[Predictions],
-    logits: KeptLogits = "auto",
-    class_names: Sequence[str] = (),
-) -> None:
-    """Keep predictions as parquet, atomically; `logits` and `class_names` as `predictions_file`."""
-    shapes = {item.split: _shape(item) for item in predictions}
-    with predictions_file(path, shapes, logits, class_names) as write:
-        for item in predictions:
-            write(item)
-
-
 @contextlib.contextmanager
 def predictions_file(
     path: Path,
-    shapes: Mapping[str, tuple[int, int]],
+    splits: Sequence[str],
     logits: KeptLogits = "auto",
     class_names: Sequence[str] = (),
 ) -> Iterator[Callable[[Predictions], None]]:
     """Keep predictions as parquet, split by split; the columns are described in docs/metrics.md.
 
-    `shapes` are those of the logits [N, C] of every split to come, by name. The block gets a
-    function that writes the predictions of one after another; nothing of a split stays in memory,
-    and the file is put in place at the end of the block. `logits` says whether full logits are kept
-    as well; `auto`: of splits below LOGITS_LIMIT. `class_names` stand in the file's metadata, so
-    that whoever reads it needs no data to name a label.
-
-    Raises ValueError for predictions that are not in `shapes` as they are, or that do not come.
+    `splits` names every split that may come. The block gets a function that writes the predictions
+    of one after another; nothing of a split stays in memory, and the file is put in place at the
+    end of the block. `logits` says whether full logits are kept as well; `auto`: of splits below
+    LOGITS_LIMIT; the column is null where they are not. `class_names` stand in the file's
+    metadata, so that whoever reads it needs no data to name a label.
     """
-    with_logits = {name: _keeps_logits(shape, logits) for name, shape in shapes.items()}
-    names = [name for name in _SCHEMA.names if name != "logits" or any(with_logits.values())]
     metadata = {**_SCHEMA.metadata, CLASS_NAMES: json.dumps(list(class_names))}
-    schema = pa.schema([_SCHEMA.field(name) for name in names], metadata=metadata)
-    waiting = dict(shapes)
+    schema = _SCHEMA.with_metadata(metadata)
     with (
         atomic_file(path) as file,
         pq.ParquetWriter(
@@ -102,17 +83,11 @@ def predictions_file(
     ):
 
         def write(item: Predictions) -> None:
-            if waiting.get(item.split) != _shape(item):
-                raise ValueError(
-                    f"{item.split} {_shape(item)} is not among what is to come: {waiting}"
-                )
-            del waiting[item.split]
-            table = _table(item, with_logits[item.split], list(shapes))
-            writer.write_table(table.select(names))
+            small = 2 * item.logits.numel() < LOGITS_LIMIT
+            keeps_logits = logits == "always" or (logits == "auto" and small)
+            writer.write_table(_table(item, keeps_logits, list(splits)))
 
         yield write
-        if waiting:
-            raise ValueError(f"no predictions of {', '.join(waiting)} came")
 
 
 _SCHEMA = pa.schema(
@@ -129,15 +104,6 @@ _SCHEMA = pa.schema(
     ],
     metadata={"carft.predictions": SCHEMA_VERSION},
 )
-
-
-def _shape(item: Predictions) -> tuple[int, int]:
-    count, classes = item.logits.shape
-    return count, classes
-
-
-def _keeps_logits(shape: tuple[int, int], logits: KeptLogits) -> bool:
-    return logits == "always" or (logits == "auto" and 2 * math.prod(shape) < LOGITS_LIMIT)
 
 
 def _table(item: Predictions, keep_logits: bool, splits: list[str]) -> pa.Table:

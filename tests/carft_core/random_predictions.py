@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 
-from carft_sweep.carft_core.evaluation.predictions import Predictions
+from carft_sweep.carft_core.evaluation.predictions import (
+    KeptLogits,
+    Predictions,
+    predictions_file,
+)
 
 CLASSES = 6
 
@@ -22,3 +29,16 @@ def random_predictions(
         labels=torch.randint(possible or classes, (items,), generator=generator),
         logits=logits,
     )
+
+
+def write_predictions(
+    path: Path,
+    predictions: Sequence[Predictions],
+    logits: KeptLogits = "auto",
+    class_names: Sequence[str] = (),
+) -> None:
+    """Write the predictions of some splits, in their order."""
+    names = [item.split for item in predictions]
+    with predictions_file(path, names, logits, class_names) as write:
+        for item in predictions:
+            write(item)

@@ -20,7 +20,7 @@ from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import FamilyData, Split, open_data
 from carft_sweep.carft_core.evaluation.measure import split_metrics
 from carft_sweep.carft_core.evaluation.measure import summary as flat
-from carft_sweep.carft_core.evaluation.predictions import Predictions, write_predictions
+from carft_sweep.carft_core.evaluation.predictions import Predictions
 from carft_sweep.sweeps.engines.resources import Hardware
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.generations import Invocation
@@ -29,6 +29,7 @@ from carft_sweep.sweeps.ledger.study import StudyProjection
 from carft_sweep.sweeps.ledger.trials import Ledger
 from carft_sweep.sweeps.plan.tasks import Planner, RunTask, merge_labels, setting_record
 from carft_sweep.sweeps.spec.spec import load_spec
+from tests.carft_core.random_predictions import write_predictions
 
 NAME = "shown"
 SWEEP: Mapping[str, Any] = {

@@ -31,12 +31,12 @@ from carft_sweep.carft_core.evaluation.metrics import top1
 from carft_sweep.carft_core.evaluation.predictions import (
     CLASS_NAMES,
     Predictions,
-    write_predictions,
 )
 from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.training.setup import Prepared
 from tests.carft_core.measured_task import OTHER_TASK, measured_task, moved_classifier
+from tests.carft_core.random_predictions import write_predictions
 
 pytestmark = pytest.mark.usefixtures("cache")
 Config = Callable[..., TrialConfig]
