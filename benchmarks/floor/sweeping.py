@@ -18,7 +18,8 @@ from typing import Any
 
 from benchmarks.floor.measurement import Effort, Measurement, take_turns
 from carft_sweep.carft_core.config.trial import trial_config
-from carft_sweep.carft_core.training.loop import Decision, EpochReport, train
+from carft_sweep.carft_core.runs.result import EpochReport
+from carft_sweep.carft_core.training.loop import Decision, train
 
 Tell = Callable[[Mapping[str, float]], None]
 SEEDS, QUICK_SEEDS = (0, 1), (0,)

@@ -104,7 +104,7 @@ class Product:
         (self._folder / "walks.yaml").write_text(text)
 
     def run(self) -> None:
-        """Run the sweep, unwatched."""
+        """Run the sweep, always_continue."""
         self._call("run", "walks.yaml", "--engine", "local", "--quiet")
 
     def record(self, *arguments: str, value: float | None = None, **environ: str) -> list[Event]:

@@ -103,15 +103,12 @@ def _prepared(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> 
 
 
 def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
-    """What `open_data` makes of opened data: bad files skipped, classes of shifts as they are to
-    be, val carved, train cut.
+    """Make of opened data what a run uses: bad files skipped, val carved, train cut.
 
     Raises RequestError when there is too little of them for that.
     """
     if config.bad_files == "skip":
         data = without_bad_files(data)
-    if config.restrict == "never":
-        data = _unrestricted(data)
     train, val = data.train, data.val
     if val is None:
         train, val = carve(
@@ -154,31 +151,6 @@ def _with_shifts(data: FamilyData, asked: Sequence[str]) -> FamilyData:
         less,
         derived={name: it for name, it in data.derived.items() if measured.keys() >= {*it.of}},
         own_means={name: of for name, of in means.items() if of},
-    )
-
-
-def _unrestricted(data: FamilyData) -> FamilyData:
-    """The same with every shift scored among all classes; that is a part of its digest.
-
-    Of classes that count as one in a shift, one stands for all of them.
-    """
-    restricted = [name for name, split in data.measured().items() if split.classes is not None]
-    if not restricted:
-        return data
-
-    def of_all(split: Split) -> Split:
-        others = {same for number, group in split.alike.items() for same in group if same != number}
-        classes = tuple(n for n in range(len(data.class_names)) if n not in others)
-        return replace(split, classes=classes if others else None)
-
-    note = f"data.restrict: never: {', '.join(restricted)} lack classes, and are scored among all"
-    return replace(
-        data,
-        shifts={name: of_all(split) for name, split in data.shifts.items()},
-        extras={name: of_all(split) for name, split in data.extras.items()},
-        digest=hashlib.sha256(f"{data.digest}\0unrestricted".encode()).hexdigest(),
-        training_digest=data.digest_of_training,
-        notes=(*data.notes, note),
     )
 
 

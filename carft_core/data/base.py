@@ -91,9 +91,6 @@ class DataConfig(Section):
     augmentation: AugmentationName | None = None
     """What training views draw; left out, the family's. Some families have views of their own, and
     take none."""
-    restrict: Literal["auto", "never"] = "auto"
-    """Among which classes a shift that lacks some is scored: those that it has (`auto`), or all
-    (`never`)."""
     bad_files: Literal["refuse", "skip"] = "refuse"
     """What happens to images that cannot be read; `skip` looks for them before anything begins."""
 

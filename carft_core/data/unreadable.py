@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
 import os
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 from carft_sweep.carft_core.data.base import FamilyData, Split
 from carft_sweep.carft_core.data.images import MEGAPIXELS
@@ -35,34 +33,29 @@ PART = 32
 """So many images are one thread's at a time."""
 
 
-KEPT_EVERY = 10.0
-"""Seconds after which what was found so far is kept."""
-
-
 Seen = Callable[[int], None]
 """Is told how many images of a split have been looked at."""
 
 
 def bad_files(split: Split, digest: str, seen: Seen | None = None) -> dict[str, str]:
-    """The ids of a split's images that cannot be read, and what is wrong with each.
+    """Find the ids of a split's images that cannot be read, and what is wrong with each.
 
-    Every image is decoded for this, once for each user: what was found is kept in the user's
-    cache, by the images' ids, the `digest` of their data, the version of Pillow and what is
-    decoded at most. Of a part of a split the whole is looked at, so that other parts of it cost
-    nothing more. One that was interrupted goes on where it was. Raises RequestError when the system
-    cannot read a file: then the disk is at fault, not the image.
+    Every image is decoded for this, once for each user: the result is kept in the user's cache, by
+    the images' ids, the `digest` of their data, the version of Pillow and what is decoded at most.
+    Of a part of a split the whole is looked at, so that other parts of it cost nothing more. Raises
+    RequestError when the system cannot read a file: then the disk is at fault, not the image.
     """
     whole = split.whole or split
     content = json.dumps([whole.ids, digest, version("pillow"), MEGAPIXELS])
     key = hashlib.sha256(content.encode()).hexdigest()
     file = user_cache() / "bad_files" / f"{key}.json"
-    bad: dict[str, str] | None = _kept(file)
+    bad: dict[str, str] | None = None
+    with contextlib.suppress(OSError, RequestError):
+        bad = read_json(file)
     if bad is None:
-        part = file.with_suffix(".part")
-        bad = _bad_files(whole, part, seen)
-        _keep(file, bad)
-        with contextlib.suppress(OSError):
-            part.unlink()
+        bad = _bad_files(whole, seen)
+        text = json.dumps(bad, indent=1)
+        keep(file, lambda new: new.write_text(text, encoding="utf-8"))
     return {item: bad[item] for item in split.ids if item in bad}
 
 
@@ -77,45 +70,18 @@ def note(name: str, bad: Collection[str]) -> str:
     )
 
 
-def _kept(file: Path) -> Any:
-    """None where nothing was kept, or it cannot be read."""
-    with contextlib.suppress(OSError, RequestError):
-        return read_json(file)
-    return None
-
-
-def _keep(file: Path, content: object) -> None:
-    text = json.dumps(content, indent=1)
-    keep(file, lambda new: new.write_text(text, encoding="utf-8"))
-
-
-def _bad_files(split: Split, part: Path, seen: Seen | None) -> dict[str, str]:
-    """`part` is where it is kept how far this came and what was found, should it end too soon."""
-    match _kept(part):
-        case [int(start), dict(bad)]:
-            pass
-        case _:
-            start, bad = 0, {}
-    at, written = start, time.monotonic()
+def _bad_files(split: Split, seen: Seen | None) -> dict[str, str]:
+    bad: dict[str, str] = {}
     rows = range(len(split))
-    pieces = [rows[first : first + PART] for first in range(start, len(split), PART)]
+    pieces = [rows[first : first + PART] for first in range(0, len(split), PART)]
     # Threads: Pillow lets go of Python's lock while it decodes.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            for piece, reasons in zip(
-                pieces, pool.map(lambda it: _wrong(split, it), pieces), strict=True
-            ):
-                bad |= {split.ids[row]: why for row, why in zip(piece, reasons, strict=True) if why}
-                at = piece.stop
-                if seen is not None:
-                    seen(at)
-                if time.monotonic() - written > KEPT_EVERY:
-                    _keep(part, [at, bad])
-                    written = time.monotonic()
-        except BaseException:
-            if at > start:
-                _keep(part, [at, bad])
-            raise
+        for piece, reasons in zip(
+            pieces, pool.map(functools.partial(_wrong, split), pieces), strict=True
+        ):
+            bad |= {split.ids[row]: why for row, why in zip(piece, reasons, strict=True) if why}
+            if seen is not None:
+                seen(piece.stop)
     return bad
 
 

@@ -89,37 +89,38 @@ class Predictor:
         texts = read_json(folder / CLASSES, Texts, follow=True)
         if texts is None:
             raise RequestError(f"{folder} is not whole: there is no {CLASSES}")
-        classes, templates = len(texts["classes"]), len(texts["contexts"])
-        head = _tensors(folder / HEAD, {"weight": (classes, None)})
-        width = head["weight"].shape[1]
-        contexts = _tensors(folder / CONTEXTS, {"w_ctx": (templates, width), "logit_scale": ()})
-        tower, transform = open_image_tower(folder)
-        classifier = ImageClassifier(tower, linear_head(head["weight"]))
-        model = cls(
-            facts=facts,
-            class_names=tuple(texts["classes"]),
-            contexts=tuple(texts["contexts"]),
-            _classifier=classifier.eval().to(place),
-            _w_ctx=contexts["w_ctx"].to(place),
-            _scale=float(contexts["logit_scale"]),
-            _transform=transform,
-            _device=place,
+        weight, w_ctx, scale = (
+            _tensor(folder / file, name)
+            for file, name in ((HEAD, "weight"), (CONTEXTS, "w_ctx"), (CONTEXTS, "logit_scale"))
         )
-        model._check(folder)
-        return model
-
-    def _check(self, folder: Path) -> None:
-        """Raise RequestError where the parts of an export do not fit together, or overflow."""
-        side = self._transform.size
-        black = Image.new("RGB", (side, side))
+        rows = [*weight.shape[:1], *w_ctx.shape[:1]]
+        names = [len(texts["classes"]), len(texts["contexts"])]
+        if rows != names:
+            raise RequestError(
+                f"{folder}: {CLASSES} has {names} classes and contexts, {HEAD} and {CONTEXTS} "
+                f"have {rows}"
+            )
+        tower, transform = open_image_tower(folder)
+        side = transform.size
         try:
-            (prediction,) = self.predict([black])
-        except RuntimeError as error:  # torch's for shapes that do not go together
+            model = cls(
+                facts=facts,
+                class_names=tuple(texts["classes"]),
+                contexts=tuple(texts["contexts"]),
+                _classifier=ImageClassifier(tower, linear_head(weight)).eval().to(place),
+                _w_ctx=w_ctx.to(place),
+                _scale=float(scale),
+                _transform=transform,
+                _device=place,
+            )
+            (prediction,) = model.predict([Image.new("RGB", (side, side))])
+        except (RuntimeError, ValueError) as error:  # shapes that do not go together
             reason = str(error).partition("\n")[0]
             raise RequestError(f"{folder}: its files do not fit together: {reason}") from None
         guesses = (*prediction.classes, *prediction.contexts)
         if not all(math.isfinite(guess.probability) for guess in guesses):
             raise RequestError(f"{folder}: the model gives NaN: its weights are too large")
+        return model
 
     def predict(
         self, images: Sequence[Picture], *, top: int = 5, contexts: int = 3
@@ -182,27 +183,15 @@ def read_image(image: Picture) -> Image.Image:
         return upright_rgb(opened)
 
 
-def _tensors(file: Path, shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, Tensor]:
-    """Read these tensors; None is any number of columns. Raises RequestError for others."""
+def _tensor(file: Path, name: str) -> Tensor:
+    """Read a tensor of a file. Raises RequestError where the file or the tensor is missing."""
     try:
         tensors = load_weights(file, follow=True)
     except FileNotFoundError:
         raise RequestError(f"{file.parent} is not whole: there is no {file.name}") from None
-    for name, wanted in shapes.items():
-        tensor = tensors.get(name)
-        if tensor is None:
-            raise RequestError(f"{file} is not whole: there is no {name} in it")
-        shape = tuple(tensor.shape)
-        fits = len(shape) == len(wanted) and all(
-            w in (None, n) for n, w in zip(shape, wanted, strict=True)
-        )
-        if not fits or tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
-            described = " x ".join("any" if n is None else str(n) for n in wanted) or "one number"
-            raise RequestError(
-                f"{file}: {name} is {list(shape)} of {tensor.dtype}, or not finite; {CLASSES} "
-                f"beside it asks for {described} in float32"
-            )
-    return tensors
+    if name not in tensors:
+        raise RequestError(f"{file} is not whole: there is no {name} in it")
+    return tensors[name]
 
 
 def _best(logits: Tensor, names: Sequence[str], count: int) -> Iterator[tuple[Guess, ...]]:

@@ -10,26 +10,28 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import yaml
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from carft_sweep.carft_core.config.fields import Section, explained
 from carft_sweep.carft_core.config.registry import NAME
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.families.icon_shift import ICON_SHIFT, ICON_TEMPLATES
 from carft_sweep.carft_core.data.listing import is_text
-from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError, unknown
+from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError, dotted, unknown
 from carft_sweep.carft_core.files import existing, keep, read_regular, user_cache
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.training.numerics import arithmetic
 
 OWN_FILES = Path(__file__).parents[1] / "templates"
 SUFFIXES = (".txt", ".yaml", ".yml")
-FILE_FIELDS = ("name", "templates", "domains")
 MAX_BYTES = 1_000_000
 EXAMPLE = 'such as "a photo of a {}"'
 TEXTS_PER_BATCH = 256
@@ -68,6 +70,15 @@ class TemplateSet:
                 yield template.replace("{}", name)
 
 
+class TemplateFile(Section):
+    """A set of templates in a YAML file."""
+
+    name: Annotated[str, Field(min_length=1)] | None = None
+    """Left out, the file's name."""
+    templates: tuple[str, ...]
+    domains: tuple[str, ...] = ()
+
+
 def mistakes(templates: Sequence[str]) -> Iterator[tuple[int, str]]:
     """(index, what is wrong) for every template that is not text with exactly one `{}`, or that
     stands in the set already."""
@@ -103,21 +114,16 @@ def read_template_file(path: Path) -> TemplateSet:
         lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
         places = [f"line {number}" for number, _ in lines]
         return _of_file(path, path.stem, [line for _, line in lines], places)
-    fields = _yaml_fields(path, text)
-    problems = [
-        Problem((str(path),), unknown("field", key, FILE_FIELDS))
-        for key in fields
-        if key not in FILE_FIELDS
-    ]
-    name = fields.get("name", path.stem)
-    if not isinstance(name, str) or not name:
-        problems.append(Problem((f"{path}: name",), "must be a text"))
-    templates = _texts(fields.get("templates"), f"{path}: templates", problems)
-    domains = _texts(fields.get("domains", []), f"{path}: domains", problems)
-    if problems:
-        raise InvalidConfig(problems)
-    places = [f"templates[{index}]" for index in range(len(templates))]
-    return _of_file(path, str(name), [text.strip() for text in templates], places, domains)
+    try:
+        file = TemplateFile.model_validate(_yaml_fields(path, text))
+    except ValidationError as error:
+        raise InvalidConfig(
+            Problem((f"{path}: {dotted(place)}",), message)
+            for place, message in explained(error, TemplateFile)
+        ) from None
+    places = [f"templates[{index}]" for index in range(len(file.templates))]
+    templates = [text.strip() for text in file.templates]
+    return _of_file(path, file.name or path.stem, templates, places, file.domains)
 
 
 def _of_file(
@@ -167,18 +173,6 @@ def _yaml_fields(path: Path, text: str) -> dict[str, object]:
             f"{path}: must be a mapping with `templates:`, a list of texts with one {{}} each"
         )
     return {key if isinstance(key, str) else "a list": value for key, value in fields.items()}
-
-
-def _texts(values: object, place: str, problems: list[Problem]) -> list[str]:
-    """Return a list of texts, or note what is wrong with it."""
-    if not isinstance(values, list):
-        problems.append(Problem((place,), "must be a list of texts"))
-        return []
-    for index, value in enumerate(values):
-        if not isinstance(value, str):
-            bare = ': YAML reads a bare {} as a mapping, write "{}"' if value == {} else ""
-            problems.append(Problem((place, index), f"must be a text{bare}"))
-    return [value for value in values if isinstance(value, str)]
 
 
 def _own_sets() -> Iterator[TemplateSet]:

@@ -30,7 +30,7 @@ MEASURING_REVISION = 1
 """The same of what is measured of given weights."""
 
 
-OUTSIDE = {"root", "shifts", "restrict", "augmentation", "bad_files", "balanced"}
+OUTSIDE = {"root", "shifts", "augmentation", "bad_files", "balanced"}
 """Fields of `data` that do not stand there as such; what the last three come to does."""
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+import time
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from carft_sweep.carft_core.errors import RequestError
@@ -14,9 +15,9 @@ FINITE: dict[str, Any] = {"allow_inf_nan": False}
 
 def check_time(*times: float | None) -> None:
     """Raise ValueError for a time, in seconds since the Unix epoch, that is on no calendar."""
-    for time in times:
-        if time is not None and not 0 <= time < 250_000_000_000:
-            raise ValueError(f"{time:g} is no time in seconds since 1970")
+    for seconds in times:
+        if seconds is not None and not 0 <= seconds < 250_000_000_000:
+            raise ValueError(f"{seconds:g} is no time in seconds since 1970")
 
 
 _LABEL = re.compile(r"\w[^/\0]{0,199}")
@@ -67,26 +68,30 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """An epoch in `history.json`."""
+class EpochReport:
+    """An epoch of a run, as `history.json` lists them; 0 is the model before training."""
 
     __pydantic_config__: ClassVar[Any] = FINITE | {"extra": "forbid"}
 
     epoch: int
     epochs: int
-    metrics: dict[str, float]
-    timestamp: int
-    """Milliseconds since the Unix epoch."""
-    seconds: float
     step: int
-    steps: int = 0
+    steps: int
+    metrics: dict[str, float]
+    seconds: float = 0.0
+    timestamp: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+    """Milliseconds since the Unix epoch, when it was measured."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a time that is none."""
         check_time(self.timestamp / 1000)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
 
-History = list[Epoch]
+
+History = list[EpochReport]
 """`history.json`."""
 
 

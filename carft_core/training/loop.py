@@ -11,7 +11,6 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +32,7 @@ from carft_sweep.carft_core.models.teacher import on_device, to_views
 from carft_sweep.carft_core.models.weights import is_plain
 from carft_sweep.carft_core.runs.folder import DAMAGED, RunFolder, RunResult, finish
 from carft_sweep.carft_core.runs.identity import check_ranks, identify
-from carft_sweep.carft_core.runs.result import History
+from carft_sweep.carft_core.runs.result import EpochReport, History
 from carft_sweep.carft_core.training.compilation import compile_towers, eager_unless
 from carft_sweep.carft_core.training.numerics import (
     autocast,
@@ -70,29 +69,11 @@ class Decision(Enum):
     STOP = "stop"
 
 
-@dataclass(frozen=True)
-class EpochReport:
-    """Where a run stands. Epoch 0 is the model before training."""
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    metrics: Mapping[str, float]
-    seconds: float = 0.0
-    timestamp: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
-    """Milliseconds since the Unix epoch, when it was measured."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
-
-
 Report = Callable[[EpochReport], Decision]
 
 
-def unwatched(report: EpochReport) -> Decision:
-    """Go on, whatever happens."""
+def always_continue(report: EpochReport) -> Decision:
+    """Let the run continue, whatever it reports."""
     del report
     return Decision.CONTINUE
 
@@ -101,7 +82,7 @@ def train(
     config: TrialConfig,
     seed: int,
     *,
-    report: Report = unwatched,
+    report: Report = always_continue,
     workdir: Path | None = None,
 ) -> RunResult | None:
     """Train one run and evaluate it. None when `report` said STOP before the last epoch.

@@ -12,7 +12,8 @@ from typing import Any
 import open_clip  # noqa: F401 - what models are opened with, which the core imports only then
 
 from carft_sweep.carft_core.config.trial import trial_config
-from carft_sweep.carft_core.training.loop import Decision, EpochReport, train
+from carft_sweep.carft_core.runs.result import EpochReport
+from carft_sweep.carft_core.training.loop import Decision, train
 from carft_sweep.sweeps.engines.entry import Report
 
 

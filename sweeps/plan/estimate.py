@@ -375,7 +375,6 @@ def _deviations(task: RunTask, runs: RunStore) -> Iterator[calibration.Deviation
         "model.name": config.model.name,
         "model.pretrained": config.model.pretrained,
         "data.family": config.data.family,
-        "data.restrict": config.data.restrict,
         "prompts.classes": config.prompts.classes,
     }
     if own:

@@ -26,8 +26,6 @@ class ReferenceSplit(NamedTuple):
     """Of the whole set."""
     templates: str
     """The template set whose prompts are the table's."""
-    restricted: bool = False
-    """Whether it lacks classes, and is scored among those that it has."""
     tolerance: float = 0.5
     """Points by which a measured accuracy may differ without a warning."""
     note: str = ""
@@ -107,7 +105,6 @@ def deviations(
             split.family == family
             and images.get(split.metric.rpartition("/")[0]) == split.images
             and (metrics is None or split.metric in metrics)
-            and not (split.restricted and fields.get("data.restrict") == "never")
         ):
             measured = None if metrics is None else 100 * metrics[split.metric]
             yield Deviation(f"{model}{words} on {family}", templates, split, expected, measured)

@@ -16,8 +16,9 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.export.export import export
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
+from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.testing import batch_for, toy_teacher
-from carft_sweep.carft_core.training.loop import Decision, EpochReport, train
+from carft_sweep.carft_core.training.loop import Decision, train
 
 Config = Callable[..., TrialConfig]
 

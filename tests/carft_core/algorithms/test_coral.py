@@ -21,8 +21,9 @@ from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
 from carft_sweep.carft_core.runs.identity import couples_items, identify
+from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.testing import batch_for, started, toy_teacher
-from carft_sweep.carft_core.training.loop import Decision, EpochReport, train
+from carft_sweep.carft_core.training.loop import Decision, train
 
 Config = Callable[..., TrialConfig]
 

@@ -24,8 +24,9 @@ from carft_sweep.carft_core.models.prompts import TemplateSet
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
 from carft_sweep.carft_core.runs.identity import identify
+from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.testing import batch_for, toy_teacher
-from carft_sweep.carft_core.training.loop import Decision, EpochReport, train
+from carft_sweep.carft_core.training.loop import Decision, train
 from carft_sweep.carft_core.training.optim import OptimConfig
 
 Config = Callable[..., TrialConfig]

@@ -18,8 +18,9 @@ from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
 from carft_sweep.carft_core.runs.identity import identify
+from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.training.logistic_regression import CONVERGED, logistic_regression
-from carft_sweep.carft_core.training.loop import EpochReport, epochs, train
+from carft_sweep.carft_core.training.loop import epochs, train
 
 Config = Callable[..., TrialConfig]
 

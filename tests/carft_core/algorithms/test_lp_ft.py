@@ -9,7 +9,8 @@ import torch
 
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
-from carft_sweep.carft_core.training.loop import Decision, EpochReport, epochs, train
+from carft_sweep.carft_core.runs.result import EpochReport
+from carft_sweep.carft_core.training.loop import Decision, epochs, train
 
 Config = Callable[..., TrialConfig]
 LP_FT = {"name": "lp_ft", "C": 3.0}

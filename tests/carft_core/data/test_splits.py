@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from carft_sweep.carft_core.data import _unrestricted, open_data
+from carft_sweep.carft_core.data import open_data
 from carft_sweep.carft_core.data.base import DataConfig, FamilyData, Source, Split
 from carft_sweep.carft_core.data.splits import carve, take_fraction
 from carft_sweep.carft_core.data.views import Transform
@@ -260,26 +260,3 @@ def test_shifts_are_chosen_by_name_and_in_their_order(root: Path) -> None:
 def test_an_unknown_family_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(RequestError, match="did you mean 'image_folder'"):
         open_data(DataConfig(family="image_folders"))
-
-
-def test_a_shift_may_be_scored_among_all_classes(root: Path) -> None:
-    (root / "shifts" / "pale" / "cat").mkdir(parents=True)
-    Image.new("RGB", (4, 4), "white").save(root / "shifts" / "pale" / "cat" / "1.png")
-    usual = open_data(config(root))
-    never = open_data(config(root, restrict="never"))
-    assert (usual.shifts["pale"].classes, never.shifts["pale"].classes) == ((0,), None)
-    assert never.notes == ("data.restrict: never: ood/pale lack classes, and are scored among all",)
-    assert never.digest != usual.digest
-    assert never.digest_of_training == usual.digest_of_training
-
-
-def test_where_no_shift_lacks_classes_there_is_nothing_to_restrict(root: Path) -> None:
-    usual, never = open_data(config(root)), open_data(config(root, restrict="never"))
-    assert (never.digest, never.notes) == (usual.digest, ())
-
-
-def test_of_classes_that_count_as_one_only_one_is_left() -> None:
-    whole = replace(split_of("abcd", [0, 1, 2, 3]), classes=(0, 2), alike={0: (0, 3), 2: (2,)})
-    data = FamilyData(tuple("wxyz"), whole, None, None, {"x": whole}, "d" * 64)
-    assert _unrestricted(data).shifts["x"].classes == (0, 1, 2)
-    assert _unrestricted(data).train.classes == (0, 2)

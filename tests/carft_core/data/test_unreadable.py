@@ -139,29 +139,6 @@ def test_of_two_parts_the_whole_is_looked_at_once(
     assert {*found} <= {*data.train.ids, *data.val.ids}
 
 
-def test_what_was_interrupted_goes_on_where_it_was(
-    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "PART", 5)
-    monkeypatch.setattr(module, "KEPT_EVERY", -1.0)
-    whole = module.bad_files(opened(root, "refuse").train, "elsewhere")
-    train = opened(root, "refuse").train
-    spoilt = train.ids.index(BAD[0])
-
-    def interrupted(count: int) -> None:
-        if count > spoilt:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        module.bad_files(train, "d", interrupted)
-    assert len([*cache.rglob("*.part")]) == 1
-    told: list[int] = []
-    monkeypatch.setattr(module, "_wrong", lambda _, piece: [None] * len(piece))
-    assert module.bad_files(train, "d", told.append) == whole
-    assert all(count > spoilt + 1 for count in told)
-    assert not [*cache.rglob("*.part")]
-
-
 def test_a_class_without_images_is_refused(root: Path) -> None:
     for file in (root / "test/cat").iterdir():
         spoil(file)

@@ -131,7 +131,6 @@ def test_what_is_no_export_is_told(exported: Path, tmp_path: Path) -> None:
         ("classes.json", {"contexts": [1]}),
         ("head.safetensors", {"weight": torch.zeros(2, 3)}),
         ("head.safetensors", {"weight": None}),
-        ("contexts.safetensors", {"logit_scale": torch.zeros(2)}),
         ("contexts.safetensors", {"w_ctx": torch.tensor([[math.nan]])}),
         ("model: unknown interpolation", {"preprocess_cfg": {"interpolation": "shortest"}}),
     ],
@@ -156,6 +155,10 @@ def test_an_export_whose_files_do_not_fit_together_is_named(exported: Path, tmp_
     tensors = load_weights(file)
     save_weights(file, {name: torch.full_like(it, 1e38) for name, it in tensors.items()})
     with pytest.raises(RequestError, match=r"model: the model gives NaN"):
+        Predictor.load(tmp_path / "model")
+    file = tmp_path / "model" / "contexts.safetensors"
+    save_weights(file, {**load_weights(file), "logit_scale": torch.zeros(2)})
+    with pytest.raises(RequestError, match=r"model: its files do not fit together"):
         Predictor.load(tmp_path / "model")
 
 

@@ -99,9 +99,9 @@ def test_all_mistakes_of_a_text_file_come_at_once_with_their_lines(tmp_path: Pat
         ("", ["must be a mapping with `templates:`"]),
         ('- "a {}"', ["must be a mapping with `templates:`"]),
         ("a photo of a {}", ["must be a mapping with `templates:`"]),
-        ("domains: [a]", ["templates: must be a list of texts"]),
-        ("templates: a {}", ["templates: must be a list of texts"]),
-        ("templates:\n  - {}", ["templates[0]: must be a text: YAML reads a bare {} as a mapping"]),
+        ("domains: [a]", ["templates: is required"]),
+        ("templates: a {}", ["templates: must be a valid list"]),
+        ("templates:\n  - {}", ["templates[0]: must be a valid string, got {}"]),
         (
             "templates:\n  - no\n  - 3\n  - a {}",
             ["templates[0]: 'no' has no {}", "templates[1]: '3' has no {}"],
@@ -111,8 +111,8 @@ def test_all_mistakes_of_a_text_file_come_at_once_with_their_lines(tmp_path: Pat
             "templates: ['a {}']\ntemplate: 1\ndomains: sketch\nname: [x]",
             [
                 "unknown field 'template'; did you mean 'templates'?",
-                "mine.yaml: name: must be a text",
-                "mine.yaml: domains: must be a list of texts",
+                "mine.yaml: name: must be a valid string",
+                "mine.yaml: domains: must be a valid list",
             ],
         ),
         ("templates:\n  - a\n  - the {}\n", ["templates[0]: 'a' has no {}"]),

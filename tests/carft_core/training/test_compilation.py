@@ -16,10 +16,11 @@ from torch import nn
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
+from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.testing import toy_teacher
 from carft_sweep.carft_core.training import compilation
 from carft_sweep.carft_core.training.compilation import IMAGES_THAT_PAY, pays
-from carft_sweep.carft_core.training.loop import Decision, EpochReport, train
+from carft_sweep.carft_core.training.loop import Decision, train
 from carft_sweep.carft_core.training.setup import prepared
 
 Config = Callable[..., TrialConfig]

@@ -32,8 +32,9 @@ from carft_sweep.carft_core.runs.folder import (
     load_weights,
     read_result,
 )
+from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.training import loop as train_module
-from carft_sweep.carft_core.training.loop import Decision, EpochReport, epochs, set_mode, train
+from carft_sweep.carft_core.training.loop import Decision, epochs, set_mode, train
 
 Config = Callable[..., TrialConfig]
 

@@ -19,7 +19,8 @@ from carft_sweep.carft_core.data.loader import Passes, Share
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
-from carft_sweep.carft_core.training.loop import Decision, EpochReport, train
+from carft_sweep.carft_core.runs.result import EpochReport
+from carft_sweep.carft_core.training.loop import Decision, train
 from carft_sweep.carft_core.training.ranks import World, here
 from tests.carft_core.ranks import on_ranks
 

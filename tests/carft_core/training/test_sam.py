@@ -18,7 +18,8 @@ from carft_sweep.carft_core.errors import InvalidConfig
 from carft_sweep.carft_core.models.teacher import to_views
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
 from carft_sweep.carft_core.runs.identity import identify
-from carft_sweep.carft_core.training.loop import Decision, EpochReport, Run, train
+from carft_sweep.carft_core.runs.result import EpochReport
+from carft_sweep.carft_core.training.loop import Decision, Run, train
 from carft_sweep.carft_core.training.optim import (
     OPTIMISERS,
     Group,

@@ -208,11 +208,6 @@ def test_a_shift_that_was_not_measured_says_nothing() -> None:
     assert points(zero_shot({"id/test/top1": 0.68})) == {"id/test/top1": -0.35}
 
 
-def test_sets_that_lack_classes_are_no_measure_where_they_are_scored_among_all() -> None:
-    own = fields() | {"data.restrict": "never"}
-    assert points(zero_shot(), own).keys() == {"id/test/top1", "ood/v2/top1", "ood/sketch/top1"}
-
-
 def test_a_task_is_compared_by_the_accuracy_that_papers_report() -> None:
     measured = {"id/test/top1": 0.5, "id/test/mean_per_class_top1": 0.89}
     own = fields(("ViT-B-16", "openai", "oxford_pets"), "oxford_pets")
