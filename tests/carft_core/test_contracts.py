@@ -237,17 +237,6 @@ def test_an_algorithm_that_breaks_a_law_is_told_which(
     testing.built_in_teacher.cache_clear()
 
 
-class WithoutTerms(Plain):
-    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Any:
-        return super().loss(model, batch, teacher)[0]
-
-
-def test_a_loss_without_its_terms_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ALGORITHMS, "plain", WithoutTerms)
-    with pytest.raises(RequestError, match=r"loss of plain must return \(loss, dict of terms\)"):
-        check_algorithm(WithoutTerms)
-
-
 def test_an_algorithm_keeps_all_laws_once_it_is_registered() -> None:
     with pytest.raises(BrokenContract, match="plain: it must be registered"):
         check_algorithm(Plain)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ from torch import Tensor, nn
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss, Wrapper
 from carft_sweep.carft_core.algorithms.ema import Averaged, Ema
-from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
-from carft_sweep.carft_core.errors import InvalidConfig
+from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder, finish, load_weights
@@ -139,51 +137,6 @@ def test_a_run_of_it_resumes_to_the_bit_and_is_merged(
     assert "wise_ft@0.5" in whole.merges
     assert finish(tmp_path / "whole", config, 0).metrics == whole.metrics
     assert "train/context_kl" in RunFolder(tmp_path / "whole").history()[-1]["metrics"]
-
-
-def test_the_inner_algorithm_may_be_a_bare_name_or_left_out_and_survives_json() -> None:
-    config = trial_config({"algorithm": EMA})
-    assert config.algorithm.of == ALGORITHMS["car_ft"](kl_weight=3.0)  # type: ignore[attr-defined, call-arg]
-    assert config.as_dict()["algorithm"]["of"] == {
-        **{"name": "car_ft", "kl_weight": 3.0},
-        **{"context_scale": None, "kl_direction": "teacher_student"},
-    }
-    assert trial_config(json.loads(json.dumps(config.as_dict()))) == config
-    named = trial_config({"algorithm": {"name": "ema", "of": "car_ft"}})
-    assert named.algorithm.of.name == "car_ft"  # type: ignore[attr-defined]
-    assert Ema().of.name == "fine_tune"
-    twice = {"name": "ema", "of": EMA}
-    assert trial_config({"algorithm": twice}).as_dict()["algorithm"]["of"]["of"]["kl_weight"] == 3
-
-
-@pytest.mark.parametrize(
-    ("of", "message"),
-    [
-        ("car_tf", r"algorithm\.of\.name: unknown algorithm 'car_tf'; did you mean 'car_ft'"),
-        ({"kl_weight": 1}, r"algorithm\.of\.name: which algorithm\? Known: "),
-        (3, r"algorithm\.of: must be a mapping of fields, got 3"),
-        ("zero_shot", r"zero_shot takes no steps; name an algorithm that does"),
-        (
-            {"name": "car_ft", "kl_wieght": 1},
-            r"algorithm\.of\.kl_wieght: unknown field 'kl_wieght'; did you mean 'kl_weight'",
-        ),
-        ({"name": "car_ft", "kl_weight": -1}, r"algorithm\.of\.kl_weight: must be greater"),
-        (
-            {"name": "ema", "of": {"name": "car_ft", "kl_weight": "much"}},
-            r"algorithm\.of\.of\.kl_weight: must be a valid number, got 'much'",
-        ),
-    ],
-)
-def test_a_mistake_in_the_inner_algorithm_is_reported_at_its_place(of: Any, message: str) -> None:
-    with pytest.raises(InvalidConfig, match=message):
-        trial_config({"algorithm": {"name": "ema", "of": of}, "device": "cpu"})
-
-
-def test_all_mistakes_of_the_inner_algorithm_come_at_once() -> None:
-    of = {"name": "car_ft", "kl_weight": -1, "context_scale": 0}
-    with pytest.raises(InvalidConfig) as caught:
-        trial_config({"algorithm": {"name": "ema", "decay": 2, "of": of}})
-    assert len(caught.value.problems) == 3
 
 
 class Coupled(Algorithm):

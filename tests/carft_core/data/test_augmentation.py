@@ -115,10 +115,6 @@ def test_crops_and_mirror_images_are_spread_as_declared() -> None:
     assert (bins - count / 8).abs().max() < 5 * math.sqrt(count / 8)
 
 
-def test_flyp_uses_what_wise_ft_uses() -> None:
-    assert AUGMENTATIONS["flyp"] == AUGMENTATIONS["wise_ft"] == Augmentation()
-
-
 def test_none_trains_on_the_evaluation_view() -> None:
     plain = transform(AUGMENTATIONS["none"])
     views = [training_view(noise(), plain, seed=0, epoch=e, index=e) for e in range(3)]
@@ -161,19 +157,6 @@ def test_lipsums_crop_lies_inside_and_shows_a_tenth(width: int, height: int, see
         # The width is rounded, never the ratio: half a pixel of it.
         assert (box.width - 0.5) / box.height <= 4 / 3
         assert (box.width + 0.5) / box.height >= 3 / 4
-
-
-def test_lipsums_heights_are_drawn_evenly() -> None:
-    """TensorFlow draws the height, torchvision the area: small crops are more common here."""
-    square = Augmentation(crop="height", area=(0.25, 1.0), ratio=(1.0, 1.0))
-    heights = torch.tensor(
-        [box_by_height(99, 99, numbers(i), square).height for i in range(5000)]
-    ).float()
-    # 50, 51, ..., 98, and the central crop, 86, where the whole image was drawn.
-    bins = torch.tensor([(heights == height).sum() for height in range(50, 99) if height != 86])
-    assert heights.min() == 50
-    assert (bins - 100).abs().max() < 50
-    assert abs(int((heights == 86).sum()) - 200) < 70
 
 
 def test_where_no_crop_shows_enough_lipsum_takes_the_central_square() -> None:

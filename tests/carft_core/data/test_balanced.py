@@ -147,9 +147,3 @@ def test_orders_differ_between_seeds_passes_and_groups() -> None:
 def test_a_split_without_groups_cannot_be_balanced() -> None:
     with pytest.raises(ValueError, match="no groups"):
         loaded(grouped([3], in_groups=False), range(1))
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_image_is_told_in_its_own_words(workers: int) -> None:
-    with pytest.raises(RequestError, match="item 3 is broken"):
-        loaded(grouped([2, 2], broken=3), range(2), workers=workers)

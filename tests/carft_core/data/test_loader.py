@@ -135,12 +135,6 @@ def test_a_pass_has_the_order_of_its_number() -> None:
         assert items == shuffled(11, seed=3, epoch=number).tolist()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_part_of_a_split_has_the_views_of_the_whole(workers: int) -> None:
-    part = numbered(9).subset([7, 2, 5])
-    assert loaded(part, workers=workers) == [([7, 2, 5], [1, 2, 2], [0, 1, 2])]
-
-
 def test_the_order_differs_between_seeds_and_epochs_and_not_between_calls() -> None:
     orders = {(s, e): tuple(shuffled(50, seed=s, epoch=e)) for s in range(3) for e in range(3)}
     assert len(set(orders.values())) == len(orders)

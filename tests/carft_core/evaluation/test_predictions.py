@@ -6,14 +6,12 @@ import math
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from carft_sweep.carft_core.evaluation import predictions
-from carft_sweep.carft_core.evaluation.measure import split_metrics
 from tests.carft_core.random_predictions import random_predictions, write_predictions
 
 
@@ -56,17 +54,6 @@ def test_the_table_has_the_documented_columns(tmp_path: Path) -> None:
         "logits": "list<element: halffloat>",
     }
     assert schema.metadata[b"carft.predictions"] == b"1"
-
-
-def test_metrics_follow_from_the_table_alone(tmp_path: Path) -> None:
-    item = random_predictions(items=50)
-    write_predictions(tmp_path / "p.parquet", [item])
-    got = rows(pq.read_table(tmp_path / "p.parquet"), "id/test")
-    measured = split_metrics(item)
-    hits = [row["label"] == row["prediction"] for row in got]
-    assert np.mean(hits) == pytest.approx(measured["top1"])
-    losses = [-math.log(row["p_label"]) for row in got]  # type: ignore[arg-type]
-    assert np.mean(losses) == pytest.approx(measured["nll"], rel=1e-5)
 
 
 @pytest.mark.parametrize(("classes", "possible", "length"), [(3, None, 3), (9, 2, 2), (9, 7, 5)])

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.merges.logit_ensemble import LogitEnsemble
 from carft_sweep.carft_core.models import classifier
@@ -66,10 +65,6 @@ def test_alpha_zero_and_one_are_the_two_classifiers(teacher: Teacher) -> None:
     tuned = Narrow()
     assert at(0, teacher, tuned) is teacher.classifier
     assert at(1, teacher, tuned) is tuned
-
-
-def test_it_refuses_no_algorithm() -> None:
-    assert {LogitEnsemble().refuses(cls()) for cls in ALGORITHMS.values()} == {None}
 
 
 def test_points_are_named_by_alpha() -> None:

@@ -100,7 +100,7 @@ def test_all_mistakes_of_a_text_file_come_at_once_with_their_lines(tmp_path: Pat
         ('- "a {}"', ["must be a mapping with `templates:`"]),
         ("a photo of a {}", ["must be a mapping with `templates:`"]),
         ("domains: [a]", ["templates: is required"]),
-        ("templates: a {}", ["templates: must be a valid list"]),
+        ("templates: a {}", ["templates: must be a list"]),
         ("templates:\n  - {}", ["templates[0]: must be a valid string, got {}"]),
         (
             "templates:\n  - no\n  - 3\n  - a {}",
@@ -110,9 +110,9 @@ def test_all_mistakes_of_a_text_file_come_at_once_with_their_lines(tmp_path: Pat
         (
             "templates: ['a {}']\ntemplate: 1\ndomains: sketch\nname: [x]",
             [
-                "unknown field 'template'; did you mean 'templates'?",
                 "mine.yaml: name: must be a valid string",
-                "mine.yaml: domains: must be a valid list",
+                "mine.yaml: domains: must be a list",
+                "unknown field 'template'; did you mean 'templates'?",
             ],
         ),
         ("templates:\n  - a\n  - the {}\n", ["templates[0]: 'a' has no {}"]),

@@ -386,12 +386,6 @@ def test_every_epoch_opts_in_to_test_and_shifts(toy_config: Config, tmp_path: Pa
     assert {"id/test/top1", "ood/dark/top1", "ood/pale/top1"} <= {*report.metrics}
 
 
-def test_steps_cut_the_last_epoch(toy_config: Config, tmp_path: Path) -> None:
-    config = toy_config({"optim": {"lr": 1e-3, "steps": 4, "batch_size": 8}})
-    reports = list(epochs(config, 0, workdir=tmp_path))
-    assert [r.step for r in reports] == [0, 3, 4]
-
-
 def test_epochs_may_be_so_many_steps(toy_config: Config, tmp_path: Path) -> None:
     optim = {"lr": 1e-3, "steps": 5, "steps_per_epoch": 2, "batch_size": 8}
     config = toy_config({"optim": optim})

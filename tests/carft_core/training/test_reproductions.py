@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -220,18 +219,6 @@ def closed_after_an_epoch(config: TrialConfig, folder: Path) -> Path:
     return RunFolder(folder).checkpoint
 
 
-def test_b8_a_damaged_checkpoint_is_logged_and_costs_a_start_from_the_beginning(
-    toy_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """B8: whatever went wrong in reading a checkpoint began the run again without a word."""
-    expected = trained(toy_config(), tmp_path / "whole")
-    folder = tmp_path / "damaged"
-    closed_after_an_epoch(toy_config(), folder).write_bytes(b"torn")
-    with caplog.at_level(logging.WARNING):
-        assert same(trained(toy_config(), folder), expected)
-    assert "checkpoint.pt is damaged" in caplog.text
-
-
 def test_b8_a_checkpoint_that_the_disk_does_not_give_is_not_given_up(
     toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,34 +237,6 @@ def test_b8_a_checkpoint_that_the_disk_does_not_give_is_not_given_up(
     again = list(epochs(toy_config(), 0, workdir=folder))
     assert [report.epoch for report in again] == [2]
     assert same(load_weights(RunFolder(folder).weights("last")), expected)
-
-
-def test_b9_what_is_in_no_group_gets_no_gradient(toy_config: Config, tmp_path: Path) -> None:
-    """B9: what an algorithm left out of training got gradients all the same, which nobody zeroed:
-    three times the cost of a linear probe."""
-    without: list[set[str]] = []
-
-    @ALGORITHMS.register
-    class Probe(FineTune):
-        """Only the head trains."""
-
-        name: ClassVar[str] = "probe"
-        summary: ClassVar[str] = "Only the head"
-
-        def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
-            assert isinstance(model, ImageClassifier)
-            return decay_groups(model.head.named_parameters(), optim)
-
-        def after_step(self, model: nn.Module, step: int, steps: int) -> None:
-            del step, steps
-            without.append({name for name, p in model.named_parameters() if p.grad is None})
-
-    before = trained(toy_config({"algorithm": "probe", "optim.lr": 1e-9}), tmp_path / "still")
-    after = trained(toy_config({"algorithm": "probe"}), tmp_path / "run")
-    tower = {name for name in after if name.startswith("visual.")}
-    assert all(names >= tower - {"visual.positional_embedding"} for names in without)
-    assert all(torch.equal(before[name], after[name]) for name in tower)
-    assert not torch.equal(before["head.weight"], after["head.weight"])
 
 
 def test_b10_each_group_has_its_own_learning_rate(toy_config: Config, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image, ImageDraw
 
 from carft_sweep.carft_core.data.base import DataConfig, FamilyData
@@ -144,20 +143,6 @@ def test_ids_are_unique_and_licences_allowed_and_listed(rows: Rows) -> None:
 # The families
 
 
-def test_both_families_open_with_all_shifts(report: FamilyData, development: FamilyData) -> None:
-    for data in (report, development):
-        assert tuple(data.shifts) == SHIFTS
-        assert data.val is not None
-        splits = [data.train, data.val, data.id_test, *data.shifts.values()]
-        for split in splits:
-            assert len(split.ids) == len(split.units) == len(split.labels) == len(set(split.ids))
-            assert int(split.labels.max()) < len(data.class_names)
-        train, *others = [set(split.units) for split in splits]
-        assert not train & set().union(*others)
-    assert not set(report.class_names) & set(development.class_names)
-    assert report.digest != development.digest
-
-
 def test_views_of_a_drawing_are_its_unit(report: FamilyData) -> None:
     for split, views in ((report.id_test, EVAL_VIEWS), (report.train, TRAIN_VIEWS)):
         drawings = Counter(name.rpartition("#")[0] for name in split.ids)
@@ -265,20 +250,6 @@ def test_a_training_drawing_that_copies_an_evaluation_drawing_is_left_out() -> N
 def _scribble(draw: np.random.Generator) -> Callable[[ImageDraw.ImageDraw], None]:
     points = [(int(x), int(y)) for x, y in draw.integers(10, 180, (9, 2))]
     return lambda pen: pen.line(points, fill=255, width=12)
-
-
-def test_training_views_change_with_seed_and_epoch_and_evaluation_views_do_not(
-    development: FamilyData,
-) -> None:
-    split, items = development.train, [0, 7, 3]
-    first = split.views(items, transform=TRANSFORM, seed=0, epoch=0)
-    assert first.shape == (3, 3, 32, 32)
-    assert torch.equal(first, split.views(items, transform=TRANSFORM, seed=0, epoch=0))
-    assert torch.equal(first[1:2], split.views([7], transform=TRANSFORM, seed=0, epoch=0))
-    assert not torch.equal(first, split.views(items, transform=TRANSFORM, seed=1, epoch=0))
-    assert not torch.equal(first, split.views(items, transform=TRANSFORM, seed=0, epoch=1))
-    fixed = split.views(items, transform=TRANSFORM, seed=None, epoch=0)
-    assert torch.equal(fixed, split.views(items, transform=TRANSFORM, seed=None, epoch=5))
 
 
 def test_a_root_is_refused() -> None:

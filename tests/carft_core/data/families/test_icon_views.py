@@ -34,26 +34,6 @@ def monochrome() -> Tensor:
     return torch.arange(COUNT) % 2 == 0
 
 
-def test_views_are_pixels_of_the_asked_size(drawings: Tensor, monochrome: Tensor) -> None:
-    views = render_views(drawings, monochrome, view_keys(0, "train", 0, range(COUNT)), 40)
-    assert views.shape == (COUNT, 3, 40, 40)
-    assert views.dtype == torch.float32
-    assert views.min() >= 0
-    assert views.max() <= 1
-
-
-def test_a_view_does_not_depend_on_its_batch(drawings: Tensor, monochrome: Tensor) -> None:
-    keys = view_keys(3, "train", 1, range(COUNT))
-    together = render_views(drawings, monochrome, keys, 32)
-    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0))
-    shuffled = render_views(drawings[order], monochrome[order], keys[order.numpy()], 32)
-    assert torch.equal(shuffled, together[order])
-    for index in range(COUNT):
-        one = slice(index, index + 1)
-        alone = render_views(drawings[one], monochrome[one], keys[one], 32)
-        assert torch.equal(alone[0], together[index])
-
-
 def test_global_random_state_is_neither_used_nor_moved(
     drawings: Tensor, monochrome: Tensor
 ) -> None:

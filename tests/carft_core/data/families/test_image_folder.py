@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from carft_sweep.carft_core.data import FAMILIES, FamilyData, Split, Transform
+from carft_sweep.carft_core.data import FamilyData, Split, Transform
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.families.image_folder import IMAGE_FOLDER
 from carft_sweep.carft_core.data.images import read_rgb
@@ -105,22 +105,11 @@ def test_a_tree_is_read_into_splits_with_classes_in_order(root: Path) -> None:
     assert data.id_test.classes is None
 
 
-def test_a_shift_may_have_some_of_the_classes(root: Path) -> None:
-    art = opened(root).shifts["art"]
-    assert art.classes == (0, 2)
-    assert art.labels.tolist() == [0, 0, 2, 2]
-
-
 def test_an_official_val_split_is_read(root: Path) -> None:
     shutil.copytree(root / "test", root / "val")
     val = opened(root).val
     assert val is not None
     assert val.ids[0] == "val/cat/0.png"
-
-
-def test_shifts_may_be_absent(root: Path) -> None:
-    shutil.rmtree(root / "shifts")
-    assert opened(root).shifts == {}
 
 
 def test_hidden_files_and_other_files_are_left_out(root: Path) -> None:
@@ -166,22 +155,7 @@ def test_a_tree_is_read_once_in_a_process(root: Path) -> None:
     assert opened(root) is opened(root)
 
 
-def test_the_family_is_registered_with_templates_for_photos() -> None:
-    assert FAMILIES["image_folder"] is IMAGE_FOLDER
-    assert IMAGE_FOLDER.defaults == {
-        "data.augmentation": "wise_ft",
-        "prompts.classes": "openai",
-        "prompts.contexts": "openai",
-    }
-
-
 # The digest
-
-
-def test_the_digest_does_not_depend_on_where_the_tree_lies(root: Path) -> None:
-    copy = root.parent / f"{root.name}-copy"
-    shutil.copytree(root, copy)
-    assert opened(copy).digest == opened(root).digest
 
 
 @pytest.mark.parametrize(
@@ -263,11 +237,6 @@ def test_a_root_that_is_not_there_or_no_folder_is_told(tmp_path: Path) -> None:
     assert "is not a folder" in refusal(add(tmp_path, "one.png"))
 
 
-def test_a_test_domain_is_refused(root: Path) -> None:
-    with pytest.raises(RequestError, match=r"data\.test_domain: image_folder has no domains"):
-        IMAGE_FOLDER.open(DataConfig(family="image_folder", root=str(root), test_domain="sketch"))
-
-
 def rename(old: str, new: str) -> Callable[[Path], object]:
     return lambda root: (root / old).rename(root / new)
 
@@ -334,30 +303,6 @@ def test_a_tree_that_cannot_be_used_is_refused(
 def test_a_name_that_is_not_utf8_is_refused(root: Path) -> None:
     shutil.copy(root / "test/cat/0.png", os.fsdecode(bytes(root / "test/cat") + b"/\xff.png"))
     assert "is not a name in UTF-8" in refusal(root)
-
-
-def test_a_single_class_is_refused(root: Path) -> None:
-    for split in SPLITS:
-        shutil.rmtree(root / split / "zebra")
-        shutil.rmtree(root / split / "hot_dog", ignore_errors=True)
-    assert "train/ has the single class 'cat'" in refusal(root)
-
-
-def test_all_mistakes_of_a_tree_come_at_once(root: Path) -> None:
-    remove("test/cat")(root)
-    empty("train/zebra")(root)
-    create("shifts/art/cart/0.png")(root)
-    message = refusal(root)
-    for part in ("test/ lacks", "train/ has class folders without", "no class of train: cart"):
-        assert part in message
-
-
-def test_very_many_mistakes_are_cut_short(root: Path) -> None:
-    for number in range(50):
-        (root / f"test/cat/e{number:02}.png").write_bytes(b"")
-    message = refusal(root)
-    assert len(message.splitlines()) == 22
-    assert message.endswith("and 30 more")
 
 
 def test_a_mended_tree_is_read_again(root: Path) -> None:
@@ -531,35 +476,6 @@ def test_the_evaluation_view_equals_open_clips_to_the_pixel(
     with Image.open(root / "test/cat/0.png") as image:
         view = transform.normalise(views(root, transform=transform))[0]
         assert torch.equal(view, theirs(image))
-
-
-def test_a_training_view_depends_on_seed_epoch_and_index_and_on_nothing_else(root: Path) -> None:
-    add(root, "train/cat/0.png", noise(200, 200))
-    train = opened(root).train
-
-    def view(index: int, seed: int, epoch: int, among: tuple[int, ...] = ()) -> torch.Tensor:
-        return train.views((index, *among), transform=PLAIN, seed=seed, epoch=epoch)[0]
-
-    torch.manual_seed(0)
-    first = view(0, 1, 1)
-    torch.manual_seed(1)
-    assert torch.equal(view(0, 1, 1, among=(3, 2)), first)
-    assert not torch.equal(view(0, 2, 1), first)
-    assert not torch.equal(view(0, 1, 2), first)
-    assert len({view(0, 1, epoch).sum().item() for epoch in range(6)}) == 6
-
-
-@pytest.mark.parametrize(
-    ("seed", "augmentation"), [(None, "wise_ft"), *((5, name) for name in sorted(AUGMENTATIONS))]
-)
-def test_workers_load_the_same_views(root: Path, seed: int | None, augmentation: str) -> None:
-    transform = replace(CLIP, augmentation=AUGMENTATIONS[augmentation])
-
-    train = opened(root).train
-    streams = [load(train, transform, seed, workers) for workers in (0, 2)]
-    for one, other in zip(*streams, strict=True):
-        assert torch.equal(one.images, other.images)
-        assert torch.equal(one.labels, other.labels)
 
 
 def test_a_small_image_is_enlarged(root: Path) -> None:

@@ -18,8 +18,7 @@ from torchvision.datasets import ImageFolder
 from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.data import FamilyData, Split, Transform, open_data
 from carft_sweep.carft_core.data.base import DataConfig, Derived
-from carft_sweep.carft_core.data.families.imagenet import IMAGENET, folder_of
-from carft_sweep.carft_core.data.folders import count_notes
+from carft_sweep.carft_core.data.families.imagenet import IMAGENET
 from carft_sweep.carft_core.data.images import read_inside_border, read_plain, read_rgb
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.evaluation.measure import predict, split_metrics
@@ -226,15 +225,6 @@ def test_images_are_read_as_torchvision_reads_them(tmp_path: Path) -> None:
     assert read_rgb(folder / "turned.jpg").size == (10, 20)
 
 
-def test_a_broken_image_is_named(changed: Callable[..., Path]) -> None:
-    root = changed("sketch")
-    file = next((root / "sketch" / WNIDS[0]).iterdir())
-    file.write_bytes(file.read_bytes()[:200])
-    split = opened(root, ["sketch"]).shifts["sketch"]
-    with pytest.raises(RequestError, match=f"{file.name} cannot be read as an image"):
-        split.views([0], transform=PLAIN, seed=None, epoch=0)
-
-
 # Where it lies
 
 
@@ -267,19 +257,6 @@ def test_a_root_that_is_one_folder_too_deep_is_recognised(imagenet_root: Path) -
     told = refusal(imagenet_root / "imagenet", [])
     assert "train lies in " in told
     assert "the data root is the folder around imagenet/" in told
-
-
-def test_without_a_root_it_says_what_it_looks_for() -> None:
-    with pytest.raises(RequestError, match="--data-root or CARFT_DATA; imagenet looks there for"):
-        IMAGENET.open(DataConfig(family="imagenet"))
-
-
-def test_a_root_that_is_not_there_and_a_domain_are_refused(tmp_path: Path) -> None:
-    assert "nowhere does not exist" in refusal(tmp_path / "nowhere")
-    (tmp_path / "file").touch()
-    assert "file is not a folder" in refusal(tmp_path / "file")
-    with pytest.raises(RequestError, match=r"data\.test_domain: imagenet has no domains"):
-        IMAGENET.open(DataConfig(family="imagenet", root=str(tmp_path), test_domain="v2"))
 
 
 # What lies in it
@@ -319,13 +296,6 @@ def test_what_differs_from_the_published_counts_is_noted_not_refused(imagenet_ro
     assert "imagenet: train has 3,000 images here, 1,281,167 as published" in notes
     assert "objectnet has 113 images here, 18,574 as published" in notes
     assert notes.count("\n") == 6
-
-
-def test_published_counts_are_no_news() -> None:
-    published = {"objectnet": 18_574, "c-fog-3": 50_000}
-    counts = {name: (count, folder_of(name).images) for name, count in published.items()}
-    assert count_notes("imagenet", counts) == ()
-    assert len(count_notes("imagenet", counts | {"objectnet": (18_573, 18_574)})) == 1
 
 
 # Which shifts

@@ -21,7 +21,6 @@ from carft_sweep.carft_core.data.families.wilds import FMOW_BENCHMARK as FMOW
 from carft_sweep.carft_core.data.families.wilds import IWILDCAM_BENCHMARK as IWILDCAM
 from carft_sweep.carft_core.data.families.wilds import Benchmark, _opened, read_fmow, split_of
 from carft_sweep.carft_core.data.folders import VARIABLE, count_notes
-from carft_sweep.carft_core.data.survey import survey
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.prompts import template_set
 from carft_sweep.carft_core.runs.folder import RunFolder
@@ -367,23 +366,6 @@ def test_a_bad_file_may_be_the_last_of_its_class_where_classes_lack_anyhow(tmp_p
     assert list(open_data(one).skipped["val"]) == ["val/9-0.jpg"]
     with pytest.raises(RequestError, match="train has no image of white-lipped peccary"):
         open_data(two)
-
-
-@pytest.mark.parametrize("benchmark", [IWILDCAM, FMOW], ids=lambda it: it.family)
-def test_a_survey_tells_of_each_split_what_was_published(
-    root: Path, tmp_path: Path, benchmark: Benchmark
-) -> None:
-    config = DataConfig(family=benchmark.family, root=str(root))
-    found = survey(config)
-    published = {name: folder.images for name, folder in benchmark.folders().items()}
-    assert {name: split.published for name, split in found.splits.items()} == published
-    assert {split.status for split in found.splits.values()} == {"differs"}
-    assert {split.folder for split in found.splits.values()} == {root / benchmark.folder}
-    without = survey(config.model_copy(update={"shifts": ()}))
-    assert set(published) - set(without.splits) == {"shifts/test"}
-    nothing = survey(config.model_copy(update={"root": str(tmp_path)}))
-    assert nothing.refusal is not None
-    assert nothing.refusal.count(benchmark.folder) == 1
 
 
 # How they are measured
