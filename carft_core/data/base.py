@@ -348,8 +348,6 @@ class DataFolder:
     """The class folders that it must have; empty: its images do not lie in such."""
     has_others: bool = False
     """Whether other folders may lie beside them; they are left out."""
-    is_prefixed: bool = False
-    """Whether an image's name is its class folder's, `_` and more."""
     advice: str = ""
     """What to do about images that lie outside of class folders."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from carft_sweep.carft_core.data.base import DataConfig, DataFolder
@@ -149,16 +149,3 @@ def problems_of(folder: Path, manifest: Manifest, expected: DataFolder) -> Itera
     empty = [path for path in manifest.empty if path.partition("/")[0] in classes]
     if empty:
         yield f"has files that are empty or links to nothing: {listed(empty)}"
-    if expected.is_prefixed and (strays := list(_strays(manifest, classes))):
-        yield (
-            f"has {len(strays)} images in the folder of another class than their names say: "
-            f"{listed(strays)}"
-        )
-
-
-def _strays(manifest: Manifest, classes: Collection[str]) -> Iterator[str]:
-    for folder, paths in manifest.groups():
-        for path in paths:
-            owner = path[len(folder) + 1 :].partition("_")[0]
-            if owner != folder and owner in classes:
-                yield path

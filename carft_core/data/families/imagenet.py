@@ -99,7 +99,7 @@ def _in_imagenet(part: str, images: int) -> DataFolder:
 
 
 _PUBLISHED = {
-    "train": replace(_in_imagenet("train", 1_281_167), is_prefixed=True),
+    "train": _in_imagenet("train", 1_281_167),
     "test": _in_imagenet("val", 50_000),
     "v2": DataFolder(
         ("imagenetv2-matched-frequency-format-val", "ImageNetV2-matched-frequency"),

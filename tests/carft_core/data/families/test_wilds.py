@@ -19,8 +19,8 @@ from carft_sweep.carft_core.data import FAMILIES, FamilyData, Split, Transform, 
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.families.wilds import FMOW_BENCHMARK as FMOW
 from carft_sweep.carft_core.data.families.wilds import IWILDCAM_BENCHMARK as IWILDCAM
-from carft_sweep.carft_core.data.families.wilds import Benchmark, _opened, read_fmow, split_of
-from carft_sweep.carft_core.data.folders import VARIABLE, count_notes
+from carft_sweep.carft_core.data.families.wilds import _opened, read_fmow, split_of
+from carft_sweep.carft_core.data.folders import VARIABLE
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.prompts import template_set
 from carft_sweep.carft_core.runs.folder import RunFolder
@@ -118,16 +118,6 @@ def test_templates_are_those_of_wise_ft() -> None:
     fmow = template_set("fmow").templates
     assert len(fmow) == 14
     assert fmow[:2] == ("satellite photo of a {}.", "aerial photo of a {}.")
-
-
-@pytest.mark.parametrize("benchmark", [IWILDCAM, FMOW], ids=lambda it: it.family)
-def test_only_counts_that_are_not_the_published_are_noted(benchmark: Benchmark) -> None:
-    counts = {name: (count, count) for name, count in benchmark.counts.items()}
-    assert count_notes(benchmark.family, counts) == ()
-    less = counts | {"val": (7, benchmark.counts["val"])}
-    assert [note.partition(" as")[0] for note in count_notes(benchmark.family, less)] == [
-        f"{benchmark.family}: val has 7 images here, {benchmark.counts['val']:,}"
-    ]
 
 
 def test_the_data_root_may_come_from_the_environment(root: Path) -> None:
@@ -340,18 +330,6 @@ def test_there_are_no_domains_to_hold_out_and_one_shift(root: Path, family: str)
         open_data(DataConfig(family=family, root=str(root), shifts=("tests",)))
     none = open_data(DataConfig(family=family, root=str(root), shifts=()))
     assert list(none.measured()) == ["id/test", "ood/val"]
-
-
-def test_what_the_system_cannot_read_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wilds_tree.make_iwildcam(tmp_path / wilds_tree.IWILDCAM, FEW)
-
-    def broken(*_: object) -> None:
-        raise PermissionError(13, "Permission denied", "train")
-
-    monkeypatch.setattr("carft_sweep.carft_core.data.families.wilds.read_manifest", broken)
-    assert refusal(tmp_path, "iwildcam") == "data.root: train cannot be read: Permission denied"
 
 
 def test_a_bad_file_may_be_the_last_of_its_class_where_classes_lack_anyhow(tmp_path: Path) -> None:
