@@ -283,7 +283,7 @@ def _validator(shape: Any) -> SchemaValidator | PluggableSchemaValidator:
     return TypeAdapter(shape).validator
 
 
-def existing(text: str) -> Path | None:
+def path_or_none(text: str) -> Path | None:
     """The file or folder that `text` names, `~` expanded; None for nothing, or for no path."""
     if not text:
         return None
@@ -315,7 +315,7 @@ def user_cache() -> Path:
     return (base if base.is_absolute() else Path.home() / ".cache") / "carft-sweep"
 
 
-def keep(file: Path, write: Callable[[Path], object]) -> None:
+def write_cache(file: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file of the cache; one that cannot be written costs time, nothing else."""
     with contextlib.suppress(OSError):
         write_atomically(file, write)

@@ -508,7 +508,7 @@ MERGE_LAWS: tuple[Callable[[type[Merge]], None], ...] = (
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenFamily:
     """A family with its data, as a run gets it."""
 
     family: Family
@@ -538,18 +538,18 @@ def check_family(family: Family, config: DataConfig | None = None) -> None:
     `config` says more of it than its name, such as `DataConfig(family="mine", root="...")`.
     Raises BrokenContract with what must hold and does not, RequestError when it does not open.
     """
-    opened = opened_for_check(family, config or DataConfig(family=family.name))
+    opened = open_family(family, config or DataConfig(family=family.name))
     for law in FAMILY_LAWS:
         law(opened)
 
 
-def opened_for_check(family: Family, config: DataConfig) -> Opened:
+def open_family(family: Family, config: DataConfig) -> OpenFamily:
     """What the laws look at. Raises as `check_family` does."""
     must_be_registered(FAMILIES, family.name, family)
-    return Opened(family, config, open_data(config))
+    return OpenFamily(family, config, open_data(config))
 
 
-def it_describes_itself_and_its_defaults_make_a_config(opened: Opened) -> None:
+def it_describes_itself_and_its_defaults_make_a_config(opened: OpenFamily) -> None:
     """Two classes at least, each with its own name unless others are declared, and a digest."""
     names = opened.data.class_names
     shared = {name for name, count in Counter(names).items() if count > 1}
@@ -565,7 +565,7 @@ def it_describes_itself_and_its_defaults_make_a_config(opened: Opened) -> None:
     must(config.data.family == opened.name, f"{opened.name}: its defaults must leave the family")
 
 
-def items_have_unique_names_a_unit_and_a_label_of_the_family(opened: Opened) -> None:
+def items_have_unique_names_a_unit_and_a_label_of_the_family(opened: OpenFamily) -> None:
     """And labels lie in the classes that the split says can occur."""
     for name, split in opened.splits().items():
         where = f"{opened.name}, {name}"
@@ -574,7 +574,7 @@ def items_have_unique_names_a_unit_and_a_label_of_the_family(opened: Opened) -> 
         must(len(set(split.ids)) == len(split.ids), f"{where}: each id must be unique")
 
 
-def classes_that_count_as_one_are_of_one_group(opened: Opened) -> None:
+def classes_that_count_as_one_are_of_one_group(opened: OpenFamily) -> None:
     """Each group of `alike` holds the class that stands for it, and no class is in two groups."""
     every = set(range(len(opened.data.class_names)))
     for name, split in opened.splits().items():
@@ -592,7 +592,7 @@ def classes_that_count_as_one_are_of_one_group(opened: Opened) -> None:
         )
 
 
-def what_is_derived_is_of_items_that_are_measured(opened: Opened) -> None:
+def what_is_derived_is_of_items_that_are_measured(opened: OpenFamily) -> None:
     """Otherwise there would be nothing to measure."""
     measured = opened.data.measured()
     for name, it in opened.data.derived.items():
@@ -608,7 +608,7 @@ def what_is_derived_is_of_items_that_are_measured(opened: Opened) -> None:
             )
 
 
-def what_is_measured_besides_has_names_and_metrics_of_its_own(opened: Opened) -> None:
+def what_is_measured_besides_has_names_and_metrics_of_its_own(opened: OpenFamily) -> None:
     """Nothing hides a shift, the mean or a validation set; groups name each item; further metrics
     are known."""
     data, family = opened.data, opened.family
@@ -644,7 +644,7 @@ def what_is_measured_besides_has_names_and_metrics_of_its_own(opened: Opened) ->
     )
 
 
-def no_unit_stands_in_two_in_distribution_splits(opened: Opened) -> None:
+def no_unit_stands_in_two_in_distribution_splits(opened: OpenFamily) -> None:
     """Nothing is tested that was trained on."""
     seen: set[str] = set()
     for name, split in opened.in_distribution().items():
@@ -653,7 +653,7 @@ def no_unit_stands_in_two_in_distribution_splits(opened: Opened) -> None:
         seen |= set(split.units)
 
 
-def every_class_is_trained_validated_and_tested(opened: Opened) -> None:
+def every_class_is_trained_validated_and_tested(opened: OpenFamily) -> None:
     """A class that is missing in one of them would be scored for nothing.
 
     Where official splits are `uneven` it is trained at least.
@@ -663,7 +663,7 @@ def every_class_is_trained_validated_and_tested(opened: Opened) -> None:
         must(problem is None, f"{opened.name}, {name}: {problem}")
 
 
-def a_view_depends_on_seed_epoch_and_index_alone(opened: Opened) -> None:
+def a_view_depends_on_seed_epoch_and_index_alone(opened: OpenFamily) -> None:
     """Neither on the batch nor on global random state."""
     split = opened.data.train
     last = len(split) - 1
@@ -683,7 +683,7 @@ def a_view_depends_on_seed_epoch_and_index_alone(opened: Opened) -> None:
     )
 
 
-def the_evaluation_view_is_fixed(opened: Opened) -> None:
+def the_evaluation_view_is_fixed(opened: OpenFamily) -> None:
     """With seed None every epoch sees the same."""
     for name, split in opened.splits().items():
         ends = [0, len(split) - 1]
@@ -691,7 +691,7 @@ def the_evaluation_view_is_fixed(opened: Opened) -> None:
         must(torch.equal(first, later), f"{opened.name}, {name}: the evaluation view must be fixed")
 
 
-def opened_again_it_is_the_same_and_a_fraction_of_it_has_the_same_test(opened: Opened) -> None:
+def opened_again_it_is_the_same_and_a_fraction_of_it_has_the_same_test(opened: OpenFamily) -> None:
     """The digest knows the content, not the moment."""
     less = open_data(opened.config.model_copy(update={"train_fraction": 0.5}))
     must(less.digest == opened.data.digest, f"{opened.name}: the same data, the same digest")
@@ -704,7 +704,7 @@ def opened_again_it_is_the_same_and_a_fraction_of_it_has_the_same_test(opened: O
     )
 
 
-FAMILY_LAWS: tuple[Callable[[Opened], None], ...] = (
+FAMILY_LAWS: tuple[Callable[[OpenFamily], None], ...] = (
     it_describes_itself_and_its_defaults_make_a_config,
     items_have_unique_names_a_unit_and_a_label_of_the_family,
     classes_that_count_as_one_are_of_one_group,

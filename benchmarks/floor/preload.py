@@ -12,9 +12,9 @@ from torch import Tensor
 
 from carft_sweep import carft_core, sweeps
 from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
-from carft_sweep.carft_core.data.loader import Batches, Passes
+from carft_sweep.carft_core.data.loader import BatchSource, EpochPlan
 from carft_sweep.carft_core.models.teacher import Teacher, to_views
-from carft_sweep.carft_core.training.setup import prepared
+from carft_sweep.carft_core.training.setup import open_setup
 
 Preloaded = list[tuple[Tensor, Tensor]]
 """(images [B, 3, S, S] float32 normalised, labels [B] int64) of each batch."""
@@ -38,20 +38,20 @@ def recipe_config(algorithm: str, **changes: Mapping[str, Any] | list[Any]) -> T
 
 def _training(config: TrialConfig, seed: int, epoch: int) -> Preloaded:
     """The batches of an epoch (from 1) as `train` sees them."""
-    teacher = prepared(config).teacher
-    plan = Passes(len(teacher.splits["train"]), config.optim.batch_size, seed)
+    teacher = open_setup(config).teacher
+    plan = EpochPlan(len(teacher.splits["train"]), config.optim.batch_size, seed)
     steps = range((epoch - 1) * plan.steps, epoch * plan.steps)
     with teacher.loader as loader:
         return [
             (to_views(batch.images, teacher.transform, teacher.device), batch.labels)
-            for batch in loader.steps(Batches("train", plan, seed), steps)
+            for batch in loader.steps(BatchSource("train", plan, seed), steps)
         ]
 
 
 def evaluation_splits(config: TrialConfig) -> dict[str, Iterator[tuple[Tensor, Tensor]]]:
     """The batches of every evaluated split by metric name, rendered when they are asked for."""
-    stand = prepared(config)
-    return {name: _evaluation(stand.teacher, name) for name in stand.measured()}
+    setup = open_setup(config)
+    return {name: _evaluation(setup.teacher, name) for name in setup.measured()}
 
 
 def _evaluation(teacher: Teacher, name: str) -> Iterator[tuple[Tensor, Tensor]]:
@@ -64,7 +64,7 @@ def preload(config: TrialConfig, seed: int) -> dict[str, Any]:
 
     `epochs` is a list of Preloaded, `splits` one by metric name, `w_cls` [C, d], `w_ctx` [K, d].
     """
-    teacher, optim = prepared(config).teacher, config.optim
+    teacher, optim = open_setup(config).teacher, config.optim
     if optim.epochs is None or optim.micro_batch or optim.batch_norm != "frozen":
         raise ValueError("the bare loop trains in epochs, without micro-batches")
     merges = config.as_dict()["merges"]

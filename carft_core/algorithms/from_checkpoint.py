@@ -10,7 +10,7 @@ from torch import Tensor
 
 from carft_sweep.carft_core.algorithms.base import Algorithm
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.files import existing
+from carft_sweep.carft_core.files import path_or_none
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.models.weights import file_digest, fit, read_state
@@ -67,7 +67,7 @@ class FromCheckpoint(Algorithm):
     def _path(self) -> Path:
         if not self.weights:
             raise RequestError("algorithm.weights: which file? Give the path of tuned weights")
-        path = existing(self.weights)
+        path = path_or_none(self.weights)
         if path is None or not path.is_file():
             raise RequestError(f"algorithm.weights: there is no file {self.weights}")
         return path

@@ -92,7 +92,7 @@ def module_place(top: str) -> Path | None:
 
 
 @contextmanager
-def told(what: str, code: Callable[..., object]) -> Iterator[None]:
+def blame_user_code(what: str, code: Callable[..., object]) -> Iterator[None]:
     """Raise RequestError, that begins with `what`, for whatever the user's own code raises; an
     exception of the product's passes.
     """

@@ -15,17 +15,17 @@ from carft_sweep.carft_core.data.base import (
     FamilyData,
     Source,
     Split,
+    cache_open,
     named_shifts,
-    opened_once,
 )
-from carft_sweep.carft_core.data.contract import opened
+from carft_sweep.carft_core.data.contract import open_checked
 from carft_sweep.carft_core.data.families.domainbed import DOMAIN_BED
 from carft_sweep.carft_core.data.families.downstream import DOWNSTREAM
 from carft_sweep.carft_core.data.families.icon_shift import ICON_SHIFT, ICON_SHIFT_DEV
 from carft_sweep.carft_core.data.families.image_folder import IMAGE_FOLDER
 from carft_sweep.carft_core.data.families.imagenet import IMAGENET
 from carft_sweep.carft_core.data.families.wilds import FMOW, IWILDCAM
-from carft_sweep.carft_core.data.listing import listed
+from carft_sweep.carft_core.data.listing import join_names
 from carft_sweep.carft_core.data.splits import carve, take_fraction, take_shots
 from carft_sweep.carft_core.data.unreadable import without_bad_files
 from carft_sweep.carft_core.data.views import Transform
@@ -79,7 +79,7 @@ def open_whole(config: DataConfig) -> FamilyData:
     Raises RequestError as `open_data` does.
     """
     config = _placed(config)
-    return _asked_for(config, opened(config, FAMILIES[config.family].open))
+    return _asked_for(config, open_checked(config, FAMILIES[config.family].open))
 
 
 def _placed(config: DataConfig) -> DataConfig:
@@ -96,10 +96,10 @@ def _asked_for(config: DataConfig, data: FamilyData) -> FamilyData:
     return data if config.shifts is None else _with_shifts(data, config.shifts)
 
 
-@opened_once(8)
+@cache_open(8)
 def _prepared(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> FamilyData:
     """`open_` is the family's own: one that is registered anew is opened anew."""
-    return as_used(_asked_for(config, opened(config, open_)), config)
+    return as_used(_asked_for(config, open_checked(config, open_)), config)
 
 
 def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
@@ -123,7 +123,7 @@ def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
     train, short = take_shots(train, config.shots, config.split_number)
     notes = data.notes
     if short:
-        names = listed([data.class_names[label] for label in short])
+        names = join_names([data.class_names[label] for label in short])
         notes = (*notes, f"data.shots: train has fewer than {config.shots} images of {names}")
     return replace(data, train=train, val=val, notes=notes)
 

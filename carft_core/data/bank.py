@@ -18,7 +18,7 @@ from torch import Tensor
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import digest_of, user_cache
 
-VARIABLE = "CARFT_BANK_GB"
+BANK_GB_ENV = "CARFT_BANK_GB"
 """Sets another bound than `GIGABYTES`; at 0 nothing is kept or read."""
 GIGABYTES = 20
 """So much (of 1e9 bytes) all files together take at most, and half of what their disk has free."""
@@ -35,11 +35,11 @@ CHECKSUM = 4
 
 
 def most_bytes() -> int:
-    """How large the bank may become. Raises RequestError for a wrong `VARIABLE`."""
-    text = os.environ.get(VARIABLE) or str(GIGABYTES)
+    """How large the bank may become. Raises RequestError for a wrong `BANK_GB_ENV`."""
+    text = os.environ.get(BANK_GB_ENV) or str(GIGABYTES)
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text):
         raise RequestError(
-            f"{VARIABLE} must be a number of gigabytes, such as 20 or 0.5, or 0 for none, "
+            f"{BANK_GB_ENV} must be a number of gigabytes, such as 20 or 0.5, or 0 for none, "
             f"got {text[:80]!r}"
         )
     return int(float(text) * 1e9)
@@ -62,7 +62,8 @@ class Bank:
         self, kind: Kind, key: Sequence[object], *, steps: int, per_epoch: int, like: Tensor
     ) -> None:
         """`key`, plain data, is all that decides the tensor of the batch of a step; `like` has the
-        type and the shape [B, ...] of the largest one. Raises RequestError for a wrong `VARIABLE`.
+        type and the shape [B, ...] of the largest one. Raises RequestError for a wrong value of
+        BANK_GB_ENV.
         """
         self._kind, self._key, self._count, self._per_epoch = kind, key, steps, per_epoch
         self._type, self._shape = like.dtype, like.shape[1:]

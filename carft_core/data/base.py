@@ -34,7 +34,7 @@ T = TypeVar("T")
 _CACHES: list[functools._lru_cache_wrapper[Any]] = []
 
 
-def opened_once(
+def cache_open(
     most: int,
 ) -> Callable[[Callable[..., T]], functools._lru_cache_wrapper[T]]:
     """Keep what a function opens, the `most` recent of it, until `forget_data`."""
@@ -248,7 +248,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Derived:
-    """What is measured once more of images that are measured anyway, without predicting again."""
+    """A metric over existing predictions: a class subset of one split, or several splits joined."""
 
     of: tuple[str, ...]
     """Metric names of splits, whose items follow one another in this order."""
@@ -415,12 +415,14 @@ def named_shifts(names: Sequence[str], allowed: Collection[str]) -> tuple[str, .
     for name in names:
         matching = [shift for shift in allowed if shift == name or shift.startswith(f"{name}-")]
         if not matching:
-            raise RequestError(f"data.shifts: {unknown('shift', name, _told(allowed))}")
+            raise RequestError(
+                f"data.shifts: {unknown('shift', name, _abbreviate_shifts(allowed))}"
+            )
         shifts |= dict.fromkeys(matching)
     return tuple(shifts)
 
 
-def _told(shifts: Collection[str]) -> list[str]:
+def _abbreviate_shifts(shifts: Collection[str]) -> list[str]:
     """Short enough to read: of many that begin alike, the beginning."""
     if len(shifts) <= 20:
         return list(shifts)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from carft_sweep.carft_core.data.listing import listed, nearest
+from carft_sweep.carft_core.data.listing import join_names, nearest
 from carft_sweep.carft_core.files import read_regular
 
 CLASS_FILES = ("classes.json", "classes.txt")
@@ -86,7 +86,7 @@ def repeated(names: Mapping[str, str], where: str = "classes.json") -> list[str]
     for folder, name in names.items():
         folders.setdefault(name, []).append(folder)
     return [
-        f"the classes {listed(same)} have one name, {name!r}; give each its own in {where}"
+        f"the classes {join_names(same)} have one name, {name!r}; give each its own in {where}"
         for name, same in folders.items()
         if len(same) > 1 and name
     ]

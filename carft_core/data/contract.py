@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from carft_sweep.carft_core.config.user_code import is_own, told
+from carft_sweep.carft_core.config.user_code import blame_user_code, is_own
 from carft_sweep.carft_core.data.base import Arrays, DataConfig, FamilyData, Source, Split
-from carft_sweep.carft_core.data.listing import listed
+from carft_sweep.carft_core.data.listing import join_names
 from carft_sweep.carft_core.data.splits import IN_DISTRIBUTION
 from carft_sweep.carft_core.data.views import Transform
 from carft_sweep.carft_core.errors import RequestError
@@ -19,13 +19,13 @@ TRANSFORM = Transform(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 """That of the views by which a family is held to its contract."""
 
 
-def opened(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> FamilyData:
+def open_checked(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> FamilyData:
     """What a family opens, held to what a glance shows of its contract.
 
     Ours are held to it by tests. Raises RequestError with each breach, or with what the
     family's code raised and where.
     """
-    with told(f"data.family: {config.family}", open_):
+    with blame_user_code(f"data.family: {config.family}", open_):
         data = open_(config)
         problems = list(_breaches(data)) if is_own(open_) else []
     if problems:
@@ -54,8 +54,8 @@ def missing_classes(data: FamilyData, name: str, split: Split) -> str | None:
     missing = sorted({*range(len(data.class_names))} - {*split.labels.unique().tolist()})
     if not missing:
         return None
-    numbers = listed([str(label) for label in missing])
-    names = listed([data.class_names[label] for label in missing])
+    numbers = join_names([str(label) for label in missing])
+    names = join_names([data.class_names[label] for label in missing])
     may = "" if name == "train" else "; where that is meant, say why in `uneven`"
     return f"no image of the classes [{numbers}] ({names}){may}"
 
@@ -79,7 +79,7 @@ def wrong_items(split: Split, classes: int) -> str | None:
         row = int(wrong.nonzero()[0])
         allowed = f"the {classes} classes, 0 to {classes - 1}"
         if split.classes is not None:
-            allowed = f"its `classes`, {listed([str(label) for label in possible])}"
+            allowed = f"its `classes`, {join_names([str(label) for label in possible])}"
         return (
             f"labels must be indices of {allowed}; that of {split.ids[row]} is {int(labels[row])}"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from carft_sweep.carft_core.data.base import DataConfig, DataFolder
 from carft_sweep.carft_core.data.listing import (
     Manifest,
-    listed,
+    join_names,
     nearest,
     no_class_folders,
     read_manifest,
@@ -18,7 +18,7 @@ from carft_sweep.carft_core.data.listing import (
 )
 from carft_sweep.carft_core.errors import RequestError
 
-VARIABLE = "CARFT_DATA"
+DATA_ROOT_ENV = "CARFT_DATA"
 """Taken for a `data.root` that is left out, by whoever reads the sweep file."""
 
 
@@ -28,12 +28,12 @@ def data_root(config: DataConfig, folders: Mapping[str, DataFolder]) -> Path:
         usual = ", ".join(folder.names[0] for folder in folders.values())
         raise RequestError(
             f"data.root: which folder holds the data sets? Give data.root, --data-root or "
-            f"{VARIABLE}; {config.family} looks there for {usual}"
+            f"{DATA_ROOT_ENV}; {config.family} looks there for {usual}"
         )
-    return existing(Path(config.root), "; it must hold a folder for each data set")
+    return require_folder(Path(config.root), "; it must hold a folder for each data set")
 
 
-def existing(folder: Path, advice: str = "", *, named: str = "data.root") -> Path:
+def require_folder(folder: Path, advice: str = "", *, named: str = "data.root") -> Path:
     """A folder's absolute path. Raises RequestError where it is none, with `advice`; `named` is the
     field that says it."""
     folder = folder.expanduser().absolute()
@@ -51,14 +51,14 @@ def find_folders(
     root: Path, folders: Mapping[str, DataFolder], *, advice: str = ""
 ) -> dict[str, Path]:
     """Where each folder lies. Raises RequestError naming all that are missing, then `advice`."""
-    places = {name: found_folder(root, folder) for name, folder in folders.items()}
+    places = {name: find_folder(root, folder) for name, folder in folders.items()}
     missing = [folders[name] for name, path in places.items() if path is None]
     if missing:
-        raise RequestError("\n".join(_told(root, missing, advice)))
+        raise RequestError("\n".join(_explain_missing(root, missing, advice)))
     return {name: path for name, path in places.items() if path is not None}
 
 
-def found_folder(root: Path, folder: DataFolder) -> Path | None:
+def find_folder(root: Path, folder: DataFolder) -> Path | None:
     """Where it lies; None where it is missing."""
     return next((root / name for name in folder.names if (root / name).is_dir()), None)
 
@@ -72,7 +72,7 @@ def missing_folder(folder: DataFolder) -> str:
     )
 
 
-def _told(root: Path, missing: Iterable[DataFolder], advice: str) -> Iterable[str]:
+def _explain_missing(root: Path, missing: Iterable[DataFolder], advice: str) -> Iterable[str]:
     yield f"data.root: {root} lacks folders:"
     for folder in missing:
         yield f"  {missing_folder(folder)}"
@@ -138,14 +138,14 @@ def problems_of(folder: Path, manifest: Manifest, expected: DataFolder) -> Itera
         return
     missing = [name for name in classes if name not in counts]
     if missing:
-        yield f"lacks {len(missing)} of {len(classes)} class folders: {listed(missing)}"
+        yield f"lacks {len(missing)} of {len(classes)} class folders: {join_names(missing)}"
     strange = [] if expected.has_others else [name for name in counts if name not in classes]
     if strange:
         near = nearest(strange[0], missing)
-        yield f"has {len(strange)} folders that are no class of it: {listed(strange)}{near}"
+        yield f"has {len(strange)} folders that are no class of it: {join_names(strange)}{near}"
     bare = [name for name, count in counts.items() if count == 0 and name in classes]
     if bare:
-        yield f"has class folders without images: {listed(bare)}"
+        yield f"has class folders without images: {join_names(bare)}"
     empty = [path for path in manifest.empty if path.partition("/")[0] in classes]
     if empty:
-        yield f"has files that are empty or links to nothing: {listed(empty)}"
+        yield f"has files that are empty or links to nothing: {join_names(empty)}"

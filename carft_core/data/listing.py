@@ -21,12 +21,14 @@ import pyarrow.parquet as pq
 
 from carft_sweep.carft_core.data.images import THREADS
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.files import keep, user_cache
+from carft_sweep.carft_core.files import user_cache, write_cache
 
 
 def _keep_table(file: Path, table: pa.Table) -> None:
     """Put a table into the cache."""
-    keep(file, lambda new: pq.write_table(table, new, compression="zstd", use_dictionary=False))
+    write_cache(
+        file, lambda new: pq.write_table(table, new, compression="zstd", use_dictionary=False)
+    )
 
 
 def _kept_table(file: Path) -> pa.Table | None:
@@ -230,7 +232,7 @@ def nearest(name: str, allowed: Collection[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def listed(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
     more = len(names) - LISTED_AT_MOST
     return ", ".join(names[:LISTED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

@@ -32,14 +32,14 @@ def default_workers(device_type: str, cores: int) -> int:
     return max(1, min(cores - 1, MOST_WORKERS)) if device_type == "cuda" else 0
 
 
-class Draw(NamedTuple):
+class BatchIndices(NamedTuple):
     """What is in a batch: rows of a split, and the pass of each row's view; int64 [B]."""
 
     rows: NDArray[np.int64]
     passes: NDArray[np.int64]
 
 
-Plan = Callable[[int], Draw]
+BatchPlan = Callable[[int], BatchIndices]
 """What is in the batch of a step, by the number of the step alone."""
 
 
@@ -62,7 +62,7 @@ _order_of_group = functools.lru_cache(maxsize=32)(shuffled)
 
 
 @dataclass(frozen=True)
-class Passes:
+class EpochPlan:
     """Pass after pass over `count` rows; the last batch of a pass may be short, none is dropped.
 
     The order of a pass is drawn from (seed, pass) alone, and its views are of that pass; the first
@@ -78,17 +78,17 @@ class Passes:
         """How many a pass takes."""
         return math.ceil(self.count / self.batch_size)
 
-    def __call__(self, step: int) -> Draw:
+    def __call__(self, step: int) -> BatchIndices:
         """The batch of a step."""
         number, place = divmod(step, self.steps)
         rows = np.arange(place * self.batch_size, min((place + 1) * self.batch_size, self.count))
         if self.seed is not None:
             rows = _order_of_all(self.count, seed=self.seed, epoch=number + 1)[rows]
-        return Draw(rows, np.full(len(rows), number + 1))
+        return BatchIndices(rows, np.full(len(rows), number + 1))
 
 
 @dataclass(frozen=True, eq=False)
-class Streams:
+class StreamPlan:
     """`batch_size` rows of each of some groups of rows, each an endless stream.
 
     A stream goes through its rows pass after pass, each in an order of its own, drawn from (seed,
@@ -99,12 +99,14 @@ class Streams:
     batch_size: int
     seed: int
 
-    def __call__(self, step: int) -> Draw:
+    def __call__(self, step: int) -> BatchIndices:
         """The batch of a step: of each stream in turn, so that parts of it are as mixed."""
         draws = [self._of_stream(stream, step) for stream in range(len(self.groups))]
-        return Draw(*(np.stack(parts, axis=1).ravel() for parts in zip(*draws, strict=True)))
+        return BatchIndices(
+            *(np.stack(parts, axis=1).ravel() for parts in zip(*draws, strict=True))
+        )
 
-    def _of_stream(self, stream: int, step: int) -> Draw:
+    def _of_stream(self, stream: int, step: int) -> BatchIndices:
         rows = self.groups[stream]
         places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         passes, within = places // len(rows) + 1, places % len(rows)
@@ -114,25 +116,25 @@ class Streams:
             inside = passes == number
             of_pass = order(len(rows), seed=self.seed, epoch=number, stream=stream)
             chosen[inside] = rows[of_pass[within[inside]]]
-        return Draw(chosen, passes)
+        return BatchIndices(chosen, passes)
 
 
 @dataclass(frozen=True)
-class Share:
+class RankPlan:
     """Of each batch of a plan the rows of one rank."""
 
-    plan: Plan
+    plan: BatchPlan
     world: World
 
-    def __call__(self, step: int) -> Draw:
+    def __call__(self, step: int) -> BatchIndices:
         """The rank's part of the batch of a step."""
         rows, passes = self.plan(step)
-        return Draw(self.world.mine(rows), self.world.mine(passes))
+        return BatchIndices(self.world.shard(rows), self.world.shard(passes))
 
 
 def training_plan(
     split: Split, *, batch_size: int, seed: int, balanced: bool, whole_passes: bool
-) -> Plan:
+) -> BatchPlan:
     """Batches of each group of `split` alike, whole passes over it, or one endless stream of it.
 
     Raises ValueError for a split without groups that is to be balanced.
@@ -142,30 +144,30 @@ def training_plan(
             raise ValueError("this split has no groups to balance")
         domains = split.domains.numpy()
         groups = tuple(np.flatnonzero(domains == number) for number in np.unique(domains))
-        return Streams(groups, batch_size, seed)
+        return StreamPlan(groups, batch_size, seed)
     if whole_passes:
-        return Passes(len(split), batch_size, seed)
-    return Streams((np.arange(len(split)),), batch_size, seed)
+        return EpochPlan(len(split), batch_size, seed)
+    return StreamPlan((np.arange(len(split)),), batch_size, seed)
 
 
 @dataclass(frozen=True)
-class Batches:
+class BatchSource:
     """Batches of a split by number: batch `step` is a pure function of (`plan`, `seed`, step)."""
 
     split: str
     """Its name in the loader."""
-    plan: Plan
+    plan: BatchPlan
     seed: int | None
     """None: evaluation views."""
     bank: Bank | None = field(default=None, compare=False)
     """Where the views are kept for others that load the same batches."""
 
 
-Part = tuple[Batches, range]
+BatchRange = tuple[BatchSource, range]
 """Batches, and the steps of some of them."""
 
 
-class Loaded(NamedTuple):
+class LoadedBatch(NamedTuple):
     """A batch."""
 
     images: Tensor
@@ -183,7 +185,7 @@ class _Task(NamedTuple):
 
     split: str
     step: int
-    draw: Draw
+    draw: BatchIndices
     seed: int | None
     bank: Bank | None
 
@@ -193,7 +195,7 @@ class _Task(NamedTuple):
         return torch.from_numpy(self.draw.rows)
 
 
-def _tasks_of(part: Part) -> Iterator[_Task]:
+def _tasks_of(part: BatchRange) -> Iterator[_Task]:
     batches, steps = part
     for step in steps:
         yield _Task(batches.split, step, batches.plan(step), batches.seed, batches.bank)
@@ -288,7 +290,7 @@ class Loader:
         self._views = _Views(images, transform)
         self._pin = pin_memory and torch.cuda.is_available()
         self._users = 0
-        self._expected: deque[Part] = deque()
+        self._expected: deque[BatchRange] = deque()
         self._between = False
         """Whether a part was loaded to its end, and the workers load what is expected behind it."""
         self._tasks = _Tasks()
@@ -299,14 +301,14 @@ class Loader:
         # traceback would keep one that a frame holds.
         self._stream: Iterator[Tensor | _Refused] | None = None
 
-    def expect(self, parts: Iterable[Part]) -> None:
+    def expect(self, parts: Iterable[BatchRange]) -> None:
         """Say what `steps` will be called for, in this order: workers load the next part while the
         one before it is used. Other calls get the same batches, later.
         """
         if self._workers:
             self._expected, self._between = deque(parts), False
 
-    def steps(self, batches: Batches, steps: range) -> Iterator[Loaded]:
+    def steps(self, batches: BatchSource, steps: range) -> Iterator[LoadedBatch]:
         """Some of the batches. With workers a call ends the iteration of the one before.
 
         Raises RequestError when an image cannot be used, also out of a worker.
@@ -347,7 +349,7 @@ class Loader:
         if not self._users:
             self.close()
 
-    def _restart(self, part: Part) -> None:
+    def _restart(self, part: BatchRange) -> None:
         """Let the workers load a part, and then what is expected behind it."""
         if part in self._expected:
             while self._expected[0] != part:
@@ -372,10 +374,10 @@ class Loader:
                 )
             self._stream = iter(self._loader)
 
-    def _loaded(self, task: _Task, images: Tensor) -> Loaded:
+    def _loaded(self, task: _Task, images: Tensor) -> LoadedBatch:
         split, rows = self._splits[task.split], task.rows
         labels = split.labels[rows]
         domain = None if split.domains is None else split.domains[rows]
         if self._pin:
             labels, rows = labels.pin_memory(), rows.pin_memory()
-        return Loaded(images, labels, rows, domain)
+        return LoadedBatch(images, labels, rows, domain)

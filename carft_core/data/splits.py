@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from carft_sweep.carft_core.data.base import Split
-from carft_sweep.carft_core.data.listing import listed
+from carft_sweep.carft_core.data.listing import join_names
 from carft_sweep.carft_core.errors import RequestError
 
 TRAINING_SPLITS = ("train", "val")
@@ -37,7 +37,7 @@ def carve(
         names = [class_names[label] if class_names else str(label) for label in single]
         raise RequestError(
             f"data.val_fraction: there is no val split, and train has a single image of "
-            f"{listed(names)}: none would be left to train on; add images or a val split"
+            f"{join_names(names)}: none would be left to train on; add images or a val split"
         )
     return _divided(train, classes, lambda count: val_share(count, val_fraction))
 

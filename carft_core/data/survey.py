@@ -9,7 +9,7 @@ from pathlib import Path
 
 from carft_sweep.carft_core.data import FAMILIES, as_used, open_whole
 from carft_sweep.carft_core.data.base import DataConfig, FamilyData, Split
-from carft_sweep.carft_core.data.folders import found_folder
+from carft_sweep.carft_core.data.folders import find_folder
 from carft_sweep.carft_core.errors import RequestError
 
 
@@ -72,7 +72,7 @@ def _found_splits(data: FamilyData, config: DataConfig) -> Iterator[tuple[str, F
             digest=data.digests.get(name) or _digest(split),
         )
         if folder is not None and config.root is not None and "train" in folders:
-            place = found_folder(Path(config.root), folder)
+            place = find_folder(Path(config.root), folder)
             found = replace(found, folder=place, published=folder.images)
         yield name, found
 

@@ -15,11 +15,11 @@ from importlib.metadata import version
 
 from carft_sweep.carft_core.data.base import FamilyData, Split
 from carft_sweep.carft_core.data.images import MEGAPIXELS
-from carft_sweep.carft_core.data.listing import listed
+from carft_sweep.carft_core.data.listing import join_names
 from carft_sweep.carft_core.data.splits import IN_DISTRIBUTION, TRAINING_SPLITS
 from carft_sweep.carft_core.data.views import Transform
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.files import keep, read_json, user_cache
+from carft_sweep.carft_core.files import read_json, user_cache, write_cache
 
 LOOKED_AT = Transform(size=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 """The view for which an image is decoded: as small as there is."""
@@ -55,7 +55,7 @@ def bad_files(split: Split, digest: str, seen: Seen | None = None) -> dict[str, 
     if bad is None:
         bad = _bad_files(whole, seen)
         text = json.dumps(bad, indent=1)
-        keep(file, lambda new: new.write_text(text, encoding="utf-8"))
+        write_cache(file, lambda new: new.write_text(text, encoding="utf-8"))
     return {item: bad[item] for item in split.ids if item in bad}
 
 
@@ -135,7 +135,7 @@ def without(data: FamilyData, skipped: Mapping[str, Mapping[str, str]]) -> Famil
         splits[name] = whole.subset(good)
         gone = set(whole.labels.tolist()) - set(splits[name].labels.tolist())
         if gone and (not good or name in complete):
-            names = listed([data.class_names[label] for label in sorted(gone)])
+            names = join_names([data.class_names[label] for label in sorted(gone)])
             why = next(iter(bad.values()))
             raise RequestError(
                 f"data.bad_files: {name} has no image of {names} that is whole: {why}"

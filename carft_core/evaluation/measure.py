@@ -30,7 +30,7 @@ from carft_sweep.carft_core.evaluation.metrics import (
 from carft_sweep.carft_core.evaluation.predictions import Predictions, predictions_file
 from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher, on_device
-from carft_sweep.carft_core.training.setup import RETENTION, Prepared
+from carft_sweep.carft_core.training.setup import RETENTION, RunSetup
 
 METRICS = {"top1": top1, "nll": nll, "ece": ece, "brier": brier}
 OF_CLASSES = {"macro_f1": macro_f1, "mean_per_class_top1": mean_per_class_top1}
@@ -61,7 +61,7 @@ def predict(classifier: Classifier, name: str, teacher: Teacher) -> Predictions:
 
 def measure(
     models: Mapping[str, Callable[[], Classifier]],
-    stand: Prepared,
+    setup: RunSetup,
     config: TrialConfig,
     files: Mapping[str, Path],
 ) -> dict[str, dict[str, float]]:
@@ -76,16 +76,16 @@ def measure(
     waiting = dict(models)
     while waiting:
         classifiers: dict[str, Classifier] = {}
-        room, parts = _room(stand.device), set[Classifier]()
+        room, parts = _room(setup.device), set[Classifier]()
         for label in list(waiting):
-            classifiers[label] = on_device(waiting[label](), stand.device)
+            classifiers[label] = on_device(waiting[label](), setup.device)
             for part in {*classifiers[label].parts} - parts:
                 parts.add(part)
                 room -= sum(tensor.nbytes for tensor in part.state_dict().values())
             del waiting[label]
             if room <= 0:
                 break
-        metrics |= _measure_together(classifiers, stand, config, files)
+        metrics |= _measure_together(classifiers, setup, config, files)
     return {label: metrics[label] for label in models}
 
 
@@ -98,24 +98,24 @@ def _room(device: torch.device) -> int:
 
 def _measure_together(
     classifiers: Mapping[str, Classifier],
-    stand: Prepared,
+    setup: RunSetup,
     config: TrialConfig,
     files: Mapping[str, Path],
 ) -> dict[str, dict[str, float]]:
-    teacher = stand.teacher
+    teacher = setup.teacher
     probes = config.eval.context_probe
-    reports = {label: _Report(it, stand, probes) for label, it in classifiers.items()}
+    reports = {label: _ModelMeasurements(it, setup, probes) for label, it in classifiers.items()}
     # What gains are measured against; how far its contexts moved is asked of the others alone.
-    zero_shot = _Report(teacher.classifier, stand, False)
+    zero_shot = _ModelMeasurements(teacher.classifier, setup, False)
     with contextlib.ExitStack() as stack:
         for label, report in reports.items():
             if label in files:
-                names = [*stand.measured(), *stand.data.derived]
+                names = [*setup.measured(), *setup.data.derived]
                 file = predictions_file(
-                    files[label], names, config.eval.logits, stand.data.class_names
+                    files[label], names, config.eval.logits, setup.data.class_names
                 )
                 report.write = stack.enter_context(file)
-        splits = stand.measured()
+        splits = setup.measured()
         if any(classifier is not teacher.classifier for classifier in classifiers.values()):
             teacher.loader.expect(map(teacher.part, splits))
         for name, split in splits.items():
@@ -134,7 +134,7 @@ def _features(
 
     A part of several classifiers, as the tuned one of a logit ensemble at every alpha, passes once.
     """
-    frozen = teacher.kept_features(name)
+    frozen = teacher.cached_features(name)
     known: dict[Classifier, Tensor] = {}
     if frozen is not None:
         known[teacher.classifier] = frozen.to(teacher.device)
@@ -143,7 +143,7 @@ def _features(
     if passing := [classifier for classifier in each if classifier not in known]:
         known |= zip(passing, teacher.encode(passing, name), strict=True)
     if frozen is None:
-        teacher.keep_features(name, known[teacher.classifier].cpu())
+        teacher.cache_features(name, known[teacher.classifier].cpu())
     joined_parts = {
         label: torch.cat([known[part] for part in classifier.parts], dim=1)
         if len(classifier.parts) > 1
@@ -155,7 +155,7 @@ def _features(
 
 def _predictions(classifier: Classifier, features: Tensor, split: Split, name: str) -> Predictions:
     with torch.no_grad():
-        logits = among(classifier.logits(features), split.classes, split.alike)
+        logits = mask_logits(classifier.logits(features), split.classes, split.alike)
     return Predictions(
         split=name,
         ids=split.ids,
@@ -176,11 +176,11 @@ class _Split(NamedTuple):
     """[N, d] by the teacher."""
 
 
-class _Report:
+class _ModelMeasurements:
     """What is measured of one model, split by split."""
 
-    def __init__(self, classifier: Classifier, stand: Prepared, probes_contexts: bool) -> None:
-        self.classifier, self.stand = classifier, stand
+    def __init__(self, classifier: Classifier, setup: RunSetup, probes_contexts: bool) -> None:
+        self.classifier, self.setup = classifier, setup
         self.probes_contexts = probes_contexts and classifier.clip_features
         self.write: Callable[[Predictions], None] | None = None
         self.values: dict[str, Mapping[str, float]] = {}
@@ -191,7 +191,7 @@ class _Report:
 
     def add(self, name: str, features: Tensor, frozen: Tensor) -> None:
         """Count a split, given its features [N, d] by the model and by the teacher."""
-        split = self.stand.teacher.splits[name]
+        split = self.setup.teacher.splits[name]
         if name.startswith(RETENTION):
             if self.classifier.clip_features:
                 self._add_other_task(name, features)
@@ -202,7 +202,7 @@ class _Report:
         self._count_derived()
 
     def _add_other_task(self, name: str, features: Tensor) -> None:
-        split, head = self.stand.teacher.splits[name], self.stand.other_heads[name]
+        split, head = self.setup.teacher.splits[name], self.setup.other_heads[name]
         labels = split.labels.to(features.device)
         with torch.inference_mode():
             logits = head(features)
@@ -212,7 +212,7 @@ class _Report:
 
     def _count_derived(self) -> None:
         """The sets whose last split has come; then forget what none needs any more."""
-        derived = self.stand.data.derived
+        derived = self.setup.data.derived
         for name, part in derived.items():
             if name not in self.values and self.waiting.keys() >= {*part.of}:
                 self._count(joined(name, [self.waiting[of] for of in part.of], part.classes))
@@ -220,8 +220,8 @@ class _Report:
         self.waiting = {name: it for name, it in self.waiting.items() if name in needed}
 
     def _count(self, split: _Split) -> None:
-        name, teacher = split.predictions.split, self.stand.teacher
-        self.values[name] = split_metrics(split.predictions, self.stand.family.metrics)
+        name, teacher = split.predictions.split, self.setup.teacher
+        self.values[name] = split_metrics(split.predictions, self.setup.family.metrics)
         if self.probes_contexts:
             self.contexts[name] = context_probe(
                 split.frozen, split.features, teacher.w_ctx, teacher.scale
@@ -229,9 +229,9 @@ class _Report:
         if self.write is not None:
             self.write(split.predictions)
 
-    def metrics(self, zero_shot: _Report) -> dict[str, float]:
+    def metrics(self, zero_shot: _ModelMeasurements) -> dict[str, float]:
         """All of it under flat names, with what it gains over the zero-shot model."""
-        data = self.stand.data
+        data = self.setup.data
         flat = summary(
             self.values, zero_shot.values, outside=data.outside_mean, own_means=data.own_means
         )
@@ -273,12 +273,12 @@ def _among_rows(
         ids=[item for part in parts for item in part.ids],
         units=[item for part in parts for item in part.units],
         labels=torch.cat([part.labels for part in parts]),
-        logits=among(torch.cat([part.logits for part in parts]), classes),
+        logits=mask_logits(torch.cat([part.logits for part in parts]), classes),
         groups=[it for of in groups for it in of] if len(groups) == len(parts) else None,
     )
 
 
-def among(
+def mask_logits(
     logits: Tensor,
     classes: Sequence[int] | None,
     alike: Mapping[int, Sequence[int]] = MappingProxyType({}),

@@ -12,7 +12,13 @@ import torch
 
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError, unknown
-from carft_sweep.carft_core.files import existing, read_json, write_folder, write_json, write_text
+from carft_sweep.carft_core.files import (
+    path_or_none,
+    read_json,
+    write_folder,
+    write_json,
+    write_text,
+)
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.source import (
     BUILTIN,
@@ -32,7 +38,7 @@ from carft_sweep.carft_core.runs.folder import (
 )
 from carft_sweep.carft_core.runs.result import Evaluation
 from carft_sweep.carft_core.training.numerics import resolve_device
-from carft_sweep.carft_core.training.setup import Prepared, prepared
+from carft_sweep.carft_core.training.setup import RunSetup, open_setup
 
 CARD_TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 ICONS = ("icon_shift", "icon_shift_dev")
@@ -163,17 +169,17 @@ def export(
     if measured is None:
         raise RequestError(f"{workdir} has no evaluation of {label}: the run is not finished")
     _check_place(out, claimed["digest"], label, force=force)
-    stand = prepared(config.model_copy(update=_computing(claimed)))
-    _check_unchanged(claimed, stand)
-    classifier = merged(models[label], load_classifier(folder, config, stand), stand)
+    setup = open_setup(config.model_copy(update=_computing(claimed)))
+    _check_unchanged(claimed, setup)
+    classifier = merged(models[label], load_classifier(folder, config, setup), setup)
     if not isinstance(classifier, ImageClassifier):
         raise RequestError(
             f"{label} of {config.algorithm.name} is no image tower with a linear head on its "
             "features, and so nothing that open_clip could load; export another model of the sweep"
         )
-    facts = _facts(claimed, measured, label, config, stand)
+    facts = _facts(claimed, measured, label, config, setup)
     card = model_card(facts, rows, title=out.resolve().name)
-    write_folder(out, lambda new: _fill(new, config, stand, classifier, facts, card))
+    write_folder(out, lambda new: _fill(new, config, setup, classifier, facts, card))
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
@@ -216,14 +222,14 @@ def _computing(claimed: Mapping[str, Any]) -> dict[str, str]:
     return fields
 
 
-def _check_unchanged(claimed: Mapping[str, Any], stand: Prepared) -> None:
+def _check_unchanged(claimed: Mapping[str, Any], setup: RunSetup) -> None:
     """Raise RequestError where a head or a text tower would not be the run's own."""
     then = claimed["identity"]
     pairs = {
-        "the model": (then["model"], stand.teacher.clip.digest),
-        "the data": (then["data"]["digest"], stand.data.digest_of_training),
-        "prompts.classes": (then["classes"], stand.teacher.classes.digest),
-        "prompts.contexts": (then.get("contexts"), stand.teacher.contexts.digest),
+        "the model": (then["model"], setup.teacher.clip.digest),
+        "the data": (then["data"]["digest"], setup.data.digest_of_training),
+        "prompts.classes": (then["classes"], setup.teacher.classes.digest),
+        "prompts.contexts": (then.get("contexts"), setup.teacher.contexts.digest),
     }
     if "contexts" not in then:  # the algorithm does not use them
         del pairs["prompts.contexts"]
@@ -240,13 +246,13 @@ def _facts(
     measured: Mapping[str, Any],
     label: str,
     config: TrialConfig,
-    stand: Prepared,
+    setup: RunSetup,
 ) -> dict[str, Any]:
     """Where the model comes from, without a path of this machine."""
-    plain, clip = config.as_dict(), stand.teacher.clip
+    plain, clip = config.as_dict(), setup.teacher.clip
     del plain["data"]["root"]
     plain["model"] = {name: _without_path(text) for name, text in plain["model"].items()}
-    sets = {"classes": stand.teacher.classes, "contexts": stand.teacher.contexts}
+    sets = {"classes": setup.teacher.classes, "contexts": setup.teacher.contexts}
     plain["prompts"] = {field: templates.name for field, templates in sets.items()}
     return {
         "format": FORMAT,
@@ -256,8 +262,8 @@ def _facts(
         "values": measured["values"],
         "seed": claimed["seed"] if config.algorithm.trains else None,
         "model": clip.digest,
-        "data": stand.data.digest,
-        "classes": len(stand.data.class_names),
+        "data": setup.data.digest,
+        "classes": len(setup.data.class_names),
         "image_size": clip.transform.size,
         "config": plain,
         "metrics": measured["metrics"],
@@ -267,7 +273,7 @@ def _facts(
 
 def _without_path(text: str | None) -> str | None:
     written = (text or "").removeprefix(FOLDER)
-    return Path(written).name if existing(written) is not None else text
+    return Path(written).name if path_or_none(written) is not None else text
 
 
 def _versions() -> list[tuple[str, str]]:
@@ -283,12 +289,12 @@ def _versions() -> list[tuple[str, str]]:
 def _fill(
     folder: Path,
     config: TrialConfig,
-    stand: Prepared,
+    setup: RunSetup,
     classifier: ImageClassifier,
     facts: Mapping[str, Any],
     card: str,
 ) -> None:
-    clip, teacher = stand.teacher.clip, stand.teacher
+    clip, teacher = setup.teacher.clip, setup.teacher
     architecture = dict(find_model(config.model.name, config.model.pretrained).architecture)
     preprocess = {key: getattr(clip.transform, key) for key in PREPROCESS_KEYS}
     write_json(folder / CONFIG, {"model_cfg": architecture, "preprocess_cfg": preprocess})
@@ -302,7 +308,7 @@ def _fill(
         clip.tokenizer.save_pretrained(str(folder))  # type: ignore[attr-defined]
     texts = {
         "family": config.data.family,
-        "classes": list(stand.data.class_names),
+        "classes": list(setup.data.class_names),
         "templates": list(teacher.classes.templates),
         "contexts": list(teacher.contexts.templates),
     }

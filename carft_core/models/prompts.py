@@ -26,7 +26,7 @@ from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.families.icon_shift import ICON_SHIFT, ICON_TEMPLATES
 from carft_sweep.carft_core.data.listing import is_text
 from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError, dotted, unknown
-from carft_sweep.carft_core.files import existing, keep, read_regular, user_cache
+from carft_sweep.carft_core.files import path_or_none, read_regular, user_cache, write_cache
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.training.numerics import arithmetic
 
@@ -214,7 +214,7 @@ def template_set(name_or_path: str) -> TemplateSet:
     """
     if name_or_path in TEMPLATE_SETS:
         return TEMPLATE_SETS[name_or_path]
-    path = existing(name_or_path)
+    path = path_or_none(name_or_path)
     if path is not None or Path(name_or_path).suffix in SUFFIXES:
         return read_template_file(path or Path(name_or_path))
     raise RequestError(
@@ -305,7 +305,7 @@ def text_features(
         return stored
     w_raw = _encoded(clip, templates, class_names, device).view(*shape, -1)
     facts = {"sha256": _content(w_raw), "templates": templates.name, "model": clip.name}
-    keep(file, lambda new: save_file({"w_raw": w_raw}, new, metadata=facts))
+    write_cache(file, lambda new: save_file({"w_raw": w_raw}, new, metadata=facts))
     return w_raw
 
 

@@ -17,7 +17,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from carft_sweep.carft_core.errors import DownloadFailed, RequestError
 from carft_sweep.carft_core.files import (
-    existing,
+    path_or_none,
     read_json,
 )
 from carft_sweep.carft_core.models.weights import WEIGHT_SUFFIXES
@@ -83,7 +83,7 @@ class ModelSource:
 
 def brings_weights(name: str) -> bool:
     """Whether a `model.name` stands for weights too: the built-in one, of the hub, a folder."""
-    path = existing(name)
+    path = path_or_none(name)
     return name == BUILTIN or name.startswith((HUB, FOLDER)) or (path is not None and path.is_dir())
 
 
@@ -99,7 +99,7 @@ def find_model(name: str, pretrained: str | None = None) -> ModelSource:
     import open_clip
 
     names = open_clip.list_models()
-    path = existing(name)
+    path = path_or_none(name)
     if path is not None and path.is_dir() and name not in names:
         return _own_source(name, pretrained)
     own_name = name.replace("/", "-")
@@ -139,7 +139,7 @@ def _folder_of(name: str) -> Path:
         _from_hub(name, repo, SAFE_WEIGHTS, PICKLED_WEIGHTS)
         return config.parent
     written = name.removeprefix(FOLDER)
-    folder = existing(written)
+    folder = path_or_none(written)
     if folder is None or not (folder / CONFIG).is_file():
         raise RequestError(f"model.name: {name}: there is no file {Path(written) / CONFIG}")
     return folder
@@ -340,7 +340,7 @@ def _local_file(name: str, pretrained: str | None, tags: Sequence[str]) -> Path:
         raise RequestError(
             f"model.pretrained: {name} alone has random weights; give model.pretrained. {choice}"
         )
-    path = existing(pretrained)
+    path = path_or_none(pretrained)
     if path is not None and path.is_file():
         return path
     if path is not None:
@@ -360,7 +360,7 @@ def _unknown_model(name: str, names: Sequence[str]) -> str:
         f"Allowed: {BUILTIN}, an open_clip name (as open_clip.list_models() lists them), "
         f"{HUB}<org>/<model>, or a folder with {CONFIG}"
     )
-    if existing(name) is not None:
+    if path_or_none(name) is not None:
         return (
             f"model.name: {name} is a file; the file belongs in model.pretrained, and model.name "
             f"says which architecture it has. {allowed}"

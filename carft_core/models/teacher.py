@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from carft_sweep.carft_core.data import Split, Transform
 from carft_sweep.carft_core.data.bank import Bank
-from carft_sweep.carft_core.data.loader import Batches, Loader, Part, Passes, Share
-from carft_sweep.carft_core.files import digest_of, keep, user_cache
+from carft_sweep.carft_core.data.loader import BatchRange, BatchSource, EpochPlan, Loader, RankPlan
+from carft_sweep.carft_core.files import digest_of, user_cache, write_cache
 from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.prompts import (
@@ -38,7 +38,7 @@ from carft_sweep.carft_core.training.numerics import (
     one_attention_path,
     to_device,
 )
-from carft_sweep.carft_core.training.ranks import here
+from carft_sweep.carft_core.training.ranks import current_ranks
 
 VIEWS_REVISION = 1
 """Raised by hand when an image is shown otherwise."""
@@ -120,17 +120,17 @@ class Teacher:
 
         Raises RequestError when an image cannot be used.
         """
-        features = self.kept_features(name)
+        features = self.cached_features(name)
         if features is None:
             (features,) = self.encode([self.classifier], name)
             features = features.cpu()
-            self.keep_features(name, features)
+            self.cache_features(name, features)
         return features
 
-    def kept_features(self, name: str) -> Tensor | None:
+    def cached_features(self, name: str) -> Tensor | None:
         """Those of `features` if they are in the cache, and whole; of all ranks' caches."""
         features = self._read_features(name)
-        return features if here().all(features is not None) else None
+        return features if current_ranks().all(features is not None) else None
 
     def _read_features(self, name: str) -> Tensor | None:
         with contextlib.suppress(OSError, SafetensorError):  # it costs time alone
@@ -139,12 +139,12 @@ class Teacher:
                 return features
         return None
 
-    def keep_features(self, name: str, features: Tensor) -> None:
+    def cache_features(self, name: str, features: Tensor) -> None:
         """Put the features of a split into the cache."""
-        if not here().leads:
+        if not current_ranks().is_main:
             return
         tensors = {"features": features.contiguous()}
-        keep(self._cache_file(name), lambda file: save_file(tensors, str(file)))
+        write_cache(self._cache_file(name), lambda file: save_file(tensors, str(file)))
 
     def _cache_file(self, name: str) -> Path:
         place = [*self._views_key(name), self.device.type, self.precision]
@@ -207,7 +207,7 @@ class Teacher:
                     with autocast(self.device, self.precision):
                         features.append(classifier.features(images))
         count = len(self.splits[name])
-        return [here().gather(torch.cat(features), count) for features in parts]
+        return [current_ranks().gather(torch.cat(features), count) for features in parts]
 
     def views(self, name: str) -> Iterator[Tensor]:
         """This rank's of the fixed views of a split, normalised, on the device, in batches."""
@@ -215,15 +215,15 @@ class Teacher:
             for batch in loader.steps(*self.part(name)):
                 yield to_views(batch.images, self.transform, self.device)
 
-    def part(self, name: str) -> Part:
+    def part(self, name: str) -> BatchRange:
         """What the loader gives of a split's fixed views to this rank."""
-        world = here()
-        passes = Passes(len(self.splits[name]), self.batch_size * world.size)
+        world = current_ranks()
+        passes = EpochPlan(len(self.splits[name]), self.batch_size * world.size)
         if world.size > 1:
-            return Batches(name, Share(passes, world), None), range(passes.steps)
-        return Batches(name, passes, None, self._bank_of(name, passes)), range(passes.steps)
+            return BatchSource(name, RankPlan(passes, world), None), range(passes.steps)
+        return BatchSource(name, passes, None, self._bank_of(name, passes)), range(passes.steps)
 
-    def _bank_of(self, name: str, plan: Passes) -> Bank | None:
+    def _bank_of(self, name: str, plan: EpochPlan) -> Bank | None:
         """Where the fixed views of a split are kept, in one file; None where its digest is
         unknown."""
         if name not in self.digests:

@@ -21,9 +21,9 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import (
     check_archive,
     check_regular,
-    keep,
     read_json,
     user_cache,
+    write_cache,
 )
 from carft_sweep.carft_core.requirements import refuse_outdated
 
@@ -66,7 +66,7 @@ def file_digest(path: Path) -> str:
     # A file that was written to meanwhile must not be remembered under its later state.
     if _state_of(path) == state:
         text = json.dumps({**state, "sha256": digest})
-        keep(file, lambda new: new.write_text(text))
+        write_cache(file, lambda new: new.write_text(text))
     return digest
 
 

@@ -16,19 +16,19 @@ from carft_sweep.carft_core.runs.identity import (
     own_code_of,
     present,
 )
-from carft_sweep.carft_core.training.setup import Prepared, other_data
+from carft_sweep.carft_core.training.setup import RunSetup, other_data
 
 
-def facts_of(config: TrialConfig, stand: Prepared) -> dict[str, Any]:
+def facts_of(config: TrialConfig, setup: RunSetup) -> dict[str, Any]:
     """The facts of a run, as plain data.
 
     `own_weights` are another's than the zero-shot model's though nothing was trained, as a soup's.
     `transform` is what evaluation shows, `augmentation` what training drew: None where nothing is
     trained, or where the family has training views of its own.
     """
-    teacher, data = stand.teacher, stand.data
+    teacher, data = setup.teacher, setup.data
     contexts = teacher.contexts
-    domains = stand.family.domains
+    domains = setup.family.domains
     budget = (
         f"{config.optim.epochs} epochs" if config.optim.epochs else f"{config.optim.steps} steps"
     )
@@ -41,7 +41,7 @@ def facts_of(config: TrialConfig, stand: Prepared) -> dict[str, Any]:
     return {
         "model": teacher.clip.digest,
         "data": data.digest,
-        "family": f"{stand.family.name} v{stand.family.version}",
+        "family": f"{setup.family.name} v{setup.family.version}",
         "split": config.data.split_number,
         "transform": repr(teacher.transform),
         "augmentation": repr(teacher.transform.augmentation) if follows else None,
@@ -50,12 +50,12 @@ def facts_of(config: TrialConfig, stand: Prepared) -> dict[str, Any]:
         **present(own_weights=not trains and not config.algorithm.starts_at_zero_shot),
         **present(members=_members(config)),
         "precision": teacher.precision,
-        "device": stand.device.type,
+        "device": setup.device.type,
         "contexts": contexts.name,
         "contexts_name": words_to_mark(contexts, config.data, domains),
         "skipped": {name: sorted(bad) for name, bad in data.skipped.items()},
         "outside_means": sorted(data.outside_mean),
-        "images": {name: len(split) for name, split in stand.measured().items()},
+        "images": {name: len(split) for name, split in setup.measured().items()},
         "retention": _retention(others) if others else None,
         "data_notes": [text for it in (data, *others.values()) for text in it.notes],
         "revision": f"{TRAINING_REVISION}.{MEASURING_REVISION}",

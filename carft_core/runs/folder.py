@@ -36,8 +36,8 @@ from carft_sweep.carft_core.requirements import refuse_outdated
 from carft_sweep.carft_core.runs.facts import facts_of
 from carft_sweep.carft_core.runs.identity import Identity, evaluation_digest
 from carft_sweep.carft_core.runs.result import Claim, Evaluation, History, Trained
-from carft_sweep.carft_core.training.ranks import here
-from carft_sweep.carft_core.training.setup import Prepared, prepared
+from carft_sweep.carft_core.training.ranks import current_ranks
+from carft_sweep.carft_core.training.setup import RunSetup, open_setup
 
 UNMERGED = "unmerged"
 """The label of the run's own model."""
@@ -241,16 +241,16 @@ def models_of(config: TrialConfig) -> dict[str, Model]:
     return models
 
 
-def load_classifier(folder: RunFolder, config: TrialConfig, stand: Prepared) -> Classifier:
+def load_classifier(folder: RunFolder, config: TrialConfig, setup: RunSetup) -> Classifier:
     """The classifier that the run came to, on the device.
 
     Raises RequestError when its weights are not kept, or are not of this model.
     """
-    algorithm, teacher = config.algorithm, stand.teacher
+    algorithm, teacher = config.algorithm, setup.teacher
     if not algorithm.trains and algorithm.starts_at_zero_shot:
         return teacher.classifier
     if isinstance(algorithm, Soup):
-        return algorithm.combine(teacher, _members(folder, config, algorithm, stand))
+        return algorithm.combine(teacher, _members(folder, config, algorithm, setup))
     model = algorithm.build(teacher)
     if algorithm.trains:
         file = folder.weights(config.keep.result)
@@ -263,11 +263,11 @@ def load_classifier(folder: RunFolder, config: TrialConfig, stand: Prepared) -> 
             model.load_state_dict(load_weights(file))
         except RuntimeError as error:
             raise RequestError(f"{file} does not fit {algorithm.name}: {error}") from None
-    return algorithm.classifier(model.to(stand.device), teacher)
+    return algorithm.classifier(model.to(setup.device), teacher)
 
 
 def _members(
-    folder: RunFolder, config: TrialConfig, soup: Soup, stand: Prepared
+    folder: RunFolder, config: TrialConfig, soup: Soup, setup: RunSetup
 ) -> Sequence[Classifier]:
     """The classifiers of a soup's runs, at the epoch that the soup's `keep.result` names, each
     loaded when it is taken.
@@ -292,15 +292,15 @@ def _members(
         its_config = trial_config(claimed["config"]).for_seed(claimed["seed"])
         its_config = its_config.model_copy(update={"keep": config.keep})
         members.append((member, its_config))
-    return Loaded(lambda number: load_classifier(*members[number], stand), len(members))
+    return Loaded(lambda number: load_classifier(*members[number], setup), len(members))
 
 
-def merged(model: Model, tuned: Classifier, stand: Prepared) -> Classifier:
+def merged(model: Model, tuned: Classifier, setup: RunSetup) -> Classifier:
     """One of a run's models, given its own classifier."""
     if model is None:
         return tuned
     merge, point = model
-    return merge.model(point, stand.teacher, tuned)
+    return merge.model(point, setup.teacher, tuned)
 
 
 def finish(workdir: Path, config: TrialConfig, seed: int) -> RunResult:
@@ -309,10 +309,10 @@ def finish(workdir: Path, config: TrialConfig, seed: int) -> RunResult:
     What was evaluated before is not evaluated again. Raises RequestError when the folder holds no
     trained run.
     """
-    world = here()
-    config, folder = config.for_seed(seed), RunFolder(workdir, writes=world.leads)
+    world = current_ranks()
+    config, folder = config.for_seed(seed), RunFolder(workdir, writes=world.is_main)
     # Decided by rank 0, once it has written what training left.
-    labels = world.agree([label for label, _ in _missing(folder, config)] if world.leads else [])
+    labels = world.agree([label for label, _ in _missing(folder, config)] if world.is_main else [])
     if labels:
         missing = {label: it for label, it in models_of(config).items() if label in labels}
         if not folder.is_trained(config):
@@ -373,20 +373,20 @@ def _missing(folder: RunFolder, config: TrialConfig) -> Iterator[tuple[str, Mode
 
 
 def _evaluate(folder: RunFolder, config: TrialConfig, models: Mapping[str, Model]) -> None:
-    stand = prepared(config)
-    tuned = load_classifier(folder, config, stand)
+    setup = open_setup(config)
+    tuned = load_classifier(folder, config, setup)
     files = {label: folder.predictions(label) for label in models if folder.writes}
     for left in folder.path.glob("evaluations/*/.predictions.parquet.*") if folder.writes else ():
         left.unlink(missing_ok=True)  # by a process that was killed while it measured
     classifiers = {
-        label: functools.partial(merged, model, tuned, stand) for label, model in models.items()
+        label: functools.partial(merged, model, tuned, setup) for label, model in models.items()
     }
-    with stand.teacher.loader:
-        measured = measure(classifiers, stand, config, files if config.keep.predictions else {})
+    with setup.teacher.loader:
+        measured = measure(classifiers, setup, config, files if config.keep.predictions else {})
     if not folder.writes:
         return
     digest = folder.claimed()["digest"]
-    facts = facts_of(config, stand)
+    facts = facts_of(config, setup)
     for label, metrics in measured.items():
         point = None if (model := models[label]) is None else model[1]
         write_json(

@@ -31,7 +31,7 @@ MEASURING_REVISION = 1
 
 
 OUTSIDE = {"root", "shifts", "augmentation", "bad_files", "balanced"}
-"""Fields of `data` that do not stand there as such; what the last three come to does."""
+"""Data fields left out of the digest; the effects of the last three are added separately."""
 
 
 @dataclass(frozen=True)

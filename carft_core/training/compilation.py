@@ -25,7 +25,7 @@ _compiled: list[tuple[str, str, int]] = []
 _LOG = logging.getLogger(__name__)
 
 
-def pays(setting: bool | Literal["auto"], device: torch.device, images: int) -> bool:
+def should_compile(setting: bool | Literal["auto"], device: torch.device, images: int) -> bool:
     """Whether a run that trains on so many images is to be compiled: `auto` is only on CUDA."""
     if setting == "auto":
         return device.type == "cuda" and images >= IMAGES_THAT_PAY

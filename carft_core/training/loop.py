@@ -22,7 +22,13 @@ from torch.nn.utils import clip_grad_norm_
 from carft_sweep.carft_core.algorithms import Batch, blame_own_code, loss_and_terms
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data.bank import Bank, Kind
-from carft_sweep.carft_core.data.loader import Batches, Loaded, Part, Share, training_plan
+from carft_sweep.carft_core.data.loader import (
+    BatchRange,
+    BatchSource,
+    LoadedBatch,
+    RankPlan,
+    training_plan,
+)
 from carft_sweep.carft_core.errors import NonFinite, RequestError
 from carft_sweep.carft_core.evaluation.measure import predict, split_metrics
 from carft_sweep.carft_core.files import parse_json
@@ -47,8 +53,8 @@ from carft_sweep.carft_core.training.optim import (
     schedule_of,
     warmup_steps,
 )
-from carft_sweep.carft_core.training.ranks import here
-from carft_sweep.carft_core.training.setup import RETENTION, Prepared, prepared
+from carft_sweep.carft_core.training.ranks import current_ranks
+from carft_sweep.carft_core.training.setup import RETENTION, RunSetup, open_setup
 from carft_sweep.carft_core.training.step_log import Logs, StepLog
 
 _LOG = logging.getLogger(__name__)
@@ -69,7 +75,7 @@ class Decision(Enum):
     STOP = "stop"
 
 
-Report = Callable[[EpochReport], Decision]
+EpochCallback = Callable[[EpochReport], Decision]
 
 
 def always_continue(report: EpochReport) -> Decision:
@@ -82,7 +88,7 @@ def train(
     config: TrialConfig,
     seed: int,
     *,
-    report: Report = always_continue,
+    report: EpochCallback = always_continue,
     workdir: Path | None = None,
 ) -> RunResult | None:
     """Train one run and evaluate it. None when `report` said STOP before the last epoch.
@@ -91,7 +97,7 @@ def train(
     Where it is one of several ranks (`training.ranks`), rank 0's `report` and `workdir` count.
     Raises RequestError for what cannot be opened, NonFinite when the loss is not finite.
     """
-    world = here()
+    world = current_ranks()
     with contextlib.ExitStack() as stack:
         if workdir is None:
             workdir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="carft-")))
@@ -133,10 +139,10 @@ def epochs(
 
 def _begin(config: TrialConfig, seed: int, workdir: Path) -> Run | None:
     """Claim a run's folder, and open the run; None where nothing is left to train."""
-    world = here()
-    config, folder = config.for_seed(seed), RunFolder(workdir, writes=world.leads)
+    world = current_ranks()
+    config, folder = config.for_seed(seed), RunFolder(workdir, writes=world.is_main)
     check_ranks(config, world.size)
-    if world.leads:
+    if world.is_main:
         folder.claim(config, seed, identify(config, seed))
     if world.agree(folder.is_trained(config)):
         return None
@@ -144,15 +150,15 @@ def _begin(config: TrialConfig, seed: int, workdir: Path) -> Run | None:
         folder.mark_trained(seconds=0.0)
         return None
     with blame_own_code(config.algorithm):
-        return Run(config, seed, folder, prepared(config))
+        return Run(config, seed, folder, open_setup(config))
 
 
 class Run:
     """One run while it trains."""
 
-    def __init__(self, config: TrialConfig, seed: int, folder: RunFolder, stand: Prepared) -> None:
-        self.config, self.seed, self.folder, self.prepared = config, seed, folder, stand
-        self.teacher, self.device, self.world = stand.teacher, stand.device, here()
+    def __init__(self, config: TrialConfig, seed: int, folder: RunFolder, setup: RunSetup) -> None:
+        self.config, self.seed, self.folder, self.setup = config, seed, folder, setup
+        self.teacher, self.device, self.world = setup.teacher, setup.device, current_ranks()
         self.algorithm, self.optim = config.algorithm, config.optim
         self._build()
         images, balanced = self.teacher.splits["train"], config.data.balanced
@@ -168,9 +174,9 @@ class Run:
             self.schedule = Schedule(steps=1, per_epoch=1)
         # Workers hide what loading costs, and would have to wait for the disk.
         is_worth_keeping = images.source.decodes and not self.teacher.workers
-        self.batches = Batches(
+        self.batches = BatchSource(
             "train",
-            self.plan if self.world.size == 1 else Share(self.plan, self.world),
+            self.plan if self.world.size == 1 else RankPlan(self.plan, self.world),
             seed,
             self.view_bank if is_worth_keeping else None,
         )
@@ -203,7 +209,7 @@ class Run:
         """What decides the views of the batch of a step, as plain data."""
         whole_passes = self.optim.steps_per_epoch is None
         plan = self.config.data.balanced, whole_passes, self.optim.batch_size
-        return self.teacher.training_views(self.seed, *plan, *self.world.part())
+        return self.teacher.training_views(self.seed, *plan, *self.world.cache_key())
 
     @functools.cached_property
     def view_bank(self) -> Bank:
@@ -224,7 +230,7 @@ class Run:
             key,
             steps=self.schedule.steps,
             per_epoch=self.schedule.per_epoch,
-            like=like.expand(len(self.world.mine(self.plan(0).rows)), *like.shape),
+            like=like.expand(len(self.world.shard(self.plan(0).rows)), *like.shape),
         )
 
     def epochs(self) -> Generator[EpochReport, None, None]:
@@ -319,7 +325,7 @@ class Run:
             # Trained again, behind a checkpoint: with its first time it is tracked once.
             report = EpochReport(**earlier)
         self.history.append(report.as_dict())
-        validated = metrics[f"id/val/{self.prepared.family.validated_by}"]
+        validated = metrics[f"id/val/{self.setup.family.validated_by}"]
         if self.config.keep.result == "best_val" and epoch > 0 and validated > self.best:
             self.best = validated
             self.folder.save_weights("best_val", self.model.state_dict())
@@ -441,10 +447,10 @@ class Run:
 
     def _micro_batch_size(self) -> int:
         """How many images pass a tower at once."""
-        size = len(self.world.mine(self.plan(0).rows))
+        size = len(self.world.shard(self.plan(0).rows))
         return min(size, self.optim.micro_batch or size)
 
-    def _batch(self, loaded: Loaded) -> Batch:
+    def _batch(self, loaded: LoadedBatch) -> Batch:
         images, labels, index, domain = loaded
         views = to_views(images, self.teacher.transform, self.device)
         return Batch(
@@ -473,7 +479,7 @@ class Run:
             self.feature_bank.write(step, rows, features)
         return features
 
-    def _parts(self) -> Iterator[Part]:
+    def _parts(self) -> Iterator[BatchRange]:
         """All that is to be loaded until the run is trained, in order."""
         for epoch in range(len(self.history), self.epoch_count + 1):
             if epoch and not self.algorithm.solves:
@@ -482,7 +488,7 @@ class Run:
 
     def _validated(self) -> list[str]:
         """What each epoch predicts: `id/val`; with `eval.every_epoch` test and shifts too."""
-        names = list(self.prepared.measured()) if self.config.eval.every_epoch else ["id/val"]
+        names = list(self.setup.measured()) if self.config.eval.every_epoch else ["id/val"]
         return [name for name in names if not name.startswith(RETENTION)]
 
     def _validate(self) -> dict[str, float]:
@@ -494,7 +500,7 @@ class Run:
         metrics = {}
         for name in self._validated():
             predictions = predict(classifier, name, self.teacher)
-            for metric, value in split_metrics(predictions, self.prepared.family.metrics).items():
+            for metric, value in split_metrics(predictions, self.setup.family.metrics).items():
                 metrics[f"{name}/{metric}"] = value
         return metrics
 

@@ -33,29 +33,29 @@ Rows = TypeVar("Rows", bound=Any)
 class World:
     """The processes of a run, as one of them sees them; by default it is alone.
 
-    All methods but `mine` and `device` are called by every rank, in the same order.
+    All methods but `shard` and `device` are called by every rank, in the same order.
     """
 
     rank: int = 0
     size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this rank writes files and reports."""
         return self.rank == 0
 
-    def mine(self, rows: Rows) -> Rows:
+    def shard(self, rows: Rows) -> Rows:
         """Every `size`-th row, from this rank's on. Of fewer rows than ranks the first, so that no
         rank is without; its results count for nothing."""
         own: Rows = rows[self.rank :: self.size] if self.rank < len(rows) else rows[:1]
         return own
 
-    def part(self) -> list[int]:
-        """What tells its part of a run from those of other ranks, and from a whole."""
+    def cache_key(self) -> list[int]:
+        """Return rank and size for cache keys; empty for a single process."""
         return [self.rank, self.size] if self.size > 1 else []
 
     def share(self, count: int) -> float:
-        """What fraction of `count` rows those of `mine` are."""
+        """What fraction of `count` rows those of `shard` are."""
         return len(range(self.rank, count, self.size)) / count
 
     def sum_gradients(
@@ -85,7 +85,7 @@ class World:
         return dict(zip(values, totals, strict=True))
 
     def gather(self, rows: Tensor, count: int) -> Tensor:
-        """The `count` rows of all ranks in their order, given those of `mine` [n, ...]."""
+        """The `count` rows of all ranks in their order, given those of `shard` [n, ...]."""
         if self.size == 1:
             return rows
         padded = rows.new_zeros(-(-count // self.size), *rows.shape[1:])
@@ -102,7 +102,7 @@ class World:
         text = torch.frombuffer(bytearray(json.dumps(decision).encode()), dtype=torch.uint8)
         length = torch.tensor(len(text))
         dist.broadcast(length, 0)
-        if not self.leads:
+        if not self.is_main:
             text = torch.empty(int(length), dtype=torch.uint8)
         dist.broadcast(text, 0)
         agreed: T = json.loads(bytes(text.tolist()))
@@ -161,8 +161,8 @@ def _projection(tensor: Tensor) -> tuple[Tensor, Tensor]:
     return entries @ waves, entries.norm()
 
 
-def here() -> World:
-    """The world of this process. It is joined at the first call, which waits for all ranks.
+def current_ranks() -> World:
+    """Return the ranks of this run as this process sees them; the first call waits for all.
 
     Raises RuntimeError (DistError) when the others do not come.
     """
@@ -175,7 +175,7 @@ def here() -> World:
     return World(dist.get_rank(), size)
 
 
-def leave() -> None:
-    """Let go of the other ranks, without waiting for them."""
+def shutdown() -> None:
+    """Leave the other ranks, without waiting for them."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

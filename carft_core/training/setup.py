@@ -1,4 +1,4 @@
-"""From a trial config to what its run stands on: data, teacher, and tasks tested besides."""
+"""Open what a run needs: its data, the zero-shot model, and the heads of the retention tasks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import nn
 from carft_sweep.carft_core.config.trial import EvalConfig, ModelConfig, PromptsConfig, TrialConfig
 from carft_sweep.carft_core.config.user_code import own_code
 from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Split, open_data
-from carft_sweep.carft_core.data.base import DataConfig, opened_once
-from carft_sweep.carft_core.data.contract import opened
+from carft_sweep.carft_core.data.base import DataConfig, cache_open
+from carft_sweep.carft_core.data.contract import open_checked
 from carft_sweep.carft_core.data.loader import default_workers
 from carft_sweep.carft_core.data.views import AUGMENTATIONS
 from carft_sweep.carft_core.errors import RequestError
@@ -28,7 +28,7 @@ from carft_sweep.carft_core.models.prompts import (
     text_features,
 )
 from carft_sweep.carft_core.models.teacher import Teacher, linear_head, open_teacher
-from carft_sweep.carft_core.training.compilation import pays
+from carft_sweep.carft_core.training.compilation import should_compile
 from carft_sweep.carft_core.training.numerics import (
     Precision,
     resolve_device,
@@ -36,14 +36,14 @@ from carft_sweep.carft_core.training.numerics import (
     usable_cores,
 )
 from carft_sweep.carft_core.training.optim import schedule_of
-from carft_sweep.carft_core.training.ranks import here
+from carft_sweep.carft_core.training.ranks import current_ranks
 
 RETENTION = "retention/"
 """How the metric names of other tasks begin."""
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class RunSetup:
     """Everything of a run that does not change while it trains."""
 
     data: FamilyData
@@ -64,17 +64,17 @@ class Prepared:
         return {name: split for name, split in self.teacher.splits.items() if name != "train"}
 
 
-def prepared(config: TrialConfig) -> Prepared:
+def open_setup(config: TrialConfig) -> RunSetup:
     """Open what a config names; a process keeps the last two, since a sweep's runs share them.
 
     Raises RequestError when model, data or prompts cannot be used as asked.
     """
-    world = here()
+    world = current_ranks()
     device = world.device(resolve_device(config.device))
     workers = config.workers
     if workers == "auto":
         workers = default_workers(device.type, usable_cores())
-    return _prepared(
+    return _open_setup(
         config.model,
         weights_digest(config.model.name, config.model.pretrained),
         config.data,
@@ -95,11 +95,11 @@ def _compiles(config: TrialConfig, device: torch.device) -> bool:
         return False
     optim, data = config.optim, open_data(config.data)
     steps = schedule_of(optim, data.train, balanced=config.data.balanced).steps
-    return pays(config.compile, device, steps * optim.batch_size)
+    return should_compile(config.compile, device, steps * optim.batch_size)
 
 
-@opened_once(2)
-def _prepared(
+@cache_open(2)
+def _open_setup(
     model: ModelConfig,
     model_digest: str,
     data_config: DataConfig,
@@ -111,7 +111,7 @@ def _prepared(
     deterministic: bool,
     compiled: bool,
     workers: int,
-) -> Prepared:
+) -> RunSetup:
     clip = _clip(model.name, model.pretrained, model_digest)
     data = open_data(data_config)
     others = {f"{RETENTION}{name}": it for name, it in other_data(data_config, evaluation).items()}
@@ -143,7 +143,7 @@ def _prepared(
         workers=workers,
     )
     heads = {name: _other_head(clip, name, it, device) for name, it in others.items()}
-    return Prepared(data, teacher, FAMILIES[data_config.family], heads)
+    return RunSetup(data, teacher, FAMILIES[data_config.family], heads)
 
 
 def views_digest(family: str, digest: str) -> str:
@@ -200,7 +200,7 @@ def _other_data(family: Family, own: DataConfig, evaluation: EvalConfig) -> Fami
     return data
 
 
-_opened_whole = opened_once(32)(opened)
+_opened_whole = cache_open(32)(open_checked)
 
 
 def templates_of(family: str) -> TemplateSet:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, open_whole
 from carft_sweep.carft_core.data.base import DataConfig, DataFolder
-from carft_sweep.carft_core.data.folders import VARIABLE, data_root, found_folder
+from carft_sweep.carft_core.data.folders import DATA_ROOT_ENV, data_root, find_folder
 from carft_sweep.carft_core.data.survey import FoundSplit, Survey, survey
 from carft_sweep.carft_core.data.unreadable import bad_files_of, without
 from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError
@@ -83,7 +83,7 @@ def list_families(arguments: argparse.Namespace, emit: Emit) -> int:
     width = PlainConsole().width
     for family in listed:
         emit("\n".join([*_family_lines(family, width, sought=root is not None), ""]))
-    emit(f"Data root: {root or f'none; --data-root or {VARIABLE} names it'}")
+    emit(f"Data root: {root or f'none; --data-root or {DATA_ROOT_ENV} names it'}")
     return 0
 
 
@@ -97,7 +97,7 @@ def _family(text: str) -> Family:
 
 def _data_root(option: str | None) -> Path | None:
     """Return `--data-root`, else CARFT_DATA; None where neither is given."""
-    folder = os.environ.get(VARIABLE) if option is None else json.loads(option)
+    folder = os.environ.get(DATA_ROOT_ENV) if option is None else json.loads(option)
     return data_root(DataConfig(root=folder), {}) if folder else None
 
 
@@ -105,7 +105,7 @@ def _family_as_dict(family: Family, root: Path | None) -> dict[str, Any]:
     place = place_of(DataConfig(family=family.name))
 
     def found(folder: DataFolder) -> str | None:
-        there = None if root is None else found_folder(root, folder)
+        there = None if root is None else find_folder(root, folder)
         return None if there is None else str(there)
 
     return {

@@ -77,9 +77,9 @@ def started_ranks(entry: str, job: Mapping[str, Any], size: int, broken: Broken)
         yield
         for other in others:
             other.wait(GRACE)
-        from carft_sweep.carft_core.training.ranks import leave
+        from carft_sweep.carft_core.training.ranks import shutdown
 
-        leave()
+        shutdown()
     except Exception as error:
         if classify(error)[0] == "crashed":  # perhaps since another rank is gone
             for other in others:
@@ -176,9 +176,9 @@ def main(arguments: list[str]) -> int:
         os.write(answers, (json.dumps(classify(error)) + "\n").encode())
         # Not by way of exit handlers: the other ranks may be waiting in an exchange.
         os._exit(1)
-    from carft_sweep.carft_core.training.ranks import leave
+    from carft_sweep.carft_core.training.ranks import shutdown
 
-    leave()
+    shutdown()
     return 0
 
 

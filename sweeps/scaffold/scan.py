@@ -15,7 +15,7 @@ from pathlib import Path
 
 from carft_sweep.carft_core.data.class_names import name_files
 from carft_sweep.carft_core.data.images import image_errors, open_image
-from carft_sweep.carft_core.data.listing import EXTENSIONS, Listing, images, listed
+from carft_sweep.carft_core.data.listing import EXTENSIONS, Listing, images, join_names
 from carft_sweep.carft_core.data.splits import test_share
 from carft_sweep.carft_core.errors import RequestError
 
@@ -289,7 +289,7 @@ def list_images(layout: Layout) -> Inventory:
     classes = _usable_classes(layout, train, test)
     if layout.val is not None and (lacking := [name for name in classes if not val.get(name)]):
         layout.assumed.append(
-            f"left out {layout.val.name}/: it has no images of {listed(lacking)}; settings are "
+            f"left out {layout.val.name}/: it has no images of {join_names(lacking)}; settings are "
             "chosen on a part of train"
         )
         layout.val = None
@@ -341,7 +341,7 @@ def _leave_out(layout: Layout, names: Sequence[str], reason: str) -> None:
     if not names:
         return
     what = "class" if len(names) == 1 else f"{len(names)} classes"
-    text = f"{LEFT_OUT} {what} {listed(names)}: {reason}"
+    text = f"{LEFT_OUT} {what} {join_names(names)}: {reason}"
     if text not in layout.assumed:
         layout.assumed.append(text)
 
@@ -369,7 +369,7 @@ def find_doubts(inventory: Inventory) -> Iterator[str]:
     layout, splits = inventory.layout, inventory.splits
     few = [name for name, paths in splits["train"].items() if len(paths) < FEW_TO_TRAIN]
     if few:
-        yield f"train has fewer than {FEW_TO_TRAIN} images of {listed(few)}"
+        yield f"train has fewer than {FEW_TO_TRAIN} images of {join_names(few)}"
     counts = {"the test": sum(inventory.test_counts.values())}
     for name in layout.shifts:
         counts[f"the shift {name}"] = sum(map(len, splits[name].values()))
@@ -378,7 +378,7 @@ def find_doubts(inventory: Inventory) -> Iterator[str]:
             there = len(inventory.classes) - len(lacking)
             yield (
                 f"the shift {name} has {there} of {len(inventory.classes)} classes, not "
-                f"{listed(lacking)}; on it the model chooses among its own alone"
+                f"{join_names(lacking)}; on it the model chooses among its own alone"
             )
     for what, count in counts.items():
         if count < FEW_IN_ALL:

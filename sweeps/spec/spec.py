@@ -17,7 +17,7 @@ from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.data.base import DataConfig
-from carft_sweep.carft_core.data.folders import VARIABLE
+from carft_sweep.carft_core.data.folders import DATA_ROOT_ENV
 from carft_sweep.carft_core.errors import RequestError, unknown
 from carft_sweep.sweeps.space.distributions import Categorical, Distribution, Params
 from carft_sweep.sweeps.space.points import (
@@ -48,7 +48,7 @@ def place_data(document: SpecDocument) -> tuple[str, ...]:
     `eval.retention_root`. Nothing where the file, or `--set`, says where the data are. Returns
     what was set as overrides.
     """
-    root = os.environ.get(VARIABLE)
+    root = os.environ.get(DATA_ROOT_ENV)
     field = _root_field(document) if root else None
     if root is None or field is None:
         return ()

@@ -26,7 +26,7 @@ from carft_sweep.carft_core.data.families.declaration import Declaration, Prompt
 from carft_sweep.carft_core.data.families.image_folder import Declared
 from carft_sweep.carft_core.data.listing import nearest
 from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError, Route, unknown
-from carft_sweep.carft_core.files import existing
+from carft_sweep.carft_core.files import path_or_none
 from carft_sweep.carft_core.merges import MERGES
 from carft_sweep.carft_core.models.prompts import (
     TEMPLATE_SETS,
@@ -332,8 +332,8 @@ def register_family(file: Path) -> Family:
     each with its line.
     """
     file = file.absolute()
-    if existing(str(file)) is None:
-        folder = existing(str(file.parent))
+    if path_or_none(str(file)) is None:
+        folder = path_or_none(str(file.parent))
         beside = [] if folder is None else [path.name for path in folder.glob("*.y*ml")]
         raise RequestError(f"{file} does not exist{nearest(file.name, beside)}")
     text = read_text(file, "a family file")
@@ -394,7 +394,7 @@ def _prompts(document: SpecDocument, declared: Declared) -> dict[str, object]:
 
 def _from_file(text: str, folder: Path, name: str) -> TemplateSet:
     """Read the templates of a file beside the family's."""
-    path = existing(str(folder / Path(text).expanduser()))
+    path = path_or_none(str(folder / Path(text).expanduser()))
     read = template_set(text if path is None else str(path))
     return TemplateSet(name, read.templates, read.domains)
 

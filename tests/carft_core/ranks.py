@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from carft_sweep.carft_core.training.ranks import leave
+from carft_sweep.carft_core.training.ranks import shutdown
 
 SECONDS = 120
 
@@ -54,7 +54,7 @@ def _run(rank: int, size: int, port: int, function: Callable[[], Any], sending: 
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), **place}
     try:
         sending.send(function())
-        leave()
+        shutdown()
     except BaseException:
         traceback.print_exc()
     sys.stderr.flush()

@@ -37,7 +37,7 @@ from carft_sweep.carft_core.export.export import export
 from carft_sweep.carft_core.export.predictor import Predictor
 from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.training.loop import train
-from carft_sweep.carft_core.training.setup import prepared
+from carft_sweep.carft_core.training.setup import open_setup
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore
@@ -235,7 +235,7 @@ def test_open_clip_alone_says_of_every_view_of_icon_shift_what_the_run_said(
     )
     train(config, 0, workdir=tmp_path / "run")
     export(tmp_path / "run", config, tmp_path / "icons")
-    stand = prepared(config)
+    stand = open_setup(config)
     splits = stand.measured()
     views = {
         name: stand.teacher.transform.normalise(

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from carft_sweep.carft_core.training.setup import prepared
+from carft_sweep.carft_core.training.setup import open_setup
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.spec.spec import load_spec
 
@@ -111,7 +111,7 @@ def _pickle_models(overrides: list[str], file: Path) -> None:
     """Put a zero-shot and a tuned model where the page expects them; the head of one has a bias."""
     modeling = importlib.import_module("src.models.modeling")
     (zero_shot,) = load_spec(file, overrides).baseline_configs()
-    teacher = prepared(zero_shot.config).teacher
+    teacher = open_setup(zero_shot.config).teacher
     torch.manual_seed(0)
     classes, width = teacher.classifier.head.weight.shape
     for name in NAMES:

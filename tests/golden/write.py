@@ -36,7 +36,7 @@ from carft_sweep.carft_core.runs.folder import UNMERGED, RunFolder, save_weights
 from carft_sweep.carft_core.runs.identity import MEASURING_REVISION, TRAINING_REVISION
 from carft_sweep.carft_core.testing import toy_teacher
 from carft_sweep.carft_core.training.loop import Run
-from carft_sweep.carft_core.training.setup import Prepared
+from carft_sweep.carft_core.training.setup import RunSetup
 
 FILE = Path(__file__).with_name("revisions.json")
 STEPS = 20
@@ -53,7 +53,7 @@ def read() -> dict[str, Any]:
 
 
 @cache
-def task() -> Prepared:
+def task() -> RunSetup:
     """The built-in CLIP, six random images of three classes in each of two domains, 80 contexts.
 
     Nothing is decoded or resized, which other versions of libraries do otherwise.
@@ -64,7 +64,7 @@ def task() -> Prepared:
     )
     images = teacher.splits["train"]
     data = FamilyData(teacher.class_names, images, images, None, {}, digest="0" * 64)
-    return Prepared(
+    return RunSetup(
         data=data,
         teacher=replace(teacher, contexts=contexts, w_ctx=w_ctx),
         family=FAMILIES["icon_shift_dev"],
@@ -98,24 +98,24 @@ def numbers_of_algorithm(cls: type[Algorithm]) -> Numbers:
     Of a soup, that of three models; of a checkpoint, that of a model's file; of what takes no
     steps, all that it logs.
     """
-    stand, algorithm = task(), cls()
+    setup, algorithm = task(), cls()
     with one_thread():
         if isinstance(algorithm, Soup):
             soup = cls.model_validate({"members": [digit * 64 for digit in "012"]})
             assert isinstance(soup, Soup)
-            members = [moved(stand.teacher, seed) for seed in (1, 2, 3)]
-            return summary_of(lambda: soup.combine(stand.teacher, members))
+            members = [moved(setup.teacher, seed) for seed in (1, 2, 3)]
+            return summary_of(lambda: soup.combine(setup.teacher, members))
         if isinstance(algorithm, FromCheckpoint):
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "tuned.safetensors"
-                save_weights(file, moved(stand.teacher, 1).state_dict())
-                tuned = FromCheckpoint(weights=str(file)).build(stand.teacher)
+                save_weights(file, moved(setup.teacher, 1).state_dict())
+                tuned = FromCheckpoint(weights=str(file)).build(setup.teacher)
             return summary_of(lambda: tuned)
         if not algorithm.trains:
-            return summary_of(lambda: stand.teacher.classifier)
+            return summary_of(lambda: setup.teacher.classifier)
         with tempfile.TemporaryDirectory() as folder:
-            run = Run(config_of(algorithm), 0, RunFolder(Path(folder)), stand)
-            with stand.teacher.loader:
+            run = Run(config_of(algorithm), 0, RunFolder(Path(folder)), setup)
+            with setup.teacher.loader:
                 reports = list(run.epochs())[1:]
         logged = {
             f"{name.removeprefix('train/')}@{report.step}": value
@@ -124,17 +124,17 @@ def numbers_of_algorithm(cls: type[Algorithm]) -> Numbers:
             if report.step in SHOWN and name.startswith("train/") and "/first/" not in name
         }
         logged.pop(f"lr@{STEPS}", None)  # next to nothing
-        return logged | summary_of(lambda: algorithm.classifier(run.model, stand.teacher))
+        return logged | summary_of(lambda: algorithm.classifier(run.model, setup.teacher))
 
 
 def numbers_of_merge(name: str) -> dict[str, Numbers]:
     """By label what each model of a merge with its defaults says of the images."""
-    stand, merge = task(), MERGES[name]()
+    setup, merge = task(), MERGES[name]()
     with one_thread():
-        tuned = moved(stand.teacher, 1)
+        tuned = moved(setup.teacher, 1)
         return {
             point.label: summary_of(
-                lambda point=point: merge.model(point, stand.teacher, tuned)  # type: ignore[misc]
+                lambda point=point: merge.model(point, setup.teacher, tuned)  # type: ignore[misc]
             )
             for point in merge.points()
         }
@@ -142,13 +142,13 @@ def numbers_of_merge(name: str) -> dict[str, Numbers]:
 
 def summary_of(make: Callable[[], Classifier]) -> Numbers:
     """Statistics of a classifier's logits, and how it is measured."""
-    stand = task()
+    setup = task()
     with torch.no_grad():
         classifier = make().eval()
-        (features,) = stand.teacher.encode([classifier], "id/val")
+        (features,) = setup.teacher.encode([classifier], "id/val")
         logits = classifier.logits(features)
     measured = measure(
-        {UNMERGED: lambda: classifier}, stand, config_of(ALGORITHMS["zero_shot"]()), {}
+        {UNMERGED: lambda: classifier}, setup, config_of(ALGORITHMS["zero_shot"]()), {}
     )
     return {
         "logits/mean": float(logits.mean()),

@@ -18,9 +18,9 @@ from carft_sweep.carft_core.data.families.domainbed import SETS
 from carft_sweep.carft_core.data.families.downstream_tasks import TASKS
 from carft_sweep.carft_core.testing import (
     FAMILY_LAWS,
-    Opened,
+    OpenFamily,
     check_family,
-    opened_for_check,
+    open_family,
 )
 from carft_sweep.sweeps.spec.user_code import register_family
 from tests import domain_bed_tree, downstream_tree, imagenet_tree, wilds_tree
@@ -66,10 +66,10 @@ def _declared(root: Path) -> str:
 @pytest.fixture(scope="module", params=[*sorted(FAMILIES), "a YAML file"])
 def opened(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Opened]:
+) -> Iterator[OpenFamily]:
     if request.param == "a YAML file":
         name = _declared(tmp_path_factory.mktemp("declared"))
-        yield opened_for_check(FAMILIES[name], DataConfig(family=name, val_fraction=0.25))
+        yield open_family(FAMILIES[name], DataConfig(family=name, val_fraction=0.25))
         del FAMILIES[name]
         return
     name = request.param
@@ -78,7 +78,7 @@ def opened(
         with pytest.MonkeyPatch.context() as patch:
             root = tmp_path_factory.mktemp(name)
             downstream_tree.make(root, name, patch)
-            yield opened_for_check(
+            yield open_family(
                 FAMILIES[name], DataConfig(family=name, root=str(root), val_fraction=0.25)
             )
         return
@@ -87,27 +87,27 @@ def opened(
         NEEDS_ROOT[name](root)
     told = {"root": None if root is None else str(root), "val_fraction": 0.25}
     config = DataConfig.model_validate({"family": name, **told, **HELD_OUT.get(name, {})})
-    yield opened_for_check(FAMILIES[name], config)
+    yield open_family(FAMILIES[name], config)
 
 
 @pytest.mark.parametrize("law", FAMILY_LAWS, ids=lambda law: law.__name__)
-def test_a_family_keeps_the_law(law: Callable[[Opened], None], opened: Opened) -> None:
+def test_a_family_keeps_the_law(law: Callable[[OpenFamily], None], opened: OpenFamily) -> None:
     law(opened)
 
 
-def test_the_shipped_families_say_what_they_are(opened: Opened) -> None:
+def test_the_shipped_families_say_what_they_are(opened: OpenFamily) -> None:
     assert opened.family.name == opened.config.family
     assert opened.family.summary
 
 
-def test_the_shipped_families_look_different_for_each_seed_and_epoch(opened: Opened) -> None:
+def test_the_shipped_families_look_different_for_each_seed_and_epoch(opened: OpenFamily) -> None:
     split = opened.data.train
     one = split.views([0, 1, 3], transform=TRANSFORM, seed=5, epoch=2)
     assert not torch.equal(one, split.views([0, 1, 3], transform=TRANSFORM, seed=6, epoch=2))
     assert not torch.equal(one, split.views([0, 1, 3], transform=TRANSFORM, seed=5, epoch=3))
 
 
-def test_a_fraction_of_a_shipped_family_is_less_of_it(opened: Opened) -> None:
+def test_a_fraction_of_a_shipped_family_is_less_of_it(opened: OpenFamily) -> None:
     less = open_data(opened.config.model_copy(update={"train_fraction": 0.5}))
     assert len(less.train) < len(opened.data.train)
     assert set(less.train.ids) < set(opened.data.train.ids)

@@ -22,8 +22,8 @@ from carft_sweep.carft_core.data.base import (
     FamilyData,
     Files,
     Split,
+    cache_open,
     check_held_out,
-    opened_once,
 )
 from carft_sweep.carft_core.data.class_names import plain_name
 from carft_sweep.carft_core.data.folders import (
@@ -237,7 +237,7 @@ def _parts_of(counts: Mapping[str, int], config: DataConfig) -> Mapping[str, Par
     return parts
 
 
-@opened_once(2)
+@cache_open(2)
 def _opened(family: str, places: tuple[tuple[str, Path], ...]) -> _WholeSet:
     folders, published = dict(places), SETS[family].folders
     manifests = read_folders(family, folders, published)

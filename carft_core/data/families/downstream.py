@@ -24,13 +24,13 @@ from carft_sweep.carft_core.data.base import (
     FamilyData,
     Files,
     Split,
-    opened_once,
+    cache_open,
     refuse_held_out,
 )
 from carft_sweep.carft_core.data.families.downstream_tasks import BATCH_SIZE, TASKS, Classes, Task
 from carft_sweep.carft_core.data.folders import count_notes, data_root, find_folders
 from carft_sweep.carft_core.data.images import read_plain
-from carft_sweep.carft_core.data.listing import listed, nearest, read_manifest, refusal
+from carft_sweep.carft_core.data.listing import join_names, nearest, read_manifest, refusal
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_regular
 
@@ -43,7 +43,7 @@ Splits = dict[str, Split]
 """`train` and `test`."""
 
 
-def opened(dataset: str, root: Path, arguments: Mapping[str, object]) -> Any:
+def load_torchvision(dataset: str, root: Path, arguments: Mapping[str, object]) -> Any:
     """A data set of `torchvision.datasets` below `root`, of which nothing is downloaded.
 
     Raises whatever torchvision does for what is missing, damaged or another layout.
@@ -104,7 +104,7 @@ def open_downstream(config: DataConfig) -> FamilyData:
     return _opened(task.name, root)
 
 
-@opened_once(len(TASKS))
+@cache_open(len(TASKS))
 def _opened(name: str, root: Path) -> FamilyData:
     task = TASKS[name]
     folder = root / task.folder
@@ -122,7 +122,7 @@ def _opened(name: str, root: Path) -> FamilyData:
     except Exception as error:
         raise RequestError(
             f"data.root: {folder} is not {task.title} as published, or is damaged "
-            f"({_told(error)}); fetch it again from {task.origin}"
+            f"({_one_line(error)}); fetch it again from {task.origin}"
         ) from error
     names = tuple(task.classes().values())
     return FamilyData(
@@ -169,7 +169,7 @@ def unpacked_size(file: Path) -> int:
     return size
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     if isinstance(error, RuntimeError):  # it advises to download, which is not done here
         return "torchvision finds files missing, or of another checksum"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -179,7 +179,7 @@ def _pixels(task: Task, root: Path) -> tuple[Splits, str]:
     """A CIFAR and the checksums by which torchvision knows its files."""
     splits, checksums = {}, []
     for split, arguments in (("train", task.train[0]), ("test", task.test)):
-        dataset = opened(task.dataset, root, arguments)
+        dataset = load_torchvision(task.dataset, root, arguments)
         pixels, classes = pixels_of(dataset)
         _check(task, root / task.folder, {split: classes})
         ids = [f"{task.folder}/{split}/{number:05d}" for number in range(len(pixels))]
@@ -215,12 +215,12 @@ def _split(task: Task, root: Path, part: Classes) -> Split:
 
 def _parts(task: Task, root: Path) -> tuple[Classes, Classes]:
     if task.divide is not None:
-        whole = file_classes(opened(task.dataset, root, {}), root)
+        whole = file_classes(load_torchvision(task.dataset, root, {}), root)
         return task.divide(root / task.folder, whole)
     train: dict[str, str] = {}
     for arguments in task.train:
-        train |= file_classes(opened(task.dataset, root, arguments), root)
-    return train, file_classes(opened(task.dataset, root, task.test), root)
+        train |= file_classes(load_torchvision(task.dataset, root, arguments), root)
+    return train, file_classes(load_torchvision(task.dataset, root, task.test), root)
 
 
 def _check(
@@ -239,15 +239,15 @@ def _check(
         strange = sorted({*names} - {*classes_of_task})
         if lacking:
             problems.append(
-                f"{split} has no image of {len(lacking)} of {count} classes: {listed(lacking)}"
+                f"{split} has no image of {len(lacking)} of {count} classes: {join_names(lacking)}"
             )
         if strange:
             near = nearest(strange[0], lacking)
-            problems.append(f"{split} has classes that are none of it: {listed(strange)}{near}")
+            problems.append(f"{split} has classes that are none of it: {join_names(strange)}{near}")
     if missing:
-        problems.append(f"lacks {len(missing)} of its images: {listed(missing)}")
+        problems.append(f"lacks {len(missing)} of its images: {join_names(missing)}")
     if empty:
-        problems.append(f"has files that are empty or links to nothing: {listed(empty)}")
+        problems.append(f"has files that are empty or links to nothing: {join_names(empty)}")
     if problems:
         title = f"data.root: {folder} cannot be used as {task.title} (from {task.origin}):"
         raise RequestError(refusal(title, problems))

@@ -19,18 +19,18 @@ from carft_sweep.carft_core.data.base import (
     FamilyData,
     Files,
     Split,
-    opened_once,
+    cache_open,
     refuse_held_out,
 )
 from carft_sweep.carft_core.data.class_names import name_files, names_in, plain_name, repeated
 from carft_sweep.carft_core.data.families.declaration import Declaration, ShiftFolders, shift_name
-from carft_sweep.carft_core.data.folders import existing, readable
+from carft_sweep.carft_core.data.folders import readable, require_folder
 from carft_sweep.carft_core.data.images import read_rgb
 from carft_sweep.carft_core.data.listing import (
     Listing,
     copies_of_training,
     images,
-    listed,
+    join_names,
     listing_digest,
     nearest,
     no_class_folders,
@@ -42,7 +42,7 @@ from carft_sweep.carft_core.errors import RequestError, dotted
 
 Route = tuple[str | int, ...]
 """A key of a declaration: `("shifts", "night", "classes", 0)`."""
-Report = Callable[[Route, str], None]
+ProblemSink = Callable[[Route, str], None]
 """Notes what is wrong, and at which key of the declaration."""
 ClassFolders = Mapping[str, Sequence[str]]
 """Class folder -> where it lies below the root, in the order in which its parents are declared."""
@@ -72,7 +72,7 @@ class Reader:
     """
 
     def __init__(
-        self, declared: Declaration, root: Path, report: Report, *, advises: bool = True
+        self, declared: Declaration, root: Path, report: ProblemSink, *, advises: bool = True
     ) -> None:
         self.declared, self.root, self.report, self.advises = declared, root, report, advises
         self.train: ClassFolders = {}
@@ -147,7 +147,7 @@ class Reader:
             if name not in allowed:
                 others = sorted(shown or allowed)
                 near = nearest(name, others)
-                message = f"no {kind} is named {name!r}{near}; there are {listed(others)}"
+                message = f"no {kind} is named {name!r}{near}; there are {join_names(others)}"
                 self.report((*route, key), message)
 
     def _by_class(self, route: Route, folders: ClassFolders) -> ClassFolders:
@@ -165,13 +165,13 @@ class Reader:
         missing = [name for name in self.classes if name not in folders]
         if missing:
             advice = "; `exclude` leaves classes out" if self.advises else ""
-            self.report(route, f"lacks classes that train has: {listed(missing)}{advice}")
+            self.report(route, f"lacks classes that train has: {join_names(missing)}{advice}")
 
     def _check_strange(self, route: Route, strange: Sequence[str], advice: str = "") -> None:
         if strange:
             near = nearest(strange[0], self.classes)
-            advice = advice or f"; train has {len(self.classes)}: {listed(self.classes)}"
-            message = f"has folders that are no class of train: {listed(strange)}{near}{advice}"
+            advice = advice or f"; train has {len(self.classes)}: {join_names(self.classes)}"
+            message = f"has folders that are no class of train: {join_names(strange)}{near}{advice}"
             self.report(route, message)
 
     def _of_shift(self, route: Route, shift: ShiftFolders, folders: ClassFolders) -> ClassFolders:
@@ -218,7 +218,7 @@ class Reader:
         empty = [name for name, files in listing.items() if not files]
         if empty:
             advice = "; `exclude` leaves them out" if self.advises else ""
-            self.report(route, f"has class folders without images: {listed(empty)}{advice}")
+            self.report(route, f"has class folders without images: {join_names(empty)}{advice}")
         return listing
 
     def _check_apart(self, splits: Mapping[str, Listing]) -> None:
@@ -250,7 +250,7 @@ def _missing(root: Path, folder: str) -> str:
     names = visible_folders(parent)
     return (
         f"there is no {folder}/ in {root}{nearest(Path(folder).name, names)}; "
-        f"there are {listed(names) or 'no folders'}"
+        f"there are {join_names(names) or 'no folders'}"
     )
 
 
@@ -274,9 +274,9 @@ class Layout:
         refuse_held_out(
             config, "leave the field out and put what is to be held out into shifts/<name>/"
         )
-        return existing(Path(config.root), f"; {LAYOUT}")
+        return require_folder(Path(config.root), f"; {LAYOUT}")
 
-    def declare(self, root: Path, report: Report) -> Declaration:
+    def declare(self, root: Path, report: ProblemSink) -> Declaration:
         """What is there; an absent split has no folders."""
         folders, files = visible_folders(root), name_files(root)
         shifts = visible_folders(root / "shifts") if "shifts" in folders else []
@@ -329,7 +329,7 @@ class Layout:
             return _opened(self, root)
 
 
-@opened_once(4)
+@cache_open(4)
 def _opened(layout: Layout, root: Path) -> FamilyData:
     problems: dict[str, int] = {}
 
@@ -348,7 +348,7 @@ def _opened(layout: Layout, root: Path) -> FamilyData:
             report(
                 ("test_fraction",),
                 f"a class needs {least} images of which one becomes a test; there are less of "
-                f"{listed(few)}; add images, or `exclude` it",
+                f"{join_names(few)}; add images, or `exclude` it",
             )
     if problems:
         ordered = sorted(problems, key=lambda text: problems[text])
@@ -371,7 +371,7 @@ def _opened(layout: Layout, root: Path) -> FamilyData:
 
 
 def _names(
-    declared: Declaration, classes: Sequence[str], report: Report, *, where: str
+    declared: Declaration, classes: Sequence[str], report: ProblemSink, *, where: str
 ) -> tuple[str, ...]:
     """What prompts call each class; `where` they may be given."""
     if declared.class_names_file is None:
@@ -425,7 +425,7 @@ def _digest(tree: Tree, names: Sequence[str], splits: Mapping[str, Split]) -> st
     return digest.hexdigest()
 
 
-def _report_misnamed(folders: Sequence[str], report: Report) -> None:
+def _report_misnamed(folders: Sequence[str], report: ProblemSink) -> None:
     """Splits that are missing, and folders that look like one under another name."""
     splits = (*IN_DISTRIBUTION, "shifts")
     others = [name for name in folders if name not in splits]
@@ -490,10 +490,10 @@ class Declared(Layout):
             f"{self.file.name}",
         )
         if config.root is not None:
-            return existing(Path(config.root))
-        return existing(self.root, named=self.place(("root",)))
+            return require_folder(Path(config.root))
+        return require_folder(self.root, named=self.place(("root",)))
 
-    def declare(self, root: Path, report: Report) -> Declaration:
+    def declare(self, root: Path, report: ProblemSink) -> Declaration:
         """What the file says, whatever lies there."""
         del root, report
         if self.declaration.class_names_file is None:

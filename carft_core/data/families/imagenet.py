@@ -20,8 +20,8 @@ from carft_sweep.carft_core.data.base import (
     FamilyData,
     Files,
     Split,
+    cache_open,
     named_shifts,
-    opened_once,
     refuse_held_out,
 )
 from carft_sweep.carft_core.data.folders import (
@@ -204,7 +204,7 @@ def _key(name: str) -> str:
     return name if name in IN_DISTRIBUTION else f"shifts/{name}"
 
 
-@opened_once(4)
+@cache_open(4)
 def _opened(places: tuple[tuple[str, Path], ...]) -> FamilyData:
     folders = {name: folder_of(name) for name, _ in places}
     manifests = read_folders("imagenet", dict(places), folders)

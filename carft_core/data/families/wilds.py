@@ -21,12 +21,12 @@ from carft_sweep.carft_core.data.base import (
     FamilyData,
     Files,
     Split,
-    opened_once,
+    cache_open,
     refuse_held_out,
 )
 from carft_sweep.carft_core.data.folders import count_notes, data_root, find_folders, readable
 from carft_sweep.carft_core.data.images import read_plain
-from carft_sweep.carft_core.data.listing import listed, read_manifest
+from carft_sweep.carft_core.data.listing import join_names, read_manifest
 from carft_sweep.carft_core.errors import RequestError, unknown
 
 
@@ -154,7 +154,7 @@ class Benchmark:
             return _opened(folder, self)
 
 
-@opened_once(4)
+@cache_open(4)
 def _opened(folder: Path, benchmark: Benchmark) -> FamilyData:
     names = benchmark.class_names()
     images = benchmark.read(folder, names)
@@ -195,14 +195,16 @@ def _sizes(folder: Path, benchmark: Benchmark, images: Sequence[Image]) -> list[
     if missing:
         raise RequestError(
             f"{place} lacks {len(missing):,} of the {len(images):,} images that the table names: "
-            f"{listed(missing)}"
+            f"{join_names(missing)}"
         )
     empty = [image.file for image, size in zip(images, sizes, strict=True) if size == 0]
     if empty:
-        raise RequestError(f"{place} has files that are empty or links to nothing: {listed(empty)}")
+        raise RequestError(
+            f"{place} has files that are empty or links to nothing: {join_names(empty)}"
+        )
     twice = [file for file, count in Counter(image.file for image in images).items() if count > 1]
     if twice:
-        raise RequestError(f"{folder}: its table names images twice: {listed(twice)}")
+        raise RequestError(f"{folder}: its table names images twice: {join_names(twice)}")
     return [size for size in sizes if size is not None]
 
 

@@ -35,7 +35,7 @@ from carft_sweep.carft_core.runs.folder import (
 from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.testing import toy_teacher
 from carft_sweep.carft_core.training.loop import train
-from carft_sweep.carft_core.training.setup import prepared
+from carft_sweep.carft_core.training.setup import open_setup
 
 Build = Callable[..., TrialConfig]
 DIGESTS = tuple(f"{number:064x}" for number in range(1, 4))
@@ -211,7 +211,7 @@ def test_a_uniform_soup_holds_one_member_at_a_time(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "load_classifier", counting)
-        load(folder, config, prepared(config))
+        load(folder, config, open_setup(config))
     assert set(alive) == {0}
     shutil.rmtree(folder.path)
 
@@ -259,7 +259,7 @@ def test_its_weights_are_those_of_its_members_classifiers(
     runs, digests = trained
     config = soup_config(toy_config, "uniform_soup", digests)
     folder = claimed(runs, config)
-    soup = load_classifier(folder, config, prepared(config)).state_dict()
+    soup = load_classifier(folder, config, open_setup(config)).state_dict()
     one, two = (load_weights(RunFolder(runs / digest).weights("last")) for digest in digests)
     for key, value in soup.items():
         assert torch.allclose(value, (one[key] + two[key]) / 2, atol=1e-7)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from carft_sweep.carft_core.data.base import Source, Split
-from carft_sweep.carft_core.data.loader import Batches, Loader, shuffled, training_plan
+from carft_sweep.carft_core.data.loader import BatchSource, Loader, shuffled, training_plan
 from carft_sweep.carft_core.data.views import Transform
 from carft_sweep.carft_core.errors import RequestError
 
@@ -62,7 +62,7 @@ def loaded(
     )
     batches = []
     with Loader({"train": split}, transform=TRANSFORM, workers=workers) as loader:
-        for images, labels, index, domain in loader.steps(Batches("train", plan, seed), steps):
+        for images, labels, index, domain in loader.steps(BatchSource("train", plan, seed), steps):
             items, seeds, passes = images[:, :, 0, 0].T.to(torch.int64)
             assert items.tolist() == index.tolist()
             assert labels.tolist() == split.labels[index].tolist()

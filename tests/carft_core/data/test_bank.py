@@ -20,7 +20,7 @@ from torch import Tensor
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.config.trial import TrialConfig
-from carft_sweep.carft_core.data.bank import RECENT, VARIABLE, Bank
+from carft_sweep.carft_core.data.bank import BANK_GB_ENV, RECENT, Bank
 from carft_sweep.carft_core.data.base import Source, Split, forget_data
 from carft_sweep.carft_core.data.families import image_folder
 from carft_sweep.carft_core.data.images import read_rgb
@@ -32,7 +32,7 @@ from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
 from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.testing import takes_steps, toy_teacher
 from carft_sweep.carft_core.training.loop import Run, epochs, train
-from carft_sweep.carft_core.training.setup import prepared
+from carft_sweep.carft_core.training.setup import open_setup
 from tests.golden import write as golden
 
 Config = Callable[..., TrialConfig]
@@ -184,7 +184,7 @@ def test_of_writers_at_once_that_are_killed_nothing_half_written_is_read() -> No
 
 def test_what_was_used_longest_ago_makes_room(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = 3 * (FEATURES.nbytes + 4)
-    monkeypatch.setenv(VARIABLE, f"{2.5 * size / 1e9:.9f}")
+    monkeypatch.setenv(BANK_GB_ENV, f"{2.5 * size / 1e9:.9f}")
     bank("first").write(0, ROWS, FEATURES)
     (first,) = used(cache, 3 * RECENT)
     bank("second").write(0, ROWS, FEATURES)
@@ -199,13 +199,13 @@ def test_what_was_used_longest_ago_makes_room(cache: Path, monkeypatch: pytest.M
 
 
 def test_what_was_used_lately_makes_no_room(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, f"{5 * FEATURES.nbytes / 1e9:.9f}")
+    monkeypatch.setenv(BANK_GB_ENV, f"{5 * FEATURES.nbytes / 1e9:.9f}")
     bank("first").write(0, ROWS, FEATURES)
     bank("second").write(0, ROWS, FEATURES)
     assert bank("second").read(0, ROWS) is None
     assert bank("first").read(0, ROWS) is not None
     used(cache, 2 * RECENT)
-    monkeypatch.setenv(VARIABLE, f"{2 * FEATURES.nbytes / 1e9:.9f}")
+    monkeypatch.setenv(BANK_GB_ENV, f"{2 * FEATURES.nbytes / 1e9:.9f}")
     bank("second").write(0, ROWS, FEATURES)
     assert len(files(cache)) == 1  # nothing is deleted for what would not fit either
 
@@ -215,7 +215,7 @@ def test_views_leave_features_a_quarter_of_the_room(
 ) -> None:
     views = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     size = 3 * (views.nbytes + 4)
-    monkeypatch.setenv(VARIABLE, f"{4 * size / 1e9:.9f}")
+    monkeypatch.setenv(BANK_GB_ENV, f"{4 * size / 1e9:.9f}")
     for name in ("first", "second", "third", "fourth"):
         Bank("views", [name], steps=3, per_epoch=3, like=views).write(0, ROWS, views)
     assert len([*(cache / "bank").glob("views-*")]) == 3
@@ -243,7 +243,7 @@ def test_at_a_bound_of_zero_nothing_is_kept_or_read(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bank().write(0, ROWS, FEATURES)
-    monkeypatch.setenv(VARIABLE, "0")
+    monkeypatch.setenv(BANK_GB_ENV, "0")
     assert bank().read(0, ROWS) is None
     bank("others").write(0, ROWS, FEATURES)
     assert len(files(cache)) == 1
@@ -251,8 +251,8 @@ def test_at_a_bound_of_zero_nothing_is_kept_or_read(
 
 @pytest.mark.parametrize("wrong", ["-1", "20GB", "1e3", "nan"])
 def test_a_bound_that_is_no_number_is_refused(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, wrong)
-    with pytest.raises(RequestError, match=f"^{VARIABLE} must be a number of gigabytes"):
+    monkeypatch.setenv(BANK_GB_ENV, wrong)
+    with pytest.raises(RequestError, match=f"^{BANK_GB_ENV} must be a number of gigabytes"):
         bank()
 
 
@@ -415,7 +415,7 @@ def test_of_other_images_than_the_batch_came_with_the_features_are_computed(
 ) -> None:
     """As where a loss mixes images and hands them on."""
     config = toy_config({"optim.micro_batch": 5})
-    run = Run(config, 0, RunFolder(tmp_path), prepared(config))
+    run = Run(config, 0, RunFolder(tmp_path), open_setup(config))
     batch = run._batch(next(run.teacher.loader.steps(run.batches, range(1))))
     for own in (batch, batch.part(slice(5, 8))):
         features, mixed = own.zero_shot(), own.images.flip(0)
@@ -459,13 +459,13 @@ def test_every_algorithm_trains_to_the_same_weights_with_the_bank_and_without(
     changes |= {"micro_batch": 4} if "parts" in case else {}
     changes |= {"name": "sam", "rho": 0.05} if "sam" in case else {}
     config = config.model_copy(update={"optim": config.optim.model_copy(update=changes)})
-    stand = replace(golden.task(), teacher=teacher)
+    setup = replace(golden.task(), teacher=teacher)
     results, images = [], []
     with golden.one_thread():
         for attempt, bound in enumerate(["0", "1", "1"]):
-            monkeypatch.setenv(VARIABLE, bound)
+            monkeypatch.setenv(BANK_GB_ENV, bound)
             computed.clear()
-            results.append(trained(Run(config, 0, RunFolder(tmp_path / str(attempt)), stand)))
+            results.append(trained(Run(config, 0, RunFolder(tmp_path / str(attempt)), setup)))
             images.append(sum(computed))
     without, first, second = results
     for other in (first, second):
@@ -548,7 +548,7 @@ def test_photographs_are_decoded_once_for_all_runs_of_a_seed(
     assert decoded == []
     run("augmented", data={**data, "augmentation": "domainbed"})
     assert len(decoded) > 0
-    monkeypatch.setenv(VARIABLE, "0")
+    monkeypatch.setenv(BANK_GB_ENV, "0")
     assert run("without") == first
     assert len(decoded) > 0
 
@@ -616,8 +616,8 @@ def test_images_that_others_of_their_size_replaced_are_neither_trained_nor_teste
 def test_views_out_of_the_bank_are_those_that_are_made(
     toy_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    teacher = prepared(toy_config()).teacher
+    teacher = open_setup(toy_config()).teacher
     first, second = (torch.cat([*teacher.views("id/test")]) for _ in range(2))
-    monkeypatch.setenv(VARIABLE, "0")
+    monkeypatch.setenv(BANK_GB_ENV, "0")
     assert torch.equal(first, second)
     assert torch.equal(first, torch.cat([*teacher.views("id/test")]))

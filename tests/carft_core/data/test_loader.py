@@ -20,10 +20,10 @@ from carft_sweep.carft_core.data.base import DataConfig, Files, Source, Split
 from carft_sweep.carft_core.data.families.icon_shift import ICON_SHIFT_DEV
 from carft_sweep.carft_core.data.images import read_plain
 from carft_sweep.carft_core.data.loader import (
-    Batches,
+    BatchRange,
+    BatchSource,
+    EpochPlan,
     Loader,
-    Part,
-    Passes,
     default_workers,
     shuffled,
 )
@@ -60,8 +60,8 @@ def loader_of(split: Split, *, workers: int = 0) -> Loader:
     return Loader({"train": split}, transform=TRANSFORM, workers=workers)
 
 
-def batches_of(split: Split, *, seed: int | None = None, batch_size: int = 4) -> Batches:
-    return Batches("train", Passes(len(split), batch_size, seed), seed)
+def batches_of(split: Split, *, seed: int | None = None, batch_size: int = 4) -> BatchSource:
+    return BatchSource("train", EpochPlan(len(split), batch_size, seed), seed)
 
 
 def a_pass(count: int, number: int = 1, batch_size: int = 4) -> range:
@@ -220,7 +220,7 @@ def test_workers_serve_several_splits_until_the_outermost_with_ends() -> None:
         processes = []
         for name, split in splits.items():
             with loader:
-                batches = Batches(name, Passes(len(split), 4), None)
+                batches = BatchSource(name, EpochPlan(len(split), 4), None)
                 rows = [batch.index for batch in loader.steps(batches, a_pass(len(split)))]
                 assert torch.cat(rows).tolist() == [*range(len(split))]
             processes.append({process.pid for process in multiprocessing.active_children()})
@@ -233,7 +233,7 @@ def test_workers_serve_several_splits_until_the_outermost_with_ends() -> None:
 class Scene:
     """Parts of three splits, and what they hold."""
 
-    parts: list[Part]
+    parts: list[BatchRange]
     held: list[list[list[int]]]
     loader: Loader
 
@@ -245,8 +245,8 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
     splits = {name: numbered(count) for name, count in {"a": 9, "b": 3, "c": 12}.items()}
-    parts: list[Part] = [
-        (Batches(name, Passes(len(split), 2, seed), seed), a_pass(len(split), number, 2))
+    parts: list[BatchRange] = [
+        (BatchSource(name, EpochPlan(len(split), 2, seed), seed), a_pass(len(split), number, 2))
         for number in (1, 2)
         for seed, (name, split) in zip((7, None, None), splits.items(), strict=True)
     ]
@@ -274,10 +274,10 @@ def test_what_is_expected_changes_no_batch(
 def test_what_is_expected_is_loaded_before_its_turn(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    restarts: list[Part] = []
+    restarts: list[BatchRange] = []
     restart = Loader._restart
 
-    def counted(self: Loader, part: Part) -> None:
+    def counted(self: Loader, part: BatchRange) -> None:
         restarts.append(part)
         restart(self, part)
 

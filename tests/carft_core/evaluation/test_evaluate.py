@@ -17,9 +17,9 @@ from carft_sweep.carft_core.data.base import Source, Split
 from carft_sweep.carft_core.data.views import Transform
 from carft_sweep.carft_core.evaluation.measure import (
     _Split,
-    among,
     context_probe,
     joined,
+    mask_logits,
     predict,
     split_metrics,
     summary,
@@ -147,7 +147,7 @@ def test_classes_that_are_alike_count_as_the_one_that_stands_for_them(
     assert torch.equal(made[:, 3], plain.logits[:, [3, 5]].amax(dim=1))
     assert torch.equal(made[:, 4], plain.logits[:, 4])
     assert torch.isneginf(made[:, [0, 2, 5]]).all()
-    assert torch.equal(among(plain.logits, None), plain.logits)
+    assert torch.equal(mask_logits(plain.logits, None), plain.logits)
 
 
 def measured(predictions: Predictions, seed: int = 0) -> _Split:

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import Source
-from carft_sweep.carft_core.data.bank import VARIABLE
+from carft_sweep.carft_core.data.bank import BANK_GB_ENV
 from carft_sweep.carft_core.evaluation import measure as evaluate
 from carft_sweep.carft_core.evaluation.measure import (
-    among,
     context_probe,
+    mask_logits,
     measure,
     predict,
     split_metrics,
@@ -34,7 +34,7 @@ from carft_sweep.carft_core.evaluation.predictions import (
 )
 from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.training.setup import Prepared
+from carft_sweep.carft_core.training.setup import RunSetup
 from tests.carft_core.measured_task import OTHER_TASK, measured_task, moved_classifier
 from tests.carft_core.random_predictions import write_predictions
 
@@ -52,13 +52,13 @@ class Said:
     features: Tensor
 
 
-def everything(classifier: Classifier, stand: Prepared) -> dict[str, Said]:
+def everything(classifier: Classifier, setup: RunSetup) -> dict[str, Said]:
     """All at once, each split predicted by itself, in the order of measuring."""
-    teacher = stand.teacher
+    teacher = setup.teacher
     said: dict[str, Said] = {}
-    for name, split in stand.measured().items():
+    for name, split in setup.measured().items():
         (features,) = teacher.encode([classifier], name)
-        head = stand.other_heads.get(name)
+        head = setup.other_heads.get(name)
         if head is None:
             said[name] = Said(predict(classifier, name, teacher), features)
         else:
@@ -68,7 +68,7 @@ def everything(classifier: Classifier, stand: Prepared) -> dict[str, Said]:
     test, dark, pale = (said[name] for name in ("id/test", "ood/dark", "ood/pale"))
     rows = torch.isin(test.predictions.labels, torch.tensor([0, 2])).nonzero()[:, 0]
     ends = test.predictions.take(rows)
-    logits = among(ends.logits, (0, 2))
+    logits = mask_logits(ends.logits, (0, 2))
     said["id/test_ends"] = Said(
         Predictions("id/test_ends", ends.ids, ends.units, ends.labels, logits), test.features[rows]
     )
@@ -84,14 +84,14 @@ def everything(classifier: Classifier, stand: Prepared) -> dict[str, Said]:
     return {name: said[name] for name in (*ORDER, OTHER_TASK)}
 
 
-def expected_metrics(classifier: Classifier, stand: Prepared) -> dict[str, float]:
-    ours, theirs = everything(classifier, stand), everything(stand.teacher.classifier, stand)
+def expected_metrics(classifier: Classifier, setup: RunSetup) -> dict[str, float]:
+    ours, theirs = everything(classifier, setup), everything(setup.teacher.classifier, setup)
     metrics = summary(
         {name: split_metrics(ours[name].predictions) for name in ORDER},
         {name: split_metrics(theirs[name].predictions) for name in ORDER},
         outside={"ood/again", "ood/both"},
     )
-    teacher = stand.teacher
+    teacher = setup.teacher
     for name in ORDER:
         features = theirs[name].features, ours[name].features
         probe = context_probe(*features, teacher.w_ctx, teacher.scale)
@@ -124,24 +124,24 @@ def test_metrics_and_tables_are_those_of_each_model_by_itself(
 ) -> None:
     """In one pass for all models, and in one for each."""
     monkeypatch.setattr(evaluate, "MEMORY_FOR_MODELS", room)
-    stand = measured_task(toy_config())
+    setup = measured_task(toy_config())
     classifiers: dict[str, Classifier] = {
-        "unmerged": moved_classifier(stand),
-        "wise_ft@0": stand.teacher.classifier,
-        "wise_ft@0.5": moved_classifier(stand, 1.02),
+        "unmerged": moved_classifier(setup),
+        "wise_ft@0": setup.teacher.classifier,
+        "wise_ft@0.5": moved_classifier(setup, 1.02),
     }
     models = {label: lambda it=it: it for label, it in classifiers.items()}
     files = {label: tmp_path / label for label in ("unmerged", "wise_ft@0")}
-    measured = measure(models, stand, toy_config(), files)
+    measured = measure(models, setup, toy_config(), files)
     assert list(measured) == list(classifiers)
     for label, classifier in classifiers.items():
-        assert measured[label] == expected_metrics(classifier, stand), label
+        assert measured[label] == expected_metrics(classifier, setup), label
     for label, file in files.items():
-        said = everything(classifiers[label], stand)
+        said = everything(classifiers[label], setup)
         write_predictions(tmp_path / "expected", [it.predictions for it in said.values()])
         table = pq.read_table(file)
         names = json.loads(table.schema.metadata[CLASS_NAMES.encode()])
-        assert tuple(names) == stand.data.class_names
+        assert tuple(names) == setup.data.class_names
         assert table.to_pylist() == pq.read_table(tmp_path / "expected").to_pylist()
         assert list(dict.fromkeys(table["split"].to_pylist())) == [*ORDER, OTHER_TASK]
     assert {file.name for file in tmp_path.iterdir()} >= {*files}
@@ -151,24 +151,24 @@ def test_metrics_and_tables_are_those_of_each_model_by_itself(
 def test_each_image_is_read_once_for_all_models_that_fit_into_memory(
     toy_config: Config, reads: Counter[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(VARIABLE, "0")  # else each view is made once for good
-    stand, config = measured_task(toy_config()), toy_config()
-    images = sum(len(split) for split in stand.measured().values())
-    classifiers = [moved_classifier(stand, factor) for factor in (1.0, 1.1, 1.2)]
+    monkeypatch.setenv(BANK_GB_ENV, "0")  # else each view is made once for good
+    setup, config = measured_task(toy_config()), toy_config()
+    images = sum(len(split) for split in setup.measured().values())
+    classifiers = [moved_classifier(setup, factor) for factor in (1.0, 1.1, 1.2)]
     models: dict[str, Callable[[], Classifier]] = {
         str(number): lambda it=it: it  # type: ignore[misc]
         for number, it in enumerate(classifiers)
     }
-    together = measure(models, stand, config, {})
+    together = measure(models, setup, config, {})
     assert reads.total() == images
     of_one = sum(tensor.nbytes for tensor in classifiers[0].state_dict().values())
     for room, passes in ((of_one + 1, 2), (1, 3)):
         reads.clear()
         monkeypatch.setattr(evaluate, "MEMORY_FOR_MODELS", room)
-        assert measure(models, stand, config, {}) == together
+        assert measure(models, setup, config, {}) == together
         assert reads.total() == passes * images
     reads.clear()
-    measure({"zero_shot": lambda: stand.teacher.classifier}, stand, config, {})
+    measure({"zero_shot": lambda: setup.teacher.classifier}, setup, config, {})
     assert not reads, "the zero-shot model's features are kept"
 
 
@@ -176,21 +176,21 @@ def test_a_model_of_two_labels_passes_once(
     toy_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """WiSE-FT at alpha 1 is the tuned model itself."""
-    stand = measured_task(toy_config())
-    measure({"zero_shot": lambda: stand.teacher.classifier}, stand, toy_config(), {})
-    classifier = moved_classifier(stand)
+    setup = measured_task(toy_config())
+    measure({"zero_shot": lambda: setup.teacher.classifier}, setup, toy_config(), {})
+    classifier = moved_classifier(setup)
     passes: list[int] = []
-    encode = type(stand.teacher).encode
+    encode = type(setup.teacher).encode
 
     def counted(self: Teacher, classifiers: Sequence[Classifier], name: str) -> list[Tensor]:
         passes.append(len(classifiers))
         return encode(self, classifiers, name)
 
-    monkeypatch.setattr(type(stand.teacher), "encode", counted)
+    monkeypatch.setattr(type(setup.teacher), "encode", counted)
     models = dict.fromkeys(("unmerged", "wise_ft@1"), lambda: classifier)
-    both = measure(models, stand, toy_config(), {})
+    both = measure(models, setup, toy_config(), {})
     assert both["unmerged"] == both["wise_ft@1"]
-    assert passes == [1] * len(stand.measured())
+    assert passes == [1] * len(setup.measured())
 
 
 @pytest.mark.parametrize("probe", [True, False])
@@ -209,21 +209,21 @@ def test_predictions_stay_in_memory_only_as_long_as_a_derived_set_needs_them(
 
     monkeypatch.setattr(Predictions, "__init__", counted)
     config = toy_config({"eval": {"context_probe": probe}})
-    stand = measured_task(config, copies=6)
-    classifier = moved_classifier(stand)
-    measure({"unmerged": lambda: classifier}, stand, config, {})
+    setup = measured_task(config, copies=6)
+    classifier = moved_classifier(setup)
+    measure({"unmerged": lambda: classifier}, setup, config, {})
     # The model's and the zero-shot model's: of two shifts, their parts, and the union.
     assert max(most) <= 2 * 2 + 2 + 2
     assert not alive
 
 
 def test_without_a_file_nothing_is_written(toy_config: Config, tmp_path: Path) -> None:
-    stand = measured_task(toy_config())
-    models = {"zero_shot": lambda: stand.teacher.classifier}
+    setup = measured_task(toy_config())
+    models = {"zero_shot": lambda: setup.teacher.classifier}
     file = tmp_path / "kept" / "predictions.parquet"
-    kept = measure(models, stand, toy_config(), {"zero_shot": file})
+    kept = measure(models, setup, toy_config(), {"zero_shot": file})
     file.unlink()
-    assert measure(models, stand, toy_config(), {}) == kept
+    assert measure(models, setup, toy_config(), {}) == kept
     assert not list(file.parent.iterdir())
 
 
@@ -231,12 +231,12 @@ def test_features_of_another_kind_are_measured_where_no_clip_is_needed(
     toy_config: Config, tmp_path: Path
 ) -> None:
     """An adapter's features lie in no space of CLIP's: no contexts, and no heads of other tasks."""
-    stand = measured_task(toy_config())
-    classifier = moved_classifier(stand)
-    whole = measure({"it": lambda: classifier}, stand, toy_config(), {})["it"]
+    setup = measured_task(toy_config())
+    classifier = moved_classifier(setup)
+    whole = measure({"it": lambda: classifier}, setup, toy_config(), {})["it"]
     classifier.clip_features = False
     file = tmp_path / "predictions.parquet"
-    found = measure({"it": lambda: classifier}, stand, toy_config(), {"it": file})["it"]
+    found = measure({"it": lambda: classifier}, setup, toy_config(), {"it": file})["it"]
     lost = {name for name in whole if name.startswith(("context/", "retention/"))}
     assert lost
     assert found == {name: value for name, value in whole.items() if name not in lost}

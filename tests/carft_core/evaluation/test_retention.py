@@ -19,7 +19,7 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.runs.folder import RunResult, finish, is_complete, load_weights
 from carft_sweep.carft_core.runs.identity import evaluation_digest, identify
 from carft_sweep.carft_core.training.loop import epochs, train
-from carft_sweep.carft_core.training.setup import other_data, prepared
+from carft_sweep.carft_core.training.setup import open_setup, other_data
 from tests import downstream_tree
 
 Config = Callable[..., TrialConfig]
@@ -88,14 +88,14 @@ def test_the_tuned_tower_is_measured_with_the_other_tasks_zero_shot_head(
 ) -> None:
     folder, result = tuned
     pets = config(data={"family": "oxford_pets", "root": str(root)})
-    stand = prepared(pets)
+    setup = open_setup(pets)
     weights = load_weights(folder / "run" / "weights" / "last.safetensors")
-    classifier = stand.teacher.new_classifier().eval()
+    classifier = setup.teacher.new_classifier().eval()
     state = {name: value for name, value in weights.items() if name.startswith("visual.")}
     classifier.load_state_dict(state, strict=False)
-    test = stand.data.id_test
-    images = stand.teacher.transform.normalise(
-        test.views(range(len(test)), transform=stand.teacher.transform, seed=None, epoch=0)
+    test = setup.data.id_test
+    images = setup.teacher.transform.normalise(
+        test.views(range(len(test)), transform=setup.teacher.transform, seed=None, epoch=0)
     )
     with torch.inference_mode():
         logits = classifier(images)

@@ -26,7 +26,7 @@ from carft_sweep.carft_core.export.predictor import Picture, Prediction, Predict
 from carft_sweep.carft_core.files import read_json, write_json
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights, save_weights
 from carft_sweep.carft_core.training.loop import train
-from carft_sweep.carft_core.training.setup import prepared
+from carft_sweep.carft_core.training.setup import open_setup
 
 Config = Callable[..., TrialConfig]
 CLASSES = ("anchor", "bell", "cat")
@@ -72,18 +72,18 @@ def test_it_says_of_every_image_what_the_run_said(
 def test_contexts_are_the_softmax_over_the_templates(
     exported: Path, predictor: Predictor, toy_config: Config, toy_root: Path
 ) -> None:
-    stand = prepared(toy_config())
-    classifier = stand.teacher.new_classifier()
+    setup = open_setup(toy_config())
+    classifier = setup.teacher.new_classifier()
     classifier.load_state_dict(load_file(RunFolder(exported / "run").weights("last")))
-    image = stand.teacher.transform.normalise(
-        stand.data.id_test.views([0], transform=stand.teacher.transform, seed=None, epoch=0)
+    image = setup.teacher.transform.normalise(
+        setup.data.id_test.views([0], transform=setup.teacher.transform, seed=None, epoch=0)
     )
     with torch.no_grad():
         features = classifier.eval().features(image)
-        expected = stand.teacher.context_log_probs(features).exp()[0]
-    (told,) = predictor.predict([toy_root / stand.data.id_test.ids[0]], contexts=2)
+        expected = setup.teacher.context_log_probs(features).exp()[0]
+    (told,) = predictor.predict([toy_root / setup.data.id_test.ids[0]], contexts=2)
     for guess in told.contexts:
-        place = stand.teacher.contexts.templates.index(guess.name)
+        place = setup.teacher.contexts.templates.index(guess.name)
         assert guess.probability == pytest.approx(float(expected[place]), abs=1e-5)
     assert [g.probability for g in told.contexts] == pytest.approx(
         expected.sort(descending=True).values[:2].tolist(), abs=1e-5

@@ -19,7 +19,7 @@ from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder, finish
 from carft_sweep.carft_core.testing import batch_for, toy_teacher
 from carft_sweep.carft_core.training.loop import epochs, train
-from carft_sweep.carft_core.training.setup import prepared
+from carft_sweep.carft_core.training.setup import open_setup
 
 
 @pytest.fixture(scope="module")
@@ -117,12 +117,12 @@ def test_both_models_pass_each_image_once_whatever_the_number_of_alphas(
         return outputs(tower, batch)
 
     monkeypatch.setattr(classifier, "tower_outputs", counting)
-    stand = prepared(config)
-    to_measure = sum(map(len, stand.measured().values()))
+    setup = open_setup(config)
+    to_measure = sum(map(len, setup.measured().values()))
     cached = sum(
         len(split)
-        for name, split in stand.measured().items()
-        if stand.teacher.kept_features(name) is not None
+        for name, split in setup.measured().items()
+        if setup.teacher.cached_features(name) is not None
     )
     finish(tmp_path, config, 0)
     assert sum(images) == 2 * to_measure - cached

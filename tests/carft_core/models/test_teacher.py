@@ -15,16 +15,16 @@ from carft_sweep.carft_core.data import Source
 from carft_sweep.carft_core.data.views import AUGMENTATIONS
 from carft_sweep.carft_core.models.clip import open_model
 from carft_sweep.carft_core.models.teacher import Teacher, is_convolutional
-from carft_sweep.carft_core.training.setup import Prepared, prepared
+from carft_sweep.carft_core.training.setup import RunSetup, open_setup
 
 Config = Callable[..., TrialConfig]
 
 
 @pytest.fixture
-def stand(toy_config: Config, cache: Path) -> Prepared:
+def setup(toy_config: Config, cache: Path) -> RunSetup:
     """With a cache that has nothing in it."""
     assert not cache.exists()
-    return prepared(toy_config())
+    return open_setup(toy_config())
 
 
 def kept_files(cache: Path) -> list[Path]:
@@ -33,9 +33,9 @@ def kept_files(cache: Path) -> list[Path]:
 
 @pytest.mark.parametrize("name", ["train", "id/val", "ood/pale"])
 def test_features_are_those_of_the_zero_shot_tower_on_fixed_views(
-    stand: Prepared, name: str
+    setup: RunSetup, name: str
 ) -> None:
-    teacher = stand.teacher
+    teacher = setup.teacher
     split = teacher.splits[name]
     views = split.views(range(len(split)), transform=teacher.transform, seed=None, epoch=0)
     with torch.no_grad():
@@ -47,10 +47,10 @@ def test_features_are_those_of_the_zero_shot_tower_on_fixed_views(
 
 
 def test_they_are_computed_once_and_take_part_in_a_gradient(
-    stand: Prepared, cache: Path, monkeypatch: pytest.MonkeyPatch
+    setup: RunSetup, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    teacher = stand.teacher
-    assert teacher.kept_features("id/val") is None
+    teacher = setup.teacher
+    assert teacher.cached_features("id/val") is None
     computed = teacher.features("id/val")
     assert len(kept_files(cache)) == 1
     monkeypatch.setattr(Source, "views", lambda *_, **__: pytest.fail("an image was read"))
@@ -63,8 +63,8 @@ def test_they_are_computed_once_and_take_part_in_a_gradient(
 
 
 @pytest.mark.parametrize("damage", ["garbage", "cut", "other", "gone"])
-def test_a_damaged_file_is_computed_anew(stand: Prepared, cache: Path, damage: str) -> None:
-    teacher = stand.teacher
+def test_a_damaged_file_is_computed_anew(setup: RunSetup, cache: Path, damage: str) -> None:
+    teacher = setup.teacher
     computed = teacher.features("id/test")
     (file,) = kept_files(cache)
     whole = file.read_bytes()
@@ -73,20 +73,20 @@ def test_a_damaged_file_is_computed_anew(stand: Prepared, cache: Path, damage: s
     elif damage == "cut":
         file.write_bytes(whole[:-7])
     elif damage == "other":
-        teacher.keep_features("id/test", computed[:-1])  # of another number of images
+        teacher.cache_features("id/test", computed[:-1])  # of another number of images
     else:
         file.unlink()
-    assert teacher.kept_features("id/test") is None
+    assert teacher.cached_features("id/test") is None
     assert torch.equal(teacher.features("id/test"), computed)
     assert file.read_bytes() == whole
 
 
-def test_a_cache_that_cannot_be_read_costs_time_alone(stand: Prepared, cache: Path) -> None:
-    computed = stand.teacher.features("id/test")
+def test_a_cache_that_cannot_be_read_costs_time_alone(setup: RunSetup, cache: Path) -> None:
+    computed = setup.teacher.features("id/test")
     (file,) = kept_files(cache)
     file.unlink()
     file.mkdir()  # even the superuser cannot read it
-    assert torch.equal(stand.teacher.features("id/test"), computed)
+    assert torch.equal(setup.teacher.features("id/test"), computed)
 
 
 def changed(teacher: Teacher, **fields: Any) -> Teacher:
@@ -106,10 +106,10 @@ def changed(teacher: Teacher, **fields: Any) -> Teacher:
     ids=["data", "model", "transform", "precision", "device", "order"],
 )
 def test_whatever_decides_a_feature_is_a_part_of_the_key(
-    stand: Prepared, change: Callable[[Teacher], Teacher]
+    setup: RunSetup, change: Callable[[Teacher], Teacher]
 ) -> None:
-    stand.teacher.features("id/val")
-    assert change(stand.teacher).kept_features("id/val") is None
+    setup.teacher.features("id/val")
+    assert change(setup.teacher).cached_features("id/val") is None
 
 
 @pytest.mark.parametrize(
@@ -124,18 +124,18 @@ def test_whatever_decides_a_feature_is_a_part_of_the_key(
     ids=["augmentation", "batches", "text"],
 )
 def test_what_decides_no_feature_is_not(
-    stand: Prepared, change: Callable[[Teacher], Teacher]
+    setup: RunSetup, change: Callable[[Teacher], Teacher]
 ) -> None:
-    features = stand.teacher.features("id/val")
-    kept = change(stand.teacher).kept_features("id/val")
+    features = setup.teacher.features("id/val")
+    kept = change(setup.teacher).cached_features("id/val")
     assert kept is not None
     assert torch.equal(kept, features)
 
 
 def test_a_split_of_the_same_images_under_another_name_is_the_same(
-    stand: Prepared, cache: Path
+    setup: RunSetup, cache: Path
 ) -> None:
-    teacher = stand.teacher
+    teacher = setup.teacher
     named = replace(
         teacher,
         splits={"ood/again": teacher.splits["ood/dark"]},
@@ -145,8 +145,8 @@ def test_a_split_of_the_same_images_under_another_name_is_the_same(
     assert len(kept_files(cache)) == 1
 
 
-def test_a_residual_network_is_convolutional_and_a_vit_is_not(stand: Prepared) -> None:
-    assert not stand.teacher.convolutional
+def test_a_residual_network_is_convolutional_and_a_vit_is_not(setup: RunSetup) -> None:
+    assert not setup.teacher.convolutional
     tower = open_model("builtin").model.visual
     assert isinstance(tower, torch.nn.Module)
     assert is_convolutional(tower)

@@ -21,7 +21,7 @@ from carft_sweep.carft_core.runs import identity
 from carft_sweep.carft_core.runs.folder import RunFolder, finish, is_complete
 from carft_sweep.carft_core.runs.identity import evaluation_digest, identify
 from carft_sweep.carft_core.training.loop import train
-from carft_sweep.carft_core.training.setup import prepared
+from carft_sweep.carft_core.training.setup import open_setup
 
 Config = Callable[..., TrialConfig]
 
@@ -113,11 +113,11 @@ def test_a_model_whose_files_changed_is_opened_anew(
     """Also within a process, as in a notebook: else its run would bear the digest of another."""
     folder = shutil.copytree(tiny_clip_files, tmp_path / "clip")
     config = toy_config({"model": {"name": str(folder)}})
-    before = prepared(config).teacher.clip.digest
+    before = open_setup(config).teacher.clip.digest
     state = load_file(folder / "open_clip_model.safetensors")
     state["logit_scale"] += 0.1
     save_file(state, folder / "open_clip_model.safetensors")
-    after = prepared(config).teacher.clip
+    after = open_setup(config).teacher.clip
     assert identify(config, 0).parts["model"] == after.digest != before
     assert after.logit_scale == pytest.approx(float(state["logit_scale"].exp()))
 

@@ -17,7 +17,7 @@ from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder, finish, is_complete
 from carft_sweep.carft_core.runs.identity import MEASURING_REVISION, TRAINING_REVISION
 from carft_sweep.carft_core.training.loop import train
-from carft_sweep.carft_core.training.setup import prepared
+from carft_sweep.carft_core.training.setup import open_setup
 
 Config = Callable[..., TrialConfig]
 ENDS = [{"name": "wise_ft", "alphas": [0.0, 0.5, 1.0]}]
@@ -100,13 +100,13 @@ def test_the_zero_shot_row_is_that_of_a_classifier_run_by_hand(
     config = toy_config({"algorithm": "zero_shot", "merges": ENDS})
     result = train(config, 0, workdir=tmp_path)
     assert result is not None
-    stand = prepared(config)
-    test = stand.data.id_test
-    images = stand.teacher.transform.normalise(
-        test.views(range(len(test)), transform=stand.teacher.transform, seed=None, epoch=0)
+    setup = open_setup(config)
+    test = setup.data.id_test
+    images = setup.teacher.transform.normalise(
+        test.views(range(len(test)), transform=setup.teacher.transform, seed=None, epoch=0)
     )
     with torch.no_grad():
-        right = (stand.teacher.classifier(images).argmax(dim=1) == test.labels).double().mean()
+        right = (setup.teacher.classifier(images).argmax(dim=1) == test.labels).double().mean()
     assert result.metrics["id/test/top1"] == pytest.approx(float(right))
     assert result.metrics["gain/ood/top1"] == 0
     assert result.seed is None

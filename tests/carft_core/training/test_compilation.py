@@ -19,9 +19,9 @@ from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
 from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.testing import toy_teacher
 from carft_sweep.carft_core.training import compilation
-from carft_sweep.carft_core.training.compilation import IMAGES_THAT_PAY, pays
+from carft_sweep.carft_core.training.compilation import IMAGES_THAT_PAY, should_compile
 from carft_sweep.carft_core.training.loop import Decision, train
-from carft_sweep.carft_core.training.setup import prepared
+from carft_sweep.carft_core.training.setup import open_setup
 
 Config = Callable[..., TrialConfig]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -43,7 +43,7 @@ gradient."""
 def test_auto_compiles_long_runs_on_cuda(
     *, setting: Any, device: torch.device, images: int, expected: bool
 ) -> None:
-    assert pays(setting, device, images) is expected
+    assert should_compile(setting, device, images) is expected
 
 
 @pytest.mark.slow
@@ -101,7 +101,7 @@ def test_a_compiled_run_is_that_of_the_plain_one_up_to_rounding(
     assert compiled.metrics == pytest.approx(plain.metrics, rel=1e-3, abs=1e-4)
     assert weights[0].keys() == weights[1].keys()
     torch.testing.assert_close(weights[1], weights[0], rtol=RELATIVE, atol=ABSOLUTE)
-    tower = prepared(toy_config({**changes, "compile": True})).teacher.classifier.visual
+    tower = open_setup(toy_config({**changes, "compile": True})).teacher.classifier.visual
     assert tower._compiled_call_impl is not None
     assert copy.deepcopy(tower)._compiled_call_impl is None
 
@@ -134,7 +134,7 @@ def test_the_compiler_of_this_machine_gives_the_weights_up_to_rounding(
         assert result.warnings == []
         weights.append(load_weights(RunFolder(folder).weights("last")))
     torch.testing.assert_close(weights[1], weights[0], rtol=RELATIVE, atol=ABSOLUTE)
-    before = prepared(toy_config(changes)).teacher.classifier.visual.state_dict()
+    before = open_setup(toy_config(changes)).teacher.classifier.visual.state_dict()
     moved = [(weights[0][f"visual.{name}"] - old).abs().max() for name, old in before.items()]
     assert min(moved) > 10 * ABSOLUTE
 

@@ -15,13 +15,13 @@ from torch import nn
 from carft_sweep.carft_core.algorithms.base import Batch, Loss
 from carft_sweep.carft_core.algorithms.fine_tune import FineTune
 from carft_sweep.carft_core.config.trial import TrialConfig
-from carft_sweep.carft_core.data.loader import Passes, Share
+from carft_sweep.carft_core.data.loader import EpochPlan, RankPlan
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
 from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.training.loop import Decision, train
-from carft_sweep.carft_core.training.ranks import World, here
+from carft_sweep.carft_core.training.ranks import World, current_ranks
 from tests.carft_core.ranks import on_ranks
 
 Config = Callable[..., TrialConfig]
@@ -31,11 +31,11 @@ rounding, as that of the biases of an attention's keys is; there what is measure
 
 
 def test_every_row_of_a_batch_is_of_one_rank() -> None:
-    plan = Passes(11, 4, seed=3)
+    plan = EpochPlan(11, 4, seed=3)
     for step in range(plan.steps):
         rows, passes = plan(step)
         worlds = [World(rank, 2) for rank in range(2)]
-        drawn = [Share(plan, world)(step) for world in worlds]
+        drawn = [RankPlan(plan, world)(step) for world in worlds]
         assert np.array_equal(drawn[0].rows, rows[0::2])
         assert np.array_equal(drawn[1].rows, rows[1::2])
         assert np.array_equal(drawn[1].passes, passes[1::2])
@@ -44,13 +44,13 @@ def test_every_row_of_a_batch_is_of_one_rank() -> None:
 
 def test_a_rank_without_a_row_has_the_first_and_no_share_of_it() -> None:
     world = World(2, 3)
-    assert list(world.mine(np.array([7, 8]))) == [7]
+    assert list(world.shard(np.array([7, 8]))) == [7]
     assert world.share(2) == 0.0
     assert [World(rank, 3).share(2) for rank in range(2)] == [0.5, 0.5]
 
 
 def _exchange() -> dict[str, Any]:
-    world = here()
+    world = current_ranks()
     both, one, none = (nn.Parameter(torch.zeros(2, 2)) for _ in range(3))
     both.grad = torch.full((2, 2), 1.0 + world.rank).to(memory_format=torch.contiguous_format)
     if world.rank == 1:
@@ -65,8 +65,8 @@ def _exchange() -> dict[str, Any]:
         "one": None if one.grad is None else one.grad.tolist(),
         "none": none.grad,
         "loss": float(values["loss"]),
-        "rows": world.gather(world.mine(rows), 5)[:, 2].tolist(),
-        "single": world.gather(world.mine(rows[:1]), 1).tolist(),
+        "rows": world.gather(world.shard(rows), 5)[:, 2].tolist(),
+        "single": world.gather(world.shard(rows[:1]), 1).tolist(),
         "agreed": world.agree({"from": world.rank, "text": "ä"}),
         "all": [world.all(True), world.all(world.rank == 0)],
         "differing": differing,
@@ -92,7 +92,7 @@ def test_what_ranks_exchange() -> None:
 
 def test_a_process_alone_exchanges_nothing() -> None:
     world, parameter = World(), nn.Parameter(torch.zeros(2))
-    assert here() == world
+    assert current_ranks() == world
     loss = torch.tensor(0.1, dtype=torch.float64)
     assert world.sum_gradients([parameter], {"loss": loss})["loss"] is loss
     rows = torch.ones(3, 2)

@@ -29,7 +29,7 @@ from carft_sweep.carft_core.training.optim import (
     learning_rate,
     warmup_steps,
 )
-from carft_sweep.carft_core.training.setup import prepared
+from carft_sweep.carft_core.training.setup import open_setup
 
 Config = Callable[..., TrialConfig]
 RHO = 0.2
@@ -235,15 +235,15 @@ def test_a_run_with_sam_is_its_two_steps_with_micro_batches_clipping_and_the_sch
     fields = {"name": "sam", "rho": RHO, "lr": 1e-3, "weight_decay": 0.3, "clip": 0.5}
     optim = {**fields, "epochs": 2, "batch_size": 8, "micro_batch": 3, "warmup": 2}
     config = toy_config({"algorithm": "fine_tune", "optim": optim})
-    stand = prepared(config)
-    run = Run(config, 0, RunFolder(tmp_path), stand)
+    setup = open_setup(config)
+    run = Run(config, 0, RunFolder(tmp_path), setup)
     losses, size = [], 0.0
-    theirs = stand.teacher.new_classifier()
+    theirs = setup.teacher.new_classifier()
     parameters = [p for p in theirs.parameters() if p.requires_grad]
     written = WrittenOut(parameters, [0.3] * len(parameters), RHO)
     warmup = warmup_steps(2, run.steps)
-    for step, loaded in enumerate(stand.teacher.loader.steps(run.batches, range(run.steps))):
-        images = to_views(loaded.images, stand.teacher.transform, stand.device)
+    for step, loaded in enumerate(setup.teacher.loader.steps(run.batches, range(run.steps))):
+        images = to_views(loaded.images, setup.teacher.transform, setup.device)
 
         def gradients(images: Tensor = images, labels: Tensor = loaded.labels) -> list[Tensor]:
             nonlocal size
@@ -257,7 +257,7 @@ def test_a_run_with_sam_is_its_two_steps_with_micro_batches_clipping_and_the_sch
         assert size > 0.5  # else nothing is clipped
     history = [report.metrics for report in run.epochs()]
     own = load_weights(RunFolder(tmp_path).weights("last"))
-    start, end = stand.teacher.classifier.state_dict(), theirs.state_dict()
+    start, end = setup.teacher.classifier.state_dict(), theirs.state_dict()
     # Not each by itself: a key's bias has no gradient but rounding, of which Adam takes the sign.
     moved = torch.cat([(end[key] - start[key]).flatten() for key in end])
     apart = torch.cat([(end[key] - own[key]).flatten() for key in end])

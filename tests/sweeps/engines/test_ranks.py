@@ -27,11 +27,11 @@ def add_up(
     import torch
     from torch import nn
 
-    from carft_sweep.carft_core.training.ranks import here
+    from carft_sweep.carft_core.training.ranks import current_ranks
 
     del seed
     os.environ |= {RANKS: config["ranks"]} if "ranks" in config else {}
-    world = here()
+    world = current_ranks()
     (workdir / f"rank{world.rank}").write_text(str(os.getpid()))
     parameter, total = nn.Parameter(torch.zeros(1)), 0.0
     for epoch in range(3):

@@ -25,7 +25,7 @@ from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.families.image_folder import IMAGE_FOLDER
 from carft_sweep.carft_core.data.images import read_rgb
 from carft_sweep.carft_core.data.listing import EXTENSIONS
-from carft_sweep.carft_core.data.loader import Batches, Loaded, Loader, Passes
+from carft_sweep.carft_core.data.loader import BatchSource, EpochPlan, LoadedBatch, Loader
 from carft_sweep.carft_core.data.views import (
     AUGMENTATIONS,
     evaluation_view,
@@ -76,11 +76,13 @@ def refusal(root: Path) -> str:
     return str(caught.value)
 
 
-def load(split: Split, transform: Transform, seed: int | None, workers: int) -> Iterator[Loaded]:
+def load(
+    split: Split, transform: Transform, seed: int | None, workers: int
+) -> Iterator[LoadedBatch]:
     """One pass."""
-    plan = Passes(len(split), 4, seed)
+    plan = EpochPlan(len(split), 4, seed)
     with Loader({"train": split}, transform=transform, workers=workers) as loader:
-        yield from loader.steps(Batches("train", plan, seed), range(plan.steps))
+        yield from loader.steps(BatchSource("train", plan, seed), range(plan.steps))
 
 
 def views(root: Path, split: str = "test", transform: Transform = PLAIN) -> torch.Tensor:

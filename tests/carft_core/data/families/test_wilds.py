@@ -20,7 +20,7 @@ from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.families.wilds import FMOW_BENCHMARK as FMOW
 from carft_sweep.carft_core.data.families.wilds import IWILDCAM_BENCHMARK as IWILDCAM
 from carft_sweep.carft_core.data.families.wilds import _opened, read_fmow, split_of
-from carft_sweep.carft_core.data.folders import VARIABLE
+from carft_sweep.carft_core.data.folders import DATA_ROOT_ENV
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.prompts import template_set
 from carft_sweep.carft_core.runs.folder import RunFolder
@@ -123,7 +123,7 @@ def test_templates_are_those_of_wise_ft() -> None:
 def test_the_data_root_may_come_from_the_environment(root: Path) -> None:
     told = refusal(root / "nowhere", "fmow")
     assert "does not exist" in told
-    with pytest.raises(RequestError, match=rf"{VARIABLE}; fmow looks there for fmow_v1\.1$"):
+    with pytest.raises(RequestError, match=rf"{DATA_ROOT_ENV}; fmow looks there for fmow_v1\.1$"):
         FAMILIES["fmow"].open(DataConfig(family="fmow"))
 
 
