@@ -63,12 +63,6 @@ def test_points_are_ten_seconds_of_training_apart_and_a_short_run_has_none(tmp_p
     assert [point["step"] for point in read_points(tmp_path)] == [4, 8, 9, 10]
 
 
-def test_a_day_of_short_steps_has_a_bounded_number_of_points(tmp_path: Path) -> None:
-    training = Training(tmp_path)
-    training.steps(2000, 1.5)
-    assert 0 < len(read_points(tmp_path)) <= 3000 / EVERY
-
-
 def test_a_point_has_the_mean_since_the_last_one_and_the_speed_without_validation(
     tmp_path: Path,
 ) -> None:

@@ -203,15 +203,6 @@ def test_sun_follows_its_lists_in_their_order(tmp_path: Path) -> None:
     assert test == {"SUN397/a/alley/sun_c.jpg": "alley"}
 
 
-def test_other_counts_are_noted_not_refused(root: Path) -> None:
-    assert opened("dtd", root).notes == (
-        "dtd: train has 141 images here, 3,760 as published; its numbers are not those of papers",
-        "dtd: test has 47 images here, 1,880 as published; its numbers are not those of papers",
-    )
-    (note,) = opened("caltech101", root).notes
-    assert "test has 202 images here, 5,647 as published" in note
-
-
 # Images
 
 
