@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from carft_sweep.carft_core.data.families.declaration import Declaration
-from carft_sweep.carft_core.models.prompts import FILE_FIELDS
+from carft_sweep.carft_core.models.prompts import TemplateFile
 from carft_sweep.sweeps.cli.parser import parse
 from carft_sweep.sweeps.spec.document import parse as parse_yaml
 from carft_sweep.sweeps.spec.normalize import IGNORED
@@ -209,7 +209,7 @@ def test_every_sweep_file_that_is_shown_is_valid(shown: dict[str, Any], tmp_path
 
 def test_yaml_is_a_sweep_a_family_or_templates_or_says_what_else_it_is() -> None:
     """A key that is misspelt would make a sweep file pass for something else."""
-    family, templates = {*Declaration.model_fields}, {*FILE_FIELDS}
+    family, templates = {*Declaration.model_fields}, {*TemplateFile.model_fields}
     others = []
     for block in YAML:
         shown = parse_yaml(block.text).data if block.mark is None else None

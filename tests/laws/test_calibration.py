@@ -38,11 +38,5 @@ def test_a_backbone_is_one_that_open_clip_has_weights_of(name: str) -> None:
     assert tuple(name.split()) in open_clip.list_pretrained()
 
 
-@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
-def test_what_lacks_classes_is_said_to(split: ReferenceSplit) -> None:
-    own, whole = folder_of(split).classes, FAMILIES[split.family].folders["test"].classes
-    assert split.restricted == (len(own) < len(whole))
-
-
 def test_sets_that_are_divided_otherwise_are_left_out() -> None:
     assert {it.family for it in SPLITS.values()}.isdisjoint({"caltech101", "sun397"})

@@ -43,7 +43,7 @@ def add_up(
                     os.kill(os.getpid(), signal.SIGKILL)
         if epoch == 1 and config.get("fails") == "nan":
             raise NonFinite("the loss is nan")
-        if epoch == 1 and config.get("fails") == "first" and world.leads:
+        if epoch == 1 and config.get("fails") == "first" and world.is_main:
             raise OutOfMemoryError("the GPU of rank 0 is full")
         parameter.grad = torch.ones(1) * (world.rank + 1)
         world.sum_gradients([parameter], {})
