@@ -191,9 +191,8 @@ def check_archive(path: Path, *, sums: bool = False) -> None:
 
 
 def read_lines(path: Path) -> list[bytes]:
-    """The whole lines of a file; none where there is no file. Raises RequestError as
-    `open_regular` does, and for one that is too large.
-    """
+    """Return the whole lines of a file; none where there is no file. Raises RequestError as
+    `open_regular` does, and for one that is too large."""
     try:
         with _requested():
             return regular_files.read_regular(path).split(b"\n")[:-1]
@@ -214,7 +213,7 @@ def read_regular(path: Path, most: int) -> bytes:
 
 
 def read_json(path: Path | str, shape: object = None, *, follow: bool = False) -> Any:
-    """The JSON at `path` as plain data, or None when there is none.
+    """Return the JSON at `path` as plain data, or None when there is none.
 
     `shape` is the type that it must have: a dataclass for a mapping, or `list[...]` of one. Raises
     RequestError that names the file for what is no JSON, has another shape, or is no regular file;
@@ -284,7 +283,8 @@ def _validator(shape: Any) -> SchemaValidator | PluggableSchemaValidator:
 
 
 def path_or_none(text: str) -> Path | None:
-    """The file or folder that `text` names, `~` expanded; None for nothing, or for no path."""
+    """Return the file or folder that `text` names, `~` expanded; None for nothing, or for no
+    path."""
     if not text:
         return None
     try:

@@ -102,12 +102,14 @@ class _RandomImages(Source):
 
 @functools.cache
 def built_in_teacher() -> Teacher:
-    """The built-in CLIP as the zero-shot classifier of three things, with twelve images of them."""
+    """Return the built-in CLIP as the zero-shot classifier of three things, with twelve images of
+    them."""
     return toy_teacher(open_model("builtin"))
 
 
 def toy_teacher(clip: OpenedClip) -> Teacher:
-    """A CLIP for images of 32 pixels as the zero-shot classifier of three things, on the CPU."""
+    """Return a CLIP for images of 32 pixels as the zero-shot classifier of three things, on the
+    CPU."""
     templates = template_set("simple")
     images = Split(
         ids=tuple(f"image {number}" for number in range(2 * len(LABELS))),
@@ -141,7 +143,7 @@ def batch_for(teacher: Teacher, *, micro_batch: int | None = None) -> Batch:
 
 
 def started(algorithm: Algorithm, teacher: Teacher) -> nn.Module:
-    """The module as it is before the first step, with what does not train frozen."""
+    """Return the module as it is before the first step, with what does not train frozen."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = algorithm.build(teacher)
@@ -153,7 +155,7 @@ def started(algorithm: Algorithm, teacher: Teacher) -> nn.Module:
 def loss_of(
     algorithm: Algorithm, model: nn.Module, batch: Batch, teacher: Teacher
 ) -> tuple[Tensor, dict[str, float]]:
-    """The loss under a seed, and all that is logged."""
+    """Return the loss under a seed, and all that is logged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         loss, logs = loss_and_terms(algorithm, model, batch, teacher)
@@ -161,17 +163,17 @@ def loss_of(
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as they are, for a look at what a step does to them."""
+    """Return the tensors as they are, for a look at what a step does to them."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def equal(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
-    """Whether every tensor of `before` is in `after` to the bit."""
+    """Tell whether every tensor of `before` is in `after` to the bit."""
     return all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def takes_steps(algorithm: Algorithm) -> bool:
-    """Whether a loss trains it."""
+    """Tell whether a loss trains it."""
     return algorithm.trains and not algorithm.solves
 
 
@@ -544,7 +546,7 @@ def check_family(family: Family, config: DataConfig | None = None) -> None:
 
 
 def open_family(family: Family, config: DataConfig) -> OpenFamily:
-    """What the laws look at. Raises as `check_family` does."""
+    """Return what the laws look at. Raises as `check_family` does."""
     must_be_registered(FAMILIES, family.name, family)
     return OpenFamily(family, config, open_data(config))
 

@@ -57,8 +57,8 @@ class Batch:
     """The frozen tower's features of images; those of the batch's own it may have already."""
 
     def zero_shot(self) -> Tensor:
-        """The frozen tower's unit-norm features [B, d] of the same views: out of the bank
-        if a run left them there, else computed; once a batch.
+        """Return the frozen tower's unit-norm features [B, d] of the same views: out of the bank if
+        a run left them there, else computed; once a batch.
 
         Raises ValueError in a batch that was made without the teacher.
         """
@@ -72,7 +72,8 @@ class Batch:
         return self.teacher_features(self.images)
 
     def cross_entropy(self, logits: Tensor) -> Tensor:
-        """The batch's mean cross-entropy of logits [B, C], with the run's label smoothing."""
+        """Return the batch's mean cross-entropy of logits [B, C], with the run's label
+        smoothing."""
         return F.cross_entropy(logits, self.labels, label_smoothing=self.label_smoothing)
 
     def part(self, rows: slice) -> Batch:
@@ -134,7 +135,7 @@ class Algorithm(Registered):
     """Whether its classifier has the teacher's tensors, so that weights can be interpolated."""
 
     def build(self, teacher: Teacher) -> nn.Module:
-        """The module that is trained; by default a copy of the zero-shot classifier.
+        """Return the module that is trained; by default a copy of the zero-shot classifier.
 
         Called under the run's seed, and again without it before saved weights are read.
         """
@@ -151,15 +152,16 @@ class Algorithm(Registered):
         raise NotImplementedError(f"{type(self).__name__} does not say how it solves its problem")
 
     def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
-        """The parameters that train, in groups with `lr_scale`; what is in none is frozen."""
+        """Return the parameters that train, in groups with `lr_scale`; what is in none is
+        frozen."""
         return decay_groups(model.named_parameters(), optim)
 
     def optimiser(self, groups: list[Group], optim: OptimConfig) -> Optimizer:
-        """The optimiser of these groups, by default that of `optim.name`."""
+        """Return the optimiser of these groups, by default that of `optim.name`."""
         return OPTIMISERS[optim.name](groups, optim)
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """What to minimise and what to log, all means over the batch."""
+        """Return what to minimise and what to log, all means over the batch."""
         raise NotImplementedError(f"{type(self).__name__} declares no loss")
 
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
@@ -169,7 +171,7 @@ class Algorithm(Registered):
         """Change the module after an epoch, knowing what was measured."""
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
-        """What is evaluated and merged; by default the module itself.
+        """Return what is evaluated and merged; by default the module itself.
 
         Raises TypeError when the module is none and the algorithm does not say how it classifies.
         """
@@ -178,8 +180,8 @@ class Algorithm(Registered):
         return model
 
     def warnings(self, history: Sequence[Mapping[str, float]]) -> list[str]:
-        """What a reader of the result must know, one line each, from the metrics of epochs 0, 1,
-        ..."""
+        """Return what a reader of the result must know, one line each, from the metrics of epochs
+        0, 1, ..."""
         return []
 
     def identity(self) -> dict[str, Any]:
@@ -274,7 +276,8 @@ class Soup(Algorithm):
         return tuple(sorted(members))
 
     def combine(self, teacher: Teacher, members: Sequence[Classifier]) -> Classifier:
-        """The soup of the members' classifiers, which are on the device and stay as they are.
+        """Return the soup of the members' classifiers, which are on the device and stay as they
+        are.
 
         A member is loaded each time it is taken from `members`, so that one after another needs the
         memory of one. By default a classifier with the weights of `state`. Raises RequestError when
@@ -295,8 +298,8 @@ class Soup(Algorithm):
         return soup
 
     def state(self, zero_shot: State, members: Sequence[State]) -> State:
-        """The soup's weights, given those of the members in the order of `members`; the inputs are
-        left as they are."""
+        """Return the soup's weights, given those of the members in the order of `members`; the
+        inputs are left as they are."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it combines its members")
 
 
@@ -314,7 +317,7 @@ def check_same_tensors(one: State, two: State, message: str) -> None:
 
 
 def _refusal(thing: Any) -> str | None:
-    """An algorithm is a class; one that trains says by which loss, or how it solves."""
+    """Return why a thing is no algorithm: a class that says by which loss it trains, or solves."""
     wrong = no_concrete(Algorithm, thing)
     if wrong is not None or not thing.trains:
         return wrong
@@ -365,7 +368,8 @@ class Wrapper(Algorithm):
         return self.of.keeps_shape
 
     def inner(self, model: nn.Module) -> nn.Module:
-        """The module of `of` in the one that `build` returned; by default they are the same."""
+        """Return the module of `of` in the one that `build` returned; by default they are the
+        same."""
         return model
 
     def build(self, teacher: Teacher) -> nn.Module:

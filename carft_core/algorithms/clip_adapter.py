@@ -71,7 +71,7 @@ class ClipAdapter(Algorithm):
     """By what the width of the features is divided between the layers."""
 
     def build(self, teacher: Teacher) -> nn.Module:
-        """The adapter, with random weights."""
+        """Return the adapter, with random weights."""
         return Adapter(teacher.w_cls.shape[1], self.reduction)
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
@@ -81,5 +81,5 @@ class ClipAdapter(Algorithm):
         return loss, {"cross_entropy": loss}
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> AdaptedClassifier:
-        """The teacher's own tower and head with the adapter between them."""
+        """Return the teacher's own tower and head with the adapter between them."""
         return AdaptedClassifier(teacher.classifier, model, self.alpha)

@@ -74,7 +74,7 @@ class Coral(Algorithm):
 
 
 def distance_of_domains(features: Tensor, domain: Tensor) -> Tensor:
-    """The mean over pairs of domains of their distance, of features [B, d] whose domains are
+    """Return the mean over pairs of domains of their distance, of features [B, d] whose domains are
     numbers [B]; 0 where there is no pair of domains with two features each."""
     moments = []
     with torch.autocast(features.device.type, enabled=False):

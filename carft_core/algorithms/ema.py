@@ -49,11 +49,11 @@ class Ema(Wrapper):
     """How much of the average a step leaves; the average is over about 1 / (1 - decay) steps."""
 
     def inner(self, model: nn.Module) -> nn.Module:
-        """The module that trains."""
+        """Return the module that trains."""
         return _averaged(model).model
 
     def build(self, teacher: Teacher) -> Averaged:
-        """The other's module, twice."""
+        """Return the other's module, twice."""
         return Averaged(super().build(teacher))
 
     def start(self, model: nn.Module, teacher: Teacher) -> None:
@@ -77,7 +77,7 @@ class Ema(Wrapper):
         get_ema_multi_avg_fn(decay)(averages, weights, None)
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
-        """The other's, of the average."""
+        """Return the other's, of the average."""
         return self.of.classifier(_averaged(model).average, teacher)
 
 

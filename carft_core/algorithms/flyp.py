@@ -52,7 +52,7 @@ class ContrastiveClip(nn.Module):
 
     @torch.no_grad()
     def head(self) -> nn.Linear:
-        """The zero-shot head of the towers as they are, from all templates and classes."""
+        """Return the zero-shot head of the towers as they are, from all templates and classes."""
         parts = self.tokens.flatten(0, 1).split(TEXTS_PER_BATCH)
         texts = torch.cat([self.text_features(part) for part in parts])
         w_raw = texts.view(*self.tokens.shape[:2], -1)
@@ -85,7 +85,7 @@ class Flyp(Algorithm):
     uses: ClassVar[frozenset[str]] = frozenset({"text"})
 
     def build(self, teacher: Teacher) -> nn.Module:
-        """A trainable copy of the teacher's whole CLIP."""
+        """Return a trainable copy of the teacher's whole CLIP."""
         texts = list(teacher.classes.texts(teacher.class_names))
         shape = (len(teacher.classes.templates), len(teacher.class_names))
         tokens = teacher.clip.tokenizer(texts).view(*shape, -1)
@@ -96,7 +96,8 @@ class Flyp(Algorithm):
         return ContrastiveClip(clip, visual, tokens)
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """The symmetric cross-entropy; `optim.label_smoothing` smooths over the batch's pairs."""
+        """Return the symmetric cross-entropy; `optim.label_smoothing` smooths over the batch's
+        pairs."""
         clip = _contrastive(model)
         captions = clip.tokens[_templates(batch, len(clip.tokens)), batch.labels]
         images = batch.in_parts(clip.image_features, batch.images)
@@ -112,7 +113,8 @@ class Flyp(Algorithm):
         return (to_text + to_image) / 2, logs
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> ImageClassifier:
-        """The tuned image tower, and the head that the tuned text tower gives, in float32."""
+        """Return the tuned image tower, and the head that the tuned text tower gives, in
+        float32."""
         clip = _contrastive(model)
         with teacher.arithmetic(), evaluating(clip):
             return ImageClassifier(clip.visual, clip.head())

@@ -43,7 +43,7 @@ class FromCheckpoint(Algorithm):
     """The file's path, required. A run is known by the file's content, wherever it is."""
 
     def build(self, teacher: Teacher) -> ImageClassifier:
-        """The classifier with the file's weights.
+        """Return the classifier with the file's weights.
 
         Raises RequestError where there is no such file, where it would have to be run to be read,
         and where tensors are missing, unexpected or of another shape.
@@ -61,7 +61,7 @@ class FromCheckpoint(Algorithm):
         return classifier
 
     def identity(self) -> dict[str, Any]:
-        """The sha256 of the file. Raises RequestError where there is none."""
+        """Return the sha256 of the file. Raises RequestError where there is none."""
         return {**super().identity(), "weights": file_digest(self._path())}
 
     def _path(self) -> Path:
@@ -74,7 +74,8 @@ class FromCheckpoint(Algorithm):
 
 
 def _renamed(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """A state dict in our names. Raises RequestError for a head with a bias, which ours has not."""
+    """Return a state dict in our names. Raises RequestError for a head with a bias, which ours has
+    not."""
     named = {}
     for name, tensor in state.items():
         old = next((old for old in OTHER_NAMES if name.startswith(old)), "")

@@ -34,7 +34,7 @@ class LinearProbe(Probe, Algorithm):
     solves: ClassVar[bool] = True
 
     def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
-        """The head."""
+        """Return the head."""
         named = [(name, it) for name, it in model.named_parameters() if name.startswith("head.")]
         return decay_groups(named, optim)
 

@@ -34,7 +34,8 @@ class ModelStock(Soup):
     least_members: ClassVar[int] = 2
 
     def state(self, zero_shot: State, members: Sequence[State]) -> State:
-        """The stock of each floating tensor, in fp32; integer buffers of the first member."""
+        """Return the stock of each floating tensor, in fp32; integer buffers of the first
+        member."""
         return {
             name: _stock(zero_shot[name], [member[name] for member in members])
             if it.is_floating_point()

@@ -48,7 +48,7 @@ SYNONYMS: Mapping[str, str] = {
 
 
 def each_once(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """The same names. Raises ValueError for one that stands among them twice."""
+    """Return the same names. Raises ValueError for one that stands among them twice."""
     twice = [name for index, name in enumerate(names or ()) if name in (names or ())[:index]]
     if twice:
         raise ValueError(f"{twice[0]} is in the list twice")
@@ -56,7 +56,7 @@ def each_once(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
 
 
 def meanings(cls: type[BaseModel]) -> dict[str, str]:
-    """What the docstring under each field of a model says, by field.
+    """Return what the docstring under each field of a model says, by field.
 
     It is read from the source when it is asked for: pydantic would do it at every start.
     """
@@ -67,7 +67,7 @@ def meanings(cls: type[BaseModel]) -> dict[str, str]:
 
 @functools.cache
 def _own_meanings(cls: type[BaseModel]) -> dict[str, str]:
-    """Those of the fields that the class itself declares."""
+    """Return those of the fields that the class itself declares."""
     try:
         source = textwrap.dedent(inspect.getsource(cls))
     except (OSError, TypeError):  # a class of a notebook or of a string has no file
@@ -131,7 +131,8 @@ _BRANCH = re.compile(r"bool|constrained-\w+|literal\[.*\]")
 
 
 def error_of(problems: Iterable[Problem]) -> ValidationError:
-    """What a validator raises to report problems in its own words, at their places below it."""
+    """Return what a validator raises to report problems in its own words, at their places below
+    it."""
     details: list[InitErrorDetails] = [
         {
             "type": PydanticCustomError("problem", "{message}", {"message": problem.message}),
@@ -146,7 +147,7 @@ def error_of(problems: Iterable[Problem]) -> ValidationError:
 def explained(
     error: ValidationError, cls: type[BaseModel], path: tuple[str | int, ...] = ()
 ) -> Iterator[Problem]:
-    """A problem for each error of a model that stands at `path`."""
+    """Yield a problem for each error of a model that stands at `path`."""
     items = error.errors()
     places = [item["loc"] for item in items]
     extra = [place for item, place in zip(items, places, strict=True) if _is_extra(item)]
@@ -213,7 +214,7 @@ def _is_branch(place: tuple[str | int, ...]) -> bool:
 
 
 def _fields_at(cls: type[BaseModel], path: Iterable[str | int]) -> Iterable[str]:
-    """The fields of the model that stands at `path` inside another."""
+    """Return the fields of the model that stands at `path` inside another."""
     for step in path:
         field = cls.model_fields.get(step) if isinstance(step, str) else None
         inner = field and next(_models_in(field.annotation), None)
@@ -222,7 +223,7 @@ def _fields_at(cls: type[BaseModel], path: Iterable[str | int]) -> Iterable[str]
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Those of `X`, `X | None`, `Mapping[str, X]`."""
+    """Yield those of `X`, `X | None`, `Mapping[str, X]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):

@@ -129,7 +129,8 @@ class Registered(Section):
 
 
 def no_concrete(base: type, thing: object) -> str | None:
-    """What keeps a thing from being a complete subclass of `base`; None when nothing does."""
+    """Return what keeps a thing from being a complete subclass of `base`; None when nothing
+    does."""
     if not isinstance(thing, type):
         what = "its instance" if isinstance(thing, base) else "something else"
         return f"it must be a class derived from {base.__name__}, not {what}"
@@ -141,7 +142,7 @@ def no_concrete(base: type, thing: object) -> str | None:
 
 
 def _misnamed(thing: object) -> str | None:
-    """What is wrong with the name and the summary that everything has of its own."""
+    """Return what is wrong with the name and the summary that everything has of its own."""
     own = vars(thing)
     for field in ("name", "summary"):
         if not isinstance(own.get(field), str):

@@ -207,7 +207,7 @@ def trial_config(data: Mapping[str, Any]) -> TrialConfig:
 
 
 def _refusals(config: TrialConfig) -> Iterator[Problem]:
-    """The merges with no names for their points, or that cannot be made of the algorithm."""
+    """Yield the merges with no names for their points, or that cannot be made of the algorithm."""
     algorithm = config.algorithm
     for index, merge in enumerate(config.merges):
         try:
@@ -224,7 +224,7 @@ def _refusals(config: TrialConfig) -> Iterator[Problem]:
 
 
 def _with_defaults(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """The data with the fields that were left out, and what is wrong with the family's."""
+    """Return the data with the fields that were left out, and what is wrong with the family's."""
     problems: list[Problem] = []
     complete: dict[str, Any] = {"algorithm": None, **data}
     # What is no mapping stays, and is refused when the config is validated.
@@ -258,7 +258,8 @@ def _with_defaults(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Proble
 
 
 def _of_another_length(field: str, optim: Mapping[str, Any]) -> bool:
-    """Whether a family's default is in epochs where steps are given, or the other way round."""
+    """Tell whether a family's default is in epochs where steps are given, or the other way
+    round."""
     if field == "optim.epochs":
         return optim.get("steps") is not None
     return field in ("optim.steps", "optim.steps_per_epoch") and optim.get("epochs") is not None

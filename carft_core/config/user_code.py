@@ -18,15 +18,14 @@ PRODUCT = frozenset({"carft_sweep"})
 
 
 def own_code(*parts: type | Callable[..., object]) -> str | None:
-    """The digest of what the user wrote of some classes and functions; None where all are the
-    product's. Raises RequestError for what no file defines.
-    """
+    """Return the digest of what the user wrote of some classes and functions; None where all are
+    the product's. Raises RequestError for what no file defines."""
     own = [own_code_digest(it) for it in parts if is_own(it)]
     return digest_of(own) if own else None
 
 
 def is_own(thing: type | Callable[..., object]) -> bool:
-    """Whether the user wrote a class or function."""
+    """Tell whether the user wrote a class or function."""
     return _top(thing.__module__) not in PRODUCT
 
 
@@ -50,14 +49,13 @@ def own_code_digest(thing: type | Callable[..., object]) -> str:
 
 
 def brings(top: str) -> set[str]:
-    """The first names of the modules that importing one brings along, its own included: all that
-    the files that `own_code_digest` reads import.
-    """
+    """Return the first names of the modules that importing one brings along, its own included: all
+    that the files that `own_code_digest` reads import."""
     return {top}.union(*map(_imported, _sources(top).values()))
 
 
 def _sources(top: str) -> dict[str, bytes]:
-    """The content of a module's Python files, and of those beside it that these import."""
+    """Return the content of a module's Python files, and of those beside it that these import."""
     place = module_place(top)
     if place is None or not place.exists():
         return {}
@@ -76,7 +74,8 @@ def _sources(top: str) -> dict[str, bytes]:
 
 
 def module_place(top: str) -> Path | None:
-    """The file, or the package's folder, of a module by its first name; None when there is none.
+    """Return the file, or the package's folder, of a module by its first name; None when there is
+    none.
 
     A module without a file, such as `sys`, gives a path that is not absolute.
     """
@@ -107,7 +106,8 @@ def blame_user_code(what: str, code: Callable[..., object]) -> Iterator[None]:
 
 
 def reason(error: BaseException, name: str) -> str:
-    """What went wrong, in one line, and at which line of the user's module `name`, or beside it."""
+    """Return what went wrong, in one line, and at which line of the user's module `name`, or beside
+    it."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     first = text.strip().partition("\n")[0]
     kind = type(error).__name__

@@ -33,7 +33,7 @@ from carft_sweep.carft_core.errors import RequestError
 
 
 def _refusal(thing: object) -> str | None:
-    """A family is opened by a function: the file that defines it is part of what a run is."""
+    """Return why a thing is no family, which a function opens whose file is part of a run."""
     if not isinstance(thing, Family):
         return "it must be a Family"
     if not hasattr(thing.open, "__qualname__"):
@@ -53,8 +53,8 @@ for _family in (*DOMAIN_BED, *DOWNSTREAM):
 
 
 def open_data(config: DataConfig) -> FamilyData:
-    """The family's data as a run uses it: opened, with a val split, train cut to its fraction, or
-    to its shots.
+    """Return the family's data as a run uses it: opened, with a val split, train cut to its
+    fraction, or to its shots.
 
     Shifts that are not asked for go first, then bad files, if they are skipped. Val is carved
     before train is cut, so it is the same for every fraction and number of shots. A process opens
@@ -74,7 +74,8 @@ def open_data(config: DataConfig) -> FamilyData:
 
 
 def open_whole(config: DataConfig) -> FamilyData:
-    """The family's data whole, with the shifts that are asked for: nothing carved, nothing skipped.
+    """Return the family's data whole, with the shifts that are asked for: nothing carved, nothing
+    skipped.
 
     Raises RequestError as `open_data` does.
     """
@@ -129,7 +130,7 @@ def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
 
 
 def _with_shifts(data: FamilyData, asked: Sequence[str]) -> FamilyData:
-    """The same data measured on some of its shifts; their choice is a part of its digest.
+    """Return the same data measured on some of its shifts; their choice is a part of its digest.
 
     Extras are always measured, and what is derived of what is there.
     """

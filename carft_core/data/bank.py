@@ -35,7 +35,7 @@ CHECKSUM = 4
 
 
 def most_bytes() -> int:
-    """How large the bank may become. Raises RequestError for a wrong `BANK_GB_ENV`."""
+    """Return how large the bank may become. Raises RequestError for a wrong `BANK_GB_ENV`."""
     text = os.environ.get(BANK_GB_ENV) or str(GIGABYTES)
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text):
         raise RequestError(
@@ -73,7 +73,8 @@ class Bank:
         self._writes = True
 
     def read(self, step: int, rows: Tensor) -> Tensor | None:
-        """The tensor [B, ...], on the CPU, of the batch of a step; None where it is not there.
+        """Return the tensor [B, ...], on the CPU, of the batch of a step; None where it is not
+        there.
 
         `rows` [B] int64, on the CPU, are those of the batch.
         """
@@ -105,7 +106,8 @@ class Bank:
             self._writes = False
 
     def _at(self, step: int) -> tuple[Path, int]:
-        """The file of a step's epoch, which counts as used then, and where the step's place is."""
+        """Return the file of a step's epoch, which counts as used then, and where the step's place
+        is."""
         if step not in self._steps:
             first = step // self._per_epoch * self._per_epoch
             self._steps = range(first, min(first + self._per_epoch, self._count))

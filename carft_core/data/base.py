@@ -125,13 +125,13 @@ class Source:
         return ""
 
     def read(self, row: int) -> Image.Image:
-        """The RGB image of a row. Raises RequestError naming one that is broken."""
+        """Return the RGB image of a row. Raises RequestError naming one that is broken."""
         raise NotImplementedError
 
     def views(
         self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
-        """What `Split.views` gives of the rows of the whole split."""
+        """Return what `Split.views` gives of the rows of the whole split."""
         return photo_views(self.read, rows, transform=transform, seed=seed, epoch=epoch)
 
 
@@ -407,7 +407,8 @@ on."""
 
 
 def named_shifts(names: Sequence[str], allowed: Collection[str]) -> tuple[str, ...]:
-    """The shifts in the order asked for, each once; `c-fog` also stands for all of `c-fog-...`.
+    """Return the shifts in the order asked for, each once; `c-fog` also stands for all of
+    `c-fog-...`.
 
     Raises RequestError for a name that is none of `allowed` and begins none of them.
     """

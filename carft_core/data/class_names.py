@@ -18,17 +18,17 @@ MOST_NAMES = 1 << 24
 
 
 def name_files(root: Path) -> list[Path]:
-    """The files in a folder that say what its classes are called."""
+    """Return the files in a folder that say what its classes are called."""
     return [root / name for name in CLASS_FILES if (root / name).exists()]
 
 
 def plain_name(folder: str) -> str:
-    """What prompts call a class of which nobody says more: spaces for underscores."""
+    """Return what prompts call a class of which nobody says more: spaces for underscores."""
     return folder.replace("_", " ").strip()
 
 
 def names_in(file: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """What a file calls each class, and what is wrong with that.
+    """Return what a file calls each class, and what is wrong with that.
 
     JSON: folder -> name, or a list of names of which the first counts; else a line `folder name`
     each. Raises OSError when it cannot be read.

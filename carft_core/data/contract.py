@@ -20,7 +20,7 @@ TRANSFORM = Transform(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def open_checked(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> FamilyData:
-    """What a family opens, held to what a glance shows of its contract.
+    """Return what a family opens, held to what a glance shows of its contract.
 
     Ours are held to it by tests. Raises RequestError with each breach, or with what the
     family's code raised and where.
@@ -34,7 +34,7 @@ def open_checked(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) 
 
 
 def _breaches(data: FamilyData) -> Iterator[str]:
-    """What of a family's splits no run can use, or would score wrongly."""
+    """Yield what of a family's splits no run can use, or would score wrongly."""
     for name, split in data.splits.items():
         problem = (
             wrong_items(split, len(data.class_names))
@@ -46,9 +46,8 @@ def _breaches(data: FamilyData) -> Iterator[str]:
 
 
 def missing_classes(data: FamilyData, name: str, split: Split) -> str | None:
-    """What classes a split lacks that it must have: in train, and in val and test unless the
-    family is `uneven`.
-    """
+    """Return what classes a split lacks that it must have: in train, and in val and test unless the
+    family is `uneven`."""
     if name != "train" and (name not in IN_DISTRIBUTION or data.uneven):
         return None
     missing = sorted({*range(len(data.class_names))} - {*split.labels.unique().tolist()})
@@ -61,7 +60,8 @@ def missing_classes(data: FamilyData, name: str, split: Split) -> str | None:
 
 
 def wrong_items(split: Split, classes: int) -> str | None:
-    """What is wrong with the ids, units and labels of a split of a family with so many classes."""
+    """Return what is wrong with the ids, units and labels of a split of a family with so many
+    classes."""
     count, labels = len(split.ids), split.labels
     if not count == len(split.units) == len(labels) or not count:
         return (

@@ -23,7 +23,8 @@ DATA_ROOT_ENV = "CARFT_DATA"
 
 
 def data_root(config: DataConfig, folders: Mapping[str, DataFolder]) -> Path:
-    """The folder that holds the data sets. Raises RequestError when none is named or there."""
+    """Return the folder that holds the data sets. Raises RequestError when none is named or
+    there."""
     if config.root is None:
         usual = ", ".join(folder.names[0] for folder in folders.values())
         raise RequestError(
@@ -34,8 +35,8 @@ def data_root(config: DataConfig, folders: Mapping[str, DataFolder]) -> Path:
 
 
 def require_folder(folder: Path, advice: str = "", *, named: str = "data.root") -> Path:
-    """A folder's absolute path. Raises RequestError where it is none, with `advice`; `named` is the
-    field that says it."""
+    """Return a folder's absolute path. Raises RequestError where it is none, with `advice`; `named`
+    is the field that says it."""
     folder = folder.expanduser().absolute()
     try:
         is_there = folder.is_dir()
@@ -64,7 +65,7 @@ def find_folder(root: Path, folder: DataFolder) -> Path | None:
 
 
 def missing_folder(folder: DataFolder) -> str:
-    """What is said of one that is missing: its names, what it holds, where to get it."""
+    """Return what is said of one that is missing: its names, what it holds, where to get it."""
     others = f" (or {', '.join(folder.names[1:])})" if len(folder.names) > 1 else ""
     return (
         f"{folder.names[0]}{others} with {folder.layout}, {folder.images:,} images; "
@@ -99,7 +100,7 @@ def readable(named: str = "data.root") -> Iterator[None]:
 def read_folders(
     family: str, places: Mapping[str, Path], folders: Mapping[str, DataFolder]
 ) -> dict[str, Manifest]:
-    """The images of each of the folders.
+    """Return the images of each of the folders.
 
     Raises RequestError with all that is wrong with them, OSError for what cannot be read.
     """
@@ -125,7 +126,7 @@ def count_notes(family: str, counts: Mapping[str, tuple[int, int]]) -> tuple[str
 
 
 def problems_of(folder: Path, manifest: Manifest, expected: DataFolder) -> Iterator[str]:
-    """Why a folder is not what its makers publish; numbers of images are no reason."""
+    """Yield why a folder is not what its makers publish; numbers of images are no reason."""
     counts, classes = manifest.counts, dict.fromkeys(expected.classes)
     if not counts:
         yield no_class_folders(folder, f", expected {expected.layout}", expected.advice)

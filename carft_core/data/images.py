@@ -143,7 +143,7 @@ def image_errors(named: object) -> Iterator[None]:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """A loaded image as `read_rgb` gives one."""
+    """Return a loaded image as `read_rgb` gives one."""
     method = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
     return _converted(image if method is None else image.transpose(method))
 

@@ -32,7 +32,7 @@ def _keep_table(file: Path, table: pa.Table) -> None:
 
 
 def _kept_table(file: Path) -> pa.Table | None:
-    """A table of the cache; None where there is none, or the file is damaged."""
+    """Return a table of the cache; None where there is none, or the file is damaged."""
     try:
         return pq.ParquetFile(file).read()
     except (OSError, ValueError):  # ValueError: pyarrow's for what is no parquet file
@@ -73,7 +73,7 @@ class Manifest:
         return tuple(path for path, size in zip(self.paths, self.sizes, strict=True) if size == 0)
 
     def groups(self) -> Iterator[tuple[str, Sequence[str]]]:
-        """Each class folder with its paths."""
+        """Yield each class folder with its paths."""
         at = 0
         for folder, count in self.counts.items():
             yield folder, self.paths[at : at + count]
@@ -81,7 +81,8 @@ class Manifest:
 
 
 def read_manifest(folder: Path, folders: Sequence[str] | None = None) -> Manifest:
-    """The images one level below a folder's own folders; hidden and other files are left out.
+    """Return the images one level below a folder's own folders; hidden and other files are left
+    out.
 
     `folders` are paths below it, where the images lie deeper; those that are not there are left
     out. What was found is kept in the user's cache. Raises OSError for what cannot be read,
@@ -125,7 +126,7 @@ def read_manifest(folder: Path, folders: Sequence[str] | None = None) -> Manifes
 
 
 def _kept(file: Path) -> tuple[Manifest, Mapping[str, int]]:
-    """What was listed before, and when each class folder had changed: nothing where there is
+    """Return what was listed before, and when each class folder had changed: nothing where there is
     nothing of use."""
     table = _kept_table(file)
     metadata = b"{}" if table is None else (table.schema.metadata or {}).get(_ABOUT, b"{}")
@@ -218,7 +219,7 @@ def copies_of_training(root: Path, splits: Mapping[str, Listing]) -> Iterator[st
 
 
 def _content(file: Path) -> str:
-    """A digest; of a file that cannot be read its name, which equals none."""
+    """Return a digest; of a file that cannot be read its name, which equals none."""
     try:
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
@@ -233,13 +234,13 @@ def nearest(name: str, allowed: Collection[str]) -> str:
 
 
 def join_names(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
+    """Return the first few names, and how many more there are."""
     more = len(names) - LISTED_AT_MOST
     return ", ".join(names[:LISTED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
 
 
 def refusal(title: str, problems: Sequence[str]) -> str:
-    """A message with the first problems, each in its line."""
+    """Return a message with the first problems, each in its line."""
     shown = [f"  {problem}" for problem in problems[:PROBLEMS_SHOWN]]
     if len(problems) > PROBLEMS_SHOWN:
         shown.append(f"  and {len(problems) - PROBLEMS_SHOWN} more")
@@ -247,14 +248,14 @@ def refusal(title: str, problems: Sequence[str]) -> str:
 
 
 def visible_folders(folder: Path) -> list[str]:
-    """The names of its folders that do not begin with a dot, sorted."""
+    """Return the names of its folders that do not begin with a dot, sorted."""
     with os.scandir(folder) as entries:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
 def no_class_folders(folder: Path, expected: str = "", advice: str = "") -> str:
-    """What to say of a split that has none: what is `expected`, `advice` where its images lie right
-    in it."""
+    """Return what to say of a split that has none: what is `expected`, `advice` where its images
+    lie right in it."""
     loose = any(file.name.lower().endswith(EXTENSIONS) for file in folder.iterdir())
     return f"has no class folders{expected}" + (
         f"; its images lie outside them{advice}" if loose else ""
@@ -289,7 +290,7 @@ def images(
 
 
 def is_text(name: str) -> bool:
-    """Whether a name on disk is UTF-8."""
+    """Tell whether a name on disk is UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -44,7 +44,7 @@ BatchPlan = Callable[[int], BatchIndices]
 
 
 def shuffled(count: int, *, seed: int, epoch: int, stream: int = 0) -> NDArray[np.int64]:
-    """A permutation of `range(count)`, a pure function of (seed, epoch, stream).
+    """Return a permutation of `range(count)`, a pure function of (seed, epoch, stream).
 
     It sorts raw output of Philox, whose stream numpy keeps fixed over versions and platforms,
     which it does not promise for `permutation`.
@@ -79,7 +79,7 @@ class EpochPlan:
         return math.ceil(self.count / self.batch_size)
 
     def __call__(self, step: int) -> BatchIndices:
-        """The batch of a step."""
+        """Return the batch of a step."""
         number, place = divmod(step, self.steps)
         rows = np.arange(place * self.batch_size, min((place + 1) * self.batch_size, self.count))
         if self.seed is not None:
@@ -100,7 +100,7 @@ class StreamPlan:
     seed: int
 
     def __call__(self, step: int) -> BatchIndices:
-        """The batch of a step: of each stream in turn, so that parts of it are as mixed."""
+        """Return the batch of a step: of each stream in turn, so that parts of it are as mixed."""
         draws = [self._of_stream(stream, step) for stream in range(len(self.groups))]
         return BatchIndices(
             *(np.stack(parts, axis=1).ravel() for parts in zip(*draws, strict=True))
@@ -127,7 +127,7 @@ class RankPlan:
     world: World
 
     def __call__(self, step: int) -> BatchIndices:
-        """The rank's part of the batch of a step."""
+        """Return the rank's part of the batch of a step."""
         rows, passes = self.plan(step)
         return BatchIndices(self.world.shard(rows), self.world.shard(passes))
 
@@ -230,7 +230,7 @@ class _Views(Dataset["Tensor | _Refused"]):
             return _Refused(str(error))
 
     def load(self, task: _Task) -> Tensor:
-        """The views in their places: out of the bank, or made and left there."""
+        """Return the views in their places: out of the bank, or made and left there."""
         bank = task.bank
         views = None if bank is None else bank.read(task.step, task.rows)
         if views is None:

@@ -43,7 +43,7 @@ def carve(
 
 
 def val_share(count: int, fraction: float) -> int:
-    """How many of a class's `count` units become val: at least one, and one is left."""
+    """Return how many of a class's `count` units become val: at least one, and one is left."""
     return min(_share(count, fraction), count - 1)
 
 
@@ -57,7 +57,8 @@ def carve_test(images: Split, fraction: float) -> tuple[Split, Split]:
 
 
 def test_share(count: int, fraction: float) -> int:
-    """How many of a class's `count` units become a test: at least one, and two of three are left.
+    """Return how many of a class's `count` units become a test: at least one, and two of three are
+    left.
 
     One for train, one for a val that is carved from it.
     """
@@ -97,7 +98,7 @@ def take_shots(train: Split, shots: int, split_seed: int) -> tuple[Split, tuple[
 
 
 def _share(count: int, fraction: float) -> int:
-    """The nearest number of `count` units, halves upwards, at least one."""
+    """Return the nearest number of `count` units, halves upwards, at least one."""
     return max(1, math.floor(count * fraction + 0.5))
 
 

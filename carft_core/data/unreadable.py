@@ -60,7 +60,7 @@ def bad_files(split: Split, digest: str, seen: Seen | None = None) -> dict[str, 
 
 
 def note(name: str, bad: Collection[str]) -> str:
-    """What people should know of a split whose bad files were left out: a sentence."""
+    """Return what people should know of a split whose bad files were left out: a sentence."""
     images, were = ("image", "was") if len(bad) == 1 else ("images", "were")
     more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
     named = ", ".join([*bad][:NAMED])
@@ -104,13 +104,14 @@ _LOG = logging.getLogger(__name__)
 
 
 def bad_files_of(data: FamilyData, name: str, seen: Seen | None = None) -> dict[str, str]:
-    """Those of one split, named as in `FamilyData.splits`, as `bad_files` finds and keeps them."""
+    """Return those of one split, named as in `FamilyData.splits`, as `bad_files` finds and keeps
+    them."""
     digest = data.digest_of_training if name in TRAINING_SPLITS else data.digest
     return bad_files(data.splits[name], data.digests.get(name, digest), seen)
 
 
 def without_bad_files(data: FamilyData) -> FamilyData:
-    """The same without images that cannot be read, each of which is named in the log.
+    """Return the same without images that cannot be read, each of which is named in the log.
 
     Raises RequestError as `without` does.
     """
@@ -122,7 +123,7 @@ def without_bad_files(data: FamilyData) -> FamilyData:
 
 
 def without(data: FamilyData, skipped: Mapping[str, Mapping[str, str]]) -> FamilyData:
-    """The same without some images by split, which stand in `skipped` and in the notes.
+    """Return the same without some images by split, which stand in `skipped` and in the notes.
 
     Raises RequestError when a class of train, val or test is left without images (of train alone,
     where the others lack classes anyhow), or a shift, or an extra.

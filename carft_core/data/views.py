@@ -192,7 +192,7 @@ def view_seed(seed: int, epoch: int, index: int) -> int:
 
 @functools.lru_cache(maxsize=8)
 def _recipe(augmentation: Augmentation, size: int) -> v2.Compose:
-    """What draws and makes a training view of an RGB image. Source: torchvision."""
+    """Return what draws and makes a training view of an RGB image. Source: torchvision."""
     from torchvision.transforms import InterpolationMode, v2
 
     interpolation = InterpolationMode(augmentation.interpolation)
@@ -224,7 +224,7 @@ def _crop_by_height(image: Image.Image, *, augmentation: Augmentation, size: int
 
 
 def box_by_height(width: int, height: int, numbers: Tensor, augmentation: Augmentation) -> Box:
-    """A crop whose ratio is uniform, then its height among those that keep the area and fit.
+    """Return a crop whose ratio is uniform, then its height among those that keep the area and fit.
 
     `numbers` [ATTEMPTS, 4] are uniform in [0, 1), a row an attempt.
 

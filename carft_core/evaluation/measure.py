@@ -65,7 +65,7 @@ def measure(
     config: TrialConfig,
     files: Mapping[str, Path],
 ) -> dict[str, dict[str, float]]:
-    """The metrics of each model on everything that is measured; see docs/metrics.md.
+    """Return the metrics of each model on everything that is measured; see docs/metrics.md.
 
     `models` make classifiers on any device, or give the teacher's own; a model whose label is in
     `files` leaves its predictions there. Each image is read once for as many models as fit into
@@ -130,7 +130,7 @@ def _measure_together(
 def _features(
     classifiers: Mapping[str, Classifier], name: str, teacher: Teacher
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The teacher's features of a split and those of each classifier, all in one pass.
+    """Return the teacher's features of a split and those of each classifier, all in one pass.
 
     A part of several classifiers, as the tuned one of a logit ensemble at every alpha, passes once.
     """
@@ -241,14 +241,14 @@ class _ModelMeasurements:
 
 
 def rows_of(labels: Tensor, classes: Sequence[int] | None) -> Tensor:
-    """The rows of labels [N] that are among `classes`; None is all of them."""
+    """Return the rows of labels [N] that are among `classes`; None is all of them."""
     if classes is None:
         return torch.arange(len(labels), device=labels.device)
     return torch.isin(labels, torch.tensor(classes, device=labels.device)).nonzero()[:, 0]
 
 
 def joined(name: str, splits: Sequence[_Split], classes: Sequence[int] | None) -> _Split:
-    """The items of some classes of several splits, one after another, predicted among these
+    """Return the items of some classes of several splits, one after another, predicted among these
     classes alone. Raises ValueError when there is none."""
     rows = [rows_of(split.predictions.labels, classes) for split in splits]
     if not sum(map(len, rows)):
@@ -351,7 +351,7 @@ def summary(
 def context_probe(
     teacher_features: Tensor, student_features: Tensor, w_ctx: Tensor, scale: float
 ) -> dict[str, float]:
-    """How far the context distribution has moved on one split.
+    """Return how far the context distribution has moved on one split.
 
     Features [N, d] of the same items and `w_ctx` [K, d] have unit-norm rows, `scale` is CLIP's
     logit scale. `kl` is the mean of KL(p_ctx(teacher) || p_ctx(student)), `entropy` the mean

@@ -22,7 +22,8 @@ def on_float64_device(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def top1(logits: Tensor, labels: Tensor) -> float:
-    """The fraction of items whose greatest logit is their label's; of equal logits the first.
+    """Return the fraction of items whose greatest logit is their label's; of equal logits the
+    first.
 
     `logits` [N, C], `labels` [N] int64. Raises ValueError for no items or shapes that do not fit,
     NonFinite for logits that are NaN or +inf; so do the functions below.
@@ -32,7 +33,7 @@ def top1(logits: Tensor, labels: Tensor) -> float:
 
 
 def nll(logits: Tensor, labels: Tensor) -> float:
-    """The mean of -log p(label), in nats."""
+    """Return the mean of -log p(label), in nats."""
     return float(F.nll_loss(F.log_softmax(_checked(logits, labels), dim=1), labels))
 
 
@@ -53,7 +54,7 @@ def ece(logits: Tensor, labels: Tensor, bins: int = ECE_BINS) -> float:
 
 
 def brier(logits: Tensor, labels: Tensor) -> float:
-    """The mean over items of the sum over classes of (p - [class is the label])², in [0, 2].
+    """Return the mean over items of the sum over classes of (p - [class is the label])², in [0, 2].
 
     Source: Brier 1950, the original form for several classes.
     """
@@ -63,13 +64,14 @@ def brier(logits: Tensor, labels: Tensor) -> float:
 
 
 def mean_per_class_top1(logits: Tensor, labels: Tensor) -> float:
-    """The mean over the classes that occur of the fraction of their items predicted as such."""
+    """Return the mean over the classes that occur of the fraction of their items predicted as
+    such."""
     hit = (_checked(logits, labels).argmax(dim=1) == labels).double()
     return float(_group_means(hit, labels).mean())
 
 
 def macro_f1(logits: Tensor, labels: Tensor) -> float:
-    """The mean over the classes that occur of F1 = 2 TP / (2 TP + FP + FN).
+    """Return the mean over the classes that occur of F1 = 2 TP / (2 TP + FP + FN).
 
     A class without items in `labels` is left out, also where it is predicted: so does WILDS with
     `F1-macro_all` of iWildCam (`wilds.common.metrics.all_metrics.F1`).
@@ -84,7 +86,7 @@ def macro_f1(logits: Tensor, labels: Tensor) -> float:
 
 
 def mean_group_top1(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> float:
-    """The mean over groups of each group's top-1; `groups` [N] names that of each item.
+    """Return the mean over groups of each group's top-1; `groups` [N] names that of each item.
 
     An item whose group is empty belongs to none. Over a validation set of several domains it is
     DomainBed's training-domain validation accuracy. Raises ValueError also where no item has a
@@ -94,7 +96,8 @@ def mean_group_top1(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> fl
 
 
 def worst_group_top1(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> float:
-    """The least top-1 of a group; `groups` [N] names that of each item, empty where it has none.
+    """Return the least top-1 of a group; `groups` [N] names that of each item, empty where it has
+    none.
 
     Of regions it is WILDS' `acc_worst_region`, which leaves out the region Other.
     """
@@ -102,7 +105,7 @@ def worst_group_top1(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> f
 
 
 def _by_group(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> Tensor:
-    """The top-1 of each group, without the items of none."""
+    """Return the top-1 of each group, without the items of none."""
     hit = (_checked(logits, labels).argmax(dim=1) == labels).double()
     if len(groups) != len(hit):
         raise ValueError(f"{len(groups)} groups do not fit {len(hit)} items")
@@ -115,20 +118,20 @@ def _by_group(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> Tensor:
 
 
 def _group_means(values: Tensor, group: Tensor) -> Tensor:
-    """The mean of `values` [N] in each group that occurs in `group` [N]."""
+    """Return the mean of `values` [N] in each group that occurs in `group` [N]."""
     groups, inverse, counts = group.unique(return_inverse=True, return_counts=True)
     means: Tensor = values.new_zeros(len(groups)).index_add(0, inverse, values) / counts
     return means
 
 
 def entropy(log_probs: Tensor) -> float:
-    """The mean entropy of distributions given as log probabilities [N, K], in nats."""
+    """Return the mean entropy of distributions given as log probabilities [N, K], in nats."""
     _check_items(log_probs)
     return float(torch.special.entr(log_probs.double().exp()).sum(dim=1).mean())
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> float:
-    """The mean of KL(p || q) of pairs of distributions as log probabilities [N, K], in nats.
+    """Return the mean of KL(p || q) of pairs of distributions as log probabilities [N, K], in nats.
 
     Where p is 0 nothing is added; where only q is 0 the divergence is infinite.
     """
@@ -143,7 +146,7 @@ def kl_divergence(log_p: Tensor, log_q: Tensor) -> float:
 
 
 def _checked(logits: Tensor, labels: Tensor) -> Tensor:
-    """The logits in float64, once it is sure that they mean something."""
+    """Return the logits in float64, once it is sure that they mean something."""
     _check_items(logits)
     if labels.shape != logits.shape[:1]:
         raise ValueError(f"logits {tuple(logits.shape)} do not fit labels {tuple(labels.shape)}")

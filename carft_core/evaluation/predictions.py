@@ -107,7 +107,7 @@ _SCHEMA = pa.schema(
 
 
 def _table(item: Predictions, keep_logits: bool, splits: list[str]) -> pa.Table:
-    """The rows of a split; all of a file have the same dictionary, `splits`."""
+    """Return the rows of a split; all of a file have the same dictionary, `splits`."""
     count = len(item.labels)
     place = np.full(count, splits.index(item.split), np.int32)
     logits = item.logits

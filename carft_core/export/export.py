@@ -107,14 +107,14 @@ def _front_matter(facts: Mapping[str, Any], title: str) -> str:
 
 
 def _splits(facts: Mapping[str, Any]) -> list[str]:
-    """What was measured, `id/val` and `id/test` first where they are; no mean of several."""
+    """Return what was measured, `id/val` and `id/test` first where they are; no mean of several."""
     names = [name.removesuffix("/top1") for name in facts["metrics"] if name.endswith("/top1")]
     shifts = [name for name in names if name.startswith("ood/") and name != "ood/mean"]
     return [*(name for name in ("id/val", "id/test") if name in names), *shifts]
 
 
 def _is_builtin(facts: Mapping[str, Any]) -> bool:
-    """Whether model and data are those of the package, whose licences are known."""
+    """Tell whether model and data are those of the package, whose licences are known."""
     config = facts["config"]
     return bool(config["model"]["name"] == BUILTIN and config["data"]["family"] in ICONS)
 
@@ -183,7 +183,7 @@ def export(
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
-    """What an export says of itself; None where there is none.
+    """Return what an export says of itself; None where there is none.
 
     Raises RequestError for one of another format.
     """

@@ -125,7 +125,8 @@ class Predictor:
     def predict(
         self, images: Sequence[Picture], *, top: int = 5, contexts: int = 3
     ) -> list[Prediction]:
-        """The `top` classes and `contexts` templates of each image, fewer where there are fewer.
+        """Return the `top` classes and `contexts` templates of each image, fewer where there are
+        fewer.
 
         An image is a path, the bytes of a file, or opened. Raises RequestError for one that cannot
         be read.
@@ -140,7 +141,7 @@ class Predictor:
     def attempt(
         self, images: Iterable[Picture], *, top: int = 5, contexts: int = 3
     ) -> Iterator[Prediction | RequestError]:
-        """The same of each image in turn, and of one that cannot be read the reason.
+        """Yield the same of each image in turn, and of one that cannot be read the reason.
 
         One image is held at a time, and the small views of a batch.
         """

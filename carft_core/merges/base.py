@@ -48,10 +48,11 @@ class Merge(Registered):
 
     @abstractmethod
     def points(self) -> Sequence[MergePoint]:
-        """The models that this merge yields, known before anything is trained."""
+        """Return the models that this merge yields, known before anything is trained."""
 
     def model(self, point: MergePoint, teacher: Teacher, tuned: Classifier) -> Classifier:
-        """The merged classifier at `point`, on the tuned one's device; the inputs stay as they are.
+        """Return the merged classifier at `point`, on the tuned one's device; the inputs stay as
+        they are.
 
         By default the tuned classifier with the weights of `state`; at a point where `state` gives
         the teacher's own weights it is the teacher's classifier itself, and at one where it gives
@@ -69,11 +70,11 @@ class Merge(Registered):
         return merged
 
     def state(self, point: MergePoint, zero_shot: State, tuned: State) -> State:
-        """The merged weights at `point`; the inputs are left as they are."""
+        """Return the merged weights at `point`; the inputs are left as they are."""
         raise NotImplementedError(f"{type(self).__name__} is no merge in weight space")
 
     def refuses(self, algorithm: Algorithm) -> str | None:
-        """Why no such model can be made of what the algorithm trains; None when it can.
+        """Return why no such model can be made of what the algorithm trains; None when it can.
 
         By default a merge needs weights of the zero-shot classifier's shape.
         """

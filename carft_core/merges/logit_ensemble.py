@@ -55,11 +55,12 @@ class TwoClassifiers(Classifier):
         return self.zero_shot, self.tuned
 
     def features(self, images: Tensor) -> Tensor:
-        """The zero-shot model's features [B, d], then the tuned one's, in one row an image."""
+        """Return the zero-shot model's features [B, d], then the tuned one's, in one row an
+        image."""
         return torch.cat([self.zero_shot.features(images), self.tuned.features(images)], dim=1)
 
     def logits(self, features: Tensor) -> Tensor:
-        """The interpolated logits [B, C] of such features."""
+        """Return the interpolated logits [B, C] of such features."""
         before = self.zero_shot.logits(features[:, : self.width])
         after = self.tuned.logits(features[:, self.width :])
         return (1 - self.alpha) * before + self.alpha * after

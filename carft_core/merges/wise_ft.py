@@ -22,7 +22,7 @@ class WiseFt(Line):
     summary: ClassVar[str] = "Weight interpolation between the zero-shot and the tuned model"
 
     def state(self, point: MergePoint, zero_shot: State, tuned: State) -> State:
-        """The interpolated weights; alpha 0 and 1 are the end points themselves."""
+        """Return the interpolated weights; alpha 0 and 1 are the end points themselves."""
         return interpolate(zero_shot, tuned, point.values["alpha"])
 
 

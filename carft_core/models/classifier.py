@@ -49,7 +49,7 @@ class ImageClassifier(Classifier):
         self.head = head
 
     def embed(self, images: Tensor) -> Tensor:
-        """The tower's float32 outputs [B, d], before they are normalised."""
+        """Return the tower's float32 outputs [B, d], before they are normalised."""
         return tower_outputs(self.visual, images)
 
     def features(self, images: Tensor) -> Tensor:
@@ -68,7 +68,8 @@ class ImageClassifier(Classifier):
 
 
 def towers_in(model: nn.Module, like: nn.Module) -> list[nn.Module]:
-    """The image towers within a module, whatever wraps them: those of the type of another one."""
+    """Return the image towers within a module, whatever wraps them: those of the type of another
+    one."""
     return [part for part in model.modules() if type(part) is type(like)]
 
 

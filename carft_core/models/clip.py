@@ -82,7 +82,8 @@ class OpenedClip:
         return int(self.tokenizer.context_length)  # type: ignore[attr-defined]
 
     def cut_texts(self, texts: Sequence[str]) -> list[int]:
-        """The indices of the texts that are too long for the model, which the tokenizer cuts.
+        """Return the indices of the texts that are too long for the model, which the tokenizer
+        cuts.
 
         A text that fits gains nothing but padding when one token more is allowed.
         """
@@ -154,7 +155,7 @@ def open_image_tower(folder: Path) -> tuple[nn.Module, Transform]:
 
 
 def _open(source: ModelSource) -> tuple[nn.Module, Transform]:
-    """The model with its weights. No more memory is taken than they fill."""
+    """Return the model with its weights. No more memory is taken than they fill."""
     one_attention_path()
     shapes = _build(source, "meta")
     tensors = fitted(shapes, read_state(source.weights), name=source.name, path=source.weights)
@@ -176,7 +177,7 @@ def draws_at_random(name: str, pretrained: str | None, digest: str) -> bool:
 
 
 def _drop_rate(module: nn.Module) -> float:
-    """How often a layer leaves something out; of torch, of open_clip and of timm alike."""
+    """Return how often a layer leaves something out; of torch, of open_clip and of timm alike."""
     if isinstance(module, nn.MultiheadAttention):
         return float(module.dropout)
     rates = ("p", "prob", "drop_prob") if "drop" in type(module).__name__.lower() else ()
@@ -204,8 +205,8 @@ def _root_logger_silent() -> Iterator[None]:
 
 
 def _build(source: ModelSource, device: str = "cpu") -> nn.Module:
-    """The architecture with random weights and the preprocessing, as open_clip makes it; on the
-    device `meta` without numbers, so that it takes no memory."""
+    """Return the architecture with random weights and the preprocessing, as open_clip makes it; on
+    the device `meta` without numbers, so that it takes no memory."""
     import open_clip
     import timm
 

@@ -64,7 +64,7 @@ class TemplateSet:
         return _sha256(list(self.templates))
 
     def texts(self, class_names: Sequence[str]) -> Iterator[str]:
-        """The K * C prompts, template by template."""
+        """Yield the K * C prompts, template by template."""
         for template in self.templates:
             for name in class_names:
                 yield template.replace("{}", name)
@@ -133,7 +133,7 @@ def _of_file(
     places: Sequence[str],
     domains: Sequence[str] = (),
 ) -> TemplateSet:
-    """The set; its mistakes are reported at their places in the file."""
+    """Return the set; its mistakes are reported at their places in the file."""
     if not templates:
         raise RequestError(f"{path} holds no template; one a line, {EXAMPLE}")
     problems = [
@@ -208,7 +208,7 @@ def register_templates(templates: TemplateSet, *, again: bool = False) -> Templa
 
 
 def template_set(name_or_path: str) -> TemplateSet:
-    """A set by name, or a user's own file (`.txt`, `.yaml`).
+    """Return a set by name, or a user's own file (`.txt`, `.yaml`).
 
     Raises RequestError for a name nobody knows and for each mistake in a file.
     """
@@ -224,7 +224,7 @@ def template_set(name_or_path: str) -> TemplateSet:
 
 
 def context_set(name: str, data: DataConfig) -> TemplateSet:
-    """What `prompts.contexts: <name>` stands for in a run on `data`.
+    """Return what `prompts.contexts: <name>` stands for in a run on `data`.
 
     Raises RequestError for a name nobody knows, for each mistake in a file, and where every
     template names a domain that is held out.
@@ -236,7 +236,7 @@ def context_set(name: str, data: DataConfig) -> TemplateSet:
 
 
 def without(templates: TemplateSet, words: Iterable[str]) -> TemplateSet:
-    """The templates that name none of the words, under a name that says so.
+    """Return the templates that name none of the words, under a name that says so.
 
     Raises RequestError when none is left.
     """
@@ -249,7 +249,7 @@ def without(templates: TemplateSet, words: Iterable[str]) -> TemplateSet:
 
 
 def named_domains(templates: TemplateSet, words: Iterable[str]) -> tuple[str, ...]:
-    """Which of `words` the set declares, or has in a template as whole words.
+    """Return which of `words` the set declares, or has in a template as whole words.
 
     `art_painting`, `art-painting` and `art painting` are the same.
     """
@@ -267,7 +267,7 @@ def words_to_mark(contexts: TemplateSet, data: DataConfig, domains: Iterable[str
 
 
 def _spoken(words: Iterable[str], templates: Iterable[str]) -> tuple[str, ...]:
-    """The words that stand in a template, whole."""
+    """Return the words that stand in a template, whole."""
     text = " | ".join(_plain(template) for template in templates)
     return tuple(word for word in words if re.search(rf"\b{re.escape(_plain(word))}\b", text))
 

@@ -82,7 +82,8 @@ class ModelSource:
 
 
 def brings_weights(name: str) -> bool:
-    """Whether a `model.name` stands for weights too: the built-in one, of the hub, a folder."""
+    """Tell whether a `model.name` stands for weights too: the built-in one, of the hub, a
+    folder."""
     path = path_or_none(name)
     return name == BUILTIN or name.startswith((HUB, FOLDER)) or (path is not None and path.is_dir())
 
@@ -130,7 +131,8 @@ def _own_source(name: str, pretrained: str | None) -> ModelSource:
 
 
 def _folder_of(name: str) -> Path:
-    """The folder of a model that brings its own weights: config, weights, tokenizer's files."""
+    """Return the folder of a model that brings its own weights: config, weights, tokenizer's
+    files."""
     if name == BUILTIN:
         return TINY_CLIP
     if name.startswith(HUB):
@@ -174,8 +176,8 @@ def _folder_source(name: str, folder: Path) -> ModelSource:
 
 
 def _tokenizer_files(folder: Path) -> tuple[Path, ...]:
-    """The files in a model's folder that its tokenizer may read: which it does depends on its
-    kind."""
+    """Return the files in a model's folder that its tokenizer may read: which it does depends on
+    its kind."""
     others = (*WEIGHT_SUFFIXES, ".md")
     return tuple(
         file
@@ -228,7 +230,7 @@ def _check_text_tower(path: Path, text: Mapping[str, Any]) -> None:
 
 @functools.cache
 def published(key: str) -> frozenset[str]:
-    """The repositories that open_clip's own architectures name under a key of `text_cfg`."""
+    """Return the repositories that open_clip's own architectures name under a key of `text_cfg`."""
     import open_clip
 
     configs = map(open_clip.get_model_config, open_clip.list_models())
@@ -251,7 +253,7 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _agreed(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The preprocessing that all configs agree on; what they differ in is left out.
+    """Return the preprocessing that all configs agree on; what they differ in is left out.
 
     A user's own file for an open_clip name says nothing about it; when every published checkpoint
     of that name wants the same (all of SigLIP's: mean and std 0.5), so will the file.
@@ -285,7 +287,8 @@ def _tag_weights(name: str, tag: str, config: Mapping[str, Any]) -> Path:
 
 
 def _from_hub(request: str, repo: str, *files: str) -> Path:
-    """The first of `files` that is in the hub's cache on this disk, else in the repository."""
+    """Return the first of `files` that is in the hub's cache on this disk, else in the
+    repository."""
     try:
         for file in files:
             cached = huggingface_hub.try_to_load_from_cache(repo, file)
@@ -323,7 +326,7 @@ def _not_downloaded(request: str, error: Exception) -> RequestError:
 
 
 def is_final(error: Exception) -> bool:
-    """Whether the same download can never succeed: a wrong name, or no access to it."""
+    """Tell whether the same download can never succeed: a wrong name, or no access to it."""
     answer = getattr(error, "response", None)
     status = getattr(answer, "status_code", getattr(error, "code", None))
     if isinstance(status, int):

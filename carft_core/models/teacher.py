@@ -88,7 +88,7 @@ class Teacher:
         return self.clip.logit_scale
 
     def new_classifier(self) -> ImageClassifier:
-        """A trainable copy of the zero-shot classifier, on its device."""
+        """Return a trainable copy of the zero-shot classifier, on its device."""
         classifier = copy.deepcopy(self.classifier)
         for name, parameter in classifier.named_parameters():
             parameter.requires_grad_(name not in self.clip.fixed)
@@ -128,7 +128,7 @@ class Teacher:
         return features
 
     def cached_features(self, name: str) -> Tensor | None:
-        """Those of `features` if they are in the cache, and whole; of all ranks' caches."""
+        """Return those of `features` if they are in the cache, and whole; of all ranks' caches."""
         features = self._read_features(name)
         return features if current_ranks().all(features is not None) else None
 
@@ -174,7 +174,8 @@ class Teacher:
         return [*own, bits, micro_batch, *views]
 
     def _views_key(self, name: str) -> list[str]:
-        """What decides the fixed views of a split; a digest may be over names and sizes alone."""
+        """Return what decides the fixed views of a split; a digest may be over names and sizes
+        alone."""
         split = self.splits[name]
         state = split.source.state
         return [self.digests[name], split.digest_of_ids, state, repr(self.transform)]
@@ -191,7 +192,7 @@ class Teacher:
         )
 
     def encode(self, classifiers: Sequence[Classifier], name: str) -> list[Tensor]:
-        """The features [N, d] of a split's fixed views by each classifier, on the device.
+        """Return the features [N, d] of a split's fixed views by each classifier, on the device.
 
         Each image is read once, whatever the number of classifiers, and by one of the ranks. Raises
         RequestError when an image cannot be used.
@@ -216,7 +217,7 @@ class Teacher:
                 yield to_views(batch.images, self.transform, self.device)
 
     def part(self, name: str) -> BatchRange:
-        """What the loader gives of a split's fixed views to this rank."""
+        """Return what the loader gives of a split's fixed views to this rank."""
         world = current_ranks()
         passes = EpochPlan(len(self.splits[name]), self.batch_size * world.size)
         if world.size > 1:
@@ -260,7 +261,8 @@ def open_teacher(
     batch_size: int = 256,
     workers: int = 0,
 ) -> Teacher:
-    """The teacher of a task on a device. Raises RequestError for a prompt that CLIP cannot read."""
+    """Return the teacher of a task on a device. Raises RequestError for a prompt that CLIP cannot
+    read."""
     one_attention_path()
     w_raw = text_features(clip, classes, class_names, device=device)
     same = contexts.templates == classes.templates
@@ -291,7 +293,7 @@ def open_teacher(
 
 
 def zero_shot_classifier(clip: OpenedClip, w_cls: Tensor) -> ImageClassifier:
-    """The image tower with a head of rows `logit_scale * w_cls[c]` and no bias."""
+    """Return the image tower with a head of rows `logit_scale * w_cls[c]` and no bias."""
     visual = clip.model.visual
     if not isinstance(visual, nn.Module):
         raise TypeError(f"{clip.name} has no image tower `visual`")
@@ -299,7 +301,7 @@ def zero_shot_classifier(clip: OpenedClip, w_cls: Tensor) -> ImageClassifier:
 
 
 def linear_head(rows: Tensor) -> nn.Linear:
-    """A head without bias whose weight is `rows` [C, d]."""
+    """Return a head without bias whose weight is `rows` [C, d]."""
     classes, width = rows.shape
     head = nn.Linear(width, classes, bias=False, device=rows.device)
     with torch.no_grad():
@@ -308,7 +310,8 @@ def linear_head(rows: Tensor) -> nn.Linear:
 
 
 def is_convolutional(tower: nn.Module) -> bool:
-    """Whether an image tower convolves: a ViT's only convolution cuts the image into patches."""
+    """Tell whether an image tower convolves: a ViT's only convolution cuts the image into
+    patches."""
     return sum(isinstance(module, nn.Conv2d) for module in tower.modules()) > 1
 
 
@@ -316,8 +319,8 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def on_device(module: M, device: torch.device) -> M:
-    """The module there in channels_last, in which convolutions are faster on every device, and
-    equal up to rounding."""
+    """Return the module there in channels_last, in which convolutions are faster on every device,
+    and equal up to rounding."""
     # Not in the stubs of `to`.
     module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module

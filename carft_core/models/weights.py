@@ -77,7 +77,7 @@ def _state_of(path: Path) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a checkpoint file, without `module.` before its names.
+    """Return the state dict in a checkpoint file, without `module.` before its names.
 
     A safetensors file, or what torch.save wrote: a state dict, or a training checkpoint that holds
     one under `state_dict`. Nothing but tensors and plain data is unpickled. Raises RequestError
@@ -113,7 +113,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether it holds every number that it shows: none of them is left out, packed or complex."""
+    """Tell whether it holds every number that it shows: none of them is left out, packed or
+    complex."""
     is_stored = tensor.layout == torch.strided and tensor.device.type == "cpu"
     return is_stored and not (tensor.is_quantized or tensor.is_complex())
 

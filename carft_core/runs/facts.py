@@ -20,7 +20,7 @@ from carft_sweep.carft_core.training.setup import RunSetup, other_data
 
 
 def facts_of(config: TrialConfig, setup: RunSetup) -> dict[str, Any]:
-    """The facts of a run, as plain data.
+    """Return the facts of a run, as plain data.
 
     `own_weights` are another's than the zero-shot model's though nothing was trained, as a soup's.
     `transform` is what evaluation shows, `augmentation` what training drew: None where nothing is
@@ -65,7 +65,7 @@ def facts_of(config: TrialConfig, setup: RunSetup) -> dict[str, Any]:
 
 
 def _members(config: TrialConfig) -> list[str] | None:
-    """The digests of the runs that a soup is made of; None of anything else."""
+    """Return the digests of the runs that a soup is made of; None of anything else."""
     return list(config.algorithm.members) if isinstance(config.algorithm, Soup) else None
 
 

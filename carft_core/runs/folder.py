@@ -83,19 +83,19 @@ class RunFolder:
         return self.path / "checkpoint.pt"
 
     def weights(self, kind: str) -> Path:
-        """The state dict of the trained module at the `last` or the `best_val` epoch."""
+        """Return the state dict of the trained module at the `last` or the `best_val` epoch."""
         return self.path / "weights" / f"{kind}.safetensors"
 
     def metrics(self, label: str) -> Path:
-        """The metrics of one evaluated model."""
+        """Return the metrics of one evaluated model."""
         return self.path / "evaluations" / label / "metrics.json"
 
     def predictions(self, label: str) -> Path:
-        """The predictions of one evaluated model, per split and image."""
+        """Return the predictions of one evaluated model, per split and image."""
         return self.path / "evaluations" / label / "predictions.parquet"
 
     def member(self, digest: str) -> RunFolder:
-        """The folder of another run of the same home, for a soup."""
+        """Return the folder of another run of the same home, for a soup."""
         return RunFolder(self.path.parent / digest)
 
     def claim(self, config: TrialConfig, seed: int, identity: Identity) -> None:
@@ -126,7 +126,7 @@ class RunFolder:
             left.unlink(missing_ok=True)
 
     def claimed(self) -> dict[str, Any]:
-        """What `claim` wrote. Raises RequestError when there is no run here."""
+        """Return what `claim` wrote. Raises RequestError when there is no run here."""
         claimed: dict[str, Any] | None = read_json(self.path / "config.json", Claim)
         if claimed is None:
             raise RequestError(f"{self.path} holds no run")
@@ -138,7 +138,7 @@ class RunFolder:
             write_json(self.path / "history.json", list(history))
 
     def history(self) -> list[dict[str, Any]]:
-        """What `write_history` wrote."""
+        """Return what `write_history` wrote."""
         return read_json(self.path / "history.json", History) or []
 
     def save_checkpoint(self, progress: Mapping[str, Any]) -> None:
@@ -147,7 +147,8 @@ class RunFolder:
             write_atomically(self.checkpoint, functools.partial(_save, progress))
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """What `save_checkpoint` wrote; None when there is none, or it is damaged, which is logged.
+        """Return what `save_checkpoint` wrote; None when there is none, or it is damaged, which is
+        logged.
 
         A damaged file costs its run a start from the beginning, not the sweep. Raises OSError when
         the disk does not give it: then another try may. Raises RequestError where torch is too old
@@ -190,12 +191,12 @@ class RunFolder:
         self.checkpoint.unlink(missing_ok=True)
 
     def trained(self) -> dict[str, Any] | None:
-        """What `mark_trained` wrote; None before the end of training."""
+        """Return what `mark_trained` wrote; None before the end of training."""
         mark: dict[str, Any] | None = read_json(self.path / "trained.json", Trained)
         return mark
 
     def is_trained(self, config: TrialConfig) -> bool:
-        """Whether the weights that `config` asks for are there."""
+        """Tell whether the weights that `config` asks for are there."""
         if self.trained() is None:
             return False
         return not config.algorithm.trains or self.weights(config.keep.result).exists()
@@ -242,7 +243,7 @@ def models_of(config: TrialConfig) -> dict[str, Model]:
 
 
 def load_classifier(folder: RunFolder, config: TrialConfig, setup: RunSetup) -> Classifier:
-    """The classifier that the run came to, on the device.
+    """Return the classifier that the run came to, on the device.
 
     Raises RequestError when its weights are not kept, or are not of this model.
     """
@@ -269,8 +270,8 @@ def load_classifier(folder: RunFolder, config: TrialConfig, setup: RunSetup) -> 
 def _members(
     folder: RunFolder, config: TrialConfig, soup: Soup, setup: RunSetup
 ) -> Sequence[Classifier]:
-    """The classifiers of a soup's runs, at the epoch that the soup's `keep.result` names, each
-    loaded when it is taken.
+    """Return the classifiers of a soup's runs, at the epoch that the soup's `keep.result` names,
+    each loaded when it is taken.
 
     Raises RequestError for one that is not there or not trained, and for one of another model, of
     other classes, or of other data: it may have trained on what the soup is validated on.
@@ -327,14 +328,15 @@ def finish(workdir: Path, config: TrialConfig, seed: int) -> RunResult:
 
 
 def is_complete(workdir: Path, config: TrialConfig) -> bool:
-    """Whether the run is claimed, trained, and measured on every model that `config` asks for."""
+    """Tell whether the run is claimed, trained, and measured on every model that `config` asks
+    for."""
     folder = RunFolder(workdir)
     is_trained = (workdir / "config.json").exists() and folder.trained() is not None
     return is_trained and not any(True for _ in _missing(folder, config))
 
 
 def read_result(workdir: Path, config: TrialConfig) -> RunResult:
-    """The result of a complete run, for the merges that `config` asks for.
+    """Return the result of a complete run, for the merges that `config` asks for.
 
     Raises RequestError when an evaluation is missing.
     """

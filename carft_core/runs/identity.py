@@ -43,7 +43,7 @@ class Identity:
 
 
 def identify(config: TrialConfig, seed: int) -> Identity:
-    """The identity of one run: whatever decides its weights, and nothing else.
+    """Return the identity of one run: whatever decides its weights, and nothing else.
 
     `data.root`, `data.shifts`, `merges`, `eval`, `keep`, `compile`, `workers` and
     `optim.grad_checkpointing` are outside; so are the number of ranks, and `optim.micro_batch`
@@ -98,7 +98,7 @@ def identify(config: TrialConfig, seed: int) -> Identity:
 
 
 def couples_items(config: TrialConfig) -> bool:
-    """Whether what an item does to the weights depends on which others are in its micro-batch.
+    """Tell whether what an item does to the weights depends on which others are in its micro-batch.
 
     Raises RequestError when the model cannot be found.
     """
@@ -106,8 +106,8 @@ def couples_items(config: TrialConfig) -> bool:
 
 
 def coupling(config: TrialConfig) -> str | None:
-    """What couples the items of a micro-batch: a loss that is no mean over images, batch norms that
-    are trained, layers that draw masks for each of them anew. None where nothing does.
+    """Return what couples the items of a micro-batch: a loss that is no mean over images, batch
+    norms that are trained, layers that draw masks for each of them anew. None where nothing does.
 
     Raises RequestError when the model cannot be found.
     """
@@ -133,9 +133,8 @@ def check_ranks(config: TrialConfig, size: int) -> None:
 
 
 def _computing(config: TrialConfig) -> dict[str, str]:
-    """What a run computes on and how: what its config says, whatever this machine has. `auto`,
-    where no driver has resolved it, is what this machine has.
-    """
+    """Return what a run computes on and how: what its config says, whatever this machine has.
+    `auto`, where no driver has resolved it, is what this machine has."""
     if "auto" not in (config.device, config.precision):
         return {"device": config.device.partition(":")[0], "precision": config.precision}
     device = resolve_device(config.device)
@@ -150,8 +149,8 @@ def present(**fields: Any) -> dict[str, Any]:
 
 
 def evaluation_digest(training_digest: str, model: Model, config: TrialConfig) -> str:
-    """The digest of one evaluated model of a run: a new alpha, shift or task of `eval.retention` is
-    evaluated, not trained.
+    """Return the digest of one evaluated model of a run: a new alpha, shift or task of
+    `eval.retention` is evaluated, not trained.
 
     Raises RequestError when the data cannot be opened.
     """
@@ -183,7 +182,7 @@ def evaluation_digest(training_digest: str, model: Model, config: TrialConfig) -
 
 
 def _skipped(data: FamilyData, *, training: bool) -> dict[str, list[str]]:
-    """The images that were left out of what trains, or of what is only measured."""
+    """Return the images that were left out of what trains, or of what is only measured."""
     return {
         name: sorted(bad)
         for name, bad in data.skipped.items()
@@ -192,6 +191,6 @@ def _skipped(data: FamilyData, *, training: bool) -> dict[str, list[str]]:
 
 
 def own_code_of(config: TrialConfig) -> str | None:
-    """The digest of the user's own code that trains a run, of its algorithm and its family; None
-    where both are the product's."""
+    """Return the digest of the user's own code that trains a run, of its algorithm and its family;
+    None where both are the product's."""
     return own_code(*classes_of(config.algorithm), FAMILIES[config.data.family].open)

@@ -26,7 +26,8 @@ _LOG = logging.getLogger(__name__)
 
 
 def should_compile(setting: bool | Literal["auto"], device: torch.device, images: int) -> bool:
-    """Whether a run that trains on so many images is to be compiled: `auto` is only on CUDA."""
+    """Tell whether a run that trains on so many images is to be compiled: `auto` is only on
+    CUDA."""
     if setting == "auto":
         return device.type == "cuda" and images >= IMAGES_THAT_PAY
     return setting

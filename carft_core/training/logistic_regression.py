@@ -124,7 +124,7 @@ def logistic_regression(
 
 
 def unsolved(gradient: float) -> str:
-    """What to say of a gradient that is left."""
+    """Return what to say of a gradient that is left."""
     return (
         f"the linear probe was not solved to the end: its gradient is {gradient:.1e}, not "
         f"{CONVERGED:g}; raise algorithm.max_iter, or lower algorithm.C"

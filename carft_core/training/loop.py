@@ -345,7 +345,7 @@ class Run:
         self.folder.write_history([*self.history, *ahead])
 
     def _solve(self) -> dict[str, float]:
-        """The one epoch of an algorithm that solves its problem."""
+        """Return the one epoch of an algorithm that solves its problem."""
         with self.teacher.arithmetic(), _seeded(self.seed, 1, self.device):
             values = self.algorithm.solve(self.model, self.teacher)
         self.world.copy(self.model.state_dict())
@@ -433,7 +433,7 @@ class Run:
         return logs[0]  # sam computes a second loss, elsewhere
 
     def _micro_batches(self, batch: Batch) -> Iterator[tuple[float, Batch]]:
-        """The batch in parts that fit into memory, each with its share of the images.
+        """Yield the batch in parts that fit into memory, each with its share of the images.
 
         Where its items are coupled the whole is one part, and the loss divides it itself.
         """
@@ -446,7 +446,7 @@ class Run:
             yield len(part.labels) / len(batch.labels), part
 
     def _micro_batch_size(self) -> int:
-        """How many images pass a tower at once."""
+        """Return how many images pass a tower at once."""
         size = len(self.world.shard(self.plan(0).rows))
         return min(size, self.optim.micro_batch or size)
 
@@ -466,7 +466,8 @@ class Run:
         )
 
     def _teacher_features(self, views: Tensor, rows: Tensor, step: int, images: Tensor) -> Tensor:
-        """The teacher's features of images, which are in the bank where they are a step's views."""
+        """Return the teacher's features of images, which are in the bank where they are a step's
+        views."""
         features = self.feature_bank.read(step, rows) if images is views else None
         if features is not None:
             if self.device.type == "cuda":
@@ -487,12 +488,13 @@ class Run:
             yield from map(self.teacher.part, self._validated())
 
     def _validated(self) -> list[str]:
-        """What each epoch predicts: `id/val`; with `eval.every_epoch` test and shifts too."""
+        """Return what each epoch predicts: `id/val`; with `eval.every_epoch` test and shifts
+        too."""
         names = list(self.setup.measured()) if self.config.eval.every_epoch else ["id/val"]
         return [name for name in names if not name.startswith(RETENTION)]
 
     def _validate(self) -> dict[str, float]:
-        """The metrics of the model as it is."""
+        """Return the metrics of the model as it is."""
         if not self.step and self.algorithm.starts_at_zero_shot:
             classifier: Classifier = self.teacher.classifier
         else:
@@ -557,5 +559,5 @@ def _seeded(seed: int, epoch: int, device: torch.device, rank: int = 0) -> Itera
 
 
 def _results(metrics: Mapping[str, float]) -> dict[str, float]:
-    """What does not depend on the clock."""
+    """Return what does not depend on the clock."""
     return {name: value for name, value in metrics.items() if not name.startswith("system/")}

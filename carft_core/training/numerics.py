@@ -51,12 +51,12 @@ def resolve_precision(name: Literal["auto"] | Precision, device: torch.device) -
 
 
 def usable_cores() -> int:
-    """How many cores this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[None]:
-    """The context in which forward passes run."""
+    """Return the context in which forward passes run."""
     if precision != "bf16":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
@@ -109,7 +109,7 @@ def _copying(device: torch.device) -> torch.cuda.Stream:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device, not waiting for it.
+    """Return the tensor on the device, not waiting for it.
 
     On CUDA it is copied on a stream of its own. Python is ahead of the GPU by a step, so a batch in
     pinned memory is copied while the one before is computed; on the one stream it would wait for
@@ -142,7 +142,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """The most memory, in MiB, that this process has held.
+    """Return the most memory, in MiB, that this process has held.
 
     On CUDA, since `reset_peak_memory`: what PyTorch reserved, and beside it the context, which is
     what else is used of the device by now, up to `CONTEXT_AT_MOST_MB` of it. Elsewhere of the

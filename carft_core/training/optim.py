@@ -80,7 +80,7 @@ class OptimConfig(Section):
 def decay_groups(
     parameters: Iterable[tuple[str, nn.Parameter]], optim: OptimConfig, *, lr_scale: float = 1.0
 ) -> list[Group]:
-    """The named parameters that require a gradient, in groups with their weight decay.
+    """Return the named parameters that require a gradient, in groups with their weight decay.
 
     WiSE-FT decays all of them; with `decay_norms_and_biases` false, vectors (norms, biases) and
     scalars are left out of the decay.
@@ -171,7 +171,7 @@ OPTIMISERS: Mapping[str, Callable[[list[Group], OptimConfig], Optimizer]] = Mapp
 
 
 def learning_rate(step: int, *, steps: int, warmup: int, peak: float) -> float:
-    """The rate of the 0-based `step` of `steps`: linear warm-up, then half a cosine to 0.
+    """Return the rate of the 0-based `step` of `steps`: linear warm-up, then half a cosine to 0.
 
     Source: WiSE-FT's `cosine_lr`: `peak * (step + 1) / warmup`, then
     `peak * (1 + cos(pi * (step - warmup) / (steps - warmup))) / 2`.
@@ -200,7 +200,7 @@ class Schedule:
         return math.ceil(self.steps / self.per_epoch)
 
     def of_epoch(self, epoch: int) -> range:
-        """The steps of one epoch."""
+        """Return the steps of one epoch."""
         return range((epoch - 1) * self.per_epoch, min(epoch * self.per_epoch, self.steps))
 
 

@@ -55,7 +55,7 @@ class World:
         return [self.rank, self.size] if self.size > 1 else []
 
     def share(self, count: int) -> float:
-        """What fraction of `count` rows those of `shard` are."""
+        """Return what fraction of `count` rows those of `shard` are."""
         return len(range(self.rank, count, self.size)) / count
 
     def sum_gradients(
@@ -85,7 +85,7 @@ class World:
         return dict(zip(values, totals, strict=True))
 
     def gather(self, rows: Tensor, count: int) -> Tensor:
-        """The `count` rows of all ranks in their order, given those of `shard` [n, ...]."""
+        """Return the `count` rows of all ranks in their order, given those of `shard` [n, ...]."""
         if self.size == 1:
             return rows
         padded = rows.new_zeros(-(-count // self.size), *rows.shape[1:])
@@ -109,7 +109,7 @@ class World:
         return agreed
 
     def all(self, flag: bool) -> bool:
-        """Whether it is so on every rank."""
+        """Tell whether it is so on every rank."""
         if self.size == 1:
             return flag
         least = torch.tensor(int(flag))
@@ -124,7 +124,8 @@ class World:
             tensor.detach().copy_(values)
 
     def differing(self, state: Mapping[str, Tensor]) -> list[str]:
-        """The names of tensors of a state dict that ranks differ in by more than rounding."""
+        """Return the names of tensors of a state dict that ranks differ in by more than
+        rounding."""
         if self.size == 1 or not state:
             return []
         projected, norms = map(torch.stack, zip(*map(_projection, state.values()), strict=True))
@@ -155,7 +156,7 @@ class World:
 
 
 def _projection(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """A number that shows a change of any entry, and the norm."""
+    """Return a number that shows a change of any entry, and the norm."""
     entries = tensor.detach().float().flatten()
     waves = torch.cos(torch.arange(len(entries), device=entries.device, dtype=torch.float32))
     return entries @ waves, entries.norm()

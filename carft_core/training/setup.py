@@ -90,7 +90,7 @@ def open_setup(config: TrialConfig) -> RunSetup:
 
 
 def _compiles(config: TrialConfig, device: torch.device) -> bool:
-    """Whether the steps of a run are compiled."""
+    """Tell whether the steps of a run are compiled."""
     if not config.algorithm.trains or config.algorithm.solves:
         return False
     optim, data = config.optim, open_data(config.data)
@@ -154,7 +154,8 @@ def views_digest(family: str, digest: str) -> str:
 
 @functools.lru_cache(maxsize=2)
 def _clip(name: str, pretrained: str | None, digest: str) -> OpenedClip:
-    """The model that has this digest: of files that changed since, a process opens the new ones."""
+    """Return the model that has this digest: of files that changed since, a process opens the new
+    ones."""
     del digest
     return open_model(name, pretrained)
 
@@ -169,7 +170,7 @@ def _other_head(clip: OpenedClip, name: str, data: FamilyData, device: torch.dev
 
 
 def other_data(config: DataConfig, evaluation: EvalConfig) -> dict[str, FamilyData]:
-    """The families of `eval.retention` but the run's own, opened; a process opens each once.
+    """Return the families of `eval.retention` but the run's own, opened; a process opens each once.
 
     Raises RequestError for one that cannot be opened or has no test.
     """
@@ -204,6 +205,6 @@ _opened_whole = cache_open(32)(open_checked)
 
 
 def templates_of(family: str) -> TemplateSet:
-    """A family's own default for `prompts.classes`."""
+    """Return a family's own default for `prompts.classes`."""
     default = PromptsConfig().classes
     return template_set(str(FAMILIES[family].defaults.get("prompts.classes", default)))

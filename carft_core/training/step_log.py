@@ -40,7 +40,7 @@ class Logs:
         self.weight += weight
 
     def means(self) -> dict[str, float]:
-        """The means so far."""
+        """Return the means so far."""
         return {name: float(total) / self.weight for name, total in self.sums.items()}
 
 
@@ -103,7 +103,8 @@ class StepLog:
 
 
 def read_points(folder: Path, behind: int = -1) -> list[dict[str, Any]]:
-    """The points of a run after step `behind`, in their order, without lines that are damaged."""
+    """Return the points of a run after step `behind`, in their order, without lines that are
+    damaged."""
     file, points = folder / FILE, []
     for line in reversed(read_lines(file)):
         try:
@@ -117,7 +118,7 @@ def read_points(folder: Path, behind: int = -1) -> list[dict[str, Any]]:
 
 
 def _cpu() -> dict[str, float]:
-    """How busy the machine is, by MLflow's names of system metrics."""
+    """Return how busy the machine is, by MLflow's names of system metrics."""
     memory = psutil.virtual_memory()
     return {
         "system/cpu_utilization_percentage": psutil.cpu_percent(),
@@ -127,7 +128,7 @@ def _cpu() -> dict[str, float]:
 
 
 def _gpu(device: torch.device) -> dict[str, float]:
-    """How busy the run's GPU is, whoever uses it; nothing elsewhere than on CUDA."""
+    """Return how busy the run's GPU is, whoever uses it; nothing elsewhere than on CUDA."""
     if device.type != "cuda":
         return {}
     name = f"system/gpu_{device.index or 0}"

@@ -67,7 +67,7 @@ def _one_line(value: str) -> str:
 
 
 def _listed(value: object) -> object:
-    """A text is a list of one."""
+    """Return a list as it is, and a text as a list of one."""
     if isinstance(value, str):
         return (value,)
     if not isinstance(value, (list, tuple)) or not value:
@@ -152,5 +152,5 @@ class Declaration(Section):
 
 
 def names_a_set(texts: tuple[str, ...]) -> bool:
-    """Whether it is the name or the file of a template set, and not templates."""
+    """Tell whether it is the name or the file of a template set, and not templates."""
     return len(texts) == 1 and "{" not in texts[0]

@@ -48,7 +48,7 @@ class Parts(NamedTuple):
 
 
 def divided(count: int, fraction: float, *, trial_seed: int, environment: int) -> Parts:
-    """The `count` images of a domain divided; `int(count * fraction)` of them are kept back.
+    """Return the `count` images of a domain divided; `int(count * fraction)` of them are kept back.
 
     `environment` is the domain's place in DomainBed's order. Equal to the order of
     `split_dataset` in `domainbed/lib/misc.py` as `domainbed/scripts/train.py` calls it for a
@@ -62,7 +62,7 @@ def divided(count: int, fraction: float, *, trial_seed: int, environment: int) -
 
 
 def seed_hash(*of: object) -> int:
-    """A seed below 2**31, of anything that has a text. Source: `domainbed/lib/misc.py`."""
+    """Return a seed below 2**31, of anything that has a text. Source: `domainbed/lib/misc.py`."""
     return int(hashlib.md5(str(of).encode(), usedforsecurity=False).hexdigest(), 16) % 2**31
 
 
@@ -72,12 +72,12 @@ LAYOUT = "<class>/<image>"
 
 @functools.cache
 def classes_of(family: str) -> tuple[str, ...]:
-    """The class folders, in torchvision's order; a label is an index into them."""
+    """Return the class folders, in torchvision's order; a label is an index into them."""
     return tuple((CLASSES / f"{family}.txt").read_text(encoding="utf-8").splitlines())
 
 
 def names_of(family: str) -> tuple[str, ...]:
-    """What prompts call the classes."""
+    """Return what prompts call the classes."""
     return tuple(plain_name(folder) for folder in classes_of(family))
 
 
@@ -113,7 +113,7 @@ def _set(title: str, root: str, origin: str, counts: Mapping[str, int]) -> Domai
 
 
 def _spelled(environment: str) -> tuple[str, ...]:
-    """The usual one first: mirrors of Office-Home write the space in other ways."""
+    """Return the usual one first: mirrors of Office-Home write the space in other ways."""
     others = (environment.replace(" ", "_"), environment.replace(" ", ""))
     return tuple(dict.fromkeys((environment, *others)))
 
@@ -221,7 +221,7 @@ def open_domain_bed(config: DataConfig) -> FamilyData:
 
 
 def _parts_of(counts: Mapping[str, int], config: DataConfig) -> Mapping[str, Parts]:
-    """The parts of each domain, as rows of the whole set."""
+    """Return the parts of each domain, as rows of the whole set."""
     parts, first = {}, 0
     for environment, (domain, count) in enumerate(counts.items()):
         places = divided(

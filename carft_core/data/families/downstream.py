@@ -44,7 +44,7 @@ Splits = dict[str, Split]
 
 
 def load_torchvision(dataset: str, root: Path, arguments: Mapping[str, object]) -> Any:
-    """A data set of `torchvision.datasets` below `root`, of which nothing is downloaded.
+    """Return a data set of `torchvision.datasets` below `root`, of which nothing is downloaded.
 
     Raises whatever torchvision does for what is missing, damaged or another layout.
     """
@@ -54,7 +54,7 @@ def load_torchvision(dataset: str, root: Path, arguments: Mapping[str, object]) 
 
 
 def file_classes(dataset: Any, root: Path) -> dict[str, str]:
-    """The path below `root` of each image -> its class's name in the data set.
+    """Return the path below `root` of each image -> its class's name in the data set.
 
     By attributes that torchvision's classes have had since 0.12: `__getitem__` would decode every
     image to tell its class.
@@ -70,7 +70,8 @@ def pixels_of(dataset: Any) -> tuple[NDArray[np.uint8], list[str]]:
 
 
 def _labelled(dataset: Any) -> Iterable[tuple[str | Path, str]]:
-    """Each file, and its class's name in the data set; most data sets name both lists alike."""
+    """Yield each file, and its class's name in the data set; most data sets name both lists
+    alike."""
     match type(dataset).__name__:
         case "Caltech101":
             for number, label in zip(dataset.index, dataset.y, strict=True):
@@ -176,7 +177,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _pixels(task: Task, root: Path) -> tuple[Splits, str]:
-    """A CIFAR and the checksums by which torchvision knows its files."""
+    """Return a CIFAR and the checksums by which torchvision knows its files."""
     splits, checksums = {}, []
     for split, arguments in (("train", task.train[0]), ("test", task.test)):
         dataset = load_torchvision(task.dataset, root, arguments)
@@ -189,7 +190,7 @@ def _pixels(task: Task, root: Path) -> tuple[Splits, str]:
 
 
 def _files(task: Task, root: Path) -> tuple[Splits, str]:
-    """A task of image files, and the digest of their listing."""
+    """Return a task of image files, and the digest of their listing."""
     folder = root / task.folder
     parts = dict(zip(("train", "test"), _parts(task, root), strict=True))
     paths = [path for part in parts.values() for path in part]

@@ -94,7 +94,7 @@ class Task:
         }
 
     def classes(self) -> Mapping[str, str]:
-        """What the data set calls each class -> its name, in order."""
+        """Return what the data set calls each class -> its name, in order."""
         lines = (CLASSES / f"{self.name}.txt").read_text(encoding="utf-8").splitlines()
         return {line.split("\t")[0]: line.split("\t")[-1] for line in lines}
 

@@ -41,7 +41,8 @@ DARK_GROUND = 0.3
 
 
 def _mix(values: Keys) -> Keys:
-    """The finaliser of splitmix64: a bijection of 64-bit integers; the output bits look random."""
+    """Return the finaliser of splitmix64: a bijection of 64-bit integers; the output bits look
+    random."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: Keys = values ^ (values >> np.uint64(31))
@@ -209,7 +210,7 @@ class Drawings(Source):
 
 @lru_cache(maxsize=2)
 def read_subset(subset: str, path: Path = DATA) -> FamilyData:
-    """The "report" or "development" half of the packed data; opened once per process."""
+    """Return the "report" or "development" half of the packed data; opened once per process."""
     content = path.read_bytes()
     columns = ["id", "class", "split", "unit", "monochrome", "png", "subset"]
     # Not by Arrow's filters, for which it imports pandas.

@@ -59,7 +59,7 @@ class Tree:
 
 
 def declared_folders(declared: Declaration) -> dict[str, Sequence[str]]:
-    """The folders of each declared split, by its name in `Tree.splits`."""
+    """Return the folders of each declared split, by its name in `Tree.splits`."""
     folders = {"train": declared.train, "val": declared.val, "test": declared.test}
     folders |= {f"shifts/{name}": shift.folders for name, shift in declared.shifts.items()}
     return {name: paths for name, paths in folders.items() if paths is not None}
@@ -96,7 +96,7 @@ class Reader:
         return Tree(self.classes, splits)
 
     def _class_folders(self, name: str, folders: Sequence[str]) -> ClassFolders:
-        """What lies in the folders of one split, joined."""
+        """Return what lies in the folders of one split, joined."""
         route = _route(name)
         places: dict[str, list[str]] = {}
         for index, folder in enumerate(folders):
@@ -115,7 +115,7 @@ class Reader:
         return places
 
     def _classes(self, anywhere: Collection[str]) -> tuple[str, ...]:
-        """The classes: train's folders, without those that are left out.
+        """Return the classes: train's folders, without those that are left out.
 
         What is left out may also be a folder of val or test alone: `anywhere` has all three.
         """
@@ -151,7 +151,7 @@ class Reader:
                 self.report((*route, key), message)
 
     def _by_class(self, route: Route, folders: ClassFolders) -> ClassFolders:
-        """The folders of a split that count, in the order of the classes."""
+        """Return the folders of a split that count, in the order of the classes."""
         if route[0] == "shifts":
             folders = self._of_shift(route, self.declared.shifts[str(route[1])], folders)
         else:
@@ -175,7 +175,7 @@ class Reader:
             self.report(route, message)
 
     def _of_shift(self, route: Route, shift: ShiftFolders, folders: ClassFolders) -> ClassFolders:
-        """The folders of a shift by class."""
+        """Return the folders of a shift by class."""
         train, classes = self.train, self.classes
         only, excluded, renamed = shift.classes or (), shift.exclude or (), shift.rename
         allowed, shown = {*folders, *train}, {*classes, *folders}
@@ -205,7 +205,7 @@ class Reader:
         return kept
 
     def _listing(self, route: Route, folders: ClassFolders) -> Listing:
-        """The images by class, in the order of their paths."""
+        """Return the images by class, in the order of their paths."""
         problems: list[str] = []
         listing = {
             name: dict(
@@ -238,7 +238,7 @@ class Reader:
 
 
 def _route(split: str) -> Route:
-    """The key of a declaration that says where a split lies."""
+    """Return the key of a declaration that says where a split lies."""
     return tuple(split.split("/", 1))
 
 
@@ -277,7 +277,7 @@ class Layout:
         return require_folder(Path(config.root), f"; {LAYOUT}")
 
     def declare(self, root: Path, report: ProblemSink) -> Declaration:
-        """What is there; an absent split has no folders."""
+        """Return what is there; an absent split has no folders."""
         folders, files = visible_folders(root), name_files(root)
         shifts = visible_folders(root / "shifts") if "shifts" in folders else []
         _report_misnamed(folders, report)
@@ -373,7 +373,7 @@ def _opened(layout: Layout, root: Path) -> FamilyData:
 def _names(
     declared: Declaration, classes: Sequence[str], report: ProblemSink, *, where: str
 ) -> tuple[str, ...]:
-    """What prompts call each class; `where` they may be given."""
+    """Return what prompts call each class; `where` they may be given."""
     if declared.class_names_file is None:
         names = {name: declared.class_names.get(name) or plain_name(name) for name in classes}
         for problem in repeated(names, where):
@@ -390,7 +390,7 @@ def _names(
 
 
 def _split(root: Path, listing: Listing, classes: Sequence[str]) -> Split:
-    """The split that holds the images of a listing, in the order of `classes`."""
+    """Return the split that holds the images of a listing, in the order of `classes`."""
     ids = tuple(path for name in classes for path in listing.get(name, ()))
     counts = torch.tensor([len(listing.get(name, ())) for name in classes])
     present = tuple(index for index, name in enumerate(classes) if name in listing)
@@ -494,7 +494,7 @@ class Declared(Layout):
         return require_folder(self.root, named=self.place(("root",)))
 
     def declare(self, root: Path, report: ProblemSink) -> Declaration:
-        """What the file says, whatever lies there."""
+        """Return what the file says, whatever lies there."""
         del root, report
         if self.declaration.class_names_file is None:
             return self.declaration

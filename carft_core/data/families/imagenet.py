@@ -40,7 +40,8 @@ CLASSES = 1000
 
 @functools.cache
 def wnids() -> tuple[str, ...]:
-    """The classes' WordNet ids; the place of each is its index, which is their order by name."""
+    """Return the classes' WordNet ids; the place of each is its index, which is their order by
+    name."""
     return tuple((LISTS / "wnids.txt").read_text().split())
 
 
@@ -62,7 +63,7 @@ def labels_of(split: str) -> Mapping[str, int]:
 
 @functools.cache
 def alike_in(split: str) -> Mapping[int, tuple[int, ...]]:
-    """The classes that count as one, by the class that stands for them (ObjectNet's only).
+    """Return the classes that count as one, by the class that stands for them (ObjectNet's only).
 
     Source: wise-ft's `src/datasets/objectnet.py`, where the logit of a folder is the greatest of
     its classes'.
@@ -162,7 +163,7 @@ def corrupted() -> Mapping[str, str]:
 
 
 def folder_of(shift: str) -> DataFolder:
-    """The folder of one shift, ImageNet-C's by corruption and severity."""
+    """Return the folder of one shift, ImageNet-C's by corruption and severity."""
     below = corrupted().get(shift)
     if below is None:
         return FOLDERS[shift]
@@ -191,7 +192,7 @@ def open_imagenet(config: DataConfig) -> FamilyData:
 
 
 def _wanted(config: DataConfig) -> tuple[Path, dict[str, DataFolder]]:
-    """The data root, and the folders of what is asked for."""
+    """Return the data root, and the folders of what is asked for."""
     refuse_held_out(config, "data.shifts says what is measured out of distribution")
     root = data_root(config, {name: FOLDERS[name] for name in (*IN_DISTRIBUTION, *SHIFTS)})
     allowed = (*SHIFTS, *corrupted())
@@ -200,7 +201,7 @@ def _wanted(config: DataConfig) -> tuple[Path, dict[str, DataFolder]]:
 
 
 def _key(name: str) -> str:
-    """What `FamilyData.splits` calls it."""
+    """Return what `FamilyData.splits` calls it."""
     return name if name in IN_DISTRIBUTION else f"shifts/{name}"
 
 

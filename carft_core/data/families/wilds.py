@@ -137,7 +137,7 @@ class Benchmark:
         return {OURS[name]: replace(self.whole, images=n) for name, n in self.counts.items()}
 
     def class_names(self) -> tuple[str, ...]:
-        """Those of the classes, in the order of the labels."""
+        """Return those of the classes, in the order of the labels."""
         return tuple((LISTS / f"{self.family}.txt").read_text(encoding="utf-8").splitlines())
 
     def open(self, config: DataConfig) -> FamilyData:
@@ -184,7 +184,7 @@ def _opened(folder: Path, benchmark: Benchmark) -> FamilyData:
 
 
 def _sizes(folder: Path, benchmark: Benchmark, images: Sequence[Image]) -> list[int]:
-    """How many bytes each image's file has. Raises RequestError for those that lack one."""
+    """Return how many bytes each image's file has. Raises RequestError for those that lack one."""
     place = folder / benchmark.images
     if not place.is_dir():
         raise RequestError(f"{folder} lacks the folder {benchmark.images}/ with its images")
@@ -315,7 +315,7 @@ def split_of(original: str, year: int) -> str | None:
 
 
 def read_fmow(folder: Path, names: Sequence[str]) -> list[Image]:
-    """The images of `rgb_metadata.csv` that are in a split of WILDS, with their regions.
+    """Return the images of `rgb_metadata.csv` that are in a split of WILDS, with their regions.
 
     The number in a file's name is that of its row, rows of no split counted. The images of one
     place are a unit. Raises RequestError for a table that is missing or has other columns, splits
@@ -344,7 +344,7 @@ def read_fmow(folder: Path, names: Sequence[str]) -> list[Image]:
 
 
 def read_regions(folder: Path) -> Mapping[str, str]:
-    """The region of each country, by its code in three letters; empty where it has none.
+    """Return the region of each country, by its code in three letters; empty where it has none.
 
     Raises RequestError for a table that is missing or has other columns.
     """
