@@ -39,7 +39,8 @@ UMASK = _umask()
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A file beside `path` to fill; at the end of the block it is made durable and put in place.
+    """Yield a file beside `path` to fill; at the end of the block it is made durable and put in
+    place.
 
     A crash at any instant leaves the old file or the new one, never a part; so does an error.
     """
@@ -95,12 +96,12 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Text as UTF-8, atomically."""
+    """Write text as UTF-8, atomically."""
     write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, data: object) -> None:
-    """Standard JSON (no NaN), atomically."""
+    """Write standard JSON (no NaN), atomically."""
     write_text(path, json.dumps(data, indent=1, allow_nan=False))
 
 
@@ -142,7 +143,7 @@ def _end_of_lines(file: FileIO) -> int:
 
 @contextlib.contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
-    """A regular file, open to be read.
+    """Open a regular file to read it.
 
     Raises FileNotFoundError where there is none, RequestError for a link, a folder, a device, and
     a pipe: they lead out of a home, or need not end.
@@ -228,7 +229,7 @@ def read_json(path: Path | str, shape: object = None, *, follow: bool = False) -
 
 
 def parse_json(content: bytes, source: object, shape: object = None) -> Any:
-    """JSON as plain data; `shape` as in `read_json`, `source` is what a message names.
+    """Return JSON as plain data; `shape` as in `read_json`, `source` is what a message names.
 
     Raises RequestError.
     """
@@ -245,7 +246,7 @@ def parse_json(content: bytes, source: object, shape: object = None) -> Any:
 
 
 def checked_json(content: bytes, source: object, shape: object) -> Any:
-    """JSON as what `shape` is, its dataclasses made; else as `parse_json`."""
+    """Return JSON as what `shape` is, its dataclasses made; else as `parse_json`."""
     _, invalid = _pydantic()
     try:
         return _validator(shape).validate_json(content, strict=True)
@@ -303,7 +304,7 @@ def format_size(count: int) -> str:
 
 
 def user_cache() -> Path:
-    """`CARFT_CACHE`, else `carft-sweep` in `XDG_CACHE_HOME`, else in `~/.cache`.
+    """Return `CARFT_CACHE`, else `carft-sweep` in `XDG_CACHE_HOME`, else in `~/.cache`.
 
     It need not be there yet, and may be deleted at any time. Source: XDG Base Directory
     Specification, by which a relative path counts as none.
@@ -322,6 +323,6 @@ def write_cache(file: Path, write: Callable[[Path], object]) -> None:
 
 
 def digest_of(data: object) -> str:
-    """sha256 of plain data, independent of the order of keys."""
+    """Return the sha256 of plain data, independent of the order of keys."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -92,7 +92,7 @@ class _RandomImages(Source):
     def views(
         self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
-        """uint8 [B, 3, 32, 32]."""
+        """Return uint8 [B, 3, 32, 32]."""
         del transform, seed, epoch
         generator = torch.Generator().manual_seed(0)
         shape = (2 * len(LABELS), 3, SIDE, SIDE)
@@ -130,7 +130,8 @@ def toy_teacher(clip: OpenedClip) -> Teacher:
 
 
 def batch_for(teacher: Teacher, *, micro_batch: int | None = None) -> Batch:
-    """Six random images of three classes and two domains, as the loop gives them to a loss."""
+    """Return six random images of three classes and two domains, as the loop gives them to a
+    loss."""
     return Batch(
         images=torch.randn(len(LABELS), 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)),
         labels=torch.tensor(LABELS),
@@ -523,12 +524,12 @@ class OpenFamily:
         return self.family.name
 
     def splits(self) -> Mapping[str, Split]:
-        """In distribution by name, then shifts and extras by that of their metrics."""
+        """Return those in distribution by name, then shifts and extras by that of their metrics."""
         others = {**self.data.shifts, **self.data.extras}
         return {**self.in_distribution(), **{f"ood/{name}": it for name, it in others.items()}}
 
     def in_distribution(self) -> Mapping[str, Split]:
-        """Train, and val and test where there are such."""
+        """Return train, and val and test where there are such."""
         data = self.data
         splits = {"train": data.train, "val": data.val, "test": data.test}
         return {name: split for name, split in splits.items() if split is not None}

@@ -77,7 +77,7 @@ class Batch:
         return F.cross_entropy(logits, self.labels, label_smoothing=self.label_smoothing)
 
     def part(self, rows: slice) -> Batch:
-        """Some of its rows, as a micro-batch."""
+        """Return some of its rows, as a micro-batch."""
         images = self.images[rows]
         features = functools.partial(self._features_of_part, images, rows)
         return replace(
@@ -96,7 +96,8 @@ class Batch:
         return self.teacher_features(images)
 
     def in_parts(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-        """`function(inputs)` in parts of `micro_batch` rows, each computed again on the way back.
+        """Return `function(inputs)` in parts of `micro_batch` rows, each computed again on the way
+        back.
 
         Memory then holds the activations of one part. For a loss that couples the items of a
         batch, which sees all outputs at once; where the function treats each row by itself, the
@@ -185,8 +186,8 @@ class Algorithm(Registered):
         return []
 
     def identity(self) -> dict[str, Any]:
-        """Its part of a run's identity: by default its fields. An algorithm that reads files puts
-        their digests here in place of their paths."""
+        """Return its part of a run's identity: by default its fields. An algorithm that reads files
+        puts their digests here in place of their paths."""
         return self.model_dump(mode="json")
 
 
@@ -409,5 +410,5 @@ class Wrapper(Algorithm):
         return self.of.warnings(history)
 
     def identity(self) -> dict[str, Any]:
-        """Its fields, and of `of` what that puts into an identity."""
+        """Return its fields, and of `of` what that puts into an identity."""
         return {**super().identity(), "of": {"name": self.of.name, **self.of.identity()}}

@@ -48,7 +48,8 @@ class CarFt(Algorithm):
     """Which distribution comes first: KL(teacher || student), as in the paper, or the reverse."""
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Cross-entropy plus the weighted KL; `teacher_context_entropy` is in nats, as the KL is.
+        """Return cross-entropy plus the weighted KL; `teacher_context_entropy` is in nats, as the
+        KL is.
 
         Raises TypeError when the module is no classifier, ValueError when the batch comes without
         the teacher.
@@ -71,7 +72,7 @@ class CarFt(Algorithm):
         return total, {"cross_entropy": cross_entropy, **logs}
 
     def warnings(self, history: Sequence[Mapping[str, float]]) -> list[str]:
-        """Says so when the KL stayed so small that the run silently was fine-tuning."""
+        """Warn when the KL stayed so small that the run silently was fine-tuning."""
         kls = [metrics["train/context_kl"] for metrics in history[1:]]
         if self.kl_weight == 0 or not kls or max(kls) * self.kl_weight >= KL_TOO_SMALL:
             return []

@@ -23,7 +23,7 @@ class Adapter(nn.Module):
         self.up = nn.Linear(max(1, width // reduction), width, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Its part of the mixture."""
+        """Return its part of the mixture."""
         return F.relu(self.up(F.relu(self.down(features))))
 
 
@@ -35,16 +35,16 @@ class AdaptedClassifier(Classifier):
         self.frozen, self.adapter, self.alpha = frozen, adapter, alpha
 
     def features(self, images: Tensor) -> Tensor:
-        """Unit-norm adapted features [B, d], still in the space of the texts."""
+        """Return unit-norm adapted features [B, d], still in the space of the texts."""
         return self.adapted(self.frozen.features(images))
 
     def adapted(self, features: Tensor) -> Tensor:
-        """Unit-norm adapted features [B, d] of the tower's unit-norm ones."""
+        """Return unit-norm adapted features [B, d] of the tower's unit-norm ones."""
         mixed = self.alpha * self.adapter(features).float() + (1 - self.alpha) * features
         return F.normalize(mixed, dim=-1)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits [B, C] of adapted features, by the zero-shot head."""
+        """Return the logits [B, C] of adapted features, by the zero-shot head."""
         return self.frozen.logits(features)
 
 
@@ -75,7 +75,7 @@ class ClipAdapter(Algorithm):
         return Adapter(teacher.w_cls.shape[1], self.reduction)
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """CE of the adapted features; the tower has no gradient."""
+        """Return CE of the adapted features; the tower has no gradient."""
         classifier = self.classifier(model, teacher)
         loss = batch.cross_entropy(classifier.logits(classifier.adapted(batch.zero_shot())))
         return loss, {"cross_entropy": loss}

@@ -43,7 +43,7 @@ class Coral(Algorithm):
     logged and trains nothing."""
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Cross-entropy plus the weighted distance, both of the whole batch.
+        """Return cross-entropy plus the weighted distance, both of the whole batch.
 
         Raises TypeError when the module is no image tower with a head, ValueError for a batch
         without domains.
@@ -63,7 +63,7 @@ class Coral(Algorithm):
         return total, {"cross_entropy": cross_entropy, "coral": distance}
 
     def warnings(self, history: Sequence[Mapping[str, float]]) -> list[str]:
-        """Says so when no batch held two domains."""
+        """Warn when no batch held two domains."""
         distances = [metrics["train/coral"] for metrics in history[1:]]
         if not distances or any(distances):
             return []

@@ -57,13 +57,13 @@ class Ema(Wrapper):
         return Averaged(super().build(teacher))
 
     def start(self, model: nn.Module, teacher: Teacher) -> None:
-        """The other's start; the average begins there."""
+        """Start the inner algorithm; the average begins there."""
         super().start(model, teacher)
         model = _averaged(model)
         model.average.load_state_dict(model.model.state_dict())
 
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
-        """The other's, then one step of the average."""
+        """Do what the inner algorithm does after a step, then update the average."""
         super().after_step(model, step, steps)
         model = _averaged(model)
         averages, weights = [], []

@@ -42,11 +42,11 @@ class ContrastiveClip(nn.Module):
         return logarithm.exp()
 
     def image_features(self, images: Tensor) -> Tensor:
-        """Unit-norm float32 features [B, d] of normalised images [B, 3, S, S]."""
+        """Return unit-norm float32 features [B, d] of normalised images [B, 3, S, S]."""
         return F.normalize(tower_outputs(self.visual, images), dim=-1)
 
     def text_features(self, tokens: Tensor) -> Tensor:
-        """Unit-norm float32 features [B, d] of tokens [B, L]."""
+        """Return unit-norm float32 features [B, d] of tokens [B, L]."""
         out: Tensor = self.clip.encode_text(tokens)  # type: ignore[operator]
         return F.normalize(out.float(), dim=-1)
 
@@ -121,7 +121,8 @@ class Flyp(Algorithm):
 
 
 def _templates(batch: Batch, count: int) -> Tensor:
-    """[B] the template that is drawn for each image, from the run's seed, the epoch and the step.
+    """Return [B] the template that is drawn for each image, from the run's seed, the epoch and the
+    step.
 
     Not from the global stream, so that `sam`, which computes a step's loss twice, has one problem;
     on the CPU, so that every device has the same captions.

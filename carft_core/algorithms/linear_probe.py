@@ -39,7 +39,8 @@ class LinearProbe(Probe, Algorithm):
         return decay_groups(named, optim)
 
     def solve(self, model: nn.Module, teacher: Teacher) -> Mapping[str, float]:
-        """Logs the objective, its cross-entropy, the gradient that is left, and the iterations."""
+        """Solve, and log the objective, its cross-entropy, the gradient that is left, and the
+        iterations."""
         if not isinstance(model, ImageClassifier):
             raise TypeError("linear_probe trains the head of an image tower")
         labels = teacher.splits["train"].labels
@@ -53,6 +54,6 @@ class LinearProbe(Probe, Algorithm):
         }
 
     def warnings(self, history: Sequence[Mapping[str, float]]) -> list[str]:
-        """Says so when L-BFGS ended before it had converged."""
+        """Warn when L-BFGS ended before it had converged."""
         left = history[-1]["train/gradient"] if len(history) > 1 else 0.0
         return [unsolved(left)] if left > CONVERGED else []

@@ -36,6 +36,6 @@ class LpFt(Probe, Algorithm):
         self.fit(model.head, teacher.classifier.head, teacher.features("train"), labels)
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """CE(V f, y)."""
+        """Return CE(V f, y)."""
         loss = batch.cross_entropy(model(batch.images))
         return loss, {"cross_entropy": loss}

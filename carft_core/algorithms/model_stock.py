@@ -52,7 +52,8 @@ def _stock(before: Tensor, tuned: Sequence[Tensor]) -> Tensor:
 
 
 def interpolation_ratio(offsets: Tensor) -> Tensor:
-    """t in [0, 1], a scalar, of the offsets [N, P] of N members from the zero-shot weights."""
+    """Return t in [0, 1], a scalar, of the offsets [N, P] of N members from the zero-shot
+    weights."""
     count = len(offsets)
     pairs = itertools.combinations(offsets, 2)
     cosines = torch.stack([F.cosine_similarity(one, two, dim=0) for one, two in pairs])

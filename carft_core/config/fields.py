@@ -204,7 +204,7 @@ def _unknown_field(place: tuple[str | int, ...], known: Iterable[str]) -> str:
 
 
 def _rule(item: Any) -> str:
-    """`be a valid integer`."""
+    """Return `be a valid integer`."""
     rule = item["msg"].partition(" should ")[2] or str(item["msg"])
     return rule.replace("valid tuple", "list")
 

@@ -177,13 +177,13 @@ class TrialConfig(Section):
         return self.data.split_seed == "seed"
 
     def for_seed(self, seed: int) -> TrialConfig:
-        """That of the run with this seed, in which `data.split_seed` is a number."""
+        """Return the config of the run with this seed, in which `data.split_seed` is a number."""
         if not self.follows_seed:
             return self
         return self.model_copy(update={"data": self.data.model_copy(update={"split_seed": seed})})
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data that `trial_config` reads back to an equal config."""
+        """Return plain data that `trial_config` reads back to an equal config."""
         plain: dict[str, Any] = json.loads(self.model_dump_json())
         return plain
 
@@ -266,7 +266,7 @@ def _of_another_length(field: str, optim: Mapping[str, Any]) -> bool:
 
 
 def field_names(algorithm: str | None = None) -> tuple[str, ...]:
-    """Every dotted field a sweep may vary, those of one algorithm or of all."""
+    """Return every dotted field a sweep may vary, those of one algorithm or of all."""
     names = [f"{section}.{key}" for section, cls in SECTIONS.items() for key in cls.model_fields]
     algorithms = ALGORITHMS.values() if algorithm is None else (ALGORITHMS[algorithm],)
     names += ["algorithm.name"]
@@ -278,7 +278,7 @@ def field_names(algorithm: str | None = None) -> tuple[str, ...]:
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested plain data as (dotted name, leaf); lists are leaves."""
+    """Yield nested plain data as (dotted name, leaf); lists are leaves."""
     for key, value in data.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):

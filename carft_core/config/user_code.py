@@ -30,9 +30,9 @@ def is_own(thing: type | Callable[..., object]) -> bool:
 
 
 def own_code_digest(thing: type | Callable[..., object]) -> str:
-    """sha256 over the Python files of the user's package, or module, that defines a class or
-    function, and of what these import that lies beside it (nothing more of an installed one).
-    The product beside it does not count.
+    """Return the sha256 over the Python files of the user's package, or module, that defines a
+    class or function, and of what these import that lies beside it (nothing more of an installed
+    one). The product beside it does not count.
 
     Raises RequestError for what no file defines, such as a class typed into a notebook.
     """

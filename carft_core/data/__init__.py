@@ -84,7 +84,7 @@ def open_whole(config: DataConfig) -> FamilyData:
 
 
 def _placed(config: DataConfig) -> DataConfig:
-    """Of a family that there is, and with an absolute root."""
+    """Check that the family exists, and make the root absolute."""
     if config.family not in FAMILIES:
         raise RequestError(f"data.family: {FAMILIES.unknown(config.family)}")
     if config.root is None:
@@ -99,7 +99,7 @@ def _asked_for(config: DataConfig, data: FamilyData) -> FamilyData:
 
 @cache_open(8)
 def _prepared(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> FamilyData:
-    """`open_` is the family's own: one that is registered anew is opened anew."""
+    """Open a family by its own function, so that one that is registered anew is opened anew."""
     return as_used(_asked_for(config, open_checked(config, open_)), config)
 
 

@@ -160,7 +160,7 @@ def _make_room(size: int, most: int) -> bool:
 
 @contextlib.contextmanager
 def _opened(file: Path, flags: int) -> Iterator[int]:
-    """A file's descriptor; a pipe in its place is not waited for."""
+    """Open a file's descriptor; a pipe in its place is not waited for."""
     descriptor = os.open(file, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     try:
         yield descriptor

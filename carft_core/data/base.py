@@ -164,7 +164,7 @@ class Arrays(Source):
     pixels: NDArray[np.uint8]
 
     def read(self, row: int) -> Image.Image:
-        """One of them."""
+        """Return the image of a row."""
         return Image.fromarray(self.pixels[row])
 
 
@@ -216,8 +216,8 @@ class Split:
     def views(
         self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
-        """Images [B, 3, S, S] uint8 of the items at `rows`; `Transform.normalise` makes them what a
-        tower takes.
+        """Return images [B, 3, S, S] uint8 of the items at `rows`; `Transform.normalise` makes them
+        what a tower takes.
 
         With `seed` None the fixed evaluation view; otherwise the training view, a pure function
         of (seed, epoch, row) that depends neither on the batch nor on global random state.
@@ -228,7 +228,7 @@ class Split:
         return self.source.views(rows, transform=transform, seed=seed, epoch=epoch)
 
     def subset(self, rows: Sequence[int] | NDArray[np.int64]) -> Split:
-        """Some of the items, in the given order.
+        """Return some of the items, in the given order.
 
         A view stays that of the item in the whole split, so an image looks the same whatever part
         of the data trains.
@@ -327,7 +327,7 @@ class FamilyData:
         return frozenset(extras | derived).union(self.own_means, *self.own_means.values())
 
     def measured(self) -> Mapping[str, Split]:
-        """By metric name what a finished run is predicted on: `id/test`, then `ood/<name>`."""
+        """Return what a finished run is predicted on by metric name: `id/test`, `ood/<name>`."""
         test = {} if self.test is None else {"id/test": self.test}
         return test | {f"ood/{name}": it for name, it in {**self.shifts, **self.extras}.items()}
 
@@ -424,7 +424,7 @@ def named_shifts(names: Sequence[str], allowed: Collection[str]) -> tuple[str, .
 
 
 def _abbreviate_shifts(shifts: Collection[str]) -> list[str]:
-    """Short enough to read: of many that begin alike, the beginning."""
+    """Shorten a list of shifts: of many that begin alike, the beginning."""
     if len(shifts) <= 20:
         return list(shifts)
     return list(dict.fromkeys(name.partition("-")[0] for name in shifts))

@@ -54,7 +54,7 @@ def names_in(file: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], list[
 
 
 def _json_pairs(text: str) -> list[tuple[str, str]]:
-    """Raises ValueError for what is not a mapping of folders to names."""
+    """Read a mapping of folders to names. Raises ValueError for anything else."""
     pairs = json.loads(text, object_pairs_hook=list)
     if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
         raise ValueError("must be one mapping of class folders to names")
@@ -68,7 +68,7 @@ def _json_pairs(text: str) -> list[tuple[str, str]]:
 
 
 def _text_pairs(text: str) -> list[tuple[str, str]]:
-    """Lines of a folder, white space and its name; a tab divides them if there is one."""
+    """Read lines of a folder, white space and its name; a tab divides them if there is one."""
     named = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.startswith("#"):

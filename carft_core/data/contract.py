@@ -87,7 +87,7 @@ def wrong_items(split: Split, classes: int) -> str | None:
 
 
 def _wrong_view(split: Split) -> str | None:
-    """Of the first and the last image; files are not decoded for it."""
+    """Return what is wrong with the views of the first and last image; no file is decoded."""
     source, kind = split.source, type(split.source)
     if isinstance(source, Arrays):
         pixels = source.pixels

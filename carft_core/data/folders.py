@@ -51,7 +51,8 @@ def require_folder(folder: Path, advice: str = "", *, named: str = "data.root") 
 def find_folders(
     root: Path, folders: Mapping[str, DataFolder], *, advice: str = ""
 ) -> dict[str, Path]:
-    """Where each folder lies. Raises RequestError naming all that are missing, then `advice`."""
+    """Return where each folder lies. Raises RequestError naming all that are missing, then
+    `advice`."""
     places = {name: find_folder(root, folder) for name, folder in folders.items()}
     missing = [folders[name] for name, path in places.items() if path is None]
     if missing:
@@ -60,7 +61,7 @@ def find_folders(
 
 
 def find_folder(root: Path, folder: DataFolder) -> Path | None:
-    """Where it lies; None where it is missing."""
+    """Return where it lies; None where it is missing."""
     return next((root / name for name in folder.names if (root / name).is_dir()), None)
 
 
@@ -89,7 +90,7 @@ def _explain_missing(root: Path, missing: Iterable[DataFolder], advice: str) -> 
 
 @contextlib.contextmanager
 def readable(named: str = "data.root") -> Iterator[None]:
-    """Raises RequestError for what the system cannot read meanwhile; `named` is the field that said
+    """Raise RequestError for what the system cannot read meanwhile; `named` is the field that said
     where it lies."""
     try:
         yield
@@ -116,7 +117,7 @@ def read_folders(
 
 
 def count_notes(family: str, counts: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
-    """By split (how many images are here, how many are published): where the two differ."""
+    """Return by split (how many images are here, how many are published): where the two differ."""
     return tuple(
         f"{family}: {name} has {here:,} images here, {published:,} as published; its numbers are "
         "not those of papers"

@@ -174,7 +174,7 @@ Listing = Mapping[str, Mapping[str, int]]
 
 
 def listing_digest(listing: Listing) -> str:
-    """sha256 over every image's class, path and size in bytes; none is read."""
+    """Return the sha256 over every image's class, path and size in bytes; none is read."""
     digest = hashlib.sha256(b"split/1\n")
     for folder in sorted(listing):
         for path, size in sorted(listing[folder].items()):
@@ -228,7 +228,7 @@ def _content(file: Path) -> str:
 
 
 def nearest(name: str, allowed: Collection[str]) -> str:
-    """`; did you mean 'cat'?` when an allowed name is like this one."""
+    """Return `; did you mean 'cat'?` when an allowed name is like this one."""
     near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
 
@@ -265,7 +265,7 @@ def no_class_folders(folder: Path, expected: str = "", advice: str = "") -> str:
 def images(
     root: Path, below: str, problems: list[str], above: tuple[tuple[int, int], ...] = ()
 ) -> Iterator[tuple[str, int]]:
-    """(path below the root, size) of every visible image in a folder, at any depth."""
+    """Yield (path below the root, size) of every visible image in a folder, at any depth."""
     status = (root / below).stat()
     here = (status.st_dev, status.st_ino)
     if here in above:

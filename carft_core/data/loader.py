@@ -27,8 +27,8 @@ MOST_WORKERS = 16
 
 
 def default_workers(device_type: str, cores: int) -> int:
-    """`workers: auto`: all of a run's `cores` but one beside a GPU, at most 16; else none, since
-    the cores compute."""
+    """Return what `workers: auto` is: all of a run's `cores` but one beside a GPU, at most 16;
+    else none, since the cores compute."""
     return max(1, min(cores - 1, MOST_WORKERS)) if device_type == "cuda" else 0
 
 
@@ -135,7 +135,8 @@ class RankPlan:
 def training_plan(
     split: Split, *, batch_size: int, seed: int, balanced: bool, whole_passes: bool
 ) -> BatchPlan:
-    """Batches of each group of `split` alike, whole passes over it, or one endless stream of it.
+    """Return batches of each group of `split` alike, whole passes over it, or one endless stream of
+    it.
 
     Raises ValueError for a split without groups that is to be balanced.
     """
@@ -240,7 +241,7 @@ class _Views(Dataset["Tensor | _Refused"]):
         return views
 
     def _make(self, task: _Task) -> Tensor:
-        """One call of the source for each pass in the batch."""
+        """Make the views of a batch, with one call of the source for each pass in it."""
         drawn, passes = task.draw
         source, whole = self.splits[task.split]
         rows = drawn if whole is None else whole[drawn]
@@ -309,7 +310,7 @@ class Loader:
             self._expected, self._between = deque(parts), False
 
     def steps(self, batches: BatchSource, steps: range) -> Iterator[LoadedBatch]:
-        """Some of the batches. With workers a call ends the iteration of the one before.
+        """Yield some of the batches. With workers a call ends the iteration of the one before.
 
         Raises RequestError when an image cannot be used, also out of a worker.
         """

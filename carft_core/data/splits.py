@@ -26,7 +26,8 @@ def carve(
     split_seed: int,
     class_names: Sequence[str] | None = None,
 ) -> tuple[Split, Split]:
-    """(train, val): val gets about `val_fraction` of each class's units, at least one of them.
+    """Return (train, val): val gets about `val_fraction` of each class's units, at least one of
+    them.
 
     Which ones depends on `split_seed` and the units' names alone. Units stay whole: views of one
     drawing never lie on both sides. Raises RequestError when a class has a single unit.
@@ -48,7 +49,7 @@ def val_share(count: int, fraction: float) -> int:
 
 
 def carve_test(images: Split, fraction: float) -> tuple[Split, Split]:
-    """(train, test): test gets `test_share` of each class's units.
+    """Return (train, test): test gets `test_share` of each class's units.
 
     Which ones depends on the units' names alone, so that no seed makes another test.
     """
@@ -68,14 +69,15 @@ def test_share(count: int, fraction: float) -> int:
 def _divided(
     whole: Split, classes: Mapping[int, Sequence[str]], share: Callable[[int], int]
 ) -> tuple[Split, Split]:
-    """(the rest, the part): of each class with so many units the part has the first `share`."""
+    """Return (the rest, the part): of each class with so many units the part has the first
+    `share`."""
     part = {unit for units in classes.values() for unit in units[: share(len(units))]}
     inside = np.array([unit in part for unit in whole.units], dtype=bool)
     return whole.subset(np.flatnonzero(~inside)), whole.subset(np.flatnonzero(inside))
 
 
 def take_fraction(train: Split, fraction: float, split_seed: int) -> Split:
-    """About `fraction` of each class's units, at least one; all of the split for 1.
+    """Return about `fraction` of each class's units, at least one; all of the split for 1.
 
     Which ones depends on `split_seed` and the units' names alone, and a smaller fraction is a
     part of a greater one.
@@ -87,7 +89,7 @@ def take_fraction(train: Split, fraction: float, split_seed: int) -> Split:
 
 
 def take_shots(train: Split, shots: int, split_seed: int) -> tuple[Split, tuple[int, ...]]:
-    """`shots` units of each class, and the classes that have fewer, of which all are taken.
+    """Return `shots` units of each class, and the classes that have fewer, of which all are taken.
 
     Which ones depends on `split_seed` and the units' names alone, and fewer shots are a part of
     more; so are they of a fraction that takes as many.

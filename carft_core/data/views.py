@@ -96,8 +96,8 @@ class Transform:
     """What training views draw, in a family that follows `data.augmentation`."""
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images [B, 3, S, S], uint8 or float in [0, 1], to what the tower was trained on: float32
-        on the same device."""
+        """Return images [B, 3, S, S], uint8 or float in [0, 1], to what the tower was trained on:
+        float32 on the same device."""
         # One copy, changed in place: writing to fresh memory is what costs here.
         pixels = images.to(torch.float32, copy=True)
         if images.dtype == torch.uint8:
@@ -129,7 +129,7 @@ def photo_views(
     seed: int | None,
     epoch: int,
 ) -> Tensor:
-    """Views [B, 3, S, S] uint8 as `Split.views` says, of RGB images that `read` gives."""
+    """Return views [B, 3, S, S] uint8 as `Split.views` says, of RGB images that `read` gives."""
     views = torch.empty(len(rows), 3, transform.size, transform.size, dtype=torch.uint8)
     for view, row in zip(views, rows, strict=True):
         image = read(row)
@@ -141,12 +141,12 @@ def photo_views(
 
 
 def _pixels(image: Image.Image) -> Tensor:
-    """[3, H, W] uint8."""
+    """Return [3, H, W] uint8."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def evaluation_view(image: Image.Image, transform: Transform) -> Tensor:
-    """Pixels [3, S, S] uint8, as `transform.resize_mode` says.
+    """Return pixels [3, S, S] uint8, as `transform.resize_mode` says.
 
     `shortest`: the shorter side resized to S, then the central square; `squash`: both sides
     resized to S; `longest`: the longer side resized to S, black beside the shorter.
@@ -170,8 +170,8 @@ def evaluation_view(image: Image.Image, transform: Transform) -> Tensor:
 def training_view(
     image: Image.Image, transform: Transform, *, seed: int, epoch: int, index: int
 ) -> Tensor:
-    """Pixels [3, S, S] uint8 as `transform.augmentation` says: a pure function of (seed, epoch,
-    index), which are integers from 0.
+    """Return pixels [3, S, S] uint8 as `transform.augmentation` says: a pure function of (seed,
+    epoch, index), which are integers from 0.
 
     torchvision draws from torch's generator on the CPU, which is seeded by a hash of the three and
     then put back, so that no global random state is used or moved. Not for several threads at once.
@@ -185,7 +185,7 @@ def training_view(
 
 
 def view_seed(seed: int, epoch: int, index: int) -> int:
-    """That of the generator of a view, below 2**64."""
+    """Return the seed of the generator of a view, below 2**64."""
     digest = hashlib.sha256(f"view/{seed}/{epoch}/{index}".encode()).digest()
     return int.from_bytes(digest[:8], "little")
 

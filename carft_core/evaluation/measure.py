@@ -65,7 +65,7 @@ def measure(
     config: TrialConfig,
     files: Mapping[str, Path],
 ) -> dict[str, dict[str, float]]:
-    """Return the metrics of each model on everything that is measured; see docs/metrics.md.
+    """Measure each model on everything that is measured; see docs/metrics.md.
 
     `models` make classifiers on any device, or give the teacher's own; a model whose label is in
     `files` leaves its predictions there. Each image is read once for as many models as fit into
@@ -211,7 +211,7 @@ class _ModelMeasurements:
             self.write(Predictions(name, split.ids, split.units, labels, logits, split.groups))
 
     def _count_derived(self) -> None:
-        """The sets whose last split has come; then forget what none needs any more."""
+        """Measure the sets whose last split has come; then forget what none needs any more."""
         derived = self.setup.data.derived
         for name, part in derived.items():
             if name not in self.values and self.waiting.keys() >= {*part.of}:
@@ -230,7 +230,7 @@ class _ModelMeasurements:
             self.write(split.predictions)
 
     def metrics(self, zero_shot: _ModelMeasurements) -> dict[str, float]:
-        """All of it under flat names, with what it gains over the zero-shot model."""
+        """Return all metrics under flat names, with the gains over the zero-shot model."""
         data = self.setup.data
         flat = summary(
             self.values, zero_shot.values, outside=data.outside_mean, own_means=data.own_means
@@ -283,7 +283,8 @@ def mask_logits(
     classes: Sequence[int] | None,
     alike: Mapping[int, Sequence[int]] = MappingProxyType({}),
 ) -> Tensor:
-    """Logits [N, C] of a choice among `classes`: -inf for the others; None is all of them.
+    """Return the logits [N, C] of a choice among `classes`: -inf for the others; None is all of
+    them.
 
     A class takes the greatest logit of those that are `alike`, which are looked up under it.
     Source: wise-ft's `project_logits`, which masks, and of ObjectNet takes the maximum.
@@ -299,7 +300,7 @@ def mask_logits(
 
 
 def split_metrics(predictions: Predictions, further: Collection[str] = ()) -> dict[str, float]:
-    """`top1`, `nll`, `ece` and `brier` of one split; definitions in docs/metrics.md.
+    """Return `top1`, `nll`, `ece` and `brier` of one split; definitions in docs/metrics.md.
 
     `further` names some of FURTHER_METRICS besides; those of groups are absent where no item has
     one. Raises NonFinite when a logit is NaN or +inf.
@@ -321,7 +322,7 @@ def summary(
     outside: Collection[str] = (),
     own_means: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> dict[str, float]:
-    """Flat metrics `<split>/<metric>`, and what follows from several splits.
+    """Return flat metrics `<split>/<metric>`, and what follows from several splits.
 
     `ood/mean/<metric>` is the mean over shifts, each counting the same; `gap/top1` is ID test
     minus OOD mean, `hmean/top1` their harmonic mean; `gain/ood/top1` the OOD mean minus that of
@@ -367,7 +368,7 @@ def context_probe(
 def retention_metrics(
     retained: Mapping[str, float], zero_shot: Mapping[str, float]
 ) -> dict[str, float]:
-    """`retention/<family>/top1`, their mean, and what that is above the zero-shot model's.
+    """Return `retention/<family>/top1`, their mean, and what that is above the zero-shot model's.
 
     Both are given as the top-1 of each other task by its metric name; nothing where there is none.
     A negative gain is what was forgotten.
@@ -381,7 +382,7 @@ def retention_metrics(
 
 
 def _means(per_split: Mapping[str, Mapping[str, float]], splits: Sequence[str]) -> dict[str, float]:
-    """Of each metric the mean over those of the splits that have it."""
+    """Return the mean of each metric over those of the splits that have it."""
     values: dict[str, list[float]] = {}
     for split in splits:
         for metric, value in per_split.get(split, {}).items():

@@ -38,7 +38,8 @@ def nll(logits: Tensor, labels: Tensor) -> float:
 
 
 def ece(logits: Tensor, labels: Tensor, bins: int = ECE_BINS) -> float:
-    """Expected calibration error: the mean over items of |accuracy - confidence| of their bin.
+    """Return the expected calibration error: the mean over items of |accuracy - confidence| of
+    their bin.
 
     Confidence is the greatest probability. The bins are of equal width over the whole split, the
     i-th is (i / bins, (i + 1) / bins]. Source: Guo et al. 2017, "On Calibration of Modern Neural

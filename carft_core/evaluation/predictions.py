@@ -46,7 +46,7 @@ class Predictions:
     """What each item belongs to, where the split has groups; not written to disk."""
 
     def take(self, rows: Tensor) -> Predictions:
-        """Some of the items, in the order of their rows [M]."""
+        """Return some of the items, in the order of their rows [M]."""
         places = rows.tolist()
         return Predictions(
             split=self.split,
@@ -132,13 +132,14 @@ def _table(item: Predictions, keep_logits: bool, splits: list[str]) -> pa.Table:
 
 
 def _probabilities(logits: Tensor, *classes: Tensor) -> list[Tensor]:
-    """[N] each, on the CPU, of some classes [N, 1] by logits [N, C]."""
+    """Return [N] each, on the CPU, of some classes [N, 1] by logits [N, C]."""
     p = F.softmax(logits if logits.device.type == "mps" else logits.double(), dim=1)
     return [p.gather(1, it)[:, 0].cpu() for it in classes]
 
 
 def greatest(logits: Tensor, count: int) -> Tensor:
-    """[N, count] int64, the classes of the greatest logits [N, C], of equal ones the first first.
+    """Return [N, count] int64, the classes of the greatest logits [N, C], of equal ones the first
+    first.
 
     By one integer key a logit: the order of its bits as a float, then that of the classes. In
     place, since of a large split each [N, C] counts in memory.
@@ -151,13 +152,14 @@ def greatest(logits: Tensor, count: int) -> Tensor:
 
 
 def _lists(rows: Tensor, kind: pa.DataType) -> pa.ListArray:
-    """[N, k] as N lists of k values."""
+    """Return [N, k] as N lists of k values."""
     count, width = rows.shape
     offsets = np.arange(count + 1, dtype=np.int32) * width
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.numpy().reshape(-1), kind))
 
 
 def _half(logits: Tensor) -> Tensor:
-    """In fp16; a logit beyond its range stays finite, since -inf says that a class cannot occur."""
+    """Convert to fp16; a logit beyond its range stays finite, since -inf says that a class
+    cannot occur."""
     top = torch.finfo(torch.float16).max
     return torch.where(logits.isfinite(), logits.clamp(-top, top), logits).half()

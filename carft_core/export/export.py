@@ -212,8 +212,8 @@ def _check_place(out: Path, digest: str, label: str, *, force: bool) -> None:
 
 
 def _computing(claimed: Mapping[str, Any]) -> dict[str, str]:
-    """Where the run computed and how, so that heads are its own to the last bit; the CPU where
-    there is no such device here."""
+    """Return where the run computed and how, so that heads are its own to the last bit; the CPU
+    where there is no such device here."""
     fields = {name: claimed["identity"][name] for name in ("device", "precision")}
     try:
         resolve_device(fields["device"])
@@ -248,7 +248,7 @@ def _facts(
     config: TrialConfig,
     setup: RunSetup,
 ) -> dict[str, Any]:
-    """Where the model comes from, without a path of this machine."""
+    """Return where the model comes from, without a path of this machine."""
     plain, clip = config.as_dict(), setup.teacher.clip
     del plain["data"]["root"]
     plain["model"] = {name: _without_path(text) for name, text in plain["model"].items()}

@@ -81,7 +81,8 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto") -> Self:
-        """Raises RequestError when the folder holds no export, or one that is damaged."""
+        """Open an export. Raises RequestError when the folder holds no export, or one that is
+        damaged."""
         facts = read_facts(folder)
         if facts is None:
             raise RequestError(f"{folder} holds no exported model: there is no {FACTS}")
@@ -175,7 +176,7 @@ class Predictor:
 
 
 def read_image(image: Picture) -> Image.Image:
-    """Upright and in RGB, as the images of a family are read. Raises RequestError."""
+    """Read an image upright and in RGB, as the images of a family. Raises RequestError."""
     if isinstance(image, Path):
         return read_rgb(image)
     with image_errors("this image"):
@@ -196,7 +197,7 @@ def _tensor(file: Path, name: str) -> Tensor:
 
 
 def _best(logits: Tensor, names: Sequence[str], count: int) -> Iterator[tuple[Guess, ...]]:
-    """Of equal ones the first, as in the metric top1."""
+    """Yield the most probable names of each row, of equal ones the first as in the metric top1."""
     probabilities = F.softmax(logits.cpu().double(), dim=1)
     order = probabilities.argsort(dim=1, descending=True, stable=True)[:, :count]
     for row, best in zip(probabilities, order.tolist(), strict=True):

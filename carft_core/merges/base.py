@@ -105,7 +105,7 @@ class Line(Merge):
         return tuple(sorted(alphas))
 
     def points(self) -> Sequence[MergePoint]:
-        """One model an alpha, in ascending order."""
+        """Return one model an alpha, in ascending order."""
         return tuple(
             MergePoint(f"{self.name}@{alpha:g}", round(1000 * alpha), {"alpha": alpha})
             for alpha in self.alphas

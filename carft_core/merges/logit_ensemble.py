@@ -27,14 +27,14 @@ class LogitEnsemble(Line):
     summary: ClassVar[str] = "Interpolation of the zero-shot and the tuned model's logits"
 
     def model(self, point: MergePoint, teacher: Teacher, tuned: Classifier) -> Classifier:
-        """Both classifiers in one."""
+        """Return both classifiers in one."""
         alpha = point.values["alpha"]
         if alpha == 0:
             return teacher.classifier
         return tuned if alpha == 1 else TwoClassifiers(teacher, tuned, alpha)
 
     def refuses(self, algorithm: Algorithm) -> str | None:
-        """Nothing: it needs no weights of a common shape."""
+        """Refuse nothing: no weights of a common shape are needed."""
         del algorithm
         return None
 

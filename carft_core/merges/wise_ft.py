@@ -27,7 +27,7 @@ class WiseFt(Line):
 
 
 def interpolate(zero_shot: State, tuned: State, alpha: float) -> State:
-    """`(1 - alpha) * zero_shot + alpha * tuned` of floating tensors, computed in fp32.
+    """Return `(1 - alpha) * zero_shot + alpha * tuned` of floating tensors, computed in fp32.
 
     Batch-norm statistics are interpolated like weights; integer buffers (such as batch counts)
     are the tuned model's. Raises RequestError when the two do not hold the same tensors.

@@ -24,15 +24,15 @@ class Classifier(nn.Module):
         return (self,)
 
     def features(self, images: Tensor) -> Tensor:
-        """Unit-norm float32 features [B, d] of normalised images [B, 3, S, S]."""
+        """Return unit-norm float32 features [B, d] of normalised images [B, 3, S, S]."""
         raise NotImplementedError
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits [B, C] in float32 of such features."""
+        """Return the logits [B, C] in float32 of such features."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, C] of normalised images [B, 3, S, S]."""
+        """Return the logits [B, C] of normalised images [B, 3, S, S]."""
         return self.logits(self.features(images))
 
 
@@ -53,7 +53,7 @@ class ImageClassifier(Classifier):
         return tower_outputs(self.visual, images)
 
     def features(self, images: Tensor) -> Tensor:
-        """Unit-norm float32 features [B, d] of normalised images [B, 3, S, S].
+        """Return unit-norm float32 features [B, d] of normalised images [B, 3, S, S].
 
         float32 under autocast too: in bf16 a norm is off by up to 0.4 %, and scale times that
         would show in every logit.
@@ -61,7 +61,8 @@ class ImageClassifier(Classifier):
         return F.normalize(self.embed(images), dim=-1)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits [B, C] in float32 of unit-norm features [B, d]; see `features` for why."""
+        """Return the logits [B, C] in float32 of unit-norm features [B, d]; see `features` for
+        why."""
         with torch.autocast(features.device.type, enabled=False):
             out: Tensor = self.head(features)
         return out
@@ -74,7 +75,7 @@ def towers_in(model: nn.Module, like: nn.Module) -> list[nn.Module]:
 
 
 def tower_outputs(visual: nn.Module, images: Tensor) -> Tensor:
-    """float32 outputs [B, d] of one of open_clip's image towers for images [B, 3, S, S]."""
+    """Return float32 outputs [B, d] of one of open_clip's image towers for images [B, 3, S, S]."""
     out = visual(images)
     if isinstance(out, (tuple, list)):
         out = out[0]  # Towers that also return tokens (CoCa) return the pooled feature first.

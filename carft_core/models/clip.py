@@ -65,7 +65,7 @@ class OpenedClip:
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Unit-norm float32 features [N, d] of N texts, on the model's device.
+        """Return unit-norm float32 features [N, d] of N texts, on the model's device.
 
         Raises RequestError where weights are so large that these are no numbers.
         """
@@ -185,7 +185,7 @@ def _drop_rate(module: nn.Module) -> float:
 
 
 def weights_digest(name: str, pretrained: str | None = None) -> str:
-    """`open_model(...).digest` without building the model. Raises RequestError likewise."""
+    """Return `open_model(...).digest` without building the model. Raises RequestError likewise."""
     return _digest(find_model(name, pretrained))
 
 

@@ -80,8 +80,8 @@ class TemplateFile(Section):
 
 
 def mistakes(templates: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """(index, what is wrong) for every template that is not text with exactly one `{}`, or that
-    stands in the set already."""
+    """Yield (index, what is wrong) for every template that is not text with exactly one `{}`, or
+    that stands in the set already."""
     first_at: dict[str, int] = {}
     for index, template in enumerate(templates):
         first = first_at.setdefault(template, index)
@@ -279,7 +279,8 @@ def _plain(text: str) -> str:
 def text_features(
     clip: OpenedClip, templates: TemplateSet, class_names: Sequence[str], *, device: torch.device
 ) -> Tensor:
-    """W_raw [K, C, d]: unit-norm float32 text features of each template and class, on the CPU.
+    """Return W_raw [K, C, d]: unit-norm float32 text features of each template and class, on the
+    CPU.
 
     Encoded on `device`, in fp32 without TF32 whatever the run computes in: 1000 classes with 80
     templates are 80,000 prompts. Kept in the user's cache by the digest of all that they depend on;
@@ -310,7 +311,7 @@ def text_features(
 
 
 def class_weights(w_raw: Tensor) -> Tensor:
-    """W_cls [C, d]: the normalised mean over the templates of W_raw [K, C, d].
+    """Return W_cls [C, d]: the normalised mean over the templates of W_raw [K, C, d].
 
     What open_clip's build_zero_shot_classifier gives, transposed. The mean is taken in float64, so
     that it does not depend on the order of the templates.
@@ -319,14 +320,15 @@ def class_weights(w_raw: Tensor) -> Tensor:
 
 
 def context_weights(w_raw: Tensor) -> Tensor:
-    """W_ctx [K, d]: the normalised mean of W_raw [K, C, d] over the classes, in any order."""
+    """Return W_ctx [K, d]: the normalised mean of W_raw [K, C, d] over the classes, in any
+    order."""
     return F.normalize(w_raw.mean(dim=1, dtype=torch.float64), dim=-1).to(w_raw.dtype)
 
 
 def _encoded(
     clip: OpenedClip, templates: TemplateSet, class_names: Sequence[str], device: torch.device
 ) -> Tensor:
-    """[K * C, d] on the CPU."""
+    """Return [K * C, d] on the CPU."""
     texts = list(templates.texts(class_names))
     batches = [texts[i : i + TEXTS_PER_BATCH] for i in range(0, len(texts), TEXTS_PER_BATCH)]
     for number, batch in enumerate(batches):

@@ -95,7 +95,7 @@ class Teacher:
         return classifier
 
     def arithmetic(self) -> contextlib.AbstractContextManager[None]:
-        """Within: PyTorch computes as the run asks; see `training.numerics.arithmetic`."""
+        """Let PyTorch compute as the run asks; see `training.numerics.arithmetic`."""
         return arithmetic(
             self.device,
             self.precision,
@@ -105,18 +105,18 @@ class Teacher:
 
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
-        """Unit-norm features [B, d] of normalised views [B, 3, S, S]."""
+        """Return unit-norm features [B, d] of normalised views [B, 3, S, S]."""
         return self.classifier.features(images)
 
     def context_log_probs(self, features: Tensor, scale: float | None = None) -> Tensor:
-        """log p_ctx [B, K] of unit-norm features [B, d], in fp32 whatever the precision."""
+        """Return log p_ctx [B, K] of unit-norm features [B, d], in fp32 whatever the precision."""
         scale = self.scale if scale is None else scale
         with torch.autocast(features.device.type, enabled=False):
             return F.log_softmax(scale * features.float() @ self.w_ctx.T, dim=1)
 
     def features(self, name: str) -> Tensor:
-        """Unit-norm features [N, d] on the CPU of the fixed views of a split, `train` or a metric
-        name such as `id/val`; kept in the user's cache.
+        """Return unit-norm features [N, d] on the CPU of the fixed views of a split, `train` or a
+        metric name such as `id/val`; kept in the user's cache.
 
         Raises RequestError when an image cannot be used.
         """
@@ -152,7 +152,7 @@ class Teacher:
         return user_cache() / "image_features" / f"{digest}.safetensors"
 
     def training_views(self, seed: int, *plan: object) -> list[object]:
-        """Plain data that decides the training views of the batch of a step.
+        """Return plain data that decides the training views of the batch of a step.
 
         `plan` decides which views a batch has.
         """
@@ -162,7 +162,8 @@ class Teacher:
         return [VIEWS_REVISION, *self._views_key("train"), *LIBRARIES, *drawn]
 
     def training_features(self, micro_batch: int | None, views: Sequence[object]) -> list[object]:
-        """Plain data that decides the features of the batch of a step with these training views.
+        """Return plain data that decides the features of the batch of a step with these training
+        views.
 
         The last bits depend on which images a batch has, on threads and kernels. With these in it,
         features that one process kept are what another would compute, to the bit on one kind of
@@ -211,7 +212,7 @@ class Teacher:
         return [current_ranks().gather(torch.cat(features), count) for features in parts]
 
     def views(self, name: str) -> Iterator[Tensor]:
-        """This rank's of the fixed views of a split, normalised, on the device, in batches."""
+        """Yield this rank's fixed views of a split, normalised, on the device, in batches."""
         with self.loader as loader:
             for batch in loader.steps(*self.part(name)):
                 yield to_views(batch.images, self.transform, self.device)
@@ -225,7 +226,7 @@ class Teacher:
         return BatchSource(name, passes, None, self._bank_of(name, passes)), range(passes.steps)
 
     def _bank_of(self, name: str, plan: EpochPlan) -> Bank | None:
-        """Where the fixed views of a split are kept, in one file; None where its digest is
+        """Return where the fixed views of a split are kept, in one file; None where its digest is
         unknown."""
         if name not in self.digests:
             return None
@@ -240,7 +241,8 @@ class Teacher:
 
 
 def to_views(images: Tensor, transform: Transform, device: torch.device) -> Tensor:
-    """uint8 images [B, 3, S, S] as the tower wants them on the device: float32, normalised."""
+    """Return uint8 images [B, 3, S, S] as the tower wants them on the device: float32,
+    normalised."""
     views = transform.normalise(to_device(images, device))
     return views.contiguous(memory_format=torch.channels_last)
 
@@ -328,7 +330,7 @@ def on_device(module: M, device: torch.device) -> M:
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and afterwards every submodule's own mode again (frozen batch norms)."""
+    """Set evaluation mode, and afterwards every submodule's own mode again (frozen batch norms)."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

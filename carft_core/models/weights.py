@@ -45,7 +45,7 @@ POSITION_IDS = "text.transformer.embeddings.position_ids"
 
 
 def file_digest(path: Path) -> str:
-    """sha256 (hex) of a file's content.
+    """Return the sha256 (hex) of a file's content.
 
     It is kept in the user's cache under (path, size, mtime and ctime in ns), so that gigabytes are
     read once; an entry that is damaged or of another state of the file is not used.
@@ -179,7 +179,7 @@ def fitted(
 
 
 def _converted(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` in the layout of `model`, by open_clip's own conversions."""
+    """Return `state` in the layout of `model`, by open_clip's own conversions."""
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict
 
@@ -197,7 +197,7 @@ def _converted(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tenso
 
 
 def _listed(kind: str, names: Iterable[str]) -> str:
-    """`3 missing in the file: a, b, c`, cut after ten names."""
+    """Return `3 missing in the file: a, b, c`, cut after ten names."""
     ordered = sorted(names)
     more = f" and {len(ordered) - LISTED} more" if len(ordered) > LISTED else ""
     return f"{len(ordered)} {kind}: {', '.join(ordered[:LISTED])}{more}"

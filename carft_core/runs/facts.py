@@ -70,6 +70,6 @@ def _members(config: TrialConfig) -> list[str] | None:
 
 
 def _retention(others: Mapping[str, FamilyData]) -> str:
-    """As `Name(field=value)`, as a transform is: a warning shows the fields that differ."""
+    """Write the tasks as `Retention(field=value)`: a warning shows the fields that differ."""
     digests = (f"{name}={other.digest[:12]}" for name, other in others.items())
     return f"Retention({', '.join(digests)})"

@@ -65,7 +65,7 @@ class RunResult:
     """What a fair comparison must share: model, data, transform, budget, contexts."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return asdict(self)
 
 
@@ -133,7 +133,7 @@ class RunFolder:
         return claimed
 
     def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Every epoch's report so far."""
+        """Write every epoch's report so far."""
         if self.writes:
             write_json(self.path / "history.json", list(history))
 
@@ -182,8 +182,7 @@ class RunFolder:
             save_weights(self.weights(kind), state)
 
     def mark_trained(self, *, seconds: float, warnings: Sequence[str] = ()) -> None:
-        """Training is complete; written last, with what its machine has to say of it. What it went
-        on from goes."""
+        """Mark training as complete, last of all, with its warnings; the checkpoint goes."""
         if not self.writes:
             return
         mark = {"seconds": seconds, "ended": time.time(), "warnings": list(warnings)}
@@ -230,7 +229,7 @@ def load_weights(path: Path, *, follow: bool = False) -> dict[str, Tensor]:
 
 
 def models_of(config: TrialConfig) -> dict[str, Model]:
-    """By label: the run's own model, then each point of each merge.
+    """Return by label: the run's own model, then each point of each merge.
 
     A merge with the zero-shot model has nothing to say of the zero-shot model.
     """
@@ -297,7 +296,7 @@ def _members(
 
 
 def merged(model: Model, tuned: Classifier, setup: RunSetup) -> Classifier:
-    """One of a run's models, given its own classifier."""
+    """Return one of a run's models, given its own classifier."""
     if model is None:
         return tuned
     merge, point = model

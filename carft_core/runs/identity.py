@@ -142,7 +142,7 @@ def _computing(config: TrialConfig) -> dict[str, str]:
 
 
 def present(**fields: Any) -> dict[str, Any]:
-    """Without those that are None or False, so that a new field makes no old run another."""
+    """Leave out fields that are None or False, so that a new field makes no old run another."""
     return {
         name: value for name, value in fields.items() if value is not None and value is not False
     }

@@ -96,7 +96,7 @@ def logistic_regression(
     )
 
     def cross_entropy() -> Tensor:
-        """Its gradient is added to the weight's, part by part."""
+        """Return its gradient is added to the weight's, part by part."""
         total = weight.new_zeros(())
         for some, targets in parts:
             logits = some.double() @ weight.T

@@ -224,7 +224,7 @@ class Run:
         return self._bank("features", key, self.teacher.w_cls[0].cpu())
 
     def _bank(self, kind: Kind, key: list[object], like: Tensor) -> Bank:
-        """One of tensors like one of an image."""
+        """Open a bank of tensors like that of one image."""
         return Bank(
             kind,
             key,
@@ -357,7 +357,7 @@ class Run:
         }
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training split, or `optim.steps_per_epoch`; the last may be cut.
+        """Train a pass over the training split, or `optim.steps_per_epoch`; the last may be cut.
 
         Logged are means over the epoch's images, and the values of the run's first step.
         """
@@ -401,8 +401,8 @@ class Run:
             )
 
     def _update(self, batch: Batch, of_step: float = 1.0) -> dict[str, Tensor]:
-        """One optimiser step, given this rank's part of its images and what fraction that is; what
-        was logged of it, on the device."""
+        """Take one optimiser step, given this rank's part of its images and what fraction that
+        is; what was logged of it, on the device."""
         rate = learning_rate(self.step, steps=self.steps, warmup=self.warmup, peak=self.optim.lr)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
@@ -481,7 +481,7 @@ class Run:
         return features
 
     def _parts(self) -> Iterator[BatchRange]:
-        """All that is to be loaded until the run is trained, in order."""
+        """Yield all that is to be loaded until the run is trained, in order."""
         for epoch in range(len(self.history), self.epoch_count + 1):
             if epoch and not self.algorithm.solves:
                 yield self.batches, self.schedule.of_epoch(epoch)
@@ -537,7 +537,7 @@ def _check_state(optimiser: torch.optim.Optimizer) -> None:
 
 
 def set_mode(model: nn.Module, *, train: bool, batch_norm: Literal["frozen", "train"]) -> None:
-    """Training or evaluation mode; frozen batch norms keep the pre-training's statistics."""
+    """Set training or evaluation mode; frozen batch norms keep the pre-training's statistics."""
     model.train(train)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -23,7 +23,8 @@ beyond that belongs to another process."""
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA, then MPS, then CPU. Raises RequestError for a device that is not there."""
+    """Resolve a device; `auto` is CUDA, then MPS, then CPU. Raises RequestError for a device
+    that is not there."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -38,7 +39,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: Literal["auto"] | Precision, device: torch.device) -> Precision:
-    """`auto` is bf16 on a CUDA device whose hardware computes it, else fp32.
+    """Resolve a precision; `auto` is bf16 on a CUDA device whose hardware computes it, else fp32.
 
     A T4 or a V100 only emulates bf16, slower than fp32. Raises RequestError for tf32 elsewhere than
     on CUDA.

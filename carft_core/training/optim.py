@@ -135,12 +135,12 @@ class Sam(Optimizer):
         self.param_groups, self.state = base.param_groups, base.state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """That of the base, which holds all there is."""
+        """Load the state of the base, which holds all there is."""
         self.base.load_state_dict(state_dict)
         self.param_groups, self.state = self.base.param_groups, self.base.state
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor:  # type: ignore[override]
-        """One step; `closure` computes the gradients anew and gives the loss, here at w.
+        """Take a step; `closure` computes the gradients anew and gives the loss, here at w.
 
         Raises ValueError without a closure.
         """
@@ -182,7 +182,7 @@ def learning_rate(step: int, *, steps: int, warmup: int, peak: float) -> float:
 
 
 def warmup_steps(warmup: float, steps: int) -> int:
-    """`optim.warmup` in steps: a fraction of all below 1, else a number; under `steps`."""
+    """Return `optim.warmup` in steps: a fraction of all below 1, else a number; under `steps`."""
     rising = round(warmup * steps) if warmup < 1 else round(warmup)
     return min(rising, steps - 1)
 
@@ -205,8 +205,8 @@ class Schedule:
 
 
 def schedule_of(optim: OptimConfig, train: Split, *, balanced: bool) -> Schedule:
-    """That of a run on `train`: an epoch is `optim.steps_per_epoch`, else as many steps as a pass
-    takes; with `data.balanced`, as many as show as many images as a pass."""
+    """Return the schedule of a run on `train`: an epoch is `optim.steps_per_epoch`, else as many
+    steps as a pass takes; with `data.balanced`, as many as show as many images as a pass."""
     groups = len(set(train.groups)) if balanced and train.groups else 1
     per_epoch = optim.steps_per_epoch or math.ceil(len(train) / (optim.batch_size * groups))
     return Schedule(optim.steps or (optim.epochs or 1) * per_epoch, per_epoch)

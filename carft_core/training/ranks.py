@@ -45,8 +45,8 @@ class World:
         return self.rank == 0
 
     def shard(self, rows: Rows) -> Rows:
-        """Every `size`-th row, from this rank's on. Of fewer rows than ranks the first, so that no
-        rank is without; its results count for nothing."""
+        """Return every `size`-th row, from this rank's on. Of fewer rows than ranks the first, so
+        that no rank is without; its results count for nothing."""
         own: Rows = rows[self.rank :: self.size] if self.rank < len(rows) else rows[:1]
         return own
 
@@ -95,7 +95,7 @@ class World:
         return torch.stack(parts, dim=1).flatten(0, 1)[:count]
 
     def agree(self, decision: T) -> T:
-        """Rank 0's decision, plain data, on every rank; nobody goes on before it is made."""
+        """Return rank 0's decision, plain data, on every rank; nobody goes on before it is made."""
         if self.size == 1:
             return decision
         # As JSON: an object would be pickled, and what comes over a socket is not run.
@@ -138,7 +138,8 @@ class World:
         return [name for name, it in zip(state, differs.tolist(), strict=True) if it]
 
     def device(self, device: torch.device) -> torch.device:
-        """This rank's of the devices that a run gets. Raises RequestError where there is none."""
+        """Return this rank's device of those that a run gets. Raises RequestError where there is
+        none."""
         if self.size == 1 or device.type == "cpu":
             return device
         if device != torch.device("cuda"):

@@ -60,7 +60,7 @@ class RunSetup:
         return self.teacher.device
 
     def measured(self) -> Mapping[str, Split]:
-        """Every split that a finished run is measured on, by metric name."""
+        """Return every split that a finished run is measured on, by metric name."""
         return {name: split for name, split in self.teacher.splits.items() if name != "train"}
 
 
@@ -147,7 +147,8 @@ def _open_setup(
 
 
 def views_digest(family: str, digest: str) -> str:
-    """That of data, with the user's own code where a family of theirs makes the views of it."""
+    """Return the digest of data, with the user's own code where a family of theirs makes the
+    views of it."""
     code = own_code(FAMILIES[family].open)
     return digest if code is None else f"{digest} {code}"
 

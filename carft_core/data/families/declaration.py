@@ -28,7 +28,7 @@ def _family_name(value: str) -> str:
 
 
 def shift_name(value: str) -> str:
-    """Raises ValueError for what cannot be part of a metric's name."""
+    """Check a shift's name. Raises ValueError for what cannot be part of a metric's name."""
     if value in RESERVED or not SHIFT_NAME.fullmatch(value):
         raise ValueError(
             f"gives its name to the metric ood/{value}/top1: letters, digits, '_', '-' and '.' "
@@ -41,7 +41,7 @@ LONGEST_NAME = 255
 
 
 def _folder(value: str) -> str:
-    """Below the root, so that moving the root changes no name of an image."""
+    """Check a folder below the root, so that moving the root changes no name of an image."""
     path = PurePosixPath(value)
     if not value.strip() or "\0" in value:
         raise ValueError("must name a folder")

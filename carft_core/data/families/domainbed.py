@@ -263,7 +263,7 @@ def _opened(family: str, places: tuple[tuple[str, Path], ...]) -> _WholeSet:
 
 
 def _digest(family: str, manifests: Mapping[str, Manifest]) -> str:
-    """Over the classes, and each domain's images by path and size; whatever is held out."""
+    """Digest the classes, and each domain's images by path and size; whatever is held out."""
     digest = hashlib.sha256(f"{family}/1\n".encode())
     digest.update("\0".join(classes_of(family)).encode())
     for domain, manifest in manifests.items():

@@ -65,7 +65,7 @@ def file_classes(dataset: Any, root: Path) -> dict[str, str]:
 
 
 def pixels_of(dataset: Any) -> tuple[NDArray[np.uint8], list[str]]:
-    """Images [N, 32, 32, 3] of one of the CIFARs, and the name of each one's class."""
+    """Return images [N, 32, 32, 3] of one of the CIFARs, and the name of each one's class."""
     return dataset.data, [dataset.classes[label] for label in dataset.targets]
 
 
@@ -231,7 +231,7 @@ def _check(
     missing: Sequence[str] = (),
     empty: Sequence[str] = (),
 ) -> None:
-    """Raises RequestError for classes that are none or have no image, and for files."""
+    """Raise RequestError for classes that are none or have no image, and for files."""
     classes_of_task = task.classes()
     count = len(classes_of_task)
     problems = []
@@ -255,13 +255,13 @@ def _check(
 
 
 def _labels(task: Task, classes: Sequence[str]) -> Tensor:
-    """[N] int64, in CLIP's order, of the classes' names in the data set."""
+    """Return [N] int64, in CLIP's order, of the classes' names in the data set."""
     label = {name: index for index, name in enumerate(task.classes())}
     return torch.tensor([label[name] for name in classes], dtype=torch.int64)
 
 
 def _digest(task: Task, names: Sequence[str], splits: Splits, content: str) -> str:
-    """Over the names of the classes, each split's images and labels, and what the images hold."""
+    """Digest the names of the classes, each split's images and labels, and what the images hold."""
     digest = hashlib.sha256(f"{task.name}/1\n{content}\n".encode())
     digest.update("\0".join(names).encode())
     for split in splits.values():

@@ -24,7 +24,8 @@ Arguments = Mapping[str, object]
 
 
 def by_number(folder: Path, classes: Classes) -> tuple[Classes, Classes]:
-    """(train, test): 30 of each class, those whose paths have the least hashes. No seed draws."""
+    """Return (train, test): 30 of each class, those whose paths have the least hashes. No seed
+    draws."""
     del folder
     by_class: dict[str, list[str]] = {}
     for path in sorted(classes, key=lambda path: hashlib.sha256(path.encode()).digest()):
@@ -37,7 +38,7 @@ def by_number(folder: Path, classes: Classes) -> tuple[Classes, Classes]:
 
 
 def by_lists(folder: Path, classes: Classes) -> tuple[Classes, Classes]:
-    """(train, test): the first of SUN397's ten official partitions.
+    """Return (train, test): the first of SUN397's ten official partitions.
 
     Its lists name images as `/a/abbey/sun_aaa.jpg`. Those that are not there are left for the
     count to tell. Raises OSError when a list cannot be read.

@@ -52,7 +52,7 @@ def _mix(values: Keys) -> Keys:
 def view_keys(
     seed: int, split: str, epoch: int, indices: Sequence[int] | npt.NDArray[np.integer]
 ) -> Keys:
-    """One uint64 key per index; other seeds, splits or epochs give unrelated keys."""
+    """Return one uint64 key per index; other seeds, splits or epochs give unrelated keys."""
     name = f"{seed}/{split}/{epoch}".encode()
     start = np.frombuffer(hashlib.sha256(name).digest()[:8], dtype="<u8")[0].astype(np.uint64)
     counters = np.asarray(indices, dtype=np.int64).astype(np.uint64) + np.uint64(1)
@@ -60,7 +60,7 @@ def view_keys(
 
 
 def uniforms(keys: Keys, count: int) -> npt.NDArray[np.float32]:
-    """[N, count] numbers in [0, 1), a pure function of each key."""
+    """Return [N, count] numbers in [0, 1), a pure function of each key."""
     steps = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
     bits = _mix(keys[:, None] + steps[None, :]) >> np.uint64(40)
     numbers: npt.NDArray[np.float32] = bits.astype(np.float32) / np.float32(1 << 24)
@@ -77,7 +77,7 @@ class ViewParameters:
 
 
 def view_parameters(keys: Keys) -> ViewParameters:
-    """Geometry and colours of each view."""
+    """Return geometry and colours of each view."""
     draws = torch.from_numpy(uniforms(keys, _DRAWS))
     scale = MIN_SCALE + (MAX_SCALE - MIN_SCALE) * draws[:, 0]
     angle = torch.deg2rad(MAX_ROTATION * (2 * draws[:, 1] - 1))
@@ -101,7 +101,7 @@ def view_parameters(keys: Keys) -> ViewParameters:
 
 
 def render_views(drawings: Tensor, monochrome: Tensor, keys: Keys, size: int) -> Tensor:
-    """Views of icons on coloured grounds.
+    """Return views of icons on coloured grounds.
 
     `drawings` uint8 [B, 48, 48, 4] (RGBA, colour not premultiplied), `monochrome` bool [B] (the
     drawing is only a mask and takes the view's tint), `keys` uint64 [B]. Returns float32
@@ -118,7 +118,7 @@ def render_views(drawings: Tensor, monochrome: Tensor, keys: Keys, size: int) ->
 def draw_views(
     drawings: Tensor, monochrome: Tensor, parameters: ViewParameters, size: int
 ) -> Tensor:
-    """`render_views` with geometry and colours that the caller chose."""
+    """Render views as `render_views`, with geometry and colours that the caller chose."""
     views = torch.empty(len(drawings), 3, size, size)
     # One-colour icons, the majority, need only their mask resampled: a quarter of the work.
     mono = monochrome.nonzero().squeeze(1)
@@ -197,7 +197,7 @@ class Drawings(Source):
     def views(
         self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
-        """Rendered views [B, 3, S, S], rounded to uint8."""
+        """Return rendered views [B, 3, S, S], rounded to uint8."""
         items = np.asarray(rows, dtype=np.int64)
         if seed is None:
             keys = view_keys(_EVAL_SEED, f"evaluation/{self.split}", 0, items)
@@ -242,7 +242,7 @@ def read_subset(subset: str, path: Path = DATA) -> FamilyData:
 
 
 def decode(png: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """RGBA [48, 48, 4]; a one-colour drawing is stored as its mask alone."""
+    """Return RGBA [48, 48, 4]; a one-colour drawing is stored as its mask alone."""
     image = open_image(io.BytesIO(png))
     if image.mode != "L":
         return np.array(image.convert("RGBA"))

@@ -79,7 +79,7 @@ class Reader:
         self.classes: tuple[str, ...] = ()
 
     def read(self) -> Tree:
-        """Raises OSError for what cannot be read."""
+        """List the images. Raises OSError for what cannot be read."""
         folders_of = {
             name: self._class_folders(name, paths)
             for name, paths in declared_folders(self.declared).items()
@@ -159,7 +159,7 @@ class Reader:
         return {name: folders[name] for name in self.classes if name in folders}
 
     def _check_complete(self, route: Route, folders: ClassFolders) -> None:
-        """An in-distribution split has every class, and no others but those that are left out."""
+        """Report an in-distribution split that lacks a class, or has another."""
         allowed = {*self.train, *(self.declared.exclude or ())}
         self._check_strange(route, [name for name in folders if name not in allowed])
         missing = [name for name in self.classes if name not in folders]
@@ -222,7 +222,7 @@ class Reader:
         return listing
 
     def _check_apart(self, splits: Mapping[str, Listing]) -> None:
-        """Nothing is measured on images that were trained on, and val is no part of test."""
+        """Report images that train and are measured, and those of val that are in test."""
         paths = {
             name: frozenset(chain.from_iterable(listing.values()))
             for name, listing in splits.items()
@@ -243,7 +243,7 @@ def _route(split: str) -> Route:
 
 
 def _missing(root: Path, folder: str) -> str:
-    """That a folder is not there, and what is."""
+    """Say that a folder is missing, and which are there."""
     parent = (root / folder).parent
     if not parent.is_dir():
         return f"there is no {folder}/ in {root}"
@@ -268,7 +268,7 @@ class Layout:
     """Whether a message may advise to change the declaration."""
 
     def root_of(self, config: DataConfig) -> Path:
-        """That of `data.root`."""
+        """Return the root that `data.root` names."""
         if config.root is None:
             raise RequestError(f"data.root: which folder holds the images? image_folder {LAYOUT}")
         refuse_held_out(
@@ -304,18 +304,18 @@ class Layout:
         )
 
     def message(self, route: Route, problem: str) -> str:
-        """Beginning with the folder."""
+        """Return a problem behind its folder."""
         folder = f"{'/'.join(map(str, route))}/"
         is_named = problem.startswith(folder) or route[0] in ("class_names", "class_names_file")
         return problem if is_named else f"{folder} {problem}"
 
     def line(self, route: Route) -> int:
-        """In the order in which they are found."""
+        """Return 0: there is no file that would have lines."""
         del route
         return 0
 
     def title(self, root: Path) -> str:
-        """With the layout that is expected."""
+        """Return the first line of a refusal, with the layout that is expected."""
         return f"data.root: {root} cannot be used ({LAYOUT}):"
 
     def open(self, config: DataConfig) -> FamilyData:
@@ -426,7 +426,7 @@ def _digest(tree: Tree, names: Sequence[str], splits: Mapping[str, Split]) -> st
 
 
 def _report_misnamed(folders: Sequence[str], report: ProblemSink) -> None:
-    """Splits that are missing, and folders that look like one under another name."""
+    """Report splits that are missing, and folders that look like one under another name."""
     splits = (*IN_DISTRIBUTION, "shifts")
     others = [name for name in folders if name not in splits]
     for name in splits:
@@ -472,7 +472,7 @@ class Declared(Layout):
     advises = True
 
     def family(self, defaults: Mapping[str, object]) -> Family:
-        """As it is to be registered, with its defaults for the fields of a trial."""
+        """Return the family to register, with its defaults for the fields of a trial."""
         given = self.declaration
         known = {"data.augmentation": "wise_ft", **defaults}
         return Family(given.name, given.summary, self.open, known, given.domains)
@@ -483,7 +483,7 @@ class Declared(Layout):
         return self.file.parent / Path(self.declaration.root).expanduser()
 
     def root_of(self, config: DataConfig) -> Path:
-        """That of `data.root`, else the declared one."""
+        """Return the root that `data.root` names, else the declared one."""
         refuse_held_out(
             config,
             "leave the field out, and declare what is held out as one of the shifts in "
@@ -502,20 +502,20 @@ class Declared(Layout):
         return self.declaration.model_copy(update={"class_names_file": str(file)})
 
     def place(self, route: Route) -> str:
-        """`birds.family.yaml:7: shifts.night`, or without the line where there is none."""
+        """Return `birds.family.yaml:7: shifts.night`, or without the line where there is none."""
         line = self.line(route)
         return f"{self.file.name}{f':{line}' if line else ''}: {dotted(route)}"
 
     def message(self, route: Route, problem: str) -> str:
-        """Beginning with the line."""
+        """Return a problem behind its line."""
         return f"{self.place(route)}: {problem}"
 
     def line(self, route: Route) -> int:
-        """Of what stands at `route`, else of the nearest thing around it; 0 for a default."""
+        """Return the line of the key `route`, else of the nearest one around it; 0 for none."""
         while route and route not in self.lines:
             route = route[:-1]
         return self.lines.get(route, 0) if route else 0
 
     def title(self, root: Path) -> str:
-        """With its name."""
+        """Return the first line of a refusal, with the family's name."""
         return f"data.family: {self.declaration.name} is not as declared in {root}:"

@@ -47,7 +47,7 @@ def wnids() -> tuple[str, ...]:
 
 @functools.cache
 def labels_of(split: str) -> Mapping[str, int]:
-    """Class folder -> class, of `train`, `test` or a shift; the folders that it must have.
+    """Map class folders to classes, of `train`, `test` or a shift; the folders that it must have.
 
     ObjectNet's has the class that stands for all that its folder is.
     """
@@ -75,7 +75,7 @@ def alike_in(split: str) -> Mapping[int, tuple[int, ...]]:
 
 @functools.cache
 def _objectnet() -> Mapping[str, tuple[int, ...]]:
-    """Folder -> the classes that it is, in wise-ft's order."""
+    """Map each folder to the classes that it is, in wise-ft's order."""
     lines = (line.split() for line in (LISTS / "objectnet.txt").read_text().splitlines())
     return {folder: tuple(int(index) for index in indices) for folder, *indices in lines}
 
@@ -149,7 +149,7 @@ datacomp's `tasklist.yml`, where ObjectNet's is that of the 113 classes."""
 
 
 def corrupted() -> Mapping[str, str]:
-    """ImageNet-C's shifts and the folder of each below its own: `c-fog-3` in `fog/3`.
+    """Return ImageNet-C's shifts and the folder of each below its own: `c-fog-3` in `fog/3`.
 
     The four corruptions outside of the benchmark's mean are `c_extra-spatter-3` and so on.
     """
@@ -232,7 +232,7 @@ def _opened(places: tuple[tuple[str, Path], ...]) -> FamilyData:
 
 
 def _means_of_corruptions(shifts: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """`ood/c` and `ood/c_extra`: 75 corruptions are one benchmark, not as many shifts."""
+    """Return `ood/c` and `ood/c_extra`: 75 corruptions are one benchmark, not as many shifts."""
     means: dict[str, tuple[str, ...]] = {}
     corruptions = corrupted()
     for name in shifts:
@@ -270,7 +270,8 @@ def _class_names() -> tuple[str, ...]:
 
 
 def _digest(manifests: Mapping[str, str]) -> str:
-    """Over the names of the classes, and of each split the class of every folder and its images."""
+    """Digest the names of the classes, and of each split the class of every folder and its
+    images."""
     digest = hashlib.sha256(b"imagenet/1\n")
     digest.update("\0".join(_class_names()).encode())
     for name, content in manifests.items():

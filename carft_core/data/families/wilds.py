@@ -49,7 +49,7 @@ def read_columns(
     needed: Mapping[str, pa.DataType],
     spare: Mapping[str, pa.DataType] | None = None,
 ) -> pa.Table:
-    """Columns of a CSV file with a header; those of `spare` where it has them.
+    """Return columns of a CSV file with a header; those of `spare` where it has them.
 
     Raises RequestError for a file that is missing, lacks columns, or has other values in one.
     """
@@ -80,7 +80,7 @@ def read_columns(
 
 
 def check_values(file: Path, table: pa.Table, column: str, known: Collection[str]) -> None:
-    """Raises RequestError for a value of a column that is none of `known`."""
+    """Raise RequestError for a value of a column that is none of `known`."""
     for value in table[column].unique().to_pylist():
         if value not in known:
             row = table[column].index(value).as_py()
@@ -133,7 +133,7 @@ class Benchmark:
         return DataFolder((self.folder,), self.layout, ORIGIN, sum(self.counts.values()))
 
     def folders(self) -> dict[str, DataFolder]:
-        """For each split the same folder, with the images that the split has of it."""
+        """Return for each split the same folder, with the images that the split has of it."""
         return {OURS[name]: replace(self.whole, images=n) for name, n in self.counts.items()}
 
     def class_names(self) -> tuple[str, ...]:
@@ -220,7 +220,7 @@ def _split(place: Path, name: str, images: Sequence[Image]) -> Split:
 
 
 def _digest(names: Sequence[str], images: Sequence[Image], sizes: Sequence[int]) -> str:
-    """Over the names of the classes, and every image's row and size in bytes."""
+    """Digest the names of the classes, and every image's row and size in bytes."""
     digest = hashlib.sha256(b"wilds/1\n")
     digest.update("\0".join(names).encode())
     for image, size in zip(images, sizes, strict=True):
@@ -238,7 +238,7 @@ IWILDCAM_COLUMNS = {
 
 
 def read_iwildcam(folder: Path, names: Sequence[str]) -> list[Image]:
-    """Every row of `metadata.csv`; a burst of one camera is a unit.
+    """Return every row of `metadata.csv`; a burst of one camera is a unit.
 
     Raises RequestError for a table that is missing or has other columns, splits or classes.
     """
@@ -303,7 +303,7 @@ OTHER = "Other"
 
 
 def split_of(original: str, year: int) -> str | None:
-    """WILDS' split of an image; None where it is in none.
+    """Return WILDS' split of an image; None where it is in none.
 
     Out of distribution are test images from 2016 on and val images of 2013 to 2015; what is left
     of these years is in no split.
