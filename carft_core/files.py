@@ -182,7 +182,11 @@ def check_archive(path: Path, *, sums: bool = False) -> None:
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
-        packed = [it.filename for it in archive.infolist() if it.compress_type or it.flag_bits & 1]
+        packed = [
+            entry.filename
+            for entry in archive.infolist()
+            if entry.compress_type or entry.flag_bits & 1
+        ]
         names = [name for name in packed if "/code/" not in name]  # TorchScript's, refused as such
         if names:
             raise RequestError(f"{path} is compressed ({names[0]}), which PyTorch's files are not")

@@ -395,8 +395,8 @@ def its_classifier_is_what_it_says(cls: type[Algorithm], teacher: Teacher) -> No
             "others by their nature, set clip_features = False on its classifier",
         )
     ours, theirs = (
-        {key: value.shape for key, value in it.state_dict().items()}
-        for it in (classifier, teacher.classifier)
+        {key: value.shape for key, value in module.state_dict().items()}
+        for module in (classifier, teacher.classifier)
     )
     must(
         ours == theirs or not algorithm.keeps_shape,
@@ -526,7 +526,10 @@ class OpenFamily:
     def splits(self) -> Mapping[str, Split]:
         """Return those in distribution by name, then shifts and extras by that of their metrics."""
         others = {**self.data.shifts, **self.data.extras}
-        return {**self.in_distribution(), **{f"ood/{name}": it for name, it in others.items()}}
+        return {
+            **self.in_distribution(),
+            **{f"ood/{name}": split for name, split in others.items()},
+        }
 
     def in_distribution(self) -> Mapping[str, Split]:
         """Return train, and val and test where there are such."""
@@ -598,16 +601,18 @@ def classes_that_count_as_one_are_of_one_group(opened: OpenFamily) -> None:
 def what_is_derived_is_of_items_that_are_measured(opened: OpenFamily) -> None:
     """Otherwise there would be nothing to measure."""
     measured = opened.data.measured()
-    for name, it in opened.data.derived.items():
+    for name, derived in opened.data.derived.items():
         must(
-            len(it.of) > 0 and set(it.of) <= set(measured),
+            len(derived.of) > 0 and set(derived.of) <= set(measured),
             f"{opened.name}: {name} must be of splits that are measured",
         )
-        if it.classes is not None:
-            occurring = {label for of in it.of for label in measured[of].labels.tolist()}
+        if derived.classes is not None:
+            occurring = {label for of in derived.of for label in measured[of].labels.tolist()}
             must(
-                bool(occurring & set(it.classes)) and len(set(it.classes)) == len(it.classes),
-                f"{opened.name}: {name} must be of some classes of {', '.join(it.of)}, each once",
+                bool(occurring & set(derived.classes))
+                and len(set(derived.classes)) == len(derived.classes),
+                f"{opened.name}: {name} must be of some classes of {', '.join(derived.of)}, "
+                "each once",
             )
 
 

@@ -106,8 +106,8 @@ class Flyp(Algorithm):
             logits = clip.scale * images @ texts.T
             pairs = torch.arange(len(logits), device=logits.device)
             to_text, to_image = (
-                F.cross_entropy(it, pairs, label_smoothing=batch.label_smoothing)
-                for it in (logits, logits.T)
+                F.cross_entropy(direction, pairs, label_smoothing=batch.label_smoothing)
+                for direction in (logits, logits.T)
             )
         logs = {"image_to_text": to_text, "text_to_image": to_image, "logit_scale": clip.scale}
         return (to_text + to_image) / 2, logs

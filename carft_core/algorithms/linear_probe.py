@@ -35,7 +35,11 @@ class LinearProbe(Probe, Algorithm):
 
     def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
         """Return the head."""
-        named = [(name, it) for name, it in model.named_parameters() if name.startswith("head.")]
+        named = [
+            (name, parameter)
+            for name, parameter in model.named_parameters()
+            if name.startswith("head.")
+        ]
         return decay_groups(named, optim)
 
     def solve(self, model: nn.Module, teacher: Teacher) -> Mapping[str, float]:

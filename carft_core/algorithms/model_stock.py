@@ -38,15 +38,15 @@ class ModelStock(Soup):
         member."""
         return {
             name: _stock(zero_shot[name], [member[name] for member in members])
-            if it.is_floating_point()
-            else it
-            for name, it in members[0].items()
+            if tensor.is_floating_point()
+            else tensor
+            for name, tensor in members[0].items()
         }
 
 
 def _stock(before: Tensor, tuned: Sequence[Tensor]) -> Tensor:
     start = before.float()
-    offsets = torch.stack([it.float() - start for it in tuned])
+    offsets = torch.stack([tensor.float() - start for tensor in tuned])
     ratio = interpolation_ratio(offsets.flatten(start_dim=1))
     return (start + ratio * offsets.mean(dim=0)).to(before.dtype)
 

@@ -197,7 +197,7 @@ def _unknown_field(place: tuple[str | int, ...], known: Iterable[str]) -> str:
     """Suggest a field of the same section: what others call so, else one that is spelt alike."""
     *section, name = place
     meant = SYNONYMS.get(str(name), "")
-    field = next((one for one in known if dotted((*section, one)) == meant), None)
+    field = next((field for field in known if dotted((*section, field)) == meant), None)
     if field is not None:
         return f"unknown field {name!r}; did you mean {field!r}?"
     return unknown("field", name, known)

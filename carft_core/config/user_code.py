@@ -20,7 +20,7 @@ PRODUCT = frozenset({"carft_sweep"})
 def own_code(*parts: type | Callable[..., object]) -> str | None:
     """Return the digest of what the user wrote of some classes and functions; None where all are
     the product's. Raises RequestError for what no file defines."""
-    own = [own_code_digest(it) for it in parts if is_own(it)]
+    own = [own_code_digest(part) for part in parts if is_own(part)]
     return digest_of(own) if own else None
 
 

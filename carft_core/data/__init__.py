@@ -150,7 +150,11 @@ def _with_shifts(data: FamilyData, asked: Sequence[str]) -> FamilyData:
     }
     return replace(
         less,
-        derived={name: it for name, it in data.derived.items() if measured.keys() >= {*it.of}},
+        derived={
+            name: derived
+            for name, derived in data.derived.items()
+            if measured.keys() >= {*derived.of}
+        },
         own_means={name: of for name, of in means.items() if of},
     )
 

@@ -147,7 +147,7 @@ def _make_room(size: int, most: int) -> bool:
             files.append((stat.st_mtime, stat.st_size, file))
     used = sum(of for _, of, _ in files)
     room = min(most, used + shutil.disk_usage(_folder()).free // 2) - used
-    old = [it for it in sorted(files) if time.time() - it[0] > RECENT]
+    old = [file for file in sorted(files) if time.time() - file[0] > RECENT]
     if size > room + sum(of for _, of, _ in old):
         return False
     for _, of, file in old:

@@ -329,7 +329,9 @@ class FamilyData:
     def measured(self) -> Mapping[str, Split]:
         """Return what a finished run is predicted on by metric name: `id/test`, `ood/<name>`."""
         test = {} if self.test is None else {"id/test": self.test}
-        return test | {f"ood/{name}": it for name, it in {**self.shifts, **self.extras}.items()}
+        return test | {
+            f"ood/{name}": split for name, split in {**self.shifts, **self.extras}.items()
+        }
 
 
 @dataclass(frozen=True)

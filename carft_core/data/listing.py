@@ -221,8 +221,8 @@ def copies_of_training(root: Path, splits: Mapping[str, Listing]) -> Iterator[st
 def _content(file: Path) -> str:
     """Return a digest; of a file that cannot be read its name, which equals none."""
     try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError:
         return str(file)
 

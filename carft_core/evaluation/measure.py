@@ -104,7 +104,10 @@ def _measure_together(
 ) -> dict[str, dict[str, float]]:
     teacher = setup.teacher
     probes = config.eval.context_probe
-    reports = {label: _ModelMeasurements(it, setup, probes) for label, it in classifiers.items()}
+    reports = {
+        label: _ModelMeasurements(classifier, setup, probes)
+        for label, classifier in classifiers.items()
+    }
     # What gains are measured against; how far its contexts moved is asked of the others alone.
     zero_shot = _ModelMeasurements(teacher.classifier, setup, False)
     with contextlib.ExitStack() as stack:
@@ -135,22 +138,22 @@ def _features(
     A part of several classifiers, as the tuned one of a logit ensemble at every alpha, passes once.
     """
     frozen = teacher.cached_features(name)
-    known: dict[Classifier, Tensor] = {}
+    features: dict[Classifier, Tensor] = {}
     if frozen is not None:
-        known[teacher.classifier] = frozen.to(teacher.device)
+        features[teacher.classifier] = frozen.to(teacher.device)
     parts = (part for classifier in classifiers.values() for part in classifier.parts)
     each = dict.fromkeys((teacher.classifier, *parts))
-    if passing := [classifier for classifier in each if classifier not in known]:
-        known |= zip(passing, teacher.encode(passing, name), strict=True)
+    if passing := [classifier for classifier in each if classifier not in features]:
+        features |= zip(passing, teacher.encode(passing, name), strict=True)
     if frozen is None:
-        teacher.cache_features(name, known[teacher.classifier].cpu())
+        teacher.cache_features(name, features[teacher.classifier].cpu())
     joined_parts = {
-        label: torch.cat([known[part] for part in classifier.parts], dim=1)
+        label: torch.cat([features[part] for part in classifier.parts], dim=1)
         if len(classifier.parts) > 1
-        else known[classifier.parts[0]]
+        else features[classifier.parts[0]]
         for label, classifier in classifiers.items()
     }
-    return known[teacher.classifier], joined_parts
+    return features[teacher.classifier], joined_parts
 
 
 def _predictions(classifier: Classifier, features: Tensor, split: Split, name: str) -> Predictions:
@@ -216,8 +219,8 @@ class _ModelMeasurements:
         for name, part in derived.items():
             if name not in self.values and self.waiting.keys() >= {*part.of}:
                 self._count(joined(name, [self.waiting[of] for of in part.of], part.classes))
-        needed = {of for name, it in derived.items() if name not in self.values for of in it.of}
-        self.waiting = {name: it for name, it in self.waiting.items() if name in needed}
+        needed = {of for name, part in derived.items() if name not in self.values for of in part.of}
+        self.waiting = {name: split for name, split in self.waiting.items() if name in needed}
 
     def _count(self, split: _Split) -> None:
         name, teacher = split.predictions.split, self.setup.teacher
@@ -274,7 +277,7 @@ def _among_rows(
         units=[item for part in parts for item in part.units],
         labels=torch.cat([part.labels for part in parts]),
         logits=mask_logits(torch.cat([part.logits for part in parts]), classes),
-        groups=[it for of in groups for it in of] if len(groups) == len(parts) else None,
+        groups=[group for of in groups for group in of] if len(groups) == len(parts) else None,
     )
 
 

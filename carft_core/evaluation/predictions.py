@@ -134,7 +134,7 @@ def _table(item: Predictions, keep_logits: bool, splits: list[str]) -> pa.Table:
 def _probabilities(logits: Tensor, *classes: Tensor) -> list[Tensor]:
     """Return [N] each, on the CPU, of some classes [N, 1] by logits [N, C]."""
     p = F.softmax(logits if logits.device.type == "mps" else logits.double(), dim=1)
-    return [p.gather(1, it)[:, 0].cpu() for it in classes]
+    return [p.gather(1, indices)[:, 0].cpu() for indices in classes]
 
 
 def greatest(logits: Tensor, count: int) -> Tensor:

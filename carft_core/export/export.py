@@ -121,7 +121,11 @@ def _is_builtin(facts: Mapping[str, Any]) -> bool:
 
 def _fields(values: Mapping[str, Any], *without: str) -> str:
     """Return `key=value, ...` of the fields that have a value."""
-    shown = (f"{key}={it}" for key, it in values.items() if key not in without and it is not None)
+    shown = (
+        f"{key}={value}"
+        for key, value in values.items()
+        if key not in without and value is not None
+    )
     return ", ".join(shown)
 
 

@@ -180,9 +180,9 @@ def read_image(image: Picture) -> Image.Image:
     if isinstance(image, Path):
         return read_rgb(image)
     with image_errors("this image"):
-        opened = open_image(io.BytesIO(image)) if isinstance(image, bytes) else image
-        opened.load()
-        return upright_rgb(opened)
+        picture = open_image(io.BytesIO(image)) if isinstance(image, bytes) else image
+        picture.load()
+        return upright_rgb(picture)
 
 
 def _tensor(file: Path, name: str) -> Tensor:

@@ -60,7 +60,7 @@ class Merge(Registered):
         """
         device = next(tuned.parameters()).device
         after = tuned.state_dict()
-        before = {key: it.to(device) for key, it in teacher.classifier.state_dict().items()}
+        before = {key: tensor.to(device) for key, tensor in teacher.classifier.state_dict().items()}
         state = self.state(point, before, after)
         for classifier, own in ((tuned, after), (teacher.classifier, before)):
             if state.keys() == own.keys() and all(state[key] is own[key] for key in own):

@@ -245,7 +245,10 @@ def _transform(model: nn.Module, name: str) -> Transform:
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if sides[0] != sides[1]:
         raise RequestError(f"model.name: {name} wants {sides} pixels; images here are square")
-    modes = {"interpolation": {it.value for it in InterpolationMode}, "resize_mode": RESIZE_MODES}
+    modes = {
+        "interpolation": {mode.value for mode in InterpolationMode},
+        "resize_mode": RESIZE_MODES,
+    }
     for key, allowed in modes.items():
         if preprocess[key] not in allowed:
             raise RequestError(f"model.name: {name}: {unknown(key, preprocess[key], allowed)}")
@@ -313,5 +316,5 @@ def _digest(source: ModelSource) -> str:
         "weights": file_digest(source.weights),
     }
     if source.tokenizer_files:
-        parts["tokenizer"] = {it.name: file_digest(it) for it in source.tokenizer_files}
+        parts["tokenizer"] = {file.name: file_digest(file) for file in source.tokenizer_files}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -349,9 +349,9 @@ def _encoded(
 
 def _stored(file: Path) -> Tensor | None:
     try:
-        with safe_open(file, framework="pt") as opened:
-            w_raw: Tensor = opened.get_tensor("w_raw")
-            content = (opened.metadata() or {}).get("sha256")
+        with safe_open(file, framework="pt") as reader:
+            w_raw: Tensor = reader.get_tensor("w_raw")
+            content = (reader.metadata() or {}).get("sha256")
     except (OSError, SafetensorError):
         return None
     # safetensors checks lengths, not content.

@@ -57,7 +57,7 @@ def facts_of(config: TrialConfig, setup: RunSetup) -> dict[str, Any]:
         "outside_means": sorted(data.outside_mean),
         "images": {name: len(split) for name, split in setup.measured().items()},
         "retention": _retention(others) if others else None,
-        "data_notes": [text for it in (data, *others.values()) for text in it.notes],
+        "data_notes": [text for source in (data, *others.values()) for text in source.notes],
         "revision": f"{TRAINING_REVISION}.{MEASURING_REVISION}",
         "own_code": own_code_of(config),
         "versions": {name: version(name) for name in ("torch", "torchvision", "open_clip_torch")},

@@ -314,7 +314,7 @@ def finish(workdir: Path, config: TrialConfig, seed: int) -> RunResult:
     # Decided by rank 0, once it has written what training left.
     labels = world.agree([label for label, _ in _missing(folder, config)] if world.is_main else [])
     if labels:
-        missing = {label: it for label, it in models_of(config).items() if label in labels}
+        missing = {label: model for label, model in models_of(config).items() if label in labels}
         if not folder.is_trained(config):
             raise RequestError(f"{workdir} is not trained to its end; train it first")
         with blame_own_code(config.algorithm):

@@ -67,7 +67,10 @@ class World:
         """
         if self.size == 1:
             return dict(values)
-        grads = [torch.zeros_like(it) if it.grad is None else it.grad for it in parameters]
+        grads = [
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            for parameter in parameters
+        ]
         flags = torch.ones(len(grads), device=grads[0].device)
         for number, parameter in enumerate(parameters):
             if parameter.grad is None:
@@ -75,7 +78,7 @@ class World:
         scalars = [value.to(flags).reshape(1) for value in values.values()]
         flat = torch.cat([*(grad.float().flatten() for grad in grads), *scalars, flags])
         dist.all_reduce(flat)
-        sizes = [it.numel() for it in parameters]
+        sizes = [parameter.numel() for parameter in parameters]
         *sums, totals, ranks = flat.split([*sizes, len(scalars), len(flags)])
         for number, (parameter, total) in enumerate(zip(parameters, sums, strict=True)):
             if parameter.grad is not None:
@@ -135,7 +138,7 @@ class World:
         # The norms differ too: a name is given where any rank sees it.
         differs = (most - least > DRIFT * norms).int()
         dist.all_reduce(differs, dist.ReduceOp.MAX)
-        return [name for name, it in zip(state, differs.tolist(), strict=True) if it]
+        return [name for name, differ in zip(state, differs.tolist(), strict=True) if differ]
 
     def device(self, device: torch.device) -> torch.device:
         """Return this rank's device of those that a run gets. Raises RequestError where there is

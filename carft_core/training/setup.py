@@ -114,9 +114,11 @@ def _open_setup(
 ) -> RunSetup:
     clip = _clip(model.name, model.pretrained, model_digest)
     data = open_data(data_config)
-    others = {f"{RETENTION}{name}": it for name, it in other_data(data_config, evaluation).items()}
+    others = {
+        f"{RETENTION}{name}": task for name, task in other_data(data_config, evaluation).items()
+    }
     training = {"train": data.train, "id/val": data.id_val}
-    measured = {**data.measured(), **{name: it.id_test for name, it in others.items()}}
+    measured = {**data.measured(), **{name: task.id_test for name, task in others.items()}}
     transform = clip.transform
     if data_config.augmentation is not None:
         transform = replace(transform, augmentation=AUGMENTATIONS[data_config.augmentation])
@@ -128,8 +130,8 @@ def _open_setup(
             **dict.fromkeys(training, views_digest(data_config.family, data.digest_of_training)),
             **dict.fromkeys(measured, views_digest(data_config.family, data.digest)),
             **{
-                name: views_digest(name.removeprefix(RETENTION), it.digest)
-                for name, it in others.items()
+                name: views_digest(name.removeprefix(RETENTION), task.digest)
+                for name, task in others.items()
             },
         },
         transform=transform,
@@ -142,7 +144,7 @@ def _open_setup(
         batch_size=evaluation.batch_size,
         workers=workers,
     )
-    heads = {name: _other_head(clip, name, it, device) for name, it in others.items()}
+    heads = {name: _other_head(clip, name, task, device) for name, task in others.items()}
     return RunSetup(data, teacher, FAMILIES[data_config.family], heads)
 
 

@@ -257,7 +257,10 @@ def _opened(family: str, places: tuple[tuple[str, Path], ...]) -> _WholeSet:
         _digest(family, manifests),
         count_notes(
             family,
-            {name: (len(it.paths), published[name].images) for name, it in manifests.items()},
+            {
+                name: (len(manifest.paths), published[name].images)
+                for name, manifest in manifests.items()
+            },
         ),
     )
 

@@ -343,12 +343,12 @@ def _opened(layout: Layout, root: Path) -> FamilyData:
     )
     if declared.test_fraction is not None:
         least = 2 if declared.val else 3
-        few = [name for name, files in tree.splits["train"].items() if 0 < len(files) < least]
-        if few:
+        small = [name for name, files in tree.splits["train"].items() if 0 < len(files) < least]
+        if small:
             report(
                 ("test_fraction",),
                 f"a class needs {least} images of which one becomes a test; there are less of "
-                f"{join_names(few)}; add images, or `exclude` it",
+                f"{join_names(small)}; add images, or `exclude` it",
             )
     if problems:
         ordered = sorted(problems, key=lambda text: problems[text])

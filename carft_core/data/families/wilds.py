@@ -56,8 +56,8 @@ def read_columns(
     if file.exists() and not file.is_file():
         raise RequestError(f"{file} cannot be read: it is not a regular file")
     try:
-        with csv.open_csv(file) as opened:
-            names = opened.schema.names
+        with csv.open_csv(file) as reader:
+            names = reader.schema.names
         lacking = [name for name in needed if name not in names]
         if lacking:
             raise RequestError(
@@ -161,7 +161,9 @@ def _opened(folder: Path, benchmark: Benchmark) -> FamilyData:
     sizes = _sizes(folder, benchmark, images)
     counts = Counter(image.split for image in images)
     splits = {
-        split: _split(folder / benchmark.images, split, [one for one in images if one.split == of])
+        split: _split(
+            folder / benchmark.images, split, [image for image in images if image.split == of]
+        )
         for of, split in OURS.items()
     }
     empty = [of for of, split in OURS.items() if not len(splits[split])]
