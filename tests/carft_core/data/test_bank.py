@@ -323,19 +323,13 @@ def test_another_seed_batch_or_revision_has_another_name(
 
 SHARED: list[dict[str, Any]] = [
     {"optim.lr": 1e-4},
-    {"algorithm": {"name": "car_ft", "kl_weight": 3.0}},
     {"algorithm": {"name": "ema", "of": {"name": "car_ft"}}},
-    {"algorithm": "clip_adapter"},
     {"optim.name": "sam", "optim.rho": 0.05},
     {"optim.epochs": 1},
-    {"prompts.contexts": "openai"},
 ]
 APART: list[dict[str, Any]] = [
     {"optim.batch_size": 6},
     {"optim.micro_batch": 3},
-    {"data.augmentation": "domainbed"},
-    {"data.split_seed": 1},
-    {"data.val_fraction": 0.5},
     {"optim.epochs": None, "optim.steps": 6, "optim.steps_per_epoch": 3},
 ]
 
