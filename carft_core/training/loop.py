@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import logging
 import math
 import tempfile
@@ -31,14 +30,13 @@ from carft_sweep.carft_core.data.loader import (
 )
 from carft_sweep.carft_core.errors import NonFinite, RequestError
 from carft_sweep.carft_core.evaluation.measure import predict, split_metrics
-from carft_sweep.carft_core.files import parse_json
 from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.clip import checkpoint_gradients
 from carft_sweep.carft_core.models.teacher import on_device, to_views
-from carft_sweep.carft_core.models.weights import is_plain
 from carft_sweep.carft_core.runs.folder import DAMAGED, RunFolder, RunResult, finish
 from carft_sweep.carft_core.runs.identity import check_ranks, identify
-from carft_sweep.carft_core.runs.result import EpochReport, History
+from carft_sweep.carft_core.runs.result import EpochReport
+from carft_sweep.carft_core.training.checkpoint import DamagedCheckpoint, restore
 from carft_sweep.carft_core.training.compilation import compile_towers, eager_unless
 from carft_sweep.carft_core.training.numerics import (
     autocast,
@@ -274,31 +272,13 @@ class Run:
         if progress is None:
             return False
         try:
-            self.model.load_state_dict(progress["model"])
-            self.optimiser.load_state_dict(progress["optimiser"])
-            _check_state(self.optimiser)
-            step, best, history = progress["step"], progress["best"], progress["history"]
-            parse_json(json.dumps(history).encode(), "its history", History)
-            reached = [report["epoch"] for report in history]
-            if not 1 <= len(reached) <= self.epoch_count + 1 or reached != [*range(len(reached))]:
-                raise ValueError(f"its epochs are {reached[:10]}")
-            if type(step) is not int or not 0 <= step <= self.steps:
-                raise ValueError(f"step {step!r} is none of {self.steps}")
-            if type(best) is not float or math.isnan(best):
-                raise ValueError(f"the best value is {best!r}")
-        except (
-            AttributeError,
-            KeyError,
-            TypeError,
-            ValueError,
-            RuntimeError,
-            RequestError,
-        ) as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            _LOG.warning(DAMAGED, self.folder.checkpoint, reason)
+            self.step, self.best, self.history = restore(
+                progress, self.model, self.optimiser, self.schedule
+            )
+        except DamagedCheckpoint as error:
+            _LOG.warning(DAMAGED, self.folder.checkpoint, error)
             self._build()  # some of it may have been loaded
             return False
-        self.step, self.best, self.history = step, best, history
         self._write_history()
         return True
 
@@ -513,27 +493,6 @@ class Run:
                     f"{group}{name} is {value} in epoch {epoch}, step {self.step}, "
                     f"at optim.lr {self.optim.lr:g}"
                 )
-
-
-def _check_state(optimiser: torch.optim.Optimizer) -> None:
-    """Raise ValueError where a tensor of the state is not as large as its parameter.
-
-    torch's fused kernels read it without a look at its shape. Of an optimiser that is not torch's
-    own the shapes are not known.
-    """
-    is_torchs = type(optimiser).__module__.startswith("torch.optim")
-    if any(optimiser.defaults.keys() - group.keys() for group in optimiser.param_groups):
-        raise ValueError("a group lacks a setting")
-    types = [{name: type(value) for name, value in own.items()} for own in optimiser.state.values()]
-    if is_torchs and any(own != types[0] for own in types):
-        raise ValueError("parameters have states of several kinds")
-    for parameter, state in optimiser.state.items():
-        for name, value in state.items():
-            if isinstance(value, Tensor) and not (
-                is_plain(value)
-                and (not is_torchs or value.numel() == 1 or value.shape == parameter.shape)
-            ):
-                raise ValueError(f"{name} does not fit its parameter of {list(parameter.shape)}")
 
 
 def set_mode(model: nn.Module, *, train: bool, batch_norm: Literal["frozen", "train"]) -> None:
