@@ -78,7 +78,7 @@ class EpochReport:
     step: int
     steps: int
     metrics: dict[str, float]
-    seconds: float = 0.0
+    seconds: float
     timestamp: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     """Milliseconds since the Unix epoch, when it was measured."""
 

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from carft_sweep.carft_core.algorithms import Batch, loss_and_terms
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import open_data
-from carft_sweep.carft_core.files import digest_of, keep, read_json, user_cache, write_json
+from carft_sweep.carft_core.files import digest_of, read_json, user_cache, write_cache, write_json
 from carft_sweep.carft_core.models.classifier import ImageClassifier, tower_outputs
 from carft_sweep.carft_core.models.clip import (
     OpenedClip,
@@ -107,7 +107,7 @@ def run_cost(config: TrialConfig) -> RunCost | None:
     except Exception as error:  # whatever an algorithm raises that looks at numbers
         _LOG.info("the memory of %s cannot be computed: %s", config.algorithm.name, error)
         cost = None
-    keep(file, lambda path: write_json(path, asdict(cost) if cost else None))
+    write_cache(file, lambda path: write_json(path, asdict(cost) if cost else None))
     return cost
 
 

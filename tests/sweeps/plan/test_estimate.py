@@ -98,7 +98,7 @@ def test_an_earlier_run_whose_epochs_lack_their_times_is_named(tmp_path: Path) -
     folder = tmp_path / "0123456789ab"
     folder.mkdir()
     (folder / "trained.json").write_text('{"seconds": 1.0}')
-    epoch = {"epoch": 1, "epochs": 2, "metrics": {}, "timestamp": 1_700_000_000_000}
+    epoch = {"epoch": 1, "epochs": 2, "step": 1, "steps": 2, "metrics": {}, "timestamp": 1_700_000}
     (folder / "history.json").write_text(json.dumps([epoch, {**epoch, "epoch": 2}]))
     with pytest.raises(RequestError, match=r"history\.json .*seconds"):
         timing_history(RunStore(tmp_path))
