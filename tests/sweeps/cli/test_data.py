@@ -153,17 +153,10 @@ def deeper(folder: Path) -> None:
         (folder / one).rename(inner / one)
 
 
-@pytest.mark.parametrize(
-    ("spoil", "said"),
-    [
-        (deeper, "has its class folders one level too deep, in train/: move them up"),
-    ],
-)
-def test_a_wrong_tree_is_told(
-    data: Carft, changed: Callable[..., Path], spoil: Callable[[Path], None], said: str
-) -> None:
+def test_a_wrong_tree_is_told(data: Carft, changed: Callable[..., Path]) -> None:
+    said = "has its class folders one level too deep, in train/: move them up"
     root = changed("imagenet/train")
-    spoil(root / "imagenet/train")
+    deeper(root / "imagenet/train")
     words = ("check", "imagenet", "--data-root", root, "--set", "data.shifts=[r]", "--json")
     told = data(*words, code=2)
     assert f"imagenet/train: {said}" in told.err
