@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 from carft_sweep.carft_core.errors import unknown
 from carft_sweep.sweeps.spec.durations import seconds
 from carft_sweep.tracking.comparison.metrics import KINDS
-from carft_sweep.tracking.location import UI_HOST, UI_PORT
+from carft_sweep.tracking.location import UI_PORT
 from carft_sweep.tracking.ownership import TRUST_OPTION
 from carft_sweep.tracking.program import NAME, program
 
@@ -466,15 +466,8 @@ def _sync(parser: Parser) -> None:
 
 
 def _ui(parser: Parser) -> None:
-    parser.add_argument("--host", default=UI_HOST, help=f"address to listen on ({UI_HOST})")
     purpose = f"the port to listen on; 0 for any ({UI_PORT})"
     _value(parser, "--port", "N", purpose, type=_port, default=UI_PORT)
-    purpose = "names under which people open it: mlflow.lab.example"
-    _value(parser, "--allowed-hosts", "NAME,...", purpose, type=_host_names, default=())
-    protection = parser.add_mutually_exclusive_group()
-    _flag(protection, "--auth", "require a name and a password (users in the home)")
-    _flag(protection, "--no-auth", "let everybody in who reaches --host")
-    _value(parser, "--static-prefix", "/PATH", "below which path a proxy shows it: /mlflow")
 
 
 def _doctor(parser: Parser) -> None:
@@ -609,17 +602,6 @@ def _accuracy(text: str) -> str:
     if text not in KINDS:
         raise ValueError(unknown("accuracy", text, KINDS))
     return text
-
-
-@_checked
-def _host_names(text: str) -> tuple[str, ...]:
-    """Parse `lab,mlflow.lab.example`."""
-    from carft_sweep.tracking.ui_server import check_name
-
-    names = tuple(part.strip() for part in text.split(",") if part.strip())
-    for name in names:
-        check_name(name)
-    return names
 
 
 def _absolute(text: str) -> str:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import os
-import re
-import sys
 from collections.abc import Iterator
 
 from carft_sweep.carft_core.errors import RequestError
@@ -20,54 +17,36 @@ from carft_sweep.tracking.location import (
     TrackingLocation,
     is_server,
     resolve_location,
-    without_password,
 )
 from carft_sweep.tracking.store.base import ARM
 from carft_sweep.tracking.store.mlflow_client import experiment_id, refuse_if_moved
 from carft_sweep.tracking.store.mlflow_pages import SWEEPS, run_page, runs_page
-from carft_sweep.tracking.ui_server import ADMIN, is_loopback, prepare, serve
+from carft_sweep.tracking.ui_server import serve
 
 LINKED_SWEEPS = 5
 """The newest ones, to whose pages `ui` leads."""
 
 
 def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command. Raises RequestError where strangers would be let in unasked."""
+    """Run the command. Raises RequestError where there is no home."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     place = resolve_location(home.path)
-    if is_server(place.named):
-        _check_only_named(arguments, without_password(place.named))
-    elif not home.path.exists():
-        raise RequestError(f"there is no home {home.path} yet; run a sweep first, or name --home")
-    else:
+    if not is_server(place.named):
+        if not home.path.exists():
+            raise RequestError(f"there is no home {home.path} yet; run a sweep, or name --home")
         refuse_outdated("mlflow", "ui lets browsers reach MLflow's server")
-    _check(arguments)
     refuse_if_moved(place)
-    users = prepare(home.path, _password) if arguments.auth else None
-    server = serve(
-        place.uri,
-        place.artifacts,
-        host=arguments.host,
-        port=arguments.port,
-        names=arguments.allowed_hosts,
-        users=users,
-        prefix=arguments.static_prefix or "",
-    )
+    server = serve(place.uri, place.artifacts, port=arguments.port)
     for line in _pages(home, place, server.address):
         emit(line)
     if server.process is None:
         return 0
     if os.environ.get("MLFLOW_DISABLE_TELEMETRY", "true").lower() in ("true", "1"):
         emit("MLflow's banner about usage data does not apply: this server sends none.")
-    if users is not None:
-        emit(users.note)
-    if arguments.no_auth and not is_loopback(arguments.host):
-        emit(f"Whoever reaches {arguments.host} may read, change and delete every run.")
-    if users is None and not arguments.no_auth:
-        emit(
-            "Every account of this machine may read, change and delete every run here: --auth "
-            "requires a password; --no-auth lets them in without this line."
-        )
+    emit(
+        "Every account of this machine may read, change and delete every run here; docs/server.md "
+        "has the server that asks for passwords."
+    )
     emit("Ctrl-C ends it.")
     try:
         server.wait()
@@ -95,41 +74,3 @@ def _pages(home: Home, place: TrackingLocation, address: str) -> Iterator[str]:
         yield f"  sweep   {address}/{run_page(experiment, run_id)}"
         if (home.sweep(name) / PAGE).exists():
             yield f"  report  {address}/{run_page(experiment, run_id, PAGE)}"
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    if ":" in arguments.host and not is_loopback(arguments.host) and arguments.host != "::":
-        raise RequestError(
-            f"--host {arguments.host}: MLflow's pages do not open under an IPv6 address; listen on "
-            "every one with --host ::, and open them by the machine's name"
-        )
-    if not (is_loopback(arguments.host) or arguments.auth or arguments.no_auth):
-        raise RequestError(
-            f"--host {arguments.host} lets everybody who reaches this machine read, change and "
-            "delete every run: add --auth, which asks for a password, or --no-auth where only "
-            "people you trust reach it"
-        )
-    prefix = arguments.static_prefix
-    if prefix is not None and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", prefix):
-        raise RequestError(
-            f"--static-prefix must be a path such as /mlflow, without a slash at its end; "
-            f"got {prefix!r}"
-        )
-
-
-def _check_only_named(arguments: argparse.Namespace, address: str) -> None:
-    if arguments.auth or arguments.allowed_hosts or arguments.static_prefix:
-        raise RequestError(
-            f"MLFLOW_TRACKING_URI names a server, {address}, and ui then starts none: users and "
-            "names are that server's; unset it to serve the home's own runs"
-        )
-
-
-def _password() -> str | None:
-    """Ask for the first user's password twice; return None where nobody sits before a terminal."""
-    if not sys.stdin.isatty():
-        return None
-    first = getpass.getpass(f"A password for {ADMIN}, the first user: ")
-    if getpass.getpass("Again: ") != first:
-        raise RequestError("the two passwords differ")
-    return first

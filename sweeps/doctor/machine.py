@@ -231,17 +231,11 @@ _GIVEN = ("/run/secrets", "/var/run/secrets")
 
 @check(
     "secrets.files",
-    "who may read the files that NAME_FILE variables name, Ray's token, and those of ui --auth",
+    "who may read the files that NAME_FILE variables name, and Ray's token",
     "chmod 600 the file",
 )
-def _files(home: Home) -> Iterator[Finding]:
-    own = sorted(file for file in (home.path / "ui").glob("*") if file.is_file())
-    files = {
-        **read_from(),
-        **{f"ui --auth, {file.name}": file for file in own},
-        **dict(_ray_tokens()),
-    }
-    for name, path in files.items():
+def _files(_: Home) -> Iterator[Finding]:
+    for name, path in {**read_from(), **dict(_ray_tokens())}.items():
         if not path.is_file():
             yield wrong(f"{path} ({name}) is no file", f"make it, or unset {name}")
             continue

@@ -105,7 +105,7 @@ def test_systemd_is_told_what_to_keep_and_gets_no_value_on_its_command_line(
     )
     stand_in.chmod(0o755)
     secret = "https://hooks.lab/unlisted"
-    environ = variables(sweep, KEEP="systemd", NAME="mine", CARFT_UI_PASSWORD=secret)
+    environ = variables(sweep, KEEP="systemd", NAME="mine", MLFLOW_TRACKING_TOKEN=secret)
     environ["PATH"] = f"{stand_in.parent}:{environ['PATH']}"
     done = subprocess.run(
         [SCRIPT, str(sweep.file), *LOCAL],
@@ -117,7 +117,7 @@ def test_systemd_is_told_what_to_keep_and_gets_no_value_on_its_command_line(
     assert "unit.yaml:1: no_such_key" in done.stderr
     told = (tmp_path / "told").read_text().splitlines()
     assert told[:2] == ["--user", "--unit=mine"]
-    assert {"--setenv=CARFT_HOME", "--setenv=CARFT_UI_PASSWORD", "--setenv=PATH"} <= set(told)
+    assert {"--setenv=CARFT_HOME", "--setenv=MLFLOW_TRACKING_TOKEN", "--setenv=PATH"} <= set(told)
     assert "--property=Restart=on-abnormal" in told
     assert not [word for word in told if secret in word]
 

@@ -79,10 +79,10 @@ def test_a_wrong_file_is_named_and_not_quoted(content: bytes, said: str, file: P
 def test_a_command_reads_them_and_ends_with_2_where_one_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
-    monkeypatch.setenv("CARFT_UI_PASSWORD_FILE", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN_FILE", str(tmp_path / "nowhere"))
     told = carft("schema", code=2)
     assert told.out == ""
     assert told.err == (
-        f"carft-sweep: CARFT_UI_PASSWORD_FILE: {tmp_path}/nowhere cannot be read: "
+        f"carft-sweep: MLFLOW_TRACKING_TOKEN_FILE: {tmp_path}/nowhere cannot be read: "
         "No such file or directory\n"
     )

@@ -19,9 +19,6 @@ from tests.tracking.subjects import Subject, look_into_memory, look_into_mlflow
 NewDatabase = Callable[[], str]
 
 
-NAME = "mlflow.lab.example"
-
-
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs: to create its tables takes seconds."""
@@ -45,13 +42,13 @@ def new_database(migrated: Path, tmp_path: Path) -> NewDatabase:
 
 @pytest.fixture(scope="session")
 def server(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A real MLflow server, the only one of the session that tests share, under a name besides."""
+    """A real MLflow server, the only one of the session that tests share."""
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(migrated, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # MLflow's code, and slower with it
         database = f"sqlite:///{folder / 'mlflow.db'}"
-        running = serve(database, folder / "artifacts", port=0, names=[NAME])
+        running = serve(database, folder / "artifacts", port=0)
     yield running
     running.stop()
 

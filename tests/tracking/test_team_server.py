@@ -8,7 +8,9 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -22,9 +24,8 @@ from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.store.base import RunKey, RunStart
 from carft_sweep.tracking.store.mlflow_client import get
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
-from carft_sweep.tracking.ui_server import ADMIN, Server, prepare, serve
 from tests.e2e.browser import IS_THERE, WHY_NOT, browser, show
-from tests.services.processes import end, free_port, start
+from tests.services.processes import end, environment, free_port, start
 from tests.tracking.mlflow_routes import METHODS, Route, answers, closed_paths
 
 NAME, FOREIGN = "mlflow.lab.example", "elsewhere.example"
@@ -38,7 +39,7 @@ CLIENT = (
     "MLFLOW_TRACKING_USERNAME",
     "MLFLOW_TRACKING_PASSWORD",
 )
-ADA, HERS, HIS = "ada", "a password of hers", "the administrator's own"
+ADMIN, ADA, HERS, HIS = "admin", "ada", "a password of hers", "the administrator's own"
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx"),
@@ -60,34 +61,55 @@ def names() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("team")
-
-
-@pytest.fixture(scope="module")
 def secure() -> int:
     """The proxy's port, which is not that of https: people open its pages with it."""
     return free_port()
 
 
+@contextmanager
+def serving(database: Path, secure: int, password: str, *options: str) -> Iterator[str]:
+    """MLflow's server with users as the page starts it; yield its address."""
+    folder, port = database.parent, free_port()
+    (config,) = re.findall(r"^```ini\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    users = f"sqlite:///{folder / 'users.db'}"
+    file = folder / "basic_auth.ini"
+    file.write_text(re.sub("database_uri = .*", f"database_uri = {users}", config))
+    command = [sys.executable, "-m", "mlflow", "server", "--app-name", "carft-auth"]
+    command += ["--artifacts-destination", str(folder / "mlartifacts"), "--port", str(port)]
+    hosts = f"{NAME},{NAME}:{secure},127.0.0.1:{port}"
+    origins = f"https://{NAME}:{secure}"
+    command += ["--host", "127.0.0.1", "--allowed-hosts", hosts, "--workers", "1"]
+    command += ["--cors-allowed-origins", origins, *options]
+    prefix = options[-1] if options else ""
+    address = f"http://127.0.0.1:{port}{prefix}"
+
+    def is_up() -> bool:
+        try:
+            return requests.get(f"{address}/health", timeout=2).ok
+        except requests.RequestException:
+            return False
+
+    environ = environment(
+        MLFLOW_AUTH_CONFIG_PATH=str(file),
+        MLFLOW_AUTH_ADMIN_PASSWORD=password,
+        MLFLOW_FLASK_SERVER_SECRET_KEY="of no use elsewhere",
+        MLFLOW_BACKEND_STORE_URI=f"sqlite:///{database}",
+        MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
+    )
+    process = start(command, folder / "mlflow.log", is_up, environ=environ, folder=folder)
+    try:
+        yield address
+    finally:
+        end(process)
+
+
 @pytest.fixture(scope="module")
-def team(migrated: Path, home: Path, secure: int) -> Iterator[Server]:
-    """What `carft-sweep ui --auth --allowed-hosts mlflow.lab.example,mlflow.lab.example:PORT`
-    starts.
-    """
-    shutil.copy(migrated, home / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # MLflow's code, and slower with it
-        patch.delenv("CARFT_UI_PASSWORD", raising=False)
-        server = serve(
-            f"sqlite:///{home / 'mlflow.db'}",
-            home / "mlartifacts",
-            port=0,
-            names=[NAME, f"{NAME}:{secure}"],
-            users=prepare(home, lambda: HIS),
-        )
-    yield server
-    server.stop()
+def team(migrated: Path, secure: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server on a home."""
+    database = tmp_path_factory.mktemp("team") / "mlflow.db"
+    shutil.copy(migrated, database)
+    with serving(database, secure, HIS) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +173,9 @@ class Proxy:
 
 
 @pytest.fixture(scope="module")
-def proxy(team: Server, secure: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+def proxy(team: str, secure: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """Before the team's server."""
-    made = Proxy(tmp_path_factory.mktemp("nginx"), team.address, secure)
+    made = Proxy(tmp_path_factory.mktemp("nginx"), team, secure)
     yield made
     end(made.process)
 
@@ -192,7 +214,7 @@ def test_what_is_told_and_kept_goes_through_whole_and_touches_no_other_disk(
     assert "buffered to a temporary file" not in proxy.log.read_text()
 
 
-def test_strangers_are_refused(proxy: Proxy, team: Server, password: str) -> None:
+def test_strangers_are_refused(proxy: Proxy, team: str, password: str) -> None:
     assert status(proxy, auth=(ADMIN, password)) == 200
     assert status(proxy) == 401
     assert status(proxy, auth=(ADMIN, "a wrong password")) == 401
@@ -204,7 +226,7 @@ def test_strangers_are_refused(proxy: Proxy, team: Server, password: str) -> Non
     with pytest.raises(requests.ConnectionError):  # nginx hangs up
         status(proxy, headers=foreign, auth=(ADMIN, password))
     straight = requests.get(
-        f"{team.address}{EXPERIMENT}", headers=foreign, auth=(ADMIN, password), timeout=10
+        f"{team}{EXPERIMENT}", headers=foreign, auth=(ADMIN, password), timeout=10
     )
     assert (straight.status_code, straight.text[:19]) == (403, "Invalid Host header")
     plain = requests.get(f"http://{NAME}:{proxy.plain}/x?y=1", allow_redirects=False, timeout=10)
@@ -212,11 +234,11 @@ def test_strangers_are_refused(proxy: Proxy, team: Server, password: str) -> Non
 
 
 def test_what_runs_do_not_need_is_closed_to_the_administrator_too(
-    proxy: Proxy, team: Server, password: str, routes: frozenset[Route]
+    proxy: Proxy, team: str, password: str, routes: frozenset[Route]
 ) -> None:
     paths = closed_paths(routes)
     pair = base64.b64encode(f"{ADMIN}:{password}".encode()).decode()
-    statuses = answers(team.address, paths, {"Authorization": f"Basic {pair}"})
+    statuses = answers(team, paths, {"Authorization": f"Basic {pair}"})
     assert {route: status for route, status in statuses.items() if status != 404} == {}
     for path in sorted(path.replace("{}", "x") for path in paths if "/assistant/" in path):
         for method in METHODS:
@@ -269,11 +291,11 @@ def test_users_are_added_as_the_page_says(client: MlflowClient, proxy: Proxy) ->
 
 
 def test_a_certificate_that_nobody_knows_and_a_port_without_tls_are_told(
-    client: MlflowClient, proxy: Proxy, team: Server, monkeypatch: pytest.MonkeyPatch
+    client: MlflowClient, proxy: Proxy, team: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del client
     with pytest.raises(TrackingError, match="does not speak TLS"):
-        get(team.address.replace("http:", "https:"), "/health")
+        get(team.replace("http:", "https:"), "/health")
     monkeypatch.delenv("MLFLOW_TRACKING_SERVER_CERT_PATH")
     with pytest.raises(TrackingError, match="not trusted here: MLFLOW_TRACKING_SERVER_CERT_PATH"):
         get(proxy.address, "/health")
@@ -309,15 +331,9 @@ def test_below_a_path_everything_is_as_at_the_root(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shutil.copy(migrated, tmp_path / "mlflow.db")
-    monkeypatch.setenv("CARFT_UI_PASSWORD", HERS)
-    users = prepare(tmp_path, lambda: None)
-    database, secure = f"sqlite:///{tmp_path / 'mlflow.db'}", free_port()
-    names = [NAME, f"{NAME}:{secure}"]
-    server = serve(
-        database, tmp_path / "artifacts", port=0, names=names, users=users, prefix="/mlflow"
-    )
-    try:
-        proxy = Proxy(tmp_path_factory.mktemp("nginx"), server.address, secure, "/mlflow")
+    secure = free_port()
+    with serving(tmp_path / "mlflow.db", secure, HERS, "--static-prefix", "/mlflow") as address:
+        proxy = Proxy(tmp_path_factory.mktemp("nginx"), address, secure, "/mlflow")
         known = (proxy.address, str(proxy.certificate), ADMIN, HERS)
         for name, value in zip(CLIENT, known, strict=True):
             monkeypatch.setenv(name, value)
@@ -328,5 +344,3 @@ def test_below_a_path_everything_is_as_at_the_root(
                 assert look(proxy.secure, HERS, "/mlflow") == []
         finally:
             end(proxy.process)
-    finally:
-        server.stop()

@@ -1,23 +1,18 @@
-"""MLflow's server on a home: it starts and ends, answers to its names, and knows its users."""
+"""MLflow's server on a home: it starts and ends, answers to this machine alone."""
 
 from __future__ import annotations
 
-import configparser
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 import requests
-from flask_cors.core import probably_regex
-from mlflow.server.security_utils import is_allowed_host_header, should_block_cors_request
 
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.ownership import SHARED_HOMES_VARIABLE
@@ -26,14 +21,8 @@ from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from carft_sweep.tracking.ui_server import (
     Server,
     _free_port,
-    allowed_hosts,
-    allowed_origins,
-    check_name,
-    is_loopback,
-    prepare,
     serve,
 )
-from tests.mounts import mount
 from tests.tracking.conftest import NewDatabase
 
 ROOT = Path(__file__).parents[2]
@@ -188,11 +177,6 @@ def test_a_port_that_is_taken_is_said(stand_in: str) -> None:
         serve(stand_in, None, port=busy.getsockname()[1])
 
 
-def test_an_unknown_host_is_named() -> None:
-    with pytest.raises(TrackingError, match=r"no-such-host\.invalid"):
-        _free_port("no-such-host.invalid", 5000)
-
-
 def test_a_server_that_ends_at_once_says_why(
     stand_in: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,77 +189,24 @@ def test_a_server_that_does_not_answer_in_time_is_ended(
     stand_in: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STAND_IN", "mute")
-    port = _free_port("127.0.0.1", 0)
+    port = _free_port(0)
     with pytest.raises(ServiceUnreachable, match="does not answer after 1 s"):
         serve(stand_in, None, port=port, start_seconds=1)
-    assert _free_port("127.0.0.1", port) == port
-
-
-NAMES = ("mlflow.lab.example", "10.0.0.7:5000")
+    assert _free_port(port) == port
 
 
 @pytest.mark.parametrize(
-    ("host", "answers"),
+    ("host", "status"),
     [
-        ("localhost", True),
-        ("localhost:5000", True),
-        ("127.0.0.1:5000", True),
-        ("[::1]:5000", True),
-        ("mlflow.lab.example", True),
-        ("mlflow.lab.example:8443", True),
-        ("10.0.0.7:5000", True),
-        ("10.0.0.7", False),
-        ("10.0.0.8:5000", False),
-        ("192.168.0.1", False),  # which MLflow lets in by itself
-        ("lab.example", False),
-        ("mlflow.lab.example.elsewhere.example", False),
-        ("mlflow.lab.example:5000.elsewhere.example", True),  # no browser sends such a port
-        ("", False),
+        ("localhost:8080", 200),  # the end of a tunnel
+        ("127.0.0.1", 200),
+        ("mlflow.lab.example", 403),
+        ("192.168.0.1", 403),  # which MLflow lets in by itself
     ],
 )
-def test_it_answers_to_its_names_and_to_nothing_else(host: str, answers: bool) -> None:
-    hosts = allowed_hosts("127.0.0.1", NAMES)
-    assert is_allowed_host_header(hosts, host) == answers
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
-def test_on_every_address_it_knows_this_machines_name(host: str) -> None:
-    hosts = allowed_hosts(host, ())
-    assert is_allowed_host_header(hosts, f"{socket.gethostname()}:5000")
-    assert not is_allowed_host_header(hosts, "elsewhere.example:5000")
-    assert f"http://{socket.gethostname()}:5000" in allowed_origins(host, (), 5000)
-
-
-def test_on_one_address_it_knows_that() -> None:
-    assert is_allowed_host_header(allowed_hosts("10.0.0.9", ()), "10.0.0.9:5000")
-    assert is_allowed_host_header(allowed_hosts("fd00::9", ()), "[fd00::9]:5000")
-    assert "http://10.0.0.9:5000" in allowed_origins("10.0.0.9", (), 5000)
-
-
-@pytest.mark.parametrize(
-    ("page", "blocked"),
-    [
-        ("http://localhost:8080", False),  # the end of a tunnel
-        ("https://mlflow.lab.example", False),
-        ("http://mlflow.lab.example", False),
-        ("http://mlflow.lab.example:5000", False),
-        ("https://10.0.0.7:5000", False),
-        ("http://mlflow.lab.example:8080", True),  # a port that was not named
-        ("https://elsewhere.example", True),
-        ("null", True),
-    ],
-)
-def test_only_pages_of_its_names_may_ask_it(page: str, blocked: bool) -> None:
-    origins = allowed_origins("127.0.0.1", NAMES, 5000)
-    assert should_block_cors_request(page, "POST", origins) == blocked
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "fd00::9", "::", "10.0.0.9"])
-def test_no_origin_is_a_pattern(host: str) -> None:
-    origins = allowed_origins(host, ("mlflow.lab.example", "lab:8443"), 5000)
-    assert {"https://mlflow.lab.example", "https://lab:8443"} <= {*origins}
-    assert not any(map(probably_regex, origins))
-    assert not any("localhost" in origin for origin in origins), "MLflow lets it in, anchored"
+def test_it_answers_to_this_machines_names_alone(server: Server, host: str, status: int) -> None:
+    answer = requests.get(server.address, headers={"Host": host}, timeout=10)
+    assert answer.status_code == status
 
 
 def allowed(address: str, origin: str, host: str = "") -> str | None:
@@ -289,167 +220,21 @@ def allowed(address: str, origin: str, host: str = "") -> str | None:
 
 
 HOSTILE_PAGES = (
-    *("http://localhost.attacker.example", "http://localhostx.example", "http://localhost:1x"),
-    *("http://127.0.0.1.attacker.example", "http://127x0x0x1.example", "http://127.0.0.10"),
-    *("http://1.attacker.example", "https://1.attacker.example", "http://192.168.0.1"),
-    *("http://10.1.1.1", "http://[::1].attacker.example", "http://:attacker.example"),
-    *("https://mlflow.lab.example.attacker.example", "https://mlflowXlab.example"),
-    *("https://mlflow.lab.example:1", "https://a.mlflow.lab.example", "null", "*", "file://"),
+    *("http://localhost.attacker.example", "http://127.0.0.1.attacker.example", "http://10.1.1.1"),
+    *("https://attacker.example", "http://[::1].attacker.example", "null", "*", "file://"),
     # Whoever else has a server on this machine; MLflow by itself lets in each of its ports.
     *("http://localhost", "http://localhost:8080", "http://127.0.0.1:8080", "http://[::1]:8080"),
 )
 
 
-@pytest.mark.parametrize("origin", HOSTILE_PAGES)
-def test_a_page_of_another_host_cannot_read_what_it_answers(server: Server, origin: str) -> None:
-    assert allowed(server.address, origin) is None
+def test_a_page_of_another_host_cannot_read_what_it_answers(server: Server) -> None:
+    for origin in HOSTILE_PAGES:
+        assert allowed(server.address, origin) is None, origin
 
 
 def test_its_own_pages_can_read_what_it_answers(server: Server) -> None:
-    for origin in ("https://mlflow.lab.example", server.address):
-        assert allowed(server.address, origin) == origin
+    assert allowed(server.address, server.address) == server.address
 
 
 def test_a_page_at_the_end_of_a_tunnel_is_one_of_its_own(server: Server) -> None:
     assert allowed(server.address, "http://localhost:8080", "localhost:8080") is not None
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        *[(name, "is no host") for name in ("http://lab", "lab/mlflow", "a b", "-lab", "lab:")],
-        *[(name, "name each host") for name in ("*", "*.lab.example", "*lab", "lab:*")],
-        *[(name, "give it a name") for name in ("[fd00::7]", "[fd00::7]:5000", "[fd00::7")],
-    ],
-)
-def test_what_is_no_host_is_refused(name: str, said: str) -> None:
-    for other in NAMES:
-        check_name(other)
-    with pytest.raises(ValueError, match=said):
-        check_name(name)
-
-
-@pytest.mark.parametrize(
-    ("host", "alone"),
-    [
-        ("localhost", True),
-        ("127.0.0.2", True),
-        ("::1", True),
-        ("0.0.0.0", False),
-        ("::", False),
-        ("", False),
-        ("lab", False),
-        ("10.0.0.1", False),
-    ],
-)
-def test_which_addresses_this_machine_alone_reaches(host: str, alone: bool) -> None:
-    assert is_loopback(host) == alone
-
-
-PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"
-KEY = "MLFLOW_FLASK_SERVER_SECRET_KEY"
-GIVEN = "a password that is given"
-
-
-def typed() -> str:
-    return GIVEN
-
-
-@pytest.fixture(autouse=True)
-def bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (PASSWORD, KEY, "CARFT_UI_PASSWORD", "MLFLOW_AUTH_CONFIG_PATH"):
-        monkeypatch.delenv(name, raising=False)
-
-
-def begun(database: Path) -> None:
-    """As MLflow leaves its users."""
-    with closing(sqlite3.connect(database)) as opened:
-        opened.execute("CREATE TABLE users (username text, is_admin boolean)")
-        opened.execute("INSERT INTO users VALUES ('admin', 1)")
-        opened.commit()
-
-
-def test_what_a_first_start_makes_is_its_owners_alone(tmp_path: Path) -> None:
-    first, again = prepare(tmp_path, typed), prepare(tmp_path, typed)
-    assert len({first.environ[KEY], again.environ[KEY], ""}) == 3
-    assert first.environ[PASSWORD] not in first.note
-    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "ui").iterdir()}
-    assert modes == dict.fromkeys(("basic_auth.ini", "users.db"), 0o600)
-    assert (tmp_path / "ui").stat().st_mode & 0o777 == 0o700
-
-
-def test_the_configuration_names_a_database_of_its_own(tmp_path: Path) -> None:
-    home = tmp_path / "50% of it"
-    config = configparser.ConfigParser()
-    config.read(prepare(home, typed).environ["MLFLOW_AUTH_CONFIG_PATH"])
-    assert config["mlflow"]["database_uri"] == f"sqlite:///{home / 'ui' / 'users.db'}"
-    assert config["mlflow"]["default_permission"] == "READ"
-    assert "admin_password" not in config["mlflow"]
-
-
-def test_a_given_password_is_taken_and_kept_nowhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert prepare(tmp_path / "a", typed).environ[PASSWORD] == GIVEN
-    monkeypatch.setenv("CARFT_UI_PASSWORD", GIVEN[::-1])
-    named = prepare(tmp_path / "b", typed)
-    assert named.environ[PASSWORD] == GIVEN[::-1]
-    for path in tmp_path.rglob("*"):
-        assert path.is_dir() or GIVEN[:9] not in path.read_text() + path.read_text()[::-1]
-    monkeypatch.setenv("CARFT_UI_PASSWORD", "short")
-    with pytest.raises(TrackingError, match="12 characters or more"):
-        prepare(tmp_path / "c", typed)
-    monkeypatch.delenv("CARFT_UI_PASSWORD")
-    with pytest.raises(TrackingError, match="12 characters or more: in CARFT_UI_PASSWORD"):
-        prepare(tmp_path / "c", lambda: None)
-    assert not (tmp_path / "c" / "ui" / "users.db").exists()
-
-
-def test_where_there_is_an_administrator_no_password_is_asked_for(tmp_path: Path) -> None:
-    prepare(tmp_path, typed)
-    database = tmp_path / "ui" / "users.db"
-    begun(database)
-
-    def asked() -> str:
-        raise AssertionError("asked")
-
-    later = prepare(tmp_path, asked)
-    assert PASSWORD not in later.environ
-    assert str(database) in later.note
-
-
-def test_a_missing_package_is_named_before_a_server_is_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("carft_sweep.tracking.ui_server.find_spec", lambda _: None)
-    with pytest.raises(TrackingError, match=r'pip install "carft-sweep\[server\]"'):
-        prepare(tmp_path, typed)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_where_sqlite_would_lose_users_it_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    mount(monkeypatch, home, "nfs4")
-    with pytest.raises(TrackingError, match=r"network file system \(nfs4\).*a local disk"):
-        prepare(home, typed)
-    assert list(home.iterdir()) == []
-
-
-def test_a_link_in_the_place_of_the_configuration_is_not_followed(tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.write_text("a file of somebody's")
-    (tmp_path / "ui").mkdir()
-    (tmp_path / "ui" / "basic_auth.ini").symlink_to(elsewhere)
-    with pytest.raises(OSError, match="is a link, which is not followed"):
-        prepare(tmp_path, typed)
-    assert elsewhere.read_text() == "a file of somebody's"
-
-
-def test_another_file_in_the_place_of_users_is_told(tmp_path: Path) -> None:
-    (tmp_path / "ui").mkdir()
-    (tmp_path / "ui" / "users.db").write_text("something else, longer than a header" * 9)
-    with pytest.raises(TrackingError, match="is not an SQLite database"):
-        prepare(tmp_path, typed)

@@ -153,16 +153,15 @@ def test_files_of_secrets_that_others_can_read_are_told(
     monkeypatch.setattr("carft_sweep.sweeps.secrets._READ", {})
     monkeypatch.setenv("HOME", str(tmp_path))  # which has no token of Ray's
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
-    file, own = tmp_path / "password", tmp_path / "ui" / "users.db"
-    own.parent.mkdir()
-    for path in (file, own):
-        path.write_text("a secret\n")
+    file = tmp_path / "password"
+    file.write_text("a secret\n")
     file.chmod(0o644)
-    own.chmod(0o600)
     read_secret_files({"MLFLOW_TRACKING_PASSWORD_FILE": str(file)})
-    told, fine = look("secrets.files", tmp_path)
+    (told,) = look("secrets.files", tmp_path)
     assert (told.level, told.advice) == ("warning", f"chmod 600 {file}")
     assert "MLFLOW_TRACKING_PASSWORD" in told.message
+    file.chmod(0o600)
+    (fine,) = look("secrets.files", tmp_path)
     assert fine.level == "ok"
 
 
