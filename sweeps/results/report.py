@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.files import read_json, user_cache, write_text
+from carft_sweep.carft_core.files import read_json, write_text
 from carft_sweep.carft_core.runs.result import Claim
 from carft_sweep.regular_files import read_regular
 from carft_sweep.sweeps.home import Home
@@ -247,7 +247,6 @@ def page(
         provenance=provenance(home, sweeps, comparison, options, sentences),
         run_pages=_run_pages(home, sweeps),
         exports=_exports(sweeps, comparison, options),
-        cache=user_cache(),
     )
     return Page(text, data, sentences)
 
@@ -267,7 +266,7 @@ def table_page(table: Path, comparison: Comparison, *, options: Sequence[str] = 
         files=(),
     )
     data = ChartData(comparison)
-    text = document(comparison, data, provenance=provenance, cache=user_cache())
+    text = document(comparison, data, provenance=provenance)
     return Page(text, data)
 
 

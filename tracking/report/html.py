@@ -5,21 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import logging
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.errors import TrackingError, unknown_name
-from carft_sweep.tracking.ownership import other_writer
 from carft_sweep.tracking.report.table import (
     build_table,
     full_table,
@@ -34,50 +29,10 @@ if TYPE_CHECKING:
     from carft_sweep.tracking.charts.data import ChartData
 
 
-logger = logging.getLogger(__name__)
-
-
-def library(cache: Path | None = None) -> str:
-    """Bundle Vega, Vega-Lite and Vega-Embed as JavaScript that defines `window.vegaEmbed`.
-
-    Bundling takes seconds, so the text is cached in the folder `cache` by its version, for each
-    user apart: reports run it, so what another account could have written is not taken.
-    """
-    if cache is None:
-        return _bundle()
-    # Each version of the package has one of Vega, of Vega-Lite and of Vega-Embed.
-    file = cache / f"page-{os.geteuid()}" / f"vega-{version('vl-convert-python')}.js"
-    try:
-        if _is_own(file):
-            return file.read_text(encoding="utf-8")
-        logger.info("%s is made anew: another account could have written it", file)
-    except OSError:
-        pass
-    text = _bundle()
-    with suppress(OSError):  # where nothing can be written it is made each time
-        _keep(text, file)
-    return text
-
-
-def _is_own(file: Path) -> bool:
-    """Return whether this user alone could have written a file of the cache, or made the link to it
-    or to its folder. Raises OSError where it is not there.
-    """
-    is_linked = file.is_symlink() or file.parent.is_symlink()
-    return not is_linked and not other_writer(file.parent) and not other_writer(file)
-
-
-def _keep(text: str, file: Path) -> None:
-    file.parent.parent.mkdir(parents=True, exist_ok=True)
-    file.parent.mkdir(mode=0o700, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent)
-    with os.fdopen(handle, "w", encoding="utf-8") as written:
-        written.write(text)
-    Path(name).replace(file)  # another process may do the same: whoever is last, it is whole
-
-
-def _bundle() -> str:
-    import vl_convert
+@cache
+def library() -> str:
+    """Bundle Vega, Vega-Lite and Vega-Embed as JavaScript that defines `window.vegaEmbed`."""
+    import vl_convert  # it takes a second, once a process
 
     text = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     # In a page a carriage return would be read as a line feed, and its digest be another one.
@@ -157,18 +112,16 @@ def document(
     provenance: Provenance | None = None,
     run_pages: RunPages | None = None,
     exports: Sequence[Export] = (),
-    cache: Path | None = None,
 ) -> str:
     """Render the report as HTML. Equal arguments give equal text, but for names Altair counts.
 
     What a reader asks first is open, the rest is folded under "More". A policy in the page forbids
-    it to load anything, or to run other scripts than its own. `cache` is a folder for what takes
-    long and is the same for every page.
+    it to load anything, or to run other scripts than its own.
     """
     from markupsafe import Markup
 
     script = (HERE / "page.js").read_text(encoding="utf-8")
-    scripts = [_closed(text) for text in (library(cache), script)]
+    scripts = [_closed(text) for text in (library(), script)]
     sections = list(_sections(comparison, data, provenance))
     return _template("page.html").render(
         comparison=comparison,
