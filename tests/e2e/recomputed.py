@@ -26,7 +26,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from scipy import optimize, special, stats
 
-from tests.scalar_curves import Curve, above, common_range, gains_of, height_at
+from tests.scalar_curves import Curve, common_range, gains_of
 
 Values = dict[int | None, float]
 """By seed; that of zero-shot, which no seed changes, under None."""
@@ -755,7 +755,6 @@ class _Comparison:
         both = [(self.curve(candidate, s), self.curve(reference, s)) for s in seeds]
         ranges = [common_range(*pair) for pair in both]
         gains, losses = gains_of(both), gains_of([pair[::-1] for pair in both])
-        chords = [above(ours, theirs, height_at) for ours, theirs in both]
         errors, key = self.measured.curve_errors, (candidate.label, reference.label)
         if key not in errors:
             errors[key] = self.jackknife(candidate, reference, seeds)
@@ -769,7 +768,6 @@ class _Comparison:
         return tests, {
             "seeds": seeds,
             "common_range": close(np.mean(ranges, axis=0).tolist(), "") if is_whole else None,
-            "curve_to_curve": close(float(np.mean(whole(chords))), "") if whole(chords) else None,
         }
 
     def jackknife(
@@ -1045,14 +1043,9 @@ class _Comparison:
             candidate = max(
                 self.rivals, key=lambda it: self.rule.sign * self.mean(it, self.rule.metric)
             )
-        tried = self.tried(candidate[0], reference[0])
-        zero_shot = next(setting for setting in self.measured.settings if not setting.trains)
         return {
             "strongest": self.strongest(reference),
             "candidate": named(candidate),
-            "against_zero_shot": None
-            if not reference[0].trains
-            else self.alone(candidate, (zero_shot, None), tried),
             **self.of_fields(),
         }
 

@@ -285,13 +285,6 @@ def compare(
         answer=answer,
         statistics=(
             *statistics,
-            *sentences.same_models(
-                [
-                    arm
-                    for arm in models
-                    if any(wise_alpha(it) == 1 for it in merges.get(arm.label, {}).values())
-                ]
-            ),
             *sentences.confirmed(confirmation, seeds),
         ),
         warnings=(
@@ -360,19 +353,11 @@ def _answer(
 
     `models` are the arms among which the strongest is, on the `seeds` that the verdicts are of.
     """
-    zero_shots = [arm for arm in arms if arm.is_zero_shot]
     endpoint, rule, reference = spec.endpoint, spec.rule, tested.get(spec.reference)
     selected = None if best is None else tested[best.arm.algorithm]
     strongest = find_strongest(measured_models(models), reference, endpoint, kept, seeds)
     verdict = _verdict_of_selected(verdicts, best, rule)
     curve = None if verdict is None else _curve_of(verdict, curve_verdicts)
-    candidate = selected if verdict is None else verdict.pair.candidate
-    against = None
-    if candidate is not None and not (verdict and verdict.pair.reference.is_zero_shot):
-        zero_shot = zero_shot_of(candidate, zero_shots)
-        tried = {candidate.algorithm: 1 if verdict is None else verdict.tried}
-        if zero_shot is not None and candidate.trains:
-            (against,) = judge([candidate], zero_shot, endpoint, kept, seeds=seeds, tried=tried)
     effects, unmeasured = list[Effect](), list[str]()
     if best is not None:
         merge = best.arm.merge
@@ -384,13 +369,11 @@ def _answer(
     if best is None and (not verdicts or any(value is not None for value in values)):
         lines.append(sentences.NO_VALUE)
     if curve is not None:
-        lines.append(sentences.curve_claim(curve, rule))
+        lines.append(sentences.curve_claim(curve))
     if verdict is not None:
-        lines.append(sentences.claim(verdict, rule))
+        lines.append(sentences.claim(verdict))
     elif selected is not None:
         lines.append(sentences.no_reference(selected, spec.reference))
-    if against is not None:
-        lines.append(sentences.claim(against, rule))
     if strongest is not None:
         # Of several tasks nothing is selected as a whole.
         of_sweep = None if spec.tasks else selected
@@ -398,14 +381,20 @@ def _answer(
     lines += [sentences.effect_line(effect, endpoint, rule) for effect in effects]
     if verdict is not None and not endpoint.has_shifts:
         statistics.append(sentences.NO_SHIFTS)
+    if curve is not None:
+        statistics += sentences.curve_details(curve)
+    if verdict is not None:
+        statistics += sentences.claim_details(verdict)
     for other in verdicts:
         if other is not verdict:
             of_curve = _curve_of(other, curve_verdicts)
             if of_curve is not None:
-                statistics.append(sentences.curve_claim(of_curve, rule))
-            statistics.append(sentences.claim(other, rule))
+                statistics.append(sentences.curve_claim(of_curve))
+                statistics += sentences.curve_details(of_curve)
+            statistics.append(sentences.claim(other))
+            statistics += sentences.claim_details(other)
     statistics += sentences.not_compared(unmeasured)
-    answer = Answer(tuple(lines), curve, strongest, verdict, against, tuple(effects))
+    answer = Answer(tuple(lines), curve, strongest, verdict, tuple(effects))
     return answer, tuple(statistics)
 
 

@@ -34,7 +34,6 @@ from carft_sweep.tracking.comparison.wise_ft import (
     Point,
     curve_gain,
     curve_sag,
-    highest_on_chords,
     wise_alpha,
 )
 
@@ -114,17 +113,6 @@ class CurvePair:
     def p_worse(self) -> float | None:
         """Return that of the claim that the loss is above 0."""
         return _doubled(self.loss)
-
-    @property
-    def chords(self) -> float | None:
-        """Chords minus chords, mean over seeds: a description that nothing is tested by, since it
-        favours the shorter of two curves that are bent upwards."""
-        if not self.curves:
-            return None
-        own, other = self._sides
-        gains = curve_gain(own.ids, own.oods, other.ids, other.oods, highest_on_chords)
-        value = float(gains.mean())
-        return value if math.isfinite(value) else None
 
     def _test(self, side: int) -> PairedTest | None:
         if not self.curves:

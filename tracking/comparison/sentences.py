@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from carft_sweep.tracking.comparison.caveats import few
 from carft_sweep.tracking.comparison.curves import CurvePair, CurveVerdict
 from carft_sweep.tracking.comparison.effects import Effect, Level
 from carft_sweep.tracking.comparison.metrics import NOUNS, named
@@ -24,14 +23,12 @@ class Answer:
 
     lines: tuple[str, ...]
     """A sentence each: the candidate's curve against the reference's, the candidate against the
-    reference, against zero-shot, the strongest model, and what each varied field does."""
+    reference, the strongest model, and what each varied field does."""
     curve: CurveVerdict | None = None
     """Of the candidate with WiSE-FT against the reference with WiSE-FT; None without merges."""
     strongest: Strongest | None = None
     verdict: Verdict | None = None
     """Of the candidate against the reference."""
-    against_zero_shot: Verdict | None = None
-    """Of the same candidate; None where zero-shot is the reference or was not run."""
     effects: tuple[Effect, ...] = ()
 
 
@@ -55,34 +52,39 @@ def no_reference(arm: Arm, reference: str) -> str:
     """Say that there is nothing finished to compare with."""
     if arm.algorithm == reference:
         return f"UNDECIDED: {reference} is the only algorithm here, at {arm.name}."
-    return f"UNDECIDED: there is no finished {reference} run to compare {arm.name} with."
+    return (
+        f"UNDECIDED: there is no finished {reference} run to compare {arm.name} with; --reference "
+        "names another algorithm."
+    )
 
 
-def claim(verdict: Verdict, rule: SelectionRule) -> str:
-    """State what came of one comparison: the differences, what they are of, and how sure it is."""
+def claim(verdict: Verdict) -> str:
+    """State what came of one comparison: the differences, and how sure that is."""
     pair, endpoint = verdict.pair, verdict.pair.endpoint
-    numbers = [
+    parts = [
         f"{named(metric)} {with_interval(test.mean, verdict.interval(metric))}"
         for metric in dict.fromkeys((endpoint.ood, endpoint.id_metric))
         if verdict.outcome != "tie" and (test := pair.test(metric)) is not None
     ]
+    text = "; ".join(filter(None, (", ".join(parts), _why_no_claim(verdict))))
     p = {"better": verdict.p_better, "worse": verdict.p_worse}.get(
         verdict.outcome, verdict.p_different
     )
+    sides = f"{pair.candidate.name} against {pair.reference.name}"
+    return f"{verdict.state}: {sides}: {text}{_certainty(verdict, pair.tested, p)}."
+
+
+def claim_details(verdict: Verdict) -> Iterator[str]:
+    """Say what else is shown, what the claim is of, and what would have been found."""
+    pair = verdict.pair
     parts = [
-        ", ".join(numbers),
         _what_is_shown(verdict),
-        "" if verdict.outcome in ("no_pairs", "not_measured") else _scope(pair.tested, pair),
-        _power(verdict, pair.tested, endpoint.margin),
-        "" if verdict.outcome in _WITHOUT_P else _p_value(p, verdict),
-        # Of zero-shot nothing is chosen.
-        "" if pair.reference.is_zero_shot else _chosen_among(verdict, rule),
+        _scope(pair.tested, pair),
+        _power(verdict, pair.tested, pair.endpoint.margin),
     ]
-    statement = "; ".join(filter(None, parts))
-    return f"{verdict.state}: {pair.candidate.name} against {pair.reference.name}: {statement}."
-
-
-_WITHOUT_P = ("incomplete", "too_few_seeds", "no_shifts", "no_pairs", "not_measured", "tie")
+    if pair.tested is not None:
+        text = "; ".join(filter(None, parts))
+        yield f"{pair.candidate.name} against {pair.reference.name}: {text}."
 
 
 def short_answer(answer: Answer) -> str:
@@ -101,7 +103,34 @@ def short_answer(answer: Answer) -> str:
     return "; ".join(parts)
 
 
+def _why_no_claim(verdict: Verdict) -> str:
+    """Say why nothing is claimed, or that there is no difference at all."""
+    pair, endpoint = verdict.pair, verdict.pair.endpoint
+    match verdict.outcome:
+        case "tie":
+            tests = {endpoint.ood: pair.ood, endpoint.id_metric: pair.id}
+            equal = " and ".join(named(name) for name, test in tests.items() if test is not None)
+            return f"the same {equal} in every seed"
+        case "no_spread":
+            return _NO_SPREAD
+        case "incomplete":
+            return f"{len(pair.seeds)} of {len(verdict.seeds)} seeds have finished on both sides"
+        case "too_few_seeds":
+            return _too_few(len(pair.seeds))
+        case "no_pairs":
+            return "no finished seed in common"
+        case "no_shifts":
+            return "no shift was measured"
+        case "not_measured":
+            sides = (pair.candidate, pair.reference)
+            without = " and of ".join(a.name for a in sides if not a.values(endpoint.metric))
+            noun = NOUNS[endpoint.by]
+            return f"not judged by {noun}: the runs of {without} have no {endpoint.metric}"
+    return ""
+
+
 def _what_is_shown(verdict: Verdict) -> str:
+    """Say what is shown of ID, or of the gain that is not."""
     pair, endpoint = verdict.pair, verdict.pair.endpoint
     margin, of_id = points(endpoint.id_margin), verdict.interval(endpoint.id_metric)
     match verdict.outcome:
@@ -121,73 +150,66 @@ def _what_is_shown(verdict: Verdict) -> str:
             return f"an ID gain above {margin} is not excluded"
         case "worse":
             return f"ID gains less than {margin}" if endpoint.has_shifts else ""
-        case "tie":
-            tests = {endpoint.ood: pair.ood, endpoint.id_metric: pair.id}
-            equal = " and ".join(named(name) for name, test in tests.items() if test is not None)
-            return f"the same {equal} in every seed"
         case "no_difference":
             name = "an OOD gain" if endpoint.has_shifts else "a gain"
             excluded = "" if verdict.state == "NO GAIN" else "not "
             return f"{name} of {points(endpoint.margin)} is {excluded}excluded"
-        case "no_spread":
-            return "the differences spread by no more than one image, so nothing is tested"
-        case "incomplete":
-            return f"{len(pair.seeds)} of {len(verdict.seeds)} seeds have finished on both sides"
-        case "too_few_seeds":
-            return _too_few(len(pair.seeds))
-        case "no_pairs":
-            return "no finished seed in common"
-        case "no_shifts":
-            return "no shift was measured"
-        case "not_measured":
-            sides = (pair.candidate, pair.reference)
-            without = " and of ".join(a.name for a in sides if not a.values(endpoint.metric))
-            noun = NOUNS[endpoint.by]
-            return f"not judged by {noun}: the runs of {without} have no {endpoint.metric}"
+    return ""
 
 
-def curve_claim(verdict: CurveVerdict, rule: SelectionRule) -> str:
-    """State what came of one candidate's WiSE-FT curve against that of the reference."""
-    pair, endpoint = verdict.pair, verdict.pair.endpoint
-    ood, of_id = named(endpoint.ood), named(endpoint.id_metric)
-    rival = f"{pair.reference.name} + WiSE-FT"
-    candidate = pair.candidate.name if pair.is_point else f"{pair.candidate.name} + WiSE-FT"
-    parts, common = [], pair.common_range
-    over = ""
-    if common is not None and not pair.is_point:
-        over = f" (mean over {100 * common.low:.1f} to {100 * common.high:.1f} %)"
-    is_worse = verdict.outcome == "worse_curve"
-    decided = pair.loss if is_worse else pair.gain
-    if decided is not None:
-        whose, other = (f"the {ood} of {rival}", candidate) if is_worse else (f"its {ood}", rival)
-        number = with_interval(decided.mean, decided.interval(verdict.level))
-        curves = "" if pair.chords is None else f" (curve to curve {with_interval(pair.chords)})"
-        parts.append(
-            f"at equal {of_id}{over} {whose} is {number} against the most that {other} can "
-            f"reach{curves}"
-        )
-    margin = points(endpoint.ood_margin)
+def curve_claim(verdict: CurveVerdict) -> str:
+    """State which WiSE-FT curve is higher at equal ID, by how much, and how sure that is."""
+    pair, endpoint, is_worse = verdict.pair, verdict.pair.endpoint, verdict.state == "WORSE CURVE"
+    sides = [pair.candidate.name, pair.reference.name]
+    both = ", both with WiSE-FT"
+    if pair.is_point:
+        both, sides[1] = "", f"{sides[1]} + WiSE-FT"
+    verb = "is not shown to beat"
+    if verdict.state == "NO GAIN":
+        verb = f"gains less than {points(endpoint.ood_margin)} over"
+    elif verdict.state != "UNDECIDED":
+        verb = "beats"
+    of_id = named(endpoint.id_metric)
+    parts, test = [], pair.loss if is_worse else pair.gain
+    if test is not None:
+        number = with_interval(test.mean, test.interval(verdict.level))
+        parts.append(f"{named(endpoint.ood)} {number} at equal {of_id}")
     match verdict.outcome:
+        case "no_range" if pair.common_range is None:
+            parts.append(f"the two curves have no {of_id} in common")
         case "no_range":
-            without = f"the two curves have no {of_id} in common"
-            unbounded = "too few alphas are measured to bound the curves"
-            parts.append(without if common is None else unbounded)
-        case "no_difference":
-            excluded = "" if verdict.state == "NO GAIN" else "not "
-            parts.append(f"a gain of {margin} is {excluded}excluded")
+            parts.append("too few alphas are measured to bound the curves")
         case "incomplete":
             parts.append(f"{len(pair.seeds)} of {len(verdict.seeds)} seeds have both curves")
         case "too_few_seeds":
             parts.append(_too_few(len(pair.seeds)))
         case "no_spread":
-            parts.append("the differences spread by no more than one image: nothing is tested")
-    parts += [
-        _scope(pair.gain, pair),
-        _power(verdict, pair.gain, endpoint.ood_margin),
-        _p_value(verdict.p_worse if is_worse else verdict.p_better, verdict),
-        _chosen_among(verdict, rule),
+            parts.append(_NO_SPREAD)
+    one, other = reversed(sides) if is_worse else sides
+    p = verdict.p_worse if is_worse else verdict.p_better
+    certainty = _certainty(verdict, test, p)
+    return f"{verdict.state}: {one} {verb} {other}{both}: {'; '.join(parts)}{certainty}."
+
+
+def curve_details(verdict: CurveVerdict) -> Iterator[str]:
+    """Say how the curves are compared, what the claim is of, and what would have been found."""
+    pair, endpoint, common = verdict.pair, verdict.pair.endpoint, verdict.pair.common_range
+    if pair.gain is None or common is None:
+        return
+    low, high = (f"{100 * end:.1f}" for end in common)
+    place = f"at {low} %" if pair.is_point else f"mean over {low} to {high} %"
+    parts = [
+        f"a lower bound of the first minus an upper bound of the second, {place} "
+        f"{named(endpoint.id_metric)}"
     ]
-    return f"{verdict.state}: {candidate} against {rival}: {'; '.join(filter(None, parts))}."
+    if verdict.state == "UNDECIDED" and verdict.outcome == "no_difference":
+        parts.append(f"a gain of {points(endpoint.ood_margin)} is not excluded")
+    parts += [_scope(pair.gain, pair), _power(verdict, pair.gain, endpoint.ood_margin)]
+    sides = f"{pair.candidate.name} against {pair.reference.name}, WiSE-FT curves"
+    yield f"{sides}: {'; '.join(filter(None, parts))}."
+
+
+_NO_SPREAD = "the differences spread by no more than one image, so nothing is tested"
 
 
 def _scope(test: PairedTest | None, pair: Pair | CurvePair) -> str:
@@ -195,7 +217,7 @@ def _scope(test: PairedTest | None, pair: Pair | CurvePair) -> str:
     is_fresh = pair.candidate.confirms or pair.reference.confirms
     count = counted(len(pair.seeds), "fresh seed" if is_fresh else "seed")
     if test is None or test.images is None:
-        return f"on these test images, over {count}"
+        return f"over {count}"
     of = "" if test.images.units == test.images.images else "groups of "
     return f"for other seeds and other test images ({count}, {test.images.units:,} {of}images)"
 
@@ -217,28 +239,23 @@ def _power(verdict: Verdict | CurveVerdict, test: PairedTest | None, margin: flo
     return f"{text}; one of {points(margin)} takes more test images"
 
 
-def _p_value(p: float | None, verdict: Verdict | CurveVerdict) -> str:
-    """Write the p that decided."""
-    if p is None:
-        return ""
-    text = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    if verdict.compared > 1:
-        level = f"intervals of {100 * verdict.level:.3g} %"
-        text += f" by Holm's rule over {verdict.compared}, {level}"
-    return text
+def _certainty(verdict: Verdict | CurveVerdict, test: PairedTest | None, p: float | None) -> str:
+    """Write what a claim is of, the p that decided, and whether the setting was chosen for it."""
+    parts = []
+    if test is not None and test.images is None:
+        parts.append("on these test images")
+    if p is not None and verdict.outcome not in _WITHOUT_P:
+        text = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+        if verdict.compared > 1:
+            level = f"intervals of {100 * verdict.level:.3g} %"
+            text += f" by Holm's rule over {verdict.compared}, {level}"
+        parts.append(text)
+    if verdict.tried > 1:
+        parts.append(f"chosen among {verdict.tried} settings on these seeds")
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
-def _chosen_among(verdict: Verdict | CurveVerdict, rule: SelectionRule) -> str:
-    if verdict.tried < 2:
-        return ""
-    return f"chosen among {verdict.tried} settings by {rule.metric} on these same seeds"
-
-
-def same_models(arms: Sequence[Arm]) -> Iterator[str]:
-    """Name the arms for which validation chose no WiSE-FT model but the tuned one."""
-    if arms:
-        names = few([arm.name for arm in arms])
-        yield f"Validation chose alpha 1 of WiSE-FT for {names}, which is the unmerged model."
+_WITHOUT_P = ("incomplete", "too_few_seeds", "no_shifts", "no_pairs", "not_measured", "tie")
 
 
 def confirmed(confirmation: Confirmation, selected_on: Sequence[int]) -> Iterator[str]:
@@ -270,14 +287,14 @@ def strongest_line(
     among = f"{strongest.models} models"
     if reference is not None and endpoint.has_shifts:
         among = (
-            f"the {strongest.eligible} of {among} whose {of_id} is within "
-            f"{points(endpoint.id_margin)} of that of {reference.name} or above it"
+            f"the {strongest.eligible} of {among} that keep the {of_id} of {reference.name} "
+            f"within {points(endpoint.id_margin)}"
         )
     metrics = dict.fromkeys((endpoint.metric, endpoint.id_metric))
     numbers = ", ".join(f"{named(name)} {_percent(best.mean(name))}" for name in metrics)
     parts = [
-        f"{best.name} ({numbers}), seen by test data"
-        + (", and also the selected one" if is_selected else " and not selected")
+        f"{best.name} ({numbers}), picked by test data, and "
+        + ("also the selected one" if is_selected else "not the selected one")
     ]
     if strongest.verdict is not None:
         pair = strongest.verdict.pair
@@ -309,11 +326,11 @@ def effect_line(effect: Effect, endpoint: Endpoint, rule: SelectionRule) -> str:
             parts.append(f"{moves}, {with_interval(test.mean, test.ci95)}")
         if effect.peak is not None and effect.above_ends is not None:
             interval = effect.above_ends.interval(effect.adjusted_level)
-            above = _difference(effect, effect.above_ends, interval)
-            better_end = max(low, high, key=lambda level: level.endpoint)
+            end = _value(max(low, high, key=lambda level: level.endpoint))
+            above = _difference(effect, effect.above_ends, interval, f" against {end}")
             parts.append(
                 f"the highest {metric} is in between, {_percent(effect.peak.endpoint)} at "
-                f"{_value(effect.peak)}, {above} against {_value(better_end)}"
+                f"{_value(effect.peak)}, {above}"
             )
     else:
         best, worst = effect.high, effect.low
@@ -382,11 +399,13 @@ def _moves(
     return f"{metric} shows no change beyond the noise ({low} to {high})"
 
 
-def _difference(effect: Effect, test: PairedTest, interval: Interval | None) -> str:
+def _difference(
+    effect: Effect, test: PairedTest, interval: Interval | None, against: str = ""
+) -> str:
     """Write a difference with its interval, and its level where that is not 95 %."""
-    number = with_interval(test.mean, interval)
+    number = f"{with_interval(test.mean, interval)}{against}"
     is_usual = interval is None or len(effect.levels) < 3 or interval == test.ci95
-    return number if is_usual else f"{number} at {100 * effect.adjusted_level:.4g} %"
+    return number if is_usual else f"{number} (interval of {100 * effect.adjusted_level:.4g} %)"
 
 
 def _selected(effect: Effect) -> str:

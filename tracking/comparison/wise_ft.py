@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -191,10 +191,6 @@ def _highest(values: NDArray[np.float64], covers: NDArray[np.bool_]) -> NDArray[
 
 PLACES = 32
 """Equally spaced ID accuracies at which two curves are compared."""
-_Heights = Callable[
-    [NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]
-]
-"""Of curves with `ids` and `oods`, at ID accuracies."""
 
 
 def curve_gain(
@@ -202,15 +198,14 @@ def curve_gain(
     oods: NDArray[np.float64],
     other_ids: NDArray[np.float64],
     other_oods: NDArray[np.float64],
-    highest: _Heights = ood_bound,
 ) -> NDArray[np.float64]:
-    """Compute how far the chords of curves [..., K] lie above the `highest` of others [..., L].
+    """Compute how far the chords of curves [..., K] lie above the `ood_bound` of others [..., L].
 
     It is the mean over `PLACES` ID accuracies that both reach; NaN where there is none, or the
     other curve is bounded at none of them.
     """
     at = _common_places(ids, other_ids)
-    return _mean(highest_on_chords(ids, oods, at) - highest(other_ids, other_oods, at))
+    return _mean(highest_on_chords(ids, oods, at) - ood_bound(other_ids, other_oods, at))
 
 
 def curve_sag(

@@ -140,7 +140,6 @@ def _json_answer(answer: Answer, endpoint: Endpoint) -> dict[str, Any]:
             "test": against and _json_verdict(against),
         },
         "candidate": answer.verdict and answer.verdict.pair.candidate.label,
-        "against_zero_shot": answer.against_zero_shot and _json_verdict(answer.against_zero_shot),
         "effects": [_json_effect(effect) for effect in answer.effects],
     }
 
@@ -218,7 +217,6 @@ def _json_curve(verdict: CurveVerdict) -> dict[str, Any]:
         "common_range": pair.common_range,
         "gain": _json_test(pair.gain, verdict.gain_level),
         "loss": _json_test(pair.loss, verdict.loss_level),
-        "curve_to_curve": pair.chords,
         "p_better_holm": verdict.p_better,
         "p_worse_holm": verdict.p_worse,
         "compared": verdict.compared,

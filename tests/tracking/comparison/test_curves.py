@@ -18,7 +18,7 @@ from carft_sweep.tracking.comparison.metrics import ID, OOD
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint
 from carft_sweep.tracking.comparison.statistics import holm
-from tests.scalar_curves import Curve, above, gains_of, height_at, most_at
+from tests.scalar_curves import Curve, above, gains_of, most_at
 from tests.tracking.drawn_images import Images, drawings, groups_of, hits_of, value
 from tests.tracking.made_up import KL, arm, metrics, run, zero_shot
 
@@ -78,7 +78,6 @@ def test_a_curve_one_point_above_a_straight_one_gains_one_point() -> None:
     assert pair.loss is not None
     assert pair.gain.differences == pytest.approx(gains)
     assert pair.loss.differences == pytest.approx(-gains)
-    assert pair.chords == pytest.approx(gains.mean())
     assert pair.common_range == pytest.approx((0.58, 0.64))
     student = stats.ttest_1samp(gains, 0)
     assert verdict.p_better == pytest.approx(student.pvalue)
@@ -87,10 +86,9 @@ def test_a_curve_one_point_above_a_straight_one_gains_one_point() -> None:
     assert verdict.p_worse == 1
 
 
-def test_of_bent_curves_the_chords_gain_what_they_are_higher_and_the_bound_less() -> None:
+def test_of_bent_curves_the_bound_gains_less_than_they_are_higher() -> None:
     arch = ((0.58, 0.40), (0.60, 0.43), (0.62, 0.45), (0.64, 0.455))
     pair = judged(car_ft(raised(arch, 0.01)), tuned("fine_tune", same(arch))).pair
-    assert pair.chords == pytest.approx(0.01 + np.mean(LUCK))
     assert pair.gain is not None
     of_itself = above(arch, arch, most_at)
     assert of_itself is not None
@@ -105,7 +103,6 @@ def test_equal_curves_neither_gain_nor_lose() -> None:
     assert pair.gain is not None
     assert pair.loss is not None
     assert max(*pair.gain.differences, *pair.loss.differences) < 0
-    assert pair.chords == 0
     assert (verdict.outcome, verdict.state) == ("no_spread", "UNDECIDED")
 
 
@@ -153,7 +150,7 @@ def test_curves_that_share_no_id_accuracy_are_not_compared(at: float) -> None:
     far = [moved(LINE, at=at, ood=own) for own in LUCK]
     verdict = judged(car_ft(far), tuned("fine_tune", same(LINE)))
     assert (verdict.outcome, verdict.state) == ("no_range", "UNDECIDED")
-    assert (verdict.pair.gain, verdict.pair.loss, verdict.pair.chords) == (None, None, None)
+    assert (verdict.pair.gain, verdict.pair.loss) == (None, None)
     assert (verdict.pair.common_range is None) == (at > 0.06)
 
 
@@ -167,7 +164,6 @@ def test_a_reference_that_nothing_bounds_is_not_compared() -> None:
     groups = car_ft(raised(LINE, 0.01)), tuned("fine_tune", ends)
     verdict = judged(*groups)
     assert verdict.outcome == "no_range"
-    assert verdict.pair.chords == pytest.approx(0.01 + np.mean(LUCK))
 
 
 def test_a_method_without_merges_is_compared_as_the_point_that_it_is() -> None:
@@ -249,10 +245,8 @@ def test_exchanging_the_sides_exchanges_gain_and_loss() -> None:
     assert there.pair.loss is not None
     assert back.pair.gain is not None
     assert back.pair.loss is not None
-    assert back.pair.chords is not None
     assert there.pair.gain.differences == back.pair.loss.differences
     assert there.pair.loss.differences == back.pair.gain.differences
-    assert there.pair.chords == pytest.approx(-back.pair.chords)
     assert there.pair.common_range == back.pair.common_range
 
 
@@ -377,11 +371,6 @@ def test_gains_and_their_errors_over_images_are_those_of_a_direct_computation() 
         assert test.images.variance == pytest.approx(direct(world, groups, *sides))
         assert test.images.units == first.unit.nunique()
         assert test.images.images == len(first)
-    chords = [
-        above(curve_of(world, "car_ft", seed), curve_of(world, "fine_tune", seed), height_at)
-        for seed in range(5)
-    ]
-    assert pair.chords == pytest.approx(np.mean([value for value in chords if value is not None]))
 
 
 def test_the_claim_is_tested_with_both_errors() -> None:

@@ -435,7 +435,7 @@ def test_a_file_that_holds_no_predictions_leaves_the_claim_to_these_images(tmp_p
             measured = metrics(0.6 + seed / 1_000, ood + seed * (seed % 2) * (ood > 0.3) / 1_000)
             runs.append(with_folder(run(name, seed, measured, trial=trial), tmp_path))
     whole = compare(runs, sweep="s")
-    assert "for other seeds and other test images" in whole.answer.lines[0]
+    assert "for other seeds and other test images" in whole.statistics[0]
     folder = runs[0].folder
     assert folder is not None
     predictions_path(folder, None).write_bytes(b"torn")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -50,16 +49,9 @@ def height(curve: Points, x: float) -> float | None:
     return None if math.isnan(highest) else float(highest)
 
 
-class Gain(NamedTuple):
-    """Of one curve above one other; numbers without a shape."""
-
-    above_bound: float
-    above_chords: float
-
-
-def gain(ours: Points, theirs: Points) -> Gain:
-    heights = (ood_bound, highest_on_chords)
-    return Gain(*(float(curve_gain(*axes(ours), *axes(theirs), of)[0]) for of in heights))
+def gain(ours: Points, theirs: Points) -> float:
+    """Of one curve above the bound of another."""
+    return float(curve_gain(*axes(ours), *axes(theirs))[0])
 
 
 def curve_of(*runs: RunRecord, start: RunRecord | None = None) -> Curve | None:
@@ -152,7 +144,7 @@ def test_a_piece_that_is_gone_back_on_the_same_line_is_bounded_nowhere() -> None
     back = ((12 / 36, 12 / 36), (13 / 36, 127 / 360), turn, (18 / 36, 89 / 180), turn)
     places = np.linspace(turn[0], 0.5, 66)[1:-1]
     assert {bound(back, x) for x in places} == {None}
-    assert np.isnan(gain(ARCH, back).above_bound)
+    assert np.isnan(gain(ARCH, back))
 
 
 def test_a_place_at_a_measured_point_is_of_both_of_its_pieces_whatever_rounding_says() -> None:
@@ -165,10 +157,10 @@ def test_a_place_at_a_measured_point_is_of_both_of_its_pieces_whatever_rounding_
 
 def test_a_single_point_is_compared_at_its_own_id_alone() -> None:
     point = ((0.62, 0.45),)
-    assert gain(point, ARCH) == pytest.approx((0.45 - 0.42, 0.45 - 0.392))
-    assert gain(ARCH, point) == pytest.approx((0.392 - 0.45, 0.392 - 0.45))
-    assert gain(point, point) == (0, 0)
-    assert np.isnan(gain(((0.8, 0.45),), ARCH)).all()
+    assert gain(point, ARCH) == pytest.approx(0.45 - 0.42)
+    assert gain(ARCH, point) == pytest.approx(0.392 - 0.45)
+    assert gain(point, point) == 0
+    assert np.isnan(gain(((0.8, 0.45),), ARCH))
 
 
 def test_an_upright_piece_is_no_line_that_leads_on() -> None:
@@ -192,7 +184,7 @@ def test_accuracies_that_differ_by_rounding_are_the_same_id() -> None:
     assert bound(uneven, 0.55) is None
     assert gain(ARCH, uneven) == pytest.approx(gain(ARCH, even))
     # Curves that share no more than one accuracy have no range in common.
-    assert np.isnan(gain(((0.4, 0.3), (0.5, 0.4), (nearly, 0.5)), ((0.6, 0.4), (0.7, 0.5)))).all()
+    assert np.isnan(gain(((0.4, 0.3), (0.5, 0.4), (nearly, 0.5)), ((0.6, 0.4), (0.7, 0.5))))
 
 
 @given(st.floats(0.3, 1.2), st.floats(-0.1, 0.1), st.floats(0, 0.3), st.floats(0.01, 0.99))
@@ -252,11 +244,10 @@ def test_gains_of_many_curves_are_those_of_each_by_itself(
     assume(len(many[0]) > 1 and len(other) > 1)
     others = [other] * len(many)
     for ours, theirs in ((many, others), (others, many)):
-        for highest, their_height in ((ood_bound, most_at), (highest_on_chords, height_at)):
-            of_all = curve_gain(*axes(*ours), *axes(*theirs), highest)
-            of_each = [above(*pair, their_height) for pair in zip(ours, theirs, strict=True)]
-            expected = [np.nan if value is None else value for value in of_each]
-            np.testing.assert_allclose(of_all, expected, rtol=0, atol=1e-9)
+        of_all = curve_gain(*axes(*ours), *axes(*theirs))
+        of_each = [above(*pair, most_at) for pair in zip(ours, theirs, strict=True)]
+        expected = [np.nan if value is None else value for value in of_each]
+        np.testing.assert_allclose(of_all, expected, rtol=0, atol=1e-9)
 
 
 @given(curves, curves, st.floats(-0.5, 0.5))
@@ -265,17 +256,12 @@ def test_a_curve_that_is_higher_everywhere_gains_just_that(
 ) -> None:
     higher = [(x, y + rise) for x, y in ours]
     lower = [(x, y - rise) for x, y in theirs]
-    before = np.array(gain(ours, theirs))
-    np.testing.assert_allclose(gain(higher, theirs), before + rise, atol=1e-9)
-    np.testing.assert_allclose(gain(ours, lower), before + rise, atol=1e-9)
+    more = gain(ours, theirs) + rise
+    np.testing.assert_allclose([gain(higher, theirs), gain(ours, lower)], more, atol=1e-9)
 
 
 @given(curves, curves)
-def test_curve_to_curve_turns_its_sign_with_the_sides_and_the_bound_is_never_more(
-    ours: Points, theirs: Points
-) -> None:
-    there, back = gain(ours, theirs), gain(theirs, ours)
-    np.testing.assert_allclose(there.above_chords, -back.above_chords, atol=1e-9)
+def test_the_bound_is_never_below_the_chords(ours: Points, theirs: Points) -> None:
     for x in np.linspace(*common_range(ours, theirs), 7):
         most, chord = bound(theirs, x), height(theirs, x)
         assert most is None or chord is None or most >= chord - 1e-9
@@ -284,8 +270,7 @@ def test_curve_to_curve_turns_its_sign_with_the_sides_and_the_bound_is_never_mor
 @given(curves)
 def test_a_curve_gains_nothing_over_itself(curve: Points) -> None:
     same = gain(curve, curve)
-    assert np.isnan(same.above_bound) or same.above_bound <= 1e-12
-    assert np.isnan(same.above_chords) or same.above_chords == 0
+    assert np.isnan(same) or same <= 1e-12
 
 
 @given(curves)

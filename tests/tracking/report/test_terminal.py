@@ -158,7 +158,7 @@ def test_colour_is_asked_for_and_never_in_the_way() -> None:
     plain = report.terminal(SWEEP, width=100)
     coloured = report.terminal(SWEEP, width=100, colour=True)
     assert "\x1b[" not in plain
-    assert "\x1b[1mBETTER CURVE: car_ft kl_weight=1 + WiSE-FT against" in coloured
+    assert "\x1b[1mBETTER CURVE: car_ft kl_weight=1 beats fine_tune" in coloured
 
 
 def test_no_color_in_the_environment_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
