@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from carft_sweep.tracking.comparison.compare import Comparison
-from carft_sweep.tracking.comparison.metrics import NOUNS
-from carft_sweep.tracking.comparison.predictions import read_predictions
+from carft_sweep.tracking.comparison.predictions import predictions_path, read_columns
+from carft_sweep.tracking.comparison.runs import Arm
 from carft_sweep.tracking.errors import TrackingError, unknown_name
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -55,33 +58,44 @@ def find_flips(comparison: Comparison, reference: str, candidate: str) -> Flips:
     for label in (reference, candidate):
         if label not in arms:
             raise TrackingError(f"--flips: {unknown_name('setting', label, arms)}")
-    seeds, endpoint = comparison.pair(arms[candidate], arms[reference]).seeds, comparison.endpoint
+    seeds = comparison.pair(arms[candidate], arms[reference]).seeds
     if not seeds:
-        for arm in (arms[reference], arms[candidate]):
-            if not arm.values(endpoint.metric):
-                noun = NOUNS[endpoint.by]
-                raise TrackingError(
-                    f"--flips: no {noun} was measured: {arm.label} has no {endpoint.metric}"
-                )
         raise TrackingError(f"--flips: {reference} and {candidate} have no finished seed in common")
-    sides = []
-    for arm in (arms[reference], arms[candidate]):
-        predictions = read_predictions(arm, seeds)
-        if predictions is None:
-            raise TrackingError(
-                f"--flips: {arm.label} keeps no predictions here (trial.keep.predictions), or its "
-                "seeds were tested on different images"
-            )
-        sides.append(predictions)
-    before, after = sides
-    if not before.same_items(after):
+    before, after = (_shares(arms[label], seeds) for label in (reference, candidate))
+    if not before.index.equals(after.index):
         raise TrackingError(
             f"--flips: the predictions of {reference} and {candidate} are of different images"
         )
+    is_right, was_right = after > 0.5, before > 0.5
     splits = []
-    for split in np.unique(before.split):
-        here = before.split == split
-        won, lost = (after.right & ~before.right)[here], (before.right & ~after.right)[here]
-        change = float((after.share - before.share)[here].mean())
+    for split, images in before.groupby(level="split", observed=True).indices.items():
+        won, lost = (is_right & ~was_right).iloc[images], (was_right & ~is_right).iloc[images]
+        change = float((after - before).iloc[images].mean())
         splits.append(SplitFlips(str(split), len(won), int(won.sum()), int(lost.sum()), change))
     return Flips(reference, candidate, seeds, tuple(splits))
+
+
+def _shares(arm: Arm, seeds: Sequence[int | None]) -> pd.Series[float]:
+    """Return which share of an arm's runs has each image right, of the ID test and of the shifts in
+    the mean, by split, image and label. Raises TrackingError.
+    """
+    import pandas as pd
+
+    runs = [run for run in arm.done if run.seed in seeds or not arm.has_seeds]
+    paths = [predictions_path(run.folder, arm.merge) for run in runs if run.folder is not None]
+    if len(paths) == len(runs) and all(path.is_file() for path in paths):
+        columns = ("split", "id", "label", "prediction")
+        every = pd.concat(
+            [read_columns(path, columns).to_pandas().astype({"split": str}) for path in paths]
+        )
+        in_mean = every["split"].str.startswith("ood/")
+        in_mean &= ~every["split"].isin(runs[0].outside_means)
+        images = every[in_mean | (every["split"] == "id/test")]
+        is_right = images["label"] == images["prediction"]
+        by_image = is_right.groupby([images[name] for name in columns[:3]], observed=True)
+        if (by_image.size() == len(runs)).all():
+            return by_image.mean()
+    raise TrackingError(
+        f"--flips: {arm.label} keeps no predictions here (trial.keep.predictions), or its seeds "
+        "were tested on different images"
+    )

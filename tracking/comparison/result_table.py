@@ -146,9 +146,9 @@ def _table_runs(name: str, header: Row, rows: Sequence[Row]) -> SweepRuns:
     in_percent = any(number > 1 for line in lines for number in line.numbers.values())
     unit = 100 if in_percent else 1
     _refuse(name, [*mistakes, *(_wrong_units(lines) if in_percent else ()), *_repeated(lines)])
-    zero_shots = [*_zero_shots(name, lines, unit)]
-    starts = {record.seed: record.metrics[OOD] for record in zero_shots}
-    records = [*zero_shots, *_trained(name, lines, unit, starts)]
+    zero_shot = [*_zero_shot(name, lines, unit)]
+    start = zero_shot[0].metrics[OOD] if zero_shot else None
+    records = [*zero_shot, *_trained(name, lines, unit, start)]
     taken = "percent" if in_percent else "fractions: none is above 1"
     warnings = [f"the accuracies of {name} are taken as {taken}"]
     if unread:
@@ -264,41 +264,34 @@ def _label(alpha: float) -> str | None:
     return None if alpha == 1 else f"{WISE}@{alpha:g}"
 
 
-def _zero_shots(name: str, lines: Iterable[_Line], unit: float) -> Iterator[RunRecord]:
-    """Yield the zero-shot model, that of each seed where they differ: with a split of its own.
-
-    Every line of alpha 0 is one too. Raises TrackingError where two of one seed differ.
+def _zero_shot(name: str, lines: Iterable[_Line], unit: float) -> Iterator[RunRecord]:
+    """Yield the zero-shot model, which every line of alpha 0 is. Raises TrackingError where two
+    have other accuracies.
     """
-    by_seed: dict[int | None, _Line] = {}
-    pairs = [(line, by_seed.setdefault(line.seed, line)) for line in lines if line.alpha == 0]
-    if None in by_seed:
-        pairs += [(line, by_seed[None]) for line in by_seed.values()]
+    starts = [line for line in lines if line.alpha == 0]
     _refuse(
         name,
         [
-            f"{line.place}: other accuracies of zero-shot than in {other.place}"
-            for line, other in pairs
-            if not line.is_same_model(other)
+            f"{line.place}: other accuracies of zero-shot than in {starts[0].place}"
+            for line in starts
+            if not line.is_same_model(starts[0])
         ],
     )
-    zero_shots = [*by_seed.values()]
-    differ = not all(line.is_same_model(zero_shots[0]) for line in zero_shots)
-    for line in zero_shots if differ else zero_shots[:1]:
+    for first in starts[:1]:
         yield RunRecord(
             algorithm=ZERO_SHOT,
             params={},
-            seed=line.seed if differ else None,
-            digest=f"{name}, {line.place}",
+            seed=None,
+            digest=f"{name}, {first.place}",
             state="done",
             role="baseline",
             # It is not chosen among, so no value of selection.
-            metrics={it: v for it, v in line.metrics(unit).items() if it != VAL},
-            untrained=differ,
+            metrics={it: v for it, v in first.metrics(unit).items() if it != VAL},
         )
 
 
 def _trained(
-    name: str, lines: Iterable[_Line], unit: float, starts: Mapping[int | None, float]
+    name: str, lines: Iterable[_Line], unit: float, start: float | None
 ) -> Iterator[RunRecord]:
     """Yield each trained model with its merged ones; settings are trials in their order."""
     models: dict[tuple[Setting, int | None], dict[str | None, _Line]] = {}
@@ -315,7 +308,6 @@ def _trained(
     _refuse(name, lacking)
     trials = {setting: number for number, setting in enumerate(dict.fromkeys(s for s, _ in models))}
     for (setting, seed), own in models.items():
-        start = starts.get(seed, starts.get(None))
         metrics = {label: line.metrics(unit, start) for label, line in own.items()}
         yield RunRecord(
             algorithm=setting[0],

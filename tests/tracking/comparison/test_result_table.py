@@ -170,13 +170,6 @@ def test_alpha_0_is_the_zero_shot_model_which_stands_once(tmp_path: Path, lines:
     assert others[0].metrics["gain/ood/top1"] == pytest.approx(0.1)
 
 
-def test_zero_shot_models_that_differ_by_seed_belong_to_their_seeds(tmp_path: Path) -> None:
-    lines = "zero_shot,0,.5,.3\nzero_shot,1,.52,.3\nfine_tune,0,.6,.4\nfine_tune,1,.6,.4\n"
-    records = read_table(table(tmp_path, f"method,seed,id,ood\n{lines}")).records
-    assert [it.seed for it in records if it.is_zero_shot] == [0, 1]
-    assert [it.trains for it in records] == [False, False, True, True]
-
-
 @pytest.mark.parametrize(
     ("text", "said"),
     [
