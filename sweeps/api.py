@@ -47,7 +47,7 @@ def perform(
     accepts no runs as it is.
     """
     home.prepare()
-    check_storage(home)
+    check_storage()
     with (
         closing(progress),
         closing(

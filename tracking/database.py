@@ -19,7 +19,7 @@ from carft_sweep.tracking.errors import (
     ServiceUnreachable,
     TrackingError,
 )
-from carft_sweep.tracking.location import is_server, without_password
+from carft_sweep.tracking.location import without_password
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 SECONDS = 5
 """Within which a server must take a connection."""
 _PORT = 5432
-_HERE = {"", "localhost", "127.0.0.1", "::1"}
 _SHORTEST = 3
 """A password of fewer characters is in every text by chance."""
 # Without these a network that swallows packets would be noticed after a quarter of an hour.
@@ -97,28 +96,6 @@ def parse_url(uri: str, variable: str) -> URL:
             "postgres://); in user and password write @ as %40, : as %3A, / as %2F and % as %25"
         )
     return url
-
-
-def identity(uri: str) -> str | None:
-    """Return `postgresql://host:5432/name` for the database that a URL leads to, whoever opens it
-    and how, or `sqlite:///` with a whole path; None where it names none.
-    """
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    if is_server(uri):
-        return None
-    try:
-        url = make_url(uri)
-    except (ArgumentError, ValueError):
-        return None
-    kind = url.get_backend_name()
-    if kind == "sqlite":
-        file = (url.database or ":memory:").removeprefix("file:")
-        return f"sqlite:///{Path(file).resolve()}"
-    host = (url.host or "").lower().rstrip(".")
-    host = "localhost" if host in _HERE else host
-    return f"{kind}://{host}:{url.port or _PORT}/{url.database or ''}"
 
 
 def _is_damaged(file: Path) -> bool:

@@ -26,17 +26,14 @@ from carft_sweep.sweeps.space.parameters import parse_parameter
 from carft_sweep.tracking.database import (
     Database,
     connect_args,
-    identity,
     inspect_database,
     parse_url,
     set_aside_if_damaged,
 )
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.location import (
-    TRACKING_VARIABLE,
     home_id,
     network_file_system,
-    resolve_location,
     sqlite_file,
     waiting,
 )
@@ -78,7 +75,7 @@ def named_database(environ: Mapping[str, str] | None = None) -> Database | None:
     return Database(uri, "Optuna's database", STORAGE_VARIABLE)
 
 
-def check_storage(home: Home) -> None:
+def check_storage() -> None:
     """Raise RequestError or TrackingError where CARFT_OPTUNA_STORAGE can never hold the studies."""
     database = named_database()
     file = None if database is None else sqlite_file(database.uri)
@@ -87,14 +84,6 @@ def check_storage(home: Home) -> None:
         raise RequestError(
             f"{STORAGE_VARIABLE} names {file} on a network file system ({kind}), where SQLite "
             "loses data; name a database server, or none: a home there has a file that is safe"
-        )
-    if database is not None and identity(database.uri) == identity(
-        resolve_location(home.path).named
-    ):
-        raise RequestError(
-            f"{STORAGE_VARIABLE} and {TRACKING_VARIABLE} name one database, "
-            f"{identity(database.uri)}: Optuna and MLflow need one each, since both keep a table "
-            "alembic_version; CREATE DATABASE makes another one on the same server"
         )
 
 
@@ -124,7 +113,7 @@ def open_storage(home: Home) -> BaseStorage:
     place = sqlite_file(uri)
     kwargs: dict[str, Any] = {"connect_args": {"timeout": _BUSY_SECONDS}}
     if database is not None:
-        check_storage(home)
+        check_storage()
         if place is None:
             url = parse_url(uri, database.variable)
             kwargs = {"connect_args": connect_args(url), "pool_pre_ping": True, "pool_size": 1}

@@ -10,7 +10,6 @@ import pytest
 from carft_sweep.tracking.database import (
     Database,
     connect_args,
-    identity,
     inspect_database,
     parse_url,
     remove_passwords,
@@ -25,38 +24,6 @@ from carft_sweep.tracking.location import without_password
 from tests.services.postgres import Postgres
 
 HERE = "postgresql://localhost:5432/a"
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (HERE, "postgresql+psycopg://me:pass@127.0.0.1/a"),
-        (HERE, "postgresql+psycopg2://[::1]/a?sslmode=require"),
-        (HERE, "postgresql://me@LOCALHOST./a?connect_timeout=3&application_name=x"),
-        (HERE, "postgresql:///a"),
-        ("sqlite:///a.db", "sqlite:///./b/../a.db?timeout=3"),
-    ],
-)
-def test_one_database_is_one_whoever_opens_it_and_how(one: str, other: str) -> None:
-    assert identity(one) == identity(other)
-    assert "pass" not in str(identity(other))
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        "postgresql://localhost:5433/a",
-        "postgresql://localhost/b",
-        "postgresql://elsewhere/a",
-        "mysql://localhost:5432/a",
-        "sqlite:///a",
-        "http://localhost:5432/a",
-        "postgresql://localhost:port/a",
-        "nothing at all",
-    ],
-)
-def test_another_one_is_another_one(other: str) -> None:
-    assert identity(HERE) != identity(other)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ from carft_sweep.tracking.comparison.spec import (
 from carft_sweep.tracking.comparison.tasks import (
     compare_tasks,
     split_by_task,
-    task_of,
 )
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 
@@ -192,8 +191,6 @@ def compare_sweeps(
     """
     spec = spec or agreed({part.sweep: part.spec for part in sweeps})
     records = list(sweeps[0].records) if len(sweeps) == 1 else unified(sweeps)
-    if spec.tasks is not None:
-        _check_tasks(spec.tasks, sweeps)
     warnings = [*_differing_seeds(sweeps), *(text for part in sweeps for text in part.warnings)]
     filtered, tried = records, None
     if where:
@@ -238,18 +235,6 @@ def _tried(records: Sequence[RunRecord], task: str | None) -> dict[str, int]:
     for budget in (budget for own in tasks for budget in budgets(group(own))):
         counts[budget.algorithm] = max(budget.settings, counts.get(budget.algorithm, 0))
     return counts
-
-
-def _check_tasks(field: str, sweeps: Sequence[SweepRuns]) -> None:
-    """Raise TrackingError where sweeps have other tasks than the first."""
-    first, *others = [dict.fromkeys(task_of(it, field) for it in part.records) for part in sweeps]
-    for part, tasks in zip(sweeps[1:], others, strict=True):
-        if {*tasks} != {*first}:
-            raise TrackingError(
-                f"{sweeps[0].sweep} and {part.sweep} cannot be compared as one: the tasks "
-                f"({field}) of one are {', '.join(first)}, of the other {', '.join(tasks)}; "
-                "look at each by itself"
-            )
 
 
 def owners(sweeps: Sequence[SweepRuns]) -> dict[str, tuple[str, ...]]:

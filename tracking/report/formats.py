@@ -27,7 +27,7 @@ from carft_sweep.tracking.comparison.tasks import (
     TaskCell,
     domainbed_table,
 )
-from carft_sweep.tracking.comparison.verdict import Pair, Verdict
+from carft_sweep.tracking.comparison.verdict import Verdict
 from carft_sweep.tracking.report.table import (
     Cell,
     Table,
@@ -175,35 +175,29 @@ def _json_test(test: PairedTest | None, level: float = 0.95) -> dict[str, Any] |
     }
 
 
-def _json_pair(pair: Pair, level: float = 0.95) -> dict[str, Any]:
+def _json_verdict(verdict: Verdict) -> dict[str, Any]:
+    pair, endpoint, level = verdict.pair, verdict.pair.endpoint, verdict.level
     return {
         "candidate": pair.candidate.label,
         "reference": pair.reference.label,
         "seeds": pair.seeds,
-        pair.endpoint.ood: _json_test(pair.ood, level),
-        pair.endpoint.id_metric: _json_test(pair.id, level),
+        endpoint.ood: _json_test(pair.ood, level),
+        endpoint.id_metric: _json_test(pair.id, level),
         "p_different": pair.p_different,
         "p_better": pair.p_better,
         "p_worse": pair.p_worse,
-    }
-
-
-def _json_verdict(verdict: Verdict) -> dict[str, Any]:
-    endpoint = verdict.pair.endpoint
-    return {
-        **_json_pair(verdict.pair, verdict.level),
         "p_different_holm": verdict.p_different,
         "p_better_holm": verdict.p_better,
         "p_worse_holm": verdict.p_worse,
         "compared": verdict.compared,
         "seeds_required": verdict.seeds,
         "settings_tried": verdict.tried,
-        "confirmed": verdict.pair.candidate.confirms or verdict.pair.reference.confirms,
+        "confirmed": pair.candidate.confirms or pair.reference.confirms,
         "state": verdict.state,
         "outcome": verdict.outcome,
         "id_state": verdict.id_state,
         "endpoint": endpoint.metric,
-        "power": _json_power(verdict.pair.tested, verdict.level, endpoint.margin),
+        "power": _json_power(pair.tested, level, endpoint.margin),
     }
 
 

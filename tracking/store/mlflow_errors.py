@@ -16,7 +16,6 @@ from carft_sweep.tracking.errors import (
 )
 from carft_sweep.tracking.location import (
     TRACKING_VARIABLE,
-    is_named,
     is_server,
     source_of,
     sqlite_file,
@@ -67,7 +66,7 @@ def translate_error(uri: str, code: str, text: str, answers: Callable[[], bool])
             f"`mlflow db upgrade {place}`, with user and password in the URL where it needs them"
         )
     if code in _REFUSED:
-        return AccessDenied(f"MLflow at {place} denied access: {text}. {_remedy(uri, text)}")
+        return AccessDenied(f"MLflow at {place} denied access: {text}. {_remedy(text)}")
     broken_here = code == "INTERNAL_ERROR" and not is_server(uri)
     if code in _MISTAKES or broken_here or ("too many 500 " in text and answers()):
         return TrackingError(f"MLflow at {place} rejected the request: {text}")
@@ -82,7 +81,7 @@ def translate_error(uri: str, code: str, text: str, answers: Callable[[], bool])
     return ServiceUnreachable(f"MLflow at {place} does not answer: {text}")
 
 
-def _remedy(uri: str, text: str) -> str:
+def _remedy(text: str) -> str:
     """Say what lets a user in whom a server denied access."""
     if "Invalid Host header" in text:
         return "Start the server with --allowed-hosts that names the host as you write it"
@@ -91,13 +90,10 @@ def _remedy(uri: str, text: str) -> str:
             "Its administrator must give you the right (EDIT on the experiment), or name another "
             "experiment in MLFLOW_EXPERIMENT_NAME"
         )
-    if not is_named(uri):
-        return (
-            "MLFLOW_TRACKING_USERNAME, its password and MLFLOW_TRACKING_TOKEN are sent to the "
-            f"server in {TRACKING_VARIABLE} alone: name this one there, or write "
-            "http://USER:PASSWORD@HOST"
-        )
-    return "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)"
+    return (
+        "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN), "
+        f"which are sent to the server in {TRACKING_VARIABLE} alone"
+    )
 
 
 def store_refuses(uri: str, text: str) -> ServiceUnreachable:
