@@ -54,11 +54,6 @@ def test_from_a_home_it_needs_no_mlflow(
     assert to_json(load_comparison("toy", home=copy)) == to_json(of_home(told))
 
 
-def test_the_environment_says_which_home(told: ToySweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CARFT_HOME", str(told.home.path))
-    assert load_comparison("toy").selected == of_home(told).selected
-
-
 def test_from_a_server_it_is_named_by_its_address(told: ToySweep) -> None:
     uri = f"sqlite:///{told.home.path / 'mlflow.db'}"
     found = load_comparison("toy", tracking_uri=uri)
@@ -84,14 +79,6 @@ def test_one_condition_may_stand_alone_and_a_rule_goes_before_the_sweeps_own(
         spec=ComparisonSpec(rule=SelectionRule(metric="id/val/nll", goal="minimize")),
     )
     assert found.rule.metric == "id/val/nll"
-
-
-def test_in_the_home_that_made_them_runs_have_their_folders(told: ToySweep) -> None:
-    runs = [run for row in load_comparison("toy", home=told.home.path).rows for run in row.arm.runs]
-    assert {run.folder for run in runs} == {told.home.runs / run.digest for run in runs}
-    uri = f"sqlite:///{told.home.path / 'mlflow.db'}"
-    away = [run for row in load_comparison("toy", tracking_uri=uri).rows for run in row.arm.runs]
-    assert {run.folder for run in away} == {None}
 
 
 def test_what_is_not_there_is_told_with_the_nearest_name(told: ToySweep, tmp_path: Path) -> None:

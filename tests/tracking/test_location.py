@@ -32,21 +32,6 @@ from carft_sweep.tracking.store.mlflow_store import open_store
 from tests.mounts import mount
 
 
-def test_a_home_keeps_its_runs_itself(tmp_path: Path) -> None:
-    place = resolve_location(tmp_path, {})
-    assert place.uri == f"sqlite:///{tmp_path.resolve()}/mlflow.db"
-    assert place.artifacts == tmp_path.resolve() / "mlartifacts"
-    assert place.experiment == "carft-sweep"
-    assert place.key == "home"
-
-
-def test_the_environment_names_another_place(tmp_path: Path) -> None:
-    environ = {"MLFLOW_TRACKING_URI": "https://u:p@lab/mlflow", "MLFLOW_EXPERIMENT_NAME": "robust"}
-    place = resolve_location(tmp_path, environ)
-    assert (place.uri, place.experiment) == ("https://u:p@lab/mlflow", "robust")
-    assert place.artifacts is None
-
-
 def test_each_place_has_a_key_of_its_own_whatever_the_password(tmp_path: Path) -> None:
     def key(uri: str, experiment: str = "") -> str:
         environ = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": experiment}
@@ -55,11 +40,6 @@ def test_each_place_has_a_key_of_its_own_whatever_the_password(tmp_path: Path) -
     assert key("http://a") != key("http://b") != key("")
     assert key("http://a", "x") != key("http://a", "y")
     assert key("http://me:old@a") == key("http://me:new@a")
-
-
-def test_a_database_server_leaves_artifacts_in_the_home(tmp_path: Path) -> None:
-    place = resolve_location(tmp_path, {"MLFLOW_TRACKING_URI": "postgresql://db/mlflow"})
-    assert place.artifacts == tmp_path.resolve() / "mlartifacts"
 
 
 @pytest.mark.parametrize("named", [None, "in the home"])
@@ -77,17 +57,6 @@ def test_sqlite_on_a_network_file_system_is_refused_before_anything_is_made(
     with pytest.raises(TrackingError, match=said):
         open_store(home, environ)
     assert not home.exists()
-
-
-@pytest.mark.parametrize("uri", ["http://lab:5000", "postgresql://db/mlflow", "sqlite:///{local}"])
-def test_a_home_on_a_network_file_system_has_its_runs_elsewhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
-) -> None:
-    home = tmp_path / "share"
-    home.mkdir()
-    mount(monkeypatch, home, "nfs4")
-    uri = uri.format(local=tmp_path / "mlflow.db")
-    assert resolve_location(home, {"MLFLOW_TRACKING_URI": uri}).uri == uri
 
 
 @pytest.mark.parametrize(
@@ -172,11 +141,6 @@ def test_opening_the_tracking_of_a_home_does_not_import_mlflow(tmp_path: Path) -
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_store_of_a_home_holds_that_home(tmp_path: Path) -> None:
-    open_store(tmp_path, {}).close()
-    assert (tmp_path / "id").exists()
-
-
 def test_what_the_user_chose_about_usage_reports_stands() -> None:
     environ = {"RAY_USAGE_STATS_ENABLED": "1"}
     stay_private(environ)
@@ -228,35 +192,6 @@ def test_the_git_state_is_told(tmp_path: Path) -> None:
     assert provenance_tags(below)["carft.git.dirty"] == "true"
     git(tmp_path, "checkout", "--detach", "--force", "HEAD")
     assert "mlflow.source.git.branch" not in provenance_tags(below)
-
-
-def test_programs_that_the_settings_of_a_checkout_name_do_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A checkout that was unpacked, not cloned, brings its `.git/config`."""
-    checkout, ran = tmp_path / "checkout", tmp_path / "ran"
-    checkout.mkdir()
-    ran.mkdir()
-    git(checkout, "init")
-    (checkout / "file").write_text("1")
-    (checkout / ".gitattributes").write_text("file filter=odd=name\n")
-    git(checkout, "add", ".")
-    git(checkout, "commit", "--message", "first")
-    monitor = tmp_path / "monitor"
-    monitor.write_text(f"#!/bin/sh\ntouch {ran}/monitor\n")
-    monitor.chmod(0o755)
-    included = tmp_path / "included"
-    included.write_text(f'[filter "odd=name"]\nclean = touch {ran}/filter; cat\nrequired = true\n')
-    git(checkout, "config", "core.fsmonitor", str(monitor))
-    git(checkout, "config", "include.path", str(included))
-    (checkout / "file").write_text("2")  # its content is compared, behind the filter
-    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
-    monkeypatch.setenv("GIT_CONFIG_KEY_0", "core.abbrev")
-    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "12")
-    assert provenance_tags(checkout)["carft.git.dirty"] == "true"
-    assert not [*ran.iterdir()]
-    git(checkout, "status")
-    assert {file.name for file in ran.iterdir()} == {"filter", "monitor"}, "the programs do work"
 
 
 FILTER = '[filter "{name}"]\n\tclean = touch {ran}/filter; cat\n'
@@ -343,13 +278,6 @@ def test_git_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.M
     assert len(hung) == 1
 
 
-def test_outside_a_checkout_nothing_of_git_is_told(tmp_path: Path) -> None:
-    tags = provenance_tags(tmp_path)
-    assert not [name for name in tags if "git" in name]
-    assert tags["mlflow.source.type"] == "LOCAL"
-    assert tags["mlflow.user"]
-
-
 def test_sources_that_were_sent_without_git_are_of_the_commit_that_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,22 +287,6 @@ def test_sources_that_were_sent_without_git_are_of_the_commit_that_is_told(
     assert tags["carft.git.dirty"] == "true"
     monkeypatch.setenv(SOURCE_COMMIT, "0123abc")
     assert provenance_tags(tmp_path)["carft.git.dirty"] == "false"
-
-
-def test_versions_are_told_without_importing_anything(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("carft_sweep.tracking.provenance.PACKAGES", ("mlflow", "no-such-package"))
-    tags = provenance_tags(tmp_path)
-    import mlflow
-
-    assert tags["carft.version.mlflow"] == mlflow.__version__
-    assert "carft.version.no-such-package" not in tags
-
-
-def test_without_git_the_rest_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert provenance_tags(tmp_path)["mlflow.source.type"] == "LOCAL"
 
 
 def test_a_lock_is_held_once_and_can_be_taken_after_its_release(tmp_path: Path) -> None:
@@ -451,14 +363,6 @@ def test_what_is_not_there_yet_lies_on_the_nearest_mount_above(
     assert network_file_system(tmp_path) is None
 
 
-def test_a_link_lies_where_it_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    share = tmp_path / "share"
-    share.mkdir()
-    mount(monkeypatch, share, "nfs4")
-    (tmp_path / "link").symlink_to(share)
-    assert network_file_system(tmp_path / "link" / "home") == "nfs4"
-
-
 def test_a_mount_below_a_network_file_system_may_be_local(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -469,19 +373,3 @@ def test_a_mount_below_a_network_file_system_may_be_local(
     monkeypatch.setattr("carft_sweep.tracking.location.MOUNTS", mounts)
     assert network_file_system(tmp_path / "other") == "nfs4"
     assert network_file_system(tmp_path / "a b" / "home") is None
-
-
-def test_a_later_mount_on_the_same_place_covers_the_earlier(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mounts = tmp_path / "mounts"
-    mounts.write_text(f"/dev/a {tmp_path} ext4 rw 0 0\nserver:/x {tmp_path} nfs rw 0 0\n")
-    monkeypatch.setattr("carft_sweep.tracking.location.MOUNTS", mounts)
-    assert network_file_system(tmp_path) == "nfs"
-
-
-def test_a_system_that_does_not_tell_counts_as_local(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("carft_sweep.tracking.location.MOUNTS", tmp_path / "no such file")
-    assert network_file_system(tmp_path) is None

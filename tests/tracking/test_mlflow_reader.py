@@ -86,13 +86,6 @@ def test_the_comparison_from_a_database_is_the_one_from_the_home(
     assert "3" in here
 
 
-def test_it_counts_what_failed(told: tuple[ToySweep, str], compare: Any) -> None:
-    rows = json.loads(compare("toy", "--json", *from_server(told[1])))["rows"]
-    by_label = {row["label"]: row for row in rows}
-    assert by_label["car_ft kl_weight=3"]["runs"] == {"done": 1, "failed": 1}
-    assert by_label["zero_shot"]["n"] == 1
-
-
 def test_through_a_server_it_is_the_same_too(server: Server, compare: Any, tmp_path: Path) -> None:
     toy = sweep_on(server.address, None, tmp_path, SMALL, home=uuid.uuid4().hex)
     place = f"toy@{toy.tracker._home}"  # type: ignore[attr-defined]
@@ -148,14 +141,6 @@ def test_a_file_that_is_gone_from_the_store_is_named(copied: str, compare: Any) 
     finally:
         aside.rename(file)
     assert f"toy@mine cannot be compared: it has no comparison_input.json at {file.parent}" in said
-
-
-def test_a_file_that_is_gone_from_a_server_counts_as_none(server: Server) -> None:
-    client = MlflowClient(server.address)
-    name = uuid.uuid4().hex
-    run = client.create_run(client.create_experiment(name))
-    reader = MlflowReader(server.address, name)
-    assert reader._text(run.info.artifact_uri, COMPARISON_INPUT) is None
 
 
 def test_a_sweep_that_runs_is_compared_as_of_the_last_end_of_a_run(
@@ -224,15 +209,6 @@ def test_a_file_that_is_none_costs_no_traceback(copied: str, compare: Any, conte
         file.write_bytes(before)
 
 
-def test_sweeps_with_impossible_tags_and_times_are_listed(copied: str, compare: Any) -> None:
-    client, experiment = MlflowClient(copied), MlflowReader(copied, EXPERIMENT)._experiment
-    client.create_run(experiment, tags={"carft.kind": "sweep"})
-    tags = {"carft.kind": "sweep", "carft.sweep": "odd"}
-    client.create_run(experiment, tags=tags, start_time=10**17)
-    assert "odd@  unknown, begun unknown UTC by" in compare(*from_server(copied))
-    assert "toy@mine" in compare(*from_server(copied))
-
-
 class Heard(http.server.BaseHTTPRequestHandler):
     """A server that remembers who asked."""
 
@@ -259,17 +235,6 @@ def other() -> Iterator[str]:
         threading.Thread(target=listening.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{listening.server_port}"
         listening.shutdown()
-
-
-def test_a_wrong_address_is_looked_for_where_it_was_written(
-    other: str, compare: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Heard, "status", 404)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert "check the address in --tracking-uri" in compare("--tracking-uri", other, expect=4)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
-    said = compare("--tracking-uri", other, expect=4)
-    assert "check the address in MLFLOW_TRACKING_URI" in said
 
 
 @pytest.mark.parametrize(

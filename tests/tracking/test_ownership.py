@@ -26,12 +26,6 @@ def home(tmp_path: Path) -> Path:
     return folder
 
 
-def test_ones_own_home_is_used_though_others_may_read_it(home: Path) -> None:
-    home.chmod(0o755)
-    assert other_writer(home) is None
-    check_home(home)
-
-
 def test_a_home_of_another_account_is_refused_with_what_to_do(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

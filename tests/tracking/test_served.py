@@ -96,13 +96,6 @@ def test_a_run_that_cannot_be_one_makes_the_file_none(field: str, text: str) -> 
         read_comparison_input(json.dumps(whole).replace('"HERE"', text), "toy")
 
 
-@pytest.mark.parametrize("rule", [None, 7, {"margin": 1}, {"rule": {"within": -1}}])
-def test_a_rule_that_cannot_be_one_makes_the_file_none(rule: object) -> None:
-    whole = json.loads(comparison_input(PART, 1)) | {"rule": rule}
-    with pytest.raises(TrackingError, match="is not one"):
-        read_comparison_input(json.dumps(whole), "toy")
-
-
 def test_a_name_finds_its_sweep_and_a_home_tells_two_apart() -> None:
     mine, yours = sweep(home="1f3a9c02aa"), sweep(home="77aa")
     assert find([mine], "toy") is mine

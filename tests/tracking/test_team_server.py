@@ -20,9 +20,7 @@ import requests
 from mlflow import MlflowClient
 
 from carft_sweep.sweeps.cli import main
-from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.store.base import RunKey, RunStart
-from carft_sweep.tracking.store.mlflow_client import get
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from tests.e2e.browser import IS_THERE, WHY_NOT, browser, show
 from tests.services.processes import end, environment, free_port, start
@@ -288,19 +286,6 @@ def test_users_are_added_as_the_page_says(client: MlflowClient, proxy: Proxy) ->
     path = "/api/2.0/mlflow/experiments/set-experiment-tag"
     assert status(proxy, path, json=body, **tag) == 200
     assert status(proxy, path, json={**body, "experiment_id": "0"}, **tag) == 403
-
-
-def test_a_certificate_that_nobody_knows_and_a_port_without_tls_are_told(
-    client: MlflowClient, proxy: Proxy, team: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    del client
-    with pytest.raises(TrackingError, match="does not speak TLS"):
-        get(team.replace("http:", "https:"), "/health")
-    monkeypatch.delenv("MLFLOW_TRACKING_SERVER_CERT_PATH")
-    with pytest.raises(TrackingError, match="not trusted here: MLFLOW_TRACKING_SERVER_CERT_PATH"):
-        get(proxy.address, "/health")
-    with pytest.raises(ServiceUnreachable, match=r"MLflow at http://127\.0\.0\.1:1 does not"):
-        get("http://me:secret@127.0.0.1:1", "/health")
 
 
 def look(secure: int, password: str, path: str = "") -> list[str]:

@@ -134,8 +134,3 @@ def test_what_users_of_mlflows_client_record_comes_back(
     client.delete_registered_model("echo")
     client.delete_run(row.info.run_id)
     client.delete_experiment(experiment)
-
-
-def test_the_page_hides_the_assistant(server: Server) -> None:
-    answer = requests.get(server.address, timeout=10)
-    assert "<style>[data-assistant-ui] {display: none" in answer.text

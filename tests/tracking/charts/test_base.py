@@ -6,15 +6,11 @@ import altair as alt
 import pytest
 
 from carft_sweep.tracking.charts.base import (
-    NARROWEST,
     fitted,
-    interval_ends,
     panels,
-    percent,
     single,
     titled,
 )
-from carft_sweep.tracking.comparison.statistics import Interval
 
 PANELS = panels([alt.Chart().mark_point()] * 3, "three", margin=60, least=300).to_dict()
 
@@ -26,11 +22,6 @@ def test_panels_fill_the_width(width: int, columns: int, each: int) -> None:
     spec = fitted(PANELS, width)
     assert spec["columns"] == columns
     assert [panel["width"] for panel in spec["concat"]] == [each] * 3
-
-
-def test_panels_that_nobody_fits_stand_in_a_column_for_a_phone() -> None:
-    assert PANELS["columns"] == 1
-    assert {panel["width"] for panel in PANELS["concat"]} == {NARROWEST}
 
 
 def test_a_single_chart_takes_the_width_of_its_place_with_its_axes() -> None:
@@ -52,10 +43,3 @@ def test_a_single_chart_takes_the_width_of_its_place_with_its_axes() -> None:
 )
 def test_an_axis_says_what_it_shows(metric: str, title: str) -> None:
     assert titled(metric) == title
-
-
-def test_fractions_are_in_percent() -> None:
-    assert percent(0.65432109) == 65.432
-    assert str(percent(-1e-9)) == "0.0"
-    assert interval_ends(Interval(0.1, 0.2), "x") == {"x low": 10.0, "x high": 20.0}
-    assert interval_ends(None, "x") == {}

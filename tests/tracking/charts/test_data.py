@@ -5,7 +5,6 @@ from __future__ import annotations
 from carft_sweep.tracking.charts import CHARTS
 from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.comparison.compare import compare
-from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from tests.tracking.charted import grid_runs
 from tests.tracking.charts.drawn import data_of, spec_of
 from tests.tracking.made_up import KL, kl_sweep, metrics, run, zero_shot
@@ -26,18 +25,6 @@ def test_on_show_is_what_stands_for_each_algorithm_and_its_merges() -> None:
     assert data.reference is data.shown[1]
     assert data.zero_shot is data.shown[0]
     assert data.selected is not None
-
-
-def test_with_a_merge_in_the_rule_the_merged_rows_stand() -> None:
-    rule = SelectionRule(merge="wise_ft@0.5")
-    data = ChartData(compare(kl_sweep(), ComparisonSpec(rule=rule), sweep="s"))
-    shown = {row.arm.label for row in data.shown}
-    assert {"zero_shot", "fine_tune", "fine_tune + wise_ft@0.5"} <= shown
-    assert data.reference is not None
-    assert data.reference.arm.label == "fine_tune + wise_ft@0.5"
-    assert data.selected is not None
-    assert data.selected.arm.label in shown
-    assert len({row.arm.label for row in data.shown if row.arm.merge is None}) == 3
 
 
 def test_without_candidates_fine_tuning_is_the_reference_and_without_it_nobody() -> None:

@@ -34,12 +34,6 @@ def test_png_and_svg_are_written_in_the_order_of_the_page(tmp_path: Path) -> Non
                 assert white == (255, 255, 255)
 
 
-def test_one_kind_alone_is_written(tmp_path: Path) -> None:
-    written = write_figures(EVIDENCE, tmp_path, kinds=["svg"])
-    assert [file.name for file in written] == [f"{name}.svg" for name in NAMES]
-    assert sorted(tmp_path.iterdir()) == sorted(written)
-
-
 def test_the_charts_that_are_named_alone_are_written_in_the_size_that_is_wanted(
     tmp_path: Path,
 ) -> None:

@@ -16,10 +16,7 @@ from carft_sweep.tracking.charts.palette import (
     NEUTRAL,
     colour_of,
     legend_of_methods,
-    legend_of_rows,
 )
-from carft_sweep.tracking.comparison.compare import compare
-from tests.tracking.made_up import arm, zero_shot
 
 WHITE, DARK = "#ffffff", "#14171a"
 KNOWN = ("zero_shot", "fine_tune", "car_ft")
@@ -73,22 +70,6 @@ def test_own_algorithms_have_colours_and_symbols_of_their_own() -> None:
     assert styles["zero_shot"].colour == NEUTRAL
 
 
-def test_a_merged_row_has_its_colour_and_symbol_and_is_hollow() -> None:
-    series = {"car_ft": ("car_ft", False), "merged": ("car_ft", True)}
-    legend = legend_of_methods(series, KNOWN)
-    styles = legend.styles
-    assert styles["car_ft"].colour == styles["merged"].colour
-    assert styles["car_ft"].symbol == styles["merged"].symbol
-    rows = alt.InlineData(values=[{"method": name} for name in series])
-    points = alt.Chart(rows).mark_point(filled=False).encode(*legend.symbols())
-    svg = vl_convert.vegalite_to_svg(points.to_dict())
-    colour = styles["car_ft"].colour
-    # Once in the chart and once in its one legend.
-    drawn = [path for path in re.findall("<path[^>]*>", svg) if f'stroke="{colour}"' in path]
-    assert sum(f'fill="{colour}"' in path for path in drawn) == 2
-    assert len(drawn) == 4
-
-
 def test_long_names_in_a_legend_keep_their_beginning_and_their_end() -> None:
     names = ["car_ft " + "x=1 " * 20, "car_ft " + "x=1 " * 20 + "+ wise_ft@0.5"]
     legend = legend_of_methods(dict.fromkeys(names, ("car_ft", False)), KNOWN)
@@ -99,13 +80,3 @@ def test_long_names_in_a_legend_keep_their_beginning_and_their_end() -> None:
     assert len(shown) == 2
     assert all(text.startswith("car_ft x=1 ") and "…" in text for text in shown)
     assert shown[1].endswith("x=1 + wise_ft@0.5")
-
-
-def test_settings_of_one_algorithm_differ_in_symbol() -> None:
-    runs = [zero_shot()]
-    for trial in range(5):
-        runs += arm("car_ft", [0.6], [0.3], trial=trial, params={"optim.lr": trial})
-    every = legend_of_rows(compare(runs, sweep="s").rows, KNOWN).styles.items()
-    styles = [style for text, style in every if "car_ft" in text]
-    assert len({style.colour for style in styles}) == 1
-    assert len({style.symbol for style in styles}) == 5

@@ -9,7 +9,7 @@ import pytest
 from carft_sweep.tracking.charts.parameters import Parameter, Scale, scale_of, varied_parameters
 from carft_sweep.tracking.comparison.compare import compare
 from carft_sweep.tracking.comparison.runs import Scalar
-from tests.tracking.made_up import arm, metrics, run, zero_shot
+from tests.tracking.made_up import arm, zero_shot
 
 UNIFORM = random.Random(0)
 FEW, MANY = (0.1, 1.0, 10.0), tuple(1e-6 * 1.5**n for n in range(18))
@@ -63,15 +63,6 @@ def test_what_one_value_has_does_not_vary_and_equal_ends_keep_their_names() -> N
     assert parameters[0].axis()["axis"]["values"] == [1.0, 2.0, 3.0]
     assert parameters[2].values == ("x", "y", "z")
     assert not parameters[2].numeric
-
-
-def test_whole_and_broken_numbers_are_one_value() -> None:
-    runs = [
-        run("car_ft", 0, metrics(0.6, 0.3), trial=trial, params={"optim.lr": value})
-        for trial, value in enumerate((1, 1.0, 2))
-    ]
-    (parameter,) = varied_parameters(compare(runs, sweep="s").rows)
-    assert len(parameter.values) == 2
 
 
 def test_few_values_have_a_tick_each_and_many_those_of_vega() -> None:

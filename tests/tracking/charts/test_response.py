@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
-from carft_sweep.tracking.charts import CHARTS
 from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.charts.palette import colour_of
 from carft_sweep.tracking.charts.response import MOST as MOST_PARAMETERS
 from carft_sweep.tracking.comparison.compare import compare
-from tests.tracking.charted import LR, searched
+from tests.tracking.charted import searched
 from tests.tracking.charts.drawn import channels, data_of, nodes, spec_of
-from tests.tracking.made_up import KL, arm, metrics, run, zero_shot
+from tests.tracking.made_up import KL, arm
 
 
 def test_the_response_is_a_line_on_a_log_axis_where_one_parameter_varies(plain: ChartData) -> None:
@@ -46,23 +43,6 @@ def test_many_settings_have_no_intervals(settings: int, intervals: int) -> None:
     assert sum("OOD mean top-1 low" in point for point in points) == intervals
 
 
-def without_mean(lost: str) -> ChartData:
-    """Three settings, of each of which one seed has no finite number of this metric."""
-    runs = [zero_shot()]
-    for trial in range(3):
-        for seed in range(3):
-            measured = metrics(0.6 + trial / 100, 0.35) | ({lost: math.nan} if seed == 0 else {})
-            runs.append(run("car_ft", seed, measured, trial=trial, params={KL: 10.0**trial}))
-    return ChartData(compare(runs, sweep="holes"))
-
-
-def test_an_accuracy_of_which_no_setting_has_a_mean_has_no_panel() -> None:
-    shown = spec_of("response", without_mean("ood/mean/top1"))
-    assert {channel["title"] for channel in channels(shown, "y") if channel.get("title")} == {
-        "ID test top-1 (%)"
-    }
-
-
 def test_of_many_parameters_the_first_ones_have_panels() -> None:
     spec = spec_of("response", searched(30))
     titles = [x["title"] for x in channels(spec, "x")]
@@ -87,13 +67,3 @@ def test_words_and_line_of_zero_shot_and_the_reference_have_their_colours_and_ow
             for name, align in (("zero_shot", "left"), ("fine_tune", "right"))
             for mark in ("rule", "text")
         ]
-
-
-def test_without_shifts_id_alone_is_shown() -> None:
-    runs = [
-        run("car_ft", 0, metrics(0.6 + t / 100, None), trial=t, params={KL: 10.0**t, LR: t % 2})
-        for t in range(4)
-    ]
-    data = ChartData(compare([zero_shot(ood=None), *runs], sweep="no shifts"))
-    assert CHARTS["id_ood"].draw(data) is None
-    assert len(spec_of("response", data)["concat"]) == 2

@@ -7,7 +7,7 @@ import pytest
 from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.comparison.compare import compare
 from carft_sweep.tracking.comparison.statistics import PairedTest
-from tests.tracking.charts.drawn import data_of, nodes, spec_of
+from tests.tracking.charts.drawn import data_of, spec_of
 from tests.tracking.made_up import arm
 
 
@@ -45,18 +45,6 @@ def test_up_to_ten_seeds_each_has_a_dot(plain: ChartData) -> None:
     )
 
 
-@pytest.mark.parametrize(("seeds", "dots"), [(1, 0), (2, 2), (10, 10), (11, 0)])
-def test_one_seed_has_no_dot_beside_itself_and_many_would_be_a_cloud(seeds: int, dots: int) -> None:
-    runs = [
-        *arm("fine_tune", [0.6] * seeds, [0.3] * seeds),
-        *arm("car_ft", [0.6] * seeds, [0.4] * seeds, trial=0),
-    ]
-    spec = spec_of("shifts", ChartData(compare(runs, sweep="s")))
-    points = [row for rows in spec["datasets"].values() for row in rows]
-    of_ood = [row for row in points if row.get("split") == "OOD mean"]
-    assert sum("difference of a seed" in row for row in of_ood) == dots
-
-
 def test_two_seeds_give_differences_without_intervals() -> None:
     runs = [
         *arm("fine_tune", [0.6, 0.62], [0.3, 0.3]),
@@ -73,11 +61,3 @@ def test_the_context_probe_has_each_split_and_no_validation(everything: ChartDat
     probes = [row for row in rows if row["setting"] == "fine_tune lr=0.0001"]
     assert all(row["kl"] == pytest.approx(0.5 + 0.002 / 3, abs=1e-5) for row in probes)
     assert all(row["kl low"] < row["kl"] < row["kl high"] for row in probes)
-
-
-def test_one_seed_has_no_interval_at_its_symbol() -> None:
-    """Vega writes a number that is not there as NaN."""
-    runs = [*arm("fine_tune", [0.6], [0.3]), *arm("car_ft", [0.61], [0.31], trial=0)]
-    spec = spec_of("shifts", ChartData(compare(runs, sweep="s")))
-    hints = [hint["field"] for node in nodes(spec) for hint in node.get("tooltip", ())]
-    assert hints == ["setting", "split", "difference"]

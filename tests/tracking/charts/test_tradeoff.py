@@ -21,17 +21,6 @@ AXIS = 50
 """Pixels of the upright axis and its words, at least."""
 
 
-def test_every_model_is_there_once(plain: ChartData) -> None:
-    rows = data_of(spec_of("id_ood", plain), "ID test", "OOD mean", "on show")
-    labels = [row["setting"] for row in rows]
-    assert len(labels) == len(set(labels))
-    # Six settings, and three points of the curves of fine-tuning and the chosen CAR-FT.
-    assert len(labels) == 6 + 2 * 3
-    assert {row["setting"] for row in rows if row["on show"]} == {
-        row.arm.label for row in plain.shown
-    }
-
-
 def test_every_setting_stands_at_its_means(plain: ChartData) -> None:
     rows = data_of(spec_of("id_ood", plain), "ID test", "OOD mean", "on show")
     by_label = {row["setting"]: row for row in rows}
@@ -48,16 +37,6 @@ def test_every_setting_stands_at_its_means(plain: ChartData) -> None:
         (100 * ci95.low, 100 * ci95.high), abs=1e-3
     )
     assert "ID test low" not in by_label["car_ft kl_weight=0.1"]
-
-
-@pytest.mark.parametrize("name", ["id_ood", "shifts"])
-def test_merged_models_are_hollow_in_the_legend_too(name: str, plain: ChartData) -> None:
-    svg = vl_convert.vegalite_to_svg(spec_of(name, plain))
-    symbols = re.findall(r'mark-symbol role-legend-symbol".*?</g>', svg)
-    labels = re.findall(r'mark-text role-legend-label".*?>([^<]+)</text>', svg)
-    hollow = ['fill="' not in symbol for symbol in symbols]
-    assert labels
-    assert hollow == ["wise_ft" in label for label in labels]
 
 
 def test_the_curves_carry_their_alphas(plain: ChartData) -> None:

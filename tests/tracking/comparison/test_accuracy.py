@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 
 from carft_sweep.sweeps.spec.metrics import FURTHER
-from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.metrics import (
     BENCHMARK,
@@ -19,15 +17,12 @@ from carft_sweep.tracking.comparison.metrics import (
     capitalised,
     named,
 )
-from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
 from carft_sweep.tracking.comparison.runs import RunRecord
-from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint, agreed
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint
 from carft_sweep.tracking.comparison.tasks import compare_tasks, domainbed_table
 from carft_sweep.tracking.report import terminal as report
 from carft_sweep.tracking.report.formats import to_json
-from carft_sweep.tracking.report.html import document
 from carft_sweep.tracking.report.table import resolve_columns, usual_columns
-from tests.tracking.charts.drawn import spec_of
 from tests.tracking.made_up import kl_sweep, zero_shot
 
 BY = "macro_f1"
@@ -118,19 +113,6 @@ def test_the_table_has_its_columns_and_says_what_they_are(other: Comparison) -> 
     assert "judged by" not in report.terminal(compare(kl_sweep(), sweep="s"))
 
 
-def test_charts_name_it_on_their_axes(other: Comparison) -> None:
-    data = ChartData(other)
-    for name, said in (
-        ("id_ood", "ID test macro-F1 (%)"),
-        ("id_ood", "OOD mean macro-F1 (%)"),
-        ("response", "OOD mean macro-F1 (%)"),
-        ("shifts", "Macro-F1 minus fine_tune (points)"),
-    ):
-        text = json.dumps(spec_of(name, data))
-        assert said in text
-        assert "OOD mean top-1" not in text
-
-
 def test_runs_that_lack_it_cannot_be_judged_by_it() -> None:
     comparison = compare(kl_sweep(), ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
     (verdict,) = comparison.verdicts
@@ -145,14 +127,6 @@ def test_runs_that_lack_it_cannot_be_judged_by_it() -> None:
         "can (report.by: top1, --by top1)"
     )
     assert comparison.curves == ()
-
-
-def test_one_side_that_lacks_it_is_named() -> None:
-    old = [record for record in kl_sweep() if record.algorithm == "fine_tune"]
-    new = [record for record in by(BY, kl_sweep()) if record.algorithm != "fine_tune"]
-    comparison = compare([*new, *old], ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
-    assert "the runs of fine_tune have no ood/mean/macro_f1" in comparison.verdict
-    assert any("fine_tune: ood/mean/macro_f1 is missing" in said for said in comparison.warnings)
 
 
 def test_without_shifts_its_own_test_is_the_endpoint() -> None:
@@ -173,14 +147,6 @@ def test_without_shifts_its_own_test_is_the_endpoint() -> None:
     alike[alike.index(first)] = replace(first, metrics=dict.fromkeys(names, 0.51))
     comparison = compare(alike, ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
     assert comparison.verdicts[0].state == "NO GAIN"
-
-
-def test_shifts_that_were_not_measured_by_it_are_no_reason_to_test_id() -> None:
-    names = {"id/test/top1", "id/test/macro_f1", "id/val/macro_f1", "ood/mean/top1"}
-    assert Endpoint(by=BY).suited(names).metric == "ood/mean/macro_f1"
-    assert Endpoint(by=BY).suited({"ood/mean/macro_f1", "id/val/macro_f1"}).id_metric == (
-        "id/val/macro_f1"
-    )
 
 
 def tasks(*, by_task: Mapping[str, str], seeds: int = 5) -> Comparison:
@@ -232,33 +198,7 @@ def test_tasks_are_judged_each_by_its_own_and_the_mean_by_these() -> None:
     assert [column.header for column in resolve_columns(comparison)][-1] == "ID test"
 
 
-def test_tasks_of_one_kind_keep_its_name() -> None:
-    comparison = tasks(by_task=dict.fromkeys(("birds", "cars"), "top1"))
-    assert (comparison.endpoint.by, comparison.endpoint.by_task) == ("top1", {})
-    (verdict,) = comparison.verdicts
-    assert verdict.pair.endpoint.metric == "id/test/top1"
-
-
-def test_sweeps_that_are_judged_by_different_accuracies_are_not_compared_as_one() -> None:
-    mine, yours = ComparisonSpec(endpoint=Endpoint(by=BY)), ComparisonSpec()
-    with pytest.raises(Exception, match="the by of one is macro_f1, of the other top1; say which"):
-        agreed({"mine": mine, "yours": yours})
-    parts = [
-        SweepRuns("mine", by(BY, kl_sweep(2)), mine),
-        SweepRuns("yours", by(BY, kl_sweep(2)), yours),
-    ]
-    with pytest.raises(Exception, match="--by"):
-        compare_sweeps(parts)
-    assert compare_sweeps([replace(part, spec=mine) for part in parts]).endpoint.by == BY
-
-
 def test_what_is_no_accuracy_is_refused() -> None:
     for wrong in ({"by": "macro-f1"}, {"by_task": {"a": "macro-f1"}}):
         with pytest.raises(ValueError, match="did you mean 'macro_f1'"):
             Endpoint.model_validate(wrong)
-
-
-def test_the_page_names_no_other_accuracy(other: Comparison) -> None:
-    footer = document(other, ChartData(other)).partition("<footer>")[2].partition("</footer>")[0]
-    assert "OOD mean" in footer
-    assert "top-1" not in footer

@@ -14,7 +14,6 @@ from carft_sweep.tracking.comparison.compare import Comparison, Row, compare
 from carft_sweep.tracking.comparison.metrics import metric_order
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
-from carft_sweep.tracking.comparison.statistics import t_interval
 from carft_sweep.tracking.report.formats import to_json
 from tests.tracking.made_up import KL, arm, kl_sweep, metrics, run, zero_shot
 
@@ -31,55 +30,6 @@ def plain(comparison: Comparison) -> dict[str, Any]:
 
 def warned(comparison: Comparison, *words: str) -> bool:
     return any(all(word in warning for word in words) for warning in comparison.warnings)
-
-
-def test_every_arm_has_a_row_unmerged_and_for_each_merge() -> None:
-    labels = [row.arm.label for row in compare(kl_sweep(2), sweep="s").rows]
-    assert labels[:5] == [
-        "zero_shot",
-        "fine_tune",
-        "fine_tune + wise_ft@0.25",
-        "fine_tune + wise_ft@0.5",
-        "fine_tune + wise_ft@0.75",
-    ]
-    assert len(labels) == 1 + 5 * 4
-
-
-def test_the_json_has_the_promised_shape() -> None:
-    document = plain(compare(kl_sweep(), sweep="kl_weight"))
-    assert {"sweep", "metric", "selection", "seeds", "verdict", "rows", "selected"} <= set(document)
-    assert document["sweep"] == "kl_weight"
-    assert document["metric"] == "id/val/top1"
-    assert document["selection"] == "best_val"
-    assert document["seeds"] == [0, 1, 2, 3, 4]
-    assert document["selected"] == {
-        "label": "car_ft kl_weight=1",
-        "params": {KL: 1.0},
-        "trial": 2,
-        "value": pytest.approx(0.6552),
-    }
-    for line in document["rows"]:
-        assert {"label", "algorithm", "merge", "params", "n", "metrics"} <= set(line)
-        for summary in line["metrics"].values():
-            assert set(summary) == {"mean", "ci95", "values"}
-            assert len(summary["values"]) == line["n"]
-    merges = {line["merge"] for line in document["rows"]}
-    assert merges == {None, "wise_ft@0.25", "wise_ft@0.5", "wise_ft@0.75"}
-
-
-def test_means_and_intervals_are_over_seeds() -> None:
-    estimate = row(compare(kl_sweep(), sweep="s"), "fine_tune").metrics["id/test/top1"]
-    values = [0.65, 0.654, 0.647, 0.652, 0.649]
-    assert estimate.values == pytest.approx(values)
-    assert estimate.mean == pytest.approx(sum(values) / 5)
-    assert estimate.ci95 == t_interval(values)
-
-
-def test_below_three_seeds_and_for_zero_shot_there_is_no_interval() -> None:
-    comparison = compare(kl_sweep(2), sweep="s")
-    assert all(s.ci95 is None for row in comparison.rows for s in row.metrics.values())
-    zero = row(compare(kl_sweep(), sweep="s"), "zero_shot")
-    assert (zero.n, zero.metrics["ood/mean/top1"].ci95) == (1, None)
 
 
 def test_runs_that_did_not_finish_enter_no_mean_and_are_counted() -> None:
@@ -135,23 +85,6 @@ def test_one_setting_is_selected_and_one_stands_for_each_algorithm() -> None:
         assert {r.arm.merge for r in merged if r.chosen} == {"wise_ft@0.5", "wise_ft@0.75"}
 
 
-def test_a_baseline_is_chosen_by_the_same_rule_over_its_own_points() -> None:
-    runs = arm("car_ft", [0.6] * 3, [0.3] * 3, trial=0)
-    for value, lr in ((0.61, 1e-5), (0.64, 1e-4)):
-        runs += arm("fine_tune", [value] * 3, [0.3] * 3, params={"optim.lr": lr})
-    comparison = compare(runs, sweep="s")
-    assert comparison.verdicts[0].pair.reference.params == {"optim.lr": 1e-4}
-
-
-def test_selecting_by_a_merge_selects_the_merged_row() -> None:
-    comparison = compare(
-        kl_sweep(), ComparisonSpec(rule=SelectionRule(merge="wise_ft@0.5")), sweep="s"
-    )
-    selected = [r.arm.label for r in comparison.rows if r.selected]
-    assert selected == ["car_ft kl_weight=1 + wise_ft@0.5"]
-    assert plain(comparison)["metric_merge"] == "wise_ft@0.5"
-
-
 def test_an_oracle_is_told_on_every_row_and_above_the_table() -> None:
     rule = SelectionRule(metric="ood/mean/top1", oracle=True)
     comparison = compare(kl_sweep(), ComparisonSpec(rule=rule), sweep="s")
@@ -167,11 +100,6 @@ def with_facts(changes: dict[str, object]) -> Comparison:
     runs = arm("fine_tune", [0.6] * 3, [0.3] * 3, facts=facts)
     runs += arm("car_ft", [0.6] * 3, [0.3] * 3, trial=0, facts=facts | changes)
     return compare([*runs, zero_shot(facts=facts | {"budget": None})], sweep="s")
-
-
-def test_rows_measured_differently_are_told_above_the_table() -> None:
-    assert with_facts({}).warnings == ()
-    assert warned(with_facts({"data": "d2" * 32}), "mixed data", "d2d2d2d2d2d2 in car_ft")
 
 
 def test_contexts_that_name_a_held_out_domain_mark_their_row() -> None:
@@ -221,29 +149,11 @@ def test_settings_with_the_same_value_are_called_tied_and_which_was_taken() -> N
     )
 
 
-def test_a_tie_across_algorithms_is_told_once_for_the_setting_that_the_sweep_takes() -> None:
-    runs = [
-        run(name, 0, metrics(0.6, 0.3), trial=trial)
-        for trial, name in enumerate(("fine_tune", "car_ft", "flyp"))
-    ]
-    warnings = [text for text in compare(runs, sweep="s").warnings if " tie on " in text]
-    assert warnings == [
-        "fine_tune, car_ft, flyp tie on id/val/top1; fine_tune was taken, the first of them"
-    ]
-    assert not warned(compare(kl_sweep(), sweep="s"), "tie on")
-
-
 def test_an_unfinished_setting_that_must_stand_in_is_told() -> None:
     runs = [run("car_ft", 0, metrics(0.6, 0.3), trial=0), run("car_ft", 1, trial=0)]
     comparison = compare(runs, sweep="s")
     assert comparison.selected is not None
     assert warned(comparison, "no setting of car_ft has all its seeds")
-
-
-def test_seeds_asked_for_but_absent_make_a_setting_incomplete() -> None:
-    comparison = compare(kl_sweep(2), ComparisonSpec(seeds=(0, 1, 2)), sweep="s")
-    assert "incomplete" in row(comparison, "fine_tune").marks
-    assert "incomplete" not in row(comparison, "zero_shot").marks
 
 
 def test_a_margin_without_a_field_of_strength_is_told() -> None:

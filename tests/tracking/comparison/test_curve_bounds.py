@@ -35,14 +35,6 @@ def test_a_curve_that_is_bent_one_way_lies_between_its_bounds(by: float) -> None
     assert np.all(high >= curve(INSIDE) - 1e-12)
 
 
-def test_the_chords_are_one_of_the_two_bounds() -> None:
-    upwards, downwards = bent(4.0)(IDS), bent(-4.0)(IDS)
-    assert ood_floor(IDS, upwards, INSIDE) == pytest.approx(highest_on_chords(IDS, upwards, INSIDE))
-    assert ood_bound(IDS, downwards, INSIDE) == pytest.approx(
-        highest_on_chords(IDS, downwards, INSIDE)
-    )
-
-
 def test_the_lower_bound_is_the_upper_one_of_the_mirrored_curve() -> None:
     rng = np.random.default_rng(1)
     oods = 0.35 + 0.01 * rng.normal(size=(50, 6))

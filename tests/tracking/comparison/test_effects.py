@@ -13,7 +13,6 @@ from carft_sweep.tracking.comparison.effects import Effect
 from carft_sweep.tracking.comparison.runs import RunRecord, Scalar
 from carft_sweep.tracking.comparison.sentences import with_interval
 from carft_sweep.tracking.comparison.statistics import ALPHA, t_interval
-from carft_sweep.tracking.report.formats import to_json
 from tests.tracking.made_up import KL, metrics, run, zero_shot
 
 LR = "optim.lr"
@@ -77,11 +76,6 @@ def test_a_fall_of_id_is_said_and_the_selected_end_is_called_so() -> None:
     assert line(comparison).endswith("; 0.3, the smallest, is selected by id/val/top1.")
 
 
-def test_what_the_seeds_do_not_show_is_no_change() -> None:
-    comparison = sweep(over(0.3, 3.0), lambda _: (0.6, 0.4), noise=0.02)
-    assert "OOD mean shows no change beyond the noise (40.0 to 40.0), " in line(comparison)
-
-
 @pytest.mark.parametrize(("peak", "is_apart"), [(0.05, True), (0.0005, False)])
 def test_a_best_value_in_between_is_said_plainly(peak: float, is_apart: bool) -> None:
     comparison = sweep(
@@ -99,13 +93,6 @@ def test_a_best_value_in_between_is_said_plainly(peak: float, is_apart: bool) ->
     said = with_interval(effect.above_ends.mean, interval)
     assert f" at 1, {said} at 98.33 % against " in line(comparison)
     assert (interval.low > 0) == is_apart
-
-
-def test_a_rise_to_the_end_has_no_peak() -> None:
-    assert (
-        only(sweep(over(0.1, 1.0, 10.0), lambda it: (0.6, 0.3 + 0.01 * float(it[KL] or 0)))).peak
-        is None
-    )
 
 
 def test_of_a_grid_the_other_fields_are_averaged() -> None:
@@ -160,24 +147,6 @@ def test_fields_that_never_vary_alone_have_no_effect() -> None:
     assert comparison.answer.effects == ()
     for name in ("contexts", "kl_weight", "lr"):
         assert any(text.startswith(f"No comparison of {name}: ") for text in comparison.statistics)
-
-
-def test_a_search_of_one_field_alone_compares_its_ends() -> None:
-    points = over(*(float(10**weight) for weight in np.random.default_rng(2).uniform(-1, 1, 12)))
-    assert len(only(sweep(points, lambda it: (0.6, 0.3 + 0.01 * float(it[KL] or 0)))).levels) == 12
-
-
-def test_the_plain_data_has_the_numbers_of_the_sentence() -> None:
-    comparison = sweep(over(0.3, 1.0, 10.0), lambda it: (0.6, 0.38 + 0.002 * float(it[KL] or 0)))
-    effect = only(comparison)
-    (document,) = to_json(comparison)["answer"]["effects"]
-    assert document["parameter"] == KL
-    assert document["levels"][0] == effect.low._asdict()
-    assert document["difference"]["mean"] == effect.difference.mean
-    assert document["difference"]["interval"] == effect.interval
-    assert document["id_difference"]["values"] == (
-        effect.id_difference and effect.id_difference.differences
-    )
 
 
 def test_a_setting_that_lacks_a_seed_is_left_out() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,29 +127,6 @@ def test_a_file_is_counted_by_unit_and_split(tmp_path: Path) -> None:
     assert hits.sizes.tolist() == by.groupby("split").size().tolist()
 
 
-def test_merges_are_read_apart_and_what_is_not_kept_is_none(tmp_path: Path) -> None:
-    by = drawings(0)
-    record = kept_run(tmp_path, "fine_tune", 0, by)
-    assert record.folder is not None
-    keep(record.folder, answered(by, 1), "wise_ft@0.5")
-    unmerged, merged = (read_hits(record, merge) for merge in (None, "wise_ft@0.5"))
-    assert unmerged is not None
-    assert merged is not None
-    assert unmerged.same_images(merged)
-    assert not np.array_equal(unmerged.right, merged.right)
-    assert read_hits(record, "wise_ft@0.75") is None
-    assert read_hits(replace(record, folder=None), None) is None
-
-
-def test_each_file_is_read_once(tmp_path: Path) -> None:
-    record = kept_run(tmp_path, "fine_tune", 0, drawings(0))
-    kept = KeptHits()
-    first = kept.of(record, None)
-    assert record.folder is not None
-    predictions_path(record.folder, None).unlink()
-    assert kept.of(record, None) is first is not None
-
-
 def test_a_metric_weighs_its_splits_alike() -> None:
     by = images([(s, s, True) for s in ("id/test", "id/val", "ood/a", "ood/b")])
     hits = hits_of(by)
@@ -217,12 +193,6 @@ def test_units_of_two_tasks_are_not_the_same(tmp_path: Path) -> None:
     assert error.variance == pytest.approx(expected)
 
 
-def test_a_mean_over_tasks_of_which_one_keeps_nothing_has_no_hits(tmp_path: Path) -> None:
-    whole = tasks(tmp_path, "car_ft", 0, (drawings(0), drawings(1)))
-    parts = {**whole.parts, "task 1": replace(whole.parts["task 1"], folder=None)}
-    assert read_hits(replace(whole, parts=parts), None) is None
-
-
 @pytest.mark.parametrize("metric", [ID, OOD])
 def test_the_variance_is_about_that_of_a_jackknife_and_of_a_bootstrap(metric: str) -> None:
     error = error_between((OURS, THEIRS), metric)
@@ -232,16 +202,6 @@ def test_the_variance_is_about_that_of_a_jackknife_and_of_a_bootstrap(metric: st
     assert (error.units, error.freedom) == (len(used_units(OURS, metric)), error.units - 1)
     start = "ood/" if metric == OOD else "id/test"
     assert error.images == sum(THEIRS[0].split.str.startswith(start))
-
-
-def test_of_equally_many_views_in_one_split_it_is_just_that_of_the_jackknife() -> None:
-    rng = np.random.default_rng(5)
-    rows = [("id/test", str(n // 3), bool(rng.random() < 0.5)) for n in range(60)]
-    theirs = [images(rows)] * 2
-    ours = [answered(by, seed) for seed, by in enumerate(theirs)]
-    error = error_between((ours, theirs), ID)
-    assert error is not None
-    assert error.variance == pytest.approx(jackknife(ours, theirs, ID))
 
 
 def test_photographs_that_are_units_have_the_variance_of_a_paired_test() -> None:
@@ -281,24 +241,6 @@ def test_an_arm_without_seeds_has_its_one_model_for_each() -> None:
     error = kept.difference_error([(trained, zero_shot)], range(3), OOD)
     assert error == error_between((OURS, THEIRS[:1] * 3))
     assert kept.by_seed(trained, (0, 1, 9)) is None
-
-
-def test_a_mean_over_pairs_is_that_of_all_their_models() -> None:
-    """As where the settings of other fields are averaged over."""
-    seeds = range(3)
-    arms = [arm_of(name, seeds) for name in ("a", "b", "c", "d")]
-    again = [answered(by, 7 + n) for n, by in enumerate(THEIRS)]
-    models = {
-        run.digest: model
-        for arm, of_seeds in zip(arms, (OURS, THEIRS, again, THEIRS), strict=True)
-        for run, model in zip(arm.runs, of_seeds, strict=True)
-    }
-    error = from_memory(models).difference_error(
-        [(arms[0], arms[1]), (arms[2], arms[3])], seeds, OOD
-    )
-    both = error_between(([*OURS, *again], THEIRS * 2))
-    assert both is not None
-    assert error == pytest.approx(both)
 
 
 @pytest.mark.parametrize(
@@ -366,14 +308,6 @@ def test_more_views_of_the_same_drawings_are_no_more_evidence(seed: int, other: 
     assert apart.variance * (apart.units - 1) / apart.units == pytest.approx(exactly, rel=1e-9)
 
 
-@given(numbers)
-def test_equal_models_differ_on_no_images(seed: int) -> None:
-    by = drawings(seed, 8)
-    error = error_between(([by, by], [by, by]))
-    assert error is not None
-    assert error.variance == 0
-
-
 @pytest.mark.parametrize("count", [12, 150])
 def test_accuracies_without_a_group_are_those_of_the_other_images(count: int) -> None:
     first = drawings(3, count)
@@ -391,20 +325,6 @@ def test_accuracies_without_a_group_are_those_of_the_other_images(count: int) ->
         np.testing.assert_allclose(accuracies.ood, [value(each, OOD) for each in rest])
 
 
-def test_a_jackknife_over_groups_has_about_the_variance_over_units() -> None:
-    result = leave_out([hits_of(by) for by in (*OURS, *THEIRS)], ID, OOD)
-    assert result is not None
-    left_out, _, _ = result
-    ours, theirs = left_out[:3], left_out[3:]
-    for metric, axis in ((ID, 0), (OOD, 1)):
-        differences = [one[axis] - two[axis] for one, two in zip(ours, theirs, strict=True)]
-        values = np.mean(differences, axis=0)
-        groups = len(values)
-        error = error_between((OURS, THEIRS), metric)
-        assert error is not None
-        assert (groups - 1) * np.var(values) == pytest.approx(error.variance, rel=0.4)
-
-
 def test_units_that_only_some_models_have_are_left_out_of_these() -> None:
     one = images([("id/test", f"{n:02d}", n % 2 == 0) for n in range(20)])
     two = images([("id/test", f"{n:02d}", n % 3 == 0) for n in range(10, 40)])
@@ -418,14 +338,6 @@ def test_units_that_only_some_models_have_are_left_out_of_these() -> None:
     # Of the other each group has one image or two, of which each may be right.
     possible = [(10 - right) / (30 - size) for size in (1, 2) for right in range(size + 1)]
     assert np.isclose(left_out[1].id[:, None], possible).any(axis=1).all()
-
-
-def test_nothing_is_left_out_of_a_split_with_one_unit_or_a_metric_that_is_no_mean() -> None:
-    hits = hits_of(images([("id/test", "x", True), ("ood/a", "y", True), ("ood/a", "z", True)]))
-    assert leave_out([hits], ID, OOD) is None
-    whole = hits_of(THEIRS[0])
-    assert leave_out([whole], ID, "ood/mean/nll") is None
-    assert leave_out([whole], "id/val/top1", OOD) is None
 
 
 def test_a_file_that_holds_no_predictions_leaves_the_claim_to_these_images(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.pooling import (
     SweepRuns,
     compare_sweeps,
@@ -22,7 +22,6 @@ from carft_sweep.tracking.comparison.pooling import (
 from carft_sweep.tracking.comparison.runs import RunRecord, Scalar, group
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint, SelectionRule
 from carft_sweep.tracking.errors import TrackingError
-from carft_sweep.tracking.report.formats import to_json
 from tests.tracking.made_up import KL, bent, kl_sweep, metrics, run, zero_shot
 
 LR = "optim.lr"
@@ -97,33 +96,10 @@ def test_settings_are_told_apart_by_what_either_sweep_varies_and_shared_runs_cou
     }
 
 
-def test_the_same_sweep_twice_is_the_sweep() -> None:
-    once, twice = compare_sweeps([weights()]), compare_sweeps([weights(), weights("again")])
-    assert to_json(twice)["rows"] == to_json(once)["rows"]
-
-
-def test_what_differs_between_sweeps_alone_becomes_part_of_the_setting() -> None:
-    large = [replace(r, digest=f"large-{r.digest}") for r in weights().records]
-    names = labels(unified([weights(), part("large", large, {"model.name": "ViT-B-32"})]))
-    assert set(names) == {
-        "zero_shot name=builtin",
-        "zero_shot name=ViT-B-32",
-        "fine_tune name=builtin",
-        "fine_tune name=ViT-B-32",
-        *(f"car_ft kl_weight={w} name={n}" for w in (0.1, 0.3) for n in ("builtin", "ViT-B-32")),
-    }
-
-
 @pytest.mark.parametrize("field", ["keep.result", "eval.logits", "workers", "data.root", "device"])
 def test_what_decides_no_weights_parts_no_setting(field: str) -> None:
     other = part("other", list(weights().records), {field: "x"})
     assert labels(unified([weights(), other])) == labels(list(weights().records))
-
-
-def test_more_seeds_of_a_setting_from_another_sweep_join_it() -> None:
-    more = [made("car_ft", seed, 0.6, f"more{seed}", trial=7, params={KL: 0.3}) for seed in (2, 3)]
-    names = labels(unified([weights(), part("more", more)]))
-    assert names["car_ft kl_weight=0.3"] == [0, 1, 2, 3]
 
 
 def test_equal_fields_and_seed_but_another_run_are_told_apart_by_the_sweep() -> None:
@@ -142,23 +118,12 @@ def test_equal_fields_and_seed_but_another_run_are_told_apart_by_the_sweep() -> 
     assert not [row for row in comparison.rows if "untuned" in row.marks]
 
 
-def test_a_failed_run_beside_a_finished_one_of_another_digest_parts_nothing() -> None:
-    failed = [run("car_ft", 1, None, digest="failed", trial=0, params={KL: 0.3})]
-    assert labels(unified([weights(), part("later", failed)])) == labels(list(weights().records))
-
-
 def test_a_run_of_two_sweeps_is_a_trial_and_has_the_merged_models_of_both() -> None:
     one = made("car_ft", 0, 0.6, "same", params={KL: 0.3}, merges={"wise_ft@0.5": {}})
     other = made("car_ft", 0, 0.6, "same", trial=4, params={KL: 0.3}, merges={"wise_ft@0.1": {}})
     (record,) = unified([part("a", [one]), part("b", [other])])
     assert (record.role, record.trial) == ("trial", 4)
     assert set(record.merges) == {"wise_ft@0.5", "wise_ft@0.1"}
-
-
-def test_an_optimiser_parts_no_model_that_is_not_trained() -> None:
-    first, second = zero_shot(digest="zero"), zero_shot(digest="zero")
-    records = unified([part("a", [first], {LR: 1e-3}), part("b", [second], {LR: 1e-4})])
-    assert labels(records) == {"zero_shot": [None]}
 
 
 def test_a_run_without_a_config_stands_with_its_siblings() -> None:
@@ -169,11 +134,6 @@ def test_a_run_without_a_config_stands_with_its_siblings() -> None:
         unified([weights_part, part("other", [made("car_ft", 0, 0.6, "o", trial=0)], {KL: 9.0})])
     )
     assert names["car_ft kl_weight=0.3"] == [0, 1, 2]
-
-
-def test_one_part_is_compared_as_it_is() -> None:
-    alone = compare_sweeps([SweepRuns("kl", kl_sweep(), ComparisonSpec(seeds=tuple(SEEDS)))])
-    assert alone == compare(kl_sweep(), ComparisonSpec(seeds=tuple(SEEDS)), sweep="kl")
 
 
 def joined(first: ComparisonSpec, second: ComparisonSpec, **options: Any) -> Comparison:
@@ -238,15 +198,6 @@ def test_without_a_common_seed_the_settings_with_most_seeds_are_chosen_among() -
     assert "those of all, since none is common" in comparison.warnings[0]
 
 
-def test_a_verdict_of_filtered_runs_says_so() -> None:
-    whole = SweepRuns("kl", kl_sweep(), ComparisonSpec(seeds=tuple(SEEDS)))
-    comparison = compare_sweeps([whole], where=["kl_weight<=0.3"])
-    assert comparison.warnings[0].startswith("only the runs where kl_weight<=0.3: 16 of 26;")
-    assert comparison.selected is not None
-    assert comparison.selected.arm.label == "car_ft kl_weight=0.3"
-    assert comparison.verdicts[0].pair.candidate.label == "car_ft kl_weight=0.3"
-
-
 def test_settings_that_a_condition_leaves_out_still_count_as_tried() -> None:
     whole = SweepRuns("kl", kl_sweep(), ComparisonSpec(seeds=tuple(SEEDS)))
     comparison = compare_sweeps([whole], where=["kl_weight=1"])
@@ -255,11 +206,6 @@ def test_settings_that_a_condition_leaves_out_still_count_as_tried() -> None:
     assert compare_sweeps([whole]).verdicts[0].tried == 4
     by_seed = compare_sweeps([whole], where=["seed<4"])
     assert by_seed.verdicts[0].tried == 4
-
-
-def test_what_had_to_be_read_otherwise_is_said_above_the_table() -> None:
-    changed = replace(weights(), warnings=("3 runs have no result",))
-    assert "3 runs have no result" in compare_sweeps([changed, rates()]).warnings
 
 
 def filtered_run(seed: int, trial: int, **params: Any) -> RunRecord:
@@ -358,14 +304,6 @@ def test_a_last_part_that_two_fields_share_must_be_given_whole() -> None:
     with pytest.raises(TrackingError, match=r"may be head\.lr or optim\.lr; say which"):
         filtered(runs, "lr=1")
     assert filtered(runs, "head.lr=2") == runs
-
-
-@pytest.mark.parametrize(("value", "text"), [(True, "true"), (False, "False"), (None, "none")])
-def test_truth_and_nothing_are_written_as_labels_show_them(value: Any, text: str) -> None:
-    runs = [run("car_ft", 0, metrics(0.6, 0.3), params={"optim.x": value})]
-    assert filtered(runs, f"x={text}") == runs
-    with pytest.raises(TrackingError, match=r"unknown optim\.x"):
-        filtered(runs, "x=1")
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8), st.floats(-1e6, 1e6))

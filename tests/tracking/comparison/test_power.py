@@ -95,30 +95,6 @@ def test_no_number_of_seeds_makes_up_for_too_few_images() -> None:
     assert share_found(power, 0.01, 20, seed=2) > share - 0.1
 
 
-def test_it_is_of_the_errors_that_a_comparison_measured() -> None:
-    differences = (0.004, 0.011, 0.007, 0.001, 0.012)
-    test = PairedTest(differences, images=of_images(0.004))
-    power = Power.of(test, 0.99)
-    assert power is not None
-    assert power.of_seeds == pytest.approx(np.std(differences, ddof=1))
-    assert (power.images, power.level) == (test.images, 0.99)
-    assert Power.of(PairedTest(differences[:2])) is None
-    assert Power.of(PairedTest((0.004,) * 5)) is None
-
-
-def test_power_of_measured_errors_is_about_that_of_the_true_ones() -> None:
-    """The median over sweeps: a standard deviation over five seeds is known to a third."""
-    rng = np.random.default_rng(4)
-    true = Power(OF_SEEDS, of_images(0.005))
-    smallest = []
-    for _ in range(300):
-        differences = tuple((OF_SEEDS * rng.normal(size=5)).tolist())
-        measured = Power.of(PairedTest(differences, images=true.images))
-        assert measured is not None
-        smallest.append(measured.smallest_difference(5))
-    assert np.median(smallest) == pytest.approx(true.smallest_difference(5), rel=0.05)
-
-
 def test_the_expected_error_over_images_is_that_of_units_that_vary_by_themselves() -> None:
     alone = Power.expected([[str(n) for n in range(400)]], of_seeds=0.01)
     assert alone.images is not None
@@ -131,8 +107,3 @@ def test_the_expected_error_over_images_is_that_of_units_that_vary_by_themselves
     assert both.images is not None
     assert views.images.variance == pytest.approx(alone.images.variance)
     assert both.images.variance == pytest.approx(alone.images.variance / 2)
-
-
-def test_the_chance_of_the_smallest_difference_is_eighty_percent() -> None:
-    power = Power.expected([[str(n) for n in range(400)]], of_seeds=0.005)
-    assert power.chance(power.smallest_difference(7), 7) == pytest.approx(0.8, abs=1e-6)

@@ -22,7 +22,7 @@ from carft_sweep.tracking.comparison.predictions import (
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.errors import TrackingError
 from tests.tracking.kept import with_folder
-from tests.tracking.made_up import metrics, run, zero_shot
+from tests.tracking.made_up import metrics, run
 
 
 def keep(folder: Path, hits: Sequence[Sequence[int]]) -> None:
@@ -120,11 +120,6 @@ def test_a_text_that_is_none_is_named(tmp_path: Path) -> None:
 
 
 OUTSIDE = {"outside_means": ["ood/pixel"]}
-
-
-def test_a_run_that_tells_nothing_has_every_shift_in_its_means() -> None:
-    assert zero_shot().outside_means == frozenset()
-    assert zero_shot(facts=OUTSIDE).outside_means == {"ood/pixel"}
 
 
 def packed(folder: Path, **columns: pa.Array) -> Path:

@@ -108,28 +108,6 @@ def table(tmp_path: Path, text: str) -> Path:
     return file
 
 
-def test_the_fewest_columns_suffice_where_each_method_has_one_setting(tmp_path: Path) -> None:
-    part = read_table(table(tmp_path, SMALL))
-    check_table(part, USUAL)
-    comparison = compare_sweeps([part])
-    (verdict,) = comparison.verdicts
-    assert (verdict.pair.candidate.label, verdict.pair.reference.label) == ("car_ft", "fine_tune")
-    assert verdict.tried == 1
-    assert verdict.pair.ood is not None
-    assert verdict.pair.ood.mean == pytest.approx(0.05)
-    assert "no run gave a value" not in comparison.verdict
-    assert comparison.selected is None
-
-
-@pytest.mark.parametrize("reference", ["car_ft", "zero_shot"])
-def test_the_reference_may_be_another_method(tmp_path: Path, reference: str) -> None:
-    spec = ComparisonSpec(reference=reference)
-    part = read_table(table(tmp_path, SMALL))
-    check_table(part, spec)
-    verdicts = compare_sweeps([part], spec).verdicts
-    assert {verdict.pair.reference.label for verdict in verdicts} == {reference}
-
-
 def test_a_reference_that_no_line_has_is_refused_with_the_nearest(tmp_path: Path) -> None:
     part = read_table(table(tmp_path, SMALL))
     with pytest.raises(TrackingError, match=r"'car_tf'; did you mean 'car_ft'\?.*--reference"):

@@ -14,7 +14,6 @@ from carft_sweep.tracking.comparison.runs import (
     scalar_text,
     setting,
     split_merge,
-    tells_apart,
 )
 from tests.tracking.made_up import KL, kl_sweep, metrics, run, zero_shot
 
@@ -31,12 +30,6 @@ def test_arms_come_as_zero_shot_baselines_and_trials_by_number() -> None:
     ]
 
 
-def test_values_come_in_the_order_of_the_seeds() -> None:
-    runs = [run("fine_tune", seed, metrics(seed / 10, 0.3)) for seed in (2, 0, 1)]
-    arm = group(runs)[0]
-    assert list(arm.values("id/test/top1").items()) == [(0, 0.0), (1, 0.1), (2, 0.2)]
-
-
 def test_a_point_proposed_twice_is_one_setting_whose_seeds_count_once() -> None:
     runs = [
         run("car_ft", seed, metrics(0.6, 0.3), trial=trial, params={KL: value})
@@ -45,24 +38,6 @@ def test_a_point_proposed_twice_is_one_setting_whose_seeds_count_once() -> None:
     ]
     arms = group(runs)
     assert [(arm.trial, len(arm.done)) for arm in arms] == [(1, 2)]
-
-
-def test_a_finished_run_stands_before_an_unfinished_one_of_the_same_seed() -> None:
-    runs = [run("fine_tune", 0), run("fine_tune", 0, metrics(0.6, 0.3), trial=0)]
-    arm = group(runs)[0]
-    assert (arm.role, len(arm.done), len(arm.runs)) == ("trial", 1, 1)
-
-
-def test_only_finished_runs_enter_and_the_others_are_counted() -> None:
-    runs = [
-        run("fine_tune", 0, metrics(0.6, 0.3)),
-        run("fine_tune", 1),
-        run("fine_tune", 2, metrics(0.9, 0.9), state="pruned"),
-        run("fine_tune", 3, metrics(0.9, 0.9), state="stopped"),
-    ]
-    arm = group(runs)[0]
-    assert arm.values("id/test/top1") == {0: 0.6}
-    assert arm.states == {"done": 1, "failed": 1, "pruned": 1, "stopped": 1}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -85,14 +60,6 @@ def test_what_confirms_is_an_arm_of_its_own_and_comes_last() -> None:
     assert [arm.confirms for arm in arms] == [False, False, True]
     assert arms[2].is_setting_of(arms[1])
     assert not arms[2].is_setting_of(arms[0])
-
-
-def test_completeness_asks_for_every_seed() -> None:
-    arm = group([run("fine_tune", seed, metrics(0.6, 0.3)) for seed in (0, 1)])[0]
-    assert arm.is_complete((0, 1))
-    assert not arm.is_complete((0, 1, 2))
-    assert group([zero_shot()])[0].is_complete((0, 1, 2))
-    assert not group([run("fine_tune", 0)])[0].is_complete(())
 
 
 def test_settings_that_look_alike_are_told_apart_by_their_trial() -> None:
@@ -186,13 +153,3 @@ def test_what_did_not_enter_the_identity_is_left_out() -> None:
     assert "optim.micro_batch" not in fields({"config": CONFIG, "identity": {"optim": {"lr": 1}}})
     untrained = fields({"config": CONFIG, "identity": {"data": {}}})
     assert not [name for name in untrained if name.startswith("optim.")]
-
-
-def test_a_folder_that_says_nothing_has_none() -> None:
-    assert fields({}) == {}
-    assert fields({"config": None, "identity": None}) == {}
-
-
-def test_seed_and_places_tell_no_settings_apart() -> None:
-    assert not any(map(tells_apart, ("seed", "data.root", "merges", "eval.logits", "keep.weights")))
-    assert tells_apart("data.split_seed")

@@ -86,8 +86,3 @@ def test_what_one_sweep_has_selected_on_confirms_nothing_in_another() -> None:
     theirs = ComparisonSpec(seeds=(0,), confirm_seeds=(7, 8))
     assert agreed({"mine": mine, "theirs": theirs}).confirm_seeds == (7,)
     assert agreed({"a": yours, "b": yours}).confirm_seeds == ()
-
-
-def test_sweeps_without_a_common_seed_have_settings_that_are_whole_with_all() -> None:
-    spec = agreed({"a": ComparisonSpec(seeds=(0,)), "b": ComparisonSpec(seeds=(1,))})
-    assert spec.seeds is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,19 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from carft_sweep.tracking.comparison.tasks import combined, compare_tasks, domainbed_table
 from carft_sweep.tracking.errors import TrackingError
-from carft_sweep.tracking.report.formats import latex, runs_frame, to_csv, to_json
-from carft_sweep.tracking.report.html import cell, document
+from carft_sweep.tracking.report.formats import latex, to_csv
 from carft_sweep.tracking.report.table import task_table
 from carft_sweep.tracking.report.terminal import terminal
 from tests.tracking.domains import (
-    DOMAINS,
     FIELD,
     GROUPS,
     OUT,
@@ -88,11 +84,6 @@ def test_the_table_is_domainbeds(method: str, seed: int) -> None:
         ]
 
 
-def test_the_rules_choose_differently() -> None:
-    records = random_runs(np.random.default_rng(0), settings=5, seeds=3)
-    assert len({str(printed(compared(records, rule))) for rule in RULES.values()}) == 2
-
-
 def test_each_task_has_the_setting_that_its_validation_takes() -> None:
     comparison = compared(two_domains())
     table = domainbed_table(comparison)
@@ -142,24 +133,6 @@ def test_one_image_changes_a_mean_by_its_share_of_the_tasks() -> None:
     assert not verdict.pair.ood.spreads
 
 
-def test_zero_shot_is_there_where_settings_are_chosen_by_a_merge() -> None:
-    runs = [
-        replace(run, merges={"wise_ft@0.5": run.metrics}) if run.algorithm == "fine_tune" else run
-        for run in two_domains()
-    ]
-    comparison = compared(runs, SelectionRule(merge="wise_ft@0.5"))
-    zero_shot = comparison.rows[0]
-    assert (zero_shot.arm.algorithm, zero_shot.n) == ("zero_shot", 1)
-    assert zero_shot.metric("ood/mean/top1").mean == pytest.approx(0.5)
-
-
-def test_the_settings_that_were_chosen_among_on_each_task_are_said() -> None:
-    comparison = compared(two_domains())
-    assert comparison.verdicts[0].tried == 2
-    assert "; chosen among 2 settings on " in comparison.answer.lines[0]
-    assert ", picked by test data, and not the selected one" in comparison.answer.lines[1]
-
-
 def test_rows_are_algorithms_and_zero_shot_stands_among_them() -> None:
     comparison = compared(two_domains())
     rows = {row.arm.label: row for row in comparison.rows}
@@ -178,14 +151,6 @@ def test_rows_are_algorithms_and_zero_shot_stands_among_them() -> None:
     assert merged.average.mean == pytest.approx(0.673)
 
 
-def test_a_budget_is_that_of_a_task_in_settings_and_of_all_in_runs() -> None:
-    (fine_tune, car_ft) = compared(two_domains()).budgets
-    assert (fine_tune.algorithm, fine_tune.settings, fine_tune.runs) == ("fine_tune", 1, 10)
-    assert (car_ft.algorithm, car_ft.settings, car_ft.runs) == ("car_ft", 2, 20)
-    caption = str(getattr(domainbed_table(compared(two_domains())), "caption", ""))
-    assert "Settings chosen among on each task: fine_tune 1, car_ft 2." in caption
-
-
 def test_a_task_without_a_run_leaves_the_seed_out_of_every_mean() -> None:
     runs = [
         replace(run, state="failed", metrics={}, merges={})
@@ -202,29 +167,6 @@ def test_a_task_without_a_run_leaves_the_seed_out_of_every_mean() -> None:
     assert line is not None
     assert [len(cell.by_seed) for cell in (*line.cells.values(), line.average)] == [4, 5, 4]
     assert any(warning.startswith("art: 2 failed runs") for warning in comparison.warnings)
-
-
-def test_a_warning_of_every_task_stands_once() -> None:
-    runs = [run for run in two_domains() if run.seed != 4 or run.algorithm != "car_ft"]
-    warnings = compared(runs).warnings
-    assert len(warnings) == len(set(warnings))
-    assert any(warning.startswith("art: no setting of car_ft has all") for warning in warnings)
-
-
-def test_tasks_without_shifts_are_judged_by_their_id_test() -> None:
-    runs = []
-    for record in two_domains():
-        numbers = {
-            "id/val/top1": record.metrics[GROUPS],
-            "id/test/top1": record.metrics["ood/mean/top1"],
-        }
-        runs.append(replace(record, metrics=numbers, merges={}))
-    comparison = compared(runs)
-    table = domainbed_table(comparison)
-    assert table is not None
-    assert set(table.endpoints.values()) == {"id/test/top1"}
-    assert comparison.verdicts[0].pair.endpoint.metric == "id/test/top1"
-    assert comparison.answer.lines[0].startswith("BETTER: car_ft against fine_tune: ID test +")
 
 
 def test_the_oracle_is_named_everywhere() -> None:
@@ -284,16 +226,6 @@ def test_zero_shot_on_the_split_of_each_seed_is_no_training() -> None:
     assert tested.differences == pytest.approx(differences)
 
 
-def test_as_json_it_has_each_task_and_the_table() -> None:
-    plain = json.loads(json.dumps(to_json(compared(two_domains())), allow_nan=False))
-    assert plain["tasks"]["field"] == FIELD
-    assert plain["tasks"]["metrics"] == {"art": "ood/mean/top1", "photo": "ood/mean/top1"}
-    assert set(plain["tasks"]["comparisons"]) == {"art", "photo"}
-    row = next(row for row in plain["tasks"]["rows"] if row["label"] == "car_ft")
-    assert row["average"]["mean"] == pytest.approx(0.663)
-    assert [value["seed"] for value in row["average"]["values"]] == [0, 1, 2, 3, 4]
-
-
 def test_sweeps_over_equal_tasks_are_one_comparison() -> None:
     runs = two_domains()
     mine = [run for run in runs if run.algorithm != "car_ft"]
@@ -310,13 +242,6 @@ def test_sweeps_over_equal_tasks_are_one_comparison() -> None:
 def test_a_run_without_a_task_is_told() -> None:
     with pytest.raises(TrackingError, match=r"has no data.test_domain, so it is of no task"):
         compared([replace(run, params={}) for run in two_domains()])
-
-
-def test_all_domains_are_tasks_here() -> None:
-    records = random_runs(np.random.default_rng(3), settings=1, seeds=1)
-    table = task_table(compared(records, RULES["IID"]))
-    assert table is not None
-    assert table.heads == ("algorithm", *DOMAINS, "Avg")
 
 
 def test_a_table_that_is_too_wide_stands_in_several() -> None:
@@ -349,26 +274,6 @@ def test_a_paper_has_the_table_first_in_domainbeds_form() -> None:
     assert r"\begin{tabular}{lrrr}" in text
 
 
-def test_a_notebook_and_a_page_show_both_tables() -> None:
-    comparison = compared(two_domains())
-    shown = cell(comparison)
-    assert shown.count("<table>") == 2
-    assert shown.index("50.2 ± 0.1") < shown.index("80.2 ±0.2")
-    page = document(comparison, ChartData(comparison))
-    assert '<section id="tasks"' in page
-    assert '<a href="#tasks">Tasks</a>' in page
-    assert "art: what stands for each algorithm over all seeds" in page
-    assert "ID val top-1 (%)" in page
-    assert "ID test" not in page.split("<main")[1].split("<footer")[0]
-
-
-def test_the_runs_of_a_frame_are_those_of_every_task() -> None:
-    frame = runs_frame(compared(two_domains()))
-    assert len(frame) == 2 + 10 + 20 * 2
-    assert set(frame[FIELD]) == {"art", "photo"}
-    assert set(frame["state"]) == {"done"}
-
-
 def test_a_mean_has_no_cell_where_a_task_has_no_run() -> None:
     runs = [
         run for run in two_domains() if (run.algorithm, run.params[FIELD]) != ("fine_tune", "art")
@@ -382,13 +287,6 @@ def test_a_mean_has_no_cell_where_a_task_has_no_run() -> None:
     assert r"fine\_tune & -- & 70.2" in latex(comparison)
     row = next(row for row in comparison.rows if row.arm.label == "fine_tune")
     assert dict(row.arm.states) == {"missing": 5}
-
-
-def test_epochs_are_known_where_every_run_tells_them() -> None:
-    runs = [replace(run, epochs=3) for run in two_domains()]
-    assert {budget.epochs for budget in compared(runs).budgets} == {30, 60}
-    some = [replace(run, epochs=None) if run.seed == 0 else run for run in runs]
-    assert {budget.epochs for budget in compared(some).budgets} == {None}
 
 
 def test_settings_of_a_task_that_a_condition_leaves_out_still_count_as_tried() -> None:

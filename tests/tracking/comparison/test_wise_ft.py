@@ -24,7 +24,7 @@ from carft_sweep.tracking.comparison.wise_ft import (
     seed_curves,
     seed_points,
 )
-from tests.scalar_curves import above, common_range, height_at, least_at, most_at
+from tests.scalar_curves import above, height_at, least_at, most_at
 from tests.tracking.made_up import arm, bent, metrics, run, zero_shot
 
 Points = Sequence[tuple[float, float]]
@@ -121,23 +121,6 @@ def test_the_curve_is_bounded_by_the_chords_beside_it(
     assert bound(ARCH, id_accuracy) == (None if most is None else pytest.approx(most))
 
 
-def test_of_two_chords_that_lead_on_the_lower_one_bounds() -> None:
-    arch = ((0.5, 0.3), (0.6, 0.4), (0.7, 0.42), (0.8, 0.3))
-    assert bound(arch, 0.61) == pytest.approx(0.41)  # of 0.41 and 0.528
-    assert bound(arch, 0.69) == pytest.approx(0.432)  # of 0.49 and 0.432
-
-
-def test_a_curve_bent_downwards_is_bounded_by_its_own_chord() -> None:
-    sagging = ((0.5, 0.5), (0.6, 0.4), (0.7, 0.4), (0.8, 0.5))
-    assert bound(sagging, 0.65) == pytest.approx(0.4)
-
-
-def test_a_curve_of_one_piece_up_and_one_back_is_bounded_nowhere_between() -> None:
-    corner = ((0.5, 0.3), (0.6, 0.4), (0.55, 0.2))
-    assert bound(corner, 0.58) is None
-    assert height(corner, 0.58) == pytest.approx(0.38)
-
-
 def test_a_piece_that_is_gone_back_on_the_same_line_is_bounded_nowhere() -> None:
     # Counts of 36 and 40 images: rounding put one of the two equal chords first, or the other.
     turn = (16 / 36, 11 / 24)
@@ -163,13 +146,6 @@ def test_a_single_point_is_compared_at_its_own_id_alone() -> None:
     assert np.isnan(gain(((0.8, 0.45),), ARCH))
 
 
-def test_an_upright_piece_is_no_line_that_leads_on() -> None:
-    upright = ((0.5, 0.3), (0.5, 0.4), (0.5, 0.2))
-    assert bound(upright, 0.5) is None
-    step = ((0.5, 0.3), (0.6, 0.4), (0.6, 0.45), (0.7, 0.44))
-    assert (height(step, 0.55), bound(step, 0.55)) == (pytest.approx(0.35), None)
-
-
 def test_accuracies_that_differ_by_rounding_are_the_same_id() -> None:
     # Means over two tasks of 36 and 24 images: 1/2 of 1/36 + 15/24 and of 7/36 + 11/24 are equal.
     nearly = 0.6 + 2e-16
@@ -185,19 +161,6 @@ def test_accuracies_that_differ_by_rounding_are_the_same_id() -> None:
     assert gain(ARCH, uneven) == pytest.approx(gain(ARCH, even))
     # Curves that share no more than one accuracy have no range in common.
     assert np.isnan(gain(((0.4, 0.3), (0.5, 0.4), (nearly, 0.5)), ((0.6, 0.4), (0.7, 0.5))))
-
-
-@given(st.floats(0.3, 1.2), st.floats(-0.1, 0.1), st.floats(0, 0.3), st.floats(0.01, 0.99))
-def test_a_curve_that_is_bent_upwards_lies_nowhere_above_its_bound(
-    rise: float, slope: float, bend: float, alpha: float
-) -> None:
-    def at(alpha: float) -> tuple[float, float]:
-        return 0.5 + rise * alpha / 10, 0.4 + slope * alpha + bend * alpha * (1 - alpha)
-
-    x, y = at(alpha)
-    most = bound([at(i / 4) for i in range(5)], x)
-    assert most is not None
-    assert most >= y - 1e-9
 
 
 # IDs are of few images, so that many are equal and curves turn back; OODs are drawn, since chords
@@ -248,23 +211,6 @@ def test_gains_of_many_curves_are_those_of_each_by_itself(
         of_each = [above(*pair, most_at) for pair in zip(ours, theirs, strict=True)]
         expected = [np.nan if value is None else value for value in of_each]
         np.testing.assert_allclose(of_all, expected, rtol=0, atol=1e-9)
-
-
-@given(curves, curves, st.floats(-0.5, 0.5))
-def test_a_curve_that_is_higher_everywhere_gains_just_that(
-    ours: Points, theirs: Points, rise: float
-) -> None:
-    higher = [(x, y + rise) for x, y in ours]
-    lower = [(x, y - rise) for x, y in theirs]
-    more = gain(ours, theirs) + rise
-    np.testing.assert_allclose([gain(higher, theirs), gain(ours, lower)], more, atol=1e-9)
-
-
-@given(curves, curves)
-def test_the_bound_is_never_below_the_chords(ours: Points, theirs: Points) -> None:
-    for x in np.linspace(*common_range(ours, theirs), 7):
-        most, chord = bound(theirs, x), height(theirs, x)
-        assert most is None or chord is None or most >= chord - 1e-9
 
 
 @given(curves)

@@ -11,14 +11,12 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.report.formats import (
-    escape_latex,
     latex,
     markdown,
     rows_frame,
@@ -76,20 +74,6 @@ def test_a_spread_stands_small_behind_its_mean_and_a_minus_is_one() -> None:
     assert any(cell.startswith("$-$4.0") for cell in texts)
 
 
-def test_a_number_that_is_not_there_is_a_dash() -> None:
-    failed = compare([run("car_ft", 0, trial=0), run("fine_tune", 0, metrics(0.6, 0.4))], sweep="s")
-    assert {*cells(failed)["car\\_ft"][1:]} == {"--"}
-
-
-def test_every_row_has_as_many_cells_as_the_head() -> None:
-    lines = [line for line in latex(SWEEP).splitlines() if line.endswith(r"\\")]
-    assert len(lines) == 17
-    assert len({line.count("&") for line in lines}) == 1
-    columns = re.search(r"\\begin\{tabular\}\{l(r+)\}", latex(SWEEP))
-    assert columns is not None
-    assert len(columns[1]) == lines[0].count("&")
-
-
 def test_notes_verdict_and_command_are_comments() -> None:
     text = latex(SWEEP, command="carft-sweep compare kl_weight --latex")
     head = text.partition(r"\begin")[0].splitlines()
@@ -104,18 +88,6 @@ def test_no_name_breaks_out_of_its_line(name: str) -> None:
     odd = run("car_ft", 0, metrics(0.6, 0.3), trial=0, params={"prompts.classes": name})
     lines = latex(compare([odd], sweep=name)).split("\n")
     assert sum(not line.startswith("% ") for line in lines) == 9 - 1 + 2
-
-
-def test_what_signs_mean_is_printed_below() -> None:
-    below = latex(SWEEP).split("\\end{tabular}\n")[1]
-    assert below.startswith("\\par\\smallskip\n{\\footnotesize Top-1 accuracy in percent")
-    assert r"$\triangleright$ selected." in below
-
-
-@pytest.mark.parametrize("char", "%&#$_{}")
-def test_what_latex_reads_as_a_command_is_escaped(char: str) -> None:
-    assert escape_latex(f"a{char}b") == f"a\\{char}b"
-    assert escape_latex("\\") == r"\textbackslash{}"
 
 
 @pytest.mark.skipif(PDFLATEX is None, reason="needs LaTeX: texlive-latex-recommended")
@@ -159,20 +131,6 @@ def test_there_is_a_line_for_each_row_with_its_means_and_varied_fields(
     assert frame[frame["algorithm"] == "fine_tune"][KL].isna().all()
 
 
-def test_intervals_stand_beside_their_means(comparison: Comparison) -> None:
-    frame = rows_frame(comparison, intervals=True)
-    names = list(frame.columns)
-    at = names.index(OOD)
-    assert names[at : at + 3] == [OOD, f"{OOD} low", f"{OOD} high"]
-    tuned = frame[frame["setting"] == "fine_tune"].iloc[0]
-    row = next(row for row in comparison.rows if row.arm.label == "fine_tune")
-    ends = row.metric(OOD).ci95
-    assert ends is not None
-    assert (tuned[f"{OOD} low"], tuned[f"{OOD} high"]) == (ends.low, ends.high)
-    zero_shot = frame[frame["algorithm"] == "zero_shot"].iloc[0]
-    assert pd.isna(zero_shot[f"{OOD} low"])
-
-
 def test_every_run_has_a_line_for_each_of_its_models_and_failed_ones_have_no_numbers(
     comparison: Comparison,
 ) -> None:
@@ -188,14 +146,6 @@ def test_every_run_has_a_line_for_each_of_its_models_and_failed_ones_have_no_num
     of_rows = rows_frame(comparison).set_index("setting")[OOD]
     assert of_runs["fine_tune"] == pytest.approx(of_rows["fine_tune"])
     assert str(frame["seed"].dtype) == "Int64"
-
-
-def test_metrics_come_last_and_in_the_order_of_tables(comparison: Comparison) -> None:
-    names = list(rows_frame(comparison).columns)
-    first = next(place for place, name in enumerate(names) if "/" in name)
-    assert all("/" in name for name in names[first:])
-    assert names[first] == "id/val/top1"
-    assert names.index("id/test/top1") < names.index(OOD) < names.index("gap/top1")
 
 
 def test_nothing_gives_an_empty_frame() -> None:

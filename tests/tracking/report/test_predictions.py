@@ -132,11 +132,6 @@ def test_what_would_not_fit_is_refused_before_it_is_read(
     assert len(predictions(swept, splits="outline", settings="zero_shot")) == 90
 
 
-def test_a_row_is_small(swept: Comparison) -> None:
-    frame = predictions(swept)
-    assert frame.memory_usage(index=False).sum() < 40 * len(frame)
-
-
 def test_runs_without_predictions_are_counted_and_without_any_it_is_said(
     tmp_path: Path,
 ) -> None:

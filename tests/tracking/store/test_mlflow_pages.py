@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -88,17 +87,6 @@ def test_a_view_has_its_charts_in_one_section_that_comes_first() -> None:
     ]
     kinds = [chart["xaxis"]["type"] for chart in state["compareRunCharts"][:2]]
     assert kinds == ["METRIC", "PARAM"]
-
-
-def test_what_is_no_metric_and_orders_the_runs_is_a_tag() -> None:
-    view = RunsView("Sweeps", "sweep", ["id/val/top1"], sort_by="carft.group")
-    assert state_of(saved_view(view, "", 5))["orderByKey"] == "tags.`carft.group`"
-
-
-def test_points_that_have_no_names_have_room_for_a_legend() -> None:
-    with_points = state_of(saved_view(VIEW, "", 5))["compareRunSections"]
-    without = state_of(saved_view(replace(VIEW, scatters=()), "", 5))["compareRunSections"]
-    assert [section["columns"] for section in (*with_points, *without)] == [1, 2]
 
 
 def test_a_view_of_many_columns_fits_into_a_tag() -> None:

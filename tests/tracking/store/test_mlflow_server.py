@@ -24,7 +24,6 @@ from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from tests.services.answering import Answer, answering
 from tests.services.mlflow_server import USER, MlflowServer
 from tests.services.postgres import Postgres
-from tests.tracking.memory_store import MemoryTracker
 
 SWEEP = RunKey("toy")
 PARENT = RunStart(SWEEP, "toy", 1)
@@ -142,11 +141,6 @@ def test_another_major_version_is_refused(experiment: str, version: str) -> None
             TrackingError,
             rf"is version {version}, and here",
         )
-
-
-def test_what_is_no_version_says_nothing(experiment: str) -> None:
-    with answering(lambda _: Answer("<html>hello</html>")) as uri:
-        refused(MlflowStore(uri, experiment).preflight, ServiceUnreachable, "JSON")
 
 
 def assert_in_time(call: Callable[[], None], seconds: float = 10.0) -> None:
@@ -270,16 +264,6 @@ def test_the_schema_of_another_mlflow_is_left_as_it_is(
     assert postgres.sql("SELECT version_num FROM alembic_version", direct) == [(revision,)]
 
 
-def test_optunas_database_is_not_taken(postgres: Postgres, direct: str, experiment: str) -> None:
-    del direct
-    name = postgres.new_database()
-    for table in ("studies", "trials"):
-        postgres.sql(f"CREATE TABLE {table} (number int)", name)
-    store = MlflowStore(postgres.url(name), experiment)
-    refused(store.preflight, TrackingError, "is Optuna's: MLflow needs one of its own")
-    assert postgres.tables(name) == {"studies", "trials"}
-
-
 def test_a_database_that_goes_away_meanwhile_loses_nothing(
     postgres: Postgres, direct: str, experiment: str, tmp_path: Path
 ) -> None:
@@ -291,9 +275,3 @@ def test_a_database_that_goes_away_meanwhile_loses_nothing(
     assert_in_time(lambda: store.set_tags(SWEEP, {"told": "meanwhile"}))
     run = MlflowClient(postgres.url(direct)).get_run(str(store.run_id(SWEEP)))
     assert run.data.tags["told"] == "meanwhile"
-
-
-def test_only_what_belongs_to_others_is_reached_beforehand(tmp_path: Path) -> None:
-    MlflowStore(f"sqlite:///{tmp_path / 'mlflow.db'}").preflight()
-    assert not (tmp_path / "mlflow.db").exists()
-    MemoryTracker().preflight()

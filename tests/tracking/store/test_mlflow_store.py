@@ -21,22 +21,19 @@ from mlflow.entities import Metric as MlflowMetric
 from mlflow.entities import RunTag
 from mlflow.utils.validation import (
     MAX_BATCH_LOG_REQUEST_SIZE,
-    MAX_METRICS_PER_BATCH,
-    MAX_PARAMS_TAGS_PER_BATCH,
 )
 
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import home_id
 from carft_sweep.tracking.ownership import SHARED_HOMES_VARIABLE
 from carft_sweep.tracking.store.base import GROUP, Kind, Metric, RunKey, RunStart, RunsView
-from carft_sweep.tracking.store.mlflow_client import check_reachable, get
+from carft_sweep.tracking.store.mlflow_client import check_reachable
 from carft_sweep.tracking.store.mlflow_pages import SWEEPS, VIEW, runs_page
 from carft_sweep.tracking.store.mlflow_store import METRICS, TAGS, MlflowStore, batches
-from carft_sweep.tracking.ui_server import Server
 from tests.services.answering import Answer, Asked, answering
 from tests.tracking.conftest import NewDatabase
 from tests.tracking.store.test_mlflow_pages import state_of
-from tests.tracking.subjects import all_runs, look_into_mlflow
+from tests.tracking.subjects import all_runs
 
 SWEEP = RunKey("kl_weight")
 NOW = 1_790_000_000_000
@@ -49,22 +46,6 @@ def child(number: int) -> RunStart:
 
 def unique() -> str:
     return f"test-{uuid.uuid4().hex}"
-
-
-def test_children_are_nested_under_their_sweep_for_mlflow(server: Server) -> None:
-    experiment = unique()
-    store = MlflowStore(server.address, experiment)
-    store.start_run(PARENT)
-    for number in range(3):
-        store.start_run(child(number))
-    client = MlflowClient(server.address)
-    found = client.get_experiment_by_name(experiment)
-    assert found is not None
-    nested = client.search_runs(
-        [found.experiment_id], f"tags.`mlflow.parentRunId` = '{store.run_id(SWEEP)}'"
-    )
-    assert {run.info.run_name for run in nested} == {"run 0", "run 1", "run 2"}
-    assert len(all_runs(server.address, experiment)) == 4
 
 
 def test_a_link_in_a_description_leads_to_the_artifact_on_mlflows_pages(
@@ -88,10 +69,6 @@ def test_a_link_in_a_description_leads_to_the_artifact_on_mlflows_pages(
     )
     assert run.data.tags["mlflow.note.content"] == linked
     assert run.data.tags["carft.note"] == text
-
-
-def test_a_database_is_its_owners_alone(migrated: Path) -> None:
-    assert migrated.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(("shared", "mode"), [(False, 0o700), (True, 0o755)])
@@ -212,31 +189,6 @@ def test_homes_that_share_a_server_keep_their_sweeps_apart(new_database: NewData
     assert mine == again != yours
 
 
-def test_a_run_whose_answer_was_lost_is_not_opened_a_second_time(new_database: NewDatabase) -> None:
-    uri, experiment = new_database(), unique()
-    MlflowStore(uri, experiment).start_run(PARENT)
-    (run,) = all_runs(uri, experiment)
-    client = MlflowClient(uri)
-    twin = client.create_run(
-        run.info.experiment_id, start_time=NOW + 5, tags={"carft.kind": "sweep", **run.data.tags}
-    )
-    store = MlflowStore(uri, experiment)
-    store.start_run(PARENT)
-    assert store.run_id(SWEEP) == run.info.run_id != twin.info.run_id
-
-
-def test_a_run_that_the_user_deleted_is_opened_anew(new_database: NewDatabase) -> None:
-    uri, experiment = new_database(), unique()
-    store = MlflowStore(uri, experiment)
-    store.start_run(PARENT)
-    old = store.run_id(SWEEP)
-    assert old is not None
-    MlflowClient(uri).delete_run(old)
-    store.start_run(PARENT)
-    store.log_metrics(SWEEP, [Metric("m", 1.0, 0, NOW)])
-    assert store.run_id(SWEEP) != old
-
-
 def test_the_environment_of_another_run_does_not_hijack_ours(
     new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,29 +207,6 @@ def test_the_environment_of_another_run_does_not_hijack_ours(
     assert untouched.data.metrics == {}
     assert untouched.info.status == "RUNNING"
     assert len(all_runs(uri, experiment)) == 2
-
-
-def test_the_last_step_is_what_mlflow_shows(new_database: NewDatabase) -> None:
-    uri, experiment = new_database(), unique()
-    store = MlflowStore(uri, experiment)
-    store.start_run(PARENT)
-    store.log_metrics(SWEEP, [Metric("m", 0.9, 2, NOW), Metric("m", 0.1, 3, NOW)])
-    store.log_metrics(SWEEP, [Metric("m", 0.5, 1, NOW + 9)])
-    (run,) = all_runs(uri, experiment)
-    assert run.data.metrics == {"m": 0.1}
-
-
-def test_artifacts_of_a_local_database_lie_in_the_given_folder(
-    new_database: NewDatabase, tmp_path: Path
-) -> None:
-    store = MlflowStore(new_database(), unique(), tmp_path / "mlartifacts")
-    store.start_run(PARENT)
-    file = tmp_path / "config.json"
-    file.write_text("{}")
-    store.log_artifact(SWEEP, file, folder="deep")
-    (kept,) = (tmp_path / "mlartifacts").rglob("config.json")
-    assert kept.parent.name == "deep"
-    assert store.run_id(SWEEP) in kept.parts
 
 
 def test_a_deleted_experiment_is_named_with_its_remedy(new_database: NewDatabase) -> None:
@@ -310,11 +239,6 @@ def test_a_verb_for_a_run_never_opened_is_a_mistake(
         store.log_artifact(SWEEP, file, folder="../above")
 
 
-def test_a_name_that_mlflows_filters_cannot_hold_is_refused(new_database: NewDatabase) -> None:
-    with pytest.raises(TrackingError, match="quotes"):
-        MlflowStore(new_database(), unique()).start_run(replace(PARENT, key=RunKey("a'b\"c")))
-
-
 def test_nobody_there_is_said_at_once() -> None:
     store = MlflowStore("http://user:secret@127.0.0.1:9", unique())
     start = time.monotonic()
@@ -323,15 +247,6 @@ def test_nobody_there_is_said_at_once() -> None:
     assert time.monotonic() - start < 10
     assert "127.0.0.1:9" in str(caught.value)
     assert "secret" not in str(caught.value)
-
-
-def test_the_users_own_patience_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
-    with pytest.raises(ServiceUnreachable):
-        MlflowStore("http://127.0.0.1:9", unique()).check()
-    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
-    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "30"
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 408, 429, 500, 502, 503, 504])
@@ -353,15 +268,6 @@ def test_a_404_that_is_not_mlflows_is_one_line_about_the_address(
             store.start_run(PARENT)
     assert "experiments/get-by-name (404)" in str(said.value)
     assert "\n" not in str(said.value)
-
-
-def test_nothing_is_printed_where_a_run_ends(
-    server: Server, capsys: pytest.CaptureFixture[str]
-) -> None:
-    store = MlflowStore(server.address, unique())
-    store.start_run(PARENT)
-    store.end_run(PARENT.key, "finished", timestamp=PARENT.timestamp)
-    assert capsys.readouterr().out == ""
 
 
 def test_a_page_of_something_else_is_not_taken_for_mlflow() -> None:
@@ -411,13 +317,6 @@ def test_a_file_of_another_kind_is_not_taken(tmp_path: Path) -> None:
         MlflowStore(f"sqlite:///{file}", unique()).check()
 
 
-def test_a_database_server_that_is_away_is_not_waited_for() -> None:
-    start = time.monotonic()
-    with pytest.raises(ServiceUnreachable, match="does not answer"):
-        MlflowStore("postgresql+psycopg2://me:secret@127.0.0.1:9/mlflow", unique()).check()
-    assert time.monotonic() - start < 10
-
-
 def test_an_old_schema_is_named_with_its_remedy(new_database: NewDatabase) -> None:
     uri = new_database()
     connection = sqlite3.connect(uri.removeprefix("sqlite:///"))
@@ -426,16 +325,6 @@ def test_an_old_schema_is_named_with_its_remedy(new_database: NewDatabase) -> No
     connection.close()
     with pytest.raises(TrackingError, match="mlflow db upgrade"):
         MlflowStore(uri, unique()).check()
-
-
-def test_a_server_that_is_away_is_named_without_its_password() -> None:
-    with pytest.raises(ServiceUnreachable, match=r"http://127\.0\.0\.1:9 does not ans") as caught:
-        get("http://me:secret@127.0.0.1:9", "/health")
-    assert "secret" not in str(caught.value)
-
-
-def test_a_uri_of_one_of_mlflows_plugins_is_left_to_it() -> None:
-    check_reachable("azureml://lab.example/mlflow")
 
 
 @pytest.mark.parametrize("uri", ["file:///tmp/carft-none", "ftp://example.org"])
@@ -461,22 +350,6 @@ def test_two_processes_may_create_the_database_at_once(tmp_path: Path) -> None:
         assert process.returncode == 0, said
         assert said == ""  # no log of migrations on the user's terminal
     assert len(all_runs(uri, "shared")) == 2
-
-
-def test_a_run_is_read_back_through_a_server_as_it_was_told(server: Server, tmp_path: Path) -> None:
-    experiment = unique()
-    store = MlflowStore(server.address, experiment)
-    store.start_run(PARENT)
-    big = tmp_path / "weights.bin"
-    big.write_bytes(os.urandom(3_000_000))
-    store.log_artifact(SWEEP, big)
-    seen = look_into_mlflow(server.address, experiment)(SWEEP)
-    assert seen is not None
-    assert seen.artifacts == {"weights.bin": big.read_bytes()}
-
-
-def test_the_numbers_are_mlflows() -> None:
-    assert (METRICS, TAGS) == (MAX_METRICS_PER_BATCH, MAX_PARAMS_TAGS_PER_BATCH)
 
 
 @given(st.lists(st.text(max_size=3).map(lambda text: text * 2000), max_size=40), st.integers(1, 9))
