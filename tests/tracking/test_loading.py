@@ -60,13 +60,6 @@ def test_from_a_server_it_is_named_by_its_address(told: ToySweep) -> None:
     assert to_json(found) == to_json(of_home(told))
 
 
-def test_conditions_leave_out_runs(told: ToySweep) -> None:
-    found = load_comparison("toy", home=told.home.path, conditions=["kl_weight>=0.3"])
-    tuned = {row.arm.label for row in found.rows if row.arm.algorithm == "car_ft"}
-    assert tuned == {label for label in tuned if "kl_weight=0.3" in label}
-    assert tuned
-
-
 def test_one_condition_may_stand_alone_and_a_rule_goes_before_the_sweeps_own(
     told: ToySweep,
 ) -> None:

@@ -196,6 +196,7 @@ def test_the_git_state_is_told(tmp_path: Path) -> None:
 
 FILTER = '[filter "{name}"]\n\tclean = touch {ran}/filter; cat\n'
 BROUGHT = {
+    "a monitor of the file system": {".git/config": "[core]\n\tfsmonitor = touch {ran}/monitor;\n"},
     "a filter without a name": {
         ".gitattributes": "file filter=\n",
         ".git/config": FILTER.replace("{name}", ""),
@@ -361,15 +362,3 @@ def test_what_is_not_there_yet_lies_on_the_nearest_mount_above(
     assert network_file_system(share / "not" / "there") == kind
     assert network_file_system(tmp_path / "share2") is None
     assert network_file_system(tmp_path) is None
-
-
-def test_a_mount_below_a_network_file_system_may_be_local(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mounts = tmp_path / "mounts"
-    (tmp_path / "a b").mkdir()
-    place = str(tmp_path / "a b").replace(" ", "\\040")
-    mounts.write_text(f"server:/ {tmp_path} nfs4 rw 0 0\n/dev/b {place} xfs rw 0 0\n")
-    monkeypatch.setattr("carft_sweep.tracking.location.MOUNTS", mounts)
-    assert network_file_system(tmp_path / "other") == "nfs4"
-    assert network_file_system(tmp_path / "a b" / "home") is None

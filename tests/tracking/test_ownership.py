@@ -140,19 +140,6 @@ def test_a_folder_elsewhere_that_others_may_write_is_refused_like_the_home(
     check_home(home, {"CARFT_SHARED_HOMES": str(home)})
 
 
-def test_behind_a_door_that_is_closed_folders_are_as_the_umask_makes_them(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ownership, "_is_private", lambda *_: False)
-    (home / "runs").mkdir()
-    (home / "runs").chmod(0o775)
-    home.chmod(0o700)
-    check_home(home)
-    home.chmod(0o755)
-    with pytest.raises(TrackingError, match="has a folder runs that can be written by group"):
-        check_home(home)
-
-
 @pytest.mark.parametrize("name", ["mlflow.db", "runs/.locks", "runs/" + "a" * 64, "sweeps/a"])
 def test_a_home_that_leads_elsewhere_is_refused(home: Path, name: str) -> None:
     (home / name).parent.mkdir(exist_ok=True)

@@ -65,7 +65,7 @@ def secure() -> int:
 
 
 @contextmanager
-def serving(database: Path, secure: int, password: str, *options: str) -> Iterator[str]:
+def serving(database: Path, secure: int, password: str) -> Iterator[str]:
     """MLflow's server with users as the page starts it; yield its address."""
     folder, port = database.parent, free_port()
     (config,) = re.findall(r"^```ini\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
@@ -75,11 +75,9 @@ def serving(database: Path, secure: int, password: str, *options: str) -> Iterat
     command = [sys.executable, "-m", "mlflow", "server", "--app-name", "carft-auth"]
     command += ["--artifacts-destination", str(folder / "mlartifacts"), "--port", str(port)]
     hosts = f"{NAME},{NAME}:{secure},127.0.0.1:{port}"
-    origins = f"https://{NAME}:{secure}"
     command += ["--host", "127.0.0.1", "--allowed-hosts", hosts, "--workers", "1"]
-    command += ["--cors-allowed-origins", origins, *options]
-    prefix = options[-1] if options else ""
-    address = f"http://127.0.0.1:{port}{prefix}"
+    command += ["--cors-allowed-origins", f"https://{NAME}:{secure}"]
+    address = f"http://127.0.0.1:{port}"
 
     def is_up() -> bool:
         try:
@@ -119,24 +117,17 @@ def password() -> str:
 class Proxy:
     """The nginx of the page, on ports of its own, with a certificate made for it."""
 
-    def __init__(self, folder: Path, server: str, secure: int, prefix: str = "") -> None:
+    def __init__(self, folder: Path, server: str, secure: int) -> None:
         self.certificate = folder / "fullchain.pem"
         self.log = folder / "error.log"
         self.plain, self.secure = free_port(), secure
-        self.address = f"https://{NAME}:{self.secure}{prefix}"
+        self.address = f"https://{NAME}:{self.secure}"
         key = folder / "privkey.pem"
         make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
         named = ["-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}"]
         files = ["-keyout", str(key), "-out", str(self.certificate)]
         subprocess.run([*make.split(), *named, *files], check=True, capture_output=True)
         (shown,) = re.findall(r"^```nginx\n(# Everybody.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-        if prefix:
-            (below,) = re.findall(
-                r"^```nginx\n(    location /mlflow/.*?)^```", PAGE, re.MULTILINE | re.DOTALL
-            )
-            at_root = "    location / {\n        proxy_pass http://127.0.0.1:5000;\n"
-            assert at_root in shown
-            shown = shown.replace(at_root, below)
         for said, here in {
             "listen 80;": f"listen 127.0.0.1:{self.plain};",
             "listen 443": f"listen 127.0.0.1:{self.secure}",
@@ -288,14 +279,14 @@ def test_users_are_added_as_the_page_says(client: MlflowClient, proxy: Proxy) ->
     assert status(proxy, path, json={**body, "experiment_id": "0"}, **tag) == 403
 
 
-def look(secure: int, password: str, path: str = "") -> list[str]:
+def look(secure: int, password: str) -> list[str]:
     """Open the page of the experiments as the administrator; what the browser was refused."""
     switches = (f"host-resolver-rules=MAP {NAME} 127.0.0.1", "ignore-certificate-errors")
     with browser(*switches) as driver:
         driver.implicitly_wait(30)
         # As somebody who types it; a page whose own address has a password may fetch nothing.
-        driver.get(f"https://{ADMIN}:{quote(password)}@{NAME}:{secure}{path}/version")
-        show(driver, f"https://{NAME}:{secure}{path}/#/experiments", width=1200)
+        driver.get(f"https://{ADMIN}:{quote(password)}@{NAME}:{secure}/version")
+        show(driver, f"https://{NAME}:{secure}/#/experiments", width=1200)
         driver.find_element("link text", "Default")
         errors = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
     closed = ("/mlflow/assistant/", "/ui-telemetry", "/favicon.ico")  # pages do without
@@ -306,26 +297,3 @@ def look(secure: int, password: str, path: str = "") -> list[str]:
 @pytest.mark.skipif(not IS_THERE, reason=WHY_NOT)
 def test_a_browser_shows_the_pages_behind_it(proxy: Proxy, password: str) -> None:
     assert look(proxy.secure, password) == []
-
-
-@pytest.mark.slow
-def test_below_a_path_everything_is_as_at_the_root(
-    migrated: Path,
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    shutil.copy(migrated, tmp_path / "mlflow.db")
-    secure = free_port()
-    with serving(tmp_path / "mlflow.db", secure, HERS, "--static-prefix", "/mlflow") as address:
-        proxy = Proxy(tmp_path_factory.mktemp("nginx"), address, secure, "/mlflow")
-        known = (proxy.address, str(proxy.certificate), ADMIN, HERS)
-        for name, value in zip(CLIENT, known, strict=True):
-            monkeypatch.setenv(name, value)
-        try:
-            MlflowClient(proxy.address).create_experiment("carft-sweep")
-            assert main(["--home", str(tmp_path), "doctor", "mlflow"]) == 0
-            if IS_THERE:
-                assert look(proxy.secure, HERS, "/mlflow") == []
-        finally:
-            end(proxy.process)

@@ -14,7 +14,11 @@ import requests
 from mlflow import MlflowClient
 from mlflow.data.numpy_dataset import from_numpy
 from mlflow.exceptions import MlflowException
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
+from carft_sweep.tracking.ui_app import OpenRoutes
 from carft_sweep.tracking.ui_server import Server
 from tests.tracking.mlflow_routes import (
     OPEN,
@@ -134,3 +138,12 @@ def test_what_users_of_mlflows_client_record_comes_back(
     client.delete_registered_model("echo")
     client.delete_run(row.info.run_id)
     client.delete_experiment(experiment)
+
+
+def test_below_a_prefix_the_same_routes_are_open() -> None:
+    async def mlflow(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("from MLflow")(scope, receive, send)
+
+    client = TestClient(OpenRoutes(mlflow, prefix="/mlflow", origins=()))
+    for path, status in (("/mlflow/health", 200), ("/mlflow/", 200), (f"/mlflow{ASSISTANT}", 404)):
+        assert client.get(path).status_code == status

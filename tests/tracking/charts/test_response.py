@@ -6,9 +6,7 @@ import pytest
 
 from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.charts.palette import colour_of
-from carft_sweep.tracking.charts.response import MOST as MOST_PARAMETERS
 from carft_sweep.tracking.comparison.compare import compare
-from tests.tracking.charted import searched
 from tests.tracking.charts.drawn import channels, data_of, nodes, spec_of
 from tests.tracking.made_up import KL, arm
 
@@ -41,14 +39,6 @@ def test_many_settings_have_no_intervals(settings: int, intervals: int) -> None:
     spec = spec_of("response", ChartData(compare(runs, sweep="many")))
     points = [row for rows in spec["datasets"].values() for row in rows]
     assert sum("OOD mean top-1 low" in point for point in points) == intervals
-
-
-def test_of_many_parameters_the_first_ones_have_panels() -> None:
-    spec = spec_of("response", searched(30))
-    titles = [x["title"] for x in channels(spec, "x")]
-    assert list(dict.fromkeys(titles))[:2] == ["kl_weight", "batch_norm"]
-    assert len(spec["concat"]) == 2 * MOST_PARAMETERS
-    assert not any(node.get("type") == "line" for node in nodes(spec))
 
 
 def test_words_and_line_of_zero_shot_and_the_reference_have_their_colours_and_own_ends(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 
 from carft_sweep.tracking.charts.data import ChartData
-from carft_sweep.tracking.comparison.compare import compare
 from carft_sweep.tracking.comparison.statistics import PairedTest
 from tests.tracking.charts.drawn import data_of, spec_of
-from tests.tracking.made_up import arm
 
 
 def test_a_shift_has_the_paired_difference_in_points(plain: ChartData) -> None:
@@ -43,16 +41,6 @@ def test_up_to_ten_seeds_each_has_a_dot(plain: ChartData) -> None:
     assert [it["difference of a seed"] for it in own] == pytest.approx(
         [100 * (one - two) for one, two in zip(*sides, strict=True)], abs=1e-3
     )
-
-
-def test_two_seeds_give_differences_without_intervals() -> None:
-    runs = [
-        *arm("fine_tune", [0.6, 0.62], [0.3, 0.3]),
-        *arm("car_ft", [0.6] * 2, [0.4] * 2, trial=0),
-    ]
-    rows = data_of(spec_of("shifts", ChartData(compare(runs, sweep="two"))), "difference")
-    assert {row["difference"] for row in rows if row["split"] == "OOD mean"} == {10.0}
-    assert not any("difference low" in row for row in rows)
 
 
 def test_the_context_probe_has_each_split_and_no_validation(everything: ChartData) -> None:

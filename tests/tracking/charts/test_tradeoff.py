@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import xml.etree.ElementTree as ElementTree
-from dataclasses import replace
-
 import numpy as np
 import pytest
-import vl_convert
 
-from carft_sweep.tracking.charts.base import fitted
 from carft_sweep.tracking.charts.data import ChartData
-from carft_sweep.tracking.comparison.wise_ft import Curve, Point
 from tests.tracking.charted import searched
 from tests.tracking.charts.drawn import Spec, data_of, nodes, spec_of
 
@@ -74,21 +67,6 @@ def test_shaded_is_what_lies_between_the_curves_over_the_id_that_both_reach(
             assert row[field] == pytest.approx(expected, abs=1e-2)
 
 
-@pytest.mark.parametrize("apart", [0.0, 20.0])
-def test_curves_that_turn_back_or_share_no_id(plain: ChartData, apart: float) -> None:
-    """Of a curve that turns back its highest chord counts; without common ID nothing is shaded."""
-    candidate = [(0, 50, 30), (0.5, 60, 40), (1, 55, 32)]
-    reference = [(0, 50 + apart, 30), (1, 62 + apart, 36)]
-    curves = tuple(
-        Curve(label, tuple(Point(alpha, x / 100, y / 100) for alpha, x, y in points))
-        for label, points in (("car_ft kl_weight=1", candidate), ("fine_tune", reference))
-    )
-    spec = spec_of("id_ood", ChartData(replace(plain.comparison, curves=curves)))
-    rows = [row for each in spec["datasets"].values() for row in each if SHADED in row]
-    shaded = [(row["ID test"], row["OOD mean"], row[SHADED]) for row in rows]
-    assert shaded == ([] if apart else [(50, 30, 30), (55, 35, 32.5), (60, 40, 35)])
-
-
 def words_of(spec: Spec) -> list[str]:
     """Return the words that stand beside points."""
     (words,) = {
@@ -111,19 +89,3 @@ def test_named_are_the_selected_setting_the_reference_zero_shot_and_the_referenc
     assert words_of(spec_of("id_ood", searched(60)))[:2] == ["zero_shot", "fine_tune"]
     for rows in spec["datasets"].values():
         assert not any("words" in row for row in rows), "no word is a number to read"
-
-
-@pytest.mark.parametrize("width", [300, 900])
-def test_no_word_leaves_the_chart(plain: ChartData, width: int) -> None:
-    spec = spec_of("id_ood", plain)
-    svg = ElementTree.fromstring(vl_convert.vegalite_to_svg(fitted(spec, width)))
-    words = [text for text in svg.iter(f"{SVG}text") if text.text in words_of(spec)]
-    assert {text.text for text in words} == {*words_of(spec)}
-    for text in words:
-        letters, x = len(text.text or ""), float(re.findall(r"[\d.]+", text.attrib["transform"])[0])
-        if text.attrib["text-anchor"] == "start":
-            assert x + 6 * letters < width - AXIS
-        else:
-            assert x - 6 * letters > -AXIS
-    hidden = {text.text for text in words if text.attrib["opacity"] == "0"}
-    assert hidden == ({"α 0.25", "α 0.5", "α 0.75"} if width == 300 else set())

@@ -14,8 +14,6 @@ from carft_sweep.tracking.comparison.metrics import (
     KINDS,
     NOUNS,
     TITLES,
-    capitalised,
-    named,
 )
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint
@@ -62,13 +60,6 @@ def other() -> Comparison:
 def test_every_kind_has_its_names_and_is_a_metric() -> None:
     assert {*KINDS} == {"top1", *FURTHER}
     assert NOUNS.keys() == TITLES.keys() == {*KINDS, BENCHMARK}
-
-
-def test_a_metric_is_named_with_its_kind_but_for_top1_in_sentences() -> None:
-    assert named("ood/mean/top1") == "OOD mean"
-    assert named("id/val/worst_group_top1") == "ID val worst-group accuracy"
-    assert named("id/test/macro_f1") == "ID test macro-F1"
-    assert capitalised("worst-group accuracy") == "Worst-group accuracy"
 
 
 def test_the_same_numbers_give_the_same_verdict_under_another_name(

@@ -60,15 +60,6 @@ def test_every_state_but_done_is_named(state: Any, said: str) -> None:
     assert warned(compare(runs, sweep="s"), said)
 
 
-def test_a_number_that_is_none_leaves_the_row_without_a_mean_and_is_told() -> None:
-    runs = arm("fine_tune", [0.6, 0.61, 0.62], [0.3, math.nan, 0.31])
-    comparison = compare(runs, sweep="s")
-    estimate = row(comparison, "fine_tune").metrics["ood/mean/top1"]
-    assert (estimate.mean, estimate.values) == (None, (0.3, None, 0.31))
-    assert warned(comparison, "fine_tune: ood/mean/top1", "in 1 of 3 runs")
-    assert plain(comparison)["rows"][0]["metrics"]["ood/mean/top1"]["values"][1] is None
-
-
 def test_one_setting_is_selected_and_one_stands_for_each_algorithm() -> None:
     comparison = compare(kl_sweep(), sweep="s")
     assert [r.arm.label for r in comparison.rows if r.selected] == ["car_ft kl_weight=1"]
@@ -147,13 +138,6 @@ def test_settings_with_the_same_value_are_called_tied_and_which_was_taken() -> N
     assert warned(
         strong, "car_ft kl_weight=1 was taken, the most strongly regularised within the margin"
     )
-
-
-def test_an_unfinished_setting_that_must_stand_in_is_told() -> None:
-    runs = [run("car_ft", 0, metrics(0.6, 0.3), trial=0), run("car_ft", 1, trial=0)]
-    comparison = compare(runs, sweep="s")
-    assert comparison.selected is not None
-    assert warned(comparison, "no setting of car_ft has all its seeds")
 
 
 def test_a_margin_without_a_field_of_strength_is_told() -> None:

@@ -17,7 +17,6 @@ from carft_sweep.tracking.comparison.hits import Hits
 from carft_sweep.tracking.comparison.metrics import ID, OOD
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint
-from carft_sweep.tracking.comparison.statistics import holm
 from tests.scalar_curves import Curve, above, gains_of, most_at
 from tests.tracking.drawn_images import Images, drawings, groups_of, hits_of, value
 from tests.tracking.made_up import KL, arm, metrics, run, zero_shot
@@ -175,28 +174,6 @@ def test_gains_that_spread_by_no_more_than_one_image_are_not_tested() -> None:
     assert (verdict.outcome, verdict.p_better, verdict.interval) == ("no_spread", None, None)
 
 
-def test_several_methods_are_adjusted_by_holms_rule() -> None:
-    verdicts = compared(
-        car_ft(raised(LINE, 0.002)),
-        tuned("flyp", raised(LINE, 0.004, LUCK[::-1])),
-        tuned("coral", [moved(LINE, at=0.3)] * 5),
-        tuned("fine_tune", same(LINE)),
-    ).curve_verdicts
-    by_name = {verdict.pair.candidate.algorithm: verdict for verdict in verdicts}
-    raw = [
-        stats.ttest_1samp(by + np.array(luck), 0).pvalue
-        for by, luck in ((0.002, LUCK), (0.004, LUCK[::-1]))
-    ]
-    # What has no range in common counts.
-    expected = holm([*raw, 1.0])
-    assert by_name["car_ft"].p_better == pytest.approx(expected[0])
-    assert by_name["flyp"].p_better == pytest.approx(expected[1])
-    assert by_name["coral"].p_better is None
-    assert {verdict.compared for verdict in verdicts} == {3}
-    assert by_name["flyp"].level == pytest.approx(1 - 0.05 / 3)
-    assert by_name["car_ft"].level == pytest.approx(1 - 0.05 / 2)
-
-
 def test_exchanging_the_sides_exchanges_gain_and_loss() -> None:
     rng = np.random.default_rng(0)
     curves = [tuple(map(tuple, np.array(LINE) + rng.normal(0, 0.004, (4, 2)))) for _ in range(10)]
@@ -211,23 +188,6 @@ def test_exchanging_the_sides_exchanges_gain_and_loss() -> None:
     assert there.pair.gain.differences == back.pair.loss.differences
     assert there.pair.loss.differences == back.pair.gain.differences
     assert there.pair.common_range == back.pair.common_range
-
-
-@pytest.mark.parametrize(
-    "groups",
-    [
-        pytest.param(
-            lambda: (car_ft(raised(LINE, 0.01)), arm("fine_tune", [0.6] * 5, [0.4] * 5)),
-            id="a reference without merges",
-        ),
-        pytest.param(lambda: (car_ft(raised(LINE, 0.01)),), id="no reference"),
-        pytest.param(lambda: (tuned("fine_tune", same(LINE)),), id="the reference alone"),
-    ],
-)
-def test_without_a_curve_of_the_reference_there_is_no_such_claim(
-    groups: Callable[[], Sequence[Sequence[RunRecord]]],
-) -> None:
-    assert compared(*groups()).curve_verdicts == ()
 
 
 World = Mapping[tuple[str, int | None, str | None], Images]

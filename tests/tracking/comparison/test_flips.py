@@ -68,11 +68,6 @@ def test_counts_are_those_of_the_majority_over_the_seeds(
     assert flips.seeds == (0, 1, 2, 3, 4)
 
 
-def test_an_arm_wins_nothing_against_itself(comparison: Comparison) -> None:
-    flips = find_flips(comparison, CAR_FT, CAR_FT)
-    assert {(it.won, it.lost, it.difference) for it in flips.splits} == {(0, 0, 0)}
-
-
 def test_only_common_seeds_count(tmp_path: Path) -> None:
     records = [with_folder(it, tmp_path) for it in kl_sweep() if it.trial in (None, 3)]
     fewer = [it for it in records if it.algorithm != "fine_tune" or it.seed in (1, 3)]

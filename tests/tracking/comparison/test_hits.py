@@ -234,15 +234,6 @@ def test_a_split_that_follows_the_seed_is_of_other_images_for_each() -> None:
     assert error.variance == pytest.approx(units / (units - 1) * squares)
 
 
-def test_an_arm_without_seeds_has_its_one_model_for_each() -> None:
-    trained, zero_shot = arm_of("car_ft", range(3)), arm_of("zero_shot", [None])
-    models = {run.digest: by for run, by in zip(trained.runs, OURS, strict=True)}
-    kept = from_memory(models | {zero_shot.runs[0].digest: THEIRS[0]})
-    error = kept.difference_error([(trained, zero_shot)], range(3), OOD)
-    assert error == error_between((OURS, THEIRS[:1] * 3))
-    assert kept.by_seed(trained, (0, 1, 9)) is None
-
-
 @pytest.mark.parametrize(
     "other",
     [

@@ -150,16 +150,8 @@ def joined(first: ComparisonSpec, second: ComparisonSpec, **options: Any) -> Com
             "the metric of one is id/val/top1, .*--metric",
         ),
         (
-            ComparisonSpec(rule=SelectionRule(merge="wise_ft@0.5")),
-            "the merge of one is none, of the other wise_ft@0.5",
-        ),
-        (
             ComparisonSpec(rule=SelectionRule(within=0.01)),
             "the selection of one is best_val, .*within 0.01.*--selection",
-        ),
-        (
-            ComparisonSpec(rule=SelectionRule(oracle=True)),
-            "the selection of one is best_val, of the other oracle",
         ),
         (
             ComparisonSpec(endpoint=Endpoint(id_margin=0.01)),
@@ -238,20 +230,14 @@ def kept(*texts: str) -> list[int]:
     ("texts", "expected"),
     [
         (["algorithm=car_ft"], [2, 3, 4, 5]),
-        (["algorithm!=zero_shot"], [1, 2, 3, 4, 5]),
         (["algorithm=zero_shot,fine_tune"], [0, 1]),
         (["kl_weight>=0.3"], [0, 1, 4, 5]),
-        (["kl_weight<0.3"], [0, 1, 2, 3]),
         (["algorithm.kl_weight = 0.333333"], [0, 1, 4, 5]),
-        (["kl_weight==1e-1"], [0, 1, 2, 3]),
-        (["lr=0.0001"], [0, 1, 4, 5]),
         (["lr=1e-4", "algorithm=car_ft"], [4, 5]),
-        (["classes=openai"], [0, 1, 2, 3, 4, 5]),
         (["classes!=openai", "algorithm!=x"], [0, 1, 5]),
         (["state=done"], [0, 1, 2, 3, 4]),
         (["seed=1"], [0, 3, 5]),
         (["trial>0"], [0, 1, 4, 5]),
-        (["role=baseline"], [0, 1]),
         (["sweep=b"], [0, 2, 3, 4, 5]),
         (["sweep!=b"], [1, 3, 4, 5]),
     ],
@@ -266,14 +252,9 @@ def test_what_is_left_are_the_runs_of_which_each_condition_holds(
     ("text", "said"),
     [
         ("kl_weight", "write FIELD=VALUE"),
-        ("kl_weight=", "write FIELD=VALUE"),
-        ("=3", "write FIELD=VALUE"),
-        ("kl_weight>=", "write FIELD=VALUE"),
         ("kl_weight>=1,2", "wants one number"),
-        ("kl_weight>=many", "wants one number"),
         ("kl_wait=1", "unknown field 'kl_wait'; did you mean 'kl_weight'?"),
         ("classes>1", "prompts.classes is no number; use = or !="),
-        ("algorithm=clip", "--where algorithm=clip: unknown algorithm 'clip'"),
         ("algorithm=carft", "unknown algorithm 'carft'; did you mean 'car_ft'?"),
     ],
 )

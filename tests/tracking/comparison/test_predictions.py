@@ -119,9 +119,6 @@ def test_a_text_that_is_none_is_named(tmp_path: Path) -> None:
         read_columns(path, ["id"])
 
 
-OUTSIDE = {"outside_means": ["ood/pixel"]}
-
-
 def packed(folder: Path, **columns: pa.Array) -> Path:
     """Predictions of other columns than usual, in as few bytes as there can be."""
     path = predictions_path(folder, None)

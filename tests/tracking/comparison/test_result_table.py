@@ -152,11 +152,9 @@ def test_alpha_0_is_the_zero_shot_model_which_stands_once(tmp_path: Path, lines:
     ("text", "said"),
     [
         ("", "is empty; its first line names columns: method,seed,id,ood"),
-        ("\n \n", "is empty"),
         ("method,seed,id,ood\n", "has no row below its columns"),
         ("method,id,ood\n", "line 1: there is no column 'seed'; those needed are method, seed"),
         ("method,seed,id,ood,seting\n", "line 1: unknown column 'seting'; did you mean 'setting'?"),
-        ("method,seed,id,ood,id\n", "line 1: the column 'id' stands there twice"),
         ("method;seed;id;ood\n", "line 1: put commas between columns"),
         ('method,seed,id,ood\na,0,"5', "line 2: is no CSV (unexpected end of data)"),
         ("method,seed,id,ood\n\na,0,.5\n", "line 3: 3 cells for 4 columns"),
@@ -164,11 +162,7 @@ def test_alpha_0_is_the_zero_shot_model_which_stands_once(tmp_path: Path, lines:
         ("method,seed,id,ood\na\x1b,0,.5,.4\n", "line 2: method must be one line of at most 100"),
         ("method,seed,id,ood\na,,.5,.4\n", "line 2: seed is empty, which only zero_shot may have"),
         ("method,seed,id,ood\na,x,.5,.4\n", "line 2: seed 'x' is no whole number"),
-        ("method,seed,id,ood\na,1.5,.5,.4\n", "line 2: seed '1.5' is no whole number"),
-        ("method,seed,id,ood\na,0,.5,\n", "line 2: ood is empty"),
         ('method,seed,id,ood\na,0,.5,"0,4"\n', "line 2: ood '0,4' is no number"),
-        ("method,seed,id,ood\na,0,.5,nan\n", "line 2: ood 'nan' is no number"),
-        ("method,seed,id,ood\na,0,.5,-1\n", "line 2: ood -1 is out of range"),
         ("method,seed,id,ood\na,0,50,101\n", "line 2: ood 101 is out of range"),
         (
             "method,seed,id,ood\na,0,50,40\na,1,0.5,41\n",
@@ -179,10 +173,6 @@ def test_alpha_0_is_the_zero_shot_model_which_stands_once(tmp_path: Path, lines:
             "line 4: the same method, setting, seed and alpha as in line 2",
         ),
         ("method,seed,alpha,id,ood\na,0,1.5,.5,.4\n", "line 2: alpha 1.5 is out of range: 0 to 1"),
-        (
-            "method,seed,alpha,id,ood\na,0,1,.5,.4\na,0,,.5,.4\n",
-            "line 3: the same method, setting, seed and alpha as in line 2",
-        ),
         (
             "method,seed,alpha,id,ood\na,0,1,.5,.4\na,1,.5,.5,.4\n",
             "line 3: alpha 0.5 of a without the line of its unmerged model",

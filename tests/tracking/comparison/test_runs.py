@@ -62,17 +62,6 @@ def test_what_confirms_is_an_arm_of_its_own_and_comes_last() -> None:
     assert not arms[2].is_setting_of(arms[0])
 
 
-def test_settings_that_look_alike_are_told_apart_by_their_trial() -> None:
-    runs = [
-        run("car_ft", 0, metrics(0.6, 0.3), trial=trial, params={KL: 0.1 + trial * 1e-9})
-        for trial in range(2)
-    ]
-    assert [arm.label for arm in group(runs)] == [
-        "car_ft kl_weight=0.1 (trial 0)",
-        "car_ft kl_weight=0.1 (trial 1)",
-    ]
-
-
 def test_params_are_named_by_their_last_part_unless_two_end_alike() -> None:
     assert setting({"optim.lr": 3e-4, "algorithm.kl_weight": 1.0}) == "kl_weight=1 lr=0.0003"
     both = {"prompts.classes": "openai", "data.classes": None}

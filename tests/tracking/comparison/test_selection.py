@@ -8,8 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
@@ -115,14 +113,6 @@ def test_strength_is_not_compared_across_algorithms() -> None:
     assert chosen(group(runs), SelectionRule(within=0.05, strength={KL: +1})) == 0
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.floats(0, 0.5))
-def test_a_margin_never_costs_more_than_itself(values: list[float], within: float) -> None:
-    rule = SelectionRule(within=within, strength={KL: +1})
-    choice = select(trials([[value, value] for value in values]), rule, SEEDS)
-    assert choice is not None
-    assert choice.value >= max(values) - within - 1e-9
-
-
 @pytest.mark.parametrize(
     "metric",
     [
@@ -139,19 +129,6 @@ def test_a_test_metric_is_refused_unless_an_oracle_is_asked_for(metric: str) -> 
     with pytest.raises(ValueError, match=r"selection: oracle"):
         SelectionRule(metric=metric)
     assert "oracle" in SelectionRule(metric=metric, oracle=True).name
-
-
-@pytest.mark.parametrize("metric", ["id/val/top1", "id/val/nll", "train/loss", "ood/val/macro_f1"])
-def test_validation_and_training_metrics_are_honest(metric: str) -> None:
-    assert not looks_at_tests(metric)
-    assert SelectionRule(metric=metric).name == "best_val"
-
-
-def test_the_rule_is_named_as_the_sweep_file_names_it() -> None:
-    assert SelectionRule(within=0.005).name == "within 0.005"
-    assert (
-        SelectionRule(metric="ood/mean/top1", oracle=True, within=0.1).name == "oracle, within 0.1"
-    )
 
 
 @pytest.mark.parametrize(
@@ -201,18 +178,6 @@ def test_alpha_is_chosen_by_validation_unless_an_oracle_is_asked_for(
 ) -> None:
     arm = merged_arm(VAL_BY_ALPHA, OOD_BY_ALPHA)
     assert select_merges([arm], rule) == {arm.label: {"wise_ft": label}}
-
-
-def test_each_kind_of_merge_has_its_own_choice() -> None:
-    merges = {
-        "wise_ft@0.5": metrics(0.6, 0.3, val=0.7),
-        "wise_ft@0.75": metrics(0.6, 0.3, val=0.6),
-        "uniform_soup": metrics(0.6, 0.3, val=0.5),
-    }
-    arm = group([run("fine_tune", 0, metrics(0.6, 0.3), merges=merges)])[0]
-    expected = {"uniform_soup": "uniform_soup", "wise_ft": "wise_ft@0.5"}
-    for rule in (SelectionRule(), SelectionRule(within=0.1)):
-        assert select_merges([arm], rule) == {arm.label: expected}
 
 
 def test_a_trial_may_be_valued_by_one_of_its_merges() -> None:

@@ -19,7 +19,6 @@ from carft_sweep.tracking.comparison.tasks import combined, compare_tasks, domai
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.report.formats import latex, to_csv
 from carft_sweep.tracking.report.table import task_table
-from carft_sweep.tracking.report.terminal import terminal
 from tests.tracking.domains import (
     FIELD,
     GROUPS,
@@ -121,18 +120,6 @@ def test_the_verdict_is_on_the_mean_over_tasks_by_seed() -> None:
     assert not any(row.selected for row in comparison.rows)
 
 
-def test_one_image_changes_a_mean_by_its_share_of_the_tasks() -> None:
-    counts = {"art": {"id/val": 50, "ood/art": 40}, "photo": {"id/val": 20, "ood/photo": 400}}
-    runs = [replace(run, facts={"images": counts[str(run.params[FIELD])]}) for run in two_domains()]
-    (verdict,) = compared(runs).verdicts
-    assert verdict.pair.ood is not None
-    assert verdict.pair.id is not None
-    assert verdict.pair.ood.step == pytest.approx(1 / 40 / 2)
-    assert verdict.pair.id.step == pytest.approx(1 / 20 / 2)
-    # The differences spread by 2 thousandths.
-    assert not verdict.pair.ood.spreads
-
-
 def test_rows_are_algorithms_and_zero_shot_stands_among_them() -> None:
     comparison = compared(two_domains())
     rows = {row.arm.label: row for row in comparison.rows}
@@ -167,20 +154,6 @@ def test_a_task_without_a_run_leaves_the_seed_out_of_every_mean() -> None:
     assert line is not None
     assert [len(cell.by_seed) for cell in (*line.cells.values(), line.average)] == [4, 5, 4]
     assert any(warning.startswith("art: 2 failed runs") for warning in comparison.warnings)
-
-
-def test_the_oracle_is_named_everywhere() -> None:
-    comparison = compared(
-        random_runs(np.random.default_rng(2), settings=2, seeds=2), RULES["oracle"]
-    )
-    table = domainbed_table(comparison)
-    assert table is not None
-    assert "test-domain validation (oracle) on ood/{task}_out/top1" in table.caption
-    assert all("oracle" in row.marks for row in comparison.rows)
-    (warning_text,) = (warning for warning in comparison.warnings if "oracle: " in warning)
-    assert warning_text.startswith("oracle: settings were chosen on ood/{task}_out/top1")
-    values = [row.value for row in comparison.rows]
-    assert None not in values
 
 
 def test_facts_of_tasks_differ_where_one_of_them_does() -> None:
@@ -244,18 +217,6 @@ def test_a_run_without_a_task_is_told() -> None:
         compared([replace(run, params={}) for run in two_domains()])
 
 
-def test_a_table_that_is_too_wide_stands_in_several() -> None:
-    comparison = compared(random_runs(np.random.default_rng(2), settings=2, seeds=3), RULES["IID"])
-    heads = {}
-    for width in (100, 45):
-        lines = terminal(comparison, width=width).splitlines()
-        assert max(map(len, lines)) <= width
-        heads[width] = [line.split() for line in lines if line.startswith("algorithm ")]
-    assert len(heads[100]) == 1
-    assert heads[45][0] == ["algorithm", "art", "cartoon"]
-    assert len(heads[45]) == 2
-
-
 def test_rows_of_a_spreadsheet_have_each_task_as_fractions() -> None:
     comparison = compared(two_domains())
     rows = {row["setting"]: row for row in csv.DictReader(io.StringIO(to_csv(comparison)))}
@@ -265,13 +226,6 @@ def test_rows_of_a_spreadsheet_have_each_task_as_fractions() -> None:
     more = replace(comparison, rows=(*comparison.rows, *comparison.tasks["art"].rows[-1:]))
     lines = [*csv.DictReader(io.StringIO(to_csv(more)))]
     assert [row["art mean"] == "" for row in lines] == [False] * (len(lines) - 1) + [True]
-
-
-def test_a_paper_has_the_table_first_in_domainbeds_form() -> None:
-    text = latex(compared(two_domains()))
-    assert text.index("& Avg") < text.index("& OOD mean")
-    assert r"fine\_tune & 50.2 $\pm$ 0.1 & 70.2 $\pm$ 0.1 & 60.2 $\pm$ 0.1 \\" in text
-    assert r"\begin{tabular}{lrrr}" in text
 
 
 def test_a_mean_has_no_cell_where_a_task_has_no_run() -> None:

@@ -153,7 +153,7 @@ def test_arms_that_are_equal_in_each_seed_are_a_tie() -> None:
     )
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4])
+@pytest.mark.parametrize("n", [1, 4])
 def test_below_five_seeds_there_are_numbers_and_no_claim(n: int) -> None:
     comparison = compared(arm("fine_tune", STEADY[:n], LOW[:n]), rival(NEAR[:n], HIGH[:n]))
     seeds = f"{n} seed{'s' * (n > 1)}"

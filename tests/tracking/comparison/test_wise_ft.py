@@ -22,10 +22,9 @@ from carft_sweep.tracking.comparison.wise_ft import (
     ood_bound,
     ood_floor,
     seed_curves,
-    seed_points,
 )
 from tests.scalar_curves import above, height_at, least_at, most_at
-from tests.tracking.made_up import arm, bent, metrics, run, zero_shot
+from tests.tracking.made_up import bent, metrics, run, zero_shot
 
 Points = Sequence[tuple[float, float]]
 """ID and OOD accuracy by rising alpha."""
@@ -93,15 +92,6 @@ def test_a_mean_curve_keeps_shared_alphas() -> None:
     curve = curve_of(whole[0], run("fine_tune", 1, metrics(0.6, 0.3), merges=some))
     assert curve is not None
     assert [point.alpha for point in curve.points] == [0.5, 1]
-
-
-def test_a_run_without_merges_is_one_point() -> None:
-    (tuned,) = group(arm("flyp", [0.65, 0.66], [0.34, 0.35]))
-    points = seed_points(tuned, "id/test/top1", "ood/mean/top1")
-    assert points == {
-        0: Curve("flyp", (Point(1, 0.65, 0.34),)),
-        1: Curve("flyp", (Point(1, 0.66, 0.35),)),
-    }
 
 
 @pytest.mark.parametrize(

@@ -70,13 +70,7 @@ def points(record: RunRecord, own: Mapping[str, Scalar] | None = None) -> dict[s
     [
         ("ViT-B-16", "openai", "imagenet", "id/test/top1", 0.68352),
         ("ViT-B-32", "openai", "imagenet", "ood/v2/top1", 0.5596),
-        ("ViT-L-14-336", "openai", "imagenet", "ood/r/top1", 0.8911666666666667),
-        ("ViT-L-14", "openai", "imagenet", "ood/a/top1", 0.7068),
-        ("ViT-B-32", "laion2b_s34b_b79k", "imagenet", "ood/sketch/top1", 0.5363831083338246),
         ("ViT-B-16", "openai", "imagenet", "ood/objectnet/top1", 0.5544309249488533),
-        ("ViT-B-32", "laion2b_e16", "cifar10", "id/test/top1", 0.9401),
-        ("ViT-H-14", "laion2b_s32b_b79k", "cifar100", "id/test/top1", 0.8468),
-        ("ViT-L-14", "laion2b_s32b_b82k", "stanford_cars", "id/test/top1", 0.9261285909712722),
         ("ViT-B-16-plus-240", "laion400m_e32", "dtd", "id/test/top1", 0.5569148936170213),
         ("ViT-B-16", "openai", "oxford_pets", "id/test/mean_per_class_top1", 0.884512216368383),
         (
@@ -85,13 +79,6 @@ def points(record: RunRecord, own: Mapping[str, Scalar] | None = None) -> dict[s
             "flowers102",
             "id/test/mean_per_class_top1",
             0.6628139602370955,
-        ),
-        (
-            "ViT-g-14",
-            "laion2b_s12b_b42k",
-            "fgvc_aircraft",
-            "id/test/mean_per_class_top1",
-            0.3781639928698752,
         ),
     ],
 )
@@ -131,8 +118,6 @@ def test_a_measured_model_differs_by_points_on_each_whole_set() -> None:
     [
         ("id/test/top1", 0.005, False),
         ("id/test/top1", 0.0052, True),
-        ("id/test/top1", -0.0052, True),
-        ("ood/sketch/top1", -0.03, True),
         ("ood/objectnet/top1", -0.019, False),
         ("ood/objectnet/top1", -0.021, True),
     ],
@@ -169,11 +154,8 @@ def test_other_templates_are_said_and_not_warned_of() -> None:
     [
         ("builtin", None, "icon_shift"),
         ("ViT-B-16", "laion2b_s34b_b88k", "imagenet"),
-        ("RN50", "openai", "imagenet"),
         ("ViT-B-32", "laion400m_e32", "imagenet"),  # another activation than the table's
         ("ViT-B-16", "openai", "icon_shift"),
-        ("ViT-B-16", "openai", "caltech101"),
-        ("ViT-B-16", "openai", "sun397"),
     ],
 )
 def test_nothing_is_said_where_the_table_has_no_such_row(

@@ -33,13 +33,6 @@ SWEEP = compare(kl_sweep(), sweep="kl_weight")
 SPECIAL = "a_b%c&d#e$f{g}h~i^j\\k<l>m|n"
 
 
-def cells(comparison: Comparison) -> dict[str, list[str]]:
-    """The body of the table by the first cell."""
-    lines = latex(comparison).splitlines()
-    body = [line.removesuffix(r" \\").split(" & ") for line in lines if line.endswith(r" \\")]
-    return {row[0]: row[1:] for row in body[1:]}
-
-
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", " =", "x\r="])
 def test_no_cell_of_the_csv_is_a_formula(start: str) -> None:
     hostile = f"{start}HYPERLINK(1)"
@@ -66,21 +59,6 @@ def test_a_number_of_csv_stays_what_it_is_where_other_rows_lack_it_or_it_is_none
     assert of_rows["car_ft"]["data.batch_size"] == "32"
     assert of_rows["fine_tune"]["data.batch_size"] == ""
     assert of_rows["car_ft"]["ood/mean/top1"] == ""
-
-
-def test_a_spread_stands_small_behind_its_mean_and_a_minus_is_one() -> None:
-    texts = cells(SWEEP)["fine\\_tune"]
-    assert r"65.0 {\scriptsize $\pm$0.3}" in texts
-    assert any(cell.startswith("$-$4.0") for cell in texts)
-
-
-def test_notes_verdict_and_command_are_comments() -> None:
-    text = latex(SWEEP, command="carft-sweep compare kl_weight --latex")
-    head = text.partition(r"\begin")[0].splitlines()
-    assert head[0] == "% carft-sweep compare kl_weight --latex"
-    assert all(line.startswith("% ") for line in head)
-    assert all(line in text for line in SWEEP.answer.lines)
-    assert r"\usepackage{booktabs}" in head[1]
 
 
 @given(st.text(max_size=30))

@@ -8,7 +8,6 @@ import json
 import re
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -161,15 +160,6 @@ def test_what_a_reader_asks_first_is_open_and_the_rest_folded_under_more(page: s
     assert folded == ["context"]
 
 
-def test_links_lead_somewhere_and_names_are_given_once(page: str) -> None:
-    read = Read(page)
-    names = Counter(attributes["id"] for _, attributes in read.tags if "id" in attributes)
-    assert names.most_common(1)[0][1] == 1
-    links = [attributes["href"].removeprefix("#") for attributes in read.of("a")]
-    assert set(links) <= {*names}
-    assert {"verdict", "table", "more", "content"} <= {*links}
-
-
 def test_whoever_does_not_see_gets_words_for_full_table(page: str) -> None:
     read = Read(page)
     assert read.of("html") == [{"lang": "en"}]
@@ -211,14 +201,6 @@ def test_a_selected_model_is_named_with_the_command_that_exports_it() -> None:
     (about,) = (text for text in read.inside["p"] if text.startswith("The selected model"))
     assert f"{HOSTILE}, seed 1" in about
     assert "carft-sweep export 'a b'" in read.inside["code"]
-
-
-def test_an_empty_comparison_makes_a_page_too() -> None:
-    comparison = compared([])
-    read = Read(document(comparison, ChartData(comparison)))
-    assert read.stack == []
-    assert not [tag for tag in read.of("div") if "data-chart" in tag]
-    assert comparison.answer.lines[0] in read.inside["p"]
 
 
 def test_the_library_is_javascript_that_a_page_can_hold() -> None:

@@ -68,7 +68,7 @@ def test_the_text_is_the_one_that_was_looked_at(name: str) -> None:
 
 
 @pytest.mark.parametrize("all_alphas", [False, True])
-@pytest.mark.parametrize("width", [40, 60, 79, 80, 99, 100, 120, 132, 200])
+@pytest.mark.parametrize("width", [40, 79, 100, 200])
 def test_no_line_is_wider_than_asked_and_no_number_is_cut(width: int, all_alphas: bool) -> None:
     for comparison in (SWEEP, troubled()):
         text = report.terminal(comparison, width=width, options=TableOptions(all_alphas=all_alphas))
@@ -83,16 +83,6 @@ def test_many_shifts_take_several_tables_rather_than_being_left_out() -> None:
     assert text.count("setting ") > 2
     assert text.count("corruption") == 15
     assert max(map(cell_len, text.splitlines())) <= 80
-
-
-def test_a_name_that_is_too_long_breaks_and_loses_nothing() -> None:
-    named = "a name of which every word counts, since no other says what was done " * 2
-    runs = [run(named, s, metrics(0.6, 0.3), trial=0) for s in range(3)]
-    for width in (40, 60, 80):
-        text = report.terminal(compare(runs, sweep="s"), width=width)
-        table = text.partition("setting ")[2].partition("\n\n")[0]
-        words = [word for word in table.split() if word.strip(".±0123456789%")]
-        assert " ".join(named.split()) in " ".join(words)
 
 
 def test_colour_is_asked_for_and_never_in_the_way() -> None:

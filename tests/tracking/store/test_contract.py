@@ -144,13 +144,6 @@ class TestEveryTracker:
         subject.tracker.start_run(replace(PARENT, params={"p": "p" * 7000}, tags={"t": "t" * 9000}))
         assert subject.see(SWEEP) == once
 
-    def test_a_later_tag_replaces_an_earlier_one(self, subject: Subject) -> None:
-        opened(subject)
-        subject.tracker.set_tags(RUN, {"carft.state": "running", "free": "other"})
-        subject.tracker.set_tags(RUN, {"carft.state": "pruned"})
-        tags = subject.see(RUN).tags
-        assert tags == {"carft.seed": "1", "carft.state": "pruned", "free": "other"}
-
     def test_more_tags_and_parameters_than_one_request_takes(self, subject: Subject) -> None:
         many = {f"n{i}": str(i) for i in range(230)}
         subject.tracker.start_run(replace(PARENT, params=many, tags=many))
@@ -244,12 +237,3 @@ class TestWhatIsLookedUp:
         assert all(runs[key.name].run_id == tracker.run_id(key) for key in (SWEEP, RUN, arm))
         tracker.remove_run(RUN)
         assert RUN.digest not in tracker.runs_of(SWEEP.sweep)
-
-    def test_the_files_of_a_run_are_listed(self, subject: Subject, tmp_path: Path) -> None:
-        opened(subject)
-        assert subject.tracker.artifacts(RUN) == set()
-        for name in ("a.json", "b.txt"):
-            (tmp_path / name).write_text("text")
-            subject.tracker.log_artifact(RUN, tmp_path / name)
-        assert subject.tracker.artifacts(RUN) == {"a.json", "b.txt"}
-        assert subject.tracker.artifacts(SWEEP) == set()

@@ -20,7 +20,6 @@ from carft_sweep.tracking.location import TrackingLocation
 from carft_sweep.tracking.store.base import RunKey, RunStart
 from carft_sweep.tracking.store.mlflow_models import ModelStart, ModelStore, has_model
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
-from carft_sweep.tracking.ui_server import Server
 from tests.tracking.conftest import NewDatabase
 
 NOW = 1_790_000_000_000
@@ -114,13 +113,6 @@ def test_a_model_that_is_gone_or_has_lost_its_files_is_kept_anew(
     assert has_model(place, again.model_id)
 
 
-def test_other_models_are_other_models(place: TrackingLocation, folder: Path) -> None:
-    kept = ModelStore(place, "mine").keep(START, folder)
-    other = ModelStore(place, "mine").keep(replace(START, evaluation="0" * 64), folder)
-    assert other.is_new
-    assert sorted(models(place)) == sorted([kept.model_id, other.model_id])
-
-
 def test_a_run_that_is_not_there_is_told_with_what_to_do(
     place: TrackingLocation, folder: Path
 ) -> None:
@@ -160,10 +152,3 @@ def test_the_environment_is_left_as_it_was(
         names = {file.name for file in location.rglob("*")}
         assert "MLmodel" in names
         assert not names & {"uv.lock", "pyproject.toml"}
-
-
-def test_a_server_that_is_away_is_told(folder: Path, server: Server) -> None:
-    del server  # it lets MLflow be imported where this test is alone
-    away = TrackingLocation("http://127.0.0.1:9", "none", None, "home")
-    with pytest.raises(ServiceUnreachable, match=r"127\.0\.0\.1:9"):
-        ModelStore(away, "mine").keep(START, folder)

@@ -104,22 +104,6 @@ def test_a_host_that_is_not_among_the_allowed_is_told_what_to_change(
     )
 
 
-def test_an_unknown_host_and_a_server_that_is_down_are_two_things(
-    experiment: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://no-such-host.invalid:5000")
-    refused(
-        MlflowStore("http://no-such-host.invalid:5000", experiment).preflight,
-        HostNotFound,
-        "cannot be resolved here: check MLFLOW_TRACKING_URI",
-    )
-    refused(
-        MlflowStore("http://127.0.0.1:9", experiment).preflight,
-        ServiceUnreachable,
-        "http://127.0.0.1:9 does not answer",
-    )
-
-
 def test_a_server_that_says_nothing_is_not_waited_for(
     experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
