@@ -15,11 +15,7 @@ direction of a text, which then reads as another one."""
 
 def printable(text: str) -> str:
     r"""Return a text with each control character but tab and newline written out, as `\x1b`."""
-    return _CONTROL.sub(lambda control: _written(ord(control[0])), text)
-
-
-def _written(code: int) -> str:
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    return _CONTROL.sub(lambda control: ascii(control[0])[1:-1], text)
 
 
 class PlainConsole(Console):

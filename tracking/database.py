@@ -15,7 +15,6 @@ from urllib.parse import quote_plus
 
 from carft_sweep.tracking.errors import (
     AccessDenied,
-    HostNotFound,
     ServiceUnreachable,
     TrackingError,
 )
@@ -128,7 +127,6 @@ def inspect_database(database: Database) -> DatabaseTables:
 
     Raises:
         AccessDenied: The user or password is wrong.
-        HostNotFound: The host's name cannot be resolved.
         ServiceUnreachable: The database is away, or has no free connection.
         TrackingError: Its URL is none; it is missing or damaged, or its driver is; the user has no
             right to its tables.
@@ -184,17 +182,11 @@ def _translated(database: Database, error: Exception) -> RuntimeError:
 def check_host(service: str, host: str, port: int, variable: str) -> None:
     """Connect to a port for a moment: a driver or client may wait long for lost packets.
 
-    Raises HostNotFound or ServiceUnreachable, which say that `variable` names the service.
+    Raises ServiceUnreachable, which says that `variable` names the service.
     """
     try:
         socket.create_connection((host, port), timeout=SECONDS).close()
     except OSError as error:
-        # A name that does not exist, and not a name server that is away.
-        codes = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
-        if isinstance(error, socket.gaierror) and error.errno in codes:
-            raise HostNotFound(
-                f"{service} is on a host whose name cannot be resolved here: check {variable}"
-            ) from None
         raise ServiceUnreachable(
             f"{service} does not answer: {error}; {variable} names it"
         ) from None

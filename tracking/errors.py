@@ -38,10 +38,6 @@ class AccessDenied(ServiceUnreachable):
     """
 
 
-class HostNotFound(ServiceUnreachable):
-    """Failure to resolve a host's name: misspelt, or known on other machines only."""
-
-
 class TrackingError(RuntimeError):
     """Mistake in a request, or a store that cannot be used as it is; the message says why."""
 

@@ -40,7 +40,6 @@ logger = logging.getLogger(__name__)
 
 # By MLflow's own choice the names of private networks are accepted too.
 _HOSTS = "localhost,localhost:*,127.0.0.1,127.0.0.1:*"
-_START_SECONDS = 120.0
 # Requests are answered by then; what takes longer is an interpreter tidying up.
 _STOP_SECONDS = 2.0
 
@@ -91,7 +90,7 @@ def serve(
     artifacts: Path | None,
     *,
     port: int = UI_PORT,
-    start_seconds: float = _START_SECONDS,
+    start_seconds: float = 120.0,
 ) -> Server:
     """Start a server that shows the runs at `uri`, and wait until it answers.
 

@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,6 @@ from carft_sweep.tracking.report.table import (
     TableOptions,
     power_table,
     resolve_columns,
-    sort_rows,
 )
 from carft_sweep.tracking.report.terminal import table_text, terminal
 
@@ -145,7 +144,6 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
         return _flips(arguments, emit)
     options = TableOptions(
         columns=tuple(name.strip() for name in (arguments.columns or "").split(",") if name),
-        sort=arguments.sort,
         max_trials=None if arguments.all else MOST,
         all_alphas=arguments.all_alphas,
     )
@@ -168,16 +166,17 @@ def _flips(arguments: argparse.Namespace, emit: Emit) -> int:
     if arguments.csv or arguments.markdown or arguments.latex:
         raise RequestError("--flips prints one table, or --json")
     sweeps = override_specs(_read(arguments), arguments)
-    flips = find_flips(compare_sweeps(sweeps, where=arguments.where), *arguments.flips)
+    reference, candidate = arguments.flips
+    compared = compare_sweeps(sweeps, where=arguments.where)
+    seeds, splits = find_flips(compared, reference, candidate)
     if arguments.json:
-        plain = [{**asdict(it), "net": it.net} for it in flips.splits]
-        emit(json.dumps({**asdict(flips), "splits": plain}, indent=1))
+        plain = json.loads(splits.to_json(orient="records"))
+        sides = {"reference": reference, "candidate": candidate}
+        emit(json.dumps({**sides, "seeds": seeds, "splits": plain}, indent=1))
         return 0
-    emit(f"What {flips.candidate} wins and loses against {flips.reference}.")
-    if len(flips.seeds) > 1:
-        emit(
-            f"An image counts as right where more than half of {len(flips.seeds)} seeds have it so."
-        )
+    emit(f"What {candidate} wins and loses against {reference}.")
+    if len(seeds) > 1:
+        emit(f"An image counts as right where more than half of {len(seeds)} seeds have it so.")
     emit("")
     heads = ("split", "images", "won", "lost", "net", "net pp", "mean pp")
     rows = [
@@ -187,7 +186,7 @@ def _flips(arguments: argparse.Namespace, emit: Emit) -> int:
             f"{it.net:+d}",
             *(f"{100 * share + 0.0:+.1f}" for share in (it.net / it.images, it.difference)),
         )
-        for it in flips.splits
+        for it in splits.itertuples()
     ]
     for line in table_lines(heads, rows, right=heads[1:]):
         emit(line)
@@ -248,8 +247,6 @@ def _render(
     """Render in the format of the options: a text, or plain data for JSON."""
     if options.columns:
         resolve_columns(comparison, options.columns)  # of JSON too: no wrong name passes
-    if options.sort:
-        comparison = sort_rows(comparison, options.sort)
     if arguments.json:
         return to_json(comparison, options=options, owners=of_runs)
     if arguments.csv:

@@ -419,7 +419,6 @@ def _compare(parser: Parser) -> None:
     _flag(form, "--power", "print which differences these seeds and test images find")
     _repeated(parser, "--where", "CONDITION", "only these runs: algorithm=car_ft, kl_weight>=0.3")
     _value(parser, "--columns", "NAME,...", "headers or metrics, in this order")
-    _value(parser, "--sort", "COLUMN", "rows by this column, the better end first")
     _flag(parser, "--all", "every setting, not the best 50 trials and baselines only")
     _flag(parser, "--all-alphas", "every point of every merge")
     purpose = "only count the test images that setting B wins and loses against A, by split"

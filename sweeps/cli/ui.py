@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.requirements import refuse_outdated
@@ -13,6 +14,7 @@ from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.status import summaries
 from carft_sweep.sweeps.results.artifacts import PAGE
 from carft_sweep.sweeps.results.sent_log import SentLog
+from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import (
     TrackingLocation,
     is_server,
@@ -57,7 +59,9 @@ def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 def _pages(home: Home, place: TrackingLocation, address: str) -> Iterator[str]:
     """Yield where MLflow has the runs of the home, and each of its newest sweeps."""
-    experiment = experiment_id(place.uri, place.experiment)
+    experiment = None
+    with suppress(ServiceUnreachable, TrackingError):  # then its page says so
+        experiment = experiment_id(place.uri, place.experiment)
     if experiment is None:
         yield f"MLflow shows experiment {place.experiment} at {address}"
         return

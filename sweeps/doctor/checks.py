@@ -18,7 +18,6 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.secrets import NAMES
 from carft_sweep.tracking.errors import (
     AccessDenied,
-    HostNotFound,
     ServiceUnreachable,
     TrackingError,
 )
@@ -144,7 +143,7 @@ def _run(check: Check, home: Home, findings: list[Finding]) -> None:
     try:
         for finding in check.run(home):
             findings.append(finding)  # noqa: PERF402 - what came before an error counts too
-    except (RequestError, TrackingError, AccessDenied, HostNotFound) as error:
+    except (RequestError, TrackingError, AccessDenied) as error:
         findings.append(wrong(str(error)))
     except ServiceUnreachable as error:
         findings.append(unreachable(str(error)))

@@ -24,8 +24,8 @@ from carft_sweep.tracking.store.base import TrackedRun, describe
 from carft_sweep.tracking.store.mlflow_client import (
     check_reachable,
     client_version,
+    experiment_id,
     get,
-    look_up_experiment,
     moved_from,
     release,
     server_version,
@@ -245,7 +245,7 @@ def _recorded(home: Home) -> MlflowStore:
     check_reachable(place.named)
     begins = file is not None and not file.exists()
     is_moved = moved_from(place.named, place.experiment, place.artifacts) is not None
-    if begins or is_moved or look_up_experiment(place.named, place.experiment) is None:
+    if begins or is_moved or experiment_id(place.named, place.experiment) is None:
         return _NothingRecorded(place.named)
     return open_store(home.path)
 

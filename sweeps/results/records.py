@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json
 from carft_sweep.carft_core.runs.result import Claim
 from carft_sweep.sweeps.home import Home
-from carft_sweep.sweeps.ledger.runs import NO_SEED, RunState, RunStore, history, measured
+from carft_sweep.sweeps.ledger.runs import NO_SEED, RunState, RunStore, measured
 from carft_sweep.sweeps.ledger.status import goals
 from carft_sweep.sweeps.ledger.trials import Ledger, Setting, damage_named, find_ledger
 from carft_sweep.tracking.comparison.caveats import NOTES
@@ -119,7 +118,6 @@ def _records(runs: RunStore, item: Setting) -> Iterator[RunRecord]:
             merges={label: found["metrics"] for label, found in merges.items() if found},
             folder=folder,
             facts=_facts(own, item.result if trains else None) if own else {},
-            epochs=_epochs(folder),
             untrained=item.untrained,
         )
 
@@ -146,12 +144,6 @@ def _facts(own: Mapping[str, Any], asked: str | None) -> Mapping[str, Any]:
         f"where this one asks for {asked}; run this one again, and they are measured as it asks"
     )
     return {**facts, NOTES: [*facts.get(NOTES, ()), note]}
-
-
-def _epochs(folder: Path) -> int:
-    """Return how many epochs a run has trained so far."""
-    epochs = _undamaged(history, folder)
-    return int(epochs[-1]["epoch"]) if epochs else 0
 
 
 def state_of(known: RunState | None, *, done: bool) -> State:

@@ -676,7 +676,7 @@ class _Comparison:
         for name in dict.fromkeys(setting.algorithm for setting in trained):
             pool = [setting for setting in trained if setting.algorithm == name]
             runs = sum(len(setting.runs) for setting in pool)
-            counts = {"settings": len(pool), "runs": runs, "epochs": self.measured.epochs * runs}
+            counts = {"settings": len(pool), "runs": runs}
             budgets.append({"algorithm": name, **counts})
         return budgets
 
@@ -1091,15 +1091,10 @@ class _Comparison:
         }
 
     def effect(self, best: Setting, merge: str | None) -> dict[str, Any]:
-        """The KL weight: the highest against the lowest, and what lies between."""
+        """The KL weight: the highest against the lowest."""
         arms = [setting for setting in self.measured.settings if setting.role == "trial"]
         arms.sort(key=lambda setting: setting.weight or 0.0)
         models: list[Model] = [(setting, merge) for setting in arms]
-        heights = [self.mean(model, OOD) for model in models]
-        end = max((models[0], models[-1]), key=lambda model: self.mean(model, OOD))
-        top = int(np.argmax(heights))
-        peak = models[top] if 0 < top < len(models) - 1 else None
-        pairs = len(models) * (len(models) - 1) / 2
         difference, of_id = (
             self.difference(models[-1], models[0], metric, 0.95) for metric in (OOD, ID)
         )
@@ -1116,8 +1111,6 @@ class _Comparison:
             "settings": 1,
             "difference": difference,
             "id_difference": of_id,
-            "peak": peak and level(peak),
-            "above_ends": peak and self.difference(peak, end, OOD, 1 - 0.05 / pairs),
             "selected": best.weight,
         }
 
@@ -1194,7 +1187,6 @@ class _OfTasks(_Comparison):
                 **of[0],
                 "settings": max(it["settings"] for it in of),
                 "runs": sum(it["runs"] for it in of),
-                "epochs": sum(it["epochs"] for it in of),
             }
             for of in zip(*each, strict=True)
         ]

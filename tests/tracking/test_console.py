@@ -10,7 +10,7 @@ from rich.text import Text
 from carft_sweep.tracking.console import PlainConsole, printable
 
 TITLE = "\x1b]0;owned\x07cat\x9b31m\r\x7f"
-WRITTEN = "\\x1b]0;owned\\x07cat\\x9b31m\\x0d\\x7f"
+WRITTEN = "\\x1b]0;owned\\x07cat\\x9b31m\\r\\x7f"
 
 
 def test_control_characters_are_written_out_and_text_is_left_alone() -> None:

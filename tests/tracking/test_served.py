@@ -26,7 +26,7 @@ RECORD = run(
 )
 PART = SweepRuns(
     "toy",
-    [RECORD, zero_shot(digest="z"), run("car_ft", 0, digest="f", trial=1, epochs=2)],
+    [RECORD, zero_shot(digest="z"), run("car_ft", 0, digest="f", trial=1)],
     ComparisonSpec(seeds=(0, 1)),
     {RECORD.digest: {"optim.lr": 1e-5}},
 )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
 
-from carft_sweep.tracking.comparison.metrics import NOUNS, TOP1, is_fraction
+from carft_sweep.tracking.comparison.metrics import NOUNS, TOP1
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord
 from carft_sweep.tracking.comparison.selection import Budget, Selection
 from carft_sweep.tracking.comparison.spec import Endpoint, SelectionRule
@@ -122,10 +122,8 @@ _STATES = {
 }
 
 
-def of_selection(
-    rule: SelectionRule, arms: Sequence[Arm], selections: Sequence[Selection]
-) -> Iterator[str]:
-    """Qualify how settings were selected: unfinished ones, ties, a margin without a strength."""
+def of_selection(rule: SelectionRule, selections: Sequence[Selection]) -> Iterator[str]:
+    """Qualify how settings were selected: unfinished ones and ties."""
     yield from dict.fromkeys(
         f"no setting of {it.arm.algorithm} has all its seeds; {it.arm.label} stands for it"
         for it in selections
@@ -140,33 +138,6 @@ def of_selection(
     for label in dict.fromkeys(item.arm.label for item in selections if item.tied):
         labels = few([label, *(arm.label for arm in tied[label].tied)])
         yield f"{labels} tie on {rule.metric}; {label} was taken, {by}"
-    varied = {name for arm in arms for name in arm.params}
-    if rule.within is not None and not varied & {*rule.strength}:
-        # A margin asks for the strongest regularisation; nothing here says how strong it is.
-        yield "no regularisation field is varied, so within its margin the best value was chosen"
-
-
-def better_baseline(
-    rule: SelectionRule, arms: Sequence[Arm], best: Selection | None, seeds: Sequence[int]
-) -> Iterator[str]:
-    """Warn where a baseline, which is never selected, has the better value of selection."""
-    own = None if best is None else best.arm.mean(rule.metric)
-    valued = [
-        (rule.better(value), value, arm.label)
-        for arm in arms
-        if arm.role == "baseline" and arm.is_complete(seeds)
-        if (value := arm.mean(rule.metric)) is not None
-    ]
-    if own is None or not valued:
-        return
-    height, value, label = max(valued)
-    if height > rule.better(own):
-        in_percent = is_fraction(rule.metric)
-        numbers = [f"{100 * it:.1f}" if in_percent else f"{it:.3g}" for it in (value, own)]
-        yield (
-            f"the baseline {label} has the better {rule.metric} ({' against '.join(numbers)}); "
-            "only trials are selected, and `export --setting` takes a baseline"
-        )
 
 
 def oracle(rule: SelectionRule) -> Iterator[str]:
@@ -305,9 +276,7 @@ def unequal_budgets(fewer: Mapping[str, set[str]], spent: Iterable[Budget]) -> I
     """List what each algorithm was given, where some were tried at fewer settings than others."""
     concerned = {*fewer}.union(*fewer.values())
     counts = [
-        f"{budget.algorithm} {counted(budget.settings, 'setting')} ({counted(budget.runs, 'run')}"
-        + ("" if budget.epochs is None else f", {counted(budget.epochs, 'epoch')}")
-        + ")"
+        f"{budget.algorithm} {counted(budget.settings, 'setting')} ({counted(budget.runs, 'run')})"
         for budget in spent
         if budget.algorithm in concerned
     ]

@@ -159,15 +159,9 @@ class Comparison:
 
     def pair(self, candidate: Arm, reference: Arm) -> Pair:
         """Return the tested pair of two arms: that of the verdict where there is one."""
-        labels = (candidate.label, reference.label)
-        if labels not in self._pairs:
-            self._pairs[labels] = Pair(candidate, reference, self.endpoint, self.kept)
-        return self._pairs[labels]
-
-    @cached_property
-    def _pairs(self) -> dict[tuple[str, str], Pair]:
-        pairs = [verdict.pair for verdict in self.verdicts]
-        return {(pair.candidate.label, pair.reference.label): pair for pair in pairs}
+        pairs = (verdict.pair for verdict in self.verdicts)
+        same = (it for it in pairs if (it.candidate, it.reference) == (candidate, reference))
+        return next(same, None) or Pair(candidate, reference, self.endpoint, self.kept)
 
     @property
     def verdict(self) -> str:
@@ -293,8 +287,7 @@ def compare(
             *caveats.data_notes(arms),
             *caveats.contexts(domains),
             *caveats.unequal_budgets(fewer, spent),
-            *caveats.of_selection(rule, arms, judged),
-            *caveats.better_baseline(rule, arms, best, seeds),
+            *caveats.of_selection(rule, judged),
             *caveats.unfinished(arms),
             *caveats.outlying_seeds(tested.values(), endpoint),
             *kept.unreadable,

@@ -44,10 +44,6 @@ class Effect:
     """Of the endpoint: the last level minus the first."""
     id_difference: PairedTest | None
     """Of ID, likewise; None where the endpoint is ID or ID was not measured."""
-    peak: Level | None
-    """The best level of the endpoint where it lies in between."""
-    above_ends: PairedTest | None
-    """Of the endpoint: the peak minus the better one of the ends."""
     selected: Scalar
     """The value of the selected setting."""
 
@@ -62,17 +58,11 @@ class Effect:
         return self.levels[-1]
 
     @property
-    def adjusted_level(self) -> float:
-        """The level of an interval between levels that were picked by their means.
-
-        By Bonferroni's rule over all pairs of levels.
-        """
-        return 1 - ALPHA / math.comb(len(self.levels), 2)
-
-    @property
     def level(self) -> float:
-        """That of the difference's interval: 95 %, of categories adjusted."""
-        return 0.95 if self.numeric else self.adjusted_level
+        """That of the difference's interval: 95 %, and by Bonferroni's rule over all pairs of
+        categories, of which the best and the worst are picked by their means.
+        """
+        return 0.95 if self.numeric else 1 - ALPHA / math.comb(len(self.levels), 2)
 
     @property
     def interval(self) -> Interval | None:
@@ -172,12 +162,9 @@ def _effect(
         levels.append(Level(value, mean(of_endpoint), None if of_id is None else mean(of_id)))
     levels.sort(key=lambda it: _number(it.value) if numeric else it.endpoint)
     low, high = levels[0], levels[-1]
-    best = max(levels, key=lambda level: level.endpoint)
-    peak = best if numeric and best.endpoint > max(low.endpoint, high.endpoint) else None
     difference = minus(high, low, endpoint.metric)
     assert difference is not None
     other = endpoint.id_metric if endpoint.id_metric != endpoint.metric else None
-    end = max(low, high, key=lambda level: level.endpoint)
     return Effect(
         parameter=name,
         algorithm=selected.algorithm,
@@ -186,8 +173,6 @@ def _effect(
         settings=len(blocks),
         difference=difference,
         id_difference=None if other is None else minus(high, low, other),
-        peak=peak,
-        above_ends=None if peak is None else minus(peak, end, endpoint.metric),
         selected=selected.params.get(name),
     )
 

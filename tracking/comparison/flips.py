@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from carft_sweep.tracking.comparison.compare import Comparison
@@ -15,42 +14,20 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
-class SplitFlips:
-    """The images of one split that the candidate wins and loses against the reference.
-
-    An arm has an image right where more than half of its runs do.
-    """
-
-    split: str
-    images: int
-    won: int
-    lost: int
-    difference: float
-    """In accuracy, the mean over the seeds, as in the table of a comparison."""
-
-    @property
-    def net(self) -> int:
-        """Images won minus images lost."""
-        return self.won - self.lost
-
-
-@dataclass(frozen=True)
-class Flips:
-    """Two arms on the images of the ID test and of each shift."""
-
-    reference: str
-    candidate: str
-    seeds: tuple[int | None, ...]
-    """Those that both have; None alone where no seed changes either."""
-    splits: tuple[SplitFlips, ...]
-
-
-def find_flips(comparison: Comparison, reference: str, candidate: str) -> Flips:
+def find_flips(
+    comparison: Comparison, reference: str, candidate: str
+) -> tuple[tuple[int | None, ...], pd.DataFrame]:
     """Count what the candidate wins and loses against the reference, both named by their labels.
 
-    Raises TrackingError for a label that no row has, and where predictions were not kept or are of
-    different images.
+    An arm has an image right where more than half of its runs do.
+
+    Returns:
+        The seeds that both have, None alone where no seed changes either; and a row for the ID test
+        and each shift: images, those won and lost, won minus lost as `net`, and the `difference`
+        in accuracy, mean over the seeds.
+
+    Raises:
+        TrackingError: No row has a label, or predictions were not kept or are of different images.
     """
     if comparison.tasks:
         raise TrackingError("--flips: the rows of several tasks are means, which have no images")
@@ -67,12 +44,15 @@ def find_flips(comparison: Comparison, reference: str, candidate: str) -> Flips:
             f"--flips: the predictions of {reference} and {candidate} are of different images"
         )
     is_right, was_right = after > 0.5, before > 0.5
-    splits = []
-    for split, images in before.groupby(level="split", observed=True).indices.items():
-        won, lost = (is_right & ~was_right).iloc[images], (was_right & ~is_right).iloc[images]
-        change = float((after - before).iloc[images].mean())
-        splits.append(SplitFlips(str(split), len(won), int(won.sum()), int(lost.sum()), change))
-    return Flips(reference, candidate, seeds, tuple(splits))
+    images = (is_right & ~was_right).to_frame("won")
+    images = images.assign(lost=was_right & ~is_right, difference=after - before)
+    splits = images.groupby(level="split").agg(
+        images=("won", "size"),
+        won=("won", "sum"),
+        lost=("lost", "sum"),
+        difference=("difference", "mean"),
+    )
+    return seeds, splits.assign(net=splits["won"] - splits["lost"]).reset_index()
 
 
 def _shares(arm: Arm, seeds: Sequence[int | None]) -> pd.Series[float]:

@@ -8,7 +8,7 @@ error of its own, which does not shrink with more seeds.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -47,18 +47,12 @@ class Hits:
     """Columns of shifts that are in no mean."""
     tasks: tuple[int, ...] = ()
     """[S] the task that a split belongs to, of a mean over several tasks."""
-    _weights: dict[str, NDArray[np.float64] | None] = field(default_factory=dict, repr=False)
 
     def weights(self, metric: str) -> NDArray[np.float64] | None:
         """Return the weights [S] with which a metric averages the accuracies of splits.
 
         None for a metric that is no mean of accuracies, or of a split that was not kept.
         """
-        if metric not in self._weights:
-            self._weights[metric] = self._find_weights(metric)
-        return self._weights[metric]
-
-    def _find_weights(self, metric: str) -> NDArray[np.float64] | None:
         split, _, kind = metric.rpartition("/")
         if kind != TOP1:
             return None

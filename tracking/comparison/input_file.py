@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 COMPARISON_INPUT = "comparison_input.json"
 _FIELDS = (
-    *("algorithm", "params", "seed", "digest", "state", "role", "trial", "epochs", "untrained"),
+    *("algorithm", "params", "seed", "digest", "state", "role", "trial", "untrained"),
     *("metrics", "merges", "facts"),
 )
 """Those of a record that are in the file. A folder is none: a reader would look into its own."""

@@ -46,8 +46,6 @@ class RunRecord:
     """The run's folder; predictions lie in `evaluations/<label>/predictions.parquet`."""
     facts: Mapping[str, object] = field(default_factory=dict)
     """What rows must share to be comparable: `model`, `data`, `transform`, `budget`, ..."""
-    epochs: int | None = None
-    """How many were trained, in any state; None where it is unknown."""
     untrained: bool = False
     """Nothing is trained, and yet there is a seed: the split follows it (`data.split_seed`)."""
     parts: Mapping[str, RunRecord] = field(default_factory=dict)

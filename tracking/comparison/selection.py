@@ -201,8 +201,6 @@ class Budget:
     settings: int
     """Of which some run was begun, pruned and failed ones included."""
     runs: int
-    epochs: int | None
-    """Trained in all these runs; None where some run does not say."""
 
 
 def budgets(arms: Sequence[Arm]) -> tuple[Budget, ...]:
@@ -212,19 +210,8 @@ def budgets(arms: Sequence[Arm]) -> tuple[Budget, ...]:
     for algorithm in dict.fromkeys(arm.algorithm for arm in tried):
         settings = [arm for arm in tried if arm.algorithm == algorithm]
         runs = [run for arm in settings for run in arm.runs if run.state != "missing"]
-        epochs = total_epochs(run.epochs for run in runs)
-        counted.append(Budget(algorithm, len(settings), len(runs), epochs))
+        counted.append(Budget(algorithm, len(settings), len(runs)))
     return tuple(counted)
-
-
-def total_epochs(every: Iterable[int | None]) -> int | None:
-    """Sum epochs; None where one of them is unknown."""
-    total = 0
-    for epochs in every:
-        if epochs is None:
-            return None
-        total += epochs
-    return total
 
 
 def less_tried(arms: Sequence[Arm]) -> dict[str, set[str]]:

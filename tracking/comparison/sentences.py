@@ -250,7 +250,7 @@ def _certainty(verdict: Verdict | CurveVerdict, test: PairedTest | None, p: floa
             level = f"intervals of {100 * verdict.level:.3g} %"
             text += f" by Holm's rule over {verdict.compared}, {level}"
         parts.append(text)
-    if verdict.tried > 1:
+    if test is not None and verdict.tried > 1:
         parts.append(f"chosen among {verdict.tried} settings on these seeds")
     return f" ({'; '.join(parts)})" if parts else ""
 
@@ -312,7 +312,9 @@ def effect_line(effect: Effect, endpoint: Endpoint, rule: SelectionRule) -> str:
     over = counted(len(effect.difference.differences), "seed")
     if effect.settings > 1:
         over += f", means over {effect.settings} settings of the other fields"
-    number = _difference(effect, effect.difference, effect.interval)
+    number = with_interval(effect.difference.mean, effect.interval)
+    if effect.interval != effect.difference.ci95:
+        number += f" (interval of {100 * effect.level:.4g} %)"
     if effect.numeric:
         head += f" {_value(effect.low)} to {_value(effect.high)}"
         low, high = effect.low, effect.high
@@ -324,14 +326,6 @@ def effect_line(effect: Effect, endpoint: Endpoint, rule: SelectionRule) -> str:
             of_id = named(endpoint.id_metric)
             moves = _moves(effect, test, of_id, (low.id, high.id), endpoint.id_margin)
             parts.append(f"{moves}, {with_interval(test.mean, test.ci95)}")
-        if effect.peak is not None and effect.above_ends is not None:
-            interval = effect.above_ends.interval(effect.adjusted_level)
-            end = _value(max(low, high, key=lambda level: level.endpoint))
-            above = _difference(effect, effect.above_ends, interval, f" against {end}")
-            parts.append(
-                f"the highest {metric} is in between, {_percent(effect.peak.endpoint)} at "
-                f"{_value(effect.peak)}, {above}"
-            )
     else:
         best, worst = effect.high, effect.low
         parts = [
@@ -397,15 +391,6 @@ def _moves(
     if -margin < ci.low and ci.high < margin:
         return f"{metric} is unchanged within {points(margin)}"
     return f"{metric} shows no change beyond the noise ({low} to {high})"
-
-
-def _difference(
-    effect: Effect, test: PairedTest, interval: Interval | None, against: str = ""
-) -> str:
-    """Write a difference with its interval, and its level where that is not 95 %."""
-    number = f"{with_interval(test.mean, interval)}{against}"
-    is_usual = interval is None or len(effect.levels) < 3 or interval == test.ci95
-    return number if is_usual else f"{number} (interval of {100 * effect.adjusted_level:.4g} %)"
 
 
 def _selected(effect: Effect) -> str:

@@ -10,7 +10,7 @@ from statistics import fmean, pstdev
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.metrics import SPLITS, kind_of
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
-from carft_sweep.tracking.comparison.selection import Budget, select, total_epochs
+from carft_sweep.tracking.comparison.selection import Budget, select
 from carft_sweep.tracking.comparison.spec import (
     TASK,
     ComparisonSpec,
@@ -85,7 +85,6 @@ def mean_record(
         metrics=means.pop(None, {}),
         merges={label: values for label, values in means.items() if label is not None},
         facts=combined({task: run.facts for task, run in runs.items()}),
-        epochs=total_epochs(run.epochs for run in runs.values()),
         untrained=any(run.untrained for run in every),
         parts=runs,
     )
@@ -203,11 +202,6 @@ class DomainBedTable:
     """What the numbers are, and how settings were chosen."""
     settings: Mapping[str, str]
     """By task: the setting with the best value over all seeds, where there is one."""
-
-    @property
-    def caption(self) -> str:
-        """One paragraph."""
-        return " ".join(self.notes)
 
     def of(self, label: str) -> TaskLine | None:
         """Find the line of a row of the comparison."""
@@ -381,7 +375,6 @@ def _budgets(parts: Mapping[str, Comparison]) -> tuple[Budget, ...]:
             algorithm,
             max(budget.settings for budget in each),
             sum(budget.runs for budget in each),
-            total_epochs(budget.epochs for budget in each),
         )
         for algorithm, each in by_algorithm.items()
     )

@@ -113,9 +113,7 @@ def _json_row(row: Row, owners: Owners | None) -> dict[str, Any]:
     return plain if owners is None else {**plain, "sweeps": owners_of(row, owners)}
 
 
-def _json_estimate(estimate: Estimate | None) -> dict[str, Any] | None:
-    if estimate is None:
-        return None
+def _json_estimate(estimate: Estimate) -> dict[str, Any]:
     return {"mean": estimate.mean, "ci95": estimate.ci95, "values": estimate.values}
 
 
@@ -153,8 +151,6 @@ def _json_effect(effect: Effect) -> dict[str, Any]:
         "settings": effect.settings,
         "difference": _json_test(effect.difference, effect.level),
         "id_difference": _json_test(effect.id_difference),
-        "peak": effect.peak and effect.peak._asdict(),
-        "above_ends": _json_test(effect.above_ends, effect.adjusted_level),
         "selected": effect.selected,
     }
 
@@ -241,7 +237,7 @@ def _json_tasks(table: DomainBedTable) -> dict[str, Any]:
     return {
         "field": table.field,
         "metrics": dict(table.endpoints),
-        "caption": table.caption,
+        "caption": " ".join(table.notes),
         "settings": dict(table.settings),
         "rows": [
             {

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from carft_sweep.tracking.comparison.caveats import few
 from carft_sweep.tracking.comparison.compare import Comparison, Row, shown_rows
 from carft_sweep.tracking.comparison.metrics import (
     BENCHMARK,
-    LOSSES,
     NOUNS,
     TITLES,
     TOP1,
@@ -43,8 +42,6 @@ class TableOptions:
 
     columns: tuple[str, ...] = ()
     """Headers or metric names; none: the usual ones."""
-    sort: str | None = None
-    """A column, as `sort_rows` takes it; None: as compared, merged models below their arms."""
     max_trials: int | None = MOST
     """None: every trial."""
     all_alphas: bool = False
@@ -137,7 +134,7 @@ def build_table(
     rows = visible_rows(comparison, options) if rows is None else rows
     cells = [[column.cell(row) for column in columns] for row in rows]
     lines = [
-        _line(comparison, row, options, [Cell(_count(comparison, row)), *of_row])
+        _line(comparison, row, [Cell(_count(comparison, row)), *of_row])
         for row, of_row in zip(rows, cells, strict=True)
     ]
     of_shifts = {metric for metric, _ in shifts(comparison.metric_names, comparison.endpoint.by)}
@@ -299,21 +296,6 @@ def _best_labels(comparison: Comparison, most: int) -> set[str]:
     return standing.union([*trials][:most], [*baselines][:most])
 
 
-def sort_rows(comparison: Comparison, by: str) -> Comparison:
-    """Return the same with its rows by a column or metric: the better end first, else the larger.
-
-    Rows without a number come last. Raises TrackingError for a column that no row has.
-    """
-    (column,) = resolve_columns(comparison, (by,))
-    sign = 1 if kind_of(column.metric) in LOSSES else -1
-
-    def rank(row: Row) -> float:
-        value = row.metric(column.metric).mean
-        return math.inf if value is None else sign * value
-
-    return replace(comparison, rows=tuple(sorted(comparison.rows, key=rank)))
-
-
 def _pointer(comparison: Comparison, row: Row) -> str:
     """Mark the selected setting by a triangle, by a dot what stands for one of several."""
     if row.selected:
@@ -323,14 +305,13 @@ def _pointer(comparison: Comparison, row: Row) -> str:
     return "• " if stands else "  "
 
 
-def _line(comparison: Comparison, row: Row, options: TableOptions, cells: Sequence[Cell]) -> Line:
+def _line(comparison: Comparison, row: Row, cells: Sequence[Cell]) -> Line:
     pointer = _pointer(comparison, row)
     signs = "".join(sign for mark, sign in _SIGNS.items() if mark in row.marks)
     end = f" {signs}" if signs else ""
-    # Where rows are sorted, a merged model does not stand below its arm.
-    below = row.arm.merge is not None and not options.sort
-    short = f"{pointer}  + {row.arm.merge}{end}" if below else ""
-    runs = () if row.arm.merge is not None else row.arm.runs
+    is_merged = row.arm.merge is not None
+    short = f"{pointer}  + {row.arm.merge}{end}" if is_merged else ""
+    runs = () if is_merged else row.arm.runs
     return Line(
         f"{pointer}{row.arm.label}{end}",
         tuple(cells),

@@ -157,19 +157,10 @@ def find_experiment(client: MlflowClient | RestStore, uri: str, name: str) -> st
     return str(experiment.experiment_id)
 
 
-def look_up_experiment(uri: str, name: str) -> str | None:
+def experiment_id(uri: str, name: str) -> str | None:
     """Return the id of an experiment; None where there is none. Raises as `connect` does."""
     with translated(uri):
         return find_experiment(connect(uri), uri, name)
-
-
-def experiment_id(uri: str, name: str) -> str | None:
-    """Return the id of an experiment; None where there is none, or the store cannot say."""
-    try:
-        return look_up_experiment(uri, name)
-    except (ServiceUnreachable, TrackingError) as error:
-        logger.info("the experiment %s is not known: %s", name, error)
-        return None
 
 
 def own_file(uri: str, artifacts: Path | None) -> Path | None:
@@ -294,13 +285,11 @@ def get(uri: str, path: str, **options: Any) -> Response:
         response: Response = http_request(host_credentials(uri), path, "GET", **settings)
     except MlflowException as error:
         place, text = without_password(uri), remove_passwords(str(error.message), uri)
-        if "CERTIFICATE_VERIFY_FAILED" in text:
+        if "SSLError" in text or "CERTIFICATE_VERIFY_FAILED" in text:
             raise TrackingError(
-                f"the certificate of {place} is not trusted here: MLFLOW_TRACKING_SERVER_CERT_PATH "
-                "names the file of the authority that signed it"
+                f"TLS with {place} fails: {text[:300]}. MLFLOW_TRACKING_SERVER_CERT_PATH names the "
+                "file of an authority that this machine does not know"
             ) from None
-        if "SSLError" in text:
-            raise TrackingError(f"{place} does not speak TLS as https:// needs it") from None
         raise ServiceUnreachable(f"MLflow at {place} does not answer: {text[:300]}") from None
     return response
 

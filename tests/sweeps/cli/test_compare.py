@@ -91,7 +91,7 @@ def test_a_condition_leaves_out_what_it_is_about_and_the_table_says_so(told: Tol
 
 
 def test_columns_and_form_are_those_of_the_options(told: Told) -> None:
-    text = told("toy", "--columns", "OOD mean,id/val/top1", "--sort", "OOD mean", "--csv")
+    text = told("toy", "--columns", "OOD mean,id/val/top1", "--csv")
     head = text.splitlines()[0].split(",")
     assert [name for name in head if name.endswith("/top1")] == ["ood/mean/top1", "id/val/top1"]
     assert "| setting |" in told("toy", "--markdown")
@@ -142,7 +142,7 @@ def test_another_choice_must_be_honest_or_called_an_oracle(
             ("toy", "--where", "kl_weight>9", "--where", "algorithm=car_ft"),
             "holds of no algorithm.kl_weight; Known: 0.1, 0.3",
         ),
-        (("toy", "--sort", "od mean"), "unknown column 'od mean'; did you mean 'OOD mean'?"),
+        (("toy", "--columns", "od mean"), "unknown column 'od mean'; did you mean 'OOD mean'?"),
         (("toy", "--selection", "within=2"), "oracle, or within=0.005"),
         (("toy", "--metric", "id/val/acc"), "Validation accuracy is id/val/top1."),
         (("toy", "--metric", "wise_ft/id/val/top1"), "the merge's point apart"),

@@ -159,5 +159,5 @@ def test_an_oracle_values_trials_by_task(toy_sweep: ToySweep, ended: SweepResult
     assert values == pytest.approx({0.1: 0.215, 0.3: 0.195})
     table = domainbed_table(found.comparison)
     assert table is not None
-    assert "(oracle)" in table.caption
+    assert "(oracle)" in " ".join(table.notes)
     assert Path(toy_sweep.home.sweep("oracle") / "comparison.csv").read_text().count("oracle") > 3

@@ -110,7 +110,7 @@ def test_runs_that_lack_it_cannot_be_judged_by_it() -> None:
     assert verdict.outcome == "not_measured"
     assert comparison.answer.lines[0].startswith(
         "UNDECIDED: car_ft kl_weight=1 against fine_tune: not judged by macro-F1: the runs of "
-        "car_ft kl_weight=1 and of fine_tune have no ood/mean/macro_f1; "
+        "car_ft kl_weight=1 and of fine_tune have no ood/mean/macro_f1."
     )
     (warning,) = (said for said in comparison.warnings if "macro" in said)
     assert warning == (
@@ -175,7 +175,7 @@ def test_tasks_are_judged_each_by_its_own_and_the_mean_by_these() -> None:
         "birds": "id/test/mean_per_class_top1",
         "cars": "id/test/top1",
     }
-    assert "id/test/mean_per_class_top1 (birds) or id/test/top1 (cars)" in table.caption
+    assert "id/test/mean_per_class_top1 (birds) or id/test/top1 (cars)" in " ".join(table.notes)
     line = table.of("car_ft")
     assert line is not None
     assert line.average.mean == pytest.approx(0.706)

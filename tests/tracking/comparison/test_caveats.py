@@ -136,17 +136,6 @@ def test_data_that_differ_are_all_named_and_those_of_a_mean_over_tasks_too() -> 
     assert caveats.datasets([on(None, "4d", 0)]) == ("data 4d4d4d",)
 
 
-@pytest.mark.parametrize(("val", "warns"), [(0.66, True), (0.64, False)])
-def test_a_baseline_that_is_better_on_validation_is_named(val: float, warns: bool) -> None:
-    tests, oods = [0.65, 0.65], [0.34, 0.34]
-    runs = arm("fine_tune", tests, oods, vals=[val, val]) + arm("car_ft", tests, oods, trial=0)
-    warning = (
-        "the baseline fine_tune has the better id/val/top1 (66.0 against 65.0); only trials are "
-        "selected, and `export --setting` takes a baseline"
-    )
-    assert (warning in compare(runs, sweep="s").warnings) is warns
-
-
 def test_a_seed_that_diverged_is_named_and_a_spread_is_not() -> None:
     oods = [0.35, 0.352, 0.349, 0.351, 0.15]
     runs = [

@@ -140,18 +140,6 @@ def test_settings_with_the_same_value_are_called_tied_and_which_was_taken() -> N
     )
 
 
-def test_a_margin_without_a_field_of_strength_is_told() -> None:
-    rule = SelectionRule(within=0.005)
-    assert warned(
-        compare(kl_sweep(2), ComparisonSpec(rule=rule), sweep="s"),
-        "no regularisation field is varied",
-    )
-    strong = SelectionRule(within=0.005, strength={KL: 1})
-    assert not warned(
-        compare(kl_sweep(2), ComparisonSpec(rule=strong), sweep="s"), "no regularisation field"
-    )
-
-
 def test_metrics_come_in_a_stable_order() -> None:
     names = [
         "gain/ood/top1", "ood/mean/nll", "ood/b/top1", "id/test/ece", "train/loss", "ood/mean/top1",

@@ -59,28 +59,26 @@ def test_counts_are_those_of_the_majority_over_the_seeds(
     one, two = (right(arms[label].done, arms[label].merge) for label in (reference, candidate))
     before, after = (side.mean(axis=1) > 0.5 for side in (one, two))
     change = two.mean(axis=1) - one.mean(axis=1)
-    flips = find_flips(comparison, reference, candidate)
-    assert [it.split for it in flips.splits] == sorted({*SPLITS} - {"id/val"})
-    for it in flips.splits:
+    seeds, splits = find_flips(comparison, reference, candidate)
+    assert [*splits["split"]] == sorted({*SPLITS} - {"id/val"})
+    for it in splits.itertuples():
         won, lost = (after & ~before)[it.split].sum(), (before & ~after)[it.split].sum()
-        assert (it.images, it.won, it.lost) == (SPLITS[it.split], won, lost)
+        assert (it.images, it.won, it.lost, it.net) == (SPLITS[it.split], won, lost, won - lost)
         assert it.difference == pytest.approx(change[it.split].mean())
-    assert flips.seeds == (0, 1, 2, 3, 4)
+    assert seeds == (0, 1, 2, 3, 4)
 
 
 def test_only_common_seeds_count(tmp_path: Path) -> None:
     records = [with_folder(it, tmp_path) for it in kl_sweep() if it.trial in (None, 3)]
     fewer = [it for it in records if it.algorithm != "fine_tune" or it.seed in (1, 3)]
     arms = {row.arm.label: row.arm for row in compare(fewer).rows}
-    flips = find_flips(compare(fewer), "fine_tune", CAR_FT)
-    assert flips.seeds == (1, 3)
+    seeds, splits = find_flips(compare(fewer), "fine_tune", CAR_FT)
+    assert seeds == (1, 3)
     common = [run for run in arms[CAR_FT].done if run.seed in (1, 3)]
     before, after = (
         right(runs, None).mean(axis=1) > 0.5 for runs in (arms["fine_tune"].done, common)
     )
-    assert [it.won for it in flips.splits] == [
-        (after & ~before)[it.split].sum() for it in flips.splits
-    ]
+    assert [*splits["won"]] == [(after & ~before)[split].sum() for split in splits["split"]]
 
 
 def test_what_cannot_be_counted_is_told(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from carft_sweep.tracking.report.table import (
     TableOptions,
     power_table,
     resolve_columns,
-    sort_rows,
     visible_rows,
 )
 from tests.tracking.made_up import kl_sweep, metrics, run
@@ -91,19 +90,6 @@ def test_a_column_that_no_row_has_is_told_with_the_nearest_name() -> None:
 )
 def test_fractions_are_percent_and_the_rest_is_not(metric: str, value: float, text: str) -> None:
     assert Column(metric, metric).number(value) == text
-
-
-def values(comparison: Comparison, metric: str) -> list[float | None]:
-    return [row.metric(metric).mean for row in comparison.rows]
-
-
-@pytest.mark.parametrize(
-    ("by", "metric"),
-    [("OOD mean", "ood/mean/top1"), ("gap", "gap/top1"), ("id/test/top1", "id/test/top1")],
-)
-def test_rows_come_by_a_column_the_better_end_first(by: str, metric: str) -> None:
-    means = values(sort_rows(SWEEP, by), metric)
-    assert means == sorted(values(SWEEP, metric), key=lambda v: v or 0.0, reverse=True)
 
 
 def test_of_many_baselines_the_best_are_shown_and_the_one_that_stands_for_their_algorithm() -> None:

@@ -14,7 +14,6 @@ from mlflow import MlflowClient
 
 from carft_sweep.tracking.errors import (
     AccessDenied,
-    HostNotFound,
     ServiceUnreachable,
     TrackingError,
 )
@@ -205,8 +204,8 @@ DIRECT: Mapping[str, tuple[Callable[[Postgres, str], str], type[Exception], str]
     "missing": (lambda postgres, _: postgres.url("nowhere"), TrackingError, "does not exist"),
     "unknown host": (
         lambda *_: f"postgresql://u:{PASSWORD}@no-such-host.invalid/x",
-        HostNotFound,
-        "cannot be resolved",
+        ServiceUnreachable,
+        "does not answer: .*; MLFLOW_TRACKING_URI names it",
     ),
     "down": (
         lambda *_: f"postgresql://u:{PASSWORD}@127.0.0.1:9/x",
