@@ -233,7 +233,6 @@ class World:
         self._images: dict[str, Numbers] = {}
         self._cuts: dict[str, Numbers] = {}
         self._runs: dict[int, Numbers] = {}
-        self._weights: dict[str, Numbers | None] = {}
 
     def _clustered(self, of_drawing: float) -> Numbers:
         drawings = self.rng.standard_normal(len(LAYOUT.names))[LAYOUT.drawing]
@@ -325,7 +324,7 @@ class World:
         for label, counts, of_splits in zip(labels[-len(hits) :], right, means, strict=True):
             # Nothing is tested by validation: its drawings would only take time.
             tested = counts[_TESTED, 1:].astype(np.int32)
-            used = Hits(_UNITS, SPLITS[1:], tested, _IMAGES, _weights=self._weights)
+            used = Hits(_UNITS, SPLITS[1:], tested, _IMAGES)
             self.kept[digest, label] = used
             measured[label] = {
                 "id/val/top1": float(of_splits[0]),

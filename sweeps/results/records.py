@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json
@@ -47,7 +47,7 @@ def front(values: Mapping[int, Values], maximized: Sequence[bool]) -> set[int]:
     return {number for number, is_beaten in zip(values, beaten, strict=True) if not is_beaten}
 
 
-STRENGTH: Mapping[str, int] = {
+STRENGTH: Mapping[str, Literal[1, -1]] = {
     "algorithm.kl_weight": 1,
     "optim.weight_decay": 1,
     "optim.label_smoothing": 1,

@@ -109,7 +109,6 @@ OPENS_NO_FILE_OF_A_HOME = {
     "sweeps/secrets.py": "files that variables name",
     "sweeps/engines/ray_tune.py": "Ray's own folder",
     "sweeps/spec/user_code.py": "modules that are imported",
-    "tracking/report/html.py": "the page's own script, and its cache",
     "tracking/store/mlflow_client.py": "what it has downloaded",
     "tracking/store/mlflow_models.py": "a model that it has made",
     "tracking/store/pyfunc_model.py": "a model that MLflow serves",

@@ -257,7 +257,7 @@ def test_credentials_go_to_the_server_of_the_environment_alone(
     said = compare("toy", "--tracking-uri", other, expect=2)
     assert Heard.credentials != []
     assert {*Heard.credentials} == {None}
-    assert "sent to the server in MLFLOW_TRACKING_URI alone: name this one there" in said
+    assert "which are sent to the server in MLFLOW_TRACKING_URI alone" in said
     assert not any(value in said + caplog.text for value in variables.values())
     Heard.credentials.clear()
     compare("toy", "--tracking-uri", other.replace("//", "//me:mine@"), expect=2)
@@ -284,3 +284,12 @@ def test_what_is_not_there_is_said_with_what_is(
     client.delete_experiment(client.create_experiment(EXPERIMENT))
     with pytest.raises(TrackingError, match="restore"):
         MlflowReader(empty, EXPERIMENT)
+
+
+def test_sweeps_with_impossible_tags_and_times_are_listed(copied: str, compare: Any) -> None:
+    client, experiment = MlflowClient(copied), MlflowReader(copied, EXPERIMENT)._experiment
+    client.create_run(experiment, tags={"carft.kind": "sweep"})
+    tags = {"carft.kind": "sweep", "carft.sweep": "odd"}
+    client.create_run(experiment, tags=tags, start_time=10**17)
+    assert "odd@  unknown, begun unknown UTC by" in compare(*from_server(copied))
+    assert "toy@mine" in compare(*from_server(copied))

@@ -20,7 +20,9 @@ import requests
 from mlflow import MlflowClient
 
 from carft_sweep.sweeps.cli import main
+from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.store.base import RunKey, RunStart
+from carft_sweep.tracking.store.mlflow_client import get
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from tests.e2e.browser import IS_THERE, WHY_NOT, browser, show
 from tests.services.processes import end, environment, free_port, start
@@ -277,6 +279,15 @@ def test_users_are_added_as_the_page_says(client: MlflowClient, proxy: Proxy) ->
     path = "/api/2.0/mlflow/experiments/set-experiment-tag"
     assert status(proxy, path, json=body, **tag) == 200
     assert status(proxy, path, json={**body, "experiment_id": "0"}, **tag) == 403
+
+
+def test_a_certificate_that_nobody_knows_is_said_with_its_variable(
+    client: MlflowClient, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del client
+    monkeypatch.delenv("MLFLOW_TRACKING_SERVER_CERT_PATH")
+    with pytest.raises(TrackingError, match=r"TLS with .* MLFLOW_TRACKING_SERVER_CERT_PATH names"):
+        get(proxy.address, "/health")
 
 
 def look(secure: int, password: str) -> list[str]:

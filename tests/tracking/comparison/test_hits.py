@@ -346,3 +346,11 @@ def test_a_file_that_holds_no_predictions_leaves_the_claim_to_these_images(tmp_p
     assert "on these test images" in torn.answer.lines[0]
     (warning,) = [text for text in torn.warnings if "holds no predictions" in text]
     assert str(folder) in warning
+
+
+def test_nothing_is_left_out_of_a_split_with_one_unit_or_a_metric_that_is_no_mean() -> None:
+    hits = hits_of(images([("id/test", "x", True), ("ood/a", "y", True), ("ood/a", "z", True)]))
+    assert leave_out([hits], ID, OOD) is None
+    whole = hits_of(THEIRS[0])
+    assert leave_out([whole], ID, "ood/mean/nll") is None
+    assert leave_out([whole], "id/val/top1", OOD) is None

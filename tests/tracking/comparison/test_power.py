@@ -107,3 +107,8 @@ def test_the_expected_error_over_images_is_that_of_units_that_vary_by_themselves
     assert both.images is not None
     assert views.images.variance == pytest.approx(alone.images.variance)
     assert both.images.variance == pytest.approx(alone.images.variance / 2)
+
+
+def test_the_chance_of_the_smallest_difference_is_eighty_percent() -> None:
+    power = Power.expected([[str(n) for n in range(400)]], of_seeds=0.005)
+    assert power.chance(power.smallest_difference(7), 7) == pytest.approx(0.8, abs=1e-6)

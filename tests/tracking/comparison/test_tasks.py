@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from carft_sweep.tracking.comparison.tasks import combined, compare_tasks, domainbed_table
 from carft_sweep.tracking.errors import TrackingError
-from carft_sweep.tracking.report.formats import latex, to_csv
+from carft_sweep.tracking.report.formats import latex, to_csv, to_json
 from carft_sweep.tracking.report.table import task_table
 from tests.tracking.domains import (
     FIELD,
@@ -248,3 +249,13 @@ def test_settings_of_a_task_that_a_condition_leaves_out_still_count_as_tried() -
     comparison = compare_sweeps([sweep], where=["weight_decay=0"])
     parts = [comparison, *comparison.tasks.values()]
     assert [verdict.tried for part in parts for verdict in part.verdicts] == [2, 2, 2]
+
+
+def test_as_json_it_has_each_task_and_the_table() -> None:
+    plain = json.loads(json.dumps(to_json(compared(two_domains())), allow_nan=False))
+    assert plain["tasks"]["field"] == FIELD
+    assert plain["tasks"]["metrics"] == {"art": "ood/mean/top1", "photo": "ood/mean/top1"}
+    assert set(plain["tasks"]["comparisons"]) == {"art", "photo"}
+    row = next(row for row in plain["tasks"]["rows"] if row["label"] == "car_ft")
+    assert row["average"]["mean"] == pytest.approx(0.663)
+    assert [value["seed"] for value in row["average"]["values"]] == [0, 1, 2, 3, 4]

@@ -425,3 +425,8 @@ def test_a_run_whose_answer_was_lost_is_not_opened_a_second_time(new_database: N
     store = MlflowStore(uri, experiment)
     store.start_run(PARENT)
     assert store.run_id(SWEEP) == run.info.run_id != twin.info.run_id
+
+
+def test_a_name_that_mlflows_filters_cannot_hold_is_refused(new_database: NewDatabase) -> None:
+    with pytest.raises(TrackingError, match="quotes"):
+        MlflowStore(new_database(), unique()).start_run(replace(PARENT, key=RunKey("a'b\"c")))
