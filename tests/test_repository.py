@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -146,6 +147,9 @@ def test_a_users_packages_may_have_the_names_of_ours(tmp_path: Path) -> None:
 
 def test_the_package_has_its_version() -> None:
     assert carft_sweep.__version__ == metadata.version("carft-sweep")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == carft_sweep.__version__
+    assert citation["preferred-citation"]["url"].endswith("/2211.16175")
 
 
 def test_the_public_names_are_those_that_the_package_names() -> None:
