@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from carft_sweep import run_sweep
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_sweep.carft_core.data import FAMILIES, Family, Transform
 from carft_sweep.carft_core.data.base import DataConfig
@@ -134,19 +136,27 @@ def test_the_averaging_example_ends_with_the_mean_of_its_second_half(
     )
 
 
-def test_the_sweep_file_of_the_page_imports_the_algorithm_and_sweeps_its_field(
-    l2_sp: type[Algorithm], own_folder: Path
-) -> None:
-    (text,) = blocks("docs/add-an-algorithm.md", "yaml")
-    file = own_folder / "l2_sp.yaml"
-    file.write_text(text)
-    spec = load_spec(file)
-    assert [spec.config_for(point).algorithm for point in spec.points()] == [
-        l2_sp.model_validate({"alpha": alpha}) for alpha in (0.001, 0.01, 0.1)
-    ]
-    (own_folder / "l2_sp.py").unlink()
+@pytest.fixture
+def example(own_folder: Path) -> Path:
+    """The sweep file of examples/own_method, beside the images of docs/own-images.md."""
+    (script,) = blocks("docs/own-images.md", "python")
+    exec(compile(script, "docs/own-images.md", "exec"), {})
+    shutil.copytree(ROOT / "examples" / "own_method", own_folder, dirs_exist_ok=True)
+    return own_folder / "l2_sp.yaml"
+
+
+def test_the_example_trains_its_algorithm_on_its_images(example: Path) -> None:
+    short = {"seeds": 1, "trial.optim.epochs": 1, "trial.merges": []}
+    comparison = run_sweep(example, overrides=short, in_process=True, quiet=True)
+    settings = [f"l2_sp alpha={alpha}" for alpha in (0.001, 0.01, 0.1)]
+    assert [row.setting for row in comparison.rows] == ["zero_shot", "fine_tune", *settings]
+    assert {"ood/blur/top1", "ood/night/top1"} <= comparison.rows[-1].names
+
+
+def test_an_example_without_its_algorithm_is_refused(example: Path) -> None:
+    (example.parent / "l2_sp.py").unlink()
     with pytest.raises(RequestError, match=r"l2_sp\.py does not exist"):
-        load_spec(file)
+        load_spec(example)
 
 
 def test_the_page_lists_every_decision_that_an_algorithm_has() -> None:
