@@ -117,7 +117,7 @@ def password() -> str:
 
 
 class Proxy:
-    """The nginx of the page, on ports of its own, with a certificate made for it."""
+    """The nginx of the docs, on ports of its own, with a certificate made for it."""
 
     def __init__(self, folder: Path, server: str, secure: int) -> None:
         self.certificate = folder / "fullchain.pem"
@@ -129,7 +129,7 @@ class Proxy:
         named = ["-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}"]
         files = ["-keyout", str(key), "-out", str(self.certificate)]
         subprocess.run([*make.split(), *named, *files], check=True, capture_output=True)
-        (shown,) = re.findall(r"^```nginx\n(# Everybody.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+        shown = (ROOT / "docs" / "clusters" / "nginx.conf").read_text()
         for said, here in {
             "listen 80;": f"listen 127.0.0.1:{self.plain};",
             "listen 443": f"listen 127.0.0.1:{self.secure}",
