@@ -79,9 +79,9 @@ class Document:
 
 
 def read_text(path: Path, kind: str = "a sweep file", *, follow: bool = True) -> str:
-    """Read a file of at most 1 MiB; one of a home without `follow`, which takes no link for it.
+    """Read a text file of at most 1 MiB; without `follow` refuse a symbolic link in its place.
 
-    Raises RequestError when it is no such file.
+    Raises RequestError when the file is missing, too large or not text.
     """
     if path.is_dir():
         names = ", ".join(sorted(item.name for item in path.glob("*.yaml"))) or "no .yaml file"
@@ -103,7 +103,7 @@ def read_text(path: Path, kind: str = "a sweep file", *, follow: bool = True) ->
 
 
 def parse(text: str) -> Document:
-    """Read one YAML document. Raises YamlError for text that is no YAML.
+    """Parse one YAML document. Raises YamlError when the text is not valid YAML.
 
     Duplicate keys, keys that are not text, unknown tags and impossible numbers are returned as
     `mistakes`, so that they are reported with all others.
@@ -230,7 +230,7 @@ class Place(NamedTuple):
 
     @property
     def is_of_command_line(self) -> bool:
-        """Whether it was given there and not in the file."""
+        """Whether the value was given on the command line and not in the file."""
         return self.order >= COMMAND_LINE
 
 
@@ -238,7 +238,8 @@ class SpecDocument:
     """The data of a sweep file with the place of each value, and the mistakes found so far."""
 
     def __init__(self, text: str, source: str, needs: str = NEEDS) -> None:
-        """Raises RequestError when the text is no YAML mapping; `needs` says what it must hold."""
+        """Read the file. Raises RequestError when its text is no YAML mapping; `needs` says what it
+        must hold."""
         try:
             document = parse(text)
         except YamlError as error:
@@ -301,7 +302,7 @@ class SpecDocument:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the user should know, in the order in which it was found."""
+        """Everything that the user should know, in the order in which it was found."""
         return tuple(text for _, text in self._warnings)
 
     @property
@@ -310,7 +311,7 @@ class SpecDocument:
         return bool(self._errors)
 
     def is_wrong(self, *routes: Route) -> bool:
-        """Whether a mistake was found at, below or around one of the routes."""
+        """Return whether a mistake was found at, below or around one of the routes."""
         return any(
             wrong and (wrong[: len(route)] == route or route[: len(wrong)] == wrong)
             for wrong in self._wrong
@@ -346,7 +347,7 @@ class SpecDocument:
         return listed if isinstance(listed, list) else [listed]
 
     def mapping(self, route: Route) -> dict[str, Any]:
-        """Return the mapping at `route`; an empty one, after reporting, for anything else."""
+        """Return the mapping at `route`; report any other value and return an empty mapping."""
         value = self.get(route)
         if isinstance(value, dict):
             return value
@@ -357,7 +358,8 @@ class SpecDocument:
     def set(self, route: Route, value: Any, place: Place | None = None) -> None:
         """Put `value`, given at `place` or where the present value was, at `route`.
 
-        Nothing happens below something that is no mapping: that is reported where it is read.
+        Below a value that is no mapping nothing happens: that mistake is reported where the value
+        is read.
         """
         place = place or self.place(route)
         for known in [known for known in self._places if known[: len(route)] == route]:
@@ -376,7 +378,7 @@ class SpecDocument:
             holder.pop(route[-1], None)
 
     def move(self, old: Route, new: Route) -> None:
-        """Move the value at `old` to `new`, unless there is one."""
+        """Move the value at `old` to `new`, unless `new` has a value."""
         value, place, is_spoilt = self.get(old), self.place(old), old in self._spoilt
         self.remove(old)
         holder = self.get(new[:-1])
@@ -416,9 +418,9 @@ def validated(
 
 
 def validated_in_part(document: SpecDocument, cls: type[M], fields: Mapping[str, Any]) -> M:
-    """Validate the keys of a whole file; those that are wrong are reported and take their defaults.
+    """Validate the keys of a whole file; report wrong values and replace them by their defaults.
 
-    So what depends on the others can still be checked, and all mistakes come at once.
+    So values that depend on several keys can still be checked, and all mistakes come at once.
     """
     model, right = validated(document, cls, fields, ()), dict(fields)
     while model is None:

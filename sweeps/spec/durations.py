@@ -13,9 +13,10 @@ _ALLOWED = "a number of seconds over 0, or days, hours, minutes and seconds such
 
 
 def seconds(given: object) -> float:
-    """The seconds in `90`, `"90"`, `"90m"`, `"2h30m"` or `"1d"`.
+    """Convert `90`, `"90"`, `"90m"`, `"2h30m"` or `"1d"` to seconds.
 
-    Raises ValueError with what is allowed when it is no length of time, 0, or over ten years.
+    Raises ValueError with what is allowed when the value is no length of time, 0, or over ten
+    years.
     """
     length = _number(given)
     if length is None or not 0 < length <= LONGEST:

@@ -60,12 +60,12 @@ def natural_goal(name: str) -> Goal:
 
 
 def is_selectable(name: str) -> bool:
-    """Whether selecting on it looks at no test split and no shift (design, section 7)."""
+    """Return whether selecting by a metric looks at no test split and no shift."""
     return name.startswith(("id/val/", "train/", "ood/val/"))
 
 
 def is_reported(name: str, *, every_epoch: bool) -> bool:
-    """Whether runs report it after every epoch, where `every_epoch` with test and shifts."""
+    """Return whether runs report a metric after every epoch; `every_epoch`: test and shifts too."""
     if name.startswith(("id/val/", "train/")):
         return True
     return every_epoch and name.startswith(("id/test/", "ood/")) and name[:9] != "ood/mean/"

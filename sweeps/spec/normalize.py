@@ -61,7 +61,7 @@ SHORT: tuple[Route, ...] = (*_ALGORITHMS, ("retries",))
 def normalize(document: SpecDocument, overrides: Sequence[str]) -> None:
     """Put every value at its one route; report unknown keys.
 
-    The `key=value` of the command line are put over those of the file.
+    The `key=value` pairs of the command line override those of the file.
     """
     _top_keys(document)
     for route in SHORT:
@@ -126,7 +126,7 @@ def _read_hyperband(document: SpecDocument) -> None:
 
 
 def names_unknown_algorithm(document: SpecDocument) -> bool:
-    """Whether a sweep file names an algorithm that is not registered, which may have any field."""
+    """Return whether a sweep file names an unregistered algorithm, which may have any field."""
     inner = document.get(("trial", "algorithm", "of"))
     names = [inner, *document.field_values("algorithm.of.name")]
     names += document.field_values("algorithm.name")
@@ -199,7 +199,7 @@ def _top_keys(document: SpecDocument) -> None:
 
 
 def _long_form(route: Route, value: object) -> object:
-    """Expand the short form of a value; one that is wrong stays, and is reported later."""
+    """Expand the short form of a value; leave a wrong value to be reported later."""
     if route in _ALGORITHMS and isinstance(value, str):
         return {"name": value}
     return expand_retries(value) if route == ("retries",) else value
@@ -238,7 +238,7 @@ def _route(key: str) -> Route:
 
 
 def _parameter(text: str) -> tuple[str, ...]:
-    """`optim.lr.values` as ("optim.lr", "values")."""
+    """Split a route: `optim.lr.values` becomes ("optim.lr", "values")."""
     name, _, key = text.rpartition(".")
     if not text:
         raise KeyError("parameters are set one by one: parameters.optim.lr.values=[...]")

@@ -22,8 +22,8 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 def sweep_schema() -> Schema:
     """Return the JSON schema (draft 2020-12) of a sweep file.
 
-    It guides an editor: names, types and ranges. `load_spec` decides: it knows what no schema can
-    say, such as that a parameter's values suit its field, and accepts keys left empty.
+    It guides an editor by names, types and ranges. `load_spec` checks more than a schema can
+    express, such as that a parameter's values suit its field, and accepts empty keys.
     """
     schema = Settings.model_json_schema(ref_template="#/$defs/{model}")
     properties, definitions = schema["properties"], schema["$defs"]
@@ -99,7 +99,7 @@ def _trial() -> Schema:
 
 
 def _named(registry: Mapping[str, type[BaseModel]], *, needs_name: bool = True) -> Schema:
-    """Describe a bare name, or a mapping of a name and that one's own fields."""
+    """Describe a bare name, or a mapping of a name and the fields of what it names."""
     forms: list[Schema] = [{"enum": sorted(registry)}]
     for name, cls in sorted(registry.items()):
         schema = cls.model_json_schema()
@@ -120,6 +120,6 @@ def _named(registry: Mapping[str, type[BaseModel]], *, needs_name: bool = True) 
 
 
 def _in_place(field: Schema, definitions: Schema) -> Schema:
-    """Return a field with what it refers to, such as an algorithm inside another."""
+    """Inline the definition that a field refers to, such as an algorithm inside another."""
     rest = {key: value for key, value in field.items() if key != "$ref"}
     return definitions[field["$ref"].rpartition("/")[2]] | rest if "$ref" in field else field

@@ -131,7 +131,7 @@ def expand_retries(value: object) -> object:
 
 
 def check_gpus(value: float) -> float:
-    """Round a share of a GPU to 1/n, cut to Ray's four decimals, so that n runs fit on one.
+    """Round a share of a GPU to 1/n, cut to Ray's four decimals, so that n runs fit on one GPU.
 
     Raises ValueError with the nearest 1/n when the share is none.
     """
@@ -157,7 +157,7 @@ def _share(runs: int) -> float:
 
 
 def expand_imports(value: object) -> object:
-    """Expand one module to a list of one."""
+    """Turn a single module into a list."""
     return [value] if isinstance(value, str) else value
 
 
@@ -228,7 +228,7 @@ class Metric(Section):
         return self
 
     def on(self, task: str) -> Metric:
-        """Return the same on one of several tasks, whose name replaces `{task}` in the metric."""
+        """Return the metric for one of several tasks, whose name replaces `{task}`."""
         return self.model_copy(update={"name": self.name.replace(TASK, task)})
 
 
@@ -251,7 +251,7 @@ class Selection(Section):
 
     @model_serializer
     def to_short(self) -> str | dict[str, float]:
-        """Return it as the sweep file writes it."""
+        """Return the selection as the sweep file writes it."""
         return self.rule if self.within is None else {"within": self.within}
 
 

@@ -47,7 +47,7 @@ MAX_VALUES_SHOWN = 10
 def check_conditions(
     document: SpecDocument, space: Sequence[Distribution]
 ) -> tuple[Distribution, ...]:
-    """Report every mistake in the conditions of parameters on each other, and drop those."""
+    """Report every mistake in the conditions between parameters, and drop those conditions."""
     known = {item.name: item for item in space}
     sound = []
     for item in space:
@@ -128,7 +128,7 @@ class TrialSpace:
             self._check_grid()
 
     def _parameters(self) -> Iterator[Distribution]:
-        """Yield what varies; report what is wrong with it, or is fixed as well."""
+        """Yield the varied fields; report those that are wrong, or fixed as well."""
         for name, data in self.document.mapping(("parameters",)).items():
             try:
                 yield parse_parameter(name, data)
@@ -155,7 +155,7 @@ class TrialSpace:
             self._check_with({} if end is None else {"algorithm.name": end}, space, done)
 
     def check_merge(self, metric: str, label: str, route: Route) -> None:
-        """Report the `merge` of a metric, at `route`, when some trial has no such point."""
+        """Report the `merge` of a metric, at `route`, when some trial has no such merged model."""
         played = {name: ALGORITHMS[name] for name in self.algorithms}
         untrained = [n for n, cls in played.items() if not cls.trains and cls.starts_at_zero_shot]
         if metric.startswith(("train/", "system/")):
@@ -230,7 +230,7 @@ class TrialSpace:
                 self._probe(space, first | others | {item.name: probed}, item.name, known)
 
     def _activating(self, item: Distribution) -> dict[str, Placed]:
-        """Return values of other parameters with which one varies, each with its place."""
+        """Return values of other parameters that activate a parameter, each with its place."""
         by_name = {other.name: other for other in self.space}
         values: dict[str, Placed] = {}
         waiting = [item]
@@ -248,7 +248,7 @@ class TrialSpace:
         changed: str | None,
         known: Sequence[Problem],
     ) -> list[Problem]:
-        """Return the problems of the config with these values; report those not known before."""
+        """Return the problems of the config with these values that were not reported before."""
         params = _sampled(space, values)
         problems = self._problems(params)
         self.problems += problems
@@ -351,7 +351,7 @@ class TrialSpace:
         return fields
 
     def _check_algorithm(self, fields: Mapping[str, Any], route: Route) -> None:
-        """Report what is wrong with another algorithm's fields, and merges that it lacks."""
+        """Report wrong fields of another algorithm, and merges that it does not support."""
         try:
             baseline_at(self.trial, fields, {})
         except InvalidConfig as error:
@@ -413,7 +413,7 @@ class TrialSpace:
             return None
 
     def _is_misspelt(self, fields: Mapping[str, Any], name: str, route: Route) -> bool:
-        """Whether a name is missing and another key is meant to be it, after reporting that."""
+        """Return whether another key is a misspelling of a missing name, after reporting it."""
         key = None if name in fields else misspelt(name, fields)
         if key is not None:
             self.document.add_error((*route, key), unknown("field", key, [name]))
@@ -426,7 +426,7 @@ def _sampled(space: Sequence[Distribution], values: Mapping[str, Placed]) -> Par
 
 
 def _placed(distribution: Distribution, value: Any) -> Placed:
-    """A value of a distribution, with its place."""
+    """Return a value of a distribution with its place."""
     same = (
         route
         for route, other in distribution.boundary_values()

@@ -44,9 +44,9 @@ logger = logging.getLogger(__name__)
 def place_data(document: SpecDocument) -> tuple[str, ...]:
     """Set `data.root` to CARFT_DATA, where that is the root of every family.
 
-    Where a family reads no root, and retention on others is to be measured, it is
-    `eval.retention_root`. Nothing where the file, or `--set`, says where the data are. Returns
-    what was set as overrides.
+    If the family reads no root and retention on other families is measured, set
+    `eval.retention_root`. Do nothing if the file or `--set` names the data. Returns the new values
+    as overrides.
     """
     root = os.environ.get(DATA_ROOT_ENV)
     field = _root_field(document) if root else None
@@ -59,7 +59,7 @@ def place_data(document: SpecDocument) -> tuple[str, ...]:
 
 
 def _root_field(document: SpecDocument) -> str | None:
-    """Return the field that CARFT_DATA is for, if the sweep leaves it open."""
+    """Return the field that CARFT_DATA sets, if the sweep leaves that field open."""
     default = DataConfig.model_fields["family"].default
     names = [name or default for name in document.field_values("data.family")]
     if all(isinstance(it, str) and it in FAMILIES and FAMILIES[it].folders for it in names):
@@ -83,15 +83,15 @@ def recipes() -> dict[str, Path]:
 
 
 def is_recipe(path: Path) -> bool:
-    """Whether a sweep file is one that comes with the package, known by its stem."""
+    """Return whether a sweep file comes with the package, which is known by its stem."""
     return path.parent == FOLDER
 
 
 def locate(given: str | Path) -> Path:
     """Find the file that `given` names.
 
-    An existing file is itself. Otherwise `NAME`, `NAME.yaml` and `sweeps/NAME.yaml` mean the
-    shipped recipe NAME. Raises RequestError with the nearest name when there is neither.
+    An existing path is taken as it is. Otherwise `NAME`, `NAME.yaml` and `sweeps/NAME.yaml` mean
+    the shipped recipe NAME. Raises RequestError with the nearest name when there is neither.
     """
     path = Path(given)
     try:
@@ -132,7 +132,7 @@ class BaselinePoint(NamedTuple):
     """Its varied fields stay at their defaults, while those of the trials are searched."""
 
     def is_at(self, algorithm: str, params: Mapping[str, Any]) -> bool:
-        """Whether it is this algorithm at this point."""
+        """Return whether a baseline is this algorithm at this point."""
         return self.algorithm == algorithm and self.params == params
 
 
@@ -156,20 +156,20 @@ class SweepSpec(Settings):
         return self.method in ADAPTIVE
 
     def points(self) -> list[Params]:
-        """Return the trials of a method that does not learn from them, up to `run_cap`.
+        """Return the trials of a method that does not learn from results, up to `run_cap`.
 
-        A grid is in declared order, the first parameter slowest. Where there are tasks they come
-        fastest, so that settings are whole one after another. Raises ValueError for other methods.
+        A grid is in declared order, the first parameter slowest. Tasks vary fastest, so that
+        settings are complete one after another. Raises ValueError for other methods.
         """
         if self.method == "grid":
             return self._grid[: self.run_cap]
         return [self.point(number) for number in range(self.trial_count)]
 
     def point(self, number: int) -> Params:
-        """Return one of these by its number, which alone decides on it.
+        """Return one of these points by its number, which alone decides on the point.
 
-        The first points of a search are those of `try_first`; what one leaves out is drawn. A
-        setting that runs on several tasks is drawn once for all of them.
+        The first points of a search are those of `try_first`; fields that they leave out are drawn.
+        A setting that runs on several tasks is drawn once for all of them.
         """
         match self.method:
             case "grid":
@@ -216,21 +216,21 @@ class SweepSpec(Settings):
         return setting, self.cells[cell]
 
     def goals_at(self, params: Mapping[str, Any]) -> tuple[Metric, ...]:
-        """Return the goals of a trial; one that names `{task}` is that of the trial's task."""
+        """Return the goals of a trial, with `{task}` replaced by the trial's task."""
         if self.tasks is None:
             return self.goals
         return tuple(goal.on(str(params[self.tasks])) for goal in self.goals)
 
     @property
     def trial_count(self) -> int:
-        """How many trials the sweep has: a setting on a task is one."""
+        """Number of trials of the sweep; a setting on one task is a trial."""
         return len(self.points()) if self.method == "grid" else self.run_cap or RUN_CAP
 
     @functools.cached_property
     def distinct_trials(self) -> int:
-        """How many of the trials can have a point of their own: the others repeat one.
+        """Number of trials with a point of their own; further trials repeat a point.
 
-        Fewer than all only in a search of a space with fewer points.
+        Less than all only in a search of a space with fewer points.
         """
         if self.method == "grid":
             return self.trial_count
@@ -242,13 +242,14 @@ class SweepSpec(Settings):
 
     @functools.cached_property
     def runs_per_trial(self) -> int:
-        """How many runs a trial has at most; one where nothing trains, whatever the seeds are."""
+        """Maximal number of runs of a trial: one where nothing trains, whatever the seeds are."""
         if any(item.name in SEEDING for item in self.parameters):
             return len(self.seeds)
         return self._runs_of(self.typical_config())
 
     def expected_runs(self, number: int) -> int:
-        """Return how many runs a trial has at most; none where it must repeat another one."""
+        """Return the maximal number of runs of a trial; none where the trial must repeat
+        another."""
         if number >= self.distinct_trials:
             return 0
         if self.is_adaptive or not any(item.name in SEEDING for item in self.parameters):
@@ -265,7 +266,7 @@ class SweepSpec(Settings):
 
     @property
     def trained_algorithms(self) -> tuple[str, ...]:
-        """Those of the trials and of the baselines that train: for each a setting is chosen."""
+        """Algorithms of trials and baselines that train; a setting is chosen for each."""
         varied = next((item for item in self.parameters if item.name == "algorithm.name"), None)
         names = [baseline["name"] for baseline in self.baselines]
         if isinstance(varied, Categorical):
@@ -284,10 +285,10 @@ class SweepSpec(Settings):
         return self.config_for(point).for_seed(self.seeds[0])
 
     def baseline_configs(self) -> list[BaselinePoint]:
-        """Make every baseline at every point of the sweep, with the fields that it has.
+        """Make every baseline at every point of the sweep, with the fields that the baseline has.
 
-        With an adaptive method, whose points are not known, once, at the trial's own fields and
-        defaults, on every task.
+        With an adaptive method, whose points are not known in advance, each baseline is made once
+        for each task, at the trial's own fields and defaults.
         """
         return [
             BaselinePoint(
@@ -301,10 +302,10 @@ class SweepSpec(Settings):
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the sweep as plain data, as JSON has it, however its file wrote it.
+        """Return the sweep as plain data for JSON, however its file wrote it.
 
-        It loads again to an equal sweep. A later version that knows more keys does not differ by
-        them, since keys at their defaults are left out.
+        Loading that data gives an equal sweep. Keys at their defaults are left out, so that a later
+        version with more keys does not differ by them.
         """
         own = {"text", "source_path", "overrides", "warnings", "parameters"}
         own |= {"metric"} if self.metrics else set()
@@ -321,7 +322,7 @@ class SweepSpec(Settings):
         return distinct(baseline_params(baseline, point) for point in self.points())
 
     def _open(self, baseline: Mapping[str, Any]) -> Params:
-        """Return the varied fields that a baseline has, when it trains at all."""
+        """Return the varied fields of a baseline, or none if it does not train."""
         if not ALGORITHMS[str(baseline["name"])].trains:
             return {}
         searched = [item.name for item in self.parameters if item.name != self.tasks]
@@ -338,14 +339,13 @@ def load_spec(
 ) -> SweepSpec:
     """Read and validate a sweep file, or a shipped recipe by its name.
 
-    `overrides` are `key=value` texts, as `--set` takes them; `imports` are modules beside the
+    `overrides` are `key=value` texts, as `--set` takes them; `imports` are modules besides the
     file's own, as `--import` takes them. Modules are imported before anything is checked, since
-    they register algorithms, merges and families. Where CARFT_DATA is the data root it becomes an
-    override: workers elsewhere, and a later `resume`, have another environment. `text` is what
-    the file held when it was run; then it need not be there any more. `vet` is called with each
-    module before it is imported, where a home names it and not the user. Raises RequestError when
-    the file cannot be read, InvalidConfig with every mistake in it otherwise, in the order of the
-    lines.
+    they register algorithms, merges and families. A data root from CARFT_DATA becomes an override:
+    workers elsewhere, and a later `resume`, have another environment. `text` is the content of the
+    file when it was run; the file itself may be missing then. `vet` is called with each module
+    before it is imported, where a home names the module and not the user. Raises RequestError when
+    the file cannot be read, otherwise InvalidConfig with every mistake in the order of the lines.
     """
     source = locate(path) if text is None else Path(path)
     text = read_text(source) if text is None else text

@@ -72,8 +72,8 @@ Vet = Callable[[str], None]
 def import_all(
     document: SpecDocument, folder: Path, more: Sequence[str], vet: Vet | None = None
 ) -> tuple[str, ...]:
-    """Import what the file names (paths are relative to `folder`), and `more`, which the command
-    line names (relative to the current folder), each once and as far as `vet` lets it.
+    """Import the modules of the file (paths are relative to `folder`), and `more` of the command
+    line (relative to the current folder), each once and only if `vet` permits.
 
     Returns names and absolute paths, which mean the same in every process. Raises InvalidConfig
     with every module that cannot be imported.
@@ -109,9 +109,8 @@ def import_all(
 
 
 def vet_of(home: Home, besides: Sequence[str] = ()) -> Vet:
-    """Return what lets pass of the modules that a home names those that only this user, or root,
-    could have written, outside of the home; all of them where the home is trusted, and those
-    `besides`, which the user names.
+    """Return a check that permits only modules, named by a home, which this user or root wrote
+    outside of the home. A trusted home's modules, and `besides` named by the user, are permitted.
     """
 
     def vet(item: str) -> None:
@@ -136,9 +135,8 @@ def _not_imported(item: str, home: Home, reason: str) -> RequestError:
 
 
 def _places(item: str) -> Iterator[Path]:
-    """Yield the file of a module and its folder, of a package up to the folder that holds it, as
-    far as they are there: what is imported, and what it can import beside itself.
-    """
+    """Yield the existing files and folders that an import runs or can reach: the module's file and
+    its folder, of a package each folder up to the one that holds the package."""
     if _is_path(item):
         place, last = Path(item), _located(Path(item))[1]
     else:
@@ -153,9 +151,8 @@ def _places(item: str) -> Iterator[Path]:
 
 
 def refuse_unimported(sweep: Mapping[str, Any], imports: Sequence[str]) -> None:
-    """Raise InvalidConfig where a sweep, as plain data, names something of the user's own that
-    none of its `imports` brings: this process may know it, workers and `resume` would not.
-    """
+    """Raise InvalidConfig where a sweep, as plain data, names something of the user's own that none
+    of its `imports` defines: this process may know it, but workers and `resume` would not."""
     files = {Path(item).resolve() for item in imports if _is_path(item)}
     modules = [item for item in imports if not is_family_file(item)]
     tops = (_located(Path(item))[0] if _is_path(item) else item for item in modules)
@@ -208,9 +205,9 @@ def resolve(imports: Iterable[str], folder: Path) -> tuple[str, ...]:
     """Resolve each import so that it means the same in every process and current folder.
 
     A path (of a `.py` file, a package's folder, or a family's YAML file) is relative to `folder`,
-    where the sweep file is, and becomes the absolute one of a file. A module's name stays when it
-    is installed; else it is looked for in `folder`, then in the current folder, and becomes the
-    path of its file. Raises RequestError for a name that is found nowhere.
+    where the sweep file is, and becomes an absolute file path. The name of an installed module
+    stays; another name is looked for in `folder`, then in the current folder, and becomes the path
+    of its file. Raises RequestError for a name without a module.
     """
     return tuple(_resolved(item, folder.resolve()) for item in imports)
 
@@ -238,12 +235,12 @@ def _resolved(item: str, folder: Path) -> str:
 
 
 def load(imports: Sequence[str]) -> None:
-    """Import what `resolve` returned, in its order, so that it registers itself; once per process.
+    """Import what `resolve` returned, in order, once per process, so that it registers its parts.
 
-    What a family's file declares is registered. A Python file is imported under its own name, as
-    a part of its package where it has one. Its folder comes last on the search path: files beside
-    it can be imported, and nothing that is installed is hidden. Raises RequestError that says what
-    cannot be imported, why, and at which line.
+    Families that a YAML file declares are registered. A Python file is imported under its own name,
+    as a part of its package if it has one. Its folder comes last on the search path: files beside
+    it can be imported, and no installed module is hidden. Raises RequestError with the module, the
+    reason and the line.
     """
     for item in imports:
         if item.endswith(FAMILY_SUFFIXES):
@@ -292,7 +289,7 @@ def _located(file: Path) -> tuple[str, Path]:
 
 
 def _modules_in(folder: Path, suffix: str = "") -> list[str]:
-    """List the modules in a folder, those of files with `suffix`."""
+    """List the modules in a folder whose files have the suffix `suffix`."""
     if not folder.is_dir():
         return []
     files = [f"{path.stem}{suffix}" for path in folder.glob("*.py")]
@@ -320,16 +317,16 @@ def refuse_family_file(document: SpecDocument, file: Path) -> None:
 
 
 def is_family_file(text: object) -> bool:
-    """Whether a text names a file and not a family: no family's name has a dot."""
+    """Return whether a text names a file and not a family: no family's name has a dot."""
     return isinstance(text, str) and text.endswith(FAMILY_SUFFIXES)
 
 
 def register_family(file: Path) -> Family:
     """Register the family that a file declares, with its templates, and return it.
 
-    The same file may come again: it is read anew where its text has changed. Raises RequestError
-    when it cannot be read or another family has its name, InvalidConfig with every mistake in it,
-    each with its line.
+    A file that was registered before is read again if its text has changed. Raises RequestError
+    when the file cannot be read or another family has its name, InvalidConfig with every mistake
+    and its line.
     """
     file = file.absolute()
     if path_or_none(str(file)) is None:
@@ -369,7 +366,7 @@ def place_of(config: DataConfig) -> str:
 
 
 def _prompts(document: SpecDocument, declared: Declared) -> dict[str, object]:
-    """Return the defaults of the fields that name templates; register those written inline."""
+    """Register templates written inline; return the defaults of the fields that name templates."""
     defaults: dict[str, object] = {}
     for key in Prompts.model_fields:
         texts: tuple[str, ...] | None = getattr(declared.declaration.prompts, key)
@@ -400,19 +397,20 @@ def _from_file(text: str, folder: Path, name: str) -> TemplateSet:
 
 
 def _is_ours(name: str, family: str) -> bool:
-    """Whether a set of this name can only come from an earlier text of the family's file."""
+    """Return whether a template set of this name comes from an earlier text of the family's
+    file."""
     known = FAMILIES.get(family)
     return known is not None and _declared(known) is not None and name in known.defaults.values()
 
 
 def _declared(family: Family | None) -> Declared | None:
-    """Return what the file of a family declared; None for one that is programmed."""
+    """Return the declaration in a family's file; None for a family written in Python."""
     owner = getattr(family.open, "__self__", None) if family else None
     return owner if isinstance(owner, Declared) else None
 
 
 def _check_name(document: SpecDocument, declared: Declared) -> None:
-    """Report a name that another family has, unless its file is gone."""
+    """Report a name that another family has, unless that family's file was deleted."""
     known = FAMILIES.get(declared.declaration.name)
     was = _declared(known)
     if known is not None and was is None:
@@ -466,8 +464,8 @@ FIELD = "data.family"
 def name_families(document: SpecDocument, folder: Path) -> tuple[str, ...]:
     """Replace each family file that a normalised sweep file names by the family's name.
 
-    Returns the files' paths. A file is relative to `folder`, where the sweep file is; one that
-    `--set` names, to the current folder. Its mistakes are reported with those of the sweep file.
+    Returns the files' paths. A path is relative to `folder`, where the sweep file is, a path given
+    by `--set` to the current folder. Mistakes are reported with those of the sweep file.
     """
     files: dict[str, None] = {}
     for holder, key, route in list(_family_files(document)):
@@ -485,7 +483,7 @@ def name_families(document: SpecDocument, folder: Path) -> tuple[str, ...]:
 
 
 def _family_files(document: SpecDocument) -> Iterator[tuple[Any, str | int, Route]]:
-    """Yield what holds each value that is a family file, its key there, and its route."""
+    """Yield each value that is a family file: its mapping, its key there, and its route."""
     route: Route = ("trial", *FIELD.split("."))
     if is_family_file(document.get(route)):
         yield document.get(route[:-1]), "family", route

@@ -54,7 +54,7 @@ def validate(document: SpecDocument) -> dict[str, Any]:
 
 
 def _check_weights(document: SpecDocument) -> None:
-    """Report the name of an architecture where no pretrained weights are named beside it."""
+    """Report an architecture's name that has no pretrained weights named beside it."""
     if any(document.field_values("model.pretrained")):
         return
     varied = document.get(("parameters", "model.name")) is not None
@@ -107,7 +107,7 @@ FAMILY = "data.family"
 def _report(document: SpecDocument, settings: Settings) -> Report:
     """Fill in the accuracy of the report where it is not top-1.
 
-    Families that are ranked by different ones have each its own where they are the tasks, else
+    Families that are ranked by different accuracies have each its own if they are the tasks, else
     top-1, with a warning. An accuracy by which a family is not measured is reported.
     """
     report = settings.report
@@ -150,7 +150,8 @@ _RULE: Route = ("early_terminate",)
 
 
 def _early_terminate(document: SpecDocument, settings: Settings) -> EarlyTerminate | None:
-    """Fill in the metric of the rule; report one that is dishonest or not of every epoch."""
+    """Fill in the metric of early termination; report a dishonest metric or one without epoch
+    values."""
     rule = settings.early_terminate
     if rule is None:
         return None
@@ -290,7 +291,7 @@ def _point(
 def _own_value(
     document: SpecDocument, distribution: Distribution, value: object, route: Route
 ) -> Any:
-    """Return the value as the space holds it; report one outside of the space."""
+    """Return the value in the form of the search space; report a value outside of the space."""
     if isinstance(distribution, Categorical):
         own = {canonical(one): one for one in distribution.values}
         if canonical(value) in own:
