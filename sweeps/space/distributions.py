@@ -24,7 +24,7 @@ class Condition:
     values: tuple[Any, ...]
 
     def is_met(self, point: Mapping[str, Any]) -> bool:
-        """Whether a point has the parameter, at one of the values."""
+        """Return whether a point has the parameter at one of the values."""
         return self.name in point and is_among(point[self.name], self.values)
 
 
@@ -42,7 +42,7 @@ class ConditionalBase(ABC):
 
     @abstractmethod
     def grid_values(self) -> Sequence[Any] | None:
-        """Return the values that a grid takes, in order; None when there is no end of them."""
+        """Return the values that a grid takes, in order; None when there are infinitely many."""
 
     @abstractmethod
     def quantile(self, u: float) -> Any:
@@ -91,7 +91,7 @@ class Uniform(ConditionalBase):
 
     @property
     def count(self) -> int:
-        """How many numbers there are; 0 where there is no end of them."""
+        """Number of values; 0 where there are infinitely many."""
         if self.step is None:
             return 0
         span = Decimal(repr(self.high)) - Decimal(repr(self.low))
@@ -119,7 +119,7 @@ class Uniform(ConditionalBase):
         return min(max(self.low + u * (self.high - self.low), self.low), self.high)
 
     def nearest(self, value: float) -> int | float:
-        """Return the number of these that is nearest to one between the ends."""
+        """Return the value of the distribution that is nearest to a number between its ends."""
         if self.step is None:
             return float(value)
         return self.at(round((value - self.low) / self.step))
@@ -186,11 +186,11 @@ def _index(count: int, u: float) -> int:
 
 
 def canonical(value: Any) -> str:
-    """Return a text that equal values share: 1 and 1.0 are one value, 1 and true are two."""
+    """Return a text that equal values share: 1 and 1.0 are the same value, 1 and true are not."""
     is_whole = isinstance(value, float) and value.is_integer()
     return json.dumps(int(value) if is_whole else value, sort_keys=True)
 
 
 def is_among(value: Any, values: Iterable[Any]) -> bool:
-    """Whether one of the values is this one."""
+    """Return whether a value is among some values."""
     return canonical(value) in map(canonical, values)

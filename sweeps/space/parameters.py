@@ -129,7 +129,7 @@ class _Range(Parameter):
         return self
 
     def problems(self) -> Iterator[Problem]:
-        """Yield what is wrong with keys that are right one by one."""
+        """Yield the problems of keys that are valid separately and not together."""
         return iter(())
 
 

@@ -18,7 +18,7 @@ MAX_POINTS = 10_000
 
 
 def applies(name: str, algorithm: str) -> bool:
-    """Whether a parameter is a field of that algorithm, or of no algorithm in particular.
+    """Return whether a parameter belongs to that algorithm, or to no algorithm in particular.
 
     A method that trains nothing has no `optim` fields.
     """
@@ -29,9 +29,9 @@ def applies(name: str, algorithm: str) -> bool:
 
 
 def is_active(distribution: Distribution, point: Mapping[str, Any]) -> bool:
-    """Whether a parameter varies where those that decide on it are as in `point`.
+    """Return whether a parameter varies where the parameters that decide on it are as in `point`.
 
-    It does when its own conditions are met, and when the algorithm, where that varies, has it.
+    Its own conditions must be met, and the algorithm, if that varies, must have the field.
     """
     algorithm = point.get("algorithm.name")
     is_known = isinstance(algorithm, str) and algorithm in ALGORITHMS
@@ -63,9 +63,9 @@ def sample_point(space: Sequence[Distribution], choose: Callable[[Distribution],
 
 
 def grid(space: Sequence[Distribution]) -> list[Params]:
-    """Return every combination once with its active parameters, the first one slowest.
+    """Return every combination once with its active parameters, the first parameter slowest.
 
-    Raises ValueError when a distribution has no end of values, or there are too many points.
+    Raises ValueError when a distribution has infinitely many values, or there are too many points.
     """
     axes = _axes(space)
     expanded = _expanded(topological_order(space), axes, {})
@@ -140,7 +140,7 @@ def draw_point(
 def hashed(seed: int, point: int, name: str) -> float:
     """Return a number in (0, 1) for each parameter of each point: the same on every machine.
 
-    It depends on no other parameter, so that one more changes nothing for the others.
+    The number depends on no other parameter, so that an added parameter changes no other.
     """
     digest = hashlib.sha256(f"{seed}:{point}:{name}".encode()).digest()
     return ((int.from_bytes(digest[:8], "big") >> 12) + 0.5) / (1 << 52)
@@ -159,8 +159,8 @@ def sobol(seed: int, point: int, names: Sequence[str]) -> dict[str, float]:
 def config_at(trial: Mapping[str, Any], params: Mapping[str, Any]) -> TrialConfig:
     """Make the config of the trial's fields with `params` (dotted) over them.
 
-    Where the algorithm itself is a parameter, only the fields that it has are used. Raises
-    InvalidConfig when the fields do not make a config.
+    If the algorithm is a parameter, only the fields that it has are used. Raises InvalidConfig when
+    the fields do not make a config.
     """
     name = params.get("algorithm.name")
     if not isinstance(name, str) or name not in ALGORITHMS:

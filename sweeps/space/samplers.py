@@ -37,7 +37,7 @@ POPULATION = 20
 
 
 def optuna_distributions(space: Sequence[Distribution]) -> dict[str, BaseDistribution]:
-    """Return each parameter as Optuna describes it; it contains every value of it."""
+    """Return each parameter as an Optuna distribution that contains all its values."""
     return {item.name: _optuna_distribution(item) for item in space}
 
 
@@ -62,7 +62,7 @@ def encode(space: Sequence[Distribution], params: Mapping[str, Any]) -> dict[str
 
 
 def suggest(space: Sequence[Distribution], trial: Trial) -> Params:
-    """Let Optuna choose a point: first what decides, then what is active by it."""
+    """Let Optuna choose a point: first the deciding parameters, then those that they activate."""
 
     from carft_sweep.sweeps.space.points import (
         sample_point,  # and torch, without which a report is made
@@ -88,10 +88,10 @@ def derived_seed(seed: int, point: int) -> int:
 
 
 def sampler(method: Literal["tpe", "gp", "nsga2"], seed: int, point: int) -> BaseSampler:
-    """Make the sampler that proposes a point; each point takes a new one.
+    """Make the sampler that proposes one point; each point takes a new sampler.
 
-    A sampler that is made again with the sweep's own seed would propose the first points again.
-    All options are stated, since Optuna's defaults change between releases.
+    A sampler that is made again with the sweep's own seed would propose the first points again. All
+    options are set here, since Optuna's defaults change between releases.
     """
     derived = derived_seed(seed, point)
     with warnings.catch_warnings():
@@ -144,7 +144,7 @@ def _to_stored(item: Distribution, value: Any) -> Any:
 
 
 def _is_json(item: Categorical) -> bool:
-    """Whether a value is a list or mapping, which Optuna stores as text."""
+    """Return whether a value is a list or mapping, which Optuna stores as text."""
     return any(isinstance(value, (list, dict)) for value in item.values)
 
 
@@ -153,7 +153,7 @@ def study_of(
     directions: Sequence[Literal["minimize", "maximize"]],
     sampler: BaseSampler,
 ) -> Study:
-    """Make a study in memory of trials that stand in the order of their numbers."""
+    """Make a study in memory of trials that are sorted by number."""
     study = create_study(directions=directions, sampler=sampler)
     study.add_trials(trials)
     return study
