@@ -67,7 +67,8 @@ class TimingHistory:
         self._runs = runs
 
     def times_of(self, config: TrialConfig) -> RunTimes | None:
-        """Return the median times of the runs most like one whose device is resolved, if any."""
+        """Return the median times of the most similar runs to one with a resolved device, if
+        any."""
         alike = self._alike(config)
         same = [run for run in alike if run.config["algorithm"]["name"] == config.algorithm.name]
         # Medians: a run that slept for a night counts no more than another.
@@ -175,11 +176,11 @@ class SweepEstimate:
 
     @property
     def wall_seconds(self) -> float | None:
-        """As long as one waits for it."""
+        """Expected wall-clock time of the whole sweep."""
         return None if self.seconds is None else self.seconds / self.at_once
 
     def add_times(self, timings: TimingHistory) -> None:
-        """Fill in the times, where every run that they are of is like an earlier one."""
+        """Fill in the times, provided that every run resembles an earlier run."""
         self.seconds = _seconds(self.work, timings)
         seconds = _seconds(self.of_a_seed, timings)
         if seconds is not None and self.of_a_seed:
@@ -203,7 +204,7 @@ def _model_bytes(name: str, pretrained: str | None) -> int:
 
 
 def _seconds(every: Sequence[RemainingWork], timings: TimingHistory) -> float | None:
-    """Add the times; None where a run is like no earlier one."""
+    """Add the times; return None where a run resembles no earlier run."""
     seconds = 0.0
     for work in every:
         times = timings.times_of(work.config)
@@ -214,9 +215,9 @@ def _seconds(every: Sequence[RemainingWork], timings: TimingHistory) -> float | 
 
 
 def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEstimate:
-    """Look at every run that is known before the sweep runs, and at what the home has of it.
+    """Estimate a sweep from the runs that are planned and those that the home has.
 
-    `hardware` is what a run would get.
+    `hardware` is the hardware that a run gets.
     """
     notes: list[str] = []
     ledger = newest_generation(home, spec.name)
@@ -277,9 +278,8 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
 
 
 def _known_trials(planner: Planner, ledger: Ledger | None) -> Iterator[tuple[int, list[RunTask]]]:
-    """Yield of a grid every point, with its number; else what was proposed already and still is
-    what it was. There are no runs at a point that was pruned, or whose runs are those of another.
-    """
+    """Yield every point of a grid with its number, or the proposed points that are unchanged since.
+    Points that were pruned, or whose runs are those of another point, have no runs."""
     spec, seen = planner.spec, set[frozenset[str]]()
     outcome = None if ledger is None else effect(changes(ledger.spec, spec.as_dict()))
     trials = {} if ledger is None else {trial.point: trial for trial in ledger.trials()}
@@ -301,7 +301,7 @@ def _known_trials(planner: Planner, ledger: Ledger | None) -> Iterator[tuple[int
 def _unchanged(
     runs: Mapping[str, str], plan: Callable[[], list[RunTask]]
 ) -> Iterator[list[RunTask]]:
-    """Yield what is planned, if it comes to these runs of the ledger."""
+    """Yield the planned runs, if they are these runs of the ledger."""
     try:
         tasks = plan()
     except ValueError:  # the space has changed, and has no such point any more
@@ -318,7 +318,7 @@ def _known_confirmations(planner: Planner, ledger: Ledger | None) -> Iterator[li
 
 
 def _known_soups(planner: Planner, ledger: Ledger | None, item: After) -> Iterator[list[RunTask]]:
-    """Yield those that one item of `after` came to when the sweep last ended, likewise."""
+    """Yield the runs that one item of `after` had when the sweep last ended, if unchanged."""
     for setting in () if ledger is None else ledger.soups():
         params = dict(setting.params)
         of = RunsOf(algorithm=params.pop("of", ""), settings=params.pop("settings", "selected"))
@@ -331,7 +331,7 @@ def _known_soups(planner: Planner, ledger: Ledger | None, item: After) -> Iterat
 def _typical_runs(
     planner: Planner, settings: Sequence[Sequence[RunTask]], algorithm: str, count: int
 ) -> list[RemainingWork]:
-    """Assume that the setting of an algorithm that will be chosen is like its first one."""
+    """Return runs of an algorithm's first setting in place of the setting that will be chosen."""
     configs = (tasks[0].config for tasks in settings if tasks[0].algorithm == algorithm)
     config = next(configs, None)
     return _to_come(planner, count) if config is None else [_work(config)] * count
@@ -361,12 +361,12 @@ def _row(
 
 
 def _is_zero_shot(config: TrialConfig) -> bool:
-    """Whether a run with this config measures the pre-trained weights."""
+    """Return whether a run with this config measures the pre-trained weights."""
     return not config.algorithm.trains and config.algorithm.starts_at_zero_shot
 
 
 def _deviations(task: RunTask, runs: RunStore) -> Iterator[calibration.Deviation]:
-    """Compare a zero-shot run with LAION's table, as the home has it; else say what to expect."""
+    """Compare a finished zero-shot run with LAION's table; else say which accuracy to expect."""
     config = task.config
     own = measured(runs.folder(task.digest), UNMERGED)
     splits = open_data(config.data).measured()
@@ -383,7 +383,7 @@ def _deviations(task: RunTask, runs: RunStore) -> Iterator[calibration.Deviation
 
 
 def _work(config: TrialConfig, folder: Path | None = None) -> RemainingWork:
-    """Return what a run has before it; one with a folder resumes behind what it has."""
+    """Return the work left for a run: a run with a folder resumes after its last epoch."""
     models = 1 + len(merge_labels(config))
     if not config.algorithm.trains or (folder and (folder / "trained.json").exists()):
         return RemainingWork(config, 0, 0, models)
@@ -399,7 +399,7 @@ def _work(config: TrialConfig, folder: Path | None = None) -> RemainingWork:
 
 
 def _to_come(planner: Planner, count: int) -> list[RemainingWork]:
-    """Assume that runs at points that are still to be chosen are like one in their middle."""
+    """Estimate the runs at points not chosen yet by runs at the middle of the space."""
     if not count:
         return []
     return [_work(planner.hardware.resolve(planner.spec.typical_config()))] * count

@@ -29,7 +29,7 @@ class Obstacle:
     """How many runs it adds."""
 
     def describe(self, time: str = "") -> str:
-        """Write it as a sentence, with the time that the remedy takes where it is known."""
+        """Describe the obstacle in a sentence, with the time that the remedy takes if known."""
         if not self.override:
             return f"{self.reason}; {self.remedy}"
         about = f", about {time}" if time else ""
@@ -44,14 +44,14 @@ def find_obstacles(
     confirm_seeds: Sequence[int] = (),
     settings: int = 0,
 ) -> Iterator[Obstacle]:
-    """Yield what stands between a sweep and a verdict.
+    """Yield what prevents a verdict of a sweep.
 
     Args:
         seeds: Of each setting.
         algorithms: That train.
         splits: That are measured, by metric name: `id/test`, `ood/pixel`.
-        confirm_seeds: Fresh ones, on which the verdict is judged instead.
-        settings: How many of them train on every seed.
+        confirm_seeds: Fresh seeds, on which the verdict is judged instead.
+        settings: How many settings train on every seed.
     """
     key, judged_on = ("confirm_seeds", confirm_seeds) if confirm_seeds else ("seeds", seeds)
     if len(judged_on) < SEEDS_FOR_CLAIM:
@@ -91,7 +91,7 @@ def find_obstacles(
 
 
 def obstacles_of(planner: Planner) -> tuple[Obstacle, ...]:
-    """List those of a sweep."""
+    """List the obstacles to a verdict of a sweep."""
     spec = planner.spec
     baselines = sum(point.config.algorithm.trains for point in spec.baseline_configs())
     return tuple(
@@ -106,7 +106,7 @@ def obstacles_of(planner: Planner) -> tuple[Obstacle, ...]:
 
 
 def power_of(planner: Planner) -> str:
-    """Say what the seeds and test images of a sweep without obstacles can show.
+    """Describe the difference that the seeds and test images of a sweep without obstacles can show.
 
     Empty where there are several tasks: their units differ.
     """
@@ -118,7 +118,7 @@ def power_of(planner: Planner) -> str:
 
 
 def describe_power(data: FamilyData, seeds: int, id_margin: float) -> str:
-    """Say what so many seeds can show on these test images, of methods that differ as usual."""
+    """Describe the difference that this many seeds and test images can show for usual methods."""
     shifts = [
         split.units
         for name, split in data.measured().items()
@@ -141,7 +141,8 @@ def describe_power(data: FamilyData, seeds: int, id_margin: float) -> str:
 
 
 def _extended(seeds: Sequence[int]) -> str:
-    """Write as many seeds as a claim needs, these first: `5` where they are 0, 1, 2, ..."""
+    """Write the seeds that a claim needs, the present ones first: `5` where they are 0, 1, 2,
+    ..."""
     if list(seeds) == list(range(len(seeds))):
         return str(SEEDS_FOR_CLAIM)
     first = max(seeds) + 1

@@ -46,12 +46,12 @@ class RunTask:
 
     @property
     def algorithm(self) -> str:
-        """Its name."""
+        """Name of the run's algorithm."""
         return self.config.algorithm.name
 
     @property
     def untrained(self) -> bool:
-        """Whether it has a seed for its split alone."""
+        """Whether the run trains nothing and has its seed only for the split."""
         return self.seed is not None and not self.config.algorithm.trains
 
     @functools.cached_property
@@ -75,9 +75,8 @@ class Planner:
         hardware: Hardware,
         note: Callable[[str], None] | None = None,
     ) -> None:
-        """`hardware` is what a run gets, against which `auto` is resolved. `note` is called once
-        with each thing that the user should know of the data, and of what `auto` was resolved to.
-        """
+        """Prepare to plan runs. `hardware` is what a run gets, which decides what `auto` means;
+        `note` is called once with each message about the data and about what `auto` became."""
         self.spec, self.hardware, self._note = spec, hardware, note
         self._noted: set[str] = set()
 
@@ -118,8 +117,8 @@ class Planner:
         return list(self._tasks("confirmation", params, config, seeds=self.spec.confirm_seeds))
 
     def soup(self, item: After, params: Mapping[str, Any], members: Sequence[str]) -> list[RunTask]:
-        """Plan the run of one item of `after` from the digests of its members; `params` are
-        the varied fields that it has itself.
+        """Plan the run of one item of `after` from the digests of its members; `params` are the
+        varied fields that the soup has itself.
 
         Raises InvalidConfig when these make no soup.
         """
@@ -180,7 +179,7 @@ def digests(tasks: Sequence[RunTask]) -> dict[str, str]:
 
 
 def setting_record(tasks: Sequence[RunTask]) -> dict[str, Any]:
-    """Return what the ledger keeps of one setting, as plain data."""
+    """Return the ledger's record of one setting, as plain data."""
     algorithm = tasks[0].config.algorithm
     return {
         "algorithm": tasks[0].algorithm,
