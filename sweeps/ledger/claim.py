@@ -51,7 +51,8 @@ class Claim:
         self._thread = threading.Thread(target=self._watch, name="carft-claim", daemon=True)
 
     def __enter__(self) -> Claim:
-        """Raises RequestError when another driver has it. A request to an earlier one goes."""
+        """Take the claim, and remove stop requests to an earlier driver. Raises RequestError when
+        another driver holds the claim."""
         self._lock = _lock(self._folder)
         try:
             self._request.unlink(missing_ok=True)
@@ -68,7 +69,7 @@ class Claim:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Let go, unless another driver has it now."""
+        """Release the claim, unless another driver holds it now."""
         self._closed.set()
         self._thread.join()
         end_claimant(self._lease.owner)
@@ -83,10 +84,10 @@ class Claim:
                 self._lock.release()
 
     def renew(self) -> None:
-        """Say that the driver lives, at most every ten seconds on disk.
+        """Renew the claim, at most every ten seconds on disk.
 
-        Raises ClaimLost when another driver has taken over: this one was silent for too long on a
-        file system whose locks do not reach the other host.
+        Raises ClaimLost when another driver has taken over: this driver was silent for too long on
+        a file system whose locks do not reach the other host.
         """
         with self._renewing:
             if not self._lease.is_due:
@@ -117,7 +118,7 @@ class Claim:
                 continue  # a file system that is away for a moment; the claim outlives six tries
 
     def _take_request(self) -> None:
-        """Obey a request, and remove it; so is what is none."""
+        """Obey a stop request and remove it; remove an invalid request too."""
         taken = self._request.with_name(f".{FILE}.taken")
         # Renamed first: a later request that comes meanwhile is not removed with this one.
         self._request.replace(taken)
@@ -137,7 +138,7 @@ def holder(folder: Path) -> Lease | None:
 
 @contextmanager
 def undriven(folder: Path) -> Iterator[None]:
-    """Keep drivers out of the sweep in `folder`. Raises RequestError while it has one."""
+    """Keep drivers out of the sweep in `folder`. Raises RequestError while it has a driver."""
     lock = _lock(folder)
     try:
         yield
@@ -146,7 +147,7 @@ def undriven(folder: Path) -> Iterator[None]:
 
 
 def _lock(folder: Path) -> Lock:
-    """Lock the sweep in `folder`. Raises RequestError when a driver has it."""
+    """Lock the sweep in `folder`. Raises RequestError when a driver has locked it."""
     try:
         lock = Lock(folder / ".lock")
     except LockHeld as held:
@@ -172,8 +173,8 @@ def _refusal(folder: Path, who: Lease | str) -> RequestError:
 def ask_to_stop(folder: Path, now: bool = False) -> Lease | None:
     """Request that the driver of the sweep in `folder` stop after its epoch, or `now`.
 
-    Returns that driver; None when no driver lives, and then nothing is written. A request is
-    for that driver alone: the next one finds it stale, whatever the clocks of the hosts say.
+    Returns that driver; without a live driver returns None and writes nothing. A request is for
+    that driver alone: the next driver finds it stale, whatever the clocks of the hosts say.
     """
     driver = holder(folder)
     if driver is not None:

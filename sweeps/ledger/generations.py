@@ -75,16 +75,14 @@ class Invocation:
 
     @classmethod
     def read(cls, home: Home, name: str) -> Invocation:
-        """Read the last one of a sweep. Raises RequestError where the sweep is unknown, or the copy
-        of its file is gone.
-        """
+        """Read a sweep's last invocation. Raises RequestError where the sweep is unknown, or the
+        copy of its file was deleted."""
         return cls.last(find_ledger(home, name))
 
     @classmethod
     def last(cls, ledger: Ledger) -> Invocation:
-        """Return the last one of a ledger. Raises RequestError where the copy of the sweep's file
-        is gone.
-        """
+        """Return the last invocation in a ledger. Raises RequestError where the copy of the sweep's
+        file was deleted."""
         folder = ledger.file.parent
         if not ledger.executions or not (folder / COPY).exists():
             raise RequestError(
@@ -106,9 +104,9 @@ class Invocation:
         return replace(self, overrides=(*others, f"{key}={value}"))
 
     def load(self, folder: Path, vet: Vet) -> tuple[SweepSpec, str | None]:
-        """Load the sweep in `folder` as it was run, and what to say when its file has changed.
+        """Load the sweep in `folder` as it was run, with a message if its file has changed.
 
-        It is the home that names what is imported, as far as `vet` lets it pass. Raises
+        The home names the imported modules, and `vet` decides which of them run. Raises
         RequestError.
         """
         from carft_sweep.sweeps.spec.document import read_text
@@ -135,7 +133,8 @@ class Invocation:
 
     @contextlib.contextmanager
     def working_directory(self) -> Iterator[str | None]:
-        """Work where `run` did; yields what to say when that folder is gone."""
+        """Change to the working folder of `run` for the context; yield a message if it was
+        deleted."""
         before, there = Path.cwd(), Path(self.folder or Path(self.file).parent)
         try:
             os.chdir(there)
@@ -169,7 +168,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
 
 
 def effect(differences: list[Change]) -> Effect | None:
-    """Return what all changes together do; None when there are none."""
+    """Return the strongest effect of all changes; None without changes."""
     for strongest in ("restart", "reevaluate", "extend"):
         if any(change.effect == strongest for change in differences):
             return strongest
@@ -215,9 +214,8 @@ class Generation:
 
 
 def in_kept_order(spec: SweepSpec, newest: Ledger | None) -> SweepSpec:
-    """Return the sweep with its parameters in the order in which they were run, if they are the
-    same ones: what a point is called and how it is drawn go by their order.
-    """
+    """Return the sweep with its parameters in the order of earlier runs, if they are the same
+    parameters: labels of points and random draws depend on that order."""
     kept = {} if newest is None else newest.spec["parameters"]
     by_name = {item.name: item for item in spec.parameters}
     if kept.keys() != by_name.keys():
@@ -226,15 +224,14 @@ def in_kept_order(spec: SweepSpec, newest: Ledger | None) -> SweepSpec:
 
 
 def planned_points(spec: SweepSpec, points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Plan the points of a sweep behind those that are decided, where no result decides on them."""
+    """Plan the points behind those that are decided already, for methods that use no results."""
     more = () if spec.is_adaptive else range(len(points), spec.trial_count)
     return [*points, *map(spec.point, more)]
 
 
 def taken_name(spec: SweepSpec, newest: Ledger | None) -> str | None:
-    """Say that another file, which is still there, was run under the sweep's name, as its newest
-    generation; None if none, or one that says the same.
-    """
+    """Describe another file, still present, whose newest generation has the sweep's name; return
+    None if there is none, or it has the same content."""
     if newest is None or not newest.executions:
         return None
     other = Path(newest.executions[-1]["file"])
@@ -254,12 +251,12 @@ def open_generation(
     stale: Callable[[Trial], str | None],
     fresh: bool = False,
 ) -> Generation:
-    """Begin the generation that fits a sweep, unless its newest one does, and record that a driver
-    starts.
+    """Continue the newest generation if the sweep still fits it, else begin a new generation, and
+    record that a driver starts.
 
-    `address` is of the Ray cluster, where one was named. `stale` says why a trial's runs are
-    others than the file asks for now, because code, model or data changed. `fresh` begins anew in
-    any case.
+    `address` is of the Ray cluster, where one was named. `stale` says why a trial's runs differ
+    from those that the file describes now, because code, model or data changed. `fresh` always
+    begins a new generation.
     """
     plain = spec.as_dict()
     execution = Invocation.of(spec, address).as_execution()

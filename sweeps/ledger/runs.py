@@ -41,7 +41,7 @@ _ENDED: set[str] = set()
 
 
 def end_claimant(owner: str) -> None:
-    """Count the leases of a claimant of this process as void, those too that stay on the disk."""
+    """Treat the leases of a claimant of this process as void, also those left on disk."""
     _ENDED.add(owner)
 
 
@@ -75,12 +75,12 @@ class Lease:
 
     @classmethod
     def read(cls, file: Path) -> Lease | None:
-        """Read what `write` wrote; None where there is no such file."""
+        """Read what `write` wrote; return None if the file is missing."""
         data = read_json(file, cls)
         return None if data is None else cls(**data)
 
     def write(self, file: Path) -> None:
-        """Write it as JSON."""
+        """Write the lease as JSON."""
         write_json(file, asdict(self))
 
     def renew(self) -> Lease:
@@ -89,13 +89,13 @@ class Lease:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is to be renewed; at once where the clock was set back behind the last time,
-        or it would not be renewed for as long as that.
-        """
+        """Whether the lease must be renewed now: after its period, or after the clock was set back
+        so far that it would be late otherwise."""
         return abs(time.time() - self.renewed) >= RENEW_AFTER
 
     def is_live(self) -> bool:
-        """Whether its process runs on this host, or renewed it lately on another one."""
+        """Return whether the claimant runs on this host, or renewed the lease lately on another
+        host."""
         if self.owner in _ENDED:
             return False
         if self.host != socket.gethostname():
@@ -111,7 +111,8 @@ class Lease:
 
 
 def process_start(pid: int) -> str | None:
-    """The start time of a process in ticks since boot; None where the system does not tell."""
+    """Return the start time of a process in ticks since boot; None where the system has no such
+    record."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
@@ -167,7 +168,7 @@ class RunState:
 
     @property
     def is_live(self) -> bool:
-        """Whether somebody works on it now."""
+        """Whether a live claimant works on the run."""
         return self.lease is not None and self.lease.is_live()
 
     @property
@@ -194,13 +195,14 @@ class RunStore:
         end_claimant(self.owner)
 
     def folder(self, digest: str) -> Path:
-        """The work folder of a run. Raises RequestError for a digest that would lead elsewhere."""
+        """Return the work folder of a run. Raises RequestError for a digest that leads
+        elsewhere."""
         if not is_plain_name(digest):
             raise RequestError(f"{digest!r} is no digest of a run, as the ledger of a sweep has it")
         return self.path / digest
 
     def read(self, digest: str) -> RunState | None:
-        """The state of a run, None when it was never begun."""
+        """Read the state of a run; return None if the run never began."""
         file = self.folder(digest) / FILE
         data: dict[str, Any] | None = read_json(file, RunState)
         if data is None:
@@ -211,9 +213,8 @@ class RunStore:
         return RunState(**{**data, "lease": None if lease is None else Lease(**lease)})
 
     def is_settled(self, digest: str, *, failed_again: bool = False) -> bool:
-        """Whether a run is measured, or would fail in the same way again; not where a file of it is
-        damaged.
-        """
+        """Return whether a run is measured, or would fail in the same way again. A run with a
+        damaged file is not settled."""
         try:
             state = self.read(digest)
             is_measured = measured(self.folder(digest), UNMERGED) is not None
@@ -224,7 +225,7 @@ class RunStore:
         return is_measured and (state is None or state.state == "done")
 
     def set_damaged_aside(self, digest: str) -> list[str]:
-        """Rename every damaged file of a run, so that it is made again; return what was wrong."""
+        """Rename every damaged file of a run, so that it is made again; return the problems."""
         folder = self.folder(digest)
         files = {folder / name: shape for name, shape in _SHAPES.items()}
         files |= dict.fromkeys(folder.glob("evaluations/*/metrics.json"), Evaluation)
@@ -238,13 +239,13 @@ class RunStore:
         return reasons
 
     def digests(self) -> Iterator[str]:
-        """Every run that was ever begun here, without the backups of those that begin anew."""
+        """List every run that ever began here, without backups of restarted runs."""
         for file in sorted(self.path.glob(f"*/{FILE}")):
             if not file.parent.name.startswith("."):
                 yield file.parent.name
 
     def acquire(self, digest: str, label: str, sweep: str) -> RunState | None:
-        """Claim a run for an attempt. None when another live claimant has it."""
+        """Claim a run for an attempt; return None when another live claimant holds the run."""
 
         def acquired(known: RunState | None) -> RunState | None:
             if known is not None and self._is_anothers(known):
@@ -295,11 +296,11 @@ class RunStore:
         *,
         halve: bool = False,
     ) -> RunState | None:
-        """End an attempt; the claim goes. None, and no change, when the run is another's by now.
+        """End an attempt and release the claim; return None, without a change, if another claimant
+        holds the run by now.
 
-        `halve` lets the next attempt make do with half the memory. Without a claim, while nobody
-        works on a run, it may be recorded that it is done, and its backup goes then; and that it
-        is stopped, where whoever had it died.
+        `halve` makes the next attempt use half the memory. Without a claim, a run that nobody works
+        on may be marked done, which removes its backup, or stopped, if its claimant died.
         """
 
         def released(known: RunState | None) -> RunState | None:
@@ -325,7 +326,7 @@ class RunStore:
         return ended
 
     def back_up(self, digest: str) -> None:
-        """Begin a claimed run anew; its backup is kept until it is done again or restored."""
+        """Restart a claimed run, and keep its backup until the run is done again or restored."""
         folder, before = self.folder(digest), self._before(digest)
         with self._locked(digest):
             known = self.read(digest)
@@ -337,7 +338,7 @@ class RunStore:
                 self._write(known)
 
     def results(self, digest: str) -> Path:
-        """Return the folder with the results of a run: its backup until it is done anew."""
+        """Return the folder with the results of a run: the backup until the run is done again."""
         before, state = self._before(digest), None
         if before.exists():
             with suppress(RequestError):  # a damaged file says nothing of an end
@@ -347,7 +348,7 @@ class RunStore:
         return self.folder(digest)
 
     def restore_backup(self, digest: str) -> bool:
-        """Put the backup of a run in the place of its new beginning; False if there is none."""
+        """Replace a restarted run by its backup; return False if there is no backup."""
         before = self._before(digest)
         if not before.exists():
             return False
@@ -356,7 +357,7 @@ class RunStore:
         return True
 
     def is_live(self, digest: str) -> bool:
-        """Whether somebody works on a run; not where its file is damaged."""
+        """Return whether a live claimant works on a run; False where its file is damaged."""
         try:
             state = self.read(digest)
         except RequestError:
@@ -365,12 +366,14 @@ class RunStore:
 
     @contextmanager
     def idle(self, digest: str) -> Iterator[bool]:
-        """Keep others from taking up a run within the context; whether nobody works on it."""
+        """Prevent others from claiming a run within the context; yield whether nobody works on the
+        run."""
         with self._locked(digest):
             yield not self.is_live(digest)
 
     def remove(self, digest: str) -> bool:
-        """Remove a run and its backup; False, and no change, when somebody works on it."""
+        """Remove a run and its backup; return False, without a change, if a claimant works on the
+        run."""
         with self.idle(digest) as is_idle:
             if not is_idle:
                 return False
@@ -409,16 +412,16 @@ class RunStore:
 
 
 def set_aside(folder: Path) -> Path:
-    """Rename a folder that is to be removed, so that it is gone at once; `clean` knows the name."""
+    """Rename a folder that is to be removed, so that it disappears at once; `clean` knows the
+    name."""
     aside = folder.with_name(f".{folder.name.lstrip('.')}.{uuid.uuid4().hex[:8]}")
     folder.rename(aside)
     return aside
 
 
 def measured(folder: Path | str, label: str) -> Mapping[str, Any] | None:
-    """Return what was measured of one model of a run: `metrics`, `facts`, `step`, `values`,
-    `digest`. The metrics of the unmerged one have the seconds of its training too.
-    """
+    """Return the measurements of one model of a run: `metrics`, `facts`, `step`, `values`,
+    `digest`. Metrics of the unmerged model include the seconds of its training."""
     # No Path: a comparison of ten thousand trials opens thirty thousand of these.
     file = f"{folder}/evaluations/{label}/metrics.json"
     evaluation: dict[str, Any] | None = read_json(file, Evaluation)
@@ -430,6 +433,7 @@ def measured(folder: Path | str, label: str) -> Mapping[str, Any] | None:
 
 
 def history(folder: Path) -> Sequence[Mapping[str, Any]]:
-    """The reports of a run's epochs so far: `epoch`, `metrics`, `timestamp` and more of each."""
+    """Read the reports of a run's epochs so far: `epoch`, `metrics`, `timestamp` and more of
+    each."""
     epochs: Sequence[Mapping[str, Any]] | None = read_json(f"{folder}/history.json", History)
     return epochs or ()

@@ -29,15 +29,14 @@ logger = logging.getLogger(__name__)
 
 
 def goals(spec: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """Return what trials are valued by, one or several: `name`, `goal`, `merge` of each."""
+    """Return the goals by which trials are valued: `name`, `goal`, `merge` of each."""
     metrics: Sequence[Mapping[str, Any]] = spec.get("metrics") or [spec["metric"]]
     return metrics
 
 
 def summary_of(ledger: Ledger) -> dict[str, Any]:
     """Summarise a sweep; times in seconds since the Unix epoch. Raises RequestError where its spec
-    lacks something.
-    """
+    is incomplete."""
     spec, trials = ledger.spec, ledger.trials()
     with damage_named(ledger.file):
         goal, description = goals(spec)[0], spec["description"]
@@ -70,9 +69,8 @@ def summary_of(ledger: Ledger) -> dict[str, Any]:
 
 
 def summaries(home: Home) -> list[dict[str, Any]]:
-    """Summarise every sweep of a home, by name; one whose ledger is damaged is left out, with a
-    warning that says so.
-    """
+    """Summarise every sweep of a home, by name; leave out a sweep whose ledger is damaged, with a
+    warning."""
     every = []
     for name in sweep_names(home):
         try:
@@ -86,7 +84,7 @@ def summaries(home: Home) -> list[dict[str, Any]]:
 
 
 def is_target_reached(ledger: Ledger) -> bool:
-    """Whether some trial is as good as the metric's `target`."""
+    """Return whether some trial is as good as the metric's `target`."""
     goal = goals(ledger.spec)[0]
     target, sign = goal.get("target"), 1 if goal["goal"] == "maximize" else -1
     return target is not None and any(
@@ -95,10 +93,10 @@ def is_target_reached(ledger: Ledger) -> bool:
 
 
 def has_work_left(ledger: Ledger, runs: RunStore, *, failed_again: bool = False) -> bool:
-    """Whether another execution of the same sweep would find something to run.
+    """Return whether another execution of the same sweep would have runs to do.
 
-    It tries failed runs and trials again; those that became NaN only with `failed_again`. A run
-    whose folder was deleted, or has a damaged file, is to be run again.
+    Failed runs and trials are tried again; those that became NaN only with `failed_again`. A run
+    whose folder was deleted, or has a damaged file, is run again.
     """
     count = ledger.recall("trial_count")
     trials = [trial for trial in ledger.trials() if count is not None and trial.point < count]
@@ -121,8 +119,7 @@ def has_work_left(ledger: Ledger, runs: RunStore, *, failed_again: bool = False)
 
 
 def is_tried_again(trial: Trial, *, failed_again: bool) -> bool:
-    """Whether the next execution tries a failed trial again; one that became NaN only with
-    `failed_again`.
-    """
+    """Return whether the next execution tries a failed trial again; a trial that became NaN only
+    with `failed_again`."""
     is_nan = (trial.reason or {}).get("kind") == "nan"
     return trial.state == "failed" and (failed_again or not is_nan)

@@ -63,7 +63,8 @@ def study_file(home: Home) -> Path:
 
 
 def named_database(environ: Mapping[str, str] | None = None) -> Database | None:
-    """Return what CARFT_OPTUNA_STORAGE names. Raises TrackingError for what is no URL of one."""
+    """Return the database in CARFT_OPTUNA_STORAGE. Raises TrackingError if it is no database's
+    URL."""
     uri = (os.environ if environ is None else environ).get(STORAGE_VARIABLE, "").strip()
     if not uri:
         return None
@@ -88,10 +89,10 @@ def check_storage() -> None:
 
 
 def open_storage(home: Home) -> BaseStorage:
-    """Open the place of a home's studies, made where there is none.
+    """Open the storage of a home's studies, and create it if missing.
 
-    Raises RequestError where the database is MLflow's or another program's, and whatever Optuna and
-    SQLAlchemy raise where it cannot be used.
+    Raises RequestError where the database is MLflow's or another program's, and any error of Optuna
+    and SQLAlchemy where it cannot be used.
     """
     import optuna
 
@@ -127,10 +128,10 @@ def open_storage(home: Home) -> BaseStorage:
 
 
 def _create_database(file: Path) -> None:
-    """Make a database with Optuna's tables, put in place when it is whole.
+    """Create a database with Optuna's tables, and put it in place when complete.
 
-    Of a process killed among them the tables would stay without the index that keeps two studies
-    from having one name.
+    If the process were killed between two tables, the index that keeps two studies from having the
+    same name would be missing.
     """
     from optuna.storages import RDBStorage
 
@@ -144,7 +145,7 @@ def _create_database(file: Path) -> None:
 
 
 def _escaped(uri: str) -> str:
-    """Optuna fills in what stands in braces."""
+    """Escape braces, in which Optuna substitutes values."""
     return uri.replace("{", "{{").replace("}", "}}")
 
 
@@ -163,16 +164,16 @@ def _check_owner(database: Database) -> None:
 
 
 def study_name(home: Home, name: str, generation: int) -> str:
-    """Return `kl_weight`, then `kl_weight@2` and so on.
+    """Return the name of a generation's study: `kl_weight`, then `kl_weight@2` and so on.
 
-    In a database that several homes may share the home's id stands before it: `3fa9c2d1b04e/`.
+    In a database that several homes may share, the home's id comes first: `3fa9c2d1b04e/`.
     """
     prefix = "" if named_database() is None else f"{home_id(home.path)[:_ID_LENGTH]}/"
     return f"{prefix}{name}" + ("" if generation == 1 else f"@{generation}")
 
 
 def remove_studies(home: Home, name: str, generations: int) -> None:
-    """Remove the studies of a sweep, where they are. Raises whatever the storage raises."""
+    """Remove the studies of a sweep, where they exist. Raises any error of the storage."""
     storage = open_storage(home)
     for generation in range(1, generations + 1):
         with suppress(KeyError):
@@ -220,7 +221,7 @@ def frozen_trial(
 
 
 def _values(trial: Trial, reports: Mapping[int, float]) -> list[float] | None:
-    """Of a pruned trial the last report, as Optuna's own `tell` has it."""
+    """Return the values of a trial, of a pruned trial its last report, like Optuna's own `tell`."""
     if trial.state == "complete":
         return [*trial.values]
     last = reports[max(reports)] if reports else math.nan
@@ -235,7 +236,8 @@ class StudyProjection:
         self._study: _Study | None = None
 
     def update(self) -> None:
-        """Write what the study lacks. Raises whatever the storage raises; call it again then."""
+        """Write the missing part of the study. Raises any error of the storage; call it again
+        then."""
         study, self._study = self._study or self._open(), None
         study.update()
         self._study = study  # after an error it is compared with the ledger again
@@ -248,9 +250,8 @@ class StudyProjection:
 
 
 def lacking_trials(home: Home, ledger: Ledger) -> int:
-    """Count the trials of a sweep that its studies lack, or have in another state. Raises whatever
-    the storage raises.
-    """
+    """Count the trials of a sweep that are missing in its studies, or differ there in state. Raises
+    any error of the storage."""
     every = (*ledger.earlier, ledger)
     if named_database() is None and not study_file(home).exists():
         return sum(generation.next_number for generation in every)
@@ -269,10 +270,10 @@ def lacking_trials(home: Home, ledger: Ledger) -> int:
 
 
 def mend_studies(home: Home, name: str) -> int:
-    """Write what the studies of a sweep lack that nobody drives, all of it where the home's own
-    database is damaged. Return how many trials that were.
+    """Write what is missing in the studies of a sweep without a driver, or everything if the home's
+    own database is damaged. Return the number of trials written.
 
-    Raises RequestError while somebody drives it, and whatever the storage raises.
+    Raises RequestError while a driver runs, and any error of the storage.
     """
     with undriven(home.sweep(name)):
         if named_database() is None and study_file(home).name == DATABASE:
@@ -321,7 +322,7 @@ class _Study:
             self._study.set_metric_names(names)
 
     def _catch_up(self, written: FrozenTrial, wanted: FrozenTrial) -> None:
-        """Write what a trial, that the study has without its end, lacks of one of the ledger."""
+        """Bring an unfinished trial of the study up to the state of the ledger's trial."""
         trial_id = written._trial_id
         for epoch, value in wanted.intermediate_values.items():
             # A mean over more seeds replaces that of fewer. As text, since NaN is not equal to NaN.
@@ -337,7 +338,8 @@ class _Study:
         return frozen_trial(trial, self._parameters, goal_count, self._distributions)
 
     def _opened(self) -> Study:
-        """The study, where it is one of this ledger, however far behind; else a new one."""
+        """Open the study, if it belongs to this ledger, however far behind; else create a new
+        study."""
         import optuna
 
         directions = self._directions

@@ -289,9 +289,8 @@ class Ledger:
         points: Sequence[Mapping[str, Any]] = (),
         seconds: float = 0.0,
     ) -> Ledger:
-        """Begin a generation: the sweep as plain data, how it is run, its points and the time
-        spent so far, all in one line.
-        """
+        """Begin a generation: record the sweep as plain data, the invocation, its points and the
+        time spent so far, all in one line."""
         folder.mkdir(parents=True, exist_ok=True)
         ledger = cls(folder / LEDGER_FILE, generation, spec, time.time(), earlier)
         head = {"generation": generation, "spec": spec, "began": ledger.began}
@@ -302,7 +301,7 @@ class Ledger:
 
     @property
     def name(self) -> str:
-        """Of the sweep."""
+        """Name of the sweep."""
         return self.file.parent.name
 
     def extend(self, spec: Mapping[str, Any]) -> None:
@@ -328,14 +327,13 @@ class Ledger:
         return [self._trials[self._number_at[point]] for point in sorted(self._number_at)]
 
     def points(self) -> list[Mapping[str, Any]]:
-        """List the points of the generation in order, as far as they are decided: those that are
-        planned, and behind them those that were proposed.
-        """
+        """List the points of the generation in order, as far as they are decided: first those that
+        are planned, then those that were proposed."""
         planned = self.recall(POINTS, ())
         return [*planned, *(trial.params for trial in self.trials()[len(planned) :])]
 
     def proposals(self) -> list[Trial]:
-        """List every trial by number, those too that were tried again later."""
+        """List every trial by number, also trials that were tried again later."""
         return [*self._trials.values()]
 
     def proposal(self, number: int) -> Trial:
@@ -344,13 +342,13 @@ class Ledger:
 
     @property
     def next_number(self) -> int:
-        """Of the trial that is proposed next."""
+        """Number of the next trial."""
         return len(self._trials)
 
     def propose(
         self, point: int, setting: Mapping[str, Any], sampler: Mapping[str, Any] | None = None
     ) -> Trial:
-        """Add a running trial with all that is known of it: the fields of Trial."""
+        """Add a running trial with all its fields (those of Trial)."""
         number = self.next_number
         known = {"number": number, "point": point, "began": time.time(), **setting}
         known |= {"sampler": dict(sampler)} if sampler else {}
@@ -359,15 +357,15 @@ class Ledger:
         return self._trials[number]
 
     def report(self, number: int, epoch: int, value: float) -> None:
-        """Record the value that a running trial has after an epoch.
+        """Record the value of a running trial after an epoch.
 
-        Not durable by itself: the histories of the runs have it too.
+        The line is not durable by itself: the histories of the runs have the value too.
         """
         finite = value if math.isfinite(value) else None
         self._write({"report": [number, epoch, finite]}, durable=False)
 
     def complete(self, number: int, values: Sequence[float]) -> Trial:
-        """End a trial with its values, one for each goal."""
+        """End a trial with its values, in the order of the goals."""
         return self._end(number, {"state": "complete", "values": [*values]})
 
     def prune(self, number: int, kind: str, message: str) -> Trial:
@@ -379,9 +377,8 @@ class Ledger:
         return self._end(number, {"state": "failed", "reason": {"kind": kind, "message": message}})
 
     def settings(self) -> Iterator[Setting]:
-        """Yield every setting that the sweep asks for now, with its runs: baselines, trials, soups,
-        what is confirmed.
-        """
+        """Yield every setting of the current file with its runs: baselines, trials, soups,
+        confirmations."""
         yield from self.baselines()
         for trial in self.trials():
             if self._is_asked_for(trial):
@@ -390,7 +387,7 @@ class Ledger:
         yield from self.confirmations()
 
     def _is_asked_for(self, trial: Trial) -> bool:
-        """Whether the file, which may ask for fewer now, still asks for a trial."""
+        """Return whether the file, which may have been shortened, still includes a trial."""
         count = self.recall("trial_count")
         return count is None or trial.point < count
 
@@ -417,12 +414,12 @@ class Ledger:
         return [setting for setting in self.settings() if setting.trial is None]
 
     def confirmations(self) -> list[Setting]:
-        """List the settings that run again on fresh seeds, where the sweep still asks for it."""
+        """List the settings to run again on fresh seeds, if the current file includes them."""
         kept = self.recall(CONFIRMATIONS, ()) if self.spec.get("confirm_seeds") else ()
         return [Setting(role="confirmation", **item) for item in kept]
 
     def soups(self) -> list[Setting]:
-        """List the soups of finished runs, where the sweep still asks for any."""
+        """List the soups of finished runs, if the current file includes any."""
         kept = self.recall(SOUPS, ()) if self.spec.get("after") else ()
         return [Setting(role="soup", **item) for item in kept]
 
@@ -472,7 +469,7 @@ class Ledger:
 
 
 def read_generations(file: Path) -> list[Ledger]:
-    """Read every generation of a ledger file; none where there is no file.
+    """Read every generation of a ledger file; return none if the file is missing.
 
     Raises RequestError with the line where the file is damaged.
     """
@@ -489,7 +486,7 @@ def read_generations(file: Path) -> list[Ledger]:
 
 
 def _read_line(file: Path, line: bytes, ledgers: list[Ledger]) -> None:
-    """Apply one line to the last of the ledgers, or begin the next."""
+    """Apply a line to the last ledger of a list, or begin the next ledger."""
     change = parse_json(line, "it", _Change)
     if "begin" in change:
         head = change["begin"]
@@ -499,7 +496,7 @@ def _read_line(file: Path, line: bytes, ledgers: list[Ledger]) -> None:
 
 
 def newest_generation(home: Home, name: str) -> Ledger | None:
-    """Read the newest generation of a sweep; None when it was never run in this home."""
+    """Read the newest generation of a sweep; return None if it was never run in this home."""
     return next(iter(read_generations(home.sweep(name) / LEDGER_FILE)[-1:]), None)
 
 
@@ -524,9 +521,8 @@ def sweep_names(home: Home) -> list[str]:
 
 
 def check_case(home: Home, name: str) -> None:
-    """Raise RequestError where the name of another sweep differs in upper and lower case alone:
-    some file systems have one folder for both.
-    """
+    """Raise RequestError where the name of another sweep differs only in upper and lower case: some
+    file systems have one folder for both."""
     for other in sweep_names(home):
         if other != name and other.casefold() == name.casefold():
             raise RequestError(
@@ -536,7 +532,7 @@ def check_case(home: Home, name: str) -> None:
 
 
 def begun_sweeps(home: Home) -> list[str]:
-    """List the sweeps of a home that have a ledger with something in it."""
+    """List the sweeps of a home whose ledger has at least a line."""
     files = ((name, home.sweep(name) / LEDGER_FILE) for name in sweep_names(home))
     return [name for name, file in files if file.exists() and file.stat().st_size]
 
