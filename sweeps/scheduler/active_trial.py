@@ -47,21 +47,21 @@ class ActiveTrial:
 
     @property
     def is_over(self) -> bool:
-        """Whether no further epoch of it is worth anything: pruned, or a seed became NaN."""
+        """Whether further epochs are useless: the trial was pruned, or a seed became NaN."""
         if self.pruned or self.trial.state == "failed":  # opened as failed: for good
             return True
         kinds = [failure.kind for failure in self.outcomes.values() if failure is not None]
         return self.trial.state == "running" and "nan" in kinds
 
     def seed_index(self, digest: str) -> int:
-        """The place of a run among the trial's."""
+        """Return the index of a run among the trial's runs."""
         return next(i for i, task in enumerate(self.tasks) if task.digest == digest)
 
 
 def trial_values(
     trial: ActiveTrial, runs: RunStore, goals: Sequence[Metric]
 ) -> list[float] | Failure:
-    """Return for each goal the mean over the trial's runs; or why it has none."""
+    """Return the mean over the trial's runs for each goal; or why there is no value."""
     for failure in filter(None, trial.outcomes.values()):
         return failure
     digests = [task.digest for task in trial.tasks]

@@ -75,10 +75,9 @@ class SweepDriver:
         fresh: bool = False,
         failed_again: bool = False,
     ) -> None:
-        """`note` is called with the digest of a run of which something is new on disk, and with ""
-        where only the ledger has changed. `fresh` trains every run again, `failed_again` also
-        those that became NaN.
-        """
+        """Prepare to drive a sweep. `note` is called with the digest of a run that has news on
+        disk, and with "" where only the ledger has changed. `fresh` trains every run again,
+        `failed_again` also those that became NaN."""
         self.planner, self.ledger, self.runs, self.progress = planner, ledger, runs, progress
         self.outcomes: dict[str, Failure | None] = {}
         """By digest of each run that has ended: why it failed, None where it is done."""
@@ -220,7 +219,7 @@ class SweepDriver:
         self._settle(task, failure)
 
     def abandon(self) -> None:
-        """The engine has failed under its jobs: they are stopped, and can go on later."""
+        """Release all jobs as stopped after the engine failed; a later execution resumes them."""
         for task in self._active.values():
             self.runs.release(task.digest, "stopped")
         self._active.clear()
@@ -234,7 +233,7 @@ class SweepDriver:
         return None if task.trial is None else self._open[task.trial]
 
     def _ask(self) -> bool:
-        """Queue the runs of the next trial; False when there is none, or not yet."""
+        """Queue the runs of the next trial; return False when there is none, or not yet."""
         if self._proposer.is_adaptive and self._waiting and not self._active:
             return False  # another sweep trains what the next proposal depends on
         trial = self._proposer.next_trial()
@@ -262,7 +261,8 @@ class SweepDriver:
         return bool(self._queue)
 
     def _job(self, task: RunTask) -> Job | None:
-        """The job that a run still needs; None when it is settled, or waits for somebody."""
+        """Return the job that a run still needs; None when the run is settled or claimed
+        elsewhere."""
         trial = self._trial(task)
         if task.digest in self.outcomes:
             if trial is None or not trial.pruned:  # what is pruned is counted off already
@@ -313,14 +313,12 @@ class SweepDriver:
         return self.runs.read(task.digest)
 
     def _stop_if_left(self, task: RunTask, state: RunState | None) -> None:
-        """Record of a run that is not gone on with that it is stopped: its driver may have died
-        before it could.
-        """
+        """Mark a run that will not be resumed as stopped: its driver may have died before that."""
         if state is not None and state.state == "running":
             self.runs.release(task.digest, "stopped")
 
     def _is_running(self, task: RunTask, state: RunState | None) -> bool:
-        """Whether somebody works on a run now: this driver or another one."""
+        """Return whether this or another driver works on a run now."""
         return task.digest in self._active or (state is not None and state.is_live)
 
     def _is_settled_by_earlier(self, task: RunTask, state: RunState | None) -> bool:
@@ -348,7 +346,7 @@ class SweepDriver:
         self._settle(task, None)
 
     def _settle(self, task: RunTask, failure: Failure | None) -> None:
-        """Count a run that has ended; with the last one of its trial the trial has its value."""
+        """Count an ended run; after the last run of a trial record the trial's value."""
         self.outcomes[task.digest] = failure
         trial = self._trial(task)
         if trial is None:
@@ -372,7 +370,7 @@ class SweepDriver:
             self._end(trial)
 
     def _end(self, trial: ActiveTrial) -> None:
-        """Record the values of a trial that has ended, or why it has none."""
+        """Record the values of a trial that has ended, or why there are none."""
         trial.recorded = True
         values = trial_values(trial, self.runs, self._spec.goals_at(trial.trial.params))
         if isinstance(values, Failure):
@@ -398,9 +396,8 @@ class SweepDriver:
         self._note("")
 
     def _show_best(self, trial: Trial) -> None:
-        """Show a trial that is better than every one before; values of several tasks are not
-        compared with each other.
-        """
+        """Show a trial that is better than all earlier trials, unless there are several tasks,
+        whose values do not compare."""
         metric = self._spec.metric
         if trial.value is None or self._spec.tasks is not None:
             return

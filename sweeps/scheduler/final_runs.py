@@ -34,7 +34,7 @@ class FinalRuns:
         self._are_planned = False
 
     def begin(self) -> int:
-        """How many runs there will be, if something can be chosen of every algorithm."""
+        """Return the maximal number of confirmations and soups."""
         self._keep_count()
         return self._to_come
 
@@ -44,7 +44,7 @@ class FinalRuns:
         return not self._are_planned and bool(self._spec.confirm_seeds or self._spec.after)
 
     def tasks(self) -> list[RunTask]:
-        """All of them, the first time that they are asked for: when every trial has its end."""
+        """Return all confirmations and soups, once, as soon as every trial has ended."""
         if not self.are_due:
             return []
         self._are_planned = True
@@ -65,20 +65,20 @@ class FinalRuns:
         return tasks
 
     def _keep_count(self) -> None:
-        """For those who watch the sweep."""
+        """Record the number of runs, which `watch` shows."""
         if self._to_come or self._ledger.recall(FINAL_RUNS):
             self._ledger.remember(FINAL_RUNS, self._to_come)
 
     def _chosen(self, arms: Sequence[Arm]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The algorithm and the fields of each setting that the verdict is about."""
+        """Return algorithm and fields of each setting that the verdict is about."""
         choices = select_each(arms, comparison_spec(self._ledger.spec).rule, self._spec.seeds)
         for choice in choices.values():
             if choice.arm.trains:
                 yield choice.arm.algorithm, self._params(choice.arm)
 
     def _soups(self, item: After, arms: Sequence[Arm]) -> Iterator[list[RunTask]]:
-        """One of the selected setting; of all settings one for each value of the fields that a
-        soup itself has, such as `model.name`."""
+        """Yield a soup of the selected setting, or one of all settings for each value of the fields
+        that a soup itself has, such as `model.name`."""
         ours = [arm for arm in arms if arm.algorithm == item.of.algorithm and not arm.confirms]
         if item.of.settings == "selected":
             choice = select(ours, comparison_spec(self._ledger.spec).rule, self._spec.seeds)
@@ -100,7 +100,7 @@ class FinalRuns:
             )
 
     def _params(self, arm: Arm) -> dict[str, Any]:
-        """As they were proposed: an arm has lists as text."""
+        """Return the fields as they were proposed: an arm has lists as text."""
         if arm.trial is not None:
             return next(
                 dict(trial.params) for trial in self._ledger.trials() if trial.number == arm.trial

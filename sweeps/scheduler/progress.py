@@ -36,10 +36,10 @@ MEASURED = 10
 def seconds_left(
     ended: Sequence[tuple[float, float]], running: Sequence[float], to_come: int, now: float
 ) -> float | None:
-    """Estimate the seconds until `to_come` runs have ended, those under way among them.
+    """Estimate the seconds until `to_come` runs have ended, running ones included.
 
-    `ended` has when each run began and ended, in the order of their ends, `running` when those
-    under way began. None before a run has ended.
+    `ended` has start and end of each ended run, sorted by end, `running` the start of each running
+    one. None before a run has ended.
     """
     last = ended[-MEASURED:]
     if not last:
@@ -63,9 +63,8 @@ def to_stderr(text: str) -> None:
 
 @contextmanager
 def _at_once(text: str) -> Iterator[None]:
-    """Print a line to standard error in another way where the signal whose handler prints it came
-    within a write, which Python lets no other interrupt.
-    """
+    """Print a line to standard error directly, from a signal handler that may have interrupted a
+    write, in which Python allows no second one."""
     try:
         yield
     except RuntimeError:
@@ -89,7 +88,7 @@ class Progress:
         self._last_failure: tuple[str, str] | None = None
 
     def begin(self, total: int) -> None:
-        """Begin with so many runs, done ones included: the most that there can be."""
+        """Begin with the maximal number of runs, including those that are done."""
         self.total = self._most = total
 
     def note(self, text: str) -> None:
@@ -117,7 +116,7 @@ class Progress:
         self.note(f"{self._place()} {label}  {word}  {figures(metrics)}{self._left()}".rstrip())
 
     def fail(self, label: str, kind: str, message: str, *, again: bool) -> None:
-        """Count a run that has failed, unless it is tried again."""
+        """Count a failed run, unless the run is tried again."""
         self._end(label)
         self.ended_runs += not again
         end = "; it is tried again" if again else ""
@@ -148,13 +147,12 @@ class Progress:
         """Show the best trial so far."""
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
 
     @property
     def shown_total(self) -> int:
-        """How many runs there will be: a trial that repeats another's runs, which is known only
-        when these have their turn, does not add to the most.
-        """
+        """Expected number of runs. A trial that repeats another's runs adds none, which is known
+        only when the trial is reached."""
         return max(self.ended_runs, min(self.total, self._most))
 
     def left(self) -> float | None:
@@ -271,7 +269,7 @@ class LiveProgress(Progress):
 
 
 def figures(metrics: Mapping[str, float]) -> str:
-    """Return `loss 0.412  val 81.2 %  test 80.9 %  ood 61.0 %`, as far as they are there."""
+    """Return `loss 0.412 val 81.2 % test 80.9 % ood 61.0 %`, as far as the metrics exist."""
     loss = [f"loss {metrics['train/loss']:.4g}"] if "train/loss" in metrics else []
     accuracy = {word: metrics[name] for name, word in ACCURACIES.items() if name in metrics}
     return "  ".join([*loss, *(f"{word} {100 * value:.1f} %" for word, value in accuracy.items())])

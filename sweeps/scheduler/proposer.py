@@ -44,8 +44,8 @@ class Proposal(NamedTuple):
 def known_trials(spec: SweepSpec, ledger: Ledger) -> Iterator[FrozenTrial]:
     """Yield every trial of a ledger as samplers see it, with its generation.
 
-    One that was tried again has that of its point; the points of an earlier ledger and those of
-    `try_first`, which no sampler has seen, are counted off.
+    A trial that was tried again has the generation of its point; points of an earlier ledger and of
+    `try_first`, which no sampler has seen, are not counted.
     """
     trials, distributions = ledger.proposals(), optuna_distributions(spec.parameters)
     noted = {
@@ -59,11 +59,11 @@ def known_trials(spec: SweepSpec, ledger: Ledger) -> Iterator[FrozenTrial]:
 
 
 def propose(spec: SweepSpec, ledger: Ledger, point: int) -> Proposal:
-    """Return the point of that number: the one that is planned, or what a new sampler proposes by
-    nothing but the sweep, the trials of its ledger and the number.
+    """Return the point of that number: the planned one, or the proposal of a new sampler, which
+    depends only on the sweep, the trials of its ledger and the number.
 
-    The sampler looks at a copy of the study in memory, so a crash while it thinks leaves nothing
-    behind, and a restart changes nothing. What `try_first` leaves out of a point is proposed.
+    The sampler sees a copy of the study in memory, so a crash during a proposal leaves nothing
+    behind, and a restart changes nothing. Fields that `try_first` leaves out are proposed.
     """
     planned = ledger.recall(POINTS, ())
     if point < len(planned):
@@ -100,7 +100,7 @@ class TrialProposer:
         return self._spec.is_adaptive
 
     def next_trial(self) -> ActiveTrial | None:
-        """The next trial, proposed if need be; None when there is none any more."""
+        """Return the next trial, proposed if necessary; None after the last trial."""
         if not self._points:
             return None
         point, trial = self._points.popleft()
@@ -127,7 +127,7 @@ class TrialProposer:
             self._twins[frozenset(trial.runs.values())] = trial
 
     def _asked(self) -> Iterator[tuple[int, Trial | None]]:
-        """Every point of the sweep, with the trial that is there already."""
+        """Yield every point of the sweep, with its trial if there is one."""
         known = {trial.point: trial for trial in self._ledger.trials()}
         for point in range(self._spec.trial_count):
             yield point, known.get(point)
@@ -145,9 +145,10 @@ class TrialProposer:
         return trial, tasks
 
     def _as_its_twin(self, trial: Trial) -> Trial:
-        """A trial with the very runs of one that was pruned is told so: it would be again.
+        """Prune a trial whose runs are exactly those of a pruned trial, since it would be pruned
+        again.
 
-        One with the runs of a complete trial has its value as soon as it is looked at.
+        A trial with the runs of a complete trial gets its value at once.
         """
         twin = self._twins.get(frozenset(trial.runs.values()))
         if twin is None or twin.state != "pruned":

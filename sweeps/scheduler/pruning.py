@@ -37,7 +37,8 @@ class SeedwisePruner:
     """
 
     def __init__(self, rule: EarlyTerminate, goal: Goal) -> None:
-        """`rule.metric` names the values in the reasons; `goal` is its direction."""
+        """Make the pruner. `rule.metric` names the values in the reasons; `goal` is its
+        direction."""
         self._rule, self._goal = rule, goal
         self._sign = 1 if goal == "maximize" else -1
         self._studies: list[Study] = []
@@ -52,7 +53,7 @@ class SeedwisePruner:
         """For `patience`: the last improvement, larger being better."""
 
     def heard(self, trial: int, seed_index: int, epoch: int, value: float) -> str | None:
-        """A run has done an epoch: why its trial should be pruned, in one line, or None."""
+        """Report an epoch of a run; return why its trial should be pruned, in one line, or None."""
         handle = self._tell(trial, seed_index, epoch, value)
         if handle is None:
             return None
@@ -63,13 +64,14 @@ class SeedwisePruner:
         return None if math.isnan(mean) else self._reason(trial, seed_index, epoch)
 
     def recall(self, trial: int, seed_index: int, epoch: int, value: float) -> None:
-        """The same without a decision: it was taken by an earlier judge, or none is wanted."""
+        """Report an epoch without a decision: an earlier pruner has decided, or no decision is
+        wanted."""
         handle = self._tell(trial, seed_index, epoch, value)
         if handle is not None and self._rule.type == "asha":
             handle.should_prune()  # keeps the trial's value at a rung
 
     def run_ended(self, trial: int, seed_index: int) -> None:
-        """That seed's run is complete, and later trials are compared with it as such."""
+        """Mark a seed's run as complete, so that later trials are compared with it."""
         from optuna.trial import TrialState
 
         key = (trial, seed_index)
@@ -83,7 +85,7 @@ class SeedwisePruner:
             self._studies[seed_index].tell(self._trials[key], state=TrialState.FAIL)
 
     def pruned(self, trial: int) -> None:
-        """The trial runs no more. Seeds whose runs were complete by then stay complete."""
+        """Mark a trial as pruned. Seeds that were complete by then stay complete."""
         from optuna.trial import TrialState
 
         for seed_index, study in enumerate(self._studies):
@@ -93,7 +95,7 @@ class SeedwisePruner:
                 study.tell(self._trials[key], state=TrialState.PRUNED)
 
     def _tell(self, trial: int, seed_index: int, epoch: int, value: float) -> OptunaTrial | None:
-        """Report the mean over the seeds so far; None when there is nothing new to report."""
+        """Report the mean over the seeds so far; return None when there is no new mean."""
         key = (trial, seed_index)
         values = self._values.setdefault(key, {})
         if epoch < 1 or epoch in values or key in self._over:
@@ -109,10 +111,10 @@ class SeedwisePruner:
         return self._trials[key]
 
     def _told(self, key: tuple[int, int], mean: float) -> float:
-        """What Optuna is told of a mean: what is not a number is worse than all that is.
+        """Convert a mean to the value that Optuna gets: NaN is worse than every number.
 
-        For `patience` every epoch is that without an improvement by more than min_delta:
-        Optuna's own min_delta is how much worse a trial may get, and a flat curve would run on.
+        For `patience` epochs without an improvement by more than min_delta are levelled: Optuna's
+        own min_delta allows a trial to get worse by that much, and a flat curve would run on.
         """
         worst = -self._sign * _FAR
         if math.isnan(mean):
@@ -140,7 +142,7 @@ class SeedwisePruner:
         return self._studies[seed_index]
 
     def _reason(self, trial: int, seed_index: int, epoch: int) -> str:
-        """Say in one line what the value was and which rule it did not meet."""
+        """Describe in one line the value and the rule that it did not meet."""
         value = self._means[trial, seed_index][epoch]
         name = self._rule.metric or "the judged metric"
         return f"{name} {value:.4g} after {counted(epoch, 'epoch')}, by {self._rule.type}"
@@ -185,10 +187,10 @@ def pruner(rule: EarlyTerminate) -> BasePruner:
 def clearly_worse(
     rule: RaceSeeds, goal: Goal, values: Sequence[float], best: Sequence[float]
 ) -> str | None:
-    """Why a trial needs no more seeds, in one line, or None.
+    """Return why a trial needs no more seeds, in one line, or None.
 
-    `values` are those of its first seeds and `best` the best complete trial's for the same: the
-    mean of the paired differences decides. What is not a number decides nothing.
+    `values` are those of its first seeds and `best` the best complete trial's for the same seeds:
+    the mean of the paired differences decides. NaN decides nothing.
     """
     if len(values) < rule.after:
         return None
@@ -231,11 +233,11 @@ class PruningController:
 
     @property
     def in_order(self) -> bool:
-        """Whether a trial's seeds run one after another, since an earlier one may be enough."""
+        """Whether a trial's seeds run one after another, since earlier seeds may suffice."""
         return self._judge is not None or self._spec.race_seeds is not None
 
     def reported(self, trial: ActiveTrial, task: RunTask, report: Mapping[str, Any]) -> str | None:
-        """An epoch of one seed is done: why to prune the trial, or None."""
+        """Report an epoch of one seed; return why to prune the trial, or None."""
         value = report["metrics"].get(self.metric)
         epoch = int(report["epoch"])
         if value is None or epoch == 0:  # the model before training says nothing of the trial
@@ -250,10 +252,10 @@ class PruningController:
         return None
 
     def catch_up(self, trial: ActiveTrial, task: RunTask) -> str | None:
-        """Before a run goes on from a checkpoint: hear the epochs that it has behind it.
+        """Report the past epochs of a run that resumes from a checkpoint.
 
-        The decision on the last one may have died with its driver; the ones before were taken,
-        unless the run was begun for another trial.
+        The decision on the last epoch may have been lost with its driver; earlier epochs were
+        decided, unless the run was begun for another trial.
         """
         reports = list(self._history(task.digest))
         for index, report in enumerate(reports):
@@ -264,7 +266,7 @@ class PruningController:
         return None
 
     def seed_done(self, trial: ActiveTrial, task: RunTask) -> str | None:
-        """One seed's run is complete: why the trial needs no more of them, or None."""
+        """Mark one seed's run as complete; return why the trial needs no more seeds, or None."""
         seed = trial.seed_index(task.digest)
         if self._judge is not None:
             self._recall(self._judge, trial.number, seed, self._history(task.digest))
@@ -277,7 +279,7 @@ class PruningController:
         return clearly_worse(race, self._spec.metric.goal, values, self._best[1][:done])
 
     def ended(self, trial: Trial) -> None:
-        """The trial has its end, and the ledger says so."""
+        """Update the pruner after a trial has ended, as the ledger records."""
         self._curves.pop(trial.number, None)
         if trial.state == "pruned" and self._judge is not None:
             self._judge.pruned(trial.number)
@@ -307,7 +309,7 @@ class PruningController:
                 judge.recall(trial, seed, int(report["epoch"]), value)
 
     def _keep(self, trial: ActiveTrial, seed: int, epoch: int, value: float) -> None:
-        """In the ledger: the mean over the seeds that have come so far, for plots and samplers."""
+        """Record the mean over the seeds so far in the ledger, for plots and samplers."""
         curves = self._curves.get(trial.number)
         if curves is None:
             curves = self._curves[trial.number] = {}
@@ -334,7 +336,7 @@ class PruningController:
             self._best = (value, seed_values(self._runs, digests, self._spec.metric))
 
     def _history(self, digest: str) -> Iterator[Mapping[str, Any]]:
-        """The reports of a run so far, without the one before training."""
+        """Return the reports of a run so far, without the one before training."""
         for report in history(self._runs.folder(digest)):
             if report["epoch"] > 0:
                 yield report

@@ -55,10 +55,11 @@ class RetryPolicy:
 
 
 def halved(config: TrialConfig, times: int) -> TrialConfig:
-    """The same run in less memory: micro-batches and evaluation batches halved `times` times.
+    """Return the config with micro-batches and evaluation batches halved `times` times, for less
+    memory.
 
-    The effective batch stays, and with it the run's digest. Micro-batches stay too where items of
-    a batch are coupled.
+    The effective batch stays, and with it the run's digest. Micro-batches stay too where items of a
+    batch are coupled.
     """
     if not times:
         return config
@@ -72,9 +73,9 @@ def halved(config: TrialConfig, times: int) -> TrialConfig:
 
 
 def can_be_halved(config: TrialConfig) -> bool:
-    """Whether smaller batches are left that leave the run what it is.
+    """Return whether batches can be halved without making another run.
 
-    A failure does not say whether memory ran out in training or in evaluation, so either will do.
+    A failure does not say whether memory ran out in training or in evaluation, so either suffices.
     """
     if config.eval.batch_size > 1:
         return True
@@ -110,7 +111,7 @@ class CircuitBreaker:
             self._on_node.clear()
 
     def failed(self, failure: Failure, setting: str) -> str | None:
-        """A run of a setting (what its seeds share) has failed; why to stop, or None."""
+        """Count a failed run of a setting (shared by its seeds); return why to stop, or None."""
         if is_full_disk(failure):
             return f"the disk is full ({failure.message})"
         if not self._limit:
@@ -139,12 +140,10 @@ _FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 
 
 def is_full_disk(failure: Failure) -> bool:
-    """Whether the run failed because there was no room for what it wrote, on the disk or within
-    the user's share of it.
-    """
+    """Return whether the run failed because the disk, or the user's quota, was full."""
     return failure.kind == "crashed" and any(text in failure.message for text in _FULL)
 
 
 def _cause(failure: Failure) -> str:
-    """Failures alike in all but their numbers have one cause."""
+    """Return the cause of a failure: its message without numbers."""
     return f"{failure.kind}: {re.sub(r'[0-9]+', '#', failure.message)}"

@@ -81,7 +81,7 @@ class SweepResult:
 
     @property
     def interrupted(self) -> bool:
-        """Whether somebody stopped it; it can go on."""
+        """Whether somebody stopped the sweep, which can be resumed."""
         return self.state == "interrupted"
 
     @property
@@ -105,10 +105,10 @@ def execute(
 ) -> SweepResult:
     """Run a sweep, or resume it.
 
-    `address` is of the Ray cluster, where one was named; `resume` knows it again. With
-    `failed_again` also trials that became NaN are tried again. `ended` is called before the page
-    is made and the store is waited for, `undelivered` with what that lacks in the end. Raises
-    RequestError when another driver has the sweep, or takes it over, or the request cannot be met.
+    `address` is of the Ray cluster, where one was named; `resume` reuses it. `failed_again` also
+    tries trials again that became NaN. `ended` is called before the page is made and the store is
+    waited for, `undelivered` with what could not be sent. Raises RequestError when another driver
+    has the sweep, or takes it over, or the request cannot be met.
     """
     folder = home.sweep(spec.name)
     interruption = Interruption(engine, progress)
@@ -208,15 +208,15 @@ class Projections:
         self._study_thread.wake()
 
     def flush(self, *, haste: bool = False) -> bool:
-        """Wait until the store has everything; False where it has not in the end.
+        """Wait until the store has everything; return False if it has not in the end.
 
-        In `haste` a store that is away is not waited for.
+        In `haste` an unreachable store is not waited for.
         """
         self._study_thread.flush(PATIENCE, haste=haste)
         return self._store_thread.flush(PATIENCE, haste=haste)
 
     def complaints(self) -> Iterator[str]:
-        """Say what the projections lack in the end, and why."""
+        """Describe what the projections lack in the end, and why."""
         if self._runs.refused:
             (name, what), reason = next(iter(self._runs.refused.items()))
             requests = counted(len(self._runs.refused), "request")
@@ -269,7 +269,7 @@ def changed_parts(planner: Planner, trial: Trial, runs: RunStore) -> str | None:
 
 
 def _identity(folder: Path) -> dict[str, Any]:
-    """What a run was known by; empty where its folder does not say so, or is damaged."""
+    """Return the identity of a run; empty where its folder has none, or is damaged."""
     parts: dict[str, Any] = {}
     with suppress(RequestError):
         parts = (read_json(folder / "config.json") or {}).get("identity", {})
@@ -277,7 +277,7 @@ def _identity(folder: Path) -> dict[str, Any]:
 
 
 def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> bool:
-    """Let the engine run, and close it; whether it was stopped with something left to run."""
+    """Let the engine run, and close it; return whether it was stopped with runs left."""
     interruption.phase = "running"
     try:
         engine.run(driver)
@@ -305,7 +305,7 @@ def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> b
 def _end(
     driver: SweepDriver, folder: Path, obstacles: tuple[Obstacle, ...], *, interrupted: bool
 ) -> tuple[SweepResult, SweepRuns]:
-    """Write what a sweep came to, and record its end; return it with the runs."""
+    """Write the results of a sweep and record its end; return the results and the runs."""
     part = load_part(driver.ledger, driver.runs, with_fields=True)
     compared = write_comparison(folder, part)
     # Of earlier executions too: this one need not have looked at them.
@@ -346,7 +346,7 @@ class Interruption:
         self._engine, self._progress = engine, progress
 
     def stop(self, now: bool) -> None:
-        """May be called by any thread. Only `now` changes anything when it is stopping already."""
+        """Request a stop, from any thread. While already stopping, only `now` has an effect."""
         first, self.asked = not self.asked, True
         if self.phase == "writing":
             if first:
@@ -389,7 +389,7 @@ class Interruption:
 
 
 def _leave_closed(terminals: Sequence[int]) -> None:
-    """Let what is printed go nowhere where its terminal was closed: to write there is an error."""
+    """Discard output after its terminal was closed, where writing is an error."""
     for descriptor in terminals:
         if not os.isatty(descriptor):
             nowhere = os.open(os.devnull, os.O_WRONLY)
