@@ -50,7 +50,7 @@ class Failure:
     """Whether fewer runs are side by side from now on, since memory was too small for so many."""
 
     def as_dict(self) -> dict[str, str]:
-        """Build what is kept of it with the run."""
+        """Return the record of the failure that is stored with the run."""
         return {"kind": self.kind, "message": self.message, "log_tail": self.log_tail}
 
 
@@ -74,26 +74,26 @@ class Handler(Protocol):
     """The sweep's side. An engine calls it from one thread only."""
 
     def next_job(self) -> Job | Wait:
-        """The next run to start. Called only when there is room for it, since a search proposes
-        better the more it knows."""
+        """Return the next run to start. Called only when there is room for one, since a search
+        proposes better the more results it has."""
 
     def started(self, job: Job, worker: str) -> None:
-        """A worker has begun with the job."""
+        """Handle that a worker has begun the job."""
 
     def alive(self, job: Job) -> None:
-        """The worker of the job has shown life."""
+        """Handle a sign of life of the job's worker."""
 
     def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
-        """An epoch is done; `report` is `EpochReport.as_dict()`."""
+        """Handle the report of an epoch; `report` is `EpochReport.as_dict()`."""
 
     def finished(self, job: Job, result: Mapping[str, Any]) -> None:
-        """The run is trained and evaluated; `result` is `RunResult.as_dict()`."""
+        """Handle a run that is trained and evaluated; `result` is `RunResult.as_dict()`."""
 
     def stopped(self, job: Job) -> None:
-        """The run was closed between epochs, as decided or because the engine stops."""
+        """Handle a run that was closed between epochs, by decision or because the engine stops."""
 
     def failed(self, job: Job, failure: Failure) -> None:
-        """The run failed; `next_job` may give it again."""
+        """Handle a failed run; `next_job` may return the run again."""
 
 
 class Engine(ABC):
@@ -102,10 +102,10 @@ class Engine(ABC):
     @property
     @abstractmethod
     def hardware(self) -> Hardware:
-        """What one run gets to compute with."""
+        """Devices that one run gets."""
 
     def start(self) -> None:  # noqa: B027 - what has nothing to start need not say so
-        """Start what runs will need, so that the first one does not wait for it."""
+        """Start workers ahead, so that the first run does not wait for them."""
 
     @abstractmethod
     def run(self, handler: Handler) -> None:

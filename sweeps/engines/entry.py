@@ -48,7 +48,7 @@ class Entry(Protocol):
 
 
 def run_entry(name: str, job: Mapping[str, Any], report: Report) -> Mapping[str, Any] | None:
-    """Import what a job asks for, then run it with the entry that `module:function` names."""
+    """Import the modules of a job, then run it with the entry that `module:function` names."""
     if job["imports"]:
         from carft_sweep.sweeps.spec.user_code import load
 
@@ -91,7 +91,7 @@ def open_log(workdir: Path | str, flags: int) -> int:
 
 
 def log_tail(workdir: str) -> str:
-    """Return the last lines of a run's log; empty when there is none."""
+    """Return the last lines of a run's log; empty if there is no log."""
     try:
         with os.fdopen(open_log(workdir, os.O_RDONLY), "rb") as log:
             size = log.seek(0, 2)

@@ -46,7 +46,7 @@ def make_engine(
     """Make the engine of a sweep, connected and able to run it.
 
     `home` is the folder that a cluster's nodes must share. Raises RequestError when a run needs
-    what is not there, ServiceUnreachable when no Ray answers.
+    resources that do not exist, ServiceUnreachable when no Ray answers.
     """
     if in_process:
         gpus = spec.resources.gpus
@@ -57,7 +57,7 @@ def make_engine(
 
 
 def is_ray(spec: SweepSpec, *, address: str | None = None) -> bool:
-    """Whether the engine is ray: stated, or `auto` with a cluster.
+    """Return whether the engine is ray: stated, or `auto` with a cluster.
 
     Raises RequestError where `address` names a cluster and the engine is stated to be local.
     """
@@ -78,9 +78,9 @@ def address_of(given: str | None) -> str | None:
 
 
 def vet_address(address: str | None, home: Home) -> str | None:
-    """Return the address of a cluster that a home has kept, where the user names it too.
+    """Return the cluster's address that a home has recorded, if the user names the same address.
 
-    Raises RequestError where the home alone does: whoever answers there gets Ray's token.
+    Raises RequestError if only the home names it: whoever answers there gets Ray's token.
     """
     is_here = address in (None, "auto", "local")
     if is_here or home.is_trusted or address == os.environ.get(ADDRESS):
@@ -106,9 +106,9 @@ class MachineShare(NamedTuple):
 def share_of_machine(spec: SweepSpec, machine: Node) -> MachineShare:
     """Share this machine among the runs of a sweep.
 
-    Without GPUs, as many runs of one thread each as there are cores, since several of one thread
-    do more than one of several; no more than the sweep has runs, and the cores among these. Raises
-    RequestError for what this machine does not have.
+    Without GPUs there is a run of one thread for each core, at most as many as the sweep has runs;
+    cores left over are divided among these (one run with several threads is slower than several
+    with one). Raises RequestError for resources that this machine does not have.
     """
     resources, most = spec.resources, spec.most_at_once
     if resources.custom:
@@ -128,7 +128,7 @@ def share_of_machine(spec: SweepSpec, machine: Node) -> MachineShare:
 
 
 def feasible_requirements(spec: SweepSpec, supply: Sequence[Node]) -> RunRequirements:
-    """Return what one run takes. Raises RequestError when no node can ever give it."""
+    """Return the resources of one run. Raises RequestError when no node can ever offer them."""
     if spec.resources.gpus == "auto":
         raise RequestError(
             "resources.gpus: auto is for runs on one machine, where the first one is measured; for "
@@ -150,7 +150,7 @@ def _count_runs(spec: SweepSpec) -> int:
 
 
 def _has_unlisted_gpu(spec: SweepSpec, machine: Node) -> bool:
-    """Whether runs get a GPU that is not NVIDIA's: one has it at a time."""
+    """Return whether runs get a GPU that is not NVIDIA's, which only one run uses at a time."""
     if machine.gpus or spec.resources.gpus == 0:
         return False
     return hardware_here(None, None).device != "cpu"

@@ -46,7 +46,7 @@ class InProcessEngine(Engine):
     def __init__(
         self, entry: str = CORE, *, gpus: float | None = None, cpus: int | None = None
     ) -> None:
-        """`gpus` 0: runs leave the machine's alone."""
+        """Prepare to run jobs in this process; with `gpus` 0 runs use no GPU of this machine."""
         self._entry = entry
         self._gpus, self._cpus = gpus, cpus
         self._stopping = False
@@ -69,10 +69,10 @@ class InProcessEngine(Engine):
                 self._execute(handler, job)
 
     def stop(self, *, now: bool = False) -> None:
-        """See Engine. `now` raises where the run is, in the handler of a signal.
+        """Stop the run; `now` raises in the run, in the handler of a signal.
 
-        From another thread it sends that signal; a run outside the main thread, where Python
-        handles none, is closed after its epoch.
+        From another thread that signal is sent; a run outside the main thread, where Python handles
+        no signals, is closed after its epoch.
         """
         self._stopping = True
         if not now or self._running is None:
@@ -83,7 +83,7 @@ class InProcessEngine(Engine):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there is nothing to release."""
 
     def _execute(self, handler: Handler, job: Job) -> None:
         handler.started(job, "in process")
@@ -149,9 +149,8 @@ class SharedMemory:
             logger.debug("a run takes %.0f MiB: at once fit %s", peak, fits)
 
     def narrow(self, devices: str | None, runs: int) -> bool:
-        """Let fewer than so many runs share the memory of these devices, since it was too small for
-        them; False where that is not for the engine to decide, or one had it alone.
-        """
+        """Reduce how many runs share the memory of these devices, after it was too small for them;
+        return False if the number is fixed, or a single run had the memory."""
         if self._sizes.get(devices) is None or runs == 1:
             return False
         self._most[devices] = min(runs - 1, self._most.get(devices, runs))
@@ -252,7 +251,7 @@ class LocalEngine(Engine):
         return [worker for worker in self._workers if worker.job is not None]
 
     def _free(self) -> Supervisor | None:
-        """Return a worker that has no run and may have one."""
+        """Return an idle worker that may get a run."""
         running = Counter(self._workers[worker] for worker in self._busy())
         free = (
             worker
@@ -279,7 +278,8 @@ class LocalEngine(Engine):
                 worker.answer(Decision.STOP if self._stopping else decision)
 
     def _narrowed(self, worker: Supervisor, failure: dict[str, Any]) -> dict[str, Any]:
-        """Return a failure with what follows for the runs beside it, where memory was too small."""
+        """Return a failure with its consequence for the runs beside it, where memory was too
+        small."""
         seen = self._workers[worker]
         runs = 1 + sum(self._workers[other] == seen for other in self._busy())
         if failure["kind"] != "out_of_memory" or not self._memory.narrow(seen, runs):

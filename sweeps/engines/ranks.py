@@ -34,7 +34,7 @@ Broken = Callable[[FailureClass, str], None]
 
 
 def count_ranks(config: Mapping[str, Any]) -> int:
-    """Count the processes of a run: one a GPU that it gets, and one where it names its device."""
+    """Count the processes of a run: one for each visible GPU on device `cuda`, else one."""
     stated = os.environ.get(RANKS)
     if stated:
         return int(stated)
@@ -46,19 +46,18 @@ def count_ranks(config: Mapping[str, Any]) -> int:
 
 
 def forget_torchrun() -> None:
-    """Take its variables out of the environment, where whoever started the driver may have put
-    others."""
+    """Remove torchrun's variables from the environment, which the driver's starter may have set."""
     for name in TORCHRUN:
         os.environ.pop(name, None)
 
 
 @contextmanager
 def started_ranks(entry: str, job: Mapping[str, Any], size: int, broken: Broken) -> Iterator[None]:
-    """Within: this process is rank 0 of `size`, and the others execute the same job.
+    """Make this process rank 0 of `size` within the context, while the others execute the same job.
 
-    Raises RankFailed for another rank's failure where that came first. `broken` is called with it,
-    from another thread, where this rank does not notice: it may wait on its GPU for ever. After
-    any failure this process is to end, since what it exchanges with the others is cut off.
+    Raises RankFailed if another rank failed first. `broken` is called with that failure, from
+    another thread, since this rank may wait on its GPU for ever. After any failure this process
+    must end: its connection to the others is closed.
     """
     if size == 1:
         yield
@@ -121,7 +120,7 @@ class _Rank:
         self._failure: RankFailed | None = None
 
     def follow(self) -> RankFailed | None:
-        """Wait for its end; how it failed. Called once."""
+        """Wait for the end of the rank's process; return its failure. Called once."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         code = self._process.wait()
@@ -135,12 +134,12 @@ class _Rank:
         return self._failure
 
     def wait(self, seconds: float) -> RankFailed | None:
-        """How it failed; None when it has not by then."""
+        """Wait for the rank's failure; return None if there is none after the timeout."""
         self._ended.wait(seconds)
         return self._failure
 
     def kill(self) -> None:
-        """End it."""
+        """Kill the rank's process."""
         self._process.kill()
         self._process.wait()
 

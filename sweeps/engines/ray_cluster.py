@@ -42,11 +42,13 @@ def check_nodes(
     imports: Sequence[str] = (),
     seen_as: Path | None = None,
 ) -> dict[str, Node]:
-    """Ask each node (by Ray's id) whether it can serve; the nodes, with what they say of GPUs.
+    """Check each node (by Ray's id) for being able to serve; return the nodes, with the GPUs that
+    they report.
 
-    The home is shared when each node reads what this process writes into it, and the other way
-    round. `seen_as` is the path under which nodes look for it, the same when left out. A node that
-    has gone meanwhile is left out. Raises RequestError with the name of each that cannot serve.
+    The home is shared when each node reads the file that this process writes into it, and the other
+    way round. `seen_as` is the path under which nodes look for the home, by default the same. A
+    node that was lost meanwhile is left out. Raises RequestError with the name of each node that
+    cannot serve.
     """
     token = f".shared-{uuid.uuid4().hex}"
     files = [path for path in imports if path.endswith((".py", *FAMILY_SUFFIXES))]
@@ -94,7 +96,8 @@ def _question(node: str) -> Any:
 
 
 def answer_of_node(home: str, token: str, own: str, files: Sequence[str]) -> dict[str, Any]:
-    """What a node says: why it refuses, or nothing, having left its own token in the home."""
+    """Return a node's answer: why it refuses, or nothing, after it wrote its own token into the
+    home."""
     if not _appears(Path(home) / token):
         return {"refused": _not_shared(home)}
     missing = [path for path in files if not Path(path).is_file()]
@@ -147,8 +150,8 @@ class Cluster:
     """A connection to Ray. What it started it ends; what was there it leaves alone."""
 
     def __init__(self, address: str | None = None) -> None:
-        """Connect to `address` (`HOST:PORT`, or `auto` for the one on this machine), or start Ray
-        here. A Ray that this process is connected to already is taken as it is.
+        """Connect to `address` (`HOST:PORT`, or `auto` for a cluster on this machine), or start Ray
+        here. An existing connection of this process is reused.
 
         Raises RequestError for an address that cannot serve and for a Ray without tokens,
         ServiceUnreachable when nobody answers there.
@@ -174,11 +177,11 @@ class Cluster:
         self._end.callback(_disconnect)
 
     def nodes(self) -> list[Node]:
-        """What each living node has."""
+        """Return the resources of each living node."""
         return list(self.nodes_by_id().values())
 
     def nodes_by_id(self) -> dict[str, Node]:
-        """The same by Ray's id of the node."""
+        """Return the resources of each living node by Ray's id."""
         living = [node for node in ray.nodes() if node["Alive"]]
         hosts = Counter(node["NodeManagerHostname"] for node in living)
         return {
@@ -224,7 +227,7 @@ def _disconnect() -> None:
 
 @contextmanager
 def signals_kept() -> Iterator[None]:
-    """What Ray does to the handlers of signals is undone: they are the session's."""
+    """Restore the session's signal handlers after Ray has replaced them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -269,7 +272,8 @@ def _connect(address: str) -> None:
 
 
 def _options(path: str) -> dict[str, Any]:
-    """Nothing of Ray's is printed, and its processes find this very package first."""
+    """Return options of Ray's start that print nothing and make its processes find this package
+    first."""
     search = os.pathsep.join([str(ROOT), *([path] if path else [])])
     return {
         "log_to_driver": False,

@@ -32,7 +32,7 @@ def check_version(version: str, place: str) -> None:
 
 
 def require_ray() -> None:
-    """Raise RequestError where this machine has no Ray, or one that is older than `OLDEST`."""
+    """Raise RequestError where this machine has no Ray, or a version older than `OLDEST`."""
     version = installed_version("ray")
     if version is None:
         raise RequestError(
@@ -44,9 +44,9 @@ def require_ray() -> None:
 
 @contextmanager
 def own_token() -> Iterator[None]:
-    """Let the Ray that is started within ask for a token that only its processes know.
+    """Give the Ray that is started within a token that only its processes know.
 
-    What the user has set stays: a mode, a token, the path of one. Without any of them Ray would
+    A mode, a token or a token's path that the user has set stays. Without any of them Ray would
     write a token into the user's home folder, which others may read by the umask's permissions.
     """
     mode = os.environ.get(_MODE) or "token"

@@ -76,7 +76,7 @@ class WarmRun(Trainable):
         return {"events": json.dumps(list(self._events()))}
 
     def decide(self, decision: str) -> None:
-        """What the run that has just reported is to do."""
+        """Return what the run that has just reported is to do: continue or close."""
         self._decision = Decision(decision)
 
     def cleanup(self) -> None:
@@ -155,7 +155,7 @@ class Loop:
         self._count_again = self._look_again = self._ask_again = 0.0
 
     def next(self, trial: str) -> dict[str, str] | str | None:
-        """The next job as a trial's config; None for not now."""
+        """Return the next job as a trial's config; None if there is none now."""
         if self._engine.is_stopping or self._is_over:
             return str(Searcher.FINISHED)
         job = self._next_job()
@@ -202,7 +202,7 @@ class Loop:
         return str(FIFOScheduler.CONTINUE)
 
     def _go_on(self, trial: Trial, ended: _Active) -> str:
-        """Give the worker that has just ended a run the next one, if there is any for it now."""
+        """Give a worker that has just ended a run the next job, if there is one."""
         job = Wait.NEVER if self._engine.is_stopping else self._next_job()
         self._is_over = job is Wait.NEVER and not self._active  # and is not asked for once more
         if isinstance(job, Wait):
@@ -213,7 +213,7 @@ class Loop:
         return str(FIFOScheduler.CONTINUE)
 
     def lost(self, trial: Trial) -> None:
-        """The actor of a trial is gone, or has failed itself."""
+        """Handle a trial whose actor was lost, or has failed itself."""
         active = self._active.get(trial.trial_id)
         if active is None:
             return
@@ -228,9 +228,8 @@ class Loop:
                 self._handler.failed(active.job, failure)
 
     def look(self, controller: Any) -> None:
-        """Stop what has not begun when it is to stop, and give up actors that tell nothing; called
-        in every turn of Tune's loop.
-        """
+        """Stop jobs that were not begun when stopping, and give up silent actors; called in every
+        turn of Tune's loop."""
         self._clock.turn()
         if self._engine.is_stopping:
             for trial in [t for t in controller.get_live_trials() if t.status == Trial.PENDING]:
@@ -274,9 +273,8 @@ class Loop:
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
-        """Keep what the handler raises: Tune wraps it, or goes on. While the handler is busy, what
-        actors tell waits in Tune's queue.
-        """
+        """Store an exception of the handler, which Tune would wrap or ignore. While the handler is
+        busy, reports of actors wait in Tune's queue."""
         with self._clock.standing_still():
             try:
                 yield
@@ -299,10 +297,10 @@ class Asking(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """The scheduler was told."""
+        """Do nothing: the scheduler has the result."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the ledger knows."""
+        """Do nothing: the ledger has all state."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Never: a sweep goes on from its ledger."""
@@ -326,19 +324,19 @@ class Telling(FIFOScheduler):
         self._loop.lost(trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """See TrialScheduler; asked in every turn of the loop."""
+        """Choose the trial to run (see TrialScheduler); called in every turn of the loop."""
         self._loop.look(tune_controller)
         live = tune_controller.get_live_trials()
         return next((trial for trial in live if trial.status == Trial.PENDING), None)
 
 
 def _actor(trial: Trial) -> Any:
-    """The handle of the actor that has the trial, a WarmRun."""
+    """Return the handle of the trial's actor, a WarmRun."""
     return trial.temporary_state.ray_actor
 
 
 def _failure(trial: Trial, active: _Active) -> Failure:
-    """What Tune has written of why it lost the trial, as a failure of the run."""
+    """Convert Tune's record of a lost trial to a failure of the run."""
     text = (
         Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
         if trial.error_file
@@ -457,7 +455,7 @@ def _name(trial: Trial) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Tune as it is set up here, and silent: what its user must know the handler is told."""
+    """Configure Tune to print nothing: the handler shows what the user must know."""
     # Ray prints to stdout what it thinks of nodes that went, whatever `log_to_driver` says.
     with (
         quieted("ray", logging.CRITICAL, _TUNE),

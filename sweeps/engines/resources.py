@@ -82,7 +82,7 @@ class Node:
     """Its GPUs as CUDA_VISIBLE_DEVICES names them; empty for another machine than this one."""
 
     def with_gpus(self, gpus: Sequence[Gpu]) -> Node:
-        """The same node, with what it says of its GPUs."""
+        """Return the node with the GPUs that it reports."""
         memory = tuple(gpu.memory_mb for gpu in gpus if gpu.memory_mb is not None)
         facts = {gpu.bf16 for gpu in gpus}
         bf16 = False if False in facts else True if facts == {True} else None
@@ -90,7 +90,7 @@ class Node:
         return replace(self, gpu_memory_mb=memory, bf16=bf16, devices=names)
 
     def fits(self, need: RunRequirements) -> int:
-        """How many such runs it holds at once."""
+        """Return how many runs of these requirements fit on the node at once."""
         room = [self.cpus / need.cpus] if need.cpus else []
         if need.gpus >= 1:
             room.append(self.gpus / need.gpus)
@@ -103,7 +103,7 @@ class Node:
 def requirements_of(
     resources: Resources, supply: Sequence[Node], parallel: int | None = None
 ) -> RunRequirements:
-    """Return what one run takes, with what the sweep file leaves open filled in.
+    """Return the resources of one run, with defaults for what the sweep file leaves open.
 
     GPUs: one where there are any. CPUs: an even share of a node's among the runs that its GPUs
     hold, or among `parallel` runs; else one.
@@ -135,7 +135,7 @@ def max_concurrent_runs(
 
 
 def infeasible_reason(need: RunRequirements, supply: Sequence[Node]) -> str | None:
-    """Say why no run could ever start, with need and supply; None when one can."""
+    """Return why no run could ever start, with need and supply; None when a run can."""
     if any(node.fits(need) for node in supply):
         return None
     lines = [f"no node can ever meet `resources`: one run needs {need}; there are"]
@@ -146,16 +146,16 @@ def infeasible_reason(need: RunRequirements, supply: Sequence[Node]) -> str | No
 
 
 def this_machine() -> Node:
-    """Return what this machine has, as far as this process may use it."""
+    """Return the resources of this machine that this process may use."""
     gpus = visible_gpus()
     return Node("this machine", whole_cpus(), len(gpus)).with_gpus(gpus)
 
 
 def devices_of(gpus: float | None, machine: Node, runs: int) -> list[str | None]:
-    """Share the GPUs of this machine among so many runs: CUDA_VISIBLE_DEVICES of each.
+    """Share the GPUs of this machine among this many runs: CUDA_VISIBLE_DEVICES of each.
 
-    A run has `gpus` whole ones to itself, or a share of one; shares are spread before a GPU has
-    two. None: a run sees what there is.
+    A run has `gpus` whole GPUs to itself, or a share of a GPU; shares are spread before a GPU has
+    two. None: a run sees all GPUs.
     """
     if gpus is None:
         return [None] * runs
@@ -188,7 +188,7 @@ def cpu_quota() -> float | None:
 
 
 def available_memory() -> int | None:
-    """Return the bytes that processes may still take, as the system says; None where it does not.
+    """Return the bytes that processes may still take; None where the system does not report them.
 
     A control group's limit is `memory_limit`.
     """
@@ -218,7 +218,7 @@ def memory_for_runs_mb() -> float:
 def visible_gpus(environ: Mapping[str, str] | None = None, listing: str | None = None) -> list[Gpu]:
     """List the NVIDIA GPUs that `environ` makes visible, without torch.
 
-    `listing` is what QUERY prints; it is run when left out.
+    `listing` is the output of QUERY, which is run if left out.
     """
     visible = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
     rows = [
@@ -285,7 +285,7 @@ class Hardware:
 
     @property
     def device(self) -> Literal["cpu", "cuda", "mps"]:
-        """What `device: auto` comes to."""
+        """Device that `device: auto` means."""
         return "cuda" if self.gpus else "mps" if self.mps else "cpu"
 
     @property
@@ -301,7 +301,8 @@ class Hardware:
         A micro-batch that it leaves out is decided where the batch does not fit the GPU, and where
         that changes no result.
 
-        Raises RequestError for a device that the run does not get, or a precision that it lacks.
+        Raises RequestError for a device that the run does not get, or a precision that the device
+        lacks.
         """
         import torch
 
@@ -347,7 +348,8 @@ class Hardware:
 
 
 def hardware_here(gpus: float | None, cpus: int | None) -> Hardware:
-    """Return what a run gets on this machine: so many GPUs, or a share of one; None takes all."""
+    """Return the hardware of a run on this machine: some GPUs, or a share of one; None takes
+    all."""
     import torch
 
     from carft_sweep.carft_core.training.numerics import resolve_precision
@@ -372,7 +374,8 @@ def hardware_here(gpus: float | None, cpus: int | None) -> Hardware:
 
 
 def hardware_of(need: RunRequirements, supply: Sequence[Node]) -> Hardware:
-    """Return what a run that takes `need` gets on whichever node of `supply` has room for it."""
+    """Return the hardware of a run that takes `need` on any node of `supply` with room for the
+    run."""
     cores, gpus = max(1, int(need.cpus)), math.ceil(need.gpus)
     if not gpus:
         return Hardware(cores)

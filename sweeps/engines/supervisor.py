@@ -70,7 +70,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Process id of the worker."""
         return self._process.pid
 
     def send(self, frame: Mapping[str, Any]) -> None:
@@ -83,11 +83,11 @@ class WorkerProcess:
             raise WorkerDied(self._process.wait()) from None
 
     def fileno(self) -> int:
-        """The pipe that it writes to, for whoever waits for several."""
+        """Return the pipe that the worker writes to, to wait for several workers."""
         return self._reading
 
     def receive(self, timeout: float) -> dict[str, Any] | None:
-        """The next frame, None when none comes within `timeout` seconds. Raises WorkerDied."""
+        """Receive the next frame; return None if `timeout` seconds pass. Raises WorkerDied."""
         until = time.monotonic() + timeout
         while b"\n" not in self._buffer:
             left = until - time.monotonic()
@@ -103,18 +103,18 @@ class WorkerProcess:
         return frame
 
     def release(self) -> None:
-        """Let it end by itself, without waiting for it."""
+        """Let the worker end by itself, without waiting."""
         with suppress(WorkerDied):
             self.send({"kind": "close"})
 
     def close(self) -> None:
-        """See that it has ended, now that it was let go."""
+        """Make sure that a released worker has ended."""
         with suppress(subprocess.TimeoutExpired):  # then it is made to
             self._process.wait(_CLOSING_SECONDS)
         self.kill()
 
     def kill(self) -> None:
-        """End it now, with whatever it has started itself."""
+        """Kill the worker, with all processes that it has started."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -124,7 +124,7 @@ class WorkerProcess:
 
 
 def _with_this_package(path: str) -> str:
-    """The search path with this very package first, whatever else is named `sweeps`."""
+    """Return the search path with this package first, whatever other package is named `sweeps`."""
     # An empty part would stand for the folder that one happens to be in.
     return os.pathsep.join([str(_ROOT), *filter(None, path.split(os.pathsep))])
 
@@ -171,7 +171,8 @@ _KERNEL_COUNTS = Path("/proc/vmstat")
 
 
 def oom_kills() -> int:
-    """Count the processes that the kernel has killed for want of memory; 0 where it tells none."""
+    """Count the processes that the kernel has killed for lack of memory; 0 where that is
+    unknown."""
     try:
         text = _KERNEL_COUNTS.read_text(encoding="utf-8")
     except OSError:
@@ -241,15 +242,15 @@ class Supervisor:
 
     @property
     def job(self) -> Job | None:
-        """What the worker has, until its end is reported."""
+        """Job of the worker, until its end is reported."""
         return self._job
 
     def fileno(self) -> int:
-        """The pipe of the worker that has a job: readable when `next` may have something."""
+        """Return the pipe of a worker with a job, readable when `next` may have an event."""
         return self._working().fileno()
 
     def start(self) -> None:
-        """Start the worker process before there is a job, so that none waits for its imports."""
+        """Start the worker process before there is a job, so that no job waits for its imports."""
         if self._worker is None:
             self._worker = self._fresh()
 
@@ -260,7 +261,7 @@ class Supervisor:
         self._give(job, self._warm() or self._fresh())
 
     def next(self, within: float) -> Event | None:
-        """The next event of the job; None when nothing happens within so many seconds."""
+        """Return the next event of the job; None when nothing happens within the timeout."""
         worker = self._working()
         try:
             frame = worker.receive(within)
@@ -284,12 +285,12 @@ class Supervisor:
         return frame
 
     def answer(self, decision: Decision) -> None:
-        """Let the run that has reported go on, or close it."""
+        """Let the run that has reported continue, or close it."""
         with suppress(WorkerDied):  # the next event tells
             self._working().send({"kind": "decision", "decision": decision.value})
 
     def kill(self) -> None:
-        """End the worker process at once, and the job with it."""
+        """Kill the worker process, which ends its job."""
         if self._worker is not None:
             self._worker.kill()
         self._worker = self._job = None
@@ -326,7 +327,7 @@ class Supervisor:
         return self._worker
 
     def _warm(self) -> WorkerProcess | None:
-        """The process that served the last job, if it still lives."""
+        """Return the process that served the last job, if still alive."""
         if self._worker is None:
             return None
         try:
@@ -337,7 +338,8 @@ class Supervisor:
         return self._worker
 
     def _died(self, died: WorkerDied) -> Event:
-        """By the kernel's OOM killer, where that has killed since the job was given; or else."""
+        """Return the worker's failure: out of memory if the kernel's OOM killer has acted since the
+        job began, else a crash."""
         if died.code == -signal.SIGKILL and oom_kills() > self._kills_before:
             return self._failed("out_of_memory", f"{died}: the machine ran out of memory")
         return self._failed("crashed", str(died))

@@ -41,7 +41,7 @@ class Channel:
         threading.Thread(target=self._read, daemon=True).start()
 
     def send(self, kind: str, **fields: Any) -> None:
-        """Write one frame."""
+        """Write a frame."""
         frame = (json.dumps({"kind": kind, **fields}) + "\n").encode()
         with self._lock:
             try:
@@ -51,7 +51,7 @@ class Channel:
                 os._exit(1)
 
     def receive(self) -> dict[str, Any]:
-        """The next frame; waits for it."""
+        """Wait for the next frame and return it."""
         return self._inbox.get()
 
     def beat(self) -> None:
@@ -73,7 +73,7 @@ class Channel:
 
 
 def main(arguments: list[str]) -> int:
-    """Serve one driver until it says close."""
+    """Serve a driver until its frame says close."""
     entry, driver = arguments[0], int(arguments[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to decide on.
     die_with(driver)
@@ -90,10 +90,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _import_entry(name: str) -> None:
-    """Import what jobs will need, while none is there.
+    """Import the modules of future jobs while there is no job.
 
-    What imports print is no run's, and nothing for the terminal. What fails fails again, with the
-    job, whose log tells it.
+    Output of imports belongs to no run and is discarded. An import that fails will fail again in a
+    job, whose log shows it.
     """
     terminal = os.dup(2)
     with open(os.devnull, "wb") as nothing:  # noqa: PTH123 - a descriptor, not a path's content
@@ -153,7 +153,7 @@ def _serve(channel: Channel, entry: str, job: Mapping[str, Any]) -> None:
 def _alone_in(workdir: Path) -> Iterator[None]:
     """Wait until no other process works in the folder.
 
-    One whose driver was killed may live a moment longer, and would write over what this one does.
+    A worker whose driver was killed may live a moment longer, and would overwrite this run's files.
     """
     with waiting(workdir.parent / ".locks" / f"{workdir.name}.worker"):
         yield
@@ -167,7 +167,7 @@ def _log(text: str) -> None:
 
 
 def _print_to(workdir: Path) -> None:
-    """Let Python and every library below it print into the log of the run."""
+    """Redirect output of Python and every library to the log of the run."""
     sys.stdout.flush()
     sys.stderr.flush()
     workdir.mkdir(parents=True, exist_ok=True)
