@@ -63,9 +63,9 @@ class ArmSummary:
 
 
 def arm_summaries(comparison: Comparison, group: str = "") -> list[ArmSummary]:
-    """Summarise the arms of the table and of what is shown first, in the order of the table.
+    """Summarise the arms of the table and of the views, in the order of the table.
 
-    `group` is what those that are shown first have in common with their sweep.
+    `group` is what the arms of the views have in common with their sweep.
     """
     metrics = [column.metric for column in usual_columns(comparison)]
     first = {row.arm.label for row in shown_rows(comparison)}
@@ -83,10 +83,10 @@ def arm_summaries(comparison: Comparison, group: str = "") -> list[ArmSummary]:
 
 
 def arms_view(comparison: Comparison, arms: Sequence[ArmSummary]) -> RunsView:
-    """Return how a store shows these arms: by OOD mean, or by ID where no shifts were measured.
+    """Return a view of these arms in a store: by OOD mean, or by ID where no shifts were measured.
 
-    A chart of ID against OOD cannot name its points, so charts of each against the arms' names
-    stand beside it.
+    A chart of ID against OOD cannot name its points, so the view also has charts of each against
+    the arms' names.
     """
     endpoint = comparison.endpoint
     measured = {name for arm in arms for name in arm.metrics}
@@ -115,9 +115,9 @@ def arms_view(comparison: Comparison, arms: Sequence[ArmSummary]) -> RunsView:
 
 
 def runs_view(sweep: str, varied: Sequence[str], endpoint: Endpoint) -> RunsView:
-    """Return how a store shows the runs of a sweep, by seed: what is varied, and learning curves.
+    """Return a view of a sweep's runs in a store, by seed: varied fields and learning curves.
 
-    Of merged models the one at alpha 0.5 stands beside the run's own.
+    Of merged models the one at alpha 0.5 is shown beside the run's own.
     """
     own = (endpoint.ood, endpoint.test, endpoint.val)
     wise = [f"{model_prefix(f'{WISE}@{PAPER_ALPHA:g}')}{name}" for name in own[:2]]
@@ -132,7 +132,7 @@ def runs_view(sweep: str, varied: Sequence[str], endpoint: Endpoint) -> RunsView
 
 
 def sweeps_view(endpoint: Endpoint) -> RunsView:
-    """Return how a store shows every sweep with its answer, and below it the arms."""
+    """Return a view of every sweep in a store with its answer, and below each sweep its arms."""
     means = (f"{MEAN}{endpoint.ood}", f"{MEAN}{endpoint.test}")
     difference = f"{VERSUS}{endpoint.ood}"
     return RunsView(
@@ -146,10 +146,10 @@ def sweeps_view(endpoint: Endpoint) -> RunsView:
 
 
 def selected_values(comparison: Comparison) -> dict[str, float]:
-    """Return what the sweep's own run has of the selected arm, and of its verdict.
+    """Return the values that the sweep's own run has of the selected arm and of its verdict.
 
-    Its means, and its difference to the reference with both ends of the interval that decided, NaN
-    where there is none. Of a setting that was confirmed these are of the fresh seeds.
+    They are its means, and its difference to the reference with both ends of the interval that
+    decided, NaN where there is none. Of a confirmed setting they are of the fresh seeds.
     """
     if comparison.selected is None:
         return {}

@@ -66,11 +66,11 @@ class SelectedModel:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Of this model."""
+        """Metrics of the selected model."""
         return dict(self.run.metrics_of(_merge(self.label)))
 
     def __str__(self) -> str:
-        """`car_ft kl_weight=1, seed 2 (the median of 5 by id/val/top1)`."""
+        """Describe the model: `car_ft kl_weight=1, seed 2 (the median of 5 by id/val/top1)`."""
         seed = "" if self.run.seed is None else f", seed {self.run.seed}"
         why = f" ({self.why})" if self.why else ""
         return f"{self.setting}{seed}{why}"
@@ -86,11 +86,10 @@ def select_model(
 ) -> SelectedModel:
     """Return the model of the run whose digest begins with `run`; else of a setting and a seed.
 
-    Left out, the setting is the selected one with its merge, and the seed the one whose
-    `id/val/top1` is the median of the done runs, of two in the middle the lower: the best seed
-    would promise what another training does not keep. Of a sweep over tasks `run` must be given.
-    Raises RequestError for what is not there, with the nearest name, and for a run that is not
-    done.
+    By default the setting is the selected one with its merge, and the seed the one whose
+    `id/val/top1` is the median of the done runs (of two in the middle the lower): the best seed's
+    lead would not be repeated by another training. Of a sweep over tasks `run` is required. Raises
+    RequestError for an unknown name, with the nearest name, and for a run that is not done.
     """
     if comparison.tasks and run is None:
         raise RequestError(_one_of_each_task(comparison))
@@ -124,10 +123,10 @@ def select_model(
 
 
 def export_commands(comparison: Comparison, sweep: str, *, named: bool) -> Iterator[Export]:
-    """Yield how to get the selected model from the command line, of several tasks that of each.
+    """Yield commands that export the selected model, for several tasks one for each.
 
-    `named` names its run: where the choice is not that of the sweep as a whole, `export` would take
-    another one. Nothing for a choice without a finished run.
+    `named` names its run, where the choice differs from the sweep's own and `export` would take
+    another. Yields nothing for a choice without a finished run.
     """
     parts = [*comparison.tasks.values()] or [comparison]
     for part in parts:
@@ -260,7 +259,8 @@ class Exporter:
     comparison: Comparison
 
     def config(self, model: SelectedModel) -> TrialConfig:
-        """Return the trial config of the run. Raises RequestError when the sweep file lost it."""
+        """Return the trial config of the run. Raises RequestError when the sweep file no longer has
+        it."""
         return self._of_setting(model).for_seed(model.run.seed or 0)
 
     def _of_setting(self, model: SelectedModel) -> TrialConfig:
@@ -347,8 +347,8 @@ class Exporter:
 def exporter(home: Home, name: str, vet: Vet | None = None) -> Iterator[Exporter]:
     """Open an exporter of a sweep by name, in the working folder that the sweep was run in.
 
-    What the home names is imported as far as `vet` lets it pass, which is `vet_of` the home when
-    left out. Raises RequestError for a sweep that is not there, or whose file was not kept.
+    Modules that the home names are imported as far as `vet` permits, by default `vet_of` the home.
+    Raises RequestError for an unknown sweep, or one whose file was not kept.
     """
     from carft_sweep.sweeps.spec.user_code import vet_of
 
@@ -361,9 +361,9 @@ def exporter(home: Home, name: str, vet: Vet | None = None) -> Iterator[Exporter
 
 
 def selected_in_cache(home: Home, name: str) -> Path:
-    """Return an export of the selected model in the user's cache; make it unless it is there.
+    """Return an export of the selected model in the user's cache; make it if missing.
 
-    A home has its own, of the weights that it has now: what it says of them may be another's.
+    Each home has exports of its own, since another home's metadata may be somebody else's.
     """
     from carft_sweep.carft_core.export.export import read_facts
     from carft_sweep.carft_core.models.weights import file_digest
@@ -390,7 +390,7 @@ class _SentModel:
 
 
 def _sent_model(file: Path) -> Mapping[str, str]:
-    """Read which model MLflow was sent; empty where that is not known."""
+    """Read which model MLflow was sent; return an empty mapping if that is unknown."""
     try:
         return read_json(file, _SentModel) or {}
     except RequestError:
@@ -398,11 +398,11 @@ def _sent_model(file: Path) -> Mapping[str, str]:
 
 
 def log_selected(home: Home, spec: SweepSpec, comparison: Comparison) -> str | None:
-    """Keep the selected model of a finished sweep in MLflow; return a note, None for nothing new:
-    where none is selected, its weights were not kept, or MLflow has it.
+    """Send the selected model of a finished sweep to MLflow; return a note, or None without news:
+    no model is selected, its weights were not kept, or MLflow has the model.
 
-    Call it once the tracker was flushed: the model belongs to runs that MLflow must have. Never
-    raises: the note says what went wrong.
+    Call after the tracker was flushed: the model belongs to runs that MLflow must have. Never
+    raises: the note describes any error.
     """
     if comparison.selected is None:
         return None
@@ -430,9 +430,9 @@ def log_selected(home: Home, spec: SweepSpec, comparison: Comparison) -> str | N
 
 
 def log_missing_model(home: Home, name: str) -> str | None:
-    """Keep the selected model of a finished sweep in an MLflow that has none.
+    """Send the selected model of a finished sweep to an MLflow that has none.
 
-    It imports nothing: of a sweep with modules of the user's own it says how the model gets there.
+    Nothing is imported: for a sweep with modules of the user's own it prints the command to use.
     """
     from carft_sweep.sweeps.spec.user_code import FAMILY_SUFFIXES
 
@@ -464,7 +464,7 @@ def log_missing_model(home: Home, name: str) -> str | None:
 
 
 def _has_model(home: Home, name: str) -> bool:
-    """Tell whether MLflow has the model that it was sent; what says so is removed if not."""
+    """Return whether MLflow has the model that was sent; if not, remove the record of sending."""
     from carft_sweep.tracking.store.mlflow_models import has_model
 
     place = resolve_location(home.path)

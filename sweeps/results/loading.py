@@ -32,17 +32,17 @@ def load_comparison(
 ) -> Comparison:
     """Load the comparison of one sweep, or of several as one, from a home or from MLflow.
 
-    A table of results that no run stands behind is compared alone: a frame, or a CSV file's path.
+    A table of results without runs is compared alone: a frame, or a CSV file's path.
 
     Args:
-        sweeps: Names, on a server `NAME@HOME` where several homes have one; or a table.
+        sweeps: Names, on a server `NAME@HOME` where several homes have the same name; or a table.
         home: The home whose runs are read (CARFT_HOME, `.carft`).
-        tracking_uri: A server or a database of MLflow's to read them from instead; what the folders
-            of runs hold (predictions, curves) is not there.
-        experiment: The experiment there.
+        tracking_uri: A server or a database of MLflow's to read instead; data in run folders alone
+            (predictions, curves) are missing then.
+        experiment: The experiment on that server.
         conditions: Those of `compare --where`, such as `kl_weight>=0.3`.
         reference: The algorithm to compare with.
-        spec: How to select and test, before that of the sweeps.
+        spec: How to select and test, overriding that of the sweeps.
 
     Raises:
         RequestError: The home has no such sweep, or another account could have written it and

@@ -28,10 +28,10 @@ def merged_metrics(
 ) -> Iterator[Metric]:
     """Yield the metrics of a merged model, and its point of the curve if it is one of a line.
 
-    `epoch` is the run's last, `timestamp` when the model was measured. Of WiSE-FT's own alpha,
-    without a choice, every split has a name; of the others only what a choice and the curve need,
-    else ten alphas and ten splits were a hundred names a run. When a run ends it is not known
-    which alpha is chosen: all splits of that one are among the arms.
+    `epoch` is the run's last, `timestamp` when the model was measured. At WiSE-FT's recommended
+    alpha every split has a name; at others only the splits for choosing and for the curve, since
+    ten alphas and ten splits would be a hundred names a run. When a run ends the chosen alpha is
+    unknown: all its splits are recorded with the arms.
     """
     merge, alpha = split_merge(label)
     shown: Literal["merge", "alpha"] = "merge" if alpha in (None, PAPER_ALPHA) else "alpha"

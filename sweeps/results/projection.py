@@ -127,7 +127,7 @@ class _Stand:
 
     @functools.cached_property
     def claimed(self) -> Mapping[str, Any]:
-        """Its config and identity."""
+        """Config and identity that the run claims."""
         return read_json(self.folder / CONFIG, Claim) or {}
 
     @functools.cached_property
@@ -137,12 +137,13 @@ class _Stand:
 
     @property
     def files(self) -> Sequence[Path]:
-        """What is sent of its folder as it is."""
+        """Files of the run's folder that are sent unchanged."""
         names = (CONFIG, LOG) if self.status == "done" else (LOG,)
         return [self.folder / name for name in names if (self.folder / name).exists()]
 
     def sent_as(self, run: _Run) -> str:
-        """Write what is to be sent in a line: while it stays the same nothing is sent again."""
+        """Return a fingerprint of what is to be sent: while it is unchanged nothing is sent
+        again."""
         if self.status == "running":
             return "running"
         trial = "-" if run.setting.trial is None else run.setting.trial.number
@@ -167,9 +168,9 @@ class SweepProjection:
         owner: str | None = None,
         is_thorough: bool = False,
     ) -> None:
-        """`owner` is the claimant of a living driver's runs; without one nothing is running. One
-        that `is_thorough` mends the files of the sweep in its folder.
-        """
+        """Prepare to send a sweep's records. `owner` is the claimant of a living driver's runs;
+        without an owner nothing is running. `is_thorough` also restores files in the sweep's
+        folder."""
         self.refused: dict[tuple[str, str], str] = {}
         """What the store refused for good, by `RunKey.name` and request: why."""
         self.unreadable: dict[str, str] = {}
@@ -204,15 +205,14 @@ class SweepProjection:
         self._failures: Counter[tuple[str, str]] = Counter()
 
     def note(self, digest: str) -> None:
-        """Mark a run as news. Any thread may call it."""
+        """Mark a run as changed. Any thread may call this."""
         self.news[digest] = None
 
     def end_driver(
         self, part: SweepRuns | None = None, comparison: Comparison | None = None
     ) -> None:
-        """Count what still runs by its file as stopped, and send the sweep's end: its runs and
-        their comparison, where they are there already.
-        """
+        """Count runs that their files call running as stopped, and send the sweep's end: its runs
+        and their comparison, where these exist already."""
         self._part, self._comparison, self._owner = part, comparison, None
         self._is_looked_through = False
 
@@ -223,13 +223,12 @@ class SweepProjection:
 
     @property
     def is_end_behind(self) -> bool:
-        """Whether the store lacks how the sweep ended."""
+        """Whether the store lacks the sweep's end."""
         return (self._sent.sent_as("") or STARTED) in _OPEN
 
     def compare_with_store(self) -> None:
-        """Look up what the store has, and count every run as not sent that it lacks or has in
-        another state, and all of them where it lacks a file of the sweep's own run.
-        """
+        """Mark every run as unsent that the store lacks or has in another state, and all runs if
+        the store lacks a file of the sweep's own run."""
         tracked = self._store.runs_of(self._sweep.sweep)
         lost = self._differing(tracked)
         # Of a run that is gone each other one names it as its parent; with a file of the sweep's
@@ -244,9 +243,8 @@ class SweepProjection:
             self._sent.correct(name, None if run is None else run.run_id)
 
     def _differing(self, tracked: Mapping[str, TrackedRun]) -> set[str]:
-        """Return which runs the store lacks or has in another state, and those that it has and
-        that nobody knows to have ended.
-        """
+        """Return the runs that the store lacks or has in another state, and those that the store
+        has without a known end."""
         lost = set()
         for name, entry in self._sent.runs.items():
             run = tracked.get(name)
@@ -259,7 +257,8 @@ class SweepProjection:
         return lost | {n for n in unknown if n.startswith(ARM) or tracked[n].state == "running"}
 
     def _lacks_files(self) -> bool:
-        """Tell whether the store lacks a file of the sweep's own run, which was sent to its end."""
+        """Return whether the store lacks a file of the sweep's own run, which was sent
+        completely."""
         if (self._sent.sent_as("") or STARTED) in _OPEN:
             return False
         names = {name for name in (SWEEP_FILE, *FILES) if (self._folder / name).exists()}
@@ -273,7 +272,7 @@ class SweepProjection:
             return False
 
     def update(self) -> bool:
-        """Send what the store lacks; False where something waits for another try.
+        """Send everything that the store lacks; return False where something waits for another try.
 
         Raises ServiceUnreachable while the store cannot be used.
         """
@@ -314,13 +313,15 @@ class SweepProjection:
         return not waiting
 
     def _note_running(self) -> None:
-        """Mark what runs as news when new points may be there: nobody reports within an epoch."""
+        """Mark running runs as changed when they may have new points: within an epoch there is no
+        report."""
         if self._owner is not None and time.monotonic() - self._looked_at >= EVERY:
             self._looked_at = time.monotonic()
             self.news |= dict.fromkeys(self._started - {""})
 
     def _every_run(self) -> Mapping[str, _Run]:
-        """Return every run of any generation by digest; one of several settings is of the first."""
+        """Return every run of any generation by digest; a run of several settings counts for the
+        first."""
         runs: dict[str, _Run] = {}
         for ledger in (self._ledger, *reversed(self._ledger.earlier)):
             for item in ledger.settings():
@@ -329,7 +330,7 @@ class SweepProjection:
         return runs
 
     def _look_through(self) -> None:
-        """Mark every run as news of which the store lacks something."""
+        """Mark every run of which the store lacks something as changed."""
         self.compare_with_store()
         if self._sent.sent_as("") is not None:
             self._sent.note_experiment(self._store.experiment())
@@ -338,7 +339,7 @@ class SweepProjection:
         self.news |= dict.fromkeys([*behind, *self._left_open(runs)])
 
     def _left_open(self, runs: Mapping[str, _Run]) -> list[str]:
-        """List the runs that a dead driver left running and the sweep asks for no more."""
+        """List the runs that a dead driver left running and the current file no longer includes."""
         return [
             digest
             for digest, entry in self._sent.runs.items()
@@ -364,7 +365,7 @@ class SweepProjection:
         self.unreadable[digest] = str(error)
 
     def _stand(self, run: _Run) -> _Stand | None:
-        """How a run stands; None where there is nothing to send of it, or it cannot be read."""
+        """Return a snapshot of a run; None where there is nothing to send, or it cannot be read."""
         folder, trial = self._runs.folder(run.digest), run.setting.trial
         try:
             state = self._runs.read(run.digest)
@@ -435,7 +436,7 @@ class SweepProjection:
         self._record_end(key, stand.sent_as(run))
 
     def _record_end(self, key: RunKey, sent_as: str) -> None:
-        """Note that a run was sent to its end; the next driver tries what was refused of it."""
+        """Record that a run was sent to its end; the next driver tries refused records again."""
         name, refused = key.name, {name for name, _ in self.refused}
         if name in refused or (not name and any(one.startswith(ARM) for one in refused)):
             sent_as += " not whole"
@@ -466,7 +467,7 @@ class SweepProjection:
         self._steps.pop(key.digest, None)
 
     def _attempt_tags(self, state: RunState | None) -> dict[str, str]:
-        """Who has worked on a run of this sweep's own, and how often."""
+        """Return tags that say who has worked on a run of this sweep, and how often."""
         if state is None or state.sweep != self._sweep.sweep:
             return {}
         return {"carft.attempt": str(state.attempts), "carft.worker": state.worker}
@@ -501,7 +502,7 @@ class SweepProjection:
             self._epochs[key.digest] = int(new[-1]["epoch"])
 
     def _send_steps(self, key: RunKey, stand: _Stand) -> None:
-        """Send the points within epochs, by step; their names are those of no series by epoch."""
+        """Send the points within epochs, by step, under names of their own."""
         sent = self._steps.get(key.digest, 0)
         new = read_points(stand.folder, behind=sent)
         if new:
@@ -521,7 +522,7 @@ class SweepProjection:
         self._attempt(key.name, "datasets", lambda: self._store.log_datasets(key, datasets))
 
     def _start_sweep(self) -> None:
-        """Start the sweep's own run, when there is news of one of its runs."""
+        """Start the sweep's own run, once one of its runs has changed."""
         if "" in self._started:
             return
         start = RunStart(
@@ -541,7 +542,7 @@ class SweepProjection:
         self._sent.note_experiment(self._store.experiment())
 
     def _start_run(self, start: RunStart) -> None:
-        """Start a run of the store, noted before: whatever happens then, somebody ends it."""
+        """Start a run of the store; note it first, so that any later driver can end it."""
         name = start.key.name
         if self._sent.sent_as(name) in (None, _REMOVED):
             self._sent.record(name, "", "started")
@@ -571,7 +572,7 @@ class SweepProjection:
         return f"{began:%Y-%m-%d %H:%M:%S} {self._sweep.sweep}"
 
     def _send_end(self) -> None:
-        """Send how the sweep ended, when it is driven no more and that is new."""
+        """Send the sweep's end, if it has ended since the last time."""
         if self._owner is not None:
             self._send_input_so_far()
             return
@@ -617,9 +618,8 @@ class SweepProjection:
             self._input_due = began + _INPUT_PAUSE * (time.monotonic() - began)
 
     def _mend_files(self, part: SweepRuns) -> bool:
-        """Write the comparison anew where it is gone or damaged, and the page where its links lead
-        to runs that the store has no more. Return whether one was written.
-        """
+        """Write a missing or damaged comparison again, and a page whose links lead to deleted runs
+        of the store. Return whether a file was written."""
         from carft_sweep.sweeps.results.report import has_dead_links, keep
 
         mended = []
@@ -634,9 +634,8 @@ class SweepProjection:
         return bool(mended)
 
     def _send_answer(self, comparison: Comparison, when: int) -> dict[str, str]:
-        """Send the arms of the table and the values of the selected one. Return the tags of the
-        verdict on it.
-        """
+        """Send the arms of the table and the values of the selected arm. Return the tags of its
+        verdict."""
         summaries = arm_summaries(comparison, self._group)
         arms = {RunKey(self._sweep.sweep, arm=arm.label): arm for arm in summaries}
         names = {key.name for key in arms}
@@ -658,7 +657,7 @@ class SweepProjection:
         self._attempt("", what, keep)
 
     def _send_arm(self, key: RunKey, arm: ArmSummary, began: int, when: int) -> None:
-        """Send an arm, unless the store has it as it is."""
+        """Send an arm, unless the store has the same arm already."""
         sent_as = self._sent.sent_as(key.name) or "started"
         if sent_as == arm.sent_as:
             return
@@ -701,10 +700,9 @@ class SweepProjection:
         return {**tags, "mlflow.note.content": "\n\n".join(parts)}
 
     def _log_artifact(self, key: RunKey, file: Path) -> None:
-        """Send a file of a run's or the sweep's folder. One that a link leads to elsewhere is
-        refused: whoever could write the home would be sent any file of whoever sends it. All runs,
-        or all sweeps, may lie behind a link, on a larger disk.
-        """
+        """Send a file of a run's or the sweep's folder. A file behind a link to elsewhere is
+        refused: whoever can write the home could otherwise have any file of the sender sent. The
+        folders of all runs, or of all sweeps, may be links to a larger disk."""
         if file.resolve().is_relative_to(file.parent.parent.resolve()):
             self._attempt(key.name, file.name, lambda: self._store.log_artifact(key, file))
         else:
@@ -718,7 +716,7 @@ class SweepProjection:
             self._attempt(key.name, name, lambda: self._store.log_artifact(key, file))
 
     def _log_metrics(self, key: RunKey, what: str, values: Sequence[Metric]) -> None:
-        """Log values; where the store refuses them, all but those that are at fault."""
+        """Log values; if the store refuses them, log all except those at fault."""
         try:
             self._attempt(key.name, what, lambda: self._store.log_metrics(key, values), split=True)
         except TrackingError as error:
@@ -734,8 +732,8 @@ class SweepProjection:
     ) -> None:
         """Make one call of the store, unless it was refused for good.
 
-        Raises ServiceUnreachable where the store is away, _Postponed where another try may do, and
-        with `split` the TrackingError that blames what was sent.
+        Raises ServiceUnreachable where the store is away, _Postponed where another try may succeed,
+        and with `split` the TrackingError that names the refused record.
         """
         step = (digest, what)
         if step in self.refused:
@@ -796,9 +794,8 @@ def _metrics(values: Mapping[str, float], when: int) -> list[Metric]:
 
 
 def _series(metric: str) -> str:
-    """Return the name of a series: MLflow has a group of charts for all before the last slash, in
-    the order of the alphabet, so the probe of each split is one of a group behind the accuracies.
-    """
+    """Return the name of a series: MLflow groups charts by the text before the last slash, in
+    alphabetical order, so the probe of each split is in a group after the accuracies."""
     if not metric.startswith("context/"):
         return metric
     split, _, kind = metric.removeprefix("context/").rpartition("/")
@@ -815,10 +812,7 @@ def _epoch_metrics(report: Mapping[str, Any]) -> Iterator[Metric]:
 def _result_metrics(
     evaluations: Mapping[str, Mapping[str, Any]], stand: _Stand
 ) -> Iterator[Metric]:
-    """The metrics of every evaluated model.
-
-    What the report of the last epoch has is not sent again.
-    """
+    """Return the metrics of every evaluated model, except those in the report of the last epoch."""
     last: Mapping[str, Any] = stand.history[-1] if stand.history else {"epoch": 0, "metrics": {}}
     epoch = int(last["epoch"])
     for label, evaluation in evaluations.items():
@@ -832,7 +826,8 @@ def _result_metrics(
 
 
 def _ended(stand: _Stand) -> int:
-    """When a run ended, in milliseconds, however late it is sent: a finished one was measured."""
+    """Return when a run ended, in milliseconds: a finished run when it was measured, however late
+    that is sent."""
     if stand.status == "done":
         return max(_modified(_metrics_file(stand.folder, label)) for label in stand.labels)
     ended = None if stand.state is None else stand.state.ended
@@ -847,7 +842,7 @@ def _state_of(name: str, sent_as: str) -> str:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Tell whether the files of a sweep's comparison are there, and none is damaged."""
+    """Return whether all files of a sweep's comparison exist undamaged."""
     try:
         is_read = read_json(folder / COMPARISON) is not None
     except RequestError:
@@ -860,12 +855,13 @@ def _metrics_file(folder: Path, label: str) -> Path:
 
 
 def _modified(file: Path) -> int:
-    """When a file was written, in milliseconds: the same whenever its content is sent."""
+    """Return when a file was written, in milliseconds: the same whenever its content is sent."""
     return file.stat().st_mtime_ns // 1_000_000
 
 
 def _content(files: Sequence[Path], runs: str) -> str:
-    """One word that changes with what the files hold. The report follows from the others."""
+    """Return a word that changes with the files' content. The report follows from the other
+    files."""
     hashed = hashlib.sha256(runs.encode())
     for file in files:
         with suppress(RefusedFile):  # nor is it sent
@@ -874,9 +870,9 @@ def _content(files: Sequence[Path], runs: str) -> str:
 
 
 def project(home: Home, name: str, store: Tracker) -> SweepProjection:
-    """Send what a store lacks of a sweep that nobody drives, after a look at all that it has.
+    """Send all that a store lacks of a sweep without a driver, after a look at the store.
 
-    Raises RequestError while somebody drives it, and ServiceUnreachable where the store is away.
+    Raises RequestError while a driver runs, and ServiceUnreachable where the store is away.
     """
     with undriven(home.sweep(name)):
         projection = SweepProjection(home, find_ledger(home, name), store, is_thorough=True)

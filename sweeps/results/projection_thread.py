@@ -50,7 +50,7 @@ class Projector:
         return self._done >= self._wanted
 
     def wake(self) -> None:
-        """Say that there is news."""
+        """Wake the thread, since there is something to send."""
         with self._changed:
             self._wanted += 1
             self._changed.notify_all()

@@ -33,10 +33,10 @@ logger = logging.getLogger(__name__)
 
 
 def front(values: Mapping[int, Values], maximized: Sequence[bool]) -> set[int]:
-    """Return the trials (by number) on the Pareto front, equal ones with each other.
+    """Return the trials (by number) on the Pareto front, including equal trials.
 
-    One trial beats another when it is as good by every goal and better by one. `maximized` says
-    of each goal whether more is better.
+    A trial beats another when it is as good by every goal and better by one. `maximized` says of
+    each goal whether more is better.
     """
     import numpy as np
 
@@ -59,7 +59,7 @@ STRENGTH: Mapping[str, Literal[1, -1]] = {
 
 
 def comparison(sweep: Ledger, runs: RunStore) -> Comparison:
-    """Compare the runs of a sweep as far as it has come: what it ends with."""
+    """Compare the runs of a sweep, as far as they have come."""
     return compare_sweeps([load_part(sweep, runs)])
 
 
@@ -123,7 +123,7 @@ def _records(runs: RunStore, item: Setting) -> Iterator[RunRecord]:
 
 
 def _undamaged(read: Callable[..., T | None], *place: Any) -> T | None:
-    """Read a file of a run; None where it is damaged, which is said."""
+    """Read a file of a run; return None, with a warning, where it is damaged."""
     try:
         return read(*place)
     except RequestError as error:
@@ -132,9 +132,10 @@ def _undamaged(read: Callable[..., T | None], *place: Any) -> T | None:
 
 
 def _facts(own: Mapping[str, Any], asked: str | None) -> Mapping[str, Any]:
-    """Those of an evaluation, with a note where another sweep measured another epoch's weights.
+    """Return the facts of an evaluation, with a note if another sweep measured another epoch's
+    weights.
 
-    A folder keeps one evaluation of each model, whichever sweep asked for it last.
+    A folder keeps one evaluation of each model, by whichever sweep measured last.
     """
     facts: Mapping[str, Any] = own["facts"]
     if asked is None or facts.get(RESULT) in (None, asked):
@@ -147,7 +148,7 @@ def _facts(own: Mapping[str, Any], asked: str | None) -> Mapping[str, Any]:
 
 
 def state_of(known: RunState | None, *, done: bool) -> State:
-    """The state of a run as a reader sees it: one whose worker is gone is stopped."""
+    """Return the state of a run for readers: a run whose worker is gone is stopped."""
     if known is None:
         return "done" if done else "missing"
     if known.state == "running":
@@ -159,9 +160,10 @@ CONFIG = "config.json"
 
 
 def load_parts(home: Home, names: Sequence[str]) -> list[SweepRuns]:
-    """Load the sweeps of these names. Raises RequestError with the nearest name for an unknown one.
+    """Load the sweeps of these names. Raises RequestError with the nearest name for an unknown
+    name.
 
-    Of several sweeps every run's config is read, of one those of zero-shot models.
+    Of several sweeps every run's config is read, of a single sweep those of zero-shot models.
     """
     runs, wanted = RunStore(home.runs), list(dict.fromkeys(names))
     several = len(wanted) > 1

@@ -53,7 +53,7 @@ def _owner(sweeps: Sequence[Ledger], digest: str) -> Ledger:
 
 
 def _claim(run: RunRecord) -> dict[str, Any] | None:
-    """Return what the run's folder claims to be, where it names its data."""
+    """Return the claim in the run's folder, where the claim names its data."""
     claim: dict[str, Any] | None = None
     if run.folder is not None:
         claim = read_json(run.folder / "config.json", Claim)
@@ -61,7 +61,7 @@ def _claim(run: RunRecord) -> dict[str, Any] | None:
 
 
 def _run_pages(home: Home, sweeps: Sequence[Ledger]) -> RunPages | None:
-    """Return where MLflow shows the runs that it was sent; None where it has no known address."""
+    """Return MLflow's pages of the runs that were sent; None where its address is unknown."""
     place = resolve_location(home.path)
     address = pages_address(place)
     if address is None:
@@ -77,7 +77,7 @@ def _run_pages(home: Home, sweeps: Sequence[Ledger]) -> RunPages | None:
 
 
 def has_dead_links(page: Path, run_ids: Iterable[str]) -> bool:
-    """Tell whether a page that was kept links to other runs of MLflow than these."""
+    """Return whether a stored page links to other runs of MLflow than these."""
     text = read_regular(page).decode(errors="replace") if page.exists() else ""
     return not {*re.findall(r"#/experiments/[^/]+/runs/([^/?]+)", text)} <= {*run_ids}
 
@@ -113,10 +113,10 @@ def provenance(
     options: Sequence[str] = (),
     calibration: tuple[str, ...] = (),
 ) -> Provenance:
-    """Collect what a reader needs to judge the numbers, and to make them again.
+    """Collect what a reader needs to judge the numbers, and to reproduce them.
 
-    `options` are those of `report`. It names neither user nor machine, and does not change until
-    a run does.
+    `options` are those of `report`. The result names neither user nor machine, and does not change
+    until a run does.
     """
     commands, files, names = [], [], [sweep.name for sweep in sweeps]
     for sweep in sweeps:
@@ -231,7 +231,7 @@ def page(
 ) -> Page:
     """Make the report of one sweep, or of several that were compared as one.
 
-    `options` are those of the command that makes it again, beside the sweeps.
+    `options` are those of the command that makes the report again, besides the sweeps.
     """
     from carft_sweep.tracking.charts.data import ChartData
     from carft_sweep.tracking.report.html import document
@@ -252,7 +252,7 @@ def page(
 
 
 def table_page(table: Path, comparison: Comparison, *, options: Sequence[str] = ()) -> Page:
-    """Make the report of a table of results, which no runs stand behind."""
+    """Make the report of a table of results without runs."""
     from carft_sweep.tracking.charts.data import ChartData
     from carft_sweep.tracking.report.html import document
 
@@ -273,10 +273,10 @@ def table_page(table: Path, comparison: Comparison, *, options: Sequence[str] = 
 def keep(
     home: Home, sweep: Ledger, comparison: Comparison, note: Callable[[str], None]
 ) -> list[Path]:
-    """Write the page and its main charts into the sweep's folder. Return the files, or nothing when
-    that failed.
+    """Write the page and its main charts into the sweep's folder. Return the files, or nothing
+    after an error.
 
-    Why it failed is noted: the results that it would show are there without it.
+    The error is noted: the results exist without the page.
     """
     from carft_sweep.tracking.charts import write_figures
 

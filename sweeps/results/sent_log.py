@@ -53,7 +53,7 @@ class SentLog:
         return None if entry is None else entry["as"]
 
     def run_ids(self) -> dict[str, str]:
-        """Return what the store calls the runs that it has, by digest."""
+        """Return the store's ids of the runs that it has, by digest."""
         return {digest: entry["id"] for digest, entry in self.runs.items()}
 
     def record(self, digest: str, run_id: str, sent_as: str) -> None:
@@ -73,9 +73,8 @@ class SentLog:
             self._rewrite()
 
     def correct(self, digest: str, run_id: str | None) -> None:
-        """Let a run be sent again, which the store has otherwise under this id, or lacks. The file
-        follows when the run was sent.
-        """
+        """Mark a run as unsent that the store has differently under this id, or lacks. The file is
+        updated when the run was sent."""
         self._is_stale = True
         if run_id is None:
             self.runs.pop(digest, None)
