@@ -22,7 +22,7 @@ class Emit(Protocol):
     """Prints a result of a command."""
 
     def __call__(self, text: str, /, *, styled: bool = False) -> None:
-        """Print a text; `styled` is one that a PlainConsole rendered, whose escapes are ours."""
+        """Print a text; `styled` was rendered by a PlainConsole, whose escapes are ours."""
 
 
 FAILED = 1
@@ -41,9 +41,8 @@ MODULES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. 0 done; 1 no run succeeded; 2 the request is wrong; 3 interrupted and
-    resumable; 4 a service is unreachable.
-    """
+    """Run a command. Returns 0 done; 1 no run succeeded; 2 the request is wrong; 3 interrupted and
+    resumable; 4 a service is unreachable."""
     from carft_sweep.carft_core.errors import RequestError
 
     stay_private()
@@ -81,7 +80,7 @@ class _StandardError(logging.Handler):
     """Writes to the standard error of the moment: a live display redirects it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record."""
+        """Write a log record to standard error."""
         sys.stderr.write(f"{_printable(self.format(record))}\n")
 
 

@@ -46,7 +46,7 @@ from carft_sweep.tracking.errors import counted
 
 
 def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command. Raises RequestError when the sweep can never be run as it is written."""
+    """Run `check`. Raises RequestError when the sweep can never be run as it is written."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     spec = load_spec(arguments.file, overrides(arguments), arguments.imports)
     home.check()
@@ -86,9 +86,8 @@ class _Supply:
 
 
 def _supply(spec: SweepSpec, given_address: str | None, home: Home) -> _Supply:
-    """Raises RequestError when no machine can ever give what one run takes, ServiceUnreachable when
-    the cluster does not answer.
-    """
+    """Return what runs need and what machines offer. Raises RequestError when no machine can ever
+    offer enough for one run, ServiceUnreachable when the cluster does not answer."""
     if not is_ray(spec, address=given_address):
         machine = this_machine()
         need, at_once, by_memory = share_of_machine(spec, machine)
@@ -107,7 +106,7 @@ def _nodes(address: str, spec: SweepSpec, home: Home) -> tuple[list[Node], tuple
     """Return the nodes of a cluster, once those that could hold a run report that they can serve;
     and warnings.
 
-    They are not asked while there is no home that they could share.
+    Nodes are not checked while there is no home that they could share.
     """
     require_ray()
     from carft_sweep.sweeps.engines.ray_cluster import Cluster, check_nodes
@@ -171,7 +170,7 @@ def _estimate_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
 
 
 def _search_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
-    """Yield what decides how the search goes, and when it ends, besides its method."""
+    """Yield the settings besides the method that decide how the search goes and ends."""
     if estimate.points is not None:
         points = "1 point" if estimate.points == 1 else f"{estimate.points} different points"
         yield (

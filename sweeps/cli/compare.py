@@ -126,7 +126,7 @@ def _selection(text: str) -> dict[str, object]:
 
 @contextmanager
 def written(option: str, place: Path) -> Iterator[None]:
-    """Turn an OSError within that is about the place or what lies there into a RequestError."""
+    """Turn an OSError about the output's path into a RequestError."""
     try:
         yield
     except OSError as error:
@@ -137,7 +137,7 @@ def written(option: str, place: Path) -> Iterator[None]:
 
 
 def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command. Several sweeps are one comparison."""
+    """Run `compare`. Several sweeps are one comparison."""
     if arguments.tracking_uri and not arguments.sweeps:
         return _list(arguments, emit)
     if arguments.flips:
@@ -162,7 +162,7 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _flips(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Print which images one setting wins and loses against another."""
+    """Print the images that a setting wins and loses against another."""
     if arguments.csv or arguments.markdown or arguments.latex:
         raise RequestError("--flips prints one table, or --json")
     sweeps = override_specs(_read(arguments), arguments)
@@ -216,7 +216,8 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
 
 
 def _table(arguments: argparse.Namespace) -> Path | None:
-    """Return the table that is in place of sweeps. Raises RequestError for one beside others."""
+    """Return the table that replaces sweeps. Raises RequestError for a table beside other
+    arguments."""
     if not any(map(is_table, arguments.sweeps)):
         return None
     if len(arguments.sweeps) > 1:
@@ -279,7 +280,7 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command. Several sweeps are one comparison; a table is one too."""
+    """Run `report`. Several sweeps are one comparison, as is a table."""
     # Draws charts.
     from carft_sweep.sweeps.results.artifacts import PAGE
     from carft_sweep.sweeps.results.report import page, table_page

@@ -127,7 +127,7 @@ def _family_as_dict(family: Family, root: Path | None) -> dict[str, Any]:
 
 
 def _family_lines(family: Mapping[str, Any], width: int, *, sought: bool) -> Iterator[str]:
-    """Yield a family as text; `sought` says whether there is a root to look for it in."""
+    """Yield a family as text; `sought` says whether its data root is known."""
     text = f"{family['family']}: {family['summary']}"
     yield from textwrap.wrap(text, width, subsequent_indent="  ")
     if not family["splits"]:
@@ -288,6 +288,6 @@ def _bad_lines(bad: BadImages, refusal: str | None) -> Iterator[str]:
 
 
 def data_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run one of the two. Raises RequestError as it does."""
+    """Run `data list` or `data check`. Raises RequestError as they do."""
     actions = {"list": list_families, "check": check_data}
     return actions[arguments.action](arguments, emit)

@@ -111,7 +111,8 @@ def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _folder(arguments: argparse.Namespace) -> Path:
-    """The export that the first argument names, or that of the sweep's selected model."""
+    """Return the exported model that the first argument names, or an export of the sweep's selected
+    model."""
     from carft_sweep.carft_core.export.export import FACTS
     from carft_sweep.sweeps.results.export import selected_in_cache
 
@@ -142,7 +143,7 @@ def _device(text: str) -> str:
 
 
 def _images(paths: Sequence[Path]) -> Iterator[Path]:
-    """The files, and the images below the folders."""
+    """List the files, and the images below the folders."""
     from carft_sweep.carft_core.data.listing import EXTENSIONS
 
     for path in paths:

@@ -74,7 +74,8 @@ def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _remove(item: Waste, runs: RunStore) -> bool:
-    """Remove something, unless it is of a run that somebody works on by now; return whether."""
+    """Remove a path, unless it is of a run that is worked on by now; return whether it was
+    removed."""
     path = Path(item.path)
     with nullcontext(True) if item.run is None else runs.idle(item.run) as is_idle:
         if is_idle and path.is_dir() and not path.is_symlink():
@@ -94,7 +95,7 @@ MLflow's `.artifact.uploading.`."""
 
 
 def waste(home: Home) -> Iterator[Waste]:
-    """What can go, never of a run or a sweep that somebody works on."""
+    """Yield unneeded paths, never of a run or a sweep that is worked on."""
     runs = RunStore(home.runs)
     used = set(_used(home))
     for digest in runs.digests():
@@ -182,7 +183,8 @@ class Removal:
 
     @classmethod
     def of(cls, home: Home, name: str) -> Removal:
-        """Look what is there. Raises RequestError where a ledger of the home is damaged."""
+        """Look up everything to remove. Raises RequestError where a ledger of the home is
+        damaged."""
         folder, runs = home.sweep(name), RunStore(home.runs)
         generations = _generations(home, name)
         others = {
@@ -237,9 +239,9 @@ class Removal:
         return named_database() is not None or study_file(self.home).exists()
 
     def carry_out(self) -> list[str]:
-        """Remove it, the ledger last, so that a removal that was interrupted can be repeated.
+        """Remove everything, the ledger last, so that an interrupted removal can be repeated.
 
-        Returns what could not be removed and why; then the sweep's folder is left, which knows it.
+        Returns what could not be removed and why; the sweep's folder then remains with its ledger.
         """
         left = [why for why in (self._untrack(), self._remove_studies()) if why is not None]
         runs = RunStore(self.home.runs)
@@ -304,7 +306,7 @@ def remove_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _is_agreed() -> bool:
-    """Ask whoever sits before the terminal; nobody agrees where there is none."""
+    """Ask for agreement at the terminal; without a terminal return False."""
     if not sys.stdin.isatty():
         return False
     sys.stderr.write("Remove it? [y/N] ")

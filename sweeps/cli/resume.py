@@ -55,7 +55,7 @@ def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _is_done(home: Home, ledger: Ledger, *, failed_again: bool) -> bool:
-    """Whether another execution of the sweep as it was run would find nothing to do."""
+    """Return whether another execution of the sweep as it was run would find nothing to do."""
     # A driver lets go when it has sent the end of the sweep: one that was killed has not.
     if summary_of(ledger)["state"] != "done" or (ledger.file.parent / DRIVER).exists():
         return False

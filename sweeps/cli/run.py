@@ -46,10 +46,10 @@ def carry_out(
     fresh: bool = False,
     failed_again: bool = False,
 ) -> int:
-    """Execute a sweep, show how it goes, and say how it ended and how to go on; the exit code.
+    """Execute a sweep with progress, print its result and the next command; return the exit code.
 
-    `address` is of the Ray cluster, where one was named; `resume` knows it again. Raises
-    RequestError when the request cannot be met, ServiceUnreachable when no Ray answers.
+    `address` is of the Ray cluster, where one was named; `resume` reuses it. Raises RequestError
+    when the request cannot be met, ServiceUnreachable when no Ray answers.
     """
     console = PlainConsole(stderr=True)
 
@@ -158,7 +158,8 @@ def _resume(name: str, arguments: argparse.Namespace) -> str:
 
 
 def _causes(failed: Sequence[FailedRun]) -> Iterator[str]:
-    """One run for each of the last causes, the last one last, with the end of its log."""
+    """Yield one run for each of the last causes of failure, the latest last, with the end of its
+    log."""
     by_cause = {(run.kind, run.message): run for run in failed}
     counts = Counter((run.kind, run.message) for run in failed)
     for cause, run in list(by_cause.items())[-CAUSES:]:

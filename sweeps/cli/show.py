@@ -48,7 +48,7 @@ def show_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _front(ledger: Ledger) -> set[int] | None:
-    """Return the numbers of the trials that no other one beats; None with one goal."""
+    """Return the numbers of the trials that no other trial beats; None with a single goal."""
     maximized = [goal["goal"] == "maximize" for goal in goals(ledger.spec)]
     if len(maximized) == 1:
         return None
@@ -113,7 +113,7 @@ def _sweep_as_dict(
 
 
 def _run_as_dict(runs: RunStore, ids: Mapping[str, str], seed: str, digest: str) -> dict[str, Any]:
-    """Return a run; `ids` has those of MLflow by digest."""
+    """Return a run as plain data; `ids` has MLflow's ids by digest."""
     folder = runs.results(digest)
     own, state = measured(folder, UNMERGED), runs.read(digest)
     return {

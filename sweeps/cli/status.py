@@ -86,7 +86,8 @@ class SweepStatus:
 
 
 def sweep_status(home: Home, name: str) -> SweepStatus:
-    """Read what is there now. Raises RequestError with the nearest name for an unknown sweep."""
+    """Read the current state of a sweep. Raises RequestError with the nearest name for an unknown
+    sweep."""
     folder = sweep_folder(home, name)
     driver = holder(folder)
     ledger = newest_generation(home, name)
@@ -121,7 +122,8 @@ def sweep_status(home: Home, name: str) -> SweepStatus:
 
 
 def _total(ledger: Ledger, asked: int) -> int:
-    """How many runs there will be, each counted once; at most, while points are to be chosen."""
+    """Return the number of runs, each counted once; the maximal number while points are to be
+    chosen."""
     baselines, trials = ledger.baselines(), ledger.trials()
     to_come = (asked - len(trials)) * len(ledger.spec["seeds"])
     distinct = len(_digests([*baselines, *trials])) + max(0, to_come)
@@ -131,7 +133,7 @@ def _total(ledger: Ledger, asked: int) -> int:
 
 
 def failed_runs(home: Home, ledger: Ledger, most: int = 5) -> tuple[FailedRun, ...]:
-    """The runs that failed last, by when; at most `most`."""
+    """Return the runs that failed last, by time; at most `most`."""
     runs = RunStore(home.runs)
     trials = sorted(ledger.trials(), key=lambda trial: trial.number)
     open_ones = [trial for trial in trials if trial.state == "running"]
@@ -191,9 +193,8 @@ def _left(
 
 
 def _span(runs: RunStore, state: RunState) -> tuple[float, float] | None:
-    """When a run first reported and when it ended; None of one that reports nothing, or that was
-    interrupted in between.
-    """
+    """Return when a run first reported and when it ended; None for a run without reports, or one
+    that was interrupted in between."""
     epochs = history(runs.folder(state.digest))
     if not epochs or state.ended is None or state.attempts > 1:
         return None
@@ -239,12 +240,12 @@ PAUSE = 2.0
 
 
 def state_word(state: str, *, driven: bool) -> str:
-    """Return what people read for a trial's state: one that nobody runs is not running."""
+    """Return the word for a trial's state: a trial that nobody runs is not running."""
     return "unfinished" if state == "running" and not driven else state
 
 
 def watch_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command. Ctrl-C ends it, and leaves the sweep alone."""
+    """Run `watch`. Ctrl-C ends the command and not the sweep."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     status = sweep_status(home, arguments.sweep)
     console = PlainConsole()
@@ -269,7 +270,7 @@ def as_text(status: SweepStatus, home: str | None = None) -> str:
 
 
 def render(status: SweepStatus, home: str | None = None) -> RenderableType:
-    """A sweep as it stands; `home` is the option as given."""
+    """Describe the state of a sweep; `home` is the option as given."""
     parts: list[RenderableType] = [Text(line, no_wrap=True) for line in _head(status, home)]
     if status.running:
         parts += ["", _running_table(status.running)]

@@ -36,7 +36,7 @@ def submit_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def load_submission(arguments: argparse.Namespace) -> Submission:
-    """Read the sweep with the options of `run`, those behind `--` too. Raises RequestError."""
+    """Read the sweep with the options of `run`, including those after `--`. Raises RequestError."""
     home = arguments.home or os.environ.get(HOME_VARIABLE)
     if not home:
         raise RequestError(

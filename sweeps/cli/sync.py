@@ -71,7 +71,7 @@ class _News(NamedTuple):
 
 
 def _sync(home: Home, name: str, store: Tracker) -> Iterator[_News]:
-    """Send what the tracking store lacks of a sweep."""
+    """Send everything that the tracking store lacks of a sweep."""
     try:
         projection = project(home, name, store)
     except AccessDenied:
@@ -93,7 +93,7 @@ def _sync(home: Home, name: str, store: Tracker) -> Iterator[_News]:
 
 
 def _sync_study(home: Home, name: str) -> Iterator[_News]:
-    """Write what the Optuna studies of a sweep lack."""
+    """Write everything that the Optuna studies of a sweep lack."""
     try:
         count = mend_studies(home, name)
     except ServiceUnreachable as away:
