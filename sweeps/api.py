@@ -41,10 +41,10 @@ def perform(
 ) -> SweepResult:
     """Run a sweep, or resume it.
 
-    `address` is of the Ray cluster, where one was named; `resume` knows it again. `ended` and
+    `address` is of the Ray cluster, where one was named; `resume` reuses it. `ended` and
     `undelivered` are as for `execute`. Raises RequestError when the request cannot be met,
     ServiceUnreachable when no Ray answers, AccessDenied or TrackingError when the tracking server
-    accepts no runs as it is.
+    refuses runs.
     """
     home.prepare()
     check_storage()
@@ -76,8 +76,7 @@ def perform(
 
 def _preflight(store: Tracker, progress: Progress) -> None:
     """Fail on rejected credentials. Continue if the server is unreachable or its host cannot be
-    resolved here: what it lacks is sent later.
-    """
+    resolved on this machine: its records are sent later."""
     try:
         store.preflight()
     except ServiceUnreachable as away:
@@ -102,17 +101,17 @@ def run_sweep(
     fresh: bool = False,
     quiet: bool = False,
 ) -> Comparison:
-    """Run a sweep, or resume it, and return the comparison that it ends with.
+    """Run a sweep, or resume it, and return the final comparison.
 
     `sweep` is a sweep file, a shipped recipe's name, or a sweep file's content as a mapping. `home`
-    is the folder of state, as `--home`; `trust_home` uses one that others own or may write, as
-    `--trust-home`; `overrides` are keys of the file with other values, as
-    `--set` (`{"seeds": 5, "trial.optim.epochs": 3}`); `imports`, `address`, `in_process` and
-    `fresh` are as the options of `carft-sweep run`. Progress goes to standard error unless `quiet`.
+    is the folder of state, as `--home`; `trust_home` uses a home that others own or may write, as
+    `--trust-home`; `overrides` are keys of the file with other values, as `--set` (`{"seeds": 5,
+    "trial.optim.epochs": 3}`); `imports`, `address`, `in_process` and `fresh` are as the options of
+    `carft-sweep run`. Progress goes to standard error unless `quiet`.
 
-    An interruption (the notebook's stop button) ends the sweep after its epoch and returns what
-    there is so far, with a warning; the same call resumes it. Raises RequestError for a wrong
-    request, with every mistake in it, and SweepFailed when no run succeeded.
+    An interruption (the notebook's stop button) ends the sweep after its epoch and returns the
+    comparison so far, with a warning; the same call resumes the sweep. Raises RequestError for a
+    wrong request, with every mistake, and SweepFailed when no run succeeded.
     """
     forget_data()  # in a notebook files change between two calls
     place = find_home(None if home is None else os.fspath(home), trust=trust_home)

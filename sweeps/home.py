@@ -40,15 +40,15 @@ class Home:
 
     @property
     def sweeps(self) -> Path:
-        """One folder for each sweep, named by it."""
+        """Folders of the sweeps, by name."""
         return self.path / "sweeps"
 
     def sweep(self, name: str) -> Path:
-        """The folder of one sweep: its file as run, its summary, its lock."""
+        """Return the folder of a sweep: its file as run, its summary, its lock."""
         return self.sweeps / name
 
     def command(self, *words: str) -> str:
-        """Write a command to type; the home is in it only where it is not found without."""
+        """Write a command to type; add the home only if the command would not find it."""
         is_found = home_folder(None).absolute() == self.path.absolute()
         of_home = () if is_found else ("--home", str(self.path))
         return f"{program()} {shlex.join([*words, *of_home])}"
@@ -58,7 +58,7 @@ class Home:
         return replace(self, path=self.path.absolute())
 
     def check_owner(self) -> None:
-        """Raise RequestError where another account could have written what it holds."""
+        """Raise RequestError where another account could have written the home's content."""
         from carft_sweep.carft_core.errors import RequestError
 
         if self.is_trusted:
@@ -86,8 +86,8 @@ class Home:
     def prepare(self) -> None:
         """Create the folder, with a `.gitignore` that keeps it out of repositories.
 
-        A new one is its user's alone, unless it is shared on purpose. Raises RequestError when it
-        cannot be written, and as `check` and `check_owner` do.
+        A new home is its user's alone, unless it is shared on purpose. Raises RequestError when the
+        folder cannot be written, and as `check` and `check_owner` do.
         """
         from carft_sweep.carft_core.errors import RequestError
 
@@ -128,10 +128,10 @@ class Home:
 def find_home(
     option: str | None, environ: Mapping[str, str] | None = None, *, trust: bool = False
 ) -> Home:
-    """The home that `--home` names, else CARFT_HOME, else `.carft` in the current folder.
+    """Return the home that `--home` names, else CARFT_HOME, else `.carft` in the current folder.
 
-    Raises RequestError for one that another account could have written, unless `trust` or
-    CARFT_SHARED_HOMES says otherwise: what it holds decides what is read, written and run.
+    Raises RequestError for a home that another account could have written, unless `trust` or
+    CARFT_SHARED_HOMES says otherwise: a home's content decides what is read, written and run.
     """
     home = Home(home_folder(option, environ), is_trusted=trust)
     home.check_owner()

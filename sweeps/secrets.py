@@ -30,7 +30,7 @@ _READ: dict[str, Path] = {}
 
 
 def read_from() -> Mapping[str, Path]:
-    """The files that this process has read secrets from, by variable."""
+    """List the files from which this process has read secrets, by variable."""
     return dict(_READ)
 
 

@@ -100,7 +100,7 @@ def check(
 
 
 def select_checks(names: Sequence[str]) -> list[Check]:
-    """Return the checks of these subjects and names, or all. Raises RequestError."""
+    """Return the checks of these subjects and names, or all checks. Raises RequestError."""
     allowed = [*SUBJECTS, *(check.name for check in CHECKS)]
     for name in names:
         if name not in allowed:
@@ -109,7 +109,7 @@ def select_checks(names: Sequence[str]) -> list[Check]:
 
 
 def run_checks(checks: Iterable[Check], home: Home) -> Iterator[tuple[Check, Finding]]:
-    """Run them in turn: each imports what it needs, and they would only wait for each other."""
+    """Run the checks in turn: imports would block each other in parallel."""
     skipped = set()
     for check in checks:
         if check.subject in skipped:
@@ -121,9 +121,9 @@ def run_checks(checks: Iterable[Check], home: Home) -> Iterator[tuple[Check, Fin
 
 
 def examine(check: Check, home: Home) -> list[Finding]:
-    """Run a check; each finding has advice unless it is well. Never raises.
+    """Run a check; each finding that is not well has advice. Never raises.
 
-    The check runs in a thread, which is left behind when it takes longer than its time limit.
+    The check runs in a thread, which is abandoned when it exceeds its time limit.
     """
     findings: list[Finding] = []
     began = time.monotonic()
@@ -153,7 +153,7 @@ def _run(check: Check, home: Home, findings: list[Finding]) -> None:
 
 
 def _finished(finding: Finding, check: Check) -> Finding:
-    """Put it on one line, without secrets, with advice."""
+    """Put a finding on one line, without secrets, with advice."""
     message = hide_secrets(" ".join(finding.message.split()))
     advice = "" if finding.level == "ok" else hide_secrets(finding.advice or check.advice)
     return replace(finding, message=message, advice=advice)

@@ -42,7 +42,7 @@ _ANY = f"{_API}/experiments/get?experiment_id=0"
 
 
 def _server(home: Home) -> TrackingLocation | None:
-    """Return the place where it is a server that speaks HTTP."""
+    """Return MLflow's location if it is a server that speaks HTTP."""
     place = resolve_location(home.path)
     return place if urlsplit(place.named).scheme in ("http", "https") else None
 
@@ -146,7 +146,7 @@ def _experiment(place: TrackingLocation) -> Response:
     seconds=60.0,
 )
 def _artifacts(home: Home) -> Iterator[Finding]:
-    """Check our experiment, or while there is none the one that every server has."""
+    """Check artifacts of our experiment, or of the default experiment while ours does not exist."""
     place = _server(home)
     if place is None:
         return
@@ -257,7 +257,7 @@ def _recorded(home: Home) -> MlflowStore:
     seconds=60.0,
 )
 def _jobs(_: Home) -> Iterator[Finding]:
-    """Check what `submit` sends jobs to, from wherever it is reached."""
+    """Check the job API that `submit` uses."""
     if not os.environ.get("RAY_API_SERVER_ADDRESS"):
         return
     from carft_sweep.sweeps.submit.client import JobClient, unencrypted

@@ -49,7 +49,7 @@ class Folder:
 
     @property
     def name(self) -> str:
-        """As its class is called."""
+        """Name of the folder's class."""
         return self.path.name
 
     @cached_property
@@ -59,7 +59,7 @@ class Folder:
 
     @property
     def filled(self) -> list[Folder]:
-        """The folders in it that have images."""
+        """Subfolders with images."""
         return [folder for folder in self.folders if folder.total]
 
     @property
@@ -106,7 +106,7 @@ class Layout:
 
 
 def recognise_layout(top: Folder) -> Layout:
-    """Match a folder to one of the known layouts; `assumed` says what was guessed.
+    """Match a folder to a known layout; `assumed` says what was guessed.
 
     Raises RequestError when there are no images, or no folders of classes.
     """
@@ -136,7 +136,7 @@ def _role(name: str) -> str | None:
 
 
 def _roles(top: Folder) -> dict[str, Folder]:
-    """Return each role's folder; an exact name goes before one that is only like it."""
+    """Return each role's folder; an exact name has priority over a similar one."""
     roles: dict[str, Folder] = {}
     for folder in sorted(top.filled, key=lambda item: (item.name not in ROLES, item.name)):
         role = _role(folder.name)
@@ -146,7 +146,7 @@ def _roles(top: Folder) -> dict[str, Folder]:
 
 
 def _split_layout(top: Folder, roles: dict[str, Folder]) -> Layout:
-    """`train/` beside `test/`, `val/`, shifts."""
+    """Match `train/` beside `test/`, `val/`, shifts."""
     layout = Layout("train and test", top.path, roles["train"])
     if not layout.train.classes:
         raise RequestError(f"{layout.train.path} has no folders of classes")
@@ -189,7 +189,8 @@ def _split_layout(top: Folder, roles: dict[str, Folder]) -> Layout:
 
 
 def _domain_layout(top: Folder) -> Layout | None:
-    """`<domain>/<class>/<image>`, as DomainBed has it; None when the folders share no classes."""
+    """Match `<domain>/<class>/<image>`, as in DomainBed; return None when the folders share no
+    classes."""
     deep = [folder for folder in top.filled if folder.loose * 2 < folder.total and folder.classes]
     if len(deep) < 2:
         return None
@@ -218,7 +219,7 @@ def _domain_layout(top: Folder) -> Layout | None:
 
 
 def _class_layout(top: Folder) -> Layout:
-    """One folder of classes."""
+    """Match a single folder of classes."""
     layout = Layout("classes", top.path, top)
     layout.assumed += [
         "took each folder for a class; there is no shift to measure",
@@ -261,7 +262,7 @@ class Inventory:
 
     @property
     def test_counts(self) -> dict[str, int]:
-        """How many images of each class are tested."""
+        """Number of test images of each class."""
         if self.layout.test is not None:
             return {name: len(paths) for name, paths in self.splits["test"].items()}
         train = self.splits["train"]
@@ -365,7 +366,7 @@ def usual_side(inventory: Inventory) -> int | None:
 
 
 def find_doubts(inventory: Inventory) -> Iterator[str]:
-    """Yield a sentence for each thing that may not be as it was meant."""
+    """Yield a sentence for each doubt about the folder."""
     layout, splits = inventory.layout, inventory.splits
     few = [name for name, paths in splits["train"].items() if len(paths) < FEW_TO_TRAIN]
     if few:

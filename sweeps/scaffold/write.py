@@ -40,9 +40,9 @@ def family_name(folder: str, taken: Collection[str]) -> str:
 
 
 def class_names(folders: Sequence[str]) -> Mapping[str, str]:
-    """Map each folder to a name: as is with spaces for underscores, without a number before it.
+    """Map each folder to a name: underscores become spaces, a leading number is dropped.
 
-    Folders that would get one name keep their own.
+    Folders that would get the same name keep their own.
     """
     short = {folder: plain_name(NUMBERED.sub("", folder, count=1)) for folder in folders}
     names = list(short.values())
@@ -75,7 +75,7 @@ def budget(images: int) -> tuple[int, int]:
 def family_text(
     inventory: Inventory, name: str, root: str, sweep_file: str, names_file: str
 ) -> str:
-    """Return the family file; `names_file` is empty where there is none."""
+    """Return the text of the family file; `names_file` is empty where there is none."""
     layout, is_listed = inventory.layout, len(inventory.classes) <= MOST_NAMES
     return _TEMPLATES.get_template("family.yaml.j2").render(
         name=name,
@@ -106,7 +106,7 @@ def sweep_text(inventory: Inventory, name: str, family_file: str, side: int | No
 
 
 def quoted(text: str) -> str:
-    """Return a text as YAML, in quotes where it needs them."""
+    """Return a text as YAML, quoted if necessary."""
     if PLAIN.fullmatch(text) and not WORDS.fullmatch(text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
@@ -128,9 +128,9 @@ def write_scaffold(
 ) -> dict[str, Any]:
     """Scan the folder `images`, and write `<name>.family.yaml` and `<name>.yaml` into `out`.
 
-    Returns what `init --json` prints; `problems` are what only the owner of the images can change.
+    Returns what `init --json` prints; `problems` can be solved only by the owner of the images.
 
-    Raises RequestError for a missing folder, for an unknown layout, or when a file is there already
+    Raises RequestError for a missing folder, for an unknown layout, or when a file exists already
     and `force` is not given.
     """
     images, out = images.expanduser().absolute(), out.expanduser().absolute()
@@ -174,14 +174,14 @@ def write_scaffold(
 
 
 def _obstacles(inventory: Inventory) -> Iterator[str]:
-    """Say what stands between the sweep that is written and a verdict."""
+    """Describe what prevents a verdict of the sweep that was written."""
     shifts = (f"ood/{name}" for name in inventory.layout.shifts)
     for it in find_obstacles(seeds=SEEDS, algorithms=TRAINED, splits=["id/test", *shifts]):
         yield it.describe()
 
 
 def _checked_name(name: str | None, images: Path) -> str:
-    """Return `name`, or one made of the folder's. Raises RequestError for a wrong one."""
+    """Return `name`, or a name made of the folder's. Raises RequestError for a wrong name."""
     taken = [family.name for family in FAMILIES.values() if not hasattr(family.open, "__self__")]
     if name is None:
         return family_name(images.name, taken)
@@ -194,7 +194,8 @@ def _checked_name(name: str | None, images: Path) -> str:
 
 
 def _relative(path: Path, out: Path) -> str:
-    """Make it relative below the files that are written, so that both can move together."""
+    """Make a path relative to the written files if it is below their folder, so that both can move
+    together."""
     return str(path.relative_to(out)) if path.is_relative_to(out) else str(path)
 
 

@@ -85,7 +85,7 @@ class JobClient(JobSubmissionClient):
         return answer.status_code == 200
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
-        """Send one request: Ray's own client waits for an answer without a limit."""
+        """Send a request with a time limit, which Ray's own client lacks."""
         seconds = UPLOAD_SECONDS if method == "PUT" else ANSWER_SECONDS
         try:
             answer: requests.Response = super()._do_request(
@@ -105,7 +105,7 @@ class JobClient(JobSubmissionClient):
         return answer
 
     def follow(self, id_: str, emit: Callable[[str], None]) -> JobDetails:
-        """Emit each line of a job's log until the job ends, and return how it ended."""
+        """Emit each line of a job's log until the job ends; return its final status."""
         try:
             asyncio.run(self._tail(id_, emit))
         except BrokenPipeError:  # of whoever reads what is emitted
@@ -162,7 +162,7 @@ def _reason(answer: requests.Response) -> str:
 
 
 def exit_code(job: JobDetails) -> int:
-    """Return the driver's own exit code; 3 for a stopped job, 1 for one that failed otherwise."""
+    """Return the driver's own exit code; 3 for a stopped job, 1 for another failure."""
     if job.status == JobStatus.STOPPED:
         return 3
     if job.status == JobStatus.SUCCEEDED:

@@ -90,7 +90,7 @@ class Submission:
 
     @property
     def root(self) -> Path | None:
-        """The folder that is sent: the repository of the sweep file, else where it is run from.
+        """Folder that is sent: the repository of the sweep file, else the current folder.
 
         None for a recipe without files of the user's own outside of a repository.
         """
@@ -106,8 +106,8 @@ class Submission:
     def entrypoint(self) -> str:
         """Return the job's command: `cd FOLDER && exec python -m carft_sweep run FILE ...`.
 
-        Paths are relative to the current folder, there as here. Raises RequestError for a file
-        that is not sent, and for a secret among the options.
+        Paths are relative to the current folder on both sides. Raises RequestError for a file that
+        is not sent, and for a secret among the options.
         """
         root, start = self.root, Path.cwd().resolve()
         if root is not None and not start.is_relative_to(root):
@@ -152,7 +152,7 @@ def _has_password(word: str) -> bool:
 
 
 def secret_values(environ: Mapping[str, str]) -> list[str]:
-    """Return the values of this environment that must stand in no command and no variable."""
+    """Return the values of this environment that must not occur in a command or variable."""
     return [
         value
         for name, value in environ.items()
