@@ -129,9 +129,9 @@ def _nodes(address: str, spec: SweepSpec, home: Home) -> tuple[list[Node], tuple
 def _obstacle_lines(estimate: SweepEstimate) -> Iterator[str]:
     """Say for what no verdict can come of the sweep, and what would help, in which time."""
     each = estimate.seconds_of_a_run
-    for it in estimate.obstacles:
-        time = "" if each is None else duration(it.runs * each / estimate.at_once)
-        yield it.describe(time)
+    for obstacle in estimate.obstacles:
+        time = "" if each is None else duration(obstacle.runs * each / estimate.at_once)
+        yield obstacle.describe(time)
 
 
 def _estimate_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:

@@ -181,12 +181,12 @@ def _flips(arguments: argparse.Namespace, emit: Emit) -> int:
     heads = ("split", "images", "won", "lost", "net", "net pp", "mean pp")
     rows = [
         (
-            it.split.removeprefix("ood/"),
-            *map(str, (it.images, it.won, it.lost)),
-            f"{it.net:+d}",
-            *(f"{100 * share + 0.0:+.1f}" for share in (it.net / it.images, it.difference)),
+            flip.split.removeprefix("ood/"),
+            *map(str, (flip.images, flip.won, flip.lost)),
+            f"{flip.net:+d}",
+            *(f"{100 * share + 0.0:+.1f}" for share in (flip.net / flip.images, flip.difference)),
         )
-        for it in splits.itertuples()
+        for flip in splits.itertuples()
     ]
     for line in table_lines(heads, rows, right=heads[1:]):
         emit(line)
@@ -267,7 +267,7 @@ def _render(
 
 def _command(arguments: argparse.Namespace) -> str:
     """Repeat the command line, without where the sweeps lie."""
-    names = (Path(it).name if is_table(it) else it for it in arguments.sweeps)
+    names = (Path(name).name if is_table(name) else name for name in arguments.sweeps)
     words = ["carft-sweep", "compare", *names]
     others = ("sweeps", "command", "home", "trust_home", "tracking_uri", "experiment", "verbose")
     for name, value in vars(arguments).items():
@@ -275,7 +275,7 @@ def _command(arguments: argparse.Namespace) -> str:
             continue
         option = f"--{name.replace('_', '-')}"
         values = value if isinstance(value, list) else [value]
-        words += [option] if value is True else [w for one in values for w in (option, str(one))]
+        words += [option] if value is True else [w for item in values for w in (option, str(item))]
     return shlex.join(words)
 
 
@@ -325,7 +325,9 @@ def _options(arguments: argparse.Namespace) -> list[str]:
     options = {name: getattr(arguments, name) for name in _OVERRIDES}
     if arguments.reference != REFERENCE:
         options["reference"] = arguments.reference
-    return [f"--{name.replace('_', '-')}={it}" for name, it in options.items() if it is not None]
+    return [
+        f"--{name.replace('_', '-')}={text}" for name, text in options.items() if text is not None
+    ]
 
 
 def _usual_place(home: Home, sweeps: list[Ledger], name: str) -> Path:

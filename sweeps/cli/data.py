@@ -46,7 +46,7 @@ def data_config(arguments: argparse.Namespace) -> DataConfig:
     Raises InvalidConfig with every mistake at once.
     """
     family: str = arguments.family
-    overrides = [*arguments.overrides, *(f"{key}={it}" for key, it in keys(arguments).items())]
+    overrides = [*arguments.overrides, *(f"{key}={text}" for key, text in keys(arguments).items())]
     document = SpecDocument("{}", "data")
     import_all(document, Path.cwd(), arguments.imports)
     document.set(_FAMILY, family, Place(COMMAND_LINE - 1, family))

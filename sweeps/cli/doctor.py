@@ -38,11 +38,11 @@ def doctor_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 def _summary(levels: Sequence[str]) -> str:
     parts = []
-    for level, one, several in (
+    for level, singular, plural in (
         ("wrong", "thing is wrong", "things are wrong"),
         ("unreachable", "service does not answer", "services do not answer"),
         ("warning", "warning", "warnings"),
     ):
         if count := levels.count(level):
-            parts.append(f"{count} {one if count == 1 else several}")
+            parts.append(f"{count} {singular if count == 1 else plural}")
     return f"{', '.join(parts)}." if parts else "All is well."

@@ -170,8 +170,10 @@ def _prediction_lines(image: Path, prediction: Prediction) -> Iterator[str]:
     yield from _guesses(prediction.classes, indent=2)
     if prediction.contexts:
         yield "  seen as"
-        seen = [it._replace(name=it.name.replace("{}", "…")) for it in prediction.contexts]
-        yield from _guesses(seen, indent=4)
+        guesses = [
+            guess._replace(name=guess.name.replace("{}", "…")) for guess in prediction.contexts
+        ]
+        yield from _guesses(guesses, indent=4)
 
 
 def _guesses(guesses: Sequence[Guess], *, indent: int) -> Iterator[str]:

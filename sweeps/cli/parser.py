@@ -41,7 +41,7 @@ class _Versions(argparse.Action):
         """Exit with 0."""
         from carft_sweep.carft_core.requirements import installed_version
 
-        lines = [f"{it} {installed_version(it) or '(not installed)'}" for it in PACKAGES]
+        lines = [f"{name} {installed_version(name) or '(not installed)'}" for name in PACKAGES]
         lines.insert(1, f"Python {platform.python_version()}")
         sys.stdout.write("".join(f"{line}\n" for line in lines))
         parser.exit()

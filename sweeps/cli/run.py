@@ -116,7 +116,7 @@ def _next_words(
     of_home = ["--home", arguments.home] if arguments.home else []
     yield f"All sweeps: {program()} {shlex.join(['ui', *of_home])}"
     verdict = ended.comparison.answer.verdict
-    obstacle = next((it for it in ended.obstacles if it.override), None)
+    obstacle = next((gap for gap in ended.obstacles if gap.override), None)
     override = None
     if obstacle is not None:
         yield f"{obstacle.reason}. With {obstacle.runs} more runs it is:"
@@ -126,9 +126,9 @@ def _next_words(
         override = f"confirm_seeds={SEEDS_FOR_CLAIM}"
     if override is not None:
         key = override.partition("=")[0]
-        others = [it for it in spec.overrides if it.partition("=")[0].strip() != key]
-        sets = [word for it in (*others, override) for word in ("--set", it)]
-        imports = [word for it in arguments.imports for word in ("--import", it)]
+        others = [text for text in spec.overrides if text.partition("=")[0].strip() != key]
+        sets = [word for text in (*others, override) for word in ("--set", text)]
+        imports = [word for module in arguments.imports for word in ("--import", module)]
         file = spec.source_path.stem if is_recipe(spec.source_path) else str(spec.source_path)
         yield f"  {program()} {shlex.join(['run', file, *of_home, *imports, *sets])}"
 

@@ -86,8 +86,7 @@ class SweepStatus:
 
 
 def sweep_status(home: Home, name: str) -> SweepStatus:
-    """Read the current state of a sweep. Raises RequestError with the nearest name for an unknown
-    sweep."""
+    """Read a sweep's current state. Raises RequestError, with the nearest name, for no sweep."""
     folder = sweep_folder(home, name)
     driver = holder(folder)
     ledger = newest_generation(home, name)

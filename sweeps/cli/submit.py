@@ -43,8 +43,8 @@ def load_submission(arguments: argparse.Namespace) -> Submission:
             "where is the home? Give an absolute path that every node of the cluster sees, with "
             f"--home or {HOME_VARIABLE}"
         )
-    options = [word for it in arguments.overrides for word in ("--set", it)]
-    options += [word for it in arguments.profiles for word in ("--profile", it)]
+    options = [word for text in arguments.overrides for word in ("--set", text)]
+    options += [word for name in arguments.profiles for word in ("--profile", name)]
     options += [TRUST_OPTION] if arguments.trust_home else []
     options += arguments.more
     run = parse(["run", arguments.file, *options])

@@ -66,7 +66,7 @@ def _pages(home: Home, place: TrackingLocation, address: str) -> Iterator[str]:
         yield f"MLflow shows experiment {place.experiment} at {address}"
         return
     every = sorted(summaries(home), key=lambda summary: summary["updated"], reverse=True)
-    ids_of = {it["name"]: SentLog(home.sweep(it["name"]), place).run_ids() for it in every}
+    ids_of = {row["name"]: SentLog(home.sweep(row["name"]), place).run_ids() for row in every}
     newest = [(name, ids) for name, ids in ids_of.items() if ids.get("")][:LINKED_SWEEPS]
     runs = runs_page(experiment, SWEEPS if newest else "")
     yield f"MLflow shows experiment {place.experiment} at {address}/{runs}"

@@ -144,8 +144,8 @@ def _cuda(index: int) -> Iterator[Finding]:
     name = f"cuda:{index} {gpu.name}"
     try:
         free, total = torch.cuda.mem_get_info(index)
-        one = torch.ones(64, 64, device=torch.device("cuda", index))
-        if float((one @ one)[0, 0]) != 64:
+        ones = torch.ones(64, 64, device=torch.device("cuda", index))
+        if float((ones @ ones)[0, 0]) != 64:
             raise RuntimeError("a product of matrices is wrong")
     except RuntimeError as error:  # CUDA's errors; out of memory is one of them
         yield wrong(f"{name}: {str(error).splitlines()[0]}")

@@ -348,8 +348,7 @@ class Hardware:
 
 
 def hardware_here(gpus: float | None, cpus: int | None) -> Hardware:
-    """Return the hardware of a run on this machine: some GPUs, or a share of one; None takes
-    all."""
+    """Return the hardware of a run on this machine: `gpus` of its GPUs; None takes all."""
     import torch
 
     from carft_sweep.carft_core.training.numerics import resolve_precision

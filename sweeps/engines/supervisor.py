@@ -171,8 +171,7 @@ _KERNEL_COUNTS = Path("/proc/vmstat")
 
 
 def oom_kills() -> int:
-    """Count the processes that the kernel has killed for lack of memory; 0 where that is
-    unknown."""
+    """Count the processes killed for lack of memory; 0 where the kernel does not say."""
     try:
         text = _KERNEL_COUNTS.read_text(encoding="utf-8")
     except OSError:

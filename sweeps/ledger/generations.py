@@ -100,7 +100,7 @@ class Invocation:
 
     def with_override(self, key: str, value: object) -> Invocation:
         """Override one key of the file, in the place of earlier overrides of it."""
-        others = [one for one in self.overrides if one.partition("=")[0].strip() != key]
+        others = [text for text in self.overrides if text.partition("=")[0].strip() != key]
         return replace(self, overrides=(*others, f"{key}={value}"))
 
     def load(self, folder: Path, vet: Vet) -> tuple[SweepSpec, str | None]:
@@ -133,8 +133,7 @@ class Invocation:
 
     @contextlib.contextmanager
     def working_directory(self) -> Iterator[str | None]:
-        """Change to the working folder of `run` for the context; yield a message if it was
-        deleted."""
+        """Work in the folder of `run` for the context; yield a message if it was deleted."""
         before, there = Path.cwd(), Path(self.folder or Path(self.file).parent)
         try:
             os.chdir(there)

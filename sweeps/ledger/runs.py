@@ -94,8 +94,7 @@ class Lease:
         return abs(time.time() - self.renewed) >= RENEW_AFTER
 
     def is_live(self) -> bool:
-        """Return whether the claimant runs on this host, or renewed the lease lately on another
-        host."""
+        """Return whether the claimant runs on this host, or renewed lately on another host."""
         if self.owner in _ENDED:
             return False
         if self.host != socket.gethostname():
@@ -111,8 +110,7 @@ class Lease:
 
 
 def process_start(pid: int) -> str | None:
-    """Return the start time of a process in ticks since boot; None where the system has no such
-    record."""
+    """Return a process's start time in ticks since boot; None where the system has none."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
@@ -195,8 +193,7 @@ class RunStore:
         end_claimant(self.owner)
 
     def folder(self, digest: str) -> Path:
-        """Return the work folder of a run. Raises RequestError for a digest that leads
-        elsewhere."""
+        """Return a run's work folder. Raises RequestError for a digest that leads elsewhere."""
         if not is_plain_name(digest):
             raise RequestError(f"{digest!r} is no digest of a run, as the ledger of a sweep has it")
         return self.path / digest
@@ -372,8 +369,7 @@ class RunStore:
             yield not self.is_live(digest)
 
     def remove(self, digest: str) -> bool:
-        """Remove a run and its backup; return False, without a change, if a claimant works on the
-        run."""
+        """Remove a run and its backup; return False if a claimant works on the run."""
         with self.idle(digest) as is_idle:
             if not is_idle:
                 return False
@@ -412,8 +408,7 @@ class RunStore:
 
 
 def set_aside(folder: Path) -> Path:
-    """Rename a folder that is to be removed, so that it disappears at once; `clean` knows the
-    name."""
+    """Rename a folder to be removed, so that it disappears at once; `clean` knows the name."""
     aside = folder.with_name(f".{folder.name.lstrip('.')}.{uuid.uuid4().hex[:8]}")
     folder.rename(aside)
     return aside

@@ -63,8 +63,7 @@ def study_file(home: Home) -> Path:
 
 
 def named_database(environ: Mapping[str, str] | None = None) -> Database | None:
-    """Return the database in CARFT_OPTUNA_STORAGE. Raises TrackingError if it is no database's
-    URL."""
+    """Return the database in CARFT_OPTUNA_STORAGE. Raises TrackingError for an invalid URL."""
     uri = (os.environ if environ is None else environ).get(STORAGE_VARIABLE, "").strip()
     if not uri:
         return None
@@ -236,8 +235,7 @@ class StudyProjection:
         self._study: _Study | None = None
 
     def update(self) -> None:
-        """Write the missing part of the study. Raises any error of the storage; call it again
-        then."""
+        """Write the missing part of the study. Raises any error of the storage; call again then."""
         study, self._study = self._study or self._open(), None
         study.update()
         self._study = study  # after an error it is compared with the ledger again
@@ -338,8 +336,7 @@ class _Study:
         return frozen_trial(trial, self._parameters, goal_count, self._distributions)
 
     def _opened(self) -> Study:
-        """Open the study, if it belongs to this ledger, however far behind; else create a new
-        study."""
+        """Open the study of this ledger, however far behind; else create a new study."""
         import optuna
 
         directions = self._directions
@@ -371,7 +368,7 @@ class _Study:
             return False
         if not there.state.is_finished():
             return there.intermediate_values.keys() <= wanted.intermediate_values.keys()
-        reports = (str(sorted(one.intermediate_values.items())) for one in (there, wanted))
+        reports = (str(sorted(trial.intermediate_values.items())) for trial in (there, wanted))
         return (
             there.state == wanted.state and there.values == wanted.values and len({*reports}) == 1
         )

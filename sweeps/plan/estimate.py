@@ -67,8 +67,7 @@ class TimingHistory:
         self._runs = runs
 
     def times_of(self, config: TrialConfig) -> RunTimes | None:
-        """Return the median times of the most similar runs to one with a resolved device, if
-        any."""
+        """Return the median times of the earlier runs that are most like one, if any."""
         alike = self._alike(config)
         same = [run for run in alike if run.config["algorithm"]["name"] == config.algorithm.name]
         # Medians: a run that slept for a night counts no more than another.
@@ -259,7 +258,7 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     for tasks in settings:
         estimate.rows.append(_row(estimate, tasks, runs, seen))
     zero_shots = (task for tasks in settings for task in tasks if _is_zero_shot(task.config))
-    deviations = dict.fromkeys(it for task in zero_shots for it in _deviations(task, runs))
+    deviations = dict.fromkeys(note for task in zero_shots for note in _deviations(task, runs))
     estimate.calibration = calibration.sentences(deviations)
     estimate.warnings += calibration.warnings(deviations)
     estimate.done, estimate.to_evaluate, estimate.to_train = (
@@ -313,8 +312,10 @@ def _unchanged(
 def _known_confirmations(planner: Planner, ledger: Ledger | None) -> Iterator[list[RunTask]]:
     """Yield what was chosen when the sweep last ended, if its runs would be the same now."""
     if ledger is not None and planner.spec.confirm_seeds:
-        for it in ledger.confirmations():
-            yield from _unchanged(it.runs, partial(planner.confirmation, it.algorithm, it.params))
+        for arm in ledger.confirmations():
+            yield from _unchanged(
+                arm.runs, partial(planner.confirmation, arm.algorithm, arm.params)
+            )
 
 
 def _known_soups(planner: Planner, ledger: Ledger | None, item: After) -> Iterator[list[RunTask]]:

@@ -141,8 +141,7 @@ def describe_power(data: FamilyData, seeds: int, id_margin: float) -> str:
 
 
 def _extended(seeds: Sequence[int]) -> str:
-    """Write the seeds that a claim needs, the present ones first: `5` where they are 0, 1, 2,
-    ..."""
+    """List the seeds that a claim needs, these first: `5` where they are 0, 1, 2, ..."""
     if list(seeds) == list(range(len(seeds))):
         return str(SEEDS_FOR_CLAIM)
     first = max(seeds) + 1

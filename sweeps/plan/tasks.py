@@ -97,7 +97,9 @@ class Planner:
             return _role(point.config) == "soup", point.config.algorithm.trains
 
         points = sorted(self.spec.baseline_configs(), key=order)
-        return [list(self._tasks(_role(it.config), it.params, it.config)) for it in points]
+        return [
+            list(self._tasks(_role(point.config), point.params, point.config)) for point in points
+        ]
 
     def trial(self, params: Mapping[str, Any], number: int | None = None) -> list[RunTask]:
         """Plan one trial: a run for each seed."""
@@ -166,8 +168,8 @@ class Planner:
             check_measured(goal.name, config, data)
 
     def _note_once(self, config: TrialConfig, more: Iterable[str]) -> None:
-        opened = (open_data(config.data), *other_data(config.data, config.eval).values())
-        for text in (*(text for data in opened for text in data.notes), *more):
+        families = (open_data(config.data), *other_data(config.data, config.eval).values())
+        for text in (*(text for data in families for text in data.notes), *more):
             if self._note is not None and text not in self._noted:
                 self._noted.add(text)
                 self._note(text)

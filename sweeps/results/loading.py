@@ -53,7 +53,7 @@ def load_comparison(
     """
     if not sweeps:
         raise TypeError("load_comparison needs the name of a sweep")
-    tables = [it for it in sweeps if not isinstance(it, (str, Path)) or is_table(it)]
+    tables = [name for name in sweeps if not isinstance(name, (str, Path)) or is_table(name)]
     if tables and (len(sweeps) > 1 or tracking_uri):
         raise TypeError("a table is compared alone, neither with others nor from a server")
     names = [] if tables else [*map(str, sweeps)]

@@ -438,7 +438,7 @@ class SweepProjection:
     def _record_end(self, key: RunKey, sent_as: str) -> None:
         """Record that a run was sent to its end; the next driver tries refused records again."""
         name, refused = key.name, {name for name, _ in self.refused}
-        if name in refused or (not name and any(one.startswith(ARM) for one in refused)):
+        if name in refused or (not name and any(other.startswith(ARM) for other in refused)):
             sent_as += " not whole"
         self._sent.record(name, self._store.run_id(key) or "", sent_as)
         self._started.discard(name)
@@ -477,7 +477,7 @@ class SweepProjection:
         sweep began: its own run says that. It was made under the last driver before its end.
         """
         until = None if state is None else state.ended
-        before = [it for it in self._executions if until is None or it["at"] <= until]
+        before = [start for start in self._executions if until is None or start["at"] <= until]
         tags: Mapping[str, str] = (before or [{}])[-1].get("tags", {})
         return {name: text for name, text in tags.items() if self._first_tags.get(name) != text}
 

@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 def _owner(sweeps: Sequence[Ledger], digest: str) -> Ledger:
     """Return the sweep that has a run, of several the first."""
-    owners = (one for one in sweeps for item in one.settings() if digest in item.runs.values())
+    owners = (part for part in sweeps for item in part.settings() if digest in item.runs.values())
     return next(owners, sweeps[0])
 
 
@@ -149,7 +149,7 @@ def _facts(home: Home, sweeps: Sequence[Ledger], comparison: Comparison) -> Iter
         if values:
             yield title, values
     for sweep in sweeps:
-        ran_with = _distinct(describe_code(one["tags"]) for one in sweep.executions)
+        ran_with = _distinct(describe_code(start["tags"]) for start in sweep.executions)
         if ran_with:
             yield f"{sweep.name} ran with", ran_with
     yield "this page was made with", (describe_code(provenance_tags()),)
@@ -186,8 +186,8 @@ def _command(sweep: Ledger) -> tuple[str, tuple[str, str] | None]:
     except RequestError:
         return f"carft-sweep run {sweep.name}.yaml", None
     file = Path(before.file).name
-    words = [file, *(word for one in before.overrides for word in ("--set", one))]
-    words += [word for one in before.imports for word in ("--import", _last_part(one))]
+    words = [file, *(word for text in before.overrides for word in ("--set", text))]
+    words += [word for module in before.imports for word in ("--import", _last_part(module))]
     text = read_text(sweep.file.parent / COPY, follow=False)
     command = f"carft-sweep run {shlex.join(map(without_user, words))}"
     return command, (file, without_user(text))

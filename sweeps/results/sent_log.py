@@ -83,6 +83,6 @@ class SentLog:
 
     def _rewrite(self) -> None:
         place = {"place": self.place, "experiment": self.experiment}
-        entries = [{name: it for name, it in place.items() if it}, *self.runs.values()]
+        entries = [{name: entry for name, entry in place.items() if entry}, *self.runs.values()]
         self._is_stale = False
         write_text(self.file, "".join(f"{json.dumps(entry)}\n" for entry in entries))

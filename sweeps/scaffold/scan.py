@@ -71,7 +71,7 @@ class Folder:
 def scan_folder(path: Path, above: tuple[tuple[int, int], ...] = ()) -> Folder:
     """Scan everything below a folder. Raises OSError for what cannot be read."""
     status = path.stat()
-    here = (status.st_dev, status.st_ino)
+    inode = (status.st_dev, status.st_ino)
     loose = 0
     folders: list[Folder] = []
     for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
@@ -79,9 +79,9 @@ def scan_folder(path: Path, above: tuple[tuple[int, int], ...] = ()) -> Folder:
             continue
         if entry.is_dir():
             status = entry.stat()
-            if (status.st_dev, status.st_ino) in (*above, here):
+            if (status.st_dev, status.st_ino) in (*above, inode):
                 continue  # a link into a circle
-            folders.append(scan_folder(path / entry.name, (*above, here)))
+            folders.append(scan_folder(path / entry.name, (*above, inode)))
         else:
             loose += entry.name.lower().endswith(EXTENSIONS)
     return Folder(path, loose, tuple(folders))
@@ -201,7 +201,8 @@ def _domain_layout(top: Folder) -> Layout | None:
     layout = Layout("domains", top.path, own)
     for folder in others:
         layout.shifts[_shift_name(folder.name, layout.shifts)] = folder
-    why = "which has the most images" if own.total > max(it.total for it in others) else "the first"
+    is_largest = own.total > max(folder.total for folder in others)
+    why = "which has the most images" if is_largest else "the first"
     several = f"; the shifts are {', '.join(layout.shifts)}"
     rest = several if len(others) > 1 else f", and {next(iter(layout.shifts))} is a shift"
     layout.assumed += [
@@ -244,7 +245,7 @@ def _shift_name(folder: str, taken: Collection[str]) -> str:
     """Return a name that a metric can have."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", folder).strip("_") or "shift"
     candidates = (name if n == 1 else f"{name}_{n}" for n in itertools.count(1))
-    return next(one for one in candidates if one != "mean" and one not in taken)
+    return next(name for name in candidates if name != "mean" and name not in taken)
 
 
 @dataclass
@@ -282,8 +283,8 @@ def list_images(layout: Layout) -> Inventory:
     def listing(folder: Folder | None) -> Listing:
         folders = () if folder is None else folder.folders
         return {
-            one.name: dict(sorted(images(layout.root, layout.below(one), problems)))
-            for one in folders
+            folder.name: dict(sorted(images(layout.root, layout.below(folder), problems)))
+            for folder in folders
         }
 
     train, val, test = listing(layout.train), listing(layout.val), listing(layout.test)
@@ -325,10 +326,10 @@ def list_images(layout: Layout) -> Inventory:
 def _usable_classes(layout: Layout, train: Listing, test: Listing) -> tuple[str, ...]:
     """Return the classes that every in-distribution split can have; note which are left out."""
     least = 1 + (layout.test is None) + (layout.val is None)
-    few = [name for name, paths in train.items() if len(paths) < least]
+    small = [name for name, paths in train.items() if len(paths) < least]
     amount = f"fewer than {least} images" if least > 1 else "no images"
-    _leave_out(layout, few, f"train has {amount} of it")
-    classes = [name for name in train if name not in few]
+    _leave_out(layout, small, f"train has {amount} of it")
+    classes = [name for name in train if name not in small]
     if layout.test is not None:
         untested = [name for name in classes if not test.get(name)]
         _leave_out(layout, untested, f"{layout.test.name}/ has no images of it")
@@ -374,9 +375,9 @@ def find_doubts(inventory: Inventory) -> Iterator[str]:
     counts = {"the test": sum(inventory.test_counts.values())}
     for name in layout.shifts:
         counts[f"the shift {name}"] = sum(map(len, splits[name].values()))
-        lacking = [one for one in inventory.classes if one not in splits[name]]
+        lacking = [label for label in inventory.classes if label not in splits[name]]
         if lacking:
-            there = len(inventory.classes) - len(lacking)
+            present = len(inventory.classes) - len(lacking)
             yield (
                 f"the shift {name} has {there} of {len(inventory.classes)} classes, not "
                 f"{join_names(lacking)}; on it the model chooses among its own alone"

@@ -163,7 +163,7 @@ def write_scaffold(
         "root": str(inventory.layout.root),
         "train": inventory.layout.below(inventory.layout.train),
         "counts": {
-            split: {one: len(paths) for one, paths in by_class.items()}
+            split: {label: len(paths) for label, paths in by_class.items()}
             for split, by_class in inventory.splits.items()
         },
         "assumed": inventory.layout.assumed,
@@ -176,8 +176,8 @@ def write_scaffold(
 def _obstacles(inventory: Inventory) -> Iterator[str]:
     """Describe what prevents a verdict of the sweep that was written."""
     shifts = (f"ood/{name}" for name in inventory.layout.shifts)
-    for it in find_obstacles(seeds=SEEDS, algorithms=TRAINED, splits=["id/test", *shifts]):
-        yield it.describe()
+    for obstacle in find_obstacles(seeds=SEEDS, algorithms=TRAINED, splits=["id/test", *shifts]):
+        yield obstacle.describe()
 
 
 def _checked_name(name: str | None, images: Path) -> str:

@@ -261,8 +261,7 @@ class SweepDriver:
         return bool(self._queue)
 
     def _job(self, task: RunTask) -> Job | None:
-        """Return the job that a run still needs; None when the run is settled or claimed
-        elsewhere."""
+        """Return the job that a run still needs; None when it is settled or claimed elsewhere."""
         trial = self._trial(task)
         if task.digest in self.outcomes:
             if trial is None or not trial.pruned:  # what is pruned is counted off already

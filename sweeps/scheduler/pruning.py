@@ -37,8 +37,7 @@ class SeedwisePruner:
     """
 
     def __init__(self, rule: EarlyTerminate, goal: Goal) -> None:
-        """Make the pruner. `rule.metric` names the values in the reasons; `goal` is its
-        direction."""
+        """Make the pruner: `rule.metric` names values in the reasons, `goal` is its direction."""
         self._rule, self._goal = rule, goal
         self._sign = 1 if goal == "maximize" else -1
         self._studies: list[Study] = []
@@ -104,10 +103,10 @@ class SeedwisePruner:
         seeds = [self._values.get((trial, seed), {}) for seed in range(seed_index + 1)]
         mean = sum(seed.get(epoch, math.nan) for seed in seeds) / len(seeds)
         self._means.setdefault(key, {})[epoch] = mean
-        told = self._told(key, mean)
+        reported = self._told(key, mean)
         if key not in self._trials:
             self._trials[key] = self._study(seed_index).ask()
-        self._trials[key].report(told, epoch)
+        self._trials[key].report(reported, epoch)
         return self._trials[key]
 
     def _told(self, key: tuple[int, int], mean: float) -> float:

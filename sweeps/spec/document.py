@@ -238,8 +238,7 @@ class SpecDocument:
     """The data of a sweep file with the place of each value, and the mistakes found so far."""
 
     def __init__(self, text: str, source: str, needs: str = NEEDS) -> None:
-        """Read the file. Raises RequestError when its text is no YAML mapping; `needs` says what it
-        must hold."""
+        """Read a YAML mapping. Raises RequestError for other text; `needs` says what must be in."""
         try:
             document = parse(text)
         except YamlError as error:

@@ -87,9 +87,9 @@ def check_measured(name: str, config: TrialConfig, data: FamilyData) -> None:
         return
     family, known_splits = config.data.family, dict.fromkeys(n.rpartition("/")[0] for n in known)
     if of_splits and split in known_splits:
-        kinds = [one.rpartition("/")[2] for one in known if one.rpartition("/")[0] == split]
+        kinds = [name.rpartition("/")[2] for name in known if name.rpartition("/")[0] == split]
         raise RequestError(f"metric: {family} has no {name}; of {split} it has {', '.join(kinds)}")
-    measured = ", ".join(one for one in known_splits if one.startswith(("id/", "ood/")))
+    measured = ", ".join(name for name in known_splits if name.startswith(("id/", "ood/")))
     raise RequestError(f"metric: {family} has no {name}; it is measured on {measured}")
 
 
@@ -100,7 +100,7 @@ def _names(config: TrialConfig, data: FamilyData) -> Iterator[str]:
     family = FAMILIES[config.data.family]
     splits = {"id/val": data.val or data.train, **data.measured()}
     grouped = {name: split.groups is not None for name, split in splits.items()}
-    grouped |= {name: all(grouped[of] for of in it.of) for name, it in data.derived.items()}
+    grouped |= {name: all(grouped[of] for of in mean.of) for name, mean in data.derived.items()}
     grouped |= {name: any(grouped[of] for of in shifts) for name, shifts in data.own_means.items()}
     in_mean = [name for name in data.measured() if name[:4] == "ood/"]
     in_mean = [name for name in in_mean if name not in data.outside_mean]

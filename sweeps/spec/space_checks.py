@@ -400,9 +400,9 @@ class TrialSpace:
 
     def _members(self, name: str, place: Route) -> TrialConfig | None:
         """Return the config of the runs that a soup is made of, but for what varies, if any."""
-        played: dict[str, Mapping[str, Any]] = {one: {"name": one} for one in self.algorithms}
+        played: dict[str, Mapping[str, Any]] = {name: {"name": name} for name in self.algorithms}
         played |= {str(baseline["name"]): baseline for baseline in self.baselines}
-        trained = {one: fields for one, fields in played.items() if ALGORITHMS[one].trains}
+        trained = {name: fields for name, fields in played.items() if ALGORITHMS[name].trains}
         if name not in trained:
             kind = "algorithm of this sweep that trains"
             self.document.add_error(place, unknown(kind, name, trained))

@@ -62,7 +62,7 @@ def _root_field(document: SpecDocument) -> str | None:
     """Return the field that CARFT_DATA sets, if the sweep leaves that field open."""
     default = DataConfig.model_fields["family"].default
     names = [name or default for name in document.field_values("data.family")]
-    if all(isinstance(it, str) and it in FAMILIES and FAMILIES[it].folders for it in names):
+    if all(isinstance(name, str) and name in FAMILIES and FAMILIES[name].folders for name in names):
         data = document.get(("trial", "data"))
         if data is not None and not isinstance(data, Mapping):
             return None  # which is reported when the trial is checked
@@ -248,8 +248,7 @@ class SweepSpec(Settings):
         return self._runs_of(self.typical_config())
 
     def expected_runs(self, number: int) -> int:
-        """Return the maximal number of runs of a trial; none where the trial must repeat
-        another."""
+        """Return the maximal number of runs of a trial; 0 where it repeats another's runs."""
         if number >= self.distinct_trials:
             return 0
         if self.is_adaptive or not any(item.name in SEEDING for item in self.parameters):

@@ -58,7 +58,7 @@ def source_digest() -> str:
     # A pattern of all files would pass over folders that are links.
     for files in (
         SOURCES_ROOT.glob("*.py"),
-        *((SOURCES_ROOT / it).rglob("*.py") for it in SUBPACKAGES),
+        *((SOURCES_ROOT / name).rglob("*.py") for name in SUBPACKAGES),
     ):
         for file in sorted(files):
             digest.update(f"{file.relative_to(SOURCES_ROOT)}\n".encode() + file.read_bytes())
@@ -174,8 +174,8 @@ def refuse_unimported(sweep: Mapping[str, Any], imports: Sequence[str]) -> None:
                 file = None if top == "__main__" else module_place(top)
                 is_brought = top in brought
             if not is_brought:
-                here, path = Path.cwd(), file or Path(f"{name}.py")
-                item = path.relative_to(here) if path.is_relative_to(here) else path
+                cwd, path = Path.cwd(), file or Path(f"{name}.py")
+                item = path.relative_to(cwd) if path.is_relative_to(cwd) else path
                 problems.append(
                     Problem(
                         (),
@@ -397,8 +397,7 @@ def _from_file(text: str, folder: Path, name: str) -> TemplateSet:
 
 
 def _is_ours(name: str, family: str) -> bool:
-    """Return whether a template set of this name comes from an earlier text of the family's
-    file."""
+    """Return whether a template set comes from an earlier text of the family's file."""
     known = FAMILIES.get(family)
     return known is not None and _declared(known) is not None and name in known.defaults.values()
 
@@ -427,13 +426,13 @@ def _problems(declared: Declaration) -> Iterator[Problem]:
     if declared.test is None and declared.test_fraction is None:
         message = "which folder is the test? If there is none, say test_fraction: 0.2"
         yield Problem(("test",), message)
-    for one, other in (
+    for name, other in (
         ("test", "test_fraction"),
         ("classes", "exclude"),
         ("class_names", "class_names_file"),
     ):
-        if getattr(declared, one) and getattr(declared, other):
-            yield Problem((other,), f"does not go with {one}; keep one of the two")
+        if getattr(declared, name) and getattr(declared, other):
+            yield Problem((other,), f"does not go with {name}; keep one of the two")
     for key in Prompts.model_fields:
         texts = getattr(declared.prompts, key) or ()
         if not names_a_set(texts):

@@ -150,8 +150,7 @@ _RULE: Route = ("early_terminate",)
 
 
 def _early_terminate(document: SpecDocument, settings: Settings) -> EarlyTerminate | None:
-    """Fill in the metric of early termination; report a dishonest metric or one without epoch
-    values."""
+    """Fill in the metric of early termination; report a metric of test data or without epochs."""
     rule = settings.early_terminate
     if rule is None:
         return None
@@ -293,7 +292,7 @@ def _own_value(
 ) -> Any:
     """Return the value in the form of the search space; report a value outside of the space."""
     if isinstance(distribution, Categorical):
-        own = {canonical(one): one for one in distribution.values}
+        own = {canonical(value): value for value in distribution.values}
         if canonical(value) in own:
             return own[canonical(value)]
         allowed = f"must be one of {', '.join([*own][:MOST_SHOWN])}"

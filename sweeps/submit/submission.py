@@ -230,10 +230,10 @@ def send(
     """Submit a sweep and return the job's id; `note` gets what is sent and what is not."""
     entrypoint, root = submission.entrypoint(), submission.root
     sent, withheld = job_variables(os.environ, assignments)
-    there, here = client.ray_version(), version("ray")
-    check_version(there, "the cluster")
-    if there != here:
-        note(f"The cluster has Ray {there}, this machine {here}: the job runs with the cluster's.")
+    theirs, ours = client.ray_version(), version("ray")
+    check_version(theirs, "the cluster")
+    if theirs != ours:
+        note(f"The cluster has Ray {theirs}, this machine {ours}: the job runs with the cluster's.")
     if client.is_open():
         note(
             f"{client.shown} takes jobs from whoever reaches it: the cluster asks for no token "
