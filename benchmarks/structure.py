@@ -1,0 +1,27 @@
+"""Draws docstrings of functions, to judge whether each is understood without the code.
+
+python -m benchmarks.structure COUNT SEED
+"""
+
+import ast
+import random
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def docstrings(package: str) -> list[str]:
+    """List place, name, arguments and docstring of every documented function of a package."""
+    return [
+        f"{path.relative_to(ROOT)} {node.name}({ast.unparse(node.args)})\n{text}\n"
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef) and (text := ast.get_docstring(node))
+    ]
+
+
+if __name__ == "__main__":
+    count, seed = map(int, sys.argv[1:])
+    entries = [text for name in ("carft_core", "sweeps", "tracking") for text in docstrings(name)]
+    sys.stdout.write("\n".join(random.Random(seed).sample(entries, count)))
