@@ -22,7 +22,7 @@ from carft_sweep.sweeps.engines.resources import Hardware
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.trials import Ledger
-from carft_sweep.sweeps.plan.tasks import Planner, RunTask, setting_record
+from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, setting_record
 from carft_sweep.sweeps.results.projection import SweepProjection
 from carft_sweep.sweeps.results.projection_thread import Projector
 from carft_sweep.sweeps.spec.spec import load_spec
@@ -44,7 +44,7 @@ PROBED = 3
 class Reports:
     """The simulated runs: what they have reported, to be compared with what the server has."""
 
-    tasks: Sequence[RunTask]
+    tasks: Sequence[PlannedRun]
     runs: RunStore
     projection: SweepProjection
     thread: Projector
@@ -119,16 +119,16 @@ def measure(
         opened = _open(reports, patience)
         control(proxy)  # the counts of the openings are not those of the reports
         look = stack.enter_context(_probe(address, reports.tasks, store))
-        watch = Watch(lambda: len(reports.projection.news), session)
+        watch = Watch(lambda: len(reports.projection.pending), session)
         control(proxy, trouble)
         reports.tell(seconds)
         watch.stop()
         steady = control(proxy, {"delay": 0, "busy_every": 0})
         began = time.monotonic()
-        waiting = len(reports.projection.news)
+        waiting = len(reports.projection.pending)
         if recovery:
             reports.tell(recovery)
-        recovering = len(reports.projection.news)
+        recovering = len(reports.projection.pending)
         for task in reports.tasks:
             reports.runs.release(task.digest, "stopped")
         reports.projection.end_driver()
@@ -218,7 +218,7 @@ def control(proxy: str, change: Mapping[str, float | str] | None = None) -> dict
 
 
 @contextmanager
-def _probe(address: str, tasks: Sequence[RunTask], store: Tracker) -> Iterator[Any]:
+def _probe(address: str, tasks: Sequence[PlannedRun], store: Tracker) -> Iterator[Any]:
     """Within, another process looks at a few runs; what is given ends it and tells the lags."""
     chosen = [tasks[i * (len(tasks) - 1) // max(1, PROBED - 1)] for i in range(PROBED)]
     ids = [str(store.run_id(_key(task))) for task in chosen]
@@ -259,5 +259,5 @@ def _wrong_points(address: str, reports: Reports, store: Tracker) -> int:
     return wrong
 
 
-def _key(task: RunTask) -> RunKey:
+def _key(task: PlannedRun) -> RunKey:
     return RunKey(NAME, task.digest)

@@ -216,8 +216,7 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
 
 
 def _table(arguments: argparse.Namespace) -> Path | None:
-    """Return the table that replaces sweeps. Raises RequestError for a table beside other
-    arguments."""
+    """Return the table that replaces sweeps. Raises RequestError when other arguments follow."""
     if not any(map(is_table, arguments.sweeps)):
         return None
     if len(arguments.sweeps) > 1:

@@ -111,8 +111,7 @@ def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _folder(arguments: argparse.Namespace) -> Path:
-    """Return the exported model that the first argument names, or an export of the sweep's selected
-    model."""
+    """Return the exported model that is named, or export the sweep's selected model."""
     from carft_sweep.carft_core.export.export import FACTS
     from carft_sweep.sweeps.results.export import selected_in_cache
 

@@ -74,8 +74,7 @@ def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _remove(item: Waste, runs: RunStore) -> bool:
-    """Remove a path, unless it is of a run that is worked on by now; return whether it was
-    removed."""
+    """Remove a path, unless somebody works on its run by now; return whether it was removed."""
     path = Path(item.path)
     with nullcontext(True) if item.run is None else runs.idle(item.run) as is_idle:
         if is_idle and path.is_dir() and not path.is_symlink():
@@ -183,8 +182,7 @@ class Removal:
 
     @classmethod
     def of(cls, home: Home, name: str) -> Removal:
-        """Look up everything to remove. Raises RequestError where a ledger of the home is
-        damaged."""
+        """Look up what to remove. Raises RequestError where a ledger of the home is damaged."""
         folder, runs = home.sweep(name), RunStore(home.runs)
         generations = _generations(home, name)
         others = {

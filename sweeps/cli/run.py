@@ -158,8 +158,7 @@ def _resume(name: str, arguments: argparse.Namespace) -> str:
 
 
 def _causes(failed: Sequence[FailedRun]) -> Iterator[str]:
-    """Yield one run for each of the last causes of failure, the latest last, with the end of its
-    log."""
+    """Yield a run for each of the last causes of failure, with the end of its log."""
     by_cause = {(run.kind, run.message): run for run in failed}
     counts = Counter((run.kind, run.message) for run in failed)
     for cause, run in list(by_cause.items())[-CAUSES:]:

@@ -121,8 +121,7 @@ def sweep_status(home: Home, name: str) -> SweepStatus:
 
 
 def _total(ledger: Ledger, asked: int) -> int:
-    """Return the number of runs, each counted once; the maximal number while points are to be
-    chosen."""
+    """Return the number of distinct runs; the maximum while points are to be chosen."""
     baselines, trials = ledger.baselines(), ledger.trials()
     to_come = (asked - len(trials)) * len(ledger.spec["seeds"])
     distinct = len(_digests([*baselines, *trials])) + max(0, to_come)

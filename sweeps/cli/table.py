@@ -21,8 +21,7 @@ def table_lines(
     width: int = WIDEST,
     right: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Yield the lines of a table; columns in `right` are numbers, and only the last column
-    wraps."""
+    """Yield the lines of a table; columns in `right` are numbers, only the last column wraps."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(

@@ -210,13 +210,13 @@ def _runs(home: Home) -> Iterator[Finding]:
     for ledger in idle:
         projection = SweepProjection(home, ledger, store)
         projection.compare_with_store()
-        if count := projection.behind():
+        if count := projection.count_unsent():
             yield warning(f"{count} of the runs of {ledger.name} are not recorded as here", sync)
-        elif projection.is_end_behind:
+        elif projection.is_end_unsent:
             yield warning(f"the end of {ledger.name} is not recorded as here", sync)
         for digest, reason in projection.unreadable.items():
             yield wrong(f"{describe(digest)} of {ledger.name} cannot be read: {reason}")
-        is_well = is_well and not (count or projection.is_end_behind or projection.unreadable)
+        is_well = is_well and not (count or projection.is_end_unsent or projection.unreadable)
     if is_well:
         yield ok("every run is recorded, in its state")
 

@@ -278,8 +278,7 @@ class LocalEngine(Engine):
                 worker.answer(Decision.STOP if self._stopping else decision)
 
     def _narrowed(self, worker: Supervisor, failure: dict[str, Any]) -> dict[str, Any]:
-        """Return a failure with its consequence for the runs beside it, where memory was too
-        small."""
+        """Add to a failure by lack of memory how many runs may share the memory from now on."""
         seen = self._workers[worker]
         runs = 1 + sum(self._workers[other] == seen for other in self._busy())
         if failure["kind"] != "out_of_memory" or not self._memory.narrow(seen, runs):

@@ -96,8 +96,7 @@ def _question(node: str) -> Any:
 
 
 def answer_of_node(home: str, token: str, own: str, files: Sequence[str]) -> dict[str, Any]:
-    """Return a node's answer: why it refuses, or nothing, after it wrote its own token into the
-    home."""
+    """Return why a node refuses; else nothing, after it wrote its own token into the home."""
     if not _appears(Path(home) / token):
         return {"refused": _not_shared(home)}
     missing = [path for path in files if not Path(path).is_file()]
@@ -166,7 +165,7 @@ class Cluster:
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
         try:
-            with signals_kept():
+            with restored_signals():
                 if address is None:
                     self._start()
                 else:
@@ -221,12 +220,12 @@ class Cluster:
 
 def _disconnect() -> None:
     if ray.is_initialized():
-        with signals_kept():
+        with restored_signals():
             ray.shutdown()
 
 
 @contextmanager
-def signals_kept() -> Iterator[None]:
+def restored_signals() -> Iterator[None]:
     """Restore the session's signal handlers after Ray has replaced them."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -272,8 +271,7 @@ def _connect(address: str) -> None:
 
 
 def _options(path: str) -> dict[str, Any]:
-    """Return options of Ray's start that print nothing and make its processes find this package
-    first."""
+    """Return options with which Ray prints nothing and its processes find this package first."""
     search = os.pathsep.join([str(ROOT), *([path] if path else [])])
     return {
         "log_to_driver": False,

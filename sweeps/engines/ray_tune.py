@@ -24,7 +24,7 @@ from ray.tune.search import Searcher
 
 from carft_sweep.sweeps.engines.base import POLL, Decision, Engine, Failure, Handler, Job, Wait
 from carft_sweep.sweeps.engines.entry import CORE, log_tail
-from carft_sweep.sweeps.engines.ray_cluster import Cluster, signals_kept
+from carft_sweep.sweeps.engines.ray_cluster import Cluster, restored_signals
 from carft_sweep.sweeps.engines.resources import (
     Hardware,
     Node,
@@ -283,7 +283,7 @@ class Loop:
                 raise
 
 
-class Asking(Searcher):
+class JobSearcher(Searcher):
     """Tune's way to ask for the next trial."""
 
     def __init__(self, loop: Loop) -> None:
@@ -306,7 +306,7 @@ class Asking(Searcher):
         """Never: a sweep goes on from its ledger."""
 
 
-class Telling(FIFOScheduler):
+class RunScheduler(FIFOScheduler):
     """Tune's way to tell of a trial and to be told what it does."""
 
     def __init__(self, loop: Loop) -> None:
@@ -411,7 +411,7 @@ class RayEngine(Engine):
     def run(self, handler: Handler) -> None:
         """See Engine."""
         loop = Loop(handler, self)
-        with _quiet(), signals_kept():
+        with _quiet(), restored_signals():
             try:
                 self._tune(loop)
             except Exception:
@@ -435,8 +435,8 @@ class RayEngine(Engine):
             WarmRun,
             name=uuid.uuid4().hex,
             num_samples=-1,
-            search_alg=Asking(loop),
-            scheduler=Telling(loop),
+            search_alg=JobSearcher(loop),
+            scheduler=RunScheduler(loop),
             resources_per_trial=tune.PlacementGroupFactory([bundle]),
             reuse_actors=True,
             max_failures=0,  # it cannot tell one failure from another

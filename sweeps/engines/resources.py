@@ -373,8 +373,7 @@ def hardware_here(gpus: float | None, cpus: int | None) -> Hardware:
 
 
 def hardware_of(need: RunRequirements, supply: Sequence[Node]) -> Hardware:
-    """Return the hardware of a run that takes `need` on any node of `supply` with room for the
-    run."""
+    """Return the hardware of a run that takes `need` on any node of `supply` with room."""
     cores, gpus = max(1, int(need.cpus)), math.ceil(need.gpus)
     if not gpus:
         return Hardware(cores)

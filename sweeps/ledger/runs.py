@@ -363,8 +363,7 @@ class RunStore:
 
     @contextmanager
     def idle(self, digest: str) -> Iterator[bool]:
-        """Prevent others from claiming a run within the context; yield whether nobody works on the
-        run."""
+        """Prevent others from claiming a run within the context; yield whether it is idle."""
         with self._locked(digest):
             yield not self.is_live(digest)
 
@@ -428,7 +427,6 @@ def measured(folder: Path | str, label: str) -> Mapping[str, Any] | None:
 
 
 def history(folder: Path) -> Sequence[Mapping[str, Any]]:
-    """Read the reports of a run's epochs so far: `epoch`, `metrics`, `timestamp` and more of
-    each."""
+    """Read the reports of a run's epochs: `epoch`, `metrics`, `timestamp` and more of each."""
     epochs: Sequence[Mapping[str, Any]] | None = read_json(f"{folder}/history.json", History)
     return epochs or ()

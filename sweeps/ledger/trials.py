@@ -106,7 +106,7 @@ def _check_end(ended: float | None, reason: Mapping[str, str] | None) -> None:
 
 
 @dataclass(frozen=True)
-class KeptSetting:
+class SettingRecord:
     """An algorithm at one setting, whose runs differ in their seeds alone, as a fact keeps it."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -127,7 +127,7 @@ class KeptSetting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting(KeptSetting):
+class Setting(SettingRecord):
     """One that the sweep asks for."""
 
     role: Role
@@ -145,7 +145,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class KeptFacts:
+class FactsRecord:
     """The facts of a generation whose values are computed with."""
 
     __pydantic_config__: ClassVar[Any] = FINITE
@@ -153,9 +153,9 @@ class KeptFacts:
     trial_count: int | None = None
     trial_runs: int | None = None
     merges: Sequence[str] = ()
-    baselines: Sequence[KeptSetting] = ()
-    confirmations: Sequence[KeptSetting] = ()
-    soups: Sequence[KeptSetting] = ()
+    baselines: Sequence[SettingRecord] = ()
+    confirmations: Sequence[SettingRecord] = ()
+    soups: Sequence[SettingRecord] = ()
     final_runs: int | None = None
     points: Sequence[Mapping[str, Any]] = ()
     seconds: float = 0.0
@@ -167,7 +167,7 @@ class KeptFacts:
 
 
 @dataclass(frozen=True)
-class KeptGoal:
+class GoalRecord:
     """What trials are valued by."""
 
     name: str
@@ -176,7 +176,7 @@ class KeptGoal:
 
 
 @dataclass(frozen=True)
-class KeptSpec:
+class SpecRecord:
     """The parts of a sweep as plain data that are read without its file's models."""
 
     __pydantic_config__: ClassVar[Any] = FINITE
@@ -184,8 +184,8 @@ class KeptSpec:
     name: str = ""
     description: str = ""
     method: str = "grid"
-    metric: KeptGoal | None = None
-    metrics: Sequence[KeptGoal] | None = None
+    metric: GoalRecord | None = None
+    metrics: Sequence[GoalRecord] | None = None
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seeds: Sequence[int] = ()
     confirm_seeds: Sequence[int] | None = None
@@ -196,7 +196,7 @@ class KeptSpec:
 @dataclass(frozen=True)
 class _Begin:
     generation: int
-    spec: KeptSpec
+    spec: SpecRecord
     began: float
     points: Sequence[Mapping[str, Any]] = ()
     seconds: float = 0.0
@@ -226,9 +226,9 @@ class _Change:
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     begin: _Begin | None = None
-    spec: KeptSpec | None = None
+    spec: SpecRecord | None = None
     execution: Mapping[str, Any] | None = None
-    facts: KeptFacts | None = None
+    facts: FactsRecord | None = None
     report: tuple[int, int, float | None] | None = None
     trial: Trial | _End | None = None
 
@@ -377,8 +377,7 @@ class Ledger:
         return self._end(number, {"state": "failed", "reason": {"kind": kind, "message": message}})
 
     def settings(self) -> Iterator[Setting]:
-        """Yield every setting of the current file with its runs: baselines, trials, soups,
-        confirmations."""
+        """Yield the settings of the current file with their runs, baselines to confirmations."""
         yield from self.baselines()
         for trial in self.trials():
             if self._is_asked_for(trial):

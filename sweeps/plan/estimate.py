@@ -26,8 +26,8 @@ from carft_sweep.sweeps.ledger.runs import RunStore, history, measured
 from carft_sweep.sweeps.ledger.trials import Ledger, newest_generation
 from carft_sweep.sweeps.plan.prospects import Obstacle, obstacles_of, power_of
 from carft_sweep.sweeps.plan.tasks import (
+    PlannedRun,
     Planner,
-    RunTask,
     digests,
     merge_labels,
     run_label,
@@ -276,7 +276,9 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     return estimate
 
 
-def _known_trials(planner: Planner, ledger: Ledger | None) -> Iterator[tuple[int, list[RunTask]]]:
+def _known_trials(
+    planner: Planner, ledger: Ledger | None
+) -> Iterator[tuple[int, list[PlannedRun]]]:
     """Yield every point of a grid with its number, or the proposed points that are unchanged since.
     Points that were pruned, or whose runs are those of another point, have no runs."""
     spec, seen = planner.spec, set[frozenset[str]]()
@@ -298,8 +300,8 @@ def _known_trials(planner: Planner, ledger: Ledger | None) -> Iterator[tuple[int
 
 
 def _unchanged(
-    runs: Mapping[str, str], plan: Callable[[], list[RunTask]]
-) -> Iterator[list[RunTask]]:
+    runs: Mapping[str, str], plan: Callable[[], list[PlannedRun]]
+) -> Iterator[list[PlannedRun]]:
     """Yield the planned runs, if they are these runs of the ledger."""
     try:
         tasks = plan()
@@ -309,7 +311,7 @@ def _unchanged(
         yield tasks
 
 
-def _known_confirmations(planner: Planner, ledger: Ledger | None) -> Iterator[list[RunTask]]:
+def _known_confirmations(planner: Planner, ledger: Ledger | None) -> Iterator[list[PlannedRun]]:
     """Yield what was chosen when the sweep last ended, if its runs would be the same now."""
     if ledger is not None and planner.spec.confirm_seeds:
         for arm in ledger.confirmations():
@@ -318,7 +320,9 @@ def _known_confirmations(planner: Planner, ledger: Ledger | None) -> Iterator[li
             )
 
 
-def _known_soups(planner: Planner, ledger: Ledger | None, item: After) -> Iterator[list[RunTask]]:
+def _known_soups(
+    planner: Planner, ledger: Ledger | None, item: After
+) -> Iterator[list[PlannedRun]]:
     """Yield the runs that one item of `after` had when the sweep last ended, if unchanged."""
     for setting in () if ledger is None else ledger.soups():
         params = dict(setting.params)
@@ -330,7 +334,7 @@ def _known_soups(planner: Planner, ledger: Ledger | None, item: After) -> Iterat
 
 
 def _typical_runs(
-    planner: Planner, settings: Sequence[Sequence[RunTask]], algorithm: str, count: int
+    planner: Planner, settings: Sequence[Sequence[PlannedRun]], algorithm: str, count: int
 ) -> list[RemainingWork]:
     """Return runs of an algorithm's first setting in place of the setting that will be chosen."""
     configs = (tasks[0].config for tasks in settings if tasks[0].algorithm == algorithm)
@@ -339,7 +343,7 @@ def _typical_runs(
 
 
 def _row(
-    estimate: SweepEstimate, tasks: Sequence[RunTask], runs: RunStore, seen: set[str]
+    estimate: SweepEstimate, tasks: Sequence[PlannedRun], runs: RunStore, seen: set[str]
 ) -> dict[str, Any]:
     states = {"done": 0, "evaluate": 0, "train": 0}
     for task in tasks:
@@ -366,7 +370,7 @@ def _is_zero_shot(config: TrialConfig) -> bool:
     return not config.algorithm.trains and config.algorithm.starts_at_zero_shot
 
 
-def _deviations(task: RunTask, runs: RunStore) -> Iterator[calibration.Deviation]:
+def _deviations(task: PlannedRun, runs: RunStore) -> Iterator[calibration.Deviation]:
     """Compare a finished zero-shot run with LAION's table; else say which accuracy to expect."""
     config = task.config
     own = measured(runs.folder(task.digest), UNMERGED)

@@ -27,7 +27,7 @@ STEPS_ADVISED = 8
 
 
 @dataclass(frozen=True)
-class RunTask:
+class PlannedRun:
     """One run and its place in the sweep."""
 
     role: Role
@@ -89,7 +89,7 @@ class Planner:
             config = spec.typical_config()
         return open_data(config.data)
 
-    def baselines(self) -> list[list[RunTask]]:
+    def baselines(self) -> list[list[PlannedRun]]:
         """Plan each baseline at each of its points, the zero-shot model first, and soups, whose
         members the file names, last."""
 
@@ -101,11 +101,11 @@ class Planner:
             list(self._tasks(_role(point.config), point.params, point.config)) for point in points
         ]
 
-    def trial(self, params: Mapping[str, Any], number: int | None = None) -> list[RunTask]:
+    def trial(self, params: Mapping[str, Any], number: int | None = None) -> list[PlannedRun]:
         """Plan one trial: a run for each seed."""
         return list(self._tasks("trial", params, self.spec.config_for(params), number))
 
-    def confirmation(self, algorithm: str, params: Mapping[str, Any]) -> list[RunTask]:
+    def confirmation(self, algorithm: str, params: Mapping[str, Any]) -> list[PlannedRun]:
         """Plan a trial's or baseline's setting on fresh seeds, a run for each.
 
         Raises ValueError when the sweep has no such setting any more.
@@ -118,7 +118,9 @@ class Planner:
             raise ValueError(f"{algorithm} at {dict(params)} is no setting of {self.spec.name}")
         return list(self._tasks("confirmation", params, config, seeds=self.spec.confirm_seeds))
 
-    def soup(self, item: After, params: Mapping[str, Any], members: Sequence[str]) -> list[RunTask]:
+    def soup(
+        self, item: After, params: Mapping[str, Any], members: Sequence[str]
+    ) -> list[PlannedRun]:
         """Plan the run of one item of `after` from the digests of its members; `params` are the
         varied fields that the soup has itself.
 
@@ -137,7 +139,7 @@ class Planner:
         config: TrialConfig,
         number: int | None = None,
         seeds: Sequence[int | None] | None = None,
-    ) -> Iterator[RunTask]:
+    ) -> Iterator[PlannedRun]:
         trained = self.spec.seeds if seeds is None else seeds
         has_seeds = config.algorithm.trains or config.follows_seed
         for seed in trained if has_seeds else (None,):
@@ -145,7 +147,7 @@ class Planner:
             self._check_goals(params, own)
             identity = identify(own, seed or 0)
             self._note_once(own, (*self._one_step_epochs(own), *self.hardware.notes(config)))
-            yield RunTask(role, params, own, seed, identity, number)
+            yield PlannedRun(role, params, own, seed, identity, number)
 
     def _one_step_epochs(self, config: TrialConfig) -> Iterator[str]:
         """Say that an epoch is a single step because a batch holds all images of train."""
@@ -175,12 +177,12 @@ class Planner:
                 self._note(text)
 
 
-def digests(tasks: Sequence[RunTask]) -> dict[str, str]:
+def digests(tasks: Sequence[PlannedRun]) -> dict[str, str]:
     """Return the digests of one setting's runs, by seed."""
     return {NO_SEED if task.seed is None else str(task.seed): task.digest for task in tasks}
 
 
-def setting_record(tasks: Sequence[RunTask]) -> dict[str, Any]:
+def setting_record(tasks: Sequence[PlannedRun]) -> dict[str, Any]:
     """Return the ledger's record of one setting, as plain data."""
     algorithm = tasks[0].config.algorithm
     return {

@@ -57,7 +57,7 @@ class ArmSummary:
         return _digest([self.params, [*self.metrics]])
 
     @property
-    def sent_as(self) -> str:
+    def fingerprint(self) -> str:
         """`kind`, and a digest of everything."""
         return f"{self.kind} {_digest([self.name, self.params, self.tags, self.metrics])}"
 

@@ -259,8 +259,7 @@ class Exporter:
     comparison: Comparison
 
     def config(self, model: SelectedModel) -> TrialConfig:
-        """Return the trial config of the run. Raises RequestError when the sweep file no longer has
-        it."""
+        """Return the run's trial config. Raises RequestError when the sweep file lost it."""
         return self._of_setting(model).for_seed(model.run.seed or 0)
 
     def _of_setting(self, model: SelectedModel) -> TrialConfig:

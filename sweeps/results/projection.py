@@ -116,7 +116,7 @@ class _Run:
 
 
 @dataclass(frozen=True)
-class _Stand:
+class _Snapshot:
     """How a run stands in its folder, whose files are read once."""
 
     status: Status
@@ -141,9 +141,8 @@ class _Stand:
         names = (CONFIG, LOG) if self.status == "done" else (LOG,)
         return [self.folder / name for name in names if (self.folder / name).exists()]
 
-    def sent_as(self, run: _Run) -> str:
-        """Return a fingerprint of what is to be sent: while it is unchanged nothing is sent
-        again."""
+    def fingerprint(self, run: _Run) -> str:
+        """Return a fingerprint of what is to be sent, which happens only when it changes."""
         if self.status == "running":
             return "running"
         trial = "-" if run.setting.trial is None else run.setting.trial.number
@@ -186,7 +185,7 @@ class SweepProjection:
         self._sweep = RunKey(ledger.name)
         self._folder = home.sweep(ledger.name)
         self._sent = SentLog(self._folder, resolve_location(home.path))
-        self.news: dict[str, None] = {}
+        self.pending: dict[str, None] = {}
         """Digests of which something may be new."""
         self._is_looked_through = False
         self._part: SweepRuns | None = None
@@ -206,7 +205,7 @@ class SweepProjection:
 
     def note(self, digest: str) -> None:
         """Mark a run as changed. Any thread may call this."""
-        self.news[digest] = None
+        self.pending[digest] = None
 
     def end_driver(
         self, part: SweepRuns | None = None, comparison: Comparison | None = None
@@ -216,15 +215,15 @@ class SweepProjection:
         self._part, self._comparison, self._owner = part, comparison, None
         self._is_looked_through = False
 
-    def behind(self) -> int:
+    def count_unsent(self) -> int:
         """Count the runs of which the store lacks something."""
         runs = self._every_run()
         return sum(map(self._is_behind, runs.values())) + len(self._left_open(runs))
 
     @property
-    def is_end_behind(self) -> bool:
+    def is_end_unsent(self) -> bool:
         """Whether the store lacks the sweep's end."""
-        return (self._sent.sent_as("") or STARTED) in _OPEN
+        return (self._sent.fingerprint("") or STARTED) in _OPEN
 
     def compare_with_store(self) -> None:
         """Mark every run as unsent that the store lacks or has in another state, and all runs if
@@ -257,9 +256,8 @@ class SweepProjection:
         return lost | {n for n in unknown if n.startswith(ARM) or tracked[n].state == "running"}
 
     def _lacks_files(self) -> bool:
-        """Return whether the store lacks a file of the sweep's own run, which was sent
-        completely."""
-        if (self._sent.sent_as("") or STARTED) in _OPEN:
+        """Return whether the store lacks a file of the sweep's own run after its end was sent."""
+        if (self._sent.fingerprint("") or STARTED) in _OPEN:
             return False
         names = {name for name in (SWEEP_FILE, *FILES) if (self._folder / name).exists()}
         try:
@@ -285,15 +283,15 @@ class SweepProjection:
                 raise
         self._note_running()
         waiting: list[str] = []
-        news = [*self.news]
-        runs = self._every_run() if news else {}
-        for digest in news:
-            self.news.pop(digest)
+        pending = [*self.pending]
+        runs = self._every_run() if pending else {}
+        for digest in pending:
+            self.pending.pop(digest)
             try:
                 run = runs.get(digest)
                 if run is not None:
                     self._send(run)
-                elif self._sent.sent_as(digest) in _OPEN:
+                elif self._sent.fingerprint(digest) in _OPEN:
                     self._end_left_open(digest)
             except _Postponed as error:
                 logger.info("run %s is tried again later: %s", digest[:12], error)
@@ -313,15 +311,13 @@ class SweepProjection:
         return not waiting
 
     def _note_running(self) -> None:
-        """Mark running runs as changed when they may have new points: within an epoch there is no
-        report."""
+        """Mark running runs as changed at intervals: within an epoch there is no report."""
         if self._owner is not None and time.monotonic() - self._looked_at >= EVERY:
             self._looked_at = time.monotonic()
-            self.news |= dict.fromkeys(self._started - {""})
+            self.pending |= dict.fromkeys(self._started - {""})
 
     def _every_run(self) -> Mapping[str, _Run]:
-        """Return every run of any generation by digest; a run of several settings counts for the
-        first."""
+        """Return every run of any generation by digest, with the first of its settings."""
         runs: dict[str, _Run] = {}
         for ledger in (self._ledger, *reversed(self._ledger.earlier)):
             for item in ledger.settings():
@@ -332,11 +328,11 @@ class SweepProjection:
     def _look_through(self) -> None:
         """Mark every run of which the store lacks something as changed."""
         self.compare_with_store()
-        if self._sent.sent_as("") is not None:
+        if self._sent.fingerprint("") is not None:
             self._sent.note_experiment(self._store.experiment())
         runs = self._every_run()
         behind = (digest for digest, run in runs.items() if self._is_behind(run))
-        self.news |= dict.fromkeys([*behind, *self._left_open(runs)])
+        self.pending |= dict.fromkeys([*behind, *self._left_open(runs)])
 
     def _left_open(self, runs: Mapping[str, _Run]) -> list[str]:
         """List the runs that a dead driver left running and the current file no longer includes."""
@@ -356,15 +352,17 @@ class SweepProjection:
         self._sent.record(digest, self._sent.runs[digest]["id"], "stopped")
 
     def _is_behind(self, run: _Run) -> bool:
-        stand = self._stand(run)
-        return stand is not None and stand.sent_as(run) != self._sent.sent_as(run.digest)
+        snapshot = self._snapshot(run)
+        return snapshot is not None and snapshot.fingerprint(run) != self._sent.fingerprint(
+            run.digest
+        )
 
     def _leave_out(self, digest: str, error: RequestError) -> None:
         """Go on without a run whose files are damaged."""
         logger.info("%s is not sent: %s", describe(digest), error)
         self.unreadable[digest] = str(error)
 
-    def _stand(self, run: _Run) -> _Stand | None:
+    def _snapshot(self, run: _Run) -> _Snapshot | None:
         """Return a snapshot of a run; None where there is nothing to send, or it cannot be read."""
         folder, trial = self._runs.folder(run.digest), run.setting.trial
         try:
@@ -372,81 +370,83 @@ class SweepProjection:
         except RequestError as error:
             self._leave_out(run.digest, error)
             return None
-        sent_as = self._sent.sent_as(run.digest)
+        fingerprint = self._sent.fingerprint(run.digest)
         labels = [
             label
             for label in (UNMERGED, *run.setting.merges)
             if _metrics_file(folder, label).exists()
         ]
         if UNMERGED in labels and (state is None or state.state == "done"):
-            return _Stand("done", state, folder, labels)
+            return _Snapshot("done", state, folder, labels)
         if state is None:
             return None
         owner = None if state.lease is None else state.lease.owner
         is_ours = owner is not None and owner == self._owner
-        is_known = is_ours or sent_as is not None or state.sweep == self._sweep.sweep
+        is_known = is_ours or fingerprint is not None or state.sweep == self._sweep.sweep
         if state.state == "failed":
-            return _Stand("failed", state, folder)
+            return _Snapshot("failed", state, folder)
         if trial is not None and trial.state == "pruned":
-            is_begun = sent_as is not None or (is_known and (folder / "history.json").exists())
-            return _Stand("pruned", state, folder) if is_begun and not is_ours else None
+            is_begun = fingerprint is not None or (is_known and (folder / "history.json").exists())
+            return _Snapshot("pruned", state, folder) if is_begun and not is_ours else None
         if not (folder / CONFIG).exists():
             return None  # it has not begun to read its model and data
         if is_ours:
-            return _Stand("running", state, folder)
-        if state.is_live and sent_as is None:
+            return _Snapshot("running", state, folder)
+        if state.is_live and fingerprint is None:
             return None  # another sweep's run, so far
         is_open = trial is None or trial.state == "running"
         if self._owner is not None and is_open and run.generation == self._ledger.generation:
             return None  # the driver will take it up again
-        return _Stand("stopped", state, folder) if is_known else None
+        return _Snapshot("stopped", state, folder) if is_known else None
 
     def _send(self, run: _Run) -> None:
-        stand, sent_as = self._stand(run), self._sent.sent_as(run.digest)
-        if stand is None or (stand.status != "running" and stand.sent_as(run) == sent_as):
+        snapshot, fingerprint = self._snapshot(run), self._sent.fingerprint(run.digest)
+        if snapshot is None or (
+            snapshot.status != "running" and snapshot.fingerprint(run) == fingerprint
+        ):
             return
         key, digest = RunKey(self._sweep.sweep, run.digest), run.digest
         self._start_sweep()
         if digest not in self._started:
-            self._start(key, run, stand)
+            self._start(key, run, snapshot)
         if (digest, "start") in self.refused:
             return
-        self._send_epochs(key, stand)
-        self._send_steps(key, stand)
-        if stand.status == "running":
-            if sent_as != stand.sent_as(run):
-                self._sent.record(digest, self._store.run_id(key) or "", stand.sent_as(run))
+        self._send_epochs(key, snapshot)
+        self._send_steps(key, snapshot)
+        if snapshot.status == "running":
+            if fingerprint != snapshot.fingerprint(run):
+                self._sent.record(digest, self._store.run_id(key) or "", snapshot.fingerprint(run))
             return
-        tags = {"carft.state": stand.status, **self._attempt_tags(stand.state)}
-        if (sent_as or "").startswith("failed"):
+        tags = {"carft.state": snapshot.status, **self._attempt_tags(snapshot.state)}
+        if (fingerprint or "").startswith("failed"):
             tags |= {"carft.failure": "", "carft.failure_message": ""}
-        if stand.status == "done":
-            self._send_result(key, stand)
-        elif stand.state is not None and stand.state.failure is not None:
-            failure = stand.state.failure
+        if snapshot.status == "done":
+            self._send_result(key, snapshot)
+        elif snapshot.state is not None and snapshot.state.failure is not None:
+            failure = snapshot.state.failure
             tags["carft.failure"] = failure["kind"]
             tags["carft.failure_message"] = failure["message"]
-        for file in stand.files:
+        for file in snapshot.files:
             self._log_artifact(key, file)
         self._attempt(digest, "tags", lambda: self._store.set_tags(key, tags))
-        ended = _ended(stand)
+        ended = _ended(snapshot)
         self._attempt(
-            digest, "end", lambda: self._store.end_run(key, ENDS[stand.status], timestamp=ended)
+            digest, "end", lambda: self._store.end_run(key, ENDS[snapshot.status], timestamp=ended)
         )
-        self._record_end(key, stand.sent_as(run))
+        self._record_end(key, snapshot.fingerprint(run))
 
-    def _record_end(self, key: RunKey, sent_as: str) -> None:
+    def _record_end(self, key: RunKey, fingerprint: str) -> None:
         """Record that a run was sent to its end; the next driver tries refused records again."""
         name, refused = key.name, {name for name, _ in self.refused}
         if name in refused or (not name and any(other.startswith(ARM) for other in refused)):
-            sent_as += " not whole"
-        self._sent.record(name, self._store.run_id(key) or "", sent_as)
+            fingerprint += " not whole"
+        self._sent.record(name, self._store.run_id(key) or "", fingerprint)
         self._started.discard(name)
         self._has_ended_runs = True
         self.sent += not key.arm
 
-    def _start(self, key: RunKey, run: _Run, stand: _Stand) -> None:
-        state = stand.state
+    def _start(self, key: RunKey, run: _Run, snapshot: _Snapshot) -> None:
+        state = snapshot.state
         tags = {
             **self._own_execution_tags(state),
             "carft.generation": str(run.generation),
@@ -459,8 +459,10 @@ class SweepProjection:
         if state is None or state.sweep != self._sweep.sweep:
             tags["carft.reused_from"] = "elsewhere" if state is None else state.sweep
         tags |= self._attempt_tags(state)
-        began = _modified(stand.folder / CONFIG) if state is None else round(1000 * state.created)
-        params = _params(run, stand.claimed)
+        began = (
+            _modified(snapshot.folder / CONFIG) if state is None else round(1000 * state.created)
+        )
+        params = _params(run, snapshot.claimed)
         start = RunStart(key, run.label, began, parent=self._sweep, params=params, tags=tags)
         self._start_run(start)
         self._epochs.pop(key.digest, None)
@@ -493,18 +495,18 @@ class SweepProjection:
         tags: Mapping[str, str] = next(iter(self._executions), {}).get("tags", {})
         return tags
 
-    def _send_epochs(self, key: RunKey, stand: _Stand) -> None:
+    def _send_epochs(self, key: RunKey, snapshot: _Snapshot) -> None:
         sent = self._epochs.get(key.digest, -1)
-        new = [report for report in stand.history if report["epoch"] > sent]
+        new = [report for report in snapshot.history if report["epoch"] > sent]
         if new:
             values = [metric for report in new for metric in _epoch_metrics(report)]
             self._log_metrics(key, f"epochs from {sent + 1}", values)
             self._epochs[key.digest] = int(new[-1]["epoch"])
 
-    def _send_steps(self, key: RunKey, stand: _Stand) -> None:
+    def _send_steps(self, key: RunKey, snapshot: _Snapshot) -> None:
         """Send the points within epochs, by step, under names of their own."""
         sent = self._steps.get(key.digest, 0)
-        new = read_points(stand.folder, behind=sent)
+        new = read_points(snapshot.folder, behind=sent)
         if new:
             values = [
                 Metric(name, value, point["step"], point["timestamp"])
@@ -514,11 +516,11 @@ class SweepProjection:
             self._log_metrics(key, f"steps from {sent + 1}", values)
             self._steps[key.digest] = new[-1]["step"]
 
-    def _send_result(self, key: RunKey, stand: _Stand) -> None:
+    def _send_result(self, key: RunKey, snapshot: _Snapshot) -> None:
         """Send what was measured: the metrics of every model."""
-        evaluations = {label: measured(stand.folder, label) or {} for label in stand.labels}
-        self._log_metrics(key, "results", list(_result_metrics(evaluations, stand)))
-        datasets = run_datasets(stand.claimed, evaluations[UNMERGED].get("facts", {}))
+        evaluations = {label: measured(snapshot.folder, label) or {} for label in snapshot.labels}
+        self._log_metrics(key, "results", list(_result_metrics(evaluations, snapshot)))
+        datasets = run_datasets(snapshot.claimed, evaluations[UNMERGED].get("facts", {}))
         self._attempt(key.name, "datasets", lambda: self._store.log_datasets(key, datasets))
 
     def _start_sweep(self) -> None:
@@ -544,7 +546,7 @@ class SweepProjection:
     def _start_run(self, start: RunStart) -> None:
         """Start a run of the store; note it first, so that any later driver can end it."""
         name = start.key.name
-        if self._sent.sent_as(name) in (None, _REMOVED):
+        if self._sent.fingerprint(name) in (None, _REMOVED):
             self._sent.record(name, "", "started")
         self._attempt(name, "start", lambda: self._store.start_run(start))
         self._started.add(name)
@@ -583,7 +585,7 @@ class SweepProjection:
         files = [self._folder / name for name in FILES if (self._folder / name).exists()]
         runs = comparison_input(part, self._ledger.generation)
         content = f"{state} {_content(files, runs)}"
-        if content == self._sent.sent_as("") and not is_mended:
+        if content == self._sent.fingerprint("") and not is_mended:
             return
         self._start_sweep()
         for file in files:
@@ -634,8 +636,7 @@ class SweepProjection:
         return bool(mended)
 
     def _send_answer(self, comparison: Comparison, when: int) -> dict[str, str]:
-        """Send the arms of the table and the values of the selected arm. Return the tags of its
-        verdict."""
+        """Send the table's arms and the selected arm's values. Return the tags of its verdict."""
         summaries = arm_summaries(comparison, self._group)
         arms = {RunKey(self._sweep.sweep, arm=arm.label): arm for arm in summaries}
         names = {key.name for key in arms}
@@ -643,7 +644,7 @@ class SweepProjection:
             if name.startswith(ARM) and name not in names:
                 self._remove_arm(RunKey(self._sweep.sweep, arm=name.removeprefix(ARM)))
         for place, (key, arm) in enumerate(arms.items()):
-            # The newest is MLflow's first: they stand there as in the table.
+            # The newest is MLflow's first: they snapshot there as in the table.
             self._send_arm(key, arm, when - place, when)
         if arms:
             self._keep_view(arms_view(comparison, [*arms.values()]), when)
@@ -658,10 +659,10 @@ class SweepProjection:
 
     def _send_arm(self, key: RunKey, arm: ArmSummary, began: int, when: int) -> None:
         """Send an arm, unless the store has the same arm already."""
-        sent_as = self._sent.sent_as(key.name) or "started"
-        if sent_as == arm.sent_as:
+        fingerprint = self._sent.fingerprint(key.name) or "started"
+        if fingerprint == arm.fingerprint:
             return
-        if sent_as not in (*_OPEN, _REMOVED) and not sent_as.startswith(arm.kind):
+        if fingerprint not in (*_OPEN, _REMOVED) and not fingerprint.startswith(arm.kind):
             self._remove_arm(key)  # a store does not forget a parameter or the name of a metric
         start = RunStart(key, arm.name, began, parent=self._sweep, params=arm.params, tags=arm.tags)
         self._start_run(start)
@@ -669,10 +670,10 @@ class SweepProjection:
             return
         self._log_metrics(key, "results", _metrics(arm.metrics, when))
         self._attempt(key.name, "end", lambda: self._store.end_run(key, "finished", timestamp=when))
-        self._record_end(key, arm.sent_as)
+        self._record_end(key, arm.fingerprint)
 
     def _remove_arm(self, key: RunKey) -> None:
-        if self._sent.sent_as(key.name) == _REMOVED:
+        if self._sent.fingerprint(key.name) == _REMOVED:
             return
         self._attempt(key.name, "removal", lambda: self._store.remove_run(key))
         if (key.name, "removal") not in self.refused:
@@ -810,13 +811,15 @@ def _epoch_metrics(report: Mapping[str, Any]) -> Iterator[Metric]:
 
 
 def _result_metrics(
-    evaluations: Mapping[str, Mapping[str, Any]], stand: _Stand
+    evaluations: Mapping[str, Mapping[str, Any]], snapshot: _Snapshot
 ) -> Iterator[Metric]:
     """Return the metrics of every evaluated model, except those in the report of the last epoch."""
-    last: Mapping[str, Any] = stand.history[-1] if stand.history else {"epoch": 0, "metrics": {}}
+    last: Mapping[str, Any] = (
+        snapshot.history[-1] if snapshot.history else {"epoch": 0, "metrics": {}}
+    )
     epoch = int(last["epoch"])
     for label, evaluation in evaluations.items():
-        when = _modified(_metrics_file(stand.folder, label))
+        when = _modified(_metrics_file(snapshot.folder, label))
         if label != UNMERGED:
             yield from merged_metrics(label, evaluation, epoch=epoch, timestamp=when)
             continue
@@ -825,20 +828,20 @@ def _result_metrics(
                 yield Metric(_series(name), float(value), epoch, when)
 
 
-def _ended(stand: _Stand) -> int:
+def _ended(snapshot: _Snapshot) -> int:
     """Return when a run ended, in milliseconds: a finished run when it was measured, however late
     that is sent."""
-    if stand.status == "done":
-        return max(_modified(_metrics_file(stand.folder, label)) for label in stand.labels)
-    ended = None if stand.state is None else stand.state.ended
+    if snapshot.status == "done":
+        return max(_modified(_metrics_file(snapshot.folder, label)) for label in snapshot.labels)
+    ended = None if snapshot.state is None else snapshot.state.ended
     return round(1000 * (ended or time.time()))
 
 
-def _state_of(name: str, sent_as: str) -> str:
+def _state_of(name: str, fingerprint: str) -> str:
     """Return the state that a run was sent in."""
     if name.startswith(ARM):
-        return "running" if sent_as in _OPEN else "finished"
-    return ENDS.get(sent_as.partition(" ")[0], "running")
+        return "running" if fingerprint in _OPEN else "finished"
+    return ENDS.get(fingerprint.partition(" ")[0], "running")
 
 
 def _is_whole(folder: Path) -> bool:
@@ -860,8 +863,7 @@ def _modified(file: Path) -> int:
 
 
 def _content(files: Sequence[Path], runs: str) -> str:
-    """Return a word that changes with the files' content. The report follows from the other
-    files."""
+    """Return a word that changes with the files' content, from which the report follows."""
     hashed = hashlib.sha256(runs.encode())
     for file in files:
         with suppress(RefusedFile):  # nor is it sent

@@ -47,7 +47,7 @@ class SentLog:
         if len(lines) > 2 * len(self.runs) + 100:
             self._rewrite()
 
-    def sent_as(self, digest: str) -> str | None:
+    def fingerprint(self, digest: str) -> str | None:
         """Return what `record` noted of a run."""
         entry = self.runs.get(digest)
         return None if entry is None else entry["as"]
@@ -56,11 +56,11 @@ class SentLog:
         """Return the store's ids of the runs that it has, by digest."""
         return {digest: entry["id"] for digest, entry in self.runs.items()}
 
-    def record(self, digest: str, run_id: str, sent_as: str) -> None:
+    def record(self, digest: str, run_id: str, fingerprint: str) -> None:
         """Note what the store has now; what a crash takes of this file is sent again."""
         if not digest and run_id != self.runs.get("", {}).get("id"):
             self.model.unlink(missing_ok=True)  # it belongs to a run that is there no more
-        self.runs[digest] = {"run": digest, "id": run_id, "as": sent_as}
+        self.runs[digest] = {"run": digest, "id": run_id, "as": fingerprint}
         if self._is_stale or not self.file.exists():
             self._rewrite()
         else:

@@ -189,8 +189,7 @@ def _split_layout(top: Folder, roles: dict[str, Folder]) -> Layout:
 
 
 def _domain_layout(top: Folder) -> Layout | None:
-    """Match `<domain>/<class>/<image>`, as in DomainBed; return None when the folders share no
-    classes."""
+    """Match `<domain>/<class>/<image>`, as in DomainBed; return None without common classes."""
     deep = [folder for folder in top.filled if folder.loose * 2 < folder.total and folder.classes]
     if len(deep) < 2:
         return None

@@ -194,8 +194,7 @@ def _checked_name(name: str | None, images: Path) -> str:
 
 
 def _relative(path: Path, out: Path) -> str:
-    """Make a path relative to the written files if it is below their folder, so that both can move
-    together."""
+    """Make a path relative if it is below the written files, so that both can move together."""
     return str(path.relative_to(out)) if path.is_relative_to(out) else str(path)
 
 

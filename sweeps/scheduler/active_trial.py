@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from carft_sweep.sweeps.engines.base import Failure
 from carft_sweep.sweeps.ledger.runs import RunStore, measured
 from carft_sweep.sweeps.ledger.trials import Trial
-from carft_sweep.sweeps.plan.tasks import RunTask
+from carft_sweep.sweeps.plan.tasks import PlannedRun
 from carft_sweep.sweeps.spec.settings import Metric
 from carft_sweep.tracking.comparison.runs import UNMERGED
 
@@ -23,7 +23,7 @@ class ActiveTrial:
     """One trial while its driver works on it."""
 
     trial: Trial
-    tasks: Sequence[RunTask]
+    tasks: Sequence[PlannedRun]
     """One for each seed, in order."""
     recorded: bool
     """Its end is in the ledger."""
@@ -32,7 +32,7 @@ class ActiveTrial:
     pruned: bool = False
     outcomes: dict[str, Failure | None] = field(default_factory=dict)
     """By digest of each run that has ended: why it failed, None where it is done."""
-    pending_seeds: deque[RunTask] = field(default_factory=deque)
+    pending_seeds: deque[PlannedRun] = field(default_factory=deque)
     """Seeds whose turn comes when the one before is done."""
 
     @property

@@ -15,7 +15,7 @@ from carft_sweep.sweeps.ledger.claim import Claim
 from carft_sweep.sweeps.ledger.runs import RunState, RunStore, measured
 from carft_sweep.sweeps.ledger.status import has_work_left
 from carft_sweep.sweeps.ledger.trials import SECONDS, TRIAL_RUNS, Ledger, Trial
-from carft_sweep.sweeps.plan.tasks import Planner, RunTask, run_label, setting_record
+from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, run_label, setting_record
 from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, trial_values
 from carft_sweep.sweeps.scheduler.final_runs import FinalRuns
 from carft_sweep.sweeps.scheduler.progress import Progress
@@ -92,9 +92,9 @@ class SweepDriver:
         self._breaker = CircuitBreaker(planner.spec.breaker)
         self._budget = TimeBudget(ledger, planner.spec.time_budget)
         self._fresh, self._failed_again = fresh, failed_again
-        self._queue: deque[RunTask] = deque()
-        self._waiting: deque[RunTask] = deque()
-        self._active: dict[str, RunTask] = {}
+        self._queue: deque[PlannedRun] = deque()
+        self._waiting: deque[PlannedRun] = deque()
+        self._active: dict[str, PlannedRun] = {}
         self._renewed: set[str] = set()
         self._best: Trial | None = None
         self._open: dict[int, ActiveTrial] = {}
@@ -229,7 +229,7 @@ class SweepDriver:
         self._claim.renew()
         self._budget.count(now=True)
 
-    def _trial(self, task: RunTask) -> ActiveTrial | None:
+    def _trial(self, task: PlannedRun) -> ActiveTrial | None:
         return None if task.trial is None else self._open[task.trial]
 
     def _ask(self) -> bool:
@@ -260,7 +260,7 @@ class SweepDriver:
             self._queue.extend(self._final_runs.tasks())
         return bool(self._queue)
 
-    def _job(self, task: RunTask) -> Job | None:
+    def _job(self, task: PlannedRun) -> Job | None:
         """Return the job that a run still needs; None when it is settled or claimed elsewhere."""
         trial = self._trial(task)
         if task.digest in self.outcomes:
@@ -304,23 +304,23 @@ class SweepDriver:
             imports=self._spec.imports,
         )
 
-    def _read(self, task: RunTask) -> RunState | None:
+    def _read(self, task: PlannedRun) -> RunState | None:
         """Read the state of a run; its damaged files are set aside, and made again."""
         if not self.runs.is_live(task.digest):
             for reason in self.runs.set_damaged_aside(task.digest):
                 self.progress.note(f"{task.label}: {reason}; it is set aside and made again")
         return self.runs.read(task.digest)
 
-    def _stop_if_left(self, task: RunTask, state: RunState | None) -> None:
+    def _stop_if_left(self, task: PlannedRun, state: RunState | None) -> None:
         """Mark a run that will not be resumed as stopped: its driver may have died before that."""
         if state is not None and state.state == "running":
             self.runs.release(task.digest, "stopped")
 
-    def _is_running(self, task: RunTask, state: RunState | None) -> bool:
+    def _is_running(self, task: PlannedRun, state: RunState | None) -> bool:
         """Return whether this or another driver works on a run now."""
         return task.digest in self._active or (state is not None and state.is_live)
 
-    def _is_settled_by_earlier(self, task: RunTask, state: RunState | None) -> bool:
+    def _is_settled_by_earlier(self, task: PlannedRun, state: RunState | None) -> bool:
         """Take over a result, or a failure that would come again, of this or another sweep."""
         if self._fresh and task.digest not in self._renewed:
             return False
@@ -338,13 +338,13 @@ class SweepDriver:
         self._settle(task, failure)
         return True
 
-    def _done(self, task: RunTask, *, reused: bool) -> None:
+    def _done(self, task: PlannedRun, *, reused: bool) -> None:
         own = measured(self.runs.folder(task.digest), UNMERGED)
         self.progress.done(task.label, own["metrics"] if own else {}, reused=reused)
         self._note(task.digest)
         self._settle(task, None)
 
-    def _settle(self, task: RunTask, failure: Failure | None) -> None:
+    def _settle(self, task: PlannedRun, failure: Failure | None) -> None:
         """Count an ended run; after the last run of a trial record the trial's value."""
         self.outcomes[task.digest] = failure
         trial = self._trial(task)
@@ -406,7 +406,7 @@ class SweepDriver:
             setting = run_label(trial.algorithm, trial.params, None)
             self.progress.best(setting, metric.name, trial.value)
 
-    def _note_failure(self, task: RunTask, failure: Failure, *, again: bool) -> None:
+    def _note_failure(self, task: PlannedRun, failure: Failure, *, again: bool) -> None:
         self.progress.fail(task.label, failure.kind, failure.message, again=again)
         if again and failure.kind in ("out_of_memory", "preempted"):
             return  # with less to hold, or elsewhere, it may do: nothing is broken yet

@@ -11,7 +11,7 @@ from typing import Any
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Soup
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.trials import CONFIRMATIONS, FINAL_RUNS, SOUPS, Ledger
-from carft_sweep.sweeps.plan.tasks import Planner, RunTask, setting_record
+from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, setting_record
 from carft_sweep.sweeps.results.records import comparison_spec, records
 from carft_sweep.sweeps.scheduler.progress import Progress
 from carft_sweep.sweeps.space.points import baseline_params
@@ -43,13 +43,13 @@ class FinalRuns:
         """Whether `tasks` has not given them yet, and the sweep has any."""
         return not self._are_planned and bool(self._spec.confirm_seeds or self._spec.after)
 
-    def tasks(self) -> list[RunTask]:
+    def tasks(self) -> list[PlannedRun]:
         """Return all confirmations and soups, once, as soon as every trial has ended."""
         if not self.are_due:
             return []
         self._are_planned = True
         arms = group(records(self._ledger, self._runs))
-        settings: list[list[RunTask]] = []
+        settings: list[list[PlannedRun]] = []
         if self._spec.confirm_seeds:
             fresh = [self._planner.confirmation(*chosen) for chosen in self._chosen(arms)]
             self._ledger.remember(CONFIRMATIONS, [setting_record(each) for each in fresh])
@@ -76,7 +76,7 @@ class FinalRuns:
             if choice.arm.trains:
                 yield choice.arm.algorithm, self._params(choice.arm)
 
-    def _soups(self, item: After, arms: Sequence[Arm]) -> Iterator[list[RunTask]]:
+    def _soups(self, item: After, arms: Sequence[Arm]) -> Iterator[list[PlannedRun]]:
         """Yield a soup of the selected setting, or one of all settings for each value of the fields
         that a soup itself has, such as `model.name`."""
         ours = [arm for arm in arms if arm.algorithm == item.of.algorithm and not arm.confirms]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from carft_sweep.sweeps.ledger.status import is_target_reached, is_tried_again
 from carft_sweep.sweeps.ledger.study import frozen_trial
 from carft_sweep.sweeps.ledger.trials import POINTS, Ledger, Trial
-from carft_sweep.sweeps.plan.tasks import Planner, RunTask, merge_labels, setting_record
+from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, merge_labels, setting_record
 from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial
 from carft_sweep.sweeps.space.samplers import (
     POPULATION,
@@ -134,7 +134,7 @@ class TrialProposer:
 
     def _propose(
         self, point: int, params: Mapping[str, Any] | None
-    ) -> tuple[Trial, Sequence[RunTask]]:
+    ) -> tuple[Trial, Sequence[PlannedRun]]:
         spec, ledger = self._spec, self._ledger
         proposal = Proposal(params or {})
         if params is None:

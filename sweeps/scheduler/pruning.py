@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from carft_sweep.sweeps.ledger.runs import RunStore, history
 from carft_sweep.sweeps.ledger.trials import Ledger, Trial
-from carft_sweep.sweeps.plan.tasks import RunTask
+from carft_sweep.sweeps.plan.tasks import PlannedRun
 from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, seed_values
 from carft_sweep.sweeps.spec.metrics import Goal, natural_goal
 from carft_sweep.sweeps.spec.settings import EarlyTerminate, RaceSeeds
@@ -53,7 +53,7 @@ class SeedwisePruner:
 
     def heard(self, trial: int, seed_index: int, epoch: int, value: float) -> str | None:
         """Report an epoch of a run; return why its trial should be pruned, in one line, or None."""
-        handle = self._tell(trial, seed_index, epoch, value)
+        handle = self._report(trial, seed_index, epoch, value)
         if handle is None:
             return None
         is_hopeless = handle.should_prune()  # asked at every epoch, since rungs are kept by it
@@ -63,9 +63,8 @@ class SeedwisePruner:
         return None if math.isnan(mean) else self._reason(trial, seed_index, epoch)
 
     def recall(self, trial: int, seed_index: int, epoch: int, value: float) -> None:
-        """Report an epoch without a decision: an earlier pruner has decided, or no decision is
-        wanted."""
-        handle = self._tell(trial, seed_index, epoch, value)
+        """Report an epoch without a decision: an earlier pruner decided, or none is wanted."""
+        handle = self._report(trial, seed_index, epoch, value)
         if handle is not None and self._rule.type == "asha":
             handle.should_prune()  # keeps the trial's value at a rung
 
@@ -93,7 +92,7 @@ class SeedwisePruner:
                 self._over.add(key)
                 study.tell(self._trials[key], state=TrialState.PRUNED)
 
-    def _tell(self, trial: int, seed_index: int, epoch: int, value: float) -> OptunaTrial | None:
+    def _report(self, trial: int, seed_index: int, epoch: int, value: float) -> OptunaTrial | None:
         """Report the mean over the seeds so far; return None when there is no new mean."""
         key = (trial, seed_index)
         values = self._values.setdefault(key, {})
@@ -103,13 +102,13 @@ class SeedwisePruner:
         seeds = [self._values.get((trial, seed), {}) for seed in range(seed_index + 1)]
         mean = sum(seed.get(epoch, math.nan) for seed in seeds) / len(seeds)
         self._means.setdefault(key, {})[epoch] = mean
-        reported = self._told(key, mean)
+        reported = self._optuna_value(key, mean)
         if key not in self._trials:
             self._trials[key] = self._study(seed_index).ask()
         self._trials[key].report(reported, epoch)
         return self._trials[key]
 
-    def _told(self, key: tuple[int, int], mean: float) -> float:
+    def _optuna_value(self, key: tuple[int, int], mean: float) -> float:
         """Convert a mean to the value that Optuna gets: NaN is worse than every number.
 
         For `patience` epochs without an improvement by more than min_delta are levelled: Optuna's
@@ -224,7 +223,7 @@ class PruningController:
         rule = spec.early_terminate
         self.metric = (rule.metric if rule else None) or spec.metric.name
         """The name of the value that is judged, and kept in the ledger after each epoch."""
-        self._judge = None if rule is None else SeedwisePruner(rule, natural_goal(self.metric))
+        self._pruner = None if rule is None else SeedwisePruner(rule, natural_goal(self.metric))
         self._curves: dict[int, dict[int, dict[int, float]]] = {}
         """Of open trials: epoch to seed to value."""
         self._best: tuple[float, list[float]] | None = None
@@ -233,9 +232,11 @@ class PruningController:
     @property
     def in_order(self) -> bool:
         """Whether a trial's seeds run one after another, since earlier seeds may suffice."""
-        return self._judge is not None or self._spec.race_seeds is not None
+        return self._pruner is not None or self._spec.race_seeds is not None
 
-    def reported(self, trial: ActiveTrial, task: RunTask, report: Mapping[str, Any]) -> str | None:
+    def reported(
+        self, trial: ActiveTrial, task: PlannedRun, report: Mapping[str, Any]
+    ) -> str | None:
         """Report an epoch of one seed; return why to prune the trial, or None."""
         value = report["metrics"].get(self.metric)
         epoch = int(report["epoch"])
@@ -243,14 +244,14 @@ class PruningController:
             return None
         seed = trial.seed_index(task.digest)
         self._keep(trial, seed, epoch, value)
-        if self._judge is None:
+        if self._pruner is None:
             return None
         if epoch < report["epochs"]:
-            return self._judge.heard(trial.number, seed, epoch, value)
-        self._judge.recall(trial.number, seed, epoch, value)  # nothing is saved by stopping here
+            return self._pruner.heard(trial.number, seed, epoch, value)
+        self._pruner.recall(trial.number, seed, epoch, value)  # nothing is saved by stopping here
         return None
 
-    def catch_up(self, trial: ActiveTrial, task: RunTask) -> str | None:
+    def catch_up(self, trial: ActiveTrial, task: PlannedRun) -> str | None:
         """Report the past epochs of a run that resumes from a checkpoint.
 
         The decision on the last epoch may have been lost with its driver; earlier epochs were
@@ -264,12 +265,12 @@ class PruningController:
                     return reason
         return None
 
-    def seed_done(self, trial: ActiveTrial, task: RunTask) -> str | None:
+    def seed_done(self, trial: ActiveTrial, task: PlannedRun) -> str | None:
         """Mark one seed's run as complete; return why the trial needs no more seeds, or None."""
         seed = trial.seed_index(task.digest)
-        if self._judge is not None:
-            self._recall(self._judge, trial.number, seed, self._history(task.digest))
-            self._judge.run_ended(trial.number, seed)
+        if self._pruner is not None:
+            self._recall(self._pruner, trial.number, seed, self._history(task.digest))
+            self._pruner.run_ended(trial.number, seed)
         race, done = self._spec.race_seeds, seed + 1
         if race is None or self._best is None or not race.after <= done < len(trial.tasks):
             return None
@@ -280,23 +281,23 @@ class PruningController:
     def ended(self, trial: Trial) -> None:
         """Update the pruner after a trial has ended, as the ledger records."""
         self._curves.pop(trial.number, None)
-        if trial.state == "pruned" and self._judge is not None:
-            self._judge.pruned(trial.number)
+        if trial.state == "pruned" and self._pruner is not None:
+            self._pruner.pruned(trial.number)
         if trial.state == "complete" and self._spec.race_seeds is not None:
             self._compare_with_best(trial)
 
     def _begin(self) -> None:
         """Know again what an earlier driver knew."""
         for trial in self._ledger.trials():
-            if self._judge is not None:
+            if self._pruner is not None:
                 for seed, digest in enumerate(trial.runs.values()):
                     is_trained = (self._runs.folder(digest) / "trained.json").exists()
                     reports = list(self._history(digest))
                     if trial.state == "running" and not is_trained:
                         del reports[-1:]  # the decision on it may have died with its driver
-                    self._recall(self._judge, trial.number, seed, reports)
+                    self._recall(self._pruner, trial.number, seed, reports)
                     if is_trained:
-                        self._judge.run_ended(trial.number, seed)
+                        self._pruner.run_ended(trial.number, seed)
             self.ended(trial)
 
     def _recall(

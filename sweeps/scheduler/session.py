@@ -228,10 +228,10 @@ class Projections:
         for digest, reason in self._runs.unreadable.items():
             yield f"{describe(digest)} is not in MLflow as it is here: {reason}"
         if not self._store_thread.is_done:
-            behind = self._runs.behind()
-            runs = f"{behind} run{' is' if behind == 1 else 's are'} not in MLflow as they are here"
+            unsent = self._runs.count_unsent()
+            runs = f"{unsent} run{' is' if unsent == 1 else 's are'} not in MLflow as they are here"
             yield (
-                f"{runs if behind else 'the end of the sweep is not in MLflow'} "
+                f"{runs if unsent else 'the end of the sweep is not in MLflow'} "
                 f"({self._store_thread.last_error or 'the tracking server is slow'}); nothing is "
                 f"lost: `{program()} sync` or the next run sends it"
             )
@@ -295,11 +295,11 @@ def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> b
     driver.close()
     if driver.broken is not None:
         driver.progress.note(f"The sweep was stopped: {driver.broken}")
-    elif driver.is_out_of_time and not interruption.asked:
+    elif driver.is_out_of_time and not interruption.is_requested:
         driver.progress.note(
             "the time budget is used up; with a larger one the same command resumes the sweep"
         )
-    return interruption.asked and driver.has_work_left
+    return interruption.is_requested and driver.has_work_left
 
 
 def _end(
@@ -341,13 +341,13 @@ class Interruption:
     """
 
     def __init__(self, engine: Engine, progress: Progress) -> None:
-        self.asked = False
+        self.is_requested = False
         self.phase: Literal["planning", "running", "writing"] = "planning"
         self._engine, self._progress = engine, progress
 
     def stop(self, now: bool) -> None:
         """Request a stop, from any thread. While already stopping, only `now` has an effect."""
-        first, self.asked = not self.asked, True
+        first, self.is_requested = not self.is_requested, True
         if self.phase == "writing":
             if first:
                 self._progress.note("the results are being written; once more stops that")
@@ -373,9 +373,9 @@ class Interruption:
                 _leave_closed(terminals)
                 self.stop(now=False)
                 return
-            if self.asked and self.phase != "running":
+            if self.is_requested and self.phase != "running":
                 raise KeyboardInterrupt
-            self.stop(now=self.asked)
+            self.stop(now=self.is_requested)
 
         numbers = [signal.SIGINT, signal.SIGTERM]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:

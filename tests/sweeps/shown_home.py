@@ -27,7 +27,7 @@ from carft_sweep.sweeps.ledger.generations import Invocation
 from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.ledger.study import StudyProjection
 from carft_sweep.sweeps.ledger.trials import Ledger
-from carft_sweep.sweeps.plan.tasks import Planner, RunTask, merge_labels, setting_record
+from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, merge_labels, setting_record
 from carft_sweep.sweeps.spec.spec import load_spec
 from tests.carft_core.random_predictions import write_predictions
 
@@ -84,13 +84,13 @@ def make(home: Home) -> None:
     StudyProjection(home, ledger).update()
 
 
-def _write(home: Home, tasks: Sequence[RunTask]) -> float:
+def _write(home: Home, tasks: Sequence[PlannedRun]) -> float:
     """The files of a setting's runs; their mean validation accuracy."""
     values = [_run(home, task) for task in tasks]
     return sum(values) / len(values)
 
 
-def _run(home: Home, task: RunTask) -> float:
+def _run(home: Home, task: PlannedRun) -> float:
     folder, config = home.runs / task.digest, task.config
     data = open_data(config.data)
     parts = {"digest": task.digest, "identity": dict(task.identity.parts)}
@@ -122,7 +122,9 @@ def _report(epoch: int, value: float) -> dict[str, Any]:
     return {**steps, **times, "metrics": metrics}
 
 
-def _evaluate(folder: Path, task: RunTask, data: FamilyData, *, merged: bool) -> dict[str, float]:
+def _evaluate(
+    folder: Path, task: PlannedRun, data: FamilyData, *, merged: bool
+) -> dict[str, float]:
     splits = {"id/val": data.val, "id/test": data.test}
     splits |= {f"ood/{name}": split for name, split in data.shifts.items()}
     predicted = [_predict(name, split, task, merged) for name, split in splits.items() if split]
@@ -136,7 +138,7 @@ def _evaluate(folder: Path, task: RunTask, data: FamilyData, *, merged: bool) ->
     return metrics
 
 
-def _predict(name: str, split: Split, task: RunTask, merged: bool) -> Predictions:
+def _predict(name: str, split: Split, task: PlannedRun, merged: bool) -> Predictions:
     """Noise of the images' own, some of the run's, and a lift of the right class."""
     classes = int(split.labels.max()) + 1
     images = torch.Generator().manual_seed(sum(name.encode()))

@@ -90,13 +90,15 @@ def test_runs_that_follow_each_other_are_one_trial_of_tunes(
     """Tune keeps every trial for good: thousands of runs would grow without end."""
     given: list[object] = []
 
-    def suggest(self: ray_loop.Asking, trial_id: str) -> Any:
-        config = Asking.suggest(self, trial_id)
+    def suggest(self: ray_loop.JobSearcher, trial_id: str) -> Any:
+        config = JobSearcher.suggest(self, trial_id)
         given.extend([config] if isinstance(config, dict) else [])
         return config
 
-    Asking = ray_loop.Asking  # noqa: N806 - the class before it is replaced
-    monkeypatch.setattr(ray_loop, "Asking", type("Counting", (Asking,), {"suggest": suggest}))
+    JobSearcher = ray_loop.JobSearcher  # noqa: N806 - the class before it is replaced
+    monkeypatch.setattr(
+        ray_loop, "JobSearcher", type("Counting", (JobSearcher,), {"suggest": suggest})
+    )
     recorder = Recorder([job(digest, epochs=1) for digest in "abcde"])
     on_ray(need=RunRequirements(1), parallel=1).run(recorder)
     assert [event for event, _ in recorder.events] == ["started", "epoch 1", "finished"] * 5

@@ -63,8 +63,8 @@ def test_an_epoch_that_is_trained_again_behind_a_checkpoint_is_told_once(
             heard.append((self, epoch))
         return handle
 
-    tell = SeedwisePruner._tell
-    monkeypatch.setattr(SeedwisePruner, "_tell", judged)
+    tell = SeedwisePruner._report
+    monkeypatch.setattr(SeedwisePruner, "_report", judged)
     monkeypatch.setattr(toy_core, "epoch_report", report)
     toy.plan({"0.3/0": [{"do": "raise", "error": "key", "forget": 2}]})
     sweep = {**PRUNING, "parameters": ONE, "baselines": []}

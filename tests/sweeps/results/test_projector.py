@@ -289,14 +289,14 @@ def test_an_artifact_that_is_refused_costs_no_result(two: MadeSweep) -> None:
     assert projection.update()
     assert store.runs[RUN].state == "finished"
     assert {what for _, what in projection.refused} == {"config.json", COMPARISON_INPUT}
-    assert two.projection(store).behind() == 1
+    assert two.projection(store).count_unsent() == 1
     mended = Troubled()
     mended.runs = store.runs
     again = two.projection(mended)
     assert again.update()
     assert {*mended.runs[RUN].artifacts} == {"config.json"}
     assert {*mended.runs[SWEEP].artifacts} == {COMPARISON_INPUT}
-    assert again.behind() == 0
+    assert again.count_unsent() == 0
 
 
 @pytest.mark.parametrize("pause", [0, 1e9])

@@ -164,11 +164,11 @@ interruption = Interruption(InProcessEngine(), Progress(to_stderr))
 with interruption.handling_signals():
     print("ready", flush=True)
     until = time.monotonic() + 60
-    while not interruption.asked and time.monotonic() < until:
+    while not interruption.is_requested and time.monotonic() < until:
         time.sleep(0.01)
 to_stderr("the last epoch")
 print("the result", flush=True)
-Path(sys.argv[1]).write_text(str(interruption.asked))
+Path(sys.argv[1]).write_text(str(interruption.is_requested))
 """
 
 
