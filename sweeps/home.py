@@ -110,7 +110,7 @@ class Home:
             self._try_locks()
 
     def _try_locks(self) -> None:
-        """Later a file system without locks would look like a lock that somebody else holds."""
+        """Check early that locks work: later a failure would look like another's lock."""
         from carft_sweep.carft_core.errors import RequestError
 
         try:

@@ -46,7 +46,7 @@ from carft_sweep.tracking.errors import counted
 
 
 def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run `check`. Raises RequestError when the sweep can never be run as it is written."""
+    """Run the `check` command. Raises RequestError when the sweep can never be run as written."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     spec = load_spec(arguments.file, overrides(arguments), arguments.imports)
     home.check()

@@ -137,7 +137,7 @@ def written(option: str, place: Path) -> Iterator[None]:
 
 
 def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run `compare`. Several sweeps are one comparison."""
+    """Run the `compare` command. Several sweeps are one comparison."""
     if arguments.tracking_uri and not arguments.sweeps:
         return _list(arguments, emit)
     if arguments.flips:
@@ -279,7 +279,7 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run `report`. Several sweeps are one comparison, as is a table."""
+    """Run the `report` command. Several sweeps are one comparison, as is a table."""
     # Draws charts.
     from carft_sweep.sweeps.results.artifacts import PAGE
     from carft_sweep.sweeps.results.report import page, table_page

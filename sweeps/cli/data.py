@@ -71,7 +71,7 @@ def data_config(arguments: argparse.Namespace) -> DataConfig:
 
 
 def list_families(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command. Raises RequestError for a family that nobody knows, or no data root."""
+    """Run the `data list` command. Raises RequestError for an unknown family or data root."""
     load(resolve(arguments.imports, Path.cwd()))
     families = [_family(text) for text in arguments.families] or list(FAMILIES.values())
     root = _data_root(arguments.data_root)
@@ -157,8 +157,8 @@ BadImages = Mapping[str, Mapping[str, str]]
 
 
 def check_data(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command. Raises RequestError, after the table, when a run would refuse the data, or
-    with `--read` when not even `data.bad_files: skip` could use its images.
+    """Run the `data check` command. Raises RequestError, after the table, when a run would refuse
+    the data, or with `--read` when not even `data.bad_files: skip` could use the images.
     """
     config = data_config(arguments)
     result, bad = survey(config), None

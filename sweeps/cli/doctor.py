@@ -13,7 +13,7 @@ from carft_sweep.sweeps.home import find_home
 
 
 def doctor_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command. 2 when anything is wrong, else 4 when a service is unreachable."""
+    """Run the `doctor` command; return 2 for anything wrong, else 4 for an unreachable service."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     findings = []
     subject = None

@@ -30,7 +30,7 @@ DETAILED = 5
 
 
 def export_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command."""
+    """Run the `export` command."""
     home = find_home(arguments.home, trust=arguments.trust_home).absolute()
     shown = Path(arguments.out or f"{arguments.sweep}-model")
     out, kept = shown.expanduser().absolute(), None
@@ -76,7 +76,7 @@ def _export_lines(model: SelectedModel, shown: Path, kept: KeptModel | None) -> 
 
 
 def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command. 1 when no image could be read."""
+    """Run the `predict` command; return 1 when no image could be read."""
     from carft_sweep.carft_core.export.predictor import Predictor
 
     images = list(_images([Path(text).expanduser() for text in arguments.images]))

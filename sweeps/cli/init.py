@@ -18,7 +18,7 @@ LISTED_TEXTS = 20
 
 
 def init_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command. Raises RequestError when the folder cannot be used."""
+    """Run the `init` command. Raises RequestError when the folder cannot be used."""
     from carft_sweep.sweeps.scaffold.write import write_scaffold
 
     out = Path(arguments.out or ".")

@@ -38,7 +38,7 @@ class _Versions(argparse.Action):
     """Prints the versions of what decides about results, read without an import of it."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        """Exit with 0."""
+        """Print the versions and exit with 0."""
         from carft_sweep.carft_core.requirements import installed_version
 
         lines = [f"{name} {installed_version(name) or '(not installed)'}" for name in PACKAGES]
@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that suggests the nearest command or option."""
 
     def error(self, message: str) -> NoReturn:
-        """Exit with 2."""
+        """Print the mistake and exit with 2."""
         wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)$", message)
         if wrong:
             option = re.match(r"argument (--[\w-]+):", message)

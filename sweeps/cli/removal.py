@@ -51,7 +51,7 @@ class Waste:
 
 
 def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command."""
+    """Run the `clean` command."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     items = list(waste(home)) if home.path.exists() else []
     if arguments.yes:
@@ -273,7 +273,7 @@ class Removal:
 
 
 def remove_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command. 4 when a service is away. Raises RequestError while the sweep is run."""
+    """Run the `remove` command; return 4 when a service is away. Refuse while the sweep runs."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     name = arguments.sweep
     with undriven(sweep_folder(home, name)):

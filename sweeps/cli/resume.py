@@ -18,7 +18,7 @@ from carft_sweep.tracking.program import command
 
 
 def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command."""
+    """Run the `resume` command."""
     home = find_home(arguments.home, trust=arguments.trust_home).absolute()
     ledger = find_ledger(home, arguments.sweep)
     before, folder = Invocation.last(ledger), home.sweep(arguments.sweep)

@@ -173,7 +173,7 @@ def _causes(failed: Sequence[FailedRun]) -> Iterator[str]:
 
 
 def run_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command."""
+    """Run the `run` command."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     spec = load_spec(arguments.file, overrides(arguments), arguments.imports)
     address = arguments.address

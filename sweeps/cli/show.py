@@ -30,7 +30,7 @@ _BESIDE = {"baseline": "baselines", "confirmation of": "confirmations", "soup": 
 
 
 def show_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command."""
+    """Run the `show` command."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     ledger = find_ledger(home, arguments.sweep)
     on_front = _front(ledger)

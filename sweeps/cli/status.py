@@ -179,7 +179,7 @@ def _left(
     running: Sequence[RunningRun],
     since: float,
 ) -> float | None:
-    """Seconds to go for a driver that began at `since`; None before a run has ended."""
+    """Estimate the seconds left of a driver that began at `since`; None before the first end."""
     ended = [trial for trial in trials if trial.state == "complete"]
     ended.sort(key=lambda trial: trial.number)
     last = _states(runs, ended[-MEASURED:])
@@ -200,7 +200,7 @@ def _span(runs: RunStore, state: RunState) -> tuple[float, float] | None:
 
 
 def list_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command."""
+    """Run the `list` command."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     every = summaries(home)
     if arguments.json:
@@ -243,7 +243,7 @@ def state_word(state: str, *, driven: bool) -> str:
 
 
 def watch_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run `watch`. Ctrl-C ends the command and not the sweep."""
+    """Run the `watch` command. Ctrl-C ends the command and not the sweep."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     status = sweep_status(home, arguments.sweep)
     console = PlainConsole()
@@ -263,7 +263,7 @@ def watch_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def as_text(status: SweepStatus, home: str | None = None) -> str:
-    """Lines without colour, as wide as they are."""
+    """Render the lines without colour, at their own width."""
     return "\n".join(plain_lines(render(status, home), PLAIN_WIDTH))
 
 

@@ -20,7 +20,7 @@ from carft_sweep.tracking.ownership import TRUST_OPTION
 
 
 def submit_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command. Raises RequestError and ServiceUnreachable."""
+    """Run the `submit` command. Raises RequestError and ServiceUnreachable."""
     submission = load_submission(arguments)
     if warning := unencrypted(arguments.address):
         to_stderr(warning)

@@ -54,11 +54,11 @@ class InProcessEngine(Engine):
 
     @property
     def hardware(self) -> Hardware:
-        """See Engine."""
+        """Implement `Engine.hardware`."""
         return hardware_here(self._gpus, self._cpus)
 
     def run(self, handler: Handler) -> None:
-        """See Engine."""
+        """Implement `Engine.run`."""
         while not self._stopping:
             job = handler.next_job()
             if job is Wait.NEVER:
@@ -195,13 +195,13 @@ class LocalEngine(Engine):
 
     @property
     def hardware(self) -> Hardware:
-        """See Engine."""
+        """Implement `Engine.hardware`."""
         seen = next(iter(self._workers.values()))
         gpus = None if seen is None else len([name for name in seen.split(",") if name])
         return hardware_here(gpus, self._threads)
 
     def start(self) -> None:
-        """See Engine."""
+        """Implement `Engine.start`."""
         begun = Counter[str | None]()
         for worker, seen in self._workers.items():
             # One more than fits as long as nothing is known: then there is mostly room for it.
@@ -210,7 +210,7 @@ class LocalEngine(Engine):
                 begun[seen] += 1
 
     def run(self, handler: Handler) -> None:
-        """See Engine."""
+        """Implement `Engine.run`."""
         ask_again = 0.0
         while True:
             job: Job | Wait = Wait.LATER
@@ -236,12 +236,12 @@ class LocalEngine(Engine):
                     ask_again = 0.0
 
     def stop(self, *, now: bool = False) -> None:
-        """See Engine."""
+        """Implement `Engine.stop`."""
         self._stopping = True
         self._stopping_now = self._stopping_now or now
 
     def close(self) -> None:
-        """See Engine."""
+        """Implement `Engine.close`."""
         for worker in self._workers:
             worker.release()  # they end side by side
         for worker in self._workers:

@@ -198,7 +198,7 @@ class Cluster:
         }
 
     def close(self) -> None:
-        """Disconnect; a Ray of our own ends."""
+        """Disconnect from Ray; end a Ray that this process has started."""
         self._end.close()
 
     def _start(self) -> None:

@@ -54,14 +54,14 @@ class WarmRun(Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        """See Trainable. Nothing of the run begins before its first step."""
+        """Implement `Trainable.setup`. Nothing of the run begins before its first step."""
         self._supervisor = Supervisor(
             **json.loads(config["supervision"]), place=f"ray:{socket.gethostname()}"
         )
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """See Trainable: the next run, in the same worker process."""
+        """Implement `Trainable.reset_config`: the next run, in the same worker process."""
         self.assign(new_config["job"])
         return True
 
@@ -72,7 +72,7 @@ class WarmRun(Trainable):
         self._decision: Decision | None = None
 
     def step(self) -> dict[str, Any]:
-        """See Trainable. The events of the next moment, as JSON."""
+        """Implement `Trainable.step`. The events of the next moment, as JSON."""
         return {"events": json.dumps(list(self._events()))}
 
     def decide(self, decision: str) -> None:
@@ -80,7 +80,7 @@ class WarmRun(Trainable):
         self._decision = Decision(decision)
 
     def cleanup(self) -> None:
-        """See Trainable."""
+        """Implement `Trainable.cleanup`."""
         self._supervisor.close()
 
     def _events(self) -> Iterator[Event]:
@@ -291,7 +291,7 @@ class JobSearcher(Searcher):
         self._loop = loop
 
     def suggest(self, trial_id: str) -> Any:
-        """See Searcher."""
+        """Implement `Searcher.suggest`."""
         return self._loop.next(trial_id)
 
     def on_trial_complete(
@@ -303,7 +303,7 @@ class JobSearcher(Searcher):
         """Do nothing: the ledger has all state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Never: a sweep goes on from its ledger."""
+        """Do nothing: a sweep resumes from its ledger."""
 
 
 class RunScheduler(FIFOScheduler):
@@ -314,12 +314,12 @@ class RunScheduler(FIFOScheduler):
         self._loop = loop
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """See TrialScheduler."""
+        """Implement `TrialScheduler.on_trial_result`."""
         del tune_controller
         return self._loop.heard(trial, result)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """See TrialScheduler."""
+        """Implement `TrialScheduler.on_trial_error`."""
         del tune_controller
         self._loop.lost(trial)
 
@@ -405,11 +405,11 @@ class RayEngine(Engine):
 
     @property
     def hardware(self) -> Hardware:
-        """See Engine."""
+        """Implement `Engine.hardware`."""
         return self._hardware
 
     def run(self, handler: Handler) -> None:
-        """See Engine."""
+        """Implement `Engine.run`."""
         loop = Loop(handler, self)
         with _quiet(), restored_signals():
             try:
@@ -421,12 +421,12 @@ class RayEngine(Engine):
             raise loop.error
 
     def stop(self, *, now: bool = False) -> None:
-        """See Engine."""
+        """Implement `Engine.stop`."""
         self.is_stopping = True
         self.is_stopping_now = self.is_stopping_now or now
 
     def close(self) -> None:
-        """See Engine."""
+        """Implement `Engine.close`."""
         self.cluster.close()
 
     def _tune(self, loop: Loop) -> None:

@@ -158,7 +158,7 @@ class ListeningClock:
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:
-        """Within: do not count the time, since the loop does not listen."""
+        """Stop counting time within the context, in which no worker is listened to."""
         self.turn()
         before = self.now
         try:

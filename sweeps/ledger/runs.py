@@ -159,7 +159,7 @@ class RunState:
     """Who computed it last: `host:pid`."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a time, or a failure, that is none."""
+        """Raise ValueError for an invalid time or failure."""
         check_time(self.created, self.ended)
         if self.failure is not None and not {"kind", "message"} <= self.failure.keys():
             raise ValueError("a failure has a kind and a message")

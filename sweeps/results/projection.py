@@ -358,7 +358,7 @@ class SweepProjection:
         )
 
     def _leave_out(self, digest: str, error: RequestError) -> None:
-        """Go on without a run whose files are damaged."""
+        """Skip a run whose files are damaged."""
         logger.info("%s is not sent: %s", describe(digest), error)
         self.unreadable[digest] = str(error)
 
@@ -475,9 +475,7 @@ class SweepProjection:
         return {"carft.attempt": str(state.attempts), "carft.worker": state.worker}
 
     def _own_execution_tags(self, state: RunState | None) -> dict[str, str]:
-        """Return by whom and with which versions a run was made, where that differs from how the
-        sweep began: its own run says that. It was made under the last driver before its end.
-        """
+        """Return who made a run with which versions, if these differ from the sweep's own run."""
         until = None if state is None else state.ended
         before = [start for start in self._executions if until is None or start["at"] <= until]
         tags: Mapping[str, str] = (before or [{}])[-1].get("tags", {})

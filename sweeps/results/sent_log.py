@@ -57,7 +57,7 @@ class SentLog:
         return {digest: entry["id"] for digest, entry in self.runs.items()}
 
     def record(self, digest: str, run_id: str, fingerprint: str) -> None:
-        """Note what the store has now; what a crash takes of this file is sent again."""
+        """Record what the store has now; records lost by a crash are sent again."""
         if not digest and run_id != self.runs.get("", {}).get("id"):
             self.model.unlink(missing_ok=True)  # it belongs to a run that is there no more
         self.runs[digest] = {"run": digest, "id": run_id, "as": fingerprint}
@@ -67,7 +67,7 @@ class SentLog:
             append_lines(self.file, [json.dumps(self.runs[digest])], durable=False)
 
     def note_experiment(self, experiment: str | None) -> None:
-        """Note what the place calls the experiment."""
+        """Record the store's id of the experiment."""
         if experiment is not None and experiment != self.experiment:
             self.experiment = experiment
             self._rewrite()

@@ -114,7 +114,7 @@ class SweepDriver:
         self._note("")
 
     def next_job(self) -> Job | Wait:
-        """See Handler."""
+        """Implement `Handler.next_job`."""
         self._claim.renew()
         while True:
             if self.broken is not None or self.is_out_of_time:
@@ -138,20 +138,20 @@ class SweepDriver:
         return self._final_runs.are_due or has_work_left(self.ledger, self.runs)
 
     def started(self, job: Job, worker: str) -> None:
-        """See Handler."""
+        """Implement `Handler.started`."""
         self._claim.renew()
         self.runs.begin(job.digest, worker)
         self.progress.started(job.label)
         self._note(job.digest)
 
     def alive(self, job: Job) -> None:
-        """See Handler."""
+        """Implement `Handler.alive`."""
         del job
         self._claim.renew()
         self._budget.count()
 
     def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
-        """See Handler."""
+        """Implement `Handler.reported`."""
         self._claim.renew()
         task = self._active[job.digest]
         self.progress.epoch(job.label, report)
@@ -165,7 +165,7 @@ class SweepDriver:
         return Decision.STOP if trial.is_over else Decision.CONTINUE
 
     def finished(self, job: Job, result: Mapping[str, Any]) -> None:
-        """See Handler."""
+        """Implement `Handler.finished`."""
         self._claim.renew()
         task = self._active.pop(job.digest)
         state = self.runs.release(job.digest, "done")
@@ -175,7 +175,7 @@ class SweepDriver:
         self._done(task, reused=False)
 
     def stopped(self, job: Job) -> None:
-        """See Handler."""
+        """Implement `Handler.stopped`."""
         self._claim.renew()
         task = self._active.pop(job.digest)
         self.runs.release(job.digest, "stopped")
@@ -191,7 +191,7 @@ class SweepDriver:
             self.progress.stopped(task.label)
 
     def failed(self, job: Job, failure: Failure) -> None:
-        """See Handler."""
+        """Implement `Handler.failed`."""
         self._claim.renew()
         task, trial = self._active[job.digest], self._trial(self._active[job.digest])
         if trial is not None and trial.pruned:  # it was to be stopped, and did not wait for it
@@ -378,7 +378,7 @@ class SweepDriver:
             self._ended(self.ledger.complete(trial.number, values))
 
     def _prune(self, trial: ActiveTrial, reason: str) -> None:
-        """Before anything is stopped: the decision is in the ledger."""
+        """Record the pruning in the ledger before any run is stopped."""
         trial.recorded = trial.pruned = True
         pruned = self.ledger.prune(trial.number, "pruned", reason)
         left = sum(task.digest not in trial.outcomes for task in trial.tasks)

@@ -213,18 +213,18 @@ class LiveProgress(Progress):
         self._rows: dict[str, TaskID] = {}
 
     def begin(self, total: int) -> None:
-        """See Progress."""
+        """Implement `Progress.begin`."""
         super().begin(total)
         self._sweep = self._bars.add_task("runs", total=total, state="")
         self._show_below()
         self._bars.start()  # from here on somebody closes it, however the sweep ends
 
     def started(self, label: str) -> None:
-        """See Progress."""
+        """Implement `Progress.started`."""
         self._rows[label] = self._bars.add_task(label, total=None, state="starting")
 
     def epoch(self, label: str, report: Mapping[str, Any]) -> None:
-        """See Progress."""
+        """Implement `Progress.epoch`."""
         self._open.setdefault(label, time.monotonic())
         if label not in self._rows:
             self.started(label)
@@ -234,17 +234,17 @@ class LiveProgress(Progress):
         self._refresh()
 
     def skip(self, runs: int) -> None:
-        """See Progress."""
+        """Implement `Progress.skip`."""
         super().skip(runs)
         self._refresh()
 
     def best(self, setting: str, metric: str, value: float) -> None:
-        """See Progress."""
+        """Implement `Progress.best`."""
         self._best = f"best so far: {setting}, {metric} {value_text(metric, value)}"
         self._show_below()
 
     def close(self) -> None:
-        """See Progress."""
+        """Implement `Progress.close`."""
         self._bars.stop()
 
     def _show_below(self) -> None:

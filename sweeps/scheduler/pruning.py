@@ -147,10 +147,7 @@ class SeedwisePruner:
 
 
 def pruner(rule: EarlyTerminate) -> BasePruner:
-    """Optuna's pruner for a rule, every option stated; its steps are epochs from 1.
-
-    Optuna's `patience` counts the epoch of the decision apart, ours with the others.
-    """
+    """Make Optuna's pruner for a rule, every option stated; its steps are epochs from 1."""
     from optuna.exceptions import ExperimentalWarning
     from optuna.pruners import (
         MedianPruner,
@@ -287,7 +284,7 @@ class PruningController:
             self._compare_with_best(trial)
 
     def _begin(self) -> None:
-        """Know again what an earlier driver knew."""
+        """Replay the epochs and results of earlier drivers."""
         for trial in self._ledger.trials():
             if self._pruner is not None:
                 for seed, digest in enumerate(trial.runs.values()):

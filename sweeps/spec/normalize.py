@@ -206,7 +206,7 @@ def _long_form(route: Route, value: object) -> object:
 
 
 def _unknown_field(kind: str, name: str, more: Iterable[str] = ()) -> str:
-    """Suggest fields by the last part of a name: the same, what others call so, or spelt alike."""
+    """Suggest fields with the same last part, another tool's name for it, or a similar spelling."""
     names = (*field_names(), *more)
     by_last_name: dict[str, list[str]] = {}
     for known in names:
