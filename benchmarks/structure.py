@@ -1,21 +1,16 @@
-"""Draws docstrings of functions, to judge whether each is understood without the code.
-
-python -m benchmarks.structure COUNT SEED
-"""
+"""Draws COUNT docstrings by SEED, to judge whether each is understood without the code."""
 
 import ast
 import random
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-
 
 def docstrings(package: str) -> list[str]:
     """List place, name, arguments and docstring of every documented function of a package."""
     return [
-        f"{path.relative_to(ROOT)} {node.name}({ast.unparse(node.args)})\n{text}\n"
-        for path in sorted((ROOT / package).rglob("*.py"))
+        f"{path} {node.name}({ast.unparse(node.args)})\n{text}\n"
+        for path in sorted(Path(package).rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.FunctionDef) and (text := ast.get_docstring(node))
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 import re
 import shutil
@@ -50,10 +51,10 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registries: None
         sys.modules.pop(name, None)
 
 
-def module(page: str, name: str, folder: Path) -> ModuleType:
-    """The first Python block of a page that is a whole module, imported from a file."""
-    source = next(block for block in blocks(page, "python") if block.startswith('"""'))
-    (folder / f"{name}.py").write_text(source)
+def module(name: str, folder: Path) -> ModuleType:
+    """A module of examples/, imported from a user's own folder."""
+    (file,) = (ROOT / "examples").rglob(f"{name}.py")
+    shutil.copy(file, folder)
     return importlib.import_module(name)
 
 
@@ -74,7 +75,7 @@ def teacher(tiny_clip: OpenedClip) -> Teacher:
 @pytest.fixture
 def l2_sp(own_folder: Path) -> type[Algorithm]:
     """The algorithm of the page, registered as the page says."""
-    cls: type[Algorithm] = module("docs/add-an-algorithm.md", "l2_sp", own_folder).L2Sp
+    cls: type[Algorithm] = module("l2_sp", own_folder).L2Sp
     return cls
 
 
@@ -108,21 +109,16 @@ def test_the_algorithm_of_the_page_keeps_the_contract_in_the_test_that_it_shows(
 def test_each_worked_example_is_under_60_lines_and_keeps_every_law(
     name: str, own_folder: Path, teacher: Teacher
 ) -> None:
-    examples = {"l2_sp": 0, "swa": 1, "task_res": 2}
-    modules = [it for it in blocks("docs/add-an-algorithm.md", "python") if it.startswith('"""')]
-    source = modules[examples[name]]
+    source = inspect.getsource(module(name, own_folder))
     assert len(source.splitlines()) < 60
-    (own_folder / f"{name}.py").write_text(source)
-    importlib.import_module(name)
+    assert source in blocks("docs/add-an-algorithm.md", "python")
     check_algorithm(ALGORITHMS[name], teacher)
 
 
 def test_the_averaging_example_ends_with_the_mean_of_its_second_half(
     own_folder: Path, teacher: Teacher
 ) -> None:
-    source = [it for it in blocks("docs/add-an-algorithm.md", "python") if it.startswith('"""')][1]
-    (own_folder / "swa.py").write_text(source)
-    algorithm = importlib.import_module("swa").Swa()
+    algorithm = module("swa", own_folder).Swa()
     model = algorithm.build(teacher)
     weight = model.current.head.weight
     values = []
@@ -184,7 +180,7 @@ def family(own_folder: Path) -> tuple[Family, DataConfig]:
     for name in ("train", "test", "sketch"):
         pixels = rng.integers(0, 256, (6, 3, 32, 32), dtype=np.uint8)
         np.savez(root / f"{name}.npz", pixels=pixels, labels=np.arange(6) % 2)
-    shown = module("docs/add-a-family.md", "my_family", own_folder)
+    shown = module("my_family", own_folder)
     return shown.MY_FAMILY, DataConfig(family="my_family", root=str(root))
 
 

@@ -24,7 +24,6 @@ BEFORE = frozenset({"exec", "srun", "nohup", "time", "sudo", "env", "--", "then"
 """The words that a command may follow."""
 ENDS = frozenset("();<>|&")
 INCLUDED = re.compile(r"--8<--\n(.+)\n--8<--\n")
-"""A file that the site shows in a block."""
 
 
 @dataclass(frozen=True)
