@@ -56,10 +56,10 @@ def read_secret_files(
 
 def of_workers(environ: Mapping[str, str]) -> dict[str, str]:
     """Return what a run gets of an environment: all but the secrets that are the driver's alone."""
-    kept = {name: value for name, value in environ.items() if not _is_drivers(name)}
-    if TRACKING_VARIABLE in kept:
-        kept[TRACKING_VARIABLE] = without_password(kept[TRACKING_VARIABLE])
-    return kept
+    environment = {name: value for name, value in environ.items() if not _is_drivers(name)}
+    if TRACKING_VARIABLE in environment:
+        environment[TRACKING_VARIABLE] = without_password(environment[TRACKING_VARIABLE])
+    return environment
 
 
 def _is_drivers(name: str) -> bool:

@@ -291,7 +291,7 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
     if (table := _table(arguments)) is not None:
         out = _out(arguments.out, table.with_suffix(f".{PAGE}"))
         comparison = compare_sweeps(override_specs([read_table(table)], arguments))
-        made = table_page(table, comparison, options=options)
+        report = table_page(table, comparison, options=options)
     else:
         home = find_home(arguments.home, trust=arguments.trust_home).absolute()
         sweeps = [find_ledger(home, name) for name in dict.fromkeys(arguments.sweeps)]
@@ -299,18 +299,18 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
         runs, several = RunStore(home.runs), len(sweeps) > 1
         parts = [load_part(sweep, runs, with_fields=several) for sweep in sweeps]
         comparison = compare_sweeps(override_specs(parts, arguments))
-        made = page(home, sweeps, comparison, options=options)
+        report = page(home, sweeps, comparison, options=options)
     with written("--out", out):
-        made.write(out)
+        report.write(out)
     files: list[Path] = []
     if figures is not None:
         from carft_sweep.tracking.charts import write_figures
 
         with written("--figures", figures):
-            files = write_figures(made.data, figures)
+            files = write_figures(report.data, figures)
     if arguments.json:
         paths = {"page": str(out), "figures": [str(file) for file in files]}
-        plain = {**paths, "verdict": comparison.verdict, "calibration": made.calibration}
+        plain = {**paths, "verdict": comparison.verdict, "calibration": report.calibration}
         emit(json.dumps(plain, indent=1))
         return 0
     emit("\n".join((*comparison.answer.lines, f"The report is {out}")))
@@ -334,15 +334,15 @@ def _usual_place(home: Home, sweeps: list[Ledger], name: str) -> Path:
     return folder / name if len(sweeps) == 1 else home.path / f"{folder.name}.{name}"
 
 
-def _out(given: str | None, usual: Path) -> Path:
+def _out(text: str | None, usual: Path) -> Path:
     """Choose where the page goes. Raises RequestError for a folder."""
-    if given is None:
+    if text is None:
         return usual
-    out = Path(given).expanduser()
+    out = Path(text).expanduser()
     if out.is_dir():
         raise RequestError(f"--out: {out} is a folder; name a file, such as {out / usual.name}")
     if out.suffix.lower() not in (".html", ".htm"):
         raise RequestError(
-            f"--out: {given} must end in .html: the report is a page, which a browser prints as PDF"
+            f"--out: {text} must end in .html: the report is a page, which a browser prints as PDF"
         )
     return out

@@ -244,17 +244,17 @@ def _read_images(data: FamilyData) -> BadImages:
         TimeRemainingColumn(),
     )
     unreadable = {}
-    with Progress(*columns, console=console, disable=not console.is_terminal) as shown:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         for name, split in data.splits.items():
             # Of a part the whole is looked at, once for all its parts.
             every = len(split.whole or split)
-            task = shown.add_task(name, total=every)
+            task = progress.add_task(name, total=every)
 
             def advance(count: int, task: Any = task) -> None:
-                shown.update(task, completed=count)
+                progress.update(task, completed=count)
 
             unreadable[name] = bad_files_of(data, name, advance)
-            shown.update(task, completed=every)
+            progress.update(task, completed=every)
             if not console.is_terminal:
                 count = len(unreadable[name])
                 to_stderr(f"{name}: {len(split):,} images, {count:,} cannot be read")

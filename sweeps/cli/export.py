@@ -32,8 +32,8 @@ DETAILED = 5
 def export_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the `export` command."""
     home = find_home(arguments.home, trust=arguments.trust_home).absolute()
-    shown = Path(arguments.out or f"{arguments.sweep}-model")
-    out, kept = shown.expanduser().absolute(), None
+    folder = Path(arguments.out or f"{arguments.sweep}-model")
+    out, logged = folder.expanduser().absolute(), None
     with exporter(home, arguments.sweep) as models:
         model = select_model(
             models.comparison,
@@ -45,15 +45,15 @@ def export_command(arguments: argparse.Namespace, emit: Emit) -> int:
         with written("--out", out):
             models.write(model, out, force=arguments.force)
         if arguments.mlflow:
-            kept = models.keep(model, out)
+            logged = models.keep(model, out)
     if arguments.json:
-        emit(json.dumps(_export_as_dict(model, out, kept), indent=1, allow_nan=False))
+        emit(json.dumps(_export_as_dict(model, out, logged), indent=1, allow_nan=False))
         return 0
-    emit("\n".join(_export_lines(model, shown, kept)))
+    emit("\n".join(_export_lines(model, folder, logged)))
     return 0
 
 
-def _export_as_dict(model: SelectedModel, out: Path, kept: KeptModel | None) -> dict[str, Any]:
+def _export_as_dict(model: SelectedModel, out: Path, logged: KeptModel | None) -> dict[str, Any]:
     return {
         "folder": str(out),
         "setting": model.setting,
@@ -62,17 +62,17 @@ def _export_as_dict(model: SelectedModel, out: Path, kept: KeptModel | None) -> 
         "digest": model.run.digest,
         "label": model.label,
         "metrics": model.metrics,
-        "model_id": kept.model_id if kept else None,
+        "model_id": logged.model_id if logged else None,
     }
 
 
-def _export_lines(model: SelectedModel, shown: Path, kept: KeptModel | None) -> Iterator[str]:
-    yield f"{shown}: {model}"
+def _export_lines(model: SelectedModel, folder: Path, logged: KeptModel | None) -> Iterator[str]:
+    yield f"{folder}: {model}"
     yield f"  {figures(model.metrics)}"
-    yield f'  with open_clip: open_clip.create_model_and_transforms("local-dir:{shown}")'
-    yield f"  on images: {program()} predict {shlex.quote(str(shown))} IMAGE"
-    if kept is not None:
-        yield f"MLflow: {kept.uri}" + ("" if kept.is_new else " (was there already)")
+    yield f'  with open_clip: open_clip.create_model_and_transforms("local-dir:{folder}")'
+    yield f"  on images: {program()} predict {shlex.quote(str(folder))} IMAGE"
+    if logged is not None:
+        yield f"MLflow: {logged.uri}" + ("" if logged.is_new else " (was there already)")
 
 
 def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
@@ -124,8 +124,8 @@ def _folder(arguments: argparse.Namespace) -> Path:
     except RequestError as error:
         if folder.is_dir():
             raise RequestError(f"{folder} holds no exported model: there is no {FACTS}") from None
-        made = [path.parent.name for path in folder.parent.glob(f"*/{FACTS}")]
-        near = difflib.get_close_matches(folder.name, made, n=1)
+        exports = [path.parent.name for path in folder.parent.glob(f"*/{FACTS}")]
+        near = difflib.get_close_matches(folder.name, exports, n=1)
         hint = f"did you mean {str(folder.with_name(near[0]))!r}?" if near else f"and {error}"
         raise RequestError(
             f"{arguments.model} is no folder that `{program()} export` made; {hint}"

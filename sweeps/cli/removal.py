@@ -115,9 +115,9 @@ def waste(home: Home) -> Iterator[Waste]:
         is_replaced = state is not None and state.state == "done" and not state.is_live
         if is_replaced or digest not in used:
             yield _waste(aside, "an earlier result of a run that was trained again", digest)
-    for left in (*home.runs.glob(".*"), *home.sweeps.glob(".*")):
-        if left.is_dir() and _TEMPORARY.fullmatch(left.name):
-            yield _waste(left, "half of what was being removed")
+    for entry in (*home.runs.glob(".*"), *home.sweeps.glob(".*")):
+        if entry.is_dir() and _TEMPORARY.fullmatch(entry.name):
+            yield _waste(entry, "half of what was being removed")
     names = sweep_names(home)
     idle = [name for name in names if holder(home.sweep(name)) is None]
     for name in idle:
@@ -129,9 +129,9 @@ def waste(home: Home) -> Iterator[Waste]:
 def _unfinished_writes(folder: Path, run: str | None = None) -> Iterator[Waste]:
     """Yield what a process that was killed was about to put in the place of something else."""
     for place, folders, files in () if folder.is_symlink() else os.walk(folder):
-        left = [name for name in (*folders, *files) if _TEMPORARY.fullmatch(name)]
-        folders[:] = [name for name in folders if name not in left]
-        for name in sorted(left):
+        temporary = [name for name in (*folders, *files) if _TEMPORARY.fullmatch(name)]
+        folders[:] = [name for name in folders if name not in temporary]
+        for name in sorted(temporary):
             yield _waste(Path(place, name), "half a file of a process that was killed", run)
 
 
@@ -241,13 +241,13 @@ class Removal:
 
         Returns what could not be removed and why; the sweep's folder then remains with its ledger.
         """
-        left = [why for why in (self._untrack(), self._remove_studies()) if why is not None]
+        reasons = [why for why in (self._untrack(), self._remove_studies()) if why is not None]
         runs = RunStore(self.home.runs)
         for digest in self.runs:
             runs.remove(digest)
-        if not left:
+        if not reasons:
             shutil.rmtree(set_aside(self.home.sweep(self.name)))
-        return left
+        return reasons
 
     def _untrack(self) -> str | None:
         place = resolve_location(self.home.path)
@@ -283,16 +283,16 @@ def remove_command(arguments: argparse.Namespace, emit: Emit) -> int:
             for line in removal.lines():
                 emit(line)
         is_agreed = arguments.yes or _is_agreed()
-        left = removal.carry_out() if is_agreed else []
+        reasons = removal.carry_out() if is_agreed else []
     if arguments.json:
-        result = {"sweep": name, "removed": is_agreed and not left, "bytes": removal.bytes}
-        result |= {"runs": removal.runs, "kept": removal.kept, "left": left}
+        result = {"sweep": name, "removed": is_agreed and not reasons, "bytes": removal.bytes}
+        result |= {"runs": removal.runs, "kept": removal.kept, "left": reasons}
         emit(json.dumps(result, indent=1))
     elif not is_agreed:
         emit("Nothing is removed." if sys.stdin.isatty() else "Nothing is removed without --yes.")
-    elif left:
-        for what in left:
-            emit(f"Left: {what}")
+    elif reasons:
+        for reason in reasons:
+            emit(f"Left: {reason}")
         again = command("remove", name, arguments.home)
         emit("Its runs are removed from this home. Once the cause is mended, remove the rest with:")
         emit(f"  {again}")
@@ -300,7 +300,7 @@ def remove_command(arguments: argparse.Namespace, emit: Emit) -> int:
         emit(f"{name} is removed.")
     if not is_agreed:
         return 0 if sys.stdin.isatty() else WRONG
-    return UNREACHABLE if left else 0
+    return UNREACHABLE if reasons else 0
 
 
 def _is_agreed() -> bool:

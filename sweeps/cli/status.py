@@ -120,13 +120,13 @@ def sweep_status(home: Home, name: str) -> SweepStatus:
     )
 
 
-def _total(ledger: Ledger, asked: int) -> int:
+def _total(ledger: Ledger, count: int) -> int:
     """Return the number of distinct runs; the maximum while points are to be chosen."""
     baselines, trials = ledger.baselines(), ledger.trials()
-    to_come = (asked - len(trials)) * len(ledger.spec["seeds"])
+    to_come = (count - len(trials)) * len(ledger.spec["seeds"])
     distinct = len(_digests([*baselines, *trials])) + max(0, to_come)
     planned = sum(len(baseline.runs) for baseline in baselines)
-    planned += int(ledger.recall(TRIAL_RUNS, asked * len(ledger.spec["seeds"])))
+    planned += int(ledger.recall(TRIAL_RUNS, count * len(ledger.spec["seeds"])))
     return min(distinct, planned) + int(ledger.recall(FINAL_RUNS, 0))
 
 
@@ -136,7 +136,7 @@ def failed_runs(home: Home, ledger: Ledger, most: int = 5) -> tuple[FailedRun, .
     trials = sorted(ledger.trials(), key=lambda trial: trial.number)
     open_ones = [trial for trial in trials if trial.state == "running"]
     last = [trial for trial in trials if trial.state == "failed"][-most:]
-    found = [
+    failed = [
         FailedRun(
             label=state.label,
             kind=state.failure["kind"],
@@ -148,7 +148,7 @@ def failed_runs(home: Home, ledger: Ledger, most: int = 5) -> tuple[FailedRun, .
         for state in _states(runs, [*ledger.beside_trials(), *open_ones, *last])
         if state.state == "failed" and state.failure is not None
     ]
-    return tuple(sorted(found, key=lambda run: run.ended)[-most:])
+    return tuple(sorted(failed, key=lambda run: run.ended)[-most:])
 
 
 def _digests(items: Iterable[Setting | Trial]) -> list[str]:
@@ -219,13 +219,13 @@ def _row(summary: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     counted = f"{trials['complete']}/{trials['asked']}"
     for state in ("pruned", "failed"):
         counted += f", {trials[state]} {state}" if trials.get(state) else ""
-    shown = (
+    best_text = (
         ""
         if best is None
         else f"{summary['metric']} {value_text(summary['metric'], best['value'])} {_params(best)}"
     )
     when = datetime.fromtimestamp(summary["updated"]).astimezone().strftime("%Y-%m-%d %H:%M")
-    return summary["name"], summary["state"], counted, shown.rstrip(), when
+    return summary["name"], summary["state"], counted, best_text.rstrip(), when
 
 
 def _params(best: Mapping[str, Any]) -> str:

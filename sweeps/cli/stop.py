@@ -30,12 +30,12 @@ def stop_command(arguments: argparse.Namespace, emit: Emit) -> int:
     emit(f"Asked {driver} to stop {when}.")
     if arguments.no_wait:
         return 0
-    asked, told_deaf = time.monotonic(), False
+    since, told_deaf = time.monotonic(), False
     waits_for = _what_runs(home, arguments.sweep)
     if waits_for:
         emit(f"Waiting for {waits_for}.")
     while (current := holder(folder)) is not None and current.owner == driver.owner:
-        if not told_deaf and time.monotonic() - asked > DEAF and (folder / FILE).exists():
+        if not told_deaf and time.monotonic() - since > DEAF and (folder / FILE).exists():
             told_deaf = True
             emit(
                 "The driver has not responded; it may be hanging. Ctrl-C stops waiting (the "

@@ -56,21 +56,21 @@ def _server(home: Home) -> TrackingLocation | None:
 def _where(home: Home) -> Iterator[Finding]:
     place = resolve_location(home.path)
     place.check()
-    shown = without_password(place.named)
+    address = without_password(place.named)
     check_reachable(place.named)
     if _server(home) is None:
         file = sqlite_file(place.named)
         begins = file is not None and not file.exists()
-        yield ok(f"{shown}{', which the first run begins' if begins else ''}")
+        yield ok(f"{address}{', which the first run begins' if begins else ''}")
         return
     health = get(place.named, "/health")
     if health.status_code == 200 and health.text.strip() == "OK":
-        yield ok(f"{shown} answers, experiment {place.experiment}")
+        yield ok(f"{address} answers, experiment {place.experiment}")
     elif health.status_code >= 500:
-        yield unreachable(f"{shown} answers {health.status_code}: what is behind it is away")
+        yield unreachable(f"{address} answers {health.status_code}: what is behind it is away")
     else:
         yield wrong(
-            f"{shown} answers {health.status_code} to /health, as no MLflow does",
+            f"{address} answers {health.status_code} to /health, as no MLflow does",
             "look at the address in MLFLOW_TRACKING_URI, with its path where a proxy has one",
         )
 
@@ -81,14 +81,14 @@ def _where(home: Home) -> Iterator[Finding]:
     "install the server's major version of MLflow here, or update the server",
 )
 def _version(home: Home) -> Iterator[Finding]:
-    place, ours = _server(home), client_version()
-    theirs = None if place is None else server_version(place.named)
-    if theirs is None:
+    place, client = _server(home), client_version()
+    server = None if place is None else server_version(place.named)
+    if server is None:
         return  # no server, or it does not let us in: reported by another check
-    message = f"the server is MLflow {theirs}, the client {ours}"
-    if release(theirs)[0] != release(ours)[0]:
+    message = f"the server is MLflow {server}, the client {client}"
+    if release(server)[0] != release(client)[0]:
         yield wrong(message)
-    elif release(theirs) < release(ours):
+    elif release(server) < release(client):
         yield warning(message, "update the server: a client may be older than it, but not newer")
     else:
         yield ok(message)

@@ -196,18 +196,18 @@ class LocalEngine(Engine):
     @property
     def hardware(self) -> Hardware:
         """Implement `Engine.hardware`."""
-        seen = next(iter(self._workers.values()))
-        gpus = None if seen is None else len([name for name in seen.split(",") if name])
+        devices = next(iter(self._workers.values()))
+        gpus = None if devices is None else len([name for name in devices.split(",") if name])
         return hardware_here(gpus, self._threads)
 
     def start(self) -> None:
         """Implement `Engine.start`."""
-        begun = Counter[str | None]()
-        for worker, seen in self._workers.items():
+        counts = Counter[str | None]()
+        for worker, devices in self._workers.items():
             # One more than fits as long as nothing is known: then there is mostly room for it.
-            if begun[seen] <= self._memory.holds(seen):
+            if counts[devices] <= self._memory.holds(devices):
                 worker.start()
-                begun[seen] += 1
+                counts[devices] += 1
 
     def run(self, handler: Handler) -> None:
         """Implement `Engine.run`."""
@@ -255,8 +255,8 @@ class LocalEngine(Engine):
         running = Counter(self._workers[worker] for worker in self._busy())
         free = (
             worker
-            for worker, seen in self._workers.items()
-            if worker.job is None and running[seen] < self._memory.holds(seen)
+            for worker, devices in self._workers.items()
+            if worker.job is None and running[devices] < self._memory.holds(devices)
         )
         return next(free, None)
 
@@ -279,9 +279,9 @@ class LocalEngine(Engine):
 
     def _narrowed(self, worker: Supervisor, failure: dict[str, Any]) -> dict[str, Any]:
         """Add to a failure by lack of memory how many runs may share the memory from now on."""
-        seen = self._workers[worker]
-        runs = 1 + sum(self._workers[other] == seen for other in self._busy())
-        if failure["kind"] != "out_of_memory" or not self._memory.narrow(seen, runs):
+        devices = self._workers[worker]
+        runs = 1 + sum(self._workers[other] == devices for other in self._busy())
+        if failure["kind"] != "out_of_memory" or not self._memory.narrow(devices, runs):
             return failure
         message = f"{failure['message']}; at most {runs - 1} at once from now on"
         return {**failure, "message": message, "narrowed": True}

@@ -55,13 +55,13 @@ def check_nodes(
     home.mkdir(parents=True, exist_ok=True)
     try:
         (home / token).write_text("the driver was here")
-        asked = {
+        futures = {
             node: _question(node).remote(
                 str(seen_as or home), token, f"{token}-{node}", source_digest(), files
             )
             for node in nodes
         }
-        answers = _answers(asked)
+        answers = _answers(futures)
         for node, answer in answers.items():
             if "refused" not in answer and not _appears(home / f"{token}-{node}"):
                 answers[node] = {"refused": _not_shared(home)}
@@ -106,10 +106,10 @@ def answer_of_node(home: str, token: str, own: str, files: Sequence[str]) -> dic
     return {}
 
 
-def _answers(asked: Mapping[str, Any]) -> dict[str, Answer]:
-    ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER_SECONDS)
+def _answers(futures: Mapping[str, Any]) -> dict[str, Answer]:
+    ready, _ = ray.wait(list(futures.values()), num_returns=len(futures), timeout=ANSWER_SECONDS)
     answers: dict[str, Answer] = {}
-    for node, future in asked.items():
+    for node, future in futures.items():
         if future not in ready:
             answers[node] = {"refused": f"did not answer within {ANSWER_SECONDS:g} s"}
             continue

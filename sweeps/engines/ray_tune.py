@@ -95,8 +95,8 @@ class WarmRun(Trainable):
             self._supervisor.answer(self._decision)
         self._decision = None
         until = time.monotonic() + STEP
-        while (left := until - time.monotonic()) > 0:
-            event = self._supervisor.next(left)
+        while (timeout := until - time.monotonic()) > 0:
+            event = self._supervisor.next(timeout)
             if event is None:
                 continue
             yield event

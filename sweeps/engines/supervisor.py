@@ -90,8 +90,8 @@ class WorkerProcess:
         """Receive the next frame; return None if `timeout` seconds pass. Raises WorkerDied."""
         until = time.monotonic() + timeout
         while b"\n" not in self._buffer:
-            left = until - time.monotonic()
-            ready, _, _ = select.select([self._reading], [], [], max(0.0, left))
+            timeout = until - time.monotonic()
+            ready, _, _ = select.select([self._reading], [], [], max(0.0, timeout))
             if not ready:
                 return None
             chunk = os.read(self._reading, _CHUNK)
@@ -176,8 +176,8 @@ def oom_kills() -> int:
         text = _KERNEL_COUNTS.read_text(encoding="utf-8")
     except OSError:
         return 0
-    found = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
-    return int(found[1]) if found else 0
+    match = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
+    return int(match[1]) if match else 0
 
 
 def dispatch(handler: Handler, job: Job, event: Event) -> Decision | None:

@@ -112,10 +112,10 @@ class Invocation:
         from carft_sweep.sweeps.spec.document import read_text
         from carft_sweep.sweeps.spec.spec import load_spec
 
-        kept, now = read_text(folder / COPY, follow=False), None
+        copy, now = read_text(folder / COPY, follow=False), None
         with contextlib.suppress(RequestError):
             now = read_text(Path(self.file))
-        if now == kept:
+        if now == copy:
             note = None
         elif not Path(self.file).exists():
             note = f"{self.file} is gone; the sweep goes on with the file as it was run"
@@ -125,9 +125,9 @@ class Invocation:
                 f"To take up the changes: {program()} run {shlex.quote(self.file)}"
             )
         try:
-            return load_spec(self.file, self.overrides, self.imports, text=kept, vet=vet), note
+            return load_spec(self.file, self.overrides, self.imports, text=copy, vet=vet), note
         except RequestError as error:
-            if now == kept:
+            if now == copy:
                 raise
             raise RequestError(f"{folder / COPY}, the file as it was run: {error}") from None
 
@@ -215,11 +215,11 @@ class Generation:
 def in_kept_order(spec: SweepSpec, newest: Ledger | None) -> SweepSpec:
     """Return the sweep with its parameters in the order of earlier runs, if they are the same
     parameters: labels of points and random draws depend on that order."""
-    kept = {} if newest is None else newest.spec["parameters"]
+    before = {} if newest is None else newest.spec["parameters"]
     by_name = {item.name: item for item in spec.parameters}
-    if kept.keys() != by_name.keys():
+    if before.keys() != by_name.keys():
         return spec
-    return spec.model_copy(update={"parameters": tuple(by_name[name] for name in kept)})
+    return spec.model_copy(update={"parameters": tuple(by_name[name] for name in before)})
 
 
 def planned_points(spec: SweepSpec, points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -326,13 +326,13 @@ class RunStore:
         """Restart a claimed run, and keep its backup until the run is done again or restored."""
         folder, before = self.folder(digest), self._before(digest)
         with self._locked(digest):
-            known = self.read(digest)
+            state = self.read(digest)
             if before.exists():  # an earlier new beginning was not finished: it is worth nothing
                 shutil.rmtree(folder)
             else:
                 folder.rename(before)
-            if known is not None:
-                self._write(known)
+            if state is not None:
+                self._write(state)
 
     def results(self, digest: str) -> Path:
         """Return the folder with the results of a run: the backup until the run is done again."""
@@ -381,9 +381,9 @@ class RunStore:
     def _before(self, digest: str) -> Path:
         return self.path / f".{digest}.before"
 
-    def _is_anothers(self, known: RunState) -> bool:
+    def _is_anothers(self, state: RunState) -> bool:
         """Return whether another live claimant works on a run."""
-        lease = known.lease
+        lease = state.lease
         return lease is not None and lease.owner != self.owner and lease.is_live()
 
     def _change(

@@ -149,13 +149,13 @@ def _escaped(uri: str) -> str:
 
 
 def _check_owner(database: Database) -> None:
-    found = inspect_database(database)
-    if found.is_mlflows:
+    tables = inspect_database(database)
+    if tables.is_mlflows:
         raise RequestError(
             f"{database} is MLflow's (it has its tables of runs or of users): Optuna needs one of "
             f"its own, name another one in {database.variable}"
         )
-    if found.revision is not None and not found.is_optunas:
+    if tables.revision is not None and not tables.is_optunas:
         raise RequestError(
             f"{database} belongs to another program (it has a table alembic_version): name one "
             f"for Optuna alone in {database.variable}"
@@ -347,9 +347,9 @@ class _Study:
             load_if_exists=True,
         )
         trials = self._ledger.proposals()
-        there = self._trials_of(study)
+        stored = self._trials_of(study)
         agree = [direction.name.lower() for direction in study.directions] == directions
-        if agree and len(there) <= len(trials) and all(map(self._agrees, there, trials)):
+        if agree and len(stored) <= len(trials) and all(map(self._agrees, stored, trials)):
             return study
         logger.info("the study %s is not that of the ledger; it is written anew", self._name)
         optuna.delete_study(study_name=self._name, storage=self._storage)
@@ -362,15 +362,15 @@ class _Study:
         study_id = self._storage.get_study_id_from_name(study.study_name)
         return self._storage.get_all_trials(study_id, deepcopy=False)
 
-    def _agrees(self, there: FrozenTrial, trial: Trial) -> bool:
+    def _agrees(self, stored: FrozenTrial, trial: Trial) -> bool:
         wanted = self._frozen(trial)
-        if there.params != wanted.params or there.user_attrs.get("point") != trial.point:
+        if stored.params != wanted.params or stored.user_attrs.get("point") != trial.point:
             return False
-        if not there.state.is_finished():
-            return there.intermediate_values.keys() <= wanted.intermediate_values.keys()
-        reports = (str(sorted(trial.intermediate_values.items())) for trial in (there, wanted))
+        if not stored.state.is_finished():
+            return stored.intermediate_values.keys() <= wanted.intermediate_values.keys()
+        reports = (str(sorted(trial.intermediate_values.items())) for trial in (stored, wanted))
         return (
-            there.state == wanted.state and there.values == wanted.values and len({*reports}) == 1
+            stored.state == wanted.state and stored.values == wanted.values and len({*reports}) == 1
         )
 
 

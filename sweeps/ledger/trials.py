@@ -350,10 +350,10 @@ class Ledger:
     ) -> Trial:
         """Add a running trial with all its fields (those of Trial)."""
         number = self.next_number
-        known = {"number": number, "point": point, "began": time.time(), **setting}
-        known |= {"sampler": dict(sampler)} if sampler else {}
-        known.pop("members", None)  # they are among the parameters too
-        self._write({"trial": known})
+        record = {"number": number, "point": point, "began": time.time(), **setting}
+        record |= {"sampler": dict(sampler)} if sampler else {}
+        record.pop("members", None)  # they are among the parameters too
+        self._write({"trial": record})
         return self._trials[number]
 
     def report(self, number: int, epoch: int, value: float) -> None:
@@ -405,8 +405,8 @@ class Ledger:
 
     def baselines(self) -> list[Setting]:
         """List the settings that trials are compared with."""
-        kept = self.recall("baselines", ())
-        return [Setting(role="soup" if "members" in item else "baseline", **item) for item in kept]
+        items = self.recall("baselines", ())
+        return [Setting(role="soup" if "members" in item else "baseline", **item) for item in items]
 
     def beside_trials(self) -> list[Setting]:
         """List the settings that are no trials."""
@@ -414,13 +414,13 @@ class Ledger:
 
     def confirmations(self) -> list[Setting]:
         """List the settings to run again on fresh seeds, if the current file includes them."""
-        kept = self.recall(CONFIRMATIONS, ()) if self.spec.get("confirm_seeds") else ()
-        return [Setting(role="confirmation", **item) for item in kept]
+        items = self.recall(CONFIRMATIONS, ()) if self.spec.get("confirm_seeds") else ()
+        return [Setting(role="confirmation", **item) for item in items]
 
     def soups(self) -> list[Setting]:
         """List the soups of finished runs, if the current file includes any."""
-        kept = self.recall(SOUPS, ()) if self.spec.get("after") else ()
-        return [Setting(role="soup", **item) for item in kept]
+        items = self.recall(SOUPS, ()) if self.spec.get("after") else ()
+        return [Setting(role="soup", **item) for item in items]
 
     def _end(self, number: int, change: Mapping[str, Any]) -> Trial:
         if self._trials[number].state != "running":

@@ -223,11 +223,11 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     spec = in_kept_order(spec, ledger)
     planner = Planner(spec, hardware, notes.append)
     taken = taken_name(spec, ledger)
-    known = dict(_known_trials(planner, ledger))
-    planned = [tasks for tasks in known.values() if tasks]
+    trials = dict(_known_trials(planner, ledger))
+    planned = [tasks for tasks in trials.values() if tasks]
     settings = [*planner.baselines(), *planned]
     trained = [tasks for tasks in settings if tasks[0].config.algorithm.trains]
-    numbers = (number for number in range(spec.trial_count) if number not in known)
+    numbers = (number for number in range(spec.trial_count) if number not in trials)
     to_come = [*itertools.islice(numbers, max(0, spec.distinct_trials - len(planned)))]
     unknown = spec.runs_per_trial * len(to_come)
     fresh = list(_known_confirmations(planner, ledger))
@@ -238,9 +238,9 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
         for name in to_confirm
         for work in _typical_runs(planner, settings, name, len(spec.confirm_seeds))
     ]
-    made = [(item, tasks) for item in spec.after for tasks in _known_soups(planner, ledger, item)]
-    to_combine = sum(item not in [known for known, _ in made] for item in spec.after)
-    settings += [*fresh, *(tasks for _, tasks in made)]
+    soups = [(item, tasks) for item in spec.after for tasks in _known_soups(planner, ledger, item)]
+    to_combine = sum(item not in [soup for soup, _ in soups] for item in spec.after)
+    settings += [*fresh, *(tasks for _, tasks in soups)]
     estimate = SweepEstimate(
         spec.name,
         spec.method,
@@ -352,8 +352,8 @@ def _row(
         seen.add(task.digest)
         if twice or is_complete(folder, task.config):
             states["done"] += 1
-            known = runs.read(task.digest)
-            estimate.reused += twice or (known is not None and known.sweep != estimate.sweep)
+            state = runs.read(task.digest)
+            estimate.reused += twice or (state is not None and state.sweep != estimate.sweep)
             continue
         work = _work(task.config, folder)
         states["train" if work.epochs else "evaluate"] += 1

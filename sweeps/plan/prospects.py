@@ -133,10 +133,10 @@ def describe_power(data: FamilyData, seeds: int, id_margin: float) -> str:
     )
     if data.test is None:
         return text
-    kept = Power.expected([data.test.units], ID_SPREAD).chance(id_margin, seeds)
+    chance = Power.expected([data.test.units], ID_SPREAD).chance(id_margin, seeds)
     return (
         f"{text}; a method with equal ID is shown to keep it within {100 * id_margin:.3g} pp "
-        f"(BETTER) in {100 * kept:.0f} %"
+        f"(BETTER) in {100 * chance:.0f} %"
     )
 
 

@@ -69,11 +69,11 @@ def arm_summaries(comparison: Comparison, group: str = "") -> list[ArmSummary]:
     """
     metrics = [column.metric for column in usual_columns(comparison)]
     first = {row.arm.label for row in shown_rows(comparison)}
-    shown = first.union(row.arm.label for row in visible_rows(comparison, TableOptions()))
+    labels = first.union(row.arm.label for row in visible_rows(comparison, TableOptions()))
     endpoint = comparison.endpoint
     splits = {endpoint.val, endpoint.test, endpoint.ood, comparison.rule.metric}
     splits |= {metric for metric, _ in shifts(metrics, endpoint.by)}
-    every = (row for row in comparison.rows if row.n and row.arm.label in shown)
+    every = (row for row in comparison.rows if row.n and row.arm.label in labels)
     return [
         _summary(
             row, dict(_estimates(row, metrics, splits)), group if row.arm.label in first else ""

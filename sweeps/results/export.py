@@ -111,11 +111,11 @@ def select_model(
             f"run {record.digest[:DIGITS]} of {arm.label} is {record.state}; only one that is "
             "done has a model"
         )
-    known = [UNMERGED, *record.merges]
-    if label not in known:
+    labels = [UNMERGED, *record.merges]
+    if label not in labels:
         raise RequestError(
             f"run {record.digest[:DIGITS]} of {arm.label} has no model {label!r}"
-            f"{_near(label, known)} It has: {', '.join(known)}."
+            f"{_near(label, labels)} It has: {', '.join(labels)}."
         )
     model = SelectedModel(arm, record, label, why)
     logger.info("exporting run %s: %s", record.digest[:DIGITS], model)
@@ -180,13 +180,13 @@ def _named_setting(comparison: Comparison, setting: str | None) -> tuple[Arm, st
     """Return the unmerged arm, and the merge that its label names."""
     own = {_runs(arm): arm for arm in _arms(comparison)}
     if setting is None:
-        seen = next((row.arm for row in comparison.rows if row.selected), None)
-        if seen is None:
+        arm = next((row.arm for row in comparison.rows if row.selected), None)
+        if arm is None:
             raise RequestError(
                 f"{comparison.sweep} has selected nothing yet, for no trial is complete; name a "
                 "model with --setting or --run"
             )
-        return own[_runs(seen)], seen.merge
+        return own[_runs(arm)], arm.merge
     by_label = {row.arm.label: row.arm for row in comparison.rows}
     if setting not in by_label:
         plain = [arm.label for arm in own.values()]
@@ -270,17 +270,17 @@ class Exporter:
         for trial in self.sweep.trials():
             if digest in trial.runs.values():
                 return self.spec.config_for(trial.params)
-        for known in self.sweep.beside_trials():
-            if digest not in known.runs.values():
+        for setting in self.sweep.beside_trials():
+            if digest not in setting.runs.values():
                 continue
-            if "of" in known.params:  # a soup that `after` asked for
+            if "of" in setting.params:  # a soup that `after` asked for
                 folder = RunFolder(self.folder(model))
                 return trial_config(folder.claimed()["config"])
             for point in self.spec.baseline_configs():
-                if point.is_at(known.algorithm, known.params):
+                if point.is_at(setting.algorithm, setting.params):
                     return point.config
-            config = self.spec.config_for(known.params)  # a trial's that is confirmed
-            if config.algorithm.name == known.algorithm:
+            config = self.spec.config_for(setting.params)  # a trial's that is confirmed
+            if config.algorithm.name == setting.algorithm:
                 return config
         raise RequestError(
             f"{self.spec.source_path} has no {model.arm.label} any more; put it back, or run the "
@@ -300,9 +300,9 @@ class Exporter:
         from carft_sweep.carft_core.export.export import export
 
         if not self.has_weights(model):
-            kept = self.config(model).keep.weights
-            why = "gone from its folder" if kept else "not kept (trial.keep.weights: false)"
-            option = "" if kept else " --set trial.keep.weights=true"
+            has_weights = self.config(model).keep.weights
+            why = "gone from its folder" if has_weights else "not kept (trial.keep.weights: false)"
+            option = "" if has_weights else " --set trial.keep.weights=true"
             file = shlex.quote(str(self.spec.source_path))
             raise RequestError(
                 f"the weights of run {model.run.digest[:DIGITS]} are {why}; train the sweep again "

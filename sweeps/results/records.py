@@ -131,29 +131,29 @@ def _undamaged(read: Callable[..., T | None], *place: Any) -> T | None:
         return None
 
 
-def _facts(own: Mapping[str, Any], asked: str | None) -> Mapping[str, Any]:
+def _facts(own: Mapping[str, Any], requested: str | None) -> Mapping[str, Any]:
     """Return the facts of an evaluation, with a note if another sweep measured another epoch's
     weights.
 
     A folder keeps one evaluation of each model, by whichever sweep measured last.
     """
     facts: Mapping[str, Any] = own["facts"]
-    if asked is None or facts.get(RESULT) in (None, asked):
+    if requested is None or facts.get(RESULT) in (None, requested):
         return facts
     note = (
         f"another sweep has measured runs of this one anew with keep.result: {facts[RESULT]}, "
-        f"where this one asks for {asked}; run this one again, and they are measured as it asks"
+        f"where this one asks for {requested}; run this one again, and they are measured as it asks"
     )
     return {**facts, NOTES: [*facts.get(NOTES, ()), note]}
 
 
 def state_of(known: RunState | None, *, done: bool) -> State:
     """Return the state of a run for readers: a run whose worker is gone is stopped."""
-    if known is None:
+    if state is None:
         return "done" if done else "missing"
-    if known.state == "running":
-        return "running" if known.is_live else "stopped"
-    return known.state
+    if state.state == "running":
+        return "running" if state.is_live else "stopped"
+    return state.state
 
 
 CONFIG = "config.json"

@@ -282,12 +282,12 @@ def keep(
 
     folder = home.sweep(sweep.name)
     try:
-        made = page(home, [sweep], comparison)
+        report = page(home, [sweep], comparison)
         for name in FIGURES:
             (folder / name).unlink(missing_ok=True)  # this comparison may have less to show
         names = [Path(name).stem for name in FIGURES]
-        figures = write_figures(made.data, folder, ["png"], names, scale=1.0)
-        made.write(folder / PAGE)  # last: where it is, the others are
+        figures = write_figures(report.data, folder, ["png"], names, scale=1.0)
+        report.write(folder / PAGE)  # last: where it is, the others are
     except Exception as error:  # whatever goes wrong in a picture, the sweep has ended well
         note(f"the report was not written ({type(error).__name__}: {error})")
         return []

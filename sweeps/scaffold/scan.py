@@ -308,11 +308,11 @@ def list_images(layout: Layout) -> Inventory:
     ]
     splits = {split: {name: named[name] for name in classes} for split, named in splits.items()}
     for shift, folder in list(layout.shifts.items()):
-        kept = {
+        usable = {
             name: paths for name, paths in listing(folder).items() if paths and name not in exclude
         }
-        if kept:
-            splits[shift] = kept
+        if usable:
+            splits[shift] = usable
         else:
             del layout.shifts[shift]
             layout.assumed.append(f"left out the shift {shift}: no class of it is left")

@@ -199,11 +199,11 @@ def _relative(path: Path, out: Path) -> str:
 
 
 def _write(texts: Mapping[Path, str], *, force: bool) -> None:
-    there = [path.name for path in texts if path.exists()]
-    if there and not force:
+    existing = [path.name for path in texts if path.exists()]
+    if existing and not force:
         folder = next(iter(texts)).parent
         raise RequestError(
-            f"{' and '.join(there)} {'are' if len(there) > 1 else 'is'} in {folder} already; "
+            f"{' and '.join(existing)} {'are' if len(existing) > 1 else 'is'} in {folder} already; "
             "--force overwrites, --name and --out write elsewhere"
         )
     for path, text in texts.items():

@@ -381,9 +381,9 @@ class SweepDriver:
         """Record the pruning in the ledger before any run is stopped."""
         trial.recorded = trial.pruned = True
         pruned = self.ledger.prune(trial.number, "pruned", reason)
-        left = sum(task.digest not in trial.outcomes for task in trial.tasks)
+        runs = sum(task.digest not in trial.outcomes for task in trial.tasks)
         trial.pending_seeds.clear()
-        self.progress.prune(trial.tasks[0].label, reason, runs=left)
+        self.progress.prune(trial.tasks[0].label, reason, runs=runs)
         for task in trial.tasks:
             self._note(task.digest)
         self._ended(pruned)

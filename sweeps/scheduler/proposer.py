@@ -128,9 +128,9 @@ class TrialProposer:
 
     def _asked(self) -> Iterator[tuple[int, Trial | None]]:
         """Yield every point of the sweep, with its trial if there is one."""
-        known = {trial.point: trial for trial in self._ledger.trials()}
+        trials = {trial.point: trial for trial in self._ledger.trials()}
         for point in range(self._spec.trial_count):
-            yield point, known.get(point)
+            yield point, trials.get(point)
 
     def _propose(
         self, point: int, params: Mapping[str, Any] | None

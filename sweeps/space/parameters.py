@@ -35,8 +35,8 @@ def _number(value: object) -> int | float:
 
 def _values(value: object) -> object:
     if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= MAX_VALUES:
-        shown = f"{len(value)} of them" if isinstance(value, (list, tuple)) else _shown(value)
-        raise ValueError(f"must be a list of 1 to {MAX_VALUES} values, got {shown}")
+        text = f"{len(value)} of them" if isinstance(value, (list, tuple)) else _shown(value)
+        raise ValueError(f"must be a list of 1 to {MAX_VALUES} values, got {text}")
     texts = list(map(canonical, value))
     twice = [
         Problem((index,), f"{_shown(value[index])} is in the list twice")

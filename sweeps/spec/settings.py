@@ -148,8 +148,8 @@ def check_gpus(value: float) -> float:
             f"must be 0, a whole number, or 1/n such as 0.5 or 0.25, got {value:g}; "
             f"the nearest is {1 / runs:.4g}, for {runs} runs on one GPU"
         )
-    known = {_share(n) for n in (runs - 1, runs) if n}
-    return value if value in known else _share(runs)
+    shares = {_share(n) for n in (runs - 1, runs) if n}
+    return value if value in shares else _share(runs)
 
 
 def _share(runs: int) -> float:
@@ -216,9 +216,9 @@ class Metric(Section):
         """Drop empty keys, and fill in the metric's own direction."""
         if not isinstance(data, Mapping):
             return data
-        given = {key: value for key, value in data.items() if value is not None}
-        name = given.get("name", "id/val/top1")
-        return {"goal": natural_goal(name), **given} if isinstance(name, str) else given
+        fields = {key: value for key, value in data.items() if value is not None}
+        name = fields.get("name", "id/val/top1")
+        return {"goal": natural_goal(name), **fields} if isinstance(name, str) else fields
 
     @model_validator(mode="after")
     def _in_its_direction(self) -> Self:

@@ -87,18 +87,18 @@ def is_recipe(path: Path) -> bool:
     return path.parent == FOLDER
 
 
-def locate(given: str | Path) -> Path:
-    """Find the file that `given` names.
+def locate(name: str | Path) -> Path:
+    """Find the sweep file of a path or a recipe's name.
 
     An existing path is taken as it is. Otherwise `NAME`, `NAME.yaml` and `sweeps/NAME.yaml` mean
     the shipped recipe NAME. Raises RequestError with the nearest name when there is neither.
     """
-    path = Path(given)
+    path = Path(name)
     try:
         exists, is_file = path.exists(), path.is_file()
     except (OSError, ValueError) as error:
         raise RequestError(
-            f"there can be no sweep file {str(given)[:80]!r}: {error.args[-1]}"
+            f"there can be no sweep file {str(name)[:80]!r}: {error.args[-1]}"
         ) from None
     if is_file:
         return path

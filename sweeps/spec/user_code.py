@@ -344,9 +344,9 @@ def register_family(file: Path) -> Family:
             f"{file.name} is a sweep file, not a family file; "
             f"`{command('check', str(file), None)}` checks it, and its data too"
         )
-    given = {key: value for key, value in document.data.items() if value is not None}
-    given.setdefault("name", file.name.partition(".")[0])
-    declaration = validated_in_part(document, Declaration, given)
+    fields = {key: value for key, value in document.data.items() if value is not None}
+    fields.setdefault("name", file.name.partition(".")[0])
+    declaration = validated_in_part(document, Declaration, fields)
     for problem in _problems(declaration):
         if not document.is_wrong(problem.path[:1], ("test",), ("test_fraction",)):
             document.add_error(problem.path, problem.message)
@@ -398,8 +398,8 @@ def _from_file(text: str, folder: Path, name: str) -> TemplateSet:
 
 def _is_ours(name: str, family: str) -> bool:
     """Return whether a template set comes from an earlier text of the family's file."""
-    known = FAMILIES.get(family)
-    return known is not None and _declared(known) is not None and name in known.defaults.values()
+    other = FAMILIES.get(family)
+    return other is not None and _declared(other) is not None and name in other.defaults.values()
 
 
 def _declared(family: Family | None) -> Declared | None:
@@ -410,11 +410,11 @@ def _declared(family: Family | None) -> Declared | None:
 
 def _check_name(document: SpecDocument, declared: Declared) -> None:
     """Report a name that another family has, unless that family's file was deleted."""
-    known = FAMILIES.get(declared.declaration.name)
-    was = _declared(known)
-    if known is not None and was is None:
+    family = FAMILIES.get(declared.declaration.name)
+    was = _declared(family)
+    if family is not None and was is None:
         document.add_error(
-            ("name",), f"{known.name!r} is a family already: {known.summary}; rename it"
+            ("name",), f"{family.name!r} is a family already: {family.summary}; rename it"
         )
     elif was is not None and was.file != declared.file and was.file.exists():
         message = f"{was.declaration.name!r} is taken by {was.file}; give it another"

@@ -118,10 +118,10 @@ def _report(document: SpecDocument, settings: Settings) -> Report:
     route: Route = ("report", "by_family" if report.by_family else "by")
     if report.by_family and (report.by is not None or settings.tasks != FAMILY):
         document.add_error(route, f"goes with tasks: {FAMILY}, and not beside by")
-    given = report.by_family
-    if report.by is not None and not given:
-        given = dict.fromkeys(families, report.by)
-    for name, kind in given.items():
+    by_family = report.by_family
+    if report.by is not None and not by_family:
+        by_family = dict.fromkeys(families, report.by)
+    for name, kind in by_family.items():
         kinds = [TOP1, *families[name].metrics] if name in families else []
         if not kinds:
             document.add_error(route, unknown("task", name, families))
@@ -130,7 +130,7 @@ def _report(document: SpecDocument, settings: Settings) -> Report:
             document.add_error(route, f"{message} It is measured by these alone.")
     own = {name: family.ranked_by for name, family in families.items()}
     kinds = [*dict.fromkeys(own.values())]
-    if given or kinds in ([], [TOP1]):
+    if by_family or kinds in ([], [TOP1]):
         return report
     if len(kinds) == 1:
         return report.model_copy(update={"by": kinds[0]})
@@ -243,11 +243,11 @@ def _warn_of_run_cap(document: SpecDocument, settings: Settings, tasks: int) -> 
     if cap is None and settings.method == "random":
         cap = RUN_CAP
     if cap is not None and cap % tasks:
-        left = tasks - cap % tasks
+        rest = tasks - cap % tasks
         document.add_warning(
             ("run_cap",),
-            f"{cap} trials are no multiple of the {tasks} tasks, so the last setting lacks {left} "
-            f"of them; say run_cap: {cap + left}",
+            f"{cap} trials are no multiple of the {tasks} tasks, so the last setting lacks {rest} "
+            f"of them; say run_cap: {cap + rest}",
         )
 
 
