@@ -47,12 +47,12 @@ def named(metric: str) -> str:
 
 
 def is_accuracy(metric: str) -> bool:
-    """Whether it is a share of right answers, of any kind."""
+    """Return whether a metric is an accuracy of any kind."""
     return kind_of(metric) in (*KINDS, BENCHMARK)
 
 
 def is_fraction(metric: str) -> bool:
-    """Whether tables show it in percent."""
+    """Return whether tables show a metric in percent."""
     return is_accuracy(metric) or kind_of(metric) == "ece"
 
 
@@ -61,13 +61,12 @@ _CURVE = ("id/val", "id/test", "ood/mean")
 
 
 def has_series(metric: str, *, of: Literal["run", "merge", "alpha"] = "run") -> bool:
-    """Whether a metric has a name of its own in MLflow, whose pages drown in hundreds of them.
+    """Return whether a metric has a name of its own in MLflow, whose pages drown in hundreds.
 
-    Of every split its accuracies: top-1, and what its benchmark ranks by; the other kinds of
-    validation (`id/val`, `ood/val`), test and the mean over shifts, and how far the context has
-    moved on each split, `of` the model that a run trained. Of a merged model the accuracies of the
-    splits alone, and of one `alpha` among several those that a choice and a curve are made of.
-    `comparison_input.json` holds all.
+    Of every split these are its accuracies (top-1, and the one that its benchmark ranks by), of
+    validation, test and the mean over shifts all kinds, and the context's shift on each split for
+    the model that a run trained. Of a merged model only the accuracies, and at one `alpha` among
+    several only those for choosing and for the curve. `comparison_input.json` has all.
     """
     split = metric.rpartition("/")[0]
     if of != "run":
@@ -79,7 +78,7 @@ def has_series(metric: str, *, of: Literal["run", "merge", "alpha"] = "run") -> 
 
 
 def shifts(names: Collection[str], by: str = TOP1) -> list[tuple[str, str]]:
-    """List every shift's metric of a kind with its name: `OOD test` for one called test."""
+    """List the metrics of a kind of all shifts with names: `OOD test` for a shift called test."""
     end = f"/{by}"
     every = sorted(name for name in names if name.startswith("ood/") and name.endswith(end))
     short = {name: name[len("ood/") : -len(end)] for name in every if name != f"ood/mean{end}"}

@@ -45,9 +45,10 @@ class Power:
 
     @classmethod
     def expected(cls, splits: Sequence[Sequence[str]], of_seeds: float) -> Power:
-        """Expect the errors of the mean over splits, from the units of each one's images.
+        """Return the expected errors of the mean over splits, from the units of each split's
+        images.
 
-        Arms are taken to differ on the units of these images as widely as CAR-FT and fine-tuning
+        Arms are assumed to differ on the units of these images as widely as CAR-FT and fine-tuning
         do on IconShift.
         """
         shares: dict[str, float] = {}

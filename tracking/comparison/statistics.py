@@ -91,11 +91,11 @@ class PairedTest:
         return None if not self._is_tested else 2 * self._tail(-abs(self.mean))
 
     def p_above(self, bound: float) -> float | None:
-        """Return the one-sided p of the null that the mean is at most `bound`; None where p is."""
+        """Return the one-sided p of the null that the mean is at most `bound`; None without p."""
         return None if not self._is_tested else self._tail(bound - self.mean)
 
     def p_below(self, bound: float) -> float | None:
-        """Return the one-sided p of the null that the mean is at least `bound`; None where p is."""
+        """Return the one-sided p of the null that the mean is at least `bound`; None without p."""
         return None if not self._is_tested else self._tail(self.mean - bound)
 
     def _tail(self, distance: float) -> float:
@@ -141,12 +141,12 @@ class Estimate:
 
     @property
     def half_width(self) -> float | None:
-        """Half of the interval: what stands behind the ± in a table."""
+        """Half of the interval's width, which tables print after ±."""
         return None if self.ci95 is None else (self.ci95.high - self.ci95.low) / 2
 
 
 def estimate(values: Sequence[float | None]) -> Estimate:
-    """Estimate a mean; there is none where a value is missing or not finite."""
+    """Estimate a mean; without a mean where a value is missing or not finite."""
     finite = tuple(v if v is not None and math.isfinite(v) else None for v in values)
     measured = [value for value in finite if value is not None]
     whole = len(measured) == len(finite)
@@ -154,7 +154,7 @@ def estimate(values: Sequence[float | None]) -> Estimate:
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
-    """Average values; None where one of them is missing, or there is none."""
+    """Average values; None where a value is missing, or without values."""
     measured = [value for value in values if value is not None]
     return mean(measured) if measured and len(measured) == len(values) else None
 
@@ -188,11 +188,11 @@ def combined_error(of_seeds: float, seeds: int, images: ImageError | None) -> tu
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
-    """Compute Student's two-sided interval of a mean, of 95 % unless another level is given.
+    """Compute Student's two-sided interval of a mean, by default at 95 %.
 
     It is mean ± t(n-1) * s / sqrt(n).
 
-    None below 3 values, or when one of them is not finite.
+    None below 3 values, or when a value is not finite.
     """
     if len(values) < SEEDS_FOR_INTERVAL or not all(map(math.isfinite, values)):
         return None

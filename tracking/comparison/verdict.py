@@ -68,7 +68,7 @@ class Pair:
 
     @cached_property
     def seeds(self) -> tuple[int | None, ...]:
-        """Those in which both have every endpoint that both are measured in."""
+        """Seeds in which both arms have every endpoint that both are measured in."""
         metrics = (self.endpoint.ood, self.endpoint.id_metric)
         pairs = [(one, two) for one, two in map(self._values, metrics) if one and two]
         common = (s for s in self._seeds if all(s in side for pair in pairs for side in pair))
@@ -86,12 +86,13 @@ class Pair:
 
     @property
     def _seeds(self) -> list[int | None]:
-        """Those of the candidate, or of the reference where no seed changes the candidate."""
+        """Seeds of the candidate, or of the reference where no seed changes the candidate."""
         side = self.candidate if self.candidate.has_seeds else self.reference
         return [run.seed for run in side.done]
 
     def _values(self, metric: str) -> tuple[dict[int | None, float], dict[int | None, float]]:
-        """Read both by seed; an arm that no seed changes stands against each seed of the other."""
+        """Read both arms' values by seed; an arm that no seed changes is paired with each seed of
+        the other."""
         seeds = self._seeds
         return self.candidate.values(metric, seeds), self.reference.values(metric, seeds)
 
@@ -117,7 +118,7 @@ class Pair:
 
     @property
     def p_better(self) -> float | None:
-        """Return p of the claim "better", at one-sided 2.5 %: doubled, so that 0.05 decides.
+        """P of the claim "better", one-sided at 2.5 % and doubled, so that 0.05 decides.
 
         The claim is that the endpoint gains and that ID loses less than the margin. Its p is the
         larger of the two: Berger, Multiparameter hypothesis testing and acceptance sampling,
@@ -174,7 +175,7 @@ class Verdict(Judgement):
 
     @property
     def state(self) -> State:
-        """What the sentence begins with. NO GAIN: one of the margin's size is excluded."""
+        """State that the sentence begins with. NO GAIN excludes a gain of the margin's size."""
         if self.outcome == "no_difference":
             interval = self.interval(self.pair.endpoint.metric)
             margin = self.pair.endpoint.margin
@@ -188,7 +189,7 @@ class Verdict(Judgement):
 
     @property
     def id_state(self) -> IdState:
-        """What is shown of ID: `kept` excludes a loss of the margin, `lost` excludes no loss."""
+        """State of ID: `kept` excludes a loss of the margin, `lost` excludes no loss."""
         return _id_state(self.pair, self.level)
 
 
@@ -214,14 +215,14 @@ def judge(
 ) -> tuple[Verdict, ...]:
     """Judge every candidate against the reference, Holm-adjusted over all of them.
 
-    A candidate that cannot be tested counts: which will be compared is known before which can be.
+    Candidates that cannot be tested count too: the arms are fixed before it is known which can be.
 
     Args:
-        candidates: The arm that stands for each algorithm.
-        reference: What they are compared with.
+        candidates: The arm that represents each algorithm.
+        reference: The arm that they are compared with.
         endpoint: What is tested, and the margins.
         kept: Where predictions are read from.
-        seeds: Of a complete arm; where one is lacking on a side, nothing is claimed.
+        seeds: Of a complete arm; where a seed is missing on a side, nothing is claimed.
         tried: By algorithm, the settings that its arm was chosen among on the seeds of its runs.
     """
     pairs = [Pair(candidate, reference, endpoint, kept) for candidate in candidates]
@@ -319,9 +320,9 @@ def find_strongest(
 ) -> Strongest | None:
     """Find the highest mean of the endpoint among complete arms, and compare it with the next.
 
-    Left out are arms whose mean ID is below the reference's by more than the margin. Of means that
-    are equal, or differ by float rounding only, the earlier arm's counts. None where no arm has
-    all seeds and both means.
+    Arms whose mean ID is below the reference's by more than the margin are left out. Of means that
+    are equal, or differ by float rounding only, the earlier arm's counts. None where no arm has all
+    seeds and both means.
     """
     valued = []
     for arm in models:
@@ -345,7 +346,7 @@ def find_strongest(
 def measured_models(arms: Iterable[Arm]) -> Iterator[Arm]:
     """Yield each arm unmerged and through every merged model that was measured.
 
-    Neither end of WiSE-FT is a model of its own: it is the zero-shot or the unmerged one.
+    The ends of WiSE-FT are left out: they are the zero-shot and the unmerged model.
     """
     for arm in arms:
         yield arm
