@@ -40,11 +40,10 @@ def write_figures(
     *,
     scale: float = 2.0,
 ) -> list[Path]:
-    """Write every chart that has something to show as `<name>.<kind>`, without a browser.
+    """Write every chart with content as `<name>.<kind>`, without a browser.
 
-    `names` are those of the charts that are wanted; None: all. A PNG has `scale` times the pixels
-    of an SVG. Return the files in the order of the page. Raises OSError where the folder cannot be
-    written.
+    `names` are the wanted charts; None: all. A PNG has `scale` times the pixels of an SVG. Return
+    the files in the order of the page. Raises OSError where the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = []

@@ -94,14 +94,14 @@ Spec = dict[str, Any]
 
 
 def layered(charts: Sequence[alt.Chart | alt.LayerChart], height: int) -> alt.LayerChart:
-    """Lay charts upon each other as one panel, the last on top."""
+    """Layer charts in one panel, the last on top."""
     return alt.LayerChart(layer=list(charts), height=height)
 
 
 def single(
     charts: Sequence[alt.Chart | alt.LayerChart], height: int, description: str, rows: Rows
 ) -> alt.LayerChart:
-    """Lay charts upon each other as one chart, to be `fitted` to its place.
+    """Layer charts in a single chart, to be `fitted` to its place.
 
     `rows` are for layers without their own.
     """
@@ -125,9 +125,9 @@ def panels(
 ) -> alt.ConcatChart:
     """Put charts in rows of at most two, in a column until `fitted` to a width.
 
-    `margin` is what axes and space take of a column, `least` the narrowest column, in pixels. Both
-    stand in the spec's `usermeta`, since Vega-Lite itself fits no panels to a page. Legends are
-    shared; `rows` are for layers without their own.
+    `margin` is the width of axes and space in a column, `least` the narrowest column, in pixels.
+    Both are in the spec's `usermeta`, since Vega-Lite fits no panels to a page. Legends are shared;
+    `rows` are for layers without their own.
     """
     rules = {"panels": {"most": min(2, len(charts)), "margin": margin, "least": least}}
     return alt.ConcatChart(

@@ -18,13 +18,13 @@ class ChartData:
 
     @cached_property
     def settings(self) -> tuple[Row, ...]:
-        """Every unmerged row with a finished run, but for those that confirm another one."""
+        """Every unmerged row with a finished run, except confirmations."""
         rows = (row for row in self.comparison.rows if row.arm.merge is None and row.n)
         return tuple(row for row in rows if not row.arm.confirms)
 
     @cached_property
     def shown(self) -> tuple[Row, ...]:
-        """The rows that stand for each algorithm, unmerged and through its chosen merges."""
+        """Rows that represent each algorithm, unmerged and through its chosen merges."""
         return shown_rows(self.comparison)
 
     @cached_property
@@ -34,7 +34,7 @@ class ChartData:
 
     @cached_property
     def reference(self) -> Row | None:
-        """What the candidates were judged against; without candidates the chosen fine-tuning."""
+        """Reference of the candidates; without candidates the chosen fine-tuning."""
         finished = [row for row in self.comparison.rows if row.n]
         rule, verdicts = self.comparison.rule, self.comparison.verdicts
         if verdicts:

@@ -52,11 +52,11 @@ class Parameter:
 
     @property
     def tooltip(self) -> tuple[str, str] | str:
-        """Its field, with the format of its numbers."""
+        """Tooltip of the field, with the format of its numbers."""
         return (self.field, "~g") if self.numeric else self.field
 
     def shown(self, value: Scalar) -> float | str:
-        """Convert a value to what stands on the axis."""
+        """Convert a value to its form on the axis."""
         if self.numeric and isinstance(value, (int, float)):
             return float(value)
         return scalar_text(value)
@@ -87,7 +87,7 @@ class Parameter:
 
 
 def varied_parameters(rows: Iterable[Row]) -> tuple[Parameter, ...]:
-    """Find the fields that take more than one value among trained rows, in order of their names."""
+    """Find the fields that take several values among trained rows, in order of their names."""
     values: dict[str, dict[str, Scalar]] = {}
     for row in rows:
         if row.arm.trains:
@@ -107,9 +107,9 @@ def varied_parameters(rows: Iterable[Row]) -> tuple[Parameter, ...]:
 
 
 def scale_of(values: Sequence[Scalar]) -> Scale:
-    """Choose the scale on which values lie most evenly: a list of values in a sweep file does not
-    say it. Symlog is log with a zero among them; what is not all numbers is categories.
-    """
+    """Choose the scale on which values lie most evenly, which a sweep file's list of values does
+    not tell. Symlog is log with a zero among the values; values that are not all numbers are
+    categories."""
     numbers = sorted(_numbers(values))
     if len(numbers) < len(values) or len(numbers) < 2:
         return "categories"

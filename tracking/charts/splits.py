@@ -38,7 +38,7 @@ _MOST_SEEDS = 10
 
 
 def draw_shifts(data: ChartData) -> Picture | None:
-    """Draw each row minus the reference; None where there is nothing to compare."""
+    """Draw each row minus the reference; None without a comparison."""
     reference, endpoint = data.reference, data.comparison.endpoint
     if reference is None:
         return None
@@ -164,7 +164,7 @@ def draw_context(data: ChartData) -> Picture | None:
 
 
 def _probe(row: Row, split: str) -> dict[str, Any]:
-    """Return setting and split, and what was measured there."""
+    """Return setting, split and the value measured for them."""
     probe: dict[str, Any] = {"setting": row.arm.label, "split": split_name(split)}
     for kind in _TITLES:
         summary = row.metric(f"context/{split}/{kind}")

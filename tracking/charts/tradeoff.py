@@ -90,7 +90,7 @@ def draw_id_ood(data: ChartData) -> Picture | None:
 
 
 def _model_rows(data: ChartData, axes: _Axes) -> _Rows:
-    """List every setting, what stands for its merges, and the inner points of the curves."""
+    """List every setting, the representatives of its merges, and the inner points of the curves."""
     shown = {row.arm.label for row in data.shown}
     models: dict[str, dict[str, Any]] = {}
     for row in (*data.settings, *data.shown):
