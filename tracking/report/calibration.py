@@ -64,18 +64,18 @@ class Deviation(NamedTuple):
 
     @property
     def points(self) -> float:
-        """How many points the measured accuracy is above the table's, with its two decimals."""
+        """Percentage points by which the measured accuracy exceeds the table's two decimals."""
         # Adding 0.0 turns a rounded -0.0 into 0.0.
         return 0.0 if self.measured is None else round(self.measured - self.expected, 2) + 0.0
 
     @property
     def is_beyond(self) -> bool:
-        """Whether it differs by more than the tolerance, with the same prompts."""
+        """Whether the accuracies differ by more than the tolerance, with the same prompts."""
         return abs(self.points) > self.split.tolerance and self.templates == self.split.templates
 
     @property
     def place(self) -> str:
-        """Name the split, and what else differs there: `ID test`, `v2 (...)`."""
+        """Name of the split, with other differences: `ID test`, `v2 (...)`."""
         note = f" ({self.split.note})" if self.split.note else ""
         return named(self.split.metric).removeprefix("ood/") + note
 
@@ -83,16 +83,16 @@ class Deviation(NamedTuple):
 def deviations(
     fields: Mapping[str, Scalar], images: Mapping[str, int], metrics: Mapping[str, float] | None
 ) -> Iterator[Deviation]:
-    """Compare a zero-shot model with the table, on each test set that is the table's whole one.
+    """Compare a zero-shot model with the table, on each test set that is complete.
 
     Args:
-        fields: Those of its config, by dotted names.
-        images: By split how many images are read.
-        metrics: What was measured; None: nothing yet, which gives the accuracies to expect.
+        fields: Of its config, by dotted names.
+        images: Number of images by split.
+        metrics: The measured metrics; None: nothing yet, which gives the accuracies to expect.
 
     Yields:
-        In the order of the table; nothing for a backbone or a family that it has not, nor for a
-        split that was not measured.
+        Deviations in the order of the table; none for a backbone or a family that the table lacks,
+        nor for a split that was not measured.
     """
     model, weights = fields.get("model.name"), fields.get("model.pretrained")
     family, templates = fields.get("data.family"), str(fields.get("prompts.classes"))
@@ -111,7 +111,7 @@ def deviations(
 
 
 def sentences(every: Iterable[Deviation]) -> tuple[str, ...]:
-    """Say by how many points each zero-shot model differs, or what to expect of one."""
+    """Write by how many points each zero-shot model differs, or which accuracy to expect."""
     title, texts = calibration_table().title, []
     for group in _grouped(every):
         first = group[0]
@@ -152,7 +152,7 @@ def calibrate(
     """Compare the finished zero-shot runs with the table, each accuracy once.
 
     Args:
-        fields: Those of the runs by digest; a run without is passed over.
+        fields: Those of the runs by digest; runs without fields are skipped.
 
     Returns:
         The comparison with its warnings and these, and a sentence for each model.

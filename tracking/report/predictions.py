@@ -106,7 +106,7 @@ def _models(comparison: Comparison) -> Iterator[_Model]:
 
 
 def _choose(kind: str, wanted: Any, available: Iterable[Any]) -> list[Any]:
-    """Return the wanted names, all where it is None. Raises TrackingError for an unknown one."""
+    """Return the wanted names, or all for None. Raises TrackingError for an unknown name."""
     names = [name for name in available if name is not None]
     if wanted is None:
         return names

@@ -35,10 +35,10 @@ def terminal(
     colour: bool = False,
     options: TableOptions | None = None,
 ) -> str:
-    """Render warnings, the table, what else was tested, and the answer in lines of `width`.
+    """Render warnings, the table, other tests, and the answer in lines of `width`.
 
-    Where the table does not fit, the shifts get tables of their own. With NO_COLOR in the
-    environment there are no colours, whoever requests them.
+    Where the table does not fit, the shifts get tables of their own. NO_COLOR in the environment
+    switches colours off, whoever requests them.
     """
     options = options or TableOptions()
     colour = colour and not os.environ.get("NO_COLOR")
@@ -62,7 +62,7 @@ def terminal(
 
 
 def table_text(table: Table, *, width: int) -> str:
-    """Render one table with its title and notes in lines of `width`."""
+    """Render a table with its title and notes in lines of `width`."""
     console = _console(width)
     _paragraph(console, table.title, style="bold")
     _tables(console, table, table.notes)
