@@ -38,12 +38,12 @@ class RunKey(NamedTuple):
 
     @property
     def kind(self) -> Kind:
-        """What it stands for."""
+        """Kind of the run: sweep, run or arm."""
         return "run" if self.digest else "arm" if self.arm else "sweep"
 
     @property
     def name(self) -> str:
-        """Its name within the sweep: the digest, `arm LABEL`, or "" of the sweep's own."""
+        """Name of the run within the sweep: the digest, `arm LABEL`, or "" for the sweep's own."""
         return f"{ARM}{self.arm}" if self.arm else self.digest
 
 
@@ -124,30 +124,30 @@ class Tracker(ABC):
     def preflight(self) -> None:
         """Check now whether the store accepts runs, where that depends on other people.
 
-        Raises AccessDenied or TrackingError where it never will as things are, and
-        ServiceUnreachable where it will once it is there again.
+        Raises AccessDenied or TrackingError where it never will without a change, and
+        ServiceUnreachable where it will once it answers again.
         """
         return
 
     @abstractmethod
     def start_run(self, start: RunStart) -> None:
-        """Begin a run, or set the one of the same key running again."""
+        """Begin a run, or set the run with the same key running again."""
 
     @abstractmethod
     def log_metrics(self, key: RunKey, values: Sequence[Metric]) -> None:
-        """Add values; the same (name, step, timestamp, value) is kept once."""
+        """Add values; the same (name, step, timestamp, value) is stored once."""
 
     @abstractmethod
     def log_datasets(self, key: RunKey, datasets: Sequence[DatasetInput]) -> None:
-        """Add the data sets that a run reads; one of the same name and digest is kept once."""
+        """Add the data sets that a run reads; equal names and digests are stored once."""
 
     @abstractmethod
     def set_tags(self, key: RunKey, values: Mapping[str, str]) -> None:
         """Set tags; a later value replaces an earlier one.
 
-        In the description `mlflow.note.content`, which is Markdown, a link to `artifact:NAME` is
-        one to an artifact of this run, and an image of it shows that artifact: a store with pages
-        puts its address there. Other images, and HTML, are shown as text.
+        In the description `mlflow.note.content`, which is Markdown, a link to `artifact:NAME` leads
+        to an artifact of this run, and an image of `artifact:NAME` shows that artifact: a store
+        with pages inserts its address. Other images, and HTML, are shown as text.
         """
 
     @abstractmethod
@@ -160,18 +160,18 @@ class Tracker(ABC):
 
     @abstractmethod
     def remove_run(self, key: RunKey) -> None:
-        """Remove a run with all that was logged; nothing happens where there is none."""
+        """Remove a run with all its records; do nothing if the run does not exist."""
 
     @abstractmethod
     def remove_sweep(self, sweep: str) -> None:
-        """Remove all runs of a sweep, and its view; nothing happens where there are none."""
+        """Remove all runs of a sweep, and its view; do nothing if there are none."""
 
     @abstractmethod
     def keep_view(self, view: RunsView, sweep: RunKey, *, timestamp: int) -> None:
-        """Keep a view, where there are pages; it replaces the earlier one of its kind.
+        """Store a view, where there are pages; it replaces the earlier view of its kind.
 
-        It is of the runs of `sweep`, else of all sweeps; the description of the group of all runs
-        leads to that one.
+        The view is of the runs of `sweep`, else of all sweeps; the description of the group of all
+        runs leads to the latter.
         """
 
     @abstractmethod
@@ -180,16 +180,16 @@ class Tracker(ABC):
 
     @abstractmethod
     def artifacts(self, key: RunKey) -> set[str]:
-        """List the files of a run, without those in folders. Any thread may call it."""
+        """List the files of a run, without those in folders. Any thread may call this."""
 
     @abstractmethod
     def run_id(self, key: RunKey) -> str | None:
-        """Return what the store calls a run; None where it has none."""
+        """Return the store's id of a run; None for an unknown run."""
 
     def experiment(self) -> str | None:
-        """Return what the store calls the group of all runs, as addresses of its pages have it.
+        """Return the store's id of the group of all runs, as used in addresses of its pages.
 
-        None where it has no pages.
+        None where the store has no pages.
         """
         return None
 

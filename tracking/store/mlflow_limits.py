@@ -64,10 +64,10 @@ def truncate(text: str, length: int) -> str:
 
 
 def metrics(values: Iterable[Metric]) -> tuple[list[Metric], dict[str, str]]:
-    """Return the values that are kept, and tags in place of the infinite ones.
+    """Return the finite values, and tags in place of the infinite ones.
 
     A store of numbers without infinities shows 1.8e308 instead, which spoils every chart and
-    maximum. NaN is kept: MLflow knows it.
+    maximum. NaN is stored: MLflow knows it.
     """
     kept: list[Metric] = []
     infinite: dict[str, str] = {}
@@ -81,7 +81,7 @@ def metrics(values: Iterable[Metric]) -> tuple[list[Metric], dict[str, str]]:
 
 
 def datasets(values: Iterable[DatasetInput]) -> list[DatasetInput]:
-    """Join the contexts of equal names and digests by commas: a store has one entry of each."""
+    """Join the contexts of equal names and digests by commas: a store has one entry for each."""
     joined: dict[tuple[str, str], DatasetInput] = {}
     for value in values:
         short = replace(
@@ -97,7 +97,7 @@ def datasets(values: Iterable[DatasetInput]) -> list[DatasetInput]:
 
 
 def changed(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
-    """Make tags for parameters that were logged before with another value, which stands."""
+    """Make tags for parameters that were logged before with another value, which remains."""
     return {
         name(f"carft.param_changed.{key}"): truncate(value, TAG_LENGTH)
         for key, value in new.items()

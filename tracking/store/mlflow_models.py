@@ -150,7 +150,8 @@ def has_model(place: TrackingLocation, model_id: str) -> bool:
 
 
 def _is_whole(client: MlflowClient, model: LoggedModel) -> bool:
-    """Tell a model that was kept from what a crash left half uploaded, or who deleted its files."""
+    """Return whether a stored model is complete: a crash may have left half of its files, or
+    somebody may have deleted some."""
     ready = model.status.value == "READY"
     return ready and bool(client.list_logged_model_artifacts(model.model_id))
 
@@ -176,7 +177,7 @@ class ModelStore:
         self._experiment = experiment
 
     def keep(self, start: ModelStart, folder: Path) -> KeptModel:
-        """Keep the export in `folder` beside its run and its sweep, unless it is there already."""
+        """Store the export in `folder` with its run and its sweep, unless it is stored already."""
         with translated(self._uri):
             runs = [self._run(key) for key in (start.key, RunKey(start.key.sweep))]
             before = self._kept_before(start)
@@ -200,7 +201,7 @@ class ModelStore:
         return runs[0]
 
     def _kept_before(self, start: ModelStart) -> LoggedModel | None:
-        """Find the model as it was kept before."""
+        """Find the model that was stored before."""
         query = mlflow_store.query_of(self._tags(start))
         models = self._client.search_logged_models([self._experiment], query)
         whole = [model for model in models if _is_whole(self._client, model)]

@@ -54,7 +54,7 @@ def leading_to_sweeps(experiment: str) -> str:
 
 
 def artifact_source(run_id: str, artifact: str) -> str:
-    """Return the address of an artifact itself, as an image in a description has it."""
+    """Return the address of an artifact's content, for images in a description."""
     return f"get-artifact?run_uuid={run_id}&path={quote(artifact)}"
 
 

@@ -186,7 +186,8 @@ class MlflowStore(Tracker):
             client.get_experiment(experiment)
 
     def preflight(self) -> None:
-        """See Tracker. The home's own database is made anew where it cannot be read."""
+        """Check the store (see `Tracker.preflight`); recreate the home's own database if
+        unreadable."""
         if own_file(self._uri, self._artifact_root) is None:
             check_reachable(self._uri)
         if sqlite_file(self._uri) is not None:
@@ -202,7 +203,7 @@ class MlflowStore(Tracker):
                 try_artifacts(self._uri, location)
 
     def start_run(self, start: RunStart) -> None:
-        """Create the run, or set the one of the same key running again."""
+        """Create the run, or set the run with the same key running again."""
         tags = {**start.tags, **identity(start.key, self._home)}
         if DESCRIPTION in tags:
             tags[DESCRIPTION] = without_remote_content(tags[DESCRIPTION])
@@ -247,7 +248,7 @@ class MlflowStore(Tracker):
             self._set_tags(run_id, mlflow_limits.tags(linked))
 
     def log_artifact(self, key: RunKey, path: Path, *, folder: str = "") -> None:
-        """Upload a file; the one of the same place and name is replaced."""
+        """Upload a file; replace a file of the same folder and name."""
         try:
             os.close(open_regular(path))
         except OSError as error:
@@ -263,7 +264,7 @@ class MlflowStore(Tracker):
             client.set_terminated(self._id(key), status=_STATUS[state], end_time=timestamp)
 
     def remove_run(self, key: RunKey) -> None:
-        """Move the run to MLflow's deleted ones, where `mlflow gc` finds it."""
+        """Move the run to MLflow's deleted runs, where `mlflow gc` finds it."""
         with self._request() as (client, _):
             run = self._search(key)
             if run is not None:
@@ -305,7 +306,7 @@ class MlflowStore(Tracker):
             client.set_experiment_tag(experiment, f"{VIEW}{name}", text)
 
     def runs_of(self, sweep: str) -> dict[str, TrackedRun]:
-        """Look up every run by the sweep's tags; of several of one key the first that was begun."""
+        """Look up every run by the sweep's tags; of several with one key take the earliest."""
         tags = identity(RunKey(sweep), self._home)
         del tags["carft.kind"]
         runs: dict[str, TrackedRun] = {}
@@ -342,7 +343,7 @@ class MlflowStore(Tracker):
         self._connected = None
 
     def _store(self) -> tuple[MlflowClient, str]:
-        """Return the connection. That a store cannot be used is no fault of what is sent to it."""
+        """Return the connection. Errors here are of the store, not of the record that is sent."""
         if self._connected is None:
             try:
                 self._connected = self._connect()
@@ -365,9 +366,8 @@ class MlflowStore(Tracker):
                 return client, self._experiment_id(client)
 
     def _set_aside_if_moved(self, file: Path) -> None:
-        """Put the database of a home that was moved or copied aside, with its artifacts: its runs
-        are recorded anew here, and nothing is written where it was before.
-        """
+        """Move the database of a moved or copied home aside, with its artifacts: its runs are
+        recorded again here, and nothing is written at the old place."""
         before, root = moved_from(self._uri, self._experiment, self._artifact_root), file.parent
         if before is None:
             return
@@ -444,7 +444,7 @@ class MlflowStore(Tracker):
             yield connection
 
     def _answers(self) -> bool:
-        """Tell whether the store answers a harmless request, after it failed at another."""
+        """Return whether the store answers a harmless request, after it failed at another."""
         if self._connected is None:
             return False
         from mlflow.exceptions import MlflowException
@@ -458,7 +458,7 @@ class MlflowStore(Tracker):
 
 
 def open_store(home: Path, environ: Mapping[str, str] | None = None) -> MlflowStore:
-    """Open the place where a home's runs are recorded. Imports MLflow only when it is used.
+    """Open the store of a home's runs. MLflow is imported only when the store is used.
 
     Raises TrackingError where its database would not be safe.
     """

@@ -35,7 +35,7 @@ class ServedModel(PythonModel):
     """Reads the folder of an export, which is the artifact `model`."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Open the checkpoint; on a GPU if there is one."""
+        """Open the checkpoint, on a GPU if present."""
         import open_clip
         import torch
         from safetensors.torch import load_file
@@ -136,7 +136,7 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _converted(image: Any) -> Any:
-    """Convert as carft-sweep reads its images, so that both say the same of one."""
+    """Convert an image as carft-sweep does, so that both give the same prediction."""
     import numpy as np
     from PIL import Image
 
