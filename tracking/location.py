@@ -59,9 +59,8 @@ def existing_folder(path: Path) -> Path:
 
 
 def is_plain_name(name: str) -> bool:
-    """Tell whether a name that was read from a file or a server stays below the folder that it is
-    joined to: no such name decides where else this machine reads and writes.
-    """
+    """Return whether a name that was read from a file or a server stays below the folder that it is
+    joined to: no such name may decide where else this machine reads and writes."""
     return re.fullmatch(r"[^./\0][^/\0]*", name) is not None
 
 
@@ -113,7 +112,7 @@ class Lock:
 
 
 def _open_lock(path: Path) -> int:
-    """Open the file of a lock. Raises TrackingError for one that belongs to others, or is none."""
+    """Open the file of a lock. Raises TrackingError for a file of others, or no plain file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         return open_regular(path, os.O_RDWR | os.O_CREAT)
@@ -129,7 +128,7 @@ def _open_lock(path: Path) -> int:
 def waiting(path: Path) -> Iterator[None]:
     """Wait for the lock at `path`, and hold it within the context.
 
-    POSIX locks end with their process, also where it has forked: those of flock(2) do not.
+    POSIX locks end with their process, even if it has forked: those of flock(2) do not.
     """
     file = _open_lock(path)
     try:
@@ -234,14 +233,13 @@ def _origin(uri: str) -> tuple[str, str]:
 
 
 def source_of(uri: str) -> str:
-    """Return where a tracking URI comes from, for a message on what is wrong with it."""
+    """Return the origin of a tracking URI (variable or option), for messages about errors."""
     return TRACKING_VARIABLE if is_named(uri) else "--tracking-uri"
 
 
 def pages_address(place: TrackingLocation) -> str | None:
-    """Return the address of MLflow's pages of a place: the server's own, or that of `carft-sweep
-    ui`, as it is without options. None where neither is known, as of Databricks.
-    """
+    """Return the address of MLflow's pages of a store: the server's own, or that of `carft-sweep
+    ui` without options. None where neither is known, as of Databricks."""
     if not is_server(place.named):
         return f"http://{UI_HOST}:{UI_PORT}"
     address = without_password(place.named).rstrip("/")
@@ -266,8 +264,8 @@ _LONGEST_LINE = 10_000
 
 
 def home_id(home: Path) -> str:
-    """Return a home's id, made on the first call; whoever was first. Raises TrackingError for what
-    is none, OSError, which names the file, where it cannot be written.
+    """Return a home's id, made on the first call; the first of several processes wins. Raises
+    TrackingError for an invalid id, OSError with the file where it cannot be written.
 
     On a server that several homes share it distinguishes sweeps of the same name.
     """
@@ -288,9 +286,8 @@ def home_id(home: Path) -> str:
 
 
 def read_home_id(home: Path) -> str | None:
-    """Return a home's id, where it has one. Raises TrackingError for what is none: it is sent to
-    servers.
-    """
+    """Return a home's id, if it has one. Raises TrackingError for an invalid id, since ids are sent
+    to servers."""
     file = home / "id"
     try:
         text = read_regular(file, _LONGEST_LINE).decode(errors="replace").strip()
@@ -328,7 +325,7 @@ QUIET = {
 def stay_private(environ: MutableMapping[str, str] | None = None) -> None:
     """Turn usage reporting off for this process and its children, where the user has not chosen.
 
-    Call it before mlflow, ray or huggingface_hub are imported: they look once.
+    Call this before mlflow, ray or huggingface_hub are imported: they look once.
     """
     target = os.environ if environ is None else environ
     for name, value in QUIET.items():

@@ -52,7 +52,7 @@ class ServedSweep:
 
     @property
     def home(self) -> str:
-        """The id of the home that ran it."""
+        """Id of the home that ran the sweep."""
         return self.tags.get("carft.home", "")
 
     @property
@@ -62,12 +62,12 @@ class ServedSweep:
 
     @property
     def generation(self) -> str | None:
-        """The newest one."""
+        """Newest generation of the sweep."""
         return self.tags.get("carft.generation")
 
     @property
     def place(self) -> str:
-        """`kl_weight@1f3a9c02`: its name with the home, as `find` takes it."""
+        """`kl_weight@1f3a9c02`: the sweep's name with its home, as `find` takes it."""
         return f"{self.name}@{self.home[:_HOME]}"
 
     def as_dict(self) -> dict[str, object]:
@@ -87,13 +87,13 @@ class ServedSweep:
         }
 
     def line(self) -> str:
-        """Write it as a line for people."""
+        """Write the sweep as a line for people."""
         plain = self.as_dict()
         return f"{self.place}  {self.state}, begun {plain['begun']} UTC by {plain['user']}"
 
 
 def find(sweeps: Sequence[ServedSweep], name: str) -> ServedSweep:
-    """Find the sweep of a name, or of `NAME@HOME` where several homes have one.
+    """Find the sweep of a name, or of `NAME@HOME` where several homes have the name.
 
     Raises TrackingError that lists them, or suggests the nearest name.
     """
@@ -152,11 +152,11 @@ class MlflowReader:
         return list(first.values())
 
     def part(self, sweep: ServedSweep, name: str | None = None) -> SweepRuns:
-        """Read a sweep's runs and how it judges, under `name` (its own).
+        """Read a sweep's runs and its rules of judging, under `name` (by default its own).
 
-        Those of a sweep that still runs are as they were when one of its runs ended.
+        Runs of a running sweep are as they were when one of its runs ended.
 
-        Raises TrackingError where they are not there yet, are there no more, or cannot be read.
+        Raises TrackingError where they do not exist yet, were deleted, or cannot be read.
         """
         try:
             text = self._text(sweep.artifacts, COMPARISON_INPUT)
@@ -179,11 +179,11 @@ class MlflowReader:
         return part
 
     def _text(self, place: str, name: str) -> str | None:
-        """Read a file of a run, whose files are at `place` as the run says; None when it is gone.
+        """Read a file of a run, whose files are at `place` as the run says; None if deleted.
 
-        Whoever wrote the run says so, and must not choose what is read: a server hands out what
-        it keeps itself, and beside a database the home's own folder is read. Raises TrackingError,
-        ValueError or OSError for a place elsewhere, and for what is no text, or a larger one.
+        The author of the run sets `place`, and must not choose what is read: a server hands out its
+        own files only, and beside a database the home's own folder is read. Raises TrackingError,
+        ValueError or OSError for a place elsewhere, for no text, and for a larger file.
         """
         if not is_server(self._uri):
             return _text_in(place, name, self._roots())
@@ -204,7 +204,8 @@ class MlflowReader:
         return content.decode()
 
     def _roots(self) -> list[Path]:
-        """Return where a database's runs may have their files: in its home, or in this one."""
+        """Return the folders in which a database's runs may have files: of its home, or of this
+        one."""
         file = sqlite_file(self._uri)
         homes = [home_folder(None), *([] if file is None else [file.parent])]
         return [(home / "mlartifacts").resolve() for home in homes]

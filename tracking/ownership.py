@@ -32,11 +32,11 @@ class OtherWriter(NamedTuple):
 
 
 def other_writer(path: Path) -> OtherWriter | None:
-    """Return who could have written a file or a folder's entries; None where only this user and
+    """Return who else could have written a file or a folder's entries; None if only this user and
     root could.
 
     The group that a user has alone counts as the user: where every account has such a group, files
-    are made for it to write. Links are followed. Raises OSError where there is nothing.
+    are made for it to write. Links are followed. Raises OSError for a missing file.
     """
     facts = path.stat()
     if facts.st_uid not in _trusted_users():
@@ -49,9 +49,8 @@ def other_writer(path: Path) -> OtherWriter | None:
 
 
 def not_writable(path: Path) -> str:
-    """Say that this user may not write a file, or into its folder, whose it is, and what to do in a
-    shared home.
-    """
+    """Say that this user may not write a file, or into its folder, who owns it, and what to do in a
+    shared home."""
     path = path.parent if os.access(path, os.W_OK) else path
     facts = path.stat()
     return (
@@ -63,8 +62,7 @@ def not_writable(path: Path) -> str:
 
 def check_home(path: Path, environ: Mapping[str, str] | None = None) -> None:
     """Raise TrackingError for a home that another account could have written, or that leads
-    elsewhere, unless it is shared on purpose.
-    """
+    elsewhere, unless it is shared on purpose."""
     doubt = next(_doubts(path), None) if path.exists() else None
     if doubt is None or is_shared(path, environ):
         return
@@ -77,7 +75,7 @@ def check_home(path: Path, environ: Mapping[str, str] | None = None) -> None:
 
 
 def _doubts(home: Path) -> Iterator[OtherWriter]:
-    """Yield why what a home holds need not be its user's own, or not lie in it."""
+    """Yield reasons why a home's content may be somebody else's, or outside of the home."""
     if (writer := other_writer(home)) is not None:
         yield writer
     is_entered = home.stat().st_mode & _ENTERED
@@ -95,8 +93,7 @@ def _doubts(home: Path) -> Iterator[OtherWriter]:
 
 def is_shared(home: Path, environ: Mapping[str, str] | None = None) -> bool:
     """Return whether CARFT_SHARED_HOMES names a home. Raises TrackingError for a relative path
-    there: it would be another home in each folder.
-    """
+    there: it would be another home in each folder."""
     variables = os.environ if environ is None else environ
     shared = [Path(text) for text in variables.get(SHARED_HOMES_VARIABLE, "").split(os.pathsep)]
     for place in shared:
@@ -110,22 +107,20 @@ def is_shared(home: Path, environ: Mapping[str, str] | None = None) -> bool:
 
 
 def home_mode(home: Path, environ: Mapping[str, str] | None = None) -> int:
-    """Return the mode with which a new home is made: its user's alone, or as the umask lets it be
-    where it is shared on purpose.
-    """
+    """Return the mode of a new home: its user's alone, or by the umask where it is shared on
+    purpose."""
     return _BY_UMASK if is_shared(home, environ) else _PRIVATE
 
 
 def make_home(home: Path, environ: Mapping[str, str] | None = None) -> None:
-    """Make a home that is not there, with the mode of `home_mode`. Raises OSError."""
+    """Make a missing home, with the mode of `home_mode`. Raises OSError."""
     home.parent.mkdir(parents=True, exist_ok=True)
     home.mkdir(mode=home_mode(home, environ), exist_ok=True)
 
 
 def _trusted_users() -> set[int]:
-    """Return the users whose files are this user's own: root can write everything anyway, and
-    behind sudo it is the account that called it.
-    """
+    """Return the users whose files count as this user's own: root can write everything anyway, and
+    under sudo the account that called it."""
     own = os.geteuid()
     caller = os.environ.get("SUDO_UID", "")
     return {0, own} | ({int(caller)} if own == 0 and caller.isdecimal() else set())

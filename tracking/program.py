@@ -11,7 +11,7 @@ NAME = "carft-sweep"
 
 
 def program() -> str:
-    """Return the shell's words for this program: as it was called, where PATH does not have it."""
+    """Return the shell's words for this program: as it was called, if PATH does not have it."""
     called = Path(sys.argv[0])
     if shutil.which(NAME) is None:
         if called.name == NAME:

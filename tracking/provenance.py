@@ -51,7 +51,7 @@ def provenance_tags(folder: Path | None = None) -> dict[str, str]:
 
 
 def describe_code(tags: Mapping[str, str]) -> str:
-    """Write what was checked out and installed, from the tags of `provenance_tags`, as one line."""
+    """Describe commit and installed versions, from the tags of `provenance_tags`, in one line."""
     versions = [
         f"{name.removeprefix(_VERSION)} {value}"
         for name, value in tags.items()
@@ -89,11 +89,11 @@ def _git_tags(folder: Path) -> dict[str, str]:
 
 
 def _git(folder: Path, *command: str) -> str | None:
-    """Run a git command that only reads, and no program that the checkout's own settings name;
-    None when it fails.
+    """Run a git command that only reads, and no program that the checkout's own settings name; None
+    when it fails.
 
-    A checkout that was unpacked brings settings, and these may name programs: a monitor of the
-    file system, hooks, filters of content, remotes. What the user's own settings name does run.
+    A checkout from an archive has settings, and these may name programs: a monitor of the file
+    system, hooks, filters of content, remotes. Programs that the user's own settings name do run.
     """
     listing = ("config", "--list", "--includes", "--show-scope", "--name-only", "-z")
     try:

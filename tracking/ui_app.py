@@ -163,7 +163,7 @@ def open_routes() -> Iterator[tuple[str, str]]:
 
 
 def create_app() -> ASGIApp:
-    """Create the application of a server that asks for no password."""
+    """Create the application of a server without passwords."""
     from mlflow.server import app as flask_app
     from mlflow.server.fastapi_app import app
 
@@ -233,7 +233,8 @@ class OpenRoutes:
         )
 
     def _is_foreign(self, headers: Headers) -> bool:
-        """Tell whether a page elsewhere sent it; MLflow lets in pages of each port of localhost."""
+        """Return whether a page elsewhere sent a request; MLflow admits pages of each port of
+        localhost."""
         origin, host = headers.get("origin"), headers.get("host")
         return origin not in (None, f"http://{host}", f"https://{host}", *self._origins)
 
