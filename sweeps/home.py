@@ -69,7 +69,7 @@ class Home:
             raise RequestError(str(error)) from None
 
     def check(self) -> None:
-        """Raise RequestError where files would not be safe on the file systems they lie on."""
+        """Raise RequestError where the home's file systems would lose or damage files."""
         from carft_sweep.carft_core.errors import RequestError
 
         kind = network_file_system(self.path)

@@ -127,7 +127,7 @@ def _nodes(address: str, spec: SweepSpec, home: Home) -> tuple[list[Node], tuple
 
 
 def _obstacle_lines(estimate: SweepEstimate) -> Iterator[str]:
-    """Say for what no verdict can come of the sweep, and what would help, in which time."""
+    """Describe each obstacle to a verdict, its remedy and the remedy's time."""
     each = estimate.seconds_of_a_run
     for obstacle in estimate.obstacles:
         time = "" if each is None else duration(obstacle.runs * each / estimate.at_once)

@@ -50,7 +50,7 @@ _OVERRIDES = ("metric", "selection", "id_margin", "ood_margin", "by")
 
 
 def override_specs(sweeps: Sequence[SweepRuns], arguments: argparse.Namespace) -> list[SweepRuns]:
-    """Let the options of a command go before each sweep's own spec. Raises RequestError."""
+    """Override the spec of each sweep by a command's options. Raises RequestError."""
     options = {name: getattr(arguments, name) for name in _OVERRIDES}
     overridden = []
     for part in sweeps:
@@ -320,7 +320,7 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _options(arguments: argparse.Namespace) -> list[str]:
-    """Repeat the options that go before the spec, as far as they were given."""
+    """Return the command's options that override the spec."""
     options = {name: getattr(arguments, name) for name in _OVERRIDES}
     if arguments.reference != REFERENCE:
         options["reference"] = arguments.reference

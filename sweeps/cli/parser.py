@@ -132,7 +132,7 @@ class _WholeParser(Parser):
     """The parser of all commands, whose help begins with examples and has commands in groups."""
 
     def format_help(self) -> str:
-        """Return the help."""
+        """Return the text of the help page."""
         formatter = self._get_formatter()
         formatter.add_usage(self.usage, [], [])
         printed = {words.replace(NAME, program(), 1): what for words, what in EXAMPLES.items()}
@@ -295,7 +295,7 @@ def _engine(parser: Parser) -> None:
 
 
 def _selection(parser: Parser) -> None:
-    """Add what the selection goes by, and which algorithm the others are tested against."""
+    """Add options for the selection metric and rule, and for the reference algorithm."""
     purpose = "what the others are tested against (fine_tune)"
     _value(parser, "--reference", "ALGORITHM", purpose, default="fine_tune")
     purpose = "select by this metric: id/val/nll, wise_ft@0.5/id/val/top1"
@@ -322,7 +322,7 @@ def _init(parser: Parser) -> None:
 
 
 def _data(parser: Parser) -> None:
-    """Add nothing: its actions have the options."""
+    """Add nothing: the options belong to the actions `list` and `check`."""
 
 
 def _data_list(parser: Parser) -> None:
@@ -563,7 +563,7 @@ def _count(text: str) -> int:
 
 @_checked
 def _count_or_auto(text: str) -> int | str:
-    """Parse `auto`, or as `_count`."""
+    """Parse `auto`, `3` or `+3`."""
     return text if text == "auto" else _count(text)
 
 

@@ -213,7 +213,7 @@ class Removal:
         )
 
     def lines(self) -> Iterator[str]:
-        """Say what would go, and what stays."""
+        """Describe what would be removed, and what stays."""
         runs = (
             f" and {counted(len(self.runs), 'run')} that no other sweep uses" if self.runs else ""
         )

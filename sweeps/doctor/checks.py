@@ -68,7 +68,7 @@ class Check:
 
     @property
     def subject(self) -> str:
-        """`home`."""
+        """Part of the name before the point: `home` of `home.disk`."""
         return self.name.partition(".")[0]
 
 

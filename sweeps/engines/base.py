@@ -120,4 +120,4 @@ class Engine(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of workers."""
+        """Release the workers."""

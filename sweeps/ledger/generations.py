@@ -63,7 +63,7 @@ class Invocation:
 
     @classmethod
     def of(cls, spec: SweepSpec, address: str | None = None) -> Invocation:
-        """Build that of a sweep which this process runs."""
+        """Build the invocation of a sweep that this process runs."""
         is_secret = address is not None and "@" in address
         return cls(
             str(spec.source_path.absolute()),

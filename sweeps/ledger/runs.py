@@ -68,7 +68,7 @@ class Lease:
 
     @classmethod
     def mine(cls, owner: str | None = None) -> Lease:
-        """Make a new claim of this process; None: by a claimant of its own."""
+        """Make a new lease of this process; `owner` None makes a claimant of its own."""
         pid, now = os.getpid(), time.time()
         owner = owner or uuid.uuid4().hex
         return cls(socket.gethostname(), pid, process_start(pid), owner, now, now)
@@ -84,7 +84,7 @@ class Lease:
         write_json(file, asdict(self))
 
     def renew(self) -> Lease:
-        """Return the same claim, renewed now."""
+        """Return the lease, renewed now."""
         return replace(self, renewed=time.time())
 
     @property
@@ -189,7 +189,7 @@ class RunStore:
         """By run the claims that were acquired here and not released."""
 
     def close(self) -> None:
-        """Let go of every run, also where the disk did not let us say so."""
+        """Release every run, even after the disk refused to record that."""
         end_claimant(self.owner)
 
     def folder(self, digest: str) -> Path:

@@ -79,7 +79,7 @@ class Trial:
 
     @property
     def value(self) -> float | None:
-        """By the first goal."""
+        """Value of the trial by the first goal."""
         return self.values[0] if self.values else None
 
 

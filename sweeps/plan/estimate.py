@@ -186,7 +186,7 @@ class SweepEstimate:
             self.seconds_of_a_run = seconds / len(self.of_a_seed)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return the estimate as plain data."""
         own = ("work", "of_a_seed", "obstacles")
         plain = {key: value for key, value in vars(self).items() if key not in own}
         return {**plain, "wall_seconds": self.wall_seconds}
@@ -312,7 +312,7 @@ def _unchanged(
 
 
 def _known_confirmations(planner: Planner, ledger: Ledger | None) -> Iterator[list[PlannedRun]]:
-    """Yield what was chosen when the sweep last ended, if its runs would be the same now."""
+    """Yield the confirmations of the last end, if their runs would be the same now."""
     if ledger is not None and planner.spec.confirm_seeds:
         for arm in ledger.confirmations():
             yield from _unchanged(

@@ -41,7 +41,7 @@ class PlannedRun:
 
     @property
     def digest(self) -> str:
-        """The training digest."""
+        """Training digest of the run."""
         return self.identity.digest
 
     @property
@@ -56,7 +56,7 @@ class PlannedRun:
 
     @functools.cached_property
     def label(self) -> str:
-        """`car_ft kl_weight=0.3 seed 1`."""
+        """Label for people: `car_ft kl_weight=0.3 seed 1`."""
         return run_label(self.algorithm, self.params, self.seed)
 
 

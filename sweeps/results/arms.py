@@ -53,12 +53,12 @@ class ArmSummary:
 
     @property
     def kind(self) -> str:
-        """A digest of what a store cannot forget again: parameters, names of metrics."""
+        """Digest of the arm's parameters and metric names, which a store cannot change."""
         return _digest([self.params, [*self.metrics]])
 
     @property
     def fingerprint(self) -> str:
-        """`kind`, and a digest of everything."""
+        """`kind` and a digest of all values of the arm."""
         return f"{self.kind} {_digest([self.name, self.params, self.tags, self.metrics])}"
 
 

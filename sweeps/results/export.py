@@ -61,7 +61,7 @@ class SelectedModel:
 
     @property
     def setting(self) -> str:
-        """`car_ft kl_weight=1`, `car_ft kl_weight=1 + wise_ft@0.5`."""
+        """Setting with its merge: `car_ft kl_weight=1 + wise_ft@0.5`."""
         return self.arm.label if self.label == UNMERGED else self.arm.merged(self.label).label
 
     @property

@@ -132,7 +132,7 @@ class _Snapshot:
 
     @functools.cached_property
     def history(self) -> Sequence[Mapping[str, Any]]:
-        """The reports of its epochs."""
+        """Reports of the run's epochs."""
         return history(self.folder)
 
     @property
@@ -483,13 +483,13 @@ class SweepProjection:
 
     @property
     def _executions(self) -> Sequence[Mapping[str, Any]]:
-        """Every start of a driver of the sweep."""
+        """Starts of the sweep's drivers."""
         generations = (*self._ledger.earlier, self._ledger)
         return [execution for ledger in generations for execution in ledger.executions]
 
     @functools.cached_property
     def _first_tags(self) -> Mapping[str, str]:
-        """By whom, and with which versions, the sweep was begun."""
+        """User, machine and versions with which the sweep was begun."""
         tags: Mapping[str, str] = next(iter(self._executions), {}).get("tags", {})
         return tags
 

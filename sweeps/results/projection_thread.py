@@ -46,7 +46,7 @@ class Projector:
 
     @property
     def is_done(self) -> bool:
-        """Whether an update has done since the last news."""
+        """Whether everything was sent since the last change."""
         return self._done >= self._wanted
 
     def wake(self) -> None:
@@ -56,9 +56,7 @@ class Projector:
             self._changed.notify_all()
 
     def flush(self, timeout: float, *, haste: bool = False) -> bool:
-        """Update now, and wait; False where that did not do within so many seconds, or in `haste`
-        where the place is away.
-        """
+        """Update now and wait; return False after `timeout`, or in `haste` if the place is away."""
         with self._changed:
             self._flushing += 1
             self._changed.notify_all()
@@ -69,7 +67,7 @@ class Projector:
             return self.is_done
 
     def close(self, patience: float) -> None:
-        """Stop, after at most so many seconds for what is under way."""
+        """Stop the thread, and wait at most `patience` seconds for a running update."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()

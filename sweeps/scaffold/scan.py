@@ -54,7 +54,7 @@ class Folder:
 
     @cached_property
     def total(self) -> int:
-        """Images at any depth."""
+        """Number of images at any depth."""
         return self.loose + sum(folder.total for folder in self.folders)
 
     @property
@@ -64,7 +64,7 @@ class Folder:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the folders that have images."""
+        """Names of the subfolders with images."""
         return tuple(folder.name for folder in self.filled)
 
 
@@ -101,7 +101,7 @@ class Layout:
     assumed: list[str] = field(default_factory=list)
 
     def below(self, folder: Folder) -> str:
-        """Return its path relative to the root, which itself is `.`."""
+        """Return a folder's path relative to the root, which itself is `.`."""
         return folder.path.relative_to(self.root).as_posix()
 
 
@@ -270,7 +270,7 @@ class Inventory:
 
     @property
     def trained(self) -> int:
-        """About how many images are left for training and selection."""
+        """Approximate number of images left for training and selection."""
         whole = sum(map(len, self.splits["train"].values()))
         return whole if self.layout.test is not None else whole - sum(self.test_counts.values())
 

@@ -66,7 +66,7 @@ TRAINED = ("fine_tune", "car_ft")
 
 
 def budget(images: int) -> tuple[int, int]:
-    """Return epochs and batch size that are modest for so many images to train on."""
+    """Return modest epochs and batch size for this number of training images."""
     size = 512 if images >= 20_000 else 128 if images >= 2_000 else 32
     epochs = -(-STEPS * size // max(1, images))
     return min(max(epochs, EPOCHS[0]), EPOCHS[1]), size

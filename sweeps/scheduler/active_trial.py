@@ -37,12 +37,12 @@ class ActiveTrial:
 
     @property
     def number(self) -> int:
-        """Optuna's."""
+        """Number of the trial in the ledger and in Optuna."""
         return self.trial.number
 
     @property
     def is_settled(self) -> bool:
-        """Whether every run has ended."""
+        """Whether every run of the trial has ended."""
         return all(task.digest in self.outcomes for task in self.tasks)
 
     @property

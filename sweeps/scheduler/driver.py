@@ -41,12 +41,12 @@ class TimeBudget:
 
     @property
     def spent(self) -> float:
-        """Seconds so far."""
+        """Seconds that the sweep has used so far."""
         return self._before + time.monotonic() - self._began
 
     @property
     def is_used_up(self) -> bool:
-        """Whether nothing may be started any more."""
+        """Whether the time is used up, so that nothing more may start."""
         return self._limit is not None and self.spent >= self._limit
 
     def count(self, *, now: bool = False) -> None:
@@ -134,7 +134,7 @@ class SweepDriver:
 
     @property
     def has_work_left(self) -> bool:
-        """Whether the same command would find something to run."""
+        """Whether the same command would find runs to do."""
         return self._final_runs.are_due or has_work_left(self.ledger, self.runs)
 
     def started(self, job: Job, worker: str) -> None:
@@ -225,7 +225,7 @@ class SweepDriver:
         self._active.clear()
 
     def close(self) -> None:
-        """Keep what only this driver knows."""
+        """Record the state that only this driver has."""
         self._claim.renew()
         self._budget.count(now=True)
 
@@ -321,7 +321,7 @@ class SweepDriver:
         return task.digest in self._active or (state is not None and state.is_live)
 
     def _is_settled_by_earlier(self, task: PlannedRun, state: RunState | None) -> bool:
-        """Take over a result, or a failure that would come again, of this or another sweep."""
+        """Reuse a run's earlier result, or its failure if it would fail again."""
         if self._fresh and task.digest not in self._renewed:
             return False
         if is_complete(self.runs.folder(task.digest), task.config):

@@ -40,7 +40,7 @@ class FinalRuns:
 
     @property
     def are_due(self) -> bool:
-        """Whether `tasks` has not given them yet, and the sweep has any."""
+        """Whether the sweep has final runs that `tasks` has not returned yet."""
         return not self._are_planned and bool(self._spec.confirm_seeds or self._spec.after)
 
     def tasks(self) -> list[PlannedRun]:

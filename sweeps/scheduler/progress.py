@@ -131,7 +131,7 @@ class Progress:
         self.note(f"        {label}  stopped; {reason}")
 
     def prune(self, label: str, reason: str, *, runs: int) -> None:
-        """Show that a trial ends here; so many of its runs are no longer needed."""
+        """Show that a trial ends; `runs` of its runs are no longer needed."""
         self.skip(runs)
         self.note(f"{self._place()} {label}  pruned: {reason}")
 
@@ -140,7 +140,7 @@ class Progress:
         self._end(label)
 
     def skip(self, runs: int) -> None:
-        """Count so many runs out: they are not needed."""
+        """Subtract runs that are not needed from the total."""
         self.total -= runs
 
     def best(self, setting: str, metric: str, value: float) -> None:
@@ -156,7 +156,7 @@ class Progress:
         return max(self.ended_runs, min(self.total, self._most))
 
     def left(self) -> float | None:
-        """Estimate the seconds to go from what runs took so far; None before the first."""
+        """Estimate the seconds left from the runs so far; None before the first."""
         to_come = self.shown_total - self.ended_runs
         return seconds_left(self._ended, [*self._open.values()], to_come, time.monotonic())
 
@@ -180,7 +180,7 @@ class _Bars(ProgressBars):
         super().__init__(*columns, **options)
 
     def get_renderables(self) -> Iterator[RenderableType]:
-        """Yield what is shown."""
+        """Yield the bars and lines on show."""
         yield from super().get_renderables()
         for line in self.below:
             yield Text(line, no_wrap=True, overflow="ellipsis")

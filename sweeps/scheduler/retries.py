@@ -102,7 +102,7 @@ class CircuitBreaker:
         self._on_node: Counter[str] = Counter()
 
     def succeeded(self, worker: str = "") -> None:
-        """Count a run that a worker has finished: `ray:HOST:PID`; others work on the only node."""
+        """Count a finished run of a worker (`ray:HOST:PID`), whose node then works."""
         self._row.clear()
         words = worker.split(":")
         if len(words) == 3:

@@ -86,7 +86,7 @@ class SweepResult:
 
     @property
     def exit_code(self) -> int:
-        """0 done, 1 no run succeeded or the breaker stopped the sweep, 3 interrupted."""
+        """Exit code: 0 done, 1 no run succeeded or the breaker stopped the sweep, 3 interrupted."""
         return EXIT_CODES[self.state]
 
 

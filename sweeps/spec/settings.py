@@ -117,7 +117,7 @@ def expand_selection(value: object) -> object:
 
 
 def short_for(key: str, kind: Any) -> BeforeValidator:
-    """Expand a text to a mapping of this kind with this key alone."""
+    """Expand a text to a mapping with this key alone."""
 
     def expand(value: object) -> object:
         return {key: value} if isinstance(value, str) else value
@@ -507,5 +507,5 @@ class Settings(Section):
 
     @property
     def goals(self) -> tuple[Metric, ...]:
-        """One, or several; selection, early termination and tables go by the first."""
+        """Goals of a trial; selection, early termination and tables use the first."""
         return self.metrics or (self.metric,)

@@ -198,7 +198,7 @@ class TrialSpace:
         return suited
 
     def _check_method(self) -> None:
-        """Report a search of nothing."""
+        """Report a search without parameters."""
         method = self.settings.method
         if self.document.is_wrong(("method",)):
             return

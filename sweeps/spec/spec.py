@@ -199,13 +199,13 @@ class SweepSpec(Settings):
 
     @property
     def task_values(self) -> tuple[Any, ...]:
-        """The tasks; none where the sweep has none."""
+        """Tasks of the sweep, if it has any."""
         varied = next((item for item in self.parameters if item.name == self.tasks), None)
         return varied.values if isinstance(varied, Categorical) else ()
 
     @property
     def cells(self) -> tuple[Params, ...]:
-        """The part of a point that every setting runs with: each task, or once with nothing."""
+        """Task part of the points: one for each task, or an empty one."""
         if self.tasks is None:
             return ({},)
         return tuple({self.tasks: task} for task in self.task_values)
@@ -260,7 +260,7 @@ class SweepSpec(Settings):
 
     @property
     def most_at_once(self) -> int | None:
-        """The most runs at once; None where the machines alone decide."""
+        """Maximal number of runs at once; None where the machines alone decide."""
         return None if self.parallel == "auto" else self.parallel
 
     @property

@@ -210,7 +210,7 @@ def excluded(root: Path, patterns: Sequence[str]) -> list[str]:
 
 
 def _links_out(root: Path) -> Iterator[str]:
-    """Yield the links that lead out of a folder: Ray would send what they lead to."""
+    """Yield the links that lead out of a folder, whose targets Ray would send."""
     for place, folders, files in os.walk(root):
         for name in (*folders, *files):
             path = Path(place, name)
