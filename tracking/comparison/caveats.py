@@ -48,7 +48,7 @@ Labelled = tuple[str, RunRecord]
 
 
 def mixed_facts(arms: Sequence[Arm]) -> Iterator[str]:
-    """Name each fact in which finished runs differ; a run that lacks it says nothing."""
+    """Name each fact in which finished runs differ; runs without that fact do not count."""
     done = [(arm.label, run) for arm in arms for run in arm.done]
     trained = [(label, run) for label, run in done if run.trains]
     by_seed = _split_by_seed(done)
@@ -160,7 +160,7 @@ def named_domains(arms: Sequence[Arm]) -> Domains:
 
 
 def domains_differ(domains: Domains) -> bool:
-    """Whether only some arms' prompts name held-out domains, or other ones: then rows are marked.
+    """Return whether the arms' prompts name different held-out domains, so that rows are marked.
 
     What is true of every row is a sentence above the table, and no mark.
     """
@@ -208,7 +208,7 @@ def datasets(runs: Iterable[RunRecord]) -> tuple[str, ...]:
 
 
 def data_notes(arms: Sequence[Arm]) -> Iterator[str]:
-    """Repeat what the runs found in the data that readers of their numbers should know."""
+    """Repeat the runs' notes on the data that readers of their numbers should know."""
     every = (note for arm in arms for run in arm.done for note in run.listed(NOTES))
     notes = list(dict.fromkeys(every))
     yield from notes[:NOTES_SHOWN]
@@ -285,7 +285,7 @@ def unequal_budgets(fewer: Mapping[str, set[str]], spent: Iterable[Budget]) -> I
 
 
 def few(parts: Sequence[str], separator: str = ", ") -> str:
-    """Join at most three of them, and say how many more there are."""
+    """Join at most three texts, and add how many more there are."""
     rest = len(parts) - 3
     shown = separator.join(parts[:3])
     return f"{shown}{separator}{rest} more" if rest > 0 else shown

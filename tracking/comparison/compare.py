@@ -73,7 +73,7 @@ class Row:
 
     @property
     def n(self) -> int:
-        """How many finished runs the means are over."""
+        """Number of finished runs that the means are over."""
         return len(self.arm.done)
 
     @property
@@ -83,11 +83,11 @@ class Row:
 
     @property
     def names(self) -> set[str]:
-        """The names of these metrics, in no order."""
+        """Names of the metrics of the row, unordered."""
         return set().union(*(run.metrics_of(self.arm.merge) for run in self.arm.done))
 
     def metric(self, name: str) -> Estimate:
-        """Estimate one metric over the finished runs; no mean where one of them lacks it."""
+        """Estimate a metric over the finished runs; without a mean where a run lacks the metric."""
         return self.arm.estimate(name)
 
 
@@ -121,17 +121,17 @@ class Comparison:
 
     @property
     def rule(self) -> SelectionRule:
-        """How settings were selected."""
+        """Rule by which settings were selected."""
         return self.spec.rule
 
     @property
     def endpoint(self) -> Endpoint:
-        """What was tested."""
+        """Endpoint that was tested."""
         return self.spec.endpoint
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Those of a complete setting."""
+        """Seeds of a complete setting."""
         return self.spec.seeds or ()
 
     @cached_property
@@ -142,7 +142,7 @@ class Comparison:
 
     @cached_property
     def rivals(self) -> Mapping[tuple[str, str | None], int]:
-        """How many settings each algorithm was selected among, through each merge."""
+        """Number of settings that each algorithm was selected among, through each merge."""
         tuned = (row.arm for row in self.rows if not row.arm.confirms)
         return Counter((arm.algorithm, arm.merge) for arm in tuned)
 
@@ -152,7 +152,7 @@ class Comparison:
         return caveats.datasets(self.runs())
 
     def runs(self) -> list[RunRecord]:
-        """List every run in any state; of several tasks those of all."""
+        """List every run in any state; with several tasks the runs of all."""
         of_tasks = [run for part in self.tasks.values() for run in part.runs()]
         rows = () if self.tasks else self.rows
         return of_tasks + [run for row in rows if row.arm.merge is None for run in row.arm.runs]
@@ -165,7 +165,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """The answer and its statistics as one paragraph."""
+        """Answer and statistics as one paragraph."""
         return " ".join((*self.answer.lines, *self.statistics))
 
     def __repr__(self) -> str:
@@ -311,7 +311,7 @@ def _curve_pair(
 ) -> CurvePair:
     """Pair the curves of two unmerged arms by seed.
 
-    A candidate without a WiSE-FT model of its own is compared as the one point that it is.
+    A candidate without WiSE-FT models of its own is compared as a single point.
     """
     own = curves[candidate.label] or seed_points(candidate, endpoint.id_metric, endpoint.ood)
     other = curves[reference.label]
@@ -323,7 +323,7 @@ def _curve_pair(
 def _mean_curves(
     arms: Iterable[Arm], curves: Mapping[str, Mapping[int | None, Curve]]
 ) -> Iterator[Curve]:
-    """Average the curves of each arm of which every finished run has one."""
+    """Average the curves of each arm, if every finished run has a curve."""
     for arm in arms:
         by_seed = {} if arm.merge is not None else curves[arm.label]
         curve = mean_curve([*by_seed.values()]) if len(by_seed) == len(arm.done) else None
@@ -416,10 +416,10 @@ def _curve_of(verdict: Verdict, curve_verdicts: Sequence[CurveVerdict]) -> Curve
 
 
 def shown_rows(comparison: Comparison) -> tuple[Row, ...]:
-    """List the settings that stand for their algorithms and the selected one, as in the table.
+    """List the settings that represent their algorithms and the selected setting, in table order.
 
-    Of each the unmerged row and those that stand for its merges. Where a choice was confirmed on
-    fresh seeds and judged by them, these runs are shown and not those of the choice.
+    Each comes unmerged and with its chosen merges. A choice that was confirmed and judged on fresh
+    seeds is shown by those runs.
     """
     tested = {
         arm.label

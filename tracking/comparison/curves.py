@@ -65,7 +65,7 @@ class CurvePair:
 
     @property
     def seeds(self) -> tuple[int | None, ...]:
-        """Those with both curves."""
+        """Seeds with both curves."""
         return tuple(self.curves)
 
     @property
@@ -86,13 +86,13 @@ class CurvePair:
 
     @cached_property
     def _sides(self) -> tuple[_Side, _Side]:
-        """Those of the candidate and of the reference, at the alphas that all their seeds have."""
+        """Curves of the candidate and of the reference, at the alphas that all their seeds have."""
         one, two = (_side(curves) for curves in zip(*self.curves.values(), strict=True))
         return one, two
 
     @cached_property
     def gain(self) -> PairedTest | None:
-        """The least that the candidate may have minus the most that the reference may have.
+        """Lower bound of the candidate minus the upper bound of the reference, by seed.
 
         None where one of the seeds has no common range.
         """
@@ -105,7 +105,7 @@ class CurvePair:
 
     @property
     def p_better(self) -> float | None:
-        """Return p of the claim that the gain is above 0, at one-sided 2.5 %: doubled, so that 0.05
+        """P of the claim that the gain is above 0, one-sided at 2.5 % and doubled, so that 0.05
         decides. None where nothing can be tested."""
         return _doubled(self.gain)
 
@@ -126,8 +126,8 @@ class CurvePair:
 
     @cached_property
     def _image_errors(self) -> tuple[ImageError, ImageError] | None:
-        """Those of gain and loss, by leaving out groups of units in turn: Wolter, Introduction to
-        Variance Estimation (2007), chapter 4. None where predictions are not kept."""
+        """Standard errors of gain and loss over images, by leaving out groups of units in turn:
+        Wolter, Introduction to Variance Estimation (2007), chapter 4. None without predictions."""
         models = [
             self._hits(run, alpha, zero_shot)
             for arm, zero_shot, side in zip(
@@ -159,7 +159,7 @@ class CurvePair:
         return errors[0], errors[1]
 
     def _hits(self, run: RunRecord, alpha: float, zero_shot: Arm | None) -> Hits | None:
-        """Return what is kept of the model at an alpha of a run's curve."""
+        """Return the hits of the model at an alpha of a run's curve."""
         if alpha == 1:
             return self.kept.of(run, None)
         for label in run.merges:
@@ -182,7 +182,7 @@ class _Side(NamedTuple):
 
 
 def _side(curves: Sequence[Curve]) -> _Side:
-    """Take the points at the alphas that all curves have; NaN where there is none."""
+    """Take the points at the alphas that all curves have; NaN for missing points."""
     by_alpha = [{point.alpha: point for point in curve.points} for curve in curves]
     alphas = tuple(sorted(set.intersection(*map(set, by_alpha)))) or (math.nan,)
     nowhere = Point(math.nan, math.nan, math.nan)
@@ -192,9 +192,10 @@ def _side(curves: Sequence[Curve]) -> _Side:
 
 
 def _gains(one: _Side, two: _Side) -> NDArray[np.float64]:
-    """Compute by seed [..., S] the least that one curve lies above another.
+    """Compute for each seed [..., S] by how much one curve lies at least above another.
 
-    How far it may lie below its chords is seen by the mean curve: that of a seed is bent by luck.
+    How far a curve may lie below its chords is estimated by the mean curve: a single seed's is bent
+    by chance.
     """
     sag = curve_sag(one.ids.mean(axis=-2), one.oods.mean(axis=-2), two.ids.mean(axis=-2))
     return curve_gain(one.ids, one.oods, two.ids, two.oods) - sag[..., None]
@@ -229,7 +230,7 @@ class CurveVerdict(Judgement):
 
     @property
     def state(self) -> CurveState:
-        """What the sentence begins with. NO GAIN: one of the margin's size is excluded."""
+        """State that the sentence begins with. NO GAIN excludes a gain of the margin's size."""
         states: Mapping[CurveOutcome, CurveState] = {
             "better_curve": "BETTER CURVE",
             "worse_curve": "WORSE CURVE",

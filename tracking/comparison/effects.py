@@ -71,7 +71,7 @@ class Effect:
 
     @property
     def has_seeds(self) -> bool:
-        """Whether there are as many seeds as a claim needs."""
+        """Whether there are enough seeds for a claim."""
         return len(self.difference.differences) >= SEEDS_FOR_CLAIM
 
 
@@ -84,8 +84,8 @@ def measure_effects(
 ) -> tuple[list[Effect], list[str]]:
     """Measure the effect of each varied field of the selected setting's algorithm, by name.
 
-    A setting that lacks a seed or a value is left out. Beside them stand the fields of which no
-    effect can be measured: no two settings differ in them alone, at all of their values.
+    A setting that lacks a seed or a value is left out. Also returned are the fields whose effect
+    cannot be measured: no two settings differ in them alone, at all of their values.
     """
     settings = [
         arm

@@ -51,7 +51,7 @@ class Hits:
     def weights(self, metric: str) -> NDArray[np.float64] | None:
         """Return the weights [S] with which a metric averages the accuracies of splits.
 
-        None for a metric that is no mean of accuracies, or of a split that was not kept.
+        None for a metric that is no mean of accuracies, or uses a split without predictions.
         """
         split, _, kind = metric.rpartition("/")
         if kind != TOP1:
@@ -75,7 +75,8 @@ class Hits:
         return weights
 
     def same_images(self, other: Hits) -> bool:
-        """Whether both are of as many images of the same units in the same splits."""
+        """Return whether both have the same number of images of the same units in the same
+        splits."""
         return (
             self.splits == other.splits
             and _equal(self.units, other.units)
@@ -94,9 +95,9 @@ def _equal(one: NDArray[Any], two: NDArray[Any]) -> bool:
 
 
 def read_hits(run: RunRecord, merge: str | None) -> Hits | None:
-    """Count a model's kept predictions; None where the run keeps none.
+    """Count a model's hits from its predictions; None where the run has none.
 
-    Raises TrackingError for a file that is none.
+    Raises TrackingError for an invalid file.
     """
     if run.parts:
         return _joined([read_hits(part, merge) for part in run.parts.values()])
@@ -118,7 +119,7 @@ def read_hits(run: RunRecord, merge: str | None) -> Hits | None:
 
 
 def _joined(parts: Sequence[Hits | None]) -> Hits | None:
-    """Put the models of several tasks, whose units differ, into one."""
+    """Join the models of several tasks, whose units differ."""
     every = [part for part in parts if part is not None]
     if not every or len(every) < len(parts):
         return None
@@ -159,7 +160,7 @@ class KeptHits:
         """Why files could not be read, each once."""
 
     def of(self, run: RunRecord, merge: str | None) -> Hits | None:
-        """Return what is kept of a run's model; None where it is nothing, or cannot be read."""
+        """Return the hits of a run's model; None where there are no readable predictions."""
         key = (run.digest, merge)
         if key not in self._by_model:
             try:
@@ -174,9 +175,9 @@ class KeptHits:
         return self._by_model[key]
 
     def by_seed(self, arm: Arm, seeds: Sequence[int | None]) -> list[Hits] | None:
-        """Return the hits of an arm's runs with these seeds; None where one is lacking.
+        """Return the hits of an arm's runs with these seeds; None where a run is missing.
 
-        An arm that no seed changes has its one run for each.
+        An arm that no seed changes uses its single run for each seed.
         """
         runs = {run.seed: run for run in arm.done}
         own = [runs.get(seed if arm.has_seeds else None) for seed in seeds]
@@ -191,7 +192,7 @@ class KeptHits:
         seeds: Sequence[int | None],
         metric: str,
     ) -> PairedTest:
-        """Test the differences of two arms by seed; of several pairs they are those of the mean."""
+        """Test the differences of two arms by seed; with several pairs those of their mean."""
         step = largest_image_step((arm for pair in pairs for arm in pair), metric) / len(pairs)
         test = PairedTest(tuple(differences), step)
         if not test.spreads:
@@ -201,11 +202,11 @@ class KeptHits:
     def difference_error(
         self, pairs: Sequence[tuple[Arm, Arm]], seeds: Sequence[int | None], metric: str
     ) -> ImageError | None:
-        """Estimate what other images would change of the difference of two arms, mean over seeds.
+        """Estimate the standard error over images of the difference of two arms, mean over seeds.
 
-        Of several pairs it is that of their mean. The variance allows for images of one unit being
-        alike: Liang and Zeger, Biometrika 73 (1986). None where predictions are not kept, or are
-        of other images on the two sides.
+        With several pairs it is that of their mean. The variance allows for similar images of one
+        unit: Liang and Zeger, Biometrika 73 (1986). None without predictions, or with those of
+        different images.
         """
         if not metric.endswith(f"/{TOP1}"):
             return None
@@ -235,7 +236,7 @@ class KeptHits:
 def _influence(
     one: Hits, two: Hits, weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Compute by how much each unit [U] moves the difference, and whether it is measured by it."""
+    """Compute how much each unit [U] moves the difference, and whether the unit is measured."""
     used = weights > 0
     difference, images, sizes = (
         one.right[:, used] - two.right[:, used],
@@ -251,7 +252,7 @@ def _influence(
 def _aligned(
     every: Sequence[NDArray[np.str_]],
 ) -> tuple[NDArray[np.str_], list[NDArray[np.intp]]]:
-    """Return the units of all seeds, and where each seed's stand among them."""
+    """Return the units of all seeds, and the positions of each seed's units among them."""
     first = every[0]
     if all(_equal(units, first) for units in every):
         return first, [np.arange(len(first))] * len(every)
@@ -272,9 +273,8 @@ def leave_out(
     every: Sequence[Hits | None], id_metric: str, ood_metric: str
 ) -> tuple[list[LeftOut], int, int] | None:
     """Compute both accuracies of each model without each of `GROUPS` groups of units, the same
-    groups for all, and count units and images. None where a model is not kept, or a metric is no
-    mean of accuracies.
-    """
+    groups for all, and count units and images. None where a model has no predictions, or a metric
+    is no mean of accuracies."""
     models = [hits for hits in every if hits is not None]
     axes = [(hits.weights(id_metric), hits.weights(ood_metric)) for hits in models]
     if len(models) < len(every) or any(weights is None for pair in axes for weights in pair):

@@ -38,9 +38,10 @@ def comparison_input(part: SweepRuns, generation: int) -> str:
 
 
 def read_comparison_input(text: str, sweep: str) -> tuple[int, SweepRuns]:
-    """Read what `comparison_input` writes: the generation, and the runs under the name `sweep`.
+    """Read a file of `comparison_input`: the generation, and the runs under the name `sweep`.
 
-    Raises TrackingError for anything else, which whoever may write to a server can put there.
+    Raises TrackingError for any other content, which somebody who may write to a server can put
+    there.
     """
     try:
         data = json.loads(text)

@@ -55,9 +55,9 @@ class Condition:
     values: tuple[str, ...]
 
     def holds(self, values: Sequence[Scalar]) -> bool:
-        """Whether it holds of one of the values that a run has there, or the run has none.
+        """Return whether the condition holds for the run's value, or the run lacks the field.
 
-        What a run lacks says nothing of it: `kl_weight>=0.3` leaves fine-tuning in.
+        A missing field says nothing: `kl_weight>=0.3` leaves fine-tuning in.
         """
         if not values:
             return True
@@ -69,7 +69,7 @@ class Condition:
 
 
 def parse_condition(text: str, records: Sequence[RunRecord]) -> Condition:
-    """Parse `kl_weight>=0.3`. Raises TrackingError for what is no condition on these runs."""
+    """Parse `kl_weight>=0.3`. Raises TrackingError for an invalid condition on these runs."""
     parts = _CONDITION.fullmatch(text)
     if parts is None or not parts[3]:
         raise TrackingError(
@@ -85,7 +85,7 @@ def parse_condition(text: str, records: Sequence[RunRecord]) -> Condition:
 
 
 def _whole_name(name: str, fields: Sequence[str]) -> str:
-    """Return the whole name of a field that may be given by its last part, as labels give it."""
+    """Return the whole name of a field that may be given by its last part, as in labels."""
     short = [field.rsplit(".", 1)[-1] for field in fields]
     if name in RUN_FIELDS or name in fields:
         return name
@@ -229,7 +229,7 @@ def _remaining(
 
 
 def _tried(records: Sequence[RunRecord], task: str | None) -> dict[str, int]:
-    """Count the settings of each algorithm; of several tasks, those of the task with the most."""
+    """Count the settings of each algorithm; of several tasks take the largest count."""
     tasks = [records] if task is None else split_by_task(records, task).values()
     counts: dict[str, int] = {}
     for budget in (budget for own in tasks for budget in budgets(group(own))):
@@ -238,7 +238,7 @@ def _tried(records: Sequence[RunRecord], task: str | None) -> dict[str, int]:
 
 
 def owners(sweeps: Sequence[SweepRuns]) -> dict[str, tuple[str, ...]]:
-    """Map each run's digest to the names of the sweeps that have it."""
+    """Map each run's digest to the names of the sweeps that have the run."""
     names: dict[str, dict[str, None]] = {}
     for part in sweeps:
         for record in part.records:
@@ -269,7 +269,7 @@ def unified(sweeps: Sequence[SweepRuns]) -> list[RunRecord]:
 
 
 def _with_fields(part: SweepRuns) -> Iterator[tuple[RunRecord, Mapping[str, Scalar]]]:
-    """Yield every run with its fields; one that left no config has those of its setting."""
+    """Yield every run with its fields; a run without a config gets those of its setting."""
     claimed = [(it, part.fields[it.digest]) for it in part.records if it.digest in part.fields]
     of_setting = {record.setting: fields for record, fields in claimed}
     splits = {(r.seed, fields.get(SPLIT_SEED)) for r, fields in claimed if r.seed is not None}
@@ -285,7 +285,7 @@ def _with_fields(part: SweepRuns) -> Iterator[tuple[RunRecord, Mapping[str, Scal
 
 
 def _merge_records(one: RunRecord, other: RunRecord) -> RunRecord:
-    """Merge the records of two sweeps of one run: finished where one says so, with all merges."""
+    """Merge two sweeps' records of one run: finished where either says so, with all merges."""
     first, second = sorted((one, other), key=lambda run: (run.state != "done", run.role != "trial"))
     return replace(first, merges={**second.merges, **first.merges})
 
@@ -305,7 +305,7 @@ def _with_sweeps(records: Sequence[RunRecord], sweeps: Owners) -> list[RunRecord
 
 
 def _differing_seeds(sweeps: Sequence[SweepRuns]) -> Iterator[str]:
-    """Say where a setting of one sweep has seeds that another's has not."""
+    """Describe where a setting has other seeds in one sweep than in another."""
     seeds = {part.sweep: part.spec.seeds for part in sweeps}
     if len({*seeds.values()}) > 1:
         each = "; ".join(

@@ -28,7 +28,7 @@ def predictions_path(folder: Path, merge: str | None) -> Path:
 
 
 def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
-    """Read these columns of kept predictions. Raises TrackingError for a file without them."""
+    """Read these columns of predictions. Raises TrackingError for a file without them."""
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -65,9 +65,7 @@ def _check_size(metadata: FileMetaData, names: Sequence[str], size: int) -> None
 
 
 def _check_column(name: str, column: pa.ChunkedArray) -> None:
-    """Raise ValueError where a column is of another type than it has, lacks a value, or has texts
-    that are none.
-    """
+    """Raise ValueError where a column has a wrong type, a missing value, or invalid text."""
     import pyarrow.compute as compute
     from pyarrow import types
 
@@ -102,9 +100,8 @@ CLASS_NAMES = b"carft.class_names"
 
 
 def class_names(run: RunRecord) -> tuple[str, ...]:
-    """Read what a run's predictions call the classes, in the order of the labels; none where it
-    keeps no predictions. Raises TrackingError for a file that is none.
-    """
+    """Read the class names in a run's predictions, in the order of the labels; none where the run
+    has no predictions. Raises TrackingError for an invalid file."""
     import pyarrow
     import pyarrow.parquet as parquet
 

@@ -62,13 +62,13 @@ class _Line:
         return metrics if start is None else {**metrics, "gain/ood/top1": metrics[OOD] - start}
 
     def is_same_model(self, other: _Line) -> bool:
-        """Whether all numbers that both have are equal."""
+        """Return whether all numbers that two lines share are equal."""
         shared = self.numbers.keys() & other.numbers
         return all(self.numbers[it] == other.numbers[it] for it in shared)
 
 
 def is_table(name: str | Path) -> bool:
-    """Whether a name is that of a table of results instead of a sweep."""
+    """Return whether a name is that of a table of results instead of a sweep."""
     return Path(name).suffix.lower() == SUFFIX
 
 
@@ -109,7 +109,8 @@ def _read_rows(path: Path) -> list[Row]:
 
 
 def check_table(part: SweepRuns, spec: ComparisonSpec) -> None:
-    """Raise TrackingError where a table lacks the reference, or what to choose a setting by."""
+    """Raise TrackingError where a table lacks the reference, or the column to select settings
+    by."""
     rule = spec.rule
     methods = dict.fromkeys(record.algorithm for record in part.records)
     if spec.reference not in methods:
@@ -157,7 +158,7 @@ def _table_runs(name: str, header: Row, rows: Sequence[Row]) -> SweepRuns:
 
 
 def _refuse(name: str, mistakes: Sequence[str]) -> None:
-    """Raise TrackingError that lists mistakes, if there are any."""
+    """Raise TrackingError with all mistakes, if there are any."""
     if mistakes:
         listed = [f"{name}, {mistake}" for mistake in mistakes[:MOST_MISTAKES]]
         if more := len(mistakes) - len(listed):
@@ -166,7 +167,7 @@ def _refuse(name: str, mistakes: Sequence[str]) -> None:
 
 
 def _columns(name: str, place: str, header: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the columns by their own names, and those that are not read."""
+    """Return the known columns by their names, and the unknown ones."""
     stripped = (column.strip() for column in header)
     columns = [it.lower() if it.lower() in COLUMNS else it for it in stripped]
     mistakes = [
@@ -188,7 +189,7 @@ def _columns(name: str, place: str, header: Sequence[str]) -> tuple[list[str], l
 
 
 def _line(place: str, columns: Sequence[str], cells: Sequence[str]) -> _Line:
-    """Read a line. Raises ValueError that says what is wrong with it."""
+    """Read a line. Raises ValueError with its mistake."""
     if len(cells) != len(columns):
         raise ValueError(f"{len(cells)} cells for {len(columns)} columns")
     texts = {column: cell.strip() for column, cell in zip(columns, cells, strict=True)}

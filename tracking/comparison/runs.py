@@ -53,17 +53,17 @@ class RunRecord:
 
     @property
     def setting(self) -> tuple[str, str]:
-        """Equal for runs of one algorithm with equal fields."""
+        """Key that runs of one algorithm with equal fields share."""
         return self.algorithm, params_key(self.params)
 
     @property
     def trains(self) -> bool:
-        """Whether it took steps: neither the zero-shot model nor a soup did."""
+        """Whether the run took steps, unlike a zero-shot model or a soup."""
         return self.seed is not None and not self.untrained
 
     @property
     def is_zero_shot(self) -> bool:
-        """Whether its weights are the pre-trained ones; those of a soup are other runs'."""
+        """Whether the weights are the pre-trained ones."""
         has_own = self.role == "soup" or bool(self.facts.get("own_weights"))
         return not self.trains and not has_own
 
@@ -73,16 +73,16 @@ class RunRecord:
         return frozenset(self.listed("outside_means"))
 
     def listed(self, fact: str) -> tuple[str, ...]:
-        """Return a fact that is a list of names or sentences; empty where there is none."""
+        """Return a fact that is a list of names or sentences; empty if missing."""
         values = self.facts.get(fact)
         return tuple(map(str, values)) if isinstance(values, (list, tuple)) else ()
 
     def image_step(self, metric: str) -> float:
-        """Return the most that one image changes an accuracy; 0 where no count of images is known.
+        """Return the most that one image changes an accuracy; 0 where image counts are unknown.
 
         Other metrics do not change by whole images: 0. `metric` is of a split (`id/test/top1`) or
-        of the mean over shifts (`ood/mean/top1`). An image is of one task, and changes a mean over
-        tasks by its share.
+        of the mean over shifts (`ood/mean/top1`). An image belongs to one task, and changes a mean
+        over tasks by its share.
         """
         if not is_accuracy(metric):
             return 0.0
@@ -101,7 +101,7 @@ class RunRecord:
         return self.metrics if merge is None else self.merges.get(merge, {})
 
     def value(self, metric: str, merge: str | None = None) -> float | None:
-        """Return one metric, None where it is missing or not finite."""
+        """Return a metric; None where it is missing or not finite."""
         metrics = self.metrics if merge is None else self.merges.get(merge)
         value = None if metrics is None else metrics.get(metric)
         return value if value is not None and math.isfinite(value) else None
@@ -158,7 +158,7 @@ class Arm:
 
     @cached_property
     def states(self) -> Mapping[str, int]:
-        """How many runs are in each state."""
+        """Number of runs in each state."""
         return Counter(run.state for run in self.runs)
 
     @property
@@ -169,7 +169,7 @@ class Arm:
     def values(self, metric: str, seeds: Sequence[int | None] = ()) -> dict[int | None, float]:
         """Return the finite values of the finished runs, by seed.
 
-        An arm that no seed changes has its one value at each of `seeds`, if there are any.
+        An arm that no seed changes has its single value at each of `seeds`, if any are given.
         """
         runs = ((run.seed, run.value(metric, self.merge)) for run in self.done)
         values = {seed: value for seed, value in runs if value is not None}
@@ -182,11 +182,11 @@ class Arm:
         return mean_of([run.value(metric, self.merge) for run in self.done])
 
     def estimate(self, metric: str) -> Estimate:
-        """Estimate a metric over the finished runs; no mean where one of them lacks it."""
+        """Estimate a metric over the finished runs; without a mean where a run lacks the metric."""
         return estimate([run.value(metric, self.merge) for run in self.done])
 
     def is_complete(self, seeds: Sequence[int]) -> bool:
-        """Whether every required seed is done and nothing else of it failed."""
+        """Return whether every required seed is done and no other run of the arm failed."""
         if not self.has_seeds:
             return bool(self.done)
         return len(self.done) == len(self.runs) and {run.seed for run in self.done}.issuperset(
@@ -194,7 +194,7 @@ class Arm:
         )
 
     def is_setting_of(self, other: Arm) -> bool:
-        """Whether both are one algorithm with the same fields, on whatever seeds."""
+        """Return whether both arms are of one algorithm with the same fields, on any seeds."""
         return self.algorithm == other.algorithm and self.params == other.params
 
     def merged(self, label: str) -> Arm:
@@ -209,11 +209,11 @@ class Arm:
 
 
 def group(records: Iterable[RunRecord]) -> tuple[Arm, ...]:
-    """Group into unmerged arms: zero-shot, baselines, trials by number, soups, then what confirms.
+    """Group runs into unmerged arms: zero-shot, baselines, trials by number, soups, confirmations.
 
-    Runs belong together by algorithm and params, those that confirm apart from those that were
-    selected among. The same seed twice (a point proposed again, a baseline that is a trial too)
-    counts once, a finished run before an unfinished one.
+    Runs belong together by algorithm and params, confirmations apart from the others. The same seed
+    twice (a point proposed again, a baseline that is a trial too) counts once, a finished run
+    before an unfinished one.
     """
     groups: dict[tuple[bool, str, str], list[RunRecord]] = {}
     for record in records:
@@ -254,7 +254,7 @@ def group(records: Iterable[RunRecord]) -> tuple[Arm, ...]:
 
 
 def largest_image_step(arms: Iterable[Arm], metric: str) -> float:
-    """Return the most that one image changes a finished run of these arms; 0 without any."""
+    """Return the most that one image changes a finished run of these arms; 0 without runs."""
     return max((run.image_step(metric) for arm in arms for run in arm.done), default=0.0)
 
 
@@ -273,7 +273,8 @@ _KEY = json.JSONEncoder(sort_keys=True, default=str)
 
 
 def params_key(params: Mapping[str, Scalar]) -> str:
-    """Write equal params as one text, in any order; 1 and 1.0 are equal, 1 and true are not."""
+    """Write equal params as the same text, in any order; 1 and 1.0 are equal, 1 and true are
+    not."""
     plain = {
         name: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
         for name, value in params.items()
@@ -323,8 +324,8 @@ _MICRO_BATCH = "optim.micro_batch"
 def fields(claimed: Mapping[str, Any]) -> dict[str, Scalar]:
     """Flatten the `config` of a run's `config.json`; lists as text.
 
-    What did not enter the run's identity is left out: an algorithm that trains nothing has no
-    optimiser, whatever the file of its sweep says.
+    Fields outside the run's identity are left out: an algorithm that trains nothing has no
+    optimiser, whatever the sweep file says.
     """
     config = claimed.get("config")
     identity = claimed.get("identity")
@@ -338,12 +339,12 @@ def fields(claimed: Mapping[str, Any]) -> dict[str, Scalar]:
 
 
 def tells_apart(name: str) -> bool:
-    """Whether two runs that differ in this field are of different settings."""
+    """Return whether two runs that differ in this field are of different settings."""
     return name not in _APART and not name.startswith(_SECTIONS_APART)
 
 
 def scalar(value: object) -> Scalar:
-    """Return the value itself, or its text where it is a list or a mapping."""
+    """Return a scalar as it is, a list or mapping as text."""
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     return str(value)

@@ -34,11 +34,11 @@ class Selection:
 
 
 def select(arms: Sequence[Arm], rule: SelectionRule, seeds: Sequence[int]) -> Selection | None:
-    """Select the setting that the rule takes, or None where no arm has a value.
+    """Select a setting by the rule, or None where no arm has a value.
 
     Arms with a failed or missing seed count only when no arm is complete, and then those with the
-    most seeds. With a margin, strength is compared among settings of the best arm's algorithm.
-    Ties go to the better value, then to the earlier arm.
+    most seeds. With a margin, strength is compared among settings of the best arm's algorithm. Ties
+    go to the better value, then to the earlier arm.
     """
     models = [arm if rule.merge is None else arm.merged(rule.merge) for arm in arms]
     valued = [(arm, value) for arm in models if (value := arm.mean(rule.metric)) is not None]
@@ -80,9 +80,9 @@ def select_each(
 def select_merges(arms: Sequence[Arm], rule: SelectionRule) -> dict[str, dict[str, str]]:
     """Select for each arm, by its label, the label (`wise_ft@0.5`) of each merge (`wise_ft`).
 
-    By the rule's own metric where the merged models have it, else by `id/val/top1`; one label
-    for all seeds. Ties go to the smaller number; with a margin the smallest alpha within it
-    stands, since alpha 0 is the zero-shot model. Runs that confirm a setting take the setting's.
+    The rule's own metric decides where the merged models have it, else `id/val/top1`, with one
+    label for all seeds. Ties go to the smaller alpha; with a margin the smallest alpha within it
+    wins, since alpha 0 is the zero-shot model. Confirmations take their setting's choice.
     """
     tuned = [arm for arm in arms if not arm.is_zero_shot and not arm.confirms]
     selected = {arm.label: _select_labels(arm, rule) for arm in tuned}
@@ -121,7 +121,7 @@ def _merge_strength(label: str) -> tuple[float, ...]:
 def _near_best(
     pool: Sequence[tuple[T, float]], rule: SelectionRule, margin: float = 0.0
 ) -> list[tuple[T, float]]:
-    """Filter those within a margin of the best, in their order."""
+    """Filter the arms within a margin of the best, in their order."""
     threshold = max(rule.better(value) for _, value in pool) - margin - ROUNDING
     return [item for item in pool if rule.better(item[1]) >= threshold]
 
@@ -138,7 +138,7 @@ def _strongest(
 
 
 def _strength(arm: Arm, signs: Mapping[str, int]) -> tuple[float, ...]:
-    """Weigh the fields: larger is stronger, and a field that the arm lacks is the weakest."""
+    """Return an order by strength: larger is stronger, a missing field the weakest."""
     values = (arm.params.get(name) for name in signs)
     return tuple(
         sign * float(value)
@@ -168,14 +168,14 @@ class Confirmation:
 
     @property
     def fresh_seeds(self) -> tuple[int, ...]:
-        """Those that the verdict is judged on, where the confirmation is complete; else none."""
+        """Seeds on which the verdict is judged, if the confirmation is complete; else none."""
         return self.seeds if self.is_complete else ()
 
 
 def confirm(
     arms: Sequence[Arm], selections: Mapping[str, Selection], seeds: Sequence[int] | None
 ) -> Confirmation:
-    """Find the fresh runs of each selection on `seeds`; None: on those that occur."""
+    """Find the fresh runs of each selection on `seeds`; None: on all present seeds."""
     fresh = [arm for arm in arms if arm.confirms]
     if seeds is None:
         every = (run.seed for arm in fresh for run in arm.runs)
@@ -217,8 +217,8 @@ def budgets(arms: Sequence[Arm]) -> tuple[Budget, ...]:
 def less_tried(arms: Sequence[Arm]) -> dict[str, set[str]]:
     """Map each algorithm that was tried at fewer settings than others to those others.
 
-    Where only one of two has fields of its own that vary, such as a KL weight, these do not
-    count: a grid over the KL weight alone leaves fine-tuning one setting, and that is not too few.
+    Varied fields that only one of two algorithms has, such as a KL weight, do not count: a grid
+    over the KL weight alone leaves fine-tuning one setting, and that is not too few.
     """
     params: dict[str, list[dict[str, Scalar]]] = {}
     for arm in _tried(arms):

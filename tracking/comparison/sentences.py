@@ -49,7 +49,7 @@ def points(fraction: float) -> str:
 
 
 def no_reference(arm: Arm, reference: str) -> str:
-    """Say that there is nothing finished to compare with."""
+    """Say that there is no finished reference to compare with."""
     if arm.algorithm == reference:
         return f"UNDECIDED: {reference} is the only algorithm here, at {arm.name}."
     return (
@@ -213,7 +213,7 @@ _NO_SPREAD = "the differences spread by no more than one image, so nothing is te
 
 
 def _scope(test: PairedTest | None, pair: Pair | CurvePair) -> str:
-    """Say what a claim is of: other seeds, and other test images where these are known."""
+    """Name the scope of a claim: other seeds, and other test images where these are known."""
     is_fresh = pair.candidate.confirms or pair.reference.confirms
     count = counted(len(pair.seeds), "fresh seed" if is_fresh else "seed")
     if test is None or test.images is None:
@@ -278,7 +278,7 @@ def confirmed(confirmation: Confirmation, selected_on: Sequence[int]) -> Iterato
 def strongest_line(
     strongest: Strongest, selected: Arm | None, reference: Arm | None, endpoint: Endpoint
 ) -> str:
-    """Say which measured model has the highest endpoint among those that keep ID."""
+    """Name the measured model with the highest endpoint among those that keep ID."""
     best = strongest.arm
     is_selected = (
         selected is not None and selected.is_setting_of(best) and selected.merge == best.merge
@@ -307,7 +307,8 @@ def strongest_line(
 
 
 def effect_line(effect: Effect, endpoint: Endpoint, rule: SelectionRule) -> str:
-    """Say how the endpoint and ID move with one field, by how much, and which value is selected."""
+    """Describe how endpoint and ID change with one field, by how much, and which value is
+    selected."""
     metric, head = named(endpoint.metric), _short(effect.parameter)
     over = counted(len(effect.difference.differences), "seed")
     if effect.settings > 1:
@@ -381,7 +382,7 @@ def _moves(
     ends: tuple[float | None, float | None],
     margin: float,
 ) -> str:
-    """Write `OOD mean rises from 38.8 to 39.2`, as far as it is shown."""
+    """Write `OOD mean rises from 38.8 to 39.2`, if the change is shown."""
     low, high = map(_percent, ends)
     ci = test.ci95
     if ci is None or not effect.has_seeds:

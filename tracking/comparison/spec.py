@@ -24,7 +24,7 @@ SEEDS_FOR_CLAIM = 5
 
 
 def looks_at_tests(metric: str) -> bool:
-    """Whether selecting on this metric would make the test accuracy a training signal."""
+    """Return whether selecting by this metric would use test accuracy as a training signal."""
     return not metric.startswith(HONEST)
 
 
@@ -59,7 +59,7 @@ class SelectionRule(_Frozen):
         return self
 
     def on(self, task: str) -> SelectionRule:
-        """Return the rule for one of several tasks, named where the metric says `{task}`."""
+        """Return the rule for one of several tasks, whose name replaces `{task}` in the metric."""
         return self.model_copy(update={"metric": self.metric.replace(TASK, task)})
 
     @property
@@ -119,12 +119,12 @@ class Endpoint(_Frozen):
 
     @property
     def id_metric(self) -> str:
-        """What stands for accuracy in distribution."""
+        """Metric of accuracy in distribution."""
         return self.test if self.has_test else self.val
 
     @property
     def metric(self) -> str:
-        """What is tested."""
+        """Metric that is tested."""
         return self.ood if self.has_shifts else self.test
 
     @property
@@ -135,8 +135,8 @@ class Endpoint(_Frozen):
     def suited(self, names: Collection[str]) -> Endpoint:
         """Return a copy that fits the measured metrics: without shifts, without an ID test.
 
-        Whatever is measured has top-1: data that lack only another kind have their shifts and
-        test as well, and are not judged by what is missing.
+        All data have top-1: data that lack only another kind of accuracy keep their shifts and
+        test, and are not judged by missing metrics.
         """
         has_shifts = bool({self.ood, OOD} & {*names}) or not {self.test, ID} & {*names}
         has_test = bool({self.test, ID} & {*names}) or self.val not in names
@@ -173,7 +173,7 @@ USUAL = ComparisonSpec()
 
 
 def agreed(by_sweep: Mapping[str, ComparisonSpec]) -> ComparisonSpec:
-    """Return the spec that all sweeps share; a setting is complete with the seeds in common.
+    """Return the spec that all sweeps share; a setting is complete with the common seeds.
 
     Raises TrackingError that names the first difference and the option that settles it.
     """
@@ -203,14 +203,14 @@ def agreed(by_sweep: Mapping[str, ComparisonSpec]) -> ComparisonSpec:
 
 
 def common_seeds(every: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
-    """Return the seeds that a setting of all these is complete with; None: all that occur."""
+    """Return the seeds that make a setting complete in all specs; None: all present seeds."""
     required = [{*seeds} for seeds in every if seeds is not None]
     # With no seed required, a setting with a single one would stand against those with many.
     return tuple(sorted(set.intersection(*required))) or None if required else None
 
 
 def _settled(spec: ComparisonSpec) -> list[tuple[str, object, str | None]]:
-    """List what must be equal to compare sweeps as one, and the option that settles it."""
+    """List the values that must be equal to compare sweeps as one, with their options."""
     rule, endpoint = spec.rule, spec.endpoint
     return [
         ("metric", rule.metric, "--metric"),

@@ -33,9 +33,9 @@ Selected = Mapping[tuple[str, int | None], Mapping[str, RunRecord]]
 def select_per_seed(by_task: ByTask, rule: SelectionRule, seeds: Sequence[int]) -> Selected:
     """Select for every algorithm and every seed that it has, zero-shot first.
 
-    For each task the run with the best value that the rule sees on this seed, as DomainBed selects
-    for each of its trial seeds; of equal values (but for float rounding) the later one, as there
-    the largest `hparams_seed` wins.
+    For each task the run with the best value on this seed is selected, as DomainBed does for each
+    of its trial seeds; of equal values (but for float rounding) the later run, as there the largest
+    `hparams_seed` wins.
     """
     every = [run for runs in by_task.values() for run in runs if run.role != "confirmation"]
     selected = {}
@@ -59,11 +59,11 @@ def mean_record(
     rule: SelectionRule,
     endpoint: Endpoint,
 ) -> RunRecord:
-    """Average the selected runs of all tasks as a run; one that is not done where a task lacks its
-    own.
+    """Average the selected runs of all tasks as a single run, which is not done if a task has no
+    run.
 
-    It has the metrics, and merged models, that the selected runs of all tasks have; what the rule
-    sees, and what tasks are judged by, also where each task has it under a name of its own.
+    The average has the metrics and merged models that the selected runs of all tasks have; metrics
+    of the rule and the endpoint also where each task has them under a name of its own.
     """
     every = [run for of in by_task.values() for run in of if run.algorithm == algorithm]
     lacking = [run for task in by_task if task not in runs for run in by_task[task]]
@@ -91,10 +91,10 @@ def mean_record(
 
 
 def combined(facts: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
-    """Combine the facts of several tasks as those of one run.
+    """Combine the facts of several tasks as those of a single run.
 
-    What all share stands as it is, lists are joined, and what differs stands by task: so rows
-    still differ where they differ on a task.
+    Equal facts stay, lists are joined, and differing facts are listed by task: so rows still differ
+    where they differ on a task.
     """
     joined: dict[str, object] = {}
     for name in dict.fromkeys(name for own in facts.values() for name in own):
@@ -113,8 +113,8 @@ def combined(facts: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
 def _best(runs: Iterable[RunRecord], rule: SelectionRule, seed: int | None) -> RunRecord | None:
     """Select the best of the finished runs on this seed.
 
-    What trains nothing, and has no merges, is valued as it is: the zero-shot model is a row by
-    whatever rule the others are chosen.
+    A run that trains nothing, and has no merges, is valued unmerged: the zero-shot model is a row
+    by whatever rule the others are chosen.
     """
     done = [run for run in runs if run.seed == seed and run.state == "done"]
     if not any(run.trains or rule.merge in run.merges for run in done):
@@ -156,7 +156,7 @@ class TaskCell:
 
     @property
     def mean(self) -> float | None:
-        """None where no seed has it."""
+        """Mean over seeds; None where no seed has a value."""
         return fmean(self.by_seed.values()) if self.by_seed else None
 
     @property
@@ -180,9 +180,9 @@ class TaskLine:
 
     @property
     def average(self) -> TaskCell:
-        """For each seed the mean over the tasks first: of the seeds that every task has.
+        """Mean over tasks within each seed, then over the seeds that every task has.
 
-        Where no seed changes a value it counts for each.
+        A value that no seed changes counts for each.
         """
         columns = list(self.cells.values())
         shared = [seed for seed in columns[0].by_seed if all(seed in c.by_seed for c in columns)]
@@ -209,7 +209,7 @@ class DomainBedTable:
 
 
 def domainbed_table(comparison: Comparison) -> DomainBedTable | None:
-    """Build the table for the rows that stand for something; None without tasks."""
+    """Build the table for the rows that represent algorithms; None without tasks."""
     parts = comparison.tasks
     if not parts:
         return None
@@ -259,7 +259,7 @@ def _rule(rule: SelectionRule) -> str:
 
 
 def task_of(run: RunRecord, field: str) -> str:
-    """Return the task of a run. Raises TrackingError for one that has none."""
+    """Return the task of a run. Raises TrackingError for a run without one."""
     if field not in run.params:
         raise TrackingError(
             f"run {run.digest[:12]} of {run.algorithm} has no {field}, so it is of no task; look "
@@ -269,7 +269,8 @@ def task_of(run: RunRecord, field: str) -> str:
 
 
 def split_by_task(runs: Iterable[RunRecord], field: str) -> dict[str, list[RunRecord]]:
-    """Group runs by their task, without it among their params. Raises TrackingError for none."""
+    """Group runs by their task, which leaves their params. Raises TrackingError for a run without a
+    task."""
     by_task: dict[str, list[RunRecord]] = {}
     for run in runs:
         params = {name: value for name, value in run.params.items() if name != field}
@@ -286,11 +287,11 @@ def compare_tasks(
 ) -> Comparison:
     """Compare every task, and the means over tasks; arguments as of `compare`.
 
-    `spec.tasks` is the parameter whose values are tasks. Settings are selected by the rule for
-    each task and seed, as DomainBed does, so that the spread over seeds holds that of the
-    selection; of equal values the later trial is taken. A mean has the metrics that every task
-    has, and where tasks are ranked by different accuracies (`endpoint.by_task`) that of each one's
-    own. Nothing is selected as a whole. Raises TrackingError for a run without a task.
+    `spec.tasks` is the parameter whose values are tasks. Settings are selected by the rule for each
+    task and seed, as DomainBed does, so that the spread over seeds includes that of the selection;
+    of equal values the later trial is taken. A mean has the metrics that every task has, and where
+    tasks are ranked by different accuracies (`endpoint.by_task`) those of each task. Nothing is
+    selected as a whole. Raises TrackingError for a run without a task.
     """
     field, rule, records = spec.tasks or "", spec.rule, list(runs)
     by_task = split_by_task(records, field)
@@ -352,7 +353,7 @@ def _sentences(parts: Mapping[str, Comparison]) -> Iterator[str]:
 
 
 def _warnings(by_task: Mapping[str, Sequence[str]], whole: Comparison) -> Iterator[str]:
-    """Yield those of the means, then those of the tasks, each with the tasks it is true of."""
+    """Yield the warnings of the means, then those of the tasks, each with its tasks."""
     yield from whole.warnings
     where: dict[str, list[str]] = {}
     for task, warnings in by_task.items():

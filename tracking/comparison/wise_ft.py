@@ -35,7 +35,8 @@ class Curve:
 
 
 def wise_alpha(label: str) -> float | None:
-    """Return the alpha of a WiSE-FT model: 0 is the zero-shot, 1 the unmerged one; else None."""
+    """Return the alpha of a WiSE-FT model: 0 is the zero-shot model, 1 the unmerged one; else
+    None."""
     name, alpha = split_merge(label)
     return alpha if name == WISE else None
 
@@ -45,8 +46,8 @@ def seed_curves(
 ) -> dict[int | None, Curve]:
     """Build, by seed, the curve of each finished run that was measured between the ends.
 
-    `id_metric` and `ood_metric` are its axes. Where alpha 1 was not requested, the run itself
-    stands there, and at alpha 0 the zero-shot model: by definition these are the same weights.
+    `id_metric` and `ood_metric` are its axes. If alpha 1 was not requested, the run itself is that
+    point, and the zero-shot model is alpha 0: by definition these are the same weights.
     """
     axes = (id_metric, ood_metric)
     seeds = [run.seed for run in arm.done]
@@ -70,7 +71,7 @@ def seed_curves(
 
 
 def seed_points(arm: Arm, id_metric: str, ood_metric: str) -> dict[int | None, Curve]:
-    """Return, by seed, the one point of each finished run that is measured on both axes."""
+    """Return, by seed, the single point of each finished run that is measured on both axes."""
     values = {
         run.seed: (run.value(id_metric, arm.merge), run.value(ood_metric, arm.merge))
         for run in arm.done
@@ -118,10 +119,10 @@ def ood_bound(
 
     `ids` and `oods` [..., K] are points by rising alpha, `at` is [..., M].
 
-    Between two measured alphas the curve is unknown. It is bent upwards, so it lies above the chord
-    of the two, and below the chords before and behind it when these are extended: the lower one
-    bounds it. A curve that is measured to be bent downwards there is bounded by its own chord, and
-    so is one that turns back in ID, below the piece that it turned back from. NaN outside the
+    Between two measured alphas the curve is unknown. Bent upwards, it lies above the chord of the
+    two, and below the chords before and behind when these are extended: the lower one bounds the
+    curve. A curve that is measured to be bent downwards there is bounded by its own chord, and so
+    is a curve that turns back in ID, below the piece that it turned back from. NaN outside the
     curve's ID range, and where no chord leads on to a highest piece, so that nothing bounds it.
     """
     return _bound(ids, oods, at, np.fmin, np.maximum)
@@ -201,8 +202,8 @@ def curve_gain(
 ) -> NDArray[np.float64]:
     """Compute how far the chords of curves [..., K] lie above the `ood_bound` of others [..., L].
 
-    It is the mean over `PLACES` ID accuracies that both reach; NaN where there is none, or the
-    other curve is bounded at none of them.
+    The result is the mean over `PLACES` ID accuracies that both reach; NaN where there is none, or
+    the other curve is bounded at none of them.
     """
     at = _common_places(ids, other_ids)
     return _mean(highest_on_chords(ids, oods, at) - ood_bound(other_ids, other_oods, at))
@@ -231,7 +232,7 @@ def _common_places(ids: NDArray[np.float64], other_ids: NDArray[np.float64]) -> 
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average the finite ones of the last axis; NaN where there are none."""
+    """Average the finite values of the last axis; NaN where there are none."""
     count = np.isfinite(values).sum(axis=-1)
     total: NDArray[np.float64] = np.nansum(values, axis=-1)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
