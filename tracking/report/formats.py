@@ -258,19 +258,19 @@ def owners_of(row: Row, owners: Owners) -> list[str]:
 
 
 def rows_frame(comparison: Comparison, *, intervals: bool = False) -> pd.DataFrame:
-    """Return one line per row: what it is, its varied fields, the mean of each metric.
+    """Return a frame with a line per row: its names, varied fields, and the mean of each metric.
 
     Fractions, not percent; NaN where a row has no mean. With `intervals` the ends of the 95 % t
-    interval over seeds stand beside each mean, as `<metric> low` and `<metric> high`.
+    interval over seeds follow each mean, as `<metric> low` and `<metric> high`.
     """
     return _frame([_frame_row(row, intervals=intervals) for row in comparison.rows])
 
 
 def runs_frame(comparison: Comparison) -> pd.DataFrame:
-    """Return one line per run and evaluated model, in any state; metrics of done runs only.
+    """Return a frame with a line per run and evaluated model, in any state; metrics of done runs.
 
-    `merge` is None for the model that the run trained, else the merge's label. Of several tasks
-    the runs of all, with a column for the parameter that tells them apart.
+    `merge` is None for the model that the run trained, else the merge's label. With several tasks
+    the runs of all, and a column for the parameter that tells them apart.
     """
     if (field := comparison.spec.tasks) is not None and comparison.tasks:
         tasks = comparison.tasks.items()
@@ -325,7 +325,7 @@ def _frame_row(row: Row, *, intervals: bool, values: bool = False) -> dict[str, 
 
 
 def _frame(lines: list[dict[str, Any]]) -> pd.DataFrame:
-    """Make a frame; what a line lacks is missing."""
+    """Make a frame; values that a line lacks are missing."""
     import pandas as pd
 
     frame = pd.DataFrame(lines, columns=_columns(lines))
@@ -352,8 +352,8 @@ def to_csv(
 ) -> str:
     """Return `rows_frame` with intervals and the seeds' values as CSV; fractions.
 
-    Of several tasks mean and standard error come last. Of the metrics all, or those that the
-    options name. With `owners` each row says whose its runs are.
+    With several tasks mean and standard error come last. The metrics are all, or those that the
+    options name. With `owners` each row names the sweeps of its runs.
     """
     options = options or TableOptions()
     table, lines = domainbed_table(comparison), list[dict[str, Any]]()
@@ -456,8 +456,7 @@ _ESCAPES = str.maketrans(
 def latex(comparison: Comparison, *, options: TableOptions | None = None, command: str = "") -> str:
     r"""Render a `tabular` for `booktabs`; above it as comments `command`, title and verdict.
 
-    Below it stands in small print what signs and numbers mean. Of several tasks their table comes
-    first.
+    Small print below explains signs and numbers. With several tasks their table comes first.
     """
     table = build_table(comparison, options or TableOptions())
     warnings = [f"! {warning}" for warning in comparison.warnings]
@@ -498,5 +497,5 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Escape text for LaTeX; a character that no rule knows is printed as it is (UTF-8)."""
+    """Escape text for LaTeX; a character without a rule is printed as it is (UTF-8)."""
     return text.translate(_ESCAPES)

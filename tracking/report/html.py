@@ -180,7 +180,7 @@ def _sentences(comparison: Comparison) -> tuple[str, ...]:
 
 
 def _spec(chart: TopLevelMixin) -> str:
-    """Write Vega-Lite as JSON that can stand in a script element."""
+    """Write Vega-Lite as JSON that is safe inside a script element."""
     from markupsafe import Markup
 
     from carft_sweep.tracking.charts.base import as_spec
@@ -213,7 +213,7 @@ MOST_WARNINGS = 5
 def cell(comparison: Comparison) -> str:
     """Render a notebook's cell: the table that a terminal shows, warnings and the answer.
 
-    Everything that it quotes is escaped. It has no script, no colours and no links.
+    All quoted text is escaped. The cell has no script, no colours and no links.
     """
     warnings = list(comparison.warnings[:MOST_WARNINGS])
     if more := len(comparison.warnings) - len(warnings):
@@ -236,9 +236,9 @@ def show_in_notebooks() -> None:
 
 
 def chart(comparison: Comparison, name: str = "id_ood", *, width: int = 720) -> TopLevelMixin:
-    """Draw a chart of the report, `width` pixels wide, on white as Altair's own are.
+    """Draw a chart of the report, `width` pixels wide, on white like Altair's own.
 
-    Raises TrackingError for a name that no chart has, and where there is nothing to show in it.
+    Raises TrackingError for an unknown chart, and for a chart without content.
     """
     import altair as alt
 

@@ -126,7 +126,7 @@ def build_table(
     options: TableOptions = TableOptions(),
     rows: Sequence[Row] | None = None,
 ) -> Table:
-    """Build the table of the rows that the options show, or of these.
+    """Build the table of the given rows, by default those that the options show.
 
     Raises TrackingError for a column that no row has.
     """
@@ -153,7 +153,7 @@ def build_table(
 
 
 def task_table(comparison: Comparison) -> Table | None:
-    """Build DomainBed's table, a column for each task; None where there is one task only."""
+    """Build DomainBed's table, a column for each task; None with a single task."""
     table = domainbed_table(comparison)
     if table is None:
         return None
@@ -211,7 +211,7 @@ def power_table(comparison: Comparison) -> Table:
 
 
 def headline(comparison: Comparison) -> Table:
-    """Build the table of what stands for each algorithm, and of their selected merges."""
+    """Build the table of the rows that represent each algorithm, and of their selected merges."""
     return build_table(comparison, rows=shown_rows(comparison))
 
 
@@ -225,7 +225,7 @@ def full_table(comparison: Comparison) -> Table | None:
 def resolve_columns(comparison: Comparison, names: Sequence[str] = ()) -> tuple[Column, ...]:
     """Return the columns by header (`OOD mean`) or metric name (`id/test/ece`), else the usual.
 
-    Raises TrackingError with the nearest name for one that no row has.
+    Raises TrackingError with the nearest name for a column that no row has.
     """
     usual = usual_columns(comparison)
     by_metric = {name: Column(name, name) for name in sorted(comparison.metric_names)}
@@ -242,9 +242,10 @@ def resolve_columns(comparison: Comparison, names: Sequence[str] = ()) -> tuple[
 
 
 def usual_columns(comparison: Comparison) -> tuple[Column, ...]:
-    """Return what the selection saw, ID, the OOD mean, gain and gap, every shift, and retention.
+    """Return the columns of the selection metric, ID, the OOD mean, gain and gap, shifts,
+    retention.
 
-    The OOD mean stands beside ID, where every screen shows it. Runs measure gap and gain of top-1
+    The OOD mean is beside ID, where every screen shows it. Runs measure gap and gain of top-1
     alone: by another accuracy there is neither.
     """
     rule, names, endpoint = comparison.rule, comparison.metric_names, comparison.endpoint
@@ -266,7 +267,7 @@ def usual_columns(comparison: Comparison) -> tuple[Column, ...]:
 def visible_rows(comparison: Comparison, options: TableOptions) -> tuple[Row, ...]:
     """Return the best arms, and of their merged models all or the selected one of each merge.
 
-    At most `max_trials` trials and as many baselines, with what stands for an algorithm.
+    At most `max_trials` trials and as many baselines, and those that represent an algorithm.
     """
     labels = None if options.max_trials is None else _best_labels(comparison, options.max_trials)
     return tuple(
@@ -297,7 +298,7 @@ def _best_labels(comparison: Comparison, most: int) -> set[str]:
 
 
 def _pointer(comparison: Comparison, row: Row) -> str:
-    """Mark the selected setting by a triangle, by a dot what stands for one of several."""
+    """Mark the selected setting by a triangle, the best of several settings by a dot."""
     if row.selected:
         return SELECTED
     rivals = comparison.rivals[row.arm.algorithm, row.arm.merge]
