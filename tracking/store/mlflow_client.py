@@ -77,11 +77,11 @@ def quieted(name: str, level: int, environ: Mapping[str, str]) -> Iterator[None]
 
 
 def connect(uri: str) -> MlflowClient:
-    """Open a client of a server or a database that is there, within seconds.
+    """Open a client of an existing server or database, within seconds.
 
     Raises:
         ServiceUnreachable: Nothing answers.
-        TrackingError: It answers and cannot be used: an old schema, a database of something else.
+        TrackingError: It cannot be used: an old schema, or a database of something else.
     """
     _set_up()
     check_reachable(uri)
@@ -96,7 +96,7 @@ def connect(uri: str) -> MlflowClient:
 
 
 def create_database(file: Path) -> None:
-    """Make a database with MLflow's tables, put in place when it is whole.
+    """Make a database with MLflow's tables, and put it in place when complete.
 
     The migrations take seconds and cannot be repeated: a process killed among them would leave a
     database that MLflow never opens again.
@@ -118,7 +118,7 @@ def create_database(file: Path) -> None:
 
 
 def _set_up() -> None:
-    """Set what MLflow looks at when it is imported and used, where the user has not."""
+    """Set the environment variables that MLflow reads at its import, where the user has not."""
     stay_private()
     for name, value in _CLIENT.items():
         os.environ.setdefault(name, value)
@@ -140,9 +140,9 @@ def _usable(uri: str) -> Iterator[None]:
 
 
 def find_experiment(client: MlflowClient | RestStore, uri: str, name: str) -> str | None:
-    """Return the id of an experiment; None where there is none.
+    """Return the id of an experiment; None if it does not exist.
 
-    Raises TrackingError where it was deleted, MLflow's own errors besides.
+    Raises TrackingError where it was deleted, and MLflow's own errors.
     """
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
@@ -164,10 +164,10 @@ def experiment_id(uri: str, name: str) -> str | None:
 
 
 def own_file(uri: str, artifacts: Path | None) -> Path | None:
-    """Return the file of a home's own database, which lies beside its artifacts; None of any other.
+    """Return the file of a home's own database, which is beside its artifacts; else None.
 
-    Several homes may use another one, each of which has its artifacts where the first home has
-    them.
+    Several homes may use another database, with the artifacts of each where the first home has its
+    own.
     """
     file = sqlite_file(uri)
     if file is None or artifacts is None or file.parent.resolve() != artifacts.parent.resolve():
@@ -176,10 +176,10 @@ def own_file(uri: str, artifacts: Path | None) -> Path | None:
 
 
 def moved_from(uri: str, experiment: str, artifacts: Path | None) -> str | None:
-    """Return where a home's own database keeps artifacts, if not in `artifacts`: the home was moved
-    or copied. None where all is as it should be, or there is no database yet.
+    """Return where a home's own database expects artifacts, if not in `artifacts`: the home was
+    moved or copied. None otherwise, or without a database.
 
-    MLflow keeps absolute paths, and would write below the old one.
+    MLflow stores absolute paths, and would write below the old one.
     """
     file = own_file(uri, artifacts)
     if file is None or artifacts is None or not file.exists():
@@ -243,8 +243,7 @@ _FOLDER = "carft-sweep-check"
 
 def host_credentials(uri: str) -> MlflowHostCreds:
     """Return the credentials for requests to a server: MLflow's own of this machine go to no other
-    server than the one that MLFLOW_TRACKING_URI names.
-    """
+    server than that of MLFLOW_TRACKING_URI."""
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import MlflowHostCreds
 
@@ -295,7 +294,7 @@ def get(uri: str, path: str, **options: Any) -> Response:
 
 
 def server_version(uri: str) -> str | None:
-    """Read a server's version; None where it names none. Raises as `get` does."""
+    """Read a server's version; None if it names no version. Raises as `get` does."""
     answer = get(uri, "/version")
     match = re.fullmatch(r"\d+\.\d+(\.\S+)?", answer.text.strip())
     return match[0] if answer.status_code == 200 and match else None
@@ -317,11 +316,11 @@ def try_artifacts(uri: str, location: str) -> bool:
     """Write a small file below an experiment's `location`, read it, and remove it; no run is made.
 
     Returns:
-        Whether it is gone: a user who may write need not have the right to delete. The next file
-        of this user and machine then takes its place.
+        Whether the file was removed: a user who may write need not have the right to delete. The
+        next file of this user and machine then replaces it.
 
     Raises:
-        ServiceUnreachable, TrackingError: The store rejects it.
+        ServiceUnreachable, TrackingError: The store rejects the file.
     """
     _set_up()
     from mlflow.exceptions import MlflowException
@@ -355,7 +354,7 @@ def check_version(uri: str) -> None:
     """Compare a server's major version with the client's.
 
     Raises TrackingError where they differ or its certificate is not trusted, ServiceUnreachable
-    where it does not answer within seconds. Any other answer is left to the next request.
+    where it does not answer within seconds. Other errors are left to the next request.
     """
     if urlsplit(uri).scheme not in ("http", "https"):
         return  # Databricks has no version of its own

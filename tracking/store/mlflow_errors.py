@@ -51,8 +51,8 @@ _STORES = {"azure", "boto3", "botocore", "google"}
 def translate_error(uri: str, code: str, text: str, answers: Callable[[], bool]) -> RuntimeError:
     """Translate an MlflowException of this code and text.
 
-    `answers` sends the server a harmless request: one that answers it, and failed with a 500
-    before, fails at the one record and would for ever.
+    `answers` sends the server a harmless request: a server that answers, and failed with a 500
+    before, rejects this record and always will.
     """
     place = without_password(uri)
     text = remove_passwords(text, uri)
