@@ -68,12 +68,12 @@ class DatabaseTables:
 
     @property
     def is_optunas(self) -> bool:
-        """Whether Optuna has tables there."""
+        """Whether the database has tables of Optuna."""
         return {"studies", "trials"} <= self.tables
 
     @property
     def is_mlflows(self) -> bool:
-        """Whether MLflow has tables there, of runs or of its users."""
+        """Whether the database has tables of MLflow, of runs or of its users."""
         return {"experiments", "runs"} <= self.tables or "alembic_version_auth" in self.tables
 
 
@@ -81,7 +81,7 @@ def parse_url(uri: str, variable: str) -> URL:
     """Parse the URL in an environment variable.
 
     Raises:
-        TrackingError: It is no URL of a database. The message has no password in it.
+        TrackingError: The URL is of no database. The message has no password in it.
     """
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
@@ -98,7 +98,7 @@ def parse_url(uri: str, variable: str) -> URL:
 
 
 def _is_damaged(file: Path) -> bool:
-    """Tell whether a file is there and no SQLite database; one that is locked is not damaged."""
+    """Return whether a file exists and is no SQLite database; a locked database is not damaged."""
     if not file.exists():
         return False
     try:
@@ -113,7 +113,7 @@ def _is_damaged(file: Path) -> bool:
 
 
 def set_aside_if_damaged(file: Path) -> None:
-    """Rename a database that is written anew where it is gone, and cannot be read any more."""
+    """Rename an unreadable database; a missing database is created again."""
     if _is_damaged(file):
         aside = file.with_name(f"{file.name}.damaged")
         for suffix in ("-journal", "-wal", "-shm", ""):
@@ -123,13 +123,13 @@ def set_aside_if_damaged(file: Path) -> None:
 
 
 def inspect_database(database: Database) -> DatabaseTables:
-    """Read which tables a database has, within seconds also where it is away.
+    """Read which tables a database has, within seconds even if it is unreachable.
 
     Raises:
         AccessDenied: The user or password is wrong.
         ServiceUnreachable: The database is away, or has no free connection.
-        TrackingError: Its URL is none; it is missing or damaged, or its driver is; the user has no
-            right to its tables.
+        TrackingError: Its URL is invalid; it is missing or damaged, or its driver is; the user has
+            no right to its tables.
     """
     from sqlalchemy import create_engine, inspect, text
     from sqlalchemy.exc import SQLAlchemyError
@@ -159,7 +159,7 @@ def connect_args(url: URL) -> dict[str, int]:
 
 
 def _translated(database: Database, error: Exception) -> RuntimeError:
-    """Translate an error of SQLAlchemy's, its driver's, or that there is no driver."""
+    """Translate an error of SQLAlchemy or its driver, or a missing driver."""
     from sqlalchemy import exc
 
     cause = getattr(error, "orig", None) or error
