@@ -51,7 +51,7 @@ class SeedwisePruner:
         self._best: dict[tuple[int, int], float] = {}
         """For `patience`: the last improvement, larger being better."""
 
-    def heard(self, trial: int, seed_index: int, epoch: int, value: float) -> str | None:
+    def report(self, trial: int, seed_index: int, epoch: int, value: float) -> str | None:
         """Report an epoch of a run; return why its trial should be pruned, in one line, or None."""
         handle = self._report(trial, seed_index, epoch, value)
         if handle is None:
@@ -62,13 +62,13 @@ class SeedwisePruner:
         mean = self._means[trial, seed_index][epoch]
         return None if math.isnan(mean) else self._reason(trial, seed_index, epoch)
 
-    def recall(self, trial: int, seed_index: int, epoch: int, value: float) -> None:
+    def replay(self, trial: int, seed_index: int, epoch: int, value: float) -> None:
         """Report an epoch without a decision: an earlier pruner decided, or none is wanted."""
         handle = self._report(trial, seed_index, epoch, value)
         if handle is not None and self._rule.type == "asha":
             handle.should_prune()  # keeps the trial's value at a rung
 
-    def run_ended(self, trial: int, seed_index: int) -> None:
+    def finish_run(self, trial: int, seed_index: int) -> None:
         """Mark a seed's run as complete, so that later trials are compared with it."""
         from optuna.trial import TrialState
 
@@ -82,7 +82,7 @@ class SeedwisePruner:
         else:
             self._studies[seed_index].tell(self._trials[key], state=TrialState.FAIL)
 
-    def pruned(self, trial: int) -> None:
+    def finish_trial(self, trial: int) -> None:
         """Mark a trial as pruned. Seeds that were complete by then stay complete."""
         from optuna.trial import TrialState
 
@@ -244,8 +244,8 @@ class PruningController:
         if self._pruner is None:
             return None
         if epoch < report["epochs"]:
-            return self._pruner.heard(trial.number, seed, epoch, value)
-        self._pruner.recall(trial.number, seed, epoch, value)  # nothing is saved by stopping here
+            return self._pruner.report(trial.number, seed, epoch, value)
+        self._pruner.replay(trial.number, seed, epoch, value)  # nothing is saved by stopping here
         return None
 
     def catch_up(self, trial: ActiveTrial, task: PlannedRun) -> str | None:
@@ -267,7 +267,7 @@ class PruningController:
         seed = trial.seed_index(task.digest)
         if self._pruner is not None:
             self._recall(self._pruner, trial.number, seed, self._history(task.digest))
-            self._pruner.run_ended(trial.number, seed)
+            self._pruner.finish_run(trial.number, seed)
         race, done = self._spec.race_seeds, seed + 1
         if race is None or self._best is None or not race.after <= done < len(trial.tasks):
             return None
@@ -279,7 +279,7 @@ class PruningController:
         """Update the pruner after a trial has ended, as the ledger records."""
         self._curves.pop(trial.number, None)
         if trial.state == "pruned" and self._pruner is not None:
-            self._pruner.pruned(trial.number)
+            self._pruner.finish_trial(trial.number)
         if trial.state == "complete" and self._spec.race_seeds is not None:
             self._compare_with_best(trial)
 
@@ -294,7 +294,7 @@ class PruningController:
                         del reports[-1:]  # the decision on it may have died with its driver
                     self._recall(self._pruner, trial.number, seed, reports)
                     if is_trained:
-                        self._pruner.run_ended(trial.number, seed)
+                        self._pruner.finish_run(trial.number, seed)
             self.ended(trial)
 
     def _recall(
@@ -303,7 +303,7 @@ class PruningController:
         for report in reports:
             value = report["metrics"].get(self.metric)
             if value is not None:
-                judge.recall(trial, seed, int(report["epoch"]), value)
+                judge.replay(trial, seed, int(report["epoch"]), value)
 
     def _keep(self, trial: ActiveTrial, seed: int, epoch: int, value: float) -> None:
         """Record the mean over the seeds so far in the ledger, for plots and samplers."""

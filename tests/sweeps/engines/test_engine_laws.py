@@ -253,7 +253,7 @@ class Judging(Recorder):
     def judged(self, job: Job, report: Mapping[str, Any]) -> Decision:
         epoch, value = report["epoch"], report["metrics"]["id/val/top1"]
         last = epoch == report["epochs"]
-        reason = None if last else self.judge.heard(int(job.digest), 0, epoch, value)
+        reason = None if last else self.judge.report(int(job.digest), 0, epoch, value)
         decision = Decision.CONTINUE if reason is None else Decision.STOP
         self.decided.append((job.digest, epoch, decision.value))
         return decision
