@@ -151,9 +151,9 @@ def state_of(known: RunState | None, *, done: bool) -> State:
     """Return the state of a run for readers: a run whose worker is gone is stopped."""
     if state is None:
         return "done" if done else "missing"
-    if state.state == "running":
-        return "running" if state.is_live else "stopped"
-    return state.state
+    if known.state == "running":
+        return "running" if known.is_live else "stopped"
+    return known.state
 
 
 CONFIG = "config.json"
