@@ -376,7 +376,7 @@ def find_doubts(inventory: Inventory) -> Iterator[str]:
         counts[f"the shift {name}"] = sum(map(len, splits[name].values()))
         lacking = [label for label in inventory.classes if label not in splits[name]]
         if lacking:
-            present = len(inventory.classes) - len(lacking)
+            there = len(inventory.classes) - len(lacking)
             yield (
                 f"the shift {name} has {there} of {len(inventory.classes)} classes, not "
                 f"{join_names(lacking)}; on it the model chooses among its own alone"
