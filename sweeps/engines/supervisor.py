@@ -90,8 +90,8 @@ class WorkerProcess:
         """Receive the next frame; return None if `timeout` seconds pass. Raises WorkerDied."""
         until = time.monotonic() + timeout
         while b"\n" not in self._buffer:
-            timeout = until - time.monotonic()
-            ready, _, _ = select.select([self._reading], [], [], max(0.0, timeout))
+            remaining = until - time.monotonic()
+            ready, _, _ = select.select([self._reading], [], [], max(0.0, remaining))
             if not ready:
                 return None
             chunk = os.read(self._reading, _CHUNK)

@@ -313,9 +313,9 @@ class PruningController:
             # Of this seed and later ones too: another driver may have heard of their epochs.
             for index, task in enumerate(trial.tasks):
                 for report in self._history(task.digest):
-                    value = report["metrics"].get(self.metric)
-                    if value is not None:
-                        curves.setdefault(int(report["epoch"]), {})[index] = value
+                    earlier = report["metrics"].get(self.metric)
+                    if earlier is not None:
+                        curves.setdefault(int(report["epoch"]), {})[index] = earlier
         at = curves.setdefault(epoch, {})
         at[seed] = value
         values = [at[index] for index in sorted(at)]  # in another order the last bit is another

@@ -32,14 +32,14 @@ def sweep_schema() -> Schema:
     parameter = TypeAdapter(AnyParameter).json_schema(ref_template="#/$defs/{model}")
     definitions |= parameter.pop("$defs")
     definitions["Parameter"] = parameter
-    parameter = {"$ref": "#/$defs/Parameter"}
+    reference = {"$ref": "#/$defs/Parameter"}
     properties |= {
         "parameters": {
             "type": "object",
             "description": "What varies: fields of the trial, dotted. A grid without any is one "
             "trial.",
-            "properties": dict.fromkeys(field_names(), parameter),
-            "additionalProperties": parameter,
+            "properties": dict.fromkeys(field_names(), reference),
+            "additionalProperties": reference,
         },
         "baselines": {
             "type": "array",
