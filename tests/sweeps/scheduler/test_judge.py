@@ -46,12 +46,12 @@ def play(
 ) -> tuple[int, str | None]:
     """Let one seed of a trial run: how many epochs it came to, and why no more."""
     for epoch, value in enumerate(curve[:-1], start=1):
-        reason = judge.heard(trial, seed, epoch, value)
+        reason = judge.report(trial, seed, epoch, value)
         if reason is not None:
-            judge.pruned(trial)
+            judge.finish_trial(trial)
             return epoch, reason
-    judge.recall(trial, seed, len(curve), curve[-1])
-    judge.run_ended(trial, seed)
+    judge.replay(trial, seed, len(curve), curve[-1])
+    judge.finish_run(trial, seed)
     return len(curve), None
 
 
@@ -105,7 +105,7 @@ def test_the_model_before_training_is_not_judged(name: str, before: float) -> No
     judges = [SeedwisePruner(RULES[name], "maximize") for _ in range(2)]
     curves = [[value, value, value + 0.02, value, value, value] for value in (0.5, 0.4, 0.3, 0.2)]
     for trial in range(4):
-        assert judges[1].heard(trial, 0, 0, before) is None
+        assert judges[1].report(trial, 0, 0, before) is None
     told = [[play(judge, trial, curve) for trial, curve in enumerate(curves)] for judge in judges]
     assert told[0] == told[1]
 
@@ -217,8 +217,8 @@ def test_each_seed_has_rungs_of_its_own() -> None:
 def test_a_seed_that_was_complete_before_the_trial_was_pruned_is_still_compared_with() -> None:
     judge = judge_of(type="median", startup_trials=1)
     play(judge, 0, [0.75, 0.75], seed=0)
-    judge.heard(0, 1, 1, 0.1)
-    judge.pruned(0)
+    judge.report(0, 1, 1, 0.1)
+    judge.finish_trial(0)
     assert play(judge, 1, [0.5, 0.5], seed=0)[0] == 1
     assert play(judge, 2, [0.75, 0.5], seed=0) == (2, None)
     assert play(judge, 2, [0.0, 0.5], seed=1) == (2, None)  # of seed 1 no trial is complete
@@ -233,8 +233,8 @@ def test_what_is_not_a_number_decides_nothing_and_disturbs_nothing(name: str, go
     judge = SeedwisePruner(RULES[name], goal)
     for trial in range(6):
         for epoch in range(1, 6):
-            assert judge.heard(trial, 0, epoch, math.nan) is None
-        judge.run_ended(trial, 0)
+            assert judge.report(trial, 0, epoch, math.nan) is None
+        judge.finish_run(trial, 0)
     values = [0.5, 0.52, 0.54, 0.56, 0.58, 0.6]
     good = values if goal == "maximize" else values[::-1]
     rising = SeedwisePruner(Patience(min_delta=0.0), goal)
@@ -249,17 +249,17 @@ def test_infinities_are_the_largest_and_the_smallest_of_numbers(name: str, goal:
     judge = SeedwisePruner(RULES[name], goal)
     for trial in range(3):
         for epoch, value in enumerate([worst, 0.5, worst, worst, -worst], start=1):
-            judge.heard(trial, 0, epoch, value)
-        judge.run_ended(trial, 0)
-    judge.recall(3, 0, 1, worst)
-    judge.recall(3, 1, 1, -worst)  # together not a number
-    assert judge.heard(3, 2, 1, worst) is None
-    assert judge.heard(4, 0, 1, -worst) is None or name == "threshold"
+            judge.report(trial, 0, epoch, value)
+        judge.finish_run(trial, 0)
+    judge.replay(3, 0, 1, worst)
+    judge.replay(3, 1, 1, -worst)  # together not a number
+    assert judge.report(3, 2, 1, worst) is None
+    assert judge.report(4, 0, 1, -worst) is None or name == "threshold"
 
 
 def test_an_infinite_loss_is_above_upper() -> None:
     rule = Threshold(metric="train/loss", upper=5.0)
-    reason = SeedwisePruner(rule, "minimize").heard(0, 0, 1, math.inf)
+    reason = SeedwisePruner(rule, "minimize").report(0, 0, 1, math.inf)
     assert reason == "train/loss inf after 1 epoch, by threshold"
 
 
@@ -270,19 +270,19 @@ def test_what_comes_twice_or_after_the_end_counts_once(name: str) -> None:
     for trial in range(12):
         for epoch in range(1, 6):
             value = random.random()
-            reason = once.heard(trial, 0, epoch, value)
-            assert twice.heard(trial, 0, epoch, value) == reason
-            assert twice.heard(trial, 0, epoch, 0.0) is None
-            twice.recall(trial, 0, epoch, 1.0)
+            reason = once.report(trial, 0, epoch, value)
+            assert twice.report(trial, 0, epoch, value) == reason
+            assert twice.report(trial, 0, epoch, 0.0) is None
+            twice.replay(trial, 0, epoch, 1.0)
             if reason is not None:
-                once.pruned(trial)
-                twice.pruned(trial)
+                once.finish_trial(trial)
+                twice.finish_trial(trial)
                 break
         else:
-            once.run_ended(trial, 0)
-        twice.run_ended(trial, 0)
-        twice.pruned(trial)
-        assert twice.heard(trial, 0, 6, 0.0) is None
+            once.finish_run(trial, 0)
+        twice.finish_run(trial, 0)
+        twice.finish_trial(trial)
+        assert twice.report(trial, 0, 6, 0.0) is None
 
 
 # Restarts.
@@ -326,14 +326,14 @@ class Sweep:
         seed, before = divmod(len(log), length)
         log.append((seed, before + 1, value))
         if before + 1 < length:
-            reason = self.judge.heard(trial, seed, before + 1, value)
+            reason = self.judge.report(trial, seed, before + 1, value)
             if reason is not None:
-                self.judge.pruned(trial)
+                self.judge.finish_trial(trial)
                 self.over.add(trial)
                 self.pruned.add(trial)
             return reason
-        self.judge.recall(trial, seed, length, value)
-        self.judge.run_ended(trial, seed)
+        self.judge.replay(trial, seed, length, value)
+        self.judge.finish_run(trial, seed)
         if seed == self.seeds - 1:
             self.over.add(trial)
         return None
@@ -342,11 +342,11 @@ class Sweep:
         self.judge = SeedwisePruner(self.rule, self.goal)
         for trial, log in sorted(self.log.items(), reverse=True):  # not as it was
             for seed, epoch, value in log:
-                self.judge.recall(trial, seed, epoch, value)
+                self.judge.replay(trial, seed, epoch, value)
                 if epoch == self.lengths[trial]:
-                    self.judge.run_ended(trial, seed)
+                    self.judge.finish_run(trial, seed)
             if trial in self.pruned:
-                self.judge.pruned(trial)
+                self.judge.finish_trial(trial)
 
 
 @each_rule
