@@ -181,10 +181,10 @@ def _flips(arguments: argparse.Namespace, emit: Emit) -> int:
     heads = ("split", "images", "won", "lost", "net", "net pp", "mean pp")
     rows = [
         (
-            it.split.removeprefix("ood/"),
-            *map(str, (it.images, it.won, it.lost)),
-            f"{it.net:+d}",
-            *(f"{100 * share + 0.0:+.1f}" for share in (it.net / it.images, it.difference)),
+            flip.split.removeprefix("ood/"),
+            *map(str, (flip.images, flip.won, flip.lost)),
+            f"{flip.net:+d}",
+            *(f"{100 * share + 0.0:+.1f}" for share in (flip.net / flip.images, flip.difference)),
         )
         for flip in splits.itertuples()
     ]

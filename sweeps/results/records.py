@@ -147,13 +147,13 @@ def _facts(own: Mapping[str, Any], requested: str | None) -> Mapping[str, Any]:
     return {**facts, NOTES: [*facts.get(NOTES, ()), note]}
 
 
-def state_of(known: RunState | None, *, done: bool) -> State:
+def state_of(state: RunState | None, *, done: bool) -> State:
     """Return the state of a run for readers: a run whose worker is gone is stopped."""
     if state is None:
         return "done" if done else "missing"
-    if known.state == "running":
-        return "running" if known.is_live else "stopped"
-    return known.state
+    if state.state == "running":
+        return "running" if state.is_live else "stopped"
+    return state.state
 
 
 CONFIG = "config.json"
