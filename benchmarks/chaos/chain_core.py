@@ -11,7 +11,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,6 @@ PAUSE = "CHAIN_PAUSE"
 LOG = "CHAIN_LOG"
 """The variable for the name of a file in the home, which gets a line for each thing that really
 happens to a run: `DIGEST begins`, `DIGEST epoch 3`, `DIGEST stops`, `DIGEST trained`."""
-NAN = 0.77
-"""Runs with this KL weight become NaN."""
 UNMERGED = "unmerged"
 ZERO_SHOT = 0.25
 """What stands for the weights of the zero-shot model."""
@@ -112,8 +110,6 @@ def _train(config: Mapping[str, Any], seed: int, report: Report, workdir: Path) 
         if epoch:
             time.sleep(_pause())
             weight = _next(weight, kl_weight, epoch)
-        if kl_weight == NAN and epoch == epochs - 1:
-            raise NonFinite(f"train/loss is nan in epoch {epoch}")
         metrics = {"train/loss": 1 - weight, "id/val/top1": weight}
         earlier = reported.get(epoch)
         repeated = earlier is not None and earlier["metrics"] == metrics
@@ -184,31 +180,3 @@ def simulate_training() -> None:
     engines, ray_engines = carft_sweep.sweeps.engines.factory, carft_sweep.sweeps.engines.ray_tune
     for module, name in ((engines, "LocalEngine"), (ray_engines, "RayEngine")):
         setattr(module, name, partial(getattr(module, name), entry=ENTRY))
-
-
-def sweep_files(engine: str, data: Mapping[str, Any], points: int = 13) -> Iterator[dict[str, Any]]:
-    """Yield the kinds of sweep, as the content of their files; of `data` only the digest counts."""
-    common = {
-        "baselines": ["zero_shot", "fine_tune"],
-        "trial": {
-            "algorithm": {"name": "car_ft"},
-            "data": data,
-            "optim": {"epochs": 5},
-            "merges": [{"name": "wise_ft", "alphas": [0.5]}],
-            "device": "cpu",
-        },
-    }
-    weights = [round(0.05 * step, 2) for step in range(points)]
-    # On Ray two seeds run at once, and how far one is when the other fails is chance.
-    weights += [NAN] if engine == "local" else []
-    grid = {"parameters": {"algorithm.kl_weight": {"values": weights}}, "seeds": [0, 1]}
-    yield {"name": "grid", "method": "grid", "confirm_seeds": [5, 6], **grid, **common}
-    if engine == "ray":
-        return  # several runs at once: what a search proposes depends on who ends first
-    space = {"parameters": {"algorithm.kl_weight": {"min": 0.0, "max": 1.0}}, "run_cap": 2 * points}
-    stop = {"early_terminate": {"type": "asha", "min_epochs": 1, "reduction_factor": 2}}
-    yield {"name": "search", "method": "tpe", "seeds": [0], **space, **stop, **common}
-    median = {"early_terminate": {"type": "median", "startup_trials": 2, "allow_grid": True}}
-    race = {"race_seeds": {"after": 1, "margin": 0.1}}
-    yield {"name": "pruned", "method": "grid", **grid, **median, **common}
-    yield {"name": "race", "method": "grid", **grid, **race, **common}

@@ -34,7 +34,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos import chain_core, history_laws, kills, laws, planted_faults, tiny_sweep
+from PIL import Image
+
+from benchmarks.chaos import chain_core, history_laws, laws, planted_faults, processes
 from benchmarks.chaos.history_laws import NAME, Breach
 from benchmarks.chaos.scene import captured
 from carft_sweep.carft_core.errors import RequestError
@@ -403,7 +405,7 @@ class Scene:
             result.write_text(json.dumps(act()))
             return 0
 
-        pid = kills.fork(write, self.said, {planted_faults.PLAN: str(self.plan)})
+        pid = processes.fork(write, self.said, {planted_faults.PLAN: str(self.plan)})
         until = time.monotonic() + LIMIT
         while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
             if time.monotonic() > until:
@@ -645,7 +647,7 @@ def execute(history: History, step: Step, scene: Scene, outcome: Outcome) -> Non
         if not history.has_mlflow:
             _have_no_store()
         disturb(fate)
-        return kills._command([*scene.words(verb, history.way), "--home", str(scene.home)])
+        return processes.command([*scene.words(verb, history.way), "--home", str(scene.home)])
 
     rates = {"killed": 0.2, "crash": 0.2, "cuda-memory": 0.1}
     code, returned = scene.fork(act, rates if fate.kind == "loses workers" else None)
@@ -663,6 +665,8 @@ def execute(history: History, step: Step, scene: Scene, outcome: Outcome) -> Non
         outcome.broken("exit", f"{step}: {code} {said[-400:]}")
     if "Traceback (most recent call last)" in said and "NonFinite" not in said:
         outcome.broken("exit", f"{step}: {said[said.index('Traceback') :]}")
+    for pid in processes.workers_left(planted_faults.PLAN, str(scene.plan)):
+        outcome.broken("workers", f"{step}: worker {pid} outlives its driver")
     for line in said.splitlines():
         if "showed no life" in line or "nothing was heard" in line:
             outcome.broken("silence", f"{step}: {line}")
@@ -691,7 +695,7 @@ def run_undisturbed(history: History, scene: Scene) -> dict[str, Any]:
     file = scene.folder / "undisturbed.yaml"
     file.write_text(json.dumps({**history.file, "parameters": parameters}))
     words = ["run", str(file), "--in-process"]
-    code = kills._command([*words, "--home", str(home)])
+    code = processes.command([*words, "--home", str(home)])
     if code:
         raise SystemExit(f"it exited with {code}")
     return history_laws.read_end(home)
@@ -748,7 +752,7 @@ def _sync(scene: Scene, verdict: str) -> Iterator[Breach]:
         yield "mlflow", f"sync: {code} {said}"
     shutil.copy(scene.folder / "undisturbed" / "empty.db", new)
     environ = {"MLFLOW_TRACKING_URI": f"sqlite:///{new}"}
-    pid = kills.fork(lambda: kills._command(sync), scene.said, environ)
+    pid = processes.fork(lambda: processes.command(sync), scene.said, environ)
     if os.waitpid(pid, 0)[1]:
         yield "mlflow", f"sync to a new database: {_tail(scene)}"
     else:
@@ -759,11 +763,11 @@ def _sync(scene: Scene, verdict: str) -> Iterator[Breach]:
 def prepare(folder: Path) -> Mapping[str, Any]:
     """Load and simulate what every fork needs, and make the template of a home; its `data`."""
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", chain_core.PAUSE: "0"}
-    os.environ |= {"ARROW_DEFAULT_MEMORY_POOL": "system", kills.MARK: str(os.getpid())}
+    os.environ |= {"ARROW_DEFAULT_MEMORY_POOL": "system"}
     os.environ |= {chain_core.LOG: TRAINED, planted_faults.PLAN: str(folder / "plan.json")}
     for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CARFT_OPTUNA_STORAGE"):
         os.environ.pop(name, None)
-    kills._load_all()
+    processes.load_all()
     calibration_table()
     import carft_sweep.sweeps.scheduler.proposer as proposer
     import carft_sweep.sweeps.space.samplers as samplers
@@ -775,7 +779,19 @@ def prepare(folder: Path) -> Mapping[str, Any]:
     # A process that dies takes nothing with it that it has given to the system.
     os.fsync = lambda _: None  # type: ignore[assignment]
     _make_template(folder / "template")
-    return tiny_sweep.data_of(folder)
+    return data_of(folder)
+
+
+def data_of(folder: Path) -> dict[str, Any]:
+    """Write an image folder of two classes, which no run reads; return the sweep's `data`."""
+    root = folder / "images"
+    for split in ("train", "test", "shifts/dark"):
+        for label, colour in {"red": (200, 60, 60), "blue": (60, 60, 200)}.items():
+            place = root / split / label
+            place.mkdir(parents=True)
+            for index in range(4):
+                Image.new("RGB", (36, 36), (index, *colour[1:])).save(place / f"{index}.png")
+    return {"family": "image_folder", "root": str(root), "val_fraction": 0.25}
 
 
 def _make_template(home: Path) -> None:
@@ -795,7 +811,7 @@ def _make_template(home: Path) -> None:
         return 0
 
     home.parent.mkdir(parents=True, exist_ok=True)
-    pid = kills.fork(make, home.parent / "template.txt", {})
+    pid = processes.fork(make, home.parent / "template.txt", {})
     if os.waitpid(pid, 0)[1]:
         raise SystemExit((home.parent / "template.txt").read_text())
 
@@ -871,7 +887,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ExitStack() as stack:
         address = None
         if arguments.engine == "ray":
-            address = stack.enter_context(kills.ray_nodes(2)).address
+            address = stack.enter_context(processes.ray_nodes(2))
         pool = stack.enter_context(get_context("fork").Pool(arguments.workers))
         carry = functools.partial(attempt, arguments, root, address, data)
         for text, outcome in pool.imap_unordered(carry, numbers):

@@ -15,6 +15,7 @@ no change.
   on the seeds of the last file; what was pruned is equal too where one run goes at a time.
 * `trained`: no epoch is trained twice, except behind the last checkpoint of a run that died, and
   of a run whose folder was damaged by hand. A finished run is never trained again.
+* `workers`: none outlives its driver.
 * `silence`: no run is given up for silence, however busy the driver is.
 * `left`: the sweep is `done`; `resume` and `check` have nothing left to do.
 * `comparison`: it is the undisturbed one, where the points are.
