@@ -1,4 +1,4 @@
-"""What sweeps cost beside what the same work costs at least.
+"""What steps, runs and commands cost beside what the same work costs at least.
 
     python -m benchmarks.floor [--suite step] [--rounds 5] [--quick] [--json] [--compare FILE]
 
@@ -23,14 +23,12 @@ from benchmarks.floor.measurement import (
     median_and_range,
 )
 from benchmarks.floor.starting import measure_starts
-from benchmarks.floor.sweeping import measure_sweeps
 from benchmarks.floor.training import measure_runs, measure_steps
 from carft_sweep.sweeps.cli.table import table_lines
 
 SUITES: dict[str, Callable[[Effort], Iterator[Measurement]]] = {
     "step": measure_steps,
     "run": measure_runs,
-    "sweep": measure_sweeps,
     "start": measure_starts,
 }
 _COLUMNS = ("measured", "floor", "floor, s", "ours, s", "ratio", "earlier ratio")

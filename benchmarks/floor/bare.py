@@ -1,23 +1,17 @@
 """A run as a bare PyTorch loop over preloaded tensors: what training and evaluation cost at least.
 
-    python -m benchmarks.floor.bare TENSORS.pt [--kl-weight 1.0]
-
 No line of the product: torch and open_clip alone. channels_last, fused AdamW, the losses, the
 schedule, the validation after each epoch and the final evaluation (top-1, NLL, ECE, Brier, context
 KL and entropy in float64, WiSE-FT in between) that a run of the product has; no checkpoints, no
-files, no rendering of images. TENSORS.pt is what `benchmarks.floor.preload.preload` made.
+files, no rendering of images. The tensors are what `benchmarks.floor.preload.preload` made.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import math
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -231,18 +225,3 @@ def _schedule(step: int, warmup: int, steps: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
-
-
-def main() -> None:
-    """One run, whose figures are printed as JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("tensors", type=Path)
-    parser.add_argument("--kl-weight", type=float)
-    options = parser.parse_args()
-    tensors = torch.load(options.tensors, weights_only=True)
-    torch.set_num_threads(tensors["threads"])
-    sys.stdout.write(json.dumps(Bare(tensors).run(options.kl_weight)) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -8,17 +8,15 @@ import pytest
 
 from benchmarks.floor.measurement import Effort, Measurement
 from benchmarks.floor.starting import measure_starts
-from benchmarks.floor.sweeping import measure_sweeps
 from benchmarks.floor.training import measure_runs, measure_steps
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize(
     ("measure", "count"),
-    [(measure_steps, 3), (measure_runs, 2), (measure_starts, 3), (measure_sweeps, 6)],
+    [(measure_steps, 3), (measure_runs, 2), (measure_starts, 3)],
 )
 def test_every_suite_measures(
     measure: Callable[[Effort], Iterator[Measurement]], count: int
