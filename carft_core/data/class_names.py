@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,7 +62,8 @@ def _json_pairs(text: str) -> list[tuple[str, str]]:
     named = []
     for folder, value in pairs:
         name = value[0] if isinstance(value, list) and value else value
-        if not isinstance(name, str) or not name.strip():
+        # JSON can spell half a pair of surrogates, which is no text that anything can write.
+        if not isinstance(name, str) or not name.strip() or re.search("[\ud800-\udfff]", name):
             raise ValueError(f"the name of {folder!r} must be text, or a list of texts")
         named.append((folder, name.strip()))
     return named

@@ -199,6 +199,7 @@ def test_names_come_from_lines_of_text(root: Path) -> None:
         ("classes.json", '["cat"]', "must be one mapping"),
         ("classes.json", '{"cat": 3}', "the name of 'cat' must be text"),
         ("classes.json", '{"cat": []}', "the name of 'cat' must be text"),
+        ("classes.json", r'{"cat": "a \ud800"}', "the name of 'cat' must be text"),
         ("classes.json", '{"cat": "a", "cat": "b"}', "names 'cat' twice"),
         ("classes.txt", "cat\n", "line 1 has no name after the folder 'cat'"),
         ("classes.txt", "cats tabby\nhot_dog b\nzebra c", "'cat'; did you mean 'cats'?"),
