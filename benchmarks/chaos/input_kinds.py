@@ -59,8 +59,6 @@ class Kind:
     """Globs below it of what is mutated."""
     read: Callable[[Path, Path, random.Random], None]
     """Reads the mutated file in a folder of them. Raises the product's errors, or Meaningless."""
-    command: Callable[[Path, Path], list[str]] | None = None
-    """What is typed to have it read."""
     known_as: Sequence[str] = ()
     """What a message may say instead of the file's name: the folder of things that do not fit
     together; `{}` is the folder of the originals."""
@@ -366,59 +364,35 @@ def _said(argv: Sequence[str]) -> tuple[int, str]:
     return code, out.getvalue() if is_plain else out.getvalue() + err.getvalue()
 
 
-def _predict(folder: Path, target: Path) -> list[str]:
-    del target
-    return ["predict", str(folder / "model"), str(folder / "image.png"), "--device", "cpu"]
-
-
-def _look(folder: Path, target: Path) -> list[str]:
-    words = LOOKS[len(target.name) % len(LOOKS)]
-    return [*words, "--home", str(folder / "home")]
-
-
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("sweep files", _make_sweep, ["*.yaml"], _read_sweep, lambda _, it: ["check", str(it)]),
+        Kind("sweep files", _make_sweep, ["*.yaml"], _read_sweep),
         Kind(
             "family files",
             _make_family,
             ["toys.family.yaml", "toys.family.yaml", "classes.json"],
             _read_family,
-            lambda folder, _: ["data", "check", str(folder / "toys.family.yaml")],
         ),
-        Kind(
-            "template files",
-            _make_templates,
-            ["templates.*"],
-            _read_templates,
-            lambda _, it: ["check", "kl_weight", "--set", f"trial.prompts.contexts={it}"],
-        ),
+        Kind("template files", _make_templates, ["templates.*"], _read_templates),
         Kind("images", _make_images, ["*"], _read_image),
         Kind(
             "weights",
             _make_weights,
             [f"*/{SAFE_WEIGHTS}", f"*/{PICKLED_WEIGHTS}"],
             _read_weights,
-            known_as=("{}/safe", "{}/zip", "{}/bare"),
+            ("{}/safe", "{}/zip", "{}/bare"),
         ),
         Kind("resume checkpoints", _make_checkpoint, ["run/checkpoint.pt"], _read_checkpoint),
-        Kind("model folders", _make_model, ["model/*"], _read_model, _predict, ("{}/model",)),
+        Kind("model folders", _make_model, ["model/*"], _read_model, ("{}/model",)),
         Kind(
             "home: ledgers",
             _copy_home,
             [f"home/sweeps/{SWEEP}/*.jsonl", f"home/sweeps/{SWEEP}/sent/*"],
             _read_home,
-            _look,
             (f"no sweep '{SWEEP}' in {{}}/home",),  # whose ledger is a link to nothing
         ),
-        Kind("home: runs", _copy_home, ["home/runs/*/*.json"], _read_home, _look),
-        Kind(
-            "home: evaluations",
-            _copy_home,
-            ["home/runs/*/evaluations/*/*"],
-            _read_home,
-            _look,
-        ),
+        Kind("home: runs", _copy_home, ["home/runs/*/*.json"], _read_home),
+        Kind("home: evaluations", _copy_home, ["home/runs/*/evaluations/*/*"], _read_home),
     )
 }
