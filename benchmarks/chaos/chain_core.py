@@ -8,7 +8,9 @@ it. Nothing of this module loads torch: a worker is there within a tenth of a se
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -26,14 +28,13 @@ PAUSE = "CHAIN_PAUSE"
 LOG = "CHAIN_LOG"
 """The variable for the name of a file in the home, which gets a line for each thing that really
 happens to a run: `DIGEST begins`, `DIGEST epoch 3`, `DIGEST stops`, `DIGEST trained`."""
+FAULTS = "CHAIN_FAULTS"
+"""The variable for a file of JSON: fault to the share of all runs whose first attempt has it."""
+FAULTY_EPOCH = 3
 UNMERGED = "unmerged"
 ZERO_SHOT = 0.25
 """What stands for the weights of the zero-shot model."""
 _CHECKPOINT_EVERY = 2
-
-
-class NonFinite(RuntimeError):
-    """As the core's, by its name."""
 
 
 def train_run(
@@ -120,6 +121,8 @@ def _train(config: Mapping[str, Any], seed: int, report: Report, workdir: Path) 
         write_json(workdir / "history.json", [*history, *ahead])
         if epoch % _CHECKPOINT_EVERY == 1 and epoch < epochs:
             write_json(checkpoint, {"weight": weight, "history": history})
+        if epoch == FAULTY_EPOCH:
+            _go_wrong(workdir)
         if report(history[-1]) is Decision.STOP and epoch < epochs:
             write_json(checkpoint, {"weight": weight, "history": history})
             return False
@@ -178,5 +181,37 @@ def simulate_training() -> None:
 
     carft_sweep.carft_core.runs.folder.evaluation_digest = digest_of  # type: ignore[assignment, attr-defined]
     engines, ray_engines = carft_sweep.sweeps.engines.factory, carft_sweep.sweeps.engines.ray_tune
-    for module, name in ((engines, "LocalEngine"), (ray_engines, "RayEngine")):
-        setattr(module, name, partial(getattr(module, name), entry=ENTRY))
+    for module, name in (
+        (engines, "LocalEngine"),
+        (engines, "InProcessEngine"),
+        (ray_engines, "RayEngine"),
+    ):
+        made = getattr(module, name)
+        setattr(module, name, partial(getattr(made, "func", made), entry=ENTRY))
+
+
+def _go_wrong(workdir: Path) -> None:
+    """Let happen what the file of FAULTS plans for the first attempt at a run."""
+    file = os.environ.get(FAULTS)
+    attempts = (read_json(workdir / "run.json") or {"attempts": 1})["attempts"]
+    if not file or attempts > 1:
+        return
+    match drawn_fault(json.loads(Path(file).read_text()), workdir.name):
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "cuda-memory":
+            import torch
+
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        case "crash":
+            raise RuntimeError("the library of the GPU has failed")
+
+
+def drawn_fault(rates: Mapping[str, float], digest: str) -> str | None:
+    """Draw a fault by a run's digest: the same whenever it is drawn."""
+    chance = int(hashlib.sha256(digest.encode()).hexdigest()[:8], 16) / 16**8
+    for fault, rate in rates.items():
+        chance -= rate
+        if chance < 0:
+            return fault
+    return None

@@ -36,9 +36,8 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.chaos import chain_core, history_laws, laws, planted_faults, processes
-from benchmarks.chaos.history_laws import NAME, Breach
-from benchmarks.chaos.scene import captured
+from benchmarks.chaos import chain_core, history_laws, processes
+from benchmarks.chaos.history_laws import NAME, Breach, differing
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.tracking.report.calibration import calibration_table
 
@@ -372,7 +371,7 @@ class Scene:
         self.folder, self.home, self.address = folder, folder / "home", address
         self.file, self.said = folder / f"{NAME}.yaml", folder / "said.txt"
         # Workers on Ray have the variables with which their node was started.
-        plan = folder / "plan.json" if address is None else Path(os.environ[planted_faults.PLAN])
+        plan = folder / "plan.json" if address is None else Path(os.environ[chain_core.FAULTS])
         self.plan, self.trained = plan, self.home / TRAINED
         self.orders: list[Sequence[str]] = []
         """Of the parameters, in each file with which a ledger was begun or taken up."""
@@ -399,13 +398,13 @@ class Scene:
         """
         result = self.folder / "result.json"
         result.unlink(missing_ok=True)
-        self.plan.write_text(json.dumps({"rates": rates or {}}))
+        self.plan.write_text(json.dumps(rates or {}))
 
         def write() -> int:
             result.write_text(json.dumps(act()))
             return 0
 
-        pid = processes.fork(write, self.said, {planted_faults.PLAN: str(self.plan)})
+        pid = processes.fork(write, self.said, {chain_core.FAULTS: str(self.plan)})
         until = time.monotonic() + LIMIT
         while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
             if time.monotonic() > until:
@@ -663,9 +662,9 @@ def execute(history: History, step: Step, scene: Scene, outcome: Outcome) -> Non
     codes |= {-signal.SIGKILL} if may_die else set()
     if code not in codes:
         outcome.broken("exit", f"{step}: {code} {said[-400:]}")
-    if "Traceback (most recent call last)" in said and "NonFinite" not in said:
+    if "Traceback (most recent call last)" in said:
         outcome.broken("exit", f"{step}: {said[said.index('Traceback') :]}")
-    for pid in processes.workers_left(planted_faults.PLAN, str(scene.plan)):
+    for pid in processes.workers_left(chain_core.FAULTS, str(scene.plan)):
         outcome.broken("workers", f"{step}: worker {pid} outlives its driver")
     for line in said.splitlines():
         if "showed no life" in line or "nothing was heard" in line:
@@ -721,17 +720,19 @@ def finish(
 def _look_for_more(scene: Scene) -> Iterator[Breach]:
     """Let `list`, `resume` and `check` say that nothing is left to do."""
     home, before = ["--home", str(scene.home)], history_laws.read_end(scene.home)
-    code, out, said = captured(["list", "--json", *home])
+    code, out, said = processes.captured(["list", "--json", *home])
     states = [summary["state"] for summary in json.loads(out)] if code == 0 else said
     if states != ["done"]:
         yield "left", f"list: {states}"
     size = scene.trained.stat().st_size
-    code, out, said = captured(["resume", NAME, "--in-process", *home])
+    code, out, said = processes.captured(["resume", NAME, "--in-process", *home])
     if code or scene.trained.stat().st_size != size:
         yield "left", f"resume: {code} {scene.trained.read_text()[size:]} {said[-300:]}"
-    for line in laws._differing(before, history_laws.read_end(scene.home), ""):
+    for line in differing(before, history_laws.read_end(scene.home), ""):
         yield "left", f"resume changed {line}"
-    code, out, said = captured(["check", str(scene.file), "--json", "--engine", "local", *home])
+    code, out, said = processes.captured(
+        ["check", str(scene.file), "--json", "--engine", "local", *home]
+    )
     if code:
         yield "left", f"check: {code} {said}"
         return
@@ -747,7 +748,7 @@ def _sync(scene: Scene, verdict: str) -> Iterator[Breach]:
         if file.read_text() == GARBAGE:  # of a run that the last file asks for no more
             file.unlink()
     sync, new = ["sync", "--home", str(scene.home)], scene.home / "new.db"
-    code, _, said = captured(sync)
+    code, _, said = processes.captured(sync)
     if code:
         yield "mlflow", f"sync: {code} {said}"
     shutil.copy(scene.folder / "undisturbed" / "empty.db", new)
@@ -764,7 +765,7 @@ def prepare(folder: Path) -> Mapping[str, Any]:
     """Load and simulate what every fork needs, and make the template of a home; its `data`."""
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", chain_core.PAUSE: "0"}
     os.environ |= {"ARROW_DEFAULT_MEMORY_POOL": "system"}
-    os.environ |= {chain_core.LOG: TRAINED, planted_faults.PLAN: str(folder / "plan.json")}
+    os.environ |= {chain_core.LOG: TRAINED, chain_core.FAULTS: str(folder / "plan.json")}
     for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CARFT_OPTUNA_STORAGE"):
         os.environ.pop(name, None)
     processes.load_all()
@@ -772,7 +773,7 @@ def prepare(folder: Path) -> Mapping[str, Any]:
     import carft_sweep.sweeps.scheduler.proposer as proposer
     import carft_sweep.sweeps.space.samplers as samplers
 
-    planted_faults.plant_faults()
+    chain_core.simulate_training()
     # A search of a few trials is to learn from them.
     samplers.STARTUP_TRIALS = 2
     samplers.POPULATION = proposer.POPULATION = 3  # type: ignore[attr-defined]

@@ -27,12 +27,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos import chain_core, laws
+from benchmarks.chaos import chain_core
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.study import open_storage, study_name
 from carft_sweep.sweeps.ledger.trials import (
@@ -46,6 +47,18 @@ from carft_sweep.sweeps.ledger.trials import (
 NAME = "history"
 """Of the sweep."""
 ADAPTIVE = ("tpe", "gp", "nsga2")
+TIMED = ("system/", "train/seconds")
+"""Beginnings of the metrics that no two executions have alike."""
+TAGS = frozenset(
+    {
+        *("carft.kind", "carft.run", "carft.sweep", "carft.state", "carft.trial"),
+        *("carft.failure", "carft.role", "carft.verdict", "carft.verdict_state"),
+    }
+)
+SENT_AT_EACH_END = ("sweep", "arm")
+"""Kinds of the runs in MLflow that get their values anew whenever the sweep ends."""
+UPLOADING = ".artifact.uploading."
+"""Beginning of the name of what a server of MLflow's was about to store when it was killed."""
 Breach = tuple[str, str]
 """The name of a law, and what is not as it says."""
 
@@ -100,7 +113,7 @@ def compare(file: Mapping[str, Any], home: Path, undisturbed: dict[str, Any]) ->
                 yield "points", f"point {number} is {point}, carried was {own}"
         return
     if points != wanted:
-        for line in laws._differing(wanted, points, ""):
+        for line in differing(wanted, points, ""):
             yield "points", line
         return
     if not is_one_at_a_time and "early_terminate" in file:
@@ -112,7 +125,7 @@ def compare(file: Mapping[str, Any], home: Path, undisturbed: dict[str, Any]) ->
         for trial in (*end["trials"], *undisturbed["trials"]):
             trial["reports"] = {}
     for law, part in (("values", "trials"), ("values", "beside"), ("comparison", "comparison")):
-        for line in laws._differing(undisturbed[part], end[part], f"{part} "):
+        for line in differing(undisturbed[part], end[part], f"{part} "):
             yield law, line
 
 
@@ -174,7 +187,7 @@ def compare_mlflow(database: Path, new: Path, verdict: str) -> Iterator[Breach]:
     """Compare MLflow with a new database that was sent the same home, and with the verdict that
     the sweep ended with.
     """
-    wanted, there = laws._mlflow(new), laws._mlflow(database)
+    wanted, there = mlflow_runs(new), mlflow_runs(database)
     sweep = [run for run in there.get(f"sweep//{NAME}", ()) if run["stage"] == "active"]
     for run in sweep:
         if (tag := run["tags"].get("carft.verdict", "")) != verdict:
@@ -189,7 +202,7 @@ def compare_mlflow(database: Path, new: Path, verdict: str) -> Iterator[Breach]:
             {key: points for key in it if (points := _points(it[key], series.get(key, ())))}
             for it in (series, active[0]["series"])
         )
-        for line in laws._differing(run, active[0], name):
+        for line in differing(run, active[0], name):
             yield "mlflow", line
     for name, runs in there.items():
         if any((run["status"], run["stage"]) == ("RUNNING", "active") for run in runs):
@@ -223,7 +236,7 @@ def compare_study(home: Path) -> Iterator[Breach]:
         (it.user_attrs["point"], it.state.name, (it.state.name == "COMPLETE" and it.values) or [])
         for it in trials
     ]
-    for line in laws._differing([*map(list, wanted)], [*map(list, there)], "trials "):
+    for line in differing([*map(list, wanted)], [*map(list, there)], "trials "):
         yield "study", line
 
 
@@ -253,3 +266,61 @@ def trained_twice(lines: Sequence[str]) -> Iterator[str]:
             if verb == "begins" and ends.get(digest) == "begins":
                 unclean.add(digest)
             ends[digest] = verb
+
+
+def differing(one: Any, other: Any, where: str) -> Iterator[str]:
+    """Yield where plain data differ, a line each."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted({*one, *other}, key=str):
+            yield from differing(one.get(key, "-"), other.get(key, "-"), f"{where}/{key}")
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for index, (a, b) in enumerate(zip(one, other, strict=True)):
+            yield from differing(a, b, f"{where}[{index}]")
+    elif str(one) != str(other):  # NaN is NaN
+        yield f"{where}: {str(one)[:200]} undisturbed, {str(other)[:200]} here"
+
+
+def mlflow_runs(database: Path) -> dict[str, Any]:
+    """Return every run by its name, as the database has it: those with one name are doubles."""
+    with closing(sqlite3.connect(database)) as connection:
+        runs = connection.execute(
+            "SELECT run_uuid, name, status, end_time, lifecycle_stage FROM runs"
+        )
+        entries = {
+            run: {
+                "name": name,
+                "status": status,
+                "has ended": ended is not None,
+                "stage": stage,
+                "artifacts": sorted(
+                    file.name
+                    for file in database.parent.glob(f"*artifacts/**/{run}/artifacts/*")
+                    if not file.name.startswith(UPLOADING)
+                ),
+                "params": {},
+                "tags": {},
+                "series": {},
+            }
+            for run, name, status, ended, stage in runs
+        }
+        for run, key, value in connection.execute("SELECT run_uuid, key, value FROM params"):
+            entries[run]["params"][key] = value
+        for run, key, value in connection.execute("SELECT run_uuid, key, value FROM tags"):
+            if key in TAGS and value:
+                entries[run]["tags"][key] = value
+        points = connection.execute(
+            "SELECT run_uuid, key, step, value FROM metrics ORDER BY key, step, timestamp, value"
+        )
+        for run, key, step, value in points:
+            if key.startswith(TIMED):
+                continue
+            series = entries[run]["series"].setdefault(key, [])
+            if entries[run]["tags"].get("carft.kind") in SENT_AT_EACH_END and series:
+                series.clear()  # MLflow shows the last one
+            series.append([step, repr(value)])
+    found: dict[str, list[Any]] = {}
+    for entry in entries.values():
+        tags = entry["tags"]
+        key = "/".join([tags.get("carft.kind", ""), tags.get("carft.run", ""), entry["name"]])
+        found.setdefault(key, []).append(entry)
+    return found

@@ -12,14 +12,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
 """Seconds that a worker may take to notice that its driver is gone."""
+CRASHED = 70
+"""The exit code of what raised."""
 _DEATH_SIGNAL = 1
 
 
@@ -31,7 +34,7 @@ def fork(act: Callable[[], int], log: Path, environ: Mapping[str, str]) -> int:
     pid = os.fork()
     if pid:
         return pid
-    code = 70
+    code = CRASHED
     try:
         ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
         with log.open("ab") as file:
@@ -48,11 +51,23 @@ def fork(act: Callable[[], int], log: Path, environ: Mapping[str, str]) -> int:
         os._exit(code)
 
 
-def command(words: list[str]) -> int:
+def command(words: Sequence[str]) -> int:
     """Run `carft-sweep WORDS` in this process; its exit code."""
     from carft_sweep.sweeps.cli import main as carft_sweep
 
     return carft_sweep(words)
+
+
+def captured(words: Sequence[str]) -> tuple[int, str, str]:
+    """Run a command in this process: its exit code and what it printed."""
+    out, said = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(said):
+        try:
+            code = command(words)
+        except Exception:
+            traceback.print_exc()
+            code = CRASHED
+    return code, out.getvalue(), said.getvalue()
 
 
 def load_all() -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.chaos.faults import fill
 from tests.e2e.conftest import EPOCHS, LIMIT, WEIGHTS, MakeTiny, repeatable
 
 pytestmark = pytest.mark.timeout(900)
@@ -127,6 +126,18 @@ def test_nan_too_little_memory_and_a_hang_end_as_their_class_says(
     failures = {run["tags"]["carft.failure"] for run in sweep.mlflow() if run["status"] == "FAILED"}
     assert failures == {"nan", "timeout"}
     assert sweep.workers() == []
+
+
+def fill(disk: Path, room: int) -> Path:
+    """Take all room of a disk but so many bytes; the file that takes it."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            file.truncate(max(0, file.tell() - room))
+    return ballast
 
 
 @pytest.fixture
