@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import requests
 
@@ -20,7 +21,6 @@ from carft_sweep.carft_core.files import read_json
 from tests.clusters.by_hand import Cluster
 from tests.clusters.conftest import VENV, call, variables
 from tests.clusters.hosts import Host
-from tests.clusters.test_ray_by_hand import WEIGHTS, has
 from tests.e2e.conftest import LIMIT, Tiny, make_tiny, repeatable
 from tests.services.mlflow_server import USER_PASSWORD, MlflowServer
 
@@ -30,6 +30,7 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 EPOCHS = 30
+WEIGHTS = [0.0, 0.5, 1.0, 1.5]
 
 
 @pytest.fixture
@@ -120,8 +121,13 @@ def test_it_ends_as_a_local_one_though_a_node_is_killed(
     assert len(theirs) == 2 + len(WEIGHTS)  # and the sweep, and the zero-shot model
     assert theirs == ours
 
+    url = optuna_url(cluster)
+    (study,) = (study for study in optuna.get_all_study_names(url) if name in study)
+    states = [trial.state.name for trial in optuna.load_study(study_name=study, storage=url).trials]
+    assert states == ["COMPLETE"] * len(WEIGHTS)
+
     environ = outside(cluster)
-    url, token = optuna_url(cluster), environ["RAY_AUTH_TOKEN"]
+    token = environ["RAY_AUTH_TOKEN"]
     shown = requests.get(
         f"{environ['RAY_API_SERVER_ADDRESS']}/api/jobs/",
         headers={"Authorization": f"Bearer {token}"},
@@ -132,6 +138,10 @@ def test_it_ends_as_a_local_one_though_a_node_is_killed(
         assert secret not in said + shown
     written = [path for at in (there.home, cluster.scratch) for path in at.rglob("*")]
     assert [path for path in written if path.is_file() and has(path, url)] == []
+
+
+def has(path: Path, secret: str) -> bool:
+    return secret.encode() in path.read_bytes() or USER_PASSWORD.encode() in path.read_bytes()
 
 
 def training(cluster: Cluster, sweep: str) -> Host | None:

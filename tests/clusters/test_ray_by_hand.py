@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import socket
 import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import optuna
 import pytest
 
 from tests.clusters.by_hand import ALL, Cluster
-from tests.clusters.conftest import SCRIPTS, VENV, call, ran_on, variables
+from tests.clusters.conftest import SCRIPTS, VENV, call, variables
 from tests.clusters.hosts import Host
-from tests.e2e.conftest import Tiny, make_tiny, repeatable
-from tests.e2e.test_things_go_wrong import end, until
-from tests.services.mlflow_server import USER, USER_PASSWORD
+from tests.e2e.conftest import MakeTiny
 
 pytestmark = [pytest.mark.xdist_group("services"), pytest.mark.timeout(600)]
-WEIGHTS = [0.0, 0.5, 1.0, 1.5]
 
 
 @pytest.fixture
@@ -33,61 +25,6 @@ def cluster(cluster: Cluster) -> Cluster:
     """With every worker there, whatever other tests have done to one."""
     cluster.mend()
     return cluster
-
-
-@pytest.fixture
-def sweep(
-    cluster: Cluster, tmp_path: Path, tiny_clip_files: Path, images: Path, request: Any
-) -> Tiny:
-    """A sweep file whose home is the cluster's."""
-    home = Path(cluster.environ["CARFT_HOME"])
-    name = request.node.name[5:25]
-    return make_tiny(tmp_path, tiny_clip_files, images)(name, WEIGHTS, home=home, parallel=2)
-
-
-@pytest.mark.slow
-def test_a_sweep_on_it_ends_as_a_local_one_and_lies_in_both_servers(
-    cluster: Cluster, sweep: Tiny, tmp_path: Path
-) -> None:
-    said = call(*cluster.carft("run", str(sweep.file)), environ=cluster.environ)
-    assert "[5/5]" in said
-    shown = call(*cluster.carft("show", sweep.file.stem, "--json"), environ=cluster.environ)
-    trials = json.loads(shown)["trials"]
-    local = replace(sweep, home=tmp_path / "local")
-    local.call("run", "--engine", "local", "--set", "parallel=null")
-    assert outcomes(trials) == local.outcomes()
-
-    call(*cluster.carft("sync"), environ=cluster.environ)  # the end waits for no slow server
-    url = Path(cluster.environ["CARFT_OPTUNA_STORAGE_FILE"]).read_text().strip()
-    (study,) = (s for s in optuna.get_all_study_names(url) if sweep.file.stem in s)
-    states = [trial.state.name for trial in optuna.load_study(study_name=study, storage=url).trials]
-    assert states == ["COMPLETE"] * len(WEIGHTS)
-    password = {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": USER_PASSWORD}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in password.items():
-            patch.setenv(name, value)
-        runs = [
-            run
-            for run in sweep.mlflow(cluster.environ["MLFLOW_TRACKING_URI"])
-            if run["tags"]["carft.sweep"] == sweep.file.stem
-        ]
-    assert [run["status"] for run in runs] == ["FINISHED"] * (2 + len(WEIGHTS))
-    assert ran_on(runs) == ({h.name for h in cluster.workers if h.inside} or {socket.gethostname()})
-    leaked = [path for path in sweep.home.rglob("*") if path.is_file() and has(path, url)]
-    assert leaked == []
-
-
-def outcomes(trials: list[dict[str, Any]]) -> dict[float, Any]:
-    """As Tiny.outcomes."""
-    values = {}
-    for trial in trials:
-        metrics = repeatable(trial["runs"][0]["metrics"])
-        values[trial["params"]["algorithm.kl_weight"]] = (trial["value"], metrics)
-    return values
-
-
-def has(path: Path, secret: str) -> bool:
-    return secret.encode() in path.read_bytes() or USER_PASSWORD.encode() in path.read_bytes()
 
 
 @pytest.mark.slow
@@ -113,13 +50,14 @@ def allowed(cluster: Cluster, host: Host) -> set[int]:
 
 
 @pytest.mark.slow
-def test_who_has_not_the_token_is_refused(cluster: Cluster, sweep: Tiny, tmp_path: Path) -> None:
+def test_who_has_not_the_token_is_refused(cluster: Cluster, tiny: MakeTiny) -> None:
     token = Path(cluster.environ["CARFT_HOME"]) / "ray-token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    sweep = tiny("token", [0.0])
     address = f"{cluster.head}:{cluster.environ['GCS_PORT']}"
     done = subprocess.run(
         [str(VENV / "bin" / "carft-sweep"), "check", str(sweep.file), "--address", address],
-        env=variables(replace(sweep, home=tmp_path / "home")),
+        env=variables(sweep),
         capture_output=True,
         text=True,
         timeout=120,
@@ -211,28 +149,3 @@ def test_jobs_find_the_python_of_the_environment_also_where_a_shell_by_ssh_does_
     script = f"source {SCRIPTS}/cluster.env; command -v python carft-sweep ray"
     found = call("bash", "-c", script, environ={"VENV": str(VENV), "PATH": "/usr/bin:/bin"})
     assert found.split() == [str(VENV / "bin" / name) for name in ("python", "carft-sweep", "ray")]
-
-
-@pytest.mark.slow  # Ray needs half a minute to see that a node is gone
-def test_a_node_that_is_lost_and_replaced_costs_nothing_but_an_epoch(
-    cluster: Cluster, sweep: Tiny, tmp_path: Path
-) -> None:
-    lost = cluster.workers[-1]
-    process = subprocess.Popen(
-        cluster.carft("run", str(sweep.file), "--set", "trial.optim.epochs=25"),
-        env=cluster.environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    until(process, "epoch", 6)  # both nodes have begun
-    cluster.kill(lost)
-    cluster.start_worker(lost)
-    said = end(process, 0)
-    assert "preempted" in said
-    shown = call(*cluster.carft("show", sweep.file.stem, "--json"), environ=cluster.environ)
-    local = replace(sweep, home=tmp_path / "local")
-    local.call(
-        "run", "--engine", "local", "--set", "parallel=null", "--set", "trial.optim.epochs=25"
-    )
-    assert outcomes(json.loads(shown)["trials"]) == local.outcomes()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import time
 from pathlib import Path
 from socket import gethostname
@@ -99,47 +96,6 @@ def test_scancel_ends_it_for_good(slurm: Slurm, tiny: MakeTiny) -> None:
     assert "queued again" not in job.said()
 
 
-def test_a_stop_from_the_login_node_is_no_reason_to_come_back(slurm: Slurm, tiny: MakeTiny) -> None:
-    sweep = tiny("job", WEIGHTS, epochs=600, resources={"cpus": 1})
-    job = Job(slurm, sweep, "--nodes=1")
-    job.until("epoch 1/")
-    sweep.call("stop")
-    assert job.end() == "FAILED"  # with exit code 3
-    assert "queued again" not in job.said()
-
-
-@pytest.mark.parametrize("lost", ["ray's head", "the driver"])
-def test_what_is_killed_on_the_first_node_is_a_reason_to_come_back(
-    slurm: Slurm, tiny: MakeTiny, tmp_path: Path, lost: str
-) -> None:
-    sweep = tiny("job", WEIGHTS, epochs=12, resources={"cpus": 1})
-    job = Job(slurm, sweep, "--nodes=2")
-    job.until("epoch 1/")
-    told = (
-        f"/raylet .*carft-{job.id}-h" if lost == "ray's head" else f"carft-sweep run {sweep.file}"
-    )
-    for pid in processes(told):
-        os.kill(pid, signal.SIGKILL)
-    job.until("queued again")
-    assert job.end() == "COMPLETED", job.said()
-    assert sweep.outcomes() == undisturbed(tiny, tmp_path, epochs=12)
-
-
-def test_another_node_that_is_lost_costs_only_its_runs(
-    slurm: Slurm, tiny: MakeTiny, tmp_path: Path
-) -> None:
-    epochs = 400  # seconds for Ray to see that a node is gone
-    sweep = tiny("job", WEIGHTS, epochs=epochs, resources={"cpus": 1, "gpus": GPUS})
-    job = Job(slurm, sweep, "--nodes=2")
-    job.until(f"kl_weight={WEIGHTS[1]} seed 0  epoch 3/")  # zero_shot has ended: one on each node
-    for pid in processes(f"carft-{job.id}-w"):
-        os.kill(pid, signal.SIGKILL)
-    assert job.end() == "COMPLETED", job.said()
-    assert "preempted" in job.said()
-    assert "queued again" not in job.said()
-    assert sweep.outcomes() == undisturbed(tiny, tmp_path, epochs=epochs)
-
-
 def test_two_jobs_share_a_node_and_a_preempted_one_comes_back(
     slurm: Slurm, tiny: MakeTiny, tmp_path: Path
 ) -> None:
@@ -173,9 +129,3 @@ def test_what_a_node_without_a_network_keeps_is_delivered_from_the_login_node(
             r for r in sweep.mlflow(mlflow_server.address) if r["tags"]["carft.sweep"] == "away"
         ]
     assert [run["status"] for run in runs] == ["FINISHED"] * (2 + len(WEIGHTS))
-
-
-def processes(told: str) -> list[int]:
-    """Those whose command line has the words (a pattern)."""
-    listed = subprocess.run(["pgrep", "-f", told], capture_output=True, text=True)
-    return [int(pid) for pid in listed.stdout.split()]

@@ -43,15 +43,6 @@ def test_hadolint_finds_nothing() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_what_hadolint_must_not_say_has_a_reason_beside_it() -> None:
-    lines = DOCKERFILE.splitlines()
-    ignored = [number for number, line in enumerate(lines) if "hadolint ignore" in line]
-    assert ignored
-    for number in ignored:
-        rule = lines[number].partition("=")[2]
-        assert any("gnored:" in line for line in lines[:number]), rule
-
-
 def test_the_base_is_a_version_of_a_slim_image() -> None:
     images = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
     foreign = [image for image in images if image not in stages()]

@@ -12,7 +12,6 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.status import summary_of
 from carft_sweep.sweeps.ledger.trials import find_ledger
 from tests.e2e.conftest import MakeTiny, Tiny, repeatable
-from tests.e2e.test_things_go_wrong import end, until
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -67,30 +66,3 @@ def test_tpe_with_asha_proposes_prunes_and_finds_the_same_in_both(
     best, other = (summary_of(ledger)["best"] for ledger in ledgers)
     assert best == other
     assert best["value"] == min(trial["value"] for trial in trials if trial["value"])
-
-
-@pytest.mark.slow  # tests/sweeps/engines loses a node too, under runs that train nothing
-def test_a_node_that_is_lost_costs_nothing_but_the_epoch(tiny: MakeTiny, tmp_path: Path) -> None:
-    from ray.cluster_utils import Cluster
-
-    undisturbed = tiny("node", [0.0, 1.0, 2.0, 3.0], epochs=6, parallel=2)
-    undisturbed.call("run", "--engine", "local", "--set", "parallel=null")
-    sweep = replace(undisturbed, home=tmp_path / "disturbed")
-    memory: dict[str, Any] = {"object_store_memory": 100 * 2**20}
-    nodes = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **memory}
-    )
-    try:
-        lost = nodes.add_node(num_cpus=1, **memory)
-        process = sweep.start("run", "--engine", "ray", "--address", nodes.address)
-        until(process, "epoch", 6)  # both have begun
-        nodes.remove_node(lost, allow_graceful=False)
-        said = end(process, 0)
-    finally:
-        nodes.shutdown()
-    assert "preempted" in said
-    assert sweep.outcomes() == undisturbed.outcomes()
-    attempts = [run["attempts"] for trial in sweep.show()["trials"] for run in trial["runs"]]
-    assert max(attempts) == 2
-    assert {run["status"] for run in sweep.mlflow()} == {"FINISHED"}
-    assert sweep.workers() == []

@@ -9,13 +9,8 @@ import os
 import pickletools
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,13 +26,9 @@ from mlflow.pyfunc.model import PythonModelContext
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.export.export import export
 from carft_sweep.carft_core.export.predictor import Predictor
 from carft_sweep.carft_core.runs.folder import RunFolder
-from carft_sweep.carft_core.training.loop import train
-from carft_sweep.carft_core.training.setup import open_setup
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore
@@ -76,10 +67,6 @@ from PIL import Image
 
 images = [preprocess(Image.open(file).convert("RGB")) for file in sys.argv[3:]]
 save_file({{"logits": said(torch.stack(images))}}, sys.argv[2])
-"""
-OF_VIEWS = f"""{OPENED}
-views = load_file(sys.argv[2])
-save_file({{name: said(images) for name, images in views.items()}}, sys.argv[3])
 """
 BY_MLFLOW = """
 import json
@@ -220,39 +207,6 @@ def test_in_a_fresh_process_without_us_both_give_the_stored_predictions(
         assert answer["probability"] == pytest.approx(row["confidence"], abs=1e-5)
 
 
-@pytest.mark.slow
-def test_open_clip_alone_says_of_every_view_of_icon_shift_what_the_run_said(
-    tmp_path: Path,
-) -> None:
-    config = trial_config(
-        {
-            "data": {"family": "icon_shift", "train_fraction": 0.05},
-            "algorithm": {"name": "car_ft"},
-            "optim": {"epochs": 1},
-            "merges": [{"name": "wise_ft", "alphas": [0.5]}],
-            "device": "cpu",
-        }
-    )
-    train(config, 0, workdir=tmp_path / "run")
-    export(tmp_path / "run", config, tmp_path / "icons")
-    stand = open_setup(config)
-    splits = stand.measured()
-    views = {
-        name: stand.teacher.transform.normalise(
-            split.views(range(len(split)), transform=stand.teacher.transform, seed=None, epoch=0)
-        )
-        for name, split in splits.items()
-    }
-    save_file(views, tmp_path / "views.safetensors")
-    names = ("icons", "views.safetensors", "said.safetensors")
-    alone(OF_VIEWS, *(tmp_path / name for name in names), cwd=tmp_path)
-    for split, logits in load_file(tmp_path / "said.safetensors").items():
-        rows = stored(tmp_path / "run", split)
-        assert len(rows) == len(logits) == len(splits[split])
-        assert torch.allclose(torch.tensor([row["logits"] for row in rows]), logits, atol=0.02)
-        assert [row["prediction"] for row in rows] == logits.argmax(dim=1).tolist()
-
-
 def test_the_model_belongs_to_its_run_and_its_sweep(home: Home, kept: dict[str, Any]) -> None:
     client = MlflowClient(uri(home))
     model = client.get_logged_model(kept["model_id"])
@@ -293,12 +247,6 @@ def is_pickle(content: bytes) -> bool:
     except ValueError:
         return False
     return last[0].name == "STOP" and last[2] == len(content) - 1
-
-
-def test_what_is_pickled_would_be_seen() -> None:
-    import pickle
-
-    assert is_pickle(pickle.dumps({"a": [1]}))
 
 
 def test_the_same_model_is_kept_once(home: Home, kept: dict[str, Any], command: Command) -> None:
@@ -659,71 +607,3 @@ def test_a_request_of_too_much_is_refused_whole(
             with pytest.raises(MlflowException, match="a request takes at most") as caught:
                 served.predict(CONTEXT, three)
             assert caught.value.get_http_status_code() == 400
-
-
-@pytest.mark.slow
-def test_mlflow_serves_it(home: Home, kept: dict[str, Any], root: Path, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    place = f"http://127.0.0.1:{port}"
-    tools = Path(sys.executable).parent
-    environ = {
-        **os.environ,
-        "MLFLOW_TRACKING_URI": uri(home),
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",  # MLflow calls uvicorn by its name
-    }
-    model = f"models:/{kept['model_id']}"
-    words = ["models", "serve", "--model-uri", model, "--env-manager", "local"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "mlflow", *words, "--port", str(port)],
-        cwd=tmp_path,
-        env=environ,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as server:
-        try:
-            wait_for(f"{place}/ping")
-            file = root / "test" / "bell" / "1.png"
-            text = base64.b64encode(file.read_bytes()).decode()
-            (expected,) = Predictor.load(Path(kept["folder"])).predict([file], top=2)
-            for body in (
-                {"dataframe_split": {"columns": ["image"], "data": [[text]]}},
-                {"inputs": {"image": [text]}, "params": {"top": 2}},
-            ):
-                status, answer = posted(place, body)
-                assert status == 200, answer
-                (row,) = answer["predictions"]
-                assert row["label"] == expected.classes[0].name
-                assert row["probability"] == pytest.approx(
-                    expected.classes[0].probability, abs=1e-5
-                )
-            status, answer = posted(place, {"dataframe_records": [{"image": "%%%"}]})
-            assert status == 400
-            assert "is not base64" in answer["message"]
-        finally:
-            os.killpg(server.pid, signal.SIGKILL)
-
-
-def wait_for(address: str) -> None:
-    until = time.monotonic() + 60
-    while True:
-        try:
-            with urllib.request.urlopen(address, timeout=2):
-                return
-        except OSError:
-            assert time.monotonic() < until
-            time.sleep(0.2)
-
-
-def posted(place: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    request = urllib.request.Request(
-        f"{place}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)

@@ -226,16 +226,3 @@ def test_the_page_of_a_sweep_has_its_charts_and_the_values_of_the_selected_arm(
     drawn = "return arguments[0].complete && arguments[0].naturalWidth > 0"
     WebDriverWait(driver, SECONDS).until(lambda _: driver.execute_script(drawn, image))
     wait_for(driver, By.LINK_TEXT, "vs_reference/ood/mean/top1")
-
-
-def test_the_link_to_the_report_opens_it(
-    driver: webdriver.Chrome, links: Mapping[str, str]
-) -> None:
-    go(driver, links["report"])
-    frame = wait_for(driver, By.CSS_SELECTOR, "iframe.mlflow-html-iframe")
-    assert_nothing_is_in_the_way(driver)
-    driver.switch_to.frame(frame)
-    try:
-        assert wait_for(driver, By.TAG_NAME, "h1").text == "kl_weight"
-    finally:
-        driver.switch_to.default_content()
