@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+
+from tests.image_files import noise_folder
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 300
@@ -116,23 +116,12 @@ class Tiny:
 MakeTiny = Callable[..., Tiny]
 
 
-def _write_images(root: Path) -> None:
-    """An image_folder tree of two classes: coloured noise."""
-    rng = np.random.default_rng(0)
-    for folder, count in {"train": 12, "test": 4, "shifts/dark": 4}.items():
-        for name, colour in {"red": (200, 60, 60), "blue": (60, 60, 200)}.items():
-            place = root / folder / name
-            place.mkdir(parents=True)
-            for index in range(count):
-                pixels = np.array(colour) + rng.integers(-55, 55, (36, 36, 3))
-                Image.fromarray(pixels.astype(np.uint8)).save(place / f"{index}.png")
-
-
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data of every tiny sweep."""
     folder = tmp_path_factory.mktemp("images")
-    _write_images(folder)
+    colours = {"red": [200, 60, 60], "blue": [60, 60, 200]}
+    noise_folder(folder, {"train": 12, "test": 4, "shifts/dark": 4}, colours)
     return folder
 
 

@@ -37,9 +37,9 @@ from carft_sweep.sweeps.results.export import exporter, log_selected, select_mod
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.sweeps.spec.spec import load_spec
 from carft_sweep.tracking.store import pyfunc_model as served_model
-from tests.image_files import claimed_png
+from tests.image_files import claimed_png, noise_folder
 
-CLASSES = {"anchor": (200, 40, 40), "bell": (40, 200, 40), "cat": (40, 40, 200)}
+CLASSES = {"anchor": [200, 60, 60], "bell": [60, 200, 60], "cat": [60, 60, 200]}
 SPLITS = {"train": 6, "test": 4, "shifts/dark": 3}
 ALONE = """
 import importlib.abc, sys
@@ -85,15 +85,7 @@ Command = Callable[..., Mapping[str, Any]]
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of coloured noise, and a shift."""
     root = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for split, count in SPLITS.items():
-        for name, colour in CLASSES.items():
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                noise = rng.integers(-60, 60, (36, 40, 3))
-                pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / f"{number}.png")
+    noise_folder(root, SPLITS, CLASSES)
     return root
 
 
@@ -159,14 +151,6 @@ def kept(home: Home, root: Path) -> dict[str, Any]:
 
 def uri(home: Home) -> str:
     return f"sqlite:///{home.path / 'mlflow.db'}"
-
-
-def png(pixels: torch.Tensor) -> bytes:
-    """Of [3, S, S] in [0, 1]."""
-    file = io.BytesIO()
-    array = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    Image.fromarray(array).save(file, "PNG")
-    return file.getvalue()
 
 
 def alone(script: str, *words: object, cwd: Path, **environ: str) -> None:
@@ -249,17 +233,6 @@ def is_pickle(content: bytes) -> bool:
     return last[0].name == "STOP" and last[2] == len(content) - 1
 
 
-def test_the_same_model_is_kept_once(home: Home, kept: dict[str, Any], command: Command) -> None:
-    again = command("export", "small", "--out", kept["folder"], "--mlflow", "--json")
-    assert again["model_id"] == kept["model_id"]
-    text = command("export", "small", "--out", kept["folder"], "--mlflow")["out"]
-    assert f"MLflow: models:/{kept['model_id']} (was there already)" in text
-    client = MlflowClient(uri(home))
-    run = client.get_run(str(client.get_logged_model(kept["model_id"]).source_run_id))
-    assert run.outputs is not None
-    assert len(run.outputs.model_outputs) == 1
-
-
 def test_at_the_end_of_a_sweep_the_selected_model_is_kept_once_and_nothing_is_fatal(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,15 +270,6 @@ def test_export_takes_the_selected_setting_and_the_median_seed(
     assert f"{out}: car_ft kl_weight=0.3, seed " in told["out"]
     assert "(the median of 2 by id/val/top1)" in told["out"]
     assert f'create_model_and_transforms("local-dir:{out}")' in told["out"]
-    card = (out / "README.md").read_text()
-    rows = [line.split(" |")[0] for line in card.splitlines() if line.count("|") > 5]
-    assert rows[2:] == [
-        "| **this model**",
-        "| zero_shot",
-        "| fine_tune",
-        "| fine_tune + wise_ft@0.5",
-        "| car_ft kl_weight=0.3",
-    ]
     one = comparison(find_ledger(home, "small"), RunStore(home.runs))
     arm = next(row.arm for row in one.rows if row.selected)
     values = sorted(run.metrics["id/val/top1"] for run in arm.done)
@@ -568,16 +532,8 @@ def test_what_is_served_says_what_predict_says_of_every_kind_of_image(
         ),
         (7, r"row 1: `image` is no text but int"),
         (
-            base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%EOF\n").decode(),
-            r"row 1: `image` is no image of a known format",
-        ),
-        (
             base64.b64encode(claimed_png(9000, 9000)).decode(),
             "it has 9000 x 9000 pixels; at most 64 million are decoded",
-        ),
-        (
-            base64.b64encode(claimed_png(13_300, 1)).decode(),
-            "a side is at most 100 times the other",
         ),
     ],
 )

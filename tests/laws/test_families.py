@@ -6,10 +6,8 @@ import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from carft_sweep.carft_core.data import FAMILIES, open_data
 from carft_sweep.carft_core.data.base import DataConfig
@@ -24,16 +22,12 @@ from carft_sweep.carft_core.testing import (
 )
 from carft_sweep.sweeps.spec.user_code import register_family
 from tests import domain_bed_tree, downstream_tree, imagenet_tree, wilds_tree
+from tests.image_files import noise_folder
 
 
 def _image_folder(root: Path) -> None:
-    noise = np.random.default_rng(0)
-    for folder in ("train", "test", "shifts/grey"):
-        for name in ("bell", "cat"):
-            (root / folder / name).mkdir(parents=True)
-            for index in range(4):
-                pixels = noise.integers(0, 256, (36, 40, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / folder / name / f"{index}.png")
+    colours = {"bell": [60, 200, 60], "cat": [60, 60, 200]}
+    noise_folder(root, {"train": 4, "test": 4, "shifts/grey": 4}, colours)
 
 
 NEEDS_ROOT: dict[str, Callable[[Path], object]] = {

@@ -1,6 +1,6 @@
 """The pictures of report and MLflow in README and docs, of a sweep that has ended.
 
-    python -m tests.e2e.screenshots HOME SWEEP docs/images
+    python -m tools.screenshots HOME SWEEP docs/images
 
 They are taken in headless Chromium, and reduced to a palette. HOME's MLflow must hold the report:
 it is logged when a sweep ends.
