@@ -35,7 +35,9 @@ TEXTS = (
     *("1e5", "null", "true", "{}", "${HOME}", "=HYPERLINK(1)", "<script>", "2024-99-99", "none"),
 )
 """What takes the place of a text: paths, control and foreign characters, other types' spellings."""
-VALUES = (None, True, [], {}, [None], {"": None}, {"a": {"b": []}}, [1, "a", {}], 0, -3, 1000, 0.3)
+VALUES: tuple[Any, ...] = (
+    *(None, True, [], {}, [None], {"": None}, {"a": {"b": []}}, [1, "a", {}], 0, -3, 1000, 0.3),
+)
 """Of any type, to take the place of others."""
 NESTED = 3000
 
