@@ -18,13 +18,12 @@ from typing import Any
 import optuna
 import pytest
 
-from carft_sweep.sweeps.cli import main
 from tests.services.postgres import ADMIN, ADMIN_PASSWORD, PROGRAMS, Postgres
 from tests.services.processes import HOST
 from tests.services.s3 import S3
-from tests.sweeps.conftest import ONE_RUN, ToySweep, toy, toy_cli
+from tests.sweeps.conftest import ONE_RUN, ToySweep, toy
 
-__all__ = ["toy", "toy_cli"]  # fixtures
+__all__ = ["toy"]  # a fixture
 
 DOCKER = Path(__file__).parents[2] / "docker"
 HOME_FILES = {
@@ -281,104 +280,55 @@ def test_with_compose_the_same_commands_run_in_its_containers(
     assert names.index("sweeps") < names.index("runs")
 
 
-def test_a_sweep_is_compared_as_before_and_goes_on_where_its_trials_are_in_postgresql(
-    toy_cli: ToySweep,
-    postgres: Postgres,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    database = postgres.new_database()
-    monkeypatch.setenv("CARFT_OPTUNA_STORAGE", postgres.url(database))
-    server = {"PGHOST": HOST, "PGPORT": str(postgres.port), "PGUSER": ADMIN}
-    server |= {"PGPASSWORD": ADMIN_PASSWORD, "OPTUNA_DB": database}
-    server["PATH"] = f"{PROGRAMS[-1]}:{os.environ['PATH']}"
-    file = str(toy_cli.file(**ONE_RUN))
-
-    def told(*command: str) -> str:
-        capsys.readouterr()
-        assert main([*command]) == 0
-        return capsys.readouterr().out
-
-    told("run", file, "--in-process")
-    compared, trained = told("compare", "toy", "--json"), toy_cli.trained()
-    backup, home = tmp_path / "backup", toy_cli.home.path
-    _alone("backup.sh", backup, home, **server)
-    home.rename(tmp_path / "lost")
-    postgres.sql(f"DROP DATABASE {database} WITH (FORCE)")
-    postgres.sql(f"CREATE DATABASE {database}")
-    _alone("restore.sh", backup, home, **server)
-    assert told("compare", "toy", "--json") == compared
-    told("run", file, "--in-process")
-    assert toy_cli.trained() == trained
-
-
-def test_a_home_of_one_machine_is_copied_with_its_sqlite_files_while_they_are_written(
-    tmp_path: Path, toy: ToySweep
-) -> None:
-    toy.run(**ONE_RUN)
-    home, backup = toy.home.path, tmp_path / "backup"
-    (home / "mlartifacts").mkdir()
-    (home / "mlartifacts" / "a.txt").write_text("artifact")
-    with sqlite3.connect(home / "mlflow.db") as writer:
+@contextmanager
+def _written(database: Path) -> Iterator[None]:
+    """Within, the database has a row, and another one that is not committed yet."""
+    with sqlite3.connect(database) as writer:
         writer.execute("PRAGMA journal_mode = WAL")
         writer.execute("CREATE TABLE kept (number INTEGER)")
         writer.execute("INSERT INTO kept VALUES (1)")
         writer.commit()
-        writer.execute("INSERT INTO kept VALUES (2)")  # not committed
-        _alone("backup.sh", backup, home)
+        writer.execute("INSERT INTO kept VALUES (2)")
+        yield
     writer.close()
+
+
+def test_a_home_of_one_machine_is_copied_while_it_is_written_without_keys_and_passwords(
+    tmp_path: Path, toy: ToySweep
+) -> None:
+    toy.run(**ONE_RUN)
+    home, backup = toy.home.path, tmp_path / "backup"
+    (home / "ui").mkdir(mode=0o700)
+    (home / "mlartifacts").mkdir()
+    (home / "mlartifacts" / "a.txt").write_text("artifact")
+    for name in ("session-key", "admin-password"):
+        (home / "ui" / name).write_text(f"planted-{name}\n")
+    databases = (home / "mlflow.db", home / "ui" / "users.db")
+    with _written(databases[0]), _written(databases[1]):
+        _alone("backup.sh", backup, home)
+    assert not [file for file in backup.iterdir() if b"planted" in file.read_bytes()]
     runs, values, trained = _files(toy.home.runs), toy.values(), toy.trained()
     home.rename(tmp_path / "lost")
     _alone("restore.sh", backup, home)
     assert toy.values() == values
     assert _files(toy.home.runs) == runs
     assert (home / "mlartifacts" / "a.txt").read_text() == "artifact"
-    with sqlite3.connect(home / "mlflow.db") as reader:
-        assert reader.execute("SELECT number FROM kept").fetchall() == [(1,)]
-    reader.close()
+    for database in databases:
+        with sqlite3.connect(database) as reader:
+            assert reader.execute("SELECT number FROM kept").fetchall() == [(1,)]
+        reader.close()
+    assert [file.name for file in (home / "ui").iterdir()] == ["users.db"]
+    assert stat.S_IMODE((home / "ui").stat().st_mode) == 0o700
+    assert stat.S_IMODE((home / "ui" / "users.db").stat().st_mode) == 0o600
     toy.run(**ONE_RUN)
     assert toy.trained() == trained
 
 
-def test_users_of_the_home_are_copied_while_they_sign_up_and_no_key_or_password(
-    tmp_path: Path,
-) -> None:
-    home, backup = tmp_path / "home", tmp_path / "backup"
-    ui = home / "ui"
-    ui.mkdir(parents=True)
-    (home / "id").write_text("the home\n")
-    for name in ("session-key", "admin-password"):
-        (ui / name).write_text(f"planted-{name}\n")
-    with sqlite3.connect(ui / "users.db") as writer:
-        writer.execute("PRAGMA journal_mode = WAL")
-        writer.execute("CREATE TABLE users (name TEXT)")
-        writer.execute("INSERT INTO users VALUES ('ada')")
-        writer.commit()
-        writer.execute("INSERT INTO users VALUES ('bob')")  # not committed
-        _alone("backup.sh", backup, home)
-    writer.close()
-    assert {file.name for file in backup.iterdir()} == {
-        *("home.tar", "mlartifacts.tar", "users.db", "SHA256SUMS")
-    }
-    assert not [file for file in backup.iterdir() if b"planted" in file.read_bytes()]
-    home.rename(tmp_path / "lost")
-    _alone("restore.sh", backup, home)
-    assert {path.relative_to(home).as_posix() for path in home.rglob("*")} == {
-        *("id", "ui", "ui/users.db")
-    }
-    assert stat.S_IMODE((home / "ui").stat().st_mode) == 0o700
-    assert stat.S_IMODE((home / "ui" / "users.db").stat().st_mode) == 0o600
-    with sqlite3.connect(home / "ui" / "users.db") as reader:
-        assert reader.execute("SELECT name FROM users").fetchall() == [("ada",)]
-    reader.close()
-
-
-def _alone(script: str, backup: Path, home: Path, **server: str) -> None:
-    """Without a bucket, and without a server unless it is named."""
+def _alone(script: str, backup: Path, home: Path) -> None:
+    """Without a bucket and a server."""
     names = {"OPTUNA_DB", "MLFLOW_DB", "MLFLOW_AUTH_DB", "CARFT_BUCKET"}
     environ = {name: value for name, value in os.environ.items() if name not in names}
-    environ |= {"CARFT_HOME": str(home), "PYTHON": sys.executable, **server}
+    environ |= {"CARFT_HOME": str(home), "PYTHON": sys.executable}
     command = [str(DOCKER / script), str(backup)]
     subprocess.run(command, env=environ, check=True, capture_output=True, timeout=60)
 

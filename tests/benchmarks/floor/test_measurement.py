@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-from benchmarks.floor.measurement import Measurement, earlier_ratios, take_turns
+from benchmarks.floor.measurement import Measurement, take_turns
 
 
 def test_sides_take_turns_and_the_order_turns_too() -> None:
@@ -26,10 +23,3 @@ def test_a_ratio_is_the_median_of_those_of_the_rounds() -> None:
     assert line.ratios == [2.0, 1.0, 5.0]
     assert line.ratio == 2.0
     assert line.as_dict()["ratio"] == 2.0
-
-
-def test_earlier_ratios_are_by_suite_and_name(tmp_path: Path) -> None:
-    lines = [Measurement("a", "b", [1.0], [1.5]).as_dict()]
-    file = tmp_path / "earlier.json"
-    file.write_text(json.dumps({"machine": "m", "suites": {"step": lines}}))
-    assert earlier_ratios(file) == {("step", "a"): 1.5}
