@@ -416,15 +416,6 @@ def estimate(values: Sequence[float | None], metric: str = "") -> dict[str, Any]
     }
 
 
-def holms(ps: Sequence[float]) -> NDArray[np.float64]:
-    """Adjusted by Holm's rule."""
-    order = np.argsort(ps)
-    stepped = np.maximum.accumulate(np.arange(len(ps), 0, -1) * np.array(ps)[order])
-    adjusted = np.empty(len(ps))
-    adjusted[order] = np.minimum(stepped, 1)
-    return adjusted
-
-
 def weights(hits: pd.DataFrame, metric: str) -> pd.Series:
     """Of each image that enters a metric, how much it counts: each split and each task alike."""
     split = hits.split
@@ -552,8 +543,12 @@ def doubled(*ps: float | None) -> float | None:
 
 
 def adjusted(ps: Sequence[float | None]) -> list[float | None]:
-    """Holm's; what cannot be tested counts."""
-    of_all = holms([1.0 if p is None else p for p in ps])
+    """By Holm's rule, among which what cannot be tested counts."""
+    known = np.array([1.0 if p is None else p for p in ps])
+    order = np.argsort(known)
+    stepped = np.maximum.accumulate(np.arange(len(ps), 0, -1) * known[order])
+    of_all = np.empty(len(ps))
+    of_all[order] = np.minimum(stepped, 1)
     return [None if p is None else float(q) for p, q in zip(ps, of_all, strict=True)]
 
 
@@ -833,29 +828,8 @@ class _Comparison:
         worse: float | None,
     ) -> dict[str, Any]:
         gain, loss = tests["gain"], tests["loss"]
-        required = self.fresh or self.seeds
-        outcome = "no_difference"
-        if not {*required} <= {*described["seeds"]}:
-            outcome = "incomplete"
-        elif gain is None:
-            outcome = "no_range"
-        elif len(described["seeds"]) < 5:
-            outcome = "too_few_seeds"
-        elif better is None:
-            outcome = "no_spread"
-        elif better < 0.05:
-            outcome = "better_curve"
-        elif worse is not None and worse < 0.05:
-            outcome = "worse_curve"
         level = level_of(raw["gain"], better, len(self.rivals))
         level_of_loss = level_of(raw["loss"], worse, len(self.rivals))
-        of_loss = None if loss is None else loss.interval(level_of_loss)
-        excluded = of_loss is not None and -of_loss[0] < self.rule.ood_margin
-        states = {
-            "better_curve": "BETTER CURVE",
-            "worse_curve": "WORSE CURVE",
-            "no_difference": "NO GAIN" if excluded else "UNDECIDED",
-        }
         return {
             "candidate": candidate.label,
             "reference": reference.label,
@@ -865,10 +839,8 @@ class _Comparison:
             "p_better_holm": better,
             "p_worse_holm": worse,
             "compared": len(self.rivals),
-            "seeds_required": required,
+            "seeds_required": self.fresh or self.seeds,
             "settings_tried": self.tried(candidate, reference),
-            "state": states.get(outcome, "UNDECIDED"),
-            "outcome": outcome,
             "power": gain and gain.power(level, self.rule.ood_margin),
         }
 
@@ -922,17 +894,6 @@ class _Comparison:
             "worse": doubled(ood.p_below(0.0), of_id.p_below(margin)),
         }
 
-    def document_of(
-        self, candidate: Model, reference: Model, pair: Mapping[str, Paired], level: float = 0.95
-    ) -> dict[str, Any]:
-        return {
-            "candidate": named(candidate),
-            "reference": named(reference),
-            "seeds": self.seeds_of(candidate, reference),
-            **{metric: test.document(level) for metric, test in pair.items()},
-            **{f"p_{name}": p for name, p in self.p_values(pair).items()},
-        }
-
     def paired_test(
         self, candidate: Model, reference: Model, metric: str, seeds: Sequence[int]
     ) -> Paired:
@@ -965,68 +926,21 @@ class _Comparison:
         seeds = self.seeds_of(candidate, reference)
         levels = {name: level_of(*both, compared) for name, both in ps.items()}
         holm = {name: adjusted for name, (_, adjusted) in ps.items()}
-        outcome = self.outcome(pair, seeds, holm, levels["different"])
-        level = levels.get(outcome, levels["different"])
-        ends = pair[OOD].interval(level)
-        excluded = ends is not None and ends[1] < self.rule.ood_margin
-        states = {
-            "better": "BETTER",
-            "more_robust": "MORE ROBUST",
-            "trade_off": "TRADE-OFF",
-            "less_robust": "LESS ROBUST",
-            "worse": "WORSE",
-            "tie": "NO GAIN",
-            "no_difference": "NO GAIN" if excluded else "UNDECIDED",
-        }
+        decided = [it for it in ("better", "worse") if (p := holm[it]) is not None and p < 0.05]
+        level = levels[decided[0] if decided and len(seeds) >= 5 else "different"]
         return {
-            **self.document_of(candidate, reference, pair, level),
+            "candidate": named(candidate),
+            "reference": named(reference),
+            "seeds": seeds,
+            **{metric: test.document(level) for metric, test in pair.items()},
+            **{f"p_{name}": p for name, (p, _) in ps.items()},
             **{f"p_{name}_holm": p for name, p in holm.items()},
             "compared": compared,
             "seeds_required": self.fresh or self.seeds,
             "settings_tried": self.tried(candidate[0], reference[0]),
             "confirmed": bool(self.fresh),
-            "outcome": outcome,
-            "state": states.get(outcome, "UNDECIDED"),
-            "id_state": self.id_state(pair, level),
-            "endpoint": OOD,
             "power": pair[OOD].power(level, self.rule.ood_margin),
         }
-
-    def outcome(
-        self,
-        pair: Mapping[str, Paired],
-        seeds: Sequence[int],
-        holm: Mapping[str, float | None],
-        level: float,
-    ) -> str:
-        if not {*(self.fresh or self.seeds)} <= {*seeds}:
-            return "incomplete"
-        if len(seeds) < 5:
-            return "too_few_seeds"
-        if all(abs(value) < 1e-12 for test in pair.values() for value in test.differences):
-            return "tie"
-        if holm["different"] is None:
-            return "no_spread"
-        for name in ("better", "worse"):
-            p = holm[name]
-            if p is not None and p < 0.05:
-                return name
-        if holm["different"] >= 0.05:
-            return "no_difference"
-        gains = pair[OOD].mean > 0
-        if self.id_state(pair, level) == ("lost" if gains else "gained"):
-            return "trade_off"
-        return "more_robust" if gains else "less_robust"
-
-    def id_state(self, pair: Mapping[str, Paired], level: float) -> str:
-        ends = pair[ID].interval(level)
-        if ends is None:
-            return "not tested"
-        if ends[0] > 0:
-            return "gained"
-        if ends[1] < 0:
-            return "lost"
-        return "kept" if ends[0] > -self.rule.margin else "open"
 
     def best_merge(self, setting: Setting) -> str:
         """The alpha with the best value; within a margin the smallest."""

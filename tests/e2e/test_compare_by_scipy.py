@@ -196,8 +196,8 @@ RULES: Mapping[str, tuple[tuple[str, ...], Rule]] = {
     [
         *(("chosen", by) for by in RULES),
         ("confirmed", "usual"),
-        *(("drawn", by) for by in ("usual", "by_a_merge")),
-        *(("tasks", by) for by in RULES if by not in ("against_zero_shot", "wide_margins")),
+        ("drawn", "usual"),
+        *(("tasks", by) for by in ("usual", "within", "by_a_merge")),
     ],
 )
 def test_every_number_is_what_scipy_makes_of_the_kept_predictions(
