@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import json
 import os
@@ -12,7 +11,6 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import open_clip
@@ -23,6 +21,7 @@ from hypothesis import settings
 from safetensors.torch import save_file
 from sqlalchemy import Engine, event
 
+from benchmarks.chaos.processes import loading_once
 from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.merges import MERGES
@@ -126,18 +125,9 @@ def no_wait_for_the_disk() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def migrations_loaded_once() -> Iterator[None]:
-    """Alembic executes every migration script of Optuna and MLflow anew whenever a database is
-    opened, to find the latest: a fifth of the time of a sweep on the toy core.
-    """
-    load = pyfiles.load_module_py
-    loaded = functools.cache(load)
-
-    def once(module_id: str, path: str | os.PathLike[str]) -> ModuleType:
-        is_migration = Path(path).parent.name == "versions"  # env.py is one more, and acts
-        return loaded(module_id, str(path)) if is_migration else load(module_id, path)
-
+    """Databases are opened hundreds of times."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pyfiles, "load_module_py", once)
+        patch.setattr(pyfiles, "load_module_py", loading_once(pyfiles.load_module_py))
         yield
 
 
