@@ -11,14 +11,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LINES = {
-    ("carft_core",): 14_050,
-    ("sweeps",): 19_500,
-    ("tracking",): 12_050,
-    ("tests",): 65_850,
-    ("benchmarks", "tools"): 10_000,
+    ("carft_core",): 14_550,
+    ("sweeps",): 19_600,
+    ("tracking",): 11_500,
+    ("tests",): 56_700,
+    ("benchmarks", "tools"): 6_400,
 }
 """Of Python, blank ones too."""
-WORDS, PAGES = 39_950, 36
+WORDS, PAGES = 35_900, 36
 """Of docs/, without the decisions."""
 
 
