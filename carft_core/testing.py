@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
 import math
 import pickle
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
 
 import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, USES, Algorithm, Batch, loss_and_terms
 from carft_sweep.carft_core.config.trial import trial_config
@@ -236,6 +242,72 @@ def a_step_moves_what_is_in_a_group_and_nothing_else(
     )
 
 
+class _OneDevice(TorchDispatchMode):
+    """Within: an operation on tensors of two devices breaks a contract, unless it copies one."""
+
+    COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+
+    def __init__(self, name: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.name = name
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Compute."""
+        items = tree_iter((args, kwargs))
+        # A number may lie anywhere.
+        devices = {item.device.type for item in items if isinstance(item, Tensor) and item.ndim}
+        must(
+            len(devices) < 2 or operation in self.COPIES,
+            f"{self.name}: tensors of {operation} must be on one device, not {sorted(devices)}; "
+            "what `loss` makes itself belongs on `batch.images.device`",
+        )
+        return operation(*args, **(kwargs or {}))
+
+
+def a_step_computes_where_its_model_is(cls: type[Algorithm], teacher: Teacher) -> None:
+    """On another device than the CPU no operation takes tensors of both, and the loss is there.
+
+    The device is `meta`, whose tensors have no numbers: a loss that looks at numbers, for which a
+    GPU would be waited for, is not held to it.
+    """
+    algorithm, device = cls(), torch.device("meta")
+    if not takes_steps(algorithm):
+        return
+    there = replace(
+        teacher,
+        w_cls=teacher.w_cls.to(device),
+        w_ctx=teacher.w_ctx.to(device),
+        classifier=copy.deepcopy(teacher.classifier).to(device),
+        device=device,
+    )
+    given = batch_for(there)
+    moved = {
+        name: value.to(device) for name, value in vars(given).items() if isinstance(value, Tensor)
+    }
+    autocast = torch.autocast  # knows nothing of `meta`
+    on_cpu = mock.patch.object(torch, "autocast", lambda _, **more: autocast("cpu", **more))
+    with on_cpu, _OneDevice(cls.name), contextlib.suppress(NotImplementedError, RuntimeError):
+        model = algorithm.build(there).to(device)
+        groups = algorithm.groups(model, OptimConfig())
+        freeze_all_but(model, groups)
+        optimiser = algorithm.optimiser(groups, OptimConfig())
+
+        def closure() -> Tensor:
+            optimiser.zero_grad()
+            loss, terms = loss_and_terms(algorithm, model, replace(given, **moved), there)
+            for name, value in {"loss": loss, **terms}.items():
+                must(value.device == device, f"{cls.name}: {name} must be on the batch's device")
+            loss.backward()
+            return loss.detach()
+
+        for step in range(2):
+            optimiser.step(closure)  # type: ignore[arg-type]  # a tensor is a float to it
+            with torch.no_grad():
+                algorithm.after_step(model, step, 2)
+
+
 def what_is_solved_moves_what_is_in_a_group_and_nothing_else(
     cls: type[Algorithm], teacher: Teacher
 ) -> None:
@@ -409,6 +481,7 @@ ALGORITHM_LAWS: tuple[Callable[[type[Algorithm], Teacher], None], ...] = (
     it_is_registered_frozen_and_survives_json_and_pickle,
     it_uses_what_there_is,
     a_step_moves_what_is_in_a_group_and_nothing_else,
+    a_step_computes_where_its_model_is,
     what_is_solved_moves_what_is_in_a_group_and_nothing_else,
     two_calls_on_the_same_batch_agree_to_the_bit,
     a_loss_over_a_batch_is_the_mean_over_its_micro_batches,

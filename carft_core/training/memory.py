@@ -140,14 +140,14 @@ class PeakMemory(TorchDispatchMode):
         self._sizes: dict[int, int] = {}
         self.now = self.peak = 0
 
-    def add(self, tensor: Tensor) -> None:
-        """Count a tensor's storage, once, until it is freed."""
+    def add(self, tensor: Tensor, *, elsewhere: bool = False) -> None:
+        """Count a tensor's storage, once, until it is freed; as nothing where it is elsewhere."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._sizes:
             return
-        self._sizes[key] = storage.nbytes()
-        self.now += storage.nbytes()
+        self._sizes[key] = 0 if elsewhere else storage.nbytes()
+        self.now += self._sizes[key]
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._release, key)
 
@@ -253,6 +253,8 @@ def _compute(config: TrialConfig, teacher: Teacher) -> RunCost:
     # Behind the first part of a batch its gradients are there; a third one changes nothing.
     computed = min(parts, 2)
     with PeakMemory() as memory:
+        for tensor in _tensors(teacher.clip.model):  # views of them are made to copy them
+            memory.add(tensor, elsewhere=True)
         for tensor in (*_tensors(teacher.classifier), teacher.w_cls, teacher.w_ctx):
             memory.add(tensor)
         model = algorithm.build(teacher)

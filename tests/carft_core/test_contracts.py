@@ -161,6 +161,13 @@ class CountsOutsideItsState(Plain):
         return model
 
 
+class ForgetsTheDevice(Plain):
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        del teacher
+        losses = F.cross_entropy(model(batch.images), batch.labels, reduction="none")
+        return (losses * torch.ones(len(losses))).mean(), {}
+
+
 class StartsElsewhere(Plain):
     def build(self, teacher: Teacher) -> nn.Module:
         model = teacher.new_classifier()
@@ -214,6 +221,7 @@ class NoClassifier(Plain):
         (TrainsTheTeacher, "teacher must stay"),
         (MovesWhatIsFrozen, "what is in no group must not move"),
         (Thaws, "what is in no group must get no gradient"),
+        (ForgetsTheDevice, "aten.mul.* must be on one device"),
         (Random, "same whenever"),
         (SumOverTheBatch, "(loss|ce) must be a mean .*couples_items = True"),
         (CoupledInParts, "in parts must have the whole one's loss"),

@@ -232,6 +232,7 @@ def test_the_pace_of_a_run_is_read_from_its_history(tmp_path: Path) -> None:
             "epoch": epoch,
             "epochs": 3,
             "step": 10 * epoch,
+            "steps": 30,
             "seconds": 5.0 * (epoch > 0),
             "timestamp": 1000 * 7 * epoch,
             "metrics": {},
