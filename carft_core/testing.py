@@ -283,7 +283,7 @@ def a_step_computes_where_its_model_is(cls: type[Algorithm], teacher: Teacher) -
         device=device,
     )
     given = batch_for(there)
-    moved = {
+    tensors: dict[str, Any] = {
         name: value.to(device) for name, value in vars(given).items() if isinstance(value, Tensor)
     }
     autocast = torch.autocast  # knows nothing of `meta`
@@ -296,7 +296,7 @@ def a_step_computes_where_its_model_is(cls: type[Algorithm], teacher: Teacher) -
 
         def closure() -> Tensor:
             optimiser.zero_grad()
-            loss, terms = loss_and_terms(algorithm, model, replace(given, **moved), there)
+            loss, terms = loss_and_terms(algorithm, model, replace(given, **tensors), there)
             for name, value in {"loss": loss, **terms}.items():
                 must(value.device == device, f"{cls.name}: {name} must be on the batch's device")
             loss.backward()
