@@ -77,14 +77,15 @@ def claim(verdict: Verdict) -> str:
 def claim_details(verdict: Verdict) -> Iterator[str]:
     """Say what else is shown, what the claim is of, and what would have been found."""
     pair = verdict.pair
+    if pair.tested is None or verdict.outcome in _WITHOUT_P:
+        return
     parts = [
         _what_is_shown(verdict),
         _scope(pair.tested, pair),
         _power(verdict, pair.tested, pair.endpoint.margin),
     ]
-    if pair.tested is not None:
-        text = "; ".join(filter(None, parts))
-        yield f"{pair.candidate.name} against {pair.reference.name}: {text}."
+    text = "; ".join(filter(None, parts))
+    yield f"{pair.candidate.name} against {pair.reference.name}: {text}."
 
 
 def short_answer(answer: Answer) -> str:
