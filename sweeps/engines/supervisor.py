@@ -276,7 +276,7 @@ class Supervisor:
         if frame is None:
             return None
         if frame["kind"] == "failed":
-            return self._failed(frame["failure"], frame["message"])
+            return self._failed(frame["failure"], frame["message"], exits=frame.get("exits", False))
         if ended:
             self._job = None
         if frame["kind"] == "started":
@@ -343,9 +343,9 @@ class Supervisor:
             return self._failed("out_of_memory", f"{died}: the machine ran out of memory")
         return self._failed("crashed", str(died))
 
-    def _failed(self, kind: FailureClass, message: str) -> Event:
+    def _failed(self, kind: FailureClass, message: str, *, exits: bool = False) -> Event:
         tail = "" if self._job is None else log_tail(self._job.workdir)
-        if kind in _FRESH_AFTER:
+        if exits or kind in _FRESH_AFTER:  # before the next job could reach it
             self.kill()
         self._job = None
         return {"kind": "failed", "failure": vars(Failure(kind, message, tail, NODE))}

@@ -124,7 +124,7 @@ def _serve(channel: Channel, entry: str, job: Mapping[str, Any]) -> None:
         return Decision(channel.receive()["decision"])
 
     def end(kind: FailureClass, message: str) -> None:
-        channel.send("failed", failure=kind, message=message)
+        channel.send("failed", failure=kind, message=message, exits=True)
         os._exit(1)
 
     ranks = 1

@@ -118,6 +118,7 @@ def test_the_failure_of_one_rank_is_that_of_the_run_and_the_next_run_is_well(
     on_local(ENTRY).run(recorder)
     assert recorder.failures["a"].kind == kind
     assert recorder.failures["a"].message == message
+    assert recorder.failures["a"].log_tail
     assert recorder.results["b"]["total"] == 9.0
     assert all(gone_within(10, pid) for pid in pids(broken))
     assert time.monotonic() - began < 100 + 2 * ranks.GRACE
