@@ -17,7 +17,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def inline_data(rows: Rows) -> alt.InlineData:
-    """Wrap rows of numbers and words."""
+    """Return rows of numbers and words as the inline data of a chart."""
     # A tuple: Altair copies every list in a chart, again and again as charts are put together.
     return alt.InlineData(values=tuple(dict(row) for row in rows))
 
@@ -29,7 +29,7 @@ def quantitative(
     scale: alt.Scale | None = None,
     axis: alt.Axis | None = None,
 ) -> dict[str, Any]:
-    """Make a channel of numbers, which need not begin at zero."""
+    """Return the encoding of a numeric axis, which need not begin at zero."""
     channel: dict[str, Any] = {"field": field, "type": "quantitative", "title": title}
     channel["scale"] = alt.Scale(zero=False, nice=True, padding=8) if scale is None else scale
     channel["axis"] = alt.Axis() if axis is None else axis.copy()
@@ -39,7 +39,7 @@ def quantitative(
 
 
 def tooltips(*fields: tuple[str, str] | str) -> list[alt.Tooltip]:
-    """Make tooltips: words by their field, numbers by (field, format)."""
+    """Return tooltips: of a text column by its name, of a numeric column by (name, format)."""
     return [
         alt.Tooltip(field=field, type="nominal")
         if isinstance(field, str)
@@ -51,7 +51,7 @@ def tooltips(*fields: tuple[str, str] | str) -> list[alt.Tooltip]:
 def interval_rules(
     base: alt.Chart, along: Literal["x", "y"], field: str, rows: Rows
 ) -> list[alt.Chart]:
-    """Draw a bar from `<field> low` to `<field> high`; no layer where none of the rows has them."""
+    """Return a layer of bars from `<field> low` to `<field> high`; none where no row has both."""
     if not any(f"{field} low" in row for row in rows):
         return []
     channel, second = (alt.X, alt.X2) if along == "x" else (alt.Y, alt.Y2)
@@ -67,12 +67,13 @@ HALO_ON_WHITE = {"stroke": "white", "fill": "white", "strokeWidth": 3, "strokeJo
 
 
 def with_halo(text: alt.Chart, **mark: Any) -> list[alt.Chart]:
-    """Draw words, and behind them the same in the page's colour, so that no line crosses them."""
+    """Return layers of words, below them the same words in the page's colour, so that no line
+    crosses the words."""
     return [text.mark_text(style=HALO, aria=False, **mark), text.mark_text(aria=False, **mark)]
 
 
 def rule_at(value: float, along: Literal["x", "y"]) -> alt.Chart:
-    """Draw a thin line across, at a value of the axis."""
+    """Return a chart of a thin line across the panel, at a value of the axis `along`."""
     datum = alt.XDatum if along == "x" else alt.YDatum
     # Without it, the first layer would take the grid from the others.
     channel = datum(value, axis=alt.Axis(grid=True))
@@ -94,14 +95,16 @@ Spec = dict[str, Any]
 
 
 def layered(charts: Sequence[alt.Chart | alt.LayerChart], height: int) -> alt.LayerChart:
-    """Layer charts in one panel, the last on top."""
+    """Return one panel of layered charts, the last on top."""
     return alt.LayerChart(layer=list(charts), height=height)
 
 
 def single(
     charts: Sequence[alt.Chart | alt.LayerChart], height: int, description: str, rows: Rows
 ) -> alt.LayerChart:
-    """Layer charts in a single chart, to be `fitted` to its place.
+    """Return a chart of one panel of layered charts, which `fitted` gives its width.
+
+    `rows` are for layers without rows of their own.
 
     `rows` are for layers without their own.
     """
@@ -123,11 +126,11 @@ def panels(
     margin: int = 70,
     least: int = 300,
 ) -> alt.ConcatChart:
-    """Put charts in rows of at most two, in a column until `fitted` to a width.
+    """Return a chart of panels in rows of at most two, in one column until `fitted` to a width.
 
     `margin` is the width of axes and space in a column, `least` the narrowest column, in pixels.
     Both are in the spec's `usermeta`, since Vega-Lite fits no panels to a page. Legends are shared;
-    `rows` are for layers without their own.
+    `rows` are for layers without rows of their own.
     """
     rules = {"panels": {"most": min(2, len(charts)), "margin": margin, "least": least}}
     return alt.ConcatChart(
@@ -142,13 +145,13 @@ def panels(
 
 
 def as_spec(chart: alt.TopLevelMixin) -> Spec:
-    """Convert a chart to Vega-Lite as plain data."""
+    """Return a chart as a Vega-Lite specification, in plain data."""
     assert isinstance(chart, alt.SchemaBase)  # as every chart of Altair is
     return chart.to_dict(validate=False)
 
 
 def fitted(spec: Mapping[str, Any], width: int) -> Spec:
-    """Fit a spec to a place of this many pixels, as `fit` in page.js does in the browser."""
+    """Return a specification fitted to a width in pixels, as `fit` in page.js does."""
     rules = spec.get("usermeta", {}).get("panels")
     if rules is None:
         return {**spec, "width": width, "autosize": {"type": "fit-x", "contains": "padding"}}
@@ -159,29 +162,29 @@ def fitted(spec: Mapping[str, Any], width: int) -> Spec:
 
 
 def split_name(split: str) -> str:
-    """Name a split: `ID test r` of `id/test_r`, `outline` of `ood/outline`."""
+    """Return a split's name for readers: `ID test r` of `id/test_r`, `outline` of `ood/outline`."""
     return SPLITS.get(split, split.removeprefix("ood/").replace("id/test_", "ID test "))
 
 
 def short(metric: str) -> str:
-    """Name an accuracy without its unit: `ID test top-1`."""
+    """Return the name of an accuracy without a unit: `ID test top-1`."""
     split, _, kind = metric.rpartition("/")
     return f"{split_name(split)} {TITLES[kind]}"
 
 
 def titled(metric: str) -> str:
-    """Name an accuracy with its unit: `ID test top-1 (%)`."""
+    """Return the name of an accuracy with its unit: `ID test top-1 (%)`."""
     return f"{short(metric)} (%)"
 
 
 def percent(fraction: float) -> float:
-    """Convert a fraction to percent, short enough for a page of thousands of them."""
+    """Convert a fraction to percent, rounded, since a page has thousands of such numbers."""
     # Adding 0.0 turns a rounded -0.0 into 0.0.
     return round(100 * fraction, 3) + 0.0
 
 
 def interval_ends(ci95: Interval | None, name: str) -> dict[str, float]:
-    """Return `{name low, name high}` in percent; nothing below 3 seeds."""
+    """Return `{name low, name high}` in percent; empty below 3 seeds, which have no interval."""
     if ci95 is None:
         return {}
     return {f"{name} low": percent(ci95.low), f"{name} high": percent(ci95.high)}

@@ -24,17 +24,18 @@ class ChartData:
 
     @cached_property
     def shown(self) -> tuple[Row, ...]:
-        """Rows that represent each algorithm, unmerged and through its chosen merges."""
+        """The rows that represent each algorithm: its unmerged and its selected merged models."""
         return shown_rows(self.comparison)
 
     @cached_property
     def algorithms(self) -> tuple[str, ...]:
-        """All of them, in the order of the table, which decides their colours."""
+        """The names of all algorithms in the order of the table, which decides their colours."""
         return tuple(dict.fromkeys(row.arm.algorithm for row in self.comparison.rows))
 
     @cached_property
     def reference(self) -> Row | None:
-        """Reference of the candidates; without candidates the chosen fine-tuning."""
+        """The reference that candidates are tested against; without candidates the selected
+        fine-tuning."""
         finished = [row for row in self.comparison.rows if row.n]
         rule, verdicts = self.comparison.rule, self.comparison.verdicts
         if verdicts:
@@ -49,12 +50,12 @@ class ChartData:
 
     @cached_property
     def zero_shot(self) -> Row | None:
-        """The first row on show of the pre-trained weights."""
+        """The first of the rows on show whose weights are the pre-trained ones."""
         return next((row for row in self.shown if row.arm.is_zero_shot), None)
 
     @cached_property
     def selected(self) -> Row | None:
-        """The row that the sweep ends with."""
+        """The row of the setting that was selected over all algorithms."""
         return next((row for row in self.comparison.rows if row.selected), None)
 
     @cached_property

@@ -45,12 +45,12 @@ class Legend:
     orient: Literal["bottom", "top"] = "bottom"
 
     def colour(self) -> alt.Color:
-        """Make the channel of colours."""
+        """Return the encoding of a point's colour."""
         colours = [style.colour for style in self.styles.values()]
         return alt.Color(**self._channel(colours))
 
     def symbols(self) -> tuple[alt.Color, alt.Fill, alt.Shape]:
-        """Make the channels of points, which are drawn with `filled=False`."""
+        """Return the encodings of a point's colour, fill and shape, to be drawn `filled=False`."""
         styles = self.styles.values()
         fills = ["transparent" if style.hollow else style.colour for style in styles]
         shapes = [style.symbol for style in styles]
@@ -81,7 +81,7 @@ def colour_of(algorithm: str, algorithms: Sequence[str]) -> str:
 
 
 def legend_of_methods(series: Mapping[str, tuple[str, bool]], algorithms: Sequence[str]) -> Legend:
-    """Make a legend of algorithms: text to (algorithm, whether merged)."""
+    """Return a legend of algorithms, from a mapping of each text to (algorithm, whether merged)."""
     styles = {
         text: _style(algorithm, algorithms, merged=merged, nth=0)
         for text, (algorithm, merged) in series.items()
@@ -90,11 +90,8 @@ def legend_of_methods(series: Mapping[str, tuple[str, bool]], algorithms: Sequen
 
 
 def legend_of_rows(rows: Iterable[Row], algorithms: Sequence[str]) -> Legend:
-    """Make a legend of rows by their labels.
-
-    The colour is the algorithm's and merged rows are hollow; several settings of one algorithm
-    differ in symbol.
-    """
+    """Return a legend of rows by their labels. Rows of one algorithm share a colour, and points of
+    merged models are hollow; several settings of one algorithm differ in symbol."""
     counts: Counter[tuple[str, bool]] = Counter()
     styles = {}
     for row in rows:

@@ -42,27 +42,27 @@ class Parameter:
 
     @property
     def numeric(self) -> bool:
-        """Whether its values lie on an axis of numbers."""
+        """Whether the values are numbers, which a continuous axis can show."""
         return self.scale != "categories"
 
     @property
     def field(self) -> str:
-        """The column of its values in a chart's rows, without Vega's special characters."""
+        """The parameter's column in a chart's rows, named without Vega's special characters."""
         return self.title.replace(".", " ").replace("[", "(").replace("]", ")")
 
     @property
     def tooltip(self) -> tuple[str, str] | str:
-        """Tooltip of the field, with the format of its numbers."""
+        """Tooltip of the parameter's column; of numbers with their format."""
         return (self.field, "~g") if self.numeric else self.field
 
     def shown(self, value: Scalar) -> float | str:
-        """Convert a value to its form on the axis."""
+        """Return a value as the axis takes values: a number, or a text for a category."""
         if self.numeric and isinstance(value, (int, float)):
             return float(value)
         return scalar_text(value)
 
     def axis(self) -> dict[str, Any]:
-        """Make the channel of a continuous axis, or of bands for categories."""
+        """Return the encoding of the axis: continuous for numbers, bands for categories."""
         shown = [self.shown(value) for value in self.values]
         if self.numeric:
             axis = alt.Axis(
@@ -87,7 +87,7 @@ class Parameter:
 
 
 def varied_parameters(rows: Iterable[Row]) -> tuple[Parameter, ...]:
-    """Find the fields that take several values among trained rows, in order of their names."""
+    """Return the parameters that take several values among trained rows, sorted by name."""
     values: dict[str, dict[str, Scalar]] = {}
     for row in rows:
         if row.arm.trains:
@@ -107,8 +107,8 @@ def varied_parameters(rows: Iterable[Row]) -> tuple[Parameter, ...]:
 
 
 def scale_of(values: Sequence[Scalar]) -> Scale:
-    """Choose the scale on which values lie most evenly, which a sweep file's list of values does
-    not tell. Symlog is log with a zero among the values; values that are not all numbers are
+    """Return the scale on which the values lie most evenly, since a sweep file lists values without
+    a scale. Symlog is log with a zero among the values; values that are not all numbers are
     categories."""
     numbers = sorted(_numbers(values))
     if len(numbers) < len(values) or len(numbers) < 2:
@@ -126,7 +126,7 @@ def scale_of(values: Sequence[Scalar]) -> Scale:
 
 
 def _skew(numbers: Sequence[float]) -> float:
-    """Return how far the mean is from the middle, as a share of the span."""
+    """Return how far the mean of numbers is from the middle of their range, as a share of that."""
     return abs((mean(numbers) - numbers[0]) / (numbers[-1] - numbers[0]) - 0.5)
 
 

@@ -34,7 +34,8 @@ _HEIGHT = 200
 
 
 def draw_response(data: ChartData) -> Picture | None:
-    """Draw the settings by each parameter; None where none varies or no setting has an accuracy."""
+    """Draw ID and OOD accuracy of every setting against each varied parameter; return None where no
+    parameter varies or no setting has an accuracy."""
     parameters, endpoint = data.parameters[:MOST], data.comparison.endpoint
     varied = {parameter.name for parameter in parameters}
     rows = [row for row in data.settings if row.arm.trains and varied & set(row.arm.params)]
@@ -110,9 +111,9 @@ def _y(metric: str) -> alt.Y:
 
 
 def _levels(data: ChartData, metric: str) -> Iterator[alt.Chart]:
-    """Draw dotted lines at the accuracy of zero-shot, named at its left end, and of the reference,
-    named at its right end: two that lie upon each other have their own words and colours.
-    """
+    """Yield dotted lines at the accuracy of zero-shot, named at the line's left end, and of the
+    reference, named at the line's right end, so that the names of two equal accuracies do not
+    overlap."""
     ends: tuple[tuple[Row | None, dict[str, Any]], ...] = (
         (data.zero_shot, {"x": 0, "dx": 4, "align": "left"}),
         (data.reference, {"x": "width", "dx": -4, "align": "right"}),

@@ -38,7 +38,7 @@ _MOST_SEEDS = 10
 
 
 def draw_shifts(data: ChartData) -> Picture | None:
-    """Draw each row minus the reference; None without a comparison."""
+    """Draw each row's difference from the reference by split; return None without a reference."""
     reference, endpoint = data.reference, data.comparison.endpoint
     if reference is None:
         return None
@@ -87,7 +87,10 @@ def _dots(
     scale: alt.Scale | None = None,
     of_seeds: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[list[alt.Chart], int]:
-    """Make layers and height for rows with `setting`, `split`, the value and its interval.
+    """Return layers of dots with intervals, and their height, for rows with `setting`, `split` and
+    the column `value`.
+
+    `of_seeds` are rows with the values of single seeds, drawn beside the dots of their means.
 
     `of_seeds` are values of single seeds, at the same places.
     """
@@ -139,7 +142,7 @@ _TITLES = {
 
 
 def draw_context(data: ChartData) -> Picture | None:
-    """Draw the context probe of each split; None where no run was probed."""
+    """Draw the context distribution's probe on each split; return None where no run was probed."""
     probed = sorted(
         {
             match[1]
@@ -164,7 +167,8 @@ def draw_context(data: ChartData) -> Picture | None:
 
 
 def _probe(row: Row, split: str) -> dict[str, Any]:
-    """Return setting, split and the value measured for them."""
+    """Return a row of the chart: setting, split, and where measured the KL divergence from
+    zero-shot and the entropy of the context distribution, with 95 % bounds."""
     probe: dict[str, Any] = {"setting": row.arm.label, "split": split_name(split)}
     for kind in _TITLES:
         summary = row.metric(f"context/{split}/{kind}")

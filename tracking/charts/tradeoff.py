@@ -71,7 +71,7 @@ class _Axes:
 
 
 def draw_id_ood(data: ChartData) -> Picture | None:
-    """Draw every model as a point; None where no model has both accuracies."""
+    """Draw every model as a point of ID and OOD accuracy; return None where no model has both."""
     endpoint = data.comparison.endpoint
     axes = _Axes(endpoint.id_metric, endpoint.ood)
     models = _model_rows(data, axes)
@@ -90,7 +90,8 @@ def draw_id_ood(data: ChartData) -> Picture | None:
 
 
 def _model_rows(data: ChartData, axes: _Axes) -> _Rows:
-    """List every setting, the representatives of its merges, and the inner points of the curves."""
+    """Return the points of every setting, of the merged models that represent them, and the inner
+    points of their WiSE-FT curves."""
     shown = {row.arm.label for row in data.shown}
     models: dict[str, dict[str, Any]] = {}
     for row in (*data.settings, *data.shown):
@@ -152,7 +153,8 @@ def _draw_models(rows: _Rows, legend: Legend, axes: _Axes) -> list[alt.Chart]:
 
 
 def _draw_compared(data: ChartData, axes: _Axes) -> list[alt.Chart]:
-    """Shade between the two curves of the claim, over the ID accuracy that both reach."""
+    """Return the charts that shade the area between the two curves of the claim, over the ID
+    accuracies that both reach."""
     verdict = data.comparison.answer.curve
     if verdict is None:
         return []
@@ -167,7 +169,7 @@ def _draw_compared(data: ChartData, axes: _Axes) -> list[alt.Chart]:
 
 
 def _between(curve: Curve, reference: Curve, axes: _Axes) -> _Rows:
-    """List both curves' OOD accuracy at each measured ID accuracy between the ends of both."""
+    """Return the OOD accuracies of both curves at each measured ID accuracy that both reach."""
     sides = [
         np.transpose([(point.id, point.ood) for point in it.points]) for it in (curve, reference)
     ]
@@ -206,9 +208,8 @@ def _draw_curves(data: ChartData, legend: Legend, axes: _Axes) -> list[alt.Chart
 
 
 def _word_rows(data: ChartData, models: _Rows, axes: _Axes) -> _Rows:
-    """List the names of the selected algorithm's setting, of the reference and of zero-shot, and
-    the alphas of the reference's curve.
-    """
+    """Return the words of the chart with their places: the names of the selected algorithm's
+    setting, of the reference and of zero-shot, and the alphas of the reference's curve."""
     algorithm = None if data.selected is None else data.selected.arm.algorithm
     standing = (data.reference, data.zero_shot)
     names = {
@@ -238,7 +239,10 @@ def _curve_of(data: ChartData, setting: str) -> Curve | None:
 
 
 def _draw_words(rows: _Rows, axes: _Axes) -> list[alt.Chart]:
-    """Draw names above their points and alphas below, to the left where the plot ends.
+    """Return the charts of names above their points and of alphas below, to the left where the plot
+    ends.
+
+    A narrow plot shows no alphas.
 
     A narrow plot has no room for alphas.
     """

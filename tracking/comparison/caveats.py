@@ -48,7 +48,8 @@ Labelled = tuple[str, RunRecord]
 
 
 def mixed_facts(arms: Sequence[Arm]) -> Iterator[str]:
-    """Name each fact in which finished runs differ; runs without that fact do not count."""
+    """Yield a sentence for each property (of code, data or machine) in which finished runs differ;
+    runs without that property do not count."""
     done = [(arm.label, run) for arm in arms for run in arm.done]
     trained = [(label, run) for label, run in done if run.trains]
     by_seed = _split_by_seed(done)
@@ -70,8 +71,8 @@ def mixed_facts(arms: Sequence[Arm]) -> Iterator[str]:
 
 
 def _split_by_seed(done: Sequence[Labelled]) -> list[list[Labelled]]:
-    """Group the runs by seed where every split is that of its run's seed, so that data differ from
-    seed to seed, as they should; else return nothing."""
+    """Group finished runs by seed where each run's split was drawn by the run's seed, so that data
+    must differ between seeds; return an empty list elsewhere."""
     seeds = dict.fromkeys(run.seed for _, run in done)
     if len(seeds) < 2 or any(run.facts.get(_SPLIT, run) != run.seed for _, run in done):
         return []
@@ -79,7 +80,7 @@ def _split_by_seed(done: Sequence[Labelled]) -> list[list[Labelled]]:
 
 
 def _differing(runs: Sequence[Labelled], *path: str) -> str:
-    """Return `10 epochs in fine_tune; 20 epochs in car_ft` of a fact; empty if all agree."""
+    """Return `10 epochs in fine_tune; 20 epochs in car_ft` of a property; empty if all agree."""
     by_value: dict[str, dict[str, None]] = {}  # the labels are a set that keeps its order
     for label, run in runs:
         if (text := _text(run.facts, path)) is not None:
@@ -94,7 +95,7 @@ def _differing(runs: Sequence[Labelled], *path: str) -> str:
 
 
 def _text(facts: Mapping[str, object], path: Sequence[str]) -> str | None:
-    """Write what lies at `path` in the facts of a run; None where nothing does."""
+    """Return as text the value at nested keys of a run's recorded properties; None if missing."""
     value: object = facts
     for name in path:
         value = value.get(name) if isinstance(value, Mapping) else None
@@ -102,7 +103,8 @@ def _text(facts: Mapping[str, object], path: Sequence[str]) -> str | None:
 
 
 def _fields(value: str) -> list[str]:
-    """Split `Transform(size=32, mean=(0.0, 0.0))` into fields; of a digest take the beginning."""
+    """Split `Transform(size=32, mean=(0.0, 0.0))` into fields; return a digest's first 12
+    characters."""
     if re.fullmatch(r"[0-9a-f]{32,}", value):
         return [value[:12]]
     fields = re.fullmatch(r"\w+\((.*)\)", value, re.DOTALL)
@@ -123,7 +125,7 @@ _STATES = {
 
 
 def of_selection(rule: SelectionRule, selections: Sequence[Selection]) -> Iterator[str]:
-    """Qualify how settings were selected: unfinished ones and ties."""
+    """Yield caveats of the selection of settings: unfinished runs and ties."""
     yield from dict.fromkeys(
         f"no setting of {it.arm.algorithm} has all its seeds; {it.arm.label} stands for it"
         for it in selections
@@ -141,7 +143,8 @@ def of_selection(rule: SelectionRule, selections: Sequence[Selection]) -> Iterat
 
 
 def oracle(rule: SelectionRule) -> Iterator[str]:
-    """Warn where settings were selected with a look at the answer."""
+    """Warn that settings were chosen on `rule.metric` by an oracle rule, which may use test data,
+    so that their numbers are optimistic."""
     if rule.oracle:
         yield f"oracle: settings were chosen on {rule.metric}; their numbers are optimistic"
 
@@ -151,7 +154,7 @@ Domains = Mapping[str, tuple[str, ...]]
 
 
 def named_domains(arms: Sequence[Arm]) -> Domains:
-    """Return the held-out domains that the contexts of each arm name."""
+    """Return by arm's label the held-out domains that the contexts of the arm name."""
     return {
         arm.label: tuple(sorted({name for run in arm.runs for name in run.listed(NAMED_DOMAINS)}))
         for arm in arms
@@ -161,14 +164,12 @@ def named_domains(arms: Sequence[Arm]) -> Domains:
 
 def domains_differ(domains: Domains) -> bool:
     """Return whether the arms' prompts name different held-out domains, so that rows are marked.
-
-    What is true of every row is a sentence above the table, and no mark.
-    """
+    Domains that all rows name are told by a sentence above the table, without marks."""
     return len({*domains.values()}) > 1
 
 
 def contexts(domains: Domains) -> Iterator[str]:
-    """Name the arms whose prompts speak of a domain they are tested on."""
+    """Yield a sentence for the arms whose prompts name a domain that the arms are tested on."""
     by_words: dict[tuple[str, ...], list[str]] = {}
     for label, words in domains.items():
         if words:
@@ -192,11 +193,9 @@ _DIGITS = 6
 
 
 def datasets(runs: Iterable[RunRecord]) -> tuple[str, ...]:
-    """Name the data of finished runs as `icon_shift v1 896bf7`: family, version, digest.
-
-    A family whose data differ from seed to seed has several digests. Where the family is unknown,
-    as of runs measured before it was a fact, the word is `data`.
-    """
+    """Return the data of finished runs, each as `icon_shift v1 896bf7`: family, version, digest. A
+    family whose data differ from seed to seed has several digests. A run that recorded no family
+    has the word `data` in place of the family."""
     by_family: dict[str, dict[str, None]] = {}
     for run in runs:
         for part in run.parts.values() or (run,):
@@ -208,7 +207,7 @@ def datasets(runs: Iterable[RunRecord]) -> tuple[str, ...]:
 
 
 def data_notes(arms: Sequence[Arm]) -> Iterator[str]:
-    """Repeat the runs' notes on the data that readers of their numbers should know."""
+    """Yield the notes on the data that finished runs recorded, for readers of their numbers."""
     every = (note for arm in arms for run in arm.done for note in run.listed(NOTES))
     notes = list(dict.fromkeys(every))
     yield from notes[:NOTES_SHOWN]
@@ -217,7 +216,7 @@ def data_notes(arms: Sequence[Arm]) -> Iterator[str]:
 
 
 def unfinished(arms: Sequence[Arm]) -> Iterator[str]:
-    """Count the runs that enter no mean, test or curve, by why."""
+    """Yield the number of runs left out of every mean, test and curve, by reason."""
     lacking = [arm for arm in arms if len(arm.done) < len(arm.runs)]
     for word, states in _STATES.items():
         counts = {arm.label: sum(arm.states.get(state, 0) for state in states) for arm in lacking}
@@ -227,7 +226,8 @@ def unfinished(arms: Sequence[Arm]) -> Iterator[str]:
 
 
 def missing_values(arms: Sequence[Arm], endpoint: Endpoint) -> Iterator[str]:
-    """Name finished runs without a finite headline number, which leaves the arm without a mean."""
+    """Yield the names of finished runs without a finite value of the endpoint, which leave their
+    arm without a mean."""
     done = [arm for arm in arms if arm.done]
     # Of top-1 the verdict says that it was not measured.
     if endpoint.by != TOP1 and done and not any(arm.values(endpoint.metric) for arm in done):
@@ -253,7 +253,7 @@ off in 7 %, and with five points besides hardly ever."""
 
 
 def outlying_seeds(arms: Iterable[Arm], endpoint: Endpoint) -> Iterator[str]:
-    """Name the seeds that lie far off the others of their arm, as of a run that diverged."""
+    """Yield a sentence for each arm with a seed far off its other seeds, as of a diverged run."""
     for arm in arms:
         for metric in dict.fromkeys((endpoint.ood, endpoint.id_metric)):
             values = arm.values(metric)
@@ -273,7 +273,8 @@ def outlying_seeds(arms: Iterable[Arm], endpoint: Endpoint) -> Iterator[str]:
 
 
 def unequal_budgets(fewer: Mapping[str, set[str]], spent: Iterable[Budget]) -> Iterator[str]:
-    """List what each algorithm was given, where some were tried at fewer settings than others."""
+    """Yield the number of settings and runs that each algorithm was given, where some algorithms
+    were tried at fewer settings than others."""
     concerned = {*fewer}.union(*fewer.values())
     counts = [
         f"{budget.algorithm} {counted(budget.settings, 'setting')} ({counted(budget.runs, 'run')})"
@@ -285,7 +286,7 @@ def unequal_budgets(fewer: Mapping[str, set[str]], spent: Iterable[Budget]) -> I
 
 
 def few(parts: Sequence[str], separator: str = ", ") -> str:
-    """Join at most three texts, and add how many more there are."""
+    """Join at most three texts, followed by the number of the others."""
     rest = len(parts) - 3
     shown = separator.join(parts[:3])
     return f"{shown}{separator}{rest} more" if rest > 0 else shown

@@ -68,26 +68,28 @@ class Row:
 
     @property
     def setting(self) -> str:
-        """The label of its arm, unmerged: trials of several sweeps share their numbers."""
+        """The label of the unmerged arm; trials of several sweeps may share a number."""
         return self.arm.setting_label
 
     @property
     def n(self) -> int:
-        """Number of finished runs that the means are over."""
+        """Number of finished runs, over which the means are taken."""
         return len(self.arm.done)
 
     @property
     def metrics(self) -> Mapping[str, Estimate]:
-        """Every metric that some finished run has, in the order of `metric_order`."""
+        """The estimate of each metric that some finished run has, in the order of
+        `metric_order`."""
         return {name: self.metric(name) for name in sorted(self.names, key=metric_order)}
 
     @property
     def names(self) -> set[str]:
-        """Names of the metrics of the row, unordered."""
+        """Return the names of the metrics of the row, unordered."""
         return set().union(*(run.metrics_of(self.arm.merge) for run in self.arm.done))
 
     def metric(self, name: str) -> Estimate:
-        """Estimate a metric over the finished runs; without a mean where a run lacks the metric."""
+        """Estimate a metric's mean over the finished runs; without a mean where a run lacks a
+        value."""
         return self.arm.estimate(name)
 
 
@@ -131,45 +133,45 @@ class Comparison:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Seeds of a complete setting."""
+        """Seeds that a setting must have to be complete."""
         return self.spec.seeds or ()
 
     @cached_property
     def metric_names(self) -> frozenset[str]:
-        """Every metric of some row."""
+        """The name of every metric that a finished run of at least one row has."""
         every = ((run, row.arm.merge) for row in self.rows for run in row.arm.done)
         return frozenset().union(*(run.metrics_of(merge) for run, merge in every))
 
     @cached_property
     def rivals(self) -> Mapping[tuple[str, str | None], int]:
-        """Number of settings that each algorithm was selected among, through each merge."""
+        """Number of settings that each (algorithm, merge) was selected among."""
         tuned = (row.arm for row in self.rows if not row.arm.confirms)
         return Counter((arm.algorithm, arm.merge) for arm in tuned)
 
     @cached_property
     def datasets(self) -> tuple[str, ...]:
-        """Name the data that was measured: `icon_shift v1 896bf7`, of several families each."""
+        """The measured data, each as `icon_shift v1 896bf7`; a data family may have several."""
         return caveats.datasets(self.runs())
 
     def runs(self) -> list[RunRecord]:
-        """List every run in any state; with several tasks the runs of all."""
+        """Return every run in any state; with several tasks the runs of all tasks."""
         of_tasks = [run for part in self.tasks.values() for run in part.runs()]
         rows = () if self.tasks else self.rows
         return of_tasks + [run for row in rows if row.arm.merge is None for run in row.arm.runs]
 
     def pair(self, candidate: Arm, reference: Arm) -> Pair:
-        """Return the tested pair of two arms: that of the verdict where there is one."""
+        """Return the pair of two arms for a paired test: that of their verdict if one exists."""
         pairs = (verdict.pair for verdict in self.verdicts)
         same = (it for it in pairs if (it.candidate, it.reference) == (candidate, reference))
         return next(same, None) or Pair(candidate, reference, self.endpoint, self.kept)
 
     @property
     def verdict(self) -> str:
-        """Answer and statistics as one paragraph."""
+        """The sentences of the answer and its statistics as one paragraph."""
         return " ".join((*self.answer.lines, *self.statistics))
 
     def __repr__(self) -> str:
-        """Write at most two lines: that of a dataclass would print every run."""
+        """Return at most two lines, since the text of a dataclass would print every run."""
         rows = counted(len(self.rows), "row")
         verdict = textwrap.shorten(self.verdict, _REPR_VERDICT, placeholder=" ...")
         return f"<Comparison of {self.sweep!r}, {rows}\n {verdict}>"
@@ -191,7 +193,7 @@ def compare(
     Args:
         runs: Runs in any state; the same (setting, seed) twice counts once.
         spec: Selection rule, endpoint, reference, and the seeds of a complete setting.
-        sweep: The name in titles.
+        sweep: The name of the sweep, for titles.
         tried: By algorithm, the settings that its runs were chosen among; None: its arms.
         hits: Reads which images a model of a run has right, by default from the run's folder.
 
@@ -309,10 +311,8 @@ def _curve_pair(
     endpoint: Endpoint,
     kept: KeptHits,
 ) -> CurvePair:
-    """Pair the curves of two unmerged arms by seed.
-
-    A candidate without WiSE-FT models of its own is compared as a single point.
-    """
+    """Return the curves of two unmerged arms, paired by seed. A candidate without WiSE-FT models of
+    its own is compared as a single point."""
     own = curves[candidate.label] or seed_points(candidate, endpoint.id_metric, endpoint.ood)
     other = curves[reference.label]
     both = {seed: (own[seed], other[seed]) for seed in own if seed in other}
@@ -323,7 +323,7 @@ def _curve_pair(
 def _mean_curves(
     arms: Iterable[Arm], curves: Mapping[str, Mapping[int | None, Curve]]
 ) -> Iterator[Curve]:
-    """Average the curves of each arm, if every finished run has a curve."""
+    """Yield the curve of each arm, averaged over seeds, if every finished run has a curve."""
     for arm in arms:
         by_seed = {} if arm.merge is not None else curves[arm.label]
         curve = mean_curve([*by_seed.values()]) if len(by_seed) == len(arm.done) else None
@@ -342,10 +342,9 @@ def _answer(
     seeds: Sequence[int],
     kept: KeptHits,
 ) -> tuple[Answer, tuple[str, ...]]:
-    """Answer what to use and how sure that is; return what else was tested too.
-
-    `models` are the arms among which the strongest is, on the `seeds` that the verdicts are of.
-    """
+    """Return the answer, which setting to use and how sure its advantage is, and the names of
+    the other tests. The strongest model is looked for among `models`; verdicts were judged on
+    `seeds`."""
     endpoint, rule, reference = spec.endpoint, spec.rule, tested.get(spec.reference)
     selected = None if best is None else tested[best.arm.algorithm]
     strongest = find_strongest(measured_models(models), reference, endpoint, kept, seeds)
@@ -394,10 +393,8 @@ def _answer(
 def _verdict_of_selected(
     verdicts: Sequence[Verdict], best: Selection | None, rule: SelectionRule
 ) -> Verdict | None:
-    """Find the verdict of the selected setting's algorithm.
-
-    Where that is the reference itself, take the candidate with the best value of selection.
-    """
+    """Return the verdict of the selected setting's algorithm. Where the selected setting is the
+    reference, return the verdict of the candidate with the best value of the selection metric."""
     for verdict in verdicts:
         if best is not None and verdict.pair.candidate.algorithm == best.arm.algorithm:
             return verdict
@@ -410,17 +407,15 @@ def _verdict_of_selected(
 
 
 def _curve_of(verdict: Verdict, curve_verdicts: Sequence[CurveVerdict]) -> CurveVerdict | None:
-    """Find the curve's verdict on the same candidate."""
+    """Return the curve verdict with the same candidate as `verdict`; None without one."""
     candidate = verdict.pair.candidate
     return next((it for it in curve_verdicts if it.pair.candidate.is_setting_of(candidate)), None)
 
 
 def shown_rows(comparison: Comparison) -> tuple[Row, ...]:
-    """List the settings that represent their algorithms and the selected setting, in table order.
-
-    Each comes unmerged and with its chosen merges. A choice that was confirmed and judged on fresh
-    seeds is shown by those runs.
-    """
+    """Return the settings that represent their algorithms and the selected setting, in table order.
+    Each setting has a row of its unmerged model and of its selected merged models. A setting that
+    was confirmed on fresh seeds is represented by the runs on these seeds."""
     tested = {
         arm.label
         for verdict in comparison.verdicts

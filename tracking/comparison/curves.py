@@ -65,7 +65,7 @@ class CurvePair:
 
     @property
     def seeds(self) -> tuple[int | None, ...]:
-        """Seeds with both curves."""
+        """Seeds on which both arms have a curve."""
         return tuple(self.curves)
 
     @property
@@ -75,7 +75,7 @@ class CurvePair:
 
     @cached_property
     def common_range(self) -> Interval | None:
-        """The ID accuracies that both curves reach, mean over seeds."""
+        """The range of ID accuracies that both curves reach, mean over seeds; None without one."""
         ranges = []
         for pair in self.curves.values():
             ids = [[point.id for point in curve.points] for curve in pair]
@@ -86,13 +86,16 @@ class CurvePair:
 
     @cached_property
     def _sides(self) -> tuple[_Side, _Side]:
-        """Curves of the candidate and of the reference, at the alphas that all their seeds have."""
+        """Curves of the candidate and of the reference, each at the alphas that all seeds have."""
         one, two = (_side(curves) for curves in zip(*self.curves.values(), strict=True))
         return one, two
 
     @cached_property
     def gain(self) -> PairedTest | None:
-        """Lower bound of the candidate minus the upper bound of the reference, by seed.
+        """Test by seed of the candidate's lower bound minus the reference's upper bound, in OOD
+        accuracy at equal ID accuracy.
+
+        None where one of the seeds has no common range.
 
         None where one of the seeds has no common range.
         """
@@ -100,18 +103,19 @@ class CurvePair:
 
     @cached_property
     def loss(self) -> PairedTest | None:
-        """The reference's least minus the most that the candidate may have; None likewise."""
+        """Test of the reference's lower bound minus the candidate's upper bound; None as for
+        `gain`."""
         return self._test(1)
 
     @property
     def p_better(self) -> float | None:
-        """P of the claim that the gain is above 0, one-sided at 2.5 % and doubled, so that 0.05
+        """The p of the claim that the gain is above 0, one-sided at 2.5 % and doubled, so that 0.05
         decides. None where nothing can be tested."""
         return _doubled(self.gain)
 
     @property
     def p_worse(self) -> float | None:
-        """Return that of the claim that the loss is above 0."""
+        """The p of the claim that the loss is above 0, doubled likewise; None without a test."""
         return _doubled(self.loss)
 
     def _test(self, side: int) -> PairedTest | None:
@@ -159,7 +163,7 @@ class CurvePair:
         return errors[0], errors[1]
 
     def _hits(self, run: RunRecord, alpha: float, zero_shot: Arm | None) -> Hits | None:
-        """Return the hits of the model at an alpha of a run's curve."""
+        """Return the hits of the model at an alpha of a run's curve; None without predictions."""
         if alpha == 1:
             return self.kept.of(run, None)
         for label in run.merges:
@@ -182,7 +186,7 @@ class _Side(NamedTuple):
 
 
 def _side(curves: Sequence[Curve]) -> _Side:
-    """Take the points at the alphas that all curves have; NaN for missing points."""
+    """Return the points of curves at the alphas that all curves have; NaN for missing points."""
     by_alpha = [{point.alpha: point for point in curve.points} for curve in curves]
     alphas = tuple(sorted(set.intersection(*map(set, by_alpha)))) or (math.nan,)
     nowhere = Point(math.nan, math.nan, math.nan)
@@ -192,11 +196,9 @@ def _side(curves: Sequence[Curve]) -> _Side:
 
 
 def _gains(one: _Side, two: _Side) -> NDArray[np.float64]:
-    """Compute for each seed [..., S] by how much one curve lies at least above another.
-
-    How far a curve may lie below its chords is estimated by the mean curve: a single seed's is bent
-    by chance.
-    """
+    """Return for each seed [..., S] the lower bound of how far the curves `one` lie above `two` at
+    equal ID accuracy. How far a curve may lie below its chords is estimated by the mean curve,
+    since the curve of a single seed is bent by chance."""
     sag = curve_sag(one.ids.mean(axis=-2), one.oods.mean(axis=-2), two.ids.mean(axis=-2))
     return curve_gain(one.ids, one.oods, two.ids, two.oods) - sag[..., None]
 
@@ -214,23 +216,23 @@ class CurveVerdict(Judgement):
 
     @property
     def level(self) -> float:
-        """That of the interval in its sentence."""
+        """The confidence level of the interval in the verdict's sentence."""
         return self.loss_level if self.outcome == "worse_curve" else self.gain_level
 
     @property
     def interval(self) -> Interval | None:
-        """That of the gain which decides."""
+        """The interval of the gain at this level, which decides the claim."""
         return None if self.pair.gain is None else self.pair.gain.interval(self.gain_level)
 
     @property
     def most(self) -> float | None:
-        """The upper end of what the true gain may be, from the loss."""
+        """The upper bound of the true gain, from the interval of the loss; None without one."""
         of_loss = None if self.pair.loss is None else self.pair.loss.interval(self.loss_level)
         return None if of_loss is None else -of_loss.low
 
     @property
     def state(self) -> CurveState:
-        """State that the sentence begins with. NO GAIN excludes a gain of the margin's size."""
+        """The state that the sentence begins with. NO GAIN excludes a gain of the margin's size."""
         states: Mapping[CurveOutcome, CurveState] = {
             "better_curve": "BETTER CURVE",
             "worse_curve": "WORSE CURVE",
@@ -243,7 +245,7 @@ class CurveVerdict(Judgement):
 def judge_curves(
     pairs: Sequence[CurvePair], seeds: Sequence[int], tried: Mapping[str, int]
 ) -> tuple[CurveVerdict, ...]:
-    """Judge each candidate's curve against the reference's, Holm-adjusted over all of them."""
+    """Return each candidate's verdict against the reference's curve, Holm-adjusted over all."""
     better = adjusted_by_holm([pair.p_better for pair in pairs])
     worse = adjusted_by_holm([pair.p_worse for pair in pairs])
     return tuple(

@@ -59,14 +59,13 @@ class Effect:
 
     @property
     def level(self) -> float:
-        """That of the difference's interval: 95 %, and by Bonferroni's rule over all pairs of
-        categories, of which the best and the worst are picked by their means.
-        """
+        """The confidence level of the difference's interval: 95 %, and for categories by
+        Bonferroni's rule over all pairs, since the best and the worst are picked by their means."""
         return 0.95 if self.numeric else 1 - ALPHA / math.comb(len(self.levels), 2)
 
     @property
     def interval(self) -> Interval | None:
-        """That of the difference."""
+        """The interval of the difference at this level; None where the test has no interval."""
         return self.difference.interval(self.level)
 
     @property
@@ -82,7 +81,11 @@ def measure_effects(
     seeds: Sequence[int],
     kept: KeptHits,
 ) -> tuple[list[Effect], list[str]]:
-    """Measure the effect of each varied field of the selected setting's algorithm, by name.
+    """Return the effect of each varied field of the selected setting's algorithm, in order of
+    names, and the fields whose effect cannot be measured, as no two settings differ in them alone
+    at all of their values.
+
+    A setting that lacks a seed or a value is left out.
 
     A setting that lacks a seed or a value is left out. Also returned are the fields whose effect
     cannot be measured: no two settings differ in them alone, at all of their values.
@@ -113,7 +116,8 @@ _Point = tuple[tuple[str, bool, Scalar], ...]
 
 
 def _whole_blocks(arms: Sequence[Arm], name: str, count: int) -> list[dict[str, Arm]]:
-    """Group arms that differ in this field alone, by its text, where each of `count` values is."""
+    """Group arms that differ in the field `name` alone, as arms by the field's text; return the
+    groups with all `count` values."""
     first = _rest(arms[0], name)
     if count == len(arms) and any(_rest(arm, name) != first for arm in arms):
         return []  # a value for each arm, as random search gives: all are one block, or none is
@@ -124,7 +128,8 @@ def _whole_blocks(arms: Sequence[Arm], name: str, count: int) -> list[dict[str, 
 
 
 def _rest(arm: Arm, name: str) -> _Point:
-    """Return the other fields of a setting, equal where `params_key` of them is: 1 is no true."""
+    """Return a setting's fields but `name`, equal where `params_key` of them is: 1 differs from
+    true."""
     rest = (item for item in arm.params.items() if item[0] != name)
     return tuple((key, isinstance(value, bool), value) for key, value in sorted(rest))
 
@@ -140,7 +145,8 @@ def _effect(
     seeds = [run.seed for run in next(iter(blocks[0].values())).done]
 
     def by_seed(text: str, metric: str) -> list[float] | None:
-        """Average over the settings of the other fields."""
+        """Return a metric's mean over the settings of the other fields, by seed; None if one is
+        missing."""
         of_blocks = [block[text].values(metric) for block in blocks]
         if not all(seed in of_block for of_block in of_blocks for seed in seeds):
             return None

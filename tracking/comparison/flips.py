@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def find_flips(
     comparison: Comparison, reference: str, candidate: str
 ) -> tuple[tuple[int | None, ...], pd.DataFrame]:
-    """Count what the candidate wins and loses against the reference, both named by their labels.
+    """Count the images that the candidate has right and the reference wrong, and the reverse; both
+    are named by the labels of their rows.
 
     An arm has an image right where more than half of its runs do.
 
@@ -56,9 +57,9 @@ def find_flips(
 
 
 def _shares(arm: Arm, seeds: Sequence[int | None]) -> pd.Series[float]:
-    """Return which share of an arm's runs has each image right, of the ID test and of the shifts in
-    the mean, by split, image and label. Raises TrackingError.
-    """
+    """Return the share of an arm's runs that have each image right, by split, image and label, of
+    the ID test and of the shifts in the OOD mean. Raises TrackingError without readable
+    predictions."""
     import pandas as pd
 
     runs = [run for run in arm.done if run.seed in seeds or not arm.has_seeds]

@@ -49,10 +49,8 @@ class Hits:
     """[S] the task that a split belongs to, of a mean over several tasks."""
 
     def weights(self, metric: str) -> NDArray[np.float64] | None:
-        """Return the weights [S] with which a metric averages the accuracies of splits.
-
-        None for a metric that is no mean of accuracies, or uses a split without predictions.
-        """
+        """Return the weights [S] with which a metric averages the accuracies of the splits. None
+        for a metric that is no mean of accuracies, or uses a split without predictions."""
         split, _, kind = metric.rpartition("/")
         if kind != TOP1:
             return None
@@ -85,7 +83,7 @@ class Hits:
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
-        """[S] images of each split."""
+        """Number of images of each split, [S]."""
         total: NDArray[np.int64] = self.images.sum(axis=0)
         return total
 
@@ -95,10 +93,8 @@ def _equal(one: NDArray[Any], two: NDArray[Any]) -> bool:
 
 
 def read_hits(run: RunRecord, merge: str | None) -> Hits | None:
-    """Count a model's hits from its predictions; None where the run has none.
-
-    Raises TrackingError for an invalid file.
-    """
+    """Return the number of right predictions of a model by unit and split; None where the run has
+    no predictions. Raises TrackingError for an invalid file."""
     if run.parts:
         return _joined([read_hits(part, merge) for part in run.parts.values()])
     path = None if run.folder is None else predictions_path(run.folder, merge)
@@ -119,7 +115,7 @@ def read_hits(run: RunRecord, merge: str | None) -> Hits | None:
 
 
 def _joined(parts: Sequence[Hits | None]) -> Hits | None:
-    """Join the models of several tasks, whose units differ."""
+    """Return the hits of models of several tasks as one; None where hits of a task are missing."""
     every = [part for part in parts if part is not None]
     if not every or len(every) < len(parts):
         return None
@@ -152,7 +148,7 @@ class KeptHits:
     """The hits of every model of a comparison, each read once."""
 
     def __init__(self, read: HitsReader = read_hits) -> None:
-        """Remember how they are read."""
+        """Keep `read`, the function that reads the hits of a model of a run."""
         self.read = read
         self._by_model: dict[tuple[str, str | None], Hits | None] = {}
         self._last: Hits | None = None
@@ -160,7 +156,7 @@ class KeptHits:
         """Why files could not be read, each once."""
 
     def of(self, run: RunRecord, merge: str | None) -> Hits | None:
-        """Return the hits of a run's model; None where there are no readable predictions."""
+        """Return the hits of a run's model; None without readable predictions."""
         key = (run.digest, merge)
         if key not in self._by_model:
             try:
@@ -192,7 +188,8 @@ class KeptHits:
         seeds: Sequence[int | None],
         metric: str,
     ) -> PairedTest:
-        """Test the differences of two arms by seed; with several pairs those of their mean."""
+        """Return the test of the differences of two arms by seed, with the error over images; of
+        several pairs the differences are those of the mean."""
         step = largest_image_step((arm for pair in pairs for arm in pair), metric) / len(pairs)
         test = PairedTest(tuple(differences), step)
         if not test.spreads:
@@ -204,9 +201,9 @@ class KeptHits:
     ) -> ImageError | None:
         """Estimate the standard error over images of the difference of two arms, mean over seeds.
 
-        With several pairs it is that of their mean. The variance allows for similar images of one
-        unit: Liang and Zeger, Biometrika 73 (1986). None without predictions, or with those of
-        different images.
+        Of several pairs, return the error of the mean of their differences. The variance allows for
+        similar images of one unit: Liang and Zeger, Biometrika 73 (1986). None without predictions,
+        or with those of different images.
         """
         if not metric.endswith(f"/{TOP1}"):
             return None
@@ -236,7 +233,8 @@ class KeptHits:
 def _influence(
     one: Hits, two: Hits, weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Compute how much each unit [U] moves the difference, and whether the unit is measured."""
+    """Return how much each unit [U] moves the difference of two models, and whether it is
+    measured."""
     used = weights > 0
     difference, images, sizes = (
         one.right[:, used] - two.right[:, used],
@@ -252,7 +250,7 @@ def _influence(
 def _aligned(
     every: Sequence[NDArray[np.str_]],
 ) -> tuple[NDArray[np.str_], list[NDArray[np.intp]]]:
-    """Return the units of all seeds, and the positions of each seed's units among them."""
+    """Return the units of all seeds, and the positions of each seed's units in that array."""
     first = every[0]
     if all(_equal(units, first) for units in every):
         return first, [np.arange(len(first))] * len(every)
@@ -272,9 +270,9 @@ class LeftOut(NamedTuple):
 def leave_out(
     every: Sequence[Hits | None], id_metric: str, ood_metric: str
 ) -> tuple[list[LeftOut], int, int] | None:
-    """Compute both accuracies of each model without each of `GROUPS` groups of units, the same
-    groups for all, and count units and images. None where a model has no predictions, or a metric
-    is no mean of accuracies."""
+    """Return both accuracies of each model without each of `GROUPS` groups of units, the same
+    groups for all models, and the numbers of units and images. None where a model has no
+    predictions, or a metric is no mean of accuracies."""
     models = [hits for hits in every if hits is not None]
     axes = [(hits.weights(id_metric), hits.weights(ood_metric)) for hits in models]
     if len(models) < len(every) or any(weights is None for pair in axes for weights in pair):
@@ -308,7 +306,7 @@ def leave_out(
 def _by_group(
     table: NDArray[np.int32], group: NDArray[np.intp], groups: int
 ) -> NDArray[np.float64]:
-    """Sum the rows [U, S] of each group: [G, S]."""
+    """Return the sums of the rows [U, S] of `table` over each group: [G, S]."""
     splits = table.shape[1]
     cells = group[:, None] * splits + np.arange(splits)
     sums = np.bincount(cells.ravel(), weights=table.ravel(), minlength=groups * splits)
@@ -316,8 +314,8 @@ def _by_group(
 
 
 def _groups(names: NDArray[np.str_], hits: Hits, groups: int) -> NDArray[np.intp]:
-    """Deal units [U] into groups: at random, but the same each time, and each with its share of
-    the units that occur in the same splits."""
+    """Return the group [U] of each unit, drawn at random with a fixed seed, so that each group has
+    its share of the units that occur in the same splits."""
     patterns: Mapping[str, bytes] = dict(
         zip(hits.units.tolist(), map(bytes, (hits.images > 0).astype(np.uint8)), strict=True)
     )

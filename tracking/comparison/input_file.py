@@ -27,7 +27,7 @@ _LARGEST = 1e30
 
 
 def comparison_input(part: SweepRuns, generation: int) -> str:
-    """Write the runs of a sweep, in whatever state, and its rule as JSON."""
+    """Return as JSON a sweep's runs in any state, and its rules of selection and test."""
     runs = [
         {name: getattr(record, name) for name in _FIELDS}
         | {"fields": part.fields.get(record.digest)}
@@ -38,11 +38,9 @@ def comparison_input(part: SweepRuns, generation: int) -> str:
 
 
 def read_comparison_input(text: str, sweep: str) -> tuple[int, SweepRuns]:
-    """Read a file of `comparison_input`: the generation, and the runs under the name `sweep`.
-
-    Raises TrackingError for any other content, which somebody who may write to a server can put
-    there.
-    """
+    """Return the generation and the runs of a text that `comparison_input` wrote, with the runs
+    under the name `sweep`. Raises TrackingError for any other content, which everybody who may
+    write to the server can store."""
     try:
         data = json.loads(text)
         fields = {
@@ -58,7 +56,8 @@ def read_comparison_input(text: str, sweep: str) -> tuple[int, SweepRuns]:
 
 
 def _record(run: Mapping[str, Any]) -> RunRecord:
-    """Return a run. Raises ValueError where what is computed with is no measurement."""
+    """Return a run's record from JSON. Raises ValueError where a value to compute with is no
+    measurement."""
     plain = {name: run[name] for name in _FIELDS}
     record = _adapter().validate_python(plain)
     for metrics in (record.metrics, *record.merges.values()):

@@ -35,12 +35,12 @@ def kind_of(metric: str) -> str:
 
 
 def capitalised(name: str) -> str:
-    """Capitalise the first letter, as a sentence begins."""
+    """Return the text with a capital first letter, for the beginning of a sentence."""
     return name[:1].upper() + name[1:]
 
 
 def named(metric: str) -> str:
-    """Name a metric in a sentence: `OOD mean` of top-1, `OOD mean macro-F1` of another kind."""
+    """Return a metric's name for a sentence: `OOD mean` of top-1, `OOD mean macro-F1` of others."""
     split, _, kind = metric.rpartition("/")
     where = SPLITS.get(split, split)
     return where if kind == TOP1 else f"{where} {TITLES.get(kind, kind)}"
@@ -61,7 +61,14 @@ _CURVE = ("id/val", "id/test", "ood/mean")
 
 
 def has_series(metric: str, *, of: Literal["run", "merge", "alpha"] = "run") -> bool:
-    """Return whether a metric has a name of its own in MLflow, whose pages drown in hundreds.
+    """Return whether MLflow gets a metric under a name of its own, since its pages cannot show
+    hundreds.
+
+    Of every split these metrics are the accuracies (top-1, and the one that the benchmark ranks
+    by), of validation, test and the mean over shifts all kinds, and the context's shift on each
+    split for the model that a run trained. Of a merged model only the accuracies are logged, at one
+    `alpha` among several only those used to select or to draw the curve. `comparison_input.json`
+    has all.
 
     Of every split these are its accuracies (top-1, and the one that its benchmark ranks by), of
     validation, test and the mean over shifts all kinds, and the context's shift on each split for
@@ -78,7 +85,8 @@ def has_series(metric: str, *, of: Literal["run", "merge", "alpha"] = "run") -> 
 
 
 def shifts(names: Collection[str], by: str = TOP1) -> list[tuple[str, str]]:
-    """List the metrics of a kind of all shifts with names: `OOD test` for a shift called test."""
+    """Return (shift's name for readers, metric) of each metric of the kind `by` of a shift: `OOD
+    test` for a shift named test."""
     end = f"/{by}"
     every = sorted(name for name in names if name.startswith("ood/") and name.endswith(end))
     short = {name: name[len("ood/") : -len(end)] for name in every if name != f"ood/mean{end}"}
@@ -104,7 +112,8 @@ _GROUPS = (
 
 @cache
 def metric_order(name: str) -> tuple[int, str, int, str]:
-    """Sort ID before OOD, the mean over shifts before them by name, top-1 before the rest."""
+    """Return the sort key of a metric: ID before OOD, the mean over shifts before single shifts by
+    name, top-1 before other kinds."""
     kinds = ("top1", "nll", "ece", "brier")
     where, _, kind = name.rpartition("/")
     fits = [group for group in _GROUPS if name.startswith(group)]

@@ -55,10 +55,8 @@ class Condition:
     values: tuple[str, ...]
 
     def holds(self, values: Sequence[Scalar]) -> bool:
-        """Return whether the condition holds for the run's value, or the run lacks the field.
-
-        A missing field says nothing: `kl_weight>=0.3` leaves fine-tuning in.
-        """
+        """Return whether the condition holds for the run's value, or the run lacks the field. A
+        missing field fails no condition: `kl_weight>=0.3` leaves fine-tuning in."""
         if not values:
             return True
         if self.operator in _ORDER:
@@ -69,7 +67,8 @@ class Condition:
 
 
 def parse_condition(text: str, records: Sequence[RunRecord]) -> Condition:
-    """Parse `kl_weight>=0.3`. Raises TrackingError for an invalid condition on these runs."""
+    """Return the condition of a text such as `kl_weight>=0.3`. Raises TrackingError for an invalid
+    condition on these runs."""
     parts = _CONDITION.fullmatch(text)
     if parts is None or not parts[3]:
         raise TrackingError(
@@ -145,7 +144,7 @@ def _number(value: Scalar) -> float | None:
 
 
 def _equal(value: Scalar, text: str) -> bool:
-    """Compare as a table shows the value: with six digits, `true`, `none`."""
+    """Return whether a value equals a table's text of it: with six digits, `true`, `none`."""
     if isinstance(value, str):
         return value == text
     number = _number(text)
@@ -181,7 +180,7 @@ def compare_sweeps(
 
     Args:
         sweeps: At least one.
-        spec: Goes before that of the sweeps.
+        spec: Replaces the specification of the sweeps; None: theirs, which must agree.
         where: Conditions that all hold of the runs that are compared, such as `kl_weight>=0.3`;
             settings that they leave out still count as tried.
 
@@ -223,13 +222,13 @@ def compare_sweeps(
 def _remaining(
     seeds: tuple[int, ...] | None, conditions: Sequence[Condition]
 ) -> tuple[int, ...] | None:
-    """Return the seeds that a complete setting still has; None: all that occur."""
+    """Return the seeds that a complete setting needs under the conditions; None: all that occur."""
     own = [condition for condition in conditions if condition.field == "seed"]
     return seeds and tuple(seed for seed in seeds if all(it.holds([seed]) for it in own))
 
 
 def _tried(records: Sequence[RunRecord], task: str | None) -> dict[str, int]:
-    """Count the settings of each algorithm; of several tasks take the largest count."""
+    """Return the number of settings of each algorithm; of several tasks the largest number."""
     tasks = [records] if task is None else split_by_task(records, task).values()
     counts: dict[str, int] = {}
     for budget in (budget for own in tasks for budget in budgets(group(own))):
@@ -247,11 +246,9 @@ def owners(sweeps: Sequence[SweepRuns]) -> dict[str, tuple[str, ...]]:
 
 
 def unified(sweeps: Sequence[SweepRuns]) -> list[RunRecord]:
-    """Return the runs of all sweeps, each once, with the fields in which they differ as params.
-
-    Where two finished runs have equal fields and the same seed and yet are two (other code, other
-    data under the same name), the name of the sweep tells them apart.
-    """
+    """Return the runs of all sweeps, each once, with the fields in which runs differ as parameters.
+    Two finished runs with equal fields and seed but different digests (other code, or other data of
+    the same name) get the name of their sweep as a parameter."""
     pairs = [pair for part in sweeps for pair in _with_fields(part)]
     values: dict[str, set[str]] = {}
     for _, fields in pairs:
@@ -269,7 +266,7 @@ def unified(sweeps: Sequence[SweepRuns]) -> list[RunRecord]:
 
 
 def _with_fields(part: SweepRuns) -> Iterator[tuple[RunRecord, Mapping[str, Scalar]]]:
-    """Yield every run with its fields; a run without a config gets those of its setting."""
+    """Yield each run with the fields of its config, or of its setting where it has no config."""
     claimed = [(it, part.fields[it.digest]) for it in part.records if it.digest in part.fields]
     of_setting = {record.setting: fields for record, fields in claimed}
     splits = {(r.seed, fields.get(SPLIT_SEED)) for r, fields in claimed if r.seed is not None}
@@ -285,13 +282,15 @@ def _with_fields(part: SweepRuns) -> Iterator[tuple[RunRecord, Mapping[str, Scal
 
 
 def _merge_records(one: RunRecord, other: RunRecord) -> RunRecord:
-    """Merge two sweeps' records of one run: finished where either says so, with all merges."""
+    """Return one record of two sweeps' records of the same run: finished where either is, with the
+    merged models of both."""
     first, second = sorted((one, other), key=lambda run: (run.state != "done", run.role != "trial"))
     return replace(first, merges={**second.merges, **first.merges})
 
 
 def _with_sweeps(records: Sequence[RunRecord], sweeps: Owners) -> list[RunRecord]:
-    """Add the names of its sweeps to the params of a run that nothing else tells from another."""
+    """Return the records, with the names of a run's sweeps in its parameters where no other field
+    tells the run from another."""
     keys = [(record.setting, record.role in ROLES_COUNTED_ONCE) for record in records]
     pairs = [*zip(keys, records, strict=True)]
     counts = Counter((key, record.seed) for key, record in pairs if record.state == "done")
@@ -305,7 +304,7 @@ def _with_sweeps(records: Sequence[RunRecord], sweeps: Owners) -> list[RunRecord
 
 
 def _differing_seeds(sweeps: Sequence[SweepRuns]) -> Iterator[str]:
-    """Describe where a setting has other seeds in one sweep than in another."""
+    """Yield a sentence for each setting that has other seeds in one sweep than in another."""
     seeds = {part.sweep: part.spec.seeds for part in sweeps}
     if len({*seeds.values()}) > 1:
         each = "; ".join(

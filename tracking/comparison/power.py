@@ -37,7 +37,7 @@ class Power:
 
     @classmethod
     def of(cls, test: PairedTest | None, level: float = 0.95) -> Power | None:
-        """Take the errors of measured differences; None where they are too few or do not spread."""
+        """Return the errors of measured differences; None for too few seeds or no spread."""
         if test is None or test.ci95 is None:
             return None
         n = len(test.differences)
@@ -61,17 +61,16 @@ class Power:
         return cls(of_seeds, error)
 
     def smallest_difference(self, seeds: int) -> float:
-        """Return the smallest true difference that so many seeds find in 80 % of cases.
-
-        By the noncentral t distribution: Cohen, Statistical Power Analysis (1988), chapter 2.
-        """
+        """Return the smallest true difference that a test over this number of seeds shows in 80 %
+        of cases. By the noncentral t distribution: Cohen, Statistical Power Analysis (1988),
+        chapter 2."""
         from scipy.special import nctdtrinc
 
         error, freedom, critical = self._test(seeds)
         return float(nctdtrinc(freedom, 1 - POWER, critical)) * error
 
     def chance(self, difference: float, seeds: int) -> float:
-        """Return the share of cases in which so many seeds find a true difference."""
+        """Return the share of cases in which a test over these seeds shows a true difference."""
         from scipy.special import nctdtr
 
         error, freedom, critical = self._test(seeds)
@@ -85,8 +84,8 @@ class Power:
         return error, freedom, float(stdtrit(freedom, (1 + self.level) / 2))
 
     def seeds_for(self, difference: float, first: int) -> int | None:
-        """Return how many seeds, `first` or more, find a difference in 80 % of cases; None where
-        `MOST_SEEDS` do not: then the test images are too few."""
+        """Return how many seeds, at least `first`, show a difference in 80 % of cases; None where
+        `MOST_SEEDS` do not, as the test images are too few."""
         if self.smallest_difference(MOST_SEEDS) > difference:
             return None
         counts = range(first, MOST_SEEDS)

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def predictions_path(folder: Path, merge: str | None) -> Path:
-    """Locate the predictions that a run keeps of its unmerged model or of a merge."""
+    """Return a run's file with the predictions of the unmerged model or of a merge."""
     return folder / "evaluations" / (merge or UNMERGED) / "predictions.parquet"
 
 
 def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
-    """Read these columns of predictions. Raises TrackingError for a file without them."""
+    """Return columns of a file of predictions. Raises TrackingError where the file lacks one."""
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -54,9 +54,8 @@ _NUMBERS = {"label": "integers", "prediction": "integers", "confidence": "fracti
 
 
 def _check_size(metadata: FileMetaData, names: Sequence[str], size: int) -> None:
-    """Raise ValueError for columns that take more memory than predictions in `size` bytes: their
-    images have names of their own, so that a row takes some 20 bytes, packed.
-    """
+    """Raise ValueError where columns would take more memory than real predictions in a file of
+    `size` bytes, whose rows take some 20 bytes, since images have different names."""
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     columns = (it.column(number) for it in groups for number in range(it.num_columns))
     unpacked = sum(it.total_uncompressed_size for it in columns if it.path_in_schema in names)
@@ -100,8 +99,8 @@ CLASS_NAMES = b"carft.class_names"
 
 
 def class_names(run: RunRecord) -> tuple[str, ...]:
-    """Read the class names in a run's predictions, in the order of the labels; none where the run
-    has no predictions. Raises TrackingError for an invalid file."""
+    """Return the class names in a run's predictions, in the order of the labels; empty where the
+    run has no predictions. Raises TrackingError for an invalid file."""
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -119,8 +118,8 @@ def class_names(run: RunRecord) -> tuple[str, ...]:
 
 # `to_numpy` imports pandas, which takes 0.2 s and 60 MB.
 def coded(column: pa.ChunkedArray) -> tuple[NDArray[np.str_], NDArray[np.intp]]:
-    """Return the different texts of a column that was read as a dictionary, sorted, and the place
-    of each row's among them."""
+    """Return the distinct texts of a dictionary-encoded column, sorted, and for each row the
+    position of its text among them."""
     whole = column.unify_dictionaries().combine_chunks()
     names, place = _sorted(whole.dictionary)
     return names, place[np.from_dlpack(whole.indices)]
@@ -132,7 +131,7 @@ most of the time of reading a file."""
 
 
 def _sorted(dictionary: pa.Array) -> tuple[NDArray[np.str_], NDArray[np.intp]]:
-    """Sort the different texts of a dictionary, and find the place of each of its texts."""
+    """Return the distinct texts of a dictionary, sorted, and each entry's position among them."""
     for earlier, texts_and_places in _SORTED:
         if earlier.equals(dictionary):
             return texts_and_places
@@ -142,5 +141,5 @@ def _sorted(dictionary: pa.Array) -> tuple[NDArray[np.str_], NDArray[np.intp]]:
 
 
 def numbers(column: pa.ChunkedArray) -> NDArray[Any]:
-    """Return a column of numbers."""
+    """Return a column of numbers as an array."""
     return np.from_dlpack(column.combine_chunks())

@@ -53,7 +53,7 @@ class _Line:
     """By column, in the unit of the table."""
 
     def metrics(self, unit: float, start: float | None = None) -> dict[str, float]:
-        """Return the numbers as fractions; `start` is the OOD accuracy of zero-shot."""
+        """Return the metrics of a line as fractions; `start` is the OOD accuracy of zero-shot."""
         metrics = {
             ACCURACIES.get(column, f"{column}/top1"): number / unit
             for column, number in self.numbers.items()
@@ -62,7 +62,7 @@ class _Line:
         return metrics if start is None else {**metrics, "gain/ood/top1": metrics[OOD] - start}
 
     def is_same_model(self, other: _Line) -> bool:
-        """Return whether all numbers that two lines share are equal."""
+        """Return whether all numbers that two lines have in common are equal."""
         shared = self.numbers.keys() & other.numbers
         return all(self.numbers[it] == other.numbers[it] for it in shared)
 
@@ -73,7 +73,8 @@ def is_table(name: str | Path) -> bool:
 
 
 def read_table(source: str | Path | pd.DataFrame) -> SweepRuns:
-    """Read a CSV file, or a frame with its columns. Raises TrackingError that lists mistakes."""
+    """Return the runs of a CSV file, or of a frame with the same columns. Raises TrackingError that
+    lists all mistakes."""
     if not isinstance(source, (str, Path)):
         frame = source.astype(object).where(source.notna(), "")
         cells = ((label, map(str, row)) for label, *row in frame.itertuples(name=None))
@@ -90,7 +91,7 @@ def read_table(source: str | Path | pd.DataFrame) -> SweepRuns:
 
 
 def _read_rows(path: Path) -> list[Row]:
-    """Read the rows of a CSV file that are not empty."""
+    """Return the rows of a CSV file that are not empty."""
     try:
         content = read_regular(path, MOST_BYTES, follow=True)
     except OSError as error:
@@ -109,8 +110,8 @@ def _read_rows(path: Path) -> list[Row]:
 
 
 def check_table(part: SweepRuns, spec: ComparisonSpec) -> None:
-    """Raise TrackingError where a table lacks the reference, or the column to select settings
-    by."""
+    """Raise TrackingError where a table lacks the reference, or the column that settings are
+    selected by."""
     rule = spec.rule
     methods = dict.fromkeys(record.algorithm for record in part.records)
     if spec.reference not in methods:
@@ -158,7 +159,7 @@ def _table_runs(name: str, header: Row, rows: Sequence[Row]) -> SweepRuns:
 
 
 def _refuse(name: str, mistakes: Sequence[str]) -> None:
-    """Raise TrackingError with all mistakes, if there are any."""
+    """Raise TrackingError with all mistakes; do nothing without a mistake."""
     if mistakes:
         listed = [f"{name}, {mistake}" for mistake in mistakes[:MOST_MISTAKES]]
         if more := len(mistakes) - len(listed):
@@ -167,7 +168,7 @@ def _refuse(name: str, mistakes: Sequence[str]) -> None:
 
 
 def _columns(name: str, place: str, header: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the known columns by their names, and the unknown ones."""
+    """Return the known columns by their names, and the unknown columns."""
     stripped = (column.strip() for column in header)
     columns = [it.lower() if it.lower() in COLUMNS else it for it in stripped]
     mistakes = [
@@ -189,7 +190,7 @@ def _columns(name: str, place: str, header: Sequence[str]) -> tuple[list[str], l
 
 
 def _line(place: str, columns: Sequence[str], cells: Sequence[str]) -> _Line:
-    """Read a line. Raises ValueError with its mistake."""
+    """Return a line of the table. Raises ValueError that names the mistake."""
     if len(cells) != len(columns):
         raise ValueError(f"{len(cells)} cells for {len(columns)} columns")
     texts = {column: cell.strip() for column, cell in zip(columns, cells, strict=True)}
@@ -240,7 +241,7 @@ def _number(column: str, text: str, most: int) -> float:
 
 
 def _wrong_units(lines: Sequence[_Line]) -> Iterator[str]:
-    """Name the fractions in a table that has numbers in percent too."""
+    """Yield the values that are fractions in a table that has percentages too."""
     numbers = [(line.place, *item) for line in lines for item in line.numbers.items()]
     largest = max(numbers, key=lambda it: it[2])
     for place, column, number in numbers:
@@ -252,7 +253,7 @@ def _wrong_units(lines: Sequence[_Line]) -> Iterator[str]:
 
 
 def _repeated(lines: Sequence[_Line]) -> Iterator[str]:
-    """Name the lines whose model another line has already."""
+    """Yield the lines whose model another line has already."""
     first: dict[object, str] = {}
     for line in lines:
         key = (*line.setting, line.seed, _label(line.alpha))
@@ -266,9 +267,8 @@ def _label(alpha: float) -> str | None:
 
 
 def _zero_shot(name: str, lines: Iterable[_Line], unit: float) -> Iterator[RunRecord]:
-    """Yield the zero-shot model, which every line of alpha 0 is. Raises TrackingError where two
-    have other accuracies.
-    """
+    """Yield the run of the zero-shot model, which every line of alpha 0 describes. Raises
+    TrackingError where two lines of alpha 0 differ."""
     starts = [line for line in lines if line.alpha == 0]
     _refuse(
         name,
@@ -294,7 +294,8 @@ def _zero_shot(name: str, lines: Iterable[_Line], unit: float) -> Iterator[RunRe
 def _trained(
     name: str, lines: Iterable[_Line], unit: float, start: float | None
 ) -> Iterator[RunRecord]:
-    """Yield each trained model with its merged ones; settings are trials in their order."""
+    """Yield the run of each trained model with its merged models; settings are numbered as
+    trials."""
     models: dict[tuple[Setting, int | None], dict[str | None, _Line]] = {}
     for line in lines:
         if line.alpha > 0:

@@ -53,7 +53,7 @@ class RunRecord:
 
     @property
     def setting(self) -> tuple[str, str]:
-        """Key that runs of one algorithm with equal fields share."""
+        """The key that runs of one algorithm with equal fields share, on any seed."""
         return self.algorithm, params_key(self.params)
 
     @property
@@ -69,11 +69,11 @@ class RunRecord:
 
     @property
     def outside_means(self) -> frozenset[str]:
-        """The splits out of distribution that are measured and in no mean."""
+        """The measured out-of-distribution splits that enter no mean."""
         return frozenset(self.listed("outside_means"))
 
     def listed(self, fact: str) -> tuple[str, ...]:
-        """Return a fact that is a list of names or sentences; empty if missing."""
+        """Return a recorded property that is a list of names or sentences; empty if missing."""
         values = self.facts.get(fact)
         return tuple(map(str, values)) if isinstance(values, (list, tuple)) else ()
 
@@ -128,12 +128,12 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """The label for a sentence, which says for itself on which seeds the setting ran."""
+        """The label for a sentence, with the seeds where these are fresh ones."""
         return self.label.replace(CONFIRMED, "")
 
     @property
     def setting_label(self) -> str:
-        """The label of the unmerged arm of the same runs."""
+        """The label of the arm with the unmerged models of the same runs."""
         return self.label.removesuffix(f" + {self.merge}")
 
     @property
@@ -143,7 +143,7 @@ class Arm:
 
     @cached_property
     def trains(self) -> bool:
-        """False for an arm whose weights no seed changes."""
+        """Whether runs took training steps, so that their weights depend on the seed."""
         return any(run.trains for run in self.runs)
 
     @cached_property
@@ -153,7 +153,7 @@ class Arm:
 
     @cached_property
     def has_seeds(self) -> bool:
-        """False for an arm in which no seed changes anything, its split neither."""
+        """Whether the seed changes a run of the arm, in its weights or its data split."""
         return any(run.seed is not None for run in self.runs)
 
     @cached_property
@@ -163,7 +163,8 @@ class Arm:
 
     @property
     def merge_labels(self) -> tuple[str, ...]:
-        """The merged models that some finished run has: by merge, `wise_ft@0.25` before `@0.5`."""
+        """Labels of the merged models that a finished run has: by merge, then `wise_ft@0.25` before
+        `@0.5`."""
         return _in_order(frozenset().union(*(run.merges for run in self.done)))
 
     def values(self, metric: str, seeds: Sequence[int | None] = ()) -> dict[int | None, float]:
@@ -178,11 +179,12 @@ class Arm:
         return values
 
     def mean(self, metric: str) -> float | None:
-        """Average a metric over the finished runs; None unless each has a finite value."""
+        """Return a metric's mean over the finished runs; None unless each has a finite value."""
         return mean_of([run.value(metric, self.merge) for run in self.done])
 
     def estimate(self, metric: str) -> Estimate:
-        """Estimate a metric over the finished runs; without a mean where a run lacks the metric."""
+        """Estimate a metric's mean over the finished runs; without a mean where a run lacks a
+        value."""
         return estimate([run.value(metric, self.merge) for run in self.done])
 
     def is_complete(self, seeds: Sequence[int]) -> bool:
@@ -209,7 +211,12 @@ class Arm:
 
 
 def group(records: Iterable[RunRecord]) -> tuple[Arm, ...]:
-    """Group runs into unmerged arms: zero-shot, baselines, trials by number, soups, confirmations.
+    """Return runs grouped into unmerged arms: zero-shot, baselines, trials by number, soups,
+    confirmations.
+
+    Runs of equal algorithm and parameters form an arm, confirmations an arm of their own. Of two
+    runs with the same seed (a setting proposed again, a baseline that is a trial too) one counts, a
+    finished one before an unfinished one.
 
     Runs belong together by algorithm and params, confirmations apart from the others. The same seed
     twice (a point proposed again, a baseline that is a trial too) counts once, a finished run
@@ -259,7 +266,8 @@ def largest_image_step(arms: Iterable[Arm], metric: str) -> float:
 
 
 def setting(params: Mapping[str, Scalar]) -> str:
-    """Write `kl_weight=1 lr=0.0003`, with a field's whole name where two end alike."""
+    """Return parameters as `kl_weight=1 lr=0.0003`, with a field's whole name where the last parts
+    of two names are equal."""
     fields = {name: value for name, value in params.items() if name != "algorithm.name"}
     ends = Counter(name.rsplit(".", 1)[-1] for name in fields)
     parts = []
@@ -273,7 +281,7 @@ _KEY = json.JSONEncoder(sort_keys=True, default=str)
 
 
 def params_key(params: Mapping[str, Scalar]) -> str:
-    """Write equal params as the same text, in any order; 1 and 1.0 are equal, 1 and true are
+    """Return the same text for equal parameters in any order; 1 and 1.0 are equal, 1 and true are
     not."""
     plain = {
         name: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -284,7 +292,7 @@ def params_key(params: Mapping[str, Scalar]) -> str:
 
 @cache
 def _in_order(labels: frozenset[str]) -> tuple[str, ...]:
-    """Sort the labels of merged models: most arms have the same ones."""
+    """Return the labels of merged models, sorted; cached, since most arms have the same labels."""
 
     def order(label: str) -> tuple[str, float, str]:
         name, number = split_merge(label)
@@ -295,7 +303,7 @@ def _in_order(labels: frozenset[str]) -> tuple[str, ...]:
 
 @cache
 def split_merge(label: str) -> tuple[str, float | None]:
-    """Split `wise_ft@0.5` into the merge and its number; None where the label holds none."""
+    """Split `wise_ft@0.5` into the merge's name and its number; None for a label without one."""
     name, _, number = label.partition("@")
     try:
         return name, float(number)
@@ -304,7 +312,7 @@ def split_merge(label: str) -> tuple[str, float | None]:
 
 
 def scalar_text(value: Scalar) -> str:
-    """Write a value as labels of settings do: `true`, `none`, numbers with six digits."""
+    """Return a value as labels of settings show values: `true`, `none`, numbers with six digits."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:
@@ -322,11 +330,9 @@ _MICRO_BATCH = "optim.micro_batch"
 
 
 def fields(claimed: Mapping[str, Any]) -> dict[str, Scalar]:
-    """Flatten the `config` of a run's `config.json`; lists as text.
-
-    Fields outside the run's identity are left out: an algorithm that trains nothing has no
-    optimiser, whatever the sweep file says.
-    """
+    """Return the `config` of a run's `config.json` as a flat mapping; lists become texts. Fields
+    outside the run's identity are left out: an algorithm that trains nothing has no optimiser,
+    whatever the sweep file says."""
     config = claimed.get("config")
     identity = claimed.get("identity")
     plain = dict(_flat(config)) if isinstance(config, Mapping) else {}
@@ -339,7 +345,7 @@ def fields(claimed: Mapping[str, Any]) -> dict[str, Scalar]:
 
 
 def tells_apart(name: str) -> bool:
-    """Return whether two runs that differ in this field are of different settings."""
+    """Return whether two runs that differ in the field `name` belong to different settings."""
     return name not in _APART and not name.startswith(_SECTIONS_APART)
 
 
