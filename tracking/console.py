@@ -24,6 +24,7 @@ class PlainConsole(Console):
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Render, with control characters of texts written out; rich's own move the cursor."""
+        """Yield the rendered segments, with control characters of texts written out; those that
+        rich adds move the cursor."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else printable(text), style, control)

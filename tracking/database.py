@@ -68,20 +68,20 @@ class DatabaseTables:
 
     @property
     def is_optunas(self) -> bool:
-        """Whether the database has tables of Optuna."""
+        """Whether the database has tables that Optuna made."""
         return {"studies", "trials"} <= self.tables
 
     @property
     def is_mlflows(self) -> bool:
-        """Whether the database has tables of MLflow, of runs or of its users."""
+        """Whether the database has tables that MLflow made, of runs or of MLflow's users."""
         return {"experiments", "runs"} <= self.tables or "alembic_version_auth" in self.tables
 
 
 def parse_url(uri: str, variable: str) -> URL:
-    """Parse the URL in an environment variable.
+    """Return the database URL in an environment variable in its parts.
 
     Raises:
-        TrackingError: The URL is of no database. The message has no password in it.
+        TrackingError: The URL names no database. The message has no password.
     """
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
@@ -113,7 +113,7 @@ def _is_damaged(file: Path) -> bool:
 
 
 def set_aside_if_damaged(file: Path) -> None:
-    """Rename an unreadable database; a missing database is created again."""
+    """Rename an unreadable database file, so that a new database can be created."""
     if _is_damaged(file):
         aside = file.with_name(f"{file.name}.damaged")
         for suffix in ("-journal", "-wal", "-shm", ""):
@@ -123,12 +123,12 @@ def set_aside_if_damaged(file: Path) -> None:
 
 
 def inspect_database(database: Database) -> DatabaseTables:
-    """Read which tables a database has, within seconds even if it is unreachable.
+    """Return which tables a database has, within seconds even if it is unreachable.
 
     Raises:
         AccessDenied: The user or password is wrong.
         ServiceUnreachable: The database is away, or has no free connection.
-        TrackingError: Its URL is invalid; it is missing or damaged, or its driver is; the user has
+        TrackingError: Its URL is invalid; database or driver are missing or damaged; the user has
             no right to its tables.
     """
     from sqlalchemy import create_engine, inspect, text
@@ -152,14 +152,15 @@ def inspect_database(database: Database) -> DatabaseTables:
 
 
 def connect_args(url: URL) -> dict[str, int]:
-    """Return the driver's options against endless waits, as far as the URL does not set them."""
+    """Return the driver's options that limit waiting, unless the URL sets them."""
     if not url.get_driver_name().startswith("psycopg"):
         return {}
     return {name: value for name, value in _OPTIONS.items() if name not in url.query}
 
 
 def _translated(database: Database, error: Exception) -> RuntimeError:
-    """Translate an error of SQLAlchemy or its driver, or a missing driver."""
+    """Turn an error of SQLAlchemy or its driver, or a missing driver, into AccessDenied,
+    ServiceUnreachable or TrackingError, without the password."""
     from sqlalchemy import exc
 
     cause = getattr(error, "orig", None) or error
@@ -180,10 +181,8 @@ def _translated(database: Database, error: Exception) -> RuntimeError:
 
 
 def check_host(service: str, host: str, port: int, variable: str) -> None:
-    """Connect to a port for a moment: a driver or client may wait long for lost packets.
-
-    Raises ServiceUnreachable, which says that `variable` names the service.
-    """
+    """Connect to a port for a moment, since a driver or client may wait long for lost packets.
+    Raises ServiceUnreachable, which says that `variable` names the service."""
     try:
         socket.create_connection((host, port), timeout=SECONDS).close()
     except OSError as error:
@@ -193,7 +192,7 @@ def check_host(service: str, host: str, port: int, variable: str) -> None:
 
 
 def remove_passwords(text: str, uri: str) -> str:
-    """Remove the password of a URL, and of every other URL, from a text."""
+    """Return a text without the password of a URL, and without those of all other URLs."""
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 

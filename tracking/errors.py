@@ -9,7 +9,7 @@ MOST_LISTED = 20
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> str:
-    """Write `unknown column 'OD mean'; did you mean 'OOD mean'?`, or list the known names."""
+    """Return `unknown column 'OD mean'; did you mean 'OOD mean'?`, or the list of known names."""
     names = list(dict.fromkeys(allowed))
     lowered = {known.lower(): known for known in names}
     near = difflib.get_close_matches(name.lower(), lowered, n=1)
@@ -43,5 +43,5 @@ class TrackingError(RuntimeError):
 
 
 def counted(number: int, noun: str) -> str:
-    """Write `1 seed` or `2 seeds`."""
+    """Return `1 seed` or `2 seeds`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -59,8 +59,8 @@ def existing_folder(path: Path) -> Path:
 
 
 def is_plain_name(name: str) -> bool:
-    """Return whether a name that was read from a file or a server stays below the folder that it is
-    joined to: no such name may decide where else this machine reads and writes."""
+    """Return whether a name from a file or a server, joined to a folder, stays below that folder:
+    no such name may decide where else this machine reads and writes."""
     return re.fullmatch(r"[^./\0][^/\0]*", name) is not None
 
 
@@ -112,7 +112,8 @@ class Lock:
 
 
 def _open_lock(path: Path) -> int:
-    """Open the file of a lock. Raises TrackingError for a file of others, or no plain file."""
+    """Open a lock's file and return its descriptor. Raises TrackingError for another user's file,
+    or no plain file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         return open_regular(path, os.O_RDWR | os.O_CREAT)
@@ -126,10 +127,8 @@ def _open_lock(path: Path) -> int:
 
 @contextmanager
 def waiting(path: Path) -> Iterator[None]:
-    """Wait for the lock at `path`, and hold it within the context.
-
-    POSIX locks end with their process, even if it has forked: those of flock(2) do not.
-    """
+    """Wait for the lock at `path`, and hold the lock within the context. POSIX locks end with their
+    process, even if it has forked: those of flock(2) do not."""
     file = _open_lock(path)
     try:
         fcntl.lockf(file, fcntl.LOCK_EX)
@@ -173,12 +172,12 @@ class TrackingLocation:
 
     @property
     def uri(self) -> str:
-        """`named`, to be opened. Raises as `check` does."""
+        """The database or server as a URI to be opened. Raises as `check` does."""
         self.check()
         return self.named
 
     def check(self) -> None:
-        """Raise TrackingError where that is SQLite on a network file system."""
+        """Raise TrackingError where the URI is an SQLite file on a network file system."""
         file = sqlite_file(self.named)
         kind = None if file is None else network_file_system(file)
         if kind is not None:
@@ -190,13 +189,15 @@ class TrackingLocation:
 
 
 def home_folder(option: str | None, environ: Mapping[str, str] | None = None) -> Path:
-    """Return the home of the option, else of CARFT_HOME, else `.carft` in the current folder."""
+    """Return the home that the option names, else CARFT_HOME, else `.carft` in the current
+    folder."""
     variables = os.environ if environ is None else environ
     return Path(option or variables.get(HOME_VARIABLE) or HOME).expanduser()
 
 
 def resolve_location(home: Path, environ: Mapping[str, str] | None = None) -> TrackingLocation:
-    """Resolve the place of a home: its own database, unless MLFLOW_TRACKING_URI names another."""
+    """Return where a home's runs are recorded: its own database, unless MLFLOW_TRACKING_URI names
+    another place."""
     variables = os.environ if environ is None else environ
     home = home.resolve()
     uri = variables.get(TRACKING_VARIABLE, "").strip()
@@ -214,12 +215,12 @@ def resolve_location(home: Path, environ: Mapping[str, str] | None = None) -> Tr
 
 
 def is_server(uri: str) -> bool:
-    """Tell whether a URI is that of a server, which keeps artifacts itself."""
+    """Return whether a URI is that of a server, which keeps artifacts itself."""
     return bool(uri) and urlsplit(uri).scheme in ("http", "https", "databricks", "databricks-uc")
 
 
 def is_named(uri: str) -> bool:
-    """Tell whether MLFLOW_TRACKING_URI names this database, or a place on this server."""
+    """Return whether MLFLOW_TRACKING_URI names this database, or this server."""
     named = os.environ.get(TRACKING_VARIABLE, "").strip()
     if is_server(uri) and is_server(named):
         return _origin(uri) == _origin(named)
@@ -233,13 +234,13 @@ def _origin(uri: str) -> tuple[str, str]:
 
 
 def source_of(uri: str) -> str:
-    """Return the origin of a tracking URI (variable or option), for messages about errors."""
+    """Return where a tracking URI was set (variable or option), for messages about errors."""
     return TRACKING_VARIABLE if is_named(uri) else "--tracking-uri"
 
 
 def pages_address(place: TrackingLocation) -> str | None:
     """Return the address of MLflow's pages of a store: the server's own, or that of `carft-sweep
-    ui` without options. None where neither is known, as of Databricks."""
+    ui` without options. None for a place without a known address, such as Databricks."""
     if not is_server(place.named):
         return f"http://{UI_HOST}:{UI_PORT}"
     address = without_password(place.named).rstrip("/")
@@ -247,7 +248,7 @@ def pages_address(place: TrackingLocation) -> str | None:
 
 
 def without_password(uri: str) -> str:
-    """Remove user and password from a URI, also those among its options."""
+    """Return a URI without user and password, also without those among its options."""
     scheme, mark, rest = uri.partition("://")
     if is_server(uri):
         parts = urlsplit(uri)
@@ -265,10 +266,8 @@ _LONGEST_LINE = 10_000
 
 def home_id(home: Path) -> str:
     """Return a home's id, made on the first call; the first of several processes wins. Raises
-    TrackingError for an invalid id, OSError with the file where it cannot be written.
-
-    On a server that several homes share it distinguishes sweeps of the same name.
-    """
+    TrackingError for an invalid id, OSError with the file where it cannot be written. On a server
+    that several homes share the id distinguishes sweeps of the same name."""
     existing = read_home_id(home)
     if existing is not None:
         return existing
@@ -303,7 +302,7 @@ def read_home_id(home: Path) -> str | None:
 
 
 def _link(mine: Path, file: Path) -> None:
-    """Let what `mine` holds be that of `file`, unless another process was first."""
+    """Give `mine` the name `file` too, unless another process was first."""
     try:
         os.link(mine, file)
     except FileExistsError:
@@ -323,10 +322,9 @@ QUIET = {
 
 
 def stay_private(environ: MutableMapping[str, str] | None = None) -> None:
-    """Turn usage reporting off for this process and its children, where the user has not chosen.
-
-    Call this before mlflow, ray or huggingface_hub are imported: they look once.
-    """
+    """Switch off the libraries' usage reports in this process and its children, where the user has
+    not chosen. Call this before mlflow, ray or huggingface_hub are imported: they read the setting
+    once."""
     target = os.environ if environ is None else environ
     for name, value in QUIET.items():
         target.setdefault(name, value)

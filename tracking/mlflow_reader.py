@@ -47,7 +47,7 @@ class ServedSweep:
 
     @property
     def name(self) -> str:
-        """The name in its file."""
+        """Name in the sweep's file."""
         return self.tags["carft.sweep"]
 
     @property
@@ -71,7 +71,7 @@ class ServedSweep:
         return f"{self.name}@{self.home[:_HOME]}"
 
     def as_dict(self) -> dict[str, object]:
-        """Return plain data for JSON and for a list."""
+        """Return the sweep as plain data, for JSON and for a list."""
         try:
             begun = f"{datetime.fromtimestamp(self.started / 1000, UTC):%Y-%m-%d %H:%M}"
         except (ValueError, OverflowError, OSError, TypeError):
@@ -87,16 +87,14 @@ class ServedSweep:
         }
 
     def line(self) -> str:
-        """Write the sweep as a line for people."""
+        """Return the sweep as a line of text."""
         plain = self.as_dict()
         return f"{self.place}  {self.state}, begun {plain['begun']} UTC by {plain['user']}"
 
 
 def find(sweeps: Sequence[ServedSweep], name: str) -> ServedSweep:
-    """Find the sweep of a name, or of `NAME@HOME` where several homes have the name.
-
-    Raises TrackingError that lists them, or suggests the nearest name.
-    """
+    """Return the sweep of a name, or of `NAME@HOME` where several homes have the name. Raises
+    TrackingError that lists those sweeps, or suggests the nearest name."""
     bare_name, _, home = name.partition("@")
     named = [sweep for sweep in sweeps if sweep.name == bare_name]
     of_home = [sweep for sweep in named if sweep.home.startswith(home)]
@@ -140,7 +138,7 @@ class MlflowReader:
         self._experiment = experiment_id
 
     def sweeps(self) -> list[ServedSweep]:
-        """List every sweep in the order in which they were begun."""
+        """Return every sweep in the order in which they were begun."""
         # An answer that was lost may have left a second run of a sweep: the first one is meant.
         first: dict[tuple[str, str], ServedSweep] = {}
         for run in self._search({"carft.kind": "sweep"}):
@@ -152,11 +150,12 @@ class MlflowReader:
         return list(first.values())
 
     def part(self, sweep: ServedSweep, name: str | None = None) -> SweepRuns:
-        """Read a sweep's runs and its rules of judging, under `name` (by default its own).
+        """Return a sweep's runs and its rules of judging, under `name` (by default the sweep's
+        own).
 
         Runs of a running sweep are as they were when one of its runs ended.
 
-        Raises TrackingError where they do not exist yet, were deleted, or cannot be read.
+        Raises TrackingError where these do not exist yet, were deleted, or cannot be read.
         """
         try:
             text = self._text(sweep.artifacts, COMPARISON_INPUT)
@@ -179,7 +178,8 @@ class MlflowReader:
         return part
 
     def _text(self, place: str, name: str) -> str | None:
-        """Read a file of a run, whose files are at `place` as the run says; None if deleted.
+        """Return the text of a run's file `name` at the artifact location `place` that the run
+        states; None if deleted.
 
         The author of the run sets `place`, and must not choose what is read: a server hands out its
         own files only, and beside a database the home's own folder is read. Raises TrackingError,
@@ -204,8 +204,8 @@ class MlflowReader:
         return content.decode()
 
     def _roots(self) -> list[Path]:
-        """Return the folders in which a database's runs may have files: of its home, or of this
-        one."""
+        """Return the folders in which a database's runs may have files: of the database's home, or
+        of this one."""
         file = sqlite_file(self._uri)
         homes = [home_folder(None), *([] if file is None else [file.parent])]
         return [(home / "mlartifacts").resolve() for home in homes]
@@ -216,7 +216,8 @@ class MlflowReader:
 
 
 def _text_in(place: str, name: str, roots: Sequence[Path]) -> str | None:
-    """Read a file in a folder below one of `roots`, to which no link may lead elsewhere."""
+    """Return the text of a file in a folder below one of `roots`; a link that leads out of these is
+    refused."""
     parts = urlsplit(place)
     if parts.scheme not in ("", "file") or parts.netloc:
         raise TrackingError(f"{place} is not beside the database")
@@ -230,7 +231,7 @@ def _text_in(place: str, name: str, roots: Sequence[Path]) -> str | None:
 
 
 def read_sweeps(uri: str, experiment: str | None, sweeps: Sequence[str]) -> list[SweepRuns]:
-    """Read sweeps by their names, or `NAME@HOME`, from a server or database."""
+    """Return sweeps by their names, or `NAME@HOME`, from a server or database."""
     reader = MlflowReader(uri, experiment or EXPERIMENT)
     every = reader.sweeps()
     return [reader.part(find(every, name), name) for name in dict.fromkeys(sweeps)]

@@ -49,8 +49,8 @@ def other_writer(path: Path) -> OtherWriter | None:
 
 
 def not_writable(path: Path) -> str:
-    """Say that this user may not write a file, or into its folder, who owns it, and what to do in a
-    shared home."""
+    """Return a message that this user may not write a file, or into its folder, who owns it, and
+    what to do in a shared home."""
     path = path.parent if os.access(path, os.W_OK) else path
     facts = path.stat()
     return (
@@ -61,8 +61,8 @@ def not_writable(path: Path) -> str:
 
 
 def check_home(path: Path, environ: Mapping[str, str] | None = None) -> None:
-    """Raise TrackingError for a home that another account could have written, or that leads
-    elsewhere, unless it is shared on purpose."""
+    """Raise TrackingError for a home that another account could have written, or that links lead
+    out of, unless the home is shared on purpose."""
     doubt = next(_doubts(path), None) if path.exists() else None
     if doubt is None or is_shared(path, environ):
         return
@@ -75,7 +75,8 @@ def check_home(path: Path, environ: Mapping[str, str] | None = None) -> None:
 
 
 def _doubts(home: Path) -> Iterator[OtherWriter]:
-    """Yield reasons why a home's content may be somebody else's, or outside of the home."""
+    """Yield who else could have written parts of the home, or parts outside of the home that links
+    lead to."""
     if (writer := other_writer(home)) is not None:
         yield writer
     is_entered = home.stat().st_mode & _ENTERED
@@ -92,8 +93,8 @@ def _doubts(home: Path) -> Iterator[OtherWriter]:
 
 
 def is_shared(home: Path, environ: Mapping[str, str] | None = None) -> bool:
-    """Return whether CARFT_SHARED_HOMES names a home. Raises TrackingError for a relative path
-    there: it would be another home in each folder."""
+    """Return whether CARFT_SHARED_HOMES names a home. Raises TrackingError for a relative path in
+    this variable, which would name another home in each folder."""
     variables = os.environ if environ is None else environ
     shared = [Path(text) for text in variables.get(SHARED_HOMES_VARIABLE, "").split(os.pathsep)]
     for place in shared:
@@ -107,13 +108,13 @@ def is_shared(home: Path, environ: Mapping[str, str] | None = None) -> bool:
 
 
 def home_mode(home: Path, environ: Mapping[str, str] | None = None) -> int:
-    """Return the mode of a new home: its user's alone, or by the umask where it is shared on
-    purpose."""
+    """Return the permissions of a new home: for its user alone, or by the umask where it is shared
+    on purpose."""
     return _BY_UMASK if is_shared(home, environ) else _PRIVATE
 
 
 def make_home(home: Path, environ: Mapping[str, str] | None = None) -> None:
-    """Make a missing home, with the mode of `home_mode`. Raises OSError."""
+    """Make a missing home, with the permissions of `home_mode`. Raises OSError."""
     home.parent.mkdir(parents=True, exist_ok=True)
     home.mkdir(mode=home_mode(home, environ), exist_ok=True)
 

@@ -22,6 +22,7 @@ def program() -> str:
 
 
 def command(verb: str, name: str, home: str | None, *options: str) -> str:
-    """Write what to type next: `carft-sweep resume toy --home x`; `home` is the option as given."""
+    """Return the command to type next: `carft-sweep resume toy --home x`; `home` is the option as
+    given."""
     of_home = ["--home", home] if home else []
     return f"{program()} {shlex.join([verb, name, *options, *of_home])}"

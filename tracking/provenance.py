@@ -31,11 +31,9 @@ _VERSION = "carft.version."
 
 
 def provenance_tags(folder: Path | None = None) -> dict[str, str]:
-    """Collect tags of user, command, the git checkout around `folder`, and installed versions.
-
+    """Return tags of user, command, the git checkout around `folder`, and installed versions.
     `folder` is the current one when None. Outside a checkout or without git, SOURCE_COMMIT in the
-    environment is the commit. No package is imported.
-    """
+    environment is the commit. No package is imported."""
     tags = {
         "mlflow.user": user(),
         "mlflow.source.name": Path(sys.argv[0]).name or "python",
@@ -51,7 +49,7 @@ def provenance_tags(folder: Path | None = None) -> dict[str, str]:
 
 
 def describe_code(tags: Mapping[str, str]) -> str:
-    """Describe commit and installed versions, from the tags of `provenance_tags`, in one line."""
+    """Return commit and installed versions, from the tags of `provenance_tags`, in one line."""
     versions = [
         f"{name.removeprefix(_VERSION)} {value}"
         for name, value in tags.items()
@@ -89,8 +87,8 @@ def _git_tags(folder: Path) -> dict[str, str]:
 
 
 def _git(folder: Path, *command: str) -> str | None:
-    """Run a git command that only reads, and no program that the checkout's own settings name; None
-    when it fails.
+    """Return the output of a git command that only reads, and runs no program that the checkout's
+    settings name; None when the command fails.
 
     A checkout from an archive has settings, and these may name programs: a monitor of the file
     system, hooks, filters of content, remotes. Programs that the user's own settings name do run.
@@ -112,7 +110,8 @@ def _git(folder: Path, *command: str) -> str | None:
 def _git_process(
     folder: Path, command: Sequence[str], emptied: Iterable[str] = ()
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run git with the settings `emptied` as empty; a name may hold `=`."""
+    """Return the finished git command, run with the settings `emptied` as empty; a setting's name
+    may hold `=`."""
     return subprocess.run(
         [
             *("git", "--no-optional-locks", *_NO_PROGRAMS),

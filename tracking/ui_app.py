@@ -154,7 +154,7 @@ _FOLDER = (
 
 
 def open_routes() -> Iterator[tuple[str, str]]:
-    """Yield the method and the path of each route that is open."""
+    """Yield the method and the path of each route that the server answers."""
     apis = ("/api", "/ajax-api")
     for table, bases in ((_PAGES, ("",)), (_API, apis), (_USERS, apis)):
         for line in filter(None, table.split("\n")):
@@ -163,7 +163,7 @@ def open_routes() -> Iterator[tuple[str, str]]:
 
 
 def create_app() -> ASGIApp:
-    """Create the application of a server without passwords."""
+    """Return the application of a server without passwords."""
     from mlflow.server import app as flask_app
     from mlflow.server.fastapi_app import app
 
@@ -171,7 +171,7 @@ def create_app() -> ASGIApp:
 
 
 def create_auth_app() -> ASGIApp:
-    """Create the application of a server with MLflow's users."""
+    """Return the application of a server with MLflow's users."""
     from mlflow.server import app as flask_app
     from mlflow.server.auth import create_app
 
@@ -201,7 +201,7 @@ class OpenRoutes:
         self._routes = [(method, compile_path(path)[0]) for method, path in open_routes()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on to MLflow, or answer it here."""
+        """Pass an allowed request on to MLflow, or refuse it."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close"})
             return
@@ -233,21 +233,20 @@ class OpenRoutes:
         )
 
     def _is_foreign(self, headers: Headers) -> bool:
-        """Return whether a page elsewhere sent a request; MLflow admits pages of each port of
-        localhost."""
+        """Return whether a page of another origin sent a request; MLflow itself admits pages of
+        each port of localhost."""
         origin, host = headers.get("origin"), headers.get("host")
         return origin not in (None, f"http://{host}", f"https://{host}", *self._origins)
 
 
 def _refuse(status: int, code: str, message: str) -> JSONResponse:
-    """Answer as MLflow does, so that its client shows the message."""
+    """Return an error in the form of MLflow's, so that its client shows the message."""
     return JSONResponse({"error_code": code, "message": message}, status)
 
 
 def _is_plain(body: bytes) -> bool:
-    """Tell whether an experiment has only a name and tags. From a folder of the sender's choice the
-    server would read files for everybody.
-    """
+    """Return whether a request creates an experiment with only a name and tags: from a folder of
+    the sender's choice the server would read files for everybody."""
     try:
         fields = json.loads(body)  # as Flask does for MLflow
     except (ValueError, RecursionError):
@@ -258,7 +257,7 @@ def _is_plain(body: bytes) -> bool:
 
 
 def _repeat(body: bytes, receive: Receive) -> Receive:
-    """Give a body that was read once more to the next reader."""
+    """Return a receiver that gives a body, which was read once, to the next reader."""
     messages: list[Message] = [{"type": "http.request", "body": body}]
 
     async def again() -> Message:

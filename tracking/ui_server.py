@@ -159,7 +159,8 @@ def _environment(uri: str) -> dict[str, str]:
 
 
 def _free_port(port: int) -> int:
-    """Bind to a port for a moment; 0 stands for any. Raises TrackingError where it is taken."""
+    """Return a free port, by binding to it for a moment; 0 stands for any. Raises TrackingError
+    where it is taken."""
     try:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -190,7 +191,7 @@ def _wait_until_healthy(server: Server, process: subprocess.Popen[bytes], second
 
 
 def _end_of(server: Server, characters: int = 2000) -> str:
-    """Read the end of the server's log, without the frames of tracebacks."""
+    """Return the end of the server's log, without the frames of tracebacks."""
     if server._log is None:
         return ""
     server._log.seek(0)

@@ -23,8 +23,8 @@ def find_flips(
     An arm has an image right where more than half of its runs do.
 
     Returns:
-        The seeds that both have, None alone where no seed changes either; and a row for the ID test
-        and each shift: images, those won and lost, won minus lost as `net`, and the `difference`
+        The common seeds, (None,) where no seed changes either arm; and a table with a row for the
+        ID test and each shift: images, those won and lost, won minus lost as `net`, and the `difference`
         in accuracy, mean over the seeds.
 
     Raises:

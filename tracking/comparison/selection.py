@@ -34,7 +34,7 @@ class Selection:
 
 
 def select(arms: Sequence[Arm], rule: SelectionRule, seeds: Sequence[int]) -> Selection | None:
-    """Select a setting by the rule, or None where no arm has a value.
+    """Return the setting selected by the rule; None where no arm has a value.
 
     Arms with a failed or missing seed count only when no arm is complete, and then those with the
     most seeds. With a margin, strength is compared among settings of the best arm's algorithm. Ties
@@ -58,7 +58,8 @@ def select(arms: Sequence[Arm], rule: SelectionRule, seeds: Sequence[int]) -> Se
 def select_each(
     arms: Iterable[Arm], rule: SelectionRule, seeds: Sequence[int]
 ) -> dict[str, Selection]:
-    """Select a setting of each algorithm by the same rule, baselines too; trials' algorithms first.
+    """Return the selected setting of each algorithm by the same rule, baselines too; trials'
+    algorithms first.
 
     Runs on fresh seeds, which confirm a selection, are not selected among. Where nothing at all has
     a value, as in a table without validation, an algorithm at a single setting has no choice.
@@ -78,7 +79,7 @@ def select_each(
 
 
 def select_merges(arms: Sequence[Arm], rule: SelectionRule) -> dict[str, dict[str, str]]:
-    """Select for each arm, by its label, the label (`wise_ft@0.5`) of each merge (`wise_ft`).
+    """Return for each arm's label the selected label (`wise_ft@0.5`) of each merge (`wise_ft`).
 
     The rule's own metric decides where the merged models have it, else `id/val/top1`, with one
     label for all seeds. Ties go to the smaller alpha; with a margin the smallest alpha within it
@@ -121,7 +122,8 @@ def _merge_strength(label: str) -> tuple[float, ...]:
 def _near_best(
     pool: Sequence[tuple[T, float]], rule: SelectionRule, margin: float = 0.0
 ) -> list[tuple[T, float]]:
-    """Filter the arms within a margin of the best, in their order."""
+    """Return the items of `pool` whose value is at most `margin` worse, by `rule`, than the best,
+    in their order."""
     threshold = max(rule.better(value) for _, value in pool) - margin - ROUNDING
     return [item for item in pool if rule.better(item[1]) >= threshold]
 
@@ -131,14 +133,14 @@ def _strongest(
     rule: SelectionRule,
     strength: Callable[[T], tuple[float, ...]],
 ) -> tuple[T, float]:
-    """Select the strongest within the margin of the best; of equally strong ones the best."""
+    """Return the strongest item within the margin of the best; of equally strong ones the best."""
     near = _near_best(pool, rule, rule.within or 0.0)
     most = max(strength(item) for item, _ in near)
     return _near_best([item for item in near if strength(item[0]) == most], rule)[0]
 
 
 def _strength(arm: Arm, signs: Mapping[str, int]) -> tuple[float, ...]:
-    """Return an order by strength: larger is stronger, a missing field the weakest."""
+    """Return an arm's sort key: larger is stronger, a missing field the weakest."""
     values = (arm.params.get(name) for name in signs)
     return tuple(
         sign * float(value)
@@ -175,7 +177,8 @@ class Confirmation:
 def confirm(
     arms: Sequence[Arm], selections: Mapping[str, Selection], seeds: Sequence[int] | None
 ) -> Confirmation:
-    """Find the fresh runs of each selection on `seeds`; None: on all present seeds."""
+    """Return the runs of each selected setting on fresh `seeds`; None: on all fresh seeds that
+    ran."""
     fresh = [arm for arm in arms if arm.confirms]
     if seeds is None:
         every = (run.seed for arm in fresh for run in arm.runs)
@@ -204,7 +207,8 @@ class Budget:
 
 
 def budgets(arms: Sequence[Arm]) -> tuple[Budget, ...]:
-    """Count for each algorithm that trains, in the order of the arms; not what confirms."""
+    """Return the settings and runs of each algorithm that trains, in the order of the arms, without
+    confirmations."""
     counted = []
     tried = _tried(arms)
     for algorithm in dict.fromkeys(arm.algorithm for arm in tried):
@@ -215,11 +219,9 @@ def budgets(arms: Sequence[Arm]) -> tuple[Budget, ...]:
 
 
 def less_tried(arms: Sequence[Arm]) -> dict[str, set[str]]:
-    """Map each algorithm that was tried at fewer settings than others to those others.
-
-    Varied fields that only one of two algorithms has, such as a KL weight, do not count: a grid
-    over the KL weight alone leaves fine-tuning one setting, and that is not too few.
-    """
+    """Return for each algorithm that was tried at fewer settings than others those others. Varied
+    fields that only one of two algorithms has, such as a KL weight, do not count: a grid over the
+    KL weight alone leaves fine-tuning one setting, and that is not too few."""
     params: dict[str, list[dict[str, Scalar]]] = {}
     for arm in _tried(arms):
         plain = {name: value for name, value in arm.params.items() if name != SWEEP}

@@ -37,19 +37,19 @@ NO_SHIFTS = "No shift was measured, so nothing is said of robustness."
 
 
 def with_interval(value: float, ends: Interval | None = None) -> str:
-    """Format a difference in percentage points with its interval: `+1.80 pp [+1.49, +2.11]`."""
+    """Return a difference in percentage points with its interval: `+1.80 pp [+1.49, +2.11]`."""
     # Adding 0.0 turns a rounded -0.0 into 0.0.
     middle, *sides = [f"{round(100 * v, 2) + 0.0:+.2f}" for v in (value, *(ends or ()))]
     return f"{middle} pp [{', '.join(sides)}]" if sides else f"{middle} pp"
 
 
 def points(fraction: float) -> str:
-    """Format a margin: `0.5 pp`."""
+    """Return a margin in percentage points: `0.5 pp`."""
     return f"{100 * fraction:.3g} pp"
 
 
 def no_reference(arm: Arm, reference: str) -> str:
-    """Say that there is no finished reference to compare with."""
+    """Return the sentence that no finished reference exists to compare an arm with."""
     if arm.algorithm == reference:
         return f"UNDECIDED: {reference} is the only algorithm here, at {arm.name}."
     return (
@@ -59,7 +59,7 @@ def no_reference(arm: Arm, reference: str) -> str:
 
 
 def claim(verdict: Verdict) -> str:
-    """State what came of one comparison: the differences, and how sure that is."""
+    """Return the outcome of a comparison in a sentence: the differences and how sure they are."""
     pair, endpoint = verdict.pair, verdict.pair.endpoint
     parts = [
         f"{named(metric)} {with_interval(test.mean, verdict.interval(metric))}"
@@ -75,7 +75,7 @@ def claim(verdict: Verdict) -> str:
 
 
 def claim_details(verdict: Verdict) -> Iterator[str]:
-    """Say what else is shown, what the claim is of, and what would have been found."""
+    """Yield sentences on what else is shown, the claim's scope, and the power of the test."""
     pair = verdict.pair
     if pair.tested is None or verdict.outcome in _WITHOUT_P:
         return
@@ -89,7 +89,7 @@ def claim_details(verdict: Verdict) -> Iterator[str]:
 
 
 def short_answer(answer: Answer) -> str:
-    """Write the two claims for a table's cell: states, differences and intervals."""
+    """Return a verdict's two claims for a table cell: states, differences and intervals."""
     parts = []
     if (curve := answer.curve) is not None:
         gain, text = curve.pair.gain, str(curve.state)
@@ -105,7 +105,7 @@ def short_answer(answer: Answer) -> str:
 
 
 def _why_no_claim(verdict: Verdict) -> str:
-    """Say why nothing is claimed, or that there is no difference at all."""
+    """Return why a verdict claims nothing, or that candidate and reference do not differ."""
     pair, endpoint = verdict.pair, verdict.pair.endpoint
     match verdict.outcome:
         case "tie":
@@ -131,7 +131,7 @@ def _why_no_claim(verdict: Verdict) -> str:
 
 
 def _what_is_shown(verdict: Verdict) -> str:
-    """Say what is shown of ID, or of the gain that is not."""
+    """Return what a verdict shows of ID accuracy, or of a gain that is not shown."""
     pair, endpoint = verdict.pair, verdict.pair.endpoint
     margin, of_id = points(endpoint.id_margin), verdict.interval(endpoint.id_metric)
     match verdict.outcome:
@@ -159,7 +159,7 @@ def _what_is_shown(verdict: Verdict) -> str:
 
 
 def curve_claim(verdict: CurveVerdict) -> str:
-    """State which WiSE-FT curve is higher at equal ID, by how much, and how sure that is."""
+    """Return which WiSE-FT curve is higher at equal ID, by how much, and how sure that is."""
     pair, endpoint, is_worse = verdict.pair, verdict.pair.endpoint, verdict.state == "WORSE CURVE"
     sides = [pair.candidate.name, pair.reference.name]
     both = ", both with WiSE-FT"
@@ -193,7 +193,7 @@ def curve_claim(verdict: CurveVerdict) -> str:
 
 
 def curve_details(verdict: CurveVerdict) -> Iterator[str]:
-    """Say how the curves are compared, what the claim is of, and what would have been found."""
+    """Yield sentences on how curves are compared, the claim's scope, and the power of the test."""
     pair, endpoint, common = verdict.pair, verdict.pair.endpoint, verdict.pair.common_range
     if pair.gain is None or common is None:
         return
@@ -214,7 +214,7 @@ _NO_SPREAD = "the differences spread by no more than one image, so nothing is te
 
 
 def _scope(test: PairedTest | None, pair: Pair | CurvePair) -> str:
-    """Name the scope of a claim: other seeds, and other test images where these are known."""
+    """Return the scope of a claim: other seeds, and other test images where these are known."""
     is_fresh = pair.candidate.confirms or pair.reference.confirms
     count = counted(len(pair.seeds), "fresh seed" if is_fresh else "seed")
     if test is None or test.images is None:
@@ -224,7 +224,8 @@ def _scope(test: PairedTest | None, pair: Pair | CurvePair) -> str:
 
 
 def _power(verdict: Verdict | CurveVerdict, test: PairedTest | None, margin: float) -> str:
-    """Say of what is undecided what would have been shown, and how many seeds the margin needs."""
+    """Return, for an undecided verdict, the difference that the test could show and the seeds that
+    the margin needs; else an empty text."""
     power = Power.of(test, verdict.level)
     is_open = verdict.state == "UNDECIDED" and verdict.outcome == "no_difference"
     if test is None or power is None or not is_open:
@@ -241,7 +242,8 @@ def _power(verdict: Verdict | CurveVerdict, test: PairedTest | None, margin: flo
 
 
 def _certainty(verdict: Verdict | CurveVerdict, test: PairedTest | None, p: float | None) -> str:
-    """Write what a claim is of, the p that decided, and whether the setting was chosen for it."""
+    """Return in parentheses a claim's scope, the p that decided, and among how many settings the
+    arm was chosen."""
     parts = []
     if test is not None and test.images is None:
         parts.append("on these test images")
@@ -260,7 +262,7 @@ _WITHOUT_P = ("incomplete", "too_few_seeds", "no_shifts", "no_pairs", "not_measu
 
 
 def confirmed(confirmation: Confirmation, selected_on: Sequence[int]) -> Iterator[str]:
-    """Say which seeds the verdict is of, where fresh ones were required."""
+    """Yield which seeds the verdict was judged on, where a confirmation was required."""
     if not confirmation.required:
         return
     fresh = _seeds(confirmation.seeds)
@@ -279,7 +281,8 @@ def confirmed(confirmation: Confirmation, selected_on: Sequence[int]) -> Iterato
 def strongest_line(
     strongest: Strongest, selected: Arm | None, reference: Arm | None, endpoint: Endpoint
 ) -> str:
-    """Name the measured model with the highest endpoint among those that keep ID."""
+    """Return a sentence on the measured model with the highest endpoint among those without a loss
+    of ID."""
     best = strongest.arm
     is_selected = (
         selected is not None and selected.is_setting_of(best) and selected.merge == best.merge
@@ -308,8 +311,8 @@ def strongest_line(
 
 
 def effect_line(effect: Effect, endpoint: Endpoint, rule: SelectionRule) -> str:
-    """Describe how endpoint and ID change with one field, by how much, and which value is
-    selected."""
+    """Return a sentence on how endpoint and ID change with one field, by how much, and which value
+    is selected."""
     metric, head = named(endpoint.metric), _short(effect.parameter)
     over = counted(len(effect.difference.differences), "seed")
     if effect.settings > 1:
@@ -345,7 +348,7 @@ def effect_line(effect: Effect, endpoint: Endpoint, rule: SelectionRule) -> str:
 
 
 def not_compared(parameters: Sequence[str]) -> Iterator[str]:
-    """Name the fields that never vary alone."""
+    """Yield a sentence with the fields that never vary alone."""
     for parameter in parameters:
         yield (
             f"No comparison of {_short(parameter)}: no setting of the other fields was tried at "
@@ -362,7 +365,7 @@ def _too_few(n: int) -> str:
 
 
 def _seeds(seeds: Sequence[int]) -> str:
-    """Write `seed 0`, `seeds 5 to 9`, or `seeds 5, 7, 9`."""
+    """Return `seed 0`, `seeds 5 to 9`, or `seeds 5, 7, 9`."""
     if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
         return f"seeds {seeds[0]} to {seeds[-1]}"
     return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
@@ -383,7 +386,7 @@ def _moves(
     ends: tuple[float | None, float | None],
     margin: float,
 ) -> str:
-    """Write `OOD mean rises from 38.8 to 39.2`, if the change is shown."""
+    """Return `OOD mean rises from 38.8 to 39.2` or the like, as far as the change is shown."""
     low, high = map(_percent, ends)
     ci = test.ci95
     if ci is None or not effect.has_seeds:
@@ -396,7 +399,7 @@ def _moves(
 
 
 def _selected(effect: Effect) -> str:
-    """Write `0.3, the smallest,` of the selected value."""
+    """Return the selected value with its rank: `0.3, the smallest,`."""
     text = scalar_text(effect.selected)
     ends = {_value(effect.low): "smallest", _value(effect.high): "largest"}
     return f"{text}, the {ends[text]}," if effect.numeric and text in ends else text

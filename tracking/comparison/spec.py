@@ -69,13 +69,13 @@ class SelectionRule(_Frozen):
 
     @property
     def name(self) -> str:
-        """`best_val`, `within 0.005`, or either after the word oracle."""
+        """The rule's name: `best_val`, `within 0.005`, or either after the word oracle."""
         if self.within is None:
             return "oracle" if self.oracle else "best_val"
         return f"{'oracle, ' if self.oracle else ''}within {self.within:g}"
 
     def better(self, value: float) -> float:
-        """Turn the value so that larger is better."""
+        """Return a value with the sign with which larger is better."""
         return value if self.goal == "maximize" else -value
 
 
@@ -104,32 +104,32 @@ class Endpoint(_Frozen):
 
     @property
     def val(self) -> str:
-        """`id/val/top1`, or of another kind."""
+        """The metric of validation accuracy: `id/val/top1`, or of another kind."""
         return f"id/val/{self.by}"
 
     @property
     def test(self) -> str:
-        """`id/test/top1`, or of another kind."""
+        """The metric of ID test accuracy: `id/test/top1`, or of another kind."""
         return f"id/test/{self.by}"
 
     @property
     def ood(self) -> str:
-        """`ood/mean/top1`, or of another kind."""
+        """The metric of mean accuracy over shifts: `ood/mean/top1`, or of another kind."""
         return f"ood/mean/{self.by}"
 
     @property
     def id_metric(self) -> str:
-        """Metric of accuracy in distribution."""
+        """The metric of accuracy in distribution."""
         return self.test if self.has_test else self.val
 
     @property
     def metric(self) -> str:
-        """Metric that is tested."""
+        """The metric that claims are tested on."""
         return self.ood if self.has_shifts else self.test
 
     @property
     def margin(self) -> float:
-        """That of what is tested."""
+        """The margin of the tested metric."""
         return self.ood_margin if self.has_shifts else self.id_margin
 
     def suited(self, names: Collection[str]) -> Endpoint:
@@ -147,7 +147,8 @@ class Endpoint(_Frozen):
         return self.model_copy(update={"by": self.by_task.get(task, self.by), "by_task": {}})
 
     def over(self, tasks: Collection[str]) -> Endpoint:
-        """Return that of a mean over tasks: by the kind that all share, or by each task's own."""
+        """Return the endpoint of a mean over tasks: of the kind that all share, or of each task's
+        own kind."""
         kinds = {self.on(task).by for task in tasks}
         if len(kinds) == 1:
             return self.model_copy(update={"by": kinds.pop(), "by_task": {}})
@@ -173,10 +174,8 @@ USUAL = ComparisonSpec()
 
 
 def agreed(by_sweep: Mapping[str, ComparisonSpec]) -> ComparisonSpec:
-    """Return the spec that all sweeps share; a setting is complete with the common seeds.
-
-    Raises TrackingError that names the first difference and the option that settles it.
-    """
+    """Return the spec that all sweeps share; a setting is complete with the common seeds. Raises
+    TrackingError that names the first difference and the option that overrides the value."""
     (first, spec), *others = by_sweep.items()
     if not others:
         return spec
@@ -210,7 +209,7 @@ def common_seeds(every: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | N
 
 
 def _settled(spec: ComparisonSpec) -> list[tuple[str, object, str | None]]:
-    """List the values that must be equal to compare sweeps as one, with their options."""
+    """Return (name, value, option) of each value that must be equal to compare sweeps as one."""
     rule, endpoint = spec.rule, spec.endpoint
     return [
         ("metric", rule.metric, "--metric"),

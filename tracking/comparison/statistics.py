@@ -79,7 +79,7 @@ class PairedTest:
         return self.interval(0.95)
 
     def interval(self, level: float) -> Interval | None:
-        """Return Student's interval at another level; None where `ci95` is."""
+        """Return Student's interval at another level; None where `ci95` is None."""
         if not self._is_tested:
             return None
         half = _student_quantile(self.freedom, (1 + level) / 2) * self.error
@@ -107,7 +107,7 @@ class PairedTest:
 
     @property
     def is_tie(self) -> bool:
-        """Whether both have the same value in every pair, but for float rounding."""
+        """Whether both arms have the same value in every pair, but for float rounding."""
         return max(map(abs, self.differences)) < ROUNDING
 
 
@@ -116,7 +116,7 @@ class PairedTest:
 
 
 def _student(freedom: float, t: float) -> float:
-    """Evaluate the distribution function of Student's t."""
+    """Return the distribution function of Student's t with `freedom` degrees of freedom at `t`."""
     from scipy.special import stdtr
 
     return float(stdtr(freedom, t))
@@ -124,7 +124,8 @@ def _student(freedom: float, t: float) -> float:
 
 @lru_cache(4096)
 def _student_quantile(freedom: float, share: float) -> float:
-    """Evaluate its inverse: a comparison needs the same few of them for each row and metric."""
+    """Return the quantile of Student's t with `freedom` degrees of freedom at the lower-tail
+    probability `share`; cached, since few pairs of both recur."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, share))
@@ -146,7 +147,8 @@ class Estimate:
 
 
 def estimate(values: Sequence[float | None]) -> Estimate:
-    """Estimate a mean; without a mean where a value is missing or not finite."""
+    """Return the mean of values with its interval; without a mean where a value is missing or not
+    finite."""
     finite = tuple(v if v is not None and math.isfinite(v) else None for v in values)
     measured = [value for value in finite if value is not None]
     whole = len(measured) == len(finite)
@@ -154,18 +156,18 @@ def estimate(values: Sequence[float | None]) -> Estimate:
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
-    """Average values; None where a value is missing, or without values."""
+    """Return the mean; None where a value is missing, or without values."""
     measured = [value for value in values if value is not None]
     return mean(measured) if measured and len(measured) == len(values) else None
 
 
 def mean(values: Sequence[float]) -> float:
-    """Average values, independent of the order of the values."""
+    """Return the mean, the same in whatever order the values come."""
     return math.fsum(values) / len(values)
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Divide the standard deviation (n - 1) by the root of n; 0 if values differ by rounding."""
+    """Return the standard deviation (n - 1) over the root of n; 0 if values differ by rounding."""
     middle = mean(values)
     deviations = [value - middle for value in values]
     if max(map(abs, deviations)) < ROUNDING:
@@ -188,9 +190,9 @@ def combined_error(of_seeds: float, seeds: int, images: ImageError | None) -> tu
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
-    """Compute Student's two-sided interval of a mean, by default at 95 %.
+    """Return Student's two-sided interval of a mean, by default at 95 %.
 
-    It is mean ± t(n-1) * s / sqrt(n).
+    The ends are mean ± t(n-1) * s / sqrt(n).
 
     None below 3 values, or when a value is not finite.
     """
@@ -202,11 +204,9 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Adjust by Holm's step-down rule, in the order given; valid whatever the dependence.
-
-    p_adj(i) = max over j <= i of min(1, (m - j + 1) p(j)) in ascending order of p. Holm, A simple
-    sequentially rejective multiple test procedure, Scand. J. Statist. 6 (1979).
-    """
+    """Return p values adjusted by Holm's step-down rule, in the order given; valid whatever the
+    dependence. p_adj(i) = max over j <= i of min(1, (m - j + 1) p(j)) in ascending order of p.
+    Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6 (1979)."""
     m = len(p_values)
     adjusted = [0.0] * m
     highest = 0.0
@@ -217,7 +217,8 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 
 def adjusted_by_holm(ps: Sequence[float | None]) -> list[float | None]:
-    """Adjust over all of them; what cannot be tested counts as p = 1 and stays None."""
+    """Return p values adjusted over all of them; None, for what cannot be tested, counts as 1 and
+    stays None."""
     adjusted = holm([1.0 if p is None else p for p in ps])
     return [None if p is None else q for p, q in zip(ps, adjusted, strict=True)]
 

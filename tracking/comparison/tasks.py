@@ -31,7 +31,7 @@ Selected = Mapping[tuple[str, int | None], Mapping[str, RunRecord]]
 
 
 def select_per_seed(by_task: ByTask, rule: SelectionRule, seeds: Sequence[int]) -> Selected:
-    """Select for every algorithm and every seed that it has, zero-shot first.
+    """Return the selected runs of every algorithm and every seed that it has, zero-shot first.
 
     For each task the run with the best value on this seed is selected, as DomainBed does for each
     of its trial seeds; of equal values (but for float rounding) the later run, as there the largest
@@ -59,8 +59,10 @@ def mean_record(
     rule: SelectionRule,
     endpoint: Endpoint,
 ) -> RunRecord:
-    """Average the selected runs of all tasks as a single run, which is not done if a task has no
-    run.
+    """Return the selected runs of all tasks averaged as one run, not done if a task lacks its run.
+
+    The record has the metrics and merged models that all these runs have; metrics of the rule and
+    the endpoint also where each task has them under a name of its own.
 
     The average has the metrics and merged models that the selected runs of all tasks have; metrics
     of the rule and the endpoint also where each task has them under a name of its own.
@@ -91,7 +93,10 @@ def mean_record(
 
 
 def combined(facts: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
-    """Combine the facts of several tasks as those of a single run.
+    """Merge `facts[task][name]` into one value for each name: an equal value once, lists joined
+    without repeats, differing values as the text `task: value; ...`.
+
+    So rows still differ where they differ on a task.
 
     Equal facts stay, lists are joined, and differing facts are listed by task: so rows still differ
     where they differ on a task.
@@ -111,11 +116,9 @@ def combined(facts: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
 
 
 def _best(runs: Iterable[RunRecord], rule: SelectionRule, seed: int | None) -> RunRecord | None:
-    """Select the best of the finished runs on this seed.
-
-    A run that trains nothing, and has no merges, is valued unmerged: the zero-shot model is a row
-    by whatever rule the others are chosen.
-    """
+    """Return the best of the finished runs on this seed; None without one. A run that trains
+    nothing, and has no merges, is valued unmerged: the zero-shot model is a row by whatever rule
+    the others are chosen."""
     done = [run for run in runs if run.seed == seed and run.state == "done"]
     if not any(run.trains or rule.merge in run.merges for run in done):
         rule = rule.model_copy(update={"merge": None})
@@ -128,7 +131,7 @@ def _best(runs: Iterable[RunRecord], rule: SelectionRule, seed: int | None) -> R
 def _mean(
     by_task: Mapping[str, Mapping[str, float]], rule: SelectionRule, endpoint: Endpoint
 ) -> dict[str, float]:
-    """Average the metrics that every task has."""
+    """Return the mean over tasks of each metric that every task has."""
     shared = set.intersection(*(set(values) for values in by_task.values()))
     means = {name: fmean(values[name] for values in by_task.values()) for name in sorted(shared)}
     own = {rule.metric: {task: rule.on(task).metric for task in by_task}}
@@ -180,10 +183,8 @@ class TaskLine:
 
     @property
     def average(self) -> TaskCell:
-        """Mean over tasks within each seed, then over the seeds that every task has.
-
-        A value that no seed changes counts for each.
-        """
+        """Mean over tasks within each seed, then over the seeds that every task has. A value that
+        no seed changes counts for each."""
         columns = list(self.cells.values())
         shared = [seed for seed in columns[0].by_seed if all(seed in c.by_seed for c in columns)]
         return TaskCell({seed: fmean(c.by_seed[seed] for c in columns) for seed in shared})
@@ -204,12 +205,12 @@ class DomainBedTable:
     """By task: the setting with the best value over all seeds, where there is one."""
 
     def of(self, label: str) -> TaskLine | None:
-        """Find the line of a row of the comparison."""
+        """Return the line with the label of a comparison's row; None without one."""
         return next((line for line in self.lines if line.label == label), None)
 
 
 def domainbed_table(comparison: Comparison) -> DomainBedTable | None:
-    """Build the table for the rows that represent algorithms; None without tasks."""
+    """Return DomainBed's table for the rows that represent algorithms; None without tasks."""
     parts = comparison.tasks
     if not parts:
         return None
@@ -269,8 +270,8 @@ def task_of(run: RunRecord, field: str) -> str:
 
 
 def split_by_task(runs: Iterable[RunRecord], field: str) -> dict[str, list[RunRecord]]:
-    """Group runs by their task, which leaves their params. Raises TrackingError for a run without a
-    task."""
+    """Return runs by their task, which their parameters then lack. Raises TrackingError for a run
+    without a task."""
     by_task: dict[str, list[RunRecord]] = {}
     for run in runs:
         params = {name: value for name, value in run.params.items() if name != field}
@@ -285,7 +286,8 @@ def compare_tasks(
     sweep: str = "",
     tried: Mapping[str, int] | None = None,
 ) -> Comparison:
-    """Compare every task, and the means over tasks; arguments as of `compare`.
+    """Return the comparison of the means over tasks, with each task's own; arguments as of
+    `compare`.
 
     `spec.tasks` is the parameter whose values are tasks. Settings are selected by the rule for each
     task and seed, as DomainBed does, so that the spread over seeds includes that of the selection;
@@ -366,7 +368,7 @@ def _warnings(by_task: Mapping[str, Sequence[str]], whole: Comparison) -> Iterat
 
 
 def _budgets(parts: Mapping[str, Comparison]) -> tuple[Budget, ...]:
-    """Count, of each algorithm, the settings on a task and the runs of all tasks."""
+    """Return for each algorithm its settings on a task and the runs of all tasks."""
     by_algorithm: dict[str, list[Budget]] = {}
     for part in parts.values():
         for budget in part.budgets:

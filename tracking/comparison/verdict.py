@@ -68,14 +68,14 @@ class Pair:
 
     @cached_property
     def seeds(self) -> tuple[int | None, ...]:
-        """Seeds in which both arms have every endpoint that both are measured in."""
+        """Seeds on which both arms have every endpoint that both are measured in."""
         metrics = (self.endpoint.ood, self.endpoint.id_metric)
         pairs = [(one, two) for one, two in map(self._values, metrics) if one and two]
         common = (s for s in self._seeds if all(s in side for pair in pairs for side in pair))
         return tuple(common) if pairs else ()
 
     def test(self, metric: str) -> PairedTest | None:
-        """Test candidate minus reference over the common seeds; None where a side has no value."""
+        """Test candidate minus reference over the common seeds; None where an arm lacks a value."""
         if metric not in self._tests:
             one, two = self._values(metric)
             arms = [(self.candidate, self.reference)]
@@ -86,29 +86,30 @@ class Pair:
 
     @property
     def _seeds(self) -> list[int | None]:
-        """Seeds of the candidate, or of the reference where no seed changes the candidate."""
+        """Return the candidate's seeds, or the reference's where no seed changes the candidate."""
         side = self.candidate if self.candidate.has_seeds else self.reference
         return [run.seed for run in side.done]
 
     def _values(self, metric: str) -> tuple[dict[int | None, float], dict[int | None, float]]:
-        """Read both arms' values by seed; an arm that no seed changes is paired with each seed of
+        """Return both arms' values by seed; an arm that no seed changes is paired with each seed of
         the other."""
         seeds = self._seeds
         return self.candidate.values(metric, seeds), self.reference.values(metric, seeds)
 
     @property
     def ood(self) -> PairedTest | None:
-        """The test of the OOD mean."""
+        """The test of the OOD mean; None where an arm lacks a value."""
         return self.test(self.endpoint.ood)
 
     @property
     def id(self) -> PairedTest | None:
-        """The test of ID."""
+        """The test of ID accuracy; None where an arm lacks a value."""
         return self.test(self.endpoint.id_metric)
 
     @property
     def tested(self) -> PairedTest | None:
-        """The test of the endpoint: of the shifts, or of ID."""
+        """The test of the endpoint: the OOD mean, or ID accuracy; None where an arm lacks a
+        value."""
         return self.ood if self.endpoint.has_shifts else self.id
 
     @property
@@ -130,7 +131,7 @@ class Pair:
 
     @property
     def p_worse(self) -> float | None:
-        """Return that of the claim that the reference is better than the candidate."""
+        """The p of the claim that the reference is better than the candidate, like `p_better`."""
         loses = None if self.tested is None else self.tested.p_below(0.0)
         keeps = None if self.id is None else self.id.p_below(self.endpoint.id_margin)
         return self._both(loses, keeps)
@@ -175,7 +176,7 @@ class Verdict(Judgement):
 
     @property
     def state(self) -> State:
-        """State that the sentence begins with. NO GAIN excludes a gain of the margin's size."""
+        """The state that the sentence begins with. NO GAIN excludes a gain of the margin's size."""
         if self.outcome == "no_difference":
             interval = self.interval(self.pair.endpoint.metric)
             margin = self.pair.endpoint.margin
@@ -183,13 +184,13 @@ class Verdict(Judgement):
         return _STATES.get(self.outcome, "UNDECIDED")
 
     def interval(self, metric: str) -> Interval | None:
-        """Return the interval of a difference that decides."""
+        """Return the interval that decides on the difference of a metric; None without a test."""
         test = self.pair.test(metric)
         return None if test is None else test.interval(self.level)
 
     @property
     def id_state(self) -> IdState:
-        """State of ID: `kept` excludes a loss of the margin, `lost` excludes no loss."""
+        """State of ID accuracy: `kept` excludes a loss of the margin, `lost` excludes no loss."""
         return _id_state(self.pair, self.level)
 
 
@@ -213,7 +214,7 @@ def judge(
     seeds: Sequence[int] = (),
     tried: Mapping[str, int] | None = None,
 ) -> tuple[Verdict, ...]:
-    """Judge every candidate against the reference, Holm-adjusted over all of them.
+    """Return a verdict of every candidate against the reference, Holm-adjusted over all of them.
 
     Candidates that cannot be tested count too: the arms are fixed before it is known which can be.
 
@@ -254,7 +255,8 @@ def judge(
 
 
 def zero_shot_of(arm: Arm, zero_shots: Sequence[Arm]) -> Arm | None:
-    """Find the zero-shot arm, with a finished run, under this arm's own prompts and data."""
+    """Return the zero-shot arm with a finished run on the same prompts and data as this arm; None
+    without one."""
     for zero_shot in zero_shots:
         shared = {key: zero_shot.params[key] for key in zero_shot.params if key in arm.params}
         if zero_shot.done and all(arm.params[key] == value for key, value in shared.items()):
@@ -318,7 +320,7 @@ def find_strongest(
     kept: KeptHits,
     seeds: Sequence[int],
 ) -> Strongest | None:
-    """Find the highest mean of the endpoint among complete arms, and compare it with the next.
+    """Return the complete arm with the highest mean of the endpoint, compared with the next.
 
     Arms whose mean ID is below the reference's by more than the margin are left out. Of means that
     are equal, or differ by float rounding only, the earlier arm's counts. None where no arm has all

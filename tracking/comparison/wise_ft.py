@@ -44,11 +44,9 @@ def wise_alpha(label: str) -> float | None:
 def seed_curves(
     arm: Arm, zero_shot: Arm | None = None, id_metric: str = ID, ood_metric: str = OOD
 ) -> dict[int | None, Curve]:
-    """Build, by seed, the curve of each finished run that was measured between the ends.
-
-    `id_metric` and `ood_metric` are its axes. If alpha 1 was not requested, the run itself is that
-    point, and the zero-shot model is alpha 0: by definition these are the same weights.
-    """
+    """Return, by seed, the curve of each finished run that was measured at alphas between 0 and 1.
+    `id_metric` and `ood_metric` are the curve's axes. If alpha 1 was not requested, the run itself
+    is that point, and the zero-shot model is alpha 0: by definition these are the same weights."""
     axes = (id_metric, ood_metric)
     seeds = [run.seed for run in arm.done]
     starts = [{} if zero_shot is None else zero_shot.values(metric, seeds) for metric in axes]
@@ -84,7 +82,8 @@ def seed_points(arm: Arm, id_metric: str, ood_metric: str) -> dict[int | None, C
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve | None:
-    """Average the curves of an arm's seeds at the alphas that all have; None without a curve."""
+    """Return the mean of the curves of an arm's seeds at the alphas that all have; None without a
+    curve."""
     if not curves:
         return None
     by_alpha = [{point.alpha: point for point in curve.points} for curve in curves]
@@ -115,7 +114,7 @@ def highest_on_chords(
 def ood_bound(
     ids: NDArray[np.float64], oods: NDArray[np.float64], at: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Bound the OOD accuracy [..., M] of curves at ID accuracies from above.
+    """Return an upper bound of the OOD accuracy [..., M] of curves at ID accuracies.
 
     `ids` and `oods` [..., K] are points by rising alpha, `at` is [..., M].
 
@@ -131,9 +130,8 @@ def ood_bound(
 def ood_floor(
     ids: NDArray[np.float64], oods: NDArray[np.float64], at: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Bound the OOD accuracy [..., M] of curves at ID accuracies from below, as `ood_bound` does
-    from above: a curve that is measured to be bent downwards lies below its chords.
-    """
+    """Return a lower bound of the OOD accuracy [..., M] of curves at ID accuracies, with the rules
+    of `ood_bound`: a curve that is measured to be bent downwards lies below its chords."""
     return _bound(ids, oods, at, np.fmax, np.minimum)
 
 
@@ -144,7 +142,8 @@ def _bound(
     nearer: np.ufunc,
     outer: np.ufunc,
 ) -> NDArray[np.float64]:
-    """Bound curves by the `outer` of each chord and the `nearer` of its neighbours' lines."""
+    """Return the `outer` of each chord and of the `nearer` of its neighbours' lines, as a bound of
+    the curves."""
     if ids.shape[-1] == 1:
         return highest_on_chords(ids, oods, at)
     chords, covers = _chords(ids, oods, at)
@@ -200,11 +199,9 @@ def curve_gain(
     other_ids: NDArray[np.float64],
     other_oods: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Compute how far the chords of curves [..., K] lie above the `ood_bound` of others [..., L].
-
-    The result is the mean over `PLACES` ID accuracies that both reach; NaN where there is none, or
-    the other curve is bounded at none of them.
-    """
+    """Return how far the chords of curves [..., K] lie above the `ood_bound` of others [..., L].
+    The result is the mean over `PLACES` ID accuracies that both curves reach; NaN without such an
+    accuracy, or where the other curve is bounded at none of them."""
     at = _common_places(ids, other_ids)
     return _mean(highest_on_chords(ids, oods, at) - ood_bound(other_ids, other_oods, at))
 
@@ -212,8 +209,9 @@ def curve_gain(
 def curve_sag(
     ids: NDArray[np.float64], oods: NDArray[np.float64], other_ids: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Compute how far curves [..., K] may lie below their chords, mean over the ID accuracies that
-    others [..., L] reach too; NaN as in `curve_gain`. One point has no chord to lie below."""
+    """Return how far curves [..., K] may lie below their chords, mean over the ID accuracies that
+    others [..., L] reach too; NaN as in `curve_gain`. A single point has no chord and lies below
+    none."""
     if ids.shape[-1] == 1:
         return np.zeros(ids.shape[:-1])
     at = _common_places(ids, other_ids)
@@ -232,7 +230,7 @@ def _common_places(ids: NDArray[np.float64], other_ids: NDArray[np.float64]) -> 
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average the finite values of the last axis; NaN where there are none."""
+    """Return the mean of the finite values of the last axis; NaN without one."""
     count = np.isfinite(values).sum(axis=-1)
     total: NDArray[np.float64] = np.nansum(values, axis=-1)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)

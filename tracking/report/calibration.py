@@ -43,7 +43,7 @@ class CalibrationTable(NamedTuple):
 
 @functools.cache
 def calibration_table() -> CalibrationTable:
-    """Read the data file."""
+    """Return LAION's table of zero-shot accuracies, read from the data file."""
     import yaml
 
     data = yaml.safe_load(FILE.read_text(encoding="utf-8"))
@@ -83,10 +83,10 @@ class Deviation(NamedTuple):
 def deviations(
     fields: Mapping[str, Scalar], images: Mapping[str, int], metrics: Mapping[str, float] | None
 ) -> Iterator[Deviation]:
-    """Compare a zero-shot model with the table, on each test set that is complete.
+    """Yield the difference of a zero-shot model from the table, on each test set that is complete.
 
     Args:
-        fields: Of its config, by dotted names.
+        fields: Fields of the model's config, by dotted names.
         images: Number of images by split.
         metrics: The measured metrics; None: nothing yet, which gives the accuracies to expect.
 
@@ -111,7 +111,7 @@ def deviations(
 
 
 def sentences(every: Iterable[Deviation]) -> tuple[str, ...]:
-    """Write by how many points each zero-shot model differs, or which accuracy to expect."""
+    """Return by how many points each zero-shot model differs, or which accuracy to expect."""
     title, texts = calibration_table().title, []
     for group in _grouped(every):
         first = group[0]
@@ -131,7 +131,7 @@ def sentences(every: Iterable[Deviation]) -> tuple[str, ...]:
 
 
 def warnings(every: Iterable[Deviation]) -> tuple[str, ...]:
-    """Warn of each zero-shot model that differs by more than the tolerance."""
+    """Return a warning for each zero-shot model that differs by more than the tolerance."""
     texts = []
     for group in _grouped(deviation for deviation in every if deviation.is_beyond):
         numbers = ", ".join(
@@ -149,13 +149,13 @@ def warnings(every: Iterable[Deviation]) -> tuple[str, ...]:
 def calibrate(
     comparison: Comparison, fields: Mapping[str, Mapping[str, Scalar]]
 ) -> tuple[Comparison, tuple[str, ...]]:
-    """Compare the finished zero-shot runs with the table, each accuracy once.
+    """Compare finished zero-shot runs with the table, each accuracy once.
 
     Args:
-        fields: Those of the runs by digest; runs without fields are skipped.
+        fields: Config fields of the runs by digest; runs without fields are skipped.
 
     Returns:
-        The comparison with its warnings and these, and a sentence for each model.
+        The comparison with added warnings, and a sentence for each model.
     """
     every: dict[Deviation, None] = {}
     for run in comparison.runs():
@@ -168,7 +168,8 @@ def calibrate(
 
 
 def _grouped(every: Iterable[Deviation]) -> Iterable[Sequence[Deviation]]:
-    """Group by model, family and template set, measured ones apart from the others."""
+    """Return deviations grouped by model, family and template set, measured ones apart from the
+    others."""
     groups: dict[tuple[str, str, bool], list[Deviation]] = {}
     for it in every:
         groups.setdefault((it.model, it.templates, it.measured is None), []).append(it)

@@ -47,10 +47,8 @@ Owners = Mapping[str, Sequence[str]]
 def to_json(
     comparison: Comparison, *, options: TableOptions | None = None, owners: Owners | None = None
 ) -> dict[str, Any]:
-    """Return what `compare --json` prints: plain data, accuracies as fractions.
-
-    With `owners` each row says whose its runs are.
-    """
+    """Return what `compare --json` prints: plain data, accuracies as fractions. With `owners` each
+    row names the sweeps of its runs."""
     rule, endpoint, selected = comparison.rule, comparison.endpoint, comparison.selected
     document: dict[str, Any] = {
         "sweep": comparison.sweep,
@@ -156,7 +154,8 @@ def _json_effect(effect: Effect) -> dict[str, Any]:
 
 
 def _json_test(test: PairedTest | None, level: float = 0.95) -> dict[str, Any] | None:
-    """Return the differences, their errors over seeds and images, and the interval at a level."""
+    """Return a test's differences, their errors over seeds and images, and its interval at a
+    level."""
     if test is None:
         return None
     images = test.images
@@ -268,10 +267,8 @@ def rows_frame(comparison: Comparison, *, intervals: bool = False) -> pd.DataFra
 
 def runs_frame(comparison: Comparison) -> pd.DataFrame:
     """Return a frame with a line per run and evaluated model, in any state; metrics of done runs.
-
     `merge` is None for the model that the run trained, else the merge's label. With several tasks
-    the runs of all, and a column for the parameter that tells them apart.
-    """
+    the frame has the runs of all, and a column with the task."""
     if (field := comparison.spec.tasks) is not None and comparison.tasks:
         tasks = comparison.tasks.items()
         lines = [{field: task, **line} for task, it in tasks for line in _frame_runs(it)]
@@ -325,7 +322,7 @@ def _frame_row(row: Row, *, intervals: bool, values: bool = False) -> dict[str, 
 
 
 def _frame(lines: list[dict[str, Any]]) -> pd.DataFrame:
-    """Make a frame; values that a line lacks are missing."""
+    """Return lines as a frame; values that a line lacks are missing."""
     import pandas as pd
 
     frame = pd.DataFrame(lines, columns=_columns(lines))
@@ -333,7 +330,7 @@ def _frame(lines: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _columns(lines: list[dict[str, Any]], first: Sequence[str] = ()) -> list[str]:
-    """Name the columns of lines: `first`, others, and metrics in the order of tables."""
+    """Return the columns of lines: `first`, others, and metrics in the order of tables."""
     names = dict.fromkeys([*first, *(name for line in lines for name in line)])
     metrics = sorted((name for name in names if "/" in name), key=_column_order)
     return [*(name for name in names if "/" not in name), *metrics]
@@ -386,10 +383,8 @@ def to_csv(
 
 
 def _plain_cell(value: Any) -> Any:
-    """Put `'` before a text that a spreadsheet would compute; numbers stay, NaN is left out.
-
-    Names of a foreign home or server are only text.
-    """
+    """Return a value with `'` before a text that a spreadsheet would compute; numbers stay, NaN is
+    left out. Names of a foreign home or server are only text."""
     if not isinstance(value, str):
         return None if value != value else value
     text = value.replace("\r", " ")  # which is not quoted, and would begin a line
@@ -397,7 +392,7 @@ def _plain_cell(value: Any) -> Any:
 
 
 def markdown(comparison: Comparison, *, options: TableOptions | None = None) -> str:
-    """Render a section of a page: warnings as a list, the table, the notes, the verdict."""
+    """Return a section of a page: warnings as a list, the table, the notes, the verdict."""
     options = options or TableOptions()
     table = build_table(comparison, options)
     lines = [f"- **Note:** {_escape_markdown(warning)}" for warning in comparison.warnings]
@@ -426,7 +421,8 @@ def _markdown_line(texts: Sequence[str]) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    """Escape what would begin a cell, HTML, a link, an image, or a line of its own."""
+    """Return a text with escapes of what would begin a cell, HTML, a link, an image, or a line of
+    its own."""
     for special, plain in (("|", "\\|"), ("<", "&lt;"), ("](", "]\\("), ("\n", " ")):
         text = text.replace(special, plain)
     return text
@@ -454,10 +450,8 @@ _ESCAPES = str.maketrans(
 
 
 def latex(comparison: Comparison, *, options: TableOptions | None = None, command: str = "") -> str:
-    r"""Render a `tabular` for `booktabs`; above it as comments `command`, title and verdict.
-
-    Small print below explains signs and numbers. With several tasks their table comes first.
-    """
+    """Return a `tabular` for `booktabs`; above it as comments `command`, title and verdict. Small
+    print below explains signs and numbers. With several tasks their table comes first."""
     table = build_table(comparison, options or TableOptions())
     warnings = [f"! {warning}" for warning in comparison.warnings]
     comments = [
@@ -497,5 +491,5 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Escape text for LaTeX; a character without a rule is printed as it is (UTF-8)."""
+    """Return a text escaped for LaTeX; a character without a rule stays as it is (UTF-8)."""
     return text.translate(_ESCAPES)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @cache
 def library() -> str:
-    """Bundle Vega, Vega-Lite and Vega-Embed as JavaScript that defines `window.vegaEmbed`."""
+    """Return Vega, Vega-Lite and Vega-Embed as JavaScript that defines `window.vegaEmbed`."""
     import vl_convert  # it takes a second, once a process
 
     text = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
@@ -75,7 +75,7 @@ class Provenance:
 
 
 def without_user(text: str) -> str:
-    """Write every user's home folder in a text as `~`."""
+    """Return a text with every user's home folder written as `~`."""
     home = str(Path.home())
     # A folder deeper down that is called the same, such as /data/root, is nobody's home.
     whole = re.compile(rf"(?<![\w.~/\\-]){re.escape(home)}(?![\w.-])")
@@ -113,11 +113,9 @@ def document(
     run_pages: RunPages | None = None,
     exports: Sequence[Export] = (),
 ) -> str:
-    """Render the report as HTML. Equal arguments give equal text, but for names Altair counts.
-
-    What a reader asks first is open, the rest is folded under "More". A policy in the page forbids
-    it to load anything, or to run other scripts than its own.
-    """
+    """Return the report as HTML. Equal arguments give equal text, but for names that Altair
+    numbers. What a reader asks first is open, the rest is folded under "More". A policy in the page
+    forbids it to load anything, or to run other scripts than its own."""
     from markupsafe import Markup
 
     script = (HERE / "page.js").read_text(encoding="utf-8")
@@ -180,7 +178,7 @@ def _sentences(comparison: Comparison) -> tuple[str, ...]:
 
 
 def _spec(chart: TopLevelMixin) -> str:
-    """Write Vega-Lite as JSON that is safe inside a script element."""
+    """Return a Vega-Lite specification as JSON that is safe inside a script element."""
     from markupsafe import Markup
 
     from carft_sweep.tracking.charts.base import as_spec
@@ -191,12 +189,13 @@ def _spec(chart: TopLevelMixin) -> str:
 
 
 def _closed(script: str) -> str:
-    """Escape a script so that nothing in it ends its element."""
+    """Return a script escaped so that nothing in it ends its script element."""
     return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """Write the Content-Security-Policy: these scripts, styles and images in the page, no more."""
+    """Return the Content-Security-Policy that permits the page's own scripts, styles and images, no
+    more."""
     digests = [
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts
     ]
@@ -211,10 +210,8 @@ MOST_WARNINGS = 5
 
 
 def cell(comparison: Comparison) -> str:
-    """Render a notebook's cell: the table that a terminal shows, warnings and the answer.
-
-    All quoted text is escaped. The cell has no script, no colours and no links.
-    """
+    """Return the HTML of a notebook's cell: the table that a terminal shows, warnings and the
+    answer. All quoted text is escaped. The cell has no script, no colours and no links."""
     warnings = list(comparison.warnings[:MOST_WARNINGS])
     if more := len(comparison.warnings) - len(warnings):
         warnings.append(f"and {more} more, in its warnings")
@@ -228,7 +225,7 @@ def cell(comparison: Comparison) -> str:
 
 
 def show_in_notebooks() -> None:
-    """Let a notebook show a comparison as `cell` renders it; elsewhere do nothing."""
+    """Make notebooks show a comparison as `cell` renders it; do nothing elsewhere."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     if shell is not None:
@@ -236,10 +233,8 @@ def show_in_notebooks() -> None:
 
 
 def chart(comparison: Comparison, name: str = "id_ood", *, width: int = 720) -> TopLevelMixin:
-    """Draw a chart of the report, `width` pixels wide, on white like Altair's own.
-
-    Raises TrackingError for an unknown chart, and for a chart without content.
-    """
+    """Return a chart of the report, `width` pixels wide, on white like Altair's own. Raises
+    TrackingError for an unknown chart, and for a chart without content."""
     import altair as alt
 
     from carft_sweep.tracking.charts import CHARTS

@@ -106,7 +106,8 @@ def _models(comparison: Comparison) -> Iterator[_Model]:
 
 
 def _choose(kind: str, wanted: Any, available: Iterable[Any]) -> list[Any]:
-    """Return the wanted names, or all for None. Raises TrackingError for an unknown name."""
+    """Return the wanted of the available names, all for None. Raises TrackingError for an unknown
+    name."""
     names = [name for name in available if name is not None]
     if wanted is None:
         return names
@@ -118,13 +119,13 @@ def _choose(kind: str, wanted: Any, available: Iterable[Any]) -> list[Any]:
 
 
 def _count(path: Path) -> Mapping[str, int]:
-    """Count the predictions of each split of a file."""
+    """Return the number of predictions of each split in a file."""
     column = read_columns(path, ("split",))["split"]
     return {str(it["values"]): int(it["counts"]) for it in column.value_counts().to_pylist()}
 
 
 def _table(model: _Model, splits: set[str]) -> pa.Table:
-    """Make the rows of one model; texts are categories, so that a row is some 30 bytes."""
+    """Return the rows of one model; texts are categories, so that a row is some 30 bytes."""
     import pandas as pd
     import pyarrow as arrow
 
@@ -160,6 +161,6 @@ def _table(model: _Model, splits: set[str]) -> pa.Table:
 
 
 def _class_labels(names: Sequence[str]) -> list[str]:
-    """Name classes; a name that several have gets their numbers: `crane (134)`."""
+    """Return class names with numbers after a name that several classes have: `crane (134)`."""
     often = Counter(names)
     return [f"{it} ({place})" if often[it] > 1 else it for place, it in enumerate(names)]

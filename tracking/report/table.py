@@ -59,7 +59,7 @@ class Column:
     signed: bool = False
 
     def number(self, value: float | None) -> str:
-        """Format a fraction in percent with one decimal, any other number with three digits."""
+        """Return a fraction in percent with one decimal, any other number with three digits."""
         if value is None:
             return NOTHING
         if not is_fraction(self.metric):
@@ -69,7 +69,7 @@ class Column:
         return f"{percent:+.1f}" if self.signed else f"{percent:.1f}"
 
     def cell(self, row: Row) -> Cell:
-        """Format the mean of a row and half of its 95 % interval."""
+        """Return the mean of a row and half of its 95 % interval as text."""
         estimate = row.metric(self.metric)
         half = None if estimate.mean is None else estimate.half_width
         if half is None:
@@ -88,7 +88,7 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """`81.2 ±0.4`, or a dash."""
+        """The mean with half of the interval, `81.2 ±0.4`, or a dash."""
         return f"{self.number} ±{self.half}" if self.half else self.number
 
 
@@ -126,10 +126,8 @@ def build_table(
     options: TableOptions = TableOptions(),
     rows: Sequence[Row] | None = None,
 ) -> Table:
-    """Build the table of the given rows, by default those that the options show.
-
-    Raises TrackingError for a column that no row has.
-    """
+    """Return the table of the given rows, by default of those that the options show. Raises
+    TrackingError for a column that no row has."""
     columns = resolve_columns(comparison, options.columns)
     rows = visible_rows(comparison, options) if rows is None else rows
     cells = [[column.cell(row) for column in columns] for row in rows]
@@ -153,7 +151,7 @@ def build_table(
 
 
 def task_table(comparison: Comparison) -> Table | None:
-    """Build DomainBed's table, a column for each task; None with a single task."""
+    """Return DomainBed's table, a column for each task; None with a single task."""
     table = domainbed_table(comparison)
     if table is None:
         return None
@@ -172,7 +170,8 @@ POWER_SEEDS = (5, 10, 20, 50)
 
 
 def power_table(comparison: Comparison) -> Table:
-    """Build the table of what each claim's seeds and test images can show, in points."""
+    """Return the table of what each claim's seeds and test images can show, in percentage
+    points."""
     endpoint, lines = comparison.endpoint, []
     claims: list[tuple[str, PairedTest | None, float, float]] = []
     for curve in comparison.curve_verdicts:
@@ -211,22 +210,20 @@ def power_table(comparison: Comparison) -> Table:
 
 
 def headline(comparison: Comparison) -> Table:
-    """Build the table of the rows that represent each algorithm, and of their selected merges."""
+    """Return the table of the rows that represent each algorithm, and of their selected merges."""
     return build_table(comparison, rows=shown_rows(comparison))
 
 
 def full_table(comparison: Comparison) -> Table | None:
-    """Build that of every setting; None where that is no more than the headline."""
+    """Return the table of every setting; None where the headline has them all."""
     rows = visible_rows(comparison, TableOptions(max_trials=MOST_ON_PAGE))
     more = len(rows) > len(shown_rows(comparison))
     return build_table(comparison, rows=rows) if more else None
 
 
 def resolve_columns(comparison: Comparison, names: Sequence[str] = ()) -> tuple[Column, ...]:
-    """Return the columns by header (`OOD mean`) or metric name (`id/test/ece`), else the usual.
-
-    Raises TrackingError with the nearest name for a column that no row has.
-    """
+    """Return the columns with these headers (`OOD mean`) or metric names (`id/test/ece`), else the
+    usual columns. Raises TrackingError with the nearest name for a column that no row has."""
     usual = usual_columns(comparison)
     by_metric = {name: Column(name, name) for name in sorted(comparison.metric_names)}
     by_metric |= {column.metric: column for column in usual}
@@ -243,11 +240,8 @@ def resolve_columns(comparison: Comparison, names: Sequence[str] = ()) -> tuple[
 
 def usual_columns(comparison: Comparison) -> tuple[Column, ...]:
     """Return the columns of the selection metric, ID, the OOD mean, gain and gap, shifts,
-    retention.
-
-    The OOD mean is beside ID, where every screen shows it. Runs measure gap and gain of top-1
-    alone: by another accuracy there is neither.
-    """
+    retention. The OOD mean is beside ID, where every screen shows it. Runs measure gap and gain of
+    top-1 alone: a comparison by another accuracy has no such columns."""
     rule, names, endpoint = comparison.rule, comparison.metric_names, comparison.endpoint
     of_top1 = [Column(GAIN, "gain", signed=True), Column("gap/top1", "gap")]
     columns = [
@@ -279,7 +273,7 @@ def visible_rows(comparison: Comparison, options: TableOptions) -> tuple[Row, ..
 
 
 def _best_labels(comparison: Comparison, most: int) -> set[str]:
-    """List the settings on show by label."""
+    """Return the labels of the settings on show."""
     rule = comparison.rule
     rows = [row for row in comparison.rows if row.arm.merge is None]
     standing = {row.setting for row in comparison.rows if row.selected}
@@ -298,7 +292,8 @@ def _best_labels(comparison: Comparison, most: int) -> set[str]:
 
 
 def _pointer(comparison: Comparison, row: Row) -> str:
-    """Mark the selected setting by a triangle, the best of several settings by a dot."""
+    """Return a triangle for the selected setting, a dot for the best of several settings, else
+    blanks."""
     if row.selected:
         return SELECTED
     rivals = comparison.rivals[row.arm.algorithm, row.arm.merge]
@@ -323,7 +318,7 @@ def _line(comparison: Comparison, row: Row, cells: Sequence[Cell]) -> Line:
 
 
 def _count(comparison: Comparison, row: Row) -> str:
-    """Count finished runs, and of how many where some are lacking."""
+    """Return the number of finished runs, and of how many where some are missing."""
     if "incomplete" not in row.marks:
         return str(row.n)
     seeds = 0 if row.arm.confirms else len(comparison.seeds)
@@ -331,7 +326,7 @@ def _count(comparison: Comparison, row: Row) -> str:
 
 
 def title(comparison: Comparison) -> str:
-    """Name the sweep, its data, what its settings were selected on, and over which seeds."""
+    """Return the sweep's name, its data, what settings were selected on, and over which seeds."""
     rule = comparison.rule
     on = rule.metric if rule.merge is None else f"{rule.metric} of {rule.merge}"
     n = len(comparison.seeds)
@@ -350,7 +345,7 @@ def title(comparison: Comparison) -> str:
 def _notes(
     comparison: Comparison, rows: Sequence[Row], columns: Sequence[Column], *, spread: bool
 ) -> list[str]:
-    """Explain what the numbers and signs mean, as far as they occur, and what is not shown."""
+    """Return notes on what the numbers and signs of the table mean, and on what is not shown."""
     over = "tasks and seeds" if comparison.tasks else "seeds"
     interval = (
         " ± half of the 95 % t interval, for this teacher and these classes."
@@ -381,7 +376,8 @@ def _notes(
 
 
 def _accuracy(comparison: Comparison) -> str:
-    """Name the accuracy: `Macro-F1`; of tasks with different ones what each has."""
+    """Return the name of the accuracy: `Macro-F1`; of tasks with different ones the name of
+    each."""
     endpoint = comparison.endpoint
     name = "Top-1 accuracy" if endpoint.by == TOP1 else capitalised(NOUNS[endpoint.by])
     if endpoint.by != BENCHMARK:

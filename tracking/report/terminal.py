@@ -35,11 +35,9 @@ def terminal(
     colour: bool = False,
     options: TableOptions | None = None,
 ) -> str:
-    """Render warnings, the table, other tests, and the answer in lines of `width`.
-
-    Where the table does not fit, the shifts get tables of their own. NO_COLOR in the environment
-    switches colours off, whoever requests them.
-    """
+    """Return warnings, the table, other tests, and the answer in lines of `width`. Where the table
+    does not fit, the shifts get tables of their own. NO_COLOR in the environment switches colours
+    off, whoever requests them."""
     options = options or TableOptions()
     colour = colour and not os.environ.get("NO_COLOR")
     table = build_table(comparison, options)
@@ -62,7 +60,7 @@ def terminal(
 
 
 def table_text(table: Table, *, width: int) -> str:
-    """Render a table with its title and notes in lines of `width`."""
+    """Return a table with its title and notes in lines of `width`."""
     console = _console(width)
     _paragraph(console, table.title, style="bold")
     _tables(console, table, table.notes)
@@ -136,7 +134,7 @@ def _parts(table: Table, names: Sequence[str], width: int) -> Iterator[tuple[lis
 
 
 def _paragraph(console: Console, text: str, *, style: str = "", hang: int = 0) -> None:
-    """Wrap words at the console's width; a long name is cut over lines, never lost."""
+    """Print words wrapped at the console's width; a long name is cut over lines, never lost."""
     lines = Text(text, style=style).wrap(console, console.width - hang)
     for number, line in enumerate(lines):
         console.print(Text(" " * (hang if number else 0)) + line, soft_wrap=True)

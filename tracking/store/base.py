@@ -43,12 +43,13 @@ class RunKey(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name of the run within the sweep: the digest, `arm LABEL`, or "" for the sweep's own."""
+        """Name of the run within the sweep: the digest, `arm LABEL`, or "" for the sweep's own
+        run."""
         return f"{ARM}{self.arm}" if self.arm else self.digest
 
 
 def describe(name: str) -> str:
-    """Say in a message which run of a sweep this is, by its `RunKey.name`."""
+    """Return which run of a sweep this is, for a message, by its `RunKey.name`."""
     if not name:
         return "the sweep"
     return name if name.startswith(ARM) else f"run {name[:_DIGITS]}"
@@ -122,11 +123,9 @@ class Tracker(ABC):
     """
 
     def preflight(self) -> None:
-        """Check now whether the store accepts runs, where that depends on other people.
-
-        Raises AccessDenied or TrackingError where it never will without a change, and
-        ServiceUnreachable where it will once it answers again.
-        """
+        """Check now whether the store accepts runs, where other people's settings decide. Raises
+        AccessDenied or TrackingError where the store rejects runs until a setting changes, and
+        ServiceUnreachable where the store does not answer."""
         return
 
     @abstractmethod
@@ -135,7 +134,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def log_metrics(self, key: RunKey, values: Sequence[Metric]) -> None:
-        """Add values; the same (name, step, timestamp, value) is stored once."""
+        """Add values to a run; the same (name, step, timestamp, value) is stored once."""
 
     @abstractmethod
     def log_datasets(self, key: RunKey, datasets: Sequence[DatasetInput]) -> None:
@@ -143,7 +142,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def set_tags(self, key: RunKey, values: Mapping[str, str]) -> None:
-        """Set tags; a later value replaces an earlier one.
+        """Set tags of a run; a later value replaces an earlier one.
 
         In the description `mlflow.note.content`, which is Markdown, a link to `artifact:NAME` leads
         to an artifact of this run, and an image of `artifact:NAME` shows that artifact: a store
@@ -156,7 +155,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def end_run(self, key: RunKey, state: EndState, *, timestamp: int) -> None:
-        """End a run. One that was ended may be started again."""
+        """End a run. A run that was ended may be started again."""
 
     @abstractmethod
     def remove_run(self, key: RunKey) -> None:
@@ -168,19 +167,18 @@ class Tracker(ABC):
 
     @abstractmethod
     def keep_view(self, view: RunsView, sweep: RunKey, *, timestamp: int) -> None:
-        """Store a view, where there are pages; it replaces the earlier view of its kind.
-
-        The view is of the runs of `sweep`, else of all sweeps; the description of the group of all
-        runs leads to the latter.
-        """
+        """Store a view of runs, in place of the earlier view of its kind, if the store has pages.
+        The view shows the runs of `sweep`, else of all sweeps; the description of the group of all
+        runs links to the view of all sweeps."""
 
     @abstractmethod
     def runs_of(self, sweep: str) -> dict[str, TrackedRun]:
-        """Look up every run of a sweep, by `RunKey.name`."""
+        """Return every run of a sweep, by `RunKey.name`."""
 
     @abstractmethod
     def artifacts(self, key: RunKey) -> set[str]:
-        """List the files of a run, without those in folders. Any thread may call this."""
+        """Return the paths of the entries at the top of a run's artifacts. Any thread may call
+        this."""
 
     @abstractmethod
     def run_id(self, key: RunKey) -> str | None:
@@ -195,4 +193,4 @@ class Tracker(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the connection to the store."""

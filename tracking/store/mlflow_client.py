@@ -60,7 +60,7 @@ _DATABASES = ("postgresql", "mysql", "mssql")
 
 @contextmanager
 def quieted(name: str, level: int, environ: Mapping[str, str]) -> Iterator[None]:
-    """Set the level of the logger `name` and variables of this process; afterwards as before."""
+    """Within the context, set the level of the logger `name` and variables of this process."""
     quiet = logging.getLogger(name)
     old, before = quiet.level, {variable: os.environ.get(variable) for variable in environ}
     quiet.setLevel(level)
@@ -77,11 +77,11 @@ def quieted(name: str, level: int, environ: Mapping[str, str]) -> Iterator[None]
 
 
 def connect(uri: str) -> MlflowClient:
-    """Open a client of an existing server or database, within seconds.
+    """Return a client of an existing server or database, within seconds.
 
     Raises:
         ServiceUnreachable: Nothing answers.
-        TrackingError: It cannot be used: an old schema, or a database of something else.
+        TrackingError: It cannot be used: an old schema, or a database of another program.
     """
     _set_up()
     check_reachable(uri)
@@ -96,11 +96,9 @@ def connect(uri: str) -> MlflowClient:
 
 
 def create_database(file: Path) -> None:
-    """Make a database with MLflow's tables, and put it in place when complete.
-
-    The migrations take seconds and cannot be repeated: a process killed among them would leave a
-    database that MLflow never opens again.
-    """
+    """Make a database with MLflow's tables, and move the complete database to `file`. The
+    migrations take seconds and cannot be repeated: a process killed among them would leave a
+    database that MLflow never opens again."""
     _set_up()
     file.parent.mkdir(parents=True, exist_ok=True)
     for left in file.parent.glob(f".{file.name}.new-*"):  # by a process that was killed here
@@ -140,10 +138,8 @@ def _usable(uri: str) -> Iterator[None]:
 
 
 def find_experiment(client: MlflowClient | RestStore, uri: str, name: str) -> str | None:
-    """Return the id of an experiment; None if it does not exist.
-
-    Raises TrackingError where it was deleted, and MLflow's own errors.
-    """
+    """Return the id of an experiment; None if the experiment does not exist. Raises TrackingError
+    for a deleted experiment, and MLflow's own errors."""
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         return None
@@ -158,17 +154,15 @@ def find_experiment(client: MlflowClient | RestStore, uri: str, name: str) -> st
 
 
 def experiment_id(uri: str, name: str) -> str | None:
-    """Return the id of an experiment; None where there is none. Raises as `connect` does."""
+    """Return the id of an experiment; None if it does not exist. Raises as `connect` does."""
     with translated(uri):
         return find_experiment(connect(uri), uri, name)
 
 
 def own_file(uri: str, artifacts: Path | None) -> Path | None:
-    """Return the file of a home's own database, which is beside its artifacts; else None.
-
-    Several homes may use another database, with the artifacts of each where the first home has its
-    own.
-    """
+    """Return the file of a home's own database, which is beside the home's artifacts; None for
+    another database. Several homes may share another database, which keeps all artifacts where the
+    first home has its artifacts."""
     file = sqlite_file(uri)
     if file is None or artifacts is None or file.parent.resolve() != artifacts.parent.resolve():
         return None
@@ -195,7 +189,7 @@ def moved_from(uri: str, experiment: str, artifacts: Path | None) -> str | None:
 
 
 def refuse_if_moved(place: TrackingLocation) -> None:
-    """Raise TrackingError where a home's own database keeps its artifacts in another place."""
+    """Raise TrackingError where a home's own database expects artifacts in another place."""
     before = moved_from(place.named, place.experiment, place.artifacts)
     if before is not None and (file := sqlite_file(place.named)) is not None:
         raise TrackingError(
@@ -268,8 +262,8 @@ def connect_to_read(uri: str) -> MlflowClient | RestStore:
 
 
 def get(uri: str, path: str, **options: Any) -> Response:
-    """Request a path by GET as MLflow's client does, with its certificates and proxies, and
-    `host_credentials`. `options` are those of `requests`.
+    """Return the response to a GET request of a path, with the certificates and proxies of MLflow's
+    client, and `host_credentials`. `options` are those of `requests`.
 
     Raises:
         ServiceUnreachable: Nothing answers within PROBE_SECONDS.
@@ -294,7 +288,7 @@ def get(uri: str, path: str, **options: Any) -> Response:
 
 
 def server_version(uri: str) -> str | None:
-    """Read a server's version; None if it names no version. Raises as `get` does."""
+    """Return a server's version; None if it names none. Raises as `get` does."""
     answer = get(uri, "/version")
     match = re.fullmatch(r"\d+\.\d+(\.\S+)?", answer.text.strip())
     return match[0] if answer.status_code == 200 and match else None
@@ -308,12 +302,12 @@ def client_version() -> str:
 
 
 def release(version: str) -> tuple[int, ...]:
-    """Return major and minor, by which two versions are compared."""
+    """Return major and minor version, by which two versions are compared."""
     return tuple(int(part) for part in version.split(".")[:2])
 
 
 def try_artifacts(uri: str, location: str) -> bool:
-    """Write a small file below an experiment's `location`, read it, and remove it; no run is made.
+    """Write a small file below an experiment's `location`, read and remove it; no run is made.
 
     Returns:
         Whether the file was removed: a user who may write need not have the right to delete. The
@@ -351,11 +345,9 @@ def try_artifacts(uri: str, location: str) -> bool:
 
 
 def check_version(uri: str) -> None:
-    """Compare a server's major version with the client's.
-
-    Raises TrackingError where they differ or its certificate is not trusted, ServiceUnreachable
-    where it does not answer within seconds. Other errors are left to the next request.
-    """
+    """Compare a server's major version with the client's. Raises TrackingError where the versions
+    differ or the server's certificate is not trusted, ServiceUnreachable where the server does not
+    answer within seconds. Other errors are left to the next request."""
     if urlsplit(uri).scheme not in ("http", "https"):
         return  # Databricks has no version of its own
     server, client = server_version(uri), client_version()

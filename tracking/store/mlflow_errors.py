@@ -49,11 +49,9 @@ _STORES = {"azure", "boto3", "botocore", "google"}
 
 
 def translate_error(uri: str, code: str, text: str, answers: Callable[[], bool]) -> RuntimeError:
-    """Translate an MlflowException of this code and text.
-
-    `answers` sends the server a harmless request: a server that answers, and failed with a 500
-    before, rejects this record and always will.
-    """
+    """Return our error for an MlflowException of this code and text. `answers` sends the server a
+    harmless request: a server that answers, and failed with a 500 before, rejects this record and
+    always will."""
     place = without_password(uri)
     text = remove_passwords(text, uri)
     file = sqlite_file(uri)
@@ -82,7 +80,7 @@ def translate_error(uri: str, code: str, text: str, answers: Callable[[], bool])
 
 
 def _remedy(text: str) -> str:
-    """Say what lets a user in whom a server denied access."""
+    """Return advice for a user whom an MLflow server denied access, chosen by the error's text."""
     if "Invalid Host header" in text:
         return "Start the server with --allowed-hosts that names the host as you write it"
     if "403" in text:
@@ -97,10 +95,8 @@ def _remedy(text: str) -> str:
 
 
 def store_refuses(uri: str, text: str) -> ServiceUnreachable:
-    """Make the error of an artifact store that rejects what the server or this machine sends.
-
-    It blames no record: the store may be back, or admit the sender, any time.
-    """
+    """Return the error of an artifact store that rejects what the server or this machine sends.
+    ServiceUnreachable, since no record is at fault: the store may accept the same upload later."""
     return ServiceUnreachable(
         f"the artifact store of MLflow at {without_password(uri)} rejected the upload "
         f"({remove_passwords(text, uri)}). Check the server's --artifacts-destination and its log; "
@@ -129,7 +125,7 @@ def translated(uri: str, answers: Callable[[], bool] = lambda: False) -> Iterato
 
 @contextmanager
 def uploading(uri: str) -> Iterator[None]:
-    """Within `translated`: raise the errors of the artifact store, which MLflow passes on."""
+    """Within `translated`: raise the artifact store's errors, which MLflow passes on, as ours."""
     from mlflow.exceptions import MlflowException
 
     try:

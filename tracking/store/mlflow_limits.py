@@ -25,11 +25,12 @@ _ILLEGAL = re.compile(r"[^/\w.\- :]")
 
 
 def name(text: str) -> str:
-    """Make a metric, parameter or tag name acceptable: `gap(id=ood)` becomes `gap_id_ood_`.
+    """Return a name that MLflow accepts for a metric, parameter or tag: `gap(id=ood)` becomes
+    `gap_id_ood_`.
 
-    Characters other than letters, digits and `_ - . / : space` become `_`; empty and `.` parts of
-    a path go, `..` as a part or at the start becomes `__`; a name that is too long is cut and ends
-    in a hash of the whole.
+    Characters other than letters, digits and `_ - . / : space` become `_`; empty and `.` parts of a
+    path go, `..` as a part or at the start becomes `__`; a name that is too long is cut and ends in
+    a hash of the whole name.
     """
     parts = [part for part in _ILLEGAL.sub("_", text).split("/") if part not in ("", ".")]
     clean = "/".join("__" if part == ".." else part for part in parts) or "_"
@@ -42,19 +43,20 @@ def name(text: str) -> str:
 
 
 def param(value: Param) -> str:
-    """Write a parameter as text, truncated to 6000 characters; None, True, False as in JSON."""
+    """Return a parameter as text, truncated to 6000 characters; None, True, False as in JSON."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return truncate(value if isinstance(value, str) else repr(value), PARAM_LENGTH)
 
 
 def params(values: Mapping[str, Param]) -> dict[str, str]:
-    """Make names and values of parameters acceptable."""
+    """Return parameters with names and values that MLflow accepts."""
     return {name(key): param(value) for key, value in values.items()}
 
 
 def tags(values: Mapping[str, str]) -> dict[str, str]:
-    """Make names and values of tags acceptable; a value is truncated to 5000 characters."""
+    """Return tags with names and values that MLflow accepts; a value is truncated to 5000
+    characters."""
     return {name(key): truncate(value, TAG_LENGTH) for key, value in values.items()}
 
 
@@ -64,11 +66,9 @@ def truncate(text: str, length: int) -> str:
 
 
 def metrics(values: Iterable[Metric]) -> tuple[list[Metric], dict[str, str]]:
-    """Return the finite values, and tags in place of the infinite ones.
-
-    A store of numbers without infinities shows 1.8e308 instead, which spoils every chart and
-    maximum. NaN is stored: MLflow knows it.
-    """
+    """Return the finite values as metrics, and the infinite ones as tags. A store of numbers
+    without infinities shows 1.8e308 instead, which spoils every chart and maximum. NaN is stored:
+    MLflow supports NaN."""
     kept: list[Metric] = []
     infinite: dict[str, str] = {}
     for metric in values:
@@ -81,7 +81,8 @@ def metrics(values: Iterable[Metric]) -> tuple[list[Metric], dict[str, str]]:
 
 
 def datasets(values: Iterable[DatasetInput]) -> list[DatasetInput]:
-    """Join the contexts of equal names and digests by commas: a store has one entry for each."""
+    """Return data sets, with the contexts of equal names and digests joined by commas: a store has
+    one entry for each name and digest."""
     joined: dict[tuple[str, str], DatasetInput] = {}
     for value in values:
         short = replace(
@@ -97,7 +98,8 @@ def datasets(values: Iterable[DatasetInput]) -> list[DatasetInput]:
 
 
 def changed(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
-    """Make tags for parameters that were logged before with another value, which remains."""
+    """Return tags with the new values of parameters that were logged with other values, which
+    remain."""
     return {
         name(f"carft.param_changed.{key}"): truncate(value, TAG_LENGTH)
         for key, value in new.items()

@@ -56,7 +56,7 @@ _QUIET = {"MLFLOW_UV_AUTO_DETECT": "false", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BA
 
 
 def save(local: Path, folder: Path, model: LoggedModel) -> None:
-    """Write the export in `folder` as MLflow's model to `local`, which does not exist yet."""
+    """Write the export in `folder` as an MLflow model to the new folder `local`."""
     from mlflow.models import Model
     from mlflow.pyfunc import save_model
 
@@ -90,7 +90,7 @@ def _signature() -> ModelSignature:
 
 
 def _requirements(folder: Path) -> Iterator[str]:
-    """List the versions installed here, without this machine's build of torch."""
+    """Yield the versions installed here, as requirements, without the local build of torch."""
     config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
     names = [*REQUIREMENTS]
     if "hf_model_name" in config["model_cfg"]["text_cfg"]:
@@ -130,12 +130,13 @@ class KeptModel:
 
     @property
     def uri(self) -> str:
-        """For `mlflow.pyfunc.load_model` and `mlflow models serve`."""
+        """The address `models:/ID` that `mlflow.pyfunc.load_model` and `mlflow models serve`
+        take."""
         return f"models:/{self.model_id}"
 
 
 def has_model(place: TrackingLocation, model_id: str) -> bool:
-    """Tell whether MLflow has a model, with its files. Raises as `ModelStore` does."""
+    """Return whether MLflow has a model, with its files. Raises as `ModelStore` does."""
     from mlflow.exceptions import MlflowException
 
     refuse_if_moved(place)
@@ -201,14 +202,14 @@ class ModelStore:
         return runs[0]
 
     def _kept_before(self, start: ModelStart) -> LoggedModel | None:
-        """Find the model that was stored before."""
+        """Return the model of the same export that was stored before; None without one."""
         query = mlflow_store.query_of(self._tags(start))
         models = self._client.search_logged_models([self._experiment], query)
         whole = [model for model in models if _is_whole(self._client, model)]
         return min(whole, key=lambda model: model.creation_timestamp, default=None)
 
     def _tags(self, start: ModelStart) -> dict[str, str]:
-        """Return the tags by which the model is found again."""
+        """Return the tags by which MLflow finds the stored model again."""
         own = {"carft.kind": "model", "carft.evaluation": start.evaluation}
         return {**mlflow_store.identity(start.key, self._home), **own}
 

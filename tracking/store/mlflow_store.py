@@ -103,7 +103,8 @@ def batches(entries: Iterable[E], most: int) -> Iterator[list[E]]:
 
 
 def identity(key: RunKey, home: str) -> dict[str, str]:
-    """Return `carft.kind`, `carft.sweep`, `carft.home`; also `carft.run` or `carft.arm`."""
+    """Return the tags `carft.kind`, `carft.sweep`, `carft.home`; also `carft.run` or
+    `carft.arm`."""
     tags = {"carft.kind": key.kind, "carft.sweep": key.sweep}
     if key.digest:
         tags["carft.run"] = key.digest
@@ -115,7 +116,7 @@ def identity(key: RunKey, home: str) -> dict[str, str]:
 
 
 def query_of(tags: Mapping[str, str]) -> str:
-    """Write the filter in MLflow's language that finds runs with all these tags."""
+    """Return the filter in MLflow's language that finds runs with all these tags."""
     return " and ".join(f"tags.`{name}` = {_quoted(value)}" for name, value in tags.items())
 
 
@@ -174,11 +175,9 @@ class MlflowStore(Tracker):
         self._ids: dict[RunKey, str] = {}
 
     def check(self) -> None:
-        """Connect now, creating what is missing.
-
-        Raises ServiceUnreachable when nothing answers, and TrackingError when the store answers
-        and cannot be used: a deleted experiment, an old schema, a database of something else.
-        """
+        """Connect now, creating the database or the experiment if missing. Raises
+        ServiceUnreachable when nothing answers, and TrackingError when the store answers and cannot
+        be used: a deleted experiment, an old schema, another program's database."""
         if self._connected is None:
             self._connected = self._connect()
         client, experiment = self._connected
@@ -222,7 +221,7 @@ class MlflowStore(Tracker):
             self._describe(run, start, tags)
 
     def log_metrics(self, key: RunKey, values: Sequence[Metric]) -> None:
-        """Log in batches; infinite values become a tag, names are made to fit."""
+        """Log metrics in batches; infinite values become a tag, names become valid for MLflow."""
         finite, infinite_tags = mlflow_limits.metrics(values)
         with self._request() as (client, _):
             from mlflow.entities import Metric as MlflowMetric
@@ -234,21 +233,21 @@ class MlflowStore(Tracker):
             self._set_tags(run_id, infinite_tags)
 
     def log_datasets(self, key: RunKey, datasets: Sequence[DatasetInput]) -> None:
-        """Log them as the run's inputs; of equal names and digests MLflow keeps the first."""
+        """Log data sets as the run's inputs; of equal names and digests MLflow keeps the first."""
         inputs = [_input(dataset) for dataset in mlflow_limits.datasets(datasets)]
         if inputs:
             with self._request() as (client, _):
                 client.log_inputs(self._id(key), inputs)
 
     def set_tags(self, key: RunKey, values: Mapping[str, str]) -> None:
-        """Set tags, names and values made to fit; links to artifacts lead to MLflow's page."""
+        """Set tags with valid names and values; links to artifacts lead to MLflow's page."""
         with self._request() as (_, experiment):
             run_id = self._id(key)
             linked = _linked(values, experiment, run_id)
             self._set_tags(run_id, mlflow_limits.tags(linked))
 
     def log_artifact(self, key: RunKey, path: Path, *, folder: str = "") -> None:
-        """Upload a file; replace a file of the same folder and name."""
+        """Upload a file; a file of the same folder and name is replaced."""
         try:
             os.close(open_regular(path))
         except OSError as error:
@@ -259,7 +258,7 @@ class MlflowStore(Tracker):
             client.log_artifact(self._id(key), str(path), artifact_path=folder or None)
 
     def end_run(self, key: RunKey, state: EndState, *, timestamp: int) -> None:
-        """Set MLflow's status and the end time."""
+        """Set MLflow's status and the end time of a run."""
         with self._request() as (client, _):
             client.set_terminated(self._id(key), status=_STATUS[state], end_time=timestamp)
 
@@ -272,7 +271,7 @@ class MlflowStore(Tracker):
         self._ids.pop(key, None)
 
     def remove_sweep(self, sweep: str) -> None:
-        """Move its runs to MLflow's deleted ones; the models that were made of them stay."""
+        """Move the sweep's runs to MLflow's deleted ones; the models made of these runs stay."""
         tags = identity(RunKey(sweep), self._home)
         kind = tags.pop("carft.kind")
         with self._request() as (client, experiment):
@@ -289,11 +288,9 @@ class MlflowStore(Tracker):
                     client.delete_experiment_tag(experiment, tag)
 
     def keep_view(self, view: RunsView, sweep: RunKey, *, timestamp: int) -> None:
-        """Keep the view in a tag of the experiment; that of arms under the id of the sweep's run.
-
-        MLflow's default view has no column with a metric, so the description of an experiment that
-        has none leads to that of the sweeps.
-        """
+        """Store the view in a tag of the experiment; a view of arms under the id of the sweep's
+        run. MLflow's default view has no column with a metric, so the description of the
+        experiment, if empty, gets a link to the view of the sweeps."""
         with self._request() as (client, experiment):
             sweep_id = self._id(sweep)
             name, query = SWEEPS, f"tags.`{GROUP}` != ''"
@@ -306,7 +303,8 @@ class MlflowStore(Tracker):
             client.set_experiment_tag(experiment, f"{VIEW}{name}", text)
 
     def runs_of(self, sweep: str) -> dict[str, TrackedRun]:
-        """Look up every run by the sweep's tags; of several with one key take the earliest."""
+        """Return every run with the sweep's tags by `RunKey.name`; of several with one key the
+        earliest."""
         tags = identity(RunKey(sweep), self._home)
         del tags["carft.kind"]
         runs: dict[str, TrackedRun] = {}
@@ -321,7 +319,7 @@ class MlflowStore(Tracker):
         return runs
 
     def artifacts(self, key: RunKey) -> set[str]:
-        """List the files."""
+        """Return the paths of the entries at the top of a run's artifacts."""
         with self._request() as (client, _), uploading(self._uri):
             return {entry.path for entry in client.list_artifacts(self._id(key))}
 
@@ -339,11 +337,12 @@ class MlflowStore(Tracker):
         return self._store()[1]
 
     def close(self) -> None:
-        """Forget the connection."""
+        """Forget the connection, which the next request opens again."""
         self._connected = None
 
     def _store(self) -> tuple[MlflowClient, str]:
-        """Return the connection. Errors here are of the store, not of the record that is sent."""
+        """Return the client and the experiment's id. Errors here come from the store, not from the
+        record that is sent."""
         if self._connected is None:
             try:
                 self._connected = self._connect()
@@ -367,7 +366,7 @@ class MlflowStore(Tracker):
 
     def _set_aside_if_moved(self, file: Path) -> None:
         """Move the database of a moved or copied home aside, with its artifacts: its runs are
-        recorded again here, and nothing is written at the old place."""
+        recorded again in a new database, and nothing is written at the old place."""
         before, root = moved_from(self._uri, self._experiment, self._artifact_root), file.parent
         if before is None:
             return
@@ -402,7 +401,7 @@ class MlflowStore(Tracker):
             return self._experiment_id(client)  # another process was a moment earlier
 
     def _search(self, key: RunKey) -> Run | None:
-        """Return the run of this key that was created first, if any."""
+        """Return the earliest run of this key; None without one."""
         client, experiment = self._store()
         query = query_of(identity(key, self._home))
         runs = client.search_runs(
@@ -438,13 +437,13 @@ class MlflowStore(Tracker):
 
     @contextmanager
     def _request(self) -> Iterator[tuple[MlflowClient, str]]:
-        """Yield the client and the experiment; raise MLflow's errors as ours."""
+        """Yield the client and the experiment's id; raise MLflow's errors as ours."""
         connection = self._store()
         with translated(self._uri, self._answers):
             yield connection
 
     def _answers(self) -> bool:
-        """Return whether the store answers a harmless request, after it failed at another."""
+        """Return whether the store answers a harmless request, after another request failed."""
         if self._connected is None:
             return False
         from mlflow.exceptions import MlflowException
@@ -458,16 +457,14 @@ class MlflowStore(Tracker):
 
 
 def open_store(home: Path, environ: Mapping[str, str] | None = None) -> MlflowStore:
-    """Open the store of a home's runs. MLflow is imported only when the store is used.
-
-    Raises TrackingError where its database would not be safe.
-    """
+    """Return the store of a home's runs. MLflow is imported only when the store is used. Raises
+    TrackingError where an SQLite database would lose data on the home's file system."""
     place = resolve_location(home, environ)
     return MlflowStore(place.uri, place.experiment, place.artifacts, home=home_id(home))
 
 
 def _input(dataset: DatasetInput) -> MlflowInput:
-    """Make what `mlflow.data.meta_dataset.MetaDataset` makes of metadata, without its imports."""
+    """Return what `mlflow.data.meta_dataset.MetaDataset` makes of metadata, without its imports."""
     from mlflow.entities import Dataset, InputTag
     from mlflow.entities import DatasetInput as MlflowInput
 
@@ -484,7 +481,8 @@ def _input(dataset: DatasetInput) -> MlflowInput:
 
 
 def _linked(tags: Mapping[str, str], experiment: str, run_id: str) -> Mapping[str, str]:
-    """Let the links of a description lead to where MLflow's own pages show an artifact."""
+    """Return tags with the links of a description leading to MLflow's own pages of the
+    artifacts."""
     if DESCRIPTION not in tags:
         return tags
 

@@ -35,7 +35,7 @@ class ServedModel(PythonModel):
     """Reads the folder of an export, which is the artifact `model`."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Open the checkpoint, on a GPU if present."""
+        """Open the exported model, on a GPU if present."""
         import open_clip
         import torch
         from safetensors.torch import load_file
@@ -106,7 +106,7 @@ def _check_amount(texts: list[Any]) -> None:
 
 
 def _opened(text: Any, row: int) -> Any:
-    """Decode an image upright and in RGB, transparency on white. Raises MlflowException."""
+    """Return a decoded image, upright and in RGB, transparency on white. Raises MlflowException."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not isinstance(text, str):
@@ -136,7 +136,7 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _converted(image: Any) -> Any:
-    """Convert an image as carft-sweep does, so that both give the same prediction."""
+    """Return an image as carft-sweep converts one, so that both give the same prediction."""
     import numpy as np
     from PIL import Image
 
@@ -161,7 +161,8 @@ def _wrong(row: int, what: str) -> MlflowException:
 
 
 def _best(logits: Any, names: list[str], kind: str, count: int) -> list[list[dict[str, Any]]]:
-    """Order by probability, of equal ones the first before."""
+    """Return the `count` most probable names of each row; of equal probabilities the earlier one
+    first."""
     probabilities = logits.cpu().double().softmax(dim=1)
     order = probabilities.argsort(dim=1, descending=True, stable=True)[:, :count]
     return [
