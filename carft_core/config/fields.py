@@ -48,7 +48,7 @@ SYNONYMS: Mapping[str, str] = {
 
 
 def each_once(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Return the same names. Raises ValueError for one that stands among them twice."""
+    """Return the names unchanged. Raises ValueError for a name that occurs twice."""
     twice = [name for index, name in enumerate(names or ()) if name in (names or ())[:index]]
     if twice:
         raise ValueError(f"{twice[0]} is in the list twice")
@@ -56,7 +56,10 @@ def each_once(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
 
 
 def meanings(cls: type[BaseModel]) -> dict[str, str]:
-    """Return what the docstring under each field of a model says, by field.
+    """Return the docstring under each field of a model, by field.
+
+    The docstrings are read from the source on the first call, since pydantic would read them at
+    every start.
 
     It is read from the source when it is asked for: pydantic would do it at every start.
     """
@@ -67,7 +70,7 @@ def meanings(cls: type[BaseModel]) -> dict[str, str]:
 
 @functools.cache
 def _own_meanings(cls: type[BaseModel]) -> dict[str, str]:
-    """Return those of the fields that the class itself declares."""
+    """Return the docstrings of the fields that the class itself declares, by field."""
     try:
         source = textwrap.dedent(inspect.getsource(cls))
     except (OSError, TypeError):  # a class of a notebook or of a string has no file
@@ -83,7 +86,7 @@ def _own_meanings(cls: type[BaseModel]) -> dict[str, str]:
 
 
 def describe(cls: type[BaseModel], schema: JsonSchemaValue) -> JsonSchemaValue:
-    """Put the meanings of a model's fields into its JSON schema, which is given back."""
+    """Put the meanings of a model's fields into its JSON schema, and return the schema."""
     for name, text in meanings(cls).items():
         key = cls.model_fields[name].alias or name
         if key in schema.get("properties", {}):
@@ -92,7 +95,7 @@ def describe(cls: type[BaseModel], schema: JsonSchemaValue) -> JsonSchemaValue:
 
 
 def _accept_lists(schema: Any) -> None:
-    """Let each tuple within a schema be given as a list."""
+    """Make each tuple within a validation schema accept a list."""
     if isinstance(schema, dict):
         if schema.get("type") == "tuple":
             schema["strict"] = False
@@ -131,8 +134,8 @@ _BRANCH = re.compile(r"bool|constrained-\w+|literal\[.*\]")
 
 
 def error_of(problems: Iterable[Problem]) -> ValidationError:
-    """Return what a validator raises to report problems in its own words, at their places below
-    it."""
+    """Return the error with which a validator reports problems in its own words, at their paths
+    below the validated value."""
     details: list[InitErrorDetails] = [
         {
             "type": PydanticCustomError("problem", "{message}", {"message": problem.message}),
@@ -147,7 +150,7 @@ def error_of(problems: Iterable[Problem]) -> ValidationError:
 def explained(
     error: ValidationError, cls: type[BaseModel], path: tuple[str | int, ...] = ()
 ) -> Iterator[Problem]:
-    """Yield a problem for each error of a model that stands at `path`."""
+    """Yield a problem for each error of the model at `path`."""
     items = error.errors()
     places = [item["loc"] for item in items]
     extra = [place for item, place in zip(items, places, strict=True) if _is_extra(item)]
@@ -194,7 +197,8 @@ def _is_extra(item: Any) -> bool:
 
 
 def _unknown_field(place: tuple[str | int, ...], known: Iterable[str]) -> str:
-    """Suggest a field of the same section: what others call so, else one that is spelt alike."""
+    """Return a suggestion among the fields of the same section: another tool's name for a field,
+    else a similar spelling."""
     *section, name = place
     meant = SYNONYMS.get(str(name), "")
     field = next((field for field in known if dotted((*section, field)) == meant), None)
@@ -204,7 +208,7 @@ def _unknown_field(place: tuple[str | int, ...], known: Iterable[str]) -> str:
 
 
 def _rule(item: Any) -> str:
-    """Return `be a valid integer`."""
+    """Return the rule that a value breaks, such as `be a valid integer`."""
     rule = item["msg"].partition(" should ")[2] or str(item["msg"])
     return rule.replace("valid tuple", "list")
 
@@ -214,7 +218,7 @@ def _is_branch(place: tuple[str | int, ...]) -> bool:
 
 
 def _fields_at(cls: type[BaseModel], path: Iterable[str | int]) -> Iterable[str]:
-    """Return the fields of the model that stands at `path` inside another."""
+    """Return the fields of the nested model at `path`."""
     for step in path:
         field = cls.model_fields.get(step) if isinstance(step, str) else None
         inner = field and next(_models_in(field.annotation), None)
@@ -223,7 +227,7 @@ def _fields_at(cls: type[BaseModel], path: Iterable[str | int]) -> Iterable[str]
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Yield those of `X`, `X | None`, `Mapping[str, X]`."""
+    """Yield the models in an annotation: `X`, `X | None`, `Mapping[str, X]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):

@@ -37,17 +37,16 @@ class Registry(dict[str, T]):
         *,
         code: Callable[[T], Any] = lambda thing: thing,
     ) -> None:
-        """`kind` is for messages: "algorithm". `refusal` says what keeps a thing from being one,
-        None when nothing does. `code` is the class or function that defines the thing."""
+        """Take `kind` for messages ("algorithm"), `refusal`, which returns why a thing is not of
+        this kind or None, and `code`, which returns the class or function that defines the
+        thing."""
         super().__init__()
         self.kind, self._refusal, self._code = kind, refusal, code
 
     def register(self, thing: Anything) -> Anything:
-        """Add a thing under its own name and give it back, so that it serves as a decorator.
-
-        What is defined in the same place again, as by a module that is reloaded, takes the place
-        of the old. Raises RequestError when it is none of the kind, or when its name is taken.
-        """
+        """Add a thing under its own name and return it, so that this method serves as a decorator.
+        A thing defined again in the same place, as in a reloaded module, replaces the old one.
+        Raises RequestError for a thing of another kind, or a name that is taken."""
         wrong = self._refusal(thing) or _misnamed(thing) or self._taken(cast(T, thing))
         if wrong:
             shown = getattr(thing, "__qualname__", repr(getattr(thing, "name", thing))[:80])
@@ -56,7 +55,8 @@ class Registry(dict[str, T]):
         return thing
 
     def unknown(self, name: object) -> str:
-        """Say that nothing is registered under a name: the nearest one, or all and how to add."""
+        """Return a message for an unregistered name: the nearest name, or all names and how to add
+        one."""
         own = " One of your own is registered in a file that `import:` or --import names."
         return unknown(self.kind, name, self, own)
 
@@ -129,8 +129,7 @@ class Registered(Section):
 
 
 def no_concrete(base: type, thing: object) -> str | None:
-    """Return what keeps a thing from being a complete subclass of `base`; None when nothing
-    does."""
+    """Return why a thing is no complete subclass of `base`; None when it is one."""
     if not isinstance(thing, type):
         what = "its instance" if isinstance(thing, base) else "something else"
         return f"it must be a class derived from {base.__name__}, not {what}"
@@ -142,7 +141,7 @@ def no_concrete(base: type, thing: object) -> str | None:
 
 
 def _misnamed(thing: object) -> str | None:
-    """Return what is wrong with the name and the summary that everything has of its own."""
+    """Return what is wrong with a thing's own `name` or `summary`; None when nothing is."""
     own = vars(thing)
     for field in ("name", "summary"):
         if not isinstance(own.get(field), str):

@@ -173,7 +173,7 @@ class TrialConfig(Section):
 
     @property
     def follows_seed(self) -> bool:
-        """Whether a run's seed decides its split as well."""
+        """Whether a run's seed decides the run's data split as well."""
         return self.data.split_seed == "seed"
 
     def for_seed(self, seed: int) -> TrialConfig:
@@ -183,17 +183,15 @@ class TrialConfig(Section):
         return self.model_copy(update={"data": self.data.model_copy(update={"split_seed": seed})})
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data that `trial_config` reads back to an equal config."""
+        """Return plain data from which `trial_config` makes an equal config."""
         plain: dict[str, Any] = json.loads(self.model_dump_json())
         return plain
 
 
 def trial_config(data: Mapping[str, Any]) -> TrialConfig:
-    """Validate nested plain data, as a sweep file's `trial:` holds it.
-
-    Fields left out take the family's default, then the product's. Raises InvalidConfig with
-    every mistake at once, each with its path.
-    """
+    """Return the config of nested plain data, such as a sweep file's `trial:`, after validation.
+    Fields left out take the family's default, then the product's. Raises InvalidConfig with every
+    mistake at once, each with its path."""
     complete, problems = _with_defaults(data)
     try:
         config = TrialConfig.model_validate(complete)
@@ -207,7 +205,8 @@ def trial_config(data: Mapping[str, Any]) -> TrialConfig:
 
 
 def _refusals(config: TrialConfig) -> Iterator[Problem]:
-    """Yield the merges with no names for their points, or that cannot be made of the algorithm."""
+    """Yield a problem for each merge without labels for its points, or that cannot be made of the
+    algorithm."""
     algorithm = config.algorithm
     for index, merge in enumerate(config.merges):
         try:
@@ -224,7 +223,7 @@ def _refusals(config: TrialConfig) -> Iterator[Problem]:
 
 
 def _with_defaults(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """Return the data with the fields that were left out, and what is wrong with the family's."""
+    """Return the data with missing fields filled in, and the problems of the family's defaults."""
     problems: list[Problem] = []
     complete: dict[str, Any] = {"algorithm": None, **data}
     # What is no mapping stays, and is refused when the config is validated.
@@ -258,15 +257,14 @@ def _with_defaults(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Proble
 
 
 def _of_another_length(field: str, optim: Mapping[str, Any]) -> bool:
-    """Tell whether a family's default is in epochs where steps are given, or the other way
-    round."""
+    """Return whether a family's default is in epochs where steps are given, or the reverse."""
     if field == "optim.epochs":
         return optim.get("steps") is not None
     return field in ("optim.steps", "optim.steps_per_epoch") and optim.get("epochs") is not None
 
 
 def field_names(algorithm: str | None = None) -> tuple[str, ...]:
-    """Return every dotted field a sweep may vary, those of one algorithm or of all."""
+    """Return the dotted name of every field that a sweep may vary, for one algorithm or for all."""
     names = [f"{section}.{key}" for section, cls in SECTIONS.items() for key in cls.model_fields]
     algorithms = ALGORITHMS.values() if algorithm is None else (ALGORITHMS[algorithm],)
     names += ["algorithm.name"]

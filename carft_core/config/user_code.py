@@ -18,21 +18,23 @@ PRODUCT = frozenset({"carft_sweep"})
 
 
 def own_code(*parts: type | Callable[..., object]) -> str | None:
-    """Return the digest of what the user wrote of some classes and functions; None where all are
-    the product's. Raises RequestError for what no file defines."""
+    """Return one digest of the user's code among some classes and functions; None where the package
+    defines all. Raises RequestError for code that no file defines."""
     own = [own_code_digest(part) for part in parts if is_own(part)]
     return digest_of(own) if own else None
 
 
 def is_own(thing: type | Callable[..., object]) -> bool:
-    """Tell whether the user wrote a class or function."""
+    """Return whether a class or function is the user's own code and not the package's."""
     return _top(thing.__module__) not in PRODUCT
 
 
 def own_code_digest(thing: type | Callable[..., object]) -> str:
-    """Return the sha256 over the Python files of the user's package, or module, that defines a
-    class or function, and of what these import that lies beside it (nothing more of an installed
-    one). The product beside it does not count.
+    """Return the sha256 over the Python files of the user's module or package that defines a class
+    or function, and over the files beside it that these import (beside an installed module only its
+    own files). This package's files are left out.
+
+    Raises RequestError for code that no file defines, such as a class typed into a notebook.
 
     Raises RequestError for what no file defines, such as a class typed into a notebook.
     """
@@ -49,13 +51,14 @@ def own_code_digest(thing: type | Callable[..., object]) -> str:
 
 
 def brings(top: str) -> set[str]:
-    """Return the first names of the modules that importing one brings along, its own included: all
-    that the files that `own_code_digest` reads import."""
+    """Return the top-level names of all modules that the files of a module import, with its own
+    name; the files are those that `own_code_digest` reads."""
     return {top}.union(*map(_imported, _sources(top).values()))
 
 
 def _sources(top: str) -> dict[str, bytes]:
-    """Return the content of a module's Python files, and of those beside it that these import."""
+    """Return the content of a module's Python files, and of the files beside it that these
+    import."""
     place = module_place(top)
     if place is None or not place.exists():
         return {}
@@ -74,11 +77,8 @@ def _sources(top: str) -> dict[str, bytes]:
 
 
 def module_place(top: str) -> Path | None:
-    """Return the file, or the package's folder, of a module by its first name; None when there is
-    none.
-
-    A module without a file, such as `sys`, gives a path that is not absolute.
-    """
+    """Return the file, or the package's folder, of a top-level module; None for no such module. A
+    module without a file, such as `sys`, gives a path that is not absolute."""
     try:
         spec = importlib.util.find_spec(top)
     except ValueError:  # loaded without a specification, as `__main__` is
@@ -92,9 +92,8 @@ def module_place(top: str) -> Path | None:
 
 @contextmanager
 def blame_user_code(what: str, code: Callable[..., object]) -> Iterator[None]:
-    """Raise RequestError, that begins with `what`, for whatever the user's own code raises; an
-    exception of the product's passes.
-    """
+    """Raise RequestError, which begins with `what`, for any exception of the user's own code;
+    exceptions of this package pass."""
     try:
         yield
     except RequestError:
@@ -106,8 +105,8 @@ def blame_user_code(what: str, code: Callable[..., object]) -> Iterator[None]:
 
 
 def reason(error: BaseException, name: str) -> str:
-    """Return what went wrong, in one line, and at which line of the user's module `name`, or beside
-    it."""
+    """Return in one line what went wrong, and at which line of the user's module `name` or of a
+    file beside it."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     first = text.strip().partition("\n")[0]
     kind = type(error).__name__
@@ -117,7 +116,8 @@ def reason(error: BaseException, name: str) -> str:
 
 
 def own_lines(error: BaseException, name: str) -> Iterator[str]:
-    """Yield `file:line` of each line of the user's own that the error passed, innermost last."""
+    """Yield `file:line` of each line of the user's code in the error's traceback, innermost
+    last."""
     place = module_place(_top(name))
     if place is None:
         return
@@ -133,7 +133,7 @@ def own_lines(error: BaseException, name: str) -> Iterator[str]:
 
 @functools.lru_cache(maxsize=1024)  # a package is looked through for each run and each merge
 def _imported(content: bytes) -> frozenset[str]:
-    """Collect the first names of what the statements of a file import."""
+    """Return the top-level names of what the import statements of a file import."""
     names: set[str] = set()
     try:
         tree = ast.parse(content)

@@ -33,7 +33,8 @@ from carft_sweep.carft_core.errors import RequestError
 
 
 def _refusal(thing: object) -> str | None:
-    """Return why a thing is no family, which a function opens whose file is part of a run."""
+    """Return why a thing is no family; None for a family whose opening function is defined in a
+    file."""
     if not isinstance(thing, Family):
         return "it must be a Family"
     if not hasattr(thing.open, "__qualname__"):
@@ -53,14 +54,14 @@ for _family in (*DOMAIN_BED, *DOWNSTREAM):
 
 
 def open_data(config: DataConfig) -> FamilyData:
-    """Return the family's data as a run uses it: opened, with a val split, train cut to its
-    fraction, or to its shots.
+    """Return the family's data as a run uses them: with a validation split carved from train, and
+    train cut to its fraction or its shots.
 
-    Shifts that are not asked for go first, then bad files, if they are skipped. Val is carved
-    before train is cut, so it is the same for every fraction and number of shots. A process opens
-    the same data once; what changes on disk meanwhile is seen after `forget_data`.
-    Raises RequestError when the data cannot be used as asked, ValueError for a `split_seed` that
-    is still to be a run's (`TrialConfig.for_seed`).
+    Shifts that are not requested are left out first, then bad files, if these are skipped. Val is
+    carved before train is cut, so val is the same for every fraction and number of shots. A process
+    opens the same data once; changes on disk are seen after `forget_data`. Raises RequestError when
+    the data cannot be used as requested, ValueError for a `split_seed` that a run's seed must
+    replace first (`TrialConfig.for_seed`).
     """
     config = _placed(config)
     # The views are the transform's, the batches the loader's: the data are the same.
@@ -74,17 +75,14 @@ def open_data(config: DataConfig) -> FamilyData:
 
 
 def open_whole(config: DataConfig) -> FamilyData:
-    """Return the family's data whole, with the shifts that are asked for: nothing carved, nothing
-    skipped.
-
-    Raises RequestError as `open_data` does.
-    """
+    """Return all of a family's data, with the requested shifts: nothing carved, nothing skipped.
+    Raises RequestError as `open_data` does."""
     config = _placed(config)
     return _asked_for(config, open_checked(config, FAMILIES[config.family].open))
 
 
 def _placed(config: DataConfig) -> DataConfig:
-    """Check that the family exists, and make the root absolute."""
+    """Return the config with an absolute root. Raises RequestError for an unknown family."""
     if config.family not in FAMILIES:
         raise RequestError(f"data.family: {FAMILIES.unknown(config.family)}")
     if config.root is None:
@@ -99,15 +97,13 @@ def _asked_for(config: DataConfig, data: FamilyData) -> FamilyData:
 
 @cache_open(8)
 def _prepared(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> FamilyData:
-    """Open a family by its own function, so that one that is registered anew is opened anew."""
+    """Return the data of a family, opened by the function that is registered now."""
     return as_used(_asked_for(config, open_checked(config, open_)), config)
 
 
 def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
-    """Make of opened data what a run uses: bad files skipped, val carved, train cut.
-
-    Raises RequestError when there is too little of them for that.
-    """
+    """Return opened data as a run uses them: bad files skipped, val carved, train cut. Raises
+    RequestError when a class has too few images."""
     if config.bad_files == "skip":
         data = without_bad_files(data)
     train, val = data.train, data.val
@@ -130,10 +126,8 @@ def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
 
 
 def _with_shifts(data: FamilyData, asked: Sequence[str]) -> FamilyData:
-    """Return the same data measured on some of its shifts; their choice is a part of its digest.
-
-    Extras are always measured, and what is derived of what is there.
-    """
+    """Return the same data measured on the requested shifts only, which become a part of the
+    digest. Extras are always measured, as are the derived sets of the splits that remain."""
     shifts = {name: data.shifts[name] for name in named_shifts(asked, data.shifts)}
     if tuple(shifts) == tuple(data.shifts):
         return data

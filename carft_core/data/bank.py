@@ -35,7 +35,7 @@ CHECKSUM = 4
 
 
 def most_bytes() -> int:
-    """Return how large the bank may become. Raises RequestError for a wrong `BANK_GB_ENV`."""
+    """Return the largest size of the bank. Raises RequestError for a wrong `BANK_GB_ENV`."""
     text = os.environ.get(BANK_GB_ENV) or str(GIGABYTES)
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text):
         raise RequestError(
@@ -61,10 +61,9 @@ class Bank:
     def __init__(
         self, kind: Kind, key: Sequence[object], *, steps: int, per_epoch: int, like: Tensor
     ) -> None:
-        """`key`, plain data, is all that decides the tensor of the batch of a step; `like` has the
-        type and the shape [B, ...] of the largest one. Raises RequestError for a wrong value of
-        BANK_GB_ENV.
-        """
+        """Prepare a bank: `key`, plain data, is all that decides the tensor of the batch of a step;
+        `like` has the type and the shape [B, ...] of the largest one. Raises RequestError for a
+        wrong value of BANK_GB_ENV."""
         self._kind, self._key, self._count, self._per_epoch = kind, key, steps, per_epoch
         self._type, self._shape = like.dtype, like.shape[1:]
         self._place = like.nbytes + CHECKSUM
@@ -73,11 +72,9 @@ class Bank:
         self._writes = True
 
     def read(self, step: int, rows: Tensor) -> Tensor | None:
-        """Return the tensor [B, ...], on the CPU, of the batch of a step; None where it is not
-        there.
-
-        `rows` [B] int64, on the CPU, are those of the batch.
-        """
+        """Return the stored views or teacher features [B, ...] of the batch at `step`, on the CPU.
+        Return None where they are missing or damaged, were stored for other `rows` ([B] int64,
+        CPU), or the bank is switched off."""
         if not self._most:
             return None
         file, offset = self._at(step)
@@ -92,7 +89,7 @@ class Bank:
         return None
 
     def write(self, step: int, rows: Tensor, tensor: Tensor) -> None:
-        """Keep the tensor [B, ...] of the batch of a step, if there is room."""
+        """Store the tensor [B, ...] of the batch of a step, if the bank's size permits."""
         file, offset = self._at(step)
         if not self._most or not self._writes:
             return
@@ -106,8 +103,8 @@ class Bank:
             self._writes = False
 
     def _at(self, step: int) -> tuple[Path, int]:
-        """Return the file of a step's epoch, which counts as used then, and where the step's place
-        is."""
+        """Return the file of a step's epoch, marked as used now, and the offset of the step in that
+        file."""
         if step not in self._steps:
             first = step // self._per_epoch * self._per_epoch
             self._steps = range(first, min(first + self._per_epoch, self._count))
@@ -119,8 +116,8 @@ class Bank:
         return self._file, (step - self._steps.start) * self._place
 
     def _make(self, file: Path) -> bool:
-        """Make an empty file, whose blocks the disk gives as they are written; False where there is
-        no room for it. Raises OSError."""
+        """Make an empty file, to which the disk adds blocks as they are written; return False where
+        the bank's size does not permit that. Raises OSError."""
         size = len(self._steps) * self._place
         file.parent.mkdir(parents=True, exist_ok=True)
         share = FOR_VIEWS if self._kind == "views" else 1.0
@@ -136,10 +133,9 @@ def _folder() -> Path:
 
 
 def _make_room(size: int, most: int) -> bool:
-    """Delete what nobody has used for longest until `size` bytes more are within the bounds.
-
-    False where that would take what was used lately. Raises OSError.
-    """
+    """Delete the least recently used files until `size` more bytes fit; return False where that
+    would delete recently used ones. Raises OSError. False where that would take what was used
+    lately. Raises OSError."""
     files = []
     for file in _folder().iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -160,7 +156,7 @@ def _make_room(size: int, most: int) -> bool:
 
 @contextlib.contextmanager
 def _opened(file: Path, flags: int) -> Iterator[int]:
-    """Open a file's descriptor; a pipe in its place is not waited for."""
+    """Yield an opened file's descriptor; a pipe in the file's place is not waited for."""
     descriptor = os.open(file, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     try:
         yield descriptor

@@ -37,7 +37,8 @@ _CACHES: list[functools._lru_cache_wrapper[Any]] = []
 def cache_open(
     most: int,
 ) -> Callable[[Callable[..., T]], functools._lru_cache_wrapper[T]]:
-    """Keep what a function opens, the `most` recent of it, until `forget_data`."""
+    """Return a decorator that keeps the `most` recent results of a function, until
+    `forget_data`."""
 
     def keep(opener: Callable[..., T]) -> functools._lru_cache_wrapper[T]:
         cached = functools.lru_cache(most)(opener)
@@ -48,7 +49,7 @@ def cache_open(
 
 
 def forget_data() -> None:
-    """Let what is opened next be read anew: it may have changed on disk since."""
+    """Forget all opened data, so that the next call reads files that may have changed."""
     for cached in _CACHES:
         cached.cache_clear()
 
@@ -102,7 +103,7 @@ class DataConfig(Section):
 
     @property
     def split_number(self) -> int:
-        """The seed of the split. Raises ValueError where it is a run's, and no run is known."""
+        """The seed of the split. Raises ValueError where a run's seed must replace it first."""
         if self.split_seed == "seed":
             raise ValueError("data.split_seed: seed stands for that of a run; see for_seed")
         return self.split_seed
@@ -120,18 +121,18 @@ class Source:
 
     @functools.cached_property
     def state(self) -> str:
-        """Text that changes with the files that images are read from, whatever these are called:
-        views that were kept of others are not used. Empty where there are no files."""
+        """Text that changes with the files that images are read from, whatever these are called, so
+        that stored views of other files are not used. Empty without files."""
         return ""
 
     def read(self, row: int) -> Image.Image:
-        """Return the RGB image of a row. Raises RequestError naming one that is broken."""
+        """Return the RGB image of a row. Raises RequestError that names a broken image."""
         raise NotImplementedError
 
     def views(
         self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
-        """Return what `Split.views` gives of the rows of the whole split."""
+        """Return the images that `Split.views` returns, for rows of the whole split."""
         return photo_views(self.read, rows, transform=transform, seed=seed, epoch=epoch)
 
 
@@ -149,11 +150,11 @@ class Files(Source):
 
     @functools.cached_property
     def state(self) -> str:
-        """Sizes and times of all files, as they were when somebody first wanted to know."""
+        """Digest of the sizes and times of all files, taken when first read."""
         return state_of([self.root / path for path in self.paths.to_pylist()])
 
     def read(self, row: int) -> Image.Image:
-        """Decode one file."""
+        """Return the decoded image of a row."""
         return self.decode(self.root / self.paths[row].as_py())
 
 
@@ -202,7 +203,8 @@ class Split:
 
     @functools.cached_property
     def domains(self) -> Tensor | None:
-        """[N] int64: the number of each item's group, in the order in which groups occur."""
+        """[N] int64: the number of each item's group, in the order in which groups occur; None
+        without groups."""
         if self.groups is None:
             return None
         numbers = {name: number for number, name in enumerate(dict.fromkeys(self.groups))}
@@ -210,29 +212,26 @@ class Split:
 
     @functools.cached_property
     def digest_of_ids(self) -> str:
-        """sha256 of the ids in their order."""
+        """The sha256 of the ids in their order."""
         return hashlib.sha256("\0".join(self.ids).encode()).hexdigest()
 
     def views(
         self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
         """Return images [B, 3, S, S] uint8 of the items at `rows`; `Transform.normalise` makes them
-        what a tower takes.
+        a tower's input.
 
-        With `seed` None the fixed evaluation view; otherwise the training view, a pure function
-        of (seed, epoch, row) that depends neither on the batch nor on global random state.
-        Raises RequestError naming an image that is broken.
+        With `seed` None the fixed evaluation view; otherwise the training view, a pure function of
+        (seed, epoch, row) that depends neither on the batch nor on global random state. Raises
+        RequestError that names a broken image.
         """
         if self.rows is not None:
             rows = self.rows[np.asarray(rows, dtype=np.int64)].tolist()
         return self.source.views(rows, transform=transform, seed=seed, epoch=epoch)
 
     def subset(self, rows: Sequence[int] | NDArray[np.int64]) -> Split:
-        """Return some of the items, in the given order.
-
-        A view stays that of the item in the whole split, so an image looks the same whatever part
-        of the data trains.
-        """
+        """Return the items at `rows`, in that order. An item keeps the view that it has in the
+        whole split, so an image looks the same whatever part of the data trains."""
         places = np.asarray(rows, dtype=np.int64)
         chosen = places.tolist()
         return replace(
@@ -294,12 +293,12 @@ class FamilyData:
 
     @property
     def digest_of_training(self) -> str:
-        """What of the data a run's identity holds."""
+        """The digest of the data that enters a run's identity."""
         return self.training_digest or self.digest
 
     @property
     def splits(self) -> Mapping[str, Split]:
-        """Those that there are: `train`, `val`, `test`, `shifts/<name>`, `extras/<name>`."""
+        """The existing splits: `train`, `val`, `test`, `shifts/<name>`, `extras/<name>`."""
         shifts = {f"shifts/{name}": split for name, split in self.shifts.items()}
         extras = {f"extras/{name}": split for name, split in self.extras.items()}
         named = {"train": self.train, "val": self.val, "test": self.test, **shifts, **extras}
@@ -307,14 +306,15 @@ class FamilyData:
 
     @property
     def id_val(self) -> Split:
-        """What settings are chosen on. Raises ValueError before it is carved."""
+        """Return the in-distribution validation split, on which settings are chosen. Raises
+        ValueError where the data was opened without carving one."""
         if self.val is None:
             raise ValueError("the data was opened without carving its validation split")
         return self.val
 
     @property
     def id_test(self) -> Split:
-        """The in-distribution test. Raises ValueError where there is none."""
+        """Return the in-distribution test split. Raises ValueError for data without one."""
         if self.test is None:
             raise ValueError("nothing in distribution is kept for a test here")
         return self.test
@@ -327,7 +327,8 @@ class FamilyData:
         return frozenset(extras | derived).union(self.own_means, *self.own_means.values())
 
     def measured(self) -> Mapping[str, Split]:
-        """Return what a finished run is predicted on by metric name: `id/test`, `ood/<name>`."""
+        """Return the splits that a finished run predicts, by metric name: `id/test`,
+        `ood/<name>`."""
         test = {} if self.test is None else {"id/test": self.test}
         return test | {
             f"ood/{name}": split for name, split in {**self.shifts, **self.extras}.items()
@@ -384,7 +385,7 @@ class Family:
 
 
 def check_held_out(config: DataConfig, domains: Collection[str]) -> str:
-    """Return the domain that is tested. Raises RequestError where it is none of `domains`."""
+    """Return the held-out domain. Raises RequestError where it is none of `domains`."""
     if config.test_domain is None:
         raise RequestError(
             f"data.test_domain: which domain is held out? {config.family} has {', '.join(domains)}"
@@ -409,11 +410,9 @@ on."""
 
 
 def named_shifts(names: Sequence[str], allowed: Collection[str]) -> tuple[str, ...]:
-    """Return the shifts in the order asked for, each once; `c-fog` also stands for all of
-    `c-fog-...`.
-
-    Raises RequestError for a name that is none of `allowed` and begins none of them.
-    """
+    """Return the requested shifts in that order, each once; `c-fog` also stands for all of
+    `c-fog-...`. Raises RequestError for a name that is none of `allowed` and begins none of
+    them."""
     shifts: dict[str, None] = {}
     for name in names:
         matching = [shift for shift in allowed if shift == name or shift.startswith(f"{name}-")]
@@ -426,7 +425,7 @@ def named_shifts(names: Sequence[str], allowed: Collection[str]) -> tuple[str, .
 
 
 def _abbreviate_shifts(shifts: Collection[str]) -> list[str]:
-    """Shorten a list of shifts: of many that begin alike, the beginning."""
+    """Return a list of shifts with the common beginning in place of many that begin alike."""
     if len(shifts) <= 20:
         return list(shifts)
     return list(dict.fromkeys(name.partition("-")[0] for name in shifts))

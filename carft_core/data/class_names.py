@@ -19,21 +19,19 @@ MOST_NAMES = 1 << 24
 
 
 def name_files(root: Path) -> list[Path]:
-    """Return the files in a folder that say what its classes are called."""
+    """Return the files in a folder that may list the names of its classes."""
     return [root / name for name in CLASS_FILES if (root / name).exists()]
 
 
 def plain_name(folder: str) -> str:
-    """Return what prompts call a class of which nobody says more: spaces for underscores."""
+    """Return a class's name for prompts, made of its folder: spaces for underscores."""
     return folder.replace("_", " ").strip()
 
 
 def names_in(file: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """Return what a file calls each class, and what is wrong with that.
-
-    JSON: folder -> name, or a list of names of which the first counts; else a line `folder name`
-    each. Raises OSError when it cannot be read.
-    """
+    """Return the name that a file gives each class, and the file's mistakes. JSON: folder -> name,
+    or a list of names of which the first counts; else a line `folder name` each. Raises OSError for
+    an unreadable file."""
     try:
         text = read_regular(file, MOST_NAMES).decode("utf-8-sig")
         pairs = _json_pairs(text) if file.suffix == ".json" else _text_pairs(text)
@@ -55,7 +53,7 @@ def names_in(file: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], list[
 
 
 def _json_pairs(text: str) -> list[tuple[str, str]]:
-    """Read a mapping of folders to names. Raises ValueError for anything else."""
+    """Return (folder, name) pairs of a JSON mapping. Raises ValueError for anything else."""
     pairs = json.loads(text, object_pairs_hook=list)
     if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
         raise ValueError("must be one mapping of class folders to names")
@@ -70,7 +68,8 @@ def _json_pairs(text: str) -> list[tuple[str, str]]:
 
 
 def _text_pairs(text: str) -> list[tuple[str, str]]:
-    """Read lines of a folder, white space and its name; a tab divides them if there is one."""
+    """Return (folder, name) pairs of lines of a folder, white space and its name; a tab, if any,
+    separates the two."""
     named = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
@@ -83,7 +82,8 @@ def _text_pairs(text: str) -> list[tuple[str, str]]:
 
 
 def repeated(names: Mapping[str, str], where: str = "classes.json") -> list[str]:
-    """Classes, by folder, that a text tower could not tell apart; `where` names are given."""
+    """Return a message for each name that several classes have, which a text tower could not tell
+    apart; `where` names are given."""
     folders: dict[str, list[str]] = {}
     for folder, name in names.items():
         folders.setdefault(name, []).append(folder)

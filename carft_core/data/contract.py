@@ -20,11 +20,9 @@ TRANSFORM = Transform(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def open_checked(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> FamilyData:
-    """Return what a family opens, held to what a glance shows of its contract.
-
-    Ours are held to it by tests. Raises RequestError with each breach, or with what the
-    family's code raised and where.
-    """
+    """Return the data that a family opens, after cheap checks of the contract of a family. Tests
+    check this package's own families. Raises RequestError with each breach, or with what the
+    family's code raised and where."""
     with blame_user_code(f"data.family: {config.family}", open_):
         data = open_(config)
         problems = list(_breaches(data)) if is_own(open_) else []
@@ -34,7 +32,7 @@ def open_checked(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) 
 
 
 def _breaches(data: FamilyData) -> Iterator[str]:
-    """Yield what of a family's splits no run can use, or would score wrongly."""
+    """Yield for each split of a family why no run can use it, or would score it wrongly."""
     for name, split in data.splits.items():
         problem = (
             wrong_items(split, len(data.class_names))
@@ -46,8 +44,8 @@ def _breaches(data: FamilyData) -> Iterator[str]:
 
 
 def missing_classes(data: FamilyData, name: str, split: Split) -> str | None:
-    """Return what classes a split lacks that it must have: in train, and in val and test unless the
-    family is `uneven`."""
+    """Return which classes train lacks, or val and test unless the family is `uneven`; None if
+    complete."""
     if name != "train" and (name not in IN_DISTRIBUTION or data.uneven):
         return None
     missing = sorted({*range(len(data.class_names))} - {*split.labels.unique().tolist()})
@@ -60,8 +58,8 @@ def missing_classes(data: FamilyData, name: str, split: Split) -> str | None:
 
 
 def wrong_items(split: Split, classes: int) -> str | None:
-    """Return what is wrong with the ids, units and labels of a split of a family with so many
-    classes."""
+    """Return what is wrong with the ids, units and labels of a split of a family with this number
+    of classes; None if right."""
     count, labels = len(split.ids), split.labels
     if not count == len(split.units) == len(labels) or not count:
         return (
@@ -87,7 +85,8 @@ def wrong_items(split: Split, classes: int) -> str | None:
 
 
 def _wrong_view(split: Split) -> str | None:
-    """Return what is wrong with the views of the first and last image; no file is decoded."""
+    """Return what is wrong with the views of the first and last image, without decoding a file;
+    None if right."""
     source, kind = split.source, type(split.source)
     if isinstance(source, Arrays):
         pixels = source.pixels

@@ -23,8 +23,8 @@ DATA_ROOT_ENV = "CARFT_DATA"
 
 
 def data_root(config: DataConfig, folders: Mapping[str, DataFolder]) -> Path:
-    """Return the folder that holds the data sets. Raises RequestError when none is named or
-    there."""
+    """Return the folder that holds the data sets. Raises RequestError where none is named, or it
+    does not exist."""
     if config.root is None:
         usual = ", ".join(folder.names[0] for folder in folders.values())
         raise RequestError(
@@ -35,8 +35,8 @@ def data_root(config: DataConfig, folders: Mapping[str, DataFolder]) -> Path:
 
 
 def require_folder(folder: Path, advice: str = "", *, named: str = "data.root") -> Path:
-    """Return a folder's absolute path. Raises RequestError where it is none, with `advice`; `named`
-    is the field that says it."""
+    """Return a folder's absolute path. Raises RequestError with `advice` where that is no folder;
+    `named` is the field that names the folder."""
     folder = folder.expanduser().absolute()
     try:
         is_there = folder.is_dir()
@@ -51,7 +51,7 @@ def require_folder(folder: Path, advice: str = "", *, named: str = "data.root") 
 def find_folders(
     root: Path, folders: Mapping[str, DataFolder], *, advice: str = ""
 ) -> dict[str, Path]:
-    """Return where each folder lies. Raises RequestError naming all that are missing, then
+    """Return the place of each folder. Raises RequestError that names all missing ones, then
     `advice`."""
     places = {name: find_folder(root, folder) for name, folder in folders.items()}
     missing = [folders[name] for name, path in places.items() if path is None]
@@ -61,12 +61,12 @@ def find_folders(
 
 
 def find_folder(root: Path, folder: DataFolder) -> Path | None:
-    """Return where it lies; None where it is missing."""
+    """Return the first folder below `root` that has one of `folder.names`; None where none has."""
     return next((root / name for name in folder.names if (root / name).is_dir()), None)
 
 
 def missing_folder(folder: DataFolder) -> str:
-    """Return what is said of one that is missing: its names, what it holds, where to get it."""
+    """Return the message for a missing folder: its names, its content, where to get it."""
     others = f" (or {', '.join(folder.names[1:])})" if len(folder.names) > 1 else ""
     return (
         f"{folder.names[0]}{others} with {folder.layout}, {folder.images:,} images; "
@@ -90,8 +90,8 @@ def _explain_missing(root: Path, missing: Iterable[DataFolder], advice: str) -> 
 
 @contextlib.contextmanager
 def readable(named: str = "data.root") -> Iterator[None]:
-    """Raise RequestError for what the system cannot read meanwhile; `named` is the field that said
-    where it lies."""
+    """Raise RequestError for the operating system's errors within the context; `named` is the field
+    that names the folder."""
     try:
         yield
     except OSError as error:
@@ -101,7 +101,9 @@ def readable(named: str = "data.root") -> Iterator[None]:
 def read_folders(
     family: str, places: Mapping[str, Path], folders: Mapping[str, DataFolder]
 ) -> dict[str, Manifest]:
-    """Return the images of each of the folders.
+    """Return the listed images of each folder.
+
+    Raises RequestError with all that is wrong with the folders, OSError for an unreadable one.
 
     Raises RequestError with all that is wrong with them, OSError for what cannot be read.
     """
@@ -117,7 +119,8 @@ def read_folders(
 
 
 def count_notes(family: str, counts: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
-    """Return by split (how many images are here, how many are published): where the two differ."""
+    """Return a note for each split whose number of images here differs from the published number;
+    `counts` has both."""
     return tuple(
         f"{family}: {name} has {here:,} images here, {published:,} as published; its numbers are "
         "not those of papers"
@@ -127,7 +130,7 @@ def count_notes(family: str, counts: Mapping[str, tuple[int, int]]) -> tuple[str
 
 
 def problems_of(folder: Path, manifest: Manifest, expected: DataFolder) -> Iterator[str]:
-    """Yield why a folder is not what its makers publish; numbers of images are no reason."""
+    """Yield how a folder differs from the published one; numbers of images do not count."""
     counts, classes = manifest.counts, dict.fromkeys(expected.classes)
     if not counts:
         yield no_class_folders(folder, f", expected {expected.layout}", expected.advice)

@@ -24,8 +24,8 @@ def find_flips(
 
     Returns:
         The common seeds, (None,) where no seed changes either arm; and a table with a row for the
-        ID test and each shift: images, those won and lost, won minus lost as `net`, and the `difference`
-        in accuracy, mean over the seeds.
+        ID test and each shift: images, those won and lost, won minus lost as `net`, and the
+        `difference` in accuracy, mean over the seeds.
 
     Raises:
         TrackingError: No row has a label, or predictions were not kept or are of different images.

@@ -28,7 +28,8 @@ def _family_name(value: str) -> str:
 
 
 def shift_name(value: str) -> str:
-    """Check a shift's name. Raises ValueError for what cannot be part of a metric's name."""
+    """Return a shift's name. Raises ValueError for a name that cannot be part of a metric's
+    name."""
     if value in RESERVED or not SHIFT_NAME.fullmatch(value):
         raise ValueError(
             f"gives its name to the metric ood/{value}/top1: letters, digits, '_', '-' and '.' "
@@ -41,7 +42,8 @@ LONGEST_NAME = 255
 
 
 def _folder(value: str) -> str:
-    """Check a folder below the root, so that moving the root changes no name of an image."""
+    """Return a folder after a check that it is below the root, so that moving the root changes no
+    image's id."""
     path = PurePosixPath(value)
     if not value.strip() or "\0" in value:
         raise ValueError("must name a folder")
@@ -152,5 +154,5 @@ class Declaration(Section):
 
 
 def names_a_set(texts: tuple[str, ...]) -> bool:
-    """Tell whether it is the name or the file of a template set, and not templates."""
+    """Return whether a value is the name or the file of a template set, and not templates."""
     return len(texts) == 1 and "{" not in texts[0]

@@ -48,11 +48,12 @@ class Parts(NamedTuple):
 
 
 def divided(count: int, fraction: float, *, trial_seed: int, environment: int) -> Parts:
-    """Return the `count` images of a domain divided; `int(count * fraction)` of them are kept back.
+    """Return the `count` images of a domain in two parts, `int(count * fraction)` in the smaller
+    one.
 
-    `environment` is the domain's place in DomainBed's order. Equal to the order of
-    `split_dataset` in `domainbed/lib/misc.py` as `domainbed/scripts/train.py` calls it for a
-    domain that trains; the stream of `RandomState` is frozen.
+    `environment` is the domain's place in DomainBed's order. Equal to the order of `split_dataset`
+    in `domainbed/lib/misc.py` as `domainbed/scripts/train.py` calls it for a domain that trains;
+    the stream of `RandomState` is frozen.
     """
     order = np.arange(count)
     np.random.RandomState(seed_hash(trial_seed, environment)).shuffle(order)
@@ -62,7 +63,8 @@ def divided(count: int, fraction: float, *, trial_seed: int, environment: int) -
 
 
 def seed_hash(*of: object) -> int:
-    """Return a seed below 2**31, of anything that has a text. Source: `domainbed/lib/misc.py`."""
+    """Return a seed below 2**31, hashed from the texts of the arguments. Source:
+    `domainbed/lib/misc.py`."""
     return int(hashlib.md5(str(of).encode(), usedforsecurity=False).hexdigest(), 16) % 2**31
 
 
@@ -77,7 +79,7 @@ def classes_of(family: str) -> tuple[str, ...]:
 
 
 def names_of(family: str) -> tuple[str, ...]:
-    """Return what prompts call the classes."""
+    """Return the names of the classes for prompts."""
     return tuple(plain_name(folder) for folder in classes_of(family))
 
 
@@ -92,13 +94,13 @@ class DomainSet:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """Their names here: DomainBed's folders in small letters, with `_` for a space."""
+        """Names of the domains: DomainBed's folders in small letters, with `_` for a space."""
         return tuple(self.folders)
 
 
 def _set(title: str, root: str, origin: str, counts: Mapping[str, int]) -> DomainSet:
-    """`counts` are the images of each environment, by its folder in DomainBed; `root`'s name is the
-    family's but for capitals."""
+    """Return the set of a family, with the number of images of each environment (a folder in
+    DomainBed); `root`'s name is the family's but for capitals."""
     folders = {
         environment.replace(" ", "_").lower(): DataFolder(
             tuple(f"{root}/{name}" for name in _spelled(environment)),
@@ -113,7 +115,8 @@ def _set(title: str, root: str, origin: str, counts: Mapping[str, int]) -> Domai
 
 
 def _spelled(environment: str) -> tuple[str, ...]:
-    """Return the usual one first: mirrors of Office-Home write the space in other ways."""
+    """Return the spellings of an environment's folder, the usual one first: mirrors of Office-Home
+    write the space in other ways."""
     others = (environment.replace(" ", "_"), environment.replace(" ", ""))
     return tuple(dict.fromkeys((environment, *others)))
 
@@ -187,15 +190,15 @@ class _WholeSet(NamedTuple):
 
 
 def open_domain_bed(config: DataConfig) -> FamilyData:
-    """Open the set of `config.family` below `data.root` with `data.test_domain` held out.
+    """Open the data set of `config.family` below `data.root` with `data.test_domain` held out.
 
     `train` is the greater part of each other domain, and `val` their smaller parts. The held-out
     domain is measured on its greater part, as DomainBed does, besides on the smaller one and on
     both.
 
-    Raises RequestError for a domain that the set does not have, naming every folder that is
-    missing, or every mistake in those that are there. Images are not decoded here: a broken one
-    raises when its turn comes.
+    Raises RequestError for a domain that the set does not have, naming every missing folder, or
+    every mistake in the existing ones. Images are not decoded here: a broken one raises when it is
+    read.
     """
     benchmark = SETS[config.family]
     test = check_held_out(config, benchmark.domains)
@@ -221,7 +224,7 @@ def open_domain_bed(config: DataConfig) -> FamilyData:
 
 
 def _parts_of(counts: Mapping[str, int], config: DataConfig) -> Mapping[str, Parts]:
-    """Return the parts of each domain, as rows of the whole set."""
+    """Return the two parts of each domain, as rows of the whole data set."""
     parts, first = {}, 0
     for environment, (domain, count) in enumerate(counts.items()):
         places = divided(
@@ -266,7 +269,8 @@ def _opened(family: str, places: tuple[tuple[str, Path], ...]) -> _WholeSet:
 
 
 def _digest(family: str, manifests: Mapping[str, Manifest]) -> str:
-    """Digest the classes, and each domain's images by path and size; whatever is held out."""
+    """Return a digest of the classes and of each domain's images by path and size, whichever domain
+    is held out."""
     digest = hashlib.sha256(f"{family}/1\n".encode())
     digest.update("\0".join(classes_of(family)).encode())
     for domain, manifest in manifests.items():

@@ -44,34 +44,30 @@ Splits = dict[str, Split]
 
 
 def load_torchvision(dataset: str, root: Path, arguments: Mapping[str, object]) -> Any:
-    """Return a data set of `torchvision.datasets` below `root`, of which nothing is downloaded.
-
-    Raises whatever torchvision does for what is missing, damaged or another layout.
-    """
+    """Return a data set of `torchvision.datasets` below `root`; nothing is downloaded. Raises
+    whatever torchvision does for files that are missing, damaged or in another layout."""
     from torchvision import datasets
 
     return getattr(datasets, dataset)(str(root), **arguments)
 
 
 def file_classes(dataset: Any, root: Path) -> dict[str, str]:
-    """Return the path below `root` of each image -> its class's name in the data set.
-
-    By attributes that torchvision's classes have had since 0.12: `__getitem__` would decode every
-    image to tell its class.
-    """
+    """Return the name of the class of each image in the data set, by the image's path below `root`.
+    The names come from attributes that torchvision's classes have had since 0.12: `__getitem__`
+    would decode every image to tell its class."""
     start = f"{root}/"
     # As text: SUN397 has a hundred thousand of them.
     return {os.fspath(file).removeprefix(start): name for file, name in _labelled(dataset)}
 
 
 def pixels_of(dataset: Any) -> tuple[NDArray[np.uint8], list[str]]:
-    """Return images [N, 32, 32, 3] of one of the CIFARs, and the name of each one's class."""
+    """Return images [N, 32, 32, 3] of a CIFAR data set, and the name of each image's class."""
     return dataset.data, [dataset.classes[label] for label in dataset.targets]
 
 
 def _labelled(dataset: Any) -> Iterable[tuple[str | Path, str]]:
-    """Yield each file, and its class's name in the data set; most data sets name both lists
-    alike."""
+    """Yield each file with the name of its class in the data set; most of torchvision's classes
+    have these lists under the same attributes."""
     match type(dataset).__name__:
         case "Caltech101":
             for number, label in zip(dataset.index, dataset.y, strict=True):
@@ -90,11 +86,9 @@ def _labelled(dataset: Any) -> Iterable[tuple[str | Path, str]]:
 
 
 def open_downstream(config: DataConfig) -> FamilyData:
-    """Open the task that the family is. A process reads its lists once.
-
-    Raises RequestError naming what is missing, damaged, or of no class of the task. Image files
-    are not decoded here: a broken one raises when its turn comes.
-    """
+    """Return the data of the task that the family is. A process reads the task's lists once. Raises
+    RequestError naming files that are missing, damaged, or of no class of the task. Images are not
+    decoded here: a broken one raises when it is read."""
     task = TASKS[config.family]
     refuse_held_out(config, "leave the field out")
     if config.shifts:
@@ -141,7 +135,7 @@ def _opened(name: str, root: Path) -> FamilyData:
 
 
 def _check_tables(task: Task, folder: Path) -> None:
-    """Raise RequestError for a MATLAB file that would take much memory."""
+    """Raise RequestError for a MATLAB file that would take much memory when read."""
     for table in [folder / need for need in task.needs if need.endswith(".mat")]:
         if unpacked_size(table) > MOST_OF_TABLE:
             raise RequestError(
@@ -154,8 +148,8 @@ def unpacked_size(file: Path) -> int:
     """Return how many bytes scipy would read from a MATLAB file, or more than `MOST_OF_TABLE`.
 
     scipy unpacks whatever a file says, and `whosmat` does not look into structures. Raises
-    RequestError for a file that is itself larger than that. Source: "MAT-File Format" (MathWorks),
-    level 5: 128 bytes, then elements of a type, a length and so many bytes.
+    RequestError for a file that is itself larger. Source: "MAT-File Format" (MathWorks), level 5:
+    128 bytes, then elements of a type, a length and so many bytes.
     """
     content = read_regular(file, MOST_OF_TABLE)
     order = "<" if content[126:128] == b"IM" else ">"
@@ -177,7 +171,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _pixels(task: Task, root: Path) -> tuple[Splits, str]:
-    """Return a CIFAR and the checksums by which torchvision knows its files."""
+    """Return the splits of a CIFAR task, and the checksums by which torchvision knows its files."""
     splits, checksums = {}, []
     for split, arguments in (("train", task.train[0]), ("test", task.test)):
         dataset = load_torchvision(task.dataset, root, arguments)
@@ -190,7 +184,7 @@ def _pixels(task: Task, root: Path) -> tuple[Splits, str]:
 
 
 def _files(task: Task, root: Path) -> tuple[Splits, str]:
-    """Return a task of image files, and the digest of their listing."""
+    """Return the splits of a task of image files, and the digest of their listing."""
     folder = root / task.folder
     parts = dict(zip(("train", "test"), _parts(task, root), strict=True))
     paths = [path for part in parts.values() for path in part]
@@ -231,7 +225,8 @@ def _check(
     missing: Sequence[str] = (),
     empty: Sequence[str] = (),
 ) -> None:
-    """Raise RequestError for classes that are none or have no image, and for files."""
+    """Raise RequestError for unknown classes, classes without an image, and missing or empty
+    files."""
     classes_of_task = task.classes()
     count = len(classes_of_task)
     problems = []
@@ -255,13 +250,14 @@ def _check(
 
 
 def _labels(task: Task, classes: Sequence[str]) -> Tensor:
-    """Return [N] int64, in CLIP's order, of the classes' names in the data set."""
+    """Return labels [N] int64, in CLIP's order of classes, for class names of the data set."""
     label = {name: index for index, name in enumerate(task.classes())}
     return torch.tensor([label[name] for name in classes], dtype=torch.int64)
 
 
 def _digest(task: Task, names: Sequence[str], splits: Splits, content: str) -> str:
-    """Digest the names of the classes, each split's images and labels, and what the images hold."""
+    """Return a digest of the class names, each split's images and labels, and the images'
+    content."""
     digest = hashlib.sha256(f"{task.name}/1\n{content}\n".encode())
     digest.update("\0".join(names).encode())
     for split in splits.values():

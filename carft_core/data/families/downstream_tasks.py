@@ -24,8 +24,8 @@ Arguments = Mapping[str, object]
 
 
 def by_number(folder: Path, classes: Classes) -> tuple[Classes, Classes]:
-    """Return (train, test): 30 of each class, those whose paths have the least hashes. No seed
-    draws."""
+    """Return (train, test): train has the 30 images of each class whose paths have the least
+    hashes, without a seed."""
     del folder
     by_class: dict[str, list[str]] = {}
     for path in sorted(classes, key=lambda path: hashlib.sha256(path.encode()).digest()):
@@ -38,11 +38,9 @@ def by_number(folder: Path, classes: Classes) -> tuple[Classes, Classes]:
 
 
 def by_lists(folder: Path, classes: Classes) -> tuple[Classes, Classes]:
-    """Return (train, test): the first of SUN397's ten official partitions.
-
-    Its lists name images as `/a/abbey/sun_aaa.jpg`. Those that are not there are left for the
-    count to tell. Raises OSError when a list cannot be read.
-    """
+    """Return (train, test), the first of SUN397's ten official partitions. The lists name images as
+    `/a/abbey/sun_aaa.jpg`. Missing images are found later, by their number. Raises OSError when a
+    list cannot be read."""
     train, test = (
         [f"{folder.name}{line}" for line in _lines(folder / file)]
         for file in ("Training_01.txt", "Testing_01.txt")
@@ -86,7 +84,7 @@ class Task:
 
     @property
     def folders(self) -> Mapping[str, DataFolder]:
-        """What the family reads below the data root."""
+        """The folders that the family reads below the data root, by split."""
         images = {"train": self.train_images, "test": self.test_images}
         layout = ", ".join(self.needs)
         return {
@@ -95,7 +93,7 @@ class Task:
         }
 
     def classes(self) -> Mapping[str, str]:
-        """Return what the data set calls each class -> its name, in order."""
+        """Return the classes' names by the data set's own names of them, in order."""
         lines = (CLASSES / f"{self.name}.txt").read_text(encoding="utf-8").splitlines()
         return {line.split("\t")[0]: line.split("\t")[-1] for line in lines}
 

@@ -41,8 +41,8 @@ DARK_GROUND = 0.3
 
 
 def _mix(values: Keys) -> Keys:
-    """Return the finaliser of splitmix64: a bijection of 64-bit integers; the output bits look
-    random."""
+    """Return the finaliser of splitmix64 of values: a bijection of 64-bit integers whose output
+    bits look random."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: Keys = values ^ (values >> np.uint64(31))
@@ -104,8 +104,8 @@ def render_views(drawings: Tensor, monochrome: Tensor, keys: Keys, size: int) ->
     """Return views of icons on coloured grounds.
 
     `drawings` uint8 [B, 48, 48, 4] (RGBA, colour not premultiplied), `monochrome` bool [B] (the
-    drawing is only a mask and takes the view's tint), `keys` uint64 [B]. Returns float32
-    [B, 3, size, size] in [0, 1]; raises ValueError when the three are not as many.
+    drawing is only a mask and takes the view's tint), `keys` uint64 [B]. Returns float32 [B, 3,
+    size, size] in [0, 1]; raises ValueError when the three differ in length.
     """
     if not len(drawings) == len(monochrome) == len(keys):
         raise ValueError(
@@ -118,7 +118,7 @@ def render_views(drawings: Tensor, monochrome: Tensor, keys: Keys, size: int) ->
 def draw_views(
     drawings: Tensor, monochrome: Tensor, parameters: ViewParameters, size: int
 ) -> Tensor:
-    """Render views as `render_views`, with geometry and colours that the caller chose."""
+    """Return views as `render_views` does, with geometry and colours that the caller chose."""
     views = torch.empty(len(drawings), 3, size, size)
     # One-colour icons, the majority, need only their mask resampled: a quarter of the work.
     mono = monochrome.nonzero().squeeze(1)
@@ -139,7 +139,8 @@ def draw_views(
 
 
 def _warp(pixels: Tensor, affine: Tensor, size: int) -> Tensor:
-    """Resample at twice the size and average, which keeps one-pixel lines when they shrink."""
+    """Return pixels resampled at twice the size and averaged, which keeps one-pixel lines when they
+    shrink."""
     grid = functional.affine_grid(
         affine, [len(pixels), pixels.shape[1], 2 * size, 2 * size], align_corners=False
     )
@@ -190,8 +191,8 @@ class Drawings(Source):
 
     @cached_property
     def pixels(self) -> Tensor:
-        """[D, 48, 48, 4] uint8; decoded when the first view is made, which who plans runs makes
-        none of."""
+        """Drawings [D, 48, 48, 4] uint8, decoded when the first view is made: planning a sweep
+        makes none."""
         return torch.from_numpy(np.stack([decode(png) for png in self.pngs]))
 
     def views(
@@ -242,7 +243,8 @@ def read_subset(subset: str, path: Path = DATA) -> FamilyData:
 
 
 def decode(png: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Return RGBA [48, 48, 4]; a one-colour drawing is stored as its mask alone."""
+    """Return a drawing's RGBA pixels [48, 48, 4]; a one-colour drawing is stored as its mask
+    alone."""
     image = open_image(io.BytesIO(png))
     if image.mode != "L":
         return np.array(image.convert("RGBA"))

@@ -79,7 +79,7 @@ class Reader:
         self.classes: tuple[str, ...] = ()
 
     def read(self) -> Tree:
-        """List the images. Raises OSError for what cannot be read."""
+        """Return the listed images of every split. Raises OSError for an unreadable folder."""
         folders_of = {
             name: self._class_folders(name, paths)
             for name, paths in declared_folders(self.declared).items()
@@ -96,7 +96,7 @@ class Reader:
         return Tree(self.classes, splits)
 
     def _class_folders(self, name: str, folders: Sequence[str]) -> ClassFolders:
-        """Return what lies in the folders of one split, joined."""
+        """Return the class folders in the folders of one split, joined by class."""
         route = _route(name)
         places: dict[str, list[str]] = {}
         for index, folder in enumerate(folders):
@@ -115,7 +115,10 @@ class Reader:
         return places
 
     def _classes(self, anywhere: Collection[str]) -> tuple[str, ...]:
-        """Return the classes: train's folders, without those that are left out.
+        """Return the names of train's class folders, without the excluded ones.
+
+        An excluded class may also be a folder of val or test alone: `anywhere` has the folders of
+        all three.
 
         What is left out may also be a folder of val or test alone: `anywhere` has all three.
         """
@@ -142,7 +145,7 @@ class Reader:
         allowed: Collection[str],
         shown: Collection[str] = (),
     ) -> None:
-        """Report each name that is none of the `allowed`, of which `shown` are told, at its key."""
+        """Report each name that is not among `allowed`, at its key; the message lists `shown`."""
         for key, name in names:
             if name not in allowed:
                 others = sorted(shown or allowed)
@@ -151,7 +154,8 @@ class Reader:
                 self.report((*route, key), message)
 
     def _by_class(self, route: Route, folders: ClassFolders) -> ClassFolders:
-        """Return the folders of a split that count, in the order of the classes."""
+        """Return the class folders of a split that are not excluded, in the order of the
+        classes."""
         if route[0] == "shifts":
             folders = self._of_shift(route, self.declared.shifts[str(route[1])], folders)
         else:
@@ -159,7 +163,7 @@ class Reader:
         return {name: folders[name] for name in self.classes if name in folders}
 
     def _check_complete(self, route: Route, folders: ClassFolders) -> None:
-        """Report an in-distribution split that lacks a class, or has another."""
+        """Report the classes that an in-distribution split lacks, or has beside those of train."""
         allowed = {*self.train, *(self.declared.exclude or ())}
         self._check_strange(route, [name for name in folders if name not in allowed])
         missing = [name for name in self.classes if name not in folders]
@@ -222,7 +226,7 @@ class Reader:
         return listing
 
     def _check_apart(self, splits: Mapping[str, Listing]) -> None:
-        """Report images that train and are measured, and those of val that are in test."""
+        """Report images that are in train and in a measured split, or in val and in test."""
         paths = {
             name: frozenset(chain.from_iterable(listing.values()))
             for name, listing in splits.items()
@@ -238,12 +242,12 @@ class Reader:
 
 
 def _route(split: str) -> Route:
-    """Return the key of a declaration that says where a split lies."""
+    """Return the key in a declaration that names a split's folders."""
     return tuple(split.split("/", 1))
 
 
 def _missing(root: Path, folder: str) -> str:
-    """Say that a folder is missing, and which are there."""
+    """Return a message that a folder is missing, with the existing folders."""
     parent = (root / folder).parent
     if not parent.is_dir():
         return f"there is no {folder}/ in {root}"
@@ -268,7 +272,7 @@ class Layout:
     """Whether a message may advise to change the declaration."""
 
     def root_of(self, config: DataConfig) -> Path:
-        """Return the root that `data.root` names."""
+        """Return the folder that `data.root` names."""
         if config.root is None:
             raise RequestError(f"data.root: which folder holds the images? image_folder {LAYOUT}")
         refuse_held_out(
@@ -277,7 +281,7 @@ class Layout:
         return require_folder(Path(config.root), f"; {LAYOUT}")
 
     def declare(self, root: Path, report: ProblemSink) -> Declaration:
-        """Return what is there; an absent split has no folders."""
+        """Return the declaration of the folders that exist; an absent split has no folders."""
         folders, files = visible_folders(root), name_files(root)
         shifts = visible_folders(root / "shifts") if "shifts" in folders else []
         _report_misnamed(folders, report)
@@ -304,26 +308,24 @@ class Layout:
         )
 
     def message(self, route: Route, problem: str) -> str:
-        """Return a problem behind its folder."""
+        """Return the text of a problem, after its folder."""
         folder = f"{'/'.join(map(str, route))}/"
         is_named = problem.startswith(folder) or route[0] in ("class_names", "class_names_file")
         return problem if is_named else f"{folder} {problem}"
 
     def line(self, route: Route) -> int:
-        """Return 0: there is no file that would have lines."""
+        """Return 0, since a layout without a family file has no lines."""
         del route
         return 0
 
     def title(self, root: Path) -> str:
-        """Return the first line of a refusal, with the layout that is expected."""
+        """Return the first line of an error message, with the expected layout."""
         return f"data.root: {root} cannot be used ({LAYOUT}):"
 
     def open(self, config: DataConfig) -> FamilyData:
-        """Open what lies below `data.root`, else below the declared root; once in a process.
-
-        Raises RequestError with every mistake at once. Images are not decoded here: a broken one
-        raises when its turn comes.
-        """
+        """Return the data below `data.root`, else below the declared root; opened once in a
+        process. Raises RequestError with every mistake at once. Images are not decoded here: a
+        broken one raises when it is read."""
         root = self.root_of(config)
         with readable():
             return _opened(self, root)
@@ -373,7 +375,8 @@ def _opened(layout: Layout, root: Path) -> FamilyData:
 def _names(
     declared: Declaration, classes: Sequence[str], report: ProblemSink, *, where: str
 ) -> tuple[str, ...]:
-    """Return what prompts call each class; `where` they may be given."""
+    """Return the name of each class for prompts; problems are reported as `where`, the place to
+    give names."""
     if declared.class_names_file is None:
         names = {name: declared.class_names.get(name) or plain_name(name) for name in classes}
         for problem in repeated(names, where):
@@ -390,7 +393,7 @@ def _names(
 
 
 def _split(root: Path, listing: Listing, classes: Sequence[str]) -> Split:
-    """Return the split that holds the images of a listing, in the order of `classes`."""
+    """Return the split with the images of a listing, in the order of `classes`."""
     ids = tuple(path for name in classes for path in listing.get(name, ()))
     counts = torch.tensor([len(listing.get(name, ())) for name in classes])
     present = tuple(index for index, name in enumerate(classes) if name in listing)
@@ -403,8 +406,10 @@ def _split(root: Path, listing: Listing, classes: Sequence[str]) -> Split:
 
 
 def _digest(tree: Tree, names: Sequence[str], splits: Mapping[str, Split]) -> str:
-    """Digest the classes, their names, and every image's split, class, path below the root and size
-    in bytes: to read a million images would take minutes.
+    """Return a digest of the classes, their names, and every image's split, class, path below the
+    root and size in bytes; reading a million images would take minutes.
+
+    The place of the root does not count, nor the wording of a family file.
 
     Neither where the root lies counts, nor how a family file says it.
     """
@@ -426,7 +431,7 @@ def _digest(tree: Tree, names: Sequence[str], splits: Mapping[str, Split]) -> st
 
 
 def _report_misnamed(folders: Sequence[str], report: ProblemSink) -> None:
-    """Report splits that are missing, and folders that look like one under another name."""
+    """Report missing splits, and folders whose names look like a split's."""
     splits = (*IN_DISTRIBUTION, "shifts")
     others = [name for name in folders if name not in splits]
     for name in splits:
@@ -479,7 +484,7 @@ class Declared(Layout):
 
     @property
     def root(self) -> Path:
-        """The declared folder of all images."""
+        """The folder of all images that the family file declares."""
         return self.file.parent / Path(self.declaration.root).expanduser()
 
     def root_of(self, config: DataConfig) -> Path:
@@ -494,7 +499,7 @@ class Declared(Layout):
         return require_folder(self.root, named=self.place(("root",)))
 
     def declare(self, root: Path, report: ProblemSink) -> Declaration:
-        """Return what the file says, whatever lies there."""
+        """Return the declaration in the family file, whatever folders exist."""
         del root, report
         if self.declaration.class_names_file is None:
             return self.declaration
@@ -502,20 +507,20 @@ class Declared(Layout):
         return self.declaration.model_copy(update={"class_names_file": str(file)})
 
     def place(self, route: Route) -> str:
-        """Return `birds.family.yaml:7: shifts.night`, or without the line where there is none."""
+        """Return `birds.family.yaml:7: shifts.night`, without the line where it is unknown."""
         line = self.line(route)
         return f"{self.file.name}{f':{line}' if line else ''}: {dotted(route)}"
 
     def message(self, route: Route, problem: str) -> str:
-        """Return a problem behind its line."""
+        """Return the text of a problem, after its line."""
         return f"{self.place(route)}: {problem}"
 
     def line(self, route: Route) -> int:
-        """Return the line of the key `route`, else of the nearest one around it; 0 for none."""
+        """Return the line of the key `route`, else of the nearest key around it; 0 without one."""
         while route and route not in self.lines:
             route = route[:-1]
         return self.lines.get(route, 0) if route else 0
 
     def title(self, root: Path) -> str:
-        """Return the first line of a refusal, with the family's name."""
+        """Return the first line of an error message, with the family's name."""
         return f"data.family: {self.declaration.name} is not as declared in {root}:"

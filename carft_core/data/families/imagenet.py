@@ -40,14 +40,16 @@ CLASSES = 1000
 
 @functools.cache
 def wnids() -> tuple[str, ...]:
-    """Return the classes' WordNet ids; the place of each is its index, which is their order by
-    name."""
+    """Return the WordNet ids of the classes in the order of their indices, which is that of the
+    ids."""
     return tuple((LISTS / "wnids.txt").read_text().split())
 
 
 @functools.cache
 def labels_of(split: str) -> Mapping[str, int]:
-    """Map class folders to classes, of `train`, `test` or a shift; the folders that it must have.
+    """Return the class of each class folder that `train`, `test` or a shift must have.
+
+    A folder of ObjectNet has the class that stands for all its classes.
 
     ObjectNet's has the class that stands for all that its folder is.
     """
@@ -63,7 +65,8 @@ def labels_of(split: str) -> Mapping[str, int]:
 
 @functools.cache
 def alike_in(split: str) -> Mapping[int, tuple[int, ...]]:
-    """Return the classes that count as one, by the class that stands for them (ObjectNet's only).
+    """Return the classes that count as one, by the class that stands for them; empty but for
+    ObjectNet.
 
     Source: wise-ft's `src/datasets/objectnet.py`, where the logit of a folder is the greatest of
     its classes'.
@@ -75,7 +78,7 @@ def alike_in(split: str) -> Mapping[int, tuple[int, ...]]:
 
 @functools.cache
 def _objectnet() -> Mapping[str, tuple[int, ...]]:
-    """Map each folder to the classes that it is, in wise-ft's order."""
+    """Return the classes of each folder of ObjectNet, in wise-ft's order."""
     lines = (line.split() for line in (LISTS / "objectnet.txt").read_text().splitlines())
     return {folder: tuple(int(index) for index in indices) for folder, *indices in lines}
 
@@ -149,10 +152,9 @@ datacomp's `tasklist.yml`, where ObjectNet's is that of the 113 classes."""
 
 
 def corrupted() -> Mapping[str, str]:
-    """Return ImageNet-C's shifts and the folder of each below its own: `c-fog-3` in `fog/3`.
-
-    The four corruptions outside of the benchmark's mean are `c_extra-spatter-3` and so on.
-    """
+    """Return the folder of each of ImageNet-C's shifts, below ImageNet-C's own: `c-fog-3` in
+    `fog/3`. The four corruptions outside of the benchmark's mean are `c_extra-spatter-3` and so
+    on."""
     kinds = {"c": CORRUPTIONS, "c_extra": EXTRA_CORRUPTIONS}
     return {
         f"{kind}-{corruption}-{severity}": f"{corruption}/{severity}"
@@ -163,7 +165,7 @@ def corrupted() -> Mapping[str, str]:
 
 
 def folder_of(shift: str) -> DataFolder:
-    """Return the folder of one shift, ImageNet-C's by corruption and severity."""
+    """Return the folder of a shift; ImageNet-C has one for each corruption and severity."""
     below = corrupted().get(shift)
     if below is None:
         return FOLDERS[shift]
@@ -180,11 +182,9 @@ ADVICE = (
 
 
 def open_imagenet(config: DataConfig) -> FamilyData:
-    """Open what lies below `data.root`: train, the official val as test, and `data.shifts`.
-
-    Raises RequestError naming every folder that is missing, or every mistake in those that are
-    there. Images are not decoded here: a broken one raises when its turn comes.
-    """
+    """Return the data below `data.root`: train, the official val as test, and `data.shifts`. Raises
+    RequestError naming every missing folder, or every mistake in the existing ones. Images are not
+    decoded here: a broken one raises when it is read."""
     root, folders = _wanted(config)
     places = find_folders(root, folders, advice=ADVICE)
     with readable():
@@ -192,7 +192,7 @@ def open_imagenet(config: DataConfig) -> FamilyData:
 
 
 def _wanted(config: DataConfig) -> tuple[Path, dict[str, DataFolder]]:
-    """Return the data root, and the folders of what is asked for."""
+    """Return the data root, and the folders of the requested splits."""
     refuse_held_out(config, "data.shifts says what is measured out of distribution")
     root = data_root(config, {name: FOLDERS[name] for name in (*IN_DISTRIBUTION, *SHIFTS)})
     allowed = (*SHIFTS, *corrupted())
@@ -201,7 +201,7 @@ def _wanted(config: DataConfig) -> tuple[Path, dict[str, DataFolder]]:
 
 
 def _key(name: str) -> str:
-    """Return what `FamilyData.splits` calls it."""
+    """Return the key of a split in `FamilyData.splits`."""
     return name if name in IN_DISTRIBUTION else f"shifts/{name}"
 
 
@@ -232,7 +232,8 @@ def _opened(places: tuple[tuple[str, Path], ...]) -> FamilyData:
 
 
 def _means_of_corruptions(shifts: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return `ood/c` and `ood/c_extra`: 75 corruptions are one benchmark, not as many shifts."""
+    """Return the shifts of `ood/c` and `ood/c_extra`: 75 corruptions are one benchmark, not as many
+    shifts."""
     means: dict[str, tuple[str, ...]] = {}
     corruptions = corrupted()
     for name in shifts:
@@ -270,7 +271,7 @@ def _class_names() -> tuple[str, ...]:
 
 
 def _digest(manifests: Mapping[str, str]) -> str:
-    """Digest the names of the classes, and of each split the class of every folder and its
+    """Return a digest of the class names, and of each split's folders with their classes and
     images."""
     digest = hashlib.sha256(b"imagenet/1\n")
     digest.update("\0".join(_class_names()).encode())

@@ -49,7 +49,10 @@ def read_columns(
     needed: Mapping[str, pa.DataType],
     spare: Mapping[str, pa.DataType] | None = None,
 ) -> pa.Table:
-    """Return columns of a CSV file with a header; those of `spare` where it has them.
+    """Return the `needed` columns of a CSV file with a header, and those of `spare` that the file
+    has.
+
+    Raises RequestError for a file that is missing, lacks columns, or has values of another type.
 
     Raises RequestError for a file that is missing, lacks columns, or has other values in one.
     """
@@ -80,7 +83,7 @@ def read_columns(
 
 
 def check_values(file: Path, table: pa.Table, column: str, known: Collection[str]) -> None:
-    """Raise RequestError for a value of a column that is none of `known`."""
+    """Raise RequestError for a value of a column that is not among `known`."""
     for value in table[column].unique().to_pylist():
         if value not in known:
             row = table[column].index(value).as_py()
@@ -129,7 +132,7 @@ class Benchmark:
 
     @property
     def whole(self) -> DataFolder:
-        """Its folder with the images of all splits."""
+        """The benchmark's folder with the images of all splits."""
         return DataFolder((self.folder,), self.layout, ORIGIN, sum(self.counts.values()))
 
     def folders(self) -> dict[str, DataFolder]:
@@ -137,16 +140,13 @@ class Benchmark:
         return {OURS[name]: replace(self.whole, images=n) for name, n in self.counts.items()}
 
     def class_names(self) -> tuple[str, ...]:
-        """Return those of the classes, in the order of the labels."""
+        """Return the names of the classes, in the order of the labels."""
         return tuple((LISTS / f"{self.family}.txt").read_text(encoding="utf-8").splitlines())
 
     def open(self, config: DataConfig) -> FamilyData:
-        """Open what lies in its folder below `data.root`.
-
-        Raises RequestError when the folder is missing, a table is not as published, or images that
-        it names are missing or empty. Images are not decoded here: a broken one raises when its
-        turn comes.
-        """
+        """Return the data in the benchmark's folder below `data.root`. Raises RequestError when the
+        folder is missing, a table is not as published, or images in a table are missing or empty.
+        Images are not decoded here: a broken one raises when it is read."""
         refuse_held_out(config, "leave the field out: its splits are official")
         folders = {"train": self.whole}
         folder = find_folders(data_root(config, folders), folders)["train"]
@@ -186,7 +186,7 @@ def _opened(folder: Path, benchmark: Benchmark) -> FamilyData:
 
 
 def _sizes(folder: Path, benchmark: Benchmark, images: Sequence[Image]) -> list[int]:
-    """Return how many bytes each image's file has. Raises RequestError for those that lack one."""
+    """Return the size in bytes of each image's file. Raises RequestError for missing files."""
     place = folder / benchmark.images
     if not place.is_dir():
         raise RequestError(f"{folder} lacks the folder {benchmark.images}/ with its images")
@@ -222,7 +222,7 @@ def _split(place: Path, name: str, images: Sequence[Image]) -> Split:
 
 
 def _digest(names: Sequence[str], images: Sequence[Image], sizes: Sequence[int]) -> str:
-    """Digest the names of the classes, and every image's row and size in bytes."""
+    """Return a digest of the class names, and of every image's row and size in bytes."""
     digest = hashlib.sha256(b"wilds/1\n")
     digest.update("\0".join(names).encode())
     for image, size in zip(images, sizes, strict=True):
@@ -240,10 +240,8 @@ IWILDCAM_COLUMNS = {
 
 
 def read_iwildcam(folder: Path, names: Sequence[str]) -> list[Image]:
-    """Return every row of `metadata.csv`; a burst of one camera is a unit.
-
-    Raises RequestError for a table that is missing or has other columns, splits or classes.
-    """
+    """Return the images of `metadata.csv`, one for each row; a burst of one camera is a unit.
+    Raises RequestError for a table that is missing or has other columns, splits or classes."""
     file = folder / "metadata.csv"
     table = read_columns(file, IWILDCAM_COLUMNS)
     check_values(file, table, "split", OURS)
@@ -305,11 +303,9 @@ OTHER = "Other"
 
 
 def split_of(original: str, year: int) -> str | None:
-    """Return WILDS' split of an image; None where it is in none.
-
-    Out of distribution are test images from 2016 on and val images of 2013 to 2015; what is left
-    of these years is in no split.
-    """
+    """Return WILDS' split of an image; None where the image is in none. Out of distribution are
+    test images from 2016 on and val images of 2013 to 2015; other images of these years are in no
+    split."""
     if year < OOD_VAL:
         return {"train": "train", "val": "id_val", "test": "id_test"}.get(original)
     late = "test" if year >= OOD_TEST else "val"
@@ -319,9 +315,9 @@ def split_of(original: str, year: int) -> str | None:
 def read_fmow(folder: Path, names: Sequence[str]) -> list[Image]:
     """Return the images of `rgb_metadata.csv` that are in a split of WILDS, with their regions.
 
-    The number in a file's name is that of its row, rows of no split counted. The images of one
-    place are a unit. Raises RequestError for a table that is missing or has other columns, splits
-    or classes.
+    The number in a file's name is the number of its row, including rows of no split. The images of
+    one place are a unit. Raises RequestError for a table that is missing or has other columns,
+    splits or classes.
     """
     file = folder / "rgb_metadata.csv"
     table = read_columns(file, FMOW_COLUMNS, {PLACE: pa.string()})
