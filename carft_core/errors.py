@@ -59,9 +59,8 @@ def dotted(path: Iterable[str | int]) -> str:
 
 
 def unknown(kind: str, name: object, allowed: Iterable[str], others: str = "") -> str:
-    """Say `unknown algorithm 'car_tf'; did you mean 'car_ft'?`, or list the known names, and how
-    there are others.
-    """
+    """Return `unknown algorithm 'car_tf'; did you mean 'car_ft'?`, or the known names and `others`,
+    how to add more."""
     names = sorted(allowed)
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]!r}?" if near else f"Known: {listed_in_groups(names)}.{others}"
@@ -69,14 +68,15 @@ def unknown(kind: str, name: object, allowed: Iterable[str], others: str = "") -
 
 
 def misspelt(name: str, keys: Iterable[object], known: Iterable[str] = ()) -> str | None:
-    """Return the key that is meant to be `name`, where that is missing; those `known` are not."""
+    """Return the key that is probably a misspelt `name`, where `name` is missing; `known` keys are
+    right."""
     others = [str(key) for key in keys if key not in {*known}]
     near = difflib.get_close_matches(name, others, n=1, cutoff=0.6)
     return near[0] if near else None
 
 
 def listed_in_groups(names: Iterable[str]) -> str:
-    """List names in order; of many, the groups: `data.* (13), optim.* (14)`."""
+    """Return names in order; of many, only the groups: `data.* (13), optim.* (14)`."""
     names = sorted(names)
     if len(names) <= MOST_LISTED:
         return ", ".join(names) or "none"

@@ -39,11 +39,9 @@ UMASK = _umask()
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a file beside `path` to fill; at the end of the block it is made durable and put in
-    place.
-
-    A crash at any instant leaves the old file or the new one, never a part; so does an error.
-    """
+    """Yield a temporary file beside `path` to fill; at the end of the block it is made durable and
+    renamed to `path`. A crash at any instant leaves the old file or the new one, never a part; so
+    does an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -64,17 +62,15 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, and put it in place as `atomic_file` does."""
+    """Let `write` fill a temporary file beside `path`, then rename it as `atomic_file` does."""
     with atomic_file(path) as file:
         write(file)
 
 
 def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
-    """Let `fill` write into an empty folder beside `path`, then put it in place.
-
-    What was there before goes. A failure leaves it as it was; a crash leaves the old folder or
-    the new one, and in between the old one under a name that begins with a dot.
-    """
+    """Let `fill` write into an empty folder beside `path`, then rename it to `path`. An earlier
+    folder at `path` is removed. A failure leaves it unchanged; a crash leaves the old folder or the
+    new one, and in between the old one under a name that begins with a dot."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         new = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -106,11 +102,9 @@ def write_json(path: Path, data: object) -> None:
 
 
 def append_lines(path: Path, lines: Iterable[str], *, durable: bool = True) -> None:
-    """Add lines to the end of a file, whole or not at all; `durable` waits for the disk.
-
-    Half a line that a crash left at the end is cut off first. One process writes at a time.
-    Raises OSError, after which the file ends as before.
-    """
+    """Add lines to the end of a file, all or none; `durable` waits for the disk. An incomplete last
+    line, left by a crash, is cut off first. One process writes at a time. Raises OSError and leaves
+    the file as before."""
     data = "".join(f"{line}\n" for line in lines).encode()
     try:
         descriptor = regular_files.open_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
@@ -130,7 +124,7 @@ def append_lines(path: Path, lines: Iterable[str], *, durable: bool = True) -> N
 
 
 def _end_of_lines(file: FileIO) -> int:
-    """Cut what stands behind the last whole line; the size of the file then."""
+    """Cut off an incomplete last line of a file; return the file's size after that."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 1))
     if file.read(1) in (b"", b"\n"):
@@ -143,11 +137,9 @@ def _end_of_lines(file: FileIO) -> int:
 
 @contextlib.contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file to read it.
-
-    Raises FileNotFoundError where there is none, RequestError for a link, a folder, a device, and
-    a pipe: they lead out of a home, or need not end.
-    """
+    """Yield a regular file, opened for reading. Raises FileNotFoundError for a missing file,
+    RequestError for a link, a folder, a device, or a pipe: a link may lead out of a home, a pipe
+    may never end."""
     with _requested():
         descriptor = regular_files.open_regular(path)
     with os.fdopen(descriptor, "rb") as file:
@@ -156,7 +148,7 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _requested() -> Iterator[None]:
-    """Raise the refusal of a file as RequestError."""
+    """Turn an error of the system about a file within the context into RequestError."""
     try:
         yield
     except RefusedFile as error:
@@ -164,9 +156,8 @@ def _requested() -> Iterator[None]:
 
 
 def check_regular(path: Path, *, follow: bool = False) -> None:
-    """Raise RequestError for what is there and no regular file: a pipe would be waited for. Without
-    `follow` for a link too, as `read_json` does.
-    """
+    """Raise RequestError for an existing path that is no regular file, since a pipe would be waited
+    for. Without `follow` links are refused too, as by `read_json`."""
     if path.is_symlink() and not follow:
         raise RequestError(f"{path} is a link, which is not followed")
     if path.exists() and not path.is_file():
@@ -174,11 +165,9 @@ def check_regular(path: Path, *, follow: bool = False) -> None:
 
 
 def check_archive(path: Path, *, sums: bool = False) -> None:
-    """Raise RequestError for a zip archive with compressed entries: PyTorch writes none, and reads
-    one of a thousand times its size into memory. What is no archive passes.
-
-    With `sums` the checksums of its entries too, which PyTorch does not look at; that reads it all.
-    """
+    """Raise RequestError for a zip archive with compressed entries: PyTorch writes none, and would
+    read a thousand times the file's size into memory. Other files pass. With `sums` the checksums
+    of the entries are checked too, which PyTorch ignores; that reads the whole file."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
@@ -196,8 +185,8 @@ def check_archive(path: Path, *, sums: bool = False) -> None:
 
 
 def read_lines(path: Path) -> list[bytes]:
-    """Return the whole lines of a file; none where there is no file. Raises RequestError as
-    `open_regular` does, and for one that is too large."""
+    """Return the complete lines of a file; none for a missing file. Raises RequestError as
+    `open_regular` does, and for a file that is too large."""
     try:
         with _requested():
             return regular_files.read_regular(path).split(b"\n")[:-1]
@@ -206,11 +195,9 @@ def read_lines(path: Path) -> list[bytes]:
 
 
 def read_regular(path: Path, most: int) -> bytes:
-    """Read a file that the user names, or a link to it, of at most `most` bytes.
-
-    Raises RequestError for a larger one, and for what is none, such as a pipe or a device, which
-    might never end; OSError for what cannot be read, such as a folder.
-    """
+    """Return the bytes of a file that the user names, or of a link's target, at most `most`. Raises
+    RequestError for a larger file, and for a pipe or a device, which might never end; OSError for
+    an unreadable path, such as a folder."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     with _requested():
@@ -218,11 +205,11 @@ def read_regular(path: Path, most: int) -> bytes:
 
 
 def read_json(path: Path | str, shape: object = None, *, follow: bool = False) -> Any:
-    """Return the JSON at `path` as plain data, or None when there is none.
+    """Return the JSON at `path` as plain data; None for a missing file.
 
-    `shape` is the type that it must have: a dataclass for a mapping, or `list[...]` of one. Raises
-    RequestError that names the file for what is no JSON, has another shape, or is no regular file;
-    without `follow` for a link too: no file of a home is one.
+    `shape` is the type that the data must have: a dataclass for a mapping, or `list[...]` of one.
+    Raises RequestError that names the file where it is no JSON, has another shape, or is no regular
+    file; without `follow` for a link too, since a home has no links to files.
     """
     try:
         with _requested():
@@ -233,10 +220,8 @@ def read_json(path: Path | str, shape: object = None, *, follow: bool = False) -
 
 
 def parse_json(content: bytes, source: object, shape: object = None) -> Any:
-    """Return JSON as plain data; `shape` as in `read_json`, `source` is what a message names.
-
-    Raises RequestError.
-    """
+    """Return JSON as plain data of the type `shape` (see `read_json`); `source` is named in
+    messages. Raises RequestError."""
     if shape is None:
         return _plain(content, source)
     from_json, _ = _pydantic()
@@ -250,7 +235,7 @@ def parse_json(content: bytes, source: object, shape: object = None) -> Any:
 
 
 def checked_json(content: bytes, source: object, shape: object) -> Any:
-    """Return JSON as what `shape` is, its dataclasses made; else as `parse_json`."""
+    """Return JSON as an instance of `shape`, with its dataclasses; else like `parse_json`."""
     _, invalid = _pydantic()
     try:
         return _validator(shape).validate_json(content, strict=True)
@@ -262,9 +247,9 @@ def checked_json(content: bytes, source: object, shape: object) -> Any:
 
 @functools.cache
 def _pydantic() -> tuple[Callable[[bytes], Any], type[ValidationError]]:
-    """Import what parses and what is raised: a tenth of a second, and `--help` does without. For
-    each of thousands of lines anew even the statement takes as long as the parsing.
-    """
+    """Return pydantic's parser and error, imported on the first call: that takes a tenth of a
+    second, which `--help` saves. The import statement alone is too slow for each of thousands of
+    lines."""
     from pydantic import ValidationError
     from pydantic_core import from_json
 
@@ -288,7 +273,7 @@ def _validator(shape: Any) -> SchemaValidator | PluggableSchemaValidator:
 
 
 def path_or_none(text: str) -> Path | None:
-    """Return the file or folder that `text` names, `~` expanded; None for nothing, or for no
+    """Return the path that `text` names, `~` expanded; None for an empty text or an invalid
     path."""
     if not text:
         return None
@@ -302,7 +287,7 @@ def path_or_none(text: str) -> Path | None:
 
 
 def format_size(count: int) -> str:
-    """Return so many bytes as `4.5 kB`, `12.3 MB` or `1.2 GB`."""
+    """Return a number of bytes as `4.5 kB`, `12.3 MB` or `1.2 GB`."""
     unit, name = next(((unit, name) for unit, name in _UNITS if count >= unit), _UNITS[-1])
     return f"{count / unit:.1f} {name}"
 
@@ -310,7 +295,7 @@ def format_size(count: int) -> str:
 def user_cache() -> Path:
     """Return `CARFT_CACHE`, else `carft-sweep` in `XDG_CACHE_HOME`, else in `~/.cache`.
 
-    It need not be there yet, and may be deleted at any time. Source: XDG Base Directory
+    The folder may be missing, and may be deleted at any time. Source: XDG Base Directory
     Specification, by which a relative path counts as none.
     """
     own = os.environ.get("CARFT_CACHE")
@@ -321,7 +306,8 @@ def user_cache() -> Path:
 
 
 def write_cache(file: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file of the cache; one that cannot be written costs time, nothing else."""
+    """Let `write` fill a file of the cache; a failure is ignored, since the cache only saves
+    time."""
     with contextlib.suppress(OSError):
         write_atomically(file, write)
 

@@ -19,9 +19,8 @@ OPTIONAL = ("ray", "server", "cluster")
 
 
 def requirements() -> list[Requirement]:
-    """Return what is required here, and of what OPTIONAL extras require as much as is installed;
-    nothing where sources alone are installed.
-    """
+    """Return the package's requirements, with those of OPTIONAL extras for installed packages; an
+    empty list where only sources are installed."""
     from packaging.requirements import Requirement
 
     try:
@@ -41,7 +40,7 @@ def requirements() -> list[Requirement]:
 
 
 def installed_version(name: str) -> str | None:
-    """Return the version of a package, None where it is not installed."""
+    """Return the version of a package; None where it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -49,10 +48,8 @@ def installed_version(name: str) -> str | None:
 
 
 def missed_floor(requirement: Requirement) -> str | None:
-    """Return the oldest version allowed if an older one is installed, else None.
-
-    A build before a release counts as that release: NVIDIA's containers bring torch 2.10.0a0.
-    """
+    """Return the oldest allowed version where an older one is installed, else None. A build before
+    a release counts as that release: NVIDIA's containers bring torch 2.10.0a0."""
     from packaging.version import Version
 
     version = installed_version(requirement.name)
@@ -64,16 +61,15 @@ def missed_floor(requirement: Requirement) -> str | None:
 
 
 def upgrade_command(requirement: Requirement) -> str:
-    """Return the line for a shell that installs a version in the range."""
+    """Return the shell command that installs a version in the required range."""
     return f'pip install "{requirement.name}{requirement.specifier}"'
 
 
 def refuse_outdated(name: str, risk: str) -> None:
-    """Check that a package is not older than allowed, before something that `risk` is about.
+    """Raise where a package is older than allowed, before an operation whose `risk` is named.
 
     Raises:
         RequestError: It is older; says `risk` and the command that upgrades it.
-
     """
     for requirement in requirements():
         if requirement.name == name and (floor := missed_floor(requirement)):

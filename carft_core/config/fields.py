@@ -56,13 +56,8 @@ def each_once(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
 
 
 def meanings(cls: type[BaseModel]) -> dict[str, str]:
-    """Return the docstring under each field of a model, by field.
-
-    The docstrings are read from the source on the first call, since pydantic would read them at
-    every start.
-
-    It is read from the source when it is asked for: pydantic would do it at every start.
-    """
+    """Return the docstring under each field of a model, by field. The docstrings are read from the
+    source on the first call, since pydantic would read them at every start."""
     models = [base for base in reversed(cls.__mro__) if issubclass(base, BaseModel)]
     texts = {name: text for base in models[1:] for name, text in _own_meanings(base).items()}
     return {name: text for name, text in texts.items() if name in cls.model_fields}

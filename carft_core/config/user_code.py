@@ -35,8 +35,6 @@ def own_code_digest(thing: type | Callable[..., object]) -> str:
     own files). This package's files are left out.
 
     Raises RequestError for code that no file defines, such as a class typed into a notebook.
-
-    Raises RequestError for what no file defines, such as a class typed into a notebook.
     """
     top = _top(thing.__module__)
     place = module_place(top) if top != "__main__" else None
@@ -92,8 +90,8 @@ def module_place(top: str) -> Path | None:
 
 @contextmanager
 def blame_user_code(what: str, code: Callable[..., object]) -> Iterator[None]:
-    """Raise RequestError, which begins with `what`, for any exception of the user's own code;
-    exceptions of this package pass."""
+    """Raise RequestError, which begins with `what`, for any exception of the user's own code; this
+    package's errors pass unchanged."""
     try:
         yield
     except RequestError:

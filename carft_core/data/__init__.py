@@ -33,8 +33,7 @@ from carft_sweep.carft_core.errors import RequestError
 
 
 def _refusal(thing: object) -> str | None:
-    """Return why a thing is no family; None for a family whose opening function is defined in a
-    file."""
+    """Return why a thing is no family; None for a family whose opening function is named."""
     if not isinstance(thing, Family):
         return "it must be a Family"
     if not hasattr(thing.open, "__qualname__"):
@@ -97,7 +96,8 @@ def _asked_for(config: DataConfig, data: FamilyData) -> FamilyData:
 
 @cache_open(8)
 def _prepared(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> FamilyData:
-    """Return the data of a family, opened by the function that is registered now."""
+    """Return a family's data as a run uses them, cached by config and by `open_`, so that a newly
+    registered function opens them anew."""
     return as_used(_asked_for(config, open_checked(config, open_)), config)
 
 

@@ -134,8 +134,7 @@ def _folder() -> Path:
 
 def _make_room(size: int, most: int) -> bool:
     """Delete the least recently used files until `size` more bytes fit; return False where that
-    would delete recently used ones. Raises OSError. False where that would take what was used
-    lately. Raises OSError."""
+    would delete recently used ones. Raises OSError."""
     files = []
     for file in _folder().iterdir():
         with contextlib.suppress(FileNotFoundError):

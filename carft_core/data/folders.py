@@ -101,12 +101,8 @@ def readable(named: str = "data.root") -> Iterator[None]:
 def read_folders(
     family: str, places: Mapping[str, Path], folders: Mapping[str, DataFolder]
 ) -> dict[str, Manifest]:
-    """Return the listed images of each folder.
-
-    Raises RequestError with all that is wrong with the folders, OSError for an unreadable one.
-
-    Raises RequestError with all that is wrong with them, OSError for what cannot be read.
-    """
+    """Return the listed images of each folder. Raises RequestError with all that is wrong with the
+    folders, OSError for an unreadable one."""
     manifests = {name: read_manifest(place) for name, place in places.items()}
     problems = [
         f"{place}: {problem}"

@@ -47,11 +47,9 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def state_of(files: Sequence[Path]) -> str:
-    """Digest the sizes and times of files: it differs where another file took the place of one.
-
-    The time of a file's last change of state cannot be set. A file that is not there is one of no
-    bytes: whoever reads it says so.
-    """
+    """Return a digest of the sizes and times of files, which differs where another file took the
+    place of one. The time of a file's last change of state cannot be set. A missing file counts as
+    empty; whoever reads it raises the error."""
     parts = [files[first : first + STATED] for first in range(0, len(files), STATED)]
     digest = hashlib.sha256()
     with ThreadPoolExecutor(THREADS) as pool:  # network storage takes its time for each
@@ -70,11 +68,9 @@ def _sizes_and_times(files: Sequence[Path]) -> bytes:
 
 
 def open_image(file: Path | io.BytesIO) -> Image.Image:
-    """Open an image file; as with Pillow's own function its pixels are decoded on demand.
-
-    Raises ValueError for a file that is none or too large, such as a pipe, and whatever Pillow's
-    decoders make of arbitrary bytes.
-    """
+    """Open an image file; as with Pillow's own function its pixels are decoded on demand. Raises
+    ValueError for a pipe, another irregular file and a file too large, and any error of Pillow's
+    decoders."""
     if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
         raise ValueError("it is not a regular file")
     try:
@@ -96,27 +92,24 @@ def open_image(file: Path | io.BytesIO) -> Image.Image:
 
 
 def read_rgb(path: Path) -> Image.Image:
-    """Read the first frame of an image file, upright and in 8-bit RGB, transparency on white.
-
-    Raises RequestError naming the file when it cannot be decoded to its end, or is too large.
-    """
+    """Return the first frame of an image file, upright and in 8-bit RGB, transparency on white.
+    Raises RequestError naming a file that is too large or cannot be decoded to its end."""
     with image_errors(path), open_image(path) as image:
         image.load()
         return upright_rgb(image)
 
 
 def read_plain(path: Path) -> Image.Image:
-    """Read the first frame of an image file as torchvision's own loader gives it, which published
-    numbers were measured with: not turned by its EXIF data, transparency dropped.
-
-    Raises RequestError as `read_rgb` does.
-    """
+    """Return the first frame of an image file as torchvision's own loader does, with which
+    published numbers were measured: not turned by EXIF data, transparency dropped. Raises
+    RequestError as `read_rgb` does."""
     with image_errors(path), open_image(path) as image:
         return image.convert("RGB")
 
 
 def read_inside_border(path: Path) -> Image.Image:
-    """Read the same without 2 pixels at each edge, where ObjectNet's images have a red border."""
+    """Return an image as `read_plain`, without 2 pixels at each edge, where ObjectNet's images have
+    a red border."""
     image = read_plain(path)
     with image_errors(path):
         return image.crop((BORDER, BORDER, image.width - BORDER, image.height - BORDER))
@@ -128,7 +121,7 @@ UNREADABLE = "cannot be read as an image"
 
 @contextlib.contextmanager
 def image_errors(named: object) -> Iterator[None]:
-    """Raise RequestError, which names the image, for all that goes wrong with it meanwhile."""
+    """Raise RequestError, which names the image, for every error with it within the context."""
     try:
         yield
     except RequestError:
@@ -143,13 +136,13 @@ def image_errors(named: object) -> Iterator[None]:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Return a loaded image as `read_rgb` gives one."""
+    """Return a loaded image as `read_rgb` does: upright, in RGB, transparency on white."""
     method = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
     return _converted(image if method is None else image.transpose(method))
 
 
 def _converted(image: Image.Image) -> Image.Image:
-    """Convert to RGB; an image that is in RGB already is given as it is."""
+    """Return an image in RGB; the same object if it is in RGB already."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range")
     if image.mode == "RGB" and "transparency" not in image.info:

@@ -25,14 +25,15 @@ from carft_sweep.carft_core.files import user_cache, write_cache
 
 
 def _keep_table(file: Path, table: pa.Table) -> None:
-    """Put a table into the cache."""
+    """Write a table to a parquet file of the user's cache."""
     write_cache(
         file, lambda new: pq.write_table(table, new, compression="zstd", use_dictionary=False)
     )
 
 
 def _kept_table(file: Path) -> pa.Table | None:
-    """Return a table of the cache; None where there is none, or the file is damaged."""
+    """Read the cached listing of class folders from a parquet file; return None where the file is
+    missing or damaged."""
     try:
         return pq.ParquetFile(file).read()
     except (OSError, ValueError):  # ValueError: pyarrow's for what is no parquet file
@@ -69,7 +70,7 @@ class Manifest:
 
     @property
     def empty(self) -> tuple[str, ...]:
-        """Those of the paths that hold nothing, or are links that lead nowhere."""
+        """The paths of empty files and of links that lead nowhere."""
         return tuple(path for path, size in zip(self.paths, self.sizes, strict=True) if size == 0)
 
     def groups(self) -> Iterator[tuple[str, Sequence[str]]]:
@@ -81,12 +82,11 @@ class Manifest:
 
 
 def read_manifest(folder: Path, folders: Sequence[str] | None = None) -> Manifest:
-    """Return the images one level below a folder's own folders; hidden and other files are left
-    out.
+    """Return the images one level below a folder's subfolders; hidden and other files are left out.
 
-    `folders` are paths below it, where the images lie deeper; those that are not there are left
-    out. What was found is kept in the user's cache. Raises OSError for what cannot be read,
-    RequestError for a name that is no text.
+    `folders` are the class folders, where these lie deeper; missing ones are left out. The listing
+    is stored in the user's cache. Raises OSError for an unreadable folder, RequestError for a name
+    that is no text.
     """
     file = user_cache() / "manifests" / f"{_sha256(str(folder.resolve()))}.parquet"
     started = time.time_ns()
@@ -126,8 +126,8 @@ def read_manifest(folder: Path, folders: Sequence[str] | None = None) -> Manifes
 
 
 def _kept(file: Path) -> tuple[Manifest, Mapping[str, int]]:
-    """Return what was listed before, and when each class folder had changed: nothing where there is
-    nothing of use."""
+    """Return the cached listing, and when each class folder was last changed; both empty without a
+    usable one."""
     table = _kept_table(file)
     metadata = b"{}" if table is None else (table.schema.metadata or {}).get(_ABOUT, b"{}")
     about: dict[str, Any] = json.loads(metadata)
@@ -174,7 +174,7 @@ Listing = Mapping[str, Mapping[str, int]]
 
 
 def listing_digest(listing: Listing) -> str:
-    """Return the sha256 over every image's class, path and size in bytes; none is read."""
+    """Return the sha256 over every image's class, path and size in bytes; no image is read."""
     digest = hashlib.sha256(b"split/1\n")
     for folder in sorted(listing):
         for path, size in sorted(listing[folder].items()):
@@ -187,10 +187,8 @@ MOST_COMPARED = 10_000
 
 
 def copies_of_training(root: Path, splits: Mapping[str, Listing]) -> Iterator[str]:
-    """Say of each split but train how many of its files have the same bytes as one of train.
-
-    Only files of one size are read.
-    """
+    """Yield for each split but train how many of its files have the same bytes as a file of train.
+    Only files of one size are read."""
     files_of = {
         name: [item for files in listing.values() for item in files.items()]
         for name, listing in splits.items()
@@ -219,7 +217,7 @@ def copies_of_training(root: Path, splits: Mapping[str, Listing]) -> Iterator[st
 
 
 def _content(file: Path) -> str:
-    """Return a digest; of a file that cannot be read its name, which equals none."""
+    """Return a digest of a file's bytes; of an unreadable file its name, which equals no digest."""
     try:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -228,19 +226,20 @@ def _content(file: Path) -> str:
 
 
 def nearest(name: str, allowed: Collection[str]) -> str:
-    """Return `; did you mean 'cat'?` when an allowed name is like this one."""
+    """Return `; did you mean 'cat'?` for an allowed name that is spelt similarly, else an empty
+    text."""
     near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def join_names(names: Sequence[str]) -> str:
-    """Return the first few names, and how many more there are."""
+    """Return the first few names, and the number of the others."""
     more = len(names) - LISTED_AT_MOST
     return ", ".join(names[:LISTED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
 
 
 def refusal(title: str, problems: Sequence[str]) -> str:
-    """Return a message with the first problems, each in its line."""
+    """Return a message with the first problems, a line for each."""
     shown = [f"  {problem}" for problem in problems[:PROBLEMS_SHOWN]]
     if len(problems) > PROBLEMS_SHOWN:
         shown.append(f"  and {len(problems) - PROBLEMS_SHOWN} more")
@@ -248,14 +247,14 @@ def refusal(title: str, problems: Sequence[str]) -> str:
 
 
 def visible_folders(folder: Path) -> list[str]:
-    """Return the names of its folders that do not begin with a dot, sorted."""
+    """Return the names of a folder's subfolders that do not begin with a dot, sorted."""
     with os.scandir(folder) as entries:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
 def no_class_folders(folder: Path, expected: str = "", advice: str = "") -> str:
-    """Return what to say of a split that has none: what is `expected`, `advice` where its images
-    lie right in it."""
+    """Return the message for a split without class folders: what is `expected`, and `advice` where
+    images lie directly in the split's folder."""
     loose = any(file.name.lower().endswith(EXTENSIONS) for file in folder.iterdir())
     return f"has no class folders{expected}" + (
         f"; its images lie outside them{advice}" if loose else ""
@@ -290,7 +289,7 @@ def images(
 
 
 def is_text(name: str) -> bool:
-    """Tell whether a name on disk is UTF-8."""
+    """Return whether a name on disk is UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -27,8 +27,8 @@ MOST_WORKERS = 16
 
 
 def default_workers(device_type: str, cores: int) -> int:
-    """Return what `workers: auto` is: all of a run's `cores` but one beside a GPU, at most 16;
-    else none, since the cores compute."""
+    """Return the number of worker processes for `workers: auto`: all of a run's `cores` but one
+    beside a GPU, at most 16; else 0, since the cores compute."""
     return max(1, min(cores - 1, MOST_WORKERS)) if device_type == "cuda" else 0
 
 
@@ -44,11 +44,9 @@ BatchPlan = Callable[[int], BatchIndices]
 
 
 def shuffled(count: int, *, seed: int, epoch: int, stream: int = 0) -> NDArray[np.int64]:
-    """Return a permutation of `range(count)`, a pure function of (seed, epoch, stream).
-
-    It sorts raw output of Philox, whose stream numpy keeps fixed over versions and platforms,
-    which it does not promise for `permutation`.
-    """
+    """Return a permutation of `range(count)`, a pure function of (seed, epoch, stream). The
+    permutation sorts raw output of Philox, whose stream numpy keeps fixed over versions and
+    platforms, unlike that of `permutation`."""
     # Arrays of uint64, since a list of both small and large integers would go through float64.
     key = np.array([seed, 0], dtype=np.uint64)
     counter = np.array([0, 0, epoch, stream], dtype=np.uint64)
@@ -75,11 +73,11 @@ class EpochPlan:
 
     @property
     def steps(self) -> int:
-        """How many a pass takes."""
+        """The number of steps of a pass over the split."""
         return math.ceil(self.count / self.batch_size)
 
     def __call__(self, step: int) -> BatchIndices:
-        """Return the batch of a step."""
+        """Return the batch of a step: which rows, in which epochs."""
         number, place = divmod(step, self.steps)
         rows = np.arange(place * self.batch_size, min((place + 1) * self.batch_size, self.count))
         if self.seed is not None:
@@ -100,7 +98,8 @@ class StreamPlan:
     seed: int
 
     def __call__(self, step: int) -> BatchIndices:
-        """Return the batch of a step: of each stream in turn, so that parts of it are as mixed."""
+        """Return the batch of a step, with rows of each stream in turn, so that parts of the batch
+        are as mixed."""
         draws = [self._of_stream(stream, step) for stream in range(len(self.groups))]
         return BatchIndices(
             *(np.stack(parts, axis=1).ravel() for parts in zip(*draws, strict=True))
@@ -127,7 +126,7 @@ class RankPlan:
     world: World
 
     def __call__(self, step: int) -> BatchIndices:
-        """Return the rank's part of the batch of a step."""
+        """Return this rank's part of the batch of a step."""
         rows, passes = self.plan(step)
         return BatchIndices(self.world.shard(rows), self.world.shard(passes))
 
@@ -135,11 +134,9 @@ class RankPlan:
 def training_plan(
     split: Split, *, batch_size: int, seed: int, balanced: bool, whole_passes: bool
 ) -> BatchPlan:
-    """Return batches of each group of `split` alike, whole passes over it, or one endless stream of
-    it.
-
-    Raises ValueError for a split without groups that is to be balanced.
-    """
+    """Return the plan of training batches: of each group of `split` equally many rows, of whole
+    passes over the split, or of one endless stream. Raises ValueError where a split without groups
+    is to be balanced."""
     if balanced:
         if split.domains is None:
             raise ValueError("this split has no groups to balance")
@@ -192,7 +189,7 @@ class _Task(NamedTuple):
 
     @property
     def rows(self) -> Tensor:
-        """[B] int64."""
+        """The rows of the batch, [B] int64."""
         return torch.from_numpy(self.draw.rows)
 
 
@@ -231,7 +228,7 @@ class _Views(Dataset["Tensor | _Refused"]):
             return _Refused(str(error))
 
     def load(self, task: _Task) -> Tensor:
-        """Return the views in their places: out of the bank, or made and left there."""
+        """Return the views of a batch: from the bank, or made and stored in the bank."""
         bank = task.bank
         views = None if bank is None else bank.read(task.step, task.rows)
         if views is None:
@@ -241,7 +238,8 @@ class _Views(Dataset["Tensor | _Refused"]):
         return views
 
     def _make(self, task: _Task) -> Tensor:
-        """Make the views of a batch, with one call of the source for each pass in it."""
+        """Return the views of a batch, made with one call of the source for each pass in the
+        batch."""
         drawn, passes = task.draw
         source, whole = self.splits[task.split]
         rows = drawn if whole is None else whole[drawn]
@@ -303,17 +301,14 @@ class Loader:
         self._stream: Iterator[Tensor | _Refused] | None = None
 
     def expect(self, parts: Iterable[BatchRange]) -> None:
-        """Say what `steps` will be called for, in this order: workers load the next part while the
-        one before it is used. Other calls get the same batches, later.
-        """
+        """Announce the next calls of `steps` in order, so that workers load the next part while the
+        one before is used. Other calls get the same batches, later."""
         if self._workers:
             self._expected, self._between = deque(parts), False
 
     def steps(self, batches: BatchSource, steps: range) -> Iterator[LoadedBatch]:
-        """Yield some of the batches. With workers a call ends the iteration of the one before.
-
-        Raises RequestError when an image cannot be used, also out of a worker.
-        """
+        """Yield the batches of some steps. With workers a call ends the iteration of the call
+        before. Raises RequestError for an unusable image, also from a worker."""
         if self._workers == 0:
             for task in _tasks_of((batches, steps)):
                 images = self._views.load(task)
@@ -351,7 +346,7 @@ class Loader:
             self.close()
 
     def _restart(self, part: BatchRange) -> None:
-        """Let the workers load a part, and then what is expected behind it."""
+        """Make the workers load a part, and then the announced parts."""
         if part in self._expected:
             while self._expected[0] != part:
                 self._expected.popleft()

@@ -26,12 +26,9 @@ def carve(
     split_seed: int,
     class_names: Sequence[str] | None = None,
 ) -> tuple[Split, Split]:
-    """Return (train, val): val gets about `val_fraction` of each class's units, at least one of
-    them.
-
-    Which ones depends on `split_seed` and the units' names alone. Units stay whole: views of one
-    drawing never lie on both sides. Raises RequestError when a class has a single unit.
-    """
+    """Return (train, val): val gets about `val_fraction` of each class's units, at least one. The
+    choice depends on `split_seed` and the units' names alone. Units stay whole: views of one
+    drawing never lie on both sides. Raises RequestError when a class has a single unit."""
     classes = _units_by_class(train, f"val/{split_seed}")
     single = [label for label, units in classes.items() if len(units) < 2]
     if single:
@@ -49,10 +46,8 @@ def val_share(count: int, fraction: float) -> int:
 
 
 def carve_test(images: Split, fraction: float) -> tuple[Split, Split]:
-    """Return (train, test): test gets `test_share` of each class's units.
-
-    Which ones depends on the units' names alone, so that no seed makes another test.
-    """
+    """Return (train, test): test gets `test_share` of each class's units. The choice depends on the
+    units' names alone, so that no seed makes another test."""
     classes = _units_by_class(images, "test")
     return _divided(images, classes, lambda count: test_share(count, fraction))
 
@@ -69,19 +64,16 @@ def test_share(count: int, fraction: float) -> int:
 def _divided(
     whole: Split, classes: Mapping[int, Sequence[str]], share: Callable[[int], int]
 ) -> tuple[Split, Split]:
-    """Return (the rest, the part): of each class with so many units the part has the first
-    `share`."""
+    """Return (the rest, the part): of each class's units the part has the first `share(count)`."""
     part = {unit for units in classes.values() for unit in units[: share(len(units))]}
     inside = np.array([unit in part for unit in whole.units], dtype=bool)
     return whole.subset(np.flatnonzero(~inside)), whole.subset(np.flatnonzero(inside))
 
 
 def take_fraction(train: Split, fraction: float, split_seed: int) -> Split:
-    """Return about `fraction` of each class's units, at least one; all of the split for 1.
-
-    Which ones depends on `split_seed` and the units' names alone, and a smaller fraction is a
-    part of a greater one.
-    """
+    """Return about `fraction` of each class's units, at least one; all of the split for 1. The
+    choice depends on `split_seed` and the units' names alone, and a smaller fraction is a part of a
+    greater one."""
     if fraction == 1:
         return train
     classes = _units_by_class(train, f"train/{split_seed}")
@@ -90,25 +82,21 @@ def take_fraction(train: Split, fraction: float, split_seed: int) -> Split:
 
 def take_shots(train: Split, shots: int, split_seed: int) -> tuple[Split, tuple[int, ...]]:
     """Return `shots` units of each class, and the classes that have fewer, of which all are taken.
-
-    Which ones depends on `split_seed` and the units' names alone, and fewer shots are a part of
-    more; so are they of a fraction that takes as many.
-    """
+    The choice depends on `split_seed` and the units' names alone; fewer shots are a part of more
+    shots, and of a fraction that takes as many units."""
     classes = _units_by_class(train, f"train/{split_seed}")
     short = tuple(label for label, units in classes.items() if len(units) < shots)
     return _divided(train, classes, lambda _: shots)[1], short
 
 
 def _share(count: int, fraction: float) -> int:
-    """Return the nearest number of `count` units, halves upwards, at least one."""
+    """Return the number of units nearest to `fraction` of `count`, halves upwards, at least one."""
     return max(1, math.floor(count * fraction + 0.5))
 
 
 def _units_by_class(split: Split, salt: str) -> dict[int, list[str]]:
-    """Each class's units in an order drawn by hashing their names with `salt`.
-
-    A hash, not a permutation: adding an image leaves the places of the others alone.
-    """
+    """Return each class's units in an order drawn by hashing their names with `salt`. A hash, not a
+    permutation: adding an image leaves the places of the others alone."""
     label_of: dict[str, int] = {}
     for unit, label in zip(split.units, split.labels.tolist(), strict=True):
         if label_of.setdefault(unit, label) != label:

@@ -30,7 +30,7 @@ class FoundSplit:
 
     @property
     def status(self) -> str:
-        """`differs` (in number from the published) or `ok`."""
+        """`differs` where the number of images is not the published one, else `ok`."""
         return "ok" if self.published in (None, self.images) else "differs"
 
 
@@ -48,7 +48,7 @@ class Survey:
 
 
 def survey(config: DataConfig) -> Survey:
-    """Open the data that a config names, and count what is there."""
+    """Return the number of images in each split of the data that a config names."""
     try:
         whole = open_whole(config)
     except RequestError as error:
@@ -78,7 +78,8 @@ def _found_splits(data: FamilyData, config: DataConfig) -> Iterator[tuple[str, F
 
 
 def _digest(split: Split) -> str:
-    """Digest every image's id and label, where the family has no digest of the split's content."""
+    """Return a digest of every image's id and label, where the family has no digest of the split's
+    content."""
     items = sorted(zip(split.ids, split.labels.tolist(), strict=True))
     text = "".join(f"{item}\0{label}\n" for item, label in items)
     return hashlib.sha256(text.encode()).hexdigest()

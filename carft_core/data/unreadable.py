@@ -38,11 +38,11 @@ Seen = Callable[[int], None]
 
 
 def bad_files(split: Split, digest: str, seen: Seen | None = None) -> dict[str, str]:
-    """Find the ids of a split's images that cannot be read, and what is wrong with each.
+    """Return the ids of a split's images that cannot be read, with the error of each.
 
-    Every image is decoded for this, once for each user: the result is kept in the user's cache, by
-    the images' ids, the `digest` of their data, the version of Pillow and what is decoded at most.
-    Of a part of a split the whole is looked at, so that other parts of it cost nothing more. Raises
+    Every image is decoded once for each user: the result is stored in the user's cache, by the
+    images' ids, the `digest` of their data, the version of Pillow and the largest file to decode.
+    The whole split is decoded for a part of it, so that other parts cost nothing more. Raises
     RequestError when the system cannot read a file: then the disk is at fault, not the image.
     """
     whole = split.whole or split
@@ -104,17 +104,14 @@ _LOG = logging.getLogger(__name__)
 
 
 def bad_files_of(data: FamilyData, name: str, seen: Seen | None = None) -> dict[str, str]:
-    """Return those of one split, named as in `FamilyData.splits`, as `bad_files` finds and keeps
-    them."""
+    """Return the bad files of the split `name` of `FamilyData.splits`, as `bad_files` does."""
     digest = data.digest_of_training if name in TRAINING_SPLITS else data.digest
     return bad_files(data.splits[name], data.digests.get(name, digest), seen)
 
 
 def without_bad_files(data: FamilyData) -> FamilyData:
-    """Return the same without images that cannot be read, each of which is named in the log.
-
-    Raises RequestError as `without` does.
-    """
+    """Return the data without unreadable images, each of which is named in the log. Raises
+    RequestError as `without` does."""
     bad_by_split = {name: bad_files_of(data, name) for name in data.splits}
     for name, bad in bad_by_split.items():
         for item, why in bad.items():
@@ -123,11 +120,9 @@ def without_bad_files(data: FamilyData) -> FamilyData:
 
 
 def without(data: FamilyData, skipped: Mapping[str, Mapping[str, str]]) -> FamilyData:
-    """Return the same without some images by split, which stand in `skipped` and in the notes.
-
+    """Return the data without some images by split, which are listed in `skipped` and in the notes.
     Raises RequestError when a class of train, val or test is left without images (of train alone,
-    where the others lack classes anyhow), or a shift, or an extra.
-    """
+    where the others lack classes anyhow), or a shift, or an extra."""
     splits = dict(data.splits)
     complete = ("train",) if data.uneven else IN_DISTRIBUTION
     for name, bad in skipped.items():

@@ -96,8 +96,8 @@ class Transform:
     """What training views draw, in a family that follows `data.augmentation`."""
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Return images [B, 3, S, S], uint8 or float in [0, 1], to what the tower was trained on:
-        float32 on the same device."""
+        """Return images [B, 3, S, S], uint8 or float in [0, 1], normalised as the image tower was
+        trained: float32 on the same device."""
         # One copy, changed in place: writing to fresh memory is what costs here.
         pixels = images.to(torch.float32, copy=True)
         if images.dtype == torch.uint8:
@@ -129,7 +129,7 @@ def photo_views(
     seed: int | None,
     epoch: int,
 ) -> Tensor:
-    """Return views [B, 3, S, S] uint8 as `Split.views` says, of RGB images that `read` gives."""
+    """Return views [B, 3, S, S] uint8 as `Split.views` does, of RGB images that `read` returns."""
     views = torch.empty(len(rows), 3, transform.size, transform.size, dtype=torch.uint8)
     for view, row in zip(views, rows, strict=True):
         image = read(row)
@@ -141,7 +141,7 @@ def photo_views(
 
 
 def _pixels(image: Image.Image) -> Tensor:
-    """Return [3, H, W] uint8."""
+    """Return an image's pixels [3, H, W] uint8."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
@@ -192,7 +192,7 @@ def view_seed(seed: int, epoch: int, index: int) -> int:
 
 @functools.lru_cache(maxsize=8)
 def _recipe(augmentation: Augmentation, size: int) -> v2.Compose:
-    """Return what draws and makes a training view of an RGB image. Source: torchvision."""
+    """Return torchvision's transform that draws and makes a training view of an RGB image."""
     from torchvision.transforms import InterpolationMode, v2
 
     interpolation = InterpolationMode(augmentation.interpolation)
@@ -224,13 +224,14 @@ def _crop_by_height(image: Image.Image, *, augmentation: Augmentation, size: int
 
 
 def box_by_height(width: int, height: int, numbers: Tensor, augmentation: Augmentation) -> Box:
-    """Return a crop whose ratio is uniform, then its height among those that keep the area and fit.
+    """Return a crop box: its aspect ratio is uniform, then its height among those that fit and give
+    the area.
 
     `numbers` [ATTEMPTS, 4] are uniform in [0, 1), a row an attempt.
 
-    When no attempt does, or one shows the whole image, the central square of CENTRAL of the shorter
-    side. Source: TensorFlow's `sample_distorted_bounding_box` (the whole image its one object),
-    and lipsum-ft's `_random_crop` around it.
+    When no attempt fits, or one covers the whole image, the box is the central square of CENTRAL of
+    the shorter side. Source: TensorFlow's `sample_distorted_bounding_box` (the whole image its one
+    object), and lipsum-ft's `_random_crop` around it.
     """
     least, most = (part * width * height for part in augmentation.area)
     low, high = augmentation.ratio

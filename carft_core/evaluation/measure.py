@@ -44,12 +44,9 @@ MEMORY_FOR_MODELS = 2**31
 
 
 def predict(classifier: Classifier, name: str, teacher: Teacher) -> Predictions:
-    """Classify the evaluation view of every item of one of the teacher's splits.
-
-    The image tower runs in the run's precision, what comes behind it in float32. Raises
-    RequestError when an image cannot be used, ValueError for an empty split or a label outside
-    `split.classes`.
-    """
+    """Return the predictions of the evaluation view of every item of one of the teacher's splits.
+    The image tower runs in the run's precision, the head in float32. Raises RequestError for an
+    unusable image, ValueError for an empty split or a label outside `split.classes`."""
     split = teacher.splits[name]
     _check_labels(split, name)
     if classifier is teacher.classifier:
@@ -65,10 +62,10 @@ def measure(
     config: TrialConfig,
     files: Mapping[str, Path],
 ) -> dict[str, dict[str, float]]:
-    """Measure each model on everything that is measured; see docs/metrics.md.
+    """Return the metrics of each model on every measured split; see docs/metrics.md.
 
-    `models` make classifiers on any device, or give the teacher's own; a model whose label is in
-    `files` leaves its predictions there. Each image is read once for as many models as fit into
+    `models` make classifiers on any device, or return the teacher's own; `files` has paths for
+    predictions by a model's label. Each image is read once for as many models as fit into
     MEMORY_FOR_MODELS. Raises RequestError when an image cannot be used, NonFinite when a logit is
     NaN or +inf.
     """
@@ -90,7 +87,7 @@ def measure(
 
 
 def _room(device: torch.device) -> int:
-    """Return how many bytes models may take together: on CUDA a quarter of what is free."""
+    """Return how many bytes models may take together: on CUDA a quarter of the free memory."""
     if device.type != "cuda":
         return MEMORY_FOR_MODELS
     return max(MEMORY_FOR_MODELS, torch.cuda.mem_get_info(device)[0] // 4)
@@ -133,10 +130,9 @@ def _measure_together(
 def _features(
     classifiers: Mapping[str, Classifier], name: str, teacher: Teacher
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the teacher's features of a split and those of each classifier, all in one pass.
-
-    A part of several classifiers, as the tuned one of a logit ensemble at every alpha, passes once.
-    """
+    """Return the teacher's features of a split and those of each classifier, all in one pass over
+    the images. A part of several classifiers, as the tuned one of a logit ensemble at every alpha,
+    passes once."""
     frozen = teacher.cached_features(name)
     features: dict[Classifier, Tensor] = {}
     if frozen is not None:
@@ -193,7 +189,8 @@ class _ModelMeasurements:
         """What sets derived from several splits still need."""
 
     def add(self, name: str, features: Tensor, frozen: Tensor) -> None:
-        """Count a split, given its features [N, d] by the model and by the teacher."""
+        """Count the predictions of a split, with its features [N, d] by the model and by the
+        teacher."""
         split = self.setup.teacher.splits[name]
         if name.startswith(RETENTION):
             if self.classifier.clip_features:
@@ -214,7 +211,8 @@ class _ModelMeasurements:
             self.write(Predictions(name, split.ids, split.units, labels, logits, split.groups))
 
     def _count_derived(self) -> None:
-        """Measure the sets whose last split has come; then forget what none needs any more."""
+        """Measure derived sets whose splits were all measured, then forget splits that no other
+        derived set needs."""
         derived = self.setup.data.derived
         for name, part in derived.items():
             if name not in self.values and self.waiting.keys() >= {*part.of}:
@@ -244,7 +242,7 @@ class _ModelMeasurements:
 
 
 def rows_of(labels: Tensor, classes: Sequence[int] | None) -> Tensor:
-    """Return the rows of labels [N] that are among `classes`; None is all of them."""
+    """Return the rows of labels [N] that are among `classes`; all rows for None."""
     if classes is None:
         return torch.arange(len(labels), device=labels.device)
     return torch.isin(labels, torch.tensor(classes, device=labels.device)).nonzero()[:, 0]
@@ -252,7 +250,7 @@ def rows_of(labels: Tensor, classes: Sequence[int] | None) -> Tensor:
 
 def joined(name: str, splits: Sequence[_Split], classes: Sequence[int] | None) -> _Split:
     """Return the items of some classes of several splits, one after another, predicted among these
-    classes alone. Raises ValueError when there is none."""
+    classes alone. Raises ValueError without an item."""
     rows = [rows_of(split.predictions.labels, classes) for split in splits]
     if not sum(map(len, rows)):
         raise ValueError(f"{name} has no items")
@@ -286,11 +284,10 @@ def mask_logits(
     classes: Sequence[int] | None,
     alike: Mapping[int, Sequence[int]] = MappingProxyType({}),
 ) -> Tensor:
-    """Return the logits [N, C] of a choice among `classes`: -inf for the others; None is all of
-    them.
+    """Return logits [N, C] for a choice among `classes`: -inf for the others; None keeps all.
 
-    A class takes the greatest logit of those that are `alike`, which are looked up under it.
-    Source: wise-ft's `project_logits`, which masks, and of ObjectNet takes the maximum.
+    A class gets the greatest logit of the classes `alike`, listed under that class. Source:
+    wise-ft's `project_logits`, which masks, and of ObjectNet takes the maximum.
     """
     if classes is None:
         return logits
@@ -304,10 +301,8 @@ def mask_logits(
 
 def split_metrics(predictions: Predictions, further: Collection[str] = ()) -> dict[str, float]:
     """Return `top1`, `nll`, `ece` and `brier` of one split; definitions in docs/metrics.md.
-
-    `further` names some of FURTHER_METRICS besides; those of groups are absent where no item has
-    one. Raises NonFinite when a logit is NaN or +inf.
-    """
+    `further` names some of FURTHER_METRICS besides; metrics of groups are absent where no item has
+    a group. Raises NonFinite when a logit is NaN or +inf."""
     logits, labels = on_float64_device(predictions.logits, predictions.labels)
     groups = predictions.groups
     of_classes = {name: OF_CLASSES[name] for name in further if name in OF_CLASSES}
@@ -325,12 +320,13 @@ def summary(
     outside: Collection[str] = (),
     own_means: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> dict[str, float]:
-    """Return flat metrics `<split>/<metric>`, and what follows from several splits.
+    """Return flat metrics `<split>/<metric>`, and means and differences over several splits.
 
-    `ood/mean/<metric>` is the mean over shifts, each counting the same; `gap/top1` is ID test
-    minus OOD mean, `hmean/top1` their harmonic mean; `gain/ood/top1` the OOD mean minus that of
-    `zero_shot`, which is given like `per_split`. A name whose splits are not there is absent.
-    Splits `outside` are not in it; `own_means` are means of some of these, by their names.
+    `ood/mean/<metric>` is the mean over shifts, each counting the same; `gap/top1` is ID test minus
+    OOD mean, `hmean/top1` their harmonic mean; `gain/ood/top1` the OOD mean minus that of
+    `zero_shot`, which is given like `per_split`. A metric is absent where one of its splits was not
+    measured. Splits `outside` are not in the mean; `own_means` are means of some of these, by their
+    names.
     """
     flat = {
         f"{split}/{metric}": value
@@ -371,11 +367,9 @@ def context_probe(
 def retention_metrics(
     retained: Mapping[str, float], zero_shot: Mapping[str, float]
 ) -> dict[str, float]:
-    """Return `retention/<family>/top1`, their mean, and what that is above the zero-shot model's.
-
-    Both are given as the top-1 of each other task by its metric name; nothing where there is none.
-    A negative gain is what was forgotten.
-    """
+    """Return `retention/<family>/top1`, their mean, and the mean's gain over the zero-shot model's.
+    Both arguments have the top-1 of each other task by metric name; without a task the result is
+    empty. A negative gain means forgetting."""
     if not retained:
         return {}
     mean = sum(retained.values()) / len(retained)
@@ -385,7 +379,7 @@ def retention_metrics(
 
 
 def _means(per_split: Mapping[str, Mapping[str, float]], splits: Sequence[str]) -> dict[str, float]:
-    """Return the mean of each metric over those of the splits that have it."""
+    """Return the mean of each metric over those of the splits that were measured by it."""
     values: dict[str, list[float]] = {}
     for split in splits:
         for metric, value in per_split.get(split, {}).items():

@@ -17,7 +17,7 @@ ECE_BINS = 15
 
 
 def on_float64_device(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Return tensors on a device that has float64: MPS, a Mac's GPU, has not."""
+    """Return tensors on a device with float64, which MPS (the GPU of a Mac) lacks."""
     return tuple(tensor.cpu() if tensor.device.type == "mps" else tensor for tensor in tensors)
 
 
@@ -65,18 +65,16 @@ def brier(logits: Tensor, labels: Tensor) -> float:
 
 
 def mean_per_class_top1(logits: Tensor, labels: Tensor) -> float:
-    """Return the mean over the classes that occur of the fraction of their items predicted as
-    such."""
+    """Return the mean, over the classes that occur, of the fraction of their items predicted
+    right."""
     hit = (_checked(logits, labels).argmax(dim=1) == labels).double()
     return float(_group_means(hit, labels).mean())
 
 
 def macro_f1(logits: Tensor, labels: Tensor) -> float:
-    """Return the mean over the classes that occur of F1 = 2 TP / (2 TP + FP + FN).
-
-    A class without items in `labels` is left out, also where it is predicted: so does WILDS with
-    `F1-macro_all` of iWildCam (`wilds.common.metrics.all_metrics.F1`).
-    """
+    """Return the mean over the classes that occur of F1 = 2 TP / (2 TP + FP + FN). A class without
+    items in `labels` is left out, even if predicted, as in WILDS' `F1-macro_all` of iWildCam
+    (`wilds.common.metrics.all_metrics.F1`)."""
     logits = _checked(logits, labels)
     prediction, classes = logits.argmax(dim=1), logits.shape[1]
     hits = labels[prediction == labels].bincount(minlength=classes).double()
@@ -87,9 +85,9 @@ def macro_f1(logits: Tensor, labels: Tensor) -> float:
 
 
 def mean_group_top1(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> float:
-    """Return the mean over groups of each group's top-1; `groups` [N] names that of each item.
+    """Return the mean over groups of each group's top-1; `groups` [N] names the group of each item.
 
-    An item whose group is empty belongs to none. Over a validation set of several domains it is
+    An item with an empty name belongs to no group. Over a validation set of several domains it is
     DomainBed's training-domain validation accuracy. Raises ValueError also where no item has a
     group, as below.
     """
@@ -97,16 +95,13 @@ def mean_group_top1(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> fl
 
 
 def worst_group_top1(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> float:
-    """Return the least top-1 of a group; `groups` [N] names that of each item, empty where it has
-    none.
-
-    Of regions it is WILDS' `acc_worst_region`, which leaves out the region Other.
-    """
+    """Return the least top-1 of a group; `groups` [N] names the group of each item, empty for none.
+    Over regions this is WILDS' `acc_worst_region`, which leaves out the region Other."""
     return float(_by_group(logits, labels, groups).min())
 
 
 def _by_group(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> Tensor:
-    """Return the top-1 of each group, without the items of none."""
+    """Return the top-1 of each group, without the items that belong to no group."""
     hit = (_checked(logits, labels).argmax(dim=1) == labels).double()
     if len(groups) != len(hit):
         raise ValueError(f"{len(groups)} groups do not fit {len(hit)} items")
@@ -147,7 +142,7 @@ def kl_divergence(log_p: Tensor, log_q: Tensor) -> float:
 
 
 def _checked(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the logits in float64, once it is sure that they mean something."""
+    """Return the logits in float64. Raises ValueError or NonFinite as `top1` says."""
     _check_items(logits)
     if labels.shape != logits.shape[:1]:
         raise ValueError(f"logits {tuple(logits.shape)} do not fit labels {tuple(labels.shape)}")

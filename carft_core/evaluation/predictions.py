@@ -46,7 +46,7 @@ class Predictions:
     """What each item belongs to, where the split has groups; not written to disk."""
 
     def take(self, rows: Tensor) -> Predictions:
-        """Return some of the items, in the order of their rows [M]."""
+        """Return the items at `rows` [M], in that order."""
         places = rows.tolist()
         return Predictions(
             split=self.split,
@@ -65,13 +65,13 @@ def predictions_file(
     logits: KeptLogits = "auto",
     class_names: Sequence[str] = (),
 ) -> Iterator[Callable[[Predictions], None]]:
-    """Keep predictions as parquet, split by split; the columns are described in docs/metrics.md.
+    """Write predictions as parquet, split by split; docs/metrics.md describes the columns.
 
-    `splits` names every split that may come. The block gets a function that writes the predictions
-    of one after another; nothing of a split stays in memory, and the file is put in place at the
-    end of the block. `logits` says whether full logits are kept as well; `auto`: of splits below
-    LOGITS_LIMIT; the column is null where they are not. `class_names` stand in the file's
-    metadata, so that whoever reads it needs no data to name a label.
+    `splits` names every split that may come. Yields a function that writes the predictions of a
+    split; nothing of a split stays in memory, and the file is moved to `path` at the end of the
+    block. `logits` says whether full logits are written as well; `auto`: of splits below
+    LOGITS_LIMIT; the column is null for other splits. `class_names` are in the file's metadata, so
+    that readers can name a label without the data.
     """
     metadata = {**_SCHEMA.metadata, CLASS_NAMES: json.dumps(list(class_names))}
     schema = _SCHEMA.with_metadata(metadata)
@@ -107,7 +107,7 @@ _SCHEMA = pa.schema(
 
 
 def _table(item: Predictions, keep_logits: bool, splits: list[str]) -> pa.Table:
-    """Return the rows of a split; all of a file have the same dictionary, `splits`."""
+    """Return the rows of a split; the tables of all splits have the same dictionary, `splits`."""
     count = len(item.labels)
     place = np.full(count, splits.index(item.split), np.int32)
     logits = item.logits
@@ -132,18 +132,16 @@ def _table(item: Predictions, keep_logits: bool, splits: list[str]) -> pa.Table:
 
 
 def _probabilities(logits: Tensor, *classes: Tensor) -> list[Tensor]:
-    """Return [N] each, on the CPU, of some classes [N, 1] by logits [N, C]."""
+    """Return, on the CPU, the probabilities [N] of each of some classes [N, 1], from logits [N,
+    C]."""
     p = F.softmax(logits if logits.device.type == "mps" else logits.double(), dim=1)
     return [p.gather(1, indices)[:, 0].cpu() for indices in classes]
 
 
 def greatest(logits: Tensor, count: int) -> Tensor:
-    """Return [N, count] int64, the classes of the greatest logits [N, C], of equal ones the first
-    first.
-
-    By one integer key a logit: the order of its bits as a float, then that of the classes. In
-    place, since of a large split each [N, C] counts in memory.
-    """
+    """Return [N, count] int64, the classes of the greatest logits [N, C]; of equal logits the lower
+    class first. Sorts one integer key for each logit: the order of its bits as a float, then of the
+    classes. Works in place, since each [N, C] of a large split is large in memory."""
     bits = (logits.float() + 0.0).contiguous().view(torch.int32)  # + 0.0 makes -0.0 equal 0.0
     keys = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
     keys <<= 32
@@ -152,14 +150,14 @@ def greatest(logits: Tensor, count: int) -> Tensor:
 
 
 def _lists(rows: Tensor, kind: pa.DataType) -> pa.ListArray:
-    """Return [N, k] as N lists of k values."""
+    """Return rows [N, k] as an Arrow array of N lists of k values."""
     count, width = rows.shape
     offsets = np.arange(count + 1, dtype=np.int32) * width
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.numpy().reshape(-1), kind))
 
 
 def _half(logits: Tensor) -> Tensor:
-    """Convert to fp16; a logit beyond its range stays finite, since -inf says that a class
+    """Return logits in fp16; a logit beyond the range stays finite, since -inf marks a class that
     cannot occur."""
     top = torch.finfo(torch.float16).max
     return torch.where(logits.isfinite(), logits.clamp(-top, top), logits).half()

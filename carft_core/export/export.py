@@ -55,10 +55,8 @@ class MeasuredRow:
 
 
 def model_card(facts: Mapping[str, Any], rows: Sequence[MeasuredRow], *, title: str) -> str:
-    """Return Markdown with front matter as the Hugging Face hub reads it.
-
-    `facts` are those of an export; its own measurements are the table's first row, `rows` follow.
-    """
+    """Return the model card: Markdown with front matter for the Hugging Face hub. `facts` describe
+    the export; the table's first row has its own measurements, then follow `rows`."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
@@ -107,14 +105,14 @@ def _front_matter(facts: Mapping[str, Any], title: str) -> str:
 
 
 def _splits(facts: Mapping[str, Any]) -> list[str]:
-    """Return what was measured, `id/val` and `id/test` first where they are; no mean of several."""
+    """Return the measured splits, `id/val` and `id/test` first, without means over several."""
     names = [name.removesuffix("/top1") for name in facts["metrics"] if name.endswith("/top1")]
     shifts = [name for name in names if name.startswith("ood/") and name != "ood/mean"]
     return [*(name for name in ("id/val", "id/test") if name in names), *shifts]
 
 
 def _is_builtin(facts: Mapping[str, Any]) -> bool:
-    """Tell whether model and data are those of the package, whose licences are known."""
+    """Return whether model and data are those of this package, whose licences are known."""
     config = facts["config"]
     return bool(config["model"]["name"] == BUILTIN and config["data"]["family"] in ICONS)
 
@@ -134,7 +132,7 @@ def _percent(value: float | None) -> str:
 
 
 def _cell(text: str) -> str:
-    """Escape what would end a cell of a table."""
+    """Return a text with escapes of what would end a cell of a table."""
     return text.replace("|", r"\|").replace("\n", " ")
 
 
@@ -156,14 +154,15 @@ def export(
     rows: Sequence[MeasuredRow] = (),
     force: bool = False,
 ) -> None:
-    """Write the model `label` of the finished run in `workdir` to the folder `out`, all or nothing.
+    """Write the model `label` of the finished run in `workdir` to the folder `out`, completely or
+    not at all.
 
-    The checkpoint is the whole CLIP in float32: the run's image tower beside the text tower as it
-    was. `rows` are the card's other measurements. The same model may be written again; another
-    one in `out` is replaced only with `force`, and a folder that holds anything else never.
+    The checkpoint is the whole CLIP in float32: the run's image tower and the pre-trained text
+    tower. `rows` are further measurements for the card. The same model may be written again;
+    another model in `out` is replaced only with `force`, and a folder with anything else never.
 
-    Raises RequestError for a label that the run does not have or has not measured, for weights
-    that are not kept, and when model, data or prompts are not what the run was trained with.
+    Raises RequestError for a label that the run does not have or has not measured, for deleted
+    weights, and when model, data or prompts are not what the run was trained with.
     """
     folder, models = RunFolder(workdir), models_of(config)
     claimed = folder.claimed()
@@ -187,10 +186,8 @@ def export(
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
-    """Return what an export says of itself; None where there is none.
-
-    Raises RequestError for one of another format.
-    """
+    """Return the description in an export's folder; None where the folder has none. Raises
+    RequestError for another format."""
     facts: object = read_json(folder / FACTS, follow=True)
     if facts is None:
         return None
@@ -202,7 +199,7 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
 
 
 def _check_place(out: Path, digest: str, label: str, *, force: bool) -> None:
-    """Raise RequestError where `out` holds what this model may not replace."""
+    """Raise RequestError where `out` holds something that this model may not replace."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     facts = read_facts(out) if out.is_dir() else None
@@ -216,8 +213,8 @@ def _check_place(out: Path, digest: str, label: str, *, force: bool) -> None:
 
 
 def _computing(claimed: Mapping[str, Any]) -> dict[str, str]:
-    """Return where the run computed and how, so that heads are its own to the last bit; the CPU
-    where there is no such device here."""
+    """Return device and precision of the run, so that heads are equal to the last bit; the CPU
+    where this machine lacks that device."""
     fields = {name: claimed["identity"][name] for name in ("device", "precision")}
     try:
         resolve_device(fields["device"])
@@ -227,7 +224,7 @@ def _computing(claimed: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _check_unchanged(claimed: Mapping[str, Any], setup: RunSetup) -> None:
-    """Raise RequestError where a head or a text tower would not be the run's own."""
+    """Raise RequestError where the head or the text tower would differ from the run's."""
     then = claimed["identity"]
     pairs = {
         "the model": (then["model"], setup.teacher.clip.digest),
@@ -252,7 +249,8 @@ def _facts(
     config: TrialConfig,
     setup: RunSetup,
 ) -> dict[str, Any]:
-    """Return where the model comes from, without a path of this machine."""
+    """Return the description of an export: where the model comes from, without a path of this
+    machine."""
     plain, clip = config.as_dict(), setup.teacher.clip
     del plain["data"]["root"]
     plain["model"] = {name: _without_path(text) for name, text in plain["model"].items()}

@@ -44,7 +44,7 @@ class Texts:
     contexts: list[str]
 
     def __post_init__(self) -> None:
-        """Raise ValueError where there is no name."""
+        """Raise ValueError for an empty list of names."""
         if not self.classes or not self.contexts:
             raise ValueError("there are no classes, or no contexts")
 
@@ -81,8 +81,8 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto") -> Self:
-        """Open an export. Raises RequestError when the folder holds no export, or one that is
-        damaged."""
+        """Open an export. Raises RequestError where the folder holds no export, or a damaged
+        one."""
         facts = read_facts(folder)
         if facts is None:
             raise RequestError(f"{folder} holds no exported model: there is no {FACTS}")
@@ -126,12 +126,9 @@ class Predictor:
     def predict(
         self, images: Sequence[Picture], *, top: int = 5, contexts: int = 3
     ) -> list[Prediction]:
-        """Return the `top` classes and `contexts` templates of each image, fewer where there are
-        fewer.
-
-        An image is a path, the bytes of a file, or opened. Raises RequestError for one that cannot
-        be read.
-        """
+        """Return for each image its `top` classes and `contexts` templates, or all where there are
+        fewer. An image is a path, a file's bytes, or a Pillow image. Raises RequestError for an
+        unreadable one."""
         predictions = []
         for outcome in self.attempt(images, top=top, contexts=contexts):
             if isinstance(outcome, RequestError):
@@ -142,10 +139,8 @@ class Predictor:
     def attempt(
         self, images: Iterable[Picture], *, top: int = 5, contexts: int = 3
     ) -> Iterator[Prediction | RequestError]:
-        """Yield the same of each image in turn, and of one that cannot be read the reason.
-
-        One image is held at a time, and the small views of a batch.
-        """
+        """Yield for each image in turn its prediction, or for an unreadable image the error. Memory
+        holds one image at a time, and the small views of a batch."""
         rest = iter(images)
         while batch := list(itertools.islice(rest, BATCH)):
             outcomes = [self._view(image) for image in batch]
@@ -176,7 +171,7 @@ class Predictor:
 
 
 def read_image(image: Picture) -> Image.Image:
-    """Read an image upright and in RGB, as the images of a family. Raises RequestError."""
+    """Return an image upright and in RGB, as a family's images are read. Raises RequestError."""
     if isinstance(image, Path):
         return read_rgb(image)
     with image_errors("this image"):
@@ -186,7 +181,7 @@ def read_image(image: Picture) -> Image.Image:
 
 
 def _tensor(file: Path, name: str) -> Tensor:
-    """Read a tensor of a file. Raises RequestError where the file or the tensor is missing."""
+    """Return a tensor of a file. Raises RequestError where the file or the tensor is missing."""
     try:
         tensors = load_weights(file, follow=True)
     except FileNotFoundError:
@@ -197,7 +192,8 @@ def _tensor(file: Path, name: str) -> Tensor:
 
 
 def _best(logits: Tensor, names: Sequence[str], count: int) -> Iterator[tuple[Guess, ...]]:
-    """Yield the most probable names of each row, of equal ones the first as in the metric top1."""
+    """Yield the most probable names of each row; of equal probabilities the first, as for the
+    metric top1."""
     probabilities = F.softmax(logits.cpu().double(), dim=1)
     order = probabilities.argsort(dim=1, descending=True, stable=True)[:, :count]
     for row, best in zip(probabilities, order.tolist(), strict=True):

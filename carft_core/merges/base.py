@@ -32,7 +32,7 @@ class MergePoint:
     """What distinguishes it, such as {"alpha": 0.5}."""
 
     def __post_init__(self) -> None:
-        """Raise RequestError for a label that is no name of a folder."""
+        """Raise RequestError for a label that cannot be a folder's name."""
         check_label(self.label)
 
 
@@ -51,12 +51,12 @@ class Merge(Registered):
         """Return the models that this merge yields, known before anything is trained."""
 
     def model(self, point: MergePoint, teacher: Teacher, tuned: Classifier) -> Classifier:
-        """Return the merged classifier at `point`, on the tuned one's device; the inputs stay as
-        they are.
+        """Return the merged classifier at `point`, on the device of `tuned`; the inputs are not
+        changed.
 
-        By default the tuned classifier with the weights of `state`; at a point where `state` gives
-        the teacher's own weights it is the teacher's classifier itself, and at one where it gives
-        the tuned weights the tuned classifier.
+        By default this is the tuned classifier with the weights of `state`; where `state` returns
+        the teacher's own weights, the teacher's classifier itself; where it returns the tuned
+        weights, the tuned classifier.
         """
         device = next(tuned.parameters()).device
         after = tuned.state_dict()
@@ -70,14 +70,12 @@ class Merge(Registered):
         return merged
 
     def state(self, point: MergePoint, zero_shot: State, tuned: State) -> State:
-        """Return the merged weights at `point`; the inputs are left as they are."""
+        """Return the merged weights at `point`; the inputs are not changed."""
         raise NotImplementedError(f"{type(self).__name__} is no merge in weight space")
 
     def refuses(self, algorithm: Algorithm) -> str | None:
-        """Return why no such model can be made of what the algorithm trains; None when it can.
-
-        By default a merge needs weights of the zero-shot classifier's shape.
-        """
+        """Return why the merge cannot use what the algorithm trains; None when it can. By default a
+        merge needs weights of the zero-shot classifier's shape."""
         if algorithm.keeps_shape:
             return None
         return (
@@ -105,7 +103,7 @@ class Line(Merge):
         return tuple(sorted(alphas))
 
     def points(self) -> Sequence[MergePoint]:
-        """Return one model an alpha, in ascending order."""
+        """Return one merged model for each alpha, in ascending order."""
         return tuple(
             MergePoint(f"{self.name}@{alpha:g}", round(1000 * alpha), {"alpha": alpha})
             for alpha in self.alphas

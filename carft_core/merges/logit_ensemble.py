@@ -27,14 +27,14 @@ class LogitEnsemble(Line):
     summary: ClassVar[str] = "Interpolation of the zero-shot and the tuned model's logits"
 
     def model(self, point: MergePoint, teacher: Teacher, tuned: Classifier) -> Classifier:
-        """Return both classifiers in one."""
+        """Return a classifier that holds both classifiers."""
         alpha = point.values["alpha"]
         if alpha == 0:
             return teacher.classifier
         return tuned if alpha == 1 else TwoClassifiers(teacher, tuned, alpha)
 
     def refuses(self, algorithm: Algorithm) -> str | None:
-        """Refuse nothing: no weights of a common shape are needed."""
+        """Return None: no weights of a common shape are needed."""
         del algorithm
         return None
 
@@ -51,11 +51,11 @@ class TwoClassifiers(Classifier):
 
     @property
     def parts(self) -> tuple[Classifier, ...]:
-        """The two, each of which passes the images once for every alpha."""
+        """The two classifiers, each of which computes its features once for every alpha."""
         return self.zero_shot, self.tuned
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the zero-shot model's features [B, d], then the tuned one's, in one row an
+        """Return the zero-shot model's features [B, d], then the tuned model's, in one row for each
         image."""
         return torch.cat([self.zero_shot.features(images), self.tuned.features(images)], dim=1)
 

@@ -22,16 +22,14 @@ class WiseFt(Line):
     summary: ClassVar[str] = "Weight interpolation between the zero-shot and the tuned model"
 
     def state(self, point: MergePoint, zero_shot: State, tuned: State) -> State:
-        """Return the interpolated weights; alpha 0 and 1 are the end points themselves."""
+        """Return the interpolated weights; at alpha 0 and 1 the inputs themselves."""
         return interpolate(zero_shot, tuned, point.values["alpha"])
 
 
 def interpolate(zero_shot: State, tuned: State, alpha: float) -> State:
     """Return `(1 - alpha) * zero_shot + alpha * tuned` of floating tensors, computed in fp32.
-
-    Batch-norm statistics are interpolated like weights; integer buffers (such as batch counts)
-    are the tuned model's. Raises RequestError when the two do not hold the same tensors.
-    """
+    Batch-norm statistics are interpolated like weights; integer buffers (such as batch counts) are
+    the tuned model's. Raises RequestError when the names or shapes of the tensors differ."""
     check_same_tensors(zero_shot, tuned, "wise_ft needs two models of the same shape")
     if alpha == 0:
         return dict(zero_shot)

@@ -19,8 +19,9 @@ class Classifier(nn.Module):
 
     @property
     def parts(self) -> tuple[Classifier, ...]:
-        """The classifiers whose features, side by side, are its own; by default itself. A merge of
-        several at many points names them, so that each passes the images once."""
+        """The classifiers whose features, side by side, are this one's; by default itself. A
+        merge of several classifiers names them, so that each computes its features once for all
+        points."""
         return (self,)
 
     def features(self, images: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ class Classifier(nn.Module):
         raise NotImplementedError
 
     def logits(self, features: Tensor) -> Tensor:
-        """Return the logits [B, C] in float32 of such features."""
+        """Return logits [B, C] in float32 of the features."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
@@ -49,33 +50,30 @@ class ImageClassifier(Classifier):
         self.head = head
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return the tower's float32 outputs [B, d], before they are normalised."""
+        """Return the tower's float32 outputs [B, d], before normalisation."""
         return tower_outputs(self.visual, images)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return unit-norm float32 features [B, d] of normalised images [B, 3, S, S].
-
-        float32 under autocast too: in bf16 a norm is off by up to 0.4 %, and scale times that
-        would show in every logit.
-        """
+        """Return unit-norm float32 features [B, d] of normalised images [B, 3, S, S]. float32 under
+        autocast too: in bf16 a norm is off by up to 0.4 %, which the scale multiplies in every
+        logit."""
         return F.normalize(self.embed(images), dim=-1)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Return the logits [B, C] in float32 of unit-norm features [B, d]; see `features` for
-        why."""
+        """Return the logits [B, C] in float32 of unit-norm features [B, d]; see `features` for the
+        reason."""
         with torch.autocast(features.device.type, enabled=False):
             out: Tensor = self.head(features)
         return out
 
 
 def towers_in(model: nn.Module, like: nn.Module) -> list[nn.Module]:
-    """Return the image towers within a module, whatever wraps them: those of the type of another
-    one."""
+    """Return the modules within `model` of the same type as `like`, an image tower."""
     return [part for part in model.modules() if type(part) is type(like)]
 
 
 def tower_outputs(visual: nn.Module, images: Tensor) -> Tensor:
-    """Return float32 outputs [B, d] of one of open_clip's image towers for images [B, 3, S, S]."""
+    """Return the float32 outputs [B, d] of an image tower of open_clip for images [B, 3, S, S]."""
     out = visual(images)
     if isinstance(out, (tuple, list)):
         out = out[0]  # Towers that also return tokens (CoCa) return the pooled feature first.

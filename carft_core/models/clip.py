@@ -57,7 +57,7 @@ class OpenedClip:
 
     @property
     def logit_scale(self) -> float:
-        """By what CLIP multiplies cosines to get logits, such as 100."""
+        """The factor by which CLIP multiplies cosines to get logits, such as 100."""
         scale = self.model.logit_scale
         if not isinstance(scale, Tensor):
             raise TypeError(f"{self.name} has no logit scale")
@@ -65,10 +65,8 @@ class OpenedClip:
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Return unit-norm float32 features [N, d] of N texts, on the model's device.
-
-        Raises RequestError where weights are so large that these are no numbers.
-        """
+        """Return unit-norm float32 features [N, d] of N texts, on the model's device. Raises
+        RequestError where features are not finite, as with too large weights."""
         tokens = self.tokenizer(list(texts)).to(next(self.model.parameters()).device)
         features: Tensor = self.model.encode_text(tokens)  # type: ignore[operator]
         features = F.normalize(features.float(), dim=-1)
@@ -78,15 +76,12 @@ class OpenedClip:
 
     @property
     def context_length(self) -> int:
-        """How many tokens of a text the model reads, the marks of start and end included."""
+        """How many tokens of a text the model reads, including the start and end tokens."""
         return int(self.tokenizer.context_length)  # type: ignore[attr-defined]
 
     def cut_texts(self, texts: Sequence[str]) -> list[int]:
-        """Return the indices of the texts that are too long for the model, which the tokenizer
-        cuts.
-
-        A text that fits gains nothing but padding when one token more is allowed.
-        """
+        """Return the indices of the texts that are too long for the model, so that the tokenizer
+        cuts them. A text that fits gains nothing but padding when one token more is allowed."""
         length = self.context_length
         # The last token can be a mark of its own; the one before it is padding after an empty text.
         padding = self.tokenizer([""])[0, -2]
@@ -96,11 +91,9 @@ class OpenedClip:
 
 
 def checkpoint_gradients(model: nn.Module, tower: nn.Module) -> None:
-    """Let the towers within a module keep no activations inside their blocks, and compute them
-    again on the way back; `tower` is an image tower like those within.
-
-    Raises RequestError where the image tower cannot.
-    """
+    """Make the towers within a module compute the activations inside their blocks again in the
+    backward pass, instead of storing them; `tower` is an image tower like those within. Raises
+    RequestError where the image tower does not support that."""
     with _root_logger_silent():  # open_clip logs of timm's that they cannot, which is refused below
         for part in model.modules():
             enable = getattr(part, "set_grad_checkpointing", None)
@@ -117,22 +110,20 @@ def checkpoint_gradients(model: nn.Module, tower: nn.Module) -> None:
 
 
 def open_model(name: str, pretrained: str | None = None) -> OpenedClip:
-    """Open a CLIP.
+    """Return an opened CLIP with its weights.
 
     `name` and `pretrained` are one of: `builtin`; an open_clip name with a tag or with the path of
-    a checkpoint file; `hf-hub:org/model`; a folder with `open_clip_config.json` and weights.
-    Global random state is left as it was. Raises RequestError for whatever of these cannot be
-    found, read, downloaded, or fitted together.
+    a checkpoint file; `hf-hub:org/model`; a folder with `open_clip_config.json` and weights. Global
+    random state is left as it was. Raises RequestError where model or weights cannot be found,
+    read, downloaded, or do not fit.
     """
     source = find_model(name, pretrained)
     return _opened(source, *_open(source))
 
 
 def open_shapes(name: str, pretrained: str | None = None) -> OpenedClip:
-    """Open a CLIP without its weights: its tensors are on the device `meta` and have no numbers.
-
-    Raises RequestError as `open_model` does.
-    """
+    """Return a CLIP without weights: its tensors are on the device `meta` and have no values.
+    Raises RequestError as `open_model` does."""
     source = find_model(name, pretrained)
     model = _build(source, "meta")
     return _opened(source, model, _transform(model, name))
@@ -145,17 +136,16 @@ def _opened(source: ModelSource, model: nn.Module, transform: Transform) -> Open
 
 
 def open_image_tower(folder: Path) -> tuple[nn.Module, Transform]:
-    """Open the image tower of the model in a folder: in eval mode, fp32, on the CPU.
-
-    Its tokenizer is not opened. Raises RequestError likewise.
-    """
+    """Return the image tower of the model in a folder, and its preprocessing: in eval mode, fp32,
+    on the CPU. Its tokenizer is not opened. Raises RequestError as `open_model` does."""
     model, transform = _open(find_model(f"{FOLDER}{folder}"))
     tower: nn.Module = model.visual  # type: ignore[assignment]
     return tower.float().eval().requires_grad_(False), transform
 
 
 def _open(source: ModelSource) -> tuple[nn.Module, Transform]:
-    """Return the model with its weights. No more memory is taken than they fill."""
+    """Return the model with its weights, without more memory than these fill, and the
+    preprocessing."""
     one_attention_path()
     shapes = _build(source, "meta")
     tensors = fitted(shapes, read_state(source.weights), name=source.name, path=source.weights)
@@ -166,18 +156,16 @@ def _open(source: ModelSource) -> tuple[nn.Module, Transform]:
 
 @functools.lru_cache(maxsize=8)
 def draws_at_random(name: str, pretrained: str | None, digest: str) -> bool:
-    """Tell whether the image tower of the model that has this digest draws at random while it
-    trains, as dropout and stochastic depth do.
-
-    Its weights are not read. Raises RequestError as `open_model` does.
-    """
+    """Return whether the image tower of the model with this digest draws at random in training, as
+    dropout and stochastic depth do. The weights are not read. Raises RequestError as `open_model`
+    does."""
     del digest
     tower: nn.Module = _build(find_model(name, pretrained), "meta").visual  # type: ignore[assignment]
     return any(_drop_rate(module) > 0 for module in tower.modules())
 
 
 def _drop_rate(module: nn.Module) -> float:
-    """Return how often a layer leaves something out; of torch, of open_clip and of timm alike."""
+    """Return how often a layer drops something, for layers of torch, open_clip and timm."""
     if isinstance(module, nn.MultiheadAttention):
         return float(module.dropout)
     rates = ("p", "prob", "drop_prob") if "drop" in type(module).__name__.lower() else ()
@@ -185,14 +173,15 @@ def _drop_rate(module: nn.Module) -> float:
 
 
 def weights_digest(name: str, pretrained: str | None = None) -> str:
-    """Return `open_model(...).digest` without building the model. Raises RequestError likewise."""
+    """Return `open_model(...).digest` without building the model. Raises RequestError as
+    `open_model` does."""
     return _digest(find_model(name, pretrained))
 
 
 @contextlib.contextmanager
 def _root_logger_silent() -> Iterator[None]:
-    """open_clip logs on the root logger that the weights, which are loaded next, are random; the
-    first such call would also give the root logger a handler for good."""
+    """Silence the root logger within the context: open_clip logs there that the weights, which are
+    loaded next, are random; the first such call would also add a handler for good."""
     root, handler = logging.getLogger(), logging.NullHandler()
     drop = lambda _: False  # noqa: E731
     root.addHandler(handler)
@@ -205,8 +194,8 @@ def _root_logger_silent() -> Iterator[None]:
 
 
 def _build(source: ModelSource, device: str = "cpu") -> nn.Module:
-    """Return the architecture with random weights and the preprocessing, as open_clip makes it; on
-    the device `meta` without numbers, so that it takes no memory."""
+    """Return the architecture with random weights and the preprocessing, as open_clip makes both;
+    on the device `meta` without values, so that it takes no memory."""
     import open_clip
     import timm
 
@@ -272,11 +261,9 @@ def _per_channel(values: Sequence[float], name: str) -> tuple[float, float, floa
 
 
 def _tokenizer(source: ModelSource) -> Tokenizer:
-    """Open the tokenizer. Code that it names is never run.
-
-    A folder's files are read where it lies; a model of the hub takes its own repository's, or those
-    of a repository that open_clip itself uses.
-    """
+    """Return the tokenizer of a model. Code that it names is never run. Its files are those in a
+    model's folder; for a model of the hub those of the model's own repository, or of a repository
+    that open_clip itself uses."""
     import open_clip
 
     name = source.architecture["text_cfg"].get("hf_tokenizer_name")

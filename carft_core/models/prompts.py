@@ -60,7 +60,7 @@ class TemplateSet:
 
     @property
     def digest(self) -> str:
-        """sha256 over the templates in their order; name and domains change no feature."""
+        """The sha256 over the templates in their order; name and domains change no feature."""
         return _sha256(list(self.templates))
 
     def texts(self, class_names: Sequence[str]) -> Iterator[str]:
@@ -80,8 +80,8 @@ class TemplateFile(Section):
 
 
 def mistakes(templates: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Yield (index, what is wrong) for every template that is not text with exactly one `{}`, or
-    that stands in the set already."""
+    """Yield (index, mistake) for every template that is not text with exactly one `{}`, or repeats
+    another."""
     first_at: dict[str, int] = {}
     for index, template in enumerate(templates):
         first = first_at.setdefault(template, index)
@@ -101,11 +101,9 @@ def mistakes(templates: Sequence[str]) -> Iterator[tuple[int, str]]:
 
 
 def read_template_file(path: Path) -> TemplateSet:
-    """Read a `.txt` file (blank lines and lines that begin with # are skipped) or a YAML mapping
-    `{name?, templates, domains?}`. The name is by default the file's.
-
-    Raises RequestError with all mistakes, each with its line or place.
-    """
+    """Return the set in a `.txt` file (blank lines and lines that begin with # are skipped) or a
+    YAML mapping `{name?, templates, domains?}`. The name is by default the file's. Raises
+    RequestError with all mistakes, each with its line or place."""
     if path.suffix not in SUFFIXES:
         raise RequestError(f"{path}: a file of templates ends in one of {', '.join(SUFFIXES)}")
     text = _text(path)
@@ -133,7 +131,7 @@ def _of_file(
     places: Sequence[str],
     domains: Sequence[str] = (),
 ) -> TemplateSet:
-    """Return the set; its mistakes are reported at their places in the file."""
+    """Return the set of templates; mistakes are reported at their places in the file."""
     if not templates:
         raise RequestError(f"{path} holds no template; one a line, {EXAMPLE}")
     problems = [
@@ -154,8 +152,8 @@ def _text(path: Path) -> str:
 
 
 def _yaml_fields(path: Path, text: str) -> dict[str, object]:
-    """Read a mapping of texts and lists. By YAML's base schema, in which every scalar is text:
-    numbers and dates of a few bytes may take any time to make, or be impossible."""
+    """Return a mapping of texts and lists from YAML, with its base schema, in which every scalar is
+    text: numbers and dates of a few bytes may take any time to make, or be impossible."""
     try:
         fields = yaml.load(text, Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
@@ -187,11 +185,9 @@ TEMPLATE_SETS: dict[str, TemplateSet] = {templates.name: templates for templates
 
 
 def register_templates(templates: TemplateSet, *, again: bool = False) -> TemplateSet:
-    """Make a set known to `prompts.classes` and `prompts.contexts`; gives it back.
-
-    The same set may come again, and `again` lets it take the place of an earlier one. Raises
-    RequestError when its name is another's, or no name.
-    """
+    """Register a set for `prompts.classes` and `prompts.contexts`; return the set. The same set may
+    be registered again, and `again` lets a set replace an earlier one. Raises RequestError for the
+    name of another set, or an invalid name."""
     name = templates.name
     if not NAME.fullmatch(name):
         raise RequestError(
@@ -208,10 +204,8 @@ def register_templates(templates: TemplateSet, *, again: bool = False) -> Templa
 
 
 def template_set(name_or_path: str) -> TemplateSet:
-    """Return a set by name, or a user's own file (`.txt`, `.yaml`).
-
-    Raises RequestError for a name nobody knows and for each mistake in a file.
-    """
+    """Return a set by name, or a user's own file (`.txt`, `.yaml`). Raises RequestError for an
+    unknown name and for each mistake in a file."""
     if name_or_path in TEMPLATE_SETS:
         return TEMPLATE_SETS[name_or_path]
     path = path_or_none(name_or_path)
@@ -224,11 +218,9 @@ def template_set(name_or_path: str) -> TemplateSet:
 
 
 def context_set(name: str, data: DataConfig) -> TemplateSet:
-    """Return what `prompts.contexts: <name>` stands for in a run on `data`.
-
-    Raises RequestError for a name nobody knows, for each mistake in a file, and where every
-    template names a domain that is held out.
-    """
+    """Return the set that `prompts.contexts: <name>` means in a run on `data`. Raises RequestError
+    for an unknown name, for each mistake in a file, and where every template names a domain that is
+    held out."""
     templates, held_out = template_set(name), data.test_domain
     if name != KNOWN_WORDS or held_out is None or not named_domains(templates, [held_out]):
         return templates
@@ -236,10 +228,8 @@ def context_set(name: str, data: DataConfig) -> TemplateSet:
 
 
 def without(templates: TemplateSet, words: Iterable[str]) -> TemplateSet:
-    """Return the templates that name none of the words, under a name that says so.
-
-    Raises RequestError when none is left.
-    """
+    """Return the templates that name none of the words, as a set whose name says so. Raises
+    RequestError when none is left."""
     words = tuple(words)
     left = tuple(text for text in templates.templates if not _spoken(words, [text]))
     name = f"{templates.name} without {', '.join(words)}"
@@ -249,10 +239,8 @@ def without(templates: TemplateSet, words: Iterable[str]) -> TemplateSet:
 
 
 def named_domains(templates: TemplateSet, words: Iterable[str]) -> tuple[str, ...]:
-    """Return which of `words` the set declares, or has in a template as whole words.
-
-    `art_painting`, `art-painting` and `art painting` are the same.
-    """
+    """Return those of `words` that the set declares as domains, or has in a template as whole
+    words. `art_painting`, `art-painting` and `art painting` are the same."""
     words = tuple(words)
     declared = {_plain(word) for word in templates.domains}
     spoken = _spoken(words, templates.templates)
@@ -260,14 +248,14 @@ def named_domains(templates: TemplateSet, words: Iterable[str]) -> tuple[str, ..
 
 
 def words_to_mark(contexts: TemplateSet, data: DataConfig, domains: Iterable[str]) -> list[str]:
-    """Return the domains that contexts name and should not know: the one held out; of a family
-    that holds none out, any of its `domains`."""
+    """Return the domains that contexts name and should not know: the held-out one; of a family that
+    holds none out, any of its `domains`."""
     held_out = data.test_domain
     return sorted(named_domains(contexts, domains if held_out is None else [held_out]))
 
 
 def _spoken(words: Iterable[str], templates: Iterable[str]) -> tuple[str, ...]:
-    """Return the words that stand in a template, whole."""
+    """Return the words that occur in a template as whole words."""
     text = " | ".join(_plain(template) for template in templates)
     return tuple(word for word in words if re.search(rf"\b{re.escape(_plain(word))}\b", text))
 
@@ -283,9 +271,9 @@ def text_features(
     CPU.
 
     Encoded on `device`, in fp32 without TF32 whatever the run computes in: 1000 classes with 80
-    templates are 80,000 prompts. Kept in the user's cache by the digest of all that they depend on;
-    a damaged file is computed anew. Raises RequestError when there is no class, or when a prompt
-    is longer than the model reads.
+    templates are 80,000 prompts. The features are stored in the user's cache by the digest of all
+    that they depend on; a damaged file is computed anew. Raises RequestError without a class, or
+    when a prompt is longer than the model reads.
     """
     if not class_names:
         raise RequestError("prompts need at least one class name")
@@ -311,11 +299,9 @@ def text_features(
 
 
 def class_weights(w_raw: Tensor) -> Tensor:
-    """Return W_cls [C, d]: the normalised mean over the templates of W_raw [K, C, d].
-
-    What open_clip's build_zero_shot_classifier gives, transposed. The mean is taken in float64, so
-    that it does not depend on the order of the templates.
-    """
+    """Return W_cls [C, d]: the normalised mean over the templates of W_raw [K, C, d]. This equals
+    open_clip's build_zero_shot_classifier, transposed. The mean is taken in float64, so that it
+    does not depend on the order of the templates."""
     return F.normalize(w_raw.mean(dim=0, dtype=torch.float64), dim=-1).to(w_raw.dtype)
 
 
@@ -328,7 +314,7 @@ def context_weights(w_raw: Tensor) -> Tensor:
 def _encoded(
     clip: OpenedClip, templates: TemplateSet, class_names: Sequence[str], device: torch.device
 ) -> Tensor:
-    """Return [K * C, d] on the CPU."""
+    """Return the features [K * C, d] of all prompts on the CPU."""
     texts = list(templates.texts(class_names))
     batches = [texts[i : i + TEXTS_PER_BATCH] for i in range(0, len(texts), TEXTS_PER_BATCH)]
     for number, batch in enumerate(batches):

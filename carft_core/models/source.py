@@ -82,18 +82,16 @@ class ModelSource:
 
 
 def brings_weights(name: str) -> bool:
-    """Tell whether a `model.name` stands for weights too: the built-in one, of the hub, a
+    """Return whether a `model.name` includes weights: the built-in model, one of the hub, or a
     folder."""
     path = path_or_none(name)
     return name == BUILTIN or name.startswith((HUB, FOLDER)) or (path is not None and path.is_dir())
 
 
 def find_model(name: str, pretrained: str | None = None) -> ModelSource:
-    """Find what `name` and `pretrained` speak of, downloading it if need be.
-
-    Raises RequestError for an unknown name or tag (with the near ones), for a name without
-    weights, a path that is not there, a config that is none, and a download that fails.
-    """
+    """Return the model that `name` and `pretrained` mean, downloaded if necessary. Raises
+    RequestError for an unknown name or tag (with the near ones), for a name without weights, a
+    missing path, an invalid config, and a failed download."""
     if name == BUILTIN or name.startswith((HUB, FOLDER)):
         return _own_source(name, pretrained)
     # A second and 100 MB that no other way of naming a model needs.
@@ -121,7 +119,7 @@ def find_model(name: str, pretrained: str | None = None) -> ModelSource:
 
 
 def _own_source(name: str, pretrained: str | None) -> ModelSource:
-    """Find a model that brings its own weights."""
+    """Return a model that brings its own weights."""
     if pretrained is not None:
         raise RequestError(
             f"model.pretrained: {pretrained!r} has no place beside model.name: {name}, which "
@@ -131,8 +129,8 @@ def _own_source(name: str, pretrained: str | None) -> ModelSource:
 
 
 def _folder_of(name: str) -> Path:
-    """Return the folder of a model that brings its own weights: config, weights, tokenizer's
-    files."""
+    """Return the folder of a model that brings its own weights, with config, weights and the
+    tokenizer's files."""
     if name == BUILTIN:
         return TINY_CLIP
     if name.startswith(HUB):
@@ -176,7 +174,7 @@ def _folder_source(name: str, folder: Path) -> ModelSource:
 
 
 def _tokenizer_files(folder: Path) -> tuple[Path, ...]:
-    """Return the files in a model's folder that its tokenizer may read: which it does depends on
+    """Return the files in a model's folder that its tokenizer may read; which of them depends on
     its kind."""
     others = (*WEIGHT_SUFFIXES, ".md")
     return tuple(
@@ -230,7 +228,7 @@ def _check_text_tower(path: Path, text: Mapping[str, Any]) -> None:
 
 @functools.cache
 def published(key: str) -> frozenset[str]:
-    """Return the repositories that open_clip's own architectures name under a key of `text_cfg`."""
+    """Return the repositories that open_clip's architectures name under a key of `text_cfg`."""
     import open_clip
 
     configs = map(open_clip.get_model_config, open_clip.list_models())
@@ -253,11 +251,9 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _agreed(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the preprocessing that all configs agree on; what they differ in is left out.
-
-    A user's own file for an open_clip name says nothing about it; when every published checkpoint
-    of that name wants the same (all of SigLIP's: mean and std 0.5), so will the file.
-    """
+    """Return the preprocessing values on which all configs agree; those that differ are left out. A
+    user's checkpoint for an open_clip name does not state its preprocessing; where every published
+    checkpoint of that name needs the same (all of SigLIP's: mean and std 0.5), so does the file."""
     agreed = {}
     for key in PREPROCESS_KEYS:
         values = [config.get(key) for config in configs]
@@ -287,8 +283,8 @@ def _tag_weights(name: str, tag: str, config: Mapping[str, Any]) -> Path:
 
 
 def _from_hub(request: str, repo: str, *files: str) -> Path:
-    """Return the first of `files` that is in the hub's cache on this disk, else in the
-    repository."""
+    """Return the first of `files` in the hub's cache on this disk, else in the repository,
+    downloaded."""
     try:
         for file in files:
             cached = huggingface_hub.try_to_load_from_cache(repo, file)
@@ -309,9 +305,8 @@ def _from_hub(request: str, repo: str, *files: str) -> Path:
 
 
 def _look_up_hub() -> None:
-    """Raise OSError where the hub's name cannot be resolved, at once: its client would try again
-    for half a minute. Behind a proxy names are resolved there.
-    """
+    """Raise OSError at once where the hub's host name cannot be resolved: the hub's client would
+    try again for half a minute. Behind a proxy the proxy resolves names."""
     if not (getproxies() or huggingface_hub.constants.HF_HUB_OFFLINE):
         socket.getaddrinfo(urlsplit(huggingface_hub.constants.ENDPOINT).hostname, None)
 
@@ -326,7 +321,7 @@ def _not_downloaded(request: str, error: Exception) -> RequestError:
 
 
 def is_final(error: Exception) -> bool:
-    """Tell whether the same download can never succeed: a wrong name, or no access to it."""
+    """Return whether the same download can never succeed: a wrong name, or no access."""
     answer = getattr(error, "response", None)
     status = getattr(answer, "status_code", getattr(error, "code", None))
     if isinstance(status, int):

@@ -88,14 +88,15 @@ class Teacher:
         return self.clip.logit_scale
 
     def new_classifier(self) -> ImageClassifier:
-        """Return a trainable copy of the zero-shot classifier, on its device."""
+        """Return a trainable copy of the zero-shot classifier, on the teacher's device."""
         classifier = copy.deepcopy(self.classifier)
         for name, parameter in classifier.named_parameters():
             parameter.requires_grad_(name not in self.clip.fixed)
         return classifier
 
     def arithmetic(self) -> contextlib.AbstractContextManager[None]:
-        """Let PyTorch compute as the run asks; see `training.numerics.arithmetic`."""
+        """Return the context in which PyTorch computes as the run's config says; see
+        `training.numerics.arithmetic`."""
         return arithmetic(
             self.device,
             self.precision,
@@ -116,10 +117,8 @@ class Teacher:
 
     def features(self, name: str) -> Tensor:
         """Return unit-norm features [N, d] on the CPU of the fixed views of a split, `train` or a
-        metric name such as `id/val`; kept in the user's cache.
-
-        Raises RequestError when an image cannot be used.
-        """
+        metric name such as `id/val`; stored in the user's cache. Raises RequestError for an
+        unusable image."""
         features = self.cached_features(name)
         if features is None:
             (features,) = self.encode([self.classifier], name)
@@ -128,7 +127,8 @@ class Teacher:
         return features
 
     def cached_features(self, name: str) -> Tensor | None:
-        """Return those of `features` if they are in the cache, and whole; of all ranks' caches."""
+        """Return the features of a split from the caches of all ranks; None where they are missing
+        or damaged."""
         features = self._read_features(name)
         return features if current_ranks().all(features is not None) else None
 
@@ -140,7 +140,7 @@ class Teacher:
         return None
 
     def cache_features(self, name: str, features: Tensor) -> None:
-        """Put the features of a split into the cache."""
+        """Store the features of a split in the cache."""
         if not current_ranks().is_main:
             return
         tensors = {"features": features.contiguous()}
@@ -152,10 +152,8 @@ class Teacher:
         return user_cache() / "image_features" / f"{digest}.safetensors"
 
     def training_views(self, seed: int, *plan: object) -> list[object]:
-        """Return plain data that decides the training views of the batch of a step.
-
-        `plan` decides which views a batch has.
-        """
+        """Return plain data that decides the training views of the batch of a step; `plan` decides
+        which views a batch has."""
         split = self.splits["train"]
         rows = b"" if split.rows is None else split.rows.tobytes()
         drawn = [repr(self.transform.augmentation), hashlib.sha256(rows).hexdigest(), seed, *plan]
@@ -165,9 +163,9 @@ class Teacher:
         """Return plain data that decides the features of the batch of a step with these training
         views.
 
-        The last bits depend on which images a batch has, on threads and kernels. With these in it,
-        features that one process kept are what another would compute, to the bit on one kind of
-        processor.
+        The last bits depend on which images a batch has, on threads and kernels. With these in the
+        data, stored features of one process equal those that another would compute, to the bit on
+        one kind of processor.
         """
         bits = torch.get_num_threads() if self.device.type == "cpu" else self.deterministic
         own = [FEATURES_REVISION, self.clip.digest, self.device.type, self.precision]
@@ -175,16 +173,16 @@ class Teacher:
         return [*own, bits, micro_batch, *views]
 
     def _views_key(self, name: str) -> list[str]:
-        """Return what decides the fixed views of a split; a digest may be over names and sizes
-        alone."""
+        """Return the plain data that decides the fixed views of a split; a digest may be over names
+        and sizes alone."""
         split = self.splits[name]
         state = split.source.state
         return [self.digests[name], split.digest_of_ids, state, repr(self.transform)]
 
     @functools.cached_property
     def loader(self) -> Loader:
-        """What loads the splits, for training and for evaluation; each `with` of it may be within
-        another, and the outermost ends its workers."""
+        """The loader of the splits, for training and for evaluation; `with` blocks of it may be
+        nested, and the outermost ends its workers."""
         return Loader(
             self.splits,
             transform=self.transform,
@@ -193,11 +191,9 @@ class Teacher:
         )
 
     def encode(self, classifiers: Sequence[Classifier], name: str) -> list[Tensor]:
-        """Return the features [N, d] of a split's fixed views by each classifier, on the device.
-
+        """Return, for each classifier, the features [N, d] of a split's fixed views, on the device.
         Each image is read once, whatever the number of classifiers, and by one of the ranks. Raises
-        RequestError when an image cannot be used.
-        """
+        RequestError for an unusable image."""
         parts: list[list[Tensor]] = [[] for _ in classifiers]
         with self.arithmetic(), torch.inference_mode(), contextlib.ExitStack() as modes:
             if self.compiled:  # not for the last batch of every split
@@ -218,7 +214,7 @@ class Teacher:
                 yield to_views(batch.images, self.transform, self.device)
 
     def part(self, name: str) -> BatchRange:
-        """Return what the loader gives of a split's fixed views to this rank."""
+        """Return the batches of a split's fixed views that this rank loads."""
         world = current_ranks()
         passes = EpochPlan(len(self.splits[name]), self.batch_size * world.size)
         if world.size > 1:
@@ -226,7 +222,7 @@ class Teacher:
         return BatchSource(name, passes, None, self._bank_of(name, passes)), range(passes.steps)
 
     def _bank_of(self, name: str, plan: EpochPlan) -> Bank | None:
-        """Return where the fixed views of a split are kept, in one file; None where its digest is
+        """Return the bank of a split's fixed views, in one file; None where the split's digest is
         unknown."""
         if name not in self.digests:
             return None
@@ -241,8 +237,7 @@ class Teacher:
 
 
 def to_views(images: Tensor, transform: Transform, device: torch.device) -> Tensor:
-    """Return uint8 images [B, 3, S, S] as the tower wants them on the device: float32,
-    normalised."""
+    """Return uint8 images [B, 3, S, S] as input of the tower on the device: float32, normalised."""
     views = transform.normalise(to_device(images, device))
     return views.contiguous(memory_format=torch.channels_last)
 
@@ -312,7 +307,7 @@ def linear_head(rows: Tensor) -> nn.Linear:
 
 
 def is_convolutional(tower: nn.Module) -> bool:
-    """Tell whether an image tower convolves: a ViT's only convolution cuts the image into
+    """Return whether an image tower is convolutional: a ViT's only convolution cuts the image into
     patches."""
     return sum(isinstance(module, nn.Conv2d) for module in tower.modules()) > 1
 
@@ -321,8 +316,8 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def on_device(module: M, device: torch.device) -> M:
-    """Return the module there in channels_last, in which convolutions are faster on every device,
-    and equal up to rounding."""
+    """Return the module on the device in channels_last, in which convolutions are faster on every
+    device, and equal up to rounding."""
     # Not in the stubs of `to`.
     module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module
@@ -330,7 +325,8 @@ def on_device(module: M, device: torch.device) -> M:
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Set evaluation mode, and afterwards every submodule's own mode again (frozen batch norms)."""
+    """Within the context, set evaluation mode; then restore every submodule's own mode (frozen
+    batch norms)."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

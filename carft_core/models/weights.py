@@ -45,11 +45,9 @@ POSITION_IDS = "text.transformer.embeddings.position_ids"
 
 
 def file_digest(path: Path) -> str:
-    """Return the sha256 (hex) of a file's content.
-
-    It is kept in the user's cache under (path, size, mtime and ctime in ns), so that gigabytes are
-    read once; an entry that is damaged or of another state of the file is not used.
-    """
+    """Return the sha256 (hex) of a file's content. The digest is stored in the user's cache under
+    (path, size, mtime and ctime in ns), so that gigabytes are read once; an entry that is damaged
+    or of another state of the file is not used."""
     path = path.resolve()
     state = _state_of(path)
     name = hashlib.sha256(str(path).encode()).hexdigest()
@@ -79,9 +77,9 @@ def _state_of(path: Path) -> dict[str, Any]:
 def read_state(path: Path) -> dict[str, Tensor]:
     """Return the state dict in a checkpoint file, without `module.` before its names.
 
-    A safetensors file, or what torch.save wrote: a state dict, or a training checkpoint that holds
-    one under `state_dict`. Nothing but tensors and plain data is unpickled. Raises RequestError
-    for a file that is damaged, holds something else, or would have to be run to be read.
+    The file is safetensors, or of torch.save: a state dict, or a training checkpoint with one under
+    `state_dict`. Nothing but tensors and plain data is unpickled. Raises RequestError for a file
+    that is damaged, holds something else, or would run code when read.
     """
     check_regular(path, follow=True)
     if path.suffix == ".safetensors":
@@ -113,7 +111,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Tell whether it holds every number that it shows: none of them is left out, packed or
+    """Return whether a tensor stores each of its numbers, and none is sparse, quantised or
     complex."""
     is_stored = tensor.layout == torch.strided and tensor.device.type == "cpu"
     return is_stored and not (tensor.is_quantized or tensor.is_complex())
@@ -155,11 +153,12 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], *, name: str, path: Path)
 def fitted(
     model: nn.Module, state: Mapping[str, Tensor], *, name: str, path: Path
 ) -> dict[str, Tensor]:
-    """Return `state` in the layout of `model`; every tensor must have its place and its shape.
+    """Return `state` in the layout of `model`, after a check that every tensor has its name and
+    shape there.
 
-    Older layouts are converted as open_clip does, but positional embeddings are not resized:
-    a checkpoint for another image size is another model. Raises RequestError that names the
-    tensors which are missing, unexpected or of another shape.
+    Older layouts are converted as open_clip does, but positional embeddings are not resized: a
+    checkpoint for another image size is another model. Raises RequestError that names the tensors
+    which are missing, unexpected or of another shape.
     """
     tensors, own = _converted(model, state), model.state_dict()
     shapes = [

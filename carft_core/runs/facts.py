@@ -20,11 +20,11 @@ from carft_sweep.carft_core.training.setup import RunSetup, other_data
 
 
 def facts_of(config: TrialConfig, setup: RunSetup) -> dict[str, Any]:
-    """Return the facts of a run, as plain data.
+    """Return what warnings, tables and exports need to know of a run, as plain data.
 
-    `own_weights` are another's than the zero-shot model's though nothing was trained, as a soup's.
-    `transform` is what evaluation shows, `augmentation` what training drew: None where nothing is
-    trained, or where the family has training views of its own.
+    `own_weights` says that weights differ from the zero-shot model's though nothing was trained, as
+    a soup's. `transform` makes the views of evaluation, `augmentation` those of training: None
+    where nothing is trained, or where the family makes its own training views.
     """
     teacher, data = setup.teacher, setup.data
     contexts = teacher.contexts
@@ -65,11 +65,12 @@ def facts_of(config: TrialConfig, setup: RunSetup) -> dict[str, Any]:
 
 
 def _members(config: TrialConfig) -> list[str] | None:
-    """Return the digests of the runs that a soup is made of; None of anything else."""
+    """Return the digests of a soup's runs; None for other algorithms."""
     return list(config.algorithm.members) if isinstance(config.algorithm, Soup) else None
 
 
 def _retention(others: Mapping[str, FamilyData]) -> str:
-    """Write the tasks as `Retention(field=value)`: a warning shows the fields that differ."""
+    """Return the tasks as `Retention(field=value)`, of which a warning shows the fields that
+    differ."""
     digests = (f"{name}={other.digest[:12]}" for name, other in others.items())
     return f"Retention({', '.join(digests)})"

@@ -79,19 +79,19 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """What an unfinished run goes on from; gone once it is trained."""
+        """The checkpoint from which an unfinished run resumes; deleted once the run is trained."""
         return self.path / "checkpoint.pt"
 
     def weights(self, kind: str) -> Path:
-        """Return the state dict of the trained module at the `last` or the `best_val` epoch."""
+        """Return the file of the module's weights after the `last` or the `best_val` epoch."""
         return self.path / "weights" / f"{kind}.safetensors"
 
     def metrics(self, label: str) -> Path:
-        """Return the metrics of one evaluated model."""
+        """Return the file with the metrics of one evaluated model."""
         return self.path / "evaluations" / label / "metrics.json"
 
     def predictions(self, label: str) -> Path:
-        """Return the predictions of one evaluated model, per split and image."""
+        """Return the file with the predictions of one evaluated model, by split and image."""
         return self.path / "evaluations" / label / "predictions.parquet"
 
     def member(self, digest: str) -> RunFolder:
@@ -99,10 +99,9 @@ class RunFolder:
         return RunFolder(self.path.parent / digest)
 
     def claim(self, config: TrialConfig, seed: int, identity: Identity) -> None:
-        """Write what this folder's run is, and remove what a process that was killed was writing
-        of its large files. Raises RequestError when it is another's, or is named by the digest of
-        another one.
-        """
+        """Write the run's config and identity into its folder, and remove large unfinished files of
+        a killed process. Raises RequestError for a folder that belongs to another run, or is named
+        by another run's digest."""
         if not self.writes:
             return
         name, digest = self.path.name, identity.digest
@@ -126,7 +125,7 @@ class RunFolder:
             left.unlink(missing_ok=True)
 
     def claimed(self) -> dict[str, Any]:
-        """Return what `claim` wrote. Raises RequestError when there is no run here."""
+        """Return what `claim` wrote. Raises RequestError where the folder holds no run."""
         claimed: dict[str, Any] | None = read_json(self.path / "config.json", Claim)
         if claimed is None:
             raise RequestError(f"{self.path} holds no run")
@@ -138,21 +137,21 @@ class RunFolder:
             write_json(self.path / "history.json", list(history))
 
     def history(self) -> list[dict[str, Any]]:
-        """Return what `write_history` wrote."""
+        """Return the reports that `write_history` wrote."""
         return read_json(self.path / "history.json", History) or []
 
     def save_checkpoint(self, progress: Mapping[str, Any]) -> None:
-        """Keep what a run needs to go on exactly: tensors and plain data, atomically."""
+        """Write atomically what a run needs to resume exactly: tensors and plain data."""
         if self.writes:
             write_atomically(self.checkpoint, functools.partial(_save, progress))
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """Return what `save_checkpoint` wrote; None when there is none, or it is damaged, which is
+        """Return what `save_checkpoint` wrote; None for a missing file, or a damaged one, which is
         logged.
 
-        A damaged file costs its run a start from the beginning, not the sweep. Raises OSError when
-        the disk does not give it: then another try may. Raises RequestError where torch is too old
-        to read it without risk.
+        After a damaged file the run starts from the beginning. Raises OSError when the disk fails,
+        after which another try may succeed, RequestError where torch is too old to read the file
+        safely.
         """
         if self.checkpoint.exists():
             risk = f"{self.checkpoint} is a pickle: a crafted one may run code when it is read"
@@ -177,12 +176,13 @@ class RunFolder:
         return progress
 
     def save_weights(self, kind: str, state: Mapping[str, Tensor]) -> None:
-        """Keep a module's state dict as safetensors, atomically."""
+        """Write a module's state dict as safetensors, atomically."""
         if self.writes:
             save_weights(self.weights(kind), state)
 
     def mark_trained(self, *, seconds: float, warnings: Sequence[str] = ()) -> None:
-        """Mark training as complete, last of all, with its warnings; the checkpoint goes."""
+        """Record that training is complete, as its last write, with its warnings; the checkpoint is
+        deleted."""
         if not self.writes:
             return
         mark = {"seconds": seconds, "ended": time.time(), "warnings": list(warnings)}
@@ -190,12 +190,12 @@ class RunFolder:
         self.checkpoint.unlink(missing_ok=True)
 
     def trained(self) -> dict[str, Any] | None:
-        """Return what `mark_trained` wrote; None before the end of training."""
+        """Return the record that `mark_trained` wrote; None before the end of training."""
         mark: dict[str, Any] | None = read_json(self.path / "trained.json", Trained)
         return mark
 
     def is_trained(self, config: TrialConfig) -> bool:
-        """Tell whether the weights that `config` asks for are there."""
+        """Return whether training is complete and the weights that `config` requests exist."""
         if self.trained() is None:
             return False
         return not config.algorithm.trains or self.weights(config.keep.result).exists()
@@ -218,9 +218,8 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def load_weights(path: Path, *, follow: bool = False) -> dict[str, Tensor]:
-    """Read the state dict that `save_weights` wrote, `follow` as for `read_json`. Raises
-    RequestError when it is none.
-    """
+    """Return the state dict that `save_weights` wrote, `follow` as for `read_json`. Raises
+    RequestError for another file."""
     check_regular(path, follow=follow)
     try:
         return load_file(str(path))
@@ -229,10 +228,8 @@ def load_weights(path: Path, *, follow: bool = False) -> dict[str, Tensor]:
 
 
 def models_of(config: TrialConfig) -> dict[str, Model]:
-    """Return by label: the run's own model, then each point of each merge.
-
-    A merge with the zero-shot model has nothing to say of the zero-shot model.
-    """
+    """Return by label the run's own model, then each point of each merge. The zero-shot model has
+    no merges, since these would be the zero-shot model again."""
     models: dict[str, Model] = {UNMERGED: None}
     algorithm = config.algorithm
     if algorithm.trains or not algorithm.starts_at_zero_shot:
@@ -242,10 +239,8 @@ def models_of(config: TrialConfig) -> dict[str, Model]:
 
 
 def load_classifier(folder: RunFolder, config: TrialConfig, setup: RunSetup) -> Classifier:
-    """Return the classifier that the run came to, on the device.
-
-    Raises RequestError when its weights are not kept, or are not of this model.
-    """
+    """Return the classifier that the run trained, on the device. Raises RequestError when the
+    weights were deleted, or are not of this model."""
     algorithm, teacher = config.algorithm, setup.teacher
     if not algorithm.trains and algorithm.starts_at_zero_shot:
         return teacher.classifier
@@ -269,11 +264,11 @@ def load_classifier(folder: RunFolder, config: TrialConfig, setup: RunSetup) -> 
 def _members(
     folder: RunFolder, config: TrialConfig, soup: Soup, setup: RunSetup
 ) -> Sequence[Classifier]:
-    """Return the classifiers of a soup's runs, at the epoch that the soup's `keep.result` names,
+    """Return the classifiers of a soup's runs, of the epoch that the soup's `keep.result` names,
     each loaded when it is taken.
 
-    Raises RequestError for one that is not there or not trained, and for one of another model, of
-    other classes, or of other data: it may have trained on what the soup is validated on.
+    Raises RequestError for a run that is missing or not trained, and for one of another model,
+    other classes, or other data, which may have trained on the soup's validation images.
     """
     if not soup.members:
         raise RequestError(f"algorithm.members: which runs is {soup.name} made of?")
@@ -296,7 +291,7 @@ def _members(
 
 
 def merged(model: Model, tuned: Classifier, setup: RunSetup) -> Classifier:
-    """Return one of a run's models, given its own classifier."""
+    """Return the classifier of one of a run's models, made from the run's own classifier."""
     if model is None:
         return tuned
     merge, point = model
@@ -304,11 +299,9 @@ def merged(model: Model, tuned: Classifier, setup: RunSetup) -> Classifier:
 
 
 def finish(workdir: Path, config: TrialConfig, seed: int) -> RunResult:
-    """Evaluate a trained run on every split, unmerged and at every point of its merges.
-
-    What was evaluated before is not evaluated again. Raises RequestError when the folder holds no
-    trained run.
-    """
+    """Evaluate a trained run on every split, unmerged and at every point of its merges; return the
+    result. Existing evaluations are not repeated. Raises RequestError when the folder holds no
+    trained run."""
     world = current_ranks()
     config, folder = config.for_seed(seed), RunFolder(workdir, writes=world.is_main)
     # Decided by rank 0, once it has written what training left.
@@ -327,18 +320,16 @@ def finish(workdir: Path, config: TrialConfig, seed: int) -> RunResult:
 
 
 def is_complete(workdir: Path, config: TrialConfig) -> bool:
-    """Tell whether the run is claimed, trained, and measured on every model that `config` asks
-    for."""
+    """Return whether the run is claimed, trained, and measured on every model that `config`
+    requests."""
     folder = RunFolder(workdir)
     is_trained = (workdir / "config.json").exists() and folder.trained() is not None
     return is_trained and not any(True for _ in _missing(folder, config))
 
 
 def read_result(workdir: Path, config: TrialConfig) -> RunResult:
-    """Return the result of a complete run, for the merges that `config` asks for.
-
-    Raises RequestError when an evaluation is missing.
-    """
+    """Return the result of a complete run, for the merges that `config` requests. Raises
+    RequestError when an evaluation is missing."""
     folder = RunFolder(workdir)
     claimed = folder.claimed()
     evaluations: dict[str, dict[str, Any]] = {}

@@ -98,19 +98,15 @@ def identify(config: TrialConfig, seed: int) -> Identity:
 
 
 def couples_items(config: TrialConfig) -> bool:
-    """Tell whether what an item does to the weights depends on which others are in its micro-batch.
-
-    Raises RequestError when the model cannot be found.
-    """
+    """Return whether an item's effect on the weights depends on the other items of its micro-batch.
+    Raises RequestError when the model cannot be found."""
     return coupling(config) is not None
 
 
 def coupling(config: TrialConfig) -> str | None:
-    """Return what couples the items of a micro-batch: a loss that is no mean over images, batch
-    norms that are trained, layers that draw masks for each of them anew. None where nothing does.
-
-    Raises RequestError when the model cannot be found.
-    """
+    """Return what couples the items of a micro-batch: a loss that is no mean over images, trained
+    batch norms, layers that draw masks for each micro-batch anew. None without coupling. Raises
+    RequestError when the model cannot be found."""
     if config.algorithm.couples_items:
         return f"the loss of {config.algorithm.name}"
     if config.optim.batch_norm == "train":
@@ -123,7 +119,7 @@ def coupling(config: TrialConfig) -> str | None:
 
 
 def check_ranks(config: TrialConfig, size: int) -> None:
-    """Raise RequestError for a run that `size` processes cannot share."""
+    """Raise RequestError for a run that `size` processes cannot compute together."""
     cause = coupling(config) if size > 1 and config.algorithm.trains else None
     if cause is not None:
         raise RequestError(
@@ -133,8 +129,8 @@ def check_ranks(config: TrialConfig, size: int) -> None:
 
 
 def _computing(config: TrialConfig) -> dict[str, str]:
-    """Return what a run computes on and how: what its config says, whatever this machine has.
-    `auto`, where no driver has resolved it, is what this machine has."""
+    """Return the device and precision of a run: as its config says, whatever this machine has.
+    `auto`, where no driver has resolved it, means this machine's."""
     if "auto" not in (config.device, config.precision):
         return {"device": config.device.partition(":")[0], "precision": config.precision}
     device = resolve_device(config.device)
@@ -142,7 +138,8 @@ def _computing(config: TrialConfig) -> dict[str, str]:
 
 
 def present(**fields: Any) -> dict[str, Any]:
-    """Leave out fields that are None or False, so that a new field makes no old run another."""
+    """Return the fields that are not None or False, so that a new field changes no digest of
+    earlier runs."""
     return {
         name: value for name, value in fields.items() if value is not None and value is not False
     }
@@ -150,10 +147,8 @@ def present(**fields: Any) -> dict[str, Any]:
 
 def evaluation_digest(training_digest: str, model: Model, config: TrialConfig) -> str:
     """Return the digest of one evaluated model of a run: a new alpha, shift or task of
-    `eval.retention` is evaluated, not trained.
-
-    Raises RequestError when the data cannot be opened.
-    """
+    `eval.retention` changes it, so that the run is evaluated again, not trained. Raises
+    RequestError when the data cannot be opened."""
     data = open_data(config.data)
     others = other_data(config.data, config.eval)
     parts_of_others: list[type | Callable[..., object]] = [FAMILIES[name].open for name in others]
@@ -182,7 +177,8 @@ def evaluation_digest(training_digest: str, model: Model, config: TrialConfig) -
 
 
 def _skipped(data: FamilyData, *, training: bool) -> dict[str, list[str]]:
-    """Return the images that were left out of what trains, or of what is only measured."""
+    """Return the images that were left out of the data, by split: of the splits that train, or of
+    those that are only measured."""
     return {
         name: sorted(bad)
         for name, bad in data.skipped.items()
@@ -192,5 +188,5 @@ def _skipped(data: FamilyData, *, training: bool) -> dict[str, list[str]]:
 
 def own_code_of(config: TrialConfig) -> str | None:
     """Return the digest of the user's own code that trains a run, of its algorithm and its family;
-    None where both are the product's."""
+    None where the package defines both."""
     return own_code(*classes_of(config.algorithm), FAMILIES[config.data.family].open)

@@ -14,7 +14,7 @@ FINITE: dict[str, Any] = {"allow_inf_nan": False}
 
 
 def check_time(*times: float | None) -> None:
-    """Raise ValueError for a time, in seconds since the Unix epoch, that is on no calendar."""
+    """Raise ValueError for times, in seconds since the Unix epoch, that no calendar has."""
     for seconds in times:
         if seconds is not None and not 0 <= seconds < 250_000_000_000:
             raise ValueError(f"{seconds:g} is no time in seconds since 1970")
@@ -24,7 +24,7 @@ _LABEL = re.compile(r"\w[^/\0]{0,199}")
 
 
 def check_label(label: str) -> None:
-    """Raise RequestError for a merged model's label that is no name of a folder."""
+    """Raise RequestError for a merged model's label that cannot be a folder's name."""
     if not _LABEL.fullmatch(label):
         raise RequestError(
             f"{label[:40]!r} is no label of a merged model: it begins with a letter or digit, and "
@@ -83,11 +83,11 @@ class EpochReport:
     """Milliseconds since the Unix epoch, when it was measured."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a time that is none."""
+        """Raise ValueError for an invalid time."""
         check_time(self.timestamp / 1000)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return the report as plain data."""
         return asdict(self)
 
 
@@ -108,7 +108,7 @@ class Point:
     metrics: dict[str, float]
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a time that is none."""
+        """Raise ValueError for an invalid time."""
         check_time(self.timestamp / 1000)
 
 
@@ -125,7 +125,7 @@ class Facts:
     versions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a budget that counts nothing."""
+        """Raise ValueError for a budget without a count."""
         if self.budget is not None and not re.match(r"\d{1,12} (epochs|steps)\b", self.budget):
             raise ValueError(f"{self.budget[:40]!r} is no training budget")
 
@@ -154,5 +154,5 @@ class Trained:
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a time that is none."""
+        """Raise ValueError for an invalid time."""
         check_time(self.ended)

@@ -37,10 +37,8 @@ def restore(
     optimiser: torch.optim.Optimizer,
     schedule: Schedule,
 ) -> Progress:
-    """Load a checkpoint into model and optimiser, and return how far the run was.
-
-    Raises DamagedCheckpoint where it does not fit; some of it may have been loaded then.
-    """
+    """Load a checkpoint into model, optimiser and schedule, and return the run's progress. Raises
+    DamagedCheckpoint where the checkpoint does not fit; a part may be loaded by then."""
     try:
         model.load_state_dict(checkpoint["model"])
         optimiser.load_state_dict(checkpoint["optimiser"])
@@ -61,11 +59,9 @@ def restore(
 
 
 def _check_state(optimiser: torch.optim.Optimizer) -> None:
-    """Raise ValueError where a tensor of the state is not as large as its parameter.
-
-    torch's fused kernels read it without a look at its shape. Of an optimiser that is not torch's
-    own the shapes are not known.
-    """
+    """Raise ValueError where a tensor of the optimiser's state has another size than its parameter.
+    torch's fused kernels do not check shapes. The shapes of other packages' optimisers are not
+    known."""
     is_torchs = type(optimiser).__module__.startswith("torch.optim")
     if any(optimiser.defaults.keys() - group.keys() for group in optimiser.param_groups):
         raise ValueError("a group lacks a setting")

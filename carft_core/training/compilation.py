@@ -26,16 +26,16 @@ _LOG = logging.getLogger(__name__)
 
 
 def should_compile(setting: bool | Literal["auto"], device: torch.device, images: int) -> bool:
-    """Tell whether a run that trains on so many images is to be compiled: `auto` is only on
-    CUDA."""
+    """Return whether a run that trains on this number of images is to be compiled: `auto` is only
+    on CUDA."""
     if setting == "auto":
         return device.type == "cuda" and images >= IMAGES_THAT_PAY
     return setting
 
 
 def eager_unless(compiled: int, size: int) -> contextlib.AbstractContextManager[object]:
-    """Within: batches of `size` images are computed as they are written, unless towers are compiled
-    for this size; `compiled` is 0 where none is."""
+    """Return a context in which batches of `size` images are computed without compilation, unless
+    towers are compiled for this size; `compiled` is 0 where none is."""
     if compiled in (0, size):
         return contextlib.nullcontext()
     eager: contextlib.AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
@@ -47,8 +47,8 @@ def compile_towers(model: nn.Module, teacher: Teacher, batch_size: int) -> str |
     name of a state dict changes, and a copy of a module is not compiled. Other sizes are for
     `eager_unless`.
 
-    It is tried on copies, one step of each. Where that fails nothing is compiled; gives why, and
-    logs it. Raises OutOfMemoryError.
+    Compilation is tried first on copies, one step of each; where that fails nothing is compiled,
+    and the reason is logged and returned. Raises OutOfMemoryError.
     """
     # PyTorch keeps 8 graphs of a function, and without a word computes no other; a run has 2 or 4.
     kind = (teacher.clip.digest, teacher.precision, batch_size)
@@ -77,7 +77,7 @@ def compile_towers(model: nn.Module, teacher: Teacher, batch_size: int) -> str |
 
 
 def _try(tower: nn.Module, teacher: Teacher, batch_size: int) -> None:
-    """One step of a copy, whose code those that are like it then share."""
+    """Take one step of a copy, whose compiled code similar towers then share."""
     trial = copy.deepcopy(tower)
     trial.compile(dynamic=False, backend=BACKEND)
     side, device = teacher.transform.size, teacher.device

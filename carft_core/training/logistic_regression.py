@@ -53,8 +53,8 @@ class Probe(Section):
     def fit(
         self, head: nn.Linear, zero_shot: nn.Linear, features: Tensor, labels: Tensor
     ) -> Solution:
-        """Put the solution for features [N, d] and labels [N] into the head, on whose device it is
-        computed; what did not converge is logged."""
+        """Put the solution for features [N, d] and labels [N] into the head, computed on the head's
+        device; return the solution. Missing convergence is logged."""
         centre, device = zero_shot.weight, head.weight.device
         solution = logistic_regression(
             features.to(device),
@@ -73,7 +73,8 @@ class Probe(Section):
 def logistic_regression(
     features: Tensor, labels: Tensor, centre: Tensor, *, c: float, max_iter: int
 ) -> Solution:
-    """Minimise `mean CE(V f, y) + |V - centre|^2 / (2 c N)` over V [C, d] from `centre` [C, d].
+    """Return V [C, d] that minimises `mean CE(V f, y) + |V - centre|^2 / (2 c N)`, from `centre`
+    [C, d].
 
     By L-BFGS in float64, in which it converges where float32 would stall, of features [N, d] and
     labels [N] on one device. Source: Liu and Nocedal 1989, "On the limited memory BFGS method for
@@ -96,7 +97,7 @@ def logistic_regression(
     )
 
     def cross_entropy() -> Tensor:
-        """Return its gradient is added to the weight's, part by part."""
+        """Return the mean cross entropy, and add its gradient to the weight's, part by part."""
         total = weight.new_zeros(())
         for some, targets in parts:
             logits = some.double() @ weight.T
@@ -124,7 +125,7 @@ def logistic_regression(
 
 
 def unsolved(gradient: float) -> str:
-    """Return what to say of a gradient that is left."""
+    """Return a message about the gradient that is left after the last iteration."""
     return (
         f"the linear probe was not solved to the end: its gradient is {gradient:.1e}, not "
         f"{CONVERGED:g}; raise algorithm.max_iter, or lower algorithm.C"

@@ -77,7 +77,7 @@ EpochCallback = Callable[[EpochReport], Decision]
 
 
 def always_continue(report: EpochReport) -> Decision:
-    """Let the run continue, whatever it reports."""
+    """Return CONTINUE for every report."""
     del report
     return Decision.CONTINUE
 
@@ -89,11 +89,12 @@ def train(
     report: EpochCallback = always_continue,
     workdir: Path | None = None,
 ) -> RunResult | None:
-    """Train one run and evaluate it. None when `report` said STOP before the last epoch.
+    """Train one run, evaluate it, and return its result. None when `report` returned STOP before
+    the last epoch.
 
-    With a `workdir` the run resumes there, and is only evaluated when it is trained already.
-    Where it is one of several ranks (`training.ranks`), rank 0's `report` and `workdir` count.
-    Raises RequestError for what cannot be opened, NonFinite when the loss is not finite.
+    With a `workdir` the run resumes there, and is only evaluated when it is trained already. Where
+    it is one of several ranks (`training.ranks`), rank 0's `report` and `workdir` count. Raises
+    RequestError where model or data cannot be opened, NonFinite when the loss is not finite.
     """
     world = current_ranks()
     with contextlib.ExitStack() as stack:
@@ -118,8 +119,8 @@ def epochs(
     """Train, and yield after each epoch; may be closed between two epochs.
 
     With a `workdir` the history is kept there at every epoch, and a checkpoint as often as
-    `CHECKPOINT_SHARE` allows and when the generator is closed. Called again, training goes on
-    behind the checkpoint, to bit-identical weights on one CPU with the same number of threads;
+    `CHECKPOINT_SHARE` allows and when the generator is closed. Called again, training continues
+    after the checkpoint, to bit-identical weights on one CPU with the same number of threads;
     epochs that came after it are trained and yielded again. A run that is trained yields nothing.
 
     Raises RequestError when model or data cannot be used as asked, NonFinite when the loss is not
@@ -136,7 +137,7 @@ def epochs(
 
 
 def _begin(config: TrialConfig, seed: int, workdir: Path) -> Run | None:
-    """Claim a run's folder, and open the run; None where nothing is left to train."""
+    """Claim a run's folder and return the opened run; None where nothing is left to train."""
     world = current_ranks()
     config, folder = config.for_seed(seed), RunFolder(workdir, writes=world.is_main)
     check_ranks(config, world.size)
@@ -192,7 +193,7 @@ class Run:
         self.saved_at, self.saving_took = time.monotonic(), FIRST_SAVING
 
     def _build(self) -> None:
-        """Make module and optimiser as they are before the first step."""
+        """Build module and optimiser as they are before the first step."""
         with _seeded(self.seed, 0, self.device):
             model = self.algorithm.build(self.teacher)
         self.model = on_device(model, self.device)
@@ -204,25 +205,25 @@ class Run:
 
     @functools.cached_property
     def views(self) -> list[object]:
-        """What decides the views of the batch of a step, as plain data."""
+        """Plain data that decides the views of the batch of a step."""
         whole_passes = self.optim.steps_per_epoch is None
         plan = self.config.data.balanced, whole_passes, self.optim.batch_size
         return self.teacher.training_views(self.seed, *plan, *self.world.cache_key())
 
     @functools.cached_property
     def view_bank(self) -> Bank:
-        """Where the training views of photographs are kept."""
+        """The bank of training views of photographs."""
         side = self.teacher.transform.size
         return self._bank("views", self.views, torch.empty(3, side, side, dtype=torch.uint8))
 
     @functools.cached_property
     def feature_bank(self) -> Bank:
-        """Where the teacher's features of this run's batches are kept."""
+        """The bank of the teacher's features of this run's batches."""
         key = self.teacher.training_features(self.optim.micro_batch, self.views)
         return self._bank("features", key, self.teacher.w_cls[0].cpu())
 
     def _bank(self, kind: Kind, key: list[object], like: Tensor) -> Bank:
-        """Open a bank of tensors like that of one image."""
+        """Return a bank of the batches of this run; `like` is the tensor of one image."""
         return Bank(
             kind,
             key,
@@ -232,7 +233,7 @@ class Run:
         )
 
     def epochs(self) -> Generator[EpochReport, None, None]:
-        """Train behind what is there, epoch by epoch."""
+        """Train after the checkpoint, and yield the report of each epoch."""
         with blame_own_code(self.algorithm):
             yield from self._epochs()
 
@@ -267,7 +268,7 @@ class Run:
         self.folder.mark_trained(seconds=seconds, warnings=self.warnings)
 
     def _resume(self) -> bool:
-        """Load the checkpoint, and return whether there was one that fits."""
+        """Load the checkpoint, and return whether one exists and fits."""
         progress = self.folder.load_checkpoint()
         if progress is None:
             return False
@@ -297,7 +298,8 @@ class Run:
         self.saving_took = self.saved_at - began
 
     def _record(self, epoch: int, metrics: Mapping[str, float], seconds: float) -> EpochReport:
-        """Make the epoch durable, then hand it out. Raises NonFinite for what is no number."""
+        """Write the epoch's report durably, then return it. Raises NonFinite for metrics that are
+        no numbers."""
         self._check_finite(metrics, epoch)
         report = EpochReport(epoch, self.epoch_count, self.step, self.steps, dict(metrics), seconds)
         earlier = self.reported.get(epoch)
@@ -319,13 +321,14 @@ class Run:
         return report
 
     def _write_history(self) -> None:
-        """Keep the reports, and those of epochs that are still to be trained again."""
+        """Write the reports, and those of epochs that are still to be trained again."""
         written = {report["epoch"] for report in self.history}
         ahead = [report for epoch, report in self.reported.items() if epoch not in written]
         self.folder.write_history([*self.history, *ahead])
 
     def _solve(self) -> dict[str, float]:
-        """Return the one epoch of an algorithm that solves its problem."""
+        """Return the metrics of the one epoch of an algorithm that solves its problem without
+        steps."""
         with self.teacher.arithmetic(), _seeded(self.seed, 1, self.device):
             values = self.algorithm.solve(self.model, self.teacher)
         self.world.copy(self.model.state_dict())
@@ -337,10 +340,9 @@ class Run:
         }
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train a pass over the training split, or `optim.steps_per_epoch`; the last may be cut.
-
-        Logged are means over the epoch's images, and the values of the run's first step.
-        """
+        """Train a pass over the training split, or `optim.steps_per_epoch`; the last epoch may be
+        shorter. Return means of logged values over the epoch's images, and the values of the run's
+        first step."""
         sums, first = Logs(), Logs()
         began = time.perf_counter()
         set_mode(self.model, train=True, batch_norm=self.optim.batch_norm)
@@ -372,7 +374,7 @@ class Run:
         }
 
     def _check_same(self) -> None:
-        """Raise RequestError where ranks have come to different models."""
+        """Raise RequestError where ranks have different weights."""
         differing = self.world.differing(self.model.state_dict())
         if differing:
             raise RequestError(
@@ -381,8 +383,8 @@ class Run:
             )
 
     def _update(self, batch: Batch, of_step: float = 1.0) -> dict[str, Tensor]:
-        """Take one optimiser step, given this rank's part of its images and what fraction that
-        is; what was logged of it, on the device."""
+        """Take one optimiser step, with this rank's part of the batch, and `of_step`, its share of
+        the images; return the logged values, on the device."""
         rate = learning_rate(self.step, steps=self.steps, warmup=self.warmup, peak=self.optim.lr)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
@@ -413,10 +415,8 @@ class Run:
         return logs[0]  # sam computes a second loss, elsewhere
 
     def _micro_batches(self, batch: Batch) -> Iterator[tuple[float, Batch]]:
-        """Yield the batch in parts that fit into memory, each with its share of the images.
-
-        Where its items are coupled the whole is one part, and the loss divides it itself.
-        """
+        """Yield the batch in parts that fit into memory, each with its share of the images. A batch
+        of coupled items is one part, which the loss divides itself."""
         size = self.optim.micro_batch or len(batch.labels)
         if self.algorithm.couples_items or size >= len(batch.labels):
             yield 1.0, batch
@@ -446,8 +446,8 @@ class Run:
         )
 
     def _teacher_features(self, views: Tensor, rows: Tensor, step: int, images: Tensor) -> Tensor:
-        """Return the teacher's features of images, which are in the bank where they are a step's
-        views."""
+        """Return the teacher's features of images, read from the bank where the images are the
+        views of a step."""
         features = self.feature_bank.read(step, rows) if images is views else None
         if features is not None:
             if self.device.type == "cuda":
@@ -461,20 +461,20 @@ class Run:
         return features
 
     def _parts(self) -> Iterator[BatchRange]:
-        """Yield all that is to be loaded until the run is trained, in order."""
+        """Yield all batches that are to be loaded until the run is trained, in order."""
         for epoch in range(len(self.history), self.epoch_count + 1):
             if epoch and not self.algorithm.solves:
                 yield self.batches, self.schedule.of_epoch(epoch)
             yield from map(self.teacher.part, self._validated())
 
     def _validated(self) -> list[str]:
-        """Return what each epoch predicts: `id/val`; with `eval.every_epoch` test and shifts
-        too."""
+        """Return the splits that each epoch predicts: `id/val`; with `eval.every_epoch` test and
+        shifts too."""
         names = list(self.setup.measured()) if self.config.eval.every_epoch else ["id/val"]
         return [name for name in names if not name.startswith(RETENTION)]
 
     def _validate(self) -> dict[str, float]:
-        """Return the metrics of the model as it is."""
+        """Return the metrics of the model in its present state on these splits."""
         if not self.step and self.algorithm.starts_at_zero_shot:
             classifier: Classifier = self.teacher.classifier
         else:
@@ -505,10 +505,9 @@ def set_mode(model: nn.Module, *, train: bool, batch_norm: Literal["frozen", "tr
 
 @contextlib.contextmanager
 def _seeded(seed: int, epoch: int, device: torch.device, rank: int = 0) -> Iterator[None]:
-    """Global random state (dropout, stochastic depth) as a function of (seed, epoch, rank) alone.
-
-    So a resumed epoch draws what it would have drawn, and nobody else's state is touched.
-    """
+    """Within the context, set global random state (dropout, stochastic depth) as a function of
+    (seed, epoch, rank) alone. So a resumed epoch draws the same numbers, and the caller's random
+    state is not touched."""
     devices = [device] if device.type == "cuda" else []
     name = f"{seed}/{epoch}/{rank}" if rank else f"{seed}/{epoch}"
     digest = hashlib.sha256(name.encode()).digest()
@@ -518,5 +517,5 @@ def _seeded(seed: int, epoch: int, device: torch.device, rank: int = 0) -> Itera
 
 
 def _results(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return what does not depend on the clock."""
+    """Return the metrics that do not depend on the clock."""
     return {name: value for name, value in metrics.items() if not name.startswith("system/")}

@@ -62,15 +62,15 @@ class RunCost:
 
     @property
     def peak(self) -> int:
-        """Bytes."""
+        """The most memory of a run, in bytes."""
         return max(self.training, self.evaluation)
 
 
 def run_cost(config: TrialConfig) -> RunCost | None:
-    """Compute what a run with gradient steps takes, or read it from the user's cache.
+    """Return what a run with gradient steps takes, computed or read from the user's cache.
 
     Args:
-        config: One whose precision and split are decided.
+        config: The run's config, with precision and split decided.
 
     Returns:
         None for an algorithm without steps, and for one whose steps cannot be computed without the
@@ -113,10 +113,8 @@ def run_cost(config: TrialConfig) -> RunCost | None:
 
 def fit_micro_batch(config: TrialConfig, room: int, ranks: int = 1) -> TrialConfig:
     """Return the config with the largest half, quarter, ... of its batch as micro-batch with which
-    a step takes at most `room` bytes of each of so many GPUs.
-
-    As it is where the batch fits, where nothing does, and where nobody can say.
-    """
+    a step takes at most `room` bytes of each of `ranks` GPUs. The config is unchanged where the
+    batch fits, where no part fits, and where the cost is unknown."""
 
     def smaller(size: int) -> TrialConfig:
         optim = config.optim.model_copy(update={"micro_batch": size})
@@ -141,7 +139,8 @@ class PeakMemory(TorchDispatchMode):
         self.now = self.peak = 0
 
     def add(self, tensor: Tensor, *, elsewhere: bool = False) -> None:
-        """Count a tensor's storage, once, until it is freed; as nothing where it is elsewhere."""
+        """Count a tensor's storage, once, until it is freed; not if it is `elsewhere`, on another
+        device."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._sizes:
@@ -157,7 +156,7 @@ class PeakMemory(TorchDispatchMode):
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Compute, and count what comes out."""
+        """Return the operation's result, and count its tensors."""
         out = operation(*args, **(kwargs or {}))
         for item in tree_iter(out):
             if isinstance(item, Tensor):
@@ -179,7 +178,7 @@ class _AsOnCuda(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Compute."""
+        """Return the function's result, computed as on CUDA."""
         if function is Tensor.__deepcopy__:
             tensor, copies = args
             copied = copies[id(tensor)] = _like(tensor, tensor.detach().clone())
@@ -201,7 +200,7 @@ def _teacher(
     contexts: TemplateSet,
     config: TrialConfig,
 ) -> Teacher:
-    """Make the teacher of a task, without numbers."""
+    """Return the teacher of a task, whose tensors have no values."""
     model = clip.model
     for module in model.modules():
         stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
@@ -239,14 +238,14 @@ def _teacher(
 
 
 def _like(tensor: Tensor, values: Tensor) -> Tensor:
-    """Make values a parameter where a tensor is one."""
+    """Return values, as a parameter where `tensor` is one."""
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(values, requires_grad=tensor.requires_grad)
     return values
 
 
 def _compute(config: TrialConfig, teacher: Teacher) -> RunCost:
-    """Train a step, and evaluate a batch."""
+    """Return what a run takes, from a training step and an evaluated batch without values."""
     algorithm, optim = config.algorithm, config.optim
     size = min(optim.batch_size, optim.micro_batch or optim.batch_size)
     parts = 1 if algorithm.couples_items else math.ceil(optim.batch_size / size)

@@ -23,8 +23,8 @@ beyond that belongs to another process."""
 
 
 def resolve_device(name: str) -> torch.device:
-    """Resolve a device; `auto` is CUDA, then MPS, then CPU. Raises RequestError for a device
-    that is not there."""
+    """Return the device of a name; `auto` is CUDA, then MPS, then CPU. Raises RequestError for a
+    device that this machine lacks."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -39,11 +39,9 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: Literal["auto"] | Precision, device: torch.device) -> Precision:
-    """Resolve a precision; `auto` is bf16 on a CUDA device whose hardware computes it, else fp32.
-
-    A T4 or a V100 only emulates bf16, slower than fp32. Raises RequestError for tf32 elsewhere than
-    on CUDA.
-    """
+    """Return the precision of a name; `auto` is bf16 on a CUDA device whose hardware computes it,
+    else fp32. A T4 or a V100 only emulates bf16, slower than fp32. Raises RequestError for tf32
+    elsewhere than on CUDA."""
     if name == "tf32" and device.type != "cuda":
         raise RequestError(f"precision: tf32 is for CUDA devices, not {device.type}; use fp32")
     if name != "auto":
@@ -71,7 +69,7 @@ def arithmetic(
     deterministic: bool = False,
     convolutional: bool = False,
 ) -> Iterator[None]:
-    """Let PyTorch compute as one run asks, and as before afterwards.
+    """Within the context, make PyTorch compute as one run's config says.
 
     Products and convolutions in fp32 are rounded to TF32 with the precision tf32 and no other
     (cuDNN's default is otherwise). `deterministic` allows only kernels that give the same bits each
@@ -110,12 +108,9 @@ def _copying(device: torch.device) -> torch.cuda.Stream:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return the tensor on the device, not waiting for it.
-
-    On CUDA it is copied on a stream of its own. Python is ahead of the GPU by a step, so a batch in
-    pinned memory is copied while the one before is computed; on the one stream it would wait for
-    its turn.
-    """
+    """Return the tensor on the device, without waiting for the copy. On CUDA a stream of its own
+    copies. Python is ahead of the GPU by a step, so a batch in pinned memory is copied while the
+    one before is computed; on a single stream the copy would wait."""
     if device.type != "cuda":
         return tensor.to(device, non_blocking=True)
     computing, copying = torch.cuda.current_stream(device), _copying(device)
@@ -128,7 +123,8 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def one_attention_path() -> None:
-    """Let attention be computed one way, for the rest of the process.
+    """Make attention be computed the same way with and without gradients, for the rest of the
+    process.
 
     Without a gradient PyTorch takes a fused path that rounds differently; the teacher, the student
     and the evaluation of equal weights would differ, and CAR-FT's KL would not be 0 at step 0.
@@ -137,7 +133,7 @@ def one_attention_path() -> None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin to count what `peak_memory_mb` gives, where it can be begun: on CUDA."""
+    """Reset the count of `peak_memory_mb`, where the device permits: on CUDA."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
@@ -145,9 +141,9 @@ def reset_peak_memory(device: torch.device) -> None:
 def peak_memory_mb(device: torch.device) -> float:
     """Return the most memory, in MiB, that this process has held.
 
-    On CUDA, since `reset_peak_memory`: what PyTorch reserved, and beside it the context, which is
-    what else is used of the device by now, up to `CONTEXT_AT_MOST_MB` of it. Elsewhere of the
-    process since it began.
+    On CUDA, since `reset_peak_memory`: the memory that PyTorch reserved, and the context, taken as
+    all other used memory of the device, at most `CONTEXT_AT_MOST_MB`. Elsewhere: the process's
+    memory since its start.
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
@@ -159,6 +155,6 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def _computes_bf16(device: torch.device) -> bool:
-    """As `torch.cuda.is_bf16_supported(including_emulation=False)`, which torch 2.4 does not have
-    and which looks at the current device."""
+    """Return `torch.cuda.is_bf16_supported(including_emulation=False)` for a device; torch 2.4
+    lacks the argument and looks at the current device."""
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)

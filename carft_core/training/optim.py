@@ -99,7 +99,7 @@ def decay_groups(
 
 
 def freeze_all_but(model: nn.Module, groups: list[Group]) -> list[nn.Parameter]:
-    """Let the parameters of the groups train, and no other; gives those that do."""
+    """Make only the parameters of the groups trainable; return these parameters."""
     trained = [parameter for group in groups for parameter in group["params"]]
     model.requires_grad_(False)
     for parameter in trained:
@@ -135,15 +135,13 @@ class Sam(Optimizer):
         self.param_groups, self.state = base.param_groups, base.state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state of the base, which holds all there is."""
+        """Load the state of the base optimiser, which holds all state."""
         self.base.load_state_dict(state_dict)
         self.param_groups, self.state = self.base.param_groups, self.base.state
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor:  # type: ignore[override]
-        """Take a step; `closure` computes the gradients anew and gives the loss, here at w.
-
-        Raises ValueError without a closure.
-        """
+        """Take a step and return the loss at w; `closure` computes loss and gradients anew. Raises
+        ValueError without a closure."""
         if closure is None:
             raise ValueError("sam needs a closure that computes the gradients again")
         with torch.enable_grad():
@@ -196,7 +194,7 @@ class Schedule:
 
     @property
     def epochs(self) -> int:
-        """How many there are; the last may be shorter."""
+        """The number of epochs; the last may be shorter."""
         return math.ceil(self.steps / self.per_epoch)
 
     def of_epoch(self, epoch: int) -> range:
@@ -205,8 +203,8 @@ class Schedule:
 
 
 def schedule_of(optim: OptimConfig, train: Split, *, balanced: bool) -> Schedule:
-    """Return the schedule of a run on `train`: an epoch is `optim.steps_per_epoch`, else as many
-    steps as a pass takes; with `data.balanced`, as many as show as many images as a pass."""
+    """Return the schedule of a run on `train`: an epoch has `optim.steps_per_epoch` steps, else as
+    many as a pass; with `data.balanced`, as many as show the number of images of a pass."""
     groups = len(set(train.groups)) if balanced and train.groups else 1
     per_epoch = optim.steps_per_epoch or math.ceil(len(train) / (optim.batch_size * groups))
     return Schedule(optim.steps or (optim.epochs or 1) * per_epoch, per_epoch)

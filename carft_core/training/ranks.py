@@ -45,8 +45,8 @@ class World:
         return self.rank == 0
 
     def shard(self, rows: Rows) -> Rows:
-        """Return every `size`-th row, from this rank's on. Of fewer rows than ranks the first, so
-        that no rank is without; its results count for nothing."""
+        """Return every `size`-th row, from this rank's on. With fewer rows than ranks the first
+        row, so that each rank has one; the surplus results do not count."""
         own: Rows = rows[self.rank :: self.size] if self.rank < len(rows) else rows[:1]
         return own
 
@@ -55,16 +55,14 @@ class World:
         return [self.rank, self.size] if self.size > 1 else []
 
     def share(self, count: int) -> float:
-        """Return what fraction of `count` rows those of `shard` are."""
+        """Return the fraction of `count` rows that `shard` returns."""
         return len(range(self.rank, count, self.size)) / count
 
     def sum_gradients(
         self, parameters: Sequence[nn.Parameter], values: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Put the sums over ranks into the parameters' gradients, and give those of scalars.
-
-        A parameter without a gradient on any rank keeps none. All in one exchange.
-        """
+        """Put the sums over ranks into the parameters' gradients, and return the sums of the scalar
+        `values`. A parameter without a gradient on any rank keeps none. All in one exchange."""
         if self.size == 1:
             return dict(values)
         grads = [
@@ -88,7 +86,8 @@ class World:
         return dict(zip(values, totals, strict=True))
 
     def gather(self, rows: Tensor, count: int) -> Tensor:
-        """Return the `count` rows of all ranks in their order, given those of `shard` [n, ...]."""
+        """Return the `count` rows of all ranks in their order, from each rank's rows of `shard` [n,
+        ...]."""
         if self.size == 1:
             return rows
         padded = rows.new_zeros(-(-count // self.size), *rows.shape[1:])
@@ -112,7 +111,7 @@ class World:
         return agreed
 
     def all(self, flag: bool) -> bool:
-        """Tell whether it is so on every rank."""
+        """Return whether `flag` is true on every rank."""
         if self.size == 1:
             return flag
         least = torch.tensor(int(flag))
@@ -127,7 +126,7 @@ class World:
             tensor.detach().copy_(values)
 
     def differing(self, state: Mapping[str, Tensor]) -> list[str]:
-        """Return the names of tensors of a state dict that ranks differ in by more than
+        """Return the names of tensors of a state dict that differ between ranks by more than
         rounding."""
         if self.size == 1 or not state:
             return []
@@ -141,8 +140,8 @@ class World:
         return [name for name, differ in zip(state, differs.tolist(), strict=True) if differ]
 
     def device(self, device: torch.device) -> torch.device:
-        """Return this rank's device of those that a run gets. Raises RequestError where there is
-        none."""
+        """Return this rank's device of the devices that a run gets. Raises RequestError where there
+        are too few."""
         if self.size == 1 or device.type == "cpu":
             return device
         if device != torch.device("cuda"):
@@ -160,17 +159,15 @@ class World:
 
 
 def _projection(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a number that shows a change of any entry, and the norm."""
+    """Return a number that shows a change of any entry, and the tensor's norm."""
     entries = tensor.detach().float().flatten()
     waves = torch.cos(torch.arange(len(entries), device=entries.device, dtype=torch.float32))
     return entries @ waves, entries.norm()
 
 
 def current_ranks() -> World:
-    """Return the ranks of this run as this process sees them; the first call waits for all.
-
-    Raises RuntimeError (DistError) when the others do not come.
-    """
+    """Return the ranks of this run as seen by this process; the first call waits for all. Raises
+    RuntimeError (DistError) when the others do not connect."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World()
@@ -181,6 +178,6 @@ def current_ranks() -> World:
 
 
 def shutdown() -> None:
-    """Leave the other ranks, without waiting for them."""
+    """Disconnect from the other ranks, without waiting for them."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

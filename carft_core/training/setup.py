@@ -56,19 +56,17 @@ class RunSetup:
 
     @property
     def device(self) -> torch.device:
-        """Where the run computes."""
+        """The device on which the run computes."""
         return self.teacher.device
 
     def measured(self) -> Mapping[str, Split]:
-        """Return every split that a finished run is measured on, by metric name."""
+        """Return every split on which a finished run is measured, by metric name."""
         return {name: split for name, split in self.teacher.splits.items() if name != "train"}
 
 
 def open_setup(config: TrialConfig) -> RunSetup:
-    """Open what a config names; a process keeps the last two, since a sweep's runs share them.
-
-    Raises RequestError when model, data or prompts cannot be used as asked.
-    """
+    """Return what a config names, opened; a process keeps the last two, since a sweep's runs share
+    them. Raises RequestError when model, data or prompts cannot be used as asked."""
     world = current_ranks()
     device = world.device(resolve_device(config.device))
     workers = config.workers
@@ -90,7 +88,7 @@ def open_setup(config: TrialConfig) -> RunSetup:
 
 
 def _compiles(config: TrialConfig, device: torch.device) -> bool:
-    """Tell whether the steps of a run are compiled."""
+    """Return whether the steps of a run are compiled."""
     if not config.algorithm.trains or config.algorithm.solves:
         return False
     optim, data = config.optim, open_data(config.data)
@@ -149,16 +147,15 @@ def _open_setup(
 
 
 def views_digest(family: str, digest: str) -> str:
-    """Return the digest of data, with the user's own code where a family of theirs makes the
-    views of it."""
+    """Return the digest of data, with the user's own code where the user's family makes the
+    views."""
     code = own_code(FAMILIES[family].open)
     return digest if code is None else f"{digest} {code}"
 
 
 @functools.lru_cache(maxsize=2)
 def _clip(name: str, pretrained: str | None, digest: str) -> OpenedClip:
-    """Return the model that has this digest: of files that changed since, a process opens the new
-    ones."""
+    """Return the model with this digest: a process opens files that changed since again."""
     del digest
     return open_model(name, pretrained)
 
@@ -174,9 +171,7 @@ def _other_head(clip: OpenedClip, name: str, data: FamilyData, device: torch.dev
 
 def other_data(config: DataConfig, evaluation: EvalConfig) -> dict[str, FamilyData]:
     """Return the families of `eval.retention` but the run's own, opened; a process opens each once.
-
-    Raises RequestError for one that cannot be opened or has no test.
-    """
+    Raises RequestError for a family that cannot be opened or has no test split."""
     names = [name for name in evaluation.retention if name != config.family]
     if evaluation.retention and not names:
         raise RequestError(

@@ -34,13 +34,13 @@ class Logs:
         self.weight = 0
 
     def add(self, values: Mapping[str, Tensor], weight: int) -> None:
-        """Count scalars with a weight."""
+        """Add scalars to the means with a weight."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0) + value * weight
         self.weight += weight
 
     def means(self) -> dict[str, float]:
-        """Return the means so far."""
+        """Return the weighted means so far."""
         return {name: float(total) / self.weight for name, total in self.sums.items()}
 
 
@@ -66,11 +66,11 @@ class StepLog:
         psutil.cpu_percent()  # gives the mean since the call before
 
     def begin_epoch(self) -> None:
-        """Count no time since the last step: the model was validated."""
+        """Leave out the time since the last step, in which the model was validated."""
         self._now = self._clock()
 
     def add(self, step: int, loss: Tensor, rate: float, images: int) -> None:
-        """Count a step, the `step`-th of the run, and write a point where it is time for one."""
+        """Count the `step`-th step of the run, and write a point to the log at intervals."""
         seconds = self._lap()
         if not self._writes or step <= self._last:
             return
@@ -103,8 +103,7 @@ class StepLog:
 
 
 def read_points(folder: Path, behind: int = -1) -> list[dict[str, Any]]:
-    """Return the points of a run after step `behind`, in their order, without lines that are
-    damaged."""
+    """Return the points of a run after step `behind`, in their order, without damaged lines."""
     file, points = folder / FILE, []
     for line in reversed(read_lines(file)):
         try:
@@ -118,7 +117,7 @@ def read_points(folder: Path, behind: int = -1) -> list[dict[str, Any]]:
 
 
 def _cpu() -> dict[str, float]:
-    """Return how busy the machine is, by MLflow's names of system metrics."""
+    """Return the load of the machine, by MLflow's names of system metrics."""
     memory = psutil.virtual_memory()
     return {
         "system/cpu_utilization_percentage": psutil.cpu_percent(),
@@ -128,7 +127,7 @@ def _cpu() -> dict[str, float]:
 
 
 def _gpu(device: torch.device) -> dict[str, float]:
-    """Return how busy the run's GPU is, whoever uses it; nothing elsewhere than on CUDA."""
+    """Return the load of the run's GPU, whichever process uses it; empty without CUDA."""
     if device.type != "cuda":
         return {}
     name = f"system/gpu_{device.index or 0}"

@@ -102,12 +102,8 @@ def layered(charts: Sequence[alt.Chart | alt.LayerChart], height: int) -> alt.La
 def single(
     charts: Sequence[alt.Chart | alt.LayerChart], height: int, description: str, rows: Rows
 ) -> alt.LayerChart:
-    """Return a chart of one panel of layered charts, which `fitted` gives its width.
-
-    `rows` are for layers without rows of their own.
-
-    `rows` are for layers without their own.
-    """
+    """Return a chart of one panel of layered charts, which `fitted` gives its width. `rows` are for
+    layers without rows of their own."""
     return alt.LayerChart(
         data=inline_data(rows),
         layer=list(charts),

@@ -240,12 +240,7 @@ def _curve_of(data: ChartData, setting: str) -> Curve | None:
 
 def _draw_words(rows: _Rows, axes: _Axes) -> list[alt.Chart]:
     """Return the charts of names above their points and of alphas below, to the left where the plot
-    ends.
-
-    A narrow plot shows no alphas.
-
-    A narrow plot has no room for alphas.
-    """
+    ends. A narrow plot shows no alphas."""
     place = f"scale('x', datum[{json.dumps(axes.id)}])"
     is_inside = f"{place} + {_LETTER} * (length(datum.words) + 1) < width"
     # By a name of its own it is not among the numbers behind the chart.

@@ -93,12 +93,7 @@ class CurvePair:
     @cached_property
     def gain(self) -> PairedTest | None:
         """Test by seed of the candidate's lower bound minus the reference's upper bound, in OOD
-        accuracy at equal ID accuracy.
-
-        None where one of the seeds has no common range.
-
-        None where one of the seeds has no common range.
-        """
+        accuracy at equal ID accuracy. None where one of the seeds has no common range."""
         return self._test(0)
 
     @cached_property

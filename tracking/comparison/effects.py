@@ -83,13 +83,7 @@ def measure_effects(
 ) -> tuple[list[Effect], list[str]]:
     """Return the effect of each varied field of the selected setting's algorithm, in order of
     names, and the fields whose effect cannot be measured, as no two settings differ in them alone
-    at all of their values.
-
-    A setting that lacks a seed or a value is left out.
-
-    A setting that lacks a seed or a value is left out. Also returned are the fields whose effect
-    cannot be measured: no two settings differ in them alone, at all of their values.
-    """
+    at all of their values. A setting that lacks a seed or a value is left out."""
     settings = [
         arm
         for arm in arms

@@ -69,11 +69,6 @@ def has_series(metric: str, *, of: Literal["run", "merge", "alpha"] = "run") -> 
     split for the model that a run trained. Of a merged model only the accuracies are logged, at one
     `alpha` among several only those used to select or to draw the curve. `comparison_input.json`
     has all.
-
-    Of every split these are its accuracies (top-1, and the one that its benchmark ranks by), of
-    validation, test and the mean over shifts all kinds, and the context's shift on each split for
-    the model that a run trained. Of a merged model only the accuracies, and at one `alpha` among
-    several only those for choosing and for the curve. `comparison_input.json` has all.
     """
     split = metric.rpartition("/")[0]
     if of != "run":

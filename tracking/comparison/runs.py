@@ -217,10 +217,6 @@ def group(records: Iterable[RunRecord]) -> tuple[Arm, ...]:
     Runs of equal algorithm and parameters form an arm, confirmations an arm of their own. Of two
     runs with the same seed (a setting proposed again, a baseline that is a trial too) one counts, a
     finished one before an unfinished one.
-
-    Runs belong together by algorithm and params, confirmations apart from the others. The same seed
-    twice (a point proposed again, a baseline that is a trial too) counts once, a finished run
-    before an unfinished one.
     """
     groups: dict[tuple[bool, str, str], list[RunRecord]] = {}
     for record in records:

@@ -60,13 +60,8 @@ def mean_record(
     endpoint: Endpoint,
 ) -> RunRecord:
     """Return the selected runs of all tasks averaged as one run, not done if a task lacks its run.
-
     The record has the metrics and merged models that all these runs have; metrics of the rule and
-    the endpoint also where each task has them under a name of its own.
-
-    The average has the metrics and merged models that the selected runs of all tasks have; metrics
-    of the rule and the endpoint also where each task has them under a name of its own.
-    """
+    the endpoint also where each task has them under a name of its own."""
     every = [run for of in by_task.values() for run in of if run.algorithm == algorithm]
     lacking = [run for task in by_task if task not in runs for run in by_task[task]]
     states = (it.state for it in lacking if (it.algorithm, it.seed) == (algorithm, seed))
@@ -94,13 +89,8 @@ def mean_record(
 
 def combined(facts: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
     """Merge `facts[task][name]` into one value for each name: an equal value once, lists joined
-    without repeats, differing values as the text `task: value; ...`.
-
-    So rows still differ where they differ on a task.
-
-    Equal facts stay, lists are joined, and differing facts are listed by task: so rows still differ
-    where they differ on a task.
-    """
+    without repeats, differing values as the text `task: value; ...`. So rows still differ where
+    they differ on a task."""
     joined: dict[str, object] = {}
     for name in dict.fromkeys(name for own in facts.values() for name in own):
         values = {task: own[name] for task, own in facts.items() if name in own}

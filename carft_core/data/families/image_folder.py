@@ -115,13 +115,8 @@ class Reader:
         return places
 
     def _classes(self, anywhere: Collection[str]) -> tuple[str, ...]:
-        """Return the names of train's class folders, without the excluded ones.
-
-        An excluded class may also be a folder of val or test alone: `anywhere` has the folders of
-        all three.
-
-        What is left out may also be a folder of val or test alone: `anywhere` has all three.
-        """
+        """Return the names of train's class folders, without the excluded ones. An excluded class
+        may also be a folder of val or test alone: `anywhere` has the folders of all three."""
         declared, train = self.declared, self.train
         if not train:
             return ()
@@ -407,12 +402,8 @@ def _split(root: Path, listing: Listing, classes: Sequence[str]) -> Split:
 
 def _digest(tree: Tree, names: Sequence[str], splits: Mapping[str, Split]) -> str:
     """Return a digest of the classes, their names, and every image's split, class, path below the
-    root and size in bytes; reading a million images would take minutes.
-
-    The place of the root does not count, nor the wording of a family file.
-
-    Neither where the root lies counts, nor how a family file says it.
-    """
+    root and size in bytes; reading a million images would take minutes. The place of the root does
+    not count, nor the wording of a family file."""
     sizes = {
         path: size
         for listing in tree.splits.values()

@@ -47,12 +47,8 @@ def wnids() -> tuple[str, ...]:
 
 @functools.cache
 def labels_of(split: str) -> Mapping[str, int]:
-    """Return the class of each class folder that `train`, `test` or a shift must have.
-
-    A folder of ObjectNet has the class that stands for all its classes.
-
-    ObjectNet's has the class that stands for all that its folder is.
-    """
+    """Return the class of each class folder that `train`, `test` or a shift must have. A folder of
+    ObjectNet has the class that stands for all its classes."""
     everything = {wnid: index for index, wnid in enumerate(wnids())}
     if split == "v2":
         return {str(index): index for index in range(CLASSES)}

@@ -50,12 +50,8 @@ def read_columns(
     spare: Mapping[str, pa.DataType] | None = None,
 ) -> pa.Table:
     """Return the `needed` columns of a CSV file with a header, and those of `spare` that the file
-    has.
-
-    Raises RequestError for a file that is missing, lacks columns, or has values of another type.
-
-    Raises RequestError for a file that is missing, lacks columns, or has other values in one.
-    """
+    has. Raises RequestError for a file that is missing, lacks columns, or has values of another
+    type."""
     if file.exists() and not file.is_file():
         raise RequestError(f"{file} cannot be read: it is not a regular file")
     try:
