@@ -39,12 +39,12 @@ def perform(
     ended: Callable[[SweepResult], None] = lambda _: None,
     undelivered: Callable[[str], None] = lambda _: None,
 ) -> SweepResult:
-    """Run a sweep, or resume it.
+    """Run a sweep, or resume it, and return its result.
 
     `address` is of the Ray cluster, where one was named; `resume` reuses it. `ended` and
-    `undelivered` are as for `execute`. Raises RequestError when the request cannot be met,
-    ServiceUnreachable when no Ray answers, AccessDenied or TrackingError when the tracking server
-    refuses runs.
+    `undelivered` are as for `execute`. Raises RequestError when the sweep cannot be run as
+    requested, ServiceUnreachable when no Ray answers, AccessDenied or TrackingError when the
+    tracking server refuses runs.
     """
     home.prepare()
     check_storage()
@@ -75,8 +75,8 @@ def perform(
 
 
 def _preflight(store: Tracker, progress: Progress) -> None:
-    """Fail on rejected credentials. Continue if the server is unreachable or its host cannot be
-    resolved on this machine: its records are sent later."""
+    """Raise on rejected credentials; continue if the server is unreachable or its host cannot be
+    resolved on this machine, since its records can be sent later."""
     try:
         store.preflight()
     except ServiceUnreachable as away:
@@ -152,10 +152,8 @@ def _loaded(
 
 
 def _json(value: object, indent: int | None = None) -> str:
-    """Write plain data as JSON, which is YAML 1.2 too: every text stays a text.
-
-    Raises RequestError for what no sweep file can hold.
-    """
+    """Return plain data as JSON, which is YAML 1.2 too: every text stays a text. Raises
+    RequestError for data that no sweep file can hold."""
     try:
         # YAML takes no pairs of surrogates, as JSON escapes an emoji.
         return json.dumps(value, allow_nan=False, ensure_ascii=False, indent=indent)

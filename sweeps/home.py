@@ -35,20 +35,20 @@ class Home:
 
     @property
     def runs(self) -> Path:
-        """One folder for each run, named by its training digest."""
+        """The folder that holds one folder for each run, named by the run's training digest."""
         return self.path / "runs"
 
     @property
     def sweeps(self) -> Path:
-        """Folders of the sweeps, by name."""
+        """The folder of the sweeps' folders, by name."""
         return self.path / "sweeps"
 
     def sweep(self, name: str) -> Path:
-        """Return the folder of a sweep: its file as run, its summary, its lock."""
+        """Return the folder of a sweep: the sweep file as run, its summary, its lock."""
         return self.sweeps / name
 
     def command(self, *words: str) -> str:
-        """Write a command to type; add the home only if the command would not find it."""
+        """Return a command to type, with the option of the home only if the command needs it."""
         is_found = home_folder(None).absolute() == self.path.absolute()
         of_home = () if is_found else ("--home", str(self.path))
         return f"{program()} {shlex.join([*words, *of_home])}"
@@ -84,11 +84,9 @@ class Home:
             raise RequestError(str(error)) from None
 
     def prepare(self) -> None:
-        """Create the folder, with a `.gitignore` that keeps it out of repositories.
-
-        A new home is its user's alone, unless it is shared on purpose. Raises RequestError when the
-        folder cannot be written, and as `check` and `check_owner` do.
-        """
+        """Create the home's folder, with a `.gitignore` that keeps it out of repositories. Only the
+        user may enter a new home, unless it is shared on purpose. Raises RequestError when the
+        folder cannot be written, and as `check` and `check_owner` do."""
         from carft_sweep.carft_core.errors import RequestError
 
         self.check()
@@ -110,7 +108,8 @@ class Home:
             self._try_locks()
 
     def _try_locks(self) -> None:
-        """Check early that locks work: later a failure would look like another's lock."""
+        """Check early that file locks work: later a failure would look like another process's
+        lock."""
         from carft_sweep.carft_core.errors import RequestError
 
         try:

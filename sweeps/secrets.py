@@ -30,18 +30,16 @@ _READ: dict[str, Path] = {}
 
 
 def read_from() -> Mapping[str, Path]:
-    """List the files from which this process has read secrets, by variable."""
+    """Return the files from which this process has read secrets, by variable."""
     return dict(_READ)
 
 
 def read_secret_files(
     environ: MutableMapping[str, str] | None = None, names: Sequence[str] = NAMES
 ) -> None:
-    """Put what each NAME_FILE holds in NAME's place, without the newline at its end.
-
-    NAME_FILE is taken away: children find NAME alone. Empty variables count as none. Raises
-    RequestError, which shows nothing of a file, when NAME is set too or the file cannot serve.
-    """
+    """Set NAME to the content of the file in each NAME_FILE, without the newline at its end.
+    NAME_FILE is removed: child processes get NAME alone. Empty variables count as unset. Raises
+    RequestError, which shows nothing of a file, when NAME is set too or the file cannot be used."""
     chosen = os.environ if environ is None else environ
     for name in names:
         path = chosen.get(f"{name}{SUFFIX}")
@@ -55,7 +53,8 @@ def read_secret_files(
 
 
 def of_workers(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what a run gets of an environment: all but the secrets that are the driver's alone."""
+    """Return the environment of a run: all of `environ` but the secrets that only the driver may
+    have."""
     environment = {name: value for name, value in environ.items() if not _is_drivers(name)}
     if TRACKING_VARIABLE in environment:
         environment[TRACKING_VARIABLE] = without_password(environment[TRACKING_VARIABLE])

@@ -22,7 +22,8 @@ class Emit(Protocol):
     """Prints a result of a command."""
 
     def __call__(self, text: str, /, *, styled: bool = False) -> None:
-        """Print a text; `styled` was rendered by a PlainConsole, whose escapes are ours."""
+        """Print a text; `styled` says that a PlainConsole rendered it, so that its escape codes are
+        our own."""
 
 
 FAILED = 1
@@ -41,8 +42,8 @@ MODULES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. Returns 0 done; 1 no run succeeded; 2 the request is wrong; 3 interrupted and
-    resumable; 4 a service is unreachable."""
+    """Run a command and return its exit code: 0 done; 1 no run succeeded; 2 the request is wrong; 3
+    interrupted and resumable; 4 a service is unreachable."""
     from carft_sweep.carft_core.errors import RequestError
 
     stay_private()
@@ -86,7 +87,7 @@ class _StandardError(logging.Handler):
 
 @contextlib.contextmanager
 def _logging(verbosity: int) -> Iterator[None]:
-    """Log what our own modules decide: at INFO with -v, at DEBUG with -vv."""
+    """Log messages of this package within the context: at INFO with -v, at DEBUG with -vv."""
     if not verbosity:
         yield
         return

@@ -46,7 +46,8 @@ from carft_sweep.tracking.errors import counted
 
 
 def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `check` command. Raises RequestError when the sweep can never be run as written."""
+    """Run the `check` command and return its exit code. Raises RequestError when the sweep can
+    never be run as written."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     spec = load_spec(arguments.file, overrides(arguments), arguments.imports)
     home.check()
@@ -86,8 +87,8 @@ class _Supply:
 
 
 def _supply(spec: SweepSpec, given_address: str | None, home: Home) -> _Supply:
-    """Return what runs need and what machines offer. Raises RequestError when no machine can ever
-    offer enough for one run, ServiceUnreachable when the cluster does not answer."""
+    """Return the resources that runs need and machines offer. Raises RequestError when no machine
+    can ever offer enough for one run, ServiceUnreachable when the cluster does not answer."""
     if not is_ray(spec, address=given_address):
         machine = this_machine()
         need, at_once, by_memory = share_of_machine(spec, machine)
@@ -103,11 +104,8 @@ def _supply(spec: SweepSpec, given_address: str | None, home: Home) -> _Supply:
 
 
 def _nodes(address: str, spec: SweepSpec, home: Home) -> tuple[list[Node], tuple[str, ...]]:
-    """Return the nodes of a cluster, once those that could hold a run report that they can serve;
-    and warnings.
-
-    Nodes are not checked while there is no home that they could share.
-    """
+    """Return the nodes of a cluster, after a check that those large enough for a run can serve, and
+    warnings. Nodes are not checked while the home does not exist."""
     require_ray()
     from carft_sweep.sweeps.engines.ray_cluster import Cluster, check_nodes
 
@@ -127,7 +125,7 @@ def _nodes(address: str, spec: SweepSpec, home: Home) -> tuple[list[Node], tuple
 
 
 def _obstacle_lines(estimate: SweepEstimate) -> Iterator[str]:
-    """Describe each obstacle to a verdict, its remedy and the remedy's time."""
+    """Yield a description of each obstacle to a verdict, with the remedy and the remedy's time."""
     each = estimate.seconds_of_a_run
     for obstacle in estimate.obstacles:
         time = "" if each is None else duration(obstacle.runs * each / estimate.at_once)
@@ -170,7 +168,7 @@ def _estimate_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
 
 
 def _search_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
-    """Yield the settings besides the method that decide how the search goes and ends."""
+    """Yield the settings, other than the method, that decide how the search goes and ends."""
     if estimate.points is not None:
         points = "1 point" if estimate.points == 1 else f"{estimate.points} different points"
         yield (
@@ -239,7 +237,7 @@ def _resource_lines(supply: _Supply) -> Iterator[str]:
 
 
 def _gpu_lines(estimate: SweepEstimate, hardware: Hardware, name: str | None) -> Iterator[str]:
-    """Say what the runs take of the GPU that they get, or would get."""
+    """Yield how much memory and time the runs take on the GPU that they get, or would get."""
     lines = [] if hardware.room is None else [*memory_lines(estimate.work, hardware.room)]
     if hardware.room is None or not lines:
         if name is not None:

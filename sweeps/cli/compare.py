@@ -50,7 +50,8 @@ _OVERRIDES = ("metric", "selection", "id_margin", "ood_margin", "by")
 
 
 def override_specs(sweeps: Sequence[SweepRuns], arguments: argparse.Namespace) -> list[SweepRuns]:
-    """Override the spec of each sweep by a command's options. Raises RequestError."""
+    """Return the sweeps with their specifications overridden by a command's options. Raises
+    RequestError."""
     options = {name: getattr(arguments, name) for name in _OVERRIDES}
     overridden = []
     for part in sweeps:
@@ -76,7 +77,7 @@ def override(
     ood_margin: float | None = None,
     by: str | None = None,
 ) -> ComparisonSpec:
-    """Return the spec of a sweep with what the options say instead. Raises RequestError."""
+    """Return a sweep's specification overridden by the options. Raises RequestError."""
     rule = {**(_selection(selection) if selection else {}), **(_metric(metric) if metric else {})}
     endpoint: dict[str, object] = {} if by is None else {"by": by, "by_task": {}}
     margins = {"id_margin": id_margin, "ood_margin": ood_margin}
@@ -95,7 +96,7 @@ def override(
 
 
 def _metric(text: str) -> dict[str, object]:
-    """Parse `id/val/nll` or `wise_ft@0.5/id/val/top1`."""
+    """Return the fields of `id/val/nll` or `wise_ft@0.5/id/val/top1`."""
     name, merge = text, None
     if not re.fullmatch(PATTERN, name):
         head, _, rest = name.partition("/")
@@ -108,7 +109,7 @@ def _metric(text: str) -> dict[str, object]:
 
 
 def _selection(text: str) -> dict[str, object]:
-    """Parse a rule's name, or `within=0.005`."""
+    """Return the fields of a rule's name, or of `within=0.005`."""
     if text in SELECTION_RULES:
         return {"within": None, "oracle": text == "oracle"}
     name, _, margin = text.partition("=")
@@ -137,7 +138,7 @@ def written(option: str, place: Path) -> Iterator[None]:
 
 
 def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `compare` command. Several sweeps are one comparison."""
+    """Run the `compare` command and return its exit code. Several sweeps are one comparison."""
     if arguments.tracking_uri and not arguments.sweeps:
         return _list(arguments, emit)
     if arguments.flips:
@@ -162,7 +163,7 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _flips(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Print the images that a setting wins and loses against another."""
+    """Print the images that a setting wins and loses against another; return the exit code."""
     if arguments.csv or arguments.markdown or arguments.latex:
         raise RequestError("--flips prints one table, or --json")
     sweeps = override_specs(_read(arguments), arguments)
@@ -196,7 +197,8 @@ def _flips(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
-    """Read a table, or sweeps from the home or the server that `--tracking-uri` names."""
+    """Return the runs of a table, or of sweeps in the home or on the server that `--tracking-uri`
+    names."""
     if (table := _table(arguments)) is not None:
         if arguments.flips or arguments.tracking_uri:
             raise RequestError("a table has neither --flips nor a --tracking-uri")
@@ -216,7 +218,8 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
 
 
 def _table(arguments: argparse.Namespace) -> Path | None:
-    """Return the table that replaces sweeps. Raises RequestError when other arguments follow."""
+    """Return the table's path if one is named instead of sweeps. Raises RequestError when other
+    names follow."""
     if not any(map(is_table, arguments.sweeps)):
         return None
     if len(arguments.sweeps) > 1:
@@ -225,7 +228,7 @@ def _table(arguments: argparse.Namespace) -> Path | None:
 
 
 def _list(arguments: argparse.Namespace, emit: Emit) -> int:
-    """List the sweeps of a server."""
+    """Print the sweeps of a server; return the exit code."""
     from carft_sweep.tracking.mlflow_reader import MlflowReader
 
     served = MlflowReader(arguments.tracking_uri, arguments.experiment or EXPERIMENT).sweeps()
@@ -244,7 +247,7 @@ def _render(
     of_runs: Owners | None,
     arguments: argparse.Namespace,
 ) -> Any:
-    """Render in the format of the options: a text, or plain data for JSON."""
+    """Return the comparison in the format of the options: a text, or plain data for JSON."""
     if options.columns:
         resolve_columns(comparison, options.columns)  # of JSON too: no wrong name passes
     if arguments.json:
@@ -265,7 +268,7 @@ def _render(
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """Repeat the command line, without where the sweeps lie."""
+    """Return the command line again, without the options of where the sweeps are stored."""
     names = (Path(name).name if is_table(name) else name for name in arguments.sweeps)
     words = ["carft-sweep", "compare", *names]
     others = ("sweeps", "command", "home", "trust_home", "tracking_uri", "experiment", "verbose")
@@ -279,7 +282,8 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `report` command. Several sweeps are one comparison, as is a table."""
+    """Run the `report` command and return its exit code. Several sweeps, or a table, are one
+    comparison."""
     # Draws charts.
     from carft_sweep.sweeps.results.artifacts import PAGE
     from carft_sweep.sweeps.results.report import page, table_page
@@ -320,7 +324,7 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _options(arguments: argparse.Namespace) -> list[str]:
-    """Return the command's options that override the spec."""
+    """Return the command's options that override the sweeps' specification."""
     options = {name: getattr(arguments, name) for name in _OVERRIDES}
     if arguments.reference != REFERENCE:
         options["reference"] = arguments.reference
@@ -335,7 +339,7 @@ def _usual_place(home: Home, sweeps: list[Ledger], name: str) -> Path:
 
 
 def _out(text: str | None, usual: Path) -> Path:
-    """Choose where the page goes. Raises RequestError for a folder."""
+    """Return the path of the page. Raises RequestError for a folder."""
     if text is None:
         return usual
     out = Path(text).expanduser()

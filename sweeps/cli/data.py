@@ -71,7 +71,8 @@ def data_config(arguments: argparse.Namespace) -> DataConfig:
 
 
 def list_families(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `data list` command. Raises RequestError for an unknown family or data root."""
+    """Run the `data list` command and return its exit code. Raises RequestError for an unknown
+    family or data root."""
     load(resolve(arguments.imports, Path.cwd()))
     families = [_family(text) for text in arguments.families] or list(FAMILIES.values())
     root = _data_root(arguments.data_root)
@@ -96,7 +97,7 @@ def _family(text: str) -> Family:
 
 
 def _data_root(option: str | None) -> Path | None:
-    """Return `--data-root`, else CARFT_DATA; None where neither is given."""
+    """Return `--data-root`, else CARFT_DATA; None where neither is set."""
     folder = os.environ.get(DATA_ROOT_ENV) if option is None else json.loads(option)
     return data_root(DataConfig(root=folder), {}) if folder else None
 
@@ -127,7 +128,7 @@ def _family_as_dict(family: Family, root: Path | None) -> dict[str, Any]:
 
 
 def _family_lines(family: Mapping[str, Any], width: int, *, sought: bool) -> Iterator[str]:
-    """Yield a family as text; `sought` says whether its data root is known."""
+    """Yield a family as lines of text; `sought` says whether its data root is known."""
     text = f"{family['family']}: {family['summary']}"
     yield from textwrap.wrap(text, width, subsequent_indent="  ")
     if not family["splits"]:
@@ -157,9 +158,9 @@ BadImages = Mapping[str, Mapping[str, str]]
 
 
 def check_data(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `data check` command. Raises RequestError, after the table, when a run would refuse
-    the data, or with `--read` when not even `data.bad_files: skip` could use the images.
-    """
+    """Run the `data check` command and return its exit code. Raises RequestError, after the table,
+    when a run would refuse the data, or with `--read` when not even `data.bad_files: skip` could
+    use the images."""
     config = data_config(arguments)
     result, bad = survey(config), None
     refusal = result.refusal
@@ -235,7 +236,8 @@ def _row(name: str, split: FoundSplit) -> list[str]:
 
 
 def _read_images(data: FamilyData) -> BadImages:
-    """Decode every image, with a bar on a terminal and a line for each split elsewhere."""
+    """Decode every image, with a bar on a terminal and a line for each split elsewhere; return the
+    bad files."""
     console = PlainConsole(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -262,7 +264,7 @@ def _read_images(data: FamilyData) -> BadImages:
 
 
 def _refusal(data: FamilyData, bad: BadImages) -> str | None:
-    """Return why not even `data.bad_files: skip` could use the data."""
+    """Return why not even `data.bad_files: skip` could use the data; None where it could."""
     try:
         without(data, {name: files for name, files in bad.items() if files})
     except RequestError as error:
@@ -288,6 +290,6 @@ def _bad_lines(bad: BadImages, refusal: str | None) -> Iterator[str]:
 
 
 def data_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run `data list` or `data check`. Raises RequestError as they do."""
+    """Run `data list` or `data check` and return the exit code. Raises RequestError as these do."""
     actions = {"list": list_families, "check": check_data}
     return actions[arguments.action](arguments, emit)

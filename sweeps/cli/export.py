@@ -30,7 +30,7 @@ DETAILED = 5
 
 
 def export_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `export` command."""
+    """Run the `export` command and return its exit code."""
     home = find_home(arguments.home, trust=arguments.trust_home).absolute()
     folder = Path(arguments.out or f"{arguments.sweep}-model")
     out, logged = folder.expanduser().absolute(), None
@@ -111,7 +111,8 @@ def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _folder(arguments: argparse.Namespace) -> Path:
-    """Return the exported model that is named, or export the sweep's selected model."""
+    """Return the folder of the exported model that is named, or of a new export of the sweep's
+    selected model."""
     from carft_sweep.carft_core.export.export import FACTS
     from carft_sweep.sweeps.results.export import selected_in_cache
 
@@ -142,7 +143,7 @@ def _device(text: str) -> str:
 
 
 def _images(paths: Sequence[Path]) -> Iterator[Path]:
-    """List the files, and the images below the folders."""
+    """Yield the files, and the images below the folders, of `paths`."""
     from carft_sweep.carft_core.data.listing import EXTENSIONS
 
     for path in paths:

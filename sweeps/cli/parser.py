@@ -63,16 +63,17 @@ class Parser(argparse.ArgumentParser):
         )
 
     def actions(self) -> list[argparse.Action]:
-        """Return its arguments and options, in order."""
+        """Return the command's arguments and options, in order."""
         return self._actions
 
     def options(self) -> list[str]:
-        """Return the names of the options."""
+        """Return the names of the command's options."""
         return [name for action in self._actions for name in action.option_strings]
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse the command and its options. Exits with 2 for what is unknown, with 0 after --help."""
+    """Return the parsed command and its options. Exits with 2 for an unknown one, with 0 after
+    --help."""
     parser, commands = parsers()
     words, more = _split(arguments)
     namespace, extra = parser.parse_known_args(words)
@@ -104,7 +105,8 @@ def _unknown_option(command: Parser, option: str) -> str:
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split off what `submit` has behind `--`, which is for `run`; argparse cannot."""
+    """Return the arguments in two parts: `submit` passes those behind `--` on to `run`, which
+    argparse cannot do."""
     words = list(arguments)
     if "--" not in words or "submit" not in words[: words.index("--")]:
         return words, []
@@ -113,16 +115,14 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def keys(arguments: argparse.Namespace) -> dict[str, object]:
-    """Return what options say for keys of the sweep file, by key, but for `--set`."""
+    """Return the values of options for keys of the sweep file, by key, without `--set`."""
     given = vars(arguments)
     return {key: given[name] for name, key in KEYS.items() if given.get(name) is not None}
 
 
 def overrides(arguments: argparse.Namespace) -> list[str]:
-    """Return every `key=value` that goes before the file, the later ones before the earlier.
-
-    Profiles, then `--set`, then the options that say the same.
-    """
+    """Return every `key=value` that overrides the file, where later ones override earlier ones.
+    Profiles come first, then `--set`, then the options for the same keys."""
     profiles = (f"profile={name}" for name in arguments.profiles)
     options = (f"{key}={value}" for key, value in keys(arguments).items())
     return [*profiles, *arguments.overrides, *options]
@@ -153,7 +153,8 @@ class _WholeParser(Parser):
 
 
 def parsers() -> tuple[Parser, dict[str, Parser]]:
-    """Return the whole parser, and that of each command by its full name (`data check`)."""
+    """Return the parser of all commands, and the parser of each command by its full name (`data
+    check`)."""
     parser = _WholeParser(
         prog=NAME,
         allow_abbrev=False,
@@ -223,7 +224,7 @@ def _value(
     purpose: str,
     **more: Any,
 ) -> None:
-    """Add an argument (`sweep`) or an option (`--seed`) that has a value, or several."""
+    """Add to a parser an argument (`sweep`) or an option (`--seed`) with one value or several."""
     parser.add_argument(name, metavar=metavar, help=purpose, **more)
 
 
@@ -322,7 +323,7 @@ def _init(parser: Parser) -> None:
 
 
 def _data(parser: Parser) -> None:
-    """Add nothing: the options belong to the actions `list` and `check`."""
+    """Add nothing, since the options belong to the actions `list` and `check`."""
 
 
 def _data_list(parser: Parser) -> None:
@@ -539,7 +540,7 @@ DATA_ACTIONS: Mapping[str, Command] = {
 
 
 def _checked(convert: Callable[[str], T]) -> Callable[[str], T]:
-    """Let argparse report a ValueError in its own words."""
+    """Return a converter whose ValueError argparse reports with the error's own message."""
 
     def converted(text: str) -> T:
         try:
@@ -555,7 +556,7 @@ _seconds = _checked(seconds)
 
 @_checked
 def _count(text: str) -> int:
-    """Parse `3` or `+3`."""
+    """Return the number of `3` or `+3`."""
     if not re.fullmatch(r"\+?[1-9][0-9]{0,8}", text):
         raise ValueError(f"must be a whole number from 1 on, got {text!r}")
     return int(text)
@@ -563,13 +564,13 @@ def _count(text: str) -> int:
 
 @_checked
 def _count_or_auto(text: str) -> int | str:
-    """Parse `auto`, `3` or `+3`."""
+    """Return the number of `3` or `+3`, or the text `auto`."""
     return text if text == "auto" else _count(text)
 
 
 @_checked
 def _whole(text: str) -> int:
-    """Parse `0` or `3`."""
+    """Return the number of `0` or `3`."""
     if not re.fullmatch(r"[0-9]{1,10}", text):
         raise ValueError(f"must be a whole number, got {text!r}")
     return int(text)
@@ -577,7 +578,7 @@ def _whole(text: str) -> int:
 
 @_checked
 def _port(text: str) -> int:
-    """Parse `5000`."""
+    """Return the port of `5000`. Raises ValueError for no port."""
     if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
         raise ValueError(f"must be a number from 0 to 65535, got {text!r}")
     return int(text)
@@ -585,7 +586,7 @@ def _port(text: str) -> int:
 
 @_checked
 def _fraction(text: str) -> float:
-    """Parse `0.005`."""
+    """Return the number of `0.005`. Raises ValueError for no fraction."""
     try:
         value = float(text)
     except ValueError:
@@ -597,12 +598,12 @@ def _fraction(text: str) -> float:
 
 @_checked
 def _accuracy(text: str) -> str:
-    """Parse `macro_f1`."""
+    """Return the name of an accuracy, such as `macro_f1`. Raises ValueError for an unknown name."""
     if text not in KINDS:
         raise ValueError(unknown("accuracy", text, KINDS))
     return text
 
 
 def _absolute(text: str) -> str:
-    """Return the absolute folder as YAML: a sweep may be resumed from another folder."""
+    """Return a folder's absolute path as YAML, since a sweep may be resumed from another folder."""
     return json.dumps(str(Path(text).expanduser().absolute()), ensure_ascii=False)

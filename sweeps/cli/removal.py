@@ -51,7 +51,7 @@ class Waste:
 
 
 def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `clean` command."""
+    """Run the `clean` command and return its exit code."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     items = list(waste(home)) if home.path.exists() else []
     if arguments.yes:
@@ -74,7 +74,8 @@ def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _remove(item: Waste, runs: RunStore) -> bool:
-    """Remove a path, unless somebody works on its run by now; return whether it was removed."""
+    """Remove a path, unless a process works on its run by now; return whether the path was
+    removed."""
     path = Path(item.path)
     with nullcontext(True) if item.run is None else runs.idle(item.run) as is_idle:
         if is_idle and path.is_dir() and not path.is_symlink():
@@ -94,7 +95,7 @@ MLflow's `.artifact.uploading.`."""
 
 
 def waste(home: Home) -> Iterator[Waste]:
-    """Yield unneeded paths, never of a run or a sweep that is worked on."""
+    """Yield unneeded paths, never of a run or a sweep that a process works on."""
     runs = RunStore(home.runs)
     used = set(_used(home))
     for digest in runs.digests():
@@ -127,7 +128,7 @@ def waste(home: Home) -> Iterator[Waste]:
 
 
 def _unfinished_writes(folder: Path, run: str | None = None) -> Iterator[Waste]:
-    """Yield what a process that was killed was about to put in the place of something else."""
+    """Yield the temporary files and folders that a killed process left in a folder."""
     for place, folders, files in () if folder.is_symlink() else os.walk(folder):
         temporary = [name for name in (*folders, *files) if _TEMPORARY.fullmatch(name)]
         folders[:] = [name for name in folders if name not in temporary]
@@ -136,7 +137,7 @@ def _unfinished_writes(folder: Path, run: str | None = None) -> Iterator[Waste]:
 
 
 def _used(home: Home) -> Iterator[str]:
-    """Yield the runs of every sweep."""
+    """Yield the digests of the runs of every sweep."""
     for name in sweep_names(home):
         yield from _runs_of(_generations(home, name))
 
@@ -146,7 +147,8 @@ def _generations(home: Home, name: str) -> list[Ledger]:
 
 
 def _runs_of(generations: Sequence[Ledger]) -> Iterator[str]:
-    """Yield the runs of every generation of a sweep, and those that its soups are made of."""
+    """Yield the digests of the runs of every generation of a sweep, and of the members of its
+    soups."""
     for ledger in generations:
         for setting in ledger.settings():
             yield from setting.runs.values()
@@ -182,7 +184,8 @@ class Removal:
 
     @classmethod
     def of(cls, home: Home, name: str) -> Removal:
-        """Look up what to remove. Raises RequestError where a ledger of the home is damaged."""
+        """Return what is to be removed. Raises RequestError where a ledger of the home is
+        damaged."""
         folder, runs = home.sweep(name), RunStore(home.runs)
         generations = _generations(home, name)
         others = {
@@ -213,7 +216,7 @@ class Removal:
         )
 
     def lines(self) -> Iterator[str]:
-        """Describe what would be removed, and what stays."""
+        """Yield lines of text on what would be removed, and what would not."""
         runs = (
             f" and {counted(len(self.runs), 'run')} that no other sweep uses" if self.runs else ""
         )
@@ -304,7 +307,8 @@ def remove_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _is_agreed() -> bool:
-    """Ask for agreement at the terminal; without a terminal return False."""
+    """Ask at the terminal whether to remove what was listed; return True only for y or yes, False
+    without a terminal."""
     if not sys.stdin.isatty():
         return False
     sys.stderr.write("Remove it? [y/N] ")

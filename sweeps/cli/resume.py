@@ -18,7 +18,7 @@ from carft_sweep.tracking.program import command
 
 
 def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `resume` command."""
+    """Run the `resume` command and return its exit code."""
     home = find_home(arguments.home, trust=arguments.trust_home).absolute()
     ledger = find_ledger(home, arguments.sweep)
     before, folder = Invocation.last(ledger), home.sweep(arguments.sweep)
@@ -55,7 +55,8 @@ def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _is_done(home: Home, ledger: Ledger, *, failed_again: bool) -> bool:
-    """Return whether another execution of the sweep as it was run would find nothing to do."""
+    """Return whether another execution of the sweep, with the file as it was run, would have
+    nothing to run."""
     # A driver lets go when it has sent the end of the sweep: one that was killed has not.
     if summary_of(ledger)["state"] != "done" or (ledger.file.parent / DRIVER).exists():
         return False

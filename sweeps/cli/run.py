@@ -46,11 +46,9 @@ def carry_out(
     fresh: bool = False,
     failed_again: bool = False,
 ) -> int:
-    """Execute a sweep with progress, print its result and the next command; return the exit code.
-
+    """Run a sweep with progress, print its result and the next command; return the exit code.
     `address` is of the Ray cluster, where one was named; `resume` reuses it. Raises RequestError
-    when the request cannot be met, ServiceUnreachable when no Ray answers.
-    """
+    when the sweep cannot be run as requested, ServiceUnreachable when no Ray answers."""
     console = PlainConsole(stderr=True)
 
     def out(line: str) -> None:
@@ -107,7 +105,8 @@ def _tell(ended: SweepResult, arguments: argparse.Namespace, emit: Emit) -> None
 def _next_words(
     ended: SweepResult, spec: SweepSpec, home: Home, arguments: argparse.Namespace
 ) -> Iterator[str]:
-    """Name the report, the pages of all sweeps, and the command that a verdict still needs."""
+    """Yield lines that name the report, MLflow's pages, and the command that a verdict still
+    needs."""
     if ended.state != "done":
         return
     page = home.sweep(spec.name) / PAGE
@@ -158,7 +157,7 @@ def _resume(name: str, arguments: argparse.Namespace) -> str:
 
 
 def _causes(failed: Sequence[FailedRun]) -> Iterator[str]:
-    """Yield a run for each of the last causes of failure, with the end of its log."""
+    """Yield lines for one run of each of the last causes of failure, with the end of its log."""
     by_cause = {(run.kind, run.message): run for run in failed}
     counts = Counter((run.kind, run.message) for run in failed)
     for cause, run in list(by_cause.items())[-CAUSES:]:
@@ -173,7 +172,7 @@ def _causes(failed: Sequence[FailedRun]) -> Iterator[str]:
 
 
 def run_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `run` command."""
+    """Run the `run` command and return its exit code."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     spec = load_spec(arguments.file, overrides(arguments), arguments.imports)
     address = arguments.address

@@ -10,7 +10,7 @@ from carft_sweep.sweeps.spec.schema import family_schema, sweep_schema
 
 
 def schema_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `schema` command."""
+    """Run the `schema` command and return its exit code."""
     schema = family_schema() if arguments.family else sweep_schema()
     emit(json.dumps(schema, indent=1))
     return 0

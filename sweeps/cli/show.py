@@ -30,7 +30,7 @@ _BESIDE = {"baseline": "baselines", "confirmation of": "confirmations", "soup": 
 
 
 def show_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `show` command."""
+    """Run the `show` command and return its exit code."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     ledger = find_ledger(home, arguments.sweep)
     on_front = _front(ledger)
@@ -48,7 +48,7 @@ def show_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _front(ledger: Ledger) -> set[int] | None:
-    """Return the numbers of the trials that no other trial beats; None with a single goal."""
+    """Return the numbers of the trials on the Pareto front; None with a single goal."""
     maximized = [goal["goal"] == "maximize" for goal in goals(ledger.spec)]
     if len(maximized) == 1:
         return None
@@ -56,7 +56,7 @@ def _front(ledger: Ledger) -> set[int] | None:
 
 
 def _ranked(trials: Sequence[Trial], ledger: Ledger, on_front: set[int] | None) -> list[Trial]:
-    """Sort by what matters: what runs, then the front and the best."""
+    """Return the trials in the order of the table: running ones, then the front and the best."""
     sign = 1 if goals(ledger.spec)[0]["goal"] == "minimize" else -1
 
     def rank(trial: Trial) -> tuple[int, bool, float, int]:
@@ -113,7 +113,7 @@ def _sweep_as_dict(
 
 
 def _run_as_dict(runs: RunStore, ids: Mapping[str, str], seed: str, digest: str) -> dict[str, Any]:
-    """Return a run as plain data; `ids` has MLflow's ids by digest."""
+    """Return a run as plain data; `ids` maps digests to MLflow's run ids."""
     folder = runs.results(digest)
     own, state = measured(folder, UNMERGED), runs.read(digest)
     return {

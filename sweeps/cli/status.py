@@ -86,7 +86,8 @@ class SweepStatus:
 
 
 def sweep_status(home: Home, name: str) -> SweepStatus:
-    """Read a sweep's current state. Raises RequestError, with the nearest name, for no sweep."""
+    """Return a sweep's current state. Raises RequestError, with the nearest name, for an unknown
+    sweep."""
     folder = sweep_folder(home, name)
     driver = holder(folder)
     ledger = newest_generation(home, name)
@@ -121,7 +122,9 @@ def sweep_status(home: Home, name: str) -> SweepStatus:
 
 
 def _total(ledger: Ledger, count: int) -> int:
-    """Return the number of distinct runs; the maximum while points are to be chosen."""
+    """Return the number of distinct runs of the sweep, an upper bound until all `count` trials are
+    proposed; runs that follow the trials (confirmations, soups) are included once their number is
+    in the ledger."""
     baselines, trials = ledger.baselines(), ledger.trials()
     to_come = (count - len(trials)) * len(ledger.spec["seeds"])
     distinct = len(_digests([*baselines, *trials])) + max(0, to_come)
@@ -131,7 +134,7 @@ def _total(ledger: Ledger, count: int) -> int:
 
 
 def failed_runs(home: Home, ledger: Ledger, most: int = 5) -> tuple[FailedRun, ...]:
-    """Return the runs that failed last, by time; at most `most`."""
+    """Return the last failed runs, by time; at most `most`."""
     runs = RunStore(home.runs)
     trials = sorted(ledger.trials(), key=lambda trial: trial.number)
     open_ones = [trial for trial in trials if trial.state == "running"]
@@ -156,7 +159,7 @@ def _digests(items: Iterable[Setting | Trial]) -> list[str]:
 
 
 def _states(runs: RunStore, items: Iterable[Setting | Trial]) -> Iterator[RunState]:
-    """Yield the states of the runs of settings and trials, as far as they were begun."""
+    """Yield the states of the runs of settings and trials that have begun."""
     return filter(None, map(runs.read, _digests(items)))
 
 
@@ -179,7 +182,8 @@ def _left(
     running: Sequence[RunningRun],
     since: float,
 ) -> float | None:
-    """Estimate the seconds left of a driver that began at `since`; None before the first end."""
+    """Return an estimate of the seconds left for a driver that began at `since`; None before the
+    first run has ended."""
     ended = [trial for trial in trials if trial.state == "complete"]
     ended.sort(key=lambda trial: trial.number)
     last = _states(runs, ended[-MEASURED:])
@@ -200,7 +204,7 @@ def _span(runs: RunStore, state: RunState) -> tuple[float, float] | None:
 
 
 def list_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `list` command."""
+    """Run the `list` command and return its exit code."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     every = summaries(home)
     if arguments.json:
@@ -238,12 +242,13 @@ PAUSE = 2.0
 
 
 def state_word(state: str, *, driven: bool) -> str:
-    """Return the word for a trial's state: a trial that nobody runs is not running."""
+    """Return the word for a trial's state: a trial without a living driver is not running."""
     return "unfinished" if state == "running" and not driven else state
 
 
 def watch_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `watch` command. Ctrl-C ends the command and not the sweep."""
+    """Run the `watch` command and return its exit code. Ctrl-C ends the command and not the
+    sweep."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     status = sweep_status(home, arguments.sweep)
     console = PlainConsole()
@@ -263,12 +268,12 @@ def watch_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def as_text(status: SweepStatus, home: str | None = None) -> str:
-    """Render the lines without colour, at their own width."""
+    """Return the lines of `render` without colour, at their own width."""
     return "\n".join(plain_lines(render(status, home), PLAIN_WIDTH))
 
 
 def render(status: SweepStatus, home: str | None = None) -> RenderableType:
-    """Describe the state of a sweep; `home` is the option as given."""
+    """Return a description of a sweep's state for the terminal; `home` is the option as given."""
     parts: list[RenderableType] = [Text(line, no_wrap=True) for line in _head(status, home)]
     if status.running:
         parts += ["", _running_table(status.running)]

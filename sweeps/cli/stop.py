@@ -19,7 +19,7 @@ DEAF = 15.0
 
 
 def stop_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `stop` command."""
+    """Run the `stop` command and return its exit code."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     folder = sweep_folder(home, arguments.sweep)
     driver = ask_to_stop(folder, arguments.now)

@@ -20,7 +20,8 @@ from carft_sweep.tracking.ownership import TRUST_OPTION
 
 
 def submit_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `submit` command. Raises RequestError and ServiceUnreachable."""
+    """Run the `submit` command and return its exit code. Raises RequestError and
+    ServiceUnreachable."""
     submission = load_submission(arguments)
     if warning := unencrypted(arguments.address):
         to_stderr(warning)
@@ -36,7 +37,8 @@ def submit_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def load_submission(arguments: argparse.Namespace) -> Submission:
-    """Read the sweep with the options of `run`, including those after `--`. Raises RequestError."""
+    """Return the sweep to submit, with the options of `run`, including those after `--`. Raises
+    RequestError."""
     home = arguments.home or os.environ.get(HOME_VARIABLE)
     if not home:
         raise RequestError(

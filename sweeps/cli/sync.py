@@ -22,7 +22,8 @@ from carft_sweep.tracking.store.mlflow_store import open_store
 
 
 def sync_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `sync` command. Raises ServiceUnreachable when the server does not answer."""
+    """Run the `sync` command and return its exit code. Raises ServiceUnreachable when the server
+    does not answer."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     for name in arguments.sweeps:
         sweep_folder(home, name)
@@ -71,7 +72,7 @@ class _News(NamedTuple):
 
 
 def _sync(home: Home, name: str, store: Tracker) -> Iterator[_News]:
-    """Send everything that the tracking store lacks of a sweep."""
+    """Send all records that the tracking store lacks of a sweep; yield messages about them."""
     try:
         projection = project(home, name, store)
     except AccessDenied:
@@ -93,7 +94,7 @@ def _sync(home: Home, name: str, store: Tracker) -> Iterator[_News]:
 
 
 def _sync_study(home: Home, name: str) -> Iterator[_News]:
-    """Write everything that the Optuna studies of a sweep lack."""
+    """Write all trials that the Optuna studies of a sweep lack; yield messages about them."""
     try:
         count = mend_studies(home, name)
     except ServiceUnreachable as away:

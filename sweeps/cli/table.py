@@ -36,7 +36,7 @@ def table_lines(
 
 
 def plain_lines(shown: RenderableType, width: int) -> Iterator[str]:
-    """Yield the lines of what rich renders, without colour and blanks at their ends."""
+    """Yield the lines of what rich renders, without colour and trailing blanks."""
     buffer = io.StringIO()
     PlainConsole(file=buffer, width=width, color_system=None).print(shown)
     yield from (line.rstrip() for line in buffer.getvalue().splitlines())

@@ -30,7 +30,7 @@ LINKED_SWEEPS = 5
 
 
 def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the command. Raises RequestError where there is no home."""
+    """Run the `ui` command and return its exit code. Raises RequestError without a home."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     place = resolve_location(home.path)
     if not is_server(place.named):
@@ -58,7 +58,8 @@ def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _pages(home: Home, place: TrackingLocation, address: str) -> Iterator[str]:
-    """Yield where MLflow has the runs of the home, and each of its newest sweeps."""
+    """Yield the addresses of MLflow's pages of the home's runs, and of each of its newest
+    sweeps."""
     experiment = None
     with suppress(ServiceUnreachable, TrackingError):  # then its page says so
         experiment = experiment_id(place.uri, place.experiment)

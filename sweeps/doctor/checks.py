@@ -68,7 +68,7 @@ class Check:
 
     @property
     def subject(self) -> str:
-        """Part of the name before the point: `home` of `home.disk`."""
+        """The part of the name before the point: `home` of `home.disk`."""
         return self.name.partition(".")[0]
 
 
@@ -90,7 +90,7 @@ SUBJECTS: Mapping[str, str] = {
 def check(
     name: str, purpose: str, advice: str, *, seconds: float = 20.0, is_gate: bool = False
 ) -> Callable[[Run], Run]:
-    """Make the decorated function a check."""
+    """Return a decorator that registers the function as a check."""
 
     def decorated(run: Run) -> Run:
         CHECKS.append(Check(name, purpose, advice, run, seconds, is_gate))
@@ -100,7 +100,8 @@ def check(
 
 
 def select_checks(names: Sequence[str]) -> list[Check]:
-    """Return the checks of these subjects and names, or all checks. Raises RequestError."""
+    """Return the checks of these subjects and names, or all checks. Raises RequestError for an
+    unknown name."""
     allowed = [*SUBJECTS, *(check.name for check in CHECKS)]
     for name in names:
         if name not in allowed:
@@ -109,7 +110,8 @@ def select_checks(names: Sequence[str]) -> list[Check]:
 
 
 def run_checks(checks: Iterable[Check], home: Home) -> Iterator[tuple[Check, Finding]]:
-    """Run the checks in turn: imports would block each other in parallel."""
+    """Yield each check with its findings, one check after another: imports would block each other
+    in parallel."""
     skipped = set()
     for check in checks:
         if check.subject in skipped:
@@ -121,10 +123,8 @@ def run_checks(checks: Iterable[Check], home: Home) -> Iterator[tuple[Check, Fin
 
 
 def examine(check: Check, home: Home) -> list[Finding]:
-    """Run a check; each finding that is not well has advice. Never raises.
-
-    The check runs in a thread, which is abandoned when it exceeds its time limit.
-    """
+    """Run a check and return its findings, with advice for each problem. Never raises. The check
+    runs in a thread, which is abandoned when it exceeds its time limit."""
     findings: list[Finding] = []
     began = time.monotonic()
     thread = threading.Thread(
@@ -153,7 +153,7 @@ def _run(check: Check, home: Home, findings: list[Finding]) -> None:
 
 
 def _finished(finding: Finding, check: Check) -> Finding:
-    """Put a finding on one line, without secrets, with advice."""
+    """Return a finding on one line, without secrets, with advice."""
     message = hide_secrets(" ".join(finding.message.split()))
     advice = "" if finding.level == "ok" else hide_secrets(finding.advice or check.advice)
     return replace(finding, message=message, advice=advice)
@@ -168,7 +168,7 @@ _SHORTEST = 4
 
 
 def hide_secrets(text: str) -> str:
-    """Hide secrets of the environment, and users and passwords of URLs, in a text."""
+    """Return a text without secrets of the environment, and without users and passwords of URLs."""
     secrets = {os.environ.get(name, "") for name in NAMES if name not in (*_URLS, *_SHOWN)}
     for name in _URLS:
         password = os.environ.get(name, "").rpartition("@")[0].partition("://")[2].partition(":")[2]

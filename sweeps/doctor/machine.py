@@ -136,7 +136,7 @@ def _gpus(_: Home) -> Iterator[Finding]:
 
 
 def _cuda(index: int) -> Iterator[Finding]:
-    """Check one GPU: its model, whether it computes, and its free memory."""
+    """Yield findings on one GPU: its model, whether it computes, and its free memory."""
     import torch
 
     gpu = torch.cuda.get_device_properties(index)

@@ -42,7 +42,7 @@ _ANY = f"{_API}/experiments/get?experiment_id=0"
 
 
 def _server(home: Home) -> TrackingLocation | None:
-    """Return MLflow's location if it is a server that speaks HTTP."""
+    """Return MLflow's location if it is a server that speaks HTTP; else None."""
     place = resolve_location(home.path)
     return place if urlsplit(place.named).scheme in ("http", "https") else None
 
@@ -101,7 +101,7 @@ def _version(home: Home) -> Iterator[Finding]:
     " ask the server's administrator for EDIT on the experiment",
 )
 def _let_in(home: Home) -> Iterator[Finding]:
-    """Check the host's name, the credentials and the experiment by one request."""
+    """Yield findings on the host's name, the credentials and the experiment, from one request."""
     place = _server(home)
     if place is None:
         return
@@ -146,7 +146,8 @@ def _experiment(place: TrackingLocation) -> Response:
     seconds=60.0,
 )
 def _artifacts(home: Home) -> Iterator[Finding]:
-    """Check artifacts of our experiment, or of the default experiment while ours does not exist."""
+    """Yield findings on artifacts of our experiment, or of the default experiment while ours does
+    not exist."""
     place = _server(home)
     if place is None:
         return
@@ -222,7 +223,7 @@ def _runs(home: Home) -> Iterator[Finding]:
 
 
 def _idle(home: Home) -> Iterator[Ledger]:
-    """Yield the sweeps that nobody drives. Raises RequestError for a ledger that is damaged."""
+    """Yield the ledgers of sweeps without a driver. Raises RequestError for a damaged ledger."""
     for name in sweep_names(home):
         ledger = newest_generation(home, name)
         if ledger is not None and holder(home.sweep(name)) is None:
@@ -233,13 +234,13 @@ class _NothingRecorded(MlflowStore):
     """A place that the first run makes."""
 
     def runs_of(self, sweep: str) -> dict[str, TrackedRun]:
-        """Make no connection, which would create the database."""
+        """Return no runs, without a connection, which would create the database."""
         del sweep
         return {}
 
 
 def _recorded(home: Home) -> MlflowStore:
-    """Open what a home's runs are recorded in."""
+    """Return the store in which a home's runs are recorded."""
     place = resolve_location(home.path)
     file = sqlite_file(place.uri)
     check_reachable(place.named)
@@ -257,7 +258,7 @@ def _recorded(home: Home) -> MlflowStore:
     seconds=60.0,
 )
 def _jobs(_: Home) -> Iterator[Finding]:
-    """Check the job API that `submit` uses."""
+    """Yield findings on the job API that `submit` uses."""
     if not os.environ.get("RAY_API_SERVER_ADDRESS"):
         return
     from carft_sweep.sweeps.submit.client import JobClient, unencrypted

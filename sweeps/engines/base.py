@@ -74,26 +74,26 @@ class Handler(Protocol):
     """The sweep's side. An engine calls it from one thread only."""
 
     def next_job(self) -> Job | Wait:
-        """Return the next run to start. Called only when there is room for one, since a search
-        proposes better the more results it has."""
+        """Return the next run to start, or why to wait. Called only when a worker is free, since a
+        search proposes better with more results."""
 
     def started(self, job: Job, worker: str) -> None:
-        """Handle that a worker has begun the job."""
+        """Record that a worker has begun the job."""
 
     def alive(self, job: Job) -> None:
-        """Handle a sign of life of the job's worker."""
+        """Record a sign of life of the job's worker."""
 
     def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
-        """Handle the report of an epoch; `report` is `EpochReport.as_dict()`."""
+        """Record an epoch's report (`EpochReport.as_dict()`); return whether the run continues."""
 
     def finished(self, job: Job, result: Mapping[str, Any]) -> None:
-        """Handle a run that is trained and evaluated; `result` is `RunResult.as_dict()`."""
+        """Record the result (`RunResult.as_dict()`) of a run that is trained and evaluated."""
 
     def stopped(self, job: Job) -> None:
-        """Handle a run that was closed between epochs, by decision or because the engine stops."""
+        """Record a run that was closed between epochs, by decision or because the engine stops."""
 
     def failed(self, job: Job, failure: Failure) -> None:
-        """Handle a failed run; `next_job` may return the run again."""
+        """Record a failed run; `next_job` may return the run again."""
 
 
 class Engine(ABC):
@@ -102,21 +102,19 @@ class Engine(ABC):
     @property
     @abstractmethod
     def hardware(self) -> Hardware:
-        """Devices that one run gets."""
+        """The devices that one run gets."""
 
     def start(self) -> None:  # noqa: B027 - what has nothing to start need not say so
         """Start workers ahead, so that the first run does not wait for them."""
 
     @abstractmethod
     def run(self, handler: Handler) -> None:
-        """Execute until the handler has no more jobs and none is running, or `stop` was called."""
+        """Execute jobs until the handler has no more and none is running, or `stop` was called."""
 
     @abstractmethod
     def stop(self, *, now: bool = False) -> None:
-        """Start nothing more; close running jobs after their epoch, or at once.
-
-        May be called from a signal handler or another thread.
-        """
+        """Start no more jobs; close running jobs after their epoch, or at once. May be called from
+        a signal handler or another thread."""
 
     @abstractmethod
     def close(self) -> None:

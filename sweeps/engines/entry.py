@@ -48,7 +48,8 @@ class Entry(Protocol):
 
 
 def run_entry(name: str, job: Mapping[str, Any], report: Report) -> Mapping[str, Any] | None:
-    """Import the modules of a job, then run it with the entry that `module:function` names."""
+    """Import the modules of a job, then run the job with the entry that `module:function` names;
+    return its result, or None if stopped."""
     if job["imports"]:
         from carft_sweep.sweeps.spec.user_code import load
 
@@ -62,15 +63,14 @@ def run_entry(name: str, job: Mapping[str, Any], report: Report) -> Mapping[str,
 
 
 def load_entry(name: str) -> Entry:
-    """Import the entry that `module:function` names."""
+    """Return the entry that `module:function` names, after importing its module."""
     module, _, function = name.partition(":")
     return cast(Entry, getattr(importlib.import_module(module), function))
 
 
 def classify(error: BaseException) -> tuple[FailureClass, str]:
-    """Return the class of what an entry raised, and the first line of its message, with the
-    error's type where the message does not explain itself.
-    """
+    """Return the class of an entry's exception, and the first line of its message, with the error's
+    type where the message does not explain itself."""
     if isinstance(error, RankFailed):
         return error.kind, str(error)
     text = str(error).strip()
@@ -83,7 +83,8 @@ def classify(error: BaseException) -> tuple[FailureClass, str]:
 
 
 def open_log(workdir: Path | str, flags: int) -> int:
-    """Open the log of a run. Raises RequestError for a link, and what else is no regular file."""
+    """Open a run's log and return its descriptor. Raises RequestError for a link or another
+    irregular file."""
     try:
         return open_regular(Path(workdir, LOG), flags)
     except RefusedFile as error:

@@ -43,11 +43,9 @@ def make_engine(
     in_process: bool = False,
     home: Path | None = None,
 ) -> Engine:
-    """Make the engine of a sweep, connected and able to run it.
-
-    `home` is the folder that a cluster's nodes must share. Raises RequestError when a run needs
-    resources that do not exist, ServiceUnreachable when no Ray answers.
-    """
+    """Return the engine of a sweep, connected and able to run it. `home` is the folder that a
+    cluster's nodes must share. Raises RequestError when a run needs resources that no machine has,
+    ServiceUnreachable when no Ray answers."""
     if in_process:
         gpus = spec.resources.gpus
         return InProcessEngine(gpus=None if gpus == "auto" else gpus, cpus=spec.resources.cpus)
@@ -57,10 +55,8 @@ def make_engine(
 
 
 def is_ray(spec: SweepSpec, *, address: str | None = None) -> bool:
-    """Return whether the engine is ray: stated, or `auto` with a cluster.
-
-    Raises RequestError where `address` names a cluster and the engine is stated to be local.
-    """
+    """Return whether the engine is Ray: named so, or `auto` with a cluster's address. Raises
+    RequestError where `address` names a cluster and the sweep file's engine is local."""
     if spec.engine == "local" and address not in (None, "", "local"):
         raise RequestError(
             f"--address {address} names a Ray cluster, and the engine is local; leave out one of "
@@ -71,17 +67,14 @@ def is_ray(spec: SweepSpec, *, address: str | None = None) -> bool:
 
 def address_of(given: str | None) -> str | None:
     """Return the address of the cluster: `given`, else RAY_ADDRESS; None (or `local`) for a Ray of
-    our own on this machine.
-    """
+    our own."""
     address = given or os.environ.get(ADDRESS)
     return None if address in ("", "local") else address
 
 
 def vet_address(address: str | None, home: Home) -> str | None:
-    """Return the cluster's address that a home has recorded, if the user names the same address.
-
-    Raises RequestError if only the home names it: whoever answers there gets Ray's token.
-    """
+    """Return the cluster's address that a home recorded, if the user names the same address. Raises
+    RequestError if only the home names the address, since its owner would get Ray's token."""
     is_here = address in (None, "auto", "local")
     if is_here or home.is_trusted or address == os.environ.get(ADDRESS):
         return address
@@ -104,10 +97,10 @@ class MachineShare(NamedTuple):
 
 
 def share_of_machine(spec: SweepSpec, machine: Node) -> MachineShare:
-    """Share this machine among the runs of a sweep.
+    """Return the share of this machine that each run of a sweep gets.
 
-    Without GPUs there is a run of one thread for each core, at most as many as the sweep has runs;
-    cores left over are divided among these (one run with several threads is slower than several
+    Without GPUs one run of one thread is executed for each core, at most as many as the sweep has;
+    the other cores are divided among the runs (one run with several threads is slower than several
     with one). Raises RequestError for resources that this machine does not have.
     """
     resources, most = spec.resources, spec.most_at_once
@@ -145,12 +138,14 @@ def _feasible(need: RunRequirements, supply: Sequence[Node]) -> RunRequirements:
 
 
 def _count_runs(spec: SweepSpec) -> int:
-    """Count the runs of a sweep, roughly: a baseline may have several settings, or no seeds."""
+    """Return the approximate number of a sweep's runs: a baseline may have several settings, or no
+    seeds."""
     return len(spec.seeds) * (spec.trial_count + len(spec.baselines))
 
 
 def _has_unlisted_gpu(spec: SweepSpec, machine: Node) -> bool:
-    """Return whether runs get a GPU that is not NVIDIA's, which only one run uses at a time."""
+    """Return whether runs get a GPU of another maker than NVIDIA, which only one run uses at a
+    time."""
     if machine.gpus or spec.resources.gpus == 0:
         return False
     return hardware_here(None, None).device != "cpu"

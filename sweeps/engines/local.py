@@ -69,11 +69,9 @@ class InProcessEngine(Engine):
                 self._execute(handler, job)
 
     def stop(self, *, now: bool = False) -> None:
-        """Stop the run; `now` raises in the run, in the handler of a signal.
-
-        From another thread that signal is sent; a run outside the main thread, where Python handles
-        no signals, is closed after its epoch.
-        """
+        """Stop the run; `now` raises an exception in the run, from a signal's handler. Another
+        thread sends that signal; a run outside the main thread, where Python handles no signals, is
+        closed after its epoch."""
         self._stopping = True
         if not now or self._running is None:
             return
@@ -83,7 +81,7 @@ class InProcessEngine(Engine):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     def close(self) -> None:
-        """Do nothing: there is nothing to release."""
+        """Do nothing, since the engine holds no resources."""
 
     def _execute(self, handler: Handler, job: Job) -> None:
         handler.started(job, "in process")
@@ -133,7 +131,7 @@ class SharedMemory:
         """By devices how many runs share their memory at most, where more were too many."""
 
     def holds(self, devices: str | None) -> float:
-        """Count the runs that fit on these devices."""
+        """Return the number of runs that fit on these devices."""
         size = self._sizes.get(devices)
         if size is None:
             return math.inf
@@ -141,7 +139,7 @@ class SharedMemory:
         return min(fits, self._most.get(devices, fits))
 
     def learn(self, report: Mapping[str, Any]) -> None:
-        """Take up what an epoch's report says of its run's memory."""
+        """Take up the memory that an epoch's report states for its run."""
         peak = float(report["metrics"].get(PEAK, 0.0))
         if peak > self._peak:
             self._peak = peak
@@ -149,8 +147,8 @@ class SharedMemory:
             logger.debug("a run takes %.0f MiB: at once fit %s", peak, fits)
 
     def narrow(self, devices: str | None, runs: int) -> bool:
-        """Reduce how many runs share the memory of these devices, after it was too small for them;
-        return False if the number is fixed, or a single run had the memory."""
+        """Reduce how many runs share the memory of these devices, after an out-of-memory failure;
+        return False if the number is fixed, or a single run had all the memory."""
         if self._sizes.get(devices) is None or runs == 1:
             return False
         self._most[devices] = min(runs - 1, self._most.get(devices, runs))
@@ -251,7 +249,7 @@ class LocalEngine(Engine):
         return [worker for worker in self._workers if worker.job is not None]
 
     def _free(self) -> Supervisor | None:
-        """Return an idle worker that may get a run."""
+        """Return an idle worker that may get a run; None without one."""
         running = Counter(self._workers[worker] for worker in self._busy())
         free = (
             worker
@@ -261,7 +259,7 @@ class LocalEngine(Engine):
         return next(free, None)
 
     def _follow(self, handler: Handler, worker: Supervisor) -> None:
-        """Pass on what has happened to the run of a worker."""
+        """Pass a worker's next event on to the handler."""
         while (job := worker.job) is not None:
             event = worker.next(0)
             if self._stopping_now:
@@ -278,7 +276,8 @@ class LocalEngine(Engine):
                 worker.answer(Decision.STOP if self._stopping else decision)
 
     def _narrowed(self, worker: Supervisor, failure: dict[str, Any]) -> dict[str, Any]:
-        """Add to a failure by lack of memory how many runs may share the memory from now on."""
+        """Return the failure; where it makes fewer runs share the memory, with their number in its
+        message."""
         devices = self._workers[worker]
         runs = 1 + sum(self._workers[other] == devices for other in self._busy())
         if failure["kind"] != "out_of_memory" or not self._memory.narrow(devices, runs):

@@ -34,7 +34,8 @@ Broken = Callable[[FailureClass, str], None]
 
 
 def count_ranks(config: Mapping[str, Any]) -> int:
-    """Count the processes of a run: one for each visible GPU on device `cuda`, else one."""
+    """Return the number of processes of a run: one for each visible GPU on device `cuda`, else
+    one."""
     stated = os.environ.get(RANKS)
     if stated:
         return int(stated)
@@ -46,7 +47,8 @@ def count_ranks(config: Mapping[str, Any]) -> int:
 
 
 def forget_torchrun() -> None:
-    """Remove torchrun's variables from the environment, which the driver's starter may have set."""
+    """Remove torchrun's variables from the environment, in case the driver was started with
+    them."""
     for name in TORCHRUN:
         os.environ.pop(name, None)
 
@@ -56,7 +58,7 @@ def started_ranks(entry: str, job: Mapping[str, Any], size: int, broken: Broken)
     """Make this process rank 0 of `size` within the context, while the others execute the same job.
 
     Raises RankFailed if another rank failed first. `broken` is called with that failure, from
-    another thread, since this rank may wait on its GPU for ever. After any failure this process
+    another thread, since this rank may wait for ever on its GPU. After any failure this process
     must end: its connection to the others is closed.
     """
     if size == 1:
@@ -120,7 +122,8 @@ class _Rank:
         self._failure: RankFailed | None = None
 
     def follow(self) -> RankFailed | None:
-        """Wait for the end of the rank's process; return its failure. Called once."""
+        """Wait for the end of the rank's process; return its failure, None for success. Called
+        once."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         code = self._process.wait()
@@ -151,8 +154,8 @@ def _watch(rank: _Rank, ended: threading.Event, broken: Broken) -> None:
 
 
 def die_with(parent: int) -> None:
-    """Ask the system to end this process with its parent's thread (Linux; elsewhere the pipe tells
-    a worker, and a rank is in the worker's process group)."""
+    """Make the system end this process with its parent's thread (Linux; elsewhere the pipe tells a
+    worker, and a rank is in the worker's process group)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -160,7 +163,7 @@ def die_with(parent: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Execute one job as one of its ranks."""
+    """Execute one job as one of its ranks, and return the exit code."""
     entry, worker = arguments[0], int(arguments[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to decide on.
     die_with(worker)

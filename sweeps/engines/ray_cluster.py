@@ -42,11 +42,11 @@ def check_nodes(
     imports: Sequence[str] = (),
     seen_as: Path | None = None,
 ) -> dict[str, Node]:
-    """Check each node (by Ray's id) for being able to serve; return the nodes, with the GPUs that
-    they report.
+    """Check that each node (by Ray's id) can serve; return the nodes, with the GPUs that they
+    report.
 
-    The home is shared when each node reads the file that this process writes into it, and the other
-    way round. `seen_as` is the path under which nodes look for the home, by default the same. A
+    The home counts as shared when each node reads a file that this process wrote into the home, and
+    the reverse. `seen_as` is the path under which nodes look for the home, by default the same. A
     node that was lost meanwhile is left out. Raises RequestError with the name of each node that
     cannot serve.
     """
@@ -96,7 +96,8 @@ def _question(node: str) -> Any:
 
 
 def answer_of_node(home: str, token: str, own: str, files: Sequence[str]) -> dict[str, Any]:
-    """Return why a node refuses; else nothing, after it wrote its own token into the home."""
+    """Return why a node refuses; else an empty answer, after the node wrote its own token into the
+    home."""
     if not _appears(Path(home) / token):
         return {"refused": _not_shared(home)}
     missing = [path for path in files if not Path(path).is_file()]
@@ -153,7 +154,7 @@ class Cluster:
         here. An existing connection of this process is reused.
 
         Raises RequestError for an address that cannot serve and for a Ray without tokens,
-        ServiceUnreachable when nobody answers there.
+        ServiceUnreachable when nothing answers at that address.
         """
         check_version(ray.__version__, "this machine")
         self._end = ExitStack()
@@ -198,7 +199,7 @@ class Cluster:
         }
 
     def close(self) -> None:
-        """Disconnect from Ray; end a Ray that this process has started."""
+        """Disconnect from Ray; end Ray if this process has started it."""
         self._end.close()
 
     def _start(self) -> None:
@@ -240,7 +241,7 @@ def restored_signals() -> Iterator[None]:
 
 
 def _make_scratch() -> Path:
-    """Make a folder that is the user's alone. Raises RequestError where none can be made."""
+    """Make a folder that only the user may enter, and return it. Raises RequestError on failure."""
     # Not in TMPDIR, which may be long: the paths of Ray's sockets are limited to 107 bytes.
     place = os.environ.get("RAY_TMPDIR", "/tmp")
     try:

@@ -44,11 +44,9 @@ def require_ray() -> None:
 
 @contextmanager
 def own_token() -> Iterator[None]:
-    """Give the Ray that is started within a token that only its processes know.
-
-    A mode, a token or a token's path that the user has set stays. Without any of them Ray would
-    write a token into the user's home folder, which others may read by the umask's permissions.
-    """
+    """Give the Ray that is started within the context a token that only its processes know. A mode,
+    a token or a token's path set by the user is used instead. Without these Ray would write a token
+    into the user's home folder, which others may read by the umask's permissions."""
     mode = os.environ.get(_MODE) or "token"
     changes = {_MODE: mode}
     if mode.lower() == "token" and not (os.environ.get(_TOKEN) or os.environ.get(_PATH)):
@@ -68,7 +66,7 @@ def own_token() -> Iterator[None]:
 
 
 def _read_anew() -> None:
-    """Let Ray, which reads both once in a process, read the mode and the token again."""
+    """Make Ray read its authentication mode and token again, which it reads once in a process."""
     from ray._raylet import (  # type: ignore[attr-defined] # compiled
         AuthenticationTokenLoader,
         Config,

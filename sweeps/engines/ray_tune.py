@@ -54,29 +54,29 @@ class WarmRun(Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Implement `Trainable.setup`. Nothing of the run begins before its first step."""
+        """Implement `Trainable.setup`. The run begins with its first step."""
         self._supervisor = Supervisor(
             **json.loads(config["supervision"]), place=f"ray:{socket.gethostname()}"
         )
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Implement `Trainable.reset_config`: the next run, in the same worker process."""
+        """Implement `Trainable.reset_config`: accept the next run, in the same worker process."""
         self.assign(new_config["job"])
         return True
 
     def assign(self, job: str) -> None:
-        """Take up a job, given as JSON, with the next step."""
+        """Take a job, given as JSON, to begin it with the next step."""
         self._job = Job(**json.loads(job))
         self._begun = False
         self._decision: Decision | None = None
 
     def step(self) -> dict[str, Any]:
-        """Implement `Trainable.step`. The events of the next moment, as JSON."""
+        """Implement `Trainable.step`: return, as JSON, the events of the next moment."""
         return {"events": json.dumps(list(self._events()))}
 
     def decide(self, decision: str) -> None:
-        """Return what the run that has just reported is to do: continue or close."""
+        """Tell the run that has just reported to continue or to close."""
         self._decision = Decision(decision)
 
     def cleanup(self) -> None:
@@ -155,7 +155,8 @@ class Loop:
         self._count_again = self._look_again = self._ask_again = 0.0
 
     def next(self, trial: str) -> dict[str, str] | str | None:
-        """Return the next job as a trial's config; None if there is none now."""
+        """Return the next job as a trial's config, FINISHED after the last job, or None if no job
+        is ready."""
         if self._engine.is_stopping or self._is_over:
             return str(Searcher.FINISHED)
         job = self._next_job()
@@ -177,7 +178,7 @@ class Loop:
         return job
 
     def heard(self, trial: Trial, result: dict[str, Any]) -> str:
-        """Tell the handler of a step's events; what Tune is to do with the trial."""
+        """Pass a step's events on to the handler; return what Tune does with the trial next."""
         active = self._active.get(trial.trial_id)
         if active is None:
             return str(FIFOScheduler.STOP)
@@ -202,7 +203,8 @@ class Loop:
         return str(FIFOScheduler.CONTINUE)
 
     def _go_on(self, trial: Trial, ended: _Active) -> str:
-        """Give a worker that has just ended a run the next job, if there is one."""
+        """Give a worker that has just ended a run the next job, if any; return what Tune does
+        next."""
         job = Wait.NEVER if self._engine.is_stopping else self._next_job()
         self._is_over = job is Wait.NEVER and not self._active  # and is not asked for once more
         if isinstance(job, Wait):
@@ -213,7 +215,7 @@ class Loop:
         return str(FIFOScheduler.CONTINUE)
 
     def lost(self, trial: Trial) -> None:
-        """Handle a trial whose actor was lost, or has failed itself."""
+        """Tell the handler of a trial whose actor was lost, or failed itself."""
         active = self._active.get(trial.trial_id)
         if active is None:
             return
@@ -228,7 +230,7 @@ class Loop:
                 self._handler.failed(active.job, failure)
 
     def look(self, controller: Any) -> None:
-        """Stop jobs that were not begun when stopping, and give up silent actors; called in every
+        """Stop jobs that have not begun when stopping, and give up silent actors; called in every
         turn of Tune's loop."""
         self._clock.turn()
         if self._engine.is_stopping:
@@ -261,7 +263,7 @@ class Loop:
             ray.kill(_actor(trial))
 
     def _count_slots(self) -> None:
-        """Count now and then how many runs fit: nodes come and go."""
+        """Count at intervals how many runs fit, since nodes come and go."""
         if time.monotonic() >= self._count_again:
             self._count_again = time.monotonic() + LOOK
             engine = self._engine
@@ -273,8 +275,8 @@ class Loop:
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
-        """Store an exception of the handler, which Tune would wrap or ignore. While the handler is
-        busy, reports of actors wait in Tune's queue."""
+        """Store an exception of the handler within the context, which Tune would wrap or ignore.
+        While the handler is busy, reports of actors wait in Tune's queue."""
         with self._clock.standing_still():
             try:
                 yield
@@ -324,7 +326,8 @@ class RunScheduler(FIFOScheduler):
         self._loop.lost(trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """Choose the trial to run (see TrialScheduler); called in every turn of the loop."""
+        """Return the trial to run next (see TrialScheduler), None for none; called in every turn of
+        the loop."""
         self._loop.look(tune_controller)
         live = tune_controller.get_live_trials()
         return next((trial for trial in live if trial.status == Trial.PENDING), None)
@@ -336,7 +339,7 @@ def _actor(trial: Trial) -> Any:
 
 
 def _failure(trial: Trial, active: _Active) -> Failure:
-    """Convert Tune's record of a lost trial to a failure of the run."""
+    """Return the failure of a run for Tune's record of a lost trial."""
     text = (
         Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
         if trial.error_file
@@ -455,7 +458,7 @@ def _name(trial: Trial) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Configure Tune to print nothing: the handler shows what the user must know."""
+    """Make Tune print nothing within the context: the handler shows what the user must know."""
     # Ray prints to stdout what it thinks of nodes that went, whatever `log_to_driver` says.
     with (
         quieted("ray", logging.CRITICAL, _TUNE),

@@ -103,11 +103,9 @@ class Node:
 def requirements_of(
     resources: Resources, supply: Sequence[Node], parallel: int | None = None
 ) -> RunRequirements:
-    """Return the resources of one run, with defaults for what the sweep file leaves open.
-
-    GPUs: one where there are any. CPUs: an even share of a node's among the runs that its GPUs
-    hold, or among `parallel` runs; else one.
-    """
+    """Return the resources of one run, with defaults for fields that the sweep file leaves open.
+    GPUs: one where a machine has any. CPUs: an even share of a node's among the runs that its GPUs
+    hold, or among `parallel` runs; else one."""
     has_gpus = any(node.gpus >= 1 for node in supply)
     gpus = float(has_gpus) if resources.gpus is None else resources.gpus
     if gpus == "auto":
@@ -129,13 +127,13 @@ def requirements_of(
 def max_concurrent_runs(
     need: RunRequirements, supply: Sequence[Node], parallel: int | None = None
 ) -> int:
-    """Count the runs that fit at once."""
+    """Return how many runs fit at once."""
     room = sum(node.fits(need) for node in supply)
     return room if parallel is None else min(room, parallel)
 
 
 def infeasible_reason(need: RunRequirements, supply: Sequence[Node]) -> str | None:
-    """Return why no run could ever start, with need and supply; None when a run can."""
+    """Return why no run could ever start, with requirements and supply; None when a run can."""
     if any(node.fits(need) for node in supply):
         return None
     lines = [f"no node can ever meet `resources`: one run needs {need}; there are"]
@@ -152,11 +150,9 @@ def this_machine() -> Node:
 
 
 def devices_of(gpus: float | None, machine: Node, runs: int) -> list[str | None]:
-    """Share the GPUs of this machine among this many runs: CUDA_VISIBLE_DEVICES of each.
-
-    A run has `gpus` whole GPUs to itself, or a share of a GPU; shares are spread before a GPU has
-    two. None: a run sees all GPUs.
-    """
+    """Return the CUDA_VISIBLE_DEVICES of each of this many runs, which share the GPUs of this
+    machine. A run has `gpus` whole GPUs to itself, or a share of a GPU; shares are spread before a
+    GPU has two. None: a run sees all GPUs."""
     if gpus is None:
         return [None] * runs
     names, each = machine.devices, int(gpus)
@@ -166,20 +162,20 @@ def devices_of(gpus: float | None, machine: Node, runs: int) -> list[str | None]
 
 
 def usable_cpus() -> int:
-    """Count the cores that this process may use."""
+    """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def whole_cpus() -> int:
-    """Count the cores that this process may use, as far as its control group leaves whole ones."""
+    """Return how many whole cores this process may use within the limit of its control group."""
     cpus, quota = usable_cpus(), cpu_quota()
     return cpus if quota is None else min(cpus, max(1, int(quota)))
 
 
 def cpu_quota() -> float | None:
-    """Return the cores that a control group (version 2) leaves; None for no limit."""
+    """Return the number of cores that a control group (version 2) permits; None for no limit."""
     try:
         quota, period = (CGROUP / "cpu.max").read_text().split()
         return int(quota) / int(period)
@@ -188,10 +184,8 @@ def cpu_quota() -> float | None:
 
 
 def available_memory() -> int | None:
-    """Return the bytes that processes may still take; None where the system does not report them.
-
-    A control group's limit is `memory_limit`.
-    """
+    """Return the bytes that processes may still take; None where the system does not report it. A
+    control group's limit is `memory_limit`."""
     try:
         lines = MEMORY.read_text(encoding="utf-8").splitlines()
     except OSError:  # no Linux
@@ -201,7 +195,7 @@ def available_memory() -> int | None:
 
 
 def memory_limit() -> int | None:
-    """Return the bytes that a control group (version 2) leaves; None for no limit."""
+    """Return the bytes that a control group (version 2) permits; None for no limit."""
     try:
         return int((CGROUP / "memory.max").read_text())
     except (OSError, ValueError):  # there is none, or `max`
@@ -209,17 +203,15 @@ def memory_limit() -> int | None:
 
 
 def memory_for_runs_mb() -> float:
-    """Return what runs may take together of this machine's memory, in MiB."""
+    """Return the MiB of this machine's memory that all runs together may take."""
     bounds = [bound for bound in (available_memory(), memory_limit()) if bound is not None]
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return FREE_SHARE * min(bounds, default=physical) / 2**20
 
 
 def visible_gpus(environ: Mapping[str, str] | None = None, listing: str | None = None) -> list[Gpu]:
-    """List the NVIDIA GPUs that `environ` makes visible, without torch.
-
-    `listing` is the output of QUERY, which is run if left out.
-    """
+    """Return the NVIDIA GPUs that `environ` makes visible, without torch. `listing` is the output
+    of QUERY, which is run if left out."""
     visible = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
     rows = [
         [part.strip() for part in line.split(",")]
@@ -285,12 +277,12 @@ class Hardware:
 
     @property
     def device(self) -> Literal["cpu", "cuda", "mps"]:
-        """Device that `device: auto` means."""
+        """The device that `device: auto` means."""
         return "cuda" if self.gpus else "mps" if self.mps else "cpu"
 
     @property
     def room(self) -> int | None:
-        """Bytes that the tensors of a run may take on its GPU; None where that is unknown."""
+        """The bytes that the tensors of a run may take on its GPU; None where unknown."""
         if self.gpu_memory is None:
             return None
         return int((GPU_SHARE * self.gpu_memory - GPU_CONTEXT) * 2**20)
@@ -298,8 +290,8 @@ class Hardware:
     def resolve(self, config: TrialConfig) -> TrialConfig:
         """Return `config` with its device, precision, workers and micro-batch decided.
 
-        A micro-batch that it leaves out is decided where the batch does not fit the GPU, and where
-        that changes no result.
+        A missing micro-batch is decided where the batch does not fit the GPU, and where that
+        changes no result.
 
         Raises RequestError for a device that the run does not get, or a precision that the device
         lacks.

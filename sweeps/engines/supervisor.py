@@ -83,11 +83,12 @@ class WorkerProcess:
             raise WorkerDied(self._process.wait()) from None
 
     def fileno(self) -> int:
-        """Return the pipe that the worker writes to, to wait for several workers."""
+        """Return the descriptor of the pipe that the worker writes to, to wait for several
+        workers."""
         return self._reading
 
     def receive(self, timeout: float) -> dict[str, Any] | None:
-        """Receive the next frame; return None if `timeout` seconds pass. Raises WorkerDied."""
+        """Return the next frame; None if `timeout` seconds pass. Raises WorkerDied."""
         until = time.monotonic() + timeout
         while b"\n" not in self._buffer:
             remaining = until - time.monotonic()
@@ -108,7 +109,7 @@ class WorkerProcess:
             self.send({"kind": "close"})
 
     def close(self) -> None:
-        """Make sure that a released worker has ended."""
+        """Wait for the end of a released worker, and kill one that does not end."""
         with suppress(subprocess.TimeoutExpired):  # then it is made to
             self._process.wait(_CLOSING_SECONDS)
         self.kill()
@@ -158,7 +159,7 @@ class ListeningClock:
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:
-        """Stop counting time within the context, in which no worker is listened to."""
+        """Stop the clock within the context, in which no worker is listened to."""
         self.turn()
         before = self.now
         try:
@@ -171,7 +172,8 @@ _KERNEL_COUNTS = Path("/proc/vmstat")
 
 
 def oom_kills() -> int:
-    """Count the processes killed for lack of memory; 0 where the kernel does not say."""
+    """Return the number of processes killed for lack of memory; 0 where the kernel does not report
+    it."""
     try:
         text = _KERNEL_COUNTS.read_text(encoding="utf-8")
     except OSError:
@@ -241,11 +243,11 @@ class Supervisor:
 
     @property
     def job(self) -> Job | None:
-        """Job of the worker, until its end is reported."""
+        """The worker's job, until its end is reported."""
         return self._job
 
     def fileno(self) -> int:
-        """Return the pipe of a worker with a job, readable when `next` may have an event."""
+        """Return the pipe's descriptor, readable when `next` may have an event."""
         return self._working().fileno()
 
     def start(self) -> None:
@@ -254,7 +256,7 @@ class Supervisor:
             self._worker = self._fresh()
 
     def begin(self, job: Job) -> None:
-        """Start a job. One that still runs is ended."""
+        """Start a job. A job that still runs is ended first."""
         if self._job is not None:
             self.kill()
         self._give(job, self._warm() or self._fresh())
@@ -284,7 +286,7 @@ class Supervisor:
         return frame
 
     def answer(self, decision: Decision) -> None:
-        """Let the run that has reported continue, or close it."""
+        """Tell the run that has reported to continue or to close."""
         with suppress(WorkerDied):  # the next event tells
             self._working().send({"kind": "decision", "decision": decision.value})
 
@@ -295,12 +297,12 @@ class Supervisor:
         self._worker = self._job = None
 
     def release(self) -> None:
-        """Let a worker process that has ended its job end itself, without waiting for that."""
+        """Let a worker process without a job end, without waiting."""
         if self._worker is not None and self._job is None and self._began:
             self._worker.release()
 
     def close(self) -> None:
-        """Let go of the worker process, and wait for its end; a job that still runs is ended."""
+        """End the worker process and wait for its end; a job that still runs is ended."""
         self.release()
         if self._worker is not None and self._job is None and self._began:
             self._worker.close()
@@ -326,7 +328,7 @@ class Supervisor:
         return self._worker
 
     def _warm(self) -> WorkerProcess | None:
-        """Return the process that served the last job, if still alive."""
+        """Return the process that served the last job if alive, else None."""
         if self._worker is None:
             return None
         try:
@@ -337,8 +339,8 @@ class Supervisor:
         return self._worker
 
     def _died(self, died: WorkerDied) -> Event:
-        """Return the worker's failure: out of memory if the kernel's OOM killer has acted since the
-        job began, else a crash."""
+        """Return the worker's failure as an event: out of memory if the kernel's OOM killer has
+        acted since the job began, else a crash."""
         if died.code == -signal.SIGKILL and oom_kills() > self._kills_before:
             return self._failed("out_of_memory", f"{died}: the machine ran out of memory")
         return self._failed("crashed", str(died))

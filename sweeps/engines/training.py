@@ -20,7 +20,7 @@ from carft_sweep.sweeps.engines.entry import Report
 def train_with_core(
     config: Mapping[str, Any], seed: int, *, report: Report, workdir: Path
 ) -> Mapping[str, Any] | None:
-    """Train and evaluate a run with `carft_core`."""
+    """Train and evaluate a run with `carft_core`; return its result, None if stopped."""
 
     def decide(epoch: EpochReport) -> Decision:
         return Decision(report(epoch.as_dict()).value)

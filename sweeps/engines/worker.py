@@ -51,11 +51,11 @@ class Channel:
                 os._exit(1)
 
     def receive(self) -> dict[str, Any]:
-        """Wait for the next frame and return it."""
+        """Return the next frame, after waiting for it."""
         return self._inbox.get()
 
     def beat(self) -> None:
-        """Show life until the process ends."""
+        """Send signs of life until the process ends."""
 
         def beating() -> None:
             while True:
@@ -73,7 +73,7 @@ class Channel:
 
 
 def main(arguments: list[str]) -> int:
-    """Serve a driver until its frame says close."""
+    """Serve a driver's jobs until its frame says close; return the exit code."""
     entry, driver = arguments[0], int(arguments[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to decide on.
     die_with(driver)
@@ -90,11 +90,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _import_entry(name: str) -> None:
-    """Import the modules of future jobs while there is no job.
-
-    Output of imports belongs to no run and is discarded. An import that fails will fail again in a
-    job, whose log shows it.
-    """
+    """Import the modules of future jobs while the worker is idle. Output of imports belongs to no
+    run and is discarded. An import that fails will fail again in a job, whose log shows it."""
     terminal = os.dup(2)
     with open(os.devnull, "wb") as nothing:  # noqa: PTH123 - a descriptor, not a path's content
         os.dup2(nothing.fileno(), 2)
@@ -151,10 +148,8 @@ def _serve(channel: Channel, entry: str, job: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _alone_in(workdir: Path) -> Iterator[None]:
-    """Wait until no other process works in the folder.
-
-    A worker whose driver was killed may live a moment longer, and would overwrite this run's files.
-    """
+    """Wait until no other process works in the folder, and lock it within the context. A worker
+    whose driver was killed may live a moment longer, and would overwrite this run's files."""
     with waiting(workdir.parent / ".locks" / f"{workdir.name}.worker"):
         yield
 

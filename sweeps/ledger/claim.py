@@ -51,7 +51,8 @@ class Claim:
         self._thread = threading.Thread(target=self._watch, name="carft-claim", daemon=True)
 
     def __enter__(self) -> Claim:
-        """Take the claim, drop old stop requests. Raises RequestError if another driver has it."""
+        """Take the claim, and drop old stop requests. Raises RequestError if another driver has the
+        claim."""
         self._lock = _lock(self._folder)
         try:
             self._request.unlink(missing_ok=True)
@@ -83,11 +84,9 @@ class Claim:
                 self._lock.release()
 
     def renew(self) -> None:
-        """Renew the claim, at most every ten seconds on disk.
-
-        Raises ClaimLost when another driver has taken over: this driver was silent for too long on
-        a file system whose locks do not reach the other host.
-        """
+        """Renew the claim, at most every ten seconds on disk. Raises ClaimLost when another driver
+        has taken over: this driver did not renew for too long, on a file system whose locks do not
+        reach the other host."""
         with self._renewing:
             if not self._lease.is_due:
                 return
@@ -130,7 +129,7 @@ class Claim:
 
 
 def holder(folder: Path) -> Lease | None:
-    """Return the live driver of the sweep in `folder`, if any."""
+    """Return the live driver of the sweep in `folder`; None without one."""
     lease = Lease.read(folder / DRIVER)
     return lease if lease is not None and lease.is_live() else None
 
@@ -146,7 +145,7 @@ def undriven(folder: Path) -> Iterator[None]:
 
 
 def _lock(folder: Path) -> Lock:
-    """Lock the sweep in `folder`. Raises RequestError when a driver has locked it."""
+    """Return a lock on the sweep in `folder`. Raises RequestError when a driver has locked it."""
     try:
         lock = Lock(folder / ".lock")
     except LockHeld as held:

@@ -63,7 +63,7 @@ class Invocation:
 
     @classmethod
     def of(cls, spec: SweepSpec, address: str | None = None) -> Invocation:
-        """Build the invocation of a sweep that this process runs."""
+        """Return the invocation of a sweep that this process runs."""
         is_secret = address is not None and "@" in address
         return cls(
             str(spec.source_path.absolute()),
@@ -75,7 +75,7 @@ class Invocation:
 
     @classmethod
     def read(cls, home: Home, name: str) -> Invocation:
-        """Read a sweep's last invocation. Raises RequestError where the sweep is unknown, or the
+        """Return a sweep's last invocation. Raises RequestError where the sweep is unknown, or the
         copy of its file was deleted."""
         return cls.last(find_ledger(home, name))
 
@@ -95,20 +95,19 @@ class Invocation:
         return invocation
 
     def as_execution(self) -> dict[str, Any]:
-        """Build the ledger's record of a driver that starts now, with its code as tags."""
+        """Return the ledger's record of a driver that starts now, with its code as tags."""
         return {**asdict(self), "at": time.time(), "tags": provenance_tags()}
 
     def with_override(self, key: str, value: object) -> Invocation:
-        """Override one key of the file, in the place of earlier overrides of it."""
+        """Return the invocation with one key of the file overridden, instead of earlier overrides
+        of that key."""
         others = [text for text in self.overrides if text.partition("=")[0].strip() != key]
         return replace(self, overrides=(*others, f"{key}={value}"))
 
     def load(self, folder: Path, vet: Vet) -> tuple[SweepSpec, str | None]:
-        """Load the sweep in `folder` as it was run, with a message if its file has changed.
-
+        """Return the sweep in `folder` as it was run, with a message if its file has changed.
         The home names the imported modules, and `vet` decides which of them run. Raises
-        RequestError.
-        """
+        RequestError."""
         from carft_sweep.sweeps.spec.document import read_text
         from carft_sweep.sweeps.spec.spec import load_spec
 
@@ -133,7 +132,8 @@ class Invocation:
 
     @contextlib.contextmanager
     def working_directory(self) -> Iterator[str | None]:
-        """Work in the folder of `run` for the context; yield a message if it was deleted."""
+        """Change to the working directory of `run` within the context; yield a message if it was
+        deleted."""
         before, there = Path.cwd(), Path(self.folder or Path(self.file).parent)
         try:
             os.chdir(there)
@@ -160,7 +160,7 @@ class Change:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """List every field in which two sweeps, as plain data, differ."""
+    """Return every field in which two sweeps, as plain data, differ."""
     return [
         Change(field, old, new, _effect(field)) for field, old, new in _differing(before, now, "")
     ]
@@ -223,14 +223,14 @@ def in_kept_order(spec: SweepSpec, newest: Ledger | None) -> SweepSpec:
 
 
 def planned_points(spec: SweepSpec, points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Plan the points behind those that are decided already, for methods that use no results."""
+    """Return all points of the sweep after the decided ones, for methods that use no results."""
     more = () if spec.is_adaptive else range(len(points), spec.trial_count)
     return [*points, *map(spec.point, more)]
 
 
 def taken_name(spec: SweepSpec, newest: Ledger | None) -> str | None:
-    """Describe another file, still present, whose newest generation has the sweep's name; return
-    None if there is none, or it has the same content."""
+    """Return a description of another existing file whose newest generation has the sweep's name;
+    None without one, or with the same content."""
     if newest is None or not newest.executions:
         return None
     other = Path(newest.executions[-1]["file"])
@@ -250,12 +250,12 @@ def open_generation(
     stale: Callable[[Trial], str | None],
     fresh: bool = False,
 ) -> Generation:
-    """Continue the newest generation if the sweep still fits it, else begin a new generation, and
-    record that a driver starts.
+    """Return the newest generation if the sweep still fits it, else a new generation, and record
+    that a driver starts.
 
-    `address` is of the Ray cluster, where one was named. `stale` says why a trial's runs differ
-    from those that the file describes now, because code, model or data changed. `fresh` always
-    begins a new generation.
+    `address` is of the Ray cluster, where one was named. `stale` returns why a trial's runs differ
+    from those of the present file, because code, model or data changed. `fresh` always begins a new
+    generation.
     """
     plain = spec.as_dict()
     execution = Invocation.of(spec, address).as_execution()

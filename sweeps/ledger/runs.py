@@ -41,7 +41,7 @@ _ENDED: set[str] = set()
 
 
 def end_claimant(owner: str) -> None:
-    """Treat the leases of a claimant of this process as void, also those left on disk."""
+    """Treat the leases of a claimant of this process as void, also those on disk."""
     _ENDED.add(owner)
 
 
@@ -61,21 +61,21 @@ class Lease:
     renewed: float
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a process or a time that can be none."""
+        """Raise ValueError for an impossible process id or time."""
         check_time(self.since, self.renewed)
         if not 0 < self.pid < 2**31:
             raise ValueError(f"{self.pid} is no process")
 
     @classmethod
     def mine(cls, owner: str | None = None) -> Lease:
-        """Make a new lease of this process; `owner` None makes a claimant of its own."""
+        """Return a new lease of this process; `owner` None makes a claimant of its own."""
         pid, now = os.getpid(), time.time()
         owner = owner or uuid.uuid4().hex
         return cls(socket.gethostname(), pid, process_start(pid), owner, now, now)
 
     @classmethod
     def read(cls, file: Path) -> Lease | None:
-        """Read what `write` wrote; return None if the file is missing."""
+        """Return the lease in a file; None if the file is missing."""
         data = read_json(file, cls)
         return None if data is None else cls(**data)
 
@@ -84,7 +84,7 @@ class Lease:
         write_json(file, asdict(self))
 
     def renew(self) -> Lease:
-        """Return the lease, renewed now."""
+        """Return the lease with the present time."""
         return replace(self, renewed=time.time())
 
     @property
@@ -94,7 +94,7 @@ class Lease:
         return abs(time.time() - self.renewed) >= RENEW_AFTER
 
     def is_live(self) -> bool:
-        """Return whether the claimant runs on this host, or renewed lately on another host."""
+        """Return whether the claimant runs on this host, or renewed recently on another host."""
         if self.owner in _ENDED:
             return False
         if self.host != socket.gethostname():
@@ -189,7 +189,7 @@ class RunStore:
         """By run the claims that were acquired here and not released."""
 
     def close(self) -> None:
-        """Release every run, even after the disk refused to record that."""
+        """Release every run, even if the disk refuses to record that."""
         end_claimant(self.owner)
 
     def folder(self, digest: str) -> Path:
@@ -199,7 +199,7 @@ class RunStore:
         return self.path / digest
 
     def read(self, digest: str) -> RunState | None:
-        """Read the state of a run; return None if the run never began."""
+        """Return the state of a run; None if the run never began."""
         file = self.folder(digest) / FILE
         data: dict[str, Any] | None = read_json(file, RunState)
         if data is None:
@@ -236,13 +236,14 @@ class RunStore:
         return reasons
 
     def digests(self) -> Iterator[str]:
-        """List every run that ever began here, without backups of restarted runs."""
+        """Yield every run that ever began in this home, without backups of restarted runs."""
         for file in sorted(self.path.glob(f"*/{FILE}")):
             if not file.parent.name.startswith("."):
                 yield file.parent.name
 
     def acquire(self, digest: str, label: str, sweep: str) -> RunState | None:
-        """Claim a run for an attempt; return None when another live claimant holds the run."""
+        """Claim a run for an attempt; return its state, or None when another live claimant holds
+        the run."""
 
         def acquired(known: RunState | None) -> RunState | None:
             if known is not None and self._is_anothers(known):
@@ -265,7 +266,7 @@ class RunStore:
         return state
 
     def begin(self, digest: str, worker: str) -> None:
-        """Record who computes a run that was acquired."""
+        """Record the worker that computes an acquired run."""
 
         def begun(known: RunState | None) -> RunState | None:
             return None if known is None else replace(known, worker=worker)
@@ -273,7 +274,8 @@ class RunStore:
         self._change(digest, begun)
 
     def renew(self) -> None:
-        """Renew the claims that are held, at most every ten seconds on disk; in any thread."""
+        """Renew the claims of this store, at most every ten seconds on disk; callable in any
+        thread."""
 
         def renewed(known: RunState | None) -> RunState | None:
             if known is None or known.lease is None or known.lease.owner != self.owner:
@@ -293,11 +295,11 @@ class RunStore:
         *,
         halve: bool = False,
     ) -> RunState | None:
-        """End an attempt and release the claim; return None, without a change, if another claimant
-        holds the run by now.
+        """End an attempt, release the claim and return the run's state; None, without a change, if
+        another claimant holds the run by now.
 
-        `halve` makes the next attempt use half the memory. Without a claim, a run that nobody works
-        on may be marked done, which removes its backup, or stopped, if its claimant died.
+        `halve` makes the next attempt use half the memory. Without a claim, a run that no process
+        works on may be marked done, which removes its backup, or stopped, if its claimant died.
         """
 
         def released(known: RunState | None) -> RunState | None:
@@ -323,7 +325,7 @@ class RunStore:
         return ended
 
     def back_up(self, digest: str) -> None:
-        """Restart a claimed run, and keep its backup until the run is done again or restored."""
+        """Keep a backup of a claimed run, which starts again, until the run is done or restored."""
         folder, before = self.folder(digest), self._before(digest)
         with self._locked(digest):
             state = self.read(digest)
@@ -389,7 +391,8 @@ class RunStore:
     def _change(
         self, digest: str, change: Callable[[RunState | None], RunState | None]
     ) -> RunState | None:
-        """Read, change and write under a lock; None from `change` leaves the file alone."""
+        """Replace a run's state by what `change` returns, under a lock, and return it; None from
+        `change` leaves the file unchanged."""
         with self._locked(digest):
             new = change(self.read(digest))
             if new is not None:
@@ -398,7 +401,7 @@ class RunStore:
 
     @contextmanager
     def _locked(self, digest: str) -> Iterator[None]:
-        """Keep other threads and processes from changing a run."""
+        """Keep other threads and processes from changing a run within the context."""
         with _CHANGING, waiting(self.path / ".locks" / self.folder(digest).name):
             yield
 
@@ -407,7 +410,8 @@ class RunStore:
 
 
 def set_aside(folder: Path) -> Path:
-    """Rename a folder to be removed, so that it disappears at once; `clean` knows the name."""
+    """Rename a folder that is to be removed, so that it disappears at once, and return the new
+    path; `clean` recognises the name."""
     aside = folder.with_name(f".{folder.name.lstrip('.')}.{uuid.uuid4().hex[:8]}")
     folder.rename(aside)
     return aside
@@ -415,7 +419,8 @@ def set_aside(folder: Path) -> Path:
 
 def measured(folder: Path | str, label: str) -> Mapping[str, Any] | None:
     """Return the measurements of one model of a run: `metrics`, `facts`, `step`, `values`,
-    `digest`. Metrics of the unmerged model include the seconds of its training."""
+    `digest`; None if not measured. Metrics of the unmerged model include the seconds of its
+    training."""
     # No Path: a comparison of ten thousand trials opens thirty thousand of these.
     file = f"{folder}/evaluations/{label}/metrics.json"
     evaluation: dict[str, Any] | None = read_json(file, Evaluation)
@@ -427,6 +432,6 @@ def measured(folder: Path | str, label: str) -> Mapping[str, Any] | None:
 
 
 def history(folder: Path) -> Sequence[Mapping[str, Any]]:
-    """Read the reports of a run's epochs: `epoch`, `metrics`, `timestamp` and more of each."""
+    """Return the reports of a run's epochs, each with `epoch`, `metrics`, `timestamp` and more."""
     epochs: Sequence[Mapping[str, Any]] | None = read_json(f"{folder}/history.json", History)
     return epochs or ()

@@ -29,14 +29,14 @@ logger = logging.getLogger(__name__)
 
 
 def goals(spec: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """Return the goals by which trials are valued: `name`, `goal`, `merge` of each."""
+    """Return the goals by which trials are valued, each with `name`, `goal`, `merge`."""
     metrics: Sequence[Mapping[str, Any]] = spec.get("metrics") or [spec["metric"]]
     return metrics
 
 
 def summary_of(ledger: Ledger) -> dict[str, Any]:
-    """Summarise a sweep; times in seconds since the Unix epoch. Raises RequestError where its spec
-    is incomplete."""
+    """Return a sweep's summary; times in seconds since the Unix epoch. Raises RequestError where
+    the sweep's specification is incomplete."""
     spec, trials = ledger.spec, ledger.trials()
     with damage_named(ledger.file):
         goal, description = goals(spec)[0], spec["description"]
@@ -69,8 +69,8 @@ def summary_of(ledger: Ledger) -> dict[str, Any]:
 
 
 def summaries(home: Home) -> list[dict[str, Any]]:
-    """Summarise every sweep of a home, by name; leave out a sweep whose ledger is damaged, with a
-    warning."""
+    """Return the summary of every sweep of a home, by name, without a sweep whose ledger is
+    damaged, for which a warning is logged."""
     every = []
     for name in sweep_names(home):
         try:

@@ -56,9 +56,8 @@ logger = logging.getLogger(__name__)
 
 
 def study_file(home: Home) -> Path:
-    """Return the file of a home's studies where no URL is named: a journal of Optuna's on a network
-    file system, where SQLite loses data.
-    """
+    """Return the file of a home's studies where no URL is named: an Optuna journal on a network
+    file system, where SQLite loses data."""
     return home.path / (JOURNAL if network_file_system(home.path) else DATABASE)
 
 
@@ -76,7 +75,8 @@ def named_database(environ: Mapping[str, str] | None = None) -> Database | None:
 
 
 def check_storage() -> None:
-    """Raise RequestError or TrackingError where CARFT_OPTUNA_STORAGE can never hold the studies."""
+    """Raise RequestError or TrackingError where the database in CARFT_OPTUNA_STORAGE can never hold
+    the studies."""
     database = named_database()
     file = None if database is None else sqlite_file(database.uri)
     kind = None if file is None else network_file_system(file)
@@ -88,11 +88,9 @@ def check_storage() -> None:
 
 
 def open_storage(home: Home) -> BaseStorage:
-    """Open the storage of a home's studies, and create it if missing.
-
-    Raises RequestError where the database is MLflow's or another program's, and any error of Optuna
-    and SQLAlchemy where it cannot be used.
-    """
+    """Return the storage of a home's studies, created if missing. Raises RequestError where the
+    database is MLflow's or another program's, and any error of Optuna and SQLAlchemy where the
+    database cannot be used."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -127,11 +125,9 @@ def open_storage(home: Home) -> BaseStorage:
 
 
 def _create_database(file: Path) -> None:
-    """Create a database with Optuna's tables, and put it in place when complete.
-
-    If the process were killed between two tables, the index that keeps two studies from having the
-    same name would be missing.
-    """
+    """Create a database with Optuna's tables, and move the complete database to `file`. If the
+    process were killed between two tables, the index that keeps two studies from having the same
+    name would be missing."""
     from optuna.storages import RDBStorage
 
     with waiting(file.with_name(f".lock-{file.name}")):
@@ -144,7 +140,7 @@ def _create_database(file: Path) -> None:
 
 
 def _escaped(uri: str) -> str:
-    """Escape braces, in which Optuna substitutes values."""
+    """Return a URI with escaped braces, in which Optuna would substitute values."""
     return uri.replace("{", "{{").replace("}", "}}")
 
 
@@ -186,10 +182,8 @@ def frozen_trial(
     goal_count: int,
     distributions: Mapping[str, BaseDistribution] | None = None,
 ) -> FrozenTrial:
-    """Build a trial as Optuna's studies and samplers have it.
-
-    `distributions` are the parameters as Optuna has them, where many trials are built.
-    """
+    """Return a trial in the form of Optuna's studies and samplers. `distributions` are the
+    parameters as Optuna has them, where many trials are built."""
     from optuna.trial import FrozenTrial, TrialState
 
     from carft_sweep.sweeps.space.samplers import encode, optuna_distributions
@@ -220,7 +214,7 @@ def frozen_trial(
 
 
 def _values(trial: Trial, reports: Mapping[int, float]) -> list[float] | None:
-    """Return the values of a trial, of a pruned trial its last report, like Optuna's own `tell`."""
+    """Return the values of a trial; of a pruned trial its last report, like Optuna's own `tell`."""
     if trial.state == "complete":
         return [*trial.values]
     last = reports[max(reports)] if reports else math.nan
@@ -235,7 +229,8 @@ class StudyProjection:
         self._study: _Study | None = None
 
     def update(self) -> None:
-        """Write the missing part of the study. Raises any error of the storage; call again then."""
+        """Write into the Optuna study what it lacks of the ledger: trials, values, states. Raises
+        any error of the storage; the next call compares study and ledger anew."""
         study, self._study = self._study or self._open(), None
         study.update()
         self._study = study  # after an error it is compared with the ledger again
@@ -248,8 +243,8 @@ class StudyProjection:
 
 
 def lacking_trials(home: Home, ledger: Ledger) -> int:
-    """Count the trials of a sweep that are missing in its studies, or differ there in state. Raises
-    any error of the storage."""
+    """Return how many trials of a sweep are missing in its studies, or have another state there.
+    Raises any error of the storage."""
     every = (*ledger.earlier, ledger)
     if named_database() is None and not study_file(home).exists():
         return sum(generation.next_number for generation in every)
@@ -320,7 +315,7 @@ class _Study:
             self._study.set_metric_names(names)
 
     def _catch_up(self, written: FrozenTrial, wanted: FrozenTrial) -> None:
-        """Bring an unfinished trial of the study up to the state of the ledger's trial."""
+        """Update an unfinished trial of the study to the state of the ledger's trial."""
         trial_id = written._trial_id
         for epoch, value in wanted.intermediate_values.items():
             # A mean over more seeds replaces that of fewer. As text, since NaN is not equal to NaN.
@@ -336,7 +331,7 @@ class _Study:
         return frozen_trial(trial, self._parameters, goal_count, self._distributions)
 
     def _opened(self) -> Study:
-        """Open the study of this ledger, however far behind; else create a new study."""
+        """Return the study of this ledger, whichever trials it has, or a new study."""
         import optuna
 
         directions = self._directions
@@ -358,7 +353,8 @@ class _Study:
         )
 
     def _trials_of(self, study: Study) -> list[FrozenTrial]:
-        """Read the trials past the study's own storage, which would keep them in memory."""
+        """Return the trials, read without the study's own cache, which would hold them in
+        memory."""
         study_id = self._storage.get_study_id_from_name(study.study_name)
         return self._storage.get_all_trials(study_id, deepcopy=False)
 
@@ -375,5 +371,5 @@ class _Study:
 
 
 def parameters_of(spec: Mapping[str, Any]) -> list[Distribution]:
-    """Build the search space of a sweep from its plain data."""
+    """Return the search space of a sweep, made from the sweep's plain data."""
     return [parse_parameter(name, data) for name, data in spec["parameters"].items()]

@@ -72,14 +72,14 @@ class Trial:
     """Epoch to the value that early termination judged."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what is no seed, digest, label, time or reason."""
+        """Raise ValueError for an invalid seed, digest, label, time or reason."""
         check_runs(self.runs, self.merges)
         check_time(self.began)
         _check_end(self.ended, self.reason)
 
     @property
     def value(self) -> float | None:
-        """Value of the trial by the first goal."""
+        """The trial's value by the first goal."""
         return self.values[0] if self.values else None
 
 
@@ -88,7 +88,7 @@ _DIGEST = re.compile(r"\w[\w-]{0,99}")
 
 
 def check_runs(runs: Mapping[str, str], merges: Sequence[str]) -> None:
-    """Raise ValueError for seeds, digests and labels that are none: they become names of files."""
+    """Raise ValueError for invalid seeds, digests and labels, which become names of files."""
     for seed, digest in runs.items():
         if not _SEED.fullmatch(seed):
             raise ValueError(f"{seed[:40]!r} is no seed")
@@ -99,7 +99,7 @@ def check_runs(runs: Mapping[str, str], merges: Sequence[str]) -> None:
 
 
 def _check_end(ended: float | None, reason: Mapping[str, str] | None) -> None:
-    """Raise ValueError for what is no time, or no reason, of an end."""
+    """Raise ValueError for an invalid time of an end, or an invalid reason."""
     check_time(ended)
     if reason is not None and not {"kind", "message"} <= reason.keys():
         raise ValueError("a reason has a kind and a message")
@@ -122,7 +122,7 @@ class SettingRecord:
     """The digests that a soup is made of."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what is no seed, digest or label."""
+        """Raise ValueError for an invalid seed, digest or label."""
         check_runs(self.runs, self.merges)
 
 
@@ -162,7 +162,7 @@ class FactsRecord:
     outcome: Outcome | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what is no label."""
+        """Raise ValueError for an invalid label."""
         check_runs({}, self.merges)
 
 
@@ -235,7 +235,7 @@ class _Change:
 
 @contextmanager
 def damage_named(source: object) -> Iterator[None]:
-    """Raise RequestError that names `source` where something is missing or wrong in its data."""
+    """Raise RequestError that names `source` for missing or wrong data within the context."""
     try:
         yield
     except _DAMAGE as error:
@@ -289,8 +289,8 @@ class Ledger:
         points: Sequence[Mapping[str, Any]] = (),
         seconds: float = 0.0,
     ) -> Ledger:
-        """Begin a generation: record the sweep as plain data, the invocation, its points and the
-        time spent so far, all in one line."""
+        """Begin a generation and return its ledger: record the sweep as plain data, the invocation,
+        the points and the time spent so far, all in one line."""
         folder.mkdir(parents=True, exist_ok=True)
         ledger = cls(folder / LEDGER_FILE, generation, spec, time.time(), earlier)
         head = {"generation": generation, "spec": spec, "began": ledger.began}
@@ -301,11 +301,11 @@ class Ledger:
 
     @property
     def name(self) -> str:
-        """Name of the sweep."""
+        """The name of the sweep."""
         return self.file.parent.name
 
     def extend(self, spec: Mapping[str, Any]) -> None:
-        """Take up a changed sweep file, which leaves the trials as they are."""
+        """Record a changed sweep file that leaves the trials unchanged."""
         if spec != self.spec:
             self._write({"spec": spec})
 
@@ -314,26 +314,26 @@ class Ledger:
         self._write({"execution": execution})
 
     def remember(self, key: str, value: Any) -> None:
-        """Record a fact about the generation, as plain data."""
+        """Record a value of the generation under a key, as plain data."""
         if self._facts.get(key) != value:
             self._write({"facts": {key: value}})
 
     def recall(self, key: str, default: Any = None) -> Any:
-        """Return a fact that `remember` recorded."""
+        """Return the value that `remember` recorded, else `default`."""
         return self._facts.get(key, default)
 
     def trials(self) -> list[Trial]:
-        """List the newest trial at each point, by point."""
+        """Return the newest trial at each point, by point."""
         return [self._trials[self._number_at[point]] for point in sorted(self._number_at)]
 
     def points(self) -> list[Mapping[str, Any]]:
-        """List the points of the generation in order, as far as they are decided: first those that
-        are planned, then those that were proposed."""
+        """Return the decided points of the generation in order: first the planned ones, then those
+        that were proposed."""
         planned = self.recall(POINTS, ())
         return [*planned, *(trial.params for trial in self.trials()[len(planned) :])]
 
     def proposals(self) -> list[Trial]:
-        """List every trial by number, also trials that were tried again later."""
+        """Return every trial by number, also trials that were tried again later."""
         return [*self._trials.values()]
 
     def proposal(self, number: int) -> Trial:
@@ -348,7 +348,7 @@ class Ledger:
     def propose(
         self, point: int, setting: Mapping[str, Any], sampler: Mapping[str, Any] | None = None
     ) -> Trial:
-        """Add a running trial with all its fields (those of Trial)."""
+        """Record a new running trial with all its fields (those of Trial), and return it."""
         number = self.next_number
         record = {"number": number, "point": point, "began": time.time(), **setting}
         record |= {"sampler": dict(sampler)} if sampler else {}
@@ -357,27 +357,26 @@ class Ledger:
         return self._trials[number]
 
     def report(self, number: int, epoch: int, value: float) -> None:
-        """Record the value of a running trial after an epoch.
-
-        The line is not durable by itself: the histories of the runs have the value too.
-        """
+        """Record the value of a running trial after an epoch. The line is not durable at once,
+        since the histories of the runs have the value too."""
         finite = value if math.isfinite(value) else None
         self._write({"report": [number, epoch, finite]}, durable=False)
 
     def complete(self, number: int, values: Sequence[float]) -> Trial:
-        """End a trial with its values, in the order of the goals."""
+        """End a trial with its values, in the order of the goals, and return it."""
         return self._end(number, {"state": "complete", "values": [*values]})
 
     def prune(self, number: int, kind: str, message: str) -> Trial:
-        """End a trial that is not worth its further epochs, and record why."""
+        """End a trial that is not worth its further epochs, record why, and return it."""
         return self._end(number, {"state": "pruned", "reason": {"kind": kind, "message": message}})
 
     def fail(self, number: int, kind: str, message: str) -> Trial:
-        """End a trial that has no value, and record why."""
+        """End a trial without a value, record why, and return it."""
         return self._end(number, {"state": "failed", "reason": {"kind": kind, "message": message}})
 
     def settings(self) -> Iterator[Setting]:
-        """Yield the settings of the current file with their runs, baselines to confirmations."""
+        """Yield the settings of the current file with their runs, from baselines to
+        confirmations."""
         yield from self.baselines()
         for trial in self.trials():
             if self._is_asked_for(trial):
@@ -404,21 +403,21 @@ class Ledger:
         )
 
     def baselines(self) -> list[Setting]:
-        """List the settings that trials are compared with."""
+        """Return the settings that trials are compared with."""
         items = self.recall("baselines", ())
         return [Setting(role="soup" if "members" in item else "baseline", **item) for item in items]
 
     def beside_trials(self) -> list[Setting]:
-        """List the settings that are no trials."""
+        """Return the settings that are no trials."""
         return [setting for setting in self.settings() if setting.trial is None]
 
     def confirmations(self) -> list[Setting]:
-        """List the settings to run again on fresh seeds, if the current file includes them."""
+        """Return the settings to run again on fresh seeds, if the current file includes them."""
         items = self.recall(CONFIRMATIONS, ()) if self.spec.get("confirm_seeds") else ()
         return [Setting(role="confirmation", **item) for item in items]
 
     def soups(self) -> list[Setting]:
-        """List the soups of finished runs, if the current file includes any."""
+        """Return the soups of finished runs, if the current file includes any."""
         items = self.recall(SOUPS, ()) if self.spec.get("after") else ()
         return [Setting(role="soup", **item) for item in items]
 
@@ -468,10 +467,8 @@ class Ledger:
 
 
 def read_generations(file: Path) -> list[Ledger]:
-    """Read every generation of a ledger file; return none if the file is missing.
-
-    Raises RequestError with the line where the file is damaged.
-    """
+    """Return every generation of a ledger file; an empty list if the file is missing. Raises
+    RequestError with the line where the file is damaged."""
     ledgers: list[Ledger] = []
     for number, line in enumerate(read_lines(file), start=1):
         try:
@@ -495,12 +492,13 @@ def _read_line(file: Path, line: bytes, ledgers: list[Ledger]) -> None:
 
 
 def newest_generation(home: Home, name: str) -> Ledger | None:
-    """Read the newest generation of a sweep; return None if it was never run in this home."""
+    """Return the newest generation of a sweep; None if the sweep was never run in this home."""
     return next(iter(read_generations(home.sweep(name) / LEDGER_FILE)[-1:]), None)
 
 
 def find_ledger(home: Home, name: str) -> Ledger:
-    """Read the newest generation of a sweep. Raises RequestError with the nearest name."""
+    """Return the newest generation of a sweep. Raises RequestError with the nearest name for an
+    unknown sweep."""
     ledger = newest_generation(home, name)
     if ledger is None:
         if name in sweep_names(home):
@@ -513,15 +511,15 @@ def find_ledger(home: Home, name: str) -> Ledger:
 
 
 def sweep_names(home: Home) -> list[str]:
-    """List the sweeps that were begun in a home."""
+    """Return the names of the sweeps that were begun in a home."""
     files = (*home.sweeps.glob(f"*/{LEDGER_FILE}"), *home.sweeps.glob("*/driver.json"))
     names = {file.parent.name for file in files}
     return sorted(name for name in names if not name.startswith("."))  # which are being removed
 
 
 def check_case(home: Home, name: str) -> None:
-    """Raise RequestError where the name of another sweep differs only in upper and lower case: some
-    file systems have one folder for both."""
+    """Raise RequestError where the name of another sweep differs only in upper and lower case,
+    since some file systems have one folder for both."""
     for other in sweep_names(home):
         if other != name and other.casefold() == name.casefold():
             raise RequestError(
@@ -531,20 +529,21 @@ def check_case(home: Home, name: str) -> None:
 
 
 def begun_sweeps(home: Home) -> list[str]:
-    """List the sweeps of a home whose ledger has at least a line."""
+    """Return the names of the sweeps of a home whose ledger has at least a line."""
     files = ((name, home.sweep(name) / LEDGER_FILE) for name in sweep_names(home))
     return [name for name, file in files if file.exists() and file.stat().st_size]
 
 
 def sweep_folder(home: Home, name: str) -> Path:
-    """Return the folder of a sweep that was begun. Raises RequestError with the nearest name."""
+    """Return the folder of a sweep that was begun. Raises RequestError with the nearest name for an
+    unknown sweep."""
     if name in sweep_names(home):
         return home.sweep(name)
     raise no_such_sweep(home, name)
 
 
 def no_such_sweep(home: Home, name: str) -> RequestError:
-    """Build the error for an unknown sweep, naming the closest match."""
+    """Return the error for an unknown sweep, with the closest match."""
     if not home.path.is_dir():
         return RequestError(
             f"there is no home {home.path}, so no sweep {name!r}; name another with --home or "

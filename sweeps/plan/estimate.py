@@ -67,7 +67,8 @@ class TimingHistory:
         self._runs = runs
 
     def times_of(self, config: TrialConfig) -> RunTimes | None:
-        """Return the median times of the earlier runs that are most like one, if any."""
+        """Return the median times of the earlier runs that are most like a run of `config`; None
+        without any."""
         alike = self._alike(config)
         same = [run for run in alike if run.config["algorithm"]["name"] == config.algorithm.name]
         # Medians: a run that slept for a night counts no more than another.
@@ -80,7 +81,7 @@ class TimingHistory:
 
 
 def _likeness(config: Mapping[str, Any]) -> object:
-    """Return what decides on the time and the memory of a step."""
+    """Return the fields that decide the time and the memory of a step."""
     data, optim = config["data"], config["optim"]
     device = config["device"].partition(":")[0]
     batch = optim["batch_size"], optim["micro_batch"]
@@ -88,7 +89,7 @@ def _likeness(config: Mapping[str, Any]) -> object:
 
 
 def timing_history(runs: RunStore) -> TimingHistory:
-    """Read the newest runs of a home that were trained to their end."""
+    """Return the times of the newest runs of a home that were trained to their end."""
     trained = sorted(runs.path.glob("*/trained.json"), key=lambda file: -file.stat().st_mtime)
     timed = [run for file in trained[:MOST] for run in _timed(runs, file.parent)]
     logger.debug("%d earlier runs of %s", len(timed), runs.path)
@@ -175,11 +176,11 @@ class SweepEstimate:
 
     @property
     def wall_seconds(self) -> float | None:
-        """Expected wall-clock time of the whole sweep."""
+        """The expected wall-clock time of the whole sweep; None where unknown."""
         return None if self.seconds is None else self.seconds / self.at_once
 
     def add_times(self, timings: TimingHistory) -> None:
-        """Fill in the times, provided that every run resembles an earlier run."""
+        """Add the expected times, provided that every run resembles an earlier run."""
         self.seconds = _seconds(self.work, timings)
         seconds = _seconds(self.of_a_seed, timings)
         if seconds is not None and self.of_a_seed:
@@ -193,7 +194,7 @@ class SweepEstimate:
 
 
 def _weights_bytes(config: TrialConfig) -> int:
-    """Return the size of the whole CLIP, of which a run keeps the image tower."""
+    """Return the size of the whole CLIP model, of which a run stores the image tower."""
     return _model_bytes(config.model.name, config.model.pretrained) if config.keep.weights else 0
 
 
@@ -203,7 +204,7 @@ def _model_bytes(name: str, pretrained: str | None) -> int:
 
 
 def _seconds(every: Sequence[RemainingWork], timings: TimingHistory) -> float | None:
-    """Add the times; return None where a run resembles no earlier run."""
+    """Return the sum of expected times; None where a run resembles no earlier run."""
     seconds = 0.0
     for work in every:
         times = timings.times_of(work.config)
@@ -214,10 +215,8 @@ def _seconds(every: Sequence[RemainingWork], timings: TimingHistory) -> float | 
 
 
 def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEstimate:
-    """Estimate a sweep from the runs that are planned and those that the home has.
-
-    `hardware` is the hardware that a run gets.
-    """
+    """Return the estimate of a sweep, from the planned runs and those that the home has. `hardware`
+    is the hardware that a run gets."""
     notes: list[str] = []
     ledger = newest_generation(home, spec.name)
     spec = in_kept_order(spec, ledger)
@@ -279,8 +278,8 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
 def _known_trials(
     planner: Planner, ledger: Ledger | None
 ) -> Iterator[tuple[int, list[PlannedRun]]]:
-    """Yield every point of a grid with its number, or the proposed points that are unchanged since.
-    Points that were pruned, or whose runs are those of another point, have no runs."""
+    """Yield every point of a grid with its number, or the proposed points whose runs would be the
+    same now. Points that were pruned, or whose runs are those of another point, have no runs."""
     spec, seen = planner.spec, set[frozenset[str]]()
     outcome = None if ledger is None else effect(changes(ledger.spec, spec.as_dict()))
     trials = {} if ledger is None else {trial.point: trial for trial in ledger.trials()}
@@ -302,7 +301,7 @@ def _known_trials(
 def _unchanged(
     runs: Mapping[str, str], plan: Callable[[], list[PlannedRun]]
 ) -> Iterator[list[PlannedRun]]:
-    """Yield the planned runs, if they are these runs of the ledger."""
+    """Yield the planned runs of `plan`, if their digests are those in the ledger."""
     try:
         tasks = plan()
     except ValueError:  # the space has changed, and has no such point any more
@@ -312,7 +311,8 @@ def _unchanged(
 
 
 def _known_confirmations(planner: Planner, ledger: Ledger | None) -> Iterator[list[PlannedRun]]:
-    """Yield the confirmations of the last end, if their runs would be the same now."""
+    """Yield the confirmations that the last end of the sweep chose, if their runs would be the same
+    now."""
     if ledger is not None and planner.spec.confirm_seeds:
         for arm in ledger.confirmations():
             yield from _unchanged(
@@ -323,7 +323,8 @@ def _known_confirmations(planner: Planner, ledger: Ledger | None) -> Iterator[li
 def _known_soups(
     planner: Planner, ledger: Ledger | None, item: After
 ) -> Iterator[list[PlannedRun]]:
-    """Yield the runs that one item of `after` had when the sweep last ended, if unchanged."""
+    """Yield the runs that one item of `after` had when the sweep last ended, if they would be the
+    same now."""
     for setting in () if ledger is None else ledger.soups():
         params = dict(setting.params)
         of = RunsOf(algorithm=params.pop("of", ""), settings=params.pop("settings", "selected"))
@@ -336,7 +337,8 @@ def _known_soups(
 def _typical_runs(
     planner: Planner, settings: Sequence[Sequence[PlannedRun]], algorithm: str, count: int
 ) -> list[RemainingWork]:
-    """Return runs of an algorithm's first setting in place of the setting that will be chosen."""
+    """Return runs of an algorithm's first setting, in place of those of a setting not chosen
+    yet."""
     configs = (tasks[0].config for tasks in settings if tasks[0].algorithm == algorithm)
     config = next(configs, None)
     return _to_come(planner, count) if config is None else [_work(config)] * count
@@ -371,7 +373,8 @@ def _is_zero_shot(config: TrialConfig) -> bool:
 
 
 def _deviations(task: PlannedRun, runs: RunStore) -> Iterator[calibration.Deviation]:
-    """Compare a finished zero-shot run with LAION's table; else say which accuracy to expect."""
+    """Yield the difference of a finished zero-shot run from LAION's table; without one the accuracy
+    to expect."""
     config = task.config
     own = measured(runs.folder(task.digest), UNMERGED)
     splits = open_data(config.data).measured()
@@ -404,7 +407,8 @@ def _work(config: TrialConfig, folder: Path | None = None) -> RemainingWork:
 
 
 def _to_come(planner: Planner, count: int) -> list[RemainingWork]:
-    """Estimate the runs at points not chosen yet by runs at the middle of the space."""
+    """Return the expected work of runs at points not chosen yet, as at the middle of the search
+    space."""
     if not count:
         return []
     return [_work(planner.hardware.resolve(planner.spec.typical_config()))] * count

@@ -47,8 +47,8 @@ GPUS = {
 
 
 def hardware_with(name: str, hardware: Hardware) -> Hardware:
-    """Return what a run would get if it had one GPU of this name. Raises RequestError for an
-    unknown one."""
+    """Return the hardware of a run with one GPU of this name. Raises RequestError for an unknown
+    name."""
     if name not in GPUS:
         raise RequestError(unknown("GPU", name, GPUS))
     gpu = GPUS[name]
@@ -63,7 +63,7 @@ def hardware_with(name: str, hardware: Hardware) -> Hardware:
 
 
 def memory_lines(work: Sequence[RemainingWork], room: int) -> Iterator[str]:
-    """Say for every kind of run on a GPU how much memory it takes, and whether that fits."""
+    """Yield for every kind of run on a GPU how much memory it takes, and whether that fits."""
     on_gpu = (item.config for item in work if item.steps and item.config.device.startswith("cuda"))
     yield from dict.fromkeys(
         _memory_row(config, room) for config in on_gpu if not config.algorithm.solves
@@ -96,8 +96,8 @@ class GpuTime(NamedTuple):
 
 
 def time_on(name: str, work: Sequence[RemainingWork], cpus: int) -> GpuTime | None:
-    """Estimate how long what is left takes on a GPU of this name with so many cores beside it; None
-    where a step cannot be computed."""
+    """Return how long the remaining work takes on a GPU of this name beside this number of cores;
+    None where a step's cost cannot be computed."""
     gpu = GPUS[name]
     computing, decoded = 0.0, 0
     for item in work:

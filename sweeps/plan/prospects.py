@@ -29,7 +29,7 @@ class Obstacle:
     """How many runs it adds."""
 
     def describe(self, time: str = "") -> str:
-        """Describe the obstacle in a sentence, with the time that the remedy takes if known."""
+        """Return a sentence on the obstacle, with the time that the remedy takes if known."""
         if not self.override:
             return f"{self.reason}; {self.remedy}"
         about = f", about {time}" if time else ""
@@ -47,9 +47,9 @@ def find_obstacles(
     """Yield what prevents a verdict of a sweep.
 
     Args:
-        seeds: Of each setting.
-        algorithms: That train.
-        splits: That are measured, by metric name: `id/test`, `ood/pixel`.
+        seeds: The seeds of each setting.
+        algorithms: The algorithms that train.
+        splits: The measured splits, by metric name: `id/test`, `ood/pixel`.
         confirm_seeds: Fresh seeds, on which the verdict is judged instead.
         settings: How many settings train on every seed.
     """
@@ -91,7 +91,7 @@ def find_obstacles(
 
 
 def obstacles_of(planner: Planner) -> tuple[Obstacle, ...]:
-    """List the obstacles to a verdict of a sweep."""
+    """Return the obstacles to a verdict of a sweep."""
     spec = planner.spec
     baselines = sum(point.config.algorithm.trains for point in spec.baseline_configs())
     return tuple(
@@ -106,10 +106,8 @@ def obstacles_of(planner: Planner) -> tuple[Obstacle, ...]:
 
 
 def power_of(planner: Planner) -> str:
-    """Describe the difference that the seeds and test images of a sweep without obstacles can show.
-
-    Empty where there are several tasks: their units differ.
-    """
+    """Return a sentence on the difference that the seeds and test images of a sweep without
+    obstacles can show. Empty with several tasks, whose test images belong to different units."""
     spec = planner.spec
     if spec.tasks is not None:
         return ""
@@ -118,7 +116,8 @@ def power_of(planner: Planner) -> str:
 
 
 def describe_power(data: FamilyData, seeds: int, id_margin: float) -> str:
-    """Describe the difference that this many seeds and test images can show for usual methods."""
+    """Return a sentence on the difference that this many seeds and test images can show for usual
+    methods."""
     shifts = [
         split.units
         for name, split in data.measured().items()
@@ -141,7 +140,7 @@ def describe_power(data: FamilyData, seeds: int, id_margin: float) -> str:
 
 
 def _extended(seeds: Sequence[int]) -> str:
-    """List the seeds that a claim needs, these first: `5` where they are 0, 1, 2, ..."""
+    """Return the seeds that a claim needs, beginning with these: `5` where they are 0, 1, 2, ..."""
     if list(seeds) == list(range(len(seeds))):
         return str(SEEDS_FOR_CLAIM)
     first = max(seeds) + 1

@@ -56,12 +56,13 @@ class PlannedRun:
 
     @functools.cached_property
     def label(self) -> str:
-        """Label for people: `car_ft kl_weight=0.3 seed 1`."""
+        """The run's label in messages: `car_ft kl_weight=0.3 seed 1`."""
         return run_label(self.algorithm, self.params, self.seed)
 
 
 def run_label(algorithm: str, params: Mapping[str, Any], seed: int | str | None) -> str:
-    """Name a run for people: `car_ft kl_weight=0.3 seed 1`; `seed` is None where none matters."""
+    """Return a run's label in messages: `car_ft kl_weight=0.3 seed 1`; `seed` is None where the
+    seed changes nothing."""
     parts = [algorithm, setting(params), "" if seed is None else f"seed {seed}"]
     return " ".join(part for part in parts if part)
 
@@ -75,13 +76,13 @@ class Planner:
         hardware: Hardware,
         note: Callable[[str], None] | None = None,
     ) -> None:
-        """Prepare to plan runs. `hardware` is what a run gets, which decides what `auto` means;
-        `note` is called once with each message about the data and about what `auto` became."""
+        """Prepare to plan runs. `hardware` is what a run gets, which decides the meaning of `auto`;
+        `note` is called once with each message about the data and about values of `auto`."""
         self.spec, self.hardware, self._note = spec, hardware, note
         self._noted: set[str] = set()
 
     def data(self) -> FamilyData:
-        """Open the data that a trial is trained and measured on."""
+        """Return the opened data of a trial's config."""
         spec = self.spec
         if spec.method == "grid":
             config = spec.config_for(spec.points()[0]).for_seed(spec.seeds[0])
@@ -90,8 +91,8 @@ class Planner:
         return open_data(config.data)
 
     def baselines(self) -> list[list[PlannedRun]]:
-        """Plan each baseline at each of its points, the zero-shot model first, and soups, whose
-        members the file names, last."""
+        """Return the runs of each baseline at each of its points, the zero-shot model first, and
+        soups, whose members the file names, last."""
 
         def order(point: BaselinePoint) -> tuple[bool, bool]:
             return _role(point.config) == "soup", point.config.algorithm.trains
@@ -102,14 +103,12 @@ class Planner:
         ]
 
     def trial(self, params: Mapping[str, Any], number: int | None = None) -> list[PlannedRun]:
-        """Plan one trial: a run for each seed."""
+        """Return the runs of one trial, one for each seed."""
         return list(self._tasks("trial", params, self.spec.config_for(params), number))
 
     def confirmation(self, algorithm: str, params: Mapping[str, Any]) -> list[PlannedRun]:
-        """Plan a trial's or baseline's setting on fresh seeds, a run for each.
-
-        Raises ValueError when the sweep has no such setting any more.
-        """
+        """Return the runs of a trial's or baseline's setting on fresh seeds, one for each. Raises
+        ValueError when the sweep has no such setting any more."""
         own = (
             point.config for point in self.spec.baseline_configs() if point.is_at(algorithm, params)
         )
@@ -121,11 +120,8 @@ class Planner:
     def soup(
         self, item: After, params: Mapping[str, Any], members: Sequence[str]
     ) -> list[PlannedRun]:
-        """Plan the run of one item of `after` from the digests of its members; `params` are the
-        varied fields that the soup has itself.
-
-        Raises InvalidConfig when these make no soup.
-        """
+        """Return the run of one item of `after`, from the digests of its members; `params` are the
+        soup's own varied fields. Raises InvalidConfig when no soup can be made of them."""
         own = {**item.algorithm, "members": list(members)}
         config = baseline_at(self.spec.trial, own, params)
         which = {"of": item.of.algorithm}
@@ -150,7 +146,7 @@ class Planner:
             yield PlannedRun(role, params, own, seed, identity, number)
 
     def _one_step_epochs(self, config: TrialConfig) -> Iterator[str]:
-        """Say that an epoch is a single step because a batch holds all images of train."""
+        """Yield a note that an epoch is a single step where a batch holds all images of train."""
         optim = config.optim
         if not config.algorithm.trains or config.algorithm.solves or optim.steps_per_epoch:
             return
@@ -202,5 +198,5 @@ def _role(config: TrialConfig) -> Role:
 
 
 def merge_labels(config: TrialConfig) -> list[str]:
-    """List the merged models that are measured of a run."""
+    """Return the labels of the merged models that are measured of a run."""
     return [label for label, model in models_of(config).items() if model is not None]

@@ -53,20 +53,18 @@ class ArmSummary:
 
     @property
     def kind(self) -> str:
-        """Digest of the arm's parameters and metric names, which a store cannot change."""
+        """Digest of the arm's parameters and metric names, which stay once in a store."""
         return _digest([self.params, [*self.metrics]])
 
     @property
     def fingerprint(self) -> str:
-        """`kind` and a digest of all values of the arm."""
+        """The text of `kind` and a digest of all values of the arm."""
         return f"{self.kind} {_digest([self.name, self.params, self.tags, self.metrics])}"
 
 
 def arm_summaries(comparison: Comparison, group: str = "") -> list[ArmSummary]:
-    """Summarise the arms of the table and of the views, in the order of the table.
-
-    `group` is what the arms of the views have in common with their sweep.
-    """
+    """Return a summary of each arm of the table and of the views, in the order of the table.
+    `group` is the text by which the views find the arms of their sweep."""
     metrics = [column.metric for column in usual_columns(comparison)]
     first = {row.arm.label for row in shown_rows(comparison)}
     labels = first.union(row.arm.label for row in visible_rows(comparison, TableOptions()))
@@ -115,10 +113,8 @@ def arms_view(comparison: Comparison, arms: Sequence[ArmSummary]) -> RunsView:
 
 
 def runs_view(sweep: str, varied: Sequence[str], endpoint: Endpoint) -> RunsView:
-    """Return a view of a sweep's runs in a store, by seed: varied fields and learning curves.
-
-    Of merged models the one at alpha 0.5 is shown beside the run's own.
-    """
+    """Return a view of a sweep's runs in a store, by seed: varied fields and learning curves. Of
+    merged models that at alpha 0.5 is shown beside the run's own model."""
     own = (endpoint.ood, endpoint.test, endpoint.val)
     wise = [f"{model_prefix(f'{WISE}@{PAPER_ALPHA:g}')}{name}" for name in own[:2]]
     return RunsView(
@@ -146,11 +142,10 @@ def sweeps_view(endpoint: Endpoint) -> RunsView:
 
 
 def selected_values(comparison: Comparison) -> dict[str, float]:
-    """Return the values that the sweep's own run has of the selected arm and of its verdict.
-
-    They are its means, and its difference to the reference with both ends of the interval that
-    decided, NaN where there is none. Of a confirmed setting they are of the fresh seeds.
-    """
+    """Return the values of the selected arm and of its verdict, for the sweep's own run in the
+    store. These are the arm's means, and its difference from the reference with both ends of the
+    interval that decided, NaN without an interval. Of a confirmed setting the values are those of
+    the fresh seeds."""
     if comparison.selected is None:
         return {}
     verdict, rule, endpoint = selected_verdict(comparison), comparison.rule, comparison.endpoint
@@ -169,7 +164,7 @@ def selected_values(comparison: Comparison) -> dict[str, float]:
 
 
 def selected_verdict(comparison: Comparison) -> Verdict | None:
-    """Return the verdict on the selected setting, where it was tested."""
+    """Return the verdict on the selected setting; None where it was not tested."""
     selected, verdict = comparison.selected, comparison.answer.verdict
     if selected is None or verdict is None:
         return None
@@ -177,7 +172,8 @@ def selected_verdict(comparison: Comparison) -> Verdict | None:
 
 
 def run_name(algorithm: str, params: Mapping[str, Scalar], seed: str | None) -> str:
-    """Name a run of a store, which cuts long names: `kl_weight=3 s2 car_ft`, `fine_tune s2`."""
+    """Return a run's name in a store, which cuts long names: `kl_weight=3 s2 car_ft`, `fine_tune
+    s2`."""
     varied, what = setting(params), "" if seed is None else f"s{seed}"
     parts = (varied, what, algorithm) if varied else (algorithm, what)
     return " ".join(filter(None, parts))

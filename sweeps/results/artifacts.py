@@ -19,7 +19,8 @@ FILES = (*COMPARED, PAGE, *FIGURES)
 
 
 def write_comparison(folder: Path, part: SweepRuns) -> Comparison:
-    """Compare the runs of a sweep, and write that into its folder, for people and programs."""
+    """Compare the runs of a sweep, write the comparison into the sweep's folder, for people and
+    programs, and return it."""
     compared, sentences = calibrate(compare_sweeps([part]), part.fields)
     options = TableOptions(calibration=sentences)
     table, rows, plain = COMPARED

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 
 def run_datasets(claimed: Mapping[str, Any], facts: Mapping[str, Any]) -> list[DatasetInput]:
-    """Return the splits of a run: its training split, by its `config.json`, and the splits on which
-    its model was measured, by the facts of the evaluation."""
+    """Return the data sets of a run: its training split, from its `config.json`, and the splits on
+    which its model was measured, from the recorded properties of the evaluation."""
     try:
         config = DataConfig.model_validate(claimed["config"]["data"])
         source, digest = place_of(config), str(facts["data"])[:_DIGITS]
@@ -40,7 +40,7 @@ def run_datasets(claimed: Mapping[str, Any], facts: Mapping[str, Any]) -> list[D
 
 
 def sweep_datasets(records: Sequence[RunRecord]) -> list[DatasetInput]:
-    """Return the splits of all runs of a sweep, training splits first."""
+    """Return the data sets of all runs of a sweep, training splits first."""
     entries: dict[DatasetInput, None] = {}
     for record in records:
         if record.folder is not None and record.facts:
@@ -54,7 +54,8 @@ def sweep_datasets(records: Sequence[RunRecord]) -> list[DatasetInput]:
 
 
 def _context(split: str) -> str:
-    """Return MLflow's word for the use of a split, by its name in metrics; for a shift its name."""
+    """Return MLflow's word for the use of a split, by the split's name in metrics; for a shift its
+    name."""
     if split.startswith("ood/"):
         return f"shift/{split.removeprefix('ood/')}"
     return {TRAIN: "training", "id/val": "validation"}.get(split, "test")

@@ -61,16 +61,16 @@ class SelectedModel:
 
     @property
     def setting(self) -> str:
-        """Setting with its merge: `car_ft kl_weight=1 + wise_ft@0.5`."""
+        """The setting with its merge: `car_ft kl_weight=1 + wise_ft@0.5`."""
         return self.arm.label if self.label == UNMERGED else self.arm.merged(self.label).label
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Metrics of the selected model."""
+        """The metrics of the selected model."""
         return dict(self.run.metrics_of(_merge(self.label)))
 
     def __str__(self) -> str:
-        """Describe the model: `car_ft kl_weight=1, seed 2 (the median of 5 by id/val/top1)`."""
+        """Return `car_ft kl_weight=1, seed 2 (the median of 5 by id/val/top1)`."""
         seed = "" if self.run.seed is None else f", seed {self.run.seed}"
         why = f" ({self.why})" if self.why else ""
         return f"{self.setting}{seed}{why}"
@@ -84,7 +84,7 @@ def select_model(
     seed: int | None = None,
     merge: str | None = None,
 ) -> SelectedModel:
-    """Return the model of the run whose digest begins with `run`; else of a setting and a seed.
+    """Return the model of the run whose digest begins with `run`, else of a setting and a seed.
 
     By default the setting is the selected one with its merge, and the seed the one whose
     `id/val/top1` is the median of the done runs (of two in the middle the lower): the best seed's
@@ -123,11 +123,10 @@ def select_model(
 
 
 def export_commands(comparison: Comparison, sweep: str, *, named: bool) -> Iterator[Export]:
-    """Yield commands that export the selected model, for several tasks one for each.
-
-    `named` names its run, where the choice differs from the sweep's own and `export` would take
-    another. Yields nothing for a choice without a finished run.
-    """
+    """Yield the `carft-sweep export` command of the selected model, or one for each task. With
+    `named`, and always for tasks, the command has `--run` (and `--merge` unless unmerged), for
+    where `export` alone would take another run. A selection without a finished run has no
+    command."""
     parts = [*comparison.tasks.values()] or [comparison]
     for part in parts:
         with suppress(RequestError):
@@ -140,7 +139,8 @@ def export_commands(comparison: Comparison, sweep: str, *, named: bool) -> Itera
 
 
 def part_of(comparison: Comparison, model: SelectedModel) -> Comparison:
-    """Return the comparison that a model belongs to: of several tasks that of its own."""
+    """Return the comparison that a model belongs to: with several tasks that of the model's
+    task."""
     parts = comparison.tasks.values()
     return next((part for part in parts if model.run in part.runs()), comparison)
 
@@ -177,7 +177,7 @@ def _named_run(comparison: Comparison, digest: str) -> tuple[Arm, RunRecord]:
 
 
 def _named_setting(comparison: Comparison, setting: str | None) -> tuple[Arm, str | None]:
-    """Return the unmerged arm, and the merge that its label names."""
+    """Return the unmerged arm of a setting's label, and the merge in that label."""
     own = {_runs(arm): arm for arm in _arms(comparison)}
     if setting is None:
         arm = next((row.arm for row in comparison.rows if row.selected), None)
@@ -222,14 +222,14 @@ def _median(comparison: Comparison, arm: Arm, label: str) -> tuple[RunRecord, st
 
 
 def _arms(comparison: Comparison) -> list[Arm]:
-    """Return the unmerged arms, of every task."""
+    """Return the unmerged arms of every task."""
     if comparison.tasks:
         return [arm for part in comparison.tasks.values() for arm in _arms(part)]
     return [row.arm for row in comparison.rows if row.arm.merge is None]
 
 
 def _runs(arm: Arm) -> tuple[str, ...]:
-    """Return what identifies an arm, unmerged or not."""
+    """Return the digests of an arm's runs, which identify the arm, merged or not."""
     return tuple(run.digest for run in arm.runs)
 
 
@@ -259,7 +259,8 @@ class Exporter:
     comparison: Comparison
 
     def config(self, model: SelectedModel) -> TrialConfig:
-        """Return the run's trial config. Raises RequestError when the sweep file lost it."""
+        """Return the run's trial config. Raises RequestError when the sweep file no longer has the
+        setting."""
         return self._of_setting(model).for_seed(model.run.seed or 0)
 
     def _of_setting(self, model: SelectedModel) -> TrialConfig:
@@ -288,7 +289,7 @@ class Exporter:
         )
 
     def has_weights(self, model: SelectedModel) -> bool:
-        """Return whether what the run trained is on the disk."""
+        """Return whether the weights that the run trained are on the disk."""
         from carft_sweep.carft_core.runs.folder import RunFolder
 
         config = self.config(model)
@@ -296,7 +297,7 @@ class Exporter:
         return file.exists() or not config.algorithm.trains
 
     def write(self, model: SelectedModel, out: Path, *, force: bool = False) -> None:
-        """Export the model to the folder `out`. Raises RequestError as the core's `export`."""
+        """Export the model to the folder `out`. Raises RequestError as the core's `export` does."""
         from carft_sweep.carft_core.export.export import export
 
         if not self.has_weights(model):
@@ -318,7 +319,8 @@ class Exporter:
         )
 
     def keep(self, model: SelectedModel, folder: Path) -> KeptModel:
-        """Keep its export in `folder` in MLflow; raises as `ModelStore` does."""
+        """Store the model's export in `folder` in MLflow, and return the stored model; raises as
+        `ModelStore` does."""
         from carft_sweep.tracking.store.mlflow_models import ModelStart, ModelStore
 
         seed = {} if model.run.seed is None else {"seed": model.run.seed}
@@ -334,21 +336,19 @@ class Exporter:
         return store.keep(start, folder)
 
     def folder(self, model: SelectedModel) -> Path:
-        """Return the folder of its run."""
+        """Return the folder of the model's run."""
         return RunStore(self.home.runs).results(model.run.digest)
 
     def rows(self, model: SelectedModel) -> list[MeasuredRow]:
-        """Return what its card shows beside its own measurements."""
+        """Return the rows of the model's card beside its own measurements."""
         return list(_rows(part_of(self.comparison, model), model))
 
 
 @contextmanager
 def exporter(home: Home, name: str, vet: Vet | None = None) -> Iterator[Exporter]:
-    """Open an exporter of a sweep by name, in the working folder that the sweep was run in.
-
+    """Yield an exporter of a sweep by name, in the working folder that the sweep was run in.
     Modules that the home names are imported as far as `vet` permits, by default `vet_of` the home.
-    Raises RequestError for an unknown sweep, or one whose file was not kept.
-    """
+    Raises RequestError for an unknown sweep, or one whose file was not kept."""
     from carft_sweep.sweeps.spec.user_code import vet_of
 
     home = home.absolute()
@@ -360,10 +360,8 @@ def exporter(home: Home, name: str, vet: Vet | None = None) -> Iterator[Exporter
 
 
 def selected_in_cache(home: Home, name: str) -> Path:
-    """Return an export of the selected model in the user's cache; make it if missing.
-
-    Each home has exports of its own, since another home's metadata may be somebody else's.
-    """
+    """Return the folder of an export of the selected model in the user's cache, made if missing.
+    Each home has exports of its own, since other users may have written another home's metadata."""
     from carft_sweep.carft_core.export.export import read_facts
     from carft_sweep.carft_core.models.weights import file_digest
     from carft_sweep.carft_core.runs.folder import RunFolder
@@ -389,7 +387,7 @@ class _SentModel:
 
 
 def _sent_model(file: Path) -> Mapping[str, str]:
-    """Read which model MLflow was sent; return an empty mapping if that is unknown."""
+    """Return the record of the model that MLflow was sent; empty if unknown."""
     try:
         return read_json(file, _SentModel) or {}
     except RequestError:
@@ -397,8 +395,8 @@ def _sent_model(file: Path) -> Mapping[str, str]:
 
 
 def log_selected(home: Home, spec: SweepSpec, comparison: Comparison) -> str | None:
-    """Send the selected model of a finished sweep to MLflow; return a note, or None without news:
-    no model is selected, its weights were not kept, or MLflow has the model.
+    """Send the selected model of a finished sweep to MLflow; return a note, or None where no model
+    is selected, its weights were deleted, or MLflow has the model.
 
     Call after the tracker was flushed: the model belongs to runs that MLflow must have. Never
     raises: the note describes any error.
@@ -429,10 +427,9 @@ def log_selected(home: Home, spec: SweepSpec, comparison: Comparison) -> str | N
 
 
 def log_missing_model(home: Home, name: str) -> str | None:
-    """Send the selected model of a finished sweep to an MLflow that has none.
-
-    Nothing is imported: for a sweep with modules of the user's own it prints the command to use.
-    """
+    """Send the selected model of a finished sweep to an MLflow that lacks it; return a note, or
+    None. No module of the user is imported: for a sweep with such modules the note is the command
+    to use."""
     from carft_sweep.sweeps.spec.user_code import FAMILY_SUFFIXES
 
     refused = []
@@ -485,7 +482,7 @@ def _measured(home: Home, model: SelectedModel) -> Mapping[str, Any]:
 
 
 def _rows(comparison: Comparison, model: SelectedModel) -> Iterator[MeasuredRow]:
-    """Yield the rows of the card: the setting over its seeds, zero-shot, the reference."""
+    """Yield the rows of a model's card: the setting over its seeds, zero-shot, the reference."""
     from carft_sweep.carft_core.export.export import MeasuredRow
 
     for row in comparison.rows:

@@ -30,7 +30,7 @@ def load_comparison(
     reference: str = REFERENCE,
     spec: ComparisonSpec | None = None,
 ) -> Comparison:
-    """Load the comparison of one sweep, or of several as one, from a home or from MLflow.
+    """Return the comparison of one sweep, or of several as one, from a home or from MLflow.
 
     A table of results without runs is compared alone: a frame, or a CSV file's path.
 
@@ -40,9 +40,9 @@ def load_comparison(
         tracking_uri: A server or a database of MLflow's to read instead; data in run folders alone
             (predictions, curves) are missing then.
         experiment: The experiment on that server.
-        conditions: Those of `compare --where`, such as `kl_weight>=0.3`.
+        conditions: As of `compare --where`, such as `kl_weight>=0.3`.
         reference: The algorithm to compare with.
-        spec: How to select and test, overriding that of the sweeps.
+        spec: How to select and test, overriding the sweeps' own rules.
 
     Raises:
         RequestError: The home has no such sweep, or another account could have written it and
@@ -81,7 +81,7 @@ def predictions(
     merges: str | Sequence[str] | None = None,
     seeds: int | Sequence[int] | None = None,
 ) -> pd.DataFrame:
-    """Return what every model of a sweep predicts for every image, a row each.
+    """Return a frame with a row for each image and model of a sweep, with the prediction.
 
     Columns: `split` (`id/test`, `ood/outline`), `shift` (`outline`; missing in distribution),
     `class` and `predicted` (names), `correct`, `confidence` (the probability of what is
@@ -104,8 +104,8 @@ def predictions(
     ```
 
     Args:
-        sweep: A name, or the comparison that `run_sweep` or `load_comparison` returned.
-        home: Whose run folders, for a name (CARFT_HOME, `.carft`).
+        sweep: The sweep's name, or the comparison that `run_sweep` or `load_comparison` returned.
+        home: The home with the run folders, for a name (CARFT_HOME, `.carft`).
         splits: Only these, shifts also by their own names (`outline`).
         settings: Only these, or all of an algorithm (`car_ft`).
         merges: Only these: `wise_ft@0.5`, `wise_ft` of every alpha, `unmerged`.

@@ -19,19 +19,19 @@ CURVE = "curve/"
 
 
 def model_prefix(label: str) -> str:
-    """Return what the names of a model's metrics begin with; nothing for the run's own model."""
+    """Return the beginning of the names of a model's metrics; empty for the run's own model."""
     return "" if label == UNMERGED or split_merge(label)[1] == 1 else f"{label.replace('@', '_')}/"
 
 
 def merged_metrics(
     label: str, evaluation: Mapping[str, Any], *, epoch: int, timestamp: int
 ) -> Iterator[Metric]:
-    """Yield the metrics of a merged model, and its point of the curve if it is one of a line.
+    """Yield the metrics of a merged model, and a point of the curve for a merge with an alpha.
 
     `epoch` is the run's last, `timestamp` when the model was measured. At WiSE-FT's recommended
-    alpha every split has a name; at others only the splits for choosing and for the curve, since
-    ten alphas and ten splits would be a hundred names a run. When a run ends the chosen alpha is
-    unknown: all its splits are recorded with the arms.
+    alpha every split has a name; at others only the splits for selection and for the curve, since
+    ten alphas and ten splits would be a hundred names for each run. The selected alpha is unknown
+    when a run ends: all splits of the selected model are recorded with the arms.
     """
     merge, alpha = split_merge(label)
     shown: Literal["merge", "alpha"] = "merge" if alpha in (None, PAPER_ALPHA) else "alpha"

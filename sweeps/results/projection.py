@@ -127,7 +127,7 @@ class _Snapshot:
 
     @functools.cached_property
     def claimed(self) -> Mapping[str, Any]:
-        """Config and identity that the run claims."""
+        """Config and identity that are recorded in the run's folder."""
         return read_json(self.folder / CONFIG, Claim) or {}
 
     @functools.cached_property
@@ -142,7 +142,7 @@ class _Snapshot:
         return [self.folder / name for name in names if (self.folder / name).exists()]
 
     def fingerprint(self, run: _Run) -> str:
-        """Return a fingerprint of what is to be sent, which happens only when it changes."""
+        """Return a fingerprint of the records to send, which are sent only when it changes."""
         if self.status == "running":
             return "running"
         trial = "-" if run.setting.trial is None else run.setting.trial.number
@@ -168,7 +168,7 @@ class SweepProjection:
         is_thorough: bool = False,
     ) -> None:
         """Prepare to send a sweep's records. `owner` is the claimant of a living driver's runs;
-        without an owner nothing is running. `is_thorough` also restores files in the sweep's
+        without an owner no run counts as running. `is_thorough` also restores files in the sweep's
         folder."""
         self.refused: dict[tuple[str, str], str] = {}
         """What the store refused for good, by `RunKey.name` and request: why."""
@@ -210,19 +210,19 @@ class SweepProjection:
     def end_driver(
         self, part: SweepRuns | None = None, comparison: Comparison | None = None
     ) -> None:
-        """Count runs that their files call running as stopped, and send the sweep's end: its runs
-        and their comparison, where these exist already."""
+        """Count runs whose files say running as stopped, and send the sweep's end: its runs and
+        their comparison, where these exist already."""
         self._part, self._comparison, self._owner = part, comparison, None
         self._is_looked_through = False
 
     def count_unsent(self) -> int:
-        """Count the runs of which the store lacks something."""
+        """Return the number of runs of which the store lacks something."""
         runs = self._every_run()
         return sum(map(self._is_behind, runs.values())) + len(self._left_open(runs))
 
     @property
     def is_end_unsent(self) -> bool:
-        """Whether the store lacks the sweep's end."""
+        """Return whether the store lacks the sweep's end."""
         return (self._sent.fingerprint("") or STARTED) in _OPEN
 
     def compare_with_store(self) -> None:
@@ -242,8 +242,9 @@ class SweepProjection:
             self._sent.correct(name, None if run is None else run.run_id)
 
     def _differing(self, tracked: Mapping[str, TrackedRun]) -> set[str]:
-        """Return the runs that the store lacks or has in another state, and those that the store
-        has without a known end."""
+        """Return the names of runs that the store lacks or has in another state than they were
+        sent in, and of those it has that were never recorded as sent: arms, and runs it calls
+        running."""
         lost = set()
         for name, entry in self._sent.runs.items():
             run = tracked.get(name)
@@ -311,7 +312,7 @@ class SweepProjection:
         return not waiting
 
     def _note_running(self) -> None:
-        """Mark running runs as changed at intervals: within an epoch there is no report."""
+        """Mark running runs as changed at intervals, since they send no report within an epoch."""
         if self._owner is not None and time.monotonic() - self._looked_at >= EVERY:
             self._looked_at = time.monotonic()
             self.pending |= dict.fromkeys(self._started - {""})
@@ -335,7 +336,8 @@ class SweepProjection:
         self.pending |= dict.fromkeys([*behind, *self._left_open(runs)])
 
     def _left_open(self, runs: Mapping[str, _Run]) -> list[str]:
-        """List the runs that a dead driver left running and the current file no longer includes."""
+        """Return the names of runs that a dead driver left running and the current file no longer
+        includes."""
         return [
             digest
             for digest, entry in self._sent.runs.items()
@@ -358,12 +360,13 @@ class SweepProjection:
         )
 
     def _leave_out(self, digest: str, error: RequestError) -> None:
-        """Skip a run whose files are damaged."""
+        """Skip a run whose files are damaged, with a message."""
         logger.info("%s is not sent: %s", describe(digest), error)
         self.unreadable[digest] = str(error)
 
     def _snapshot(self, run: _Run) -> _Snapshot | None:
-        """Return a snapshot of a run; None where there is nothing to send, or it cannot be read."""
+        """Read a run's folder and return the state and measured models to send; None where the run
+        has not begun, is left to another sweep or the driver, or has damaged files."""
         folder, trial = self._runs.folder(run.digest), run.setting.trial
         try:
             state = self._runs.read(run.digest)
@@ -469,13 +472,14 @@ class SweepProjection:
         self._steps.pop(key.digest, None)
 
     def _attempt_tags(self, state: RunState | None) -> dict[str, str]:
-        """Return tags that say who has worked on a run of this sweep, and how often."""
+        """Return tags that name who has worked on a run of this sweep, and how often."""
         if state is None or state.sweep != self._sweep.sweep:
             return {}
         return {"carft.attempt": str(state.attempts), "carft.worker": state.worker}
 
     def _own_execution_tags(self, state: RunState | None) -> dict[str, str]:
-        """Return who made a run with which versions, if these differ from the sweep's own run."""
+        """Return tags of the user and versions that made a run, if these differ from the sweep's
+        own run."""
         until = None if state is None else state.ended
         before = [start for start in self._executions if until is None or start["at"] <= until]
         tags: Mapping[str, str] = (before or [{}])[-1].get("tags", {})
@@ -483,13 +487,13 @@ class SweepProjection:
 
     @property
     def _executions(self) -> Sequence[Mapping[str, Any]]:
-        """Starts of the sweep's drivers."""
+        """The records of the starts of the sweep's drivers."""
         generations = (*self._ledger.earlier, self._ledger)
         return [execution for ledger in generations for execution in ledger.executions]
 
     @functools.cached_property
     def _first_tags(self) -> Mapping[str, str]:
-        """User, machine and versions with which the sweep was begun."""
+        """Tags of the user, machine and versions with which the sweep was begun."""
         tags: Mapping[str, str] = next(iter(self._executions), {}).get("tags", {})
         return tags
 
@@ -515,7 +519,7 @@ class SweepProjection:
             self._steps[key.digest] = new[-1]["step"]
 
     def _send_result(self, key: RunKey, snapshot: _Snapshot) -> None:
-        """Send what was measured: the metrics of every model."""
+        """Send the metrics of every measured model of a run."""
         evaluations = {label: measured(snapshot.folder, label) or {} for label in snapshot.labels}
         self._log_metrics(key, "results", list(_result_metrics(evaluations, snapshot)))
         datasets = run_datasets(snapshot.claimed, evaluations[UNMERGED].get("facts", {}))
@@ -542,7 +546,7 @@ class SweepProjection:
         self._sent.note_experiment(self._store.experiment())
 
     def _start_run(self, start: RunStart) -> None:
-        """Start a run of the store; note it first, so that any later driver can end it."""
+        """Start a run of the store, recorded first, so that any later driver can end it."""
         name = start.key.name
         if self._sent.fingerprint(name) in (None, _REMOVED):
             self._sent.record(name, "", "started")
@@ -606,9 +610,8 @@ class SweepProjection:
         self._record_end(self._sweep, content)
 
     def _send_input_so_far(self) -> None:
-        """Send what can be compared of a sweep that runs, after a run has ended. A large sweep
-        waits in between: its file holds every run.
-        """
+        """Send the comparison's input of a running sweep, after a run has ended. A large sweep
+        waits in between, since that file holds every run."""
         began = time.monotonic()
         if self._has_ended_runs and began >= self._input_due:
             part = load_part(self._ledger, self._runs, with_fields=True)
@@ -619,7 +622,7 @@ class SweepProjection:
 
     def _mend_files(self, part: SweepRuns) -> bool:
         """Write a missing or damaged comparison again, and a page whose links lead to deleted runs
-        of the store. Return whether a file was written."""
+        of the store; return whether a file was written."""
         from carft_sweep.sweeps.results.report import has_dead_links, keep
 
         mended = []
@@ -634,7 +637,7 @@ class SweepProjection:
         return bool(mended)
 
     def _send_answer(self, comparison: Comparison, when: int) -> dict[str, str]:
-        """Send the table's arms and the selected arm's values. Return the tags of its verdict."""
+        """Send the table's arms and the selected arm's values; return the tags of the verdict."""
         summaries = arm_summaries(comparison, self._group)
         arms = {RunKey(self._sweep.sweep, arm=arm.label): arm for arm in summaries}
         names = {key.name for key in arms}
@@ -715,7 +718,7 @@ class SweepProjection:
             self._attempt(key.name, name, lambda: self._store.log_artifact(key, file))
 
     def _log_metrics(self, key: RunKey, what: str, values: Sequence[Metric]) -> None:
-        """Log values; if the store refuses them, log all except those at fault."""
+        """Log values; if the store refuses them, log all but the refused ones."""
         try:
             self._attempt(key.name, what, lambda: self._store.log_metrics(key, values), split=True)
         except TrackingError as error:
@@ -729,11 +732,9 @@ class SweepProjection:
     def _attempt(
         self, digest: str, what: str, call: Callable[[], None], *, split: bool = False
     ) -> None:
-        """Make one call of the store, unless it was refused for good.
-
-        Raises ServiceUnreachable where the store is away, _Postponed where another try may succeed,
-        and with `split` the TrackingError that names the refused record.
-        """
+        """Make one call of the store, unless the store refused it for good. Raises
+        ServiceUnreachable where the store is away, _Postponed where another try may succeed, and
+        with `split` the TrackingError that names the refused record."""
         step = (digest, what)
         if step in self.refused:
             return
@@ -770,9 +771,8 @@ class SweepProjection:
 
 
 def _params(run: _Run, claimed: Mapping[str, Any]) -> dict[str, Scalar]:
-    """Return the whole config of a run, flat: each field that is set, what the sweep varies, and
-    the digests of data and model. An algorithm that trains nothing has no optimiser.
-    """
+    """Return the whole config of a run as a flat mapping: each field that is set, the varied
+    fields, and the digests of data and model. An algorithm that trains nothing has no optimiser."""
     config, identity = claimed.get("config", {}), claimed.get("identity", {})
     fields = dict(flatten(config))
     fields |= {"data.digest": (identity.get("data") or {}).get("digest")}
@@ -793,8 +793,8 @@ def _metrics(values: Mapping[str, float], when: int) -> list[Metric]:
 
 
 def _series(metric: str) -> str:
-    """Return the name of a series: MLflow groups charts by the text before the last slash, in
-    alphabetical order, so the probe of each split is in a group after the accuracies."""
+    """Return the name of a series in MLflow, which groups charts by the text before the last slash,
+    in alphabetical order, so that the probe of each split is in a group after the accuracies."""
     if not metric.startswith("context/"):
         return metric
     split, _, kind = metric.removeprefix("context/").rpartition("/")
@@ -811,7 +811,7 @@ def _epoch_metrics(report: Mapping[str, Any]) -> Iterator[Metric]:
 def _result_metrics(
     evaluations: Mapping[str, Mapping[str, Any]], snapshot: _Snapshot
 ) -> Iterator[Metric]:
-    """Return the metrics of every evaluated model, except those in the report of the last epoch."""
+    """Yield the metrics of every evaluated model, except those in the report of the last epoch."""
     last: Mapping[str, Any] = (
         snapshot.history[-1] if snapshot.history else {"epoch": 0, "metrics": {}}
     )
@@ -827,8 +827,8 @@ def _result_metrics(
 
 
 def _ended(snapshot: _Snapshot) -> int:
-    """Return when a run ended, in milliseconds: a finished run when it was measured, however late
-    that is sent."""
+    """Return when a run ended, in milliseconds: for a finished run when it was measured, however
+    late that is sent."""
     if snapshot.status == "done":
         return max(_modified(_metrics_file(snapshot.folder, label)) for label in snapshot.labels)
     ended = None if snapshot.state is None else snapshot.state.ended
@@ -856,12 +856,13 @@ def _metrics_file(folder: Path, label: str) -> Path:
 
 
 def _modified(file: Path) -> int:
-    """Return when a file was written, in milliseconds: the same whenever its content is sent."""
+    """Return when a file was written, in milliseconds, which does not depend on when the content is
+    sent."""
     return file.stat().st_mtime_ns // 1_000_000
 
 
 def _content(files: Sequence[Path], runs: str) -> str:
-    """Return a word that changes with the files' content, from which the report follows."""
+    """Return a digest of the files and the run ids that decide the report's content."""
     hashed = hashlib.sha256(runs.encode())
     for file in files:
         with suppress(RefusedFile):  # nor is it sent
@@ -870,10 +871,9 @@ def _content(files: Sequence[Path], runs: str) -> str:
 
 
 def project(home: Home, name: str, store: Tracker) -> SweepProjection:
-    """Send all that a store lacks of a sweep without a driver, after a look at the store.
-
-    Raises RequestError while a driver runs, and ServiceUnreachable where the store is away.
-    """
+    """Send all records that a store lacks of a sweep without a driver, after a look at the store;
+    return the projection. Raises RequestError while a driver runs, and ServiceUnreachable where the
+    store is away."""
     with undriven(home.sweep(name)):
         projection = SweepProjection(home, find_ledger(home, name), store, is_thorough=True)
         while not projection.update():

@@ -50,13 +50,14 @@ class Projector:
         return self._done >= self._wanted
 
     def wake(self) -> None:
-        """Wake the thread, since there is something to send."""
+        """Wake the thread, since records wait to be sent."""
         with self._changed:
             self._wanted += 1
             self._changed.notify_all()
 
     def flush(self, timeout: float, *, haste: bool = False) -> bool:
-        """Update now and wait; return False after `timeout`, or in `haste` if the place is away."""
+        """Update now and wait; return False after `timeout`, or in `haste` if the destination is
+        away."""
         with self._changed:
             self._flushing += 1
             self._changed.notify_all()

@@ -33,11 +33,9 @@ logger = logging.getLogger(__name__)
 
 
 def front(values: Mapping[int, Values], maximized: Sequence[bool]) -> set[int]:
-    """Return the trials (by number) on the Pareto front, including equal trials.
-
-    A trial beats another when it is as good by every goal and better by one. `maximized` says of
-    each goal whether more is better.
-    """
+    """Return the trials (by number) on the Pareto front, including equal trials. A trial beats
+    another when it is as good by every goal and better by one. `maximized` has True for each goal
+    of which more is better."""
     import numpy as np
 
     if not values:
@@ -59,12 +57,13 @@ STRENGTH: Mapping[str, Literal[1, -1]] = {
 
 
 def comparison(sweep: Ledger, runs: RunStore) -> Comparison:
-    """Compare the runs of a sweep, as far as they have come."""
+    """Return the comparison of the runs of a sweep, in whatever state these are."""
     return compare_sweeps([load_part(sweep, runs)])
 
 
 def comparison_spec(spec: Mapping[str, Any]) -> ComparisonSpec:
-    """Return how a sweep selects and tests, from its plain data; of several goals by the first."""
+    """Return how a sweep selects and tests, from its plain data; with several goals by the
+    first."""
     metric, selection, report = goals(spec)[0], spec["selection"], spec["report"]
     by = report.get("by_family") or report.get("by") or TOP1
     return ComparisonSpec(
@@ -88,7 +87,7 @@ def comparison_spec(spec: Mapping[str, Any]) -> ComparisonSpec:
 
 
 def records(ledger: Ledger, runs: RunStore) -> list[RunRecord]:
-    """Read one record for each run of each setting, in whatever state."""
+    """Return one record for each run of each setting, in whatever state."""
     return [record for item in ledger.settings() for record in _records(runs, item)]
 
 
@@ -123,7 +122,7 @@ def _records(runs: RunStore, item: Setting) -> Iterator[RunRecord]:
 
 
 def _undamaged(read: Callable[..., T | None], *place: Any) -> T | None:
-    """Read a file of a run; return None, with a warning, where it is damaged."""
+    """Return what `read` reads of a run; None, with a warning, where a file is damaged."""
     try:
         return read(*place)
     except RequestError as error:
@@ -132,11 +131,9 @@ def _undamaged(read: Callable[..., T | None], *place: Any) -> T | None:
 
 
 def _facts(own: Mapping[str, Any], requested: str | None) -> Mapping[str, Any]:
-    """Return the facts of an evaluation, with a note if another sweep measured another epoch's
-    weights.
-
-    A folder keeps one evaluation of each model, by whichever sweep measured last.
-    """
+    """Return the recorded properties of an evaluation, with a note if another sweep measured
+    another epoch's weights. A folder keeps one evaluation of each model, by whichever sweep
+    measured last."""
     facts: Mapping[str, Any] = own["facts"]
     if requested is None or facts.get(RESULT) in (None, requested):
         return facts
@@ -160,18 +157,17 @@ CONFIG = "config.json"
 
 
 def load_parts(home: Home, names: Sequence[str]) -> list[SweepRuns]:
-    """Load the sweeps of these names. Raises RequestError with the nearest name for an unknown
-    name.
-
-    Of several sweeps every run's config is read, of a single sweep those of zero-shot models.
-    """
+    """Return the runs of the sweeps of these names. Raises RequestError with the nearest name for
+    an unknown name. For several sweeps every run's config is read, for a single sweep the configs
+    of zero-shot models."""
     runs, wanted = RunStore(home.runs), list(dict.fromkeys(names))
     several = len(wanted) > 1
     return [load_part(find_ledger(home, name), runs, with_fields=several) for name in wanted]
 
 
 def load_part(sweep: Ledger, runs: RunStore, *, with_fields: bool = False) -> SweepRuns:
-    """Load one sweep, with the fields of zero-shot models or, `with_fields`, of every run."""
+    """Return the runs of one sweep, with the config fields of zero-shot models or, `with_fields`,
+    of every run."""
     with damage_named(sweep.file):
         spec = comparison_spec(sweep.spec)
     loaded = records(sweep, runs)

@@ -47,13 +47,13 @@ logger = logging.getLogger(__name__)
 
 
 def _owner(sweeps: Sequence[Ledger], digest: str) -> Ledger:
-    """Return the sweep that has a run, of several the first."""
+    """Return the sweep that has a run; of several the first."""
     owners = (part for part in sweeps for item in part.settings() if digest in item.runs.values())
     return next(owners, sweeps[0])
 
 
 def _claim(run: RunRecord) -> dict[str, Any] | None:
-    """Return the claim in the run's folder, where the claim names its data."""
+    """Return the config and identity in a run's folder, where these name the data; else None."""
     claim: dict[str, Any] | None = None
     if run.folder is not None:
         claim = read_json(run.folder / "config.json", Claim)
@@ -61,7 +61,7 @@ def _claim(run: RunRecord) -> dict[str, Any] | None:
 
 
 def _run_pages(home: Home, sweeps: Sequence[Ledger]) -> RunPages | None:
-    """Return MLflow's pages of the runs that were sent; None where its address is unknown."""
+    """Return MLflow's pages of the runs that were sent; None where MLflow's address is unknown."""
     place = resolve_location(home.path)
     address = pages_address(place)
     if address is None:
@@ -85,7 +85,8 @@ def has_dead_links(page: Path, run_ids: Iterable[str]) -> bool:
 def _exports(
     sweeps: Sequence[Ledger], comparison: Comparison, options: Sequence[str]
 ) -> Sequence[Export]:
-    """Return how to export what is selected here; `options` may choose among other runs."""
+    """Return the commands that export what is selected here; `options` may select other runs than
+    the sweeps' own rules."""
     if comparison.selected is None and not comparison.tasks:
         return ()
     selected = [] if comparison.selected is None else comparison.selected.arm.done
@@ -113,11 +114,8 @@ def provenance(
     options: Sequence[str] = (),
     calibration: tuple[str, ...] = (),
 ) -> Provenance:
-    """Collect what a reader needs to judge the numbers, and to reproduce them.
-
-    `options` are those of `report`. The result names neither user nor machine, and does not change
-    until a run does.
-    """
+    """Return what a reader needs to judge the numbers, and to reproduce them. `options` are those
+    of `report`. The result names neither user nor machine, and does not change until a run does."""
     commands, files, names = [], [], [sweep.name for sweep in sweeps]
     for sweep in sweeps:
         command, file = _command(sweep)
@@ -164,7 +162,7 @@ def _times(runs: RunStore, done: Sequence[RunRecord]) -> Iterator[Fact]:
 
 
 def _identities(done: Sequence[RunRecord]) -> Iterator[Fact]:
-    """Yield name and digest of data, weights and training code, as each run claims them."""
+    """Yield name and digest of data, weights and training code, as recorded by each run."""
     identities: dict[str, list[str]] = {"data": [], "model": [], "training code": []}
     for run in done:
         if (claim := _claim(run)) is not None:
@@ -180,7 +178,8 @@ def _identities(done: Sequence[RunRecord]) -> Iterator[Fact]:
 
 
 def _command(sweep: Ledger) -> tuple[str, tuple[str, str] | None]:
-    """Return the command that runs the sweep again, and its file."""
+    """Return the command that runs the sweep again, and the sweep file's name and content, None if
+    deleted."""
     try:
         before = Invocation.last(sweep)
     except RequestError:
@@ -198,7 +197,7 @@ def _with_digest(name: str, digest: str) -> str:
 
 
 def _last_part(name: str) -> str:
-    """Return the last part of a path on this machine; other names stay."""
+    """Return the last part of a path on this machine; other names are returned unchanged."""
     path = Path(name)
     return path.name if path.is_absolute() else name
 
@@ -229,10 +228,8 @@ class Page:
 def page(
     home: Home, sweeps: Sequence[Ledger], comparison: Comparison, *, options: Sequence[str] = ()
 ) -> Page:
-    """Make the report of one sweep, or of several that were compared as one.
-
-    `options` are those of the command that makes the report again, besides the sweeps.
-    """
+    """Return the report of one sweep, or of several that were compared as one. `options` are those
+    of the command that makes the report again, besides the sweeps."""
     from carft_sweep.tracking.charts.data import ChartData
     from carft_sweep.tracking.report.html import document
 
@@ -252,7 +249,7 @@ def page(
 
 
 def table_page(table: Path, comparison: Comparison, *, options: Sequence[str] = ()) -> Page:
-    """Make the report of a table of results without runs."""
+    """Return the report of a table of results without runs."""
     from carft_sweep.tracking.charts.data import ChartData
     from carft_sweep.tracking.report.html import document
 
@@ -273,11 +270,8 @@ def table_page(table: Path, comparison: Comparison, *, options: Sequence[str] = 
 def keep(
     home: Home, sweep: Ledger, comparison: Comparison, note: Callable[[str], None]
 ) -> list[Path]:
-    """Write the page and its main charts into the sweep's folder. Return the files, or nothing
-    after an error.
-
-    The error is noted: the results exist without the page.
-    """
+    """Write the page and its main charts into the sweep's folder; return the files, or an empty
+    list after an error. `note` gets the error, since the results exist without the page."""
     from carft_sweep.tracking.charts import write_figures
 
     folder = home.sweep(sweep.name)

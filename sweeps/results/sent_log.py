@@ -48,16 +48,18 @@ class SentLog:
             self._rewrite()
 
     def fingerprint(self, digest: str) -> str | None:
-        """Return what `record` noted of a run."""
+        """Return the fingerprint that `record` recorded for a run; None for a run that was not
+        sent."""
         entry = self.runs.get(digest)
         return None if entry is None else entry["as"]
 
     def run_ids(self) -> dict[str, str]:
-        """Return the store's ids of the runs that it has, by digest."""
+        """Return the store's ids of the runs that were sent, by digest."""
         return {digest: entry["id"] for digest, entry in self.runs.items()}
 
     def record(self, digest: str, run_id: str, fingerprint: str) -> None:
-        """Record what the store has now; records lost by a crash are sent again."""
+        """Record the state that the store has now of a run; runs whose record a crash lost are sent
+        again."""
         if not digest and run_id != self.runs.get("", {}).get("id"):
             self.model.unlink(missing_ok=True)  # it belongs to a run that is there no more
         self.runs[digest] = {"run": digest, "id": run_id, "as": fingerprint}
@@ -73,7 +75,7 @@ class SentLog:
             self._rewrite()
 
     def correct(self, digest: str, run_id: str | None) -> None:
-        """Mark a run as unsent that the store has differently under this id, or lacks. The file is
+        """Mark a run as unsent that the store lacks, or has differently under this id. The file is
         updated when the run was sent."""
         self._is_stale = True
         if run_id is None:

@@ -54,7 +54,7 @@ class Folder:
 
     @cached_property
     def total(self) -> int:
-        """Number of images at any depth."""
+        """Number of images in the folder, at any depth."""
         return self.loose + sum(folder.total for folder in self.folders)
 
     @property
@@ -69,7 +69,7 @@ class Folder:
 
 
 def scan_folder(path: Path, above: tuple[tuple[int, int], ...] = ()) -> Folder:
-    """Scan everything below a folder. Raises OSError for what cannot be read."""
+    """Return all subfolders and images below a folder. Raises OSError for an unreadable folder."""
     status = path.stat()
     inode = (status.st_dev, status.st_ino)
     loose = 0
@@ -101,15 +101,13 @@ class Layout:
     assumed: list[str] = field(default_factory=list)
 
     def below(self, folder: Folder) -> str:
-        """Return a folder's path relative to the root, which itself is `.`."""
+        """Return a folder's path relative to the root, which is `.` itself."""
         return folder.path.relative_to(self.root).as_posix()
 
 
 def recognise_layout(top: Folder) -> Layout:
-    """Match a folder to a known layout; `assumed` says what was guessed.
-
-    Raises RequestError when there are no images, or no folders of classes.
-    """
+    """Return the known layout that a folder has; `assumed` lists what was guessed. Raises
+    RequestError for a folder without images, or without folders of classes."""
     if not top.total:
         raise RequestError(f"there is no image in {top.path}")
     assumed: list[str] = []
@@ -136,7 +134,8 @@ def _role(name: str) -> str | None:
 
 
 def _roles(top: Folder) -> dict[str, Folder]:
-    """Return each role's folder; an exact name has priority over a similar one."""
+    """Return the subfolders of `top` with images whose names mean train, val, test or shifts, by
+    these words; for each word an exact name wins over a variant such as `training`."""
     roles: dict[str, Folder] = {}
     for folder in sorted(top.filled, key=lambda item: (item.name not in ROLES, item.name)):
         role = _role(folder.name)
@@ -146,7 +145,7 @@ def _roles(top: Folder) -> dict[str, Folder]:
 
 
 def _split_layout(top: Folder, roles: dict[str, Folder]) -> Layout:
-    """Match `train/` beside `test/`, `val/`, shifts."""
+    """Return the layout with `train/` beside `test/`, `val/`, shifts."""
     layout = Layout("train and test", top.path, roles["train"])
     if not layout.train.classes:
         raise RequestError(f"{layout.train.path} has no folders of classes")
@@ -189,7 +188,8 @@ def _split_layout(top: Folder, roles: dict[str, Folder]) -> Layout:
 
 
 def _domain_layout(top: Folder) -> Layout | None:
-    """Match `<domain>/<class>/<image>`, as in DomainBed; return None without common classes."""
+    """Return the layout `<domain>/<class>/<image>`, as in DomainBed; None without common
+    classes."""
     deep = [folder for folder in top.filled if folder.loose * 2 < folder.total and folder.classes]
     if len(deep) < 2:
         return None
@@ -219,7 +219,7 @@ def _domain_layout(top: Folder) -> Layout | None:
 
 
 def _class_layout(top: Folder) -> Layout:
-    """Match a single folder of classes."""
+    """Return the layout of a single folder of classes."""
     layout = Layout("classes", top.path, top)
     layout.assumed += [
         "took each folder for a class; there is no shift to measure",
@@ -235,13 +235,13 @@ def _carved(source: str) -> str:
 
 
 def _is_alike(folder: Folder, train: Folder) -> bool:
-    """Return whether its folders are classes of train, by and large."""
+    """Return whether a folder's subfolders are, by and large, the classes of train."""
     own, known = set(folder.classes), set(train.classes)
     return bool(own) and len(own & known) >= ALIKE * min(len(own), len(known))
 
 
 def _shift_name(folder: str, taken: Collection[str]) -> str:
-    """Return a name that a metric can have."""
+    """Return a name for a shift that can be part of a metric's name."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", folder).strip("_") or "shift"
     candidates = (name if n == 1 else f"{name}_{n}" for n in itertools.count(1))
     return next(name for name in candidates if name != "mean" and name not in taken)
@@ -276,7 +276,8 @@ class Inventory:
 
 
 def list_images(layout: Layout) -> Inventory:
-    """List the images. Raises RequestError when less than two classes can be used."""
+    """Return the images of each split. Raises RequestError when less than two classes can be
+    used."""
     problems: list[str] = []
 
     def listing(folder: Folder | None) -> Listing:
@@ -323,7 +324,7 @@ def list_images(layout: Layout) -> Inventory:
 
 
 def _usable_classes(layout: Layout, train: Listing, test: Listing) -> tuple[str, ...]:
-    """Return the classes that every in-distribution split can have; note which are left out."""
+    """Return the classes that every in-distribution split has; the others are noted."""
     least = 1 + (layout.test is None) + (layout.val is None)
     small = [name for name, paths in train.items() if len(paths) < least]
     amount = f"fewer than {least} images" if least > 1 else "no images"

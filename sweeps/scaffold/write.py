@@ -33,17 +33,15 @@ NUMBERED = re.compile(r"\d+[ ._-]+(?=[A-Za-z])")
 
 
 def family_name(folder: str, taken: Collection[str]) -> str:
-    """Return a name of lower-case letters, digits and `_`, beginning with a letter, not taken."""
+    """Return a new name of lower-case letters, digits and `_`, beginning with a letter."""
     name = re.sub(r"[^a-z0-9]+", "_", folder.lower()).strip("_")
     name = name if re.match(r"[a-z]", name) else f"images_{name}".rstrip("_")
     return f"my_{name}" if name in taken else name
 
 
 def class_names(folders: Sequence[str]) -> Mapping[str, str]:
-    """Map each folder to a name: underscores become spaces, a leading number is dropped.
-
-    Folders that would get the same name keep their own.
-    """
+    """Return a name for each folder: underscores become spaces, a leading number is dropped.
+    Folders that would get the same name keep their own."""
     short = {folder: plain_name(NUMBERED.sub("", folder, count=1)) for folder in folders}
     names = list(short.values())
     return {
@@ -66,7 +64,7 @@ TRAINED = ("fine_tune", "car_ft")
 
 
 def budget(images: int) -> tuple[int, int]:
-    """Return modest epochs and batch size for this number of training images."""
+    """Return a modest number of epochs and a batch size for this number of training images."""
     size = 512 if images >= 20_000 else 128 if images >= 2_000 else 32
     epochs = -(-STEPS * size // max(1, images))
     return min(max(epochs, EPOCHS[0]), EPOCHS[1]), size
@@ -75,7 +73,7 @@ def budget(images: int) -> tuple[int, int]:
 def family_text(
     inventory: Inventory, name: str, root: str, sweep_file: str, names_file: str
 ) -> str:
-    """Return the text of the family file; `names_file` is empty where there is none."""
+    """Return the text of the family file; `names_file` is empty where no file has class names."""
     layout, is_listed = inventory.layout, len(inventory.classes) <= MOST_NAMES
     return _TEMPLATES.get_template("family.yaml.j2").render(
         name=name,
@@ -91,7 +89,8 @@ def family_text(
 
 
 def sweep_text(inventory: Inventory, name: str, family_file: str, side: int | None) -> str:
-    """Return the sweep file; `side` is that of a usual image in pixels."""
+    """Return the text of the sweep file; `side` is the length of a typical image's side in
+    pixels."""
     epochs, batch_size = budget(inventory.trained)
     return _TEMPLATES.get_template("sweep.yaml.j2").render(
         name=name,
@@ -128,7 +127,7 @@ def write_scaffold(
 ) -> dict[str, Any]:
     """Scan the folder `images`, and write `<name>.family.yaml` and `<name>.yaml` into `out`.
 
-    Returns what `init --json` prints; `problems` can be solved only by the owner of the images.
+    Returns what `init --json` prints; only the owner of the images can solve its `problems`.
 
     Raises RequestError for a missing folder, for an unknown layout, or when a file exists already
     and `force` is not given.
@@ -174,14 +173,14 @@ def write_scaffold(
 
 
 def _obstacles(inventory: Inventory) -> Iterator[str]:
-    """Describe what prevents a verdict of the sweep that was written."""
+    """Yield what prevents a verdict of the sweep that was written."""
     shifts = (f"ood/{name}" for name in inventory.layout.shifts)
     for obstacle in find_obstacles(seeds=SEEDS, algorithms=TRAINED, splits=["id/test", *shifts]):
         yield obstacle.describe()
 
 
 def _checked_name(name: str | None, images: Path) -> str:
-    """Return `name`, or a name made of the folder's. Raises RequestError for a wrong name."""
+    """Return `name`, or a name made from the folder's. Raises RequestError for an invalid name."""
     taken = [family.name for family in FAMILIES.values() if not hasattr(family.open, "__self__")]
     if name is None:
         return family_name(images.name, taken)
@@ -194,7 +193,8 @@ def _checked_name(name: str | None, images: Path) -> str:
 
 
 def _relative(path: Path, out: Path) -> str:
-    """Make a path relative if it is below the written files, so that both can move together."""
+    """Return a path relative to `out` if it is below, so that files and images can move
+    together."""
     return str(path.relative_to(out)) if path.is_relative_to(out) else str(path)
 
 

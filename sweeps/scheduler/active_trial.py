@@ -61,7 +61,7 @@ class ActiveTrial:
 def trial_values(
     trial: ActiveTrial, runs: RunStore, goals: Sequence[Metric]
 ) -> list[float] | Failure:
-    """Return the mean over the trial's runs for each goal; or why there is no value."""
+    """Return the mean over the trial's runs for each goal; a Failure where a value is missing."""
     for failure in filter(None, trial.outcomes.values()):
         return failure
     digests = [task.digest for task in trial.tasks]

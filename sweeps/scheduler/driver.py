@@ -41,16 +41,16 @@ class TimeBudget:
 
     @property
     def spent(self) -> float:
-        """Seconds that the sweep has used so far."""
+        """The seconds that the sweep has used so far."""
         return self._before + time.monotonic() - self._began
 
     @property
     def is_used_up(self) -> bool:
-        """Whether the time is used up, so that nothing more may start."""
+        """Whether the time is used up, so that no more runs may start."""
         return self._limit is not None and self.spent >= self._limit
 
     def count(self, *, now: bool = False) -> None:
-        """Keep what was spent, at most every ten seconds."""
+        """Record the spent time, at most every ten seconds or `now`."""
         if now or time.monotonic() - self._kept >= _KEEP_AFTER:
             self._kept = time.monotonic()
             self._ledger.remember(SECONDS, self.spent)
@@ -75,7 +75,7 @@ class SweepDriver:
         fresh: bool = False,
         failed_again: bool = False,
     ) -> None:
-        """Prepare to drive a sweep. `note` is called with the digest of a run that has news on
+        """Prepare to drive a sweep. `note` is called with the digest of a run with new records on
         disk, and with "" where only the ledger has changed. `fresh` trains every run again,
         `failed_again` also those that became NaN."""
         self.planner, self.ledger, self.runs, self.progress = planner, ledger, runs, progress
@@ -101,7 +101,7 @@ class SweepDriver:
         """By number the trials with runs that are queued, under way, or still to come."""
 
     def begin(self) -> None:
-        """Plan the baselines, and record what a comparison needs to know of them."""
+        """Plan the baselines, and record what a comparison needs to know about them."""
         settings = self.planner.baselines()
         self.ledger.remember("baselines", [setting_record(tasks) for tasks in settings])
         self.ledger.remember("trial_count", self._spec.trial_count)
@@ -225,7 +225,7 @@ class SweepDriver:
         self._active.clear()
 
     def close(self) -> None:
-        """Record the state that only this driver has."""
+        """Record the time that the sweep has used."""
         self._claim.renew()
         self._budget.count(now=True)
 
@@ -233,7 +233,8 @@ class SweepDriver:
         return None if task.trial is None else self._open[task.trial]
 
     def _ask(self) -> bool:
-        """Queue the runs of the next trial; return False when there is none, or not yet."""
+        """Queue the runs of the next trial; return False when no trial is left, or none can be
+        proposed yet."""
         if self._proposer.is_adaptive and self._waiting and not self._active:
             return False  # another sweep trains what the next proposal depends on
         trial = self._proposer.next_trial()
@@ -255,13 +256,15 @@ class SweepDriver:
         return True
 
     def _conclude(self) -> bool:
-        """Queue the runs that are made of what was chosen, when every other run has ended."""
+        """Queue confirmations and soups of the selected settings, when every other run has ended;
+        return whether there are any."""
         if not self._active and not self._waiting:
             self._queue.extend(self._final_runs.tasks())
         return bool(self._queue)
 
     def _job(self, task: PlannedRun) -> Job | None:
-        """Return the job that a run still needs; None when it is settled or claimed elsewhere."""
+        """Return the job that a run still needs; None when the run has ended or is claimed
+        elsewhere."""
         trial = self._trial(task)
         if task.digest in self.outcomes:
             if trial is None or not trial.pruned:  # what is pruned is counted off already
@@ -305,7 +308,7 @@ class SweepDriver:
         )
 
     def _read(self, task: PlannedRun) -> RunState | None:
-        """Read the state of a run; its damaged files are set aside, and made again."""
+        """Return the state of a run; its damaged files are set aside, and made again."""
         if not self.runs.is_live(task.digest):
             for reason in self.runs.set_damaged_aside(task.digest):
                 self.progress.note(f"{task.label}: {reason}; it is set aside and made again")
@@ -321,7 +324,8 @@ class SweepDriver:
         return task.digest in self._active or (state is not None and state.is_live)
 
     def _is_settled_by_earlier(self, task: PlannedRun, state: RunState | None) -> bool:
-        """Reuse a run's earlier result, or its failure if it would fail again."""
+        """Reuse a run's earlier result, or its failure if it would fail again; return whether one
+        exists."""
         if self._fresh and task.digest not in self._renewed:
             return False
         if is_complete(self.runs.folder(task.digest), task.config):
@@ -345,7 +349,7 @@ class SweepDriver:
         self._settle(task, None)
 
     def _settle(self, task: PlannedRun, failure: Failure | None) -> None:
-        """Count an ended run; after the last run of a trial record the trial's value."""
+        """Count an ended run; after the last run of a trial, record the trial's value."""
         self.outcomes[task.digest] = failure
         trial = self._trial(task)
         if trial is None:
@@ -369,7 +373,7 @@ class SweepDriver:
             self._end(trial)
 
     def _end(self, trial: ActiveTrial) -> None:
-        """Record the values of a trial that has ended, or why there are none."""
+        """Record the values of a trial that has ended, or why it has none."""
         trial.recorded = True
         values = trial_values(trial, self.runs, self._spec.goals_at(trial.trial.params))
         if isinstance(values, Failure):
@@ -416,7 +420,7 @@ class SweepDriver:
         self.broken = self._breaker.failed(failure, setting)
 
     def _retry_waiting(self) -> None:
-        """Queue what waited for a run that is free now."""
+        """Queue the waiting runs that are free now."""
         for _ in range(len(self._waiting)):
             task = self._waiting.popleft()
             if self._is_running(task, self._read(task)):

@@ -65,20 +65,20 @@ class FinalRuns:
         return tasks
 
     def _keep_count(self) -> None:
-        """Record the number of runs, which `watch` shows."""
+        """Record the number of final runs, which `watch` shows."""
         if self._to_come or self._ledger.recall(FINAL_RUNS):
             self._ledger.remember(FINAL_RUNS, self._to_come)
 
     def _chosen(self, arms: Sequence[Arm]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Return algorithm and fields of each setting that the verdict is about."""
+        """Yield algorithm and fields of each setting that the verdict is about."""
         choices = select_each(arms, comparison_spec(self._ledger.spec).rule, self._spec.seeds)
         for choice in choices.values():
             if choice.arm.trains:
                 yield choice.arm.algorithm, self._params(choice.arm)
 
     def _soups(self, item: After, arms: Sequence[Arm]) -> Iterator[list[PlannedRun]]:
-        """Yield a soup of the selected setting, or one of all settings for each value of the fields
-        that a soup itself has, such as `model.name`."""
+        """Yield a soup of the selected setting, or one of all settings for each value of the soup's
+        own fields, such as `model.name`."""
         ours = [arm for arm in arms if arm.algorithm == item.of.algorithm and not arm.confirms]
         if item.of.settings == "selected":
             choice = select(ours, comparison_spec(self._ledger.spec).rule, self._spec.seeds)
@@ -100,7 +100,7 @@ class FinalRuns:
             )
 
     def _params(self, arm: Arm) -> dict[str, Any]:
-        """Return the fields as they were proposed: an arm has lists as text."""
+        """Return the fields of an arm as they were proposed, since an arm has lists as text."""
         if arm.trial is not None:
             return next(
                 dict(trial.params) for trial in self._ledger.trials() if trial.number == arm.trial

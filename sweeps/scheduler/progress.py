@@ -36,11 +36,9 @@ MEASURED = 10
 def seconds_left(
     ended: Sequence[tuple[float, float]], running: Sequence[float], to_come: int, now: float
 ) -> float | None:
-    """Estimate the seconds until `to_come` runs have ended, running ones included.
-
+    """Return an estimate of the seconds until `to_come` runs have ended, running ones included.
     `ended` has start and end of each ended run, sorted by end, `running` the start of each running
-    one. None before a run has ended.
-    """
+    one. Returns None before a run has ended."""
     last = ended[-MEASURED:]
     if not last:
         return None
@@ -55,7 +53,7 @@ def seconds_left(
 
 
 def to_stderr(text: str) -> None:
-    """Print a line to standard error, at once: also into a pipe, and from a signal's handler."""
+    """Print a line to standard error, at once, even into a pipe and from a signal's handler."""
     with _at_once(text):
         sys.stderr.write(f"{printable(text)}\n")
         sys.stderr.flush()
@@ -92,7 +90,7 @@ class Progress:
         self.total = self._most = total
 
     def note(self, text: str) -> None:
-        """Print something that a reader should know."""
+        """Print a message that a reader should know."""
         if not self._quiet:
             self._emit(text)
 
@@ -136,7 +134,7 @@ class Progress:
         self.note(f"{self._place()} {label}  pruned: {reason}")
 
     def forget(self, label: str) -> None:
-        """Show a run no more that was closed since its trial ended."""
+        """Remove the line of a run that was closed since its trial ended."""
         self._end(label)
 
     def skip(self, runs: int) -> None:
@@ -144,24 +142,26 @@ class Progress:
         self.total -= runs
 
     def best(self, setting: str, metric: str, value: float) -> None:
-        """Show the best trial so far."""
+        """Show the best setting so far with its metric in the line below the bars."""
 
     def close(self) -> None:
         """Restore the terminal."""
 
     @property
     def shown_total(self) -> int:
-        """Expected number of runs. A trial that repeats another's runs adds none, which is known
-        only when the trial is reached."""
+        """The expected number of runs. A trial that repeats another's runs adds none, which is
+        known only when the trial is reached."""
         return max(self.ended_runs, min(self.total, self._most))
 
     def left(self) -> float | None:
-        """Estimate the seconds left from the runs so far; None before the first."""
+        """Return an estimate of the seconds left, from the runs so far; None before the first has
+        ended."""
         to_come = self.shown_total - self.ended_runs
         return seconds_left(self._ended, [*self._open.values()], to_come, time.monotonic())
 
     def _end(self, label: str) -> float | None:
-        """Forget a run that is under way; return when its first epoch was reported."""
+        """Remove the line of a run; return when its first epoch was reported, None for no
+        report."""
         return self._open.pop(label, None)
 
     def _place(self) -> str:

@@ -59,8 +59,8 @@ def known_trials(spec: SweepSpec, ledger: Ledger) -> Iterator[FrozenTrial]:
 
 
 def propose(spec: SweepSpec, ledger: Ledger, point: int) -> Proposal:
-    """Return the point of that number: the planned one, or the proposal of a new sampler, which
-    depends only on the sweep, the trials of its ledger and the number.
+    """Return the point with the number `point`: a planned one, or the proposal of a new sampler,
+    which depends only on the sweep, the trials of its ledger and the number.
 
     The sampler sees a copy of the study in memory, so a crash during a proposal leaves nothing
     behind, and a restart changes nothing. Fields that `try_first` leaves out are proposed.
@@ -121,13 +121,13 @@ class TrialProposer:
         return ActiveTrial(trial, tasks, recorded=trial.state != "running", is_new=is_new)
 
     def on_trial_end(self, trial: Trial) -> None:
-        """Remember which trial has its runs first."""
+        """Remember the first trial with these runs, for later trials with the same runs."""
         first = self._twins.setdefault(frozenset(trial.runs.values()), trial)
         if first.number == trial.number:
             self._twins[frozenset(trial.runs.values())] = trial
 
     def _asked(self) -> Iterator[tuple[int, Trial | None]]:
-        """Yield every point of the sweep, with its trial if there is one."""
+        """Yield every point of the sweep, with the point's trial if it has one."""
         trials = {trial.point: trial for trial in self._ledger.trials()}
         for point in range(self._spec.trial_count):
             yield point, trials.get(point)
@@ -145,11 +145,9 @@ class TrialProposer:
         return trial, tasks
 
     def _as_its_twin(self, trial: Trial) -> Trial:
-        """Prune a trial whose runs are exactly those of a pruned trial, since it would be pruned
-        again.
-
-        A trial with the runs of a complete trial gets its value at once.
-        """
+        """Return the trial, pruned if its runs are exactly those of a pruned trial, since it
+        would be pruned again. A trial with the runs of a complete trial gets that trial's value
+        at once."""
         twin = self._twins.get(frozenset(trial.runs.values()))
         if twin is None or twin.state != "pruned":
             return trial

@@ -37,7 +37,8 @@ class SeedwisePruner:
     """
 
     def __init__(self, rule: EarlyTerminate, goal: Goal) -> None:
-        """Make the pruner: `rule.metric` names values in the reasons, `goal` is its direction."""
+        """Make the pruner: `rule.metric` names values in the reasons, `goal` is the metric's
+        direction."""
         self._rule, self._goal = rule, goal
         self._sign = 1 if goal == "maximize" else -1
         self._studies: list[Study] = []
@@ -93,7 +94,7 @@ class SeedwisePruner:
                 study.tell(self._trials[key], state=TrialState.PRUNED)
 
     def _report(self, trial: int, seed_index: int, epoch: int, value: float) -> OptunaTrial | None:
-        """Report the mean over the seeds so far; return None when there is no new mean."""
+        """Report the mean over the seeds so far; return Optuna's trial, None without a new mean."""
         key = (trial, seed_index)
         values = self._values.setdefault(key, {})
         if epoch < 1 or epoch in values or key in self._over:
@@ -109,11 +110,9 @@ class SeedwisePruner:
         return self._trials[key]
 
     def _optuna_value(self, key: tuple[int, int], mean: float) -> float:
-        """Convert a mean to the value that Optuna gets: NaN is worse than every number.
-
-        For `patience` epochs without an improvement by more than min_delta are levelled: Optuna's
-        own min_delta allows a trial to get worse by that much, and a flat curve would run on.
-        """
+        """Return the value that Optuna gets for a mean: NaN is worse than every number. For
+        `patience` epochs without an improvement by more than min_delta are levelled: Optuna's own
+        min_delta allows a trial to get worse by that much, and a flat curve would run on."""
         worst = -self._sign * _FAR
         if math.isnan(mean):
             return worst
@@ -140,14 +139,14 @@ class SeedwisePruner:
         return self._studies[seed_index]
 
     def _reason(self, trial: int, seed_index: int, epoch: int) -> str:
-        """Describe in one line the value and the rule that it did not meet."""
+        """Return one line with the value and the rule that the value did not meet."""
         value = self._means[trial, seed_index][epoch]
         name = self._rule.metric or "the judged metric"
         return f"{name} {value:.4g} after {counted(epoch, 'epoch')}, by {self._rule.type}"
 
 
 def pruner(rule: EarlyTerminate) -> BasePruner:
-    """Make Optuna's pruner for a rule, every option stated; its steps are epochs from 1."""
+    """Return Optuna's pruner for a rule, with every option set; its steps are epochs from 1."""
     from optuna.exceptions import ExperimentalWarning
     from optuna.pruners import (
         MedianPruner,
@@ -182,11 +181,9 @@ def pruner(rule: EarlyTerminate) -> BasePruner:
 def clearly_worse(
     rule: RaceSeeds, goal: Goal, values: Sequence[float], best: Sequence[float]
 ) -> str | None:
-    """Return why a trial needs no more seeds, in one line, or None.
-
-    `values` are those of its first seeds and `best` the best complete trial's for the same seeds:
-    the mean of the paired differences decides. NaN decides nothing.
-    """
+    """Return why a trial needs no more seeds, in one line, or None. `values` are those of the
+    trial's first seeds and `best` the best complete trial's for the same seeds: the mean of the
+    paired differences decides. NaN decides nothing."""
     if len(values) < rule.after:
         return None
     worse = [
@@ -249,11 +246,9 @@ class PruningController:
         return None
 
     def catch_up(self, trial: ActiveTrial, task: PlannedRun) -> str | None:
-        """Report the past epochs of a run that resumes from a checkpoint.
-
-        The decision on the last epoch may have been lost with its driver; earlier epochs were
-        decided, unless the run was begun for another trial.
-        """
+        """Report the past epochs of a run that resumes from a checkpoint; return why to prune the
+        trial, or None. The decision on the last epoch may have been lost with its driver; earlier
+        epochs were decided, unless the run was begun for another trial."""
         reports = list(self._history(task.digest))
         for index, report in enumerate(reports):
             if trial.is_new or index == len(reports) - 1:
@@ -333,7 +328,7 @@ class PruningController:
             self._best = (value, seed_values(self._runs, digests, self._spec.metric))
 
     def _history(self, digest: str) -> Iterator[Mapping[str, Any]]:
-        """Return the reports of a run so far, without the one before training."""
+        """Return the reports of a run so far, without the report before training."""
         for report in history(self._runs.folder(digest)):
             if report["epoch"] > 0:
                 yield report

@@ -38,7 +38,8 @@ class RetryPolicy:
         self._failed: dict[str, Counter[str]] = {}
 
     def decide(self, digest: str, failure: Failure, config: TrialConfig) -> Retry | GiveUp:
-        """Decide about the run of `digest`, which failed as it was trained with `config`."""
+        """Return whether to retry the run of `digest`, which failed when trained with `config`, and
+        how."""
         if is_full_disk(failure):
             return GiveUp("the disk is full")
         if failure.narrowed:
@@ -56,11 +57,8 @@ class RetryPolicy:
 
 def halved(config: TrialConfig, times: int) -> TrialConfig:
     """Return the config with micro-batches and evaluation batches halved `times` times, for less
-    memory.
-
-    The effective batch stays, and with it the run's digest. Micro-batches stay too where items of a
-    batch are coupled.
-    """
+    memory. The effective batch stays, and with it the run's digest. Where items of a batch are
+    coupled, micro-batches stay too."""
     if not times:
         return config
     optim, evaluation = config.optim, config.eval
@@ -73,10 +71,8 @@ def halved(config: TrialConfig, times: int) -> TrialConfig:
 
 
 def can_be_halved(config: TrialConfig) -> bool:
-    """Return whether batches can be halved without making another run.
-
-    A failure does not say whether memory ran out in training or in evaluation, so either suffices.
-    """
+    """Return whether batches can be halved without a change of the run's digest. A failure does not
+    say whether memory ran out in training or in evaluation, so either suffices."""
     if config.eval.batch_size > 1:
         return True
     return not couples_items(config) and (config.optim.micro_batch or config.optim.batch_size) > 1
@@ -102,7 +98,8 @@ class CircuitBreaker:
         self._on_node: Counter[str] = Counter()
 
     def succeeded(self, worker: str = "") -> None:
-        """Count a finished run of a worker (`ray:HOST:PID`), whose node then works."""
+        """Count a finished run of a worker (`ray:HOST:PID`), which shows that the worker's node
+        works."""
         self._row.clear()
         words = worker.split(":")
         if len(words) == 3:

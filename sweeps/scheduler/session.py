@@ -81,7 +81,7 @@ class SweepResult:
 
     @property
     def interrupted(self) -> bool:
-        """Whether somebody stopped the sweep, which can be resumed."""
+        """Whether the sweep was stopped before its end, so that it can be resumed."""
         return self.state == "interrupted"
 
     @property
@@ -103,12 +103,12 @@ def execute(
     ended: Callable[[SweepResult], None] = lambda _: None,
     undelivered: Callable[[str], None] = lambda _: None,
 ) -> SweepResult:
-    """Run a sweep, or resume it.
+    """Run a sweep, or resume it, and return its result.
 
     `address` is of the Ray cluster, where one was named; `resume` reuses it. `failed_again` also
     tries trials again that became NaN. `ended` is called before the page is made and the store is
-    waited for, `undelivered` with what could not be sent. Raises RequestError when another driver
-    has the sweep, or takes it over, or the request cannot be met.
+    waited for, `undelivered` with messages on what could not be sent. Raises RequestError when
+    another driver has the sweep, or takes it over, or the sweep cannot be run as requested.
     """
     folder = home.sweep(spec.name)
     interruption = Interruption(engine, progress)
@@ -191,7 +191,7 @@ class Projections:
         self._store_thread = Projector("tracking", self._runs.update, pace=PACE, idle=EVERY)
 
     def note(self, digest: str) -> None:
-        """Say that something is new: of a run, or with "" of the ledger alone."""
+        """Tell the projections of new records: of a run, or with "" of the ledger alone."""
         if digest:
             self._runs.note(digest)
             self._store_thread.wake()
@@ -200,23 +200,20 @@ class Projections:
     def end_driver(
         self, part: SweepRuns | None = None, comparison: Comparison | None = None
     ) -> None:
-        """Let the store know how the sweep ended: with its runs, where they have been read, and
-        their comparison.
-        """
+        """Tell the store how the sweep ended: with its runs, where these have been read, and their
+        comparison."""
         self._runs.end_driver(part, comparison)
         self._store_thread.wake()
         self._study_thread.wake()
 
     def flush(self, *, haste: bool = False) -> bool:
-        """Wait until the store has everything; return False if it has not in the end.
-
-        In `haste` an unreachable store is not waited for.
-        """
+        """Wait until the store has everything; return False if it still lacks something. In `haste`
+        an unreachable store is not waited for."""
         self._study_thread.flush(PATIENCE, haste=haste)
         return self._store_thread.flush(PATIENCE, haste=haste)
 
     def complaints(self) -> Iterator[str]:
-        """Describe what the projections lack in the end, and why."""
+        """Yield what the projections still lack in the end, and why."""
         if self._runs.refused:
             (name, what), reason = next(iter(self._runs.refused.items()))
             requests = counted(len(self._runs.refused), "request")
@@ -242,7 +239,7 @@ class Projections:
             )
 
     def close(self) -> None:
-        """Let go, after what is under way."""
+        """Stop the projections, after the update under way."""
         for thread in (self._study_thread, self._store_thread):
             thread.close(CLOSING)
 
@@ -252,9 +249,8 @@ class Projections:
 
 
 def changed_parts(planner: Planner, trial: Trial, runs: RunStore) -> str | None:
-    """Name what has changed where a trial's runs would have other digests now, as far as a run's
-    folder has what was; None where they would have the same.
-    """
+    """Return what has changed (code, model, data) where a trial's runs would have other digests
+    now, as far as a run's folder records it; None where the digests would be the same."""
     tasks = planner.trial(trial.params)
     if not trial.runs or dict(trial.runs) == digests(tasks):
         return None
@@ -269,7 +265,7 @@ def changed_parts(planner: Planner, trial: Trial, runs: RunStore) -> str | None:
 
 
 def _identity(folder: Path) -> dict[str, Any]:
-    """Return the identity of a run; empty where its folder has none, or is damaged."""
+    """Return the recorded identity of a run; empty where its folder has none, or is damaged."""
     parts: dict[str, Any] = {}
     with suppress(RequestError):
         parts = (read_json(folder / "config.json") or {}).get("identity", {})
@@ -277,7 +273,7 @@ def _identity(folder: Path) -> dict[str, Any]:
 
 
 def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> bool:
-    """Let the engine run, and close it; return whether it was stopped with runs left."""
+    """Run the engine, and close it; return whether it was stopped with runs left."""
     interruption.phase = "running"
     try:
         engine.run(driver)

@@ -42,15 +42,16 @@ class ConditionalBase(ABC):
 
     @abstractmethod
     def grid_values(self) -> Sequence[Any] | None:
-        """Return the values that a grid takes, in order; None when there are infinitely many."""
+        """Return the values that a grid takes, in order; None when infinitely many exist."""
 
     @abstractmethod
     def quantile(self, u: float) -> Any:
-        """Return the value below which the share `u` (0 to 1) of the draws is."""
+        """Return the value below which the share `u` (0 to 1) of the draws lies."""
 
     @abstractmethod
     def boundary_values(self) -> list[tuple[Route, Any]]:
-        """Return the values whose validity decides on all, each with its place in the file."""
+        """Return the values whose validity decides that of all values, each with its place in the
+        file."""
 
     @abstractmethod
     def _description(self) -> dict[str, Any]:
@@ -91,14 +92,14 @@ class Uniform(ConditionalBase):
 
     @property
     def count(self) -> int:
-        """Number of values; 0 where there are infinitely many."""
+        """The number of values; 0 for infinitely many."""
         if self.step is None:
             return 0
         span = Decimal(repr(self.high)) - Decimal(repr(self.low))
         return int(span / Decimal(repr(self.step))) + 1
 
     def at(self, index: int) -> int | float:
-        """Return the number of that index: 0.1 + 2 * 0.1 is 0.3, not 0.30000000000000004."""
+        """Return the value with that index: 0.1 + 2 * 0.1 is 0.3, not 0.30000000000000004."""
         value = Decimal(repr(self.low)) + index * Decimal(repr(self.step))
         return int(value) if self.is_integer else float(value)
 
@@ -159,7 +160,7 @@ class LogUniform(ConditionalBase):
         return self.nearest(min(max(value, self.low), self.high))
 
     def nearest(self, value: float) -> int | float:
-        """Compute W&B's `round(X / q) * q`, in decimal; with `down` the multiple below X."""
+        """Return W&B's `round(X / q) * q`, in decimal; with `down` the multiple below X."""
         if self.step is None:
             return float(value)
         step = Decimal(repr(self.step))

@@ -85,7 +85,7 @@ class Parameter(Section):
 
     @abstractmethod
     def build(self, name: str) -> Distribution:
-        """Make the distribution, without its conditions."""
+        """Return the distribution, without its conditions."""
 
 
 class Constant(Parameter):
@@ -129,7 +129,7 @@ class _Range(Parameter):
         return self
 
     def problems(self) -> Iterator[Problem]:
-        """Yield the problems of keys that are valid separately and not together."""
+        """Yield the problems of keys that are valid separately but not together."""
         return iter(())
 
 
@@ -229,10 +229,8 @@ KEYS = tuple(dict.fromkeys(key for model in DISTRIBUTIONS.values() for key in mo
 
 
 def parse_parameter(name: str, data: object) -> Distribution:
-    """Read what a parameter varies over. Raises InvalidConfig with the place of each mistake.
-
-    Its conditions have the names that the file has, and may be on fields that are fixed.
-    """
+    """Return the distribution of a parameter. Raises InvalidConfig with the place of each mistake.
+    Its conditions have the file's names of parameters, and may be on fields that are fixed."""
     if not isinstance(data, Mapping):
         form = "{values: [...]}" if isinstance(data, list) else "{values: [...]} or {value: ...}"
         raise InvalidConfig([Problem((), f"must be a mapping such as {form}, got {_shown(data)}")])
@@ -252,7 +250,7 @@ def parse_parameter(name: str, data: object) -> Distribution:
 
 
 def _distribution_of(data: Mapping[str, Any]) -> str:
-    """Return the distribution that is stated, or that the keys imply."""
+    """Return the name of the distribution that is set, or that the keys imply."""
     kind = data.get("distribution")
     if kind is not None:
         if isinstance(kind, str) and kind in DISTRIBUTIONS:

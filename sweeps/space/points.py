@@ -30,9 +30,7 @@ def applies(name: str, algorithm: str) -> bool:
 
 def is_active(distribution: Distribution, point: Mapping[str, Any]) -> bool:
     """Return whether a parameter varies where the parameters that decide on it are as in `point`.
-
-    Its own conditions must be met, and the algorithm, if that varies, must have the field.
-    """
+    The parameter's conditions must be met, and the algorithm, if varied, must have the field."""
     algorithm = point.get("algorithm.name")
     is_known = isinstance(algorithm, str) and algorithm in ALGORITHMS
     if is_known and not applies(distribution.name, str(algorithm)):
@@ -41,10 +39,8 @@ def is_active(distribution: Distribution, point: Mapping[str, Any]) -> bool:
 
 
 def topological_order(space: Sequence[Distribution]) -> list[Distribution]:
-    """Sort each distribution behind those that decide on it, otherwise as declared.
-
-    The algorithm decides on all. Raises graphlib.CycleError when conditions form a circle.
-    """
+    """Return the distributions, each behind those that decide on it, otherwise as declared. The
+    algorithm decides on all. Raises graphlib.CycleError when conditions form a circle."""
     by_name = {item.name: item for item in space}
     declared = sorted(by_name, key=lambda name: name != "algorithm.name")
     sorter = graphlib.TopologicalSorter(dict.fromkeys(declared, ()))
@@ -54,7 +50,7 @@ def topological_order(space: Sequence[Distribution]) -> list[Distribution]:
 
 
 def sample_point(space: Sequence[Distribution], choose: Callable[[Distribution], Any]) -> Params:
-    """Make a point of what `choose` returns for each active parameter, in declared order."""
+    """Return a point with what `choose` returns for each active parameter, in declared order."""
     point: Params = {}
     for distribution in topological_order(space):
         if is_active(distribution, point):
@@ -63,10 +59,8 @@ def sample_point(space: Sequence[Distribution], choose: Callable[[Distribution],
 
 
 def grid(space: Sequence[Distribution]) -> list[Params]:
-    """Return every combination once with its active parameters, the first parameter slowest.
-
-    Raises ValueError when a distribution has infinitely many values, or there are too many points.
-    """
+    """Return every combination once with its active parameters, the first parameter slowest. Raises
+    ValueError when a distribution has infinitely many values, or the grid has too many points."""
     axes = _axes(space)
     expanded = _expanded(topological_order(space), axes, {})
     points = [*itertools.islice(expanded, MAX_POINTS + 1)]
@@ -84,10 +78,8 @@ def grid(space: Sequence[Distribution]) -> list[Params]:
 
 
 def grid_size(space: Sequence[Distribution], most: int) -> int:
-    """Count the points of a grid, as far as `most`.
-
-    Raises ValueError when a distribution has no end of values.
-    """
+    """Return the number of points of a grid, at most `most`. Raises ValueError when a distribution
+    has infinitely many values."""
     expanded = _expanded(topological_order(space), _axes(space), {})
     return sum(1 for _ in itertools.islice(expanded, most))
 
@@ -130,7 +122,8 @@ SOBOL_BITS = 30
 def draw_point(
     space: Sequence[Distribution], number: Callable[[str], float], fixed: Mapping[str, Any]
 ) -> Params:
-    """Draw a point: what is `fixed`, and else the quantile at the `number` of each parameter."""
+    """Return a drawn point: the values in `fixed`, and else each parameter's quantile at its number
+    in `number`."""
     return sample_point(
         space,
         lambda item: fixed[item.name] if item.name in fixed else item.quantile(number(item.name)),
@@ -138,10 +131,8 @@ def draw_point(
 
 
 def hashed(seed: int, point: int, name: str) -> float:
-    """Return a number in (0, 1) for each parameter of each point: the same on every machine.
-
-    The number depends on no other parameter, so that an added parameter changes no other.
-    """
+    """Return a number in (0, 1) for a parameter of a point: the same on every machine. The number
+    depends on no other parameter, so that an added parameter changes no other."""
     digest = hashlib.sha256(f"{seed}:{point}:{name}".encode()).digest()
     return ((int.from_bytes(digest[:8], "big") >> 12) + 0.5) / (1 << 52)
 
@@ -157,11 +148,9 @@ def sobol(seed: int, point: int, names: Sequence[str]) -> dict[str, float]:
 
 
 def config_at(trial: Mapping[str, Any], params: Mapping[str, Any]) -> TrialConfig:
-    """Make the config of the trial's fields with `params` (dotted) over them.
-
-    If the algorithm is a parameter, only the fields that it has are used. Raises InvalidConfig when
-    the fields do not make a config.
-    """
+    """Return the config of the trial's fields with `params` (dotted) in their places. If the
+    algorithm is a parameter, only the fields of that algorithm are used. Raises InvalidConfig for
+    invalid fields."""
     name = params.get("algorithm.name")
     if not isinstance(name, str) or name not in ALGORITHMS:
         return trial_config(_placed(trial, params))
@@ -172,11 +161,9 @@ def config_at(trial: Mapping[str, Any], params: Mapping[str, Any]) -> TrialConfi
 def baseline_at(
     trial: Mapping[str, Any], baseline: Mapping[str, Any], params: Mapping[str, Any]
 ) -> TrialConfig:
-    """Make the same with another algorithm: `baseline` holds its name and its own fields.
-
-    Fields of the trial's algorithm that the baseline has too are taken over. Raises
-    InvalidConfig as `config_at` does.
-    """
+    """Return the config at a point with the algorithm of `baseline`, which holds its name and its
+    own fields. Fields of the trial's algorithm that the baseline has too are taken over. Raises
+    InvalidConfig as `config_at` does."""
     own = {**_algorithm(trial, str(baseline["name"])), **baseline}
     return trial_config(_placed({**trial, "algorithm": own}, baseline_params(baseline, params)))
 
@@ -189,7 +176,8 @@ def baseline_params(baseline: Mapping[str, Any], params: Mapping[str, Any]) -> d
 
 
 def _algorithm(trial: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the fields that the trial fixes for its algorithm, as far as `name` has them."""
+    """Return the fields that the trial fixes for its algorithm and that the algorithm `name` has
+    too."""
     given = trial.get("algorithm")
     known = ALGORITHMS[name].model_fields
     return {
@@ -200,7 +188,7 @@ def _algorithm(trial: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _placed(trial: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Put each dotted field in its section, or deeper, in a copy of nested data."""
+    """Return a copy of nested data with each dotted field in its section."""
     nested = copy.deepcopy(dict(trial))
     for name, value in params.items():
         *sections, field = name.split(".")

@@ -57,12 +57,13 @@ def _optuna_distribution(item: Distribution) -> BaseDistribution:
 
 
 def encode(space: Sequence[Distribution], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert a point, or a part of one, to what Optuna stores."""
+    """Return a point, or a part of one, with values as Optuna stores them."""
     return {item.name: _to_stored(item, params[item.name]) for item in space if item.name in params}
 
 
 def suggest(space: Sequence[Distribution], trial: Trial) -> Params:
-    """Let Optuna choose a point: first the deciding parameters, then those that they activate."""
+    """Return a point that Optuna chooses: first the deciding parameters, then those that they
+    activate."""
 
     from carft_sweep.sweeps.space.points import (
         sample_point,  # and torch, without which a report is made
@@ -88,11 +89,9 @@ def derived_seed(seed: int, point: int) -> int:
 
 
 def sampler(method: Literal["tpe", "gp", "nsga2"], seed: int, point: int) -> BaseSampler:
-    """Make the sampler that proposes one point; each point takes a new sampler.
-
-    A sampler that is made again with the sweep's own seed would propose the first points again. All
-    options are set here, since Optuna's defaults change between releases.
-    """
+    """Return the sampler that proposes one point; each point takes a new sampler. A sampler that is
+    made again with the sweep's own seed would propose the first points again. All options are set
+    here, since Optuna's defaults change between releases."""
     derived = derived_seed(seed, point)
     with warnings.catch_warnings():
         # `group` is marked as experimental, and is what Optuna's guide recommends for such spaces.
@@ -130,7 +129,8 @@ def sampler(method: Literal["tpe", "gp", "nsga2"], seed: int, point: int) -> Bas
 
 
 def from_stored(item: Distribution, stored: Any) -> Any:
-    """Convert a value that Optuna stores, or suggests, to the sweep's: the inverse of `encode`."""
+    """Return the sweep's value for a value that Optuna stores or suggests: the inverse of
+    `encode`."""
     if isinstance(item, Categorical):
         return json.loads(stored) if _is_json(item) else stored
     # Optuna's low + k * step carries the noise of binary fractions; a grid's does not.
@@ -153,7 +153,7 @@ def study_of(
     directions: Sequence[Literal["minimize", "maximize"]],
     sampler: BaseSampler,
 ) -> Study:
-    """Make a study in memory of trials that are sorted by number."""
+    """Return a study in memory of trials that are sorted by number."""
     study = create_study(directions=directions, sampler=sampler)
     study.add_trials(trials)
     return study

@@ -79,10 +79,8 @@ class Document:
 
 
 def read_text(path: Path, kind: str = "a sweep file", *, follow: bool = True) -> str:
-    """Read a text file of at most 1 MiB; without `follow` refuse a symbolic link in its place.
-
-    Raises RequestError when the file is missing, too large or not text.
-    """
+    """Return the text of a file of at most 1 MiB; without `follow` refuse a symbolic link. Raises
+    RequestError when the file is missing, too large or not text."""
     if path.is_dir():
         names = ", ".join(sorted(item.name for item in path.glob("*.yaml"))) or "no .yaml file"
         raise RequestError(f"{path} is a folder, not {kind}; in it: {names}")
@@ -103,11 +101,9 @@ def read_text(path: Path, kind: str = "a sweep file", *, follow: bool = True) ->
 
 
 def parse(text: str) -> Document:
-    """Parse one YAML document. Raises YamlError when the text is not valid YAML.
-
-    Duplicate keys, keys that are not text, unknown tags and impossible numbers are returned as
-    `mistakes`, so that they are reported with all others.
-    """
+    """Return a parsed YAML document. Raises YamlError when the text is not valid YAML. Duplicate
+    keys, keys that are not text, unknown tags and impossible numbers are returned as `mistakes`, so
+    that they are reported with all others."""
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
@@ -134,7 +130,7 @@ def parse(text: str) -> Document:
 
 
 def name_of(file: Path) -> str:
-    """Name a sweep after its file: the stem, with what no name may have left out."""
+    """Return a sweep's name for its file: the stem, without characters that a name may not have."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", file.stem).strip("-_.")[:100] or "sweep"
 
 
@@ -153,7 +149,7 @@ class _Loader(yaml.SafeLoader):
         self._count = 0
 
     def value(self, node: Node, route: Route, line: int) -> Any:
-        """Convert a node and all below it to plain data."""
+        """Return a node and all below it as plain data."""
         self._count += 1
         if self._count > MAX_NODES:
             raise YamlError(line, f"more than {MAX_NODES} values (aliases count each time)")
@@ -238,7 +234,8 @@ class SpecDocument:
     """The data of a sweep file with the place of each value, and the mistakes found so far."""
 
     def __init__(self, text: str, source: str, needs: str = NEEDS) -> None:
-        """Read a YAML mapping. Raises RequestError for other text; `needs` says what must be in."""
+        """Read a YAML mapping. Raises RequestError for other text; `needs` names the required
+        content."""
         try:
             document = parse(text)
         except YamlError as error:
@@ -260,16 +257,14 @@ class SpecDocument:
             self.add_error_at(Place(line, f"{source}:{line}"), message, route)
 
     def place(self, route: Route) -> Place:
-        """Return where the value at `route` was given, or the nearest one around it."""
+        """Return where the value at `route` was given, or the nearest value around it."""
         while route not in self._places:
             route = route[:-1]
         return self._places[route]
 
     def add_error(self, route: Route, message: str) -> None:
-        """Record a mistake, unless it only follows from one in reading.
-
-        Raises InvalidConfig when there are more than anybody will read.
-        """
+        """Record a mistake, unless it only follows from a mistake in reading. Raises InvalidConfig
+        when there are more than anybody will read."""
         if any(route[:length] in self._spoilt for length in range(1, len(route) + 1)):
             return
         self.add_error_at(self.place(route), message, route)
@@ -277,7 +272,8 @@ class SpecDocument:
             self.raise_errors()
 
     def add_error_at(self, place: Place, message: str, route: Route = ()) -> None:
-        """Record a mistake at a place; some have no route, such as an unreadable `--set`."""
+        """Record a mistake at a place; some mistakes have no route, such as an unreadable
+        `--set`."""
         shown = dotted(route[1:] if route[:1] == ("trial",) and len(route) > 1 else route)
         text = f"{place.text}: {shown}: {message}" if shown else f"{place.text}: {message}"
         self._errors[place, text if len(text) < 2000 else f"{text[:2000]}..."] = None
@@ -289,28 +285,28 @@ class SpecDocument:
             self.add_error_at(place, text.removeprefix("import: "))
 
     def add_warning(self, route: Route, message: str) -> None:
-        """Record what the user should know of a file that is otherwise right."""
+        """Record a warning on a file that is otherwise right."""
         place = self.place(route)
         self._warnings[place, f"{place.text}: {message}"] = False
 
     def ignore(self, route: Route, message: str) -> None:
-        """Remove a value that has no meaning here, with a warning."""
+        """Remove a value that has no effect here, with a warning."""
         place = self.place(route)
         self._warnings[place, f"{place.text}: {message}"] = True
         self.remove(route)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Everything that the user should know, in the order in which it was found."""
+        """The warnings in the order in which they were recorded."""
         return tuple(text for _, text in self._warnings)
 
     @property
     def has_errors(self) -> bool:
-        """Whether a mistake was found."""
+        """Whether a mistake was recorded."""
         return bool(self._errors)
 
     def is_wrong(self, *routes: Route) -> bool:
-        """Return whether a mistake was found at, below or around one of the routes."""
+        """Return whether a mistake was recorded at, below or around one of the routes."""
         return any(
             wrong and (wrong[: len(route)] == route or route[: len(wrong)] == wrong)
             for wrong in self._wrong
@@ -318,7 +314,7 @@ class SpecDocument:
         )
 
     def raise_errors(self) -> None:
-        """Raise InvalidConfig with every mistake so far, by line, if there is one."""
+        """Raise InvalidConfig with every recorded mistake, by line; do nothing without one."""
         if not self._errors:
             return
         ignored = (warning for warning, is_ignored in self._warnings.items() if is_ignored)
@@ -328,7 +324,7 @@ class SpecDocument:
         raise InvalidConfig(Problem((), line) for line in lines)
 
     def get(self, route: Route) -> Any:
-        """Return the value at `route`; None when there is none."""
+        """Return the value at `route`; None for a missing value."""
         value: Any = self.data
         for step in route:
             if isinstance(value, list) and isinstance(step, int):
@@ -338,7 +334,7 @@ class SpecDocument:
         return value
 
     def field_values(self, field: str) -> list[Any]:
-        """Return the values that a field of the trial has: those listed, else the fixed one."""
+        """Return the values of a field of the trial: the listed ones, else the fixed one."""
         varied = self.get(("parameters", field))
         if not isinstance(varied, dict):
             return [self.get(("trial", *field.split(".")))]
@@ -406,7 +402,7 @@ _OF_A_KEY = "[key]"
 def validated(
     document: SpecDocument, cls: type[M], fields: Mapping[str, Any], route: Route
 ) -> M | None:
-    """Validate the `fields` at `route`; None after reporting what is wrong."""
+    """Return the model of the validated `fields` at `route`; None after reporting mistakes."""
     try:
         return cls.model_validate(dict(fields))
     except ValidationError as error:
@@ -417,10 +413,9 @@ def validated(
 
 
 def validated_in_part(document: SpecDocument, cls: type[M], fields: Mapping[str, Any]) -> M:
-    """Validate the keys of a whole file; report wrong values and replace them by their defaults.
-
-    So values that depend on several keys can still be checked, and all mistakes come at once.
-    """
+    """Return the validated keys of a whole file, with defaults in place of wrong values, which are
+    reported. So values that depend on several keys can still be checked, and all mistakes come at
+    once."""
     model, right = validated(document, cls, fields, ()), dict(fields)
     while model is None:
         try:

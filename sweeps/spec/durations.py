@@ -13,11 +13,8 @@ _ALLOWED = "a number of seconds over 0, or days, hours, minutes and seconds such
 
 
 def seconds(given: object) -> float:
-    """Convert `90`, `"90"`, `"90m"`, `"2h30m"` or `"1d"` to seconds.
-
-    Raises ValueError with what is allowed when the value is no length of time, 0, or over ten
-    years.
-    """
+    """Return the seconds of `90`, `"90"`, `"90m"`, `"2h30m"` or `"1d"`. Raises ValueError with the
+    allowed forms when the value is no length of time, 0, or over ten years."""
     length = _number(given)
     if length is None or not 0 < length <= LONGEST:
         more = ", at most ten years" if length is not None and length > LONGEST else ""

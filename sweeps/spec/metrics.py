@@ -60,12 +60,12 @@ def natural_goal(name: str) -> Goal:
 
 
 def is_selectable(name: str) -> bool:
-    """Return whether selecting by a metric looks at no test split and no shift."""
+    """Return whether selection by a metric uses neither a test split nor a shift."""
     return name.startswith(("id/val/", "train/", "ood/val/"))
 
 
 def is_reported(name: str, *, every_epoch: bool) -> bool:
-    """Return whether runs report a metric after every epoch; `every_epoch`: test and shifts too."""
+    """Return whether runs report a metric after every epoch; `every_epoch` adds test and shifts."""
     if name.startswith(("id/val/", "train/")):
         return True
     return every_epoch and name.startswith(("id/test/", "ood/")) and name[:9] != "ood/mean/"
@@ -76,10 +76,8 @@ _OF_BOTH = ("gap/top1", "hmean/top1")
 
 
 def check_measured(name: str, config: TrialConfig, data: FamilyData) -> None:
-    """Raise RequestError where runs of `config` on `data` have no metric of this name.
-
-    A metric whose name says nothing of splits (`train/...`, `context/...`, `system/...`) passes.
-    """
+    """Raise RequestError where runs of `config` on `data` have no metric of this name. A metric
+    whose name has no split (`train/...`, `context/...`, `system/...`) passes."""
     split, _, kind = name.rpartition("/")
     of_splits = kind in (*QUANTITIES, *FURTHER) and split.startswith(("id/", "ood/"))
     known = tuple(_names(config, data))

@@ -59,10 +59,8 @@ SHORT: tuple[Route, ...] = (*_ALGORITHMS, ("retries",))
 
 
 def normalize(document: SpecDocument, overrides: Sequence[str]) -> None:
-    """Put every value at its one route; report unknown keys.
-
-    The `key=value` pairs of the command line override those of the file.
-    """
+    """Move every value to its canonical route; report unknown keys. The `key=value` pairs of the
+    command line override those of the file."""
     _top_keys(document)
     for route in SHORT:
         value = document.get(route)
@@ -90,7 +88,8 @@ def normalize(document: SpecDocument, overrides: Sequence[str]) -> None:
 
 
 def _name_by_dots(document: SpecDocument, route: Route, prefix: str) -> None:
-    """Move W&B's nested parameters: `optim: {parameters: {lr: ...}}` is `optim.lr`."""
+    """Move the values of W&B's nested parameters: `optim: {parameters: {lr: ...}}` becomes
+    `optim.lr`."""
     for key, value in list(document.mapping(route).items()):
         if isinstance(value, Mapping) and "parameters" in value:
             for other in value.keys() - {"parameters"}:
@@ -171,7 +170,7 @@ def _check_profiles(document: SpecDocument) -> None:
 
 
 def _put_profile(document: SpecDocument, name: str, place: Place) -> None:
-    """Apply a profile; its values keep their own places in the file."""
+    """Put the values of a profile over the file's; they keep their own places in the file."""
     names = document.mapping(PROFILES)
     if name not in names:
         message = unknown("profile", name, names) if names else "the file has no profiles"
@@ -199,14 +198,16 @@ def _top_keys(document: SpecDocument) -> None:
 
 
 def _long_form(route: Route, value: object) -> object:
-    """Expand the short form of a value; leave a wrong value to be reported later."""
+    """Return the long form of a value in short form; a wrong value is returned unchanged, to be
+    reported later."""
     if route in _ALGORITHMS and isinstance(value, str):
         return {"name": value}
     return expand_retries(value) if route == ("retries",) else value
 
 
 def _unknown_field(kind: str, name: str, more: Iterable[str] = ()) -> str:
-    """Suggest fields with the same last part, another tool's name for it, or a similar spelling."""
+    """Return a suggestion: fields with the same last part, another tool's name, or a similar
+    spelling."""
     names = (*field_names(), *more)
     by_last_name: dict[str, list[str]] = {}
     for known in names:
@@ -238,7 +239,7 @@ def _route(key: str) -> Route:
 
 
 def _parameter(text: str) -> tuple[str, ...]:
-    """Split a route: `optim.lr.values` becomes ("optim.lr", "values")."""
+    """Return a route's parameter and key: `optim.lr.values` becomes ("optim.lr", "values")."""
     name, _, key = text.rpartition(".")
     if not text:
         raise KeyError("parameters are set one by one: parameters.optim.lr.values=[...]")

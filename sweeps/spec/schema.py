@@ -20,11 +20,9 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def sweep_schema() -> Schema:
-    """Return the JSON schema (draft 2020-12) of a sweep file.
-
-    It guides an editor by names, types and ranges. `load_spec` checks more than a schema can
-    express, such as that a parameter's values suit its field, and accepts empty keys.
-    """
+    """Return the JSON schema (draft 2020-12) of a sweep file. The schema guides an editor by names,
+    types and ranges. `load_spec` checks more than a schema can express, such as that a parameter's
+    values suit its field, and accepts empty keys."""
     schema = Settings.model_json_schema(ref_template="#/$defs/{model}")
     properties, definitions = schema["properties"], schema["$defs"]
     for kind in definitions.keys() & {"Median", "Asha", "Patience", "Threshold"}:
@@ -99,7 +97,8 @@ def _trial() -> Schema:
 
 
 def _named(registry: Mapping[str, type[BaseModel]], *, needs_name: bool = True) -> Schema:
-    """Describe a bare name, or a mapping of a name and the fields of what it names."""
+    """Return the schema of a bare name, or of a mapping of a name and the fields of what it
+    names."""
     forms: list[Schema] = [{"enum": sorted(registry)}]
     for name, cls in sorted(registry.items()):
         schema = cls.model_json_schema()
@@ -120,6 +119,6 @@ def _named(registry: Mapping[str, type[BaseModel]], *, needs_name: bool = True) 
 
 
 def _in_place(field: Schema, definitions: Schema) -> Schema:
-    """Inline the definition that a field refers to, such as an algorithm inside another."""
+    """Return a field's schema with its definition inlined, such as an algorithm inside another."""
     rest = {key: value for key, value in field.items() if key != "$ref"}
     return definitions[field["$ref"].rpartition("/")[2]] | rest if "$ref" in field else field

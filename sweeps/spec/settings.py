@@ -43,7 +43,8 @@ SeedList = (
 
 
 def check_name(value: str) -> str:
-    """Refuse a name that could not be a folder and a run's name in the tracker."""
+    """Return a name. Raises ValueError for one that could not be a folder and a run's name in the
+    tracker."""
     if re.fullmatch(NAME, value):
         return value
     raise ValueError(
@@ -53,7 +54,7 @@ def check_name(value: str) -> str:
 
 
 def expand_seeds(value: object) -> tuple[Any, ...]:
-    """Expand a number n to 0, ..., n - 1."""
+    """Return the seeds 0, ..., n - 1 for a number n; other values unchanged."""
     if type(value) is int and 1 <= value <= MAX_SEEDS:
         return tuple(range(value))
     if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= MAX_SEEDS:
@@ -67,10 +68,8 @@ def expand_seeds(value: object) -> tuple[Any, ...]:
 
 
 def expand_fresh_seeds(value: object, info: ValidationInfo) -> tuple[Any, ...]:
-    """Expand a number n to the n seeds that follow the largest of `seeds`.
-
-    Refuse seeds that a choice has seen: they cannot confirm it.
-    """
+    """Return, for a number n, the n seeds that follow the largest of `seeds`. Raises ValueError for
+    seeds on which settings were selected, which cannot confirm a selection."""
     seeds, taken = expand_seeds(value), info.data.get("seeds", ())
     first = max(taken, default=-1) + 1
     if isinstance(value, int):
@@ -90,7 +89,7 @@ def expand_fresh_seeds(value: object, info: ValidationInfo) -> tuple[Any, ...]:
 
 
 def check_race(value: RaceSeeds | None, info: ValidationInfo) -> RaceSeeds | None:
-    """Refuse a race that leaves no seed to save."""
+    """Return a race. Raises ValueError for a race that leaves no seed to save."""
     seeds = len(info.data.get("seeds", ())) or MAX_SEEDS + 1
     if value is not None and value.after >= seeds:
         had = "1 seed" if seeds == 1 else f"{seeds} seeds"
@@ -100,7 +99,7 @@ def check_race(value: RaceSeeds | None, info: ValidationInfo) -> RaceSeeds | Non
 
 
 def check_metric(value: str) -> str:
-    """Refuse a name that no metric has."""
+    """Return a metric's name. Raises ValueError for a name that no metric has."""
     wrong = problem(value)
     if wrong is not None:
         raise ValueError(wrong)
@@ -108,7 +107,7 @@ def check_metric(value: str) -> str:
 
 
 def expand_selection(value: object) -> object:
-    """Expand a rule's name to a mapping with the rule alone."""
+    """Return a mapping with the rule for a rule's name; other values unchanged."""
     if isinstance(value, str) and value in SELECTION_RULES:
         return {"rule": value}
     if isinstance(value, Mapping) and set(value) == {"within"}:
@@ -117,7 +116,7 @@ def expand_selection(value: object) -> object:
 
 
 def short_for(key: str, kind: Any) -> BeforeValidator:
-    """Expand a text to a mapping with this key alone."""
+    """Return a validator that expands a text to a mapping with this key alone."""
 
     def expand(value: object) -> object:
         return {key: value} if isinstance(value, str) else value
@@ -126,15 +125,14 @@ def short_for(key: str, kind: Any) -> BeforeValidator:
 
 
 def expand_retries(value: object) -> object:
-    """Expand a number n to n more attempts after a crash, and n after a timeout."""
+    """Return n more attempts after a crash and n after a timeout for a number n; other values
+    unchanged."""
     return {"crashed": value, "timeout": value} if type(value) is int else value
 
 
 def check_gpus(value: float) -> float:
-    """Round a share of a GPU to 1/n, cut to Ray's four decimals, so that n runs fit on one GPU.
-
-    Raises ValueError with the nearest 1/n when the share is none.
-    """
+    """Return a number of GPUs, with a share rounded to 1/n, cut to Ray's four decimals, so that n
+    runs fit on one GPU. Raises ValueError with the nearest 1/n for any other share."""
     if value == 0 or (value >= 1 and value == int(value)):
         return value
     if value > 1:
@@ -157,7 +155,7 @@ def _share(runs: int) -> float:
 
 
 def expand_imports(value: object) -> object:
-    """Turn a single module into a list."""
+    """Return a list for a single module; other values unchanged."""
     return [value] if isinstance(value, str) else value
 
 
@@ -213,7 +211,8 @@ class Metric(Section):
     @model_validator(mode="before")
     @classmethod
     def _without_empty(cls, data: Any) -> Any:
-        """Drop empty keys, and fill in the metric's own direction."""
+        """Return the data without empty keys, and with the metric's own direction where it has
+        none."""
         if not isinstance(data, Mapping):
             return data
         fields = {key: value for key, value in data.items() if value is not None}
@@ -363,7 +362,7 @@ EARLY_TERMINATION: Mapping[str, type[Median | Asha | Patience | Threshold]] = {
 
 
 def read_rule(value: object) -> object:
-    """Read a rule by its type, in whose words its mistakes are reported."""
+    """Return a rule, read by its type, whose model words the mistakes."""
     types = [*EARLY_TERMINATION]
     kind = value.get("type") if isinstance(value, Mapping) else None
     if isinstance(value, Mapping) and kind is None and (key := misspelt("type", value)):
@@ -507,5 +506,5 @@ class Settings(Section):
 
     @property
     def goals(self) -> tuple[Metric, ...]:
-        """Goals of a trial; selection, early termination and tables use the first."""
+        """The goals of a trial; selection, early termination and tables use the first."""
         return self.metrics or (self.metric,)

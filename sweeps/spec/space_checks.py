@@ -47,7 +47,8 @@ MAX_VALUES_SHOWN = 10
 def check_conditions(
     document: SpecDocument, space: Sequence[Distribution]
 ) -> tuple[Distribution, ...]:
-    """Report every mistake in the conditions between parameters, and drop those conditions."""
+    """Report every mistake in the conditions between parameters; return the space without those
+    conditions."""
     known = {item.name: item for item in space}
     sound = []
     for item in space:
@@ -74,7 +75,7 @@ def check_conditions(
 def _wrong(
     distribution: Distribution, condition: Condition, known: Mapping[str, Distribution]
 ) -> str | None:
-    """Return what is wrong with a condition, None when nothing is."""
+    """Return what is wrong with a condition; None for a valid one."""
     name = condition.name
     if distribution.name == "algorithm.name":
         return "algorithm.name decides which fields there are, and has no conditions"
@@ -128,7 +129,7 @@ class TrialSpace:
             self._check_grid()
 
     def _parameters(self) -> Iterator[Distribution]:
-        """Yield the varied fields; report those that are wrong, or fixed as well."""
+        """Yield the varied fields; report fields that are wrong, or fixed as well."""
         for name, data in self.document.mapping(("parameters",)).items():
             try:
                 yield parse_parameter(name, data)
@@ -155,7 +156,7 @@ class TrialSpace:
             self._check_with({} if end is None else {"algorithm.name": end}, space, done)
 
     def check_merge(self, metric: str, label: str, route: Route) -> None:
-        """Report the `merge` of a metric, at `route`, when some trial has no such merged model."""
+        """Report the `merge` of a metric, at `route`, when some trial lacks such a merged model."""
         played = {name: ALGORITHMS[name] for name in self.algorithms}
         untrained = [n for n, cls in played.items() if not cls.trains and cls.starts_at_zero_shot]
         if metric.startswith(("train/", "system/")):
@@ -170,10 +171,8 @@ class TrialSpace:
                     return
 
     def _suited(self) -> set[str]:
-        """Return the parameters that an algorithm in play has; report the others.
-
-        Where the algorithm varies, its fixed fields are checked too.
-        """
+        """Return the parameters that one of the sweep's algorithms has; report the others. Where
+        the algorithm varies, its fixed fields are checked too."""
         played = self.algorithms
         names = {item.name for item in self.space}
         if not played:
@@ -211,10 +210,9 @@ class TrialSpace:
     def _check_with(
         self, fixed: Mapping[str, Placed], space: Sequence[Distribution], done: set[str]
     ) -> None:
-        """Build the config at the first values, then with each other value that decides.
-
-        With another algorithm only its own fields are checked again; `done` are the others.
-        """
+        """Build the config at the first values, then with each other value whose validity decides.
+        With another algorithm only its own fields are checked again; `done` are fields that were
+        checked before."""
         first = {**{item.name: item.boundary_values()[0] for item in space}, **fixed}
         known = self._probe(space, first, None, [])
         if len(known) > ENOUGH:
@@ -248,7 +246,7 @@ class TrialSpace:
         changed: str | None,
         known: Sequence[Problem],
     ) -> list[Problem]:
-        """Return the problems of the config with these values that were not reported before."""
+        """Return the problems of the config with these values, without those in `known`."""
         params = _sampled(space, values)
         problems = self._problems(params)
         self.problems += problems
@@ -274,7 +272,7 @@ class TrialSpace:
         return problems
 
     def _report(self, problem: Problem, routes: Mapping[str, Route], changed: str | None) -> None:
-        """Report a config's problem where the value that causes it was given."""
+        """Report a config's problem at the place of the value that causes it."""
         for name, route in routes.items():
             field = tuple(name.split("."))
             if problem.path[: len(field)] == field:
@@ -288,7 +286,7 @@ class TrialSpace:
             self.document.add_error(("parameters", changed, *routes[changed]), message)
 
     def _check_grid(self) -> None:
-        """Report values without end, too many points, and points that make no valid config."""
+        """Report infinitely many values, too many points, and points that make no valid config."""
         for item in self.space:
             route = ("parameters", item.name)
             if isinstance(item, Uniform) and item.count > MAX_VALUES:
@@ -399,7 +397,8 @@ class TrialSpace:
             self.document.add_error(route, message)
 
     def _members(self, name: str, place: Route) -> TrialConfig | None:
-        """Return the config of the runs that a soup is made of, but for what varies, if any."""
+        """Return the config of the runs of a soup, without varied fields; None for an unknown
+        name."""
         played: dict[str, Mapping[str, Any]] = {name: {"name": name} for name in self.algorithms}
         played |= {str(baseline["name"]): baseline for baseline in self.baselines}
         trained = {name: fields for name, fields in played.items() if ALGORITHMS[name].trains}
@@ -421,7 +420,7 @@ class TrialSpace:
 
 
 def _sampled(space: Sequence[Distribution], values: Mapping[str, Placed]) -> Params:
-    """Return the point of the parameters that are active with these values."""
+    """Return the point with the parameters that are active at these values."""
     return sample_point(space, lambda item: values[item.name][1])
 
 

@@ -42,12 +42,9 @@ logger = logging.getLogger(__name__)
 
 
 def place_data(document: SpecDocument) -> tuple[str, ...]:
-    """Set `data.root` to CARFT_DATA, where that is the root of every family.
-
-    If the family reads no root and retention on other families is measured, set
-    `eval.retention_root`. Do nothing if the file or `--set` names the data. Returns the new values
-    as overrides.
-    """
+    """Set `data.root` to CARFT_DATA, where that is the root of every family, and return the new
+    values as overrides. If the family reads no root and retention on other families is measured,
+    set `eval.retention_root`. Do nothing if the file or `--set` names the data."""
     root = os.environ.get(DATA_ROOT_ENV)
     field = _root_field(document) if root else None
     if root is None or field is None:
@@ -88,11 +85,9 @@ def is_recipe(path: Path) -> bool:
 
 
 def locate(name: str | Path) -> Path:
-    """Find the sweep file of a path or a recipe's name.
-
-    An existing path is taken as it is. Otherwise `NAME`, `NAME.yaml` and `sweeps/NAME.yaml` mean
-    the shipped recipe NAME. Raises RequestError with the nearest name when there is neither.
-    """
+    """Return the sweep file of a path or a recipe's name. An existing path is returned unchanged.
+    Otherwise `NAME`, `NAME.yaml` and `sweeps/NAME.yaml` mean the shipped recipe NAME. Raises
+    RequestError with the nearest name when neither exists."""
     path = Path(name)
     try:
         exists, is_file = path.exists(), path.is_file()
@@ -185,13 +180,14 @@ class SweepSpec(Settings):
                 raise ValueError(f"the points of a {adaptive} sweep are not known before it runs")
 
     def given(self, number: int) -> Params:
-        """Return what the file says of a search's point: of `try_first`, and its task."""
+        """Return the values that the file sets of a search's point: of `try_first`, and its
+        task."""
         setting, cell = self.setting_of(number)
         return {**(self.try_first[setting] if setting < len(self.try_first) else {}), **cell}
 
     @functools.cached_property
     def _grid(self) -> list[Params]:
-        """The whole grid, expanded once: each point is looked up by its number."""
+        """The whole grid, expanded once, since each point is looked up by its number."""
         if self.tasks is None:
             return grid(self.parameters)
         settings = grid([item for item in self.parameters if item.name != self.tasks])
@@ -199,13 +195,13 @@ class SweepSpec(Settings):
 
     @property
     def task_values(self) -> tuple[Any, ...]:
-        """Tasks of the sweep, if it has any."""
+        """The tasks of the sweep, if it has any."""
         varied = next((item for item in self.parameters if item.name == self.tasks), None)
         return varied.values if isinstance(varied, Categorical) else ()
 
     @property
     def cells(self) -> tuple[Params, ...]:
-        """Task part of the points: one for each task, or an empty one."""
+        """The task part of the points: one for each task, or an empty one."""
         if self.tasks is None:
             return ({},)
         return tuple({self.tasks: task} for task in self.task_values)
@@ -228,10 +224,8 @@ class SweepSpec(Settings):
 
     @functools.cached_property
     def distinct_trials(self) -> int:
-        """Number of trials with a point of their own; further trials repeat a point.
-
-        Less than all only in a search of a space with fewer points.
-        """
+        """The number of trials with a point of their own; further trials repeat a point. The number
+        is less than that of all trials only in a search of a space with fewer points."""
         if self.method == "grid":
             return self.trial_count
         settings = [item for item in self.parameters if item.name != self.tasks]
@@ -275,20 +269,18 @@ class SweepSpec(Settings):
         return tuple(name for name in dict.fromkeys(names) if ALGORITHMS[name].trains)
 
     def config_for(self, params: Mapping[str, Any]) -> TrialConfig:
-        """Make the trial config at one point (dotted field -> value) of the space."""
+        """Return the trial config at one point (dotted field -> value) of the space."""
         return config_at(self.trial, params)
 
     def typical_config(self) -> TrialConfig:
-        """Make the config of a trial in the middle of the space, with the first seed."""
+        """Return the config of a trial in the middle of the space, with the first seed."""
         point = sample_point(self.parameters, operator.methodcaller("quantile", 0.5))
         return self.config_for(point).for_seed(self.seeds[0])
 
     def baseline_configs(self) -> list[BaselinePoint]:
-        """Make every baseline at every point of the sweep, with the fields that the baseline has.
-
+        """Return every baseline at every point of the sweep, with the fields that the baseline has.
         With an adaptive method, whose points are not known in advance, each baseline is made once
-        for each task, at the trial's own fields and defaults.
-        """
+        for each task, at the trial's own fields and defaults."""
         return [
             BaselinePoint(
                 str(baseline["name"]),
@@ -301,11 +293,9 @@ class SweepSpec(Settings):
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the sweep as plain data for JSON, however its file wrote it.
-
-        Loading that data gives an equal sweep. Keys at their defaults are left out, so that a later
-        version with more keys does not differ by them.
-        """
+        """Return the sweep as plain data for JSON, however its file wrote it. Loading that data
+        gives an equal sweep. Keys at their defaults are left out, so that a later version with more
+        keys gives the same data."""
         own = {"text", "source_path", "overrides", "warnings", "parameters"}
         own |= {"metric"} if self.metrics else set()
         whole = self.model_dump(mode="json", by_alias=True, exclude=own)
@@ -336,7 +326,7 @@ def load_spec(
     text: str | None = None,
     vet: Vet | None = None,
 ) -> SweepSpec:
-    """Read and validate a sweep file, or a shipped recipe by its name.
+    """Return the validated sweep of a file, or of a shipped recipe by its name.
 
     `overrides` are `key=value` texts, as `--set` takes them; `imports` are modules besides the
     file's own, as `--import` takes them. Modules are imported before anything is checked, since

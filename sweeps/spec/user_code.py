@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 
 def source_digest() -> str:
-    """Hash every Python file of the package: path and content."""
+    """Return the sha256 over the path and content of every Python file of the package."""
     digest = hashlib.sha256()
     # A pattern of all files would pass over folders that are links.
     for files in (
@@ -110,8 +110,8 @@ def import_all(
 
 def vet_of(home: Home, besides: Sequence[str] = ()) -> Vet:
     """Return a check that permits only modules, named by a home, which this user or root wrote
-    outside of the home. A trusted home's modules, and `besides` named by the user, are permitted.
-    """
+    outside of the home. All modules of a trusted home, and `besides` named by the user, are
+    permitted."""
 
     def vet(item: str) -> None:
         if home.is_trusted or item in besides or item.endswith(FAMILY_SUFFIXES):
@@ -151,8 +151,9 @@ def _places(item: str) -> Iterator[Path]:
 
 
 def refuse_unimported(sweep: Mapping[str, Any], imports: Sequence[str]) -> None:
-    """Raise InvalidConfig where a sweep, as plain data, names something of the user's own that none
-    of its `imports` defines: this process may know it, but workers and `resume` would not."""
+    """Raise InvalidConfig where a sweep, as plain data, names an algorithm, merge or family of the
+    user that none of its `imports` defines: this process may know it, but workers and `resume`
+    would not."""
     files = {Path(item).resolve() for item in imports if _is_path(item)}
     modules = [item for item in imports if not is_family_file(item)]
     tops = (_located(Path(item))[0] if _is_path(item) else item for item in modules)
@@ -202,7 +203,7 @@ FAMILY_SUFFIXES = (".yaml", ".yml")
 
 
 def resolve(imports: Iterable[str], folder: Path) -> tuple[str, ...]:
-    """Resolve each import so that it means the same in every process and current folder.
+    """Return each import in a form that means the same in every process and current folder.
 
     A path (of a `.py` file, a package's folder, or a family's YAML file) is relative to `folder`,
     where the sweep file is, and becomes an absolute file path. The name of an installed module
@@ -235,7 +236,8 @@ def _resolved(item: str, folder: Path) -> str:
 
 
 def load(imports: Sequence[str]) -> None:
-    """Import what `resolve` returned, in order, once per process, so that it registers its parts.
+    """Import what `resolve` returned, in order, once per process, so that algorithms, merges and
+    families are registered.
 
     Families that a YAML file declares are registered. A Python file is imported under its own name,
     as a part of its package if it has one. Its folder comes last on the search path: files beside
@@ -289,7 +291,7 @@ def _located(file: Path) -> tuple[str, Path]:
 
 
 def _modules_in(folder: Path, suffix: str = "") -> list[str]:
-    """List the modules in a folder whose files have the suffix `suffix`."""
+    """Return the names of the modules in a folder whose files have the suffix `suffix`."""
     if not folder.is_dir():
         return []
     files = [f"{path.stem}{suffix}" for path in folder.glob("*.py")]
@@ -306,7 +308,7 @@ _OF_SWEEPS = frozenset({"parameters", "trial"})
 
 
 def refuse_family_file(document: SpecDocument, file: Path) -> None:
-    """Raise RequestError for a file that declares a family where a sweep is wanted."""
+    """Raise RequestError for a file that declares a family in place of a sweep."""
     keys = document.data.keys()
     if keys <= Declaration.model_fields.keys() and keys & {"test", "test_fraction"}:
         raise RequestError(
@@ -317,7 +319,7 @@ def refuse_family_file(document: SpecDocument, file: Path) -> None:
 
 
 def is_family_file(text: object) -> bool:
-    """Return whether a text names a file and not a family: no family's name has a dot."""
+    """Return whether a text names a family's file and not a family, whose name has no dot."""
     return isinstance(text, str) and text.endswith(FAMILY_SUFFIXES)
 
 
@@ -390,7 +392,7 @@ def _prompts(document: SpecDocument, declared: Declared) -> dict[str, object]:
 
 
 def _from_file(text: str, folder: Path, name: str) -> TemplateSet:
-    """Read the templates of a file beside the family's."""
+    """Return the templates of a file beside the family's."""
     path = path_or_none(str(folder / Path(text).expanduser()))
     read = template_set(text if path is None else str(path))
     return TemplateSet(name, read.templates, read.domains)
@@ -409,7 +411,7 @@ def _declared(family: Family | None) -> Declared | None:
 
 
 def _check_name(document: SpecDocument, declared: Declared) -> None:
-    """Report a name that another family has, unless that family's file was deleted."""
+    """Report a name that another family has, unless the other family's file was deleted."""
     family = FAMILIES.get(declared.declaration.name)
     was = _declared(family)
     if family is not None and was is None:
@@ -422,7 +424,7 @@ def _check_name(document: SpecDocument, declared: Declared) -> None:
 
 
 def _problems(declared: Declaration) -> Iterator[Problem]:
-    """Yield what is wrong as a whole: keys that exclude each other, templates, defaults."""
+    """Yield mistakes of the file as a whole: keys that exclude each other, templates, defaults."""
     if declared.test is None and declared.test_fraction is None:
         message = "which folder is the test? If there is none, say test_fraction: 0.2"
         yield Problem(("test",), message)
@@ -461,11 +463,9 @@ FIELD = "data.family"
 
 
 def name_families(document: SpecDocument, folder: Path) -> tuple[str, ...]:
-    """Replace each family file that a normalised sweep file names by the family's name.
-
-    Returns the files' paths. A path is relative to `folder`, where the sweep file is, a path given
-    by `--set` to the current folder. Mistakes are reported with those of the sweep file.
-    """
+    """Replace each family file that a normalised sweep file names by the family's name; return the
+    files' paths. A path is relative to `folder`, where the sweep file is, a path given by `--set`
+    to the current folder. Mistakes are reported with those of the sweep file."""
     files: dict[str, None] = {}
     for holder, key, route in list(_family_files(document)):
         place = document.place(route)
@@ -482,7 +482,8 @@ def name_families(document: SpecDocument, folder: Path) -> tuple[str, ...]:
 
 
 def _family_files(document: SpecDocument) -> Iterator[tuple[Any, str | int, Route]]:
-    """Yield each value that is a family file: its mapping, its key there, and its route."""
+    """Yield each value that names a family file: the mapping that has it, its key, and its
+    route."""
     route: Route = ("trial", *FIELD.split("."))
     if is_family_file(document.get(route)):
         yield document.get(route[:-1]), "family", route

@@ -28,10 +28,8 @@ logger = logging.getLogger(__name__)
 
 
 def validate(document: SpecDocument) -> dict[str, Any]:
-    """Check a normalised file and return the fields of its SweepSpec.
-
-    Raises InvalidConfig with every mistake, by line.
-    """
+    """Return the fields of a SweepSpec, from a normalised file after all checks. Raises
+    InvalidConfig with every mistake, by line."""
     keys = [field.alias or name for name, field in Settings.model_fields.items()]
     values = {key: document.data[key] for key in keys if document.data.get(key) is not None}
     settings = validated_in_part(document, Settings, values)
@@ -54,7 +52,7 @@ def validate(document: SpecDocument) -> dict[str, Any]:
 
 
 def _check_weights(document: SpecDocument) -> None:
-    """Report an architecture's name that has no pretrained weights named beside it."""
+    """Report a model's name that needs pretrained weights where none are named."""
     if any(document.field_values("model.pretrained")):
         return
     varied = document.get(("parameters", "model.name")) is not None
@@ -70,7 +68,7 @@ def _check_weights(document: SpecDocument) -> None:
 
 
 def _check_goals(document: SpecDocument, settings: Settings, space: TrialSpace) -> None:
-    """Report goals that are dishonest, given twice, or of a model that no trial has."""
+    """Report goals that use test data, are given twice, or belong to a model that no trial has."""
     several = bool(settings.metrics)
     if several and document.get(("metric",)) is not None:
         other = document.place(("metric",)).text
@@ -92,7 +90,7 @@ def _check_goals(document: SpecDocument, settings: Settings, space: TrialSpace) 
 
 
 def _check_honest(document: SpecDocument, name: str, route: Route) -> None:
-    """Report a metric that looks at a test split or a shift, unless the file says `oracle`."""
+    """Report a metric that uses a test split or a shift, unless the file says `oracle`."""
     if not is_selectable(name) and document.get(("selection",)) != "oracle":
         document.add_error(
             route,
@@ -105,11 +103,9 @@ FAMILY = "data.family"
 
 
 def _report(document: SpecDocument, settings: Settings) -> Report:
-    """Fill in the accuracy of the report where it is not top-1.
-
-    Families that are ranked by different accuracies have each its own if they are the tasks, else
-    top-1, with a warning. An accuracy by which a family is not measured is reported.
-    """
+    """Return the report's settings, with the accuracy filled in where it is not top-1. Where tasks
+    are families ranked by different accuracies, each task has its own; other sweeps over such
+    families use top-1, with a warning. An accuracy that a family does not measure is reported."""
     report = settings.report
     names = document.field_values(FAMILY)
     families = {
@@ -150,7 +146,8 @@ _RULE: Route = ("early_terminate",)
 
 
 def _early_terminate(document: SpecDocument, settings: Settings) -> EarlyTerminate | None:
-    """Fill in the metric of early termination; report a metric of test data or without epochs."""
+    """Return the settings of early termination with the metric filled in; report a metric of test
+    data or without epochs."""
     rule = settings.early_terminate
     if rule is None:
         return None
@@ -191,7 +188,7 @@ _TASKS: Route = ("tasks",)
 
 
 def _check_tasks(document: SpecDocument, space: Sequence[Distribution], settings: Settings) -> None:
-    """Report what is wrong with `tasks`, and warn of settings that miss some of them."""
+    """Report mistakes in `tasks`, and warn of settings that miss some of the tasks."""
     name = document.get(_TASKS)
     if name is None and TASK in str(document.mapping(("metric",)).get("name")):
         message = f"{TASK} stands for the name of a task, and there are no tasks"
@@ -257,7 +254,8 @@ _TRY_FIRST: Route = ("try_first",)
 def _try_first(
     document: SpecDocument, settings: Settings, space: Sequence[Distribution]
 ) -> tuple[Params, ...]:
-    """Read the points by dotted field, with the space's own values; report what is wrong."""
+    """Return the points of `try_first` by dotted field, with the space's own values; report
+    mistakes."""
     points = settings.try_first
     if not points:
         return ()
@@ -290,7 +288,7 @@ def _point(
 def _own_value(
     document: SpecDocument, distribution: Distribution, value: object, route: Route
 ) -> Any:
-    """Return the value in the form of the search space; report a value outside of the space."""
+    """Return the value as the search space has it; report a value outside of the space."""
     if isinstance(distribution, Categorical):
         own = {canonical(value): value for value in distribution.values}
         if canonical(value) in own:

@@ -71,7 +71,7 @@ class JobClient(JobSubmissionClient):
         return str(self._do_request("GET", "/api/version").json()["ray_version"])
 
     def is_open(self) -> bool:
-        """Return whether the job API answers somebody without token and password."""
+        """Return whether the job API answers requests without token and password."""
         try:
             answer = requests.get(
                 f"{self.shown}/api/jobs/",
@@ -141,7 +141,8 @@ def _parts(address: str) -> SplitResult:
 
 
 def unencrypted(option: str | None) -> str | None:
-    """Return a warning where Ray's token or a password would go over HTTP to another machine."""
+    """Return a warning where Ray's token or a password would be sent over HTTP to another machine;
+    else None."""
     parts = _parts(_address(option))
     has_token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
     is_local = parts.hostname in _LOCAL_HOSTS

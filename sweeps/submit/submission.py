@@ -76,7 +76,8 @@ class Submission:
         imports: Sequence[str] = (),
         options: Sequence[str] = (),
     ) -> Submission:
-        """Read the sweep. Raises RequestError where it is wrong or cannot run on a cluster."""
+        """Return the submission of a sweep file. Raises RequestError where the sweep is wrong or
+        cannot run on a cluster."""
         if not home.startswith("/"):
             raise RequestError(
                 f"the home {home} must be an absolute path that every node of the cluster sees"
@@ -90,10 +91,8 @@ class Submission:
 
     @property
     def root(self) -> Path | None:
-        """Folder that is sent: the repository of the sweep file, else the current folder.
-
-        None for a recipe without files of the user's own outside of a repository.
-        """
+        """The folder that is sent: the repository of the sweep file, else the current folder. None
+        for a recipe without files of the user's own outside of a repository."""
         start = Path.cwd().resolve()
         folder = self.file.resolve().parent if isinstance(self.file, Path) else start
         for top in (folder, *folder.parents):
@@ -166,11 +165,9 @@ def secret_values(environ: Mapping[str, str]) -> list[str]:
 def job_variables(
     environ: Mapping[str, str], assignments: Sequence[str] = ()
 ) -> tuple[dict[str, str], list[str]]:
-    """Return the variables of a job, and the names of the secrets among them that are not sent.
-
-    They are MLFLOW_* and CARFT_* of `environ`, and the assignments `NAME=VALUE`. Raises
-    RequestError for a secret among the assignments that is not named by a file on the cluster.
-    """
+    """Return the variables of a job, and the names of the secrets among them that are not sent. The
+    variables are MLFLOW_* and CARFT_* of `environ`, and the assignments `NAME=VALUE`. Raises
+    RequestError for a secret among the assignments that is not named by a file on the cluster."""
     values = secret_values(environ)
 
     def holds_secret(name: str, value: str) -> bool:
@@ -203,7 +200,8 @@ def job_variables(
 
 
 def excluded(root: Path, patterns: Sequence[str]) -> list[str]:
-    """Return patterns of what is not sent: secrets, homes, links that lead out, and `patterns`."""
+    """Return patterns of files that are not sent: secrets, homes, links that lead out, and
+    `patterns`."""
     home = home_folder(None).resolve()
     homes = [f"/{home.relative_to(root).as_posix()}"] if home.is_relative_to(root) else []
     return [*SECRET_FILES, ".git", f"{HOME}/", *homes, *_links_out(root), *patterns]
@@ -227,7 +225,8 @@ def send(
     assignments: Sequence[str] = (),
     note: Callable[[str], None],
 ) -> str:
-    """Submit a sweep and return the job's id; `note` gets what is sent and what is not."""
+    """Submit a sweep and return the job's id; `note` gets messages on what is sent and what is
+    not."""
     entrypoint, root = submission.entrypoint(), submission.root
     sent, withheld = job_variables(os.environ, assignments)
     theirs, ours = client.ray_version(), version("ray")
