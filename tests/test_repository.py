@@ -81,7 +81,7 @@ def test_check_loads_neither_ray_nor_mlflow(tmp_path: Path) -> None:
     "module",
     [
         "carft_sweep.sweeps.home",
-        "carft_sweep.sweeps.ledger.trials",
+        "carft_sweep.sweeps.ledger.ledger",
         "carft_sweep.sweeps.engines.base",
     ],
 )

@@ -467,8 +467,8 @@ def watch_writes(at: Callable[[str, str], None]) -> None:
     from sqlalchemy.engine.default import DefaultDialect
 
     import carft_sweep.carft_core.files as files
+    import carft_sweep.sweeps.ledger.ledger as ledger
     import carft_sweep.sweeps.ledger.study as study
-    import carft_sweep.sweeps.ledger.trials as trials
     import carft_sweep.sweeps.results.sent_log as sent_log
 
     append, write_atomically = files.append_lines, files.write_atomically
@@ -498,7 +498,7 @@ def watch_writes(at: Callable[[str, str], None]) -> None:
 
     files.write_atomically = written
     DefaultDialect.do_commit = committed  # type: ignore[method-assign]
-    for module in (trials, sent_log, study):
+    for module in (ledger, sent_log, study):
         module.append_lines = appended  # type: ignore[attr-defined]
 
 

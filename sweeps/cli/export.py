@@ -15,7 +15,7 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.cli import FAILED, Emit
 from carft_sweep.sweeps.cli.compare import written
 from carft_sweep.sweeps.home import find_home
-from carft_sweep.sweeps.ledger.trials import sweep_folder
+from carft_sweep.sweeps.ledger.ledger import sweep_folder
 from carft_sweep.sweeps.results.export import SelectedModel, exporter, select_model
 from carft_sweep.sweeps.scheduler.progress import figures
 from carft_sweep.tracking.program import program

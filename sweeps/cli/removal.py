@@ -18,15 +18,15 @@ from carft_sweep.carft_core.files import format_size
 from carft_sweep.sweeps.cli import UNREACHABLE, WRONG, Emit
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.claim import holder, undriven
-from carft_sweep.sweeps.ledger.runs import OPTIMISER_STATE, RunStore, set_aside
-from carft_sweep.sweeps.ledger.study import named_database, remove_studies, study_file
-from carft_sweep.sweeps.ledger.trials import (
+from carft_sweep.sweeps.ledger.ledger import (
     LEDGER_FILE,
     Ledger,
     read_generations,
     sweep_folder,
     sweep_names,
 )
+from carft_sweep.sweeps.ledger.runs import OPTIMISER_STATE, RunStore, set_aside
+from carft_sweep.sweeps.ledger.study import named_database, remove_studies, study_file
 from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, TrackingError, counted
 from carft_sweep.tracking.location import (

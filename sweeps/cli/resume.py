@@ -11,9 +11,9 @@ from carft_sweep.sweeps.cli.parser import keys
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.claim import DRIVER
 from carft_sweep.sweeps.ledger.generations import Invocation
+from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import has_work_left, summary_of
-from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
 from carft_sweep.tracking.program import command
 
 

@@ -17,7 +17,7 @@ from carft_sweep.sweeps.cli.parser import overrides
 from carft_sweep.sweeps.cli.status import FailedRun, failed_runs
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.generations import COPY
-from carft_sweep.sweeps.ledger.trials import find_ledger
+from carft_sweep.sweeps.ledger.ledger import find_ledger
 from carft_sweep.sweeps.results.artifacts import PAGE
 from carft_sweep.sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
 from carft_sweep.sweeps.scheduler.session import SweepResult

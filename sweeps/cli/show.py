@@ -12,9 +12,9 @@ from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.status import state_word
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.claim import holder
+from carft_sweep.sweeps.ledger.ledger import Ledger, Setting, State, Trial, find_ledger
 from carft_sweep.sweeps.ledger.runs import NO_SEED, RunStore, measured
 from carft_sweep.sweeps.ledger.status import goals
-from carft_sweep.sweeps.ledger.trials import Ledger, Setting, State, Trial, find_ledger
 from carft_sweep.sweeps.results.records import front, state_of
 from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.sweeps.scheduler.progress import figures, value_text

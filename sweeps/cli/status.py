@@ -21,9 +21,7 @@ from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.table import plain_lines, table_lines
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.claim import holder
-from carft_sweep.sweeps.ledger.runs import Lease, RunState, RunStore, history
-from carft_sweep.sweeps.ledger.status import summaries, summary_of
-from carft_sweep.sweeps.ledger.trials import (
+from carft_sweep.sweeps.ledger.ledger import (
     FINAL_RUNS,
     TRIAL_RUNS,
     Ledger,
@@ -32,6 +30,8 @@ from carft_sweep.sweeps.ledger.trials import (
     newest_generation,
     sweep_folder,
 )
+from carft_sweep.sweeps.ledger.runs import Lease, RunState, RunStore, history
+from carft_sweep.sweeps.ledger.status import summaries, summary_of
 from carft_sweep.sweeps.scheduler.progress import MEASURED, duration, seconds_left, value_text
 from carft_sweep.tracking.console import PlainConsole
 from carft_sweep.tracking.program import command, program

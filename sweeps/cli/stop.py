@@ -9,7 +9,7 @@ from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.status import sweep_status
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.claim import FILE, ask_to_stop, holder
-from carft_sweep.sweeps.ledger.trials import sweep_folder
+from carft_sweep.sweeps.ledger.ledger import sweep_folder
 from carft_sweep.tracking.program import command
 
 LOOK = 0.25

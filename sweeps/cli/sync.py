@@ -11,8 +11,8 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.claim import holder
+from carft_sweep.sweeps.ledger.ledger import begun_sweeps, sweep_folder
 from carft_sweep.sweeps.ledger.study import mend_studies
-from carft_sweep.sweeps.ledger.trials import begun_sweeps, sweep_folder
 from carft_sweep.sweeps.results.export import log_missing_model
 from carft_sweep.sweeps.results.projection import project
 from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, counted

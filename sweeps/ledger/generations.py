@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import checked_json
 from carft_sweep.sweeps.home import Home
-from carft_sweep.sweeps.ledger.trials import (
+from carft_sweep.sweeps.ledger.ledger import (
     POINTS,
     SECONDS,
     Ledger,

@@ -10,8 +10,7 @@ from typing import Any, Literal
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.claim import holder
-from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.ledger.trials import (
+from carft_sweep.sweeps.ledger.ledger import (
     CONFIRMATIONS,
     SOUPS,
     Ledger,
@@ -20,6 +19,7 @@ from carft_sweep.sweeps.ledger.trials import (
     newest_generation,
     sweep_names,
 )
+from carft_sweep.sweeps.ledger.runs import RunStore
 
 OUTCOME = "outcome"
 """The fact how the sweep stands: `state`, and `broken` where it was given up, which says why."""

@@ -19,8 +19,8 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import append_lines, write_atomically
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.claim import undriven
+from carft_sweep.sweeps.ledger.ledger import Ledger, Trial, find_ledger
 from carft_sweep.sweeps.ledger.status import goals
-from carft_sweep.sweeps.ledger.trials import Ledger, Trial, find_ledger
 from carft_sweep.sweeps.space.distributions import Distribution
 from carft_sweep.sweeps.space.parameters import parse_parameter
 from carft_sweep.tracking.database import (

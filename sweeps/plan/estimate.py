@@ -22,8 +22,8 @@ from carft_sweep.carft_core.training.optim import schedule_of
 from carft_sweep.sweeps.engines.resources import Hardware
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.generations import changes, effect, in_kept_order, taken_name
+from carft_sweep.sweeps.ledger.ledger import Ledger, newest_generation
 from carft_sweep.sweeps.ledger.runs import RunStore, history, measured
-from carft_sweep.sweeps.ledger.trials import Ledger, newest_generation
 from carft_sweep.sweeps.plan.prospects import Obstacle, obstacles_of, power_of
 from carft_sweep.sweeps.plan.tasks import (
     PlannedRun,

@@ -17,9 +17,9 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import digest_of, read_json, user_cache, write_json
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.generations import Invocation
+from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
 from carft_sweep.sweeps.ledger.runs import RunStore, measured
 from carft_sweep.sweeps.ledger.status import OUTCOME
-from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.tracking.comparison.compare import Comparison

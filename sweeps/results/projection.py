@@ -30,9 +30,9 @@ from carft_sweep.sweeps.engines.entry import LOG
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.claim import undriven
 from carft_sweep.sweeps.ledger.generations import COPY as SWEEP_FILE
+from carft_sweep.sweeps.ledger.ledger import Ledger, Setting, find_ledger
 from carft_sweep.sweeps.ledger.runs import NO_SEED, RunState, RunStore, history, measured
 from carft_sweep.sweeps.ledger.status import OUTCOME, goals
-from carft_sweep.sweeps.ledger.trials import Ledger, Setting, find_ledger
 from carft_sweep.sweeps.results.arms import (
     ArmSummary,
     arm_summaries,

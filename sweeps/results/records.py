@@ -10,9 +10,9 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json
 from carft_sweep.carft_core.runs.result import Claim
 from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.ledger import Ledger, Setting, damage_named, find_ledger
 from carft_sweep.sweeps.ledger.runs import NO_SEED, RunState, RunStore, measured
 from carft_sweep.sweeps.ledger.status import goals
-from carft_sweep.sweeps.ledger.trials import Ledger, Setting, damage_named, find_ledger
 from carft_sweep.tracking.comparison.caveats import NOTES
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.metrics import TOP1

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from carft_sweep.sweeps.engines.base import Failure
+from carft_sweep.sweeps.ledger.ledger import Trial
 from carft_sweep.sweeps.ledger.runs import RunStore, measured
-from carft_sweep.sweeps.ledger.trials import Trial
 from carft_sweep.sweeps.plan.tasks import PlannedRun
 from carft_sweep.sweeps.spec.settings import Metric
 from carft_sweep.tracking.comparison.runs import UNMERGED

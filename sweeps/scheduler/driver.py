@@ -12,9 +12,9 @@ from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.carft_core.runs.folder import is_complete
 from carft_sweep.sweeps.engines.base import Decision, Failure, Job, Wait
 from carft_sweep.sweeps.ledger.claim import Claim
+from carft_sweep.sweeps.ledger.ledger import SECONDS, TRIAL_RUNS, Ledger, Trial
 from carft_sweep.sweeps.ledger.runs import RunState, RunStore, measured
 from carft_sweep.sweeps.ledger.status import has_work_left
-from carft_sweep.sweeps.ledger.trials import SECONDS, TRIAL_RUNS, Ledger, Trial
 from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, run_label, setting_record
 from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, trial_values
 from carft_sweep.sweeps.scheduler.final_runs import FinalRuns

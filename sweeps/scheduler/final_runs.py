@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Soup
+from carft_sweep.sweeps.ledger.ledger import CONFIRMATIONS, FINAL_RUNS, SOUPS, Ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.ledger.trials import CONFIRMATIONS, FINAL_RUNS, SOUPS, Ledger
 from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, setting_record
 from carft_sweep.sweeps.results.records import comparison_spec, records
 from carft_sweep.sweeps.scheduler.progress import Progress

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from carft_sweep.sweeps.ledger.ledger import POINTS, Ledger, Trial
 from carft_sweep.sweeps.ledger.status import is_target_reached, is_tried_again
 from carft_sweep.sweeps.ledger.study import frozen_trial
-from carft_sweep.sweeps.ledger.trials import POINTS, Ledger, Trial
 from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, merge_labels, setting_record
 from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial
 from carft_sweep.sweeps.space.samplers import (

@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from carft_sweep.sweeps.ledger.ledger import Ledger, Trial
 from carft_sweep.sweeps.ledger.runs import RunStore, history
-from carft_sweep.sweeps.ledger.trials import Ledger, Trial
 from carft_sweep.sweeps.plan.tasks import PlannedRun
 from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, seed_values
 from carft_sweep.sweeps.spec.metrics import Goal, natural_goal

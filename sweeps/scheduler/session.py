@@ -22,10 +22,10 @@ from carft_sweep.sweeps.engines.base import Engine
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.claim import Claim, ClaimLost
 from carft_sweep.sweeps.ledger.generations import COPY, in_kept_order, open_generation
+from carft_sweep.sweeps.ledger.ledger import Ledger, Trial, check_case, newest_generation
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME, State
 from carft_sweep.sweeps.ledger.study import StudyProjection
-from carft_sweep.sweeps.ledger.trials import Ledger, Trial, check_case, newest_generation
 from carft_sweep.sweeps.plan.prospects import Obstacle, obstacles_of
 from carft_sweep.sweeps.plan.tasks import Planner, digests
 from carft_sweep.sweeps.results.artifacts import COMPARISON, PAGE, write_comparison

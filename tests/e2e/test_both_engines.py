@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.ledger import find_ledger
 from carft_sweep.sweeps.ledger.status import summary_of
-from carft_sweep.sweeps.ledger.trials import find_ledger
 from tests.e2e.conftest import MakeTiny, Tiny, repeatable
 
 pytestmark = pytest.mark.timeout(900)

@@ -31,8 +31,8 @@ from carft_sweep.carft_core.export.predictor import Predictor
 from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.ledger import find_ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.ledger.trials import find_ledger
 from carft_sweep.sweeps.results.export import exporter, log_selected, select_model
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.sweeps.spec.spec import load_spec

@@ -18,8 +18,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.ledger import find_ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.ledger.trials import find_ledger
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.sweeps.results.report import page
 from carft_sweep.sweeps.results.sent_log import SentLog

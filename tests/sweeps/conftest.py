@@ -17,8 +17,8 @@ from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.engines.base import Engine
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
 from carft_sweep.sweeps.ledger.study import open_storage, study_name
-from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
 from carft_sweep.sweeps.scheduler.progress import Progress
 from carft_sweep.sweeps.scheduler.session import SweepResult, execute
 from carft_sweep.sweeps.spec.spec import load_spec

@@ -13,8 +13,8 @@ import pytest
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import UMASK
 from carft_sweep.sweeps.home import Home, find_home
+from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
 from carft_sweep.sweeps.ledger.study import StudyProjection, study_file
-from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
 from tests.mounts import mount
 from tests.owners import give_away
 

@@ -18,7 +18,7 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.api import SweepFailed, _loaded, run_sweep
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.home import Home
-from carft_sweep.sweeps.ledger.trials import find_ledger
+from carft_sweep.sweeps.ledger.ledger import find_ledger
 from carft_sweep.sweeps.spec.user_code import register_family
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.report.formats import to_json

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.ledger.ledger import find_ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.ledger.trials import find_ledger
 from carft_sweep.sweeps.results.loading import load_comparison
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.tracking.comparison.compare import Comparison

@@ -30,8 +30,8 @@ from carft_sweep.sweeps.cli.parser import (
 )
 from carft_sweep.sweeps.cli.removal import Waste, waste
 from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.ledger import LEDGER_FILE
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.ledger.trials import LEDGER_FILE
 from carft_sweep.sweeps.scheduler.progress import LiveProgress
 from docs.hooks.reference import on_page_markdown
 from tests.sweeps.conftest import Carft, ToySweep

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.home import Home
-from carft_sweep.sweeps.ledger.trials import (
+from carft_sweep.sweeps.ledger.ledger import (
     LEDGER_FILE,
     Ledger,
     find_ledger,

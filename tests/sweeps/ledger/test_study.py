@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, event
 
 from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
 from carft_sweep.sweeps.ledger.study import (
     StudyProjection,
     check_storage,
@@ -25,7 +26,6 @@ from carft_sweep.sweeps.ledger.study import (
     study_file,
     study_name,
 )
-from carft_sweep.sweeps.ledger.trials import Ledger, find_ledger
 from carft_sweep.tracking.errors import TrackingError
 from tests.mounts import mount
 from tests.sweeps.conftest import SEARCH, ToySweep

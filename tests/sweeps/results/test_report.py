@@ -12,8 +12,8 @@ import pytest
 from carft_sweep.carft_core.files import write_json
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.ledger import find_ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.ledger.trials import find_ledger
 from carft_sweep.sweeps.results import report as sweep_page
 from carft_sweep.sweeps.results.artifacts import FIGURES, PAGE
 from carft_sweep.sweeps.results.export import export_commands, log_missing_model, select_model

@@ -10,9 +10,9 @@ from typing import Any
 from carft_sweep.carft_core.files import append_lines
 from carft_sweep.carft_core.training.step_log import FILE, read_points
 from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.ledger import Ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME
-from carft_sweep.sweeps.ledger.trials import Ledger
 from carft_sweep.sweeps.results.artifacts import write_comparison
 from carft_sweep.sweeps.results.projection import SweepProjection
 from carft_sweep.sweeps.results.records import load_part

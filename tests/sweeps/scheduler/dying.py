@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from carft_sweep.sweeps.ledger.trials import Ledger
+from carft_sweep.sweeps.ledger.ledger import Ledger
 
 
 class Crash(BaseException):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.sweeps.ledger.trials import Ledger, read_generations
+from carft_sweep.sweeps.ledger.ledger import Ledger, read_generations
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import SEARCH, ToySweep, toy_in
 from tests.sweeps.scheduler.dying import dying

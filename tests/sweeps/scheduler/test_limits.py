@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from carft_sweep.sweeps.ledger.trials import Ledger
+from carft_sweep.sweeps.ledger.ledger import Ledger
 from carft_sweep.sweeps.scheduler.driver import TimeBudget
 from tests.sweeps.conftest import ToySweep
 

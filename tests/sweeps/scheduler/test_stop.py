@@ -24,7 +24,7 @@ from carft_sweep.sweeps.engines.base import Handler, Job
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.claim import FILE, Claim, ask_to_stop
-from carft_sweep.sweeps.ledger.trials import Ledger
+from carft_sweep.sweeps.ledger.ledger import Ledger
 from carft_sweep.sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
 from carft_sweep.sweeps.scheduler.session import Interruption, SweepResult
 from carft_sweep.tracking.errors import ServiceUnreachable
