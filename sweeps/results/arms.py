@@ -14,7 +14,7 @@ from carft_sweep.tracking.comparison.metrics import shifts
 from carft_sweep.tracking.comparison.runs import Scalar, setting, split_merge
 from carft_sweep.tracking.comparison.spec import Endpoint
 from carft_sweep.tracking.comparison.verdict import Verdict
-from carft_sweep.tracking.comparison.wise_ft import PAPER_ALPHA, WISE
+from carft_sweep.tracking.comparison.wise_ft_curve import PAPER_ALPHA, WISE
 from carft_sweep.tracking.errors import counted
 from carft_sweep.tracking.report.table import (
     SELECTED,

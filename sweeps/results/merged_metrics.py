@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from carft_sweep.tracking.comparison.metrics import has_series
 from carft_sweep.tracking.comparison.runs import UNMERGED, split_merge
-from carft_sweep.tracking.comparison.wise_ft import PAPER_ALPHA
+from carft_sweep.tracking.comparison.wise_ft_curve import PAPER_ALPHA
 from carft_sweep.tracking.store.base import Metric
 
 CURVE = "curve/"

@@ -27,7 +27,7 @@ from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.charts.palette import Legend
 from carft_sweep.tracking.comparison.metrics import TOP1, named
 from carft_sweep.tracking.comparison.runs import split_merge
-from carft_sweep.tracking.comparison.wise_ft import WISE, Curve, highest_on_chords
+from carft_sweep.tracking.comparison.wise_ft_curve import WISE, Curve, highest_on_chords
 
 _HEIGHT = 420
 _SMALL, _LARGE = 40, 100

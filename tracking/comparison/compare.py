@@ -36,7 +36,7 @@ from carft_sweep.tracking.comparison.verdict import (
     measured_models,
     zero_shot_of,
 )
-from carft_sweep.tracking.comparison.wise_ft import (
+from carft_sweep.tracking.comparison.wise_ft_curve import (
     PAPER_ALPHA,
     Curve,
     mean_curve,

@@ -29,7 +29,7 @@ from carft_sweep.tracking.comparison.statistics import (
     mean,
 )
 from carft_sweep.tracking.comparison.verdict import Judgement
-from carft_sweep.tracking.comparison.wise_ft import (
+from carft_sweep.tracking.comparison.wise_ft_curve import (
     Curve,
     Point,
     curve_gain,

@@ -16,7 +16,7 @@ from carft_sweep.tracking.comparison.metrics import ID, OOD
 from carft_sweep.tracking.comparison.pooling import SweepRuns
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import VAL, ComparisonSpec
-from carft_sweep.tracking.comparison.wise_ft import WISE
+from carft_sweep.tracking.comparison.wise_ft_curve import WISE
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from carft_sweep.tracking.comparison.statistics import (
     adjusted_by_holm,
     deciding_level,
 )
-from carft_sweep.tracking.comparison.wise_ft import wise_alpha
+from carft_sweep.tracking.comparison.wise_ft_curve import wise_alpha
 
 GAIN = "gain/ood/top1"
 Outcome = Literal[

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from carft_sweep.tracking.comparison.wise_ft import (
+from carft_sweep.tracking.comparison.wise_ft_curve import (
     curve_gain,
     curve_sag,
     highest_on_chords,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from carft_sweep.tracking.comparison.runs import RunRecord, group
-from carft_sweep.tracking.comparison.wise_ft import (
+from carft_sweep.tracking.comparison.wise_ft_curve import (
     Curve,
     Point,
     curve_gain,
