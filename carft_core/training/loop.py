@@ -36,7 +36,6 @@ from carft_sweep.carft_core.models.teacher import on_device, to_views
 from carft_sweep.carft_core.runs.folder import DAMAGED, RunFolder, RunResult, finish
 from carft_sweep.carft_core.runs.identity import check_ranks, identify
 from carft_sweep.carft_core.runs.result import EpochReport
-from carft_sweep.carft_core.training.checkpoint import DamagedCheckpoint, restore
 from carft_sweep.carft_core.training.compilation import compile_towers, eager_unless
 from carft_sweep.carft_core.training.numerics import (
     autocast,
@@ -52,6 +51,7 @@ from carft_sweep.carft_core.training.optim import (
     warmup_steps,
 )
 from carft_sweep.carft_core.training.ranks import current_ranks
+from carft_sweep.carft_core.training.resumption import DamagedCheckpoint, restore
 from carft_sweep.carft_core.training.setup import RETENTION, RunSetup, open_setup
 from carft_sweep.carft_core.training.step_log import Logs, StepLog
 

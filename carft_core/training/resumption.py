@@ -1,4 +1,4 @@
-"""Continue from a checkpoint: load it into model and optimiser, if it fits the run."""
+"""Resume a run: load the checkpoint that `runs.folder` wrote into model and optimiser."""
 
 from __future__ import annotations
 
