@@ -51,7 +51,7 @@ class InvalidConfig(RequestError):
 
 
 def dotted(path: Iterable[str | int]) -> str:
-    """Return `("merges", 0, "alphas")` as `merges[0].alphas`."""
+    """Return a path such as `("merges", 0, "alphas")` as text: `merges[0].alphas`."""
     text = ""
     for step in path:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)

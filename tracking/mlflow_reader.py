@@ -57,7 +57,7 @@ class ServedSweep:
 
     @property
     def state(self) -> str:
-        """`running`, `done`, `failed` or `interrupted`."""
+        """The sweep's state: `running`, `done`, `failed` or `interrupted`."""
         return self.tags.get("carft.state", "unknown")
 
     @property
@@ -67,7 +67,7 @@ class ServedSweep:
 
     @property
     def place(self) -> str:
-        """`kl_weight@1f3a9c02`: the sweep's name with its home, as `find` takes it."""
+        """The sweep's name with its home, as `find` takes it: `kl_weight@1f3a9c02`."""
         return f"{self.name}@{self.home[:_HOME]}"
 
     def as_dict(self) -> dict[str, object]:

@@ -92,7 +92,7 @@ def serve(
     port: int = UI_PORT,
     start_seconds: float = 120.0,
 ) -> Server:
-    """Start a server that shows the runs at `uri`, and wait until it answers.
+    """Start a server that shows the runs at `uri`, wait until it answers, and return it.
 
     Until `Server.stop`, SIGTERM raises SystemExit here, so that the server does not stay behind.
 

@@ -218,8 +218,8 @@ class Split:
     def views(
         self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
-        """Return images [B, 3, S, S] uint8 of the items at `rows`; `Transform.normalise` makes them
-        a tower's input.
+        """Return images [B, 3, S, S] uint8 of the items at `rows`, which `Transform.normalise`
+        makes a tower's input.
 
         With `seed` None the fixed evaluation view; otherwise the training view, a pure function of
         (seed, epoch, row) that depends neither on the batch nor on global random state. Raises
@@ -396,7 +396,7 @@ def check_held_out(config: DataConfig, domains: Collection[str]) -> str:
 
 
 def refuse_held_out(config: DataConfig, instead: str) -> None:
-    """Raise RequestError where a domain is to be held out of a family that has none."""
+    """Raise RequestError where `data.test_domain` is set for a family that holds no domain out."""
     if config.test_domain is not None:
         raise RequestError(
             f"data.test_domain: {config.family} has no domains to hold out; {instead}"

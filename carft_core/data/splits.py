@@ -41,7 +41,8 @@ def carve(
 
 
 def val_share(count: int, fraction: float) -> int:
-    """Return how many of a class's `count` units become val: at least one, and one is left."""
+    """Return how many of a class's `count` units become val: at least one, and at least one stays
+    in train."""
     return min(_share(count, fraction), count - 1)
 
 

@@ -60,7 +60,7 @@ def bad_files(split: Split, digest: str, seen: Seen | None = None) -> dict[str, 
 
 
 def note(name: str, bad: Collection[str]) -> str:
-    """Return what people should know of a split whose bad files were left out: a sentence."""
+    """Return a sentence on a split whose bad files were left out, for readers of its numbers."""
     images, were = ("image", "was") if len(bad) == 1 else ("images", "were")
     more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
     named = ", ".join([*bad][:NAMED])

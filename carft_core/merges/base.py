@@ -48,7 +48,7 @@ class Merge(Registered):
 
     @abstractmethod
     def points(self) -> Sequence[MergePoint]:
-        """Return the models that this merge yields, known before anything is trained."""
+        """Return the labels and parameters of the merged models, known before training."""
 
     def model(self, point: MergePoint, teacher: Teacher, tuned: Classifier) -> Classifier:
         """Return the merged classifier at `point`, on the device of `tuned`; the inputs are not

@@ -186,8 +186,8 @@ def _tokenizer_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _check_architecture(path: Path, architecture: Mapping[str, Any]) -> None:
-    """Raise RequestError for an architecture without bounds, or one that could run somebody's code
-    or read another place."""
+    """Raise RequestError for a model too large, or one whose config could run foreign code or read
+    elsewhere."""
     sections = {"model_cfg": architecture}
     for key in ("vision_cfg", "text_cfg", "multimodal_cfg"):
         sections[key] = architecture.get(key, {})
@@ -208,7 +208,7 @@ def _check_architecture(path: Path, architecture: Mapping[str, Any]) -> None:
 
 
 def _check_text_tower(path: Path, text: Mapping[str, Any]) -> None:
-    """Raise RequestError for a text tower or tokenizer that could run somebody's code."""
+    """Raise RequestError for a text tower or tokenizer that could run foreign code."""
     options = text.get("tokenizer_kwargs", {})
     if not isinstance(options, dict):
         raise RequestError(f"{path}: tokenizer_kwargs must be a mapping")

@@ -127,8 +127,8 @@ class Teacher:
         return features
 
     def cached_features(self, name: str) -> Tensor | None:
-        """Return the features of a split from the caches of all ranks; None where they are missing
-        or damaged."""
+        """Return the features of a split from the cache; None where a rank's file is missing or
+        damaged."""
         features = self._read_features(name)
         return features if current_ranks().all(features is not None) else None
 

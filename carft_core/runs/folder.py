@@ -132,7 +132,7 @@ class RunFolder:
         return claimed
 
     def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Write every epoch's report so far."""
+        """Write the reports of all epochs so far."""
         if self.writes:
             write_json(self.path / "history.json", list(history))
 

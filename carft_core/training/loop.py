@@ -116,7 +116,7 @@ def train(
 def epochs(
     config: TrialConfig, seed: int, *, workdir: Path | None = None
 ) -> Generator[EpochReport, None, None]:
-    """Train, and yield after each epoch; may be closed between two epochs.
+    """Train, and yield the report of each epoch; the generator may be closed between two epochs.
 
     With a `workdir` the history is kept there at every epoch, and a checkpoint as often as
     `CHECKPOINT_SHARE` allows and when the generator is closed. Called again, training continues
@@ -426,7 +426,7 @@ class Run:
             yield len(part.labels) / len(batch.labels), part
 
     def _micro_batch_size(self) -> int:
-        """Return how many images pass a tower at once."""
+        """Return how many images pass an image tower at once."""
         size = len(self.world.shard(self.plan(0).rows))
         return min(size, self.optim.micro_batch or size)
 

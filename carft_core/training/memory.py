@@ -139,7 +139,7 @@ class PeakMemory(TorchDispatchMode):
         self.now = self.peak = 0
 
     def add(self, tensor: Tensor, *, elsewhere: bool = False) -> None:
-        """Count a tensor's storage, once, until it is freed; not if it is `elsewhere`, on another
+        """Count a tensor's storage until it is freed, once; as 0 if `elsewhere`, on another
         device."""
         storage = tensor.untyped_storage()
         key = storage._cdata

@@ -41,10 +41,8 @@ _FAMILY = ("trial", "data", "family")
 
 
 def data_config(arguments: argparse.Namespace) -> DataConfig:
-    """Return the data of a sweep file with these options, CARFT_DATA and the family's defaults.
-
-    Raises InvalidConfig with every mistake at once.
-    """
+    """Return the data config of a sweep file with these options, CARFT_DATA and the family's
+    defaults. Raises InvalidConfig with every mistake at once."""
     family: str = arguments.family
     overrides = [*arguments.overrides, *(f"{key}={text}" for key, text in keys(arguments).items())]
     document = SpecDocument("{}", "data")

@@ -241,9 +241,8 @@ class Removal:
 
     def carry_out(self) -> list[str]:
         """Remove everything, the ledger last, so that an interrupted removal can be repeated.
-
-        Returns what could not be removed and why; the sweep's folder then remains with its ledger.
-        """
+        Returns a message for each part that could not be removed; the sweep's folder then remains
+        with its ledger."""
         reasons = [why for why in (self._untrack(), self._remove_studies()) if why is not None]
         runs = RunStore(self.home.runs)
         for digest in self.runs:

@@ -69,7 +69,7 @@ def _ranked(trials: Sequence[Trial], ledger: Ledger, on_front: set[int] | None) 
 def _sweep_as_dict(
     home: Home, ledger: Ledger, trials: Sequence[Trial], on_front: set[int] | None
 ) -> dict[str, Any]:
-    """Return what `show --json` prints."""
+    """Return a sweep as the plain data that `show --json` prints."""
     runs = RunStore(home.runs)
     ids = SentLog(home.sweep(ledger.name), resolve_location(home.path)).run_ids()
 

@@ -249,7 +249,7 @@ def _files(_: Home) -> Iterator[Finding]:
 
 
 def _ray_tokens() -> Iterator[tuple[str, Path]]:
-    """Yield the files that Ray reads its token from; the second is made by Ray itself."""
+    """Yield the files from which Ray reads its token; Ray itself makes the second."""
     if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
         yield "RAY_AUTH_TOKEN_PATH", Path(path)
     own = Path("~/.ray/auth_token").expanduser()

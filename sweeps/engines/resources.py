@@ -325,7 +325,7 @@ class Hardware:
         )
 
     def notes(self, config: TrialConfig) -> Iterator[str]:
-        """Yield what the user should know of how `config` was resolved."""
+        """Yield notes for the user on how values of `config` were resolved."""
         device = self.device if config.device == "auto" else config.device
         if config.precision == "auto" and _is_cuda(device) and not self.bf16:
             yield f"precision: auto is fp32, since {self.why_fp32}; precision: bf16 would be kept"

@@ -153,7 +153,7 @@ class ListeningClock:
         self._last = time.monotonic()
 
     def turn(self) -> None:
-        """Count the turn of the loop that ends now."""
+        """Add the time since the last turn of the loop."""
         last, self._last = self._last, time.monotonic()
         self.now += min(self._last - last, TURN)
 

@@ -136,7 +136,8 @@ def holder(folder: Path) -> Lease | None:
 
 @contextmanager
 def undriven(folder: Path) -> Iterator[None]:
-    """Keep drivers out of the sweep in `folder`. Raises RequestError while it has a driver."""
+    """Prevent drivers from claiming the sweep in `folder` within the context. Raises RequestError
+    while it has a driver."""
     lock = _lock(folder)
     try:
         yield

@@ -482,7 +482,7 @@ def read_generations(file: Path) -> list[Ledger]:
 
 
 def _read_line(file: Path, line: bytes, ledgers: list[Ledger]) -> None:
-    """Apply a line to the last ledger of a list, or begin the next ledger."""
+    """Apply a line to the last ledger of a list, or append the ledger that the line begins."""
     change = parse_json(line, "it", _Change)
     if "begin" in change:
         head = change["begin"]

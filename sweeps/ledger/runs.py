@@ -193,7 +193,7 @@ class RunStore:
         end_claimant(self.owner)
 
     def folder(self, digest: str) -> Path:
-        """Return a run's work folder. Raises RequestError for a digest that leads elsewhere."""
+        """Return a run's work folder. Raises RequestError for a digest that is no folder's name."""
         if not is_plain_name(digest):
             raise RequestError(f"{digest!r} is no digest of a run, as the ledger of a sweep has it")
         return self.path / digest

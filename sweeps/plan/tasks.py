@@ -193,7 +193,7 @@ def setting_record(tasks: Sequence[PlannedRun]) -> dict[str, Any]:
 
 
 def _role(config: TrialConfig) -> Role:
-    """Return the role of a baseline."""
+    """Return the role of a baseline's setting in the ledger: `soup` or `baseline`."""
     return "soup" if isinstance(config.algorithm, Soup) else "baseline"
 
 

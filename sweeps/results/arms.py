@@ -53,7 +53,7 @@ class ArmSummary:
 
     @property
     def kind(self) -> str:
-        """Digest of the arm's parameters and metric names, which stay once in a store."""
+        """Digest of the arm's parameters and metric names, which a store cannot change later."""
         return _digest([self.params, [*self.metrics]])
 
     @property

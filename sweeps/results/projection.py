@@ -271,10 +271,8 @@ class SweepProjection:
             return False
 
     def update(self) -> bool:
-        """Send everything that the store lacks; return False where something waits for another try.
-
-        Raises ServiceUnreachable while the store cannot be used.
-        """
+        """Send everything that the store lacks; return False where a refused call waits for another
+        try. Raises ServiceUnreachable while the store cannot be used."""
         if not self._is_looked_through:
             self._is_looked_through = True  # first: the driver may end meanwhile
             try:
@@ -439,7 +437,7 @@ class SweepProjection:
         self._record_end(key, snapshot.fingerprint(run))
 
     def _record_end(self, key: RunKey, fingerprint: str) -> None:
-        """Record that a run was sent to its end; the next driver tries refused records again."""
+        """Record that a run was sent with its end; the next driver tries refused records again."""
         name, refused = key.name, {name for name, _ in self.refused}
         if name in refused or (not name and any(other.startswith(ARM) for other in refused)):
             fingerprint += " not whole"
@@ -506,7 +504,7 @@ class SweepProjection:
             self._epochs[key.digest] = int(new[-1]["epoch"])
 
     def _send_steps(self, key: RunKey, snapshot: _Snapshot) -> None:
-        """Send the points within epochs, by step, under names of their own."""
+        """Send the points of training steps within epochs, under metric names of their own."""
         sent = self._steps.get(key.digest, 0)
         new = read_points(snapshot.folder, behind=sent)
         if new:
@@ -836,14 +834,14 @@ def _ended(snapshot: _Snapshot) -> int:
 
 
 def _state_of(name: str, fingerprint: str) -> str:
-    """Return the state that a run was sent in."""
+    """Return the state in the store of a run or arm that was sent with this fingerprint."""
     if name.startswith(ARM):
         return "running" if fingerprint in _OPEN else "finished"
     return ENDS.get(fingerprint.partition(" ")[0], "running")
 
 
 def _is_whole(folder: Path) -> bool:
-    """Return whether all files of a sweep's comparison exist undamaged."""
+    """Return whether all files of a sweep's comparison exist and none is damaged."""
     try:
         is_read = read_json(folder / COMPARISON) is not None
     except RequestError:

@@ -134,7 +134,7 @@ class SweepDriver:
 
     @property
     def has_work_left(self) -> bool:
-        """Whether the same command would find runs to do."""
+        """Return whether the same command would have runs to do."""
         return self._final_runs.are_due or has_work_left(self.ledger, self.runs)
 
     def started(self, job: Job, worker: str) -> None:

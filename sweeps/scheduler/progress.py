@@ -86,7 +86,7 @@ class Progress:
         self._last_failure: tuple[str, str] | None = None
 
     def begin(self, total: int) -> None:
-        """Begin with the maximal number of runs, including those that are done."""
+        """Begin to show progress, with the maximal number of runs, including finished ones."""
         self.total = self._most = total
 
     def note(self, text: str) -> None:
@@ -95,10 +95,10 @@ class Progress:
             self._emit(text)
 
     def started(self, label: str) -> None:
-        """Show that a run begins."""
+        """Show that the run `label` begins."""
 
     def epoch(self, label: str, report: Mapping[str, Any]) -> None:
-        """Show how far a run is."""
+        """Show the epoch and the metrics of the run `label`."""
         # The first report, not the start: before it models and data are opened, for all runs.
         self._open.setdefault(label, time.monotonic())
         epoch = f"epoch {report['epoch']}/{report['epochs']}"
@@ -269,19 +269,19 @@ class LiveProgress(Progress):
 
 
 def figures(metrics: Mapping[str, float]) -> str:
-    """Return `loss 0.412 val 81.2 % test 80.9 % ood 61.0 %`, as far as the metrics exist."""
+    """Return metrics as `loss 0.412 val 81.2 % test 80.9 % ood 61.0 %`, without missing ones."""
     loss = [f"loss {metrics['train/loss']:.4g}"] if "train/loss" in metrics else []
     accuracy = {word: metrics[name] for name, word in ACCURACIES.items() if name in metrics}
     return "  ".join([*loss, *(f"{word} {100 * value:.1f} %" for word, value in accuracy.items())])
 
 
 def value_text(metric: str, value: float) -> str:
-    """Return `81.2 %` of an accuracy, `0.4120` of another metric."""
+    """Return an accuracy as `81.2 %`, the value of another metric as `0.4120`."""
     return f"{100 * value:.1f} %" if is_fraction(metric) else f"{value:.4f}"
 
 
 def duration(seconds: float) -> str:
-    """Return `45 s`, `12 min`, `3 h 20 min`."""
+    """Return seconds as `45 s`, `12 min`, `3 h 20 min`."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -64,7 +64,7 @@ class SeedwisePruner:
         return None if math.isnan(mean) else self._reason(trial, seed_index, epoch)
 
     def replay(self, trial: int, seed_index: int, epoch: int, value: float) -> None:
-        """Report an epoch without a decision: an earlier pruner decided, or none is wanted."""
+        """Report an epoch without a decision, which an earlier pruner made or nobody needs."""
         handle = self._report(trial, seed_index, epoch, value)
         if handle is not None and self._rule.type == "asha":
             handle.should_prune()  # keeps the trial's value at a rung
@@ -279,7 +279,7 @@ class PruningController:
             self._compare_with_best(trial)
 
     def _begin(self) -> None:
-        """Replay the epochs and results of earlier drivers."""
+        """Report the epochs and results of earlier drivers' trials to the pruner."""
         for trial in self._ledger.trials():
             if self._pruner is not None:
                 for seed, digest in enumerate(trial.runs.values()):

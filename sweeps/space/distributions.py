@@ -24,7 +24,7 @@ class Condition:
     values: tuple[Any, ...]
 
     def is_met(self, point: Mapping[str, Any]) -> bool:
-        """Return whether a point has the parameter at one of the values."""
+        """Return whether the condition's parameter has one of its values at a point."""
         return self.name in point and is_among(point[self.name], self.values)
 
 

@@ -94,7 +94,7 @@ def _axes(space: Sequence[Distribution]) -> dict[str, Sequence[Any]]:
 def _expanded(
     space: Sequence[Distribution], axes: Mapping[str, Sequence[Any]], point: Params
 ) -> Iterator[Params]:
-    """Yield every way to continue `point`; the space is in topological order."""
+    """Yield every point that continues `point`; the space is in topological order."""
     if not space:
         yield point
         return
@@ -107,7 +107,7 @@ def _expanded(
 
 
 def fields_of(point: Mapping[str, Any], algorithm: str) -> Params:
-    """Return the part of a point that an algorithm has."""
+    """Return the values of a point that belong to fields of an algorithm."""
     return {name: value for name, value in point.items() if applies(name, algorithm)}
 
 
@@ -169,7 +169,7 @@ def baseline_at(
 
 
 def baseline_params(baseline: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a point that a baseline has and leaves open."""
+    """Return the values of a point for fields that a baseline has and does not fix."""
     fixed = {("algorithm", field) for field in ("name", *baseline)}
     own = fields_of(params, str(baseline["name"]))
     return {name: own[name] for name in own if tuple(name.split(".")[:2]) not in fixed}

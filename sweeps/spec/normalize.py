@@ -159,7 +159,7 @@ def apply_overrides(document: SpecDocument, overrides: Sequence[str]) -> None:
 
 
 def _check_profiles(document: SpecDocument) -> None:
-    """Report the unknown keys of all profiles: each waits for its first use."""
+    """Report the unknown keys of all profiles, also of those that are not used."""
     for name in document.mapping(PROFILES):
         for key in document.mapping((*PROFILES, name)):
             try:

@@ -227,7 +227,7 @@ class Metric(Section):
         return self
 
     def on(self, task: str) -> Metric:
-        """Return the metric for one of several tasks, whose name replaces `{task}`."""
+        """Return the metric of one of several tasks, with the task's name in place of `{task}`."""
         return self.model_copy(update={"name": self.name.replace(TASK, task)})
 
 

@@ -161,11 +161,9 @@ class SweepSpec(Settings):
         return [self.point(number) for number in range(self.trial_count)]
 
     def point(self, number: int) -> Params:
-        """Return one of these points by its number, which alone decides on the point.
-
-        The first points of a search are those of `try_first`; fields that they leave out are drawn.
-        A setting that runs on several tasks is drawn once for all of them.
-        """
+        """Return the point of a number from 0, which alone decides on the point. The first points
+        of a search are those of `try_first`; fields that they leave out are drawn. A setting that
+        runs on several tasks is drawn once for all of them."""
         match self.method:
             case "grid":
                 return self._grid[number]
@@ -207,7 +205,8 @@ class SweepSpec(Settings):
         return tuple({self.tasks: task} for task in self.task_values)
 
     def setting_of(self, trial: int) -> tuple[int, Params]:
-        """Return the number of a trial's setting, and its cell: of C cells n // C and n % C."""
+        """Return the number of a trial's setting, and the trial's cell: of C cells n // C and n %
+        C."""
         setting, cell = divmod(trial, len(self.cells))
         return setting, self.cells[cell]
 
@@ -311,7 +310,7 @@ class SweepSpec(Settings):
         return distinct(baseline_params(baseline, point) for point in self.points())
 
     def _open(self, baseline: Mapping[str, Any]) -> Params:
-        """Return the varied fields of a baseline, or none if it does not train."""
+        """Return the varied fields that a baseline leaves open; none if it does not train."""
         if not ALGORITHMS[str(baseline["name"])].trains:
             return {}
         searched = [item.name for item in self.parameters if item.name != self.tasks]

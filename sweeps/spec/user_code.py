@@ -399,7 +399,8 @@ def _from_file(text: str, folder: Path, name: str) -> TemplateSet:
 
 
 def _is_ours(name: str, family: str) -> bool:
-    """Return whether a template set comes from an earlier text of the family's file."""
+    """Return whether a template set was registered from an earlier text of the same family's
+    file."""
     other = FAMILIES.get(family)
     return other is not None and _declared(other) is not None and name in other.defaults.values()
 

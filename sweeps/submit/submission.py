@@ -141,7 +141,7 @@ class Submission:
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Return whether a variable must not be sent: by its name, or by a password in an address."""
+    """Return whether a variable must not be sent, as its name or a password in an address shows."""
     return name in NAMES or bool(_SECRET_NAME.search(name)) or _has_password(value)
 
 

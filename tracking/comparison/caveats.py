@@ -164,7 +164,7 @@ def named_domains(arms: Sequence[Arm]) -> Domains:
 
 def domains_differ(domains: Domains) -> bool:
     """Return whether the arms' prompts name different held-out domains, so that rows are marked.
-    Domains that all rows name are told by a sentence above the table, without marks."""
+    Domains that all rows name are in a sentence above the table, without marks."""
     return len({*domains.values()}) > 1
 
 

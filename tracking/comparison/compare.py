@@ -123,12 +123,12 @@ class Comparison:
 
     @property
     def rule(self) -> SelectionRule:
-        """Rule by which settings were selected."""
+        """The rule by which settings were selected."""
         return self.spec.rule
 
     @property
     def endpoint(self) -> Endpoint:
-        """Endpoint that was tested."""
+        """The endpoint that was tested."""
         return self.spec.endpoint
 
     @property
@@ -185,7 +185,8 @@ def compare(
     tried: Mapping[str, int] | None = None,
     hits: HitsReader = read_hits,
 ) -> Comparison:
-    """Group runs into settings, select one per algorithm, and test it against the reference.
+    """Group runs into settings, select one per algorithm, and test it against the reference; return
+    the comparison.
 
     Missing, failed and non-finite runs are counted, never raised. Where every selected setting has
     its runs on fresh seeds, these alone are tested.

@@ -125,8 +125,9 @@ class CurvePair:
 
     @cached_property
     def _image_errors(self) -> tuple[ImageError, ImageError] | None:
-        """Standard errors of gain and loss over images, by leaving out groups of units in turn:
-        Wolter, Introduction to Variance Estimation (2007), chapter 4. None without predictions."""
+        """Return the standard errors of gain and loss over images, by leaving out groups of units
+        in turn: Wolter, Introduction to Variance Estimation (2007), chapter 4. None without
+        predictions."""
         models = [
             self._hits(run, alpha, zero_shot)
             for arm, zero_shot, side in zip(

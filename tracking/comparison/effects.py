@@ -49,12 +49,12 @@ class Effect:
 
     @property
     def low(self) -> Level:
-        """The first level."""
+        """The first level of the field."""
         return self.levels[0]
 
     @property
     def high(self) -> Level:
-        """The last level."""
+        """The last level of the field."""
         return self.levels[-1]
 
     @property

@@ -73,7 +73,7 @@ class Hits:
         return weights
 
     def same_images(self, other: Hits) -> bool:
-        """Return whether both have the same number of images of the same units in the same
+        """Return whether two models have the same number of images of the same units in the same
         splits."""
         return (
             self.splits == other.splits
@@ -199,7 +199,7 @@ class KeptHits:
     def difference_error(
         self, pairs: Sequence[tuple[Arm, Arm]], seeds: Sequence[int | None], metric: str
     ) -> ImageError | None:
-        """Estimate the standard error over images of the difference of two arms, mean over seeds.
+        """Return the standard error over images of the difference of two arms, mean over seeds.
 
         Of several pairs, return the error of the mean of their differences. The variance allows for
         similar images of one unit: Liang and Zeger, Biometrika 73 (1986). None without predictions,

@@ -176,7 +176,7 @@ def compare_sweeps(
     *,
     where: Sequence[str] = (),
 ) -> Comparison:
-    """Compare the runs of one sweep, or of several as if they were one.
+    """Return the comparison of the runs of one sweep, or of several as if they were one.
 
     Args:
         sweeps: At least one.
@@ -237,7 +237,7 @@ def _tried(records: Sequence[RunRecord], task: str | None) -> dict[str, int]:
 
 
 def owners(sweeps: Sequence[SweepRuns]) -> dict[str, tuple[str, ...]]:
-    """Map each run's digest to the names of the sweeps that have the run."""
+    """Return for each run's digest the names of the sweeps that have the run."""
     names: dict[str, dict[str, None]] = {}
     for part in sweeps:
         for record in part.records:

@@ -123,7 +123,7 @@ class Arm:
 
     @cached_property
     def done(self) -> tuple[RunRecord, ...]:
-        """The runs that enter means and tests."""
+        """The finished runs, which enter means and tests."""
         return tuple(run for run in self.runs if run.state == "done")
 
     @property
@@ -148,7 +148,7 @@ class Arm:
 
     @cached_property
     def is_zero_shot(self) -> bool:
-        """Whether its weights are the pre-trained ones."""
+        """Whether the arm's weights are the pre-trained ones."""
         return all(run.is_zero_shot for run in self.runs)
 
     @cached_property
@@ -200,7 +200,7 @@ class Arm:
         return self.algorithm == other.algorithm and self.params == other.params
 
     def merged(self, label: str) -> Arm:
-        """Return the arm of the same runs through one of their merged models."""
+        """Return the arm of the same runs' merged models with this label."""
         if label not in self._merged:
             self._merged[label] = replace(self, label=f"{self.label} + {label}", merge=label)
         return self._merged[label]

@@ -59,7 +59,7 @@ class SelectionRule(_Frozen):
         return self
 
     def on(self, task: str) -> SelectionRule:
-        """Return the rule for one of several tasks, whose name replaces `{task}` in the metric."""
+        """Return the rule of one of several tasks, with the task's name in place of `{task}`."""
         return self.model_copy(update={"metric": self.metric.replace(TASK, task)})
 
     @property
@@ -133,11 +133,9 @@ class Endpoint(_Frozen):
         return self.ood_margin if self.has_shifts else self.id_margin
 
     def suited(self, names: Collection[str]) -> Endpoint:
-        """Return a copy that fits the measured metrics: without shifts, without an ID test.
-
-        All data have top-1: data that lack only another kind of accuracy keep their shifts and
-        test, and are not judged by missing metrics.
-        """
+        """Return a copy that fits the measured metrics: without missing shifts, without a missing
+        ID test. All data have top-1: data that lack only another kind of accuracy keep their shifts
+        and test, and are not judged by missing metrics."""
         has_shifts = bool({self.ood, OOD} & {*names}) or not {self.test, ID} & {*names}
         has_test = bool({self.test, ID} & {*names}) or self.val not in names
         return self.model_copy(update={"has_shifts": has_shifts, "has_test": has_test})

@@ -59,9 +59,9 @@ def mean_record(
     rule: SelectionRule,
     endpoint: Endpoint,
 ) -> RunRecord:
-    """Return the selected runs of all tasks averaged as one run, not done if a task lacks its run.
-    The record has the metrics and merged models that all these runs have; metrics of the rule and
-    the endpoint also where each task has them under a name of its own."""
+    """Return the selected runs of all tasks averaged as one run, whose state is not `done` if a
+    task lacks its run. The record has the metrics and merged models that all these runs have;
+    metrics of the rule and the endpoint also where each task has them under a name of its own."""
     every = [run for of in by_task.values() for run in of if run.algorithm == algorithm]
     lacking = [run for task in by_task if task not in runs for run in by_task[task]]
     states = (it.state for it in lacking if (it.algorithm, it.seed) == (algorithm, seed))

@@ -346,10 +346,8 @@ def find_strongest(
 
 
 def measured_models(arms: Iterable[Arm]) -> Iterator[Arm]:
-    """Yield each arm unmerged and through every merged model that was measured.
-
-    The ends of WiSE-FT are left out: they are the zero-shot and the unmerged model.
-    """
+    """Yield each arm unmerged, and the arm of each measured merged model. The ends of WiSE-FT are
+    left out: they are the zero-shot and the unmerged model."""
     for arm in arms:
         yield arm
         for label in () if arm.is_zero_shot else arm.merge_labels:

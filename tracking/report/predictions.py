@@ -48,7 +48,8 @@ def predictions_frame(
     merges: str | Sequence[str] | None = None,
     seeds: int | Sequence[int] | None = None,
 ) -> pd.DataFrame:
-    """Return a row for each image of each split and model; see `carft_sweep.predictions`."""
+    """Return a frame with a row for each image of each split and model; see
+    `carft_sweep.predictions`."""
     import pandas as pd
     import pyarrow as arrow
 

@@ -74,7 +74,7 @@ def _console(width: int, *, colour: bool = False) -> Console:
 
 
 def _text(console: Console) -> str:
-    """Return what was printed, without blanks at the ends of lines."""
+    """Return the text printed to a console, without trailing blanks."""
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
@@ -102,7 +102,8 @@ def _tables(console: Console, table: Table, notes: Sequence[str]) -> None:
 
 
 def _parts(table: Table, names: Sequence[str], width: int) -> Iterator[tuple[list[str], list[int]]]:
-    """Yield the heads and the columns of each part, the first ones in every part."""
+    """Yield the heads and the columns of each part of a table; the first columns are in every
+    part."""
     every = range(len(table.heads))
     own = [max(map(cell_len, names), default=0)]
     own += [max((cell_len(it.cells[c].text) for it in table.lines), default=0) for c in every[:-1]]

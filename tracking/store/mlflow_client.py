@@ -116,7 +116,8 @@ def create_database(file: Path) -> None:
 
 
 def _set_up() -> None:
-    """Set the environment variables that MLflow reads at its import, where the user has not."""
+    """Set the environment variables that MLflow reads when imported, unless the user has set
+    them."""
     stay_private()
     for name, value in _CLIENT.items():
         os.environ.setdefault(name, value)
@@ -127,7 +128,8 @@ def _set_up() -> None:
 
 @contextmanager
 def _usable(uri: str) -> Iterator[None]:
-    """Raise every error of opening MLflow as one of ours."""
+    """Raise every error of opening MLflow within the context as ServiceUnreachable or
+    TrackingError."""
     try:
         with translated(uri):
             yield
@@ -222,7 +224,7 @@ def check_reachable(uri: str) -> None:
 
 
 def _check_server(uri: str) -> None:
-    """Raise as `check_host` does, unless a proxy knows the host."""
+    """Raise as `check_host` does for a server, unless a proxy is used for the host."""
     parts = urlsplit(uri)
     port = parts.port or PORTS.get(parts.scheme)
     behind_proxy = parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
@@ -252,7 +254,8 @@ def host_credentials(uri: str) -> MlflowHostCreds:
 
 
 def connect_to_read(uri: str) -> MlflowClient | RestStore:
-    """Open a server or a database as `connect` does, a server with `host_credentials`."""
+    """Return a client of a server or a database as `connect` does, of a server with
+    `host_credentials`."""
     client = connect(uri)
     if is_named(uri) or urlsplit(uri).scheme not in ("http", "https"):
         return client

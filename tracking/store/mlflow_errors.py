@@ -107,7 +107,7 @@ def store_refuses(uri: str, text: str) -> ServiceUnreachable:
 
 @contextmanager
 def translated(uri: str, answers: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Raise MLflow's errors as ours; `answers` is as for `translate_error`."""
+    """Raise MLflow's errors within the context as ours; `answers` is as for `translate_error`."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -61,7 +61,7 @@ def tags(values: Mapping[str, str]) -> dict[str, str]:
 
 
 def truncate(text: str, length: int) -> str:
-    """Return the text itself, or its beginning and an ellipsis."""
+    """Return a text unchanged, or its beginning and an ellipsis if longer than `length`."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 

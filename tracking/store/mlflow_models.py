@@ -178,7 +178,8 @@ class ModelStore:
         self._experiment = experiment
 
     def keep(self, start: ModelStart, folder: Path) -> KeptModel:
-        """Store the export in `folder` with its run and its sweep, unless it is stored already."""
+        """Store the export in `folder` with its run and its sweep, unless stored already; return
+        the stored model."""
         with translated(self._uri):
             runs = [self._run(key) for key in (start.key, RunKey(start.key.sweep))]
             before = self._kept_before(start)

@@ -74,7 +74,8 @@ LAYOUT = "<class>/<image>"
 
 @functools.cache
 def classes_of(family: str) -> tuple[str, ...]:
-    """Return the class folders, in torchvision's order; a label is an index into them."""
+    """Return the names of the class folders in torchvision's order; a label is an index into this
+    list."""
     return tuple((CLASSES / f"{family}.txt").read_text(encoding="utf-8").splitlines())
 
 

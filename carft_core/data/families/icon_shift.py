@@ -77,7 +77,7 @@ class ViewParameters:
 
 
 def view_parameters(keys: Keys) -> ViewParameters:
-    """Return geometry and colours of each view."""
+    """Return geometry and colours of the view of each key."""
     draws = torch.from_numpy(uniforms(keys, _DRAWS))
     scale = MIN_SCALE + (MAX_SCALE - MIN_SCALE) * draws[:, 0]
     angle = torch.deg2rad(MAX_ROTATION * (2 * draws[:, 1] - 1))

@@ -132,7 +132,8 @@ class Benchmark:
         return DataFolder((self.folder,), self.layout, ORIGIN, sum(self.counts.values()))
 
     def folders(self) -> dict[str, DataFolder]:
-        """Return for each split the same folder, with the images that the split has of it."""
+        """Return the benchmark's folder for each split, each with the number of the split's
+        images."""
         return {OURS[name]: replace(self.whole, images=n) for name, n in self.counts.items()}
 
     def class_names(self) -> tuple[str, ...]:
