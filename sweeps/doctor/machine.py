@@ -19,9 +19,10 @@ from carft_sweep.carft_core.requirements import (
 )
 from carft_sweep.sweeps.doctor.checks import Finding, check, ok, warning, wrong
 from carft_sweep.sweeps.engines.resources import (
+    USABLE_AGAIN,
     cpu_quota,
+    unusable_gpus,
     usable_cpus,
-    visible_gpus,
 )
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.secrets import read_from
@@ -121,16 +122,8 @@ def _gpus(_: Home) -> Iterator[Finding]:
             yield from _cuda(index)
     elif torch.backends.mps.is_available():
         yield ok(f"mps, torch {torch.__version__}")
-    elif visible_gpus({}):
-        built = (
-            f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        )
-        yield wrong(
-            f"nvidia-smi lists {len(visible_gpus({}))} GPUs, but torch {torch.__version__}, "
-            f"{built}, sees none",
-            "install torch's build for the driver (nvidia-smi shows its CUDA version), and look at "
-            "CUDA_VISIBLE_DEVICES",
-        )
+    elif reason := unusable_gpus({}):
+        yield wrong(reason, USABLE_AGAIN)
     else:
         yield ok(f"no GPU; torch {torch.__version__} trains on the CPU")
 

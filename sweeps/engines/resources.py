@@ -37,6 +37,11 @@ FREE_SHARE = 0.8
 """Of the memory that is available, what runs may take together; other programs want some too."""
 GPU_SHARE = 0.9
 """Of a GPU's memory likewise: what allocators leave in pieces is lost."""
+USABLE_AGAIN = (
+    "install torch's build for the driver (nvidia-smi shows its CUDA version), and look at "
+    "CUDA_VISIBLE_DEVICES"
+)
+"""What helps where torch sees no GPU."""
 GPU_CONTEXT = 1024.0
 """MiB that CUDA's context and its libraries take at most, and no tensor."""
 
@@ -232,6 +237,21 @@ def visible_gpus(environ: Mapping[str, str] | None = None, listing: str | None =
     return gpus
 
 
+def unusable_gpus(environ: Mapping[str, str] | None = None) -> str:
+    """Return why torch uses none of the GPUs that `environ` makes visible; "" where it does, or
+    where there are none."""
+    import torch
+
+    count = len(visible_gpus(environ))
+    if not count or torch.cuda.is_available():
+        return ""
+    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+    return (
+        f"nvidia-smi lists {_count(count, 'GPU')}, but torch {torch.__version__}, {built}, "
+        "sees none"
+    )
+
+
 def _gpu(row: Sequence[str]) -> Gpu:
     capability = _number(row[3])
     # The id, since CUDA may number them in another order than the listing.
@@ -274,6 +294,8 @@ class Hardware:
     """Why `bf16` is False where there are GPUs."""
     gpu_memory: float | None = None
     """MiB of a GPU that the run gets; None where that is unknown."""
+    unusable: str = ""
+    """Why a run gets none of the GPUs that are there."""
 
     @property
     def device(self) -> Literal["cpu", "cuda", "mps"]:
@@ -293,8 +315,8 @@ class Hardware:
         A missing micro-batch is decided where the batch does not fit the GPU, and where that
         changes no result.
 
-        Raises RequestError for a device that the run does not get, or a precision that the device
-        lacks.
+        Raises RequestError for a device that the run does not get, for `auto` where torch cannot
+        use the GPUs that are there, or for a precision that the device lacks.
         """
         import torch
 
@@ -303,6 +325,10 @@ class Hardware:
         from carft_sweep.carft_core.training.memory import fit_micro_batch
         from carft_sweep.carft_core.training.numerics import resolve_precision
 
+        if config.device == "auto" and self.unusable and not self.gpus:
+            raise RequestError(
+                f"{self.unusable}: {USABLE_AGAIN}; to train on the CPU say device: cpu"
+            )
         device = self.device if config.device == "auto" else config.device
         self._check(device)
         precision = config.precision
@@ -349,7 +375,8 @@ def hardware_here(gpus: float | None, cpus: int | None) -> Hardware:
     if gpus == 0:
         return Hardware(cores)
     if not torch.cuda.is_available():
-        return Hardware(cores, mps=torch.backends.mps.is_available())
+        mps = torch.backends.mps.is_available()
+        return Hardware(cores, mps=mps, unusable=unusable_gpus())
     count = torch.cuda.device_count()
     able = (resolve_precision("auto", torch.device("cuda", i)) == "bf16" for i in range(count))
     bf16 = all(able)

@@ -195,11 +195,13 @@ def test_gpus_are_tried_and_what_torch_does_not_see_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind: dict[str, Any] = {"name": "A GPU", "major": 8, "minor": 0}
-    monkeypatch.setattr("carft_sweep.sweeps.doctor.machine.visible_gpus", lambda _: [Gpu(80_000.0)])
+    monkeypatch.setattr(
+        "carft_sweep.sweeps.engines.resources.visible_gpus", lambda _: [Gpu(80_000.0)]
+    )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert "nvidia-smi lists 1 GPUs, but torch" in only(look("gpu.devices", tmp_path), "wrong")
-    monkeypatch.setattr("carft_sweep.sweeps.doctor.machine.visible_gpus", lambda _: [])
+    assert "nvidia-smi lists 1 GPU, but torch" in only(look("gpu.devices", tmp_path), "wrong")
+    monkeypatch.setattr("carft_sweep.sweeps.engines.resources.visible_gpus", lambda _: [])
     assert "no GPU" in only(look("gpu.devices", tmp_path), "ok")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert only(look("gpu.devices", tmp_path), "ok").startswith("mps")

@@ -147,6 +147,26 @@ def test_a_gpu_that_runs_may_not_have_is_not_what_they_are_filed_under(tmp_path:
             assert resolved(engine.hardware) == ("cpu", "fp32")
 
 
+@pytest.mark.parametrize("in_process", [False, True])
+def test_gpus_that_torch_cannot_use_are_not_passed_over_without_a_word(
+    in_process: bool, toy: ToySweep
+) -> None:
+    """A build of torch without CUDA, or too new for the driver: the night would go to the CPU."""
+    toy.monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    toy.monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    toy.monkeypatch.setattr(
+        "carft_sweep.sweeps.engines.resources.visible_gpus", lambda _=None: [Gpu(name="GPU-1")] * 2
+    )
+    with closing(make_engine(load_spec(toy.file(trial=AUTO)), in_process=in_process)) as engine:
+        with pytest.raises(RequestError, match=r"lists 2 GPUs, but torch .* say device: cpu"):
+            toy.run(engine, trial=AUTO)
+        assert not toy.trained()
+        assert resolved(engine.hardware, device="cpu") == ("cpu", "fp32")
+    spec = load_spec(toy.file(resources={"gpus": 0}))
+    with closing(make_engine(spec, in_process=in_process)) as engine:
+        assert resolved(engine.hardware) == ("cpu", "fp32")
+
+
 def test_a_folder_named_by_another_digest_is_not_claimed(tmp_path: Path) -> None:
     plain = config(device="cpu", precision="fp32")
     identity = identify(plain, 0)
