@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
 
 QUERY = (
     "nvidia-smi",
-    "--query-gpu=index,uuid,memory.total,compute_cap",
+    "--query-gpu=index,uuid,memory.total,compute_cap,mig.mode.current",
     "--format=csv,noheader,nounits",
 )
+_DIVIDED = "Enabled"
+"""The mode of a GPU of which there are MIG's slices alone; its memory is that of all together."""
 _NVIDIA_SECONDS = 15.0
 _EPSILON = 1e-9
 _BF16 = 8.0
@@ -215,16 +218,22 @@ def memory_for_runs_mb() -> float:
 
 
 def visible_gpus(environ: Mapping[str, str] | None = None, listing: str | None = None) -> list[Gpu]:
-    """Return the NVIDIA GPUs that `environ` makes visible, without torch. `listing` is the output
-    of QUERY, which is run if left out."""
+    """List the NVIDIA GPUs that `environ` makes visible, without torch.
+
+    A slice of MIG is a GPU of its own, whose memory is unknown. `listing` is the output of QUERY
+    and, where GPUs are divided, of `nvidia-smi -L`; they are run if it is left out.
+    """
     visible = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
+    listing = _listing() if listing is None else listing
     rows = [
         [part.strip() for part in line.split(",")]
-        for line in (_listing() if listing is None else listing).splitlines()
-        if line.count(",") == 3
+        for line in listing.splitlines()
+        if line.count(",") == 4
     ]
     if visible is None:
-        return [_gpu(row) for row in rows]
+        slices = re.findall(r"UUID: (MIG-[^)\s]+)", listing)
+        whole = [_gpu(row) for row in rows if row[4] != _DIVIDED]
+        return [*whole, *(Gpu(bf16=True, name=name) for name in slices)]
     gpus: list[Gpu] = []
     for name in filter(None, (part.strip() for part in visible.split(","))):
         row = next((row for row in rows if name == row[0] or row[1].startswith(name)), None)
@@ -254,18 +263,24 @@ def unusable_gpus(environ: Mapping[str, str] | None = None) -> str:
 
 def _gpu(row: Sequence[str]) -> Gpu:
     capability = _number(row[3])
+    memory = None if row[4] == _DIVIDED else _number(row[2])
     # The id, since CUDA may number them in another order than the listing.
-    return Gpu(_number(row[2]), None if capability is None else capability >= _BF16, row[1])
+    return Gpu(memory, None if capability is None else capability >= _BF16, row[1])
 
 
 def _listing() -> str:
     if shutil.which(QUERY[0]) is None:
         return ""
+    listing = _output(QUERY)
+    return listing + _output((QUERY[0], "-L")) if _DIVIDED in listing else listing
+
+
+def _output(command: Sequence[str]) -> str:
     try:
-        listing = subprocess.run(QUERY, capture_output=True, text=True, timeout=_NVIDIA_SECONDS)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=_NVIDIA_SECONDS)
     except subprocess.TimeoutExpired:
         return ""
-    return listing.stdout if listing.returncode == 0 else ""
+    return ended.stdout if ended.returncode == 0 else ""
 
 
 def _number(text: str) -> float | None:

@@ -99,7 +99,11 @@ def test_only_what_no_node_can_ever_meet_is_refused() -> None:
     assert infeasible_reason(RunRequirements(1), []) is not None
 
 
-LISTING = "0, GPU-aaaa, 24000, 7.5\n1, GPU-bbbb, 80000, 9.0\n2, GPU-cccc, [N/A], [N/A]\n"
+LISTING = """\
+0, GPU-aaaa, 24000, 7.5, [N/A]
+1, GPU-bbbb, 80000, 9.0, Disabled
+2, GPU-cccc, [N/A], [N/A], [N/A]
+"""
 TURING, HOPPER, UNKNOWN = Gpu(24000.0, bf16=False), Gpu(80000.0, bf16=True), Gpu()
 
 
@@ -120,6 +124,27 @@ def named(**gpus: Gpu) -> list[Gpu]:
 )
 def test_gpus_are_counted_as_cuda_counts_them(environ: dict[str, str], gpus: list[Gpu]) -> None:
     assert visible_gpus(environ, LISTING) == gpus
+
+
+def test_a_slice_of_mig_is_a_gpu_without_the_memory_of_all_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = "0, GPU-aaaa, 81559, 9.0, Enabled\n1, GPU-bbbb, 80000, 9.0, Disabled\n"
+    slices = """\
+GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaaa)
+  MIG 3g.40gb     Device  0: (UUID: MIG-1234)
+  MIG 1g.10gb     Device  1: (UUID: MIG-5678)
+GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-bbbb)
+"""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n[ $1 = -L ] && echo '{slices}' || echo '{listing}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    part = Gpu(bf16=True)
+    assert visible_gpus({}) == named(GPU_bbbb=HOPPER, MIG_1234=part, MIG_5678=part)
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "0"}) == named(**{"0": part})
+    program.write_text(f"#!/bin/sh\n[ $1 = -L ] || echo '{LISTING}'\n")
+    assert len(visible_gpus({})) == 3
 
 
 def test_a_node_computes_bf16_where_each_of_its_gpus_is_known_to() -> None:
