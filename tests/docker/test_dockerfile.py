@@ -54,13 +54,20 @@ def test_the_base_is_a_version_of_a_slim_image() -> None:
 def test_what_is_published_runs_as_nobody_with_a_health_check_and_no_installer(
     target: str,
 ) -> None:
-    text = "".join(stages()[stage] for stage in ancestry(target))
+    text = "".join(stages()[stage] for stage in reversed(ancestry(target)))
     assert "builder" not in "".join(ancestry(target))
-    users = re.findall(r"^USER (\S+)$", text, re.MULTILINE)
-    assert users == ["10001:10001"]
+    assert re.findall(r"^USER (\S+)$", text, re.MULTILINE)[-1] == "10001:10001"
     for word in ("HEALTHCHECK ", "ENTRYPOINT [", "STOPSIGNAL SIGTERM", "LABEL "):
         assert word in text
-    assert not re.search(r"\b(pip|apt-get|curl|gcc) ", text)
+    installs = re.findall(r"\b(?:pip|apt-get|curl|gcc) .*", text)
+    compiler = "apt-get install -y --no-install-recommends gcc libc6-dev && \\"
+    assert installs == (["apt-get update && \\", compiler] if target == "cuda" else [])
+
+
+def test_what_compile_makes_lies_where_every_container_can_write() -> None:
+    """Roots are read-only, and so is a home folder in them."""
+    places = re.findall(r"(TRITON|TORCHINDUCTOR)_CACHE_DIR=/tmp/", stages()["cuda"])
+    assert places == ["TRITON", "TORCHINDUCTOR"]
 
 
 def test_every_installation_is_held_by_hashes_and_torch_by_its_version() -> None:

@@ -155,6 +155,11 @@ def test_every_pod_sees_the_home_and_writes_nowhere_else_but_in_scratch(group: s
     assert claim in [one["metadata"]["name"] for file, one in manifests() if file == "home.yaml"]
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
     assert mounts["home"]["mountPath"] == environment["CARFT_HOME"]
+    assert f"CARFT_DATA={mounts['images']['mountPath']} " in (DOCKER / "Dockerfile").read_text()
+    assert mounts["images"]["readOnly"]
+    # Beside the bank lie Ray's logs, jobs and other caches; beyond the limit the pod is evicted.
+    size = int(volumes["scratch"]["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 2**30
+    assert 1e9 * float(environment.get("CARFT_BANK_GB", 0)) < 0.7 * size
 
 
 @pytest.mark.parametrize("prefix", ["", "own "])
@@ -168,7 +173,7 @@ def test_secrets_are_files_of_the_head_alone_and_their_variables_are_known(prefi
         assert entry["name"].removesuffix("_FILE") in NAMES
         assert entry["value"].startswith(f"{mount['mountPath']}/")
     (worker,) = templates()[f"{prefix}runs"]["spec"]["containers"]
-    assert [entry["name"] for entry in worker["env"]] == ["CARFT_HOME"]
+    assert [entry["name"] for entry in worker["env"]] == ["CARFT_HOME", "CARFT_BANK_GB"]
     assert "envFrom" not in worker
 
 
@@ -239,7 +244,7 @@ def test_the_job_with_its_own_cluster_is_that_cluster_with_an_image() -> None:
     assert job["backoffLimit"]
     assert "clusterSelector" not in job
     text = (FOLDER / "rayjob.yaml").read_text()
-    assert text.count("EDIT") == 7  # six values, and the line that counts them
+    assert text.count("EDIT") == 8  # seven values, and the line that counts them
 
 
 def test_the_job_goes_to_the_cluster_and_its_home() -> None:
