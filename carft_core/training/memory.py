@@ -6,6 +6,7 @@ device are needed, and a batch of 10,000 images takes as long as one of two.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import math
@@ -26,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from carft_sweep.carft_core.algorithms import Batch, loss_and_terms
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import open_data
+from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import digest_of, read_json, user_cache, write_cache, write_json
 from carft_sweep.carft_core.models.classifier import ImageClassifier, tower_outputs
 from carft_sweep.carft_core.models.clip import (
@@ -97,9 +99,10 @@ def run_cost(config: TrialConfig) -> RunCost | None:
         "precision": config.precision,
     }
     file = user_cache() / "run_cost" / f"{digest_of(decisive)}.json"
-    stored = read_json(file, dict[str, int] | None)
-    if file.is_file():
-        return RunCost(**stored) if stored else None
+    with contextlib.suppress(OSError, RequestError):  # it costs time alone
+        if file.is_file():
+            stored = read_json(file, RunCost | None)
+            return RunCost(**stored) if stored else None
     clip = open_shapes(model.name, model.pretrained)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), _AsOnCuda():

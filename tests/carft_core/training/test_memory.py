@@ -132,3 +132,20 @@ def test_what_looks_at_numbers_is_unknown_and_remembered_as_that(toy_config: Toy
     config = toy_config({"algorithm": "coral", "precision": "fp32"})
     assert run_cost(config) is run_cost(config) is None
     assert run_cost(toy_config({"algorithm": "zero_shot"})) is None
+
+
+def test_what_the_cache_does_not_give_is_computed_again(
+    toy_config: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged file, and one of another account's."""
+    config = toy_config({"algorithm": "fine_tune", "precision": "fp32"})
+    cost = run_cost(config)
+    (file,) = tmp_path.glob("run_cost/*.json")
+    file.write_text('{"training": 1}')
+    assert run_cost(config) == cost
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(memory, "read_json", refuse)
+    assert run_cost(config) == cost is not None
