@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -206,12 +206,16 @@ def loss_and_terms(algorithm: Algorithm, model: nn.Module, batch: Batch, teacher
     )
 
 
-def classes_of(algorithm: Algorithm) -> Iterator[type[Algorithm]]:
-    """Yield that of an algorithm, and of those in its fields, such as the one that it wraps."""
-    yield type(algorithm)
-    for _, value in algorithm:
-        if isinstance(value, Algorithm):
-            yield from classes_of(value)
+def classes_of(value: object) -> Iterator[type]:
+    """Yield that of an algorithm, or a merge, and of those in its fields, such as the one that it
+    wraps, or several in a list."""
+    if isinstance(value, Registered):
+        yield type(value)
+    if isinstance(value, (BaseModel, Mapping)):
+        value = tuple(dict(value).values())
+    if isinstance(value, (tuple, list, set, frozenset)):
+        for part in value:
+            yield from classes_of(part)
 
 
 @contextlib.contextmanager

@@ -168,7 +168,7 @@ def evaluation_digest(training_digest: str, model: Model, config: TrialConfig) -
         fields = merge.model_dump(mode="json")
         parts["merge"] = {key: fields[key] for key in fields if key not in merge.point_fields}
         parts["point"] = dict(point.values)
-        parts_of_others.append(type(merge))
+        parts_of_others += classes_of(merge)
     if others:
         parts["retention"] = {
             name: [other.digest, templates_of(name).digest] for name, other in others.items()

@@ -198,11 +198,13 @@ class Partnered(FineTune):
     name: ClassVar[str] = "partnered"
     summary: ClassVar[str] = "Another algorithm in a field, which it does not wrap"
     partner: Algorithm = Field(default="fine_tune")  # type: ignore[assignment]
+    more: tuple[Algorithm, ...] = ()
 
 
 def test_the_code_of_an_algorithm_in_any_field_is_in_the_digest(toy_config: Config) -> None:
     ALGORITHMS.register(Partnered)
     ALGORITHMS.register(Grows)
-    config = toy_config({"algorithm": {"name": "partnered", "partner": "grows"}})
-    assert own_code_of(config) == own_code(Partnered, Grows)
+    for fields in ({"partner": "grows"}, {"more": ["fine_tune", "grows"]}):
+        config = toy_config({"algorithm": {"name": "partnered", **fields}})
+        assert own_code_of(config) == own_code(Partnered, Grows)
     assert own_code_of(toy_config({"algorithm": "partnered"})) == own_code(Partnered)
