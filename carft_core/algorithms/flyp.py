@@ -13,6 +13,7 @@ from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
 from carft_sweep.carft_core.models.classifier import ImageClassifier, tower_outputs
 from carft_sweep.carft_core.models.prompts import TEXTS_PER_BATCH, class_weights
 from carft_sweep.carft_core.models.teacher import Teacher, evaluating, linear_head
+from carft_sweep.carft_core.training.numerics import to_device
 
 
 class ContrastiveClip(nn.Module):
@@ -129,7 +130,7 @@ def _templates(batch: Batch, count: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(torch.initial_seed() + batch.step)
     drawn = torch.randint(count, batch.labels.shape, generator=generator)
-    return drawn.to(batch.labels.device)
+    return to_device(drawn, batch.labels.device)
 
 
 def _contrastive(model: nn.Module) -> ContrastiveClip:

@@ -311,8 +311,7 @@ class Loader:
         before. Raises RequestError for an unusable image, also from a worker."""
         if self._workers == 0:
             for task in _tasks_of((batches, steps)):
-                images = self._views.load(task)
-                yield self._loaded(task, images.pin_memory() if self._pin else images)
+                yield self._loaded(task, self._views.load(task))
             return
         part = batches, steps
         if not self._between or not self._expected or self._expected[0] != part:
@@ -374,6 +373,4 @@ class Loader:
         split, rows = self._splits[task.split], task.rows
         labels = split.labels[rows]
         domain = None if split.domains is None else split.domains[rows]
-        if self._pin:
-            labels, rows = labels.pin_memory(), rows.pin_memory()
         return LoadedBatch(images, labels, rows, domain)

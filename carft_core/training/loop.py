@@ -450,8 +450,6 @@ class Run:
         views of a step."""
         features = self.feature_bank.read(step, rows) if images is views else None
         if features is not None:
-            if self.device.type == "cuda":
-                features = features.pin_memory()
             return to_device(features, self.device)
         with autocast(self.device, self.teacher.precision):
             parts = images.split(self.optim.micro_batch or len(images))

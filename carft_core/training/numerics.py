@@ -108,14 +108,18 @@ def _copying(device: torch.device) -> torch.cuda.Stream:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return the tensor on the device, without waiting for the copy. On CUDA a stream of its own
-    copies. Python is ahead of the GPU by a step, so a batch in pinned memory is copied while the
-    one before is computed; on a single stream the copy would wait."""
+    """Return the tensor on the device, not waiting for it.
+
+    On CUDA it is copied from pinned memory on a stream of its own. Python is ahead of the GPU by a
+    step, so a batch is copied while the one before is computed; on the one stream it would wait for
+    its turn.
+    """
     if device.type != "cuda":
         return tensor.to(device, non_blocking=True)
     computing, copying = torch.cuda.current_stream(device), _copying(device)
+    source = tensor.pin_memory() if tensor.device.type == "cpu" else tensor
     with torch.cuda.stream(copying):
-        copied = tensor.to(device, non_blocking=True)
+        copied = source.to(device, non_blocking=True)
     computing.wait_stream(copying)
     # Its memory is the copying stream's, which would use it again while it is computed with.
     copied.record_stream(computing)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -159,6 +160,18 @@ def test_on_cuda_memory_is_what_was_reserved_and_the_context(
 def test_on_the_cpu_nothing_is_copied() -> None:
     batch = torch.ones(3)
     assert to_device(batch, CPU) is batch
+
+
+def test_what_goes_to_a_gpu_is_pinned_first_or_the_copy_would_be_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch, "cuda", MagicMock())
+    monkeypatch.setattr(device_module, "_copying", MagicMock())
+    for place, pinned in ((CPU, True), (CUDA, False)):
+        tensor = MagicMock(device=place)
+        source = tensor.pin_memory.return_value if pinned else tensor
+        assert to_device(tensor, CUDA) is source.to.return_value
+        source.to.assert_called_once_with(CUDA, non_blocking=True)
 
 
 def test_on_the_cpu_memory_is_that_of_the_process() -> None:
