@@ -20,6 +20,7 @@ from carft_sweep.carft_core.algorithms.ema import Ema
 from carft_sweep.carft_core.algorithms.fine_tune import FineTune
 from carft_sweep.carft_core.algorithms.flyp import Flyp
 from carft_sweep.carft_core.algorithms.from_checkpoint import FromCheckpoint
+from carft_sweep.carft_core.algorithms.ldifs import Ldifs
 from carft_sweep.carft_core.algorithms.linear_probe import LinearProbe
 from carft_sweep.carft_core.algorithms.lp_ft import LpFt
 from carft_sweep.carft_core.algorithms.model_stock import ModelStock
@@ -35,6 +36,7 @@ ALGORITHMS.register(ClipAdapter)
 ALGORITHMS.register(Flyp)
 ALGORITHMS.register(Ema)
 ALGORITHMS.register(Coral)
+ALGORITHMS.register(Ldifs)
 ALGORITHMS.register(FromCheckpoint)
 ALGORITHMS.register(UniformSoup)
 ALGORITHMS.register(ModelStock)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -72,7 +75,7 @@ def towers_in(model: nn.Module, like: nn.Module) -> list[nn.Module]:
     return [part for part in model.modules() if type(part) is type(like)]
 
 
-def tower_outputs(visual: nn.Module, images: Tensor) -> Tensor:
+def tower_outputs(visual: Callable[[Tensor], Any], images: Tensor) -> Tensor:
     """Return the float32 outputs [B, d] of an image tower of open_clip for images [B, 3, S, S]."""
     out = visual(images)
     if isinstance(out, (tuple, list)):

@@ -1,0 +1,67 @@
+"""LDIFS: fine-tuning that keeps the features of several layers near the zero-shot model's."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
+from carft_sweep.carft_core.config.fields import NonNegative
+from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.models.towers import layers_of
+
+
+class Ldifs(Algorithm):
+    """L2 distance in feature space: CE + ldifs_weight * d.
+
+    With h_l [B, T, C] the output of a layer l as T tokens of C channels, and n(h) the same with
+    each token scaled to unit norm, the distance to the zero-shot model of the same views is
+
+        d = mean over layers, images and tokens of |n(h_l(x; tuned)) - n(h_l(x; zero-shot))|^2
+
+    The layers are the stem and the ends of the four quarters of the blocks: of a ViT-B the first
+    norm and blocks 3, 6, 9 and 12, of a ResNet or a ConvNeXt the stem and the four stages.
+
+    Source: Mukhoti et al. 2023, "Fine-tuning can cripple your foundation model; preserving features
+    may be the solution" (arXiv 2308.13320), whose distance is that of LPIPS (arXiv 1801.03924) on
+    CLIP's tower. The authors' code (omegafragger/ldifs_code) normalises each channel over the
+    tokens, and takes the mean over channels too: of a ViT with T tokens its distance is about T
+    times smaller, and so is its weight, of the same default.
+    """
+
+    name: ClassVar[str] = "ldifs"
+    summary: ClassVar[str] = "Fine-tuning that keeps the features of several layers"
+
+    ldifs_weight: NonNegative = 10.0
+    """The weight of the distance. At 0 it is logged and trains nothing."""
+
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        """Return cross-entropy plus the weighted distance.
+
+        Raises TypeError when the module is no image tower with a head, RequestError for a tower
+        whose layers are not known.
+        """
+        if not isinstance(model, ImageClassifier):
+            raise TypeError("ldifs trains an image tower with a head")
+        own, frozen = layers_of(model.visual), layers_of(teacher.classifier.visual)
+        with torch.no_grad():
+            _, before = frozen.outputs(batch.images, frozen.quarters())
+        outputs, after = own.outputs(batch.images, own.quarters())
+        cross_entropy = batch.cross_entropy(model.logits(F.normalize(outputs, dim=-1)))
+        # With weight 0 the distance must not touch the graph, as in car_ft.
+        with torch.set_grad_enabled(self.ldifs_weight > 0 and torch.is_grad_enabled()):
+            distances = [_distance(*pair) for pair in zip(after, before, strict=True)]
+            distance = torch.stack(distances).mean()
+        total = cross_entropy
+        if self.ldifs_weight > 0:
+            total = cross_entropy + self.ldifs_weight * distance
+        return total, {"cross_entropy": cross_entropy, "distance": distance}
+
+
+def _distance(one: Tensor, two: Tensor) -> Tensor:
+    """Return the mean squared distance of the tokens [B, T, C], each of unit norm."""
+    return (F.normalize(one, dim=-1) - F.normalize(two, dim=-1)).square().sum(dim=-1).mean()
