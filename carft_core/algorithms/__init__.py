@@ -17,6 +17,7 @@ from carft_sweep.carft_core.algorithms.car_ft import CarFt
 from carft_sweep.carft_core.algorithms.clip_adapter import ClipAdapter
 from carft_sweep.carft_core.algorithms.coral import Coral
 from carft_sweep.carft_core.algorithms.ema import Ema
+from carft_sweep.carft_core.algorithms.feature_distillation import FeatureDistillation
 from carft_sweep.carft_core.algorithms.fine_tune import FineTune
 from carft_sweep.carft_core.algorithms.flyp import Flyp
 from carft_sweep.carft_core.algorithms.from_checkpoint import FromCheckpoint
@@ -37,6 +38,7 @@ ALGORITHMS.register(Flyp)
 ALGORITHMS.register(Ema)
 ALGORITHMS.register(Coral)
 ALGORITHMS.register(Ldifs)
+ALGORITHMS.register(FeatureDistillation)
 ALGORITHMS.register(FromCheckpoint)
 ALGORITHMS.register(UniformSoup)
 ALGORITHMS.register(ModelStock)
