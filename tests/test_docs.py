@@ -45,7 +45,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registries: None
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
-    for name in ("l2_sp", "swa", "task_res", "my_family"):
+    for name in ("lwf", "swa", "task_res", "my_family"):
         sys.modules.pop(name, None)
 
 
@@ -71,20 +71,20 @@ def teacher(tiny_clip: OpenedClip) -> Teacher:
 
 
 @pytest.fixture
-def l2_sp(own_folder: Path) -> type[Algorithm]:
+def lwf(own_folder: Path) -> type[Algorithm]:
     """The algorithm of the page, registered as the page says."""
-    cls: type[Algorithm] = module("l2_sp", own_folder).L2Sp
+    cls: type[Algorithm] = module("lwf", own_folder).Lwf
     return cls
 
 
 def test_the_algorithm_of_the_page_keeps_the_contract_in_the_test_that_it_shows(
-    l2_sp: type[Algorithm],
+    lwf: type[Algorithm],
 ) -> None:
-    assert ALGORITHMS["l2_sp"] is l2_sp
+    assert ALGORITHMS["lwf"] is lwf
     run_the_test("docs/add-an-algorithm.md")
 
 
-@pytest.mark.parametrize("name", ["l2_sp", "swa", "task_res"])
+@pytest.mark.parametrize("name", ["lwf", "swa", "task_res"])
 def test_each_worked_example_is_under_60_lines_and_keeps_every_law(
     name: str, own_folder: Path, teacher: Teacher
 ) -> None:
@@ -117,20 +117,20 @@ def example(own_folder: Path) -> Path:
     (script,) = blocks("docs/own-images.md", "python")
     exec(compile(script, "docs/own-images.md", "exec"), {})
     shutil.copytree(ROOT / "examples" / "own_method", own_folder, dirs_exist_ok=True)
-    return own_folder / "l2_sp.yaml"
+    return own_folder / "lwf.yaml"
 
 
 def test_the_example_trains_its_algorithm_on_its_images(example: Path) -> None:
     short = {"seeds": 1, "trial.optim.epochs": 1, "trial.merges": []}
     comparison = run_sweep(example, overrides=short, in_process=True, quiet=True)
-    settings = [f"l2_sp alpha={alpha}" for alpha in (0.001, 0.01, 0.1)]
+    settings = [f"lwf weight={weight}" for weight in (0.3, 1, 3)]
     assert [row.setting for row in comparison.rows] == ["zero_shot", "fine_tune", *settings]
     assert {"ood/blur/top1", "ood/night/top1"} <= comparison.rows[-1].names
 
 
 def test_an_example_without_its_algorithm_is_refused(example: Path) -> None:
-    (example.parent / "l2_sp.py").unlink()
-    with pytest.raises(RequestError, match=r"l2_sp\.py does not exist"):
+    (example.parent / "lwf.py").unlink()
+    with pytest.raises(RequestError, match=r"lwf\.py does not exist"):
         load_spec(example)
 
 

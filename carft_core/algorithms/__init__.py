@@ -21,6 +21,7 @@ from carft_sweep.carft_core.algorithms.feature_distillation import FeatureDistil
 from carft_sweep.carft_core.algorithms.fine_tune import FineTune
 from carft_sweep.carft_core.algorithms.flyp import Flyp
 from carft_sweep.carft_core.algorithms.from_checkpoint import FromCheckpoint
+from carft_sweep.carft_core.algorithms.l2_sp import L2Sp
 from carft_sweep.carft_core.algorithms.ldifs import Ldifs
 from carft_sweep.carft_core.algorithms.linear_probe import LinearProbe
 from carft_sweep.carft_core.algorithms.lp_ft import LpFt
@@ -37,6 +38,7 @@ ALGORITHMS.register(ClipAdapter)
 ALGORITHMS.register(Flyp)
 ALGORITHMS.register(Ema)
 ALGORITHMS.register(Coral)
+ALGORITHMS.register(L2Sp)
 ALGORITHMS.register(Ldifs)
 ALGORITHMS.register(FeatureDistillation)
 ALGORITHMS.register(FromCheckpoint)

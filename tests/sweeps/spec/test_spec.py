@@ -571,8 +571,8 @@ def test_an_architecture_without_weights_is_refused_with_its_line(tmp_path: Path
     "text",
     [
         "trial: {device: cpu, algorithm: {alpha: 1}}\n"
-        "parameters: {algorithm.name: {values: [car_ft, l2_sp]}, algorithm.pull: {value: 1}}",
-        "trial: {algorithm: {name: ema, of: l2_sp}}\nparameters: {algorithm.of.pull: {value: 1}}",
+        "parameters: {algorithm.name: {values: [car_ft, my_own]}, algorithm.pull: {value: 1}}",
+        "trial: {algorithm: {name: ema, of: my_own}}\nparameters: {algorithm.of.pull: {value: 1}}",
     ],
 )
 def test_the_fields_of_an_algorithm_that_is_unknown_are_not_judged(load: Load, text: str) -> None:
@@ -580,5 +580,5 @@ def test_the_fields_of_an_algorithm_that_is_unknown_are_not_judged(load: Load, t
     with pytest.raises(InvalidConfig) as told:
         load(f"name: x\n{text}\n")
     (problem,) = told.value.problems
-    assert "unknown algorithm 'l2_sp'; Known: car_ft" in str(problem)
+    assert "unknown algorithm 'my_own'; Known: car_ft" in str(problem)
     assert "One of your own is registered in a file that `import:` or --import" in str(problem)
