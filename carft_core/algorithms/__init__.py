@@ -24,6 +24,7 @@ from carft_sweep.carft_core.algorithms.from_checkpoint import FromCheckpoint
 from carft_sweep.carft_core.algorithms.l2_sp import L2Sp
 from carft_sweep.carft_core.algorithms.ldifs import Ldifs
 from carft_sweep.carft_core.algorithms.linear_probe import LinearProbe
+from carft_sweep.carft_core.algorithms.lipsum_ft import LipsumFt
 from carft_sweep.carft_core.algorithms.lp_ft import LpFt
 from carft_sweep.carft_core.algorithms.model_stock import ModelStock
 from carft_sweep.carft_core.algorithms.uniform_soup import UniformSoup
@@ -41,6 +42,7 @@ ALGORITHMS.register(Coral)
 ALGORITHMS.register(L2Sp)
 ALGORITHMS.register(Ldifs)
 ALGORITHMS.register(FeatureDistillation)
+ALGORITHMS.register(LipsumFt)
 ALGORITHMS.register(FromCheckpoint)
 ALGORITHMS.register(UniformSoup)
 ALGORITHMS.register(ModelStock)

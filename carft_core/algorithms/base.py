@@ -71,6 +71,14 @@ class Batch:
         assert self.teacher_features is not None  # zero_shot has looked
         return self.teacher_features(self.images)
 
+    def generator(self) -> torch.Generator:
+        """Return what draws for a step, from the run's seed and the step alone.
+
+        Not the global stream, so that `sam`, which computes a step's loss twice, has one problem,
+        and micro-batches have the same draws; on the CPU, so that every device has the same ones.
+        """
+        return torch.Generator().manual_seed(torch.initial_seed() + self.step)
+
     def cross_entropy(self, logits: Tensor) -> Tensor:
         """Return the batch's mean cross-entropy of logits [B, C], with the run's label
         smoothing."""

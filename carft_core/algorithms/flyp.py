@@ -100,7 +100,8 @@ class Flyp(Algorithm):
         """Return the symmetric cross-entropy; `optim.label_smoothing` smooths over the batch's
         pairs."""
         clip = _contrastive(model)
-        captions = clip.tokens[_templates(batch, len(clip.tokens)), batch.labels]
+        drawn = torch.randint(len(clip.tokens), batch.labels.shape, generator=batch.generator())
+        captions = clip.tokens[to_device(drawn, batch.labels.device), batch.labels]
         images = batch.in_parts(clip.image_features, batch.images)
         texts = batch.in_parts(clip.text_features, captions)
         with torch.autocast(images.device.type, enabled=False):
@@ -119,18 +120,6 @@ class Flyp(Algorithm):
         clip = _contrastive(model)
         with teacher.arithmetic(), evaluating(clip):
             return ImageClassifier(clip.visual, clip.head())
-
-
-def _templates(batch: Batch, count: int) -> Tensor:
-    """Return [B] the template that is drawn for each image, from the run's seed, the epoch and the
-    step.
-
-    Not from the global stream, so that `sam`, which computes a step's loss twice, has one problem;
-    on the CPU, so that every device has the same captions.
-    """
-    generator = torch.Generator().manual_seed(torch.initial_seed() + batch.step)
-    drawn = torch.randint(count, batch.labels.shape, generator=generator)
-    return to_device(drawn, batch.labels.device)
 
 
 def _contrastive(model: nn.Module) -> ContrastiveClip:

@@ -74,6 +74,29 @@ class OpenedClip:
             raise RequestError(f"model.name: {self.name}: its weights give NaN for texts")
         return features
 
+    def random_texts(self, count: int, length: int, generator: torch.Generator) -> Tensor:
+        """Return [count, L] texts of `length` random tokens between the marks of start and end.
+
+        Raises RequestError for a tokenizer that is not CLIP's own, and for texts that are too long.
+        """
+        start, end = (getattr(self.tokenizer, f"{mark}_token_id", None) for mark in ("sot", "eot"))
+        if start is None or end is None:
+            raise RequestError(
+                f"model.name: {self.name} has another tokenizer than CLIP's own, whose marks of "
+                "start and end random texts need"
+            )
+        if length + 2 > self.context_length:
+            raise RequestError(
+                f"algorithm.tokens: {self.name} reads {self.context_length} tokens of a text, two "
+                f"of them marks, and not {length} between these"
+            )
+        texts = torch.zeros(count, self.context_length, dtype=torch.int64)
+        texts[:, 0] = start
+        # The marks are the last of the vocabulary.
+        texts[:, 1 : length + 1] = torch.randint(start, (count, length), generator=generator)
+        texts[:, length + 1] = end
+        return texts
+
     @property
     def context_length(self) -> int:
         """How many tokens of a text the model reads, including the start and end tokens."""

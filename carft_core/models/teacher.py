@@ -109,6 +109,18 @@ class Teacher:
         """Return unit-norm features [B, d] of normalised views [B, 3, S, S]."""
         return self.classifier.features(images)
 
+    @torch.no_grad()
+    def text_features(self, tokens: Tensor) -> Tensor:
+        """Return unit-norm float32 features [N, d] on the device of tokens [N, L]."""
+        out: Tensor = self._text_tower.encode_text(to_device(tokens, self.device))  # type: ignore[operator]
+        return F.normalize(out.float(), dim=-1)
+
+    @functools.cached_property
+    def _text_tower(self) -> nn.Module:
+        """The CLIP without its image tower, on the device."""
+        clip = self.clip.model
+        return copy.deepcopy(clip, {id(clip.visual): nn.Identity()}).to(self.device)
+
     def context_log_probs(self, features: Tensor, scale: float | None = None) -> Tensor:
         """Return log p_ctx [B, K] of unit-norm features [B, d], in fp32 whatever the precision."""
         scale = self.scale if scale is None else scale

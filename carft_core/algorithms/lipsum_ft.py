@@ -1,0 +1,65 @@
+"""Lipsum-FT: fine-tuning that keeps the energies between images and random texts."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
+from carft_sweep.carft_core.config.fields import NonNegative, PositiveInt
+from carft_sweep.carft_core.models.classifier import Classifier
+from carft_sweep.carft_core.models.teacher import Teacher
+
+
+class LipsumFt(Algorithm):
+    """Fine-tuning with CE + gap_weight * the energy gap of random texts.
+
+    With t_1, ..., t_M the zero-shot text tower's unit-norm features of M texts of random tokens,
+    drawn anew each step, f an image's unit-norm feature and s CLIP's own frozen logit scale, the
+    gap is the mean over the batch of
+
+        1 / (2 M) * sum over m of (s f(x; tuned)' t_m - s f(x; zero-shot)' t_m)^2
+
+    of the same view. A text is `tokens` tokens, each one of the vocabulary's with the same
+    probability, between the marks of start and end.
+
+    Source: Nam et al. 2024, "Lipsum-FT: Robust Fine-Tuning of Zero-Shot Models Using Random Text
+    Guidance" (arXiv 2404.00860), the energy gap of section 4, and cs-giung/lipsum-ft. The authors
+    keep the best of every 1000 steps by their ID test set; here the last step is the result.
+    """
+
+    name: ClassVar[str] = "lipsum_ft"
+    summary: ClassVar[str] = "Fine-tuning that keeps the energies between images and random texts"
+    uses: ClassVar[frozenset[str]] = frozenset({"text"})
+
+    gap_weight: NonNegative = 1.0
+    """The weight of the gap, the paper's lambda. At 0 it is logged and trains nothing."""
+    texts: PositiveInt = 80
+    """How many random texts a step has."""
+    tokens: Annotated[int, Field(ge=1, le=75)] = 8
+    """Of a text, without its marks; no more than the text tower reads."""
+
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        """Return cross-entropy plus the weighted gap.
+
+        Raises TypeError when the module is no classifier, RequestError for a text tower with
+        another tokenizer than CLIP's own, or that reads fewer tokens.
+        """
+        if not isinstance(model, Classifier):
+            raise TypeError("lipsum_ft trains a classifier of image features")
+        features = model.features(batch.images)
+        cross_entropy = batch.cross_entropy(model.logits(features))
+        tokens = teacher.clip.random_texts(self.texts, self.tokens, batch.generator())
+        texts = teacher.text_features(tokens)
+        # With weight 0 the gap must not touch the graph, as in car_ft.
+        with (
+            torch.set_grad_enabled(self.gap_weight > 0 and torch.is_grad_enabled()),
+            torch.autocast(features.device.type, enabled=False),
+        ):
+            energies = teacher.scale * (features - batch.zero_shot().float()) @ texts.T
+            gap = energies.square().mean() / 2
+        total = cross_entropy + self.gap_weight * gap if self.gap_weight > 0 else cross_entropy
+        return total, {"cross_entropy": cross_entropy, "energy_gap": gap}
