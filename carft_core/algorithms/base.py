@@ -214,6 +214,18 @@ def loss_and_terms(algorithm: Algorithm, model: nn.Module, batch: Batch, teacher
     )
 
 
+def penalised(
+    cross_entropy: Tensor, weight: float, penalty: Callable[[], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return `cross_entropy + weight * penalty()`, and the penalty.
+
+    With weight 0 it does not touch the graph: the weights are fine_tune's bit for bit.
+    """
+    with torch.set_grad_enabled(weight > 0 and torch.is_grad_enabled()):
+        value = penalty()
+    return cross_entropy + weight * value if weight > 0 else cross_entropy, value
+
+
 def classes_of(value: object) -> Iterator[type]:
     """Yield that of an algorithm, or a merge, and of those in its fields, such as the one that it
     wraps, or several in a list."""

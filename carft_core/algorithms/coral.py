@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
+from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss, penalised
 from carft_sweep.carft_core.config.fields import NonNegative
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
@@ -55,12 +55,10 @@ class Coral(Algorithm):
             raise ValueError("coral needs the domain of each image")
         outputs = batch.in_parts(model.embed, batch.images)
         cross_entropy = batch.cross_entropy(model.logits(F.normalize(outputs, dim=-1)))
-        # With weight 0 the distance must not touch the graph, as in car_ft.
-        with torch.set_grad_enabled(self.coral_weight > 0 and torch.is_grad_enabled()):
-            distance = distance_of_domains(outputs, batch.domain)
-        total = cross_entropy
-        if self.coral_weight > 0:
-            total = cross_entropy + self.coral_weight * distance
+        domain = batch.domain
+        total, distance = penalised(
+            cross_entropy, self.coral_weight, lambda: distance_of_domains(outputs, domain)
+        )
         return total, {"cross_entropy": cross_entropy, "coral": distance}
 
     def warnings(self, history: Sequence[Mapping[str, float]]) -> list[str]:

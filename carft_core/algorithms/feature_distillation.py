@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
+from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss, penalised
 from carft_sweep.carft_core.config.fields import NonNegative
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
@@ -43,10 +43,7 @@ class FeatureDistillation(Algorithm):
             frozen = teacher.classifier.embed(batch.images)
         outputs = model.embed(batch.images)
         cross_entropy = batch.cross_entropy(model.logits(F.normalize(outputs, dim=-1)))
-        # With weight 0 the distance must not touch the graph, as in car_ft.
-        with torch.set_grad_enabled(self.distillation_weight > 0 and torch.is_grad_enabled()):
-            distance = F.mse_loss(outputs, frozen)
-        total = cross_entropy
-        if self.distillation_weight > 0:
-            total = cross_entropy + self.distillation_weight * distance
+        total, distance = penalised(
+            cross_entropy, self.distillation_weight, lambda: F.mse_loss(outputs, frozen)
+        )
         return total, {"cross_entropy": cross_entropy, "distance": distance}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
+from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss, penalised
 from carft_sweep.carft_core.config.fields import NonNegative
 from carft_sweep.carft_core.models.teacher import Teacher
 
@@ -34,13 +34,14 @@ class L2Sp(Algorithm):
         """Return cross-entropy plus the penalty; `distance` is |w - w0|^2."""
         cross_entropy = batch.cross_entropy(model(batch.images))
         start = dict(teacher.classifier.named_parameters())
-        # With weight 0 the penalty must not touch the graph, as in car_ft.
-        with torch.set_grad_enabled(self.alpha > 0 and torch.is_grad_enabled()):
+
+        def squared_distance() -> Tensor:
             squares = [
                 (parameter - start[name]).square().sum()
                 for name, parameter in model.named_parameters()
                 if name.startswith("visual.")
             ]
-            distance = torch.stack(squares).sum()
-        total = cross_entropy + self.alpha / 2 * distance if self.alpha > 0 else cross_entropy
+            return torch.stack(squares).sum()
+
+        total, distance = penalised(cross_entropy, self.alpha / 2, squared_distance)
         return total, {"cross_entropy": cross_entropy, "distance": distance}

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
+from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss, penalised
 from carft_sweep.carft_core.config.fields import NonNegative
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.models.towers import layers_of
+from carft_sweep.carft_core.models.towers import outputs_by_depth
 
 
 class Ldifs(Algorithm):
@@ -47,18 +47,15 @@ class Ldifs(Algorithm):
         """
         if not isinstance(model, ImageClassifier):
             raise TypeError("ldifs trains an image tower with a head")
-        own, frozen = layers_of(model.visual), layers_of(teacher.classifier.visual)
         with torch.no_grad():
-            _, before = frozen.outputs(batch.images, frozen.quarters())
-        outputs, after = own.outputs(batch.images, own.quarters())
+            _, before = outputs_by_depth(teacher.classifier.visual, batch.images)
+        outputs, after = outputs_by_depth(model.visual, batch.images)
         cross_entropy = batch.cross_entropy(model.logits(F.normalize(outputs, dim=-1)))
-        # With weight 0 the distance must not touch the graph, as in car_ft.
-        with torch.set_grad_enabled(self.ldifs_weight > 0 and torch.is_grad_enabled()):
-            distances = [_distance(*pair) for pair in zip(after, before, strict=True)]
-            distance = torch.stack(distances).mean()
-        total = cross_entropy
-        if self.ldifs_weight > 0:
-            total = cross_entropy + self.ldifs_weight * distance
+        total, distance = penalised(
+            cross_entropy,
+            self.ldifs_weight,
+            lambda: torch.stack([*map(_distance, after, before)]).mean(),
+        )
         return total, {"cross_entropy": cross_entropy, "distance": distance}
 
 

@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
-from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
+from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss, penalised
 from carft_sweep.carft_core.config.fields import NonNegative, PositiveInt
 from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
@@ -54,12 +54,11 @@ class LipsumFt(Algorithm):
         cross_entropy = batch.cross_entropy(model.logits(features))
         tokens = teacher.clip.random_texts(self.texts, self.tokens, batch.generator())
         texts = teacher.text_features(tokens)
-        # With weight 0 the gap must not touch the graph, as in car_ft.
-        with (
-            torch.set_grad_enabled(self.gap_weight > 0 and torch.is_grad_enabled()),
-            torch.autocast(features.device.type, enabled=False),
-        ):
-            energies = teacher.scale * (features - batch.zero_shot().float()) @ texts.T
-            gap = energies.square().mean() / 2
-        total = cross_entropy + self.gap_weight * gap if self.gap_weight > 0 else cross_entropy
+
+        def energy_gap() -> Tensor:
+            with torch.autocast(features.device.type, enabled=False):
+                energies = teacher.scale * (features - batch.zero_shot()) @ texts.T
+            return energies.square().mean() / 2
+
+        total, gap = penalised(cross_entropy, self.gap_weight, energy_gap)
         return total, {"cross_entropy": cross_entropy, "energy_gap": gap}

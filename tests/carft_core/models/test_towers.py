@@ -11,7 +11,7 @@ from torch import nn
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.classifier import tower_outputs
-from carft_sweep.carft_core.models.towers import layers_of
+from carft_sweep.carft_core.models.towers import outputs_by_depth, quarters
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
 TIMM = {"timm_pool": "", "timm_proj": "linear", "image_size": 64}
@@ -33,10 +33,10 @@ TOKENS = {
 def test_the_outputs_of_the_layers_are_those_that_the_tower_itself_passes_on(name: str) -> None:
     torch.manual_seed(0)
     clip = open_clip.CLIP(embed_dim=32, vision_cfg=TOWERS[name], text_cfg=TEXT).eval()
-    layers, side = layers_of(clip.visual), TOWERS[name]["image_size"]
+    side = TOWERS[name]["image_size"]
     images = torch.randn(2, 3, side, side)
     with torch.no_grad():
-        outputs, tokens = layers.outputs(images, layers.quarters())
+        outputs, tokens = outputs_by_depth(clip.visual, images)
         torch.testing.assert_close(outputs, tower_outputs(clip.visual, images))
         shown = clip.visual.forward_intermediates(images, intermediates_only=True)
     assert [output.shape[1] for output in tokens] == TOKENS[name][: len(tokens)]
@@ -47,4 +47,4 @@ def test_the_outputs_of_the_layers_are_those_that_the_tower_itself_passes_on(nam
 
 def test_a_tower_with_other_layers_is_refused() -> None:
     with pytest.raises(RequestError, match="the layers of its image tower"):
-        layers_of(nn.Sequential(nn.Conv2d(3, 8, 4)))
+        quarters(nn.Sequential(nn.Conv2d(3, 8, 4)))
