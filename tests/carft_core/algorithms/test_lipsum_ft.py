@@ -32,7 +32,7 @@ def test_the_gap_is_the_formula(teacher: Teacher) -> None:
         towers = (student, teacher.classifier)
         tuned, frozen = (tower.features(batch.images).double().numpy() for tower in towers)
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
-    scale = float(teacher.clip.model.logit_scale.exp())  # type: ignore[operator, union-attr]
+    scale = float(teacher.clip.model.logit_scale.exp())  # type: ignore[operator]
     gaps = [
         sum((scale * one @ text - scale * two @ text) ** 2 for text in texts) / (2 * len(texts))
         for one, two in zip(tuned, frozen, strict=True)
