@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from carft_sweep.carft_core.models.teacher import Teacher
     from carft_sweep.carft_core.testing import check_algorithm, check_family, check_merge
     from carft_sweep.carft_core.training.loop import train
-    from carft_sweep.carft_core.training.optim import Group, OptimConfig, decay_groups
+    from carft_sweep.carft_core.training.optim import (
+        OPTIMISERS,
+        Group,
+        OptimConfig,
+        Optimiser,
+        decay_groups,
+    )
     from carft_sweep.sweeps.api import SweepFailed, run_sweep
     from carft_sweep.sweeps.results.loading import load_comparison, predictions
     from carft_sweep.tracking.report.formats import rows_frame, runs_frame
@@ -53,6 +59,7 @@ __all__ = [
     "ALGORITHMS",
     "FAMILIES",
     "MERGES",
+    "OPTIMISERS",
     "Algorithm",
     "Arrays",
     "Batch",
@@ -68,6 +75,7 @@ __all__ = [
     "Merge",
     "MergePoint",
     "OptimConfig",
+    "Optimiser",
     "Predictor",
     "RequestError",
     "Soup",
@@ -101,7 +109,13 @@ _NAMES = {
     "carft_core.data.base": ("Arrays", "DataConfig", "Files"),
     "carft_core.errors": ("RequestError",),
     "carft_core.merges": ("MERGES", "Merge", "MergePoint"),
-    "carft_core.training.optim": ("Group", "OptimConfig", "decay_groups"),
+    "carft_core.training.optim": (
+        "OPTIMISERS",
+        "Group",
+        "OptimConfig",
+        "Optimiser",
+        "decay_groups",
+    ),
     "carft_core.export.predictor": ("Predictor",),
     "carft_core.models.prompts": ("register_templates",),
     "carft_core.models.teacher": ("Teacher",),

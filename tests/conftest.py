@@ -27,6 +27,7 @@ from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.merges import MERGES
 from carft_sweep.carft_core.models.clip import OpenedClip, open_model
 from carft_sweep.carft_core.models.prompts import TEMPLATE_SETS
+from carft_sweep.carft_core.training.optim import OPTIMISERS
 from tests import imagenet_tree
 
 pytest_plugins = ["tests.services.fixtures"]
@@ -173,7 +174,7 @@ def tiny_clip(tiny_clip_files: Path) -> OpenedClip:
 @pytest.fixture
 def registries() -> Iterator[None]:
     """What a test registers is gone after it."""
-    registries: list[dict[str, Any]] = [ALGORITHMS, MERGES, FAMILIES, TEMPLATE_SETS]
+    registries: list[dict[str, Any]] = [ALGORITHMS, MERGES, FAMILIES, OPTIMISERS, TEMPLATE_SETS]
     before = [dict(registry) for registry in registries]
     yield
     for registry, things in zip(registries, before, strict=True):

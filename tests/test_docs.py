@@ -233,7 +233,7 @@ def test_the_readme_and_the_first_page_show_the_recipe_that_is_shipped() -> None
 
 def test_the_page_of_methods_has_a_section_for_each() -> None:
     sections = re.findall(r"^## (\w+)$", (DOCS / "methods.md").read_text(), re.MULTILINE)
-    optimisers = {"sam"}  # of a paper of its own
+    optimisers = {"sam", "spd"}  # each of a paper of its own
     assert set(sections) == {*ALGORITHMS, *MERGES} | optimisers
 
 

@@ -167,7 +167,7 @@ class Algorithm(Registered):
 
     def optimiser(self, groups: list[Group], optim: OptimConfig) -> Optimizer:
         """Return the optimiser of these groups, by default that of `optim.name`."""
-        return OPTIMISERS[optim.name](groups, optim)
+        return OPTIMISERS[optim.name].make(groups, optim)
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """Return what to minimise and what to log, all means over the batch."""

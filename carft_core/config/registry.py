@@ -41,7 +41,7 @@ class Registry(dict[str, T]):
         this kind or None, and `code`, which returns the class or function that defines the
         thing."""
         super().__init__()
-        self.kind, self._refusal, self._code = kind, refusal, code
+        self.kind, self._refusal, self.code = kind, refusal, code
 
     def register(self, thing: Anything) -> Anything:
         """Add a thing under its own name and return it, so that this method serves as a decorator.
@@ -67,7 +67,7 @@ class Registry(dict[str, T]):
         return f"the name {name!r} is taken by {self._origin(self[name])}; give it another"
 
     def _origin(self, thing: T) -> str:
-        code = self._code(thing)
+        code = self.code(thing)
         return f"{code.__module__}.{code.__qualname__}"
 
 

@@ -19,6 +19,7 @@ from carft_sweep.carft_core.merges import Model
 from carft_sweep.carft_core.models.clip import draws_at_random, weights_digest
 from carft_sweep.carft_core.models.prompts import context_set, template_set
 from carft_sweep.carft_core.training.numerics import resolve_device, resolve_precision
+from carft_sweep.carft_core.training.optim import OPTIMISERS
 from carft_sweep.carft_core.training.setup import other_data, templates_of
 
 TRAINING_REVISION = 1
@@ -187,6 +188,9 @@ def _skipped(data: FamilyData, *, training: bool) -> dict[str, list[str]]:
 
 
 def own_code_of(config: TrialConfig) -> str | None:
-    """Return the digest of the user's own code that trains a run, of its algorithm and its family;
-    None where the package defines both."""
-    return own_code(*classes_of(config.algorithm), FAMILIES[config.data.family].open)
+    """Return the digest of the user's own code that trains a run, of its algorithm, its optimiser
+    and its family; None where the package defines all."""
+    steps = config.algorithm.trains and not config.algorithm.solves
+    optimisers = [OPTIMISERS[config.optim.name].make] if steps else []
+    family = FAMILIES[config.data.family]
+    return own_code(*classes_of(config.algorithm), *optimisers, family.open)

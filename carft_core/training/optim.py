@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from carft_sweep.carft_core.config.fields import NonNegative, Positive, PositiveInt, Section
+from carft_sweep.carft_core.config.registry import Registry
 from carft_sweep.carft_core.data import Split
 
 Group = dict[str, Any]
@@ -27,15 +27,16 @@ class OptimConfig(Section):
     own, 3e-5, is that of `sweeps/imagenet.yaml`. CAR-FT's was not found.
     """
 
-    name: Literal["adamw", "sgd", "sam"] = "adamw"
-    """`sgd` has a momentum of 0.9; `sam` takes AdamW's steps by the gradient at the sharpest point
-    nearby."""
+    name: str = "adamw"
+    """`adamw`, `sgd`, `sam`, `spd`, or one of your own. `sgd` has a momentum of 0.9; `sam` takes
+    AdamW's steps by the gradient at the sharpest point nearby; `spd` decays towards the weights
+    before training."""
     rho: Positive | None = None
     """How far `sam` looks; left out, 0.05."""
     lr: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 1e-5
     """The learning rate at its highest, after warm-up."""
     weight_decay: NonNegative = 0.1
-    """Decoupled in `adamw` and `sam`, as AdamW has it."""
+    """Decoupled in `adamw` and `sam`, as AdamW has it; in `spd` how strong its projection is."""
     decay_norms_and_biases: bool = True
     """Whether norms and biases decay too, as WiSE-FT has it."""
     epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
@@ -62,6 +63,13 @@ class OptimConfig(Section):
     batch_norm: Literal["frozen", "train"] = "frozen"
     """Whether batch norms keep the statistics of pre-training, or train."""
 
+    @field_validator("name")
+    @classmethod
+    def _registered(cls, name: str) -> str:
+        if name not in OPTIMISERS:
+            raise ValueError(OPTIMISERS.unknown(name))
+        return name
+
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if self.epochs is not None and self.steps is not None:
@@ -75,6 +83,30 @@ class OptimConfig(Section):
         if self.rho is not None and self.name != "sam":
             raise ValueError(f"rho is for sam, and the optimiser is {self.name}")
         return self
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """How a run's optimiser is made, as registered in OPTIMISERS."""
+
+    name: str
+    summary: str
+    make: Callable[[list[Group], OptimConfig], Optimizer]
+    """Gets the groups, and the configuration. Its source is part of a run's identity. What the
+    optimiser keeps is in its `state_dict`; the rate is each group's `lr`, which the loop sets."""
+
+
+def _refusal(thing: object) -> str | None:
+    """Return why a thing is no optimiser, which a function makes whose file is part of a run."""
+    if not isinstance(thing, Optimiser):
+        return "it must be an Optimiser"
+    if not hasattr(thing.make, "__qualname__"):
+        return "its `make` must be a function that a module defines"
+    return None
+
+
+OPTIMISERS: Registry[Optimiser] = Registry("optimiser", _refusal, code=lambda it: it.make)
+"""By `optim.name`."""
 
 
 def decay_groups(
@@ -162,10 +194,63 @@ class Sam(Optimizer):
         return loss
 
 
-OPTIMISERS: Mapping[str, Callable[[list[Group], OptimConfig], Optimizer]] = MappingProxyType(
-    {"adamw": _adamw, "sgd": _sgd, "sam": _sam}
-)
-"""By `optim.name`."""
+def _spd(groups: list[Group], optim: OptimConfig) -> Optimizer:
+    return Spd(groups, lr=optim.lr)
+
+
+class Spd(Optimizer):
+    """Selective projection decay: Adam, drawn towards the weights before training, selectively.
+
+    For each tensor with the weights w before a step, w' behind Adam's step, w0 before training, and
+    the gradient g at w: where <g, w - w0> > 0, thus where descent and the offset disagree, and only
+    as far as the step led away from w0,
+
+        w' <- w' - weight_decay * clip((|w' - w0| - |w - w0|) / |w' - w0|, 0, 1) * (w' - w0)
+
+    Source: Tian et al. 2024, "Rethinking Weight Decay for Robust Fine-Tuning of Foundation Models"
+    (arXiv 2411.01713), and AdamSPD of GT-RIPL/Selective-Projection-Decay, whose README gives no
+    strength. A head, which starts at the zero-shot one here, is drawn there too.
+    """
+
+    def __init__(self, groups: list[Group], *, lr: float) -> None:
+        super().__init__(groups, {"lr": lr, "betas": (0.9, 0.999), "eps": 1e-8})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
+        """Take a step, after the gradients of a closure if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._move(p, p.grad, group)
+        return loss
+
+    def _move(self, p: Tensor, gradient: Tensor, group: Group) -> None:
+        state, (beta1, beta2) = self.state[p], group["betas"]
+        if not state:
+            state["step"] = torch.zeros(())  # on the CPU, also when it is loaded: torch knows it
+            state["start"] = p.clone()
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+        state["step"] += 1
+        steps = float(state["step"])
+        offset = p - state["start"]
+        before, disagree = offset.norm(), (gradient * offset).sum() > 0
+        state["exp_avg"].lerp_(gradient, 1 - beta1)
+        state["exp_avg_sq"].lerp_(gradient.square(), 1 - beta2)
+        size = (state["exp_avg_sq"] / (1 - beta2**steps)).sqrt_().add_(group["eps"])
+        p.addcdiv_(state["exp_avg"], size, value=-group["lr"] / (1 - beta1**steps))
+        offset = p - state["start"]
+        share = ((offset.norm() - before) / offset.norm()).clamp(0, 1).nan_to_num()
+        p.sub_(group["weight_decay"] * share * disagree * offset)
+
+
+OPTIMISERS.register(Optimiser("adamw", "AdamW", _adamw))
+OPTIMISERS.register(Optimiser("sgd", "SGD with a momentum of 0.9", _sgd))
+OPTIMISERS.register(Optimiser("sam", "AdamW's steps by the gradient at the sharpest point", _sam))
+OPTIMISERS.register(Optimiser("spd", "Adam with selective decay to the first weights", _spd))
 
 
 def learning_rate(step: int, *, steps: int, warmup: int, peak: float) -> float:

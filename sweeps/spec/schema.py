@@ -11,6 +11,7 @@ from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.config.trial import SCALARS, SECTIONS, TrialConfig, field_names
 from carft_sweep.carft_core.data.families.declaration import Declaration
 from carft_sweep.carft_core.merges import MERGES
+from carft_sweep.carft_core.training.optim import OPTIMISERS
 from carft_sweep.sweeps.space.parameters import AnyParameter
 from carft_sweep.sweeps.spec.normalize import IGNORED
 from carft_sweep.sweeps.spec.settings import Settings
@@ -77,6 +78,7 @@ def _trial() -> Schema:
     schema = TrialConfig.model_json_schema(by_alias=False)["properties"]
     closed = {"additionalProperties": False}
     sections = {name: cls.model_json_schema() | closed for name, cls in SECTIONS.items()}
+    sections["optim"]["properties"]["name"]["enum"] = sorted(OPTIMISERS)
     return {
         "type": "object",
         "description": "What every run shares; fields that are left out have defaults.",

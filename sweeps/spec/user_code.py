@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.config.fields import explained
+from carft_sweep.carft_core.config.registry import Registry
 from carft_sweep.carft_core.config.trial import SECTIONS, flatten
 from carft_sweep.carft_core.config.user_code import PRODUCT, brings, module_place, reason
 from carft_sweep.carft_core.data import FAMILIES, Family
@@ -35,6 +36,7 @@ from carft_sweep.carft_core.models.prompts import (
     register_templates,
     template_set,
 )
+from carft_sweep.carft_core.training.optim import OPTIMISERS
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.spec.document import (
     COMMAND_LINE,
@@ -161,11 +163,12 @@ def refuse_unimported(sweep: Mapping[str, Any], imports: Sequence[str]) -> None:
     beside = [sweep["baselines"], sweep.get("after", [])]
     names = set(_texts([*sweep["trial"].values(), *sweep["parameters"].values(), *beside]))
     problems = []
-    for registry in (ALGORITHMS, MERGES, FAMILIES):
+    registries: tuple[Registry[Any], ...] = (ALGORITHMS, MERGES, FAMILIES, OPTIMISERS)
+    for registry in registries:
         for name in sorted(names & {*registry}):
             thing = registry[name]
             declared = _declared(thing) if isinstance(thing, Family) else None
-            code = thing.open if isinstance(thing, Family) else thing
+            code = registry.code(thing)
             module = getattr(code, "func", code).__module__  # of a functools.partial, what it calls
             file: Path | None
             if declared is not None:

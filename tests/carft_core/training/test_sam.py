@@ -1,4 +1,4 @@
-"""The optimisers: SAM against its two steps written out, and what holds for each by name."""
+"""The optimisers: SAM and SPD against their steps written out, and what holds for each by name."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.config.trial import TrialConfig
-from carft_sweep.carft_core.errors import InvalidConfig
+from carft_sweep.carft_core.errors import InvalidConfig, RequestError
 from carft_sweep.carft_core.models.teacher import to_views
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
-from carft_sweep.carft_core.runs.identity import identify
+from carft_sweep.carft_core.runs.identity import identify, own_code_of
 from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.training.loop import Decision, Run, train
 from carft_sweep.carft_core.training.optim import (
     OPTIMISERS,
     Group,
     OptimConfig,
+    Optimiser,
     Sam,
     decay_groups,
     learning_rate,
@@ -97,8 +99,8 @@ def stepped(
 
 
 def made(name: str, model: nn.Module, **fields: Any) -> torch.optim.Optimizer:
-    optim = OptimConfig(name=name, lr=1e-2, **fields)  # type: ignore[arg-type]
-    return OPTIMISERS[name](decay_groups(model.named_parameters(), optim), optim)
+    optim = OptimConfig(name=name, lr=1e-2, **fields)
+    return OPTIMISERS[name].make(decay_groups(model.named_parameters(), optim), optim)
 
 
 def test_sam_is_its_two_steps_with_decay_and_a_rate_that_changes() -> None:
@@ -118,6 +120,53 @@ def test_sam_is_its_two_steps_with_decay_and_a_rate_that_changes() -> None:
         written.step(gradients, 1e-2 * (step + 1))
         for one, two in zip(ours.parameters(), parameters, strict=True):
             torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+def test_spd_is_adams_step_and_the_projection_written_out() -> None:
+    ours, theirs = network(), network()
+    optimiser = made("spd", ours, weight_decay=0.3)
+    adam = torch.optim.Adam(theirs.parameters(), lr=1e-2)
+    starts = [p.detach().numpy().copy() for p in theirs.parameters()]
+    projected = 0
+    for step in range(40):
+        stepped(ours, optimiser, range(step, step + 1))
+        images, labels = data(step)
+        adam.zero_grad()
+        F.cross_entropy(theirs(images), labels).backward()
+        before = [p.detach().numpy().copy() for p in theirs.parameters()]
+        adam.param_groups[0]["lr"] = 1e-2 * (step + 1)
+        adam.step()
+        for p, old, start in zip(theirs.parameters(), before, starts, strict=True):
+            assert p.grad is not None
+            new = p.detach().numpy()  # shares its memory
+            now, then = (np.linalg.norm(it - start) for it in (new, old))
+            if np.sum(p.grad.numpy() * (old - start)) > 0 and now > then:
+                new -= 0.3 * (now - then) / now * (new - start)
+                projected += 1
+        for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+    assert projected > 10
+
+
+def test_an_optimiser_of_ones_own_is_taken_by_its_name_and_its_source_is_in_the_digest(
+    registries: None, toy_config: Config
+) -> None:
+    del registries
+    with pytest.raises(InvalidConfig, match=r"optim\.name: .*unknown optimiser 'adagrad'.*adamw"):
+        toy_config({"optim.name": "adagrad"})
+
+    def make(groups: list[Group], optim: OptimConfig) -> torch.optim.Optimizer:
+        return torch.optim.Adagrad(groups, lr=optim.lr)
+
+    OPTIMISERS.register(Optimiser("adagrad", "Adagrad", make))
+    config = toy_config({"optim.name": "adagrad", "algorithm": "fine_tune"})
+    model = network()
+    groups = decay_groups(model.named_parameters(), config.optim)
+    assert isinstance(config.algorithm.optimiser(groups, config.optim), torch.optim.Adagrad)
+    assert own_code_of(config) is not None
+    assert own_code_of(toy_config({"optim.name": "adagrad", "algorithm": "zero_shot"})) is None
+    with pytest.raises(RequestError, match="it must be an Optimiser"):
+        OPTIMISERS.register(make)
 
 
 def test_sam_looks_as_far_as_rho_and_by_default_0_05() -> None:
@@ -199,12 +248,12 @@ def test_an_optimiser_steps_with_a_closure_and_goes_on_from_its_state_to_the_bit
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_groups_keep_their_own_scale_of_the_rate_and_decay(name: str) -> None:
     model = network()
-    optim = OptimConfig(name=name, lr=1e-2)  # type: ignore[arg-type]
+    optim = OptimConfig(name=name, lr=1e-2)
     groups: list[Group] = [
         *decay_groups(model[0].named_parameters(), optim, lr_scale=0.0),  # type: ignore[index]
         *decay_groups(model[2].named_parameters(), optim),  # type: ignore[index]
     ]
-    optimiser = OPTIMISERS[name](groups, optim)
+    optimiser = OPTIMISERS[name].make(groups, optim)
     assert [group["lr_scale"] for group in optimiser.param_groups] == [0.0, 1.0]
     assert {group["weight_decay"] for group in optimiser.param_groups} == {0.1}
 
