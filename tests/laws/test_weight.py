@@ -11,14 +11,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LINES = {
-    ("carft_core",): 14_550,
-    ("sweeps",): 19_600,
-    ("tracking",): 11_500,
-    ("tests",): 56_700,
+    ("carft_core",): 14_900,
+    ("sweeps",): 19_550,
+    ("tracking",): 11_470,
+    ("tests",): 57_100,
     ("benchmarks", "tools"): 6_400,
 }
 """Of Python, blank ones too."""
-WORDS, PAGES = 35_900, 36
+WORDS, PAGES = 36_250, 36
 """Of docs/, without the decisions."""
 
 
