@@ -76,7 +76,7 @@ def test_near_the_time_limit_it_queues_itself_again_and_ends_as_if_never_stopped
 
 
 def test_slurm_itself_sends_the_signal_before_the_limit(slurm: Slurm, tiny: MakeTiny) -> None:
-    sweep = tiny("job", WEIGHTS, epochs=600, resources={"cpus": 1})
+    sweep = tiny("job", WEIGHTS, epochs=10_000, resources={"cpus": 1})
     job = Job(slurm, sweep, "--nodes=1", "--time=2", "--signal=B:USR1@30", RESTARTS="1")
     job.until("queued again", seconds=200)
     job.until("not queued again", seconds=200)
