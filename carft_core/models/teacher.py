@@ -118,8 +118,8 @@ class Teacher:
     @functools.cached_property
     def _text_tower(self) -> nn.Module:
         """The CLIP without its image tower, on the device."""
-        clip = self.clip.model
-        return copy.deepcopy(clip, {id(clip.visual): nn.Identity()}).to(self.device)
+        tower = copy.deepcopy(self.clip.model, {id(self.clip.model.visual): nn.Identity()})
+        return tower.to(self.device, non_blocking=True)
 
     def context_log_probs(self, features: Tensor, scale: float | None = None) -> Tensor:
         """Return log p_ctx [B, K] of unit-norm features [B, d], in fp32 whatever the precision."""
