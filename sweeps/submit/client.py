@@ -107,23 +107,27 @@ class JobClient(JobSubmissionClient):
     def follow(self, id_: str, emit: Callable[[str], None]) -> JobDetails:
         """Emit each line of a job's log until the job ends; return its final status."""
         try:
-            asyncio.run(self._tail(id_, emit))
+            streamed = asyncio.run(self._tail(id_, emit))
         except BrokenPipeError:  # of whoever reads what is emitted
             raise
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
             raise self._unreachable(error) from None
         while not (job := self.get_job_info(id_)).status.is_terminal():
             time.sleep(PAUSE)
+        # Ray may close the stream before the last lines are in it.
+        for line in self.get_job_logs(id_)[streamed:].splitlines():
+            emit(line)
         return job
 
-    async def _tail(self, id_: str, emit: Callable[[str], None]) -> None:
-        rest = ""
+    async def _tail(self, id_: str, emit: Callable[[str], None]) -> int:
+        """Emit the whole lines of a job's log as they come; return how many characters they are."""
+        rest, streamed = "", 0
         async for text in self.tail_job_logs(id_):
             *lines, rest = f"{rest}{text}".split("\n")
             for line in lines:
                 emit(line)
-        if rest:
-            emit(rest)
+                streamed += len(line) + 1
+        return streamed
 
     def _unreachable(self, error: Exception) -> ServiceUnreachable:
         return ServiceUnreachable(f"{self.shown} does not answer ({type(error).__name__}); {_HINT}")

@@ -86,6 +86,8 @@ class Tailed(JobClient):
     def __init__(self, pieces: Sequence[str | Exception], states: Sequence[str]) -> None:
         self.shown = "http://head"
         self._pieces, self._states = pieces, iter(states)
+        self.late = ""
+        """What the stream lacks of the log."""
 
     async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
         del job_id
@@ -93,6 +95,10 @@ class Tailed(JobClient):
             if isinstance(piece, Exception):
                 raise piece
             yield piece
+
+    def get_job_logs(self, job_id: str) -> str:
+        del job_id
+        return "".join(map(str, self._pieces)) + self.late
 
     def get_job_info(self, job_id: str) -> JobDetails:
         del job_id
@@ -107,6 +113,14 @@ def test_each_line_is_emitted_once_and_whole(
     client = Tailed(["one\ntw", "o\n", "three\nno newline"], ["RUNNING", "SUCCEEDED"])
     assert exit_code(client.follow("a", lines.append)) == 0
     assert lines == ["one", "two", "three", "no newline"]
+
+
+def test_lines_that_come_behind_the_end_of_the_stream_are_emitted_too() -> None:
+    lines: list[str] = []
+    client = Tailed(["one\n", "tw"], ["SUCCEEDED"])
+    client.late = "o\nthree\n"
+    client.follow("a", lines.append)
+    assert lines == ["one", "two", "three"]
 
 
 @pytest.mark.parametrize("error", [aiohttp.ClientError("x"), RuntimeError("x"), OSError("x")])

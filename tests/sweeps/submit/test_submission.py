@@ -122,6 +122,7 @@ def test_a_repository_is_sent_and_its_job_followed_to_its_exit_code(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "planted-password")
     monkeypatch.setattr(JobClient, "tail_job_logs", one_line)
+    monkeypatch.setattr(JobClient, "get_job_logs", lambda *_: "a line")
     (project / "mine.py").write_text("X = 2\n")
     (project / "hf_token").write_text("planted-password")
     assert main(["submit", "tiny.yaml", "--", "--quiet"]) == 2
