@@ -40,11 +40,13 @@ from carft_sweep.carft_core.models.prompts import TemplateSet, context_set, temp
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.identity import own_code_of
 from carft_sweep.carft_core.training.numerics import autocast
-from carft_sweep.carft_core.training.optim import freeze_all_but
+from carft_sweep.carft_core.training.optim import OptimConfig, freeze_all_but
 
 _LOG = logging.getLogger(__name__)
 REVISION = 1
 """Raised by hand when the same config gives another cost."""
+LIBRARIES = tuple(version(name) for name in ("torch", "open_clip_torch", "timm"))
+"""What makes a model's layers and computes them."""
 CPU = torch.device("cpu")
 
 
@@ -86,15 +88,17 @@ def run_cost(config: TrialConfig) -> RunCost | None:
     model = config.model
     classes = template_set(config.prompts.classes)
     contexts = context_set(config.prompts.contexts, config.data)
+    optim, algorithm, own_code = config.optim, config.algorithm.identity(), own_code_of(config)
     decisive = {
         "revision": REVISION,
-        "libraries": [version(name) for name in ("torch", "open_clip_torch", "timm")],
+        "libraries": LIBRARIES,
         "model": weights_digest(model.name, model.pretrained),
         "classes": [names, classes.digest],
         "contexts": contexts.digest,
-        "algorithm": {"name": config.algorithm.name, **config.algorithm.identity()},
-        "own_code": own_code_of(config),
-        "optim": config.optim.model_dump(mode="json"),
+        # A search over weights and rates, which decide no shape, has one cost.
+        "algorithm": [config.algorithm.name, algorithm if own_code else _without_sizes(algorithm)],
+        "own_code": own_code,
+        "optim": [optim.name, optim.batch_size, _part(optim), optim.grad_checkpointing],
         "evaluation": config.eval.batch_size,
         "precision": config.precision,
     }
@@ -112,6 +116,20 @@ def run_cost(config: TrialConfig) -> RunCost | None:
         cost = None
     write_cache(file, lambda path: write_json(path, asdict(cost) if cost else None))
     return cost
+
+
+def _part(optim: OptimConfig) -> int:
+    """Return how many images a step computes at once."""
+    return min(optim.batch_size, optim.micro_batch or optim.batch_size)
+
+
+def _without_sizes(value: object) -> object:
+    """Return plain data in which a fraction is only 0, where a term is left out, or not."""
+    if isinstance(value, dict):
+        return {key: _without_sizes(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_sizes(item) for item in value]
+    return bool(value) if isinstance(value, float) else value
 
 
 def fit_micro_batch(config: TrialConfig, room: int, ranks: int = 1) -> TrialConfig:
@@ -250,7 +268,7 @@ def _like(tensor: Tensor, values: Tensor) -> Tensor:
 def _compute(config: TrialConfig, teacher: Teacher) -> RunCost:
     """Return what a run takes, from a training step and an evaluated batch without values."""
     algorithm, optim = config.algorithm, config.optim
-    size = min(optim.batch_size, optim.micro_batch or optim.batch_size)
+    size = _part(optim)
     parts = 1 if algorithm.couples_items else math.ceil(optim.batch_size / size)
     # Behind the first part of a batch its gradients are there; a third one changes nothing.
     computed = min(parts, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from carft_sweep.carft_core.models.prompts import template_set
 from carft_sweep.carft_core.models.teacher import on_device, open_teacher
 from carft_sweep.carft_core.training import memory
 from carft_sweep.carft_core.training.loop import set_mode
-from carft_sweep.carft_core.training.memory import fit_micro_batch, run_cost
+from carft_sweep.carft_core.training.memory import RunCost, fit_micro_batch, run_cost
 from carft_sweep.carft_core.training.optim import freeze_all_but
 
 MIB = 2**20
@@ -110,6 +111,29 @@ def test_a_smaller_part_takes_less_and_computes_as_much(toy_config: Toy) -> None
     assert parted.training < whole.training
     assert parted.step == pytest.approx(whole.step, rel=0.01)
     assert (parted.evaluation, parted.image) == (whole.evaluation, whole.image)
+
+
+def test_a_search_over_rates_and_weights_computes_one_cost(
+    toy_config: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[RunCost] = []
+
+    def compute(*_: Any) -> RunCost:
+        computed.append(RunCost(len(computed), 0, 0, 0))
+        return computed[-1]
+
+    monkeypatch.setattr(memory, "_compute", compute)
+
+    def cost(kl_weight: float = 1.0, **optim: float) -> RunCost | None:
+        changes = {f"optim.{name}": value for name, value in optim.items()}
+        return run_cost(toy_config({"algorithm.kl_weight": kl_weight, **changes}))
+
+    first = cost()
+    for same in (cost(3.0), cost(lr=1e-5), cost(epochs=7), cost(micro_batch=8)):
+        assert same == first
+    assert len(computed) == 1
+    others = [cost(0.0), cost(batch_size=16), cost(micro_batch=4), cost(grad_checkpointing=True)]
+    assert len({first, *others}) == len(computed) == 5
 
 
 def test_the_largest_part_that_fits_is_found(toy_config: Toy) -> None:
