@@ -45,8 +45,6 @@ USABLE_AGAIN = (
     "CUDA_VISIBLE_DEVICES"
 )
 """What helps where torch sees no GPU."""
-GPU_CONTEXT = 1024.0
-"""MiB that CUDA's context and its libraries take at most, and no tensor."""
 
 
 @dataclass(frozen=True)
@@ -322,7 +320,9 @@ class Hardware:
         """The bytes that the tensors of a run may take on its GPU; None where unknown."""
         if self.gpu_memory is None:
             return None
-        return int((GPU_SHARE * self.gpu_memory - GPU_CONTEXT) * 2**20)
+        from carft_sweep.carft_core.training.numerics import CONTEXT_AT_MOST_MB
+
+        return int((GPU_SHARE * self.gpu_memory - CONTEXT_AT_MOST_MB) * 2**20)
 
     def resolve(self, config: TrialConfig) -> TrialConfig:
         """Return `config` with its device, precision, workers and micro-batch decided.
