@@ -227,8 +227,8 @@ def penalised(
 
 
 def classes_of(value: object) -> Iterator[type]:
-    """Yield that of an algorithm, or a merge, and of those in its fields, such as the one that it
-    wraps, or several in a list."""
+    """Yield the class of an algorithm or merge, and the classes of those in its fields, such as the
+    algorithm that it wraps, or several in a list."""
     if isinstance(value, Registered):
         yield type(value)
     if isinstance(value, (BaseModel, Mapping)):

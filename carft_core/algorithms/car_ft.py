@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
+from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss, penalised
 from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
 
@@ -58,15 +57,16 @@ class CarFt(Algorithm):
             raise TypeError("car_ft trains a classifier of image features")
         features = model.features(batch.images)
         cross_entropy = batch.cross_entropy(model.logits(features))
-        # With weight 0 the KL must not touch the graph: the weights are fine_tune's bit for bit.
-        with torch.set_grad_enabled(self.kl_weight > 0 and torch.is_grad_enabled()):
+        frozen = teacher.context_log_probs(batch.zero_shot(), self.context_scale)
+
+        def divergence() -> Tensor:
             tuned = teacher.context_log_probs(features, self.context_scale)
-            frozen = teacher.context_log_probs(batch.zero_shot(), self.context_scale)
             p, q = (frozen, tuned) if self.kl_direction == "teacher_student" else (tuned, frozen)
             # F.kl_div(q, p) is KL(p || q). `batchmean` sums over contexts; `mean` would divide the
             # weight by their number.
-            kl = F.kl_div(q, p, reduction="batchmean", log_target=True)
-        total = cross_entropy + self.kl_weight * kl if self.kl_weight > 0 else cross_entropy
+            return F.kl_div(q, p, reduction="batchmean", log_target=True)
+
+        total, kl = penalised(cross_entropy, self.kl_weight, divergence)
         entropy = -(frozen.exp() * frozen).sum(dim=1).mean()
         logs = {"context_kl": kl, "teacher_context_entropy": entropy}
         return total, {"cross_entropy": cross_entropy, **logs}
