@@ -9,7 +9,7 @@ import shutil
 import signal
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,12 @@ def migrations_loaded_once() -> Iterator[None]:
 def imagenet_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with ImageNet and its shifts; it is shared: copy what is to be changed."""
     return imagenet_tree.make(tmp_path_factory.mktemp("imagenet"))
+
+
+@pytest.fixture
+def linked_imagenet(imagenet_root: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Make a data root that shares all folders with `imagenet_root` but for copies of its own."""
+    return lambda *own: imagenet_tree.linked(imagenet_root, tmp_path, own)
 
 
 @pytest.fixture(scope="session")

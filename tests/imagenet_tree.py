@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+import shutil
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ OBJECTS = {
 }
 V2 = "imagenetv2-matched-frequency-format-val"
 OBJECTNET = "objectnet-1.0/images"
+PARTS = ("imagenet/train", "imagenet/val", V2, "imagenet-r", "imagenet-a", "sketch", OBJECTNET)
 
 
 def pictures(count: int = 8) -> list[bytes]:
@@ -52,6 +54,18 @@ def make(root: Path, *, per_class: int = 3) -> Path:
     fill("sketch", WNIDS, 1)
     fill(OBJECTNET, [*OBJECTS, "air_freshener"], 1, "png")
     return root
+
+
+def linked(root: Path, place: Path, own: Collection[str] = ()) -> Path:
+    """A data root at `place` that shares all folders of another, but has its own copies of some."""
+    for part in PARTS:
+        there = place / part
+        there.parent.mkdir(exist_ok=True)
+        if part in own:
+            shutil.copytree(root / part, there)
+        else:
+            there.symlink_to(root / part)
+    return place
 
 
 def sweep(root: Path, model: Path, **changes: object) -> str:

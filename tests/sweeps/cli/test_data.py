@@ -14,11 +14,10 @@ from PIL import Image
 from carft_sweep.carft_core import data as families
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.data.families import image_folder, imagenet
-from tests.imagenet_tree import OBJECTNET, V2, WNIDS
+from tests.imagenet_tree import WNIDS
 from tests.sweeps.conftest import Carft, Said
 
 GOLDEN = Path(__file__).parents[2] / "golden"
-PARTS = ("imagenet/train", "imagenet/val", V2, "imagenet-r", "imagenet-a", "sketch", OBJECTNET)
 
 
 pytestmark = pytest.mark.usefixtures("registries")
@@ -35,23 +34,6 @@ def data(carft: Carft) -> Carft:
         return carft("data", *words, code=code)
 
     return run
-
-
-@pytest.fixture
-def changed(imagenet_root: Path, tmp_path: Path) -> Callable[..., Path]:
-    """A data root that shares all folders with the tests' but for copies of its own."""
-
-    def build(*own: str) -> Path:
-        for part in PARTS:
-            there = tmp_path / part
-            there.parent.mkdir(exist_ok=True)
-            if part in own:
-                shutil.copytree(imagenet_root / part, there)
-            else:
-                there.symlink_to(imagenet_root / part)
-        return tmp_path
-
-    return build
 
 
 @pytest.fixture
@@ -83,9 +65,9 @@ def test_the_list_is_readable_at_every_width(
 
 
 def test_every_family_is_listed_and_looked_for_below_the_root(
-    data: Carft, changed: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    data: Carft, linked_imagenet: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = changed()
+    root = linked_imagenet()
     (root / "sketch").unlink()
     monkeypatch.setenv("CARFT_DATA", str(root))
     told = data("list")
@@ -133,8 +115,10 @@ def test_what_is_there_stands_in_one_table(data: Carft, imagenet_root: Path) -> 
     assert table == (GOLDEN / "data_check.txt").read_text()
 
 
-def test_all_that_is_missing_is_reported_at_once(data: Carft, changed: Callable[..., Path]) -> None:
-    root = changed("imagenet-r")
+def test_all_that_is_missing_is_reported_at_once(
+    data: Carft, linked_imagenet: Callable[..., Path]
+) -> None:
+    root = linked_imagenet("imagenet-r")
     (root / "sketch").unlink()
     (root / "imagenet-a").unlink()
     told = data("check", "imagenet", "--data-root", root, code=2)
@@ -153,9 +137,9 @@ def deeper(folder: Path) -> None:
         (folder / one).rename(inner / one)
 
 
-def test_a_wrong_tree_is_told(data: Carft, changed: Callable[..., Path]) -> None:
+def test_a_wrong_tree_is_told(data: Carft, linked_imagenet: Callable[..., Path]) -> None:
     said = "has its class folders one level too deep, in train/: move them up"
-    root = changed("imagenet/train")
+    root = linked_imagenet("imagenet/train")
     deeper(root / "imagenet/train")
     words = ("check", "imagenet", "--data-root", root, "--set", "data.shifts=[r]", "--json")
     told = data(*words, code=2)

@@ -45,24 +45,6 @@ def refusal(root: Path, shifts: Sequence[str] | None = None) -> str:
     return str(caught.value)
 
 
-@pytest.fixture
-def changed(imagenet_root: Path, tmp_path: Path) -> Callable[..., Path]:
-    """A data root that shares all folders with the tests' but has its own copies of some."""
-
-    def build(*own: str) -> Path:
-        parts = ("imagenet/train", "imagenet/val", V2, "imagenet-r", "imagenet-a", "sketch")
-        for part in (*parts, OBJECTNET):
-            there = tmp_path / part
-            there.parent.mkdir(exist_ok=True)
-            if part in own:
-                shutil.copytree(imagenet_root / part, there)
-            else:
-                there.symlink_to(imagenet_root / part)
-        return tmp_path
-
-    return build
-
-
 # Classes
 
 
@@ -233,8 +215,10 @@ def test_a_root_that_is_one_folder_too_deep_is_recognised(imagenet_root: Path) -
 # What lies in it
 
 
-def test_a_class_folder_that_is_missing_or_strange_is_named(changed: Callable[..., Path]) -> None:
-    root = changed("imagenet/train", "imagenet-r")
+def test_a_class_folder_that_is_missing_or_strange_is_named(
+    linked_imagenet: Callable[..., Path],
+) -> None:
+    root = linked_imagenet("imagenet/train", "imagenet-r")
     (root / "imagenet/train/n01440764").rename(root / "imagenet/train/n01440746")
     shutil.rmtree(root / "imagenet-r/n01443537")
     told = refusal(root)
@@ -243,8 +227,10 @@ def test_a_class_folder_that_is_missing_or_strange_is_named(changed: Callable[..
     assert "imagenet-r: lacks 1 of 200 class folders: n01443537" in told
 
 
-def test_a_val_without_class_folders_is_told_how_to_get_them(changed: Callable[..., Path]) -> None:
-    root = changed()
+def test_a_val_without_class_folders_is_told_how_to_get_them(
+    linked_imagenet: Callable[..., Path],
+) -> None:
+    root = linked_imagenet()
     (root / "imagenet/val").unlink()
     (root / "imagenet/val").mkdir()
     assert "has no class folders, expected <wnid>/<image>" in refusal(root)
@@ -263,9 +249,9 @@ def test_what_differs_from_the_published_counts_is_noted_not_refused(imagenet_ro
 
 
 def test_corruptions_are_asked_for_by_name_kind_or_all(
-    imagenet_root: Path, changed: Callable[..., Path]
+    imagenet_root: Path, linked_imagenet: Callable[..., Path]
 ) -> None:
-    root = changed()
+    root = linked_imagenet()
     val = imagenet_root / "imagenet" / "val"
     for corruption in ("fog", "snow", "spatter"):
         (root / "imagenet-c" / corruption).mkdir(parents=True)
