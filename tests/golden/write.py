@@ -9,6 +9,7 @@ to move: runs that were made before then are not taken for those made after.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -37,6 +38,7 @@ from carft_sweep.carft_core.runs.identity import MEASURING_REVISION, TRAINING_RE
 from carft_sweep.carft_core.testing import toy_teacher
 from carft_sweep.carft_core.training.loop import Run
 from carft_sweep.carft_core.training.setup import RunSetup
+from tests.tiny_vit import write_clip
 
 FILE = Path(__file__).with_name("revisions.json")
 STEPS = 20
@@ -53,12 +55,12 @@ def read() -> dict[str, Any]:
 
 
 @cache
-def task() -> RunSetup:
-    """The built-in CLIP, six random images of three classes in each of two domains, 80 contexts.
+def task(model: str = "builtin") -> RunSetup:
+    """A CLIP, six random images of three classes in each of two domains, 80 contexts.
 
     Nothing is decoded or resized, which other versions of libraries do otherwise.
     """
-    teacher, contexts = toy_teacher(open_model("builtin")), template_set("openai")
+    teacher, contexts = toy_teacher(open_model(model)), template_set("openai")
     w_ctx = context_weights(
         text_features(teacher.clip, contexts, teacher.class_names, device=teacher.device)
     )
@@ -70,6 +72,15 @@ def task() -> RunSetup:
         family=FAMILIES["icon_shift_dev"],
         other_heads={},
     )
+
+
+@cache
+def vit() -> str:
+    """The folder of a tiny CLIP with a ViT, for what changes its blocks; it goes with the
+    process."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return str(write_clip(Path(folder.name)))
 
 
 def config_of(algorithm: Algorithm) -> TrialConfig:
@@ -98,7 +109,8 @@ def numbers_of_algorithm(cls: type[Algorithm]) -> Numbers:
     Of a soup, that of three models; of a checkpoint, that of a model's file; of what takes no
     steps, all that it logs.
     """
-    setup, algorithm = task(), cls()
+    algorithm = cls()
+    setup = task(vit()) if "blocks" in algorithm.uses else task()
     with one_thread():
         if isinstance(algorithm, Soup):
             soup = cls.model_validate({"members": [digit * 64 for digit in "012"]})
@@ -124,7 +136,7 @@ def numbers_of_algorithm(cls: type[Algorithm]) -> Numbers:
             if report.step in SHOWN and name.startswith("train/") and "/first/" not in name
         }
         logged.pop(f"lr@{STEPS}", None)  # next to nothing
-        return logged | summary_of(lambda: algorithm.classifier(run.model, setup.teacher))
+        return logged | summary_of(lambda: algorithm.classifier(run.model, setup.teacher), setup)
 
 
 def numbers_of_merge(name: str) -> dict[str, Numbers]:
@@ -140,9 +152,9 @@ def numbers_of_merge(name: str) -> dict[str, Numbers]:
         }
 
 
-def summary_of(make: Callable[[], Classifier]) -> Numbers:
+def summary_of(make: Callable[[], Classifier], setup: RunSetup | None = None) -> Numbers:
     """Statistics of a classifier's logits, and how it is measured."""
-    setup = task()
+    setup = setup or task()
     with torch.no_grad():
         classifier = make().eval()
         (features,) = setup.teacher.encode([classifier], "id/val")

@@ -18,12 +18,10 @@ from carft_sweep.carft_core.data.families.icon_shift import (
     render_views,
     view_keys,
 )
-from tools.builtin.augment import strong_views
 from tools.builtin.manifest import Pair
 
 PLAIN_SHARE = 0.25
 OWN_NAME_SHARE = 0.4
-CONCEPT_POWER = 0.6
 STYLE_POWER = 0.5
 
 
@@ -33,12 +31,11 @@ class Batch:
 
     images: Tensor
     texts: Tensor
-    concepts: Tensor
-    """[B] number of each one's concept."""
+    concepts: Sequence[str]
 
 
 class Batches:
-    """Draws concepts by frequency^0.6, each at most once a batch, then a style, then a drawing."""
+    """Draws concepts by frequency^power, none twice in a batch, then a style, then a drawing."""
 
     def __init__(
         self,
@@ -46,30 +43,31 @@ class Batches:
         pixels: npt.NDArray[np.uint8],
         monochrome: npt.NDArray[np.bool_],
         *,
+        min_designers: int,
+        power: float,
         seed: int,
         size: int,
         batch_size: int,
         tokenizer: SimpleTokenizer,
-        strong: bool = False,
     ) -> None:
-        """`pixels` [N, 48, 48, 4] and `monochrome` [N] are aligned with `pairs`; `strong`: views
-        more varied than the benchmark's."""
+        """`pixels` [N, 48, 48, 4] and `monochrome` [N] are aligned with `pairs`, of which those are
+        drawn whose concept has `min_designers`.
+        """
         groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for index, pair in enumerate(pairs):
-            groups[pair.concept][pair.drawing.style].append(index)
+            if pair.designers >= min_designers:
+                groups[pair.concept][pair.drawing.style].append(index)
         self._pairs = pairs
         self._pixels = pixels
         self._monochrome = monochrome
+        self._concepts = list(groups)
         self._groups = [list(styles.values()) for styles in groups.values()]
-        self.concepts = tuple(groups)
-        """Their names, in the order of a batch's numbers."""
         counts = np.array([sum(map(len, styles)) for styles in self._groups], dtype=np.float64)
-        self._log_weights = CONCEPT_POWER * np.log(counts)
+        self._log_weights = power * np.log(counts)
         self._seed = seed
         self._size = size
         self._batch_size = batch_size
         self._tokenizer = tokenizer
-        self._strong = strong
         self._tokens: dict[str, Tensor] = {}
 
     def __call__(self, step: int) -> Batch:
@@ -84,11 +82,8 @@ class Batches:
         drawings = torch.from_numpy(self._pixels[order])
         monochrome = torch.from_numpy(self._monochrome[order])
         keys = view_keys(self._seed, "pretraining", step, np.arange(len(items)))
-        if self._strong:
-            images = strong_views(drawings, monochrome, keys, draw, self._size)
-        else:
-            images = render_views(drawings, monochrome, keys, self._size)
-        return Batch(images, texts, torch.from_numpy(chosen))
+        images = render_views(drawings, monochrome, keys, self._size)
+        return Batch(images, texts, [self._concepts[number] for number in chosen])
 
     @staticmethod
     def _drawing(styles: list[list[int]], draw: np.random.Generator) -> int:
@@ -109,11 +104,12 @@ class Batches:
         return self._tokens[caption]
 
 
-def related(names: Sequence[frozenset[str]]) -> Tensor:
+def related(concepts: Sequence[str]) -> Tensor:
     """[N, N] bool: whether all words of one name are in the other ("rocket launch", "rocket").
 
     False on the diagonal.
     """
+    names = [frozenset(concept.split()) for concept in concepts]
     words = {word: column for column, word in enumerate(sorted(frozenset().union(*names)))}
     holds = torch.zeros(len(names), len(words))
     for row, name in enumerate(names):

@@ -25,7 +25,6 @@ from tools.builtin.manifest import (
 from tools.builtin.render import SIDE, Pixels, is_monochrome, render_all
 from tools.builtin.source import Drawing, read_drawings, read_styles
 
-MIN_DESIGNERS = 3
 MIN_DRAWINGS = 6
 """Of each benchmark class, in the pre-training."""
 
@@ -56,13 +55,7 @@ def load_corpus(source: Path, work: Path) -> Corpus:
     classes, plan = read_classes(), read_benchmark()
     # Every drawing that the rules could take, whatever was dropped by eye or by the caps since.
     candidates = benchmark_items(drawings, classes, plan)
-    pairs = pretraining_pairs(
-        drawings,
-        classes,
-        plan,
-        share_alike=read_styles()["share_alike"],
-        min_designers=MIN_DESIGNERS,
-    )
+    pairs = pretraining_pairs(drawings, classes, plan, share_alike=read_styles()["share_alike"])
     wanted = {item.drawing.id: item.drawing for item in candidates}
     wanted |= {pair.drawing.id: pair.drawing for pair in pairs}
     pixels, where = _rendered(list(wanted.values()), work)

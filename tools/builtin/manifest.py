@@ -34,6 +34,8 @@ class Pair:
     drawing: Drawing
     concept: str
     names: tuple[str, ...]
+    designers: int
+    """How many designer families draw the concept."""
 
 
 @lru_cache(maxsize=1)
@@ -110,12 +112,8 @@ def pretraining_pairs(
     plan: Mapping[str, Any],
     *,
     share_alike: Iterable[str] = (),
-    min_designers: int = 3,
 ) -> list[Pair]:
-    """What the tiny CLIP is trained on: concepts that at least `min_designers` families draw.
-
-    Left out is what `is_held_out` says, and sets under share-alike licences.
-    """
+    """What a tiny CLIP is trained on: all but what `is_held_out` says and share-alike sets."""
     table = alias_table(classes)
     barred_sets = frozenset(share_alike)
     names = frozenset(table)
@@ -127,9 +125,9 @@ def pretraining_pairs(
             continue
         groups[table.get(drawing.concept, drawing.concept)].append(drawing)
     return [
-        Pair(drawing, concept, tuple(dict.fromkeys([concept, drawing.concept])))
+        Pair(drawing, concept, tuple(dict.fromkeys([concept, drawing.concept])), designers)
         for concept, group in groups.items()
-        if len({drawing.designer for drawing in group}) >= min_designers
+        for designers in [len({drawing.designer for drawing in group})]
         for drawing in group
     ]
 

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -21,19 +21,17 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.transformer import PatchDropout
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from carft_sweep.carft_core.data.families.icon_shift import PLAIN_TEMPLATES
+from carft_sweep.carft_core.models.source import TINY_CLIP
 from tools.builtin.batches import Batch, Batches, related
 from tools.builtin.corpus import Corpus, load_corpus
 from tools.builtin.zero_shot import DevelopmentSet
 
-CONFIG = Path(__file__).parents[2] / "carft_core" / "builtin" / "tiny_clip"
-NAME = f"local-dir:{CONFIG}"
-MODELS = Path(__file__).parent / "models"
+FOLDERS = {"convnext": TINY_CLIP, "vit": Path(__file__).parent / "models" / "vit"}
+"""Where the config of each model is."""
 IMAGE_SIZE = 32
 MAX_LOGIT_SCALE = math.log(100)
 CHECKPOINT_SECONDS = 180
@@ -41,63 +39,43 @@ CHECKPOINT_SECONDS = 180
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained; the defaults are those of the shipped one."""
+    """How a model is trained."""
 
-    steps: int = 5000
-    batch_size: int = 256
-    lr: float = 1.5e-3
+    steps: int = 22000
+    batch_size: int = 128
+    lr: float = 1e-3
     weight_decay: float = 0.05
-    warmup: int = 300
-    cooldown: int = 0
-    """Over how many last steps the rate falls in a line from `lr`, which it has until then; 0: the
-    rate falls in a cosine from the warm-up on."""
+    warmup: int = 1000
+    cooldown: int = 5000
+    """Over how many last steps the rate falls in a line from `lr`, which it has until then."""
     clip: float = 1.0
     layer_scale: float = 0.1
-    ema: float = 0.0
-    """What the averaged weights, which are then the result, keep of themselves in a step; 0: the
-    weights themselves are."""
-    strong_views: bool = False
-    prototypes: float = 0.0
-    """Weight of a second loss, which classifies images and captions among one learned vector of
-    each concept; they are not part of the result. 0: there is none."""
-    prototypes_from: int = 0
-    """The step from which there is that loss; the vectors begin as features of captions."""
-    spare_related: bool = False
-    """Whether "rocket launch" is no wrong answer to "rocket"."""
-    patch_dropout: float = 0.0
-    """Share of a ViT's patches that a step leaves out; the result leaves out none."""
+    ema: float = 0.9995
+    """What the averaged weights, which are the result, keep of themselves in a step."""
+    all_concepts_from: int = 12000
+    """The step from which every concept is drawn; until then those of at least three designers."""
     bf16: bool = False
     seed: int = 0
 
 
-_LONG = Recipe(
-    steps=48000,
-    batch_size=128,
-    lr=1e-3,
-    warmup=1000,
-    cooldown=12000,
-    ema=0.9995,
-    spare_related=True,
-)
 RECIPES: dict[str, Recipe] = {
-    "shipped": Recipe(),
-    "convnext": _LONG,
-    "vit": replace(_LONG, weight_decay=0.1, bf16=True),
+    "convnext": Recipe(),
+    "vit": Recipe(steps=48000, cooldown=12000, weight_decay=0.1, bf16=True),
 }
 
 
 def so_far(recipe: Recipe, step: int) -> Recipe:
-    """The recipe without what it says of later steps only: a fall of the rate, prototypes."""
-    if recipe.cooldown and step <= recipe.steps - recipe.cooldown:
+    """The recipe without what it says of later steps only: a fall of the rate, more concepts."""
+    if step <= recipe.steps - recipe.cooldown:
         recipe = replace(recipe, steps=0, cooldown=0)
-    if not recipe.prototypes or step <= recipe.prototypes_from:
-        recipe = replace(recipe, prototypes=0.0, prototypes_from=0)
+    if step <= recipe.all_concepts_from:
+        recipe = replace(recipe, all_concepts_from=step)
     return recipe
 
 
 def model_name(model: str) -> str:
-    """What open_clip opens: the shipped folder, or a config beside this file."""
-    return NAME if model == "shipped" else f"local-dir:{MODELS / model}"
+    """What open_clip opens."""
+    return f"local-dir:{FOLDERS[model]}"
 
 
 def create_model(model: str, recipe: Recipe) -> open_clip.CLIP:
@@ -107,17 +85,13 @@ def create_model(model: str, recipe: Recipe) -> open_clip.CLIP:
     for name, parameter in clip.named_parameters():
         if name.endswith(".gamma"):
             nn.init.constant_(parameter, recipe.layer_scale)
-    if recipe.patch_dropout:
-        clip.visual.patch_dropout = PatchDropout(recipe.patch_dropout)
     return clip.to(memory_format=torch.channels_last)
 
 
-def create_optimizer(
-    model: open_clip.CLIP, prototypes: nn.Parameter, recipe: Recipe
-) -> torch.optim.AdamW:
+def create_optimizer(model: open_clip.CLIP, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW; matrices decay, while norms, biases, scales and embeddings do not."""
     decay: list[nn.Parameter] = []
-    still = [prototypes]
+    still: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         small = parameter.ndim < 2 or "embedding" in name
         (still if small else decay).append(parameter)
@@ -129,53 +103,30 @@ def create_optimizer(
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then a cosine down to zero, or constant with a line down to zero."""
+    """A line up, the constant rate, and a line down to zero."""
     if step < recipe.warmup:
         return recipe.lr * (step + 1) / recipe.warmup
-    if recipe.cooldown:
-        return recipe.lr * min(1.0, (recipe.steps - step) / recipe.cooldown)
-    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * done))
+    return recipe.lr * min(1.0, (recipe.steps - step) / recipe.cooldown)
 
 
-def contrastive_loss(
-    images: Tensor, texts: Tensor, scale: Tensor, spared: Tensor | None = None
-) -> Tensor:
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, spared: Tensor) -> Tensor:
     """CLIP's symmetric loss of unit features [B, d]; the pairs lie on the diagonal.
 
     `spared` [B, B] bool: pairs that are no wrong answers to one another.
     """
-    logits = scale * images @ texts.T
-    if spared is not None:
-        logits = logits.masked_fill(spared, -torch.inf)
+    logits = (scale * images @ texts.T).masked_fill(spared, -torch.inf)
     target = torch.arange(len(logits))
     by_image = functional.cross_entropy(logits, target)
     return (by_image + functional.cross_entropy(logits.T, target)) / 2
 
 
-def prototype_loss(
-    features: Tensor, prototypes: Tensor, scale: Tensor, target: Tensor, spared: Tensor | None
-) -> Tensor:
-    """Cross entropy of unit features [B, d] among the concepts' prototypes [C, d].
-
-    `spared` [B, C] bool: concepts that are no wrong answers.
-    """
-    logits = scale * features @ functional.normalize(prototypes, dim=-1).T
-    if spared is not None:
-        logits = logits.masked_fill(spared, -torch.inf)
-    return functional.cross_entropy(logits, target)
-
-
 class Training:
     """A model in training: everything that a checkpoint holds."""
 
-    def __init__(self, model: str, recipe: Recipe, concepts: Sequence[str]) -> None:
-        self.name, self.recipe, self.concepts = model, recipe, concepts
-        self.related = related([frozenset(concept.split()) for concept in concepts])
+    def __init__(self, model: str, recipe: Recipe) -> None:
+        self.name, self.recipe = model, recipe
         self.clip = create_model(model, recipe)
-        width = self.clip.text_projection.shape[1]
-        self.prototypes = nn.Parameter(torch.zeros(len(concepts), width))
-        self.optimizer = create_optimizer(self.clip, self.prototypes, recipe)
+        self.optimizer = create_optimizer(self.clip, recipe)
         self.average = {
             name: value.detach().clone() for name, value in self.clip.state_dict().items()
         }
@@ -187,25 +138,14 @@ class Training:
     def update(self, pixels: Tensor, batch: Batch) -> None:
         """One step on normalised images [B, 3, S, S]."""
         recipe, clip = self.recipe, self.clip
-        # Dropped patches are then a function of the step, as a resumed training needs.
-        torch.manual_seed(recipe.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(recipe, self.step)
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
             images = clip.encode_image(pixels.contiguous(memory_format=torch.channels_last))
         images = functional.normalize(images.float(), dim=-1)
         texts, scale = clip.encode_text(batch.texts, normalize=True), clip.logit_scale.exp()
-        spared = self.related[batch.concepts] if recipe.spare_related else None
-        among = None if spared is None else spared[:, batch.concepts]
-        loss = contrastive_loss(images, texts, scale, among)
+        loss = contrastive_loss(images, texts, scale, related(batch.concepts))
         self.losses.append(float(loss.detach()))
-        if recipe.prototypes and self.step >= recipe.prototypes_from:
-            if self.step == recipe.prototypes_from:
-                self._begin_prototypes()
-            both, twice = torch.cat([images, texts]), torch.cat([batch.concepts] * 2)
-            mask = None if spared is None else torch.cat([spared] * 2)
-            second = prototype_loss(both, self.prototypes, scale, twice, mask)
-            loss = loss + recipe.prototypes * second
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(clip.parameters(), recipe.clip)
@@ -214,13 +154,6 @@ class Training:
             clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
         self.step += 1
         self._follow()
-
-    @torch.no_grad()
-    def _begin_prototypes(self) -> None:
-        tokenizer = open_clip.get_tokenizer(model_name(self.name))
-        tokens = tokenizer([PLAIN_TEMPLATES[0].format(concept) for concept in self.concepts])
-        features = [self.clip.encode_text(part, normalize=True) for part in tokens.split(512)]
-        self.prototypes.copy_(torch.cat(features))
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -233,7 +166,7 @@ class Training:
                 self.average[name].copy_(value)
 
     def result(self) -> open_clip.CLIP:
-        """A model with the averaged weights, which are the weights themselves where `ema` is 0."""
+        """A model with the averaged weights."""
         clip: open_clip.CLIP = open_clip.create_model(model_name(self.name), load_weights=False)
         clip.load_state_dict(self.average)
         return clip.eval()
@@ -245,7 +178,6 @@ class Training:
             "recipe": asdict(self.recipe),
             "weights": self.clip.state_dict(),
             "average": self.average,
-            "prototypes": self.prototypes.detach(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "losses": self.losses,
@@ -270,7 +202,6 @@ class Training:
         if (state["model"], so_far(saved, step)) != (self.name, so_far(self.recipe, step)):
             raise SystemExit(f"{path} is of another recipe: {state['model']}, {saved}")
         self.clip.load_state_dict(state["weights"])
-        self.prototypes.data.copy_(state["prototypes"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average = state["average"]
         self.step, self.losses, self.log = state["step"], state["losses"], state["log"]
@@ -292,27 +223,36 @@ def train(
     """
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = open_clip.get_tokenizer(model_name(model))
-    batches = Batches(
-        corpus.pairs,
-        corpus.pixels,
-        corpus.monochrome,
-        seed=recipe.seed,
-        size=IMAGE_SIZE,
-        batch_size=recipe.batch_size,
-        tokenizer=tokenizer,
-        strong=recipe.strong_views,
-    )
-    training = Training(model, recipe, batches.concepts)
+
+    def batches(min_designers: int, power: float) -> Batches:
+        return Batches(
+            corpus.pairs,
+            corpus.pixels,
+            corpus.monochrome,
+            min_designers=min_designers,
+            power=power,
+            seed=recipe.seed,
+            size=IMAGE_SIZE,
+            batch_size=recipe.batch_size,
+            tokenizer=tokenizer,
+        )
+
+    of_several, of_all = batches(3, 0.6), batches(1, 1.0)
+
+    def batch_of(step: int) -> Batch:
+        return (of_all if step >= recipe.all_concepts_from else of_several)(step)
+
+    training = Training(model, recipe)
     training.resume(work / "last.pt")
     clip = training.clip
     normalise = _normaliser(clip)
     development = DevelopmentSet(corpus, tokenizer, IMAGE_SIZE)
     clock, start, saved = time.monotonic(), training.step, time.monotonic()
     with ThreadPoolExecutor(1) as loader:
-        coming = loader.submit(batches, start)
+        coming = loader.submit(batch_of, start)
         while training.step < recipe.steps:
             batch = coming.result()
-            coming = loader.submit(batches, training.step + 1)
+            coming = loader.submit(batch_of, training.step + 1)
             training.update(normalise(batch.images), batch)
             row_due = training.step % every == 0 or training.step == recipe.steps
             if row_due:
