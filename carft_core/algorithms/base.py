@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,10 +22,27 @@ from carft_sweep.carft_core.config.registry import Registered, Registry, no_conc
 from carft_sweep.carft_core.config.user_code import is_own, own_lines, reason
 from carft_sweep.carft_core.errors import NonFinite, RequestError
 from carft_sweep.carft_core.models.classifier import Classifier
+from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.models.towers import (
+    attention_layers,
+    projection,
+    quarters,
+    residual_blocks,
+)
+from carft_sweep.carft_core.training.numerics import to_device
 from carft_sweep.carft_core.training.optim import OPTIMISERS, Group, OptimConfig, decay_groups
 
-USES = frozenset({"contexts", "text", "domains"})
+PARTS: Mapping[str, Callable[[OpenedClip], object]] = {
+    "attention": lambda clip: attention_layers(clip.image_tower),
+    "blocks": lambda clip: [*map(residual_blocks, (clip.image_tower, clip.model))],
+    "layers": lambda clip: quarters(clip.image_tower),
+    "projections": lambda clip: [*map(projection, (clip.image_tower, clip.model))],
+    "random_texts": lambda clip: clip.random_texts(1, 1, torch.Generator()),
+}
+"""Parts of a model that an algorithm may use, and what looks for them before anything trains: it
+raises RequestError for a model, opened without weights, that lacks the part."""
+USES = frozenset({"contexts", "text", "domains", *PARTS})
 """What an algorithm may say that it uses beside images and labels."""
 Loss = tuple[Tensor, Mapping[str, Tensor]]
 """What is minimised, a scalar, and the scalars that are logged beside it, by name."""
@@ -78,6 +96,12 @@ class Batch:
         and micro-batches have the same draws; on the CPU, so that every device has the same ones.
         """
         return torch.Generator().manual_seed(torch.initial_seed() + self.step)
+
+    def captions(self, tokens: Tensor) -> Tensor:
+        """Return [B, L], for each image a text of its class: of the templates in tokens [K, C, L]
+        one is drawn for it."""
+        drawn = torch.randint(len(tokens), self.labels.shape, generator=self.generator())
+        return tokens[to_device(drawn, self.labels.device), self.labels]
 
     def cross_entropy(self, logits: Tensor) -> Tensor:
         """Return the batch's mean cross-entropy of logits [B, C], with the run's label
@@ -136,12 +160,16 @@ class Algorithm(Registered):
     own draw at random (dropout). It then gets whole batches, and `optim.micro_batch` is a part of
     the run's identity."""
     uses: ClassVar[frozenset[str]] = frozenset()
-    """What it needs beside images and labels, of USES; "text" is the text tower. What it does not
-    use is not in the identity of its runs."""
+    """What it needs beside images and labels, of USES; "text" is the text tower, and those of
+    PARTS a model must have. What it does not use is not in the identity of its runs."""
     starts_at_zero_shot: ClassVar[bool] = True
     """Whether its classifier is the teacher's before the first step."""
     keeps_shape: ClassVar[bool] = True
     """Whether its classifier has the teacher's tensors, so that weights can be interpolated."""
+    needs_last_epoch: ClassVar[bool] = False
+    """Whether its result is there after the last epoch alone, not after the best on `id/val`."""
+    needs_plain_tower: ClassVar[bool] = False
+    """Whether it looks at the image tower's own weights, in whose place `lora` trains others."""
 
     def build(self, teacher: Teacher) -> nn.Module:
         """Return the module that is trained; by default a copy of the zero-shot classifier.
@@ -308,6 +336,14 @@ class Soup(Algorithm):
         memory of one. By default a classifier with the weights of `state`. Raises RequestError when
         a member has other tensors than the zero-shot model.
         """
+        soup = copy.deepcopy(members[0])
+        zero_shot = teacher.classifier.state_dict()
+        soup.load_state_dict(dict(self.state(zero_shot, self.states(teacher, members))))
+        return soup
+
+    def states(self, teacher: Teacher, members: Sequence[Classifier]) -> Sequence[State]:
+        """Return the members' weights, each loaded when it is taken. Taking one raises RequestError
+        when it has other tensors than the zero-shot model."""
         zero_shot = teacher.classifier.state_dict()
 
         def state_of(number: int) -> State:
@@ -317,10 +353,7 @@ class Soup(Algorithm):
             check_same_tensors(zero_shot, state, f"{message} another")
             return state
 
-        state = self.state(zero_shot, Loaded(state_of, len(members)))
-        soup = copy.deepcopy(members[0])
-        soup.load_state_dict(dict(state))
-        return soup
+        return Loaded(state_of, len(members))
 
     def state(self, zero_shot: State, members: Sequence[State]) -> State:
         """Return the soup's weights, given those of the members in the order of `members`; the
@@ -371,27 +404,6 @@ class Wrapper(Algorithm):
             raise ValueError(f"of: {self.of.name} takes no steps; name an algorithm that does")
         return self
 
-    # The claims are those of `of`, which each instance has its own of.
-    @property
-    def couples_items(self) -> bool:  # type: ignore[override]
-        """See Algorithm."""
-        return self.of.couples_items
-
-    @property
-    def uses(self) -> frozenset[str]:  # type: ignore[override]
-        """See Algorithm."""
-        return self.of.uses
-
-    @property
-    def starts_at_zero_shot(self) -> bool:  # type: ignore[override]
-        """See Algorithm."""
-        return self.of.starts_at_zero_shot
-
-    @property
-    def keeps_shape(self) -> bool:  # type: ignore[override]
-        """See Algorithm."""
-        return self.of.keeps_shape
-
     def inner(self, model: nn.Module) -> nn.Module:
         """Return the module of `of` in the one that `build` returned; by default they are the
         same."""
@@ -436,3 +448,9 @@ class Wrapper(Algorithm):
     def identity(self) -> dict[str, Any]:
         """Return its fields, and of `of` what that puts into an identity."""
         return {**super().identity(), "of": {"name": self.of.name, **self.of.identity()}}
+
+
+_CLAIMS = ("couples_items", "uses", "starts_at_zero_shot", "keeps_shape")
+_NEEDS = ("needs_last_epoch", "needs_plain_tower")
+for _claim in (*_CLAIMS, *_NEEDS):  # a wrapper's are those of its own `of`
+    setattr(Wrapper, _claim, property(operator.attrgetter(f"of.{_claim}")))

@@ -78,9 +78,16 @@ def distance_of_domains(features: Tensor, domain: Tensor) -> Tensor:
     sizes = Counter(domain.tolist())  # waits for a GPU, and nothing below does
     by_domain = features[domain.argsort(stable=True)].split([sizes[i] for i in sorted(sizes)])
     with torch.autocast(features.device.type, enabled=False):
-        moments = [(rows.mean(0), torch.cov(rows.T)) for rows in by_domain if len(rows) > 1]
+        moments = [_moments(rows) for rows in by_domain if len(rows) > 1]
         distances = [
             (one[0] - two[0]).square().mean() + (one[1] - two[1]).square().mean()
             for one, two in itertools.combinations(moments, 2)
         ]
     return torch.stack(distances).mean() if distances else features.new_zeros(())
+
+
+def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and covariance of rows, as `torch.cov` does, which looks at its numbers."""
+    mean = rows.mean(0)
+    centred = rows - mean
+    return mean, centred.T @ centred / (len(rows) - 1)

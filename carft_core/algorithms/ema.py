@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field
-from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import nn
 
 from carft_sweep.carft_core.algorithms.base import Wrapper
+from carft_sweep.carft_core.config.fields import Share
+from carft_sweep.carft_core.models.averages import Averaged, averaged
 from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
-
-
-class Averaged(nn.Module):
-    """A module that trains, and a running average of its weights."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.average = copy.deepcopy(model).requires_grad_(False)
 
 
 class Ema(Wrapper):
@@ -45,12 +34,12 @@ class Ema(Wrapper):
     name: ClassVar[str] = "ema"
     summary: ClassVar[str] = "The exponential moving average of another algorithm's weights"
 
-    decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    decay: Share = 0.999
     """How much of the average a step leaves; the average is over about 1 / (1 - decay) steps."""
 
     def inner(self, model: nn.Module) -> nn.Module:
         """Return the module that trains."""
-        return _averaged(model).model
+        return averaged(model).model
 
     def build(self, teacher: Teacher) -> Averaged:
         """Return the other's module, twice."""
@@ -59,33 +48,14 @@ class Ema(Wrapper):
     def start(self, model: nn.Module, teacher: Teacher) -> None:
         """Start the inner algorithm; the average begins there."""
         super().start(model, teacher)
-        model = _averaged(model)
+        model = averaged(model)
         model.average.load_state_dict(model.model.state_dict())
 
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
         """Do what the inner algorithm does after a step, then update the average."""
         super().after_step(model, step, steps)
-        model = _averaged(model)
-        averages, weights = [], []
-        for average, weight in zip(_tensors(model.average), _tensors(model.model), strict=True):
-            if average.is_floating_point():
-                averages.append(average)
-                weights.append(weight)
-            else:
-                average.copy_(weight)
-        decay = min(self.decay, (2 + step) / (11 + step))
-        get_ema_multi_avg_fn(decay)(averages, weights, None)
+        averaged(model).update(min(self.decay, (2 + step) / (11 + step)))
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
         """Return the other's, of the average."""
-        return self.of.classifier(_averaged(model).average, teacher)
-
-
-def _tensors(module: nn.Module) -> itertools.chain[Tensor]:
-    return itertools.chain(module.parameters(), module.buffers())
-
-
-def _averaged(model: nn.Module) -> Averaged:
-    if not isinstance(model, Averaged):
-        raise TypeError("ema trains the module that it built")
-    return model
+        return self.of.classifier(averaged(model).average, teacher)

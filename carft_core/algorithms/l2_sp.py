@@ -26,6 +26,7 @@ class L2Sp(Algorithm):
 
     name: ClassVar[str] = "l2_sp"
     summary: ClassVar[str] = "Fine-tuning with a penalty on the distance to the zero-shot weights"
+    needs_plain_tower: ClassVar[bool] = True
 
     alpha: NonNegative = 1.0
     """The weight of the penalty. At 0 it is logged and trains nothing."""

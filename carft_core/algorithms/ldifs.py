@@ -19,22 +19,23 @@ class Ldifs(Algorithm):
     """L2 distance in feature space: CE + ldifs_weight * d.
 
     With h_l [B, T, C] the output of a layer l as T tokens of C channels, and n(h) the same with
-    each token scaled to unit norm, the distance to the zero-shot model of the same views is
+    each channel of an image scaled to unit norm over the tokens, the distance to the zero-shot
+    model of the same views is
 
-        d = mean over layers, images and tokens of |n(h_l(x; tuned)) - n(h_l(x; zero-shot))|^2
+        d = mean over layers, images, tokens and channels of (n(h_l(x; tuned)) - n(h_l(x; w0)))^2
 
     The layers are the stem and the ends of the four quarters of the blocks: of a ViT-B the first
     norm and blocks 3, 6, 9 and 12, of a ResNet or a ConvNeXt the stem and the four stages.
 
     Source: Mukhoti et al. 2023, "Fine-tuning can cripple your foundation model; preserving features
-    may be the solution" (arXiv 2308.13320), whose distance is that of LPIPS (arXiv 1801.03924) on
-    CLIP's tower. The authors' code (omegafragger/ldifs_code) normalises each channel over the
-    tokens, and takes the mean over channels too: of a ViT with T tokens its distance is about T
-    times smaller, and so is its weight, of the same default.
+    may be the solution" (arXiv 2308.13320), in the form of omegafragger/ldifs_code, for whose
+    distance the default weight is. LPIPS (arXiv 1801.03924), on which it builds, scales the
+    channels of each token instead and sums over them: about T times as much.
     """
 
     name: ClassVar[str] = "ldifs"
     summary: ClassVar[str] = "Fine-tuning that keeps the features of several layers"
+    uses: ClassVar[frozenset[str]] = frozenset({"layers"})
 
     ldifs_weight: NonNegative = 10.0
     """The weight of the distance. At 0 it is logged and trains nothing."""
@@ -60,5 +61,6 @@ class Ldifs(Algorithm):
 
 
 def _distance(one: Tensor, two: Tensor) -> Tensor:
-    """Return the mean squared distance of the tokens [B, T, C], each of unit norm."""
-    return (F.normalize(one, dim=-1) - F.normalize(two, dim=-1)).square().sum(dim=-1).mean()
+    """Return the mean squared difference of [B, T, C], each channel of unit norm over the
+    tokens."""
+    return F.mse_loss(F.normalize(one, dim=1), F.normalize(two, dim=1))

@@ -33,7 +33,7 @@ class LipsumFt(Algorithm):
 
     name: ClassVar[str] = "lipsum_ft"
     summary: ClassVar[str] = "Fine-tuning that keeps the energies between images and random texts"
-    uses: ClassVar[frozenset[str]] = frozenset({"text"})
+    uses: ClassVar[frozenset[str]] = frozenset({"text", "random_texts"})
 
     gap_weight: NonNegative = 1.0
     """The weight of the gap, the paper's lambda. At 0 it is logged and trains nothing."""

@@ -6,9 +6,11 @@ import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
+import torch
 from pydantic import Field, field_validator
+from torch import Tensor
 
 from carft_sweep.carft_core.algorithms import Algorithm
 from carft_sweep.carft_core.algorithms.base import State
@@ -17,6 +19,9 @@ from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.result import check_label
 
+Mark = Literal["sample-wise", "transductive"]
+"""`sample-wise`: each image has its own mix of models; `transductive`: that depends on the other
+images of a split, without their labels."""
 Alpha = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -39,12 +44,15 @@ class MergePoint:
 class Merge(Registered):
     """A frozen model whose fields are the merge's hyperparameters.
 
-    A merge in weight space overrides `state`; one whose result is another module overrides `model`
-    and says in `refuses` which algorithms it cannot be made of.
+    A merge in weight space overrides `state`; one whose result is another module overrides `model`.
     """
 
     point_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields that only list the points, whose values stand for them in an evaluation's digest."""
+    mark: ClassVar[Mark | None] = None
+    """What every table says of its rows."""
+    needs_shape: ClassVar[bool] = True
+    """Whether it works on the weights of both classifiers, which then must have one shape."""
 
     @abstractmethod
     def points(self) -> Sequence[MergePoint]:
@@ -74,9 +82,8 @@ class Merge(Registered):
         raise NotImplementedError(f"{type(self).__name__} is no merge in weight space")
 
     def refuses(self, algorithm: Algorithm) -> str | None:
-        """Return why the merge cannot use what the algorithm trains; None when it can. By default a
-        merge needs weights of the zero-shot classifier's shape."""
-        if algorithm.keeps_shape:
+        """Return why the merge cannot use what the algorithm trains; None when it can."""
+        if algorithm.keeps_shape or not self.needs_shape:
             return None
         return (
             f"{algorithm.name} gives a model of another shape than the zero-shot one, and "
@@ -112,3 +119,9 @@ class Line(Merge):
 
 Model = tuple[Merge, MergePoint] | None
 """One of a run's models: a point of a merge; None is the run's own."""
+
+
+def between(before: Tensor, after: Tensor, alpha: float) -> Tensor:
+    """Return `(1 - alpha) * before + alpha * after`, computed in fp32, in the type of `after`."""
+    mixed = (1 - alpha) * before.to(torch.float32) + alpha * after.to(torch.float32)
+    return mixed.to(after.dtype)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from carft_sweep.carft_core.algorithms import Algorithm
 from carft_sweep.carft_core.merges.base import Line, MergePoint
 from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.models.two_classifiers import TwoClassifiers
 
 
 class LogitEnsemble(Line):
@@ -25,42 +24,24 @@ class LogitEnsemble(Line):
 
     name: ClassVar[str] = "logit_ensemble"
     summary: ClassVar[str] = "Interpolation of the zero-shot and the tuned model's logits"
+    needs_shape: ClassVar[bool] = False
 
     def model(self, point: MergePoint, teacher: Teacher, tuned: Classifier) -> Classifier:
         """Return a classifier that holds both classifiers."""
         alpha = point.values["alpha"]
         if alpha == 0:
             return teacher.classifier
-        return tuned if alpha == 1 else TwoClassifiers(teacher, tuned, alpha)
-
-    def refuses(self, algorithm: Algorithm) -> str | None:
-        """Return None: no weights of a common shape are needed."""
-        del algorithm
-        return None
+        return tuned if alpha == 1 else Interpolated(teacher, tuned, alpha)
 
 
-class TwoClassifiers(Classifier):
-    """The zero-shot and the tuned classifier side by side, whose logits are interpolated."""
-
-    clip_features = False
+class Interpolated(TwoClassifiers):
+    """The zero-shot and the tuned classifier, whose logits are interpolated."""
 
     def __init__(self, teacher: Teacher, tuned: Classifier, alpha: float) -> None:
-        super().__init__()
-        self.zero_shot, self.tuned, self.alpha = teacher.classifier, tuned, alpha
-        self.width = teacher.w_cls.shape[1]
-
-    @property
-    def parts(self) -> tuple[Classifier, ...]:
-        """The two classifiers, each of which computes its features once for every alpha."""
-        return self.zero_shot, self.tuned
-
-    def features(self, images: Tensor) -> Tensor:
-        """Return the zero-shot model's features [B, d], then the tuned model's, in one row for each
-        image."""
-        return torch.cat([self.zero_shot.features(images), self.tuned.features(images)], dim=1)
+        super().__init__(teacher, tuned)
+        self.alpha = alpha
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the interpolated logits [B, C] of such features."""
-        before = self.zero_shot.logits(features[:, : self.width])
-        after = self.tuned.logits(features[:, self.width :])
+        before, after = self.both_logits(features)
         return (1 - self.alpha) * before + self.alpha * after

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from carft_sweep.carft_core.algorithms.base import State, check_same_tensors
-from carft_sweep.carft_core.merges.base import Line, MergePoint
+from carft_sweep.carft_core.merges.base import Line, MergePoint, between
 
 
 class WiseFt(Line):
@@ -36,11 +33,6 @@ def interpolate(zero_shot: State, tuned: State, alpha: float) -> State:
     if alpha == 1:
         return dict(tuned)
     return {
-        name: _between(zero_shot[name], after, alpha) if after.is_floating_point() else after
+        name: between(zero_shot[name], after, alpha) if after.is_floating_point() else after
         for name, after in tuned.items()
     }
-
-
-def _between(before: Tensor, after: Tensor, alpha: float) -> Tensor:
-    mixed = (1 - alpha) * before.to(torch.float32) + alpha * after.to(torch.float32)
-    return mixed.to(after.dtype)

@@ -32,7 +32,8 @@ class Classifier(nn.Module):
         raise NotImplementedError
 
     def logits(self, features: Tensor) -> Tensor:
-        """Return logits [B, C] in float32 of the features."""
+        """Return logits [B, C] in float32 of the features. Where a split is measured, these are
+        those of all its images."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:

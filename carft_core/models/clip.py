@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import hashlib
 import json
@@ -29,7 +30,7 @@ from carft_sweep.carft_core.models.source import (
     one_line,
     published,
 )
-from carft_sweep.carft_core.models.weights import file_digest, fitted, read_state
+from carft_sweep.carft_core.models.weights import file_digest, fit, read_state
 from carft_sweep.carft_core.training.numerics import one_attention_path
 
 RESIZE_MODES = ("shortest", "longest", "squash")
@@ -56,12 +57,24 @@ class OpenedClip:
     """The parameters that no training changes, such as sine-cosine position embeddings."""
 
     @property
+    def image_tower(self) -> nn.Module:
+        """The image tower. Raises TypeError where there is none."""
+        if not isinstance(self.model.visual, nn.Module):
+            raise TypeError(f"{self.name} has no image tower `visual`")
+        return self.model.visual
+
+    @property
     def logit_scale(self) -> float:
         """The factor by which CLIP multiplies cosines to get logits, such as 100."""
         scale = self.model.logit_scale
         if not isinstance(scale, Tensor):
             raise TypeError(f"{self.name} has no logit scale")
         return float(scale.detach().exp())
+
+    def text_tower(self, device: torch.device) -> nn.Module:
+        """Return a copy of the model on the device, without the image tower, the larger part."""
+        tower = copy.deepcopy(self.model, {id(self.model.visual): nn.Identity()})
+        return tower.to(device, non_blocking=True)
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -171,7 +184,7 @@ def _open(source: ModelSource) -> tuple[nn.Module, Transform]:
     preprocessing."""
     one_attention_path()
     shapes = _build(source, "meta")
-    tensors = fitted(shapes, read_state(source.weights), name=source.name, path=source.weights)
+    tensors = fit(shapes, read_state(source.weights), name=source.name, path=source.weights)
     model = _build(source)
     model.load_state_dict(tensors)
     return model, _transform(model, source.name)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,9 +14,8 @@ from typing import Annotated
 import torch
 import yaml
 from pydantic import Field, ValidationError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.config.fields import Section, explained
@@ -28,6 +26,7 @@ from carft_sweep.carft_core.data.listing import is_text
 from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError, dotted, unknown
 from carft_sweep.carft_core.files import path_or_none, read_regular, user_cache, write_cache
 from carft_sweep.carft_core.models.clip import OpenedClip
+from carft_sweep.carft_core.models.weights import read_tensor
 from carft_sweep.carft_core.training.numerics import arithmetic
 
 OWN_FILES = Path(__file__).parents[1] / "templates"
@@ -103,43 +102,31 @@ def mistakes(templates: Sequence[str]) -> Iterator[tuple[int, str]]:
 def read_template_file(path: Path) -> TemplateSet:
     """Return the set in a `.txt` file (blank lines and lines that begin with # are skipped) or a
     YAML mapping `{name?, templates, domains?}`. The name is by default the file's. Raises
-    RequestError with all mistakes, each with its line or place."""
+    RequestError with all mistakes, each with its place."""
     if path.suffix not in SUFFIXES:
         raise RequestError(f"{path}: a file of templates ends in one of {', '.join(SUFFIXES)}")
-    text = _text(path)
+    text, name, domains = _text(path), path.stem, tuple[str, ...]()
     if path.suffix == ".txt":
-        lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
-        lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
-        places = [f"line {number}" for number, _ in lines]
-        return _of_file(path, path.stem, [line for _, line in lines], places)
-    try:
-        file = TemplateFile.model_validate(_yaml_fields(path, text))
-    except ValidationError as error:
-        raise InvalidConfig(
-            Problem((f"{path}: {dotted(place)}",), message)
-            for place, message in explained(error, TemplateFile)
-        ) from None
-    places = [f"templates[{index}]" for index in range(len(file.templates))]
-    templates = [text.strip() for text in file.templates]
-    return _of_file(path, file.name or path.stem, templates, places, file.domains)
-
-
-def _of_file(
-    path: Path,
-    name: str,
-    templates: Sequence[str],
-    places: Sequence[str],
-    domains: Sequence[str] = (),
-) -> TemplateSet:
-    """Return the set of templates; mistakes are reported at their places in the file."""
+        lines = (line.strip() for line in text.splitlines())
+        templates = tuple(line for line in lines if line and not line.startswith("#"))
+    else:
+        try:
+            file = TemplateFile.model_validate(_yaml_fields(path, text))
+        except ValidationError as error:
+            raise InvalidConfig(
+                Problem((f"{path}: {dotted(place)}",), message)
+                for place, message in explained(error, TemplateFile)
+            ) from None
+        name, domains = file.name or name, file.domains
+        templates = tuple(text.strip() for text in file.templates)
     if not templates:
         raise RequestError(f"{path} holds no template; one a line, {EXAMPLE}")
     problems = [
-        Problem((f"{path}: {places[index]}",), message) for index, message in mistakes(templates)
+        Problem((f"{path}: templates", index), message) for index, message in mistakes(templates)
     ]
     if problems:
         raise InvalidConfig(problems)
-    return TemplateSet(name, tuple(templates), tuple(domains))
+    return TemplateSet(name, templates, domains)
 
 
 def _text(path: Path) -> str:
@@ -156,16 +143,9 @@ def _yaml_fields(path: Path, text: str) -> dict[str, object]:
     text: numbers and dates of a few bytes may take any time to make, or be impossible."""
     try:
         fields = yaml.load(text, Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}:" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise RequestError(f"{path}:{line} not YAML: {problem}") from None
-    except RecursionError:
-        raise RequestError(f"{path}: not a set of templates: nested too deeply") from None
-    except (ValueError, OverflowError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
         # PyYAML hands the number in "\UFFFFFFFF" or in a directive to Python without a check.
-        raise RequestError(f"{path}: not YAML: an impossible number: {error}") from None
+        raise RequestError(f"{path}: not YAML: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(fields, dict):
         raise RequestError(
             f"{path}: must be a mapping with `templates:`, a list of texts with one {{}} each"
@@ -289,12 +269,11 @@ def text_features(
         }
     )
     file = user_cache() / "text_features" / f"{key}.safetensors"
-    stored = _stored(file)
+    stored = read_tensor(file, "w_raw")
     if stored is not None and stored.shape[:2] == shape:
         return stored
     w_raw = _encoded(clip, templates, class_names, device).view(*shape, -1)
-    facts = {"sha256": _content(w_raw), "templates": templates.name, "model": clip.name}
-    write_cache(file, lambda new: save_file({"w_raw": w_raw}, new, metadata=facts))
+    write_cache(file, lambda new: save_file({"w_raw": w_raw}, new))
     return w_raw
 
 
@@ -326,26 +305,9 @@ def _encoded(
                 "either"
             )
     if device.type != "cpu":
-        # The image tower stays behind: it is not used, and the larger one.
-        text_side = deepcopy(clip.model, {id(clip.model.visual): nn.Identity()})
-        clip = replace(clip, model=text_side.to(device))
+        clip = replace(clip, model=clip.text_tower(device))
     with arithmetic(device, "fp32"):
         return torch.cat([clip.encode_text(batch).cpu() for batch in batches])
-
-
-def _stored(file: Path) -> Tensor | None:
-    try:
-        with safe_open(file, framework="pt") as reader:
-            w_raw: Tensor = reader.get_tensor("w_raw")
-            content = (reader.metadata() or {}).get("sha256")
-    except (OSError, SafetensorError):
-        return None
-    # safetensors checks lengths, not content.
-    return w_raw if content == _content(w_raw) else None
-
-
-def _content(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.contiguous().numpy().data).hexdigest()
 
 
 def _sha256(data: object) -> str:

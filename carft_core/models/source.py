@@ -341,42 +341,29 @@ def _local_file(name: str, pretrained: str | None, tags: Sequence[str]) -> Path:
     path = path_or_none(pretrained)
     if path is not None and path.is_file():
         return path
-    if path is not None:
-        raise RequestError(
-            f"model.pretrained: {pretrained} is a folder; give a file, or name a folder with "
-            f"{CONFIG} in model.name"
-        )
-    if _looks_like_path(pretrained):
-        raise RequestError(f"model.pretrained: there is no file {pretrained}. {choice}")
     near = near_names(pretrained, tags, count=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise RequestError(f"model.pretrained: unknown tag {pretrained!r}; {hint}{choice}")
+    raise RequestError(
+        f"model.pretrained: {pretrained!r} is no tag of {name}, and there is no file "
+        f"{Path(pretrained).absolute()}; {hint}{choice}"
+    )
 
 
 def _unknown_model(name: str, names: Sequence[str]) -> str:
-    allowed = (
-        f"Allowed: {BUILTIN}, an open_clip name (as open_clip.list_models() lists them), "
-        f"{HUB}<org>/<model>, or a folder with {CONFIG}"
-    )
-    if path_or_none(name) is not None:
-        return (
-            f"model.name: {name} is a file; the file belongs in model.pretrained, and model.name "
-            f"says which architecture it has. {allowed}"
-        )
-    if _looks_like_path(name):
-        return f"model.name: there is no folder {name}. {allowed}"
     near = ", ".join(near_names(name, names, count=5)) or "none"
-    return f"model.name: unknown model {name!r}; near names: {near}. {allowed}"
+    return (
+        f"model.name: unknown model {name!r}; near names: {near}. Allowed: {BUILTIN}, an open_clip "
+        "name (as open_clip.list_models() lists them) with a tag or a checkpoint file as "
+        f"model.pretrained, {HUB}<org>/<model>, or an existing folder with {CONFIG}"
+    )
 
 
 def near_names(name: str, names: Iterable[str], count: int) -> list[str]:
+    """Return the names that are spelt similarly, whatever their capitals, the nearest first."""
     lower = {candidate.lower(): candidate for candidate in names}
     return [lower[hit] for hit in difflib.get_close_matches(name.lower(), lower, count, 0.5)]
 
 
-def _looks_like_path(name: str) -> bool:
-    return name.startswith(("/", "./", "../", "~")) or Path(name).suffix in WEIGHT_SUFFIXES
-
-
 def one_line(error: Exception) -> str:
+    """Return an error's text in one line, cut after 300 characters."""
     return " ".join(str(error).split())[:300]

@@ -14,8 +14,7 @@ from typing import TypeVar
 
 import PIL
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +30,7 @@ from carft_sweep.carft_core.models.prompts import (
     context_weights,
     text_features,
 )
+from carft_sweep.carft_core.models.weights import read_tensor
 from carft_sweep.carft_core.training.numerics import (
     Precision,
     arithmetic,
@@ -118,8 +118,7 @@ class Teacher:
     @functools.cached_property
     def _text_tower(self) -> nn.Module:
         """The CLIP without its image tower, on the device."""
-        tower = copy.deepcopy(self.clip.model, {id(self.clip.model.visual): nn.Identity()})
-        return tower.to(self.device, non_blocking=True)
+        return self.clip.text_tower(self.device)
 
     def context_log_probs(self, features: Tensor, scale: float | None = None) -> Tensor:
         """Return log p_ctx [B, K] of unit-norm features [B, d], in fp32 whatever the precision."""
@@ -131,25 +130,16 @@ class Teacher:
         """Return unit-norm features [N, d] on the CPU of the fixed views of a split, `train` or a
         metric name such as `id/val`; stored in the user's cache. Raises RequestError for an
         unusable image."""
-        features = self.cached_features(name)
-        if features is None:
-            (features,) = self.encode([self.classifier], name)
-            features = features.cpu()
-            self.cache_features(name, features)
-        return features
+        (features,) = self.encode([self.classifier], name)
+        return features.cpu()
 
     def cached_features(self, name: str) -> Tensor | None:
         """Return the features of a split from the cache; None where a rank's file is missing or
         damaged."""
-        features = self._read_features(name)
+        features = read_tensor(self._cache_file(name), "features")
+        if features is not None and len(features) != len(self.splits[name]):
+            features = None
         return features if current_ranks().all(features is not None) else None
-
-    def _read_features(self, name: str) -> Tensor | None:
-        with contextlib.suppress(OSError, SafetensorError):  # it costs time alone
-            features = load_file(str(self._cache_file(name)))["features"]
-            if len(features) == len(self.splits[name]):
-                return features
-        return None
 
     def cache_features(self, name: str, features: Tensor) -> None:
         """Store the features of a split in the cache."""
@@ -204,8 +194,23 @@ class Teacher:
 
     def encode(self, classifiers: Sequence[Classifier], name: str) -> list[Tensor]:
         """Return, for each classifier, the features [N, d] of a split's fixed views, on the device.
-        Each image is read once, whatever the number of classifiers, and by one of the ranks. Raises
-        RequestError for an unusable image."""
+        Each image is read once, whatever the number of classifiers, and by one of the ranks; the
+        teacher's own features are kept in the user's cache. Raises RequestError for an unusable
+        image."""
+        wants_own = self.classifier in classifiers
+        own = self.cached_features(name) if wants_own else None
+        features: dict[Classifier, Tensor] = {}
+        if own is not None:
+            features[self.classifier] = own.to(self.device)
+        passing = [each for each in dict.fromkeys(classifiers) if each not in features]
+        if passing:
+            features |= zip(passing, self._encode_images(passing, name), strict=True)
+        if wants_own and own is None:
+            self.cache_features(name, features[self.classifier].cpu())
+        return [features[classifier] for classifier in classifiers]
+
+    def _encode_images(self, classifiers: Sequence[Classifier], name: str) -> list[Tensor]:
+        """Return the features of each classifier, in one pass over the images of a split."""
         parts: list[list[Tensor]] = [[] for _ in classifiers]
         with self.arithmetic(), torch.inference_mode(), contextlib.ExitStack() as modes:
             if self.compiled:  # not for the last batch of every split
@@ -303,10 +308,7 @@ def open_teacher(
 
 def zero_shot_classifier(clip: OpenedClip, w_cls: Tensor) -> ImageClassifier:
     """Return the image tower with a head of rows `logit_scale * w_cls[c]` and no bias."""
-    visual = clip.model.visual
-    if not isinstance(visual, nn.Module):
-        raise TypeError(f"{clip.name} has no image tower `visual`")
-    return ImageClassifier(copy.deepcopy(visual), linear_head(clip.logit_scale * w_cls))
+    return ImageClassifier(copy.deepcopy(clip.image_tower), linear_head(clip.logit_scale * w_cls))
 
 
 def linear_head(rows: Tensor) -> nn.Linear:

@@ -8,7 +8,7 @@ import json
 import pickle
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 
 
 LISTED = 10
-"""How many tensors of each kind a message names."""
+"""How many keys a message names."""
 
 
 NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})
@@ -72,6 +72,13 @@ def _state_of(path: Path) -> dict[str, Any]:
     stat = path.stat()
     times = {"mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns}
     return {"path": str(path), "size": stat.st_size, **times}
+
+
+def read_tensor(file: Path, name: str) -> Tensor | None:
+    """Return a tensor of a safetensors file of the cache; None without a file that has it whole."""
+    with contextlib.suppress(OSError, SafetensorError, KeyError):
+        return load_file(file)[name]
+    return None
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -145,35 +152,24 @@ def _unpickled(path: Path) -> object:
         raise RequestError(f"{path} is not a checkpoint of PyTorch, or is damaged") from error
 
 
-def fit(model: nn.Module, state: Mapping[str, Tensor], *, name: str, path: Path) -> None:
-    """Load `state` into `model`. Raises RequestError as `fitted` does."""
-    model.load_state_dict(fitted(model, state, name=name, path=path))
-
-
-def fitted(
+def fit(
     model: nn.Module, state: Mapping[str, Tensor], *, name: str, path: Path
 ) -> dict[str, Tensor]:
-    """Return `state` in the layout of `model`, after a check that every tensor has its name and
-    shape there.
+    """Load `state` into `model` and return it in the model's layout. Of a model on `meta`, which
+    has no values, only names and shapes are compared.
 
     Older layouts are converted as open_clip does, but positional embeddings are not resized: a
     checkpoint for another image size is another model. Raises RequestError that names the tensors
     which are missing, unexpected or of another shape.
     """
-    tensors, own = _converted(model, state), model.state_dict()
-    shapes = [
-        f"{key} ({list(own[key].shape)} in the model, {list(tensors[key].shape)} in the file)"
-        for key in own.keys() & tensors.keys()
-        if own[key].shape != tensors[key].shape
-    ]
-    differences = {
-        "missing in the file": own.keys() - tensors.keys(),
-        "unexpected": tensors.keys() - own.keys(),
-        "of another shape": shapes,
-    }
-    listed = [_listed(kind, keys) for kind, keys in differences.items() if keys]
-    if listed:
-        raise RequestError(f"{path} does not fit {name}: {'; '.join(listed)}")
+    tensors = _converted(model, state)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about `meta`, where nothing is copied
+            model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:1000]
+        raise RequestError(f"{path} does not fit {name}: {reason}") from None
     return tensors
 
 
@@ -193,10 +189,3 @@ def _converted(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tenso
     if POSITION_IDS not in own:
         tensors.pop(POSITION_IDS, None)
     return tensors
-
-
-def _listed(kind: str, names: Iterable[str]) -> str:
-    """Return `3 missing in the file: a, b, c`, cut after ten names."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - LISTED} more" if len(ordered) > LISTED else ""
-    return f"{len(ordered)} {kind}: {', '.join(ordered[:LISTED])}{more}"

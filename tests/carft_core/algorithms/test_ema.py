@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss, Wrapper
-from carft_sweep.carft_core.algorithms.ema import Averaged, Ema
+from carft_sweep.carft_core.algorithms.ema import Ema
 from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.models.averages import Averaged
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder, finish, load_weights
@@ -44,6 +45,19 @@ class Toy(nn.Module):
         self.weight = nn.Parameter(torch.zeros(2))
         self.register_buffer("mean", torch.zeros(1))
         self.register_buffer("count", torch.tensor(0))
+
+
+@pytest.mark.parametrize("name", ["ema", "swad"])
+def test_the_average_of_both_towers_is_finite_beside_the_mask_of_an_attention(
+    teacher: Teacher, name: str
+) -> None:
+    wrapper = ALGORITHMS[name].model_validate({"of": {"name": "flyp"}})
+    model = wrapper.build(teacher)
+    with torch.no_grad():
+        wrapper.after_step(model, 0, 1)
+        wrapper.after_epoch(model, {"id/val/nll": 1.0})
+        logits = wrapper.classifier(model, teacher).eval()(batch_for(teacher).images)
+    assert torch.isfinite(logits).all()
 
 
 def test_the_average_is_the_sum_of_the_weights_with_the_papers_coefficients() -> None:

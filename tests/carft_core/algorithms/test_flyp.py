@@ -15,11 +15,12 @@ from open_clip.loss import ClipLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_sweep.carft_core.algorithms.flyp import ContrastiveClip, Flyp
+from carft_sweep.carft_core.algorithms.flyp import Flyp
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.merges.wise_ft import WiseFt
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.clip import OpenedClip
+from carft_sweep.carft_core.models.contrastive import ContrastiveClip
 from carft_sweep.carft_core.models.prompts import TemplateSet
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights

@@ -14,13 +14,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from carft_sweep.carft_core.algorithms import ALGORITHMS, Soup
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Soup, greedy_soup
+from carft_sweep.carft_core.algorithms.greedy_soup import GreedySoup
 from carft_sweep.carft_core.algorithms.model_stock import ModelStock
 from carft_sweep.carft_core.algorithms.uniform_soup import UniformSoup
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import InvalidConfig, RequestError
 from carft_sweep.carft_core.export.export import export
 from carft_sweep.carft_core.export.predictor import Predictor
+from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs import folder as run_module
@@ -39,7 +41,7 @@ from carft_sweep.carft_core.training.setup import open_setup
 
 Build = Callable[..., TrialConfig]
 DIGESTS = tuple(f"{number:064x}" for number in range(1, 4))
-SOUPS = ("uniform_soup", "model_stock")
+SOUPS = ("uniform_soup", "greedy_soup", "model_stock")
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +102,25 @@ def test_model_stock_is_the_papers_formula_layer_by_layer(count: int) -> None:
         start, *tuned = (state[name].flatten().tolist() for state in (zero_shot, *members))
         expected = torch.tensor(plain_stock(start, tuned))
         assert torch.allclose(soup[name].flatten().float(), expected, atol=tolerance)
+
+
+def test_a_greedy_soup_is_the_recipe_of_the_paper(
+    teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs 2, 0, 3, 1 by accuracy; with 0 it falls, with 3 it stays, with 1 it rises."""
+    members = [teacher.new_classifier() for _ in range(4)]
+    for number, member in enumerate(members):
+        torch.nn.init.constant_(member.head.weight, 10.0**number)
+    alone = {1: 0.7, 10: 0.5, 100: 0.8, 1000: 0.6}
+    accuracies = {**alone, 50: 0.7, 550: 0.8, 370: 0.9}
+
+    def accuracy(classifier: ImageClassifier, _: Teacher) -> float:
+        return accuracies[round(classifier.head.weight[0, 0].item())]
+
+    monkeypatch.setattr(greedy_soup, "accuracy", accuracy)
+    digests = tuple(f"{number:064x}" for number in range(4))
+    soup = GreedySoup(members=digests).combine(teacher, members).state_dict()
+    assert soup["head.weight"][0, 0].item() == pytest.approx((100 + 1000 + 10) / 3)
 
 
 def test_model_stock_of_two_at_sixty_degrees_goes_two_thirds_of_the_way() -> None:
@@ -171,7 +192,7 @@ def test_a_soup_leaves_its_members_as_they_are(name: str, teacher: Teacher) -> N
     with torch.no_grad():
         for factor, member in enumerate(members, start=2):
             for parameter in member.parameters():
-                parameter.mul_(factor)
+                parameter.mul_(1 + factor / 1000)
     before = copy.deepcopy([member.state_dict() for member in members])
     soup = cls(members=DIGESTS[:2]).combine(teacher, members)
     assert not torch.equal(soup.state_dict()["head.weight"], before[0]["head.weight"])

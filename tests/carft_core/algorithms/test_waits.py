@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_iter
 from carft_sweep.carft_core import testing
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, loss_and_terms
 from carft_sweep.carft_core.algorithms.base import Loss
+from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
 
 WAITS: Mapping[str, list[str]] = {"coral": ["_to_copy.default"]}
@@ -21,8 +22,8 @@ NEED_NUMBERS = ("_local_scalar_dense", "nonzero", "_unique", "unique_", "masked_
 
 
 @pytest.fixture(scope="module")
-def teacher() -> Teacher:
-    return testing.built_in_teacher()
+def teacher(tiny_clip: OpenedClip) -> Teacher:
+    return testing.toy_teacher(tiny_clip)
 
 
 class Watched(testing._OneDevice):
@@ -64,6 +65,6 @@ def test_no_step_waits_but_where_it_is_known(
     monkeypatch.setattr(Watched, "found", [], raising=False)
     monkeypatch.setattr(testing, "_OneDevice", Watched)
     monkeypatch.setattr(testing, "loss_and_terms", watched)
-    testing.a_step_computes_where_its_model_is(cls, teacher)
+    testing.check_devices(cls, teacher)
     assert Watched.found == WAITS.get(cls.name, [])
     assert len(finished) == 2 * (testing.takes_steps(cls()) and not Watched.found)

@@ -1,0 +1,95 @@
+"""VRF: the weight of each image, by a loop, and its mark in a run's record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.merges.vrf import DistanceWeighted, Vrf
+from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.models.clip import OpenedClip
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.models.two_classifiers import temperature
+from carft_sweep.carft_core.runs.folder import RunFolder
+from carft_sweep.carft_core.testing import batch_for, toy_teacher
+from carft_sweep.carft_core.training.loop import train
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_clip: OpenedClip) -> Teacher:
+    return toy_teacher(tiny_clip)
+
+
+def tuned(teacher: Teacher) -> ImageClassifier:
+    """One that knows most images."""
+    classifier = teacher.new_classifier()
+    features = teacher.features("train")
+    labels = teacher.splits["train"].labels
+    with torch.no_grad():
+        for label in range(3):
+            rows = features[labels == label] - features.mean(dim=0)
+            classifier.head.weight[label] = 200 * rows.mean(dim=0)
+    return classifier
+
+
+@pytest.mark.parametrize("squared", [False, True])
+@torch.no_grad()
+def test_each_image_is_mixed_by_its_distance_to_failures(teacher: Teacher, squared: bool) -> None:
+    model, merge = tuned(teacher), Vrf(neighbours=0.4, squared=squared)
+    mixed = merge.model(merge.points()[0], teacher, model)
+    assert isinstance(mixed, DistanceWeighted)
+    features = teacher.features("train")
+    failures = [
+        row
+        for row, label in zip(features, teacher.splits["train"].labels, strict=True)
+        if model.logits(row).argmax() == label != teacher.classifier.logits(row).argmax()
+    ]
+    assert 2 < len(failures) < len(features)
+    scales = [temperature(part, teacher) for part in (teacher.classifier, model)]
+    images = batch_for(teacher).images
+    for image, logits in zip(images, mixed(images), strict=True):
+        own = model.features(image[None])[0]
+        distances = sorted(math.dist(own.tolist(), row.tolist()) for row in failures)
+        distance = distances[round(0.4 * len(failures)) - 1]
+        weight = 1 / (1 + math.exp((distance ** (2 if squared else 1) - 1.5) / 0.6))
+        before, after = (
+            torch.softmax(part(image[None])[0] / scale, dim=0)
+            for part, scale in zip((teacher.classifier, model), scales, strict=True)
+        )
+        expected = (1 - weight) * before + weight * after
+        torch.testing.assert_close(logits.exp(), expected, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_temperature_makes_confidence_the_accuracy(teacher: Teacher) -> None:
+    model, labels = tuned(teacher), teacher.splits["id/val"].labels
+    logits = model.logits(teacher.features("id/val"))
+    accuracy = (logits.argmax(dim=1) == labels).float().mean().item()
+    confidence = torch.softmax(logits / temperature(model, teacher), dim=1).amax(dim=1).mean()
+    assert 0.5 < accuracy < 1
+    assert confidence.item() == pytest.approx(accuracy, abs=1e-3)
+
+
+def test_without_failures_it_is_the_zero_shot_model(teacher: Teacher) -> None:
+    merge, images = Vrf(), batch_for(teacher).images
+    mixed = merge.model(merge.points()[0], teacher, teacher.new_classifier())
+    with torch.no_grad():
+        assert torch.equal(mixed(images).argmax(dim=1), teacher.classifier(images).argmax(dim=1))
+
+
+def test_a_runs_record_says_of_the_merge_that_it_is_sample_wise(
+    toy_config: Callable[..., TrialConfig], tmp_path: Path
+) -> None:
+    config = toy_config({"merges": ["vrf", "wise_ft"], "optim.epochs": 1})
+    result = train(config, 0, workdir=tmp_path)
+    assert result is not None
+    assert "ood/mean/top1" in result.merges["vrf"]["metrics"]
+    marks = [
+        RunFolder(tmp_path).metrics(it).read_text().count("sample-wise") for it in result.merges
+    ]
+    assert dict(zip(result.merges, marks, strict=True)) == {"vrf": 1, "wise_ft@0.5": 0}

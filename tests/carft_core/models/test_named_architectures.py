@@ -1,0 +1,99 @@
+"""An architecture that open_clip knows by name, from a checkpoint file in its layout."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.data import open_data
+from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.evaluation.measure import predict
+from carft_sweep.carft_core.models.clip import open_model
+from carft_sweep.carft_core.models.prompts import class_weights, template_set, text_features
+from carft_sweep.carft_core.models.teacher import zero_shot_classifier
+from carft_sweep.carft_core.training.loop import train
+from tests.carft_core.bare_teacher import bare_teacher
+
+NAME = "small_vit_224"
+SMALL_VIT = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 224, "layers": 2, "width": 64, "head_width": 32, "patch_size": 32},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training checkpoint as open_clip's own script saves it, of an architecture that open_clip
+    knows by NAME from now on; random weights.
+    """
+    folder = tmp_path_factory.mktemp("small_vit")
+    (folder / f"{NAME}.json").write_text(json.dumps(SMALL_VIT))
+    open_clip.add_model_config(folder)
+    torch.manual_seed(0)
+    model = open_clip.create_model(NAME)
+    path = folder / "epoch_1.pt"
+    state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"epoch": 1, "name": "test", "state_dict": state}, path)
+    return path
+
+
+def test_car_ft_trains_from_a_checkpoint_file(
+    toy_config: Callable[..., TrialConfig], checkpoint: Path, tmp_path: Path
+) -> None:
+    config = toy_config(
+        {
+            "model": {"name": NAME, "pretrained": str(checkpoint)},
+            "algorithm": {"name": "car_ft", "kl_weight": 1.0},
+            "optim": {"lr": 1e-5, "steps": 2, "batch_size": 4, "micro_batch": 2},
+            "merges": [{"name": "wise_ft", "alphas": [0.5]}],
+            "keep": {"weights": False},
+        }
+    )
+    result = train(config, 0, workdir=tmp_path / "run")
+    assert result is not None
+    assert result.facts["budget"] == "2 steps"
+    assert "Transform(size=224" in result.facts["transform"]
+    assert result.metrics["context/id/test/kl"] > 0
+    assert all(math.isfinite(value) for value in result.metrics.values())
+    assert 0 <= result.merges["wise_ft@0.5"]["metrics"]["id/test/top1"] <= 1
+
+
+def test_zero_shot_on_imagenet_gives_the_logits_of_open_clip(
+    checkpoint: Path, imagenet_root: Path
+) -> None:
+    names, places = open_clip.IMAGENET_CLASSNAMES[650:660], (0, 134, 517, 999)
+    clip = open_model(NAME, str(checkpoint))
+    w_cls = class_weights(
+        text_features(clip, template_set("simple"), names, device=torch.device("cpu"))
+    )
+    data = open_data(DataConfig(family="imagenet", root=str(imagenet_root), shifts=()))
+    teacher = bare_teacher(data.id_test.subset(places), clip.transform, batch_size=3)
+    (ours,) = predict([zero_shot_classifier(clip, w_cls)], "id/test", teacher)
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        NAME, pretrained=str(checkpoint), weights_only=False
+    )
+    model.eval()
+    weights = open_clip.build_zero_shot_classifier(
+        model,
+        open_clip.get_tokenizer(NAME),
+        names,
+        open_clip.SIMPLE_IMAGENET_TEMPLATES,
+        device="cpu",
+    )
+    folder = imagenet_root / "imagenet" / "val"
+    files = [folder / data.id_test.ids[index].removeprefix("test/") for index in places]
+    with torch.no_grad():
+        images = torch.stack([preprocess(Image.open(file)) for file in files])
+        features = model.encode_image(images, normalize=True)
+        theirs = model.logit_scale.exp() * features @ weights
+    assert float(ours.logits.std()) > 1e-3
+    torch.testing.assert_close(ours.logits, theirs, rtol=1e-5, atol=1e-5)
