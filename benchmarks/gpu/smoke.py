@@ -1,34 +1,37 @@
 """Does the product train and evaluate on a GPU, in the memory and at the speed that one expects?
 
-    python -m benchmarks.gpu.smoke [--device cuda] [--model ViT-B-16] [--steps 200] [--batch 256]
+    python -m benchmarks.gpu.smoke [--device cuda] [--model ViT-B-16] [--steps 200] > gpu.json
     python -m benchmarks.gpu.smoke --device cpu --model tiny --steps 2 --batch 8 --images 32
 
 NOT YET RUN ON A GPU: nobody had one when this was written. What it does on CUDA is the same code as
-on a CPU, where a test runs it at the smallest size; its numbers for a GPU are estimates to check.
+on a CPU, where a test runs it at the smallest size. Meant to take ten minutes on one H100, and at
+most fifteen on two.
 
 Method. An open_clip architecture with random weights (logit scale 100, as CLIP's) is written to a
 folder, and noise images as JPEGs to a folder of the family `image_folder` with one shift; nothing
 is downloaded. Then, with the product's own `trial_config`, `epochs` and `train`:
 1. one step of CAR-FT. Its `train/context_kl` is measured before the weights have moved, so it must
-   be at most 1e-4, in bf16 too: teacher and student see the same view through the same arithmetic;
-2. `--steps` steps of CAR-FT, in epochs of a quarter; images/s of each epoch but the first, whose
-   kernels are being chosen, and the greatest memory that torch held (CUDA only);
+   be at most KL_LIMIT, in bf16 too: teacher and student see the same view through the same
+   arithmetic;
+2. `--steps` steps of CAR-FT, in epochs of a quarter: images/s of each epoch but the first, whose
+   kernels are being chosen, beside a bare step of the same kind over one batch that lies on the
+   device, beside the loader alone, and beside the GPU's peak by its data sheet; the loader beside
+   what a core decodes; and the greatest memory of tensors beside what `carft-sweep check` says;
 3. evaluation of 12 models (unmerged, WiSE-FT at 11 alphas) on val, test and the shift;
 4. with `--all` (always on CUDA) a quarter of the steps each with `compile: true`, with
-   `optim.grad_checkpointing: true`, and on two GPUs where there are two (on a CPU as two
-   processes), each beside the same steps of 2: the loss at the end, by at most LOSS_MARGIN another,
-   images/s and memory. Compiled, KL before the first step must be small too, without a fall-back;
-5. with `--all` on CUDA, copies on their own stream while products are computed: the bytes arrive;
-   and a ResNet's step with cuDNN's first kernels and with those that it found fastest.
+   `optim.grad_checkpointing: true`, in two runs at once, and on two GPUs where there are two (on a
+   CPU as two processes), each beside the same steps of 2. Compiled, KL before the first step must
+   be small too, without a fall-back;
+5. on CUDA, the losses of a few steps in fp32 beside a CPU's; copies on their own stream while
+   products are computed: the bytes arrive; and a ResNet's step with cuDNN's first kernels and with
+   those that it found fastest.
 
-How to read it. Each line is a figure, and `ok` or `NO` where a limit is given; the command fails if
-there is a NO. Memory is compared with `estimate`: weights of student and teacher, gradients, two
-moments, and for the backward pass of an eager ViT 46 d bytes a token and layer in bf16, d its
-width (83.5 MB an image of a ViT-B/16); a deviation of more than 30 % asks for an explanation, often
-a graph that lives too long. Images/s are those of the whole pipeline, beside those of a bare step
-of the same kind over one batch that lies on the device: where the first are far below, the loader
-or the loop is the limit and not the GPU. `contexts` is the entropy of the teacher's distribution
-over contexts beside that of an even one: were it even, a KL of 0 would prove nothing.
+How to read it. Figures come as they are measured, `ok` or `NO` where there is a limit, and then all
+as one JSON, from which docs/performance.md is written; the command fails if there is a NO. Limits
+of speed and memory are for CUDA alone. Where images/s are those of the loader, cores are the limit
+and not the GPU. Memory that is more than computed is often a graph that lives too long. `contexts`
+is the entropy of the teacher's distribution over contexts beside that of an even one: were it even,
+a KL of 0 would prove nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,23 +59,32 @@ from torch.nn import functional as F
 
 from benchmarks.floor.measurement import describe_machine
 from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
+from carft_sweep.carft_core.data.loader import BatchSource, EpochPlan
 from carft_sweep.carft_core.models.teacher import on_device
 from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.training.loop import epochs, train
-from carft_sweep.carft_core.training.numerics import arithmetic, to_device
+from carft_sweep.carft_core.training.memory import run_cost
+from carft_sweep.carft_core.training.numerics import MIB, arithmetic, to_device
+from carft_sweep.carft_core.training.setup import open_setup
 from carft_sweep.sweeps.engines.base import Decision, Job
 from carft_sweep.sweeps.engines.ranks import RANKS
 from carft_sweep.sweeps.engines.supervisor import Supervisor
+from carft_sweep.sweeps.plan.gpu_cost import GPUS
 
 KL_LIMIT = 1e-4
 EVEN = 0.98
 """Of the entropy of an even distribution: what counts as even."""
 WARM_STEPS = 3
-MEMORY_MARGIN = 0.3
-ACTIVATIONS = {"bf16": 46, "fp32": 92}
-"""Bytes that an eager ViT block keeps for the backward pass, for each token and channel."""
+MEMORY_MARGIN = 0.1
+"""By what fraction the memory of tensors may differ from what was computed."""
+OF_FLOOR = 0.9
+"""Of the speed of the bare step, or of the loader alone: what is asked."""
+OF_PEAK = 0.4
+"""Of the GPU's operations a second: what is aimed at."""
 LOSS_MARGIN = 0.02
 """By what fraction the loss may differ between two ways of computing the same steps."""
+FP32_MARGIN = 1e-3
+"""Likewise between two devices in fp32."""
 COPIES = 20
 ALPHAS = [round(0.1 * step, 1) for step in range(11)]
 CLASSES = ("cat", "dog", "house", "tree")
@@ -93,19 +105,22 @@ TINY: Mapping[str, Any] = {
 """A ViT for the test of this file."""
 
 
-class Row(NamedTuple):
-    """A figure, and whether it is within its limit; None where there is no limit."""
+class Figure(NamedTuple):
+    """What was measured, and whether it is within its limit; None where there is no limit."""
 
     name: str
-    value: str
+    value: float
+    unit: str
+    beside: Mapping[str, float | str] = {}
+    """What it is compared with."""
     ok: bool | None = None
 
 
-def make_model(folder: Path, name: str) -> dict[str, Any]:
-    """Random weights in a folder that open_clip and the product open; the architecture."""
+def make_model(folder: Path, name: str) -> None:
+    """Random weights in a folder that open_clip and the product open."""
     architecture = copy.deepcopy(dict(TINY)) if name == "tiny" else open_clip.get_model_config(name)
-    if architecture is None or "layers" not in architecture["vision_cfg"]:
-        raise SystemExit(f"{name} is no ViT of open_clip's")
+    if architecture is None:
+        raise SystemExit(f"open_clip has no {name}")
     torch.manual_seed(0)
     model = open_clip.CLIP(**copy.deepcopy(architecture))
     with torch.no_grad():
@@ -115,9 +130,6 @@ def make_model(folder: Path, name: str) -> dict[str, Any]:
     save_file(state, folder / "open_clip_model.safetensors")
     config = {"model_cfg": architecture, "preprocess_cfg": {"mean": MEAN, "std": STD}}
     (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
-    towers = {"image": model.visual, "all": model}
-    counts = {key: sum(p.numel() for p in tower.parameters()) for key, tower in towers.items()}
-    return {"vision": architecture["vision_cfg"], "parameters": counts}
 
 
 def make_images(root: Path, count: int) -> None:
@@ -132,108 +144,145 @@ def make_images(root: Path, count: int) -> None:
             Image.fromarray(coarse).resize((SIDE, SIDE)).save(file, quality=85)
 
 
-def estimate_mb(model: Mapping[str, Any], micro_batch: int, precision: str) -> float:
-    """Memory of a training step of CAR-FT, in MiB, as the docstring of this file says."""
-    vision = model["vision"]
-    tokens = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
-    of_image = ACTIVATIONS[precision] * vision["width"] * tokens * vision["layers"]
-    # Student, its gradients, two moments, and the teacher; with autocast's copy of the weights.
-    weights = model["parameters"]["image"] * (5 * 4 + (2 if precision == "bf16" else 0))
-    return float(of_image * micro_batch + weights) / 2**20
-
-
-def smoke(options: argparse.Namespace, scratch: Path) -> list[Row]:
+def smoke(options: argparse.Namespace, scratch: Path) -> Iterator[Figure]:
     """All figures."""
-    model = make_model(scratch / "model", options.model)
+    make_model(scratch / "model", options.model)
     make_images(scratch / "data", options.images)
     precision = options.precision or ("bf16" if options.device.startswith("cuda") else "fp32")
 
     def config(steps: int, **more: Any) -> TrialConfig:
-        return trial_config(
-            {
-                "model": {"name": str(scratch / "model")},
-                "data": {"family": "image_folder", "root": str(scratch / "data")},
-                "algorithm": "car_ft",
-                "prompts": {"contexts": "openai"},
-                "optim": {
-                    "lr": 1e-5,
-                    "steps": steps,
-                    "steps_per_epoch": max(steps // 4, 1),
-                    "batch_size": options.batch,
-                    "micro_batch": options.micro_batch,
-                },
-                "device": options.device,
-                "precision": precision,
-                "workers": options.workers,
-                "keep": {"weights": True, "predictions": True},
-                **more,
-            }
-        )
+        optim = {
+            "lr": 1e-5,
+            "steps": steps,
+            "steps_per_epoch": max(steps // 4, 1),
+            "batch_size": options.batch,
+            "micro_batch": options.micro_batch,
+        }
+        fields = {
+            "model": {"name": str(scratch / "model")},
+            "data": {"family": "image_folder", "root": str(scratch / "data")},
+            "algorithm": "car_ft",
+            "prompts": {"contexts": "openai"},
+            "device": options.device,
+            "precision": precision,
+            "workers": options.workers,
+            "keep": {"weights": True, "predictions": True},
+            **more,
+        }
+        return trial_config({**fields, "optim": optim | more.get("optim", {})})
 
-    rows = []
     *_, first = epochs(config(1), 0, workdir=scratch / "first")
     kl = first.metrics["train/context_kl"]
-    rows.append(Row("KL before the first step", f"{kl:.2e} nats", kl <= KL_LIMIT))
-    merges = [{"name": "wise_ft", "alphas": ALPHAS}]
-    full = config(options.steps, merges=merges)
-    began = time.perf_counter()
+    yield Figure("KL before the first step", kl, "nats", {"limit": KL_LIMIT}, kl <= KL_LIMIT)
+    full = config(options.steps, merges=[{"name": "wise_ft", "alphas": ALPHAS}])
     reports = list(epochs(full, 0, workdir=scratch / "run"))
-    trained = time.perf_counter() - began
+    loss = reports[-1].metrics["train/loss"]
+    yield Figure("loss at the end", loss, "", {}, math.isfinite(loss))
+    yield memory(full, reports[-1].metrics["system/peak_memory_mb"])
     later = [report.metrics for report in reports if report.epoch > 1] or [reports[-1].metrics]
     speed = statistics.median(metrics["system/images_per_s"] for metrics in later)
-    bare = bare_speed(scratch / "model", options, precision)
-    rows.append(Row("images/s", f"{speed:.0f}, bare step {bare:.0f}, ratio {bare / speed:.2f}"))
-    rows.append(Row("training", f"{trained:.1f} s for {reports[-1].step} steps, validation in it"))
-    loss = reports[-1].metrics["train/loss"]
-    rows.append(Row("loss at the end", f"{loss:.3f}", math.isfinite(loss)))
-    rows.append(_memory(reports[-1].metrics, model, options, precision))
+    yield from speeds(full, speed, scratch / "model", options, precision)
     began = time.perf_counter()
     result = train(full, 0, workdir=scratch / "run")
     seconds = time.perf_counter() - began
     assert result is not None
     models = 1 + len(result.merges)
-    rows.append(Row("evaluation", f"{models} models in {seconds:.1f} s", models == 12))
+    yield Figure("evaluation on three splits", seconds, "s", {"models": models}, models == 12)
     entropy = result.merges["wise_ft@0"]["metrics"]["context/id/test/entropy"]
     even = math.log(len(open_clip.OPENAI_IMAGENET_TEMPLATES))
-    rows.append(Row("contexts", f"{entropy:.2f} nats, even {even:.2f}", entropy < EVEN * even))
+    yield Figure("contexts", entropy, "nats", {"even": even}, entropy < EVEN * even)
     if options.all or options.device.startswith("cuda"):
-        rows += ways(config, options, scratch)
+        yield from ways(config, options, scratch)
     if options.device.startswith("cuda"):
-        rows += [copies(torch.device(options.device)), resnet(options, precision)]
-    return rows
+        yield fp32_losses(config, options, scratch)
+        yield copies(torch.device(options.device))
+        yield resnet(options, precision)
+
+
+def memory(config: TrialConfig, held: float) -> Figure:
+    """The most MiB of a run's tensors, beside what is computed; on a CPU of the process."""
+    cost = run_cost(config)
+    assert cost is not None
+    expected, device = cost.peak / MIB, torch.device(config.device)
+    if device.type != "cuda":
+        return Figure("memory of the process", held, "MiB", {"computed": expected})
+    measured = torch.cuda.max_memory_allocated(device) / MIB
+    ok = abs(measured / expected - 1) <= MEMORY_MARGIN
+    return Figure("memory", measured, "MiB", {"computed": expected, "with pieces": held}, ok)
+
+
+def speeds(
+    config: TrialConfig, speed: float, model: Path, options: argparse.Namespace, precision: str
+) -> Iterator[Figure]:
+    """Images/s of training and of the loader, beside their floors."""
+    cost, on_gpu = run_cost(config), options.device.startswith("cuda")
+    assert cost is not None
+    bare, (loading, core) = bare_speed(model, options, precision), loading_speeds(config)
+    decoding = core * max(1, options.workers)
+    yield Figure("loader", loading, "images/s", {"the cores decode": decoding})
+    ok = speed >= OF_FLOOR * min(bare, loading) if on_gpu else None
+    yield Figure("training", speed, "images/s", {"bare step": bare, "loader": loading}, ok)
+    name = torch.cuda.get_device_name(options.device) if on_gpu else ""
+    gpu = next((gpu for key, gpu in GPUS.items() if key.replace("-", " ") in name), None)
+    peak = None if gpu is None else gpu.bf16 if precision == "bf16" else gpu.fp32
+    if peak is not None:
+        share = cost.step / options.batch / peak
+        beside = {"bare step": bare * share, "aim": OF_PEAK}
+        yield Figure("operations", speed * share, "of the GPU's peak", beside)
+
+
+def loading_speeds(config: TrialConfig) -> tuple[float, float]:
+    """Images/s of all workers together, and of one core that decodes without any."""
+    teacher, size = open_setup(config).teacher, config.optim.batch_size
+    split = teacher.splits["train"]
+    plan = EpochPlan(len(split), size, seed=0)
+    with teacher.loader as loader:
+        times = [
+            time.perf_counter()
+            for _ in loader.steps(BatchSource("train", plan, 1), range(plan.steps))
+        ]
+    rows = [*range(min(64, len(split)))]
+    began = time.perf_counter()
+    split.source.views(rows, transform=teacher.transform, seed=1, epoch=1)
+    core = len(rows) / (time.perf_counter() - began)
+    # Of the second batch on: the workers have started by then.
+    loaded = (len(split) - size) / (times[-1] - times[0]) if len(times) > 1 else core
+    return loaded, core
 
 
 def ways(
     config: Callable[..., TrialConfig], options: argparse.Namespace, scratch: Path
-) -> list[Row]:
+) -> Iterator[Figure]:
     """Other ways to compute the same steps."""
     steps = max(options.steps // 4, 2)
     plain = last_report(config(steps), scratch / "plain")
-    optim = config(steps).optim.model_dump() | {"grad_checkpointing": True}
-    gpus = torch.cuda.device_count() if options.device.startswith("cuda") else 2
-    found = {
-        "compiled": last_report(config(steps, compile=True), scratch / "compiled"),
-        "grad_checkpointing": last_report(config(steps, optim=optim), scratch / "checkpointing"),
-    }
-    rows = []
+
+    def compared(name: str, *runs: Mapping[str, float]) -> Figure:
+        loss, expected = runs[-1]["train/loss"], plain["train/loss"]
+        beside = {
+            "plain": plain["system/images_per_s"],
+            "loss": loss,
+            "loss, plain": expected,
+            "MiB": sum(metrics["system/peak_memory_mb"] for metrics in runs),
+            "MiB, plain": plain["system/peak_memory_mb"],
+        }
+        speed = sum(metrics["system/images_per_s"] for metrics in runs)
+        return Figure(name, speed, "images/s", beside, abs(loss / expected - 1) <= LOSS_MARGIN)
+
     one = scratch / "compiled-first"
     *_, first = epochs(config(1, compile=True), 0, workdir=one)
     kl = first.metrics["train/context_kl"]
     fallback = RunFolder(one).trained()["warnings"]  # type: ignore[index]  # it is trained
-    text = f"{kl:.2e} nats before the first step {' '.join(fallback)}"
-    rows.append(Row("compiled", text, kl <= KL_LIMIT and not fallback))
+    ok = kl <= KL_LIMIT and not fallback
+    yield Figure("KL, compiled", kl, "nats", {"warnings": " ".join(fallback)}, ok)
+    yield compared("compiled", last_report(config(steps, compile=True), scratch / "compiled"))
+    checkpointing = config(steps, optim={"grad_checkpointing": True})
+    yield compared("grad_checkpointing", last_report(checkpointing, scratch / "checkpointing"))
+    places = [scratch / "one", scratch / "other"]
+    yield compared("two runs at once", *in_workers(config(steps), places, ranks=1))
+    gpus = torch.cuda.device_count() if options.device.startswith("cuda") else 2
     if gpus > 1 and ":" not in options.device:
-        found["two processes"] = on_two(config(steps), scratch / "two")
-    for name, metrics in found.items():
-        loss, expected = metrics["train/loss"], plain["train/loss"]
-        speed, slow = (it["system/images_per_s"] for it in (metrics, plain))
-        memory, much = (it["system/peak_memory_mb"] for it in (metrics, plain))
-        text = (
-            f"loss {loss:.4f}, plain {expected:.4f}; {speed:.0f} images/s, plain {slow:.0f}; "
-            f"{memory:.0f} MiB, plain {much:.0f}"
-        )
-        rows.append(Row(name, text, abs(loss / expected - 1) <= LOSS_MARGIN))
-    return rows
+        yield compared("two ranks", *in_workers(config(steps), [scratch / "two"], ranks=2))
 
 
 def last_report(config: TrialConfig, folder: Path) -> Mapping[str, float]:
@@ -242,31 +291,48 @@ def last_report(config: TrialConfig, folder: Path) -> Mapping[str, float]:
     return last.metrics
 
 
-def on_two(config: TrialConfig, folder: Path) -> Mapping[str, float]:
-    """The same of a run on two processes, by a worker as an engine starts it."""
-    job = Job(digest="two", label="two", config=config.as_dict(), seed=0, workdir=str(folder))
-    last: Mapping[str, float] = {}
-    os.environ[RANKS] = "2"
-    worker = Supervisor()
+def in_workers(
+    config: TrialConfig, folders: Sequence[Path], *, ranks: int
+) -> list[Mapping[str, float]]:
+    """The same of runs that start together, by workers as an engine starts them."""
+    reports: dict[Supervisor, Mapping[str, float]] = {}
+    os.environ[RANKS] = str(ranks)
     try:
-        worker.begin(job)
-        while True:
-            event = worker.next(1.0)
-            if event is None:
-                continue
-            if event["kind"] == "report":
-                last = event["report"]["metrics"]
-                worker.answer(Decision.CONTINUE)
-            elif event["kind"] == "failed":
-                raise SystemExit(f"on two processes: {event['failure']['message']}")
-            elif event["kind"] in ("finished", "stopped"):
-                return last
+        for folder in folders:
+            name, worker = folder.name, Supervisor()
+            reports[worker] = {}
+            worker.begin(Job(name, name, config.as_dict(), 0, str(folder)))
+        while busy := [worker for worker in reports if worker.job is not None]:
+            for worker in busy:
+                event = worker.next(0.1)
+                if event is None:
+                    continue
+                if event["kind"] == "report":
+                    reports[worker] = event["report"]["metrics"]
+                    worker.answer(Decision.CONTINUE)
+                elif event["kind"] == "failed":
+                    raise SystemExit(f"in a worker: {event['failure']['message']}")
+        return [*reports.values()]
     finally:
-        worker.close()
+        for worker in reports:
+            worker.close()
         del os.environ[RANKS]
 
 
-def copies(device: torch.device) -> Row:
+def fp32_losses(
+    config: Callable[..., TrialConfig], options: argparse.Namespace, scratch: Path
+) -> Figure:
+    """The loss of two small steps in fp32 on the GPU, beside that of the CPU."""
+    losses = {}
+    for device in (options.device, "cpu"):
+        small = {"batch_size": 8, "micro_batch": None, "steps_per_epoch": 2}
+        run = config(2, device=device, precision="fp32", optim=small)
+        losses[device] = last_report(run, scratch / f"fp32-{device[:4]}")["train/loss"]
+    ok = abs(losses[options.device] / losses["cpu"] - 1) <= FP32_MARGIN
+    return Figure("loss in fp32", losses[options.device], "", {"on the CPU": losses["cpu"]}, ok)
+
+
+def copies(device: torch.device) -> Figure:
     """Whether batches that are copied beside products arrive whole, and are not overwritten."""
     square = torch.randn(4096, 4096, device=device)
     batches = [torch.full((2**24,), number, dtype=torch.uint8) for number in range(COPIES)]
@@ -277,10 +343,10 @@ def copies(device: torch.device) -> Row:
             square = (square @ square).clamp(-1, 1)
         sums.append(there.float().mean())
     wrong = [number for number, mean in enumerate(sums) if float(mean) != number]
-    return Row("copies", f"{COPIES} beside products, {len(wrong)} of them wrong", not wrong)
+    return Figure("copies that arrive wrong", len(wrong), f"of {COPIES}", {}, not wrong)
 
 
-def resnet(options: argparse.Namespace, precision: Any) -> Row:
+def resnet(options: argparse.Namespace, precision: Any) -> Figure:
     """Images/s of a ResNet's steps by cuDNN's own choice of kernels, and by trying them."""
     device, size = torch.device(options.device), min(options.batch, 128)
     tower = on_device(open_clip.create_model("RN50").visual, device)
@@ -298,7 +364,7 @@ def resnet(options: argparse.Namespace, precision: Any) -> Row:
                 loss.backward()
             _wait(device)
             speeds.append(size * options.bare_steps / (time.perf_counter() - began))
-    return Row("RN50", f"{speeds[0]:.0f} images/s, with kernels that were tried {speeds[1]:.0f}")
+    return Figure("RN50", speeds[0], "images/s", {"with kernels that were tried": speeds[1]})
 
 
 def bare_speed(folder: Path, options: argparse.Namespace, precision: str) -> float:
@@ -332,19 +398,8 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _memory(
-    metrics: Mapping[str, float], model: Mapping[str, Any], options: Any, precision: str
-) -> Row:
-    expected = estimate_mb(model, options.micro_batch or options.batch, precision)
-    measured = metrics["system/peak_memory_mb"]
-    text = f"{measured:.0f} MiB, estimate {expected:.0f}"
-    if not options.device.startswith("cuda"):
-        return Row("memory", f"{text} (of the whole process: not comparable)")
-    return Row("memory", text, abs(measured / expected - 1) <= MEMORY_MARGIN)
-
-
 def main() -> int:
-    """Make, run, print."""
+    """Make, run, print; return 1 if a figure is beyond its limit."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--model", default="ViT-B-16", help="open_clip's name, or `tiny`")
@@ -362,13 +417,26 @@ def main() -> int:
         if not torch.cuda.is_available():
             raise SystemExit("torch sees no CUDA device; try --device cpu --model tiny")
         device = torch.cuda.get_device_name(options.device)
+    began, figures = time.perf_counter(), list[Figure]()
     with tempfile.TemporaryDirectory(prefix="carft-smoke-") as scratch:
-        rows = smoke(options, Path(scratch))
-    sys.stdout.write(f"{describe_machine()}; {device}\n{options.model}, batch {options.batch}\n")
-    marks = {None: "", True: "ok", False: "NO"}
-    for row in rows:
-        sys.stdout.write(f"{marks[row.ok]:2} {row.name}: {row.value}\n")
-    return int(any(row.ok is False for row in rows))
+        for figure in smoke(options, Path(scratch)):
+            figures.append(figure)
+            mark = {None: "", True: "ok", False: "NO"}[figure.ok]
+            words = [
+                f"{key} {it}" if isinstance(it, str) else f"{key} {it:.4g}"
+                for key, it in figure.beside.items()
+            ]
+            text = f"{figure.name}: {figure.value:.4g} {figure.unit}; {', '.join(words)}"
+            sys.stderr.write(f"{mark:2} {text}\n")
+    result = {
+        "machine": describe_machine(),
+        "device": device,
+        "options": vars(options),
+        "seconds": time.perf_counter() - began,
+        "figures": [figure._asdict() for figure in figures],
+    }
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    return int(any(figure.ok is False for figure in figures))
 
 
 if __name__ == "__main__":

@@ -273,9 +273,7 @@ class Run:
         if progress is None:
             return False
         try:
-            self.step, self.best, self.history = restore(
-                progress, self.model, self.optimiser, self.schedule
-            )
+            self.step, self.best, self.history = restore(progress, self.model, self.optimiser)
         except DamagedCheckpoint as error:
             _LOG.warning(DAMAGED, self.folder.checkpoint, error)
             self._build()  # some of it may have been loaded
@@ -479,7 +477,7 @@ class Run:
             classifier = self.algorithm.classifier(self.model, self.teacher)
         metrics = {}
         for name in self._validated():
-            predictions = predict(classifier, name, self.teacher)
+            (predictions,) = predict([classifier], name, self.teacher)
             for metric, value in split_metrics(predictions, self.setup.family.metrics).items():
                 metrics[f"{name}/{metric}"] = value
         return metrics

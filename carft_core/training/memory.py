@@ -11,13 +11,15 @@ import copy
 import logging
 import math
 import weakref
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,9 +27,10 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
 from carft_sweep.carft_core.algorithms import Batch, loss_and_terms
-from carft_sweep.carft_core.config.trial import TrialConfig
-from carft_sweep.carft_core.data import open_data
+from carft_sweep.carft_core.config.trial import EVALUATED, TrialConfig
+from carft_sweep.carft_core.data import Split, open_data
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.evaluation.predictions import TOP, greatest
 from carft_sweep.carft_core.files import digest_of, read_json, user_cache, write_cache, write_json
 from carft_sweep.carft_core.models.classifier import ImageClassifier, tower_outputs
 from carft_sweep.carft_core.models.clip import (
@@ -38,9 +41,9 @@ from carft_sweep.carft_core.models.clip import (
 )
 from carft_sweep.carft_core.models.prompts import TemplateSet, context_set, template_set
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.runs.identity import own_code_of
+from carft_sweep.carft_core.runs.identity import couples_items, own_code_of
 from carft_sweep.carft_core.training.numerics import autocast
-from carft_sweep.carft_core.training.optim import OptimConfig, freeze_all_but
+from carft_sweep.carft_core.training.optim import freeze_all_but, images_of_step
 
 _LOG = logging.getLogger(__name__)
 REVISION = 1
@@ -58,7 +61,7 @@ class RunCost:
     """Bytes that the tensors of a step hold at most, with the models, the optimiser and the
     teacher; without what the libraries of a device take for themselves."""
     evaluation: int
-    """Bytes likewise while a model is evaluated; more of them at once only where there is room."""
+    """Bytes likewise while a model is validated; more of them at once only where there is room."""
     step: int
     """Floating-point operations of a step; a multiplication and an addition count as two."""
     image: int
@@ -71,35 +74,41 @@ class RunCost:
 
 
 def run_cost(config: TrialConfig) -> RunCost | None:
-    """Return what a run with gradient steps takes, computed or read from the user's cache.
+    """Return what a run takes, computed or read from the user's cache.
 
     Args:
         config: The run's config, with precision and split decided.
 
     Returns:
-        None for an algorithm without steps, and for one whose steps cannot be computed without the
-        values of tensors.
+        None for an algorithm that solves its problem without steps, and for one whose steps cannot
+        be computed without the values of tensors.
 
     Raises RequestError when model, data or prompts cannot be used as the config says.
     """
-    if not config.algorithm.trains or config.algorithm.solves:
+    if config.algorithm.solves:
         return None
-    names = open_data(config.data).class_names
-    model = config.model
+    data, model = open_data(config.data), config.model
+    images, names = _images_of_step(config, data.train), data.class_names
+    splits = {"train": data.train, "id/val": data.id_val, **data.measured()}
     classes = template_set(config.prompts.classes)
     contexts = context_set(config.prompts.contexts, config.data)
     optim, algorithm, own_code = config.optim, config.algorithm.identity(), own_code_of(config)
+    step = [
+        # A search over weights and rates, which decide no shape, has one cost.
+        [config.algorithm.name, algorithm if own_code else _without_sizes(algorithm)],
+        [optim.name, images, _part(images, optim.micro_batch), optim.grad_checkpointing],
+        len(set(data.train.groups or ())),
+    ]
     decisive = {
         "revision": REVISION,
         "libraries": LIBRARIES,
         "model": weights_digest(model.name, model.pretrained),
         "classes": [names, classes.digest],
         "contexts": contexts.digest,
-        # A search over weights and rates, which decide no shape, has one cost.
-        "algorithm": [config.algorithm.name, algorithm if own_code else _without_sizes(algorithm)],
+        "step": step if config.algorithm.trains else None,
         "own_code": own_code,
-        "optim": [optim.name, optim.batch_size, _part(optim), optim.grad_checkpointing],
-        "evaluation": config.eval.batch_size,
+        "items": _most_items(splits),
+        "evaluation": config.eval.images_at_once,
         "precision": config.precision,
     }
     file = user_cache() / "run_cost" / f"{digest_of(decisive)}.json"
@@ -110,7 +119,8 @@ def run_cost(config: TrialConfig) -> RunCost | None:
     clip = open_shapes(model.name, model.pretrained)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), _AsOnCuda():
-            cost = _compute(config, _teacher(clip, names, classes, contexts, config))
+            teacher = _teacher(clip, names, classes, contexts, config)
+            cost = _compute(config, replace(teacher, splits=splits))
     except Exception as error:  # whatever an algorithm raises that looks at numbers
         _LOG.info("the memory of %s cannot be computed: %s", config.algorithm.name, error)
         cost = None
@@ -118,9 +128,18 @@ def run_cost(config: TrialConfig) -> RunCost | None:
     return cost
 
 
-def _part(optim: OptimConfig) -> int:
-    """Return how many images a step computes at once."""
-    return min(optim.batch_size, optim.micro_batch or optim.batch_size)
+def _most_items(splits: Mapping[str, Split]) -> int:
+    """Return the size of the largest split that is predicted."""
+    return max(len(split) for name, split in splits.items() if name != "train")
+
+
+def _images_of_step(config: TrialConfig, train: Split) -> int:
+    return images_of_step(config.optim, train, balanced=config.data.balanced)
+
+
+def _part(images: int, micro_batch: int | None) -> int:
+    """Return how many images of a step are computed at once."""
+    return min(images, micro_batch or images)
 
 
 def _without_sizes(value: object) -> object:
@@ -132,23 +151,42 @@ def _without_sizes(value: object) -> object:
     return bool(value) if isinstance(value, float) else value
 
 
-def fit_micro_batch(config: TrialConfig, room: int, ranks: int = 1) -> TrialConfig:
-    """Return the config with the largest half, quarter, ... of its batch as micro-batch with which
-    a step takes at most `room` bytes of each of `ranks` GPUs. The config is unchanged where the
-    batch fits, where no part fits, and where the cost is unknown."""
+def fit_batches(config: TrialConfig, room: int, ranks: int = 1) -> TrialConfig:
+    """Return the config with batches with which a run takes at most `room` bytes of each of `ranks`
+    GPUs.
+
+    A missing `eval.batch_size`, and where it changes no result a missing `optim.micro_batch`, is
+    the largest half, quarter, ... of the whole that fits; it stays missing where the whole fits,
+    where no part fits, and where the cost is unknown.
+    """
+    if config.eval.batch_size is None:
+        config = _fit(config, "eval", "batch_size", EVALUATED, "evaluation", room)
+    if config.optim.micro_batch is None and config.algorithm.trains and not couples_items(config):
+        images = _images_of_step(config, open_data(config.data).train)
+        config = _fit(config, "optim", "micro_batch", math.ceil(images / ranks), "training", room)
+    return config
+
+
+def _fit(
+    config: TrialConfig, section: str, field: str, whole: int, moment: str, room: int
+) -> TrialConfig:
+    """Return the config with the largest part of `whole` in a field with which a moment of a run
+    takes at most `room` bytes."""
 
     def smaller(size: int) -> TrialConfig:
-        optim = config.optim.model_copy(update={"micro_batch": size})
-        return config.model_copy(update={"optim": optim})
+        changed = getattr(config, section).model_copy(update={field: size})
+        return config.model_copy(update={section: changed})
 
     def fits(size: int) -> bool:
         cost = run_cost(smaller(size))
-        return cost is None or cost.training <= room
+        return cost is None or getattr(cost, moment) <= room
 
-    whole = size = math.ceil(config.optim.batch_size / ranks)
-    while size > 1 and not fits(size):
+    if fits(whole) or not fits(1):
+        return config
+    size = whole
+    while not fits(size):
         size = math.ceil(size / 2)
-    return config if size in (1, whole) else smaller(size)
+    return smaller(size)
 
 
 class PeakMemory(TorchDispatchMode):
@@ -266,66 +304,82 @@ def _like(tensor: Tensor, values: Tensor) -> Tensor:
 
 
 def _compute(config: TrialConfig, teacher: Teacher) -> RunCost:
-    """Return what a run takes, from a training step and an evaluated batch without values."""
-    algorithm, optim = config.algorithm, config.optim
-    size = _part(optim)
-    parts = 1 if algorithm.couples_items else math.ceil(optim.batch_size / size)
-    # Behind the first part of a batch its gradients are there; a third one changes nothing.
-    computed = min(parts, 2)
+    """Return what a run takes, from a training step and predictions without values."""
+    training = step = 0
     with PeakMemory() as memory:
         for tensor in _tensors(teacher.clip.model):  # views of them are made to copy them
             memory.add(tensor, elsewhere=True)
         for tensor in (*_tensors(teacher.classifier), teacher.w_cls, teacher.w_ctx):
             memory.add(tensor)
-        model = algorithm.build(teacher)
-        if optim.grad_checkpointing:
-            checkpoint_gradients(model, teacher.classifier.visual)
-        groups = algorithm.groups(model, optim)
-        trained = freeze_all_but(model, groups)
-        optimiser = algorithm.optimiser(groups, optim)
-
-        def make_state() -> Tensor:
-            for parameter in trained:
-                parameter.grad = torch.empty_like(parameter)
-            return torch.empty(())
-
-        def closure() -> Tensor:
-            optimiser.zero_grad(set_to_none=True)
-            loss = torch.empty(())
-            for _ in range(computed):
-                batch = _batch(teacher, optim.batch_size if parts == 1 else size, config)
-                with autocast(CPU, teacher.precision):
-                    loss, _ = loss_and_terms(algorithm, model, batch, teacher)
-                loss.backward()
-            return loss.detach()
-
-        optimiser.step(make_state)  # type: ignore[arg-type]  # a tensor is a float to it
-        optimiser.zero_grad(set_to_none=True)
-        memory.peak = memory.now
-        with FlopCounterMode(display=False) as counter:
-            optimiser.step(closure)  # type: ignore[arg-type]
-        training = memory.peak
-        optimiser.state.clear()
-        memory.peak = memory.now
-        images = _batch(teacher, config.eval.batch_size, config).images
+        if config.algorithm.trains:
+            take_step, times = _first_step(config, teacher)
+            memory.peak = memory.now
+            with FlopCounterMode(display=False) as counter:
+                take_step()
+            training, step = memory.peak, round(times * counter.get_total_flops())
+            memory.peak = memory.now
+        # The largest split: its features by two models, then its logits.
+        items, (classes, width) = _most_items(teacher.splits), teacher.w_cls.shape
+        features = torch.empty(2, items, width)
+        views = _batch(teacher, config.eval.images_at_once, config).images
         forward = FlopCounterMode(display=False)
         with torch.no_grad(), autocast(CPU, teacher.precision), forward:
-            teacher.classifier(images)
+            teacher.classifier(views)
+        del views
+        greatest(torch.empty(items, classes), min(TOP, classes))
+    del features
     return RunCost(
-        training,
-        memory.peak,
-        counter.get_total_flops() * parts // computed,
-        forward.get_total_flops() // len(images),
+        training, memory.peak, step, forward.get_total_flops() // config.eval.images_at_once
     )
+
+
+def _first_step(config: TrialConfig, teacher: Teacher) -> tuple[Callable[[], object], float]:
+    """Return a function that takes a training step with the models and the state of the optimiser
+    in memory, as long as it is there, and how many times as much as it computes a whole step
+    does."""
+    algorithm, optim = config.algorithm, config.optim
+    images = _images_of_step(config, teacher.splits["train"])
+    size = _part(images, optim.micro_batch)
+    parts = 1 if algorithm.couples_items else math.ceil(images / size)
+    # Behind the first part of a batch its gradients are there; a third one changes nothing.
+    computed = min(parts, 2)
+    model = algorithm.build(teacher)
+    if optim.grad_checkpointing:
+        checkpoint_gradients(model, teacher.classifier.visual)
+    groups = algorithm.groups(model, optim)
+    trained = freeze_all_but(model, groups)
+    optimiser = algorithm.optimiser(groups, optim)
+
+    def make_state() -> Tensor:
+        for parameter in trained:
+            parameter.grad = torch.empty_like(parameter)
+        return torch.empty(())
+
+    def closure() -> Tensor:
+        optimiser.zero_grad(set_to_none=True)
+        loss = torch.empty(())
+        for _ in range(computed):
+            batch = _batch(teacher, images if parts == 1 else size, config)
+            with autocast(CPU, teacher.precision):
+                loss, _ = loss_and_terms(algorithm, model, batch, teacher)
+            loss.backward()
+        return loss.detach()
+
+    optimiser.step(make_state)  # type: ignore[arg-type]  # a tensor is a float to it
+    optimiser.zero_grad(set_to_none=True)
+    return partial(optimiser.step, closure), parts / computed
 
 
 def _batch(teacher: Teacher, count: int, config: TrialConfig) -> Batch:
     side, optim = teacher.transform.size, config.optim
+    domains = len(set(teacher.splits["train"].groups or ()))
+    with unset_fake_temporarily():  # with numbers, since losses look at these
+        domain = torch.arange(count) % domains if domains else None
     return Batch(
         images=torch.empty(count, 3, side, side).contiguous(memory_format=torch.channels_last),
         labels=torch.zeros(count, dtype=torch.int64),
         index=torch.zeros(count, dtype=torch.int64),
-        domain=torch.zeros(count, dtype=torch.int64),
+        domain=domain,
         label_smoothing=optim.label_smoothing,
         micro_batch=optim.micro_batch,
         teacher_features=teacher.image_features,

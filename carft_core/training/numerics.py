@@ -159,6 +159,6 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def _computes_bf16(device: torch.device) -> bool:
-    """Return `torch.cuda.is_bf16_supported(including_emulation=False)` for a device; torch 2.4
-    lacks the argument and looks at the current device."""
+    """Return what `torch.cuda.is_bf16_supported(including_emulation=False)` says of the current
+    device for any device."""
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)

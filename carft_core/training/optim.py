@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from carft_sweep.carft_core.config.fields import NonNegative, Positive, PositiveInt, Section
-from carft_sweep.carft_core.config.registry import Registry
+from carft_sweep.carft_core.config.registry import Registry, no_declaration
 from carft_sweep.carft_core.data import Split
 
 Group = dict[str, Any]
@@ -96,16 +97,11 @@ class Optimiser:
     optimiser keeps is in its `state_dict`; the rate is each group's `lr`, which the loop sets."""
 
 
-def _refusal(thing: object) -> str | None:
-    """Return why a thing is no optimiser, which a function makes whose file is part of a run."""
-    if not isinstance(thing, Optimiser):
-        return "it must be an Optimiser"
-    if not hasattr(thing.make, "__qualname__"):
-        return "its `make` must be a function that a module defines"
-    return None
-
-
-OPTIMISERS: Registry[Optimiser] = Registry("optimiser", _refusal, code=lambda it: it.make)
+OPTIMISERS: Registry[Optimiser] = Registry(
+    "optimiser",
+    functools.partial(no_declaration, Optimiser, "make"),
+    code=lambda optimiser: optimiser.make,
+)
 """By `optim.name`."""
 
 
@@ -290,6 +286,12 @@ class Schedule:
 def schedule_of(optim: OptimConfig, train: Split, *, balanced: bool) -> Schedule:
     """Return the schedule of a run on `train`: an epoch has `optim.steps_per_epoch` steps, else as
     many as a pass; with `data.balanced`, as many as show the number of images of a pass."""
-    groups = len(set(train.groups)) if balanced and train.groups else 1
-    per_epoch = optim.steps_per_epoch or math.ceil(len(train) / (optim.batch_size * groups))
+    images = images_of_step(optim, train, balanced=balanced)
+    per_epoch = optim.steps_per_epoch or math.ceil(len(train) / images)
     return Schedule(optim.steps or (optim.epochs or 1) * per_epoch, per_epoch)
+
+
+def images_of_step(optim: OptimConfig, train: Split, *, balanced: bool) -> int:
+    """Return how many images a step has: with `data.balanced` a batch of each group."""
+    groups = len(set(train.groups)) if balanced and train.groups else 1
+    return optim.batch_size * groups

@@ -35,7 +35,7 @@ from carft_sweep.carft_core.training.numerics import (
     resolve_precision,
     usable_cores,
 )
-from carft_sweep.carft_core.training.optim import schedule_of
+from carft_sweep.carft_core.training.optim import images_of_step, schedule_of
 from carft_sweep.carft_core.training.ranks import current_ranks
 
 RETENTION = "retention/"
@@ -92,8 +92,10 @@ def _compiles(config: TrialConfig, device: torch.device) -> bool:
     if not config.algorithm.trains or config.algorithm.solves:
         return False
     optim, data = config.optim, open_data(config.data)
-    steps = schedule_of(optim, data.train, balanced=config.data.balanced).steps
-    return should_compile(config.compile, device, steps * optim.batch_size)
+    balanced = config.data.balanced
+    steps = schedule_of(optim, data.train, balanced=balanced).steps
+    images = steps * images_of_step(optim, data.train, balanced=balanced)
+    return should_compile(config.compile, device, images)
 
 
 @cache_open(2)
@@ -139,7 +141,7 @@ def _open_setup(
         precision=precision,
         deterministic=deterministic,
         compiled=compiled,
-        batch_size=evaluation.batch_size,
+        batch_size=evaluation.images_at_once,
         workers=workers,
     )
     heads = {name: _other_head(clip, name, task, device) for name, task in others.items()}

@@ -11,6 +11,7 @@ from carft_sweep.carft_core.data import open_data
 from carft_sweep.carft_core.errors import RequestError, unknown
 from carft_sweep.carft_core.files import format_size
 from carft_sweep.carft_core.training.memory import run_cost
+from carft_sweep.carft_core.training.optim import images_of_step
 from carft_sweep.sweeps.engines.resources import Hardware
 from carft_sweep.sweeps.plan.estimate import RemainingWork
 
@@ -103,15 +104,16 @@ def time_on(name: str, work: Sequence[RemainingWork], cpus: int) -> GpuTime | No
     for item in work:
         config, data = item.config, open_data(item.config.data)
         cost = run_cost(config)
-        if cost is None and item.steps and not config.algorithm.solves:
-            return None
-        if cost is None:  # the zero-shot model, or a probe: hardly any of it
+        if cost is None and config.algorithm.solves:  # hardly any of it
             continue
+        if cost is None:
+            return None
         validated = (0 if data.val is None else len(data.val)) * item.epochs
         measured = sum(map(len, data.measured().values()))
         operations = cost.step * item.steps + cost.image * (validated + measured * item.models)
         peak = (gpu.bf16 if config.precision == "bf16" else None) or gpu.fp32
         computing += operations / (UTILISATION * peak)
+        images = images_of_step(config.optim, data.train, balanced=config.data.balanced)
         if data.train.source.decodes:
-            decoded += config.optim.batch_size * item.steps + validated + measured
+            decoded += images * item.steps + validated + measured
     return GpuTime(computing, decoded / (DECODED * cpus))

@@ -20,7 +20,7 @@ from carft_sweep.sweeps.space.points import baseline_at
 from carft_sweep.sweeps.spec.metrics import check_measured
 from carft_sweep.sweeps.spec.settings import After
 from carft_sweep.sweeps.spec.spec import BaselinePoint, SweepSpec
-from carft_sweep.tracking.comparison.runs import Role, setting
+from carft_sweep.tracking.comparison.runs import LONGEST, Role, setting, short_label
 
 STEPS_ADVISED = 8
 """Steps of an epoch, at least, with the batch size that is advised."""
@@ -38,6 +38,8 @@ class PlannedRun:
     seed: int | None
     identity: Identity
     trial: int | None = None
+    point: int | None = None
+    """Of a baseline the number of the first trial with its values, by which it may be called."""
 
     @property
     def digest(self) -> str:
@@ -57,14 +59,19 @@ class PlannedRun:
     @functools.cached_property
     def label(self) -> str:
         """The run's label in messages: `car_ft kl_weight=0.3 seed 1`."""
-        return run_label(self.algorithm, self.params, self.seed)
+        number = self.point if self.trial is None else self.trial
+        return run_label(self.algorithm, self.params, self.seed, number)
 
 
-def run_label(algorithm: str, params: Mapping[str, Any], seed: int | str | None) -> str:
-    """Return a run's label in messages: `car_ft kl_weight=0.3 seed 1`; `seed` is None where the
-    seed changes nothing."""
-    parts = [algorithm, setting(params), "" if seed is None else f"seed {seed}"]
-    return " ".join(part for part in parts if part)
+def run_label(
+    algorithm: str, params: Mapping[str, Any], seed: int | str | None, trial: int | None = None
+) -> str:
+    """Return a run's label in messages: `car_ft kl_weight=0.3 seed 1`, with the number of the trial
+    in place of many fields; `seed` is None where the seed changes nothing."""
+    label = f"{algorithm} {setting(params)}".rstrip()
+    if trial is not None and len(label) > LONGEST:
+        label = short_label(algorithm, trial)
+    return label if seed is None else f"{label} seed {seed}"
 
 
 class Planner:
@@ -99,7 +106,8 @@ class Planner:
 
         points = sorted(self.spec.baseline_configs(), key=order)
         return [
-            list(self._tasks(_role(point.config), point.params, point.config)) for point in points
+            list(self._tasks(_role(it.config), it.params, it.config, point=it.number))
+            for it in points
         ]
 
     def trial(self, params: Mapping[str, Any], number: int | None = None) -> list[PlannedRun]:
@@ -135,6 +143,7 @@ class Planner:
         config: TrialConfig,
         number: int | None = None,
         seeds: Sequence[int | None] | None = None,
+        point: int | None = None,
     ) -> Iterator[PlannedRun]:
         trained = self.spec.seeds if seeds is None else seeds
         has_seeds = config.algorithm.trains or config.follows_seed
@@ -143,7 +152,7 @@ class Planner:
             self._check_goals(params, own)
             identity = identify(own, seed or 0)
             self._note_once(own, (*self._one_step_epochs(own), *self.hardware.notes(config)))
-            yield PlannedRun(role, params, own, seed, identity, number)
+            yield PlannedRun(role, params, own, seed, identity, number, point)
 
     def _one_step_epochs(self, config: TrialConfig) -> Iterator[str]:
         """Yield a note that an epoch is a single step where a batch holds all images of train."""

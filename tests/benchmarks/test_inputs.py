@@ -19,7 +19,7 @@ from carft_sweep.carft_core.export.export import export
 from carft_sweep.carft_core.training.loop import train
 from tests.sweeps.conftest import toy_in
 
-MUTATIONS = 20
+MUTATIONS = 10
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,14 @@ from torch.profiler import ProfilerActivity, profile
 from carft_sweep.carft_core.algorithms import Batch, loss_and_terms
 from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.data import open_data
+from carft_sweep.carft_core.evaluation.measure import METRICS, OF_CLASSES
+from carft_sweep.carft_core.evaluation.predictions import TOP, greatest
 from carft_sweep.carft_core.models.clip import open_model
 from carft_sweep.carft_core.models.prompts import template_set
 from carft_sweep.carft_core.models.teacher import on_device, open_teacher
 from carft_sweep.carft_core.training import memory
 from carft_sweep.carft_core.training.loop import set_mode
-from carft_sweep.carft_core.training.memory import RunCost, fit_micro_batch, run_cost
+from carft_sweep.carft_core.training.memory import RunCost, fit_batches, run_cost
 from carft_sweep.carft_core.training.optim import freeze_all_but
 
 MIB = 2**20
@@ -136,26 +138,86 @@ def test_a_search_over_rates_and_weights_computes_one_cost(
     assert len({first, *others}) == len(computed) == 5
 
 
-def test_the_largest_part_that_fits_is_found(toy_config: Toy) -> None:
-    config = toy_config({"precision": "bf16", "optim.batch_size": 1000})
-    costs = {}
-    for size in (1000, 500, 250, 125):
-        cost = run_cost(
-            toy_config({"precision": "bf16", "optim.batch_size": 1000, "optim.micro_batch": size})
-        )
-        assert cost is not None
-        costs[size] = cost.training
-    assert fit_micro_batch(config, costs[1000]) == config
+def test_the_largest_part_that_fits_is_found(
+    toy_config: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def a_byte_an_image(config: TrialConfig) -> RunCost:
+        return RunCost(config.optim.micro_batch or config.optim.batch_size, 0, 0, 0)
+
+    monkeypatch.setattr(memory, "run_cost", a_byte_an_image)
+    config = toy_config({"optim.batch_size": 1000, "eval": {"batch_size": 8}})
+    assert fit_batches(config, 1000) == config
     for size in (500, 125):
-        assert fit_micro_batch(config, costs[size]).optim.micro_batch == size
-    assert fit_micro_batch(config, costs[500], ranks=2) == config
-    assert fit_micro_batch(config, 1) == config  # nothing fits
+        assert fit_batches(config, size).optim.micro_batch == size
+    assert fit_batches(config, 500, ranks=2) == config
+    assert fit_batches(config, 0) == config  # nothing fits
 
 
-def test_what_looks_at_numbers_is_unknown_and_remembered_as_that(toy_config: Toy) -> None:
-    config = toy_config({"algorithm": "coral", "precision": "fp32"})
+def test_a_batch_to_evaluate_fits_too_unless_the_file_says_it(toy_config: Toy) -> None:
+    changes = {"precision": "fp32", "optim.micro_batch": 1}
+
+    def asked(**evaluation: int) -> TrialConfig:
+        return toy_config({**changes, "eval": evaluation})
+
+    cost = run_cost(asked(batch_size=64))
+    assert cost is not None
+    assert run_cost(asked()) == run_cost(asked(batch_size=256)) != cost
+    assert fit_batches(asked(), cost.evaluation).eval.batch_size == 64
+    assert fit_batches(asked(batch_size=100), cost.evaluation).eval.batch_size == 100
+
+
+def test_the_predictions_of_a_large_split_count(
+    toy_config: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No metric of them takes more than what is computed: 20 bytes a logit."""
+    items, classes = 2000, 500
+    logits, labels = torch.randn(items, classes), torch.arange(items) % classes
+    metrics: list[Callable[..., object]] = [*METRICS.values(), *OF_CLASSES.values()]
+    taken = []
+    for compute in [*metrics, lambda *of: greatest(of[0], TOP)]:
+        with memory.PeakMemory() as counted:
+            counted.add(logits)
+            compute(logits, labels)
+        taken.append(counted.peak)
+    assert max(taken) == pytest.approx(taken[-1], rel=0.02)
+    few = run_cost(toy_config({"precision": "fp32"}))
+    monkeypatch.setattr(memory, "_most_items", lambda _: 10**6)
+    many = run_cost(toy_config({"precision": "fp32"}))
+    assert few is not None
+    assert many is not None
+    # Two models' features, and logits, of three classes, each of which is among the greatest too.
+    assert many.evaluation == pytest.approx(10**6 * (2 * 32 * 4 + 3 * (20 + 12)), rel=0.1)
+    assert many.training == few.training
+
+
+def test_a_balanced_step_has_a_batch_of_each_domain(pacs_root: Path, tiny_clip_files: Path) -> None:
+    def cost(algorithm: str, batch_size: int, *, balanced: bool) -> RunCost:
+        place = {"family": "pacs", "root": str(pacs_root), "test_domain": "sketch"}
+        fields = {
+            "model": {"name": str(tiny_clip_files)},
+            "data": {**place, "balanced": balanced},
+            "algorithm": algorithm,
+            "optim": {"batch_size": batch_size},
+            "precision": "fp32",
+        }
+        cost = run_cost(trial_config(fields))
+        assert cost is not None
+        return cost
+
+    assert cost("fine_tune", 32, balanced=True) == cost("fine_tune", 96, balanced=False)
+    # It looks at the numbers of the domains.
+    assert cost("coral", 96, balanced=False).step > cost("fine_tune", 96, balanced=False).step
+
+
+def test_what_looks_at_numbers_is_unknown_and_remembered_as_that(
+    toy_config: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(*given: Any) -> float:
+        return float(given[1].images.sum())
+
+    config = toy_config({"algorithm": "fine_tune", "precision": "fp32"})
+    monkeypatch.setattr(type(config.algorithm), "loss", staticmethod(look))
     assert run_cost(config) is run_cost(config) is None
-    assert run_cost(toy_config({"algorithm": "zero_shot"})) is None
 
 
 def test_what_the_cache_does_not_give_is_computed_again(

@@ -165,7 +165,7 @@ def test_an_optimiser_of_ones_own_is_taken_by_its_name_and_its_source_is_in_the_
     assert isinstance(config.algorithm.optimiser(groups, config.optim), torch.optim.Adagrad)
     assert own_code_of(config) is not None
     assert own_code_of(toy_config({"optim.name": "adagrad", "algorithm": "zero_shot"})) is None
-    with pytest.raises(RequestError, match="it must be an Optimiser"):
+    with pytest.raises(RequestError, match="it must be of the class Optimiser"):
         OPTIMISERS.register(make)
 
 
