@@ -59,11 +59,16 @@ def dotted(path: Iterable[str | int]) -> str:
 
 
 def unknown(kind: str, name: object, allowed: Iterable[str], others: str = "") -> str:
-    """Return `unknown algorithm 'car_tf'; did you mean 'car_ft'?`, or the known names and `others`,
-    how to add more."""
+    """Return `unknown algorithm 'car_tf'; did you mean 'car_ft'?`, or the known names, of a dotted
+    name those of its section, and `others`, how to add more."""
     names = sorted(allowed)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]!r}?" if near else f"Known: {listed_in_groups(names)}.{others}"
+    field = re.fullmatch(r"(?:trial\.)?([a-z_.]+)\.(\w+)", str(name))
+    section, last = field.groups() if field else ("", "")
+    own = [it for it in names if section and it.startswith(f"{section}.")]
+    lasts = {it.removeprefix(f"{section}."): it for it in own} or {it: it for it in names}
+    near = difflib.get_close_matches(last if own else str(name), lasts, n=1, cutoff=0.6)
+    known = f"{section} has: {', '.join(lasts)}" if own else f"Known: {listed_in_groups(names)}"
+    hint = f"did you mean {lasts[near[0]]!r}?" if near else f"{known}.{others}"
     return f"unknown {kind} {name!r}; {hint}"
 
 

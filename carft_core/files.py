@@ -26,15 +26,10 @@ if TYPE_CHECKING:
     from pydantic_core import SchemaValidator
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 _UNITS = (10**9, "GB"), (10**6, "MB"), (10**3, "kB")
-UMASK = _umask()
+UMASK = os.umask(0)
 """Read once: the system tells it only by setting it, which another thread could see."""
+os.umask(UMASK)
 
 
 @contextlib.contextmanager

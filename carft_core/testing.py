@@ -20,15 +20,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, USES, Algorithm, Batch, loss_and_terms
+from carft_sweep.carft_core.config.registry import Registered
 from carft_sweep.carft_core.config.trial import trial_config
+from carft_sweep.carft_core.config.user_code import is_own, module_place, reason
 from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Split, Transform, open_data
 from carft_sweep.carft_core.data.base import RESERVED, DataConfig, Source
 from carft_sweep.carft_core.data.contract import TRANSFORM, missing_classes, wrong_items
+from carft_sweep.carft_core.data.splits import IN_DISTRIBUTION
+from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.evaluation.measure import FURTHER_METRICS, METRICS
 from carft_sweep.carft_core.merges import MERGES, Merge
 from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.clip import OpenedClip, open_model
 from carft_sweep.carft_core.models.prompts import template_set
+from carft_sweep.carft_core.models.source import BUILTIN
 from carft_sweep.carft_core.models.teacher import Teacher, open_teacher
 from carft_sweep.carft_core.training.optim import OptimConfig, freeze_all_but
 
@@ -44,12 +49,13 @@ def must(holds: bool, what: str) -> None:
 
 
 def must_be_registered(registry: Mapping[str, object], name: str, thing: object) -> None:
-    """A sweep file finds it by its name."""
+    """Check that a sweep file finds a thing by its name."""
     must(registry.get(name) is thing, f"{name}: it must be registered under its name")
 
 
 def must_be_plain_settings(cls: type[BaseModel], name: str) -> None:
-    """All fields have defaults, none can be changed, and nothing is lost in JSON and pickle."""
+    """Check that all fields have defaults, that none can be changed or is unknown, and that JSON
+    and pickle, by which settings reach other processes, lose nothing."""
     required = [field for field, info in cls.model_fields.items() if info.is_required()]
     must(not required, f"{name}: every field must have a default; these lack one: {required}")
     settings = cls()
@@ -165,11 +171,14 @@ def loss_of(
     """Return the loss under a seed, and all that is logged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        loss, logs = loss_and_terms(algorithm, model, batch, teacher)
+        try:
+            loss, logs = loss_and_terms(algorithm, model, batch, teacher)
+        except RequestError as error:
+            raise BrokenContract(f"{algorithm.name}: {error}") from error
     return loss, {"loss": float(loss.detach()), **{k: float(v.detach()) for k, v in logs.items()}}
 
 
-def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def copy_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors as they are, for a look at what a step does to them."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
@@ -184,57 +193,59 @@ def takes_steps(algorithm: Algorithm) -> bool:
     return algorithm.trains and not algorithm.solves
 
 
-def it_is_registered_frozen_and_survives_json_and_pickle(
-    cls: type[Algorithm], teacher: Teacher
-) -> None:
-    """A sweep file speaks of it by its name, and workers get it whole."""
+def check_settings(cls: type[Algorithm], teacher: Teacher) -> None:
+    """Check that the algorithm is registered and its fields are plain settings."""
     del teacher
     must_be_registered(ALGORITHMS, cls.name, cls)
     must_be_plain_settings(cls, cls.name)
 
 
-def it_uses_what_there_is(cls: type[Algorithm], teacher: Teacher) -> None:
-    """`uses` names some of contexts, text and domains."""
+def check_uses(cls: type[Algorithm], teacher: Teacher) -> None:
+    """Check that `uses` names contexts, text and domains alone."""
     del teacher
     strange = cls().uses - USES
     must(not strange, f"{cls.name}: uses may name {sorted(USES)}, not {sorted(strange)}")
 
 
-def a_step_moves_what_is_in_a_group_and_nothing_else(
-    cls: type[Algorithm], teacher: Teacher
-) -> None:
-    """The loss is finite, its gradient reaches parameters of the groups, no other parameter gets
-    one or moves, and the teacher stays as it is."""
+def check_what_training_moves(cls: type[Algorithm], teacher: Teacher) -> None:
+    """Check that a step, or a solution, moves parameters of the groups: no other parameter moves or
+    gets a gradient, the teacher stays as it is, and the loss is finite."""
     algorithm = cls()
-    if not takes_steps(algorithm):
+    if not algorithm.trains:
         return
     model = started(algorithm, teacher)
     groups = algorithm.groups(model, OptimConfig(lr=1e-3))
     trained = {id(parameter) for group in groups for parameter in group["params"]}
     parameters = dict(model.named_parameters())
-    frozen = copied({name: p for name, p in parameters.items() if id(p) not in trained})
-    zero_shot, state = copied(teacher.classifier.state_dict()), copied(model.state_dict())
-    optimiser = algorithm.optimiser(groups, OptimConfig(lr=1e-3))
+    frozen = copy_tensors({name: p for name, p in parameters.items() if id(p) not in trained})
+    zero_shot = copy_tensors(teacher.classifier.state_dict())
+    state = copy_tensors(model.state_dict())
 
     def closure() -> Tensor:
-        optimiser.zero_grad()
+        model.zero_grad()
         loss, _ = loss_of(algorithm, model, batch_for(teacher), teacher)
         must(bool(torch.isfinite(loss)), f"{cls.name}: the loss must be finite")
         loss.backward()
         return loss.detach()
 
-    optimiser.step(closure)  # type: ignore[arg-type]  # a tensor is a float to it
+    if algorithm.solves:
+        for key, value in algorithm.solve(model, teacher).items():
+            must(math.isfinite(value), f"{cls.name}: {key} must be finite")
+    else:
+        optimiser = algorithm.optimiser(groups, OptimConfig(lr=1e-3))
+        optimiser.step(closure)  # type: ignore[arg-type]  # a tensor is a float to it
     gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
     must(
-        any(bool(gradient.abs().sum() > 0) for gradient in gradients.values()),
-        f"{cls.name}: the gradient of the loss must reach some parameter of its groups",
+        any(bool(gradient.abs().sum() > 0) for gradient in gradients.values()) != algorithm.solves,
+        f"{cls.name}: the gradient of the loss must reach some parameter of its groups, and what "
+        "is solved needs none",
     )
     must(
         not frozen.keys() & gradients.keys(),
         f"{cls.name}: what is in no group must get no gradient",
     )
     must(equal(frozen, parameters), f"{cls.name}: what is in no group must not move")
-    must(not equal(state, model.state_dict()), f"{cls.name}: a step must move something")
+    must(not equal(state, model.state_dict()), f"{cls.name}: training must move something")
     must(
         all(p.grad is None for p in teacher.classifier.parameters())
         and equal(zero_shot, teacher.classifier.state_dict()),
@@ -266,8 +277,8 @@ class _OneDevice(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-def a_step_computes_where_its_model_is(cls: type[Algorithm], teacher: Teacher) -> None:
-    """On another device than the CPU no operation takes tensors of both, and the loss is there.
+def check_devices(cls: type[Algorithm], teacher: Teacher) -> None:
+    """Check that on another device than the CPU no operation takes tensors of both devices.
 
     The device is `meta`, whose tensors have no numbers: a loss that looks at numbers, for which a
     GPU would be waited for, is not held to it.
@@ -308,40 +319,23 @@ def a_step_computes_where_its_model_is(cls: type[Algorithm], teacher: Teacher) -
                 algorithm.after_step(model, step, 2)
 
 
-def what_is_solved_moves_what_is_in_a_group_and_nothing_else(
-    cls: type[Algorithm], teacher: Teacher
-) -> None:
-    """The same solution twice, to the bit; no parameter gets a gradient."""
+def check_solution(cls: type[Algorithm], teacher: Teacher) -> None:
+    """Check that `solve` gives the same solution twice, to the bit."""
     algorithm = cls()
     if not algorithm.solves:
         return
-    zero_shot = copied(teacher.classifier.state_dict())
     models = [started(algorithm, teacher) for _ in range(2)]
-    before = copied(dict(models[0].named_parameters()))
-    groups = algorithm.groups(models[0], OptimConfig(lr=1e-3))
-    solved = {id(parameter) for group in groups for parameter in group["params"]}
     for model in models:
-        logs = algorithm.solve(model, teacher)
-        for key, value in logs.items():
-            must(math.isfinite(value), f"{cls.name}: {key} must be finite")
+        algorithm.solve(model, teacher)
     must(
         equal(models[0].state_dict(), models[1].state_dict()),
         f"{cls.name}: one problem, one solution",
     )
-    moved = {n: p for n, p in models[0].named_parameters() if not torch.equal(p, before[n])}
-    must(
-        bool(moved) and all(id(parameter) in solved for parameter in moved.values()),
-        f"{cls.name}: what it solves for must be in a group, and nothing else may move",
-    )
-    must(
-        equal(zero_shot, teacher.classifier.state_dict())
-        and all(parameter.grad is None for parameter in models[0].parameters()),
-        f"{cls.name}: no gradient may reach the module, and the teacher must stay as it is",
-    )
 
 
-def two_calls_on_the_same_batch_agree_to_the_bit(cls: type[Algorithm], teacher: Teacher) -> None:
-    """A loss keeps nothing between two calls but in its module, and draws from the run's seed."""
+def check_loss_is_repeatable(cls: type[Algorithm], teacher: Teacher) -> None:
+    """Check that a loss keeps nothing between two calls but in its module, and draws random numbers
+    from the run's seed: two calls on the same batch agree to the bit."""
     algorithm = cls()
     if not takes_steps(algorithm):
         return
@@ -352,11 +346,10 @@ def two_calls_on_the_same_batch_agree_to_the_bit(cls: type[Algorithm], teacher: 
     must(logs == again, f"{cls.name}: its loss must be the same whenever it is computed")
 
 
-def a_loss_over_a_batch_is_the_mean_over_its_micro_batches(
-    cls: type[Algorithm], teacher: Teacher
-) -> None:
-    """Else `couples_items` says so, as for a contrastive loss: then it gets whole batches, and
-    dividing them itself by `batch.in_parts` changes neither the loss nor its gradient."""
+def check_micro_batches(cls: type[Algorithm], teacher: Teacher) -> None:
+    """Check that the loss of a batch is the mean over its micro-batches. A loss with
+    `couples_items`, such as a contrastive one, gets whole batches: there, that dividing them by
+    `batch.in_parts` changes neither loss nor gradient."""
     algorithm = cls()
     if not takes_steps(algorithm):
         return
@@ -390,8 +383,8 @@ def a_loss_over_a_batch_is_the_mean_over_its_micro_batches(
         )
 
 
-def the_loss_is_finite_in_bf16(cls: type[Algorithm], teacher: Teacher) -> None:
-    """Training in mixed precision gives numbers."""
+def check_bf16(cls: type[Algorithm], teacher: Teacher) -> None:
+    """Check that the loss and its terms are finite in mixed precision."""
     algorithm = cls()
     if not takes_steps(algorithm):
         return
@@ -402,8 +395,9 @@ def the_loss_is_finite_in_bf16(cls: type[Algorithm], teacher: Teacher) -> None:
         must(math.isfinite(value), f"{cls.name}: {key} must be finite in bf16")
 
 
-def all_that_outlives_a_step_is_in_its_state(cls: type[Algorithm], teacher: Teacher) -> None:
-    """A module that was built anew and got the saved state goes on as the old one would."""
+def check_saved_state(cls: type[Algorithm], teacher: Teacher) -> None:
+    """Check that a module that is built anew and gets the saved state continues as the old one
+    would."""
     algorithm = cls()
     if not takes_steps(algorithm):
         return
@@ -414,7 +408,7 @@ def all_that_outlives_a_step_is_in_its_state(cls: type[Algorithm], teacher: Teac
                 if parameter.requires_grad:
                     parameter.mul_(1.01)
             algorithm.after_step(model, number, 10)
-        algorithm.after_epoch(model, {"id/val/top1": 0.5})
+        algorithm.after_epoch(model, {"id/val/top1": 0.5, "id/val/nll": 1.0})
     again = algorithm.build(teacher)
     try:
         again.load_state_dict(model.state_dict())
@@ -436,9 +430,10 @@ def all_that_outlives_a_step_is_in_its_state(cls: type[Algorithm], teacher: Teac
     )
 
 
-def its_classifier_is_what_it_says(cls: type[Algorithm], teacher: Teacher) -> None:
-    """Features of unit norm and logits a class; with `starts_at_zero_shot` those of the teacher to
-    the bit before the first step; with `keeps_shape` in the teacher's tensors."""
+def check_classifier(cls: type[Algorithm], teacher: Teacher) -> None:
+    """Check that the classifier has features of unit norm and a logit for each class; with
+    `starts_at_zero_shot` the teacher's logits before the first step, to the bit; with `keeps_shape`
+    the teacher's tensors."""
     algorithm = cls()
     if not algorithm.trains and not algorithm.starts_at_zero_shot:
         return  # it is made of other runs, or of a file
@@ -478,18 +473,18 @@ def its_classifier_is_what_it_says(cls: type[Algorithm], teacher: Teacher) -> No
 
 
 ALGORITHM_LAWS: tuple[Callable[[type[Algorithm], Teacher], None], ...] = (
-    it_is_registered_frozen_and_survives_json_and_pickle,
-    it_uses_what_there_is,
-    a_step_moves_what_is_in_a_group_and_nothing_else,
-    a_step_computes_where_its_model_is,
-    what_is_solved_moves_what_is_in_a_group_and_nothing_else,
-    two_calls_on_the_same_batch_agree_to_the_bit,
-    a_loss_over_a_batch_is_the_mean_over_its_micro_batches,
-    the_loss_is_finite_in_bf16,
-    all_that_outlives_a_step_is_in_its_state,
-    its_classifier_is_what_it_says,
+    check_settings,
+    check_uses,
+    check_what_training_moves,
+    check_devices,
+    check_solution,
+    check_loss_is_repeatable,
+    check_micro_batches,
+    check_bf16,
+    check_saved_state,
+    check_classifier,
 )
-"""Each raises BrokenContract; its name is what holds."""
+"""Each raises BrokenContract where the law does not hold."""
 
 
 def check_merge(cls: type[Merge]) -> None:
@@ -501,14 +496,14 @@ def check_merge(cls: type[Merge]) -> None:
         law(cls)
 
 
-def a_merge_is_registered_frozen_and_survives_json_and_pickle(cls: type[Merge]) -> None:
-    """A sweep file speaks of it by its name, and workers get it whole."""
+def check_merge_settings(cls: type[Merge]) -> None:
+    """Check that the merge is registered and its fields are plain settings."""
     must_be_registered(MERGES, cls.name, cls)
     must_be_plain_settings(cls, cls.name)
 
 
-def its_points_are_known_apart(cls: type[Merge]) -> None:
-    """Each has a label that begins with the merge's name, and a step of its own."""
+def check_points(cls: type[Merge]) -> None:
+    """Check that each point has a step of its own and a label that begins with the merge's name."""
     merge = cls()
     points = merge.points()
     must(len(points) > 0, f"{cls.name}: it must yield some model")
@@ -526,15 +521,16 @@ def its_points_are_known_apart(cls: type[Merge]) -> None:
     must(not strange, f"{cls.name}: point_fields must be of its fields, not {sorted(strange)}")
 
 
-def a_merge_classifies_and_leaves_its_inputs(cls: type[Merge]) -> None:
-    """It gives a classifier of the same classes, and what it got is as it was."""
+def check_merged_models(cls: type[Merge]) -> None:
+    """Check that each merged model is a classifier of the same classes, and that neither of the
+    models it is made of changes."""
     teacher = built_in_teacher()
     tuned = teacher.new_classifier()
     with torch.no_grad():
         for parameter in tuned.parameters():
             parameter.mul_(1.1)
     inputs = [tuned.state_dict(), teacher.classifier.state_dict()]
-    before = [copied(state) for state in inputs]
+    before = [copy_tensors(state) for state in inputs]
     images, merge = batch_for(teacher).images, cls()
     for point in merge.points():
         merged = merge.model(point, teacher, tuned)
@@ -551,36 +547,44 @@ def a_merge_classifies_and_leaves_its_inputs(cls: type[Merge]) -> None:
     )
 
 
-def a_merge_of_weights_keeps_names_shapes_and_types(cls: type[Merge]) -> None:
-    """What it yields loads into the same model, half precision and integers included."""
-    if cls.state is Merge.state:
-        return
-    generator = torch.Generator().manual_seed(0)
-    zero_shot, tuned = (
-        {
-            "a": torch.randn(3, 2, generator=generator),
-            "n": torch.tensor(count),
-            "h": torch.randn(2, generator=generator).half(),
-        }
-        for count in (1, 5)
-    )
-    merge = cls()
-    for point in merge.points():
-        state = merge.state(point, zero_shot, tuned)
-        must(
-            {key: (value.shape, value.dtype) for key, value in state.items()}
-            == {key: (value.shape, value.dtype) for key, value in tuned.items()},
-            f"{point.label}: names, shapes and types must be the tuned model's",
-        )
-
-
 MERGE_LAWS: tuple[Callable[[type[Merge]], None], ...] = (
-    a_merge_is_registered_frozen_and_survives_json_and_pickle,
-    its_points_are_known_apart,
-    a_merge_classifies_and_leaves_its_inputs,
-    a_merge_of_weights_keeps_names_shapes_and_types,
+    check_merge_settings,
+    check_points,
+    check_merged_models,
 )
-"""Each raises BrokenContract; its name is what holds."""
+"""Each raises BrokenContract where the law does not hold."""
+
+
+def check_own_methods(model: str) -> list[str]:
+    """Hold every registered algorithm and merge of the user's own to its laws.
+
+    Return a warning for each that raised an exception with the built-in CLIP, where `model`, whose
+    tower it may need, is another. Raises RequestError with the first mistake of each other one.
+    """
+    problems, warnings = [], []
+    checks: list[tuple[type[Registered], Callable[[Any], None]]] = [
+        *((algorithm, check_algorithm) for algorithm in ALGORITHMS.values()),
+        *((merge, check_merge) for merge in MERGES.values()),
+    ]
+    for cls, check in checks:
+        if not is_own(cls):
+            continue
+        where = f"{cls.registry.kind} {cls.name}, in {module_place(cls.__module__.split('.')[0])}"
+        try:
+            check(cls)
+        except RequestError:
+            continue  # it refuses its defaults, such as a path that is empty
+        except BrokenContract as error:
+            problems.append(f"{where}: {str(error).removeprefix(f'{cls.name}: ')}")
+        except Exception as error:  # whatever their code raises
+            text = f"{where}: {reason(error, cls.__module__)}"
+            if model == BUILTIN:
+                problems.append(text)
+            else:
+                warnings.append(f"{text}; tried with the built-in CLIP, not with {model}")
+    if problems:
+        raise RequestError("\n".join(problems))
+    return warnings
 
 
 @dataclass(frozen=True)
@@ -596,19 +600,10 @@ class OpenFamily:
         """The family's."""
         return self.family.name
 
-    def splits(self) -> Mapping[str, Split]:
-        """Return those in distribution by name, then shifts and extras by that of their metrics."""
-        others = {**self.data.shifts, **self.data.extras}
-        return {
-            **self.in_distribution(),
-            **{f"ood/{name}": split for name, split in others.items()},
-        }
-
     def in_distribution(self) -> Mapping[str, Split]:
         """Return train, and val and test where there are such."""
-        data = self.data
-        splits = {"train": data.train, "val": data.val, "test": data.test}
-        return {name: split for name, split in splits.items() if split is not None}
+        splits = self.data.splits
+        return {name: splits[name] for name in IN_DISTRIBUTION if name in splits}
 
 
 def check_family(family: Family, config: DataConfig | None = None) -> None:
@@ -628,8 +623,9 @@ def open_family(family: Family, config: DataConfig) -> OpenFamily:
     return OpenFamily(family, config, open_data(config))
 
 
-def it_describes_itself_and_its_defaults_make_a_config(opened: OpenFamily) -> None:
-    """Two classes at least, each with its own name unless others are declared, and a digest."""
+def check_family_description(opened: OpenFamily) -> None:
+    """Check that a family has two classes or more, names of their own unless shared ones are
+    declared, a digest, and defaults that make a config."""
     names = opened.data.class_names
     shared = {name for name, count in Counter(names).items() if count > 1}
     must(
@@ -644,19 +640,21 @@ def it_describes_itself_and_its_defaults_make_a_config(opened: OpenFamily) -> No
     must(config.data.family == opened.name, f"{opened.name}: its defaults must leave the family")
 
 
-def items_have_unique_names_a_unit_and_a_label_of_the_family(opened: OpenFamily) -> None:
-    """And labels lie in the classes that the split says can occur."""
-    for name, split in opened.splits().items():
+def check_items(opened: OpenFamily) -> None:
+    """Check that each item has an id of its own, a unit, and a label that can occur in its
+    split."""
+    for name, split in opened.data.splits.items():
         where = f"{opened.name}, {name}"
         problem = wrong_items(split, len(opened.data.class_names))
         must(problem is None, f"{where}: {problem}")
         must(len(set(split.ids)) == len(split.ids), f"{where}: each id must be unique")
 
 
-def classes_that_count_as_one_are_of_one_group(opened: OpenFamily) -> None:
-    """Each group of `alike` holds the class that stands for it, and no class is in two groups."""
+def check_alike(opened: OpenFamily) -> None:
+    """Check that each group of `alike` holds the class that stands for it, and that no class is in
+    two groups."""
     every = set(range(len(opened.data.class_names)))
-    for name, split in opened.splits().items():
+    for name, split in opened.data.splits.items():
         where = f"{opened.name}, {name}"
         grouped = [number for group in split.alike.values() for number in group]
         allowed = every if split.classes is None else set(split.classes)
@@ -671,8 +669,8 @@ def classes_that_count_as_one_are_of_one_group(opened: OpenFamily) -> None:
         )
 
 
-def what_is_derived_is_of_items_that_are_measured(opened: OpenFamily) -> None:
-    """Otherwise there would be nothing to measure."""
+def check_derived(opened: OpenFamily) -> None:
+    """Check that derived sets are made of splits that are measured, and have items."""
     measured = opened.data.measured()
     for name, derived in opened.data.derived.items():
         must(
@@ -689,9 +687,9 @@ def what_is_derived_is_of_items_that_are_measured(opened: OpenFamily) -> None:
             )
 
 
-def what_is_measured_besides_has_names_and_metrics_of_its_own(opened: OpenFamily) -> None:
-    """Nothing hides a shift, the mean or a validation set; groups name each item; further metrics
-    are known."""
+def check_metric_names(opened: OpenFamily) -> None:
+    """Check that no derived set, extra or mean hides a shift, the mean or a validation set, that
+    groups name each item, and that further metrics exist."""
     data, family = opened.data, opened.family
     shifts = [f"ood/{name}" for name in data.shifts]
     named = [*shifts, *(f"ood/{name}" for name in data.extras), *data.derived, *data.own_means]
@@ -706,7 +704,7 @@ def what_is_measured_besides_has_names_and_metrics_of_its_own(opened: OpenFamily
     )
     for name, of in data.own_means.items():
         must(len(of) > 0 and {*of} <= {*shifts}, f"{opened.name}: {name} must be a mean of shifts")
-    for name, split in opened.splits().items():
+    for name, split in opened.data.splits.items():
         must(
             split.groups is None or len(split.groups) == len(split),
             f"{opened.name}, {name}: a group for each item, or none at all",
@@ -725,8 +723,9 @@ def what_is_measured_besides_has_names_and_metrics_of_its_own(opened: OpenFamily
     )
 
 
-def no_unit_stands_in_two_in_distribution_splits(opened: OpenFamily) -> None:
-    """Nothing is tested that was trained on."""
+def check_units(opened: OpenFamily) -> None:
+    """Check that no unit is in two splits in distribution: nothing is tested that was trained
+    on."""
     seen: set[str] = set()
     for name, split in opened.in_distribution().items():
         twice = seen & set(split.units)
@@ -734,18 +733,17 @@ def no_unit_stands_in_two_in_distribution_splits(opened: OpenFamily) -> None:
         seen |= set(split.units)
 
 
-def every_class_is_trained_validated_and_tested(opened: OpenFamily) -> None:
-    """A class that is missing in one of them would be scored for nothing.
-
-    Where official splits are `uneven` it is trained at least.
-    """
+def check_classes(opened: OpenFamily) -> None:
+    """Check that train, val and test have every class; where official splits are `uneven`,
+    train."""
     for name, split in opened.in_distribution().items():
         problem = missing_classes(opened.data, name, split)
         must(problem is None, f"{opened.name}, {name}: {problem}")
 
 
-def a_view_depends_on_seed_epoch_and_index_alone(opened: OpenFamily) -> None:
-    """Neither on the batch nor on global random state."""
+def check_training_views(opened: OpenFamily) -> None:
+    """Check that a training view depends on seed, epoch and row, not on the batch or global
+    state."""
     split = opened.data.train
     last = len(split) - 1
     views = split.views([0, 1, last], transform=TRANSFORM, seed=5, epoch=2)
@@ -764,16 +762,17 @@ def a_view_depends_on_seed_epoch_and_index_alone(opened: OpenFamily) -> None:
     )
 
 
-def the_evaluation_view_is_fixed(opened: OpenFamily) -> None:
-    """With seed None every epoch sees the same."""
-    for name, split in opened.splits().items():
+def check_evaluation_views(opened: OpenFamily) -> None:
+    """Check that an evaluation view, which has no seed, is the same in every epoch."""
+    for name, split in opened.data.splits.items():
         ends = [0, len(split) - 1]
         first, later = (split.views(ends, transform=TRANSFORM, seed=None, epoch=e) for e in (0, 7))
         must(torch.equal(first, later), f"{opened.name}, {name}: the evaluation view must be fixed")
 
 
-def opened_again_it_is_the_same_and_a_fraction_of_it_has_the_same_test(opened: OpenFamily) -> None:
-    """The digest knows the content, not the moment."""
+def check_reopened(opened: OpenFamily) -> None:
+    """Check that data opened again have the same digest, and that a fraction of train has the same
+    test."""
     less = open_data(opened.config.model_copy(update={"train_fraction": 0.5}))
     must(less.digest == opened.data.digest, f"{opened.name}: the same data, the same digest")
     for name, split in opened.data.measured().items():
@@ -786,15 +785,15 @@ def opened_again_it_is_the_same_and_a_fraction_of_it_has_the_same_test(opened: O
 
 
 FAMILY_LAWS: tuple[Callable[[OpenFamily], None], ...] = (
-    it_describes_itself_and_its_defaults_make_a_config,
-    items_have_unique_names_a_unit_and_a_label_of_the_family,
-    classes_that_count_as_one_are_of_one_group,
-    what_is_derived_is_of_items_that_are_measured,
-    what_is_measured_besides_has_names_and_metrics_of_its_own,
-    no_unit_stands_in_two_in_distribution_splits,
-    every_class_is_trained_validated_and_tested,
-    a_view_depends_on_seed_epoch_and_index_alone,
-    the_evaluation_view_is_fixed,
-    opened_again_it_is_the_same_and_a_fraction_of_it_has_the_same_test,
+    check_family_description,
+    check_items,
+    check_alike,
+    check_derived,
+    check_metric_names,
+    check_units,
+    check_classes,
+    check_training_views,
+    check_evaluation_views,
+    check_reopened,
 )
-"""Each raises BrokenContract; its name is what holds."""
+"""Each raises BrokenContract where the law does not hold."""

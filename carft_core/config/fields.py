@@ -26,6 +26,7 @@ from carft_sweep.carft_core.errors import Problem, dotted, misspelt, unknown
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]

@@ -128,6 +128,16 @@ class Registered(Section):
         return {"anyOf": [{"type": "string"}, named]}
 
 
+def no_declaration(kind: type, field: str, thing: object) -> str | None:
+    """Return why a thing is no instance of `kind` whose `field` is a function of a module, so that
+    its source can be part of a run's identity; None when it is one."""
+    if not isinstance(thing, kind):
+        return f"it must be of the class {kind.__name__}"
+    if not hasattr(getattr(thing, field), "__qualname__"):
+        return f"its `{field}` must be a function that a module defines"
+    return None
+
+
 def no_concrete(base: type, thing: object) -> str | None:
     """Return why a thing is no complete subclass of `base`; None when it is one."""
     if not isinstance(thing, type):

@@ -78,13 +78,18 @@ class PromptsConfig(Section):
     """The templates that name the contexts, likewise."""
 
 
+EVALUATED = 256
+"""Images that are evaluated at once, where nothing says otherwise."""
+
+
 class EvalConfig(Section):
     """How a finished run is measured; a change here never trains anything again."""
 
     every_epoch: bool = False
     """Whether test and shifts are measured after every epoch."""
-    batch_size: PositiveInt = 256
-    """Images at once; it decides speed and memory only."""
+    batch_size: PositiveInt | None = None
+    """Images at once, which decides speed and memory only; left out, 256, or on a GPU that does not
+    hold them the largest half, quarter, ... that fits."""
     context_probe: bool = True
     """Whether it is measured how well features still tell contexts apart."""
     logits: Literal["auto", "always", "never"] = "auto"
@@ -94,6 +99,11 @@ class EvalConfig(Section):
     run's own among them is left out."""
     retention_root: str | None = None
     """The data root of these families, where it is not `data.root`."""
+
+    @property
+    def images_at_once(self) -> int:
+        """The batch size, decided."""
+        return self.batch_size or EVALUATED
 
 
 class KeepConfig(Section):
@@ -206,8 +216,11 @@ def trial_config(data: Mapping[str, Any]) -> TrialConfig:
 
 def _refusals(config: TrialConfig) -> Iterator[Problem]:
     """Yield a problem for each merge without labels for its points, or that cannot be made of the
-    algorithm."""
+    algorithm, and for an epoch that cannot be the algorithm's result."""
     algorithm = config.algorithm
+    if algorithm.needs_last_epoch and config.keep.result != "last":
+        message = f"{algorithm.name} has its result behind the last epoch; write last"
+        yield Problem(("keep", "result"), message)
     for index, merge in enumerate(config.merges):
         try:
             merge.points()

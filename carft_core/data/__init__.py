@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from carft_sweep.carft_core.config.registry import Registry
+from carft_sweep.carft_core.config.registry import Registry, no_declaration
 from carft_sweep.carft_core.data.base import (
     DataConfig,
     DataFolder,
@@ -27,21 +28,15 @@ from carft_sweep.carft_core.data.families.imagenet import IMAGENET
 from carft_sweep.carft_core.data.families.wilds import FMOW, IWILDCAM
 from carft_sweep.carft_core.data.listing import join_names
 from carft_sweep.carft_core.data.splits import carve, take_fraction, take_shots
-from carft_sweep.carft_core.data.unreadable import without_bad_files
+from carft_sweep.carft_core.data.unreadable import refuse_bad_files, without_bad_files
 from carft_sweep.carft_core.data.views import Transform
 from carft_sweep.carft_core.errors import RequestError
 
-
-def _refusal(thing: object) -> str | None:
-    """Return why a thing is no family; None for a family whose opening function is named."""
-    if not isinstance(thing, Family):
-        return "it must be a Family"
-    if not hasattr(thing.open, "__qualname__"):
-        return "its `open` must be a function that a module defines"
-    return None
-
-
-FAMILIES: Registry[Family] = Registry("family", _refusal, code=lambda family: family.open)
+FAMILIES: Registry[Family] = Registry(
+    "family",
+    functools.partial(no_declaration, Family, "open"),
+    code=lambda family: family.open,
+)
 FAMILIES.register(ICON_SHIFT)
 FAMILIES.register(ICON_SHIFT_DEV)
 FAMILIES.register(IMAGE_FOLDER)
@@ -103,9 +98,11 @@ def _prepared(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> 
 
 def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
     """Return opened data as a run uses them: bad files skipped, val carved, train cut. Raises
-    RequestError when a class has too few images."""
+    RequestError when a class has too few images, and for bad files that are not to be skipped."""
     if config.bad_files == "skip":
         data = without_bad_files(data)
+    else:
+        refuse_bad_files(data)
     train, val = data.train, data.val
     if val is None:
         train, val = carve(

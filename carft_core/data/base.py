@@ -27,7 +27,12 @@ from carft_sweep.carft_core.config.fields import (
     each_once,
 )
 from carft_sweep.carft_core.data.images import state_of
-from carft_sweep.carft_core.data.views import AUGMENTATIONS, Transform, photo_views
+from carft_sweep.carft_core.data.views import (
+    AUGMENTATIONS,
+    Transform,
+    evaluation_view,
+    training_view,
+)
 from carft_sweep.carft_core.errors import RequestError, unknown
 
 T = TypeVar("T")
@@ -133,7 +138,14 @@ class Source:
         self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
         """Return the images that `Split.views` returns, for rows of the whole split."""
-        return photo_views(self.read, rows, transform=transform, seed=seed, epoch=epoch)
+        views = torch.empty(len(rows), 3, transform.size, transform.size, dtype=torch.uint8)
+        for view, row in zip(views, rows, strict=True):
+            image = self.read(row)
+            if seed is None:
+                view.copy_(evaluation_view(image, transform))
+            else:
+                view.copy_(training_view(image, transform, seed=seed, epoch=epoch, index=row))
+        return views
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,16 +11,17 @@ from pathlib import Path
 from carft_sweep.carft_core.data.listing import join_names, nearest
 from carft_sweep.carft_core.files import read_regular
 
-CLASS_FILES = ("classes.json", "classes.txt")
-
-
+CLASS_FILE = "classes.json"
+"""Beside the folders of a data set: what its classes are called."""
 MOST_NAMES = 1 << 24
 """Bytes of such a file."""
+LISTS = Path(__file__).parent / "classes"
+"""The classes of published data sets, a line each; sources are in each folder's README."""
 
 
-def name_files(root: Path) -> list[Path]:
-    """Return the files in a folder that may list the names of its classes."""
-    return [root / name for name in CLASS_FILES if (root / name).exists()]
+def class_list(name: str) -> tuple[str, ...]:
+    """Return the lines of one of the package's lists of classes, such as `domainbed/pacs`."""
+    return tuple((LISTS / f"{name}.txt").read_text(encoding="utf-8").splitlines())
 
 
 def plain_name(folder: str) -> str:
@@ -29,12 +30,11 @@ def plain_name(folder: str) -> str:
 
 
 def names_in(file: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """Return the name that a file gives each class, and the file's mistakes. JSON: folder -> name,
-    or a list of names of which the first counts; else a line `folder name` each. Raises OSError for
-    an unreadable file."""
+    """Return the name that a JSON file gives each class, and the file's mistakes. The file maps
+    folders to names, or to lists of names of which the first counts. Raises OSError for an
+    unreadable file."""
     try:
-        text = read_regular(file, MOST_NAMES).decode("utf-8-sig")
-        pairs = _json_pairs(text) if file.suffix == ".json" else _text_pairs(text)
+        pairs = _json_pairs(read_regular(file, MOST_NAMES).decode("utf-8-sig"))
     except ValueError as error:
         return (), [f"{file.name}: {error}"]
     except RecursionError:
@@ -64,20 +64,6 @@ def _json_pairs(text: str) -> list[tuple[str, str]]:
         if not isinstance(name, str) or not name.strip() or re.search("[\ud800-\udfff]", name):
             raise ValueError(f"the name of {folder!r} must be text, or a list of texts")
         named.append((folder, name.strip()))
-    return named
-
-
-def _text_pairs(text: str) -> list[tuple[str, str]]:
-    """Return (folder, name) pairs of lines of a folder, white space and its name; a tab, if any,
-    separates the two."""
-    named = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        folder, _, name = line.strip().partition("\t" if "\t" in line.strip() else " ")
-        if not name.strip():
-            raise ValueError(f"line {number} has no name after the folder {folder!r}")
-        named.append((folder.strip(), name.strip()))
     return named
 
 

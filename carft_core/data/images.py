@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from carft_sweep.carft_core.errors import RequestError
 
@@ -30,17 +30,6 @@ THREADS, STATED = 8, 1000
 time."""
 BORDER = 2
 """Pixels. Source: wise-ft's `src/datasets/objectnet.py`."""
-
-_EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 # Ours is stricter, and says what is wrong.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -136,13 +125,10 @@ def image_errors(named: object) -> Iterator[None]:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Return a loaded image as `read_rgb` does: upright, in RGB, transparency on white."""
-    method = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
-    return _converted(image if method is None else image.transpose(method))
-
-
-def _converted(image: Image.Image) -> Image.Image:
-    """Return an image in RGB; the same object if it is in RGB already."""
+    """Return a loaded image as `read_rgb` does: upright, in RGB, transparency on white; the same
+    object if it is that already."""
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range")
     if image.mode == "RGB" and "transparency" not in image.info:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import hashlib
@@ -12,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +23,6 @@ import pyarrow.parquet as pq
 from carft_sweep.carft_core.data.images import THREADS
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import user_cache, write_cache
-
-
-def _keep_table(file: Path, table: pa.Table) -> None:
-    """Write a table to a parquet file of the user's cache."""
-    write_cache(
-        file, lambda new: pq.write_table(table, new, compression="zstd", use_dictionary=False)
-    )
-
-
-def _kept_table(file: Path) -> pa.Table | None:
-    """Read the cached listing of class folders from a parquet file; return None where the file is
-    missing or damaged."""
-    try:
-        return pq.ParquetFile(file).read()
-    except (OSError, ValueError):  # ValueError: pyarrow's for what is no parquet file
-        return None
-
 
 VERSION = 1
 """Of what the cache holds of listings and indices: another is made anew."""
@@ -121,16 +105,20 @@ def read_manifest(folder: Path, folders: Sequence[str] | None = None) -> Manifes
         "digest": manifest.digest,
     }
     table = pa.table({"path": pa.array(manifest.paths, pa.string()), "size": manifest.sizes})
-    _keep_table(file, table.replace_schema_metadata({_ABOUT: json.dumps(about)}))
+    table = table.replace_schema_metadata({_ABOUT: json.dumps(about)})
+    write_cache(
+        file, lambda new: pq.write_table(table, new, compression="zstd", use_dictionary=False)
+    )
     return manifest
 
 
 def _kept(file: Path) -> tuple[Manifest, Mapping[str, int]]:
     """Return the cached listing, and when each class folder was last changed; both empty without a
     usable one."""
-    table = _kept_table(file)
-    metadata = b"{}" if table is None else (table.schema.metadata or {}).get(_ABOUT, b"{}")
-    about: dict[str, Any] = json.loads(metadata)
+    table, about = None, dict[str, Any]()
+    with contextlib.suppress(OSError, ValueError):  # ValueError: pyarrow's for no parquet file
+        table = pq.ParquetFile(file).read()
+        about = json.loads((table.schema.metadata or {}).get(_ABOUT, b"{}"))
     if table is None or about.get("version") != VERSION:
         return Manifest((), (), {}, _sha256("")), {}
     paths, sizes = (tuple(table[name].to_pylist()) for name in ("path", "size"))
@@ -163,6 +151,13 @@ def _sha256(text: str) -> str:
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
+OTHER_PICTURES = (
+    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".gif", ".psd", ".svg"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"),
+)
+"""Suffixes of phones, cameras and programs that are not read."""
+
+
 LISTED_AT_MOST = 8
 
 
@@ -182,8 +177,9 @@ def listing_digest(listing: Listing) -> str:
     return digest.hexdigest()
 
 
-MOST_COMPARED = 10_000
-"""Images; of more the content is not compared, since that may read them all."""
+READ_UNASKED = 10_000
+"""Images; of more none is read before runs begin, to compare it or to find out whether it can be
+decoded."""
 
 
 def copies_of_training(root: Path, splits: Mapping[str, Listing]) -> Iterator[str]:
@@ -193,7 +189,7 @@ def copies_of_training(root: Path, splits: Mapping[str, Listing]) -> Iterator[st
         name: [item for files in listing.values() for item in files.items()]
         for name, listing in splits.items()
     }
-    if sum(map(len, files_of.values())) > MOST_COMPARED:
+    if sum(map(len, files_of.values())) > READ_UNASKED:
         return
     by_size = defaultdict[int, list[str]](list)
     for path, size in files_of.pop("train"):
@@ -261,31 +257,53 @@ def no_class_folders(folder: Path, expected: str = "", advice: str = "") -> str:
     )
 
 
-def images(
-    root: Path, below: str, problems: list[str], above: tuple[tuple[int, int], ...] = ()
-) -> Iterator[tuple[str, int]]:
-    """Yield (path below the root, size) of every visible image in a folder, at any depth."""
-    status = (root / below).stat()
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        problems.append(f"{below}/ is a link to a folder that it lies in")
-        return
-    with os.scandir(root / below) as entries:
-        visible = [entry for entry in entries if not entry.name.startswith(".")]
-    for entry in visible:
-        path = f"{below}/{entry.name}"
-        if entry.is_dir():
-            yield from images(root, path, problems, (*above, here))
-        elif not entry.name.lower().endswith(EXTENSIONS):
-            continue
-        elif not entry.is_file():
-            problems.append(f"{path} is a link to nothing")
-        elif (size := entry.stat().st_size) == 0:
-            problems.append(f"{path} is empty")
-        elif not is_text(path):
-            problems.append(f"{path!r} is not a name in UTF-8; rename it")
-        else:
-            yield path, size
+@dataclass
+class ImageScan:
+    """Lists images below a root, and collects what is wrong there and what is left out."""
+
+    root: Path
+    with_empty: bool = False
+    """Whether empty files are listed, as images that cannot be read; otherwise they are wrong."""
+    problems: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    """Pictures in formats that are not read."""
+
+    def images(
+        self, below: str, above: tuple[tuple[int, int], ...] = ()
+    ) -> Iterator[tuple[str, int]]:
+        """Yield (path below the root, size) of every visible image in a folder, at any depth."""
+        status = (self.root / below).stat()
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            self.problems.append(f"{below}/ is a link to a folder that it lies in")
+            return
+        with os.scandir(self.root / below) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+        for entry in visible:
+            path, name = f"{below}/{entry.name}", entry.name.lower()
+            if entry.is_dir():
+                yield from self.images(path, (*above, here))
+            elif not name.endswith(EXTENSIONS):
+                self.unread += [path] * name.endswith(OTHER_PICTURES)
+            elif not entry.is_file():
+                self.problems.append(f"{path} is a link to nothing")
+            elif (size := entry.stat().st_size) == 0 and not self.with_empty:
+                self.problems.append(f"{path} is empty")
+            elif not is_text(path):
+                self.problems.append(f"{path!r} is not a name in UTF-8; rename it")
+            else:
+                yield path, size
+
+
+def unread_notes(paths: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence on pictures that are left out for their format, where there are any."""
+    if paths:
+        kinds = ", ".join(sorted({Path(path).suffix for path in paths}))
+        pictures, them = ("picture is", "it") if len(paths) == 1 else ("pictures are", "them")
+        yield (
+            f"{len(paths)} {pictures} left out, since {kinds} is not read; save {them} as JPEG: "
+            f"{join_names(sorted(paths))}"
+        )
 
 
 def is_text(name: str) -> bool:

@@ -15,7 +15,7 @@ from importlib.metadata import version
 
 from carft_sweep.carft_core.data.base import FamilyData, Split
 from carft_sweep.carft_core.data.images import MEGAPIXELS
-from carft_sweep.carft_core.data.listing import join_names
+from carft_sweep.carft_core.data.listing import READ_UNASKED, join_names, refusal
 from carft_sweep.carft_core.data.splits import IN_DISTRIBUTION, TRAINING_SPLITS
 from carft_sweep.carft_core.data.views import Transform
 from carft_sweep.carft_core.errors import RequestError
@@ -37,8 +37,11 @@ Seen = Callable[[int], None]
 """Is told how many images of a split have been looked at."""
 
 
-def bad_files(split: Split, digest: str, seen: Seen | None = None) -> dict[str, str]:
-    """Return the ids of a split's images that cannot be read, with the error of each.
+def bad_files(
+    split: Split, digest: str, seen: Seen | None = None, *, looks: bool = True
+) -> dict[str, str]:
+    """Return the ids of a split's images that cannot be read, with the error of each; without
+    `looks` those that an earlier call has found.
 
     Every image is decoded once for each user: the result is stored in the user's cache, by the
     images' ids, the `digest` of their data, the version of Pillow and the largest file to decode.
@@ -52,6 +55,8 @@ def bad_files(split: Split, digest: str, seen: Seen | None = None) -> dict[str, 
     bad: dict[str, str] | None = None
     with contextlib.suppress(OSError, RequestError):
         bad = read_json(file)
+    if bad is None and not looks:
+        return {}
     if bad is None:
         bad = _bad_files(whole, seen)
         text = json.dumps(bad, indent=1)
@@ -103,10 +108,27 @@ def _wrong(split: Split, indices: Sequence[int]) -> list[str | None]:
 _LOG = logging.getLogger(__name__)
 
 
-def bad_files_of(data: FamilyData, name: str, seen: Seen | None = None) -> dict[str, str]:
+def bad_files_of(
+    data: FamilyData, name: str, seen: Seen | None = None, *, looks: bool = True
+) -> dict[str, str]:
     """Return the bad files of the split `name` of `FamilyData.splits`, as `bad_files` does."""
-    digest = data.digest_of_training if name in TRAINING_SPLITS else data.digest
-    return bad_files(data.splits[name], data.digests.get(name, digest), seen)
+    split = data.splits[name]
+    is_carved = split.whole is not None and split.whole is data.train.whole
+    trains = name in TRAINING_SPLITS or is_carved
+    digest = data.digest_of_training if trains else data.digest
+    return bad_files(split, data.digests.get(name, digest), seen, looks=looks)
+
+
+def refuse_bad_files(data: FamilyData) -> None:
+    """Raise RequestError with every image file that cannot be read. Of data with more images than
+    READ_UNASKED only those are known that were found before, by `data check --read`."""
+    files = {name: split for name, split in data.splits.items() if split.source.decodes}
+    looks = sum(map(len, files.values())) <= READ_UNASKED
+    errors = [why for name in files for why in bad_files_of(data, name, looks=looks).values()]
+    if errors:
+        images = "1 image" if len(errors) == 1 else f"{len(errors)} images"
+        title = f"data.bad_files: {images} cannot be read; skip leaves out what cannot:"
+        raise RequestError(refusal(title, errors))
 
 
 def without_bad_files(data: FamilyData) -> FamilyData:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -119,25 +119,6 @@ class Box(NamedTuple):
     left: int
     height: int
     width: int
-
-
-def photo_views(
-    read: Callable[[int], Image.Image],
-    rows: Sequence[int],
-    *,
-    transform: Transform,
-    seed: int | None,
-    epoch: int,
-) -> Tensor:
-    """Return views [B, 3, S, S] uint8 as `Split.views` does, of RGB images that `read` returns."""
-    views = torch.empty(len(rows), 3, transform.size, transform.size, dtype=torch.uint8)
-    for view, row in zip(views, rows, strict=True):
-        image = read(row)
-        if seed is None:
-            view.copy_(evaluation_view(image, transform))
-        else:
-            view.copy_(training_view(image, transform, seed=seed, epoch=epoch, index=row))
-    return views
 
 
 def _pixels(image: Image.Image) -> Tensor:

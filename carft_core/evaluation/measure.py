@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import Split
+from carft_sweep.carft_core.data.base import Derived
 from carft_sweep.carft_core.evaluation.metrics import (
     brier,
     ece,
@@ -40,20 +41,7 @@ FURTHER_METRICS = (*OF_CLASSES, *OF_GROUPS)
 
 
 MEMORY_FOR_MODELS = 2**31
-"""Bytes of weights that are on the device at once, and at least one model's."""
-
-
-def predict(classifier: Classifier, name: str, teacher: Teacher) -> Predictions:
-    """Return the predictions of the evaluation view of every item of one of the teacher's splits.
-    The image tower runs in the run's precision, the head in float32. Raises RequestError for an
-    unusable image, ValueError for an empty split or a label outside `split.classes`."""
-    split = teacher.splits[name]
-    _check_labels(split, name)
-    if classifier is teacher.classifier:
-        features = teacher.features(name).to(teacher.device)
-    else:
-        (features,) = teacher.encode([classifier], name)
-    return _predictions(classifier, features, split, name)
+"""Bytes that models and their features of a split take at once, and at least one model's."""
 
 
 def measure(
@@ -71,26 +59,32 @@ def measure(
     """
     metrics: dict[str, dict[str, float]] = {}
     waiting = dict(models)
+    features = max(map(len, setup.measured().values())) * setup.teacher.w_cls[0].nbytes
     while waiting:
-        classifiers: dict[str, Classifier] = {}
-        room, parts = _room(setup.device), set[Classifier]()
-        for label in list(waiting):
-            classifiers[label] = on_device(waiting[label](), setup.device)
-            for part in {*classifiers[label].parts} - parts:
-                parts.add(part)
-                room -= sum(tensor.nbytes for tensor in part.state_dict().values())
-            del waiting[label]
-            if room <= 0:
-                break
-        metrics |= _measure_together(classifiers, setup, config, files)
-    return {label: metrics[label] for label in models}
+        # No name for the models of the pass before, which would lie beside the next ones.
+        metrics |= _measure_together(
+            _load_some(waiting, features, setup.device), setup, config, files
+        )
+    return metrics
 
 
-def _room(device: torch.device) -> int:
-    """Return how many bytes models may take together: on CUDA a quarter of the free memory."""
-    if device.type != "cuda":
-        return MEMORY_FOR_MODELS
-    return max(MEMORY_FOR_MODELS, torch.cuda.mem_get_info(device)[0] // 4)
+def _load_some(
+    waiting: dict[str, Callable[[], Classifier]], features: int, device: torch.device
+) -> dict[str, Classifier]:
+    """Take one of the waiting models or more, as many as fit into memory, each with so many bytes
+    of `features`, onto the device: on CUDA into a quarter of what is free."""
+    is_cuda = device.type == "cuda"
+    room = 1 + torch.cuda.mem_get_info(device)[0] // 4 if is_cuda else MEMORY_FOR_MODELS
+    models: dict[str, Classifier] = {}
+    parts: set[Classifier] = set()
+    while waiting and room > 0:
+        label = next(iter(waiting))
+        models[label] = on_device(waiting.pop(label)(), device)
+        added = {*models[label].parts} - parts
+        room -= len(added) * features
+        room -= sum(tensor.nbytes for part in added for tensor in part.state_dict().values())
+        parts |= added
+    return models
 
 
 def _measure_together(
@@ -99,175 +93,115 @@ def _measure_together(
     config: TrialConfig,
     files: Mapping[str, Path],
 ) -> dict[str, dict[str, float]]:
-    teacher = setup.teacher
-    probes = config.eval.context_probe
-    reports = {
-        label: _ModelMeasurements(classifier, setup, probes)
-        for label, classifier in classifiers.items()
-    }
-    # What gains are measured against; how far its contexts moved is asked of the others alone.
-    zero_shot = _ModelMeasurements(teacher.classifier, setup, False)
+    """Return the metrics of models on the device, in one pass over the splits."""
+    teacher, data, splits = setup.teacher, setup.data, setup.measured()
+    models = {label: _Model(classifier) for label, classifier in classifiers.items()}
+    zero_shot = _Model(teacher.classifier)  # what gains are measured against
     with contextlib.ExitStack() as stack:
-        for label, report in reports.items():
+        for label, model in models.items():
+            model.probes = config.eval.context_probe and model.classifier.clip_features
             if label in files:
-                names = [*setup.measured(), *setup.data.derived]
-                file = predictions_file(
-                    files[label], names, config.eval.logits, setup.data.class_names
-                )
-                report.write = stack.enter_context(file)
-        splits = setup.measured()
+                names = [*splits, *data.derived]
+                file = predictions_file(files[label], names, config.eval.logits, data.class_names)
+                model.write = stack.enter_context(file)
         if any(classifier is not teacher.classifier for classifier in classifiers.values()):
             teacher.loader.expect(map(teacher.part, splits))
-        for name, split in splits.items():
-            _check_labels(split, name)
-            frozen, features = _features(classifiers, name, teacher)
-            zero_shot.add(name, frozen, frozen)
-            for label, report in reports.items():
-                report.add(name, features[label], frozen)
-    return {label: report.metrics(zero_shot) for label, report in reports.items()}
-
-
-def _features(
-    classifiers: Mapping[str, Classifier], name: str, teacher: Teacher
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the teacher's features of a split and those of each classifier, all in one pass over
-    the images. A part of several classifiers, as the tuned one of a logit ensemble at every alpha,
-    passes once."""
-    frozen = teacher.cached_features(name)
-    features: dict[Classifier, Tensor] = {}
-    if frozen is not None:
-        features[teacher.classifier] = frozen.to(teacher.device)
-    parts = (part for classifier in classifiers.values() for part in classifier.parts)
-    each = dict.fromkeys((teacher.classifier, *parts))
-    if passing := [classifier for classifier in each if classifier not in features]:
-        features |= zip(passing, teacher.encode(passing, name), strict=True)
-    if frozen is None:
-        teacher.cache_features(name, features[teacher.classifier].cpu())
-    joined_parts = {
-        label: torch.cat([features[part] for part in classifier.parts], dim=1)
-        if len(classifier.parts) > 1
-        else features[classifier.parts[0]]
-        for label, classifier in classifiers.items()
+        for name in splits:
+            _measure_split(name, [zero_shot, *models.values()], setup)
+    return {
+        label: summary(
+            model.values, zero_shot.values, outside=data.outside_mean, own_means=data.own_means
+        )
+        for label, model in models.items()
     }
-    return features[teacher.classifier], joined_parts
 
 
-def _predictions(classifier: Classifier, features: Tensor, split: Split, name: str) -> Predictions:
-    with torch.no_grad():
-        logits = mask_logits(classifier.logits(features), split.classes, split.alike)
-    return Predictions(
-        split=name,
-        ids=split.ids,
-        units=split.units,
-        labels=split.labels.to(features.device),
-        logits=logits,
-        groups=split.groups,
-    )
+@dataclass(eq=False)
+class _Model:
+    """A model that is measured, and what was measured of it so far."""
 
+    classifier: Classifier
+    probes: bool = False
+    """Whether it is measured how far its context distributions moved."""
+    write: Callable[[Predictions], None] | None = None
+    values: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    """By the name of a split or of a derived set; of contexts by `context/<name>`."""
+    waiting: dict[str, Predictions] = field(default_factory=dict)
+    """By split the predictions that derived sets of several splits still need."""
 
-class _Split(NamedTuple):
-    """What a model says of a split, and how the teacher sees it."""
-
-    predictions: Predictions
-    features: Tensor
-    """[N, d] by the model."""
-    frozen: Tensor
-    """[N, d] by the teacher."""
-
-
-class _ModelMeasurements:
-    """What is measured of one model, split by split."""
-
-    def __init__(self, classifier: Classifier, setup: RunSetup, probes_contexts: bool) -> None:
-        self.classifier, self.setup = classifier, setup
-        self.probes_contexts = probes_contexts and classifier.clip_features
-        self.write: Callable[[Predictions], None] | None = None
-        self.values: dict[str, Mapping[str, float]] = {}
-        self.contexts: dict[str, Mapping[str, float]] = {}
-        self.retained: dict[str, float] = {}
-        self.waiting: dict[str, _Split] = {}
-        """What sets derived from several splits still need."""
-
-    def add(self, name: str, features: Tensor, frozen: Tensor) -> None:
-        """Count the predictions of a split, with its features [N, d] by the model and by the
-        teacher."""
-        split = self.setup.teacher.splits[name]
-        if name.startswith(RETENTION):
-            if self.classifier.clip_features:
-                self._add_other_task(name, features)
-            return
-        predictions = _predictions(self.classifier, features, split, name)
-        self.waiting[name] = _Split(predictions, features, frozen)
-        self._count(self.waiting[name])
-        self._count_derived()
-
-    def _add_other_task(self, name: str, features: Tensor) -> None:
-        split, head = self.setup.teacher.splits[name], self.setup.other_heads[name]
-        labels = split.labels.to(features.device)
-        with torch.inference_mode():
-            logits = head(features)
-        self.retained[name] = top1(*on_float64_device(logits, labels))
-        if self.write is not None:
-            self.write(Predictions(name, split.ids, split.units, labels, logits, split.groups))
-
-    def _count_derived(self) -> None:
-        """Measure derived sets whose splits were all measured, then forget splits that no other
-        derived set needs."""
-        derived = self.setup.data.derived
+    def completed(self, derived: Mapping[str, Derived]) -> Iterator[Predictions]:
+        """Yield the predictions of each set without a value whose splits are all there."""
         for name, part in derived.items():
             if name not in self.values and self.waiting.keys() >= {*part.of}:
-                self._count(joined(name, [self.waiting[of] for of in part.of], part.classes))
-        needed = {of for name, part in derived.items() if name not in self.values for of in part.of}
-        self.waiting = {name: split for name, split in self.waiting.items() if name in needed}
+                yield joined(name, [self.waiting[split] for split in part.of], part.classes)
 
-    def _count(self, split: _Split) -> None:
-        name, teacher = split.predictions.split, self.setup.teacher
-        self.values[name] = split_metrics(split.predictions, self.setup.family.metrics)
-        if self.probes_contexts:
-            self.contexts[name] = context_probe(
-                split.frozen, split.features, teacher.w_ctx, teacher.scale
-            )
-        if self.write is not None:
-            self.write(split.predictions)
+    def forget(self, derived: Mapping[str, Derived]) -> None:
+        """Drop the predictions that no derived set without a value needs."""
+        needed = {
+            part for name, item in derived.items() if name not in self.values for part in item.of
+        }
+        self.waiting = {name: self.waiting[name] for name in self.waiting if name in needed}
 
-    def metrics(self, zero_shot: _ModelMeasurements) -> dict[str, float]:
-        """Return all metrics under flat names, with the gains over the zero-shot model."""
-        data = self.setup.data
-        flat = summary(
-            self.values, zero_shot.values, outside=data.outside_mean, own_means=data.own_means
+
+def _measure_split(name: str, models: Sequence[_Model], setup: RunSetup) -> None:
+    """Measure the models, of which the first is the zero-shot one, on a split and on the derived
+    sets that are complete with it."""
+    teacher, head = setup.teacher, setup.other_heads.get(name)
+    if head is not None:
+        models = [model for model in models if model.classifier.clip_features]
+    classifiers = [model.classifier for model in models]
+    frozen: dict[str, Tensor] = {}
+    for model, predictions in zip(models, predict(classifiers, name, teacher, head), strict=True):
+        model.waiting[name] = predictions
+        for item in [predictions, *model.completed(setup.data.derived)]:
+            values = split_metrics(item, setup.family.metrics)
+            model.values[item.split] = values if head is None else {"top1": values["top1"]}
+            before = frozen.setdefault(item.split, item.features)  # the first model's
+            if model.probes and head is None:
+                probe = context_probe(before, item.features, teacher.w_ctx, teacher.scale)
+                model.values[f"context/{item.split}"] = probe
+            if model.write is not None:
+                model.write(item)
+        model.forget(setup.data.derived)
+
+
+def predict(
+    classifiers: Sequence[Classifier], name: str, teacher: Teacher, head: nn.Module | None = None
+) -> Iterator[Predictions]:
+    """Yield each classifier's predictions of the fixed views of one of the teacher's splits, after
+    one pass over its images.
+
+    The image towers run in the run's precision, the heads in float32; with `head` the classifiers'
+    own heads do not count. A part of several classifiers, as the tuned one of a logit ensemble at
+    every alpha, passes once. Raises RequestError for an unusable image, ValueError for an empty
+    split or a label outside `split.classes`.
+    """
+    split = teacher.splits[name]
+    _check_labels(split, name)
+    parts = [*dict.fromkeys(part for classifier in classifiers for part in classifier.parts)]
+    features_of = dict(zip(parts, teacher.encode(parts, name), strict=True))
+    for classifier in classifiers:
+        own = [features_of[part] for part in classifier.parts]
+        features = torch.cat(own, dim=1) if len(own) > 1 else own[0]
+        with torch.no_grad():
+            logits = classifier.logits(features) if head is None else head(features)
+        yield Predictions(
+            split=name,
+            ids=split.ids,
+            units=split.units,
+            labels=split.labels.to(features.device),
+            logits=mask_logits(logits, split.classes, split.alike),
+            features=features,
+            groups=split.groups,
         )
-        for name, values in self.contexts.items():
-            flat |= {f"context/{name}/{key}": value for key, value in values.items()}
-        return flat | retention_metrics(self.retained, zero_shot.retained)
 
 
-def rows_of(labels: Tensor, classes: Sequence[int] | None) -> Tensor:
-    """Return the rows of labels [N] that are among `classes`; all rows for None."""
-    if classes is None:
-        return torch.arange(len(labels), device=labels.device)
-    return torch.isin(labels, torch.tensor(classes, device=labels.device)).nonzero()[:, 0]
-
-
-def joined(name: str, splits: Sequence[_Split], classes: Sequence[int] | None) -> _Split:
+def joined(name: str, parts: Sequence[Predictions], classes: Sequence[int] | None) -> Predictions:
     """Return the items of some classes of several splits, one after another, predicted among these
-    classes alone. Raises ValueError without an item."""
-    rows = [rows_of(split.predictions.labels, classes) for split in splits]
-    if not sum(map(len, rows)):
-        raise ValueError(f"{name} has no items")
-    return _Split(
-        _among_rows(name, [split.predictions for split in splits], rows, classes),
-        torch.cat([split.features[row] for split, row in zip(splits, rows, strict=True)]),
-        torch.cat([split.frozen[row] for split, row in zip(splits, rows, strict=True)]),
-    )
-
-
-def _among_rows(
-    name: str,
-    predictions: Sequence[Predictions],
-    rows: Sequence[Tensor],
-    classes: Sequence[int] | None,
-) -> Predictions:
-    parts = [part.take(row) for part, row in zip(predictions, rows, strict=True)]
+    classes alone."""
+    if classes is not None:
+        wanted = torch.tensor(classes, device=parts[0].labels.device)
+        parts = [part.take(torch.isin(part.labels, wanted).nonzero()[:, 0]) for part in parts]
     groups = [part.groups for part in parts if part.groups is not None]
     return Predictions(
         split=name,
@@ -275,6 +209,7 @@ def _among_rows(
         units=[item for part in parts for item in part.units],
         labels=torch.cat([part.labels for part in parts]),
         logits=mask_logits(torch.cat([part.logits for part in parts]), classes),
+        features=torch.cat([part.features for part in parts]),
         groups=[group for of in groups for group in of] if len(groups) == len(parts) else None,
     )
 
@@ -324,9 +259,10 @@ def summary(
 
     `ood/mean/<metric>` is the mean over shifts, each counting the same; `gap/top1` is ID test minus
     OOD mean, `hmean/top1` their harmonic mean; `gain/ood/top1` the OOD mean minus that of
-    `zero_shot`, which is given like `per_split`. A metric is absent where one of its splits was not
-    measured. Splits `outside` are not in the mean; `own_means` are means of some of these, by their
-    names.
+    `zero_shot`, which is given like `per_split`. `retention/mean/top1` is the mean over the other
+    tasks, and `retention/gain/top1` that mean minus the zero-shot model's: below 0 is forgetting. A
+    metric is absent where one of its splits was not measured. Splits `outside` are not in the mean
+    over shifts; `own_means` are means of some of these, by their names.
     """
     flat = {
         f"{split}/{metric}": value
@@ -345,6 +281,11 @@ def summary(
     reference = _means(zero_shot or {}, shifts).get("top1")
     if ood is not None and reference is not None:
         flat["gain/ood/top1"] = ood - reference
+    others = [name for name in per_split if name.startswith(RETENTION)]
+    if others:
+        flat["retention/mean/top1"] = _means(per_split, others)["top1"]
+        before = _means(zero_shot or {}, others)["top1"]
+        flat["retention/gain/top1"] = flat["retention/mean/top1"] - before
     return flat
 
 
@@ -362,20 +303,6 @@ def context_probe(
         F.log_softmax(scale * features.double() @ contexts.double().T, dim=1) for features in both
     )
     return {"kl": kl_divergence(teacher, student), "entropy": entropy(student)}
-
-
-def retention_metrics(
-    retained: Mapping[str, float], zero_shot: Mapping[str, float]
-) -> dict[str, float]:
-    """Return `retention/<family>/top1`, their mean, and the mean's gain over the zero-shot model's.
-    Both arguments have the top-1 of each other task by metric name; without a task the result is
-    empty. A negative gain means forgetting."""
-    if not retained:
-        return {}
-    mean = sum(retained.values()) / len(retained)
-    before = sum(zero_shot.values()) / len(zero_shot)
-    metrics = {f"{name}/top1": value for name, value in retained.items()}
-    return {**metrics, "retention/mean/top1": mean, "retention/gain/top1": mean - before}
 
 
 def _means(per_split: Mapping[str, Mapping[str, float]], splits: Sequence[str]) -> dict[str, float]:

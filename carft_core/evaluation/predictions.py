@@ -42,6 +42,8 @@ class Predictions:
     """[N] int64."""
     logits: Tensor
     """[N, C] float32; -inf for classes that cannot occur in the split."""
+    features: Tensor
+    """[N, d]: what the logits are of; not written to disk."""
     groups: Sequence[str] | None = None
     """What each item belongs to, where the split has groups; not written to disk."""
 
@@ -54,6 +56,7 @@ class Predictions:
             units=[self.units[place] for place in places],
             labels=self.labels[rows],
             logits=self.logits[rows],
+            features=self.features[rows],
             groups=None if self.groups is None else [self.groups[place] for place in places],
         )
 

@@ -138,7 +138,7 @@ def _cell(text: str) -> str:
 
 FORMAT = 1
 FACTS = "carft.json"
-CLASSES = "classes.json"
+NAMES = "classes.json"
 HEAD = "head.safetensors"
 CONTEXTS = "contexts.safetensors"
 CARD = "README.md"
@@ -314,6 +314,6 @@ def _fill(
         "templates": list(teacher.classes.templates),
         "contexts": list(teacher.contexts.templates),
     }
-    write_json(folder / CLASSES, texts)
+    write_json(folder / NAMES, texts)
     write_json(folder / FACTS, facts)
     write_text(folder / CARD, card)

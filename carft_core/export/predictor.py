@@ -24,7 +24,7 @@ from carft_sweep.carft_core.data.images import (
 )
 from carft_sweep.carft_core.data.views import evaluation_view
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.export.export import CLASSES, CONTEXTS, FACTS, HEAD, read_facts
+from carft_sweep.carft_core.export.export import CONTEXTS, FACTS, HEAD, NAMES, read_facts
 from carft_sweep.carft_core.files import read_json
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.clip import open_image_tower
@@ -87,9 +87,9 @@ class Predictor:
         if facts is None:
             raise RequestError(f"{folder} holds no exported model: there is no {FACTS}")
         place = resolve_device(device)
-        texts = read_json(folder / CLASSES, Texts, follow=True)
+        texts = read_json(folder / NAMES, Texts, follow=True)
         if texts is None:
-            raise RequestError(f"{folder} is not whole: there is no {CLASSES}")
+            raise RequestError(f"{folder} is not whole: there is no {NAMES}")
         weight, w_ctx, scale = (
             _tensor(folder / file, name)
             for file, name in ((HEAD, "weight"), (CONTEXTS, "w_ctx"), (CONTEXTS, "logit_scale"))
@@ -98,7 +98,7 @@ class Predictor:
         names = [len(texts["classes"]), len(texts["contexts"])]
         if rows != names:
             raise RequestError(
-                f"{folder}: {CLASSES} has {names} classes and contexts, {HEAD} and {CONTEXTS} "
+                f"{folder}: {NAMES} has {names} classes and contexts, {HEAD} and {CONTEXTS} "
                 f"have {rows}"
             )
         tower, transform = open_image_tower(folder)

@@ -37,6 +37,7 @@ def facts_of(config: TrialConfig, setup: RunSetup) -> dict[str, Any]:
     trains = config.algorithm.trains
     steps = trains and not config.algorithm.solves
     others = other_data(config.data, config.eval)
+    members = [*config.algorithm.members] if isinstance(config.algorithm, Soup) else None
     follows = steps and config.data.augmentation is not None
     return {
         "model": teacher.clip.digest,
@@ -48,7 +49,7 @@ def facts_of(config: TrialConfig, setup: RunSetup) -> dict[str, Any]:
         "budget": budget if steps else None,
         "result": config.keep.result if trains else None,
         **present(own_weights=not trains and not config.algorithm.starts_at_zero_shot),
-        **present(members=_members(config)),
+        **present(members=members),
         "precision": teacher.precision,
         "device": setup.device.type,
         "contexts": contexts.name,
@@ -62,11 +63,6 @@ def facts_of(config: TrialConfig, setup: RunSetup) -> dict[str, Any]:
         "own_code": own_code_of(config),
         "versions": {name: version(name) for name in ("torch", "torchvision", "open_clip_torch")},
     }
-
-
-def _members(config: TrialConfig) -> list[str] | None:
-    """Return the digests of a soup's runs; None for other algorithms."""
-    return list(config.algorithm.members) if isinstance(config.algorithm, Soup) else None
 
 
 def _retention(others: Mapping[str, FamilyData]) -> str:

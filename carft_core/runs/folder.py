@@ -7,7 +7,7 @@ import functools
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from carft_sweep.carft_core.merges import Model
 from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.requirements import refuse_outdated
 from carft_sweep.carft_core.runs.facts import facts_of
-from carft_sweep.carft_core.runs.identity import Identity, evaluation_digest
+from carft_sweep.carft_core.runs.identity import Identity, evaluation_digest, present
 from carft_sweep.carft_core.runs.result import Claim, Evaluation, History, Trained
 from carft_sweep.carft_core.training.ranks import current_ranks
 from carft_sweep.carft_core.training.setup import RunSetup, open_setup
@@ -305,9 +305,8 @@ def finish(workdir: Path, config: TrialConfig, seed: int) -> RunResult:
     world = current_ranks()
     config, folder = config.for_seed(seed), RunFolder(workdir, writes=world.is_main)
     # Decided by rank 0, once it has written what training left.
-    labels = world.agree([label for label, _ in _missing(folder, config)] if world.is_main else [])
-    if labels:
-        missing = {label: model for label, model in models_of(config).items() if label in labels}
+    missing = world.agree(_missing(folder, config) if world.is_main else {})
+    if missing:
         if not folder.is_trained(config):
             raise RequestError(f"{workdir} is not trained to its end; train it first")
         with blame_own_code(config.algorithm):
@@ -324,7 +323,7 @@ def is_complete(workdir: Path, config: TrialConfig) -> bool:
     requests."""
     folder = RunFolder(workdir)
     is_trained = (workdir / "config.json").exists() and folder.trained() is not None
-    return is_trained and not any(True for _ in _missing(folder, config))
+    return is_trained and not _missing(folder, config)
 
 
 def read_result(workdir: Path, config: TrialConfig) -> RunResult:
@@ -355,16 +354,21 @@ def read_result(workdir: Path, config: TrialConfig) -> RunResult:
     )
 
 
-def _missing(folder: RunFolder, config: TrialConfig) -> Iterator[tuple[str, Model]]:
+def _missing(folder: RunFolder, config: TrialConfig) -> dict[str, str]:
+    """Return by label the evaluation digest of each model without an evaluation under it."""
     claimed = folder.claimed()
-    config, digest = config.for_seed(claimed["seed"]), claimed["digest"]
+    config, missing = config.for_seed(claimed["seed"]), dict[str, str]()
     for label, model in models_of(config).items():
+        digest = evaluation_digest(claimed["digest"], model, config)
         evaluation = read_json(folder.metrics(label), Evaluation)
-        if evaluation is None or evaluation["digest"] != evaluation_digest(digest, model, config):
-            yield label, model
+        if evaluation is None or evaluation["digest"] != digest:
+            missing[label] = digest
+    return missing
 
 
-def _evaluate(folder: RunFolder, config: TrialConfig, models: Mapping[str, Model]) -> None:
+def _evaluate(folder: RunFolder, config: TrialConfig, digests: Mapping[str, str]) -> None:
+    """Measure models of a run, by label, and write each evaluation under its digest."""
+    models = {label: model for label, model in models_of(config).items() if label in digests}
     setup = open_setup(config)
     tuned = load_classifier(folder, config, setup)
     files = {label: folder.predictions(label) for label in models if folder.writes}
@@ -377,18 +381,17 @@ def _evaluate(folder: RunFolder, config: TrialConfig, models: Mapping[str, Model
         measured = measure(classifiers, setup, config, files if config.keep.predictions else {})
     if not folder.writes:
         return
-    digest = folder.claimed()["digest"]
     facts = facts_of(config, setup)
     for label, metrics in measured.items():
-        point = None if (model := models[label]) is None else model[1]
+        merge, point = models[label] or (None, None)
         write_json(
             folder.metrics(label),
             {
-                "digest": evaluation_digest(digest, model, config),
+                "digest": digests[label],
                 "label": label,
                 "step": 0 if point is None else point.step,
                 "values": {} if point is None else dict(point.values),
                 "metrics": metrics,
-                "facts": facts,
+                "facts": facts if merge is None else facts | present(merge_mark=merge.mark),
             },
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from carft_sweep.carft_core.algorithms import Soup
-from carft_sweep.carft_core.algorithms.base import classes_of
+from carft_sweep.carft_core.algorithms.base import PARTS, classes_of
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.config.user_code import own_code
 from carft_sweep.carft_core.data import FAMILIES, FamilyData, open_data
@@ -16,7 +17,7 @@ from carft_sweep.carft_core.data.views import AUGMENTATIONS
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import digest_of
 from carft_sweep.carft_core.merges import Model
-from carft_sweep.carft_core.models.clip import draws_at_random, weights_digest
+from carft_sweep.carft_core.models.clip import draws_at_random, open_shapes, weights_digest
 from carft_sweep.carft_core.models.prompts import context_set, template_set
 from carft_sweep.carft_core.training.numerics import resolve_device, resolve_precision
 from carft_sweep.carft_core.training.optim import OPTIMISERS
@@ -83,6 +84,9 @@ def identify(config: TrialConfig, seed: int) -> Identity:
             f"algorithm.name: {algorithm.name} needs two domains that train or more, and in this "
             f"config {config.data.family} has fewer (data.family, data.test_domain)"
         )
+    if used := algorithm.uses & PARTS.keys():
+        model = config.model
+        check_parts(model.name, model.pretrained, parts["model"], frozenset(used))
     if isinstance(algorithm, Soup):
         parts["result"] = config.keep.result
     if algorithm.trains:
@@ -96,6 +100,16 @@ def identify(config: TrialConfig, seed: int) -> Identity:
         parts["augmentation"] = None if views is None else asdict(AUGMENTATIONS[views])
         parts |= present(balanced=config.data.balanced)
     return Identity(digest_of(parts), parts)
+
+
+@functools.lru_cache(maxsize=32)
+def check_parts(name: str, pretrained: str | None, digest: str, used: frozenset[str]) -> None:
+    """Raise RequestError for a model, with this digest, without the parts that an algorithm
+    uses. No weights are read."""
+    del digest
+    clip = open_shapes(name, pretrained)
+    for part in sorted(used):
+        PARTS[part](clip)
 
 
 def couples_items(config: TrialConfig) -> bool:

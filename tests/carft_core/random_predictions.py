@@ -28,6 +28,7 @@ def random_predictions(
         units=tuple(f"unit {index // 2}" for index in range(items)),
         labels=torch.randint(possible or classes, (items,), generator=generator),
         logits=logits,
+        features=torch.randn(items, 8, generator=generator),
     )
 
 

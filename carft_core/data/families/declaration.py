@@ -141,7 +141,7 @@ class Declaration(Section):
         description="What prompts call a class folder; left out, its name, spaces for underscores.",
     )
     class_names_file: Text | None = Field(
-        None, description="A classes.json or classes.txt with these names, relative to this file."
+        None, description="A classes.json with these names, relative to this file."
     )
     prompts: Prompts = Field(default_factory=Prompts, description="What prompts say.")
     domains: tuple[Text, ...] = Field(

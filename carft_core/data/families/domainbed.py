@@ -25,7 +25,7 @@ from carft_sweep.carft_core.data.base import (
     cache_open,
     check_held_out,
 )
-from carft_sweep.carft_core.data.class_names import plain_name
+from carft_sweep.carft_core.data.class_names import class_list, plain_name
 from carft_sweep.carft_core.data.folders import (
     count_notes,
     data_root,
@@ -68,20 +68,16 @@ def seed_hash(*of: object) -> int:
     return int(hashlib.md5(str(of).encode(), usedforsecurity=False).hexdigest(), 16) % 2**31
 
 
-CLASSES = Path(__file__).parents[1] / "classes" / "domainbed"
-LAYOUT = "<class>/<image>"
-
-
 @functools.cache
-def classes_of(family: str) -> tuple[str, ...]:
+def class_folders(family: str) -> tuple[str, ...]:
     """Return the names of the class folders in torchvision's order; a label is an index into this
     list."""
-    return tuple((CLASSES / f"{family}.txt").read_text(encoding="utf-8").splitlines())
+    return class_list(f"domainbed/{family}")
 
 
 def names_of(family: str) -> tuple[str, ...]:
     """Return the names of the classes for prompts."""
-    return tuple(plain_name(folder) for folder in classes_of(family))
+    return tuple(plain_name(folder) for folder in class_folders(family))
 
 
 @dataclass(frozen=True)
@@ -105,10 +101,10 @@ def _set(title: str, root: str, origin: str, counts: Mapping[str, int]) -> Domai
     folders = {
         environment.replace(" ", "_").lower(): DataFolder(
             tuple(f"{root}/{name}" for name in _spelled(environment)),
-            LAYOUT,
+            "<class>/<image>",
             origin,
             images,
-            classes_of(root.lower()),
+            class_folders(root.lower()),
         )
         for environment, images in counts.items()
     }
@@ -273,7 +269,7 @@ def _digest(family: str, manifests: Mapping[str, Manifest]) -> str:
     """Return a digest of the classes and of each domain's images by path and size, whichever domain
     is held out."""
     digest = hashlib.sha256(f"{family}/1\n".encode())
-    digest.update("\0".join(classes_of(family)).encode())
+    digest.update("\0".join(class_folders(family)).encode())
     for domain, manifest in manifests.items():
         digest.update(f"\n{domain}\0{manifest.digest}".encode())
     return digest.hexdigest()

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import struct
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from carft_sweep.carft_core.data.base import (
@@ -32,13 +27,7 @@ from carft_sweep.carft_core.data.folders import count_notes, data_root, find_fol
 from carft_sweep.carft_core.data.images import read_plain
 from carft_sweep.carft_core.data.listing import join_names, nearest, read_manifest, refusal
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.files import read_regular
 
-MOST_OF_TABLE = 1 << 24
-"""Bytes of a table in a MATLAB file, unpacked. The largest that is read, the labels of Stanford
-Cars, is estimated at a fifth of it."""
-COMPRESSED = 15
-"""The type of an element that is packed."""
 Splits = dict[str, Split]
 """`train` and `test`."""
 
@@ -58,11 +47,6 @@ def file_classes(dataset: Any, root: Path) -> dict[str, str]:
     start = f"{root}/"
     # As text: SUN397 has a hundred thousand of them.
     return {os.fspath(file).removeprefix(start): name for file, name in _labelled(dataset)}
-
-
-def pixels_of(dataset: Any) -> tuple[NDArray[np.uint8], list[str]]:
-    """Return images [N, 32, 32, 3] of a CIFAR data set, and the name of each image's class."""
-    return dataset.data, [dataset.classes[label] for label in dataset.targets]
 
 
 def _labelled(dataset: Any) -> Iterable[tuple[str | Path, str]]:
@@ -107,7 +91,6 @@ def _opened(name: str, root: Path) -> FamilyData:
     if lacking:
         raise RequestError(f"data.root: {folder} lacks {', '.join(lacking)}; from {task.origin}")
     try:
-        _check_tables(task, folder)
         read = _pixels if task.dataset.startswith("CIFAR") else _files
         splits, content = read(task, root)
     except RequestError:
@@ -134,36 +117,6 @@ def _opened(name: str, root: Path) -> FamilyData:
     )
 
 
-def _check_tables(task: Task, folder: Path) -> None:
-    """Raise RequestError for a MATLAB file that would take much memory when read."""
-    for table in [folder / need for need in task.needs if need.endswith(".mat")]:
-        if unpacked_size(table) > MOST_OF_TABLE:
-            raise RequestError(
-                f"data.root: {table} unpacks to more than {MOST_OF_TABLE:,} bytes, which no table "
-                f"of {task.title} does; fetch it again from {task.origin}"
-            )
-
-
-def unpacked_size(file: Path) -> int:
-    """Return how many bytes scipy would read from a MATLAB file, or more than `MOST_OF_TABLE`.
-
-    scipy unpacks whatever a file says, and `whosmat` does not look into structures. Raises
-    RequestError for a file that is itself larger. Source: "MAT-File Format" (MathWorks), level 5:
-    128 bytes, then elements of a type, a length and so many bytes.
-    """
-    content = read_regular(file, MOST_OF_TABLE)
-    order = "<" if content[126:128] == b"IM" else ">"
-    size, place = len(content), 128
-    while place + 8 <= len(content) and size <= MOST_OF_TABLE:
-        kind, length = struct.unpack_from(f"{order}II", content, place)
-        if kind == COMPRESSED:
-            with contextlib.suppress(zlib.error):  # which scipy says
-                packed = content[place + 8 : place + 8 + length]
-                size += len(zlib.decompressobj().decompress(packed, MOST_OF_TABLE))
-        place += 8 + length
-    return size
-
-
 def _one_line(error: Exception) -> str:
     if isinstance(error, RuntimeError):  # it advises to download, which is not done here
         return "torchvision finds files missing, or of another checksum"
@@ -175,7 +128,7 @@ def _pixels(task: Task, root: Path) -> tuple[Splits, str]:
     splits, checksums = {}, []
     for split, arguments in (("train", task.train[0]), ("test", task.test)):
         dataset = load_torchvision(task.dataset, root, arguments)
-        pixels, classes = pixels_of(dataset)
+        pixels, classes = dataset.data, [dataset.classes[label] for label in dataset.targets]
         _check(task, root / task.folder, {split: classes})
         ids = [f"{task.folder}/{split}/{number:05d}" for number in range(len(pixels))]
         splits[split] = Split(tuple(ids), _labels(task, classes), Arrays(pixels))

@@ -9,14 +9,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 from carft_sweep.carft_core.data.base import DataFolder
-from carft_sweep.carft_core.data.class_names import MOST_NAMES
+from carft_sweep.carft_core.data.class_names import MOST_NAMES, class_list
 from carft_sweep.carft_core.files import read_regular
 
 Classes = Mapping[str, str]
 """The path below the data root of each image -> its class's name in the data set."""
 PER_CLASS = 30
 """Images of a class of Caltech-101 that train, as in CLIP's paper; all others test."""
-CLASSES = Path(__file__).parents[1] / "classes" / "downstream"
 BATCH_SIZE = 128
 """Source: LDIFS, `args.py`; a batch of 512 would be a quarter of Flowers102's train."""
 
@@ -94,7 +93,7 @@ class Task:
 
     def classes(self) -> Mapping[str, str]:
         """Return the classes' names by the data set's own names of them, in order."""
-        lines = (CLASSES / f"{self.name}.txt").read_text(encoding="utf-8").splitlines()
+        lines = class_list(f"downstream/{self.name}")
         return {line.split("\t")[0]: line.split("\t")[-1] for line in lines}
 
 

@@ -105,13 +105,8 @@ def render_views(drawings: Tensor, monochrome: Tensor, keys: Keys, size: int) ->
 
     `drawings` uint8 [B, 48, 48, 4] (RGBA, colour not premultiplied), `monochrome` bool [B] (the
     drawing is only a mask and takes the view's tint), `keys` uint64 [B]. Returns float32 [B, 3,
-    size, size] in [0, 1]; raises ValueError when the three differ in length.
+    size, size] in [0, 1].
     """
-    if not len(drawings) == len(monochrome) == len(keys):
-        raise ValueError(
-            f"{len(drawings)} drawings, {len(monochrome)} flags, {len(keys)} keys: "
-            "they must be as many"
-        )
     return draw_views(drawings, monochrome, view_parameters(keys), size)
 
 

@@ -22,28 +22,27 @@ from carft_sweep.carft_core.data.base import (
     cache_open,
     refuse_held_out,
 )
-from carft_sweep.carft_core.data.class_names import name_files, names_in, plain_name, repeated
+from carft_sweep.carft_core.data.class_names import CLASS_FILE, names_in, plain_name, repeated
 from carft_sweep.carft_core.data.families.declaration import Declaration, ShiftFolders, shift_name
 from carft_sweep.carft_core.data.folders import readable, require_folder
 from carft_sweep.carft_core.data.images import read_rgb
 from carft_sweep.carft_core.data.listing import (
+    ImageScan,
     Listing,
     copies_of_training,
-    images,
     join_names,
     listing_digest,
     nearest,
     no_class_folders,
     refusal,
+    unread_notes,
     visible_folders,
 )
 from carft_sweep.carft_core.data.splits import IN_DISTRIBUTION, TRAINING_SPLITS, carve_test
-from carft_sweep.carft_core.errors import RequestError, dotted
+from carft_sweep.carft_core.errors import RequestError, Route, dotted
 
-Route = tuple[str | int, ...]
-"""A key of a declaration: `("shifts", "night", "classes", 0)`."""
 ProblemSink = Callable[[Route, str], None]
-"""Notes what is wrong, and at which key of the declaration."""
+"""Notes what is wrong, and at which key of the declaration, such as `("shifts", "night")`."""
 ClassFolders = Mapping[str, Sequence[str]]
 """Class folder -> where it lies below the root, in the order in which its parents are declared."""
 
@@ -56,6 +55,8 @@ class Tree:
     """Train's class folders that count, sorted; a label is an index into them."""
     splits: Mapping[str, Listing]
     """`train`, `val` and `test` as far as they are declared, and the shifts as `shifts/<name>`."""
+    unread: tuple[str, ...] = ()
+    """Pictures in formats that are not read."""
 
 
 def declared_folders(declared: Declaration) -> dict[str, Sequence[str]]:
@@ -68,12 +69,21 @@ def declared_folders(declared: Declaration) -> dict[str, Sequence[str]]:
 class Reader:
     """Lists what a declaration says below a root.
 
-    `advises` says whether a message may advise to change the declaration.
+    `advises` says whether a message may advise to change the declaration, `with_empty` whether
+    empty files are listed, as images that cannot be read.
     """
 
     def __init__(
-        self, declared: Declaration, root: Path, report: ProblemSink, *, advises: bool = True
+        self,
+        declared: Declaration,
+        root: Path,
+        report: ProblemSink,
+        *,
+        advises: bool = True,
+        with_empty: bool = False,
     ) -> None:
+        self._with_empty = with_empty
+        self._unread: list[str] = []
         self.declared, self.root, self.report, self.advises = declared, root, report, advises
         self.train: ClassFolders = {}
         self.classes: tuple[str, ...] = ()
@@ -93,7 +103,7 @@ class Reader:
                 folders = self._by_class(_route(name), folders)
             splits[name] = self._listing(_route(name), folders)
         self._check_apart(splits)
-        return Tree(self.classes, splits)
+        return Tree(self.classes, splits, tuple(self._unread))
 
     def _class_folders(self, name: str, folders: Sequence[str]) -> ClassFolders:
         """Return the class folders in the folders of one split, joined by class."""
@@ -205,14 +215,13 @@ class Reader:
 
     def _listing(self, route: Route, folders: ClassFolders) -> Listing:
         """Return the images by class, in the order of their paths."""
-        problems: list[str] = []
+        scan = ImageScan(self.root, self._with_empty)
         listing = {
-            name: dict(
-                sorted(chain.from_iterable(images(self.root, at, problems) for at in places))
-            )
+            name: dict(sorted(chain.from_iterable(map(scan.images, places))))
             for name, places in folders.items()
         }
-        for problem in problems:
+        self._unread += scan.unread
+        for problem in scan.problems:
             self.report(route, problem)
         empty = [name for name, files in listing.items() if not files]
         if empty:
@@ -277,7 +286,7 @@ class Layout:
 
     def declare(self, root: Path, report: ProblemSink) -> Declaration:
         """Return the declaration of the folders that exist; an absent split has no folders."""
-        folders, files = visible_folders(root), name_files(root)
+        folders, names_file = visible_folders(root), root / CLASS_FILE
         shifts = visible_folders(root / "shifts") if "shifts" in folders else []
         _report_misnamed(folders, report)
         for name in shifts:
@@ -285,11 +294,6 @@ class Layout:
                 shift_name(name)
             except ValueError as error:
                 report(("shifts", name), f"{error}; rename it")
-        if len(files) > 1:
-            report(
-                ("class_names_file",),
-                f"{' and '.join(f.name for f in files)} are both there; keep one of them",
-            )
         # Not validated: what is wrong with these names has been reported, with the folder's.
         return Declaration.model_construct(
             name="image_folder",
@@ -299,7 +303,7 @@ class Layout:
             shifts={
                 name: ShiftFolders.model_construct(folders=(f"shifts/{name}",)) for name in shifts
             },
-            class_names_file=str(files[0]) if len(files) == 1 else None,
+            class_names_file=str(names_file) if names_file.exists() else None,
         )
 
     def message(self, route: Route, problem: str) -> str:
@@ -323,18 +327,19 @@ class Layout:
         broken one raises when it is read."""
         root = self.root_of(config)
         with readable():
-            return _opened(self, root)
+            return _opened(self, root, config.bad_files)
 
 
 @cache_open(4)
-def _opened(layout: Layout, root: Path) -> FamilyData:
+def _opened(layout: Layout, root: Path, bad_files: str) -> FamilyData:
     problems: dict[str, int] = {}
 
     def report(route: Route, problem: str) -> None:
         problems[layout.message(route, problem)] = layout.line(route)
 
     declared = layout.declare(root, report)
-    tree = Reader(declared, root, report, advises=layout.advises).read()
+    skips = bad_files == "skip"
+    tree = Reader(declared, root, report, advises=layout.advises, with_empty=skips).read()
     names = _names(
         declared, tree.classes, report, where="class_names" if layout.advises else "classes.json"
     )
@@ -355,6 +360,9 @@ def _opened(layout: Layout, root: Path) -> FamilyData:
     if declared.test_fraction is not None:
         splits["train"], splits["test"] = carve_test(splits["train"], declared.test_fraction)
         del digests["train"]
+    # An image that a test is carved from has its place among those that train, and so their views.
+    trained = TRAINING_SPLITS if declared.test_fraction is None else IN_DISTRIBUTION
+    of_training = {name: splits[name] for name in trained if name in splits}
     return FamilyData(
         class_names=names,
         train=splits["train"],
@@ -362,8 +370,9 @@ def _opened(layout: Layout, root: Path) -> FamilyData:
         test=splits["test"],
         shifts={name: splits[f"shifts/{name}"] for name in declared.shifts},
         digest=_digest(tree, names, splits),
+        training_digest=_digest(tree, names, of_training),
         digests=digests,
-        notes=tuple(copies_of_training(root, tree.splits)),
+        notes=(*copies_of_training(root, tree.splits), *unread_notes(tree.unread)),
     )
 
 

@@ -24,6 +24,7 @@ from carft_sweep.carft_core.data.base import (
     named_shifts,
     refuse_held_out,
 )
+from carft_sweep.carft_core.data.class_names import class_list
 from carft_sweep.carft_core.data.folders import (
     count_notes,
     data_root,
@@ -34,15 +35,14 @@ from carft_sweep.carft_core.data.folders import (
 from carft_sweep.carft_core.data.images import read_inside_border, read_plain
 from carft_sweep.carft_core.data.listing import Manifest
 
-LISTS = Path(__file__).parents[1] / "classes" / "imagenet"
-CLASSES = 1000
+CLASS_COUNT = 1000
 
 
 @functools.cache
 def wnids() -> tuple[str, ...]:
     """Return the WordNet ids of the classes in the order of their indices, which is that of the
     ids."""
-    return tuple((LISTS / "wnids.txt").read_text().split())
+    return class_list("imagenet/wnids")
 
 
 @functools.cache
@@ -51,9 +51,9 @@ def labels_of(split: str) -> Mapping[str, int]:
     ObjectNet has the class that stands for all its classes."""
     everything = {wnid: index for index, wnid in enumerate(wnids())}
     if split == "v2":
-        return {str(index): index for index in range(CLASSES)}
+        return {str(index): index for index in range(CLASS_COUNT)}
     if split in ("r", "a"):
-        return {wnid: everything[wnid] for wnid in (LISTS / f"{split}.txt").read_text().split()}
+        return {wnid: everything[wnid] for wnid in class_list(f"imagenet/{split}")}
     if split == "objectnet":
         return {folder: indices[0] for folder, indices in _objectnet().items()}
     return everything
@@ -75,7 +75,7 @@ def alike_in(split: str) -> Mapping[int, tuple[int, ...]]:
 @functools.cache
 def _objectnet() -> Mapping[str, tuple[int, ...]]:
     """Return the classes of each folder of ObjectNet, in wise-ft's order."""
-    lines = (line.split() for line in (LISTS / "objectnet.txt").read_text().splitlines())
+    lines = map(str.split, class_list("imagenet/objectnet"))
     return {folder: tuple(int(index) for index in indices) for folder, *indices in lines}
 
 
@@ -170,7 +170,7 @@ def folder_of(shift: str) -> DataFolder:
     return replace(FOLDERS["test"], names=names, origin=whole.origin)
 
 
-IN_DISTRIBUTION = ("train", "test")
+ID_FOLDERS = ("train", "test")
 ADVICE = (
     f"The OOD mean is over the shifts in data.shifts, {', '.join(SHIFTS)} where it is left out: "
     "name those that you have, or [] for none."
@@ -190,15 +190,15 @@ def open_imagenet(config: DataConfig) -> FamilyData:
 def _wanted(config: DataConfig) -> tuple[Path, dict[str, DataFolder]]:
     """Return the data root, and the folders of the requested splits."""
     refuse_held_out(config, "data.shifts says what is measured out of distribution")
-    root = data_root(config, {name: FOLDERS[name] for name in (*IN_DISTRIBUTION, *SHIFTS)})
+    root = data_root(config, {name: FOLDERS[name] for name in (*ID_FOLDERS, *SHIFTS)})
     allowed = (*SHIFTS, *corrupted())
     shifts = SHIFTS if config.shifts is None else named_shifts(config.shifts, allowed)
-    return root, {name: folder_of(name) for name in (*IN_DISTRIBUTION, *shifts)}
+    return root, {name: folder_of(name) for name in (*ID_FOLDERS, *shifts)}
 
 
 def _key(name: str) -> str:
     """Return the key of a split in `FamilyData.splits`."""
-    return name if name in IN_DISTRIBUTION else f"shifts/{name}"
+    return name if name in ID_FOLDERS else f"shifts/{name}"
 
 
 @cache_open(4)
@@ -254,7 +254,7 @@ def _split(name: str, folder: Path, manifest: Manifest) -> Split:
         ids=tuple(f"{name}/{path}" for path in paths),
         labels=torch.repeat_interleave(torch.tensor([label for label, _ in groups]), counts),
         source=Files(folder, pa.array(paths, pa.string()), decode),
-        classes=None if len(present) == CLASSES else present,
+        classes=None if len(present) == CLASS_COUNT else present,
         alike=alike_in(name),
     )
 

@@ -24,6 +24,7 @@ from carft_sweep.carft_core.data.base import (
     cache_open,
     refuse_held_out,
 )
+from carft_sweep.carft_core.data.class_names import class_list
 from carft_sweep.carft_core.data.folders import count_notes, data_root, find_folders, readable
 from carft_sweep.carft_core.data.images import read_plain
 from carft_sweep.carft_core.data.listing import join_names, read_manifest
@@ -95,7 +96,6 @@ OURS: Mapping[str, str] = {
     "val": "extras/val",
 }
 """WILDS' splits as `FamilyData` has them: what WILDS calls val and test is out of distribution."""
-LISTS = Path(__file__).parents[1] / "classes" / "wilds"
 
 
 RECIPE: Mapping[str, object] = {
@@ -138,7 +138,7 @@ class Benchmark:
 
     def class_names(self) -> tuple[str, ...]:
         """Return the names of the classes, in the order of the labels."""
-        return tuple((LISTS / f"{self.family}.txt").read_text(encoding="utf-8").splitlines())
+        return class_list(f"wilds/{self.family}")
 
     def open(self, config: DataConfig) -> FamilyData:
         """Return the data in the benchmark's folder below `data.root`. Raises RequestError when the

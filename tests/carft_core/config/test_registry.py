@@ -103,7 +103,7 @@ def _refusals() -> Iterable[tuple[Registry[Any], Any, str]]:
     )
     yield MERGES, _HalfMerge, "it lacks points"
     yield MERGES, FineTune, "must be a class derived from Merge"
-    yield FAMILIES, Family, "must be a Family"
+    yield FAMILIES, Family, "of the class Family"
     yield FAMILIES, Family("icon_shift", "x", opens), "name 'icon_shift' is taken by carft_sweep"
     yield FAMILIES, Family("my-family", "x", opens), "must be lower-case"
     yield FAMILIES, Family("mine", "", opens), "summary must be one line"

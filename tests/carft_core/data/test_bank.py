@@ -427,7 +427,7 @@ CASES: dict[str, dict[str, Any]] = {
     "coral in parts": {"name": "coral"},
     "car_ft by sam": {"name": "car_ft"},
 }
-ASK = {name for name in CASES if "car_ft" in name} | {"clip_adapter", "lipsum_ft"}
+ASK = {name for name in CASES if "car_ft" in name} | {"clip_adapter", "lipsum_ft", "starft"}
 """Whose loss needs the teacher's features."""
 
 

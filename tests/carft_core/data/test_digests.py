@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,12 +18,14 @@ KNOWN = {
     "icon_shift": "896bf7c9453875a02bb57cac0cfdcfcfd410b16a486355310156b6c13f00bc36",
     "icon_shift_dev": "7f92433026804a79d52187236b24ddf882373ac5258f9ba4bffa091bb468825f",
     "image_folder": "8b0086ccfaccbda730215b5418c197e910ac8dc0276801720eaa6a1e90147fc3",
+    "image_folder, training": "af9f9d64ddc9e288bfcb8f842c4cb2882c8d7081b0a248f47f683aa00822f52a",
     "imagenet": "ceed6ad831ce2cd9f1ad80d804cf0345685c0ca88160b5215dc24ddc73f238a0",
     "imagenet, training": "d05dd402a2f52972f7e7622950c3988830d97f31a36808d0183250495c73bfae",
     "iwildcam": "9458e23236e8dde4acf3639bbfd20b50bbd2f07adca830ec9f30d7016b1bb5a3",
     "fmow": "f609f2e37c2bad27168858c332eca09d00a61552e8ebf471959dbdc7686c2a7a",
     "pacs": "3412227198b9b2eafae4405721f08c4e3eaaafcea072e65118d6b0d152fdb234",
     "vlcs": "8e8d56f9d51aa392d847e882ad82214c8cd9044403b5a7e2f722786857530b6b",
+    "declared, training": "e6060d40ce6eaa6f39cadcf22cf4829d96f70c620a8a98c0158be1ed9756617a",
     "declared": "af59b78745303e552fdafc2f123714867a5122b03a1a7ee13d12a94dfed50f15",
 }
 TREES: dict[str, Callable[[Path], object]] = {
@@ -72,9 +75,12 @@ def test_the_digest_of_the_built_in_family_stays(family: str) -> None:
 
 def test_the_digest_of_a_folder_tree_stays(tmp_path: Path) -> None:
     images(tmp_path)
-    (tmp_path / "classes.txt").write_text("cat a cat\nhot_dog a sausage\nzebra a zebra\n")
+    names = {"cat": "a cat", "hot_dog": "a sausage", "zebra": "a zebra"}
+    (tmp_path / "classes.json").write_text(json.dumps(names))
     config = DataConfig(family="image_folder", root=str(tmp_path))
-    assert FAMILIES["image_folder"].open(config).digest == KNOWN["image_folder"]
+    data = FAMILIES["image_folder"].open(config)
+    assert data.digest == KNOWN["image_folder"]
+    assert data.digest_of_training == KNOWN["image_folder, training"]
 
 
 def test_the_digest_of_a_declared_family_stays(tmp_path: Path) -> None:
@@ -89,4 +95,6 @@ def test_the_digest_of_a_declared_family_stays(tmp_path: Path) -> None:
         }
     )
     declared = Declared(declaration, tmp_path / "mine.family.yaml", "", {})
-    assert declared.open(DataConfig(family="mine")).digest == KNOWN["declared"]
+    data = declared.open(DataConfig(family="mine"))
+    assert data.digest == KNOWN["declared"]
+    assert data.digest_of_training == KNOWN["declared, training"]

@@ -14,7 +14,9 @@ import torch
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import FamilyData, open_data
 from carft_sweep.carft_core.data import unreadable as module
-from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.base import DataConfig, forget_data
+from carft_sweep.carft_core.data.families.declaration import Declaration
+from carft_sweep.carft_core.data.families.image_folder import Declared
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.runs.identity import evaluation_digest, identify
@@ -49,16 +51,51 @@ def opened(root: Path, policy: str = "skip") -> FamilyData:
     return open_data(DataConfig.model_validate(config))
 
 
+@pytest.fixture
+def unread(root: Path, monkeypatch: pytest.MonkeyPatch) -> FamilyData:
+    """The tree, opened without a look at its images."""
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "READ_UNASKED", 0)
+        return opened(root, "refuse")
+
+
 def ids(data: FamilyData) -> set[str]:
     assert data.val is not None
     splits = (data.train, data.val, data.id_test, *data.shifts.values())
     return {item for split in splits for item in split.ids}
 
 
-def test_bad_files_are_left_out_named_and_counted(
-    root: Path, caplog: pytest.LogCaptureFixture
+def test_all_bad_files_are_refused_before_anything_trains(
+    root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = opened(root, "refuse")
+    (root / "shifts/dark/cat/1.png").write_bytes(b"")
+    with pytest.raises(RequestError) as caught:
+        opened(root, "refuse")
+    assert "shifts/dark/cat/1.png is empty" in str(caught.value)
+    (root / "shifts/dark/cat/1.png").unlink()
+    with pytest.raises(RequestError) as caught:
+        opened(root, "refuse")
+    title, *named = str(caught.value).splitlines()
+    assert title.startswith("data.bad_files: 3 images cannot be read")
+    assert [line.split(" cannot")[0].strip() for line in named] == [str(root / bad) for bad in BAD]
+    monkeypatch.setattr(module, "READ_UNASKED", 3)
+    with pytest.raises(RequestError, match=r"bad_files: 3 images cannot be read"):
+        opened(root, "refuse")  # found before
+    (root / BAD[0]).unlink()
+    forget_data()
+    with pytest.raises(RequestError, match=r"bad_files: 2 images cannot be read"):
+        opened(root, "refuse")
+
+
+def test_an_empty_file_is_skipped_as_others_are(root: Path) -> None:
+    (root / "test/cat/0.png").write_bytes(b"")
+    assert [*opened(root).skipped["test"]] == [BAD[1], "test/cat/0.png"]
+
+
+def test_bad_files_are_left_out_named_and_counted(
+    root: Path, toy_root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = opened(toy_root, "refuse")
     with caplog.at_level(logging.WARNING):
         data = opened(root)
     assert ids(whole) - ids(data) == {*BAD}
@@ -73,9 +110,9 @@ def test_bad_files_are_left_out_named_and_counted(
     assert whole.skipped == {}
 
 
-def test_a_bad_file_moves_no_other_image(root: Path) -> None:
+def test_a_bad_file_moves_no_other_image(root: Path, toy_root: Path) -> None:
     """Neither between train and val nor in its view: only its own place is empty."""
-    whole, data = opened(root, "refuse"), opened(root)
+    whole, data = opened(toy_root, "refuse"), opened(root)
     assert whole.val is not None
     assert data.val is not None
     assert [i for i in whole.train.ids if i in ids(data)] == [*data.train.ids]
@@ -114,10 +151,10 @@ def test_other_images_are_looked_at_anew(root: Path) -> None:
 
 
 def test_more_images_than_one_thread_takes_are_all_looked_at(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, unread: FamilyData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PART", 5)
-    train = opened(root, "refuse").train
+    train = unread.train
     spoil(root / train.ids[-1])
     told: list[int] = []
     found = module.bad_files(train, "d", told.append)
@@ -128,15 +165,24 @@ def test_more_images_than_one_thread_takes_are_all_looked_at(
 
 
 def test_of_two_parts_the_whole_is_looked_at_once(
+    unread: FamilyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert unread.val is not None
+    found = module.bad_files(unread.train, "d")
+    monkeypatch.setattr(module, "_bad_files", None)
+    found |= module.bad_files(unread.val, "d")
+    assert BAD[0] in found
+    assert {*found} <= {*unread.train.ids, *unread.val.ids}
+
+
+def test_of_a_train_and_the_test_carved_from_it_the_whole_is_looked_at_once(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = opened(root, "refuse")
-    assert data.val is not None
-    found = module.bad_files(data.train, "d")
+    declaration = Declaration.model_validate({"name": "mine", "test_fraction": 0.2})
+    data = Declared(declaration, root / "a.yaml", "", {}).open(DataConfig(root=str(root)))
+    found = {*module.bad_files_of(data, "train")}
     monkeypatch.setattr(module, "_bad_files", None)
-    found |= module.bad_files(data.val, "d")
-    assert BAD[0] in found
-    assert {*found} <= {*data.train.ids, *data.val.ids}
+    assert found | {*module.bad_files_of(data, "test")} == {BAD[0]}
 
 
 def test_a_class_without_images_is_refused(root: Path) -> None:
@@ -158,9 +204,11 @@ def test_a_shift_may_lose_a_class_but_not_all(root: Path) -> None:
         opened(copied)
 
 
-def test_what_the_system_cannot_read_is_refused_and_not_kept(root: Path, cache: Path) -> None:
+def test_what_the_system_cannot_read_is_refused_and_not_kept(
+    root: Path, unread: FamilyData, cache: Path
+) -> None:
     """A disk that fails, or a file that goes away meanwhile, says nothing of the image."""
-    data = opened(root, "refuse")
+    data = unread
     (root / "test/cat/0.png").unlink()
     with pytest.raises(RequestError, match=r"test/cat/0\.png cannot be read as an image"):
         module.bad_files(data.id_test, data.digest)
@@ -168,9 +216,8 @@ def test_what_the_system_cannot_read_is_refused_and_not_kept(root: Path, cache: 
 
 
 def test_skipped_images_make_it_another_run(root: Path, toy_config: Config) -> None:
-    there = {"data.root": str(root)}
-    skipping = toy_config({**there, "data.bad_files": "skip"})
-    assert identify(skipping, 0).digest != identify(toy_config(there), 0).digest
+    skipping = toy_config({"data.root": str(root), "data.bad_files": "skip"})
+    assert identify(skipping, 0).parts["data"]["skipped"] == {"train": [BAD[0]]}
 
 
 def test_an_image_of_a_test_or_shift_is_measured_anew_and_trains_nothing(
@@ -180,7 +227,7 @@ def test_an_image_of_a_test_or_shift_is_measured_anew_and_trains_nothing(
     shutil.copytree(toy_root, copied)
     for name in BAD[1:]:
         spoil(copied / name)
-    config = toy_config({"data.root": str(copied)})
+    config = toy_config({"data.root": str(toy_root)})
     skipping = toy_config({"data.root": str(copied), "data.bad_files": "skip"})
     digest = identify(config, 0).digest
     assert identify(skipping, 0).digest == digest
@@ -199,9 +246,9 @@ def test_with_another_choice_of_shifts_nothing_is_looked_at_again(
 
 
 def test_a_damaged_cache_is_made_anew(
-    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, unread: FamilyData, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    split = opened(root, "refuse").id_test
+    split = unread.id_test
     found = module.bad_files(split, "d")
     for file in [*cache.rglob("*.json")]:
         file.write_bytes(b"[")

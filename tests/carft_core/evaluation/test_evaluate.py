@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from carft_sweep.carft_core.data.base import Source, Split
 from carft_sweep.carft_core.data.views import Transform
 from carft_sweep.carft_core.evaluation.measure import (
-    _Split,
     context_probe,
     joined,
     mask_logits,
@@ -88,7 +87,8 @@ def predicted(
     precision: Literal["fp32", "bf16"] = "fp32",
 ) -> Predictions:
     how: dict[str, Any] = {"precision": precision, "batch_size": batch_size, "workers": workers}
-    return predict(classifier, "id/test", bare_teacher(split, TRANSFORM, **how))
+    (made,) = predict([classifier], "id/test", bare_teacher(split, TRANSFORM, **how))
+    return made
 
 
 def encoded(classifier: ImageClassifier, *, precision: Literal["fp32", "bf16"] = "fp32") -> Tensor:
@@ -150,30 +150,18 @@ def test_classes_that_are_alike_count_as_the_one_that_stands_for_them(
     assert torch.equal(mask_logits(plain.logits, None), plain.logits)
 
 
-def measured(predictions: Predictions, seed: int = 0) -> _Split:
-    """Of a model, and of a teacher that sees something else."""
-    items = len(predictions.labels)
-    model, teacher = (directions(seed + place, items) for place in (0, 10))
-    return _Split(predictions, model, teacher)
-
-
 def test_a_part_is_the_items_of_its_classes_among_these_alone() -> None:
     whole = random_predictions(items=40)
-    of_whole = measured(whole)
-    part = joined("id/test_r", [of_whole], (1, 4))
-    some = part.predictions
+    some = joined("id/test_r", [whole], (1, 4))
     kept = [index for index, label in enumerate(whole.labels.tolist()) if label in (1, 4)]
     assert some.split == "id/test_r"
     assert some.ids == [whole.ids[index] for index in kept]
     assert some.units == [whole.units[index] for index in kept]
-    assert torch.equal(part.features, of_whole.features[kept])
-    assert torch.equal(part.frozen, of_whole.frozen[kept])
+    assert torch.equal(some.features, whole.features[kept])
     assert torch.equal(some.logits[:, [1, 4]], whole.logits[kept][:, [1, 4]])
     assert torch.isneginf(some.logits[:, [0, 2, 3, 5]]).all()
     accurate = (whole.logits[kept][:, 4] > whole.logits[kept][:, 1]) == (some.labels == 4)
     assert split_metrics(some)["top1"] == float(accurate.double().mean())
-    with pytest.raises(ValueError, match="id/test_x has no items"):
-        joined("id/test_x", [measured(random_predictions(items=3, possible=2))], (5,))
 
 
 def test_splits_outside_are_in_no_mean_and_every_other_metric_has_one() -> None:
@@ -229,19 +217,14 @@ def test_further_metrics_are_told_when_asked_for_those_of_groups_where_there_are
 def test_splits_taken_together_are_all_their_items_with_their_groups() -> None:
     one = replace(random_predictions("ood/x", items=4), groups=("a",) * 4)
     two = replace(random_predictions("ood/y", items=3), groups=("b",) * 3)
-    parts = [measured(one), measured(two, 1)]
-    union = joined("ood/all", parts, None)
-    both = union.predictions
+    both = joined("ood/all", [one, two], None)
     assert both.split == "ood/all"
     assert both.ids == [*one.ids, *two.ids]
     assert both.units == [*one.units, *two.units]
     assert both.groups == ["a"] * 4 + ["b"] * 3
-    for name in ("labels", "logits"):
+    for name in ("labels", "logits", "features"):
         assert torch.equal(getattr(both, name), torch.cat([getattr(one, name), getattr(two, name)]))
-    for name in ("features", "frozen"):
-        assert torch.equal(getattr(union, name), torch.cat([getattr(it, name) for it in parts]))
-    of_none = measured(replace(two, groups=None))
-    assert joined("ood/all", [parts[0], of_none], None).predictions.groups is None
+    assert joined("ood/all", [one, replace(two, groups=None)], None).groups is None
     hits = 4 * split_metrics(one)["top1"] + 3 * split_metrics(two)["top1"]
     assert split_metrics(both)["top1"] == pytest.approx(hits / 7)
 

@@ -45,6 +45,7 @@ def predictions(place: Callable[[Tensor], Tensor]) -> Predictions:
         units=names,
         labels=place(torch.tensor([0, 1, 2, 0, 1, 2])),
         logits=place(torch.randn(6, 3, generator=generator)),
+        features=place(torch.zeros(6, 1)),
         groups=list("aabbcc"),
     )
 

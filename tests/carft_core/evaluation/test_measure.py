@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -32,8 +32,7 @@ from carft_sweep.carft_core.evaluation.predictions import (
     CLASS_NAMES,
     Predictions,
 )
-from carft_sweep.carft_core.models.classifier import Classifier
-from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier
 from carft_sweep.carft_core.training.setup import RunSetup
 from tests.carft_core.measured_task import OTHER_TASK, measured_task, moved_classifier
 from tests.carft_core.random_predictions import write_predictions
@@ -44,51 +43,33 @@ SPLITS = ("id/val", "id/test", "ood/dark", "ood/pale", "ood/again", OTHER_TASK)
 ORDER = ("id/val", "id/test", "id/test_ends", "ood/dark", "ood/pale", "ood/both", "ood/again")
 
 
-@dataclass(frozen=True)
-class Said:
-    """What a classifier says of a set."""
-
-    predictions: Predictions
-    features: Tensor
-
-
-def everything(classifier: Classifier, setup: RunSetup) -> dict[str, Said]:
+def everything(classifier: Classifier, setup: RunSetup) -> dict[str, Predictions]:
     """All at once, each split predicted by itself, in the order of measuring."""
-    teacher = setup.teacher
-    said: dict[str, Said] = {}
-    for name, split in setup.measured().items():
-        (features,) = teacher.encode([classifier], name)
+    made: dict[str, Predictions] = {}
+    for name in setup.measured():
         head = setup.other_heads.get(name)
-        if head is None:
-            said[name] = Said(predict(classifier, name, teacher), features)
-        else:
-            logits = head(features).detach()
-            made = Predictions(name, split.ids, split.units, split.labels, logits)
-            said[name] = Said(made, features)
-    test, dark, pale = (said[name] for name in ("id/test", "ood/dark", "ood/pale"))
-    rows = torch.isin(test.predictions.labels, torch.tensor([0, 2])).nonzero()[:, 0]
-    ends = test.predictions.take(rows)
-    logits = mask_logits(ends.logits, (0, 2))
-    said["id/test_ends"] = Said(
-        Predictions("id/test_ends", ends.ids, ends.units, ends.labels, logits), test.features[rows]
+        (made[name],) = predict([classifier], name, setup.teacher, head)
+    test, dark, pale = (made[name] for name in ("id/test", "ood/dark", "ood/pale"))
+    ends = test.take(torch.isin(test.labels, torch.tensor([0, 2])).nonzero()[:, 0])
+    made["id/test_ends"] = replace(
+        ends, split="id/test_ends", logits=mask_logits(ends.logits, (0, 2))
     )
-    one, two = dark.predictions, pale.predictions
-    both = Predictions(
+    made["ood/both"] = Predictions(
         split="ood/both",
-        ids=[*one.ids, *two.ids],
-        units=[*one.units, *two.units],
-        labels=torch.cat([one.labels, two.labels]),
-        logits=torch.cat([one.logits, two.logits]),
+        ids=[*dark.ids, *pale.ids],
+        units=[*dark.units, *pale.units],
+        labels=torch.cat([dark.labels, pale.labels]),
+        logits=torch.cat([dark.logits, pale.logits]),
+        features=torch.cat([dark.features, pale.features]),
     )
-    said["ood/both"] = Said(both, torch.cat([dark.features, pale.features]))
-    return {name: said[name] for name in (*ORDER, OTHER_TASK)}
+    return {name: made[name] for name in (*ORDER, OTHER_TASK)}
 
 
 def expected_metrics(classifier: Classifier, setup: RunSetup) -> dict[str, float]:
     ours, theirs = everything(classifier, setup), everything(setup.teacher.classifier, setup)
     metrics = summary(
-        {name: split_metrics(ours[name].predictions) for name in ORDER},
-        {name: split_metrics(theirs[name].predictions) for name in ORDER},
+        {name: split_metrics(ours[name]) for name in ORDER},
+        {name: split_metrics(theirs[name]) for name in ORDER},
         outside={"ood/again", "ood/both"},
     )
     teacher = setup.teacher
@@ -96,10 +77,7 @@ def expected_metrics(classifier: Classifier, setup: RunSetup) -> dict[str, float
         features = theirs[name].features, ours[name].features
         probe = context_probe(*features, teacher.w_ctx, teacher.scale)
         metrics |= {f"context/{name}/{key}": value for key, value in probe.items()}
-    kept, before = (
-        top1(of[OTHER_TASK].predictions.logits, of[OTHER_TASK].predictions.labels)
-        for of in (ours, theirs)
-    )
+    kept, before = (top1(of[OTHER_TASK].logits, of[OTHER_TASK].labels) for of in (ours, theirs))
     metrics |= {f"{OTHER_TASK}/top1": kept, "retention/mean/top1": kept}
     return metrics | {"retention/gain/top1": kept - before}
 
@@ -137,8 +115,8 @@ def test_metrics_and_tables_are_those_of_each_model_by_itself(
     for label, classifier in classifiers.items():
         assert measured[label] == expected_metrics(classifier, setup), label
     for label, file in files.items():
-        said = everything(classifiers[label], setup)
-        write_predictions(tmp_path / "expected", [it.predictions for it in said.values()])
+        made = everything(classifiers[label], setup)
+        write_predictions(tmp_path / "expected", [*made.values()])
         table = pq.read_table(file)
         names = json.loads(table.schema.metadata[CLASS_NAMES.encode()])
         assert tuple(names) == setup.data.class_names
@@ -146,6 +124,22 @@ def test_metrics_and_tables_are_those_of_each_model_by_itself(
         assert list(dict.fromkeys(table["split"].to_pylist())) == [*ORDER, OTHER_TASK]
     assert {file.name for file in tmp_path.iterdir()} >= {*files}
     assert not (tmp_path / "wise_ft@0.5").exists(), "nobody asked for its predictions"
+
+
+class OneModel(torch.nn.Linear):
+    @property
+    def parts(self) -> tuple[torch.nn.Module]:
+        return (self,)
+
+
+@pytest.mark.parametrize(("free", "loaded"), [(0, 1), (4 * 1047, 1), (4 * 1048, 2)])
+def test_models_share_a_quarter_of_what_a_gpu_has_free(
+    monkeypatch: pytest.MonkeyPatch, free: int, loaded: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 0))
+    monkeypatch.setattr(evaluate, "on_device", lambda model, _: model)
+    waiting: Any = {name: lambda: OneModel(16, 16, bias=False) for name in "abc"}
+    assert len(evaluate._load_some(waiting, 24, torch.device("cuda"))) == loaded
 
 
 def test_each_image_is_read_once_for_all_models_that_fit_into_memory(
@@ -162,7 +156,8 @@ def test_each_image_is_read_once_for_all_models_that_fit_into_memory(
     together = measure(models, setup, config, {})
     assert reads.total() == images
     of_one = sum(tensor.nbytes for tensor in classifiers[0].state_dict().values())
-    for room, passes in ((of_one + 1, 2), (1, 3)):
+    features = max(map(len, setup.measured().values())) * setup.teacher.w_cls[0].nbytes
+    for room, passes in ((of_one + features + 1, 2), (of_one + 1, 3)):
         reads.clear()
         monkeypatch.setattr(evaluate, "MEMORY_FOR_MODELS", room)
         assert measure(models, setup, config, {}) == together
@@ -179,18 +174,18 @@ def test_a_model_of_two_labels_passes_once(
     setup = measured_task(toy_config())
     measure({"zero_shot": lambda: setup.teacher.classifier}, setup, toy_config(), {})
     classifier = moved_classifier(setup)
-    passes: list[int] = []
-    encode = type(setup.teacher).encode
+    passed: list[int] = []
+    features = type(classifier).features
 
-    def counted(self: Teacher, classifiers: Sequence[Classifier], name: str) -> list[Tensor]:
-        passes.append(len(classifiers))
-        return encode(self, classifiers, name)
+    def counted(self: ImageClassifier, images: Tensor) -> Tensor:
+        passed.append(len(images))
+        return features(self, images)
 
-    monkeypatch.setattr(type(setup.teacher), "encode", counted)
+    monkeypatch.setattr(type(classifier), "features", counted)
     models = dict.fromkeys(("unmerged", "wise_ft@1"), lambda: classifier)
     both = measure(models, setup, toy_config(), {})
     assert both["unmerged"] == both["wise_ft@1"]
-    assert passes == [1] * len(setup.measured())
+    assert sum(passed) == sum(map(len, setup.measured().values()))
 
 
 @pytest.mark.parametrize("probe", [True, False])

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import open_data
+from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import digest_of
 from carft_sweep.carft_core.merges import Merge, MergePoint, Model
 from carft_sweep.carft_core.merges.wise_ft import WiseFt
@@ -22,6 +23,7 @@ from carft_sweep.carft_core.runs.folder import RunFolder, finish, is_complete
 from carft_sweep.carft_core.runs.identity import evaluation_digest, identify
 from carft_sweep.carft_core.training.loop import train
 from carft_sweep.carft_core.training.setup import open_setup
+from tests.tiny_vit import TINY_CONFIG, write_clip
 
 Config = Callable[..., TrialConfig]
 
@@ -105,6 +107,26 @@ def test_a_micro_batch_is_inside_where_the_image_tower_draws_at_random(
     assert len(digests) == 3
     probes = {identify(config(size, algorithm="linear_probe"), 0).digest for size in (4, 8)}
     assert len(probes) == 1  # it is solved on features of the tower as it is evaluated
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "tower", "lack"),
+    [
+        ("r_adapter", {"timm_proj": "linear"}, "TimmModel has no blocks"),
+        ("carot", {"timm_proj": "mlp"}, "the projection of TimmModel is not known"),
+        ("ema", {"timm_proj": "mlp"}, "the projection of TimmModel is not known"),
+    ],
+)
+def test_a_model_without_what_an_algorithm_uses_is_refused_before_anything_trains(
+    toy_config: Config, tmp_path: Path, algorithm: str, tower: dict[str, Any], lack: str
+) -> None:
+    vision = {"timm_model_name": "test_convnext", "timm_pool": "", "image_size": 32, **tower}
+    folder = write_clip(tmp_path, {**TINY_CONFIG, "vision_cfg": vision})
+    of = {"of": {"name": "tracer"}} if algorithm == "ema" else {}
+    changes = {"model.name": str(folder), "algorithm": {"name": algorithm, **of}}
+    with pytest.raises(RequestError, match=lack):
+        identify(toy_config(changes), 0)
+    identify(toy_config({**changes, "algorithm": {"name": "ldifs"}}), 0)
 
 
 def test_a_model_whose_files_changed_is_opened_anew(

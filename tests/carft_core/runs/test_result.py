@@ -56,13 +56,13 @@ def test_end_points_cost_no_forward_pass(
     files = [RunFolder(tmp_path).predictions(label) for label in ("unmerged", "wise_ft@1")]
     before = {file: file.read_bytes() for file in tmp_path.glob("evaluations/*/*")}
     passes: list[tuple[int, int]] = []
-    encode = Teacher.encode
+    encode = Teacher._encode_images
 
     def counted(self: Teacher, classifiers: Sequence[Classifier], name: str) -> list[Tensor]:
         passes.append((len(self.splits[name]), len({id(it) for it in classifiers})))
         return encode(self, classifiers, name)
 
-    monkeypatch.setattr(Teacher, "encode", counted)
+    monkeypatch.setattr(Teacher, "_encode_images", counted)
     for file in before:
         file.unlink()
     litter = files[0].with_name(".predictions.parquet.abc")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from carft_sweep.carft_core.data import FamilyData
 from carft_sweep.carft_core.data.base import DataConfig, Split
 from carft_sweep.carft_core.data.families.declaration import Declaration
-from carft_sweep.carft_core.data.families.image_folder import IMAGE_FOLDER, Declared, Reader, Route
-from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.data.families.image_folder import IMAGE_FOLDER, Declared, Reader
+from carft_sweep.carft_core.errors import RequestError, Route
 
 NAMES = ("cat", "hot_dog", "zebra")
 
@@ -173,18 +173,18 @@ def test_the_fixed_layout_declared_has_the_same_splits(tmp_path: Path) -> None:
 
 
 def test_a_file_may_say_what_classes_are_called(root: Path) -> None:
-    (root.parent / "classes.txt").write_text(
-        "cat tabby cat\nhot_dog sausage\nzebra striped horse\n"
+    (root.parent / "names.json").write_text(
+        '{"cat": "tabby cat", "hot_dog": "sausage", "zebra": "striped horse"}'
     )
-    data = opened(root, class_names_file="classes.txt")
+    data = opened(root, class_names_file="names.json")
     assert data.class_names == ("tabby cat", "sausage", "striped horse")
-    (root.parent / "classes.txt").write_text("cat tabby cat\n")
-    assert refusal(root, class_names_file="classes.txt") == [
-        ":5: class_names_file: classes.txt has no name for the class folder 'hot_dog'",
-        ":5: class_names_file: classes.txt has no name for the class folder 'zebra'",
+    (root.parent / "names.json").write_text('{"cat": "tabby cat"}')
+    assert refusal(root, class_names_file="names.json") == [
+        ":5: class_names_file: names.json has no name for the class folder 'hot_dog'",
+        ":5: class_names_file: names.json has no name for the class folder 'zebra'",
     ]
-    (said,) = refusal(root, class_names_file="none.txt")
-    assert said.endswith("none.txt cannot be read: No such file or directory")
+    (said,) = refusal(root, class_names_file="none.json")
+    assert said.endswith("none.json cannot be read: No such file or directory")
 
 
 THERE = "there are held_out, one, shifts, two"

@@ -13,7 +13,7 @@ from torchvision.datasets import ImageFolder
 
 from carft_sweep.carft_core.data import FAMILIES, FamilyData, open_data, unreadable
 from carft_sweep.carft_core.data.base import DataConfig, Derived
-from carft_sweep.carft_core.data.families.domainbed import SETS, classes_of, names_of
+from carft_sweep.carft_core.data.families.domainbed import SETS, class_folders, names_of
 from carft_sweep.carft_core.data.listing import Manifest
 from carft_sweep.carft_core.errors import RequestError
 from tests import domain_bed_tree
@@ -61,7 +61,7 @@ def test_classes_and_images_are_in_torchvisions_order(family: str, tmp_path: Pat
     folders = [tmp_path / folder.names[0] for folder in found.folders.values()]
     for place, folder in enumerate(folders):
         there = ImageFolder(str(folder))
-        assert tuple(there.classes) == classes_of(family)
+        assert tuple(there.classes) == class_folders(family)
         if place == 0:
             split, out = data.shifts[found.domains[0]], data.extras[f"{found.domains[0]}_out"]
             labels = dict(zip(split.ids, split.labels.tolist(), strict=True))
@@ -87,10 +87,10 @@ def test_the_published_sizes_are_the_papers(
     family: str, domains: int, classes: int, images: int
 ) -> None:
     found = FAMILIES[family]
-    assert (len(found.domains), len(classes_of(family))) == (domains, classes)
+    assert (len(found.domains), len(class_folders(family))) == (domains, classes)
     assert list(found.folders) == list(found.domains) == sorted(found.domains)
     assert sum(folder.images for folder in found.folders.values()) == images
-    assert list(classes_of(family)) == sorted(set(classes_of(family)))
+    assert list(class_folders(family)) == sorted(set(class_folders(family)))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_bad_files_are_looked_for_once_whatever_is_held_out(
     copied = tmp_path / "copied"
     shutil.copytree(pacs_root, copied)
     (copied / "PACS" / "photo" / "dog" / "7.jpg").write_bytes(b"no image")
-    whole, data = opened(copied), opened(copied, bad_files="skip")
+    whole, data = opened(pacs_root), opened(copied, bad_files="skip")
     (where,) = data.skipped
     assert list(data.skipped[where]) == ["photo/dog/7.jpg"]
     left = {"train": data.train, "val": data.val}[where]

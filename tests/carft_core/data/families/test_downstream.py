@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.io import savemat
 from torchvision import datasets
 
 from carft_sweep.carft_core.config.trial import trial_config
@@ -264,23 +263,6 @@ def test_lists_that_cannot_be_read_are_told(root: Path, tmp_path: Path) -> None:
     folder = copied(root, "food101", tmp_path)
     (folder / "meta/test.json").write_text("{")
     assert "is damaged (JSONDecodeError: " in refusal("food101", tmp_path)
-
-
-def test_a_table_that_unpacks_to_a_thousand_times_its_size_is_refused_unread(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a variable, in several, and in a field of one, of which a glance tells no size."""
-    zeros = np.zeros((1, 10_000_000), np.uint8)
-    folder = copied(root, "stanford_cars", tmp_path)
-    monkeypatch.setattr(
-        datasets.StanfordCars, "__init__", lambda *_, **__: pytest.fail("it was read")
-    )
-    field = np.array([(zeros, zeros)], [("class", object), ("fname", object)])
-    for content in ({"annotations": field}, {"a": zeros, "b": zeros}):
-        savemat(folder / "devkit/cars_train_annos.mat", content, do_compression=True)
-        assert (folder / "devkit/cars_train_annos.mat").stat().st_size < 100_000
-        told = refusal("stanford_cars", tmp_path)
-        assert "cars_train_annos.mat unpacks to more than 16,777,216 bytes" in told
 
 
 def test_images_and_classes_that_are_not_there_are_named(root: Path, tmp_path: Path) -> None:

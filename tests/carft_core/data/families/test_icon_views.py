@@ -97,8 +97,3 @@ def test_only_one_colour_icons_are_tinted(drawings: Tensor) -> None:
     assert torch.allclose(coloured[disc, :, 16, 16], torch.tensor([1.0, 0.0, 0.0]), atol=1e-3)
     assert torch.allclose(tinted[disc, :, 16, 16], parameters.tint[disc], atol=1e-3)
     assert torch.allclose(tinted[disc, :, 0, 0], parameters.ground[disc], atol=1e-3)
-
-
-def test_unequal_lengths_are_refused(drawings: Tensor, monochrome: Tensor) -> None:
-    with pytest.raises(ValueError, match="as many"):
-        render_views(drawings, monochrome, view_keys(0, "train", 0, range(3)), 32)

@@ -20,16 +20,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from carft_sweep.carft_core.data import FamilyData, Split, Transform
+from carft_sweep.carft_core.data import FamilyData, Source, Split, Transform
 from carft_sweep.carft_core.data.base import DataConfig
-from carft_sweep.carft_core.data.families.image_folder import IMAGE_FOLDER
+from carft_sweep.carft_core.data.families.declaration import Declaration
+from carft_sweep.carft_core.data.families.image_folder import IMAGE_FOLDER, Declared
 from carft_sweep.carft_core.data.images import read_rgb
 from carft_sweep.carft_core.data.listing import EXTENSIONS
 from carft_sweep.carft_core.data.loader import BatchSource, EpochPlan, LoadedBatch, Loader
 from carft_sweep.carft_core.data.views import (
     AUGMENTATIONS,
     evaluation_view,
-    photo_views,
     training_view,
 )
 from carft_sweep.carft_core.errors import RequestError
@@ -116,6 +116,8 @@ def test_an_official_val_split_is_read(root: Path) -> None:
 
 def test_hidden_files_and_other_files_are_left_out(root: Path) -> None:
     before = opened(root).digest
+    for number, folder in enumerate(("train", "shifts/art")):
+        (root / folder / f"cat/IMG_{number}.HEIC").write_bytes(b"of a phone")
     add(root, "test/cat/._0.png")
     add(root, "test/.cache/cat/0.png")
     (root / "test/cat/notes.txt").write_text("the cat is asleep")
@@ -128,6 +130,10 @@ def test_hidden_files_and_other_files_are_left_out(root: Path) -> None:
         "test/hot_dog/0.png",
     )
     assert opened_again.digest == before
+    assert opened_again.notes[-1] == (
+        "2 pictures are left out, since .HEIC is not read; save them as JPEG: "
+        "shifts/art/cat/IMG_1.HEIC, train/cat/IMG_0.HEIC"
+    )
 
 
 def opened_freshly(root: Path) -> FamilyData:
@@ -161,21 +167,47 @@ def test_a_tree_is_read_once_in_a_process(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "trains"),
     [
-        lambda root: add(root, "train/cat/new.png"),
-        lambda root: (root / "shifts/art/cat/0.png").unlink(),
-        lambda root: (root / "test/cat/0.png").rename(root / "test/cat/renamed.png"),
-        lambda root: add(root, "train/cat/0.png", noise(30, 30)),
-        lambda root: (root / "classes.txt").write_text("cat a cat\nhot_dog b\nzebra z\n"),
-        lambda root: (root / "shifts/art").rename(root / "shifts/paint"),
+        (lambda root: add(root, "train/cat/new.png"), True),
+        (lambda root: add(root, "train/cat/0.png", noise(30, 30)), True),
+        (
+            lambda root: (root / "classes.json").write_text(
+                '{"cat": "a cat", "hot_dog": "b", "zebra": "z"}'
+            ),
+            True,
+        ),
+        (lambda root: (root / "shifts/art/cat/0.png").unlink(), False),
+        (lambda root: (root / "test/cat/0.png").rename(root / "test/cat/renamed.png"), False),
+        (lambda root: (root / "shifts/art").rename(root / "shifts/paint"), False),
+        (lambda root: shutil.copytree(root / "shifts/art", root / "shifts/new"), False),
     ],
-    ids=["added", "removed", "renamed", "resized", "class named", "shift renamed"],
+    ids=["added", "resized", "class named", "removed", "renamed", "shift renamed", "new shift"],
 )
-def test_the_digest_depends_on(root: Path, change: Callable[[Path], object]) -> None:
-    before = opened(root).digest
+def test_the_digest_depends_on(root: Path, change: Callable[[Path], object], trains: bool) -> None:
+    """That of training only on what trains, so that another test or shift trains nothing again."""
+    before = opened(root)
     change(root)
-    assert opened_freshly(root).digest != before
+    after = opened_freshly(root)
+    assert after.digest != before.digest
+    assert (after.digest_of_training != before.digest_of_training) == trains
+
+
+@pytest.mark.parametrize("where", ["train", "shifts/art"])
+def test_an_image_beside_those_of_a_carved_test_is_of_training(root: Path, where: str) -> None:
+    """It moves the others' places, by which training views are drawn, whichever part gets it."""
+    declaration = Declaration.model_validate(
+        {"name": "mine", "test_fraction": 0.3, "shifts": {"art": "shifts/art"}}
+    )
+    for name in ("cat", "hot_dog", "zebra"):
+        add(root, f"train/{name}/third.png")
+    config = DataConfig(family="mine", root=str(root))
+    before = Declared(declaration, root / "a.yaml", "", {}).open(config)
+    add(root, f"{where}/cat/new.png")
+    after = Declared(declaration, root / "a.yaml", "", {}).open(config)
+    assert after.digest != before.digest
+    changed = after.digest_of_training != before.digest_of_training
+    assert changed == (where == "train")
 
 
 # Class names
@@ -187,27 +219,21 @@ def test_names_come_from_a_json_mapping(root: Path) -> None:
     assert opened(root).class_names == ("tabby cat", "hotdog", "zebra")
 
 
-def test_names_come_from_lines_of_text(root: Path) -> None:
-    (root / "classes.txt").write_text("# ours\ncat tabby cat\n\nhot_dog\thotdog\nzebra  zebra \n")
-    assert opened(root).class_names == ("tabby cat", "hotdog", "zebra")
-
-
 @pytest.mark.parametrize(
-    ("file", "text", "message"),
+    ("text", "message"),
     [
-        ("classes.json", "{", "classes.json: Expecting"),
-        ("classes.json", '["cat"]', "must be one mapping"),
-        ("classes.json", '{"cat": 3}', "the name of 'cat' must be text"),
-        ("classes.json", '{"cat": []}', "the name of 'cat' must be text"),
-        ("classes.json", r'{"cat": "a \ud800"}', "the name of 'cat' must be text"),
-        ("classes.json", '{"cat": "a", "cat": "b"}', "names 'cat' twice"),
-        ("classes.txt", "cat\n", "line 1 has no name after the folder 'cat'"),
-        ("classes.txt", "cats tabby\nhot_dog b\nzebra c", "'cat'; did you mean 'cats'?"),
-        ("classes.txt", "cat same\nhot_dog same\nzebra c", "cat, hot_dog have one name, 'same'"),
+        ("{", "classes.json: Expecting"),
+        ('["cat"]', "must be one mapping"),
+        ('{"cat": 3}', "the name of 'cat' must be text"),
+        ('{"cat": []}', "the name of 'cat' must be text"),
+        (r'{"cat": "a \ud800"}', "the name of 'cat' must be text"),
+        ('{"cat": "a", "cat": "b"}', "names 'cat' twice"),
+        ('{"cats": "a", "hot_dog": "b", "zebra": "c"}', "'cat'; did you mean 'cats'?"),
+        ('{"cat": "same", "hot_dog": "same", "zebra": "c"}', "cat, hot_dog have one name, 'same'"),
     ],
 )
-def test_a_bad_class_file_is_refused(root: Path, file: str, text: str, message: str) -> None:
-    (root / file).write_text(text)
+def test_a_bad_class_file_is_refused(root: Path, text: str, message: str) -> None:
+    (root / "classes.json").write_text(text)
     assert message in refusal(root)
 
 
@@ -215,16 +241,10 @@ def test_many_folders_without_a_name_are_told_in_few_words(root: Path) -> None:
     for split in SPLITS:
         for number in range(4):
             add(root, f"{split}/more{number}/0.png")
-    (root / "classes.txt").write_text("cat cat\n")
+    (root / "classes.json").write_text('{"cat": "cat"}')
     message = refusal(root)
-    assert "classes.txt has no name for the class folder 'hot_dog'" in message
-    assert "classes.txt lacks 3 more class folders" in message
-
-
-def test_two_class_files_are_one_too_many(root: Path) -> None:
-    (root / "classes.json").write_text("{}")
-    (root / "classes.txt").write_text("")
-    assert "both there" in refusal(root)
+    assert "classes.json has no name for the class folder 'hot_dog'" in message
+    assert "classes.json lacks 3 more class folders" in message
 
 
 # What it refuses
@@ -493,7 +513,12 @@ def test_a_small_image_is_enlarged(root: Path) -> None:
 def test_a_batch_is_its_views(width: int, height: int, seed: int | None) -> None:
     transform = replace(CLIP, augmentation=AUGMENTATIONS["domainbed"])
     images = [noise(width, height, seed=index) for index in range(3)]
-    batch = photo_views(images.__getitem__, range(3), transform=transform, seed=seed, epoch=1)
+
+    class Held(Source):
+        def read(self, row: int) -> Image.Image:
+            return images[row]
+
+    batch = Held().views(range(3), transform=transform, seed=seed, epoch=1)
     single = [
         evaluation_view(image, transform)
         if seed is None

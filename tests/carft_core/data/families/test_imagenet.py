@@ -117,7 +117,7 @@ def predicted(split: Split, seed: int = 0) -> tuple[Predictions, torch.Tensor]:
     head.weight.data = torch.randn(1000, 16, generator=generator)
     features = torch.randn(len(split), 16, generator=generator)
     teacher = bare_teacher(split, PLAIN, name="ood/x", batch_size=64)
-    made = predict(ImageClassifier(Echo(features), head), "ood/x", teacher)
+    (made,) = predict([ImageClassifier(Echo(features), head)], "ood/x", teacher)
     return made, F.normalize(features, dim=1) @ head.weight.data.T
 
 
