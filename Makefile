@@ -26,7 +26,7 @@ WITHIN_cluster := run
 WITHIN_dev := run cluster
 
 .PHONY: install-run install-cluster install-dev sweep bench test pytest coverage test-full test-oldest \
-  check docs notebook lock clean
+  check docs reference notebook lock clean
 .DELETE_ON_ERROR:
 
 sweep: $(VENV)/.installed-run
@@ -76,6 +76,10 @@ test-oldest: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The tables of commands and keys in the pages of docs/, made anew.
+reference: $(VENV)/.installed-dev
+	$(BIN)/python tools/reference.py
 
 # The outputs stored in docs/notebooks/example.ipynb, made anew.
 notebook: $(VENV)/.installed-dev

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from carft_sweep.carft_core.data.base import forget_data
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines.factory import make_engine
 from carft_sweep.sweeps.home import Home, find_home
+from carft_sweep.sweeps.ledger.status import best_points
 from carft_sweep.sweeps.ledger.study import check_storage
 from carft_sweep.sweeps.scheduler.progress import Progress, to_stderr
 from carft_sweep.sweeps.scheduler.session import SweepResult, execute
-from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
+from carft_sweep.sweeps.spec.spec import BestOf, SweepSpec, load_spec
 from carft_sweep.sweeps.spec.user_code import refuse_unimported
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable
@@ -115,7 +117,7 @@ def run_sweep(
     """
     forget_data()  # in a notebook files change between two calls
     place = find_home(None if home is None else os.fspath(home), trust=trust_home)
-    spec = _loaded(sweep, overrides or {}, imports)
+    spec = _loaded(sweep, overrides or {}, imports, partial(best_points, place))
     result = perform(
         spec,
         place,
@@ -138,15 +140,18 @@ def run_sweep(
 
 
 def _loaded(
-    sweep: str | Path | Mapping[str, Any], overrides: Mapping[str, Any], imports: Sequence[str]
+    sweep: str | Path | Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    imports: Sequence[str],
+    best_of: BestOf | None = None,
 ) -> SweepSpec:
     texts = [f"{key}={_json(value)}" for key, value in overrides.items()]
     if isinstance(sweep, Mapping):
         # Only a name for the messages: the text is what counts, and is kept with the results.
         source = Path.cwd() / f"{sweep.get('name', 'sweep')}.yaml"
-        spec = load_spec(source, texts, imports, text=_json(sweep, indent=2))
+        spec = load_spec(source, texts, imports, text=_json(sweep, indent=2), best_of=best_of)
     else:
-        spec = load_spec(sweep, texts, imports)
+        spec = load_spec(sweep, texts, imports, best_of=best_of)
     refuse_unimported(spec.as_dict(), spec.imports)  # a notebook's process knows more than they
     return spec
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import shutil
 import signal
@@ -13,12 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pytest
-import torch
 from alembic.util import pyfiles
 from hypothesis import settings
-from safetensors.torch import save_file
 from sqlalchemy import Engine, event
 
 from benchmarks.chaos.processes import loading_once
@@ -29,6 +25,7 @@ from carft_sweep.carft_core.models.clip import OpenedClip, open_model
 from carft_sweep.carft_core.models.prompts import TEMPLATE_SETS
 from carft_sweep.carft_core.training.optim import OPTIMISERS
 from tests import imagenet_tree
+from tests.tiny_vit import TINY_CONFIG, write_clip
 
 pytest_plugins = ["tests.services.fixtures"]
 # How long an example takes says nothing where other tests run beside it.
@@ -49,23 +46,23 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 # of the time that collecting takes.
 gc.disable()
 
-TINY_CONFIG: dict[str, Any] = {
-    "embed_dim": 32,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
-
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests of a file run in one process, so that what they share is made once; those of a
-    group that goes through several files likewise, and those that ask for a service.
+    group that goes through several files likewise, and those that ask for a service. The groups of
+    several files come first: they take longest, and none of them is left alone at the end.
     """
+    shared = set()
     for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            asked = SERVICES.intersection(getattr(item, "fixturenames", ()))
-            group = "services" if asked else item.nodeid.partition("::")[0]
-            item.add_marker(pytest.mark.xdist_group(group))
+        if item.get_closest_marker("xdist_group") is not None:
+            shared.add(item)
+        elif SERVICES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group("services"))
+            shared.add(item)
+        else:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: item not in shared)
 
 
 def pytest_collection_finish() -> None:
@@ -146,11 +143,8 @@ def linked_imagenet(imagenet_root: Path, tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def tiny_clip_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as open_clip writes one for the hub: config and safetensors of a tiny CLIP.
-
-    32 pixels, patches of 8, 32 features; its path is a `model.name`.
-    """
-    return _write_clip(tmp_path_factory.mktemp("tiny_clip"), TINY_CONFIG)
+    """The tiny CLIP in a folder, whose path is a `model.name`."""
+    return write_clip(tmp_path_factory.mktemp("tiny_clip"))
 
 
 @pytest.fixture(scope="session")
@@ -159,16 +153,7 @@ def dropping_clip_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tower = {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "linear"}
     vision = {**tower, "timm_drop_path": 0.5, "image_size": 32}
     config = {**TINY_CONFIG, "vision_cfg": vision}
-    return _write_clip(tmp_path_factory.mktemp("dropping_clip"), config)
-
-
-def _write_clip(folder: Path, config: dict[str, Any]) -> Path:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = open_clip.CLIP(**config)
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    return folder
+    return write_clip(tmp_path_factory.mktemp("dropping_clip"), config)
 
 
 @pytest.fixture(scope="session")

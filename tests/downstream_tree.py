@@ -16,7 +16,8 @@ import pytest
 from scipy.io import savemat
 from torchvision import datasets
 
-from carft_sweep.carft_core.data.families.downstream_tasks import CLASSES, TASKS
+from carft_sweep.carft_core.data.class_names import class_list
+from carft_sweep.carft_core.data.families.downstream_tasks import TASKS
 from tests.imagenet_tree import pictures
 
 TRAIN = 3
@@ -25,7 +26,7 @@ KINDS = pictures()
 
 def names(family: str) -> list[str]:
     """What the data set calls its classes, in CLIP's order."""
-    lines = (CLASSES / f"{family}.txt").read_text().splitlines()
+    lines = class_list(f"downstream/{family}")
     return [line.split("\t")[0] for line in lines]
 
 
@@ -156,7 +157,7 @@ def _dtd(folder: Path) -> None:
 
 
 def _pets(folder: Path) -> None:
-    lines = (CLASSES / "oxford_pets.txt").read_text().splitlines()
+    lines = class_list("downstream/oxford_pets")
     stems = sorted((line.split("\t")[-1].replace(" ", "_") for line in lines), key=str.lower)
     for split, numbers in (("trainval", range(TRAIN)), ("test", range(9, 10))):
         rows = [

@@ -31,6 +31,7 @@ from carft_sweep.carft_core.testing import check_algorithm, toy_teacher
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.spec.spec import load_spec
 from tests.docs.blocks import DOCS, ROOT, blocks_of
+from tools.reference import with_tables
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -223,6 +224,13 @@ def test_the_page_lists_every_key_of_a_family_file() -> None:
     rows = "".join(re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE))
     listed = {name.removeprefix("prompts.") for name in re.findall(r"`([a-z_.]+)`", rows)}
     assert listed >= keys - {"prompts"}
+
+
+def test_the_tables_in_the_pages_are_those_of_the_code() -> None:
+    """`make reference` writes them."""
+    pages = {page: page.read_text() for page in DOCS.rglob("*.md")}
+    assert [page for page, text in pages.items() if with_tables(text) != text] == []
+    assert sum(text.count("<!-- end -->") for text in pages.values()) > 40
 
 
 def test_the_readme_and_the_first_page_show_the_recipe_that_is_shipped() -> None:

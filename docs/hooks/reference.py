@@ -1,14 +1,15 @@
 """Tables of the commands' options and of the sweep file's keys, from the parser and the models.
 
-A page says where: `<!-- options: run -->`, `<!-- keys: optim -->`. Lines below the name link a row
-to what has more about it, from the page's own folder:
+A page says where: `<!-- options: run -->`, `<!-- keys: optim -->`, and has the table behind it, up
+to `<!-- end -->`. Lines below the name link a row to what has more about it, from the page's own
+folder:
 
     <!-- keys: data
     family: data.md
     -->
 
-Each row has an anchor: `run--set`, `optim.lr`; where a heading of the page has it, the row links
-there.
+`tools/reference.py` writes the tables into the pages. Each row has an anchor: `run--set`,
+`optim.lr`; where a heading of the page has it, the row links there.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from carft_sweep.sweeps.spec.normalize import IGNORED
 from carft_sweep.sweeps.spec.schema import sweep_schema
 from carft_sweep.sweeps.spec.settings import EARLY_TERMINATION, RunsOf
 
-MARK = re.compile(r"<!-- (options|keys): ([\w ]+?)\s*?((?:\n.+)*?)\s*-->")
+MARK = re.compile(
+    r"(<!-- (options|keys): ([\w ]+?)\s*?((?:\n.+)*?)\s*-->)(?:\n\n(?:\|.*\n)+\n<!-- end -->)?"
+)
+"""With the table that was written before."""
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 Schema = Mapping[str, Any]
 Row = tuple[str, str, str, str]
@@ -38,10 +42,10 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     headings = {slug(heading) for heading in HEADING.findall(markdown)}
 
     def shown(mark: re.Match[str]) -> str:
-        kind, name, lines = mark.groups()
+        whole, kind, name, lines = mark.groups()
         links = dict(line.split(": ", 1) for line in lines.strip().splitlines())
         table = OptionTable if kind == "options" else KeyTable
-        return table(name, links, headings).text()
+        return f"{whole}\n\n{table(name, links, headings).text()}\n\n<!-- end -->"
 
     return MARK.sub(shown, markdown)
 
@@ -65,7 +69,7 @@ class _Table:
         if link is None and taken:
             link = f"#{anchor}"
         cell = f"[`{text}`]({link})" if link else f"`{text}`"
-        return cell if taken else f"{cell} {{ #{anchor} }}"
+        return cell if taken else f'<a id="{anchor}"></a>{cell}'
 
     def _joined(self, rows: list[str]) -> str:
         if self._links:

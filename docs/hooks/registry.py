@@ -1,4 +1,7 @@
-"""Tables of what there is, put into a page where it says `<!-- table: algorithms -->`."""
+"""Tables of what there is, in a page where it says `<!-- table: algorithms -->`.
+
+They are written into the pages as those of `reference` are, but for the map of the source.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,23 @@ from carft_sweep.sweeps.spec.settings import METHODS
 from carft_sweep.sweeps.spec.spec import recipes
 
 ROOT = Path(__file__).parents[2]
-MARK = re.compile(r"<!-- table: (\w+) -->")
+MARK = re.compile(r"(<!-- table: (\w+) -->)(?:\n\n(?:\|.*\n)+\n<!-- end -->)?")
+"""With the table that was written before."""
+UNWRITTEN = "map"
+"""The table that changes with every module."""
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """MkDocs calls this for every page. Raises KeyError for a table that is not there."""
-    return MARK.sub(lambda mark: TABLES[mark.group(1)](), markdown)
+def on_page_markdown(markdown: str, *, written: bool = False, **_: Any) -> str:
+    """MkDocs calls this for every page. With `written` the page is a file, which the map stays out
+    of. Raises KeyError for a table that is not there."""
+
+    def shown(mark: re.Match[str]) -> str:
+        whole, name = mark.groups()
+        if written and name == UNWRITTEN:
+            return whole
+        return f"{whole}\n\n{TABLES[name]()}\n\n<!-- end -->"
+
+    return MARK.sub(shown, markdown)
 
 
 def models(kind: str, registry: Mapping[str, type[BaseModel]]) -> str:

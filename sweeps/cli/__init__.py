@@ -36,7 +36,9 @@ MODULES = {
     "report": "compare",
     "predict": "export",
     "clean": "removal",
+    "pause": "limits",
     "remove": "removal",
+    "set": "limits",
 }
 """The module of each command that does not have its name. Only the requested one is imported."""
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 
 from carft_sweep.carft_core.files import format_size
+from carft_sweep.carft_core.testing import check_own_methods
 from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.parser import overrides
 from carft_sweep.sweeps.engines.factory import (
@@ -31,6 +34,7 @@ from carft_sweep.sweeps.engines.resources import (
 )
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.status import best_points
 from carft_sweep.sweeps.plan.estimate import SweepEstimate, estimate_sweep, timing_history
 from carft_sweep.sweeps.plan.gpu_cost import (
     DECODED,
@@ -47,17 +51,18 @@ from carft_sweep.tracking.errors import counted
 
 def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the `check` command and return its exit code. Raises RequestError when the sweep can
-    never be run as written."""
+    never be run as written, or an algorithm or merge of the user's own breaks a law."""
     home = find_home(arguments.home, trust=arguments.trust_home)
-    spec = load_spec(arguments.file, overrides(arguments), arguments.imports)
+    best_of = partial(best_points, home)
+    spec = load_spec(arguments.file, overrides(arguments), arguments.imports, best_of=best_of)
     home.check()
-    supply = _supply(spec, arguments.address, home)
-    if arguments.gpu is not None:
-        supply = replace(supply, hardware=hardware_with(arguments.gpu, supply.hardware))
+    warnings = check_own_methods(spec.typical_config().model.name)
+    supply = _supply(spec, arguments.address, home, arguments.gpu)
     estimate = estimate_sweep(spec, home, supply.hardware)
     estimate.add_times(timing_history(RunStore(home.runs)))
     estimate.at_once = supply.at_once
     estimate.warnings += (
+        *warnings,
         *_obstacle_lines(estimate),
         *supply.warnings,
         *_disk_warnings(estimate, home),
@@ -68,7 +73,7 @@ def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
         plain = {**estimate.as_dict(), "need": str(supply.need), "nodes": nodes, "gpu": gpu}
         emit(json.dumps(plain, indent=1))
     else:
-        emit("\n".join((*_estimate_lines(estimate, spec), *_resource_lines(supply), *gpu)))
+        emit("\n".join((*_estimate_lines(estimate, spec), *_resource_lines(supply, spec), *gpu)))
     return 0
 
 
@@ -86,9 +91,16 @@ class _Supply:
     warnings: tuple[str, ...] = ()
 
 
-def _supply(spec: SweepSpec, given_address: str | None, home: Home) -> _Supply:
-    """Return the resources that runs need and machines offer. Raises RequestError when no machine
-    can ever offer enough for one run, ServiceUnreachable when the cluster does not answer."""
+def _supply(spec: SweepSpec, given_address: str | None, home: Home, gpu: str | None) -> _Supply:
+    """Return the resources that runs need and machines offer, or this one if it had a `gpu`. Raises
+    RequestError when no machine can ever offer enough for one run, ServiceUnreachable when the
+    cluster does not answer."""
+    if gpu is not None:
+        gpus = spec.resources.gpus
+        count = max(1, math.ceil(gpus)) if isinstance(gpus, float) else 1
+        machine = replace(this_machine(), name=f"this machine with {gpu}", gpus=count)
+        need = requirements_of(spec.resources, [machine])
+        return _Supply(need, [machine], hardware_with(gpu, Hardware(max(1, int(need.cpus)))))
     if not is_ray(spec, address=given_address):
         machine = this_machine()
         need, at_once, by_memory = share_of_machine(spec, machine)
@@ -187,9 +199,13 @@ def _search_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
     if spec.time_budget is not None:
         yield f"  time budget: {duration(spec.time_budget)} over all executions"
     if spec.try_first:
-        yield f"  tries {len(spec.try_first)} given points first"
+        source = f"points of {spec.try_first_from}" if spec.try_first_from else "given points"
+        yield f"  tries {len(spec.try_first)} {source} first"
     if spec.early_terminate is not None:
-        yield f"  stops trials early: {spec.early_terminate.type} on {spec.early_terminate.metric}"
+        rule, epochs = spec.early_terminate, spec.typical_config().optim.epochs
+        yield f"  stops trials early: {rule.type} on {rule.metric}"
+        if epochs is not None and rule.min_epochs >= epochs:
+            yield f"    none: it looks from epoch {rule.min_epochs} on, and a run has {epochs}"
     if spec.race_seeds is not None:
         race = spec.race_seeds
         yield f"  stops seeds early: after {race.after}, when worse by more than {race.margin:g}"
@@ -227,13 +243,17 @@ def _disk_warnings(estimate: SweepEstimate, home: Home) -> Iterator[str]:
         )
 
 
-def _resource_lines(supply: _Supply) -> Iterator[str]:
+def _resource_lines(supply: _Supply, spec: SweepSpec) -> Iterator[str]:
     at_once = "one run at a time" if supply.at_once == 1 else f"{supply.at_once} runs at once"
     if supply.by_memory:
         at_once = f"up to {at_once}, as far as memory holds them,"
     yield f"One run takes {supply.need}; {at_once} on:"
     for node in supply.nodes:
         yield f"  {node.name}: {_resources(node)}"
+    of_gpus = max_concurrent_runs(replace(supply.need, cpus=0), supply.nodes)
+    fit = max_concurrent_runs(supply.need, supply.nodes)
+    if spec.resources.cpus is not None and supply.need.gpus and supply.at_once == fit < of_gpus:
+        yield f"! the GPUs hold {of_gpus} runs, and the cores {fit}: set a smaller resources.cpus"
 
 
 def _gpu_lines(estimate: SweepEstimate, hardware: Hardware, name: str | None) -> Iterator[str]:

@@ -7,6 +7,7 @@ import json
 import os
 import textwrap
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, open_whole
 from carft_sweep.carft_core.data.base import DataConfig, DataFolder
 from carft_sweep.carft_core.data.folders import DATA_ROOT_ENV, data_root, find_folder
 from carft_sweep.carft_core.data.survey import FoundSplit, Survey, survey
-from carft_sweep.carft_core.data.unreadable import bad_files_of, without
+from carft_sweep.carft_core.data.unreadable import bad_files_of
 from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError
 from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.parser import keys
@@ -149,31 +150,28 @@ SHOWN = 8
 """So many characters of a digest stand in the table."""
 
 
-NAMED = 50
-"""So many unreadable images are named one by one; JSON has them all."""
 BadImages = Mapping[str, Mapping[str, str]]
 """By split the ids of unreadable images, and what is wrong with each."""
 
 
 def check_data(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the `data check` command and return its exit code. Raises RequestError, after the table,
-    when a run would refuse the data, or with `--read` when not even `data.bad_files: skip` could
-    use the images."""
-    config = data_config(arguments)
-    result, bad = survey(config), None
-    refusal = result.refusal
-    if arguments.read and refusal is None:
-        data = open_whole(config)
-        bad = _read_images(data)
-        refusal = _refusal(data, bad)
+    when a run would refuse the data."""
+    config, bad = data_config(arguments), None
+    if arguments.read:
+        with suppress(RequestError):  # the survey says it too
+            bad = _read_images(open_whole(config))
+    result = survey(config)
     if arguments.json:
-        emit(json.dumps(_survey_as_dict(result) | {"refusal": refusal, "bad": bad}, indent=1))
+        emit(
+            json.dumps(_survey_as_dict(result) | {"refusal": result.refusal, "bad": bad}, indent=1)
+        )
     else:
         emit("\n".join(_survey_lines(result)))
-        if bad is not None:
-            emit("\n".join(_bad_lines(bad, refusal)))
-    if refusal is not None:
-        raise RequestError(refusal)
+        if bad is not None and not any(bad.values()):
+            emit("Every image can be read.")
+    if result.refusal is not None:
+        raise RequestError(result.refusal)
     return 0
 
 
@@ -259,32 +257,6 @@ def _read_images(data: FamilyData) -> BadImages:
                 count = len(unreadable[name])
                 to_stderr(f"{name}: {len(split):,} images, {count:,} cannot be read")
     return unreadable
-
-
-def _refusal(data: FamilyData, bad: BadImages) -> str | None:
-    """Return why not even `data.bad_files: skip` could use the data; None where it could."""
-    try:
-        without(data, {name: files for name, files in bad.items() if files})
-    except RequestError as error:
-        return str(error)
-    return None
-
-
-def _bad_lines(bad: BadImages, refusal: str | None) -> Iterator[str]:
-    texts = [f"{item}: {why}" for files in bad.values() for item, why in files.items()]
-    yield from (f"! {text}" for text in texts[:NAMED])
-    if len(texts) > NAMED:
-        yield f"  and {len(texts) - NAMED:,} more; --json names them all"
-    if not texts:
-        yield "Every image can be read."
-    elif refusal is not None:
-        yield "A run refuses these data, with data.bad_files: skip as well."
-    else:
-        counts = ", ".join(f"{len(files):,} of {name}" for name, files in bad.items() if files)
-        yield (
-            "A run ends at the first of them. Repair them, or set data.bad_files: skip, which "
-            f"leaves out {counts}, and says so above every table."
-        )
 
 
 def data_command(arguments: argparse.Namespace, emit: Emit) -> int:

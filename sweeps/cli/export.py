@@ -16,7 +16,12 @@ from carft_sweep.sweeps.cli import FAILED, Emit
 from carft_sweep.sweeps.cli.compare import written
 from carft_sweep.sweeps.home import find_home
 from carft_sweep.sweeps.ledger.ledger import sweep_folder
-from carft_sweep.sweeps.results.export import SelectedModel, exporter, select_model
+from carft_sweep.sweeps.results.export import (
+    SelectedModel,
+    baseline_command,
+    exporter,
+    select_model,
+)
 from carft_sweep.sweeps.scheduler.progress import figures
 from carft_sweep.tracking.program import program
 
@@ -50,6 +55,9 @@ def export_command(arguments: argparse.Namespace, emit: Emit) -> int:
         emit(json.dumps(_export_as_dict(model, out, logged), indent=1, allow_nan=False))
         return 0
     emit("\n".join(_export_lines(model, folder, logged)))
+    if arguments.run is None and arguments.setting is None:
+        for better in baseline_command(models.comparison, arguments.sweep):
+            emit(f"The verdict is against it; for {better.model}: {better.command}")
     return 0
 
 

@@ -380,6 +380,11 @@ def _stop(parser: Parser) -> None:
     _flag(parser, "--no-wait", "only request it")
 
 
+def _set(parser: Parser) -> None:
+    _sweep(parser)
+    _value(parser, "change", "parallel=N", "the most runs at once, up to those it began with")
+
+
 def _submit(parser: Parser) -> None:
     parser.usage = "%(prog)s FILE --address http://HOST:8265 [options] [-- options of run]"
     _sweep_file(parser)
@@ -444,7 +449,7 @@ def _export(parser: Parser) -> None:
     which = parser.add_mutually_exclusive_group()
     _value(which, "--run", "DIGEST", "this run, by the beginning of its digest")
     _value(which, "--setting", "LABEL", "this setting, not the selected one")
-    _value(parser, "--seed", "N", "the run with this seed (the median)", type=_whole)
+    _value(parser, "--seed", "N", "the run with this seed (the median)", type=_zero_or_more)
     _value(parser, "--merge", "LABEL", "a merged model of the run: wise_ft@0.5; or unmerged")
     _value(parser, "--out", "FOLDER", "where to (SWEEP-model)")
     _flag(parser, "--mlflow", "keep it in MLflow too, where it can be served")
@@ -456,7 +461,7 @@ def _predict(parser: Parser) -> None:
     _value(parser, "model", "MODEL", "an exported folder, or a sweep's name")
     _value(parser, "images", "IMAGE", "files, or folders of them", nargs="+")
     _value(parser, "--top", "N", "most likely classes (5)", type=_count, default=5)
-    _value(parser, "--contexts", "N", "contexts (3); 0 for none", type=_whole, default=3)
+    _value(parser, "--contexts", "N", "contexts (3); 0 for none", type=_zero_or_more, default=3)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     _json(parser, "print as JSON")
 
@@ -498,6 +503,8 @@ COMMANDS: Mapping[str, Command] = {
     "check": ("validate a sweep file and plan: runs, time, disk, whether it can be done", _check),
     "resume": ("resume a sweep by its name, as it was run", _resume),
     "stop": ("stop a running sweep, on whatever host", _stop),
+    "set": ("change how many runs of a running sweep go at once", _set),
+    "pause": ("let no run of a running sweep begin until `resume`", _sweep),
     "submit": ("send a sweep to a Ray cluster from outside, and follow it", _submit),
     "watch": ("show the state of a sweep, from another terminal", _watch),
     "list": ("the sweeps of this home", _list),
@@ -519,7 +526,7 @@ COMMANDS: Mapping[str, Command] = {
 """What each command is for, and what adds its options."""
 GROUPS: Mapping[str, Sequence[str]] = {
     "start": ("init", "data", "check"),
-    "run": ("run", "resume", "stop", "submit"),
+    "run": ("run", "resume", "stop", "set", "pause", "submit"),
     "look": ("watch", "list", "show", "compare", "report", "ui"),
     "use a model": ("export", "predict"),
     "upkeep": ("sync", "remove", "clean", "doctor", "schema"),
@@ -556,7 +563,7 @@ _seconds = _checked(seconds)
 
 @_checked
 def _count(text: str) -> int:
-    """Return the number of `3` or `+3`."""
+    """Convert a text such as `3` or `+3` to an integer from 1 on. Raises ValueError for another."""
     if not re.fullmatch(r"\+?[1-9][0-9]{0,8}", text):
         raise ValueError(f"must be a whole number from 1 on, got {text!r}")
     return int(text)
@@ -564,13 +571,13 @@ def _count(text: str) -> int:
 
 @_checked
 def _count_or_auto(text: str) -> int | str:
-    """Return the number of `3` or `+3`, or the text `auto`."""
+    """Convert a text such as `3` to an integer from 1 on, unless it is `auto`."""
     return text if text == "auto" else _count(text)
 
 
 @_checked
-def _whole(text: str) -> int:
-    """Return the number of `0` or `3`."""
+def _zero_or_more(text: str) -> int:
+    """Convert a text such as `0` to an integer from 0 on. Raises ValueError for another."""
     if not re.fullmatch(r"[0-9]{1,10}", text):
         raise ValueError(f"must be a whole number, got {text!r}")
     return int(text)
@@ -578,7 +585,7 @@ def _whole(text: str) -> int:
 
 @_checked
 def _port(text: str) -> int:
-    """Return the port of `5000`. Raises ValueError for no port."""
+    """Convert a text such as `5000` to the number of a port. Raises ValueError for another."""
     if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
         raise ValueError(f"must be a number from 0 to 65535, got {text!r}")
     return int(text)
@@ -586,7 +593,7 @@ def _port(text: str) -> int:
 
 @_checked
 def _fraction(text: str) -> float:
-    """Return the number of `0.005`. Raises ValueError for no fraction."""
+    """Convert a text such as `0.005` to a fraction in [0, 1). Raises ValueError for another."""
     try:
         value = float(text)
     except ValueError:

@@ -9,7 +9,7 @@ from pathlib import Path
 from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.parser import keys
 from carft_sweep.sweeps.home import Home, find_home
-from carft_sweep.sweeps.ledger.claim import DRIVER
+from carft_sweep.sweeps.ledger.claim import DRIVER, holder, limits_of, set_limits
 from carft_sweep.sweeps.ledger.generations import Invocation
 from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
@@ -22,11 +22,18 @@ def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
     home = find_home(arguments.home, trust=arguments.trust_home).absolute()
     ledger = find_ledger(home, arguments.sweep)
     before, folder = Invocation.last(ledger), home.sweep(arguments.sweep)
+    driver = holder(folder)
+    if driver is not None and limits_of(folder, driver).is_paused:
+        set_limits(folder, is_paused=False)
+        emit(f"Asked {driver} to go on with {arguments.sweep}.")
+        return 0
     overrides = keys(arguments)
     as_it_was = not overrides and not arguments.imports
     # Of a sweep as it was run the ledger says enough, and nothing that trains is imported.
     if as_it_was and _is_done(home, ledger, failed_again=arguments.failed):
         emit(_nothing_to_do(ledger, arguments.home))
+        if (change := before.change(folder)) is not None:
+            emit(change)
         return 0
 
     from carft_sweep.sweeps.cli.run import carry_out

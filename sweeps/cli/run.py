@@ -7,6 +7,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from rich.console import Console
 
@@ -18,7 +19,9 @@ from carft_sweep.sweeps.cli.status import FailedRun, failed_runs
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.generations import COPY
 from carft_sweep.sweeps.ledger.ledger import find_ledger
+from carft_sweep.sweeps.ledger.status import best_points
 from carft_sweep.sweeps.results.artifacts import PAGE
+from carft_sweep.sweeps.results.export import baseline_command
 from carft_sweep.sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
 from carft_sweep.sweeps.scheduler.session import SweepResult
 from carft_sweep.sweeps.spec.spec import SweepSpec, is_recipe, load_spec
@@ -114,6 +117,8 @@ def _next_words(
         yield f"Report: {page}"
     of_home = ["--home", arguments.home] if arguments.home else []
     yield f"All sweeps: {program()} {shlex.join(['ui', *of_home])}"
+    for better in baseline_command(ended.comparison, spec.name):
+        yield f"The verdict is against the selected model; {better.model}: {better.command}"
     verdict = ended.comparison.answer.verdict
     obstacle = next((gap for gap in ended.obstacles if gap.override), None)
     override = None
@@ -174,6 +179,7 @@ def _causes(failed: Sequence[FailedRun]) -> Iterator[str]:
 def run_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the `run` command and return its exit code."""
     home = find_home(arguments.home, trust=arguments.trust_home)
-    spec = load_spec(arguments.file, overrides(arguments), arguments.imports)
+    best_of = partial(best_points, home)
+    spec = load_spec(arguments.file, overrides(arguments), arguments.imports, best_of=best_of)
     address = arguments.address
     return carry_out(spec, home, arguments, emit, address=address, fresh=arguments.fresh)

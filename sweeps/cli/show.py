@@ -14,7 +14,7 @@ from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.claim import holder
 from carft_sweep.sweeps.ledger.ledger import Ledger, Setting, State, Trial, find_ledger
 from carft_sweep.sweeps.ledger.runs import NO_SEED, RunStore, measured
-from carft_sweep.sweeps.ledger.status import goals
+from carft_sweep.sweeps.ledger.status import goals, source_of
 from carft_sweep.sweeps.results.records import front, state_of
 from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.sweeps.scheduler.progress import figures, value_text
@@ -105,6 +105,7 @@ def _sweep_as_dict(
                 "value": trial.value,
                 "values": trial.values,
                 "reason": trial.reason,
+                "from": source_of(ledger.spec, trial),
                 "runs": runs_of(trial),
             }
             for trial in trials
@@ -153,6 +154,7 @@ def _lines(sweep: Mapping[str, Any], state: str | None, *, driven: bool) -> Iter
             for goal, value in zip(sweep["metrics"], trial["values"], strict=False)
         )
         mark = "front" if trial["number"] in on_front else ""
+        mark += f"from {trial['from']}" if trial["from"] else ""
         trial_state = state_word(trial["state"], driven=driven)
         words = [f"trial {trial['number']}", trial_state, values, mark, name]
         yield "\n" + "  ".join(word for word in words if word)

@@ -20,7 +20,7 @@ from rich.text import Text
 from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.table import plain_lines, table_lines
 from carft_sweep.sweeps.home import Home, find_home
-from carft_sweep.sweeps.ledger.claim import holder
+from carft_sweep.sweeps.ledger.claim import holder, limits_of
 from carft_sweep.sweeps.ledger.ledger import (
     FINAL_RUNS,
     TRIAL_RUNS,
@@ -104,9 +104,10 @@ def sweep_status(home: Home, name: str) -> SweepStatus:
     settled |= {run.digest for run in open_runs if run.state in ("done", "failed")}
     ended = len(settled)
     running = tuple(_running_run(runs, run) for run in open_runs if run.is_live)
+    is_paused = driver is not None and limits_of(folder, driver).is_paused
     return SweepStatus(
         name=name,
-        state=summary["state"],
+        state="paused" if is_paused else summary["state"],
         driver=driver,
         generation=ledger.generation,
         metric=summary["metric"],
@@ -233,7 +234,10 @@ def _row(summary: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
 
 
 def _params(best: Mapping[str, Any]) -> str:
-    return " ".join(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in best["params"].items())
+    # Not for a list without one: it imports pydantic.
+    from carft_sweep.tracking.comparison.runs import setting
+
+    return setting(best["params"])
 
 
 PLAIN_WIDTH = 200

@@ -43,6 +43,7 @@ def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
         emit(line)
     if server.process is None:
         return 0
+    emit("MLflow's own home page opens its part for language models: choose Model training there.")
     if os.environ.get("MLFLOW_DISABLE_TELEMETRY", "true").lower() in ("true", "1"):
         emit("MLflow's banner about usage data does not apply: this server sends none.")
     emit(

@@ -22,6 +22,7 @@ from carft_sweep.sweeps.engines.resources import (
     infeasible_reason,
     max_concurrent_runs,
     memory_for_runs_mb,
+    memory_on_gpu_mb,
     requirements_of,
     this_machine,
 )
@@ -93,7 +94,7 @@ class MachineShare(NamedTuple):
     at_once: int
     """The most runs side by side."""
     by_memory: bool
-    """Whether only so many are side by side as memory holds, by what the first one takes."""
+    """Whether only so many are side by side as memory holds, by what one takes."""
 
 
 def share_of_machine(spec: SweepSpec, machine: Node) -> MachineShare:
@@ -124,8 +125,8 @@ def feasible_requirements(spec: SweepSpec, supply: Sequence[Node]) -> RunRequire
     """Return the resources of one run. Raises RequestError when no node can ever offer them."""
     if spec.resources.gpus == "auto":
         raise RequestError(
-            "resources.gpus: auto is for runs on one machine, where the first one is measured; for "
-            "Ray say the share of a GPU that a run takes, such as 0.5"
+            "resources.gpus: auto is for runs on one machine; for Ray say the share of a GPU that "
+            "a run takes, such as 0.5"
         )
     return _feasible(requirements_of(spec.resources, supply, spec.most_at_once), supply)
 
@@ -164,7 +165,8 @@ def _local(spec: SweepSpec, machine: Node) -> Engine:
         sizes = machine.gpu_memory_mb
         room = sizes if len(sizes) == len(machine.devices) else [0.0] * len(machine.devices)
         memory = SharedMemory(
-            {name: GPU_SHARE * size for name, size in zip(machine.devices, room, strict=True)}
+            {name: GPU_SHARE * size for name, size in zip(machine.devices, room, strict=True)},
+            memory_on_gpu_mb,
         )
     elif by_memory:
         memory = SharedMemory(dict.fromkeys(devices, memory_for_runs_mb()))

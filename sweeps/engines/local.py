@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -118,14 +118,19 @@ class InProcessEngine(Engine):
 
 
 class SharedMemory:
-    """How many runs a memory holds at once, by the most that one of them has taken so far.
+    """How many runs a memory holds at once, by the most that one of them takes.
 
-    Until one has reported that, one run has it alone. `sizes` is what may be taken of each, in MiB,
-    by the devices of the workers that share it; of others nothing is known, and nothing bounded.
+    `needs` computes that of a run's config before the run begins, in MiB, or None. Until something
+    is known one run has the memory alone. `sizes` is what may be taken of each, in MiB, by the
+    devices of the workers that share it; of others nothing is known, and nothing bounded.
     """
 
-    def __init__(self, sizes: Mapping[str | None, float]) -> None:
-        self._sizes = sizes
+    def __init__(
+        self,
+        sizes: Mapping[str | None, float],
+        needs: Callable[[Mapping[str, Any]], float | None] = lambda _: None,
+    ) -> None:
+        self._sizes, self.needs = sizes, needs
         self._peak = 0.0
         self._most: dict[str | None, int] = {}
         """By devices how many runs share their memory at most, where more were too many."""
@@ -138,10 +143,9 @@ class SharedMemory:
         fits = max(1, int(size / self._peak)) if self._peak else 1
         return min(fits, self._most.get(devices, fits))
 
-    def learn(self, report: Mapping[str, Any]) -> None:
-        """Take up the memory that an epoch's report states for its run."""
-        peak = float(report["metrics"].get(PEAK, 0.0))
-        if peak > self._peak:
+    def learn(self, peak: float | None) -> None:
+        """Take up how many MiB a run takes, as computed or as its epoch reports."""
+        if peak is not None and peak > self._peak:
             self._peak = peak
             fits = {name or "memory": self.holds(name) for name in self._sizes}
             logger.debug("a run takes %.0f MiB: at once fit %s", peak, fits)
@@ -220,6 +224,7 @@ class LocalEngine(Engine):
                 if isinstance(job, Wait):
                     ask_again = time.monotonic() + POLL
                     break
+                self._memory.learn(self._memory.needs(job.config))
                 worker.begin(job)
             busy = self._busy()
             if not busy:
@@ -272,7 +277,7 @@ class LocalEngine(Engine):
                 event = {"kind": "failed", "failure": self._narrowed(worker, event["failure"])}
             decision = dispatch(handler, job, event)
             if decision is not None:
-                self._memory.learn(event["report"])
+                self._memory.learn(event["report"]["metrics"].get(PEAK))
                 worker.answer(Decision.STOP if self._stopping else decision)
 
     def _narrowed(self, worker: Supervisor, failure: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from carft_sweep.carft_core.errors import RequestError
 
@@ -325,10 +325,7 @@ class Hardware:
         return int((GPU_SHARE * self.gpu_memory - CONTEXT_AT_MOST_MB) * 2**20)
 
     def resolve(self, config: TrialConfig) -> TrialConfig:
-        """Return `config` with its device, precision, workers and micro-batch decided.
-
-        A missing micro-batch is decided where the batch does not fit the GPU, and where that
-        changes no result.
+        """Return `config` with its device, precision, workers, and batches on a GPU decided.
 
         Raises RequestError for a device that the run does not get, for `auto` where torch cannot
         use the GPUs that are there, or for a precision that the device lacks.
@@ -336,8 +333,7 @@ class Hardware:
         import torch
 
         from carft_sweep.carft_core.data.loader import default_workers
-        from carft_sweep.carft_core.runs.identity import couples_items
-        from carft_sweep.carft_core.training.memory import fit_micro_batch
+        from carft_sweep.carft_core.training.memory import fit_batches
         from carft_sweep.carft_core.training.numerics import resolve_precision
 
         if config.device == "auto" and self.unusable and not self.gpus:
@@ -359,11 +355,9 @@ class Hardware:
                 "workers": workers,
             }
         )
-        if not _is_cuda(device) or self.room is None or config.optim.micro_batch is not None:
+        if not _is_cuda(device) or self.room is None:
             return resolved
-        return (
-            resolved if couples_items(resolved) else fit_micro_batch(resolved, self.room, self.gpus)
-        )
+        return fit_batches(resolved, self.room, self.gpus)
 
     def notes(self, config: TrialConfig) -> Iterator[str]:
         """Yield notes for the user on how values of `config` were resolved."""
@@ -423,6 +417,17 @@ def hardware_of(need: RunRequirements, supply: Sequence[Node]) -> Hardware:
     sizes = [size for node in able for size in node.gpu_memory_mb]
     memory = min(sizes) * min(1.0, need.gpus) if sizes else None
     return Hardware(cores, gpus, bf16=not why, why_fp32=why, gpu_memory=memory)
+
+
+def memory_on_gpu_mb(config: Mapping[str, Any]) -> float | None:
+    """Return the MiB that a run of this config takes of its GPU, computed before it begins; None
+    where that is unknown."""
+    from carft_sweep.carft_core.config.trial import trial_config
+    from carft_sweep.carft_core.training.memory import run_cost
+    from carft_sweep.carft_core.training.numerics import CONTEXT_AT_MOST_MB
+
+    cost = run_cost(trial_config(config))
+    return None if cost is None else cost.peak / 2**20 + CONTEXT_AT_MOST_MB
 
 
 def _is_cuda(device: str) -> bool:

@@ -1,4 +1,4 @@
-"""One driver a sweep, and requests that it stop."""
+"""One driver a sweep, and requests that it stop or run less."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json, write_json
@@ -19,10 +21,29 @@ from carft_sweep.tracking.location import Lock, LockHeld
 
 DRIVER, FILE = "driver.json", "stop.json"
 """The lease of a sweep's driver, and the request that it stop."""
+LIMITS = "limits.json"
+"""What its driver may run."""
 EVERY = 0.5
 """Seconds between two looks for a request."""
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a driver may run, as was requested while it runs."""
+
+    parallel: int | None = None
+    """The most runs at once; None: as it began."""
+    is_paused: bool = False
+    """Whether no run may begin."""
+
+    def __str__(self) -> str:
+        """Return the limits as a sentence for the driver's terminal."""
+        if self.is_paused:
+            return "paused: what runs goes on to its end, and nothing begins"
+        runs = "as many runs at once as it began with"
+        return "goes on: " + (f"at most {self.parallel} at once" if self.parallel else runs)
 
 
 class ClaimLost(RequestError):
@@ -44,6 +65,7 @@ class Claim:
     ) -> None:
         self._folder, self._stop, self._renew_others = folder, stop, renew
         self._file, self._request = folder / DRIVER, folder / FILE
+        self.limits = Limits()
         self._lease = Lease.mine()
         self._lock: Lock | None = None
         self._renewing = threading.Lock()
@@ -56,6 +78,7 @@ class Claim:
         self._lock = _lock(self._folder)
         try:
             self._request.unlink(missing_ok=True)
+            (self._folder / LIMITS).unlink(missing_ok=True)
             self._lease.write(self._file)
         except OSError:  # a full disk: this process may try again
             self._lock.release()
@@ -76,6 +99,7 @@ class Claim:
         try:
             if self._is_ours():
                 self._request.unlink(missing_ok=True)
+                (self._folder / LIMITS).unlink(missing_ok=True)
                 self._file.unlink(missing_ok=True)
         except OSError:  # the home became read-only: the lease is that of a dead process soon
             logger.info("%s cannot be removed", self._file, exc_info=True)
@@ -110,6 +134,7 @@ class Claim:
                 self._renew_others()
                 if self._request.exists() and self._is_ours():
                     self._take_request()
+                self.limits = limits_of(self._folder, self._lease)
             except ClaimLost:
                 return  # the driver finds out by its own call
             except (OSError, RequestError):
@@ -178,4 +203,24 @@ def ask_to_stop(folder: Path, now: bool = False) -> Lease | None:
     driver = holder(folder)
     if driver is not None:
         write_json(folder / FILE, {"owner": driver.owner, "now": now, "asked": time.time()})
+    return driver
+
+
+def limits_of(folder: Path, driver: Lease) -> Limits:
+    """Return what the driver of the sweep in `folder` may run."""
+    request = read_json(folder / LIMITS)
+    if not isinstance(request, dict) or request.get("owner") != driver.owner:
+        return Limits()
+    parallel = request.get("parallel")
+    is_count = type(parallel) is int and parallel > 0
+    return Limits(parallel if is_count else None, request.get("is_paused") is True)
+
+
+def set_limits(folder: Path, **changes: Any) -> Lease | None:
+    """Change the limits of the driver of the sweep in `folder`, and return that driver; without a
+    live driver return None and write nothing. The next driver has none of these limits."""
+    driver = holder(folder)
+    if driver is not None:
+        limits = replace(limits_of(folder, driver), **changes)
+        write_json(folder / LIMITS, {"owner": driver.owner, **asdict(limits)})
     return driver

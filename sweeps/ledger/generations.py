@@ -36,7 +36,16 @@ Effect = Literal["extend", "reevaluate", "restart"]
 values from them."""
 
 EXTEND = (
-    *("description", "baselines", "run_cap", "time_budget", "metric.target", "report", "import"),
+    *(
+        "description",
+        "tags",
+        "baselines",
+        "run_cap",
+        "time_budget",
+        "metric.target",
+        "report",
+        "import",
+    ),
     *("retries", "timeout", "breaker", "engine", "parallel", "resources"),
     *("confirm_seeds", "after", "selection"),
     *("trial.merges", "trial.data.root", "trial.workers", "trial.device"),
@@ -104,6 +113,22 @@ class Invocation:
         others = [text for text in self.overrides if text.partition("=")[0].strip() != key]
         return replace(self, overrides=(*others, f"{key}={value}"))
 
+    def change(self, folder: Path) -> str | None:
+        """Return a message if the file of the sweep in `folder` has changed since it was run."""
+        from carft_sweep.sweeps.spec.document import read_text
+
+        copy, now = read_text(folder / COPY, follow=False), None
+        with contextlib.suppress(RequestError):
+            now = read_text(Path(self.file))
+        if now == copy:
+            return None
+        if not Path(self.file).exists():
+            return f"{self.file} is gone; the sweep goes on with the file as it was run"
+        return (
+            f"{self.file} has changed since; the sweep goes on with the file as it was run. "
+            f"To take up the changes: {program()} run {shlex.quote(self.file)}"
+        )
+
     def load(self, folder: Path, vet: Vet) -> tuple[SweepSpec, str | None]:
         """Return the sweep in `folder` as it was run, with a message if its file has changed.
         The home names the imported modules, and `vet` decides which of them run. Raises
@@ -111,22 +136,11 @@ class Invocation:
         from carft_sweep.sweeps.spec.document import read_text
         from carft_sweep.sweeps.spec.spec import load_spec
 
-        copy, now = read_text(folder / COPY, follow=False), None
-        with contextlib.suppress(RequestError):
-            now = read_text(Path(self.file))
-        if now == copy:
-            note = None
-        elif not Path(self.file).exists():
-            note = f"{self.file} is gone; the sweep goes on with the file as it was run"
-        else:
-            note = (
-                f"{self.file} has changed since; the sweep goes on with the file as it was run. "
-                f"To take up the changes: {program()} run {shlex.quote(self.file)}"
-            )
+        copy, note = read_text(folder / COPY, follow=False), self.change(folder)
         try:
             return load_spec(self.file, self.overrides, self.imports, text=copy, vet=vet), note
         except RequestError as error:
-            if now == copy:
+            if note is None:
                 raise
             raise RequestError(f"{folder / COPY}, the file as it was run: {error}") from None
 

@@ -474,9 +474,11 @@ def read_generations(file: Path) -> list[Ledger]:
         try:
             _read_line(file, line, ledgers)
         except _DAMAGE as error:
+            is_newer = "Unexpected keyword" in str(error)
+            newer = "if a newer carft-sweep wrote it, upgrade this one; otherwise " * is_newer
             raise RequestError(
-                f"{_damaged(f'{file}:{number}', error)}; the lines before it are whole: cut the "
-                "file there, or move it away, and the sweep begins anew and reuses its runs"
+                f"{_damaged(f'{file}:{number}', error)}; {newer}the lines before it are whole: "
+                "cut the file there, or move it away, and the sweep begins anew and reuses its runs"
             ) from None
     return ledgers
 

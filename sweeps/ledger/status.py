@@ -16,6 +16,7 @@ from carft_sweep.sweeps.ledger.ledger import (
     Ledger,
     Trial,
     damage_named,
+    find_ledger,
     newest_generation,
     sweep_names,
 )
@@ -32,6 +33,31 @@ def goals(spec: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """Return the goals by which trials are valued, each with `name`, `goal`, `merge`."""
     metrics: Sequence[Mapping[str, Any]] = spec.get("metrics") or [spec["metric"]]
     return metrics
+
+
+def best_points(home: Home, name: str, count: int) -> list[Mapping[str, Any]]:
+    """Return the different points of a sweep's complete trials, the best `count` by its first goal.
+    Raises RequestError for an unknown sweep, and for one without such trials."""
+    ledger = find_ledger(home, name)
+    with damage_named(ledger.file):
+        sign = 1 if goals(ledger.spec)[0]["goal"] == "maximize" else -1
+    complete = [trial for trial in ledger.trials() if trial.value is not None]
+    if not complete or ledger.spec.get("tasks"):
+        why = "has tasks, whose values do not compare" if complete else "has no complete trial"
+        raise RequestError(f"the sweep {name} {why}")
+    complete.sort(key=lambda trial: -sign * (trial.value or 0.0))
+    points: list[Mapping[str, Any]] = []
+    for trial in complete:
+        if trial.params not in points:
+            points.append(trial.params)
+    return points[:count]
+
+
+def source_of(spec: Mapping[str, Any], trial: Trial) -> str | None:
+    """Return the sweep that a trial's point was taken over from; None for the sweep's own."""
+    cells = spec["parameters"].get(spec.get("tasks"), {}).get("values", [None])
+    is_first = trial.point < len(spec.get("try_first", ())) * len(cells)
+    return spec.get("try_first_from") if is_first else None
 
 
 def summary_of(ledger: Ledger) -> dict[str, Any]:

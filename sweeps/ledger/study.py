@@ -20,7 +20,7 @@ from carft_sweep.carft_core.files import append_lines, write_atomically
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.claim import undriven
 from carft_sweep.sweeps.ledger.ledger import Ledger, Trial, find_ledger
-from carft_sweep.sweeps.ledger.status import goals
+from carft_sweep.sweeps.ledger.status import goals, source_of
 from carft_sweep.sweeps.space.distributions import Distribution
 from carft_sweep.sweeps.space.parameters import parse_parameter
 from carft_sweep.tracking.database import (
@@ -328,7 +328,11 @@ class _Study:
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         goal_count = len(self._directions)
-        return frozen_trial(trial, self._parameters, goal_count, self._distributions)
+        frozen = frozen_trial(trial, self._parameters, goal_count, self._distributions)
+        source = source_of(self._ledger.spec, trial)
+        if source is not None:
+            frozen.set_user_attr("from", source)
+        return frozen
 
     def _opened(self) -> Study:
         """Return the study of this ledger, whichever trials it has, or a new study."""

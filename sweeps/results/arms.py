@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from carft_sweep.sweeps.results.merged_metrics import CURVE, model_prefix
 from carft_sweep.tracking.comparison.compare import Comparison, Row, shown_rows
 from carft_sweep.tracking.comparison.metrics import shifts
-from carft_sweep.tracking.comparison.runs import Scalar, setting, split_merge
+from carft_sweep.tracking.comparison.runs import LONGEST, Scalar, setting, short_label, split_merge
 from carft_sweep.tracking.comparison.spec import Endpoint
 from carft_sweep.tracking.comparison.verdict import Verdict
 from carft_sweep.tracking.comparison.wise_ft_curve import PAPER_ALPHA, WISE
@@ -81,7 +81,7 @@ def arm_summaries(comparison: Comparison, group: str = "") -> list[ArmSummary]:
 
 
 def arms_view(comparison: Comparison, arms: Sequence[ArmSummary]) -> RunsView:
-    """Return a view of these arms in a store: by OOD mean, or by ID where no shifts were measured.
+    """Return what a page of the store shows of these arms, by OOD mean, or by ID without shifts.
 
     A chart of ID against OOD cannot name its points, so the view also has charts of each against
     the arms' names.
@@ -113,8 +113,8 @@ def arms_view(comparison: Comparison, arms: Sequence[ArmSummary]) -> RunsView:
 
 
 def runs_view(sweep: str, varied: Sequence[str], endpoint: Endpoint) -> RunsView:
-    """Return a view of a sweep's runs in a store, by seed: varied fields and learning curves. Of
-    merged models that at alpha 0.5 is shown beside the run's own model."""
+    """Return what a page of the store shows of a sweep's runs: a table of varied fields and seeds,
+    charts of learning curves. WiSE-FT at alpha 0.5 is shown beside each run's own model."""
     own = (endpoint.ood, endpoint.test, endpoint.val)
     wise = [f"{model_prefix(f'{WISE}@{PAPER_ALPHA:g}')}{name}" for name in own[:2]]
     return RunsView(
@@ -127,8 +127,9 @@ def runs_view(sweep: str, varied: Sequence[str], endpoint: Endpoint) -> RunsView
     )
 
 
-def sweeps_view(endpoint: Endpoint) -> RunsView:
-    """Return a view of every sweep in a store with its answer, and below each sweep its arms."""
+def all_sweeps_view(endpoint: Endpoint) -> RunsView:
+    """Return what a page of the store shows of all sweeps: a table with each sweep's answer and the
+    values of the selected arm, its other arms below it, and a chart of OOD against ID accuracy."""
     means = (f"{MEAN}{endpoint.ood}", f"{MEAN}{endpoint.test}")
     difference = f"{VERSUS}{endpoint.ood}"
     return RunsView(
@@ -171,27 +172,28 @@ def selected_verdict(comparison: Comparison) -> Verdict | None:
     return verdict if verdict.pair.candidate.name == selected.arm.label else None
 
 
-def run_name(algorithm: str, params: Mapping[str, Scalar], seed: str | None) -> str:
-    """Return a run's name in a store, which cuts long names: `kl_weight=3 s2 car_ft`, `fine_tune
-    s2`."""
-    varied, what = setting(params), "" if seed is None else f"s{seed}"
-    parts = (varied, what, algorithm) if varied else (algorithm, what)
-    return " ".join(filter(None, parts))
+def run_name(
+    algorithm: str, params: Mapping[str, Scalar], seed: str | None, trial: int | None = None
+) -> str:
+    """Return a run's name in a store, which cuts long names: `car_ft kl_weight=3 s2`, and with many
+    fields `car_ft #3 s2`."""
+    name = f"{algorithm} {setting(params)}".rstrip()
+    if trial is not None and len(name) > LONGEST:
+        name = short_label(algorithm, trial)
+    return name if seed is None else f"{name} s{seed}"
 
 
 def _summary(row: Row, metrics: Mapping[str, float], group: str) -> ArmSummary:
     arm = row.arm
-    name = run_name(arm.algorithm, arm.params, None)
     params: dict[str, Scalar] = {ARM_PARAM: arm.label, "algorithm": arm.algorithm, **arm.params}
     if arm.merge is not None:
         merge, alpha = split_merge(arm.merge)
         params |= {"merge": merge} if alpha is None else {"merge": merge, "alpha": alpha}
-        name += f" + {arm.merge}"
     fresh = "fresh seed" if arm.confirms else "seed"
     seeds = f" ({counted(row.n, fresh)})" if arm.has_seeds else ""
     return ArmSummary(
         label=arm.label,
-        name=f"{SELECTED if row.selected else ''}{name}{seeds}",
+        name=f"{SELECTED if row.selected else ''}{arm.name}{seeds}",
         params=params,
         tags={
             "carft.role": arm.role,

@@ -136,6 +136,18 @@ def export_commands(comparison: Comparison, sweep: str, *, named: bool) -> Itera
                 words += ["--run", model.run.digest[:DIGITS]]
                 words += [] if model.label == UNMERGED else ["--merge", model.label]
             yield Export(str(model), shlex.join(words))
+    if not (named or comparison.tasks):
+        yield from baseline_command(comparison, sweep)
+
+
+def baseline_command(comparison: Comparison, sweep: str) -> Iterator[Export]:
+    """Yield the command that exports the baseline, where the verdict is against the selected
+    model."""
+    better = comparison.better_baseline
+    if better is not None:
+        model = select_model(comparison, setting=better.label)
+        words = ["carft-sweep", "export", sweep, "--setting", better.label]
+        yield Export(str(model), shlex.join(words), is_baseline=True)
 
 
 def part_of(comparison: Comparison, model: SelectedModel) -> Comparison:

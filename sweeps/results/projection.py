@@ -35,12 +35,12 @@ from carft_sweep.sweeps.ledger.runs import NO_SEED, RunState, RunStore, history,
 from carft_sweep.sweeps.ledger.status import OUTCOME, goals
 from carft_sweep.sweeps.results.arms import (
     ArmSummary,
+    all_sweeps_view,
     arm_summaries,
     arms_view,
     run_name,
     runs_view,
     selected_values,
-    sweeps_view,
 )
 from carft_sweep.sweeps.results.artifacts import (
     COMPARED,
@@ -86,7 +86,7 @@ ENDS: Mapping[str, EndState] = {
     "stopped": "killed",
     "interrupted": "killed",
 }
-"""The status of a run, or of the sweep, as the store has it."""
+"""The state that the store gets for each status of a run or of the sweep."""
 _TITLES = dict(zip(FIGURES, ("ID against OOD", "OOD and ID by what is varied"), strict=True))
 _REMOVED = "removed"
 """What an arm was sent as that the table has no more."""
@@ -112,7 +112,8 @@ class _Run:
     @property
     def label(self) -> str:
         seed = None if self.seed == NO_SEED else self.seed
-        return run_name(self.setting.algorithm, self.setting.params, seed)
+        trial = None if self.setting.trial is None else self.setting.trial.number
+        return run_name(self.setting.algorithm, self.setting.params, seed, trial)
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,8 @@ class SweepProjection:
         """What was mended in the sweep's folder, or could not be."""
         self.unlisted = ""
         """Why the store did not list the sweep's files, where it did not."""
+        self.requests = 0
+        """Requests that the store has answered."""
         self.sent = 0
         """How many runs were sent to their end, the sweep's own among them."""
         self._home, self._ledger, self._store = home, ledger, store
@@ -217,7 +220,7 @@ class SweepProjection:
 
     def count_unsent(self) -> int:
         """Return the number of runs of which the store lacks something."""
-        runs = self._every_run()
+        runs = self._runs_by_digest()
         return sum(map(self._is_behind, runs.values())) + len(self._left_open(runs))
 
     @property
@@ -283,7 +286,7 @@ class SweepProjection:
         self._note_running()
         waiting: list[str] = []
         pending = [*self.pending]
-        runs = self._every_run() if pending else {}
+        runs = self._runs_by_digest() if pending else {}
         for digest in pending:
             self.pending.pop(digest)
             try:
@@ -315,8 +318,8 @@ class SweepProjection:
             self._looked_at = time.monotonic()
             self.pending |= dict.fromkeys(self._started - {""})
 
-    def _every_run(self) -> Mapping[str, _Run]:
-        """Return every run of any generation by digest, with the first of its settings."""
+    def _runs_by_digest(self) -> Mapping[str, _Run]:
+        """Return the runs of all generations by digest, each with its newest setting."""
         runs: dict[str, _Run] = {}
         for ledger in (self._ledger, *reversed(self._ledger.earlier)):
             for item in ledger.settings():
@@ -329,7 +332,7 @@ class SweepProjection:
         self.compare_with_store()
         if self._sent.fingerprint("") is not None:
             self._sent.note_experiment(self._store.experiment())
-        runs = self._every_run()
+        runs = self._runs_by_digest()
         behind = (digest for digest, run in runs.items() if self._is_behind(run))
         self.pending |= dict.fromkeys([*behind, *self._left_open(runs)])
 
@@ -449,6 +452,7 @@ class SweepProjection:
     def _start(self, key: RunKey, run: _Run, snapshot: _Snapshot) -> None:
         state = snapshot.state
         tags = {
+            **self._ledger.spec.get("tags", {}),
             **self._own_execution_tags(state),
             "carft.generation": str(run.generation),
             "carft.role": run.setting.role,
@@ -536,7 +540,8 @@ class SweepProjection:
         self._start_run(start)
         spec, name = self._ledger.spec, self._sweep.sweep
         endpoint = comparison_spec(spec).endpoint
-        for view in (sweeps_view(endpoint), runs_view(name, [*spec["parameters"]], endpoint)):
+        views = all_sweeps_view(endpoint), runs_view(name, [*spec["parameters"]], endpoint)
+        for view in views:
             self._keep_view(view, start.timestamp)
         if (self._folder / SWEEP_FILE).exists():
             self._log_artifact(self._sweep, self._folder / SWEEP_FILE)
@@ -555,6 +560,7 @@ class SweepProjection:
         spec = self._ledger.spec
         execution = self._ledger.executions[-1] if self._ledger.executions else {}
         tags = {
+            **spec.get("tags", {}),
             **self._first_tags,
             "carft.generation": str(self._ledger.generation),
             "carft.metric": goals(spec)[0]["name"],
@@ -600,11 +606,13 @@ class SweepProjection:
         if "at" in outcome:  # else its driver was killed: nobody has compared its runs
             self._comparison = self._comparison or compare_sweeps([part])
             tags |= self._verdict_tags(self._comparison)
-            tags |= self._send_answer(self._comparison, ended)
+        # Before the arms, which take long on a slow server: a sweep that has ended does not run.
         self._attempt("", "tags", lambda: self._store.set_tags(self._sweep, tags))
         self._attempt(
             "", "end", lambda: self._store.end_run(self._sweep, ENDS[state], timestamp=ended)
         )
+        if "at" in outcome and self._comparison is not None:
+            self._send_arms(self._comparison, ended)
         self._record_end(self._sweep, content)
 
     def _send_input_so_far(self) -> None:
@@ -634,8 +642,8 @@ class SweepProjection:
         self.notes += [f"{name} was written anew" for name in mended]
         return bool(mended)
 
-    def _send_answer(self, comparison: Comparison, when: int) -> dict[str, str]:
-        """Send the table's arms and the selected arm's values; return the tags of the verdict."""
+    def _send_arms(self, comparison: Comparison, when: int) -> None:
+        """Send the table's arms and the selected arm's values."""
         summaries = arm_summaries(comparison, self._group)
         arms = {RunKey(self._sweep.sweep, arm=arm.label): arm for arm in summaries}
         names = {key.name for key in arms}
@@ -649,7 +657,6 @@ class SweepProjection:
             self._keep_view(arms_view(comparison, [*arms.values()]), when)
         values = selected_values(comparison)
         self._log_metrics(self._sweep, "selected", _metrics(values, when))
-        return {"carft.answer": short_answer(comparison.answer)}
 
     def _keep_view(self, view: RunsView, when: int) -> None:
         what = f"view {view.title}"
@@ -682,6 +689,7 @@ class SweepProjection:
         selected = comparison.selected
         tags = {
             "carft.verdict": comparison.verdict,
+            "carft.answer": short_answer(comparison.answer),
             "carft.selected": "" if selected is None else selected.arm.label,
         }
         parts = []
@@ -752,6 +760,7 @@ class SweepProjection:
             # end the thread that sends all the others.
             self._postpone(step, error)
         else:
+            self.requests += 1
             self._failures.pop(step, None)
 
     def _postpone(self, step: tuple[str, str], error: Exception) -> None:

@@ -17,6 +17,10 @@ _SHARE = 0.75
 logger = logging.getLogger(__name__)
 
 
+TURNS = 20
+"""So many times a flush waits for a slow place that still takes what is sent."""
+
+
 class Projector:
     """Calls `update` in a thread as long as there is news, about once a `pace` in seconds.
 
@@ -55,15 +59,21 @@ class Projector:
             self._wanted += 1
             self._changed.notify_all()
 
-    def flush(self, timeout: float, *, haste: bool = False) -> bool:
-        """Update now and wait; return False after `timeout`, or in `haste` if the destination is
-        away."""
+    def flush(
+        self, timeout: float, *, haste: bool = False, progress: Callable[[], int] = lambda: 0
+    ) -> bool:
+        """Update now and wait; return False when `progress` has not changed for `timeout`, at the
+        latest after TURNS of these, or in `haste` after one, or if the destination is away."""
         with self._changed:
             self._flushing += 1
             self._changed.notify_all()
-            self._changed.wait_for(
-                lambda: self.is_done or (haste and self.last_error is not None), timeout
-            )
+            for _ in range(1 if haste else TURNS):
+                before = progress()
+                self._changed.wait_for(
+                    lambda: self.is_done or (haste and self.last_error is not None), timeout
+                )
+                if self.is_done or progress() == before:
+                    break
             self._flushing -= 1
             return self.is_done
 

@@ -12,17 +12,25 @@ from carft_sweep.carft_core.runs.result import Claim
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.ledger import Ledger, Setting, damage_named, find_ledger
 from carft_sweep.sweeps.ledger.runs import NO_SEED, RunState, RunStore, measured
-from carft_sweep.sweeps.ledger.status import goals
+from carft_sweep.sweeps.ledger.status import goals, source_of
 from carft_sweep.tracking.comparison.caveats import NOTES
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.metrics import TOP1
 from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
-from carft_sweep.tracking.comparison.runs import UNMERGED, RunRecord, State, fields, scalar
+from carft_sweep.tracking.comparison.runs import (
+    MERGE_MARKS,
+    UNMERGED,
+    RunRecord,
+    State,
+    fields,
+    scalar,
+)
 from carft_sweep.tracking.comparison.spec import (
     ComparisonSpec,
     Endpoint,
     SelectionRule,
 )
+from carft_sweep.tracking.errors import counted
 
 Values = Sequence[float]
 T = TypeVar("T")
@@ -116,7 +124,7 @@ def _records(runs: RunStore, item: Setting) -> Iterator[RunRecord]:
             metrics=own["metrics"] if own else {},
             merges={label: found["metrics"] for label, found in merges.items() if found},
             folder=folder,
-            facts=_facts(own, item.result if trains else None) if own else {},
+            facts=_facts(own, merges, item.result if trains else None) if own else {},
             untrained=item.untrained,
         )
 
@@ -130,11 +138,17 @@ def _undamaged(read: Callable[..., T | None], *place: Any) -> T | None:
         return None
 
 
-def _facts(own: Mapping[str, Any], requested: str | None) -> Mapping[str, Any]:
-    """Return the recorded properties of an evaluation, with a note if another sweep measured
-    another epoch's weights. A folder keeps one evaluation of each model, by whichever sweep
-    measured last."""
+def _facts(
+    own: Mapping[str, Any], merges: Mapping[str, Mapping[str, Any] | None], requested: str | None
+) -> Mapping[str, Any]:
+    """Return the recorded properties of an evaluation, with what the merges say of themselves, and
+    a note if another sweep measured another epoch's weights. A folder keeps one evaluation of each
+    model, by whichever sweep measured last."""
     facts: Mapping[str, Any] = own["facts"]
+    marks = {label: it["facts"].get("merge_mark") for label, it in merges.items() if it}
+    if any(marks.values()):
+        texts = [f"{label}: {mark}" for label, mark in marks.items() if mark]
+        facts = {**facts, MERGE_MARKS: texts}
     if requested is None or facts.get(RESULT) in (None, requested):
         return facts
     note = (
@@ -181,4 +195,16 @@ def load_part(sweep: Ledger, runs: RunStore, *, with_fields: bool = False) -> Sw
         records=loaded,
         spec=spec,
         fields={digest: fields(config) for digest, config in claimed if config is not None},
+        warnings=tuple(_taken_over(sweep)),
     )
+
+
+def _taken_over(sweep: Ledger) -> Iterator[str]:
+    """Yield a sentence on trials whose points are the best of another sweep."""
+    trials = sweep.trials()
+    numbers = [trial.number for trial in trials if source_of(sweep.spec, trial)]
+    if numbers:
+        yield (
+            f"{counted(len(numbers), 'trial')} ({min(numbers)} to {max(numbers)}) tried first what "
+            f"was best in {sweep.spec['try_first_from']}: its choice is in them"
+        )

@@ -13,9 +13,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from carft_sweep.carft_core.data.class_names import name_files
+from carft_sweep.carft_core.data.class_names import CLASS_FILE
 from carft_sweep.carft_core.data.images import image_errors, open_image
-from carft_sweep.carft_core.data.listing import EXTENSIONS, Listing, images, join_names
+from carft_sweep.carft_core.data.listing import (
+    EXTENSIONS,
+    ImageScan,
+    Listing,
+    join_names,
+    unread_notes,
+)
 from carft_sweep.carft_core.data.splits import test_share
 from carft_sweep.carft_core.errors import RequestError
 
@@ -259,6 +265,8 @@ class Inventory:
     class_names_file: Path | None
     problems: list[str]
     """What the family refuses and only the owner of the images can change."""
+    unread: list[str]
+    """Pictures in formats that are not read."""
 
     @property
     def test_counts(self) -> dict[str, int]:
@@ -278,14 +286,11 @@ class Inventory:
 def list_images(layout: Layout) -> Inventory:
     """Return the images of each split. Raises RequestError when less than two classes can be
     used."""
-    problems: list[str] = []
+    scan = ImageScan(layout.root)
 
     def listing(folder: Folder | None) -> Listing:
         folders = () if folder is None else folder.folders
-        return {
-            folder.name: dict(sorted(images(layout.root, layout.below(folder), problems)))
-            for folder in folders
-        }
+        return {folder.name: dict(sorted(scan.images(layout.below(folder)))) for folder in folders}
 
     train, val, test = listing(layout.train), listing(layout.val), listing(layout.test)
     classes = _usable_classes(layout, train, test)
@@ -317,9 +322,16 @@ def list_images(layout: Layout) -> Inventory:
         else:
             del layout.shifts[shift]
             layout.assumed.append(f"left out the shift {shift}: no class of it is left")
-    files = name_files(layout.root)
+    names_file = layout.root / CLASS_FILE
+    has_names = names_file.exists()
     return Inventory(
-        layout, classes, splits, exclude, files[0] if files else None, sorted(problems)
+        layout,
+        classes,
+        splits,
+        exclude,
+        names_file if has_names else None,
+        sorted(scan.problems),
+        scan.unread,
     )
 
 
@@ -369,6 +381,7 @@ def usual_side(inventory: Inventory) -> int | None:
 def find_doubts(inventory: Inventory) -> Iterator[str]:
     """Yield a sentence for each doubt about the folder."""
     layout, splits = inventory.layout, inventory.splits
+    yield from unread_notes(inventory.unread)
     few = [name for name, paths in splits["train"].items() if len(paths) < FEW_TO_TRAIN]
     if few:
         yield f"train has fewer than {FEW_TO_TRAIN} images of {join_names(few)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.carft_core.runs.folder import is_complete
 from carft_sweep.sweeps.engines.base import Decision, Failure, Job, Wait
-from carft_sweep.sweeps.ledger.claim import Claim
+from carft_sweep.sweeps.ledger.claim import Claim, Limits
 from carft_sweep.sweeps.ledger.ledger import SECONDS, TRIAL_RUNS, Ledger, Trial
 from carft_sweep.sweeps.ledger.runs import RunState, RunStore, measured
 from carft_sweep.sweeps.ledger.status import has_work_left
@@ -22,7 +23,7 @@ from carft_sweep.sweeps.scheduler.progress import Progress
 from carft_sweep.sweeps.scheduler.proposer import TrialProposer
 from carft_sweep.sweeps.scheduler.pruning import PruningController
 from carft_sweep.sweeps.scheduler.retries import CircuitBreaker, GiveUp, Retry, RetryPolicy, halved
-from carft_sweep.tracking.comparison.runs import UNMERGED
+from carft_sweep.tracking.comparison.runs import NUMBER, UNMERGED, setting
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class SweepDriver:
         self._breaker = CircuitBreaker(planner.spec.breaker)
         self._budget = TimeBudget(ledger, planner.spec.time_budget)
         self._fresh, self._failed_again = fresh, failed_again
+        self._limits = Limits()
         self._queue: deque[PlannedRun] = deque()
         self._waiting: deque[PlannedRun] = deque()
         self._active: dict[str, PlannedRun] = {}
@@ -119,6 +121,8 @@ class SweepDriver:
         while True:
             if self.broken is not None or self.is_out_of_time:
                 return Wait.NEVER
+            if self._is_limited():
+                return Wait.LATER
             self._retry_waiting()
             if not self._queue and not self._ask() and not self._conclude():
                 return Wait.LATER if self._active or self._waiting else Wait.NEVER
@@ -126,6 +130,14 @@ class SweepDriver:
                 job = self._job(self._queue.popleft())
                 if job is not None:
                     return job
+
+    def _is_limited(self) -> bool:
+        """Return whether no run may begin now, by what was requested of the running sweep."""
+        limits = self._claim.limits
+        if limits != self._limits:
+            self._limits = limits
+            self.progress.note(str(limits))
+        return limits.is_paused or len(self._active) >= (limits.parallel or math.inf)
 
     @property
     def is_out_of_time(self) -> bool:
@@ -138,20 +150,20 @@ class SweepDriver:
         return self._final_runs.are_due or has_work_left(self.ledger, self.runs)
 
     def started(self, job: Job, worker: str) -> None:
-        """Implement `Handler.started`."""
+        """Record that a worker has begun a run, and show it."""
         self._claim.renew()
         self.runs.begin(job.digest, worker)
         self.progress.started(job.label)
         self._note(job.digest)
 
     def alive(self, job: Job) -> None:
-        """Implement `Handler.alive`."""
+        """Renew the claim on the sweep and count the time that it has used."""
         del job
         self._claim.renew()
         self._budget.count()
 
     def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
-        """Implement `Handler.reported`."""
+        """Record the report of an epoch; return whether early termination lets the run continue."""
         self._claim.renew()
         task = self._active[job.digest]
         self.progress.epoch(job.label, report)
@@ -165,7 +177,7 @@ class SweepDriver:
         return Decision.STOP if trial.is_over else Decision.CONTINUE
 
     def finished(self, job: Job, result: Mapping[str, Any]) -> None:
-        """Implement `Handler.finished`."""
+        """Record that a run is trained and evaluated, and show its warnings."""
         self._claim.renew()
         task = self._active.pop(job.digest)
         state = self.runs.release(job.digest, "done")
@@ -175,7 +187,7 @@ class SweepDriver:
         self._done(task, reused=False)
 
     def stopped(self, job: Job) -> None:
-        """Implement `Handler.stopped`."""
+        """Record a run that was closed early: pruned, given up with its trial, or interrupted."""
         self._claim.renew()
         task = self._active.pop(job.digest)
         self.runs.release(job.digest, "stopped")
@@ -191,7 +203,7 @@ class SweepDriver:
             self.progress.stopped(task.label)
 
     def failed(self, job: Job, failure: Failure) -> None:
-        """Implement `Handler.failed`."""
+        """Queue a failed run again, or record its failure for good, as `retries` decides."""
         self._claim.renew()
         task, trial = self._active[job.digest], self._trial(self._active[job.digest])
         if trial is not None and trial.pruned:  # it was to be stopped, and did not wait for it
@@ -242,6 +254,9 @@ class SweepDriver:
             return False
         self._open[trial.number] = trial
         tasks = list(trial.tasks)
+        if NUMBER in tasks[0].label:
+            name = tasks[0].label.partition(" seed ")[0]
+            self.progress.note(f"{name}: {setting(tasks[0].params)}")
         self.progress.skip(self._spec.expected_runs(trial.trial.point) - len(tasks))
         if trial.trial.state == "pruned":
             trial.pruned = True
@@ -407,7 +422,7 @@ class SweepDriver:
         sign = 1 if metric.goal == "maximize" else -1
         if self._best is None or sign * trial.value > sign * (self._best.value or 0.0):
             self._best = trial
-            setting = run_label(trial.algorithm, trial.params, None)
+            setting = run_label(trial.algorithm, trial.params, None, trial.number)
             self.progress.best(setting, metric.name, trial.value)
 
     def _note_failure(self, task: PlannedRun, failure: Failure, *, again: bool) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.data.images import UNREADABLE
 from carft_sweep.carft_core.runs.identity import couples_items
 from carft_sweep.sweeps.engines.base import Failure
 from carft_sweep.sweeps.spec.settings import Retries
@@ -62,7 +63,7 @@ def halved(config: TrialConfig, times: int) -> TrialConfig:
     if not times:
         return config
     optim, evaluation = config.optim, config.eval
-    batch = max(1, evaluation.batch_size >> times)
+    batch = max(1, evaluation.images_at_once >> times)
     smaller: dict[str, object] = {"eval": evaluation.model_copy(update={"batch_size": batch})}
     if not couples_items(config):
         micro = max(1, (optim.micro_batch or optim.batch_size) >> times)
@@ -73,7 +74,7 @@ def halved(config: TrialConfig, times: int) -> TrialConfig:
 def can_be_halved(config: TrialConfig) -> bool:
     """Return whether batches can be halved without a change of the run's digest. A failure does not
     say whether memory ran out in training or in evaluation, so either suffices."""
-    if config.eval.batch_size > 1:
+    if config.eval.images_at_once > 1:
         return True
     return not couples_items(config) and (config.optim.micro_batch or config.optim.batch_size) > 1
 
@@ -88,8 +89,8 @@ class CircuitBreaker:
     """Says when runs keep failing for one cause, or on one node, so that going on is waste.
 
     `limit` runs must have failed in a row; 0: never. The seeds of one setting that become NaN
-    count once, since that is what a setting does, not what is broken. A full disk is enough once:
-    whatever runs next needs room too.
+    count once, since that is what a setting does, not what is broken. A full disk is enough once,
+    and so is an image that cannot be decoded: whatever runs next needs them too.
     """
 
     def __init__(self, limit: int) -> None:
@@ -111,6 +112,8 @@ class CircuitBreaker:
         """Count a failed run of a setting (shared by its seeds); return why to stop, or None."""
         if is_full_disk(failure):
             return f"the disk is full ({failure.message})"
+        if UNREADABLE in failure.message and "[Errno" not in failure.message:
+            return failure.message
         if not self._limit:
             return None
         entry = _Failed(_cause(failure), setting)

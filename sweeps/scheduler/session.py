@@ -57,7 +57,7 @@ PARTS = {
 PACE = 1.0
 """Seconds between two updates of a projection, at least."""
 PATIENCE = 30.0
-"""Seconds that the end of a sweep waits for its projections."""
+"""Seconds that the end of a sweep waits for a projection that takes nothing."""
 CLOSING = 15.0
 """Seconds that closing them waits for a request that is under way."""
 EXIT_CODES: Mapping[State, int] = {"done": 0, "failed": 1, "interrupted": 3}
@@ -210,7 +210,7 @@ class Projections:
         """Wait until the store has everything; return False if it still lacks something. In `haste`
         an unreachable store is not waited for."""
         self._study_thread.flush(PATIENCE, haste=haste)
-        return self._store_thread.flush(PATIENCE, haste=haste)
+        return self._store_thread.flush(PATIENCE, haste=haste, progress=lambda: self._runs.requests)
 
     def complaints(self) -> Iterator[str]:
         """Yield what the projections still lack in the end, and why."""

@@ -6,8 +6,7 @@ import copy
 import graphlib
 import hashlib
 import itertools
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS
@@ -109,11 +108,6 @@ def _expanded(
 def fields_of(point: Mapping[str, Any], algorithm: str) -> Params:
     """Return the values of a point that belong to fields of an algorithm."""
     return {name: value for name, value in point.items() if applies(name, algorithm)}
-
-
-def distinct(points: Iterable[Params]) -> list[Params]:
-    """Return the points without repetitions, in order."""
-    return list({json.dumps(point, sort_keys=True): point for point in points}.values())
 
 
 SOBOL_BITS = 30

@@ -32,7 +32,7 @@ ELSEWHERE: Mapping[str, str] = {
     **SYNONYMS,
     **dict.fromkeys(("num_gpus", "n_gpus"), "resources.gpus"),
     **dict.fromkeys(("trials", "n_trials", "num_trials", "num_samples", "count"), "run_cap"),
-    **dict.fromkeys(("n_seeds", "num_seeds"), "seeds"),
+    **dict.fromkeys(("n_seeds", "num_seeds", "seed", "random_seed"), "seeds"),
     **dict.fromkeys(("jobs", "n_jobs", "max_concurrent"), "parallel"),
 }
 """What other programs call our keys and fields."""
@@ -78,6 +78,7 @@ def normalize(document: SpecDocument, overrides: Sequence[str]) -> None:
             document.remove(("parameters", name))
     _check_profiles(document)
     apply_overrides(document, overrides)
+    _fix_constants(document)
     for name in unknown_fields:
         if not (name.startswith("algorithm.") and names_unknown_algorithm(document)):
             document.add_error(("parameters", name), _unknown_field("parameter", name))
@@ -98,6 +99,24 @@ def _name_by_dots(document: SpecDocument, route: Route, prefix: str) -> None:
             document.remove((*route, key))
         elif prefix:
             document.move((*route, key), ("parameters", f"{prefix}{key}"))
+
+
+def _fix_constants(document: SpecDocument) -> None:
+    """Move W&B's constants into the trial, unless `--set` sets that field: what has one value does
+    not vary, and is in no label. Those of an algorithm stay, since the algorithm may vary."""
+    varied = document.mapping(("parameters",))
+    if any(isinstance(item, Mapping) and "when" in item for item in varied.values()):
+        return
+    for name, item in list(varied.items()):
+        route: Route = ("trial", *name.split("."))
+        is_constant = isinstance(item, Mapping) and item.keys() == {"value"}
+        if not is_constant or route[1] == "algorithm" or name == document.get(("tasks",)):
+            continue
+        if document.get(route) is None:
+            document.move(("parameters", name, "value"), route)
+            document.remove(("parameters", name))
+        elif document.place(route).is_of_command_line:
+            document.remove(("parameters", name))
 
 
 def _read_hyperband(document: SpecDocument) -> None:
@@ -146,7 +165,7 @@ def apply_overrides(document: SpecDocument, overrides: Sequence[str]) -> None:
             continue
         try:
             parsed = parse(text)
-            route = _route(key.strip())
+            route = _route_of(key.strip())
         except YamlError as error:
             document.add_error_at(place, error.reason)
         except KeyError as error:
@@ -163,7 +182,7 @@ def _check_profiles(document: SpecDocument) -> None:
     for name in document.mapping(PROFILES):
         for key in document.mapping((*PROFILES, name)):
             try:
-                _route(key)
+                _route_of(key)
             except KeyError as error:
                 place = document.place((*PROFILES, name, key))
                 document.add_error_at(place, f"profiles.{name}: {error.args[0]}")
@@ -181,7 +200,7 @@ def _put_profile(document: SpecDocument, name: str, place: Place) -> None:
             value = value.replace("{name}", str(document.get(("name",))))
         # An unknown key is reported already, with those of all profiles.
         with contextlib.suppress(KeyError):
-            _put(document, _route(key), value, document.place((*PROFILES, name, key)))
+            _put(document, _route_of(key), value, document.place((*PROFILES, name, key)))
 
 
 def _top_keys(document: SpecDocument) -> None:
@@ -223,8 +242,9 @@ def _unknown_field(kind: str, name: str, more: Iterable[str] = ()) -> str:
     return unknown(kind, name, names)
 
 
-def _route(key: str) -> Route:
-    """Return the route of a key of the command line. Raises KeyError with a message."""
+def _route_of(key: str) -> Route:
+    """Return the place in a sweep file that a key of `--set` means: trial, optim, lr of `optim.lr`.
+    Raises KeyError, with a message for the user, for a key that is unknown or cannot be set so."""
     field = key.removeprefix("trial.")
     if field in field_names() or field in TRIAL_KEYS:
         return ("trial", *field.split("."))

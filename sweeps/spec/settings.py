@@ -283,7 +283,7 @@ class Resources(Section):
         AfterValidator(lambda value: check_gpus(value) if isinstance(value, float) else value),
     ] = None
     """A whole number, or 1/n such as 0.25 for n runs on one GPU; left out, one where there is one.
-    `auto`: as many runs on one GPU as its memory holds, by what the first one takes."""
+    `auto`: as many runs on one GPU as its memory holds."""
     custom: Mapping[
         Annotated[str, Field(pattern=f"^{RESOURCE}$")],
         Annotated[Finite, Field(ge=0.0001)],
@@ -423,6 +423,20 @@ class After(Section):
     """Which runs; the name of an algorithm is short for its selected setting."""
 
 
+TRY_FIRST: dict[str, Any] = {
+    "anyOf": [
+        {"type": "array", "items": {"type": "object"}},
+        {
+            "type": "object",
+            "properties": {"from": {"type": "string"}, "best": {"type": "integer", "minimum": 1}},
+            "required": ["from"],
+            "additionalProperties": False,
+        },
+    ]
+}
+"""Points, or the best ones of another sweep."""
+
+
 class Settings(Section):
     """The keys of a sweep file that are checked one by one."""
 
@@ -433,6 +447,8 @@ class Settings(Section):
     digits, `_`, `-` and `.`."""
     description: str = ""
     """Shown beside the name."""
+    tags: Mapping[str, str] = Field(default_factory=dict)
+    """Tags of the sweep and of its runs in MLflow: `{paper: icml, group: baselines}`."""
     method: Annotated[
         Method,
         WithJsonSchema({"enum": [*METHODS, BAYES]}),
@@ -465,8 +481,14 @@ class Settings(Section):
     tasks: str | None = None
     """The parameter whose values are tasks: every setting runs on each, settings are chosen for
     each apart, and tables have a column for each."""
-    try_first: Annotated[tuple[Mapping[str, Any], ...], Field(strict=False)] = ()
-    """Points that are tried before the method proposes any; what they leave out is proposed."""
+    try_first: Annotated[
+        tuple[Mapping[str, Any], ...], Field(strict=False), WithJsonSchema(TRY_FIRST)
+    ] = ()
+    """Points that are tried before the method proposes any; what they leave out is proposed.
+    `{from: SWEEP, best: 5}` takes the best points of another sweep of the home."""
+    try_first_from: str = ""
+    """The sweep that the points of `try_first` are the best of, which `try_first: {from: ...}`
+    sets."""
     early_terminate: Annotated[EarlyTerminate | None, BeforeValidator(read_rule)] = None
     """Stops trials that are not worth continuing."""
     selection: Annotated[

@@ -7,7 +7,7 @@ import json
 import logging
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +18,12 @@ from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.folders import DATA_ROOT_ENV
-from carft_sweep.carft_core.errors import RequestError, unknown
+from carft_sweep.carft_core.errors import RequestError, Route, unknown
 from carft_sweep.sweeps.space.distributions import Categorical, Distribution, Params
 from carft_sweep.sweeps.space.points import (
     baseline_at,
     baseline_params,
     config_at,
-    distinct,
     draw_point,
     grid,
     grid_size,
@@ -34,6 +33,7 @@ from carft_sweep.sweeps.space.points import (
 )
 from carft_sweep.sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, name_of, read_text
 from carft_sweep.sweeps.spec.normalize import normalize
+from carft_sweep.sweeps.spec.paths import place_paths
 from carft_sweep.sweeps.spec.settings import ADAPTIVE, RUN_CAP, Metric, Settings
 from carft_sweep.sweeps.spec.user_code import Vet, import_all, name_families, refuse_family_file
 from carft_sweep.sweeps.spec.validate import validate
@@ -69,6 +69,41 @@ def _root_field(document: SpecDocument) -> str | None:
     retention = document.get(("trial", "eval", "retention"))
     own = document.get(("trial", "eval", "retention_root"))
     return "eval.retention_root" if retention and own is None else None
+
+
+BestOf = Callable[[str, int], Sequence[Mapping[str, Any]]]
+"""Returns the best points of a sweep, so many; raises RequestError."""
+BEST = 5
+"""Points of another sweep, unless the file says how many."""
+
+
+def place_points(document: SpecDocument, best_of: BestOf | None) -> tuple[str, ...]:
+    """Replace `try_first: {from: SWEEP, best: 5}` by the points that these are now, and return the
+    new values as overrides: `resume` takes the same points. Without `best_of`, where the home is
+    elsewhere, there are none."""
+    route: Route = ("try_first",)
+    wanted, place = document.get(route), document.place(route)
+    if not isinstance(wanted, Mapping):
+        return ()
+    names = {item for item in document.mapping(("parameters",)) if item != document.get(("tasks",))}
+    source, count = wanted.get("from"), wanted.get("best", BEST)
+    if wanted.keys() - {"from", "best"} or not isinstance(source, str) or type(count) is not int:
+        document.add_error(route, f"must be a list of points, or {{from: SWEEP, best: {BEST}}}")
+    elif source == document.get(("name",)):
+        document.add_error(route, f"from: {source} is this sweep; name another")
+    document.remove(route)
+    if best_of is not None and isinstance(source, str) and not document.is_wrong(route):
+        try:
+            best = best_of(source, count)
+        except RequestError as error:
+            document.add_errors(Place(place.order, f"{place.text}: try_first"), error)
+            return ()
+        points = [{name: point[name] for name in point if name in names} for point in best]
+        document.set(route, [point for point in points if point], place)
+        document.set(("try_first_from",), source, place)
+        text = json.dumps(document.get(route), ensure_ascii=False)
+        return f"try_first={text}", f"try_first_from={json.dumps(source)}"
+    return ()
 
 
 FOLDER = Path(__file__).parents[1]
@@ -123,6 +158,8 @@ class BaselinePoint(NamedTuple):
     params: Params
     """The varied fields that it has; `{}` when it has none."""
     config: TrialConfig
+    number: int | None
+    """That of the first trial with these values; None where no trial is known in advance."""
     untuned: bool
     """Its varied fields stay at their defaults, while those of the trials are searched."""
 
@@ -285,10 +322,11 @@ class SweepSpec(Settings):
                 str(baseline["name"]),
                 params,
                 baseline_at(self.trial, baseline, params),
+                number,
                 self.is_adaptive and bool(self._open(baseline)),
             )
             for baseline in self.baselines
-            for params in self._baseline_points(baseline)
+            for params, number in self._baseline_points(baseline)
         ]
 
     def as_dict(self) -> dict[str, Any]:
@@ -304,10 +342,15 @@ class SweepSpec(Settings):
         own_copy: dict[str, Any] = json.loads(json.dumps(plain))  # of lists, without a tuple
         return own_copy
 
-    def _baseline_points(self, baseline: Mapping[str, Any]) -> list[Params]:
+    def _baseline_points(self, baseline: Mapping[str, Any]) -> list[tuple[Params, int | None]]:
+        """Return the points of a baseline, each with the number of the first trial there."""
         if self.is_adaptive:
-            return list(self.cells)
-        return distinct(baseline_params(baseline, point) for point in self.points())
+            return [(cell, None) for cell in self.cells]
+        first: dict[str, tuple[Params, int | None]] = {}
+        for number, point in enumerate(self.points()):
+            params = baseline_params(baseline, point)
+            first.setdefault(json.dumps(params, sort_keys=True), (params, number))
+        return [*first.values()]
 
     def _open(self, baseline: Mapping[str, Any]) -> Params:
         """Return the varied fields that a baseline leaves open; none if it does not train."""
@@ -324,6 +367,7 @@ def load_spec(
     *,
     text: str | None = None,
     vet: Vet | None = None,
+    best_of: BestOf | None = None,
 ) -> SweepSpec:
     """Return the validated sweep of a file, or of a shipped recipe by its name.
 
@@ -332,8 +376,9 @@ def load_spec(
     they register algorithms, merges and families. A data root from CARFT_DATA becomes an override:
     workers elsewhere, and a later `resume`, have another environment. `text` is the content of the
     file when it was run; the file itself may be missing then. `vet` is called with each module
-    before it is imported, where a home names the module and not the user. Raises RequestError when
-    the file cannot be read, otherwise InvalidConfig with every mistake in the order of the lines.
+    before it is imported, where a home names the module and not the user. `best_of` finds the
+    points of other sweeps for `try_first`. Raises RequestError when the file cannot be read,
+    otherwise InvalidConfig with every mistake in the order of the lines.
     """
     source = locate(path) if text is None else Path(path)
     text = read_text(source) if text is None else text
@@ -342,8 +387,9 @@ def load_spec(
     document.data.setdefault("name", name_of(source))
     imported = import_all(document, source.parent, imports, vet)
     normalize(document, overrides)
+    place_paths(document, source.parent)
     imported = tuple(dict.fromkeys([*imported, *name_families(document, source.parent)]))
-    placed = place_data(document)
+    placed = (*place_data(document), *place_points(document, best_of))
     fields = validate(document) | {"imports": imported}
     logger.debug("%s: read %s", source, fields["name"])
     return SweepSpec.model_construct(

@@ -45,6 +45,7 @@ from carft_sweep.sweeps.spec.document import (
     read_text,
     validated_in_part,
 )
+from carft_sweep.sweeps.spec.paths import texts_of
 from carft_sweep.tracking.ownership import TRUST_OPTION, other_writer
 from carft_sweep.tracking.program import command, program
 
@@ -218,8 +219,7 @@ def resolve(imports: Iterable[str], folder: Path) -> tuple[str, ...]:
 
 def _resolved(item: str, folder: Path) -> str:
     if _is_path(item):
-        path = folder / Path(item).expanduser()
-        path = path.parent.resolve() / path.name  # the last part names the module, if it is a link
+        path = _without_links(folder / Path(item).expanduser())
         return str(path / "__init__.py" if path.is_dir() else path)
     folders = (folder, Path.cwd())
     place = module_place(item.partition(".")[0])
@@ -236,6 +236,12 @@ def _resolved(item: str, folder: Path) -> str:
         f"import: no module {item!r} is installed, and none is in {folder} (a file is named by "
         f"its path, such as ./my_methods.py){near}"
     )
+
+
+def _without_links(path: Path) -> Path:
+    """Return the absolute path of a file, whose own name stays if it is a link: a module is called
+    by it."""
+    return path.parent.resolve() / path.name
 
 
 def load(imports: Sequence[str]) -> None:
@@ -333,7 +339,7 @@ def register_family(file: Path) -> Family:
     when the file cannot be read or another family has its name, InvalidConfig with every mistake
     and its line.
     """
-    file = file.absolute()
+    file = _without_links(file)
     if path_or_none(str(file)) is None:
         folder = path_or_none(str(file.parent))
         beside = [] if folder is None else [path.name for path in folder.glob("*.y*ml")]
@@ -471,31 +477,17 @@ def name_families(document: SpecDocument, folder: Path) -> tuple[str, ...]:
     files' paths. A path is relative to `folder`, where the sweep file is, a path given by `--set`
     to the current folder. Mistakes are reported with those of the sweep file."""
     files: dict[str, None] = {}
-    for holder, key, route in list(_family_files(document)):
+    for holder, key, route in list(texts_of(document, FIELD)):
+        if not is_family_file(holder[key]):
+            continue
         place = document.place(route)
         base = Path.cwd() if place.is_of_command_line else folder
         try:
-            file = base.absolute() / Path(holder[key]).expanduser()
-            holder[key] = register_family(file).name
+            file = resolve([holder[key]], base)[0]
+            holder[key] = register_family(Path(file)).name
         except (RequestError, RuntimeError) as error:  # `~nobody/birds.yaml`: no such home
             document.add_errors(Place(place.order, f"{place.text}: {FIELD}"), error)
             document.remove(route[:2] if route[0] == "parameters" else route)
         else:
-            files[str(file)] = None
+            files[file] = None
     return tuple(files)
-
-
-def _family_files(document: SpecDocument) -> Iterator[tuple[Any, str | int, Route]]:
-    """Yield each value that names a family file: the mapping that has it, its key, and its
-    route."""
-    route: Route = ("trial", *FIELD.split("."))
-    if is_family_file(document.get(route)):
-        yield document.get(route[:-1]), "family", route
-    varied: Route = ("parameters", FIELD)
-    described = document.mapping(varied) if document.get(varied) is not None else {}
-    if is_family_file(described.get("value")):
-        yield described, "value", (*varied, "value")
-    values = described.get("values")
-    for index, value in enumerate(values if isinstance(values, list) else ()):
-        if is_family_file(value):
-            yield values, index, (*varied, "values", index)

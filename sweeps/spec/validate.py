@@ -265,9 +265,12 @@ def _try_first(
         return ()
     # A point is tried on every task: the task is none of its fields.
     free = {item.name: item for item in space if item.name != settings.tasks}
-    return tuple(
-        _point(document, free, item, (*_TRY_FIRST, index)) for index, item in enumerate(points)
+    is_taken_over = bool(settings.try_first_from)
+    own = (
+        _point(document, free, item, (*_TRY_FIRST, index), skips=is_taken_over)
+        for index, item in enumerate(points)
     )
+    return tuple(point for point in own if point or not is_taken_over)
 
 
 def _point(
@@ -275,24 +278,30 @@ def _point(
     space: Mapping[str, Distribution],
     item: Mapping[str, Any],
     route: Route,
+    *,
+    skips: bool,
 ) -> Params:
+    """Return a point with the space's own values; `skips` leaves out those outside of it."""
     point: Params = {}
     for name, value in item.items():
         if name in space:
-            point[name] = _own_value(document, space[name], value, (*route, name))
+            own, allowed = _own_value(space[name], value)
+            if allowed is None:
+                point[name] = own
+            elif not skips:
+                document.add_error((*route, name), f"{allowed}, got {repr(value)[:80]}")
         elif not document.is_wrong(_TASKS, ("parameters", name)):
             document.add_error((*route, name), unknown("parameter", name, space))
     return {name: point[name] for name in space if name in point}
 
 
-def _own_value(
-    document: SpecDocument, distribution: Distribution, value: object, route: Route
-) -> Any:
-    """Return the value as the search space has it; report a value outside of the space."""
+def _own_value(distribution: Distribution, value: object) -> tuple[Any, str | None]:
+    """Return the value as the search space has it; for one outside of the space None, and what is
+    allowed."""
     if isinstance(distribution, Categorical):
         own = {canonical(value): value for value in distribution.values}
         if canonical(value) in own:
-            return own[canonical(value)]
+            return own[canonical(value)], None
         allowed = f"must be one of {', '.join([*own][:MOST_SHOWN])}"
     elif isinstance(value, bool) or not isinstance(value, (int, float)):
         allowed = "must be a number"
@@ -301,7 +310,6 @@ def _own_value(
         allowed = f"must be from {low:g} to {high:g}"
         if low <= value <= high:
             if (nearest := distribution.nearest(value)) == value:
-                return nearest
+                return nearest, None
             allowed = f"must be a step of {distribution.step}, of which the nearest is {nearest}"
-    document.add_error(route, f"{allowed}, got {repr(value)[:80]}")
-    return None
+    return None, allowed

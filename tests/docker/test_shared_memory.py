@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from carft_sweep.carft_core.config.trial import EvalConfig
+from carft_sweep.carft_core.config.trial import EVALUATED
 from carft_sweep.carft_core.data.loader import MOST_WORKERS
 from carft_sweep.sweeps.spec.spec import load_spec
 from tests.docker.composed import ROOT, services
@@ -22,7 +22,7 @@ UNITS = {"Gi": 2**30, "Mi": 2**20}
 def needed() -> int:
     """Of one run of the shipped recipe with the largest batch, while it trains and validates."""
     config = load_spec(ROOT / "sweeps/imagenet.yaml").trial
-    images = config["optim"]["batch_size"] + EvalConfig().batch_size
+    images = config["optim"]["batch_size"] + EVALUATED
     return OBJECTS + MOST_WORKERS * PREFETCHED * images * IMAGE
 
 

@@ -19,12 +19,14 @@ import yaml
 
 from carft_sweep.carft_core.data.families.declaration import Declaration
 from carft_sweep.carft_core.models.prompts import TemplateFile
+from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.cli.parser import parse
 from carft_sweep.sweeps.spec.document import parse as parse_yaml
 from carft_sweep.sweeps.spec.normalize import IGNORED
 from carft_sweep.sweeps.spec.normalize import KEYS as ALL_KEYS
 from carft_sweep.sweeps.spec.spec import load_spec, recipes
 from tests.docs.blocks import PAGES, ROOT, Block, blocks_of, calls, every_block
+from tests.docs.tiny import tiny
 
 LIMIT = 120
 """Seconds that a block may take beside other tests; it is about ten on a machine at rest."""
@@ -113,11 +115,12 @@ def said_by(script: str, program: Path, folder: Path, limit: int) -> str | None:
 
 
 @pytest.fixture(scope="session")
-def finished(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with a sweep that has ended, for the pages' `compare`, `export` and the like."""
-    folder = tmp_path_factory.mktemp("finished")
-    assert said_by("carft-sweep run kl_weight", program, folder, LIMIT) is None
-    return folder / ".carft"
+    home = tmp_path_factory.mktemp("finished") / ".carft"
+    words = ["run", "kl_weight", "--in-process", "--set", "report={page: false, model: false}"]
+    assert main([*tiny(words), "--home", str(home)]) == 0
+    return home
 
 
 @pytest.mark.timeout(900)  # with the home that is made for the first of them

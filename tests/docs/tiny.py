@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.cli import main
-from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
+
+if TYPE_CHECKING:
+    from carft_sweep.sweeps.spec.spec import SweepSpec
 
 BUILT_IN = ("icon_shift", "icon_shift_dev")
 
@@ -22,6 +25,8 @@ def tiny(words: Sequence[str]) -> list[str]:
     """The arguments, with what makes a sweep short."""
     if len(words) < 2 or words[0] not in ("run", "check"):
         return list(words)
+    from carft_sweep.sweeps.spec.spec import load_spec  # for these two only: it loads torch
+
     try:
         spec = load_spec(next(word for word in words[1:] if not word.startswith("-")))
     except (RequestError, StopIteration):  # the command itself says what is wrong

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -12,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from carft_sweep.sweeps.cli import main
 from tests.image_files import noise_folder
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +62,20 @@ class Tiny:
         out, said = process.communicate(timeout=LIMIT)
         assert expect in (None, process.returncode), f"{process.returncode}\n{out}\n{said}"
         return out, said
+
+    def here(self, command: str = "run", *words: str) -> str:
+        """What the same prints in this process, on one thread as there: its start and that of a
+        worker take longer than a small sweep.
+        """
+        what = [str(self.file), "--in-process"] if command == "run" else [self.file.stem]
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                assert main([command, *what, *words, "--home", str(self.home)]) == 0
+        finally:
+            torch.set_num_threads(threads)
+        return printed.getvalue()
 
     def show(self) -> dict[str, Any]:
         """What `show --json` tells."""
@@ -183,5 +201,5 @@ def undisturbed(
     """
     make = make_tiny(tmp_path_factory.mktemp("undisturbed"), tiny_clip_files, images)
     sweep = make("undisturbed", WEIGHTS)
-    sweep.call("run", "--engine", "local")
+    sweep.here("run")
     return sweep.outcomes()

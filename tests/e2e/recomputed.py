@@ -194,7 +194,7 @@ class Measured(Numbers):
         ]
         return [
             Setting(
-                " ".join([item["algorithm"], *_written(item["params"])]) + end,
+                _label(item) + end,
                 item["algorithm"],
                 item["params"],
                 role,
@@ -315,6 +315,12 @@ class Measured(Numbers):
         scale = float(model.logit_scale.exp())
         p = special.softmax(scale * features @ self.w_ctx.T, axis=1)
         return pd.DataFrame(p, index=self.paths)
+
+
+def _label(item: Mapping[str, Any]) -> str:
+    """The algorithm and its fields, or where that is long the number of the trial."""
+    text = " ".join([item["algorithm"], *_written(item["params"])])
+    return text if len(text) <= 40 else f"{item['algorithm']} #{item['number']}"
 
 
 def _written(params: Mapping[str, Any]) -> Iterator[str]:

@@ -12,9 +12,9 @@ from typing import Any
 import optuna
 import pytest
 
-from tests.e2e.conftest import EPOCHS, MakeTiny, Tiny, make_tiny
+from tests.e2e.conftest import EPOCHS, MakeTiny, Tiny
 
-MANY = [round(0.25 * step, 2) for step in range(12)]
+KILLS = 3
 
 
 def killed_at_random(
@@ -50,34 +50,15 @@ def killed_at_random(
     return done
 
 
-@pytest.fixture(scope="session")
-def undisturbed_for_long(
-    tmp_path_factory: pytest.TempPathFactory, tiny_clip_files: Path, images: Path
-) -> dict[float, Any]:
-    """Twice as many weights: time enough for twenty kills."""
-    make = make_tiny(tmp_path_factory.mktemp("for_long"), tiny_clip_files, images)
-    sweep = make("undisturbed", MANY)
-    sweep.call("run", "--engine", "local")
-    return sweep.outcomes()
-
-
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the worker in /proc")
 @pytest.mark.xdist_group("undisturbed")
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    ("kills", "kept"),
-    [
-        pytest.param(3, "undisturbed", id="3"),
-        pytest.param(20, "undisturbed_for_long", id="20", marks=pytest.mark.slow),
-    ],
-)
 def test_killed_again_and_again_it_ends_with_the_same_values_and_nothing_twice(
-    request: pytest.FixtureRequest, tiny: MakeTiny, engine: str, kills: int, kept: str
+    tiny: MakeTiny, undisturbed: dict[float, Any], engine: str
 ) -> None:
-    undisturbed: dict[float, Any] = request.getfixturevalue(kept)
     sweep, count = tiny("killed", [*undisturbed], retries=30, breaker=0), len(undisturbed)
-    assert killed_at_random(sweep, engine, kills, random.Random(kills), runs=count) == kills
+    assert killed_at_random(sweep, engine, KILLS, random.Random(KILLS), runs=count) == KILLS
     sweep.call("run", "--engine", engine)
     assert sweep.outcomes() == undisturbed
 

@@ -33,7 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_clip_files: Path, images
     make = make_tiny(tmp_path_factory.mktemp("shown"), tiny_clip_files, images)
     baselines = ["zero_shot", "fine_tune"]
     sweep = make("kl_weight", [1.0], epochs=1, baselines=baselines, report={"model": False})
-    sweep.call("run", "--engine", "local")
+    sweep.here("run")
     return sweep.home
 
 
@@ -88,7 +88,7 @@ def test_the_runs_of_a_sweep_are_nested_finished_and_comparable(
     parent.find_element(By.XPATH, 'ancestor::div[@role="presentation"][1]//button').click()
     wait_for(driver, By.LINK_TEXT, "zero_shot")
     wait_for(driver, By.LINK_TEXT, "fine_tune s0")
-    wait_for(driver, By.LINK_TEXT, "kl_weight=1 s0 car_ft")
+    wait_for(driver, By.LINK_TEXT, "car_ft kl_weight=1 s0")
 
     wait_for(driver, By.CSS_SELECTOR, '[data-testid="column-selection-dropdown"]').click()
     for name in COLUMNS:
@@ -187,7 +187,7 @@ def test_the_link_to_its_arms_lands_on_a_table_of_them_by_ood(
     driver: webdriver.Chrome, links: Mapping[str, str]
 ) -> None:
     go(driver, links["arms"])
-    wait_for(driver, By.PARTIAL_LINK_TEXT, "kl_weight=1 car_ft (")
+    wait_for(driver, By.PARTIAL_LINK_TEXT, "car_ft kl_weight=1 (")
     assert_nothing_is_in_the_way(driver)
     assert not driver.find_elements(By.LINK_TEXT, "kl_weight")
     oods = values_of(driver, "`mean/ood/mean/top1`")
@@ -208,7 +208,7 @@ def test_the_runs_of_a_sweep_have_a_view_with_what_is_varied_and_learning_curves
     driver: webdriver.Chrome, links: Mapping[str, str]
 ) -> None:
     go(driver, f"{links['arms']}-runs")
-    wait_for(driver, By.LINK_TEXT, "kl_weight=1 s0 car_ft")
+    wait_for(driver, By.LINK_TEXT, "car_ft kl_weight=1 s0")
     for column in ("metrics.`ood/mean/top1`", "`wise_ft_0.5/ood/mean/top1`"):
         assert values_of(driver, column), column
     go(driver, f"{links['arms']}-runs&compareRunsMode=CHART", height=ALL_CHARTS)

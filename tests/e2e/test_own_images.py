@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from carft_sweep.sweeps.cli import main
-from tests.e2e.conftest import Tiny
 
 SMALL = (
     "parameters.algorithm.kl_weight.values=[1.0]",
@@ -28,11 +27,13 @@ def test_a_folder_of_images_becomes_a_sweep_with_its_shift(
     assert main(["init", str(images), "--out", str(tmp_path), "--name", "noise", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["counts"]["dark"] == {"blue": 4, "red": 4}
-    sweep = Tiny(Path(told["sweep"]), tmp_path / "home")
+    home = ("--home", str(tmp_path / "home"))
     words = [f"model={{name: {tiny_clip_files}}}", *SMALL]
+    changes = [part for word in words for part in ("--set", word)]
     # A worker process trains, so the family's file travels.
-    sweep.call("run", "--engine", "local", *(part for word in words for part in ("--set", word)))
-    assert main(["show", "noise", "--json", "--home", str(sweep.home)]) == 0
+    assert main(["run", told["sweep"], "--engine", "local", *changes, *home]) == 0
+    capsys.readouterr()
+    assert main(["show", "noise", "--json", *home]) == 0
     (trial,) = json.loads(capsys.readouterr().out)["trials"]
     (run,) = trial["runs"]
     assert run["state"] == "done"

@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.conftest import APART
 
 ROOT = Path(__file__).parents[2]
-PULLS = (0.0, 0.01, 0.1)
+PULLS = (0.0, 0.1)
 METHODS = '''
 """Fine-tuning that is pulled back to the zero-shot weights, and squares of three colours."""
 
@@ -102,9 +102,9 @@ register_templates(TemplateSet("squares", ("a photo of a {}", "a dark photo of a
 COLOURS = "COLOURS = ((1.0, 0.2, 0.2), (0.2, 1.0, 0.2), (0.2, 0.2, 1.0))\n"
 
 
-def sweep_file(folder: Path, clip: Path, **changes: Any) -> Path:
+def sweep_file(folder: Path, clip: Path) -> Path:
     """The user's folder: two Python files and a sweep file that names one of them."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir()
     (folder / "my_methods.py").write_text(METHODS)
     (folder / "my_colours.py").write_text(COLOURS)
     spec: dict[str, Any] = {
@@ -125,78 +125,28 @@ def sweep_file(folder: Path, clip: Path, **changes: Any) -> Path:
         },
     }
     path = folder / "pulled.yaml"
-    path.write_text(json.dumps({**spec, **changes}))  # JSON is YAML
+    path.write_text(json.dumps(spec))  # JSON is YAML
     return path
 
 
-def carft(home: Path, folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    """A command of the shell in `folder`, where nothing of the user's or the product's lies."""
+@pytest.mark.timeout(600)
+def test_a_users_own_algorithm_and_family_are_run_and_compared(
+    tmp_path: Path, tiny_clip_files: Path
+) -> None:
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    sweep = sweep_file(tmp_path / "mine", tiny_clip_files)
+    elsewhere.mkdir()  # where nothing of the user's or the product's lies
     environ = {name: value for name, value in os.environ.items() if name not in APART}
-    environ |= {"CARFT_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    folder.mkdir(parents=True, exist_ok=True)
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "carft_sweep", *map(str, words)],
-        cwd=folder,
-        env={**environ, "PYTHONPATH": str(ROOT)},
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "carft_sweep", "run", str(sweep), "--json"],
+        cwd=elsewhere,
+        env={**environ, "CARFT_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=240,
         check=False,
     )
-
-
-def trained(home: Path) -> dict[str, float]:
-    """The digest of every trained run to when its training ended."""
-    files = [
-        file
-        for file in (home / "runs").glob("*/trained.json")
-        if (file.parent / "history.json").exists()
-    ]
-    return {file.parent.name: json.loads(file.read_text())["ended"] for file in files}
-
-
-@pytest.mark.timeout(600)
-def test_a_users_own_algorithm_and_family_are_checked_run_compared_and_resumed(
-    tmp_path: Path, tiny_clip_files: Path
-) -> None:
-    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
-    sweep = sweep_file(tmp_path / "mine", tiny_clip_files)
-    part = "parameters.algorithm.pull.values=[0.0,0.01]"
-    done = carft(home, elsewhere, "run", sweep, "--set", part)
     assert done.returncode == 0, done.stderr
-    first = trained(home)
-    assert len(first) == 2 + 1
-
-    # An edit of a file on which the algorithm does not draw trains nothing anew.
-    (sweep.parent / "notes.py").write_text("X = 1\n")
-    whole = carft(home, tmp_path / "third", "run", sweep, "--json")
-    assert whole.returncode == 0, whole.stderr
-    rows = json.loads(whole.stdout)["rows"]
+    rows = json.loads(done.stdout)["rows"]
     assert {row["algorithm"] for row in rows} == {"pulled", "fine_tune", "zero_shot"}
-    assert len(trained(home)) == len(PULLS) + 1
-    assert trained(home).items() > first.items()
-
-    resumed = carft(home, tmp_path / "fourth", "resume", "pulled")
-    assert resumed.returncode == 0, resumed.stderr
-
-    (sweep.parent / "my_colours.py").write_text(f"{COLOURS}# brighter\n")
-    plan = carft(home, elsewhere, "check", sweep, "--json")
-    assert plan.returncode == 0, plan.stderr
-    assert json.loads(plan.stdout)["to_train"] == len(PULLS) + 1
-
-
-def test_a_module_that_breaks_is_one_message_and_exit_code_2(
-    tmp_path: Path, tiny_clip_files: Path
-) -> None:
-    sweep = sweep_file(tmp_path / "mine", tiny_clip_files)
-    methods = sweep.with_name("my_methods.py")
-    methods.write_text(f"{METHODS}\nraise KeyError('colour')\n")
-    line = len(METHODS.splitlines()) + 2
-    for command in ("check", "run"):
-        done = carft(tmp_path / "home", tmp_path / "elsewhere", command, sweep)
-        assert done.returncode == 2
-        assert done.stderr == (
-            f"carft-sweep: pulled.yaml:1: import: cannot import {methods}: KeyError: 'colour' "
-            f"(at {methods}:{line})\n"
-        )
-    assert not (tmp_path / "home").exists()
+    assert len([*home.glob("runs/*/history.json")]) == len(PULLS) + 1

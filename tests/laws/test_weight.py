@@ -5,21 +5,23 @@ Whoever needs more raises the number in the same change, and says in the commit 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 LINES = {
-    ("carft_core",): 14_900,
-    ("sweeps",): 19_550,
-    ("tracking",): 11_470,
-    ("tests",): 57_125,
+    ("carft_core",): 16_300,
+    ("sweeps",): 19_960,
+    ("tracking",): 11_610,
+    ("tests",): 58_450,
     ("benchmarks", "tools"): 6_400,
 }
 """Of Python, blank ones too."""
-WORDS, PAGES = 36_250, 36
-"""Of docs/, without the decisions."""
+WORDS, PAGES = 37_600, 36
+"""Of docs/, without the decisions and the tables that are made from the code."""
+TABLE = re.compile(r"(?:\|.*\n)+\n<!-- end -->")
 
 
 @pytest.mark.parametrize(("folders", "most"), LINES.items(), ids=map(" and ".join, LINES))
@@ -33,4 +35,5 @@ def test_the_docs_have_no_more_words_and_pages_than_are_meant() -> None:
     docs = ROOT / "docs"
     pages = [page for page in docs.rglob("*.md") if docs / "decisions" not in page.parents]
     assert 0 < len(pages) <= PAGES
-    assert sum(len(page.read_text("utf-8").split()) for page in pages) <= WORDS
+    texts = [TABLE.sub("", page.read_text("utf-8")) for page in pages]
+    assert sum(len(text.split()) for text in texts) <= WORDS

@@ -157,6 +157,7 @@ def _predict(name: str, split: Split, task: PlannedRun, merged: bool) -> Predict
         units=split.units,
         labels=split.labels,
         logits=logits,
+        features=torch.zeros(len(split), 0),
     )
 
 

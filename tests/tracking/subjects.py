@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from carft_sweep.tracking.store.base import DatasetInput, RunKey, Tracker
+from carft_sweep.tracking.store.mlflow_store import DESCRIBED, NAMED
 from tests.tracking.memory_store import MemoryTracker
 
 Points = list[tuple[int, int, str]]
@@ -106,7 +107,7 @@ def seen_in(client: MlflowClient, run: Run) -> Seen:
     """A run of MLflow in the common shape."""
     parent = run.data.tags.get("mlflow.parentRunId")
     states = {"RUNNING": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
-    own = ("carft.kind", "carft.sweep", "carft.run", "carft.arm", "carft.home")
+    own = ("carft.kind", "carft.sweep", "carft.run", "carft.arm", "carft.home", NAMED, DESCRIBED)
     return Seen(
         name=run.info.run_name,
         state=states[run.info.status],

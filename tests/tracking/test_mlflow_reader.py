@@ -27,6 +27,7 @@ from tests.sweeps.conftest import ToySweep, toy_in
 from tests.tracking.conftest import NewDatabase
 from tests.tracking.subjects import all_runs
 
+pytestmark = pytest.mark.xdist_group("ui")
 EXPERIMENT = "read"
 WHOLE: dict[str, Any] = {
     "parameters": {"algorithm.kl_weight": {"values": [0.1, 0.3, 3.0]}},

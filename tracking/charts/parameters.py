@@ -11,7 +11,7 @@ from typing import Any, Literal
 import altair as alt
 
 from carft_sweep.tracking.comparison.compare import Row
-from carft_sweep.tracking.comparison.runs import Scalar, scalar_text
+from carft_sweep.tracking.comparison.runs import Scalar, scalar_text, value_text
 from carft_sweep.tracking.comparison.statistics import mean
 
 Scale = Literal["linear", "log", "symlog", "categories"]
@@ -68,8 +68,11 @@ class Parameter:
             axis = alt.Axis(
                 labelExpr=_SHORT, labelOverlap="greedy", labelSeparation=8, tickCount=_FEW
             )
-            if len(shown) <= _FEW:
+            is_drawn = any(value_text(value) != scalar_text(value) for value in self.values)
+            if len(shown) <= _FEW and not is_drawn:
                 axis["values"] = shown
+            elif self.scale == "log" and (ticks := _decades(_numbers(self.values))):
+                axis["values"] = ticks
             channel = {"type": "quantitative", "scale": self._scale(), "axis": axis}
         else:
             in_one_line = sum(map(len, map(str, shown))) < _WIDE
@@ -128,6 +131,19 @@ def scale_of(values: Sequence[Scalar]) -> Scale:
 def _skew(numbers: Sequence[float]) -> float:
     """Return how far the mean of numbers is from the middle of their range, as a share of that."""
     return abs((mean(numbers) - numbers[0]) / (numbers[-1] - numbers[0]) - 0.5)
+
+
+def _decades(numbers: Sequence[float]) -> list[float]:
+    """Return powers of ten between positive numbers; with 2 and 5 times these where they are
+    few."""
+    low, high = min(numbers), max(numbers)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1,), (1, 2, 5)):
+        ticks = [float(f"{factor}e{power}") for power in powers for factor in factors]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) > 2:
+            return inside
+    return []
 
 
 def _order(value: Scalar) -> tuple[bool, float, str]:

@@ -63,8 +63,8 @@ class Row:
     """Unmerged: it stands for its algorithm. Merged: its label stands for the merge in its arm, by
     validation, or as WiSE-FT's alpha of 0.5, which nobody chooses."""
     marks: tuple[str, ...] = ()
-    """Words that qualify the row: `untuned`, `incomplete`, `confirmed`, `oracle`, `names domains`.
-    """
+    """Words that qualify the row: `untuned`, `incomplete`, `confirmed`, `oracle`, `names domains`,
+    and of a merge what it says of itself, such as `transductive`."""
 
     @property
     def setting(self) -> str:
@@ -120,6 +120,13 @@ class Comparison:
     """What the verdict is judged on, where selected settings are confirmed; else `seeds`."""
     tasks: Mapping[str, Comparison] = field(default_factory=dict)
     """That of each task, where there are several; then the rows are means over them."""
+
+    @property
+    def better_baseline(self) -> Arm | None:
+        """The reference, where the verdict is against the selected setting."""
+        verdict = self.answer.verdict
+        is_against = verdict is not None and verdict.outcome in ("less_robust", "worse")
+        return verdict.pair.reference if verdict is not None and is_against else None
 
     @property
     def rule(self) -> SelectionRule:
@@ -265,7 +272,7 @@ def compare(
                     value=model.mean(rule.metric),
                     selected=best is not None and best.arm.label == model.label,
                     chosen=chosen,
-                    marks=words,
+                    marks=words + model.merge_marks,
                 )
             )
     judged = [*selections.values(), *([best] if best else [])]

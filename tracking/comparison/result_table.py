@@ -52,14 +52,18 @@ class _Line:
     numbers: Mapping[str, float]
     """By column, in the unit of the table."""
 
-    def metrics(self, unit: float, start: float | None = None) -> dict[str, float]:
-        """Return the metrics of a line as fractions; `start` is the OOD accuracy of zero-shot."""
+    def as_metrics(self, unit: float, zero_shot_ood: float | None = None) -> dict[str, float]:
+        """Return the line's numbers as fractions by metric name, with the gap between ID and OOD
+        accuracy, and the gain over the zero-shot model where its OOD accuracy is given. `unit` is
+        100 in a table of percent, else 1."""
         metrics = {
             ACCURACIES.get(column, f"{column}/top1"): number / unit
             for column, number in self.numbers.items()
         }
         metrics["gap/top1"] = metrics[ID] - metrics[OOD]
-        return metrics if start is None else {**metrics, "gain/ood/top1": metrics[OOD] - start}
+        if zero_shot_ood is not None:
+            metrics["gain/ood/top1"] = metrics[OOD] - zero_shot_ood
+        return metrics
 
     def is_same_model(self, other: _Line) -> bool:
         """Return whether all numbers that two lines have in common are equal."""
@@ -287,7 +291,7 @@ def _zero_shot(name: str, lines: Iterable[_Line], unit: float) -> Iterator[RunRe
             state="done",
             role="baseline",
             # It is not chosen among, so no value of selection.
-            metrics={it: v for it, v in first.metrics(unit).items() if it != VAL},
+            metrics={it: v for it, v in first.as_metrics(unit).items() if it != VAL},
         )
 
 
@@ -310,7 +314,7 @@ def _trained(
     _refuse(name, lacking)
     trials = {setting: number for number, setting in enumerate(dict.fromkeys(s for s, _ in models))}
     for (setting, seed), own in models.items():
-        metrics = {label: line.metrics(unit, start) for label, line in own.items()}
+        metrics = {label: line.as_metrics(unit, start) for label, line in own.items()}
         yield RunRecord(
             algorithm=setting[0],
             params={"setting": setting[1]} if setting[1] else {},

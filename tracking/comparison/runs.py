@@ -16,8 +16,14 @@ from carft_sweep.tracking.comparison.statistics import Estimate, estimate, mean_
 
 CONFIRMED = " (confirmed)"
 """Ends the label of an arm that was run again on fresh seeds."""
+LONGEST = 40
+"""Characters of a setting's label; a longer one is the algorithm and the number of a trial."""
+NUMBER = " #"
+"""Before the number of a trial in such a label."""
 UNMERGED = "unmerged"
 """The label of the model that a run trained, among its evaluations."""
+MERGE_MARKS = "merge_marks"
+"""The fact that lists what merged models say of themselves, as `label: mark`."""
 Scalar = str | int | float | bool | None
 Role = Literal["trial", "baseline", "soup", "confirmation"]
 State = Literal["done", "failed", "stopped", "pruned", "running", "missing"]
@@ -167,6 +173,13 @@ class Arm:
         `@0.5`."""
         return _in_order(frozenset().union(*(run.merges for run in self.done)))
 
+    @property
+    def merge_marks(self) -> tuple[str, ...]:
+        """What the arm's merge says of itself, such as `transductive`; empty if unmerged."""
+        label = f"{self.merge}: "
+        marks = (mark for run in self.done for mark in run.listed(MERGE_MARKS))
+        return tuple(dict.fromkeys(it.removeprefix(label) for it in marks if it.startswith(label)))
+
     def values(self, metric: str, seeds: Sequence[int | None] = ()) -> dict[int | None, float]:
         """Return the finite values of the finished runs, by seed.
 
@@ -249,11 +262,57 @@ def group(records: Iterable[RunRecord]) -> tuple[Arm, ...]:
             arm.label,
         )
     )
+    arms = _shorten(arms)
     repeated = Counter(arm.label for arm in arms)
     return tuple(
         replace(arm, label=f"{arm.label} (trial {arm.trial})") if repeated[arm.label] > 1 else arm
         for arm in arms
     )
+
+
+def _shorten(arms: Sequence[Arm]) -> list[Arm]:
+    """Return the arms, with `car_ft #3` in place of a long label: the number of the earliest trial
+    that has these values of the fields. A label that two arms would share stays long, and one of
+    fields that have no other value."""
+    varied = varied_fields(arms)
+    numbers: dict[frozenset[str], dict[str, int]] = {}
+
+    def number_of(params: Mapping[str, Scalar]) -> int | None:
+        names = frozenset(params)
+        if names not in numbers:
+            numbers[names] = {}
+            for arm in arms:
+                if arm.trial is not None and names <= arm.params.keys():
+                    key = params_key({name: arm.params[name] for name in names})
+                    numbers[names].setdefault(key, arm.trial)
+        return numbers[names].get(params_key(params))
+
+    shortened = []
+    for arm in arms:
+        is_long = len(arm.name) > LONGEST and bool(varied.keys() & arm.params)
+        number = number_of(arm.params) if is_long else None
+        end = CONFIRMED if arm.confirms else ""
+        label = arm.label if number is None else f"{short_label(arm.algorithm, number)}{end}"
+        shortened.append(replace(arm, label=label))
+    repeated = Counter(arm.label for arm in shortened)
+    return [
+        arm if repeated[short.label] > 1 else short
+        for arm, short in zip(arms, shortened, strict=True)
+    ]
+
+
+def short_label(algorithm: str, number: int) -> str:
+    """Return the label of a setting by the number of its trial, as `show` lists trials."""
+    return f"{algorithm}{NUMBER}{number}"
+
+
+def varied_fields(arms: Iterable[Arm]) -> dict[str, str]:
+    """Return the fields that have several values, with their short names."""
+    values: dict[str, set[Scalar]] = {}
+    for arm in arms:
+        for name, value in arm.params.items():
+            values.setdefault(name, set()).add(value)
+    return short_names(name for name, several in values.items() if len(several) > 1)
 
 
 def largest_image_step(arms: Iterable[Arm], metric: str) -> float:
@@ -264,13 +323,16 @@ def largest_image_step(arms: Iterable[Arm], metric: str) -> float:
 def setting(params: Mapping[str, Scalar]) -> str:
     """Return parameters as `kl_weight=1 lr=0.0003`, with a field's whole name where the last parts
     of two names are equal."""
-    fields = {name: value for name, value in params.items() if name != "algorithm.name"}
-    ends = Counter(name.rsplit(".", 1)[-1] for name in fields)
-    parts = []
-    for name in sorted(fields):
-        end = name.rsplit(".", 1)[-1]
-        parts.append(f"{end if ends[end] == 1 else name}={scalar_text(fields[name])}")
-    return " ".join(parts)
+    names = short_names(params)
+    return " ".join(f"{names[name]}={value_text(params[name])}" for name in sorted(names))
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Return the last part of each field's name, or the whole name where two have the same last
+    part; the algorithm's name is left out."""
+    ends = {name: name.rsplit(".", 1)[-1] for name in names if name != "algorithm.name"}
+    counts = Counter(ends.values())
+    return {name: end if counts[end] == 1 else name for name, end in ends.items()}
 
 
 _KEY = json.JSONEncoder(sort_keys=True, default=str)
@@ -307,8 +369,15 @@ def split_merge(label: str) -> tuple[str, float | None]:
         return name, None
 
 
+def value_text(value: Scalar) -> str:
+    """Return a value as labels and tables show it: numbers with three digits."""
+    if isinstance(value, float) and value != round(value):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return scalar_text(value)
+
+
 def scalar_text(value: Scalar) -> str:
-    """Return a value as labels of settings show values: `true`, `none`, numbers with six digits."""
+    """Return a value so that others differ from it: `true`, `none`, numbers with six digits."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:

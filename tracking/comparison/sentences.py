@@ -348,12 +348,11 @@ def effect_line(effect: Effect, endpoint: Endpoint, rule: SelectionRule) -> str:
 
 
 def not_compared(parameters: Sequence[str]) -> Iterator[str]:
-    """Yield a sentence with the fields that never vary alone."""
-    for parameter in parameters:
-        yield (
-            f"No comparison of {_short(parameter)}: no setting of the other fields was tried at "
-            "all of its values."
-        )
+    """Yield a sentence with the fields that never vary alone, where there are any."""
+    if parameters:
+        values = "all of its values" if len(parameters) == 1 else "all values of one of them"
+        names = ", ".join(map(_short, parameters))
+        yield f"No comparison of {names}: no setting of the other fields was tried at {values}."
 
 
 def _percent(value: float | None) -> str:

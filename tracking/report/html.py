@@ -58,6 +58,8 @@ class Export:
     model: str
     """Its setting, and why this seed."""
     command: str
+    is_baseline: bool = False
+    """Whether it is what the verdict calls better than the selected model."""
 
 
 _HOMES = re.compile(r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s\"']+")

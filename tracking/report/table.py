@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from carft_sweep.tracking.comparison.caveats import few
@@ -20,6 +20,7 @@ from carft_sweep.tracking.comparison.metrics import (
     shifts,
 )
 from carft_sweep.tracking.comparison.power import Power
+from carft_sweep.tracking.comparison.runs import NUMBER, Arm, value_text, varied_fields
 from carft_sweep.tracking.comparison.statistics import PairedTest
 from carft_sweep.tracking.comparison.tasks import AVERAGE, domainbed_table
 from carft_sweep.tracking.comparison.verdict import GAIN
@@ -32,7 +33,7 @@ MOST_ON_PAGE = 2000
 """Trials of the full table: beyond them the page becomes large, and nobody reads."""
 SELECTED = "▸ "
 """Before the name of the selected setting."""
-_SIGNS = {"untuned": "‡", "names domains": "†"}
+_SIGNS = {"untuned": "‡", "names domains": "†", "sample-wise": "¶", "transductive": "§"}
 """Of marks, behind the name of a row."""
 
 
@@ -131,15 +132,17 @@ def build_table(
     columns = resolve_columns(comparison, options.columns)
     rows = visible_rows(comparison, options) if rows is None else rows
     cells = [[column.cell(row) for column in columns] for row in rows]
+    is_numbered = any(NUMBER in row.setting for row in rows)
+    fields = varied_fields(row.arm for row in comparison.rows) if is_numbered else {}
     lines = [
-        _line(comparison, row, [Cell(_count(comparison, row)), *of_row])
+        _line(comparison, row, [Cell(_count(comparison, row)), *of_row, *_values(row.arm, fields)])
         for row, of_row in zip(rows, cells, strict=True)
     ]
     of_shifts = {metric for metric, _ in shifts(comparison.metric_names, comparison.endpoint.by)}
     apart = () if options.columns else (c for c, it in enumerate(columns) if it.metric in of_shifts)
     return Table(
         title=title(comparison),
-        heads=("setting", "n", *(column.header for column in columns)),
+        heads=("setting", "n", *(column.header for column in columns), *fields.values()),
         lines=tuple(lines),
         notes=(
             *_notes(comparison, rows, columns, spread=any(c.half for some in cells for c in some)),
@@ -148,6 +151,13 @@ def build_table(
         fixed=2,
         shifts=frozenset(2 + column for column in apart),
     )
+
+
+def _values(arm: Arm, fields: Iterable[str]) -> Iterator[Cell]:
+    """Yield the values of the fields; of a merged model none, since they stand with its arm."""
+    for name in fields:
+        is_there = arm.merge is None and name in arm.params
+        yield Cell(value_text(arm.params[name]) if is_there else "")
 
 
 def task_table(comparison: Comparison) -> Table | None:
@@ -369,6 +379,9 @@ def _notes(
         "‡ untuned: tried at fewer settings than others.": "untuned" in marks,
         "(confirmed) the chosen setting once more, on fresh seeds.": "confirmed" in marks,
         "† its contexts name held-out domains.": "names domains" in marks,
+        "¶ sample-wise: each image has its own mix of two models.": "sample-wise" in marks,
+        "§ transductive: an answer depends on the other images of a split.": "transductive"
+        in marks,
         f"Of top-1 accuracy: {', '.join(top1)}.": comparison.endpoint.by != TOP1 and bool(top1),
         f"Not in percent: {', '.join(others)}.": bool(others),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import logging
@@ -75,6 +76,9 @@ logger = logging.getLogger(__name__)
 
 WRITTEN_BY = "carft.written_by"
 """A tag of the experiment: the version of MLflow that wrote to it last."""
+NAMED, DESCRIBED = "carft.name", "carft.description"
+"""Tags of a run: the name that it was given here, and a digest of its description. Where the run
+has others, somebody has given it those, and they stay."""
 RUNS = 1000
 """Runs of one page."""
 METRICS, TAGS = 1000, 100
@@ -206,7 +210,7 @@ class MlflowStore(Tracker):
         tags = {**start.tags, **identity(start.key, self._home)}
         if DESCRIPTION in tags:
             tags[DESCRIPTION] = without_remote_content(tags[DESCRIPTION])
-        tags = mlflow_limits.tags(tags)
+        tags = _signed(mlflow_limits.tags({**tags, NAMED: start.name}))
         with self._request() as (client, experiment):
             if start.parent is not None:
                 tags["mlflow.parentRunId"] = self._id(start.parent)
@@ -215,8 +219,14 @@ class MlflowStore(Tracker):
                 run = client.create_run(
                     experiment, start_time=start.timestamp, tags=tags, run_name=start.name
                 )
-            elif run.info.status != "RUNNING" or run.info.run_name != start.name:
-                client.update_run(run.info.run_id, status="RUNNING", name=start.name)
+            else:
+                # A name and a description that somebody gave the run there stay.
+                is_renamed = run.data.tags.get(NAMED, run.info.run_name) != run.info.run_name
+                name = run.info.run_name if is_renamed else start.name
+                if run.info.status != "RUNNING" or run.info.run_name != name:
+                    client.update_run(run.info.run_id, status="RUNNING", name=name)
+                if _is_described(run.data.tags):
+                    tags.pop(DESCRIPTION, None)
             self._ids[start.key] = run.info.run_id
             self._describe(run, start, tags)
 
@@ -241,10 +251,12 @@ class MlflowStore(Tracker):
 
     def set_tags(self, key: RunKey, values: Mapping[str, str]) -> None:
         """Set tags with valid names and values; links to artifacts lead to MLflow's page."""
-        with self._request() as (_, experiment):
+        with self._request() as (client, experiment):
             run_id = self._id(key)
-            linked = _linked(values, experiment, run_id)
-            self._set_tags(run_id, mlflow_limits.tags(linked))
+            linked = _signed(mlflow_limits.tags(_linked(values, experiment, run_id)))
+            if DESCRIPTION in linked and _is_described(client.get_run(run_id).data.tags):
+                del linked[DESCRIPTION], linked[DESCRIBED]
+            self._set_tags(run_id, linked)
 
     def log_artifact(self, key: RunKey, path: Path, *, folder: str = "") -> None:
         """Upload a file; a file of the same folder and name is replaced."""
@@ -478,6 +490,23 @@ def _input(dataset: DatasetInput) -> MlflowInput:
         ),
         tags=[InputTag("mlflow.data.context", dataset.context)],
     )
+
+
+def _signed(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return tags with a digest of their description, by which another one is recognised."""
+    if DESCRIPTION not in tags:
+        return dict(tags)
+    return {**tags, DESCRIBED: _digest_of(tags[DESCRIPTION])}
+
+
+def _is_described(tags: Mapping[str, str]) -> bool:
+    """Return whether somebody else has written the description of a run with these tags."""
+    own = tags.get(DESCRIPTION, "")
+    return bool(own) and tags.get(DESCRIBED) != _digest_of(own)
+
+
+def _digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _linked(tags: Mapping[str, str], experiment: str, run_id: str) -> Mapping[str, str]:

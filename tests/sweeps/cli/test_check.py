@@ -177,7 +177,7 @@ def test_what_decides_on_the_search_is_shown(toy_cli: ToySweep, carft: Carft) ->
             "metric": {"name": "id/val/top1", "target": 0.9},
             "time_budget": "2h",
             "try_first": [{"algorithm.kl_weight": 0.5}],
-            "early_terminate": {"type": "median"},
+            "early_terminate": {"type": "median", "min_epochs": 100},
             "race_seeds": {"margin": 0.02},
         },
     )
@@ -187,6 +187,7 @@ def test_what_decides_on_the_search_is_shown(toy_cli: ToySweep, carft: Carft) ->
     assert "time budget: 2 h 0 min over all executions" in text
     assert "tries 1 given points first" in text
     assert "stops trials early: median on id/val/top1" in text
+    assert "none: it looks from epoch 100 on, and a run has " in text
     assert "stops seeds early: after 1, when worse by more than 0.02" in text
     assert "to train (at most " in text
 
@@ -311,6 +312,16 @@ def test_the_nodes_that_could_hold_a_run_are_asked_whether_they_share_the_home(
     assert "big: does not share the home" in carft("check", toy_cli.file(), *ON_CLUSTER, code=2).err
 
 
+def test_gpus_that_stay_idle_for_want_of_cores_are_pointed_out(
+    toy_cli: ToySweep, carft: Carft, asked: list[Any]
+) -> None:
+    del asked
+    text = check(toy_cli, carft, *ON_CLUSTER, "--set", "resources.cpus=8")
+    assert "! the GPUs hold 2 runs, and the cores 1: set a smaller resources.cpus" in text
+    for enough in (("--set", "resources.cpus=4"), (), ("--set", "resources.gpus=0")):
+        assert "the GPUs hold" not in check(toy_cli, carft, *ON_CLUSTER, *enough)
+
+
 def test_a_home_that_is_not_there_yet_is_not_made_to_ask_the_nodes_and_that_is_said(
     toy_cli: ToySweep, carft: Carft, asked: list[Any]
 ) -> None:
@@ -358,13 +369,14 @@ def test_a_batch_larger_than_the_training_images_is_warned_of(
 
 def test_a_gpu_that_is_not_here_is_planned_for(toy_cli: ToySweep, carft: Carft) -> None:
     trial = {**dict[str, Any](TOY["trial"]), "device": "auto"}  # type: ignore[arg-type]
-    text = check(toy_cli, carft, "--gpu", "H100", trial=trial)
+    text = check(toy_cli, carft, "--gpu", "H100", trial=trial, resources={"gpus": 1})
+    assert "this machine with H100: " in text
     assert "Memory of a run on H100" in text
     assert re.search(r"car_ft, optim.batch_size 64: [0-9.]+ MB", text)
     assert "of one H100, at 35% of its peak" in text
-    trial |= {"optim": {"batch_size": 100_000}}
+    trial |= {"optim": {"batch_size": 30_000}}
     text = check(toy_cli, carft, "--gpu", "T4", trial=trial)
-    assert re.search(r"fine_tune, optim.batch_size 100000, micro_batch [0-9]+: ", text)
+    assert re.search(r"fine_tune, optim.batch_size 30000, micro_batch 15000: ", text)
     assert "a T4 computes no bf16" in text
     assert "would take a T4 (device)" in check(toy_cli, carft, "--gpu", "T4")
     told = carft("check", toy_cli.file(), "--gpu", "H10", code=2).err

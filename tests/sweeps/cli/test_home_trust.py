@@ -14,9 +14,20 @@ WORDS = {
     "run": ["kl_weight"],
     "check": ["kl_weight"],
     "predict": ["toy", "{image}"],
+    "set": ["toy", "parallel=2"],
     **{
         name: ["toy"]
-        for name in ("resume", "stop", "watch", "show", "compare", "report", "export", "remove")
+        for name in (
+            "resume",
+            "stop",
+            "pause",
+            "watch",
+            "show",
+            "compare",
+            "report",
+            "export",
+            "remove",
+        )
     },
 }
 OPENS_NONE = {"init", "data", "submit", "schema"}

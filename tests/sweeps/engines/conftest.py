@@ -92,13 +92,6 @@ def on_two_workers(on_local: MakeEngine) -> MakeEngine:
     return functools.partial(on_local, devices=[None, None])
 
 
-@pytest.fixture(params=["local", RAY])
-def make(request: pytest.FixtureRequest) -> MakeEngine:
-    """Makes engines that supervise worker processes, of each kind."""
-    made: MakeEngine = request.getfixturevalue(f"on_{request.param}")
-    return made
-
-
 @pytest.fixture(params=["two_workers", RAY])
 def make_for_two(request: pytest.FixtureRequest) -> MakeEngine:
     """Makes engines with room for two runs at once."""
@@ -110,7 +103,9 @@ def make_for_two(request: pytest.FixtureRequest) -> MakeEngine:
 
 @pytest.fixture(params=["local", SLOW_RAY])
 def supervised(request: pytest.FixtureRequest) -> MakeEngine:
-    """The same, of what their supervisors decide: Ray's actors hand on what theirs tell."""
+    """Makes engines that supervise worker processes, for what their supervisors decide: Ray's
+    actors hand on what theirs tell.
+    """
     made: MakeEngine = request.getfixturevalue(f"on_{request.param}")
     return made
 

@@ -140,15 +140,14 @@ def test_a_module_of_the_users_own_is_imported_before_the_run(
     assert "half written" in recorder.failures["bad"].message
 
 
-def test_a_dead_worker_costs_its_run_alone(make: MakeEngine, job: MakeJob) -> None:
+def test_a_dead_worker_costs_its_run_alone(supervised: MakeEngine, job: MakeJob) -> None:
     died = {
         "kill": "the worker process was killed by SIGKILL",
         "segfault": "the worker process was killed by SIGSEGV",
         "exit": "the worker process ended by itself with status 7",
     }
     recorder = Recorder([*[job(do, do=do) for do in died], job("last")])
-    engine = make()
-    engine.run(recorder)
+    supervised().run(recorder)
     assert {do: failure.message for do, failure in recorder.failures.items()} == died
     assert {failure.kind for failure in recorder.failures.values()} == {"crashed"}
     assert "epoch=2/2" in recorder.failures["kill"].log_tail

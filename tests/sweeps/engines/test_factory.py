@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.training import memory
+from carft_sweep.carft_core.training.memory import RunCost
+from carft_sweep.carft_core.training.numerics import CONTEXT_AT_MOST_MB
 from carft_sweep.sweeps.engines import factory as choosing
 from carft_sweep.sweeps.engines.factory import is_ray, make_engine, share_of_machine
-from carft_sweep.sweeps.engines.local import PEAK, InProcessEngine, LocalEngine
+from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine
 from carft_sweep.sweeps.engines.resources import Gpu, Node
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
@@ -141,7 +144,9 @@ def test_gpus_auto_lets_as_many_share_one_as_its_memory_holds(
     monkeypatch.setattr(choosing, "LocalEngine", lambda **options: made.update(options))
     make_engine(spec(gpu_node(8, memory_mb), **MANY, resources={"gpus": "auto"}))
     assert made["memory"].holds("GPU-0") == 1
-    made["memory"].learn({"metrics": {PEAK: after}})
+    peak = round((after - CONTEXT_AT_MOST_MB) * 2**20)
+    monkeypatch.setattr(memory, "run_cost", lambda _: RunCost(peak, 0, 0, 0))
+    made["memory"].learn(made["memory"].needs({"algorithm": "fine_tune"}))
     assert made["memory"].holds("GPU-0") == fits
 
 

@@ -11,7 +11,7 @@ import pytest
 from carft_sweep.sweeps.engines.base import Decision, Failure, Job, Wait
 from carft_sweep.sweeps.engines.local import PEAK, LocalEngine, SharedMemory
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
-from tests.sweeps.toy_runs import Recorder, epoch_report, is_running
+from tests.sweeps.toy_runs import Recorder, is_running
 
 
 class Watching(Recorder):
@@ -112,19 +112,15 @@ def test_workers_started_early_serve_the_first_runs(
     assert not any(map(is_running, started))
 
 
-def report_of(megabytes: float) -> dict[str, Any]:
-    return {**epoch_report(1, 2), "metrics": {PEAK: megabytes}}
-
-
-def test_one_run_has_a_memory_until_it_has_reported_and_then_as_many_as_fit() -> None:
+def test_one_run_has_a_memory_until_something_is_known_and_then_as_many_as_fit() -> None:
     memory = SharedMemory({"GPU-a": 1000.0, "GPU-b": 500.0, "GPU-c": 0.0})
     assert [memory.holds(f"GPU-{name}") for name in "abc"] == [1, 1, 1]
-    memory.learn(epoch_report(0, 2))
+    memory.learn(None)
     assert memory.holds("GPU-a") == 1
-    memory.learn(report_of(240.0))
+    memory.learn(240.0)
     assert [memory.holds(f"GPU-{name}") for name in "abc"] == [4, 2, 1]
-    memory.learn(report_of(400.0))
-    memory.learn(report_of(100.0))
+    memory.learn(400.0)
+    memory.learn(100.0)
     assert [memory.holds(f"GPU-{name}") for name in "abc"] == [2, 1, 1]
     assert memory.holds(None) > 1000
 
@@ -145,9 +141,18 @@ def test_the_first_run_is_alone_until_it_reports(on_local: MakeEngine, job: Make
     assert told.index(("started", "c")) > min(told.index(("finished", d)) for d in "ab")
 
 
+def test_runs_whose_memory_is_computed_begin_together(on_local: MakeEngine, job: MakeJob) -> None:
+    needs = {"a": 300.0, "b": 340.0, "c": 10.0}
+    memory = SharedMemory({None: 700.0}, lambda config: needs[config["run"]])
+    recorder = Watching([job(d, epochs=3, pause=0.4, run=d) for d in "abc"])
+    on_local(devices=[None] * 3, memory=memory).run(recorder)
+    assert recorder.most == 2
+    assert memory.holds(None) == 2
+
+
 def test_a_memory_that_was_too_small_for_several_is_shared_by_fewer() -> None:
     memory = SharedMemory({"GPU-a": 1000.0})
-    memory.learn(report_of(240.0))
+    memory.learn(240.0)
     assert memory.narrow("GPU-a", 4)
     assert memory.holds("GPU-a") == 3
     assert memory.narrow("GPU-a", 2)
@@ -170,7 +175,7 @@ def test_a_run_that_was_out_of_memory_beside_another_is_alone_the_next_time(
 
     again: list[Job | Wait] = [job("again", do="raise", error="memory"), job("c"), job("d")]
     memory = SharedMemory({} if size is None else {None: size})
-    memory.learn(report_of(240.0))
+    memory.learn(240.0)
     recorder = Again([job("a", do="wait"), job("b", do="raise", error="memory")])
     on_local(devices=[None] * 2, memory=memory).run(recorder)
     first, second = recorder.failures["b"], recorder.failures["again"]

@@ -67,6 +67,8 @@ CHANGES: dict[str, tuple[dict[str, Any], Effect]] = {
         "restart",
     ),
     "try_first": ({"try_first": [{"optim.lr": 1e-4}]}, "restart"),
+    "try_first_from": ({"try_first": [{"optim.lr": 1e-4}], "try_first_from": "x"}, "restart"),
+    "tags": ({"tags": {"team": "vision"}}, "extend"),
 }
 
 

@@ -298,6 +298,8 @@ def test_a_ledger_that_may_not_be_written_is_an_os_error(ledger: Ledger) -> None
         b"\xff\xfe",
         b"[1]",
         b'{"what":1}',
+        b'{"trial":{"number":1,"point":1,"params":{},"algorithm":"a","runs":{},"merges":[],'
+        b'"priority":1}}',
         b'{"trial":{"number":7}}',
         b'{"trial":{"number":0,"colour":"red"}}',
         b'{"report":[9,1,0.5]}',
@@ -325,6 +327,9 @@ def test_a_damaged_line_is_named(home: Home, ledger: Ledger, line: bytes) -> Non
     message = str(raised.value)
     assert message.startswith(f"{ledger.file}:{len(before) + 1} is damaged (")
     assert "cut the file there, or move it away" in message
+    assert ("if a newer carft-sweep wrote it, upgrade" in message) == (
+        b"priority" in line or b"what" in line
+    )
     assert ledger.file.read_bytes() == damaged
     ledger.file.write_bytes(b"".join(before))  # what the message says
     assert contents(read(home)) == contents(ledger)

@@ -39,6 +39,10 @@ def test_a_sweep_that_is_done_says_so(toy_cli: ToySweep, carft: Carft) -> None:
         "carft-sweep compare toy\n"
     )
     assert told.err == ""
+    file = toy_cli.file(parameters={"algorithm.kl_weight": {"values": [7.0]}})
+    told = carft("resume", "toy")
+    assert "nothing left to do" in told.out
+    assert f"{file} has changed since; " in told.out
 
 
 def test_what_a_driver_that_was_killed_at_its_end_had_not_sent_is_sent(

@@ -13,12 +13,12 @@ import pytest
 
 from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.results.arms import (
+    all_sweeps_view,
     arm_summaries,
     arms_view,
     run_name,
     runs_view,
     selected_values,
-    sweeps_view,
 )
 from carft_sweep.sweeps.results.artifacts import FIGURES
 from carft_sweep.sweeps.results.projection import project
@@ -103,12 +103,12 @@ def test_names_begin_with_what_differs(
     assert [arm.name for arm in arm_summaries(compared)] == [
         "zero_shot",
         "fine_tune (5 seeds)",
-        "kl_weight=0.3 car_ft (5 seeds)",
-        "kl_weight=0.3 car_ft + wise_ft@0.5 (5 seeds)",
-        "▸ kl_weight=3 car_ft (5 seeds)",
-        "kl_weight=3 car_ft + wise_ft@0.5 (5 seeds)",
+        "car_ft kl_weight=0.3 (5 seeds)",
+        "car_ft kl_weight=0.3 + wise_ft@0.5 (5 seeds)",
+        "▸ car_ft kl_weight=3 (5 seeds)",
+        "car_ft kl_weight=3 + wise_ft@0.5 (5 seeds)",
     ]
-    assert run_name("car_ft", {KL: 3.0, "optim.lr": 1e-5}, "2") == "kl_weight=3 lr=1e-05 s2 car_ft"
+    assert run_name("car_ft", {KL: 3.0, "optim.lr": 1e-5}, "2") == "car_ft kl_weight=3 lr=1e-05 s2"
     assert run_name("fine_tune", {}, "0") == "fine_tune s0"
     assert run_name("zero_shot", {}, None) == "zero_shot"
 
@@ -190,7 +190,7 @@ def test_the_views_of_sweeps_and_runs_show_what_these_have(toy: ToySweep) -> Non
     ended = toy.run()
     endpoint = ended.comparison.endpoint
     for view, kinds in (
-        (sweeps_view(endpoint), ("sweep", "arm")),
+        (all_sweeps_view(endpoint), ("sweep", "arm")),
         (runs_view("toy", [KL], endpoint), ("run",)),
     ):
         runs = [run for key, run in toy.tracker.runs.items() if key.kind in kinds]

@@ -98,7 +98,7 @@ def test_what_a_sweep_is_judged_by_is_told_of_merged_models_too(
     monkeypatch.setattr("carft_sweep.sweeps.spec.validate.FAMILIES", {"icon_shift": measured})
     forget_what_was_sent(toy)
     toy.run(parameters=ONE, seeds=[0], report={"by": "macro_f1"})
-    told = toy.tracked()["kl_weight=0.3 s0 car_ft"].history
+    told = toy.tracked()["car_ft kl_weight=0.3 s0"].history
     for metric in ("id/test", "ood/mean"):
         assert told[f"wise_ft_0.5/{metric}/macro_f1"] == told[f"wise_ft_0.5/{metric}/top1"]
     parent = toy.tracker.runs[RunKey("toy")]
@@ -143,19 +143,19 @@ def test_who_and_with_what_stands_once_at_the_sweep_unless_a_run_was_made_otherw
     toy.run(parameters=ONE, seeds=[0, 1], baselines=[])
     sweep = toy.tracker.runs[RunKey("toy")]
     assert (sweep.tags["carft.version.torch"], sweep.tags["mlflow.user"]) == ("1", "ada")
-    first, second = (toy.tracked()[f"kl_weight=0.3 s{seed} car_ft"].tags for seed in (0, 1))
+    first, second = (toy.tracked()[f"car_ft kl_weight=0.3 s{seed}"].tags for seed in (0, 1))
     assert not [name for name in first if "version" in name or "user" in name]
     assert (second["carft.version.torch"], "mlflow.user" in second) == ("2", False)
     toy.tracker = MemoryTracker()
     toy.run(parameters=ONE, seeds=[0, 1], baselines=[])
     assert toy.tracker.runs[RunKey("toy")].tags["carft.version.torch"] == "1"
-    assert toy.tracked()["kl_weight=0.3 s1 car_ft"].tags["carft.version.torch"] == "2"
+    assert toy.tracked()["car_ft kl_weight=0.3 s1"].tags["carft.version.torch"] == "2"
 
 
 def test_a_torn_line_of_the_sent_log_costs_one_sending_and_no_run(toy: ToySweep) -> None:
     toy.run(parameters=ONE, seeds=[0], baselines=[])
     (file,) = toy.home.sweep("toy").glob("sent/*.jsonl")
-    before = str(toy.tracked()["kl_weight=0.3 s0 car_ft"].history)
+    before = str(toy.tracked()["car_ft kl_weight=0.3 s0"].history)
     file.write_bytes(file.read_bytes()[:-40])
     toy.run(parameters=ONE, seeds=[0], baselines=[])
     (run,) = toy.tracked().values()
@@ -271,7 +271,7 @@ def test_another_place_is_told_everything_and_the_first_one_nothing_again(
 
 def test_a_seed_that_was_done_before_its_trial_was_pruned_stays_done(toy: ToySweep) -> None:
     toy.run(**RACING)
-    child = toy.tracked()["kl_weight=3 s0 car_ft"]
+    child = toy.tracked()["car_ft kl_weight=3 s0"]
     for _ in range(2):
         assert (child.state, child.tags["carft.state"]) == ("finished", "done")
         toy.run(**RACING)
@@ -290,8 +290,9 @@ def test_a_run_that_is_told_late_ended_when_it_was_measured(toy: ToySweep) -> No
 
 def test_the_sweep_sends_its_rule_and_its_runs_with_their_results(toy: ToySweep) -> None:
     toy.plan({"0.3/1": [{"do": "raise", "error": "nan"}]})
-    toy.run(selection={"within": 0.01}, report={"id_margin": 0.02})
+    toy.run(selection={"within": 0.01}, report={"id_margin": 0.02}, tags={"paper": "icml"})
     parent = toy.tracker.runs[RunKey("toy")]
+    assert (parent.tags["paper"], toy.tracked()["zero_shot"].tags["paper"]) == ("icml", "icml")
     generation, part = read_comparison_input(parent.artifacts[COMPARISON_INPUT].decode(), "toy")
     assert (generation, parent.tags["carft.generation"]) == (1, "1")
     spec = part.spec
@@ -303,7 +304,7 @@ def test_the_sweep_sends_its_rule_and_its_runs_with_their_results(toy: ToySweep)
     done = next(run for run in part.records if (run.params.get(KL), run.seed) == (0.3, 0))
     assert set(done.merges) == {"wise_ft@0.5"}
     assert part.fields[done.digest]["optim.batch_size"] == 64
-    assert toy.tracked()["kl_weight=0.3 s0 car_ft"].tags["carft.generation"] == "1"
+    assert toy.tracked()["car_ft kl_weight=0.3 s0"].tags["carft.generation"] == "1"
 
 
 def newest(run: MemoryRun) -> tuple[Any, ...]:

@@ -174,6 +174,21 @@ def test_waiting_for_a_store_that_is_away_does_not_spin() -> None:
     thread.close(1)
 
 
+def test_a_place_that_still_takes_what_is_sent_is_waited_for() -> None:
+    taken = []
+
+    def update() -> bool:
+        for _ in range(10):
+            time.sleep(0.1)
+            taken.append(1)
+        return True
+
+    for progress, is_waited_for in ((lambda: 0, False), (lambda: len(taken), True)):
+        thread = Projector("test", update, pace=0.01)
+        assert thread.flush(0.4, progress=progress) == is_waited_for
+        thread.close(5)
+
+
 def test_an_error_that_nobody_expects_does_not_end_the_thread() -> None:
     moods = iter([KeyError("bug"), None])
 
@@ -383,6 +398,8 @@ def test_a_crash_at_any_call_leaves_each_arm_once(tmp_path: Path, is_lost: bool)
             is_over = False
         else:
             is_over = True
+        if "car_ft kl_weight=2" in arms_of(store):  # they take long on a slow server
+            assert store.runs[SWEEP].state == "finished"
         store.before = store.after = nothing
         assert made.projection(store, driven=False).update()
         reference = MemoryTracker()

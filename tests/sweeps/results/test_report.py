@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,12 +24,13 @@ from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.tracking.charts import CHARTS
 from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.comparison.compare import compare
+from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from carft_sweep.tracking.location import resolve_location
 from carft_sweep.tracking.store.base import RunKey
 from tests.sweeps.conftest import Carft
 from tests.sweeps.shown_home import NAME, make
-from tests.tracking.made_up import kl_sweep
+from tests.tracking.made_up import KL, kl_sweep, metrics, run
 from tests.tracking.memory_store import MemoryTracker
 
 
@@ -111,6 +113,26 @@ def test_runs_link_to_their_mlflow_pages(home: Home, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks://profile")
     sent(home)
     assert "in MLflow, at" not in page_of(home), "whose pages have another address"
+
+
+def test_the_better_baseline_has_a_command_where_the_verdict_is_against_the_selected_model() -> (
+    None
+):
+    def runs(algorithm: str, ood: float, **changes: Any) -> list[RunRecord]:
+        near = (0.0, 0.002, -0.002, 0.001, -0.001)
+        return [
+            run(algorithm, seed, metrics(0.6 + it * (ood - 0.3), ood + it * ood), **changes)
+            for seed, it in enumerate(near)
+        ]
+
+    lost = compare(
+        [*runs("fine_tune", 0.4), *runs("car_ft", 0.3, trial=0, params={KL: 1.0})], sweep=NAME
+    )
+    assert lost.verdicts[0].state in ("LESS ROBUST", "WORSE")
+    selected, better = export_commands(lost, NAME, named=False)
+    assert (selected.command, selected.is_baseline) == (f"carft-sweep export {NAME}", False)
+    assert better.command == f"carft-sweep export {NAME} --setting fine_tune"
+    assert (better.model.split(",")[0], better.is_baseline) == ("fine_tune", True)
 
 
 def test_the_page_has_the_command_that_exports_its_model(

@@ -165,8 +165,10 @@ def test_what_looks_suspicious_is_told(place: Path, carft: Carft) -> None:
     root = plant(place / "birds", {"train/n01440764": 40, "train/n01443537": 3})
     plant(root, {"test/n01440764": 2, "test/n01443537": 1})
     (root / "train" / "loose.png").write_bytes((root / "test/n01440764/0.png").read_bytes())
+    (root / "train/n01443537/IMG_7.HEIC").write_bytes(b"of a phone")
     told = "\n".join(begun(carft, "birds")["doubts"])
     for text in (
+        "1 picture is left out, since .HEIC is not read; save it as JPEG: train/n01443537/IMG_7.H",
         "train has fewer than 10 images of n01443537",
         "the test is small: 3 images",
         "images outside the class folders of train/ are left out: 1",

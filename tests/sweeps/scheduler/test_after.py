@@ -97,7 +97,7 @@ def test_too_few_finished_runs_make_none_and_say_so(toy: ToySweep) -> None:
 
 def test_it_is_tracked_as_a_run_and_the_same_sweep_again_does_nothing(toy: ToySweep) -> None:
     first = toy.run(**SOUP).comparison
-    child = toy.tracked()["of=fine_tune uniform_soup"]
+    child = toy.tracked()["uniform_soup of=fine_tune"]
     assert child.tags["carft.role"] == "soup"
     assert "seed" not in child.params
     assert (child.params["of"], child.state) == ("fine_tune", "finished")

@@ -79,7 +79,7 @@ def test_the_verdict_is_of_the_fresh_seeds_alone_and_says_so(toy: ToySweep) -> N
 
 def test_fresh_runs_are_tracked_and_the_same_sweep_again_does_nothing(toy: ToySweep) -> None:
     first = toy.run(**FRESH).comparison
-    child = toy.tracked()["kl_weight=0.3 s4 car_ft"]
+    child = toy.tracked()["car_ft kl_weight=0.3 s4"]
     assert (child.tags["carft.role"], child.state) == ("confirmation", "finished")
     assert "carft.trial" not in child.tags
     trained, tracked = toy.trained(), str(toy.tracker.runs)

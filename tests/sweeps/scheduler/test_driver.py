@@ -56,7 +56,7 @@ def test_every_run_is_tracked_once_and_the_same_sweep_again_does_nothing(toy: To
     children = toy.tracked()
     assert len(children) == RUNS == len(toy.tracker.runs) - 1 - len(toy.arms())
     assert {run.state for run in toy.tracker.runs.values()} == {"finished"}
-    child = children["kl_weight=0.3 s1 car_ft"]
+    child = children["car_ft kl_weight=0.3 s1"]
     own = {"algorithm": "car_ft", "algorithm.kl_weight": "0.3", "seed": "1"}
     assert {name: child.params[name] for name in own} == own
     assert child.tags["carft.trial"] == "1"
@@ -77,11 +77,11 @@ def test_another_sweep_reuses_the_runs_and_says_from_where(toy: ToySweep) -> Non
     trained = toy.trained()
     toy.run(name="other", parameters={"algorithm.kl_weight": {"values": [0.3, 1.0]}})
     assert sum(toy.trained().values()) - sum(trained.values()) == 2 * (toy_core.EPOCHS + 1)
-    reused = toy.tracked("other")["kl_weight=0.3 s0 car_ft"]
+    reused = toy.tracked("other")["car_ft kl_weight=0.3 s0"]
     assert reused.tags["carft.reused_from"] == "toy"
-    own = toy.tracked("toy")["kl_weight=0.3 s0 car_ft"]
+    own = toy.tracked("toy")["car_ft kl_weight=0.3 s0"]
     assert reused.history == own.history
-    new = toy.tracked("other")["kl_weight=1 s0 car_ft"]
+    new = toy.tracked("other")["car_ft kl_weight=1 s0"]
     assert "carft.reused_from" not in new.tags
 
 
@@ -99,7 +99,7 @@ def test_a_new_alpha_is_evaluated_and_nothing_is_trained(toy: ToySweep) -> None:
     assert ("car_ft", "wise_ft@0.7") in {
         (row.arm.algorithm, row.arm.merge) for row in ended.comparison.rows
     }
-    history = toy.tracked()["kl_weight=0.3 s1 car_ft"].history
+    history = toy.tracked()["car_ft kl_weight=0.3 s1"].history
     assert len(history["curve/wise_ft/id/val/top1"]) == 2
     assert {"wise_ft_0.5/id/val/top1", "wise_ft_0.7/id/val/top1"} <= history.keys()
     assert toy.ledger().generation == 1
@@ -114,7 +114,7 @@ def test_a_crashed_run_is_tried_again_as_often_as_the_file_says(toy: ToySweep) -
     state = runs.read(digest)
     assert state is not None
     assert (state.state, state.attempts, state.failure) == ("done", 3, None)
-    assert toy.tracked()["kl_weight=0.1 s0 car_ft"].state == "finished"
+    assert toy.tracked()["car_ft kl_weight=0.1 s0"].state == "finished"
 
 
 def test_a_run_that_crashes_to_the_end_fails_its_trial_and_not_the_sweep(toy: ToySweep) -> None:
@@ -126,10 +126,10 @@ def test_a_run_that_crashes_to_the_end_fails_its_trial_and_not_the_sweep(toy: To
     assert (failed.state, failed.value) == ("failed", None)
     assert failed.reason == {"kind": "crashed", "message": "KeyError: 'weights'"}
     assert other.state == "complete"
-    child = toy.tracked()["kl_weight=0.1 s0 car_ft"]
+    child = toy.tracked()["car_ft kl_weight=0.1 s0"]
     assert (child.state, child.tags["carft.failure"]) == ("failed", "crashed")
     # Its other seed is there, and counts in no mean of a whole setting.
-    assert toy.tracked()["kl_weight=0.1 s1 car_ft"].state == "finished"
+    assert toy.tracked()["car_ft kl_weight=0.1 s1"].state == "finished"
 
 
 def test_the_next_execution_tries_a_crashed_run_again_at_the_same_point(toy: ToySweep) -> None:
@@ -138,7 +138,7 @@ def test_the_next_execution_tries_a_crashed_run_again_at_the_same_point(toy: Toy
     assert toy.run(retries=0).exit_code == 0
     assert toy.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
     assert [t.state.name for t in toy.study().trials] == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert toy.tracked()["kl_weight=0.1 s0 car_ft"].state == "finished"
+    assert toy.tracked()["car_ft kl_weight=0.1 s0"].state == "finished"
 
 
 def test_a_nan_is_neither_retried_nor_trained_again(toy: ToySweep) -> None:
@@ -152,7 +152,7 @@ def test_a_nan_is_neither_retried_nor_trained_again(toy: ToySweep) -> None:
     toy.run(retries=5, name="other")
     assert toy.ledger("other").trials()[0].state == "failed"
     assert toy.trained() == trained
-    assert toy.tracked("other")["kl_weight=0.1 s0 car_ft"].state == "failed"
+    assert toy.tracked("other")["car_ft kl_weight=0.1 s0"].state == "failed"
 
 
 def test_a_sweep_in_which_nothing_succeeds_ends_with_1(toy: ToySweep) -> None:
@@ -261,9 +261,9 @@ def test_what_a_dead_driver_left_open_is_ended(
 
     with pytest.raises(Crash):
         toy.run(Dying(), baselines=[])
-    assert toy.tracked()["kl_weight=0.1 s0 car_ft"].state == "running"
+    assert toy.tracked()["car_ft kl_weight=0.1 s0"].state == "running"
     toy.run(baselines=[], parameters={"algorithm.kl_weight": {"values": [3.0]}})
-    assert toy.tracked()["kl_weight=0.1 s0 car_ft"].state == "killed"
+    assert toy.tracked()["car_ft kl_weight=0.1 s0"].state == "killed"
 
 
 def test_a_mistake_amid_the_sweep_leaves_nothing_open(
@@ -491,6 +491,6 @@ def test_a_killed_worker_costs_an_attempt_and_nothing_else(
     assert ended.exit_code == 0
     assert toy.values()[0.1] == pytest.approx(0.78)
     assert any("SIGKILL" in line and "tried again" in line for line in toy.lines)
-    child = toy.tracked()["kl_weight=0.1 s0 car_ft"]
+    child = toy.tracked()["car_ft kl_weight=0.1 s0"]
     assert (child.state, child.tags["carft.attempt"]) == ("finished", "2")
     assert "log.txt" in child.artifacts

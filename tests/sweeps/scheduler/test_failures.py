@@ -69,7 +69,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch() -> None:
     sizes = [halved(CONFIG, times).optim.micro_batch for times in range(8)]
     assert sizes == [None, 24, 12, 6, 3, 1, 1, 1]
     assert halved(CONFIG, 3).optim.batch_size == 48
-    assert halved(CONFIG, 1).eval.batch_size == CONFIG.eval.batch_size // 2
+    assert halved(CONFIG, 1).eval.batch_size == CONFIG.eval.images_at_once // 2
     assert can_be_halved(halved(CONFIG, 4))
 
 
@@ -89,7 +89,7 @@ def test_where_items_of_a_batch_are_coupled_only_evaluation_is_halved() -> None:
     assert RetryPolicy(Retries()).decide("a", memory, coupled) == Retry(halve=True)
     smaller = halved(coupled, 1)
     assert smaller.optim == coupled.optim
-    assert smaller.eval.batch_size == coupled.eval.batch_size // 2
+    assert smaller.eval.batch_size == coupled.eval.images_at_once // 2
     assert not can_be_halved(halved(coupled, 8))
 
 
@@ -100,7 +100,7 @@ def test_with_drop_path_only_evaluation_is_halved(
     config = trial_config({"model": {"name": str(dropping_clip_files)}, "algorithm": "car_ft"})
     smaller = halved(config, 1)
     assert smaller.optim == config.optim
-    assert smaller.eval.batch_size == config.eval.batch_size // 2
+    assert smaller.eval.batch_size == config.eval.images_at_once // 2
     assert not can_be_halved(halved(config, 8))
 
 

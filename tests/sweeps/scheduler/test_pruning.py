@@ -102,7 +102,7 @@ def test_a_pruned_trial_is_so_in_optuna_in_the_tracker_and_in_its_folder(whole: 
     assert frozen.state.name == "PRUNED"
     assert list(frozen.intermediate_values) == [1, 2]
     assert frozen.value == frozen.intermediate_values[2]
-    child = whole.tracked()["kl_weight=3 s0 car_ft"]
+    child = whole.tracked()["car_ft kl_weight=3 s0"]
     assert (child.state, child.tags["carft.state"]) == ("killed", "pruned")
     assert [point.step for point in child.history["id/val/top1"]] == [0, 1, 2]
     state = RunStore(whole.home.runs).read(whole.ledger().trials()[-1].runs["0"])

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from carft_sweep.sweeps.ledger.ledger import find_ledger
+from carft_sweep.sweeps.ledger.status import source_of
 from carft_sweep.sweeps.scheduler.proposer import GENERATION
 from carft_sweep.sweeps.spec.settings import METHODS
 from carft_sweep.sweeps.spec.spec import load_spec
-from tests.sweeps.conftest import ToySweep
+from tests.sweeps.conftest import Carft, ToySweep
 
 PARAMETERS: dict[str, Any] = {
     "algorithm.kl_weight": {"min": 0.1, "max": 3.0},
@@ -60,3 +62,39 @@ def test_a_baseline_is_drawn_along_with_the_trials_and_goes_on_with_them(toy: To
         tuned = [it.params for it in settings if it.algorithm == "fine_tune"]
         assert tuned == [{"optim.lr": rate} for rate in rates]
     assert len({*toy.trained().values()}) == 1  # none is trained again
+
+
+def test_a_search_begins_with_the_best_points_of_another_sweep(
+    toy_cli: ToySweep, carft: Carft
+) -> None:
+    carft("run", toy_cli.file(parameters={"algorithm.kl_weight": {"values": [0.1, 0.9, 3.0]}}))
+    search = {
+        "name": "second",
+        "method": "random",
+        "run_cap": 3,
+        "parameters": {
+            "algorithm.kl_weight": {"min": 0.0, "max": 1.0},
+            "optim.lr": {"min": 1e-4, "max": 1e-2},
+        },
+        "try_first": {"from": "toy", "best": 3},
+    }
+    file = toy_cli.file(**search)
+    assert "tries 2 points of toy first" in carft("check", file).out
+    carft("run", file)
+    ledger = find_ledger(toy_cli.home, "second")
+    values = {
+        trial.params["algorithm.kl_weight"]: trial.value for trial in toy_cli.ledger().trials()
+    }
+    first = sorted((0.1, 0.9), key=lambda weight: -(values[weight] or 0.0))
+    assert [trial.params["algorithm.kl_weight"] for trial in ledger.trials()[:2]] == first
+    assert [source_of(ledger.spec, trial) for trial in ledger.trials()] == ["toy", "toy", None]
+    shown = carft("show", "second").out
+    assert shown.count("from toy") == 2
+    assert "2 trials (0 to 1) tried first what was best in toy" in carft("compare", "second").out
+    assert toy_cli.study("second").trials[0].user_attrs["from"] == "toy"
+    (toy_cli.home.sweep("toy") / "ledger.jsonl").unlink()
+    assert "nothing left to do" in carft("resume", "second").out
+    assert (
+        "no sweep 'to'"
+        in carft("run", toy_cli.file(**{**search, "try_first": {"from": "to"}}), code=2).err
+    )

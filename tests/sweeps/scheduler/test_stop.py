@@ -20,10 +20,11 @@ from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.runs.identity import Identity
 from carft_sweep.sweeps.cli import main
-from carft_sweep.sweeps.engines.base import Handler, Job
+from carft_sweep.sweeps.cli.status import sweep_status
+from carft_sweep.sweeps.engines.base import Handler, Job, Wait
 from carft_sweep.sweeps.engines.local import InProcessEngine
-from carft_sweep.sweeps.home import Home
-from carft_sweep.sweeps.ledger.claim import FILE, Claim, ask_to_stop
+from carft_sweep.sweeps.home import Home, find_home
+from carft_sweep.sweeps.ledger.claim import EVERY, FILE, LIMITS, Claim, ask_to_stop
 from carft_sweep.sweeps.ledger.ledger import Ledger
 from carft_sweep.sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
 from carft_sweep.sweeps.scheduler.session import Interruption, SweepResult
@@ -392,3 +393,36 @@ def test_a_line_of_a_signals_handler_may_come_within_another_line(
         console = Console(file=sys.stderr, force_terminal=True)
         LiveProgress(console).note("once more stops at once")
     assert capfd.readouterr().err == "stopping after this epoch\nonce more stops at once\n"
+
+
+class Limited(InProcessEngine):
+    """Requests limits of its own sweep while the first run is under way."""
+
+    def run(self, handler: Handler) -> None:
+        job = handler.next_job()
+        assert isinstance(job, Job)
+        for words in (["set", "toy", "parallel=1"], ["pause", "toy"]):
+            assert main(words) == 0
+            time.sleep(3 * EVERY)
+            assert handler.next_job() is Wait.LATER
+            if words[0] == "set":
+                self._execute(handler, job)
+                job = handler.next_job()
+                assert isinstance(job, Job)
+                self._execute(handler, job)
+        assert sweep_status(find_home(None), "toy").state == "paused"
+        assert main(["resume", "toy"]) == 0
+        time.sleep(3 * EVERY)
+        super().run(handler)
+
+
+def test_of_a_running_sweep_less_runs_at_once_and_none_begins_while_it_is_paused(
+    toy_cli: ToySweep, carft: Carft
+) -> None:
+    result = toy_cli.run(Limited(toy_core.ENTRY))
+    assert (result.exit_code, result.done) == (0, 7)
+    notes = [line for line in toy_cli.lines if "at most 1 at once" in line or "paused" in line]
+    assert len(notes) == 3
+    assert not (toy_cli.home.sweep("toy") / LIMITS).exists()
+    assert "toy is not running" in carft("pause", "toy").out
+    assert "other keys are changed in the file" in carft("set", "toy", "seeds=5", code=2).err

@@ -107,14 +107,25 @@ def test_the_family_keeps_the_contract(folder: Path) -> None:
     check_family(family, DataConfig(family="birds", val_fraction=0.25))
 
 
+@pytest.mark.parametrize("place", ["beside it", "in the parent folder", "in a linked folder"])
 def test_a_worker_and_a_resumed_sweep_find_the_file(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    spec = load_spec(folder / "birds.yaml")
+    file = folder / "birds.yaml"
+    if place == "in the parent folder":
+        file = folder / "sweeps" / "birds.yaml"
+        file.parent.mkdir()
+        file.write_text(SWEEP.replace("birds.family", "../birds.family"))
+    if place == "in a linked folder":
+        (tmp_path / "link").symlink_to(folder)
+        file = tmp_path / "link" / "birds.yaml"
+    spec = load_spec(file)
     as_run = Invocation.of(spec)
     kept = folder / "kept"
     kept.mkdir()
     (kept / "sweep.yaml").write_text(spec.text)
+    again, note = as_run.load(kept, vet_of(Home(tmp_path)))
+    assert (again.as_dict(), note) == (spec.as_dict(), None)
     FAMILIES.clear()
     load(spec.imports)
     assert "birds" in FAMILIES
@@ -129,7 +140,7 @@ def test_a_sweep_that_moves_with_its_images_is_the_same(folder: Path, tmp_path: 
     shutil.move(folder, moved)
     after = identify(load_spec(moved / "birds.yaml").config_for({}), 0)
     assert after.digest == before.digest
-    (moved / "pictures" / "dark" / "owl" / "0.png").unlink()
+    (moved / "pictures" / "first" / "owl" / "0.png").unlink()
     file = moved / "birds.family.yaml"
     file.write_text(FAMILY.replace("class_names", "# nothing\nclass_names"))
     assert identify(load_spec(moved / "birds.yaml").config_for({}), 0).digest != before.digest

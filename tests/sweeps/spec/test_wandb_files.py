@@ -132,19 +132,21 @@ ANSWERED = {
         ["3: early_terminate.max_iter: unknown field 'max_iter'; Known: "],
     ),
     "an unknown name in nested parameters": (
-        "method: grid\nparameters:\n  optim: {parameters: {rate: {values: [1e-4]}}, value: 1}\n",
+        "method: grid\nparameters:\n  optim: {parameters: {mixup: {values: [1e-4]}}, value: 1}\n",
         [
             "3: parameters.optim.value: does not go with nested parameters",
-            "3: parameters.optim.rate: unknown parameter 'optim.rate'",
+            "3: parameters.optim.mixup: unknown parameter 'optim.mixup'; optim has: ",
         ],
     ),
     "names of a training script": (
         "method: grid\nmetric: {name: validation_loss, goal: minimize}\n"
-        'parameters:\n  optimizer: {values: ["adam", "sgd"]}\n  fc_layer_size: {values: [128]}\n',
+        'parameters:\n  optimizer: {values: ["adam", "sgd"]}\n  fc_layer_size: {values: [128]}\n'
+        "  seed: {values: [0, 1]}\n",
         [
             "2: metric.name: unknown metric 'validation_loss'",
             "4: parameters.optimizer: unknown parameter 'optimizer'",
             "5: parameters.fc_layer_size: unknown parameter 'fc_layer_size'",
+            "6: parameters.seed: unknown parameter 'seed'; did you mean 'seeds'?",
         ],
     ),
 }
@@ -188,3 +190,16 @@ def test_nested_parameters_are_the_dotted_ones(tmp_path: Path) -> None:
     nested = "method: grid\nparameters:\n  optim: {parameters: {lr: {values: [1, 2]}}}\n"
     spec = load(tmp_path, nested + "  optim.weight_decay: {values: [0.1]}\n")
     assert {dimension.name for dimension in spec.parameters} == {"optim.lr", "optim.weight_decay"}
+
+
+def test_a_constant_is_a_field_of_the_trial_which_set_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.yaml"
+    file.write_text(f"""
+parameters:
+  optim: {{parameters: {{lr: {{values: [1e-4, 1e-3]}}, epochs: {{value: 3}}}}}}
+{OURS}""")
+    assert load_spec(file).points() == [{"optim.lr": 1e-4}, {"optim.lr": 1e-3}]
+    assert load_spec(file).config_for({}).optim.epochs == 3
+    assert load_spec(file, ["optim.epochs=5"]).config_for({}).optim.epochs == 5
+    varied = load_spec(file, ["parameters.optim.epochs.values=[1, 2]"])
+    assert len(varied.points()) == 4

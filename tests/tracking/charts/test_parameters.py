@@ -66,5 +66,22 @@ def test_what_one_value_has_does_not_vary_and_equal_ends_keep_their_names() -> N
 
 
 def test_few_values_have_a_tick_each_and_many_those_of_vega() -> None:
-    axes = [Parameter("a", "a", values, "log").axis()["axis"].to_dict() for values in (FEW, MANY)]
+    axes = [
+        Parameter("a", "a", values, "linear").axis()["axis"].to_dict() for values in (FEW, MANY)
+    ]
     assert [axis.get("values") for axis in axes] == [[*FEW], None]
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ((1.579993e-5, 2.3e-4, 1.0123e-3), [2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3]),
+        ((1.5e-5, 1.0123e-2), [1e-4, 1e-3, 1e-2]),
+        ((0.127737, 0.225144, 3.85337), [0.2, 0.5, 1.0, 2.0]),
+    ],
+)
+def test_values_that_were_drawn_have_ticks_at_decades(
+    values: tuple[float, ...], ticks: list[float]
+) -> None:
+    axis = Parameter("optim.lr", "lr", values, "log").axis()["axis"].to_dict()
+    assert axis["values"] == ticks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from carft_sweep.tracking.comparison.compare import Comparison, Row, compare
 from carft_sweep.tracking.comparison.metrics import metric_order
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
-from carft_sweep.tracking.report.formats import to_json
+from carft_sweep.tracking.report.formats import markdown, to_json
 from tests.tracking.made_up import KL, arm, kl_sweep, metrics, run, zero_shot
 
 
@@ -99,6 +100,21 @@ def test_contexts_that_name_a_held_out_domain_mark_their_row() -> None:
     assert "names domains" not in row(comparison, "fine_tune").marks
     assert warned(comparison, "contexts of car_ft name held-out domains: clipart, sketch")
     assert with_facts({"contexts_name": []}).warnings == ()
+
+
+def test_what_a_merge_says_of_itself_marks_its_rows_alone() -> None:
+    facts = {"merge_marks": ["dawin: transductive"]}
+    runs = [
+        replace(run, facts={**run.facts, **facts}, merges={**run.merges, "dawin": run.metrics})
+        for run in kl_sweep()
+        if run.trains
+    ]
+    comparison = compare(runs, sweep="s")
+    marked = {r.arm.merge for r in comparison.rows if "transductive" in r.marks}
+    assert marked == {"dawin"}
+    text = markdown(comparison)
+    assert "dawin §" in text
+    assert "§ transductive" in text
 
 
 def test_what_is_true_of_every_row_is_one_sentence_and_no_mark() -> None:

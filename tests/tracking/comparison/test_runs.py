@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,6 +39,29 @@ def test_a_point_proposed_twice_is_one_setting_whose_seeds_count_once() -> None:
     ]
     arms = group(runs)
     assert [(arm.trial, len(arm.done)) for arm in arms] == [(1, 2)]
+
+
+def test_a_setting_of_many_fields_is_called_by_the_number_of_its_trial() -> None:
+    runs = []
+    for number in (4, 7):
+        shared = {"optim.lr": 1.2345e-4 * number, "optim.batch_size": 32, "optim.momentum": 0.91234}
+        own = {**shared, KL: 0.326534}
+        runs.append(run("car_ft", 0, metrics(0.6, 0.3), trial=number, params=own))
+        runs.append(run("fine_tune", 0, metrics(0.6, 0.3), params=shared))
+    runs.append(replace(runs[0], role="confirmation", trial=None, seed=5))
+    assert [arm.label for arm in group(runs)] == [
+        "fine_tune #4",
+        "fine_tune #7",
+        "car_ft #4",
+        "car_ft #7",
+        "car_ft #4 (confirmed)",
+    ]
+    # Of two sweeps' trials with one number.
+    other = replace(runs[0], params={**runs[0].params, KL: 1.0})
+    assert [arm.label for arm in group([runs[0], other])] == [
+        "car_ft kl_weight=0.327 batch_size=32 lr=0.000494 momentum=0.912",
+        "car_ft kl_weight=1 batch_size=32 lr=0.000494 momentum=0.912",
+    ]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

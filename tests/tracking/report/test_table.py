@@ -14,6 +14,7 @@ from carft_sweep.tracking.report.table import (
     POWER_SEEDS,
     Column,
     TableOptions,
+    build_table,
     power_table,
     resolve_columns,
     visible_rows,
@@ -135,3 +136,18 @@ def test_the_table_of_power_has_a_line_for_each_claim_and_its_numbers() -> None:
     assert numbers[-1] == str(power.seeds_for(0.005, 5))
     few = power_table(compare(kl_sweep(2), sweep="s"))
     assert {cell.number for line in few.lines for cell in line.cells} == {"–"}
+
+
+def test_settings_called_by_a_number_have_columns_of_the_fields_that_vary() -> None:
+    fields = {"optim.batch_size": 32, "optim.weight_decay": 0.123456, "optim.momentum": 0.9}
+    runs = [
+        run("car_ft", seed, metrics(0.6, 0.3), trial=trial, params={**fields, "optim.lr": rate})
+        for trial, rate in enumerate((1.23456e-4, 1e-3))
+        for seed in (0, 1)
+    ]
+    table = build_table(compare(runs, ComparisonSpec()))
+    assert table.heads[-2:] == ("pixel", "lr")
+    assert {line.name.strip("▸ "): line.cells[-1].text for line in table.lines} == {
+        "car_ft #0": "0.000123",
+        "car_ft #1": "0.001",
+    }

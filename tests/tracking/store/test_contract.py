@@ -21,6 +21,7 @@ from carft_sweep.tracking.store.base import (
 )
 from tests.tracking.subjects import Subject, points
 
+pytestmark = pytest.mark.xdist_group("ui")
 SWEEP = RunKey("kl weight's")
 RUN = RunKey("kl weight's", "ab" * 32)
 NOW = 1_790_000_000_000

@@ -22,6 +22,7 @@ from carft_sweep.tracking.store.mlflow_models import ModelStart, ModelStore, has
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from tests.tracking.conftest import NewDatabase
 
+pytestmark = pytest.mark.xdist_group("ui")
 NOW = 1_790_000_000_000
 KEY = RunKey("small.sweep", "d" * 64)
 START = ModelStart(

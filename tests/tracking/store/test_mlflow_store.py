@@ -69,6 +69,17 @@ def test_a_link_in_a_description_leads_to_the_artifact_on_mlflows_pages(
     )
     assert run.data.tags["mlflow.note.content"] == linked
     assert run.data.tags["carft.note"] == text
+    client = MlflowClient(uri)
+    store.set_tags(SWEEP, {"mlflow.note.content": "newer"})
+    client.set_tag(run_id, "mlflow.note.content", "a note of mine")
+    client.update_run(run_id, name="my name")
+    store.set_tags(SWEEP, {"mlflow.note.content": "newest"})
+    store.start_run(replace(PARENT, tags={"mlflow.note.content": "begun again"}))
+    (run,) = all_runs(uri, name)
+    assert (run.info.run_name, run.data.tags["mlflow.note.content"]) == (
+        "my name",
+        "a note of mine",
+    )
 
 
 @pytest.mark.parametrize(("shared", "mode"), [(False, 0o700), (True, 0o755)])
