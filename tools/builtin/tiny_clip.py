@@ -55,12 +55,18 @@ class Recipe:
     all_concepts_from: int = 12000
     """The step from which every concept is drawn; until then those of at least three designers."""
     bf16: bool = False
+    distillation: float = 0.0
+    """Above 0: the text tower is the package's, frozen, and this is the weight of the distance
+    1 - cosine to its image features, beside CLIP's loss (CLIP-KD's feature distillation,
+    arXiv 2307.12732, on unit features)."""
     seed: int = 0
 
 
 RECIPES: dict[str, Recipe] = {
     "convnext": Recipe(),
-    "vit": Recipe(steps=48000, cooldown=12000, weight_decay=0.1, bf16=True),
+    "vit": Recipe(
+        steps=22000, all_concepts_from=0, weight_decay=0.1, bf16=True, distillation=8.0
+    ),
 }
 
 
@@ -88,11 +94,23 @@ def create_model(model: str, recipe: Recipe) -> open_clip.CLIP:
     return clip.to(memory_format=torch.channels_last)
 
 
+def take_text_tower(clip: open_clip.CLIP) -> open_clip.CLIP:
+    """Give a model the text tower and the scale of the package's model, frozen; returns that."""
+    teacher: open_clip.CLIP = open_clip.create_model(f"local-dir:{TINY_CLIP}")
+    taken = {k: v for k, v in teacher.state_dict().items() if not k.startswith("visual.")}
+    clip.load_state_dict(taken, strict=False)
+    for name, parameter in clip.named_parameters():
+        parameter.requires_grad_(name.startswith("visual."))
+    return teacher.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
 def create_optimizer(model: open_clip.CLIP, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW; matrices decay, while norms, biases, scales and embeddings do not."""
     decay: list[nn.Parameter] = []
     still: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         small = parameter.ndim < 2 or "embedding" in name
         (still if small else decay).append(parameter)
     groups = [
@@ -126,6 +144,7 @@ class Training:
     def __init__(self, model: str, recipe: Recipe) -> None:
         self.name, self.recipe = model, recipe
         self.clip = create_model(model, recipe)
+        self.teacher = take_text_tower(self.clip) if recipe.distillation else None
         self.optimizer = create_optimizer(self.clip, recipe)
         self.average = {
             name: value.detach().clone() for name, value in self.clip.state_dict().items()
@@ -145,6 +164,10 @@ class Training:
         images = functional.normalize(images.float(), dim=-1)
         texts, scale = clip.encode_text(batch.texts, normalize=True), clip.logit_scale.exp()
         loss = contrastive_loss(images, texts, scale, related(batch.concepts))
+        if self.teacher is not None:
+            with torch.no_grad():
+                goal = self.teacher.encode_image(pixels, normalize=True)
+            loss = loss + recipe.distillation * (1 - (images * goal).sum(dim=1)).mean()
         self.losses.append(float(loss.detach()))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
