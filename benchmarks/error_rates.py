@@ -244,7 +244,7 @@ class World:
         self._zero_shot = own * difficulty + np.sqrt(1 - own**2) * self._clustered(OF_DRAWING)
         self._algorithm = self._clustered(OF_DRAWING_BY_ALGORITHM)
         self._images: dict[str, Numbers] = {}
-        self._cuts: dict[str, Numbers] = {}
+        self._cuts: dict[object, Numbers] = {}
         self._runs: dict[int, Numbers] = {}
 
     def _clustered(self, of_drawing: float) -> Numbers:
@@ -269,7 +269,10 @@ class World:
 
     def _thresholds(self, method: Method) -> Numbers:
         """Return [A, S] the thresholds of a method's models, for the wanted accuracies."""
-        if method.name not in self._cuts:
+        # On these images methods that are alike in truth have the same thresholds.
+        alike = self.truth == "these images"
+        key = (method.reach, method.id, method.ood) if alike else method.name
+        if key not in self._cuts:
             place = method.reach * self.steps
             spread = np.sqrt((1 - place) ** 2 + place**2 + 2 * place * (1 - place) * WITH_ZERO_SHOT)
             wanted = np.repeat(self.shape.ood(place)[:, None], len(SPLITS), axis=1)
@@ -279,8 +282,8 @@ class World:
             cuts = spread[:, None] * ndtri(wanted)
             if method.differs and self.truth == "these images":
                 cuts = self._on_these_images(method, place[:, None], cuts)
-            self._cuts[method.name] = cuts
-        return self._cuts[method.name]
+            self._cuts[key] = cuts
+        return self._cuts[key]
 
     def _on_these_images(self, method: Method, place: Numbers, cuts: Numbers) -> Numbers:
         """Move the thresholds [A, S] of the curve so that a method differs from it as wanted."""
@@ -313,8 +316,7 @@ class World:
             residual = residual + np.sqrt(1 - self.shared) * own
         tuned = self._center(method) + np.sqrt(OF_RUN) * residual
         if self.luck:
-            # One point of accuracy is 0.026 of the number.
-            tuned = tuned - self.luck * self.rng.standard_normal() / stats.norm.pdf(ndtri(0.4))
+            tuned = tuned - self.luck * self.rng.standard_normal() / _DENSITY
         place = method.reach * self.steps[:, None]
         numbers = self._zero_shot + place * (tuned - self._zero_shot)
         hits = numbers < self._thresholds(method)[:, LAYOUT.split]
@@ -369,6 +371,8 @@ class World:
         return compare(runs, spec or ComparisonSpec(), hits=read)
 
 
+_DENSITY = float(stats.norm.pdf(ndtri(0.4)))
+"""Of the number where 40 % of images are right: one point of accuracy is 0.026 of it."""
 _TESTED = LAYOUT.images[:, 0] == 0
 _UNITS, _IMAGES = LAYOUT.names[_TESTED], LAYOUT.images[_TESTED, 1:].astype(np.int32)
 FINE_TUNE = Method("fine_tune")

@@ -64,9 +64,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "convnext": Recipe(),
-    "vit": Recipe(
-        steps=22000, all_concepts_from=0, weight_decay=0.1, bf16=True, distillation=8.0
-    ),
+    "vit": Recipe(steps=22000, all_concepts_from=0, weight_decay=0.1, bf16=True, distillation=8.0),
 }
 
 

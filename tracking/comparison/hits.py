@@ -280,7 +280,11 @@ def leave_out(
     names, place = _aligned([hits.units for hits in models])
     used = np.zeros(len(names), bool)
     smallest, images_seen = len(names), 0
+    images: NDArray[Any] = np.zeros(0)
     for hits, rows, pair in zip(models, place, axes, strict=True):
+        if hits.images is images:  # as of most models
+            continue
+        images = hits.images
         columns = sum(weights for weights in pair if weights is not None) > 0
         measured = hits.images[:, columns] > 0
         images_seen = max(images_seen, int(hits.sizes[columns].sum()))
@@ -291,14 +295,14 @@ def leave_out(
         return None
     group = _groups(names, models[0], groups)
     left_out: list[LeftOut] = []
-    images: NDArray[np.float64] = np.zeros(0)
     counted: NDArray[np.int32] = np.zeros(0, np.int32)
     for hits, rows, (of_id, of_ood) in zip(models, place, axes, strict=True):
-        if not np.array_equal(hits.images, counted):  # most models are of the same images
+        if not _equal(hits.images, counted):
             counted = hits.images
-            images = hits.sizes - _by_group(hits.images, group[rows], groups)
-        right = hits.right.sum(axis=0) - _by_group(hits.right, group[rows], groups)
-        accuracies = right / np.maximum(images, 1)  # a split without images is in neither metric
+            remaining = hits.sizes - _by_group(hits.images, group[rows], groups)
+            remaining = np.maximum(remaining, 1)  # a split without images is in neither metric
+        right = _by_group(hits.right, group[rows], groups)
+        accuracies = (right.sum(axis=0) - right) / remaining
         left_out.append(LeftOut(accuracies @ of_id, accuracies @ of_ood))
     return left_out, int(used.sum()), images_seen
 
