@@ -23,6 +23,8 @@ from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.merges import MERGES
 from carft_sweep.carft_core.models.clip import OpenedClip, open_model
 from carft_sweep.carft_core.models.prompts import TEMPLATE_SETS
+from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.testing import toy_teacher
 from carft_sweep.carft_core.training.optim import OPTIMISERS
 from tests import imagenet_tree
 from tests.tiny_vit import TINY_CONFIG, write_clip
@@ -160,6 +162,12 @@ def dropping_clip_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_clip(tiny_clip_files: Path) -> OpenedClip:
     """The tiny CLIP, opened. It is shared: copy its tower before training it."""
     return open_model(str(tiny_clip_files))
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_clip: OpenedClip) -> Teacher:
+    """The tiny CLIP before training, with three classes and random images."""
+    return toy_teacher(tiny_clip)
 
 
 @pytest.fixture

@@ -24,10 +24,9 @@ from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.families.declaration import Declaration, Prompts, ShiftFolders
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.merges import MERGES
-from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.prompts import template_set
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.testing import check_algorithm, toy_teacher
+from carft_sweep.carft_core.testing import check_algorithm
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.spec.spec import load_spec
 from tests.docs.blocks import DOCS, ROOT, blocks_of
@@ -64,11 +63,6 @@ def run_the_test(page: str) -> None:
     exec(compile(source, page, "exec"), shown)
     (test,) = (value for name, value in shown.items() if name.startswith("test_"))
     test()
-
-
-@pytest.fixture(scope="module")
-def teacher(tiny_clip: OpenedClip) -> Teacher:
-    return toy_teacher(tiny_clip)
 
 
 @pytest.fixture

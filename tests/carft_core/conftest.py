@@ -54,18 +54,40 @@ def toy_config(toy_root: Path, tiny_clip_files: Path) -> Callable[..., TrialConf
             "optim": {"lr": 1e-3, "epochs": 2, "batch_size": 8},
             "device": "cpu",
         }
-        for name, value in (changes or {}).items():
-            section, _, key = name.partition(".")
-            if key:
-                data[section][key] = value
-            else:
-                data[section] = value
-        return trial_config(data)
+        return _changed(data, changes)
 
     return build
+
+
+def _changed(data: dict[str, Any], changes: dict[str, Any] | None) -> TrialConfig:
+    """Put fields of sections, and whole sections, into the place of a config's own."""
+    for name, value in (changes or {}).items():
+        section, _, key = name.partition(".")
+        if key:
+            data[section][key] = value
+        else:
+            data[section] = value
+    return trial_config(data)
 
 
 @pytest.fixture(scope="session")
 def pacs_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with PACS, 50 images a domain; it is shared: copy what is to be changed."""
     return domain_bed_tree.make(tmp_path_factory.mktemp("pacs"), "pacs", per_domain=50)
+
+
+@pytest.fixture(scope="session")
+def pacs_config(pacs_root: Path, tiny_clip_files: Path) -> Callable[..., TrialConfig]:
+    """As `toy_config`, of two epochs of two steps on PACS without sketch."""
+
+    def build(changes: dict[str, Any] | None = None) -> TrialConfig:
+        data: dict[str, Any] = {
+            "model": {"name": str(tiny_clip_files)},
+            "data": {"family": "pacs", "root": str(pacs_root), "test_domain": "sketch"},
+            "algorithm": {"name": "car_ft"},
+            "optim": {"lr": 1e-3, "steps": 4, "steps_per_epoch": 2, "batch_size": 4},
+            "device": "cpu",
+        }
+        return _changed(data, changes)
+
+    return build

@@ -8,16 +8,10 @@ import pytest
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_sweep.carft_core.config.trial import trial_config
-from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.testing import ALGORITHM_LAWS, check_algorithm, toy_teacher
+from carft_sweep.carft_core.testing import ALGORITHM_LAWS, check_algorithm
 
 BUILT_IN = tuple(ALGORITHMS)
-
-
-@pytest.fixture(scope="module")
-def teacher(tiny_clip: OpenedClip) -> Teacher:
-    return toy_teacher(tiny_clip)
 
 
 @pytest.mark.parametrize("law", ALGORITHM_LAWS, ids=lambda law: law.__name__)

@@ -15,10 +15,8 @@ from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.export.export import export
 from carft_sweep.carft_core.models.clip import OpenedClip
-from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
-from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.testing import batch_for, toy_teacher
-from carft_sweep.carft_core.training.loop import Decision, train
+from tests.carft_core.trained import trained, weights
 
 Config = Callable[..., TrialConfig]
 
@@ -61,32 +59,14 @@ def test_without_a_part_of_the_mixture_it_is_the_zero_shot_model(tiny_clip: Open
         assert torch.allclose(classifier(images), teacher.classifier(images), atol=1e-4)
 
 
-def test_a_run_keeps_the_adapter_alone_and_goes_on_where_it_was(
+def test_a_run_keeps_the_adapter_alone_which_is_not_exported_as_a_clip(
     toy_config: Config, tmp_path: Path
 ) -> None:
-    config = toy_config({"algorithm": "clip_adapter", "optim.lr": 1e-2})
-    whole = train(config, 0, workdir=tmp_path / "whole")
-    assert whole is not None
-    assert "id/test/top1" in whole.metrics
-    assert "context/id/test/kl" in whole.metrics
-
-    def stop(report: EpochReport) -> Decision:
-        return Decision.STOP if report.epoch == 1 else Decision.CONTINUE
-
-    assert train(config, 0, workdir=tmp_path / "parts", report=stop) is None
-    parts = train(config, 0, workdir=tmp_path / "parts")
-    assert parts is not None
-    assert parts.metrics == whole.metrics
-    state = load_weights(RunFolder(tmp_path / "whole").weights("last"))
-    assert {key: list(value.shape) for key, value in state.items()} == {
-        "down.weight": [8, 32],
-        "up.weight": [32, 8],
-    }
-
-
-def test_it_is_not_exported_as_a_clip(toy_config: Config, tmp_path: Path) -> None:
     config = toy_config({"algorithm": "clip_adapter", "optim.epochs": 1})
-    train(config, 0, workdir=tmp_path / "run")
+    metrics = trained(config, tmp_path / "run").metrics
+    assert {"id/test/top1", "context/id/test/kl"} <= metrics.keys()
+    shapes = {key: list(value.shape) for key, value in weights(tmp_path / "run").items()}
+    assert shapes == {"down.weight": [8, 32], "up.weight": [32, 8]}
     with pytest.raises(RequestError, match="no image tower with a linear head"):
         export(tmp_path / "run", config, tmp_path / "out")
 

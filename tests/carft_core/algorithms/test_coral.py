@@ -14,43 +14,18 @@ from torch import Tensor
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.algorithms.coral import Coral, distance_of_domains
-from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
+from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.classifier import ImageClassifier
-from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
+from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.runs.identity import couples_items, identify
-from carft_sweep.carft_core.runs.result import EpochReport
-from carft_sweep.carft_core.testing import batch_for, started, toy_teacher
-from carft_sweep.carft_core.training.loop import Decision, train
+from carft_sweep.carft_core.testing import batch_for, started
+from carft_sweep.carft_core.training.loop import train
+from tests.carft_core.trained import trained
 
 Config = Callable[..., TrialConfig]
-
-
-@pytest.fixture(scope="module")
-def teacher(tiny_clip: OpenedClip) -> Teacher:
-    return toy_teacher(tiny_clip)
-
-
-@pytest.fixture(scope="module")
-def config(pacs_root: Path, tiny_clip_files: Path) -> Config:
-    """A few steps on PACS without sketch."""
-
-    def build(algorithm: Any = "coral", data: Any = None, **optim: Any) -> TrialConfig:
-        place = {"family": "pacs", "root": str(pacs_root), "test_domain": "sketch"}
-        steps = {"lr": 1e-3, "steps": 4, "steps_per_epoch": 2, "batch_size": 4}
-        return trial_config(
-            {
-                "model": {"name": str(tiny_clip_files)},
-                "data": place | (data or {}),
-                "algorithm": algorithm,
-                "optim": steps | optim,
-                "device": "cpu",
-            }
-        )
-
-    return build
+CORAL = {"algorithm": "coral"}
 
 
 def waves(count: int, frequency: float) -> Tensor:
@@ -131,12 +106,8 @@ def test_it_needs_a_tower_and_domains(teacher: Teacher) -> None:
         Coral().loss(torch.nn.Linear(2, 2), batch_for(teacher), teacher)
 
 
-def weights(folder: Path) -> dict[str, Tensor]:
-    return load_weights(RunFolder(folder).weights("last"))
-
-
-def test_a_run_sees_the_domains_resumes_to_the_bit_and_is_merged(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_sees_the_domains(
+    pacs_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[int]] = []
 
@@ -145,31 +116,19 @@ def test_a_run_sees_the_domains_resumes_to_the_bit_and_is_merged(
         return distance_of_domains(features, domain)
 
     monkeypatch.setattr("carft_sweep.carft_core.algorithms.coral.distance_of_domains", counting)
-    asked = config()
-    whole = train(asked, 0, workdir=tmp_path / "whole")
-    assert whole is not None
+    assert trained(pacs_config(CORAL), tmp_path).warnings == []
     assert seen == [[4, 4, 4]] * 4
-    history = RunFolder(tmp_path / "whole").history()
-    assert history[1]["metrics"]["train/coral"] > 0
-    assert whole.warnings == []
-
-    def report(epoch: EpochReport) -> Decision:
-        return Decision.STOP if epoch.epoch == 1 else Decision.CONTINUE
-
-    assert train(asked, 0, workdir=tmp_path / "stopped", report=report) is None
-    assert train(asked, 0, workdir=tmp_path / "stopped") is not None
-    one, two = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
-    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert RunFolder(tmp_path).history()[1]["metrics"]["train/coral"] > 0
 
 
 def test_micro_batches_give_the_same_weights_up_to_rounding_and_are_in_the_digest(
-    config: Config, tmp_path: Path
+    pacs_config: Config, tmp_path: Path
 ) -> None:
-    whole, parts = config(), config(micro_batch=5)
+    whole, parts = pacs_config(CORAL), pacs_config({**CORAL, "optim.micro_batch": 5})
     assert couples_items(whole)
     assert identify(whole, 0).digest != identify(parts, 0).digest
     for name, asked in (("whole", whole), ("parts", parts)):
-        assert train(asked, 0, workdir=tmp_path / name) is not None
+        trained(asked, tmp_path / name)
     first = [
         RunFolder(tmp_path / name).history()[1]["metrics"]["train/first/coral"]
         for name in ("whole", "parts")
@@ -177,9 +136,11 @@ def test_micro_batches_give_the_same_weights_up_to_rounding_and_are_in_the_diges
     assert first[0] == pytest.approx(first[1], rel=1e-4)
 
 
-def test_a_run_whose_batches_never_hold_two_domains_says_so(config: Config, tmp_path: Path) -> None:
-    result = train(config(data={"balanced": False}, batch_size=1), 0, workdir=tmp_path)
-    assert result is not None
+def test_a_run_whose_batches_never_hold_two_domains_says_so(
+    pacs_config: Config, tmp_path: Path
+) -> None:
+    alone = {**CORAL, "data.balanced": False, "optim.batch_size": 1}
+    result = trained(pacs_config(alone), tmp_path)
     assert "data.balanced: true" in result.warnings[0]
 
 

@@ -14,26 +14,14 @@ from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss
 from carft_sweep.carft_core.algorithms.ema import Ema
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.models.averages import Averaged
-from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.runs.folder import RunFolder, finish, load_weights
-from carft_sweep.carft_core.runs.identity import couples_items, identify
-from carft_sweep.carft_core.runs.result import EpochReport
-from carft_sweep.carft_core.testing import batch_for, started, toy_teacher
-from carft_sweep.carft_core.training.loop import Decision, train
+from carft_sweep.carft_core.testing import batch_for, started
+from carft_sweep.carft_core.training.loop import train
 from carft_sweep.carft_core.training.optim import OptimConfig
+from tests.carft_core.trained import weights
 
 Config = Callable[..., TrialConfig]
 EMA = {"name": "ema", "decay": 0.3, "of": {"name": "car_ft", "kl_weight": 3.0}}
-
-
-@pytest.fixture(scope="module")
-def teacher(tiny_clip: OpenedClip) -> Teacher:
-    return toy_teacher(tiny_clip)
-
-
-def weights(folder: Path) -> dict[str, Tensor]:
-    return load_weights(RunFolder(folder).weights("last"))
 
 
 class Toy(nn.Module):
@@ -130,29 +118,6 @@ def test_a_decay_of_zero_gives_the_weights_of_the_inner_algorithm_to_the_bit(
     assert results[0].metrics["ood/mean/nll"] == results[1].metrics["ood/mean/nll"]
 
 
-@pytest.mark.parametrize("stop_after", [0, 1])
-def test_a_run_of_it_resumes_to_the_bit_and_is_merged(
-    toy_config: Config, tmp_path: Path, stop_after: int
-) -> None:
-    config = toy_config({"algorithm": EMA, "merges": [{"name": "wise_ft", "alphas": [0.5]}]})
-    whole = train(config, 0, workdir=tmp_path / "whole")
-    assert whole is not None
-
-    def report(epoch: EpochReport) -> Decision:
-        return Decision.STOP if epoch.epoch == stop_after else Decision.CONTINUE
-
-    assert train(config, 0, workdir=tmp_path / "stopped", report=report) is None
-    again = train(config, 0, workdir=tmp_path / "stopped")
-    assert again is not None
-    expected, resumed = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
-    assert all(torch.equal(value, resumed[key]) for key, value in expected.items())
-    assert not torch.equal(expected["model.head.weight"], expected["average.head.weight"])
-    assert whole.metrics == again.metrics
-    assert "wise_ft@0.5" in whole.merges
-    assert finish(tmp_path / "whole", config, 0).metrics == whole.metrics
-    assert "train/context_kl" in RunFolder(tmp_path / "whole").history()[-1]["metrics"]
-
-
 class Coupled(Algorithm):
     """One that claims everything, and tells what it was called with."""
 
@@ -196,16 +161,3 @@ def test_a_wrapper_claims_and_does_what_its_inner_algorithm_does(teacher: Teache
     model = started(Plain(of=inner), teacher)
     optim = OptimConfig(lr=1e-3)
     assert len(Plain(of=inner).groups(model, optim)) == len(inner.groups(model, optim))
-
-
-def test_the_claims_of_the_inner_algorithm_decide_on_the_digest(toy_config: Config) -> None:
-    def digest(of: Any, **changes: Any) -> str:
-        config = toy_config({"algorithm": {"name": "ema", "of": of}, **changes})
-        assert not couples_items(config)
-        return identify(config, 0).digest
-
-    contexts = {"prompts": {"classes": "simple", "contexts": "class_only"}}
-    assert digest("fine_tune") == digest("fine_tune", **contexts)
-    assert digest("car_ft") != digest("car_ft", **contexts)
-    assert digest("car_ft") != digest({"name": "car_ft", "kl_weight": 3.0})
-    assert digest("car_ft") == digest({"name": "car_ft", "kl_weight": 1.0})

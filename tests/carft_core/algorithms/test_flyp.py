@@ -19,24 +19,16 @@ from carft_sweep.carft_core.algorithms.flyp import Flyp
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.merges.wise_ft import WiseFt
 from carft_sweep.carft_core.models.classifier import ImageClassifier
-from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.contrastive import ContrastiveClip
 from carft_sweep.carft_core.models.prompts import TemplateSet
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
-from carft_sweep.carft_core.runs.identity import identify
-from carft_sweep.carft_core.runs.result import EpochReport
-from carft_sweep.carft_core.testing import batch_for, toy_teacher
-from carft_sweep.carft_core.training.loop import Decision, train
+from carft_sweep.carft_core.runs.folder import load_weights
+from carft_sweep.carft_core.testing import batch_for
 from carft_sweep.carft_core.training.optim import OptimConfig
+from tests.carft_core.trained import trained, weights
 
 Config = Callable[..., TrialConfig]
 ONE = TemplateSet("one", ("a photo of a {}.",))
-
-
-@pytest.fixture(scope="module")
-def teacher(tiny_clip: OpenedClip) -> Teacher:
-    return toy_teacher(tiny_clip)
 
 
 def moved(teacher: Teacher) -> ContrastiveClip:
@@ -166,39 +158,11 @@ def test_what_clip_holds_fixed_stays_so_and_the_teachers_clip_is_not_shared(
     assert not [name for name in model.state_dict() if "tokens" in name]
 
 
-def test_a_run_trains_both_towers_and_goes_on_where_it_was(
-    toy_config: Config, tmp_path: Path
-) -> None:
+def test_a_run_trains_both_towers(toy_config: Config, tmp_path: Path) -> None:
     config = toy_config({"algorithm": "flyp", "merges": [{"name": "wise_ft"}]})
-    whole = train(config, 0, workdir=tmp_path / "whole")
-    assert whole is not None
-    assert whole.merges["wise_ft@0.5"]["metrics"] != whole.metrics
-
-    def stop(report: EpochReport) -> Decision:
-        return Decision.STOP if report.epoch == 1 else Decision.CONTINUE
-
-    assert train(config, 0, workdir=tmp_path / "parts", report=stop) is None
-    parts = train(config, 0, workdir=tmp_path / "parts")
-    assert parts is not None
-    assert parts.metrics == whole.metrics
-    one, two = (
-        load_weights(RunFolder(tmp_path / name).weights("last")) for name in ("whole", "parts")
-    )
-    assert all(torch.equal(one[key], two[key]) for key in one)
-    before = initial_state(config)
+    result = trained(config, tmp_path)
+    assert result.merges["wise_ft@0.5"]["metrics"] != result.metrics
+    after = weights(tmp_path)
+    before = load_weights(Path(config.model.name) / "open_clip_model.safetensors")
     for name in ("visual.proj", "text_projection", "logit_scale"):
-        assert not torch.equal(one[f"clip.{name}"], before[name]), name
-
-
-def initial_state(config: TrialConfig) -> dict[str, Tensor]:
-    """The CLIP that the run started from."""
-    folder = Path(config.model.name)
-    return load_weights(folder / "open_clip_model.safetensors")
-
-
-def test_the_micro_batch_is_a_part_of_what_a_run_is(toy_config: Config) -> None:
-    plain, parted = (
-        identify(toy_config({"algorithm": "flyp", "optim.micro_batch": size}), 0).digest
-        for size in (None, 2)
-    )
-    assert plain != parted
+        assert not torch.equal(after[f"clip.{name}"], before[name]), name

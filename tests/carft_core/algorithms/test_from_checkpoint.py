@@ -15,20 +15,14 @@ from carft_sweep.carft_core.algorithms.from_checkpoint import FromCheckpoint
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.classifier import ImageClassifier
-from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder, is_complete
 from carft_sweep.carft_core.runs.identity import identify
-from carft_sweep.carft_core.testing import toy_teacher
 from carft_sweep.carft_core.training.loop import train
+from tests.carft_core.trained import same, trained
 
 Config = Callable[..., TrialConfig]
 State = dict[str, Tensor]
-
-
-@pytest.fixture(scope="module")
-def teacher(tiny_clip: OpenedClip) -> Teacher:
-    return toy_teacher(tiny_clip)
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +44,6 @@ def built(path: str, teacher: Teacher) -> State:
     classifier = FromCheckpoint(weights=path).build(teacher)
     assert isinstance(classifier, ImageClassifier)
     return classifier.state_dict()
-
-
-def same(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
 def refused(path: str, teacher: Teacher) -> str:
@@ -156,15 +146,13 @@ def test_a_run_of_it_measures_what_the_run_that_trained_the_weights_did(
     toy_config: Config, tmp_path: Path
 ) -> None:
     changes: dict[str, Any] = {"merges": [{"name": "wise_ft", "alphas": [0.0, 0.5, 1.0]}]}
-    trained = train(toy_config({"algorithm": "fine_tune"} | changes), 0, workdir=tmp_path / "ft")
+    expected = trained(toy_config({"algorithm": "fine_tune"} | changes), tmp_path / "ft")
     file = RunFolder(tmp_path / "ft").weights("last")
     config = toy_config({"algorithm": {"name": "from_checkpoint", "weights": str(file)}} | changes)
-    result = train(config, 0, workdir=tmp_path / "file")
-    assert trained is not None
-    assert result is not None
-    assert result.metrics == trained.metrics
+    result = trained(config, tmp_path / "file")
+    assert result.metrics == expected.metrics
     assert {label: merge["metrics"] for label, merge in result.merges.items()} == {
-        label: merge["metrics"] for label, merge in trained.merges.items()
+        label: merge["metrics"] for label, merge in expected.merges.items()
     }
     assert result.merges["wise_ft@0"]["metrics"] != result.metrics
     assert result.merges["wise_ft@1"]["metrics"] == result.metrics
@@ -197,7 +185,7 @@ def test_a_file_that_changes_is_another_run(
     file = tmp_path / "a.pt"
     config = toy_config({"algorithm": {"name": "from_checkpoint", "weights": str(file)}})
     written(file, tuned)
-    assert train(config, 0, workdir=tmp_path / "run") is not None
+    trained(config, tmp_path / "run")
     written(file, {key: value * 1.1 for key, value in tuned.items()})
     with pytest.raises(RequestError, match="holds another run"):
         train(config, 0, workdir=tmp_path / "run")

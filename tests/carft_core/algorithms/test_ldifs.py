@@ -11,15 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from carft_sweep.carft_core.algorithms.ldifs import Ldifs
-from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.testing import batch_for, loss_of, toy_teacher
+from carft_sweep.carft_core.testing import batch_for, loss_of
 from tests.golden.write import moved
-
-
-@pytest.fixture(scope="module")
-def teacher(tiny_clip: OpenedClip) -> Teacher:
-    return toy_teacher(tiny_clip)
 
 
 def tokens(visual: Any, images: Tensor) -> list[NDArray[np.float64]]:

@@ -21,6 +21,7 @@ from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.training.logistic_regression import CONVERGED, logistic_regression
 from carft_sweep.carft_core.training.loop import epochs, train
+from tests.carft_core.trained import trained
 
 Config = Callable[..., TrialConfig]
 
@@ -97,9 +98,8 @@ def test_it_moves_the_head_alone_and_merges_with_the_zero_shot_model(
     merge = {"name": "wise_ft", "alphas": [0.0, 0.5, 1.0]}
     best = {"result": "best_val"}
     config = toy_config({"algorithm": "linear_probe", "merges": [merge], "keep": best})
-    result = train(config, 0, workdir=tmp_path)
+    result = trained(config, tmp_path)
     zero_shot = train(toy_config({"algorithm": "zero_shot"}), 0)
-    assert result is not None
     assert zero_shot is not None
     assert result.merges["wise_ft@1"]["metrics"] == result.metrics
     ends = result.merges["wise_ft@0"]["metrics"]
@@ -128,8 +128,7 @@ def test_no_seed_and_no_optimiser_moves_the_solution(toy_config: Config, tmp_pat
 
 def test_too_few_iterations_are_warned_of(toy_config: Config, tmp_path: Path) -> None:
     config = toy_config({"algorithm": {"name": "linear_probe", "max_iter": 1}})
-    result = train(config, 0, workdir=tmp_path)
-    assert result is not None
+    result = trained(config, tmp_path)
     assert "raise algorithm.max_iter" in result.warnings[0]
 
 

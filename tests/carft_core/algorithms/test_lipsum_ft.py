@@ -12,15 +12,10 @@ from carft_sweep.carft_core.algorithms.lipsum_ft import LipsumFt
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.testing import batch_for, loss_of, toy_teacher
+from carft_sweep.carft_core.testing import batch_for, loss_of
 from tests.golden.write import moved
 
 START, END = 49406, 49407
-
-
-@pytest.fixture(scope="module")
-def teacher(tiny_clip: OpenedClip) -> Teacher:
-    return toy_teacher(tiny_clip)
 
 
 def test_the_gap_is_the_formula(teacher: Teacher) -> None:

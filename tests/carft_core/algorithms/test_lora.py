@@ -17,9 +17,8 @@ from carft_sweep.carft_core.export.export import export
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.clip import OpenedClip, open_image_tower
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
 from carft_sweep.carft_core.testing import batch_for, built_in_teacher, started, toy_teacher
-from carft_sweep.carft_core.training.loop import train
+from tests.carft_core.trained import trained, weights
 
 Config = Callable[..., TrialConfig]
 
@@ -87,12 +86,11 @@ def test_a_run_of_it_is_merged_and_exported_like_any(toy_config: Config, tmp_pat
     algorithm = {"name": "lora", "of": {"name": "car_ft", "kl_weight": 3.0}}
     merges = [{"name": "wise_ft", "alphas": [0.5]}]
     config = toy_config({"algorithm": algorithm, "merges": merges, "optim.lr": 0.01})
-    result = train(config, 0, workdir=tmp_path / "run")
-    assert result is not None
+    result = trained(config, tmp_path / "run")
     assert "wise_ft@0.5" in result.merges
     export(tmp_path / "run", config, tmp_path / "out")
     tower, _ = open_image_tower(tmp_path / "out")
-    state = with_changes(load_weights(RunFolder(tmp_path / "run").weights("last")), 1.0)
+    state = with_changes(weights(tmp_path / "run"), 1.0)
     for name, weight in tower.state_dict().items():
         torch.testing.assert_close(weight, state[f"visual.{name}"])
 

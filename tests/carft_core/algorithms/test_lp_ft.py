@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 
 from carft_sweep.carft_core.config.trial import TrialConfig
-from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
-from carft_sweep.carft_core.runs.result import EpochReport
-from carft_sweep.carft_core.training.loop import Decision, epochs, train
+from carft_sweep.carft_core.training.loop import epochs
+from tests.carft_core.trained import trained, weights
 
 Config = Callable[..., TrialConfig]
 LP_FT = {"name": "lp_ft", "C": 3.0}
@@ -28,27 +27,9 @@ def test_it_trains_tower_and_head_and_merges_with_the_zero_shot_model(
 ) -> None:
     merge = {"name": "wise_ft", "alphas": [0.5]}
     config = toy_config({"algorithm": LP_FT, "optim.epochs": 1, "merges": [merge]})
-    result = train(config, 0, workdir=tmp_path / "lp_ft")
-    assert result is not None
+    result = trained(config, tmp_path / "lp_ft")
     assert result.merges["wise_ft@0.5"]["metrics"] != result.metrics
     probe = toy_config({"algorithm": {**LP_FT, "name": "linear_probe"}})
-    train(probe, 0, workdir=tmp_path / "probe")
-    one, two = (
-        load_weights(RunFolder(tmp_path / name).weights("last")) for name in ("lp_ft", "probe")
-    )
+    trained(probe, tmp_path / "probe")
+    one, two = (weights(tmp_path / name) for name in ("lp_ft", "probe"))
     assert not any(torch.equal(one[key], two[key]) for key in ("head.weight", "visual.proj"))
-
-
-def test_it_goes_on_to_the_same_weights_after_a_stop(toy_config: Config, tmp_path: Path) -> None:
-    config = toy_config({"algorithm": LP_FT})
-    train(config, 0, workdir=tmp_path / "whole")
-
-    def stop(report: EpochReport) -> Decision:
-        return Decision.STOP if report.epoch == 1 else Decision.CONTINUE
-
-    assert train(config, 0, workdir=tmp_path / "parts", report=stop) is None
-    train(config, 0, workdir=tmp_path / "parts")
-    one, two = (
-        load_weights(RunFolder(tmp_path / name).weights("last")) for name in ("whole", "parts")
-    )
-    assert all(torch.equal(one[key], two[key]) for key in one)

@@ -16,20 +16,13 @@ from carft_sweep.carft_core.algorithms.base import PARTS
 from carft_sweep.carft_core.algorithms.mask_fill import MaskFill, label_relevance
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.classifier import ImageClassifier
-from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.models.towers import attention_layers, attention_maps
 from carft_sweep.carft_core.testing import (
     ALGORITHM_LAWS,
     batch_for,
     built_in_teacher,
-    toy_teacher,
 )
-
-
-@pytest.fixture(scope="module")
-def teacher(tiny_clip: OpenedClip) -> Teacher:
-    return toy_teacher(tiny_clip)
 
 
 def tuned(teacher: Teacher) -> ImageClassifier:

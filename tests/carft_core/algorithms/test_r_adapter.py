@@ -11,16 +11,10 @@ import torch
 from carft_sweep.carft_core.algorithms.r_adapter import Adapter, RAdapter
 from carft_sweep.carft_core.merges.wise_ft import WiseFt
 from carft_sweep.carft_core.models.averages import averaged
-from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.contrastive import contrastive
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.testing import batch_for, loss_of, toy_teacher
+from carft_sweep.carft_core.testing import batch_for, loss_of
 from tests.carft_core.algorithms.pairs import features, log_softmax, walked
-
-
-@pytest.fixture(scope="module")
-def teacher(tiny_clip: OpenedClip) -> Teacher:
-    return toy_teacher(tiny_clip)
 
 
 def test_the_loss_is_the_formula(teacher: Teacher) -> None:

@@ -23,7 +23,6 @@ from carft_sweep.carft_core.errors import InvalidConfig, RequestError
 from carft_sweep.carft_core.export.export import export
 from carft_sweep.carft_core.export.predictor import Predictor
 from carft_sweep.carft_core.models.classifier import ImageClassifier
-from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs import folder as run_module
 from carft_sweep.carft_core.runs.folder import (
@@ -31,22 +30,16 @@ from carft_sweep.carft_core.runs.folder import (
     finish,
     is_complete,
     load_classifier,
-    load_weights,
     read_result,
 )
 from carft_sweep.carft_core.runs.identity import identify
-from carft_sweep.carft_core.testing import toy_teacher
 from carft_sweep.carft_core.training.loop import train
 from carft_sweep.carft_core.training.setup import open_setup
+from tests.carft_core.trained import trained, weights
 
 Build = Callable[..., TrialConfig]
 DIGESTS = tuple(f"{number:064x}" for number in range(1, 4))
 SOUPS = ("uniform_soup", "greedy_soup", "model_stock")
-
-
-@pytest.fixture(scope="module")
-def teacher(tiny_clip: OpenedClip) -> Teacher:
-    return toy_teacher(tiny_clip)
 
 
 def random_states(count: int) -> list[dict[str, Tensor]]:
@@ -201,7 +194,7 @@ def test_a_soup_leaves_its_members_as_they_are(name: str, teacher: Teacher) -> N
 
 
 @pytest.fixture(scope="module")
-def trained(toy_config: Build, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def two_runs(toy_config: Build, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """Two seeds of fine_tune under `runs/`, and their digests."""
     runs = tmp_path_factory.mktemp("home") / "runs"
     config = toy_config({"algorithm": "fine_tune", "optim.epochs": 1})
@@ -214,10 +207,10 @@ def trained(toy_config: Build, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 
 def test_a_uniform_soup_holds_one_member_at_a_time(
-    trained: tuple[Path, list[str]], toy_config: Build
+    two_runs: tuple[Path, list[str]], toy_config: Build
 ) -> None:
     """72 members of a large model would not fit on a GPU together."""
-    runs, digests = trained
+    runs, digests = two_runs
     config = soup_config(toy_config, "uniform_soup", digests)
     folder = claimed(runs, config)
     alive: list[int] = []
@@ -249,9 +242,9 @@ def soup_config(toy_config: Build, name: str, members: Sequence[str], **more: An
 
 @pytest.mark.parametrize("name", SOUPS)
 def test_a_soup_is_a_run(
-    name: str, trained: tuple[Path, list[str]], toy_config: Build, tmp_path: Path
+    name: str, two_runs: tuple[Path, list[str]], toy_config: Build, tmp_path: Path
 ) -> None:
-    runs, digests = trained
+    runs, digests = two_runs
     merges = {"merges": [{"name": "wise_ft", "alphas": [0.5]}, {"name": "logit_ensemble"}]}
     config = soup_config(toy_config, name, digests, **merges)
     identity = identify(config, 0)
@@ -259,8 +252,7 @@ def test_a_soup_is_a_run(
     assert identify(config, 7).digest == identity.digest
     assert identify(soup_config(toy_config, name, digests[::-1]), 0).digest == identity.digest
     folder = RunFolder(runs / identity.digest)
-    result = train(config, 0, workdir=folder.path)
-    assert result is not None
+    result = trained(config, folder.path)
     assert (result.seed, result.facts["members"]) == (None, sorted(digests))
     assert {"id/test/top1", "ood/mean/top1", "context/id/val/kl"} <= result.metrics.keys()
     assert result.merges.keys() == {"wise_ft@0.5", "logit_ensemble@0.5"}
@@ -275,23 +267,22 @@ def test_a_soup_is_a_run(
 
 
 def test_its_weights_are_those_of_its_members_classifiers(
-    trained: tuple[Path, list[str]], toy_config: Build
+    two_runs: tuple[Path, list[str]], toy_config: Build
 ) -> None:
-    runs, digests = trained
+    runs, digests = two_runs
     config = soup_config(toy_config, "uniform_soup", digests)
     folder = claimed(runs, config)
     soup = load_classifier(folder, config, open_setup(config)).state_dict()
-    one, two = (load_weights(RunFolder(runs / digest).weights("last")) for digest in digests)
+    one, two = (weights(runs / digest) for digest in digests)
     for key, value in soup.items():
         assert torch.allclose(value, (one[key] + two[key]) / 2, atol=1e-7)
 
 
-def test_a_soup_of_one_is_that_run(trained: tuple[Path, list[str]], toy_config: Build) -> None:
-    runs, digests = trained
+def test_a_soup_of_one_is_that_run(two_runs: tuple[Path, list[str]], toy_config: Build) -> None:
+    runs, digests = two_runs
     config = soup_config(toy_config, "uniform_soup", digests[:1])
-    result = train(config, 0, workdir=runs / identify(config, 0).digest)
+    result = trained(config, runs / identify(config, 0).digest)
     member = read_result(runs / digests[0], toy_config({"algorithm": "fine_tune"}))
-    assert result is not None
     assert result.metrics == pytest.approx(dict(member.metrics), abs=1e-6)
 
 
@@ -307,13 +298,13 @@ def test_a_soup_of_one_is_that_run(trained: tuple[Path, list[str]], toy_config: 
     ids=["none", "missing", "classes", "split", "epoch"],
 )
 def test_members_that_cannot_be_used_are_refused(
-    trained: tuple[Path, list[str]],
+    two_runs: tuple[Path, list[str]],
     toy_config: Build,
     changes: dict[str, Any],
     members: list[str] | None,
     message: str,
 ) -> None:
-    runs, digests = trained
+    runs, digests = two_runs
     config = soup_config(
         toy_config, "uniform_soup", digests if members is None else members, **changes
     )
@@ -322,9 +313,9 @@ def test_members_that_cannot_be_used_are_refused(
 
 
 def test_a_member_that_is_still_in_training_is_refused(
-    trained: tuple[Path, list[str]], toy_config: Build
+    two_runs: tuple[Path, list[str]], toy_config: Build
 ) -> None:
-    runs, _ = trained
+    runs, _ = two_runs
     waiting = toy_config({"algorithm": "fine_tune", "optim.epochs": 3})
     identity = identify(waiting, 0)
     RunFolder(runs / identity.digest).claim(waiting, 0, identity)

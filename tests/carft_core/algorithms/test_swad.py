@@ -13,9 +13,8 @@ from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.algorithms.swad import Swad, Valley
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import InvalidConfig
-from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
-from carft_sweep.carft_core.runs.result import EpochReport
-from carft_sweep.carft_core.training.loop import Decision, train
+from carft_sweep.carft_core.runs.folder import RunFolder
+from tests.carft_core.trained import trained, weights
 
 SHARP = [9, 8, 7, 6, 5, 4, 3, 2, 2.2, 2.3, 2.1, 2.4, 3, 4, 5, 6, 7, 8, 9, 10, 11, 2]
 """A valley from 7 on, whose last epoch below the threshold 2.82 is 11."""
@@ -69,31 +68,17 @@ def test_a_valley_has_the_epochs_of_the_authors_code() -> None:
     assert shares(SHARP) == pytest.approx([0.0] * 7 + [0.2] * 5 + [0.0] * 10)
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_weights(RunFolder(folder).weights("last"))
-
-
-def test_a_run_of_it_resumes_to_the_bit_and_validates_what_trains(
+def test_a_run_of_it_validates_what_trains(
     toy_config: Callable[..., TrialConfig], tmp_path: Path
 ) -> None:
     algorithm = {"name": "swad", "converge": 1, "of": {"name": "car_ft"}}
     merges = [{"name": "wise_ft", "alphas": [0.5]}]
     config = toy_config({"algorithm": algorithm, "optim.epochs": 3, "merges": merges})
 
-    def stop(report: EpochReport) -> Decision:
-        return Decision.STOP if report.epoch == 2 else Decision.CONTINUE
-
-    whole = train(config, 0, workdir=tmp_path / "whole")
-    assert train(config, 0, workdir=tmp_path / "stopped", report=stop) is None
-    resumed = train(config, 0, workdir=tmp_path / "stopped")
-    plain = train(toy_config({"optim.epochs": 3}), 0, workdir=tmp_path / "plain")
-    assert whole is not None
-    assert resumed is not None
-    assert plain is not None
-    assert whole.metrics == resumed.metrics != plain.metrics
-    assert "wise_ft@0.5" in whole.merges
-    state, again = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
-    assert all(torch.equal(value, again[key]) for key, value in state.items())
+    whole = trained(config, tmp_path / "whole")
+    plain = trained(toy_config({"optim.epochs": 3}), tmp_path / "plain")
+    assert whole.metrics != plain.metrics
+    state = weights(tmp_path / "whole")
     for key, value in weights(tmp_path / "plain").items():
         assert torch.equal(state[f"model.{key}"], value)
     losses = [

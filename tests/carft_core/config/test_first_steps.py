@@ -22,11 +22,12 @@ from carft_sweep.carft_core.merges import MERGES
 from carft_sweep.carft_core.merges.wise_ft import WiseFt
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.runs.folder import RunFolder, load_weights, models_of
+from carft_sweep.carft_core.runs.folder import RunFolder, models_of
 from carft_sweep.carft_core.runs.identity import evaluation_digest, identify, own_code_of
 from carft_sweep.carft_core.testing import BrokenContract, check_algorithm
 from carft_sweep.carft_core.training.loop import epochs, train
 from carft_sweep.carft_core.training.optim import Group, OptimConfig
+from tests.carft_core.trained import trained, weights
 
 Config = Callable[..., TrialConfig]
 pytestmark = pytest.mark.usefixtures("registries")
@@ -112,9 +113,7 @@ def test_what_an_optimiser_or_a_module_keeps_does_not_hinder_resuming(
     reports.close()
     assert [it.epoch for it in epochs(config, 0, workdir=tmp_path / "closed")] == [2, 3]
     assert len(list(epochs(config, 0, workdir=tmp_path / "whole"))) == 4
-    closed, whole = (
-        load_weights(RunFolder(tmp_path / name).weights("last")) for name in ("closed", "whole")
-    )
+    closed, whole = (weights(tmp_path / name) for name in ("closed", "whole"))
     assert all(torch.equal(closed[name], whole[name]) for name in whole)
 
 
@@ -136,7 +135,7 @@ def test_bare_groups_and_terms_that_are_numbers_train(toy_config: Config, tmp_pa
     ALGORITHMS.register(BareGroups)
     check_algorithm(BareGroups)
     config = toy_config({"algorithm": "bare_groups", "optim.epochs": 1})
-    assert train(config, 0, workdir=tmp_path) is not None
+    trained(config, tmp_path)
     metrics = RunFolder(tmp_path).history()[-1]["metrics"]
     assert metrics["train/constant"] == 2.5
 

@@ -28,11 +28,12 @@ from carft_sweep.carft_core.data.views import AUGMENTATIONS
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
+from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.testing import takes_steps, toy_teacher
 from carft_sweep.carft_core.training.loop import Run, epochs, train
 from carft_sweep.carft_core.training.setup import open_setup
+from tests.carft_core.trained import trained, weights
 from tests.golden import write as golden
 
 Config = Callable[..., TrialConfig]
@@ -431,7 +432,7 @@ ASK = {name for name in CASES if "car_ft" in name} | {"clip_adapter", "lipsum_ft
 """Whose loss needs the teacher's features."""
 
 
-def trained(run: Run) -> dict[str, Tensor]:
+def trained_by(run: Run) -> dict[str, Tensor]:
     """The state after all epochs."""
     with run.teacher.loader:
         list(run.epochs())
@@ -459,7 +460,7 @@ def test_every_algorithm_trains_to_the_same_weights_with_the_bank_and_without(
         for attempt, bound in enumerate(["0", "1", "1"]):
             monkeypatch.setenv(BANK_GB_ENV, bound)
             computed.clear()
-            results.append(trained(Run(config, 0, RunFolder(tmp_path / str(attempt)), setup)))
+            results.append(trained_by(Run(config, 0, RunFolder(tmp_path / str(attempt)), setup)))
             images.append(sum(computed))
     without, first, second = results
     for other in (first, second):
@@ -490,8 +491,7 @@ def test_the_fixed_views_of_a_split_are_made_once_for_all_runs(
     first = sum(made)
     assert first > 0
     made.clear()
-    again = train(toy_config({"algorithm": {"name": "fine_tune"}}), 0, workdir=tmp_path / "second")
-    assert again is not None
+    trained(toy_config({"algorithm": {"name": "fine_tune"}}), tmp_path / "second")
     assert made == []
 
 
@@ -588,10 +588,9 @@ def test_images_that_others_of_their_size_replaced_are_neither_trained_nor_teste
 
     def run(name: str) -> tuple[dict[str, float], dict[str, Tensor]]:
         forget_data()  # as in a process of its own
-        result = train(config, 0, workdir=tmp_path / name)
-        assert result is not None
+        result = trained(config, tmp_path / name)
         numbers = {key: it for key, it in result.metrics.items() if not key.startswith("system/")}
-        return numbers, load_weights(RunFolder(tmp_path / name).weights("last"))
+        return numbers, weights(tmp_path / name)
 
     bitmaps(root, seed=0)
     before, digest = run("before"), identify(config, 0).digest

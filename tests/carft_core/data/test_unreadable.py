@@ -21,6 +21,7 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.runs.identity import evaluation_digest, identify
 from carft_sweep.carft_core.training.loop import train
+from tests.carft_core.trained import trained
 
 Config = Callable[..., TrialConfig]
 BAD = ("train/cat/3.png", "test/bell/1.png", "shifts/dark/cat/0.png")
@@ -262,8 +263,7 @@ def test_a_run_says_what_it_skipped(root: Path, toy_config: Config, tmp_path: Pa
     there = {"data.root": str(root), "optim.epochs": 1, "workers": 2}
     with pytest.raises(RequestError, match=r"\.png cannot be read as an image"):
         train(toy_config(there), 0)
-    result = train(toy_config({**there, "data.bad_files": "skip"}), 0, workdir=tmp_path / "run")
-    assert result is not None
+    result = trained(toy_config({**there, "data.bad_files": "skip"}), tmp_path / "run")
     assert result.facts["skipped"] == {
         "train": [BAD[0]],
         "test": [BAD[1]],

@@ -18,9 +18,10 @@ from carft_sweep.carft_core.data.families.icon_shift import ICON_SHIFT_DEV
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.runs.folder import RunResult, finish, is_complete, load_weights
 from carft_sweep.carft_core.runs.identity import evaluation_digest, identify
-from carft_sweep.carft_core.training.loop import epochs, train
+from carft_sweep.carft_core.training.loop import epochs
 from carft_sweep.carft_core.training.setup import open_setup, other_data
 from tests import downstream_tree
+from tests.carft_core.trained import trained
 
 Config = Callable[..., TrialConfig]
 
@@ -56,9 +57,7 @@ def config(root: Path, tiny_clip_files: Path) -> Config:
 
 
 def run(config: TrialConfig, folder: Path) -> RunResult:
-    result = train(config, 0, workdir=folder / "run")
-    assert result is not None
-    return result
+    return trained(config, folder / "run")
 
 
 @pytest.fixture(scope="module")

@@ -14,17 +14,12 @@ from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.merges.logit_ensemble import LogitEnsemble
 from carft_sweep.carft_core.models import classifier
 from carft_sweep.carft_core.models.classifier import Classifier
-from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder, finish
-from carft_sweep.carft_core.testing import batch_for, toy_teacher
-from carft_sweep.carft_core.training.loop import epochs, train
+from carft_sweep.carft_core.testing import batch_for
+from carft_sweep.carft_core.training.loop import epochs
 from carft_sweep.carft_core.training.setup import open_setup
-
-
-@pytest.fixture(scope="module")
-def teacher(tiny_clip: OpenedClip) -> Teacher:
-    return toy_teacher(tiny_clip)
+from tests.carft_core.trained import trained
 
 
 class Narrow(Classifier):
@@ -82,8 +77,7 @@ def test_a_run_measures_the_sum_of_the_logits_that_it_stores(
     config = toy_config(
         {"merges": merges, "optim.epochs": 1, "eval": {"logits": "always"}, "optim.lr": 0.01}
     )
-    result = train(config, 0, workdir=tmp_path)
-    assert result is not None
+    result = trained(config, tmp_path)
     folder = RunFolder(tmp_path)
 
     def logits(label: str, split: str) -> Tensor:

@@ -12,17 +12,11 @@ import torch
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.merges.vrf import DistanceWeighted, Vrf
 from carft_sweep.carft_core.models.classifier import ImageClassifier
-from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.models.two_classifiers import temperature
 from carft_sweep.carft_core.runs.folder import RunFolder
-from carft_sweep.carft_core.testing import batch_for, toy_teacher
-from carft_sweep.carft_core.training.loop import train
-
-
-@pytest.fixture(scope="module")
-def teacher(tiny_clip: OpenedClip) -> Teacher:
-    return toy_teacher(tiny_clip)
+from carft_sweep.carft_core.testing import batch_for
+from tests.carft_core.trained import trained
 
 
 def tuned(teacher: Teacher) -> ImageClassifier:
@@ -86,8 +80,7 @@ def test_a_runs_record_says_of_the_merge_that_it_is_sample_wise(
     toy_config: Callable[..., TrialConfig], tmp_path: Path
 ) -> None:
     config = toy_config({"merges": ["vrf", "wise_ft"], "optim.epochs": 1})
-    result = train(config, 0, workdir=tmp_path)
-    assert result is not None
+    result = trained(config, tmp_path)
     assert "ood/mean/top1" in result.merges["vrf"]["metrics"]
     marks = [
         RunFolder(tmp_path).metrics(it).read_text().count("sample-wise") for it in result.merges

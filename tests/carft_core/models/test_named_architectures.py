@@ -19,8 +19,8 @@ from carft_sweep.carft_core.evaluation.measure import predict
 from carft_sweep.carft_core.models.clip import open_model
 from carft_sweep.carft_core.models.prompts import class_weights, template_set, text_features
 from carft_sweep.carft_core.models.teacher import zero_shot_classifier
-from carft_sweep.carft_core.training.loop import train
 from tests.carft_core.bare_teacher import bare_teacher
+from tests.carft_core.trained import trained
 
 NAME = "small_vit_224"
 SMALL_VIT = {
@@ -58,8 +58,7 @@ def test_car_ft_trains_from_a_checkpoint_file(
             "keep": {"weights": False},
         }
     )
-    result = train(config, 0, workdir=tmp_path / "run")
-    assert result is not None
+    result = trained(config, tmp_path / "run")
     assert result.facts["budget"] == "2 steps"
     assert "Transform(size=224" in result.facts["transform"]
     assert result.metrics["context/id/test/kl"] > 0

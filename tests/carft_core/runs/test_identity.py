@@ -21,8 +21,8 @@ from carft_sweep.carft_core.merges.wise_ft import WiseFt
 from carft_sweep.carft_core.runs import identity
 from carft_sweep.carft_core.runs.folder import RunFolder, finish, is_complete
 from carft_sweep.carft_core.runs.identity import evaluation_digest, identify
-from carft_sweep.carft_core.training.loop import train
 from carft_sweep.carft_core.training.setup import open_setup
+from tests.carft_core.trained import trained
 from tests.tiny_vit import TINY_CONFIG, write_clip
 
 Config = Callable[..., TrialConfig]
@@ -37,55 +37,74 @@ def wise_ft(*alphas: float) -> tuple[Merge, MergePoint]:
 HALF = wise_ft(0.5)
 
 
+EMA = {"name": "ema", "of": "fine_tune"}
+ZERO_SHOT = {"algorithm": "zero_shot"}
+TRAINED_NORMS = {"optim.batch_norm": "train"}
+SAM = {"optim.name": "sam", "optim.rho": 0.1}
+OTHER_CONTEXTS = {"prompts.contexts": "openai"}
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("run", "change"),
     [
-        {"merges": [{"name": "wise_ft", "alphas": [0.3]}]},
-        {"eval": {"batch_size": 3}},
-        {"keep": {"result": "best_val"}},
-        {"workers": 2},
-        {"optim.micro_batch": 4},
-        {"data.shifts": ["pale"]},
-        {"data.augmentation": "flyp"},  # the same views as wise_ft
-        {"data.bad_files": "skip"},  # of none
+        ({}, {"merges": [{"name": "wise_ft", "alphas": [0.3]}]}),
+        ({}, {"eval": {"batch_size": 3}}),
+        ({}, {"keep": {"result": "best_val"}}),
+        ({}, {"workers": 2}),
+        ({}, {"optim.micro_batch": 4}),
+        ({}, {"data.shifts": ["pale"]}),
+        ({}, {"data.augmentation": "flyp"}),  # the same views as wise_ft
+        ({}, {"data.bad_files": "skip"}),  # of none
+        ({"algorithm": "fine_tune"}, OTHER_CONTEXTS),
+        ({"algorithm": EMA}, OTHER_CONTEXTS),
+        ({"algorithm": EMA}, {"optim.micro_batch": 4}),
+        (ZERO_SHOT, OTHER_CONTEXTS),
+        (ZERO_SHOT, {"optim.lr": 1e-9}),
+        (ZERO_SHOT, {"data.augmentation": "lipsum"}),
     ],
 )
 def test_what_does_not_decide_the_weights_is_outside(
-    toy_config: Config, change: dict[str, Any]
+    toy_config: Config, run: dict[str, Any], change: dict[str, Any]
 ) -> None:
-    assert identify(toy_config(change), 0).digest == identify(toy_config(), 0).digest
+    assert identify(toy_config(run | change), 0).digest == identify(toy_config(run), 0).digest
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("run", "change"),
     [
-        {"algorithm": {"name": "car_ft", "kl_weight": 2.0}},
-        {"algorithm": {"name": "fine_tune"}},
-        {"optim.lr": 2e-3},
-        {"optim.epochs": 3},
-        {"optim.batch_size": 4},
-        {"data.val_fraction": 0.5},
-        {"data.train_fraction": 0.5},
-        {"data.shots": 2},
-        {"data.split_seed": 1},
-        {"data.augmentation": "domainbed"},
-        {"data.augmentation": "none"},
-        {"prompts.classes": "openai"},
-        {"prompts.contexts": "openai"},
-        {"precision": "bf16"},
+        ({}, {"algorithm": {"name": "car_ft", "kl_weight": 2.0}}),
+        ({}, {"algorithm": {"name": "fine_tune"}}),
+        ({}, {"optim.lr": 2e-3}),
+        ({}, {"optim.epochs": 3}),
+        ({}, {"optim.batch_size": 4}),
+        ({}, {"data.val_fraction": 0.5}),
+        ({}, {"data.train_fraction": 0.5}),
+        ({}, {"data.shots": 2}),
+        ({}, {"data.split_seed": 1}),
+        ({}, {"data.augmentation": "domainbed"}),
+        ({}, {"data.augmentation": "none"}),
+        ({}, {"prompts.classes": "openai"}),
+        ({}, OTHER_CONTEXTS),
+        ({}, {"precision": "bf16"}),
+        ({}, {"optim.name": "sgd"}),
+        ({}, SAM),
+        (SAM, {"optim.rho": 0.2}),
+        # Items of a batch are coupled; a retry after too little memory halves the micro-batch.
+        (TRAINED_NORMS, {"optim.micro_batch": 4}),
+        ({"algorithm": "flyp"}, {"optim.micro_batch": 2}),
+        ({"algorithm": EMA | {"of": "flyp"}}, {"optim.micro_batch": 2}),
+        ({"algorithm": EMA | {"of": "car_ft"}}, OTHER_CONTEXTS),
+        ({"algorithm": EMA}, {"algorithm": EMA | {"of": "car_ft"}}),
+        (
+            {"algorithm": EMA | {"of": "car_ft"}},
+            {"algorithm": EMA | {"of": {"name": "car_ft", "kl_weight": 3.0}}},
+        ),
     ],
 )
-def test_what_decides_the_weights_is_inside(toy_config: Config, change: dict[str, Any]) -> None:
-    assert identify(toy_config(change), 0).digest != identify(toy_config(), 0).digest
-
-
-def test_a_micro_batch_is_inside_where_items_of_a_batch_are_coupled(toy_config: Config) -> None:
-    def digest(micro_batch: int, **fields: Any) -> str:
-        return identify(toy_config({**fields, "optim.micro_batch": micro_batch}), 0).digest
-
-    assert digest(8) == digest(64)
-    trained = {"optim.batch_norm": "train"}
-    assert digest(8, **trained) != digest(64, **trained)
+def test_what_decides_the_weights_is_inside(
+    toy_config: Config, run: dict[str, Any], change: dict[str, Any]
+) -> None:
+    assert identify(toy_config(run | change), 0).digest != identify(toy_config(run), 0).digest
 
 
 def test_a_micro_batch_is_inside_where_the_image_tower_draws_at_random(
@@ -98,8 +117,7 @@ def test_a_micro_batch_is_inside_where_the_image_tower_draws_at_random(
         return toy_config({"model": model, "optim.micro_batch": micro_batch, **fields})
 
     def loss(micro_batch: int) -> float:
-        result = train(config(micro_batch), 0, workdir=tmp_path / str(micro_batch))
-        assert result is not None
+        result = trained(config(micro_batch), tmp_path / str(micro_batch))
         return result.metrics["id/val/nll"]
 
     assert loss(4) != pytest.approx(loss(8), rel=1e-4)
@@ -181,8 +199,7 @@ def test_what_trains_nothing_depends_on_a_seed_through_its_split(toy_config: Con
 
 def test_a_run_folder_holds_the_number_of_its_split(toy_config: Config, tmp_path: Path) -> None:
     config = toy_config({"algorithm": {"name": "zero_shot"}, "data.split_seed": "seed"})
-    found = train(config, 4, workdir=tmp_path)
-    assert found is not None
+    found = trained(config, tmp_path, 4)
     assert RunFolder(tmp_path).claimed()["config"]["data"]["split_seed"] == 4
     assert finish(tmp_path, config, 4).metrics == found.metrics
     assert is_complete(tmp_path, config)
@@ -190,11 +207,8 @@ def test_a_run_folder_holds_the_number_of_its_split(toy_config: Config, tmp_path
 
 def test_the_seed_is_inside_unless_nothing_is_trained(toy_config: Config) -> None:
     assert identify(toy_config(), 0).digest != identify(toy_config(), 1).digest
-    zero_shot = toy_config({"algorithm": "zero_shot"})
+    zero_shot = toy_config(ZERO_SHOT)
     assert identify(zero_shot, 0).digest == identify(zero_shot, 1).digest
-    for change in ({"optim.lr": 1e-9}, {"data.augmentation": "lipsum"}):
-        other = toy_config({"algorithm": "zero_shot", **change})
-        assert identify(zero_shot, 0).digest == identify(other, 0).digest
 
 
 def test_a_field_that_is_none_or_false_stands_in_no_identity(toy_config: Config) -> None:

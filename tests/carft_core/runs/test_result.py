@@ -18,6 +18,7 @@ from carft_sweep.carft_core.runs.folder import RunFolder, finish, is_complete
 from carft_sweep.carft_core.runs.identity import MEASURING_REVISION, TRAINING_REVISION
 from carft_sweep.carft_core.training.loop import train
 from carft_sweep.carft_core.training.setup import open_setup
+from tests.carft_core.trained import trained
 
 Config = Callable[..., TrialConfig]
 ENDS = [{"name": "wise_ft", "alphas": [0.0, 0.5, 1.0]}]
@@ -35,8 +36,7 @@ def test_alpha_zero_and_one_give_exactly_the_zero_shot_and_the_tuned_predictions
     toy_config: Config, tmp_path: Path
 ) -> None:
     train(toy_config({"algorithm": "zero_shot"}), 0, workdir=tmp_path / "zs")
-    result = train(toy_config({"merges": ENDS}), 0, workdir=tmp_path / "car")
-    assert result is not None
+    result = trained(toy_config({"merges": ENDS}), tmp_path / "car")
     zero_shot, tuned = logits(tmp_path / "zs", "unmerged"), logits(tmp_path / "car", "unmerged")
     first, last = logits(tmp_path / "car", "wise_ft@0"), logits(tmp_path / "car", "wise_ft@1")
     middle = logits(tmp_path / "car", "wise_ft@0.5")
@@ -98,8 +98,7 @@ def test_the_zero_shot_row_is_that_of_a_classifier_run_by_hand(
     toy_config: Config, tmp_path: Path
 ) -> None:
     config = toy_config({"algorithm": "zero_shot", "merges": ENDS})
-    result = train(config, 0, workdir=tmp_path)
-    assert result is not None
+    result = trained(config, tmp_path)
     setup = open_setup(config)
     test = setup.data.id_test
     images = setup.teacher.transform.normalise(
@@ -115,8 +114,7 @@ def test_the_zero_shot_row_is_that_of_a_classifier_run_by_hand(
 
 
 def test_metrics_have_the_names_of_the_design(toy_config: Config, tmp_path: Path) -> None:
-    result = train(toy_config(), 0, workdir=tmp_path)
-    assert result is not None
+    result = trained(toy_config(), tmp_path)
     expected = {
         f"{split}/{metric}"
         for split in ("id/val", "id/test", "ood/dark", "ood/pale", "ood/mean")
@@ -140,8 +138,7 @@ def test_metrics_have_the_names_of_the_design(toy_config: Config, tmp_path: Path
 def test_without_the_probe_the_contexts_are_not_measured(
     toy_config: Config, tmp_path: Path
 ) -> None:
-    result = train(toy_config({"eval": {"context_probe": False}}), 0, workdir=tmp_path)
-    assert result is not None
+    result = trained(toy_config({"eval": {"context_probe": False}}), tmp_path)
     assert not any(name.startswith("context/") for name in result.metrics)
 
 

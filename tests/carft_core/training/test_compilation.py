@@ -16,17 +16,17 @@ from torch import nn
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
-from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.testing import toy_teacher
 from carft_sweep.carft_core.training import compilation
 from carft_sweep.carft_core.training.compilation import IMAGES_THAT_PAY, should_compile
-from carft_sweep.carft_core.training.loop import Decision, train
+from carft_sweep.carft_core.training.loop import train
 from carft_sweep.carft_core.training.setup import open_setup
+from tests.carft_core.trained import stopped, trained
 
 Config = Callable[..., TrialConfig]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 RELATIVE, ABSOLUTE = 1e-4, 1e-5
-"""Tolerances of weights after a few steps of AdamW, which makes a whole step of the smallest
+"""Tolerances of states after a few steps of AdamW, which makes a whole step of the smallest
 gradient."""
 
 
@@ -63,8 +63,7 @@ def test_what_cannot_be_compiled_is_trained_as_it_is_written_and_says_so(
     (warning,) = result.warnings
     assert "InvalidCxxCompiler: no working C++ compiler was found" in warning
     assert [it.getMessage() for it in caplog.records].count(warning) == 1
-    plain = train(toy_config(), 0, workdir=tmp_path / "two")
-    assert plain is not None
+    plain = trained(toy_config(), tmp_path / "two")
     assert plain.warnings == []
     assert plain.digest == result.digest
     assert plain.metrics == result.metrics
@@ -84,23 +83,20 @@ def test_a_compiled_run_is_that_of_the_plain_one_up_to_rounding(
         "merges": ["wise_ft"],
     }
 
-    def stop(epoch: EpochReport) -> Decision:
-        return Decision.STOP if epoch.epoch == 1 else Decision.CONTINUE
-
-    results, weights = [], []
+    results, states = [], []
     for compile_ in (False, True):
         config, folder = toy_config({**changes, "compile": compile_}), tmp_path / str(compile_)
-        assert train(config, 0, workdir=folder, report=stop) is None
+        stopped(config, folder, after=1)
         results.append(train(config, 0, workdir=folder))
-        weights.append(load_weights(RunFolder(folder).weights("last")))
+        states.append(load_weights(RunFolder(folder).states("last")))
     plain, compiled = results
     assert plain is not None
     assert compiled is not None
     assert compiled.warnings == plain.warnings == []
     assert compiled.digest == plain.digest
     assert compiled.metrics == pytest.approx(plain.metrics, rel=1e-3, abs=1e-4)
-    assert weights[0].keys() == weights[1].keys()
-    torch.testing.assert_close(weights[1], weights[0], rtol=RELATIVE, atol=ABSOLUTE)
+    assert states[0].keys() == states[1].keys()
+    torch.testing.assert_close(states[1], states[0], rtol=RELATIVE, atol=ABSOLUTE)
     tower = open_setup(toy_config({**changes, "compile": True})).teacher.classifier.visual
     assert tower._compiled_call_impl is not None
     assert copy.deepcopy(tower)._compiled_call_impl is None
@@ -114,8 +110,7 @@ def test_a_compiler_that_fails_is_reported(
         raise ValueError(f"no code for {type(module).__name__}")
 
     monkeypatch.setattr(compilation, "BACKEND", broken)
-    result = train(toy_config({"compile": True, "optim.lr": 2e-3}), 0, workdir=tmp_path)
-    assert result is not None
+    result = trained(toy_config({"compile": True, "optim.lr": 2e-3}), tmp_path)
     assert "no code for GraphModule" in result.warnings[0]
     assert json.loads((tmp_path / "trained.json").read_text())["warnings"] == result.warnings
 
@@ -126,16 +121,15 @@ def test_the_compiler_of_this_machine_gives_the_weights_up_to_rounding(
 ) -> None:
     # AdamW makes whole steps of the gradient of the keys' biases, which is nothing but rounding.
     changes = {"algorithm": "fine_tune", "optim.epochs": 1, "optim.name": "sgd", "optim.lr": 0.1}
-    weights = []
+    states = []
     for compile_ in (False, True):
         folder = tmp_path / str(compile_)
-        result = train(toy_config({**changes, "compile": compile_}), 0, workdir=folder)
-        assert result is not None
+        result = trained(toy_config({**changes, "compile": compile_}), folder)
         assert result.warnings == []
-        weights.append(load_weights(RunFolder(folder).weights("last")))
-    torch.testing.assert_close(weights[1], weights[0], rtol=RELATIVE, atol=ABSOLUTE)
+        states.append(load_weights(RunFolder(folder).states("last")))
+    torch.testing.assert_close(states[1], states[0], rtol=RELATIVE, atol=ABSOLUTE)
     before = open_setup(toy_config(changes)).teacher.classifier.visual.state_dict()
-    moved = [(weights[0][f"visual.{name}"] - old).abs().max() for name, old in before.items()]
+    moved = [(states[0][f"visual.{name}"] - old).abs().max() for name, old in before.items()]
     assert min(moved) > 10 * ABSOLUTE
 
 

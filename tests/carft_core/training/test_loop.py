@@ -35,29 +35,22 @@ from carft_sweep.carft_core.runs.folder import (
 from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.training import loop as train_module
 from carft_sweep.carft_core.training.loop import Decision, epochs, set_mode, train
+from tests.carft_core.trained import same, stopped, trained, weights
 
 Config = Callable[..., TrialConfig]
 
 
-def weights(folder: Path, kind: str = "last") -> dict[str, torch.Tensor]:
-    return load_weights(RunFolder(folder).weights(kind))
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
-
-
-def run(config: TrialConfig, folder: Path, seed: int = 0) -> dict[str, torch.Tensor]:
-    assert train(config, seed, workdir=folder) is not None
+def ended(config: TrialConfig, folder: Path, seed: int = 0) -> dict[str, torch.Tensor]:
+    trained(config, folder, seed)
     return weights(folder)
 
 
 def test_kl_weight_zero_gives_the_weights_of_fine_tuning_to_the_bit(
     toy_config: Config, tmp_path: Path
 ) -> None:
-    plain = run(toy_config({"algorithm": "fine_tune"}), tmp_path / "ft")
-    zero = run(toy_config({"algorithm": {"name": "car_ft", "kl_weight": 0.0}}), tmp_path / "zero")
-    held = run(toy_config({"algorithm": {"name": "car_ft", "kl_weight": 1.0}}), tmp_path / "held")
+    plain = ended(toy_config({"algorithm": "fine_tune"}), tmp_path / "ft")
+    zero = ended(toy_config({"algorithm": {"name": "car_ft", "kl_weight": 0.0}}), tmp_path / "zero")
+    held = ended(toy_config({"algorithm": {"name": "car_ft", "kl_weight": 1.0}}), tmp_path / "held")
     assert same(plain, zero)
     assert not same(plain, held)
 
@@ -66,11 +59,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(
     toy_config: Config, tmp_path: Path
 ) -> None:
     torch.manual_seed(123)
-    one = run(toy_config(), tmp_path / "a")
+    one = ended(toy_config(), tmp_path / "a")
     torch.manual_seed(321)
-    two = run(toy_config(), tmp_path / "b")
+    two = ended(toy_config(), tmp_path / "b")
     assert same(one, two)
-    assert not same(one, run(toy_config(), tmp_path / "c", seed=1))
+    assert not same(one, ended(toy_config(), tmp_path / "c", seed=1))
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 2])
@@ -78,13 +71,10 @@ def test_a_run_closed_between_epochs_and_called_again_ends_in_the_same_weights(
     toy_config: Config, tmp_path: Path, stop_after: int
 ) -> None:
     config = toy_config({"optim.epochs": 3})
-    expected = run(config, tmp_path / "whole")
-
-    def report(epoch: EpochReport) -> Decision:
-        return Decision.STOP if epoch.epoch == stop_after else Decision.CONTINUE
+    expected = ended(config, tmp_path / "whole")
 
     folder = tmp_path / "stopped"
-    assert train(config, 0, workdir=folder, report=report) is None
+    stopped(config, folder, after=stop_after)
     seen: list[int] = []
 
     def watch(epoch: EpochReport) -> Decision:
@@ -94,8 +84,8 @@ def test_a_run_closed_between_epochs_and_called_again_ends_in_the_same_weights(
     assert train(config, 0, workdir=folder, report=watch) is not None
     assert seen == list(range(stop_after + 1, 4))
     assert same(weights(folder), expected)
-    whole, stopped = RunFolder(tmp_path / "whole").history(), RunFolder(folder).history()
-    losses = [[item["metrics"].get("train/loss") for item in h] for h in (whole, stopped)]
+    histories = RunFolder(tmp_path / "whole").history(), RunFolder(folder).history()
+    losses = [[item["metrics"].get("train/loss") for item in h] for h in histories]
     assert losses[0] == losses[1]
 
 
@@ -219,7 +209,7 @@ def test_checkpoints_are_saved_by_the_clock_and_when_the_run_is_closed(
         save(self, progress)
 
     monkeypatch.setattr(RunFolder, "save_checkpoint", counted)
-    run(config, tmp_path / "short")
+    ended(config, tmp_path / "short")
     assert saved == [], "it takes less than ten seconds"
     with contextlib.closing(epochs(config, 0, workdir=tmp_path / "closed")) as reports:
         next(reports)
@@ -227,7 +217,7 @@ def test_checkpoints_are_saved_by_the_clock_and_when_the_run_is_closed(
     assert saved == [1]
     saved.clear()
     monkeypatch.setattr(train_module, "CHECKPOINT_EVERY", 0.0)
-    run(config, tmp_path / "long")
+    ended(config, tmp_path / "long")
     assert saved == [0, 1, 2], "the weights of the last epoch are saved by themselves"
     for folder in ("short", "long"):
         assert not RunFolder(tmp_path / folder).checkpoint.exists()
@@ -276,10 +266,10 @@ def test_a_run_closed_behind_its_last_epoch_has_nothing_left_to_train(
 
 
 def test_micro_batches_add_up_to_the_batch(toy_config: Config, tmp_path: Path) -> None:
-    whole = run(toy_config(), tmp_path / "whole")
-    parts = run(toy_config({"optim.micro_batch": 3}), tmp_path / "parts")
+    whole = ended(toy_config(), tmp_path / "whole")
+    parts = ended(toy_config({"optim.micro_batch": 3}), tmp_path / "parts")
     assert all(torch.allclose(whole[k], parts[k], atol=2e-3) for k in whole)
-    assert not same(whole, run(toy_config({"optim.batch_size": 3}), tmp_path / "small"))
+    assert not same(whole, ended(toy_config({"optim.batch_size": 3}), tmp_path / "small"))
 
 
 @pytest.mark.parametrize("algorithm", ["car_ft", "flyp", {"name": "ema", "of": "fine_tune"}])
@@ -295,10 +285,10 @@ def test_activations_that_are_computed_again_give_the_same_weights(
         return again(*args, **kwargs)
 
     monkeypatch.setattr(open_clip.transformer, "checkpoint", counted)
-    plain = run(toy_config({"algorithm": algorithm, "optim.epochs": 1}), tmp_path / "plain")
+    plain = ended(toy_config({"algorithm": algorithm, "optim.epochs": 1}), tmp_path / "plain")
     assert not calls
     changes = {"algorithm": algorithm, "optim.epochs": 1, "optim.grad_checkpointing": True}
-    saving = run(toy_config(changes), tmp_path / "saving")
+    saving = ended(toy_config(changes), tmp_path / "saving")
     assert calls
     assert same(plain, saving)
     digests = [RunFolder(tmp_path / name).claimed()["digest"] for name in ("plain", "saving")]
@@ -393,7 +383,7 @@ def test_epochs_may_be_so_many_steps(toy_config: Config, tmp_path: Path) -> None
     config = toy_config({"optim": optim})
     assert [report.step for report in epochs(config, 0, workdir=tmp_path)] == [0, 2, 4, 5]
     one = toy_config({"optim": {**optim, "steps_per_epoch": 5}})
-    assert same(weights(tmp_path), run(one, tmp_path / "one"))
+    assert same(weights(tmp_path), ended(one, tmp_path / "one"))
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_says_where(
@@ -409,9 +399,8 @@ def test_the_result_is_the_last_epoch_or_the_best_on_val(
     toy_config: Config, tmp_path: Path
 ) -> None:
     config = toy_config({"optim.epochs": 3, "keep": {"result": "best_val"}})
-    result = train(config, 0, workdir=tmp_path)
-    assert result is not None
-    assert weights(tmp_path, "best_val")
+    result = trained(config, tmp_path)
+    assert load_weights(RunFolder(tmp_path).weights("best_val"))
     history = RunFolder(tmp_path).history()[1:]
     assert result.metrics["id/val/top1"] == max(h["metrics"]["id/val/top1"] for h in history)
     last = finish(tmp_path, toy_config({"optim.epochs": 3}), 0)
@@ -419,7 +408,7 @@ def test_the_result_is_the_last_epoch_or_the_best_on_val(
 
 
 def test_a_folder_of_another_run_is_refused(toy_config: Config, tmp_path: Path) -> None:
-    run(toy_config(), tmp_path)
+    ended(toy_config(), tmp_path)
     with pytest.raises(RequestError, match="holds another run"):
         train(toy_config(), 1, workdir=tmp_path)
 
@@ -431,8 +420,7 @@ def test_adding_an_alpha_evaluates_and_does_not_train(toy_config: Config, tmp_pa
     assert not is_complete(tmp_path, more)
     before = RunFolder(tmp_path).metrics("wise_ft@0.5").stat().st_mtime_ns
     assert list(epochs(more, 0, workdir=tmp_path)) == []
-    result = train(more, 0, workdir=tmp_path)
-    assert result is not None
+    result = trained(more, tmp_path)
     assert [*result.merges] == ["wise_ft@0.25", "wise_ft@0.5"]
     assert RunFolder(tmp_path).metrics("wise_ft@0.5").stat().st_mtime_ns == before
     assert is_complete(tmp_path, more)

@@ -18,11 +18,12 @@ from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data.loader import EpochPlan, RankPlan
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
+from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.training.loop import Decision, train
 from carft_sweep.carft_core.training.ranks import World, current_ranks
 from tests.carft_core.ranks import on_ranks
+from tests.carft_core.trained import stopped, weights
 
 Config = Callable[..., TrialConfig]
 RELATIVE, ABSOLUTE = 1e-5, 1e-6
@@ -122,7 +123,7 @@ def numbers(report: EpochReport) -> dict[str, float]:
     return {key: it for key, it in report.metrics.items() if not key.startswith("system/")}
 
 
-def trained(config: TrialConfig, folder: Path, stop_after: int | None = None) -> dict[str, Any]:
+def recorded(config: TrialConfig, folder: Path, stop_after: int | None = None) -> dict[str, Any]:
     """A run, closed once behind an epoch; what it reported and came to."""
     reports: list[dict[str, float]] = []
 
@@ -156,8 +157,8 @@ CASES: dict[str, dict[str, Any]] = {
 
 def check_equal(config: TrialConfig, folder: Path, stop_after: int | None = None) -> None:
     """Two ranks come to what one process comes to."""
-    expected = trained(config, folder / "one", stop_after)
-    both = on_ranks(2, lambda: trained(config, folder / "two", stop_after))
+    expected = recorded(config, folder / "one", stop_after)
+    both = on_ranks(2, lambda: recorded(config, folder / "two", stop_after))
     for result in both:
         assert len(result["reports"]) == len(expected["reports"])
         for ours, theirs in zip(result["reports"], expected["reports"], strict=True):
@@ -165,7 +166,7 @@ def check_equal(config: TrialConfig, folder: Path, stop_after: int | None = None
         assert result["metrics"] == pytest.approx(expected["metrics"], rel=2e-3, abs=1e-4)
         assert result["merges"].keys() == expected["merges"].keys()
     if config.algorithm.trains and config.optim.name == "sgd":
-        one, two = (load_weights(RunFolder(folder / it).weights("last")) for it in ("one", "two"))
+        one, two = (weights(folder / it) for it in ("one", "two"))
         torch.testing.assert_close(two, one, rtol=RELATIVE, atol=ABSOLUTE)
     claims = [RunFolder(folder / name).claimed() for name in ("one", "two")]
     assert claims[0] == claims[1]
@@ -197,13 +198,10 @@ def test_two_ranks_resume_together(toy_config: Config, tmp_path: Path, name: str
 @pytest.mark.slow
 def test_what_one_process_began_two_may_end(toy_config: Config, tmp_path: Path) -> None:
     config = toy_config({"optim.epochs": 3})
-    expected = trained(config, tmp_path / "one")
+    expected = recorded(config, tmp_path / "one")
 
-    def stop(epoch: EpochReport) -> Decision:
-        return Decision.STOP if epoch.epoch == 1 else Decision.CONTINUE
-
-    assert train(config, 0, workdir=tmp_path / "two", report=stop) is None
-    results = on_ranks(2, lambda: trained(config, tmp_path / "two"))
+    stopped(config, tmp_path / "two", after=1)
+    results = on_ranks(2, lambda: recorded(config, tmp_path / "two"))
     assert results[0]["reports"][-1] == pytest.approx(expected["reports"][-1], rel=2e-4, abs=2e-5)
 
 

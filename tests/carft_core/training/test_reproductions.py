@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 from weakref import WeakSet
@@ -18,23 +18,14 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.merges import MERGES, Merge, MergePoint
 from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.runs.folder import RunFolder, finish, load_weights
-from carft_sweep.carft_core.runs.identity import evaluation_digest, identify
+from carft_sweep.carft_core.runs.folder import RunFolder, finish
+from carft_sweep.carft_core.runs.identity import evaluation_digest
 from carft_sweep.carft_core.training.loop import epochs, train
 from carft_sweep.carft_core.training.optim import Group, OptimConfig, decay_groups
+from tests.carft_core.trained import same, trained, weights
 
 pytestmark = pytest.mark.usefixtures("registries")
 Config = Callable[..., TrialConfig]
-
-
-def trained(config: TrialConfig, folder: Path) -> dict[str, Tensor]:
-    """The weights of a run."""
-    assert train(config, 0, workdir=folder) is not None
-    return load_weights(RunFolder(folder).weights("last"))
-
-
-def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 class Activation:
@@ -101,32 +92,6 @@ def test_b3_all_fields_of_a_merge_are_in_its_evaluations_digest(toy_config: Conf
     assert digest(1.0) != digest(0.1)
 
 
-def test_b4_a_micro_batch_is_in_the_digest_where_batch_norms_are_trained(
-    toy_config: Config,
-) -> None:
-    """B4: a retry after too little memory halves the micro-batch, which changes the statistics of
-    trained batch norms, under the same digest."""
-
-    def digest(micro_batch: int, batch_norm: str) -> str:
-        changes = {"optim.batch_norm": batch_norm, "optim.micro_batch": micro_batch}
-        return identify(toy_config(changes), 0).digest
-
-    assert digest(4, "frozen") == digest(2, "frozen")
-    assert digest(4, "train") != digest(2, "train")
-
-
-def test_b5_contexts_are_in_the_digest_of_what_uses_them_alone(toy_config: Config) -> None:
-    """B5: fine-tuning was trained once for each set of contexts, to the same weights."""
-
-    def digest(algorithm: str, contexts: str) -> str:
-        config = toy_config({"algorithm": algorithm, "prompts.contexts": contexts})
-        return identify(config, 0).digest
-
-    assert digest("fine_tune", "openai") == digest("fine_tune", "simple")
-    assert digest("zero_shot", "openai") == digest("zero_shot", "simple")
-    assert digest("car_ft", "openai") != digest("car_ft", "simple")
-
-
 class Layered(Classifier):
     """A classifier of another shape than the zero-shot one: two layers on the features."""
 
@@ -163,8 +128,7 @@ def test_b6_a_classifier_of_another_shape_is_evaluated(toy_config: Config, tmp_p
             return Layered(teacher.new_classifier())
 
     config = toy_config({"algorithm": "foreign"})
-    result = train(config, 0, workdir=tmp_path)
-    assert result is not None
+    result = trained(config, tmp_path)
     last = RunFolder(tmp_path).history()[-1]["metrics"]
     assert result.metrics["id/val/top1"] == last["id/val/top1"]
     assert result.metrics["id/val/nll"] == pytest.approx(last["id/val/nll"])
@@ -223,7 +187,7 @@ def test_b8_a_checkpoint_that_the_disk_does_not_give_is_not_given_up(
     toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """B8: so it did after a hiccup of a network's file system, and hours were lost."""
-    expected = trained(toy_config(), tmp_path / "whole")
+    trained(toy_config(), tmp_path / "whole")
     folder = tmp_path / "hiccup"
     closed_after_an_epoch(toy_config(), folder)
 
@@ -236,7 +200,7 @@ def test_b8_a_checkpoint_that_the_disk_does_not_give_is_not_given_up(
             list(epochs(toy_config(), 0, workdir=folder))
     again = list(epochs(toy_config(), 0, workdir=folder))
     assert [report.epoch for report in again] == [2]
-    assert same(load_weights(RunFolder(folder).weights("last")), expected)
+    assert same(weights(folder), weights(tmp_path / "whole"))
 
 
 def test_b10_each_group_has_its_own_learning_rate(toy_config: Config, tmp_path: Path) -> None:

@@ -112,3 +112,11 @@ def test_the_expected_error_over_images_is_that_of_units_that_vary_by_themselves
 def test_the_chance_of_the_smallest_difference_is_eighty_percent() -> None:
     power = Power.expected([[str(n) for n in range(400)]], of_seeds=0.005)
     assert power.chance(power.smallest_difference(7), 7) == pytest.approx(0.8, abs=1e-6)
+
+
+def test_the_errors_of_measured_differences_are_their_own() -> None:
+    values = (0.01, 0.013, 0.008, 0.012, 0.011)
+    power = Power.of(PairedTest(values, images=of_images(0.003)), 0.99)
+    assert power is not None
+    assert power.of_seeds == pytest.approx(np.std(values, ddof=1))
+    assert (power.images, power.level) == (of_images(0.003), 0.99)

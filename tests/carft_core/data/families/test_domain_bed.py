@@ -178,8 +178,8 @@ def test_bad_files_are_looked_for_once_whatever_is_held_out(
     (where,) = data.skipped
     assert list(data.skipped[where]) == ["photo/dog/7.jpg"]
     left = {"train": data.train, "val": data.val}[where]
-    full = {"train": whole.train, "val": whole.val}[where]
     assert left is not None
+    full = {"train": whole.train, "val": whole.val}[where]
     assert full is not None
     assert set(full.ids) - set(left.ids) == {"photo/dog/7.jpg"}
     monkeypatch.setattr(unreadable, "_bad_files", lambda *_: pytest.fail("looked at again"))

@@ -19,33 +19,17 @@ from carft_sweep.carft_core.runs.folder import RunFolder, RunResult
 from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.training.loop import Decision, train
+from tests.carft_core.trained import trained
 
 Config = Callable[..., TrialConfig]
+FIVE = {"optim.steps": 5}
 Finished = tuple[RunFolder, RunResult]
 
 
 @pytest.fixture(scope="module")
-def config(pacs_root: Path, tiny_clip_files: Path) -> Config:
-    def build(**data: Any) -> TrialConfig:
-        place = {"family": "pacs", "root": str(pacs_root), "test_domain": "sketch"}
-        return trial_config(
-            {
-                "model": {"name": str(tiny_clip_files)},
-                "data": place | data,
-                "algorithm": "car_ft",
-                "optim": {"lr": 1e-3, "steps": 5, "steps_per_epoch": 2, "batch_size": 4},
-                "device": "cpu",
-            }
-        )
-
-    return build
-
-
-@pytest.fixture(scope="module")
-def finished(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(pacs_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("run")
-    result = train(config(), 0, workdir=folder)
-    assert result is not None
+    result = trained(pacs_config(FIVE), folder)
     return RunFolder(folder), result
 
 
@@ -107,15 +91,14 @@ def test_the_result_is_the_interval_that_is_best_over_the_training_domains(
 
 
 def test_a_run_stopped_in_the_middle_of_a_pass_ends_in_the_same_weights(
-    config: Config, finished: Finished, tmp_path: Path
+    pacs_config: Config, finished: Finished, tmp_path: Path
 ) -> None:
     def after_two_steps(report: EpochReport) -> Decision:
         return Decision.STOP if report.step == 2 else Decision.CONTINUE
 
-    assert train(config(), 0, workdir=tmp_path, report=after_two_steps) is None
-    with_workers = config().model_copy(update={"workers": 1})
-    result = train(with_workers, 0, workdir=tmp_path)
-    assert result is not None
+    assert train(pacs_config(FIVE), 0, workdir=tmp_path, report=after_two_steps) is None
+    with_workers = pacs_config(FIVE).model_copy(update={"workers": 1})
+    result = trained(with_workers, tmp_path)
     folders = (finished[0], RunFolder(tmp_path))
     whole, resumed = (folder.weights("last").read_bytes() for folder in folders)
     assert whole == resumed
@@ -127,21 +110,21 @@ def test_a_run_stopped_in_the_middle_of_a_pass_ends_in_the_same_weights(
 
 
 def test_runs_differ_by_what_is_held_out_and_by_balance(
-    config: Config,
+    pacs_config: Config,
 ) -> None:
     changes: list[dict[str, Any]] = [
         {},
-        {"test_domain": "photo"},
-        {"split_seed": 1},
-        {"balanced": False},
+        {"data.test_domain": "photo"},
+        {"data.split_seed": 1},
+        {"data.balanced": False},
     ]
-    assert len({identify(config(**change), 0).digest for change in changes}) == len(changes)
+    assert len({identify(pacs_config(change), 0).digest for change in changes}) == len(changes)
 
 
 def test_the_export_has_a_card_without_an_id_test(
-    config: Config, finished: Finished, tmp_path: Path
+    pacs_config: Config, finished: Finished, tmp_path: Path
 ) -> None:
-    export(finished[0].path, config(), tmp_path / "model")
+    export(finished[0].path, pacs_config(FIVE), tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()
     assert "ood/sketch_out" in card
     assert "id/test" not in card

@@ -26,8 +26,8 @@ from carft_sweep.carft_core.evaluation.predictions import Predictions
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.runs.folder import finish, is_complete
 from carft_sweep.carft_core.runs.identity import identify
-from carft_sweep.carft_core.training.loop import train
 from tests.carft_core.bare_teacher import bare_teacher
+from tests.carft_core.trained import trained
 from tests.imagenet_tree import OBJECTNET, OBJECTS, V2, WNIDS
 
 PLAIN = Transform(size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -297,8 +297,7 @@ def test_a_run_is_measured_on_another_shift_without_being_trained_again(
 
     first, more = config("a"), config("a", "objectnet")
     assert identify(first, 0).digest == identify(more, 0).digest
-    result = train(first, 0, workdir=tmp_path / "run")
-    assert result is not None
+    result = trained(first, tmp_path / "run")
     assert set(result.facts["images"]) == {"id/val", "id/test", "ood/a"}
     assert {"id/test_r/top1", "id/test_a/ece", "context/id/test_r/kl"} <= set(result.metrics)
     assert result.metrics["ood/mean/nll"] == result.metrics["ood/a/nll"]

@@ -24,8 +24,8 @@ from carft_sweep.carft_core.data.folders import DATA_ROOT_ENV
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.prompts import template_set
 from carft_sweep.carft_core.runs.folder import RunFolder
-from carft_sweep.carft_core.training.loop import train
 from tests import wilds_tree
+from tests.carft_core.trained import trained
 from tests.wilds_tree import CATEGORIES, fmow_row, fmow_rows, iwildcam_row, iwildcam_rows
 
 FEW = [
@@ -362,8 +362,7 @@ def test_zero_shot_is_measured_by_the_benchmarks_own_metric(
             "device": "cpu",
         }
     )
-    result = train(config, 0, workdir=tmp_path / "run")
-    assert result is not None
+    result = trained(config, tmp_path / "run")
     metrics, data = result.metrics, opened(root, family)
     assert set(result.facts["images"]) == {"id/val", "id/test", "ood/test", "ood/val"}
     table = pq.read_table(RunFolder(tmp_path / "run").predictions("unmerged")).to_pydict()
