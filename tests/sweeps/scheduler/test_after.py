@@ -6,16 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from carft_sweep.carft_core.errors import InvalidConfig
 from carft_sweep.carft_core.files import read_json
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.cli.removal import waste
 from carft_sweep.sweeps.cli.status import sweep_status
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import has_work_left
-from carft_sweep.sweeps.spec.spec import load_spec
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.report.formats import to_json
 from tests.sweeps.conftest import Carft, ToySweep
@@ -152,48 +148,6 @@ def test_a_soup_by_hand_is_a_baseline_that_comes_after_the_others(toy: ToySweep)
         baselines=[{"name": "uniform_soup", "members": runs}, "zero_shot", "fine_tune"]
     ).comparison
     assert soups(found) == {"uniform_soup": runs}
-
-
-def soup_of(of: Any, algorithm: Any = "uniform_soup") -> dict[str, Any]:
-    return {"after": [{"algorithm": algorithm, "of": of}]}
-
-
-NOT_KEPT = {"algorithm": "car_ft", "keep": {"weights": False}}
-OWN_SPLITS = {"algorithm": "car_ft", "data": {"split_seed": "seed"}}
-WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "no algorithm": (
-        soup_of("car_ft", "unifrom_soup"),
-        r"after\[0\]\.algorithm\.name: unknown soup 'unifrom_soup'; did you mean 'uniform_soup'",
-    ),
-    "field": (
-        soup_of("car_ft", {"name": "uniform_soup", "scale": 1}),
-        r"after\[0\]\.algorithm\.scale: unknown field 'scale'",
-    ),
-    "of nothing": ({"after": [{"algorithm": "uniform_soup"}]}, r"after\[0\]\.of: is required"),
-    "of another": (
-        soup_of("flyp"),
-        r"after\[0\]\.of\.algorithm: unknown algorithm of this sweep that trains 'flyp'",
-    ),
-    "settings": (
-        soup_of({"algorithm": "car_ft", "settings": "some"}),
-        r"after\[0\]\.of\.settings: must be 'selected' or 'all'",
-    ),
-    "twice": ({"after": 2 * SOUP["after"]}, r"after\[1\]: is in the list twice"),
-    "weights": ({**SOUP, "trial": NOT_KEPT}, r"keep\.weights: uniform_soup \(after\) is made of"),
-    "one seed": (
-        {**soup_of("car_ft", "model_stock"), "seeds": [0]},
-        "made of 2 runs or more, and a setting has as many as there are seeds: 1",
-    ),
-    "splits": ({**SOUP, "trial": OWN_SPLITS}, "gives each seed a split of its own"),
-}
-
-
-@pytest.mark.parametrize(("changes", "message"), WRONG.values(), ids=WRONG)
-def test_what_makes_no_soup_is_refused_at_once(
-    toy: ToySweep, changes: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(InvalidConfig, match=message):
-        load_spec(toy.file(**changes))
 
 
 def test_the_commands_count_and_show_it(toy_cli: ToySweep, carft: Carft) -> None:

@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Wrapper
-from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.spec.schema import sweep_schema
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
@@ -109,31 +108,3 @@ def test_a_baseline_that_leaves_it_open_varies_with_the_trials(
     points = load(file, KL, EMA, baselines=["other"]).baseline_configs()
     inner = [point.config.as_dict()["algorithm"]["of"]["kl_weight"] for point in points]
     assert inner == [0.3, 1.0]
-
-
-@pytest.mark.parametrize(
-    ("parameters", "algorithm", "message"),
-    [
-        (
-            {"algorithm.of.kl_wieght": {"value": 1}},
-            EMA,
-            "unknown parameter 'algorithm.of.kl_wieght'; did you mean 'algorithm.of.kl_weight'",
-        ),
-        (KL, "ema", r"algorithm.of.name: which algorithm\? Known: "),
-        (KL, "car_ft", "unknown field of car_ft 'algorithm.of.kl_weight'"),
-        (
-            {"algorithm.of.kl_weight": {"values": [1.0, -1.0]}},
-            EMA,
-            r"parameters.algorithm.of.kl_weight.values\[1\]: must be greater than or equal to 0",
-        ),
-        ({}, {"name": "ema", "of": {"name": "car_tf"}}, "did you mean 'car_ft'"),
-    ],
-)
-def test_a_mistake_is_reported_where_it_stands(
-    file: Path, parameters: dict[str, Any], algorithm: Any, message: str
-) -> None:
-    file.write_text(
-        yaml.safe_dump({"name": "x", "parameters": parameters, "trial": {"algorithm": algorithm}})
-    )
-    with pytest.raises(RequestError, match=message):
-        load_spec(file)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from carft_sweep.carft_core.errors import InvalidConfig
 from carft_sweep.sweeps.results.records import comparison_spec
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
@@ -76,30 +75,3 @@ def test_families_that_are_no_tasks_are_judged_by_top1_with_a_warning(tmp_path: 
     spec = load(tmp_path, "iwildcam", "cifar10")
     assert (spec.report.by, spec.report.by_family) == (None, {})
     assert any("iwildcam by macro_f1, cifar10 by top1" in said for said in spec.warnings)
-
-
-@pytest.mark.parametrize(
-    ("families", "tasks", "report", "said"),
-    [
-        (["fmow"], False, {"by": "macro_f1"}, "Known: top1, worst_group_top1. It is measured by"),
-        (["fmow"], False, {"by_family": {"fmow": "top1"}}, "goes with tasks: data.family"),
-        (
-            ["fmow", "cifar10"],
-            True,
-            {"by_family": {"cifar": "top1"}},
-            "did you mean 'cifar10'?",
-        ),
-        (
-            ["fmow", "cifar10"],
-            True,
-            {"by": "top1", "by_family": {"fmow": "top1"}},
-            "and not beside by",
-        ),
-    ],
-)
-def test_what_does_not_fit_is_told(
-    tmp_path: Path, families: list[str], tasks: bool, report: dict[str, Any], said: str
-) -> None:
-    with pytest.raises(InvalidConfig) as caught:
-        load(tmp_path, *families, tasks=tasks, **report)
-    assert said in str(caught.value)

@@ -109,6 +109,16 @@ def test_a_curve_below_is_worse_and_the_interval_is_at_the_level_of_the_loss() -
     assert second.outcome == "no_difference"
 
 
+def test_the_interval_of_a_gain_is_at_the_level_of_the_gain() -> None:
+    first, second = compared(
+        car_ft(raised(LINE, 0.01)),
+        tuned("flyp", raised(LINE, 0.001)),
+        tuned("fine_tune", same(LINE)),
+    ).curve_verdicts
+    # Holm's rule has multiplied the first one's p by 2, the second one's by 1.
+    assert (first.level, second.level) == pytest.approx((0.975, 0.95))
+
+
 @pytest.mark.parametrize(("spread", "state"), [(0.2, "NO GAIN"), (10, "UNDECIDED")])
 def test_no_gain_is_said_where_the_loss_excludes_one_of_the_margin(
     spread: float, state: str
