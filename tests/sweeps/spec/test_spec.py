@@ -275,31 +275,6 @@ def test_an_import_that_fails_is_the_only_mistake_that_is_told(load: Load, tmp_p
     assert line.startswith("x.yaml:2: import: ")
 
 
-def test_what_is_ignored_is_said_beside_mistakes_as_well(load: Load) -> None:
-    with pytest.raises(InvalidConfig) as caught:
-        load("program: train.py\nmethod: bayes\nmetric: {name: val_acc}\n" + TRIAL)
-    assert str(caught.value).splitlines() == [
-        "x.yaml:1: program is W&B's and ignored here",
-        "x.yaml:2: method: searches parameters, and there are none; vary one, or use grid",
-        f"x.yaml:3: metric.name: {problem('val_acc')}",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("written", "field"),
-    [
-        ("learning_rate", "optim.lr"),
-        ("dataset", "data.family"),
-        ("optimizer", "optim.name"),
-    ],
-)
-def test_the_usual_name_of_a_field_leads_to_ours(load: Load, written: str, field: str) -> None:
-    with pytest.raises(InvalidConfig, match=f"did you mean '{field}'") as caught:
-        load(f"method: bayes\nparameters: {{{written}: {{min: 0.1, max: 0.2}}}}\n{TRIAL}")
-    # That there is nothing to search follows from it, and is not said.
-    assert len(str(caught.value).splitlines()) == 1
-
-
 def test_a_capped_grid_has_its_first_points_and_baselines_follow(load: Load) -> None:
     spec = load(
         "name: x\nrun_cap: 2\nparameters:\n  optim.lr: {values: [1e-4, 1e-3, 1e-2]}\n"
@@ -569,20 +544,3 @@ def test_an_architecture_without_weights_is_refused_with_its_line(tmp_path: Path
     with pytest.raises(RequestError, match=r"sweep\.yaml:6: .*unknown model 'RN5O'; near.* RN50"):
         load_spec(file)
     assert load_spec(file, ["parameters.model.name.values=[builtin]"]).trial_count == 1
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "trial: {device: cpu, algorithm: {alpha: 1}}\n"
-        "parameters: {algorithm.name: {values: [car_ft, my_own]}, algorithm.pull: {value: 1}}",
-        "trial: {algorithm: {name: ema, of: my_own}}\nparameters: {algorithm.of.pull: {value: 1}}",
-    ],
-)
-def test_the_fields_of_an_algorithm_that_is_unknown_are_not_judged(load: Load, text: str) -> None:
-    """What is meant is an import that is missing."""
-    with pytest.raises(InvalidConfig) as told:
-        load(f"name: x\n{text}\n")
-    (problem,) = told.value.problems
-    assert "unknown algorithm 'my_own'; Known: car_ft" in str(problem)
-    assert "One of your own is registered in a file that `import:` or --import" in str(problem)
