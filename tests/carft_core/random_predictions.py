@@ -7,11 +7,7 @@ from pathlib import Path
 
 import torch
 
-from carft_sweep.carft_core.evaluation.predictions import (
-    KeptLogits,
-    Predictions,
-    predictions_file,
-)
+from carft_sweep.carft_core.evaluation.predictions import KeptLogits, Predictions, predictions_file
 
 CLASSES = 6
 

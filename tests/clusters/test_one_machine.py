@@ -108,11 +108,7 @@ def test_systemd_is_told_what_to_keep_and_gets_no_value_on_its_command_line(
     environ = variables(sweep, KEEP="systemd", NAME="mine", MLFLOW_TRACKING_TOKEN=secret)
     environ["PATH"] = f"{stand_in.parent}:{environ['PATH']}"
     done = subprocess.run(
-        [SCRIPT, str(sweep.file), *LOCAL],
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
+        [SCRIPT, str(sweep.file), *LOCAL], env=environ, capture_output=True, text=True, timeout=120
     )
     assert "unit.yaml:1: no_such_key" in done.stderr
     told = (tmp_path / "told").read_text().splitlines()

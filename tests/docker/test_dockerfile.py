@@ -51,9 +51,7 @@ def test_the_base_is_a_version_of_a_slim_image() -> None:
 
 
 @pytest.mark.parametrize("target", ["cpu", "cuda", "server"])
-def test_what_is_published_runs_as_nobody_with_a_health_check_and_no_installer(
-    target: str,
-) -> None:
+def test_what_is_published_runs_as_nobody_with_a_health_check_and_no_installer(target: str) -> None:
     text = "".join(stages()[stage] for stage in reversed(ancestry(target)))
     assert "builder" not in "".join(ancestry(target))
     assert re.findall(r"^USER (\S+)$", text, re.MULTILINE)[-1] == "10001:10001"

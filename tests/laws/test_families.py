@@ -14,12 +14,7 @@ from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.contract import TRANSFORM
 from carft_sweep.carft_core.data.families.domainbed import SETS
 from carft_sweep.carft_core.data.families.downstream_tasks import TASKS
-from carft_sweep.carft_core.testing import (
-    FAMILY_LAWS,
-    OpenFamily,
-    check_family,
-    open_family,
-)
+from carft_sweep.carft_core.testing import FAMILY_LAWS, OpenFamily, check_family, open_family
 from carft_sweep.sweeps.spec.user_code import register_family
 from tests import domain_bed_tree, downstream_tree, imagenet_tree, wilds_tree
 from tests.image_files import noise_folder

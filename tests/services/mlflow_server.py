@@ -65,10 +65,7 @@ class MlflowServer(Service):
         request = Request(
             f"{self.address}/api/2.0/mlflow/{path}",
             data=json.dumps(body).encode(),
-            headers={
-                "Authorization": f"Basic {credentials}",
-                "Content-Type": "application/json",
-            },
+            headers={"Authorization": f"Basic {credentials}", "Content-Type": "application/json"},
         )
         with urlopen(request, timeout=30) as answer:
             return json.load(answer)

@@ -113,9 +113,7 @@ def test_a_second_account_works_in_the_home_of_the_first(lab: ToySweep) -> None:
     assert (code, "wise_ft" in said) == (0, True), said
 
 
-def test_an_account_whose_umask_shuts_others_out_is_named(
-    lab: ToySweep,
-) -> None:
+def test_an_account_whose_umask_shuts_others_out_is_named(lab: ToySweep) -> None:
     code, said = as_account(ADA, lab, "run", str(lab.file()), umask=0o022)
     assert code == 0, said
     code, said = as_account(BOB, lab, "remove", "toy", "--yes")
@@ -124,9 +122,7 @@ def test_an_account_whose_umask_shuts_others_out_is_named(
     assert f"chmod g+w {lock}" in said
 
 
-def test_a_database_of_another_account_is_named(
-    lab: ToySweep,
-) -> None:
+def test_a_database_of_another_account_is_named(lab: ToySweep) -> None:
     assert as_account(ADA, lab, "run", str(lab.file()))[0] == 0
     database = lab.home.path / "mlflow.db"
     database.chmod(0o644)

@@ -29,10 +29,7 @@ def metrics(
 
 
 def run(
-    algorithm: str,
-    seed: int | None,
-    measured: Mapping[str, float] | None = None,
-    **changes: Any,
+    algorithm: str, seed: int | None, measured: Mapping[str, float] | None = None, **changes: Any
 ) -> RunRecord:
     """A run; without metrics a failed one. A trial if it has a trial number."""
     trial = changes.get("trial")

@@ -14,11 +14,7 @@ from carft_sweep.tracking.database import (
     parse_url,
     remove_passwords,
 )
-from carft_sweep.tracking.errors import (
-    AccessDenied,
-    ServiceUnreachable,
-    TrackingError,
-)
+from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import without_password
 from tests.services.postgres import Postgres
 

@@ -20,13 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from carft_sweep.tracking.ui_app import OpenRoutes
 from carft_sweep.tracking.ui_server import Server
-from tests.tracking.mlflow_routes import (
-    OPEN,
-    Route,
-    answers,
-    closed_paths,
-    looked_at,
-)
+from tests.tracking.mlflow_routes import OPEN, Route, answers, closed_paths, looked_at
 
 CREATE = "/api/2.0/mlflow/experiments/create"
 ASSISTANT = "/ajax-api/3.0/mlflow/assistant"

@@ -18,11 +18,7 @@ from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.ownership import SHARED_HOMES_VARIABLE
 from carft_sweep.tracking.store.base import RunKey, RunStart
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
-from carft_sweep.tracking.ui_server import (
-    Server,
-    _free_port,
-    serve,
-)
+from carft_sweep.tracking.ui_server import Server, _free_port, serve
 from tests.tracking.conftest import NewDatabase
 
 ROOT = Path(__file__).parents[2]

@@ -46,9 +46,7 @@ def test_the_distance_is_that_of_domainbeds_code() -> None:
     assert float(two) == pytest.approx(0.2080437112798335, rel=1e-12)
 
 
-def test_the_loss_is_cross_entropy_and_the_distance_of_the_towers_outputs(
-    teacher: Teacher,
-) -> None:
+def test_the_loss_is_cross_entropy_and_the_distance_of_the_towers_outputs(teacher: Teacher) -> None:
     model = started(Coral(), teacher)
     assert isinstance(model, ImageClassifier)
     batch = replace(batch_for(teacher), label_smoothing=0.1)

@@ -18,11 +18,7 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.models.towers import attention_layers, attention_maps
-from carft_sweep.carft_core.testing import (
-    ALGORITHM_LAWS,
-    batch_for,
-    built_in_teacher,
-)
+from carft_sweep.carft_core.testing import ALGORITHM_LAWS, batch_for, built_in_teacher
 
 
 def tuned(teacher: Teacher) -> ImageClassifier:

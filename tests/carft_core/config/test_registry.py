@@ -96,11 +96,7 @@ def _refusals() -> Iterable[tuple[Registry[Any], Any, str]]:
     yield ALGORITHMS, algorithm(**named | {"name": "a\n"}), "must be lower-case"
     yield ALGORITHMS, algorithm(**named | {"summary": "a\nb"}), "summary must be one line"
     yield ALGORITHMS, algorithm(**named | {"summary": " "}), "summary must be one line"
-    yield (
-        ALGORITHMS,
-        algorithm(**named | {"name": "car_ft"}),
-        "taken by carft_sweep.*CarFt; give",
-    )
+    yield (ALGORITHMS, algorithm(**named | {"name": "car_ft"}), "taken by carft_sweep.*CarFt; give")
     yield MERGES, _HalfMerge, "it lacks points"
     yield MERGES, FineTune, "must be a class derived from Merge"
     yield FAMILIES, Family, "of the class Family"

@@ -56,7 +56,7 @@ def view(
 # As the papers' repositories write them.
 RECIPES: dict[str, list[Any]] = {
     "wise_ft": [
-        transforms.RandomResizedCrop(24, scale=(0.9, 1.0), interpolation=InterpolationMode.BICUBIC),
+        transforms.RandomResizedCrop(24, scale=(0.9, 1.0), interpolation=InterpolationMode.BICUBIC)
     ],
     "domainbed": [
         transforms.RandomResizedCrop(24, scale=(0.7, 1.0)),

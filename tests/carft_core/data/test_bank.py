@@ -577,10 +577,7 @@ def bitmaps(root: Path, seed: int) -> None:
 @pytest.mark.parametrize("algorithm", ["car_ft", "linear_probe"])
 @pytest.mark.usefixtures("cache")
 def test_images_that_others_of_their_size_replaced_are_neither_trained_nor_tested_on(
-    algorithm: str,
-    toy_config: Config,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    algorithm: str, toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "bitmaps"
     data = {"family": "image_folder", "root": str(root), "val_fraction": 0.3}

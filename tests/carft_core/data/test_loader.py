@@ -305,9 +305,7 @@ def test_asking_for_pinned_memory_is_harmless_without_cuda(workers: int) -> None
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_workers_that_are_not_forked_load_the_same(
-    method: str,
-) -> None:
+def test_workers_that_are_not_forked_load_the_same(method: str) -> None:
     train = ICON_SHIFT_DEV.open(DataConfig(family="icon_shift_dev")).train.subset(range(5, 17))
     before = multiprocessing.get_start_method()
     multiprocessing.set_start_method(method, force=True)

@@ -264,11 +264,7 @@ def test_a_run_says_what_it_skipped(root: Path, toy_config: Config, tmp_path: Pa
     with pytest.raises(RequestError, match=r"\.png cannot be read as an image"):
         train(toy_config(there), 0)
     result = trained(toy_config({**there, "data.bad_files": "skip"}), tmp_path / "run")
-    assert result.facts["skipped"] == {
-        "train": [BAD[0]],
-        "test": [BAD[1]],
-        "shifts/dark": [BAD[2]],
-    }
+    assert result.facts["skipped"] == {"train": [BAD[0]], "test": [BAD[1]], "shifts/dark": [BAD[2]]}
     assert result.facts["data_notes"][1] == (
         f"1 image of test cannot be read and was skipped, all numbers are of the others: {BAD[1]}"
     )

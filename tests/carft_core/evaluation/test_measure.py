@@ -28,10 +28,7 @@ from carft_sweep.carft_core.evaluation.measure import (
     summary,
 )
 from carft_sweep.carft_core.evaluation.metrics import top1
-from carft_sweep.carft_core.evaluation.predictions import (
-    CLASS_NAMES,
-    Predictions,
-)
+from carft_sweep.carft_core.evaluation.predictions import CLASS_NAMES, Predictions
 from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier
 from carft_sweep.carft_core.training.setup import RunSetup
 from tests.carft_core.measured_task import OTHER_TASK, measured_task, moved_classifier

@@ -123,9 +123,7 @@ def test_the_mean_is_over_tasks_and_the_gain_is_against_zero_shot(
     assert not any(name.startswith("ood/") for name in metrics), "the tasks are no shifts"
 
 
-def test_the_facts_tell_the_tasks_and_what_is_odd_about_them(
-    tuned: tuple[Path, RunResult],
-) -> None:
+def test_the_facts_tell_the_tasks_and_what_is_odd_about_them(tuned: tuple[Path, RunResult]) -> None:
     facts = tuned[1].facts
     assert facts["images"] == {
         "id/val": 47,

@@ -192,12 +192,7 @@ def test_of_images_that_cannot_be_read_the_reason_comes_in_their_place(
     file = next((toy_root / "test").rglob("*.png"))
     pictures: list[Picture] = [b"%!PS-Adobe-3.0 EPSF-3.0", *[file] * 64, b"", file]
     outcomes = list(predictor.attempt(pictures, top=1))
-    assert [isinstance(one, RequestError) for one in outcomes] == [
-        True,
-        *[False] * 64,
-        True,
-        False,
-    ]
+    assert [isinstance(one, RequestError) for one in outcomes] == [True, *[False] * 64, True, False]
     (alone,) = predictor.predict([file], top=1)
     for outcome in (outcomes[1], outcomes[-1]):
         assert isinstance(outcome, Prediction)

@@ -284,10 +284,7 @@ def test_the_transform_comes_from_the_config_but_its_size_from_the_tower(
     ],
 )
 def test_a_config_that_describes_no_model_is_one_message(
-    tiny_clip_files: Path,
-    tmp_path: Path,
-    change: Callable[[dict[str, Any]], None],
-    message: str,
+    tiny_clip_files: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     folder = edited_config(tiny_clip_files, tmp_path / "m", change)
     with pytest.raises(RequestError, match=message):
@@ -536,9 +533,7 @@ def test_the_digest_is_of_architecture_and_weights_and_of_nothing_else(
     other = weights_digest(registered, str(tmp_path / "other.safetensors"))
     assert other != weights_digest(registered, str(files[0]))
     deeper = edited_config(
-        tiny_clip_files,
-        tmp_path / "m",
-        lambda config: config["model_cfg"].update(quick_gelu=True),
+        tiny_clip_files, tmp_path / "m", lambda config: config["model_cfg"].update(quick_gelu=True)
     )
     assert weights_digest(str(deeper)) != weights_digest(str(tiny_clip_files))
 
@@ -590,10 +585,7 @@ def test_an_image_tower_that_draws_at_random_while_it_trains_is_known(
 
 
 def test_the_digest_needs_no_model(
-    tiny_clip: OpenedClip,
-    tiny_clip_files: Path,
-    cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_clip: OpenedClip, tiny_clip_files: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(source: object) -> None:
         pytest.fail(f"{source} was built")

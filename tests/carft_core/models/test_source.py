@@ -408,11 +408,7 @@ def test_the_hub_has_the_tokenizer_of_its_model_unless_it_is_clips_own(
     ("repo", "is_taken"), [("org/tiny", True), ("xlm-roberta-base", True), ("evil/words", False)]
 )
 def test_a_model_of_the_hub_takes_its_tokenizer_from_no_unknown_repository(
-    offline: Path,
-    tiny_clip_files: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    repo: str,
-    is_taken: bool,
+    offline: Path, tiny_clip_files: Path, monkeypatch: pytest.MonkeyPatch, repo: str, is_taken: bool
 ) -> None:
     file = put_in_hub(offline, "org/tiny", tiny_clip_files) / "open_clip_config.json"
     config = json.loads(file.read_text())

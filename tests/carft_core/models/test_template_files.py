@@ -118,10 +118,7 @@ def test_all_mistakes_of_a_text_file_come_at_once_with_their_places(tmp_path: Pa
         ("templates:\n  - a\n  - the {}\n", ["templates[0]: 'a' has no {}"]),
         ("templates: [\n'a {}'\n", ["not YAML: while parsing a flow sequence"]),
         ("templates:\n\t- a {}", ["line 2, column 1"]),
-        (
-            "a: !!python/object/apply:os.system ['x']\ntemplates: [\"a {}\"]",
-            ["unknown field 'a'"],
-        ),
+        ("a: !!python/object/apply:os.system ['x']\ntemplates: [\"a {}\"]", ["unknown field 'a'"]),
         ("[" * 600, ["not YAML: maximum recursion depth"]),
     ],
 )

@@ -15,10 +15,7 @@ from safetensors import safe_open
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.data.base import DataConfig, Split
-from carft_sweep.carft_core.data.families.icon_shift import (
-    ICON_SHIFT_DEV,
-    ICON_TEMPLATES,
-)
+from carft_sweep.carft_core.data.families.icon_shift import ICON_SHIFT_DEV, ICON_TEMPLATES
 from carft_sweep.carft_core.data.views import Transform
 from carft_sweep.carft_core.models.source import TINY_CLIP
 from tools.builtin.batches import Batches, related
@@ -158,14 +155,7 @@ def _corpus(count: int) -> Corpus:
 
 
 TINY = {
-    "convnext": Recipe(
-        steps=3,
-        batch_size=4,
-        warmup=1,
-        cooldown=1,
-        ema=0.5,
-        all_concepts_from=1,
-    ),
+    "convnext": Recipe(steps=3, batch_size=4, warmup=1, cooldown=1, ema=0.5, all_concepts_from=1),
     "vit": Recipe(steps=3, batch_size=4, warmup=1, cooldown=1, ema=0.5),
 }
 

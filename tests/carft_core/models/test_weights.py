@@ -266,14 +266,7 @@ def test_a_file_that_is_written_to_while_it_is_read_is_not_remembered(
 
 @pytest.mark.parametrize(
     "damage",
-    [
-        b"",
-        b"{",
-        b"\xff\xfe\x00",
-        b"[]",
-        b"null",
-        json.dumps({"sha256": "0" * 64}).encode(),
-    ],
+    [b"", b"{", b"\xff\xfe\x00", b"[]", b"null", json.dumps({"sha256": "0" * 64}).encode()],
 )
 def test_a_damaged_entry_of_the_cache_is_computed_anew_and_mended(
     tmp_path: Path, cache: Path, damage: bytes

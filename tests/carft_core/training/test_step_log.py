@@ -188,10 +188,7 @@ def test_samples_have_the_names_and_units_of_mlflows_monitors(
     monkeypatch.setattr(torch.cuda, "utilization", unknown)
     training.steps(1, EVERY)
     known = [name for name in read_points(tmp_path)[1]["metrics"] if "gpu" in name]
-    assert known == [
-        "system/gpu_0_memory_usage_megabytes",
-        "system/gpu_0_memory_usage_percentage",
-    ]
+    assert known == ["system/gpu_0_memory_usage_megabytes", "system/gpu_0_memory_usage_percentage"]
 
 
 def test_points_change_no_number_and_their_mean_is_that_of_the_epoch(

@@ -103,9 +103,7 @@ def test_another_reference_is_what_the_others_are_tested_against(told: Told) -> 
     assert "did you mean 'zero_shot'" in told("toy", "--reference", "zeroshot", expect=2)
 
 
-def test_what_sweeps_judge_differently_is_named(
-    told: Told,
-) -> None:
+def test_what_sweeps_judge_differently_is_named(told: Told) -> None:
     said = told("toy", "margin", expect=2)
     assert "the selection of one is best_val, of the other within 0.01" in said
     assert "say which with --selection" in said
@@ -113,9 +111,7 @@ def test_what_sweeps_judge_differently_is_named(
     assert found["selection"] == "within 0.02"
 
 
-def test_another_choice_must_be_honest_or_called_an_oracle(
-    told: Told,
-) -> None:
+def test_another_choice_must_be_honest_or_called_an_oracle(told: Told) -> None:
     refused = told("toy", "--metric", "ood/mean/top1", expect=2)
     assert "selecting on it needs `selection: oracle` (--selection oracle)" in refused
     found = json.loads(told("toy", "--metric", "ood/mean/top1", "--selection", "oracle", "--json"))

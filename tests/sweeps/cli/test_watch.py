@@ -64,10 +64,7 @@ SEEDLESS: dict[str, Any] = {
 
 @pytest.mark.parametrize(
     ("changes", "planned", "expected"),
-    [
-        (SEEDLESS, 5, 5),
-        ({**SEEDLESS, "method": "tpe", "run_cap": 4}, 6, 4),
-    ],
+    [(SEEDLESS, 5, 5), ({**SEEDLESS, "method": "tpe", "run_cap": 4}, 6, 4)],
 )
 def test_a_method_without_seeds_is_one_run_in_every_count(
     toy_cli: ToySweep, carft: Carft, changes: dict[str, Any], planned: int, expected: int

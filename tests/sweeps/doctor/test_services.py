@@ -121,8 +121,7 @@ def test_what_is_no_mlflow_or_has_nothing_behind_it_is_told(
 
 
 @pytest.mark.parametrize(
-    ("theirs", "level", "said"),
-    [("2.9.1", "wrong", "major"), ("3.1.0", "warning", "older")],
+    ("theirs", "level", "said"), [("2.9.1", "wrong", "major"), ("3.1.0", "warning", "older")]
 )
 def test_versions_are_compared(
     stand_in: Callable[..., None], tmp_path: Path, theirs: str, level: Level, said: str

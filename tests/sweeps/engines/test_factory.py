@@ -179,9 +179,7 @@ def test_the_local_engine_refuses_what_this_machine_does_not_have(
         make_engine(spec(**keys))
 
 
-def test_no_ray_is_started_for_what_this_machine_lacks(
-    spec: MakeSpec,
-) -> None:
+def test_no_ray_is_started_for_what_this_machine_lacks(spec: MakeSpec) -> None:
     with pytest.raises(RequestError, match="one run needs 1 CPU, 2 GPUs"):
         make_engine(spec(engine="ray", resources={"gpus": 2}))
 

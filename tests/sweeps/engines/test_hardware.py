@@ -191,9 +191,7 @@ class Elsewhere(InProcessEngine):
         return self._hardware
 
 
-def test_nothing_of_other_hardware_is_reused(
-    toy: ToySweep,
-) -> None:
+def test_nothing_of_other_hardware_is_reused(toy: ToySweep) -> None:
     changes: dict[str, Any] = {"trial": AUTO, "seeds": [0], "baselines": []}
     toy.run(Elsewhere(ONE_GPU), **changes)
     trained = toy.trained()

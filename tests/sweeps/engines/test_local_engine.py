@@ -73,9 +73,7 @@ def test_what_was_written_is_read_before_silence(job: MakeJob, tmp_path: Path) -
     assert events == ["started", "report"]
 
 
-def test_silence_is_counted_while_listening_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_silence_is_counted_while_listening_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([0.0, 0.5, 100.0, 100.5, 101.0, 201.0, 201.0, 301.0, 302.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
     clock = ListeningClock()

@@ -311,9 +311,7 @@ def driver(tmp_path: Path, **config: Any) -> subprocess.Popen[str]:
     )
 
 
-def test_a_ray_of_our_own_leaves_no_trace_and_no_port_open(
-    tmp_path: Path,
-) -> None:
+def test_a_ray_of_our_own_leaves_no_trace_and_no_port_open(tmp_path: Path) -> None:
     """Ctrl-C at a terminal reaches every process of the group: Ray's own must not
     mind. Its ports are open to the network: only its own processes have the token, and its folder
     is the user's.

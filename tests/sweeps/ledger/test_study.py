@@ -248,9 +248,7 @@ def test_a_study_that_is_missing_or_another_is_written_anew(
     assert_equal(home, ledger)
 
 
-def test_killed_among_the_first_tables_it_leaves_no_database(
-    tmp_path: Path,
-) -> None:
+def test_killed_among_the_first_tables_it_leaves_no_database(tmp_path: Path) -> None:
     """They would lack the index that lets no two studies have one name."""
     home = Home(tmp_path / "{home}")
 

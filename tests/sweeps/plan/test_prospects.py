@@ -29,11 +29,7 @@ def test_five_seeds_of_two_algorithms_with_shifts_have_no_obstacle() -> None:
 
 @pytest.mark.parametrize(
     ("seeds", "override", "runs"),
-    [
-        ([0, 1, 2], "seeds=5", 10),
-        ([0], "seeds=5", 20),
-        ([7, 9], "seeds=[7,9,10,11,12]", 15),
-    ],
+    [([0, 1, 2], "seeds=5", 10), ([0], "seeds=5", 20), ([7, 9], "seeds=[7,9,10,11,12]", 15)],
 )
 def test_lacking_seeds_come_with_their_runs(seeds: list[int], override: str, runs: int) -> None:
     (obstacle,) = found(seeds, settings=5)

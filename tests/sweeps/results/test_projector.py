@@ -89,9 +89,7 @@ UPDATE = st.builds(Trouble, st.integers(0, 8), st.booleans(), st.booleans())
 
 @settings(max_examples=150, deadline=None)
 @given(steps=st.lists(ACT | UPDATE, min_size=5, max_size=30))
-def test_a_crash_at_any_call_changes_no_run(
-    steps: list[tuple[int, int] | Trouble],
-) -> None:
+def test_a_crash_at_any_call_changes_no_run(steps: list[tuple[int, int] | Trouble]) -> None:
     """A driver dies at some of its calls, and another one goes on, or the store goes away there,
     before the call or with its answer. In the end the store holds what one that was sent
     everything at once does.
@@ -203,9 +201,7 @@ def test_an_error_that_nobody_expects_does_not_end_the_thread() -> None:
     thread.close(1)
 
 
-def test_a_slow_store_is_sent_more_at_a_time(
-    made: MadeSweep,
-) -> None:
+def test_a_slow_store_is_sent_more_at_a_time(made: MadeSweep) -> None:
     class Slow(Troubled):
         batches: Sequence[int] = ()
 
@@ -270,9 +266,7 @@ def test_a_failing_request_holds_up_no_other(two: MadeSweep, error: Exception) -
     assert "config.json" in store.runs[RUN].artifacts
 
 
-def test_a_start_that_is_refused_is_tried_by_the_next_driver(
-    two: MadeSweep,
-) -> None:
+def test_a_start_that_is_refused_is_tried_by_the_next_driver(two: MadeSweep) -> None:
     class Picky(Troubled):
         refuses = True
 
@@ -343,9 +337,7 @@ def test_a_sweep_that_runs_can_be_compared_as_of_an_end_of_a_run(
     assert sent_states() == ["done", "done"]
 
 
-def test_a_run_of_another_sweep_is_sent_when_it_is_done(
-    two: MadeSweep,
-) -> None:
+def test_a_run_of_another_sweep_is_sent_when_it_is_done(two: MadeSweep) -> None:
     store = Troubled()
     other = SweepProjection(two.home, two.ledger, store, owner="somebody else")
     assert other.update()

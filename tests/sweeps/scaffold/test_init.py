@@ -323,20 +323,7 @@ def test_class_names_lose_numbers_but_stay_apart() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "a b",
-        "true",
-        "1e5",
-        "a: b",
-        "#x",
-        "it's",
-        'a "b" \\',
-        "x\x85\t",
-        "- a",
-        "",
-        "~",
-        "日本",
-    ],
+    ["a b", "true", "1e5", "a: b", "#x", "it's", 'a "b" \\', "x\x85\t", "- a", "", "~", "日本"],
 )
 def test_a_text_is_written_so_that_it_is_read_again(text: str) -> None:
     line = f"{{{quoted(text)}: [{quoted(text)}]}}"

@@ -110,9 +110,7 @@ def test_a_line_that_cannot_be_read_is_not_written(toy: ToySweep) -> None:
     assert toy.run().state == "done"
 
 
-def test_a_name_that_differs_in_case_alone_is_refused(
-    toy: ToySweep,
-) -> None:
+def test_a_name_that_differs_in_case_alone_is_refused(toy: ToySweep) -> None:
     toy.run()
     with pytest.raises(RequestError, match="a sweep 'toy', which differs from 'TOY' in upper and"):
         toy.run(name="TOY")

@@ -107,9 +107,7 @@ def test_more_trials_that_change_the_choice_confirm_the_new_one(toy: ToySweep) -
     assert more.verdicts[0].pair.candidate.params == {"algorithm.kl_weight": 0.3}
 
 
-def test_an_unfinished_confirmation_decides_nothing(
-    toy: ToySweep,
-) -> None:
+def test_an_unfinished_confirmation_decides_nothing(toy: ToySweep) -> None:
     found = toy.run(StopsAfter(TUNED + 4), **FRESH).comparison
     assert found.fresh_seeds == ()
     assert found.verdicts[0].pair.seeds == (0, 1)

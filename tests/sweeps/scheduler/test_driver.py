@@ -197,9 +197,7 @@ def test_after_an_interrupt_the_command_goes_on(toy: ToySweep, number: signal.Si
     assert toy.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
 
 
-def test_an_interrupt_of_the_last_run_ends_the_sweep_as_done(
-    toy: ToySweep,
-) -> None:
+def test_an_interrupt_of_the_last_run_ends_the_sweep_as_done(toy: ToySweep) -> None:
     last_epoch = Interrupting(signal.SIGINT, after=toy_core.EPOCHS + 1)
     ended = toy.run(last_epoch, **ONE_RUN)
     assert (ended.state, ended.exit_code, ended.done) == ("done", 0, 1)
@@ -248,9 +246,7 @@ def test_a_driver_that_dies_loses_nothing(toy: ToySweep, victim: str, when: str)
     assert {run.state for run in toy.tracker.runs.values()} == {"finished"}
 
 
-def test_what_a_dead_driver_left_open_is_ended(
-    toy: ToySweep,
-) -> None:
+def test_what_a_dead_driver_left_open_is_ended(toy: ToySweep) -> None:
     class Dying(InProcessEngine):
         def run(self, handler: Any) -> None:
             job = handler.next_job()
@@ -266,9 +262,7 @@ def test_what_a_dead_driver_left_open_is_ended(
     assert toy.tracked()["car_ft kl_weight=0.1 s0"].state == "killed"
 
 
-def test_a_mistake_amid_the_sweep_leaves_nothing_open(
-    toy: ToySweep,
-) -> None:
+def test_a_mistake_amid_the_sweep_leaves_nothing_open(toy: ToySweep) -> None:
     class Failing(InProcessEngine):
         def run(self, handler: Any) -> None:
             handler.started(handler.next_job(), "w")
@@ -366,9 +360,7 @@ class StoppedAtOnce(InProcessEngine):
         super()._execute(handler, job)
 
 
-def test_readers_see_the_earlier_result_until_the_new_one_is_whole(
-    toy: ToySweep,
-) -> None:
+def test_readers_see_the_earlier_result_until_the_new_one_is_whole(toy: ToySweep) -> None:
     def seen() -> dict[str, tuple[str, object, bool]]:
         loaded = records(toy.ledger(), RunStore(toy.home.runs))
         there = [record.folder is not None and record.folder.is_dir() for record in loaded]
@@ -384,9 +376,7 @@ def test_readers_see_the_earlier_result_until_the_new_one_is_whole(
     assert list(toy.home.runs.glob(".*.before")) == []
 
 
-def test_a_backup_of_a_killed_driver_is_not_read(
-    toy: ToySweep,
-) -> None:
+def test_a_backup_of_a_killed_driver_is_not_read(toy: ToySweep) -> None:
     toy.run(**ONE_RUN)
     (record,) = records(toy.ledger(), RunStore(toy.home.runs))
     folder = toy.home.runs / record.digest

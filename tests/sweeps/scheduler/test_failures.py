@@ -38,8 +38,7 @@ def failure(kind: Any, message: str = "m", node: str = "") -> Failure:
 
 
 @pytest.mark.parametrize(
-    ("kind", "times"),
-    [("crashed", 2), ("timeout", 0), ("preempted", 3), ("nan", 0), ("data", 0)],
+    ("kind", "times"), [("crashed", 2), ("timeout", 0), ("preempted", 3), ("nan", 0), ("data", 0)]
 )
 def test_each_class_is_tried_again_as_often_as_the_policy_says(kind: str, times: int) -> None:
     policy = RetryPolicy(Retries(crashed=2, timeout=0, preempted=3, out_of_memory=1))
@@ -93,9 +92,7 @@ def test_where_items_of_a_batch_are_coupled_only_evaluation_is_halved() -> None:
     assert not can_be_halved(halved(coupled, 8))
 
 
-def test_with_drop_path_only_evaluation_is_halved(
-    dropping_clip_files: Path,
-) -> None:
+def test_with_drop_path_only_evaluation_is_halved(dropping_clip_files: Path) -> None:
     """Each micro-batch has masks of its own, so smaller ones would be another run."""
     config = trial_config({"model": {"name": str(dropping_clip_files)}, "algorithm": "car_ft"})
     smaller = halved(config, 1)
@@ -119,11 +116,7 @@ class Watching(InProcessEngine):
 def test_a_sweep_tries_a_run_again_in_half_the_memory_and_remembers_it(toy: ToySweep) -> None:
     toy.plan({"0.1/0": [MEMORY, MEMORY]})
     engine, batch = Watching(), CONFIG.optim.batch_size
-    trial = {
-        "algorithm": {"name": "car_ft"},
-        "optim": {"batch_size": batch},
-        "device": "cpu",
-    }
+    trial = {"algorithm": {"name": "car_ft"}, "optim": {"batch_size": batch}, "device": "cpu"}
     assert toy.run(engine, trial=trial, **ONE).exit_code == 0
     assert engine.micro_batches == [None, batch // 2, batch // 4, None]
     found = toy.ledger().trials()[0]
@@ -194,9 +187,7 @@ def test_a_breaker_of_zero_never_breaks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("breaker", "queued"),
-    [(4, []), (5, ["killed"])],
-    ids=["at an end", "before a retry"],
+    ("breaker", "queued"), [(4, []), (5, ["killed"])], ids=["at an end", "before a retry"]
 )
 def test_a_sweep_that_only_fails_is_given_up_and_can_go_on(
     toy: ToySweep, breaker: int, queued: list[str]

@@ -68,14 +68,8 @@ def test_median_prunes_what_is_below_the_median_of_the_complete_trials_at_the_ep
     for trial, value in enumerate([0.4, 0.5, 0.6]):
         assert play(judge, trial, [value, value + 0.1, value + 0.2]) == (3, None)
     assert play(judge, 3, [0.5, 0.61, 0.9]) == (3, None)  # the median is 0.5, then 0.6
-    assert play(judge, 4, [0.55, 0.58, 0.9]) == (
-        2,
-        "id/val/top1 0.58 after 2 epochs, by median",
-    )
-    assert play(judge, 5, [0.2, 0.9, 0.9]) == (
-        1,
-        "id/val/top1 0.2 after 1 epoch, by median",
-    )
+    assert play(judge, 4, [0.55, 0.58, 0.9]) == (2, "id/val/top1 0.58 after 2 epochs, by median")
+    assert play(judge, 5, [0.2, 0.9, 0.9]) == (1, "id/val/top1 0.2 after 1 epoch, by median")
 
 
 def test_patience_counts_the_epochs_without_an_improvement_of_more_than_min_delta() -> None:
@@ -146,14 +140,8 @@ PLAIN: Mapping[str, tuple[EarlyTerminate, optuna.pruners.BasePruner]] = {
         Asha(min_epochs=2, reduction_factor=2),
         optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=2),
     ),
-    "asha by 4": (
-        Asha(),
-        optuna.pruners.SuccessiveHalvingPruner(min_resource=1),
-    ),
-    "patience": (
-        Patience(patience=3),
-        optuna.pruners.PatientPruner(None, patience=2),
-    ),
+    "asha by 4": (Asha(), optuna.pruners.SuccessiveHalvingPruner(min_resource=1)),
+    "patience": (Patience(patience=3), optuna.pruners.PatientPruner(None, patience=2)),
     "threshold": (
         Threshold(min_epochs=3, lower=0.2, upper=0.9),
         optuna.pruners.ThresholdPruner(lower=0.2, upper=0.9, n_warmup_steps=3),

@@ -194,9 +194,7 @@ def test_a_running_trial_is_kept_away_from(search: Callable[..., Search], method
     assert propose(made.spec, made.ledger, 13).params != found.params
 
 
-def test_each_goal_is_followed_in_its_direction(
-    search: Callable[..., Search],
-) -> None:
+def test_each_goal_is_followed_in_its_direction(search: Callable[..., Search]) -> None:
     made = search(**keys_of("tpe", 2), parameters={"optim.lr": PARAMETERS["optim.lr"]}, seed=1)
     value = [closeness(point) for point in made.run(range(30))]
     assert sum(value[20:]) / 10 > sum(value[:10]) / 10
@@ -209,9 +207,7 @@ def test_a_small_space_is_proposed_again(search: Callable[..., Search], method: 
     assert {point["optim.clip"] for point in points} == {None, 1.0}
 
 
-def test_generations_with_restarts_are_optunas(
-    search: Callable[..., Search],
-) -> None:
+def test_generations_with_restarts_are_optunas(search: Callable[..., Search]) -> None:
     def objective(trial: optuna.Trial) -> float:
         return trial.suggest_float("lr", 1e-5, 1e-2, log=True)
 
@@ -239,9 +235,7 @@ def test_a_trial_that_is_tried_again_stays_in_its_generation(search: Callable[..
     assert len(points) == 25
 
 
-def test_points_carried_over_are_a_population_too(
-    search: Callable[..., Search],
-) -> None:
+def test_points_carried_over_are_a_population_too(search: Callable[..., Search]) -> None:
     made = search(**keys_of("nsga2", 1))
     points = made.run(range(30))
     later = search(**keys_of("nsga2", 1))

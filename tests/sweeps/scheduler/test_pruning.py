@@ -18,12 +18,7 @@ from tests.sweeps.scheduler.dying import Crash, dying
 
 WEIGHTS = [0.3, 0.4, 0.5, 0.6, 2.0, 3.0]
 """From good to bad, so that each later one is below the median of those before."""
-MEDIAN = {
-    "type": "median",
-    "startup_trials": 2,
-    "min_epochs": 2,
-    "allow_grid": True,
-}
+MEDIAN = {"type": "median", "startup_trials": 2, "min_epochs": 2, "allow_grid": True}
 PRUNING: dict[str, Any] = {
     "parameters": {"algorithm.kl_weight": {"values": WEIGHTS}},
     "early_terminate": MEDIAN,
@@ -178,9 +173,7 @@ def test_seeds_run_in_order_and_a_pruned_trial_runs_no_more_of_them(toy: ToySwee
     assert first.intermediate_values[toy_core.EPOCHS] == pytest.approx(top1)
 
 
-def test_a_run_of_another_sweep_is_judged_by_its_epochs(
-    toy: ToySweep,
-) -> None:
+def test_a_run_of_another_sweep_is_judged_by_its_epochs(toy: ToySweep) -> None:
     toy.run(**PRUNING)
     trained = toy.trained()
     toy.run(name="again", **PRUNING)

@@ -132,10 +132,7 @@ def test_a_sobol_number_is_scipys_whichever_is_asked_first() -> None:
 
 
 def test_what_is_given_is_kept_and_decides_on_what_depends_on_it() -> None:
-    space = (
-        Uniform("b", 0.0, 1.0, when=(Condition("a", (2,)),)),
-        Categorical("a", (1, 2)),
-    )
+    space = (Uniform("b", 0.0, 1.0, when=(Condition("a", (2,)),)), Categorical("a", (1, 2)))
     assert draw_point(space, lambda _: 0.25, {}) == {"a": 1}
     assert draw_point(space, lambda _: 0.25, {"a": 2}) == {"b": 0.25, "a": 2}
     assert draw_point(space, lambda _: 0.75, {"b": 0.1}) == {"b": 0.1, "a": 2}

@@ -35,10 +35,7 @@ def read(data: object) -> tuple[Any, list[str]]:
         ({"min": 1, "max": 4.0}, Uniform("x", 1.0, 4.0)),
         ({"min": 1, "max": 8, "q": 3}, Uniform("x", 1, 7, 3)),
         ({"distribution": "q_uniform", "min": 1, "max": 4}, Uniform("x", 1, 4, 1)),
-        (
-            {"distribution": "log_uniform_values", "min": 0.01, "max": 1},
-            LogUniform("x", 0.01, 1.0),
-        ),
+        ({"distribution": "log_uniform_values", "min": 0.01, "max": 1}, LogUniform("x", 0.01, 1.0)),
         (
             {"distribution": "q_log_uniform_values", "min": 32, "max": 256, "q": 8},
             LogUniform("x", 32, 256, 8),
@@ -58,12 +55,7 @@ def test_a_distribution_of_wandb_is_read(data: dict[str, Any], expected: object)
 def test_each_distribution_with_its_defaults_alone_is_read_or_says_what_it_needs(kind: str) -> None:
     fields = DISTRIBUTIONS[kind].model_fields
     needed = [key for key, field in fields.items() if field.is_required()]
-    given_keys: dict[str, Any] = {
-        "value": 1,
-        "values": [1, 2],
-        "min": 1,
-        "max": 9,
-    }
+    given_keys: dict[str, Any] = {"value": 1, "values": [1, 2], "min": 1, "max": 9}
     whole = {"distribution": kind, **{key: given_keys[key] for key in needed}}
     found, told = read(whole)
     assert told == []

@@ -79,9 +79,7 @@ def test_steps_are_decimal_and_no_binary_noise() -> None:
 
 @given(space=spaces(listed=True))
 @settings(max_examples=60, deadline=None)
-def test_a_grid_has_each_active_point_once_in_order(
-    space: tuple[Distribution, ...],
-) -> None:
+def test_a_grid_has_each_active_point_once_in_order(space: tuple[Distribution, ...]) -> None:
     axes = [item.grid_values() or () for item in space]
     names = [item.name for item in space]
     every = [dict(zip(names, values, strict=True)) for values in itertools.product(*axes)]

@@ -75,9 +75,7 @@ def test_families_that_lie_elsewhere_ignore_the_environment(load: Load, data: ob
 def test_where_the_family_varies_all_must_lie_below_the_root(load: Load) -> None:
     def roots(*families: str) -> set[str | None]:
         found = load(
-            {},
-            environment="/data",
-            parameters={"data.family": {"values": list(families)}},
+            {}, environment="/data", parameters={"data.family": {"values": list(families)}}
         )
         return {found.config_for(point).data.root for point in found.points()}
 

@@ -258,7 +258,7 @@ WRONG: dict[str, list[str]] = {
     "test: t\nshifts:\n  mean: m": [":3: shifts.mean: gives its name to the metric ood/mean/top1"],
     "test: t\nshifts:\n  a b: m": [":3: shifts.a b: gives its name to the metric ood/a b/top1"],
     "test: t\nshifts:\n  n: {folder: m}": [
-        ":3: shifts.n.folder: unknown field 'folder'; did you mean 'folders'?",
+        ":3: shifts.n.folder: unknown field 'folder'; did you mean 'folders'?"
     ],
     "test: t\nsummary: ''": [":2: summary: must be one line that says what it is"],
     "test: t\nprompts: {contexts: ['a {}', 'b']}": [

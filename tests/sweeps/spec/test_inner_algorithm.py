@@ -57,9 +57,7 @@ def load_dotted(file: Path) -> SweepSpec:
     return load_spec(file)
 
 
-def test_the_inner_algorithm_itself_varies(
-    file: Path,
-) -> None:
+def test_the_inner_algorithm_itself_varies(file: Path) -> None:
     when = {"when": {"algorithm.of.name": "car_ft"}}
     spec = load(
         file,
@@ -70,7 +68,7 @@ def test_the_inner_algorithm_itself_varies(
         "ema",
     )
     assert [(of["name"], of.get("kl_weight")) for of in inner(spec)] == [
-        *(("fine_tune", None), ("car_ft", 0.3), ("car_ft", 1.0)),
+        *(("fine_tune", None), ("car_ft", 0.3), ("car_ft", 1.0))
     ]
 
 
@@ -101,9 +99,7 @@ def test_a_baseline_without_it_has_none_of_its_fields(file: Path, baseline: Any)
 
 
 @pytest.mark.usefixtures("registries")
-def test_a_baseline_that_leaves_it_open_varies_with_the_trials(
-    file: Path,
-) -> None:
+def test_a_baseline_that_leaves_it_open_varies_with_the_trials(file: Path) -> None:
     ALGORITHMS.register(Other)
     points = load(file, KL, EMA, baselines=["other"]).baseline_configs()
     inner = [point.config.as_dict()["algorithm"]["of"]["kl_weight"] for point in points]

@@ -58,18 +58,14 @@ def test_later_profiles_go_before_earlier_and_set_goes_before_all(tmp_path: Path
     assert said.config_for({}).optim.epochs == 7
 
 
-def test_a_mistake_in_a_profile_that_is_used_has_its_line(
-    tmp_path: Path,
-) -> None:
+def test_a_mistake_in_a_profile_that_is_used_has_its_line(tmp_path: Path) -> None:
     text = FILE.replace("trial.optim.epochs: 20", "trial.optim.epochs: none at all")
     assert load(tmp_path, text=text).name == "plain"
     with pytest.raises(InvalidConfig, match=r"sweep\.yaml:15: optim\.epochs: "):
         load(tmp_path, "profile=slow", text=text)
 
 
-def test_unknown_keys_of_any_profile_are_mistakes(
-    tmp_path: Path,
-) -> None:
+def test_unknown_keys_of_any_profile_are_mistakes(tmp_path: Path) -> None:
     text = FILE.replace("trial.optim.epochs: 20", "optim.epoch: 20")
     for overrides in ((), ("profile=slow",)):
         with pytest.raises(InvalidConfig) as error:

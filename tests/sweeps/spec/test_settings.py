@@ -15,13 +15,7 @@ from carft_sweep.sweeps.spec.settings import check_gpus
 
 @pytest.mark.parametrize(
     ("written", "expected"),
-    [
-        (90, 90.0),
-        (0.5, 0.5),
-        ("90", 90.0),
-        ("1.5h", 5400.0),
-        (" 10m ", 600.0),
-    ],
+    [(90, 90.0), (0.5, 0.5), ("90", 90.0), ("1.5h", 5400.0), (" 10m ", 600.0)],
 )
 def test_a_length_of_time_is_read(written: object, expected: float) -> None:
     assert seconds(written) == expected
@@ -29,10 +23,7 @@ def test_a_length_of_time_is_read(written: object, expected: float) -> None:
 
 @pytest.mark.parametrize(
     "written",
-    [
-        *(0, -1, math.inf, math.nan, True, None, [], "", "m", "30m2h", "2x", "1h 30m"),
-        LONGEST + 1,
-    ],
+    [*(0, -1, math.inf, math.nan, True, None, [], "", "m", "30m2h", "2x", "1h 30m"), LONGEST + 1],
 )
 def test_what_is_no_length_of_time_is_refused_with_what_is(written: object) -> None:
     with pytest.raises(ValueError, match=r"must be a number of seconds over 0.*such as 1d, 2h30m"):

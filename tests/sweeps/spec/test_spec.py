@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS
-from carft_sweep.carft_core.config.trial import field_names, flatten, trial_config
+from carft_sweep.carft_core.config.trial import field_names, trial_config
 from carft_sweep.carft_core.errors import InvalidConfig, RequestError
 from carft_sweep.carft_core.evaluation.measure import summary
-from carft_sweep.carft_core.merges.vrf import Vrf
 from carft_sweep.sweeps.space.parameters import DISTRIBUTIONS
 from carft_sweep.sweeps.space.points import draw_point, hashed
 from carft_sweep.sweeps.spec.document import parse
@@ -35,7 +34,6 @@ from carft_sweep.sweeps.spec.settings import (
     Retries,
 )
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec, recipes
-from docs.hooks.reference import slug
 
 Load = Callable[..., SweepSpec]
 
@@ -464,33 +462,6 @@ def test_the_reference_page_names_every_key_field_and_recipe_with_its_meaning() 
     fields = {name for name in field_names() if not name.startswith("algorithm.of.")}
     named = {*KEYS, *Metric.model_fields, *fields, *recipes()} - {"algorithm.name"}
     assert [name for name in sorted(named) if not rows.get(name, "").strip()] == []
-
-
-def test_every_key_of_the_reference_page_has_an_anchor() -> None:
-    page = DOCS.read_text()
-    anchors = set(ANCHOR.findall(page))
-    anchors |= {slug(heading) for heading in re.findall(r"^#+ (.+)$", page, re.MULTILINE)}
-    fields = {name for name in field_names() if not name.startswith("algorithm.of.")}
-    assert {*KEYS, *fields} - {"algorithm.name"} <= anchors
-
-
-def test_the_defaults_of_the_reference_page_are_those_of_the_code() -> None:
-    table = shown_page().split("## Fields of a trial")[1].split("## On the command line")[0]
-    row = r"^\| \[?`([a-z_.]+)`[^|]*\|(?:.*\|)? `([^`]+)` \| [^|]+ \|$"
-    shown = dict(re.findall(row, table, re.MULTILINE))
-    assert shown.pop("alphas") == "[0.5]"
-    vrf = {name: shown.pop(name) for name in Vrf.model_fields}
-    assert {name: parse(f"x: {text}").data["x"] for name, text in vrf.items()} == dict(Vrf())
-    # A family without defaults of its own shows the product's.
-    config = trial_config({"algorithm": "car_ft", "data": {"family": "image_folder"}}).as_dict()
-    config["data"]["family"] = "icon_shift"
-    actual = dict(flatten(config))
-    others = {name for name in shown if name.startswith("algorithm.") and name not in actual}
-    shown = {name: text for name, text in shown.items() if name not in others}
-    assert {name: parse(f"x: {text}").data["x"] for name, text in shown.items()} == {
-        name: actual[name] for name in shown
-    }
-    assert len(shown) >= 25
 
 
 def test_the_reference_page_names_every_field_method_and_distribution() -> None:

@@ -17,10 +17,7 @@ GRID: dict[str, Any] = {
     "name": "domains",
     "tasks": "data.test_domain",
     "seeds": 2,
-    "parameters": {
-        "data.test_domain": {"values": DOMAINS},
-        "optim.lr": {"values": [1e-5, 1e-4]},
-    },
+    "parameters": {"data.test_domain": {"values": DOMAINS}, "optim.lr": {"values": [1e-5, 1e-4]}},
     "baselines": ["zero_shot", "fine_tune"],
     "trial": {"algorithm": "car_ft"},
 }

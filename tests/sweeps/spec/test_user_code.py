@@ -161,9 +161,7 @@ def test_a_file_of_a_package_is_imported_as_a_part_of_it(tmp_path: Path) -> None
     assert ALGORITHMS["mine"].__module__ == "my_lab.deep.methods"
 
 
-def test_files_beside_it_hide_nothing_that_is_installed(
-    tmp_path: Path,
-) -> None:
+def test_files_beside_it_hide_nothing_that_is_installed(tmp_path: Path) -> None:
     write(tmp_path / "my_methods.py", "import json, beside_it\nassert json.dumps\n")
     write(tmp_path / "beside_it.py")
     write(tmp_path / "json.py", "raise AssertionError\n")

@@ -134,10 +134,7 @@ def test_a_slip_is_a_sweep_or_a_wrong_request(file: Path, data: st.DataObject) -
 
 WORDS = sorted(
     {*TOP_KEYS, *TRIAL_KEYS, *field_names(), *KEYS, *DISTRIBUTIONS}
-    | {
-        *IGNORED,
-        *Resources.model_fields,
-    }
+    | {*IGNORED, *Resources.model_fields}
     | {key for model in EARLY_TERMINATION.values() for key in model.model_fields}
     | {*RaceSeeds.model_fields, *Retries.model_fields}
     | {"median", "asha", "threshold", "2h30m", "env:HOOK", "ray", "local", "nsga2"}

@@ -105,9 +105,7 @@ class Tailed(JobClient):
         return job(next(self._states))
 
 
-def test_each_line_is_emitted_once_and_whole(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_each_line_is_emitted_once_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAUSE", 0.0)
     lines: list[str] = []
     client = Tailed(["one\ntw", "o\n", "three\nno newline"], ["RUNNING", "SUCCEEDED"])

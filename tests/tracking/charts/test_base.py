@@ -5,12 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pytest
 
-from carft_sweep.tracking.charts.base import (
-    fitted,
-    panels,
-    single,
-    titled,
-)
+from carft_sweep.tracking.charts.base import fitted, panels, single, titled
 
 PANELS = panels([alt.Chart().mark_point()] * 3, "three", margin=60, least=300).to_dict()
 

@@ -10,12 +10,7 @@ import pytest
 import vl_convert
 from numpy.typing import NDArray
 
-from carft_sweep.tracking.charts.palette import (
-    _COLOURS,
-    NEUTRAL,
-    colour_of,
-    legend_of_methods,
-)
+from carft_sweep.tracking.charts.palette import _COLOURS, NEUTRAL, colour_of, legend_of_methods
 
 WHITE, DARK = "#ffffff", "#14171a"
 KNOWN = ("zero_shot", "fine_tune", "car_ft")

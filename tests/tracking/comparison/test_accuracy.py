@@ -9,12 +9,7 @@ import pytest
 
 from carft_sweep.sweeps.spec.metrics import FURTHER
 from carft_sweep.tracking.comparison.compare import Comparison, compare
-from carft_sweep.tracking.comparison.metrics import (
-    BENCHMARK,
-    KINDS,
-    NOUNS,
-    TITLES,
-)
+from carft_sweep.tracking.comparison.metrics import BENCHMARK, KINDS, NOUNS, TITLES
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint
 from carft_sweep.tracking.comparison.tasks import compare_tasks, domainbed_table
@@ -171,10 +166,7 @@ def test_tasks_are_judged_each_by_its_own_and_the_mean_by_these() -> None:
     comparison = tasks(by_task=kinds)
     table = domainbed_table(comparison)
     assert table is not None
-    assert table.endpoints == {
-        "birds": "id/test/mean_per_class_top1",
-        "cars": "id/test/top1",
-    }
+    assert table.endpoints == {"birds": "id/test/mean_per_class_top1", "cars": "id/test/top1"}
     assert "id/test/mean_per_class_top1 (birds) or id/test/top1 (cars)" in " ".join(table.notes)
     line = table.of("car_ft")
     assert line is not None

@@ -13,12 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carft_sweep.tracking.comparison.compare import compare
-from carft_sweep.tracking.comparison.hits import (
-    GROUPS,
-    KeptHits,
-    leave_out,
-    read_hits,
-)
+from carft_sweep.tracking.comparison.hits import GROUPS, KeptHits, leave_out, read_hits
 from carft_sweep.tracking.comparison.metrics import ID, OOD
 from carft_sweep.tracking.comparison.predictions import predictions_path
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group

@@ -14,11 +14,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from carft_sweep.tracking.comparison.hits import read_hits
-from carft_sweep.tracking.comparison.predictions import (
-    class_names,
-    predictions_path,
-    read_columns,
-)
+from carft_sweep.tracking.comparison.predictions import class_names, predictions_path, read_columns
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.errors import TrackingError
 from tests.tracking.kept import with_folder

@@ -16,11 +16,7 @@ import pytest
 from carft_sweep.sweeps.results.loading import load_comparison
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.pooling import compare_sweeps
-from carft_sweep.tracking.comparison.result_table import (
-    MOST_ROWS,
-    check_table,
-    read_table,
-)
+from carft_sweep.tracking.comparison.result_table import MOST_ROWS, check_table, read_table
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import USUAL, ComparisonSpec
 from carft_sweep.tracking.errors import TrackingError

@@ -7,12 +7,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from carft_sweep.tracking.comparison.spec import (
-    ComparisonSpec,
-    Endpoint,
-    SelectionRule,
-    agreed,
-)
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint, SelectionRule, agreed
 from carft_sweep.tracking.errors import TrackingError
 
 TASKS = "data.test_domain"

@@ -20,20 +20,9 @@ from carft_sweep.tracking.comparison.tasks import combined, compare_tasks, domai
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.report.formats import latex, to_csv, to_json
 from carft_sweep.tracking.report.table import task_table
-from tests.tracking.domains import (
-    FIELD,
-    GROUPS,
-    OUT,
-    domain_run,
-    domainbed,
-    measured,
-    random_runs,
-)
+from tests.tracking.domains import FIELD, GROUPS, OUT, domain_run, domainbed, measured, random_runs
 
-RULES = {
-    "IID": SelectionRule(metric=GROUPS),
-    "oracle": SelectionRule(metric=OUT, oracle=True),
-}
+RULES = {"IID": SelectionRule(metric=GROUPS), "oracle": SelectionRule(metric=OUT, oracle=True)}
 
 
 def compared(

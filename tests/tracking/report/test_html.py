@@ -30,9 +30,7 @@ from carft_sweep.tracking.report.html import (
     show_in_notebooks,
     without_user,
 )
-from carft_sweep.tracking.report.table import (
-    build_table,
-)
+from carft_sweep.tracking.report.table import build_table
 from tests.tracking.made_up import KL, bent, kl_sweep, metrics, run, zero_shot
 
 HOSTILE = "</script></td></table><img src=x onerror=alert(1)>&'\""
@@ -140,11 +138,7 @@ def test_what_a_reader_asks_first_is_open_and_the_rest_folded_under_more(page: s
     read = Read(page)
     titles = [
         *("Verdict", "ID against OOD accuracy", "Comparison", "Details"),
-        *(
-            "Response to each parameter",
-            "Difference on every split",
-            "More",
-        ),
+        *("Response to each parameter", "Difference on every split", "More"),
     ]
     assert read.inside["h2"] == titles
     links = [tag["href"] for tag in read.of("a") if tag["href"] != "#content"]

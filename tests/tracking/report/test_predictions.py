@@ -132,9 +132,7 @@ def test_what_would_not_fit_is_refused_before_it_is_read(
     assert len(predictions(swept, splits="outline", settings="zero_shot")) == 90
 
 
-def test_runs_without_predictions_are_counted_and_without_any_it_is_said(
-    tmp_path: Path,
-) -> None:
+def test_runs_without_predictions_are_counted_and_without_any_it_is_said(tmp_path: Path) -> None:
     measured = run("fine_tune", 0, metrics(0.6, 0.3))
     with pytest.raises(TrackingError, match="no finished run of gone keeps predictions here"):
         predictions(compare([measured, zero_shot()], sweep="gone"))

@@ -33,11 +33,7 @@ def wide() -> Comparison:
 
 @pytest.mark.parametrize(
     ("name", "metric"),
-    [
-        ("OOD mean", "ood/mean/top1"),
-        ("ood/mean/top1", "ood/mean/top1"),
-        ("gap", "gap/top1"),
-    ],
+    [("OOD mean", "ood/mean/top1"), ("ood/mean/top1", "ood/mean/top1"), ("gap", "gap/top1")],
 )
 def test_a_column_goes_by_header_or_metric(name: str, metric: str) -> None:
     (column,) = resolve_columns(SWEEP, [name])

@@ -37,8 +37,7 @@ def test_a_bad_request_may_be_the_fault_of_the_record() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"),
-    [(503, ServiceUnreachable), (500, ServiceUnreachable), (413, TrackingError)],
+    ("status", "kind"), [(503, ServiceUnreachable), (500, ServiceUnreachable), (413, TrackingError)]
 )
 def test_an_upload_is_blamed_only_for_what_is_its_own_fault(
     status: int, kind: type[Exception]

@@ -80,11 +80,7 @@ def test_a_view_has_its_charts_in_one_section_that_comes_first() -> None:
     (section,) = state["compareRunSections"]
     assert section["name"] == "kl_weight: arms"
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == {section["uuid"]}
-    assert [chart["type"] for chart in state["compareRunCharts"]] == [
-        "SCATTER",
-        "SCATTER",
-        "LINE",
-    ]
+    assert [chart["type"] for chart in state["compareRunCharts"]] == ["SCATTER", "SCATTER", "LINE"]
     kinds = [chart["xaxis"]["type"] for chart in state["compareRunCharts"][:2]]
     assert kinds == ["METRIC", "PARAM"]
 

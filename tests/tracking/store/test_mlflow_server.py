@@ -13,11 +13,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from carft_sweep.tracking.errors import (
-    AccessDenied,
-    ServiceUnreachable,
-    TrackingError,
-)
+from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, TrackingError
 from carft_sweep.tracking.mlflow_reader import MlflowReader
 from carft_sweep.tracking.store.base import RunKey, RunStart
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
@@ -180,9 +176,7 @@ def test_an_s3_store_without_keys_of_ours_is_no_fault_of_the_record(
     file = tmp_path / "note.txt"
     file.touch()
     refused(
-        lambda: store.log_artifact(SWEEP, file),
-        ServiceUnreachable,
-        "its keys in the environment",
+        lambda: store.log_artifact(SWEEP, file), ServiceUnreachable, "its keys in the environment"
     )
 
 
@@ -225,11 +219,7 @@ DIRECT: Mapping[str, tuple[Callable[[Postgres, str], str], type[Exception], str]
 
 @pytest.mark.parametrize("case", DIRECT)
 def test_a_database_of_mlflows_says_what_is_wrong(
-    postgres: Postgres,
-    direct: str,
-    experiment: str,
-    monkeypatch: pytest.MonkeyPatch,
-    case: str,
+    postgres: Postgres, direct: str, experiment: str, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     make_url, kind, expected = DIRECT[case]
     url = make_url(postgres, direct)

@@ -46,9 +46,7 @@ def test_the_defaults_are_domainbeds_budget_and_batches(family: Family) -> None:
     assert (optim.epochs, optim.steps, optim.steps_per_epoch) == (3, None, None)
 
 
-def test_a_run_measures_what_domainbed_measures_and_no_id_test(
-    finished: Finished,
-) -> None:
+def test_a_run_measures_what_domainbed_measures_and_no_id_test(finished: Finished) -> None:
     folder, result = finished
     names = {name for name in result.metrics if name.endswith("/top1")}
     assert names == {
@@ -109,9 +107,7 @@ def test_a_run_stopped_in_the_middle_of_a_pass_ends_in_the_same_weights(
     assert result.metrics == finished[1].metrics
 
 
-def test_runs_differ_by_what_is_held_out_and_by_balance(
-    pacs_config: Config,
-) -> None:
+def test_runs_differ_by_what_is_held_out_and_by_balance(pacs_config: Config) -> None:
     changes: list[dict[str, Any]] = [
         {},
         {"data.test_domain": "photo"},

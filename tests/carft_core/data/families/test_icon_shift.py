@@ -46,13 +46,7 @@ from tools.builtin.manifest import (
     subset_of,
 )
 from tools.builtin.render import Pixels
-from tools.builtin.source import (
-    Drawing,
-    read_drawings,
-    read_sets,
-    read_styles,
-    split_name,
-)
+from tools.builtin.source import Drawing, read_drawings, read_sets, read_styles, split_name
 
 ID_SPLITS = ("train", "val", "test")
 TRANSFORM = Transform(size=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

@@ -27,18 +27,12 @@ from carft_sweep.carft_core.data.families.image_folder import IMAGE_FOLDER, Decl
 from carft_sweep.carft_core.data.images import read_rgb
 from carft_sweep.carft_core.data.listing import EXTENSIONS
 from carft_sweep.carft_core.data.loader import BatchSource, EpochPlan, LoadedBatch, Loader
-from carft_sweep.carft_core.data.views import (
-    AUGMENTATIONS,
-    evaluation_view,
-    training_view,
-)
+from carft_sweep.carft_core.data.views import AUGMENTATIONS, evaluation_view, training_view
 from carft_sweep.carft_core.errors import RequestError
 
 PLAIN = Transform(size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 CLIP = Transform(
-    size=24,
-    mean=(0.48145466, 0.4578275, 0.40821073),
-    std=(0.26862954, 0.26130258, 0.27577711),
+    size=24, mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
 )
 SPLITS = ("train", "test", "shifts/sketch", "shifts/art")
 
