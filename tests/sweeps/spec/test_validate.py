@@ -1,4 +1,6 @@
-"""Broken sweep files: each is refused with its line and the remedy, and nothing else happens."""
+"""Broken sweep and family files: each is refused with its line and the remedy, and nothing else
+happens.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,14 @@ from carft_sweep.sweeps.spec.normalize import IGNORED, TRIAL_KEYS
 from carft_sweep.sweeps.spec.normalize import KEYS as TOP_KEYS
 from carft_sweep.sweeps.spec.settings import EARLY_TERMINATION, RaceSeeds, Resources, Retries
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec, recipes
+from carft_sweep.sweeps.spec.user_code import register_family
 
 FOLDER = Path(__file__).parent / "broken"
 
 BROKEN: dict[str, dict[str, Any]] = yaml.safe_load(FOLDER.with_suffix(".yaml").read_text())
-"""By what is wrong: the text of a file, unless YAML cannot hold it, what its message says, and in
-how many lines where nothing else may be said: not what only follows from the mistake.
+"""By what is wrong: the text of a file, unless YAML cannot hold it, whether that is of a family,
+what its message says, and in how many lines where nothing else may be said: not what only follows
+from the mistake.
 """
 
 
@@ -33,8 +37,9 @@ def message_of(name: str, folder: Path) -> str:
     if "text" in BROKEN[name]:
         file = folder / file.name
         file.write_text(BROKEN[name]["text"])
+    read = register_family if BROKEN[name].get("family") else load_spec
     with pytest.raises(RequestError) as caught:
-        load_spec(file)
+        read(file)
     return str(caught.value)
 
 

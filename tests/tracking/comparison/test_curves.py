@@ -184,6 +184,13 @@ def test_gains_that_spread_by_no_more_than_one_image_are_not_tested() -> None:
     assert (verdict.outcome, verdict.p_better, verdict.interval) == ("no_spread", None, None)
 
 
+def test_settings_that_either_side_was_chosen_among_are_counted() -> None:
+    settings = [
+        tuned("car_ft", raised(LINE, 0.01), trial=n, params={KL: float(n)}) for n in range(3)
+    ]
+    assert judged(*settings, tuned("fine_tune", same(LINE))).tried == 3
+
+
 def test_exchanging_the_sides_exchanges_gain_and_loss() -> None:
     rng = np.random.default_rng(0)
     curves = [tuple(map(tuple, np.array(LINE) + rng.normal(0, 0.004, (4, 2)))) for _ in range(10)]

@@ -58,6 +58,11 @@ def two_domains(seeds: int = 5) -> list[RunRecord]:
     return list({run.digest: run for run in runs}.values())
 
 
+def test_an_algorithm_is_given_settings_on_a_task_and_runs_on_all() -> None:
+    budgets = compared(two_domains(5)).budgets
+    assert [tuple(vars(it).values()) for it in budgets] == [("fine_tune", 1, 10), ("car_ft", 2, 20)]
+
+
 @pytest.mark.parametrize("method", RULES)
 @pytest.mark.parametrize("seed", range(4))
 def test_the_table_is_domainbeds(method: str, seed: int) -> None:
