@@ -41,11 +41,7 @@ def of_home(toy: ToySweep) -> Comparison:
     return comparison(find_ledger(toy.home, "toy"), RunStore(toy.home.runs))
 
 
-def test_from_its_home_it_is_what_compare_prints(told: ToySweep) -> None:
-    assert to_json(load_comparison("toy", home=told.home.path)) == to_json(of_home(told))
-
-
-def test_from_a_home_it_needs_no_mlflow(
+def test_from_a_home_it_is_what_compare_prints_and_needs_no_mlflow(
     told: ToySweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")

@@ -109,22 +109,6 @@ def copied(told: tuple[ToySweep, str], tmp_path: Path) -> str:
     return f"sqlite:///{copy}"
 
 
-def test_two_homes_with_a_sweep_of_one_name_are_listed_and_told_apart(
-    copied: str, compare: Any
-) -> None:
-    parent = sweep_run(copied)
-    tags = {**parent.data.tags, "carft.home": "yours"}
-    MlflowClient(copied).create_run(parent.info.experiment_id, tags=tags)
-    said = compare("toy", *from_server(copied), expect=2)
-    assert "2 homes have a sweep 'toy'; say which:\n  toy@mine  done, begun" in said
-    assert "toy@yours" in said
-    found = json.loads(compare("toy@mine", "--json", *from_server(copied)))
-    assert (found["sweep"], len(found["rows"])) == ("toy@mine", 13)
-    assert "no home 'theirs' has a sweep 'toy'" in compare(
-        "toy@theirs", *from_server(copied), expect=2
-    )
-
-
 def sweep_run(uri: str) -> Run:
     (run,) = (r for r in all_runs(uri, EXPERIMENT) if r.data.tags["carft.kind"] == "sweep")
     return run

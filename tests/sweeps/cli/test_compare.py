@@ -74,12 +74,6 @@ def test_two_sweeps_are_one_comparison_with_the_fields_of_both(told: Told) -> No
     assert len(found["tests"]) == 1
 
 
-def test_a_run_of_both_sweeps_has_the_merged_models_of_both(told: Told) -> None:
-    rows = rows_of(told("toy", "learning", "--json"))
-    shared = {label for label in rows if label.startswith("car_ft kl_weight=0.3 lr=0.0005 +")}
-    assert {label.rpartition("@")[2] for label in shared} == {"0.25", "0.5"}
-
-
 def test_a_condition_leaves_out_what_it_is_about_and_the_table_says_so(told: Told) -> None:
     found = json.loads(told("toy", "learning", "--where", "kl_weight>=0.3", "--json"))
     labels = [row["label"] for row in found["rows"] if row["merge"] is None]
