@@ -1,0 +1,1116 @@
+"""What `compare --json` says of a sweep, computed once more by numpy and scipy.
+
+Nothing of the product is used here: numbers come from the kept predictions, those of contexts from
+images and kept weights. `document` has the shape of the JSON, with `pytest.approx` for what kept
+numbers hold in fewer digits: another key of the JSON is another line here.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pandas as pd
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file
+from scipy import optimize, special, stats
+
+from tests.scalar_curves import Curve, common_range, gains_of
+
+Values = dict[int | None, float]
+"""By seed; that of zero-shot, which no seed changes, under None."""
+Run = tuple[Path, ...]
+"""The folder of a run; of a mean over tasks those of its runs, a task after another."""
+ID, OOD = "id/test/top1", "ood/mean/top1"
+KL = "algorithm.kl_weight"
+BINS = 15
+OTHER_DIGITS = {"nll": 1e-6, "ece": 1e-6, "brier": 5e-3}
+"""What is lost where probabilities are kept in single and logits in half precision."""
+OF_CONTEXTS = 2e-5
+"""Lost by features in single precision."""
+IDENTIFIERS = frozenset({"params", "trial"})
+"""Keys of the JSON below which numbers name a setting and measure nothing."""
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Each number, truth value, null and text of a JSON document under its path; items of a list
+    under their names.
+    """
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from leaves(part, (*path, str(key)))
+    elif isinstance(value, (list, tuple)):
+        for place, part in enumerate(value):
+            named = part if isinstance(part, Mapping) else {}
+            names = (
+                named.get(key) for key in ("label", "candidate", "parameter", "algorithm", "alpha")
+            )
+            name = next((str(name) for name in names if name is not None), str(place))
+            yield from leaves(part, (*path, name))
+    else:
+        yield path, value
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of the sweep with the folders of its runs."""
+
+    label: str
+    algorithm: str
+    params: Mapping[str, Any]
+    role: str
+    runs: Mapping[int | None, Run]
+
+    @property
+    def trains(self) -> bool:
+        return self.algorithm != "zero_shot"
+
+    @property
+    def weight(self) -> float | None:
+        return self.params.get(KL)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """By what a comparison is made."""
+
+    metric: str = "id/val/top1"
+    sign: int = 1
+    merge: str | None = None
+    within: float | None = None
+    reference: str = "fine_tune"
+    margin: float = 0.005
+    ood_margin: float = 0.005
+
+
+@functools.cache
+def predictions(folder: Path, merge: str | None) -> pd.DataFrame:
+    """What a model of a run says of every image."""
+    return pd.read_parquet(folder / "evaluations" / (merge or "unmerged") / "predictions.parquet")
+
+
+def shown_of(shown: Mapping[str, Any], by: str, task: str) -> dict[str, Any]:
+    """The part of `show --json` that is of one task, without the field that names tasks."""
+    part = dict(shown)
+    for kind in ("baselines", "trials"):
+        part[kind] = []
+        for item in shown[kind]:
+            params = dict(item["params"])
+            if params.pop(by) == task:
+                part[kind].append({**item, "params": params})
+    return part
+
+
+class Numbers(ABC):
+    """Settings, and every metric of each of their runs."""
+
+    alphas: Sequence[float]
+
+    @property
+    @abstractmethod
+    def seeds(self) -> list[int]:
+        """Those of the choice."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> list[Setting]:
+        """In the order of the table."""
+
+    @abstractmethod
+    def metrics(self, run: Run, merge: str | None) -> dict[str, float]:
+        """Every metric of a model, as docs/metrics.md defines it."""
+
+    @abstractmethod
+    def image_step(self, metric: str) -> float:
+        """What one image changes at most."""
+
+    @abstractmethod
+    def hits(self, run: Run, merge: str | None) -> pd.DataFrame:
+        """Of each test image `task`, `split`, `id`, `unit`, and whether it is `right`."""
+
+    @property
+    def tuned(self) -> list[Setting]:
+        """Those that were selected among."""
+        return [setting for setting in self.settings if setting.role != "confirmation"]
+
+    @property
+    def zero_shot(self) -> Run:
+        return next(setting.runs[None] for setting in self.settings if not setting.trains)
+
+    @functools.cached_property
+    def curve_errors(self) -> dict[tuple[str, str], list[ImageError | None]]:
+        """By candidate and reference, once computed: they are the same by every rule."""
+        return {}
+
+    def models(self, setting: Setting) -> list[str | None]:
+        """The unmerged model and its merges."""
+        merges = [f"wise_ft@{alpha:g}" for alpha in self.alphas if setting.trains]
+        return [None, *merges]
+
+    def values(self, setting: Setting, merge: str | None, metric: str) -> Values:
+        """Zero-shot's one value stands for every seed where it is paired."""
+        return {seed: self.metrics(run, merge)[metric] for seed, run in setting.runs.items()}
+
+    def paired(
+        self, setting: Setting, merge: str | None, metric: str, seeds: Sequence[int]
+    ) -> list[float]:
+        values = self.values(setting, merge, metric)
+        return [values[seed if setting.trains else None] for seed in seeds]
+
+
+@dataclass(frozen=True)
+class Measured(Numbers):
+    """A sweep of `show --json`, or one of its tasks, with what its runs predict."""
+
+    shown: Mapping[str, Any]
+    data: Path
+    clip: Path
+    alphas: Sequence[float]
+    templates: Sequence[str]
+    epochs: int
+    _metrics: dict[tuple[Path, str | None], dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(self.shown["seeds"])
+
+    @functools.cached_property
+    def settings(self) -> list[Setting]:
+        kinds = [
+            ("baseline", "", self.shown["baselines"]),
+            ("trial", "", self.shown["trials"]),
+            ("confirmation", " (confirmed)", self.shown["confirmations"]),
+        ]
+        return [
+            Setting(
+                _label(item) + end,
+                item["algorithm"],
+                item["params"],
+                role,
+                {run["seed"]: (Path(run["folder"]),) for run in item["runs"]},
+            )
+            for role, end, items in kinds
+            for item in items
+        ]
+
+    def metrics(self, run: Run, merge: str | None) -> dict[str, float]:
+        (folder,) = run
+        if (folder, merge) not in self._metrics:
+            self._metrics[folder, merge] = self._measure(folder, merge)
+            if merge is None:
+                seconds = json.loads((folder / "trained.json").read_text())["seconds"]
+                self._metrics[folder, merge]["system/train_seconds"] = seconds
+        return self._metrics[folder, merge]
+
+    def image_step(self, metric: str) -> float:
+        counts = predictions(*self.zero_shot, None).groupby("split", observed=True)
+        sizes = {str(name): len(rows) for name, rows in counts}
+        if metric == OOD:
+            shifts = [size for name, size in sizes.items() if name.startswith("ood/")]
+            return 1 / (len(shifts) * min(shifts))
+        return 1 / sizes[metric.removesuffix("/top1")]
+
+    def hits(self, run: Run, merge: str | None) -> pd.DataFrame:
+        (folder,) = run
+        rows = predictions(folder, merge)
+        texts = {name: rows[name].astype(str) for name in ("split", "id", "unit")}
+        right = (rows.label == rows.prediction).astype(float)
+        return pd.DataFrame({"task": 0, **texts, "right": right})
+
+    def _measure(self, folder: Path, merge: str | None) -> dict[str, float]:
+        found: dict[str, float] = {}
+        is_frozen = (folder,) == self.zero_shot
+        tuned = self.frozen if is_frozen else self.contexts(self.tower(folder, merge))
+        for split, rows in predictions(folder, merge).groupby("split", observed=True):
+            right = (rows.label == rows.prediction).to_numpy()
+            p = special.softmax(np.stack(rows.logits.to_list()).astype(float), axis=1)
+            p_label, confidence = rows.p_label.to_numpy(float), rows.confidence.to_numpy(float)
+            one_hot = np.eye(p.shape[1])[rows.label]
+            found[f"{split}/top1"] = right.mean()
+            found[f"{split}/nll"] = -np.log(p_label).mean()
+            found[f"{split}/brier"] = ((p - one_hot) ** 2).sum(axis=1).mean()
+            binned = np.ceil(confidence * BINS).astype(int)
+            surplus = np.bincount(binned, weights=right - confidence, minlength=BINS + 1)
+            found[f"{split}/ece"] = np.abs(surplus).sum() / len(rows)
+            before, after = (of.loc[rows.id].to_numpy() for of in (self.frozen, tuned))
+            found[f"context/{split}/kl"] = special.rel_entr(before, after).sum(axis=1).mean()
+            found[f"context/{split}/entropy"] = stats.entropy(after, axis=1).mean()
+        for metric in ("top1", "nll", "ece", "brier"):
+            shifts = [name for name in found if name.startswith("ood/")]
+            of_metric = [found[name] for name in shifts if name.endswith(f"/{metric}")]
+            found[f"ood/mean/{metric}"] = float(np.mean(of_metric))
+        test, ood = found[ID], found[OOD]
+        start = found if is_frozen else self.metrics(self.zero_shot, None)
+        found["gap/top1"], found["hmean/top1"] = test - ood, float(stats.hmean([test, ood]))
+        found["gain/ood/top1"] = ood - start[OOD]
+        return found
+
+    @functools.cached_property
+    def opened(self) -> Any:
+        config = json.loads((self.clip / "open_clip_config.json").read_text())["model_cfg"]
+        model = open_clip.CLIP(**config).eval()
+        model.load_state_dict(load_file(self.clip / "open_clip_model.safetensors"))
+        return model
+
+    @functools.cached_property
+    def start(self) -> dict[str, torch.Tensor]:
+        weights = self.opened.state_dict()
+        return {name: it.clone() for name, it in weights.items() if name.startswith("visual.")}
+
+    def tower(self, folder: Path, merge: str | None) -> dict[str, torch.Tensor]:
+        """The weights of a run's image tower, or between these and the pre-trained."""
+        alpha = 1.0 if merge is None else float(merge.partition("@")[2])
+        weights = load_file(folder / "weights" / "last.safetensors")
+        tuned = {name.removeprefix("clip."): it for name, it in weights.items()}  # flyp's
+        return {name: (1 - alpha) * it + alpha * tuned[name] for name, it in self.start.items()}
+
+    @functools.cached_property
+    def classes(self) -> list[str]:
+        return sorted(place.name for place in (self.data / "train").iterdir())
+
+    @functools.cached_property
+    def w_ctx(self) -> NDArray[np.float64]:
+        """[K, d] of each template the mean over the task's classes, as a unit vector."""
+        prompts = [[template.format(name) for name in self.classes] for template in self.templates]
+        with torch.no_grad():
+            texts = [
+                self.opened.encode_text(open_clip.tokenize(it), normalize=True) for it in prompts
+            ]
+        means = np.stack([text.mean(dim=0).numpy() for text in texts]).astype(float)
+        return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True))
+
+    @functools.cached_property
+    def paths(self) -> list[str]:
+        return sorted(str(file.relative_to(self.data)) for file in self.data.rglob("*.png"))
+
+    @functools.cached_property
+    def images(self) -> torch.Tensor:
+        """[N, 3, H, W] as the tower takes them; they have its size."""
+        pixels = np.stack([np.asarray(Image.open(self.data / name)) for name in self.paths]) / 255
+        mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+        return torch.tensor((pixels - mean) / std, dtype=torch.float32).permute(0, 3, 1, 2)
+
+    @functools.cached_property
+    def frozen(self) -> pd.DataFrame:
+        return self.contexts(self.start)
+
+    @torch.no_grad()
+    def contexts(self, tower: Mapping[str, torch.Tensor]) -> pd.DataFrame:
+        """[N, K] p_ctx of every image, by its path."""
+        model = self.opened
+        model.load_state_dict(tower, strict=False)
+        features = model.encode_image(self.images, normalize=True).numpy().astype(float)
+        model.load_state_dict(self.start, strict=False)
+        scale = float(model.logit_scale.exp())
+        p = special.softmax(scale * features @ self.w_ctx.T, axis=1)
+        return pd.DataFrame(p, index=self.paths)
+
+
+def _label(item: Mapping[str, Any]) -> str:
+    """The algorithm and its fields, or where that is long the number of the trial."""
+    text = " ".join([item["algorithm"], *_written(item["params"])])
+    return text if len(text) <= 40 else f"{item['algorithm']} #{item['number']}"
+
+
+def _written(params: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted(params):
+        value = params[name]
+        yield f"{name.rpartition('.')[2]}={value if isinstance(value, str) else f'{value:.6g}'}"
+
+
+@dataclass(frozen=True)
+class Means(Numbers):
+    """Means over tasks: of each algorithm and seed the runs that the rule takes on each task."""
+
+    alphas: Sequence[float]
+    each: Sequence[Measured]
+    rule: Rule
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.each[0].seeds
+
+    @functools.cached_property
+    def settings(self) -> list[Setting]:
+        of_first = {setting.algorithm: setting for setting in self.each[0].settings}
+        return [
+            Setting(
+                name,
+                name,
+                {},
+                one.role,
+                {
+                    seed: tuple(_Comparison(of, self.rule).taken(name, seed) for of in self.each)
+                    for seed in one.runs
+                },
+            )
+            for name, one in of_first.items()
+        ]
+
+    def metrics(self, run: Run, merge: str | None) -> dict[str, float]:
+        """Those that every task has."""
+        own = [of.metrics((folder,), merge) for of, folder in zip(self.each, run, strict=True)]
+        shared = set.intersection(*({*values} for values in own))
+        return {name: float(np.mean([values[name] for values in own])) for name in shared}
+
+    def image_step(self, metric: str) -> float:
+        """One image is of one task, and changes the mean by the less."""
+        return max(of.image_step(metric) for of in self.each) / len(self.each)
+
+    def hits(self, run: Run, merge: str | None) -> pd.DataFrame:
+        """Those of all tasks: a unit is of one of them."""
+        tables = []
+        for task, (of, folder) in enumerate(zip(self.each, run, strict=True)):
+            own = of.hits((folder,), merge)
+            tables.append(own.assign(task=task, unit=f"{task:03d}/" + own.unit))
+        return pd.concat(tables, ignore_index=True)
+
+
+def document(measured: Measured | Mapping[str, Measured], rule: Rule) -> dict[str, Any]:
+    """What `compare --json` should say of a sweep, or of one over several tasks."""
+    if isinstance(measured, Measured):
+        return _Comparison(measured, rule).document()
+    return _OfTasks.made(measured, rule).document()
+
+
+Model = tuple[Setting, str | None]
+"""A setting through one of its merges, or unmerged."""
+
+
+def named(model: Model) -> str:
+    setting, merge = model
+    return setting.label if merge is None else f"{setting.label} + {merge}"
+
+
+def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+    """Student's, of a mean."""
+    if len(values) < 3:
+        return None
+    error, middle = stats.sem(values), float(np.mean(values))
+    if np.ptp(values) < 1e-12:
+        return middle, middle
+    low, high = stats.t.interval(confidence, len(values) - 1, loc=middle, scale=error)
+    return float(low), float(high)
+
+
+def close(value: Any, metric: str) -> Any:
+    """As exact as what is kept allows."""
+    digits = OF_CONTEXTS if metric.startswith("context/") else 1e-9
+    digits = OTHER_DIGITS.get(metric.rpartition("/")[2], digits)
+    if isinstance(value, (list, tuple)):
+        return [close(item, metric) for item in value]
+    return None if value is None else pytest.approx(value, abs=digits, rel=0)
+
+
+def estimate(values: Sequence[float | None], metric: str = "") -> dict[str, Any]:
+    present = whole(values)
+    return {
+        "values": close(list(values), metric),
+        "mean": close(float(np.mean(present)), metric) if present else None,
+        "ci95": close(interval(present), metric) if present else None,
+    }
+
+
+def weights(hits: pd.DataFrame, metric: str) -> pd.Series:
+    """Of each image that enters a metric, how much it counts: each split and each task alike."""
+    split = hits.split
+    enters = split.str.startswith("ood/") if metric == OOD else split == metric[: -len("/top1")]
+    used = hits[enters]
+    images = used.groupby(["task", "split"]).right.transform("size")
+    splits = used.groupby("task").split.transform("nunique")
+    return 1 / (images * splits * used.task.nunique())
+
+
+IMAGE = ["task", "split", "id", "unit"]
+ImageError = dict[str, Any]
+"""The variance of a difference over drawings of test images, and what it was estimated from."""
+
+
+def image_error(pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], metric: str) -> ImageError:
+    """That of the mean over pairs, with images of one unit alike: the units' own sums, whose mean
+    is 0, vary as those of other units would.
+    """
+    parts, images = [], 0
+    for one, two in pairs:
+        both = one.merge(two, on=IMAGE, suffixes=("", "_of_other"), validate="one_to_one")
+        assert len(both) == len(one) == len(two)
+        of_image = weights(both, metric)
+        both = both.loc[of_image.index]
+        difference = both.right - both.right_of_other
+        of_split = difference.groupby([both.task, both.split]).transform("mean")
+        parts.append((of_image * (difference - of_split)).groupby(both.unit).sum())
+        images = max(images, len(both))
+    sums = pd.concat(parts).groupby(level=0).sum() / len(pairs)
+    units = len(sums)
+    variance = float(units * sums.var(ddof=1))
+    return {"variance": variance, "freedom": units - 1, "units": units, "images": images}
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Differences by seed, tested with the variances over seeds and over images together."""
+
+    differences: Sequence[float]
+    step: float
+    images: ImageError | None
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.differences))
+
+    @property
+    def spreads(self) -> bool:
+        return bool(np.ptp(self.differences) > self.step + 1e-12)
+
+    @functools.cached_property
+    def distribution(self) -> Any:
+        """Student's around the mean; the degrees of freedom are Welch and Satterthwaite's."""
+        seeds = len(self.differences)
+        if seeds < 3 or not self.spreads:
+            return None
+        parts = [(stats.sem(self.differences) ** 2, seeds - 1)]
+        if self.images is not None:
+            parts.append((self.images["variance"], self.images["freedom"]))
+        variances, freedoms = np.array(parts).T
+        freedom = variances.sum() ** 2 / (variances**2 / freedoms).sum()
+        return stats.t(freedom, loc=self.mean, scale=np.sqrt(variances.sum()))
+
+    def interval(self, level: float) -> tuple[float, float] | None:
+        if self.distribution is None:
+            return None
+        low, high = self.distribution.interval(level)
+        return float(low), float(high)
+
+    def p_above(self, bound: float) -> float | None:
+        """One-sided, that the mean is at most `bound`."""
+        return None if self.distribution is None else float(self.distribution.cdf(bound))
+
+    def p_below(self, bound: float) -> float | None:
+        return None if self.distribution is None else float(self.distribution.sf(bound))
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided, that it is 0: twice the smaller tail."""
+        tails = self.p_above(0.0), self.p_below(0.0)
+        return None if tails[0] is None or tails[1] is None else 2 * min(tails[0], tails[1])
+
+    def document(self, level: float = 0.95) -> dict[str, Any]:
+        images = self.images
+        return {
+            "mean": close(self.mean, ""),
+            "values": close(list(self.differences), ""),
+            "spreads": self.spreads,
+            "level": level,
+            "interval": close(self.interval(level), ""),
+            "p": self.p,
+            "images": images and {"se": float(np.sqrt(images["variance"])), **images},
+        }
+
+    def power(self, level: float, margin: float) -> dict[str, Any] | None:
+        """What 80 % of such sweeps would find, and how many seeds find the margin."""
+        if self.distribution is None:
+            return None
+        own = len(self.differences)
+        seeds = np.array([own, *range(own, 201)])
+        of_seeds = np.var(self.differences, ddof=1) / seeds
+        of_images, freedom = 0.0, 1
+        if self.images is not None:
+            of_images, freedom = self.images["variance"], self.images["freedom"]
+        both = of_seeds + of_images
+        freedoms = both**2 / (of_seeds**2 / (seeds - 1) + of_images**2 / freedom)
+        critical = stats.t.ppf((1 + level) / 2, freedoms)
+        powers = stats.nct.sf(critical[1:], freedoms[1:], margin / np.sqrt(both[1:]))
+        shift = optimize.brentq(
+            lambda shift: stats.nct.sf(critical[0], freedoms[0], shift) - 0.8, 0, 100
+        )
+        return {
+            "smallest_difference": pytest.approx(shift * np.sqrt(both[0]), rel=1e-6),
+            "margin": margin,
+            "seeds_for_margin": int(seeds[1:][np.argmax(powers >= 0.8)])
+            if powers[-1] >= 0.8
+            else None,
+        }
+
+
+def doubled(*ps: float | None) -> float | None:
+    """The p of claims that must all hold, for both sides: 0.05 decides."""
+    return None if None in ps else min(1.0, 2 * max(p for p in ps if p is not None))
+
+
+def adjusted(ps: Sequence[float | None]) -> list[float | None]:
+    """By Holm's rule, among which what cannot be tested counts."""
+    known = np.array([1.0 if p is None else p for p in ps])
+    order = np.argsort(known)
+    stepped = np.maximum.accumulate(np.arange(len(ps), 0, -1) * known[order])
+    of_all = np.empty(len(ps))
+    of_all[order] = np.minimum(stepped, 1)
+    return [None if p is None else float(q) for p, q in zip(ps, of_all, strict=True)]
+
+
+def whole(values: Sequence[float | None]) -> list[float]:
+    """The values, or none where one is lacking."""
+    present = [value for value in values if value is not None]
+    return present if len(present) == len(values) else []
+
+
+def level_of(p: float | None, holm: float | None, compared: int) -> float:
+    """That at which an interval excludes 0 where Holm's p is below 0.05."""
+    times = compared if p is None or holm is None or holm >= 1 else holm / p
+    return 1 - 0.05 / times
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    measured: Numbers
+    rule: Rule
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.measured.seeds
+
+    @functools.cached_property
+    def fresh(self) -> list[int]:
+        """Seeds on which what was selected is confirmed."""
+        arms = [setting for setting in self.measured.settings if setting.role == "confirmation"]
+        return sorted({seed for arm in arms for seed in arm.runs if seed is not None})
+
+    def mean(self, model: Model, metric: str) -> float:
+        return float(np.mean([*self.measured.values(*model, metric).values()]))
+
+    def best(self, models: Sequence[Model]) -> Model:
+        """The rule's choice; of equal ones the first."""
+        values = [self.rule.sign * self.mean(model, self.rule.metric) for model in models]
+        near = [m for m, v in zip(models, values, strict=True) if v >= max(values) - 1e-12]
+        if self.rule.within is None:
+            return near[0]
+        margin = max(values) - self.rule.within - 1e-12
+        same = near[0][0].algorithm
+        pool = [
+            model
+            for model, value in zip(models, values, strict=True)
+            if value >= margin and model[0].algorithm == same
+        ]
+        return max(pool, key=lambda model: model[0].weight or 0.0)
+
+    @functools.cached_property
+    def selected(self) -> dict[str, Model]:
+        """By algorithm, trials' first."""
+        tuned = sorted(self.measured.tuned, key=lambda setting: setting.role != "trial")
+        algorithms = dict.fromkeys(setting.algorithm for setting in tuned)
+        pools = {
+            name: [(s, self.rule.merge) for s in tuned if s.algorithm == name]
+            for name in algorithms
+        }
+        return {
+            name: self.best(pool)
+            for name, pool in pools.items()
+            if pool[0][0].trains or self.rule.merge is None
+        }
+
+    @functools.cached_property
+    def tested(self) -> dict[str, Model]:
+        """What stands for each algorithm in the verdict."""
+        again = {s.algorithm: s for s in self.measured.settings if s.role == "confirmation"}
+        return {name: (again.get(name, s), merge) for name, (s, merge) in self.selected.items()}
+
+    @functools.cached_property
+    def merge_of(self) -> dict[str, str]:
+        """By setting, the alpha that stands for WiSE-FT: as it was chosen, of fresh runs too."""
+        tuned = [setting for setting in self.measured.tuned if setting.trains]
+        labels = {setting.label: self.best_merge(setting) for setting in tuned}
+        for setting in self.measured.settings:
+            if setting.role == "confirmation":
+                labels[setting.label] = labels[setting.label.removesuffix(" (confirmed)")]
+        return labels
+
+    @property
+    def winner(self) -> Model:
+        """The rule's choice among all trials."""
+        trials = [setting for setting in self.measured.tuned if setting.role == "trial"]
+        return self.best([(setting, self.rule.merge) for setting in trials])
+
+    def document(self) -> dict[str, Any]:
+        best, merge = self.winner
+        return {
+            "metric_merge": self.rule.merge,
+            "id_margin": self.rule.margin,
+            "ood_margin": self.rule.ood_margin,
+            "seeds": self.seeds,
+            "fresh_seeds": self.fresh,
+            "rows": [
+                self.row(setting, it, is_best=(best, merge) == (setting, it))
+                for setting in self.measured.settings
+                for it in self.measured.models(setting)
+            ],
+            "selected": {
+                "label": named((best, merge)),
+                "value": close(self.mean((best, merge), self.rule.metric), self.rule.metric),
+            },
+            "answer": self.answer(best),
+            "curves": self.curve_tests(),
+            "tests": self.tests(),
+            "budgets": self.budgets,
+            "mean_curves": [
+                {"label": setting.label, "points": self.points(setting, list(setting.runs))}
+                for setting, merge in self.tested.values()
+                if setting.trains and merge is None
+            ],
+        }
+
+    @property
+    def budgets(self) -> list[dict[str, Any]]:
+        """What each algorithm that trains was given."""
+        assert isinstance(self.measured, Measured)
+        trained = [setting for setting in self.measured.tuned if setting.trains]
+        budgets = []
+        for name in dict.fromkeys(setting.algorithm for setting in trained):
+            pool = [setting for setting in trained if setting.algorithm == name]
+            runs = sum(len(setting.runs) for setting in pool)
+            counts = {"settings": len(pool), "runs": runs}
+            budgets.append({"algorithm": name, **counts})
+        return budgets
+
+    def taken(self, algorithm: str, seed: int | None) -> Path:
+        """The run of one seed that stands for an algorithm among tasks; of equal ones the later."""
+        pool = [setting for setting in self.measured.tuned if setting.algorithm == algorithm]
+        of_seed = [replace(setting, runs={seed: setting.runs[seed]}) for setting in pool]
+        merge = self.rule.merge if pool[0].trains else None
+        (setting, _) = self.best([(setting, merge) for setting in reversed(of_seed)])
+        (folder,) = setting.runs[seed]
+        return folder
+
+    def row(self, setting: Setting, merge: str | None, *, is_best: bool) -> dict[str, Any]:
+        values = {
+            name: [*self.measured.values(setting, merge, name).values()]
+            for name in self.measured.metrics(next(iter(setting.runs.values())), merge)
+        }
+        stands = self.selected.get(setting.algorithm) == (setting, merge)
+        chosen = stands or merge in (self.merge_of.get(setting.label, ""), "wise_ft@0.5")
+        return {
+            "label": named((setting, merge)),
+            "merge": merge,
+            "n": len(setting.runs),
+            "runs": {"done": len(setting.runs)},
+            "metrics": {name: estimate(of, name) for name, of in values.items()},
+            "value": close(self.mean((setting, merge), self.rule.metric), self.rule.metric),
+            "selected": is_best,
+            "chosen": chosen,
+        }
+
+    def points(self, setting: Setting, seeds: Sequence[int | None]) -> list[dict[str, Any]]:
+        """The mean WiSE-FT curve."""
+        found = []
+        for alpha in sorted({0.0, *self.measured.alphas, 1.0}):
+            pairs = [self.point(setting, seed, alpha) for seed in seeds]
+            x, y = np.mean(pairs, axis=0)
+            found.append({"alpha": alpha, "id": close(float(x), ""), "ood": close(float(y), "")})
+        return found
+
+    def point(self, setting: Setting, seed: int | None, alpha: float) -> tuple[float, float]:
+        """ID and OOD accuracy of a model on the curve of one seed."""
+        run = self.measured.zero_shot if alpha == 0 else setting.runs[seed]
+        merge = None if alpha in (0, 1) else f"wise_ft@{alpha:g}"
+        metrics = self.measured.metrics(run, merge)
+        return metrics[ID], metrics[OOD]
+
+    def alphas(self) -> list[float]:
+        return sorted({0.0, *self.measured.alphas, 1.0})
+
+    def curve(self, setting: Setting, seed: int | None) -> Curve:
+        return [self.point(setting, seed, alpha) for alpha in self.alphas()]
+
+    def curve_tests(self) -> list[dict[str, Any]]:
+        """The WiSE-FT curve of each rival against that of the reference."""
+        reference, _ = self.tested[self.rule.reference]
+        if not reference.trains:
+            return []
+        tests = [self.curve_test(setting, reference) for setting, _ in self.rivals]
+        one_sided = [
+            {name: doubled(None if of is None else of.p_above(0.0)) for name, of in test.items()}
+            for test, _ in tests
+        ]
+        gains, losses = (adjusted([ps[name] for ps in one_sided]) for name in ("gain", "loss"))
+        return [
+            self.curve_verdict(setting, reference, of, described, ps, gain, loss)
+            for (setting, _), (of, described), ps, gain, loss in zip(
+                self.rivals, tests, one_sided, gains, losses, strict=True
+            )
+        ]
+
+    def curve_test(
+        self, candidate: Setting, reference: Setting
+    ) -> tuple[dict[str, Paired | None], dict[str, Any]]:
+        """Gain and loss by seed, with their errors; and what is not tested."""
+        seeds = [seed for seed in candidate.runs if seed in reference.runs]
+        both = [(self.curve(candidate, s), self.curve(reference, s)) for s in seeds]
+        ranges = [common_range(*pair) for pair in both]
+        gains, losses = gains_of(both), gains_of([pair[::-1] for pair in both])
+        errors, key = self.measured.curve_errors, (candidate.label, reference.label)
+        if key not in errors:
+            errors[key] = self.jackknife(candidate, reference, seeds)
+        is_whole = all(low <= high for low, high in ranges)
+        tests = {
+            name: Paired(values, self.measured.image_step(OOD), images) if values else None
+            for name, values, images in zip(
+                ("gain", "loss"), (whole(gains), whole(losses)), errors[key], strict=True
+            )
+        }
+        return tests, {
+            "seeds": seeds,
+            "common_range": close(np.mean(ranges, axis=0).tolist(), "") if is_whole else None,
+        }
+
+    def jackknife(
+        self, candidate: Setting, reference: Setting, seeds: Sequence[int | None]
+    ) -> list[ImageError | None]:
+        """By a jackknife that leaves out a group of units after another from all models.
+
+        Groups are as many as the smallest split has units, at most 100; units go to them in
+        turn, sorted by the splits that they are in, then by the checksums of their names. Groups
+        without which there is no common range are taken to vary as the others.
+        """
+        models = [
+            self.measured.hits(self.measured.zero_shot, None)
+            if alpha == 0
+            else self.measured.hits(
+                setting.runs[seed], None if alpha == 1 else f"wise_ft@{alpha:g}"
+            )
+            for seed in seeds
+            for setting in (candidate, reference)
+            for alpha in self.alphas()
+        ]
+        first = models[0]
+        assert all(model[IMAGE].equals(first[IMAGE]) for model in models)
+        right = np.stack([model.right for model in models])
+        tested = first.loc[weights(first, ID).index.union(weights(first, OOD).index)]
+        count = min(100, int(tested.groupby(["task", "split"]).unit.nunique().min()))
+        splits = pd.crosstab(first.unit, [first.task, first.split]) > 0
+        order = sorted(
+            splits.index, key=lambda unit: (*splits.loc[unit], zlib.crc32(unit.encode()), unit)
+        )
+        group_of = {unit: place % count for place, unit in enumerate(order)}
+        group = first.unit.map(group_of)
+        shape = (len(seeds), 2, len(self.alphas()))
+        without = []
+        for left_out in range(count):
+            kept = first[group != left_out]
+            of_id, of_ood = (weights(kept, metric) for metric in (ID, OOD))
+            xs, ys = ((right[:, w.index] @ w.to_numpy()).reshape(shape) for w in (of_id, of_ood))
+            curves = [
+                [[*zip(*xy, strict=True)] for xy in zip(*of, strict=True)]
+                for of in zip(xs, ys, strict=True)
+            ]
+            without.append((gains_of(curves), gains_of([pair[::-1] for pair in curves])))
+        units, images = tested.unit.nunique(), len(tested)
+        errors: list[ImageError | None] = []
+        for side in zip(*without, strict=True):
+            means = [np.mean(of_seeds) for of_seeds in side if None not in of_seeds]
+            if len(means) < 2:
+                return [None, None]
+            variance = float((count - 1) * np.var(means))
+            counts = {"freedom": len(means) - 1, "units": units, "images": images}
+            errors.append({"variance": variance, **counts})
+        return errors
+
+    def curve_verdict(
+        self,
+        candidate: Setting,
+        reference: Setting,
+        tests: Mapping[str, Paired | None],
+        described: Mapping[str, Any],
+        raw: Mapping[str, float | None],
+        better: float | None,
+        worse: float | None,
+    ) -> dict[str, Any]:
+        gain, loss = tests["gain"], tests["loss"]
+        level = level_of(raw["gain"], better, len(self.rivals))
+        level_of_loss = level_of(raw["loss"], worse, len(self.rivals))
+        return {
+            "candidate": candidate.label,
+            "reference": reference.label,
+            **described,
+            "gain": gain and gain.document(level),
+            "loss": loss and loss.document(level_of_loss),
+            "p_better_holm": better,
+            "p_worse_holm": worse,
+            "compared": len(self.rivals),
+            "seeds_required": self.fresh or self.seeds,
+            "settings_tried": self.tried(candidate, reference),
+            "power": gain and gain.power(level, self.rule.ood_margin),
+        }
+
+    @property
+    def rivals(self) -> list[Model]:
+        """What is compared with the reference."""
+        own = self.rule.reference
+        return [m for name, m in self.tested.items() if name != own and m[0].trains]
+
+    def tried(self, *sides: Setting) -> int:
+        """Among how many settings one side was chosen on the seeds that are judged."""
+        settings = {of["algorithm"]: of["settings"] for of in self.budgets}
+        return 1 if self.fresh else max(settings.get(side.algorithm, 1) for side in sides)
+
+    def tests(self) -> list[dict[str, Any]]:
+        return self.judged(self.rivals, self.tested[self.rule.reference])
+
+    def judged(self, rivals: Sequence[Model], reference: Model) -> list[dict[str, Any]]:
+        """Each rival against the reference, by Holm's rule over all of them."""
+        pairs = [self.pair(model, reference) for model in rivals]
+        ps = [self.p_values(pair) for pair in pairs]
+        holm = {
+            name: adjusted([of[name] for of in ps]) for name in ("different", "better", "worse")
+        }
+        return [
+            self.verdict(
+                model,
+                reference,
+                pair,
+                {name: (raw[name], of[place]) for name, of in holm.items()},
+                compared=len(pairs),
+            )
+            for place, (model, pair, raw) in enumerate(zip(rivals, pairs, ps, strict=True))
+        ]
+
+    def pair(self, candidate: Model, reference: Model) -> dict[str, Paired]:
+        seeds = self.seeds_of(candidate, reference)
+        return {
+            metric: self.paired_test(candidate, reference, metric, seeds) for metric in (OOD, ID)
+        }
+
+    def seeds_of(self, candidate: Model, reference: Model) -> list[int]:
+        side = candidate if candidate[0].trains else reference
+        return [seed for seed in side[0].runs if seed is not None]
+
+    def p_values(self, pair: Mapping[str, Paired]) -> dict[str, float | None]:
+        margin, ood, of_id = self.rule.margin, pair[OOD], pair[ID]
+        return {
+            "different": ood.p,
+            "better": doubled(ood.p_above(0.0), of_id.p_above(-margin)),
+            "worse": doubled(ood.p_below(0.0), of_id.p_below(margin)),
+        }
+
+    def paired_test(
+        self, candidate: Model, reference: Model, metric: str, seeds: Sequence[int]
+    ) -> Paired:
+        """What does not spread over seeds is not tested, whatever its images say."""
+        one, two = (
+            np.array(self.measured.paired(*model, metric, seeds))
+            for model in (candidate, reference)
+        )
+        test = Paired((one - two).tolist(), self.measured.image_step(metric), None)
+        if not test.spreads:
+            return test
+        hits = [
+            tuple(
+                self.measured.hits(setting.runs[seed if setting.trains else None], merge)
+                for setting, merge in (candidate, reference)
+            )
+            for seed in seeds
+        ]
+        return replace(test, images=image_error(hits, metric))
+
+    def verdict(
+        self,
+        candidate: Model,
+        reference: Model,
+        pair: Mapping[str, Paired],
+        ps: Mapping[str, tuple[float | None, float | None]],
+        *,
+        compared: int,
+    ) -> dict[str, Any]:
+        seeds = self.seeds_of(candidate, reference)
+        levels = {name: level_of(*both, compared) for name, both in ps.items()}
+        holm = {name: adjusted for name, (_, adjusted) in ps.items()}
+        decided = [it for it in ("better", "worse") if (p := holm[it]) is not None and p < 0.05]
+        level = levels[decided[0] if decided and len(seeds) >= 5 else "different"]
+        return {
+            "candidate": named(candidate),
+            "reference": named(reference),
+            "seeds": seeds,
+            **{metric: test.document(level) for metric, test in pair.items()},
+            **{f"p_{name}": p for name, (p, _) in ps.items()},
+            **{f"p_{name}_holm": p for name, p in holm.items()},
+            "compared": compared,
+            "seeds_required": self.fresh or self.seeds,
+            "settings_tried": self.tried(candidate[0], reference[0]),
+            "confirmed": bool(self.fresh),
+            "power": pair[OOD].power(level, self.rule.ood_margin),
+        }
+
+    def best_merge(self, setting: Setting) -> str:
+        """The alpha with the best value; within a margin the smallest."""
+        merges = [merge for merge in self.measured.models(setting) if merge is not None]
+        values = [self.rule.sign * self.mean((setting, it), self.rule.metric) for it in merges]
+        margin = (self.rule.within or 0.0) + 1e-12
+        pool = zip(merges, values, strict=True)
+        return next(merge for merge, value in pool if value >= max(values) - margin)
+
+    def answer(self, best: Setting) -> dict[str, Any]:
+        reference, candidate = self.tested[self.rule.reference], self.tested[best.algorithm]
+        if best.algorithm == self.rule.reference:
+            # Values were selected on the seeds of the choice, and so on fresh ones on those.
+            candidate = max(
+                self.rivals, key=lambda it: self.rule.sign * self.mean(it, self.rule.metric)
+            )
+        return {
+            "strongest": self.strongest(reference),
+            "candidate": named(candidate),
+            **self.of_fields(),
+        }
+
+    def of_fields(self) -> dict[str, Any]:
+        """The KL weight where it alone varies."""
+        best, merge = self.winner
+        arms = [setting for setting in self.measured.settings if setting.role == "trial"]
+        names = {name for setting in arms for name in setting.params}
+        return {"effects": [self.effect(best, merge)] if names == {KL} else []}
+
+    def alone(self, candidate: Model, reference: Model, tried: int = 1) -> dict[str, Any]:
+        """A pair that is judged by itself."""
+        (own,) = self.judged([candidate], reference)
+        return {**own, "settings_tried": tried}
+
+    def strongest(self, reference: Model) -> dict[str, Any]:
+        """The highest OOD mean of those that keep ID, and the next."""
+        role_is_confirmation = bool(self.fresh)
+        models: list[Model] = []
+        for setting in self.measured.settings:
+            if not setting.trains:
+                models.append((setting, None))
+            elif (setting.role == "confirmation") == role_is_confirmation:
+                models += [(setting, merge) for merge in self.measured.models(setting)]
+        least = self.mean(reference, ID) - self.rule.margin
+        keep = [model for model in models if self.mean(model, ID) >= least - 1e-12]
+        keep.sort(key=lambda model: -round(self.mean(model, OOD), 12))
+
+        def described(model: Model) -> dict[str, Any]:
+            metrics = {"endpoint": OOD, "id": ID}
+            values = {key: self.measured.values(*model, of) for key, of in metrics.items()}
+            return {"label": named(model)} | {
+                key: estimate([*of.values()]) for key, of in values.items()
+            }
+
+        following = keep[1] if len(keep) > 1 else None
+        return {
+            **described(keep[0]),
+            "eligible": len(keep),
+            "models": len(models),
+            "runner_up": following and described(following),
+            "test": following and self.alone(keep[0], following),
+        }
+
+    def effect(self, best: Setting, merge: str | None) -> dict[str, Any]:
+        """The KL weight: the highest against the lowest."""
+        arms = [setting for setting in self.measured.settings if setting.role == "trial"]
+        arms.sort(key=lambda setting: setting.weight or 0.0)
+        models: list[Model] = [(setting, merge) for setting in arms]
+        difference, of_id = (
+            self.difference(models[-1], models[0], metric, 0.95) for metric in (OOD, ID)
+        )
+
+        def level(model: Model) -> dict[str, Any]:
+            means = {"endpoint": OOD, "id": ID}
+            return {"value": model[0].weight} | {k: self.mean(model, m) for k, m in means.items()}
+
+        return {
+            "parameter": KL,
+            "algorithm": best.algorithm,
+            "numeric": True,
+            "levels": [level(model) for model in models],
+            "settings": 1,
+            "difference": difference,
+            "id_difference": of_id,
+            "selected": best.weight,
+        }
+
+    def difference(self, one: Model, other: Model, metric: str, level: float) -> dict[str, Any]:
+        return self.paired_test(one, other, metric, self.seeds).document(level)
+
+
+@dataclass(frozen=True)
+class _OfTasks(_Comparison):
+    """The means over tasks, with the table of the tasks and the comparison of each."""
+
+    parts: Mapping[str, _Comparison]
+
+    @classmethod
+    def made(cls, tasks: Mapping[str, Measured], rule: Rule) -> _OfTasks:
+        each = list(tasks.values())
+        parts = {task: _Comparison(of, rule) for task, of in tasks.items()}
+        return cls(Means(each[0].alphas, each, rule), rule, parts)
+
+    def document(self) -> dict[str, Any]:
+        """Nothing is selected as a whole."""
+        of_means = super().document()
+        models = [
+            (setting, merge)
+            for setting in self.measured.settings
+            for merge in self.measured.models(setting)
+        ]
+        in_table = {it["label"] for it in of_means["rows"] if it["merge"] is None or it["chosen"]}
+        return {
+            **of_means,
+            "rows": [{**row, "selected": False} for row in of_means["rows"]],
+            "selected": None,
+            "tasks": {
+                "metrics": dict.fromkeys(self.parts, OOD),
+                "settings": {task: named(part.winner) for task, part in self.parts.items()},
+                "rows": [self.line(model) for model in models if named(model) in in_table],
+                "comparisons": {task: part.document() for task, part in self.parts.items()},
+            },
+        }
+
+    def line(self, model: Model) -> dict[str, Any]:
+        """The OOD mean of each task and of all, as DomainBed prints them."""
+        setting, merge = model
+
+        def cell(values: Mapping[int | None, float]) -> dict[str, Any]:
+            own = [*values.values()]
+            return {
+                "mean": close(float(np.mean(own)), ""),
+                "error": close(float(stats.sem(own, ddof=0)), "") if len(own) > 1 else None,
+                "values": [{"seed": k, "value": close(v, "")} for k, v in values.items()],
+            }
+
+        cells = {
+            task: cell(
+                {
+                    seed: part.measured.metrics((run[place],), merge)[OOD]
+                    for seed, run in setting.runs.items()
+                }
+            )
+            for place, (task, part) in enumerate(self.parts.items())
+        }
+        return {
+            "label": named(model),
+            "cells": cells,
+            "average": cell(self.measured.values(setting, merge, OOD)),
+        }
+
+    @property
+    def budgets(self) -> list[dict[str, Any]]:
+        """Settings on a task, runs on all."""
+        each = [part.budgets for part in self.parts.values()]
+        return [
+            {
+                **of[0],
+                "settings": max(it["settings"] for it in of),
+                "runs": sum(it["runs"] for it in of),
+            }
+            for of in zip(*each, strict=True)
+        ]
+
+    def of_fields(self) -> dict[str, Any]:
+        """Each task has its own."""
+        return {"effects": []}
