@@ -578,7 +578,7 @@ def check_own_methods(model: str) -> list[str]:
             problems.append(f"{where}: {str(error).removeprefix(f'{cls.name}: ')}")
         except Exception as error:  # whatever their code raises
             text = f"{where}: {reason(error, cls.__module__)}"
-            if model == BUILTIN:
+            if model in BUILTIN:
                 problems.append(text)
             else:
                 warnings.append(f"{text}; tried with the built-in CLIP, not with {model}")

@@ -52,7 +52,8 @@ class ModelConfig(Section):
     """Which CLIP: `builtin`, an open_clip name with its tag, `hf-hub:...`, or a checkpoint file."""
 
     name: str = "builtin"
-    """`builtin`, a name of open_clip's such as `ViT-B-32`, `hf-hub:...`, or a checkpoint file."""
+    """`builtin`, `builtin_vit`, a name of open_clip's such as `ViT-B-32`, `hf-hub:...`, or a
+    checkpoint file."""
     pretrained: str | None = None
     """The weights: a tag of open_clip's such as `openai`, or a file."""
 

@@ -114,7 +114,7 @@ def _splits(facts: Mapping[str, Any]) -> list[str]:
 def _is_builtin(facts: Mapping[str, Any]) -> bool:
     """Return whether model and data are those of this package, whose licences are known."""
     config = facts["config"]
-    return bool(config["model"]["name"] == BUILTIN and config["data"]["family"] in ICONS)
+    return bool(config["model"]["name"] in BUILTIN and config["data"]["family"] in ICONS)
 
 
 def _fields(values: Mapping[str, Any], *without: str) -> str:

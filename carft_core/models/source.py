@@ -24,10 +24,14 @@ from carft_sweep.carft_core.models.weights import WEIGHT_SUFFIXES
 
 # open_clip takes a second to import, and who reads a config or an image classifier does without.
 
-BUILTIN = "builtin"
+_PACKAGED = Path(__file__).parents[1] / "builtin"
 
 
-TINY_CLIP = Path(__file__).parents[1] / "builtin" / "tiny_clip"
+BUILTIN: Mapping[str, Path] = {
+    "builtin": _PACKAGED / "tiny_clip",
+    "builtin_vit": _PACKAGED / "tiny_vit",
+}
+"""The models in this package and their folders: a ConvNeXt, and open_clip's own ViT."""
 
 
 HUB, FOLDER = "hf-hub:", "local-dir:"
@@ -82,17 +86,17 @@ class ModelSource:
 
 
 def brings_weights(name: str) -> bool:
-    """Return whether a `model.name` includes weights: the built-in model, one of the hub, or a
+    """Return whether a `model.name` includes weights: a built-in model, one of the hub, or a
     folder."""
     path = path_or_none(name)
-    return name == BUILTIN or name.startswith((HUB, FOLDER)) or (path is not None and path.is_dir())
+    return name in BUILTIN or name.startswith((HUB, FOLDER)) or (path is not None and path.is_dir())
 
 
 def find_model(name: str, pretrained: str | None = None) -> ModelSource:
     """Return the model that `name` and `pretrained` mean, downloaded if necessary. Raises
     RequestError for an unknown name or tag (with the near ones), for a name without weights, a
     missing path, an invalid config, and a failed download."""
-    if name == BUILTIN or name.startswith((HUB, FOLDER)):
+    if name in BUILTIN or name.startswith((HUB, FOLDER)):
         return _own_source(name, pretrained)
     # A second and 100 MB that no other way of naming a model needs.
     import open_clip
@@ -131,8 +135,8 @@ def _own_source(name: str, pretrained: str | None) -> ModelSource:
 def _folder_of(name: str) -> Path:
     """Return the folder of a model that brings its own weights, with config, weights and the
     tokenizer's files."""
-    if name == BUILTIN:
-        return TINY_CLIP
+    if name in BUILTIN:
+        return BUILTIN[name]
     if name.startswith(HUB):
         repo = name.removeprefix(HUB)
         config = _from_hub(name, repo, CONFIG)
@@ -350,11 +354,12 @@ def _local_file(name: str, pretrained: str | None, tags: Sequence[str]) -> Path:
 
 
 def _unknown_model(name: str, names: Sequence[str]) -> str:
-    near = ", ".join(near_names(name, names, count=5)) or "none"
+    near = ", ".join(near_names(name, [*BUILTIN, *names], count=5)) or "none"
     return (
-        f"model.name: unknown model {name!r}; near names: {near}. Allowed: {BUILTIN}, an open_clip "
-        "name (as open_clip.list_models() lists them) with a tag or a checkpoint file as "
-        f"model.pretrained, {HUB}<org>/<model>, or an existing folder with {CONFIG}"
+        f"model.name: unknown model {name!r}; near names: {near}. Allowed: "
+        f"{', '.join(BUILTIN)}, an open_clip name (as open_clip.list_models() lists them) with a "
+        f"tag or a checkpoint file as model.pretrained, {HUB}<org>/<model>, or an existing "
+        f"folder with {CONFIG}"
     )
 
 

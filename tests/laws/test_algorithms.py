@@ -7,7 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
+from carft_sweep.carft_core.algorithms.base import PARTS
 from carft_sweep.carft_core.config.trial import trial_config
+from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.models.clip import OpenedClip, open_model
+from carft_sweep.carft_core.models.source import BUILTIN
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.testing import ALGORITHM_LAWS, check_algorithm
 
@@ -38,3 +42,24 @@ def test_an_algorithm_refuses_a_field_it_does_not_have(name: str) -> None:
 
 def test_all_laws_are_held_on_the_built_in_clip_as_users_call_them() -> None:
     check_algorithm(ALGORITHMS["car_ft"])
+
+
+@pytest.fixture(scope="module", params=BUILTIN)
+def built_in(request: pytest.FixtureRequest) -> tuple[OpenedClip, Teacher]:
+    clip = open_model(request.param)
+    return clip, toy_teacher(clip)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_laws_are_held_on_both_built_in_models_by_what_they_have_the_parts_for(
+    name: str, built_in: tuple[OpenedClip, Teacher]
+) -> None:
+    clip, teacher = built_in
+    try:
+        for part in ALGORITHMS[name]().uses & PARTS.keys():
+            PARTS[part](clip)
+    except RequestError as lacking:
+        assert clip.name == "builtin", lacking  # a ViT has all parts
+        pytest.skip(str(lacking))
+    check_algorithm(ALGORITHMS[name], teacher)

@@ -1,6 +1,6 @@
 """Pre-train a built-in CLIP on named icons.
 
-`python -m tools.builtin.tiny_clip --model convnext --source node_modules/@iconify/json
+`python -m tools.builtin.tiny_clip --model builtin --source node_modules/@iconify/json
 --cache <folder> --work <folder>`. The same command resumes a killed training from its last
 checkpoint, and ends with the weights that it would have had: batches and random numbers are a
 function of (seed, step).
@@ -25,13 +25,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from carft_sweep.carft_core.models.source import TINY_CLIP
+from carft_sweep.carft_core.models.source import BUILTIN
 from tools.builtin.batches import Batch, Batches, related
 from tools.builtin.corpus import Corpus, load_corpus
 from tools.builtin.zero_shot import DevelopmentSet
 
-FOLDERS = {"convnext": TINY_CLIP, "vit": Path(__file__).parent / "models" / "vit"}
-"""Where the config of each model is."""
 IMAGE_SIZE = 32
 MAX_LOGIT_SCALE = math.log(100)
 CHECKPOINT_SECONDS = 180
@@ -56,15 +54,22 @@ class Recipe:
     """The step from which every concept is drawn; until then those of at least three designers."""
     bf16: bool = False
     distillation: float = 0.0
-    """Above 0: the text tower is the package's, frozen, and this is the weight of the distance
-    1 - cosine to its image features, beside CLIP's loss (CLIP-KD's feature distillation,
-    arXiv 2307.12732, on unit features)."""
+    """Above 0 the text tower is that of `builtin`, frozen, and this is the weight of the distance
+    1 - cosine to its image features beside CLIP's loss: the feature distillation of CLIP-KD,
+    arXiv 2307.12732, on unit features."""
     seed: int = 0
 
 
 RECIPES: dict[str, Recipe] = {
-    "convnext": Recipe(),
-    "vit": Recipe(steps=22000, all_concepts_from=0, weight_decay=0.1, bf16=True, distillation=8.0),
+    "builtin": Recipe(),
+    "builtin_vit": Recipe(
+        steps=7000,
+        cooldown=2000,
+        all_concepts_from=0,
+        weight_decay=0.1,
+        bf16=True,
+        distillation=8.0,
+    ),
 }
 
 
@@ -79,7 +84,7 @@ def so_far(recipe: Recipe, step: int) -> Recipe:
 
 def model_name(model: str) -> str:
     """What open_clip opens."""
-    return f"local-dir:{FOLDERS[model]}"
+    return f"local-dir:{BUILTIN[model]}"
 
 
 def create_model(model: str, recipe: Recipe) -> open_clip.CLIP:
@@ -93,8 +98,8 @@ def create_model(model: str, recipe: Recipe) -> open_clip.CLIP:
 
 
 def take_text_tower(clip: open_clip.CLIP) -> open_clip.CLIP:
-    """Give a model the text tower and the scale of the package's model, frozen; returns that."""
-    teacher: open_clip.CLIP = open_clip.create_model(f"local-dir:{TINY_CLIP}")
+    """Give a model the text tower and the scale of `builtin`, frozen; return `builtin`."""
+    teacher: open_clip.CLIP = open_clip.create_model(model_name("builtin"))
     taken = {k: v for k, v in teacher.state_dict().items() if not k.startswith("visual.")}
     clip.load_state_dict(taken, strict=False)
     for name, parameter in clip.named_parameters():

@@ -15,7 +15,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from carft_sweep.carft_core.errors import DownloadFailed, RequestError
 from carft_sweep.carft_core.models.clip import open_model
-from carft_sweep.carft_core.models.source import TINY_CLIP, find_model
+from carft_sweep.carft_core.models.source import BUILTIN, find_model
 
 HALF = (0.5, 0.5, 0.5)
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -179,7 +179,7 @@ def test_a_checkpoint_file_is_no_name_of_a_model(file: str) -> None:
 
 def test_builtin_is_the_embedded_tiny_clip() -> None:
     source = find_model("builtin")
-    assert source.weights == TINY_CLIP / "open_clip_model.safetensors"
+    assert source.weights == BUILTIN["builtin"] / "open_clip_model.safetensors"
     assert source.architecture["vision_cfg"]["image_size"] == 32
 
 

@@ -17,13 +17,12 @@ from torch.nn import functional as F
 from carft_sweep.carft_core.data.base import DataConfig, Split
 from carft_sweep.carft_core.data.families.icon_shift import ICON_SHIFT_DEV, ICON_TEMPLATES
 from carft_sweep.carft_core.data.views import Transform
-from carft_sweep.carft_core.models.source import TINY_CLIP
+from carft_sweep.carft_core.models.source import BUILTIN
 from tools.builtin.batches import Batches, related
 from tools.builtin.corpus import Corpus
 from tools.builtin.manifest import Item, Pair, read_classes, subset_of
 from tools.builtin.source import Drawing
 from tools.builtin.tiny_clip import (
-    FOLDERS,
     Recipe,
     Training,
     contrastive_loss,
@@ -34,24 +33,29 @@ from tools.builtin.tiny_clip import (
     train,
 )
 
-NAME = model_name("convnext")
-WEIGHTS = TINY_CLIP / "open_clip_model.safetensors"
+NAME = model_name("builtin")
+WEIGHTS = "open_clip_model.safetensors"
+
+
+@pytest.fixture(scope="module", params=BUILTIN)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def model() -> open_clip.CLIP:
-    model: open_clip.CLIP = open_clip.create_model(NAME)
+def model(name: str) -> open_clip.CLIP:
+    model: open_clip.CLIP = open_clip.create_model(model_name(name))
     return model.eval()
 
 
-def test_the_files_stay_small_and_hold_no_pickle() -> None:
-    names = {path.name for path in TINY_CLIP.iterdir() if path.is_file()}
-    assert names <= {"open_clip_config.json", "open_clip_model.safetensors"}
-    assert sum(path.stat().st_size for path in TINY_CLIP.iterdir()) < 20_000_000
+def test_the_files_stay_small_and_hold_no_pickle(name: str) -> None:
+    files = [*BUILTIN[name].iterdir()]
+    assert {path.name for path in files} == {"open_clip_config.json", WEIGHTS}
+    assert sum(path.stat().st_size for path in files) < 20_000_000
 
 
-def test_it_loads_strictly_with_nothing_missing(model: open_clip.CLIP) -> None:
-    with safe_open(WEIGHTS, "pt") as file:
+def test_it_loads_strictly_with_nothing_missing(name: str, model: open_clip.CLIP) -> None:
+    with safe_open(BUILTIN[name] / WEIGHTS, "pt") as file:
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     state = model.state_dict()
     assert set(stored) == set(state)
@@ -61,11 +65,11 @@ def test_it_loads_strictly_with_nothing_missing(model: open_clip.CLIP) -> None:
         assert torch.isfinite(value).all(), name
 
 
-def test_tokens_that_training_never_saw_are_zero(model: open_clip.CLIP) -> None:
+def test_tokens_that_training_never_saw_are_zero(name: str, model: open_clip.CLIP) -> None:
     rows = model.token_embedding.weight.abs().sum(dim=1)
     assert 0.5 < float((rows == 0).float().mean()) < 0.99
     tokens = open_clip.get_tokenizer(NAME)([t.format("hot air balloon") for t in ICON_TEMPLATES])
-    config = json.loads((TINY_CLIP / "open_clip_config.json").read_text())
+    config = json.loads((BUILTIN[name] / "open_clip_config.json").read_text())
     assert tokens.shape[1] == config["model_cfg"]["text_cfg"]["context_length"]
     assert (rows[tokens[tokens != 0]] > 0).all()
 
@@ -116,7 +120,7 @@ def test_a_batch_is_a_function_of_seed_and_step_and_holds_no_concept_twice() -> 
     count = 40
     draw = np.random.default_rng(0)
     pixels = draw.integers(0, 255, (count, 48, 48, 4), dtype=np.uint8)
-    open_clip.add_model_config(TINY_CLIP)
+    open_clip.add_model_config(BUILTIN["builtin"])
 
     def batches(seed: int, min_designers: int = 1) -> Batches:
         return Batches(
@@ -155,12 +159,26 @@ def _corpus(count: int) -> Corpus:
 
 
 TINY = {
-    "convnext": Recipe(steps=3, batch_size=4, warmup=1, cooldown=1, ema=0.5, all_concepts_from=1),
-    "vit": Recipe(steps=3, batch_size=4, warmup=1, cooldown=1, ema=0.5),
+    "builtin": Recipe(
+        steps=3,
+        batch_size=4,
+        warmup=1,
+        cooldown=1,
+        ema=0.5,
+        all_concepts_from=1,
+    ),
+    "builtin_vit": Recipe(
+        steps=3,
+        batch_size=4,
+        warmup=1,
+        cooldown=1,
+        ema=0.5,
+        all_concepts_from=0,
+        distillation=8.0,
+    ),
 }
 
 
-@pytest.mark.parametrize("name", TINY)
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,24 +210,23 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
 
 
 def test_what_a_recipe_says_of_later_steps_may_change(tmp_path: Path) -> None:
-    recipe = replace(TINY["convnext"], steps=100, cooldown=20, all_concepts_from=50)
+    recipe = replace(TINY["builtin"], steps=100, cooldown=20, all_concepts_from=50)
     other = replace(recipe, steps=90, cooldown=10, all_concepts_from=60)
     assert so_far(recipe, 50) == so_far(other, 50)
     assert so_far(recipe, 51) != so_far(other, 51)
     assert so_far(recipe, 80) == so_far(replace(recipe, steps=90, cooldown=10), 80)
     assert so_far(recipe, 81) != so_far(replace(recipe, steps=90, cooldown=10), 81)
-    training = Training("convnext", recipe)
+    training = Training("builtin", recipe)
     training.step = 50
     training.save(tmp_path / "last.pt")
-    resumed = Training("convnext", other)
+    resumed = Training("builtin", other)
     resumed.resume(tmp_path / "last.pt")
     assert resumed.step == 50
 
 
-@pytest.mark.parametrize("name", TINY)
 def test_an_export_is_an_open_clip_model(name: str, tmp_path: Path) -> None:
     model = Training(name, TINY[name]).result()
-    config = FOLDERS[name] / "open_clip_config.json"
+    config = BUILTIN[name] / "open_clip_config.json"
     shutil.copy(config, tmp_path)
     tokenizer = open_clip.get_tokenizer(model_name(name))
     export(model, tokenizer, _corpus(20), tmp_path / "open_clip_model.safetensors")
@@ -219,6 +236,23 @@ def test_an_export_is_an_open_clip_model(name: str, tmp_path: Path) -> None:
     assert torch.equal(opened.encode_image(views), opened.encode_image(views))
     text = tokenizer(["an icon of a thing 7"])
     assert torch.allclose(opened.encode_text(text), model.encode_text(text), atol=0.02)
+
+
+def test_a_distilled_model_keeps_the_text_tower_and_comes_closer_to_the_teachers_images(
+    tmp_path: Path,
+) -> None:
+    recipe = replace(TINY["builtin_vit"], steps=30, cooldown=10, batch_size=8)
+    untrained = Training("builtin_vit", recipe).clip
+    trained = train("builtin_vit", recipe, _corpus(20), tmp_path)
+    teacher = open_clip.create_model(NAME)
+    for key, value in teacher.state_dict().items():
+        if not key.startswith("visual."):
+            assert torch.equal(value, trained.state_dict()[key]), key
+    views = torch.rand(16, 3, 32, 32)
+    goal, before, after = (
+        model.encode_image(views, normalize=True) for model in (teacher, untrained, trained)
+    )
+    assert (after * goal).sum(dim=1).mean() > (before * goal).sum(dim=1).mean() + 0.1
 
 
 def test_a_name_within_another_is_no_wrong_answer() -> None:
