@@ -148,10 +148,10 @@ def checkpoint_gradients(model: nn.Module, tower: nn.Module) -> None:
 def open_model(name: str, pretrained: str | None = None) -> OpenedClip:
     """Return an opened CLIP with its weights.
 
-    `name` and `pretrained` are one of: a built-in name; an open_clip name with a tag or with the path of
-    a checkpoint file; `hf-hub:org/model`; a folder with `open_clip_config.json` and weights. Global
-    random state is left as it was. Raises RequestError where model or weights cannot be found,
-    read, downloaded, or do not fit.
+    `name` and `pretrained` are one of: a name of `BUILTIN`; an open_clip name with a tag or with
+    the path of a checkpoint file; `hf-hub:org/model`; a folder with `open_clip_config.json` and
+    weights. Global random state is left as it was. Raises RequestError where model or weights
+    cannot be found, read, downloaded, or do not fit.
     """
     source = find_model(name, pretrained)
     return _opened(source, *_open(source))

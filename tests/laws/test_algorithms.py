@@ -56,10 +56,9 @@ def test_the_laws_are_held_on_both_built_in_models_by_what_they_have_the_parts_f
     name: str, built_in: tuple[OpenedClip, Teacher]
 ) -> None:
     clip, teacher = built_in
-    try:
-        for part in ALGORITHMS[name]().uses & PARTS.keys():
-            PARTS[part](clip)
-    except RequestError as lacking:
-        assert clip.name == "builtin", lacking  # a ViT has all parts
-        pytest.skip(str(lacking))
+    for part in ALGORITHMS[name]().uses & PARTS.keys():
+        if clip.name == "builtin" and part in ("attention", "blocks"):  # a ConvNeXt
+            with pytest.raises(RequestError):
+                PARTS[part](clip)
+            return
     check_algorithm(ALGORITHMS[name], teacher)
