@@ -13,7 +13,7 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.clip import OpenedClip, open_model
 from carft_sweep.carft_core.models.source import BUILTIN
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.testing import ALGORITHM_LAWS, check_algorithm
+from carft_sweep.carft_core.testing import ALGORITHM_LAWS, check_algorithm, toy_teacher
 
 BUILT_IN = tuple(ALGORITHMS)
 
