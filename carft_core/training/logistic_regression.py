@@ -18,6 +18,8 @@ CONVERGED = 1e-6
 
 LOGITS_AT_ONCE = 2**25
 """How many logits a probe has in memory together, in float64."""
+PAIRS = 10
+"""How many steps L-BFGS keeps, each with the change of its gradient."""
 
 
 _LOG = logging.getLogger(__name__)
@@ -82,9 +84,7 @@ def logistic_regression(
     """
     if features.device.type == "mps":  # it has no float64
         features, labels, centre = features.cpu(), labels.cpu(), centre.cpu()
-    count, classes = len(labels), len(centre)
-    rows = max(1, LOGITS_AT_ONCE // classes)
-    parts = list(zip(features.split(rows), labels.split(rows), strict=True))
+    count = len(labels)
     centre = centre.detach().double()
     weight = centre.clone().requires_grad_()
     optimiser = torch.optim.LBFGS(
@@ -92,19 +92,9 @@ def logistic_regression(
         max_iter=max_iter,
         tolerance_grad=CONVERGED,
         tolerance_change=0.0,
-        history_size=10,
+        history_size=PAIRS,
         line_search_fn="strong_wolfe",
     )
-
-    def cross_entropy() -> Tensor:
-        """Return the mean cross entropy, and add its gradient to the weight's, part by part."""
-        total = weight.new_zeros(())
-        for some, targets in parts:
-            logits = some.double() @ weight.T
-            part = F.cross_entropy(logits, targets, reduction="sum") / count
-            part.backward()
-            total += part.detach()
-        return total
 
     def penalty() -> Tensor:
         value = (weight - centre).square().sum() / (2 * c * count)
@@ -113,15 +103,27 @@ def logistic_regression(
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        return cross_entropy() + penalty()
+        return cross_entropy(weight, features, labels) + penalty()
 
     optimiser.step(closure)
     optimiser.zero_grad()
-    fit, cost = float(cross_entropy()), float(penalty())
+    fit, cost = float(cross_entropy(weight, features, labels)), float(penalty())
     assert weight.grad is not None
     gradient = float(weight.grad.abs().max())
     iterations = int(optimiser.state[weight]["n_iter"])
     return Solution(weight.detach(), fit + cost, fit, gradient, iterations)
+
+
+def cross_entropy(weight: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy of the weight [C, d] in float64, and add its gradient to the
+    weight's, LOGITS_AT_ONCE after the others."""
+    total, rows = weight.new_zeros(()), max(1, LOGITS_AT_ONCE // len(weight))
+    for some, targets in zip(features.split(rows), labels.split(rows), strict=True):
+        logits = some.double() @ weight.T
+        part = F.cross_entropy(logits, targets, reduction="sum") / len(labels)
+        part.backward()
+        total += part.detach()
+    return total
 
 
 def unsolved(gradient: float) -> str:

@@ -26,7 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
-from carft_sweep.carft_core.algorithms import Batch, loss_and_terms
+from carft_sweep.carft_core.algorithms import Algorithm, Batch, loss_and_terms
+from carft_sweep.carft_core.algorithms.base import classes_of
 from carft_sweep.carft_core.config.trial import EVALUATED, TrialConfig
 from carft_sweep.carft_core.data import Split, open_data
 from carft_sweep.carft_core.errors import RequestError
@@ -42,15 +43,19 @@ from carft_sweep.carft_core.models.clip import (
 from carft_sweep.carft_core.models.prompts import TemplateSet, context_set, template_set
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.identity import couples_items, own_code_of
+from carft_sweep.carft_core.training.logistic_regression import PAIRS, Probe, cross_entropy
 from carft_sweep.carft_core.training.numerics import autocast
 from carft_sweep.carft_core.training.optim import freeze_all_but, images_of_step
+from carft_sweep.carft_core.training.ranks import flat_gradients
 
 _LOG = logging.getLogger(__name__)
-REVISION = 1
+REVISION = 2
 """Raised by hand when the same config gives another cost."""
 LIBRARIES = tuple(version(name) for name in ("torch", "open_clip_torch", "timm"))
 """What makes a model's layers and computes them."""
 CPU = torch.device("cpu")
+VECTORS = 2 * PAIRS + 7
+"""Of the size of a probe's weight, in float64, that L-BFGS has in memory at most."""
 
 
 @dataclass(frozen=True)
@@ -66,29 +71,35 @@ class RunCost:
     """Floating-point operations of a step; a multiplication and an addition count as two."""
     image: int
     """Those of one model for one image that is evaluated."""
+    solving: int = 0
+    """Bytes likewise while a linear probe is solved."""
+    objective: int = 0
+    """Operations, in float64, of one look at a probe's objective: at all training images."""
 
     @property
     def peak(self) -> int:
         """The most memory of a run, in bytes."""
-        return max(self.training, self.evaluation)
+        return max(self.training, self.evaluation, self.solving)
 
 
-def run_cost(config: TrialConfig) -> RunCost | None:
+def run_cost(config: TrialConfig, ranks: int = 1) -> RunCost | None:
     """Return what a run takes, computed or read from the user's cache.
 
     Args:
         config: The run's config, with precision and split decided.
+        ranks: On how many GPUs it is; the cost is that of each.
 
     Returns:
-        None for an algorithm that solves its problem without steps, and for one whose steps cannot
-        be computed without the values of tensors.
+        None for an algorithm of the user's own that solves its problem without steps, and for one
+        whose steps cannot be computed without the values of tensors.
 
     Raises RequestError when model, data or prompts cannot be used as the config says.
     """
-    if config.algorithm.solves:
+    has_probe = _has_probe(config.algorithm)
+    if config.algorithm.solves and not has_probe:
         return None
     data, model = open_data(config.data), config.model
-    images, names = _images_of_step(config, data.train), data.class_names
+    images, names = _images_of_rank(config, data.train, ranks), data.class_names
     splits = {"train": data.train, "id/val": data.id_val, **data.measured()}
     classes = template_set(config.prompts.classes)
     contexts = context_set(config.prompts.contexts, config.data)
@@ -98,6 +109,8 @@ def run_cost(config: TrialConfig) -> RunCost | None:
         [config.algorithm.name, algorithm if own_code else _without_sizes(algorithm)],
         [optim.name, images, _part(images, optim.micro_batch), optim.grad_checkpointing],
         len(set(data.train.groups or ())),
+        len(data.train) if has_probe else 0,
+        ranks > 1,
     ]
     decisive = {
         "revision": REVISION,
@@ -120,7 +133,7 @@ def run_cost(config: TrialConfig) -> RunCost | None:
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), _AsOnCuda():
             teacher = _teacher(clip, names, classes, contexts, config)
-            cost = _compute(config, replace(teacher, splits=splits))
+            cost = _compute(config, replace(teacher, splits=splits), ranks)
     except Exception as error:  # whatever an algorithm raises that looks at numbers
         _LOG.info("the memory of %s cannot be computed: %s", config.algorithm.name, error)
         cost = None
@@ -133,8 +146,14 @@ def _most_items(splits: Mapping[str, Split]) -> int:
     return max(len(split) for name, split in splits.items() if name != "train")
 
 
-def _images_of_step(config: TrialConfig, train: Split) -> int:
-    return images_of_step(config.optim, train, balanced=config.data.balanced)
+def _images_of_rank(config: TrialConfig, train: Split, ranks: int) -> int:
+    """Return how many images of a step a rank has at most."""
+    return math.ceil(images_of_step(config.optim, train, balanced=config.data.balanced) / ranks)
+
+
+def _has_probe(algorithm: Algorithm) -> bool:
+    """Return whether a linear probe is solved, by itself or before the steps."""
+    return any(issubclass(cls, Probe) for cls in classes_of(algorithm))
 
 
 def _part(images: int, micro_batch: int | None) -> int:
@@ -160,15 +179,15 @@ def fit_batches(config: TrialConfig, room: int, ranks: int = 1) -> TrialConfig:
     where no part fits, and where the cost is unknown.
     """
     if config.eval.batch_size is None:
-        config = _fit(config, "eval", "batch_size", EVALUATED, "evaluation", room)
+        config = _fit(config, ranks, "eval", "batch_size", EVALUATED, "evaluation", room)
     if config.optim.micro_batch is None and config.algorithm.trains and not couples_items(config):
-        images = _images_of_step(config, open_data(config.data).train)
-        config = _fit(config, "optim", "micro_batch", math.ceil(images / ranks), "training", room)
+        images = _images_of_rank(config, open_data(config.data).train, ranks)
+        config = _fit(config, ranks, "optim", "micro_batch", images, "training", room)
     return config
 
 
 def _fit(
-    config: TrialConfig, section: str, field: str, whole: int, moment: str, room: int
+    config: TrialConfig, ranks: int, section: str, field: str, whole: int, moment: str, room: int
 ) -> TrialConfig:
     """Return the config with the largest part of `whole` in a field with which a moment of a run
     takes at most `room` bytes."""
@@ -178,7 +197,7 @@ def _fit(
         return config.model_copy(update={section: changed})
 
     def fits(size: int) -> bool:
-        cost = run_cost(smaller(size))
+        cost = run_cost(smaller(size), ranks)
         return cost is None or getattr(cost, moment) <= room
 
     if fits(whole) or not fits(1):
@@ -303,42 +322,67 @@ def _like(tensor: Tensor, values: Tensor) -> Tensor:
     return values
 
 
-def _compute(config: TrialConfig, teacher: Teacher) -> RunCost:
+def _compute(config: TrialConfig, teacher: Teacher, ranks: int) -> RunCost:
     """Return what a run takes, from a training step and predictions without values."""
-    training = step = 0
+    training = step = solving = objective = 0
     with PeakMemory() as memory:
         for tensor in _tensors(teacher.clip.model):  # views of them are made to copy them
             memory.add(tensor, elsewhere=True)
         for tensor in (*_tensors(teacher.classifier), teacher.w_cls, teacher.w_ctx):
             memory.add(tensor)
-        if config.algorithm.trains:
-            take_step, times = _first_step(config, teacher)
+        if _has_probe(config.algorithm):
+            objective = _solve(teacher, config)
+            solving = memory.peak
+        if config.algorithm.trains and not config.algorithm.solves:
+            take_step, times = _first_step(config, teacher, ranks)
             memory.peak = memory.now
             with FlopCounterMode(display=False) as counter:
                 take_step()
             training, step = memory.peak, round(times * counter.get_total_flops())
-            memory.peak = memory.now
+        memory.peak = memory.now
         # The largest split: its features by two models, then its logits.
         items, (classes, width) = _most_items(teacher.splits), teacher.w_cls.shape
         features = torch.empty(2, items, width)
-        views = _batch(teacher, config.eval.images_at_once, config).images
-        forward = FlopCounterMode(display=False)
-        with torch.no_grad(), autocast(CPU, teacher.precision), forward:
-            teacher.classifier(views)
-        del views
+        forward = _encode(teacher, config)
         greatest(torch.empty(items, classes), min(TOP, classes))
     del features
-    return RunCost(
-        training, memory.peak, step, forward.get_total_flops() // config.eval.images_at_once
-    )
+    image = forward // config.eval.images_at_once
+    return RunCost(training, memory.peak, step, image, solving, objective)
 
 
-def _first_step(config: TrialConfig, teacher: Teacher) -> tuple[Callable[[], object], float]:
+def _encode(teacher: Teacher, config: TrialConfig) -> int:
+    """Encode a batch that is evaluated, and return the operations."""
+    views = _batch(teacher, config.eval.images_at_once, config).images
+    forward = FlopCounterMode(display=False)
+    with torch.no_grad(), autocast(CPU, teacher.precision), forward:
+        teacher.classifier(views)
+    return forward.get_total_flops()
+
+
+def _solve(teacher: Teacher, config: TrialConfig) -> int:
+    """Solve a linear probe of all training images as far as it decides the memory, and return the
+    operations of one look at its objective."""
+    count, (classes, width) = len(teacher.splits["train"]), teacher.w_cls.shape
+    model = teacher.new_classifier()
+    features = torch.cat([torch.empty(count, width)])  # of all batches
+    _encode(teacher, config)
+    labels = torch.zeros(count, dtype=torch.int64)
+    weight = torch.empty(classes, width, dtype=torch.float64, requires_grad=True)
+    pairs = torch.empty(VECTORS, classes, width, dtype=torch.float64)
+    with FlopCounterMode(display=False) as counter:
+        cross_entropy(weight, features, labels)
+    del model, pairs
+    return counter.get_total_flops()
+
+
+def _first_step(
+    config: TrialConfig, teacher: Teacher, ranks: int
+) -> tuple[Callable[[], object], float]:
     """Return a function that takes a training step with the models and the state of the optimiser
     in memory, as long as it is there, and how many times as much as it computes a whole step
     does."""
     algorithm, optim = config.algorithm, config.optim
-    images = _images_of_step(config, teacher.splits["train"])
+    images = _images_of_rank(config, teacher.splits["train"], ranks)
     size = _part(images, optim.micro_batch)
     parts = 1 if algorithm.couples_items else math.ceil(images / size)
     # Behind the first part of a batch its gradients are there; a third one changes nothing.
@@ -363,6 +407,8 @@ def _first_step(config: TrialConfig, teacher: Teacher) -> tuple[Callable[[], obj
             with autocast(CPU, teacher.precision):
                 loss, _ = loss_and_terms(algorithm, model, batch, teacher)
             loss.backward()
+        if ranks > 1:
+            flat_gradients([p.grad for p in trained if p.grad is not None])
         return loss.detach()
 
     optimiser.step(make_state)  # type: ignore[arg-type]  # a tensor is a float to it

@@ -74,7 +74,7 @@ class World:
             if parameter.grad is None:
                 flags[number] = 0
         scalars = [value.to(flags).reshape(1) for value in values.values()]
-        flat = torch.cat([*(grad.float().flatten() for grad in grads), *scalars, flags])
+        flat = flat_gradients(grads, [*scalars, flags])
         dist.all_reduce(flat)
         sizes = [parameter.numel() for parameter in parameters]
         *sums, totals, ranks = flat.split([*sizes, len(scalars), len(flags)])
@@ -156,6 +156,12 @@ class World:
                 f"{torch.cuda.device_count()} GPUs here"
             )
         return torch.device("cuda", number)
+
+
+def flat_gradients(grads: Sequence[Tensor], more: Sequence[Tensor] = ()) -> Tensor:
+    """Return what ranks exchange: gradients, and vectors of more numbers, one after another in
+    float32."""
+    return torch.cat([*(grad.float().flatten() for grad in grads), *more])
 
 
 def _projection(tensor: Tensor) -> tuple[Tensor, Tensor]:

@@ -100,7 +100,9 @@ def _supply(spec: SweepSpec, given_address: str | None, home: Home, gpu: str | N
         count = max(1, math.ceil(gpus)) if isinstance(gpus, float) else 1
         machine = replace(this_machine(), name=f"this machine with {gpu}", gpus=count)
         need = requirements_of(spec.resources, [machine])
-        return _Supply(need, [machine], hardware_with(gpu, Hardware(max(1, int(need.cpus)))))
+        # With `auto` runs share a GPU as far as it holds them, and any may have all of it.
+        part = replace(need, gpus=1.0) if gpus == "auto" else need
+        return _Supply(need, [machine], hardware_with(gpu, part))
     if not is_ray(spec, address=given_address):
         machine = this_machine()
         need, at_once, by_memory = share_of_machine(spec, machine)
@@ -258,27 +260,34 @@ def _resource_lines(supply: _Supply, spec: SweepSpec) -> Iterator[str]:
 
 def _gpu_lines(estimate: SweepEstimate, hardware: Hardware, name: str | None) -> Iterator[str]:
     """Yield how much memory and time the runs take on the GPU that they get, or would get."""
-    lines = [] if hardware.room is None else [*memory_lines(estimate.work, hardware.room)]
+    lines = (
+        []
+        if hardware.room is None
+        else [*memory_lines(estimate.work, hardware.room, hardware.gpus)]
+    )
     if hardware.room is None or not lines:
         if name is not None:
             yield f"No run that is to be trained would take a {name} (device)."
         return
+    each = "" if hardware.gpus == 1 else f"each of its {hardware.gpus} GPUs"
+    gpu = " ".join(filter(None, [each, name])) or "its GPU"
     yield (
-        f"Memory of a run on {name or 'its GPU'}, computed from the shapes of its tensors; "
+        f"Memory of a run on {gpu}, computed from the shapes of its tensors; "
         f"{format_size(hardware.room)} are there for them:"
     )
     for line in lines:
         yield f"  {line}"
     if name is not None:
-        yield from _gpu_time_lines(name, time_on(name, estimate.work, hardware.cpus))
+        time = time_on(name, estimate.work, hardware.cpus, hardware.gpus)
+        yield from _gpu_time_lines(name, hardware.gpus, time)
 
 
-def _gpu_time_lines(name: str, time: GpuTime | None) -> Iterator[str]:
+def _gpu_time_lines(name: str, gpus: int, time: GpuTime | None) -> Iterator[str]:
     if time is None:
         return
     yield (
-        f"About {duration(time.computing)} of one {name}, at {UTILISATION:.0%} of its peak: an "
-        "estimate by operations"
+        f"About {duration(time.computing)} of {'one' if gpus == 1 else gpus} {name}, at "
+        f"{UTILISATION:.0%} of its peak: an estimate by operations"
     )
     if time.decoding:
         limit = "decoding" if time.decoding > time.computing else "the GPU"

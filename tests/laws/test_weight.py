@@ -12,14 +12,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LINES = {
-    ("carft_core",): 16_300,
-    ("sweeps",): 19_960,
+    ("carft_core",): 16_600,
+    ("sweeps",): 20_070,
     ("tracking",): 11_610,
-    ("tests",): 57_490,
-    ("benchmarks", "tools"): 6_400,
+    ("tests",): 57_950,
+    ("benchmarks", "tools"): 6_600,
 }
 """Of Python, blank ones too."""
-WORDS, PAGES = 37_600, 36
+WORDS, PAGES = 37_800, 36
 """Of docs/, without the decisions and the tables that are made from the code."""
 TABLE = re.compile(r"(?:\|.*\n)+\n<!-- end -->")
 

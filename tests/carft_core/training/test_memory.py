@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from carft_sweep.carft_core.algorithms import Batch, loss_and_terms
@@ -16,10 +18,10 @@ from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.data import open_data
 from carft_sweep.carft_core.evaluation.measure import METRICS, OF_CLASSES
 from carft_sweep.carft_core.evaluation.predictions import TOP, greatest
-from carft_sweep.carft_core.models.clip import open_model
+from carft_sweep.carft_core.models.clip import open_model, open_shapes
 from carft_sweep.carft_core.models.prompts import template_set
 from carft_sweep.carft_core.models.teacher import on_device, open_teacher
-from carft_sweep.carft_core.training import memory
+from carft_sweep.carft_core.training import logistic_regression, memory
 from carft_sweep.carft_core.training.loop import set_mode
 from carft_sweep.carft_core.training.memory import RunCost, fit_batches, run_cost
 from carft_sweep.carft_core.training.optim import freeze_all_but
@@ -141,7 +143,8 @@ def test_a_search_over_rates_and_weights_computes_one_cost(
 def test_the_largest_part_that_fits_is_found(
     toy_config: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def a_byte_an_image(config: TrialConfig) -> RunCost:
+    def a_byte_an_image(config: TrialConfig, ranks: int) -> RunCost:
+        del ranks
         return RunCost(config.optim.micro_batch or config.optim.batch_size, 0, 0, 0)
 
     monkeypatch.setattr(memory, "run_cost", a_byte_an_image)
@@ -235,3 +238,58 @@ def test_what_the_cache_does_not_give_is_computed_again(
 
     monkeypatch.setattr(memory, "read_json", refuse)
     assert run_cost(config) == cost is not None
+
+
+def test_a_probe_takes_what_its_solution_does(
+    toy_config: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L-BFGS itself, beside what is computed without numbers."""
+    count, classes, width = 20_000, 200, 64
+    monkeypatch.setattr(logistic_regression, "LOGITS_AT_ONCE", 2**19)
+    labels, start = torch.arange(count) % classes, torch.zeros(classes, width)
+    features = F.normalize(torch.randn(classes, width)[labels] + torch.randn(count, width))
+    with memory.PeakMemory() as counted:
+        counted.add(features)
+        counted.add(labels)
+        logistic_regression.logistic_regression(features, labels, start, c=10.0, max_iter=14)
+    teacher = SimpleNamespace(
+        splits={"train": range(count)},
+        w_cls=torch.empty(classes, width),
+        new_classifier=lambda: None,
+    )
+    monkeypatch.setattr(memory, "_encode", lambda *_: 0)
+    with memory.PeakMemory() as computed:
+        objective = memory._solve(teacher, toy_config({}))  # type: ignore[arg-type]
+    assert computed.peak == pytest.approx(counted.peak, rel=0.01)
+    assert objective == 4 * count * classes * width  # forwards, and back to the weight
+
+
+@pytest.mark.parametrize("algorithm", ["linear_probe", "lp_ft", "ema"])
+def test_a_probe_counts_wherever_one_is_solved(algorithm: str, toy_config: Toy) -> None:
+    fields = {"name": algorithm} | ({"of": "lp_ft"} if algorithm == "ema" else {})
+    cost = run_cost(toy_config({"algorithm": fields, "precision": "fp32"}))
+    plain = run_cost(toy_config({"algorithm": "fine_tune", "precision": "fp32"}))
+    assert cost is not None
+    assert plain is not None
+    assert plain.solving == plain.objective == 0 < cost.objective
+    assert cost.solving > 2**25 * 8 / 1000 > 0
+    assert (cost.step > 0) == (cost.training > 0) == (algorithm != "linear_probe")
+
+
+def test_each_of_several_gpus_has_its_images_and_a_copy_of_all_gradients(toy_config: Toy) -> None:
+    def cost(ranks: int, **optim: int) -> RunCost:
+        changes = {f"optim.{name}": value for name, value in optim.items()}
+        cost = run_cost(
+            toy_config({"algorithm": "fine_tune", "precision": "fp32", **changes}), ranks
+        )
+        assert cost is not None
+        return cost
+
+    half, two = cost(1, batch_size=64), cost(2, batch_size=128)
+    assert two.step == half.step
+    assert two.training == half.training  # activations are gone when gradients are exchanged
+    few, shared = cost(1, batch_size=1), cost(2, batch_size=2)
+    clip = open_shapes(str(toy_config({}).model.name), None)
+    trained = sum(p.numel() for p in clip.image_tower.parameters()) * 4
+    # Those in channels_last are copied once more, on the way into one row.
+    assert trained < shared.training - few.training < 1.3 * trained

@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from carft_sweep.carft_core.config.trial import trial_config
+import pytest
+
+from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
+from carft_sweep.carft_core.data import open_data
+from carft_sweep.carft_core.files import format_size
+from carft_sweep.carft_core.training.memory import run_cost
+from carft_sweep.sweeps.engines.resources import RunRequirements
 from carft_sweep.sweeps.plan.estimate import RemainingWork
-from carft_sweep.sweeps.plan.gpu_cost import GpuTime, time_on
+from carft_sweep.sweeps.plan.gpu_cost import (
+    GPUS,
+    LOOKS,
+    UTILISATION,
+    GpuTime,
+    hardware_with,
+    memory_lines,
+    time_on,
+)
 from tests import domain_bed_tree
+
+ToyTrial = Callable[[str], TrialConfig]
+
+
+@pytest.fixture
+def toy_trial(tiny_clip_files: Path, cache: Path) -> ToyTrial:
+    """A run of the development set on a GPU, by its algorithm."""
+    del cache
+
+    def trial(algorithm: str) -> TrialConfig:
+        fields = {"model": {"name": str(tiny_clip_files)}, "data": {"family": "icon_shift_dev"}}
+        fields |= {"algorithm": algorithm, "precision": "fp32", "device": "cuda"}
+        return trial_config({**fields, "optim": {"batch_size": 64}}).for_seed(0)
+
+    return trial
 
 
 def test_a_balanced_step_takes_a_batch_of_each_domain(
@@ -28,3 +59,41 @@ def test_a_balanced_step_takes_a_batch_of_each_domain(
         return time_on("H100", [RemainingWork(trial_config(fields), 10, 1, 1)], cpus=8)
 
     assert time(4, balanced=True) == time(12, balanced=False) is not None
+
+
+def test_a_probe_takes_a_pass_over_train_and_its_solution(toy_trial: ToyTrial) -> None:
+    probe, tuned = (
+        RemainingWork(toy_trial(algorithm), 1, 1, 1) for algorithm in ("linear_probe", "lp_ft")
+    )
+    cost, images = run_cost(probe.config), len(open_data(probe.config.data).train)
+    untrained = time_on("H100", [replace(probe, steps=0)], cpus=8)
+    time = time_on("H100", [probe], cpus=8)
+    assert cost is not None
+    assert time is not None
+    assert untrained is not None
+    fp32, fp64 = GPUS["H100"].fp32, GPUS["H100"].fp64
+    own = (cost.image * images / fp32 + LOOKS * cost.objective / fp64) / UTILISATION
+    assert time.computing - untrained.computing == pytest.approx(own, rel=1e-6)
+    longer = time_on("RTX-4090", [probe], cpus=8)
+    assert longer is not None
+    assert longer.computing > time.computing  # it computes hardly any float64
+    both = time_on("H100", [tuned], cpus=8)
+    assert both is not None
+    assert both.computing > time.computing
+    assert list(memory_lines([probe], 10**12, 1)) == [f"linear_probe: {format_size(cost.peak)}"]
+    (told,) = memory_lines([tuned], cost.solving - 1, 1)
+    assert told.startswith("! lp_ft: ")
+    assert "to solve its probe" in told
+
+
+def test_several_gpus_of_a_run_divide_its_images(toy_trial: ToyTrial) -> None:
+    work = [RemainingWork(toy_trial("fine_tune"), 10, 1, 2)]
+    one, two = (time_on("H100", work, cpus=8, gpus=gpus) for gpus in (1, 2))
+    assert one is not None
+    assert two is not None
+    assert two.computing == pytest.approx(one.computing / 2, rel=0.01)
+    assert two.decoding == one.decoding
+    need = RunRequirements(cpus=8, gpus=2)
+    assert hardware_with("H100", need).gpus == 2
+    whole, half = (hardware_with("H100", replace(need, gpus=gpus)).gpu_memory for gpus in (1, 0.5))
+    assert whole == 2 * (half or 0) == pytest.approx(80e9 / 2**20)
