@@ -19,6 +19,7 @@ from carft_sweep.sweeps.engines.factory import (
     address_of,
     feasible_requirements,
     is_ray,
+    largest_on_gpu_mb,
     make_engine,
     share_of_machine,
 )
@@ -30,6 +31,7 @@ from carft_sweep.sweeps.engines.resources import (
     hardware_of,
     max_concurrent_runs,
     requirements_of,
+    sharing,
     this_machine,
 )
 from carft_sweep.sweeps.home import Home, find_home
@@ -68,6 +70,7 @@ def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
         *_disk_warnings(estimate, home),
     )
     gpu = [*_gpu_lines(estimate, supply.hardware, arguments.gpu)]
+    gpu += _mixed_lines(supply, spec)
     if arguments.json:
         nodes = [str(_resources(node)) for node in supply.nodes]
         plain = {**estimate.as_dict(), "need": str(supply.need), "nodes": nodes, "gpu": gpu}
@@ -251,11 +254,32 @@ def _resource_lines(supply: _Supply, spec: SweepSpec) -> Iterator[str]:
         at_once = f"up to {at_once}, as far as memory holds them,"
     yield f"One run takes {supply.need}; {at_once} on:"
     for node in supply.nodes:
-        yield f"  {node.name}: {_resources(node)}"
+        sizes = ", ".join(_gb(size) for size in sorted({*node.gpu_memory_mb}))
+        yield f"  {node.name}: {_resources(node)}{sizes and f'; {sizes} a GPU'}"
     of_gpus = max_concurrent_runs(replace(supply.need, cpus=0), supply.nodes)
     fit = max_concurrent_runs(supply.need, supply.nodes)
     if spec.resources.cpus is not None and supply.need.gpus and supply.at_once == fit < of_gpus:
         yield f"! the GPUs hold {of_gpus} runs, and the cores {fit}: set a smaller resources.cpus"
+
+
+def _mixed_lines(supply: _Supply, spec: SweepSpec) -> Iterator[str]:
+    """Yield what different GPUs hold on which a run may land, and how it is kept on one kind."""
+    able = [node for node in supply.nodes if supply.need.gpus and node.fits(supply.need)]
+    sizes = {node.name: min(node.gpu_memory_mb, default=0.0) for node in able}
+    if len({*sizes.values()}) < 2:
+        return
+    held = sharing(able, largest_on_gpu_mb(spec, supply.hardware))
+    each = [f"{held[name]} on {_gb(size)} ({name})" for name, size in sizes.items()]
+    types = [node.gpu_type for node in able if node.gpu_type]
+    kind = min(types, default="accelerator_type:H100")
+    yield (
+        f"! the GPUs differ, and batches and shares are for the smallest: of the largest run one "
+        f"holds {', '.join(each)}; --set resources.custom='{{{kind}: 0.001}}' keeps runs on a kind"
+    )
+
+
+def _gb(memory_mb: float) -> str:
+    return format_size(int(memory_mb * 2**20)) if memory_mb else "an unknown size"
 
 
 def _gpu_lines(estimate: SweepEstimate, hardware: Hardware, name: str | None) -> Iterator[str]:

@@ -15,17 +15,21 @@ from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine, Share
 from carft_sweep.sweeps.engines.ray_tokens import require_ray
 from carft_sweep.sweeps.engines.resources import (
     GPU_SHARE,
+    Hardware,
     Node,
     RunRequirements,
     devices_of,
     hardware_here,
+    hardware_of,
     infeasible_reason,
     max_concurrent_runs,
     memory_for_runs_mb,
     memory_on_gpu_mb,
     requirements_of,
+    sharing,
     this_machine,
 )
+from carft_sweep.sweeps.spec.settings import check_gpus
 from carft_sweep.tracking.ownership import TRUST_OPTION
 
 if TYPE_CHECKING:
@@ -122,13 +126,35 @@ def share_of_machine(spec: SweepSpec, machine: Node) -> MachineShare:
 
 
 def feasible_requirements(spec: SweepSpec, supply: Sequence[Node]) -> RunRequirements:
-    """Return the resources of one run. Raises RequestError when no node can ever offer them."""
-    if spec.resources.gpus == "auto":
-        raise RequestError(
-            "resources.gpus: auto is for runs on one machine; for Ray say the share of a GPU that "
-            "a run takes, such as 0.5"
-        )
-    return _feasible(requirements_of(spec.resources, supply, spec.most_at_once), supply)
+    """Return the resources of one run on Ray. Raises RequestError when no node can ever offer them.
+
+    With `gpus: auto` a run asks for 1/n of a GPU, where n is how many of the largest fit together
+    on the smallest GPU that one may land on: Ray shares out GPUs and not their memory.
+    """
+    resources = spec.resources
+    if resources.gpus == "auto":
+        has_gpus = any(node.gpus >= 1 for node in supply)
+        resources = resources.model_copy(update={"gpus": float(has_gpus)})
+        whole = requirements_of(resources, supply, spec.most_at_once)
+        able = [node for node in supply if node.fits(whole)]
+        taken = largest_on_gpu_mb(spec, hardware_of(whole, able))
+        least = min(sharing(able, taken).values(), default=1)
+        resources = resources.model_copy(update={"gpus": check_gpus(has_gpus / least)})
+    return _feasible(requirements_of(resources, supply, spec.most_at_once), supply)
+
+
+def largest_on_gpu_mb(spec: SweepSpec, hardware: Hardware) -> float | None:
+    """Return the MiB that the largest run of a sweep takes of its GPU, computed; None where one is
+    unknown or the GPU is. Of a search it is the run in the middle of the space."""
+    if hardware.room is None or not hardware.gpus:
+        return None
+    configs = [item.config for item in spec.baseline_configs()] + (
+        [spec.typical_config()] if spec.is_adaptive else [*map(spec.config_for, spec.points())]
+    )
+    resolved = (hardware.resolve(config.for_seed(spec.seeds[0])) for config in configs)
+    taken = [memory_on_gpu_mb(config.as_dict()) for config in resolved if config.algorithm.trains]
+    known = [size for size in taken if size is not None]
+    return max(known, default=None) if len(known) == len(taken) else None
 
 
 def _feasible(need: RunRequirements, supply: Sequence[Node]) -> RunRequirements:

@@ -95,6 +95,12 @@ class Node:
         names = tuple(gpu.name for gpu in gpus if gpu.name)
         return replace(self, gpu_memory_mb=memory, bf16=bf16, devices=names)
 
+    @property
+    def gpu_type(self) -> str:
+        """The name by which Ray tells the kind of its GPUs, a resource of the node; "" without."""
+        types = (name for name in self.custom if name.startswith("accelerator_type:"))
+        return next(types, "")
+
     def fits(self, need: RunRequirements) -> int:
         """Return how many runs of these requirements fit on the node at once."""
         room = [self.cpus / need.cpus] if need.cpus else []
@@ -104,6 +110,18 @@ class Node:
             room.append(int(self.gpus) * math.floor(1 / need.gpus + _EPSILON))
         room += [self.custom.get(name, 0.0) / amount for name, amount in need.custom.items()]
         return math.floor(min(room, default=1.0) + _EPSILON)
+
+
+def sharing(supply: Sequence[Node], takes_mb: float | None) -> Mapping[str, int]:
+    """Return by node how many runs its smallest GPU holds, from 1 to MOST_SHARING, of which each
+    takes so many MiB of it; 1 where either is unknown."""
+    return {
+        node.name: max(1, min(MOST_SHARING, int(GPU_SHARE * min(node.gpu_memory_mb) / takes_mb)))
+        if takes_mb and len(node.gpu_memory_mb) >= node.gpus
+        else 1
+        for node in supply
+        if node.gpus
+    }
 
 
 def requirements_of(

@@ -322,6 +322,36 @@ def test_gpus_that_stay_idle_for_want_of_cores_are_pointed_out(
         assert "the GPUs hold" not in check(toy_cli, carft, *ON_CLUSTER, *enough)
 
 
+def test_of_gpus_that_differ_it_is_said_what_each_holds_and_how_to_keep_to_one(
+    toy_cli: ToySweep, carft: Carft, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del asked
+    old = {"accelerator_type:V100": 1.0}
+    nodes = {
+        "a": Node("new", 8.0, 1.0, {"accelerator_type:H100": 1.0}),
+        "b": Node("old", 8.0, 1.0, old),
+    }
+    sizes = {"a": 80_000.0, "b": 16_000.0}
+    monkeypatch.setattr(SmallCluster, "nodes_by_id", lambda _: nodes)
+    monkeypatch.setattr(
+        "carft_sweep.sweeps.engines.ray_cluster.check_nodes",
+        lambda nodes, *_, **__: {
+            id_: node.with_gpus([Gpu(sizes[id_], bf16=True)]) for id_, node in nodes.items()
+        },
+    )
+    monkeypatch.setattr("carft_sweep.sweeps.engines.factory.memory_on_gpu_mb", lambda _: 7_000.0)
+    toy_cli.home.prepare()
+    auto = ("--address", "head:6379", "--set", "resources.gpus=auto")
+    text = check(toy_cli, carft, *auto)
+    assert "One run takes 4 CPUs, 0.5 GPUs; 4 runs at once on:" in text
+    assert "  old: 8 CPUs, 1 GPU, 1 accelerator_type:V100; 16.8 GB a GPU\n" in text
+    assert "holds 4 on 83.9 GB (new), 2 on 16.8 GB (old); --set " in text
+    alone = ("--set", "resources.custom={accelerator_type:H100: 0.001}")
+    text = check(toy_cli, carft, *auto, *alone)
+    assert "One run takes 2 CPUs, 0.25 GPUs, 0.001 accelerator_type:H100; 4 runs at once" in text
+    assert "the GPUs differ" not in text
+
+
 def test_a_home_that_is_not_there_yet_is_not_made_to_ask_the_nodes_and_that_is_said(
     toy_cli: ToySweep, carft: Carft, asked: list[Any]
 ) -> None:

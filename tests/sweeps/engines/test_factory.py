@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ from carft_sweep.carft_core.training import memory
 from carft_sweep.carft_core.training.memory import RunCost
 from carft_sweep.carft_core.training.numerics import CONTEXT_AT_MOST_MB
 from carft_sweep.sweeps.engines import factory as choosing
-from carft_sweep.sweeps.engines.factory import is_ray, make_engine, share_of_machine
+from carft_sweep.sweeps.engines.factory import (
+    feasible_requirements,
+    is_ray,
+    make_engine,
+    share_of_machine,
+)
 from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine
 from carft_sweep.sweeps.engines.resources import Gpu, Node
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
@@ -150,9 +156,32 @@ def test_gpus_auto_lets_as_many_share_one_as_its_memory_holds(
     assert made["memory"].holds("GPU-0") == fits
 
 
-def test_gpus_auto_is_refused_on_ray(spec: MakeSpec) -> None:
-    with pytest.raises(RequestError, match="auto is for runs on one machine"):
-        make_engine(spec(engine="ray", resources={"gpus": "auto"}))
+@pytest.mark.parametrize(
+    ("sizes", "peak_mb", "gpus"),
+    [
+        ([(80_000.0,)], 10_000.0, 0.25),  # no more than four
+        ([(80_000.0,)], 30_000.0, 0.5),
+        ([(80_000.0,), (24_000.0, 24_000.0)], 9_000.0, 0.5),
+        ([(80_000.0, 24_000.0)], 20_000.0, 1.0),
+        ([(80_000.0,), (None,)], 10_000.0, 1.0),  # it may be a slice of MIG
+        ([(80_000.0,)], None, 1.0),
+        ([(80_000.0,), ()], 30_000.0, 0.5),
+        ([()], 10_000.0, 0.0),
+    ],
+)
+def test_with_gpus_auto_ray_is_asked_for_a_share_that_the_smallest_gpu_has(
+    spec: MakeSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    sizes: list[tuple[float | None, ...]],
+    peak_mb: float | None,
+    gpus: float,
+) -> None:
+    peak = None if peak_mb is None else round(peak_mb * 2**20)
+    cost = None if peak is None else RunCost(0, peak, 0, 0)
+    monkeypatch.setattr(memory, "run_cost", lambda *_: cost)
+    nodes = [replace(gpu_node(8, *of), name=str(number)) for number, of in enumerate(sizes)]
+    need = feasible_requirements(spec(engine="ray", resources={"gpus": "auto"}), nodes)
+    assert need.gpus == gpus
 
 
 def test_an_address_in_the_environment_counts_until_another_is_given(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,16 @@ import pytest
 import ray
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.sweeps.engines import ray_cluster
+from carft_sweep.sweeps.engines import factory, ray_cluster
 from carft_sweep.sweeps.engines import ray_tune as ray_loop
 from carft_sweep.sweeps.engines.base import Failure, Job, Wait
+from carft_sweep.sweeps.engines.factory import make_engine
 from carft_sweep.sweeps.engines.ray_cluster import Cluster, check_nodes
-from carft_sweep.sweeps.engines.resources import Node, RunRequirements
+from carft_sweep.sweeps.engines.ray_tune import RayEngine
+from carft_sweep.sweeps.engines.resources import Gpu, Node, RunRequirements
+from carft_sweep.sweeps.spec.spec import load_spec
 from carft_sweep.tracking.errors import ServiceUnreachable
+from tests.sweeps.conftest import ToySweep
 from tests.sweeps.engines.conftest import CORES, MakeEngine, MakeJob
 from tests.sweeps.toy_runs import Recorder, gone_within, is_running, parent_of
 
@@ -122,6 +127,62 @@ def test_a_job_that_waits_for_room_is_kept_alive_and_stopped_without_having_begu
     ray.kill(tenant)
     assert recorder.events == [("stopped", "a")]
     assert recorder.beats >= 2
+
+
+@pytest.mark.slow
+def test_runs_land_where_their_share_of_a_gpu_fits_and_on_the_kind_that_they_ask_for(
+    ray_nodes: Any,
+    on_ray: MakeEngine,
+    job: MakeJob,
+    toy: ToySweep,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a real cluster, with GPUs that Ray is told of, and their memory by us."""
+    memory_mb = {"accelerator_type:NEW": 80_000.0, "accelerator_type:OLD": 24_000.0}
+    added = [ray_nodes.add_node(num_cpus=4, num_gpus=1, resources={kind: 1}) for kind in memory_mb]
+    ray_nodes.wait_for_nodes()
+    monkeypatch.setattr(
+        ray_cluster,
+        "check_nodes",
+        lambda nodes, *_, **__: {
+            id_: node.with_gpus([Gpu(memory_mb[node.gpu_type], bf16=True)])
+            for id_, node in nodes.items()
+        },
+    )
+    monkeypatch.setattr(factory, "memory_on_gpu_mb", lambda _: 10_000.0)
+    monkeypatch.setattr(RayEngine, "close", lambda _: None)  # of a connection that others have
+
+    def need(**custom: float) -> RunRequirements:
+        resources = {
+            "gpus": "auto",
+            "custom": {f"accelerator_type:{k}": v for k, v in custom.items()},
+        }
+        spec = load_spec(toy.file(engine="ray", resources=resources))
+        engine = make_engine(spec, address=ray_nodes.address, home=toy.home.path)
+        assert isinstance(engine, RayEngine)
+        return engine.need
+
+    try:
+        assert need().gpus == need(OLD=0.001).gpus == 0.5
+        assert need(NEW=0.001).gpus == 0.25
+        for kind, node, most in zip(("NEW", "OLD"), added, (4, 2), strict=True):
+            jobs = [job(f"{kind}{number}", do="wait") for number in range(most)]
+            recorder, seen = Retrying([*jobs]), set[str]()
+
+            def started(job: Job, worker: str, of: Any = (recorder, seen, most)) -> None:
+                Recorder.started(of[0], job, worker)
+                of[1].add(job.digest)
+                if len(of[1]) == of[2]:  # all at once
+                    (Path(job.workdir).parent / "go").touch()
+
+            recorder.started = started  # type: ignore[method-assign]
+            on_ray(need=replace(need(**{kind: 0.001}), cpus=1)).run(recorder)
+            assert len(recorder.order("finished")) == most
+            del node
+            (Path(jobs[0].workdir).parent / "go").unlink()
+    finally:
+        for node in added:
+            ray_nodes.remove_node(node)
 
 
 def test_a_killed_actor_takes_its_worker_along_and_the_run_goes_on_in_another(
