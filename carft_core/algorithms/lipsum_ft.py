@@ -53,11 +53,12 @@ class LipsumFt(Algorithm):
         features = model.features(batch.images)
         cross_entropy = batch.cross_entropy(model.logits(features))
         tokens = teacher.clip.random_texts(self.texts, self.tokens, batch.generator())
-        texts = teacher.text_features(tokens)
+        # Outside of energy_gap, where a tower would be computed in float32.
+        texts, frozen = teacher.text_features(tokens), batch.zero_shot()
 
         def energy_gap() -> Tensor:
             with torch.autocast(features.device.type, enabled=False):
-                energies = teacher.scale * (features - batch.zero_shot()) @ texts.T
+                energies = teacher.scale * (features - frozen) @ texts.T
             return energies.square().mean() / 2
 
         total, gap = penalised(cross_entropy, self.gap_weight, energy_gap)
