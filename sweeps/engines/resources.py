@@ -26,6 +26,8 @@ QUERY = (
 )
 _DIVIDED = "Enabled"
 """The mode of a GPU of which there are MIG's slices alone; its memory is that of all together."""
+_SLICE = re.compile(r"MIG \S*?(\d+)gb\S*\s.*UUID: (MIG-[^)\s]+)")
+"""A slice's line of `nvidia-smi -L`: its memory in GB, and its id."""
 _NVIDIA_SECONDS = 15.0
 _EPSILON = 1e-9
 _BF16 = 8.0
@@ -236,8 +238,9 @@ def memory_for_runs_mb() -> float:
 def visible_gpus(environ: Mapping[str, str] | None = None, listing: str | None = None) -> list[Gpu]:
     """List the NVIDIA GPUs that `environ` makes visible, without torch.
 
-    A slice of MIG is a GPU of its own, whose memory is unknown. `listing` is the output of QUERY
-    and, where GPUs are divided, of `nvidia-smi -L`; they are run if it is left out.
+    A slice of MIG is a GPU of its own, with the memory that its kind is named by, such as 3g.40gb.
+    `listing` is the output of QUERY and, where GPUs are divided, of `nvidia-smi -L`; left out, they
+    are run.
     """
     visible = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
     listing = _listing() if listing is None else listing
@@ -246,17 +249,20 @@ def visible_gpus(environ: Mapping[str, str] | None = None, listing: str | None =
         for line in listing.splitlines()
         if line.count(",") == 4
     ]
+    # Only GPUs that compute bf16 are divided so.
+    slices = [
+        Gpu(int(size) * 1e9 / 2**20, bf16=True, name=name) for size, name in _SLICE.findall(listing)
+    ]
     if visible is None:
-        slices = re.findall(r"UUID: (MIG-[^)\s]+)", listing)
-        whole = [_gpu(row) for row in rows if row[4] != _DIVIDED]
-        return [*whole, *(Gpu(bf16=True, name=name) for name in slices)]
+        return [*(_gpu(row) for row in rows if row[4] != _DIVIDED), *slices]
     gpus: list[Gpu] = []
     for name in filter(None, (part.strip() for part in visible.split(","))):
         row = next((row for row in rows if name == row[0] or row[1].startswith(name)), None)
         if row is not None:
             gpus.append(replace(_gpu(row), name=name))
         elif name.startswith("MIG-"):
-            gpus.append(Gpu(bf16=True, name=name))  # only GPUs that compute it are divided so
+            known = (part for part in slices if part.name == name)
+            gpus.append(next(known, Gpu(bf16=True, name=name)))
         else:
             break  # as CUDA does: what follows one that is not there is hidden
     return gpus

@@ -13,6 +13,7 @@ from carft_sweep.carft_core.errors import RequestError, unknown
 from carft_sweep.carft_core.files import format_size
 from carft_sweep.carft_core.training.memory import run_cost
 from carft_sweep.carft_core.training.optim import images_of_step
+from carft_sweep.carft_core.training.setup import other_data
 from carft_sweep.sweeps.engines.resources import Hardware, RunRequirements
 from carft_sweep.sweeps.plan.estimate import RemainingWork
 
@@ -119,7 +120,9 @@ def time_on(name: str, work: Sequence[RemainingWork], cpus: int, gpus: int = 1) 
         if cost is None:
             return None
         validated = (0 if data.val is None else len(data.val)) * item.epochs
-        measured = sum(map(len, data.measured().values()))
+        others = other_data(config.data, config.eval).values()
+        splits = [*data.measured().values(), *(other.id_test for other in others)]
+        measured = sum(map(len, splits))
         encoded = len(data.train) if cost.objective and item.steps else 0
         predicted = validated + measured * item.models + encoded
         operations = cost.step * item.steps + cost.image * predicted / gpus

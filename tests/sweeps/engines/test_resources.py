@@ -126,7 +126,7 @@ def test_gpus_are_counted_as_cuda_counts_them(environ: dict[str, str], gpus: lis
     assert visible_gpus(environ, LISTING) == gpus
 
 
-def test_a_slice_of_mig_is_a_gpu_without_the_memory_of_all_together(
+def test_a_slice_of_mig_is_a_gpu_with_the_memory_of_its_kind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listing = "0, GPU-aaaa, 81559, 9.0, Enabled\n1, GPU-bbbb, 80000, 9.0, Disabled\n"
@@ -140,9 +140,10 @@ GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-bbbb)
     program.write_text(f"#!/bin/sh\n[ $1 = -L ] && echo '{slices}' || echo '{listing}'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    part = Gpu(bf16=True)
-    assert visible_gpus({}) == named(GPU_bbbb=HOPPER, MIG_1234=part, MIG_5678=part)
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "0"}) == named(**{"0": part})
+    large, small = (Gpu(size * 1e9 / 2**20, bf16=True) for size in (40, 10))
+    assert visible_gpus({}) == named(GPU_bbbb=HOPPER, MIG_1234=large, MIG_5678=small)
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "MIG-5678"}) == named(MIG_5678=small)
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "0"}) == named(**{"0": Gpu(bf16=True)})
     program.write_text(f"#!/bin/sh\n[ $1 = -L ] || echo '{LISTING}'\n")
     assert len(visible_gpus({})) == 3
 

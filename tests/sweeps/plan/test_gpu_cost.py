@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
-from carft_sweep.carft_core.data import open_data
+from carft_sweep.carft_core.data import DataConfig, open_data
 from carft_sweep.carft_core.files import format_size
 from carft_sweep.carft_core.training.memory import run_cost
 from carft_sweep.sweeps.engines.resources import RunRequirements
@@ -97,3 +97,19 @@ def test_several_gpus_of_a_run_divide_its_images(toy_trial: ToyTrial) -> None:
     assert hardware_with("H100", need).gpus == 2
     whole, half = (hardware_with("H100", replace(need, gpus=gpus)).gpu_memory for gpus in (1, 0.5))
     assert whole == 2 * (half or 0) == pytest.approx(80e9 / 2**20)
+
+
+def test_the_other_tasks_that_a_run_is_measured_on_count(toy_trial: ToyTrial) -> None:
+    plain = toy_trial("fine_tune")
+    fields = {**plain.as_dict(), "eval": {"retention": ["icon_shift"]}}
+    cost, other = run_cost(plain), open_data(DataConfig(family="icon_shift")).id_test
+    less, more = (
+        time_on("H100", [RemainingWork(config, 10, 1, 3)], cpus=8)
+        for config in (plain, trial_config(fields))
+    )
+    assert cost is not None
+    assert less is not None
+    assert more is not None
+    operations = 3 * len(other) * cost.image
+    added = operations / (UTILISATION * GPUS["H100"].fp32)
+    assert more.computing - less.computing == pytest.approx(added, rel=1e-6)
