@@ -411,6 +411,11 @@ class RayEngine(Engine):
         """Implement `Engine.hardware`."""
         return self._hardware
 
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What Ray is asked to set aside for each run, on one node."""
+        return {"CPU": self.need.cpus, "GPU": self.need.gpus, **self.need.custom}
+
     def run(self, handler: Handler) -> None:
         """Implement `Engine.run`."""
         loop = Loop(handler, self)
@@ -433,14 +438,13 @@ class RayEngine(Engine):
         self.cluster.close()
 
     def _tune(self, loop: Loop) -> None:
-        bundle = {"CPU": self.need.cpus, "GPU": self.need.gpus, **self.need.custom}
         tune.run(
             WarmRun,
             name=uuid.uuid4().hex,
             num_samples=-1,
             search_alg=JobSearcher(loop),
             scheduler=RunScheduler(loop),
-            resources_per_trial=tune.PlacementGroupFactory([bundle]),
+            resources_per_trial=tune.PlacementGroupFactory([self.bundle]),
             reuse_actors=True,
             max_failures=0,  # it cannot tell one failure from another
             raise_on_failed_trial=False,

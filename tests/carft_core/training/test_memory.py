@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.smoke import make_model
 from carft_sweep.carft_core.algorithms import Batch, loss_and_terms
 from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.data import open_data
@@ -88,11 +87,10 @@ def measured_peak(config: TrialConfig) -> int:
     return peak
 
 
-def peaks(algorithm: str, batch_size: int, model: str = "builtin") -> tuple[int, int]:
+def peaks(algorithm: str, batch_size: int) -> tuple[int, int]:
     """Of a step in fp32 on the CPU: as computed, and as counted."""
     fields = {
         "algorithm": algorithm,
-        "model": {"name": model},
         "data": {"family": "icon_shift"},
         "optim": {"batch_size": batch_size},
         "device": "cpu",
@@ -115,19 +113,6 @@ def test_the_computed_peak_is_what_the_allocator_counts(algorithm: str) -> None:
     computed, counted = peaks(algorithm, 128)
     # What a kernel takes for itself while it computes is in one and not in the other.
     assert computed == pytest.approx(counted, rel=0.12)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["fine_tune", "car_ft", "flyp"])
-@pytest.mark.parametrize("model", ["ViT-B-32", "RN50"])
-@pytest.mark.parametrize("batch_size", [2, 4, 8])
-def test_the_computed_peak_of_real_models_is_within_a_tenth(
-    model: str, algorithm: str, batch_size: int, tmp_path: Path
-) -> None:
-    folder = tmp_path / "model"
-    make_model(folder, model)  # with random weights
-    computed, counted = peaks(algorithm, batch_size, str(folder))
-    assert computed == pytest.approx(counted, rel=0.1)
 
 
 def test_a_smaller_part_takes_less_and_computes_as_much(toy_config: Toy) -> None:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,15 +129,10 @@ def test_a_job_that_waits_for_room_is_kept_alive_and_stopped_without_having_begu
 
 
 @pytest.mark.slow
-def test_runs_land_where_their_share_of_a_gpu_fits_and_on_the_kind_that_they_ask_for(
-    ray_nodes: Any,
-    on_ray: MakeEngine,
-    job: MakeJob,
-    toy: ToySweep,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_ray_is_asked_for_a_share_that_fits_on_the_kind_of_gpu_that_a_sweep_names(
+    ray_nodes: Any, toy: ToySweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a real cluster, with GPUs that Ray is told of, and their memory by us."""
+    """By a real cluster, with GPUs that Ray is told of, and their memory by us."""
     memory_mb = {"accelerator_type:NEW": 80_000.0, "accelerator_type:OLD": 24_000.0}
     added = [ray_nodes.add_node(num_cpus=4, num_gpus=1, resources={kind: 1}) for kind in memory_mb]
     ray_nodes.wait_for_nodes()
@@ -151,32 +145,25 @@ def test_runs_land_where_their_share_of_a_gpu_fits_and_on_the_kind_that_they_ask
         },
     )
     monkeypatch.setattr(factory, "memory_on_gpu_mb", lambda _: 10_000.0)
-    monkeypatch.setattr(RayEngine, "close", lambda _: None)  # of a connection that others have
 
-    def need(**custom: float) -> RunRequirements:
-        resources = {
-            "gpus": "auto",
-            "custom": {f"accelerator_type:{k}": v for k, v in custom.items()},
-        }
-        spec = load_spec(toy.file(engine="ray", resources=resources))
+    def bundle(**kind: float) -> dict[str, float]:
+        custom = {f"accelerator_type:{name}": amount for name, amount in kind.items()}
+        spec = load_spec(toy.file(engine="ray", resources={"gpus": "auto", "custom": custom}))
         engine = make_engine(spec, address=ray_nodes.address, home=toy.home.path)
         assert isinstance(engine, RayEngine)
-        return engine.need
+        return {**engine.bundle, "CPU": 0.5}
 
     try:
-        assert need().gpus == need(OLD=0.001).gpus == 0.5
-        assert need(NEW=0.001).gpus == 0.25
-        recorder = Recorder([job("a", do="wait"), job("b", do="wait")])
-        begun = recorder.started
-
-        def started(job: Job, worker: str) -> None:
-            begun(job, worker)
-            if len(recorder.workers) == 2:  # both at once, on the one GPU of this kind
-                (tmp_path / "go").touch()
-
-        recorder.started = started  # type: ignore[method-assign]
-        on_ray(need=replace(need(OLD=0.001), cpus=1)).run(recorder)
-        assert len(set(recorder.pids())) == 2
+        assert bundle()["GPU"] == 0.5
+        assert bundle(NEW=0.001)["GPU"] == 0.25
+        groups = [ray.util.placement_group([bundle(OLD=0.001)]) for _ in range(3)]
+        assert [group.wait(timeout_seconds=20) for group in groups[:2]] == [True, True]
+        assert not groups[2].wait(timeout_seconds=1), "the GPU of this kind holds two"
+        tables = [ray.util.placement_group_table(group) for group in groups[:2]]
+        places = {table["bundles_to_node_id"][0] for table in tables}
+        assert places == {added[1].node_id}
+        for group in groups:
+            ray.util.remove_placement_group(group)
     finally:
         for node in added:
             ray_nodes.remove_node(node)
