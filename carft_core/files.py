@@ -143,7 +143,7 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _requested() -> Iterator[None]:
-    """Turn an error of the system about a file within the context into RequestError."""
+    """Turn the system's errors about a file within the context into RequestErrors."""
     try:
         yield
     except RefusedFile as error:

@@ -43,7 +43,7 @@ class BrokenContract(AssertionError):
 
 
 def must(holds: bool, what: str) -> None:
-    """Raise BrokenContract, saying what must be, unless it holds."""
+    """Raise BrokenContract with the law `what` unless `holds`."""
     if not holds:
         raise BrokenContract(what)
 
@@ -156,7 +156,8 @@ def batch_for(teacher: Teacher, *, micro_batch: int | None = None) -> Batch:
 
 
 def started(algorithm: Algorithm, teacher: Teacher) -> nn.Module:
-    """Return the module as it is before the first step, with what does not train frozen."""
+    """Return an algorithm's module as it is before the first step, with untrained parameters
+    frozen."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = algorithm.build(teacher)
@@ -168,7 +169,7 @@ def started(algorithm: Algorithm, teacher: Teacher) -> nn.Module:
 def loss_of(
     algorithm: Algorithm, model: nn.Module, batch: Batch, teacher: Teacher
 ) -> tuple[Tensor, dict[str, float]]:
-    """Return the loss under a seed, and all that is logged."""
+    """Return the loss of a batch under a fixed seed, and all logged values."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         try:
@@ -179,17 +180,17 @@ def loss_of(
 
 
 def copy_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors as they are, for a look at what a step does to them."""
+    """Return copies of tensors, to compare them with later states."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def equal(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
-    """Tell whether every tensor of `before` is in `after` to the bit."""
+    """Return whether each tensor of `before` is in `after` with the same bits."""
     return all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def takes_steps(algorithm: Algorithm) -> bool:
-    """Tell whether a loss trains it."""
+    """Return whether an algorithm trains in steps by a loss."""
     return algorithm.trains and not algorithm.solves
 
 
@@ -265,7 +266,7 @@ class _OneDevice(TorchDispatchMode):
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Compute."""
+        """Run an operation; raise BrokenContract if its tensors are on two devices."""
         items = tree_iter((args, kwargs))
         # A number may lie anywhere.
         devices = {item.device.type for item in items if isinstance(item, Tensor) and item.ndim}
@@ -488,10 +489,8 @@ ALGORITHM_LAWS: tuple[Callable[[type[Algorithm], Teacher], None], ...] = (
 
 
 def check_merge(cls: type[Merge]) -> None:
-    """Hold a registered merge, with its fields at their defaults, to every law.
-
-    Raises BrokenContract with what must hold and does not.
-    """
+    """Hold a registered merge, with its fields at their defaults, to every law. Raises
+    BrokenContract with what must hold and does not."""
     for law in MERGE_LAWS:
         law(cls)
 
@@ -597,11 +596,11 @@ class OpenFamily:
 
     @property
     def name(self) -> str:
-        """The family's."""
+        """The name of the family."""
         return self.family.name
 
     def in_distribution(self) -> Mapping[str, Split]:
-        """Return train, and val and test where there are such."""
+        """Return train, and val and test if the family has them."""
         splits = self.data.splits
         return {name: splits[name] for name in IN_DISTRIBUTION if name in splits}
 
@@ -618,7 +617,7 @@ def check_family(family: Family, config: DataConfig | None = None) -> None:
 
 
 def open_family(family: Family, config: DataConfig) -> OpenFamily:
-    """Return what the laws look at. Raises as `check_family` does."""
+    """Open a family's data for the laws. Raises as `check_family` does."""
     must_be_registered(FAMILIES, family.name, family)
     return OpenFamily(family, config, open_data(config))
 

@@ -28,7 +28,7 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Registry(dict[str, T]):
-    """Things of one kind by their own `name`, in the order in which they came."""
+    """Things of one kind by their own `name`, in the order of their registration."""
 
     def __init__(
         self,
@@ -129,8 +129,8 @@ class Registered(Section):
 
 
 def no_declaration(kind: type, field: str, thing: object) -> str | None:
-    """Return why a thing is no instance of `kind` whose `field` is a function of a module, so that
-    its source can be part of a run's identity; None when it is one."""
+    """Return why a thing is no instance of `kind` whose attribute `field` is a module's function,
+    so that its source can be part of a run's identity; None if it is one."""
     if not isinstance(thing, kind):
         return f"it must be of the class {kind.__name__}"
     if not hasattr(getattr(thing, field), "__qualname__"):

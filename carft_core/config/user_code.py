@@ -49,8 +49,8 @@ def own_code_digest(thing: type | Callable[..., object]) -> str:
 
 
 def brings(top: str) -> set[str]:
-    """Return the top-level names of all modules that the files of a module import, with its own
-    name; the files are those that `own_code_digest` reads."""
+    """Return the top-level names of the user's module and of all modules that its files import;
+    these files are those that `own_code_digest` reads."""
     return {top}.union(*map(_imported, _sources(top).values()))
 
 
@@ -103,8 +103,8 @@ def blame_user_code(what: str, code: Callable[..., object]) -> Iterator[None]:
 
 
 def reason(error: BaseException, name: str) -> str:
-    """Return in one line what went wrong, and at which line of the user's module `name` or of a
-    file beside it."""
+    """Describe in one line an exception of user code, and the line of the module `name`, or of a
+    file beside it, that raised it."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     first = text.strip().partition("\n")[0]
     kind = type(error).__name__

@@ -108,7 +108,8 @@ class DataConfig(Section):
 
     @property
     def split_number(self) -> int:
-        """The seed of the split. Raises ValueError where a run's seed must replace it first."""
+        """The seed of the split. Raises ValueError while this is to be a run's seed (see
+        `for_seed`)."""
         if self.split_seed == "seed":
             raise ValueError("data.split_seed: seed stands for that of a run; see for_seed")
         return self.split_seed
@@ -397,7 +398,8 @@ class Family:
 
 
 def check_held_out(config: DataConfig, domains: Collection[str]) -> str:
-    """Return the held-out domain. Raises RequestError where it is none of `domains`."""
+    """Return the held-out domain, `data.test_domain`. Raises RequestError unless it is one of
+    `domains`."""
     if config.test_domain is None:
         raise RequestError(
             f"data.test_domain: which domain is held out? {config.family} has {', '.join(domains)}"
@@ -437,7 +439,8 @@ def named_shifts(names: Sequence[str], allowed: Collection[str]) -> tuple[str, .
 
 
 def _abbreviate_shifts(shifts: Collection[str]) -> list[str]:
-    """Return a list of shifts with the common beginning in place of many that begin alike."""
+    """Return a shorter list of shifts: many with a common beginning are listed by that
+    beginning."""
     if len(shifts) <= 20:
         return list(shifts)
     return list(dict.fromkeys(name.partition("-")[0] for name in shifts))

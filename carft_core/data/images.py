@@ -36,9 +36,9 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def state_of(files: Sequence[Path]) -> str:
-    """Return a digest of the sizes and times of files, which differs where another file took the
-    place of one. The time of a file's last change of state cannot be set. A missing file counts as
-    empty; whoever reads it raises the error."""
+    """Return a digest of the sizes and times of files, which changes when a file is replaced: the
+    time of a file's last change of state cannot be set. A missing file counts as empty; whoever
+    reads it raises the error."""
     parts = [files[first : first + STATED] for first in range(0, len(files), STATED)]
     digest = hashlib.sha256()
     with ThreadPoolExecutor(THREADS) as pool:  # network storage takes its time for each
@@ -110,7 +110,8 @@ UNREADABLE = "cannot be read as an image"
 
 @contextlib.contextmanager
 def image_errors(named: object) -> Iterator[None]:
-    """Raise RequestError, which names the image, for every error with it within the context."""
+    """Turn every error with an image within the context into a RequestError that names the
+    image."""
     try:
         yield
     except RequestError:

@@ -89,9 +89,8 @@ class OpenedClip:
 
     def random_texts(self, count: int, length: int, generator: torch.Generator) -> Tensor:
         """Return [count, L] texts of `length` random tokens between the marks of start and end.
-
-        Raises RequestError for a tokenizer that is not CLIP's own, and for texts that are too long.
-        """
+        Raises RequestError for a tokenizer that is not CLIP's own, and for texts that are too
+        long."""
         start, end = (getattr(self.tokenizer, f"{mark}_token_id", None) for mark in ("sot", "eot"))
         if start is None or end is None:
             raise RequestError(
@@ -201,7 +200,8 @@ def draws_at_random(name: str, pretrained: str | None, digest: str) -> bool:
 
 
 def _drop_rate(module: nn.Module) -> float:
-    """Return how often a layer drops something, for layers of torch, open_clip and timm."""
+    """Return the probability with which a layer of torch, open_clip or timm drops values; 0 for
+    others."""
     if isinstance(module, nn.MultiheadAttention):
         return float(module.dropout)
     rates = ("p", "prob", "drop_prob") if "drop" in type(module).__name__.lower() else ()

@@ -208,7 +208,7 @@ def context_set(name: str, data: DataConfig) -> TemplateSet:
 
 
 def without(templates: TemplateSet, words: Iterable[str]) -> TemplateSet:
-    """Return the templates that name none of the words, as a set whose name says so. Raises
+    """Return the templates that mention none of the words, as a set whose name says so. Raises
     RequestError when none is left."""
     words = tuple(words)
     left = tuple(text for text in templates.templates if not _spoken(words, [text]))
@@ -228,8 +228,8 @@ def named_domains(templates: TemplateSet, words: Iterable[str]) -> tuple[str, ..
 
 
 def words_to_mark(contexts: TemplateSet, data: DataConfig, domains: Iterable[str]) -> list[str]:
-    """Return the domains that contexts name and should not know: the held-out one; of a family that
-    holds none out, any of its `domains`."""
+    """Return the domains that the contexts name though tests are on them: the held-out one, or any
+    of `domains` for a family that holds none out."""
     held_out = data.test_domain
     return sorted(named_domains(contexts, domains if held_out is None else [held_out]))
 

@@ -93,7 +93,7 @@ def brings_weights(name: str) -> bool:
 
 
 def find_model(name: str, pretrained: str | None = None) -> ModelSource:
-    """Return the model that `name` and `pretrained` mean, downloaded if necessary. Raises
+    """Find the model that `name` and `pretrained` mean, downloading it if necessary. Raises
     RequestError for an unknown name or tag (with the near ones), for a name without weights, a
     missing path, an invalid config, and a failed download."""
     if name in BUILTIN or name.startswith((HUB, FOLDER)):
@@ -325,7 +325,8 @@ def _not_downloaded(request: str, error: Exception) -> RequestError:
 
 
 def is_final(error: Exception) -> bool:
-    """Return whether the same download can never succeed: a wrong name, or no access."""
+    """Return whether a failed download can never succeed, because of a wrong name or missing
+    access."""
     answer = getattr(error, "response", None)
     status = getattr(answer, "status_code", getattr(error, "code", None))
     if isinstance(status, int):

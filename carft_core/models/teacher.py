@@ -154,16 +154,16 @@ class Teacher:
         return user_cache() / "image_features" / f"{digest}.safetensors"
 
     def training_views(self, seed: int, *plan: object) -> list[object]:
-        """Return plain data that decides the training views of the batch of a step; `plan` decides
-        which views a batch has."""
+        """Return the plain data that decides the training views of a run's batches, as a cache key;
+        `plan` decides which images a batch has."""
         split = self.splits["train"]
         rows = b"" if split.rows is None else split.rows.tobytes()
         drawn = [repr(self.transform.augmentation), hashlib.sha256(rows).hexdigest(), seed, *plan]
         return [VIEWS_REVISION, *self._views_key("train"), *LIBRARIES, *drawn]
 
     def training_features(self, micro_batch: int | None, views: Sequence[object]) -> list[object]:
-        """Return plain data that decides the features of the batch of a step with these training
-        views.
+        """Return the plain data that decides the teacher's features of these training views, as a
+        cache key.
 
         The last bits depend on which images a batch has, on threads and kernels. With these in the
         data, stored features of one process equal those that another would compute, to the bit on

@@ -31,7 +31,8 @@ class TwoClassifiers(Classifier):
         return torch.cat([self.zero_shot.features(images), self.tuned.features(images)], dim=1)
 
     def both_logits(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits [B, C] of each of the two, of such features."""
+        """Return the zero-shot and the tuned logits [B, C], from features of both as `features`
+        returns them."""
         before = self.zero_shot.logits(features[:, : self.width])
         return before, self.tuned.logits(features[:, self.width :])
 
@@ -44,7 +45,7 @@ class CalibratedClassifiers(TwoClassifiers):
         self.temperatures = [temperature(part, teacher) for part in self.parts]
 
     def log_probabilities(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Return the logarithms of the probabilities [B, C] of each of the two."""
+        """Return the logarithms of both classifiers' probabilities [B, C]."""
         logits = zip(self.both_logits(features), self.temperatures, strict=True)
         return tuple(F.log_softmax(of / scale, dim=1) for of, scale in logits)
 

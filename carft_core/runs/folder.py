@@ -228,8 +228,8 @@ def load_weights(path: Path, *, follow: bool = False) -> dict[str, Tensor]:
 
 
 def models_of(config: TrialConfig) -> dict[str, Model]:
-    """Return by label the run's own model, then each point of each merge. The zero-shot model has
-    no merges, since these would be the zero-shot model again."""
+    """Return a run's models by label: its own, then each point of each merge. The zero-shot model
+    has no merges, since these would be the zero-shot model again."""
     models: dict[str, Model] = {UNMERGED: None}
     algorithm = config.algorithm
     if algorithm.trains or not algorithm.starts_at_zero_shot:
@@ -291,7 +291,8 @@ def _members(
 
 
 def merged(model: Model, tuned: Classifier, setup: RunSetup) -> Classifier:
-    """Return the classifier of one of a run's models, made from the run's own classifier."""
+    """Return the classifier of one of a run's models, unmerged or merged, made from the run's
+    own."""
     if model is None:
         return tuned
     merge, point = model

@@ -77,7 +77,8 @@ def compile_towers(model: nn.Module, teacher: Teacher, batch_size: int) -> str |
 
 
 def _try(tower: nn.Module, teacher: Teacher, batch_size: int) -> None:
-    """Take one step of a copy, whose compiled code similar towers then share."""
+    """Take one compiled step of a copy of a tower, whose compiled code similar towers then
+    share."""
     trial = copy.deepcopy(tower)
     trial.compile(dynamic=False, backend=BACKEND)
     side, device = teacher.transform.size, teacher.device

@@ -97,7 +97,7 @@ class World:
         return torch.stack(parts, dim=1).flatten(0, 1)[:count]
 
     def agree(self, decision: T) -> T:
-        """Return rank 0's decision, plain data, on every rank, once rank 0 has made it."""
+        """Return rank 0's decision (plain data) on every rank."""
         if self.size == 1:
             return decision
         # As JSON: an object would be pickled, and what comes over a socket is not run.

@@ -48,7 +48,7 @@ class Parts(NamedTuple):
 
 
 def divided(count: int, fraction: float, *, trial_seed: int, environment: int) -> Parts:
-    """Return the `count` images of a domain in two parts, `int(count * fraction)` in the smaller
+    """Divide the `count` images of a domain into two parts, `int(count * fraction)` in the smaller
     one.
 
     `environment` is the domain's place in DomainBed's order. Equal to the order of `split_dataset`

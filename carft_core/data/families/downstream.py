@@ -70,9 +70,9 @@ def _labelled(dataset: Any) -> Iterable[tuple[str | Path, str]]:
 
 
 def open_downstream(config: DataConfig) -> FamilyData:
-    """Return the data of the task that the family is. A process reads the task's lists once. Raises
-    RequestError naming files that are missing, damaged, or of no class of the task. Images are not
-    decoded here: a broken one raises when it is read."""
+    """Open the data of the downstream task `config.family`. A process reads the task's lists once.
+    Raises RequestError naming files that are missing, damaged, or of no class of the task. Images
+    are not decoded here: a broken one raises when it is read."""
     task = TASKS[config.family]
     refuse_held_out(config, "leave the field out")
     if config.shifts:

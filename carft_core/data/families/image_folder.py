@@ -67,7 +67,7 @@ def declared_folders(declared: Declaration) -> dict[str, Sequence[str]]:
 
 
 class Reader:
-    """Lists what a declaration says below a root.
+    """Lists the images that a declaration names below a root.
 
     `advises` says whether a message may advise to change the declaration, `with_empty` whether
     empty files are listed, as images that cannot be read.
@@ -246,7 +246,7 @@ class Reader:
 
 
 def _route(split: str) -> Route:
-    """Return the key in a declaration that names a split's folders."""
+    """Return the key in a family file under which the folders of a split are declared."""
     return tuple(split.split("/", 1))
 
 
@@ -307,7 +307,7 @@ class Layout:
         )
 
     def message(self, route: Route, problem: str) -> str:
-        """Return the text of a problem, after its folder."""
+        """Return the text of a problem, preceded by the folder that has it."""
         folder = f"{'/'.join(map(str, route))}/"
         is_named = problem.startswith(folder) or route[0] in ("class_names", "class_names_file")
         return problem if is_named else f"{folder} {problem}"
@@ -512,7 +512,7 @@ class Declared(Layout):
         return f"{self.file.name}{f':{line}' if line else ''}: {dotted(route)}"
 
     def message(self, route: Route, problem: str) -> str:
-        """Return the text of a problem, after its line."""
+        """Return the text of a problem, preceded by its line in the family file."""
         return f"{self.place(route)}: {problem}"
 
     def line(self, route: Route) -> int:

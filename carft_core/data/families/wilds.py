@@ -237,8 +237,9 @@ IWILDCAM_COLUMNS = {
 
 
 def read_iwildcam(folder: Path, names: Sequence[str]) -> list[Image]:
-    """Return the images of `metadata.csv`, one for each row; a burst of one camera is a unit.
-    Raises RequestError for a table that is missing or has other columns, splits or classes."""
+    """Read the images of iWildCam's `metadata.csv`, one a row; images of one camera's burst are a
+    unit. Raises RequestError for a table that is missing or has other columns, splits or
+    classes."""
     file = folder / "metadata.csv"
     table = read_columns(file, IWILDCAM_COLUMNS)
     check_values(file, table, "split", OURS)
@@ -310,7 +311,8 @@ def split_of(original: str, year: int) -> str | None:
 
 
 def read_fmow(folder: Path, names: Sequence[str]) -> list[Image]:
-    """Return the images of `rgb_metadata.csv` that are in a split of WILDS, with their regions.
+    """Read the images of FMoW's `rgb_metadata.csv` that are in a split of WILDS, with their
+    regions.
 
     The number in a file's name is the number of its row, including rows of no split. The images of
     one place are a unit. Raises RequestError for a table that is missing or has other columns,
@@ -340,9 +342,7 @@ def read_fmow(folder: Path, names: Sequence[str]) -> list[Image]:
 
 def read_regions(folder: Path) -> Mapping[str, str]:
     """Return the region of each country, by its code in three letters; empty where it has none.
-
-    Raises RequestError for a table that is missing or has other columns.
-    """
+    Raises RequestError for a table that is missing or has other columns."""
     columns = {"alpha-3": pa.string(), "region": pa.string()}
     table = read_columns(folder / "country_code_mapping.csv", columns)
     pairs = zip(*(table[name].to_pylist() for name in columns), strict=True)
