@@ -128,10 +128,8 @@ def find_home(
     option: str | None, environ: Mapping[str, str] | None = None, *, trust: bool = False
 ) -> Home:
     """Return the home that `--home` names, else CARFT_HOME, else `.carft` in the current folder.
-
     Raises RequestError for a home that another account could have written, unless `trust` or
-    CARFT_SHARED_HOMES says otherwise: a home's content decides what is read, written and run.
-    """
+    CARFT_SHARED_HOMES says otherwise: a home's content decides what is read, written and run."""
     home = Home(home_folder(option, environ), is_trusted=trust)
     home.check_owner()
     return home

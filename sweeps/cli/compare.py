@@ -77,7 +77,8 @@ def override(
     ood_margin: float | None = None,
     by: str | None = None,
 ) -> ComparisonSpec:
-    """Return a sweep's specification overridden by the options. Raises RequestError."""
+    """Return a sweep's specification of comparisons, overridden by the options. Raises
+    RequestError."""
     rule = {**(_selection(selection) if selection else {}), **(_metric(metric) if metric else {})}
     endpoint: dict[str, object] = {} if by is None else {"by": by, "by_task": {}}
     margins = {"id_margin": id_margin, "ood_margin": ood_margin}
@@ -96,7 +97,7 @@ def override(
 
 
 def _metric(text: str) -> dict[str, object]:
-    """Return the fields of `id/val/nll` or `wise_ft@0.5/id/val/top1`."""
+    """Return the fields of ComparisonSpec that `id/val/nll` or `wise_ft@0.5/id/val/top1` sets."""
     name, merge = text, None
     if not re.fullmatch(PATTERN, name):
         head, _, rest = name.partition("/")
@@ -109,7 +110,7 @@ def _metric(text: str) -> dict[str, object]:
 
 
 def _selection(text: str) -> dict[str, object]:
-    """Return the fields of a rule's name, or of `within=0.005`."""
+    """Return the fields of ComparisonSpec that a rule's name, or `within=0.005`, sets."""
     if text in SELECTION_RULES:
         return {"within": None, "oracle": text == "oracle"}
     name, _, margin = text.partition("=")
@@ -268,7 +269,8 @@ def _render(
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """Return the command line again, without the options of where the sweeps are stored."""
+    """Return the command line as it was typed, without the options that say where sweeps are
+    stored."""
     names = (Path(name).name if is_table(name) else name for name in arguments.sweeps)
     words = ["carft-sweep", "compare", *names]
     others = ("sweeps", "command", "home", "trust_home", "tracking_uri", "experiment", "verbose")

@@ -54,7 +54,7 @@ def _scaffold_lines(scaffold: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _counts(counts: Mapping[str, Mapping[str, int]], *, train: str) -> Iterator[str]:
-    """Yield the lines of a table of images by class and split, or only totals of many classes.
+    """Yield the lines of a table of images by class and split; of many classes only the totals.
     `train` is the folder of training images."""
     called = {} if train in (".", "train") else {"train": f"train ({train})"}
     splits = {called.get(name, name): classes for name, classes in counts.items() if classes}

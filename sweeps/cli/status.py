@@ -64,7 +64,7 @@ class FailedRun:
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """How a sweep stands."""
+    """The state of a sweep."""
 
     name: str
     state: str
@@ -123,9 +123,9 @@ def sweep_status(home: Home, name: str) -> SweepStatus:
 
 
 def _total(ledger: Ledger, count: int) -> int:
-    """Return the number of distinct runs of the sweep, an upper bound until all `count` trials are
-    proposed; runs that follow the trials (confirmations, soups) are included once their number is
-    in the ledger."""
+    """Return the number of distinct runs of a sweep with `count` trials: an upper bound until all
+    are proposed. Runs after the trials (confirmations, soups) count once their number is in the
+    ledger."""
     baselines, trials = ledger.baselines(), ledger.trials()
     to_come = (count - len(trials)) * len(ledger.spec["seeds"])
     distinct = len(_digests([*baselines, *trials])) + max(0, to_come)

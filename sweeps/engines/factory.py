@@ -87,7 +87,7 @@ def vet_address(address: str | None, home: Home) -> str | None:
 
 
 class MachineShare(NamedTuple):
-    """What the runs of the local engine get of this machine."""
+    """The part of this machine that each run of the local engine gets."""
 
     need: RunRequirements
     """Of one run."""

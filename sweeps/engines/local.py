@@ -144,7 +144,7 @@ class SharedMemory:
         return min(fits, self._most.get(devices, fits))
 
     def learn(self, peak: float | None) -> None:
-        """Take up how many MiB a run takes, as computed or as its epoch reports."""
+        """Record how many MiB a run takes, as computed or as its epoch reports."""
         if peak is not None and peak > self._peak:
             self._peak = peak
             fits = {name or "memory": self.holds(name) for name in self._sizes}
@@ -281,8 +281,8 @@ class LocalEngine(Engine):
                 worker.answer(Decision.STOP if self._stopping else decision)
 
     def _narrowed(self, worker: Supervisor, failure: dict[str, Any]) -> dict[str, Any]:
-        """Return the failure; where it makes fewer runs share the memory, with their number in its
-        message."""
+        """Make fewer runs share the memory after an out-of-memory failure, and return the failure,
+        with their number in its message; return other failures unchanged."""
         devices = self._workers[worker]
         runs = 1 + sum(self._workers[other] == devices for other in self._busy())
         if failure["kind"] != "out_of_memory" or not self._memory.narrow(devices, runs):

@@ -47,7 +47,7 @@ def count_ranks(config: Mapping[str, Any]) -> int:
 
 
 def forget_torchrun() -> None:
-    """Remove torchrun's variables from the environment, in case the driver was started with
+    """Remove torchrun's variables from the environment, as the driver may have been started with
     them."""
     for name in TORCHRUN:
         os.environ.pop(name, None)

@@ -47,7 +47,7 @@ STEP = 2.0
 
 
 class WarmRun(Trainable):
-    """Steps through the events of one run, then of the next.
+    """Executes the runs of one of Tune's trials, one after another, as steps of their events.
 
     A step that ends with a report is answered by the next one: go on, unless `decide` said else;
     one that ends with the end of a run is followed by the run that `assign` gave.
@@ -72,7 +72,8 @@ class WarmRun(Trainable):
         self._decision: Decision | None = None
 
     def step(self) -> dict[str, Any]:
-        """Implement `Trainable.step`: return, as JSON, the events of the next moment."""
+        """Implement `Trainable.step`: return, as JSON, the events until the run reports, ends, or
+        is silent."""
         return {"events": json.dumps(list(self._events()))}
 
     def decide(self, decision: str) -> None:
@@ -286,7 +287,7 @@ class Loop:
 
 
 class JobSearcher(Searcher):
-    """Tune's way to ask for the next trial."""
+    """Tune's searcher: the next job of the handler is the next trial."""
 
     def __init__(self, loop: Loop) -> None:
         super().__init__()
@@ -309,7 +310,7 @@ class JobSearcher(Searcher):
 
 
 class RunScheduler(FIFOScheduler):
-    """Tune's way to tell of a trial and to be told what it does."""
+    """Tune's scheduler: passes on what its trials report, and returns what Tune does with them."""
 
     def __init__(self, loop: Loop) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Ray's has no types
@@ -339,7 +340,7 @@ def _actor(trial: Trial) -> Any:
 
 
 def _failure(trial: Trial, active: _Active) -> Failure:
-    """Return the failure of a run for Tune's record of a lost trial."""
+    """Return the failure of a run whose trial was lost, from Tune's record of the trial."""
     text = (
         Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
         if trial.error_file

@@ -61,7 +61,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class RunRequirements:
-    """What one run takes of one node."""
+    """What one run takes of a node."""
 
     cpus: float
     gpus: float = 0.0
@@ -325,11 +325,9 @@ class Hardware:
         return int((GPU_SHARE * self.gpu_memory - CONTEXT_AT_MOST_MB) * 2**20)
 
     def resolve(self, config: TrialConfig) -> TrialConfig:
-        """Return `config` with its device, precision, workers, and batches on a GPU decided.
-
-        Raises RequestError for a device that the run does not get, for `auto` where torch cannot
-        use the GPUs that are there, or for a precision that the device lacks.
-        """
+        """Return `config` with its device, precision, workers, and batches on a GPU decided. Raises
+        RequestError for a device that the run does not get, for `auto` where torch cannot use the
+        GPUs that are there, or for a precision that the device lacks."""
         import torch
 
         from carft_sweep.carft_core.data.loader import default_workers

@@ -286,7 +286,7 @@ class Supervisor:
         return frame
 
     def answer(self, decision: Decision) -> None:
-        """Tell the run that has reported to continue or to close."""
+        """Tell the run that waits after a report to continue or to close."""
         with suppress(WorkerDied):  # the next event tells
             self._working().send({"kind": "decision", "decision": decision.value})
 

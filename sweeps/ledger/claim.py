@@ -51,10 +51,12 @@ class ClaimLost(RequestError):
 
 
 class Claim:
-    """The right to drive the sweep in `folder`, while it is open; a crash lets go of it.
+    """The right to drive the sweep in `folder`, from entering the context to leaving it; a crash
+    releases it.
 
-    A thread renews it, so that a driver that plans, waits or finishes looks alive to other hosts;
-    calls `renew` for what else the driver claims; and `stop(now)` for each request to stop.
+    A thread renews the claim, so that a driver that plans, waits or finishes looks alive to other
+    hosts; it calls `renew` for what else the driver claims, and `stop(now)` for each request to
+    stop.
     """
 
     def __init__(

@@ -114,7 +114,7 @@ class Invocation:
         return replace(self, overrides=(*others, f"{key}={value}"))
 
     def change(self, folder: Path) -> str | None:
-        """Return a message if the file of the sweep in `folder` has changed since it was run."""
+        """Return a message if the sweep file has changed since the sweep in `folder` was run."""
         from carft_sweep.sweeps.spec.document import read_text
 
         copy, now = read_text(folder / COPY, follow=False), None
@@ -220,7 +220,7 @@ def _shown(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Generation:
-    """The ledger that fits a sweep, and what to say of how it was opened."""
+    """The generation that a driver opened, and messages on how it was opened."""
 
     ledger: Ledger
     notes: tuple[str, ...]
@@ -237,7 +237,8 @@ def in_kept_order(spec: SweepSpec, newest: Ledger | None) -> SweepSpec:
 
 
 def planned_points(spec: SweepSpec, points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return all points of the sweep after the decided ones, for methods that use no results."""
+    """Return the decided `points`, followed by the sweep's further points if its method uses no
+    results."""
     more = () if spec.is_adaptive else range(len(points), spec.trial_count)
     return [*points, *map(spec.point, more)]
 

@@ -107,7 +107,8 @@ def _check_end(ended: float | None, reason: Mapping[str, str] | None) -> None:
 
 @dataclass(frozen=True)
 class SettingRecord:
-    """An algorithm at one setting, whose runs differ in their seeds alone, as a fact keeps it."""
+    """An algorithm at one setting, as facts of the ledger record it; its runs differ in their seeds
+    alone."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -128,7 +129,7 @@ class SettingRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting(SettingRecord):
-    """One that the sweep asks for."""
+    """A setting that the current sweep file includes, with its runs."""
 
     role: Role
     trial: Trial | None = None
@@ -137,7 +138,7 @@ class Setting(SettingRecord):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a sweep stands, as a fact."""
+    """How a sweep ended, as a fact of its ledger."""
 
     state: Literal["running", "done", "interrupted", "failed"]
     at: float | None = None
@@ -146,7 +147,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class FactsRecord:
-    """The facts of a generation whose values are computed with."""
+    """The facts of a generation that are computed with."""
 
     __pydantic_config__: ClassVar[Any] = FINITE
 
@@ -168,7 +169,7 @@ class FactsRecord:
 
 @dataclass(frozen=True)
 class GoalRecord:
-    """What trials are valued by."""
+    """A metric by which trials are valued."""
 
     name: str
     goal: Goal
@@ -235,7 +236,8 @@ class _Change:
 
 @contextmanager
 def damage_named(source: object) -> Iterator[None]:
-    """Raise RequestError that names `source` for missing or wrong data within the context."""
+    """Turn errors of missing or wrong data within the context into RequestErrors that name
+    `source`."""
     try:
         yield
     except _DAMAGE as error:
@@ -310,7 +312,7 @@ class Ledger:
             self._write({"spec": spec})
 
     def execute(self, execution: Mapping[str, Any]) -> None:
-        """Record that a driver has started."""
+        """Record that a driver has started, with its invocation."""
         self._write({"execution": execution})
 
     def remember(self, key: str, value: Any) -> None:
@@ -408,7 +410,7 @@ class Ledger:
         return [Setting(role="soup" if "members" in item else "baseline", **item) for item in items]
 
     def beside_trials(self) -> list[Setting]:
-        """Return the settings that are no trials."""
+        """Return the settings that are no trials: baselines, confirmations and soups."""
         return [setting for setting in self.settings() if setting.trial is None]
 
     def confirmations(self) -> list[Setting]:
@@ -484,7 +486,7 @@ def read_generations(file: Path) -> list[Ledger]:
 
 
 def _read_line(file: Path, line: bytes, ledgers: list[Ledger]) -> None:
-    """Apply a line to the last ledger of a list, or append the ledger that the line begins."""
+    """Apply a line to the last of the ledgers, or append the new ledger that the line begins."""
     change = parse_json(line, "it", _Change)
     if "begin" in change:
         head = change["begin"]

@@ -54,7 +54,8 @@ def best_points(home: Home, name: str, count: int) -> list[Mapping[str, Any]]:
 
 
 def source_of(spec: Mapping[str, Any], trial: Trial) -> str | None:
-    """Return the sweep that a trial's point was taken over from; None for the sweep's own."""
+    """Return the other sweep from which a trial's point was taken; None for a point of this
+    sweep."""
     cells = spec["parameters"].get(spec.get("tasks"), {}).get("values", [None])
     is_first = trial.point < len(spec.get("try_first", ())) * len(cells)
     return spec.get("try_first_from") if is_first else None

@@ -222,7 +222,8 @@ def _values(trial: Trial, reports: Mapping[int, float]) -> list[float] | None:
 
 
 class StudyProjection:
-    """Writes a sweep's study, and those of its earlier generations, behind its ledger."""
+    """Keeps the Optuna studies of a sweep and its earlier generations up to date with its
+    ledger."""
 
     def __init__(self, home: Home, ledger: Ledger) -> None:
         self._home, self._ledger = home, ledger
@@ -264,10 +265,8 @@ def lacking_trials(home: Home, ledger: Ledger) -> int:
 
 def mend_studies(home: Home, name: str) -> int:
     """Write what is missing in the studies of a sweep without a driver, or everything if the home's
-    own database is damaged. Return the number of trials written.
-
-    Raises RequestError while a driver runs, and any error of the storage.
-    """
+    own database is damaged. Return the number of trials written. Raises RequestError while a driver
+    runs, and any error of the storage."""
     with undriven(home.sweep(name)):
         if named_database() is None and study_file(home).name == DATABASE:
             set_aside_if_damaged(study_file(home))

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunTimes(NamedTuple):
-    """What the parts of one run take, in seconds."""
+    """How many seconds each part of a run takes."""
 
     step: float
     epoch: float
@@ -61,7 +61,7 @@ class TimedRun:
 
 
 class TimingHistory:
-    """Earlier runs of a home, and what they say of another one."""
+    """The times of a home's earlier runs, from which those of another run are estimated."""
 
     def __init__(self, runs: Sequence[TimedRun]) -> None:
         self._runs = runs
@@ -119,7 +119,7 @@ def _timed(runs: RunStore, folder: Path) -> Iterator[TimedRun]:
 
 @dataclass(frozen=True)
 class RemainingWork:
-    """What a run has still before it."""
+    """What is left to do of a run."""
 
     config: TrialConfig
     steps: int
@@ -301,7 +301,7 @@ def _known_trials(
 def _unchanged(
     runs: Mapping[str, str], plan: Callable[[], list[PlannedRun]]
 ) -> Iterator[list[PlannedRun]]:
-    """Yield the planned runs of `plan`, if their digests are those in the ledger."""
+    """Yield the runs that `plan` returns, if their digests are those in the ledger."""
     try:
         tasks = plan()
     except ValueError:  # the space has changed, and has no such point any more
@@ -323,7 +323,7 @@ def _known_confirmations(planner: Planner, ledger: Ledger | None) -> Iterator[li
 def _known_soups(
     planner: Planner, ledger: Ledger | None, item: After
 ) -> Iterator[list[PlannedRun]]:
-    """Yield the runs that one item of `after` had when the sweep last ended, if they would be the
+    """Yield the runs that an item of `after` had when the sweep last ended, if they would be the
     same now."""
     for setting in () if ledger is None else ledger.soups():
         params = dict(setting.params)
@@ -337,8 +337,8 @@ def _known_soups(
 def _typical_runs(
     planner: Planner, settings: Sequence[Sequence[PlannedRun]], algorithm: str, count: int
 ) -> list[RemainingWork]:
-    """Return runs of an algorithm's first setting, in place of those of a setting not chosen
-    yet."""
+    """Return the work of `count` runs that confirm a setting not chosen yet, taken from the
+    algorithm's first setting."""
     configs = (tasks[0].config for tasks in settings if tasks[0].algorithm == algorithm)
     config = next(configs, None)
     return _to_come(planner, count) if config is None else [_work(config)] * count

@@ -88,7 +88,7 @@ def _memory_row(config: TrialConfig, room: int) -> str:
 
 
 class GpuTime(NamedTuple):
-    """What is left of a sweep, in seconds."""
+    """The GPU seconds that are left of a sweep."""
 
     computing: float
     """Of the GPU, at UTILISATION of its peak."""

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Something for which no verdict, or only a part of one, can come of a sweep."""
+    """A property of a sweep because of which its runs can give no verdict, or only a part of
+    one."""
 
     reason: str
     remedy: str
@@ -140,7 +141,8 @@ def describe_power(data: FamilyData, seeds: int, id_margin: float) -> str:
 
 
 def _extended(seeds: Sequence[int]) -> str:
-    """Return the seeds that a claim needs, beginning with these: `5` where they are 0, 1, 2, ..."""
+    """Return as text the seeds that a claim needs, beginning with these: `5` where they are 0, 1,
+    2, ..."""
     if list(seeds) == list(range(len(seeds))):
         return str(SEEDS_FOR_CLAIM)
     first = max(seeds) + 1

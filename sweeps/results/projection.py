@@ -118,7 +118,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """How a run stands in its folder, whose files are read once."""
+    """The state of a run as its folder has it, whose files are read once."""
 
     status: Status
     state: RunState | None
@@ -153,11 +153,11 @@ class _Snapshot:
 
 
 class _Postponed(Exception):
-    """A request failed, maybe because of what is in it: others go on meanwhile."""
+    """A call of the store failed and is repeated later; other runs are sent meanwhile."""
 
 
 class SweepProjection:
-    """Keeps a store behind one sweep's ledger and run folders."""
+    """Sends to a tracking store what it lacks of one sweep's ledger and run folders."""
 
     def __init__(
         self,
@@ -328,7 +328,7 @@ class SweepProjection:
         return runs
 
     def _look_through(self) -> None:
-        """Mark every run of which the store lacks something as changed."""
+        """Mark each run of which the store lacks something as changed."""
         self.compare_with_store()
         if self._sent.fingerprint("") is not None:
             self._sent.note_experiment(self._store.experiment())
@@ -580,7 +580,7 @@ class SweepProjection:
         return f"{began:%Y-%m-%d %H:%M:%S} {self._sweep.sweep}"
 
     def _send_end(self) -> None:
-        """Send the sweep's end, if it has ended since the last time."""
+        """Send how the sweep ended, if it has ended since the last call."""
         if self._owner is not None:
             self._send_input_so_far()
             return
@@ -843,7 +843,7 @@ def _ended(snapshot: _Snapshot) -> int:
 
 
 def _state_of(name: str, fingerprint: str) -> str:
-    """Return the state in the store of a run or arm that was sent with this fingerprint."""
+    """Return the state that the store has of a run or arm, which its fingerprint includes."""
     if name.startswith(ARM):
         return "running" if fingerprint in _OPEN else "finished"
     return ENDS.get(fingerprint.partition(" ")[0], "running")

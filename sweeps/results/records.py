@@ -141,9 +141,9 @@ def _undamaged(read: Callable[..., T | None], *place: Any) -> T | None:
 def _facts(
     own: Mapping[str, Any], merges: Mapping[str, Mapping[str, Any] | None], requested: str | None
 ) -> Mapping[str, Any]:
-    """Return the recorded properties of an evaluation, with what the merges say of themselves, and
-    a note if another sweep measured another epoch's weights. A folder keeps one evaluation of each
-    model, by whichever sweep measured last."""
+    """Return the recorded properties of a run's evaluation, with notes of its merges, and a note if
+    another sweep measured another epoch's weights: a folder keeps one evaluation of each model, by
+    the sweep that measured last."""
     facts: Mapping[str, Any] = own["facts"]
     marks = {label: it["facts"].get("merge_mark") for label, it in merges.items() if it}
     if any(marks.values()):
@@ -159,7 +159,7 @@ def _facts(
 
 
 def state_of(state: RunState | None, *, done: bool) -> State:
-    """Return the state of a run for readers: a run whose worker is gone is stopped."""
+    """Return the state of a run as readers see it: running without a live worker is stopped."""
     if state is None:
         return "done" if done else "missing"
     if state.state == "running":

@@ -53,7 +53,7 @@ def _owner(sweeps: Sequence[Ledger], digest: str) -> Ledger:
 
 
 def _claim(run: RunRecord) -> dict[str, Any] | None:
-    """Return the config and identity in a run's folder, where these name the data; else None."""
+    """Return the config and identity in a run's folder; None where these do not name the data."""
     claim: dict[str, Any] | None = None
     if run.folder is not None:
         claim = read_json(run.folder / "config.json", Claim)
@@ -115,7 +115,8 @@ def provenance(
     calibration: tuple[str, ...] = (),
 ) -> Provenance:
     """Return what a reader needs to judge the numbers, and to reproduce them. `options` are those
-    of `report`. The result names neither user nor machine, and does not change until a run does."""
+    of `report`. The result names neither user nor machine, and stays the same until a run
+    changes."""
     commands, files, names = [], [], [sweep.name for sweep in sweeps]
     for sweep in sweeps:
         command, file = _command(sweep)

@@ -48,7 +48,7 @@ class SentLog:
             self._rewrite()
 
     def fingerprint(self, digest: str) -> str | None:
-        """Return the fingerprint that `record` recorded for a run; None for a run that was not
+        """Return the fingerprint with which a run was last recorded as sent; None for a run never
         sent."""
         entry = self.runs.get(digest)
         return None if entry is None else entry["as"]

@@ -32,7 +32,7 @@ _KEEP_AFTER = 10.0
 
 
 class TimeBudget:
-    """Counts the seconds in which somebody drove the sweep; without a limit it only counts."""
+    """Counts the seconds in which a sweep was driven, against an optional limit."""
 
     def __init__(self, ledger: Ledger, limit: float | None) -> None:
         self._ledger = ledger
@@ -58,7 +58,7 @@ class TimeBudget:
 
 
 class SweepDriver:
-    """A Handler. Runs are given out in order: zero-shot, baselines, then trials with their seeds.
+    """The handler of an engine: gives out runs in order, zero-shot, baselines, then trials by seed.
 
     A method that learns from results is asked when there is room for a run, so that with one run
     at a time the same sweep asks the same.

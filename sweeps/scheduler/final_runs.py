@@ -21,8 +21,8 @@ from carft_sweep.tracking.comparison.selection import select, select_each
 
 
 class FinalRuns:
-    """The same ones after any restart. More trials may change a choice: then the new one is
-    confirmed, and made into a soup."""
+    """The confirmations and soups of a sweep, the same ones after any restart. More trials may
+    change a choice: then the new one is confirmed, and made into a soup."""
 
     def __init__(
         self, planner: Planner, ledger: Ledger, runs: RunStore, progress: Progress

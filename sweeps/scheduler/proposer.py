@@ -35,7 +35,7 @@ GENERATION = "NSGAIISampler:generation"
 
 
 class Proposal(NamedTuple):
-    """A point, and what its sampler must find with the trial when it is asked again."""
+    """A proposed point, and notes of its sampler, which the next proposals need."""
 
     params: Mapping[str, Any]
     sampler: Mapping[str, Any] = MappingProxyType({})
@@ -81,7 +81,7 @@ def propose(spec: SweepSpec, ledger: Ledger, point: int) -> Proposal:
 
 
 class TrialProposer:
-    """The trials of a sweep, one after another; the same ones after any restart.
+    """Returns the trials of a sweep one after another, the same ones after any restart.
 
     With `failed_again` also trials that became NaN are tried again.
     """

@@ -27,7 +27,7 @@ _FAR = 1e300
 
 
 class SeedwisePruner:
-    """Decides from what it is told, and from nothing else: no files, no clock, no chance.
+    """Decides which trials are pruned, from their reports alone: no files, no clock, no chance.
 
     For seed index i there is one Optuna study in memory; a trial's value at an epoch there is the
     mean over its seeds 0 to i at that epoch. So a trial's seeds must come in order, and the epochs
@@ -64,7 +64,7 @@ class SeedwisePruner:
         return None if math.isnan(mean) else self._reason(trial, seed_index, epoch)
 
     def replay(self, trial: int, seed_index: int, epoch: int, value: float) -> None:
-        """Report an epoch without a decision, which an earlier pruner made or nobody needs."""
+        """Repeat the report of an epoch whose decision is known or not needed."""
         handle = self._report(trial, seed_index, epoch, value)
         if handle is not None and self._rule.type == "asha":
             handle.should_prune()  # keeps the trial's value at a rung
@@ -207,7 +207,7 @@ def _finite(value: float) -> float:
 
 
 class PruningController:
-    """Early termination and the race of seeds, as the sweep file asks for them.
+    """Applies the sweep file's early termination and race of seeds to reports of runs.
 
     What the judge must know again after a restart stands in the histories of the runs.
     """
@@ -301,7 +301,7 @@ class PruningController:
                 judge.replay(trial, seed, int(report["epoch"]), value)
 
     def _keep(self, trial: ActiveTrial, seed: int, epoch: int, value: float) -> None:
-        """Record the mean over the seeds so far in the ledger, for plots and samplers."""
+        """Record a trial's mean over its seeds so far in the ledger, for plots and samplers."""
         curves = self._curves.get(trial.number)
         if curves is None:
             curves = self._curves[trial.number] = {}

@@ -32,7 +32,8 @@ class GiveUp:
 
 
 class RetryPolicy:
-    """Decides whether a run is tried again, by how often it failed so while the driver lives."""
+    """Decides whether a failed run is tried again, by how often it failed alike while the driver
+    lives."""
 
     def __init__(self, retries: Retries) -> None:
         self._allowed: Mapping[str, int] = retries.model_dump()
@@ -86,7 +87,7 @@ class _Failed:
 
 
 class CircuitBreaker:
-    """Says when runs keep failing for one cause, or on one node, so that going on is waste.
+    """Decides when to stop a sweep whose runs keep failing for one cause, or on one node.
 
     `limit` runs must have failed in a row; 0: never. The seeds of one setting that become NaN
     count once, since that is what a setting does, not what is broken. A full disk is enough once,

@@ -182,7 +182,7 @@ def execute(
 
 
 class Projections:
-    """The study and the tracking store of a sweep, each kept behind its ledger by a thread."""
+    """The threads that update a sweep's Optuna study and tracking store from its ledger."""
 
     def __init__(self, home: Home, ledger: Ledger, store: Tracker, owner: str) -> None:
         self._study = StudyProjection(home, ledger)
@@ -273,7 +273,7 @@ def _identity(folder: Path) -> dict[str, Any]:
 
 
 def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> bool:
-    """Run the engine, and close it; return whether it was stopped with runs left."""
+    """Run the engine until its end and close it; return whether it was stopped with runs left."""
     interruption.phase = "running"
     try:
         engine.run(driver)

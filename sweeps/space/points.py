@@ -49,7 +49,7 @@ def topological_order(space: Sequence[Distribution]) -> list[Distribution]:
 
 
 def sample_point(space: Sequence[Distribution], choose: Callable[[Distribution], Any]) -> Params:
-    """Return a point with what `choose` returns for each active parameter, in declared order."""
+    """Build a point by calling `choose` for each active parameter, in declared order."""
     point: Params = {}
     for distribution in topological_order(space):
         if is_active(distribution, point):

@@ -257,7 +257,8 @@ class SpecDocument:
             self.add_error_at(Place(line, f"{source}:{line}"), message, route)
 
     def place(self, route: Route) -> Place:
-        """Return where the value at `route` was given, or the nearest value around it."""
+        """Return the place (line or option) of the value at `route`, or of the nearest value around
+        it."""
         while route not in self._places:
             route = route[:-1]
         return self._places[route]

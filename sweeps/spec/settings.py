@@ -99,7 +99,7 @@ def check_race(value: RaceSeeds | None, info: ValidationInfo) -> RaceSeeds | Non
 
 
 def check_metric(value: str) -> str:
-    """Return a metric's name. Raises ValueError for a name that no metric has."""
+    """Return a metric's name. Raises ValueError for a name that belongs to no metric."""
     wrong = problem(value)
     if wrong is not None:
         raise ValueError(wrong)
@@ -197,7 +197,7 @@ MetricName = Annotated[
 
 
 class Metric(Section):
-    """What a trial is valued by: the mean of this metric over its seeds."""
+    """A goal of trials: the mean of a metric over a trial's seeds."""
 
     name: MetricName = "id/val/top1"
     """A metric of the runs; only those of `id/val`, `ood/val` and `train` may choose."""
@@ -362,7 +362,8 @@ EARLY_TERMINATION: Mapping[str, type[Median | Asha | Patience | Threshold]] = {
 
 
 def read_rule(value: object) -> object:
-    """Return a rule, read by its type, whose model words the mistakes."""
+    """Return a rule of early termination, validated by the model of its type, which words the
+    mistakes."""
     types = [*EARLY_TERMINATION]
     kind = value.get("type") if isinstance(value, Mapping) else None
     if isinstance(value, Mapping) and kind is None and (key := misspelt("type", value)):

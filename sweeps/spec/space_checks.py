@@ -228,7 +228,7 @@ class TrialSpace:
                 self._probe(space, first | others | {item.name: probed}, item.name, known)
 
     def _activating(self, item: Distribution) -> dict[str, Placed]:
-        """Return values of other parameters that activate a parameter, each with its place."""
+        """Return values of other parameters at which a parameter is active, each with its place."""
         by_name = {other.name: other for other in self.space}
         values: dict[str, Placed] = {}
         waiting = [item]

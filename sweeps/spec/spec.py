@@ -184,7 +184,7 @@ class SweepSpec(Settings):
 
     @property
     def is_adaptive(self) -> bool:
-        """Whether a proposal depends on how earlier trials end."""
+        """Whether proposals depend on how earlier trials end."""
         return self.method in ADAPTIVE
 
     def points(self) -> list[Params]:
@@ -215,7 +215,7 @@ class SweepSpec(Settings):
                 raise ValueError(f"the points of a {adaptive} sweep are not known before it runs")
 
     def given(self, number: int) -> Params:
-        """Return the values that the file sets of a search's point: of `try_first`, and its
+        """Return the values that the file fixes at a search's point: those of `try_first`, and its
         task."""
         setting, cell = self.setting_of(number)
         return {**(self.try_first[setting] if setting < len(self.try_first) else {}), **cell}
@@ -242,8 +242,8 @@ class SweepSpec(Settings):
         return tuple({self.tasks: task} for task in self.task_values)
 
     def setting_of(self, trial: int) -> tuple[int, Params]:
-        """Return the number of a trial's setting, and the trial's cell: of C cells n // C and n %
-        C."""
+        """Return the number of a trial's setting, and its task's part of the point. With C tasks,
+        trial n has setting n // C and task n % C."""
         setting, cell = divmod(trial, len(self.cells))
         return setting, self.cells[cell]
 
@@ -353,7 +353,8 @@ class SweepSpec(Settings):
         return [*first.values()]
 
     def _open(self, baseline: Mapping[str, Any]) -> Params:
-        """Return the varied fields that a baseline leaves open; none if it does not train."""
+        """Return the values of the varied fields that a baseline leaves open; none if it does not
+        train."""
         if not ALGORITHMS[str(baseline["name"])].trains:
             return {}
         searched = [item.name for item in self.parameters if item.name != self.tasks]

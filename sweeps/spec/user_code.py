@@ -317,7 +317,7 @@ _OF_SWEEPS = frozenset({"parameters", "trial"})
 
 
 def refuse_family_file(document: SpecDocument, file: Path) -> None:
-    """Raise RequestError for a file that declares a family in place of a sweep."""
+    """Raise RequestError if the file given as a sweep declares a family instead."""
     keys = document.data.keys()
     if keys <= Declaration.model_fields.keys() and keys & {"test", "test_fraction"}:
         raise RequestError(

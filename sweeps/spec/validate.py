@@ -296,8 +296,8 @@ def _point(
 
 
 def _own_value(distribution: Distribution, value: object) -> tuple[Any, str | None]:
-    """Return the value as the search space has it; for one outside of the space None, and what is
-    allowed."""
+    """Return the search space's own form of a value; for a value outside of the space None, and a
+    text with what is allowed."""
     if isinstance(distribution, Categorical):
         own = {canonical(value): value for value in distribution.values}
         if canonical(value) in own:
