@@ -220,7 +220,7 @@ def is_server(uri: str) -> bool:
 
 
 def is_named(uri: str) -> bool:
-    """Return whether MLFLOW_TRACKING_URI names this database, or this server."""
+    """Return whether MLFLOW_TRACKING_URI names the same database or server as `uri`."""
     named = os.environ.get(TRACKING_VARIABLE, "").strip()
     if is_server(uri) and is_server(named):
         return _origin(uri) == _origin(named)
@@ -234,7 +234,7 @@ def _origin(uri: str) -> tuple[str, str]:
 
 
 def source_of(uri: str) -> str:
-    """Return where a tracking URI was set (variable or option), for messages about errors."""
+    """Return the variable or option that set a tracking URI, for messages about errors."""
     return TRACKING_VARIABLE if is_named(uri) else "--tracking-uri"
 
 

@@ -36,7 +36,7 @@ _HOME = 8
 
 @dataclass(frozen=True)
 class ServedSweep:
-    """A sweep's own run."""
+    """A sweep that is recorded in MLflow, by its own run there."""
 
     tags: Mapping[str, str]
     run_id: str

@@ -54,10 +54,8 @@ class Server:
     _sigterm: Any = field(default=None, repr=False)
 
     def wait(self) -> None:
-        """Wait until the server ends or this process gets SIGINT or SIGTERM; then stop it.
-
-        Raises KeyboardInterrupt or SystemExit(143) after the server was stopped.
-        """
+        """Wait until the server ends or this process gets SIGINT or SIGTERM; then stop it. Raises
+        KeyboardInterrupt or SystemExit(143) after the server was stopped."""
         try:
             if self.process is not None:
                 self.process.wait()

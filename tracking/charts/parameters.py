@@ -56,7 +56,7 @@ class Parameter:
         return (self.field, "~g") if self.numeric else self.field
 
     def shown(self, value: Scalar) -> float | str:
-        """Return a value as the axis takes values: a number, or a text for a category."""
+        """Return a value as its axis takes it: a number, or a text for a category."""
         if self.numeric and isinstance(value, (int, float)):
             return float(value)
         return scalar_text(value)
@@ -129,7 +129,8 @@ def scale_of(values: Sequence[Scalar]) -> Scale:
 
 
 def _skew(numbers: Sequence[float]) -> float:
-    """Return how far the mean of numbers is from the middle of their range, as a share of that."""
+    """Return how far the mean of numbers is from the middle of their range, as a share of the
+    range."""
     return abs((mean(numbers) - numbers[0]) / (numbers[-1] - numbers[0]) - 0.5)
 
 

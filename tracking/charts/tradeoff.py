@@ -42,7 +42,7 @@ _Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class _Axes:
-    """The metrics to the right and upwards, whose values rows hold under their names."""
+    """The metrics of the chart's axes, ID to the right and OOD upwards, as columns of its rows."""
 
     id_metric: str
     ood_metric: str

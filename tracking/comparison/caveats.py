@@ -80,7 +80,8 @@ def _split_by_seed(done: Sequence[Labelled]) -> list[list[Labelled]]:
 
 
 def _differing(runs: Sequence[Labelled], *path: str) -> str:
-    """Return `10 epochs in fine_tune; 20 epochs in car_ft` of a property; empty if all agree."""
+    """Return `10 epochs in fine_tune; 20 epochs in car_ft` for a recorded property, with the runs
+    of each value; empty if all agree."""
     by_value: dict[str, dict[str, None]] = {}  # the labels are a set that keeps its order
     for label, run in runs:
         if (text := _text(run.facts, path)) is not None:
@@ -125,7 +126,7 @@ _STATES = {
 
 
 def of_selection(rule: SelectionRule, selections: Sequence[Selection]) -> Iterator[str]:
-    """Yield caveats of the selection of settings: unfinished runs and ties."""
+    """Yield caveats on the selected settings: unfinished runs and ties."""
     yield from dict.fromkeys(
         f"no setting of {it.arm.algorithm} has all its seeds; {it.arm.label} stands for it"
         for it in selections
@@ -273,7 +274,7 @@ def outlying_seeds(arms: Iterable[Arm], endpoint: Endpoint) -> Iterator[str]:
 
 
 def unequal_budgets(fewer: Mapping[str, set[str]], spent: Iterable[Budget]) -> Iterator[str]:
-    """Yield the number of settings and runs that each algorithm was given, where some algorithms
+    """Yield a sentence with each algorithm's number of settings and runs, where some algorithms
     were tried at fewer settings than others."""
     concerned = {*fewer}.union(*fewer.values())
     counts = [

@@ -88,8 +88,8 @@ class Row:
         return set().union(*(run.metrics_of(self.arm.merge) for run in self.arm.done))
 
     def metric(self, name: str) -> Estimate:
-        """Estimate a metric's mean over the finished runs; without a mean where a run lacks a
-        value."""
+        """Return a metric's mean over the finished runs as an Estimate, without a mean where a run
+        lacks a value."""
         return self.arm.estimate(name)
 
 
@@ -350,8 +350,8 @@ def _answer(
     seeds: Sequence[int],
     kept: KeptHits,
 ) -> tuple[Answer, tuple[str, ...]]:
-    """Return the answer, which setting to use and how sure its advantage is, and the names of
-    the other tests. The strongest model is looked for among `models`; verdicts were judged on
+    """Return the answer (which setting to use, how sure its advantage is) and the labels of the
+    other tests. The strongest model is looked for among `models`; verdicts were judged on
     `seeds`."""
     endpoint, rule, reference = spec.endpoint, spec.rule, tested.get(spec.reference)
     selected = None if best is None else tested[best.arm.algorithm]

@@ -98,8 +98,7 @@ class CurvePair:
 
     @cached_property
     def loss(self) -> PairedTest | None:
-        """Test of the reference's lower bound minus the candidate's upper bound; None as for
-        `gain`."""
+        """Test of the reference's lower bound minus the candidate's upper bound, like `gain`."""
         return self._test(1)
 
     @property
@@ -110,7 +109,8 @@ class CurvePair:
 
     @property
     def p_worse(self) -> float | None:
-        """The p of the claim that the loss is above 0, doubled likewise; None without a test."""
+        """The p of the claim that the loss is above 0, one-sided at 2.5 % and doubled; None without
+        a test."""
         return _doubled(self.loss)
 
     def _test(self, side: int) -> PairedTest | None:
@@ -173,7 +173,7 @@ _AXES = ("id", "ood")
 
 
 class _Side(NamedTuple):
-    """The curves of one arm."""
+    """The curves of one of the two arms that are compared."""
 
     alphas: tuple[float, ...]
     ids: NDArray[np.float64]

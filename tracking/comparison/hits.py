@@ -33,7 +33,7 @@ GROUPS = 100
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """Correct and all images of one model, by unit and split."""
+    """The numbers of right and of all images of one model, by unit and split."""
 
     units: NDArray[np.str_]
     """[U], sorted."""
@@ -145,7 +145,7 @@ HitsReader = Callable[[RunRecord, str | None], Hits | None]
 
 
 class KeptHits:
-    """The hits of every model of a comparison, each read once."""
+    """A reader of the hits of a comparison's models that reads each once."""
 
     def __init__(self, read: HitsReader = read_hits) -> None:
         """Keep `read`, the function that reads the hits of a model of a run."""
@@ -259,7 +259,7 @@ def _aligned(
 
 
 class LeftOut(NamedTuple):
-    """The accuracies of a model without each group of units."""
+    """The accuracies of a model when each group of units is left out in turn."""
 
     id: NDArray[np.float64]
     """[G]."""

@@ -40,7 +40,8 @@ def capitalised(name: str) -> str:
 
 
 def named(metric: str) -> str:
-    """Return a metric's name for a sentence: `OOD mean` of top-1, `OOD mean macro-F1` of others."""
+    """Return a metric's name for a sentence: `OOD mean` for top-1, `OOD mean macro-F1` for other
+    kinds."""
     split, _, kind = metric.rpartition("/")
     where = SPLITS.get(split, split)
     return where if kind == TOP1 else f"{where} {TITLES.get(kind, kind)}"

@@ -46,7 +46,7 @@ Owners = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Condition:
-    """`field operator value` on the runs that are compared; several values are alternatives."""
+    """A condition `field operator value` on the compared runs; several values are alternatives."""
 
     text: str
     field: str
@@ -102,10 +102,8 @@ def _whole_name(name: str, fields: Sequence[str]) -> str:
 def filter_runs(
     records: Sequence[RunRecord], conditions: Sequence[Condition], sweeps: Owners
 ) -> list[RunRecord]:
-    """Return the runs of which every condition holds.
-
-    Raises TrackingError for a value that no run with the field has, and when no run is left.
-    """
+    """Return the runs of which every condition holds. Raises TrackingError for a value that no run
+    with the field has, and when no run is left."""
     for it in conditions:
         values = {value for record in records for value in _values(record, it.field, sweeps)}
         if it.operator in _ORDER and values and all(_number(value) is None for value in values):
@@ -144,7 +142,8 @@ def _number(value: Scalar) -> float | None:
 
 
 def _equal(value: Scalar, text: str) -> bool:
-    """Return whether a value equals a table's text of it: with six digits, `true`, `none`."""
+    """Return whether a value equals the text of a condition, which is as tables print values: with
+    six digits, `true`, `none`."""
     if isinstance(value, str):
         return value == text
     number = _number(text)

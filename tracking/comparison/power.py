@@ -26,7 +26,7 @@ UNIT_SPREAD = 0.13
 
 @dataclass(frozen=True)
 class Power:
-    """The errors of a paired difference, from which its power follows for any number of seeds."""
+    """The errors of a paired difference, from which its power with any number of seeds follows."""
 
     of_seeds: float
     """Standard deviation over seeds of the paired differences."""
@@ -77,7 +77,8 @@ class Power:
         return 1 - float(nctdtr(freedom, difference / error, critical))
 
     def _test(self, seeds: int) -> tuple[float, float, float]:
-        """Return the standard error, its degrees of freedom, and the critical value of t."""
+        """Return what a test over this number of seeds uses: standard error, its degrees of
+        freedom, critical value of t."""
         from scipy.special import stdtrit
 
         error, freedom = combined_error(self.of_seeds**2 / seeds, seeds, self.images)

@@ -139,7 +139,7 @@ class Arm:
 
     @property
     def setting_label(self) -> str:
-        """The label of the arm with the unmerged models of the same runs."""
+        """The label of the unmerged arm of the same runs."""
         return self.label.removesuffix(f" + {self.merge}")
 
     @property
@@ -175,7 +175,8 @@ class Arm:
 
     @property
     def merge_marks(self) -> tuple[str, ...]:
-        """What the arm's merge says of itself, such as `transductive`; empty if unmerged."""
+        """The marks that the arm's merge puts on its results, such as `transductive`; empty if
+        unmerged."""
         label = f"{self.merge}: "
         marks = (mark for run in self.done for mark in run.listed(MERGE_MARKS))
         return tuple(dict.fromkeys(it.removeprefix(label) for it in marks if it.startswith(label)))

@@ -21,7 +21,7 @@ OWN_FIELDS = ("algorithm.", "prompts.contexts")
 
 @dataclass(frozen=True)
 class Selection:
-    """The arm that stands for its algorithm."""
+    """The arm that represents its algorithm."""
 
     arm: Arm
     """Unmerged, or merged where the rule's metric is of a merge."""
@@ -198,7 +198,8 @@ def confirm(
 
 @dataclass(frozen=True)
 class Budget:
-    """What one algorithm was given before its setting was selected."""
+    """The numbers of settings and runs that one algorithm was tried with before its setting was
+    selected."""
 
     algorithm: str
     settings: int

@@ -19,7 +19,7 @@ from carft_sweep.tracking.errors import counted
 
 @dataclass(frozen=True)
 class Answer:
-    """What is said first."""
+    """What a comparison says first."""
 
     lines: tuple[str, ...]
     """A sentence each: the candidate's curve against the reference's, the candidate against the
@@ -105,7 +105,7 @@ def short_answer(answer: Answer) -> str:
 
 
 def _why_no_claim(verdict: Verdict) -> str:
-    """Return why a verdict claims nothing, or that candidate and reference do not differ."""
+    """Return why a verdict claims nothing, such as missing seeds or a tie."""
     pair, endpoint = verdict.pair, verdict.pair.endpoint
     match verdict.outcome:
         case "tie":
@@ -131,7 +131,7 @@ def _why_no_claim(verdict: Verdict) -> str:
 
 
 def _what_is_shown(verdict: Verdict) -> str:
-    """Return what a verdict shows of ID accuracy, or of a gain that is not shown."""
+    """Return what a verdict shows of ID accuracy, or that a gain is not shown."""
     pair, endpoint = verdict.pair, verdict.pair.endpoint
     margin, of_id = points(endpoint.id_margin), verdict.interval(endpoint.id_metric)
     match verdict.outcome:
@@ -385,7 +385,8 @@ def _moves(
     ends: tuple[float | None, float | None],
     margin: float,
 ) -> str:
-    """Return `OOD mean rises from 38.8 to 39.2` or the like, as far as the change is shown."""
+    """Return how a metric moves along a field, `OOD mean rises from 38.8 to 39.2` or the like, as
+    far as the test shows it."""
     low, high = map(_percent, ends)
     ci = test.ci95
     if ci is None or not effect.has_seeds:

@@ -59,7 +59,7 @@ class SelectionRule(_Frozen):
         return self
 
     def on(self, task: str) -> SelectionRule:
-        """Return the rule of one of several tasks, with the task's name in place of `{task}`."""
+        """Return the rule for one of several tasks, with the task's name in place of `{task}`."""
         return self.model_copy(update={"metric": self.metric.replace(TASK, task)})
 
     @property
@@ -75,12 +75,13 @@ class SelectionRule(_Frozen):
         return f"{'oracle, ' if self.oracle else ''}within {self.within:g}"
 
     def better(self, value: float) -> float:
-        """Return a value with the sign with which larger is better."""
+        """Return a value of the metric with its sign changed if less is better, so that larger is
+        better."""
         return value if self.goal == "maximize" else -value
 
 
 class Endpoint(_Frozen):
-    """What is tested, and the margins; accuracies are fractions."""
+    """The metrics that are tested, and the margins; accuracies are fractions."""
 
     id_margin: float = 0.005
     """ID counts as kept when the lower bound of the difference lies above minus this."""

@@ -18,7 +18,7 @@ ROUNDING = 10.0**-DIGITS
 
 
 class Interval(NamedTuple):
-    """Both ends, in the unit of the values."""
+    """The two ends of an interval, in the unit of the values."""
 
     low: float
     high: float
@@ -65,7 +65,7 @@ class PairedTest:
 
     @property
     def freedom(self) -> float:
-        """The degrees of freedom of this error."""
+        """The degrees of freedom of the standard error."""
         return self._combined[1]
 
     @cached_property
@@ -162,7 +162,7 @@ def mean_of(values: Sequence[float | None]) -> float | None:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Return the mean, the same in whatever order the values come."""
+    """Return the mean of values, the same to the bit in whatever order they come."""
     return math.fsum(values) / len(values)
 
 

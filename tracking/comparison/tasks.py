@@ -59,9 +59,10 @@ def mean_record(
     rule: SelectionRule,
     endpoint: Endpoint,
 ) -> RunRecord:
-    """Return the selected runs of all tasks averaged as one run, whose state is not `done` if a
-    task lacks its run. The record has the metrics and merged models that all these runs have;
-    metrics of the rule and the endpoint also where each task has them under a name of its own."""
+    """Return the selected runs of all tasks as one run with their mean metrics; its state is not
+    `done` if a task lacks its run. The record has the metrics and merged models that all these runs
+    have; metrics of the rule and the endpoint also where each task has them under a name of its
+    own."""
     every = [run for of in by_task.values() for run in of if run.algorithm == algorithm]
     lacking = [run for task in by_task if task not in runs for run in by_task[task]]
     states = (it.state for it in lacking if (it.algorithm, it.seed) == (algorithm, seed))
@@ -107,8 +108,8 @@ def combined(facts: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
 
 def _best(runs: Iterable[RunRecord], rule: SelectionRule, seed: int | None) -> RunRecord | None:
     """Return the best of the finished runs on this seed; None without one. A run that trains
-    nothing, and has no merges, is valued unmerged: the zero-shot model is a row by whatever rule
-    the others are chosen."""
+    nothing, and has no merges, is valued unmerged, as the zero-shot model is a row whatever the
+    rule is."""
     done = [run for run in runs if run.seed == seed and run.state == "done"]
     if not any(run.trains or rule.merge in run.merges for run in done):
         rule = rule.model_copy(update={"merge": None})
@@ -182,7 +183,7 @@ class TaskLine:
 
 @dataclass(frozen=True)
 class DomainBedTable:
-    """The table, and how it came about."""
+    """DomainBed's table of accuracies by algorithm and task, with notes on how it was made."""
 
     field: str
     """The parameter whose values are the tasks."""

@@ -149,7 +149,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What both claims on a candidate have, that on its unmerged model and that on its curve."""
+    """What the verdicts on a candidate's unmerged model and on its curve have in common."""
 
     p_better: float | None
     """Of the claim "better", Holm-adjusted over all candidates of the comparison."""
@@ -165,7 +165,7 @@ class Judgement:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict(Judgement):
-    """One candidate against the reference."""
+    """The verdict on one candidate against the reference."""
 
     pair: Pair
     outcome: Outcome

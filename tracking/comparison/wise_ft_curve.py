@@ -142,8 +142,8 @@ def _bound(
     nearer: np.ufunc,
     outer: np.ufunc,
 ) -> NDArray[np.float64]:
-    """Return the `outer` of each chord and of the `nearer` of its neighbours' lines, as a bound of
-    the curves."""
+    """Return a bound of curves: the `outer` of each chord and of the `nearer` of its neighbours'
+    extended chords, where `nearer` and `outer` are np.minimum and np.maximum or the reverse."""
     if ids.shape[-1] == 1:
         return highest_on_chords(ids, oods, at)
     chords, covers = _chords(ids, oods, at)
@@ -178,8 +178,9 @@ def _chords(
 
 
 def _steps(ids: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the steps [..., K - 1] in ID; 0 where two accuracies differ by float rounding only, as
-    equal means over tasks do: the line through two such points would be nearly upright."""
+    """Return the differences [..., K - 1] of neighbouring ID accuracies; 0 where two differ by
+    float rounding only, as equal means over tasks do: the line through two such points would be
+    nearly upright."""
     steps = np.diff(ids, axis=-1)
     return np.where(np.abs(steps) <= ROUNDING, 0.0, steps)
 

@@ -111,7 +111,8 @@ def deviations(
 
 
 def sentences(every: Iterable[Deviation]) -> tuple[str, ...]:
-    """Return by how many points each zero-shot model differs, or which accuracy to expect."""
+    """Return for each zero-shot model by how many points it differs from the table, or before it is
+    measured which accuracies to expect."""
     title, texts = calibration_table().title, []
     for group in _grouped(every):
         first = group[0]

@@ -250,7 +250,7 @@ def _json_tasks(table: DomainBedTable) -> dict[str, Any]:
 
 
 def owners_of(row: Row, owners: Owners) -> list[str]:
-    """Return the names of the sweeps that have a run of this row."""
+    """Return the names of the sweeps that have a run of the row `row`."""
     # A mean over tasks is of several runs.
     digests = (digest for run in row.arm.runs for digest in run.digest.split(TOGETHER))
     return list(dict.fromkeys(name for digest in digests for name in owners.get(digest, ())))

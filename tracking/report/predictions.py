@@ -107,8 +107,8 @@ def _models(comparison: Comparison) -> Iterator[_Model]:
 
 
 def _choose(kind: str, wanted: Any, available: Iterable[Any]) -> list[Any]:
-    """Return the wanted of the available names, all for None. Raises TrackingError for an unknown
-    name."""
+    """Return those of the available names that are wanted; all for None. Raises TrackingError for
+    an unknown name."""
     names = [name for name in available if name is not None]
     if wanted is None:
         return names
@@ -126,7 +126,8 @@ def _count(path: Path) -> Mapping[str, int]:
 
 
 def _table(model: _Model, splits: set[str]) -> pa.Table:
-    """Return the rows of one model; texts are categories, so that a row is some 30 bytes."""
+    """Return the predictions of one model as rows; texts are categories, so that a row takes some
+    30 bytes."""
     import pandas as pd
     import pyarrow as arrow
 

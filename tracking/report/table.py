@@ -39,7 +39,7 @@ _SIGNS = {"untuned": "‡", "names domains": "†", "sample-wise": "¶", "transd
 
 @dataclass(frozen=True)
 class TableOptions:
-    """What of a comparison its table shows."""
+    """Which rows and columns of a comparison its table shows."""
 
     columns: tuple[str, ...] = ()
     """Headers or metric names; none: the usual ones."""
@@ -154,7 +154,8 @@ def build_table(
 
 
 def _values(arm: Arm, fields: Iterable[str]) -> Iterator[Cell]:
-    """Yield the values of the fields; of a merged model none, since they stand with its arm."""
+    """Yield an arm's values of the fields; nothing for a merged model, whose row follows its
+    arm's."""
     for name in fields:
         is_there = arm.merge is None and name in arm.params
         yield Cell(value_text(arm.params[name]) if is_there else "")
@@ -180,8 +181,8 @@ POWER_SEEDS = (5, 10, 20, 50)
 
 
 def power_table(comparison: Comparison) -> Table:
-    """Return the table of what each claim's seeds and test images can show, in percentage
-    points."""
+    """Return a table of the differences that each claim's seeds and test images can show, in
+    percentage points."""
     endpoint, lines = comparison.endpoint, []
     claims: list[tuple[str, PairedTest | None, float, float]] = []
     for curve in comparison.curve_verdicts:
@@ -328,7 +329,7 @@ def _line(comparison: Comparison, row: Row, cells: Sequence[Cell]) -> Line:
 
 
 def _count(comparison: Comparison, row: Row) -> str:
-    """Return the number of finished runs, and of how many where some are missing."""
+    """Return the number of finished runs of a row, as `3 of 5` where some are missing."""
     if "incomplete" not in row.marks:
         return str(row.n)
     seeds = 0 if row.arm.confirms else len(comparison.seeds)

@@ -102,8 +102,8 @@ def _tables(console: Console, table: Table, notes: Sequence[str]) -> None:
 
 
 def _parts(table: Table, names: Sequence[str], width: int) -> Iterator[tuple[list[str], list[int]]]:
-    """Yield the heads and the columns of each part of a table; the first columns are in every
-    part."""
+    """Yield the heads and column numbers of each part of a table that is too wide; the first
+    columns are in every part."""
     every = range(len(table.heads))
     own = [max(map(cell_len, names), default=0)]
     own += [max((cell_len(it.cells[c].text) for it in table.lines), default=0) for c in every[:-1]]

@@ -96,7 +96,7 @@ class RunStart:
 
 @dataclass(frozen=True)
 class RunsView:
-    """How a store with pages shows runs: a table, and charts of all of them."""
+    """What a store with pages shows of runs: a table, and charts of all of them."""
 
     title: str
     kind: Kind

@@ -128,7 +128,7 @@ def _set_up() -> None:
 
 @contextmanager
 def _usable(uri: str) -> Iterator[None]:
-    """Raise every error of opening MLflow within the context as ServiceUnreachable or
+    """Turn every error of opening MLflow within the context into ServiceUnreachable or
     TrackingError."""
     try:
         with translated(uri):
@@ -305,7 +305,7 @@ def client_version() -> str:
 
 
 def release(version: str) -> tuple[int, ...]:
-    """Return major and minor version, by which two versions are compared."""
+    """Return the major and minor version number, with which versions are compared."""
     return tuple(int(part) for part in version.split(".")[:2])
 
 

@@ -107,7 +107,7 @@ _ILLEGAL = re.compile(r"[/:.%\"']")
 
 @dataclass(frozen=True)
 class ModelStart:
-    """A model to be kept, and what is known of it."""
+    """An export to be stored in MLflow, with what is known of it."""
 
     key: RunKey
     """The run that made it."""

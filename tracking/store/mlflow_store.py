@@ -120,7 +120,7 @@ def identity(key: RunKey, home: str) -> dict[str, str]:
 
 
 def query_of(tags: Mapping[str, str]) -> str:
-    """Return the filter in MLflow's language that finds runs with all these tags."""
+    """Return the filter, in MLflow's query language, that finds runs with all these tags."""
     return " and ".join(f"tags.`{name}` = {_quoted(value)}" for name, value in tags.items())
 
 
@@ -349,7 +349,7 @@ class MlflowStore(Tracker):
         return self._store()[1]
 
     def close(self) -> None:
-        """Forget the connection, which the next request opens again."""
+        """Drop the connection; the next request opens another."""
         self._connected = None
 
     def _store(self) -> tuple[MlflowClient, str]:
@@ -449,7 +449,8 @@ class MlflowStore(Tracker):
 
     @contextmanager
     def _request(self) -> Iterator[tuple[MlflowClient, str]]:
-        """Yield the client and the experiment's id; raise MLflow's errors as ours."""
+        """Yield the client and the experiment's id; turn MLflow's errors within the context into
+        this package's."""
         connection = self._store()
         with translated(self._uri, self._answers):
             yield connection
@@ -493,7 +494,8 @@ def _input(dataset: DatasetInput) -> MlflowInput:
 
 
 def _signed(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return tags with a digest of their description, by which another one is recognised."""
+    """Return tags with a digest of their description, so that a description by somebody else is
+    recognised."""
     if DESCRIPTION not in tags:
         return dict(tags)
     return {**tags, DESCRIBED: _digest_of(tags[DESCRIPTION])}
