@@ -73,8 +73,7 @@ def unknown(kind: str, name: object, allowed: Iterable[str], others: str = "") -
 
 
 def misspelt(name: str, keys: Iterable[object], known: Iterable[str] = ()) -> str | None:
-    """Return the key that is probably a misspelt `name`, where `name` is missing; `known` keys are
-    right."""
+    """Return the key that is probably the missing `name` misspelt; `known` keys are right."""
     others = [str(key) for key in keys if key not in {*known}]
     near = difflib.get_close_matches(name, others, n=1, cutoff=0.6)
     return near[0] if near else None

@@ -114,13 +114,12 @@ class _RandomImages(Source):
 
 @functools.cache
 def built_in_teacher() -> Teacher:
-    """Return the built-in CLIP as the zero-shot classifier of three things, with twelve images of
-    them."""
+    """Return the built-in CLIP as the zero-shot classifier of three classes, with twelve images."""
     return toy_teacher(open_model("builtin"))
 
 
 def toy_teacher(clip: OpenedClip) -> Teacher:
-    """Return a CLIP for images of 32 pixels as the zero-shot classifier of three things, on the
+    """Return a CLIP for images of 32 pixels as a zero-shot classifier of three classes, on the
     CPU."""
     templates = template_set("simple")
     images = Split(
@@ -142,8 +141,7 @@ def toy_teacher(clip: OpenedClip) -> Teacher:
 
 
 def batch_for(teacher: Teacher, *, micro_batch: int | None = None) -> Batch:
-    """Return six random images of three classes and two domains, as the loop gives them to a
-    loss."""
+    """Return six random images of three classes and two domainsas a batch of the loop."""
     return Batch(
         images=torch.randn(len(LABELS), 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)),
         labels=torch.tensor(LABELS),
@@ -156,8 +154,7 @@ def batch_for(teacher: Teacher, *, micro_batch: int | None = None) -> Batch:
 
 
 def started(algorithm: Algorithm, teacher: Teacher) -> nn.Module:
-    """Return an algorithm's module as it is before the first step, with untrained parameters
-    frozen."""
+    """Return an algorithm's module before the first step, with untrained parameters frozen."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = algorithm.build(teacher)
@@ -397,8 +394,7 @@ def check_bf16(cls: type[Algorithm], teacher: Teacher) -> None:
 
 
 def check_saved_state(cls: type[Algorithm], teacher: Teacher) -> None:
-    """Check that a module that is built anew and gets the saved state continues as the old one
-    would."""
+    """Check that a newly built module with the saved state continues as the old one would."""
     algorithm = cls()
     if not takes_steps(algorithm):
         return
@@ -640,8 +636,7 @@ def check_family_description(opened: OpenFamily) -> None:
 
 
 def check_items(opened: OpenFamily) -> None:
-    """Check that each item has an id of its own, a unit, and a label that can occur in its
-    split."""
+    """Check that each item has its own id, a unit, and a label that can occur in its split."""
     for name, split in opened.data.splits.items():
         where = f"{opened.name}, {name}"
         problem = wrong_items(split, len(opened.data.class_names))
@@ -650,8 +645,7 @@ def check_items(opened: OpenFamily) -> None:
 
 
 def check_alike(opened: OpenFamily) -> None:
-    """Check that each group of `alike` holds the class that stands for it, and that no class is in
-    two groups."""
+    """Check that each group of `alike` holds its own class, and no class is in two groups."""
     every = set(range(len(opened.data.class_names)))
     for name, split in opened.data.splits.items():
         where = f"{opened.name}, {name}"
@@ -723,8 +717,7 @@ def check_metric_names(opened: OpenFamily) -> None:
 
 
 def check_units(opened: OpenFamily) -> None:
-    """Check that no unit is in two splits in distribution: nothing is tested that was trained
-    on."""
+    """Check that no unit is in two splits in distribution: no test image was trained on."""
     seen: set[str] = set()
     for name, split in opened.in_distribution().items():
         twice = seen & set(split.units)
@@ -733,16 +726,14 @@ def check_units(opened: OpenFamily) -> None:
 
 
 def check_classes(opened: OpenFamily) -> None:
-    """Check that train, val and test have every class; where official splits are `uneven`,
-    train."""
+    """Check that train, val and test have every class; of `uneven` official splits only train."""
     for name, split in opened.in_distribution().items():
         problem = missing_classes(opened.data, name, split)
         must(problem is None, f"{opened.name}, {name}: {problem}")
 
 
 def check_training_views(opened: OpenFamily) -> None:
-    """Check that a training view depends on seed, epoch and row, not on the batch or global
-    state."""
+    """Check that training views depend on seed, epoch and row, not on batch or global state."""
     split = opened.data.train
     last = len(split) - 1
     views = split.views([0, 1, last], transform=TRANSFORM, seed=5, epoch=2)
@@ -770,8 +761,7 @@ def check_evaluation_views(opened: OpenFamily) -> None:
 
 
 def check_reopened(opened: OpenFamily) -> None:
-    """Check that data opened again have the same digest, and that a fraction of train has the same
-    test."""
+    """Check that data opened again have the same digest, and with a fraction the same test."""
     less = open_data(opened.config.model_copy(update={"train_fraction": 0.5}))
     must(less.digest == opened.data.digest, f"{opened.name}: the same data, the same digest")
     for name, split in opened.data.measured().items():

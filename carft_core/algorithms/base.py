@@ -103,8 +103,7 @@ class Batch:
         return tokens[to_device(drawn, self.labels.device), self.labels]
 
     def cross_entropy(self, logits: Tensor) -> Tensor:
-        """Return the batch's mean cross-entropy of logits [B, C], with the run's label
-        smoothing."""
+        """Return the batch's mean cross-entropy of logits [B, C], with label smoothing."""
         return F.cross_entropy(logits, self.labels, label_smoothing=self.label_smoothing)
 
     def part(self, rows: slice) -> Batch:
@@ -178,8 +177,7 @@ class Algorithm(Registered):
         return teacher.new_classifier()
 
     def start(self, model: nn.Module, teacher: Teacher) -> None:
-        """Set what depends on the training data, such as the head of a probe, before the first
-        step."""
+        """Set what depends on the training data(the head of a probe) before the first step."""
 
     def solve(self, model: nn.Module, teacher: Teacher) -> Mapping[str, float]:
         """Set the trained parameters to the problem's solution, and return the values to log.
@@ -187,8 +185,7 @@ class Algorithm(Registered):
         raise NotImplementedError(f"{type(self).__name__} does not say how it solves its problem")
 
     def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
-        """Return the trained parameters in groups with `lr_scale`; all other parameters are
-        frozen."""
+        """Return the trained parameters in groups with `lr_scale`; all others are frozen."""
         return decay_groups(model.named_parameters(), optim)
 
     def optimiser(self, groups: list[Group], optim: OptimConfig) -> Optimizer:
@@ -207,8 +204,7 @@ class Algorithm(Registered):
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
         """Return the classifier that is evaluated and merged; by default the module itself. Raises
-        TypeError when the module is no Classifier and the algorithm does not override this
-        method."""
+        TypeError when the module is no Classifier and this method is not overridden."""
         if not isinstance(model, Classifier):
             raise TypeError(f"{type(self).__name__} must say how its module classifies")
         return model
@@ -265,8 +261,7 @@ def classes_of(value: object) -> Iterator[type]:
 @contextlib.contextmanager
 def blame_own_code(algorithm: Algorithm) -> Iterator[None]:
     """Turn exceptions of a user's own algorithm within the context into RequestErrors that name the
-    line: a retry would fail again. Errors that may pass, such as a lack of memory, pass
-    unchanged."""
+    line. Errors that may pass, such as a lack of memory, pass unchanged."""
     try:
         yield
     except (RequestError, NonFinite, OSError, MemoryError, torch.OutOfMemoryError):
@@ -401,8 +396,7 @@ class Wrapper(Algorithm):
         return self
 
     def inner(self, model: nn.Module) -> nn.Module:
-        """Return the wrapped algorithm's module in the one that `build` returned; by default the
-        same."""
+        """Return the wrapped algorithm's module, by default the one that `build` returned."""
         return model
 
     def build(self, teacher: Teacher) -> nn.Module:

@@ -49,8 +49,7 @@ class ClipOod(Algorithm):
         return decay_groups(_classifier(model).visual.named_parameters(), optim)
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return the cross-entropy of the logits with margins; the logged `cross_entropy` has no
-        margins."""
+        """Return the cross-entropy with margins; the logged `cross_entropy` has no margins."""
         classifier = _classifier(model)
         features = classifier.features(batch.images)
         # Without `margin * s`, the same for each class.

@@ -44,9 +44,8 @@ class Coral(Algorithm):
     logged and trains nothing."""
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return cross-entropy plus the weighted distance, both of the whole batch. Raises
-        TypeError when the module is no image tower with a head, ValueError for a batch without
-        domains."""
+        """Return cross-entropy plus the weighted distanceof the batch. Raises TypeError when the
+        module is no image tower with a head, ValueError for a batch without domains."""
         if not isinstance(model, ImageClassifier):
             raise TypeError("coral trains an image tower with a head")
         if batch.domain is None:
@@ -85,8 +84,7 @@ def distance_of_domains(features: Tensor, domain: Tensor) -> Tensor:
 
 
 def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean [d] and covariance [d, d] of rows [N, d], without reading values as `torch.cov`
-    does."""
+    """Return mean [d] and covariance [d, d] of rows [N, d]; unlike `torch.cov` no value is read."""
     mean = rows.mean(0)
     centred = rows - mean
     return mean, centred.T @ centred / (len(rows) - 1)

@@ -59,8 +59,7 @@ class FromCheckpoint(Algorithm):
         return classifier
 
     def identity(self) -> dict[str, Any]:
-        """Return the sha256 of the checkpoint file, in place of its path. Raises RequestError for a
-        missing file."""
+        """Return the sha256 of the checkpoint file. Raises RequestError for a missing file."""
         return {**super().identity(), "weights": file_digest(self._path())}
 
     def _path(self) -> Path:

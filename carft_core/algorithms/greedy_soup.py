@@ -29,8 +29,7 @@ class GreedySoup(Soup):
     summary: ClassVar[str] = "The mean of the runs that do not lower its validation accuracy"
 
     def combine(self, teacher: Teacher, members: Sequence[Classifier]) -> Classifier:
-        """Return the greedy soup of the members; each is loaded twice, and validated alone and in
-        the soup."""
+        """Return the greedy soup of the members; each is validated alone and in the soup."""
         states = self.states(teacher, members)
         alone = [accuracy(member, teacher) for member in members]
         first, *others = sorted(range(len(members)), key=lambda number: -alone[number])

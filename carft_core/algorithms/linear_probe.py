@@ -43,8 +43,8 @@ class LinearProbe(Probe, Algorithm):
         return decay_groups(named, optim)
 
     def solve(self, model: nn.Module, teacher: Teacher) -> Mapping[str, float]:
-        """Solve the regression; return its objective, cross-entropy, last gradient and iterations,
-        to log."""
+        """Solve the regression; return its objective, cross-entropy, gradient and iterations, to
+        log."""
         if not isinstance(model, ImageClassifier):
             raise TypeError("linear_probe trains the head of an image tower")
         labels = teacher.splits["train"].labels

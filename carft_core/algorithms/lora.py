@@ -79,8 +79,7 @@ class Lora(Wrapper):
         return model
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
-        """Return the wrapped algorithm's classifier, with the low-rank changes added to the
-        weights."""
+        """Return the wrapped algorithm's classifier with the changes added to the weights."""
         classifier = copy.deepcopy(super().classifier(model, teacher))
         for layer in [*filter(parametrize.is_parametrized, classifier.modules())]:
             # Not remove_parametrizations: a copy shares its class with what trains.

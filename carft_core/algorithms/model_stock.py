@@ -52,7 +52,7 @@ def _stock(before: Tensor, tuned: Sequence[Tensor]) -> Tensor:
 
 
 def interpolation_ratio(offsets: Tensor) -> Tensor:
-    """Return t in [0, 1], a scalar, of the offsets [N, P] of N members from the zero-shot
+    """Return the scalar t in [0, 1] for the offsets [N, P] of N members from the zero-shot
     weights."""
     count = len(offsets)
     pairs = itertools.combinations(offsets, 2)

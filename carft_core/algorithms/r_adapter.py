@@ -84,8 +84,7 @@ class RAdapter(Algorithm):
         return Averaged(clip)
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return the mean of the cross-entropies from images to captions and from captions to
-        images."""
+        """Return the mean of the cross-entropies of captions given images and the reverse."""
         clip, _ = averaged_clips(model)
         images, texts = clip.pairs(batch.in_parts, batch.images, batch.captions(clip.tokens))
         own = (batch.labels[:, None] == batch.labels).float()
@@ -102,8 +101,7 @@ class RAdapter(Algorithm):
         averaged(model).update(self.decay)
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> ImageClassifier:
-        """Return the image tower with the averaged adapters folded in, and the head of its text
-        tower."""
+        """Return the image tower with averaged adapters folded in, and the text tower's head."""
         _, average = averaged_clips(model)
         visual = teacher.new_classifier().visual
         for own, block in zip(*map(residual_blocks, (average.visual, visual)), strict=True):

@@ -87,8 +87,7 @@ class Swad(Wrapper):
 
     @torch.no_grad()
     def after_epoch(self, model: nn.Module, metrics: Mapping[str, float]) -> None:
-        """Store the epoch's mean, and average the means of the epochs that are known to be in the
-        valley."""
+        """Store the epoch's mean, and average the epochs known to be in the valley."""
         super().after_epoch(model, metrics)
         valley = _valley(model)
         valley.recent.append(mean := valley.recent.pop(0))

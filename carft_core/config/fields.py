@@ -146,8 +146,7 @@ def error_of(problems: Iterable[Problem]) -> ValidationError:
 def explained(
     error: ValidationError, cls: type[BaseModel], path: tuple[str | int, ...] = ()
 ) -> Iterator[Problem]:
-    """Yield a problem in the words of this package for each error of pydantic in the model `cls` at
-    `path`."""
+    """Yield a problem in our own words for each pydantic error in the model `cls` at `path`."""
     items = error.errors()
     places = [item["loc"] for item in items]
     extra = [place for item, place in zip(items, places, strict=True) if _is_extra(item)]

@@ -55,7 +55,7 @@ class Registry(dict[str, T]):
         return thing
 
     def unknown(self, name: object) -> str:
-        """Return a message for an unregistered name: the nearest name, or all names and how to add
+        """Return a message for an unregistered name: the nearest name, or all and how to add
         one."""
         own = " One of your own is registered in a file that `import:` or --import names."
         return unknown(self.kind, name, self, own)

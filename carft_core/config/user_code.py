@@ -55,8 +55,7 @@ def brings(top: str) -> set[str]:
 
 
 def _sources(top: str) -> dict[str, bytes]:
-    """Return the content of a module's Python files, and of the files beside it that these
-    import."""
+    """Return the content of a module's Python files, and of files beside it that they import."""
     place = module_place(top)
     if place is None or not place.exists():
         return {}
@@ -114,8 +113,7 @@ def reason(error: BaseException, name: str) -> str:
 
 
 def own_lines(error: BaseException, name: str) -> Iterator[str]:
-    """Yield `file:line` of each line of the user's code in the error's traceback, innermost
-    last."""
+    """Yield `file:line` of each line of the user's code in the traceback, innermost last."""
     place = module_place(_top(name))
     if place is None:
         return

@@ -85,8 +85,8 @@ def wrong_items(split: Split, classes: int) -> str | None:
 
 
 def _wrong_view(split: Split) -> str | None:
-    """Return what is wrong with the views of the first and last image, without decoding a file;
-    None if right."""
+    """Return what is wrong with the views of the first and last image, without decoding files, or
+    None."""
     source, kind = split.source, type(split.source)
     if isinstance(source, Arrays):
         pixels = source.pixels

@@ -97,8 +97,7 @@ def read_plain(path: Path) -> Image.Image:
 
 
 def read_inside_border(path: Path) -> Image.Image:
-    """Return an image as `read_plain`, without 2 pixels at each edge, where ObjectNet's images have
-    a red border."""
+    """Return an image as `read_plain`, without ObjectNet's red border of 2 pixels."""
     image = read_plain(path)
     with image_errors(path):
         return image.crop((BORDER, BORDER, image.width - BORDER, image.height - BORDER))
@@ -110,8 +109,7 @@ UNREADABLE = "cannot be read as an image"
 
 @contextlib.contextmanager
 def image_errors(named: object) -> Iterator[None]:
-    """Turn every error with an image within the context into a RequestError that names the
-    image."""
+    """Turn every error with an image within the context into a RequestError that names it."""
     try:
         yield
     except RequestError:

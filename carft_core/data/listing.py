@@ -113,8 +113,7 @@ def read_manifest(folder: Path, folders: Sequence[str] | None = None) -> Manifes
 
 
 def _kept(file: Path) -> tuple[Manifest, Mapping[str, int]]:
-    """Return the cached listing, and when each class folder was last changed; both empty without a
-    usable one."""
+    """Return the cached listing and when each class folder was last changed; empty without one."""
     table, about = None, dict[str, Any]()
     with contextlib.suppress(OSError, ValueError):  # ValueError: pyarrow's for no parquet file
         table = pq.ParquetFile(file).read()
@@ -222,8 +221,7 @@ def _content(file: Path) -> str:
 
 
 def nearest(name: str, allowed: Collection[str]) -> str:
-    """Return `; did you mean 'cat'?` for an allowed name that is spelt similarly, else an empty
-    text."""
+    """Return `; did you mean 'cat'?` for an allowed name spelt similarly, else ""."""
     near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
 

@@ -238,8 +238,7 @@ class _Views(Dataset["Tensor | _Refused"]):
         return views
 
     def _make(self, task: _Task) -> Tensor:
-        """Return the views of a batch, made with one call of the source for each pass in the
-        batch."""
+        """Return the views of a batch, made with a call of the source for each pass in it."""
         drawn, passes = task.draw
         source, whole = self.splits[task.split]
         rows = drawn if whole is None else whole[drawn]

@@ -41,8 +41,7 @@ def carve(
 
 
 def val_share(count: int, fraction: float) -> int:
-    """Return how many of a class's `count` units become val: at least one, and at least one stays
-    in train."""
+    """Return how many of a class's `count` units become val: at least one, and not all."""
     return min(_share(count, fraction), count - 1)
 
 
@@ -65,8 +64,7 @@ def test_share(count: int, fraction: float) -> int:
 def _divided(
     whole: Split, classes: Mapping[int, Sequence[str]], share: Callable[[int], int]
 ) -> tuple[Split, Split]:
-    """Split off a part of each class: its first `share(count)` units. Returns (the rest, the
-    part)."""
+    """Split off a part of each class: its first `share(count)` units. Return (rest, part)."""
     part = {unit for units in classes.values() for unit in units[: share(len(units))]}
     inside = np.array([unit in part for unit in whole.units], dtype=bool)
     return whole.subset(np.flatnonzero(~inside)), whole.subset(np.flatnonzero(inside))

@@ -198,8 +198,7 @@ def predict(
 
 
 def joined(name: str, parts: Sequence[Predictions], classes: Sequence[int] | None) -> Predictions:
-    """Join the predictions of several splits, as a choice among some classes, of items of these
-    classes alone."""
+    """Join several splits' predictions of the items of some classes, among these classes alone."""
     if classes is not None:
         wanted = torch.tensor(classes, device=parts[0].labels.device)
         parts = [part.take(torch.isin(part.labels, wanted).nonzero()[:, 0]) for part in parts]

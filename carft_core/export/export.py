@@ -249,8 +249,7 @@ def _facts(
     config: TrialConfig,
     setup: RunSetup,
 ) -> dict[str, Any]:
-    """Return the description of an export: where the model comes from, without a path of this
-    machine."""
+    """Return the description of an export: where the model comes from, without local paths."""
     plain, clip = config.as_dict(), setup.teacher.clip
     del plain["data"]["root"]
     plain["model"] = {name: _without_path(text) for name, text in plain["model"].items()}

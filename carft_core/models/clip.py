@@ -179,8 +179,7 @@ def open_image_tower(folder: Path) -> tuple[nn.Module, Transform]:
 
 
 def _open(source: ModelSource) -> tuple[nn.Module, Transform]:
-    """Return the model with its weights, without more memory than these fill, and the
-    preprocessing."""
+    """Return the model with its weights, in the memory that these fill, and the preprocessing."""
     one_attention_path()
     shapes = _build(source, "meta")
     tensors = fit(shapes, read_state(source.weights), name=source.name, path=source.weights)
@@ -200,8 +199,7 @@ def draws_at_random(name: str, pretrained: str | None, digest: str) -> bool:
 
 
 def _drop_rate(module: nn.Module) -> float:
-    """Return the probability with which a layer of torch, open_clip or timm drops values; 0 for
-    others."""
+    """Return the probability with which a layer of torch, open_clip or timm drops values."""
     if isinstance(module, nn.MultiheadAttention):
         return float(module.dropout)
     rates = ("p", "prob", "drop_prob") if "drop" in type(module).__name__.lower() else ()

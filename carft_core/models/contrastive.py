@@ -73,8 +73,7 @@ class ContrastiveClip(nn.Module):
         return linear_head(float(self.scale) * class_weights(w_raw.cpu())).to(texts.device)
 
     def classifier(self, teacher: Teacher) -> ImageClassifier:
-        """Return a classifier in float32: the image tower with the head that the text tower
-        gives."""
+        """Return a float32 classifier: the image tower with the head that the text tower gives."""
         with teacher.arithmetic(), evaluating(self):
             return ImageClassifier(self.visual, self.head())
 

@@ -79,8 +79,7 @@ class TemplateFile(Section):
 
 
 def mistakes(templates: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Yield (index, mistake) for every template that is not text with exactly one `{}`, or repeats
-    another."""
+    """Yield (index, mistake) for templates that are not text with one `{}`, or repeat another."""
     first_at: dict[str, int] = {}
     for index, template in enumerate(templates):
         first = first_at.setdefault(template, index)
@@ -285,8 +284,8 @@ def class_weights(w_raw: Tensor) -> Tensor:
 
 
 def context_weights(w_raw: Tensor) -> Tensor:
-    """Return W_ctx [K, d]: the normalised mean of W_raw [K, C, d] over the classes, in any
-    order."""
+    """Return W_ctx [K, d]: the normalised mean over the classes, in any order, of W_raw [K, C,
+    d]."""
     return F.normalize(w_raw.mean(dim=1, dtype=torch.float64), dim=-1).to(w_raw.dtype)
 
 

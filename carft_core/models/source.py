@@ -178,8 +178,7 @@ def _folder_source(name: str, folder: Path) -> ModelSource:
 
 
 def _tokenizer_files(folder: Path) -> tuple[Path, ...]:
-    """Return the files in a model's folder that its tokenizer may read; which of them depends on
-    its kind."""
+    """Return the files in a model's folder that a tokenizer of any kind may read."""
     others = (*WEIGHT_SUFFIXES, ".md")
     return tuple(
         file
@@ -190,8 +189,7 @@ def _tokenizer_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _check_architecture(path: Path, architecture: Mapping[str, Any]) -> None:
-    """Raise RequestError for a model too large, or one whose config could run foreign code or read
-    elsewhere."""
+    """Raise RequestError for a config that is too large, runs foreign code, or reads elsewhere."""
     sections = {"model_cfg": architecture}
     for key in ("vision_cfg", "text_cfg", "multimodal_cfg"):
         sections[key] = architecture.get(key, {})
@@ -287,8 +285,7 @@ def _tag_weights(name: str, tag: str, config: Mapping[str, Any]) -> Path:
 
 
 def _from_hub(request: str, repo: str, *files: str) -> Path:
-    """Return the first of `files` in the hub's cache on this disk, else in the repository,
-    downloaded."""
+    """Return the first of `files` in the hub's local cache, else downloaded from the repository."""
     try:
         for file in files:
             cached = huggingface_hub.try_to_load_from_cache(repo, file)
@@ -325,8 +322,7 @@ def _not_downloaded(request: str, error: Exception) -> RequestError:
 
 
 def is_final(error: Exception) -> bool:
-    """Return whether a failed download can never succeed, because of a wrong name or missing
-    access."""
+    """Return whether a failed download can never succeed, for a wrong name or missing access."""
     answer = getattr(error, "response", None)
     status = getattr(answer, "status_code", getattr(error, "code", None))
     if isinstance(status, int):

@@ -34,8 +34,7 @@ def check_label(label: str) -> None:
 
 @dataclass(frozen=True)
 class KeptConfig:
-    """The sections of a trial config as plain mappings; the config's own models check what is in
-    them."""
+    """The sections of a trial config as plain mappings; their own models check the content."""
 
     model: dict[str, Any]
     data: dict[str, Any]

@@ -26,8 +26,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def should_compile(setting: bool | Literal["auto"], device: torch.device, images: int) -> bool:
-    """Return whether a run that trains on this number of images is to be compiled: `auto` is only
-    on CUDA."""
+    """Return whether to compile a run that trains on so many images; `auto` does on CUDA only."""
     if setting == "auto":
         return device.type == "cuda" and images >= IMAGES_THAT_PAY
     return setting
@@ -77,8 +76,7 @@ def compile_towers(model: nn.Module, teacher: Teacher, batch_size: int) -> str |
 
 
 def _try(tower: nn.Module, teacher: Teacher, batch_size: int) -> None:
-    """Take one compiled step of a copy of a tower, whose compiled code similar towers then
-    share."""
+    """Take a compiled step of a copy of a tower, whose code similar towers then share."""
     trial = copy.deepcopy(tower)
     trial.compile(dynamic=False, backend=BACKEND)
     side, device = teacher.transform.size, teacher.device

@@ -296,8 +296,8 @@ class Run:
         self.saving_took = self.saved_at - began
 
     def _record(self, epoch: int, metrics: Mapping[str, float], seconds: float) -> EpochReport:
-        """Write the epoch's report durably, then return it. Raises NonFinite for metrics that are
-        no numbers."""
+        """Write an epoch's report durably and return it. Raises NonFinite for metrics that are no
+        numbers."""
         self._check_finite(metrics, epoch)
         report = EpochReport(epoch, self.epoch_count, self.step, self.steps, dict(metrics), seconds)
         earlier = self.reported.get(epoch)
@@ -326,8 +326,7 @@ class Run:
         self.folder.write_history([*self.history, *ahead])
 
     def _solve(self) -> dict[str, float]:
-        """Train an algorithm that solves its problem without steps; return the metrics of its one
-        epoch."""
+        """Train an algorithm that solves its problem; return the metrics of its one epoch."""
         with self.teacher.arithmetic(), _seeded(self.seed, 1, self.device):
             values = self.algorithm.solve(self.model, self.teacher)
         self.world.copy(self.model.state_dict())

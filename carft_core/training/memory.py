@@ -199,8 +199,7 @@ class PeakMemory(TorchDispatchMode):
         self.now = self.peak = 0
 
     def add(self, tensor: Tensor, *, elsewhere: bool = False) -> None:
-        """Count a tensor's storage until it is freed, once; as 0 if `elsewhere`, on another
-        device."""
+        """Count a tensor's storage until it is freed, once; as 0 if `elsewhere`."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._sizes:

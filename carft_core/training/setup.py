@@ -149,8 +149,7 @@ def _open_setup(
 
 
 def views_digest(family: str, digest: str) -> str:
-    """Return the digest of data, with the user's own code where the user's family makes the
-    views."""
+    """Return the digest of data, with the user's code if the user's family makes the views."""
     code = own_code(FAMILIES[family].open)
     return digest if code is None else f"{digest} {code}"
 

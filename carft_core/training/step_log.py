@@ -27,8 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Logs:
-    """Weighted means of scalars by name; sums stay on the scalars' device, so that no GPU is waited
-    for."""
+    """Weighted means of scalars by name; summed on their device, so that no GPU is waited for."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -118,8 +117,7 @@ def read_points(folder: Path, behind: int = -1) -> list[dict[str, Any]]:
 
 
 def _cpu() -> dict[str, float]:
-    """Return the load of the machine's processors and memory, by MLflow's names of system
-    metrics."""
+    """Return the load of processors and memory, by MLflow's names of system metrics."""
     memory = psutil.virtual_memory()
     return {
         "system/cpu_utilization_percentage": psutil.cpu_percent(),

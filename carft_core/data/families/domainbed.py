@@ -70,8 +70,7 @@ def seed_hash(*of: object) -> int:
 
 @functools.cache
 def class_folders(family: str) -> tuple[str, ...]:
-    """Return the names of the class folders in torchvision's order; a label is an index into this
-    list."""
+    """Return the names of the class folders in torchvision's order, which labels count."""
     return class_list(f"domainbed/{family}")
 
 

@@ -178,7 +178,7 @@ def _check(
     missing: Sequence[str] = (),
     empty: Sequence[str] = (),
 ) -> None:
-    """Raise RequestError for unknown classes, classes without an image, and missing or empty
+    """Raise RequestError for unknown classesor classes without images, and missing or empty
     files."""
     classes_of_task = task.classes()
     count = len(classes_of_task)
@@ -209,8 +209,7 @@ def _labels(task: Task, classes: Sequence[str]) -> Tensor:
 
 
 def _digest(task: Task, names: Sequence[str], splits: Splits, content: str) -> str:
-    """Return a digest of the class names, each split's images and labels, and the images'
-    content."""
+    """Return a digest of class names, each split's images and labels, and their content."""
     digest = hashlib.sha256(f"{task.name}/1\n{content}\n".encode())
     digest.update("\0".join(names).encode())
     for split in splits.values():

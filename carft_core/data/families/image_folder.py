@@ -159,8 +159,7 @@ class Reader:
                 self.report((*route, key), message)
 
     def _by_class(self, route: Route, folders: ClassFolders) -> ClassFolders:
-        """Return the class folders of a split that are not excluded, in the order of the
-        classes."""
+        """Return a split's class folders in the order of the classes, without excluded ones."""
         if route[0] == "shifts":
             folders = self._of_shift(route, self.declared.shifts[str(route[1])], folders)
         else:
@@ -379,8 +378,7 @@ def _opened(layout: Layout, root: Path, bad_files: str) -> FamilyData:
 def _names(
     declared: Declaration, classes: Sequence[str], report: ProblemSink, *, where: str
 ) -> tuple[str, ...]:
-    """Return the name of each class for prompts; problems are reported as `where`, the place to
-    give names."""
+    """Return the name of each class for prompts; problems are reported at `where`."""
     if declared.class_names_file is None:
         names = {name: declared.class_names.get(name) or plain_name(name) for name in classes}
         for problem in repeated(names, where):

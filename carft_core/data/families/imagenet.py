@@ -40,8 +40,7 @@ CLASS_COUNT = 1000
 
 @functools.cache
 def wnids() -> tuple[str, ...]:
-    """Return the WordNet ids of the classes in the order of their indices, which is that of the
-    ids."""
+    """Return the WordNet ids of the classes in the order of their indices."""
     return class_list("imagenet/wnids")
 
 
@@ -267,8 +266,7 @@ def _class_names() -> tuple[str, ...]:
 
 
 def _digest(manifests: Mapping[str, str]) -> str:
-    """Return a digest of the class names, and of each split's folders with their classes and
-    images."""
+    """Return a digest of class names, and each split's folders with classes and images."""
     digest = hashlib.sha256(b"imagenet/1\n")
     digest.update("\0".join(_class_names()).encode())
     for name, content in manifests.items():

@@ -132,8 +132,7 @@ class Benchmark:
         return DataFolder((self.folder,), self.layout, ORIGIN, sum(self.counts.values()))
 
     def folders(self) -> dict[str, DataFolder]:
-        """Return the benchmark's folder for each split, each with the number of the split's
-        images."""
+        """Return the benchmark's folder for each split, with the split's number of images."""
         return {OURS[name]: replace(self.whole, images=n) for name, n in self.counts.items()}
 
     def class_names(self) -> tuple[str, ...]:
@@ -237,9 +236,8 @@ IWILDCAM_COLUMNS = {
 
 
 def read_iwildcam(folder: Path, names: Sequence[str]) -> list[Image]:
-    """Read the images of iWildCam's `metadata.csv`, one a row; images of one camera's burst are a
-    unit. Raises RequestError for a table that is missing or has other columns, splits or
-    classes."""
+    """Read the images of iWildCam's `metadata.csv`, one a row; a camera's burst is a unit. Raises
+    RequestError for a table that is missing or has other columns, splits or classes."""
     file = folder / "metadata.csv"
     table = read_columns(file, IWILDCAM_COLUMNS)
     check_values(file, table, "split", OURS)
