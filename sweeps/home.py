@@ -108,8 +108,7 @@ class Home:
             self._try_locks()
 
     def _try_locks(self) -> None:
-        """Check early that file locks work: later a failure would look like another process's
-        lock."""
+        """Check early that file locks work: later a failure would look like another's lock."""
         from carft_sweep.carft_core.errors import RequestError
 
         try:

@@ -50,7 +50,7 @@ _OVERRIDES = ("metric", "selection", "id_margin", "ood_margin", "by")
 
 
 def override_specs(sweeps: Sequence[SweepRuns], arguments: argparse.Namespace) -> list[SweepRuns]:
-    """Return the sweeps with their specifications overridden by a command's options. Raises
+    """Return the sweeps with specifications overridden by a command's options. Raises
     RequestError."""
     options = {name: getattr(arguments, name) for name in _OVERRIDES}
     overridden = []
@@ -77,8 +77,7 @@ def override(
     ood_margin: float | None = None,
     by: str | None = None,
 ) -> ComparisonSpec:
-    """Return a sweep's specification of comparisons, overridden by the options. Raises
-    RequestError."""
+    """Return a specification of comparisons, overridden by the options. Raises RequestError."""
     rule = {**(_selection(selection) if selection else {}), **(_metric(metric) if metric else {})}
     endpoint: dict[str, object] = {} if by is None else {"by": by, "by_task": {}}
     margins = {"id_margin": id_margin, "ood_margin": ood_margin}
@@ -198,8 +197,7 @@ def _flips(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
-    """Return the runs of a table, or of sweeps in the home or on the server that `--tracking-uri`
-    names."""
+    """Return the runs of a table, or of sweeps in the home or on the server of `--tracking-uri`."""
     if (table := _table(arguments)) is not None:
         if arguments.flips or arguments.tracking_uri:
             raise RequestError("a table has neither --flips nor a --tracking-uri")
@@ -219,8 +217,7 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
 
 
 def _table(arguments: argparse.Namespace) -> Path | None:
-    """Return the table's path if one is named instead of sweeps. Raises RequestError when other
-    names follow."""
+    """Return the path of a table named instead of sweeps. Raises RequestError if names follow."""
     if not any(map(is_table, arguments.sweeps)):
         return None
     if len(arguments.sweeps) > 1:
@@ -269,8 +266,7 @@ def _render(
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """Return the command line as it was typed, without the options that say where sweeps are
-    stored."""
+    """Return the command line as it was typed, without options on where sweeps are stored."""
     names = (Path(name).name if is_table(name) else name for name in arguments.sweeps)
     words = ["carft-sweep", "compare", *names]
     others = ("sweeps", "command", "home", "trust_home", "tracking_uri", "experiment", "verbose")
@@ -284,8 +280,7 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `report` command and return its exit code. Several sweeps, or a table, are one
-    comparison."""
+    """Run the `report` command and return its exit code. Several sweeps are one comparison."""
     # Draws charts.
     from carft_sweep.sweeps.results.artifacts import PAGE
     from carft_sweep.sweeps.results.report import page, table_page

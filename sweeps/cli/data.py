@@ -232,8 +232,7 @@ def _row(name: str, split: FoundSplit) -> list[str]:
 
 
 def _read_images(data: FamilyData) -> BadImages:
-    """Decode every image, with a bar on a terminal and a line for each split elsewhere; return the
-    bad files."""
+    """Decode every image, showing progress, and return the bad files."""
     console = PlainConsole(stderr=True)
     columns = (
         TextColumn("{task.description}"),

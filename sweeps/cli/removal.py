@@ -74,8 +74,7 @@ def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _remove(item: Waste, runs: RunStore) -> bool:
-    """Remove a path, unless a process works on its run by now; return whether the path was
-    removed."""
+    """Remove a path unless a process works on its run by now; return whether it was removed."""
     path = Path(item.path)
     with nullcontext(True) if item.run is None else runs.idle(item.run) as is_idle:
         if is_idle and path.is_dir() and not path.is_symlink():
@@ -147,8 +146,7 @@ def _generations(home: Home, name: str) -> list[Ledger]:
 
 
 def _runs_of(generations: Sequence[Ledger]) -> Iterator[str]:
-    """Yield the digests of the runs of every generation of a sweep, and of the members of its
-    soups."""
+    """Yield the digests of the runs of a sweep's generations, and of its soups' members."""
     for ledger in generations:
         for setting in ledger.settings():
             yield from setting.runs.values()
@@ -184,8 +182,7 @@ class Removal:
 
     @classmethod
     def of(cls, home: Home, name: str) -> Removal:
-        """Return what is to be removed. Raises RequestError where a ledger of the home is
-        damaged."""
+        """Return what is to be removed. Raises RequestError for a damaged ledger of the home."""
         folder, runs = home.sweep(name), RunStore(home.runs)
         generations = _generations(home, name)
         others = {

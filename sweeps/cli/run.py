@@ -108,8 +108,7 @@ def _tell(ended: SweepResult, arguments: argparse.Namespace, emit: Emit) -> None
 def _next_words(
     ended: SweepResult, spec: SweepSpec, home: Home, arguments: argparse.Namespace
 ) -> Iterator[str]:
-    """Yield lines that name the report, MLflow's pages, and the command that a verdict still
-    needs."""
+    """Yield lines that name the report, MLflow's pages, and the command that a verdict needs."""
     if ended.state != "done":
         return
     page = home.sweep(spec.name) / PAGE

@@ -86,8 +86,7 @@ class SweepStatus:
 
 
 def sweep_status(home: Home, name: str) -> SweepStatus:
-    """Return a sweep's current state. Raises RequestError, with the nearest name, for an unknown
-    sweep."""
+    """Return a sweep's state. Raises RequestError, with the nearest name, for an unknown sweep."""
     folder = sweep_folder(home, name)
     driver = holder(folder)
     ledger = newest_generation(home, name)
@@ -251,8 +250,7 @@ def state_word(state: str, *, driven: bool) -> str:
 
 
 def watch_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `watch` command and return its exit code. Ctrl-C ends the command and not the
-    sweep."""
+    """Run the `watch` command and return its exit code. Ctrl-C does not end the sweep."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     status = sweep_status(home, arguments.sweep)
     console = PlainConsole()

@@ -37,7 +37,7 @@ def submit_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def load_submission(arguments: argparse.Namespace) -> Submission:
-    """Return the sweep to submit, with the options of `run`, including those after `--`. Raises
+    """Return the sweep to submit, with its options of `run`, also those after `--`. Raises
     RequestError."""
     home = arguments.home or os.environ.get(HOME_VARIABLE)
     if not home:

@@ -59,8 +59,7 @@ def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _pages(home: Home, place: TrackingLocation, address: str) -> Iterator[str]:
-    """Yield the addresses of MLflow's pages of the home's runs, and of each of its newest
-    sweeps."""
+    """Yield addresses of MLflow's pages: of the home's runs, and of its newest sweeps."""
     experiment = None
     with suppress(ServiceUnreachable, TrackingError):  # then its page says so
         experiment = experiment_id(place.uri, place.experiment)

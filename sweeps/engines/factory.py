@@ -67,8 +67,7 @@ def is_ray(spec: SweepSpec, *, address: str | None = None) -> bool:
 
 
 def address_of(given: str | None) -> str | None:
-    """Return the address of the cluster: `given`, else RAY_ADDRESS; None (or `local`) for a Ray of
-    our own."""
+    """Return the cluster's address: `given`, else RAY_ADDRESS; None (or `local`) starts a Ray."""
     address = given or os.environ.get(ADDRESS)
     return None if address in ("", "local") else address
 
@@ -139,14 +138,12 @@ def _feasible(need: RunRequirements, supply: Sequence[Node]) -> RunRequirements:
 
 
 def _count_runs(spec: SweepSpec) -> int:
-    """Return the approximate number of a sweep's runs: a baseline may have several settings, or no
-    seeds."""
+    """Return about how many runs a sweep has: a baseline may have several settings, or no seeds."""
     return len(spec.seeds) * (spec.trial_count + len(spec.baselines))
 
 
 def _has_unlisted_gpu(spec: SweepSpec, machine: Node) -> bool:
-    """Return whether runs get a GPU of another maker than NVIDIA, which only one run uses at a
-    time."""
+    """Return whether runs get a GPU of another maker than NVIDIA, which one run uses at a time."""
     if machine.gpus or spec.resources.gpus == 0:
         return False
     return hardware_here(None, None).device != "cpu"

@@ -147,8 +147,7 @@ _QUIET = {
 
 
 class Cluster:
-    """A connection to Ray. Closing it ends a Ray that this process has started, and leaves any
-    other alone."""
+    """A connection to Ray. Closing it ends Ray only if this process has started it."""
 
     def __init__(self, address: str | None = None) -> None:
         """Connect to `address` (`HOST:PORT`, or `auto` for a cluster on this machine), or start Ray

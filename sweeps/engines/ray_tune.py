@@ -72,8 +72,8 @@ class WarmRun(Trainable):
         self._decision: Decision | None = None
 
     def step(self) -> dict[str, Any]:
-        """Implement `Trainable.step`: return, as JSON, the events until the run reports, ends, or
-        is silent."""
+        """Implement `Trainable.step`: return, as JSON, the events until a report, end or
+        silence."""
         return {"events": json.dumps(list(self._events()))}
 
     def decide(self, decision: str) -> None:
@@ -156,8 +156,8 @@ class Loop:
         self._count_again = self._look_again = self._ask_again = 0.0
 
     def next(self, trial: str) -> dict[str, str] | str | None:
-        """Return the next job as a trial's config, FINISHED after the last job, or None if no job
-        is ready."""
+        """Return the next job as a trial's config, FINISHED after the last, None if none is
+        ready."""
         if self._engine.is_stopping or self._is_over:
             return str(Searcher.FINISHED)
         job = self._next_job()
@@ -327,8 +327,7 @@ class RunScheduler(FIFOScheduler):
         self._loop.lost(trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """Return the trial to run next (see TrialScheduler), None for none; called in every turn of
-        the loop."""
+        """Return the trial to run next, or None (see TrialScheduler); called in each turn."""
         self._loop.look(tune_controller)
         live = tune_controller.get_live_trials()
         return next((trial for trial in live if trial.status == Trial.PENDING), None)

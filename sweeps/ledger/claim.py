@@ -75,8 +75,7 @@ class Claim:
         self._thread = threading.Thread(target=self._watch, name="carft-claim", daemon=True)
 
     def __enter__(self) -> Claim:
-        """Take the claim, and drop old stop requests. Raises RequestError if another driver has the
-        claim."""
+        """Take the claim; drop old stop requests. Raises RequestError if another driver has it."""
         self._lock = _lock(self._folder)
         try:
             self._request.unlink(missing_ok=True)

@@ -108,8 +108,8 @@ class Invocation:
         return {**asdict(self), "at": time.time(), "tags": provenance_tags()}
 
     def with_override(self, key: str, value: object) -> Invocation:
-        """Return the invocation with one key of the file overridden, instead of earlier overrides
-        of that key."""
+        """Return the invocation with a key of the file overridden, in place of earlier
+        overrides."""
         others = [text for text in self.overrides if text.partition("=")[0].strip() != key]
         return replace(self, overrides=(*others, f"{key}={value}"))
 
@@ -146,8 +146,8 @@ class Invocation:
 
     @contextlib.contextmanager
     def working_directory(self) -> Iterator[str | None]:
-        """Change to the working directory of `run` within the context; yield a message if it was
-        deleted."""
+        """Change to the working directory of `run` within the context; yield a message if it is
+        gone."""
         before, there = Path.cwd(), Path(self.folder or Path(self.file).parent)
         try:
             os.chdir(there)
@@ -237,7 +237,7 @@ def in_kept_order(spec: SweepSpec, newest: Ledger | None) -> SweepSpec:
 
 
 def planned_points(spec: SweepSpec, points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the decided `points`, followed by the sweep's further points if its method uses no
+    """Return the decided `points`, then the sweep's further points if its method uses no
     results."""
     more = () if spec.is_adaptive else range(len(points), spec.trial_count)
     return [*points, *map(spec.point, more)]

@@ -107,8 +107,7 @@ def _check_end(ended: float | None, reason: Mapping[str, str] | None) -> None:
 
 @dataclass(frozen=True)
 class SettingRecord:
-    """An algorithm at one setting, as facts of the ledger record it; its runs differ in their seeds
-    alone."""
+    """An algorithm at one settingas facts record it; its runs differ in their seeds alone."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -236,8 +235,7 @@ class _Change:
 
 @contextmanager
 def damage_named(source: object) -> Iterator[None]:
-    """Turn errors of missing or wrong data within the context into RequestErrors that name
-    `source`."""
+    """Turn errors of wrong data within the context into RequestErrors that name `source`."""
     try:
         yield
     except _DAMAGE as error:
@@ -377,8 +375,7 @@ class Ledger:
         return self._end(number, {"state": "failed", "reason": {"kind": kind, "message": message}})
 
     def settings(self) -> Iterator[Setting]:
-        """Yield the settings of the current file with their runs, from baselines to
-        confirmations."""
+        """Yield the settings of the current file, from baselines to confirmations."""
         yield from self.baselines()
         for trial in self.trials():
             if self._is_asked_for(trial):
@@ -501,8 +498,7 @@ def newest_generation(home: Home, name: str) -> Ledger | None:
 
 
 def find_ledger(home: Home, name: str) -> Ledger:
-    """Return the newest generation of a sweep. Raises RequestError with the nearest name for an
-    unknown sweep."""
+    """Return a sweep's newest generation. Raises RequestError with the nearest name if unknown."""
     ledger = newest_generation(home, name)
     if ledger is None:
         if name in sweep_names(home):
@@ -539,8 +535,7 @@ def begun_sweeps(home: Home) -> list[str]:
 
 
 def sweep_folder(home: Home, name: str) -> Path:
-    """Return the folder of a sweep that was begun. Raises RequestError with the nearest name for an
-    unknown sweep."""
+    """Return the folder of a begun sweep. Raises RequestError with the nearest name if unknown."""
     if name in sweep_names(home):
         return home.sweep(name)
     raise no_such_sweep(home, name)

@@ -54,8 +54,7 @@ def best_points(home: Home, name: str, count: int) -> list[Mapping[str, Any]]:
 
 
 def source_of(spec: Mapping[str, Any], trial: Trial) -> str | None:
-    """Return the other sweep from which a trial's point was taken; None for a point of this
-    sweep."""
+    """Return the other sweep from which a trial's point was taken, or None."""
     cells = spec["parameters"].get(spec.get("tasks"), {}).get("values", [None])
     is_first = trial.point < len(spec.get("try_first", ())) * len(cells)
     return spec.get("try_first_from") if is_first else None

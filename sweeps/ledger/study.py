@@ -75,8 +75,7 @@ def named_database(environ: Mapping[str, str] | None = None) -> Database | None:
 
 
 def check_storage() -> None:
-    """Raise RequestError or TrackingError where the database in CARFT_OPTUNA_STORAGE can never hold
-    the studies."""
+    """Raise RequestError or TrackingError if CARFT_OPTUNA_STORAGE can never hold the studies."""
     database = named_database()
     file = None if database is None else sqlite_file(database.uri)
     kind = None if file is None else network_file_system(file)
@@ -222,8 +221,7 @@ def _values(trial: Trial, reports: Mapping[int, float]) -> list[float] | None:
 
 
 class StudyProjection:
-    """Keeps the Optuna studies of a sweep and its earlier generations up to date with its
-    ledger."""
+    """Keeps the Optuna studies of a sweep's generations up to date with its ledger."""
 
     def __init__(self, home: Home, ledger: Ledger) -> None:
         self._home, self._ledger = home, ledger
@@ -356,8 +354,7 @@ class _Study:
         )
 
     def _trials_of(self, study: Study) -> list[FrozenTrial]:
-        """Return the trials, read without the study's own cache, which would hold them in
-        memory."""
+        """Return the trials without the study's own cache, which would keep them in memory."""
         study_id = self._storage.get_study_id_from_name(study.study_name)
         return self._storage.get_all_trials(study_id, deepcopy=False)
 

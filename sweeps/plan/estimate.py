@@ -67,8 +67,8 @@ class TimingHistory:
         self._runs = runs
 
     def times_of(self, config: TrialConfig) -> RunTimes | None:
-        """Return the median times of the earlier runs that are most like a run of `config`; None
-        without any."""
+        """Return the median times of the earlier runs most like a run of `config`; None without
+        any."""
         alike = self._alike(config)
         same = [run for run in alike if run.config["algorithm"]["name"] == config.algorithm.name]
         # Medians: a run that slept for a night counts no more than another.
@@ -311,7 +311,7 @@ def _unchanged(
 
 
 def _known_confirmations(planner: Planner, ledger: Ledger | None) -> Iterator[list[PlannedRun]]:
-    """Yield the confirmations that the last end of the sweep chose, if their runs would be the same
+    """Yield the confirmations that the sweep chose at its last end, if they would be the same
     now."""
     if ledger is not None and planner.spec.confirm_seeds:
         for arm in ledger.confirmations():
@@ -323,8 +323,7 @@ def _known_confirmations(planner: Planner, ledger: Ledger | None) -> Iterator[li
 def _known_soups(
     planner: Planner, ledger: Ledger | None, item: After
 ) -> Iterator[list[PlannedRun]]:
-    """Yield the runs that an item of `after` had when the sweep last ended, if they would be the
-    same now."""
+    """Yield the runs that an item of `after` had at the sweep's last end, if still the same."""
     for setting in () if ledger is None else ledger.soups():
         params = dict(setting.params)
         of = RunsOf(algorithm=params.pop("of", ""), settings=params.pop("settings", "selected"))
@@ -373,8 +372,7 @@ def _is_zero_shot(config: TrialConfig) -> bool:
 
 
 def _deviations(task: PlannedRun, runs: RunStore) -> Iterator[calibration.Deviation]:
-    """Yield the difference of a finished zero-shot run from LAION's table; without one the accuracy
-    to expect."""
+    """Yield the differences of a zero-shot run from LAION's table, or what to expect of it."""
     config = task.config
     own = measured(runs.folder(task.digest), UNMERGED)
     splits = open_data(config.data).measured()
@@ -407,8 +405,7 @@ def _work(config: TrialConfig, folder: Path | None = None) -> RemainingWork:
 
 
 def _to_come(planner: Planner, count: int) -> list[RemainingWork]:
-    """Return the expected work of runs at points not chosen yet, as at the middle of the search
-    space."""
+    """Return the work of runs at points not chosen yet, as in the middle of the search space."""
     if not count:
         return []
     return [_work(planner.hardware.resolve(planner.spec.typical_config()))] * count

@@ -48,8 +48,7 @@ GPUS = {
 
 
 def hardware_with(name: str, hardware: Hardware) -> Hardware:
-    """Return the hardware of a run with one GPU of this name. Raises RequestError for an unknown
-    name."""
+    """Return a run's hardware with a GPU of this name. Raises RequestError for an unknown name."""
     if name not in GPUS:
         raise RequestError(unknown("GPU", name, GPUS))
     gpu = GPUS[name]

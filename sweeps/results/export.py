@@ -141,8 +141,7 @@ def export_commands(comparison: Comparison, sweep: str, *, named: bool) -> Itera
 
 
 def baseline_command(comparison: Comparison, sweep: str) -> Iterator[Export]:
-    """Yield the command that exports the baseline, where the verdict is against the selected
-    model."""
+    """Yield the command that exports the baseline, if the verdict is against the selected model."""
     better = comparison.better_baseline
     if better is not None:
         model = select_model(comparison, setting=better.label)
@@ -151,8 +150,7 @@ def baseline_command(comparison: Comparison, sweep: str) -> Iterator[Export]:
 
 
 def part_of(comparison: Comparison, model: SelectedModel) -> Comparison:
-    """Return the comparison that a model belongs to: with several tasks that of the model's
-    task."""
+    """Return the comparison that a model belongs to: of several tasks that of its own."""
     parts = comparison.tasks.values()
     return next((part for part in parts if model.run in part.runs()), comparison)
 
@@ -271,8 +269,8 @@ class Exporter:
     comparison: Comparison
 
     def config(self, model: SelectedModel) -> TrialConfig:
-        """Return the run's trial config. Raises RequestError when the sweep file no longer has the
-        setting."""
+        """Return the run's trial config. Raises RequestError if the sweep file lacks the setting
+        now."""
         return self._of_setting(model).for_seed(model.run.seed or 0)
 
     def _of_setting(self, model: SelectedModel) -> TrialConfig:

@@ -337,8 +337,7 @@ class SweepProjection:
         self.pending |= dict.fromkeys([*behind, *self._left_open(runs)])
 
     def _left_open(self, runs: Mapping[str, _Run]) -> list[str]:
-        """Return the names of runs that a dead driver left running and the current file no longer
-        includes."""
+        """Return the runs that a dead driver left running and the current file does not include."""
         return [
             digest
             for digest, entry in self._sent.runs.items()
@@ -480,8 +479,7 @@ class SweepProjection:
         return {"carft.attempt": str(state.attempts), "carft.worker": state.worker}
 
     def _own_execution_tags(self, state: RunState | None) -> dict[str, str]:
-        """Return tags of the user and versions that made a run, if these differ from the sweep's
-        own run."""
+        """Return tags of the user and versions of a run that differ from the sweep's own run."""
         until = None if state is None else state.ended
         before = [start for start in self._executions if until is None or start["at"] <= until]
         tags: Mapping[str, str] = (before or [{}])[-1].get("tags", {})
@@ -863,8 +861,7 @@ def _metrics_file(folder: Path, label: str) -> Path:
 
 
 def _modified(file: Path) -> int:
-    """Return when a file was written, in milliseconds, which does not depend on when the content is
-    sent."""
+    """Return when a file was written, in milliseconds."""
     return file.stat().st_mtime_ns // 1_000_000
 
 

@@ -70,8 +70,7 @@ def comparison(sweep: Ledger, runs: RunStore) -> Comparison:
 
 
 def comparison_spec(spec: Mapping[str, Any]) -> ComparisonSpec:
-    """Return how a sweep selects and tests, from its plain data; with several goals by the
-    first."""
+    """Return how a sweep selects (by its first goal) and tests, from its plain data."""
     metric, selection, report = goals(spec)[0], spec["selection"], spec["report"]
     by = report.get("by_family") or report.get("by") or TOP1
     return ComparisonSpec(
@@ -180,8 +179,8 @@ def load_parts(home: Home, names: Sequence[str]) -> list[SweepRuns]:
 
 
 def load_part(sweep: Ledger, runs: RunStore, *, with_fields: bool = False) -> SweepRuns:
-    """Return the runs of one sweep, with the config fields of zero-shot models or, `with_fields`,
-    of every run."""
+    """Return a sweep's runs, with the config fields of zero-shot models or (`with_fields`) of
+    all."""
     with damage_named(sweep.file):
         spec = comparison_spec(sweep.spec)
     loaded = records(sweep, runs)

@@ -179,8 +179,7 @@ def _identities(done: Sequence[RunRecord]) -> Iterator[Fact]:
 
 
 def _command(sweep: Ledger) -> tuple[str, tuple[str, str] | None]:
-    """Return the command that runs the sweep again, and the sweep file's name and content, None if
-    deleted."""
+    """Return the command that runs the sweep again, and its file's name and content, or None."""
     try:
         before = Invocation.last(sweep)
     except RequestError:

@@ -245,8 +245,7 @@ class SweepDriver:
         return None if task.trial is None else self._open[task.trial]
 
     def _ask(self) -> bool:
-        """Queue the runs of the next trial; return False when no trial is left, or none can be
-        proposed yet."""
+        """Queue the runs of the next trial; return False if none is left or can be proposed yet."""
         if self._proposer.is_adaptive and self._waiting and not self._active:
             return False  # another sweep trains what the next proposal depends on
         trial = self._proposer.next_trial()
@@ -278,8 +277,7 @@ class SweepDriver:
         return bool(self._queue)
 
     def _job(self, task: PlannedRun) -> Job | None:
-        """Return the job that a run still needs; None when the run has ended or is claimed
-        elsewhere."""
+        """Return the job that a run still needs; None if it has ended or is claimed elsewhere."""
         trial = self._trial(task)
         if task.digest in self.outcomes:
             if trial is None or not trial.pruned:  # what is pruned is counted off already
@@ -339,8 +337,7 @@ class SweepDriver:
         return task.digest in self._active or (state is not None and state.is_live)
 
     def _is_settled_by_earlier(self, task: PlannedRun, state: RunState | None) -> bool:
-        """Reuse a run's earlier result, or its failure if it would fail again; return whether one
-        exists."""
+        """Reuse a run's earlier result, or failure that would repeat; return whether one exists."""
         if self._fresh and task.digest not in self._renewed:
             return False
         if is_complete(self.runs.folder(task.digest), task.config):

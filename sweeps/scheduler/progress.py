@@ -154,14 +154,12 @@ class Progress:
         return max(self.ended_runs, min(self.total, self._most))
 
     def left(self) -> float | None:
-        """Estimate the seconds left from the runs so far; return None before the first has
-        ended."""
+        """Estimate the seconds left from the runs so far; None before the first has ended."""
         to_come = self.shown_total - self.ended_runs
         return seconds_left(self._ended, [*self._open.values()], to_come, time.monotonic())
 
     def _end(self, label: str) -> float | None:
-        """Remove the line of a run; return when its first epoch was reported, None for no
-        report."""
+        """Remove the line of a run; return when its first epoch was reported, or None."""
         return self._open.pop(label, None)
 
     def _place(self) -> str:

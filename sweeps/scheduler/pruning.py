@@ -37,7 +37,7 @@ class SeedwisePruner:
     """
 
     def __init__(self, rule: EarlyTerminate, goal: Goal) -> None:
-        """Make the pruner: `rule.metric` names values in the reasons, `goal` is the metric's
+        """Make a pruner: `rule.metric` names values in reasons, `goal` is the metric's
         direction."""
         self._rule, self._goal = rule, goal
         self._sign = 1 if goal == "maximize" else -1

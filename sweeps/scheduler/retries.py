@@ -32,16 +32,15 @@ class GiveUp:
 
 
 class RetryPolicy:
-    """Decides whether a failed run is tried again, by how often it failed alike while the driver
-    lives."""
+    """Decides whether a failed run is tried again, by how often this driver saw it fail alike."""
 
     def __init__(self, retries: Retries) -> None:
         self._allowed: Mapping[str, int] = retries.model_dump()
         self._failed: dict[str, Counter[str]] = {}
 
     def decide(self, digest: str, failure: Failure, config: TrialConfig) -> Retry | GiveUp:
-        """Return whether to retry the run of `digest`, which failed when trained with `config`, and
-        how."""
+        """Return whether and how to retry the run `digest`, which failed when trained with
+        `config`."""
         if is_full_disk(failure):
             return GiveUp("the disk is full")
         if failure.narrowed:
@@ -100,8 +99,7 @@ class CircuitBreaker:
         self._on_node: Counter[str] = Counter()
 
     def succeeded(self, worker: str = "") -> None:
-        """Count a finished run of a worker (`ray:HOST:PID`), which shows that the worker's node
-        works."""
+        """Count a finished run of a worker (`ray:HOST:PID`), which shows that its node works."""
         self._row.clear()
         words = worker.split(":")
         if len(words) == 3:

@@ -200,8 +200,7 @@ class Projections:
     def end_driver(
         self, part: SweepRuns | None = None, comparison: Comparison | None = None
     ) -> None:
-        """Tell the store how the sweep ended: with its runs, where these have been read, and their
-        comparison."""
+        """Tell the store how the sweep ended, with its runs and their comparison if known."""
         self._runs.end_driver(part, comparison)
         self._store_thread.wake()
         self._study_thread.wake()

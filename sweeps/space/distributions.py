@@ -50,8 +50,7 @@ class ConditionalBase(ABC):
 
     @abstractmethod
     def boundary_values(self) -> list[tuple[Route, Any]]:
-        """Return the values whose validity decides that of all values, each with its place in the
-        file."""
+        """Return the values whose validity decides that of all, each with its place in the file."""
 
     @abstractmethod
     def _description(self) -> dict[str, Any]:
@@ -161,8 +160,7 @@ class LogUniform(ConditionalBase):
         return self.nearest(min(max(value, self.low), self.high))
 
     def nearest(self, value: float) -> int | float:
-        """Return W&B's `round(X / q) * q` of a number, in decimal; with `down` the multiple below
-        it."""
+        """Return W&B's `round(X / q) * q` in decimal; with `down` the multiple below."""
         if self.step is None:
             return float(value)
         step = Decimal(repr(self.step))

@@ -116,8 +116,7 @@ SOBOL_BITS = 30
 def draw_point(
     space: Sequence[Distribution], number: Callable[[str], float], fixed: Mapping[str, Any]
 ) -> Params:
-    """Return a drawn point: the values in `fixed`, and else each parameter's quantile at its number
-    in `number`."""
+    """Return a point: the values in `fixed`, else each parameter's quantile at its `number`."""
     return sample_point(
         space,
         lambda item: fixed[item.name] if item.name in fixed else item.quantile(number(item.name)),
@@ -170,8 +169,7 @@ def baseline_params(baseline: Mapping[str, Any], params: Mapping[str, Any]) -> d
 
 
 def _algorithm(trial: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the fields that the trial fixes for its algorithm and that the algorithm `name` has
-    too."""
+    """Return the fields that the trial fixes for its algorithm and the algorithm `name` has too."""
     given = trial.get("algorithm")
     known = ALGORITHMS[name].model_fields
     return {

@@ -89,8 +89,7 @@ def normalize(document: SpecDocument, overrides: Sequence[str]) -> None:
 
 
 def _name_by_dots(document: SpecDocument, route: Route, prefix: str) -> None:
-    """Move the values of W&B's nested parameters: `optim: {parameters: {lr: ...}}` becomes
-    `optim.lr`."""
+    """Move W&B's nested parameters: `optim: {parameters: {lr: ...}}` becomes `optim.lr`."""
     for key, value in list(document.mapping(route).items()):
         if isinstance(value, Mapping) and "parameters" in value:
             for other in value.keys() - {"parameters"}:
@@ -225,8 +224,7 @@ def _long_form(route: Route, value: object) -> object:
 
 
 def _unknown_field(kind: str, name: str, more: Iterable[str] = ()) -> str:
-    """Return a suggestion: fields with the same last part, another tool's name, or a similar
-    spelling."""
+    """Suggest fields with the same last part, another tool's name, or a similar spelling."""
     names = (*field_names(), *more)
     by_last_name: dict[str, list[str]] = {}
     for known in names:

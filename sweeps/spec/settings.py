@@ -43,8 +43,7 @@ SeedList = (
 
 
 def check_name(value: str) -> str:
-    """Return a name. Raises ValueError for one that could not be a folder and a run's name in the
-    tracker."""
+    """Return a name. Raises ValueError if it could not name a folder and a run in the tracker."""
     if re.fullmatch(NAME, value):
         return value
     raise ValueError(
@@ -125,8 +124,7 @@ def short_for(key: str, kind: Any) -> BeforeValidator:
 
 
 def expand_retries(value: object) -> object:
-    """Return n more attempts after a crash and n after a timeout for a number n; other values
-    unchanged."""
+    """Expand n to n more attempts after a crash and a timeout; return other values unchanged."""
     return {"crashed": value, "timeout": value} if type(value) is int else value
 
 
@@ -211,7 +209,7 @@ class Metric(Section):
     @model_validator(mode="before")
     @classmethod
     def _without_empty(cls, data: Any) -> Any:
-        """Return the data without empty keys, and with the metric's own direction where it has
+        """Return the data without empty keys, and with the metric's own direction if it has
         none."""
         if not isinstance(data, Mapping):
             return data
@@ -362,8 +360,7 @@ EARLY_TERMINATION: Mapping[str, type[Median | Asha | Patience | Threshold]] = {
 
 
 def read_rule(value: object) -> object:
-    """Return a rule of early termination, validated by the model of its type, which words the
-    mistakes."""
+    """Return a rule of early termination, validated by the model of its type."""
     types = [*EARLY_TERMINATION]
     kind = value.get("type") if isinstance(value, Mapping) else None
     if isinstance(value, Mapping) and kind is None and (key := misspelt("type", value)):

@@ -215,7 +215,7 @@ class SweepSpec(Settings):
                 raise ValueError(f"the points of a {adaptive} sweep are not known before it runs")
 
     def given(self, number: int) -> Params:
-        """Return the values that the file fixes at a search's point: those of `try_first`, and its
+        """Return the values that the file fixes at a search's point: of `try_first`, and the
         task."""
         setting, cell = self.setting_of(number)
         return {**(self.try_first[setting] if setting < len(self.try_first) else {}), **cell}
@@ -353,8 +353,7 @@ class SweepSpec(Settings):
         return [*first.values()]
 
     def _open(self, baseline: Mapping[str, Any]) -> Params:
-        """Return the values of the varied fields that a baseline leaves open; none if it does not
-        train."""
+        """Return the varied fields that a baseline leaves open; none if it does not train."""
         if not ALGORITHMS[str(baseline["name"])].trains:
             return {}
         searched = [item.name for item in self.parameters if item.name != self.tasks]

@@ -239,8 +239,7 @@ def _resolved(item: str, folder: Path) -> str:
 
 
 def _without_links(path: Path) -> Path:
-    """Return the absolute path of a file, whose own name stays if it is a link: a module is called
-    by it."""
+    """Return a file's absolute path; a link keeps its own name, by which a module is called."""
     return path.parent.resolve() / path.name
 
 
@@ -408,8 +407,7 @@ def _from_file(text: str, folder: Path, name: str) -> TemplateSet:
 
 
 def _is_ours(name: str, family: str) -> bool:
-    """Return whether a template set was registered from an earlier text of the same family's
-    file."""
+    """Return whether a template set is of an earlier text of the same family's file."""
     other = FAMILIES.get(family)
     return other is not None and _declared(other) is not None and name in other.defaults.values()
 

@@ -254,8 +254,7 @@ _TRY_FIRST: Route = ("try_first",)
 def _try_first(
     document: SpecDocument, settings: Settings, space: Sequence[Distribution]
 ) -> tuple[Params, ...]:
-    """Return the points of `try_first` by dotted field, with the space's own values; report
-    mistakes."""
+    """Return the points of `try_first` by dotted field, in the space's values; report mistakes."""
     points = settings.try_first
     if not points:
         return ()

@@ -225,8 +225,7 @@ def send(
     assignments: Sequence[str] = (),
     note: Callable[[str], None],
 ) -> str:
-    """Submit a sweep and return the job's id; `note` gets messages on what is sent and what is
-    not."""
+    """Submit a sweep and return the job's id; `note` gets messages on what is sent and not."""
     entrypoint, root = submission.entrypoint(), submission.root
     sent, withheld = job_variables(os.environ, assignments)
     theirs, ours = client.ray_version(), version("ray")
