@@ -189,15 +189,13 @@ class TrackingLocation:
 
 
 def home_folder(option: str | None, environ: Mapping[str, str] | None = None) -> Path:
-    """Return the home that the option names, else CARFT_HOME, else `.carft` in the current
-    folder."""
+    """Return the home that the option names, else CARFT_HOME, else `.carft` here."""
     variables = os.environ if environ is None else environ
     return Path(option or variables.get(HOME_VARIABLE) or HOME).expanduser()
 
 
 def resolve_location(home: Path, environ: Mapping[str, str] | None = None) -> TrackingLocation:
-    """Return where a home's runs are recorded: its own database, unless MLFLOW_TRACKING_URI names
-    another place."""
+    """Return where a home's runs are recorded: MLFLOW_TRACKING_URI, else its own database."""
     variables = os.environ if environ is None else environ
     home = home.resolve()
     uri = variables.get(TRACKING_VARIABLE, "").strip()
@@ -285,8 +283,7 @@ def home_id(home: Path) -> str:
 
 
 def read_home_id(home: Path) -> str | None:
-    """Return a home's id, if it has one. Raises TrackingError for an invalid id, since ids are sent
-    to servers."""
+    """Return a home's id, if it has one. Raises TrackingError for an invalid one."""
     file = home / "id"
     try:
         text = read_regular(file, _LONGEST_LINE).decode(errors="replace").strip()

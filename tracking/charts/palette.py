@@ -81,8 +81,7 @@ def colour_of(algorithm: str, algorithms: Sequence[str]) -> str:
 
 
 def legend_of_methods(series: Mapping[str, tuple[str, bool]], algorithms: Sequence[str]) -> Legend:
-    """Return a legend of methods; `series` maps each entry's text to its algorithm, and whether
-    merged."""
+    """Return a legend of methods; `series` maps an entry's text to algorithm and whether merged."""
     styles = {
         text: _style(algorithm, algorithms, merged=merged, nth=0)
         for text, (algorithm, merged) in series.items()

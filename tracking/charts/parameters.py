@@ -129,14 +129,12 @@ def scale_of(values: Sequence[Scalar]) -> Scale:
 
 
 def _skew(numbers: Sequence[float]) -> float:
-    """Return how far the mean of numbers is from the middle of their range, as a share of the
-    range."""
+    """Return how far the mean of numbers is from the middle of their range, as a share of it."""
     return abs((mean(numbers) - numbers[0]) / (numbers[-1] - numbers[0]) - 0.5)
 
 
 def _decades(numbers: Sequence[float]) -> list[float]:
-    """Return powers of ten between positive numbers; with 2 and 5 times these where they are
-    few."""
+    """Return powers of ten between positive numbers; with 2 and 5 times these if few."""
     low, high = min(numbers), max(numbers)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1,), (1, 2, 5)):

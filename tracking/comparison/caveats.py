@@ -104,8 +104,7 @@ def _text(facts: Mapping[str, object], path: Sequence[str]) -> str | None:
 
 
 def _fields(value: str) -> list[str]:
-    """Split `Transform(size=32, mean=(0.0, 0.0))` into fields; return a digest's first 12
-    characters."""
+    """Split `Transform(size=32, mean=(0.0, 0.0))` into fields; cut a digest to 12 characters."""
     if re.fullmatch(r"[0-9a-f]{32,}", value):
         return [value[:12]]
     fields = re.fullmatch(r"\w+\((.*)\)", value, re.DOTALL)

@@ -88,8 +88,8 @@ class Row:
         return set().union(*(run.metrics_of(self.arm.merge) for run in self.arm.done))
 
     def metric(self, name: str) -> Estimate:
-        """Return a metric's mean over the finished runs as an Estimate, without a mean where a run
-        lacks a value."""
+        """Return a metric's Estimate over the finished runs, without a mean if a run lacks a
+        value."""
         return self.arm.estimate(name)
 
 

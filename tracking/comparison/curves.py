@@ -109,8 +109,8 @@ class CurvePair:
 
     @property
     def p_worse(self) -> float | None:
-        """The p of the claim that the loss is above 0, one-sided at 2.5 % and doubled; None without
-        a test."""
+        """The p of the claim that the loss is above 0, doubled like `p_better`; None without a
+        test."""
         return _doubled(self.loss)
 
     def _test(self, side: int) -> PairedTest | None:

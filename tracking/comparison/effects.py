@@ -139,8 +139,8 @@ def _effect(
     seeds = [run.seed for run in next(iter(blocks[0].values())).done]
 
     def by_seed(text: str, metric: str) -> list[float] | None:
-        """Return a metric's mean over the settings of the other fields, by seed; None if one is
-        missing."""
+        """Return a metric's mean over the settings of the other fields, by seed; None without
+        one."""
         of_blocks = [block[text].values(metric) for block in blocks]
         if not all(seed in of_block for of_block in of_blocks for seed in seeds):
             return None

@@ -73,7 +73,7 @@ class Hits:
         return weights
 
     def same_images(self, other: Hits) -> bool:
-        """Return whether two models have the same number of images of the same units in the same
+        """Return whether two models have equally many images of the same units in the same
         splits."""
         return (
             self.splits == other.splits
@@ -233,8 +233,7 @@ class KeptHits:
 def _influence(
     one: Hits, two: Hits, weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return how much each unit [U] moves the difference of two models, and whether it is
-    measured."""
+    """Return how much each unit [U] moves two models' difference, and whether it is measured."""
     used = weights > 0
     difference, images, sizes = (
         one.right[:, used] - two.right[:, used],

@@ -40,8 +40,7 @@ def capitalised(name: str) -> str:
 
 
 def named(metric: str) -> str:
-    """Return a metric's name for a sentence: `OOD mean` for top-1, `OOD mean macro-F1` for other
-    kinds."""
+    """Return a metric's name for a sentence: `OOD mean` for top-1, else `OOD mean macro-F1`."""
     split, _, kind = metric.rpartition("/")
     where = SPLITS.get(split, split)
     return where if kind == TOP1 else f"{where} {TITLES.get(kind, kind)}"

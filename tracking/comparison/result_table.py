@@ -114,8 +114,7 @@ def _read_rows(path: Path) -> list[Row]:
 
 
 def check_table(part: SweepRuns, spec: ComparisonSpec) -> None:
-    """Raise TrackingError where a table lacks the reference, or the column that settings are
-    selected by."""
+    """Raise TrackingError if a table lacks the reference, or the column to select by."""
     rule = spec.rule
     methods = dict.fromkeys(record.algorithm for record in part.records)
     if spec.reference not in methods:
@@ -298,8 +297,7 @@ def _zero_shot(name: str, lines: Iterable[_Line], unit: float) -> Iterator[RunRe
 def _trained(
     name: str, lines: Iterable[_Line], unit: float, start: float | None
 ) -> Iterator[RunRecord]:
-    """Yield the run of each trained model with its merged models; settings are numbered as
-    trials."""
+    """Yield the run of each trained model with its merges; settings are numbered as trials."""
     models: dict[tuple[Setting, int | None], dict[str | None, _Line]] = {}
     for line in lines:
         if line.alpha > 0:

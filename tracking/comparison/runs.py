@@ -169,13 +169,12 @@ class Arm:
 
     @property
     def merge_labels(self) -> tuple[str, ...]:
-        """Labels of the merged models that a finished run has: by merge, then `wise_ft@0.25` before
-        `@0.5`."""
+        """Labels of the merged models of finished runs: by merge, `wise_ft@0.25` before `@0.5`."""
         return _in_order(frozenset().union(*(run.merges for run in self.done)))
 
     @property
     def merge_marks(self) -> tuple[str, ...]:
-        """The marks that the arm's merge puts on its results, such as `transductive`; empty if
+        """The marks that the arm's merge puts on results, such as `transductive`; empty if
         unmerged."""
         label = f"{self.merge}: "
         marks = (mark for run in self.done for mark in run.listed(MERGE_MARKS))
@@ -197,8 +196,7 @@ class Arm:
         return mean_of([run.value(metric, self.merge) for run in self.done])
 
     def estimate(self, metric: str) -> Estimate:
-        """Estimate a metric's mean over the finished runs; without a mean where a run lacks a
-        value."""
+        """Return a metric's Estimate over finished runs, without a mean if a run lacks a value."""
         return estimate([run.value(metric, self.merge) for run in self.done])
 
     def is_complete(self, seeds: Sequence[int]) -> bool:
@@ -340,8 +338,7 @@ _KEY = json.JSONEncoder(sort_keys=True, default=str)
 
 
 def params_key(params: Mapping[str, Scalar]) -> str:
-    """Return the same text for equal parameters in any order; 1 and 1.0 are equal, 1 and true are
-    not."""
+    """Return the same text for equal parameters in any order; 1 equals 1.0, and not true."""
     plain = {
         name: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
         for name, value in params.items()

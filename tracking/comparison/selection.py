@@ -177,8 +177,7 @@ class Confirmation:
 def confirm(
     arms: Sequence[Arm], selections: Mapping[str, Selection], seeds: Sequence[int] | None
 ) -> Confirmation:
-    """Return the runs of each selected setting on fresh `seeds`; None: on all fresh seeds that
-    ran."""
+    """Return the runs of each selected setting on fresh `seeds`; None: on all that ran."""
     fresh = [arm for arm in arms if arm.confirms]
     if seeds is None:
         every = (run.seed for arm in fresh for run in arm.runs)
@@ -198,8 +197,7 @@ def confirm(
 
 @dataclass(frozen=True)
 class Budget:
-    """The numbers of settings and runs that one algorithm was tried with before its setting was
-    selected."""
+    """The numbers of settings and runs that an algorithm's setting was selected among."""
 
     algorithm: str
     settings: int
@@ -208,7 +206,7 @@ class Budget:
 
 
 def budgets(arms: Sequence[Arm]) -> tuple[Budget, ...]:
-    """Return the settings and runs of each algorithm that trains, in the order of the arms, without
+    """Return the budget of each algorithm that trains, in the order of arms, without
     confirmations."""
     counted = []
     tried = _tried(arms)

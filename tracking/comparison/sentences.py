@@ -281,8 +281,7 @@ def confirmed(confirmation: Confirmation, selected_on: Sequence[int]) -> Iterato
 def strongest_line(
     strongest: Strongest, selected: Arm | None, reference: Arm | None, endpoint: Endpoint
 ) -> str:
-    """Return a sentence on the measured model with the highest endpoint among those without a loss
-    of ID."""
+    """Return a sentence on the measured model with the highest endpoint that keeps ID."""
     best = strongest.arm
     is_selected = (
         selected is not None and selected.is_setting_of(best) and selected.merge == best.merge
@@ -311,8 +310,7 @@ def strongest_line(
 
 
 def effect_line(effect: Effect, endpoint: Endpoint, rule: SelectionRule) -> str:
-    """Return a sentence on how endpoint and ID change with one field, by how much, and which value
-    is selected."""
+    """Return a sentence on how endpoint and ID change with a field, and which value is selected."""
     metric, head = named(endpoint.metric), _short(effect.parameter)
     over = counted(len(effect.difference.differences), "seed")
     if effect.settings > 1:

@@ -75,8 +75,7 @@ class SelectionRule(_Frozen):
         return f"{'oracle, ' if self.oracle else ''}within {self.within:g}"
 
     def better(self, value: float) -> float:
-        """Return a value of the metric with its sign changed if less is better, so that larger is
-        better."""
+        """Return a value of the metric, negated if less is better, so that larger is better."""
         return value if self.goal == "maximize" else -value
 
 
@@ -146,8 +145,7 @@ class Endpoint(_Frozen):
         return self.model_copy(update={"by": self.by_task.get(task, self.by), "by_task": {}})
 
     def over(self, tasks: Collection[str]) -> Endpoint:
-        """Return the endpoint of a mean over tasks: of the kind that all share, or of each task's
-        own kind."""
+        """Return the endpoint of a mean over tasks: of the kind that all share, or each its own."""
         kinds = {self.on(task).by for task in tasks}
         if len(kinds) == 1:
             return self.model_copy(update={"by": kinds.pop(), "by_task": {}})

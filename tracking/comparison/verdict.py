@@ -91,8 +91,8 @@ class Pair:
         return [run.seed for run in side.done]
 
     def _values(self, metric: str) -> tuple[dict[int | None, float], dict[int | None, float]]:
-        """Return both arms' values by seed; an arm that no seed changes is paired with each seed of
-        the other."""
+        """Return both arms' values by seed; an arm that no seed changes pairs with each of the
+        other."""
         seeds = self._seeds
         return self.candidate.values(metric, seeds), self.reference.values(metric, seeds)
 
@@ -108,8 +108,7 @@ class Pair:
 
     @property
     def tested(self) -> PairedTest | None:
-        """The test of the endpoint: the OOD mean, or ID accuracy; None where an arm lacks a
-        value."""
+        """The test of the endpoint: the OOD mean, or ID accuracy; None if an arm lacks a value."""
         return self.ood if self.endpoint.has_shifts else self.id
 
     @property
@@ -255,8 +254,7 @@ def judge(
 
 
 def zero_shot_of(arm: Arm, zero_shots: Sequence[Arm]) -> Arm | None:
-    """Return the zero-shot arm with a finished run on the same prompts and data as this arm; None
-    without one."""
+    """Return the finished zero-shot arm with the same prompts and data as this arm, or None."""
     for zero_shot in zero_shots:
         shared = {key: zero_shot.params[key] for key in zero_shot.params if key in arm.params}
         if zero_shot.done and all(arm.params[key] == value for key, value in shared.items()):

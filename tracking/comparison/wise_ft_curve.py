@@ -35,8 +35,7 @@ class Curve:
 
 
 def wise_alpha(label: str) -> float | None:
-    """Return the alpha of a WiSE-FT model: 0 is the zero-shot model, 1 the unmerged one; else
-    None."""
+    """Return the alpha of a WiSE-FT model (0: zero-shot, 1: unmerged); None for another label."""
     name, alpha = split_merge(label)
     return alpha if name == WISE else None
 
@@ -82,8 +81,7 @@ def seed_points(arm: Arm, id_metric: str, ood_metric: str) -> dict[int | None, C
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve | None:
-    """Return the mean of the curves of an arm's seeds at the alphas that all have; None without a
-    curve."""
+    """Return the mean of curves of an arm's seeds at the alphas that all have; None without one."""
     if not curves:
         return None
     by_alpha = [{point.alpha: point for point in curve.points} for curve in curves]

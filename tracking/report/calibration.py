@@ -169,8 +169,7 @@ def calibrate(
 
 
 def _grouped(every: Iterable[Deviation]) -> Iterable[Sequence[Deviation]]:
-    """Return deviations grouped by model, family and template set, measured ones apart from the
-    others."""
+    """Return deviations by model, family and template set, measured ones apart from the others."""
     groups: dict[tuple[str, str, bool], list[Deviation]] = {}
     for it in every:
         groups.setdefault((it.model, it.templates, it.measured is None), []).append(it)

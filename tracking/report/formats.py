@@ -154,8 +154,7 @@ def _json_effect(effect: Effect) -> dict[str, Any]:
 
 
 def _json_test(test: PairedTest | None, level: float = 0.95) -> dict[str, Any] | None:
-    """Return a test's differences, their errors over seeds and images, and its interval at a
-    level."""
+    """Return a test's differences, errors over seeds and images, and interval at a level."""
     if test is None:
         return None
     images = test.images
@@ -421,8 +420,7 @@ def _markdown_line(texts: Sequence[str]) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    """Return a text with escapes of what would begin a cell, HTML, a link, an image, or a line of
-    its own."""
+    """Return a text with escapes of what would begin a cell, HTML, a link, an image or a line."""
     for special, plain in (("|", "\\|"), ("<", "&lt;"), ("](", "]\\("), ("\n", " ")):
         text = text.replace(special, plain)
     return text

@@ -196,8 +196,7 @@ def _closed(script: str) -> str:
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """Return the Content-Security-Policy that permits the page's own scripts, styles and images, no
-    more."""
+    """Return the Content-Security-Policy that permits only the page's own scripts and images."""
     digests = [
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts
     ]

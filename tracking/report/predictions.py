@@ -126,8 +126,7 @@ def _count(path: Path) -> Mapping[str, int]:
 
 
 def _table(model: _Model, splits: set[str]) -> pa.Table:
-    """Return the predictions of one model as rows; texts are categories, so that a row takes some
-    30 bytes."""
+    """Return a model's predictions as rows; texts are categories: a row takes some 30 bytes."""
     import pandas as pd
     import pyarrow as arrow
 

@@ -154,8 +154,7 @@ def build_table(
 
 
 def _values(arm: Arm, fields: Iterable[str]) -> Iterator[Cell]:
-    """Yield an arm's values of the fields; nothing for a merged model, whose row follows its
-    arm's."""
+    """Yield an arm's values of the fields; none if merged, as that row follows its arm's."""
     for name in fields:
         is_there = arm.merge is None and name in arm.params
         yield Cell(value_text(arm.params[name]) if is_there else "")
@@ -303,8 +302,7 @@ def _best_labels(comparison: Comparison, most: int) -> set[str]:
 
 
 def _pointer(comparison: Comparison, row: Row) -> str:
-    """Return a triangle for the selected setting, a dot for the best of several settings, else
-    blanks."""
+    """Return a triangle for the selected setting, a dot for the best of several, else blanks."""
     if row.selected:
         return SELECTED
     rivals = comparison.rivals[row.arm.algorithm, row.arm.merge]
@@ -390,8 +388,7 @@ def _notes(
 
 
 def _accuracy(comparison: Comparison) -> str:
-    """Return the name of the accuracy: `Macro-F1`; of tasks with different ones the name of
-    each."""
+    """Return the name of the accuracy, such as `Macro-F1`, or of each task's own."""
     endpoint = comparison.endpoint
     name = "Top-1 accuracy" if endpoint.by == TOP1 else capitalised(NOUNS[endpoint.by])
     if endpoint.by != BENCHMARK:

@@ -116,8 +116,7 @@ def create_database(file: Path) -> None:
 
 
 def _set_up() -> None:
-    """Set the environment variables that MLflow reads when imported, unless the user has set
-    them."""
+    """Set environment variables that MLflow reads when imported, unless the user has set them."""
     stay_private()
     for name, value in _CLIENT.items():
         os.environ.setdefault(name, value)
@@ -128,8 +127,7 @@ def _set_up() -> None:
 
 @contextmanager
 def _usable(uri: str) -> Iterator[None]:
-    """Turn every error of opening MLflow within the context into ServiceUnreachable or
-    TrackingError."""
+    """Turn errors of opening MLflow within the context into ServiceUnreachable or TrackingError."""
     try:
         with translated(uri):
             yield

@@ -126,8 +126,7 @@ def translated(uri: str, answers: Callable[[], bool] = lambda: False) -> Iterato
 
 @contextmanager
 def uploading(uri: str) -> Iterator[None]:
-    """Turn errors of the artifact store, which MLflow passes on, into those of this package; within
-    `translated`."""
+    """Turn the artifact store's errors within the context into ours; used within `translated`."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -55,8 +55,7 @@ def params(values: Mapping[str, Param]) -> dict[str, str]:
 
 
 def tags(values: Mapping[str, str]) -> dict[str, str]:
-    """Return tags with names and values that MLflow accepts; a value is truncated to 5000
-    characters."""
+    """Return tags with names and values that MLflow accepts, of at most 5000 characters."""
     return {name(key): truncate(value, TAG_LENGTH) for key, value in values.items()}
 
 
@@ -98,8 +97,7 @@ def datasets(values: Iterable[DatasetInput]) -> list[DatasetInput]:
 
 
 def changed(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
-    """Return tags with the new values of parameters that were logged with other values, which
-    remain."""
+    """Return tags with new values of parameters whose logged values, which remain, differ."""
     return {
         name(f"carft.param_changed.{key}"): truncate(value, TAG_LENGTH)
         for key, value in new.items()

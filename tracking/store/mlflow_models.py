@@ -130,7 +130,7 @@ class KeptModel:
 
     @property
     def uri(self) -> str:
-        """The address `models:/ID` that `mlflow.pyfunc.load_model` and `mlflow models serve`
+        """The address `models:/ID`, as `mlflow.pyfunc.load_model` and `mlflow models serve`
         take."""
         return f"models:/{self.model_id}"
 

@@ -67,8 +67,7 @@ def without_remote_content(description: str) -> str:
 
 
 def saved_view(view: RunsView, query: str, timestamp: int) -> str:
-    """Return the value of the tag that stores a view; `query` finds the runs, `timestamp` in
-    milliseconds."""
+    """Return the value of a view's tag; `query` finds the runs, `timestamp` is in milliseconds."""
     plain = json.dumps(_state(view, query)).encode()
     state = _DEFLATED + base64.b64encode(zlib.compress(plain)).decode()
     times = {"createdAt": timestamp, "updatedAt": timestamp}

@@ -107,8 +107,7 @@ def batches(entries: Iterable[E], most: int) -> Iterator[list[E]]:
 
 
 def identity(key: RunKey, home: str) -> dict[str, str]:
-    """Return the tags `carft.kind`, `carft.sweep`, `carft.home`; also `carft.run` or
-    `carft.arm`."""
+    """Return the tags `carft.kind`, `.sweep` and `.home`, and `carft.run` or `carft.arm`."""
     tags = {"carft.kind": key.kind, "carft.sweep": key.sweep}
     if key.digest:
         tags["carft.run"] = key.digest
@@ -189,8 +188,7 @@ class MlflowStore(Tracker):
             client.get_experiment(experiment)
 
     def preflight(self) -> None:
-        """Check the store (see `Tracker.preflight`); recreate the home's own database if
-        unreadable."""
+        """Check the store (see Tracker); recreate the home's own database if unreadable."""
         if own_file(self._uri, self._artifact_root) is None:
             check_reachable(self._uri)
         if sqlite_file(self._uri) is not None:
@@ -315,8 +313,7 @@ class MlflowStore(Tracker):
             client.set_experiment_tag(experiment, f"{VIEW}{name}", text)
 
     def runs_of(self, sweep: str) -> dict[str, TrackedRun]:
-        """Return every run with the sweep's tags by `RunKey.name`; of several with one key the
-        earliest."""
+        """Return each run with the sweep's tags by `RunKey.name`; of equal keys the earliest."""
         tags = identity(RunKey(sweep), self._home)
         del tags["carft.kind"]
         runs: dict[str, TrackedRun] = {}
@@ -494,8 +491,7 @@ def _input(dataset: DatasetInput) -> MlflowInput:
 
 
 def _signed(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return tags with a digest of their description, so that a description by somebody else is
-    recognised."""
+    """Return tags with a digest of their description, by which others' descriptions are known."""
     if DESCRIPTION not in tags:
         return dict(tags)
     return {**tags, DESCRIBED: _digest_of(tags[DESCRIPTION])}
@@ -512,8 +508,7 @@ def _digest_of(text: str) -> str:
 
 
 def _linked(tags: Mapping[str, str], experiment: str, run_id: str) -> Mapping[str, str]:
-    """Return tags with the links of a description leading to MLflow's own pages of the
-    artifacts."""
+    """Return tags with a description's links leading to MLflow's pages of the artifacts."""
     if DESCRIPTION not in tags:
         return tags
 

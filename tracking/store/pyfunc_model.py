@@ -161,8 +161,7 @@ def _wrong(row: int, what: str) -> MlflowException:
 
 
 def _best(logits: Any, names: list[str], kind: str, count: int) -> list[list[dict[str, Any]]]:
-    """Return the `count` most probable names of each row; of equal probabilities the earlier one
-    first."""
+    """Return the `count` most probable names of each row; of equal ones the earlier first."""
     probabilities = logits.cpu().double().softmax(dim=1)
     order = probabilities.argsort(dim=1, descending=True, stable=True)[:, :count]
     return [
