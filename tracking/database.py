@@ -13,11 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
 
-from carft_sweep.tracking.errors import (
-    AccessDenied,
-    ServiceUnreachable,
-    TrackingError,
-)
+from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import without_password
 
 if TYPE_CHECKING:

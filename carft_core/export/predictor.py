@@ -16,12 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.data import Transform
-from carft_sweep.carft_core.data.images import (
-    image_errors,
-    open_image,
-    read_rgb,
-    upright_rgb,
-)
+from carft_sweep.carft_core.data.images import image_errors, open_image, read_rgb, upright_rgb
 from carft_sweep.carft_core.data.views import evaluation_view
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.export.export import CONTEXTS, FACTS, HEAD, NAMES, read_facts

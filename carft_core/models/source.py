@@ -16,10 +16,7 @@ import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from carft_sweep.carft_core.errors import DownloadFailed, RequestError
-from carft_sweep.carft_core.files import (
-    path_or_none,
-    read_json,
-)
+from carft_sweep.carft_core.files import path_or_none, read_json
 from carft_sweep.carft_core.models.weights import WEIGHT_SUFFIXES
 
 # open_clip takes a second to import, and who reads a config or an image classifier does without.

@@ -38,12 +38,7 @@ from carft_sweep.tracking.location import EXPERIMENT
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.report.calibration import calibrate
 from carft_sweep.tracking.report.formats import Owners, latex, markdown, to_csv, to_json
-from carft_sweep.tracking.report.table import (
-    MOST,
-    TableOptions,
-    power_table,
-    resolve_columns,
-)
+from carft_sweep.tracking.report.table import MOST, TableOptions, power_table, resolve_columns
 from carft_sweep.tracking.report.terminal import table_text, terminal
 
 _OVERRIDES = ("metric", "selection", "id_margin", "ood_margin", "by")

@@ -15,11 +15,7 @@ from carft_sweep.sweeps.ledger.status import summaries
 from carft_sweep.sweeps.results.artifacts import PAGE
 from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
-from carft_sweep.tracking.location import (
-    TrackingLocation,
-    is_server,
-    resolve_location,
-)
+from carft_sweep.tracking.location import TrackingLocation, is_server, resolve_location
 from carft_sweep.tracking.store.base import ARM
 from carft_sweep.tracking.store.mlflow_client import experiment_id, refuse_if_moved
 from carft_sweep.tracking.store.mlflow_pages import SWEEPS, run_page, runs_page

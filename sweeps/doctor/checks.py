@@ -16,11 +16,7 @@ from urllib.parse import unquote
 from carft_sweep.carft_core.errors import RequestError, unknown
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.secrets import NAMES
-from carft_sweep.tracking.errors import (
-    AccessDenied,
-    ServiceUnreachable,
-    TrackingError,
-)
+from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, TrackingError
 
 logger = logging.getLogger(__name__)
 

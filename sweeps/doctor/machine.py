@@ -18,12 +18,7 @@ from carft_sweep.carft_core.requirements import (
     upgrade_command,
 )
 from carft_sweep.sweeps.doctor.checks import Finding, check, ok, warning, wrong
-from carft_sweep.sweeps.engines.resources import (
-    USABLE_AGAIN,
-    cpu_quota,
-    unusable_gpus,
-    usable_cpus,
-)
+from carft_sweep.sweeps.engines.resources import USABLE_AGAIN, cpu_quota, unusable_gpus, usable_cpus
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.secrets import read_from
 from carft_sweep.tracking.location import existing_folder, waiting

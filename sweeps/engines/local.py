@@ -13,23 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-from carft_sweep.sweeps.engines.base import (
-    POLL,
-    Decision,
-    Engine,
-    Failure,
-    Handler,
-    Job,
-    Wait,
-)
+from carft_sweep.sweeps.engines.base import POLL, Decision, Engine, Failure, Handler, Job, Wait
 from carft_sweep.sweeps.engines.entry import CORE, classify, run_entry
 from carft_sweep.sweeps.engines.resources import Hardware, hardware_here
-from carft_sweep.sweeps.engines.supervisor import (
-    NODE,
-    SILENCE,
-    Supervisor,
-    dispatch,
-)
+from carft_sweep.sweeps.engines.supervisor import NODE, SILENCE, Supervisor, dispatch
 
 PEAK = "system/peak_memory_mb"
 """What a report says of the memory that its run has taken so far."""

@@ -15,13 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import checked_json
 from carft_sweep.sweeps.home import Home
-from carft_sweep.sweeps.ledger.ledger import (
-    POINTS,
-    SECONDS,
-    Ledger,
-    Trial,
-    find_ledger,
-)
+from carft_sweep.sweeps.ledger.ledger import POINTS, SECONDS, Ledger, Trial, find_ledger
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.provenance import provenance_tags
 

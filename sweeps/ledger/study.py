@@ -31,12 +31,7 @@ from carft_sweep.tracking.database import (
     set_aside_if_damaged,
 )
 from carft_sweep.tracking.errors import TrackingError
-from carft_sweep.tracking.location import (
-    home_id,
-    network_file_system,
-    sqlite_file,
-    waiting,
-)
+from carft_sweep.tracking.location import home_id, network_file_system, sqlite_file, waiting
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -25,13 +25,7 @@ from carft_sweep.sweeps.ledger.generations import changes, effect, in_kept_order
 from carft_sweep.sweeps.ledger.ledger import Ledger, newest_generation
 from carft_sweep.sweeps.ledger.runs import RunStore, history, measured
 from carft_sweep.sweeps.plan.prospects import Obstacle, obstacles_of, power_of
-from carft_sweep.sweeps.plan.tasks import (
-    PlannedRun,
-    Planner,
-    digests,
-    merge_labels,
-    run_label,
-)
+from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, digests, merge_labels, run_label
 from carft_sweep.sweeps.spec.settings import After, RunsOf
 from carft_sweep.sweeps.spec.spec import SweepSpec
 from carft_sweep.tracking.comparison.runs import CONFIRMED, UNMERGED

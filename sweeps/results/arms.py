@@ -16,12 +16,7 @@ from carft_sweep.tracking.comparison.spec import Endpoint
 from carft_sweep.tracking.comparison.verdict import Verdict
 from carft_sweep.tracking.comparison.wise_ft_curve import PAPER_ALPHA, WISE
 from carft_sweep.tracking.errors import counted
-from carft_sweep.tracking.report.table import (
-    SELECTED,
-    TableOptions,
-    usual_columns,
-    visible_rows,
-)
+from carft_sweep.tracking.report.table import SELECTED, TableOptions, usual_columns, visible_rows
 from carft_sweep.tracking.store.base import GROUP, RunsView
 
 MEAN, SELECTED_ARM, VERSUS = "mean/", "selected/", "vs_reference/"

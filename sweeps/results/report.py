@@ -30,12 +30,7 @@ from carft_sweep.tracking.comparison.runs import RunRecord, fields
 from carft_sweep.tracking.location import is_server, pages_address, resolve_location
 from carft_sweep.tracking.provenance import describe_code, provenance_tags
 from carft_sweep.tracking.report.calibration import calibrate
-from carft_sweep.tracking.report.html import (
-    Export,
-    Provenance,
-    RunPages,
-    without_user,
-)
+from carft_sweep.tracking.report.html import Export, Provenance, RunPages, without_user
 from carft_sweep.tracking.store.base import ARM
 from carft_sweep.tracking.store.mlflow_pages import run_page
 

@@ -148,12 +148,7 @@ class SeedwisePruner:
 def pruner(rule: EarlyTerminate) -> BasePruner:
     """Return Optuna's pruner for a rule, with every option set; its steps are epochs from 1."""
     from optuna.exceptions import ExperimentalWarning
-    from optuna.pruners import (
-        MedianPruner,
-        PatientPruner,
-        SuccessiveHalvingPruner,
-        ThresholdPruner,
-    )
+    from optuna.pruners import MedianPruner, PatientPruner, SuccessiveHalvingPruner, ThresholdPruner
 
     if rule.type == "median":
         return MedianPruner(

@@ -14,13 +14,7 @@ from carft_sweep.carft_core.config.fields import SYNONYMS
 from carft_sweep.carft_core.config.trial import SCALARS, SECTIONS, field_names
 from carft_sweep.carft_core.errors import Route, unknown
 from carft_sweep.sweeps.space.parameters import KEYS as PARAMETER_KEYS
-from carft_sweep.sweeps.spec.document import (
-    COMMAND_LINE,
-    Place,
-    SpecDocument,
-    YamlError,
-    parse,
-)
+from carft_sweep.sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, YamlError, parse
 from carft_sweep.sweeps.spec.settings import BAYES, Settings, expand_retries
 
 PROFILES: Route = ("profiles",)

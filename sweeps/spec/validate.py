@@ -10,12 +10,7 @@ from typing import Any
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.errors import RequestError, Route, unknown
 from carft_sweep.carft_core.models.source import brings_weights, find_model
-from carft_sweep.sweeps.space.distributions import (
-    Categorical,
-    Distribution,
-    Params,
-    canonical,
-)
+from carft_sweep.sweeps.space.distributions import Categorical, Distribution, Params, canonical
 from carft_sweep.sweeps.spec.document import SpecDocument, validated_in_part
 from carft_sweep.sweeps.spec.metrics import is_reported, is_selectable
 from carft_sweep.sweeps.spec.settings import RUN_CAP, EarlyTerminate, Report, Settings

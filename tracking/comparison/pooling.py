@@ -25,10 +25,7 @@ from carft_sweep.tracking.comparison.spec import (
     agreed,
     common_seeds,
 )
-from carft_sweep.tracking.comparison.tasks import (
-    compare_tasks,
-    split_by_task,
-)
+from carft_sweep.tracking.comparison.tasks import compare_tasks, split_by_task
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 
 RUN_FIELDS = ("algorithm", "role", "seed", "state", "sweep", "trial")

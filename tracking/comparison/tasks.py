@@ -11,12 +11,7 @@ from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.metrics import SPLITS, kind_of
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
 from carft_sweep.tracking.comparison.selection import Budget, select
-from carft_sweep.tracking.comparison.spec import (
-    TASK,
-    ComparisonSpec,
-    Endpoint,
-    SelectionRule,
-)
+from carft_sweep.tracking.comparison.spec import TASK, ComparisonSpec, Endpoint, SelectionRule
 from carft_sweep.tracking.errors import TrackingError, counted
 
 TOGETHER = "+"

@@ -15,12 +15,7 @@ from typing import TYPE_CHECKING
 
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.errors import TrackingError, unknown_name
-from carft_sweep.tracking.report.table import (
-    build_table,
-    full_table,
-    headline,
-    task_table,
-)
+from carft_sweep.tracking.report.table import build_table, full_table, headline, task_table
 
 if TYPE_CHECKING:
     from altair import TopLevelMixin

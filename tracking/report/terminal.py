@@ -14,12 +14,7 @@ from rich.text import Text
 
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.console import PlainConsole
-from carft_sweep.tracking.report.table import (
-    Table,
-    TableOptions,
-    build_table,
-    task_table,
-)
+from carft_sweep.tracking.report.table import Table, TableOptions, build_table, task_table
 
 NARROWEST = 40
 _BETWEEN = 2
