@@ -141,7 +141,7 @@ def toy_teacher(clip: OpenedClip) -> Teacher:
 
 
 def batch_for(teacher: Teacher, *, micro_batch: int | None = None) -> Batch:
-    """Return six random images of three classes and two domainsas a batch of the loop."""
+    """Return six random images of three classes and two domains as a batch of the loop."""
     return Batch(
         images=torch.randn(len(LABELS), 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)),
         labels=torch.tensor(LABELS),

@@ -177,7 +177,7 @@ class Algorithm(Registered):
         return teacher.new_classifier()
 
     def start(self, model: nn.Module, teacher: Teacher) -> None:
-        """Set what depends on the training data(the head of a probe) before the first step."""
+        """Set what depends on the training data (the head of a probe) before the first step."""
 
     def solve(self, model: nn.Module, teacher: Teacher) -> Mapping[str, float]:
         """Set the trained parameters to the problem's solution, and return the values to log.

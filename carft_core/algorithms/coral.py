@@ -44,7 +44,7 @@ class Coral(Algorithm):
     logged and trains nothing."""
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return cross-entropy plus the weighted distanceof the batch. Raises TypeError when the
+        """Return cross-entropy plus the weighted distance of the batch. Raises TypeError when the
         module is no image tower with a head, ValueError for a batch without domains."""
         if not isinstance(model, ImageClassifier):
             raise TypeError("coral trains an image tower with a head")

@@ -62,7 +62,7 @@ class Miro(Algorithm):
     """By what the learning rate of the variances is larger."""
 
     def build(self, teacher: Teacher) -> WithVariances:
-        """Return a trainable copy of the zero-shot classifierwith trained variances."""
+        """Return a trainable copy of the zero-shot classifier with trained variances."""
         classifier, side = teacher.new_classifier(), teacher.transform.size
         with torch.no_grad():
             blank = torch.zeros(1, 3, side, side, device=teacher.device)

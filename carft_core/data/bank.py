@@ -103,7 +103,7 @@ class Bank:
             self._writes = False
 
     def _at(self, step: int) -> tuple[Path, int]:
-        """Return the file of a step's epoch(marked as used now), and the step's offset in it."""
+        """Return the file of a step's epoch (marked as used now), and the step's offset in it."""
         if step not in self._steps:
             first = step // self._per_epoch * self._per_epoch
             self._steps = range(first, min(first + self._per_epoch, self._count))

@@ -30,7 +30,7 @@ class TwoClassifiers(Classifier):
         return torch.cat([self.zero_shot.features(images), self.tuned.features(images)], dim=1)
 
     def both_logits(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the zero-shot and the tuned logits [B, C]from what `features` returns."""
+        """Return the zero-shot and the tuned logits [B, C] from what `features` returns."""
         before = self.zero_shot.logits(features[:, : self.width])
         return before, self.tuned.logits(features[:, self.width :])
 

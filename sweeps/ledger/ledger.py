@@ -107,7 +107,7 @@ def _check_end(ended: float | None, reason: Mapping[str, str] | None) -> None:
 
 @dataclass(frozen=True)
 class SettingRecord:
-    """An algorithm at one settingas facts record it; its runs differ in their seeds alone."""
+    """An algorithm at one setting as facts record it; its runs differ in their seeds alone."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 

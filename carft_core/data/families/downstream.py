@@ -178,7 +178,7 @@ def _check(
     missing: Sequence[str] = (),
     empty: Sequence[str] = (),
 ) -> None:
-    """Raise RequestError for unknown classesor classes without images, and missing or empty
+    """Raise RequestError for unknown classes or classes without images, and missing or empty
     files."""
     classes_of_task = task.classes()
     count = len(classes_of_task)
