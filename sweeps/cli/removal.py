@@ -65,11 +65,6 @@ def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
         emit(f"{format_size(item.bytes):>8}  {item.path}  ({item.reason})")
     verb = "removed" if arguments.yes else "can go; --yes removes it"
     emit(f"{format_size(total)} {verb}" if items else "Nothing to remove.")
-    if not items and (earlier := _of_several_generations(home)):
-        emit(
-            f"Kept: runs of earlier generations of {', '.join(earlier)}. `remove` removes a sweep "
-            "with them."
-        )
     return 0
 
 
@@ -84,10 +79,6 @@ def _remove(item: Waste, runs: RunStore) -> bool:
     return is_idle
 
 
-def _of_several_generations(home: Home) -> list[str]:
-    return [name for name in sweep_names(home) if len(_generations(home, name)) > 1]
-
-
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.old)?")
 """The names of files and folders that are filled beside what they are to replace: ours, and
 MLflow's `.artifact.uploading.`."""
@@ -96,7 +87,7 @@ MLflow's `.artifact.uploading.`."""
 def waste(home: Home) -> Iterator[Waste]:
     """Yield unneeded paths, never of a run or a sweep that a process works on."""
     runs = RunStore(home.runs)
-    used = set(_used(home))
+    used = {digest for name in sweep_names(home) for digest in _runs_of(_generations(home, name))}
     for digest in runs.digests():
         state = runs.read(digest)
         folder = runs.folder(digest)
@@ -133,12 +124,6 @@ def _unfinished_writes(folder: Path, run: str | None = None) -> Iterator[Waste]:
         folders[:] = [name for name in folders if name not in temporary]
         for name in sorted(temporary):
             yield _waste(Path(place, name), "half a file of a process that was killed", run)
-
-
-def _used(home: Home) -> Iterator[str]:
-    """Yield the digests of the runs of every sweep."""
-    for name in sweep_names(home):
-        yield from _runs_of(_generations(home, name))
 
 
 def _generations(home: Home, name: str) -> list[Ledger]:

@@ -187,13 +187,9 @@ class SweepEstimate:
         return {**plain, "wall_seconds": self.wall_seconds}
 
 
-def _weights_bytes(config: TrialConfig) -> int:
-    """Return the size of the whole CLIP model, of which a run stores the image tower."""
-    return _model_bytes(config.model.name, config.model.pretrained) if config.keep.weights else 0
-
-
 @functools.cache
 def _model_bytes(name: str, pretrained: str | None) -> int:
+    """Return the size of the whole CLIP, of which a run stores the image tower."""
     return find_model(name, pretrained).weights.stat().st_size
 
 
@@ -265,7 +261,11 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     estimate.obstacles = obstacles_of(planner)
     estimate.power = "" if estimate.obstacles else power_of(planner)
     estimate.epochs = sum(work.epochs for work in estimate.work)
-    estimate.disk_bytes = sum(_weights_bytes(work.config) for work in estimate.work if work.epochs)
+    estimate.disk_bytes = sum(
+        _model_bytes(work.config.model.name, work.config.model.pretrained)
+        for work in estimate.work
+        if work.epochs and work.config.keep.weights
+    )
     return estimate
 
 

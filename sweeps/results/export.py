@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 import shlex
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,11 @@ from carft_sweep.sweeps.ledger.runs import RunStore, measured
 from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.sweeps.results.sent_log import SentLog
+from carft_sweep.tracking.comparison.caveats import few
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.runs import UNMERGED, Arm, RunRecord
 from carft_sweep.tracking.comparison.spec import REFERENCE, VAL
-from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
+from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError, unknown_name
 from carft_sweep.tracking.location import home_id, resolve_location
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.report.html import Export
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 10
-"""Names in a message."""
 DIGITS = 12
 """Of a digest, as tables show it."""
 
@@ -113,10 +111,8 @@ def select_model(
         )
     labels = [UNMERGED, *record.merges]
     if label not in labels:
-        raise RequestError(
-            f"run {record.digest[:DIGITS]} of {arm.label} has no model {label!r}"
-            f"{_near(label, labels)} It has: {', '.join(labels)}."
-        )
+        kind = f"model of run {record.digest[:DIGITS]} of {arm.label}"
+        raise RequestError(unknown_name(kind, label, labels))
     model = SelectedModel(arm, record, label, why)
     logger.info("exporting run %s: %s", record.digest[:DIGITS], model)
     return model
@@ -176,14 +172,11 @@ def _named_run(comparison: Comparison, digest: str) -> tuple[Arm, RunRecord]:
         return runs[hits[0]]
     if hits:
         raise RequestError(
-            f"{len(hits)} runs of {comparison.sweep} begin with {digest!r}: {_some(hits)}; give "
+            f"{len(hits)} runs of {comparison.sweep} begin with {digest!r}: {few(hits)}; give "
             "more digits"
         )
-    raise RequestError(
-        f"no run of {comparison.sweep} begins with {digest!r}"
-        f"{_near(digest, {known[: len(digest)] for known in runs})} "
-        f"`{program()} show {comparison.sweep}` lists them."
-    )
+    beginnings = sorted({known[: len(digest)] for known in runs})
+    raise RequestError(unknown_name(f"run of {comparison.sweep}", digest, beginnings))
 
 
 def _named_setting(comparison: Comparison, setting: str | None) -> tuple[Arm, str | None]:
@@ -199,11 +192,7 @@ def _named_setting(comparison: Comparison, setting: str | None) -> tuple[Arm, st
         return own[_runs(arm)], arm.merge
     by_label = {row.arm.label: row.arm for row in comparison.rows}
     if setting not in by_label:
-        plain = [arm.label for arm in own.values()]
-        raise RequestError(
-            f"{comparison.sweep} has no setting {setting!r}{_near(setting, by_label)} "
-            f"Known: {_some(plain)}."
-        )
+        raise RequestError(unknown_name(f"setting of {comparison.sweep}", setting, by_label))
     return own[_runs(by_label[setting])], by_label[setting].merge
 
 
@@ -245,18 +234,6 @@ def _runs(arm: Arm) -> tuple[str, ...]:
 
 def _merge(label: str) -> str | None:
     return None if label == UNMERGED else label
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    near = near or [merge for merge in names if merge.endswith(f"@{name}")]
-    return f"; did you mean {near[0]!r}?" if near else "."
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(name[:60] for name in names[:SHOWN]) + more
 
 
 @dataclass(frozen=True)

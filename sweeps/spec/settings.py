@@ -351,11 +351,8 @@ class Threshold(_Rule):
 
 
 EarlyTerminate = Annotated[Median | Asha | Patience | Threshold, Field(discriminator="type")]
-EARLY_TERMINATION: Mapping[str, type[Median | Asha | Patience | Threshold]] = {
-    "median": Median,
-    "asha": Asha,
-    "patience": Patience,
-    "threshold": Threshold,
+EARLY_TERMINATION: Mapping[str, type[_Rule]] = {
+    rule.model_fields["type"].default: rule for rule in (Median, Asha, Patience, Threshold)
 }
 
 
@@ -409,15 +406,9 @@ class RunsOf(Section):
 class After(Section):
     """A run that is made of others, when every trial has ended."""
 
-    algorithm: Annotated[
-        Mapping[str, Any],
-        short_for("name", Mapping[str, Any]),
-    ]
+    algorithm: Annotated[Mapping[str, Any], short_for("name", Mapping[str, Any])]
     """A soup by name, with its own fields."""
-    of: Annotated[
-        RunsOf,
-        short_for("algorithm", RunsOf),
-    ]
+    of: Annotated[RunsOf, short_for("algorithm", RunsOf)]
     """Which runs; the name of an algorithm is short for its selected setting."""
 
 
