@@ -64,8 +64,8 @@ def unknown(kind: str, name: object, allowed: Iterable[str], others: str = "") -
     names = sorted(allowed)
     field = re.fullmatch(r"(?:trial\.)?([a-z_.]+)\.(\w+)", str(name))
     section, last = field.groups() if field else ("", "")
-    own = [it for it in names if section and it.startswith(f"{section}.")]
-    lasts = {it.removeprefix(f"{section}."): it for it in own} or {it: it for it in names}
+    own = [n for n in names if section and n.startswith(f"{section}.")]
+    lasts = {n.removeprefix(f"{section}."): n for n in own} or {n: n for n in names}
     near = difflib.get_close_matches(last if own else str(name), lasts, n=1, cutoff=0.6)
     known = f"{section} has: {', '.join(lasts)}" if own else f"Known: {listed_in_groups(names)}"
     hint = f"did you mean {lasts[near[0]]!r}?" if near else f"{known}.{others}"

@@ -93,7 +93,7 @@ class RAdapter(Algorithm):
         shared = shared + self.smoothing * (1 - own) / others
         with torch.autocast(images.device.type, enabled=False):
             logits = clip.scale * (images @ texts.T + self.margin * (1 - own))
-            to_text, to_image = (F.cross_entropy(it, shared) for it in (logits, logits.T))
+            to_text, to_image = (F.cross_entropy(scores, shared) for scores in (logits, logits.T))
         return (to_text + to_image) / 2, {"image_to_text": to_text, "text_to_image": to_image}
 
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:

@@ -45,7 +45,7 @@ def state_tensors(module: nn.Module) -> list[Tensor]:
     """Return a module's parameters and persistent buffers; others, such as an attention's mask with
     its infinities, have no average."""
     state = module.state_dict()
-    return [*module.parameters(), *(it for name, it in module.named_buffers() if name in state)]
+    return [*module.parameters(), *(b for name, b in module.named_buffers() if name in state)]
 
 
 def averaged(model: nn.Module) -> Averaged:

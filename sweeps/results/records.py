@@ -140,7 +140,7 @@ def _facts(
     another sweep measured another epoch's weights: a folder keeps one evaluation of each model, by
     the sweep that measured last."""
     facts: Mapping[str, Any] = own["facts"]
-    marks = {label: it["facts"].get("merge_mark") for label, it in merges.items() if it}
+    marks = {label: data["facts"].get("merge_mark") for label, data in merges.items() if data}
     if any(marks.values()):
         texts = [f"{label}: {mark}" for label, mark in marks.items() if mark]
         facts = {**facts, MERGE_MARKS: texts}

@@ -57,7 +57,7 @@ def draw_shifts(data: ChartData) -> Picture | None:
                     "split": split_name(metric.rpartition("/")[0]),
                 }
                 if 1 < len(test.differences) <= _MOST_SEEDS:
-                    of_seeds += [{**place, _SEED: percent(it)} for it in test.differences]
+                    of_seeds += [{**place, _SEED: percent(gap)} for gap in test.differences]
                 rows.append(
                     {
                         **place,

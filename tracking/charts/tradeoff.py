@@ -171,7 +171,8 @@ def _draw_compared(data: ChartData, axes: _Axes) -> list[alt.Chart]:
 def _between(curve: Curve, reference: Curve, axes: _Axes) -> _Rows:
     """Return the OOD accuracies of both curves at each measured ID accuracy that both reach."""
     sides = [
-        np.transpose([(point.id, point.ood) for point in it.points]) for it in (curve, reference)
+        np.transpose([(point.id, point.ood) for point in line.points])
+        for line in (curve, reference)
     ]
     reached = [ids for ids, _ in sides]
     low, high = max(map(np.min, reached)), min(map(np.max, reached))

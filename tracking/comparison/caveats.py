@@ -127,9 +127,9 @@ _STATES = {
 def of_selection(rule: SelectionRule, selections: Sequence[Selection]) -> Iterator[str]:
     """Yield caveats on the selected settings: unfinished runs and ties."""
     yield from dict.fromkeys(
-        f"no setting of {it.arm.algorithm} has all its seeds; {it.arm.label} stands for it"
-        for it in selections
-        if not it.complete
+        f"no setting of {s.arm.algorithm} has all its seeds; {s.arm.label} stands for it"
+        for s in selections
+        if not s.complete
     )
     tied: dict[str, Selection] = {}
     for item in sorted(selections, key=lambda item: -len(item.tied)):

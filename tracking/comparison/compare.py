@@ -169,7 +169,7 @@ class Comparison:
     def pair(self, candidate: Arm, reference: Arm) -> Pair:
         """Return the pair of two arms for a paired test: that of their verdict if one exists."""
         pairs = (verdict.pair for verdict in self.verdicts)
-        same = (it for it in pairs if (it.candidate, it.reference) == (candidate, reference))
+        same = (p for p in pairs if (p.candidate, p.reference) == (candidate, reference))
         return next(same, None) or Pair(candidate, reference, self.endpoint, self.kept)
 
     @property
@@ -225,7 +225,7 @@ def compare(
     reference = tested.get(spec.reference)
     spent = budgets(arms)
     if tried is None:
-        tried = {it.algorithm: it.settings for it in spent}
+        tried = {budget.algorithm: budget.settings for budget in spent}
     by_label = {arm.label: arm for arm in arms}
     curves = {
         label: seed_curves(arm, zero_shot_of(arm, zero_shots), endpoint.id_metric, endpoint.ood)
@@ -261,7 +261,7 @@ def compare(
         words = tuple(mark for mark, holds in marks.items() if holds)
         chosen_labels = merges.get(arm.label, {}).values()
         # At alpha 1 WiSE-FT is the unmerged model, which has a row.
-        labels = [it for it in arm.merge_labels if wise_alpha(it) != 1 or it == rule.merge]
+        labels = [name for name in arm.merge_labels if wise_alpha(name) != 1 or name == rule.merge]
         for model in (arm, *map(arm.merged, labels)):
             chosen = standing is not None and standing.arm.label == model.label
             chosen |= model.merge in chosen_labels
@@ -417,7 +417,7 @@ def _verdict_of_selected(
 def _curve_of(verdict: Verdict, curve_verdicts: Sequence[CurveVerdict]) -> CurveVerdict | None:
     """Return the curve verdict with the same candidate as `verdict`; None without one."""
     candidate = verdict.pair.candidate
-    return next((it for it in curve_verdicts if it.pair.candidate.is_setting_of(candidate)), None)
+    return next((v for v in curve_verdicts if v.pair.candidate.is_setting_of(candidate)), None)
 
 
 def shown_rows(comparison: Comparison) -> tuple[Row, ...]:

@@ -187,7 +187,7 @@ def _side(curves: Sequence[Curve]) -> _Side:
     alphas = tuple(sorted(set.intersection(*map(set, by_alpha)))) or (math.nan,)
     nowhere = Point(math.nan, math.nan, math.nan)
     points = [[own.get(alpha, nowhere) for alpha in alphas] for own in by_alpha]
-    ids, oods = (np.array([[getattr(it, axis) for it in own] for own in points]) for axis in _AXES)
+    ids, oods = (np.array([[getattr(p, axis) for p in own] for own in points]) for axis in _AXES)
     return _Side(alphas, ids, oods)
 
 

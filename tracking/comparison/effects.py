@@ -160,7 +160,7 @@ def _effect(
         of_endpoint, of_id = (by_seed(text, m) for m in (endpoint.metric, endpoint.id_metric))
         assert of_endpoint is not None  # only such settings are compared
         levels.append(Level(value, mean(of_endpoint), None if of_id is None else mean(of_id)))
-    levels.sort(key=lambda it: _number(it.value) if numeric else it.endpoint)
+    levels.sort(key=lambda level: _number(level.value) if numeric else level.endpoint)
     low, high = levels[0], levels[-1]
     difference = minus(high, low, endpoint.metric)
     assert difference is not None

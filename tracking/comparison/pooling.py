@@ -101,23 +101,23 @@ def filter_runs(
 ) -> list[RunRecord]:
     """Return the runs of which every condition holds. Raises TrackingError for a value that no run
     with the field has, and when no run is left."""
-    for it in conditions:
-        values = {value for record in records for value in _values(record, it.field, sweeps)}
-        if it.operator in _ORDER and values and all(_number(value) is None for value in values):
-            raise TrackingError(f"--where {it.text!r}: {it.field} is no number; use = or !=")
-        if values and it.operator != "!=" and not any(it.holds([v]) for v in values):
+    for rule in conditions:
+        values = {value for record in records for value in _values(record, rule.field, sweeps)}
+        if rule.operator in _ORDER and values and all(_number(value) is None for value in values):
+            raise TrackingError(f"--where {rule.text!r}: {rule.field} is no number; use = or !=")
+        if values and rule.operator != "!=" and not any(rule.holds([v]) for v in values):
             texts = sorted(map(scalar_text, values))
-            hint = f"holds of no {it.field}; Known: {', '.join(texts)}."
-            if it.operator == "=":
-                hint = unknown_name(it.field, ",".join(it.values), texts)
-            raise TrackingError(f"--where {it.text}: {hint}")
+            hint = f"holds of no {rule.field}; Known: {', '.join(texts)}."
+            if rule.operator == "=":
+                hint = unknown_name(rule.field, ",".join(rule.values), texts)
+            raise TrackingError(f"--where {rule.text}: {hint}")
     filtered = [
         record
         for record in records
-        if all(it.holds(_values(record, it.field, sweeps)) for it in conditions)
+        if all(rule.holds(_values(record, rule.field, sweeps)) for rule in conditions)
     ]
     if records and not filtered:
-        where = " and ".join(it.text for it in conditions)
+        where = " and ".join(rule.text for rule in conditions)
         raise TrackingError(f"no run is left where {where}")
     return filtered
 
@@ -198,11 +198,9 @@ def compare_sweeps(
                 "confirm_seeds": _remaining(spec.confirm_seeds, conditions),
             }
         )
-        warnings.insert(
-            0,
-            f"only the runs where {' and '.join(it.text for it in conditions)}: {len(filtered)} of "
-            f"{len(records)}; choice and verdict are of these",
-        )
+        texts = " and ".join(rule.text for rule in conditions)
+        count = f"{len(filtered)} of {len(records)}"
+        warnings.insert(0, f"only the runs where {texts}: {count}; choice and verdict are of these")
     algorithms = sorted({record.algorithm for record in filtered})
     if spec.reference != REFERENCE and spec.reference not in algorithms:
         raise TrackingError(f"--reference: {unknown_name('algorithm', spec.reference, algorithms)}")
@@ -220,7 +218,7 @@ def _remaining(
 ) -> tuple[int, ...] | None:
     """Return the seeds that a complete setting needs under the conditions; None: all that occur."""
     own = [condition for condition in conditions if condition.field == "seed"]
-    return seeds and tuple(seed for seed in seeds if all(it.holds([seed]) for it in own))
+    return seeds and tuple(seed for seed in seeds if all(rule.holds([seed]) for rule in own))
 
 
 def _tried(records: Sequence[RunRecord], task: str | None) -> dict[str, int]:
@@ -263,7 +261,7 @@ def unified(sweeps: Sequence[SweepRuns]) -> list[RunRecord]:
 
 def _with_fields(part: SweepRuns) -> Iterator[tuple[RunRecord, Mapping[str, Scalar]]]:
     """Yield each run with the fields of its config, or of its setting where it has no config."""
-    claimed = [(it, part.fields[it.digest]) for it in part.records if it.digest in part.fields]
+    claimed = [(run, part.fields[run.digest]) for run in part.records if run.digest in part.fields]
     of_setting = {record.setting: fields for record, fields in claimed}
     splits = {(r.seed, fields.get(SPLIT_SEED)) for r, fields in claimed if r.seed is not None}
     # Where every split is that of its run's seed, it tells no two runs of a setting apart.

@@ -68,7 +68,7 @@ class _Line:
     def is_same_model(self, other: _Line) -> bool:
         """Return whether all numbers that two lines have in common are equal."""
         shared = self.numbers.keys() & other.numbers
-        return all(self.numbers[it] == other.numbers[it] for it in shared)
+        return all(self.numbers[column] == other.numbers[column] for column in shared)
 
 
 def is_table(name: str | Path) -> bool:
@@ -173,7 +173,7 @@ def _refuse(name: str, mistakes: Sequence[str]) -> None:
 def _columns(name: str, place: str, header: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the known columns by their names, and the unknown columns."""
     stripped = (column.strip() for column in header)
-    columns = [it.lower() if it.lower() in COLUMNS else it for it in stripped]
+    columns = [column.lower() if column.lower() in COLUMNS else column for column in stripped]
     mistakes = [
         f"there is no column {column!r}; those needed are {', '.join(REQUIRED)}"
         for column in REQUIRED
@@ -246,7 +246,7 @@ def _number(column: str, text: str, most: int) -> float:
 def _wrong_units(lines: Sequence[_Line]) -> Iterator[str]:
     """Yield the values that are fractions in a table that has percentages too."""
     numbers = [(line.place, *item) for line in lines for item in line.numbers.items()]
-    largest = max(numbers, key=lambda it: it[2])
+    largest = max(numbers, key=lambda cell: cell[2])
     for place, column, number in numbers:
         if 0 < number <= 1:
             yield (
@@ -290,7 +290,7 @@ def _zero_shot(name: str, lines: Iterable[_Line], unit: float) -> Iterator[RunRe
             state="done",
             role="baseline",
             # It is not chosen among, so no value of selection.
-            metrics={it: v for it, v in first.as_metrics(unit).items() if it != VAL},
+            metrics={metric: v for metric, v in first.as_metrics(unit).items() if metric != VAL},
         )
 
 

@@ -93,7 +93,7 @@ class RunRecord:
         if not is_accuracy(metric):
             return 0.0
         if self.parts:
-            return max(it.image_step(metric) for it in self.parts.values()) / len(self.parts)
+            return max(part.image_step(metric) for part in self.parts.values()) / len(self.parts)
         images = self.facts.get("images")
         counts = {str(k): int(n) for k, n in images.items()} if isinstance(images, Mapping) else {}
         split = metric.rpartition("/")[0]
@@ -178,7 +178,7 @@ class Arm:
         unmerged."""
         label = f"{self.merge}: "
         marks = (mark for run in self.done for mark in run.listed(MERGE_MARKS))
-        return tuple(dict.fromkeys(it.removeprefix(label) for it in marks if it.startswith(label)))
+        return tuple(dict.fromkeys(m.removeprefix(label) for m in marks if m.startswith(label)))
 
     def values(self, metric: str, seeds: Sequence[int | None] = ()) -> dict[int | None, float]:
         """Return the finite values of the finished runs, by seed.

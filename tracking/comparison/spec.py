@@ -187,11 +187,11 @@ def agreed(by_sweep: Mapping[str, ComparisonSpec]) -> ComparisonSpec:
                     f"{_text(value)}, of the other {_text(other)}; {say}look at each by itself"
                 )
     every = by_sweep.values()
-    fresh = [{*it.confirm_seeds} for it in every if it.confirm_seeds]
-    selected_on = {seed for it in every for seed in it.seeds or ()}
+    fresh = [{*spec.confirm_seeds} for spec in every if spec.confirm_seeds]
+    selected_on = {seed for spec in every for seed in spec.seeds or ()}
     return spec.model_copy(
         update={
-            "seeds": common_seeds([it.seeds for it in every]),
+            "seeds": common_seeds([spec.seeds for spec in every]),
             # What one sweep has selected on confirms nothing in another.
             "confirm_seeds": tuple(sorted(set.intersection(*fresh) - selected_on)) if fresh else (),
         }

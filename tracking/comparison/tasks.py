@@ -60,7 +60,7 @@ def mean_record(
     own."""
     every = [run for of in by_task.values() for run in of if run.algorithm == algorithm]
     lacking = [run for task in by_task if task not in runs for run in by_task[task]]
-    states = (it.state for it in lacking if (it.algorithm, it.seed) == (algorithm, seed))
+    states = (run.state for run in lacking if (run.algorithm, run.seed) == (algorithm, seed))
     is_whole = len(runs) == len(by_task)
     models = [{None: run.metrics, **run.merges} for run in runs.values()] if is_whole else []
     means = {
@@ -73,7 +73,7 @@ def mean_record(
         params={},
         seed=seed,
         digest=TOGETHER.join(run.digest for run in runs.values()),
-        state="done" if is_whole else next((it for it in states if it != "done"), "missing"),
+        state="done" if is_whole else next((s for s in states if s != "done"), "missing"),
         role="trial" if any(run.role == "trial" for run in every) else "baseline",
         metrics=means.pop(None, {}),
         merges={label: values for label, values in means.items() if label is not None},
@@ -306,7 +306,7 @@ def compare_tasks(
     endpoint = spec.endpoint.over(by_task)
     spent = _budgets(parts)
     whole = compare(
-        [mean_record(*it, runs, by_task, rule, endpoint) for it, runs in selected.items()],
+        [mean_record(*key, runs, by_task, rule, endpoint) for key, runs in selected.items()],
         spec.model_copy(update={"rule": rule, "endpoint": endpoint, "seeds": seeds}),
         sweep=sweep,
         # A mean is of runs that were chosen on its own seed, on each task.
@@ -335,7 +335,7 @@ def _sentences(parts: Mapping[str, Comparison]) -> Iterator[str]:
         f"Each number is the mean over {len(parts)} tasks ({', '.join(parts)}), with settings "
         "chosen for each task and seed."
     )
-    best = [f"{task}: {it.selected.arm.label}" for task, it in parts.items() if it.selected]
+    best = [f"{task}: {part.selected.arm.label}" for task, part in parts.items() if part.selected]
     if best:
         yield f"Over all seeds the best setting of each task is {'; '.join(best)}."
 

@@ -247,7 +247,7 @@ def judge(
                 level=level,
                 compared=len(pairs),
                 seeds=tuple(seeds),
-                tried=max((tried or {}).get(it.algorithm, 1) for it in (pair.candidate, reference)),
+                tried=max((tried or {}).get(a.algorithm, 1) for a in (pair.candidate, reference)),
             )
         )
     return tuple(verdicts)

@@ -99,7 +99,7 @@ def _json_row(row: Row, owners: Owners | None) -> dict[str, Any]:
         "merge": row.arm.merge,
         "params": dict(row.arm.params),
         "n": row.n,
-        "metrics": {name: _json_estimate(it) for name, it in row.metrics.items()},
+        "metrics": {name: _json_estimate(estimate) for name, estimate in row.metrics.items()},
         "role": row.arm.role,
         "trial": row.arm.trial,
         "runs": dict(row.arm.states),
@@ -270,7 +270,7 @@ def runs_frame(comparison: Comparison) -> pd.DataFrame:
     the frame has the runs of all, and a column with the task."""
     if (field := comparison.spec.tasks) is not None and comparison.tasks:
         tasks = comparison.tasks.items()
-        lines = [{field: task, **line} for task, it in tasks for line in _frame_runs(it)]
+        lines = [{field: task, **line} for task, part in tasks for line in _frame_runs(part)]
     else:
         lines = [*_frame_runs(comparison)]
     return _frame(lines)

@@ -139,7 +139,9 @@ def build_table(
         for row, of_row in zip(rows, cells, strict=True)
     ]
     of_shifts = {metric for metric, _ in shifts(comparison.metric_names, comparison.endpoint.by)}
-    apart = () if options.columns else (c for c, it in enumerate(columns) if it.metric in of_shifts)
+    apart = (
+        () if options.columns else (c for c, col in enumerate(columns) if col.metric in of_shifts)
+    )
     return Table(
         title=title(comparison),
         heads=("setting", "n", *(column.header for column in columns), *fields.values()),
@@ -202,7 +204,7 @@ def power_table(comparison: Comparison) -> Table:
         of_images = None if power.images is None else math.sqrt(power.images.variance)
         needed = power.seeds_for(margin, seeds)
         smallest = [power.smallest_difference(n) for n in (seeds, *POWER_SEEDS)]
-        numbers = [f"{100 * it:.2f}" for it in (power.of_seeds, *smallest)]
+        numbers = [f"{100 * fraction:.2f}" for fraction in (power.of_seeds, *smallest)]
         numbers.insert(1, NOTHING if of_images is None else f"{100 * of_images:.2f}")
         cells = [*numbers, "never" if needed is None else str(needed)]
         lines.append(Line(name, tuple(map(Cell, cells))))

@@ -101,7 +101,7 @@ def _parts(table: Table, names: Sequence[str], width: int) -> Iterator[tuple[lis
     columns are in every part."""
     every = range(len(table.heads))
     own = [max(map(cell_len, names), default=0)]
-    own += [max((cell_len(it.cells[c].text) for it in table.lines), default=0) for c in every[:-1]]
+    own += [max((cell_len(r.cells[c].text) for r in table.lines), default=0) for c in every[:-1]]
 
     def needed(heads: Sequence[str]) -> list[int]:
         tops = (max(map(cell_len, head.split("\n"))) for head in heads)
