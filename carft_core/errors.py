@@ -72,11 +72,9 @@ def unknown(kind: str, name: object, allowed: Iterable[str], others: str = "") -
     return f"unknown {kind} {name!r}; {hint}"
 
 
-def misspelt(name: str, keys: Iterable[object], known: Iterable[str] = ()) -> str | None:
-    """Return the key that is probably the missing `name` misspelt; `known` keys are right."""
-    others = [str(key) for key in keys if key not in {*known}]
-    near = difflib.get_close_matches(name, others, n=1, cutoff=0.6)
-    return near[0] if near else None
+def misspelt(name: str, keys: Iterable[object]) -> str | None:
+    """Return the key that is probably the missing `name` misspelt; None without one."""
+    return next(iter(difflib.get_close_matches(name, [*map(str, keys)], n=1, cutoff=0.6)), None)
 
 
 def listed_in_groups(names: Iterable[str]) -> str:

@@ -47,7 +47,7 @@ class Registry(dict[str, T]):
         """Add a thing under its own name and return it, so that this method serves as a decorator.
         A thing defined again in the same place, as in a reloaded module, replaces the old one.
         Raises RequestError for a thing of another kind, or a name that is taken."""
-        wrong = self._refusal(thing) or _misnamed(thing) or self._taken(cast(T, thing))
+        wrong = self._refusal(thing) or _misnamed(thing) or self._conflict(cast(T, thing))
         if wrong:
             shown = getattr(thing, "__qualname__", repr(getattr(thing, "name", thing))[:80])
             raise RequestError(f"{self.kind} {shown} cannot be registered: {wrong}")
@@ -60,7 +60,7 @@ class Registry(dict[str, T]):
         own = " One of your own is registered in a file that `import:` or --import names."
         return unknown(self.kind, name, self, own)
 
-    def _taken(self, thing: T) -> str | None:
+    def _conflict(self, thing: T) -> str | None:
         name = vars(thing)["name"]
         if name not in self or self._origin(self[name]) == self._origin(thing):
             return None

@@ -89,13 +89,14 @@ def _explain_missing(root: Path, missing: Iterable[DataFolder], advice: str) -> 
 
 
 @contextlib.contextmanager
-def readable(named: str = "data.root") -> Iterator[None]:
-    """Turn the operating system's errors within the context into RequestErrors that name `named`,
-    the field with the folder's path."""
+def readable() -> Iterator[None]:
+    """Turn the operating system's errors within the context into RequestErrors of `data.root`."""
     try:
         yield
     except OSError as error:
-        raise RequestError(f"{named}: {error.filename} cannot be read: {error.strerror}") from None
+        raise RequestError(
+            f"data.root: {error.filename} cannot be read: {error.strerror}"
+        ) from None
 
 
 def read_folders(

@@ -79,7 +79,7 @@ def read_manifest(folder: Path, folders: Sequence[str] | None = None) -> Manifes
     else:
         folders = [name for name in folders if (folder / name).is_dir()]
     changed = {name: (folder / name).stat().st_mtime_ns for name in folders}
-    before, changed_before = _kept(file)
+    before, changed_before = _cached(file)
     stale = [name for name, when in changed.items() if changed_before.get(name) != when]
     if not stale and list(changed) == list(before.counts):
         return before
@@ -112,7 +112,7 @@ def read_manifest(folder: Path, folders: Sequence[str] | None = None) -> Manifes
     return manifest
 
 
-def _kept(file: Path) -> tuple[Manifest, Mapping[str, int]]:
+def _cached(file: Path) -> tuple[Manifest, Mapping[str, int]]:
     """Return the cached listing and when each class folder was last changed; empty without one."""
     table, about = None, dict[str, Any]()
     with contextlib.suppress(OSError, ValueError):  # ValueError: pyarrow's for no parquet file

@@ -153,7 +153,7 @@ def open_model(name: str, pretrained: str | None = None) -> OpenedClip:
     cannot be found, read, downloaded, or do not fit.
     """
     source = find_model(name, pretrained)
-    return _opened(source, *_open(source))
+    return _make_clip(source, *_open(source))
 
 
 def open_shapes(name: str, pretrained: str | None = None) -> OpenedClip:
@@ -161,10 +161,10 @@ def open_shapes(name: str, pretrained: str | None = None) -> OpenedClip:
     Raises RequestError as `open_model` does."""
     source = find_model(name, pretrained)
     model = _build(source, "meta")
-    return _opened(source, model, _transform(model, name))
+    return _make_clip(source, model, _transform(model, name))
 
 
-def _opened(source: ModelSource, model: nn.Module, transform: Transform) -> OpenedClip:
+def _make_clip(source: ModelSource, model: nn.Module, transform: Transform) -> OpenedClip:
     fixed = frozenset(key for key, value in model.named_parameters() if not value.requires_grad)
     model = model.float().eval().requires_grad_(False)
     return OpenedClip(source.name, model, _tokenizer(source), transform, _digest(source), fixed)

@@ -117,7 +117,9 @@ def sweep_status(home: Home, name: str) -> SweepStatus:
         runs_ended=min(ended, total),
         running=running if driver else (),
         failed=failed_runs(home, ledger),
-        seconds_left=_left(runs, trials, total - ended, running, driver.since) if driver else None,
+        seconds_left=_seconds_left(runs, trials, total - ended, running, driver.since)
+        if driver
+        else None,
     )
 
 
@@ -175,7 +177,7 @@ def _running_run(runs: RunStore, state: RunState) -> RunningRun:
     )
 
 
-def _left(
+def _seconds_left(
     runs: RunStore,
     trials: Sequence[Trial],
     to_come: int,

@@ -191,9 +191,6 @@ def _disk(home: Home) -> Iterator[Finding]:
     message = f"{free:.0f} MB free"
     level = wrong if free < _TOO_LITTLE else warning if free < _LITTLE else ok
     yield level(message)
-    nodes = os.statvfs(place)
-    if nodes.f_files and nodes.f_favail / nodes.f_files < 0.01:
-        yield warning(f"only {nodes.f_favail} more files can be made there")
 
 
 @check(

@@ -364,15 +364,19 @@ class Ledger:
 
     def complete(self, number: int, values: Sequence[float]) -> Trial:
         """End a trial with its values, in the order of the goals, and return it."""
-        return self._end(number, {"state": "complete", "values": [*values]})
+        return self._end_trial(number, {"state": "complete", "values": [*values]})
 
     def prune(self, number: int, kind: str, message: str) -> Trial:
         """End a trial that is not worth its further epochs, record why, and return it."""
-        return self._end(number, {"state": "pruned", "reason": {"kind": kind, "message": message}})
+        return self._end_trial(
+            number, {"state": "pruned", "reason": {"kind": kind, "message": message}}
+        )
 
     def fail(self, number: int, kind: str, message: str) -> Trial:
         """End a trial without a value, record why, and return it."""
-        return self._end(number, {"state": "failed", "reason": {"kind": kind, "message": message}})
+        return self._end_trial(
+            number, {"state": "failed", "reason": {"kind": kind, "message": message}}
+        )
 
     def settings(self) -> Iterator[Setting]:
         """Yield the settings of the current file, from baselines to confirmations."""
@@ -420,7 +424,7 @@ class Ledger:
         items = self.recall(SOUPS, ()) if self.spec.get("after") else ()
         return [Setting(role="soup", **item) for item in items]
 
-    def _end(self, number: int, change: Mapping[str, Any]) -> Trial:
+    def _end_trial(self, number: int, change: Mapping[str, Any]) -> Trial:
         if self._trials[number].state != "running":
             raise ValueError(f"trial {number} has ended already: {self._trials[number].state}")
         self._write({"trial": {"number": number, "ended": time.time(), **change}})

@@ -278,7 +278,7 @@ class _Study:
         self._distributions = optuna_distributions(self._parameters)
         self._directions = [goal["goal"] for goal in goals(ledger.spec)]
         self._name = study_name(home, ledger.name, ledger.generation)
-        self._study = self._opened()
+        self._study = self._open_study()
         self._id = storage.get_study_id_from_name(self._name)
 
     def update(self) -> None:
@@ -326,7 +326,7 @@ class _Study:
             frozen.set_user_attr("from", source)
         return frozen
 
-    def _opened(self) -> Study:
+    def _open_study(self) -> Study:
         """Return the study of this ledger, whichever trials it has, or a new study."""
         import optuna
 

@@ -21,7 +21,7 @@ from carft_sweep.sweeps.ledger.runs import RunStore, measured
 from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.sweeps.results.sent_log import SentLog
-from carft_sweep.tracking.comparison.caveats import few
+from carft_sweep.tracking.comparison.caveats import join_few
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.runs import UNMERGED, Arm, RunRecord
 from carft_sweep.tracking.comparison.spec import REFERENCE, VAL
@@ -172,7 +172,7 @@ def _named_run(comparison: Comparison, digest: str) -> tuple[Arm, RunRecord]:
         return runs[hits[0]]
     if hits:
         raise RequestError(
-            f"{len(hits)} runs of {comparison.sweep} begin with {digest!r}: {few(hits)}; give "
+            f"{len(hits)} runs of {comparison.sweep} begin with {digest!r}: {join_few(hits)}; give "
             "more digits"
         )
     beginnings = sorted({known[: len(digest)] for known in runs})

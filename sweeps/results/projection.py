@@ -432,7 +432,7 @@ class SweepProjection:
         for file in snapshot.files:
             self._log_artifact(key, file)
         self._attempt(digest, "tags", lambda: self._store.set_tags(key, tags))
-        ended = _ended(snapshot)
+        ended = _end_time(snapshot)
         self._attempt(
             digest, "end", lambda: self._store.end_run(key, ENDS[snapshot.status], timestamp=ended)
         )
@@ -627,7 +627,7 @@ class SweepProjection:
     def _mend_files(self, part: SweepRuns) -> bool:
         """Write a missing or damaged comparison again, and a page whose links lead to deleted runs
         of the store; return whether a file was written."""
-        from carft_sweep.sweeps.results.report import has_dead_links, keep
+        from carft_sweep.sweeps.results.report import has_dead_links, write_page
 
         mended = []
         if not _is_whole(self._folder):
@@ -635,7 +635,7 @@ class SweepProjection:
             mended.append(COMPARISON)
         if has_dead_links(self._folder / PAGE, self._sent.run_ids().values()):
             self._comparison = self._comparison or compare_sweeps([part])
-            if keep(self._home, self._ledger, self._comparison, self.notes.append):
+            if write_page(self._home, self._ledger, self._comparison, self.notes.append):
                 mended.append(PAGE)
         self.notes += [f"{name} was written anew" for name in mended]
         return bool(mended)
@@ -831,7 +831,7 @@ def _result_metrics(
                 yield Metric(_series(name), float(value), epoch, when)
 
 
-def _ended(snapshot: _Snapshot) -> int:
+def _end_time(snapshot: _Snapshot) -> int:
     """Return when a run ended, in milliseconds: for a finished run when it was measured, however
     late that is sent."""
     if snapshot.status == "done":

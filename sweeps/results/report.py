@@ -262,7 +262,7 @@ def table_page(table: Path, comparison: Comparison, *, options: Sequence[str] = 
     return Page(text, data)
 
 
-def keep(
+def write_page(
     home: Home, sweep: Ledger, comparison: Comparison, note: Callable[[str], None]
 ) -> list[Path]:
     """Write the page and its main charts into the sweep's folder; return the files, or an empty

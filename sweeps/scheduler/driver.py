@@ -124,7 +124,7 @@ class SweepDriver:
             if self._is_limited():
                 return Wait.LATER
             self._retry_waiting()
-            if not self._queue and not self._ask() and not self._conclude():
+            if not self._queue and not self._queue_trial() and not self._conclude():
                 return Wait.LATER if self._active or self._waiting else Wait.NEVER
             if self._queue:
                 job = self._job(self._queue.popleft())
@@ -244,7 +244,7 @@ class SweepDriver:
     def _trial(self, task: PlannedRun) -> ActiveTrial | None:
         return None if task.trial is None else self._open[task.trial]
 
-    def _ask(self) -> bool:
+    def _queue_trial(self) -> bool:
         """Queue the runs of the next trial; return False if none is left or can be proposed yet."""
         if self._proposer.is_adaptive and self._waiting and not self._active:
             return False  # another sweep trains what the next proposal depends on
@@ -377,21 +377,21 @@ class SweepDriver:
         elif self._pruning.in_order or trial.is_over:  # no seed can give it a value any more
             self.progress.skip(len(trial.pending_seeds))
             trial.pending_seeds.clear()
-            self._end(trial)
+            self._end_trial(trial)
             return
         if trial.pending_seeds:
             self._queue.appendleft(trial.pending_seeds.popleft())
         if trial.is_settled:
-            self._end(trial)
+            self._end_trial(trial)
 
-    def _end(self, trial: ActiveTrial) -> None:
+    def _end_trial(self, trial: ActiveTrial) -> None:
         """Record the values of a trial that has ended, or why it has none."""
         trial.recorded = True
         values = trial_values(trial, self.runs, self._spec.goals_at(trial.trial.params))
         if isinstance(values, Failure):
-            self._ended(self.ledger.fail(trial.number, values.kind, values.message))
+            self._on_trial_end(self.ledger.fail(trial.number, values.kind, values.message))
         else:
-            self._ended(self.ledger.complete(trial.number, values))
+            self._on_trial_end(self.ledger.complete(trial.number, values))
 
     def _prune(self, trial: ActiveTrial, reason: str) -> None:
         """Record the pruning in the ledger before any run is stopped."""
@@ -402,11 +402,11 @@ class SweepDriver:
         self.progress.prune(trial.tasks[0].label, reason, runs=runs)
         for task in trial.tasks:
             self._note(task.digest)
-        self._ended(pruned)
+        self._on_trial_end(pruned)
 
-    def _ended(self, trial: Trial) -> None:
+    def _on_trial_end(self, trial: Trial) -> None:
         self._proposer.on_trial_end(trial)
-        self._pruning.ended(trial)
+        self._pruning.on_trial_end(trial)
         self._show_best(trial)
         self._note("")
 

@@ -51,7 +51,7 @@ class FinalRuns:
         arms = group(records(self._ledger, self._runs))
         settings: list[list[PlannedRun]] = []
         if self._spec.confirm_seeds:
-            fresh = [self._planner.confirmation(*chosen) for chosen in self._chosen(arms)]
+            fresh = [self._planner.confirmation(*chosen) for chosen in self._judged_settings(arms)]
             self._ledger.remember(CONFIRMATIONS, [setting_record(each) for each in fresh])
             settings += fresh
         if self._spec.after:
@@ -69,7 +69,7 @@ class FinalRuns:
         if self._to_come or self._ledger.recall(FINAL_RUNS):
             self._ledger.remember(FINAL_RUNS, self._to_come)
 
-    def _chosen(self, arms: Sequence[Arm]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _judged_settings(self, arms: Sequence[Arm]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield algorithm and fields of each setting that the verdict is about."""
         choices = select_each(arms, comparison_spec(self._ledger.spec).rule, self._spec.seeds)
         for choice in choices.values():

@@ -72,7 +72,7 @@ def propose(spec: SweepSpec, ledger: Ledger, point: int) -> Proposal:
         raise ValueError(f"the points of a {spec.method} sweep are planned before it runs")
     directions = [goal.goal for goal in spec.goals]
     study = study_of(known_trials(spec, ledger), directions, sampler(spec.method, spec.seed, point))
-    if given := spec.given(point):
+    if given := spec.fixed_values(point):
         study.enqueue_trial(encode(spec.parameters, given))
     trial = study.ask()
     params = suggest(spec.parameters, trial)
@@ -89,7 +89,7 @@ class TrialProposer:
     def __init__(self, planner: Planner, ledger: Ledger, *, failed_again: bool = False) -> None:
         self._planner, self._ledger, self._spec = planner, ledger, planner.spec
         self._failed_again = failed_again
-        self._points = deque(self._asked())
+        self._points = deque(self._all_points())
         self._twins: dict[frozenset[str], Trial] = {}
         for trial in ledger.trials():
             self.on_trial_end(trial)
@@ -126,7 +126,7 @@ class TrialProposer:
         if first.number == trial.number:
             self._twins[frozenset(trial.runs.values())] = trial
 
-    def _asked(self) -> Iterator[tuple[int, Trial | None]]:
+    def _all_points(self) -> Iterator[tuple[int, Trial | None]]:
         """Yield every point of the sweep, with the point's trial if it has one."""
         trials = {trial.point: trial for trial in self._ledger.trials()}
         for point in range(self._spec.trial_count):

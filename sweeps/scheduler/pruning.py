@@ -232,7 +232,7 @@ class PruningController:
         if value is None or epoch == 0:  # the model before training says nothing of the trial
             return None
         seed = trial.seed_index(task.digest)
-        self._keep(trial, seed, epoch, value)
+        self._record_mean(trial, seed, epoch, value)
         if self._pruner is None:
             return None
         if epoch < report["epochs"]:
@@ -265,7 +265,7 @@ class PruningController:
         values = seed_values(self._runs, digests, self._spec.metric)
         return clearly_worse(race, self._spec.metric.goal, values, self._best[1][:done])
 
-    def ended(self, trial: Trial) -> None:
+    def on_trial_end(self, trial: Trial) -> None:
         """Update the pruner after a trial has ended, as the ledger records."""
         self._curves.pop(trial.number, None)
         if trial.state == "pruned" and self._pruner is not None:
@@ -285,7 +285,7 @@ class PruningController:
                     self._recall(self._pruner, trial.number, seed, reports)
                     if is_trained:
                         self._pruner.finish_run(trial.number, seed)
-            self.ended(trial)
+            self.on_trial_end(trial)
 
     def _recall(
         self, judge: SeedwisePruner, trial: int, seed: int, reports: Iterable[Mapping[str, Any]]
@@ -295,7 +295,7 @@ class PruningController:
             if value is not None:
                 judge.replay(trial, seed, int(report["epoch"]), value)
 
-    def _keep(self, trial: ActiveTrial, seed: int, epoch: int, value: float) -> None:
+    def _record_mean(self, trial: ActiveTrial, seed: int, epoch: int, value: float) -> None:
         """Record a trial's mean over its seeds so far in the ledger, for plots and samplers."""
         curves = self._curves.get(trial.number)
         if curves is None:

@@ -33,7 +33,7 @@ from carft_sweep.sweeps.results.export import log_selected
 from carft_sweep.sweeps.results.projection import SweepProjection
 from carft_sweep.sweeps.results.projection_thread import Projector
 from carft_sweep.sweeps.results.records import load_part
-from carft_sweep.sweeps.results.report import keep
+from carft_sweep.sweeps.results.report import write_page
 from carft_sweep.sweeps.scheduler.driver import SweepDriver
 from carft_sweep.sweeps.scheduler.progress import Progress
 from carft_sweep.sweeps.spec.spec import SweepSpec
@@ -158,7 +158,7 @@ def execute(
                 projections.flush(haste=True)
                 raise
             before = _read(folder / COMPARISON)
-            result, part = _end(driver, folder, obstacles, interrupted=interrupted)
+            result, part = _finish(driver, folder, obstacles, interrupted=interrupted)
             progress.close()
             try:
                 ended(result)
@@ -168,7 +168,7 @@ def execute(
                 raise
             is_new = not (folder / PAGE).exists() or _read(folder / COMPARISON) != before
             if result.state == "done" and spec.report.page and is_new:
-                keep(home, ledger, result.comparison, progress.note)
+                write_page(home, ledger, result.comparison, progress.note)
             projections.end_driver(part, result.comparison)
             # Not where somebody wants it to end, and Slurm kills it soon.
             is_sent = projections.flush(haste=result.interrupted)
@@ -297,7 +297,7 @@ def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> b
     return interruption.is_requested and driver.has_work_left
 
 
-def _end(
+def _finish(
     driver: SweepDriver, folder: Path, obstacles: tuple[Obstacle, ...], *, interrupted: bool
 ) -> tuple[SweepResult, SweepRuns]:
     """Write the results of a sweep and record its end; return the results and the runs."""

@@ -207,14 +207,14 @@ class SweepSpec(Settings):
             case "random":
                 setting, cell = self.setting_of(number)
                 draw = functools.partial(hashed, self.seed, setting)
-                return draw_point(self.parameters, draw, self.given(number)) | cell
+                return draw_point(self.parameters, draw, self.fixed_values(number)) | cell
             case "qmc":
                 numbers = sobol(self.seed, number, [item.name for item in self.parameters])
-                return draw_point(self.parameters, numbers.__getitem__, self.given(number))
+                return draw_point(self.parameters, numbers.__getitem__, self.fixed_values(number))
             case adaptive:
                 raise ValueError(f"the points of a {adaptive} sweep are not known before it runs")
 
-    def given(self, number: int) -> Params:
+    def fixed_values(self, number: int) -> Params:
         """Return the values that the file fixes at a search's point: of `try_first`, and the
         task."""
         setting, cell = self.setting_of(number)

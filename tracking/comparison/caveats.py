@@ -92,7 +92,9 @@ def _differing(runs: Sequence[Labelled], *path: str) -> str:
     parts = {value: _fields(value) for value in by_value}
     shared = set.intersection(*({*some} for some in parts.values()))
     short = {v: ", ".join(p for p in some if p not in shared) or v for v, some in parts.items()}
-    return few([f"{short[v][:_SHOWN]} in {few([*labels])}" for v, labels in by_value.items()], "; ")
+    return join_few(
+        [f"{short[v][:_SHOWN]} in {join_few([*labels])}" for v, labels in by_value.items()], "; "
+    )
 
 
 def _text(facts: Mapping[str, object], path: Sequence[str]) -> str | None:
@@ -138,7 +140,7 @@ def of_selection(rule: SelectionRule, selections: Sequence[Selection]) -> Iterat
     if rule.within is not None:
         by = "the most strongly regularised within the margin, the first of equals"
     for label in dict.fromkeys(item.arm.label for item in selections if item.tied):
-        labels = few([label, *(arm.label for arm in tied[label].tied)])
+        labels = join_few([label, *(arm.label for arm in tied[label].tied)])
         yield f"{labels} tie on {rule.metric}; {label} was taken, {by}"
 
 
@@ -183,7 +185,7 @@ def contexts(domains: Domains) -> Iterator[str]:
         )
         return
     for words, labels in by_words.items():
-        yield f"the contexts of {few(labels)} name held-out domains: {', '.join(words)}"
+        yield f"the contexts of {join_few(labels)} name held-out domains: {', '.join(words)}"
 
 
 FAMILY = "family"
@@ -203,7 +205,7 @@ def datasets(runs: Iterable[RunRecord]) -> tuple[str, ...]:
             if part.state == "done" and isinstance(digest, str):
                 family = str(part.facts.get(FAMILY, "data"))
                 by_family.setdefault(family, {})[digest[:_DIGITS]] = None
-    return tuple(f"{family} {few([*digests])}" for family, digests in by_family.items())
+    return tuple(f"{family} {join_few([*digests])}" for family, digests in by_family.items())
 
 
 def data_notes(arms: Sequence[Arm]) -> Iterator[str]:
@@ -222,7 +224,7 @@ def unfinished(arms: Sequence[Arm]) -> Iterator[str]:
         counts = {arm.label: sum(arm.states.get(state, 0) for state in states) for arm in lacking}
         where = [f"{label}: {count}" for label, count in counts.items() if count]
         if total := sum(counts.values()):
-            yield f"{counted(total, f'{word} run')} ({few(where)}): in no mean, test or curve"
+            yield f"{counted(total, f'{word} run')} ({join_few(where)}): in no mean, test or curve"
 
 
 def missing_values(arms: Sequence[Arm], endpoint: Endpoint) -> Iterator[str]:
@@ -285,7 +287,7 @@ def unequal_budgets(fewer: Mapping[str, set[str]], spent: Iterable[Budget]) -> I
         yield f"unequal tuning budgets, which favour what was tried more: {', '.join(counts)}"
 
 
-def few(parts: Sequence[str], separator: str = ", ") -> str:
+def join_few(parts: Sequence[str], separator: str = ", ") -> str:
     """Join at most three texts, followed by the number of the others."""
     rest = len(parts) - 3
     shown = separator.join(parts[:3])

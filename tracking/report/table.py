@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from carft_sweep.tracking.comparison.caveats import few
+from carft_sweep.tracking.comparison.caveats import join_few
 from carft_sweep.tracking.comparison.compare import Comparison, Row, shown_rows
 from carft_sweep.tracking.comparison.metrics import (
     BENCHMARK,
@@ -346,7 +346,7 @@ def title(comparison: Comparison) -> str:
         seeds = f", for each of {len(comparison.tasks)} tasks and each seed{seeds}"
     by = comparison.endpoint.by
     judged = "" if by == TOP1 else f", judged by {NOUNS[by]}"
-    data = f" on {few(comparison.datasets)}" if comparison.datasets else ""
+    data = f" on {join_few(comparison.datasets)}" if comparison.datasets else ""
     choice = f"settings chosen by {on} ({rule.name})"
     if comparison.verdicts and all(row.value is None for row in comparison.rows):
         choice = "one setting of each method"

@@ -200,7 +200,7 @@ def open_domain_bed(config: DataConfig) -> FamilyData:
     test = check_held_out(config, benchmark.domains)
     places = find_folders(data_root(config, benchmark.folders), benchmark.folders)
     with readable():
-        whole = _opened(config.family, tuple(places.items()))
+        whole = _open_data(config.family, tuple(places.items()))
     parts = _parts_of(whole.counts, config)
     training = [parts[name] for name in benchmark.domains if name != test]
     # A part of one domain has no groups to tell apart.
@@ -237,7 +237,7 @@ def _parts_of(counts: Mapping[str, int], config: DataConfig) -> Mapping[str, Par
 
 
 @cache_open(2)
-def _opened(family: str, places: tuple[tuple[str, Path], ...]) -> _WholeSet:
+def _open_data(family: str, places: tuple[tuple[str, Path], ...]) -> _WholeSet:
     folders, published = dict(places), SETS[family].folders
     manifests = read_folders(family, folders, published)
     files = [(domain, path) for domain, manifest in manifests.items() for path in manifest.paths]

@@ -80,11 +80,11 @@ def open_downstream(config: DataConfig) -> FamilyData:
     folders = {"test": task.folders["test"]}
     root = data_root(config, folders)
     find_folders(root, folders)
-    return _opened(task.name, root)
+    return _open_data(task.name, root)
 
 
 @cache_open(len(TASKS))
-def _opened(name: str, root: Path) -> FamilyData:
+def _open_data(name: str, root: Path) -> FamilyData:
     task = TASKS[name]
     folder = root / task.folder
     lacking = [need for need in task.needs if not (folder / need).exists()]

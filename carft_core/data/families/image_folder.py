@@ -326,11 +326,11 @@ class Layout:
         broken one raises when it is read."""
         root = self.root_of(config)
         with readable():
-            return _opened(self, root, config.bad_files)
+            return _open_data(self, root, config.bad_files)
 
 
 @cache_open(4)
-def _opened(layout: Layout, root: Path, bad_files: str) -> FamilyData:
+def _open_data(layout: Layout, root: Path, bad_files: str) -> FamilyData:
     problems: dict[str, int] = {}
 
     def report(route: Route, problem: str) -> None:

@@ -147,11 +147,11 @@ class Benchmark:
         folders = {"train": self.whole}
         folder = find_folders(data_root(config, folders), folders)["train"]
         with readable():
-            return _opened(folder, self)
+            return _open_data(folder, self)
 
 
 @cache_open(4)
-def _opened(folder: Path, benchmark: Benchmark) -> FamilyData:
+def _open_data(folder: Path, benchmark: Benchmark) -> FamilyData:
     names = benchmark.class_names()
     images = benchmark.read(folder, names)
     sizes = _sizes(folder, benchmark, images)
