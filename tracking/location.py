@@ -112,8 +112,7 @@ class Lock:
 
 
 def _open_lock(path: Path) -> int:
-    """Open a lock's file and return its descriptor. Raises TrackingError for another user's file,
-    or no plain file."""
+    """Open a lock's file and return its descriptor. Raises TrackingError if not our plain file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         return open_regular(path, os.O_RDWR | os.O_CREAT)
@@ -319,9 +318,8 @@ QUIET = {
 
 
 def stay_private(environ: MutableMapping[str, str] | None = None) -> None:
-    """Switch off the libraries' usage reports in this process and its children, where the user has
-    not chosen. Call this before mlflow, ray or huggingface_hub are imported: they read the setting
-    once."""
+    """Switch off libraries' usage reports in this process and its children, unless the user chose.
+    Call this before mlflow, ray or huggingface_hub are imported: they read the setting once."""
     target = os.environ if environ is None else environ
     for name, value in QUIET.items():
         target.setdefault(name, value)

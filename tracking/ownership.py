@@ -49,8 +49,7 @@ def other_writer(path: Path) -> OtherWriter | None:
 
 
 def not_writable(path: Path) -> str:
-    """Describe why this user may not write a file or into its folder: who owns it, and what to do
-    in a shared home."""
+    """Describe why this user may not write a file or its folder: who owns it, and what to do."""
     path = path.parent if os.access(path, os.W_OK) else path
     facts = path.stat()
     return (

@@ -45,8 +45,7 @@ _OVERRIDES = ("metric", "selection", "id_margin", "ood_margin", "by")
 
 
 def override_specs(sweeps: Sequence[SweepRuns], arguments: argparse.Namespace) -> list[SweepRuns]:
-    """Return the sweeps with specifications overridden by a command's options. Raises
-    RequestError."""
+    """Return the sweeps, their specifications overridden by options. Raises RequestError."""
     options = {name: getattr(arguments, name) for name in _OVERRIDES}
     overridden = []
     for part in sweeps:

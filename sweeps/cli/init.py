@@ -18,8 +18,7 @@ LISTED_TEXTS = 20
 
 
 def init_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `init` command and return its exit code. Raises RequestError for an unusable
-    folder."""
+    """Run `init` and return its exit code. Raises RequestError for an unusable folder."""
     from carft_sweep.sweeps.scaffold.write import write_scaffold
 
     out = Path(arguments.out or ".")

@@ -125,8 +125,7 @@ def sweep_status(home: Home, name: str) -> SweepStatus:
 
 def _total(ledger: Ledger, count: int) -> int:
     """Return the number of distinct runs of a sweep with `count` trials: an upper bound until all
-    are proposed. Runs after the trials (confirmations, soups) count once their number is in the
-    ledger."""
+    are proposed. Later runs (confirmations, soups) count once their number is in the ledger."""
     baselines, trials = ledger.baselines(), ledger.trials()
     to_come = (count - len(trials)) * len(ledger.spec["seeds"])
     distinct = len(_digests([*baselines, *trials])) + max(0, to_come)

@@ -72,8 +72,7 @@ class WarmRun(Trainable):
         self._decision: Decision | None = None
 
     def step(self) -> dict[str, Any]:
-        """Implement `Trainable.step`: return, as JSON, the events until a report, end or
-        silence."""
+        """Implement `Trainable.step`: return the events until a report, end or silence."""
         return {"events": json.dumps(list(self._events()))}
 
     def decide(self, decision: str) -> None:
@@ -156,8 +155,7 @@ class Loop:
         self._count_again = self._look_again = self._ask_again = 0.0
 
     def next(self, trial: str) -> dict[str, str] | str | None:
-        """Return the next job as a trial's config, FINISHED after the last, None if none is
-        ready."""
+        """Return the next job as a config, FINISHED after the last, None if none is ready."""
         if self._engine.is_stopping or self._is_over:
             return str(Searcher.FINISHED)
         job = self._next_job()
@@ -204,8 +202,7 @@ class Loop:
         return str(FIFOScheduler.CONTINUE)
 
     def _next_run(self, trial: Trial, ended: _Active) -> str:
-        """Give a worker that has just ended a run the next job, if any; return what Tune does
-        next."""
+        """Give a worker that ended a run the next job, if any; return what Tune does next."""
         job = Wait.NEVER if self._engine.is_stopping else self._next_job()
         self._is_over = job is Wait.NEVER and not self._active  # and is not asked for once more
         if isinstance(job, Wait):
@@ -231,8 +228,8 @@ class Loop:
                 self._handler.failed(active.job, failure)
 
     def check_actors(self, controller: Any) -> None:
-        """Stop jobs that have not begun when stopping, and give up silent actors; called in every
-        turn of Tune's loop."""
+        """When stopping, stop jobs that have not begun; give up silent actors. Called in every
+        turn."""
         self._clock.turn()
         if self._engine.is_stopping:
             for trial in [t for t in controller.get_live_trials() if t.status == Trial.PENDING]:

@@ -418,8 +418,7 @@ def hardware_of(need: RunRequirements, supply: Sequence[Node]) -> Hardware:
 
 
 def memory_on_gpu_mb(config: Mapping[str, Any]) -> float | None:
-    """Return the MiB that a run of this config takes of its GPU, computed before it begins; None
-    where that is unknown."""
+    """Return the MiB that a run of this config will take of its GPU; None if unknown."""
     from carft_sweep.carft_core.config.trial import trial_config
     from carft_sweep.carft_core.training.memory import run_cost
     from carft_sweep.carft_core.training.numerics import CONTEXT_AT_MOST_MB

@@ -162,8 +162,8 @@ def holder(folder: Path) -> Lease | None:
 
 @contextmanager
 def undriven(folder: Path) -> Iterator[None]:
-    """Prevent drivers from claiming the sweep in `folder` within the context. Raises RequestError
-    while it has a driver."""
+    """Keep drivers off the sweep in `folder` within the context. Raises RequestError if it has
+    one."""
     lock = _lock(folder)
     try:
         yield

@@ -84,8 +84,7 @@ class Invocation:
 
     @classmethod
     def last(cls, ledger: Ledger) -> Invocation:
-        """Return the last invocation in a ledger. Raises RequestError where the copy of the sweep's
-        file was deleted."""
+        """Return a ledger's last invocation. Raises RequestError if the file's copy was deleted."""
         folder = ledger.file.parent
         if not ledger.executions or not (folder / COPY).exists():
             raise RequestError(
@@ -102,8 +101,7 @@ class Invocation:
         return {**asdict(self), "at": time.time(), "tags": provenance_tags()}
 
     def with_override(self, key: str, value: object) -> Invocation:
-        """Return the invocation with a key of the file overridden, in place of earlier
-        overrides."""
+        """Return the invocation with a key of the file overridden, dropping older overrides."""
         others = [text for text in self.overrides if text.partition("=")[0].strip() != key]
         return replace(self, overrides=(*others, f"{key}={value}"))
 
@@ -140,8 +138,7 @@ class Invocation:
 
     @contextlib.contextmanager
     def working_directory(self) -> Iterator[str | None]:
-        """Change to the working directory of `run` within the context; yield a message if it is
-        gone."""
+        """Change to the directory of `run` within the context; yield a message if it is gone."""
         before, there = Path.cwd(), Path(self.folder or Path(self.file).parent)
         try:
             os.chdir(there)
@@ -231,8 +228,7 @@ def in_kept_order(spec: SweepSpec, newest: Ledger | None) -> SweepSpec:
 
 
 def planned_points(spec: SweepSpec, points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the decided `points`, then the sweep's further points if its method uses no
-    results."""
+    """Return the decided `points`, then the sweep's others if its method uses no results."""
     more = () if spec.is_adaptive else range(len(points), spec.trial_count)
     return [*points, *map(spec.point, more)]
 

@@ -327,8 +327,7 @@ class Ledger:
         return [self._trials[self._number_at[point]] for point in sorted(self._number_at)]
 
     def points(self) -> list[Mapping[str, Any]]:
-        """Return the decided points of the generation in order: first the planned ones, then those
-        that were proposed."""
+        """Return the generation's decided points in order: the planned, then the proposed."""
         planned = self.recall(POINTS, ())
         return [*planned, *(trial.params for trial in self.trials()[len(planned) :])]
 

@@ -242,8 +242,7 @@ class RunStore:
                 yield file.parent.name
 
     def acquire(self, digest: str, label: str, sweep: str) -> RunState | None:
-        """Claim a run for an attempt; return its state, or None if another live claimant holds
-        it."""
+        """Claim a run for an attempt; return its state, or None if a live claimant holds it."""
 
         def acquired(known: RunState | None) -> RunState | None:
             if known is not None and self._is_anothers(known):

@@ -145,7 +145,7 @@ def has_work_left(ledger: Ledger, runs: RunStore, *, failed_again: bool = False)
 
 
 def is_tried_again(trial: Trial, *, failed_again: bool) -> bool:
-    """Return whether the next execution tries a failed trial again; a trial that became NaN only
-    with `failed_again`."""
+    """Return whether the next execution tries a failed trial again; one with NaN only if
+    `failed_again`."""
     is_nan = (trial.reason or {}).get("kind") == "nan"
     return trial.state == "failed" and (failed_again or not is_nan)

@@ -119,9 +119,8 @@ def open_storage(home: Home) -> BaseStorage:
 
 
 def _create_database(file: Path) -> None:
-    """Create a database with Optuna's tables, and move the complete database to `file`. If the
-    process were killed between two tables, the index that keeps two studies from having the same
-    name would be missing."""
+    """Create a database with Optuna's tables, and move the complete database to `file`. A process
+    killed between two tables would leave out the index that keeps studies' names unique."""
     from optuna.storages import RDBStorage
 
     with waiting(file.with_name(f".lock-{file.name}")):

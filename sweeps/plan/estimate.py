@@ -61,8 +61,7 @@ class TimingHistory:
         self._runs = runs
 
     def times_of(self, config: TrialConfig) -> RunTimes | None:
-        """Return the median times of the earlier runs most like a run of `config`; None without
-        any."""
+        """Return the median times of the earlier runs most like `config`; None without any."""
         alike = self._alike(config)
         same = [run for run in alike if run.config["algorithm"]["name"] == config.algorithm.name]
         # Medians: a run that slept for a night counts no more than another.
@@ -305,8 +304,7 @@ def _unchanged(
 
 
 def _known_confirmations(planner: Planner, ledger: Ledger | None) -> Iterator[list[PlannedRun]]:
-    """Yield the confirmations that the sweep chose at its last end, if they would be the same
-    now."""
+    """Yield the confirmations that the sweep chose at its last end, if they would be so now."""
     if ledger is not None and planner.spec.confirm_seeds:
         for arm in ledger.confirmations():
             yield from _unchanged(

@@ -139,9 +139,8 @@ def all_sweeps_view(endpoint: Endpoint) -> RunsView:
 
 def selected_values(comparison: Comparison) -> dict[str, float]:
     """Return the values of the selected arm and of its verdict, for the sweep's own run in the
-    store. These are the arm's means, and its difference from the reference with both ends of the
-    interval that decided, NaN without an interval. Of a confirmed setting the values are those of
-    the fresh seeds."""
+    store. These are the arm's means, and its difference from the reference with the interval that
+    decided, or NaN. Of a confirmed setting the values are those of the fresh seeds."""
     if comparison.selected is None:
         return {}
     verdict, rule, endpoint = selected_verdict(comparison), comparison.rule, comparison.endpoint

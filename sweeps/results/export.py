@@ -120,9 +120,8 @@ def select_model(
 
 def export_commands(comparison: Comparison, sweep: str, *, named: bool) -> Iterator[Export]:
     """Yield the `carft-sweep export` command of the selected model, or one for each task. With
-    `named`, and always for tasks, the command has `--run` (and `--merge` unless unmerged), for
-    where `export` alone would take another run. A selection without a finished run has no
-    command."""
+    `named`, and always for tasks, the command has `--run` (and `--merge` unless unmerged),
+    because `export` alone may take another run. Without a finished run there is no command."""
     parts = [*comparison.tasks.values()] or [comparison]
     for part in parts:
         with suppress(RequestError):
@@ -246,8 +245,7 @@ class Exporter:
     comparison: Comparison
 
     def config(self, model: SelectedModel) -> TrialConfig:
-        """Return the run's trial config. Raises RequestError if the sweep file lacks the setting
-        now."""
+        """Return the run's trial config. Raises RequestError if the file lacks the setting now."""
         return self._of_setting(model).for_seed(model.run.seed or 0)
 
     def _of_setting(self, model: SelectedModel) -> TrialConfig:
@@ -306,8 +304,8 @@ class Exporter:
         )
 
     def keep(self, model: SelectedModel, folder: Path) -> KeptModel:
-        """Store the model's export in `folder` in MLflow, and return the stored model; raises as
-        `ModelStore` does."""
+        """Store the export in `folder` in MLflow; return the stored model. Raises as `ModelStore`
+        does."""
         from carft_sweep.tracking.store.mlflow_models import ModelStart, ModelStore
 
         seed = {} if model.run.seed is None else {"seed": model.run.seed}

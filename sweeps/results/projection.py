@@ -168,9 +168,8 @@ class SweepProjection:
         owner: str | None = None,
         is_thorough: bool = False,
     ) -> None:
-        """Prepare to send a sweep's records. `owner` is the claimant of a living driver's runs;
-        without an owner no run counts as running. `is_thorough` also restores files in the sweep's
-        folder."""
+        """Prepare to send a sweep's records. `owner` is a living driver's claimant; without it no
+        run counts as running. `is_thorough` also restores files in the sweep's folder."""
         self.refused: dict[tuple[str, str], str] = {}
         """What the store refused for good, by `RunKey.name` and request: why."""
         self.unreadable: dict[str, str] = {}
@@ -875,9 +874,8 @@ def _content(files: Sequence[Path], runs: str) -> str:
 
 
 def project(home: Home, name: str, store: Tracker) -> SweepProjection:
-    """Send all records that a store lacks of a sweep without a driver, after a look at the store;
-    return the projection. Raises RequestError while a driver runs, and ServiceUnreachable where the
-    store is away."""
+    """Send all records that a store lacks of a sweep without a driver; return the projection.
+    Raises RequestError while a driver runs, and ServiceUnreachable where the store is away."""
     with undriven(home.sweep(name)):
         projection = SweepProjection(home, find_ledger(home, name), store, is_thorough=True)
         while not projection.update():

@@ -175,8 +175,7 @@ def load_parts(home: Home, names: Sequence[str]) -> list[SweepRuns]:
 
 
 def load_part(sweep: Ledger, runs: RunStore, *, with_fields: bool = False) -> SweepRuns:
-    """Return a sweep's runs, with the config fields of zero-shot models or (`with_fields`) of
-    all."""
+    """Return a sweep's runs, with config fields of zero-shot models or (`with_fields`) all."""
     with damage_named(sweep.file):
         spec = comparison_spec(sweep.spec)
     loaded = records(sweep, runs)

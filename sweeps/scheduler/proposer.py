@@ -145,9 +145,8 @@ class TrialProposer:
         return trial, tasks
 
     def _as_its_twin(self, trial: Trial) -> Trial:
-        """Return the trial, pruned if its runs are exactly those of a pruned trial, since it
-        would be pruned again. A trial with the runs of a complete trial gets that trial's value
-        at once."""
+        """Return the trial, pruned if its runs are exactly those of a pruned trial, since it would
+        be pruned again. With the runs of a complete trial it gets that value at once."""
         twin = self._twins.get(frozenset(trial.runs.values()))
         if twin is None or twin.state != "pruned":
             return trial

@@ -37,8 +37,7 @@ class SeedwisePruner:
     """
 
     def __init__(self, rule: EarlyTerminate, goal: Goal) -> None:
-        """Make a pruner: `rule.metric` names values in reasons, `goal` is the metric's
-        direction."""
+        """Make a pruner. Reasons name values by `rule.metric`; `goal` is its direction."""
         self._rule, self._goal = rule, goal
         self._sign = 1 if goal == "maximize" else -1
         self._studies: list[Study] = []

@@ -39,8 +39,7 @@ class RetryPolicy:
         self._failed: dict[str, Counter[str]] = {}
 
     def decide(self, digest: str, failure: Failure, config: TrialConfig) -> Retry | GiveUp:
-        """Return whether and how to retry the run `digest`, which failed when trained with
-        `config`."""
+        """Return whether and how to retry the run `digest`, which failed with `config`."""
         if is_full_disk(failure):
             return GiveUp("the disk is full")
         if failure.narrowed:

@@ -141,9 +141,9 @@ def sobol(seed: int, point: int, names: Sequence[str]) -> dict[str, float]:
 
 
 def config_at(trial: Mapping[str, Any], params: Mapping[str, Any]) -> TrialConfig:
-    """Return the config of the trial's fields with `params` (dotted) in their places. If the
-    algorithm is a parameter, only the fields of that algorithm are used. Raises InvalidConfig for
-    invalid fields."""
+    """Return the config of the fields with `params` (dotted) in place. If the algorithm is a
+    parameter, only the fields of that algorithm are used. Raises InvalidConfig for invalid
+    fields."""
     name = params.get("algorithm.name")
     if not isinstance(name, str) or name not in ALGORITHMS:
         return trial_config(_placed(trial, params))

@@ -234,8 +234,7 @@ class SpecDocument:
     """The data of a sweep file with the place of each value, and the mistakes found so far."""
 
     def __init__(self, text: str, source: str, needs: str = NEEDS) -> None:
-        """Read a YAML mapping. Raises RequestError for other text; `needs` says what is
-        required."""
+        """Read a YAML mapping. Raises RequestError for other text, naming what it `needs`."""
         try:
             document = parse(text)
         except YamlError as error:
@@ -257,8 +256,7 @@ class SpecDocument:
             self.add_error_at(Place(line, f"{source}:{line}"), message, route)
 
     def place(self, route: Route) -> Place:
-        """Return the place (line or option) of the value at `route`, or of the nearest around
-        it."""
+        """Return the line or option of the value at `route`, or of the nearest around it."""
         while route not in self._places:
             route = route[:-1]
         return self._places[route]
@@ -414,7 +412,7 @@ def validated(
 
 def validated_in_part(document: SpecDocument, cls: type[M], fields: Mapping[str, Any]) -> M:
     """Return the validated keys of a whole file, with defaults in place of wrong values, which are
-    reported. So values that depend on several keys can still be checked, and all mistakes come at
+    reported. So values that depend on several keys are checked too, and all mistakes come at
     once."""
     model, right = validated(document, cls, fields, ()), dict(fields)
     while model is None:

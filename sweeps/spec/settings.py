@@ -209,8 +209,7 @@ class Metric(Section):
     @model_validator(mode="before")
     @classmethod
     def _without_empty(cls, data: Any) -> Any:
-        """Return the data without empty keys, and with the metric's own direction if it has
-        none."""
+        """Return the data without empty keys, with the metric's own direction if none."""
         if not isinstance(data, Mapping):
             return data
         fields = {key: value for key, value in data.items() if value is not None}

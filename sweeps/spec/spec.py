@@ -215,8 +215,7 @@ class SweepSpec(Settings):
                 raise ValueError(f"the points of a {adaptive} sweep are not known before it runs")
 
     def fixed_values(self, number: int) -> Params:
-        """Return the values that the file fixes at a search's point: of `try_first`, and the
-        task."""
+        """Return the values that the file fixes at a search's point: `try_first` and the task."""
         setting, cell = self.setting_of(number)
         return {**(self.try_first[setting] if setting < len(self.try_first) else {}), **cell}
 

@@ -155,8 +155,7 @@ def _places(item: str) -> Iterator[Path]:
 
 def refuse_unimported(sweep: Mapping[str, Any], imports: Sequence[str]) -> None:
     """Raise InvalidConfig where a sweep, as plain data, names an algorithm, merge or family of the
-    user that none of its `imports` defines: this process may know it, but workers and `resume`
-    would not."""
+    user that none of its `imports` defines: workers and `resume` would not know it."""
     files = {Path(item).resolve() for item in imports if _is_path(item)}
     modules = [item for item in imports if not is_family_file(item)]
     tops = (_located(Path(item))[0] if _is_path(item) else item for item in modules)

@@ -200,8 +200,8 @@ def job_variables(
 
 
 def excluded(root: Path, patterns: Sequence[str]) -> list[str]:
-    """Return patterns of files below `root` that are not sent: secrets, homes, links that lead out,
-    and `patterns`."""
+    """Return patterns of files below `root` not to send: secrets, homes, links out, and
+    `patterns`."""
     home = home_folder(None).resolve()
     homes = [f"/{home.relative_to(root).as_posix()}"] if home.is_relative_to(root) else []
     return [*SECRET_FILES, ".git", f"{HOME}/", *homes, *_links_out(root), *patterns]

@@ -110,9 +110,8 @@ def varied_parameters(rows: Iterable[Row]) -> tuple[Parameter, ...]:
 
 
 def scale_of(values: Sequence[Scalar]) -> Scale:
-    """Return the scale on which the values lie most evenly, since a sweep file lists values without
-    a scale. Symlog is log with a zero among the values; values that are not all numbers are
-    categories."""
+    """Return the scale on which the values lie most evenly; a sweep file names none. Symlog is log
+    with a zero among the values; values that are not all numbers are categories."""
     numbers = sorted(_numbers(values))
     if len(numbers) < len(values) or len(numbers) < 2:
         return "categories"

@@ -228,8 +228,7 @@ def unfinished(arms: Sequence[Arm]) -> Iterator[str]:
 
 
 def missing_values(arms: Sequence[Arm], endpoint: Endpoint) -> Iterator[str]:
-    """Yield the names of finished runs without a finite value of the endpoint, which leave their
-    arm without a mean."""
+    """Yield finished runs without a finite value of the endpoint, so that their arm has no mean."""
     done = [arm for arm in arms if arm.done]
     # Of top-1 the verdict says that it was not measured.
     if endpoint.by != TOP1 and done and not any(arm.values(endpoint.metric) for arm in done):

@@ -78,8 +78,7 @@ class Row:
 
     @property
     def metrics(self) -> Mapping[str, Estimate]:
-        """The estimate of each metric that some finished run has, in the order of
-        `metric_order`."""
+        """Each metric's estimate that some finished run has, in the order of `metric_order`."""
         return {name: self.metric(name) for name in sorted(self.names, key=metric_order)}
 
     @property
@@ -88,8 +87,7 @@ class Row:
         return set().union(*(run.metrics_of(self.arm.merge) for run in self.arm.done))
 
     def metric(self, name: str) -> Estimate:
-        """Return a metric's Estimate over the finished runs, without a mean if a run lacks a
-        value."""
+        """Return a metric's Estimate over finished runs, without a mean if a run lacks it."""
         return self.arm.estimate(name)
 
 
@@ -351,8 +349,7 @@ def _answer(
     kept: KeptHits,
 ) -> tuple[Answer, tuple[str, ...]]:
     """Return the answer (which setting to use, how sure its advantage is) and the labels of the
-    other tests. The strongest model is looked for among `models`; verdicts were judged on
-    `seeds`."""
+    other tests. The strongest model is one of `models`; verdicts were judged on `seeds`."""
     endpoint, rule, reference = spec.endpoint, spec.rule, tested.get(spec.reference)
     selected = None if best is None else tested[best.arm.algorithm]
     strongest = find_strongest(measured_models(models), reference, endpoint, kept, seeds)

@@ -109,7 +109,7 @@ class CurvePair:
 
     @property
     def p_worse(self) -> float | None:
-        """The p of the claim that the loss is above 0, doubled like `p_better`; None without a
+        """The p of the claim "the loss is above 0", doubled like `p_better`; None without a
         test."""
         return _doubled(self.loss)
 
@@ -125,9 +125,8 @@ class CurvePair:
 
     @cached_property
     def _image_errors(self) -> tuple[ImageError, ImageError] | None:
-        """Return the standard errors of gain and loss over images, by leaving out groups of units
-        in turn: Wolter, Introduction to Variance Estimation (2007), chapter 4. None without
-        predictions."""
+        """Return the standard errors of gain and loss over images, by leaving out groups of units:
+        Wolter, Introduction to Variance Estimation (2007), chapter 4. None without predictions."""
         models = [
             self._hits(run, alpha, zero_shot)
             for arm, zero_shot, side in zip(

@@ -139,8 +139,7 @@ def _effect(
     seeds = [run.seed for run in next(iter(blocks[0].values())).done]
 
     def by_seed(text: str, metric: str) -> list[float] | None:
-        """Return a metric's mean over the settings of the other fields, by seed; None without
-        one."""
+        """Return a metric's mean over the other fields' settings, by seed, or None."""
         of_blocks = [block[text].values(metric) for block in blocks]
         if not all(seed in of_block for of_block in of_blocks for seed in seeds):
             return None
@@ -154,7 +153,7 @@ def _effect(
         differences = (a - b for a, b in zip(*sides, strict=True))
         return kept.paired_test(differences, pairs, seeds, metric)
 
-    numeric = all(_is_number(value) for value in values.values())
+    numeric = all(type(value) in (int, float) for value in values.values())
     levels = []
     for text, value in values.items():
         of_endpoint, of_id = (by_seed(text, m) for m in (endpoint.metric, endpoint.id_metric))
@@ -175,10 +174,6 @@ def _effect(
         id_difference=None if other is None else minus(high, low, other),
         selected=selected.params.get(name),
     )
-
-
-def _is_number(value: Scalar) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _number(value: Scalar) -> float:

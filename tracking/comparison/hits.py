@@ -73,8 +73,7 @@ class Hits:
         return weights
 
     def same_images(self, other: Hits) -> bool:
-        """Return whether two models have equally many images of the same units in the same
-        splits."""
+        """Return whether two models have the same units, images and splits."""
         return (
             self.splits == other.splits
             and _equal(self.units, other.units)

@@ -64,8 +64,7 @@ class Condition:
 
 
 def parse_condition(text: str, records: Sequence[RunRecord]) -> Condition:
-    """Return the condition of a text such as `kl_weight>=0.3`. Raises TrackingError for an invalid
-    condition on these runs."""
+    """Return the condition of a text such as `kl_weight>=0.3`. Raises TrackingError."""
     parts = _CONDITION.fullmatch(text)
     if parts is None or not parts[3]:
         raise TrackingError(
@@ -139,8 +138,8 @@ def _number(value: Scalar) -> float | None:
 
 
 def _equal(value: Scalar, text: str) -> bool:
-    """Return whether a value equals the text of a condition, which is as tables print values: with
-    six digits, `true`, `none`."""
+    """Return whether a value equals a condition's text, as tables print it: six digits, `true`,
+    `none`."""
     if isinstance(value, str):
         return value == text
     number = _number(text)
@@ -276,8 +275,8 @@ def _with_fields(part: SweepRuns) -> Iterator[tuple[RunRecord, Mapping[str, Scal
 
 
 def _merge_records(one: RunRecord, other: RunRecord) -> RunRecord:
-    """Return one record of two sweeps' records of the same run: finished where either is, with the
-    merged models of both."""
+    """Return one record of two sweeps' records of the same run: finished if either is, with all
+    merges."""
     first, second = sorted((one, other), key=lambda run: (run.state != "done", run.role != "trial"))
     return replace(first, merges={**second.merges, **first.merges})
 

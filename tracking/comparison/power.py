@@ -61,9 +61,8 @@ class Power:
         return cls(of_seeds, error)
 
     def smallest_difference(self, seeds: int) -> float:
-        """Return the smallest true difference that a test over this number of seeds shows in 80 %
-        of cases. By the noncentral t distribution: Cohen, Statistical Power Analysis (1988),
-        chapter 2."""
+        """Return the smallest true difference that a test over so many seeds shows 4 times in 5. By
+        the noncentral t distribution: Cohen, Statistical Power Analysis (1988), chapter 2."""
         from scipy.special import nctdtrinc
 
         error, freedom, critical = self._test(seeds)

@@ -174,8 +174,7 @@ class Arm:
 
     @property
     def merge_marks(self) -> tuple[str, ...]:
-        """The marks that the arm's merge puts on results, such as `transductive`; empty if
-        unmerged."""
+        """The marks that its merge puts on an arm, such as `transductive`; empty if unmerged."""
         label = f"{self.merge}: "
         marks = (mark for run in self.done for mark in run.listed(MERGE_MARKS))
         return tuple(dict.fromkeys(m.removeprefix(label) for m in marks if m.startswith(label)))

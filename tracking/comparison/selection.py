@@ -122,8 +122,7 @@ def _merge_strength(label: str) -> tuple[float, ...]:
 def _near_best(
     pool: Sequence[tuple[T, float]], rule: SelectionRule, margin: float = 0.0
 ) -> list[tuple[T, float]]:
-    """Return the items of `pool` whose value is at most `margin` worse, by `rule`, than the best,
-    in their order."""
+    """Return, in order, the items of `pool` at most `margin` worse than the best by `rule`."""
     threshold = max(rule.better(value) for _, value in pool) - margin - ROUNDING
     return [item for item in pool if rule.better(item[1]) >= threshold]
 
@@ -206,8 +205,7 @@ class Budget:
 
 
 def budgets(arms: Sequence[Arm]) -> tuple[Budget, ...]:
-    """Return the budget of each algorithm that trains, in the order of arms, without
-    confirmations."""
+    """Return the budget of each algorithm that trains, without confirmations."""
     counted = []
     tried = _tried(arms)
     for algorithm in dict.fromkeys(arm.algorithm for arm in tried):

@@ -242,8 +242,8 @@ def _power(verdict: Verdict | CurveVerdict, test: PairedTest | None, margin: flo
 
 
 def _certainty(verdict: Verdict | CurveVerdict, test: PairedTest | None, p: float | None) -> str:
-    """Return in parentheses a claim's scope, the p that decided, and among how many settings the
-    arm was chosen."""
+    """Return "(a claim's scope, the p that decided, among how many settings the arm was
+    chosen)"."""
     parts = []
     if test is not None and test.images is None:
         parts.append("on these test images")
@@ -383,8 +383,7 @@ def _moves(
     ends: tuple[float | None, float | None],
     margin: float,
 ) -> str:
-    """Return how a metric moves along a field, `OOD mean rises from 38.8 to 39.2` or the like, as
-    far as the test shows it."""
+    """Return how a metric moves along a field, as `OOD mean rises from 38.8 to 39.2`."""
     low, high = map(_percent, ends)
     ci = test.ci95
     if ci is None or not effect.has_seeds:

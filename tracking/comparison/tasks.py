@@ -56,8 +56,7 @@ def mean_record(
 ) -> RunRecord:
     """Return the selected runs of all tasks as one run with their mean metrics; its state is not
     `done` if a task lacks its run. The record has the metrics and merged models that all these runs
-    have; metrics of the rule and the endpoint also where each task has them under a name of its
-    own."""
+    have; those of rule and endpoint also where each task has its own name for them."""
     every = [run for of in by_task.values() for run in of if run.algorithm == algorithm]
     lacking = [run for task in by_task if task not in runs for run in by_task[task]]
     states = (run.state for run in lacking if (run.algorithm, run.seed) == (algorithm, seed))
@@ -103,8 +102,7 @@ def combined(facts: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
 
 def _best(runs: Iterable[RunRecord], rule: SelectionRule, seed: int | None) -> RunRecord | None:
     """Return the best of the finished runs on this seed; None without one. A run that trains
-    nothing, and has no merges, is valued unmerged, as the zero-shot model is a row whatever the
-    rule is."""
+    nothing and has no merges is valued unmerged, for the row of zero-shot."""
     done = [run for run in runs if run.seed == seed and run.state == "done"]
     if not any(run.trains or rule.merge in run.merges for run in done):
         rule = rule.model_copy(update={"merge": None})
@@ -256,8 +254,8 @@ def task_of(run: RunRecord, field: str) -> str:
 
 
 def split_by_task(runs: Iterable[RunRecord], field: str) -> dict[str, list[RunRecord]]:
-    """Return runs by their task, which their parameters then lack. Raises TrackingError for a run
-    without a task."""
+    """Return runs by task, which their parameters then lack. Raises TrackingError for runs
+    without."""
     by_task: dict[str, list[RunRecord]] = {}
     for run in runs:
         params = {name: value for name, value in run.params.items() if name != field}

@@ -91,8 +91,7 @@ class Pair:
         return [run.seed for run in side.done]
 
     def _values(self, metric: str) -> tuple[dict[int | None, float], dict[int | None, float]]:
-        """Return both arms' values by seed; an arm that no seed changes pairs with each of the
-        other."""
+        """Return both arms' values by seed; an arm without seeds pairs with each of the other."""
         seeds = self._seeds
         return self.candidate.values(metric, seeds), self.reference.values(metric, seeds)
 

@@ -209,8 +209,7 @@ def curve_sag(
     ids: NDArray[np.float64], oods: NDArray[np.float64], other_ids: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return how far curves [..., K] may lie below their chords, mean over the ID accuracies that
-    others [..., L] reach too; NaN as in `curve_gain`. A single point has no chord and lies below
-    none."""
+    `others` reach; NaN as in `curve_gain`. A single point has no chord and lies below none."""
     if ids.shape[-1] == 1:
         return np.zeros(ids.shape[:-1])
     at = _common_places(ids, other_ids)

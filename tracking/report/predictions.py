@@ -48,8 +48,7 @@ def predictions_frame(
     merges: str | Sequence[str] | None = None,
     seeds: int | Sequence[int] | None = None,
 ) -> pd.DataFrame:
-    """Return a frame with a row for each image of each split and model; see
-    `carft_sweep.predictions`."""
+    """Return a frame with a row per image, split and model; see `carft_sweep.predictions`."""
     import pandas as pd
     import pyarrow as arrow
 
@@ -107,8 +106,7 @@ def _models(comparison: Comparison) -> Iterator[_Model]:
 
 
 def _choose(kind: str, wanted: Any, available: Iterable[Any]) -> list[Any]:
-    """Return those of the available names that are wanted; all for None. Raises TrackingError for
-    an unknown name."""
+    """Return the wanted names, all for None. Raises TrackingError for an unknown name."""
     names = [name for name in available if name is not None]
     if wanted is None:
         return names

@@ -182,8 +182,7 @@ POWER_SEEDS = (5, 10, 20, 50)
 
 
 def power_table(comparison: Comparison) -> Table:
-    """Return a table of the differences that each claim's seeds and test images can show, in
-    percentage points."""
+    """Return a table of the differences (points) that each claim's seeds and images can show."""
     endpoint, lines = comparison.endpoint, []
     claims: list[tuple[str, PairedTest | None, float, float]] = []
     for curve in comparison.curve_verdicts:

@@ -97,8 +97,8 @@ def _tables(console: Console, table: Table, notes: Sequence[str]) -> None:
 
 
 def _parts(table: Table, names: Sequence[str], width: int) -> Iterator[tuple[list[str], list[int]]]:
-    """Yield the heads and column numbers of each part of a table that is too wide; the first
-    columns are in every part."""
+    """Yield heads and column numbers of each part of a too wide table; all have the first
+    columns."""
     every = range(len(table.heads))
     own = [max(map(cell_len, names), default=0)]
     own += [max((cell_len(r.cells[c].text) for r in table.lines), default=0) for c in every[:-1]]

@@ -252,8 +252,7 @@ def host_credentials(uri: str) -> MlflowHostCreds:
 
 
 def connect_to_read(uri: str) -> MlflowClient | RestStore:
-    """Return a client of a server or a database as `connect` does, of a server with
-    `host_credentials`."""
+    """Return a client as `connect` does, for a server with `host_credentials`."""
     client = connect(uri)
     if is_named(uri) or urlsplit(uri).scheme not in ("http", "https"):
         return client

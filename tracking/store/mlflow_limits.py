@@ -66,8 +66,8 @@ def truncate(text: str, length: int) -> str:
 
 def metrics(values: Iterable[Metric]) -> tuple[list[Metric], dict[str, str]]:
     """Return the finite values as metrics, and the infinite ones as tags. A store of numbers
-    without infinities shows 1.8e308 instead, which spoils every chart and maximum. NaN is stored:
-    MLflow supports NaN."""
+    without infinities shows 1.8e308, which spoils charts and maxima. NaN is stored: MLflow supports
+    NaN."""
     kept: list[Metric] = []
     infinite: dict[str, str] = {}
     for metric in values:

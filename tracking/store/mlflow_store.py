@@ -350,8 +350,7 @@ class MlflowStore(Tracker):
         self._connected = None
 
     def _store(self) -> tuple[MlflowClient, str]:
-        """Return the client and the experiment's id. Errors here come from the store, not from the
-        record that is sent."""
+        """Return the client and the experiment's id. Errors come from the store, not the record."""
         if self._connected is None:
             try:
                 self._connected = self._connect()
@@ -446,8 +445,7 @@ class MlflowStore(Tracker):
 
     @contextmanager
     def _request(self) -> Iterator[tuple[MlflowClient, str]]:
-        """Yield the client and the experiment's id; turn MLflow's errors within the context into
-        this package's."""
+        """Yield the client and the experiment's id; turn MLflow's errors into this package's."""
         connection = self._store()
         with translated(self._uri, self._answers):
             yield connection
