@@ -78,7 +78,7 @@ def misspelt(name: str, keys: Iterable[object]) -> str | None:
 
 
 def listed_in_groups(names: Iterable[str]) -> str:
-    """Return names in order; of many, only the groups: `data.* (13), optim.* (14)`."""
+    """Return names sorted, or if many their sections with counts: `data.* (13), optim.* (14)`."""
     names = sorted(names)
     if len(names) <= MOST_LISTED:
         return ", ".join(names) or "none"

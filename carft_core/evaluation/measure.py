@@ -145,8 +145,8 @@ class _Model:
 
 
 def _measure_split(name: str, models: Sequence[_Model], setup: RunSetup) -> None:
-    """Measure models on a split, and on the derived sets that this split completes. The first model
-    is the zero-shot one."""
+    """Measure models on a split, and on each set of several splits whose last this is. The first
+    model is the zero-shot one."""
     teacher, head = setup.teacher, setup.other_heads.get(name)
     if head is not None:
         models = [model for model in models if model.classifier.clip_features]

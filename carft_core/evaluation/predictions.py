@@ -110,7 +110,7 @@ _SCHEMA = pa.schema(
 
 
 def _table(item: Predictions, keep_logits: bool, splits: list[str]) -> pa.Table:
-    """Return the rows of a split; the tables of all splits have the same dictionary, `splits`."""
+    """Return a split's predictions as rows, with its name encoded by its place in `splits`."""
     count = len(item.labels)
     place = np.full(count, splits.index(item.split), np.int32)
     logits = item.logits

@@ -33,8 +33,8 @@ def should_compile(setting: bool | Literal["auto"], device: torch.device, images
 
 
 def eager_unless(compiled: int, size: int) -> contextlib.AbstractContextManager[object]:
-    """Return a context in which batches of `size` images are computed without compilation, unless
-    towers are compiled for this size; `compiled` is 0 where none is."""
+    """Return a context that switches compilation off for batches of `size` images, unless
+    `compiled`, the size for which towers were compiled (0: none), is the same."""
     if compiled in (0, size):
         return contextlib.nullcontext()
     eager: contextlib.AbstractContextManager[object] = torch.compiler.set_stance("force_eager")

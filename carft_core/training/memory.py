@@ -297,7 +297,7 @@ def _teacher(
 
 
 def _like(tensor: Tensor, values: Tensor) -> Tensor:
-    """Return `values`, as a parameter if `tensor` is one."""
+    """Return `values` as a parameter where `tensor` is a parameter, else unchanged."""
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(values, requires_grad=tensor.requires_grad)
     return values

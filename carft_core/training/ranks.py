@@ -156,7 +156,7 @@ class World:
 
 
 def _projection(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a number that shows a change of any entry, and the tensor's norm."""
+    """Return a fingerprint of a tensor (a sum of its entries with fixed weights), and its norm."""
     entries = tensor.detach().float().flatten()
     waves = torch.cos(torch.arange(len(entries), device=entries.device, dtype=torch.float32))
     return entries @ waves, entries.norm()

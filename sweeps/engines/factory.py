@@ -110,7 +110,9 @@ def share_of_machine(spec: SweepSpec, machine: Node) -> MachineShare:
             "only the nodes of a Ray cluster have; give --address or RAY_ADDRESS"
         )
     if most is None:
-        most = 1 if _has_unlisted_gpu(spec, machine) else _count_runs(spec)
+        # About as many as there are: a baseline may have several settings, or no seeds.
+        runs = len(spec.seeds) * (spec.trial_count + len(spec.baselines))
+        most = 1 if _has_unlisted_gpu(spec, machine) else runs
     most = min(most, int(machine.cpus))
     need = _feasible(requirements_of(resources, [machine], most), [machine])
     at_once = max_concurrent_runs(need, [machine], most)
@@ -135,11 +137,6 @@ def _feasible(need: RunRequirements, supply: Sequence[Node]) -> RunRequirements:
     if problem is not None:
         raise RequestError(problem)
     return need
-
-
-def _count_runs(spec: SweepSpec) -> int:
-    """Return about how many runs a sweep has: a baseline may have several settings, or no seeds."""
-    return len(spec.seeds) * (spec.trial_count + len(spec.baselines))
 
 
 def _has_unlisted_gpu(spec: SweepSpec, machine: Node) -> bool:

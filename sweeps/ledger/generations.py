@@ -172,7 +172,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
 
 
 def effect(differences: list[Change]) -> Effect | None:
-    """Return the strongest effect of all changes; None without changes."""
+    """Return the strongest effect of all changes, `restart` before `extend`; None without any."""
     for strongest in ("restart", "reevaluate", "extend"):
         if any(change.effect == strongest for change in differences):
             return strongest

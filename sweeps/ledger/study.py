@@ -176,7 +176,7 @@ def frozen_trial(
     distributions: Mapping[str, BaseDistribution] | None = None,
 ) -> FrozenTrial:
     """Return a trial in the form of Optuna's studies and samplers. `distributions` are the
-    parameters as Optuna has them, where many trials are built."""
+    `parameters` converted for Optuna, once for many trials."""
     from optuna.trial import FrozenTrial, TrialState
 
     from carft_sweep.sweeps.space.samplers import encode, optuna_distributions

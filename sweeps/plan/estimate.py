@@ -62,15 +62,12 @@ class TimingHistory:
 
     def times_of(self, config: TrialConfig) -> RunTimes | None:
         """Return the median times of the earlier runs most like `config`; None without any."""
-        alike = self._alike(config)
+        likeness = _likeness(config.as_dict())
+        alike = [run for run in self._runs if _likeness(run.config) == likeness]
         same = [run for run in alike if run.config["algorithm"]["name"] == config.algorithm.name]
         # Medians: a run that slept for a night counts no more than another.
         parts = zip(*(run.times for run in same or alike), strict=True)
         return RunTimes(*map(statistics.median, parts)) if alike else None
-
-    def _alike(self, config: TrialConfig) -> list[TimedRun]:
-        likeness = _likeness(config.as_dict())
-        return [run for run in self._runs if _likeness(run.config) == likeness]
 
 
 def _likeness(config: Mapping[str, Any]) -> object:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from carft_sweep.carft_core.algorithms import ALGORITHMS, Soup
+from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.sweeps.ledger.ledger import CONFIRMATIONS, FINAL_RUNS, SOUPS, Ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, setting_record
@@ -89,7 +89,7 @@ class FinalRuns:
             params = baseline_params(item.algorithm, self._params(arm))
             points[params_key(params)] = params
             members.setdefault(params_key(params), set()).update(run.digest for run in arm.done)
-        least = _least_members(item)
+        least = getattr(ALGORITHMS[item.algorithm["name"]], "least_members", 1)
         for key, point in points.items():
             if len(members[key]) >= least:
                 yield self._planner.soup(item, point, sorted(members[key]))
@@ -111,8 +111,3 @@ class FinalRuns:
             for baseline in self._ledger.recall("baselines", [])
             if digests & {*baseline["runs"].values()}
         )
-
-
-def _least_members(item: After) -> int:
-    cls = ALGORITHMS[item.algorithm["name"]]
-    return cls.least_members if issubclass(cls, Soup) else 1

@@ -114,7 +114,8 @@ class CircuitBreaker:
             return failure.message
         if not self._limit:
             return None
-        entry = _Failed(_cause(failure), setting)
+        cause = f"{failure.kind}: {re.sub('[0-9]+', '#', failure.message)}"
+        entry = _Failed(cause, setting)
         if failure.kind == "nan" and entry in self._row:
             return None
         self._row.append(entry)
@@ -140,8 +141,3 @@ _FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 def is_full_disk(failure: Failure) -> bool:
     """Return whether the run failed because the disk, or the user's quota, was full."""
     return failure.kind == "crashed" and any(text in failure.message for text in _FULL)
-
-
-def _cause(failure: Failure) -> str:
-    """Return the cause of a failure: its message without numbers."""
-    return f"{failure.kind}: {re.sub(r'[0-9]+', '#', failure.message)}"

@@ -212,7 +212,7 @@ class Projections:
         return self._store_thread.flush(PATIENCE, haste=haste, progress=lambda: self._runs.requests)
 
     def complaints(self) -> Iterator[str]:
-        """Yield what the projections still lack in the end, and why."""
+        """Yield a sentence on each record that was not sent or written in the end, and why."""
         if self._runs.refused:
             (name, what), reason = next(iter(self._runs.refused.items()))
             requests = counted(len(self._runs.refused), "request")

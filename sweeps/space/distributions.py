@@ -50,7 +50,7 @@ class ConditionalBase(ABC):
 
     @abstractmethod
     def boundary_values(self) -> list[tuple[Route, Any]]:
-        """Return the values whose validity decides that of all, each with its place in the file."""
+        """Return values that, if valid, show that all are; each with its place in the file."""
 
     @abstractmethod
     def _description(self) -> dict[str, Any]:

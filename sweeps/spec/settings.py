@@ -88,7 +88,7 @@ def expand_fresh_seeds(value: object, info: ValidationInfo) -> tuple[Any, ...]:
 
 
 def check_race(value: RaceSeeds | None, info: ValidationInfo) -> RaceSeeds | None:
-    """Return a race. Raises ValueError for a race that leaves no seed to save."""
+    """Return a race. Raises ValueError if it could never save a seed."""
     seeds = len(info.data.get("seeds", ())) or MAX_SEEDS + 1
     if value is not None and value.after >= seeds:
         had = "1 seed" if seeds == 1 else f"{seeds} seeds"
@@ -115,7 +115,7 @@ def expand_selection(value: object) -> object:
 
 
 def short_for(key: str, kind: Any) -> BeforeValidator:
-    """Return a validator that expands a text to a mapping with this key alone."""
+    """Return a validator that makes a text the mapping `{key: text}`; others are unchanged."""
 
     def expand(value: object) -> object:
         return {key: value} if isinstance(value, str) else value
@@ -350,8 +350,11 @@ class Threshold(_Rule):
 
 
 EarlyTerminate = Annotated[Median | Asha | Patience | Threshold, Field(discriminator="type")]
-EARLY_TERMINATION: Mapping[str, type[_Rule]] = {
-    rule.model_fields["type"].default: rule for rule in (Median, Asha, Patience, Threshold)
+EARLY_TERMINATION: Mapping[str, type[Median | Asha | Patience | Threshold]] = {
+    "median": Median,
+    "asha": Asha,
+    "patience": Patience,
+    "threshold": Threshold,
 }
 
 

@@ -342,7 +342,7 @@ class SweepSpec(Settings):
         return own_copy
 
     def _baseline_points(self, baseline: Mapping[str, Any]) -> list[tuple[Params, int | None]]:
-        """Return the points of a baseline, each with the number of the first trial there."""
+        """Return a baseline's distinct points, each with the number of the first trial at it."""
         if self.is_adaptive:
             return [(cell, None) for cell in self.cells]
         first: dict[str, tuple[Params, int | None]] = {}
@@ -352,7 +352,7 @@ class SweepSpec(Settings):
         return [*first.values()]
 
     def _open(self, baseline: Mapping[str, Any]) -> Params:
-        """Return the varied fields that a baseline leaves open; none if it does not train."""
+        """Return the varied fields that a baseline does not fix; none if it does not train."""
         if not ALGORITHMS[str(baseline["name"])].trains:
             return {}
         searched = [item.name for item in self.parameters if item.name != self.tasks]

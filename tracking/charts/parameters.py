@@ -52,7 +52,7 @@ class Parameter:
 
     @property
     def tooltip(self) -> tuple[str, str] | str:
-        """Tooltip of the parameter's column; of numbers with their format."""
+        """The tooltip that shows the parameter's value, numbers in the usual format."""
         return (self.field, "~g") if self.numeric else self.field
 
     def shown(self, value: Scalar) -> float | str:

@@ -80,8 +80,8 @@ def _split_by_seed(done: Sequence[Labelled]) -> list[list[Labelled]]:
 
 
 def _differing(runs: Sequence[Labelled], *path: str) -> str:
-    """Return `10 epochs in fine_tune; 20 epochs in car_ft` for a recorded property, with the runs
-    of each value; empty if all agree."""
+    """Return each value of a recorded property with its runs, as `10 epochs in fine_tune; 20 epochs
+    in car_ft`; empty if all agree."""
     by_value: dict[str, dict[str, None]] = {}  # the labels are a set that keeps its order
     for label, run in runs:
         if (text := _text(run.facts, path)) is not None:
@@ -156,7 +156,7 @@ Domains = Mapping[str, tuple[str, ...]]
 
 
 def named_domains(arms: Sequence[Arm]) -> Domains:
-    """Return by arm's label the held-out domains that the contexts of the arm name."""
+    """Return the held-out domains that an arm's context prompts name, by the arm's label."""
     return {
         arm.label: tuple(sorted({name for run in arm.runs for name in run.listed(NAMED_DOMAINS)}))
         for arm in arms

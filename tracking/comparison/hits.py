@@ -248,7 +248,7 @@ def _influence(
 def _aligned(
     every: Sequence[NDArray[np.str_]],
 ) -> tuple[NDArray[np.str_], list[NDArray[np.intp]]]:
-    """Return the units of all seeds, and the positions of each seed's units in that array."""
+    """Return the image units of all seeds, and the positions of each seed's units in them."""
     first = every[0]
     if all(_equal(units, first) for units in every):
         return first, [np.arange(len(first))] * len(every)

@@ -174,7 +174,7 @@ class Arm:
 
     @property
     def merge_marks(self) -> tuple[str, ...]:
-        """The marks that its merge puts on an arm, such as `transductive`; empty if unmerged."""
+        """Words that mark results of the arm's merge, such as `transductive`; empty if unmerged."""
         label = f"{self.merge}: "
         marks = (mark for run in self.done for mark in run.listed(MERGE_MARKS))
         return tuple(dict.fromkeys(m.removeprefix(label) for m in marks if m.startswith(label)))
@@ -374,7 +374,7 @@ def value_text(value: Scalar) -> str:
 
 
 def scalar_text(value: Scalar) -> str:
-    """Return a value so that others differ from it: `true`, `none`, numbers with six digits."""
+    """Return a value as text that no other has: `true`, `none`, numbers with six digits."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:

@@ -132,7 +132,7 @@ def _strongest(
     rule: SelectionRule,
     strength: Callable[[T], tuple[float, ...]],
 ) -> tuple[T, float]:
-    """Return the strongest item within the margin of the best; of equally strong ones the best."""
+    """Return the item of most `strength` within the margin of the best; of equals the best."""
     near = _near_best(pool, rule, rule.within or 0.0)
     most = max(strength(item) for item, _ in near)
     return _near_best([item for item in near if strength(item[0]) == most], rule)[0]

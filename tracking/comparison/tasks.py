@@ -101,8 +101,8 @@ def combined(facts: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
 
 
 def _best(runs: Iterable[RunRecord], rule: SelectionRule, seed: int | None) -> RunRecord | None:
-    """Return the best of the finished runs on this seed; None without one. A run that trains
-    nothing and has no merges is valued unmerged, for the row of zero-shot."""
+    """Return the best of the finished runs on this seed; None without one. Runs that train nothing
+    and lack the rule's merge are valued unmerged."""
     done = [run for run in runs if run.seed == seed and run.state == "done"]
     if not any(run.trains or rule.merge in run.merges for run in done):
         rule = rule.model_copy(update={"merge": None})

@@ -91,7 +91,7 @@ class Pair:
         return [run.seed for run in side.done]
 
     def _values(self, metric: str) -> tuple[dict[int | None, float], dict[int | None, float]]:
-        """Return both arms' values by seed; an arm without seeds pairs with each of the other."""
+        """Return both arms' values by seed; a value that no seed changes counts for every seed."""
         seeds = self._seeds
         return self.candidate.values(metric, seeds), self.reference.values(metric, seeds)
 
@@ -188,7 +188,7 @@ class Verdict(Judgement):
 
     @property
     def id_state(self) -> IdState:
-        """State of ID accuracy: `kept` excludes a loss of the margin, `lost` excludes no loss."""
+        """What is sure of ID accuracy: `lost`, `gained`, `kept` (no loss of the margin), `open`."""
         return _id_state(self.pair, self.level)
 
 

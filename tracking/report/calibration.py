@@ -70,7 +70,7 @@ class Deviation(NamedTuple):
 
     @property
     def is_beyond(self) -> bool:
-        """Whether the accuracies differ by more than the tolerance, with the same prompts."""
+        """Whether accuracies with the table's own prompts differ by more than the tolerance."""
         return abs(self.points) > self.split.tolerance and self.templates == self.split.templates
 
     @property

@@ -321,7 +321,7 @@ def _frame_row(row: Row, *, intervals: bool, values: bool = False) -> dict[str, 
 
 
 def _frame(lines: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return lines as a frame; values that a line lacks are missing."""
+    """Return mappings as the rows of a frame, with missing values for keys that a row lacks."""
     import pandas as pd
 
     frame = pd.DataFrame(lines, columns=_columns(lines))

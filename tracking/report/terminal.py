@@ -97,7 +97,7 @@ def _tables(console: Console, table: Table, notes: Sequence[str]) -> None:
 
 
 def _parts(table: Table, names: Sequence[str], width: int) -> Iterator[tuple[list[str], list[int]]]:
-    """Yield heads and column numbers of each part of a too wide table; all have the first
+    """Split a too wide table: yield heads and column numbers of each part, all with the first
     columns."""
     every = range(len(table.heads))
     own = [max(map(cell_len, names), default=0)]
