@@ -153,8 +153,8 @@ def _draw_models(rows: _Rows, legend: Legend, axes: _Axes) -> list[alt.Chart]:
 
 
 def _draw_compared(data: ChartData, axes: _Axes) -> list[alt.Chart]:
-    """Return the charts that shade the area between the two curves of the claim, over the ID
-    accuracies that both reach."""
+    """Return charts that shade the area between the claim's curves, where both reach the ID
+    accuracy."""
     verdict = data.comparison.answer.curve
     if verdict is None:
         return []

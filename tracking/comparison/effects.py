@@ -122,8 +122,7 @@ def _whole_blocks(arms: Sequence[Arm], name: str, count: int) -> list[dict[str, 
 
 
 def _rest(arm: Arm, name: str) -> _Point:
-    """Return a setting's fields without `name`, as a key: fields of equal `params_key` are equal,
-    and 1 differs from true."""
+    """Return a setting's fields without `name` as a key, in which 1 differs from true."""
     rest = (item for item in arm.params.items() if item[0] != name)
     return tuple((key, isinstance(value, bool), value) for key, value in sorted(rest))
 

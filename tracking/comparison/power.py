@@ -76,8 +76,7 @@ class Power:
         return 1 - float(nctdtr(freedom, difference / error, critical))
 
     def _test(self, seeds: int) -> tuple[float, float, float]:
-        """Return what a test over this number of seeds uses: standard error, its degrees of
-        freedom, critical value of t."""
+        """Return standard error, degrees of freedom and critical t of a test over so many seeds."""
         from scipy.special import stdtrit
 
         error, freedom = combined_error(self.of_seeds**2 / seeds, seeds, self.images)
