@@ -30,9 +30,8 @@ def terminal(
     colour: bool = False,
     options: TableOptions | None = None,
 ) -> str:
-    """Return warnings, the table, other tests, and the answer in lines of `width`. Where the table
-    does not fit, the shifts get tables of their own. NO_COLOR in the environment switches colours
-    off, whoever requests them."""
+    """Return warnings, the table, other tests, and the answer in lines of `width`. Where it is too
+    wide, the shifts get tables of their own. NO_COLOR in the environment switches colours off."""
     options = options or TableOptions()
     colour = colour and not os.environ.get("NO_COLOR")
     table = build_table(comparison, options)
