@@ -83,8 +83,7 @@ class ModelSource:
 
 
 def brings_weights(name: str) -> bool:
-    """Return whether a `model.name` includes weights: a built-in model, one of the hub, or a
-    folder."""
+    """Return whether a `model.name` includes weights: built in, of the hub, or in a folder."""
     path = path_or_none(name)
     return name in BUILTIN or name.startswith((HUB, FOLDER)) or (path is not None and path.is_dir())
 
